@@ -1,0 +1,47 @@
+"""relabel: renew the 2023 labels of task exposure to language models.
+
+The names below are the public API; each is loaded when it is first used, so that `import relabel` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from relabel.errors import RelabelError
+    from relabel.rubric import Rubric, load_rubric
+    from relabel.run import Manifest, Run, open_run
+    from relabel.task import Task, load_tasks
+
+__version__ = version("relabel")
+
+__all__ = [
+    "Manifest",
+    "RelabelError",
+    "Rubric",
+    "Run",
+    "Task",
+    "__version__",
+    "load_rubric",
+    "load_tasks",
+    "open_run",
+]
+
+_HOME = {
+    "Manifest": "relabel.run",
+    "RelabelError": "relabel.errors",
+    "Rubric": "relabel.rubric",
+    "Run": "relabel.run",
+    "Task": "relabel.task",
+    "load_rubric": "relabel.rubric",
+    "load_tasks": "relabel.task",
+    "open_run": "relabel.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'relabel' has no attribute {name!r}")

@@ -1,0 +1,86 @@
+"""The command line: every command, and the one place where errors become a sentence and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from relabel.cli import data, demo, eval, export, rubric, run, score, store
+
+app = typer.Typer(
+    name="relabel",
+    help="Renew the 2023 labels of task exposure to language models: label, evaluate, score, export.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # plain help starts in half the time
+    pretty_exceptions_enable=False,
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from relabel import __version__
+
+        typer.echo(f"relabel {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave.")] = False,
+) -> None:
+    """Renew the 2023 labels of task exposure to language models: label, evaluate, score, export."""
+
+
+# In the order in which people meet them.
+demo.register(app)
+run.register(app)
+eval.register(app)
+score.register(app)
+export.register(app)
+app.add_typer(data.app, name="data")
+app.add_typer(rubric.app, name="rubric")
+app.add_typer(store.app, name="store")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run relabel and leave with its exit code."""
+    sys.exit(run_app(arguments))
+
+
+def run_app(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: The words after `relabel`; by default those of this process.
+
+    Returns:
+        The exit code; `relabel.errors` lists them.
+    """
+    from relabel.errors import RelabelError
+
+    command = typer.main.get_command(app)
+    try:
+        command.main(args=None if arguments is None else list(arguments), prog_name="relabel")
+    except SystemExit as left:  # the command line library's own way out: help, wrong usage, or done
+        return left.code if isinstance(left.code, int) else 0
+    except RelabelError as error:
+        _say(str(error))
+        return error.exit_code
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if os.environ.get("RELABEL_DEBUG"):
+            raise
+        _say(f"a fault in relabel itself ({type(error).__name__}: {error}); set RELABEL_DEBUG=1 to see where, and please report it")
+        return 1
+    return 0
+
+
+def _say(message: str) -> None:
+    typer.echo(f"relabel: {message}", err=True)

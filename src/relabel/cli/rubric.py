@@ -1,0 +1,76 @@
+"""`relabel rubric`: list, show and check rubrics."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="List, show and check rubrics.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_rubrics(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
+    """List the rubrics that ship with relabel."""
+    from relabel.rubric import load_rubric, rubric_names
+
+    rubrics = [load_rubric(name) for name in rubric_names()]
+    if as_json:
+        typer.echo(json.dumps([{"id": r.id, "version": r.version, "title": r.title, "settings": list(r.settings)} for r in rubrics], indent=2))
+        return
+    for r in rubrics:
+        typer.echo(f"{r.id:<12} v{r.version}  {r.title}\n{'':<16} settings: {', '.join(r.settings)}; labels: {', '.join(r.labels)}")
+
+
+@app.command()
+def show(
+    rubric: Annotated[str, typer.Argument(help="A rubric's name, or the path of a YAML file.")],
+    setting: Annotated[str | None, typer.Option(help="Show the messages that are sent under this setting, with a made-up task.")] = None,
+    examples: Annotated[bool, typer.Option("--examples/--no-examples", help="With or without the worked examples.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Show a rubric, or the very messages that it sends."""
+    from relabel.errors import UsageError
+    from relabel.rubric import load_rubric
+
+    loaded = load_rubric(rubric)
+    if setting is None:
+        typer.echo(loaded.model_dump_json(indent=2) if as_json else _as_text(loaded.model_dump()))
+        return
+    from relabel.labelling.prompt import load_prompt
+    from relabel.task import Task
+
+    if setting not in loaded.settings:
+        raise UsageError(f"the rubric {loaded.id} has no setting {setting!r}; use one of {', '.join(loaded.settings)}")
+    task = Task(task_id="0", onet_soc_code="00-0000.00", title="TITLE OF THE OCCUPATION", text="TEXT OF THE TASK.")
+    messages = load_prompt(loaded.prompt).messages(task, loaded, setting, examples=examples)
+    if as_json:
+        typer.echo(json.dumps(messages, indent=2, ensure_ascii=False))
+        return
+    for message in messages:
+        typer.echo(f"--- {message['role']}\n{message['content']}\n")
+
+
+@app.command()
+def check(rubric: Annotated[str, typer.Argument(help="A rubric's name, or the path of a YAML file.")]) -> None:
+    """Check a rubric and the prompt that it names; say what is wrong and where."""
+    from relabel.labelling.prompt import load_prompt
+    from relabel.rubric import load_rubric
+    from relabel.task import Task
+
+    loaded = load_rubric(rubric)
+    prompt = load_prompt(loaded.prompt)
+    task = Task(task_id="0", onet_soc_code="00-0000.00", title="Checkers", text="Check.")
+    for setting in loaded.settings:
+        prompt.messages(task, loaded, setting)
+    typer.echo(
+        f"{loaded.source}: good: {loaded.id} v{loaded.version}, {len(loaded.settings)} settings, {len(loaded.labels)} labels, "
+        f"{len(loaded.examples)} worked examples, prompt {prompt.name}"
+    )
+
+
+def _as_text(data: dict[str, object]) -> str:
+    import yaml
+
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100).rstrip()

@@ -1,0 +1,88 @@
+"""Every error that a user can meet, with its exit code.
+
+    RelabelError
+    |-- UsageError            2   the command or its options are wrong
+    |-- DataError             3   a file, a data set, a rubric or a store is bad
+    |   |-- ChecksumError         a file is not the one that the registry names
+    |   |-- ColumnError           a file lacks a column
+    |   |-- RubricError           a rubric or prompt breaks its own rules
+    |   `-- StoreError            the store of answers cannot be read or written
+    |-- ProviderError         4   the provider refused or failed for good
+    |-- IncompleteRunError    5   some labels are missing; the run folder says which
+    |-- GateError             6   an eval gate failed
+    `-- RunInterruptedError 130   stopped by the user; state saved
+
+The message of each is one sentence that says what is wrong and what to do.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+
+class RelabelError(Exception):
+    """Base of all errors that relabel raises on purpose."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class UsageError(RelabelError):
+    """The command, an option or an argument is wrong."""
+
+    exit_code = 2
+
+
+class DataError(RelabelError):
+    """Input or data cannot be used as they are."""
+
+    exit_code = 3
+
+
+class ChecksumError(DataError):
+    """A file is not the one that the registry names."""
+
+    def __init__(self, path: Path, wanted: str, found: str, advice: str) -> None:
+        super().__init__(f"{path} is not the registered file: wanted sha256 {wanted}, found {found}; {advice}")
+        self.path, self.wanted, self.found = path, wanted, found
+
+
+class ColumnError(DataError):
+    """A file lacks a column that its reader needs."""
+
+    def __init__(self, path: Path | str, column: str, present: list[str]) -> None:
+        shown = ", ".join(repr(c) for c in present[:12]) or "none"
+        super().__init__(f"{path} has no column {column!r} (it has {shown}); check that it is the right file and release")
+        self.column = column
+
+
+class RubricError(DataError):
+    """A rubric or a prompt breaks its own rules."""
+
+
+class StoreError(DataError):
+    """The store of answers cannot be read or written."""
+
+
+class ProviderError(RelabelError):
+    """The provider refused or failed for good: key, quota, model, address."""
+
+    exit_code = 4
+
+
+class IncompleteRunError(RelabelError):
+    """Some labels are missing; the run folder names each of them."""
+
+    exit_code = 5
+
+
+class GateError(RelabelError):
+    """A gate of an eval suite failed."""
+
+    exit_code = 6
+
+
+class RunInterruptedError(RelabelError):
+    """The user stopped the run; what was paid for is saved."""
+
+    exit_code = 130

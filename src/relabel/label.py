@@ -1,0 +1,213 @@
+"""Answers and labels: what comes back from a model, and when it counts as a label."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from relabel.rubric import Rubric
+
+FailureKind = Literal["refusal", "length", "content-filter", "invalid-json", "schema", "provider", "timeout", "budget"]
+"""Why a label is missing."""
+
+MAX_RATIONALE = 4000
+"""Characters; a longer rationale is an answer that ran away, not a reason."""
+
+
+class Usage(BaseModel):
+    """Tokens of one answer. `cached` are those of the prompt that the provider had at hand."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: int = Field(default=0, ge=0)
+    cached: int = Field(default=0, ge=0)
+    completion: int = Field(default=0, ge=0)
+
+
+class Answer(BaseModel):
+    """A model's raw reply to one request, with all that is needed to trace and to price it.
+
+    Attributes:
+        request_key: Key of the request that it answers.
+        content: The text of the reply; None when there is none.
+        refusal: The model's refusal, where the provider marks it as one.
+        finish_reason: The provider's word for why the reply ended.
+        model_returned: The model that the provider says answered.
+        usage: Tokens.
+        attempts: Requests sent for this answer, failed ones included.
+        latency_s: Seconds from sending to the reply's end, of the attempt that succeeded.
+        created_at: When the answer came, ISO 8601 in UTC.
+        cost_usd: What the answer cost when it was bought; None where the price is unknown.
+        raw: The provider's reply, whole.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    request_key: str
+    content: str | None
+    refusal: str | None = None
+    finish_reason: str | None
+    model_returned: str | None
+    usage: Usage
+    attempts: int = Field(ge=1)
+    latency_s: float = Field(ge=0)
+    created_at: str
+    cost_usd: float | None
+    raw: dict[str, Any]
+
+
+class Label(BaseModel):
+    """An answer that passed validation, for one task, setting and sample: a row of a run's `labels.parquet`.
+
+    Attributes:
+        label: A label of the rubric.
+        probability: Probability of the label, 0-1; None where nothing measures it.
+        cost_usd: What the answer cost when it was bought, also when it now comes from the store.
+        latency_s: Seconds that the answer took.
+        from_store: True when this run did not buy the answer.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task_id: str
+    onet_soc_code: str
+    setting: str
+    sample: int
+    label: str
+    rationale: str
+    probability: float | None
+    request_key: str
+    model_returned: str | None
+    finish_reason: str | None
+    attempts: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    cost_usd: float | None
+    latency_s: float
+    created_at: str
+    from_store: bool
+
+
+class Failure(BaseModel):
+    """A missing label: a line of a run's `failures.jsonl`.
+
+    Attributes:
+        kind: Why it is missing.
+        message: What the provider or the validation said last.
+        attempts: Requests sent for it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task_id: str
+    onet_soc_code: str
+    setting: str
+    sample: int
+    kind: FailureKind
+    message: str
+    attempts: int
+    request_key: str
+
+
+class Judgement(BaseModel):
+    """What an answer says once it is understood."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    rationale: str
+    label: str
+
+
+class InvalidAnswerError(Exception):
+    """An answer is no label. `kind` says which way it failed."""
+
+    def __init__(self, kind: FailureKind, reason: str) -> None:
+        super().__init__(reason)
+        self.kind: FailureKind = kind
+        self.reason = reason
+
+
+@cache
+def _answer_model(labels: tuple[str, ...]) -> type[Judgement]:
+    return create_model(
+        "answer",
+        __base__=Judgement,
+        rationale=(str, Field(min_length=1, max_length=MAX_RATIONALE)),
+        label=(Literal[labels], ...),
+    )
+
+
+def answer_model(rubric: Rubric) -> type[Judgement]:
+    """The pydantic model that an answer under this rubric must fit: a rationale, then one of the rubric's labels."""
+    return _answer_model(tuple(rubric.labels))
+
+
+def answer_schema(rubric: Rubric, *, max_chars: int | None = None) -> dict[str, Any]:
+    """The JSON schema of an answer, as sent to providers.
+
+    Args:
+        rubric: The rubric whose labels are allowed.
+        max_chars: Bound of the rationale in characters, for servers whose grammar can hold it. Providers' strict
+            modes refuse the keyword, so it is left out by default.
+    """
+    rationale: dict[str, Any] = {"type": "string"}
+    if max_chars is not None:
+        rationale["maxLength"] = max_chars
+    return {
+        "type": "object",
+        "properties": {"rationale": rationale, "label": {"type": "string", "enum": list(rubric.labels)}},
+        "required": ["rationale", "label"],
+        "additionalProperties": False,
+    }
+
+
+_FENCED = re.compile(r"\A\s*```(?:json)?[ \t]*\n(.*)\n\s*```\s*\Z", re.DOTALL)
+
+
+def read_answer(answer: Answer, rubric: Rubric) -> Judgement:
+    """Turn an answer into a judgement, or say why it is none.
+
+    Nothing is guessed: one JSON object, alone or in one code fence, with exactly the asked keys and a known label.
+
+    Raises:
+        InvalidAnswerError: The answer is a refusal, was cut or filtered, is no JSON, or does not fit the schema.
+    """
+    if answer.refusal:
+        raise InvalidAnswerError("refusal", f"the model refused: {answer.refusal[:300]}")
+    if answer.finish_reason == "content_filter":
+        raise InvalidAnswerError("content-filter", "the provider's content filter stopped the answer")
+    if answer.finish_reason == "length":
+        raise InvalidAnswerError("length", f"the answer was cut after {answer.usage.completion} tokens")
+    content = (answer.content or "").strip()
+    if not content:
+        raise InvalidAnswerError("invalid-json", "the answer is empty")
+    fenced = _FENCED.match(content)
+    try:
+        data = json.loads(fenced.group(1) if fenced else content, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise InvalidAnswerError("invalid-json", f"the answer is not one JSON object: {error}") from error
+    if not isinstance(data, Mapping):
+        raise InvalidAnswerError("schema", f"the answer is a JSON {type(data).__name__}, not an object")
+    try:
+        return answer_model(rubric).model_validate(dict(data))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "answer"
+        raise InvalidAnswerError("schema", f"{where}: {first['msg']}") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is given twice")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,112 @@
+"""From the name of a model to something that can be asked: endpoint, address, key and price."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import SecretStr
+
+from relabel.errors import ProviderError
+from relabel.label import Answer
+from relabel.labelling.engines.local import LocalServer, find_weights, is_local, local_endpoint
+from relabel.labelling.engines.online import OnlineEngine
+from relabel.labelling.pricing import FREE, Price, find_price
+from relabel.labelling.request import Endpoint, Request, host_of, public_url
+from relabel.settings import Settings
+
+OPENAI_URL = "https://api.openai.com/v1"
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A model that can be asked.
+
+    Attributes:
+        endpoint: What answers depend on.
+        base_url: The address to send to; None for a local server, which gets one when it starts.
+        shown_url: The address as manifests and messages show it.
+        key: The provider's key; None for servers that need none.
+        price: The model's price; None when unknown.
+    """
+
+    endpoint: Endpoint
+    base_url: str | None
+    shown_url: str
+    key: SecretStr | None
+    price: Price | None
+
+
+def describe(model: str, base_url: str | None, environment: Settings, params: Mapping[str, Any]) -> Connection:
+    """Say what a model is, without starting or asking anything.
+
+    Args:
+        model: `local`, `local:FILE.gguf`, or a model's name at the provider.
+        base_url: Address of the API; by default `OPENAI_BASE_URL`, else OpenAI's own.
+        environment: Settings from the environment.
+        params: Sampling parameters that the user asked for; they go before those that the embedded model needs.
+
+    Raises:
+        DataError: The user's own weights are missing.
+        UsageError: The address is none.
+    """
+    if is_local(model):
+        endpoint = local_endpoint(model)
+        endpoint = endpoint.model_copy(update={"params": {**endpoint.params, **params}})
+        return Connection(endpoint, None, "local", None, FREE)
+    url = base_url or environment.openai_base_url or OPENAI_URL
+    endpoint = Endpoint(host=host_of(url), model=model, params=dict(params))
+    return Connection(endpoint, url, public_url(url), environment.openai_api_key, find_price(model, url))
+
+
+class LazyEngine:
+    """The online engine, made ready at the first question: a run that the store answers needs no server and no key.
+
+    Args:
+        model: The model as the user named it.
+        described: What `describe` said of it.
+        environment: Settings from the environment.
+    """
+
+    name = "online"
+
+    def __init__(self, model: str, described: Connection, environment: Settings) -> None:
+        self._model, self._described, self._environment = model, described, environment
+        self._open = ExitStack()
+        self._engine: OnlineEngine | None = None
+        self._starting = asyncio.Lock()
+
+    async def ask(self, request: Request) -> Answer:
+        """Get the answer to one request; see `Engine.ask`.
+
+        Raises:
+            DataError: The embedded model's weights cannot be fetched.
+        """
+        if self._engine is None:
+            async with self._starting:
+                if self._engine is None:
+                    self._engine = await asyncio.to_thread(self._start)
+        return await self._engine.ask(request)
+
+    async def close(self) -> None:
+        """Close the connections and stop the local server."""
+        try:
+            if self._engine is not None:
+                await self._engine.close()
+        finally:
+            await asyncio.to_thread(self._open.close)
+
+    def _start(self) -> OnlineEngine:
+        described = self._described
+        base_url = described.base_url
+        if is_local(self._model):
+            weights = find_weights(self._model, self._environment.models_dir)
+            base_url = self._open.enter_context(LocalServer(weights, described.endpoint.model)).base_url
+        elif described.key is None and described.shown_url.startswith(OPENAI_URL):
+            raise ProviderError(
+                "there is no key for OpenAI; set OPENAI_API_KEY, or name another server with --base-url, or try --model local"
+            )
+        return OnlineEngine(base_url, described.key, described.price)

@@ -1,0 +1,20 @@
+"""The replay engine: answers come from the store alone, nothing is asked."""
+
+from __future__ import annotations
+
+from relabel.label import Answer
+from relabel.labelling.engines.engine import NoAnswerError
+from relabel.labelling.request import Request
+
+
+class ReplayEngine:
+    """Refuses every request that the store does not answer, so that a run needs neither network nor key."""
+
+    name = "replay"
+
+    async def ask(self, request: Request) -> Answer:
+        """Refuse: the job asks an engine only for what the store lacks."""
+        raise NoAnswerError("provider", f"the store has no answer with the key {request.key}, and replay asks nobody", 0)
+
+    async def close(self) -> None:
+        """Nothing is open."""

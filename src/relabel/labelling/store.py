@@ -1,0 +1,265 @@
+"""The store: a durable folder of answers by request key. What is in it has been paid for.
+
+It is a diskcache folder (SQLite), with two of that library's habits taken away: nothing is ever evicted, and nothing is
+ever pickled. A row that claims to be a pickle is refused, because reading one can run code. Do not put it on a network
+file system: SQLite's locks do not hold there.
+
+Rows, each one JSON document:
+
+    KEY                  the answer to the request with that key, with the request
+    KEY/rejected/WHEN    an answer that was paid for and is no label: kept as evidence, never served
+    text/SHA256          a system message, kept once for all requests that share it
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+import diskcache
+from diskcache.core import MODE_PICKLE
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from relabel.errors import StoreError
+from relabel.label import Answer
+from relabel.labelling.request import Request
+from relabel.run import make_private_dir
+
+_NEVER_FULL = 2**62
+_REJECTED = "/rejected/"
+_TEXT = "text/"
+
+
+class _PickleRefusedError(Exception):
+    pass
+
+
+class _PlainDisk(diskcache.Disk):
+    """A diskcache Disk that holds text by text and nothing else."""
+
+    def put(self, key: Any) -> Any:
+        if not isinstance(key, str):
+            raise _PickleRefusedError(f"a key must be text, not {type(key).__name__}")
+        return super().put(key)
+
+    def get(self, key: Any, raw: Any) -> Any:
+        if not raw or not isinstance(key, str):
+            raise _PickleRefusedError("a row has a pickled key")
+        return super().get(key, raw)
+
+    def store(self, value: Any, read: Any, key: Any = diskcache.UNKNOWN) -> Any:
+        if not isinstance(value, str):
+            raise _PickleRefusedError(f"a value must be text, not {type(value).__name__}")
+        return super().store(value, read, key)
+
+    def fetch(self, mode: Any, filename: Any, value: Any, read: Any) -> Any:
+        if mode == MODE_PICKLE or not (isinstance(value, str) or filename):
+            raise _PickleRefusedError("a row holds a pickled value")
+        return super().fetch(mode, filename, value, read)
+
+
+class StoreStats(BaseModel):
+    """What a store holds. `cost_usd` sums the known costs of all answers, rejected ones included."""
+
+    model_config = ConfigDict(frozen=True)
+
+    folder: str
+    answers: int
+    rejected: int
+    by_model: dict[str, int]
+    bytes: int
+    cost_usd: float
+    cost_unknown: int
+
+
+class Store:
+    """A folder of answers by request key.
+
+    Args:
+        folder: The folder; made, private to the user, when it is missing.
+
+    Raises:
+        StoreError: The folder cannot be read or written, or is no store.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._texts: set[str] = set()
+        try:
+            make_private_dir(folder)
+            self._cache = diskcache.Cache(
+                str(folder),
+                disk=_PlainDisk,
+                eviction_policy="none",
+                size_limit=_NEVER_FULL,
+                cull_limit=0,
+                statistics=0,
+                tag_index=0,
+            )
+        except (OSError, sqlite3.Error, diskcache.Timeout) as error:
+            self._fail(error)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the store's files."""
+        self._cache.close()
+
+    def get(self, key: str) -> Answer | None:
+        """The answer to the request with this key, or None.
+
+        Raises:
+            StoreError: The row is damaged or is a pickle.
+        """
+        document = self._load(key)
+        return None if document is None else self._answer(key, document)
+
+    def put(self, request: Request, answer: Answer) -> None:
+        """Keep an answer. It is on disk when this returns."""
+        self._save(request.key, self._document(request, answer))
+
+    def put_rejected(self, request: Request, answer: Answer, kind: str, reason: str) -> None:
+        """Keep an answer that was paid for and is no label, with the reason."""
+        document = self._document(request, answer) | {"rejected": {"kind": kind, "reason": reason}}
+        self._save(f"{request.key}{_REJECTED}{answer.created_at}", document)
+
+    def request(self, key: str) -> dict[str, Any] | None:
+        """The request behind an answer, whole, as it went over the wire; None when the key is unknown."""
+        document = self._load(key)
+        if document is None:
+            return None
+        request = document["request"]
+        for message in request["body"]["messages"]:
+            if "sha256" in message:
+                stored = self._load(_TEXT + message.pop("sha256"))
+                message["content"] = "" if stored is None else stored["content"]
+        return request
+
+    def stats(self) -> StoreStats:
+        """Count what is there. Reads every row."""
+        models: Counter[str] = Counter()
+        answers = rejected = unknown = 0
+        cost = 0.0
+        for key, document in self._documents():
+            answer = self._answer(key, document)
+            if _REJECTED in key:
+                rejected += 1
+            else:
+                answers += 1
+                models[answer.model_returned or "unknown"] += 1
+            if answer.cost_usd is None:
+                unknown += 1
+            else:
+                cost += answer.cost_usd
+        size = sum(p.stat().st_size for p in self.folder.rglob("*") if p.is_file())
+        return StoreStats(
+            folder=str(self.folder),
+            answers=answers,
+            rejected=rejected,
+            by_model=dict(models.most_common()),
+            bytes=size,
+            cost_usd=cost,
+            cost_unknown=unknown,
+        )
+
+    def verify(self) -> Iterator[str]:
+        """Read everything and say, a sentence each, what is wrong."""
+        try:
+            for row in self._cache._sql("PRAGMA integrity_check").fetchall():  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  diskcache's check() would also repair
+                if row[0] != "ok":
+                    yield f"SQLite: {row[0]}"
+        except sqlite3.Error as error:
+            yield f"SQLite: {error}"
+            return
+        for key in self._keys():
+            try:
+                document = self._load(key)
+                if document is None or key.startswith(_TEXT):
+                    continue
+                self._answer(key, document)
+                whole = self.request(key)
+                if whole is not None:
+                    found = Request.model_validate(whole).key
+                    if found != key.split("/")[0]:
+                        yield f"the answer {key} belongs to a request with the key {found}"
+            except StoreError as error:
+                yield str(error)
+            except ValidationError as error:
+                yield f"the request of {key} is damaged: {error.errors()[0]['msg']}"
+
+    def _keys(self) -> Iterator[str]:
+        try:
+            yield from self._cache.iterkeys()
+        except _PickleRefusedError as error:
+            raise StoreError(self._pickle_message(error)) from error
+        except (OSError, sqlite3.Error, diskcache.Timeout) as error:
+            self._fail(error)
+
+    def _documents(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        for key in self._keys():
+            document = None if key.startswith(_TEXT) else self._load(key)
+            if document is not None:
+                yield key, document
+
+    def _document(self, request: Request, answer: Answer) -> dict[str, Any]:
+        slim: list[dict[str, str]] = []
+        for message in request.body["messages"]:
+            if message["role"] != "system":
+                slim.append(message)
+                continue
+            digest = hashlib.sha256(message["content"].encode()).hexdigest()
+            if digest not in self._texts:
+                self._save(_TEXT + digest, {"content": message["content"]})
+                self._texts.add(digest)
+            slim.append({"role": "system", "sha256": digest})
+        wire = {"host": request.host, "body": {**request.body, "messages": slim}, "sample": request.sample}
+        return {"format": 1, "request": wire, "answer": answer.model_dump()}
+
+    def _answer(self, key: str, document: dict[str, Any]) -> Answer:
+        try:
+            return Answer.model_validate(document["answer"])
+        except (KeyError, ValidationError) as error:
+            raise StoreError(f"the answer {key} in {self.folder} is damaged; `relabel store verify` lists all such rows") from error
+
+    def _load(self, key: str) -> dict[str, Any] | None:
+        try:
+            text = self._cache.get(key)
+            return None if text is None else json.loads(text)
+        except _PickleRefusedError as error:
+            raise StoreError(self._pickle_message(error)) from error
+        except ValueError as error:
+            raise StoreError(f"the row {key} in {self.folder} is no JSON; `relabel store verify` lists all such rows") from error
+        except (OSError, sqlite3.Error, diskcache.Timeout) as error:
+            self._fail(error)
+
+    def _save(self, key: str, document: dict[str, Any]) -> None:
+        try:
+            self._cache.set(key, json.dumps(document, separators=(",", ":")))
+        except (OSError, sqlite3.Error, diskcache.Timeout) as error:
+            self._fail(error)
+
+    def _pickle_message(self, error: Exception) -> str:
+        return (
+            f"{error} in the store {self.folder}: relabel never writes one, so somebody else did, and reading it could run code; "
+            "move the folder away, or restore it from a copy"
+        )
+
+    def _fail(self, error: Exception) -> NoReturn:
+        if isinstance(error, diskcache.Timeout):
+            reason, advice = "another program has locked it", "wait for that program or stop it"
+        elif isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+            reason, advice = str(error), "it is damaged or no store; move it away or restore it from a copy"
+        else:
+            reason = getattr(error, "strerror", None) or str(error)
+            advice = "free space, mend the permissions, or name another folder with RELABEL_STORE"
+        raise StoreError(f"cannot use the store {self.folder} ({reason}); {advice}") from error

@@ -1,0 +1,199 @@
+"""A rubric: the question, its labels and what they mean, as data from a YAML file."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from relabel.errors import RubricError
+from relabel.settings import asset_dir
+
+Code = Literal["E0", "E1", "E2"]
+Measure = Literal["alpha", "beta", "gamma"]
+CODES: tuple[Code, ...] = ("E0", "E2", "E1")
+"""The published codes, in order of exposure."""
+MEASURES: tuple[Measure, ...] = ("alpha", "beta", "gamma")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Setting(_Part):
+    """One setting of a rubric: what the worker has at hand, and the question asked."""
+
+    question: str = Field(min_length=1)
+    scope: str = Field(min_length=1)
+
+
+class Example(_Part):
+    """A worked example: a made-up task with its label and a reason for each setting."""
+
+    occupation: str = Field(min_length=1)
+    task: str = Field(min_length=1)
+    labels: Mapping[str, str]
+    rationale: Mapping[str, str]
+
+
+class RationaleRule(_Part):
+    """What is asked of a rationale."""
+
+    max_words: int = Field(ge=1, le=1000)
+
+
+class Rubric(_Part):
+    """A question with its labels, settings, worked examples, and the way from labels to codes and measures.
+
+    Attributes:
+        id: Short name.
+        version: Counts up with each change of wording or meaning.
+        title: What the rubric asks, in a line.
+        unit: What is labelled.
+        prompt: The template that asks it: a name under `prompts/`, or a path.
+        definition: What the labels mean, for all settings.
+        labels: Meaning by label, in the order shown to the model.
+        settings: The settings by name; each is one question per task.
+        examples: Worked examples, shown to the model.
+        rationale: What is asked of a rationale.
+        codes: For each published code the labels by setting that lead to it; the first that fits counts.
+        incoherent: A pair of labels that contradicts itself; it is counted and listed for review.
+        measures: Value (0-1) by measure and code.
+        source: The file that the rubric was read from.
+        sha256: Hash of that file.
+    """
+
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    version: int = Field(ge=1)
+    title: str = Field(min_length=1)
+    unit: Literal["task"]
+    prompt: str = Field(min_length=1)
+    definition: str = Field(min_length=1)
+    labels: Mapping[str, str] = Field(min_length=2)
+    settings: Mapping[str, Setting] = Field(min_length=1)
+    examples: tuple[Example, ...] = Field(default=(), strict=False)
+    rationale: RationaleRule
+    codes: Mapping[Code, Mapping[str, str]]
+    incoherent: Mapping[str, str] | None = None
+    measures: Mapping[Measure, Mapping[Code, float]]
+    source: str = ""
+    sha256: str = ""
+
+    @model_validator(mode="after")
+    def _hang_together(self) -> Self:
+        for number, example in enumerate(self.examples):
+            for key, said in (("labels", example.labels), ("rationale", example.rationale)):
+                if set(said) != set(self.settings):
+                    raise ValueError(f"examples.{number}.{key}: must name each setting once ({', '.join(self.settings)})")
+            self._check_labels(f"examples.{number}.labels", example.labels)
+        for code, conditions in self.codes.items():
+            self._check_labels(f"codes.{code}", conditions)
+        if self.incoherent is not None:
+            self._check_labels("incoherent", self.incoherent)
+        for answers in itertools.product(self.labels, repeat=len(self.settings)):
+            pair = dict(zip(self.settings, answers, strict=True))
+            if self.code(pair) is None:
+                said = ", ".join(f"{setting}: {label}" for setting, label in pair.items())
+                raise ValueError(f"codes: no code fits the answers {said}")
+        for measure in MEASURES:
+            if measure not in self.measures:
+                raise ValueError(f"measures.{measure}: is missing")
+            for code in self.codes:
+                value = self.measures[measure].get(code)
+                if value is None or not 0 <= value <= 1:
+                    raise ValueError(f"measures.{measure}.{code}: must be a number from 0 to 1, not {value}")
+        for code in self.codes:
+            alpha, beta, gamma = (self.measures[m][code] for m in MEASURES)
+            if not alpha <= beta <= gamma:
+                raise ValueError(f"measures: alpha <= beta <= gamma must hold for {code}, found {alpha}, {beta}, {gamma}")
+        return self
+
+    def _check_labels(self, key: str, labels: Mapping[str, str]) -> None:
+        for setting, label in labels.items():
+            if setting not in self.settings:
+                raise ValueError(f"{key}.{setting}: is no setting of this rubric ({', '.join(self.settings)})")
+            if label not in self.labels:
+                raise ValueError(f"{key}.{setting}: {label!r} is no label of this rubric ({', '.join(self.labels)})")
+
+    def code(self, labels: Mapping[str, str]) -> Code | None:
+        """The published code of a task from its labels by setting; None while labels are missing."""
+        for code, conditions in self.codes.items():
+            if all(labels.get(setting) == label for setting, label in conditions.items()):
+                return code
+        return None
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice; YAML's own rule, which PyYAML does not keep."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} is given twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def rubric_path(ref: str) -> Path:
+    """Find a rubric's file.
+
+    Args:
+        ref: A name under `rubrics/`, or the path of a YAML file.
+
+    Raises:
+        RubricError: There is no such rubric.
+    """
+    path = Path(ref)
+    if path.suffix.lower() in {".yaml", ".yml"}:
+        if not path.is_file():
+            raise RubricError(f"there is no rubric file {path}; give the path of a YAML file")
+        return path
+    built_in = asset_dir("rubrics") / f"{ref}.yaml"
+    if not built_in.is_file():
+        raise RubricError(f"there is no rubric {ref!r}; use one of {', '.join(rubric_names())}, or the path of a YAML file")
+    return built_in
+
+
+def rubric_names() -> list[str]:
+    """Names of the rubrics that ship with relabel."""
+    return sorted(p.stem for p in asset_dir("rubrics").glob("*.yaml"))
+
+
+def load_rubric(ref: str) -> Rubric:
+    """Read and check a rubric.
+
+    Args:
+        ref: A name under `rubrics/`, or the path of a YAML file.
+
+    Raises:
+        RubricError: The file is missing or breaks a rule; the message names file, key and reason.
+    """
+    path = rubric_path(ref)
+    raw = path.read_bytes()
+    try:
+        data = yaml.load(raw, _UniqueKeyLoader)  # noqa: S506  a SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or "it is not YAML"
+        raise RubricError(f"{path}{where}: {problem}; mend the file") from error
+    if not isinstance(data, dict):
+        raise RubricError(f"{path}: a rubric is a mapping of keys such as id, labels and settings; this is not one")
+    for key in ("source", "sha256"):
+        if key in data:
+            raise RubricError(f"{path}: {key}: is filled in by relabel; remove it")
+    try:
+        return Rubric.model_validate(data | {"source": path.name, "sha256": hashlib.sha256(raw).hexdigest()})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if part != "[key]")
+        reason = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "string_type" and isinstance(first["input"], bool):
+            reason += " (YAML reads bare yes, no, on and off as true or false: put it in quotes)"
+        raise RubricError(f"{path}: {where + ': ' if where else ''}{reason}") from error

@@ -1,0 +1,411 @@
+"""A run: the folder of labels that labelling hands to evaluation, scoring and publishing.
+
+    RUN/manifest.json     what was asked of which model, from which sources, with which counts and cost
+    RUN/labels.parquet    one row a label (`relabel.label.Label`)
+    RUN/failures.jsonl    one line a missing label (`relabel.label.Failure`)
+
+Published label sets such as `eloundou-2023:gpt4` are read as runs too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import pandera.pandas as pa
+import pyarrow as pyarrow_lib
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from relabel.errors import DataError, UsageError
+from relabel.label import Failure, Label
+from relabel.rubric import CODES, Rubric, load_rubric
+from relabel.settings import asset_dir
+
+FORMAT_VERSION = 1
+
+LABEL_COLUMNS = tuple(Label.model_fields)
+_PARQUET = pyarrow_lib.schema(
+    [
+        ("task_id", pyarrow_lib.string()),
+        ("onet_soc_code", pyarrow_lib.string()),
+        ("setting", pyarrow_lib.string()),
+        ("sample", pyarrow_lib.int32()),
+        ("label", pyarrow_lib.string()),
+        ("rationale", pyarrow_lib.string()),
+        ("probability", pyarrow_lib.float64()),
+        ("request_key", pyarrow_lib.string()),
+        ("model_returned", pyarrow_lib.string()),
+        ("finish_reason", pyarrow_lib.string()),
+        ("attempts", pyarrow_lib.int32()),
+        ("prompt_tokens", pyarrow_lib.int64()),
+        ("cached_tokens", pyarrow_lib.int64()),
+        ("completion_tokens", pyarrow_lib.int64()),
+        ("cost_usd", pyarrow_lib.float64()),
+        ("latency_s", pyarrow_lib.float64()),
+        ("created_at", pyarrow_lib.string()),
+        ("from_store", pyarrow_lib.bool_()),
+    ]
+)
+
+LABELS = pa.DataFrameSchema(
+    {
+        "task_id": pa.Column(str),
+        "onet_soc_code": pa.Column(str),
+        "setting": pa.Column(str),
+        "sample": pa.Column(int, pa.Check.ge(0), coerce=True),
+        "label": pa.Column(str),
+        "request_key": pa.Column(str, nullable=True),
+    },
+    unique=["onet_soc_code", "task_id", "setting", "sample"],
+    strict=False,
+)
+"""What every label table must hold; other columns of `Label` may be missing values."""
+
+PUBLISHED: Mapping[str, tuple[str, str]] = {
+    "eloundou-2023:gpt4": ("gpt4", "GPT-4, rubric of 2023"),
+    "eloundou-2023:gpt4-alt": ("gpt4_alt", "GPT-4, alternative rubric of 2023"),
+    "eloundou-2023:human": ("human", "human annotators of 2023"),
+}
+"""Published label sets by name: column in the source, and who labelled."""
+
+
+class SourceUse(BaseModel):
+    """A source file that went into a run."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    source: str
+    file: str
+    sha256: str
+
+
+class Counts(BaseModel):
+    """Labels asked for, and where they came from. `asked = from_store + fresh + failed` when the run has ended."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    asked: int = 0
+    from_store: int = 0
+    fresh: int = 0
+    failed: int = 0
+
+
+class Tokens(BaseModel):
+    """Tokens of the answers bought by this run, those of rejected answers included."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: int = 0
+    cached: int = 0
+    completion: int = 0
+
+
+class Manifest(BaseModel):
+    """What a run did: enough to do it again and to trace each number.
+
+    Attributes:
+        status: `running` until the end is written; `incomplete` when labels are missing; `interrupted` when stopped.
+        cost_usd: Cost of what this run bought; None where the price is unknown.
+        rubric: The rubric, whole, so that a run folder explains its own labels.
+        parameters: The command's options that shape the run.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: int = FORMAT_VERSION
+    status: Literal["running", "complete", "incomplete", "interrupted", "published"]
+    package_version: str
+    git_commit: str | None = None
+    model: str
+    models_returned: tuple[str, ...] = ()
+    base_url: str | None = None
+    engine: str | None = None
+    rubric: Rubric
+    rubric_sha256: str
+    prompt_sha256: str | None = None
+    schema_sha256: str | None = None
+    sources: tuple[SourceUse, ...] = ()
+    tasks: str
+    settings: tuple[str, ...]
+    parameters: Mapping[str, Any] = {}
+    counts: Counts = Counts()
+    tokens: Tokens = Tokens()
+    cost_usd: float | None = None
+    price: Mapping[str, Any] | None = None
+    note: str | None = None
+    started_at: str | None = None
+    ended_at: str | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that has been read.
+
+    Attributes:
+        ref: How the user named it.
+        folder: Its folder; None for a published set.
+        manifest: What was done.
+        labels: Table of labels, schema `LABELS`.
+    """
+
+    ref: str
+    folder: Path | None
+    manifest: Manifest
+    labels: pd.DataFrame
+
+    @property
+    def rubric(self) -> Rubric:
+        """The rubric that the labels were given under."""
+        return self.manifest.rubric
+
+    def failures(self) -> list[Failure]:
+        """The missing labels that the run folder names."""
+        if self.folder is None or not (self.folder / "failures.jsonl").exists():
+            return []
+        lines = (self.folder / "failures.jsonl").read_text(encoding="utf-8").splitlines()
+        return [Failure.model_validate_json(line) for line in lines if line.strip()]
+
+    def decided(self) -> pd.DataFrame:
+        """One label per task and setting: the most frequent over samples; a tie takes the later one in the rubric.
+
+        In both rubrics that ship, the order of the labels makes a tie the lower exposure or is stated there.
+
+        Returns:
+            Columns `task_id, onet_soc_code`, and one column a setting with its label, missing where there is none.
+        """
+        order = {label: rank for rank, label in enumerate(self.rubric.labels)}
+        keys = ["onet_soc_code", "task_id", "setting"]
+        votes = self.labels.groupby([*keys, "label"], sort=False).size().rename("votes").reset_index()
+        votes["rank"] = votes["label"].map(order)
+        best = votes.sort_values([*keys, "votes", "rank"]).drop_duplicates(keys, keep="last")
+        wide = best.pivot(index=keys[:2], columns="setting", values="label")
+        wide = wide.reindex(columns=list(self.rubric.settings))
+        wide.columns.name = None
+        return wide.reset_index()
+
+    def coded(self) -> pd.DataFrame:
+        """The published code of each task, and both readings of it.
+
+        Returns:
+            One row a task, sorted by code and id: `task_id, onet_soc_code, code` (E0, E1, E2; missing while a label
+            is missing), `strict` and `with_tools` (nullable booleans; those of the answers themselves, so that an
+            incoherent pair shows), `incoherent` (bool).
+        """
+        rubric, table = self.rubric, self.decided()
+        answers = table[list(rubric.settings)].astype(object).where(table[list(rubric.settings)].notna(), None)
+        rows = [{k: v for k, v in row.items() if v is not None} for row in answers.to_dict("records")]
+        code = pd.Series([rubric.code(row) for row in rows], index=table.index, dtype="string")
+        out = table[["task_id", "onet_soc_code"]].assign(code=code)
+        if {"strict", "with-tools"} <= set(rubric.settings):
+            for column, setting in (("strict", "strict"), ("with_tools", "with-tools")):
+                out[column] = (table[setting] == "exposed").astype("boolean").where(table[setting].notna())
+        else:
+            out["strict"] = (code == "E1").astype("boolean").where(code.notna())
+            out["with_tools"] = code.isin(["E1", "E2"]).astype("boolean").where(code.notna())
+        clash = rubric.incoherent
+        out["incoherent"] = [clash is not None and dict(clash) == row for row in rows]
+        return out.sort_values(["onet_soc_code", "task_id"], ignore_index=True)
+
+
+def task_sources(ref: str) -> tuple[SourceUse, ...]:
+    """The files that a task list comes from, with their checksums, for a manifest.
+
+    Args:
+        ref: As for `relabel.task.task_table`.
+
+    Raises:
+        DataError: A file is missing or is not the registered one.
+    """
+    from relabel.sources import fetch, registry
+
+    if ref == "sample" or Path(ref).suffix.lower() == ".csv":
+        path = asset_dir("data") / "sample" / "tasks.csv" if ref == "sample" else Path(ref)
+        return (SourceUse(source=ref, file=path.name, sha256=fetch.sha256_of(path)),)
+    source = registry.get_source(ref)
+    roles = ("labels",) if ref == "eloundou-2023" else ("tasks", "occupations", "task-ratings")
+    entries = [entry for role in roles if (entry := source.find_role(role)) is not None]
+    known = [fetch.provenance(ref, entry.name) for entry in entries]
+    return tuple(SourceUse(source=k.source_id, file=k.file, sha256=k.sha256, copy_status=k.copy_status) for k in known)
+
+
+def open_run(ref: str, *, runs_dir: Path = Path("runs")) -> Run:
+    """Open a run.
+
+    Args:
+        ref: A folder, a name under `runs/`, or a published set from `PUBLISHED`, or `sample` (the sample's gold).
+        runs_dir: Where names are looked up.
+
+    Raises:
+        DataError: There is no such run, or its folder is damaged.
+    """
+    if ref in PUBLISHED or ref == "sample":
+        return _published(ref)
+    for folder in (Path(ref), runs_dir / ref):
+        if (folder / "manifest.json").is_file():
+            return _read(ref, folder)
+    if Path(ref).is_dir():
+        raise DataError(f"{ref} holds no manifest.json, so it is no run folder; give the folder that `relabel run --out` wrote")
+    known = ", ".join([*PUBLISHED, "sample"])
+    raise DataError(f"there is no run {ref!r}; give a run folder, a name under {runs_dir}/, or one of {known}")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read a run folder's manifest.
+
+    Raises:
+        DataError: It is missing or malformed.
+    """
+    path = folder / "manifest.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data.get("format_version", 0) > FORMAT_VERSION:
+            raise DataError(f"{path} was written by a newer relabel (format {data['format_version']}); update relabel to read it")
+        return Manifest.model_validate(data)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); check the folder") from error
+    except (ValueError, AttributeError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise DataError(f"{path} is no run manifest ({reason}); run the labelling again, answers come from the store") from error
+
+
+def _read(ref: str, folder: Path) -> Run:
+    manifest = read_manifest(folder)
+    path = folder / "labels.parquet"
+    if not path.is_file():
+        why = "is still running or was killed" if manifest.status == "running" else "lost its labels.parquet"
+        raise DataError(f"the run {folder} {why}; start the same `relabel run` again, answers come from the store")
+    try:
+        labels = pq.read_table(path).to_pandas()
+    except (pyarrow_lib.ArrowException, OSError) as error:
+        raise DataError(f"{path} is damaged ({error}); run the labelling again, answers come from the store") from error
+    return Run(ref, folder, manifest, _checked(labels, path))
+
+
+def _checked(labels: pd.DataFrame, path: Path) -> pd.DataFrame:
+    try:
+        return LABELS.validate(labels)
+    except pa.errors.SchemaError as error:
+        raise DataError(f"{path} is no table of labels: {str(error).splitlines()[0]}; run the labelling again") from error
+
+
+def _published(ref: str) -> Run:
+    from relabel import __version__
+
+    if ref == "sample":
+        gold = pd.read_csv(asset_dir("data") / "sample" / "gold.csv", dtype=str)
+        rubric, tasks, note = load_rubric("exposure"), "sample", "gold of the built-in sample, made up by the authors of relabel"
+        parts = [gold.assign(setting=s, label=gold[c], rationale=gold["note"]) for s, c in (("strict", "strict"), ("with-tools", "with_tools"))]
+        labels = pd.concat(parts, ignore_index=True)
+        uses: tuple[SourceUse, ...] = ()
+    else:
+        from relabel.sources import eloundou, fetch
+
+        column, who = PUBLISHED[ref]
+        source = eloundou.read_labels()
+        rubric, tasks, note = load_rubric("eloundou"), "eloundou-2023", f"published labels: {who}"
+        labels = source.assign(setting="three-way", label=source[column], rationale=None)
+        labels = labels[labels["label"].isin(CODES)]
+        known = fetch.provenance("eloundou-2023", "full_labelset.tsv")
+        uses = (SourceUse(source="eloundou-2023", file="full_labelset.tsv", sha256=known.sha256),)
+    manifest = Manifest(
+        status="published",
+        package_version=__version__,
+        model=ref,
+        rubric=rubric,
+        rubric_sha256=rubric.sha256,
+        sources=uses,
+        tasks=tasks,
+        settings=tuple(rubric.settings),
+        counts=Counts(asked=len(labels)),
+        note=note,
+    )
+    labels = labels.assign(sample=0).reindex(columns=list(LABEL_COLUMNS)).reset_index(drop=True)
+    return Run(ref, None, manifest, _checked(labels, Path(ref)))
+
+
+def write_run(folder: Path, manifest: Manifest, labels: Sequence[Label], failures: Iterable[Failure]) -> None:
+    """Write a run folder. Each file is replaced at once or not at all; the manifest comes last.
+
+    Args:
+        folder: The run's folder; made when missing.
+        manifest: What was done.
+        labels: All labels.
+        failures: All missing labels.
+
+    Raises:
+        DataError: The folder cannot be written.
+    """
+    ordered = sorted(labels, key=lambda x: (x.onet_soc_code, x.task_id, x.setting, x.sample))
+    columns = {name: [getattr(x, name) for x in ordered] for name in LABEL_COLUMNS}
+    table = pyarrow_lib.table(columns, schema=_PARQUET)
+    lines = "".join(f.model_dump_json() + "\n" for f in failures)
+    try:
+        make_private_dir(folder)
+        with _replacing(folder / "labels.parquet") as temporary:
+            pq.write_table(table, temporary)
+        with _replacing(folder / "failures.jsonl") as temporary:
+            temporary.write_text(lines, encoding="utf-8")
+        write_manifest(folder, manifest)
+    except OSError as error:
+        raise DataError(
+            f"cannot write the run folder {folder} ({error.strerror or error}); the answers are safe in the store: "
+            "free space or give another --out, then start the same run again"
+        ) from error
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write a run's manifest, at once or not at all.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    with _replacing(folder / "manifest.json") as temporary:
+        temporary.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def make_private_dir(folder: Path) -> None:
+    """Make a folder that only the user can enter; one that exists is left as it is."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def require_writable(folder: Path) -> None:
+    """Make sure that a run folder can be written, before anything is paid for.
+
+    Raises:
+        UsageError: The path is a file.
+        DataError: The folder cannot be made or written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; give a folder to --out")
+    try:
+        make_private_dir(folder)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".write-test-"):
+            pass
+    except OSError as error:
+        raise DataError(f"cannot write into {folder} ({error.strerror}); give another folder to --out") from error
+
+
+class _replacing:  # noqa: N801  reads as a verb at the call
+    """Hand out a temporary path beside the target; move it there when all went well, remove it otherwise."""
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+        self._temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+
+    def __enter__(self) -> Path:
+        return self._temporary
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None:
+            with self._temporary.open("rb+") as written:
+                os.fsync(written.fileno())
+            self._temporary.replace(self._target)
+        else:
+            self._temporary.unlink(missing_ok=True)

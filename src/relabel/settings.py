@@ -1,0 +1,70 @@
+"""Where things lie on this machine: environment variables, folders, and the files that ship with the package."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import platformdirs
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+class Settings(BaseSettings):
+    """Settings from the environment; nothing is read from files.
+
+    Attributes:
+        home: Folder of store, download cache and embedded models (`RELABEL_HOME`).
+        store: Folder of the store of answers (`RELABEL_STORE`), by default `home/store`.
+        data_mirror: Folder laid out as `SOURCE_ID/FILE` that is asked before the download cache (`RELABEL_DATA_MIRROR`).
+        openai_api_key: Key for the provider (`OPENAI_API_KEY`); never printed.
+        openai_base_url: Address of the provider's API (`OPENAI_BASE_URL`).
+    """
+
+    model_config = SettingsConfigDict(env_prefix="RELABEL_", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    home: Path = Field(default_factory=lambda: Path(platformdirs.user_data_dir("relabel")))
+    store: Path | None = None
+    data_mirror: Path | None = None
+    openai_api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_API_KEY")
+    openai_base_url: str | None = Field(default=None, validation_alias="OPENAI_BASE_URL")
+
+    @property
+    def store_dir(self) -> Path:
+        """Folder of the store of answers."""
+        return self.store or self.home / "store"
+
+    @property
+    def download_dir(self) -> Path:
+        """Folder of downloaded source files, laid out as `SOURCE_ID/FILE`."""
+        return self.home / "data"
+
+    @property
+    def models_dir(self) -> Path:
+        """Folder of the embedded model's weights."""
+        return self.home / "models"
+
+
+def settings() -> Settings:
+    """Read the environment as it is now."""
+    return Settings()
+
+
+@cache
+def asset_dir(name: str) -> Path:
+    """Folder of files that ship with relabel: `prompts`, `rubrics`, `data` or `evals`.
+
+    A wheel carries them inside the package; in a checkout they are the top folders.
+
+    Args:
+        name: One of the four folder names.
+
+    Returns:
+        The folder; it exists.
+    """
+    for base in (_PACKAGE / "_assets", _PACKAGE.parents[1]):
+        if (base / name).is_dir():
+            return base / name
+    raise FileNotFoundError(f"the folder {name!r} that ships with relabel is missing; install relabel again")

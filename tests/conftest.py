@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+MIRROR = os.environ.get("RELABEL_DATA_MIRROR", "")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if MIRROR and Path(MIRROR).is_dir():
+        return
+    reason = "needs the real data files: set RELABEL_DATA_MIRROR to a folder that holds them"
+    for item in items:
+        if item.get_closest_marker("mirror"):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """No test sees the user's store, key or provider."""
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "RELABEL_STORE"):
+        monkeypatch.delenv(name, raising=False)
+    if not request.node.get_closest_marker("local_model"):
+        monkeypatch.setenv("RELABEL_HOME", str(tmp_path_factory.mktemp("home")))
