@@ -19,7 +19,7 @@ from relabel.labelling.engines.engine import Engine, NoAnswerError
 from relabel.labelling.pricing import Price
 from relabel.labelling.progress import Progress
 from relabel.labelling.prompt import Prompt
-from relabel.labelling.request import Endpoint, Planned, canonical_json, plan, response_format
+from relabel.labelling.request import Endpoint, Planned, canonical_json, plan, public_url, response_format
 from relabel.labelling.store import Store
 from relabel.rubric import Rubric
 from relabel.run import Counts, Manifest, SourceUse, Tokens, read_manifest, require_writable, write_manifest, write_run
@@ -373,7 +373,7 @@ def _manifest(job: Job, engine: str, started: datetime) -> Manifest:
         package_version=__version__,
         git_commit=_git_commit(),
         model=job.model,
-        base_url=job.base_url,
+        base_url=public_url(job.base_url) if job.base_url else None,
         engine=engine,
         rubric=job.rubric,
         rubric_sha256=job.rubric.sha256,

@@ -126,23 +126,22 @@ class OnlineEngine:
         try:
             raw = json.loads(text)
             choice = raw["choices"][0]
-            message = choice["message"]
             usage = _usage(raw.get("usage") or {})
+            return Answer(
+                request_key=request.key,
+                content=_text(choice["message"].get("content")),
+                refusal=_text(choice["message"].get("refusal")),
+                finish_reason=_text(choice.get("finish_reason")),
+                model_returned=_text(raw.get("model")),
+                usage=usage,
+                attempts=attempts,
+                latency_s=round(latency, 4),
+                created_at=self._now().isoformat(timespec="microseconds"),
+                cost_usd=None if self._price is None else self._price.cost(usage),
+                raw=raw,
+            )
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise NoAnswerError("provider", f"the server's reply is no chat completion: {self.redact(text[:200])!r}", attempts) from error
-        return Answer(
-            request_key=request.key,
-            content=_text(message.get("content")),
-            refusal=_text(message.get("refusal")),
-            finish_reason=_text(choice.get("finish_reason")),
-            model_returned=_text(raw.get("model")),
-            usage=usage,
-            attempts=attempts,
-            latency_s=round(latency, 4),
-            created_at=self._now().isoformat(timespec="microseconds"),
-            cost_usd=None if self._price is None else self._price.cost(usage),
-            raw=raw,
-        )
 
     def _pause(self, state: tenacity.RetryCallState) -> float:
         wanted = min(LONGEST_PAUSE_S, 0.5 * 2**state.attempt_number) * (0.5 + self._jitter() / 2)

@@ -1,0 +1,161 @@
+"""The online engine against a real server that misbehaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from server import FakeProvider, Reply, Seen, chat, judged, provider, refused
+
+from labelling.conftest import KEY, no_sleep
+from relabel.errors import ProviderError
+from relabel.label import Answer
+from relabel.labelling.engines.engine import NoAnswerError
+from relabel.labelling.engines.online import ATTEMPTS, OnlineEngine
+from relabel.labelling.pricing import find_price
+from relabel.labelling.request import Request
+
+
+async def ask(fake: FakeProvider, pauses: list[float] | None = None, **options: Any) -> Answer:
+    async def sleep(seconds: float) -> None:
+        if pauses is not None:
+            pauses.append(seconds)
+
+    engine = OnlineEngine(fake.base_url, SecretStr(KEY), None, sleep=sleep, jitter=lambda: 1.0, **options)
+    request = Request(host="h", body={"model": "test-model", "messages": [{"role": "user", "content": "Hi"}]})
+    try:
+        return await engine.ask(request)
+    finally:
+        await engine.close()
+
+
+def in_turn(*replies: Reply) -> Callable[[Seen], Reply]:
+    turn = count()
+    return lambda seen: replies[min(next(turn), len(replies) - 1)]
+
+
+async def test_an_answer_has_what_the_server_said() -> None:
+    with provider(lambda seen: judged()) as fake:
+        answer = await ask(fake)
+    assert (answer.model_returned, answer.finish_reason, answer.attempts) == ("test-model-2026", "stop", 1)
+    assert (answer.usage.prompt, answer.usage.cached, answer.usage.completion) == (100, 64, 20)
+    assert answer.raw["id"] == "chatcmpl-1"
+
+
+async def test_the_body_goes_over_the_wire_as_it_was_hashed() -> None:
+    with provider(lambda seen: judged()) as fake:
+        await ask(fake)
+    assert fake.seen[0].body == {"model": "test-model", "messages": [{"role": "user", "content": "Hi"}]}
+
+
+@pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 504])
+async def test_a_passing_fault_is_tried_again(status: int) -> None:
+    with provider(in_turn(refused(status), refused(status), judged())) as fake:
+        answer = await ask(fake)
+    assert (answer.attempts, len(fake.seen)) == (3, 3)
+
+
+async def test_a_dropped_connection_is_tried_again() -> None:
+    with provider(in_turn(Reply(fault="drop"), judged())) as fake:
+        assert (await ask(fake)).attempts == 2
+
+
+async def test_attempts_are_bounded_and_one_owner_has_them() -> None:
+    with provider(lambda seen: refused(503, "busy")) as fake:
+        with pytest.raises(NoAnswerError, match="HTTP 503: busy") as caught:
+            await ask(fake)
+    assert (caught.value.kind, caught.value.attempts, len(fake.seen)) == ("provider", ATTEMPTS, ATTEMPTS)
+
+
+async def test_pauses_grow_and_retry_after_is_obeyed() -> None:
+    pauses: list[float] = []
+    with provider(in_turn(refused(503), refused(503), refused(429, "slow", None, **{"retry-after": "17"}), judged())) as fake:
+        await ask(fake, pauses)
+    assert pauses == [1.0, 2.0, 17.0]
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        (refused(401, "Incorrect API key provided: " + KEY), "does not accept the key"),
+        (refused(403, "no access"), "denies access"),
+        (refused(404, "no such model", "model_not_found"), "has no model 'test-model'"),
+        (refused(400, "no such model", "model_not_found"), "has no model 'test-model'"),
+        (refused(429, "pay first", "insufficient_quota"), "quota is used up"),
+    ],
+)
+async def test_a_refusal_for_good_is_not_tried_again_and_never_shows_the_key(reply: Reply, words: str) -> None:
+    with provider(lambda seen: reply) as fake:
+        with pytest.raises(ProviderError, match=words) as caught:
+            await ask(fake)
+    assert len(fake.seen) == 1
+    assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+async def test_a_bad_request_fails_alone(status: int) -> None:
+    with provider(lambda seen: refused(status, "prompt too long")) as fake:
+        with pytest.raises(NoAnswerError, match=f"HTTP {status}: prompt too long"):
+            await ask(fake)
+    assert len(fake.seen) == 1
+
+
+async def test_a_server_that_never_answers_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relabel.labelling.engines.online.ATTEMPT_TIMEOUT_S", 0.05)
+    with provider(lambda seen: Reply(fault="hang")) as fake:
+        with pytest.raises(NoAnswerError) as caught:
+            await ask(fake)
+    assert caught.value.kind == "timeout"
+
+
+async def test_a_trickling_body_ends_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relabel.labelling.engines.online.DEADLINE_S", 0.2)
+    with provider(lambda seen: Reply(body=chat("x" * 500), fault="trickle")) as fake:
+        with pytest.raises(NoAnswerError) as caught:
+            await ask(fake)
+    assert caught.value.kind == "timeout"
+
+
+async def test_no_server_at_all_is_said() -> None:
+    with provider(lambda seen: judged()) as fake:
+        pass
+    with pytest.raises(NoAnswerError, match="cannot reach http://127.0.0.1") as caught:
+        await ask(fake)
+    assert caught.value.unreachable
+
+
+@pytest.mark.parametrize("body", ["", "hello", "[]", "{}", '{"choices": []}', '{"choices": [{"message": null}]}', '{"choices": 5}'])
+async def test_a_reply_that_is_no_completion_is_a_failure(body: str) -> None:
+    with provider(lambda seen: Reply(body=body)) as fake:
+        with pytest.raises(NoAnswerError, match="no chat completion"):
+            await ask(fake)
+
+
+async def test_the_key_is_taken_out_of_what_the_server_says() -> None:
+    with provider(lambda seen: Reply(body=chat(f"your header was {seen.headers['authorization']}"))) as fake:
+        answer = await ask(fake)
+    assert KEY not in answer.model_dump_json()
+    assert "[key]" in (answer.content or "")
+
+
+async def test_a_lone_surrogate_does_no_harm() -> None:
+    with provider(lambda seen: Reply(body='{"model": "m", "choices": [{"finish_reason": "stop", "message": {"content": "a\\ud800b"}}]}')) as fake:
+        answer = await ask(fake)
+    assert (answer.content or "").encode() == b"a?b"
+
+
+async def test_a_known_price_is_charged_with_the_cache_discount() -> None:
+    price = find_price("gpt-4o-mini", None)
+    assert price is not None
+    with provider(lambda seen: judged()) as fake:
+        engine = OnlineEngine(fake.base_url, SecretStr(KEY), price, sleep=no_sleep)
+        answer = await engine.ask(Request(host="h", body={"model": "gpt-4o-mini", "messages": []}))
+        await engine.close()
+    assert answer.cost_usd == pytest.approx((36 * 0.15 + 64 * 0.075 + 20 * 0.6) / 1e6)
+
+
+def test_an_unknown_price_is_none() -> None:
+    assert find_price("no-such-model-at-all", "http://localhost:1/v1") is None

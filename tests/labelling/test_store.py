@@ -1,0 +1,152 @@
+"""What was paid for stays, and nothing else gets in or out."""
+
+from __future__ import annotations
+
+import pickle
+import sqlite3
+import stat
+from pathlib import Path
+
+import diskcache
+import pytest
+
+from relabel.errors import StoreError
+from relabel.label import Answer, Usage
+from relabel.labelling.request import Request
+from relabel.labelling.store import Store
+
+
+def a_request(text: str = "Hello") -> Request:
+    messages = [{"role": "system", "content": "Be good."}, {"role": "user", "content": text}]
+    return Request(host="h", body={"model": "m", "messages": messages})
+
+
+def an_answer(request: Request, content: str = "{}", cost: float | None = 0.25) -> Answer:
+    return Answer(
+        request_key=request.key,
+        content=content,
+        finish_reason="stop",
+        model_returned="m-1",
+        usage=Usage(prompt=10, cached=4, completion=5),
+        attempts=1,
+        latency_s=0.5,
+        created_at="2026-01-01T00:00:00.000000+00:00",
+        cost_usd=cost,
+        raw={"id": "x"},
+    )
+
+
+def test_an_answer_comes_back_as_it_was(store: Store) -> None:
+    request = a_request()
+    store.put(request, an_answer(request, content="späte Ärzte ✓ \u0000"))
+    assert store.get(request.key) == an_answer(request, content="späte Ärzte ✓ \u0000")
+    assert store.request(request.key) == request.model_dump()
+
+
+def test_an_unknown_key_is_a_miss(store: Store) -> None:
+    assert store.get("0" * 64) is None
+    assert store.request("0" * 64) is None
+
+
+def test_a_rejected_answer_is_kept_and_never_served(store: Store) -> None:
+    request = a_request()
+    store.put_rejected(request, an_answer(request), "refusal", "it would not")
+    assert store.get(request.key) is None
+    stats = store.stats()
+    assert (stats.answers, stats.rejected, stats.cost_usd) == (0, 1, 0.25)
+
+
+def test_answers_survive_closing(tmp_path: Path) -> None:
+    request = a_request()
+    with Store(tmp_path / "s") as one:
+        one.put(request, an_answer(request))
+    with Store(tmp_path / "s") as two:
+        assert two.get(request.key) is not None
+        assert list(two.verify()) == []
+
+
+def test_the_folder_is_private(store: Store) -> None:
+    assert stat.S_IMODE(store.folder.stat().st_mode) == 0o700
+
+
+def test_nothing_is_evicted_above_the_default_limit(store: Store) -> None:
+    cache = store._cache  # pyright: ignore[reportPrivateUsage]  its limits are what the test is about
+    assert cache.eviction_policy == "none"
+    assert cache.size_limit > 2**60
+    assert cache.cull_limit == 0
+
+
+def test_a_large_answer_is_kept_whole(store: Store) -> None:
+    request = a_request()
+    store.put(request, an_answer(request, content="x" * 200_000))
+    found = store.get(request.key)
+    assert found is not None
+    assert len(found.content or "") == 200_000
+
+
+class Bomb:
+    """Unpickling this writes a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (Path.touch, (Path(self.target),))  # pyright: ignore[reportReturnType]
+
+
+def test_a_planted_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
+    request, folder, burnt = a_request(), tmp_path / "s", tmp_path / "burnt"
+    with Store(folder) as store:
+        store.put(request, an_answer(request))
+    with diskcache.Cache(str(folder)) as plain:
+        plain[request.key] = Bomb(burnt)
+    with Store(folder) as store:
+        with pytest.raises(StoreError, match="could run code"):
+            store.get(request.key)
+        with pytest.raises(StoreError, match="could run code"):
+            store.stats()
+    assert not burnt.exists()
+
+
+def test_a_planted_pickled_key_is_refused_and_not_run(tmp_path: Path) -> None:
+    folder, burnt = tmp_path / "s", tmp_path / "burnt"
+    Store(folder).close()
+    with sqlite3.connect(folder / "cache.db") as db:
+        row = (sqlite3.Binary(pickle.dumps(Bomb(burnt))), 0, 0.0, 0.0, 0, 3, "{}")
+        db.execute("INSERT INTO Cache(key, raw, store_time, access_time, size, mode, value) VALUES (?,?,?,?,?,?,?)", row)
+    with Store(folder) as store, pytest.raises(StoreError, match="could run code"):
+        store.stats()
+    assert not burnt.exists()
+
+
+def test_pickles_are_refused_on_the_way_in(store: Store) -> None:
+    cache = store._cache  # pyright: ignore[reportPrivateUsage]  the way in that is to be shut
+    for key, value in ((("a", "tuple"), "text"), ("text", {"a": "dict"}), ("text", 1), (1, "text")):
+        with pytest.raises(Exception, match="must be text"):
+            cache.set(key, value)
+
+
+def test_a_file_that_is_no_store_is_named(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "cache.db").write_text("this is no database, " * 100)
+    with pytest.raises(StoreError, match="damaged or no store"):
+        Store(tmp_path / "s")
+
+
+def test_a_path_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "s").write_text("a file")
+    with pytest.raises(StoreError, match="RELABEL_STORE"):
+        Store(tmp_path / "s")
+
+
+def test_verify_finds_an_answer_under_a_wrong_key_and_a_damaged_row(store: Store) -> None:
+    one, two = a_request("one"), a_request("two")
+    store.put(one, an_answer(one))
+    store.put(two, an_answer(two))
+    cache = store._cache  # pyright: ignore[reportPrivateUsage]  damage has to come from somewhere
+    cache.set("f" * 64, cache.get(one.key))
+    cache.set(two.key, "{not json")
+    faults = list(store.verify())
+    assert len(faults) == 2
+    assert any("f" * 64 in fault and one.key in fault for fault in faults)
+    assert any(two.key in fault and "no JSON" in fault for fault in faults)
