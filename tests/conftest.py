@@ -18,9 +18,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+def _own_home(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     """No test sees the user's store, key or provider."""
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "RELABEL_STORE"):
         monkeypatch.delenv(name, raising=False)
-    if not request.node.get_closest_marker("local_model"):
+    if request.node.get_closest_marker(
+        "local_model"
+    ):  # the weights are fetched once for all tests, the store is not shared
+        monkeypatch.setenv("RELABEL_STORE", str(tmp_path_factory.mktemp("store") / "store"))
+    else:
         monkeypatch.setenv("RELABEL_HOME", str(tmp_path_factory.mktemp("home")))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -52,7 +52,9 @@ def chat(content: str | None, **changes: Any) -> dict[str, Any]:
                 "message": {"role": "assistant", "content": content, "refusal": changes.get("refusal")},
             }
         ],
-        "usage": changes.get("usage", {"prompt_tokens": 100, "completion_tokens": 20, "prompt_tokens_details": {"cached_tokens": 64}}),
+        "usage": changes.get(
+            "usage", {"prompt_tokens": 100, "completion_tokens": 20, "prompt_tokens_details": {"cached_tokens": 64}}
+        ),
     }
 
 
@@ -128,7 +130,11 @@ class FakeProvider:
         body = reply.body if isinstance(reply.body, str) else json.dumps(reply.body)
         data = body.encode("utf-8", "surrogatepass")
         headers = {"content-type": "application/json", "content-length": str(len(data)), **reply.headers}
-        writer.write(f"HTTP/1.1 {reply.status} X\r\n".encode() + "".join(f"{k}: {v}\r\n" for k, v in headers.items()).encode() + b"\r\n")
+        writer.write(
+            f"HTTP/1.1 {reply.status} X\r\n".encode()
+            + "".join(f"{k}: {v}\r\n" for k, v in headers.items()).encode()
+            + b"\r\n"
+        )
         if reply.fault == "trickle":
             for byte in data:
                 writer.write(bytes([byte]))
@@ -142,7 +148,7 @@ class FakeProvider:
 
 
 @contextmanager
-def provider(script: Script) -> Iterator[FakeProvider]:
+def provider(script: Script) -> Generator[FakeProvider]:
     """Run a provider in a thread for as long as the block lasts."""
     fake = FakeProvider(script)
     ready = threading.Event()

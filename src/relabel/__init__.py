@@ -6,7 +6,6 @@ The names below are the public API; each is loaded when it is first used, so tha
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from relabel.run import Manifest, Run, open_run
     from relabel.task import Task, load_tasks
 
-__version__ = version("relabel")
+    __version__: str
 
 __all__ = [
     "Manifest",
@@ -42,6 +41,10 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # noqa: PLC0415  a third of the start of `--help`
+
+        return version("relabel")
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'relabel' has no attribute {name!r}")

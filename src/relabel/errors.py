@@ -52,7 +52,9 @@ class ColumnError(DataError):
 
     def __init__(self, path: Path | str, column: str, present: list[str]) -> None:
         shown = ", ".join(repr(c) for c in present[:12]) or "none"
-        super().__init__(f"{path} has no column {column!r} (it has {shown}); check that it is the right file and release")
+        super().__init__(
+            f"{path} has no column {column!r} (it has {shown}); check that it is the right file and release"
+        )
         self.column = column
 
 

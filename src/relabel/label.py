@@ -135,12 +135,11 @@ class InvalidAnswerError(Exception):
 
 @cache
 def _answer_model(labels: tuple[str, ...]) -> type[Judgement]:
-    return create_model(
-        "answer",
-        __base__=Judgement,
-        rationale=(str, Field(min_length=1, max_length=MAX_RATIONALE)),
-        label=(Literal[labels], ...),
-    )
+    fields: dict[str, Any] = {
+        "rationale": (str, Field(min_length=1, max_length=MAX_RATIONALE)),
+        "label": (Literal[labels], ...),
+    }
+    return create_model("answer", __base__=Judgement, **fields)
 
 
 def answer_model(rubric: Rubric) -> type[Judgement]:
@@ -189,7 +188,9 @@ def read_answer(answer: Answer, rubric: Rubric) -> Judgement:
         raise InvalidAnswerError("invalid-json", "the answer is empty")
     fenced = _FENCED.match(content)
     try:
-        data = json.loads(fenced.group(1) if fenced else content, object_pairs_hook=_unique, parse_constant=_no_constant)
+        data = json.loads(
+            fenced.group(1) if fenced else content, object_pairs_hook=_unique, parse_constant=_no_constant
+        )
     except (ValueError, RecursionError) as error:
         raise InvalidAnswerError("invalid-json", f"the answer is not one JSON object: {error}") from error
     if not isinstance(data, Mapping):

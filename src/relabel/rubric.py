@@ -57,7 +57,8 @@ class Rubric(_Part):
         unit: What is labelled.
         prompt: The template that asks it: a name under `prompts/`, or a path.
         definition: What the labels mean, for all settings.
-        labels: Meaning by label, in the order shown to the model.
+        labels: Meaning by label, from the most to the least exposed; the order is shown to the model, and where
+            repeats tie, the later label counts.
         settings: The settings by name; each is one question per task.
         examples: Worked examples, shown to the model.
         rationale: What is asked of a rationale.
@@ -86,10 +87,16 @@ class Rubric(_Part):
 
     @model_validator(mode="after")
     def _hang_together(self) -> Self:
+        if {"strict", "with-tools"} & set(self.settings) and set(self.labels) != {"exposed", "not-exposed"}:
+            raise ValueError(
+                f"labels: the settings strict and with-tools are answered exposed or not-exposed, not {', '.join(self.labels)}"
+            )
         for number, example in enumerate(self.examples):
             for key, said in (("labels", example.labels), ("rationale", example.rationale)):
                 if set(said) != set(self.settings):
-                    raise ValueError(f"examples.{number}.{key}: must name each setting once ({', '.join(self.settings)})")
+                    raise ValueError(
+                        f"examples.{number}.{key}: must name each setting once ({', '.join(self.settings)})"
+                    )
             self._check_labels(f"examples.{number}.labels", example.labels)
         for code, conditions in self.codes.items():
             self._check_labels(f"codes.{code}", conditions)
@@ -110,7 +117,9 @@ class Rubric(_Part):
         for code in self.codes:
             alpha, beta, gamma = (self.measures[m][code] for m in MEASURES)
             if not alpha <= beta <= gamma:
-                raise ValueError(f"measures: alpha <= beta <= gamma must hold for {code}, found {alpha}, {beta}, {gamma}")
+                raise ValueError(
+                    f"measures: alpha <= beta <= gamma must hold for {code}, found {alpha}, {beta}, {gamma}"
+                )
         return self
 
     def _check_labels(self, key: str, labels: Mapping[str, str]) -> None:
@@ -135,7 +144,9 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         seen: set[str] = set()
         for key, _ in node.value:
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} is given twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} is given twice", key.start_mark
+                )
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -156,7 +167,9 @@ def rubric_path(ref: str) -> Path:
         return path
     built_in = asset_dir("rubrics") / f"{ref}.yaml"
     if not built_in.is_file():
-        raise RubricError(f"there is no rubric {ref!r}; use one of {', '.join(rubric_names())}, or the path of a YAML file")
+        raise RubricError(
+            f"there is no rubric {ref!r}; use one of {', '.join(rubric_names())}, or the path of a YAML file"
+        )
     return built_in
 
 

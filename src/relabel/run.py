@@ -23,10 +23,12 @@ import pyarrow as pyarrow_lib
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from relabel import __version__
 from relabel.errors import DataError, UsageError
 from relabel.label import Failure, Label
 from relabel.rubric import CODES, Rubric, load_rubric
 from relabel.settings import asset_dir
+from relabel.sources import eloundou, fetch, registry
 
 FORMAT_VERSION = 1
 
@@ -84,6 +86,7 @@ class SourceUse(BaseModel):
     source: str
     file: str
     sha256: str
+    copy_status: str | None = None
 
 
 class Counts(BaseModel):
@@ -173,9 +176,9 @@ class Run:
         return [Failure.model_validate_json(line) for line in lines if line.strip()]
 
     def decided(self) -> pd.DataFrame:
-        """One label per task and setting: the most frequent over samples; a tie takes the later one in the rubric.
+        """One label per task and setting: the most frequent over samples.
 
-        In both rubrics that ship, the order of the labels makes a tie the lower exposure or is stated there.
+        A tie takes the label that comes later in the rubric, which is the less exposed one.
 
         Returns:
             Columns `task_id, onet_soc_code`, and one column a setting with its label, missing where there is none.
@@ -194,14 +197,18 @@ class Run:
         """The published code of each task, and both readings of it.
 
         Returns:
-            One row a task, sorted by code and id: `task_id, onet_soc_code, code` (E0, E1, E2; missing while a label
-            is missing), `strict` and `with_tools` (nullable booleans; those of the answers themselves, so that an
-            incoherent pair shows), `incoherent` (bool).
+            One row a task, sorted by code and id: `task_id, onet_soc_code, code` (E0, E1, E2; missing while any of the
+            rubric's settings has no label, because codes of half-answered tasks would all be E1), `strict` and
+            `with_tools` (nullable booleans; those of the answers themselves, so that an incoherent pair shows),
+            `incoherent` (bool).
         """
         rubric, table = self.rubric, self.decided()
         answers = table[list(rubric.settings)].astype(object).where(table[list(rubric.settings)].notna(), None)
-        rows = [{k: v for k, v in row.items() if v is not None} for row in answers.to_dict("records")]
-        code = pd.Series([rubric.code(row) for row in rows], index=table.index, dtype="string")
+        rows = [{str(k): str(v) for k, v in row.items() if v is not None} for row in answers.to_dict("records")]
+        whole = len(rubric.settings)
+        code = pd.Series(
+            [rubric.code(row) if len(row) == whole else None for row in rows], index=table.index, dtype="string"
+        )
         out = table[["task_id", "onet_soc_code"]].assign(code=code)
         if {"strict", "with-tools"} <= set(rubric.settings):
             for column, setting in (("strict", "strict"), ("with_tools", "with-tools")):
@@ -223,8 +230,6 @@ def task_sources(ref: str) -> tuple[SourceUse, ...]:
     Raises:
         DataError: A file is missing or is not the registered one.
     """
-    from relabel.sources import fetch, registry
-
     if ref == "sample" or Path(ref).suffix.lower() == ".csv":
         path = asset_dir("data") / "sample" / "tasks.csv" if ref == "sample" else Path(ref)
         return (SourceUse(source=ref, file=path.name, sha256=fetch.sha256_of(path)),)
@@ -251,7 +256,9 @@ def open_run(ref: str, *, runs_dir: Path = Path("runs")) -> Run:
         if (folder / "manifest.json").is_file():
             return _read(ref, folder)
     if Path(ref).is_dir():
-        raise DataError(f"{ref} holds no manifest.json, so it is no run folder; give the folder that `relabel run --out` wrote")
+        raise DataError(
+            f"{ref} holds no manifest.json, so it is no run folder; give the folder that `relabel run --out` wrote"
+        )
     known = ", ".join([*PUBLISHED, "sample"])
     raise DataError(f"there is no run {ref!r}; give a run folder, a name under {runs_dir}/, or one of {known}")
 
@@ -266,13 +273,17 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data.get("format_version", 0) > FORMAT_VERSION:
-            raise DataError(f"{path} was written by a newer relabel (format {data['format_version']}); update relabel to read it")
+            raise DataError(
+                f"{path} was written by a newer relabel (format {data['format_version']}); update relabel to read it"
+            )
         return Manifest.model_validate(data)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); check the folder") from error
     except (ValueError, AttributeError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise DataError(f"{path} is no run manifest ({reason}); run the labelling again, answers come from the store") from error
+        raise DataError(
+            f"{path} is no run manifest ({reason}); run the labelling again, answers come from the store"
+        ) from error
 
 
 def _read(ref: str, folder: Path) -> Run:
@@ -292,24 +303,33 @@ def _checked(labels: pd.DataFrame, path: Path) -> pd.DataFrame:
     try:
         return LABELS.validate(labels)
     except pa.errors.SchemaError as error:
-        raise DataError(f"{path} is no table of labels: {str(error).splitlines()[0]}; run the labelling again") from error
+        raise DataError(
+            f"{path} is no table of labels: {str(error).splitlines()[0]}; run the labelling again"
+        ) from error
 
 
 def _published(ref: str) -> Run:
-    from relabel import __version__
-
     if ref == "sample":
         gold = pd.read_csv(asset_dir("data") / "sample" / "gold.csv", dtype=str)
-        rubric, tasks, note = load_rubric("exposure"), "sample", "gold of the built-in sample, made up by the authors of relabel"
-        parts = [gold.assign(setting=s, label=gold[c], rationale=gold["note"]) for s, c in (("strict", "strict"), ("with-tools", "with_tools"))]
+        rubric, tasks, note = (
+            load_rubric("exposure"),
+            "sample",
+            "gold of the built-in sample, made up by the authors of relabel",
+        )
+        parts = [
+            gold.assign(setting=s, label=gold[c], rationale=gold["note"])
+            for s, c in (("strict", "strict"), ("with-tools", "with_tools"))
+        ]
         labels = pd.concat(parts, ignore_index=True)
         uses: tuple[SourceUse, ...] = ()
     else:
-        from relabel.sources import eloundou, fetch
-
         column, who = PUBLISHED[ref]
         source = eloundou.read_labels()
-        rubric, tasks, note = load_rubric("eloundou"), "eloundou-2023", f"published labels: {who}"
+        rubric, tasks, note = (
+            load_rubric("eloundou"),
+            "eloundou-2023",
+            f"published labels: {who}; the rubric shown is relabel's own wording of that question",
+        )
         labels = source.assign(setting="three-way", label=source[column], rationale=None)
         labels = labels[labels["label"].isin(CODES)]
         known = fetch.provenance("eloundou-2023", "full_labelset.tsv")
@@ -326,8 +346,12 @@ def _published(ref: str) -> Run:
         counts=Counts(asked=len(labels)),
         note=note,
     )
-    labels = labels.assign(sample=0).reindex(columns=list(LABEL_COLUMNS)).reset_index(drop=True)
-    return Run(ref, None, manifest, _checked(labels, Path(ref)))
+    labels = labels.assign(sample=0).reindex(columns=list(LABEL_COLUMNS))
+    # By way of the file's own schema, so that a published set has the very types of a run that was read.
+    table = pyarrow_lib.Table.from_pandas(
+        labels.astype(object).where(labels.notna(), None), schema=_PARQUET, preserve_index=False
+    )
+    return Run(ref, None, manifest, _checked(table.to_pandas(), Path(ref)))
 
 
 def write_run(folder: Path, manifest: Manifest, labels: Sequence[Label], failures: Iterable[Failure]) -> None:

@@ -6,15 +6,13 @@ import difflib
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
-from relabel.errors import DataError
+from relabel.errors import ColumnError, DataError
 from relabel.settings import asset_dir
-
-if TYPE_CHECKING:
-    import pandas as pd
+from relabel.sources import eloundou, onet, registry
 
 TASK_COLUMNS = ("task_id", "onet_soc_code", "title", "text", "task_type", "importance")
 """Columns of a task table; `importance` is IM on 1-5, missing where a task is unrated."""
@@ -63,12 +61,8 @@ def task_table(ref: str) -> pd.DataFrame:
     elif Path(ref).suffix.lower() == ".csv":
         table = _read_csv(Path(ref))
     elif ref == "eloundou-2023":
-        from relabel.sources import eloundou
-
         table = eloundou.read_labels().assign(importance=float("nan"))
     elif _is_onet_release(ref):
-        from relabel.sources import onet
-
         table = onet.read_tasks(ref)
     else:
         near = difflib.get_close_matches(ref, TASK_LISTS, n=1)
@@ -116,8 +110,6 @@ def load_tasks(ref: str, *, occupations: Sequence[str] = (), sample: int | None 
 
 
 def _is_onet_release(ref: str) -> bool:
-    from relabel.sources import registry
-
     source = registry.load_registry().get(ref)
     return source is not None and source.find_role("tasks") is not None
 
@@ -127,28 +119,16 @@ def _draw(task: Task, seed: int) -> bytes:
 
 
 def _from_table(table: pd.DataFrame) -> Iterable[Task]:
-    import pandas as pd
-
-    for row in table.itertuples(index=False):
-        task_type = row.task_type
-        importance = row.importance
-        yield Task(
-            task_id=str(row.task_id),
-            onet_soc_code=str(row.onet_soc_code),
-            title=str(row.title),
-            text=str(row.text),
-            task_type=None if pd.isna(task_type) else str(task_type),  # pyright: ignore[reportArgumentType]  a scalar here
-            importance=None if pd.isna(importance) else float(importance),  # pyright: ignore[reportArgumentType]
-        )
+    columns = [table[column].astype(object).where(table[column].notna(), None) for column in TASK_COLUMNS]
+    for values in zip(*columns, strict=True):
+        yield Task(**dict(zip(TASK_COLUMNS, values, strict=True)))
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    from relabel.errors import ColumnError
-
     if not path.is_file():
-        raise DataError(f"there is no task file {path}; give the path of a CSV file with the columns task_id, onet_soc_code, title, text")
+        raise DataError(
+            f"there is no task file {path}; give the path of a CSV file with the columns task_id, onet_soc_code, title, text"
+        )
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
@@ -161,15 +141,21 @@ def _read_csv(path: Path) -> pd.DataFrame:
             table[column] = ""
     empty = table[(table["task_id"].str.strip() == "") | (table["text"].str.strip() == "")]
     if len(empty):
-        raise DataError(f"{path} line {int(empty.index[0]) + 2} has no task_id or no text; fill both or remove the line")
+        raise DataError(
+            f"{path} line {int(empty.index[0]) + 2} has no task_id or no text; fill both or remove the line"
+        )
     doubled = table[table.duplicated(["onet_soc_code", "task_id"])]
     if len(doubled):
         line = int(doubled.index[0]) + 2
-        raise DataError(f"{path} line {line} repeats the task id {doubled.iloc[0]['task_id']!r}; ids must be unique within an occupation")
+        raise DataError(
+            f"{path} line {line} repeats the task id {doubled.iloc[0]['task_id']!r}; ids must be unique within an occupation"
+        )
     importance = pd.to_numeric(table["importance"].replace("", None), errors="coerce")
     bad = table[(importance.isna() & (table["importance"] != "")) | (importance < 1) | (importance > 5)]
     if len(bad):
-        raise DataError(f"{path} line {int(bad.index[0]) + 2}: importance must be a number from 1 to 5 or empty, not {bad.iloc[0]['importance']!r}")
+        raise DataError(
+            f"{path} line {int(bad.index[0]) + 2}: importance must be a number from 1 to 5 or empty, not {bad.iloc[0]['importance']!r}"
+        )
     table["importance"] = importance.astype(float)
     table["task_type"] = table["task_type"].where(table["task_type"] != "", None)
     return table

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server import Reply, Seen, chat, judged, provider, refused
 
-from labelling.conftest import KEY, label_all, make_job
 from relabel.errors import DataError, ProviderError, UsageError
 from relabel.labelling.job import Stop
 from relabel.labelling.store import Store
 from relabel.run import open_run
+from server import Reply, Seen, chat, judged, provider, refused
+from workshop import KEY, label_all, make_job
 
 
 async def test_a_run_labels_every_task_under_both_settings(store: Store, tmp_path: Path) -> None:
@@ -92,7 +92,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "empty": (chat(""), "invalid-json"),
     "nothing": (chat(None), "invalid-json"),
     "prose": (chat("The label is exposed."), "invalid-json"),
-    "two objects": (chat('{"rationale": "x", "label": "exposed"}{"rationale": "x", "label": "not-exposed"}'), "invalid-json"),
+    "two objects": (
+        chat('{"rationale": "x", "label": "exposed"}{"rationale": "x", "label": "not-exposed"}'),
+        "invalid-json",
+    ),
     "doubled key": (chat('{"rationale": "x", "label": "exposed", "label": "not-exposed"}'), "invalid-json"),
     "not a number": (chat('{"rationale": "x", "label": NaN}'), "invalid-json"),
     "deep": (chat("[" * 100_000), "invalid-json"),
@@ -107,7 +110,9 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("what", BAD)
-async def test_a_bad_answer_is_a_failure_of_its_kind_and_kept_as_evidence(what: str, store: Store, tmp_path: Path) -> None:
+async def test_a_bad_answer_is_a_failure_of_its_kind_and_kept_as_evidence(
+    what: str, store: Store, tmp_path: Path
+) -> None:
     body, kind = BAD[what]
     with provider(lambda seen: Reply(body=body) if "number 1" in seen.prompt else judged()) as fake:
         outcome = await label_all(make_job(fake.base_url, 2), store, tmp_path / "run")
@@ -236,7 +241,7 @@ CHILD = """
 import asyncio, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[4])
-from labelling.conftest import label_all, make_job
+from workshop import label_all, make_job
 from relabel.labelling.store import Store
 with Store(Path(sys.argv[2])) as store:
     asyncio.run(label_all(make_job(sys.argv[1], 40), store, Path(sys.argv[3])))

@@ -18,7 +18,8 @@ RUBRIC = load_rubric("exposure")
 
 
 def the_request(task: Task = TASK, setting: str = "strict", sample: int = 0, **endpoint: Any) -> Request:
-    target = Endpoint(**{"host": "api.example.org/v1", "model": "m", **endpoint})
+    values: dict[str, Any] = {"host": "api.example.org/v1", "model": "m", **endpoint}
+    target = Endpoint(**values)
     planned = list(plan([task], RUBRIC, load_prompt("task"), target, settings=[setting], samples=sample + 1))
     return planned[sample].request
 
@@ -55,7 +56,9 @@ def test_every_leaf_of_the_body_is_in_the_key() -> None:
 
     def variants(node: Any) -> list[Any]:
         if isinstance(node, dict):
-            return [{**node, k: v2} for k, v in node.items() for v2 in variants(v)] + [{k: v for k, v in node.items() if k != gone} for gone in node]
+            return [{**node, k: v2} for k, v in node.items() for v2 in variants(v)] + [
+                {k: v for k, v in node.items() if k != gone} for gone in node
+            ]
         if isinstance(node, list):
             return [[*node[:i], v2, *node[i + 1 :]] for i, v in enumerate(node) for v2 in variants(v)]
         return [changed(node)]
@@ -69,7 +72,7 @@ def test_every_leaf_of_the_body_is_in_the_key() -> None:
 
 def test_key_does_not_depend_on_the_order_of_fields() -> None:
     request = the_request(params={"a": 1, "b": 2})
-    assert Request(host=request.host, body=dict(reversed(request.body.items()))).key == request.key
+    assert Request(host=request.host, body=dict(reversed(list(request.body.items())))).key == request.key
 
 
 def test_key_version_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import pickle
 import sqlite3
 import stat
 from pathlib import Path
+from typing import Any
 
 import diskcache
 import pytest
@@ -70,7 +71,7 @@ def test_the_folder_is_private(store: Store) -> None:
 
 
 def test_nothing_is_evicted_above_the_default_limit(store: Store) -> None:
-    cache = store._cache  # pyright: ignore[reportPrivateUsage]  its limits are what the test is about
+    cache: Any = store._cache  # pyright: ignore[reportPrivateUsage]  its limits are what the test is about
     assert cache.eviction_policy == "none"
     assert cache.size_limit > 2**60
     assert cache.cull_limit == 0
@@ -113,7 +114,9 @@ def test_a_planted_pickled_key_is_refused_and_not_run(tmp_path: Path) -> None:
     Store(folder).close()
     with sqlite3.connect(folder / "cache.db") as db:
         row = (sqlite3.Binary(pickle.dumps(Bomb(burnt))), 0, 0.0, 0.0, 0, 3, "{}")
-        db.execute("INSERT INTO Cache(key, raw, store_time, access_time, size, mode, value) VALUES (?,?,?,?,?,?,?)", row)
+        db.execute(
+            "INSERT INTO Cache(key, raw, store_time, access_time, size, mode, value) VALUES (?,?,?,?,?,?,?)", row
+        )
     with Store(folder) as store, pytest.raises(StoreError, match="could run code"):
         store.stats()
     assert not burnt.exists()

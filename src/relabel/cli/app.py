@@ -31,7 +31,9 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
 ) -> None:
     """Renew the 2023 labels of task exposure to language models: label, evaluate, score, export."""
 
@@ -77,7 +79,9 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("RELABEL_DEBUG"):
             raise
-        _say(f"a fault in relabel itself ({type(error).__name__}: {error}); set RELABEL_DEBUG=1 to see where, and please report it")
+        _say(
+            f"a fault in relabel itself ({type(error).__name__}: {error}); set RELABEL_DEBUG=1 to see where, and please report it"
+        )
         return 1
     return 0
 

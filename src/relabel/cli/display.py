@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from relabel.labelling.progress import Progress
@@ -14,7 +14,7 @@ _LIVE_EVERY_S = 0.25
 
 
 @asynccontextmanager
-async def shown(progress: Progress, *, quiet: bool) -> AsyncIterator[None]:
+async def shown(progress: Progress, *, quiet: bool) -> AsyncGenerator[None]:
     """Show a job's progress for as long as the block lasts."""
     if quiet:
         yield

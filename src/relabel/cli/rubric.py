@@ -17,17 +17,28 @@ def list_rubrics(as_json: Annotated[bool, typer.Option("--json", help="Print one
 
     rubrics = [load_rubric(name) for name in rubric_names()]
     if as_json:
-        typer.echo(json.dumps([{"id": r.id, "version": r.version, "title": r.title, "settings": list(r.settings)} for r in rubrics], indent=2))
+        typer.echo(
+            json.dumps(
+                [{"id": r.id, "version": r.version, "title": r.title, "settings": list(r.settings)} for r in rubrics],
+                indent=2,
+            )
+        )
         return
     for r in rubrics:
-        typer.echo(f"{r.id:<12} v{r.version}  {r.title}\n{'':<16} settings: {', '.join(r.settings)}; labels: {', '.join(r.labels)}")
+        typer.echo(
+            f"{r.id:<12} v{r.version}  {r.title}\n{'':<16} settings: {', '.join(r.settings)}; labels: {', '.join(r.labels)}"
+        )
 
 
 @app.command()
 def show(
     rubric: Annotated[str, typer.Argument(help="A rubric's name, or the path of a YAML file.")],
-    setting: Annotated[str | None, typer.Option(help="Show the messages that are sent under this setting, with a made-up task.")] = None,
-    examples: Annotated[bool, typer.Option("--examples/--no-examples", help="With or without the worked examples.")] = True,
+    setting: Annotated[
+        str | None, typer.Option(help="Show the messages that are sent under this setting, with a made-up task.")
+    ] = None,
+    examples: Annotated[
+        bool, typer.Option("--examples/--no-examples", help="With or without the worked examples.")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Show a rubric, or the very messages that it sends."""

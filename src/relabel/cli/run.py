@@ -29,22 +29,48 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    model: Annotated[str, typer.Option(help="A model's name at the provider; `local` for the embedded one; `local:FILE.gguf` for your own weights.")],
-    base_url: Annotated[str | None, typer.Option(help="Address of an OpenAI-compatible API. By default OPENAI_BASE_URL, else OpenAI.")] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="A model's name at the provider; `local` for the embedded one; `local:FILE.gguf` for your own weights."
+        ),
+    ],
+    base_url: Annotated[
+        str | None, typer.Option(help="Address of an OpenAI-compatible API. By default OPENAI_BASE_URL, else OpenAI.")
+    ] = None,
     rubric: Annotated[str, typer.Option(help="A rubric's name, or the path of a YAML file.")] = "exposure",
-    setting: Annotated[list[str] | None, typer.Option(help="A setting of the rubric; may be given more than once. By default all.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="A prompt's name, or the path of a .jinja file. By default the rubric's.")] = None,
-    examples: Annotated[bool, typer.Option("--examples/--no-examples", help="Show the rubric's worked examples to the model.")] = True,
-    tasks: Annotated[str, typer.Option(help="onet-30.2, onet-29.1, eloundou-2023, sample, or the path of a CSV file.")] = "onet-30.2",
+    setting: Annotated[
+        list[str] | None, typer.Option(help="A setting of the rubric; may be given more than once. By default all.")
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="A prompt's name, or the path of a .jinja file. By default the rubric's.")
+    ] = None,
+    examples: Annotated[
+        bool, typer.Option("--examples/--no-examples", help="Show the rubric's worked examples to the model.")
+    ] = True,
+    tasks: Annotated[
+        str, typer.Option(help="onet-30.2, onet-29.1, eloundou-2023, sample, or the path of a CSV file.")
+    ] = "onet-30.2",
     sample: Annotated[int | None, typer.Option(min=1, help="Draw this many tasks at random.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
-    occupation: Annotated[list[str] | None, typer.Option(help="Only tasks of this O*NET-SOC code; may be given more than once.")] = None,
+    occupation: Annotated[
+        list[str] | None, typer.Option(help="Only tasks of this O*NET-SOC code; may be given more than once.")
+    ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Times that each question is asked.")] = 1,
-    param: Annotated[list[str] | None, typer.Option(help="A sampling parameter as NAME=VALUE, sent as it is. None is sent unasked.")] = None,
-    engine: Annotated[EngineName, typer.Option(help="online asks the model; replay takes answers from the store alone.")] = EngineName.online,
-    concurrency: Annotated[int | None, typer.Option(min=1, max=4096, help="Requests in flight at once. By default 16, and 4 for local models.")] = None,
+    param: Annotated[
+        list[str] | None, typer.Option(help="A sampling parameter as NAME=VALUE, sent as it is. None is sent unasked.")
+    ] = None,
+    engine: Annotated[
+        EngineName, typer.Option(help="online asks the model; replay takes answers from the store alone.")
+    ] = EngineName.online,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(min=1, max=4096, help="Requests in flight at once. By default 16, and 4 for local models."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be asked, and ask nothing.")] = False,
-    out: Annotated[Path | None, typer.Option(help="The run folder. By default a name under runs/ that tells what was asked.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run folder. By default a name under runs/ that tells what was asked.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as one JSON document.")] = False,
 ) -> None:
@@ -84,7 +110,12 @@ def run(
         price=described.price,
         samples=samples,
         examples=examples,
-        parameters={"sample": sample, "seed": seed if sample else None, "occupations": list(occupation or ()), "wire_model": described.endpoint.model},
+        parameters={
+            "sample": sample,
+            "seed": seed if sample else None,
+            "occupations": list(occupation or ()),
+            "wire_model": described.endpoint.model,
+        },
     )
     folder = out or Path("runs") / default_name(job)
     if dry_run:
@@ -97,7 +128,9 @@ def run(
         _show_outcome(outcome, folder, model)
     missing = len(outcome.failures)
     if outcome.interrupted:
-        raise RunInterruptedError(f"stopped with {missing} of {job.size} labels missing; the same command goes on where it was")
+        raise RunInterruptedError(
+            f"stopped with {missing} of {job.size} labels missing; the same command goes on where it was"
+        )
     if missing:
         raise IncompleteRunError(
             f"{missing} of {job.size} labels are missing, {folder / 'failures.jsonl'} says which and why; the same command asks for them again"
@@ -165,8 +198,16 @@ def default_name(job: Job) -> str:
     parts = [job.model, job.rubric.id, Path(job.tasks_ref).stem if job.tasks_ref.endswith(".csv") else job.tasks_ref]
     if job.parameters["sample"]:
         parts.append(f"n{job.parameters['sample']}-s{job.parameters['seed']}")
-    whole = [job.endpoint.model_dump(), job.rubric.sha256, job.prompt.sha256, job.settings, job.samples, job.examples, job.parameters]
-    whole.append([s.sha256 for s in job.sources])
+    whole: list[Any] = [
+        job.endpoint.model_dump(),
+        job.rubric.sha256,
+        job.prompt.sha256,
+        job.settings,
+        job.samples,
+        job.examples,
+        job.parameters,
+        [source.sha256 for source in job.sources],
+    ]
     digest = hashlib.sha256(canonical_json(whole)).hexdigest()[:6]
     return re.sub(r"[^a-z0-9.]+", "-", "-".join([*parts, digest]).lower()).strip("-")
 
@@ -217,7 +258,9 @@ def _show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
             kinds[failure.kind] = kinds.get(failure.kind, 0) + 1
         said = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         typer.echo(f"MISSING  {len(outcome.failures)} of {m.counts.asked} labels ({said})")
-    typer.echo(f"labels   {m.counts.from_store + m.counts.fresh} of {m.counts.asked}: {m.counts.from_store} from the store, {m.counts.fresh} fresh")
+    typer.echo(
+        f"labels   {m.counts.from_store + m.counts.fresh} of {m.counts.asked}: {m.counts.from_store} from the store, {m.counts.fresh} fresh"
+    )
     by_setting: dict[str, dict[str, int]] = {}
     for row in outcome.labels:
         counts = by_setting.setdefault(row.setting, {})
@@ -225,7 +268,9 @@ def _show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
     for setting, counts in by_setting.items():
         typer.echo(f"         {setting}: " + ", ".join(f"{label} {count}" for label, count in sorted(counts.items())))
     typer.echo(f"model    {m.model}, answered as {', '.join(m.models_returned) or 'nothing'}")
-    typer.echo(f"tokens   {m.tokens.prompt:,} in ({m.tokens.cached:,} cached), {m.tokens.completion:,} out; {money(m.cost_usd)}")
+    typer.echo(
+        f"tokens   {m.tokens.prompt:,} in ({m.tokens.cached:,} cached), {m.tokens.completion:,} out; {money(m.cost_usd)}"
+    )
     typer.echo(f"folder   {folder}")
     if is_local(model):
         typer.echo(ADVICE if model == "local" else "Labels of a model of your own: evaluate them before you use them.")

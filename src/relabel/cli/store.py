@@ -20,7 +20,9 @@ def stats(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON d
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
         return
-    typer.echo(f"{found.answers} answers and {found.rejected} rejected ones in {found.folder} ({found.bytes / 1e6:.1f} MB)")
+    typer.echo(
+        f"{found.answers} answers and {found.rejected} rejected ones in {found.folder} ({found.bytes / 1e6:.1f} MB)"
+    )
     for model, count in found.by_model.items():
         typer.echo(f"  {count:>8}  {model}")
     unknown = f", and {found.cost_unknown} answers of unknown price" if found.cost_unknown else ""
@@ -39,5 +41,7 @@ def verify() -> None:
         for fault in faults:
             typer.echo(fault)
         if faults:
-            raise StoreError(f"the store {store.folder} has {len(faults)} faults, listed above; restore it from a copy, or go on: damaged rows are never served")
+            raise StoreError(
+                f"the store {store.folder} has {len(faults)} faults, listed above; restore it from a copy, or go on: damaged rows are never served"
+            )
         typer.echo(f"the store {store.folder} is whole")

@@ -1,1 +1,1 @@
-
+"""Labelling: from tasks to answers to labels, and nothing that was paid for is lost."""

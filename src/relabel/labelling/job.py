@@ -150,8 +150,12 @@ async def run_job(
         update={
             "status": worker.status(fatal),
             "models_returned": tuple(sorted({x.model_returned for x in worker.labels if x.model_returned})),
-            "counts": Counts(asked=job.size, from_store=progress.from_store, fresh=progress.fresh, failed=len(worker.failures)),
-            "tokens": Tokens(prompt=progress.prompt_tokens, cached=progress.cached_tokens, completion=progress.completion_tokens),
+            "counts": Counts(
+                asked=job.size, from_store=progress.from_store, fresh=progress.fresh, failed=len(worker.failures)
+            ),
+            "tokens": Tokens(
+                prompt=progress.prompt_tokens, cached=progress.cached_tokens, completion=progress.completion_tokens
+            ),
             "cost_usd": progress.cost_usd,
             "ended_at": now().isoformat(timespec="seconds"),
         }
@@ -180,11 +184,22 @@ def out_is_free(out: Path, job: Job) -> None:
     if not (out / "manifest.json").exists():
         return
     there, new = read_manifest(out), _manifest(job, "", datetime.now(UTC))
-    for name in ("model", "tasks", "rubric_sha256", "prompt_sha256", "schema_sha256", "settings", "parameters", "base_url"):
+    for name in (
+        "model",
+        "tasks",
+        "rubric_sha256",
+        "prompt_sha256",
+        "schema_sha256",
+        "settings",
+        "parameters",
+        "base_url",
+    ):
         before, after = getattr(there, name), getattr(new, name)
         if before != after:
             shown = "" if name.endswith("sha256") else f": {before!r} there, {after!r} now"
-            raise DataError(f"{out} holds another run ({name.replace('_sha256', '')} differs{shown}); give another folder to --out")
+            raise DataError(
+                f"{out} holds another run ({name.replace('_sha256', '')} differs{shown}); give another folder to --out"
+            )
 
 
 def _labels_there(out: Path) -> int:
@@ -197,8 +212,17 @@ def _labels_there(out: Path) -> int:
 class _Worker:
     """The state of a running job: workers pull from one plan, so that no more than `concurrency` requests exist."""
 
-    def __init__(self, job: Job, engine: Engine, store: Store, progress: Progress, stop: Stop, clock: Callable[[], float]) -> None:
-        self.job, self.engine, self.store, self.progress, self.stop, self.clock = job, engine, store, progress, stop, clock
+    def __init__(
+        self, job: Job, engine: Engine, store: Store, progress: Progress, stop: Stop, clock: Callable[[], float]
+    ) -> None:
+        self.job, self.engine, self.store, self.progress, self.stop, self.clock = (
+            job,
+            engine,
+            store,
+            progress,
+            stop,
+            clock,
+        )
         self.labels: list[Label] = []
         self.failures: list[Failure] = []
         self.interrupted = False
@@ -237,21 +261,20 @@ class _Worker:
                     raise error
             self.interrupted = fatal is None and self.stop.asked.is_set()
         finally:
-            stopping.cancel()
-            for task in workers:
+            for task in (stopping, *workers):
                 task.cancel()
-            await asyncio.gather(*workers, stopping, return_exceptions=True)
+            await asyncio.wait({stopping, *workers})
         if self.stop.asked.is_set():
             self._give_up_rest(str(fatal) if fatal else "the run was stopped before this was asked")
         return fatal
 
     async def _drain(self, pending: set[asyncio.Task[Any]]) -> None:
-        at_once = asyncio.create_task(self.stop.at_once.wait())
-        everything = asyncio.gather(*pending, return_exceptions=True)
-        await asyncio.wait({at_once, everything}, timeout=DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
-        at_once.cancel()
-        everything.cancel()
-        await asyncio.gather(at_once, everything, return_exceptions=True)
+        leave = asyncio.create_task(self.stop.at_once.wait())
+        landed = asyncio.create_task(asyncio.wait(pending))
+        await asyncio.wait({leave, landed}, timeout=DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
+        for task in (leave, landed, *pending):
+            task.cancel()
+        await asyncio.wait({leave, landed, *pending})
 
     async def _pull(self) -> None:
         while not self.stop.asked.is_set():
@@ -292,7 +315,9 @@ class _Worker:
         except NoAnswerError as error:
             self._unreachable += error.unreachable
             if error.unreachable and not self._reached and self._unreachable >= min(ALIKE, self.job.size):
-                raise ProviderError(f"{error}, {self._unreachable} requests in a row; check --base-url and that the server runs") from error
+                raise ProviderError(
+                    f"{error}, {self._unreachable} requests in a row; check --base-url and that the server runs"
+                ) from error
             self._fail(planned, error.kind, str(error), error.attempts)
             return
         finally:
@@ -382,7 +407,12 @@ def _manifest(job: Job, engine: str, started: datetime) -> Manifest:
         sources=job.sources,
         tasks=job.tasks_ref,
         settings=job.settings,
-        parameters={**job.parameters, "samples": job.samples, "examples": job.examples, "params": dict(job.endpoint.params)},
+        parameters={
+            **job.parameters,
+            "samples": job.samples,
+            "examples": job.examples,
+            "params": dict(job.endpoint.params),
+        },
         counts=Counts(asked=job.size),
         price=job.price.manifest_entry() if job.price else None,
         started_at=started.isoformat(timespec="seconds"),

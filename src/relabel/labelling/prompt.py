@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, TemplateError
+from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError
 from jinja2.sandbox import SandboxedEnvironment
 
 from relabel.errors import RubricError
@@ -96,7 +96,7 @@ def load_prompt(ref: str) -> Prompt:
     try:
         template = environment.from_string(raw.decode("utf-8"))
     except (TemplateError, UnicodeDecodeError) as error:
-        line = f" line {error.lineno}" if getattr(error, "lineno", None) else ""
+        line = f" line {error.lineno}" if isinstance(error, TemplateSyntaxError) else ""
         raise RubricError(f"prompt {path}{line}: {error}; mend the template") from error
     for block in ("system", "user"):
         if block not in template.blocks:

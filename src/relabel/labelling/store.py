@@ -108,7 +108,9 @@ class Store:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -175,7 +177,7 @@ class Store:
     def verify(self) -> Iterator[str]:
         """Read everything and say, a sentence each, what is wrong."""
         try:
-            for row in self._cache._sql("PRAGMA integrity_check").fetchall():  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  diskcache's check() would also repair
+            for row in self._cache._sql("PRAGMA integrity_check").fetchall():  # pyright: ignore[reportPrivateUsage]  diskcache's check() would also repair
                 if row[0] != "ok":
                     yield f"SQLite: {row[0]}"
         except sqlite3.Error as error:
@@ -199,7 +201,8 @@ class Store:
 
     def _keys(self) -> Iterator[str]:
         try:
-            yield from self._cache.iterkeys()
+            for key in self._cache.iterkeys():
+                yield str(key)
         except _PickleRefusedError as error:
             raise StoreError(self._pickle_message(error)) from error
         except (OSError, sqlite3.Error, diskcache.Timeout) as error:
@@ -229,16 +232,20 @@ class Store:
         try:
             return Answer.model_validate(document["answer"])
         except (KeyError, ValidationError) as error:
-            raise StoreError(f"the answer {key} in {self.folder} is damaged; `relabel store verify` lists all such rows") from error
+            raise StoreError(
+                f"the answer {key} in {self.folder} is damaged; `relabel store verify` lists all such rows"
+            ) from error
 
     def _load(self, key: str) -> dict[str, Any] | None:
         try:
             text = self._cache.get(key)
-            return None if text is None else json.loads(text)
+            return None if text is None else json.loads(str(text))
         except _PickleRefusedError as error:
             raise StoreError(self._pickle_message(error)) from error
         except ValueError as error:
-            raise StoreError(f"the row {key} in {self.folder} is no JSON; `relabel store verify` lists all such rows") from error
+            raise StoreError(
+                f"the row {key} in {self.folder} is no JSON; `relabel store verify` lists all such rows"
+            ) from error
         except (OSError, sqlite3.Error, diskcache.Timeout) as error:
             self._fail(error)
 

@@ -1,1 +1,1 @@
-
+"""Score tables, pages of occupations and a data package, made from a run."""

@@ -1,1 +1,1 @@
-
+"""Scores of occupations from a run's labels."""

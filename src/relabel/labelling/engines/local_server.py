@@ -14,18 +14,20 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 HTTP_THREADS = 8
 
 
 def main(gguf: str, alias: str, slots: str, slot_tokens: str, threads: str) -> None:
     """Serve a model until standard input closes."""
-    import xllamacpp
+    import xllamacpp  # noqa: PLC0415  the parent imports this module's name only, and has no need of native code
 
     # llama.cpp writes to the C standard output; the address must be the only thing that the parent reads there.
     answer_to = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    params = xllamacpp.CommonParams()
+    native: Any = xllamacpp  # its names are made at run time
+    params = native.CommonParams()
     params.model.path = str(Path(gguf))
     params.model_alias = {alias}
     params.hostnames = ["127.0.0.1"]
@@ -35,7 +37,7 @@ def main(gguf: str, alias: str, slots: str, slot_tokens: str, threads: str) -> N
     params.n_threads_http = HTTP_THREADS
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(threads)
     params.verbosity = 1
-    server = xllamacpp.Server(params)
+    server = native.Server(params)
     answer_to.write(server.listening_address + "\n")
     answer_to.flush()
     sys.stdin.buffer.read()

@@ -141,7 +141,9 @@ class OnlineEngine:
                 raw=raw,
             )
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise NoAnswerError("provider", f"the server's reply is no chat completion: {self.redact(text[:200])!r}", attempts) from error
+            raise NoAnswerError(
+                "provider", f"the server's reply is no chat completion: {self.redact(text[:200])!r}", attempts
+            ) from error
 
     def _pause(self, state: tenacity.RetryCallState) -> float:
         wanted = min(LONGEST_PAUSE_S, 0.5 * 2**state.attempt_number) * (0.5 + self._jitter() / 2)
@@ -157,11 +159,15 @@ class OnlineEngine:
         if status == 401:
             return ProviderError(f"{self._address} does not accept the key ({said}); check OPENAI_API_KEY")
         if status == 403:
-            return ProviderError(f"{self._address} denies access ({said}); check the key's rights and the model's terms")
+            return ProviderError(
+                f"{self._address} denies access ({said}); check the key's rights and the model's terms"
+            )
         if status == 404 or code in _NO_MODEL:
             return ProviderError(f"{self._address} has no model {model!r} ({said}); check --model and --base-url")
         if code in _NO_QUOTA:
-            return ProviderError(f"{self._address} says that the quota is used up ({said}); add credit, then start the same run again")
+            return ProviderError(
+                f"{self._address} says that the quota is used up ({said}); add credit, then start the same run again"
+            )
         return NoAnswerError("provider", f"HTTP {status}: {said}", sent)
 
 

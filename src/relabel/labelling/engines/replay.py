@@ -14,7 +14,9 @@ class ReplayEngine:
 
     async def ask(self, request: Request) -> Answer:
         """Refuse: the job asks an engine only for what the store lacks."""
-        raise NoAnswerError("provider", f"the store has no answer with the key {request.key}, and replay asks nobody", 0)
+        raise NoAnswerError(
+            "provider", f"the store has no answer with the key {request.key}, and replay asks nobody", 0
+        )
 
     async def close(self) -> None:
         """Nothing is open."""

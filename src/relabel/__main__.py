@@ -1,0 +1,5 @@
+"""`python -m relabel` is the command `relabel`."""
+
+from relabel.cli.app import main
+
+main()

@@ -1,0 +1,145 @@
+"""`relabel data`: which source files there are, which of them are at hand, and where the rest comes from."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from relabel.sources.fetch import FileCheck
+
+app = typer.Typer(no_args_is_help=True, help="List, fetch and check the source files.")
+
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+_Ids = Annotated[
+    list[str] | None, typer.Argument(metavar="[ID]...", help="Sources; by default all.", show_default=False)
+]
+
+
+@app.command("list")
+def list_sources(as_json: _Json = False) -> None:
+    """Show every registered source with its release, licence and files."""
+    from relabel.sources.registry import load_registry
+
+    sources = load_registry().values()
+    if as_json:
+        _print_json({"sources": [_renamed(source.model_dump(mode="json", by_alias=True)) for source in sources]})
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("ID", no_wrap=True)
+    table.add_column("Files", justify="right")
+    table.add_column("Licence", overflow="fold")
+    table.add_column("Title and release", overflow="fold")
+    for source in sources:
+        odd = sorted({file.copy_status for file in source.files} - {"official"})
+        mark = f" [{', '.join(odd)} copy]" if odd else ""
+        table.add_row(source.id, str(len(source.files)), source.licence, f"{source.title}; {source.release}{mark}")
+    _print_table(table)
+
+
+@app.command()
+def pull(ids: _Ids = None, as_json: _Json = False) -> None:
+    """Fetch the files that are missing here from their official addresses.
+
+    Files that no address gives are listed with what to do; they are an error only for sources that were named.
+    """
+    from relabel.errors import DataError
+    from relabel.sources import fetch
+
+    def announce(place: str, url: str) -> None:
+        typer.echo(f"fetching {place} from {url}", err=True)
+
+    checks = fetch.pull(ids, on_fetch=announce)
+    _show(checks, as_json=as_json, tried=True)
+    if bad := [check for check in checks if check.state != "ok" and (ids or check.can_fetch or check.path)]:
+        raise DataError(
+            bad[0].message
+            if len(bad) == 1
+            else f"{len(bad)} of {len(checks)} files are still not to be had: {_names(bad)}; "
+            "`relabel data verify` says for each what to do"
+        )
+
+
+@app.command()
+def verify(
+    ids: _Ids = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Take a missing file as an error, too.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Compare every file at hand with its registered checksum; fetches nothing."""
+    from relabel.errors import DataError
+    from relabel.sources import fetch
+
+    checks = fetch.verify(ids)
+    _show(checks, as_json=as_json)
+    if bad := [check for check in checks if check.state in ("mismatch", "unreadable")]:
+        raise _mismatch(bad)
+    if strict and (lost := [check for check in checks if check.state == "missing"]):
+        raise DataError(f"{len(lost)} of {len(checks)} files are missing: {_names(lost)}; run `relabel data pull`")
+
+
+def _mismatch(bad: Sequence[FileCheck]) -> Exception:
+    """The error for damaged files: the file's own when it is one, else one that names each with its checksums."""
+    from relabel.errors import DataError
+
+    if len(bad) == 1:
+        return DataError(bad[0].message)
+    each = "; ".join(f"{check.path} (wanted sha256 {check.wanted}, found {check.found})" for check in bad)
+    return DataError(f"{len(bad)} files are not the registered ones: {each}; replace them or run `relabel data pull`")
+
+
+def _show(checks: Sequence[FileCheck], *, as_json: bool, tried: bool = False) -> None:
+    counts = {
+        state: sum(check.state == state for check in checks) for state in ("ok", "missing", "mismatch", "unreadable")
+    }
+    if as_json:
+        _print_json({"files": [_renamed(check.model_dump(mode="json")) for check in checks], **counts})
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("State", no_wrap=True)
+    table.add_column("From", no_wrap=True)
+    table.add_column("Copy", no_wrap=True)
+    table.add_column("Source/file", overflow="fold")
+    for check in checks:
+        table.add_row(check.state, check.where or "-", check.copy_status, f"{check.source_id}/{check.file}")
+    _print_table(table)
+    fetchable = [check for check in checks if check.state == "missing" and check.can_fetch and not tried]
+    for check in checks:
+        if check.message and check not in fetchable:
+            typer.echo(f"{check.source_id}: {check.message}")
+    if fetchable:
+        typer.echo(f"to fetch: relabel data pull {' '.join(dict.fromkeys(check.source_id for check in fetchable))}")
+    typer.echo(", ".join(f"{count} {state}" for state, count in counts.items() if count or state == "ok"))
+
+
+def _names(checks: Sequence[FileCheck]) -> str:
+    names = [f"{check.source_id}/{check.file}" for check in checks]
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _renamed(document: dict[str, Any]) -> dict[str, Any]:
+    """Field names of the registry file, where a word is taken in Python."""
+    if "copy_status" in document:
+        document["copy"] = document.pop("copy_status")
+    if "file" in document and isinstance(document["file"], list):
+        document["files"] = document.pop("file")
+    return document
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    typer.echo(json.dumps(document, ensure_ascii=False, indent=2))
+
+
+def _print_table(table: Any) -> None:
+    from rich.console import Console
+
+    # File names and versions are data: no markup, no colours for what happens to look like a number.
+    Console(markup=False, highlight=False).print(table)

@@ -1,0 +1,184 @@
+"""`relabel eval`: how far a run agrees with a gold."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from relabel.errors import DataError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from relabel.evaluation.document import EvalDocument
+
+_WIDTH = 100
+_UNMATCHED = {
+    "not-in-gold": "in the run but not in the gold",
+    "not-in-run": "in the gold but not in the run",
+    "no-label-in-run": "without a label in the run",
+    "no-label-in-gold": "without a label in the gold",
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command `eval`."""
+
+    @app.command("eval")
+    def evaluate_run(
+        run: Annotated[
+            str,
+            typer.Argument(
+                metavar="RUN", help="A run folder, a name under runs/, or a published set such as eloundou-2023:gpt4."
+            ),
+        ],
+        gold: Annotated[
+            str | None,
+            typer.Option(
+                metavar="G",
+                help="Reference labels: eloundou-2023:gpt4 (the default), eloundou-2023:gpt4-alt, eloundou-2023:human, "
+                "sample (the default for a run on the sample), or a CSV file.",
+            ),
+        ] = None,
+        json_file: Annotated[
+            str | None,
+            typer.Option("--json", metavar="F", help="Write the eval document to this file; - prints it instead."),
+        ] = None,
+    ) -> None:
+        """Hold a run's labels against reference labels.
+
+        A gold of your own is a CSV file with the columns task_id, onet_soc_code (where ids repeat over occupations),
+        and code (E0, E1, E2) or strict and with_tools (exposed, not-exposed).
+        """
+        from rich.console import Console
+
+        from relabel.evaluation.evaluate import evaluate
+        from relabel.evaluation.gold import default_gold, load_gold
+        from relabel.run import open_run
+
+        opened = open_run(run)
+        document = evaluate(opened, load_gold(gold or default_gold(opened)))
+        text = document.model_dump_json(indent=2)
+        if json_file == "-":
+            typer.echo(text)
+            return
+        if json_file is not None:
+            _write(Path(json_file), text)
+        console = Console(highlight=False)
+        # Into a pipe or file there is no terminal to ask, and rich would take 80.
+        console.width = min(console.width, _WIDTH) if console.is_terminal else _WIDTH
+        _show(document, console)
+        if json_file is not None:
+            typer.echo(f"eval document written to {json_file}", err=True)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise DataError(
+            f"cannot write the eval document {path} ({error.strerror}); give --json another path"
+        ) from error
+
+
+def _show(document: EvalDocument, console: Console) -> None:
+    from rich.text import Text
+
+    console.print(Text.assemble((document.run, "bold"), " against the gold ", (document.gold, "bold")))
+    console.print(f"{document.matched:,} tasks matched")
+    for reason, count in document.unmatched.items():
+        if count:
+            console.print(f"{count:,} {_UNMATCHED[reason]}")
+    console.print()
+    console.print(Text("Verdict", style="bold"))
+    for sentence in document.verdict.splitlines():
+        _print_indented(sentence, console)
+    _show_settings(document, console)
+    _show_measures(document, console)
+    coherence = document.coherence
+    console.print()
+    if coherence.of:
+        console.print(f"Incoherent pairs of answers in the run: {coherence.incoherent:,} of {coherence.of:,}")
+    else:
+        console.print("Incoherent pairs of answers in the run: none, its tasks have one answer each")
+
+
+def _show_settings(document: EvalDocument, console: Console) -> None:
+    from rich.text import Text
+
+    from relabel.evaluation.verdict import figure
+
+    summary = _table("setting", "n", "accuracy", "majority", "kappa", "quad.", "K nom.", "K ord.", "AC1", "F1")
+    for name, found in document.settings.items():
+        majority = document.yardsticks.majority.get(name)
+        figures = (
+            found.accuracy,
+            majority.accuracy if majority else None,
+            found.kappa,
+            found.kappa_quadratic,
+            found.krippendorff_nominal,
+            found.krippendorff_ordinal,
+            found.ac1,
+            found.macro_f1,
+        )
+        summary.add_row(name, f"{found.n:,}", *(figure(x) for x in figures))
+    console.print()
+    console.print(Text("Agreement", style="bold"))
+    console.print(summary)
+    _print_indented(
+        "majority: accuracy of always answering the gold's most frequent label. kappa: Cohen's, plain and with "
+        "quadratic weights. K: Krippendorff's alpha, nominal and ordinal. F1: macro. -: undefined.",
+        console,
+    )
+    for name, found in document.settings.items():
+        table = _table(f"{name}: gold", *(f"run {label}" for label in found.confusion), "precision", "recall", "F1")
+        for label, row in found.confusion.items():
+            of = found.labels[label]
+            shown = (figure(x) for x in (of.precision, of.recall, of.f1))
+            table.add_row(label, *(f"{count:,}" for count in row.values()), *shown)
+        console.print()
+        console.print(table)
+
+
+def _show_measures(document: EvalDocument, console: Console) -> None:
+    from rich.text import Text
+
+    from relabel.evaluation.verdict import figure
+
+    table = _table("measure", "agreement", "Pearson", "run mean", "gold mean", "occ. r", "occ. rho", "occ. |diff|")
+    for measure, found in document.measures.items():
+        occupation = getattr(document.occupations, measure)
+        figures = (found.agreement, found.pearson, found.mean, found.gold_mean)
+        of = (occupation.pearson, occupation.spearman, occupation.mean_abs_difference)
+        table.add_row(measure, *(figure(x) for x in (*figures, *of)))
+    console.print()
+    console.print(Text("Measures", style="bold"))
+    console.print(table)
+    _print_indented(
+        f"occ.: means of {document.occupations.n:,} occupations, all tasks and all occupations weighing the same: "
+        "Pearson's r, Spearman's rho, mean absolute difference.",
+        console,
+    )
+
+
+def _table(first: str, *rest: str) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    table.add_column(first, no_wrap=True)
+    for name in rest:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _print_indented(sentence: str, console: Console) -> None:
+    from rich.text import Text
+
+    # rich's own padding would fill each line with blanks to the full width.
+    for line in textwrap.wrap(sentence, console.width - 2, break_on_hyphens=False):
+        console.print(Text(f"  {line}"))

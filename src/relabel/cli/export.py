@@ -1,0 +1,60 @@
+"""`relabel export`: tables and pages for a site, from a run's labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from relabel.scoring.options import Method, Taxonomy, Weights
+
+
+def register(app: typer.Typer) -> None:
+    """Add `export` to the command line."""
+    app.command("export")(export)
+
+
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, a name under runs/, or a published set.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Folder to write: new, empty, or an earlier export.")],
+    method: Annotated[Method, typer.Option(help="How occupations are scored; see `relabel score`.")] = "bridge",
+    taxonomy: Annotated[Taxonomy, typer.Option(help="Classification of the pages.")] = "uk-soc2020",
+    weights: Annotated[Weights, typer.Option(help="How tasks weigh within their occupation.")] = "importance",
+    tasks: Annotated[
+        str | None, typer.Option(help="Task list for texts, types and importance. By default what fits.")
+    ] = None,
+    pay: Annotated[
+        str | None,
+        typer.Option(help="ons-ashe-2024 (the default), ons-ashe-2025-medians or FILE.csv; uk-soc2020 only."),
+    ] = None,
+    allow_partial: Annotated[
+        bool, typer.Option("--allow-partial", help="Export a run that is not complete; every file then says so.")
+    ] = False,
+) -> None:
+    """Write score tables, a page a group, tasks, sources, methodology and a data package into a folder."""
+    from relabel.publishing.export import export_run
+    from relabel.run import open_run
+    from relabel.scoring.options import SYSTEM_NAMES
+
+    done = export_run(
+        open_run(run),
+        out,
+        method=method,
+        taxonomy=taxonomy,
+        weights=weights,
+        tasks=tasks,
+        pay=pay,
+        allow_partial=allow_partial,
+    )
+    table = done.table
+    counts = table.describe()["counts"]
+    typer.echo(f"{done.files:,} files ({done.size / 1e6:.1f} MB) in {out}")
+    typer.echo(
+        f"{table.run}, method {table.method}, {SYSTEM_NAMES[table.taxonomy]}: {counts['scored']:,} of "
+        f"{counts['groups']:,} codes scored from {counts['tasks_labelled']:,} of {counts['tasks_listed']:,} tasks"
+    )
+    if table.note:
+        typer.echo(table.note)
+    typer.echo(f"start with {out / 'datapackage.json'} and {out / 'occupations.csv'}")

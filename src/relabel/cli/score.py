@@ -1,0 +1,89 @@
+"""`relabel score`: occupations from a run's labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from relabel.scoring.options import Method, Taxonomy, Weights
+
+if TYPE_CHECKING:
+    from relabel.scoring.table import ScoreTable
+
+_SHOWN = 5
+
+
+def register(app: typer.Typer) -> None:
+    """Add `score` to the command line."""
+    app.command("score")(score)
+
+
+def score(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, a name under runs/, or a published set.")],
+    *,
+    method: Annotated[
+        Method, typer.Option(help="site-2026 repeats the published method with its faults; bridge cures them.")
+    ] = "bridge",
+    taxonomy: Annotated[Taxonomy, typer.Option(help="Classification of the scored codes.")] = "uk-soc2020",
+    weights: Annotated[Weights, typer.Option(help="How tasks weigh within their occupation.")] = "importance",
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="Task list for types and importance: onet-30.2, eloundou-2023 or FILE.csv. By default what fits."
+        ),
+    ] = None,
+    pay: Annotated[
+        str | None,
+        typer.Option(help="ons-ashe-2024 (the default), ons-ashe-2025-medians or FILE.csv; uk-soc2020 only."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the table to a .csv, .parquet or .json file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the table as one JSON document.")] = False,
+) -> None:
+    """Score occupations: alpha, beta and gamma by code, with coverage, pay and percentiles."""
+    from relabel.run import open_run
+    from relabel.scoring.table import json_bytes, require_suffix, score_table, table_json, write_table
+
+    if out is not None:
+        require_suffix(out)
+    table = score_table(open_run(run), method=method, taxonomy=taxonomy, weights=weights, tasks=tasks, pay=pay)
+    if out is not None:
+        write_table(table, out)
+    if as_json:
+        typer.echo(json_bytes(table_json(table)), nl=False)
+        return
+    _show(table)
+    if out is not None:
+        typer.echo(f"written: {out}")
+
+
+def _show(table: ScoreTable) -> None:
+    from relabel.scoring.options import SYSTEM_NAMES
+
+    labelled = int(table.task_values["labelled"].sum())
+    typer.echo(
+        f"{table.run}, method {table.method}, {SYSTEM_NAMES[table.taxonomy]}: {table.scored:,} of {len(table.frame):,} "
+        f"codes scored from {labelled:,} of {len(table.task_values):,} tasks of {table.tasks}, weights {table.weights}"
+    )
+    if table.note:
+        typer.echo(table.note)
+    if table.labels_unmatched:
+        typer.echo(f"{table.labels_unmatched:,} labelled tasks of the run are not in {table.tasks} and left out")
+    scored = table.frame[table.frame["alpha"].notna()]
+    scored = scored.sort_values(["gamma", "alpha", "code"], ascending=[False, False, True])
+    typer.echo(f"\n{'code':<11}{'alpha':>6}{'beta':>7}{'gamma':>7}{'tasks':>7}{'coverage':>10}  title")
+    for number, row in enumerate(scored.to_dict("records")):
+        if _SHOWN <= number < len(scored) - _SHOWN:
+            if number == _SHOWN:
+                typer.echo("...")
+            continue
+        typer.echo(
+            f"{row['code']:<11}{row['alpha']:>6.3f}{row['beta']:>7.3f}{row['gamma']:>7.3f}{row['tasks']:>7,}"
+            f"{row['coverage']:>10.0%}  {row['title']}"
+        )
+    missing = table.frame[table.frame["alpha"].isna()]
+    if len(missing):
+        shown = ", ".join(str(code) for code in missing["code"].head(8))
+        more = f" and {len(missing) - 8:,} more" if len(missing) > 8 else ""
+        typer.echo(f"\nunscored: {shown}{more} (the column status says why)")

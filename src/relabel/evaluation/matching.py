@@ -1,0 +1,146 @@
+"""Bringing a run and a gold together, task by task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from relabel.errors import DataError
+from relabel.evaluation.document import SCALES, SettingName, UnmatchedReason
+from relabel.evaluation.gold import Gold, labelled
+from relabel.rubric import CODES
+from relabel.run import Run
+
+COLUMNS: Mapping[SettingName, str] = {"strict": "strict", "with-tools": "with_tools", "three-way": "code"}
+"""Column of a setting's label in a coded table."""
+
+_KEYS = ["onet_soc_code", "task_id"]
+
+
+@dataclass(frozen=True)
+class Match:
+    """Tasks that run and gold share.
+
+    Attributes:
+        table: One row a task with a label on both sides in at least one setting: `onet_soc_code, task_id`, and
+            `strict, with_tools, code` of the run with the ending `_run`, of the gold with the ending `_gold`.
+        settings: Settings that both sides have, in the order of the eval document.
+        unmatched: All other tasks of either side, by reason.
+    """
+
+    table: pd.DataFrame
+    settings: tuple[SettingName, ...]
+    unmatched: Mapping[UnmatchedReason, int]
+
+
+def run_settings(run: Run) -> tuple[SettingName, ...]:
+    """Settings that a run can be compared in.
+
+    A rubric with two questions gives those that were asked, and the code when both were. A rubric with one question
+    gives its codes, and what they say about each setting.
+    """
+    rubric = run.rubric
+    found: set[SettingName]
+    if {"strict", "with-tools"} <= set(rubric.settings):
+        found = {s for s in ("strict", "with-tools") if s in run.manifest.settings}
+        if len(found) == 2:
+            found.add("three-way")
+    elif set(rubric.codes) == set(CODES):
+        found = {"strict", "with-tools", "three-way"}
+    else:
+        # E0 and E1 alone tell nothing about tools, E0 and E2 alone nothing about the model by itself.
+        found = {"strict"} if "E1" in rubric.codes else {"with-tools"}
+    return tuple(s for s in SCALES if s in found)
+
+
+def match(run: Run, gold: Gold) -> Match:
+    """Match a run's tasks with a gold's by occupation code and task id, or by id alone when the gold has no codes.
+
+    A task's code counts only when both settings are known: strict exposed already means E1, so that codes of tasks
+    with one answer missing would be E1 without exception.
+
+    Args:
+        run: The run.
+        gold: The gold.
+
+    Returns:
+        The shared tasks, and the count of all others by reason.
+
+    Raises:
+        DataError: They share no task or no setting, or the gold has no occupation codes and one of its ids stands for
+            tasks of several occupations.
+    """
+    ours = _of_run(run)
+    keys = _KEYS if gold.table["onet_soc_code"].notna().any() else ["task_id"]
+    theirs = gold.table.assign(code=_full_codes(gold.table))
+    if keys == ["task_id"]:
+        theirs = theirs.drop(columns="onet_soc_code")
+        _refuse_ambiguous(ours, theirs, gold)
+    both = ours.merge(theirs, on=keys, how="outer", suffixes=("_run", "_gold"), indicator="side", validate="one_to_one")
+    shared = both["side"] == "both"
+    if not shared.any():
+        raise DataError(
+            f"no task of the run is in the gold {gold.name}: these tasks are {run.manifest.tasks} ({_such_as(ours)}), "
+            f"the gold is about others ({_such_as(gold.table)}); give --gold one for these tasks"
+        )
+    settings: tuple[SettingName, ...] = tuple(s for s in run_settings(run) if theirs[COLUMNS[s]].notna().any())
+    if not settings:
+        raise DataError(
+            f"the gold {gold.name} has no label for the settings of the run ({', '.join(run_settings(run))}); "
+            "give --gold another, or run the labelling in a setting that it has"
+        )
+    has_run, has_gold, usable = (pd.Series(False, index=both.index) for _ in range(3))
+    for setting in settings:
+        said_run, said_gold = both[f"{COLUMNS[setting]}_run"].notna(), both[f"{COLUMNS[setting]}_gold"].notna()
+        has_run |= said_run
+        has_gold |= said_gold
+        usable |= said_run & said_gold
+    unmatched: dict[UnmatchedReason, int] = {
+        "not-in-gold": int((both["side"] == "left_only").sum()),
+        "not-in-run": int((both["side"] == "right_only").sum()),
+        "no-label-in-run": int((shared & ~usable & ~has_run).sum()),
+        # The rest: the gold has no label, or none in a setting that the run has one in.
+        "no-label-in-gold": int((shared & ~usable & has_run).sum()),
+    }
+    if not usable.any():
+        raise DataError(
+            f"no task has a label both in the run and in the gold {gold.name}: {unmatched['no-label-in-run']:,} shared "
+            f"tasks lack one in the run, {unmatched['no-label-in-gold']:,} in the gold; complete the run or the gold"
+        )
+    return Match(both[usable].drop(columns="side").reset_index(drop=True), settings, unmatched)
+
+
+def _of_run(run: Run) -> pd.DataFrame:
+    """The run's coded tasks, and the tasks that it has no label for, in the columns of a gold."""
+    table = labelled(run.coded(), f"the run {run.ref}")
+    known = run_settings(run)
+    for setting, column in COLUMNS.items():
+        if setting not in known:
+            table[column] = table[column].where(pd.Series(False, index=table.index))
+    if "three-way" in known:
+        table["code"] = _full_codes(table)
+    labelled_keys = set(zip(table["onet_soc_code"], table["task_id"], strict=True))
+    failed = sorted({(f.onet_soc_code, f.task_id) for f in run.failures()} - labelled_keys)
+    missing = pd.DataFrame(failed, columns=_KEYS).reindex(columns=table.columns).astype(table.dtypes.to_dict())
+    return pd.concat([table, missing], ignore_index=True) if failed else table
+
+
+def _full_codes(table: pd.DataFrame) -> pd.Series:
+    return table["code"].where(table["strict"].notna() & table["with_tools"].notna())
+
+
+def _refuse_ambiguous(ours: pd.DataFrame, theirs: pd.DataFrame, gold: Gold) -> None:
+    doubled = ours[ours["task_id"].duplicated() & ours["task_id"].isin(theirs["task_id"])]
+    if len(doubled):
+        raise DataError(
+            f"the task id {doubled['task_id'].iloc[0]!r} stands for several occupations of the run; "
+            f"add a column onet_soc_code to the gold {gold.name}"
+        )
+
+
+def _such_as(table: pd.DataFrame) -> str:
+    first = table.iloc[0]
+    code = first["onet_soc_code"]
+    return f"such as {first['task_id']!r}" + ("" if pd.isna(code) else f" of {code}")

@@ -1,0 +1,214 @@
+"""The Frictionless data package of an export: what each file holds, column by column, and under which licence."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+PROFILE = "https://datapackage.org/profiles/2.0/datapackage.json"
+
+_LICENCES: Mapping[str, Mapping[str, str]] = {
+    "MIT": {"name": "MIT", "title": "MIT Licence", "path": "https://opensource.org/licenses/MIT"},
+    "CC BY 4.0": {
+        "name": "CC-BY-4.0",
+        "title": "Creative Commons Attribution 4.0",
+        "path": "https://creativecommons.org/licenses/by/4.0/",
+    },
+    "OGL v3": {
+        "name": "OGL-UK-3.0",
+        "title": "Open Government Licence v3.0",
+        "path": "https://www.nationalarchives.gov.uk/doc/open-government-licence/version/3/",
+    },
+    "US public domain": {"name": "other-pd", "title": "Public domain (US government work)"},
+}
+
+_MEDIA = {"csv": "text/csv", "json": "application/json", "parquet": "application/vnd.apache.parquet"}
+
+
+class Column(NamedTuple):
+    """What a column means. `unit` and the bounds are None where there is none."""
+
+    type: str
+    title: str
+    description: str
+    unit: str | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    required: bool = False
+    enum: tuple[str, ...] | None = None
+
+
+_NOTE = Column("string", "Note", "SAMPLE or PARTIAL and what it means, where the table is either; else empty.")
+_SHARE = "share (0-1)"
+
+OCCUPATION_COLUMNS: Mapping[str, Column] = {
+    "code": Column("string", "Code", "Code of the group in the taxonomy of the export.", required=True),
+    "title": Column("string", "Title", "Title of the group in that taxonomy.", required=True),
+    "alpha": Column("number", "Alpha", "Strict exposure: E1. Empty where unscored.", _SHARE, 0, 1),
+    "beta": Column("number", "Beta", "Mean of alpha and gamma: E1 and half of E2.", _SHARE, 0, 1),
+    "gamma": Column("number", "Gamma", "Exposure with tools: E1 and E2.", _SHARE, 0, 1),
+    "strict_10": Column("number", "Strict score", "10 x alpha, one decimal, half up.", "score (0-10)", 0, 10),
+    "with_tools_10": Column("number", "Score with tools", "10 x gamma, one decimal, half up.", "score (0-10)", 0, 10),
+    "tasks": Column("integer", "Tasks", "Labelled tasks behind the score.", "tasks", 0, required=True),
+    "coverage": Column(
+        "number",
+        "Coverage",
+        "Share of all that the group stands for which the labels reach: labelled share of the task weight of each "
+        "O*NET-SOC code, averaged with the weights of the bridge, linked codes without a score counting as 0.",
+        _SHARE,
+        0,
+        1,
+        required=True,
+    ),
+    "status": Column("string", "Status", "scored, or unscored with the reason.", required=True),
+    "employees": Column("integer", "Jobs", "Number of employee jobs; empty where suppressed or unknown.", "jobs", 0),
+    "median_pay_gbp": Column(
+        "number", "Median pay", "Median gross annual pay; empty where suppressed or unknown.", "GBP a year", 0
+    ),
+    "wage_exposure_alpha_gbp": Column(
+        "number", "Wage exposure, strict", "alpha x jobs x median pay, to the pence.", "GBP a year", 0
+    ),
+    "wage_exposure_gamma_gbp": Column(
+        "number", "Wage exposure, with tools", "gamma x jobs x median pay, to the pence.", "GBP a year", 0
+    ),
+    "percentile_alpha": Column(
+        "integer",
+        "Percentile, strict",
+        "Position by alpha, ties in the order of the codes: groups before it of 100 scored ones.",
+        "percent",
+        0,
+        100,
+    ),
+    "percentile_gamma": Column("integer", "Percentile, with tools", "The same by gamma.", "percent", 0, 100),
+    "pay_source": Column("string", "Source of pay", "Where jobs and pay of this row come from."),
+    "note": _NOTE,
+}
+
+_READINGS = ("exposed", "not-exposed")
+
+TASK_COLUMNS: Mapping[str, Column] = {
+    "task_id": Column("string", "Task id", "Identifier of the task in its list.", required=True),
+    "onet_soc_code": Column("string", "O*NET-SOC code", "Occupation that the task belongs to.", required=True),
+    "title": Column("string", "Occupation", "Title of that occupation."),
+    "text": Column("string", "Task", "The task statement.", required=True),
+    "task_type": Column("string", "Type", "Core or Supplemental; empty where the source has none."),
+    "importance": Column("number", "Importance", "O*NET importance rating (IM); empty where unrated.", "1-5", 1, 5),
+    "weight": Column("number", "Weight", "Weight of the task within its occupation, in the method's unit.", None, 0),
+    "code": Column("string", "Code", "Published code; empty where unlabelled.", enum=("E0", "E1", "E2")),
+    "strict": Column("string", "Strict reading", "Answer for the model alone.", enum=_READINGS),
+    "with_tools": Column("string", "Reading with tools", "Answer for the model with software.", enum=_READINGS),
+    "incoherent": Column("boolean", "Incoherent", "Exposed alone but not with tools; taken as E1.", required=True),
+    "request_keys": Column("string", "Request keys", "Keys of the answers behind the code, separated by spaces."),
+    "note": _NOTE,
+}
+
+
+def table_schema(frame: pd.DataFrame, columns: Mapping[str, Column], key: Sequence[str]) -> dict[str, Any]:
+    """The Table Schema of a frame.
+
+    Args:
+        frame: The table; every column of it must be described.
+        columns: What the columns mean.
+        key: Columns that identify a row.
+    """
+    fields = [_field(str(name), columns[str(name)]) for name in frame.columns]
+    return {"fields": fields, "primaryKey": list(key), "missingValues": [""]}
+
+
+def _field(name: str, column: Column) -> dict[str, Any]:
+    bounds = {"minimum": column.minimum, "maximum": column.maximum, "enum": column.enum and list(column.enum)}
+    constraints: dict[str, Any] = {key: value for key, value in bounds.items() if value is not None}
+    if column.required:
+        constraints["required"] = True
+    field: dict[str, Any] = {
+        "name": name,
+        "type": column.type,
+        "title": column.title,
+        "description": column.description,
+    }
+    if column.unit is not None:
+        field["unit"] = column.unit
+    if constraints:
+        field["constraints"] = constraints
+    return field
+
+
+def resource(path: str, content: bytes, title: str, schema: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The entry of one file.
+
+    Args:
+        path: Path inside the export, with forward slashes.
+        content: The file.
+        title: What it is, in a line.
+        schema: Its Table Schema, where it is a table; a JSON table has its rows under `rows`.
+    """
+    stem, kind = path.rsplit(".", 1)
+    entry: dict[str, Any] = {
+        "name": re.sub(r"[^a-z0-9._-]+", "-", f"{stem}-{kind}".lower()),
+        "path": path,
+        "title": title,
+        "format": kind,
+        "mediatype": _MEDIA[kind],
+        "encoding": "utf-8",
+        "bytes": len(content),
+        "hash": f"sha256:{hashlib.sha256(content).hexdigest()}",
+    }
+    if kind == "parquet":
+        del entry["encoding"]
+    if schema is not None:
+        entry |= {"type": "table", "schema": dict(schema)}
+        if kind == "json":
+            entry["dialect"] = {"property": "rows"}
+    return entry
+
+
+def licence(text: str) -> dict[str, str]:
+    """A registry's licence as the data package wants it: a name, and a path where the licence has one."""
+    for known, entry in _LICENCES.items():
+        if text.startswith(known):
+            return dict(entry)
+    return {"name": re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-") or "unknown", "title": text}
+
+
+def data_package(
+    *,
+    name: str,
+    title: str,
+    description: str,
+    created: str | None,
+    sources: Sequence[Mapping[str, Any]],
+    resources: Sequence[Mapping[str, Any]],
+    about: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The descriptor of an export.
+
+    Args:
+        name: Machine-readable name.
+        title: What the package is.
+        description: What a reader must know first.
+        created: When the run ended, ISO 8601; None where the run does not say.
+        sources: As `publishing.export` writes them to `sources.json`: `title, licence, homepage` each.
+        resources: Entries of all files.
+        about: Kept under the key `relabel`: format of the export, sample, partial, counts.
+    """
+    licences = {entry["name"]: entry for entry in (licence(str(source["licence"])) for source in sources)}
+    package: dict[str, Any] = {
+        "$schema": PROFILE,
+        "name": re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-"),
+        "title": title,
+        "description": description,
+        "licenses": [licences[key] for key in sorted(licences)],
+        "sources": [
+            {"title": source["title"]} | ({"path": source["homepage"]} if source["homepage"] else {})
+            for source in sources
+        ],
+        "resources": list(resources),
+        "relabel": dict(about),
+    }
+    if created is not None:
+        package["created"] = created
+    return package

@@ -1,0 +1,287 @@
+"""Bridges: the way from O*NET-SOC codes to another classification, as tables of links that can be shown.
+
+A bridge is a chain of steps, each a table `source, target, weight`. A target takes the weighted mean of its sources
+that have a score. Chained means are linear in the scores of the O*NET-SOC codes, so the chain is first multiplied out
+into shares (`Bridge.shares`): which O*NET-SOC code stands for which part of a target. Scores, coverage and the pages of
+an occupation all come from these shares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import pandera.pandas as pa
+
+from relabel.errors import DataError, UsageError
+from relabel.scoring.options import SAMPLE, SYSTEM_NAMES, Method, System, Taxonomy
+from relabel.settings import asset_dir
+from relabel.sources import bls, onet, ons
+
+LINKS = pa.DataFrameSchema(
+    {
+        "source": pa.Column("str"),
+        "target": pa.Column("str"),
+        "weight": pa.Column("float64", pa.Check.gt(0)),
+    },
+    unique=["source", "target"],
+    strict=True,
+)
+"""Links of a step; the weight says how much a source counts among the sources of its target, in any unit."""
+
+_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a bridge.
+
+    Attributes:
+        source: Classification that it starts from.
+        target: Classification that it leads to.
+        links: Table of schema `LINKS`.
+        origin: Where the links come from and how they weigh, in words.
+        note: What a reader of a reason should know about the codes that the step starts from, or an empty string.
+    """
+
+    source: System
+    target: System
+    links: pd.DataFrame
+    origin: str
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        LINKS.validate(self.links)
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """The way from O*NET-SOC 2019 to a taxonomy.
+
+    Attributes:
+        name: Short name.
+        target: Taxonomy that it leads to.
+        steps: Its steps in order, none for O*NET-SOC itself.
+        titles: All codes of the taxonomy with their titles: columns `code, title`, in the order of the codes.
+        files: Source files that it was made from, as pairs of source id and role.
+    """
+
+    name: str
+    target: Taxonomy
+    steps: tuple[Step, ...]
+    titles: pd.DataFrame
+    files: tuple[tuple[str, str], ...] = ()
+
+    def shares(self, scored: Collection[str]) -> pd.DataFrame:
+        """What part of each target each O*NET-SOC code stands for, when only these codes have a score.
+
+        At every step weights are taken relative to the sources that have a score.
+
+        Args:
+            scored: O*NET-SOC codes with a score.
+
+        Returns:
+            Columns `code, onet_soc_code, share`; shares are above 0 and sum to 1 for each code that is reached.
+        """
+        return self._multiply_out(scored, relative_to_reached=True)
+
+    def reach(self, listed: Collection[str]) -> pd.DataFrame:
+        """What part of each target each O*NET-SOC code stands for, of all that is linked to the target.
+
+        Args:
+            listed: O*NET-SOC codes that have tasks, labelled or not.
+
+        Returns:
+            As `shares`, but the sum over a code falls short of 1 by the part that no listed code stands for.
+        """
+        return self._multiply_out(listed, relative_to_reached=False)
+
+    def _multiply_out(self, codes: Collection[str], *, relative_to_reached: bool) -> pd.DataFrame:
+        start = sorted(codes)
+        at = pd.DataFrame({"code": start, "onet_soc_code": start}, dtype="str").assign(share=1.0)
+        for number, step in enumerate(self.steps):
+            links = step.links
+            # Codes without task statements have nothing to label: the first step never counts them as missing.
+            if relative_to_reached or number == 0:
+                links = links[links["source"].isin(set(at["code"]))]
+            part = links["weight"] / links.groupby("target")["weight"].transform("sum")
+            onwards = links.assign(part=part)[["source", "target", "part"]]
+            at = at.merge(onwards, left_on="code", right_on="source")
+            at["share"] *= at["part"]
+            summed = at.groupby(["target", "onet_soc_code"])["share"].sum().reset_index()
+            at = summed.set_axis(["code", "onet_soc_code", "share"], axis=1)
+        at = at[at["code"].isin(set(self.titles["code"]))]
+        return at.sort_values(["code", "onet_soc_code"], ignore_index=True)
+
+    def why_unscored(self, code: str, listed: Collection[str]) -> str:
+        """The reason why a target has no score, in words.
+
+        Args:
+            code: A code of the taxonomy that `shares` does not reach.
+            listed: O*NET-SOC codes that have tasks.
+        """
+        at, reached, note = [code], {code}, ""
+        for step in reversed(self.steps):
+            links = step.links[step.links["target"].isin(reached)]
+            if links.empty:
+                return f"no {SYSTEM_NAMES[step.source]} code leads to {SYSTEM_NAMES[step.target]} {_shown(at)}{note}"
+            note = f" ({step.note})" if step.note else ""
+            reached = set(links["source"])
+            at = sorted(reached)
+        if not reached & set(listed):
+            return f"no task statements for {SYSTEM_NAMES['onet-soc']} {_shown(at)}"
+        return f"no labelled tasks for {SYSTEM_NAMES['onet-soc']} {_shown(at)}"
+
+
+def _shown(codes: Sequence[str]) -> str:
+    more = f" and {len(codes) - _SHOWN} more" if len(codes) > _SHOWN else ""
+    return ", ".join(codes[:_SHOWN]) + more
+
+
+def make_bridge(method: Method, taxonomy: Taxonomy, tasks: str, occupations: pd.DataFrame) -> Bridge:
+    """Build the bridge of a method.
+
+    Args:
+        method: `site-2026` or `bridge`.
+        taxonomy: Where it leads.
+        tasks: Task list by name. The sample has a bridge of its own, for `onet-soc` and `uk-soc2020` only.
+        occupations: Columns `onet_soc_code, title`: the codes that have a place in a table by O*NET-SOC.
+
+    Raises:
+        UsageError: The sample has no bridge to the taxonomy.
+        DataError: A source file is not to be had.
+    """
+    if tasks == SAMPLE:
+        return _sample_bridge(taxonomy, occupations)
+    if taxonomy == "onet-soc":
+        titles = occupations.rename(columns={"onet_soc_code": "code"})[["code", "title"]]
+        return Bridge("none", taxonomy, (), _ordered(titles))
+    to_soc2018 = onet.read_onet_to_soc2018()
+    files = [("onet-taxonomy", "2019-to-soc2018")]
+    steps = [
+        Step(
+            "onet-soc",
+            "soc2018",
+            _links(to_soc2018, "onet_soc_code", "soc2018"),
+            "O*NET-SOC 2019 to SOC 2018 crosswalk; plain mean over the detailed codes",
+        )
+    ]
+    if taxonomy == "soc2018":
+        titles = to_soc2018[["soc2018", "soc2018_title"]].set_axis(["code", "title"], axis=1)
+        return Bridge(method, taxonomy, tuple(steps), _ordered(titles), tuple(files))
+    isco = bls.read_isco08_soc2010()
+    files.append(("bls-isco08-soc2010", "crosswalk"))
+    if method == "site-2026":
+        steps.append(
+            Step(
+                "soc2018",
+                "isco08",
+                _links(isco, "soc2010", "isco08"),
+                "BLS crosswalk of ISCO-08 and SOC 2010, its SOC 2010 codes read as SOC 2018; plain mean",
+                note="SOC 2010 codes are read as SOC 2018",
+            )
+        )
+    else:
+        steps += [
+            Step(
+                "soc2018",
+                "soc2010",
+                _links(bls.read_soc2010_soc2018(), "soc2018", "soc2010"),
+                "BLS crosswalk of SOC 2010 and SOC 2018; plain mean over the SOC 2018 codes of a SOC 2010 code",
+            ),
+            Step(
+                "soc2010",
+                "isco08",
+                _links(isco, "soc2010", "isco08"),
+                "BLS crosswalk of ISCO-08 and SOC 2010; plain mean over the SOC 2010 codes of an ISCO-08 code",
+            ),
+        ]
+        files.append(("bls-soc2010-soc2018", "crosswalk"))
+    if taxonomy == "isco08":
+        titles = isco[["isco08", "isco08_title"]].set_axis(["code", "title"], axis=1)
+        # Two rows of the crosswalk name a three-digit group, which is no place for a score.
+        titles = titles[titles["code"].str.len() == 4]
+        return Bridge(method, taxonomy, tuple(steps), _ordered(titles), tuple(files))
+    steps.append(_index_step(method))
+    files += [("ons-soc2020", "coding-index"), ("ons-soc2020", "unit-groups")]
+    titles = ons.read_unit_groups()[["soc2020", "title"]].set_axis(["code", "title"], axis=1)
+    return Bridge(method, taxonomy, tuple(steps), _ordered(titles), tuple(files))
+
+
+def _index_step(method: Method) -> Step:
+    entries = index_entries(ons.read_coding_index())
+    if method == "site-2026":
+        return Step(
+            "isco08",
+            "uk-soc2020",
+            most_frequent(entries),
+            "the most frequent ISCO-08 code of the group in the ONS coding index; of equally frequent ones the lowest",
+        )
+    return Step(
+        "isco08",
+        "uk-soc2020",
+        entries,
+        "all ISCO-08 codes of the group in the ONS coding index, weighted by index entries",
+    )
+
+
+def index_entries(index: pd.DataFrame) -> pd.DataFrame:
+    """Count the entries of the ONS coding index by ISCO-08 code and UK unit group.
+
+    Args:
+        index: Columns `isco08, soc2020`; entries that lack either (references to other entries) are left out.
+
+    Returns:
+        Links of schema `LINKS`, weighted by entries.
+    """
+    known = index.dropna(subset=["isco08", "soc2020"])
+    counted = known.groupby(["soc2020", "isco08"]).size().rename("weight").reset_index()
+    counted["weight"] = counted["weight"].astype("float64")
+    return counted.rename(columns={"isco08": "source", "soc2020": "target"})[["source", "target", "weight"]]
+
+
+def most_frequent(entries: pd.DataFrame) -> pd.DataFrame:
+    """Keep one ISCO-08 code for each UK unit group: the one with most index entries, of equal ones the lowest code.
+
+    In version 13 of the index a tie decides for two groups, 2435 and 3112.
+
+    Args:
+        entries: As `index_entries` returns them.
+
+    Returns:
+        Links of schema `LINKS`, each of weight 1.
+    """
+    ranked = entries.sort_values(["target", "weight", "source"], ascending=[True, False, True])
+    return ranked.drop_duplicates("target").assign(weight=1.0).reset_index(drop=True)
+
+
+def _sample_bridge(taxonomy: Taxonomy, occupations: pd.DataFrame) -> Bridge:
+    if taxonomy == "onet-soc":
+        titles = occupations.rename(columns={"onet_soc_code": "code"})[["code", "title"]]
+        return Bridge("none", taxonomy, (), _ordered(titles))
+    if taxonomy != "uk-soc2020":
+        raise UsageError(f"the sample has no bridge to {taxonomy}; choose --taxonomy onet-soc or uk-soc2020")
+    path = asset_dir("data") / SAMPLE / "bridge.csv"
+    try:
+        table = pd.read_csv(path, dtype="str").astype({"weight": "float64"})
+        links = table[["onet_soc_code", "uk_soc2020", "weight"]].set_axis(["source", "target", "weight"], axis=1)
+        titles = table[["uk_soc2020", "uk_title"]].set_axis(["code", "title"], axis=1)
+        step = Step("onet-soc", taxonomy, links, "the sample's own bridge, shares of a UK group in one step")
+    except (OSError, ValueError, KeyError, pa.errors.SchemaError) as error:
+        raise DataError(f"the sample's bridge {path} is damaged; install relabel again") from error
+    return Bridge(SAMPLE, taxonomy, (step,), _ordered(titles))
+
+
+def _links(table: pd.DataFrame, source: str, target: str) -> pd.DataFrame:
+    pairs = table[[source, target]].drop_duplicates().set_axis(["source", "target"], axis=1)
+    return pairs.assign(weight=1.0).reset_index(drop=True)
+
+
+def _ordered(titles: pd.DataFrame) -> pd.DataFrame:
+    return titles.drop_duplicates("code").sort_values("code", ignore_index=True)
+
+
+def codes_of(table: pd.DataFrame, column: str = "code") -> list[str]:
+    """The values of a text column as a list of strings."""
+    return [str(code) for code in table[column]]

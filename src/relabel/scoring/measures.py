@@ -1,0 +1,182 @@
+"""From labels to occupations: the value of each task, the weight of each task, and their means by O*NET-SOC code."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa
+
+from relabel.errors import DataError, UsageError
+from relabel.rubric import MEASURES
+from relabel.run import Run
+from relabel.scoring.options import SAMPLE, Weights
+from relabel.task import task_table
+
+Unrated = Literal["one", "mean"]
+"""Weight of a task without an importance rating: 1.0, or the mean of its occupation's rated tasks."""
+
+_CORE = 2.0
+_ROUNDING = 1e-12
+
+TASKS = pa.DataFrameSchema(
+    {
+        "task_id": pa.Column("str"),
+        "onet_soc_code": pa.Column("str"),
+        "importance": pa.Column("float64", pa.Check.in_range(1, 5), nullable=True),
+        "code": pa.Column("string", pa.Check.isin(["E0", "E1", "E2"]), nullable=True),
+        "labelled": pa.Column("bool"),
+        **{measure: pa.Column("float64", pa.Check.in_range(0, 1), nullable=True) for measure in MEASURES},
+        "weight": pa.Column("float64", pa.Check.gt(0)),
+    },
+    unique=["onet_soc_code", "task_id"],
+    strict=False,
+)
+"""A task list joined with labels and weights."""
+
+OCCUPATIONS = pa.DataFrameSchema(
+    {
+        **{measure: pa.Column("float64", pa.Check.in_range(0, 1 + _ROUNDING), nullable=True) for measure in MEASURES},
+        "tasks": pa.Column("int64", pa.Check.ge(0)),
+        "listed": pa.Column("int64", pa.Check.ge(1)),
+        "coverage": pa.Column("float64", pa.Check.in_range(0, 1 + _ROUNDING)),
+    },
+    index=pa.Index("str", unique=True, name="onet_soc_code"),
+    strict=True,
+)
+"""Scores by O*NET-SOC code."""
+
+
+def default_tasks(run: Run, weights: Weights) -> str:
+    """The task list that a run is scored by when none is named.
+
+    The sample is scored by its own list. The labels of 2023 are scored by their own list under core weights, which is
+    how the paper did it; that list has no importance ratings, so all else is scored by O*NET 30.2.
+    """
+    if run.manifest.tasks == SAMPLE:
+        return SAMPLE
+    if run.manifest.tasks == "eloundou-2023" and weights == "core":
+        return "eloundou-2023"
+    return "onet-30.2"
+
+
+def coded_tasks(run: Run) -> pd.DataFrame:
+    """The tasks of a run whose settings all have a label, with their codes.
+
+    With one reading alone, the half that is exposed could be told and the other half could not, which would tilt every
+    mean; such tasks are left out.
+
+    Returns:
+        The columns of `Run.coded`, no value missing.
+    """
+    coded = run.coded()
+    whole = coded[["code", "strict", "with_tools"]].notna().all(axis=1)
+    return coded[whole].reset_index(drop=True)
+
+
+def labelled_tasks(run: Run, tasks: str, weights: Weights, *, unrated: Unrated) -> pd.DataFrame:
+    """Join a run's labels to a task list by occupation code and task id.
+
+    A task counts as labelled once each of its settings has a label, see `coded_tasks`.
+
+    Args:
+        run: The run.
+        tasks: A task list, as for `relabel.task.task_table`; it gives types and importance.
+        weights: How tasks weigh within their occupation.
+        unrated: Weight of a task without a rating, under `importance`.
+
+    Returns:
+        One row a task of the list, schema `TASKS`: the columns of the list, `code, strict, with_tools, incoherent`,
+        `labelled`, `alpha, beta, gamma` (0-1; missing where unlabelled) and `weight` (above 0).
+
+    Raises:
+        UsageError: The list has no importance ratings, or the sample is mixed with other lists.
+        DataError: A setting has no labels at all, or no label belongs to a task of the list.
+    """
+    _check_choice(run, tasks)
+    answered = set(run.labels["setting"])
+    missing = [setting for setting in run.rubric.settings if setting not in answered]
+    if missing:
+        raise DataError(
+            f"the run {run.ref} has no labels for the setting {' or '.join(missing)}, and codes follow from all "
+            f"settings of the rubric; label {', '.join(run.rubric.settings)} in one run"
+        )
+    listed = task_table(tasks).reset_index(drop=True)
+    if weights == "importance" and listed["importance"].isna().all():
+        raise UsageError(
+            f"the task list {tasks} has no importance ratings; choose --weights core or equal, or --tasks onet-30.2"
+        )
+    coded = coded_tasks(run)
+    joined = listed.merge(coded, how="left", on=["onet_soc_code", "task_id"], validate="1:1")
+    joined["labelled"] = joined["code"].notna()
+    if not joined["labelled"].any():
+        raise DataError(
+            f"none of the {len(coded):,} labelled tasks of {run.ref} is in the task list {tasks}; the run labelled "
+            f"{run.manifest.tasks}, so give the list that fits with --tasks"
+        )
+    for measure in MEASURES:
+        values = {code: float(value) for code, value in run.rubric.measures[measure].items()}
+        joined[measure] = joined["code"].map(values).astype("float64")
+    joined["code"] = joined["code"].astype("string")
+    joined["incoherent"] = joined["incoherent"].astype("boolean").fillna(False).astype(bool)
+    joined["weight"] = task_weights(joined, weights, unrated=unrated)
+    return TASKS.validate(joined)
+
+
+def _check_choice(run: Run, tasks: str) -> None:
+    if (run.manifest.tasks == SAMPLE) != (tasks == SAMPLE):
+        raise UsageError(
+            f"the run {run.ref} labelled the task list {run.manifest.tasks} and cannot be scored by {tasks}: the "
+            "sample goes with the sample only; leave --tasks out"
+        )
+
+
+def task_weights(tasks: pd.DataFrame, weights: Weights, *, unrated: Unrated) -> pd.Series:
+    """Weight of each task within its occupation.
+
+    Args:
+        tasks: Columns `onet_soc_code, task_type, importance`.
+        weights: `importance` (IM), `core` (2 for core, 1 for supplemental or no type) or `equal`.
+        unrated: Under `importance`, the weight of a task without a rating: `one` is 1.0; `mean` is the mean rating of
+            its occupation's rated tasks, and 1.0 where none of them is rated.
+
+    Returns:
+        Weights above 0, on the index of `tasks`.
+    """
+    if weights == "equal":
+        return pd.Series(1.0, index=tasks.index)
+    if weights == "core":
+        return pd.Series(np.where(tasks["task_type"] == "Core", _CORE, 1.0), index=tasks.index)
+    rated = tasks["importance"].astype("float64")
+    if unrated == "mean":
+        rated = rated.fillna(rated.groupby(tasks["onet_soc_code"]).transform("mean"))
+    return rated.fillna(1.0)
+
+
+def occupation_scores(tasks: pd.DataFrame) -> pd.DataFrame:
+    """Weighted means by occupation over its labelled tasks.
+
+    Args:
+        tasks: As `labelled_tasks` returns them.
+
+    Returns:
+        One row an O*NET-SOC code of the list, sorted, schema `OCCUPATIONS`: `alpha, beta, gamma` (0-1; missing without
+        a labelled task), `tasks` (labelled), `listed` (all) and `coverage` (labelled share of the task weight, 0-1).
+    """
+    codes, names = pd.factorize(tasks["onet_soc_code"], sort=True)
+    labelled = tasks["labelled"].to_numpy()
+    weight = tasks["weight"].to_numpy()
+    n = len(names)
+    # Plain sums in one order for all measures: alpha <= beta <= gamma then holds to the last bit.
+    total = np.bincount(codes, weights=weight, minlength=n)
+    got = np.bincount(codes[labelled], weights=weight[labelled], minlength=n)
+    frame = pd.DataFrame(index=pd.Index(names, name="onet_soc_code", dtype="str"))
+    for measure in MEASURES:
+        value = tasks[measure].to_numpy()[labelled]
+        summed = np.bincount(codes[labelled], weights=weight[labelled] * value, minlength=n)
+        frame[measure] = np.divide(summed, got, out=np.full(n, np.nan), where=got > 0)
+    frame["tasks"] = np.bincount(codes[labelled], minlength=n).astype("int64")
+    frame["listed"] = np.bincount(codes, minlength=n).astype("int64")
+    frame["coverage"] = got / total
+    return OCCUPATIONS.validate(frame)

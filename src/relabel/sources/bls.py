@@ -1,0 +1,237 @@
+"""US Bureau of Labor Statistics: crosswalks, employment projections, wages."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+import pandera.pandas as pa
+
+from relabel.errors import ColumnError
+from relabel.sources.frames import (
+    SOC,
+    cell_text,
+    frame_from_rows,
+    locate_role,
+    missing,
+    number,
+    numbers,
+    read_rows,
+    read_sheet,
+    schema,
+    text,
+    validated,
+)
+
+_DASH = ("", "—")
+_NOT_AVAILABLE = ("*", "**")
+_TOP_CODED = "#"
+_WAGE_FLAGS = ("top-coded", "not-available")
+# The mark that BLS puts behind titles of groups which have no counterpart of their own in 2018.
+_TITLE_MARK = r"\s*\(##\)$"
+
+ISCO08_SOC2010 = schema(
+    {
+        "isco08": text(r"^\d{3,4}$"),
+        "isco08_title": text(r"\S"),
+        "soc2010": text(SOC),
+        "soc2010_title": text(r"\S"),
+        "part": pa.Column("bool"),
+    },
+    unique=["isco08", "soc2010"],
+)
+SOC2010_SOC2018 = schema(
+    {
+        "soc2010": text(SOC),
+        "soc2010_title": text(r"\S"),
+        "soc2018": text(SOC),
+        "soc2018_title": text(r"\S"),
+    },
+    unique=["soc2010", "soc2018"],
+)
+
+_RATES = ("mean", "p10", "p25", "median", "p75", "p90")
+_WAGES = {
+    f"{period}_{rate}": f"{period[0].upper()}_{rate.upper().replace('P', 'PCT', 1) if rate[0] == 'p' else rate.upper()}"
+    for period in ("hourly", "annual")
+    for rate in _RATES
+}
+WAGES = schema(
+    {
+        "soc2018": text(SOC),
+        "title": text(r"\S"),
+        "group": text(among=("total", "major", "minor", "broad", "detailed")),
+        "employment": number(0),
+        "employment_flag": text(among=("not-available",), nullable=True),
+        "employment_rse_percent": number(0),
+        "mean_rse_percent": number(0),
+    }
+    | {
+        name: column
+        for wage in _WAGES
+        for name, column in (
+            (f"{wage}_usd", number(0)),
+            (f"{wage}_flag", text(among=_WAGE_FLAGS, nullable=True)),
+        )
+    }
+    | {"annual_only": pa.Column("bool"), "hourly_only": pa.Column("bool")},
+    unique=["soc2018", "group"],
+)
+
+
+def read_isco08_soc2010() -> pd.DataFrame:
+    """The crosswalk between ISCO-08 and SOC 2010.
+
+    Returns:
+        One row a pair of codes, many-to-many, in the order of ISCO-08: `isco08, isco08_title, soc2010, soc2010_title`
+        and `part` (bool: only a part of the SOC group belongs there). 1,125 rows; two of them match a three-digit
+        ISCO-08 group, 211 and 315.
+
+    Raises:
+        DataError: The file is not to be had, not the registered one, or breaks its schema.
+    """
+    path = locate_role("bls-isco08-soc2010", "crosswalk")
+    columns = {
+        "ISCO-08 Code": "isco08",
+        "ISCO-08 Title EN": "isco08_title",
+        "2010 SOC Code": "soc2010",
+        "2010 SOC Title": "soc2010_title",
+        "part": "part",
+    }
+    frame = read_sheet(path, columns, sheet="ISCO-08 to 2010 SOC")
+    return validated(path, frame.assign(part=frame["part"] == "*"), ISCO08_SOC2010)
+
+
+def read_soc2010_soc2018() -> pd.DataFrame:
+    """The crosswalk between SOC 2010 and SOC 2018.
+
+    Returns:
+        One row a pair of codes, many-to-many: `soc2010, soc2010_title, soc2018, soc2018_title`; 900 rows. The mark
+        `(##)` behind some titles is taken off.
+
+    Raises:
+        DataError: The file is not to be had, not the registered one, or breaks its schema.
+    """
+    path = locate_role("bls-soc2010-soc2018", "crosswalk")
+    columns = {
+        "2010 SOC Code": "soc2010",
+        "2010 SOC Title": "soc2010_title",
+        "2018 SOC Code": "soc2018",
+        "2018 SOC Title": "soc2018_title",
+    }
+    frame = read_sheet(path, columns, sheet="Sorted by 2010")
+    titles = {name: frame[name].str.replace(_TITLE_MARK, "", regex=True) for name in ("soc2010_title", "soc2018_title")}
+    return validated(path, frame.assign(**titles), SOC2010_SOC2018)
+
+
+def read_projections(release: str = "bls-ep-2024-34") -> pd.DataFrame:
+    """Employment projections by occupation: table 1.2.
+
+    Args:
+        release: Id of a source with a projections workbook; the years in the column names follow the workbook.
+
+    Returns:
+        One row a code and kind, 1,113 for 2024-34 (832 line items, 281 summaries): `soc2018, title, kind` (`line-item`
+        or `summary`), `employment_2024_thousands, employment_2034_thousands, change_thousands` (jobs),
+        `change_percent, self_employed_percent, openings_thousands` (annual average), `median_wage_usd` (a year; missing
+        when top-coded or not given), `median_wage_flag` (`top-coded` or missing), `median_wage_floor_usd` (the
+        published bound of a top-coded wage), `education, experience, training` (text; `None` there is the publisher's
+        word for "none is needed").
+
+    Raises:
+        DataError: The file is not to be had, not the registered one, or breaks its schema.
+    """
+    path = locate_role(release, "projections")
+    rows = read_rows(path, "Table 1.2")
+    heads = [" ".join(cell_text(cell).split()) for row in rows[:5] for cell in row]
+    years = [match[1] for head in heads if (match := re.fullmatch(r"Employment, (\d{4})", head))]
+    if len(years) != 2:
+        raise ColumnError(path, "Employment, YEAR", [head for head in heads if head])
+    start, end = years
+    span = f"{start}–{end[2:]}"
+    measures = {
+        f"Employment, {start}": f"employment_{start}_thousands",
+        f"Employment, {end}": f"employment_{end}_thousands",
+        f"Employment change, numeric, {span}": "change_thousands",
+        f"Employment change, percent, {span}": "change_percent",
+        f"Percent self employed, {start}": "self_employed_percent",
+        f"Occupational openings, {span} annual average": "openings_thousands",
+    }
+    wage = f"Median annual wage, dollars, {start}[1]"
+    needs = {
+        "Typical education needed for entry": "education",
+        "Work experience in a related occupation": "experience",
+        "Typical on-the-job training needed to attain competency in the occupation": "training",
+    }
+    names = {
+        f"{start} National Employment Matrix code": "soc2018",
+        f"{start} National Employment Matrix title": "title",
+        "Occupation type": "kind",
+    }
+    frame = frame_from_rows(path, rows, names | measures | {wage: "median_wage_usd"} | needs)
+    # Footnotes stand below the table, in the first column only.
+    frame = frame[frame["kind"] != ""].reset_index(drop=True)
+    frame["kind"] = frame["kind"].str.lower().str.replace(" ", "-")
+    for head, name in measures.items():
+        frame[name] = numbers(path, frame[name], head, _DASH)
+    raw = frame["median_wage_usd"]
+    capped = raw.str.startswith(">")
+    frame["median_wage_usd"] = numbers(path, raw.mask(capped), wage, _DASH)
+    frame["median_wage_flag"] = pd.Series("top-coded", index=frame.index, dtype="str").where(capped)
+    floors = raw.where(capped).str.replace(r"[>=$,]", "", regex=True)
+    frame["median_wage_floor_usd"] = numbers(path, floors, wage)
+    frame = missing(frame, list(needs.values()), _DASH)
+    at_the_door = schema(
+        {"soc2018": text(SOC), "title": text(r"\S"), "kind": text(among=("line-item", "summary"))}
+        | {name: number() if name.startswith("change") else number(0) for name in measures.values()}
+        | {
+            "median_wage_usd": number(0),
+            "median_wage_flag": text(among=("top-coded",), nullable=True),
+            "median_wage_floor_usd": number(0),
+        }
+        | {name: text(r"\S", nullable=True) for name in needs.values()},
+        unique=["soc2018", "kind"],
+    )
+    return validated(path, frame[list(at_the_door.columns)], at_the_door)
+
+
+def read_wages(release: str = "bls-oews-2024") -> pd.DataFrame:
+    """National wages by occupation (OEWS).
+
+    Args:
+        release: Id of a source with a wages workbook.
+
+    Returns:
+        One row a code and group, 1,403: `soc2018` (or an OEWS code for a combination of SOC codes), `title`, `group`
+        (`total`, `major`, `minor`, `broad`, `detailed`), `employment` (jobs), `employment_flag,
+        employment_rse_percent, mean_rse_percent`; for each of `hourly_` and `annual_` times `mean`, `p10`, `p25`,
+        `median`, `p75`, `p90` a wage `..._usd` and a `..._flag`; `annual_only, hourly_only` (bool). A flag is
+        `top-coded` where the publisher gives only a lower bound, `not-available` where it gives nothing; the wage is
+        then missing, never a guess.
+
+    Raises:
+        DataError: The file is not to be had, not the registered one, or breaks its schema.
+    """
+    path = locate_role(release, "wages")
+    columns = {
+        "OCC_CODE": "soc2018",
+        "OCC_TITLE": "title",
+        "O_GROUP": "group",
+        "TOT_EMP": "employment",
+        "EMP_PRSE": "employment_rse_percent",
+        "MEAN_PRSE": "mean_rse_percent",
+        "ANNUAL": "annual_only",
+        "HOURLY": "hourly_only",
+    }
+    frame = read_sheet(path, columns | {head: wage for wage, head in _WAGES.items()})
+    for name in ("annual_only", "hourly_only"):
+        frame[name] = frame[name].str.upper() == "TRUE"
+    marks = ("", *_NOT_AVAILABLE, _TOP_CODED, "~")
+    for name, head in (("employment_rse_percent", "EMP_PRSE"), ("mean_rse_percent", "MEAN_PRSE")):
+        frame[name] = numbers(path, frame[name], head, marks)
+    flags = dict.fromkeys(_NOT_AVAILABLE, "not-available") | {_TOP_CODED: "top-coded"}
+    for name, head in ({"employment": "TOT_EMP"} | _WAGES).items():
+        raw = frame[name]
+        frame[f"{name}_flag"] = raw.map(flags).astype("str")
+        frame[name if name == "employment" else f"{name}_usd"] = numbers(path, raw, head, ("", *flags))
+    return validated(path, frame[list(WAGES.columns)], WAGES)

@@ -1,0 +1,103 @@
+"""The labels of Eloundou et al. (2023): tasks, occupations, automation.
+
+The columns `alpha`, `beta` and `gamma` of the label file follow from its GPT-4 labels and are left to `scoring`.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from relabel.sources.frames import (
+    ONET_SOC,
+    TASK_ID,
+    locate_role,
+    missing,
+    number,
+    numbers,
+    plain_task_id,
+    read_delimited,
+    schema,
+    text,
+    validated,
+)
+
+SOURCE = "eloundou-2023"
+
+_EXPOSURE = ("E0", "E1", "E2")
+_AUTOMATION = ("T0", "T1", "T2", "T3", "T4")
+_TASK = {
+    "Task ID": "task_id",
+    "O*NET-SOC Code": "onet_soc_code",
+    "Title": "title",
+    "Task": "text",
+    "Task Type": "task_type",
+}
+_TASK_SCHEMA = {
+    "task_id": text(TASK_ID, unique=True),
+    "onet_soc_code": text(ONET_SOC),
+    "title": text(r"\S"),
+    "text": text(r"\S"),
+    "task_type": text(among=("Core", "Supplemental"), nullable=True),
+}
+_SCORES = [f"{who}_{measure}" for who in ("gpt4", "human") for measure in ("alpha", "beta", "gamma")]
+
+LABELS = schema(_TASK_SCHEMA | {name: text(among=_EXPOSURE) for name in ("gpt4", "gpt4_alt", "human")})
+AUTOMATION = schema(_TASK_SCHEMA | {"gpt4": text(among=_AUTOMATION), "human": text(among=_AUTOMATION, nullable=True)})
+OCCUPATIONS = schema(
+    {"onet_soc_code": text(ONET_SOC, unique=True), "title": text(r"\S")}
+    | {name: number(0, 1, nullable=False) for name in _SCORES}
+)
+
+
+def read_labels() -> pd.DataFrame:
+    """The published task labels of 2023.
+
+    Returns:
+        One row a task, 19,265 of 923 O*NET-SOC 2019 codes: `task_id, onet_soc_code, title, text, task_type` (`Core`,
+        `Supplemental`, missing for 1,312), and the labels `gpt4` (published), `gpt4_alt` (a second wording of the
+        rubric) and `human` (annotators, aggregated), each `E0`, `E1` or `E2`.
+
+    Raises:
+        DataError: The file is not to be had, not the registered one, or breaks its schema.
+    """
+    path = locate_role(SOURCE, "labels")
+    columns = _TASK | {"gpt4_exposure": "gpt4", "gpt4_exposure_alt_rubric": "gpt4_alt", "human_exposure_agg": "human"}
+    return validated(path, _tasks(read_delimited(path, columns, separator="\t")), LABELS)
+
+
+def read_automation() -> pd.DataFrame:
+    """The published automation labels of 2023, from `T0` (none) to `T4` (full).
+
+    Returns:
+        One row a task, 19,265: `task_id, onet_soc_code, title, text, task_type`, and the labels `gpt4` and `human`;
+        people labelled 100 tasks only, elsewhere `human` is missing.
+
+    Raises:
+        DataError: The file is not to be had, not the registered one, or breaks its schema.
+    """
+    path = locate_role(SOURCE, "automation-labels")
+    columns = _TASK | {"gpt4_automation": "gpt4", "human_automation": "human"}
+    tasks = missing(_tasks(read_delimited(path, columns, separator="\t")), ["human"])
+    return validated(path, tasks, AUTOMATION)
+
+
+def read_occupations() -> pd.DataFrame:
+    """The published scores of occupations of 2023.
+
+    Returns:
+        One row a code, 923: `onet_soc_code, title, gpt4_alpha, gpt4_beta, gpt4_gamma, human_alpha, human_beta,
+        human_gamma`, shares from 0 to 1; the file calls GPT-4's scores `dv_rating_*`.
+
+    Raises:
+        DataError: The file is not to be had, not the registered one, or breaks its schema.
+    """
+    path = locate_role(SOURCE, "occupation-scores")
+    published = {name: name.replace("gpt4", "dv_rating").replace("human", "human_rating") for name in _SCORES}
+    columns = {"O*NET-SOC Code": "onet_soc_code", "Title": "title"} | {old: new for new, old in published.items()}
+    frame = read_delimited(path, columns, separator=",")
+    frame = frame.assign(**{name: numbers(path, frame[name], published[name], ()) for name in _SCORES})
+    return validated(path, frame, OCCUPATIONS)
+
+
+def _tasks(frame: pd.DataFrame) -> pd.DataFrame:
+    return missing(frame.assign(task_id=plain_task_id(frame["task_id"])), ["task_type"])

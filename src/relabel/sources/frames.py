@@ -1,0 +1,278 @@
+"""What the readers share: tables as text, columns checked by name, numbers parsed on purpose, schemas at the door.
+
+Everything is read as text, so that codes keep their zeros and hyphens and no title such as `NA` turns into a gap; each
+reader then says which marks mean missing.
+"""
+
+from __future__ import annotations
+
+import csv
+import warnings
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import openpyxl
+import pandas as pd
+import pandera.errors
+import pandera.pandas as pa
+import xlrd
+from xlrd.biffh import XLRDError
+
+from relabel.errors import ColumnError, DataError
+from relabel.sources.fetch import locate
+from relabel.sources.registry import get_source
+
+TASK_ID = r"^\d+$"
+ONET_SOC = r"^\d{2}-\d{4}\.\d{2}$"
+SOC = r"^\d{2}-\d{4}$"
+UK_SOC_UNIT = r"^\d{4}$"
+
+Rows = list[list[Any]]
+
+
+def text(
+    pattern: str | None = None, *, among: Iterable[str] | None = None, nullable: bool = False, unique: bool = False
+) -> pa.Column:
+    """A schema column of text.
+
+    Args:
+        pattern: Regular expression that every value matches.
+        among: The only allowed values.
+        nullable: Whether values may be missing.
+        unique: Whether each value occurs once.
+
+    Returns:
+        A pandera column.
+    """
+    checks: list[pa.Check] = []
+    if pattern is not None:
+        checks.append(pa.Check.str_matches(pattern, error=f"a value like {pattern}"))
+    if among is not None:
+        allowed = list(among)
+        checks.append(pa.Check.isin(allowed, error=f"one of {', '.join(allowed)}"))
+    return pa.Column("str", checks, nullable=nullable, unique=unique)
+
+
+def number(low: float | None = None, high: float | None = None, *, nullable: bool = True) -> pa.Column:
+    """A schema column of float64, by default with gaps, within bounds that are themselves allowed."""
+    checks: list[pa.Check] = []
+    if low is not None:
+        checks.append(pa.Check.ge(low, error=f"at least {low:g}"))
+    if high is not None:
+        checks.append(pa.Check.le(high, error=f"at most {high:g}"))
+    return pa.Column("float64", checks, nullable=nullable)
+
+
+def schema(columns: Mapping[str, Any], *, unique: list[str] | None = None) -> pa.DataFrameSchema:
+    """A schema that allows these columns only, in this order, and at least one row."""
+    filled = pa.Check(_has_rows, error="at least one row")
+    return pa.DataFrameSchema(dict(columns), checks=filled, strict=True, ordered=True, unique=unique)
+
+
+def locate_role(source_id: str, role: str) -> Path:
+    """The verified path of the file that plays a role in a source.
+
+    Raises:
+        DataError: The source or the role is unknown, or the file is not to be had or not the registered one.
+    """
+    return locate(source_id, get_source(source_id).with_role(role).name)
+
+
+def read_delimited(
+    path: Path,
+    columns: Mapping[str, str],
+    *,
+    separator: str,
+    quoted: bool = True,
+    optional: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
+    """Read a delimited text file as text.
+
+    Args:
+        path: The file, UTF-8.
+        columns: New names by the names in the file; others are dropped.
+        separator: One character.
+        quoted: Whether double quotes enclose fields; O*NET uses them as plain characters.
+        optional: Like `columns`, for those that not every file has; where absent, they hold empty strings.
+
+    Returns:
+        One `str` column a name, no missing values, stripped of surrounding white space.
+
+    Raises:
+        ColumnError: A column is missing.
+        DataError: The file is not a table of this kind.
+    """
+    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    try:
+        frame = pd.read_csv(
+            path, sep=separator, dtype="str", na_filter=False, quoting=quoting, encoding="utf-8-sig", index_col=False
+        )
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as a table: {error}; check that it is the right file") from error
+    for wanted in columns:
+        if wanted not in frame.columns:
+            raise ColumnError(path, wanted, [str(name) for name in frame.columns])
+    picked = {new: frame[old].str.strip() for old, new in columns.items()}
+    for old, new in (optional or {}).items():
+        picked[new] = frame[old].str.strip() if old in frame.columns else pd.Series("", index=frame.index, dtype="str")
+    return pd.DataFrame(picked)
+
+
+def read_sheet(path: Path, columns: Mapping[str, str], *, sheet: str | None = None) -> pd.DataFrame:
+    """Read a worksheet as text; the header is the first row that holds the first of the columns.
+
+    Args:
+        path: An `.xlsx` or `.xls` workbook.
+        columns: New names by the names in the header, where runs of white space count as one space.
+        sheet: Name of the worksheet; by default the first.
+
+    Returns:
+        One `str` column a name, empty cells as empty strings, whole numbers without a decimal point.
+
+    Raises:
+        ColumnError: A column is missing.
+        DataError: The file is not a workbook or has no such sheet.
+    """
+    return frame_from_rows(path, read_rows(path, sheet), columns)
+
+
+def read_rows(path: Path, sheet: str | None = None) -> Rows:
+    """The cells of a worksheet as they are stored.
+
+    Raises:
+        DataError: The file is not a workbook or has no such sheet.
+    """
+    try:
+        if path.suffix.lower() == ".xls":
+            return _rows_of_xls(path, sheet)
+        return _rows_of_xlsx(path, sheet)
+    except (zipfile.BadZipFile, KeyError, ValueError, XLRDError, OSError) as error:
+        raise DataError(f"{path} cannot be read as a workbook ({error}); check that it is the right file") from error
+
+
+def frame_from_rows(path: Path, rows: Rows, columns: Mapping[str, str]) -> pd.DataFrame:
+    """A frame of text from raw cells; see `read_sheet`."""
+    first = next(iter(columns))
+    headers = ([" ".join(cell_text(cell).split()) for cell in row] for row in rows)
+    header_at, names = next(((at, names) for at, names in enumerate(headers) if first in names), (None, []))
+    if header_at is None:
+        widest = max(rows[:20], key=lambda row: sum(cell is not None and cell != "" for cell in row), default=[])
+        raise ColumnError(path, first, [name for name in map(cell_text, widest) if name])
+    for wanted in columns:
+        if wanted not in names:
+            raise ColumnError(path, wanted, [name for name in names if name])
+    positions = {new: names.index(old) for old, new in columns.items()}
+    body = [row for row in rows[header_at + 1 :] if any(cell is not None and cell != "" for cell in row)]
+    data = {
+        new: pd.Series([cell_text(row[at]).strip() if at < len(row) else "" for row in body], dtype="str")
+        for new, at in positions.items()
+    }
+    return pd.DataFrame(data)
+
+
+def cell_text(cell: object) -> str:
+    """A cell as text: empty for an empty cell, `35` and not `35.0` for a whole number."""
+    if cell is None:
+        return ""
+    if isinstance(cell, float) and cell.is_integer():
+        return str(int(cell))
+    return str(cell)
+
+
+def missing(frame: pd.DataFrame, columns: Sequence[str], marks: Iterable[str] = ("",)) -> pd.DataFrame:
+    """A copy in which these marks in these columns are missing values."""
+    gaps = list(marks)
+    return frame.assign(**{column: frame[column].mask(frame[column].isin(gaps)) for column in columns})
+
+
+def numbers(path: Path, series: pd.Series, column: str, marks: Iterable[str] = ("",)) -> pd.Series:
+    """Text as float64; the marks become gaps.
+
+    Args:
+        path: The file, for the message.
+        series: Text.
+        column: Name of the column in the file, for the message.
+        marks: Texts that mean missing.
+
+    Raises:
+        DataError: A text is neither a number nor a mark; the message names file, column and value.
+    """
+    marked = series.isin(list(marks)) | series.isna()
+    parsed = pd.to_numeric(series.mask(marked), errors="coerce").astype("float64")
+    if (bad := parsed.isna() & ~marked).any():
+        raise DataError(
+            f"{path}, column {column!r}: {series[bad].iloc[0]!r} is not a number; check that it is the right file"
+        )
+    return parsed
+
+
+def plain_task_id(series: pd.Series) -> pd.Series:
+    """Task ids without the `.0` that a float column leaves behind."""
+    return series.str.replace(r"\.0$", "", regex=True)
+
+
+def validated(path: Path, frame: pd.DataFrame, at_the_door: pa.DataFrameSchema) -> pd.DataFrame:
+    """The frame if it keeps its schema.
+
+    Raises:
+        ColumnError: A column is missing.
+        DataError: A value breaks the schema; the message names file, column, first bad value and row.
+    """
+    try:
+        return at_the_door.validate(frame)
+    except pandera.errors.SchemaError as error:
+        raise DataError(f"{path}{_complaint(error)}; check that it is the right file and release") from error
+
+
+def _complaint(error: pandera.errors.SchemaError) -> str:
+    column: Any = getattr(error, "column_name", None)
+    cases: Any = error.failure_cases
+    expected: Any = getattr(error.check, "error", None) or error.check
+    if not isinstance(cases, pd.DataFrame) or cases.empty or "failure_case" not in cases:
+        return f": the table does not have {expected}"
+    first = cases.iloc[0]
+    if column is None:
+        column = first.get("column")
+    value, row = first["failure_case"], first.get("index")
+    shown = f"{value:g}" if isinstance(value, float) else repr(value)
+    at = "" if row is None or pd.isna(row) else f" in row {int(row) + 1} of the table"
+    code: Any = getattr(error, "reason_code", None)
+    reason = getattr(code, "name", "")
+    if reason == "SERIES_CONTAINS_NULLS":
+        return f", column {column!r}: a value is missing{at}"
+    if "DUPLICATES" in reason:
+        return f", column {column!r}: {shown} occurs more than once{at and ', first' + at}"
+    return f", column {column!r}: {shown}{at} is not {expected}"
+
+
+def _has_rows(frame: pd.DataFrame) -> bool:
+    return len(frame) > 0
+
+
+def _rows_of_xlsx(path: Path, sheet: str | None) -> Rows:
+    with warnings.catch_warnings():
+        # Publishers' workbooks carry styles and extensions that openpyxl reports and drops.
+        warnings.simplefilter("ignore", UserWarning)
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        try:
+            if sheet is not None and sheet not in book.sheetnames:
+                raise _no_sheet(path, sheet, book.sheetnames)
+            leaf = book.worksheets[0] if sheet is None else book[sheet]
+            return [list(row) for row in leaf.iter_rows(values_only=True)]
+        finally:
+            book.close()
+
+
+def _rows_of_xls(path: Path, sheet: str | None) -> Rows:
+    with xlrd.open_workbook(str(path), on_demand=True) as book:
+        if sheet is not None and sheet not in book.sheet_names():
+            raise _no_sheet(path, sheet, book.sheet_names())
+        leaf = book.sheet_by_index(0) if sheet is None else book.sheet_by_name(sheet)
+        return [list(leaf.row_values(row)) for row in range(leaf.nrows)]
+
+
+def _no_sheet(path: Path, sheet: str, present: Sequence[str]) -> DataError:
+    shown = ", ".join(map(repr, present))
+    return DataError(f"{path} has no sheet {sheet!r} (it has {shown}); check that it is the right file and release")

@@ -1,0 +1,263 @@
+"""O*NET: tasks with their importance, emerging tasks, occupations, job zones, work activities, taxonomy crosswalks."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pandera.pandas as pa
+
+from relabel.sources.frames import (
+    ONET_SOC,
+    SOC,
+    TASK_ID,
+    locate_role,
+    missing,
+    number,
+    numbers,
+    plain_task_id,
+    read_delimited,
+    read_sheet,
+    schema,
+    text,
+    validated,
+)
+from relabel.sources.registry import get_source
+
+_NOT_GIVEN = ("", "n/a")
+_IMPORTANCE = "IM"
+
+TASKS = schema(
+    {
+        "task_id": text(TASK_ID, unique=True),
+        "onet_soc_code": text(ONET_SOC),
+        "title": text(r"\S"),
+        "text": text(r"\S"),
+        "task_type": text(among=("Core", "Supplemental"), nullable=True),
+        "importance": number(1, 5),
+    }
+)
+EMERGING_TASKS = schema(
+    {
+        "onet_soc_code": text(ONET_SOC),
+        "title": text(r"\S"),
+        "text": text(r"\S"),
+        "category": text(among=("New", "Revision")),
+        "original_task_id": text(TASK_ID, nullable=True),
+        "original_text": text(r"\S", nullable=True),
+        "date": text(r"^\d{2}/\d{4}$"),
+        "domain_source": text(r"\S"),
+    }
+)
+OCCUPATIONS = schema({"onet_soc_code": text(ONET_SOC, unique=True), "title": text(r"\S"), "description": text(r"\S")})
+RATINGS = schema(
+    {"onet_soc_code": text(ONET_SOC), "task_id": text(TASK_ID), "importance": number(1, 5, nullable=False)},
+    unique=["onet_soc_code", "task_id"],
+)
+JOB_ZONES = schema(
+    {"onet_soc_code": text(ONET_SOC, unique=True), "job_zone": pa.Column("int64", pa.Check.in_range(1, 5))}
+)
+DWAS = schema(
+    {
+        "task_id": text(TASK_ID),
+        "onet_soc_code": text(ONET_SOC),
+        "dwa_id": text(r"^\d\.[A-Z]\."),
+        "dwa_title": text(r"\S"),
+    },
+    unique=["task_id", "dwa_id"],
+)
+TAXONOMY = schema(
+    {
+        "onet_soc_2010": text(ONET_SOC),
+        "title_2010": text(r"\S"),
+        "onet_soc_2019": text(ONET_SOC),
+        "title_2019": text(r"\S"),
+    },
+    unique=["onet_soc_2010", "onet_soc_2019"],
+)
+TO_SOC2018 = schema(
+    {
+        "onet_soc_code": text(ONET_SOC, unique=True),
+        "title": text(r"\S"),
+        "soc2018": text(SOC),
+        "soc2018_title": text(r"\S"),
+    }
+)
+
+
+def read_tasks(release: str = "onet-30.2") -> pd.DataFrame:
+    """Task statements with their importance.
+
+    Args:
+        release: Id of an O*NET source.
+
+    Returns:
+        One row a task, in the order of the release: `task_id, onet_soc_code, title, text, task_type` (`Core`,
+        `Supplemental`, or missing) and `importance` (float, 1 to 5; missing where the task is not rated or the release
+        is registered without ratings). 30.2 and 29.1 have 18,796 tasks of 923 codes each.
+
+    Raises:
+        DataError: A file is not to be had, not the registered one, or breaks its schema.
+    """
+    path = locate_role(release, "tasks")
+    columns = {"Task ID": "task_id", "O*NET-SOC Code": "onet_soc_code", "Task": "text", "Task Type": "task_type"}
+    tasks = read_delimited(path, columns, separator="\t", quoted=False)
+    tasks = missing(tasks.assign(task_id=plain_task_id(tasks["task_id"])), ["task_type"], _NOT_GIVEN)
+    tasks = tasks.merge(read_occupations(release)[["onet_soc_code", "title"]], how="left", on="onet_soc_code")
+    if get_source(release).find_role("task-ratings") is None:
+        tasks["importance"] = pd.Series(float("nan"), index=tasks.index, dtype="float64")
+    else:
+        tasks = tasks.merge(read_importance(release), how="left", on=["onet_soc_code", "task_id"])
+    return validated(path, tasks[list(TASKS.columns)], TASKS)
+
+
+def read_importance(release: str = "onet-30.2") -> pd.DataFrame:
+    """Importance ratings of tasks: the rows of scale IM; the scales RT and FT of the official file are left out.
+
+    Args:
+        release: Id of an O*NET source with a ratings file.
+
+    Returns:
+        One row a rated task: `onet_soc_code, task_id, importance` (float, 1 to 5).
+
+    Raises:
+        DataError: The file is not to be had, not the registered one, or breaks its schema.
+    """
+    path = locate_role(release, "task-ratings")
+    columns = {
+        "O*NET-SOC Code": "onet_soc_code",
+        "Task ID": "task_id",
+        "Scale ID": "scale",
+        "Data Value": "importance",
+    }
+    ratings = read_delimited(path, columns, separator="\t", quoted=False)
+    ratings = ratings[ratings["scale"] == _IMPORTANCE].drop(columns="scale").reset_index(drop=True)
+    ratings = ratings.assign(
+        task_id=plain_task_id(ratings["task_id"]),
+        importance=numbers(path, ratings["importance"], "Data Value", _NOT_GIVEN),
+    )
+    return validated(path, ratings.dropna(subset="importance"), RATINGS)
+
+
+def read_emerging_tasks(release: str = "onet-30.2") -> pd.DataFrame:
+    """Tasks that O*NET has found but not yet taken in; they have no task id.
+
+    Args:
+        release: Id of an O*NET source.
+
+    Returns:
+        One row a task: `onet_soc_code, title, text, category` (`New` or `Revision`), `original_task_id` and
+        `original_text` (missing for new ones), `date` (MM/YYYY), `domain_source`. 328 rows in 30.2, 240 in 29.1.
+
+    Raises:
+        DataError: A file is not to be had, not the registered one, or breaks its schema.
+    """
+    path = locate_role(release, "emerging-tasks")
+    columns = {
+        "O*NET-SOC Code": "onet_soc_code",
+        "Task": "text",
+        "Category": "category",
+        "Original Task ID": "original_task_id",
+        "Original Task": "original_text",
+        "Date": "date",
+        "Domain Source": "domain_source",
+    }
+    tasks = read_delimited(path, columns, separator="\t", quoted=False)
+    tasks = tasks.assign(original_task_id=plain_task_id(tasks["original_task_id"]))
+    tasks = missing(tasks, ["original_task_id", "original_text"], _NOT_GIVEN)
+    tasks = tasks.merge(read_occupations(release)[["onet_soc_code", "title"]], how="left", on="onet_soc_code")
+    return validated(path, tasks[list(EMERGING_TASKS.columns)], EMERGING_TASKS)
+
+
+def read_occupations(release: str = "onet-30.2") -> pd.DataFrame:
+    """All occupations of a release, those without tasks included.
+
+    Args:
+        release: Id of an O*NET source.
+
+    Returns:
+        One row a code: `onet_soc_code, title, description`; 1,016 rows.
+
+    Raises:
+        DataError: The file is not to be had, not the registered one, or breaks its schema.
+    """
+    path = locate_role(release, "occupations")
+    columns = {"O*NET-SOC Code": "onet_soc_code", "Title": "title", "Description": "description"}
+    return validated(path, read_delimited(path, columns, separator="\t", quoted=False), OCCUPATIONS)
+
+
+def read_job_zones(release: str = "onet-30.2") -> pd.DataFrame:
+    """Job zones: how much preparation an occupation needs.
+
+    Args:
+        release: Id of an O*NET source.
+
+    Returns:
+        One row a code: `onet_soc_code, job_zone` (int, 1 little to 5 extensive preparation); 923 rows.
+
+    Raises:
+        DataError: The file is not to be had, not the registered one, or breaks its schema.
+    """
+    path = locate_role(release, "job-zones")
+    zones = read_delimited(
+        path, {"O*NET-SOC Code": "onet_soc_code", "Job Zone": "job_zone"}, separator="\t", quoted=False
+    )
+    zones = zones.assign(job_zone=numbers(path, zones["job_zone"], "Job Zone", ()).astype("int64"))
+    return validated(path, zones, JOB_ZONES)
+
+
+def read_dwas(release: str = "onet-30.2") -> pd.DataFrame:
+    """Detailed work activities of tasks.
+
+    Args:
+        release: Id of an O*NET source.
+
+    Returns:
+        One row a task and activity: `task_id, onet_soc_code, dwa_id, dwa_title`; 23,850 rows in 30.2.
+
+    Raises:
+        DataError: A file is not to be had, not the registered one, or breaks its schema.
+    """
+    path = locate_role(release, "tasks-to-dwas")
+    columns = {"Task ID": "task_id", "O*NET-SOC Code": "onet_soc_code", "DWA ID": "dwa_id"}
+    links = read_delimited(path, columns, separator="\t", quoted=False)
+    links = links.assign(task_id=plain_task_id(links["task_id"]))
+    names = {"DWA ID": "dwa_id", "DWA Title": "dwa_title"}
+    titles = read_delimited(locate_role(release, "dwas"), names, separator="\t", quoted=False)
+    return validated(path, links.merge(titles, how="left", on="dwa_id"), DWAS)
+
+
+def read_taxonomy_2010_2019() -> pd.DataFrame:
+    """From O*NET-SOC 2010 to O*NET-SOC 2019.
+
+    Returns:
+        One row a pair of codes, many-to-many: `onet_soc_2010, title_2010, onet_soc_2019, title_2019`; 1,164 rows.
+
+    Raises:
+        DataError: The file is not to be had, not the registered one, or breaks its schema.
+    """
+    path = locate_role("onet-taxonomy", "2010-to-2019")
+    columns = {
+        "O*NET-SOC 2010 Code": "onet_soc_2010",
+        "O*NET-SOC 2010 Title": "title_2010",
+        "O*NET-SOC 2019 Code": "onet_soc_2019",
+        "O*NET-SOC 2019 Title": "title_2019",
+    }
+    return validated(path, read_sheet(path, columns), TAXONOMY)
+
+
+def read_onet_to_soc2018() -> pd.DataFrame:
+    """From O*NET-SOC 2019 to SOC 2018.
+
+    Returns:
+        One row an O*NET-SOC 2019 code: `onet_soc_code, title, soc2018, soc2018_title`; 1,016 rows.
+
+    Raises:
+        DataError: The file is not to be had, not the registered one, or breaks its schema.
+    """
+    path = locate_role("onet-taxonomy", "2019-to-soc2018")
+    columns = {
+        "O*NET-SOC 2019 Code": "onet_soc_code",
+        "O*NET-SOC 2019 Title": "title",
+        "2018 SOC Code": "soc2018",
+        "2018 SOC Title": "soc2018_title",
+    }
+    return validated(path, read_sheet(path, columns), TO_SOC2018)

@@ -1,0 +1,268 @@
+"""UK Office for National Statistics: SOC 2020 and its coding index, pay by occupation with its quality."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import pandas as pd
+
+from relabel.errors import ColumnError, DataError
+from relabel.sources.frames import (
+    UK_SOC_UNIT,
+    locate_role,
+    missing,
+    number,
+    numbers,
+    read_sheet,
+    schema,
+    text,
+    validated,
+)
+
+_LEVELS = {1: "major", 2: "sub-major", 3: "minor", 4: "unit"}
+
+CODING_INDEX = schema(
+    {
+        "unique_id": text(r"\S", unique=True),
+        "soc2020": text(UK_SOC_UNIT, nullable=True),
+        "soc2020_extended": text(r"^\d{4}/\d{2}$", nullable=True),
+        "isco08": text(r"^\d{4}$", nullable=True),
+        "job_title": text(r"\S"),
+        "index_entry": text(r"\S"),
+        "additional": text(r"\S", nullable=True),
+        "industry": text(r"\S", nullable=True),
+        "see": text(r"\S", nullable=True),
+        "default": text(among=("O", "I", "A", "Q", "QS", "M"), nullable=True),
+    }
+)
+GROUPS = schema(
+    {
+        "soc2020": text(r"^\d{1,4}$", unique=True),
+        "level": text(among=_LEVELS.values()),
+        "title": text(r"\S"),
+        "description": text(r"\S"),
+        "tasks": text(r"\S", nullable=True),
+        "job_titles": text(r"\S", nullable=True),
+    }
+)
+
+_PERCENTILES = ("10", "20", "25", "30", "40", "60", "70", "75", "80", "90")
+# Head in the workbook, then value column, then the stem of its flag, coefficient of variation and quality.
+_MEASURES = [
+    ("(thousand)", "jobs", "jobs"),
+    ("Median", "median_pay_gbp", "median"),
+    ("Mean", "mean_pay_gbp", "mean"),
+    *((percentile, f"p{percentile}_pay_gbp", f"p{percentile}") for percentile in _PERCENTILES),
+]
+_FLAGS = {"x": "unreliable", "..": "disclosive", ":": "not-applicable", "-": "nil-or-negligible", ".": "unavailable"}
+_BANDS = ("precise", "reasonably precise", "acceptable", "unreliable")
+
+ASHE = schema(
+    {
+        "code": text(r"^\d{1,4}$", nullable=True),
+        "title": text(r"\S"),
+        "level": text(among=("all", *_LEVELS.values(), "not-classified")),
+    }
+    | {
+        name: column
+        for _, value, stem in _MEASURES
+        for name, column in (
+            (value, number(0)),
+            (f"{stem}_flag", text(among=_FLAGS.values(), nullable=True)),
+            (f"{stem}_cv", number(0)),
+            (f"{stem}_quality", text(among=_BANDS, nullable=True)),
+        )
+    }
+)
+ASHE_QUARTILES = schema(
+    {
+        "soc2020": text(UK_SOC_UNIT, unique=True),
+        "title": text(r"\S"),
+        "p25_pay_gbp": number(0),
+        "median_pay_gbp": number(0),
+        "p75_pay_gbp": number(0),
+    }
+)
+
+
+def read_coding_index(release: str = "ons-soc2020") -> pd.DataFrame:
+    """The index of job titles with their SOC 2020 and ISCO-08 codes (SOC 2020 volume 2).
+
+    Args:
+        release: Id of a source with a coding index.
+
+    Returns:
+        One row an index entry, all 32,376 of version 13: `unique_id, soc2020, soc2020_extended` (such as `2439/99`),
+        `isco08, job_title` (natural word order), `index_entry` (reverse word order), `additional, industry` (qualifying
+        terms), `see` (reference), `default` (code of a default entry). Codes are missing where the index only refers to
+        another entry (`}}}}`): SOC 2020 in 231 rows, ISCO-08 in 234.
+
+    Raises:
+        DataError: The file is not to be had, not the registered one, or breaks its schema.
+    """
+    path = locate_role(release, "coding-index")
+    columns = {
+        "UNIQUE ID": "unique_id",
+        "SOC_2020": "soc2020",
+        "SOC_2020_ext": "soc2020_extended",
+        "ISCO-08 code based on SOC2020": "isco08",
+        "INDEXOCC-natural_word_order": "job_title",
+        "INDEXOCC": "index_entry",
+        "ADD": "additional",
+        "IND": "industry",
+        "SEE": "see",
+        "D": "default",
+    }
+    frame = read_sheet(path, columns, sheet="SOC2020 coding index")
+    for name in ("soc2020", "isco08"):
+        # A cell that is a number has lost the leading zero of the armed forces' codes.
+        padded = frame[name].where(~frame[name].str.fullmatch(r"\d{3}"), "0" + frame[name])
+        frame[name] = padded.where(padded.str.fullmatch(r"\d{4}"))
+    frame["soc2020_extended"] = frame["soc2020_extended"].where(frame["soc2020_extended"].str.fullmatch(r"\d{4}/\d{2}"))
+    frame = missing(frame, ["additional", "industry", "see", "default"])
+    return validated(path, frame, CODING_INDEX)
+
+
+def read_groups(release: str = "ons-soc2020") -> pd.DataFrame:
+    """All groups of SOC 2020, from major to unit groups (SOC 2020 volume 1).
+
+    Args:
+        release: Id of a source with the structure of SOC 2020.
+
+    Returns:
+        One row a group, 551 (9 major, 26 sub-major, 104 minor, 412 unit): `soc2020` (1 to 4 digits), `level` (`major`,
+        `sub-major`, `minor`, `unit`), `title, description, tasks, job_titles` (lines; unit groups only).
+
+    Raises:
+        DataError: The file is not to be had, not the registered one, or breaks its schema.
+    """
+    path = locate_role(release, "unit-groups")
+    codes = {
+        "SOC 2020 Major Group": "major",
+        "SOC 2020 Sub-Major Group": "sub-major",
+        "SOC 2020 Minor Group": "minor",
+        "SOC 2020 Unit Group": "unit",
+    }
+    texts = {
+        "SOC 2020 Group Title": "title",
+        "Group Description": "description",
+        "Tasks": "tasks",
+        "Related Job Titles": "job_titles",
+    }
+    frame = read_sheet(path, codes | texts, sheet="SOC2020 descriptions")
+    frame = missing(frame, list(frame.columns), ("", "<blank>"))
+    code = frame["unit"]
+    for name in ("minor", "sub-major", "major"):
+        code = code.fillna(frame[name])
+    for name in ("tasks", "job_titles"):
+        frame[name] = frame[name].str.replace(r"\s*\n\s*", "\n", regex=True).str.replace(r"(?m)^~", "", regex=True)
+    frame = frame.assign(soc2020=code, level=code.str.len().map(_LEVELS).astype("str"))
+    return validated(path, frame[list(GROUPS.columns)], GROUPS)
+
+
+def read_unit_groups(release: str = "ons-soc2020") -> pd.DataFrame:
+    """The unit groups of SOC 2020.
+
+    Args:
+        release: Id of a source with the structure of SOC 2020.
+
+    Returns:
+        One row a unit group, 412, in the order of the codes: `soc2020` (four digits), `title, description, tasks,
+        job_titles` (lines).
+
+    Raises:
+        DataError: As `read_groups`.
+    """
+    groups = read_groups(release)
+    return groups[groups["level"] == "unit"].drop(columns="level").reset_index(drop=True)
+
+
+def read_ashe(release: str = "ons-ashe-2024") -> pd.DataFrame:
+    """Annual gross pay of employees by occupation, with its quality (ASHE tables 14.7a and 14.7b, sheet All).
+
+    Args:
+        release: Id of a source with both workbooks.
+
+    Returns:
+        One row a group of SOC 2020 of any level: `code` (missing for the totals), `title`, `level` (`all`, `major`,
+        `sub-major`, `minor`, `unit`, `not-classified`). Then four columns for each of jobs, median, mean and the
+        percentiles 10, 20, 25, 30, 40, 60, 70, 75, 80, 90: the value (`jobs` in persons; `median_pay_gbp`,
+        `mean_pay_gbp`, `p10_pay_gbp` ... in pounds a year), `STEM_flag` (why a value is missing: `unreliable`,
+        `disclosive`, `not-applicable`, `nil-or-negligible`), `STEM_cv` (coefficient of variation in percent) and
+        `STEM_quality` (`precise` up to 5 %, `reasonably precise` up to 10 %, `acceptable` up to 20 %, else
+        `unreliable`), where STEM is `jobs`, `median`, `mean`, `p10` ... The publisher calls jobs indicative only.
+
+    Raises:
+        DataError: A file is not to be had, not the registered one, or breaks its schema.
+    """
+    path = locate_role(release, "pay")
+    quality_path = locate_role(release, "pay-quality")
+    pay, quality = _ashe_table(path), _ashe_table(quality_path)
+    if not pay[["title", "code"]].equals(quality[["title", "code"]]):
+        raise DataError(f"{path} and {quality_path} do not list the same groups; take both from one release")
+    out = pay[["code", "title"]].copy()
+    out["level"] = out["code"].str.len().map({0: "all"} | _LEVELS).astype("str")
+    out["level"] = out["level"].mask(out["title"].str.casefold() == "not classified", "not-classified")
+    out = missing(out, ["code"])
+    for head, value, stem in _MEASURES:
+        raw = pay[stem]
+        figures = numbers(path, raw, head, ("", *_FLAGS))
+        out[value] = figures * 1000 if stem == "jobs" else figures
+        flag = raw.map(_FLAGS).astype("str")
+        # A row that is withheld as a whole says so in its first cell and leaves the others empty.
+        out[f"{stem}_flag"] = flag if stem == "jobs" else flag.mask(raw == "", out["jobs_flag"])
+        out[f"{stem}_cv"] = numbers(quality_path, quality[stem], head, ("", *_FLAGS))
+        out[f"{stem}_quality"] = _band(out[f"{stem}_cv"], withheld=raw == "x")
+    return validated(path, out, ASHE)
+
+
+def read_ashe_2025_medians() -> pd.DataFrame:
+    """Quartiles of annual gross pay of 2025; a derived extract, without job counts or quality.
+
+    Returns:
+        One row a unit group of SOC 2020, 412: `soc2020, title, p25_pay_gbp, median_pay_gbp, p75_pay_gbp` (pounds a
+        year, missing where withheld; the median in 49 rows).
+
+    Raises:
+        DataError: The file is not to be had (it can only come from a mirror), not the registered one, or breaks its
+            schema.
+    """
+    path = locate_role("ons-ashe-2025-medians", "quartiles")
+    names = {"description": "title", "p25": "p25_pay_gbp", "p50": "median_pay_gbp", "p75": "p75_pay_gbp"}
+    rows = [{"soc2020": code} | _renamed(path, entry, names) for code, entry in _json_object(path).items()]
+    frame = pd.DataFrame(rows).astype({"soc2020": "str", "title": "str"})
+    for old, new in list(names.items())[1:]:
+        frame[new] = numbers(path, frame[new], old)
+    return validated(path, frame, ASHE_QUARTILES)
+
+
+def _ashe_table(path: Path) -> pd.DataFrame:
+    columns = {"Code": "code", "Description": "title"} | {head: stem for head, _, stem in _MEASURES}
+    frame = read_sheet(path, columns, sheet="All")
+    # Below the table stand the footnotes, which fill the first column only.
+    return frame[(frame["code"] != "") | (frame["jobs"] != "")].reset_index(drop=True)
+
+
+def _band(cv: pd.Series, withheld: pd.Series) -> pd.Series:
+    """The publisher's word for a coefficient of variation in percent."""
+    bands = pd.cut(cv, [0, 5, 10, 20, float("inf")], labels=list(_BANDS), include_lowest=True).astype("str")
+    return bands.mask(withheld, _BANDS[-1])
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        document: object = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path} is not readable JSON ({error}); check that it is the right file") from error
+    if not isinstance(document, dict):
+        raise DataError(f"{path} holds no JSON object; check that it is the right file")
+    return cast("dict[str, Any]", document)
+
+
+def _renamed(path: Path, entry: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    for name in names:
+        if name not in entry:
+            raise ColumnError(path, name, sorted(entry))
+    return {new: entry[old] for old, new in names.items()}

@@ -1,0 +1,212 @@
+"""The registry of sources: what each file is, who publishes it, under which licence, and its checksum.
+
+The built-in registry is `data/sources.toml`. A user's own TOML file of the same layout, named by `RELABEL_SOURCES`,
+is laid over it, so that a newer release is an entry in a file and not a change of code.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from relabel.errors import DataError
+from relabel.settings import asset_dir
+
+CopyStatus = Literal["official", "rebuilt", "derived"]
+DownloadKind = Literal["file", "zip", "page", "none"]
+
+EXTRA_VARIABLE = "RELABEL_SOURCES"
+
+_Text = Annotated[str, Field(min_length=1)]
+_PlainName = Annotated[str, Field(pattern=r"^[^/\\]*[^/\\.][^/\\]*$", description="a file name without folders")]
+
+
+class SourceFile(BaseModel):
+    """One file of a source.
+
+    Attributes:
+        name: Official file name; also its name in a mirror and in the download cache.
+        role: The word by which a reader asks for the file, so that file names may change from release to release.
+        sha256: Checksum of the registered copy, 64 hex digits; None where it is unknown and pinned at first use.
+        bytes: Size of the registered copy in bytes, or None.
+        copy_status: `official` (the publisher's bytes), `rebuilt` (same file put together again from another
+            release or layout) or `derived` (a shape that the publisher does not offer). Written `copy` in TOML.
+        download: How the official file is had: `file` (the address is the file), `zip` (it is `member` of the
+            archive at the address), `page` (a person must pick it on the page at the address) or `none`.
+        url: Official address, or None where there is none.
+        member: Path of the file inside the archive; only with `download = "zip"`.
+        note: What a user of this file must know, or an empty string.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    name: _PlainName
+    role: str | None = None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    bytes: Annotated[int, Field(ge=0)] | None = None
+    copy_status: Annotated[CopyStatus, Field(alias="copy")] = "official"
+    download: DownloadKind = "none"
+    url: str | None = None
+    member: str | None = None
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _download_is_complete(self) -> Self:
+        if self.download != "none" and not self.url:
+            raise ValueError(f"download = {self.download!r} needs the key 'url'")
+        if self.download == "zip" and not self.member:
+            raise ValueError("download = 'zip' needs the key 'member'")
+        if self.copy_status != "official" and self.sha256 is None:
+            raise ValueError(f"copy = {self.copy_status!r} needs the key 'sha256'")
+        return self
+
+
+class Source(BaseModel):
+    """One release of one publisher's data.
+
+    Attributes:
+        id: Short name, also the folder name in a mirror.
+        title: Full name of the data set.
+        publisher: Who publishes it.
+        release: Version or period.
+        licence: Licence in short.
+        citation: How to cite it.
+        homepage: Address of a page about it.
+        files: Its files, at least one.
+        notes: What a user of the source must know, or an empty string.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    title: _Text
+    publisher: _Text
+    release: _Text
+    licence: _Text
+    citation: _Text
+    homepage: _Text
+    files: Annotated[tuple[SourceFile, ...], Field(alias="file", min_length=1)]
+    notes: str = ""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        for key in ("name", "role"):
+            seen = [value for file in self.files if (value := getattr(file, key)) is not None]
+            if doubles := sorted({value for value in seen if seen.count(value) > 1}):
+                raise ValueError(f"two files share the {key} {doubles[0]!r}")
+        return self
+
+    def file(self, name: str) -> SourceFile:
+        """The file of that name.
+
+        Raises:
+            DataError: The source has no such file.
+        """
+        for file in self.files:
+            if file.name == name:
+                return file
+        known = ", ".join(repr(file.name) for file in self.files)
+        raise DataError(f"source {self.id!r} has no file {name!r}; it has {known}")
+
+    def with_role(self, role: str) -> SourceFile:
+        """The file that plays a role, such as `coding-index`.
+
+        Raises:
+            DataError: No file of the source has that role.
+        """
+        if (file := self.find_role(role)) is not None:
+            return file
+        known = ", ".join(sorted(file.role for file in self.files if file.role)) or "none"
+        raise DataError(
+            f"source {self.id!r} has no file with the role {role!r} (its roles: {known}); "
+            f"name another source or add the file to the entry in your {EXTRA_VARIABLE} file"
+        )
+
+    def find_role(self, role: str) -> SourceFile | None:
+        """The file that plays a role, or None."""
+        return next((file for file in self.files if file.role == role), None)
+
+
+def load_registry(extra: Path | None = None) -> dict[str, Source]:
+    """Read the built-in registry and lay the user's own entries over it.
+
+    An entry with a known id replaces the built-in entry as a whole.
+
+    Args:
+        extra: A TOML file of the user's; by default the one that `RELABEL_SOURCES` names, if any.
+
+    Returns:
+        Sources by id, built-in ones first.
+
+    Raises:
+        DataError: A file cannot be read, is not TOML, or an entry lacks a key or holds a bad value.
+    """
+    named = os.environ.get(EXTRA_VARIABLE)
+    if extra is None and named:
+        extra = Path(named)
+    registry = _read(asset_dir("data") / "sources.toml")
+    if extra is not None:
+        registry |= _read(extra)
+    return registry
+
+
+def get_source(source_id: str) -> Source:
+    """One source of the registry.
+
+    Raises:
+        DataError: There is no such source; the message lists those that there are.
+    """
+    registry = load_registry()
+    if source_id not in registry:
+        raise DataError(f"unknown source {source_id!r}; known: {', '.join(sorted(registry))}")
+    return registry[source_id]
+
+
+def _read(path: Path) -> dict[str, Source]:
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(
+            f"the source registry {path} cannot be read ({error.strerror}); correct {EXTRA_VARIABLE}"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"the source registry {path} is not valid TOML: {error}; correct the file") from error
+    entries: object = document.get("source")
+    if not isinstance(entries, list) or set(document) != {"source"}:
+        strange = sorted(set(document) - {"source"})
+        found = f"found the key {strange[0]!r}" if strange else "there is none"
+        raise DataError(f"the source registry {path} must hold [[source]] entries and nothing else; {found}")
+    registry: dict[str, Source] = {}
+    for number, entry in enumerate(cast("list[Any]", entries), start=1):
+        source = _parse(path, number, entry)
+        if source.id in registry:
+            raise DataError(f"the source registry {path} has two entries with the id {source.id!r}; keep one")
+        registry[source.id] = source
+    return registry
+
+
+def _parse(path: Path, number: int, entry: object) -> Source:
+    try:
+        return Source.model_validate(entry)
+    except ValidationError as error:
+        fields = cast("dict[str, Any]", entry) if isinstance(entry, dict) else {}
+        first = error.errors(include_url=False)[0]
+        where = f"entry {fields.get('id', number)!r}"
+        location = list(first["loc"])
+        if location[:1] == ["file"] and len(location) > 1:
+            where += f", file {_file_name(fields, location[1])}"
+            location = location[2:]
+        key = f", key {'.'.join(map(str, location))!r}" if location else ""
+        problem = "is missing" if first["type"] == "missing" else first["msg"].removeprefix("Value error, ")
+        raise DataError(f"the source registry {path}, {where}{key}: {problem}; correct the file") from error
+
+
+def _file_name(fields: dict[str, Any], index: int | str) -> str:
+    try:
+        return repr(fields["file"][index]["name"])
+    except (KeyError, IndexError, TypeError):
+        return f"number {int(index) + 1}" if isinstance(index, int) else str(index)

@@ -1,0 +1,111 @@
+"""`relabel eval`: what is printed where."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from relabel.cli.eval import register
+from relabel.errors import DataError
+from relabel.run import Run
+
+MakeRun = Callable[..., Run]
+WriteGold = Callable[[str | bytes], Path]
+
+
+@pytest.fixture
+def app() -> typer.Typer:
+    app = typer.Typer()
+
+    @app.callback()
+    def main() -> None:  # pyright: ignore[reportUnusedFunction]  typer then keeps `eval` as a subcommand
+        pass
+
+    register(app)
+    return app
+
+
+@pytest.fixture
+def arguments(coded_run: MakeRun, write_gold: WriteGold) -> list[str]:
+    run = coded_run("E0 E1 E2 E0 E0 E2")
+    gold = write_gold("task_id,code\n1,E0\n2,E1\n3,E0\n4,E0\n5,E2\n7,E1\n")
+    return ["eval", str(run.folder), "--gold", str(gold)]
+
+
+def test_people_get_the_verdict_before_the_figures_within_100_columns(app: typer.Typer, arguments: list[str]) -> None:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert "against the gold" in result.stdout
+    assert "5 tasks matched" in lines
+    assert "1 in the run but not in the gold" in lines
+    assert "1 in the gold but not in the run" in lines
+    assert lines.index("Verdict") < lines.index("Agreement") < lines.index("Measures")
+    assert max(len(line) for line in lines[lines.index("Verdict") :]) <= 100
+    assert "The figures are rough: they rest on 5 tasks." in result.stdout
+    assert result.stderr == ""
+
+
+def test_json_to_stdout_is_the_document_and_nothing_else(app: typer.Typer, arguments: list[str]) -> None:
+    result = CliRunner().invoke(app, [*arguments, "--json", "-"])
+    document = json.loads(result.stdout)
+    assert document["settings"]["three-way"]["accuracy"] == pytest.approx(0.6)
+    assert document["settings"]["strict"]["accuracy"] == 1.0
+    assert result.stderr == ""
+
+
+def test_json_to_a_file_leaves_the_figures_on_stdout(app: typer.Typer, arguments: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "eval.json"
+    result = CliRunner().invoke(app, [*arguments, "--json", str(path)])
+    assert json.loads(path.read_text())["matched"] == 5
+    assert "Verdict" in result.stdout
+    assert str(path) in result.stderr
+
+
+def test_a_file_that_cannot_be_written_is_an_error_in_one_sentence(
+    app: typer.Typer, arguments: list[str], tmp_path: Path
+) -> None:
+    result = CliRunner().invoke(app, [*arguments, "--json", str(tmp_path / "none" / "eval.json")])
+    assert isinstance(result.exception, DataError)
+    assert "cannot write the eval document" in str(result.exception)
+
+
+def test_names_are_not_read_as_markup(app: typer.Typer, coded_run: MakeRun, write_gold: WriteGold) -> None:
+    run = coded_run("E0 E1", name="[red]run")
+    result = CliRunner().invoke(app, ["eval", str(run.folder), "--gold", str(write_gold("task_id,code\n1,E0\n"))])
+    assert "[red]run" in result.stdout.replace("\n", "")
+
+
+def test_a_strict_only_run_is_shown_without_the_other_settings(
+    app: typer.Typer, make_run: MakeRun, write_gold: WriteGold
+) -> None:
+    run = make_run({("11-1011.00", "1"): {"strict": "exposed"}}, settings=["strict"])
+    result = CliRunner().invoke(app, ["eval", str(run.folder), "--gold", str(write_gold("task_id,code\n1,E1\n"))])
+    assert result.exit_code == 0
+    assert "three-way" not in result.stdout
+    assert "beta" not in result.stdout
+
+
+def test_errors_reach_the_caller_as_errors_of_relabel(app: typer.Typer) -> None:
+    result = CliRunner().invoke(app, ["eval", "no-such-run"])
+    assert isinstance(result.exception, DataError)
+
+
+def test_sample_run_is_held_against_the_sample_by_default(app: typer.Typer) -> None:
+    result = CliRunner().invoke(app, ["eval", "sample"])
+    assert result.exit_code == 0
+    assert "sample against the gold sample" in result.stdout
+
+
+@pytest.mark.mirror
+def test_a_published_set_is_held_against_another_by_name(app: typer.Typer) -> None:
+    result = CliRunner().invoke(app, ["eval", "eloundou-2023:gpt4", "--gold", "eloundou-2023:human"])
+    assert result.exit_code == 0
+    assert ["three-way", "19,265", ".656", ".532", ".437", ".587", ".433", ".629"] in [
+        line.split()[:8] for line in result.stdout.splitlines()
+    ]

@@ -1,0 +1,131 @@
+"""Gold: published sets, the sample, and files of the user's own, hostile ones included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from relabel.errors import ColumnError, DataError
+from relabel.evaluation.gold import load_gold, read_gold_csv
+
+WriteGold = Callable[[str | bytes], Path]
+
+
+def rows(table: pd.DataFrame) -> list[list[object]]:
+    shown = table[["onet_soc_code", "task_id", "code", "strict", "with_tools"]].astype(object)
+    return shown.where(shown.notna(), None).to_numpy().tolist()
+
+
+def test_code_gives_both_settings(write_gold: WriteGold) -> None:
+    gold = read_gold_csv(write_gold("task_id,onet_soc_code,code\n1,11-1011.00,E0\n2,11-1011.00,E1\n3,11-1011.00,E2\n"))
+    assert rows(gold.table) == [
+        ["11-1011.00", "1", "E0", False, False],
+        ["11-1011.00", "2", "E1", True, True],
+        ["11-1011.00", "3", "E2", False, True],
+    ]
+
+
+def test_both_settings_give_the_code_and_an_incoherent_pair_is_e1(write_gold: WriteGold) -> None:
+    pairs = ["exposed,exposed", "not-exposed,exposed", "not-exposed,not-exposed", "exposed,not-exposed"]
+    lines = [f"{i},{pair}" for i, pair in enumerate(pairs)]
+    gold = read_gold_csv(write_gold("\n".join(["task_id,strict,with_tools", *lines])))
+    assert gold.table["code"].tolist() == ["E1", "E2", "E0", "E1"]
+    assert gold.table["with_tools"].tolist() == [True, True, False, False]
+    assert gold.table["onet_soc_code"].isna().all()
+
+
+def test_one_setting_alone_gives_no_code(write_gold: WriteGold) -> None:
+    gold = read_gold_csv(write_gold("task_id,strict\n1,exposed\n2,not-exposed\n3,\n"))
+    assert gold.table["code"].isna().all()
+    assert rows(gold.table)[2] == [None, "3", None, None, None]
+
+
+def test_byte_order_mark_windows_line_ends_blank_lines_and_other_columns_are_taken(write_gold: WriteGold) -> None:
+    text = '\ufefftask_id,note,with-tools\r\n1,"two\r\nlines, =1+1",exposed\r\n\r\n2,,not-exposed\r\n'
+    gold = read_gold_csv(write_gold(text))
+    assert gold.table["with_tools"].tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("task_id,code\n1,E0\n2,E3\n", "line 3: 'E3' is no code"),
+        ("task_id,code\n1,e0\n", "line 2: 'e0' is no code"),
+        ("task_id,code\n1,=E0\n", "line 2: '=E0' is no code"),
+        ("task_id,strict\n1,exposed\n2,yes\n", "line 3: strict is 'yes'"),
+        ("task_id,strict,with_tools\n1,exposed,True\n", "line 2: with_tools is 'True'"),
+        ("task_id,code\n1,E0\n2,E1\n1,E0\n", "line 4 repeats the task id '1' of line 2"),
+        ("task_id,onet_soc_code,code\n1,a,E0\n1,b,E0\n1,a,E1\n", "line 4 repeats the task id '1' of line 2"),
+        ("task_id,code\n,E0\n", "line 2 has no task_id"),
+        ("task_id,onet_soc_code,code\n1,,E0\n", "line 2 has no onet_soc_code"),
+        ("task_id,code\n=1+1,E0\n", "line 2: task_id '=1\\+1' is a formula"),
+        ("task_id,code\n@SUM(A1),E0\n", "is a formula"),
+        ("task_id,code\n8823.0,E0\n", "line 2: task_id '8823.0' is a number with a decimal part; write 8823"),
+        ("task_id,code\n1\n", "line 2 has 1 cells where the header has 2"),
+        ("task_id,code\n1,E0,x\n", "line 2 has 3 cells"),
+        ('task_id,code,note\n1,E0,"a\nb"\n2,E9,\n', "line 4: 'E9'"),
+        ('task_id,code\n1,"E0\n', "line 2 is not CSV"),
+        ("task_id,code,strict\n1,E0,exposed\n", "line 2: the code E0 contradicts"),
+        ("task_id,code,code\n1,E0,E0\n", "the column 'code' more than once"),
+        ("task_id,with_tools,with-tools\n1,exposed,exposed\n", "the column 'with_tools' more than once"),
+        ("task_id,label\n1,E0\n", "no column of labels"),
+        ("task_id,code\n", "no labelled task"),
+    ],
+)
+def test_a_bad_file_is_refused_with_the_line(write_gold: WriteGold, text: str, said: str) -> None:
+    path = write_gold(text)
+    with pytest.raises(DataError, match=said) as caught:
+        read_gold_csv(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "id,code\n1,E0\n", "task_id;code\n1;E0\n"])
+def test_a_file_without_ids_is_refused_with_the_columns_it_has(write_gold: WriteGold, text: str) -> None:
+    with pytest.raises(ColumnError, match="no column 'task_id'"):
+        read_gold_csv(write_gold(text))
+
+
+def test_a_file_in_another_encoding_is_refused(write_gold: WriteGold) -> None:
+    with pytest.raises(DataError, match="not in UTF-8"):
+        read_gold_csv(write_gold("task_id,code\n1,E0\n".encode("utf-16")))
+
+
+def test_a_missing_file_and_an_unknown_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        load_gold(str(tmp_path / "none.csv"))
+    with pytest.raises(DataError, match="there is no gold 'eloundou'; give one of eloundou-2023:gpt4"):
+        load_gold("eloundou")
+
+
+def test_hash_stands_for_the_labels_not_for_the_layout(write_gold: WriteGold) -> None:
+    first = read_gold_csv(write_gold("task_id,code\n1,E0\n2,E1\n"))
+    turned = read_gold_csv(
+        write_gold("note,strict,with_tools,task_id\r\nx,exposed,exposed,2\r\n,not-exposed,not-exposed,1\r\n")
+    )
+    changed = read_gold_csv(write_gold("task_id,code\n1,E0\n2,E2\n"))
+    assert first.sha256 == turned.sha256 != changed.sha256
+    assert first.source.sha256 != turned.source.sha256
+
+
+def test_sample_gold_holds_sixty_labelled_tasks() -> None:
+    gold = load_gold("sample")
+    assert len(gold.table) == 60
+    assert gold.table["code"].value_counts().to_dict() == {"E2": 23, "E0": 20, "E1": 17}
+    assert gold.source.file == "gold.csv"
+
+
+@pytest.mark.mirror
+@pytest.mark.parametrize(
+    ("name", "codes"),
+    [
+        ("eloundou-2023:gpt4", {"E0": 8561, "E2": 8002, "E1": 2702}),
+        ("eloundou-2023:gpt4-alt", {"E0": 11230, "E2": 5713, "E1": 2322}),
+        ("eloundou-2023:human", {"E0": 10256, "E2": 6147, "E1": 2862}),
+    ],
+)
+def test_published_gold_holds_all_labels_of_2023(name: str, codes: dict[str, int]) -> None:
+    assert load_gold(name).table["code"].value_counts().to_dict() == codes

@@ -1,0 +1,112 @@
+"""Matching: which tasks are compared, and why the others are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from relabel.errors import DataError
+from relabel.evaluation.gold import default_gold, read_gold_csv
+from relabel.evaluation.matching import match, run_settings
+from relabel.run import Run
+
+MakeRun = Callable[..., Run]
+WriteGold = Callable[[str | bytes], Path]
+A, B = "11-1011.00", "53-7065.00"
+YES, NO = "exposed", "not-exposed"
+
+
+def test_tasks_match_by_occupation_and_id(make_run: MakeRun, write_gold: WriteGold) -> None:
+    run = make_run({(A, "1"): {"three-way": "E0"}, (B, "1"): {"three-way": "E1"}}, rubric="eloundou")
+    gold = read_gold_csv(write_gold(f"task_id,onet_soc_code,code\n1,{B},E2\n1,{A},E0\n"))
+    table = match(run, gold).table
+    assert table[["onet_soc_code", "code_run", "code_gold"]].to_numpy().tolist() == [[A, "E0", "E0"], [B, "E1", "E2"]]
+
+
+def test_a_gold_without_occupations_matches_by_id(coded_run: MakeRun, write_gold: WriteGold) -> None:
+    found = match(coded_run("E0 E1 E2"), read_gold_csv(write_gold("task_id,code\n3,E2\n1,E1\n")))
+    assert found.table[["onet_soc_code", "task_id", "code_run", "code_gold"]].to_numpy().tolist() == [
+        [A, "1", "E0", "E1"],
+        [A, "3", "E2", "E2"],
+    ]
+
+
+def test_an_id_of_several_occupations_needs_a_gold_with_occupations(make_run: MakeRun, write_gold: WriteGold) -> None:
+    run = make_run({(A, "1"): {"three-way": "E0"}, (B, "1"): {"three-way": "E1"}}, rubric="eloundou")
+    with pytest.raises(DataError, match="'1' stands for several occupations of the run; add a column onet_soc_code"):
+        match(run, read_gold_csv(write_gold("task_id,code\n1,E0\n")))
+
+
+def test_each_task_left_out_is_counted_once_with_its_reason(make_run: MakeRun, write_gold: WriteGold) -> None:
+    run = make_run(
+        {(A, str(i)): {"strict": NO, "with-tools": YES} for i in (1, 2, 3)},
+        failed=[(A, "4", "strict"), (A, "4", "with-tools"), (A, "5", "strict"), (A, "5", "with-tools")],
+    )
+    gold = read_gold_csv(write_gold("task_id,code\n1,E2\n2,\n4,E0\n7,E0\n8,E1\n9,\n"))
+    found = match(run, gold)
+    assert len(found.table) == 1
+    assert found.unmatched == {
+        "not-in-gold": 2,  # 3, and 5, which the run lost as well
+        "not-in-run": 3,
+        "no-label-in-run": 1,
+        "no-label-in-gold": 1,
+    }
+    assert len(found.table) + sum(found.unmatched.values()) == 8
+
+
+def test_a_task_with_one_answer_missing_counts_in_the_other_setting_only(
+    make_run: MakeRun, write_gold: WriteGold
+) -> None:
+    """Strict exposed alone already means E1: counting such codes would favour E1."""
+    run = make_run(
+        {(A, "1"): {"strict": YES, "with-tools": YES}, (A, "2"): {"strict": YES}, (A, "3"): {"strict": NO}},
+        failed=[(A, "2", "with-tools"), (A, "3", "with-tools")],
+    )
+    table = match(run, read_gold_csv(write_gold("task_id,code\n1,E1\n2,E1\n3,E0\n"))).table
+    assert table["strict_run"].tolist() == [True, True, False]
+    assert table["with_tools_run"].notna().tolist() == [True, False, False]
+    assert table["code_run"].notna().tolist() == [True, False, False]
+
+
+def test_a_run_of_one_setting_is_compared_in_that_setting_only(make_run: MakeRun, write_gold: WriteGold) -> None:
+    run = make_run({(A, "1"): {"strict": YES}, (A, "2"): {"strict": NO}}, settings=["strict"])
+    found = match(run, read_gold_csv(write_gold("task_id,code\n1,E1\n2,E1\n")))
+    assert found.settings == ("strict",)
+    assert found.table["code_run"].isna().all()
+
+
+def test_a_one_question_rubric_gives_all_settings(coded_run: MakeRun) -> None:
+    assert run_settings(coded_run("E0")) == ("strict", "with-tools", "three-way")
+
+
+def test_a_gold_about_other_tasks_is_refused(coded_run: MakeRun, write_gold: WriteGold) -> None:
+    gold = read_gold_csv(write_gold("task_id,code\nX1,E1\n"))
+    with pytest.raises(
+        DataError, match=r"no task of the run is in the gold .*: these tasks are tasks.csv \(such as '1' of 11-"
+    ):
+        match(coded_run("E0 E1"), gold)
+
+
+def test_a_gold_without_the_setting_of_the_run_is_refused(make_run: MakeRun, write_gold: WriteGold) -> None:
+    run = make_run({(A, "1"): {"strict": YES}}, settings=["strict"])
+    with pytest.raises(DataError, match=r"no label for the settings of the run \(strict\)"):
+        match(run, read_gold_csv(write_gold("task_id,with_tools\n1,exposed\n")))
+
+
+def test_shared_tasks_without_a_label_on_both_sides_are_refused(coded_run: MakeRun, write_gold: WriteGold) -> None:
+    gold = read_gold_csv(write_gold("task_id,code\n1,\n2,\n8,E0\n"))
+    with pytest.raises(DataError, match="no task has a label both in the run and in the gold"):
+        match(coded_run("E0 E1"), gold)
+
+
+def test_a_run_without_any_label_is_refused(make_run: MakeRun, write_gold: WriteGold) -> None:
+    run = make_run({}, failed=[(A, "1", "strict"), (A, "1", "with-tools")])
+    with pytest.raises(DataError, match="no task has a label both in the run and in the gold"):
+        match(run, read_gold_csv(write_gold("task_id,code\n1,E0\n")))
+
+
+def test_runs_on_the_sample_have_the_sample_as_gold(coded_run: MakeRun) -> None:
+    assert default_gold(coded_run("E0", tasks="sample")) == "sample"
+    assert default_gold(coded_run("E0", tasks="onet-30.2", name="other")) == "eloundou-2023:gpt4"

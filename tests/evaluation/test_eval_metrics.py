@@ -1,0 +1,162 @@
+"""Metrics: hand-computed tables, undefined cases, and agreement with formulas written out a second time."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from relabel.evaluation import metrics
+
+# Rows gold, columns run: 35 of 50 equal.
+TABLE = np.array([[20, 5], [10, 15]], dtype=np.int64)
+THREE = np.array([[10, 2, 0], [3, 5, 2], [1, 2, 5]], dtype=np.int64)
+
+two_labels = hnp.arrays(np.int64, (2, 2), elements=st.integers(0, 40))
+three_labels = hnp.arrays(np.int64, (3, 3), elements=st.integers(0, 40))
+
+
+def test_figures_of_a_two_by_two_table_match_those_worked_out_by_hand() -> None:
+    assert metrics.accuracy(TABLE) == pytest.approx(0.7)
+    # Chance: .5 x .6 + .5 x .4 = .5.
+    assert metrics.kappa(TABLE) == pytest.approx(0.4)
+    # Pooled shares .55 and .45; chance 2 x .55 x .45 = .495.
+    assert metrics.gwet_ac1(TABLE) == pytest.approx((0.7 - 0.495) / (1 - 0.495))
+    # 100 values, 55 and 45: observed .3, expected 2 x 55 x 45 / (100 x 99) = .5.
+    assert metrics.krippendorff_alpha(TABLE, "nominal") == pytest.approx(0.4)
+    labels = metrics.by_label(TABLE, ["not-exposed", "exposed"])
+    assert labels["not-exposed"].precision == pytest.approx(20 / 30)
+    assert labels["not-exposed"].recall == pytest.approx(20 / 25)
+    assert labels["exposed"].f1 == pytest.approx(2 * 15 / (2 * 15 + 5 + 10))
+    assert labels["exposed"].support == 25
+    assert metrics.macro_f1(TABLE) == pytest.approx((40 / 55 + 30 / 45) / 2)
+
+
+def test_rows_are_the_gold_and_columns_the_run() -> None:
+    counts = metrics.confusion_matrix(["a", "a", "b"], ["b", "b", "b"], ("a", "b"))
+    assert counts.tolist() == [[0, 2], [0, 1]]
+
+
+def test_a_label_off_the_scale_is_refused() -> None:
+    with pytest.raises(ValueError, match="E9"):
+        metrics.confusion_matrix(["E0"], ["E9"], ("E0", "E2", "E1"))
+    with pytest.raises(ValueError, match="length"):
+        metrics.confusion_matrix(["E0"], ["E0", "E1"], ("E0", "E1"))
+
+
+def test_weighted_figures_punish_a_far_miss_more_than_a_near_one() -> None:
+    near = np.array([[8, 2, 0], [0, 10, 0], [0, 0, 10]])
+    far = np.array([[8, 0, 2], [0, 10, 0], [0, 0, 10]])
+    for ordered in (lambda c: metrics.kappa(c, "quadratic"), lambda c: metrics.krippendorff_alpha(c, "ordinal")):
+        near_miss, far_miss = ordered(near), ordered(far)
+        assert near_miss is not None
+        assert far_miss is not None
+        assert near_miss > far_miss
+    assert metrics.accuracy(near) == metrics.accuracy(far)
+
+
+@pytest.mark.parametrize("counts", [[[7, 0], [0, 0]], [[0, 0], [0, 3]], [[0, 0], [0, 0]]])
+def test_one_label_on_both_sides_leaves_chance_corrected_figures_undefined(counts: list[list[int]]) -> None:
+    found = metrics.setting_metrics(np.array(counts), ("not-exposed", "exposed"))
+    assert found.kappa is None
+    assert found.kappa_quadratic is None
+    assert found.krippendorff_nominal is None
+    assert found.krippendorff_ordinal is None
+    assert found.ac1 is None
+    assert found.macro_f1 is None
+    assert found.accuracy == (1.0 if found.n else None)
+
+
+def test_a_constant_run_against_a_varied_gold_has_kappa_zero_and_no_precision_for_the_unused_label() -> None:
+    found = metrics.setting_metrics(np.array([[60, 0], [40, 0]]), ("not-exposed", "exposed"))
+    assert found.kappa == 0.0
+    assert found.kappa_quadratic == 0.0
+    assert found.accuracy == pytest.approx(0.6)
+    assert found.labels["exposed"].precision is None
+    assert found.labels["exposed"].recall == 0.0
+    assert found.labels["exposed"].f1 == 0.0
+    assert found.macro_f1 == pytest.approx((2 * 60 / (2 * 60 + 40)) / 2)
+
+
+def test_a_label_that_neither_side_uses_has_no_figures_and_does_not_lower_macro_f1() -> None:
+    found = metrics.setting_metrics(np.array([[5, 0, 1], [0, 0, 0], [1, 0, 5]]), ("E0", "E2", "E1"))
+    assert found.labels["E2"].model_dump() == {"precision": None, "recall": None, "f1": None, "support": 0}
+    assert found.macro_f1 == pytest.approx(10 / 12)
+
+
+def test_two_sides_with_one_label_each_but_not_the_same_agree_in_nothing() -> None:
+    found = metrics.setting_metrics(np.array([[0, 9], [0, 0]]), ("not-exposed", "exposed"))
+    assert found.accuracy == 0.0
+    assert found.kappa == 0.0
+
+
+def test_pearson_is_undefined_for_constant_values_and_for_fewer_than_three_units() -> None:
+    assert metrics.pearson(np.array([1.0, 1, 1]), np.array([0.0, 1, 0])) is None
+    assert metrics.pearson(np.array([0.0, 1]), np.array([0.0, 1])) is None
+    assert metrics.pearson(np.array([0.0, 1, 0]), np.array([0.0, 1, 0])) == pytest.approx(1.0)
+
+
+@given(three_labels)
+def test_kappa_fits_the_textbook_formula_and_does_not_depend_on_who_is_the_gold(counts: np.ndarray) -> None:
+    for weights in (None, "quadratic"):
+        found, turned = metrics.kappa(counts, weights), metrics.kappa(counts.T, weights)
+        assert (found is None) == (turned is None)
+        if found is None or turned is None:
+            continue
+        assert found == pytest.approx(turned)
+        assert -1 - 1e-9 <= found <= 1 + 1e-9
+        p = counts / counts.sum()
+        i, j = np.indices(counts.shape)
+        distance = (i != j) if weights is None else (i - j) ** 2
+        expected = (distance * np.outer(p.sum(axis=1), p.sum(axis=0))).sum()
+        assert found == pytest.approx(1 - (distance * p).sum() / expected)
+
+
+@given(st.one_of(two_labels, three_labels))
+def test_ac1_is_symmetric_and_one_only_for_full_agreement(counts: np.ndarray) -> None:
+    found = metrics.gwet_ac1(counts)
+    assert found == metrics.gwet_ac1(counts.T)
+    if found is not None:
+        assert -1 - 1e-9 <= found <= 1
+        assert (found == pytest.approx(1.0)) == (counts.trace() == counts.sum())
+
+
+@given(three_labels)
+def test_krippendorff_fits_the_coincidence_formula(counts: np.ndarray) -> None:
+    pairs = counts + counts.T
+    totals, n = pairs.sum(axis=0), pairs.sum()
+    for level in ("nominal", "ordinal"):
+        found = metrics.krippendorff_alpha(counts, level)
+        if found is None:
+            continue
+        distance = np.zeros((3, 3))
+        for a in range(3):
+            for b in range(a + 1, 3):
+                between = totals[a : b + 1].sum() - (totals[a] + totals[b]) / 2
+                distance[a, b] = distance[b, a] = 1 if level == "nominal" else between**2
+        expected = (distance * (np.outer(totals, totals) - np.diag(totals))).sum() / (n - 1)
+        assert found == pytest.approx(1 - (distance * pairs).sum() / expected)
+
+
+@given(st.one_of(two_labels, three_labels))
+def test_no_figure_is_ever_nan(counts: np.ndarray) -> None:
+    scale = [f"L{i}" for i in range(len(counts))]
+    found = metrics.setting_metrics(counts, scale).model_dump()
+    flat = [found[k] for k in ("accuracy", "kappa", "kappa_quadratic", "krippendorff_nominal", "ac1", "macro_f1")]
+    flat += [value for label in found["labels"].values() for value in label.values()]
+    assert all(value is None or math.isfinite(value) for value in flat)
+    assert sum(sum(row.values()) for row in found["confusion"].values()) == found["n"]
+
+
+def test_figures_from_cells_equal_those_from_single_tasks() -> None:
+    from sklearn.metrics import cohen_kappa_score, f1_score
+
+    gold = np.repeat(np.arange(3), THREE.sum(axis=1))
+    run = np.concatenate([np.repeat(np.arange(3), row) for row in THREE])
+    assert metrics.kappa(THREE) == pytest.approx(cohen_kappa_score(gold, run))
+    assert metrics.kappa(THREE, "quadratic") == pytest.approx(cohen_kappa_score(gold, run, weights="quadratic"))
+    assert metrics.macro_f1(THREE) == pytest.approx(f1_score(gold, run, average="macro"))

@@ -1,0 +1,196 @@
+"""The eval document: figures known from the paper, small tables worked out by hand, and what is absent or null."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from relabel.evaluation.document import EvalDocument
+from relabel.evaluation.evaluate import evaluate
+from relabel.evaluation.gold import load_gold, read_gold_csv
+from relabel.run import Run, open_run
+
+MakeRun = Callable[..., Run]
+WriteGold = Callable[[str | bytes], Path]
+A, B, C = "11-1011.00", "53-7065.00", "29-1141.00"
+YES, NO = "exposed", "not-exposed"
+
+
+def gold_of(codes: str) -> str:
+    return "task_id,code\n" + "".join(f"{i},{code}\n" for i, code in enumerate(codes.split(), 1))
+
+
+def test_document_holds_the_fields_of_the_contract(coded_run: MakeRun, write_gold: WriteGold) -> None:
+    document = evaluate(coded_run("E0 E1 E2 E0"), read_gold_csv(write_gold(gold_of("E0 E1 E0 E2"))))
+    data = json.loads(document.model_dump_json())
+    assert {
+        "run",
+        "gold",
+        "matched",
+        "unmatched",
+        "settings",
+        "measures",
+        "occupations",
+        "yardsticks",
+        "verdict",
+    } < set(data)
+    assert set(data) - {"coherence", "gold_sha256", "sources"} == {
+        *("run", "gold", "matched", "unmatched", "settings", "measures", "occupations", "yardsticks", "verdict"),
+    }
+    assert list(data["settings"]) == ["strict", "with-tools", "three-way"]
+    assert set(data["settings"]["strict"]) == {
+        *("n", "accuracy", "kappa", "kappa_quadratic", "krippendorff_nominal", "krippendorff_ordinal"),
+        *("ac1", "macro_f1", "labels", "confusion", "prevalence"),
+    }
+    assert list(data["settings"]["three-way"]["confusion"]) == ["E0", "E2", "E1"]
+    assert data["settings"]["three-way"]["confusion"]["E0"] == {"E0": 1, "E2": 1, "E1": 0}
+    assert set(data["measures"]["beta"]) == {"agreement", "pearson", "mean", "gold_mean"}
+    assert data["matched"] == 4
+    assert data["unmatched"] == {"not-in-gold": 0, "not-in-run": 0, "no-label-in-run": 0, "no-label-in-gold": 0}
+    assert len(data["gold_sha256"]) == 64
+    assert data["sources"]["gold"][0]["source"] == "file"
+
+
+def test_document_reads_back_as_it_was_written(coded_run: MakeRun, write_gold: WriteGold) -> None:
+    document = evaluate(coded_run("E0 E1"), read_gold_csv(write_gold(gold_of("E1 E1"))))
+    assert EvalDocument.model_validate_json(document.model_dump_json()) == document
+    with pytest.raises(ValidationError):
+        document.run = "other"  # pyright: ignore[reportAttributeAccessIssue]  frozen
+
+
+def test_measures_are_worked_out_by_hand(coded_run: MakeRun, write_gold: WriteGold) -> None:
+    document = evaluate(coded_run("E0 E1 E2 E0"), read_gold_csv(write_gold(gold_of("E0 E1 E0 E2"))))
+    alpha, beta, gamma = (document.measures[m] for m in ("alpha", "beta", "gamma"))
+    assert (alpha.agreement, beta.agreement, gamma.agreement) == (1.0, 0.5, 0.5)
+    assert (alpha.mean, beta.mean, gamma.mean) == (0.25, 0.375, 0.5)
+    assert (alpha.gold_mean, beta.gold_mean, gamma.gold_mean) == (0.25, 0.375, 0.5)
+    assert alpha.pearson == pytest.approx(1.0)
+    # Run 0 1 .5 0, gold 0 1 0 .5; mean .375: covariance .25 + ..., by the definition.
+    run, gold = [0, 1, 0.5, 0], [0, 1, 0, 0.5]
+    top = sum((r - 0.375) * (g - 0.375) for r, g in zip(run, gold, strict=True))
+    assert beta.pearson == pytest.approx(top / sum((r - 0.375) ** 2 for r in run))
+    assert gamma.pearson == pytest.approx(0.0)
+
+
+def test_a_strict_only_run_has_strict_and_alpha_only(make_run: MakeRun, write_gold: WriteGold) -> None:
+    run = make_run({(A, str(i)): {"strict": YES if i < 3 else NO} for i in range(1, 5)}, settings=["strict"])
+    document = evaluate(run, read_gold_csv(write_gold(gold_of("E1 E2 E0 E1"))))
+    data = json.loads(document.model_dump_json())
+    assert list(data["settings"]) == ["strict"]
+    assert list(data["measures"]) == ["alpha"]
+    assert set(data["occupations"]) == {"n", "weights", "alpha"}
+    assert list(data["yardsticks"]["majority"]) == ["strict"]
+    assert data["settings"]["strict"]["accuracy"] == 0.5
+    assert data["coherence"] == {"incoherent": 0, "of": 0}
+
+
+def test_incoherent_pairs_are_counted_and_taken_as_e1(make_run: MakeRun, write_gold: WriteGold) -> None:
+    run = make_run(
+        {
+            (A, "1"): {"strict": YES, "with-tools": NO},
+            (A, "2"): {"strict": YES, "with-tools": YES},
+            (A, "3"): {"strict": NO, "with-tools": NO},
+        }
+    )
+    document = evaluate(run, read_gold_csv(write_gold(gold_of("E1 E1 E0"))))
+    assert document.coherence.model_dump() == {"incoherent": 1, "of": 3}
+    assert document.settings["three-way"].accuracy == 1.0
+    assert document.settings["with-tools"].accuracy == pytest.approx(2 / 3)
+    assert document.measures["gamma"].agreement == 1.0
+
+
+def test_undefined_figures_are_null(coded_run: MakeRun, write_gold: WriteGold) -> None:
+    document = evaluate(coded_run("E0 E0 E0"), read_gold_csv(write_gold(gold_of("E0 E0 E0"))))
+    text = document.model_dump_json()
+    assert "NaN" not in text
+    strict = json.loads(text)["settings"]["strict"]
+    assert strict["accuracy"] == 1.0
+    for name in ("kappa", "kappa_quadratic", "krippendorff_nominal", "krippendorff_ordinal", "ac1", "macro_f1"):
+        assert strict[name] is None
+    assert document.measures["beta"].pearson is None
+    assert document.yardsticks.majority["three-way"].kappa is None
+    assert document.occupations.alpha is not None
+    assert document.occupations.alpha.pearson is None
+    assert document.occupations.alpha.mean_abs_difference == 0.0
+
+
+def test_occupations_are_plain_means_of_their_tasks(make_run: MakeRun, write_gold: WriteGold) -> None:
+    run = make_run(
+        {
+            (A, "1"): {"three-way": "E1"},
+            (A, "2"): {"three-way": "E0"},
+            (B, "1"): {"three-way": "E0"},
+            (C, "1"): {"three-way": "E2"},
+        },
+        rubric="eloundou",
+    )
+    gold = f"task_id,onet_soc_code,code\n1,{A},E1\n2,{A},E1\n1,{B},E0\n1,{C},E0\n"
+    found = evaluate(run, read_gold_csv(write_gold(gold))).occupations
+    assert (found.n, found.weights) == (3, "equal")
+    assert found.alpha is not None
+    assert found.gamma is not None
+    # alpha: run .5 0 0, gold 1 0 0; gamma: run .5 0 1, gold 1 0 0.
+    assert found.alpha.mean_abs_difference == pytest.approx(0.5 / 3)
+    assert found.alpha.pearson == pytest.approx(1.0)
+    assert found.gamma.mean_abs_difference == pytest.approx(0.5)
+    assert found.gamma.pearson == pytest.approx(0.0)
+    assert found.gamma.spearman == pytest.approx(0.0)
+
+
+def test_majority_is_the_most_frequent_label_of_the_gold_on_the_compared_tasks(
+    coded_run: MakeRun, write_gold: WriteGold
+) -> None:
+    text = gold_of("E2 E2 E0") + "8,E0\n9,E0\n"
+    majority = evaluate(coded_run("E0 E0 E0"), read_gold_csv(write_gold(text))).yardsticks.majority
+    assert majority["three-way"].model_dump() == {"label": "E2", "accuracy": pytest.approx(2 / 3), "kappa": 0.0}
+    assert majority["strict"].model_dump() == {"label": "not-exposed", "accuracy": 1.0, "kappa": None}
+
+
+def test_the_gold_against_itself_says_nothing() -> None:
+    document = evaluate(open_run("sample"), load_gold("sample"))
+    assert document.settings["three-way"].accuracy == 1.0
+    assert document.verdict == "The run is the gold itself: full agreement says nothing about it."
+
+
+@pytest.mark.mirror
+def test_gpt4_against_humans_gives_the_known_figures() -> None:
+    document = evaluate(open_run("eloundou-2023:gpt4"), load_gold("eloundou-2023:human"))
+    assert document.matched == 19265
+    assert set(document.unmatched.values()) == {0}
+    found = document.settings["three-way"]
+    assert found.n == 19265
+    assert found.accuracy == pytest.approx(0.6564, abs=5e-5)
+    assert found.kappa == pytest.approx(0.4367, abs=5e-5)
+    assert found.kappa_quadratic == pytest.approx(0.5866, abs=5e-5)
+    assert found.krippendorff_nominal == pytest.approx(0.4328, abs=5e-5)
+    assert found.krippendorff_ordinal == pytest.approx(0.6288, abs=5e-5)
+    assert {code: label.f1 for code, label in found.labels.items()} == pytest.approx(
+        {"E0": 0.817, "E2": 0.570, "E1": 0.335}, abs=5e-4
+    )
+    agreement = {measure: of.agreement for measure, of in document.measures.items()}
+    assert agreement == pytest.approx({"alpha": 0.808, "beta": 0.656, "gamma": 0.821}, abs=5e-4)
+    pearson = {measure: of.pearson for measure, of in document.measures.items()}
+    assert pearson == pytest.approx({"alpha": 0.223, "beta": 0.591, "gamma": 0.654}, abs=5e-4)
+    assert document.occupations.n == 923
+
+
+@pytest.mark.mirror
+def test_swapping_run_and_gold_swaps_precision_and_recall_and_keeps_agreement() -> None:
+    one = evaluate(open_run("eloundou-2023:gpt4"), load_gold("eloundou-2023:human")).settings["three-way"]
+    other = evaluate(open_run("eloundou-2023:human"), load_gold("eloundou-2023:gpt4")).settings["three-way"]
+    assert one.kappa == pytest.approx(other.kappa)
+    assert one.ac1 == pytest.approx(other.ac1)
+    assert one.labels["E2"].precision == pytest.approx(other.labels["E2"].recall)
+
+
+@pytest.mark.mirror
+def test_tasks_that_2023_did_not_have_are_counted(make_run: MakeRun) -> None:
+    labels = {("11-1011.00", "8823"): {"three-way": "E2"}, ("11-1011.00", "99999999"): {"three-way": "E0"}}
+    document = evaluate(make_run(labels, rubric="eloundou"), load_gold("eloundou-2023:gpt4"))
+    assert document.matched == 1
+    assert document.unmatched["not-in-gold"] == 1
+    assert document.unmatched["not-in-run"] == 19264

@@ -1,0 +1,238 @@
+"""What an export holds, and when it is refused; on the sample."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from relabel.errors import DataError, IncompleteRunError, UsageError
+from relabel.publishing.export import export_run
+from relabel.run import Run, open_run
+
+MakeSampleRun = Callable[..., Run]
+
+
+def load(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_the_folder_holds_tables_pages_and_descriptions(sample_run: MakeSampleRun, tmp_path: Path) -> None:
+    done = export_run(sample_run(), tmp_path / "out")
+    files = content(tmp_path / "out")
+    pages = [f"occupations/{code}.json" for code in ("1121", "2134", "2237", "5250", "5315", "8160")]
+    assert sorted(files) == sorted(
+        [
+            "datapackage.json",
+            "methodology.json",
+            "occupations.csv",
+            "occupations.json",
+            "occupations.parquet",
+            *pages,
+            "sources.json",
+            "tasks.csv",
+            "tasks.parquet",
+        ]
+    )
+    assert (done.files, done.size) == (len(files), sum(map(len, files.values())))
+
+
+def test_the_same_run_gives_the_same_bytes_wherever_it_is_written(sample_run: MakeSampleRun, tmp_path: Path) -> None:
+    run = sample_run()
+    export_run(run, tmp_path / "one")
+    export_run(run, tmp_path / "deep" / "two")
+    assert content(tmp_path / "one") == content(tmp_path / "deep" / "two")
+    export_run(run, tmp_path / "one")
+    assert content(tmp_path / "one") == content(tmp_path / "deep" / "two")
+
+
+def test_no_file_names_the_machine(sample_run: MakeSampleRun, tmp_path: Path) -> None:
+    export_run(sample_run(), tmp_path / "out")
+    for name, data in content(tmp_path / "out").items():
+        assert str(tmp_path).encode() not in data, name
+        assert b"no business of a reader" not in data, name
+
+
+def test_every_file_of_the_sample_says_sample(sample_run: MakeSampleRun, tmp_path: Path) -> None:
+    export_run(sample_run(), tmp_path / "out")
+    assert all(b"SAMPLE" in data for data in content(tmp_path / "out").values())
+
+
+def test_a_page_leads_from_the_score_to_the_answers(sample_run: MakeSampleRun, tmp_path: Path) -> None:
+    export_run(sample_run(), tmp_path / "out")
+    page = load(tmp_path / "out/occupations/2134.json")
+    assert [(part["onet_soc_code"], part["share"]) for part in page["onet"]] == [
+        ("15-1252.00", 0.711),
+        ("15-1254.00", 0.289),
+    ]
+    assert page["score"]["status"] == "scored (SAMPLE)"
+    assert sum(task["share"] for task in page["tasks"]) == pytest.approx(1)
+    alpha = sum(task["share"] for task in page["tasks"] if task["code"] == "E1")
+    assert alpha == pytest.approx(page["score"]["alpha"])
+    task = page["tasks"][0]
+    assert task["text"]
+    assert (task["strict"], task["with_tools"], task["code"]) == ("exposed", "exposed", "E1")
+    assert [(a["setting"], a["request_key"], a["rationale"]) for a in task["answers"]] == [
+        ("strict", f"key-{task['task_id']}-strict", f"because of {task['task_id']}"),
+        ("with-tools", f"key-{task['task_id']}-with-tools", f"because of {task['task_id']}"),
+    ]
+    exposed = sum(t["strict"] == "exposed" for t in page["tasks"])
+    assert page["counts"]["strict"]["text"] == f"{exposed} of 20"
+    assert page["counts"]["codes"] == {c: sum(t["code"] == c for t in page["tasks"]) for c in ("E0", "E1", "E2")}
+
+
+def test_the_tables_agree_with_each_other(sample_run: MakeSampleRun, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export_run(sample_run(), out)
+    table = pd.read_csv(out / "occupations.csv", dtype={"code": str})
+    assert table["alpha"].tolist() == [row["alpha"] for row in load(out / "occupations.json")["rows"]]
+    assert table["alpha"].tolist() == pq.read_table(out / "occupations.parquet")["alpha"].to_pylist()
+    tasks = pd.read_csv(out / "tasks.csv", dtype=str)
+    assert len(tasks) == 60
+    assert tasks["strict"].isin(["exposed", "not-exposed"]).all()
+    assert tasks["request_keys"].iloc[0] == "key-S001-strict key-S001-with-tools"
+    assert pq.read_table(out / "tasks.parquet")["task_id"].to_pylist() == tasks["task_id"].tolist()
+
+
+def test_the_data_package_describes_every_file_and_column(sample_run: MakeSampleRun, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export_run(sample_run(), out)
+    package = load(out / "datapackage.json")
+    files = content(out)
+    assert {entry["path"] for entry in package["resources"]} == set(files) - {"datapackage.json"}
+    names = [entry["name"] for entry in package["resources"]]
+    assert len(names) == len(set(names))
+    for entry in package["resources"]:
+        data = files[entry["path"]]
+        assert entry["bytes"] == len(data)
+        assert entry["hash"] == f"sha256:{hashlib.sha256(data).hexdigest()}"
+    by_path = {entry["path"]: entry for entry in package["resources"]}
+    for name in ("occupations.csv", "tasks.csv"):
+        fields = by_path[name]["schema"]["fields"]
+        assert [f["name"] for f in fields] == pd.read_csv(out / name, nrows=0).columns.tolist()
+        assert all(f["type"] and f["title"] and f["description"] for f in fields)
+    units = {f["name"]: f.get("unit") for f in by_path["occupations.csv"]["schema"]["fields"]}
+    assert units["median_pay_gbp"] == "GBP a year"
+    assert units["alpha"] == "share (0-1)"
+    assert package["created"] == "2026-01-01T00:00:00Z"
+    assert package["licenses"]
+    assert package["sources"]
+
+
+def test_the_methodology_says_how_and_from_how_much(sample_run: MakeSampleRun, tmp_path: Path) -> None:
+    export_run(sample_run(), tmp_path / "out")
+    method = load(tmp_path / "out/methodology.json")
+    assert method["score"]["bridge"]["steps"][0]["target"] == "uk-soc2020"
+    assert method["labels"]["rubric"]["id"] == "exposure"
+    assert method["labels"]["prompt_sha256"] == "0" * 64
+    assert method["labels"]["parameters"] == {"sample": 60, "seed": 7}
+    assert "60 labelled tasks of 60" in method["description"]
+    sources = load(tmp_path / "out/sources.json")["sources"]
+    assert [source["id"] for source in sources] == ["sample"]
+    assert all(len(file["sha256"]) == 64 for file in sources[0]["files"])
+
+
+def test_a_group_without_labels_has_a_page_with_the_reason(sample_run: MakeSampleRun, tmp_path: Path) -> None:
+    export_run(sample_run(without=("29-1141.00",)), tmp_path / "out")
+    page = load(tmp_path / "out/occupations/2237.json")
+    assert page["score"]["alpha"] is None
+    assert page["score"]["status"] == "unscored: no labelled tasks for O*NET-SOC 2019 29-1141.00 (SAMPLE)"
+    assert page["tasks"] == []
+    description = load(tmp_path / "out/datapackage.json")["description"]
+    assert "5 of 6 groups scored, from 50 labelled tasks of 60" in description
+
+
+def test_an_incomplete_run_is_refused_or_marked_in_every_file(sample_run: MakeSampleRun, tmp_path: Path) -> None:
+    run = sample_run(status="incomplete", without=("29-1141.00",))
+    with pytest.raises(IncompleteRunError, match="--allow-partial"):
+        export_run(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    export_run(run, tmp_path / "out", allow_partial=True)
+    for name, data in content(tmp_path / "out").items():
+        assert b"PARTIAL" in data, name
+        if name.endswith(".json") and name != "datapackage.json":
+            assert json.loads(data)["partial"] is True, name
+    assert load(tmp_path / "out/datapackage.json")["relabel"]["partial"] is True
+
+
+def test_a_folder_in_other_use_is_refused_and_left_alone(sample_run: MakeSampleRun, tmp_path: Path) -> None:
+    run = sample_run()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("years of work")
+    with pytest.raises(UsageError, match="no earlier export"):
+        export_run(run, tmp_path / "mine")
+    with pytest.raises(UsageError, match="is a file"):
+        export_run(run, tmp_path / "mine/thesis.txt")
+    export_run(run, tmp_path / "out")
+    (tmp_path / "out/notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"also holds notes\.txt"):
+        export_run(run, tmp_path / "out")
+    assert (tmp_path / "mine/thesis.txt").read_text() == "years of work"
+    assert (tmp_path / "out/notes.txt").read_text() == "mine"
+
+
+def test_an_empty_folder_and_an_earlier_export_are_replaced(sample_run: MakeSampleRun, tmp_path: Path) -> None:
+    run = sample_run()
+    (tmp_path / "out").mkdir()
+    export_run(run, tmp_path / "out", taxonomy="onet-soc")
+    assert (tmp_path / "out/occupations/11-3051.00.json").exists()
+    export_run(run, tmp_path / "out")
+    assert not (tmp_path / "out/occupations/11-3051.00.json").exists()
+    assert (tmp_path / "out/occupations/1121.json").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["made-run", "out"]
+
+
+def test_a_place_that_cannot_be_written_is_a_data_error(sample_run: MakeSampleRun, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot write the export"):
+        export_run(sample_run(), tmp_path / "file" / "out")
+
+
+def test_nothing_is_left_behind_when_scoring_or_writing_fails(
+    sample_run: MakeSampleRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = sample_run()
+    export_run(run, tmp_path / "out")
+    before = content(tmp_path / "out")
+    with pytest.raises(UsageError):
+        export_run(run, tmp_path / "out", taxonomy="soc2018")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(DataError, match="No space left on device"):
+        export_run(run, tmp_path / "out")
+    monkeypatch.undo()
+    assert content(tmp_path / "out") == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["made-run", "out"]
+
+
+@pytest.mark.mirror
+def test_the_published_labels_export_with_a_page_for_each_of_412_groups(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = export_run(open_run("eloundou-2023:gpt4"), out, method="site-2026")
+    assert done.table.scored == 379
+    assert len(list((out / "occupations").iterdir())) == 412
+    page = load(out / "occupations/8160.json")
+    assert (page["score"]["strict_10"], page["score"]["with_tools_10"]) == (1.5, 6.4)
+    assert [part["onet_soc_code"] for part in page["onet"]] == ["51-1011.00"]
+    exposed = sum(task["share"] for task in page["tasks"] if task["code"] == "E1")
+    assert round(exposed, 2) == page["score"]["alpha"]
+    ids = [source["id"] for source in load(out / "sources.json")["sources"]]
+    assert ids == sorted(ids)
+    assert {"eloundou-2023", "onet-30.2", "ons-soc2020", "ons-ashe-2024", "bls-isco08-soc2010"} <= set(ids)
+    caveats = load(out / "methodology.json")["caveats"]
+    assert any(caveat.startswith("Task Ratings.txt is not the publisher's own file") for caveat in caveats)
+    shutil.rmtree(out)

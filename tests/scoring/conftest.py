@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from score_workshop import MakeRun, Scored, TaskFile, made_run
+
+from relabel.run import open_run
+from relabel.scoring.options import Method, Taxonomy, Weights
+from relabel.scoring.table import ScoreTable, score_table
+from relabel.sources import ons
+
+
+@pytest.fixture(scope="session")
+def scored() -> Scored:
+    """Scores from the real data; the coding index is read once, and so is each table made."""
+    read_once = cache(ons.read_coding_index)
+
+    @cache
+    def score(
+        ref: str = "eloundou-2023:gpt4",
+        method: Method = "bridge",
+        taxonomy: Taxonomy = "uk-soc2020",
+        weights: Weights = "importance",
+        tasks: str | None = None,
+        pay: str | None = None,
+    ) -> ScoreTable:
+        with pytest.MonkeyPatch.context() as patch:  # other tests read other indexes
+            patch.setattr(ons, "read_coding_index", read_once)
+            return score_table(open_run(ref), method=method, taxonomy=taxonomy, weights=weights, tasks=tasks, pay=pay)
+
+    return score
+
+
+@pytest.fixture
+def task_file(tmp_path: Path) -> TaskFile:
+    def write(rows: Sequence[Mapping[str, object]]) -> str:
+        path = tmp_path / "tasks.csv"
+        defaults = {"title": "Somebody", "text": "Do it.", "task_type": "Core", "importance": 3}
+        pd.DataFrame([defaults | dict(row) for row in rows]).to_csv(path, index=False)
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    return partial(made_run, tmp_path / "a-run")

@@ -1,0 +1,176 @@
+"""The published figures, from the real data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from score_workshop import Scored, by_code
+
+from relabel.errors import UsageError
+from relabel.scoring.bridges import index_entries, most_frequent
+from relabel.sources import eloundou, ons
+
+pytestmark = pytest.mark.mirror
+
+IT_PROFESSIONALS = ["2133", "2134", "2135", "2136", "2137"]
+
+
+def test_site_method_scores_379_of_412_groups(scored: Scored) -> None:
+    table = scored(method="site-2026")
+    assert (table.scored, len(table.frame)) == (379, 412)
+
+
+@pytest.mark.parametrize(
+    ("code", "strict", "with_tools", "percentile"), [("1121", 0.7, 7.3, 32), ("8160", 1.5, 6.4, 71)]
+)
+def test_site_method_repeats_the_published_pages(
+    scored: Scored, code: str, strict: float, with_tools: float, percentile: int
+) -> None:
+    page = by_code(scored(method="site-2026").frame)[code]
+    assert (page["strict_10"], page["with_tools_10"]) == (strict, with_tools)
+    assert page["percentile_alpha"] == percentile
+
+
+def test_site_method_repeats_the_published_wage_exposure(scored: Scored, tmp_path: Path) -> None:
+    file = tmp_path / "pay.csv"
+    file.write_text("code,employees,median_pay_gbp\n1121,479000,52885\n8160,24000,35092\n")
+    frame = scored(method="site-2026", pay=str(file)).frame
+    production, assembly = by_code(frame)["1121"], by_code(frame)["8160"]
+    assert round(production["wage_exposure_alpha_gbp"] / 1e9, 2) == 1.77
+    assert round(production["wage_exposure_gamma_gbp"] / 1e9, 2) == 18.49
+    assert round(assembly["wage_exposure_alpha_gbp"] / 1e6) == 126
+    assert round(assembly["wage_exposure_gamma_gbp"] / 1e6) == 539
+    others = frame[~frame["code"].isin(["1121", "8160"])]
+    assert others["employees"].isna().all()
+    assert others["wage_exposure_alpha_gbp"].isna().all()
+
+
+def test_site_method_publishes_rounded_shares(scored: Scored) -> None:
+    frame = scored(method="site-2026").frame.dropna(subset="alpha")
+    for measure in ("alpha", "beta", "gamma"):
+        assert (frame[measure] == frame[measure].round(2)).all()
+    assert ((10 * frame["alpha"]).round(1) == frame["strict_10"]).all()
+
+
+def test_site_method_leaves_it_professionals_unscored_and_bridge_scores_them(scored: Scored) -> None:
+    site = scored(method="site-2026").frame.set_index("code").loc[IT_PROFESSIONALS]
+    bridge = scored().frame.set_index("code").loc[IT_PROFESSIONALS]
+    assert site["alpha"].isna().all()
+    assert site["status"].str.contains("SOC 2010 codes are read as SOC 2018").all()
+    assert bridge["alpha"].notna().all()
+    assert (bridge["status"] == "scored").all()
+
+
+def test_bridge_reaches_all_groups_but_two_without_task_statements(scored: Scored) -> None:
+    frame = scored().frame
+    missing = frame[frame["alpha"].isna()]
+    assert missing["code"].tolist() == ["1161", "9222"]
+    assert missing["status"].str.startswith("unscored: no task statements for O*NET-SOC 2019").all()
+
+
+@pytest.mark.parametrize("method", ["site-2026", "bridge"])
+def test_every_group_has_a_status_and_measures_keep_their_order(scored: Scored, method: str) -> None:
+    frame = scored(method=method).frame
+    assert len(frame) == 412
+    assert frame["code"].is_monotonic_increasing
+    assert ((frame["status"] == "scored") == frame["alpha"].notna()).all()
+    assert frame.loc[frame["alpha"].isna(), "status"].str.startswith("unscored: ").all()
+    done = frame.dropna(subset="alpha")
+    assert (done["alpha"] <= done["beta"]).all()
+    assert (done["beta"] <= done["gamma"]).all()
+    assert (done["tasks"] > 0).all()
+    assert done["coverage"].between(0, 1, inclusive="right").all()
+    assert done["percentile_alpha"].between(0, 100).all()
+
+
+def test_bridge_tells_apart_groups_that_shared_one_isco_code(scored: Scored) -> None:
+    site = scored(method="site-2026").frame.dropna(subset="alpha")
+    bridge = scored().frame.dropna(subset="alpha")
+    sharing = [frame.duplicated(["alpha", "beta", "gamma"], keep=False).sum() for frame in (site, bridge)]
+    assert sharing[1] < sharing[0] / 4
+
+
+def test_shares_of_a_group_sum_to_one_and_never_exceed_what_is_linked(scored: Scored) -> None:
+    table = scored()
+    sums = table.shares.groupby("code")["share"].sum()
+    assert sums.to_numpy() == pytest.approx(1)
+    reach = table.bridge.reach(table.occupations.index).groupby("code")["share"].sum()
+    assert (reach <= 1 + 1e-12).all()
+
+
+@pytest.mark.parametrize("who", ["gpt4", "human"])
+def test_core_weights_rebuild_the_paper_s_occupation_scores(scored: Scored, who: str) -> None:
+    table = scored(f"eloundou-2023:{who}", taxonomy="onet-soc", weights="core", tasks="eloundou-2023")
+    published = eloundou.read_occupations().set_index("onet_soc_code")
+    frame = table.frame.set_index("code")
+    assert (table.scored, len(frame)) == (923, 923)
+    for measure in ("alpha", "beta", "gamma"):
+        difference = (frame[measure] - published[f"{who}_{measure}"]).abs()
+        assert len(difference) == 923
+        assert difference.max() < 1e-9
+
+
+def test_core_weights_take_the_labels_own_list_unasked(scored: Scored) -> None:
+    assert scored(taxonomy="onet-soc", weights="core").tasks == "eloundou-2023"
+    assert scored(taxonomy="onet-soc", weights="equal").tasks == "onet-30.2"
+
+
+def test_a_list_without_ratings_refuses_importance_weights(scored: Scored) -> None:
+    with pytest.raises(UsageError, match="choose --weights core or equal, or --tasks onet-30"):
+        scored(tasks="eloundou-2023")
+
+
+@pytest.mark.parametrize(
+    ("taxonomy", "rows", "scored_rows"), [("onet-soc", 1016, 923), ("soc2018", 867, 798), ("isco08", 436, 428)]
+)
+def test_other_taxonomies_list_every_code(scored: Scored, taxonomy: str, rows: int, scored_rows: int) -> None:
+    table = scored(taxonomy=taxonomy)
+    assert (len(table.frame), table.scored) == (rows, scored_rows)
+    assert table.pay is None
+    assert table.frame["median_pay_gbp"].isna().all()
+
+
+def test_pay_is_refused_where_there_is_none(scored: Scored) -> None:
+    with pytest.raises(UsageError, match="uk-soc2020 only"):
+        scored(taxonomy="soc2018", pay="ons-ashe-2024")
+
+
+def test_suppressed_pay_stays_missing(scored: Scored) -> None:
+    frame = scored().frame
+    suppressed = frame[frame["median_pay_gbp"].isna() | frame["employees"].isna()]
+    assert len(suppressed) > 0
+    assert suppressed[["wage_exposure_alpha_gbp", "wage_exposure_gamma_gbp"]].isna().all().all()
+    paid = frame.dropna(subset=["alpha", "employees", "median_pay_gbp"])
+    whole = paid["alpha"] * paid["employees"].astype(float) * paid["median_pay_gbp"]
+    assert paid["wage_exposure_alpha_gbp"].to_numpy() == pytest.approx(whole.to_numpy(), abs=0.01)
+
+
+def test_medians_of_2025_come_with_jobs_of_2024_and_say_so(scored: Scored) -> None:
+    newer, older = scored(pay="ons-ashe-2025-medians").frame, scored().frame
+    renewed = newer["pay_source"].str.contains("2025")
+    assert renewed.sum() == 412 - 49
+    assert by_code(newer)["1121"]["median_pay_gbp"] == 52885
+    pd.testing.assert_series_equal(newer["employees"], older["employees"])
+    pd.testing.assert_series_equal(newer.loc[~renewed, "median_pay_gbp"], older.loc[~renewed, "median_pay_gbp"])
+    assert (newer.loc[~renewed, "pay_source"] == "ASHE 2024 (provisional)").all()
+
+
+def test_sources_carry_checksums_and_the_kind_of_copy(scored: Scored) -> None:
+    sources = {(use.source, use.file): use.model_dump() for use in scored().sources}
+    assert all(len(use["sha256"]) == 64 for use in sources.values())
+    assert sources["onet-30.2", "Task Ratings.txt"]["copy_status"] == "rebuilt"
+    assert ("eloundou-2023", "full_labelset.tsv") in sources
+    assert {"ons-soc2020", "ons-ashe-2024", "bls-isco08-soc2010", "bls-soc2010-soc2018"} <= {s for s, _ in sources}
+
+
+def test_ties_in_the_index_take_the_lowest_isco_code(scored: Scored) -> None:  # the fixture keeps the index in memory
+    entries = index_entries(ons.read_coding_index())
+    chosen = most_frequent(entries).set_index("target")["source"]
+    assert len(chosen) == 412
+    for code in ("2435", "3112"):
+        group = entries[entries["target"] == code]
+        tied = group[group["weight"] == group["weight"].max()]["source"]
+        assert len(tied) > 1
+        assert chosen[code] == min(tied)

@@ -1,0 +1,167 @@
+"""The score table: rounding, percentiles, pay files, the sample, and what is written to files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from score_workshop import by_code
+
+from relabel.errors import DataError, UsageError
+from relabel.run import open_run
+from relabel.scoring.pay import read_pay
+from relabel.scoring.table import (
+    COLUMNS,
+    csv_bytes,
+    half_up,
+    json_bytes,
+    percentiles,
+    score_table,
+    table_json,
+    write_table,
+)
+
+KNOWN = frozenset({"1121", "8160"})
+
+
+@pytest.mark.parametrize(
+    ("value", "places", "rounded"),
+    [(0.125, 2, 0.13), (0.145, 2, 0.15), (0.115, 2, 0.12), (2.5, 0, 3), (0.285 - 1e-16, 2, 0.29), (0.284999, 2, 0.28)],
+)
+def test_halves_go_up_whatever_the_binary_fraction(value: float, places: int, rounded: float) -> None:
+    assert half_up(value, places) == rounded
+
+
+@given(st.integers(0, 10_000))
+def test_half_up_is_the_rounding_of_the_decimal(thousandths: int) -> None:
+    assert half_up(thousandths / 1000, 2) == (thousandths + 5) // 10 / 100
+
+
+def test_percentiles_break_ties_by_code_and_skip_the_unscored() -> None:
+    values = pd.Series([0.2, None, 0.1, 0.2, 0.9])
+    codes = pd.Series(["b", "x", "c", "a", "d"])
+    found = percentiles(values, codes)
+    assert found.tolist() == [50, pd.NA, 0, 25, 75]
+
+
+@given(st.lists(st.one_of(st.none(), st.floats(0, 1)), max_size=40))
+def test_percentiles_follow_the_values(values: list[float | None]) -> None:
+    frame = pd.DataFrame({"value": pd.Series(values, dtype="float64")})
+    frame["code"] = [f"{n:03}" for n in range(len(frame))]
+    frame["percentile"] = percentiles(frame["value"], frame["code"])
+    done = frame.dropna(subset="value").sort_values(["value", "code"])
+    assert (frame["percentile"].isna() == frame["value"].isna()).all()
+    # Values that differ beyond twelve places only are ties.
+    apart = done["value"].diff().fillna(1) > 1e-11
+    assert (done["percentile"].diff().fillna(0)[apart] >= 0).all()
+
+
+def pay_file(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "pay.csv"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_a_user_s_pay_file_is_read_with_gaps(tmp_path: Path) -> None:
+    ref = pay_file(tmp_path, "uk_soc2020,title,employees,median_pay_gbp\n1121,Some,479000,\n8160,Other,,35092.5\n")
+    pay = read_pay(ref, KNOWN)
+    assert pay.frame["employees"].tolist() == [479000, pd.NA]
+    assert pay.frame["median_pay_gbp"].isna().tolist() == [True, False]
+    assert pay.name == "pay.csv"
+    assert len(pay.sources[0].sha256) == 64
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("code,employees,median_pay_gbp\n1121,1,2\n112,1,2\n", "line 3, column code: '112' is no known group"),
+        ("code,employees,median_pay_gbp\n1121,1,2\n1121,1,2\n", "line 3, column code: 1121 is given twice"),
+        ("code,employees,median_pay_gbp\n1121,many,2\n", "line 2, column employees: 'many'"),
+        ("code,employees,median_pay_gbp\n1121,1.5,2\n", "line 2, column employees: '1.5'"),
+        ("code,employees,median_pay_gbp\n1121,1,-2\n", "line 2, column median_pay_gbp: '-2'"),
+        ('code,employees,median_pay_gbp\n1121,"479,000",2\n', "write plain digits"),
+        ("code,employees,median_pay_gbp\n1121,1,inf\n", "line 2, column median_pay_gbp: 'inf'"),
+        ("code,median_pay_gbp\n1121,2\n", "no column 'employees'"),
+        ("group,employees,median_pay_gbp\n1121,1,2\n", "no column 'code'"),
+        ("", "is not a CSV file"),
+    ],
+)
+def test_a_bad_pay_file_is_refused_by_line_and_column(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_pay(pay_file(tmp_path, text), KNOWN)
+
+
+def test_unknown_pay_is_a_usage_error_and_a_missing_file_is_not(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no source of pay 'ashe'"):
+        read_pay("ashe", KNOWN)
+    with pytest.raises(DataError, match="there is no pay file"):
+        read_pay(str(tmp_path / "none.csv"), KNOWN)
+
+
+def test_the_sample_uses_its_own_bridge_and_pay_and_says_so() -> None:
+    table = score_table(open_run("sample"))
+    rows = by_code(table.frame)
+    assert list(table.frame.columns) == list(COLUMNS)
+    assert table.frame["status"].tolist() == ["scored (SAMPLE)"] * 6
+    assert table.frame["note"].str.startswith("SAMPLE").all()
+    assert (table.pay, table.tasks, table.sample) == ("sample", "sample", True)
+    assert rows["1121"]["employees"] == 100_000
+    # Its pay is left empty on purpose.
+    assert rows["5250"]["wage_exposure_gamma_gbp"] is None
+    assert rows["5250"]["alpha"] == rows["8160"]["alpha"]
+    occupations = by_code(score_table(open_run("sample"), taxonomy="onet-soc").frame)
+    mixed = 0.711 * occupations["15-1252.00"]["alpha"] + 0.289 * occupations["15-1254.00"]["alpha"]
+    assert rows["2134"]["alpha"] == pytest.approx(mixed)
+    assert {use.file for use in table.sources} >= {"tasks.csv", "bridge.csv", "pay.csv"}
+
+
+@pytest.mark.parametrize("taxonomy", ["soc2018", "isco08"])
+def test_the_sample_has_no_other_bridge(taxonomy: str) -> None:
+    with pytest.raises(UsageError, match="choose --taxonomy onet-soc or uk-soc2020"):
+        score_table(open_run("sample"), taxonomy=taxonomy)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r"])
+def test_no_cell_of_a_csv_runs_as_a_formula(first: str) -> None:
+    frame = pd.DataFrame({"title": [f"{first}1+1", "plain"], "alpha": [-0.5, 1.0]})
+    rows = list(csv.reader(io.StringIO(csv_bytes(frame).decode("utf-8"), newline="")))
+    assert rows[1][0] == f"'{first}1+1".replace("\r", "\n")
+    assert rows[1][1] == "-0.5"
+    assert rows[2][0] == "plain"
+
+
+def test_the_three_kinds_of_file_hold_the_same_table(tmp_path: Path) -> None:
+    table = score_table(open_run("sample"))
+    for suffix in ("csv", "json", "parquet"):
+        write_table(table, tmp_path / f"deep/scores.{suffix}")
+    from_csv = pd.read_csv(tmp_path / "deep/scores.csv", dtype={"code": str})
+    document = json.loads((tmp_path / "deep/scores.json").read_text(encoding="utf-8"))
+    parquet = pq.read_table(tmp_path / "deep/scores.parquet")
+    assert from_csv.columns.tolist() == parquet.column_names == list(COLUMNS)
+    assert from_csv["alpha"].tolist() == [row["alpha"] for row in document["rows"]] == parquet["alpha"].to_pylist()
+    assert document["counts"]["scored"] == 6
+    assert document["rows"][3]["median_pay_gbp"] is None
+    assert json.loads((parquet.schema.metadata or {})[b"relabel"])["sample"] is True
+    assert not [p for p in (tmp_path / "deep").iterdir() if p.name.startswith(".")]
+
+
+def test_the_same_run_gives_the_same_bytes() -> None:
+    first, second = (score_table(open_run("sample")) for _ in range(2))
+    assert json_bytes(table_json(first)) == json_bytes(table_json(second))
+    assert csv_bytes(first.frame) == csv_bytes(second.frame)
+
+
+def test_a_file_that_cannot_be_written_is_a_data_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    table = score_table(open_run("sample"))
+    with pytest.raises(DataError, match="cannot write"):
+        write_table(table, tmp_path / "file" / "scores.csv")
+    with pytest.raises(UsageError, match=r"end the name of --out in \.csv, \.parquet or \.json"):
+        write_table(table, tmp_path / "scores.xlsx")

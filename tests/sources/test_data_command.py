@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from source_workshop import Publisher, Workshop, sha256
+from typer.testing import CliRunner
+
+from relabel.cli.data import app
+from relabel.errors import DataError
+
+CONTENT = b"content\n"
+
+
+def run(*arguments: str, fails: type[Exception] | None = None) -> str:
+    result = CliRunner().invoke(app, list(arguments))
+    if fails is None:
+        assert result.exit_code == 0, result.output
+    else:
+        assert isinstance(result.exception, fails), result.output
+    return result.stdout
+
+
+def error_of(*arguments: str) -> str:
+    return str(CliRunner().invoke(app, list(arguments)).exception)
+
+
+@pytest.fixture
+def three(workshop: Workshop, publisher: Publisher) -> Workshop:
+    """A source with a good file, one that can be fetched, and one that cannot."""
+    publisher.pages["/far"] = CONTENT
+    far = {"name": "far", "download": "file", "url": publisher.url("/far")}
+    files = ({"name": "near"}, far, {"name": "lost"})
+    workshop.register("mine", *({"sha256": sha256(CONTENT), **file} for file in files))
+    workshop.put("mine", "near", CONTENT)
+    return workshop
+
+
+@pytest.mark.usefixtures("workshop")
+def test_list_names_every_source_within_a_hundred_columns() -> None:
+    out = run("list")
+
+    assert "onet-30.2" in out
+    assert "rebuilt copy" in out
+    assert max(map(len, out.splitlines())) <= 100
+
+
+@pytest.mark.usefixtures("workshop")
+def test_list_as_json_gives_what_the_registry_holds() -> None:
+    sources = {source["id"]: source for source in json.loads(run("list", "--json"))["sources"]}
+
+    assert len(sources) == 13
+    source = sources["ons-ashe-2025-medians"]
+    assert set(source) >= {"title", "publisher", "release", "licence", "citation", "homepage", "notes", "files"}
+    assert source["files"][0]["copy"] == "derived"
+
+
+@pytest.mark.usefixtures("three")
+def test_verify_lists_missing_files_without_failing() -> None:
+    out = run("verify", "mine")
+
+    assert "1 ok, 2 missing" in out
+    assert "to fetch: relabel data pull mine" in out
+
+
+@pytest.mark.usefixtures("three")
+def test_strict_verify_fails_on_missing_files() -> None:
+    assert error_of("verify", "mine", "--strict").startswith("2 of 3 files are missing: mine/far, mine/lost;")
+
+
+def test_verify_fails_on_a_changed_file_with_both_checksums(three: Workshop) -> None:
+    three.put("mine", "near", b"changed")
+
+    document = json.loads(run("verify", "mine", "--json", fails=DataError))
+    message = error_of("verify", "mine")
+
+    assert (document["ok"], document["mismatch"], document["missing"]) == (0, 1, 2)
+    assert document["files"][0]["found"] == sha256(b"changed")
+    assert sha256(b"changed") in message
+    assert sha256(CONTENT) in message
+    assert "near" in message
+
+
+def test_verify_names_each_of_several_changed_files(three: Workshop) -> None:
+    three.put("mine", "near", b"changed")
+    three.put("mine", "lost", b"changed, too")
+
+    message = error_of("verify", "mine")
+
+    assert message.startswith("2 files are not the registered ones: ")
+    assert sha256(b"changed, too") in message
+
+
+@pytest.mark.usefixtures("three")
+def test_pull_fetches_and_says_from_where() -> None:
+    result = CliRunner().invoke(app, ["pull", "mine", "--json"])
+
+    assert isinstance(result.exception, DataError)
+    assert "mine/lost" in str(result.exception)
+    assert "fetching mine/far from http://127.0.0.1" in result.stderr
+    states = {file["file"]: (file["state"], file["where"]) for file in json.loads(result.stdout)["files"]}
+    assert states == {"near": ("ok", "mirror"), "far": ("ok", "download"), "lost": ("missing", None)}
+
+
+@pytest.mark.usefixtures("workshop")
+def test_an_unknown_source_is_an_error() -> None:
+    assert error_of("pull", "nonsense").startswith("unknown source 'nonsense'; known: ")
+
+
+def test_the_command_imports_nothing_heavy_before_it_runs() -> None:
+    code = "import sys, relabel.cli.data; print(sorted({'pandas', 'pandera', 'pooch', 'openpyxl'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,366 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+from source_workshop import Publisher, Workshop, sha256, write
+
+from relabel.errors import ChecksumError, DataError
+from relabel.sources import fetch
+
+CONTENT = b"code\ttitle\n1111\tChiefs\n"
+OTHER = b"code\ttitle\n2222\tOthers\n"
+
+
+def archive(**members: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as bundle:
+        for name, content in members.items():
+            bundle.writestr(name.replace("__", "/").replace("_dot_", "."), content)
+    return buffer.getvalue()
+
+
+def one_file(publisher: Publisher, **more: object) -> dict[str, object]:
+    publisher.pages["/t.tsv"] = CONTENT
+    return {"name": "t.tsv", "sha256": sha256(CONTENT), "download": "file", "url": publisher.url("/t.tsv")} | more
+
+
+def two_members(publisher: Publisher) -> list[dict[str, object]]:
+    publisher.pages["/db.zip"] = archive(db__a_dot_txt=CONTENT, db__b_dot_txt=OTHER)
+    url = publisher.url("/db.zip")
+    return [
+        {"name": "a.txt", "sha256": sha256(CONTENT), "download": "zip", "url": url, "member": "db/a.txt"},
+        {"name": "b.txt", "sha256": sha256(OTHER), "download": "zip", "url": url, "member": "db/b.txt"},
+    ]
+
+
+def test_the_mirror_comes_before_the_cache(workshop: Workshop) -> None:
+    workshop.give("s", "t", "t.tsv", CONTENT)
+    workshop.put_cached("s", "t.tsv", CONTENT)
+
+    assert fetch.locate("s", "t.tsv") == workshop.mirror / "s" / "t.tsv"
+    assert fetch.provenance("s", "t.tsv").where == "mirror"
+
+
+def test_the_cache_comes_before_the_official_address(workshop: Workshop, publisher: Publisher) -> None:
+    workshop.register("s", one_file(publisher))
+    workshop.put_cached("s", "t.tsv", CONTENT)
+
+    assert fetch.locate("s", "t.tsv") == workshop.cache / "s" / "t.tsv"
+    assert fetch.provenance("s", "t.tsv").where == "cache"
+    assert publisher.asked == []
+
+
+def test_a_file_is_fetched_once_and_its_origin_recorded(workshop: Workshop, publisher: Publisher) -> None:
+    workshop.register("s", one_file(publisher, note="mind"), licence="MIT", citation="Me")
+
+    path = fetch.locate("s", "t.tsv")
+    fetch.locate("s", "t.tsv")
+
+    assert path.read_bytes() == CONTENT
+    assert publisher.asked == ["/t.tsv"]
+    origin = fetch.provenance("s", "t.tsv")
+    assert origin.model_dump() == {
+        "source_id": "s",
+        "file": "t.tsv",
+        "release": "made for a test",
+        "sha256": sha256(CONTENT),
+        "licence": "MIT",
+        "citation": "Me",
+        "copy_status": "official",
+        "where": "download",
+        "note": "mind",
+    }
+    assert sorted(found.name for found in path.parent.iterdir()) == ["t.tsv"]
+
+
+@pytest.mark.parametrize("changed", [CONTENT[:-5], CONTENT.replace(b"1111", b"1112"), b""])
+def test_a_cut_or_changed_file_in_the_mirror_is_refused_with_both_checksums(workshop: Workshop, changed: bytes) -> None:
+    path = workshop.give("s", "t", "t.tsv", CONTENT)
+    write(path, changed)
+
+    with pytest.raises(ChecksumError) as caught:
+        fetch.locate("s", "t.tsv")
+
+    assert caught.value.exit_code == 3
+    assert (caught.value.path, caught.value.wanted, caught.value.found) == (path, sha256(CONTENT), sha256(changed))
+    assert sha256(CONTENT) in str(caught.value)
+    assert sha256(changed) in str(caught.value)
+
+
+def test_a_file_cut_short_is_said_to_be_cut_short(workshop: Workshop) -> None:
+    workshop.register("s", {"name": "t.tsv", "sha256": sha256(CONTENT), "bytes": len(CONTENT)})
+    workshop.put("s", "t.tsv", CONTENT[:10])
+
+    with pytest.raises(ChecksumError, match=f"it has 10 of {len(CONTENT)} bytes and looks cut short"):
+        fetch.locate("s", "t.tsv")
+
+
+def test_a_file_that_changes_under_way_is_noticed(workshop: Workshop) -> None:
+    path = workshop.give("s", "t", "t.tsv", CONTENT)
+    fetch.locate("s", "t.tsv")
+    write(path, CONTENT + b"more")
+
+    with pytest.raises(ChecksumError):
+        fetch.locate("s", "t.tsv")
+
+
+def test_a_file_is_hashed_once_as_long_as_it_stays(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    workshop.give("s", "t", "t.tsv", CONTENT)
+    fetch.locate("s", "t.tsv")
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("hashed again")
+
+    monkeypatch.setattr(hashlib, "file_digest", refuse)
+
+    assert fetch.locate("s", "t.tsv").name == "t.tsv"
+
+
+def test_a_publisher_who_sends_another_file_is_refused(workshop: Workshop, publisher: Publisher) -> None:
+    workshop.register("s", one_file(publisher))
+    publisher.pages["/t.tsv"] = OTHER
+
+    with pytest.raises(ChecksumError) as caught:
+        fetch.locate("s", "t.tsv")
+
+    assert (caught.value.wanted, caught.value.found) == (sha256(CONTENT), sha256(OTHER))
+    assert list((workshop.cache / "s").iterdir()) == []
+
+
+def test_an_address_that_fails_is_one_sentence(workshop: Workshop, publisher: Publisher) -> None:
+    workshop.register("s", one_file(publisher))
+    del publisher.pages["/t.tsv"]
+
+    with pytest.raises(DataError, match=r"s/t\.tsv could not be fetched from .*/t\.tsv \(the server answered 404\)"):
+        fetch.locate("s", "t.tsv")
+
+
+def test_a_connection_that_breaks_off_leaves_nothing_behind(workshop: Workshop, publisher: Publisher) -> None:
+    workshop.register("s", one_file(publisher))
+    publisher.cut_after = 5
+
+    with pytest.raises(DataError, match=r"could not be fetched from .* \((the connection broke off|no connection)\)"):
+        fetch.locate("s", "t.tsv")
+    assert list((workshop.cache / "s").iterdir()) == []
+
+
+def test_one_archive_gives_all_members_of_its_source(workshop: Workshop, publisher: Publisher) -> None:
+    workshop.register("s", *two_members(publisher))
+
+    assert fetch.locate("s", "a.txt").read_bytes() == CONTENT
+    assert fetch.locate("s", "b.txt").read_bytes() == OTHER
+    assert publisher.asked == ["/db.zip"]
+    assert sorted(path.name for path in (workshop.cache / "s").iterdir()) == ["a.txt", "b.txt"]
+
+
+def test_a_member_is_found_when_the_publisher_renames_its_folder(workshop: Workshop, publisher: Publisher) -> None:
+    workshop.register("s", *two_members(publisher))
+    publisher.pages["/db.zip"] = archive(db_new__a_dot_txt=CONTENT)
+
+    assert fetch.locate("s", "a.txt").read_bytes() == CONTENT
+
+
+def test_an_archive_without_the_member_is_named(workshop: Workshop, publisher: Publisher) -> None:
+    workshop.register("s", *two_members(publisher))
+    publisher.pages["/db.zip"] = archive(db__z_dot_txt=CONTENT)
+
+    with pytest.raises(DataError, match=r"has no member 'db/a\.txt' \(it has db/z\.txt\)"):
+        fetch.locate("s", "a.txt")
+
+
+def test_an_archive_cut_short_is_named(workshop: Workshop, publisher: Publisher) -> None:
+    workshop.register("s", *two_members(publisher))
+    publisher.pages["/db.zip"] = publisher.pages["/db.zip"][:40]
+
+    with pytest.raises(DataError, match=r"db\.zip sent is not a readable zip archive"):
+        fetch.locate("s", "a.txt")
+
+
+def test_a_changed_member_is_refused_and_the_good_one_kept(workshop: Workshop, publisher: Publisher) -> None:
+    workshop.register("s", *two_members(publisher))
+    publisher.pages["/db.zip"] = archive(db__a_dot_txt=b"changed", db__b_dot_txt=OTHER)
+
+    with pytest.raises(ChecksumError, match=r"s/a\.txt is not the registered file: .* came from .*/db\.zip"):
+        fetch.locate("s", "a.txt")
+
+    assert fetch.locate("s", "b.txt").read_bytes() == OTHER
+    assert publisher.asked == ["/db.zip"]
+
+
+class TestPins:
+    REBUILT = b"rebuilt copy\n"
+
+    def entry(self, publisher: Publisher) -> dict[str, object]:
+        return one_file(publisher, sha256=sha256(self.REBUILT), copy="rebuilt")
+
+    def test_a_rebuilt_copy_in_the_mirror_is_accepted_and_called_rebuilt(
+        self, workshop: Workshop, publisher: Publisher
+    ) -> None:
+        workshop.register("s", self.entry(publisher))
+        workshop.put("s", "t.tsv", self.REBUILT)
+
+        assert fetch.provenance("s", "t.tsv").copy_status == "rebuilt"
+        assert publisher.asked == []
+
+    def test_another_file_is_not_accepted_in_its_place(self, workshop: Workshop, publisher: Publisher) -> None:
+        workshop.register("s", self.entry(publisher))
+        workshop.put("s", "t.tsv", OTHER)
+
+        with pytest.raises(ChecksumError) as caught:
+            fetch.locate("s", "t.tsv")
+        assert caught.value.wanted == sha256(self.REBUILT)
+
+    def test_the_official_file_is_pinned_at_its_first_download(self, workshop: Workshop, publisher: Publisher) -> None:
+        workshop.register("s", self.entry(publisher))
+
+        path = fetch.locate("s", "t.tsv")
+
+        assert fetch.provenance("s", "t.tsv").copy_status == "official"
+        assert (path.parent / "t.tsv.sha256").read_text() == f"{sha256(CONTENT)}  t.tsv\n"
+
+    def test_later_uses_are_checked_against_the_pin(self, workshop: Workshop, publisher: Publisher) -> None:
+        workshop.register("s", self.entry(publisher))
+        path = fetch.locate("s", "t.tsv")
+        write(path, OTHER)
+
+        with pytest.raises(ChecksumError) as caught:
+            fetch.locate("s", "t.tsv")
+        assert (caught.value.wanted, caught.value.found) == (sha256(CONTENT), sha256(OTHER))
+
+    def test_a_second_download_must_be_the_pinned_file(self, workshop: Workshop, publisher: Publisher) -> None:
+        workshop.register("s", self.entry(publisher))
+        fetch.locate("s", "t.tsv").unlink()
+        publisher.pages["/t.tsv"] = OTHER
+
+        with pytest.raises(ChecksumError, match=sha256(CONTENT)):
+            fetch.locate("s", "t.tsv")
+
+    def test_the_pinned_official_file_is_also_accepted_in_the_mirror(
+        self, workshop: Workshop, publisher: Publisher
+    ) -> None:
+        workshop.register("s", self.entry(publisher))
+        fetch.locate("s", "t.tsv")
+        workshop.put("s", "t.tsv", CONTENT)
+
+        assert fetch.provenance("s", "t.tsv").copy_status == "official"
+
+    def test_a_file_registered_without_checksum_is_pinned_at_first_sight(self, workshop: Workshop) -> None:
+        workshop.register("s", {"name": "t.tsv"})
+        path = workshop.put("s", "t.tsv", CONTENT)
+        fetch.locate("s", "t.tsv")
+        write(path, OTHER)
+
+        with pytest.raises(ChecksumError, match=sha256(CONTENT)):
+            fetch.locate("s", "t.tsv")
+
+    def test_a_pin_that_is_no_checksum_is_named(self, workshop: Workshop) -> None:
+        workshop.register("s", {"name": "t.tsv"})
+        workshop.put("s", "t.tsv", CONTENT)
+        workshop.put_cached("s", "t.tsv.sha256", b"?")
+
+        with pytest.raises(DataError, match=r"t\.tsv\.sha256 holds no sha256"):
+            fetch.locate("s", "t.tsv")
+
+
+def test_a_file_behind_a_page_says_which_page_and_where_to_put_it(workshop: Workshop) -> None:
+    page = "https://example.org/page"
+    workshop.register("s", {"name": "t.tsv", "sha256": sha256(CONTENT), "download": "page", "url": page})
+
+    with pytest.raises(DataError) as caught:
+        fetch.locate("s", "t.tsv")
+
+    assert str(caught.value) == (
+        f"s/t.tsv cannot be fetched automatically; download 't.tsv' by hand from {page} "
+        f"and put it into {workshop.cache / 's'}, or set RELABEL_DATA_MIRROR"
+    )
+
+
+def test_a_derived_file_says_that_only_a_mirror_has_it(workshop: Workshop) -> None:
+    with pytest.raises(DataError) as caught:
+        fetch.locate("ons-ashe-2025-medians", "ashe-2025-uk.json")
+
+    assert str(caught.value) == (
+        "ons-ashe-2025-medians/ashe-2025-uk.json is a derived extract that the publisher does not offer; it can only "
+        "come from a mirror: set RELABEL_DATA_MIRROR to a folder that holds ons-ashe-2025-medians/ashe-2025-uk.json"
+    )
+
+
+def test_a_source_without_official_address_says_where_to_look(workshop: Workshop) -> None:
+    with pytest.raises(DataError, match=r"only come from a mirror: .* \(see https://github\.com/danparshall/"):
+        fetch.locate("relabels-2026", "o1.csv")
+
+
+def test_a_mirror_that_is_no_folder_is_named(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RELABEL_DATA_MIRROR", str(workshop.registry))
+
+    with pytest.raises(DataError, match=r"RELABEL_DATA_MIRROR names .*, which is not a folder"):
+        fetch.locate("eloundou-2023", "occ_level.csv")
+
+
+def test_a_folder_in_place_of_a_file_is_one_sentence(workshop: Workshop) -> None:
+    workshop.register("s", {"name": "t.tsv", "sha256": sha256(CONTENT)})
+    (workshop.mirror / "s" / "t.tsv").mkdir(parents=True)
+
+    with pytest.raises(DataError, match=r"t\.tsv cannot be read"):
+        fetch.locate("s", "t.tsv")
+    assert [check.state for check in fetch.verify(["s"])] == ["unreadable"]
+
+
+def test_verify_tells_good_missing_and_changed_files_apart(workshop: Workshop) -> None:
+    names = ("good", "gone", "changed")
+    workshop.register("s", *({"name": name, "sha256": sha256(CONTENT)} for name in names))
+    workshop.put("s", "good", CONTENT)
+    workshop.put_cached("s", "changed", OTHER)
+
+    checks = fetch.verify(["s"])
+
+    assert [(check.file, check.state, check.where) for check in checks] == [
+        ("good", "ok", "mirror"),
+        ("gone", "missing", None),
+        ("changed", "mismatch", "cache"),
+    ]
+    assert (checks[2].wanted, checks[2].found) == (sha256(CONTENT), sha256(OTHER))
+
+
+def test_pull_fetches_what_is_missing_or_damaged_and_leaves_the_mirror(
+    workshop: Workshop, publisher: Publisher
+) -> None:
+    workshop.register("s", *two_members(publisher), one_file(publisher), {"name": "nowhere"})
+    workshop.put("s", "a.txt", CONTENT)
+    workshop.put_cached("s", "t.tsv", b"damaged")
+    said: list[str] = []
+
+    checks = fetch.pull(["s"], on_fetch=lambda place, _: said.append(place))
+
+    assert [(check.file, check.state, check.where) for check in checks] == [
+        ("a.txt", "ok", "mirror"),
+        ("b.txt", "ok", "download"),
+        ("t.tsv", "ok", "download"),
+        ("nowhere", "missing", None),
+    ]
+    assert said == ["s/b.txt", "s/t.tsv"]
+    assert "only come from a mirror" in checks[3].message
+
+
+def test_pull_reports_a_failure_and_goes_on(workshop: Workshop, publisher: Publisher) -> None:
+    bad = one_file(publisher) | {"name": "bad", "url": publisher.url("/gone")}
+    workshop.register("s", bad, one_file(publisher))
+
+    first, second = fetch.pull(["s"])
+
+    assert (first.state, "the server answered 404" in first.message) == ("missing", True)
+    assert second.state == "ok"
+
+
+@pytest.mark.mirror
+def test_every_file_of_the_mirror_is_the_registered_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RELABEL_HOME", str(tmp_path))
+
+    checks = fetch.verify()
+
+    assert len(checks) == 34
+    assert {(check.state, check.where) for check in checks} == {("ok", "mirror")}

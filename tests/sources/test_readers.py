@@ -1,0 +1,288 @@
+"""Readers on small files of the tests' own: what is missing or wrong, and layouts that the mirror does not have."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+import openpyxl
+import pandas as pd
+import pytest
+from source_workshop import Workshop, sha256
+
+from relabel.errors import ColumnError, DataError
+from relabel.sources import bls, eloundou, onet, ons, relabels
+
+STATEMENTS = (
+    "O*NET-SOC Code\tTask ID\tTask\tTask Type\tIncumbents Responding\tDate\tDomain Source\r\n"
+    '11-1011.00\t8823\t"Lead" the firm\'s work.\tCore\t95\t08/2023\tIncumbent\r\n'
+    "11-1011.00\t8824\tNA\tn/a\tn/a\t08/2023\tAnalyst\r\n"
+)
+OCCUPATIONS = "O*NET-SOC Code\tTitle\tDescription\n11-1011.00\tNone\tLead.\n"
+RATINGS = (
+    "O*NET-SOC Code\tTask ID\tScale ID\tCategory\tData Value\tN\tStandard Error\tLower CI Bound\tUpper CI Bound\t"
+    "Recommend Suppress\tDate\tDomain Source\n"
+    "11-1011.00\t8823\tFT\t1\t5.92\t92\t2.8\t1.1\t9.2\tN\t08/2023\tIncumbent\n"
+    "11-1011.00\t8823\tIM\tn/a\t4.52\t94\t0.09\t4.3\t4.7\tN\t08/2023\tIncumbent\n"
+    "11-1011.00\t8823\tRT\tn/a\t95.00\t95\t2.1\t88\t98\tN\t08/2023\tIncumbent\n"
+)
+LABELS = (
+    "\tO*NET-SOC Code\tTask ID\tTask\tTask Type\tTitle\thuman_exposure_agg\tgpt4_exposure\tgpt4_exposure_alt_rubric\n"
+    "0\t11-1011.00\t8823.0\tLead.\t\tChief Executives\tE0\tE2\tE1\n"
+)
+
+
+def register_onet(workshop: Workshop, release: str = "onet-9.9", **texts: str) -> None:
+    roles = {"tasks": STATEMENTS, "occupations": OCCUPATIONS, "task-ratings": RATINGS} | {
+        name.replace("_", "-"): text for name, text in texts.items()
+    }
+    files = [{"name": f"{role}.txt", "role": role, "sha256": sha256(text.encode())} for role, text in roles.items()]
+    workshop.register(release, *files)
+    for role, text in roles.items():
+        workshop.put(release, f"{role}.txt", text.encode())
+
+
+def workbook(sheets: dict[str, list[list[Any]]]) -> bytes:
+    book = openpyxl.Workbook()
+    for number, (name, rows) in enumerate(sheets.items()):
+        sheet = book.active if number == 0 else book.create_sheet()
+        assert sheet is not None
+        sheet.title = name
+        for row in rows:
+            sheet.append(row)  # pyright: ignore[reportAttributeAccessIssue]  # a chart sheet has none; this is no chart
+    buffer = io.BytesIO()
+    book.save(buffer)
+    return buffer.getvalue()
+
+
+def test_a_newer_release_is_an_entry_in_the_users_own_file(workshop: Workshop) -> None:
+    register_onet(workshop, "onet-31.0")
+
+    assert onet.read_tasks("onet-31.0")["task_id"].tolist() == ["8823", "8824"]
+
+
+def test_importance_is_taken_from_its_own_scale_of_the_official_layout(workshop: Workshop) -> None:
+    register_onet(workshop)
+
+    tasks = onet.read_tasks("onet-9.9")
+
+    assert tasks["importance"].iloc[0] == 4.52
+    assert pd.isna(tasks["importance"].iloc[1])
+
+
+def test_words_that_look_like_gaps_stay_words(workshop: Workshop) -> None:
+    register_onet(workshop)
+
+    tasks = onet.read_tasks("onet-9.9")
+
+    assert tasks["text"].tolist() == ['"Lead" the firm\'s work.', "NA"]
+    assert set(tasks["title"]) == {"None"}
+    assert tasks["task_type"].isna().tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("column", "read", "texts"),
+    [
+        ("Task ID", onet.read_tasks, {"tasks": STATEMENTS.replace("Task ID", "TaskID")}),
+        ("Scale ID", onet.read_importance, {"task_ratings": RATINGS.replace("Scale ID", "Scale")}),
+        ("Title", onet.read_occupations, {"occupations": OCCUPATIONS.replace("Title", "Name")}),
+    ],
+)
+def test_a_missing_column_is_named(
+    workshop: Workshop, column: str, read: Callable[[str], pd.DataFrame], texts: dict[str, str]
+) -> None:
+    register_onet(workshop, **texts)
+
+    with pytest.raises(ColumnError, match=f"has no column '{column}'") as caught:
+        read("onet-9.9")
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (
+            {"tasks": STATEMENTS.replace("Core", "Kern")},
+            r"column 'task_type': 'Kern' in row 1 .* not one of Core",
+        ),
+        ({"tasks": STATEMENTS.replace("11-1011.00\t8824", "11-1011\t8824")}, r"column 'onet_soc_code': '11-1011'"),
+        ({"tasks": STATEMENTS.replace("8824", "8823")}, r"column 'task_id': '8823' occurs more than once"),
+        ({"tasks": STATEMENTS.splitlines()[0]}, r"the table does not have at least one row"),
+        ({"occupations": OCCUPATIONS.replace("11-1011", "11-1012")}, r"column 'title': a value is missing in row 1"),
+        ({"task_ratings": RATINGS.replace("4.52", "7.5")}, r"column 'importance': 7\.5 .* is not at most 5"),
+        ({"task_ratings": RATINGS.replace("4.52", "high")}, r"column 'Data Value': 'high' is not a number"),
+        ({"tasks": ""}, r"tasks\.txt cannot be read as a table"),
+    ],
+)
+def test_a_bad_value_is_named_with_file_and_column(workshop: Workshop, texts: dict[str, str], said: str) -> None:
+    register_onet(workshop, **texts)
+
+    with pytest.raises(DataError, match=said) as caught:
+        onet.read_tasks("onet-9.9")
+    assert ".txt" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_float_task_ids_lose_their_tail(workshop: Workshop) -> None:
+    workshop.give("eloundou-2023", "labels", "l.tsv", LABELS.encode())
+
+    labels = eloundou.read_labels()
+
+    assert labels.iloc[0].drop("task_type").tolist() == [
+        *("8823", "11-1011.00", "Chief Executives", "Lead.", "E2", "E1", "E0")
+    ]
+    assert labels["task_type"].isna().all()
+
+
+def test_a_label_outside_the_rubric_is_refused(workshop: Workshop) -> None:
+    workshop.give("eloundou-2023", "labels", "l.tsv", LABELS.replace("E2", "E7").encode())
+
+    with pytest.raises(DataError, match=r"l\.tsv, column 'gpt4': 'E7' in row 1 of the table is not one of E0, E1, E2"):
+        eloundou.read_labels()
+
+
+def test_a_workbook_without_the_sheet_is_named(workshop: Workshop) -> None:
+    workshop.give("bls-soc2010-soc2018", "crosswalk", "c.xlsx", workbook({"Other": [["x"]]}))
+
+    with pytest.raises(DataError, match=r"c\.xlsx has no sheet 'Sorted by 2010' \(it has 'Other'\)"):
+        bls.read_soc2010_soc2018()
+
+
+def test_a_workbook_without_the_column_is_named(workshop: Workshop) -> None:
+    rows = [["U.S. Bureau"], ["2010 SOC Code", "2010 SOC Title", "2018 SOC Code"], ["11-1011", "A", "11-1011"]]
+    workshop.give("bls-soc2010-soc2018", "crosswalk", "c.xlsx", workbook({"Sorted by 2010": rows}))
+
+    with pytest.raises(ColumnError, match=r"c\.xlsx has no column '2018 SOC Title' \(it has '2010 SOC Code'"):
+        bls.read_soc2010_soc2018()
+
+
+@pytest.mark.parametrize("name", ["c.xlsx", "c.xls"])
+def test_a_file_that_is_no_workbook_is_named(workshop: Workshop, name: str) -> None:
+    workshop.give("bls-isco08-soc2010", "crosswalk", name, b"<html>not found</html>")
+
+    with pytest.raises(DataError, match=rf"{name} cannot be read as a workbook"):
+        bls.read_isco08_soc2010()
+
+
+def test_projections_of_other_years_name_their_columns_by_those_years(workshop: Workshop) -> None:
+    head = [
+        *("2025 National Employment Matrix title", "2025 National Employment Matrix code", "Occupation type"),
+        *("Employment, 2025", "Employment, 2035", "Employment change, numeric, 2025–35"),
+        *("Employment change, percent, 2025–35", "Percent self employed, 2025"),
+        *("Occupational openings, 2025–35 annual average", "Median annual wage, dollars, 2025[1]"),
+        *("Typical education needed for entry", "Work experience in a related occupation"),
+        "Typical on-the-job training needed to attain competency in the occupation",
+    ]
+    rows = [
+        ["Table 1.2"],
+        head,
+        ["  Surgeons", "29-1240", "Line item", 9.5, 10, 0.5, 5, "—", 0.2, ">=$239,200", "Degree", "None", "—"],
+        ["Footnotes:"],
+    ]
+    workshop.give("bls-ep-2025-35", "projections", "occupation.xlsx", workbook({"Table 1.2": rows}))
+
+    (row,) = bls.read_projections("bls-ep-2025-35").to_dict("records")
+
+    assert (row["title"], row["employment_2025_thousands"], row["employment_2035_thousands"]) == ("Surgeons", 9.5, 10)
+    assert (row["median_wage_flag"], row["median_wage_floor_usd"]) == ("top-coded", 239_200)
+    assert pd.isna(row["median_wage_usd"])
+    assert pd.isna(row["self_employed_percent"])
+    assert (row["experience"], pd.isna(row["training"])) == ("None", True)
+
+
+def test_leading_zeros_that_a_workbook_drops_come_back(workshop: Workshop) -> None:
+    head = ["UNIQUE ID", "D", "SOC_2020", "SOC_2020_ext", "INDEXOCC", "ADD", "IND", "SEE"]
+    head += ["ISCO-08 code based on SOC2020", "INDEXOCC-natural_word_order"]
+    rows = [
+        head,
+        ["a", None, 1161, "1161/00", "Officer, army", None, None, None, 110, "Army officer"],
+        ["b", None, "}}}}", "}}}}/}}", "Advisor", None, None, "see Adviser", "}}}}", "Advisor"],
+    ]
+    workshop.give("ons-soc2020", "coding-index", "index.xlsx", workbook({"SOC2020 coding index": rows}))
+
+    index = ons.read_coding_index()
+
+    assert index["isco08"].iloc[0] == "0110"
+    assert index[["soc2020", "soc2020_extended", "isco08"]].isna().to_numpy().tolist() == [[False] * 3, [True] * 3]
+
+
+def ashe_sheet(*rows: list[Any]) -> bytes:
+    head = ["Description", "Code", "(thousand)", "Median", "change", "Mean", "change"]
+    head += ["10", "20", "25", "30", "40", "60", "70", "75", "80", "90"]
+    footnote = ["a  Employees on adult rates"]
+    return workbook({"All": [["Table 14.7"], head, *rows, footnote]})
+
+
+def give_ashe(workshop: Workshop, pay: bytes, quality: bytes) -> None:
+    files = {"a.xlsx": ("pay", pay), "b.xlsx": ("pay-quality", quality)}
+    workshop.register(
+        "ons-ashe-2026",
+        *({"name": name, "role": role, "sha256": sha256(content)} for name, (role, content) in files.items()),
+    )
+    for name, (_, content) in files.items():
+        workshop.put("ons-ashe-2026", name, content)
+
+
+def test_ashe_marks_become_reasons_and_variation_becomes_words(workshop: Workshop) -> None:
+    rest = [None] * 4
+    figures = [100, 200, 250, 300, 400, 600, 700, 750]
+    pay = ashe_sheet(
+        ["   Makers", "1121", 5, 30_000, None, 31_000, None, *figures, "x", ".."],
+        ["   Menders", "1122", "-", *rest],
+    )
+    quality = ashe_sheet(
+        ["   Makers", "1121", 5, 5.1, ".", 10.1, ".", 20, ".", 1, 1, 1, 1, 1, 1, 20.1, "x"],
+        ["   Menders", "1122", "x", *rest],
+    )
+    give_ashe(workshop, pay, quality)
+
+    makers, menders = ons.read_ashe("ons-ashe-2026").to_dict("records")
+
+    assert (makers["jobs"], makers["median_pay_gbp"]) == (5_000, 30_000)
+    assert [makers[f"{stem}_quality"] for stem in ("jobs", "median", "mean", "p10", "p80")] == [
+        *("precise", "reasonably precise", "acceptable", "acceptable", "unreliable")
+    ]
+    assert pd.isna(makers["p20_quality"])
+    assert (makers["p80_flag"], makers["p90_flag"]) == ("unreliable", "disclosive")
+    assert (menders["jobs_flag"], menders["median_flag"]) == ("nil-or-negligible", "nil-or-negligible")
+    assert pd.isna(menders["jobs"])
+
+
+def test_ashe_files_of_two_releases_are_not_mixed(workshop: Workshop) -> None:
+    row = ["   Makers", "1121", *[1] * 15]
+    give_ashe(workshop, ashe_sheet(row), ashe_sheet(["   Makers", "1129", *[1] * 15]))
+
+    with pytest.raises(DataError, match="do not list the same groups; take both from one release"):
+        ons.read_ashe("ons-ashe-2026")
+
+
+def test_quartiles_without_a_key_name_it(workshop: Workshop) -> None:
+    document = json.dumps({"1121": {"description": "Makers", "p25": 1, "p75": None}})
+    workshop.give("ons-ashe-2025-medians", "quartiles", "q.json", document.encode())
+
+    with pytest.raises(ColumnError, match="has no column 'p50'"):
+        ons.read_ashe_2025_medians()
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{", b"\xff"])
+def test_quartiles_that_are_no_json_object_are_named(workshop: Workshop, content: bytes) -> None:
+    workshop.give("ons-ashe-2025-medians", "quartiles", "q.json", content)
+
+    with pytest.raises(DataError, match=r"q\.json"):
+        ons.read_ashe_2025_medians()
+
+
+def test_relabels_without_optional_columns_have_gaps(workshop: Workshop) -> None:
+    workshop.give("relabels-2026", "labels", "m.csv", b'task_id,label,explanation\n8823,E3,"Pictures, mostly"\n')
+
+    frame = relabels.read_relabels("m")
+
+    assert frame["explanation"].tolist() == ["Pictures, mostly"]
+    assert frame[["onet_soc_code", "eloundou_label"]].isna().to_numpy().all()
+
+
+def test_an_unknown_model_is_answered_with_the_known_ones(workshop: Workshop) -> None:
+    with pytest.raises(DataError, match="has no labels by 'gpt-9'; it has gpt-4-0613, "):
+        relabels.read_relabels("gpt-9")

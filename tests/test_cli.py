@@ -1,0 +1,209 @@
+"""What people meet at the command line: one sentence, the right exit code, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from relabel.cli.app import run_app
+from server import FakeProvider, Reply, Seen, judged, provider, refused
+
+KEY = "sk-planted-0123456789abcdef"
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+def run(fake: FakeProvider, *more: str) -> int:
+    return run_app(
+        [
+            "run",
+            "--model",
+            "m",
+            "--base-url",
+            fake.base_url,
+            "--tasks",
+            "sample",
+            "--sample",
+            "5",
+            "--out",
+            "r",
+            "--quiet",
+            *more,
+        ]
+    )
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one sentence on standard error."""
+    text = capsys.readouterr().err.strip()
+    assert text.startswith("relabel: ")
+    assert "\n" not in text
+    assert "Traceback" not in text
+    assert KEY not in text
+    return text
+
+
+def test_a_run_prints_where_it_is_and_what_it_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    with provider(lambda seen: judged()) as fake:
+        assert run(fake) == 0
+    text = capsys.readouterr().out
+    assert "labels   10 of 10: 0 from the store, 10 fresh" in text
+    assert "folder   r" in text
+
+
+def test_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
+    with provider(lambda seen: judged()) as fake:
+        assert run(fake, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["counts"]["fresh"] == 10
+
+
+def test_a_dry_run_asks_nothing_and_makes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with provider(lambda seen: judged()) as fake:
+        assert run(fake, "--dry-run") == 0
+        assert fake.seen == []
+    assert "10 would be asked" in capsys.readouterr().out
+    assert not Path("r").exists()
+
+
+def test_the_same_command_names_the_same_folder() -> None:
+    with provider(lambda seen: judged()) as fake:
+        words = ["run", "--model", "m", "--base-url", fake.base_url, "--tasks", "sample", "--sample", "2", "--quiet"]
+        assert run_app(words) == run_app(words) == 0
+        assert run_app([*words, "--no-examples"]) == 0
+    assert len(list(Path("runs").iterdir())) == 2
+
+
+def test_a_wrong_model_name_is_exit_4(capsys: pytest.CaptureFixture[str]) -> None:
+    with provider(lambda seen: refused(404, "The model `m` does not exist", "model_not_found")) as fake:
+        assert run(fake) == 4
+    assert "has no model 'm'" in said(capsys)
+
+
+def test_a_wrong_key_is_exit_4_and_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with provider(lambda seen: refused(401, f"Incorrect API key provided: {KEY}")) as fake:
+        assert run(fake) == 4
+    assert "check OPENAI_API_KEY" in said(capsys)
+
+
+def test_no_key_is_exit_4(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert run_app(["run", "--model", "gpt-x", "--tasks", "sample", "--quiet", "--out", "r"]) == 4
+    assert "OPENAI_API_KEY" in said(capsys)
+
+
+def test_an_unreachable_server_is_exit_4(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relabel.labelling.engines.online.ATTEMPTS", 1)
+    with provider(lambda seen: judged()) as fake:
+        pass
+    assert run(fake) == 4
+    assert "cannot reach http://127.0.0.1" in said(capsys)
+
+
+def test_missing_labels_are_exit_5_and_named(capsys: pytest.CaptureFixture[str]) -> None:
+    def script(seen: Seen) -> Reply:
+        return refused(400, "too long") if len(fake.seen) == 3 else judged()
+
+    with provider(script) as fake:
+        assert run(fake) == 5
+    captured = capsys.readouterr()
+    assert captured.out.startswith("MISSING  1 of 10 labels (1 provider)")
+    assert "r/failures.jsonl" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (["eval", "no-such-run"], 3, "there is no run 'no-such-run'"),
+        (["eval", "sample", "--gold", "no-such.csv"], 3, "no-such.csv"),
+        (["run", "--model", "m", "--tasks", "no-such.csv"], 3, "there is no task file no-such.csv"),
+        (["run", "--model", "m", "--tasks", "sample", "--occupation", "99-9999.00"], 3, "occupation code '99-9999.00'"),
+        (["run", "--model", "m", "--tasks", "sample", "--rubric", "no-such.yaml"], 3, "no rubric file no-such.yaml"),
+        (["run", "--model", "m", "--tasks", "sample", "--rubric", "nope"], 3, "there is no rubric 'nope'"),
+        (["run", "--model", "m", "--tasks", "sample", "--setting", "loose"], 2, "no setting 'loose'"),
+        (["run", "--model", "m", "--tasks", "sample", "--base-url", "localhost"], 2, "no address of an API"),
+        (["run", "--model", "m", "--tasks", "sample", "--param", "temperature"], 2, "NAME=VALUE"),
+        (["run", "--model", "local:no.gguf", "--tasks", "sample"], 3, "there is no model file no.gguf"),
+        (["rubric", "check", "no-such.yaml"], 3, "no rubric file"),
+        (["rubric", "show", "exposure", "--setting", "x"], 2, "no setting 'x'"),
+        (["score", "no-such-run"], 3, "there is no run"),
+        (["score", "sample", "--out", "x.docx"], 2, ".docx"),
+        (["export", "no-such-run", "--out", "e"], 3, "there is no run"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_its_exit_code(
+    words: list[str], code: int, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_app(words) == code
+    assert sentence in said(capsys)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["no-such-command"],
+        ["run"],
+        ["run", "--model", "m", "--nope"],
+        ["eval"],
+        ["run", "--model", "m", "--engine", "x"],
+    ],
+)
+def test_wrong_usage_is_exit_2(words: list[str]) -> None:
+    assert run_app(words) == 2
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_is_said_before_anything_is_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "shut").mkdir(mode=0o500)
+    with provider(lambda seen: judged()) as fake:
+        assert (
+            run_app(
+                ["run", "--model", "m", "--base-url", fake.base_url, "--tasks", "sample", "--out", "shut/r", "--quiet"]
+            )
+            == 3
+        )
+        assert fake.seen == []
+    assert "cannot write into shut/r" in said(capsys)
+
+
+def test_a_folder_below_a_file_is_said_before_anything_is_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").write_text("x")
+    with provider(lambda seen: judged()) as fake:
+        assert (
+            run_app(
+                ["run", "--model", "m", "--base-url", fake.base_url, "--tasks", "sample", "--out", "file/r", "--quiet"]
+            )
+            == 3
+        )
+        assert fake.seen == []
+    assert "cannot write into file/r" in said(capsys)
+
+
+def test_a_broken_rubric_names_its_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.yaml").write_text("id: bad\nversion: 1\n")
+    assert run_app(["run", "--model", "m", "--tasks", "sample", "--rubric", "bad.yaml"]) == 3
+    assert "bad.yaml: title: Field required" in said(capsys)
+
+
+def test_the_whole_chain_from_a_run_to_an_export(capsys: pytest.CaptureFixture[str]) -> None:
+    with provider(lambda seen: judged("exposed" if "software" in seen.prompt.lower() else "not-exposed")) as fake:
+        words = ["run", "--model", "m", "--base-url", fake.base_url, "--tasks", "sample", "--out", "r", "--quiet"]
+        assert run_app(words) == 0
+    assert run_app(["eval", "r", "--json", "e.json"]) == 0
+    assert run_app(["score", "r", "--out", "s.csv"]) == 0
+    assert run_app(["export", "r", "--out", "x"]) == 0
+    assert json.loads(Path("e.json").read_text())["matched"] == 60
+    assert "1121" in Path("s.csv").read_text()
+    assert Path("x/datapackage.json").exists()
+    assert Path("x/occupations/8160.json").exists()
+    capsys.readouterr()
+    written = [p for p in Path().rglob("*") if p.is_file()]
+    assert [p for p in written if KEY.encode() in p.read_bytes()] == []

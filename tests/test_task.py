@@ -1,0 +1,94 @@
+"""Task lists by name and by file, and draws that can grow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from relabel.errors import DataError
+from relabel.task import load_tasks, task_table
+
+HEAD = "task_id,onet_soc_code,title,text,task_type,importance\n"
+
+
+def write(path: Path, text: str) -> str:
+    path.write_bytes(text.encode())
+    return str(path)
+
+
+def test_the_sample_has_sixty_tasks() -> None:
+    tasks = load_tasks("sample")
+    assert len(tasks) == 60
+    assert sum(t.importance is None for t in tasks) == 2
+
+
+def test_a_draw_is_seeded_and_a_smaller_one_is_part_of_a_larger_one() -> None:
+    small, large = (load_tasks("sample", sample=n, seed=7) for n in (10, 30))
+    assert load_tasks("sample", sample=10, seed=7) == small
+    assert {t.task_id for t in small} < {t.task_id for t in large}
+    assert {t.task_id for t in load_tasks("sample", sample=10, seed=8)} != {t.task_id for t in small}
+
+
+def test_a_draw_keeps_the_order_of_the_list() -> None:
+    ids = [t.task_id for t in load_tasks("sample", sample=20, seed=1)]
+    assert ids == sorted(ids)
+
+
+def test_an_occupation_is_chosen_by_full_or_six_digit_code() -> None:
+    assert {t.onet_soc_code for t in load_tasks("sample", occupations=["11-3051"])} == {"11-3051.00"}
+    assert len(load_tasks("sample", occupations=["11-3051.00", "51-1011.00"])) == 20
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"occupations": ["11-3052.00"]}, "nearest: 11-3051.00"),
+        ({"sample": 61}, "holds 60 that fit"),
+    ],
+)
+def test_what_is_not_in_the_list_is_said(options: dict[str, object], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        load_tasks("sample", **options)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_users_file_needs_four_columns_only(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", "\ufefftask_id,onet_soc_code,title,text\r\n007,11-1011.00,None,NA\r\n")
+    (task,) = load_tasks(path)
+    assert (task.task_id, task.title, task.text, task.importance) == ("007", "None", "NA", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "is not a CSV file"),
+        ("task_id,onet_soc_code,title\n1,2,3\n", "no column 'text'"),
+        (HEAD + "1,11-1011.00,T,Do.,Core,6\n", "line 2: importance must be a number from 1 to 5"),
+        (HEAD + "1,11-1011.00,T,Do.,Core,high\n", "line 2: importance must be a number"),
+        (HEAD + "1,11-1011.00,T,Do.,,\n1,11-1011.00,T,Do it.,,\n", "line 3 repeats the task id '1'"),
+        (HEAD + "1,11-1011.00,T,,,\n", "line 2 has no task_id or no text"),
+    ],
+)
+def test_a_bad_file_is_refused_by_line(text: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=words):
+        load_tasks(write(tmp_path / "t.csv", text))
+
+
+@pytest.mark.parametrize(
+    ("ref", "words"), [("onet-30.3", "did you mean onet-30.2"), ("no/such.csv", "there is no task file")]
+)
+def test_an_unknown_list_is_said(ref: str, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        load_tasks(ref)
+
+
+@pytest.mark.mirror
+@pytest.mark.parametrize(
+    ("ref", "rows", "unrated"),
+    [("onet-30.2", 18796, 845), ("onet-29.1", 18796, 18796), ("eloundou-2023", 19265, 19265)],
+)
+def test_real_lists_are_whole(ref: str, rows: int, unrated: int) -> None:
+    table = task_table(ref)
+    assert len(table) == rows
+    assert int(table["importance"].isna().sum()) == unrated
+    assert not table["task_id"].str.contains(".", regex=False).any()

@@ -1,0 +1,63 @@
+"""What the tests of labelling make their jobs from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from relabel.labelling.engines.online import OnlineEngine
+from relabel.labelling.job import Job, Outcome, Stop, run_job
+from relabel.labelling.prompt import load_prompt
+from relabel.labelling.request import Endpoint, host_of
+from relabel.labelling.store import Store
+from relabel.rubric import load_rubric
+from relabel.task import Task
+
+KEY = "sk-planted-0123456789abcdef"
+
+
+def make_tasks(count: int) -> list[Task]:
+    return [
+        Task(
+            task_id=str(n),
+            onet_soc_code=f"11-{1000 + n // 10}.00",
+            title=f"Title {n // 10}",
+            text=f"Do the thing number {n}.",
+            importance=3.0,
+        )
+        for n in range(count)
+    ]
+
+
+def make_job(base_url: str, count: int = 5, **changes: Any) -> Job:
+    rubric = load_rubric(changes.pop("rubric", "exposure"))
+    values: dict[str, Any] = {
+        "tasks": make_tasks(count),
+        "tasks_ref": "made-up",
+        "sources": (),
+        "rubric": rubric,
+        "prompt": load_prompt(rubric.prompt),
+        "settings": tuple(rubric.settings),
+        "endpoint": Endpoint(host=host_of(base_url), model="test-model"),
+        "model": "test-model",
+        "base_url": base_url,
+        "price": None,
+    }
+    return Job(**{**values, **changes})
+
+
+async def no_sleep(seconds: float) -> None:
+    del seconds
+
+
+async def label_all(
+    job: Job, store: Store, out: Path, *, concurrency: int = 4, stop: Stop | None = None, key: str = KEY
+) -> Outcome:
+    assert job.base_url is not None
+    engine = OnlineEngine(job.base_url, SecretStr(key), job.price, sleep=no_sleep, jitter=lambda: 0.0)
+    try:
+        return await run_job(job, engine, store, out, concurrency=concurrency, stop=stop)
+    finally:
+        await engine.close()
