@@ -34,8 +34,13 @@ class Seen:
 
     @property
     def prompt(self) -> str:
-        """The last message."""
-        return self.body["messages"][-1]["content"]
+        """The message with the task."""
+        return next(m["content"] for m in self.messages if m["role"] == "user")
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The messages, in either dialect."""
+        return self.body["messages"] if "messages" in self.body else self.body["input"]
 
 
 def chat(content: str | None, **changes: Any) -> dict[str, Any]:
@@ -112,7 +117,7 @@ class FakeProvider:
                         return
                 finally:
                     self._now -= 1
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
             pass
         finally:
             writer.close()

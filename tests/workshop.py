@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
 
+from relabel.labelling.engines.limits import Limiter
 from relabel.labelling.engines.online import OnlineEngine
 from relabel.labelling.job import Job, Outcome, Stop, run_job
 from relabel.labelling.prompt import load_prompt
@@ -48,6 +50,22 @@ def make_job(base_url: str, count: int = 5, **changes: Any) -> Job:
     return Job(**{**values, **changes})
 
 
+class FakeTime:
+    """A clock that only moves when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+        await asyncio.sleep(0)
+
+
 async def no_sleep(seconds: float) -> None:
     del seconds
 
@@ -56,7 +74,9 @@ async def label_all(
     job: Job, store: Store, out: Path, *, concurrency: int = 4, stop: Stop | None = None, key: str = KEY
 ) -> Outcome:
     assert job.base_url is not None
-    engine = OnlineEngine(job.base_url, SecretStr(key), job.price, sleep=no_sleep, jitter=lambda: 0.0)
+    engine = OnlineEngine(
+        job.base_url, SecretStr(key), job.price, limiter=Limiter(concurrency), sleep=no_sleep, jitter=lambda: 0.0
+    )
     try:
         return await run_job(job, engine, store, out, concurrency=concurrency, stop=stop)
     finally:

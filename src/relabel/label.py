@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Any, Literal
 
@@ -43,6 +44,7 @@ class Answer(BaseModel):
         latency_s: Seconds from sending to the reply's end, of the attempt that succeeded.
         created_at: When the answer came, ISO 8601 in UTC.
         cost_usd: What the answer cost when it was bought; None where the price is unknown.
+        repaired: True when an earlier answer was no label and this one was asked for with the error.
         raw: The provider's reply, whole.
     """
 
@@ -58,6 +60,7 @@ class Answer(BaseModel):
     latency_s: float = Field(ge=0)
     created_at: str
     cost_usd: float | None
+    repaired: bool = False
     raw: dict[str, Any]
 
 
@@ -147,23 +150,26 @@ def answer_model(rubric: Rubric) -> type[Judgement]:
     return _answer_model(tuple(rubric.labels))
 
 
-def answer_schema(rubric: Rubric, *, max_chars: int | None = None) -> dict[str, Any]:
+def answer_schema(rubric: Rubric, *, max_chars: int | None = None, packed: bool = False) -> dict[str, Any]:
     """The JSON schema of an answer, as sent to providers.
 
     Args:
         rubric: The rubric whose labels are allowed.
         max_chars: Bound of the rationale in characters, for servers whose grammar can hold it. Providers' strict
             modes refuse the keyword, so it is left out by default.
+        packed: The answer holds a judgement for each of several tasks, by the tasks' ids.
     """
     rationale: dict[str, Any] = {"type": "string"}
     if max_chars is not None:
         rationale["maxLength"] = max_chars
-    return {
-        "type": "object",
-        "properties": {"rationale": rationale, "label": {"type": "string", "enum": list(rubric.labels)}},
-        "required": ["rationale", "label"],
-        "additionalProperties": False,
-    }
+    fields = {"rationale": rationale, "label": {"type": "string", "enum": list(rubric.labels)}}
+    if not packed:
+        return _object(fields)
+    return _object({"answers": {"type": "array", "items": _object({"id": {"type": "string"}, **fields})}})
+
+
+def _object(fields: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
 
 
 _FENCED = re.compile(r"\A\s*```(?:json)?[ \t]*\n(.*)\n\s*```\s*\Z", re.DOTALL)
@@ -177,24 +183,70 @@ def read_answer(answer: Answer, rubric: Rubric) -> Judgement:
     Raises:
         InvalidAnswerError: The answer is a refusal, was cut or filtered, is no JSON, or does not fit the schema.
     """
+    return _judgement(_document(answer), rubric)
+
+
+def read_packed(answer: Answer, rubric: Rubric, count: int) -> dict[int, Judgement]:
+    """Turn an answer about several tasks into judgements.
+
+    Args:
+        answer: The answer.
+        rubric: The rubric.
+        count: Tasks that were asked about; they went by the numbers from 1 to `count`.
+
+    Returns:
+        Judgements by position, from 0. An entry that does not fit, or whose id was not asked for or comes twice, is
+        left out: its task must be asked about alone.
+
+    Raises:
+        InvalidAnswerError: The answer as a whole is none.
+    """
+    entries = _document(answer).get("answers")
+    if not isinstance(entries, list):
+        raise InvalidAnswerError("schema", "the answer has no list of answers")
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in entries:
+        if isinstance(entry, Mapping):
+            found.setdefault(str(entry.get("id")), []).append(entry)
+    judged: dict[int, Judgement] = {}
+    for position in range(count):
+        said = found.get(str(position + 1), [])
+        if len(said) == 1:
+            with suppress(InvalidAnswerError):
+                judged[position] = _judgement({k: v for k, v in said[0].items() if k != "id"}, rubric)
+    return judged
+
+
+def check_whole(answer: Answer) -> None:
+    """Make sure that an answer was neither refused nor filtered nor cut.
+
+    Raises:
+        InvalidAnswerError: It was.
+    """
     if answer.refusal:
         raise InvalidAnswerError("refusal", f"the model refused: {answer.refusal[:300]}")
     if answer.finish_reason == "content_filter":
         raise InvalidAnswerError("content-filter", "the provider's content filter stopped the answer")
     if answer.finish_reason == "length":
         raise InvalidAnswerError("length", f"the answer was cut after {answer.usage.completion} tokens")
+
+
+def _document(answer: Answer) -> Mapping[str, Any]:
+    check_whole(answer)
     content = (answer.content or "").strip()
     if not content:
         raise InvalidAnswerError("invalid-json", "the answer is empty")
     fenced = _FENCED.match(content)
     try:
-        data = json.loads(
-            fenced.group(1) if fenced else content, object_pairs_hook=_unique, parse_constant=_no_constant
-        )
+        data = json.loads(fenced.group(1) if fenced else content, object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise InvalidAnswerError("invalid-json", f"the answer is not one JSON object: {error}") from error
     if not isinstance(data, Mapping):
         raise InvalidAnswerError("schema", f"the answer is a JSON {type(data).__name__}, not an object")
+    return data
+
+
+def _judgement(data: Mapping[str, Any], rubric: Rubric) -> Judgement:
     try:
         return answer_model(rubric).model_validate(dict(data))
     except ValidationError as error:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from relabel import __version__
 from relabel.errors import DataError, UsageError
 from relabel.label import Failure, Label
-from relabel.rubric import CODES, Rubric, load_rubric
+from relabel.rubric import CODES, MEASURES, Measure, Rubric, load_rubric
 from relabel.settings import asset_dir
 from relabel.sources import eloundou, fetch, registry
 
@@ -77,6 +77,14 @@ PUBLISHED: Mapping[str, tuple[str, str]] = {
 }
 """Published label sets by name: column in the source, and who labelled."""
 
+TASK_FILE = "task-file"
+"""What a manifest calls the source of a task list that a user gave as a file."""
+
+_READINGS = {"strict": "strict", "with_tools": "with-tools"}
+
+_NEEDS: Mapping[Measure, set[str]] = {"alpha": {"E1"}, "beta": {"E1", "E2"}, "gamma": {"E2"}}
+"""Codes that a rubric must have for a measure to say anything: without E2, gamma would repeat alpha."""
+
 
 class SourceUse(BaseModel):
     """A source file that went into a run."""
@@ -118,6 +126,11 @@ class Manifest(BaseModel):
         cost_usd: Cost of what this run bought; None where the price is unknown.
         rubric: The rubric, whole, so that a run folder explains its own labels.
         parameters: The command's options that shape the run.
+        api: The dialect that the server was spoken to in.
+        response_form: How the server was held to the answer's shape: `json_schema`, `json_object` or `text`.
+        priors: For labels decided by log probability, the mean log probability by setting and label that calibration
+            took out.
+        history: How the number of requests in flight was found: seconds from the start, the limit, and why it changed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -142,6 +155,10 @@ class Manifest(BaseModel):
     tokens: Tokens = Tokens()
     cost_usd: float | None = None
     price: Mapping[str, Any] | None = None
+    api: str | None = None
+    response_form: str | None = None
+    priors: Mapping[str, Mapping[str, float]] | None = None
+    history: tuple[tuple[float, int, str], ...] = ()
     note: str | None = None
     started_at: str | None = None
     ended_at: str | None = None
@@ -199,8 +216,8 @@ class Run:
         Returns:
             One row a task, sorted by code and id: `task_id, onet_soc_code, code` (E0, E1, E2; missing while any of the
             rubric's settings has no label, because codes of half-answered tasks would all be E1), `strict` and
-            `with_tools` (nullable booleans; those of the answers themselves, so that an incoherent pair shows),
-            `incoherent` (bool).
+            `with_tools` (nullable booleans; those of the answers themselves, so that an incoherent pair shows; a
+            rubric without the code E2 gives no `with_tools`, one without E1 no `strict`), `incoherent` (bool).
         """
         rubric, table = self.rubric, self.decided()
         answers = table[list(rubric.settings)].astype(object).where(table[list(rubric.settings)].notna(), None)
@@ -211,14 +228,73 @@ class Run:
         )
         out = table[["task_id", "onet_soc_code"]].assign(code=code)
         if {"strict", "with-tools"} <= set(rubric.settings):
-            for column, setting in (("strict", "strict"), ("with_tools", "with-tools")):
+            for column, setting in _READINGS.items():
                 out[column] = (table[setting] == "exposed").astype("boolean").where(table[setting].notna())
         else:
-            out["strict"] = (code == "E1").astype("boolean").where(code.notna())
-            out["with_tools"] = code.isin(["E1", "E2"]).astype("boolean").where(code.notna())
+            # Without E2 among its codes a rubric says nothing about tools, without E1 nothing about the model alone.
+            known = {"strict": code.notna() & ("E1" in rubric.codes), "with_tools": code.notna() & ("E2" in rubric.codes)}
+            out["strict"] = (code == "E1").astype("boolean").where(known["strict"])
+            out["with_tools"] = code.isin(["E1", "E2"]).astype("boolean").where(known["with_tools"])
         clash = rubric.incoherent
         out["incoherent"] = [clash is not None and dict(clash) == row for row in rows]
         return out.sort_values(["onet_soc_code", "task_id"], ignore_index=True)
+
+    def missing_measures(self) -> dict[Measure, str]:
+        """The measures that this run cannot give for any task, each with the reason in words."""
+        rubric, answered = self.rubric, set(self.labels["setting"])
+        unasked = [setting for setting in rubric.settings if setting not in answered]
+        missing: dict[Measure, str] = {}
+        for code, about in (("E1", "the model alone"), ("E2", "the model with tools")):
+            if code not in rubric.codes:
+                why = f"the rubric {rubric.id} has no code {code}, so it says nothing about {about}"
+                missing |= {m: why for m in MEASURES if code in _NEEDS[m] and m not in missing}
+        if unasked:
+            # What one setting alone settles, whatever the other answers would be.
+            settled = measures_of(rubric, _lone_readings(rubric, answered)).notna().all()
+            why = f"the run has no labels for the setting {' or '.join(unasked)}"
+            missing |= {measure: why for measure in MEASURES if measure not in missing and not settled[measure]}
+        return missing
+
+
+def measures_of(rubric: Rubric, table: pd.DataFrame) -> pd.DataFrame:
+    """The values (0-1) of the measures by task, as the rubric gives them to codes.
+
+    Both readings make a code, and an incoherent pair is E1. One reading alone settles a measure where all coherent codes
+    that share the reading have one value: the strict reading alpha, the reading with tools gamma.
+
+    Args:
+        rubric: The rubric.
+        table: Nullable booleans `strict` and `with_tools`.
+
+    Returns:
+        Columns `alpha, beta, gamma`, float64, missing where the readings do not settle them; index of the table.
+    """
+    strict, tools = table["strict"].astype("boolean"), table["with_tools"].astype("boolean")
+    code = pd.Series("E0", index=table.index, dtype="object")
+    code = code.mask(tools.fillna(False), "E2").mask(strict.fillna(False), "E1").where(strict.notna() & tools.notna())
+    alone: Mapping[Measure, tuple[pd.Series, str, str]] = {"alpha": (strict, "E1", "E0 E2"), "gamma": (tools, "E1 E2", "E0")}
+    values: dict[str, pd.Series] = {}
+    for measure in MEASURES:
+        if not _NEEDS[measure] <= set(rubric.codes):
+            values[measure] = pd.Series(float("nan"), index=table.index)
+            continue
+        by_code = {str(c): float(rubric.measures[measure][c]) for c in rubric.codes}
+        values[measure] = code.map(by_code).astype("float64")
+        if measure in alone:
+            reading, if_exposed, if_not = alone[measure]
+            worth = [{by_code[c] for c in codes.split() if c in by_code} for codes in (if_exposed, if_not)]
+            if all(len(value) == 1 for value in worth):
+                yes, no = (value.pop() for value in worth)
+                values[measure] = values[measure].fillna(reading.astype("object").map({True: yes, False: no}))
+    return pd.DataFrame(values).astype("float64")
+
+
+def _lone_readings(rubric: Rubric, answered: Collection[str]) -> pd.DataFrame:
+    """Both answers to the one setting that was asked; no reading where none or another was."""
+    known = {name: setting in answered and setting in rubric.settings for name, setting in _READINGS.items()}
+    return pd.DataFrame(
+        {name: pd.array([True, False] if there else [None, None], dtype="boolean") for name, there in known.items()}
+    )
 
 
 def task_sources(ref: str) -> tuple[SourceUse, ...]:
@@ -230,9 +306,12 @@ def task_sources(ref: str) -> tuple[SourceUse, ...]:
     Raises:
         DataError: A file is missing or is not the registered one.
     """
-    if ref == "sample" or Path(ref).suffix.lower() == ".csv":
-        path = asset_dir("data") / "sample" / "tasks.csv" if ref == "sample" else Path(ref)
+    if ref == "sample":
+        path = asset_dir("data") / "sample" / "tasks.csv"
         return (SourceUse(source=ref, file=path.name, sha256=fetch.sha256_of(path)),)
+    if Path(ref).suffix.lower() == ".csv":
+        # By its name alone: the folder is nobody's business, and differs from machine to machine.
+        return (SourceUse(source=TASK_FILE, file=Path(ref).name, sha256=fetch.sha256_of(Path(ref))),)
     source = registry.get_source(ref)
     roles = ("labels",) if ref == "eloundou-2023" else ("tasks", "occupations", "task-ratings")
     entries = [entry for role in roles if (entry := source.find_role(role)) is not None]
@@ -372,9 +451,9 @@ def write_run(folder: Path, manifest: Manifest, labels: Sequence[Label], failure
     lines = "".join(f.model_dump_json() + "\n" for f in failures)
     try:
         make_private_dir(folder)
-        with _replacing(folder / "labels.parquet") as temporary:
+        with replacing(folder / "labels.parquet") as temporary:
             pq.write_table(table, temporary)
-        with _replacing(folder / "failures.jsonl") as temporary:
+        with replacing(folder / "failures.jsonl") as temporary:
             temporary.write_text(lines, encoding="utf-8")
         write_manifest(folder, manifest)
     except OSError as error:
@@ -390,7 +469,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     Raises:
         OSError: The folder cannot be written.
     """
-    with _replacing(folder / "manifest.json") as temporary:
+    with replacing(folder / "manifest.json") as temporary:
         temporary.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
@@ -416,8 +495,11 @@ def require_writable(folder: Path) -> None:
         raise DataError(f"cannot write into {folder} ({error.strerror}); give another folder to --out") from error
 
 
-class _replacing:  # noqa: N801  reads as a verb at the call
-    """Hand out a temporary path beside the target; move it there when all went well, remove it otherwise."""
+class replacing:  # noqa: N801  reads as a verb at the call
+    """Write a file at once or not at all: `with replacing(path) as temporary: ...`.
+
+    Hands out a path beside the target; moves it there when all went well, removes it otherwise.
+    """
 
     def __init__(self, target: Path) -> None:
         self._target = target

@@ -118,7 +118,9 @@ async def test_a_bad_answer_is_a_failure_of_its_kind_and_kept_as_evidence(
         outcome = await label_all(make_job(fake.base_url, 2), store, tmp_path / "run")
     assert [(f.task_id, f.kind) for f in outcome.failures] == [("1", kind), ("1", kind)]
     assert outcome.manifest.status == "incomplete"
-    assert store.stats().rejected == 2
+    asked = 2 if kind in {"invalid-json", "schema"} else 1  # such an answer is asked again once, with the error
+    assert store.stats().rejected == 2 * asked
+    assert len(fake.seen) == 2 + 2 * asked
     lines = (tmp_path / "run" / "failures.jsonl").read_text().splitlines()
     assert [json.loads(line)["kind"] for line in lines] == [kind, kind]
 
@@ -144,7 +146,7 @@ async def test_a_failed_label_is_asked_again_by_the_next_run(store: Store, tmp_p
         answers[0] = chat('{"rationale": "x", "label": "exposed"}')
         outcome = await label_all(make_job(fake.base_url, 1), store, tmp_path / "run")
     assert outcome.complete
-    assert (store.stats().answers, store.stats().rejected) == (2, 2)
+    assert (store.stats().answers, store.stats().rejected) == (2, 4)
 
 
 async def test_a_fatal_refusal_stops_at_once_and_keeps_what_was_paid_for(store: Store, tmp_path: Path) -> None:
@@ -205,11 +207,11 @@ async def test_a_folder_with_another_run_is_refused_before_anything_is_asked(sto
 
 async def test_a_rerun_never_shrinks_a_run_folder(store: Store, tmp_path: Path) -> None:
     with provider(lambda seen: judged()) as fake:
-        await label_all(make_job(fake.base_url), store, tmp_path / "run")
+        await label_all(make_job(fake.base_url, 4), store, tmp_path / "run")
         fake.script = lambda seen: refused(400)
-        with Store(tmp_path / "empty") as empty, pytest.raises(DataError, match="already holds 10 labels"):
-            await label_all(make_job(fake.base_url), empty, tmp_path / "run")
-    assert len(open_run(str(tmp_path / "run")).labels) == 10
+        with Store(tmp_path / "empty") as empty, pytest.raises(DataError, match="already holds 8 labels"):
+            await label_all(make_job(fake.base_url, 4), empty, tmp_path / "run")
+    assert len(open_run(str(tmp_path / "run")).labels) == 8
 
 
 async def test_a_path_that_is_a_file_is_refused(store: Store, tmp_path: Path) -> None:

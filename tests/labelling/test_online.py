@@ -12,19 +12,26 @@ from pydantic import SecretStr
 from relabel.errors import ProviderError
 from relabel.label import Answer
 from relabel.labelling.engines.engine import NoAnswerError
+from relabel.labelling.engines.limits import Limiter
 from relabel.labelling.engines.online import ATTEMPTS, OnlineEngine
 from relabel.labelling.pricing import find_price
 from relabel.labelling.request import Request
 from server import FakeProvider, Reply, Seen, chat, judged, provider, refused
-from workshop import KEY, no_sleep
+from workshop import KEY, FakeTime, no_sleep
 
 
 async def ask(fake: FakeProvider, pauses: list[float] | None = None, **options: Any) -> Answer:
+    time = FakeTime()
+
     async def sleep(seconds: float) -> None:
         if pauses is not None:
             pauses.append(seconds)
+        await time.sleep(seconds)
 
-    engine = OnlineEngine(fake.base_url, SecretStr(KEY), None, sleep=sleep, jitter=lambda: 1.0, **options)
+    limiter = Limiter(16, clock=time, sleep=time.sleep)
+    engine = OnlineEngine(
+        fake.base_url, SecretStr(KEY), None, limiter=limiter, clock=time, sleep=sleep, jitter=lambda: 1.0, **options
+    )
     request = Request(host="h", body={"model": "test-model", "messages": [{"role": "user", "content": "Hi"}]})
     try:
         return await engine.ask(request)
@@ -130,14 +137,14 @@ async def test_no_server_at_all_is_said() -> None:
         pass
     with pytest.raises(NoAnswerError, match=r"cannot reach http://127\.0\.0\.1") as caught:
         await ask(fake)
-    assert caught.value.unreachable
+    assert caught.value.status == 0
 
 
 @pytest.mark.parametrize(
     "body", ["", "hello", "[]", "{}", '{"choices": []}', '{"choices": [{"message": null}]}', '{"choices": 5}']
 )
 async def test_a_reply_that_is_no_completion_is_a_failure(body: str) -> None:
-    with provider(lambda seen: Reply(body=body)) as fake, pytest.raises(NoAnswerError, match="no chat completion"):
+    with provider(lambda seen: Reply(body=body)) as fake, pytest.raises(NoAnswerError, match="no completion"):
         await ask(fake)
 
 

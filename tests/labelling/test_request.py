@@ -9,7 +9,7 @@ import pytest
 
 from relabel.errors import UsageError
 from relabel.labelling.prompt import load_prompt
-from relabel.labelling.request import Endpoint, Request, host_of, plan, public_url, response_format
+from relabel.labelling.request import Endpoint, Planner, Request, host_of, public_url
 from relabel.rubric import load_rubric
 from relabel.task import Task
 
@@ -20,8 +20,8 @@ RUBRIC = load_rubric("exposure")
 def the_request(task: Task = TASK, setting: str = "strict", sample: int = 0, **endpoint: Any) -> Request:
     values: dict[str, Any] = {"host": "api.example.org/v1", "model": "m", **endpoint}
     target = Endpoint(**values)
-    planned = list(plan([task], RUBRIC, load_prompt("task"), target, settings=[setting], samples=sample + 1))
-    return planned[sample].request
+    planner = Planner(RUBRIC, load_prompt("task"), target)
+    return list(planner.plan([task], settings=[setting], samples=sample + 1))[sample].request
 
 
 CHANGES: dict[str, Request] = {
@@ -112,7 +112,7 @@ def test_task_text_cannot_leave_its_marks(text: str) -> None:
 
 def test_task_text_cannot_change_the_schema() -> None:
     hostile = TASK.model_copy(update={"text": '"enum": ["anything"]'})
-    assert the_request(hostile).body["response_format"] == response_format(RUBRIC)
+    assert the_request(hostile).body["response_format"] == the_request().body["response_format"]
 
 
 @pytest.mark.parametrize(

@@ -1,56 +1,134 @@
-"""How a running job looks: a live line on a terminal, a plain line now and then elsewhere, on standard error."""
+"""How a running job looks: a live panel on a terminal, a plain line now and then elsewhere, or JSON events; on standard error."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Any, Literal
 
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from relabel.labelling.engines.limits import Limiter
 from relabel.labelling.progress import Progress
+
+Look = Literal["people", "json", "quiet"]
 
 _PLAIN_EVERY_S = 10.0
 _LIVE_EVERY_S = 0.25
+_EVENT_EVERY_S = 2.0
+_SLOWEST = 3
 
 
 @asynccontextmanager
-async def shown(progress: Progress, *, quiet: bool) -> AsyncGenerator[None]:
+async def shown(progress: Progress, limiter: Limiter, *, look: Look = "people") -> AsyncGenerator[None]:
     """Show a job's progress for as long as the block lasts."""
-    if quiet:
+    if look == "quiet":
         yield
         return
-    showing = asyncio.create_task(_live(progress) if sys.stderr.isatty() else _plain(progress))
+    if look == "json":
+        way = _events(progress, limiter)
+    else:
+        way = _live(progress, limiter) if sys.stderr.isatty() else _plain(progress)
+    showing = asyncio.create_task(way)
     try:
         yield
     finally:
         showing.cancel()
-        await asyncio.gather(showing, return_exceptions=True)
+        await asyncio.wait({showing})
+        if look == "json":
+            _emit("end", progress, limiter)
 
 
-async def _live(progress: Progress) -> None:
-    from rich.console import Console
-    from rich.live import Live
-    from rich.progress_bar import ProgressBar
-    from rich.table import Table
+async def _live(progress: Progress, limiter: Limiter) -> None:
+    console = Console(stderr=True)
+    with Live(panel(progress, limiter), console=console, transient=True, auto_refresh=False) as live:
+        while True:
+            live.update(panel(progress, limiter), refresh=True)
+            await asyncio.sleep(_LIVE_EVERY_S)
 
-    def panel() -> Table:
-        row = Table.grid(padding=(0, 1))
-        row.add_row(ProgressBar(total=max(1, progress.asked), completed=progress.done, width=20), line(progress))
-        return row
 
-    with Live(panel(), console=Console(stderr=True), transient=True, auto_refresh=False) as live:
-        try:
-            while True:
-                live.update(panel(), refresh=True)
-                await asyncio.sleep(_LIVE_EVERY_S)
-        finally:
-            live.update(panel(), refresh=True)
+def panel(progress: Progress, limiter: Limiter) -> Group:
+    """A job's progress as a few lines for a terminal."""
+    bar = Table.grid(padding=(0, 1))
+    bar.add_row(
+        ProgressBar(total=max(1, progress.asked), completed=progress.done, width=30),
+        f"{progress.done:,} of {progress.asked:,}",
+    )
+    lines: list[Any] = [bar]
+    failed = ", ".join(f"{count} {kind}" for kind, count in progress.failed.most_common()) or "none"
+    lines.append(
+        Text(
+            f"from store {progress.from_store:,}   fresh {progress.fresh:,}   failed {failed}",
+            style="red" if progress.failed else "",
+        )
+    )
+    limit = f"of {limiter.limit} ({'found out' if limiter.automatic else 'fixed'})"
+    rate = f"{progress.rate:.1f}/s" if progress.rate else "-"
+    left = duration(progress.seconds_left) if progress.seconds_left else "-"
+    lines.append(Text(f"in flight {len(progress.flying)} {limit}   rate {rate}   left {left}"))
+    end = "" if progress.cost_at_end is None else f", {money(progress.cost_at_end)} at the end"
+    lines.append(
+        Text(
+            f"tokens {progress.prompt_tokens:,} in ({progress.cached_tokens:,} cached), {progress.completion_tokens:,} out   "
+            f"{money(progress.cost_usd)}{end}"
+        )
+    )
+    now = time.monotonic()
+    slowest = sorted(progress.flying.values(), key=lambda item: item[1])[:_SLOWEST]
+    if slowest and now - slowest[0][1] > 5:
+        said = ", ".join(f"{what} {duration(now - since)}" for what, since in slowest)
+        lines.append(Text(f"slowest in flight: {said}", style="dim"))
+    return Group(*lines)
 
 
 async def _plain(progress: Progress) -> None:
     while True:
         await asyncio.sleep(_PLAIN_EVERY_S)
-        print(line(progress), file=sys.stderr, flush=True)  # noqa: T201  progress goes to standard error
+        _write(line(progress))
+
+
+async def _events(progress: Progress, limiter: Limiter) -> None:
+    _emit("start", progress, limiter)
+    while True:
+        await asyncio.sleep(_EVENT_EVERY_S)
+        _emit("progress", progress, limiter)
+
+
+def _emit(event: str, progress: Progress, limiter: Limiter) -> None:
+    _write(
+        json.dumps(
+            {
+                "event": event,
+                "time": time.time(),
+                "asked": progress.asked,
+                "done": progress.done,
+                "from_store": progress.from_store,
+                "fresh": progress.fresh,
+                "failed": dict(progress.failed),
+                "in_flight": len(progress.flying),
+                "limit": limiter.limit,
+                "rate": progress.rate,
+                "seconds_left": progress.seconds_left,
+                "prompt_tokens": progress.prompt_tokens,
+                "cached_tokens": progress.cached_tokens,
+                "completion_tokens": progress.completion_tokens,
+                "cost_usd": progress.cost_usd,
+                "cost_at_end_usd": progress.cost_at_end,
+            }
+        )
+    )
+
+
+def _write(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201  progress goes to standard error
 
 
 def line(progress: Progress) -> str:

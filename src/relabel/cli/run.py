@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,8 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from relabel.cli.display import Look
     from relabel.labelling.connection import Connection
+    from relabel.labelling.engines.engine import Engine
+    from relabel.labelling.engines.limits import Limiter
     from relabel.labelling.job import Job, Outcome
+    from relabel.labelling.store import Store
     from relabel.settings import Settings
 
 
@@ -21,6 +26,39 @@ class EngineName(StrEnum):
 
     online = "online"
     replay = "replay"
+
+
+class ApiName(StrEnum):
+    """The dialects that a server may speak."""
+
+    chat = "chat"
+    responses = "responses"
+
+
+class FormName(StrEnum):
+    """How a server is held to the answer's shape."""
+
+    auto = "auto"
+    json_schema = "json_schema"
+    json_object = "json_object"
+    text = "text"
+
+
+class DecideName(StrEnum):
+    """How an answer says its label."""
+
+    json = "json"
+    logprob = "logprob"
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast to ask, and what it may cost."""
+
+    concurrency: int | None
+    rpm: float | None = None
+    tpm: float | None = None
+    max_cost: float | None = None
 
 
 def register(app: typer.Typer) -> None:
@@ -38,6 +76,7 @@ def run(
     base_url: Annotated[
         str | None, typer.Option(help="Address of an OpenAI-compatible API. By default OPENAI_BASE_URL, else OpenAI.")
     ] = None,
+    api: Annotated[ApiName, typer.Option(help="Chat Completions or the Responses API.")] = ApiName.chat,
     rubric: Annotated[str, typer.Option(help="A rubric's name, or the path of a YAML file.")] = "exposure",
     setting: Annotated[
         list[str] | None, typer.Option(help="A setting of the rubric; may be given more than once. By default all.")
@@ -57,21 +96,59 @@ def run(
         list[str] | None, typer.Option(help="Only tasks of this O*NET-SOC code; may be given more than once.")
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Times that each question is asked.")] = 1,
+    decide: Annotated[
+        DecideName, typer.Option(help="json: a rationale and a label; logprob: one token, whose probabilities decide.")
+    ] = DecideName.json,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate/--no-calibrate",
+            help="With --decide logprob: take the model's bias for a letter out, over the run.",
+        ),
+    ] = True,
+    pack: Annotated[
+        int,
+        typer.Option(
+            min=1, max=100, help="Tasks in one request. More than one is cheaper and changes labels: compare first."
+        ),
+    ] = 1,
+    response_format: Annotated[
+        FormName, typer.Option(help="How the server is held to the answer's shape; auto finds out by one question.")
+    ] = FormName.auto,
     param: Annotated[
         list[str] | None, typer.Option(help="A sampling parameter as NAME=VALUE, sent as it is. None is sent unasked.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Most tokens of one answer; sent as max_completion_tokens (chat) or max_output_tokens."
+        ),
     ] = None,
     engine: Annotated[
         EngineName, typer.Option(help="online asks the model; replay takes answers from the store alone.")
     ] = EngineName.online,
     concurrency: Annotated[
-        int | None,
-        typer.Option(min=1, max=4096, help="Requests in flight at once. By default 16, and 4 for local models."),
+        str,
+        typer.Option(help="Requests in flight at once, or auto to find out what the provider takes. Local models: 4."),
+    ] = "auto",
+    rpm: Annotated[float | None, typer.Option(min=0.001, help="Requests a minute at most.")] = None,
+    tpm: Annotated[float | None, typer.Option(min=1, help="Tokens a minute at most.")] = None,
+    max_cost: Annotated[
+        float | None, typer.Option(min=0, help="Most that this run may cost, in USD; needs --max-tokens.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be asked, and ask nothing.")] = False,
+    price: Annotated[
+        str | None, typer.Option(help="The model's price as IN/OUT or IN/OUT/CACHED, in USD per million tokens.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be asked and what it would cost, and ask nothing.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="The run folder. By default a name under runs/ that tells what was asked.")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    log_json: Annotated[
+        bool, typer.Option("--log-json", help="Write progress as JSON events, one a line, to standard error.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as one JSON document.")] = False,
 ) -> None:
     """Label tasks with a language model.
@@ -81,7 +158,9 @@ def run(
     """
     from relabel.errors import IncompleteRunError, RunInterruptedError, UsageError
     from relabel.labelling.connection import describe
+    from relabel.labelling.engines.local import is_local
     from relabel.labelling.job import Job
+    from relabel.labelling.pricing import given_price
     from relabel.labelling.prompt import load_prompt
     from relabel.rubric import load_rubric
     from relabel.run import task_sources
@@ -94,9 +173,24 @@ def run(
     for name in asked:
         if name not in loaded.settings:
             raise UsageError(f"the rubric {loaded.id} has no setting {name!r}; use one of {', '.join(loaded.settings)}")
+    if decide is DecideName.logprob and (pack > 1 or api is ApiName.responses):
+        raise UsageError("--decide logprob asks one token about one task by chat; leave --pack and --api out")
     template = load_prompt(prompt or loaded.prompt)
+    params = _parameters(param or [])
+    if max_tokens is not None:
+        params[
+            "max_output_tokens"
+            if api is ApiName.responses
+            else "max_tokens"
+            if is_local(model)
+            else "max_completion_tokens"
+        ] = max_tokens
+    described = describe(
+        model, base_url, environment, params, api=api.value, price=given_price(price) if price else None
+    )
+    pace = _pace(concurrency, rpm, tpm, max_cost, model, described, params)
+    form = response_format.value if response_format is not FormName.auto else "json_schema"
     chosen = load_tasks(tasks, occupations=occupation or (), sample=sample, seed=seed)
-    described = describe(model, base_url, environment, _parameters(param or []))
     job = Job(
         tasks=chosen,
         tasks_ref=tasks,
@@ -104,12 +198,16 @@ def run(
         rubric=loaded,
         prompt=template,
         settings=asked,
-        endpoint=described.endpoint,
+        endpoint=described.endpoint.model_copy(update={"form": form}),
         model=model,
         base_url=described.shown_url,
         price=described.price,
         samples=samples,
         examples=examples,
+        decide=decide.value,
+        calibrate=calibrate,
+        pack=pack,
+        probe=response_format is FormName.auto and decide is DecideName.json and not is_local(model),
         parameters={
             "sample": sample,
             "seed": seed if sample else None,
@@ -121,13 +219,14 @@ def run(
     if dry_run:
         _show_plan(job, environment, as_json=as_json)
         return
-    outcome = label(job, folder, model, described, environment, engine=engine, concurrency=concurrency, quiet=quiet)
+    look = "quiet" if quiet else "json" if log_json else "people"
+    outcome = label(job, folder, model, described, environment, pace, engine=engine, look=look)
     if as_json:
         typer.echo(outcome.manifest.model_dump_json(indent=2))
     else:
         _show_outcome(outcome, folder, model)
     missing = len(outcome.failures)
-    if outcome.interrupted:
+    if outcome.interrupted and missing:
         raise RunInterruptedError(
             f"stopped with {missing} of {job.size} labels missing; the same command goes on where it was"
         )
@@ -137,34 +236,66 @@ def run(
         )
 
 
+def _pace(
+    concurrency: str,
+    rpm: float | None,
+    tpm: float | None,
+    max_cost: float | None,
+    model: str,
+    described: Connection,
+    params: dict[str, Any],
+) -> Pace:
+    from relabel.errors import UsageError
+    from relabel.labelling.engines.local import SLOTS, is_local
+    from relabel.labelling.wire import output_bound
+
+    if concurrency == "auto":
+        at_once = SLOTS if is_local(model) else None
+    elif concurrency.isdecimal() and 1 <= int(concurrency) <= 4096:
+        at_once = int(concurrency)
+    else:
+        raise UsageError(f"--concurrency {concurrency!r} is neither auto nor a whole number from 1 to 4096")
+    if max_cost is not None:
+        if described.price is None:
+            raise UsageError(f"--max-cost needs a price, and none is known for {model}; give it with --price IN/OUT")
+        if output_bound({**described.endpoint.params, **params}) is None:
+            raise UsageError(
+                "--max-cost needs --max-tokens: without a bound of the answer the worst case of a request is not known"
+            )
+    return Pace(at_once, rpm, tpm, max_cost)
+
+
 def label(
     job: Job,
     folder: Path,
     model: str,
     described: Connection,
     environment: Settings,
+    pace: Pace,
     *,
     engine: EngineName = EngineName.online,
-    concurrency: int | None = None,
-    quiet: bool = False,
+    look: Look = "people",
 ) -> Outcome:
     """Run a job to its end: the one place where asynchronous work begins."""
     import asyncio
 
+    from relabel.labelling.budget import Budget
     from relabel.labelling.connection import LazyEngine
-    from relabel.labelling.engines.local import SLOTS, is_local
+    from relabel.labelling.engines.limits import Limiter
     from relabel.labelling.engines.replay import ReplayEngine
-    from relabel.labelling.job import out_is_free
     from relabel.labelling.store import Store
+    from relabel.run import require_writable
 
-    out_is_free(folder, job)
-    at_once = concurrency or (SLOTS if is_local(model) else 16)
+    require_writable(folder)
+    limiter = Limiter(pace.concurrency, rpm=pace.rpm, tpm=pace.tpm)
+    budget = Budget(pace.max_cost, described.price)
     with Store(environment.store_dir) as store:
-        asking = ReplayEngine() if engine is EngineName.replay else LazyEngine(model, described, environment)
-        return asyncio.run(_work(job, asking, store, folder, at_once, quiet=quiet))
+        online = LazyEngine(model, described, environment, limiter, budget)
+        asking = ReplayEngine() if engine is EngineName.replay else online
+        return asyncio.run(_work(job, asking, store, folder, limiter, look=look))
 
 
-async def _work(job: Job, engine: Any, store: Any, folder: Path, concurrency: int, *, quiet: bool) -> Outcome:
+async def _work(job: Job, engine: Engine, store: Store, folder: Path, limiter: Limiter, *, look: Look) -> Outcome:
     import asyncio
     import signal
 
@@ -183,8 +314,8 @@ async def _work(job: Job, engine: Any, store: Any, folder: Path, concurrency: in
         loop.add_signal_handler(number, interrupt)
     progress = Progress(asked=job.size)
     try:
-        async with shown(progress, quiet=quiet):
-            return await run_job(job, engine, store, folder, concurrency=concurrency, progress=progress, stop=stop)
+        async with shown(progress, limiter, look=look):
+            return await run_job(job, engine, store, folder, concurrency=limiter.largest, progress=progress, stop=stop)
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
@@ -203,9 +334,7 @@ def default_name(job: Job) -> str:
         job.rubric.sha256,
         job.prompt.sha256,
         job.settings,
-        job.samples,
-        job.examples,
-        job.parameters,
+        job.all_parameters,
         [source.sha256 for source in job.sources],
     ]
     digest = hashlib.sha256(canonical_json(whole)).hexdigest()[:6]
@@ -232,19 +361,34 @@ def _parameters(given: list[str]) -> dict[str, Any]:
 def _show_plan(job: Job, environment: Settings, *, as_json: bool) -> None:
     import json
 
+    from relabel.cli.display import money
+    from relabel.labelling.estimate import estimate
     from relabel.labelling.store import Store
 
-    known = 0
     if environment.store_dir.exists():
         with Store(environment.store_dir) as store:
-            known = sum(store.get(planned.request.key) is not None for planned in job.plan())
+            found = estimate(job, store)
+    else:
+        found = estimate(job, None)
     if as_json:
-        typer.echo(json.dumps({"requests": job.size, "in_store": known, "to_ask": job.size - known}, indent=2))
+        typer.echo(json.dumps(found.model_dump(), indent=2))
         return
     typer.echo(
-        f"{job.size} labels: {len(job.tasks)} tasks x {', '.join(job.settings)} x {job.samples} sample(s); "
-        f"{known} are in the store, {job.size - known} would be asked of {job.model} at {job.base_url}"
+        f"{job.size:,} labels: {len(job.tasks):,} tasks x {', '.join(job.settings)} x {job.samples} sample(s)\n"
+        f"{found.requests:,} requests, {found.in_store:,} of them in the store; {found.to_ask:,} would be asked of {job.model} at {job.base_url}"
     )
+    if not found.to_ask:
+        return
+    typer.echo(
+        f"tokens   {found.prompt_tokens[0]:,} to {found.prompt_tokens[1]:,} in, {found.completion_tokens[0]:,} to {found.completion_tokens[1]:,} out ({found.basis})"
+    )
+    if found.cost_usd is None:
+        typer.echo(f"cost     unknown: no price of {job.model} is known; give it with --price IN/OUT")
+    else:
+        dated = f", as of {found.price_as_of}" if found.price_as_of else ""
+        typer.echo(
+            f"cost     {money(found.cost_usd[0])} to {money(found.cost_usd[1])} by {found.price_source}{dated}; a prefix cache may make it less"
+        )
 
 
 def _show_outcome(outcome: Outcome, folder: Path, model: str) -> None:

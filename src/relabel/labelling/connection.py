@@ -12,13 +12,15 @@ from pydantic import SecretStr
 
 from relabel.errors import ProviderError
 from relabel.label import Answer
+from relabel.labelling.budget import Budget
+from relabel.labelling.engines.engine import Repair
+from relabel.labelling.engines.limits import Limiter
 from relabel.labelling.engines.local import LocalServer, find_weights, is_local, local_endpoint
-from relabel.labelling.engines.online import OnlineEngine
+from relabel.labelling.engines.online import OPENAI_URL, OnlineEngine
 from relabel.labelling.pricing import FREE, Price, find_price
 from relabel.labelling.request import Endpoint, Request, host_of, public_url
+from relabel.labelling.wire import Api
 from relabel.settings import Settings
-
-OPENAI_URL = "https://api.openai.com/v1"
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,15 @@ class Connection:
     price: Price | None
 
 
-def describe(model: str, base_url: str | None, environment: Settings, params: Mapping[str, Any]) -> Connection:
+def describe(
+    model: str,
+    base_url: str | None,
+    environment: Settings,
+    params: Mapping[str, Any],
+    *,
+    api: Api = "chat",
+    price: Price | None = None,
+) -> Connection:
     """Say what a model is, without starting or asking anything.
 
     Args:
@@ -48,6 +58,8 @@ def describe(model: str, base_url: str | None, environment: Settings, params: Ma
         base_url: Address of the API; by default `OPENAI_BASE_URL`, else OpenAI's own.
         environment: Settings from the environment.
         params: Sampling parameters that the user asked for; they go before those that the embedded model needs.
+        api: The dialect to speak.
+        price: The user's word on the price; by default the table's.
 
     Raises:
         DataError: The user's own weights are missing.
@@ -55,11 +67,11 @@ def describe(model: str, base_url: str | None, environment: Settings, params: Ma
     """
     if is_local(model):
         endpoint = local_endpoint(model)
-        endpoint = endpoint.model_copy(update={"params": {**endpoint.params, **params}})
+        endpoint = endpoint.model_copy(update={"api": api, "params": {**endpoint.params, **params}})
         return Connection(endpoint, None, "local", None, FREE)
     url = base_url or environment.openai_base_url or OPENAI_URL
-    endpoint = Endpoint(host=host_of(url), model=model, params=dict(params))
-    return Connection(endpoint, url, public_url(url), environment.openai_api_key, find_price(model, url))
+    endpoint = Endpoint(host=host_of(url), model=model, api=api, params=dict(params))
+    return Connection(endpoint, url, public_url(url), environment.openai_api_key, price or find_price(model, url))
 
 
 class LazyEngine:
@@ -69,17 +81,22 @@ class LazyEngine:
         model: The model as the user named it.
         described: What `describe` said of it.
         environment: Settings from the environment.
+        limiter: How fast to ask.
+        budget: Cap of the cost.
     """
 
     name = "online"
 
-    def __init__(self, model: str, described: Connection, environment: Settings) -> None:
+    def __init__(
+        self, model: str, described: Connection, environment: Settings, limiter: Limiter, budget: Budget
+    ) -> None:
         self._model, self._described, self._environment = model, described, environment
+        self.limiter, self.budget = limiter, budget
         self._open = ExitStack()
         self._engine: OnlineEngine | None = None
         self._starting = asyncio.Lock()
 
-    async def ask(self, request: Request) -> Answer:
+    async def ask(self, request: Request, repair: Repair | None = None) -> Answer:
         """Get the answer to one request; see `Engine.ask`.
 
         Raises:
@@ -89,7 +106,11 @@ class LazyEngine:
             async with self._starting:
                 if self._engine is None:
                     self._engine = await asyncio.to_thread(self._start)
-        return await self._engine.ask(request)
+        return await self._engine.ask(request, repair)
+
+    def history(self) -> tuple[tuple[float, int, str], ...]:
+        """See `Engine.history`."""
+        return tuple(self.limiter.history)
 
     async def close(self) -> None:
         """Close the connections and stop the local server."""
@@ -109,4 +130,4 @@ class LazyEngine:
             raise ProviderError(
                 "there is no key for OpenAI; set OPENAI_API_KEY, or name another server with --base-url, or try --model local"
             )
-        return OnlineEngine(base_url, described.key, described.price)
+        return OnlineEngine(base_url, described.key, described.price, limiter=self.limiter, budget=self.budget)

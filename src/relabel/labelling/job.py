@@ -6,21 +6,27 @@ import asyncio
 import hashlib
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from relabel import __version__
 from relabel.errors import DataError, ProviderError
-from relabel.label import Answer, Failure, FailureKind, InvalidAnswerError, Label, read_answer
-from relabel.labelling.engines.engine import Engine, NoAnswerError
+from relabel.label import Failure, InvalidAnswerError, Label
+from relabel.labelling.engines.engine import Engine, NoAnswerError, Repair
+from relabel.labelling.leases import LEASE_S, Leases
+from relabel.labelling.ledger import Ledger
 from relabel.labelling.pricing import Price
 from relabel.labelling.progress import Progress
 from relabel.labelling.prompt import Prompt
-from relabel.labelling.request import Endpoint, Planned, canonical_json, plan, public_url, response_format
+from relabel.labelling.request import Decide, Endpoint, Planned, Planner, canonical_json, public_url
 from relabel.labelling.store import Store
+from relabel.labelling.wire import FORMS
 from relabel.rubric import Rubric
 from relabel.run import Counts, Manifest, SourceUse, Tokens, read_manifest, require_writable, write_manifest, write_run
 from relabel.task import Task
@@ -28,7 +34,11 @@ from relabel.task import Task
 DRAIN_S = 30.0
 """Seconds that an interrupted job waits for the answers in flight: they are paid for."""
 ALIKE = 10
-"""A server that cannot be reached for this many requests, and for all so far, is down."""
+"""When so many first requests of a run all fail the same way, the rest would too."""
+LOOK_AGAIN_S = 0.5
+"""Pause between looks at an answer that another process is waiting for."""
+_NO_SUCH_FORM = {400, 404, 415, 422, 501}
+_REPAIRABLE = {"invalid-json", "schema"}
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,10 @@ class Job:
         settings: Settings of the rubric to ask.
         samples: Times that each question is asked.
         examples: Whether worked examples are shown.
+        decide: `json`, or `logprob` for an answer of one token.
+        calibrate: Whether labels decided by log probability are calibrated over the run.
+        pack: Tasks in one request.
+        probe: Whether to find out how the server can be held to the answer's shape; else the endpoint's form stands.
         model: The model as the user named it.
         base_url: The server's address without credentials; None for OpenAI's own.
         parameters: Options that shape the run, for the manifest.
@@ -58,6 +72,10 @@ class Job:
     price: Price | None
     samples: int = 1
     examples: bool = True
+    decide: Decide = "json"
+    calibrate: bool = True
+    pack: int = 1
+    probe: bool = False
     parameters: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @property
@@ -65,17 +83,26 @@ class Job:
         """Labels wanted."""
         return len(self.tasks) * len(self.settings) * self.samples
 
+    @property
+    def all_parameters(self) -> dict[str, Any]:
+        """Options that shape the run, with those that every job has."""
+        own = {"samples": self.samples, "examples": self.examples, "pack": self.pack, "decide": self.decide}
+        if self.decide == "logprob":
+            own["calibrate"] = self.calibrate
+        return {**self.parameters, **own, "params": dict(self.endpoint.params)}
+
+    @cached_property
+    def planner(self) -> Planner:
+        """Makes the requests."""
+        return Planner(self.rubric, self.prompt, self.endpoint, examples=self.examples, decide=self.decide)
+
     def plan(self) -> Iterator[Planned]:
         """Yield every wanted label with its request."""
-        return plan(
-            self.tasks,
-            self.rubric,
-            self.prompt,
-            self.endpoint,
-            settings=self.settings,
-            samples=self.samples,
-            examples=self.examples,
-        )
+        return self.planner.plan(self.tasks, settings=self.settings, samples=self.samples, pack=self.pack)
+
+    def alone(self, task: Task, setting: str, sample: int) -> Planned:
+        """The plan entry that asks about one task by itself."""
+        return Planned((task,), setting, sample, self.planner.request((task,), setting, sample))
 
 
 @dataclass
@@ -138,39 +165,125 @@ async def run_job(
         DataError: The run folder holds another run or cannot be written.
         StoreError: The store failed.
     """
-    out_is_free(out, job)
+    require_writable(out)
     progress = progress or Progress(asked=job.size)
+    bought: set[str] = set()
+    if job.probe:
+        job = await settle_form(job, engine, store, progress, bought)
+    out_is_free(out, job)
     started = now()
     manifest = _manifest(job, engine.name, started)
     if not (out / "manifest.json").exists():
         write_manifest(out, manifest)
-    worker = _Worker(job, engine, store, progress, stop or Stop(), clock)
-    fatal = await worker.work(concurrency)
+    ledger = Ledger(
+        job.rubric,
+        store,
+        progress,
+        api=job.endpoint.api,
+        decide=job.decide,
+        alone=job.alone,
+        logprobs="logprobs" in job.endpoint.params,
+        calibrate=job.calibrate,
+    )
+    ledger.bought_before_the_plan = bought
+    leases = Leases(store.folder)
+    try:
+        worker = _Worker(job, engine, ledger, leases, stop or Stop(), clock)
+        fatal = await worker.work(concurrency)
+    finally:
+        leases.close()
+    ledger.close(job.samples)
+    manifest = manifest.model_copy(update={"history": engine.history()})
+    outcome = finish(job, out, manifest, ledger, interrupted=worker.interrupted, fatal=fatal, now=now)
+    if fatal is not None:
+        raise fatal
+    return outcome
+
+
+def finish(
+    job: Job,
+    out: Path,
+    manifest: Manifest,
+    ledger: Ledger,
+    *,
+    interrupted: bool,
+    fatal: ProviderError | None,
+    now: Callable[[], datetime],
+) -> Outcome:
+    """Write a job's run folder, unless it already holds more.
+
+    Raises:
+        DataError: The folder holds more labels of this run than this attempt found, or cannot be written.
+    """
+    progress, labels = ledger.progress, ledger.labels
+    complete = fatal is None and len(labels) == job.size
     ended = manifest.model_copy(
         update={
-            "status": worker.status(fatal),
-            "models_returned": tuple(sorted({x.model_returned for x in worker.labels if x.model_returned})),
+            "status": "complete" if complete else "interrupted" if interrupted else "incomplete",
+            "models_returned": tuple(sorted({x.model_returned for x in labels if x.model_returned})),
             "counts": Counts(
-                asked=job.size, from_store=progress.from_store, fresh=progress.fresh, failed=len(worker.failures)
+                asked=job.size, from_store=progress.from_store, fresh=progress.fresh, failed=len(ledger.failures)
             ),
             "tokens": Tokens(
                 prompt=progress.prompt_tokens, cached=progress.cached_tokens, completion=progress.completion_tokens
             ),
             "cost_usd": progress.cost_usd,
+            "priors": ledger.priors or None,
             "ended_at": now().isoformat(timespec="seconds"),
         }
     )
-    fuller = _labels_there(out)
-    if fuller <= len(worker.labels):
-        write_run(out, ended, worker.labels, worker.failures)
-    if fatal is not None:
-        raise fatal
-    if fuller > len(worker.labels):
+    there = _labels_there(out)
+    if there <= len(labels):
+        write_run(out, ended, labels, ledger.failures)
+    elif fatal is None:
         raise DataError(
-            f"{out} already holds {fuller} labels of this run and this attempt found {len(worker.labels)}, so the folder is left "
+            f"{out} already holds {there} labels of this run and this attempt found {len(labels)}, so the folder is left "
             "as it is; use the store that the run was made with, or give another --out"
         )
-    return Outcome(worker.labels, worker.failures, worker.interrupted, ended)
+    return Outcome(labels, ledger.failures, interrupted, ended)
+
+
+async def settle_form(job: Job, engine: Engine, store: Store, progress: Progress, bought: set[str]) -> Job:
+    """Find out how the server can be held to the answer's shape: by one real question, whose answer is kept.
+
+    What was found is remembered in the store, because requests are hashed with it: a rerun must not ask again.
+
+    Args:
+        job: The job; its endpoint has the strictest form.
+        engine: Asks.
+        store: Remembers.
+        progress: Counted up by what the question cost.
+        bought: Gets the key of the question, when its answer was bought here.
+
+    Returns:
+        The job with the form that the server takes.
+    """
+    endpoint = job.endpoint
+    name = f"form/{endpoint.api}/{endpoint.host}/{endpoint.model}"
+    known = store.note(name)
+    if known is not None:
+        return replace(job, endpoint=endpoint.model_copy(update={"form": known}), probe=False)
+    for form in FORMS:
+        candidate = replace(job, endpoint=endpoint.model_copy(update={"form": form}), probe=False)
+        first = next(candidate.plan())
+        if store.get(first.request.key) is not None:
+            return candidate
+        try:
+            answer = await engine.ask(first.request)
+        except NoAnswerError as error:
+            if error.status in _NO_SUCH_FORM:
+                continue
+            break
+        store.put_note(name, form)
+        ledger = Ledger(
+            job.rubric, store, Progress(asked=1), api=endpoint.api, decide=job.decide, alone=candidate.alone
+        )
+        progress.bought(answer)
+        with suppress(InvalidAnswerError):
+            ledger.buy(first, answer)
+            bought.add(first.request.key)
+        return candidate
+    return replace(job, probe=False)  # the fault lies elsewhere, and the run will meet it
 
 
 def out_is_free(out: Path, job: Job) -> None:
@@ -210,36 +323,31 @@ def _labels_there(out: Path) -> int:
 
 
 class _Worker:
-    """The state of a running job: workers pull from one plan, so that no more than `concurrency` requests exist."""
+    """The state of a running job: workers pull from one plan, so that no more than their number is ever unfolded."""
 
     def __init__(
-        self, job: Job, engine: Engine, store: Store, progress: Progress, stop: Stop, clock: Callable[[], float]
+        self, job: Job, engine: Engine, ledger: Ledger, leases: Leases, stop: Stop, clock: Callable[[], float]
     ) -> None:
-        self.job, self.engine, self.store, self.progress, self.stop, self.clock = (
+        self.job, self.engine, self.ledger, self.leases, self.stop, self.clock = (
             job,
             engine,
-            store,
-            progress,
+            ledger,
+            leases,
             stop,
             clock,
         )
-        self.labels: list[Label] = []
-        self.failures: list[Failure] = []
         self.interrupted = False
+        self._progress = ledger.progress
         self._plan = job.plan()
-        self._asking: dict[str, asyncio.Future[Answer]] = {}
+        self._asking: dict[str, asyncio.Future[None]] = {}
         self._first_sent: float | None = None
-        self._reached = False
-        self._unreachable = 0
-
-    def status(self, fatal: ProviderError | None) -> str:
-        if self.interrupted:
-            return "interrupted"
-        return "complete" if fatal is None and len(self.labels) == self.job.size else "incomplete"
+        self._first_ends: Counter[str] = Counter()
+        self._turns = 0
 
     async def work(self, concurrency: int) -> ProviderError | None:
-        workers = [asyncio.create_task(self._pull()) for _ in range(concurrency)]
+        workers = [asyncio.create_task(self._pull()) for _ in range(min(concurrency, max(1, self.job.size)))]
         stopping = asyncio.create_task(self.stop.asked.wait())
+        renewing = asyncio.create_task(self._renew())
         fatal: ProviderError | None = None
         pending: set[asyncio.Task[Any]] = set(workers)
         try:
@@ -253,17 +361,17 @@ class _Worker:
                         self.stop.asked.set()
                     elif error is not None:
                         raise error
+            self.interrupted = fatal is None and self.stop.asked.is_set()
             if pending:
                 await self._drain(pending)
             for task in workers:
                 error = task.exception() if task.done() and not task.cancelled() else None
                 if error is not None and not isinstance(error, ProviderError):
                     raise error
-            self.interrupted = fatal is None and self.stop.asked.is_set()
         finally:
-            for task in (stopping, *workers):
+            for task in (stopping, renewing, *workers):
                 task.cancel()
-            await asyncio.wait({stopping, *workers})
+            await asyncio.wait({stopping, renewing, *workers})
         if self.stop.asked.is_set():
             self._give_up_rest(str(fatal) if fatal else "the run was stopped before this was asked")
         return fatal
@@ -276,6 +384,11 @@ class _Worker:
             task.cancel()
         await asyncio.wait({leave, landed, *pending})
 
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(LEASE_S / 3)
+            self.leases.renew()
+
     async def _pull(self) -> None:
         while not self.stop.asked.is_set():
             planned = next(self._plan, None)
@@ -284,115 +397,100 @@ class _Worker:
             try:
                 await self._one(planned)
             except (asyncio.CancelledError, ProviderError) as error:
-                self._fail(planned, "provider", str(error) or "the run was stopped while this was in flight", 0)
+                self.ledger.fail(planned, "provider", str(error) or "the run was stopped while this was in flight", 0)
                 raise
-            if self.progress.done % 64 == 0:
+            self._turns += 1
+            if self._turns % 64 == 0:
                 await asyncio.sleep(0)  # store hits never wait: let the display and Ctrl-C have their turn
 
     async def _one(self, planned: Planned) -> None:
-        request = planned.request
-        known = self.store.get(request.key)
-        if known is not None and self._accept(planned, known, from_store=True):
-            return
-        if request.key in self._asking:  # the same question twice in one plan is one answer
-            await asyncio.wait({self._asking[request.key]})
-            known = self.store.get(request.key)
-            if known is not None and self._accept(planned, known, from_store=True):
-                return
-        future = self._asking[request.key] = asyncio.get_running_loop().create_future()
+        rest = self.ledger.take(planned)
+        if rest is None:
+            rest = await self._once(planned)
+        for single in rest:
+            await self._one(single)
+
+    async def _once(self, planned: Planned) -> list[Planned]:
+        """Buy an answer that nobody has bought and nobody is buying."""
+        key = planned.request.key
+        while key in self._asking:  # the same question twice in one plan is one answer
+            await asyncio.wait({self._asking[key]})
+            if (rest := self.ledger.take(planned)) is not None:
+                return rest
+        future = self._asking[key] = asyncio.get_running_loop().create_future()
         try:
-            await self._ask(planned)
+            while not self.leases.take(key):
+                await asyncio.sleep(LOOK_AGAIN_S)
+                if (rest := self.ledger.take(planned)) is not None:
+                    return rest
+            try:
+                # Another run may have bought it between the first look and the lease.
+                if (rest := self.ledger.take(planned)) is not None:
+                    return rest
+                return await self._ask(planned)
+            finally:
+                self.leases.give_back(key)
         finally:
-            del self._asking[request.key]
+            del self._asking[key]
             future.cancel()
 
-    async def _ask(self, planned: Planned) -> None:
+    async def _ask(self, planned: Planned) -> list[Planned]:
         if self._first_sent is None:
             self._first_sent = self.clock()
-        self.progress.in_flight += 1
+        self._progress.flying[planned.request.key] = (f"{planned.tasks[0].task_id} {planned.setting}", self.clock())
+        attempts = 0
         try:
             answer = await self.engine.ask(planned.request)
+            attempts = answer.attempts
+            try:
+                rest = self.ledger.buy(planned, answer)
+            except InvalidAnswerError as error:
+                if error.kind not in _REPAIRABLE or self.job.decide == "logprob":
+                    raise
+                repair = Repair(answer.content or "", error.reason)
+                again = await self.engine.ask(planned.request, repair)
+                attempts += again.attempts
+                rest = self.ledger.buy(planned, again.model_copy(update={"attempts": attempts}))
+            self._ended("")
         except NoAnswerError as error:
-            self._unreachable += error.unreachable
-            if error.unreachable and not self._reached and self._unreachable >= min(ALIKE, self.job.size):
-                raise ProviderError(
-                    f"{error}, {self._unreachable} requests in a row; check --base-url and that the server runs"
-                ) from error
-            self._fail(planned, error.kind, str(error), error.attempts)
-            return
-        finally:
-            self.progress.in_flight -= 1
-            self.progress.fresh_seconds = self.clock() - self._first_sent
-        self._reached = True
-        self.progress.bought(answer)
-        self._accept(planned, answer, from_store=False)
-
-    def _accept(self, planned: Planned, answer: Answer, *, from_store: bool) -> bool:
-        """Make a label of an answer; False when one from the store does not pass and must be asked for."""
-        try:
-            said = read_answer(answer, self.job.rubric)
+            self.ledger.fail(planned, error.kind, str(error), attempts + error.attempts)
+            self._ended(error.kind if error.status is None else f"status {error.status}", str(error))
+            return []
         except InvalidAnswerError as error:
-            if from_store:
-                return False
-            self.store.put_rejected(planned.request, answer, error.kind, error.reason)
-            self._fail(planned, error.kind, error.reason, answer.attempts)
-            return True
-        if from_store:
-            self.progress.from_store += 1
-        else:
-            self.store.put(planned.request, answer)
-            self.progress.fresh += 1
-        self.labels.append(_label(planned, answer, said.label, said.rationale, from_store=from_store))
-        return True
+            self.ledger.fail(planned, error.kind, error.reason, attempts)
+            self._ended(error.kind, error.reason)
+            return []
+        finally:
+            del self._progress.flying[planned.request.key]
+            self._progress.fresh_seconds = self.clock() - self._first_sent
+        return rest
 
-    def _fail(self, planned: Planned, kind: FailureKind, message: str, attempts: int) -> None:
-        self.progress.failed[kind] += 1
-        self.failures.append(
-            Failure(
-                task_id=planned.task.task_id,
-                onet_soc_code=planned.task.onet_soc_code,
-                setting=planned.setting,
-                sample=planned.sample,
-                kind=kind,
-                message=message,
-                attempts=attempts,
-                request_key=planned.request.key,
+    def _ended(self, how: str, said: str = "") -> None:
+        """Count how the first requests ended, and stop when all of them failed alike."""
+        if self._first_ends.total() >= ALIKE or how == "budget":
+            return
+        self._first_ends[how] += 1
+        enough = min(ALIKE, self.job.size) if how == "status 0" else ALIKE
+        if how and self._first_ends[how] == self._first_ends.total() == enough:
+            advice = (
+                "check --base-url and that the server runs"
+                if how == "status 0"
+                else "mend that and start the same run again"
             )
-        )
+            raise ProviderError(f"the first {enough} requests all failed alike: {said}; {advice}")
 
     def _give_up_rest(self, reason: str) -> None:
         """Take what the store still knows, and name the rest."""
         for planned in self._plan:
-            known = self.store.get(planned.request.key)
-            if known is None or not self._accept(planned, known, from_store=True):
-                self._fail(planned, "provider", reason, 0)
-
-
-def _label(planned: Planned, answer: Answer, label: str, rationale: str, *, from_store: bool) -> Label:
-    return Label(
-        task_id=planned.task.task_id,
-        onet_soc_code=planned.task.onet_soc_code,
-        setting=planned.setting,
-        sample=planned.sample,
-        label=label,
-        rationale=rationale,
-        probability=None,
-        request_key=answer.request_key,
-        model_returned=answer.model_returned,
-        finish_reason=answer.finish_reason,
-        attempts=answer.attempts,
-        prompt_tokens=answer.usage.prompt,
-        cached_tokens=answer.usage.cached,
-        completion_tokens=answer.usage.completion,
-        cost_usd=answer.cost_usd,
-        latency_s=answer.latency_s,
-        created_at=answer.created_at,
-        from_store=from_store,
-    )
+            rest = self.ledger.take(planned)
+            if rest is None:
+                self.ledger.fail(planned, "provider", reason, 0)
+            for single in rest or ():
+                if self.ledger.take(single) is None:
+                    self.ledger.fail(single, "provider", reason, 0)
 
 
 def _manifest(job: Job, engine: str, started: datetime) -> Manifest:
-    form = response_format(job.rubric, job.endpoint.rationale_chars)
     return Manifest(
         status="running",
         package_version=__version__,
@@ -403,7 +501,9 @@ def _manifest(job: Job, engine: str, started: datetime) -> Manifest:
         rubric=job.rubric,
         rubric_sha256=job.rubric.sha256,
         prompt_sha256=job.prompt.sha256,
-        schema_sha256=hashlib.sha256(canonical_json(form)).hexdigest(),
+        schema_sha256=hashlib.sha256(canonical_json(job.planner.shape)).hexdigest(),
+        response_form=job.endpoint.form if job.decide == "json" else "text",
+        api=job.endpoint.api,
         sources=job.sources,
         tasks=job.tasks_ref,
         settings=job.settings,

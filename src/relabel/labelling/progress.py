@@ -17,7 +17,7 @@ class Progress:
         from_store: Labels that the store answered.
         fresh: Labels bought by this run.
         failed: Missing labels by kind.
-        in_flight: Requests waiting for their answer.
+        flying: Requests waiting for their answer, by key: what is asked, and since when on the job's clock.
         prompt_tokens: Tokens bought by this run; `cached_tokens` of them at the provider's cache price.
         cost_usd: Cost of this run; None once an answer's price is unknown.
         fresh_seconds: Seconds on the job's clock from the first request to the last answer.
@@ -27,7 +27,7 @@ class Progress:
     from_store: int = 0
     fresh: int = 0
     failed: Counter[FailureKind] = field(default_factory=Counter[FailureKind])
-    in_flight: int = 0
+    flying: dict[str, tuple[str, float]] = field(default_factory=dict[str, tuple[str, float]])
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
@@ -49,6 +49,13 @@ class Progress:
     def seconds_left(self) -> float | None:
         """Estimate of the time to the end, as if none of the rest were in the store."""
         return (self.asked - self.done) / self.rate if self.rate else None
+
+    @property
+    def cost_at_end(self) -> float | None:
+        """Estimate of the run's whole cost, as if none of the rest were in the store; None before the first answer."""
+        if self.cost_usd is None or not self.fresh:
+            return None
+        return self.cost_usd / self.fresh * (self.asked - self.from_store - self.failed.total())
 
     def bought(self, answer: Answer) -> None:
         """Count an answer that this run paid for."""

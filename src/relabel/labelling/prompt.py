@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError
@@ -26,9 +28,18 @@ def as_data(**fields: str) -> str:
     return line.replace("<", "\\u003c").replace(">", "\\u003e")
 
 
+def letters(rubric: Rubric) -> dict[str, str]:
+    """One letter a label, in the rubric's order: what a model answers with when one token decides."""
+    return dict(zip(rubric.labels, ascii_uppercase, strict=False))
+
+
 @dataclass
 class Prompt:
-    """A template with two blocks: `system`, the same for all tasks of a setting, and `user`, which holds the task.
+    """A template with two blocks: `system`, the same for all tasks of a setting, and `user`, which holds the tasks.
+
+    The blocks are given `rubric`, `setting`, `packed` (several tasks share the request), `decide` (`json` or
+    `logprob`) and `letters`; `system` also `examples`, each with `data`, `answer` and `label`; `user` also `data`, a
+    line of JSON for each task.
 
     Attributes:
         name: Its name under `prompts/`, or its path.
@@ -38,42 +49,58 @@ class Prompt:
     name: str
     sha256: str
     _template: Template = field(repr=False)
-    _systems: dict[tuple[str, str, bool], str] = field(default_factory=dict[tuple[str, str, bool], str], repr=False)
+    _systems: dict[tuple[object, ...], str] = field(default_factory=dict[tuple[object, ...], str], repr=False)
 
-    def messages(self, task: Task, rubric: Rubric, setting: str, *, examples: bool = True) -> list[Message]:
-        """The messages for one task under one setting.
+    def messages(
+        self, tasks: Sequence[Task], rubric: Rubric, setting: str, *, examples: bool = True, decide: str = "json"
+    ) -> list[Message]:
+        """The messages for one request under one setting.
 
         Args:
-            task: The task.
+            tasks: One task, or several that share the request; those go by their number, from 1.
             rubric: The rubric.
             setting: Name of one of its settings.
             examples: Whether the rubric's worked examples are shown.
+            decide: `json`, or `logprob` for an answer of one letter.
 
         Raises:
             RubricError: The template uses something that does not exist.
         """
-        cache_key = (rubric.sha256, setting, examples)
+        packed = len(tasks) > 1
+        given: dict[str, Any] = {
+            "rubric": rubric,
+            "setting": rubric.settings[setting],
+            "packed": packed,
+            "decide": decide,
+        }
+        given["letters"] = letters(rubric)
+        cache_key = (rubric.sha256, setting, examples, decide, packed)
         if cache_key not in self._systems:
-            self._systems[cache_key] = self._render("system", self._stable(rubric, setting, examples))
-        data = as_data(occupation=task.title, task=task.text)
-        user = self._render("user", {"data": data, "rubric": rubric, "setting": rubric.settings[setting]})
+            shown = _shown(rubric, setting) if examples else []
+            self._systems[cache_key] = self._render("system", {**given, "examples": shown})
+        if packed:
+            data = [as_data(id=str(n), occupation=t.title, task=t.text) for n, t in enumerate(tasks, start=1)]
+        else:
+            data = [as_data(occupation=tasks[0].title, task=tasks[0].text)]
+        user = self._render("user", {**given, "data": data})
         return [{"role": "system", "content": self._systems[cache_key]}, {"role": "user", "content": user}]
-
-    def _stable(self, rubric: Rubric, setting: str, examples: bool) -> dict[str, Any]:
-        shown = [
-            {
-                "data": as_data(occupation=example.occupation, task=example.task),
-                "answer": as_data(rationale=example.rationale[setting], label=example.labels[setting]),
-            }
-            for example in (rubric.examples if examples else ())
-        ]
-        return {"rubric": rubric, "setting": rubric.settings[setting], "examples": shown}
 
     def _render(self, block: str, values: dict[str, Any]) -> str:
         try:
             return "".join(self._template.blocks[block](self._template.new_context(values))).strip()
         except TemplateError as error:
             raise RubricError(f"prompt {self.name}: block {block}: {error}; mend the template") from error
+
+
+def _shown(rubric: Rubric, setting: str) -> list[dict[str, str]]:
+    return [
+        {
+            "data": as_data(occupation=example.occupation, task=example.task),
+            "answer": as_data(rationale=example.rationale[setting], label=example.labels[setting]),
+            "label": example.labels[setting],
+        }
+        for example in rubric.examples
+    ]
 
 
 def load_prompt(ref: str) -> Prompt:

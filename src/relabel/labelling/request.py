@@ -5,17 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from relabel.errors import UsageError
 from relabel.label import answer_schema
-from relabel.labelling.prompt import Prompt
+from relabel.labelling.prompt import Message, Prompt
+from relabel.labelling.wire import Api, Form, with_messages
+from relabel.labelling.wire import body as wire_body
 from relabel.rubric import Rubric
 from relabel.task import Task
+
+Decide = Literal["json", "logprob"]
+ONE_TOKEN: Mapping[str, Any] = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20, "temperature": 0}
+"""What deciding by log probability asks for: one token, and how likely the others were."""
+_MARK = "\x00the task\x00"
 
 KEY_VERSION = 1
 """Counts up when the meaning of a key changes; answers under older keys are then asked anew."""
@@ -33,6 +40,8 @@ class Endpoint(BaseModel):
         host: Host, port and path of the API without scheme and credentials; `local` for the embedded server, whose
             port changes from start to start.
         model: The model's name on the wire.
+        api: The dialect that the server speaks.
+        form: How the server is held to the answer's shape.
         params: Sampling parameters that somebody asked for; nothing else is sent.
         rationale_chars: Bound of the rationale in the schema, for servers whose grammar can hold one.
     """
@@ -41,80 +50,127 @@ class Endpoint(BaseModel):
 
     host: str
     model: str
+    api: Api = "chat"
+    form: Form = "json_schema"
     params: Mapping[str, Any] = Field(default_factory=dict)
     rationale_chars: int | None = None
 
 
-class Request(BaseModel):
+@dataclass(frozen=True)
+class Request:
     """One question to one model.
 
     Attributes:
         host: As in `Endpoint`.
         body: The JSON document that is posted.
         sample: Counts repeats of the same question, from 0.
+        api: The dialect.
+        key: sha256, in hex, of the canonical JSON of all of these and of the key's format version.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     host: str
     body: Mapping[str, Any]
-    sample: int = Field(default=0, ge=0)
+    sample: int = 0
+    api: Api = "chat"
+    key: str = ""
 
-    @cached_property
-    def key(self) -> str:
-        """sha256, in hex, of the canonical JSON of all of it and of the key's format version."""
-        wire = {"key_version": KEY_VERSION, "host": self.host, "body": self.body, "sample": self.sample}
-        return hashlib.sha256(canonical_json(wire)).hexdigest()
+    def __post_init__(self) -> None:
+        if not self.key:
+            object.__setattr__(self, "key", hashlib.sha256(canonical_json(_wire(self))).hexdigest())
 
 
-class Planned(BaseModel):
-    """A label that is wanted: for which task, setting and sample, and the request that gets it."""
+def _wire(request: Request) -> dict[str, Any]:
+    return {
+        "key_version": KEY_VERSION,
+        "api": request.api,
+        "host": request.host,
+        "body": request.body,
+        "sample": request.sample,
+    }
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    task: Task
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """Labels that are wanted: for which tasks, setting and sample, and the request that gets them.
+
+    Attributes:
+        tasks: One task, or several that share a request.
+        settings: Name of the setting.
+        sample: Counts repeats, from 0.
+        request: What is asked.
+    """
+
+    tasks: tuple[Task, ...]
     setting: str
     sample: int
     request: Request
 
 
-def response_format(rubric: Rubric, rationale_chars: int | None = None) -> dict[str, Any]:
-    """The `response_format` that makes a server hold to the rubric's answer schema."""
-    schema = answer_schema(rubric, max_chars=rationale_chars)
-    return {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
-
-
-def plan(
-    tasks: Sequence[Task],
-    rubric: Rubric,
-    prompt: Prompt,
-    endpoint: Endpoint,
-    *,
-    settings: Sequence[str],
-    samples: int = 1,
-    examples: bool = True,
-) -> Iterator[Planned]:
-    """Yield every wanted label, one at a time.
-
-    All tasks of one setting come before the next setting, so that a prefix cache keeps one prompt at a time.
+class Planner:
+    """Turns tasks into requests.
 
     Args:
-        tasks: The tasks.
         rubric: The rubric.
         prompt: The template.
         endpoint: The model.
-        settings: Names of settings of the rubric.
-        samples: Times that each question is asked.
         examples: Whether worked examples are shown.
+        decide: `json` asks for a rationale and a label; `logprob` for one letter, and reads its probability.
     """
-    form = response_format(rubric, endpoint.rationale_chars)
-    for setting in settings:
-        for task in tasks:
-            messages = prompt.messages(task, rubric, setting, examples=examples)
-            body = {"model": endpoint.model, "messages": messages, "response_format": form, **endpoint.params}
-            for sample in range(samples):
-                request = Request(host=endpoint.host, body=body, sample=sample)
-                yield Planned(task=task, setting=setting, sample=sample, request=request)
+
+    def __init__(
+        self, rubric: Rubric, prompt: Prompt, endpoint: Endpoint, *, examples: bool = True, decide: Decide = "json"
+    ) -> None:
+        self._rubric, self._prompt, self._endpoint = rubric, prompt, endpoint
+        self._examples, self._decide = examples, decide
+        self._hashers: dict[tuple[str, bool], tuple[Any, bytes]] = {}
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """All of a request but the tasks: what a manifest's schema hash covers."""
+        return self._body("", [], packed=False)
+
+    def plan(
+        self, tasks: Sequence[Task], *, settings: Sequence[str], samples: int = 1, pack: int = 1
+    ) -> Iterator[Planned]:
+        """Yield every wanted label, one request at a time.
+
+        All tasks of one setting come before the next setting, so that a prefix cache keeps one prompt at a time.
+
+        Args:
+            tasks: The tasks.
+            settings: Names of settings of the rubric.
+            samples: Times that each question is asked.
+            pack: Tasks in one request.
+        """
+        for setting in settings:
+            for start in range(0, len(tasks), pack):
+                some = tuple(tasks[start : start + pack])
+                for sample in range(samples):
+                    yield Planned(some, setting, sample, self.request(some, setting, sample))
+
+    def request(self, tasks: Sequence[Task], setting: str, sample: int = 0) -> Request:
+        """The request for some tasks, one or several, under one setting."""
+        packed = len(tasks) > 1
+        messages = self._prompt.messages(tasks, self._rubric, setting, examples=self._examples, decide=self._decide)
+        body = self._body(setting, messages, packed=packed)
+        # Only the last message differs from task to task: the hash of all before it is made once.
+        user = json.dumps(messages[-1]["content"], ensure_ascii=False).encode()
+        if (setting, packed) not in self._hashers:
+            marked = with_messages(body, [*messages[:-1], {**messages[-1], "content": _MARK}])
+            whole = canonical_json(_wire(Request(self._endpoint.host, marked, 0, self._endpoint.api, key="-")))
+            head, _, tail = whole.partition(json.dumps(_MARK).encode())
+            self._hashers[setting, packed] = (hashlib.sha256(head), tail.removesuffix(b'"sample":0}'))
+        hasher, tail = self._hashers[setting, packed]
+        digest = hasher.copy()
+        digest.update(user + tail + b'"sample":%d}' % sample)
+        return Request(self._endpoint.host, body, sample, self._endpoint.api, digest.hexdigest())
+
+    def _body(self, setting: str, messages: Sequence[Message], *, packed: bool) -> dict[str, Any]:
+        endpoint = self._endpoint
+        if self._decide == "logprob":
+            return wire_body(endpoint.api, endpoint.model, messages, "text", {}, {**endpoint.params, **ONE_TOKEN})
+        schema = answer_schema(self._rubric, max_chars=endpoint.rationale_chars, packed=packed)
+        return wire_body(endpoint.api, endpoint.model, messages, endpoint.form, schema, endpoint.params)
 
 
 def host_of(base_url: str) -> str:

@@ -9,6 +9,7 @@ Rows, each one JSON document:
     KEY                  the answer to the request with that key, with the request
     KEY/rejected/WHEN    an answer that was paid for and is no label: kept as evidence, never served
     text/SHA256          a system message, kept once for all requests that share it
+    note/NAME            something found out about a server that requests depend on
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from relabel.errors import StoreError
 from relabel.label import Answer
 from relabel.labelling.request import Request
+from relabel.labelling.wire import messages_of, with_messages
 from relabel.run import make_private_dir
 
 _NEVER_FULL = 2**62
 _REJECTED = "/rejected/"
 _TEXT = "text/"
+_NOTE = "note/"
 
 
 class _PickleRefusedError(Exception):
@@ -126,6 +129,13 @@ class Store:
         document = self._load(key)
         return None if document is None else self._answer(key, document)
 
+    def has(self, key: str) -> bool:
+        """Whether there is an answer under this key. It is not read."""
+        try:
+            return key in self._cache
+        except (OSError, sqlite3.Error, diskcache.Timeout) as error:
+            self._fail(error)
+
     def put(self, request: Request, answer: Answer) -> None:
         """Keep an answer. It is on disk when this returns."""
         self._save(request.key, self._document(request, answer))
@@ -135,13 +145,22 @@ class Store:
         document = self._document(request, answer) | {"rejected": {"kind": kind, "reason": reason}}
         self._save(f"{request.key}{_REJECTED}{answer.created_at}", document)
 
+    def note(self, name: str) -> Any:
+        """What was noted under a name; None when nothing was."""
+        document = self._load(_NOTE + name)
+        return None if document is None else document["value"]
+
+    def put_note(self, name: str, value: Any) -> None:
+        """Note something that requests depend on and that only asking can tell."""
+        self._save(_NOTE + name, {"value": value})
+
     def request(self, key: str) -> dict[str, Any] | None:
         """The request behind an answer, whole, as it went over the wire; None when the key is unknown."""
         document = self._load(key)
         if document is None:
             return None
         request = document["request"]
-        for message in request["body"]["messages"]:
+        for message in messages_of(request["body"]):
             if "sha256" in message:
                 stored = self._load(_TEXT + message.pop("sha256"))
                 message["content"] = "" if stored is None else stored["content"]
@@ -186,18 +205,18 @@ class Store:
         for key in self._keys():
             try:
                 document = self._load(key)
-                if document is None or key.startswith(_TEXT):
+                if document is None or key.startswith((_TEXT, _NOTE)):
                     continue
                 self._answer(key, document)
                 whole = self.request(key)
                 if whole is not None:
-                    found = Request.model_validate(whole).key
+                    found = Request(**whole).key
                     if found != key.split("/")[0]:
                         yield f"the answer {key} belongs to a request with the key {found}"
             except StoreError as error:
                 yield str(error)
-            except ValidationError as error:
-                yield f"the request of {key} is damaged: {error.errors()[0]['msg']}"
+            except (TypeError, KeyError) as error:
+                yield f"the request of {key} is damaged: {error}"
 
     def _keys(self) -> Iterator[str]:
         try:
@@ -210,13 +229,13 @@ class Store:
 
     def _documents(self) -> Iterator[tuple[str, dict[str, Any]]]:
         for key in self._keys():
-            document = None if key.startswith(_TEXT) else self._load(key)
+            document = None if key.startswith((_TEXT, _NOTE)) else self._load(key)
             if document is not None:
                 yield key, document
 
     def _document(self, request: Request, answer: Answer) -> dict[str, Any]:
         slim: list[dict[str, str]] = []
-        for message in request.body["messages"]:
+        for message in messages_of(request.body):
             if message["role"] != "system":
                 slim.append(message)
                 continue
@@ -225,7 +244,8 @@ class Store:
                 self._save(_TEXT + digest, {"content": message["content"]})
                 self._texts.add(digest)
             slim.append({"role": "system", "sha256": digest})
-        wire = {"host": request.host, "body": {**request.body, "messages": slim}, "sample": request.sample}
+        body = with_messages(request.body, slim)
+        wire = {"api": request.api, "host": request.host, "body": body, "sample": request.sample}
         return {"format": 1, "request": wire, "answer": answer.model_dump()}
 
     def _answer(self, key: str, document: dict[str, Any]) -> Answer:

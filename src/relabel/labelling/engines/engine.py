@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from relabel.label import Answer, FailureKind
@@ -14,14 +15,23 @@ class NoAnswerError(Exception):
     Attributes:
         kind: The kind of failure.
         attempts: Requests sent.
-        unreachable: True when the server could not be reached at all.
+        status: HTTP status of the last reply; 0 when the server could not be reached at all; None when that is not
+            what went wrong.
     """
 
-    def __init__(self, kind: FailureKind, message: str, attempts: int, *, unreachable: bool = False) -> None:
+    def __init__(self, kind: FailureKind, message: str, attempts: int, *, status: int | None = None) -> None:
         super().__init__(message)
         self.kind: FailureKind = kind
         self.attempts = attempts
-        self.unreachable = unreachable
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """A second try: the answer that was no label, and why."""
+
+    answer: str
+    reason: str
 
 
 class Engine(Protocol):
@@ -29,13 +39,21 @@ class Engine(Protocol):
 
     name: str
 
-    async def ask(self, request: Request) -> Answer:
+    async def ask(self, request: Request, repair: Repair | None = None) -> Answer:
         """Get the answer to one request.
+
+        Args:
+            request: What to ask.
+            repair: An earlier answer to it that was no label: the model is shown it with the error.
 
         Raises:
             NoAnswerError: This request has no answer.
             ProviderError: No request will have one: key, quota or model are refused.
         """
+        ...
+
+    def history(self) -> tuple[tuple[float, int, str], ...]:
+        """How the number of requests in flight was found: seconds from the start, the limit, and why it changed."""
         ...
 
     async def close(self) -> None:

@@ -1,6 +1,7 @@
 """The online engine: one HTTP request an answer, to any OpenAI-compatible server, through the openai client.
 
-This is the only owner of retries: the client's own are off, because the two would multiply.
+This is the only owner of retries: the client's own are off, because the two would multiply. Replies are read here and
+not by the client, which would lose a completion that does not validate and spend most of a run's processor time.
 """
 
 from __future__ import annotations
@@ -14,25 +15,41 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+import httpx2
 import openai
 import tenacity
 from pydantic import SecretStr
 
 from relabel.errors import ProviderError
-from relabel.label import Answer, Usage
-from relabel.labelling.engines.engine import NoAnswerError
+from relabel.label import Answer
+from relabel.labelling.budget import Budget, NoBudgetError
+from relabel.labelling.engines.engine import NoAnswerError, Repair
+from relabel.labelling.engines.limits import Limiter, Ticket, retry_after
 from relabel.labelling.pricing import Price
 from relabel.labelling.request import Request, public_url
+from relabel.labelling.wire import PATHS, NotAReplyError, messages_of, output_bound, read, with_messages
 
 ATTEMPTS = 6
 DEADLINE_S = 300.0
-"""Wall clock for one request, all attempts and pauses included."""
-ATTEMPT_TIMEOUT_S = 120.0
+"""Wall clock for one request, all attempts and pauses included; waiting for a turn is not."""
+ATTEMPT_TIMEOUT_S = 90.0
 LONGEST_PAUSE_S = 60.0
+OPENAI_URL = "https://api.openai.com/v1"
 _TRANSIENT = {408, 409, 429}
 _NO_QUOTA = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "access_terminated"}
 _NO_MODEL = {"model_not_found", "invalid_model", "unknown_model"}
 _LOOKS_LIKE_A_KEY = re.compile(r"\b(sk|pk|key)-[A-Za-z0-9_*-]{6,}")
+_CHARACTERS_A_TOKEN = 4
+_USUAL_ANSWER = 80
+"""Tokens; only the pace depends on it, never a cap of cost."""
+
+
+class _TimedOutError(Exception):
+    """One attempt took too long."""
+
+
+class _UnreachableError(Exception):
+    """Nothing was sent, because there is nobody to send to."""
 
 
 class OnlineEngine:
@@ -42,11 +59,12 @@ class OnlineEngine:
         base_url: Address of the API; None for OpenAI's own.
         key: The provider's key; None for servers that need none.
         price: The model's price; None when unknown.
+        limiter: How fast to ask; by default 16 requests in flight.
+        budget: Cap of the cost; by default none.
         clock: Seconds on a clock that never runs back.
         sleep: Waits for some seconds.
         jitter: A random number in 0-1.
         now: The time of day.
-        http_client: The client's transport, for tests.
     """
 
     name = "online"
@@ -57,52 +75,72 @@ class OnlineEngine:
         key: SecretStr | None,
         price: Price | None,
         *,
+        limiter: Limiter | None = None,
+        budget: Budget | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        http_client: Any = None,
     ) -> None:
         self._secret = key.get_secret_value() if key else ""
-        self._address = public_url(base_url) if base_url else "https://api.openai.com/v1"
+        self._address = public_url(base_url) if base_url else OPENAI_URL
+        self.limiter = limiter or Limiter(16)
+        self.budget = budget or Budget(None, price)
         self._client = openai.AsyncOpenAI(
             api_key=self._secret or "none",
-            base_url=self._address if base_url else "https://api.openai.com/v1",
+            base_url=self._address,
             max_retries=0,
             timeout=ATTEMPT_TIMEOUT_S,
-            http_client=http_client,
+            http_client=openai.DefaultAioHttpClient(
+                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=30)
+            ),
         )
         self._price = price
         self._clock, self._sleep, self._jitter, self._now = clock, sleep, jitter, now
+
+    def history(self) -> tuple[tuple[float, int, str], ...]:
+        """See `Engine.history`."""
+        return tuple(self.limiter.history)
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
 
-    async def ask(self, request: Request) -> Answer:
+    async def ask(self, request: Request, repair: Repair | None = None) -> Answer:
         """Get the answer to one request; see `Engine.ask`."""
+        body = request.body if repair is None else _repaired(request.body, repair)
+        tokens = len(str(messages_of(body))) / _CHARACTERS_A_TOKEN + min(
+            output_bound(body) or _USUAL_ANSWER, _USUAL_ANSWER
+        )
         sent = 0
+        ends_at: float | None = None
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(_is_transient),
-            stop=tenacity.stop_after_attempt(ATTEMPTS),
+            stop=lambda state: state.attempt_number >= ATTEMPTS or (ends_at is not None and self._clock() >= ends_at),
             wait=self._pause,
             sleep=self._sleep,
             reraise=True,
         )
         try:
-            async with asyncio.timeout(DEADLINE_S):
-                async for attempt in retrying:
-                    with attempt:
-                        sent += 1
-                        return await self._once(request, sent)
-        except TimeoutError as error:
-            raise NoAnswerError("timeout", f"no answer within {DEADLINE_S:.0f} s", sent) from error
-        except openai.APITimeoutError as error:
-            raise NoAnswerError("timeout", f"no answer within {ATTEMPT_TIMEOUT_S:.0f} s, {sent} times", sent) from error
+            async for attempt in retrying:
+                with attempt:
+                    ticket, worst = await self._turn(body, tokens)
+                    sent += 1
+                    if ends_at is None:
+                        ends_at = self._clock() + DEADLINE_S
+                    text, latency = await self._once(request, body, ticket, worst, ends_at)
+                    return self._answer(request, text, sent, latency, ticket, worst, repaired=repair is not None)
+        except NoBudgetError as error:
+            raise NoAnswerError("budget", str(error), sent) from error
+        except (_TimedOutError, openai.APITimeoutError) as error:
+            raise NoAnswerError("timeout", f"no answer in time, asked {sent} times", sent) from error
+        except _UnreachableError as error:
+            raise NoAnswerError(
+                "provider", f"cannot reach {self._address} ({self.redact(str(error))})", sent, status=0
+            ) from error
         except openai.APIConnectionError as error:
-            cause = error.__cause__ or error
-            message = f"cannot reach {self._address} ({self.redact(str(cause) or type(cause).__name__)})"
-            raise NoAnswerError("provider", message, sent, unreachable=True) from error
+            cause = self.redact(str(error.__cause__ or error) or type(error.__cause__).__name__)
+            raise NoAnswerError("provider", f"the connection to {self._address} broke ({cause})", sent) from error
         except openai.APIStatusError as error:
             raise self._refusal(error, request, sent) from error
         raise AssertionError("tenacity returns or raises")
@@ -113,43 +151,95 @@ class OnlineEngine:
             text = text.replace(self._secret, "[key]")
         return _LOOKS_LIKE_A_KEY.sub("[key]", text)
 
-    async def _once(self, request: Request, attempts: int) -> Answer:
+    async def _turn(self, body: Mapping[str, Any], tokens: float) -> tuple[Ticket, float]:
+        worst = self.budget.worst_case(body)
+        await self.budget.reserve(worst)
+        try:
+            return await self.limiter.acquire(tokens), worst
+        except BaseException:
+            self.budget.settle(worst, 0.0)
+            raise
+
+    async def _once(
+        self, request: Request, body: Mapping[str, Any], ticket: Ticket, worst: float, ends_at: float
+    ) -> tuple[str, float]:
         started = self._clock()
-        response = await self._client.chat.completions.with_raw_response.create(**dict(request.body))
+        try:
+            # The client's own timeout starts anew with each byte that trickles in; this one does not.
+            async with asyncio.timeout(max(0.001, min(ATTEMPT_TIMEOUT_S, ends_at - started))):
+                response = await self._client.post(PATHS[request.api], body=body, cast_to=httpx2.Response)
+        except (TimeoutError, openai.APITimeoutError) as error:
+            if isinstance(error.__cause__, httpx2.ConnectTimeout):  # what the client makes of a refused connection, too
+                self.limiter.failed(ticket)
+                self.budget.settle(worst, 0.0)
+                raise _UnreachableError(str(error.__cause__)) from error
+            self.limiter.limited(ticket, why="timeout")
+            self.budget.settle(worst, None)  # it may have been charged all the same
+            raise _TimedOutError from error
+        except openai.APIStatusError as error:
+            self.budget.settle(worst, 0.0)
+            if error.status_code == 429 and str(error.code or "") not in _NO_QUOTA:
+                headers = error.response.headers
+                self.limiter.limited(ticket, why="429", retry_after=retry_after(headers), headers=headers)
+            else:
+                self.limiter.failed(ticket)
+            raise
+        except openai.APIConnectionError:
+            self.limiter.failed(ticket)
+            self.budget.settle(worst, None)
+            raise
+        except BaseException:
+            self.limiter.failed(ticket)
+            self.budget.settle(worst, None)
+            raise
         latency = self._clock() - started
         text = response.content.decode("utf-8", "replace")
         if self._secret and self._secret in text:
             text = text.replace(self._secret, "[key]")
-        return self._answer(request, text, attempts, latency)
+        self.limiter.release(ticket, headers=response.headers)
+        return text, latency
 
-    def _answer(self, request: Request, text: str, attempts: int, latency: float) -> Answer:
+    def _answer(
+        self,
+        request: Request,
+        text: str,
+        attempts: int,
+        latency: float,
+        ticket: Ticket,
+        worst: float,
+        *,
+        repaired: bool,
+    ) -> Answer:
         try:
             raw = json.loads(text)
-            choice = raw["choices"][0]
-            usage = _usage(raw.get("usage") or {})
-            return Answer(
-                request_key=request.key,
-                content=_text(choice["message"].get("content")),
-                refusal=_text(choice["message"].get("refusal")),
-                finish_reason=_text(choice.get("finish_reason")),
-                model_returned=_text(raw.get("model")),
-                usage=usage,
-                attempts=attempts,
-                latency_s=round(latency, 4),
-                created_at=self._now().isoformat(timespec="microseconds"),
-                cost_usd=None if self._price is None else self._price.cost(usage),
-                raw=raw,
-            )
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise NoAnswerError(
-                "provider", f"the server's reply is no chat completion: {self.redact(text[:200])!r}", attempts
-            ) from error
+            reply = read(request.api, raw)
+        except (ValueError, NotAReplyError) as error:
+            self.budget.settle(worst, None)
+            message = f"the server's reply is no completion: {self.redact(text[:200])!r}"
+            raise NoAnswerError("provider", message, attempts) from error
+        cost = None if self._price is None else self._price.cost(reply.usage)
+        self.budget.settle(worst, cost)
+        self.limiter.correct(ticket, reply.usage.prompt + reply.usage.completion)
+        return Answer(
+            request_key=request.key,
+            content=reply.content,
+            refusal=reply.refusal,
+            finish_reason=reply.finish_reason,
+            model_returned=reply.model,
+            usage=reply.usage,
+            attempts=attempts,
+            latency_s=round(latency, 4),
+            created_at=self._now().isoformat(timespec="microseconds"),
+            cost_usd=cost,
+            repaired=repaired,
+            raw=raw,
+        )
 
     def _pause(self, state: tenacity.RetryCallState) -> float:
         wanted = min(LONGEST_PAUSE_S, 0.5 * 2**state.attempt_number) * (0.5 + self._jitter() / 2)
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, openai.APIStatusError):
-            wanted = max(wanted, _retry_after(error.response.headers))
+            wanted = max(wanted, retry_after(error.response.headers))
         return wanted
 
     def _refusal(self, error: openai.APIStatusError, request: Request, sent: int) -> Exception:
@@ -162,13 +252,24 @@ class OnlineEngine:
             return ProviderError(
                 f"{self._address} denies access ({said}); check the key's rights and the model's terms"
             )
-        if status == 404 or code in _NO_MODEL:
+        if code in _NO_MODEL or (status == 404 and "model" in said.lower()):
             return ProviderError(f"{self._address} has no model {model!r} ({said}); check --model and --base-url")
+        if status == 404:
+            return ProviderError(
+                f"{self._address} has no {PATHS[request.api]} ({said}); check --base-url, --model and --api"
+            )
         if code in _NO_QUOTA:
             return ProviderError(
                 f"{self._address} says that the quota is used up ({said}); add credit, then start the same run again"
             )
-        return NoAnswerError("provider", f"HTTP {status}: {said}", sent)
+        refused = f", parameter {error.param!r}" if error.param else ""
+        return NoAnswerError("provider", f"HTTP {status}{refused}: {said}", sent, status=status)
+
+
+def _repaired(body: Mapping[str, Any], repair: Repair) -> dict[str, Any]:
+    said = f"That answer cannot be used: {repair.reason}. Answer again, with the JSON object that was asked for and nothing else."
+    turns = [*messages_of(body), {"role": "assistant", "content": repair.answer}, {"role": "user", "content": said}]
+    return with_messages(body, turns)
 
 
 def _is_transient(error: BaseException) -> bool:
@@ -176,7 +277,7 @@ def _is_transient(error: BaseException) -> bool:
         if str(error.code or "") in _NO_QUOTA:
             return False
         return error.status_code in _TRANSIENT or error.status_code >= 500
-    return isinstance(error, openai.APIConnectionError)  # APITimeoutError is one
+    return isinstance(error, (openai.APIConnectionError, _TimedOutError, _UnreachableError))
 
 
 def _provider_message(error: openai.APIStatusError) -> str:
@@ -187,26 +288,3 @@ def _provider_message(error: openai.APIStatusError) -> str:
         if said:
             return " ".join(str(said).split())[:300]
     return " ".join(error.response.text.split())[:200] or f"HTTP {error.status_code}"
-
-
-def _retry_after(headers: Mapping[str, str]) -> float:
-    for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        try:
-            return max(0.0, float(headers[name]) * scale)
-        except (KeyError, ValueError):
-            continue
-    return 0.0
-
-
-def _usage(raw: Mapping[str, Any]) -> Usage:
-    details = raw.get("prompt_tokens_details") or {}
-    return Usage(
-        prompt=int(raw.get("prompt_tokens") or 0),
-        cached=int(details.get("cached_tokens") or 0),
-        completion=int(raw.get("completion_tokens") or 0),
-    )
-
-
-def _text(value: Any) -> str | None:
-    # A lone surrogate is valid in JSON and in Python, but in no file: what cannot be stored is replaced, visibly.
-    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else None

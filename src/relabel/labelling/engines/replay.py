@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from relabel.label import Answer
-from relabel.labelling.engines.engine import NoAnswerError
+from relabel.labelling.engines.engine import NoAnswerError, Repair
 from relabel.labelling.request import Request
 
 
@@ -12,11 +12,16 @@ class ReplayEngine:
 
     name = "replay"
 
-    async def ask(self, request: Request) -> Answer:
+    async def ask(self, request: Request, repair: Repair | None = None) -> Answer:
         """Refuse: the job asks an engine only for what the store lacks."""
+        del repair
         raise NoAnswerError(
             "provider", f"the store has no answer with the key {request.key}, and replay asks nobody", 0
         )
+
+    def history(self) -> tuple[tuple[float, int, str], ...]:
+        """None: nothing is asked."""
+        return ()
 
     async def close(self) -> None:
         """Nothing is open."""

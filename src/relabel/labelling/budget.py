@@ -1,0 +1,70 @@
+"""Money: what a request may cost at worst is reserved before it leaves, and settled when its answer is there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from relabel.label import Usage
+from relabel.labelling.pricing import Price
+from relabel.labelling.request import canonical_json
+from relabel.labelling.wire import output_bound
+
+
+class NoBudgetError(Exception):
+    """The cap leaves no room for another request."""
+
+
+class Budget:
+    """Keeps a run's cost below a cap.
+
+    Args:
+        cap_usd: The cap; None keeps no cap.
+        price: The model's price; needed for a cap.
+    """
+
+    def __init__(self, cap_usd: float | None, price: Price | None) -> None:
+        self.cap_usd = cap_usd
+        self.spent_usd = 0.0
+        self.unsure_usd = 0.0
+        self._price = price
+        self._reserved = 0.0
+        self._settled = asyncio.Event()
+
+    def worst_case(self, body: Mapping[str, Any]) -> float:
+        """The most that a request can cost, in USD: a token is at least a byte of the posted document."""
+        if self.cap_usd is None or self._price is None:
+            return 0.0
+        usage = Usage(prompt=len(canonical_json(body)) + 64, completion=output_bound(body) or 0)
+        return self._price.cost(usage)
+
+    async def reserve(self, worst_usd: float) -> None:
+        """Set money aside, waiting for requests in flight to settle where they might leave room.
+
+        Raises:
+            NoBudgetError: There is no room, and nothing in flight could make some.
+        """
+        if self.cap_usd is None:
+            return
+        while self.spent_usd + self.unsure_usd + self._reserved + worst_usd > self.cap_usd:
+            if self._reserved <= 1e-12:
+                raise NoBudgetError(
+                    f"the next request may cost up to {worst_usd:.4f} USD, and of the cap of {self.cap_usd:.4f} USD "
+                    f"only {max(0.0, self.cap_usd - self.spent_usd - self.unsure_usd):.4f} are left"
+                )
+            self._settled.clear()
+            await self._settled.wait()
+        self._reserved += worst_usd
+
+    def settle(self, worst_usd: float, cost_usd: float | None) -> None:
+        """A request is over. `cost_usd` is None where it is unknown whether it was charged: then the worst counts."""
+        if self.cap_usd is None:
+            self.spent_usd += cost_usd or 0.0
+            return
+        self._reserved = max(0.0, self._reserved - worst_usd)
+        if cost_usd is None:
+            self.unsure_usd += worst_usd
+        else:
+            self.spent_usd += cost_usd
+        self._settled.set()

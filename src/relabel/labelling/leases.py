@@ -1,0 +1,97 @@
+"""Leases: which request is in flight in which process, so that two runs on one store buy no answer twice.
+
+They live in a small SQLite file of their own beside the answers. Losing it loses nothing: it holds no answer. A lease of a
+process that is no more ends at once where that can be seen, and by itself after a while where it cannot.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from relabel.errors import StoreError
+
+LEASE_S = 60.0
+"""A lease that its process does not renew ends after this many seconds."""
+
+
+class Leases:
+    """The requests that are in flight, over all processes that share a store.
+
+    Args:
+        folder: The store's folder.
+        now: Seconds since the epoch.
+    """
+
+    def __init__(self, folder: Path, *, now: Callable[[], float] = time.time) -> None:
+        self._now = now
+        self._mine: set[str] = set()
+        self._host = platform.node()
+        self._owner = f"{self._host}/{os.getpid()}/{secrets.token_hex(4)}"
+        try:
+            self._db = sqlite3.connect(folder / "leases.db", isolation_level=None, timeout=10, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=OFF")  # a lease need not survive a power cut
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS lease(key TEXT PRIMARY KEY, owner TEXT, until REAL) WITHOUT ROWID"
+            )
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"cannot use the store {folder} ({error}); mend the permissions or name another folder with RELABEL_STORE"
+            ) from error
+
+    def take(self, key: str) -> bool:
+        """Take the lease of a request; False while another process has it."""
+        if self._take(key):
+            return True
+        row = self._db.execute("SELECT owner FROM lease WHERE key=?", (key,)).fetchone()
+        if row is not None and not self._is_gone(row[0]):
+            return False
+        if row is not None:
+            self._db.execute("DELETE FROM lease WHERE owner=?", row)
+        return self._take(key)
+
+    def _is_gone(self, owner: str) -> bool:
+        host, pid, _ = owner.rsplit("/", 2)
+        if host != self._host:
+            return False
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass
+        return False
+
+    def _take(self, key: str) -> bool:
+        now = self._now()
+        taken = self._db.execute(
+            "INSERT INTO lease VALUES(?, ?, ?) ON CONFLICT(key) DO UPDATE SET owner=excluded.owner, until=excluded.until "
+            "WHERE until < ? OR owner = excluded.owner",
+            (key, self._owner, now + LEASE_S, now),
+        )
+        if taken.rowcount:
+            self._mine.add(key)
+        return bool(taken.rowcount)
+
+    def give_back(self, key: str) -> None:
+        """The request is over."""
+        self._mine.discard(key)
+        self._db.execute("DELETE FROM lease WHERE key=? AND owner=?", (key, self._owner))
+
+    def renew(self) -> None:
+        """Keep all leases of this process for another while."""
+        if self._mine:
+            self._db.execute("UPDATE lease SET until=? WHERE owner=?", (self._now() + LEASE_S, self._owner))
+
+    def close(self) -> None:
+        """Give everything back."""
+        try:
+            self._db.execute("DELETE FROM lease WHERE owner=?", (self._owner,))
+        finally:
+            self._db.close()

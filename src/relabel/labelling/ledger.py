@@ -1,0 +1,196 @@
+"""The ledger of a running job: which wanted label has which answer, and which has none and why."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from relabel.label import Answer, Failure, FailureKind, InvalidAnswerError, Judgement, Label, read_answer, read_packed
+from relabel.labelling.decide import calibrated, label_probability, letter_logprobs
+from relabel.labelling.progress import Progress
+from relabel.labelling.request import Decide, Planned
+from relabel.labelling.store import Store
+from relabel.labelling.wire import Api
+from relabel.rubric import Rubric
+from relabel.task import Task
+
+
+class Ledger:
+    """Labels and failures as they come in. Every answer is in the store before it counts.
+
+    Args:
+        rubric: The rubric that answers must fit.
+        store: Keeps answers.
+        progress: Counted up along the way.
+        api: The dialect of the replies.
+        decide: How an answer says its label.
+        alone: Makes the plan entry that asks about one task of a shared request by itself.
+        logprobs: Whether answers carry log probabilities, because somebody asked for them.
+        calibrate: Whether a run decided by log probability is calibrated.
+    """
+
+    def __init__(
+        self,
+        rubric: Rubric,
+        store: Store,
+        progress: Progress,
+        *,
+        api: Api = "chat",
+        decide: Decide = "json",
+        alone: Callable[[Task, str, int], Planned] | None = None,
+        logprobs: bool = False,
+        calibrate: bool = True,
+    ) -> None:
+        self.labels: list[Label] = []
+        self.failures: list[Failure] = []
+        self.priors: dict[str, dict[str, float]] = {}
+        self.bought_before_the_plan: set[str] = set()
+        self._rubric, self._store, self.progress = rubric, store, progress
+        self._api: Api = api
+        self._decide: Decide = decide
+        self._alone, self._logprobs, self._calibrate = alone, logprobs, calibrate
+        self._undecided: defaultdict[str, list[tuple[Planned, Answer, dict[str, float], bool]]] = defaultdict(list)
+
+    def take(self, planned: Planned) -> list[Planned] | None:
+        """Take an answer from the store.
+
+        Returns:
+            What is still to be asked alone, mostly nothing; None when the store has no answer that is a label.
+        """
+        known = self._store.get(planned.request.key)
+        if known is None:
+            return None
+        try:
+            fresh = planned.request.key in self.bought_before_the_plan
+            return self._enter(planned, known, from_store=not fresh)
+        except InvalidAnswerError:
+            return None
+
+    def buy(self, planned: Planned, answer: Answer) -> list[Planned]:
+        """Enter an answer that this run has paid for, after putting it into the store.
+
+        Returns:
+            What is still to be asked alone: tasks that an answer to a shared request left out.
+
+        Raises:
+            InvalidAnswerError: It is no label; it is kept in the store as evidence.
+        """
+        self.progress.bought(answer)
+        try:
+            rest = self._enter(planned, answer, from_store=False)
+        except InvalidAnswerError as error:
+            self._store.put_rejected(planned.request, answer, error.kind, error.reason)
+            raise
+        self._store.put(planned.request, answer)
+        return rest
+
+    def fail(self, planned: Planned, kind: FailureKind, message: str, attempts: int) -> None:
+        """Enter labels that are missing."""
+        for task in planned.tasks:
+            self.progress.failed[kind] += 1
+            self.failures.append(
+                Failure(
+                    task_id=task.task_id,
+                    onet_soc_code=task.onet_soc_code,
+                    setting=planned.setting,
+                    sample=planned.sample,
+                    kind=kind,
+                    message=message,
+                    attempts=attempts,
+                    request_key=planned.request.key,
+                )
+            )
+
+    def close(self, samples: int) -> None:
+        """Decide what needs the run as a whole: calibrated labels, and probabilities from repeats."""
+        for setting, rows in self._undecided.items():
+            decided, prior = calibrated([row[2] for row in rows], calibrate=self._calibrate)
+            self.priors[setting] = prior
+            for (planned, answer, _, from_store), (label, probability) in zip(rows, decided, strict=True):
+                said = Judgement.model_construct(rationale="", label=label)
+                self._label(planned.tasks[0], planned, answer, said, probability, from_store, part=(0, 1))
+        self._undecided.clear()
+        if samples > 1:
+            self.labels = list(_with_shares(self.labels))
+
+    def _enter(self, planned: Planned, answer: Answer, *, from_store: bool) -> list[Planned]:
+        rest: list[Planned] = []
+        if self._decide == "logprob":
+            logprobs = letter_logprobs(answer, self._rubric, self._api)
+            self._undecided[planned.setting].append((planned, answer, logprobs, from_store))
+        elif len(planned.tasks) == 1:
+            said = read_answer(answer, self._rubric)
+            probability = label_probability(answer, said.label, self._api) if self._logprobs else None
+            self._label(planned.tasks[0], planned, answer, said, probability, from_store, part=(0, 1))
+        else:
+            judged = read_packed(answer, self._rubric, len(planned.tasks))
+            if not judged:
+                raise InvalidAnswerError("schema", "no entry of the answer fits one of the tasks")
+            assert self._alone is not None
+            for position, task in enumerate(planned.tasks):
+                if position in judged:
+                    part = (list(judged).index(position), len(judged))
+                    self._label(task, planned, answer, judged[position], None, from_store, part=part)
+                else:
+                    rest.append(self._alone(task, planned.setting, planned.sample))
+        done = len(planned.tasks) - len(rest)
+        if from_store:
+            self.progress.from_store += done
+        else:
+            self.progress.fresh += done
+        return rest
+
+    def _label(
+        self,
+        task: Task,
+        planned: Planned,
+        answer: Answer,
+        said: Judgement,
+        probability: float | None,
+        from_store: bool,
+        *,
+        part: tuple[int, int],
+    ) -> None:
+        # Every value is this module's own and of the right type: checking 40,000 rows again costs half a second.
+        self.labels.append(
+            Label.model_construct(
+                task_id=task.task_id,
+                onet_soc_code=task.onet_soc_code,
+                setting=planned.setting,
+                sample=planned.sample,
+                label=said.label,
+                rationale=said.rationale,
+                probability=probability,
+                request_key=answer.request_key,
+                model_returned=answer.model_returned,
+                finish_reason=answer.finish_reason,
+                attempts=answer.attempts,
+                prompt_tokens=_share(answer.usage.prompt, part),
+                cached_tokens=_share(answer.usage.cached, part),
+                completion_tokens=_share(answer.usage.completion, part),
+                cost_usd=None if answer.cost_usd is None else answer.cost_usd / part[1],
+                latency_s=answer.latency_s,
+                created_at=answer.created_at,
+                from_store=from_store,
+            )
+        )
+
+
+def _share(total: int, part: tuple[int, int]) -> int:
+    """This label's share of an answer's tokens; the shares add up to the whole."""
+    position, of = part
+    return total * (position + 1) // of - total * position // of
+
+
+def _with_shares(labels: Sequence[Label]) -> Iterable[Label]:
+    votes: Counter[Any] = Counter()
+    asked: Counter[Any] = Counter()
+    for label in labels:
+        question = (label.onet_soc_code, label.task_id, label.setting)
+        asked[question] += 1
+        votes[*question, label.label] += 1
+    for label in labels:
+        question = (label.onet_soc_code, label.task_id, label.setting)
+        share = votes[*question, label.label] / asked[question]
+        yield label.model_copy(update={"probability": share})

@@ -1,0 +1,162 @@
+"""The two dialects that servers speak, Chat Completions and Responses: what is posted, and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from relabel.label import Usage
+
+Api = Literal["chat", "responses"]
+Form = Literal["json_schema", "json_object", "text"]
+"""How a server is held to the answer's shape, from strict to not at all."""
+
+FORMS: tuple[Form, ...] = ("json_schema", "json_object", "text")
+PATHS: Mapping[Api, str] = {"chat": "/chat/completions", "responses": "/responses"}
+"""Where each dialect is posted, below the base URL. The Batch API wants them with `/v1` in front."""
+
+
+class NotAReplyError(Exception):
+    """What came back is no reply in this dialect."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a server said, whichever dialect it speaks.
+
+    Attributes:
+        finish_reason: `stop`, `length`, `content_filter`, or the server's own word.
+        logprobs: For each token of the content its text, its log probability, and the likeliest alternatives with
+            theirs; None where the server gives none.
+    """
+
+    content: str | None
+    refusal: str | None
+    finish_reason: str | None
+    model: str | None
+    usage: Usage
+    logprobs: tuple[tuple[str, float, Mapping[str, float]], ...] | None = None
+
+
+def body(
+    api: Api,
+    model: str,
+    messages: Sequence[Mapping[str, str]],
+    form: Form,
+    schema: Mapping[str, Any],
+    params: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The document to post.
+
+    Args:
+        api: The dialect.
+        model: Name on the wire.
+        messages: Chat messages.
+        form: How the server is held to the schema.
+        schema: JSON schema of the answer.
+        params: Parameters that somebody asked for; nothing else is sent.
+    """
+    if api == "responses":
+        shape: dict[str, Any] = {"type": form}
+        if form == "json_schema":
+            shape |= {"name": "answer", "strict": True, "schema": dict(schema)}
+        said = {} if form == "text" else {"text": {"format": shape}}
+        return {"model": model, "input": [dict(m) for m in messages], **said, **params}
+    shape = {"type": form}
+    if form == "json_schema":
+        shape["json_schema"] = {"name": "answer", "strict": True, "schema": dict(schema)}
+    said = {} if form == "text" else {"response_format": shape}
+    return {"model": model, "messages": [dict(m) for m in messages], **said, **params}
+
+
+def messages_of(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The messages in a posted document of either dialect."""
+    return document["messages"] if "messages" in document else document["input"]
+
+
+def with_messages(document: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The same document with other messages."""
+    return {**document, ("messages" if "messages" in document else "input"): [dict(m) for m in messages]}
+
+
+def output_bound(document: Mapping[str, Any]) -> int | None:
+    """The most tokens that a posted document lets the model write; None where it sets no bound."""
+    for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
+        if isinstance(document.get(name), int):
+            return document[name]
+    return None
+
+
+def read(api: Api, raw: Any) -> Reply:
+    """Understand a reply.
+
+    Raises:
+        NotAReplyError: It is none.
+    """
+    try:
+        return _read_responses(raw) if api == "responses" else _read_chat(raw)
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise NotAReplyError(str(error)) from error
+
+
+def _read_chat(raw: Any) -> Reply:
+    choice = raw["choices"][0]
+    message = choice["message"]
+    usage = raw.get("usage") or {}
+    details = usage.get("prompt_tokens_details") or {}
+    return Reply(
+        content=_text(message.get("content")),
+        refusal=_text(message.get("refusal")),
+        finish_reason=_text(choice.get("finish_reason")),
+        model=_text(raw.get("model")),
+        usage=_usage(usage.get("prompt_tokens"), details.get("cached_tokens"), usage.get("completion_tokens")),
+        logprobs=_logprobs((choice.get("logprobs") or {}).get("content")),
+    )
+
+
+def _read_responses(raw: Any) -> Reply:
+    texts: list[str] = []
+    refusals: list[str] = []
+    tokens: list[Any] = []
+    for item in raw["output"]:
+        for part in (item.get("content") or ()) if item["type"] == "message" else ():
+            if part["type"] == "output_text":
+                texts.append(part["text"])
+                tokens += part.get("logprobs") or ()
+            elif part["type"] == "refusal":
+                refusals.append(part["refusal"])
+    reason = (raw.get("incomplete_details") or {}).get("reason")
+    status = _text(raw.get("status"))
+    finish = (
+        {"max_output_tokens": "length"}.get(reason, reason) if reason else ("stop" if status == "completed" else status)
+    )
+    usage = raw.get("usage") or {}
+    details = usage.get("input_tokens_details") or {}
+    return Reply(
+        content=_text("".join(texts)) if texts else None,
+        refusal=_text("".join(refusals)) or None,
+        finish_reason=finish,
+        model=_text(raw.get("model")),
+        usage=_usage(usage.get("input_tokens"), details.get("cached_tokens"), usage.get("output_tokens")),
+        logprobs=_logprobs(tokens or None),
+    )
+
+
+def _usage(prompt: Any, cached: Any, completion: Any) -> Usage:
+    return Usage(prompt=int(prompt or 0), cached=int(cached or 0), completion=int(completion or 0))
+
+
+def _logprobs(tokens: Any) -> tuple[tuple[str, float, Mapping[str, float]], ...] | None:
+    if not tokens:
+        return None
+    found: list[tuple[str, float, Mapping[str, float]]] = []
+    for token in tokens:
+        likely = {str(other["token"]): float(other["logprob"]) for other in token.get("top_logprobs") or ()}
+        found.append((str(token["token"]), float(token["logprob"]), likely))
+    return tuple(found)
+
+
+def _text(value: Any) -> str | None:
+    # A lone surrogate is valid in JSON and in Python, but in no file: what cannot be stored is replaced, visibly.
+    return value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else None
