@@ -9,10 +9,12 @@ Published label sets such as `eloundou-2023:gpt4` are read as runs too.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +33,8 @@ from relabel.settings import asset_dir
 from relabel.sources import eloundou, fetch, registry
 
 FORMAT_VERSION = 1
+_LOCK = ".lock"
+_OWN_FILES = {_LOCK, "manifest.json", "labels.parquet", "failures.jsonl"}
 
 LABEL_COLUMNS = tuple(Label.model_fields)
 _PARQUET = pyarrow_lib.schema(
@@ -118,12 +122,27 @@ class Tokens(BaseModel):
     completion: int = 0
 
 
+class Session(BaseModel):
+    """One start of a run: what it found, bought and paid. A run that was stopped and started again has several."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    started_at: str
+    ended_at: str
+    status: str
+    counts: Counts
+    tokens: Tokens
+    cost_usd: float | None
+
+
 class Manifest(BaseModel):
     """What a run did: enough to do it again and to trace each number.
 
     Attributes:
         status: `running` until the end is written; `incomplete` when labels are missing; `interrupted` when stopped.
-        cost_usd: Cost of what this run bought; None where the price is unknown.
+        counts: Of the last session, as are `tokens`, `cost_usd`, `started_at` and `ended_at`.
+        cost_usd: Cost of what was bought; None where the price is unknown.
+        sessions: Every start of the run that came to an end; their sums are what the run took in all.
         rubric: The rubric, whole, so that a run folder explains its own labels.
         parameters: The command's options that shape the run.
         api: The dialect that the server was spoken to in.
@@ -159,6 +178,7 @@ class Manifest(BaseModel):
     response_form: str | None = None
     priors: Mapping[str, Mapping[str, float]] | None = None
     history: tuple[tuple[float, int, str], ...] = ()
+    sessions: tuple[Session, ...] = ()
     note: str | None = None
     started_at: str | None = None
     ended_at: str | None = None
@@ -232,7 +252,10 @@ class Run:
                 out[column] = (table[setting] == "exposed").astype("boolean").where(table[setting].notna())
         else:
             # Without E2 among its codes a rubric says nothing about tools, without E1 nothing about the model alone.
-            known = {"strict": code.notna() & ("E1" in rubric.codes), "with_tools": code.notna() & ("E2" in rubric.codes)}
+            known = {
+                "strict": code.notna() & ("E1" in rubric.codes),
+                "with_tools": code.notna() & ("E2" in rubric.codes),
+            }
             out["strict"] = (code == "E1").astype("boolean").where(known["strict"])
             out["with_tools"] = code.isin(["E1", "E2"]).astype("boolean").where(known["with_tools"])
         clash = rubric.incoherent
@@ -272,7 +295,10 @@ def measures_of(rubric: Rubric, table: pd.DataFrame) -> pd.DataFrame:
     strict, tools = table["strict"].astype("boolean"), table["with_tools"].astype("boolean")
     code = pd.Series("E0", index=table.index, dtype="object")
     code = code.mask(tools.fillna(False), "E2").mask(strict.fillna(False), "E1").where(strict.notna() & tools.notna())
-    alone: Mapping[Measure, tuple[pd.Series, str, str]] = {"alpha": (strict, "E1", "E0 E2"), "gamma": (tools, "E1 E2", "E0")}
+    alone: Mapping[Measure, tuple[pd.Series, str, str]] = {
+        "alpha": (strict, "E1", "E0 E2"),
+        "gamma": (tools, "E1 E2", "E0"),
+    }
     values: dict[str, pd.Series] = {}
     for measure in MEASURES:
         if not _NEEDS[measure] <= set(rubric.codes):
@@ -478,15 +504,41 @@ def make_private_dir(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
+@contextmanager
+def writing(folder: Path) -> Generator[None]:
+    """Hold a run folder for one writer.
+
+    Raises:
+        DataError: Another process is writing it.
+    """
+    with (folder / _LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise DataError(
+                f"another relabel is writing {folder}; wait until it has ended, or give another --out"
+            ) from error
+        try:
+            yield
+        finally:
+            (folder / _LOCK).unlink(missing_ok=True)
+
+
 def require_writable(folder: Path) -> None:
     """Make sure that a run folder can be written, before anything is paid for.
 
     Raises:
-        UsageError: The path is a file.
+        UsageError: The path is a file, or a folder that holds other things than a run.
         DataError: The folder cannot be made or written.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; give a folder to --out")
+    if folder.is_dir() and not (folder / "manifest.json").exists():
+        others = [p.name for p in folder.iterdir() if p.name not in _OWN_FILES]
+        if others:
+            raise UsageError(
+                f"{folder} holds other things ({sorted(others)[0]}) and no run; give a new folder to --out"
+            )
     try:
         make_private_dir(folder)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".write-test-"):

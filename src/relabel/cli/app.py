@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -69,7 +70,13 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
     try:
         command.main(args=None if arguments is None else list(arguments), prog_name="relabel")
     except SystemExit as left:  # the command line library's own way out: help, wrong usage, or done
-        return left.code if isinstance(left.code, int) else 0
+        code = left.code if isinstance(left.code, int) else 0
+        if code == 130:
+            _say("interrupted")
+        return code
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return 130
     except RelabelError as error:
         _say(str(error))
         return error.exit_code
@@ -79,6 +86,9 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("RELABEL_DEBUG"):
             raise
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EIO, errno.EDQUOT}:
+            _say(f"cannot write the output ({error.strerror}); free some space and try again")
+            return 3
         _say(
             f"a fault in relabel itself ({type(error).__name__}: {error}); set RELABEL_DEBUG=1 to see where, and please report it"
         )

@@ -167,6 +167,8 @@ def run(
     from relabel.settings import settings
     from relabel.task import load_tasks
 
+    if not model.strip() or model == "local:":
+        raise UsageError("--model is empty; name a model at the provider, local, or local:FILE.gguf")
     environment = settings()
     loaded = load_rubric(rubric)
     asked = tuple(dict.fromkeys(setting or loaded.settings))
@@ -307,8 +309,10 @@ async def _work(job: Job, engine: Engine, store: Store, folder: Path, limiter: L
     loop = asyncio.get_running_loop()
 
     def interrupt() -> None:
+        again = stop.asked.is_set()
         stop()
-        typer.echo("stopping: waiting for the answers in flight; once more to leave at once", err=True)
+        said = "leaving at once" if again else "stopping: waiting for the answers in flight; once more to leave at once"
+        typer.echo(said, err=True)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, interrupt)
@@ -399,7 +403,8 @@ def _show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
     if outcome.failures:
         kinds: dict[str, int] = {}
         for failure in outcome.failures:
-            kinds[failure.kind] = kinds.get(failure.kind, 0) + 1
+            kind = failure.kind if failure.attempts or failure.kind == "budget" else "not asked"
+            kinds[kind] = kinds.get(kind, 0) + 1
         said = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         typer.echo(f"MISSING  {len(outcome.failures)} of {m.counts.asked} labels ({said})")
     typer.echo(

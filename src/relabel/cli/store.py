@@ -26,6 +26,8 @@ def stats(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON d
     for model, count in found.by_model.items():
         typer.echo(f"  {count:>8}  {model}")
     unknown = f", and {found.cost_unknown} answers of unknown price" if found.cost_unknown else ""
+    if found.damaged:
+        typer.echo(f"{found.damaged} rows are damaged and never served; `relabel store verify` names them")
     typer.echo(f"they cost {found.cost_usd:.4f} USD{unknown}")
 
 
@@ -37,11 +39,11 @@ def verify() -> None:
     from relabel.settings import settings
 
     with Store(settings().store_dir) as store:
-        faults = list(store.verify())
+        faults = list(dict.fromkeys(store.verify()))
         for fault in faults:
             typer.echo(fault)
         if faults:
             raise StoreError(
-                f"the store {store.folder} has {len(faults)} faults, listed above; restore it from a copy, or go on: damaged rows are never served"
+                f"the store {store.folder} has {len(faults)} faults, listed above; restore it from a copy, or go on: a damaged row is never served, its question is asked again"
             )
         typer.echo(f"the store {store.folder} is whole")

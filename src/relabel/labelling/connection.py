@@ -126,7 +126,9 @@ class LazyEngine:
         if is_local(self._model):
             weights = find_weights(self._model, self._environment.models_dir)
             base_url = self._open.enter_context(LocalServer(weights, described.endpoint.model)).base_url
-        elif described.key is None and described.shown_url.startswith(OPENAI_URL):
+        elif not (described.key and described.key.get_secret_value().strip()) and described.shown_url.startswith(
+            OPENAI_URL
+        ):
             raise ProviderError(
                 "there is no key for OpenAI; set OPENAI_API_KEY, or name another server with --base-url, or try --model local"
             )

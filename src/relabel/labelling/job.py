@@ -28,7 +28,18 @@ from relabel.labelling.request import Decide, Endpoint, Planned, Planner, canoni
 from relabel.labelling.store import Store
 from relabel.labelling.wire import FORMS
 from relabel.rubric import Rubric
-from relabel.run import Counts, Manifest, SourceUse, Tokens, read_manifest, require_writable, write_manifest, write_run
+from relabel.run import (
+    Counts,
+    Manifest,
+    Session,
+    SourceUse,
+    Tokens,
+    read_manifest,
+    require_writable,
+    write_manifest,
+    write_run,
+    writing,
+)
 from relabel.task import Task
 
 DRAIN_S = 30.0
@@ -166,6 +177,21 @@ async def run_job(
         StoreError: The store failed.
     """
     require_writable(out)
+    with writing(out):
+        return await _run_job(job, engine, store, out, concurrency, progress, stop or Stop(), clock, now)
+
+
+async def _run_job(
+    job: Job,
+    engine: Engine,
+    store: Store,
+    out: Path,
+    concurrency: int,
+    progress: Progress | None,
+    stop: Stop,
+    clock: Callable[[], float],
+    now: Callable[[], datetime],
+) -> Outcome:
     progress = progress or Progress(asked=job.size)
     bought: set[str] = set()
     if job.probe:
@@ -188,7 +214,7 @@ async def run_job(
     ledger.bought_before_the_plan = bought
     leases = Leases(store.folder)
     try:
-        worker = _Worker(job, engine, ledger, leases, stop or Stop(), clock)
+        worker = _Worker(job, engine, ledger, leases, stop, clock)
         fatal = await worker.work(concurrency)
     finally:
         leases.close()
@@ -232,6 +258,16 @@ def finish(
             "ended_at": now().isoformat(timespec="seconds"),
         }
     )
+    earlier = read_manifest(out).sessions if (out / "manifest.json").exists() else ()
+    session = Session(
+        started_at=ended.started_at or "",
+        ended_at=ended.ended_at or "",
+        status=ended.status,
+        counts=ended.counts,
+        tokens=ended.tokens,
+        cost_usd=ended.cost_usd,
+    )
+    ended = ended.model_copy(update={"sessions": (*earlier, session)})
     there = _labels_there(out)
     if there <= len(labels):
         write_run(out, ended, labels, ledger.failures)
@@ -297,22 +333,22 @@ def out_is_free(out: Path, job: Job) -> None:
     if not (out / "manifest.json").exists():
         return
     there, new = read_manifest(out), _manifest(job, "", datetime.now(UTC))
-    for name in (
-        "model",
-        "tasks",
-        "rubric_sha256",
-        "prompt_sha256",
-        "schema_sha256",
-        "settings",
-        "parameters",
-        "base_url",
-    ):
-        before, after = getattr(there, name), getattr(new, name)
+    for name, before, after in _differences(there, new):
         if before != after:
             shown = "" if name.endswith("sha256") else f": {before!r} there, {after!r} now"
             raise DataError(
                 f"{out} holds another run ({name.replace('_sha256', '')} differs{shown}); give another folder to --out"
             )
+
+
+def _differences(there: Manifest, new: Manifest) -> Iterator[tuple[str, Any, Any]]:
+    for name in ("model", "base_url", "tasks", "settings", "rubric_sha256", "prompt_sha256", "schema_sha256"):
+        yield name, getattr(there, name), getattr(new, name)
+    for name in sorted({*there.parameters, *new.parameters}):
+        yield name, there.parameters.get(name), new.parameters.get(name)
+    before, after = ({(s.source, s.file): s.sha256 for s in m.sources} for m in (there, new))
+    for source in sorted({*before, *after}):
+        yield f"{source[1]} sha256", before.get(source), after.get(source)
 
 
 def _labels_there(out: Path) -> int:

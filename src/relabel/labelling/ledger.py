@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from relabel.label import Answer, Failure, FailureKind, InvalidAnswerError, Judgement, Label, read_answer, read_packed
 from relabel.labelling.decide import calibrated, label_probability, letter_logprobs
@@ -62,10 +62,11 @@ class Ledger:
         if known is None:
             return None
         try:
-            fresh = planned.request.key in self.bought_before_the_plan
-            return self._enter(planned, known, from_store=not fresh)
+            said = self._read(planned, known)
         except InvalidAnswerError:
             return None
+        fresh = planned.request.key in self.bought_before_the_plan
+        return self._enter(planned, known, said, from_store=not fresh)
 
     def buy(self, planned: Planned, answer: Answer) -> list[Planned]:
         """Enter an answer that this run has paid for, after putting it into the store.
@@ -78,12 +79,13 @@ class Ledger:
         """
         self.progress.bought(answer)
         try:
-            rest = self._enter(planned, answer, from_store=False)
+            said = self._read(planned, answer)
         except InvalidAnswerError as error:
             self._store.put_rejected(planned.request, answer, error.kind, error.reason)
             raise
-        self._store.put(planned.request, answer)
-        return rest
+        if not self._store.put(planned.request, answer) and (rest := self.take(planned)) is not None:
+            return rest  # another process bought one first: every label leads to the answer that is in the store
+        return self._enter(planned, answer, said, from_store=False)
 
     def fail(self, planned: Planned, kind: FailureKind, message: str, attempts: int) -> None:
         """Enter labels that are missing."""
@@ -114,25 +116,38 @@ class Ledger:
         if samples > 1:
             self.labels = list(_with_shares(self.labels))
 
-    def _enter(self, planned: Planned, answer: Answer, *, from_store: bool) -> list[Planned]:
+    def _read(self, planned: Planned, answer: Answer) -> dict[str, float] | dict[int, Judgement]:
+        """What an answer says: log probabilities by label, or judgements by the position of their task.
+
+        Raises:
+            InvalidAnswerError: It is no label.
+        """
+        if self._decide == "logprob":
+            return letter_logprobs(answer, self._rubric, self._api)
+        if len(planned.tasks) == 1:
+            return {0: read_answer(answer, self._rubric)}
+        judged = read_packed(answer, self._rubric, len(planned.tasks))
+        if not judged:
+            raise InvalidAnswerError("schema", "no entry of the answer fits one of the tasks")
+        return judged
+
+    def _enter(
+        self, planned: Planned, answer: Answer, said: dict[str, float] | dict[int, Judgement], *, from_store: bool
+    ) -> list[Planned]:
         rest: list[Planned] = []
         if self._decide == "logprob":
-            logprobs = letter_logprobs(answer, self._rubric, self._api)
+            logprobs = cast("dict[str, float]", said)
             self._undecided[planned.setting].append((planned, answer, logprobs, from_store))
-        elif len(planned.tasks) == 1:
-            said = read_answer(answer, self._rubric)
-            probability = label_probability(answer, said.label, self._api) if self._logprobs else None
-            self._label(planned.tasks[0], planned, answer, said, probability, from_store, part=(0, 1))
         else:
-            judged = read_packed(answer, self._rubric, len(planned.tasks))
-            if not judged:
-                raise InvalidAnswerError("schema", "no entry of the answer fits one of the tasks")
-            assert self._alone is not None
+            judged = cast("dict[int, Judgement]", said)
+            parts = {position: (number, len(judged)) for number, position in enumerate(judged)}
             for position, task in enumerate(planned.tasks):
                 if position in judged:
-                    part = (list(judged).index(position), len(judged))
-                    self._label(task, planned, answer, judged[position], None, from_store, part=part)
+                    judgement = judged[position]
+                    probability = label_probability(answer, judgement.label, self._api) if self._logprobs else None
+                    self._label(task, planned, answer, judgement, probability, from_store, part=parts[position])
                 else:
+                    assert self._alone is not None
                     rest.append(self._alone(task, planned.setting, planned.sample))
         done = len(planned.tasks) - len(rest)
         if from_store:

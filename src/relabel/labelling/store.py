@@ -34,6 +34,8 @@ from relabel.labelling.wire import messages_of, with_messages
 from relabel.run import make_private_dir
 
 _NEVER_FULL = 2**62
+_NEVER_A_FILE = 2**30
+"""Bytes; smaller values lie in the database itself, where none can get lost on its own."""
 _REJECTED = "/rejected/"
 _TEXT = "text/"
 _NOTE = "note/"
@@ -67,8 +69,12 @@ class _PlainDisk(diskcache.Disk):
         return super().fetch(mode, filename, value, read)
 
 
+class DamagedRowError(StoreError):
+    """A row cannot be understood. It is never served."""
+
+
 class StoreStats(BaseModel):
-    """What a store holds. `cost_usd` sums the known costs of all answers, rejected ones included."""
+    """What a store holds. `damaged` counts rows that cannot be understood. `cost_usd` sums the known costs of all answers, rejected ones included."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -79,6 +85,7 @@ class StoreStats(BaseModel):
     bytes: int
     cost_usd: float
     cost_unknown: int
+    damaged: int
 
 
 class Store:
@@ -93,6 +100,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.damaged: set[str] = set()
         self._texts: set[str] = set()
         try:
             make_private_dir(folder)
@@ -104,6 +112,7 @@ class Store:
                 cull_limit=0,
                 statistics=0,
                 tag_index=0,
+                disk_min_file_size=_NEVER_A_FILE,
             )
         except (OSError, sqlite3.Error, diskcache.Timeout) as error:
             self._fail(error)
@@ -123,11 +132,17 @@ class Store:
     def get(self, key: str) -> Answer | None:
         """The answer to the request with this key, or None.
 
+        A damaged row is never served: it is as good as none, and its key goes into `damaged`.
+
         Raises:
-            StoreError: The row is damaged or is a pickle.
+            StoreError: The row is a pickle, or the store cannot be read.
         """
-        document = self._load(key)
-        return None if document is None else self._answer(key, document)
+        try:
+            document = self._load(key)
+            return None if document is None else self._answer(key, document)
+        except DamagedRowError:
+            self.damaged.add(key)
+            return None
 
     def has(self, key: str) -> bool:
         """Whether there is an answer under this key. It is not read."""
@@ -136,9 +151,21 @@ class Store:
         except (OSError, sqlite3.Error, diskcache.Timeout) as error:
             self._fail(error)
 
-    def put(self, request: Request, answer: Answer) -> None:
-        """Keep an answer. It is on disk when this returns."""
-        self._save(request.key, self._document(request, answer))
+    def put(self, request: Request, answer: Answer) -> bool:
+        """Keep an answer. It is on disk when this returns.
+
+        Returns:
+            False when another answer to the request is there already: that one stands, and this one is kept as evidence.
+        """
+        document = self._document(request, answer)
+        if request.key in self.damaged:
+            self._save(request.key, document)
+            self.damaged.discard(request.key)
+            return True
+        if self._add(request.key, document):
+            return True
+        self.put_rejected(request, answer, "duplicate", "another answer to this request was there first")
+        return False
 
     def put_rejected(self, request: Request, answer: Answer, kind: str, reason: str) -> None:
         """Keep an answer that was paid for and is no label, with the reason."""
@@ -172,7 +199,11 @@ class Store:
         answers = rejected = unknown = 0
         cost = 0.0
         for key, document in self._documents():
-            answer = self._answer(key, document)
+            try:
+                answer = self._answer(key, document)
+            except DamagedRowError:
+                self.damaged.add(key)
+                continue
             if _REJECTED in key:
                 rejected += 1
             else:
@@ -191,6 +222,7 @@ class Store:
             bytes=size,
             cost_usd=cost,
             cost_unknown=unknown,
+            damaged=len(self.damaged),
         )
 
     def verify(self) -> Iterator[str]:
@@ -205,7 +237,10 @@ class Store:
         for key in self._keys():
             try:
                 document = self._load(key)
-                if document is None or key.startswith((_TEXT, _NOTE)):
+                if document is None:
+                    yield f"the row {key} has lost its value"
+                    continue
+                if key.startswith((_TEXT, _NOTE)):
                     continue
                 self._answer(key, document)
                 whole = self.request(key)
@@ -213,8 +248,10 @@ class Store:
                     found = Request(**whole).key
                     if found != key.split("/")[0]:
                         yield f"the answer {key} belongs to a request with the key {found}"
-            except StoreError as error:
+            except DamagedRowError as error:
                 yield str(error)
+            except StoreError as error:
+                yield f"the row {key}: {error}"
             except (TypeError, KeyError) as error:
                 yield f"the request of {key} is damaged: {error}"
 
@@ -229,7 +266,13 @@ class Store:
 
     def _documents(self) -> Iterator[tuple[str, dict[str, Any]]]:
         for key in self._keys():
-            document = None if key.startswith((_TEXT, _NOTE)) else self._load(key)
+            if key.startswith((_TEXT, _NOTE)):
+                continue
+            try:
+                document = self._load(key)
+            except DamagedRowError:
+                self.damaged.add(key)
+                continue
             if document is not None:
                 yield key, document
 
@@ -252,9 +295,7 @@ class Store:
         try:
             return Answer.model_validate(document["answer"])
         except (KeyError, ValidationError) as error:
-            raise StoreError(
-                f"the answer {key} in {self.folder} is damaged; `relabel store verify` lists all such rows"
-            ) from error
+            raise DamagedRowError(f"the answer {key} is damaged") from error
 
     def _load(self, key: str) -> dict[str, Any] | None:
         try:
@@ -263,15 +304,19 @@ class Store:
         except _PickleRefusedError as error:
             raise StoreError(self._pickle_message(error)) from error
         except ValueError as error:
-            raise StoreError(
-                f"the row {key} in {self.folder} is no JSON; `relabel store verify` lists all such rows"
-            ) from error
+            raise DamagedRowError(f"the row {key} is no JSON") from error
         except (OSError, sqlite3.Error, diskcache.Timeout) as error:
             self._fail(error)
 
     def _save(self, key: str, document: dict[str, Any]) -> None:
         try:
             self._cache.set(key, json.dumps(document, separators=(",", ":")))
+        except (OSError, sqlite3.Error, diskcache.Timeout) as error:
+            self._fail(error)
+
+    def _add(self, key: str, document: dict[str, Any]) -> bool:
+        try:
+            return bool(self._cache.add(key, json.dumps(document, separators=(",", ":"))))
         except (OSError, sqlite3.Error, diskcache.Timeout) as error:
             self._fail(error)
 
