@@ -14,6 +14,7 @@ HEAVY = {
     "sklearn",
     "openai",
     "pandera",
+    "pydantic",
     "rich",
     "diskcache",
     "xllamacpp",
