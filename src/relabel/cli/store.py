@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -47,3 +48,36 @@ def verify() -> None:
                 f"the store {store.folder} has {len(faults)} faults, listed above; restore it from a copy, or go on: a damaged row is never served, its question is asked again"
             )
         typer.echo(f"the store {store.folder} is whole")
+
+
+@app.command()
+def pack(
+    file: Annotated[Path, typer.Argument(metavar="F", help="The file to write, such as answers.jsonl.gz.")],
+    run: Annotated[
+        str | None, typer.Option(help="Only the answers of this run. By default all that the store holds.")
+    ] = None,
+) -> None:
+    """Write answers into one portable file, from which anybody can replay the run without a key."""
+    from relabel.labelling.packing import pack as pack_rows
+    from relabel.labelling.store import Store
+    from relabel.run import open_run
+    from relabel.settings import settings
+
+    opened = None if run is None else open_run(run)
+    with Store(settings().store_dir) as store:
+        count = pack_rows(store, file, opened)
+    typer.echo(
+        f"{count:,} answers in {file} ({file.stat().st_size / 1e6:.1f} MB); `relabel store unpack {file}` takes them in"
+    )
+
+
+@app.command()
+def unpack(file: Annotated[Path, typer.Argument(metavar="F", help="A file that `relabel store pack` wrote.")]) -> None:
+    """Add the answers of a packed file to the store; what is there already stands."""
+    from relabel.labelling.packing import unpack as unpack_rows
+    from relabel.labelling.store import Store
+    from relabel.settings import settings
+
+    with Store(settings().store_dir) as store:
+        added, known = unpack_rows(store, file)
+    typer.echo(f"{added:,} answers added, {known:,} were there already")

@@ -36,9 +36,9 @@ from relabel.run import make_private_dir
 _NEVER_FULL = 2**62
 _NEVER_A_FILE = 2**30
 """Bytes; smaller values lie in the database itself, where none can get lost on its own."""
-_REJECTED = "/rejected/"
-_TEXT = "text/"
-_NOTE = "note/"
+REJECTED = "/rejected/"
+TEXT = "text/"
+NOTE = "note/"
 
 
 class _PickleRefusedError(Exception):
@@ -170,16 +170,16 @@ class Store:
     def put_rejected(self, request: Request, answer: Answer, kind: str, reason: str) -> None:
         """Keep an answer that was paid for and is no label, with the reason."""
         document = self._document(request, answer) | {"rejected": {"kind": kind, "reason": reason}}
-        self._save(f"{request.key}{_REJECTED}{answer.created_at}", document)
+        self._save(f"{request.key}{REJECTED}{answer.created_at}", document)
 
     def note(self, name: str) -> Any:
         """What was noted under a name; None when nothing was."""
-        document = self._load(_NOTE + name)
+        document = self._load(NOTE + name)
         return None if document is None else document["value"]
 
     def put_note(self, name: str, value: Any) -> None:
         """Note something that requests depend on and that only asking can tell."""
-        self._save(_NOTE + name, {"value": value})
+        self._save(NOTE + name, {"value": value})
 
     def request(self, key: str) -> dict[str, Any] | None:
         """The request behind an answer, whole, as it went over the wire; None when the key is unknown."""
@@ -189,9 +189,21 @@ class Store:
         request = document["request"]
         for message in messages_of(request["body"]):
             if "sha256" in message:
-                stored = self._load(_TEXT + message.pop("sha256"))
+                stored = self._load(TEXT + message.pop("sha256"))
                 message["content"] = "" if stored is None else stored["content"]
         return request
+
+    def keys(self) -> Iterator[str]:
+        """Every key, in the order in which rows came."""
+        yield from self._keys()
+
+    def row(self, key: str) -> dict[str, Any] | None:
+        """A row as it is kept, its shared messages by hash; None when there is none."""
+        return self._load(key)
+
+    def add_row(self, key: str, row: dict[str, Any]) -> bool:
+        """Add a row as it was kept elsewhere; False when there is one already, which stands."""
+        return self._add(key, row)
 
     def stats(self) -> StoreStats:
         """Count what is there. Reads every row."""
@@ -204,7 +216,7 @@ class Store:
             except DamagedRowError:
                 self.damaged.add(key)
                 continue
-            if _REJECTED in key:
+            if REJECTED in key:
                 rejected += 1
             else:
                 answers += 1
@@ -240,7 +252,7 @@ class Store:
                 if document is None:
                     yield f"the row {key} has lost its value"
                     continue
-                if key.startswith((_TEXT, _NOTE)):
+                if key.startswith((TEXT, NOTE)):
                     continue
                 self._answer(key, document)
                 whole = self.request(key)
@@ -266,7 +278,7 @@ class Store:
 
     def _documents(self) -> Iterator[tuple[str, dict[str, Any]]]:
         for key in self._keys():
-            if key.startswith((_TEXT, _NOTE)):
+            if key.startswith((TEXT, NOTE)):
                 continue
             try:
                 document = self._load(key)
@@ -284,7 +296,7 @@ class Store:
                 continue
             digest = hashlib.sha256(message["content"].encode()).hexdigest()
             if digest not in self._texts:
-                self._save(_TEXT + digest, {"content": message["content"]})
+                self._save(TEXT + digest, {"content": message["content"]})
                 self._texts.add(digest)
             slim.append({"role": "system", "sha256": digest})
         body = with_messages(request.body, slim)
