@@ -19,6 +19,9 @@ check: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 	$(BIN)/python docs/cli_reference.py --check
 
+bench: $(VENV)/.installed-dev
+	$(BIN)/python bench/labelling.py
+
 docs: $(VENV)/.installed-dev
 	$(BIN)/python docs/cli_reference.py
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -198,7 +199,7 @@ async def _run_job(
         job = await settle_form(job, engine, store, progress, bought)
     out_is_free(out, job)
     started = now()
-    manifest = _manifest(job, engine.name, started)
+    manifest = manifest_of(job, engine.name, started)
     if not (out / "manifest.json").exists():
         write_manifest(out, manifest)
     ledger = Ledger(
@@ -332,7 +333,7 @@ def out_is_free(out: Path, job: Job) -> None:
     require_writable(out)
     if not (out / "manifest.json").exists():
         return
-    there, new = read_manifest(out), _manifest(job, "", datetime.now(UTC))
+    there, new = read_manifest(out), manifest_of(job, "", datetime.now(UTC))
     for name, before, after in _differences(there, new):
         if before != after:
             shown = "" if name.endswith("sha256") else f": {before!r} there, {after!r} now"
@@ -459,13 +460,17 @@ class _Worker:
                 await asyncio.sleep(LOOK_AGAIN_S)
                 if (rest := self.ledger.take(planned)) is not None:
                     return rest
+            failures = len(self.ledger.failures)
             try:
                 # Another run may have bought it between the first look and the lease.
-                if (rest := self.ledger.take(planned)) is not None:
+                if self.ledger.others_wrote() and (rest := self.ledger.take(planned)) is not None:
                     return rest
                 return await self._ask(planned)
             finally:
-                self.leases.give_back(key)
+                if len(self.ledger.failures) == failures and sys.exc_info()[0] is None:
+                    self.leases.keep(key)
+                else:
+                    self.leases.give_back(key)
         finally:
             del self._asking[key]
             future.cancel()
@@ -526,7 +531,8 @@ class _Worker:
                     self.ledger.fail(single, "provider", reason, 0)
 
 
-def _manifest(job: Job, engine: str, started: datetime) -> Manifest:
+def manifest_of(job: Job, engine: str, started: datetime) -> Manifest:
+    """What a run folder says of a job that begins."""
     return Manifest(
         status="running",
         package_version=__version__,

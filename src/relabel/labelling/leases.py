@@ -84,6 +84,10 @@ class Leases:
         self._mine.discard(key)
         self._db.execute("DELETE FROM lease WHERE key=? AND owner=?", (key, self._owner))
 
+    def keep(self, key: str) -> None:
+        """The request is answered: its lease no longer matters, because the store is asked first. It goes at the end."""
+        self._mine.discard(key)
+
     def renew(self) -> None:
         """Keep all leases of this process for another while."""
         if self._mine:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from relabel.label import Answer, Failure, FailureKind, InvalidAnswerError, Judgement, Label, read_answer, read_packed
@@ -67,6 +68,10 @@ class Ledger:
             return None
         fresh = planned.request.key in self.bought_before_the_plan
         return self._enter(planned, known, said, from_store=not fresh)
+
+    def others_wrote(self) -> bool:
+        """Whether another process may have put answers into the store since this was last asked."""
+        return self._store.others_wrote()
 
     def buy(self, planned: Planned, answer: Answer) -> list[Planned]:
         """Enter an answer that this run has paid for, after putting it into the store.
@@ -167,9 +172,8 @@ class Ledger:
         *,
         part: tuple[int, int],
     ) -> None:
-        # Every value is this module's own and of the right type: checking 40,000 rows again costs half a second.
         self.labels.append(
-            Label.model_construct(
+            Label(
                 task_id=task.task_id,
                 onet_soc_code=task.onet_soc_code,
                 setting=planned.setting,
@@ -208,4 +212,4 @@ def _with_shares(labels: Sequence[Label]) -> Iterable[Label]:
     for label in labels:
         question = (label.onet_soc_code, label.task_id, label.setting)
         share = votes[*question, label.label] / asked[question]
-        yield label.model_copy(update={"probability": share})
+        yield replace(label, probability=share)

@@ -101,6 +101,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.damaged: set[str] = set()
+        self._data_version: int | None = None
         self._texts: set[str] = set()
         try:
             make_private_dir(folder)
@@ -143,6 +144,15 @@ class Store:
         except DamagedRowError:
             self.damaged.add(key)
             return None
+
+    def others_wrote(self) -> bool:
+        """Whether another connection has written since this was last asked. Costs next to nothing."""
+        try:
+            version = self._cache._sql("PRAGMA data_version").fetchone()[0]  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  diskcache offers no way to ask
+        except (OSError, sqlite3.Error, diskcache.Timeout) as error:
+            self._fail(error)
+        before, self._data_version = self._data_version, version
+        return version != before
 
     def has(self, key: str) -> bool:
         """Whether there is an answer under this key. It is not read."""
