@@ -98,6 +98,7 @@ class OnlineEngine:
         # Requests differ only in their body. Making headers and address once, and sending over the client's own aiohttp
         # backend, takes half of the processor time of its `create`, which also parses replies that are kept raw here.
         said = {name: value for name, value in client.default_headers.items() if isinstance(value, str)}
+        said |= {"Authorization": f"Bearer {self._secret}"} if self._secret else {}
         self._headers = httpx2.Headers({**said, "Content-Type": "application/json"})
         query = urlsplit(base_url or "").query
         self._urls = {
