@@ -55,7 +55,7 @@ def show(
     if setting not in loaded.settings:
         raise UsageError(f"the rubric {loaded.id} has no setting {setting!r}; use one of {', '.join(loaded.settings)}")
     task = Task(task_id="0", onet_soc_code="00-0000.00", title="TITLE OF THE OCCUPATION", text="TEXT OF THE TASK.")
-    messages = load_prompt(loaded.prompt).messages(task, loaded, setting, examples=examples)
+    messages = load_prompt(loaded.prompt).messages((task,), loaded, setting, examples=examples)
     if as_json:
         typer.echo(json.dumps(messages, indent=2, ensure_ascii=False))
         return
@@ -74,7 +74,7 @@ def check(rubric: Annotated[str, typer.Argument(help="A rubric's name, or the pa
     prompt = load_prompt(loaded.prompt)
     task = Task(task_id="0", onet_soc_code="00-0000.00", title="Checkers", text="Check.")
     for setting in loaded.settings:
-        prompt.messages(task, loaded, setting)
+        prompt.messages((task,), loaded, setting)
     typer.echo(
         f"{loaded.source}: good: {loaded.id} v{loaded.version}, {len(loaded.settings)} settings, {len(loaded.labels)} labels, "
         f"{len(loaded.examples)} worked examples, prompt {prompt.name}"
