@@ -21,6 +21,7 @@ check: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python bench/labelling.py
+	$(BIN)/python bench/pack_tokens.py
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python docs/cli_reference.py

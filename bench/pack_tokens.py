@@ -1,0 +1,37 @@
+"""Tokens a label for 1, 5 and 20 tasks in a request, counted by the embedded model's own tokenizer and server."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+
+from relabel.labelling.engines.local import LocalServer, find_weights, local_endpoint
+from relabel.labelling.prompt import load_prompt
+from relabel.labelling.request import Planner
+from relabel.rubric import load_rubric
+from relabel.settings import settings
+from relabel.task import load_tasks
+
+
+def main() -> None:
+    """Print prompt tokens a label."""
+    weights = find_weights("local", settings().models_dir)
+    endpoint = local_endpoint("local")
+    planner = Planner(load_rubric("exposure"), load_prompt("task"), endpoint)
+    tasks = load_tasks("sample", sample=20)
+    with LocalServer(weights, endpoint.model, slots=1, slot_tokens=4096) as server:
+        for pack in (1, 5, 20):
+            total = 0
+            for planned in planner.plan(tasks, settings=["strict"], pack=pack):
+                body = {**planned.request.body, "max_tokens": 1}
+                body.pop("response_format")
+                request = urllib.request.Request(
+                    f"{server.base_url}/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"}
+                )
+                with urllib.request.urlopen(request) as reply:
+                    total += json.load(reply)["usage"]["prompt_tokens"]
+            print(f"{pack:>2} tasks a request: {total / len(tasks):.0f} prompt tokens a label")
+
+
+if __name__ == "__main__":
+    main()
