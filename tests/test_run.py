@@ -9,47 +9,8 @@ from typing import Any
 import pytest
 
 from relabel.errors import DataError
-from relabel.label import Failure, Label
-from relabel.rubric import load_rubric
-from relabel.run import Manifest, Run, open_run, write_run
-
-
-def a_label(task: str, setting: str, label: str, sample: int = 0) -> Label:
-    return Label(
-        task_id=task,
-        onet_soc_code="11-1011.00",
-        setting=setting,
-        sample=sample,
-        label=label,
-        rationale="r",
-        probability=None,
-        request_key="0" * 64,
-        model_returned="m",
-        finish_reason="stop",
-        attempts=1,
-        prompt_tokens=1,
-        cached_tokens=0,
-        completion_tokens=1,
-        cost_usd=None,
-        latency_s=0.1,
-        created_at="2026-01-01T00:00:00+00:00",
-        from_store=False,
-    )
-
-
-def a_run(folder: Path, labels: list[Label], rubric: str = "exposure", **changes: Any) -> Run:
-    loaded = load_rubric(rubric)
-    values: dict[str, Any] = {
-        "status": "complete",
-        "package_version": "0",
-        "model": "m",
-        "rubric": loaded,
-        "rubric_sha256": loaded.sha256,
-        "tasks": "made-up",
-        "settings": tuple(loaded.settings),
-    }
-    write_run(folder, Manifest(**{**values, **changes}), labels, [])
-    return open_run(str(folder))
+from relabel.run import measures_of, open_run, replacing, task_sources, write_run
+from run_workshop import a_failure, a_label, a_run, one_sided_rubric
 
 
 def test_all_four_pairs_are_coded_and_the_incoherent_one_is_marked(tmp_path: Path) -> None:
@@ -83,7 +44,7 @@ def test_a_task_with_a_missing_answer_has_no_code(tmp_path: Path) -> None:
 
 def test_a_one_question_run_has_its_settings_derived(tmp_path: Path) -> None:
     labels = [a_label(t, "three-way", c) for t, c in (("a", "E0"), ("b", "E1"), ("c", "E2"))]
-    coded = a_run(tmp_path, labels, "eloundou").coded().set_index("task_id")
+    coded = a_run(tmp_path, labels, rubric="eloundou").coded().set_index("task_id")
     assert coded["strict"].to_dict() == {"a": False, "b": True, "c": False}
     assert coded["with_tools"].to_dict() == {"a": False, "b": True, "c": True}
 
@@ -97,16 +58,7 @@ def test_repeats_are_decided_by_majority_and_a_tie_is_the_lower_exposure(tmp_pat
 
 def test_failures_come_back(tmp_path: Path) -> None:
     run = a_run(tmp_path, [])
-    failure = Failure(
-        task_id="a",
-        onet_soc_code="x",
-        setting="strict",
-        sample=0,
-        kind="refusal",
-        message="no\nnever",
-        attempts=1,
-        request_key="k",
-    )
+    failure = a_failure("x", "a", "strict")
     write_run(tmp_path, run.manifest, [], [failure])
     assert open_run(str(tmp_path)).failures() == [failure]
 
@@ -160,7 +112,7 @@ def test_the_samples_gold_is_a_run() -> None:
 def test_repeats_of_codes_tie_to_the_lower_code(tmp_path: Path) -> None:
     votes = {"a": ["E0", "E1"], "b": ["E2", "E0"], "c": ["E1", "E2"], "d": ["E1", "E0", "E1"]}
     labels = [a_label(t, "three-way", x, n) for t, row in votes.items() for n, x in enumerate(row)]
-    coded = a_run(tmp_path, labels, "eloundou").coded().set_index("task_id")
+    coded = a_run(tmp_path, labels, rubric="eloundou").coded().set_index("task_id")
     assert coded["code"].to_dict() == {"a": "E0", "b": "E0", "c": "E2", "d": "E1"}
 
 
@@ -177,3 +129,69 @@ def test_published_sets_are_runs(ref: str, counts: dict[str, int]) -> None:
     run = open_run(ref)
     assert run.coded()["code"].value_counts().to_dict() == counts
     assert run.manifest.sources[0].sha256.startswith("094378905e1f")
+
+
+@pytest.mark.parametrize(
+    ("without", "missing"), [("E2", {"with_tools": ["beta", "gamma"]}), ("E1", {"strict": ["alpha", "beta"]})]
+)
+def test_a_rubric_without_a_code_gives_no_reading_that_the_code_stands_for(
+    without: str, missing: dict[str, list[str]], tmp_path: Path
+) -> None:
+    rubric = one_sided_rubric(tmp_path, without=without)
+    other = "E1" if without == "E2" else "E2"
+    labels = [a_label("a", "three-way", "E0"), a_label("b", "three-way", other)]
+    run = a_run(tmp_path / "run", labels, rubric=rubric)
+    ((reading, measures),) = missing.items()
+    coded = run.coded()
+    assert coded[reading].isna().all()
+    assert coded.drop(columns=reading).notna().all().all()
+    assert sorted(run.missing_measures()) == measures
+    assert all(f"has no code {without}" in why for why in run.missing_measures().values())
+    values = measures_of(rubric, coded)
+    assert values[measures].isna().all().all()
+    assert values.drop(columns=measures).iloc[:, 0].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("setting", "given", "lacks"), [("strict", "alpha", "with-tools"), ("with-tools", "gamma", "strict")]
+)
+def test_one_setting_alone_settles_one_measure(setting: str, given: str, lacks: str, tmp_path: Path) -> None:
+    run = a_run(tmp_path, [a_label("a", setting, "exposed"), a_label("b", setting, "not-exposed")], settings=(setting,))
+    values = measures_of(run.rubric, run.coded())
+    assert values[given].tolist() == [1, 0]
+    why = f"the run has no labels for the setting {lacks}"
+    assert run.missing_measures() == {measure: why for measure in ("alpha", "beta", "gamma") if measure != given}
+
+
+def test_whole_runs_miss_no_measure() -> None:
+    run = open_run("sample")
+    assert run.missing_measures() == {}
+    values = measures_of(run.rubric, run.coded())
+    assert values.sum().tolist() == [17, 17 + 23 / 2, 17 + 23]
+
+
+def test_a_task_file_is_recorded_by_its_name_alone(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("task_id,onet_soc_code,title,text\n1,11-1011.00,T,Do.\n")
+    (use,) = task_sources(str(path))
+    assert (use.source, use.file) == ("task-file", "mine.csv")
+    assert len(use.sha256) == 64
+    assert str(tmp_path) not in use.model_dump_json()
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "figures.txt"
+    target.write_text("old")
+
+    def fail() -> None:
+        with replacing(target) as temporary:
+            temporary.write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert target.read_text() == "old"
+    with replacing(target) as temporary:
+        temporary.write_text("new")
+    assert target.read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["figures.txt"]

@@ -15,7 +15,7 @@ import os
 import tempfile
 from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,7 +36,7 @@ FORMAT_VERSION = 1
 _LOCK = ".lock"
 _OWN_FILES = {_LOCK, "manifest.json", "labels.parquet", "failures.jsonl"}
 
-LABEL_COLUMNS = tuple(Label.model_fields)
+LABEL_COLUMNS = tuple(field.name for field in fields(Label))
 _PARQUET = pyarrow_lib.schema(
     [
         ("task_id", pyarrow_lib.string()),

@@ -4,21 +4,45 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Iterable, Sequence
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
+import pandera.pandas as pa
 from pydantic import BaseModel, ConfigDict
 
-from relabel.errors import ColumnError, DataError
+from relabel.errors import DataError
 from relabel.settings import asset_dir
 from relabel.sources import eloundou, onet, registry
+from relabel.sources.frames import ONET_SOC
+from relabel.sources.user_csv import plain_number, read_user_csv
 
 TASK_COLUMNS = ("task_id", "onet_soc_code", "title", "text", "task_type", "importance")
 """Columns of a task table; `importance` is IM on 1-5, missing where a task is unrated."""
 
 TASK_LISTS = ("onet-30.2", "onet-29.1", "eloundou-2023", "sample")
 """Task lists that go by name; a release of O*NET in a user's own registry joins them."""
+
+_ONET_SOC = re.compile(ONET_SOC, re.ASCII)
+_IM = (1, 5)
+
+TASKS = pa.DataFrameSchema(
+    {
+        "task_id": pa.Column("str", pa.Check.str_matches(r"\S")),
+        "onet_soc_code": pa.Column("str", pa.Check.str_matches(ONET_SOC)),
+        "title": pa.Column("str"),
+        "text": pa.Column("str"),
+        "task_type": pa.Column("str", nullable=True),
+        "importance": pa.Column("float64", pa.Check.in_range(*_IM), nullable=True),
+    },
+    checks=pa.Check(lambda table: len(table) > 0, error="at least one task"),
+    unique=["onet_soc_code", "task_id"],
+    strict=True,
+    ordered=True,
+)
+"""A task list as a table."""
 
 
 class Task(BaseModel):
@@ -51,7 +75,7 @@ def task_table(ref: str) -> pd.DataFrame:
             (`task_type` and `importance` may be left out).
 
     Returns:
-        One row a task, columns `TASK_COLUMNS`, in the order of the source.
+        One row a task, schema `TASKS`, in the order of the source.
 
     Raises:
         DataError: The list is unknown, or its file is missing or malformed.
@@ -62,13 +86,13 @@ def task_table(ref: str) -> pd.DataFrame:
         table = _read_csv(Path(ref))
     elif ref == "eloundou-2023":
         table = eloundou.read_labels().assign(importance=float("nan"))
-    elif _is_onet_release(ref):
+    elif is_onet_release(ref):
         table = onet.read_tasks(ref)
     else:
         near = difflib.get_close_matches(ref, TASK_LISTS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(TASK_LISTS)}, or the path of a CSV file"
         raise DataError(f"there is no task list {ref!r}; {hint}")
-    return table.loc[:, list(TASK_COLUMNS)]
+    return TASKS.validate(table.loc[:, list(TASK_COLUMNS)])
 
 
 def load_tasks(ref: str, *, occupations: Sequence[str] = (), sample: int | None = None, seed: int = 0) -> list[Task]:
@@ -109,9 +133,10 @@ def load_tasks(ref: str, *, occupations: Sequence[str] = (), sample: int | None 
     return tasks
 
 
-def _is_onet_release(ref: str) -> bool:
+def is_onet_release(ref: str) -> bool:
+    """Whether a name is a registered release of O*NET, a user's own included."""
     source = registry.load_registry().get(ref)
-    return source is not None and source.find_role("tasks") is not None
+    return source is not None and all(source.find_role(role) is not None for role in ("tasks", "occupations"))
 
 
 def _draw(task: Task, seed: int) -> bytes:
@@ -125,37 +150,35 @@ def _from_table(table: pd.DataFrame) -> Iterable[Task]:
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
+    needed = ", ".join(TASK_COLUMNS[:4])
     if not path.is_file():
+        raise DataError(f"there is no task file {path}; give the path of a CSV file with the columns {needed}")
+    file = read_user_csv(path, rows_are="each task", advice=f"give a CSV file with the columns {needed}")
+    file.require(*TASK_COLUMNS[:4])
+    seen: dict[tuple[str, str], int] = {}
+    rows = [_row(path, line, cells, seen) for line, cells in file.rows]
+    return pd.DataFrame(rows, columns=list(TASK_COLUMNS)).astype(
+        {column: "float64" if column == "importance" else "str" for column in TASK_COLUMNS}
+    )
+
+
+def _row(path: Path, line: int, cells: Mapping[str, str], seen: dict[tuple[str, str], int]) -> dict[str, object]:
+    task_id, code = cells["task_id"], cells["onet_soc_code"]
+    if not task_id.strip() or not cells["text"].strip():
+        raise DataError(f"{path} line {line} has no task_id or no text; fill both or remove the line")
+    # The code names files of an export, so nothing but a code may pass.
+    if not _ONET_SOC.fullmatch(code):
+        raise DataError(f"{path} line {line}: {code[:40]!r} is no O*NET-SOC code; write it like 11-3051.00")
+    if (first := seen.setdefault((code, task_id), line)) != line:
         raise DataError(
-            f"there is no task file {path}; give the path of a CSV file with the columns task_id, onet_soc_code, title, text"
+            f"{path} line {line} repeats the task id {task_id!r} of line {first}; ids must be unique within an occupation"
         )
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a CSV file in UTF-8 ({error}); save it again as one") from error
-    for column in TASK_COLUMNS[:4]:
-        if column not in table.columns:
-            raise ColumnError(path, column, list(table.columns))
-    for column in TASK_COLUMNS[4:]:
-        if column not in table.columns:
-            table[column] = ""
-    empty = table[(table["task_id"].str.strip() == "") | (table["text"].str.strip() == "")]
-    if len(empty):
-        raise DataError(
-            f"{path} line {int(empty.index[0]) + 2} has no task_id or no text; fill both or remove the line"
-        )
-    doubled = table[table.duplicated(["onet_soc_code", "task_id"])]
-    if len(doubled):
-        line = int(doubled.index[0]) + 2
-        raise DataError(
-            f"{path} line {line} repeats the task id {doubled.iloc[0]['task_id']!r}; ids must be unique within an occupation"
-        )
-    importance = pd.to_numeric(table["importance"].replace("", None), errors="coerce")
-    bad = table[(importance.isna() & (table["importance"] != "")) | (importance < 1) | (importance > 5)]
-    if len(bad):
-        raise DataError(
-            f"{path} line {int(bad.index[0]) + 2}: importance must be a number from 1 to 5 or empty, not {bad.iloc[0]['importance']!r}"
-        )
-    table["importance"] = importance.astype(float)
-    table["task_type"] = table["task_type"].where(table["task_type"] != "", None)
-    return table
+    written = cells.get("importance", "").strip()
+    importance = plain_number(written) if written else math.nan
+    if importance is None or importance < _IM[0] or importance > _IM[1]:
+        raise DataError(f"{path} line {line}: importance must be a number from 1 to 5 or empty, not {written!r}")
+    return {
+        **{column: cells[column] for column in TASK_COLUMNS[:4]},
+        "task_type": cells.get("task_type") or None,
+        "importance": importance,
+    }

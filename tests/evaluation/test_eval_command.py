@@ -12,9 +12,8 @@ from typer.testing import CliRunner
 
 from relabel.cli.eval import register
 from relabel.errors import DataError
-from relabel.run import Run
+from run_workshop import MakeRun
 
-MakeRun = Callable[..., Run]
 WriteGold = Callable[[str | bytes], Path]
 
 
@@ -109,3 +108,16 @@ def test_a_published_set_is_held_against_another_by_name(app: typer.Typer) -> No
     assert ["three-way", "19,265", ".656", ".532", ".437", ".587", ".433", ".629"] in [
         line.split()[:8] for line in result.stdout.splitlines()
     ]
+
+
+def test_missing_answers_are_shown_to_people(app: typer.Typer, make_run: MakeRun, write_gold: WriteGold) -> None:
+    answers = {
+        ("11-1011.00", str(n)): {"strict": n == 1} | ({"with-tools": True} if n < 3 else {}) for n in range(1, 5)
+    }
+    run = make_run(answers, status="incomplete")
+    result = CliRunner().invoke(
+        app, ["eval", str(run.folder), "--gold", str(write_gold("task_id,code\n1,E1\n2,E2\n3,E0\n4,E0\n"))]
+    )
+    assert "2 of 4 asked tasks have no with-tools label in the run" in result.stdout.splitlines()
+    lines = result.stdout.splitlines()
+    assert "50 % of the asked tasks have no with-tools label" in lines[lines.index("Verdict") + 1]

@@ -64,7 +64,8 @@ def test_byte_order_mark_windows_line_ends_blank_lines_and_other_columns_are_tak
         ("task_id,code\n=1+1,E0\n", "line 2: task_id '=1\\+1' is a formula"),
         ("task_id,code\n@SUM(A1),E0\n", "is a formula"),
         ("task_id,code\n8823.0,E0\n", "line 2: task_id '8823.0' is a number with a decimal part; write 8823"),
-        ("task_id,code\n1\n", "line 2 has 1 cells where the header has 2"),
+        ("task_id,code\n1\n", "line 2 has 1 cell where the header has 2"),
+        ("task_id, code\n1,E0\n", "line 1: the column ' code' has blanks around its name"),
         ("task_id,code\n1,E0,x\n", "line 2 has 3 cells"),
         ('task_id,code,note\n1,E0,"a\nb"\n2,E9,\n', "line 4: 'E9'"),
         ('task_id,code\n1,"E0\n', "line 2 is not CSV"),
@@ -72,7 +73,7 @@ def test_byte_order_mark_windows_line_ends_blank_lines_and_other_columns_are_tak
         ("task_id,code,code\n1,E0,E0\n", "the column 'code' more than once"),
         ("task_id,with_tools,with-tools\n1,exposed,exposed\n", "the column 'with_tools' more than once"),
         ("task_id,label\n1,E0\n", "no column of labels"),
-        ("task_id,code\n", "no labelled task"),
+        ("task_id,code\n", "a header but no row below it; write one line for each labelled task"),
     ],
 )
 def test_a_bad_file_is_refused_with_the_line(write_gold: WriteGold, text: str, said: str) -> None:

@@ -10,9 +10,8 @@ import pytest
 from relabel.errors import DataError
 from relabel.evaluation.gold import default_gold, read_gold_csv
 from relabel.evaluation.matching import match, run_settings
-from relabel.run import Run
+from run_workshop import MakeRun
 
-MakeRun = Callable[..., Run]
 WriteGold = Callable[[str | bytes], Path]
 A, B = "11-1011.00", "53-7065.00"
 YES, NO = "exposed", "not-exposed"

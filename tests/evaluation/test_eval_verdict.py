@@ -2,41 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 
-from relabel.evaluation.document import MajorityClass, SettingMetrics
+from relabel.evaluation.document import MajorityClass, SettingMetrics, SettingName
 from relabel.evaluation.metrics import setting_metrics
 from relabel.evaluation.verdict import figure, strength, verdict
 
 SCALE = ("not-exposed", "exposed")
 
 
-def said(counts: list[list[int]], model: str = "model-x") -> list[str]:
+def said(
+    counts: list[list[int]],
+    model: str = "model-x",
+    se: float | None = 0.01,
+    unanswered: Mapping[SettingName, float] | None = None,
+) -> list[str]:
     found: SettingMetrics = setting_metrics(np.array(counts), SCALE)
-    if not found.n:
+    if not found.n or found.accuracy is None:
         return verdict({"strict": found}, {}, model=model).splitlines()
     label = max(SCALE, key=lambda name: found.prevalence.gold[name])
     share = found.prevalence.gold[label]
-    majority = MajorityClass(label=label, accuracy=share, kappa=None if share == 1 else 0.0)
-    return verdict({"strict": found}, {"strict": majority}, model=model).splitlines()
+    majority = MajorityClass(
+        label=label,
+        accuracy=share,
+        kappa=None if share == 1 else 0.0,
+        difference=found.accuracy - share,
+        difference_se=se,
+    )
+    return verdict({"strict": found}, {"strict": majority}, model=model, unanswered=unanswered).splitlines()
 
 
-def test_a_run_that_always_gives_the_majority_label_is_no_better_than_that() -> None:
-    assert said([[600, 0], [400, 0]]) == [
-        "strict: no better than always answering not-exposed (accuracy .600 against .600, kappa .000, n=1,000)."
+def test_a_run_that_always_gives_the_majority_label_cannot_be_told_from_that() -> None:
+    assert said([[600, 0], [400, 0]], se=0.0) == [
+        "strict: cannot be told from always answering not-exposed on 1,000 tasks (accuracy .600 against .600); "
+        "no agreement beyond chance (kappa .000, n=1,000)."
     ]
 
 
-def test_chance_agreement_is_no_better_than_the_majority_label() -> None:
-    assert said([[300, 300], [200, 200]])[0].startswith("strict: no better than always answering not-exposed")
-
-
-def test_accuracy_below_the_majority_label_is_said_although_kappa_is_fair() -> None:
+def test_accuracy_clearly_below_the_majority_label_is_said_although_kappa_is_fair() -> None:
     (line,) = said([[14632, 1771], [1931, 931]])
     assert line == (
-        "strict: in accuracy no better than always answering not-exposed (.808 against .851), "
-        "though agreement beyond chance is fair (kappa .222, n=19,265)."
+        "strict: in accuracy worse than always answering not-exposed (.808 against .851); "
+        "agreement beyond chance is fair (kappa .222, n=19,265)."
     )
 
 
@@ -48,13 +58,33 @@ def test_a_good_run_is_called_better_with_the_strength_of_its_kappa() -> None:
     )
 
 
-def test_a_hair_above_the_majority_label_is_hardly_better() -> None:
-    assert "hardly better than always answering not-exposed" in said([[950, 0], [49, 1]])[0]
+@pytest.mark.parametrize(("se", "better"), [(0.0199, True), (0.0201, False), (None, False)])
+def test_better_means_by_more_than_two_standard_errors(se: float | None, better: bool) -> None:
+    (line,) = said([[500, 0], [460, 40]], se=se)  # .540 against .500
+    assert line.startswith("strict: better than always answering") == better
+    assert ("cannot be told from always answering not-exposed on 1,000 tasks" in line) != better
 
 
 def test_few_tasks_make_the_figures_rough() -> None:
     assert said([[30, 0], [0, 30]])[-1] == "The figures are rough: they rest on 60 tasks."
-    assert len(said([[50, 0], [0, 50]])) == 1
+    assert len(said([[200, 0], [0, 199]])) == 2
+    assert len(said([[200, 0], [0, 200]])) == 1
+
+
+def test_what_the_run_did_not_answer_is_said_first() -> None:
+    lines = said([[450, 50], [50, 450]], unanswered={"strict": 0.004, "with-tools": 0.62, "three-way": 0.624})
+    assert lines[:2] == [
+        "Under 1 % of the asked tasks have no strict label: the figures speak for the rest only.",
+        "62 % of the asked tasks have no with-tools label: the figures speak for the rest only.",
+    ]
+    assert len(lines) == 3
+    same: dict[SettingName, float] = {"strict": 0.5, "with-tools": 0.5, "three-way": 0.5}
+    assert said([[450, 50], [50, 450]], unanswered=same)[0].startswith("50 % of the asked tasks have no label:")
+    only_tools: dict[SettingName, float] = {"with-tools": 0.5, "three-way": 0.5}
+    assert said([[450, 50], [50, 450]], unanswered=only_tools)[0].startswith(
+        "50 % of the asked tasks have no with-tools"
+    )
+    assert "asked tasks" not in said([[450, 50], [50, 450]], unanswered={"strict": 0.0})[0]
 
 
 def test_a_gold_with_one_label_cannot_tell() -> None:
@@ -65,10 +95,10 @@ def test_a_setting_without_a_compared_task_is_said_to_have_none() -> None:
     assert said([[0, 0], [0, 0]])[0] == "strict: no task has a label on both sides."
 
 
-def test_the_embedded_model_is_called_no_better_than_guessing() -> None:
-    assert said([[450, 50], [50, 450]], model="local/smol")[0] == (
-        "The embedded model only tries the pipeline: its labels are no better than guessing."
-    )
+@pytest.mark.parametrize(("model", "embedded"), [("local", True), ("local/smol", False), ("localai-large", False)])
+def test_only_the_embedded_model_is_called_no_better_than_guessing(model: str, embedded: bool) -> None:
+    first = said([[450, 50], [50, 450]], model=model)[0]
+    assert (first == "The embedded model only tries the pipeline: its labels are no better than guessing.") == embedded
 
 
 @pytest.mark.parametrize(

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from relabel.evaluation.document import EvalDocument
 from relabel.evaluation.evaluate import evaluate
 from relabel.evaluation.gold import load_gold, read_gold_csv
-from relabel.run import Run, open_run
+from relabel.evaluation.matching import match, text_changed
+from relabel.evaluation.metrics import clustered_se
+from relabel.rubric import Rubric, load_rubric
+from relabel.run import open_run
+from relabel.task import task_table
+from run_workshop import MakeRun
 
-MakeRun = Callable[..., Run]
 WriteGold = Callable[[str | bytes], Path]
 A, B, C = "11-1011.00", "53-7065.00", "29-1141.00"
 YES, NO = "exposed", "not-exposed"
@@ -38,7 +44,7 @@ def test_document_holds_the_fields_of_the_contract(coded_run: MakeRun, write_gol
         "yardsticks",
         "verdict",
     } < set(data)
-    assert set(data) - {"coherence", "gold_sha256", "sources"} == {
+    assert set(data) - {"coherence", "gold_sha256", "sources", "asked", "unanswered", "text_changed"} == {
         *("run", "gold", "matched", "unmatched", "settings", "measures", "occupations", "yardsticks", "verdict"),
     }
     assert list(data["settings"]) == ["strict", "with-tools", "three-way"]
@@ -53,6 +59,9 @@ def test_document_holds_the_fields_of_the_contract(coded_run: MakeRun, write_gol
     assert data["unmatched"] == {"not-in-gold": 0, "not-in-run": 0, "no-label-in-run": 0, "no-label-in-gold": 0}
     assert len(data["gold_sha256"]) == 64
     assert data["sources"]["gold"][0]["source"] == "file"
+    assert data["sources"]["gold"][0]["file"] == "gold.csv"
+    assert (data["asked"], data["unanswered"]) == (4, {"strict": 0, "with-tools": 0, "three-way": 0})
+    assert data["text_changed"] is None
 
 
 def test_document_reads_back_as_it_was_written(coded_run: MakeRun, write_gold: WriteGold) -> None:
@@ -146,8 +155,20 @@ def test_majority_is_the_most_frequent_label_of_the_gold_on_the_compared_tasks(
 ) -> None:
     text = gold_of("E2 E2 E0") + "8,E0\n9,E0\n"
     majority = evaluate(coded_run("E0 E0 E0"), read_gold_csv(write_gold(text))).yardsticks.majority
-    assert majority["three-way"].model_dump() == {"label": "E2", "accuracy": pytest.approx(2 / 3), "kappa": 0.0}
-    assert majority["strict"].model_dump() == {"label": "not-exposed", "accuracy": 1.0, "kappa": None}
+    assert majority["three-way"].model_dump() == {
+        "label": "E2",
+        "accuracy": pytest.approx(2 / 3),
+        "kappa": 0.0,
+        "difference": pytest.approx(-1 / 3),
+        "difference_se": None,  # one occupation
+    }
+    assert majority["strict"].model_dump() == {
+        "label": "not-exposed",
+        "accuracy": 1.0,
+        "kappa": None,
+        "difference": 0.0,
+        "difference_se": None,
+    }
 
 
 def test_the_gold_against_itself_says_nothing() -> None:
@@ -194,3 +215,72 @@ def test_tasks_that_2023_did_not_have_are_counted(make_run: MakeRun) -> None:
     assert document.matched == 1
     assert document.unmatched["not-in-gold"] == 1
     assert document.unmatched["not-in-run"] == 19264
+
+
+def test_missing_answers_are_counted_by_setting(make_run: MakeRun, write_gold: WriteGold) -> None:
+    answers = {(A, str(i)): {"strict": NO, "with-tools": YES} if i < 3 else {"strict": NO} for i in range(1, 6)}
+    failed = [(A, "4", "with-tools"), (A, "5", "with-tools"), (A, "6", "strict"), (A, "6", "with-tools")]
+    document = evaluate(make_run(answers, failed=failed), read_gold_csv(write_gold(gold_of("E2 E2 E0 E0 E1 E0"))))
+    assert document.asked == 6
+    assert document.unanswered == {"strict": 1, "with-tools": 4, "three-way": 4}
+    assert document.verdict.splitlines()[:2] == [
+        "17 % of the asked tasks have no strict label: the figures speak for the rest only.",
+        "67 % of the asked tasks have no with-tools label: the figures speak for the rest only.",
+    ]
+
+
+def test_tasks_that_a_stopped_run_never_got_to_are_missing_answers(make_run: MakeRun, write_gold: WriteGold) -> None:
+    run = make_run({(A, "1"): {"strict": NO, "with-tools": YES}}, status="interrupted", counts={"asked": 20})
+    document = evaluate(run, read_gold_csv(write_gold(gold_of("E2"))))
+    assert (document.asked, document.unanswered["strict"]) == (10, 9)
+
+
+def test_measures_are_the_rubric_s(make_run: MakeRun, write_gold: WriteGold) -> None:
+    rubric = load_rubric("eloundou")
+    measures = {measure: dict(values) for measure, values in rubric.measures.items()}
+    measures["beta"]["E2"] = 0.2
+    changed = Rubric.model_validate(rubric.model_dump() | {"measures": measures})
+    run = make_run({(A, "1"): {"three-way": "E2"}, (A, "2"): {"three-way": "E1"}}, rubric=changed)
+    beta = evaluate(run, read_gold_csv(write_gold(gold_of("E0 E2")))).measures["beta"]
+    assert (beta.mean, beta.gold_mean) == (pytest.approx(0.6), pytest.approx(0.1))
+
+
+def test_one_occupation_or_a_lucky_few_do_not_beat_the_majority(make_run: MakeRun, write_gold: WriteGold) -> None:
+    codes = ["E0"] * 6 + ["E1"] * 4
+    gold = "task_id,onet_soc_code,code\n" + "".join(f"{i},{A},{code}\n" for i, code in enumerate(codes))
+    run = make_run({(A, str(i)): {"three-way": code} for i, code in enumerate(codes)}, rubric="eloundou")
+    assert (
+        "strict: cannot be told from always answering not-exposed on 10 tasks"
+        in evaluate(run, read_gold_csv(write_gold(gold))).verdict
+    )
+
+
+@pytest.mark.mirror
+def test_the_error_of_accuracy_is_clustered_by_occupation() -> None:
+    table = match(open_run("eloundou-2023:gpt4"), load_gold("eloundou-2023:human")).table
+    right = (table["code_run"] == table["code_gold"]).to_numpy().astype(float)
+    alone = clustered_se(right, np.arange(len(right)))
+    clustered = clustered_se(right, table["onet_soc_code"].to_numpy())
+    # Known from a bootstrap as .0035 and .0059, which is right to about two percent.
+    assert alone == pytest.approx((0.6564 * 0.3436 / 19265) ** 0.5, abs=1e-6)
+    assert clustered == pytest.approx(0.0059, abs=2e-4)
+    assert clustered_se(right, np.zeros(len(right))) is None
+
+
+@pytest.mark.mirror
+def test_texts_that_changed_since_2023_are_counted(make_run: MakeRun) -> None:
+    codes = task_table("onet-30.2")[["onet_soc_code", "task_id"]].itertuples(index=False, name=None)
+    run = make_run({key: {"three-way": "E0"} for key in codes}, rubric="eloundou", tasks="onet-30.2")
+    document = evaluate(run, load_gold("eloundou-2023:gpt4"))
+    assert (document.matched, document.text_changed) == (18739, 58)
+    assert evaluate(open_run("eloundou-2023:human"), load_gold("eloundou-2023:gpt4")).text_changed == 0
+
+
+def test_texts_that_are_not_at_hand_are_not_fetched(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "mirror").mkdir()
+    monkeypatch.setenv("RELABEL_DATA_MIRROR", str(tmp_path / "mirror"))
+    run = make_run({(A, "1"): {"three-way": "E0"}}, rubric="eloundou", tasks="onet-30.2")
+    gold = replace(load_gold("sample"), name="eloundou-2023:gpt4")
+    assert text_changed(run, gold, run.coded()) is None

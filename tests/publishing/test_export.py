@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,13 @@ import pytest
 
 from relabel.errors import DataError, IncompleteRunError, UsageError
 from relabel.publishing.export import export_run
-from relabel.run import Run, open_run
-
-MakeSampleRun = Callable[..., Run]
+from relabel.publishing.methodology import caveats, method_text
+from relabel.publishing.occupation import Pages, main_codes
+from relabel.rubric import load_rubric
+from relabel.run import TASK_FILE, SourceUse, open_run, task_sources
+from relabel.scoring.table import score_table
+from relabel.task import task_table
+from run_workshop import MakeRun, answered
 
 
 def load(path: Path) -> Any:
@@ -28,7 +32,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_the_folder_holds_tables_pages_and_descriptions(sample_run: MakeSampleRun, tmp_path: Path) -> None:
+def test_the_folder_holds_tables_pages_and_descriptions(sample_run: MakeRun, tmp_path: Path) -> None:
     done = export_run(sample_run(), tmp_path / "out")
     files = content(tmp_path / "out")
     pages = [f"occupations/{code}.json" for code in ("1121", "2134", "2237", "5250", "5315", "8160")]
@@ -40,6 +44,7 @@ def test_the_folder_holds_tables_pages_and_descriptions(sample_run: MakeSampleRu
             "occupations.json",
             "occupations.parquet",
             *pages,
+            *(f"onet/{code}.json" for code in sorted(set(task_table("sample")["onet_soc_code"]))),
             "sources.json",
             "tasks.csv",
             "tasks.parquet",
@@ -48,7 +53,7 @@ def test_the_folder_holds_tables_pages_and_descriptions(sample_run: MakeSampleRu
     assert (done.files, done.size) == (len(files), sum(map(len, files.values())))
 
 
-def test_the_same_run_gives_the_same_bytes_wherever_it_is_written(sample_run: MakeSampleRun, tmp_path: Path) -> None:
+def test_the_same_run_gives_the_same_bytes_wherever_it_is_written(sample_run: MakeRun, tmp_path: Path) -> None:
     run = sample_run()
     export_run(run, tmp_path / "one")
     export_run(run, tmp_path / "deep" / "two")
@@ -57,19 +62,19 @@ def test_the_same_run_gives_the_same_bytes_wherever_it_is_written(sample_run: Ma
     assert content(tmp_path / "one") == content(tmp_path / "deep" / "two")
 
 
-def test_no_file_names_the_machine(sample_run: MakeSampleRun, tmp_path: Path) -> None:
+def test_no_file_names_the_machine(sample_run: MakeRun, tmp_path: Path) -> None:
     export_run(sample_run(), tmp_path / "out")
     for name, data in content(tmp_path / "out").items():
         assert str(tmp_path).encode() not in data, name
         assert b"no business of a reader" not in data, name
 
 
-def test_every_file_of_the_sample_says_sample(sample_run: MakeSampleRun, tmp_path: Path) -> None:
+def test_every_file_of_the_sample_says_sample(sample_run: MakeRun, tmp_path: Path) -> None:
     export_run(sample_run(), tmp_path / "out")
     assert all(b"SAMPLE" in data for data in content(tmp_path / "out").values())
 
 
-def test_a_page_leads_from_the_score_to_the_answers(sample_run: MakeSampleRun, tmp_path: Path) -> None:
+def test_a_page_leads_from_the_score_to_the_answers(sample_run: MakeRun, tmp_path: Path) -> None:
     export_run(sample_run(), tmp_path / "out")
     page = load(tmp_path / "out/occupations/2134.json")
     assert [(part["onet_soc_code"], part["share"]) for part in page["onet"]] == [
@@ -83,7 +88,10 @@ def test_a_page_leads_from_the_score_to_the_answers(sample_run: MakeSampleRun, t
     task = page["tasks"][0]
     assert task["text"]
     assert (task["strict"], task["with_tools"], task["code"]) == ("exposed", "exposed", "E1")
-    assert [(a["setting"], a["request_key"], a["rationale"]) for a in task["answers"]] == [
+    assert page["tasks_left_out"] is None
+    behind = load(tmp_path / "out" / page["onet"][0]["page"])
+    (again,) = [t for t in behind["tasks"] if t["task_id"] == task["task_id"]]
+    assert [(a["setting"], a["request_key"], a["rationale"]) for a in again["answers"]] == [
         ("strict", f"key-{task['task_id']}-strict", f"because of {task['task_id']}"),
         ("with-tools", f"key-{task['task_id']}-with-tools", f"because of {task['task_id']}"),
     ]
@@ -92,7 +100,7 @@ def test_a_page_leads_from_the_score_to_the_answers(sample_run: MakeSampleRun, t
     assert page["counts"]["codes"] == {c: sum(t["code"] == c for t in page["tasks"]) for c in ("E0", "E1", "E2")}
 
 
-def test_the_tables_agree_with_each_other(sample_run: MakeSampleRun, tmp_path: Path) -> None:
+def test_the_tables_agree_with_each_other(sample_run: MakeRun, tmp_path: Path) -> None:
     out = tmp_path / "out"
     export_run(sample_run(), out)
     table = pd.read_csv(out / "occupations.csv", dtype={"code": str})
@@ -105,7 +113,7 @@ def test_the_tables_agree_with_each_other(sample_run: MakeSampleRun, tmp_path: P
     assert pq.read_table(out / "tasks.parquet")["task_id"].to_pylist() == tasks["task_id"].tolist()
 
 
-def test_the_data_package_describes_every_file_and_column(sample_run: MakeSampleRun, tmp_path: Path) -> None:
+def test_the_data_package_describes_every_file_and_column(sample_run: MakeRun, tmp_path: Path) -> None:
     out = tmp_path / "out"
     export_run(sample_run(), out)
     package = load(out / "datapackage.json")
@@ -130,7 +138,7 @@ def test_the_data_package_describes_every_file_and_column(sample_run: MakeSample
     assert package["sources"]
 
 
-def test_the_methodology_says_how_and_from_how_much(sample_run: MakeSampleRun, tmp_path: Path) -> None:
+def test_the_methodology_says_how_and_from_how_much(sample_run: MakeRun, tmp_path: Path) -> None:
     export_run(sample_run(), tmp_path / "out")
     method = load(tmp_path / "out/methodology.json")
     assert method["score"]["bridge"]["steps"][0]["target"] == "uk-soc2020"
@@ -143,8 +151,8 @@ def test_the_methodology_says_how_and_from_how_much(sample_run: MakeSampleRun, t
     assert all(len(file["sha256"]) == 64 for file in sources[0]["files"])
 
 
-def test_a_group_without_labels_has_a_page_with_the_reason(sample_run: MakeSampleRun, tmp_path: Path) -> None:
-    export_run(sample_run(without=("29-1141.00",)), tmp_path / "out")
+def test_a_group_without_labels_has_a_page_with_the_reason(sample_run: MakeRun, tmp_path: Path) -> None:
+    export_run(sample_run(without=("29-1141.00",)), tmp_path / "out", allow_partial=True)
     page = load(tmp_path / "out/occupations/2237.json")
     assert page["score"]["alpha"] is None
     assert page["score"]["status"] == "unscored: no labelled tasks for O*NET-SOC 2019 29-1141.00 (SAMPLE)"
@@ -153,7 +161,7 @@ def test_a_group_without_labels_has_a_page_with_the_reason(sample_run: MakeSampl
     assert "5 of 6 groups scored, from 50 labelled tasks of 60" in description
 
 
-def test_an_incomplete_run_is_refused_or_marked_in_every_file(sample_run: MakeSampleRun, tmp_path: Path) -> None:
+def test_an_incomplete_run_is_refused_or_marked_in_every_file(sample_run: MakeRun, tmp_path: Path) -> None:
     run = sample_run(status="incomplete", without=("29-1141.00",))
     with pytest.raises(IncompleteRunError, match="--allow-partial"):
         export_run(run, tmp_path / "out")
@@ -166,7 +174,7 @@ def test_an_incomplete_run_is_refused_or_marked_in_every_file(sample_run: MakeSa
     assert load(tmp_path / "out/datapackage.json")["relabel"]["partial"] is True
 
 
-def test_a_folder_in_other_use_is_refused_and_left_alone(sample_run: MakeSampleRun, tmp_path: Path) -> None:
+def test_a_folder_in_other_use_is_refused_and_left_alone(sample_run: MakeRun, tmp_path: Path) -> None:
     run = sample_run()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years of work")
@@ -182,7 +190,7 @@ def test_a_folder_in_other_use_is_refused_and_left_alone(sample_run: MakeSampleR
     assert (tmp_path / "out/notes.txt").read_text() == "mine"
 
 
-def test_an_empty_folder_and_an_earlier_export_are_replaced(sample_run: MakeSampleRun, tmp_path: Path) -> None:
+def test_an_empty_folder_and_an_earlier_export_are_replaced(sample_run: MakeRun, tmp_path: Path) -> None:
     run = sample_run()
     (tmp_path / "out").mkdir()
     export_run(run, tmp_path / "out", taxonomy="onet-soc")
@@ -193,14 +201,14 @@ def test_an_empty_folder_and_an_earlier_export_are_replaced(sample_run: MakeSamp
     assert sorted(p.name for p in tmp_path.iterdir()) == ["made-run", "out"]
 
 
-def test_a_place_that_cannot_be_written_is_a_data_error(sample_run: MakeSampleRun, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_a_data_error(sample_run: MakeRun, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot write the export"):
         export_run(sample_run(), tmp_path / "file" / "out")
 
 
 def test_nothing_is_left_behind_when_scoring_or_writing_fails(
-    sample_run: MakeSampleRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sample_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = sample_run()
     export_run(run, tmp_path / "out")
@@ -230,9 +238,130 @@ def test_the_published_labels_export_with_a_page_for_each_of_412_groups(tmp_path
     assert [part["onet_soc_code"] for part in page["onet"]] == ["51-1011.00"]
     exposed = sum(task["share"] for task in page["tasks"] if task["code"] == "E1")
     assert round(exposed, 2) == page["score"]["alpha"]
+    assert done.size < 25e6
+    assert (done.table.partial, done.table.note) == (False, None)
     ids = [source["id"] for source in load(out / "sources.json")["sources"]]
     assert ids == sorted(ids)
     assert {"eloundou-2023", "onet-30.2", "ons-soc2020", "ons-ashe-2024", "bls-isco08-soc2010"} <= set(ids)
     caveats = load(out / "methodology.json")["caveats"]
-    assert any(caveat.startswith("Task Ratings.txt is not the publisher's own file") for caveat in caveats)
+    assert any(caveat.startswith("Task Ratings.txt of onet-30.2 is not the publisher's own file") for caveat in caveats)
     shutil.rmtree(out)
+
+
+def tasks_csv(tmp_path: Path, rows: str) -> str:
+    path = tmp_path / "secret-folder" / "mine.csv"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("task_id,onet_soc_code,title,text,task_type,importance\n" + rows, encoding="utf-8")
+    return str(path)
+
+
+E1 = {"strict": True, "with-tools": True}
+E0 = {"strict": False, "with-tools": False}
+A = "11-1011.00"
+
+
+def test_no_file_names_the_folder_of_a_task_list(tmp_path: Path) -> None:
+    tasks = tasks_csv(tmp_path, f"1,{A},Chiefs,Decide.,Core,3\n2,{A},Chiefs,Delegate.,Core,4\n")
+    rubric = load_rubric("exposure").model_copy(
+        update={"source": "/secret-folder/r.yaml", "prompt": "/secret-folder/p"}
+    )
+    old = SourceUse(source=tasks, file="mine.csv", sha256="0" * 64)
+    run = answered(
+        tmp_path / "a-run",
+        {(A, "1"): E1, (A, "2"): E0},
+        tasks=tasks,
+        sources=(old, *task_sources(tasks)),
+        rubric=rubric,
+    )
+    export_run(run, tmp_path / "out", taxonomy="onet-soc", tasks=tasks)
+    for name, data in content(tmp_path / "out").items():
+        assert b"secret-folder" not in data, name
+        assert str(tmp_path).encode() not in data, name
+    (source,) = load(tmp_path / "out/sources.json")["sources"]
+    assert source["id"] == TASK_FILE
+    assert {file["file"] for file in source["files"]} == {"mine.csv"}
+    labels = load(tmp_path / "out/methodology.json")["labels"]
+    assert (labels["tasks"], labels["rubric"]["source"], labels["rubric"]["prompt"]) == ("mine.csv", "r.yaml", "p")
+
+
+@pytest.mark.parametrize("code", ["../../escape", "/etc/passwd", "a/b", "..", ".hidden", "a\\b", "", "a\nb"])
+def test_no_code_leads_out_of_the_folder(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hostile(self: Pages) -> Iterator[tuple[str, dict[str, Any]]]:
+        yield code, {"title": "x"}
+
+    monkeypatch.setattr(Pages, "groups", hostile)
+    with pytest.raises(DataError, match="cannot name a file of an export"):
+        export_run(open_run("sample"), tmp_path / "deep" / "out")
+    assert not list((tmp_path / "deep").iterdir())
+    assert [p.name for p in tmp_path.iterdir()] == ["deep"]
+
+
+def test_the_root_of_the_file_system_is_no_place_for_an_export() -> None:
+    with pytest.raises(UsageError, match="root of the file system; give a folder of its own to --out"):
+        export_run(open_run("sample"), Path("/"))
+
+
+def test_a_complete_run_over_a_part_of_the_list_is_refused_or_marked(sample_run: MakeRun, tmp_path: Path) -> None:
+    run = sample_run(without=("29-1141.00",))
+    assert run.manifest.status == "complete"
+    with pytest.raises(IncompleteRunError, match=r"labelled 50 of the 60 tasks of sample.*--allow-partial"):
+        export_run(run, tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["made-run"]
+    export_run(run, tmp_path / "out", allow_partial=True)
+    for name, data in content(tmp_path / "out").items():
+        assert b"PARTIAL: rests on 50 of 60 tasks" in data, name
+    assert load(tmp_path / "out/datapackage.json")["relabel"]["partial"] is True
+
+
+def test_a_run_of_one_setting_is_exported_with_one_measure(tmp_path: Path) -> None:
+    tasks = tasks_csv(tmp_path, f"1,{A},Chiefs,Decide.,Core,3\n2,{A},Chiefs,Delegate.,Core,3\n")
+    run = answered(
+        tmp_path / "a-run", {(A, "1"): {"strict": True}, (A, "2"): {"strict": False}}, tasks=tasks, settings=("strict",)
+    )
+    export_run(run, tmp_path / "out", taxonomy="onet-soc", tasks=tasks)
+    page = load(tmp_path / f"out/occupations/{A}.json")
+    assert (page["score"]["alpha"], page["score"]["gamma"], page["score"]["status"]) == (0.5, None, "scored")
+    assert page["counts"]["strict"]["text"] == "1 of 2"
+    assert page["counts"]["with_tools"]["text"] == "0 of 0"
+    assert sum(task["share"] for task in page["tasks"]) == pytest.approx(1)
+    assert "no beta or gamma: the run has no labels for the setting with-tools" in page["note"]
+
+
+def test_the_text_says_what_was_done_and_no_more(tmp_path: Path) -> None:
+    tasks = tasks_csv(
+        tmp_path, f"1,{A},Chiefs,Decide.,Core,\n2,{A},Chiefs,Delegate.,Core,\n3,15-1252.00,Coders,Code.,,4\n"
+    )
+    run = answered(tmp_path / "a-run", {(A, "1"): E1, (A, "2"): E0, ("15-1252.00", "3"): E1}, tasks=tasks)
+    text = {
+        weights: method_text(score_table(run, taxonomy="onet-soc", weights=weights, tasks=tasks))
+        for weights in ("importance", "core", "equal")
+    }
+    assert "without a bridge" in text["importance"]
+    assert "the one occupation without any rating weighs its tasks equally" in text["importance"]
+    assert not any("ISCO" in said or "ASHE" in said or "jobs" in said for said in text.values())
+    assert "rating" not in text["core"] + text["equal"]
+    assert "a task weighs 2 if core" in text["core"]
+
+
+def test_tasks_of_small_codes_are_left_to_their_own_pages() -> None:
+    parts = [("a", 0.5), ("b", 0.2), ("c", 0.1), ("d", 0.1), ("e", 0.06), ("f", 0.04)]
+    assert main_codes(parts) == 4
+    assert main_codes([(str(n), 0.05) for n in range(20)]) == 12
+    assert main_codes([("a", 1.0)]) == 1
+    assert main_codes([]) == 0
+
+
+@pytest.mark.mirror
+def test_a_derived_extract_is_called_derived(tmp_path: Path) -> None:
+    table = score_table(open_run("eloundou-2023:gpt4"), pay="ons-ashe-2025-medians")
+    derived = [said for said in caveats(table) if "is derived" in said]
+    assert len(derived) == 1
+    assert "of ons-ashe-2025-medians is derived: an extract in a shape that the publisher does not offer" in derived[0]
+    text = method_text(table)
+    assert "the 29 occupations without any rating weigh their tasks equally" in text
+    assert "links from military SOC 2010 codes (55-) to civilian SOC 2018 codes are dropped" in text
+    assert "three-digit ISCO-08 groups 211 and 315" in text
+    assert "median of ASHE 2025 (provisional)" in text
+    site = method_text(score_table(open_run("eloundou-2023:gpt4"), method="site-2026"))
+    assert "one without a rating weighs 1.0" in site
+    assert "military" not in site

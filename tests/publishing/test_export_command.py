@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from relabel.cli import export
-from relabel.run import Run
-
-MakeSampleRun = Callable[..., Run]
+from run_workshop import MakeRun
 
 
 @pytest.fixture
@@ -27,13 +24,13 @@ def test_the_command_says_where_files_lie_and_how_many_groups_are_scored(app: ty
     out = tmp_path / "out"
     result = CliRunner().invoke(app, ["export", "sample", "--out", str(out)])
     assert result.exit_code == 0, result.output
-    assert f"14 files (0.1 MB) in {out}" in result.output
+    assert f"20 files (0.1 MB) in {out}" in result.output
     assert "6 of 6 codes scored from 60 of 60 tasks" in result.output
     assert "SAMPLE" in result.output
     assert (out / "datapackage.json").exists()
 
 
-def test_a_partial_export_must_be_asked_for(app: typer.Typer, sample_run: MakeSampleRun, tmp_path: Path) -> None:
+def test_a_partial_export_must_be_asked_for(app: typer.Typer, sample_run: MakeRun, tmp_path: Path) -> None:
     run = sample_run(status="interrupted")
     words = ["export", str(run.folder), "--out", str(tmp_path / "out")]
     assert CliRunner().invoke(app, words).exit_code != 0

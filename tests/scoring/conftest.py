@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from score_workshop import MakeRun, Scored, TaskFile, made_run
+from score_workshop import Scored, TaskFile
 
 from relabel.run import open_run
 from relabel.scoring.options import Method, Taxonomy, Weights
 from relabel.scoring.table import ScoreTable, score_table
 from relabel.sources import ons
+from run_workshop import MakeRun, answered
 
 
 @pytest.fixture(scope="session")
@@ -48,4 +49,4 @@ def task_file(tmp_path: Path) -> TaskFile:
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
-    return partial(made_run, tmp_path / "a-run")
+    return partial(answered, tmp_path / "a-run")

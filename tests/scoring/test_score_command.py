@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import typer
+from score_workshop import TaskFile
 from typer.testing import CliRunner
 
 from relabel.cli import score
 from relabel.errors import UsageError
+from run_workshop import MakeRun
 
 
 @pytest.fixture
@@ -31,6 +33,24 @@ def test_the_headline_names_method_and_counts(app: typer.Typer, tmp_path: Path) 
     assert "SAMPLE" in result.output
     assert f"written: {out}" in result.output
     assert out.exists()
+
+
+def test_thin_groups_are_counted_apart(app: typer.Typer, make_run: MakeRun, task_file: TaskFile) -> None:
+    tasks = task_file([{"task_id": str(n), "onet_soc_code": "11-1011.00"} for n in range(10)])
+    run = make_run({("11-1011.00", "1"): {"strict": True, "with-tools": True}})
+    words = ["score", str(run.folder), "--tasks", tasks, "--taxonomy", "onet-soc"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert "0 of 1 codes scored and 1 thin from 1 of 10 tasks of tasks.csv" in result.output
+    assert "PARTIAL: rests on 1 of 10 tasks" in result.output
+    assert "thin: 11-1011.00 (the column status says why)" in result.output
+
+
+def test_a_run_of_one_setting_is_shown_with_dashes(app: typer.Typer, make_run: MakeRun, task_file: TaskFile) -> None:
+    tasks = task_file([{"task_id": "1", "onet_soc_code": "11-1011.00"}])
+    run = make_run({("11-1011.00", "1"): {"strict": True}}, settings=["strict"])
+    result = CliRunner().invoke(app, ["score", str(run.folder), "--tasks", tasks, "--taxonomy", "onet-soc"])
+    assert "11-1011.00   1.000      -      -" in result.output
 
 
 def test_json_is_one_document_and_nothing_else(app: typer.Typer, tmp_path: Path) -> None:

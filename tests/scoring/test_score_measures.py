@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from score_workshop import MakeRun, TaskFile, by_code
+from score_workshop import TaskFile, by_code
 
 from relabel.errors import DataError, UsageError
 from relabel.run import open_run
+from relabel.scoring.options import Method
 from relabel.scoring.table import score_table
+from relabel.sources.fetch import sha256_of
+from run_workshop import MakeRun, one_sided_rubric
 
 A, B = "11-1011.00", "15-1252.00"
 E0 = {"strict": False, "with-tools": False}
@@ -83,6 +88,7 @@ def test_partial_labels_show_in_coverage_and_status(make_run: MakeRun, task_file
     table = score_table(run, taxonomy="onet-soc", tasks=tasks)
     rows = by_code(table.frame)
     assert (rows[A]["alpha"], rows[A]["tasks"], rows[A]["coverage"]) == (1.0, 1, 0.25)
+    assert rows[A]["status"] == "thin: 25 % of the group's task weight has labels"
     assert rows[B]["status"] == f"unscored: no labelled tasks for O*NET-SOC 2019 {B}"
     assert table.partial
     assert table.frame["note"].str.startswith("PARTIAL").all()
@@ -95,11 +101,109 @@ def test_a_task_with_one_reading_only_does_not_tilt_the_mean(make_run: MakeRun, 
     assert table.frame[["alpha", "tasks"]].iloc[0].tolist() == [0.0, 1]
 
 
-def test_a_missing_setting_is_named(make_run: MakeRun, task_file: TaskFile) -> None:
+@pytest.mark.parametrize(
+    ("setting", "given", "gone", "ten"),
+    [
+        ("strict", "alpha", ["beta", "gamma"], "strict_10"),
+        ("with-tools", "gamma", ["alpha", "beta"], "with_tools_10"),
+    ],
+)
+def test_a_run_of_one_setting_gives_one_measure_and_says_why(
+    make_run: MakeRun, task_file: TaskFile, setting: str, given: str, gone: list[str], ten: str
+) -> None:
+    tasks = task_file([{"task_id": str(n), "onet_soc_code": A} for n in (1, 2, 3, 4)])
+    run = make_run({(A, str(n)): {setting: n == 1} for n in (1, 2, 3, 4)}, settings=[setting])
+    table = score_table(run, taxonomy="onet-soc", tasks=tasks)
+    (row,) = by_code(table.frame).values()
+    assert (row[given], row[ten], row["status"], row[f"percentile_{given}"]) == (0.25, 2.5, "scored", 0)
+    assert [row[measure] for measure in gone] == [None, None]
+    lacks = "with-tools" if setting == "strict" else "strict"
+    assert row["note"] == f"no {' or '.join(gone)}: the run has no labels for the setting {lacks}"
+    assert (table.partial, table.scored) == (False, 1)
+
+
+@pytest.mark.parametrize("without", ["E2", "E1"])
+def test_a_rubric_without_a_code_never_repeats_one_measure_as_another(
+    make_run: MakeRun, task_file: TaskFile, tmp_path: Path, without: str
+) -> None:
+    tasks = task_file([{"task_id": str(n), "onet_soc_code": A} for n in (1, 2)])
+    rubric = one_sided_rubric(tmp_path, without=without)
+    other = "E1" if without == "E2" else "E2"
+    run = make_run({(A, "1"): {"three-way": other}, (A, "2"): {"three-way": "E0"}}, rubric=rubric)
+    (row,) = by_code(score_table(run, taxonomy="onet-soc", tasks=tasks).frame).values()
+    found = {measure: row[measure] for measure in ("alpha", "beta", "gamma")}
+    given = "alpha" if without == "E2" else "gamma"
+    assert found == dict.fromkeys(found) | {given: 0.5}
+    assert f"the rubric one-sided has no code {without}" in row["note"]
+
+
+def test_a_run_without_any_label_has_nothing_to_score(make_run: MakeRun, task_file: TaskFile) -> None:
     tasks = task_file([{"task_id": "1", "onet_soc_code": A}])
-    run = make_run({(A, "1"): {"strict": True}}, settings=["strict"])
-    with pytest.raises(DataError, match="no labels for the setting with-tools"):
-        score_table(run, taxonomy="onet-soc", tasks=tasks)
+    with pytest.raises(DataError, match="gives no measure to score: the run has no labels"):
+        score_table(make_run({}), taxonomy="onet-soc", tasks=tasks)
+
+
+def many(count: int) -> list[dict[str, object]]:
+    return [{"task_id": str(n), "onet_soc_code": A if n < count // 2 else B} for n in range(count)]
+
+
+def test_a_complete_run_over_a_sample_of_tasks_is_partial_and_its_groups_thin(
+    make_run: MakeRun, task_file: TaskFile
+) -> None:
+    tasks = task_file(many(200))
+    run = make_run({(A, "1"): E1, (A, "2"): E0, (A, "3"): E0}, parameters={"sample": 3})
+    assert run.manifest.status == "complete"
+    table = score_table(run, taxonomy="onet-soc", tasks=tasks)
+    row = by_code(table.frame)[A]
+    assert row["alpha"] == pytest.approx(1 / 3)
+    assert row["status"] == "thin: 3 % of the group's task weight has labels"
+    assert (row["percentile_alpha"], row["percentile_gamma"]) == (None, None)
+    assert table.note == "PARTIAL: rests on 3 of 200 tasks"
+    assert table.frame["note"].eq(table.note).all()
+    counts = table.describe()["counts"]
+    assert (counts["scored"], counts["thin"], counts["unscored"]) == (0, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("labelled", "status"), [(50, "scored"), (49, "thin: 49 % of the group's task weight has labels")]
+)
+@pytest.mark.parametrize("method", ["bridge", "site-2026"])
+def test_half_of_the_weight_is_enough(
+    make_run: MakeRun, task_file: TaskFile, labelled: int, status: str, method: Method
+) -> None:
+    tasks = task_file([{"task_id": str(n), "onet_soc_code": A} for n in range(100)])
+    run = make_run({(A, str(n)): E0 for n in range(labelled)})
+    (row,) = by_code(score_table(run, taxonomy="onet-soc", tasks=tasks, method=method).frame).values()
+    assert row["status"] == status
+    assert (row["percentile_alpha"] is None) == (status != "scored")
+
+
+def test_a_coverage_below_one_percent_is_not_called_nought(make_run: MakeRun, task_file: TaskFile) -> None:
+    tasks = task_file([{"task_id": str(n), "onet_soc_code": A} for n in range(300)])
+    (row,) = by_code(score_table(make_run({(A, "1"): E0}), taxonomy="onet-soc", tasks=tasks).frame).values()
+    assert row["status"] == "thin: under 1 % of the group's task weight has labels"
+
+
+@pytest.mark.parametrize(("labelled", "partial"), [(90, False), (89, True)])
+def test_nine_tenths_of_the_list_make_a_whole_table(
+    make_run: MakeRun, task_file: TaskFile, labelled: int, partial: bool
+) -> None:
+    tasks = task_file(many(100))
+    run = make_run({(A if n < 50 else B, str(n)): E0 for n in range(labelled)})
+    assert score_table(run, taxonomy="onet-soc", tasks=tasks).partial == partial
+
+
+def test_tasks_with_some_of_their_labels_are_counted(make_run: MakeRun, task_file: TaskFile) -> None:
+    tasks = task_file([{"task_id": str(n), "onet_soc_code": A} for n in (1, 2, 3)])
+    run = make_run({(A, "1"): E0, (A, "2"): {"strict": True}, (A, "9"): {"strict": True}})
+    counts = score_table(run, taxonomy="onet-soc", tasks=tasks).describe()["counts"]
+    assert (counts["tasks_labelled"], counts["tasks_half_labelled"]) == (1, 1)
+
+
+def test_the_files_behind_a_score_by_a_task_file_are_recorded(make_run: MakeRun, task_file: TaskFile) -> None:
+    tasks = task_file([{"task_id": "1", "onet_soc_code": A}])
+    (use,) = score_table(make_run({(A, "1"): E1}), taxonomy="onet-soc", tasks=tasks).sources
+    assert (use.source, use.file, use.sha256) == ("task-file", "tasks.csv", sha256_of(Path(tasks)))
 
 
 def test_labels_of_another_list_are_refused(make_run: MakeRun, task_file: TaskFile) -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -16,19 +17,14 @@ from score_workshop import by_code
 
 from relabel.errors import DataError, UsageError
 from relabel.run import open_run
+from relabel.scoring.columns import COLUMNS
+from relabel.scoring.files import csv_bytes, json_bytes, table_json, write_table
 from relabel.scoring.pay import read_pay
-from relabel.scoring.table import (
-    COLUMNS,
-    csv_bytes,
-    half_up,
-    json_bytes,
-    percentiles,
-    score_table,
-    table_json,
-    write_table,
-)
+from relabel.scoring.ranking import half_up, percentiles
+from relabel.scoring.table import score_table
 
 KNOWN = frozenset({"1121", "8160"})
+Ties = Literal["shared", "by-code"]
 
 
 @pytest.mark.parametrize(
@@ -44,18 +40,18 @@ def test_half_up_is_the_rounding_of_the_decimal(thousandths: int) -> None:
     assert half_up(thousandths / 1000, 2) == (thousandths + 5) // 10 / 100
 
 
-def test_percentiles_break_ties_by_code_and_skip_the_unscored() -> None:
+@pytest.mark.parametrize(("ties", "places"), [("by-code", [50, pd.NA, 0, 25, 75]), ("shared", [25, pd.NA, 0, 25, 75])])
+def test_percentiles_number_ties_by_code_or_give_them_one_place(ties: Ties, places: list[object]) -> None:
     values = pd.Series([0.2, None, 0.1, 0.2, 0.9])
     codes = pd.Series(["b", "x", "c", "a", "d"])
-    found = percentiles(values, codes)
-    assert found.tolist() == [50, pd.NA, 0, 25, 75]
+    assert percentiles(values, codes, ties=ties).tolist() == places
 
 
-@given(st.lists(st.one_of(st.none(), st.floats(0, 1)), max_size=40))
-def test_percentiles_follow_the_values(values: list[float | None]) -> None:
+@given(st.lists(st.one_of(st.none(), st.floats(0, 1)), max_size=40), st.sampled_from(["by-code", "shared"]))
+def test_percentiles_follow_the_values(values: list[float | None], ties: Ties) -> None:
     frame = pd.DataFrame({"value": pd.Series(values, dtype="float64")})
     frame["code"] = [f"{n:03}" for n in range(len(frame))]
-    frame["percentile"] = percentiles(frame["value"], frame["code"])
+    frame["percentile"] = percentiles(frame["value"], frame["code"], ties=ties)
     done = frame.dropna(subset="value").sort_values(["value", "code"])
     assert (frame["percentile"].isna() == frame["value"].isna()).all()
     # Values that differ beyond twelve places only are ties.
@@ -75,6 +71,7 @@ def test_a_user_s_pay_file_is_read_with_gaps(tmp_path: Path) -> None:
     assert pay.frame["employees"].tolist() == [479000, pd.NA]
     assert pay.frame["median_pay_gbp"].isna().tolist() == [True, False]
     assert pay.name == "pay.csv"
+    assert pay.frame["pay_status"].tolist() == ["median pay: left empty in the file", "jobs: left empty in the file"]
     assert len(pay.sources[0].sha256) == 64
 
 
@@ -90,7 +87,21 @@ def test_a_user_s_pay_file_is_read_with_gaps(tmp_path: Path) -> None:
         ("code,employees,median_pay_gbp\n1121,1,inf\n", "line 2, column median_pay_gbp: 'inf'"),
         ("code,median_pay_gbp\n1121,2\n", "no column 'employees'"),
         ("group,employees,median_pay_gbp\n1121,1,2\n", "no column 'code'"),
-        ("", "is not a CSV file"),
+        ("", "no column 'code'"),
+        ("code,employees,median_pay_gbp\n", "has a header but no row below it; write one line for each group"),
+        (
+            "code,employees,median_pay_gbp\n1121,479,000,52885\n",
+            "line 2 has 4 cells where the header has 3; mend the line",
+        ),
+        ("code,employees,median_pay_gbp\n1121,479000\n", "line 2 has 2 cells"),
+        ("code,employees,employees,median_pay_gbp\n1121,1,2,3\n", "line 1 has the column 'employees' more than once"),
+        ("code, employees,median_pay_gbp\n1121,1,2\n", "line 1: the column ' employees' has blanks around its name"),
+        ("code,employees,median_pay_gbp\n1121,479_000,2\n", "line 2, column employees: '479_000'"),
+        ("code,employees,median_pay_gbp\n1121,+5,2\n", "line 2, column employees: '.5'"),
+        ("code,employees,median_pay_gbp\n1121,1e5,2\n", "line 2, column employees: '1e5'"),
+        ("code,employees,median_pay_gbp\n1121,٤٧٩,2\n", "line 2, column employees"),
+        ("code,employees,median_pay_gbp\n1121,99999999999999999999,2\n", "line 2, column employees"),
+        ('code,employees,median_pay_gbp\n1121,1,"2\n', "line 2 is not CSV"),
     ],
 )
 def test_a_bad_pay_file_is_refused_by_line_and_column(tmp_path: Path, text: str, message: str) -> None:
@@ -128,7 +139,7 @@ def test_the_sample_has_no_other_bridge(taxonomy: str) -> None:
         score_table(open_run("sample"), taxonomy=taxonomy)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r"])
+@pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠"])
 def test_no_cell_of_a_csv_runs_as_a_formula(first: str) -> None:
     frame = pd.DataFrame({"title": [f"{first}1+1", "plain"], "alpha": [-0.5, 1.0]})
     rows = list(csv.reader(io.StringIO(csv_bytes(frame).decode("utf-8"), newline="")))

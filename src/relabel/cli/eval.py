@@ -77,8 +77,11 @@ def register(app: typer.Typer) -> None:
 
 
 def _write(path: Path, text: str) -> None:
+    from relabel.run import replacing
+
     try:
-        path.write_text(text + "\n", encoding="utf-8")
+        with replacing(path) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise DataError(
             f"cannot write the eval document {path} ({error.strerror}); give --json another path"
@@ -93,6 +96,11 @@ def _show(document: EvalDocument, console: Console) -> None:
     for reason, count in document.unmatched.items():
         if count:
             console.print(f"{count:,} {_UNMATCHED[reason]}")
+    if document.text_changed:
+        console.print(f"{document.text_changed:,} of the matched tasks have another text in the gold than in the run")
+    for setting, count in document.unanswered.items():
+        if count:
+            console.print(f"{count:,} of {document.asked:,} asked tasks have no {setting} label in the run")
     console.print()
     console.print(Text("Verdict", style="bold"))
     for sentence in document.verdict.splitlines():

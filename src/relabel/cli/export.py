@@ -30,7 +30,7 @@ def export(
         typer.Option(help="ons-ashe-2024 (the default), ons-ashe-2025-medians or FILE.csv; uk-soc2020 only."),
     ] = None,
     allow_partial: Annotated[
-        bool, typer.Option("--allow-partial", help="Export a run that is not complete; every file then says so.")
+        bool, typer.Option("--allow-partial", help="Export a run that labelled a part only; every file says so.")
     ] = False,
 ) -> None:
     """Write score tables, a page a group, tasks, sources, methodology and a data package into a folder."""
@@ -51,9 +51,10 @@ def export(
     table = done.table
     counts = table.describe()["counts"]
     typer.echo(f"{done.files:,} files ({done.size / 1e6:.1f} MB) in {out}")
+    thin = f" and {counts['thin']:,} thin" if counts["thin"] else ""
     typer.echo(
         f"{table.run}, method {table.method}, {SYSTEM_NAMES[table.taxonomy]}: {counts['scored']:,} of "
-        f"{counts['groups']:,} codes scored from {counts['tasks_labelled']:,} of {counts['tasks_listed']:,} tasks"
+        f"{counts['groups']:,} codes scored{thin} from {counts['tasks_labelled']:,} of {counts['tasks_listed']:,} tasks"
     )
     if table.note:
         typer.echo(table.note)

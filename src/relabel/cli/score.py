@@ -43,7 +43,8 @@ def score(
 ) -> None:
     """Score occupations: alpha, beta and gamma by code, with coverage, pay and percentiles."""
     from relabel.run import open_run
-    from relabel.scoring.table import json_bytes, require_suffix, score_table, table_json, write_table
+    from relabel.scoring.files import json_bytes, require_suffix, table_json, write_table
+    from relabel.scoring.table import score_table
 
     if out is not None:
         require_suffix(out)
@@ -61,29 +62,32 @@ def score(
 def _show(table: ScoreTable) -> None:
     from relabel.scoring.options import SYSTEM_NAMES
 
-    labelled = int(table.task_values["labelled"].sum())
+    counts = table.describe()["counts"]
+    thin = f" and {counts['thin']:,} thin" if counts["thin"] else ""
     typer.echo(
-        f"{table.run}, method {table.method}, {SYSTEM_NAMES[table.taxonomy]}: {table.scored:,} of {len(table.frame):,} "
-        f"codes scored from {labelled:,} of {len(table.task_values):,} tasks of {table.tasks}, weights {table.weights}"
+        f"{table.run}, method {table.method}, {SYSTEM_NAMES[table.taxonomy]}: {counts['scored']:,} of "
+        f"{counts['groups']:,} codes scored{thin} from {counts['tasks_labelled']:,} of {counts['tasks_listed']:,} tasks "
+        f"of {table.tasks}, weights {table.weights}"
     )
     if table.note:
         typer.echo(table.note)
     if table.labels_unmatched:
         typer.echo(f"{table.labels_unmatched:,} labelled tasks of the run are not in {table.tasks} and left out")
-    scored = table.frame[table.frame["alpha"].notna()]
-    scored = scored.sort_values(["gamma", "alpha", "code"], ascending=[False, False, True])
-    typer.echo(f"\n{'code':<11}{'alpha':>6}{'beta':>7}{'gamma':>7}{'tasks':>7}{'coverage':>10}  title")
-    for number, row in enumerate(scored.to_dict("records")):
-        if _SHOWN <= number < len(scored) - _SHOWN:
+    if table.half_labelled:
+        typer.echo(f"{table.half_labelled:,} tasks have some of their labels only and count as unlabelled")
+    measures = ["alpha", "beta", "gamma"]
+    rows = table.frame[table.frame["status"].str.startswith("scored")]
+    rows = rows.sort_values(["gamma", "alpha", "code"], ascending=[False, False, True])
+    typer.echo(f"\n{'code':<11}{'alpha':>7}{'beta':>7}{'gamma':>7}{'tasks':>7}{'coverage':>10}  title")
+    for number, row in enumerate(rows.to_dict("records")):
+        if _SHOWN <= number < len(rows) - _SHOWN:
             if number == _SHOWN:
                 typer.echo("...")
             continue
-        typer.echo(
-            f"{row['code']:<11}{row['alpha']:>6.3f}{row['beta']:>7.3f}{row['gamma']:>7.3f}{row['tasks']:>7,}"
-            f"{row['coverage']:>10.0%}  {row['title']}"
-        )
-    missing = table.frame[table.frame["alpha"].isna()]
-    if len(missing):
-        shown = ", ".join(str(code) for code in missing["code"].head(8))
-        more = f" and {len(missing) - 8:,} more" if len(missing) > 8 else ""
-        typer.echo(f"\nunscored: {shown}{more} (the column status says why)")
+        shown = "".join(f"{'-' if row[m] != row[m] else format(row[m], '.3f'):>7}" for m in measures)
+        typer.echo(f"{row['code']:<11}{shown}{row['tasks']:>7,}{row['coverage']:>10.0%}  {row['title']}")
+    for kind in ("thin", "unscored"):
+        codes = [str(code) for code in table.frame.loc[table.frame["status"].str.startswith(kind), "code"]]
+        if codes:
+            more = f" and {len(codes) - 8:,} more" if len(codes) > 8 else ""
+            typer.echo(f"\n{kind}: {', '.join(codes[:8])}{more} (the column status says why)")

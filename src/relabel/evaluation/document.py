@@ -83,9 +83,9 @@ class SettingMetrics(_Part):
 
 
 class MeasureAgreement(_Part):
-    """Agreement on a measure's task values (0, 0.5 or 1).
+    """Agreement on a measure's task values (0-1).
 
-    The values follow from the codes, as in a score: an incoherent pair is E1, and has gamma 1.
+    The values follow from the codes of both sides by the run's rubric, as in a score: an incoherent pair is E1.
 
     Attributes:
         agreement: Share of tasks with equal values.
@@ -152,11 +152,16 @@ class MajorityClass(_Part):
         label: That label; of several, the one of lowest exposure.
         accuracy: Its share in the gold.
         kappa: 0, or null where the gold holds one label only.
+        difference: The run's accuracy less this one.
+        difference_se: Standard error of the difference, paired by task and clustered by occupation; null for fewer than
+            two occupations.
     """
 
     label: str
     accuracy: float
     kappa: float | None
+    difference: float
+    difference_se: float | None
 
 
 class Yardsticks(_Part):
@@ -181,6 +186,9 @@ class EvalDocument(_Part):
         gold_sha256: Hash of the gold's labels.
         matched: Tasks with a label on both sides in at least one setting.
         unmatched: All other tasks of either side, by reason.
+        asked: Tasks that the run was asked to label.
+        unanswered: Those of them without a label, by setting; three-way counts tasks without a code.
+        text_changed: Matched tasks whose text in the run's list is not the gold's; null where the texts are not at hand.
         settings: Agreement by setting.
         measures: Agreement by measure.
         occupations: Agreement on occupation means.
@@ -195,6 +203,9 @@ class EvalDocument(_Part):
     gold_sha256: str
     matched: int
     unmatched: Mapping[UnmatchedReason, int]
+    asked: int
+    unanswered: Mapping[SettingName, int]
+    text_changed: int | None
     settings: Mapping[SettingName, SettingMetrics]
     measures: Mapping[Measure, MeasureAgreement]
     occupations: Occupations

@@ -22,10 +22,10 @@ from relabel.evaluation.document import (
     Yardsticks,
 )
 from relabel.evaluation.gold import Gold
-from relabel.evaluation.matching import COLUMNS, Match, match
+from relabel.evaluation.matching import COLUMNS, Match, asked, match, text_changed
 from relabel.evaluation.verdict import verdict
-from relabel.rubric import MEASURES, Measure
-from relabel.run import Run
+from relabel.rubric import MEASURES, Measure, Rubric
+from relabel.run import Run, measures_of
 
 _NEEDS: Mapping[Measure, SettingName] = {"alpha": "strict", "beta": "three-way", "gamma": "with-tools"}
 
@@ -45,8 +45,12 @@ def evaluate(run: Run, gold: Gold) -> EvalDocument:
     """
     matched = match(run, gold)
     settings: dict[SettingName, SettingMetrics] = {s: _setting_metrics(matched.table, s) for s in matched.settings}
-    majority: dict[SettingName, MajorityClass] = {s: _majority(found) for s, found in settings.items() if found.n}
-    values: dict[Measure, pd.DataFrame] = {m: _task_values(matched.table, m) for m in MEASURES if _NEEDS[m] in settings}
+    majority: dict[SettingName, MajorityClass] = {
+        s: _majority(found, matched.table, s) for s, found in settings.items() if found.n
+    }
+    by_measure = _task_values(matched.table, run.rubric)
+    values: dict[Measure, pd.DataFrame] = {m: by_measure[m] for m in MEASURES if _NEEDS[m] in settings}
+    total, unanswered = asked(run)
     is_gold = run.folder is None and run.ref == gold.name
     return EvalDocument(
         run=run.ref,
@@ -54,44 +58,69 @@ def evaluate(run: Run, gold: Gold) -> EvalDocument:
         gold_sha256=gold.sha256,
         matched=len(matched.table),
         unmatched=matched.unmatched,
+        asked=total,
+        unanswered=unanswered,
+        text_changed=text_changed(run, gold, matched.table),
         settings=settings,
         measures={m: _measure_agreement(v) for m, v in values.items()},
         occupations=_occupations(matched, values),
         coherence=_coherence(run),
         yardsticks=Yardsticks(majority=majority),
         sources=Sources(run=run.manifest.sources, gold=(gold.source,)),
-        verdict=verdict(settings, majority, model=run.manifest.model, is_gold=is_gold),
+        verdict=verdict(
+            settings,
+            majority,
+            model=run.manifest.model,
+            is_gold=is_gold,
+            unanswered={s: count / total for s, count in unanswered.items() if count},
+        ),
     )
 
 
 def _setting_metrics(table: pd.DataFrame, setting: SettingName) -> SettingMetrics:
     scale = SCALES[setting]
-    sides = table[[f"{COLUMNS[setting]}_gold", f"{COLUMNS[setting]}_run"]].dropna()
-    gold, run = (sides[column] for column in sides.columns)
-    if setting != "three-way":
-        gold, run = (side.map({False: scale[0], True: scale[1]}) for side in (gold, run))
-    return metrics.setting_metrics(metrics.confusion_matrix(gold.to_numpy(), run.to_numpy(), scale), scale)
+    sides = _sides(table, setting)
+    return metrics.setting_metrics(
+        metrics.confusion_matrix(sides["gold"].to_numpy(), sides["run"].to_numpy(), scale), scale
+    )
 
 
-def _majority(found: SettingMetrics) -> MajorityClass:
+def _sides(table: pd.DataFrame, setting: SettingName) -> pd.DataFrame:
+    """Labels of tasks that both sides have one for, columns `gold` and `run`, index of the table."""
+    scale = SCALES[setting]
+    sides = table[[f"{COLUMNS[setting]}_gold", f"{COLUMNS[setting]}_run"]].set_axis(["gold", "run"], axis=1).dropna()
+    if setting == "three-way":
+        return sides
+    return sides.apply(lambda side: side.map({False: scale[0], True: scale[1]}))
+
+
+def _majority(found: SettingMetrics, table: pd.DataFrame, setting: SettingName) -> MajorityClass:
     label = max(found.prevalence.gold, key=lambda name: found.prevalence.gold[name])
     share = found.prevalence.gold[label]
-    return MajorityClass(label=label, accuracy=share, kappa=None if share == 1 else 0.0)
+    sides = _sides(table, setting)
+    # Paired by task: where both are right or both wrong, the task says nothing about the difference.
+    ahead = (sides["run"] == sides["gold"]).to_numpy().astype(float) - (sides["gold"] == label).to_numpy().astype(float)
+    return MajorityClass(
+        label=label,
+        accuracy=share,
+        kappa=None if share == 1 else 0.0,
+        difference=float(ahead.mean()),
+        difference_se=metrics.clustered_se(ahead, table.loc[sides.index, "onet_soc_code"].to_numpy()),
+    )
 
 
-def _task_values(table: pd.DataFrame, measure: Measure) -> pd.DataFrame:
-    """Values (0, 0.5, 1) of tasks known on both sides, columns `run` and `gold`, index of the table.
+def _task_values(table: pd.DataFrame, rubric: Rubric) -> dict[Measure, pd.DataFrame]:
+    """Values of tasks known on both sides by measure, columns `run` and `gold`, index of the table.
 
-    They are those of the published codes: strict exposure gives alpha, and since strict exposed means E1, an incoherent
-    pair has gamma 1; beta is the mean of both.
+    Both sides take the values that the run's rubric gives to codes.
     """
-    sides: dict[str, pd.Series] = {}
-    for side in ("run", "gold"):
-        strict, with_tools = table[f"strict_{side}"], table[f"with_tools_{side}"]
-        alpha = strict.astype("Float64")
-        gamma = (with_tools | strict.fillna(False)).where(with_tools.notna()).astype("Float64")
-        sides[side] = {"alpha": alpha, "beta": (alpha + gamma) / 2, "gamma": gamma}[measure]
-    return pd.DataFrame(sides).dropna().astype("float64")
+    sides = {
+        side: measures_of(
+            rubric, table[[f"strict_{side}", f"with_tools_{side}"]].set_axis(["strict", "with_tools"], axis=1)
+        )
+        for side in ("run", "gold")
+    }
+    return {m: pd.DataFrame({side: values[m] for side, values in sides.items()}).dropna() for m in MEASURES}
 
 
 def _measure_agreement(values: pd.DataFrame) -> MeasureAgreement:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,8 @@ from relabel.errors import ColumnError, DataError
 from relabel.rubric import CODES
 from relabel.run import PUBLISHED, Run, SourceUse, open_run
 from relabel.settings import asset_dir
+from relabel.sources.fetch import sha256_of
+from relabel.sources.user_csv import read_user_csv
 
 GOLD_NAMES = (*PUBLISHED, "sample")
 """Golds that go by name; any other is the path of a CSV file."""
@@ -130,52 +131,26 @@ def read_gold_csv(path: Path) -> Gold:
         DataError: The file cannot be read, or a row is bad; the message names the line and what is wrong.
         ColumnError: A column is missing.
     """
-    try:
-        raw = path.read_bytes()
-        text = raw.decode("utf-8-sig")
-    except OSError as error:
-        advice = f"give the path of a CSV file, or one of {', '.join(GOLD_NAMES)}"
-        raise DataError(f"the gold {path} cannot be read ({error.strerror}); {advice}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not in UTF-8 (byte {error.start}); save it again as CSV in UTF-8") from error
-    lines = _records(path, text)
-    header = [cell.strip().replace("-", "_") for cell in next(lines, (1, []))[1]]
+    advice = f"give the path of a CSV file, or one of {', '.join(GOLD_NAMES)}"
+    file = read_user_csv(path, rows_are="each labelled task", advice=advice)
+    # The setting is called with-tools elsewhere, so the column is taken under both names.
+    header = [name.replace("-", "_") for name in file.header]
     _check_header(path, header)
     coded = "onet_soc_code" in header
     advice = "ids must be unique" + (" within an occupation" if coded else ", or the file needs a column onet_soc_code")
     rows: list[tuple[object, ...]] = []
     seen: dict[tuple[str, str], int] = {}
-    for number, cells in lines:
-        if len(cells) != len(header):
-            count = f"{len(cells)} cells where the header has {len(header)}"
-            raise DataError(f"{path} line {number} has {count}; mend the line")
-        row = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
+    for number, cells in file.rows:
+        row = {name.replace("-", "_"): cell.strip() for name, cell in cells.items()}
         key = (_id(path, number, row, "onet_soc_code") if coded else "", _id(path, number, row, "task_id"))
         if key in seen:
             raise DataError(f"{path} line {number} repeats the task id {key[1]!r} of line {seen[key]}; {advice}")
         seen[key] = number
         rows.append((key[1], key[0] or None, *_labels(path, number, row)))
-    if not rows:
-        raise DataError(f"{path} holds no labelled task below its header; fill it or give another gold")
     table = pd.DataFrame(rows, columns=["task_id", "onet_soc_code", *_LABEL_COLUMNS])
     table = table.astype({"task_id": "str", "onet_soc_code": "str"})
-    source = SourceUse(source="file", file=str(path), sha256=hashlib.sha256(raw).hexdigest())
+    source = SourceUse(source="file", file=path.name, sha256=sha256_of(path))
     return make_gold(str(path), table, source)
-
-
-def _records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """Records that are not blank, each with the number of its first line; a quoted cell may hold line breaks."""
-    # str.splitlines would also break at form feeds and Unicode separators, which are plain characters to CSV.
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    reader = csv.reader((line + "\n" for line in lines), strict=True)
-    start = 1
-    try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                yield start, cells
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise DataError(f"{path} line {start} is not CSV ({error}); mend the line") from error
 
 
 def _check_header(path: Path, header: list[str]) -> None:
@@ -225,7 +200,7 @@ def _labels(path: Path, number: int, row: Mapping[str, str]) -> tuple[str | None
 
 def _sample_source() -> SourceUse:
     path = asset_dir("data") / "sample" / "gold.csv"
-    return SourceUse(source="sample", file=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    return SourceUse(source="sample", file=path.name, sha256=sha256_of(path))
 
 
 def _hash(table: pd.DataFrame) -> str:

@@ -11,7 +11,9 @@ from relabel.errors import DataError
 from relabel.evaluation.document import SCALES, SettingName, UnmatchedReason
 from relabel.evaluation.gold import Gold, labelled
 from relabel.rubric import CODES
-from relabel.run import Run
+from relabel.run import PUBLISHED, Run
+from relabel.sources import fetch, registry
+from relabel.task import is_onet_release, task_table
 
 COLUMNS: Mapping[SettingName, str] = {"strict": "strict", "with-tools": "with_tools", "three-way": "code"}
 """Column of a setting's label in a coded table."""
@@ -110,6 +112,47 @@ def match(run: Run, gold: Gold) -> Match:
             f"tasks lack one in the run, {unmatched['no-label-in-gold']:,} in the gold; complete the run or the gold"
         )
     return Match(both[usable].drop(columns="side").reset_index(drop=True), settings, unmatched)
+
+
+def asked(run: Run) -> tuple[int, Mapping[SettingName, int]]:
+    """How many tasks the run was asked to label, and how many of them have no label, by setting.
+
+    Tasks that no one got to, because the run was stopped, are known by the manifest's count alone.
+    """
+    table = _of_run(run)
+    labels = len(run.manifest.settings) * int(run.manifest.parameters.get("samples") or 1)
+    total = max(len(table), -(-run.manifest.counts.asked // labels) if labels else 0)
+    return total, {s: total - int(table[COLUMNS[s]].notna().sum()) for s in run_settings(run)}
+
+
+def text_changed(run: Run, gold: Gold, table: pd.DataFrame) -> int | None:
+    """Matched tasks whose text in the run's task list is not the one that the gold was labelled by.
+
+    Args:
+        run: The run.
+        gold: The gold.
+        table: As `Match.table`.
+
+    Returns:
+        The count; None where the texts are not at hand, as for files of a user's own. Nothing is fetched for it.
+    """
+    lists = run.manifest.tasks, "eloundou-2023" if gold.name in PUBLISHED else gold.name
+    if lists[0] == lists[1]:
+        return 0
+    if not all(_is_at_hand(name) for name in lists):
+        return None
+    texts = [task_table(name).set_index(_KEYS)["text"].str.split().str.join(" ") for name in lists]
+    keys = pd.MultiIndex.from_frame(table[_KEYS])
+    ours, theirs = (text.reindex(keys).to_numpy() for text in texts)
+    return int(((ours != theirs) & pd.notna(ours) & pd.notna(theirs)).sum())
+
+
+def _is_at_hand(tasks: str) -> bool:
+    roles = {"labels"} if tasks == "eloundou-2023" else {"tasks", "occupations", "task-ratings"}
+    if tasks != "eloundou-2023" and not is_onet_release(tasks):
+        return False
+    needed = {file.name for file in registry.get_source(tasks).files if file.role in roles}
+    return all(check.state == "ok" for check in fetch.verify([tasks]) if check.file in needed)
 
 
 def _of_run(run: Run) -> pd.DataFrame:

@@ -198,6 +198,25 @@ def pearson(first: Values, second: Values) -> float | None:
     return _finite(np.clip(np.corrcoef(first, second)[0, 1], -1, 1))
 
 
+def clustered_se(values: Values, clusters: npt.ArrayLike) -> float | None:
+    """Standard error of a mean when values of one cluster are not independent.
+
+    Args:
+        values: Values, shape (n,).
+        clusters: Cluster of each value, shape (n,), such as its occupation.
+
+    Returns:
+        The error; None for fewer than two clusters.
+
+    Source: Liang and Zeger 1986, doi:10.1093/biomet/73.1.13, with the factor G / (G - 1) for G clusters.
+    """
+    names, places = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
+    if len(names) < 2:
+        return None
+    summed = np.bincount(places, weights=values - values.mean())
+    return _finite(np.sqrt(len(names) / (len(names) - 1) * (summed**2).sum()) / len(values))
+
+
 def _several_labels(counts: Counts) -> bool:
     return int((counts.sum(axis=0) + counts.sum(axis=1) > 0).sum()) > 1
 

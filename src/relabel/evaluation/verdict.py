@@ -6,10 +6,14 @@ from collections.abc import Mapping
 
 from relabel.evaluation.document import MajorityClass, SettingMetrics, SettingName
 
-FEW_TASKS = 100
+FEW_TASKS = 400
 """Below this number of tasks the figures are called rough."""
 NO_AGREEMENT = 0.05
 """A kappa up to this is taken as no agreement beyond chance."""
+CLEAR = 2.0
+"""Standard errors by which accuracies must differ to be told apart."""
+EMBEDDED = "local"
+"""Name of the embedded model."""
 
 _STRENGTH = ((0.2, "slight"), (0.4, "fair"), (0.6, "moderate"), (0.8, "substantial"))
 
@@ -33,22 +37,24 @@ def verdict(
     *,
     model: str,
     is_gold: bool = False,
+    unanswered: Mapping[SettingName, float] | None = None,
 ) -> str:
     """Say what the figures mean.
 
     Args:
         settings: Figures by setting.
         majority: The yardstick by setting; absent for a setting without a compared task.
-        model: The run's model; the name of the embedded one starts with `local`.
+        model: The run's model; `local` is the embedded one.
         is_gold: True when the run is the gold itself.
+        unanswered: Share (0-1) of the asked tasks without a label, by setting; settings that lack none may be absent.
 
     Returns:
         One sentence a line.
     """
     if is_gold:
         return "The run is the gold itself: full agreement says nothing about it."
-    said: list[str] = []
-    if model.startswith("local"):
+    said = _gaps(unanswered or {})
+    if model == EMBEDDED:
         said.append("The embedded model only tries the pipeline: its labels are no better than guessing.")
     for name, found in settings.items():
         words = _setting(found, majority[name]) if name in majority else "no task has a label on both sides"
@@ -59,6 +65,19 @@ def verdict(
     return "\n".join(said)
 
 
+def _gaps(unanswered: Mapping[SettingName, float]) -> list[str]:
+    """What is missing, said of each setting, or once where all settings lack the same."""
+    missing = {name: share for name, share in unanswered.items() if share > 0}
+    if {"strict", "with-tools"} <= set(missing) and len(set(missing.values())) == 1:
+        return [_gap("", next(iter(missing.values())))]
+    return [_gap(f"{name} ", share) for name, share in missing.items() if name != "three-way" or len(missing) == 1]
+
+
+def _gap(setting: str, share: float) -> str:
+    shown = f"{100 * share:.0f} %" if share >= 0.01 else "Under 1 %"
+    return f"{shown} of the asked tasks have no {setting}label: the figures speak for the rest only."
+
+
 def _setting(found: SettingMetrics, majority: MajorityClass) -> str:
     accuracy, kappa, n = found.accuracy or 0.0, found.kappa, f"n={found.n:,}"
     always, against = f"always answering {majority.label}", f"{figure(accuracy)} against {figure(majority.accuracy)}"
@@ -66,9 +85,13 @@ def _setting(found: SettingMetrics, majority: MajorityClass) -> str:
         reached = f"accuracy {figure(accuracy)}, {n}"
         return f"the gold says {majority.label} throughout, so this cannot be told from {always} ({reached})"
     if kappa is None or kappa <= NO_AGREEMENT:
-        better = "hardly" if accuracy > majority.accuracy else "no"
-        return f"{better} better than {always} (accuracy {against}, kappa {figure(kappa)}, {n})"
-    beyond = f"agreement beyond chance is {strength(kappa)} (kappa {figure(kappa)}, {n})"
-    if accuracy <= majority.accuracy:
-        return f"in accuracy no better than {always} ({against}), though {beyond}"
-    return f"better than {always} (accuracy {against}); {beyond}"
+        beyond = f"no agreement beyond chance (kappa {figure(kappa)}, {n})"
+    else:
+        beyond = f"agreement beyond chance is {strength(kappa)} (kappa {figure(kappa)}, {n})"
+    noise = None if majority.difference_se is None else CLEAR * majority.difference_se
+    if noise is not None and majority.difference > noise:
+        return f"better than {always} (accuracy {against}); {beyond}"
+    if noise is not None and majority.difference < -noise:
+        return f"in accuracy worse than {always} ({against}); {beyond}"
+    tasks = f"{found.n:,} task{'' if found.n == 1 else 's'}"
+    return f"cannot be told from {always} on {tasks} (accuracy {against}); {beyond}"

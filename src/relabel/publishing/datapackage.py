@@ -42,13 +42,15 @@ class Column(NamedTuple):
     enum: tuple[str, ...] | None = None
 
 
-_NOTE = Column("string", "Note", "SAMPLE or PARTIAL and what it means, where the table is either; else empty.")
+_NOTE = Column("string", "Note", "SAMPLE, PARTIAL or a missing measure and what it means; else empty.")
 _SHARE = "share (0-1)"
 
 OCCUPATION_COLUMNS: Mapping[str, Column] = {
     "code": Column("string", "Code", "Code of the group in the taxonomy of the export.", required=True),
     "title": Column("string", "Title", "Title of the group in that taxonomy.", required=True),
-    "alpha": Column("number", "Alpha", "Strict exposure: E1. Empty where unscored.", _SHARE, 0, 1),
+    "alpha": Column(
+        "number", "Alpha", "Strict exposure: E1. Empty where unscored or not asked; the note says.", _SHARE, 0, 1
+    ),
     "beta": Column("number", "Beta", "Mean of alpha and gamma: E1 and half of E2.", _SHARE, 0, 1),
     "gamma": Column("number", "Gamma", "Exposure with tools: E1 and E2.", _SHARE, 0, 1),
     "strict_10": Column("number", "Strict score", "10 x alpha, one decimal, half up.", "score (0-10)", 0, 10),
@@ -64,7 +66,13 @@ OCCUPATION_COLUMNS: Mapping[str, Column] = {
         1,
         required=True,
     ),
-    "status": Column("string", "Status", "scored, or unscored with the reason.", required=True),
+    "status": Column(
+        "string",
+        "Status",
+        "scored; or thin with the reason, where less than half of the task weight has labels: the score stands, but has no "
+        "percentile; or unscored with the reason.",
+        required=True,
+    ),
     "employees": Column("integer", "Jobs", "Number of employee jobs; empty where suppressed or unknown.", "jobs", 0),
     "median_pay_gbp": Column(
         "number", "Median pay", "Median gross annual pay; empty where suppressed or unknown.", "GBP a year", 0
@@ -78,13 +86,15 @@ OCCUPATION_COLUMNS: Mapping[str, Column] = {
     "percentile_alpha": Column(
         "integer",
         "Percentile, strict",
-        "Position by alpha, ties in the order of the codes: groups before it of 100 scored ones.",
+        "Share of the scored groups with a lower alpha; under the method site-2026 the position of the group, ties in the "
+        "order of the codes. Empty where the status is not scored.",
         "percent",
         0,
         100,
     ),
     "percentile_gamma": Column("integer", "Percentile, with tools", "The same by gamma.", "percent", 0, 100),
     "pay_source": Column("string", "Source of pay", "Where jobs and pay of this row come from."),
+    "pay_status": Column("string", "Gaps of pay", "Why jobs or median pay are missing; empty where neither is."),
     "note": _NOTE,
 }
 

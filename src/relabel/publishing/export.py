@@ -1,19 +1,22 @@
-"""An export: the folder of tables and pages that a site takes, made whole or not at all.
+"""An export: the folder of tables and pages that a site takes.
 
     DIR/occupations.csv|json|parquet    the score table
-    DIR/occupations/CODE.json           one page a group: score, O*NET codes, tasks, answers
+    DIR/occupations/CODE.json           one page a group: score, O*NET-SOC codes behind it, tasks under both readings
+    DIR/onet/CODE.json                  one page an O*NET-SOC code: tasks with readings, rationales, keys of the answers
     DIR/tasks.csv|parquet               all tasks with their codes and readings
     DIR/sources.json                    files, checksums, licences, citations
     DIR/methodology.json                method, weights, bridge, rubric, prompt, model, counts
     DIR/datapackage.json                all of it described (Frictionless)
 
-The same run gives the same bytes: nothing here asks the clock, and dates are those of the run.
+The same run gives the same bytes as long as pandas and pyarrow stay the same: nothing here asks the clock, and dates are
+those of the run.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -27,40 +30,18 @@ from relabel.publishing.datapackage import (
     resource,
     table_schema,
 )
-from relabel.publishing.occupation import answers_by_task, occupation_pages, task_frame
-from relabel.run import Manifest, Run
-from relabel.scoring.options import METHOD_NOTES, SAMPLE, SYSTEM_NAMES, WEIGHT_NOTES, Method, Taxonomy, Weights
-from relabel.scoring.table import (
-    ScoreTable,
-    csv_bytes,
-    is_partial,
-    json_bytes,
-    parquet_bytes,
-    run_name,
-    score_table,
-    table_json,
-)
-from relabel.sources import registry
+from relabel.publishing.methodology import describe, methodology, source_entries
+from relabel.publishing.occupation import Pages, answers_by_task, onet_path, task_frame
+from relabel.run import Run
+from relabel.scoring.files import csv_bytes, json_bytes, parquet_bytes, table_json
+from relabel.scoring.options import SYSTEM_NAMES, Method, Taxonomy, Weights
+from relabel.scoring.table import ScoreTable, is_partial, run_name, score_table
 
-EXPORT_FORMAT = 1
+EXPORT_FORMAT = 2
 """Counts up when the layout of an export changes."""
 
 _PACKAGE = "datapackage.json"
-_PARAMETERS = ("sample", "seed", "occupations", "samples", "examples")
-_OWN = {
-    SAMPLE: {
-        "title": "The sample of relabel: invented tasks, labels, jobs and pay on real codes",
-        "publisher": "relabel",
-        "licence": "MIT",
-        "citation": "Codes, titles and crosswalks: O*NET, USDOL/ETA (CC BY 4.0); US Bureau of Labor Statistics (public "
-        "domain); Office for National Statistics (Open Government Licence v3.0). All else: relabel.",
-    },
-    "pay-file": {
-        "title": "Jobs and pay given as a file by the maker of this export",
-        "publisher": "not stated",
-        "licence": "not stated",
-    },
-}
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 
 
 @dataclass(frozen=True)
@@ -93,7 +74,8 @@ def export_run(
 ) -> Export:
     """Score a run and write its export.
 
-    The folder is built beside its place and moved there when it is whole; an earlier export in its place goes.
+    The folder is built beside its place and moved there when it is whole. An earlier export in its place is moved aside
+    first and deleted last, so a machine that fails between the two moves leaves it beside, as `.NAME.NUMBER.old`.
 
     Args:
         run: The run.
@@ -103,10 +85,10 @@ def export_run(
         weights: How tasks weigh within their occupation.
         tasks: Task list that gives texts, types and importance.
         pay: Source of pay.
-        allow_partial: Export a run that is not complete; every file then says so.
+        allow_partial: Export a run that is not complete, or labelled a part of the task list; every file then says so.
 
     Raises:
-        IncompleteRunError: The run is not complete and `allow_partial` is not set.
+        IncompleteRunError: The run is not complete or labelled a part of the list, and `allow_partial` is not set.
         UsageError: The folder is in use for something else, or the choices do not go together.
         DataError: The folder cannot be written, or labels or sources are missing or malformed.
     """
@@ -116,12 +98,21 @@ def export_run(
             "with the same `relabel run`, or export it as it is with --allow-partial"
         )
     folder = out.resolve()
+    if not folder.name:
+        raise UsageError(f"{out} is the root of the file system; give a folder of its own to --out")
     building = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
         _require_free(folder, out)
         building.mkdir(parents=True)
         try:
             table = score_table(run, method=method, taxonomy=taxonomy, weights=weights, tasks=tasks, pay=pay)
+            if table.partial and not allow_partial:
+                labelled, listed = int(table.task_values["labelled"].sum()), len(table.task_values)
+                raise IncompleteRunError(
+                    f"the run {run.ref} labelled {labelled:,} of the {listed:,} tasks of {table.tasks}, which is too few "
+                    "for a table of all occupations; label the rest with `relabel run`, or export it as it is with "
+                    "--allow-partial"
+                )
             files, size = _build(building, run, table)
             _move_into_place(building, folder)
         finally:
@@ -201,12 +192,17 @@ def _build(folder: Path, run: Run, table: ScoreTable) -> tuple[int, int]:
     write("sources.json", json_bytes(marks | {"sources": sources}), "Sources: files, checksums, licences, citations")
     method = methodology(run, table)
     write("methodology.json", json_bytes(method), "Method, weights, bridge, rubric, model, counts")
-    for code, page in occupation_pages(table, tasks, answers):
+    pages = Pages(table, tasks, answers)
+    for code, page in pages.groups():
+        _require_code(code)
         write(f"occupations/{code}.json", json_bytes(page, indent=None), f"{code} {page['title']}")
+    for code, page in pages.occupations():
+        _require_code(code)
+        write(onet_path(code), json_bytes(page, indent=None), f"{code} {page['title']}")
     package = data_package(
         name=f"relabel-{run_name(run)}-{table.taxonomy}-{table.method}",
         title=f"Exposure of occupations ({SYSTEM_NAMES[table.taxonomy]}) to language models, labels by {table.model}",
-        description=_description(table),
+        description=describe(table),
         created=run.manifest.ended_at or run.manifest.started_at,
         sources=sources,
         resources=entries,
@@ -217,99 +213,9 @@ def _build(folder: Path, run: Run, table: ScoreTable) -> tuple[int, int]:
     return len(entries) + 1, sum(entry["bytes"] for entry in entries) + len(content)
 
 
-def _description(table: ScoreTable) -> str:
-    counts = table.describe()["counts"]
-    text = (
-        f"{counts['scored']:,} of {counts['groups']:,} groups scored, from {counts['tasks_labelled']:,} labelled tasks "
-        f"of {counts['tasks_listed']:,} in {table.tasks}. {_method_text(table)}"
-    )
-    return f"{table.note}. {text}" if table.note else text
-
-
-def _method_text(table: ScoreTable) -> str:
-    if table.sample:
-        return f"Method {table.method} by the sample's own bridge, in one step from O*NET-SOC codes to UK groups."
-    return METHOD_NOTES[table.method]
-
-
-def source_entries(table: ScoreTable) -> list[dict[str, Any]]:
-    """What `sources.json` says: each source that went into the table with its licence, citation and files.
-
-    Raises:
-        DataError: The registry cannot be read.
-    """
-    known = registry.load_registry()
-    files: dict[str, list[dict[str, Any]]] = {}
-    for use in table.sources:
-        entry = use.model_dump(mode="json", exclude_none=True)
-        source = known.get(use.source)
-        note = next((f.note for f in source.files if f.name == use.file), "") if source else ""
-        if note:
-            entry["note"] = note
-        files.setdefault(entry.pop("source"), []).append(entry)
-    entries: list[dict[str, Any]] = []
-    for source_id in sorted(files):
-        source = known.get(source_id)
-        if source is not None:
-            fields = source.model_dump(mode="json", include={*_SOURCE_FIELDS})
-        else:
-            own = _OWN.get(source_id, {"title": source_id, "publisher": "not stated", "licence": "not stated"})
-            fields = dict.fromkeys(_SOURCE_FIELDS, "") | own | {"id": source_id}
-        entries.append(fields | {"files": files[source_id]})
-    return entries
-
-
-_SOURCE_FIELDS = ("id", "title", "publisher", "release", "licence", "citation", "homepage", "notes")
-
-
-def methodology(run: Run, table: ScoreTable) -> dict[str, Any]:
-    """What `methodology.json` says: how the labels and the scores were made, and from how much."""
-    manifest: Manifest = run.manifest
-    about = table.describe()
-    rebuilt = [use.file for use in table.sources if use.copy_status not in {None, "official"}]
-    caveats = [
-        f"{name} is not the publisher's own file but a copy put together again; see sources.json" for name in rebuilt
-    ]
-    if table.taxonomy == "uk-soc2020" and not table.sample:
-        caveats.append("The publisher of the pay calls its counts of jobs indicative only.")
-    return about | {
-        "caveats": caveats,
-        "description": _description(table),
-        "score": {
-            "method": table.method,
-            "method_text": _method_text(table),
-            "taxonomy": table.taxonomy,
-            "taxonomy_name": SYSTEM_NAMES[table.taxonomy],
-            "weights": table.weights,
-            "weights_text": WEIGHT_NOTES[table.weights],
-            "rounded": table.method == "site-2026",
-            "bridge": {
-                "name": table.bridge.name,
-                "steps": [
-                    {"source": s.source, "target": s.target, "links": len(s.links), "origin": s.origin}
-                    for s in table.bridge.steps
-                ],
-            },
-            "columns": {name: column.description for name, column in OCCUPATION_COLUMNS.items()},
-        },
-        "labels": {
-            "run": run_name(run),
-            "status": manifest.status,
-            "note": manifest.note,
-            "model": manifest.model,
-            "models_returned": list(manifest.models_returned),
-            "engine": manifest.engine,
-            "package_version": manifest.package_version,
-            "git_commit": manifest.git_commit,
-            "tasks": Path(manifest.tasks).name,
-            "settings": list(manifest.settings),
-            "rubric": manifest.rubric.model_dump(mode="json"),
-            "rubric_sha256": manifest.rubric_sha256,
-            "prompt_sha256": manifest.prompt_sha256,
-            "schema_sha256": manifest.schema_sha256,
-            "parameters": {key: manifest.parameters[key] for key in _PARAMETERS if key in manifest.parameters},
-            "counts": manifest.counts.model_dump(mode="json"),
-            "started_at": manifest.started_at,
-            "ended_at": manifest.ended_at,
-        },
-    }
+def _require_code(code: str) -> None:
+    # Codes come from files that others wrote: none may lead out of the folder.
+    if not _SAFE_NAME.fullmatch(code):
+        raise DataError(
+            f"{code[:80]!r} cannot name a file of an export; correct the code in the list that it comes from"
+        )

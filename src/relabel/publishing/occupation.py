@@ -1,26 +1,43 @@
-"""The page of one occupation as data: its score, the O*NET codes and tasks behind it, and the answers behind those."""
+"""The pages of an export as data: one for each group of the taxonomy, and one for each O*NET-SOC code behind them.
+
+A group's page holds its score, the O*NET-SOC codes behind it and their tasks under both readings. What stands behind a
+task's readings (rationales, keys of the answers) is on the page of its O*NET-SOC code, once, because one code stands
+behind many groups.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from relabel.run import Run
-from relabel.scoring.table import ScoreTable, records
+from relabel.scoring.files import records
+from relabel.scoring.table import ScoreTable
 
-_TASK = ["task_id", "onet_soc_code", "title", "text", "task_type", "importance", "weight", "code"]
-_ANSWER = ["setting", "sample", "label", "rationale", "request_key", "model_returned"]
-_READING = {True: "exposed", False: "not-exposed"}
+MAIN_PART = 0.6
+"""A group's page holds the tasks of its largest codes, as many as it takes to stand for this part (0-1) of the group."""
+LARGE_SHARE = 0.1
+"""It also holds the tasks of every code that stands for at least this part (0-1) of the group."""
+
+_PLACES = 9
+
 READINGS = ("strict", "with_tools")
 """The two readings of a task's code."""
 
 TaskKey = tuple[str, str]
+Row = dict[str, Any]
+
+_TASK = ["task_id", "onet_soc_code", "title", "text", "task_type", "importance", "weight", "code"]
+_IN_GROUP = ("task_id", "onet_soc_code", "text", "code", "strict", "with_tools", "incoherent")
+_ANSWER = ["setting", "sample", "label", "rationale", "request_key", "model_returned"]
+_READING = {True: "exposed", False: "not-exposed"}
+_ABOUT = ("run", "model", "method", "taxonomy", "weights", "tasks", "sample", "partial", "note", "missing_measures")
 
 
-def answers_by_task(run: Run) -> dict[TaskKey, list[dict[str, Any]]]:
+def answers_by_task(run: Run) -> dict[TaskKey, list[Row]]:
     """The run's labels with what they can be traced by, by O*NET-SOC code and task id.
 
     Returns:
@@ -31,13 +48,13 @@ def answers_by_task(run: Run) -> dict[TaskKey, list[dict[str, Any]]]:
     labels = run.labels.assign(rank=run.labels["setting"].map(order)).sort_values(
         ["onet_soc_code", "task_id", "rank", "sample"], kind="stable"
     )
-    found: dict[TaskKey, list[dict[str, Any]]] = defaultdict(list)
+    found: dict[TaskKey, list[Row]] = defaultdict(list)
     for row in records(labels[["onet_soc_code", "task_id", *_ANSWER]]):
         found[row.pop("onet_soc_code"), row.pop("task_id")].append(row)
     return dict(found)
 
 
-def task_frame(table: ScoreTable, answers: Mapping[TaskKey, list[dict[str, Any]]]) -> pd.DataFrame:
+def task_frame(table: ScoreTable, answers: Mapping[TaskKey, list[Row]]) -> pd.DataFrame:
     """All tasks of the list with their codes and readings, sorted by O*NET-SOC code and place in the list.
 
     Args:
@@ -61,71 +78,143 @@ def task_frame(table: ScoreTable, answers: Mapping[TaskKey, list[dict[str, Any]]
     return frame.sort_values("onet_soc_code", kind="stable", ignore_index=True)
 
 
-def occupation_pages(
-    table: ScoreTable, tasks: pd.DataFrame, answers: Mapping[TaskKey, list[dict[str, Any]]]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """One page for each code of the table, unscored ones included.
+class Pages:
+    """The pages of an export.
 
     Args:
         table: A score table.
         tasks: As `task_frame` returns them.
         answers: As `answers_by_task` returns them.
-
-    Yields:
-        A code, and its page as plain values: `score` (row of the table), `onet` (O*NET codes with the share of the
-        score that each stands for, largest first), `tasks` (each with its share of the score, its code and readings,
-        and its answers), `counts`.
     """
-    by_code: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for task in records(tasks.drop(columns=["title", "request_keys", "note"])):
-        by_code[task["onet_soc_code"]].append(task)
-    behind: dict[str, list[tuple[str, float]]] = defaultdict(list)
-    for row in records(table.shares):
-        behind[row["code"]].append((row["onet_soc_code"], row["share"]))
-    occupations = {row["onet_soc_code"]: row for row in records(table.occupations.reset_index())}
-    about = {key: value for key, value in table.describe().items() if key not in {"counts", "sources"}}
-    for score in records(table.frame):
-        parts = sorted(behind.get(score["code"], []), key=lambda part: (-part[1], part[0]))
-        listed = [_task(task, share, by_code[code], answers) for code, share in parts for task in by_code[code]]
-        yield (
-            score["code"],
-            about
-            | {
+
+    def __init__(self, table: ScoreTable, tasks: pd.DataFrame, answers: Mapping[TaskKey, list[Row]]) -> None:
+        self._table, self._answers = table, answers
+        described = table.describe()
+        self._about: Row = {key: described[key] for key in _ABOUT}
+        self._tasks: dict[str, list[Row]] = defaultdict(list)
+        for task in records(tasks.drop(columns=["title", "request_keys", "note"])):
+            self._tasks[task["onet_soc_code"]].append(task)
+        self._counts = {code: _counts(listed) for code, listed in self._tasks.items()}
+        # Weight of the labelled tasks by code, summed once: a task's part of a score is its weight over this.
+        self._labelled_weight = {
+            code: sum(task["weight"] for task in listed if _is_labelled(task)) for code, listed in self._tasks.items()
+        }
+        self._scores: dict[str, Row] = {
+            row["onet_soc_code"]: row | {"title": table.occupation_titles.get(row["onet_soc_code"])}
+            for row in records(table.occupations.reset_index())
+        }
+
+    def groups(self) -> Iterator[tuple[str, Row]]:
+        """One page for each code of the table, unscored ones included.
+
+        Yields:
+            A code, and its page as plain values: `score` (row of the table), `onet` (O*NET-SOC codes with the share of
+            the score that each stands for, largest first, with the path of their own page and whether their tasks are
+            here), `tasks` (of the main codes, see `MAIN_PART`, each with its share of the score, its code and
+            readings), `tasks_left_out` (why tasks of the other codes are not here; None when all are), and `counts`
+            over the tasks of all codes.
+        """
+        behind: dict[str, list[tuple[str, float]]] = defaultdict(list)
+        for row in records(self._table.shares):
+            behind[row["code"]].append((row["onet_soc_code"], row["share"]))
+        for score in records(self._table.frame):
+            parts = sorted(behind.get(score["code"], []), key=lambda part: (-part[1], part[0]))
+            main = main_codes(parts)
+            page = {
                 "code": score["code"],
                 "title": score["title"],
                 "score": score,
                 "onet": [
-                    occupations[code] | {"title": table.occupation_titles.get(code), "share": share}
-                    for code, share in parts
+                    self._scores[code]
+                    | {"share": round(share, _PLACES), "page": onet_path(code), "tasks_here": number < main}
+                    for number, (code, share) in enumerate(parts)
                 ],
-                "tasks": listed,
-                "counts": _counts(listed),
-            },
-        )
+                "tasks": [self._in_group(task, share) for code, share in parts[:main] for task in self._tasks[code]],
+                "tasks_left_out": None
+                if main == len(parts)
+                else f"The tasks of {len(parts) - main:,} of {len(parts):,} codes are on the pages of these codes only: the "
+                f"{main:,} largest stand for {sum(share for _, share in parts[:main]):.0%} of the group.",
+                "counts": _summed([self._counts[code] for code, _ in parts]),
+            }
+            yield score["code"], self._about | page
+
+    def occupations(self) -> Iterator[tuple[str, Row]]:
+        """One page for each O*NET-SOC code of the task list, with all that stands behind its labels.
+
+        Yields:
+            A code, and its page: `score` (means, coverage), `tasks` (each with weight, code, readings and answers; a
+            published set has neither rationales nor keys, so no answers), `counts`.
+        """
+        for code in sorted(self._tasks):
+            tasks = [
+                {name: value for name, value in task.items() if name != "onet_soc_code"}
+                | {"answers": self._answers_to(code, task["task_id"])}
+                for task in self._tasks[code]
+            ]
+            page = {
+                "code": code,
+                "title": self._scores[code]["title"],
+                "score": self._scores[code],
+                "tasks": tasks,
+                "counts": self._counts[code],
+            }
+            yield code, self._about | page
+
+    def _answers_to(self, code: str, task_id: str) -> list[Row]:
+        """The answers, where they say more than the task's readings do: a rationale, or the key of the request."""
+        given = self._answers.get((code, task_id), [])
+        if all(answer["rationale"] is None and answer["request_key"] is None for answer in given):
+            return []
+        return [{name: value for name, value in answer.items() if value is not None} for answer in given]
+
+    def _in_group(self, task: Row, share: float) -> Row:
+        """A task with its part of the group's score: the code's share times the task's weight among labelled ones."""
+        part = 0.0
+        if _is_labelled(task):
+            part = share * task["weight"] / self._labelled_weight[task["onet_soc_code"]]
+        return {name: task[name] for name in _IN_GROUP} | {"share": round(part, _PLACES)}
 
 
-def _task(
-    task: dict[str, Any],
-    share: float,
-    neighbours: list[dict[str, Any]],
-    answers: Mapping[TaskKey, list[dict[str, Any]]],
-) -> dict[str, Any]:
-    """A task with its part of the group's score: the occupation's share times the task's weight among labelled ones."""
-    part = 0.0
-    if task["code"] is not None:
-        part = share * task["weight"] / sum(other["weight"] for other in neighbours if other["code"] is not None)
-    return task | {"share": part, "answers": answers.get((task["onet_soc_code"], task["task_id"]), [])}
+def main_codes(parts: Sequence[tuple[str, float]]) -> int:
+    """How many of the largest codes it takes to make up the main part of a group."""
+    before = 0.0
+    for number, (_, share) in enumerate(parts):
+        if round(before, _PLACES) >= MAIN_PART and round(share, _PLACES) < LARGE_SHARE:
+            return number
+        before += share
+    return len(parts)
 
 
-def _counts(tasks: list[dict[str, Any]]) -> dict[str, Any]:
-    labelled = [task for task in tasks if task["code"] is not None]
-    counts: dict[str, Any] = {
+def onet_path(code: str) -> str:
+    """Path of the page of an O*NET-SOC code inside an export."""
+    return f"onet/{code}.json"
+
+
+def _is_labelled(task: Row) -> bool:
+    return any(task[reading] is not None for reading in READINGS)
+
+
+def _counts(tasks: Sequence[Row]) -> Row:
+    labelled = [task for task in tasks if _is_labelled(task)]
+    counts: Row = {
         "tasks": len(tasks),
         "labelled": len(labelled),
         "incoherent": sum(task["incoherent"] for task in labelled),
         "codes": {code: sum(task["code"] == code for task in labelled) for code in ("E0", "E1", "E2")},
     }
     for reading in READINGS:
-        exposed = sum(task[reading] == "exposed" for task in labelled)
-        counts[reading] = {"exposed": exposed, "of": len(labelled), "text": f"{exposed} of {len(labelled)}"}
+        said = [task[reading] for task in labelled if task[reading] is not None]
+        counts[reading] = _reading(said.count("exposed"), len(said))
     return counts
+
+
+def _reading(exposed: int, of: int) -> Row:
+    return {"exposed": exposed, "of": of, "text": f"{exposed} of {of}"}
+
+
+def _summed(counts: Sequence[Row]) -> Row:
+    total: Row = {name: sum(part[name] for part in counts) for name in ("tasks", "labelled", "incoherent")}
+    total["codes"] = {code: sum(part["codes"][code] for part in counts) for code in ("E0", "E1", "E2")}
+    for reading in READINGS:
+        total[reading] = _reading(*(sum(part[reading][name] for part in counts) for name in ("exposed", "of")))
+    return total

@@ -31,6 +31,8 @@ LINKS = pa.DataFrameSchema(
 """Links of a step; the weight says how much a source counts among the sources of its target, in any unit."""
 
 _SHOWN = 4
+_MILITARY = "55-"
+_THREE_DIGITS = "its rows for the three-digit ISCO-08 groups 211 and 315 lead to no group"
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,8 @@ def make_bridge(method: Method, taxonomy: Taxonomy, tasks: str, occupations: pd.
                 "soc2018",
                 "isco08",
                 _links(isco, "soc2010", "isco08"),
-                "BLS crosswalk of ISCO-08 and SOC 2010, its SOC 2010 codes read as SOC 2018; plain mean",
+                "BLS crosswalk of ISCO-08 and SOC 2010, its SOC 2010 codes read as SOC 2018; plain mean over the codes of an "
+                f"ISCO-08 code; {_THREE_DIGITS}",
                 note="SOC 2010 codes are read as SOC 2018",
             )
         )
@@ -187,14 +190,15 @@ def make_bridge(method: Method, taxonomy: Taxonomy, tasks: str, occupations: pd.
             Step(
                 "soc2018",
                 "soc2010",
-                _links(bls.read_soc2010_soc2018(), "soc2018", "soc2010"),
+                _links(_military_apart(bls.read_soc2010_soc2018()), "soc2018", "soc2010"),
                 "BLS crosswalk of SOC 2010 and SOC 2018; plain mean over the SOC 2018 codes of a SOC 2010 code",
+                note="links from military SOC 2010 codes (55-) to civilian SOC 2018 codes are dropped",
             ),
             Step(
                 "soc2010",
                 "isco08",
                 _links(isco, "soc2010", "isco08"),
-                "BLS crosswalk of ISCO-08 and SOC 2010; plain mean over the SOC 2010 codes of an ISCO-08 code",
+                f"BLS crosswalk of ISCO-08 and SOC 2010; plain mean over the SOC 2010 codes of an ISCO-08 code; {_THREE_DIGITS}",
             ),
         ]
         files.append(("bls-soc2010-soc2018", "crosswalk"))
@@ -207,6 +211,16 @@ def make_bridge(method: Method, taxonomy: Taxonomy, tasks: str, occupations: pd.
     files += [("ons-soc2020", "coding-index"), ("ons-soc2020", "unit-groups")]
     titles = ons.read_unit_groups()[["soc2020", "title"]].set_axis(["code", "title"], axis=1)
     return Bridge(method, taxonomy, tuple(steps), _ordered(titles), tuple(files))
+
+
+def _military_apart(crosswalk: pd.DataFrame) -> pd.DataFrame:
+    """The crosswalk without links between military and civilian codes.
+
+    SOC 2018 moved radar and sonar technicians (55-3017) into a civilian residual group, 17-3029. The armed forces would
+    be scored by that one link, as engineering technologists, because no military code has task statements.
+    """
+    military = [crosswalk[column].str.startswith(_MILITARY) for column in ("soc2010", "soc2018")]
+    return crosswalk[military[0] == military[1]]
 
 
 def _index_step(method: Method) -> Step:

@@ -10,8 +10,8 @@ import pandera.pandas as pa
 
 from relabel.errors import DataError, UsageError
 from relabel.rubric import MEASURES
-from relabel.run import Run
-from relabel.scoring.options import SAMPLE, Weights
+from relabel.run import Run, measures_of
+from relabel.scoring.options import SAMPLE, Taxonomy, Weights
 from relabel.task import task_table
 
 Unrated = Literal["one", "mean"]
@@ -48,37 +48,55 @@ OCCUPATIONS = pa.DataFrameSchema(
 """Scores by O*NET-SOC code."""
 
 
-def default_tasks(run: Run, weights: Weights) -> str:
+def default_tasks(run: Run, weights: Weights, taxonomy: Taxonomy) -> str:
     """The task list that a run is scored by when none is named.
 
-    The sample is scored by its own list. The labels of 2023 are scored by their own list under core weights, which is
-    how the paper did it; that list has no importance ratings, so all else is scored by O*NET 30.2.
+    The sample is scored by its own list. The labels of 2023 are scored by their own list under core weights and by
+    O*NET-SOC code, which is how the paper did it; that list has no importance ratings and its tasks are not those of
+    today, so all else is scored by O*NET 30.2.
     """
     if run.manifest.tasks == SAMPLE:
         return SAMPLE
-    if run.manifest.tasks == "eloundou-2023" and weights == "core":
+    if run.manifest.tasks == "eloundou-2023" and weights == "core" and taxonomy == "onet-soc":
         return "eloundou-2023"
     return "onet-30.2"
 
 
 def coded_tasks(run: Run) -> pd.DataFrame:
-    """The tasks of a run whose settings all have a label, with their codes.
+    """The tasks of a run that have all labels that the run gives, with their codes, readings and measures.
 
     With one reading alone, the half that is exposed could be told and the other half could not, which would tilt every
-    mean; such tasks are left out.
+    mean; such tasks are left out, unless the whole run has one reading.
 
     Returns:
-        The columns of `Run.coded`, no value missing.
+        The columns of `Run.coded`, and `alpha, beta, gamma`, where those of `Run.missing_measures` are missing.
     """
     coded = run.coded()
-    whole = coded[["code", "strict", "with_tools"]].notna().all(axis=1)
-    return coded[whole].reset_index(drop=True)
+    return coded.join(measures_of(run.rubric, coded))[_whole(run, coded)].reset_index(drop=True)
+
+
+def half_labelled(run: Run, tasks: pd.DataFrame) -> int:
+    """Number of tasks of a list that have some of the run's labels but not all, and so count as unlabelled.
+
+    Args:
+        run: The run.
+        tasks: Columns `onet_soc_code, task_id`.
+    """
+    coded = run.coded()
+    half = coded[~_whole(run, coded)]
+    return len(half.merge(tasks[["onet_soc_code", "task_id"]], on=["onet_soc_code", "task_id"]))
+
+
+def _whole(run: Run, coded: pd.DataFrame) -> pd.Series:
+    lacks = run.missing_measures()
+    readings = [column for column, measure in (("strict", "alpha"), ("with_tools", "gamma")) if measure not in lacks]
+    return coded[readings].notna().all(axis=1) & bool(readings)
 
 
 def labelled_tasks(run: Run, tasks: str, weights: Weights, *, unrated: Unrated) -> pd.DataFrame:
     """Join a run's labels to a task list by occupation code and task id.
 
-    A task counts as labelled once each of its settings has a label, see `coded_tasks`.
+    A task counts as labelled once each setting that the run labelled has a label, see `coded_tasks`.
 
     Args:
         run: The run.
@@ -88,20 +106,17 @@ def labelled_tasks(run: Run, tasks: str, weights: Weights, *, unrated: Unrated) 
 
     Returns:
         One row a task of the list, schema `TASKS`: the columns of the list, `code, strict, with_tools, incoherent`,
-        `labelled`, `alpha, beta, gamma` (0-1; missing where unlabelled) and `weight` (above 0).
+        `labelled`, `alpha, beta, gamma` (0-1; missing where unlabelled, and throughout where the run cannot give the
+        measure) and `weight` (above 0).
 
     Raises:
         UsageError: The list has no importance ratings, or the sample is mixed with other lists.
-        DataError: A setting has no labels at all, or no label belongs to a task of the list.
+        DataError: The run has no labels to score, or none of them belongs to a task of the list.
     """
     _check_choice(run, tasks)
-    answered = set(run.labels["setting"])
-    missing = [setting for setting in run.rubric.settings if setting not in answered]
-    if missing:
-        raise DataError(
-            f"the run {run.ref} has no labels for the setting {' or '.join(missing)}, and codes follow from all "
-            f"settings of the rubric; label {', '.join(run.rubric.settings)} in one run"
-        )
+    lacks = run.missing_measures()
+    if len(lacks) == len(MEASURES):
+        raise DataError(f"the run {run.ref} gives no measure to score: {next(iter(lacks.values()))}")
     listed = task_table(tasks).reset_index(drop=True)
     if weights == "importance" and listed["importance"].isna().all():
         raise UsageError(
@@ -109,15 +124,12 @@ def labelled_tasks(run: Run, tasks: str, weights: Weights, *, unrated: Unrated) 
         )
     coded = coded_tasks(run)
     joined = listed.merge(coded, how="left", on=["onet_soc_code", "task_id"], validate="1:1")
-    joined["labelled"] = joined["code"].notna()
+    joined["labelled"] = joined[[m for m in MEASURES if m not in lacks]].notna().all(axis=1)
     if not joined["labelled"].any():
         raise DataError(
             f"none of the {len(coded):,} labelled tasks of {run.ref} is in the task list {tasks}; the run labelled "
             f"{run.manifest.tasks}, so give the list that fits with --tasks"
         )
-    for measure in MEASURES:
-        values = {code: float(value) for code, value in run.rubric.measures[measure].items()}
-        joined[measure] = joined["code"].map(values).astype("float64")
     joined["code"] = joined["code"].astype("string")
     joined["incoherent"] = joined["incoherent"].astype("boolean").fillna(False).astype(bool)
     joined["weight"] = task_weights(joined, weights, unrated=unrated)
@@ -162,7 +174,7 @@ def occupation_scores(tasks: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row an O*NET-SOC code of the list, sorted, schema `OCCUPATIONS`: `alpha, beta, gamma` (0-1; missing without
-        a labelled task), `tasks` (labelled), `listed` (all) and `coverage` (labelled share of the task weight, 0-1).
+        a labelled task, or where the tasks have no value), `tasks` (labelled), `listed` (all) and `coverage` (labelled share of the task weight, 0-1).
     """
     codes, names = pd.factorize(tasks["onet_soc_code"], sort=True)
     labelled = tasks["labelled"].to_numpy()

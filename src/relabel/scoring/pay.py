@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,12 @@ from pathlib import Path
 import pandas as pd
 import pandera.pandas as pa
 
-from relabel.errors import ColumnError, DataError, UsageError
+from relabel.errors import DataError, UsageError
 from relabel.run import SourceUse
 from relabel.scoring.options import PAY_SOURCES, SAMPLE
 from relabel.settings import asset_dir
 from relabel.sources import fetch, ons, registry
+from relabel.sources.user_csv import plain_number, read_user_csv
 
 PAY = pa.DataFrameSchema(
     {
@@ -23,11 +23,22 @@ PAY = pa.DataFrameSchema(
         "employees": pa.Column("Int64", pa.Check.ge(0), nullable=True),
         "median_pay_gbp": pa.Column("float64", pa.Check.ge(0), nullable=True),
         "pay_source": pa.Column("str"),
+        "pay_status": pa.Column("str", nullable=True),
     },
     strict=True,
     ordered=True,
 )
-"""Jobs (persons) and median gross pay (pounds a year) by UK unit group; what is suppressed or unknown is missing."""
+"""Jobs (persons) and median gross pay (pounds a year) by UK unit group; what is suppressed or unknown is missing, and
+`pay_status` says why."""
+
+_FLAGS = {
+    "unreliable": "withheld as unreliable",
+    "disclosive": "withheld as disclosive",
+    "not-applicable": "not applicable",
+    "nil-or-negligible": "nil or negligible",
+    "unavailable": "not available",
+}
+"""Flags of ASHE in words."""
 
 _ASHE_2024 = "ASHE 2024 (provisional)"
 _MEDIANS_2025 = "median of ASHE 2025 (provisional), jobs of ASHE 2024: the 2025 extract has no job counts"
@@ -86,7 +97,12 @@ def _ashe_2024() -> pd.DataFrame:
             "median_pay_gbp": ashe["median_pay_gbp"],
         }
     )
-    return frame.assign(pay_source=_text(_ASHE_2024, frame)).reset_index(drop=True)
+    reasons = {
+        "jobs": ashe["jobs_flag"].map(_FLAGS).where(frame["employees"].isna()),
+        "median pay": ashe["median_flag"].map(_FLAGS).where(frame["median_pay_gbp"].isna()),
+    }
+    frame = frame.assign(pay_source=_text(_ASHE_2024, frame), pay_status=_reasons(reasons))
+    return frame.reset_index(drop=True)
 
 
 def _medians_2025() -> pd.DataFrame:
@@ -96,7 +112,20 @@ def _medians_2025() -> pd.DataFrame:
     renewed = median.notna()
     frame["median_pay_gbp"] = median.where(renewed, frame["median_pay_gbp"])
     frame["pay_source"] = _text(_MEDIANS_2025, frame).where(renewed, frame["pay_source"])
+    # A median of 2025 stands in for one that was withheld in 2024; the jobs stay those of 2024.
+    only_jobs = frame["pay_status"].str.replace(r"(^|; )median pay: .*$", "", regex=True)
+    frame["pay_status"] = frame["pay_status"].mask(renewed, only_jobs.where(only_jobs != ""))
     return frame
+
+
+def _reasons(by_figure: dict[str, pd.Series]) -> pd.Series:
+    """What is missing and why, such as `jobs: withheld as unreliable; median pay: withheld as disclosive`."""
+    rows = zip(*by_figure.values(), strict=True)
+    said = [
+        "; ".join(f"{n}: {why}" for n, why in zip(by_figure, row, strict=True) if isinstance(why, str)) for row in rows
+    ]
+    first = next(iter(by_figure.values()))
+    return pd.Series([text or None for text in said], index=first.index, dtype="str")
 
 
 def _text(value: str, frame: pd.DataFrame) -> pd.Series:
@@ -123,50 +152,45 @@ def file_use(path: Path, source: str) -> SourceUse:
 
 
 def _read_file(path: Path, known: Collection[str], origin: str) -> pd.DataFrame:
+    advice = "give a CSV file with columns code, employees, median_pay_gbp"
     if not path.is_file():
-        raise DataError(f"there is no pay file {path}; give a CSV file with columns code, employees, median_pay_gbp")
-    try:
-        table = pd.read_csv(path, dtype="str", keep_default_na=False, encoding="utf-8-sig", index_col=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a CSV file in UTF-8 ({error}); save it again as one") from error
-    table = table.rename(columns=lambda name: str(name).strip())
-    key = "code" if "code" in table.columns else "uk_soc2020"
-    for column in (key, "employees", "median_pay_gbp"):
-        if column not in table.columns:
-            wanted = "code" if column == "uk_soc2020" else column
-            raise ColumnError(path, wanted, [str(name) for name in table.columns])
-    codes = table[key].str.strip()
-    seen: set[str] = set()
-    for line, code in enumerate(codes, start=2):
+        raise DataError(f"there is no pay file {path}; {advice}")
+    file = read_user_csv(path, rows_are="each group", advice=advice)
+    key = "uk_soc2020" if "code" not in file.header and "uk_soc2020" in file.header else "code"
+    file.require(key, "employees", "median_pay_gbp")
+    seen: dict[str, int] = {}
+    rows: list[dict[str, object]] = []
+    for line, cells in file.rows:
+        code = cells[key].strip()
         if code not in known:
             raise DataError(f"{path} line {line}, column {key}: {code!r} is no known group of UK SOC 2020; correct it")
-        if code in seen:
-            raise DataError(f"{path} line {line}, column {key}: {code} is given twice; keep one line a group")
-        seen.add(code)
-    employees = [_number(path, line, "employees", cell, whole=True) for line, cell in enumerate(table["employees"], 2)]
-    median = [_number(path, line, "median_pay_gbp", cell) for line, cell in enumerate(table["median_pay_gbp"], 2)]
-    frame = pd.DataFrame(
-        {
-            "code": codes.astype("str"),
-            "employees": pd.array([None if n is None else int(n) for n in employees], dtype="Int64"),
-            "median_pay_gbp": pd.Series(median, dtype="float64"),
-        }
+        if (first := seen.setdefault(code, line)) != line:
+            raise DataError(
+                f"{path} line {line}, column {key}: {code} is given twice, first in line {first}; keep one line a group"
+            )
+        jobs = _number(path, line, "employees", cells["employees"], whole=True)
+        median = _number(path, line, "median_pay_gbp", cells["median_pay_gbp"])
+        rows.append({"code": code, "employees": jobs, "median_pay_gbp": median})
+    frame = pd.DataFrame(rows, columns=["code", "employees", "median_pay_gbp"]).astype(
+        {"code": "str", "employees": "float64", "median_pay_gbp": "float64"}
     )
-    return PAY.validate(frame.assign(pay_source=_text(origin, frame)))
+    frame["employees"] = frame["employees"].astype("Int64")
+    empty = {
+        name: pd.Series("left empty in the file", index=frame.index, dtype="str").where(frame[column].isna())
+        for name, column in (("jobs", "employees"), ("median pay", "median_pay_gbp"))
+    }
+    return PAY.validate(frame.assign(pay_source=_text(origin, frame), pay_status=_reasons(empty)))
 
 
 def _number(path: Path, line: int, column: str, cell: str, *, whole: bool = False) -> float | None:
-    text = str(cell).strip()
+    text = cell.strip()
     if not text:
         return None
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number) or number < 0 or (whole and not number.is_integer()):
+    number = plain_number(text)
+    if number is None or (whole and not number.is_integer()):
         kind = "a whole number of jobs" if whole else "a number of pounds a year"
         raise DataError(
-            f"{path} line {line}, column {column}: {text!r} is not {kind}, 0 or more; "
-            "write plain digits, or leave the cell empty where it is not known"
+            f"{path} line {line}, column {column}: {text[:40]!r} is not {kind}, 0 or more; "
+            "write plain digits without commas or signs, or leave the cell empty where it is not known"
         )
     return number

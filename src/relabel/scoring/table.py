@@ -2,102 +2,30 @@
 
 from __future__ import annotations
 
-import io
-import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import pandera.pandas as pa
-import pyarrow as pyarrow_lib
-import pyarrow.parquet as pq
 
-from relabel.errors import DataError, UsageError
-from relabel.rubric import MEASURES
-from relabel.run import Run, SourceUse
+from relabel.errors import UsageError
+from relabel.rubric import MEASURES, Measure
+from relabel.run import TASK_FILE, Run, SourceUse, task_sources
 from relabel.scoring.bridges import Bridge, codes_of, make_bridge
-from relabel.scoring.measures import coded_tasks, default_tasks, labelled_tasks, occupation_scores
+from relabel.scoring.columns import COLUMNS, ENOUGH, SCORES
+from relabel.scoring.measures import coded_tasks, default_tasks, half_labelled, labelled_tasks, occupation_scores
 from relabel.scoring.options import SAMPLE, SAMPLE_NOTE, Method, Taxonomy, Weights
 from relabel.scoring.pay import Pay, file_use, read_pay, source_use
+from relabel.scoring.ranking import CLEAN, percentiles, to_places
 from relabel.settings import asset_dir
 from relabel.sources import eloundou, onet
+from relabel.task import is_onet_release
 
-COLUMNS = (
-    "code",
-    "title",
-    "alpha",
-    "beta",
-    "gamma",
-    "strict_10",
-    "with_tools_10",
-    "tasks",
-    "coverage",
-    "status",
-    "employees",
-    "median_pay_gbp",
-    "wage_exposure_alpha_gbp",
-    "wage_exposure_gamma_gbp",
-    "percentile_alpha",
-    "percentile_gamma",
-    "pay_source",
-    "note",
-)
-"""Columns of a score table, in order; the last two are extras beyond the contract."""
-
-_CLEAN = 12
-_TOLERANCE = 1e-9
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-
-
-def _share():
-    return pa.Column("float64", pa.Check.in_range(0, 1 + _TOLERANCE), nullable=True)
-
-
-def _in_order(frame: pd.DataFrame) -> bool:
-    scored = frame[frame["alpha"].notna()]
-    return bool(((scored["alpha"] <= scored["beta"]) & (scored["beta"] <= scored["gamma"])).all())
-
-
-SCORES = pa.DataFrameSchema(
-    {
-        "code": pa.Column("str", unique=True),
-        "title": pa.Column("str"),
-        "alpha": _share(),
-        "beta": _share(),
-        "gamma": _share(),
-        "strict_10": pa.Column("float64", pa.Check.in_range(0, 10), nullable=True),
-        "with_tools_10": pa.Column("float64", pa.Check.in_range(0, 10), nullable=True),
-        "tasks": pa.Column("int64", pa.Check.ge(0)),
-        "coverage": pa.Column("float64", pa.Check.in_range(0, 1 + _TOLERANCE)),
-        "status": pa.Column("str"),
-        "employees": pa.Column("Int64", pa.Check.ge(0), nullable=True),
-        "median_pay_gbp": pa.Column("float64", pa.Check.ge(0), nullable=True),
-        "wage_exposure_alpha_gbp": pa.Column("float64", pa.Check.ge(0), nullable=True),
-        "wage_exposure_gamma_gbp": pa.Column("float64", pa.Check.ge(0), nullable=True),
-        "percentile_alpha": pa.Column("Int64", pa.Check.in_range(0, 100), nullable=True),
-        "percentile_gamma": pa.Column("Int64", pa.Check.in_range(0, 100), nullable=True),
-        "pay_source": pa.Column("str", nullable=True),
-        "note": pa.Column("str", nullable=True),
-    },
-    checks=[
-        pa.Check(_in_order, error="alpha <= beta <= gamma"),
-        pa.Check(lambda f: bool((f["alpha"].isna() == f["gamma"].isna()).all()), error="all measures or none"),
-    ],
-    strict=True,
-    ordered=True,
-)
-"""The score table, sorted by code.
-
-`coverage` is the share (0-1) of all that a code stands for which the labels reach. By O*NET-SOC: labelled tasks as a
-share of the task weight of the occupation. In every other taxonomy: that share, averaged with the weights of the bridge
-over everything that is linked to the code, where a linked code without task statements or without a score counts as 0
-(detailed O*NET-SOC codes without task statements are not counted).
-"""
+WHOLE = 0.9
+"""Least part (0-1) of the listed tasks that must have labels; with less the whole table is partial."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +42,10 @@ class ScoreTable:
         tasks: Task list that gave types and importance.
         pay: Source of pay; None in taxonomies without one.
         sample: True when made from the built-in sample.
-        partial: True when the run has not labelled all that it was asked to.
+        partial: True when the run is incomplete, or labelled less than `WHOLE` of the task list.
+        notes: What every reader of the table must know, one remark each.
+        missing_measures: Measures that the run cannot give, with the reason.
+        half_labelled: Tasks of the list with some of the run's labels but not all, which count as unlabelled.
         bridge: The bridge.
         shares: Which part of a code each O*NET-SOC code stands for: columns `code, onet_soc_code, share`.
         occupations: Scores by O*NET-SOC code, schema `measures.OCCUPATIONS`.
@@ -134,6 +65,9 @@ class ScoreTable:
     pay: str | None
     sample: bool
     partial: bool
+    notes: tuple[str, ...]
+    missing_measures: Mapping[Measure, str]
+    half_labelled: int
     bridge: Bridge
     shares: pd.DataFrame
     occupations: pd.DataFrame
@@ -144,13 +78,23 @@ class ScoreTable:
 
     @property
     def scored(self) -> int:
-        """Number of codes with a score."""
-        return int(self.frame["alpha"].notna().sum())
+        """Number of codes with a score that rests on enough."""
+        return int(self.frame["status"].str.startswith("scored").sum())
+
+    @property
+    def thin(self) -> int:
+        """Number of codes with a score that rests on too little."""
+        return int(self.frame["status"].str.startswith("thin").sum())
+
+    @property
+    def unrated_occupations(self) -> int:
+        """Number of O*NET-SOC codes of the list without any importance rating."""
+        return int(self.task_values["importance"].isna().groupby(self.task_values["onet_soc_code"]).all().sum())
 
     @property
     def note(self) -> str | None:
         """What every reader of the table must know; None where there is nothing."""
-        return _note(sample=self.sample, partial=self.partial)
+        return "; ".join(self.notes) or None
 
     def describe(self) -> dict[str, Any]:
         """All but the rows, as plain values: what was scored, how, from what, and how many."""
@@ -166,12 +110,15 @@ class ScoreTable:
             "sample": self.sample,
             "partial": self.partial,
             "note": self.note,
+            "missing_measures": dict(self.missing_measures),
             "counts": {
                 "groups": len(self.frame),
                 "scored": self.scored,
-                "unscored": len(self.frame) - self.scored,
+                "thin": self.thin,
+                "unscored": len(self.frame) - self.scored - self.thin,
                 "tasks_listed": len(self.task_values),
                 "tasks_labelled": labelled,
+                "tasks_half_labelled": self.half_labelled,
                 "labels_unmatched": self.labels_unmatched,
                 "incoherent": int(self.task_values["incoherent"].sum()),
             },
@@ -201,8 +148,9 @@ def score_table(
     """Score the codes of a taxonomy from a run's labels.
 
     Under `site-2026` the columns alpha, beta and gamma hold shares rounded to two decimals, as the site publishes them;
-    under `bridge` they are not rounded. A percentile is the position of a group by its share, ties in the order of the
-    codes: number of groups before it, of 100 scored groups.
+    under `bridge` they are not rounded. A percentile is the share of scored groups below a group, in percent; under
+    `site-2026` it is the position of the group, ties in the order of the codes, as published. Measures that the run cannot
+    give (one setting alone, or a rubric without one of the codes) are missing, and `note` says why.
 
     Args:
         run: The run.
@@ -219,27 +167,29 @@ def score_table(
         UsageError: The choices do not go together.
         DataError: Labels or sources are missing or malformed.
     """
-    task_list = tasks if tasks is not None else default_tasks(run, weights)
+    task_list = tasks if tasks is not None else default_tasks(run, weights, taxonomy)
     if pay is not None and taxonomy != "uk-soc2020":
         raise UsageError(f"there is pay for uk-soc2020 only, not for {taxonomy}; leave --pay out")
     values = labelled_tasks(run, task_list, weights, unrated="one" if method == "site-2026" else "mean")
     by_occupation = occupation_scores(values)
-    occupations, files = _occupations(task_list, values)
+    occupations, uses = _occupations(task_list, values)
     bridge = make_bridge(method, taxonomy, task_list, occupations)
     listed = codes_of(by_occupation.reset_index(), "onet_soc_code")
     labelled = codes_of(by_occupation[by_occupation["tasks"] > 0].reset_index(), "onet_soc_code")
     shares = bridge.shares(labelled)
-    frame = _frame(bridge, shares, by_occupation, listed, rounded=method == "site-2026")
+    frame = _frame(bridge, shares, by_occupation, listed, method)
     money = None
     if taxonomy == "uk-soc2020":
         default = SAMPLE if task_list == SAMPLE else "ons-ashe-2024"
         money = read_pay(pay if pay is not None else default, frozenset(codes_of(bridge.titles)))
     frame = _with_pay(frame, money)
-    sample, partial = task_list == SAMPLE, is_partial(run)
+    sample, partial = task_list == SAMPLE, is_partial(run) or bool(values["labelled"].mean() < WHOLE)
     if sample:
         frame["status"] += " (SAMPLE)"
-    frame["note"] = pd.Series(_note(sample=sample, partial=partial), index=frame.index, dtype="str")
-    uses = [*run.manifest.sources, *(source_use(*file) for file in [*files, *bridge.files])]
+    lacks = run.missing_measures()
+    notes = tuple(_notes(run, values, lacks, sample=sample, partial=partial))
+    frame["note"] = pd.Series("; ".join(notes) or None, index=frame.index, dtype="str")
+    uses = [*run.manifest.sources, *uses, *(source_use(*file) for file in bridge.files)]
     if sample:
         uses += _sample_uses(taxonomy)
     if money is not None:
@@ -255,6 +205,9 @@ def score_table(
         pay=None if money is None else money.name,
         sample=sample,
         partial=partial,
+        notes=notes,
+        missing_measures=lacks,
+        half_labelled=half_labelled(run, values),
         bridge=bridge,
         shares=shares,
         occupations=by_occupation,
@@ -265,207 +218,127 @@ def score_table(
     )
 
 
+def _notes(run: Run, values: pd.DataFrame, lacks: Mapping[Measure, str], *, sample: bool, partial: bool) -> list[str]:
+    notes = [SAMPLE_NOTE] if sample else []
+    if partial:
+        incomplete = "the run is incomplete, some labels are missing; " if is_partial(run) else ""
+        rests = f"rests on {int(values['labelled'].sum()):,} of {len(values):,} tasks"
+        notes.append(f"PARTIAL: {incomplete}{rests}")
+    for why in dict.fromkeys(lacks.values()):
+        notes.append(f"no {' or '.join(m for m in MEASURES if lacks.get(m) == why)}: {why}")
+    return notes
+
+
 def _sample_uses(taxonomy: Taxonomy) -> list[SourceUse]:
-    names = ["tasks.csv"] if taxonomy == "onet-soc" else ["tasks.csv", "bridge.csv"]
-    return [file_use(asset_dir("data") / SAMPLE / name, SAMPLE) for name in names]
+    if taxonomy == "onet-soc":
+        return []
+    return [file_use(asset_dir("data") / SAMPLE / "bridge.csv", SAMPLE)]
 
 
 def _once(uses: list[SourceUse]) -> tuple[SourceUse, ...]:
     kept: dict[tuple[str, str, str], SourceUse] = {}
     for use in uses:
+        if use.source.lower().endswith(".csv"):
+            # An earlier relabel named a task file by its path.
+            use = use.model_copy(update={"source": TASK_FILE})  # noqa: PLW2901
         # A later entry knows more about the copy than a run's manifest does.
         kept[use.source, use.file, use.sha256] = use
     return tuple(kept[key] for key in sorted(kept))
 
 
-def _note(*, sample: bool, partial: bool) -> str | None:
-    notes = [SAMPLE_NOTE] if sample else []
-    if partial:
-        notes.append("PARTIAL: the run is incomplete, some labels are missing")
-    return "; ".join(notes) or None
-
-
-def _occupations(tasks: str, values: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
+def _occupations(tasks: str, values: pd.DataFrame) -> tuple[pd.DataFrame, list[SourceUse]]:
     """Codes and titles that have a place in a table by O*NET-SOC, and the files that they and the tasks come from."""
-    own = values[["onet_soc_code", "title"]].drop_duplicates("onet_soc_code")
-    if tasks in {"onet-30.2", "onet-29.1"}:
-        files = [(tasks, "tasks"), (tasks, "occupations")]
-        if values["importance"].notna().any():
-            files.append((tasks, "task-ratings"))
-        return onet.read_occupations(tasks)[["onet_soc_code", "title"]], files
+    uses = list(task_sources(tasks))
     if tasks == "eloundou-2023":
         known = eloundou.read_occupations()[["onet_soc_code", "title"]]
-        return known, [("eloundou-2023", "labels"), ("eloundou-2023", "occupation-scores")]
-    return own.sort_values("onet_soc_code", ignore_index=True), []
+        return known, [*uses, source_use("eloundou-2023", "occupation-scores")]
+    if is_onet_release(tasks):
+        return onet.read_occupations(tasks)[["onet_soc_code", "title"]], uses
+    own = values[["onet_soc_code", "title"]].drop_duplicates("onet_soc_code")
+    return own.sort_values("onet_soc_code", ignore_index=True), uses
 
 
 def _frame(
-    bridge: Bridge, shares: pd.DataFrame, occupations: pd.DataFrame, listed: list[str], *, rounded: bool
+    bridge: Bridge, shares: pd.DataFrame, occupations: pd.DataFrame, listed: list[str], method: Method
 ) -> pd.DataFrame:
+    published = method == "site-2026"
     frame = bridge.titles.astype({"code": "str", "title": "str"}).copy()
     codes = pd.Index(frame["code"])
-    at = codes.get_indexer(pd.Index(shares["code"]))
+
+    def summed(table: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
+        return np.bincount(codes.get_indexer(pd.Index(table["code"])), weights=weights, minlength=len(codes))
+
     behind = occupations.loc[shares["onet_soc_code"]]
-    share = shares["share"].to_numpy()
-    reached = np.bincount(at, minlength=len(codes)) > 0
+    tasks = summed(shares, behind["tasks"].to_numpy())
+    reached = tasks > 0
     for measure in MEASURES:
         # Plain sums in one order for all measures: alpha <= beta <= gamma then holds to the last bit.
-        summed = np.bincount(at, weights=share * behind[measure].to_numpy(), minlength=len(codes))
-        value = pd.Series(np.where(reached, summed, np.nan), index=frame.index)
-        frame[measure] = value.map(_places(2)) if rounded else value.clip(upper=1.0)
+        mean = summed(shares, shares["share"].to_numpy() * behind[measure].to_numpy())
+        value = pd.Series(np.where(reached, mean, np.nan), index=frame.index)
+        frame[measure] = value.map(to_places(2)) if published else value.clip(upper=1.0)
     for name, measure in (("strict_10", "alpha"), ("with_tools_10", "gamma")):
-        frame[name] = (10 * frame[measure]).map(_places(1))
-    frame["tasks"] = np.bincount(at, weights=behind["tasks"].to_numpy(), minlength=len(codes)).astype("int64")
+        frame[name] = (10 * frame[measure]).map(to_places(1))
+    frame["tasks"] = tasks.astype("int64")
     reach = bridge.reach(listed)
-    covered = reach["share"].to_numpy() * occupations.loc[reach["onet_soc_code"], "coverage"].to_numpy()
-    there = codes.get_indexer(pd.Index(reach["code"]))
-    frame["coverage"] = np.minimum(np.bincount(there, weights=covered, minlength=len(codes)), 1.0).round(_CLEAN)
+    linked = summed(reach, reach["share"].to_numpy())
+    covered = summed(reach, reach["share"].to_numpy() * occupations.loc[reach["onet_soc_code"], "coverage"].to_numpy())
+    frame["coverage"] = np.minimum(covered, 1.0).round(CLEAN)
     known = set(listed)
-    frame["status"] = [
-        "scored" if done else "unscored: " + bridge.why_unscored(code, known)
-        for code, done in zip(codes_of(frame), reached, strict=True)
-    ]
-    frame["status"] = frame["status"].astype("str")
+    frame["status"] = pd.Series(
+        [
+            _status(done, *parts, published=published) or f"unscored: {bridge.why_unscored(code, known)}"
+            for code, done, parts in zip(
+                codes_of(frame), reached, zip(covered.tolist(), linked.tolist(), strict=True), strict=True
+            )
+        ],
+        index=frame.index,
+        dtype="str",
+    )
+    scored = frame["status"] == "scored"
     for name, measure in (("percentile_alpha", "alpha"), ("percentile_gamma", "gamma")):
-        frame[name] = percentiles(frame[measure], frame["code"])
+        ties = "by-code" if published else "shared"
+        frame[name] = percentiles(frame[measure].where(scored), frame["code"], ties=ties)
     return frame
+
+
+def _status(reached: bool, covered: float, linked: float, *, published: bool) -> str | None:
+    """`scored`, or `thin` with the reason; None where there is no score.
+
+    Args:
+        reached: Whether a labelled task leads to the group.
+        covered: Part of all that is linked to the group which has labels.
+        linked: Part of all that is linked to the group which has task statements.
+        published: Judge as the site did: by labels, whatever its bridge does not reach.
+    """
+    if not reached:
+        return None
+    part = covered / linked if published else covered
+    if round(part, CLEAN) >= ENOUGH:
+        return "scored"
+    status = f"thin: {_percent(part)} of the group's task weight has labels"
+    if not published and linked < ENOUGH:
+        status += f", because only {_percent(linked)} of what is linked to it has task statements"
+    return status
+
+
+def _percent(part: float) -> str:
+    # Rounded down, so that less than a half never reads as one.
+    return f"{math.floor(100 * round(part, CLEAN))} %" if part >= 0.01 else "under 1 %"
 
 
 def _with_pay(frame: pd.DataFrame, pay: Pay | None) -> pd.DataFrame:
     if pay is None:
         frame["employees"] = pd.array([None] * len(frame), dtype="Int64")
         frame["median_pay_gbp"] = np.nan
-        frame["pay_source"] = pd.Series(None, index=frame.index, dtype="str")
+        for column in ("pay_source", "pay_status"):
+            frame[column] = pd.Series(None, index=frame.index, dtype="str")
     else:
+        given = frame["code"].isin(pay.frame["code"])
         frame = frame.merge(pay.frame, how="left", on="code", validate="1:1")
+        frame["pay_status"] = frame["pay_status"].where(given, f"jobs and median pay: no row in {pay.name}")
     jobs = frame["employees"].astype("float64")
     for measure in ("alpha", "gamma"):
         pounds = (frame[measure] * jobs * frame["median_pay_gbp"]).tolist()
         # Python's round, unlike NumPy's, gives the float nearest to the pence.
         frame[f"wage_exposure_{measure}_gbp"] = [round(float(value), 2) for value in pounds]
     return frame
-
-
-def half_up(value: float, places: int) -> float:
-    """Round half up, as people do; noise of binary fractions beyond twelve places does not decide.
-
-    Args:
-        value: A finite number.
-        places: Decimal places to keep.
-    """
-    exact = Decimal(repr(round(float(value), _CLEAN)))
-    return float(exact.quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP))
-
-
-def _places(places: int) -> Callable[[float], float]:
-    return lambda value: value if math.isnan(value) else half_up(value, places)
-
-
-def percentiles(values: pd.Series, codes: pd.Series) -> pd.Series:
-    """Position of each value among those that are not missing, ties in the order of the codes.
-
-    Args:
-        values: Shares.
-        codes: Their codes.
-
-    Returns:
-        Number of values before it / number of values x 100, rounded half up to a whole number; missing stays missing.
-    """
-    order = pd.DataFrame({"value": values.round(_CLEAN), "code": codes}).dropna(subset="value")
-    order = order.sort_values(["value", "code"], kind="stable")
-    place = [int(half_up(100 * before / len(order), 0)) for before in range(len(order))]
-    return pd.Series(place, index=order.index, dtype="Int64").reindex(values.index)
-
-
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as plain values that JSON can hold; missing values are None."""
-    columns = {name: [_plain(value) for value in frame[name].tolist()] for name in map(str, frame.columns)}
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
-def _plain(value: Any) -> Any:
-    if value is None or value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
-        return None
-    return value
-
-
-def table_json(table: ScoreTable) -> dict[str, Any]:
-    """The table as one JSON document: `ScoreTable.describe` with the rows under `rows`."""
-    return table.describe() | {"rows": records(table.frame)}
-
-
-def csv_bytes(frame: pd.DataFrame) -> bytes:
-    """A frame as CSV in UTF-8 with LF line ends.
-
-    A text cell that a spreadsheet would run as a formula (`=`, `+`, `-`, `@`, tab or carriage return in front) gets a
-    leading apostrophe; other carriage returns become line feeds. Missing values are empty cells.
-    """
-    safe = frame.copy()
-    for name in safe.columns:
-        if not (pd.api.types.is_numeric_dtype(safe[name]) or pd.api.types.is_bool_dtype(safe[name])):
-            safe[name] = safe[name].astype("object").map(_safe_cell)
-    return safe.to_csv(index=False, lineterminator="\n").encode("utf-8")
-
-
-def _safe_cell(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    shown = f"'{value}" if value.startswith(_FORMULA) else value
-    # With LF line ends a bare CR would stand unquoted and break the row for some readers.
-    return shown.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def json_bytes(document: Any, *, indent: int | None = 2) -> bytes:
-    """A document as JSON in UTF-8 with sorted keys, so that the same content is the same bytes."""
-    text = json.dumps(document, ensure_ascii=False, sort_keys=True, indent=indent, allow_nan=False)
-    return (text + "\n").encode("utf-8")
-
-
-def parquet_bytes(frame: pd.DataFrame, about: Mapping[str, Any]) -> bytes:
-    """A frame as Parquet; the same frame gives the same bytes.
-
-    Args:
-        frame: The table.
-        about: What is kept in the file's own metadata, as JSON under the key `relabel`.
-    """
-    table = pyarrow_lib.Table.from_pandas(frame, preserve_index=False)
-    # pandas' own metadata would tie the bytes to its version.
-    metadata = {"relabel": json.dumps(about, ensure_ascii=False, sort_keys=True, allow_nan=False)}
-    sink = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata(cast("dict[str | bytes, str | bytes]", metadata)), sink)
-    return sink.getvalue()
-
-
-def require_suffix(path: Path) -> str:
-    """The kind of table that a file name asks for: `csv`, `parquet` or `json`.
-
-    Raises:
-        UsageError: The suffix is none of these.
-    """
-    kind = path.suffix.lower().removeprefix(".")
-    if kind not in {"csv", "parquet", "json"}:
-        raise UsageError(f"cannot tell what to write to {path}; end the name of --out in .csv, .parquet or .json")
-    return kind
-
-
-def write_table(table: ScoreTable, path: Path) -> None:
-    """Write a score table as the suffix says: `.csv`, `.parquet` or `.json`; at once or not at all.
-
-    Raises:
-        UsageError: The suffix is none of these.
-        DataError: The file cannot be written.
-    """
-    kind = require_suffix(path)
-    if kind == "csv":
-        content = csv_bytes(table.frame)
-    elif kind == "parquet":
-        content = parquet_bytes(table.frame, table.describe())
-    else:
-        content = json_bytes(table_json(table))
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        raise DataError(f"cannot write {path} ({error.strerror or error}); give another file to --out") from error

@@ -1,0 +1,206 @@
+"""What an export says about itself: the method in words, caveats, and the sources with their licences."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from relabel.publishing.datapackage import OCCUPATION_COLUMNS
+from relabel.run import TASK_FILE, Manifest, Run
+from relabel.scoring.columns import ENOUGH
+from relabel.scoring.files import FORMULA
+from relabel.scoring.options import PAY_SOURCES, SAMPLE, SYSTEM_NAMES, WEIGHT_NOTES
+from relabel.scoring.table import ScoreTable, run_name
+from relabel.sources import registry
+
+_PARAMETERS = ("sample", "seed", "occupations", "samples", "examples")
+_OWN = {
+    SAMPLE: {
+        "title": "The sample of relabel: invented tasks, labels, jobs and pay on real codes",
+        "publisher": "relabel",
+        "licence": "MIT",
+        "citation": "Codes, titles and crosswalks: O*NET, USDOL/ETA (CC BY 4.0); US Bureau of Labor Statistics (public "
+        "domain); Office for National Statistics (Open Government Licence v3.0). All else: relabel.",
+    },
+    TASK_FILE: {
+        "title": "Tasks given as a file by the maker of the run or of this export",
+        "publisher": "not stated",
+        "licence": "not stated",
+    },
+    "pay-file": {
+        "title": "Jobs and pay given as a file by the maker of this export",
+        "publisher": "not stated",
+        "licence": "not stated",
+    },
+}
+_SOURCE_FIELDS = ("id", "title", "publisher", "release", "licence", "citation", "homepage", "notes")
+_COPIES = {
+    "rebuilt": "{file} of {source} is not the publisher's own file but a copy put together again; see sources.json",
+    "derived": "{file} of {source} is derived: an extract in a shape that the publisher does not offer; see sources.json",
+}
+
+
+def describe(table: ScoreTable) -> str:
+    """What a reader must know first: how many groups are scored, from how much, and how."""
+    counts = table.describe()["counts"]
+    thin = f", {counts['thin']:,} thin" if counts["thin"] else ""
+    text = (
+        f"{counts['scored']:,} of {counts['groups']:,} groups scored{thin}, from {counts['tasks_labelled']:,} labelled "
+        f"tasks of {counts['tasks_listed']:,} in {table.tasks}. {method_text(table)} {_csv_text()}"
+    )
+    return f"{table.note}. {text}" if table.note else text
+
+
+def method_text(table: ScoreTable) -> str:
+    """The method in words, put together from the steps, weights and pay that were used."""
+    said = [f"Method {table.method}"]
+    for step in table.bridge.steps:
+        note = f" ({step.note})" if step.note else ""
+        said.append(f"{SYSTEM_NAMES[step.source]} to {SYSTEM_NAMES[step.target]}: {step.origin}{note}")
+    if not table.bridge.steps:
+        said.append(f"{SYSTEM_NAMES['onet-soc']} codes are scored as they are, without a bridge")
+    said.append(f"a task weighs {WEIGHT_NOTES[table.weights]}{_unrated_text(table)}")
+    if table.method == "site-2026":
+        said.append("shares are rounded half up to two decimals before anything is made from them")
+    else:
+        said.append("nothing is rounded on the way")
+    said.append(_pay_text(table))
+    return "; ".join(part for part in said if part) + "."
+
+
+def _unrated_text(table: ScoreTable) -> str:
+    if table.weights != "importance":
+        return ""
+    weight = "weighs 1.0" if table.method == "site-2026" else "takes the mean importance of its occupation"
+    count = table.unrated_occupations
+    if not count:
+        return f", and one without a rating {weight}"
+    noun = (
+        "the one occupation without any rating weighs its"
+        if count == 1
+        else f"the {count:,} occupations without any rating weigh their"
+    )
+    return f", one without a rating {weight}, and {noun} tasks equally"
+
+
+def _pay_text(table: ScoreTable) -> str:
+    if table.pay is None:
+        return ""
+    if table.pay in (*PAY_SOURCES, SAMPLE):
+        return "jobs and pay: " + " and ".join(sorted(table.frame["pay_source"].dropna().unique()))
+    return f"jobs and pay: given as {table.pay}"
+
+
+def _csv_text() -> str:
+    shown = " ".join(sign for sign in FORMULA if sign.strip())
+    return (
+        f"In the CSV files a text cell that begins with one of {shown}, a tab or a line break carries an apostrophe in "
+        "front, so that no spreadsheet runs it as a formula; JSON and Parquet hold the text as it is."
+    )
+
+
+def caveats(table: ScoreTable) -> list[str]:
+    """What limits the figures, one sentence each."""
+    said = [
+        _COPIES[use.copy_status].format(file=use.file, source=use.source)
+        for use in table.sources
+        if use.copy_status in _COPIES
+    ]
+    counts = table.describe()["counts"]
+    if counts["thin"]:
+        said.append(
+            f"{counts['thin']:,} groups have labels for less than {ENOUGH:.0%} of their task weight: their scores are thin "
+            "and have no percentile."
+        )
+    if counts["tasks_half_labelled"]:
+        said.append(f"{counts['tasks_half_labelled']:,} tasks have some of their labels only and count as unlabelled.")
+    if table.weights == "importance" and table.unrated_occupations:
+        said.append(f"{table.unrated_occupations:,} occupations have no importance rating: their tasks weigh equally.")
+    if table.pay in PAY_SOURCES:
+        said.append("The publisher of the pay calls its counts of jobs indicative only.")
+    if table.pay is not None:
+        gaps = {"jobs": "employees", "median pay": "median_pay_gbp"}
+        for name, column in gaps.items():
+            if count := int(table.frame[column].isna().sum()):
+                said.append(f"For {count:,} groups there is no figure of {name}; the column pay_status says why.")
+    return said
+
+
+def source_entries(table: ScoreTable) -> list[dict[str, Any]]:
+    """What `sources.json` says: each source that went into the table with its licence, citation and files.
+
+    Raises:
+        DataError: The registry cannot be read.
+    """
+    known = registry.load_registry()
+    files: dict[str, list[dict[str, Any]]] = {}
+    for use in table.sources:
+        entry = use.model_dump(mode="json", exclude_none=True)
+        source = known.get(use.source)
+        note = next((f.note for f in source.files if f.name == use.file), "") if source else ""
+        if note:
+            entry["note"] = note
+        files.setdefault(entry.pop("source"), []).append(entry)
+    entries: list[dict[str, Any]] = []
+    for source_id in sorted(files):
+        source = known.get(source_id)
+        if source is not None:
+            fields = source.model_dump(mode="json", include={*_SOURCE_FIELDS})
+        else:
+            own = _OWN.get(source_id, {"title": source_id, "publisher": "not stated", "licence": "not stated"})
+            fields = dict.fromkeys(_SOURCE_FIELDS, "") | own | {"id": source_id}
+        entries.append(fields | {"files": files[source_id]})
+    return entries
+
+
+def methodology(run: Run, table: ScoreTable) -> dict[str, Any]:
+    """What `methodology.json` says: how the labels and the scores were made, and from how much."""
+    manifest: Manifest = run.manifest
+    about = table.describe()
+    rubric = manifest.rubric.model_dump(mode="json")
+    return about | {
+        "caveats": caveats(table),
+        "description": describe(table),
+        "score": {
+            "method": table.method,
+            "method_text": method_text(table),
+            "taxonomy": table.taxonomy,
+            "taxonomy_name": SYSTEM_NAMES[table.taxonomy],
+            "weights": table.weights,
+            "weights_text": WEIGHT_NOTES[table.weights],
+            "rounded": table.method == "site-2026",
+            "bridge": {
+                "name": table.bridge.name,
+                "steps": [
+                    {"source": s.source, "target": s.target, "links": len(s.links), "origin": s.origin, "note": s.note}
+                    for s in table.bridge.steps
+                ],
+            },
+            "columns": {name: column.description for name, column in OCCUPATION_COLUMNS.items()},
+        },
+        "labels": {
+            "run": run_name(run),
+            "status": manifest.status,
+            "note": manifest.note,
+            "model": manifest.model,
+            "models_returned": list(manifest.models_returned),
+            "engine": manifest.engine,
+            "package_version": manifest.package_version,
+            "git_commit": manifest.git_commit,
+            "tasks": _name(manifest.tasks),
+            "settings": list(manifest.settings),
+            "rubric": rubric | {name: _name(rubric[name]) for name in ("source", "prompt")},
+            "rubric_sha256": manifest.rubric_sha256,
+            "prompt_sha256": manifest.prompt_sha256,
+            "schema_sha256": manifest.schema_sha256,
+            "parameters": {key: manifest.parameters[key] for key in _PARAMETERS if key in manifest.parameters},
+            "counts": manifest.counts.model_dump(mode="json"),
+            "started_at": manifest.started_at,
+            "ended_at": manifest.ended_at,
+        },
+    }
+
+
+def _name(path: str) -> str:
+    """The last part of a path of any system; a name stays as it is."""
+    return re.split(r"[/\\]", path)[-1]

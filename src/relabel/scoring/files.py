@@ -1,0 +1,117 @@
+"""How score tables are written down: plain records, CSV, JSON and Parquet, whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import pandas as pd
+import pyarrow as pyarrow_lib
+import pyarrow.parquet as pq
+
+from relabel.errors import DataError, UsageError
+from relabel.run import replacing
+from relabel.scoring.table import ScoreTable
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+"""What a spreadsheet may run as a formula when a cell begins with it, full-width forms included."""
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as plain values that JSON can hold; missing values are None."""
+    columns = {name: [_plain(value) for value in frame[name].tolist()] for name in map(str, frame.columns)}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _plain(value: Any) -> Any:
+    if value is None or value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    return value
+
+
+def table_json(table: ScoreTable) -> dict[str, Any]:
+    """The table as one JSON document: `ScoreTable.describe` with the rows under `rows`."""
+    return table.describe() | {"rows": records(table.frame)}
+
+
+def csv_bytes(frame: pd.DataFrame) -> bytes:
+    """A frame as CSV in UTF-8 with LF line ends.
+
+    A text cell that begins with one of `FORMULA` gets a leading apostrophe, so that no spreadsheet runs it; carriage
+    returns become line feeds. Missing values are empty cells.
+    """
+    safe = frame.copy()
+    for name in safe.columns:
+        if not (pd.api.types.is_numeric_dtype(safe[name]) or pd.api.types.is_bool_dtype(safe[name])):
+            safe[name] = safe[name].astype("object").map(_safe_cell)
+    return safe.to_csv(index=False, lineterminator="\n").encode("utf-8")
+
+
+def _safe_cell(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    shown = f"'{value}" if value.startswith(FORMULA) else value
+    # With LF line ends a bare CR would stand unquoted and break the row for some readers.
+    return shown.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def json_bytes(document: Any, *, indent: int | None = 2) -> bytes:
+    """A document as JSON in UTF-8 with sorted keys, so that the same content is the same bytes."""
+    separators = (",", ":") if indent is None else None
+    text = json.dumps(
+        document, ensure_ascii=False, sort_keys=True, indent=indent, separators=separators, allow_nan=False
+    )
+    return (text + "\n").encode("utf-8")
+
+
+def parquet_bytes(frame: pd.DataFrame, about: Mapping[str, Any]) -> bytes:
+    """A frame as Parquet; the same frame gives the same bytes as long as pyarrow stays the same.
+
+    Args:
+        frame: The table.
+        about: What is kept in the file's own metadata, as JSON under the key `relabel`.
+    """
+    table = pyarrow_lib.Table.from_pandas(frame, preserve_index=False)
+    # pandas' own metadata would tie the bytes to its version.
+    metadata = {"relabel": json.dumps(about, ensure_ascii=False, sort_keys=True, allow_nan=False)}
+    sink = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(cast("dict[str | bytes, str | bytes]", metadata)), sink)
+    return sink.getvalue()
+
+
+def require_suffix(path: Path) -> str:
+    """The kind of table that a file name asks for: `csv`, `parquet` or `json`.
+
+    Raises:
+        UsageError: The suffix is none of these.
+    """
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in {"csv", "parquet", "json"}:
+        raise UsageError(f"cannot tell what to write to {path}; end the name of --out in .csv, .parquet or .json")
+    return kind
+
+
+def write_table(table: ScoreTable, path: Path) -> None:
+    """Write a score table as the suffix says: `.csv`, `.parquet` or `.json`; at once or not at all.
+
+    Raises:
+        UsageError: The suffix is none of these.
+        DataError: The file cannot be written.
+    """
+    kind = require_suffix(path)
+    if kind == "csv":
+        content = csv_bytes(table.frame)
+    elif kind == "parquet":
+        content = parquet_bytes(table.frame, table.describe())
+    else:
+        content = json_bytes(table_json(table))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        raise DataError(f"cannot write {path} ({error.strerror or error}); give another file to --out") from error
