@@ -159,7 +159,18 @@ def test_wrong_usage_is_exit_2(words: list[str]) -> None:
 
 def test_a_folder_that_cannot_be_written_is_said_before_anything_is_asked(capsys: pytest.CaptureFixture[str]) -> None:
     with provider(lambda seen: judged()) as fake:
-        words = ["run", "--model", "m", "--base-url", fake.base_url, "--tasks", "sample", "--out", "/proc/relabel", "--quiet"]
+        words = [
+            "run",
+            "--model",
+            "m",
+            "--base-url",
+            fake.base_url,
+            "--tasks",
+            "sample",
+            "--out",
+            "/proc/relabel",
+            "--quiet",
+        ]
         assert run_app(words) == 3
         assert fake.seen == []
     assert "cannot write into /proc/relabel" in said(capsys)

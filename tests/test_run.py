@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from relabel.errors import DataError
-from relabel.run import measures_of, open_run, replacing, task_sources, write_run
+from relabel.files import replacing
+from relabel.run import measures_of, open_run, task_sources, write_run
 from run_workshop import a_failure, a_label, a_run, one_sided_rubric
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from relabel.errors import RelabelError
+    from relabel.manifest import Manifest
     from relabel.rubric import Rubric, load_rubric
-    from relabel.run import Manifest, Run, open_run
+    from relabel.run import Run, open_run
     from relabel.task import Task, load_tasks
 
     __version__: str
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 _HOME = {
-    "Manifest": "relabel.run",
+    "Manifest": "relabel.manifest",
     "RelabelError": "relabel.errors",
     "Rubric": "relabel.rubric",
     "Run": "relabel.run",

@@ -239,7 +239,9 @@ def _document(answer: Answer) -> Mapping[str, Any]:
         raise InvalidAnswerError("invalid-json", "the answer is empty")
     fenced = _FENCED.match(content)
     try:
-        data = json.loads(fenced.group(1) if fenced else content, object_pairs_hook=_unique, parse_constant=_no_constant)
+        data = json.loads(
+            fenced.group(1) if fenced else content, object_pairs_hook=_unique, parse_constant=_no_constant
+        )
     except (ValueError, RecursionError) as error:
         raise InvalidAnswerError("invalid-json", f"the answer is not one JSON object: {error}") from error
     if not isinstance(data, Mapping):

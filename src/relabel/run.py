@@ -9,32 +9,25 @@ Published label sets such as `eloundou-2023:gpt4` are read as runs too.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import tempfile
-from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
 
 import pandas as pd
 import pandera.pandas as pa
 import pyarrow as pyarrow_lib
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from relabel import __version__
-from relabel.errors import DataError, UsageError
+from relabel.errors import DataError
+from relabel.files import make_private_dir, replacing
 from relabel.label import Failure, Label
+from relabel.manifest import FORMAT_VERSION, Counts, Manifest, SourceUse
 from relabel.rubric import CODES, MEASURES, Measure, Rubric, load_rubric
 from relabel.settings import asset_dir
 from relabel.sources import eloundou, fetch, registry
-
-FORMAT_VERSION = 1
-_LOCK = ".lock"
-_OWN_FILES = {_LOCK, "manifest.json", "labels.parquet", "failures.jsonl"}
 
 LABEL_COLUMNS = tuple(field.name for field in fields(Label))
 _PARQUET = pyarrow_lib.schema(
@@ -88,100 +81,6 @@ _READINGS = {"strict": "strict", "with_tools": "with-tools"}
 
 _NEEDS: Mapping[Measure, set[str]] = {"alpha": {"E1"}, "beta": {"E1", "E2"}, "gamma": {"E2"}}
 """Codes that a rubric must have for a measure to say anything: without E2, gamma would repeat alpha."""
-
-
-class SourceUse(BaseModel):
-    """A source file that went into a run."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    source: str
-    file: str
-    sha256: str
-    copy_status: str | None = None
-
-
-class Counts(BaseModel):
-    """Labels asked for, and where they came from. `asked = from_store + fresh + failed` when the run has ended."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    asked: int = 0
-    from_store: int = 0
-    fresh: int = 0
-    failed: int = 0
-
-
-class Tokens(BaseModel):
-    """Tokens of the answers bought by this run, those of rejected answers included."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    prompt: int = 0
-    cached: int = 0
-    completion: int = 0
-
-
-class Session(BaseModel):
-    """One start of a run: what it found, bought and paid. A run that was stopped and started again has several."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    started_at: str
-    ended_at: str
-    status: str
-    counts: Counts
-    tokens: Tokens
-    cost_usd: float | None
-
-
-class Manifest(BaseModel):
-    """What a run did: enough to do it again and to trace each number.
-
-    Attributes:
-        status: `running` until the end is written; `incomplete` when labels are missing; `interrupted` when stopped.
-        counts: Of the last session, as are `tokens`, `cost_usd`, `started_at` and `ended_at`.
-        cost_usd: Cost of what was bought; None where the price is unknown.
-        sessions: Every start of the run that came to an end; their sums are what the run took in all.
-        rubric: The rubric, whole, so that a run folder explains its own labels.
-        parameters: The command's options that shape the run.
-        api: The dialect that the server was spoken to in.
-        response_form: How the server was held to the answer's shape: `json_schema`, `json_object` or `text`.
-        priors: For labels decided by log probability, the mean log probability by setting and label that calibration
-            took out.
-        history: How the number of requests in flight was found: seconds from the start, the limit, and why it changed.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format_version: int = FORMAT_VERSION
-    status: Literal["running", "complete", "incomplete", "interrupted", "published"]
-    package_version: str
-    git_commit: str | None = None
-    model: str
-    models_returned: tuple[str, ...] = ()
-    base_url: str | None = None
-    engine: str | None = None
-    rubric: Rubric
-    rubric_sha256: str
-    prompt_sha256: str | None = None
-    schema_sha256: str | None = None
-    sources: tuple[SourceUse, ...] = ()
-    tasks: str
-    settings: tuple[str, ...]
-    parameters: Mapping[str, Any] = {}
-    counts: Counts = Counts()
-    tokens: Tokens = Tokens()
-    cost_usd: float | None = None
-    price: Mapping[str, Any] | None = None
-    api: str | None = None
-    response_form: str | None = None
-    priors: Mapping[str, Mapping[str, float]] | None = None
-    history: tuple[tuple[float, int, str], ...] = ()
-    sessions: tuple[Session, ...] = ()
-    note: str | None = None
-    started_at: str | None = None
-    ended_at: str | None = None
 
 
 @dataclass(frozen=True)
@@ -497,73 +396,3 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """
     with replacing(folder / "manifest.json") as temporary:
         temporary.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
-
-def make_private_dir(folder: Path) -> None:
-    """Make a folder that only the user can enter; one that exists is left as it is."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-
-@contextmanager
-def writing(folder: Path) -> Generator[None]:
-    """Hold a run folder for one writer.
-
-    Raises:
-        DataError: Another process is writing it.
-    """
-    with (folder / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise DataError(
-                f"another relabel is writing {folder}; wait until it has ended, or give another --out"
-            ) from error
-        try:
-            yield
-        finally:
-            (folder / _LOCK).unlink(missing_ok=True)
-
-
-def require_writable(folder: Path) -> None:
-    """Make sure that a run folder can be written, before anything is paid for.
-
-    Raises:
-        UsageError: The path is a file, or a folder that holds other things than a run.
-        DataError: The folder cannot be made or written.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file; give a folder to --out")
-    if folder.is_dir() and not (folder / "manifest.json").exists():
-        others = [p.name for p in folder.iterdir() if p.name not in _OWN_FILES]
-        if others:
-            raise UsageError(
-                f"{folder} holds other things ({sorted(others)[0]}) and no run; give a new folder to --out"
-            )
-    try:
-        make_private_dir(folder)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".write-test-"):
-            pass
-    except OSError as error:
-        raise DataError(f"cannot write into {folder} ({error.strerror}); give another folder to --out") from error
-
-
-class replacing:  # noqa: N801  reads as a verb at the call
-    """Write a file at once or not at all: `with replacing(path) as temporary: ...`.
-
-    Hands out a path beside the target; moves it there when all went well, removes it otherwise.
-    """
-
-    def __init__(self, target: Path) -> None:
-        self._target = target
-        self._temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-
-    def __enter__(self) -> Path:
-        return self._temporary
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind is None:
-            with self._temporary.open("rb+") as written:
-                os.fsync(written.fileno())
-            self._temporary.replace(self._target)
-        else:
-            self._temporary.unlink(missing_ok=True)

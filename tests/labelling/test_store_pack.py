@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server import Reply, chat, judged, provider
-from workshop import KEY, label_all, make_job
 
 from relabel.errors import DataError
 from relabel.labelling.engines.replay import ReplayEngine
@@ -18,6 +16,8 @@ from relabel.labelling.job import run_job
 from relabel.labelling.packing import pack, unpack
 from relabel.labelling.store import Store
 from relabel.run import open_run
+from server import Reply, chat, judged, provider
+from workshop import KEY, label_all, make_job
 
 
 async def packed(store: Store, tmp_path: Path) -> tuple[Path, str]:
@@ -106,7 +106,7 @@ async def test_a_false_file_adds_nothing(
 @pytest.mark.parametrize("content", [b"", b"not gzip", gzip.compress(b"x" * 100)[:-5]])
 def test_a_file_that_is_no_pack_is_refused(content: bytes, store: Store, tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(content)
-    with pytest.raises(DataError, match="f is .*no packed store"):
+    with pytest.raises(DataError, match=r"f is .*no packed store"):
         unpack(store, tmp_path / "f")
 
 

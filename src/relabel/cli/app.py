@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from relabel.cli import data, demo, eval, export, rubric, run, score, store
+from relabel.cli import batch, data, demo, eval, export, rubric, run, score, store
 
 app = typer.Typer(
     name="relabel",
@@ -48,6 +48,7 @@ export.register(app)
 app.add_typer(data.app, name="data")
 app.add_typer(rubric.app, name="rubric")
 app.add_typer(store.app, name="store")
+app.add_typer(batch.app, name="batch")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

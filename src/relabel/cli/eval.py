@@ -77,7 +77,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    from relabel.run import replacing
+    from relabel.files import replacing
 
     try:
         with replacing(path) as temporary:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +25,7 @@ class EngineName(StrEnum):
     """The engines that a run can take."""
 
     online = "online"
+    batch = "batch"
     replay = "replay"
 
 
@@ -67,6 +68,7 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
+    ctx: typer.Context,
     model: Annotated[
         str,
         typer.Option(
@@ -125,7 +127,10 @@ def run(
         ),
     ] = None,
     engine: Annotated[
-        EngineName, typer.Option(help="online asks the model; replay takes answers from the store alone.")
+        EngineName,
+        typer.Option(
+            help="online asks the model; batch asks through OpenAI's Batch API, for half the price within a day; replay takes answers from the store alone."
+        ),
     ] = EngineName.online,
     concurrency: Annotated[
         str,
@@ -175,6 +180,8 @@ def run(
     for name in asked:
         if name not in loaded.settings:
             raise UsageError(f"the rubric {loaded.id} has no setting {name!r}; use one of {', '.join(loaded.settings)}")
+    if engine is EngineName.batch and is_local(model):
+        raise UsageError(f"--engine batch needs a provider with a Batch API, and {model} runs here; leave --engine out")
     if decide is DecideName.logprob and (pack > 1 or api is ApiName.responses):
         raise UsageError("--decide logprob asks one token about one task by chat; leave --pack and --api out")
     template = load_prompt(prompt or loaded.prompt)
@@ -219,19 +226,24 @@ def run(
     )
     folder = out or Path("runs") / default_name(job)
     if dry_run:
-        _show_plan(job, environment, as_json=as_json)
+        half = job.price.halved() if engine is EngineName.batch and job.price else job.price
+        _show_plan(replace(job, price=half), environment, as_json=as_json)
         return
     look = "quiet" if quiet else "json" if log_json else "people"
-    outcome = label(job, folder, model, described, environment, pace, engine=engine, look=look)
+    go_on = "the same command goes on where it was"
+    if engine is EngineName.batch:
+        from relabel.cli.batch import label_by_batch
+
+        outcome, go_on = label_by_batch(ctx, job, folder, described, environment, max_cost, look=look)
+    else:
+        outcome = label(job, folder, model, described, environment, pace, engine=engine, look=look)
     if as_json:
         typer.echo(outcome.manifest.model_dump_json(indent=2))
     else:
         _show_outcome(outcome, folder, model)
     missing = len(outcome.failures)
     if outcome.interrupted and missing:
-        raise RunInterruptedError(
-            f"stopped with {missing} of {job.size} labels missing; the same command goes on where it was"
-        )
+        raise RunInterruptedError(f"stopped with {missing} of {job.size} labels missing; {go_on}")
     if missing:
         raise IncompleteRunError(
             f"{missing} of {job.size} labels are missing, {folder / 'failures.jsonl'} says which and why; the same command asks for them again"
@@ -281,12 +293,12 @@ def label(
     """Run a job to its end: the one place where asynchronous work begins."""
     import asyncio
 
+    from relabel.files import require_writable
     from relabel.labelling.budget import Budget
     from relabel.labelling.connection import LazyEngine
     from relabel.labelling.engines.limits import Limiter
     from relabel.labelling.engines.replay import ReplayEngine
     from relabel.labelling.store import Store
-    from relabel.run import require_writable
 
     require_writable(folder)
     limiter = Limiter(pace.concurrency, rpm=pace.rpm, tpm=pace.tpm)

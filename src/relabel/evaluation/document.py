@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
+from relabel.manifest import SourceUse
 from relabel.rubric import CODES, Measure
-from relabel.run import SourceUse
 
 SettingName = Literal["strict", "with-tools", "three-way"]
 UnmatchedReason = Literal["not-in-gold", "not-in-run", "no-label-in-run", "no-label-in-gold"]

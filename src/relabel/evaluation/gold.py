@@ -12,8 +12,9 @@ import pandas as pd
 import pandera.pandas as pa
 
 from relabel.errors import ColumnError, DataError
+from relabel.manifest import SourceUse
 from relabel.rubric import CODES
-from relabel.run import PUBLISHED, Run, SourceUse, open_run
+from relabel.run import PUBLISHED, Run, open_run
 from relabel.settings import asset_dir
 from relabel.sources.fetch import sha256_of
 from relabel.sources.user_csv import read_user_csv

@@ -18,6 +18,7 @@ from typing import Any
 
 from relabel import __version__
 from relabel.errors import DataError, ProviderError
+from relabel.files import require_writable, writing
 from relabel.label import Failure, InvalidAnswerError, Label
 from relabel.labelling.engines.engine import Engine, NoAnswerError, Repair
 from relabel.labelling.leases import LEASE_S, Leases
@@ -28,19 +29,9 @@ from relabel.labelling.prompt import Prompt
 from relabel.labelling.request import Decide, Endpoint, Planned, Planner, canonical_json, public_url
 from relabel.labelling.store import Store
 from relabel.labelling.wire import FORMS
+from relabel.manifest import Counts, Manifest, Session, SourceUse, Tokens
 from relabel.rubric import Rubric
-from relabel.run import (
-    Counts,
-    Manifest,
-    Session,
-    SourceUse,
-    Tokens,
-    read_manifest,
-    require_writable,
-    write_manifest,
-    write_run,
-    writing,
-)
+from relabel.run import read_manifest, write_manifest, write_run
 from relabel.task import Task
 
 DRAIN_S = 30.0

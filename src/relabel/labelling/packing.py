@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from relabel.errors import DataError
+from relabel.files import replacing
 from relabel.labelling.request import Request
 from relabel.labelling.store import NOTE, REJECTED, TEXT, Store
 from relabel.labelling.wire import messages_of, with_messages
-from relabel.run import Run, replacing
+from relabel.run import Run
 
 FORMAT = "relabel store"
 VERSION = 1

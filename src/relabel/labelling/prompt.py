@@ -109,9 +109,9 @@ class Prompt:
 
 
 def _shows_data_once(environment: Environment, source: str) -> bool:
-    """Whether the user block does nothing with `data` but print it: then one rendering serves all tasks.
+    r"""Whether the user block does nothing with `data` but print it: then one rendering serves all tasks.
 
-    Only `{{ data[0] }}` and `{{ data | join("\\n") }}` count, at most once in each branch; anything else is rendered anew.
+    Only `{{ data[0] }}` and `{{ data | join("\n") }}` count, at most once in each branch; anything else is rendered anew.
     """
     for block in environment.parse(source).find_all(nodes.Block):
         if block.name != "user":

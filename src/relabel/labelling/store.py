@@ -28,10 +28,10 @@ from diskcache.core import MODE_PICKLE
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from relabel.errors import StoreError
+from relabel.files import make_private_dir
 from relabel.label import Answer
 from relabel.labelling.request import Request
 from relabel.labelling.wire import messages_of, with_messages
-from relabel.run import make_private_dir
 
 _NEVER_FULL = 2**62
 _NEVER_A_FILE = 2**30
@@ -148,7 +148,7 @@ class Store:
     def others_wrote(self) -> bool:
         """Whether another connection has written since this was last asked. Costs next to nothing."""
         try:
-            version = self._cache._sql("PRAGMA data_version").fetchone()[0]  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  diskcache offers no way to ask
+            version = self._cache._sql("PRAGMA data_version").fetchone()[0]  # pyright: ignore[reportPrivateUsage]  diskcache offers no way to ask
         except (OSError, sqlite3.Error, diskcache.Timeout) as error:
             self._fail(error)
         before, self._data_version = self._data_version, version

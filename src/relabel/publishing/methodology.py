@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from relabel.manifest import Manifest
 from relabel.publishing.datapackage import OCCUPATION_COLUMNS
-from relabel.run import TASK_FILE, Manifest, Run
+from relabel.run import TASK_FILE, Run
 from relabel.scoring.columns import ENOUGH
 from relabel.scoring.files import FORMULA
 from relabel.scoring.options import PAY_SOURCES, SAMPLE, SYSTEM_NAMES, WEIGHT_NOTES

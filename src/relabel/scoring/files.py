@@ -14,7 +14,7 @@ import pyarrow as pyarrow_lib
 import pyarrow.parquet as pq
 
 from relabel.errors import DataError, UsageError
-from relabel.run import replacing
+from relabel.files import replacing
 from relabel.scoring.table import ScoreTable
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")

@@ -11,7 +11,7 @@ import pandas as pd
 import pandera.pandas as pa
 
 from relabel.errors import DataError, UsageError
-from relabel.run import SourceUse
+from relabel.manifest import SourceUse
 from relabel.scoring.options import PAY_SOURCES, SAMPLE
 from relabel.settings import asset_dir
 from relabel.sources import fetch, ons, registry

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from relabel.errors import UsageError
+from relabel.manifest import SourceUse
 from relabel.rubric import MEASURES, Measure
-from relabel.run import TASK_FILE, Run, SourceUse, task_sources
+from relabel.run import TASK_FILE, Run, task_sources
 from relabel.scoring.bridges import Bridge, codes_of, make_bridge
 from relabel.scoring.columns import COLUMNS, ENOUGH, SCORES
 from relabel.scoring.measures import coded_tasks, default_tasks, half_labelled, labelled_tasks, occupation_scores

@@ -1,0 +1,106 @@
+"""The manifest of a run: enough to do it again and to trace each number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from relabel.rubric import Rubric
+
+FORMAT_VERSION = 1
+
+
+class SourceUse(BaseModel):
+    """A source file that went into a run."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    source: str
+    file: str
+    sha256: str
+    copy_status: str | None = None
+
+
+class Counts(BaseModel):
+    """Labels asked for, and where they came from. `asked = from_store + fresh + failed` when the run has ended."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    asked: int = 0
+    from_store: int = 0
+    fresh: int = 0
+    failed: int = 0
+
+
+class Tokens(BaseModel):
+    """Tokens of the answers bought by this run, those of rejected answers included."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: int = 0
+    cached: int = 0
+    completion: int = 0
+
+
+class Session(BaseModel):
+    """One start of a run: what it found, bought and paid. A run that was stopped and started again has several."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    started_at: str
+    ended_at: str
+    status: str
+    counts: Counts
+    tokens: Tokens
+    cost_usd: float | None
+
+
+class Manifest(BaseModel):
+    """What a run did: enough to do it again and to trace each number.
+
+    Attributes:
+        status: `running` until the end is written; `incomplete` when labels are missing; `interrupted` when stopped.
+        counts: Of the last session, as are `tokens`, `cost_usd`, `started_at` and `ended_at`.
+        cost_usd: Cost of what was bought; None where the price is unknown.
+        sessions: Every start of the run that came to an end; their sums are what the run took in all.
+        rubric: The rubric, whole, so that a run folder explains its own labels.
+        parameters: The command's options that shape the run.
+        api: The dialect that the server was spoken to in.
+        response_form: How the server was held to the answer's shape: `json_schema`, `json_object` or `text`.
+        priors: For labels decided by log probability, the mean log probability by setting and label that calibration
+            took out.
+        history: How the number of requests in flight was found: seconds from the start, the limit, and why it changed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: int = FORMAT_VERSION
+    status: Literal["running", "complete", "incomplete", "interrupted", "published"]
+    package_version: str
+    git_commit: str | None = None
+    model: str
+    models_returned: tuple[str, ...] = ()
+    base_url: str | None = None
+    engine: str | None = None
+    rubric: Rubric
+    rubric_sha256: str
+    prompt_sha256: str | None = None
+    schema_sha256: str | None = None
+    sources: tuple[SourceUse, ...] = ()
+    tasks: str
+    settings: tuple[str, ...]
+    parameters: Mapping[str, Any] = {}
+    counts: Counts = Counts()
+    tokens: Tokens = Tokens()
+    cost_usd: float | None = None
+    price: Mapping[str, Any] | None = None
+    api: str | None = None
+    response_form: str | None = None
+    priors: Mapping[str, Mapping[str, float]] | None = None
+    history: tuple[tuple[float, int, str], ...] = ()
+    sessions: tuple[Session, ...] = ()
+    note: str | None = None
+    started_at: str | None = None
+    ended_at: str | None = None
