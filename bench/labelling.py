@@ -39,7 +39,12 @@ def tasks(count: int) -> list[Task]:
     """Made-up tasks of usual length."""
     text = "Prepare reports number {} on activities and results for managers, customers or public offices, and keep records of them."
     return [
-        Task(task_id=str(n), onet_soc_code=f"11-{1000 + n // 20}.00", title="Managers of Many Things", text=text.format(n))
+        Task(
+            task_id=str(n),
+            onet_soc_code=f"11-{1000 + n // 20}.00",
+            title="Managers of Many Things",
+            text=text.format(n),
+        )
         for n in range(count)
     ]
 
@@ -102,7 +107,9 @@ def label_fresh(labels: int, concurrency: int, latency: float) -> dict[str, floa
 
         async def work() -> None:
             engine = OnlineEngine(mock.base_url, None, None, limiter=Limiter(concurrency))
-            outcome = await run_job(job(mock.base_url, labels), engine, store, Path(folder) / "run", concurrency=concurrency)
+            outcome = await run_job(
+                job(mock.base_url, labels), engine, store, Path(folder) / "run", concurrency=concurrency
+            )
             await engine.close()
             assert outcome.complete
 
@@ -185,7 +192,10 @@ def floor(labels: int, folder: str) -> dict[str, float]:
                 answer = store.get(key)
                 assert answer is not None
                 rows.append(answer)
-        columns = {name: [getattr(row, name) for row in rows] for name in ("request_key", "content", "model_returned", "created_at")}
+        columns = {
+            name: [getattr(row, name) for row in rows]
+            for name in ("request_key", "content", "model_returned", "created_at")
+        }
         pq.write_table(pa.table(columns), Path(folder) / "floor.parquet")
 
     return measured(work)
@@ -202,7 +212,13 @@ def fill(labels: int, folder: str) -> dict[str, float]:
         "latency_s": 0.2,
         "created_at": "2026-01-01T00:00:00+00:00",
         "cost_usd": None,
-        "raw": {"id": "chatcmpl-1", "object": "chat.completion", "model": "mock-2026", "choices": [{"index": 0}], "usage": {}},
+        "raw": {
+            "id": "chatcmpl-1",
+            "object": "chat.completion",
+            "model": "mock-2026",
+            "choices": [{"index": 0}],
+            "usage": {},
+        },
     }
 
     async def work() -> None:
@@ -238,17 +254,30 @@ def median(results: Sequence[dict[str, float]], figure: str) -> float:
 def main(rounds: int = 3) -> None:
     """Print all ratios."""
     print(f"Labelling against a mock provider; medians of {rounds} rounds, each measurement in its own process.\n")
-    print("Throughput: time of the whole job, store and run folder included, over the ideal (labels x latency / concurrency)")
+    print(
+        "Throughput: time of the whole job, store and run folder included, over the ideal (labels x latency / concurrency)"
+    )
     for concurrency, latency, labels in ((64, 0.2, 6400), (256, 0.05, 10000)):
         results = [run("label_fresh", labels, concurrency, latency) for _ in range(rounds)]
         ideal = labels * latency / concurrency
-        print(f"  {concurrency:>3} x {latency * 1000:.0f} ms  {median(results, 'wall') / ideal:.3f} x ideal ({labels:,} labels)")
+        print(
+            f"  {concurrency:>3} x {latency * 1000:.0f} ms  {median(results, 'wall') / ideal:.3f} x ideal ({labels:,} labels)"
+        )
 
-    print("\nProcessor time an answer, 64 x 200 ms, 6,400 answers; the first is the whole job, the others store nothing")
-    turns = [(run("label_fresh", 6400, 64, 0.2), run("bare_openai", 6400, 64, 0.2), run("bare_http", 6400, 64, 0.2)) for _ in range(rounds)]
+    print(
+        "\nProcessor time an answer, 64 x 200 ms, 6,400 answers; the first is the whole job, the others store nothing"
+    )
+    turns = [
+        (run("label_fresh", 6400, 64, 0.2), run("bare_openai", 6400, 64, 0.2), run("bare_http", 6400, 64, 0.2))
+        for _ in range(rounds)
+    ]
     ours, openai_loop, http_loop = (median([turn[i] for turn in turns], "cpu") / 6.4 for i in range(3))
-    print(f"  relabel {ours:.2f} s a thousand answers, bare openai loop {openai_loop:.2f}, bare HTTP client {http_loop:.2f}")
-    print(f"  relabel / bare openai loop = {ours / openai_loop:.2f}; relabel / bare HTTP client = {ours / http_loop:.2f}")
+    print(
+        f"  relabel {ours:.2f} s a thousand answers, bare openai loop {openai_loop:.2f}, bare HTTP client {http_loop:.2f}"
+    )
+    print(
+        f"  relabel / bare openai loop = {ours / openai_loop:.2f}; relabel / bare HTTP client = {ours / http_loop:.2f}"
+    )
 
     with tempfile.TemporaryDirectory() as folder:
         run("fill", 40000, folder)
@@ -259,7 +288,9 @@ def main(rounds: int = 3) -> None:
 
     print("\nPeak memory of a job, 256 x 50 ms")
     small, large = (run("label_fresh", labels, 256, 0.05)["mb"] for labels in (2000, 40000))
-    print(f"  2,000 labels {small:.0f} MB; 40,000 labels {large:.0f} MB; {(large - small) * 1024 / 38000:.1f} kB a label more")
+    print(
+        f"  2,000 labels {small:.0f} MB; 40,000 labels {large:.0f} MB; {(large - small) * 1024 / 38000:.1f} kB a label more"
+    )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ ANSWER = json.dumps(
                 "finish_reason": "stop",
                 "message": {
                     "role": "assistant",
-                    "content": json.dumps({"rationale": "A chat window halves the time, checking included.", "label": "exposed"}),
+                    "content": json.dumps(
+                        {"rationale": "A chat window halves the time, checking included.", "label": "exposed"}
+                    ),
                     "refusal": None,
                 },
             }

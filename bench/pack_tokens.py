@@ -26,7 +26,9 @@ def main() -> None:
                 body = {**planned.request.body, "max_tokens": 1}
                 body.pop("response_format")
                 request = urllib.request.Request(
-                    f"{server.base_url}/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"}
+                    f"{server.base_url}/chat/completions",
+                    json.dumps(body).encode(),
+                    {"content-type": "application/json"},
                 )
                 with urllib.request.urlopen(request) as reply:
                     total += json.load(reply)["usage"]["prompt_tokens"]
