@@ -10,6 +10,7 @@ A 429 and a timeout are signs of a limit. A 5xx is not: the server is ill, not f
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import time
 from collections import deque
@@ -22,19 +23,26 @@ LARGEST_LIMIT = 512
 _HISTORY = 500
 _UNHEARD_S = 0.25
 """Pause while all that a provider granted is sent and none of it has come back to say more."""
+_LONGEST_RESET_S = 25 * 3600.0
+"""Limits are granted by the minute or by the day; what promises more room only later than that is no such header."""
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 @dataclass
 class _Window:
-    """What a provider's headers said about one of its limits, less what was sent since. Times are on the clock."""
+    """What a provider's headers said about one of its limits. Times are on the clock.
+
+    Replies come back in another order than they were counted in. The least that a reply said was left is the newest
+    word until the limit is granted anew, and counts every request that has come back; those under way are taken off
+    it by `Limiter`, because they may have been counted or not.
+    """
 
     limit: float | None
     remaining: float
     resets_at: float
-    heard: int
-    """Number of the request whose reply said so."""
+    granted_after: int
+    """Requests up to this number were sent before the limit was last granted: what their replies say is old."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +53,11 @@ class Ticket:
         number: Counts up with each permission.
         sent_at: When it was given, on the limiter's clock.
         tokens: Estimate of the request's tokens.
-        tokens_before: Tokens of all permissions up to this one.
     """
 
     number: int
     sent_at: float
     tokens: float
-    tokens_before: float
 
 
 class Limiter:
@@ -93,8 +99,8 @@ class Limiter:
         self._windows: dict[str, _Window] = {}
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._flying = 0
+        self._flying_tokens = 0.0
         self._numbers = 0
-        self._tokens = 0.0
 
     async def acquire(self, tokens: float) -> Ticket:
         """Wait until a request may be sent.
@@ -120,17 +126,14 @@ class Limiter:
             self._wake()
             raise
         self._flying += 1
+        self._flying_tokens += tokens
         now = self._clock()
         if self._rpm:
             self._next_request = max(now, self._next_request) + 60 / self._rpm
         if self._tpm:
             self._next_token = max(now, self._next_token) + 60 * tokens / self._tpm
-        for name, need in (("requests", 1.0), ("tokens", tokens)):
-            if name in self._windows:
-                self._windows[name].remaining -= need
         self._numbers += 1
-        self._tokens += tokens
-        return Ticket(self._numbers, now, tokens, self._tokens)
+        return Ticket(self._numbers, now, tokens)
 
     def correct(self, ticket: Ticket, used: float) -> None:
         """Put the tokens that a request really took in the place of the estimate."""
@@ -144,9 +147,7 @@ class Limiter:
             ticket: Its permission.
             headers: The reply's headers.
         """
-        self._leave()
-        if headers:
-            self._listen(ticket, headers)
+        self._leave(ticket, headers or {})
         if self.automatic and ticket.number > self._last_cut:
             self._good += 1
             if self._good >= self.limit:
@@ -164,9 +165,7 @@ class Limiter:
             retry_after: Seconds that the provider asks everybody to wait.
             headers: The reply's headers.
         """
-        self._leave()
-        if headers:
-            self._listen(ticket, headers)
+        self._leave(ticket, headers or {})
         if retry_after > 0:
             self._not_before = max(self._not_before, self._clock() + retry_after)
         # One wave of refusals is one sign: what was sent before the last cut says nothing new.
@@ -179,12 +178,13 @@ class Limiter:
 
     def failed(self, ticket: Ticket) -> None:
         """A request failed in a way that says nothing about limits."""
-        del ticket
-        self._leave()
+        self._leave(ticket, {})
 
-    def _leave(self) -> None:
+    def _leave(self, ticket: Ticket, headers: Mapping[str, str]) -> None:
         self.in_flight -= 1
         self._flying -= 1
+        self._flying_tokens = self._flying_tokens - ticket.tokens if self._flying else 0.0
+        self._listen(ticket, headers)
         self._wake()
 
     def _wake(self) -> None:
@@ -212,34 +212,51 @@ class Limiter:
             until = max(until, self._next_request)
         if self._tpm:
             until = max(until, self._next_token)
-        for name, need in (("requests", 1.0), ("tokens", tokens)):
+        for name, need, flying in (("requests", 1.0, float(self._flying)), ("tokens", tokens, self._flying_tokens)):
             window = self._windows.get(name)
-            if window is None or window.remaining >= need:
+            if window is None or window.remaining - flying >= need:
                 continue
-            if now < window.resets_at and (window.resets_at != float("inf") or self._flying):
-                until = max(until, window.resets_at)
-            elif window.limit is not None and need <= window.limit:
-                window.remaining, window.resets_at = window.limit, float("inf")
-            else:  # nothing is known of what the provider grants now; its next reply will say
-                del self._windows[name]
-        return max(0.0, until - now) if until != float("inf") else _UNHEARD_S
+            if now < window.resets_at and (self._flying or window.resets_at != math.inf):
+                # Replies under way may say that there is more room than has to be feared: look again soon.
+                until = max(until, min(window.resets_at, now + _UNHEARD_S) if self._flying else window.resets_at)
+            elif window.limit is None or need > window.limit:
+                del self._windows[name]  # nothing is known of what the provider grants now; its next reply will say
+            else:
+                window.remaining, window.resets_at, window.granted_after = window.limit, math.inf, self._numbers
+                if window.remaining - flying < need:
+                    until = max(until, now + _UNHEARD_S)
+        return max(0.0, until - now)
 
     def _listen(self, ticket: Ticket, headers: Mapping[str, str]) -> None:
-        for name, sent_since in (
-            ("requests", float(self._numbers - ticket.number)),
-            ("tokens", self._tokens - ticket.tokens_before),
-        ):
+        for name, taken in (("requests", 1.0), ("tokens", ticket.tokens)):
             known = self._windows.get(name)
-            if known is not None and known.heard > ticket.number:
-                continue  # a later request has already told more
-            try:
-                remaining = float(headers[f"x-ratelimit-remaining-{name}"])
-                resets_at = self._clock() + parse_seconds(headers[f"x-ratelimit-reset-{name}"])
-                limit = headers.get(f"x-ratelimit-limit-{name}")
-                granted = None if limit is None else float(limit)
-            except (KeyError, ValueError):
+            said = _said(name, headers)
+            if said is None or (known is not None and ticket.number <= known.granted_after):
+                if known is not None:  # it may have been counted, and nobody else will say so
+                    known.remaining -= taken
                 continue
-            self._windows[name] = _Window(granted, remaining - sent_since, resets_at, ticket.number)
+            limit, remaining, resets_at = said[0], said[1], self._clock() + said[2]
+            if known is None:
+                self._windows[name] = _Window(limit, remaining, resets_at, 0)
+            elif known.resets_at == math.inf:
+                known.limit, known.remaining, known.resets_at = limit, remaining, resets_at
+            else:
+                known.limit, known.remaining = limit, min(known.remaining, remaining)
+                known.resets_at = max(known.resets_at, resets_at)
+
+
+def _said(name: str, headers: Mapping[str, str]) -> tuple[float | None, float, float] | None:
+    """What headers say about a limit: how much is granted, what is left, and the seconds until it is granted anew."""
+    try:
+        remaining = float(headers[f"x-ratelimit-remaining-{name}"])
+        reset = parse_seconds(headers[f"x-ratelimit-reset-{name}"])
+        limit = headers.get(f"x-ratelimit-limit-{name}")
+        granted = None if limit is None else float(limit)
+    except (KeyError, ValueError):
+        return None
+    if not math.isfinite(remaining) or not 0 <= reset <= _LONGEST_RESET_S:
+        return None
+    return granted if granted is not None and math.isfinite(granted) else None, remaining, reset
 
 
 def parse_seconds(text: str) -> float:
@@ -258,7 +275,7 @@ def parse_seconds(text: str) -> float:
 
 
 def retry_after(headers: Mapping[str, str], now: Callable[[], float] = time.time) -> float:
-    """Seconds that a reply's headers ask to wait; 0 when they do not.
+    """Seconds that a reply's headers ask to wait; 0 when they do not, or ask for something absurd.
 
     Args:
         headers: The reply's headers; `retry-after-ms`, and `retry-after` in seconds or as an HTTP date.
@@ -266,13 +283,15 @@ def retry_after(headers: Mapping[str, str], now: Callable[[], float] = time.time
     """
     try:
         if "retry-after-ms" in headers:
-            return max(0.0, float(headers["retry-after-ms"]) / 1000)
-        if "retry-after" in headers:
+            wanted = float(headers["retry-after-ms"]) / 1000
+        elif "retry-after" in headers:
             text = headers["retry-after"]
             try:
-                return parse_seconds(text)
+                wanted = parse_seconds(text)
             except ValueError:
-                return max(0.0, parsedate_to_datetime(text).timestamp() - now())
-    except (ValueError, TypeError):
-        pass
-    return 0.0
+                wanted = parsedate_to_datetime(text).timestamp() - now()
+        else:
+            return 0.0
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
+    return max(0.0, wanted) if wanted <= _LONGEST_RESET_S else 0.0

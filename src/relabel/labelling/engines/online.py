@@ -183,7 +183,9 @@ class OnlineEngine:
             # The client's backend calls a refused and a broken connection a timeout, too; they are not.
             if isinstance(error.__cause__, aiohttp.ClientConnectorError):
                 raise _UnreachableError(str(error)) from error
-            if isinstance(error.__cause__, aiohttp.ClientConnectionError) and not isinstance(error.__cause__, TimeoutError):
+            if isinstance(error.__cause__, aiohttp.ClientConnectionError) and not isinstance(
+                error.__cause__, TimeoutError
+            ):
                 raise openai.APIConnectionError(request=request) from error
             raise openai.APITimeoutError(request=request) from error
         except httpx2.HTTPError as error:

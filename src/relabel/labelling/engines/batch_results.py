@@ -1,0 +1,279 @@
+"""What a batch brought: each line of its output and error files becomes an answer in the store, or a reason why there is none."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from relabel.errors import ProviderError
+from relabel.label import Answer, FailureKind, InvalidAnswerError
+from relabel.labelling.engines.batch_provider import BatchProvider
+from relabel.labelling.engines.batch_state import BatchFolder, Chunk
+from relabel.labelling.job import Job
+from relabel.labelling.ledger import Ledger
+from relabel.labelling.request import Planned, Request
+from relabel.labelling.store import Store
+from relabel.labelling.wire import PATHS, NotAReplyError, read
+from relabel.task import Task
+
+DOWNLOADS = 3
+"""Times that a file is fetched that holds less than the provider says."""
+_TRANSIENT = {408, 409, 429}
+_NOT_ASKED = {"batch_expired", "batch_cancelled"}
+
+Want = tuple[tuple[Task, ...], str, int]
+"""A plan entry without its request, which is made again when it is needed: tasks, setting, sample."""
+
+
+@dataclass
+class _Taking:
+    """A chunk whose results are being entered."""
+
+    chunk: Chunk
+    keys: set[str] | None
+    seconds: float
+    cost_usd: float | None = 0.0
+
+
+class Results:
+    """What is wanted, what has come, and what will not.
+
+    Args:
+        job: The job.
+        store: Keeps answers.
+        ledger: Gets labels.
+        folder: Where results are fetched to.
+        secret: The key, to be taken out of what the provider sends.
+        now: The time of day.
+        step: Told the name of each step after it is done.
+
+    Attributes:
+        wants: Labels that are wanted and not there, by request key.
+        failed: Requests that have no answer for good: kind, message and requests sent, by key.
+        unanswered: Why a request was not answered that may be asked again, by key.
+        tries: Batches that each request went into in this process.
+        fatal: What the provider said that holds for all requests.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        store: Store,
+        ledger: Ledger,
+        folder: BatchFolder,
+        *,
+        secret: str,
+        now: Callable[[], datetime],
+        step: Callable[[str], None],
+    ) -> None:
+        self.wants: dict[str, list[Want]] = {}
+        self.failed: dict[str, tuple[FailureKind, str, int]] = {}
+        self.unanswered: dict[str, str] = {}
+        self.tries: Counter[str] = Counter()
+        self.fatal: ProviderError | None = None
+        self._job, self._store, self._ledger, self._folder = job, store, ledger, folder
+        self._secret = "" if secret == "none" else secret  # noqa: S105  what a client without a key is given
+        self._now, self._step = now, step
+
+    def take_or_want(self, planned: Planned) -> None:
+        """Take an answer from the store, or note that it is wanted."""
+        rest = self._ledger.take(planned)
+        if rest is None:
+            want = (planned.tasks, planned.setting, planned.sample)
+            self.wants.setdefault(planned.request.key, []).append(want)
+        for single in rest or ():
+            self.take_or_want(single)
+
+    def planned(self, key: str) -> Planned:
+        """The plan entry of a wanted request."""
+        return self._whole(self.wants[key][0])
+
+    async def take(self, chunk: Chunk, provider: BatchProvider) -> None:
+        """Enter all that a batch has to say.
+
+        Taking it a second time changes nothing: the store has the answers, and evidence is kept under the same name.
+
+        Args:
+            chunk: The chunk; gets its cost and its failures.
+            provider: Has the files.
+
+        Raises:
+            GoneError: The provider no longer has the files.
+            ProviderError: The provider cannot be reached.
+        """
+        files = await self._fetch(chunk, provider)
+        self._step("downloaded")
+        seconds = 0.0
+        if chunk.submitted_at and chunk.ended_at:
+            waited = datetime.fromisoformat(chunk.ended_at) - datetime.fromisoformat(chunk.submitted_at)
+            seconds = max(0.0, waited.total_seconds())
+        taking = _Taking(chunk, self._folder.keys(chunk), seconds)
+        number = 0
+        for path in files:
+            for line in _lines(path):
+                number += 1
+                self._enter(taking, number, line, provider)
+                self._step("entered")
+        for key in taking.keys if taking.keys is not None else list(self.wants):
+            if key in self.wants and key not in self.failed and key not in self.unanswered:
+                self.unanswered[key] = f"the batch {chunk.batch_id} ended ({chunk.status}) before this was answered"
+        mine = taking.keys if taking.keys is not None else self.failed
+        chunk.failed = {key: self.failed[key] for key in mine if key in self.failed}
+        chunk.cost_usd = taking.cost_usd
+
+    def refuse(self, chunk: Chunk, said: str) -> None:
+        """Note that a chunk was refused as a whole."""
+        chunk.failed = dict.fromkeys(self._folder.keys(chunk) or (), ("provider", f"the batch was refused: {said}", 1))
+        self.failed |= chunk.failed
+
+    async def _fetch(self, chunk: Chunk, provider: BatchProvider) -> list[Path]:
+        """Fetch a batch's files; again, when they hold less than was promised, until they come twice alike."""
+        before = ""
+        files: list[Path] = []
+        for _ in range(DOWNLOADS):
+            files = []
+            for file_id, kind in ((chunk.output_file_id, "output"), (chunk.error_file_id, "errors")):
+                if file_id is not None:
+                    path = self._folder.path / f"{self._folder.path_of(chunk).stem}.{kind}.jsonl"
+                    await provider.download(file_id, path)
+                    files.append(path)
+            digest = hashlib.sha256(b"".join(_digest(path) for path in files)).hexdigest()
+            whole = sum(1 for path in files for line in _lines(path) if _parsed(line) is not None) >= chunk.answered
+            if whole or digest == before:
+                break
+            before = digest
+        return files
+
+    def _enter(self, taking: _Taking, number: int, line: bytes, provider: BatchProvider) -> None:
+        text = line.decode("utf-8", "replace")
+        row = _parsed(text.replace(self._secret, "[key]") if self._secret else text)
+        key = None if row is None else row.get("custom_id")
+        if row is None or not isinstance(key, str):
+            return
+        if taking.keys is not None and key not in taking.keys:
+            return  # an answer to nobody's question
+        response = row.get("response") or {}
+        status, body = int(response.get("status_code") or 0), response.get("body")
+        if not 200 <= status < 300:
+            self._no_answer(key, status, row, provider)
+            return
+        try:
+            answer = self._answer(taking, key, body, number)
+        except NotAReplyError:
+            self._fail(key, "provider", f"the batch's reply is no completion: {str(body)[:200]!r}")
+            return
+        if answer.cost_usd is None:
+            taking.cost_usd = None
+        elif taking.cost_usd is not None:
+            taking.cost_usd += answer.cost_usd
+        if key in self.wants:
+            self._buy(key, answer)
+        elif self._store.get(key) is None:
+            self._keep(taking.chunk, key, answer)
+
+    def _buy(self, key: str, answer: Answer) -> None:
+        first, *twins = self.wants[key]
+        planned = self._whole(first)
+        rest = self._ledger.take(planned)
+        if rest is not None:
+            # Another run has bought it meanwhile. It is paid for twice, and that is said and kept.
+            self._ledger.progress.bought(answer)
+            self._store.put_rejected(planned.request, answer, "provider", "another run had bought an answer before")
+        else:
+            try:
+                rest = self._ledger.buy(planned, answer)
+            except InvalidAnswerError as error:
+                self._fail(key, error.kind, error.reason)
+                return
+        self.wants.pop(key)
+        self.failed.pop(key, None)
+        self.unanswered.pop(key, None)
+        for twin in twins:
+            self.take_or_want(self._whole(twin))
+        for single in rest:
+            self.take_or_want(single)
+
+    def _keep(self, chunk: Chunk, key: str, answer: Answer) -> None:
+        """Put away an answer that no label of this job waits for: relabel words its requests differently than it did then."""
+        body = self._folder.body_of(chunk, key)
+        if body is None:
+            return
+        endpoint = self._job.endpoint
+        candidates = (Request(endpoint.host, body, sample, endpoint.api) for sample in range(self._job.samples))
+        request = next((r for r in candidates if r.key == key), None)
+        if request is not None:
+            self._ledger.progress.bought(answer)
+            self._store.put(request, answer)
+
+    def _answer(self, taking: _Taking, key: str, body: Any, number: int) -> Answer:
+        reply = read(self._job.endpoint.api, body)
+        price = self._job.price
+        assert taking.chunk.ended_at is not None
+        # The time is that at which the batch was seen to have ended, a microsecond later with each line: taken again, a line gives
+        # the same answer, and no two answers to one question get one name.
+        came = datetime.fromisoformat(taking.chunk.ended_at) + timedelta(microseconds=number)
+        return Answer(
+            request_key=key,
+            content=reply.content,
+            refusal=reply.refusal,
+            finish_reason=reply.finish_reason,
+            model_returned=reply.model,
+            usage=reply.usage,
+            attempts=max(1, self.tries[key]),
+            latency_s=round(taking.seconds, 1),
+            created_at=came.isoformat(timespec="microseconds"),
+            cost_usd=None if price is None else price.cost(reply.usage),
+            raw=body,
+        )
+
+    def _no_answer(self, key: str, status: int, row: dict[str, Any], provider: BatchProvider) -> None:
+        error = row.get("error") or {}
+        body = (row.get("response") or {}).get("body") or {}
+        if not error and isinstance(body, dict):
+            error = body.get("error") or {}
+        code, said = (
+            (str(error.get(name) or "") for name in ("code", "message")) if isinstance(error, dict) else ("", "")
+        )
+        said = provider.redact(" ".join((said or str(body)[:200] or code).split())[:300])
+        shown = f"HTTP {status}: {said}" if status else said
+        if code in _NOT_ASKED or status in _TRANSIENT or status >= 500:
+            self.unanswered[key] = shown
+            fatal = provider.fatal(0, code, said, PATHS[self._job.endpoint.api])
+        else:
+            self._fail(key, "provider", shown)
+            fatal = provider.fatal(status, code, said, PATHS[self._job.endpoint.api])
+        self.fatal = self.fatal or fatal
+
+    def _fail(self, key: str, kind: FailureKind, said: str) -> None:
+        if key in self.wants:
+            self.failed[key] = (kind, said, max(1, self.tries[key]))
+
+    def _whole(self, want: Want) -> Planned:
+        tasks, setting, sample = want
+        return Planned(tasks, setting, sample, self._job.planner.request(tasks, setting, sample))
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        for line in file:
+            if line.strip():
+                yield line
+
+
+def _parsed(line: bytes | str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

@@ -1,0 +1,372 @@
+"""What a batch job remembers between processes: its chunks, their batches, and the command that made it.
+
+    HOME/batches/RUN_ID/state.json          this module's `BatchState`, replaced at once and synced to the disk
+    HOME/batches/RUN_ID/chunk-0001.jsonl    the lines of a chunk, until its results are in the store
+    HOME/batches/RUN_ID/lock                held by the process that works on the job
+
+A chunk is written, then uploaded, then a batch is made of it, then its results are taken. Each step is noted after it is
+done; making a batch, the one step that costs money, is also noted before: a process that finds the first note without the
+second asks the provider for the batch instead of making another.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from relabel.errors import DataError
+from relabel.files import make_private_dir, replacing
+from relabel.label import FailureKind
+from relabel.labelling.job import Job
+from relabel.labelling.request import canonical_json
+
+FINAL = {"completed", "failed", "expired", "cancelled"}
+"""Words of the Batch API for a batch that will not change any more."""
+MAX_REQUESTS = 50_000
+MAX_BYTES = 200_000_000
+"""Bounds of one input file, by the Batch API's documentation."""
+_ID_LENGTH = 12
+
+
+class OtherJobError(DataError):
+    """A job is not what it was when its batches were made."""
+
+
+class Chunk(BaseModel):
+    """One input file and the batch made of it.
+
+    Attributes:
+        number: Counts the chunks of a run, from 1.
+        sha256: Of the file.
+        requests: Lines of the file.
+        bytes: Size of the file.
+        worst_usd: The most that its answers may cost; 0 where no cap was set.
+        attempt: The attempt at the run that it belongs to.
+        tries: Batches that were made of it.
+        creating_since: When a batch was about to be made, in seconds since the epoch; the batch may exist without being known.
+        file_id: The file at the provider.
+        batch_id: The batch at the provider.
+        status: The provider's word, or ours before there is a batch and after its results were taken without one.
+        answered: Requests that the provider says are done, failed ones included.
+        flying_at_refusal: Other batches of this run that were in the provider's queue when it had no room for this one.
+        submitted_at: When the batch was made, ISO 8601 in UTC; `checked_at` when its status was last asked for, and `ended_at`
+            when it was first seen to be final.
+        taken: Whether its results are in the store.
+        cost_usd: Cost of its answers; None where the price is unknown.
+        note: What went wrong with the batch as a whole.
+        failed: Its requests that have no answer for good: kind, message and requests sent by key. Kept until the attempt
+            ends, so that a killed process does not ask for them again.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    number: int
+    sha256: str
+    requests: int
+    bytes: int
+    worst_usd: float = 0.0
+    attempt: int = 1
+    tries: int = 0
+    creating_since: float | None = None
+    file_id: str | None = None
+    batch_id: str | None = None
+    status: str = "written"
+    answered: int = 0
+    flying_at_refusal: int | None = None
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    submitted_at: str | None = None
+    checked_at: str | None = None
+    ended_at: str | None = None
+    taken: bool = False
+    cost_usd: float | None = None
+    note: str | None = None
+    failed: dict[str, tuple[FailureKind, str, int]] = {}
+
+    @property
+    def file_name(self) -> str:
+        """Name of its file in the job's folder."""
+        return f"chunk-{self.number:04}.jsonl"
+
+
+class BatchState(BaseModel):
+    """All that a batch job remembers.
+
+    Attributes:
+        run_id: Hash of what the job asks; see `run_id`.
+        command: The words after `relabel` that made the job. No key is among them.
+        cwd: The folder that the command ran in.
+        out: The run folder.
+        model: The model as the user named it; `base_url` the provider's address without credentials.
+        attempt: Counts the attempts at the run, from 1. An attempt ends when the run folder is written with nothing open.
+        max_requests: Bound of a chunk that the provider's queue has made necessary.
+        started_at: When the attempt began, ISO 8601 in UTC; `ended_at` is None while it lasts.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    format_version: int = 1
+    run_id: str
+    command: tuple[str, ...] = ()
+    cwd: str = ""
+    out: str
+    model: str
+    base_url: str | None
+    attempt: int = 1
+    max_requests: int | None = None
+    started_at: str
+    ended_at: str | None = None
+    chunks: list[Chunk] = []
+
+    @property
+    def open(self) -> list[Chunk]:
+        """Chunks whose results are not in the store yet."""
+        return [chunk for chunk in self.chunks if not chunk.taken]
+
+
+def run_id(job: Job) -> str:
+    """A name for what a job asks: the same job has the same, whatever its run folder and whatever it may cost."""
+    whole: list[Any] = [
+        job.endpoint.model_dump(),
+        job.model,
+        job.rubric.sha256,
+        job.prompt.sha256,
+        job.settings,
+        job.all_parameters,
+    ]
+    digest = hashlib.sha256(canonical_json(whole))
+    for task in job.tasks:
+        digest.update(canonical_json([task.task_id, task.onet_soc_code, task.title, task.text]))
+    return digest.hexdigest()[:_ID_LENGTH]
+
+
+class BatchFolder:
+    """The folder of one batch job.
+
+    Args:
+        batches: The folder of all batch jobs.
+        name: The job's run id.
+    """
+
+    def __init__(self, batches: Path, name: str) -> None:
+        self.path = batches / name
+        self.name = name
+
+    def path_of(self, chunk: Chunk) -> Path:
+        """The file with a chunk's lines."""
+        return self.path / chunk.file_name
+
+    def load(self) -> BatchState | None:
+        """Read the state; None when there is none yet.
+
+        Raises:
+            DataError: It is damaged.
+        """
+        path = self.path / "state.json"
+        try:
+            return BatchState.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError) as error:
+            raise DataError(
+                f"the batch state {path} cannot be read ({str(error).splitlines()[0]}); mend it, or move its folder away: "
+                "the batches are then looked for at the provider"
+            ) from error
+
+    def save(self, state: BatchState) -> None:
+        """Write the state. It is on the disk when this returns.
+
+        Raises:
+            DataError: It cannot be written.
+        """
+        with self._writing(), replacing(self.path / "state.json") as temporary:
+            temporary.write_text(state.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        self._sync()
+
+    def keys(self, chunk: Chunk) -> set[str] | None:
+        """The request keys in a chunk's file; None when the file is no longer there."""
+        try:
+            with self.path_of(chunk).open(encoding="utf-8") as lines:
+                return {json.loads(line)["custom_id"] for line in lines}
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(
+                f"{self.path_of(chunk)} is damaged ({error}); remove it, and the batch made of it is taken without"
+            ) from error
+
+    def body_of(self, chunk: Chunk, key: str) -> dict[str, Any] | None:
+        """The document that was posted under a key; None when it is no longer there."""
+        try:
+            with self.path_of(chunk).open(encoding="utf-8") as lines:
+                return next((json.loads(line)["body"] for line in lines if f'"custom_id":"{key}"' in line), None)
+        except OSError:
+            return None
+
+    def writer(self, state: BatchState, max_requests: int, max_bytes: int) -> ChunkWriter:
+        """Begin to write chunks. What an earlier process left half-written is removed."""
+        known = {chunk.file_name for chunk in state.open}
+        with self._writing():
+            for path in self.path.glob("chunk-*"):
+                if path.name not in known:
+                    path.unlink(missing_ok=True)
+        return ChunkWriter(self, state, max_requests, max_bytes)
+
+    def remove(self, chunk: Chunk) -> None:
+        """Remove a chunk's files: what was in them is in the store."""
+        for path in self.path.glob(f"{self.path_of(chunk).stem}*"):
+            path.unlink(missing_ok=True)
+
+    @contextmanager
+    def locked(self) -> Generator[None]:
+        """Hold the job for one process. The lock of a process that is no more holds nobody up.
+
+        Raises:
+            DataError: Another process works on the job.
+        """
+        with self._writing():
+            make_private_dir(self.path)
+            lock = (self.path / "lock").open("a+")
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                lock.seek(0)
+                raise DataError(
+                    f"process {lock.read().strip() or 'unknown'} works on the batches of run {self.name}; wait until it has ended, "
+                    "or stop it: its batches go on at the provider"
+                ) from error
+            lock.truncate(0)
+            lock.write(f"{os.getpid()}\n")
+            lock.flush()
+            yield
+
+    @contextmanager
+    def _writing(self) -> Generator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise DataError(
+                f"cannot write the batch state in {self.path} ({error.strerror or error}); free space or mend the permissions, "
+                "then start the same run again: its batches go on at the provider"
+            ) from error
+
+    def _sync(self) -> None:
+        handle = os.open(self.path, os.O_RDONLY)  # a rename is on the disk only once the folder is
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+class ChunkWriter:
+    """Writes requests into chunk files, one line after the other, so that a plan of any length needs no memory.
+
+    Args:
+        folder: The job's folder.
+        state: Gets each chunk once its file is whole.
+        max_requests: Lines of a file at most.
+        max_bytes: Bytes of a file at most.
+    """
+
+    def __init__(self, folder: BatchFolder, state: BatchState, max_requests: int, max_bytes: int) -> None:
+        self._folder, self._state = folder, state
+        self._max_requests, self._max_bytes = max_requests, max_bytes
+        self._number = max((chunk.number for chunk in state.chunks), default=0)
+        self._file: Any = None
+        self.requests = 0
+        self.worst_usd = 0.0
+        self._begin()
+
+    def add(self, line: bytes, worst_usd: float) -> Chunk | None:
+        """Write one line.
+
+        Returns:
+            The chunk that this line found full; mostly None.
+
+        Raises:
+            DataError: The disk is full or refuses.
+        """
+        full = None
+        if self.requests and (self.requests >= self._max_requests or self._bytes + len(line) > self._max_bytes):
+            full = self.close()
+            self._begin()
+        try:
+            if self._file is None:
+                self._file = self._path.open("wb")
+            self._file.write(line)
+        except OSError as error:
+            self._fail(error)
+        self._digest.update(line)
+        self.requests += 1
+        self._bytes += len(line)
+        self.worst_usd += worst_usd
+        return full
+
+    def close(self) -> Chunk | None:
+        """End the chunk that is being written, note it, and hand it out; None when it would be empty."""
+        if self._file is None:
+            return None
+        chunk = Chunk(
+            number=self._number,
+            sha256=self._digest.hexdigest(),
+            requests=self.requests,
+            bytes=self._bytes,
+            worst_usd=self.worst_usd,
+            attempt=self._state.attempt,
+        )
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._path.replace(self._folder.path_of(chunk))
+        except OSError as error:
+            self._fail(error)
+        self._file = None
+        self.requests, self.worst_usd = 0, 0.0
+        self._state.chunks.append(chunk)
+        self._folder.save(self._state)
+        return chunk
+
+    def _begin(self) -> None:
+        self._number += 1
+        self._path = self._folder.path / f"chunk-{self._number:04}.part"
+        self._digest = hashlib.sha256()
+        self.requests, self._bytes, self.worst_usd = 0, 0, 0.0
+
+    def _fail(self, error: OSError) -> None:
+        raise DataError(
+            f"cannot write {self._path} ({error.strerror or error}); free space, then start the same run again"
+        ) from error
+
+
+def known_states(batches: Path) -> Iterator[BatchState]:
+    """The states of all batch jobs, the newest first."""
+    folders = sorted(batches.iterdir()) if batches.is_dir() else []
+    states = [state for path in folders if (state := BatchFolder(batches, path.name).load()) is not None]
+    yield from sorted(states, key=lambda state: state.started_at, reverse=True)
+
+
+def find_state(batches: Path, ref: str) -> BatchState | None:
+    """The state of the job that a user means: by run id, by the beginning of one, or by run folder; None if there is none.
+
+    Raises:
+        DataError: Several are meant.
+    """
+    states = list(known_states(batches))
+    found = [state for state in states if state.run_id == ref] or [
+        state for state in states if state.run_id.startswith(ref) or Path(state.out) == Path(ref).resolve()
+    ]
+    # Two jobs may have had one folder, one after the other: the one that is still open is meant.
+    found = [state for state in found if state.open] or found
+    if len(found) > 1:
+        raise DataError(f"{ref} may mean {', '.join(state.run_id for state in found)}; give more of the run id")
+    return found[0] if found else None

@@ -1,0 +1,63 @@
+"""What the tests of the batch engine run their jobs with."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from batch_server import FakeBatches
+from relabel.labelling.engines.batch import run_batch
+from relabel.labelling.engines.batch_provider import batch_client
+from relabel.labelling.job import Job, Outcome
+from relabel.labelling.store import Store
+from server import Reply, Seen, judged
+from workshop import KEY, make_job
+
+
+def by_number(seen: Seen) -> Reply:
+    return judged("exposed" if "number 1" in seen.prompt else "not-exposed", f"Of {seen.prompt[-20:]}")
+
+
+def books_balance(fake: FakeBatches, store: Store) -> None:
+    """Every answer that was made is in the store once, and none was made twice."""
+    assert sorted(fake.made) == sorted(set(fake.made))
+    for key in fake.made:
+        assert store.get(key) is not None
+    assert list(store.verify()) == []
+    assert store.stats().answers == len(fake.made)
+
+
+async def no_wait(seconds: float) -> None:
+    del seconds
+    await asyncio.sleep(0)
+
+
+async def batch(
+    job: Job, store: Store, folder: Path, *, out: str = "run", base_url: str | None = None, **options: Any
+) -> Outcome:
+    client = batch_client(base_url or job.base_url, SecretStr(KEY))
+    options = {"sleep": no_wait, "jitter": lambda: 0.0, "poll_s": 0.0, **options}
+    try:
+        return await run_batch(job, store, folder / out, client=client, batches=folder / "batches", **options)
+    finally:
+        await client.close()
+
+
+def run_and_die(base_url: str, folder: str, count: int, die_at: int) -> None:
+    """Run a job in a process of its own, and kill that process with signal 9 after so many steps."""
+    steps = 0
+
+    def step(name: str) -> None:
+        nonlocal steps
+        del name
+        steps += 1
+        if steps == die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with Store(Path(folder) / "store") as store:
+        asyncio.run(batch(make_job(base_url, count), store, Path(folder), max_requests=4, step=step))

@@ -1,0 +1,179 @@
+"""The batch engine against a provider that misbehaves: nothing is lost and nothing is bought twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batch_server import Call, Fate, batch_provider, refuse
+from batch_workshop import batch, books_balance, by_number, no_wait
+from relabel.errors import ProviderError
+from relabel.labelling.engines.batch_state import run_id
+from relabel.labelling.store import Store
+from relabel.run import open_run
+from server import Reply, judged, refused
+from workshop import KEY, make_job
+
+
+async def test_a_download_that_is_cut_is_fetched_again(store: Store, tmp_path: Path) -> None:
+    for how in ("cut", "short"):
+        with batch_provider(by_number) as fake:
+            turns = iter(range(100))
+
+            def trouble(call: Call, turns: Any = turns, how: str = how) -> str | None:
+                return how if call.path.endswith("/content") and next(turns) == 0 else None
+
+            fake.trouble = trouble
+            outcome = await batch(make_job(fake.base_url), store, tmp_path, out=how)
+            assert outcome.complete
+            assert len(fake.batches) == 1
+            assert fake.count("GET", "/files/.*/content") == 2
+            assert len(fake.made) == 10
+
+
+async def test_output_that_stays_short_is_taken_as_it_is(store: Store, tmp_path: Path) -> None:
+    with batch_provider(by_number) as fake:
+        fake.trouble = lambda call: "short" if call.path == "/files/file-2/content" else None
+        outcome = await batch(make_job(fake.base_url), store, tmp_path)
+    assert outcome.complete
+    assert len(fake.batches) == 2
+
+
+async def test_a_batch_whose_making_got_no_reply_is_found_and_not_made_again(store: Store, tmp_path: Path) -> None:
+    with batch_provider(by_number) as fake:
+        turns = iter(range(100))
+        fake.trouble = lambda call: (
+            "lost" if (call.method, call.path) == ("POST", "/batches") and next(turns) == 0 else None
+        )
+        outcome = await batch(make_job(fake.base_url), store, tmp_path)
+    assert outcome.complete
+    assert len(fake.batches) == 1
+    books_balance(fake, store)
+
+
+async def test_a_batch_that_was_not_made_is_made_after_looking(store: Store, tmp_path: Path) -> None:
+    with batch_provider(by_number) as fake:
+        turns = iter(range(100))
+        fake.trouble = lambda call: (
+            refuse(503) if (call.method, call.path) == ("POST", "/batches") and next(turns) < 2 else None
+        )
+        outcome = await batch(make_job(fake.base_url), store, tmp_path)
+    assert outcome.complete
+    assert fake.count("POST", "/batches") == 3
+
+
+async def test_a_lost_state_finds_its_batches_at_the_provider(store: Store, tmp_path: Path) -> None:
+    with batch_provider(by_number) as fake:
+        job = make_job(fake.base_url)
+        await batch(job, store, tmp_path, max_requests=4)
+        for path in (tmp_path / "batches" / run_id(job)).iterdir():
+            path.unlink()
+        fake.deleted.clear()
+        with Store(tmp_path / "empty") as empty:
+            outcome = await batch(job, empty, tmp_path, out="other", max_requests=4)
+            books_balance(fake, empty)
+    assert outcome.complete
+    assert len(fake.batches) == 3
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        (refuse(401, f"Incorrect key {KEY}"), "check OPENAI_API_KEY"),
+        (refuse(403), "denies access"),
+        (refuse(404), "check --base-url"),
+        (Reply(429, {"error": {"message": "pay", "code": "insufficient_quota"}}), "quota is used up"),
+        (refuse(400, "no batches here"), "refuses /files"),
+        (refuse(500), "asked 6 times"),
+    ],
+)
+async def test_a_refusal_for_good_ends_the_run(trouble: Reply, said: str, store: Store, tmp_path: Path) -> None:
+    with batch_provider(by_number) as fake:
+        fake.trouble = lambda call: trouble if call.method == "POST" else None
+        with pytest.raises(ProviderError, match=said) as caught:
+            await batch(make_job(fake.base_url), store, tmp_path)
+        assert KEY not in str(caught.value)
+        run = open_run(str(tmp_path / "run"))
+        assert len(run.failures()) == 10
+        fake.trouble = lambda call: None
+        assert (await batch(make_job(fake.base_url), store, tmp_path)).complete
+    books_balance(fake, store)
+
+
+async def test_a_batch_that_fails_validation_says_why(store: Store, tmp_path: Path) -> None:
+    errors = [{"code": "invalid_json_line", "message": "Line 3 is bad", "line": 3}]
+    with batch_provider(by_number, Fate("failed", errors=errors)) as fake:
+        with pytest.raises(ProviderError, match=r"Line 3 is bad \(line 3\)"):
+            await batch(make_job(fake.base_url), store, tmp_path)
+        assert len(fake.batches) == 1
+        fake.fates = [Fate()]
+        assert (await batch(make_job(fake.base_url), store, tmp_path)).complete
+
+
+async def test_no_quota_within_a_batch_stops_the_run_and_keeps_what_was_answered(store: Store, tmp_path: Path) -> None:
+    turns = iter(range(100))
+    with batch_provider(
+        lambda seen: judged() if next(turns) < 4 else refused(429, "pay", "insufficient_quota")
+    ) as fake:
+        with pytest.raises(ProviderError, match="quota is used up"):
+            await batch(make_job(fake.base_url), store, tmp_path)
+        assert len(fake.batches) == 1
+        assert store.stats().answers == 4
+        fake.answers = by_number
+        assert (await batch(make_job(fake.base_url), store, tmp_path)).complete
+    books_balance(fake, store)
+
+
+def no_room() -> Fate:
+    return Fate("failed", errors=[{"code": "token_limit_exceeded", "message": "Enqueued token limit reached"}])
+
+
+async def test_a_chunk_that_finds_the_queue_full_waits_for_the_others(store: Store, tmp_path: Path) -> None:
+    with batch_provider(by_number, Fate(looks=4), no_room(), Fate()) as fake:
+        outcome = await batch(make_job(fake.base_url), store, tmp_path, max_requests=5)
+    assert outcome.complete
+    assert len(fake.batches) == 3
+    assert len(fake.bodies) == 2
+    books_balance(fake, store)
+
+
+async def test_a_chunk_too_large_for_the_queue_is_halved(store: Store, tmp_path: Path) -> None:
+    with batch_provider(by_number, no_room(), no_room(), Fate()) as fake:
+        outcome = await batch(make_job(fake.base_url, 4), store, tmp_path)
+    assert outcome.complete
+    sizes = [len(body.splitlines()) for body in fake.bodies]
+    assert sizes[:3] == [8, 4, 4]
+    books_balance(fake, store)
+
+
+async def test_a_queue_without_any_room_ends_the_run(store: Store, tmp_path: Path) -> None:
+    with (
+        batch_provider(by_number, no_room()) as fake,
+        pytest.raises(ProviderError, match="queue of batches has no room"),
+    ):
+        await batch(make_job(fake.base_url, 4), store, tmp_path)
+    assert fake.made == []
+
+
+async def test_the_pace_of_looking_slows_down(store: Store, tmp_path: Path) -> None:
+    naps: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        await no_wait(seconds)
+
+    with batch_provider(by_number, Fate(looks=8)) as fake:
+        await batch(make_job(fake.base_url), store, tmp_path, sleep=sleep, poll_s=10)
+    assert naps == [10, 15, 22.5, 33.75, 50.625, 60, 60]
+
+
+async def test_a_network_that_is_away_for_a_while_is_waited_for(store: Store, tmp_path: Path) -> None:
+    with batch_provider(by_number) as fake:
+        looks = iter(range(1000))
+        fake.trouble = lambda call: (
+            refuse(502) if call.method == "GET" and call.path.startswith("/batches/") and next(looks) < 20 else None
+        )
+        assert (await batch(make_job(fake.base_url), store, tmp_path)).complete
+    assert len(fake.batches) == 1
