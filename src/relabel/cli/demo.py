@@ -56,9 +56,17 @@ def demo(
 {out}/scores.csv               occupations, US tasks bridged to UK groups
 {out}/export/                  tables and one JSON per occupation, with datapackage.json
 
-=== What to look at next
+=== What to look at next{_activate()}
 relabel rubric show exposure --setting strict     the question, word for word
 relabel store stats                               the answers, kept for good
 relabel data list                                 the real data; `relabel data pull` fetches them
 relabel run --model MODEL --sample 50             a real run, with OPENAI_API_KEY set"""
     )
+
+
+def _activate() -> str:
+    """How to have the command at hand, where it is not."""
+    import shutil
+    import sys
+
+    return "" if shutil.which("relabel") else f"\n. {Path(sys.prefix) / 'bin' / 'activate'}"
