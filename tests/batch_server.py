@@ -31,6 +31,7 @@ class Fate:
         backwards: The output comes in another order.
         twice: The first output line comes twice.
         stranger: The output has a line that nobody asked for.
+        junk: Lines of output that are put in front, as they are.
         silent: Lines that are not answered, without a word.
     """
 
@@ -42,6 +43,7 @@ class Fate:
     twice: bool = False
     stranger: bool = False
     silent: int = 0
+    junk: list[str] = field(default_factory=list[str])
 
 
 @dataclass
@@ -177,6 +179,7 @@ class FakeBatches:
             output.append(output[0])
         if fate.stranger:
             output.insert(0, json.dumps(json.loads(output[0]) | {"custom_id": "ff" * 32}))
+        output[:0] = fate.junk
         if output:
             batch["output_file_id"] = self.keep("".join(line + "\n" for line in output).encode())["id"]
         if errors:
@@ -194,6 +197,8 @@ def _error(status: int, message: str) -> Reply:
 def _handler(fake: FakeBatches) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+        wbufsize = 65536  # head and body in one packet: else each call waits for a delayed acknowledgement
 
         def do(self) -> None:
             path = self.path.removeprefix("/v1").split("?")[0]

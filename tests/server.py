@@ -63,6 +63,31 @@ def chat(content: str | None, **changes: Any) -> dict[str, Any]:
     }
 
 
+def responses(content: str | None, **changes: Any) -> dict[str, Any]:
+    """The same as `chat` says it, in the Responses dialect; `reason` makes it incomplete, `refusal` refuses."""
+    reason = changes.get("reason")
+    parts: list[dict[str, Any]] = []
+    if content is not None:
+        parts.append({"type": "output_text", "text": content, "annotations": []})
+    if changes.get("refusal"):
+        parts.append({"type": "refusal", "refusal": changes["refusal"]})
+    return {
+        "id": "resp_1",
+        "object": "response",
+        "model": changes.get("model", "test-model-2026"),
+        "status": changes.get("status", "incomplete" if reason else "completed"),
+        "incomplete_details": {"reason": reason} if reason else None,
+        "output": [
+            {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "hm"}]},
+            *([{"type": "message", "role": "assistant", "content": [part]} for part in parts]),
+        ],
+        "usage": changes.get(
+            "usage",
+            {"input_tokens": 100, "input_tokens_details": {"cached_tokens": 64}, "output_tokens": 20, "total_tokens": 120},
+        ),
+    }
+
+
 def judged(label: str = "exposed", rationale: str = "Because.") -> Reply:
     """A good answer."""
     return Reply(body=chat(json.dumps({"rationale": rationale, "label": label})))

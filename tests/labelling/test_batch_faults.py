@@ -11,9 +11,10 @@ from batch_server import Call, Fate, batch_provider, refuse
 from batch_workshop import batch, books_balance, by_number, no_wait
 from relabel.errors import ProviderError
 from relabel.labelling.engines.batch_state import run_id
+from relabel.labelling.pricing import Price
 from relabel.labelling.store import Store
 from relabel.run import open_run
-from server import Reply, judged, refused
+from server import Reply, chat, judged, refused
 from workshop import KEY, make_job
 
 
@@ -177,3 +178,39 @@ async def test_a_network_that_is_away_for_a_while_is_waited_for(store: Store, tm
         )
         assert (await batch(make_job(fake.base_url), store, tmp_path)).complete
     assert len(fake.batches) == 1
+
+
+async def test_lines_that_are_no_results_are_passed_over(store: Store, tmp_path: Path) -> None:
+    job = make_job("http://h/v1", 1)
+    key = next(job.plan()).request.key
+    junk = [
+        "not json",
+        "[]",
+        "null",
+        '"text"',
+        "{}",
+        '{"custom_id": 7}',
+        f'{{"custom_id": "{key}"}}',
+        f'{{"custom_id": "{key}", "response": "gone", "error": "gone"}}',
+        f'{{"custom_id": "{key}", "response": {{"status_code": "two hundred", "body": []}}}}',
+        f'{{"custom_id": "{key}", "response": {{"status_code": 200, "body": null}}}}',
+        f'{{"custom_id": "{key}", "response": {{"status_code": 200, "body": {"[" * 900 + "]" * 900}}}}}',
+        f'{{"custom_id": "{key}", "response": {{"status_code": 400, "body": {{"error": {{"message": "\\ud800"}}}}}}}}',
+    ]
+    with batch_provider(by_number, Fate(junk=junk)) as fake:
+        outcome = await batch(job, store, tmp_path, base_url=fake.base_url)
+        assert outcome.complete
+        assert len(fake.batches) == 1
+        books_balance(fake, store)
+    with batch_provider(by_number, Fate(junk=junk, answered=0)) as fake, Store(tmp_path / "other") as other:
+        outcome = await batch(job, other, tmp_path, out="other-run", base_url=fake.base_url)
+    assert {f.message for f in outcome.failures} >= {"HTTP 400: ?"}
+
+
+async def test_a_server_that_counts_no_tokens_makes_no_answer_free(store: Store, tmp_path: Path) -> None:
+    price = Price(input=2.0, cached=1.0, output=8.0, source="test")
+    script = chat('{"rationale": "x", "label": "exposed"}', usage=None)
+    with batch_provider(lambda seen: Reply(body=script)) as fake:
+        outcome = await batch(make_job(fake.base_url, price=price), store, tmp_path)
+    assert outcome.complete
+    assert outcome.manifest.cost_usd is None

@@ -30,13 +30,16 @@ class Budget:
         self.unsure_usd = 0.0
         self._price = price
         self._reserved = 0.0
+        self._open = 0
         self._settled = asyncio.Event()
 
     def worst_case(self, body: Mapping[str, Any]) -> float:
         """The most that a request can cost, in USD: a token is at least a byte of the posted document."""
         if self.cap_usd is None or self._price is None:
             return 0.0
-        usage = Usage(prompt=len(canonical_json(body)) + 64, completion=output_bound(body) or 0)
+        prompt = len(canonical_json(body)) + 64
+        dear = prompt if self._price.cached > self._price.input else 0
+        usage = Usage(prompt=prompt, cached=dear, completion=output_bound(body) or 0)
         return self._price.cost(usage)
 
     async def reserve(self, worst_usd: float) -> None:
@@ -48,7 +51,7 @@ class Budget:
         if self.cap_usd is None:
             return
         while self.spent_usd + self.unsure_usd + self._reserved + worst_usd > self.cap_usd:
-            if self._reserved <= 1e-12:
+            if not self._open:
                 raise NoBudgetError(
                     f"the next request may cost up to {worst_usd:.4f} USD, and of the cap of {self.cap_usd:.4f} USD "
                     f"only {max(0.0, self.cap_usd - self.spent_usd - self.unsure_usd):.4f} are left"
@@ -56,13 +59,15 @@ class Budget:
             self._settled.clear()
             await self._settled.wait()
         self._reserved += worst_usd
+        self._open += 1
 
     def settle(self, worst_usd: float, cost_usd: float | None) -> None:
         """A request is over. `cost_usd` is None where it is unknown whether it was charged: then the worst counts."""
         if self.cap_usd is None:
             self.spent_usd += cost_usd or 0.0
             return
-        self._reserved = max(0.0, self._reserved - worst_usd)
+        self._open -= 1
+        self._reserved = max(0.0, self._reserved - worst_usd) if self._open else 0.0
         if cost_usd is None:
             self.unsure_usd += worst_usd
         else:

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from relabel.errors import ProviderError
 from relabel.label import Answer
 from relabel.labelling.budget import Budget
-from relabel.labelling.engines.engine import Repair
+from relabel.labelling.engines.engine import Flies, Repair
 from relabel.labelling.engines.limits import Limiter
 from relabel.labelling.engines.local import LocalServer, find_weights, is_local, local_endpoint
 from relabel.labelling.engines.online import OPENAI_URL, OnlineEngine
@@ -96,7 +96,7 @@ class LazyEngine:
         self._engine: OnlineEngine | None = None
         self._starting = asyncio.Lock()
 
-    async def ask(self, request: Request, repair: Repair | None = None) -> Answer:
+    async def ask(self, request: Request, repair: Repair | None = None, *, flies: Flies | None = None) -> Answer:
         """Get the answer to one request; see `Engine.ask`.
 
         Raises:
@@ -106,7 +106,7 @@ class LazyEngine:
             async with self._starting:
                 if self._engine is None:
                     self._engine = await asyncio.to_thread(self._start)
-        return await self._engine.ask(request, repair)
+        return await self._engine.ask(request, repair, flies=flies)
 
     def history(self) -> tuple[tuple[float, int, str], ...]:
         """See `Engine.history`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from relabel.label import Usage
-from relabel.labelling.job import Job
+from relabel.labelling.job import Job, with_known_form
 from relabel.labelling.store import Store
 from relabel.labelling.wire import messages_of, output_bound
 
@@ -49,6 +49,7 @@ def estimate(job: Job, store: Store | None) -> Estimate:
         job: The job.
         store: The store; None where there is none yet.
     """
+    job = job if store is None else with_known_form(job, store)
     requests = known = characters = tasks_to_ask = 0
     bound: int | None = None
     for planned in job.plan():

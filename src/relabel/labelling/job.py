@@ -8,8 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -19,8 +18,8 @@ from typing import Any
 from relabel import __version__
 from relabel.errors import DataError, ProviderError
 from relabel.files import require_writable, writing
-from relabel.label import Failure, InvalidAnswerError, Label
-from relabel.labelling.engines.engine import Engine, NoAnswerError, Repair
+from relabel.label import Answer, Failure, InvalidAnswerError, Label
+from relabel.labelling.engines.engine import Engine, Flies, NoAnswerError, Repair
 from relabel.labelling.leases import LEASE_S, Leases
 from relabel.labelling.ledger import Ledger
 from relabel.labelling.pricing import Price
@@ -40,7 +39,7 @@ ALIKE = 10
 """When so many first requests of a run all fail the same way, the rest would too."""
 LOOK_AGAIN_S = 0.5
 """Pause between looks at an answer that another process is waiting for."""
-_NO_SUCH_FORM = {400, 404, 415, 422, 501}
+_NO_SUCH_FORM = {400, 415, 422, 501}
 _REPAIRABLE = {"invalid-json", "schema"}
 
 
@@ -186,8 +185,9 @@ async def _run_job(
 ) -> Outcome:
     progress = progress or Progress(asked=job.size)
     bought: set[str] = set()
+    invalid: dict[str, tuple[Answer, InvalidAnswerError]] = {}
     if job.probe:
-        job = await settle_form(job, engine, store, progress, bought)
+        job = await _settle_unless_stopped(job, engine, store, progress, bought, invalid, stop)
     out_is_free(out, job)
     started = now()
     manifest = manifest_of(job, engine.name, started)
@@ -206,7 +206,7 @@ async def _run_job(
     ledger.bought_before_the_plan = bought
     leases = Leases(store.folder)
     try:
-        worker = _Worker(job, engine, ledger, leases, stop, clock)
+        worker = _Worker(job, engine, ledger, leases, stop, clock, invalid)
         fatal = await worker.work(concurrency)
     finally:
         leases.close()
@@ -271,7 +271,75 @@ def finish(
     return Outcome(labels, ledger.failures, interrupted, ended)
 
 
-async def settle_form(job: Job, engine: Engine, store: Store, progress: Progress, bought: set[str]) -> Job:
+def _form_note(endpoint: Endpoint) -> str:
+    return f"form/{endpoint.api}/{endpoint.host}/{endpoint.model}"
+
+
+def with_known_form(job: Job, store: Store) -> Job:
+    """The job with the form that its server is known to take: by a note, or by an answer to the first question.
+
+    Where only asking can tell, it still wants its probe.
+    """
+    if not job.probe:
+        return job
+    noted = store.note(_form_note(job.endpoint))
+    for form in FORMS if noted is None else (noted,):
+        candidate = replace(job, endpoint=job.endpoint.model_copy(update={"form": form}), probe=False)
+        first = next(candidate.plan(), None)
+        if noted is not None or (first is not None and store.get(first.request.key) is not None):
+            return candidate
+    return job
+
+
+async def _settle_unless_stopped(
+    job: Job,
+    engine: Engine,
+    store: Store,
+    progress: Progress,
+    bought: set[str],
+    invalid: dict[str, tuple[Answer, InvalidAnswerError]],
+    stop: Stop,
+) -> Job:
+    """`settle_form`, which leaves when the job is stopped: at once, or when what is on the wire has come back."""
+    on_wire = False
+
+    def flies(now: bool) -> None:
+        nonlocal on_wire
+        on_wire = now
+        if stop.asked.is_set() and not now:
+            settling.cancel()
+
+    leases = Leases(store.folder)
+    settling = asyncio.create_task(settle_form(job, engine, store, progress, bought, invalid, leases, flies))
+    stopping = asyncio.create_task(stop.asked.wait())
+    leaving = asyncio.create_task(stop.at_once.wait())
+    try:
+        while not settling.done() and not stopping.done():
+            await asyncio.wait({settling, stopping}, timeout=LEASE_S / 3, return_when=asyncio.FIRST_COMPLETED)
+            leases.renew()
+        if on_wire:
+            await asyncio.wait({settling, leaving}, timeout=DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
+        if not settling.done():
+            settling.cancel()
+            await asyncio.wait({settling})
+        return replace(job, probe=False) if settling.cancelled() else settling.result()
+    finally:
+        for task in (settling, stopping, leaving):
+            task.cancel()
+        await asyncio.wait({settling, stopping, leaving})
+        leases.close()
+
+
+async def settle_form(
+    job: Job,
+    engine: Engine,
+    store: Store,
+    progress: Progress,
+    bought: set[str],
+    invalid: dict[str, tuple[Answer, InvalidAnswerError]],
+    leases: Leases,
+    flies: Flies,
+) -> Job:
     """Find out how the server can be held to the answer's shape: by one real question, whose answer is kept.
 
     What was found is remembered in the store, because requests are hashed with it: a rerun must not ask again.
@@ -282,36 +350,42 @@ async def settle_form(job: Job, engine: Engine, store: Store, progress: Progress
         store: Remembers.
         progress: Counted up by what the question cost.
         bought: Gets the key of the question, when its answer was bought here.
+        invalid: Gets the answer and what is wrong with it, when it is no label: the question is not asked anew.
+        leases: Keeps two processes from finding out the same.
+        flies: See `Engine.ask`.
 
     Returns:
         The job with the form that the server takes.
     """
-    endpoint = job.endpoint
-    name = f"form/{endpoint.api}/{endpoint.host}/{endpoint.model}"
-    known = store.note(name)
-    if known is not None:
-        return replace(job, endpoint=endpoint.model_copy(update={"form": known}), probe=False)
-    for form in FORMS:
-        candidate = replace(job, endpoint=endpoint.model_copy(update={"form": form}), probe=False)
-        first = next(candidate.plan())
-        if store.get(first.request.key) is not None:
+    name = _form_note(job.endpoint)
+    while not leases.take(name):  # noqa: ASYNC110  another process has it: no event reaches this one
+        await asyncio.sleep(LOOK_AGAIN_S)
+    try:
+        if not (known := with_known_form(job, store)).probe:
+            return known
+        for form in FORMS:
+            candidate = replace(job, endpoint=job.endpoint.model_copy(update={"form": form}), probe=False)
+            first = next(candidate.plan())
+            try:
+                answer = await engine.ask(first.request, flies=flies)
+            except NoAnswerError as error:
+                if error.status in _NO_SUCH_FORM:
+                    continue
+                break
+            store.put_note(name, form)
+            ledger = Ledger(
+                job.rubric, store, Progress(asked=1), api=job.endpoint.api, decide=job.decide, alone=candidate.alone
+            )
+            progress.bought(answer)
+            try:
+                ledger.buy(first, answer)
+                bought.add(first.request.key)
+            except InvalidAnswerError as error:
+                invalid[first.request.key] = answer, error
             return candidate
-        try:
-            answer = await engine.ask(first.request)
-        except NoAnswerError as error:
-            if error.status in _NO_SUCH_FORM:
-                continue
-            break
-        store.put_note(name, form)
-        ledger = Ledger(
-            job.rubric, store, Progress(asked=1), api=endpoint.api, decide=job.decide, alone=candidate.alone
-        )
-        progress.bought(answer)
-        with suppress(InvalidAnswerError):
-            ledger.buy(first, answer)
-            bought.add(first.request.key)
-        return candidate
-    return replace(job, probe=False)  # the fault lies elsewhere, and the run will meet it
+        return replace(job, probe=False)  # the fault lies elsewhere, and the run will meet it
+    finally:
+        leases.give_back(name)
 
 
 def out_is_free(out: Path, job: Job) -> None:
@@ -350,11 +424,22 @@ def _labels_there(out: Path) -> int:
     return counts.from_store + counts.fresh
 
 
+class _AlikeError(ProviderError):
+    """The first requests all failed alike. The one that shows it is entered already."""
+
+
 class _Worker:
     """The state of a running job: workers pull from one plan, so that no more than their number is ever unfolded."""
 
     def __init__(
-        self, job: Job, engine: Engine, ledger: Ledger, leases: Leases, stop: Stop, clock: Callable[[], float]
+        self,
+        job: Job,
+        engine: Engine,
+        ledger: Ledger,
+        leases: Leases,
+        stop: Stop,
+        clock: Callable[[], float],
+        invalid: dict[str, tuple[Answer, InvalidAnswerError]],
     ) -> None:
         self.job, self.engine, self.ledger, self.leases, self.stop, self.clock = (
             job,
@@ -371,25 +456,24 @@ class _Worker:
         self._first_sent: float | None = None
         self._first_ends: Counter[str] = Counter()
         self._turns = 0
+        self._invalid = invalid
+        self._fatal: ProviderError | None = None
+        self._on_wire: set[asyncio.Task[Any] | None] = set()
 
     async def work(self, concurrency: int) -> ProviderError | None:
         workers = [asyncio.create_task(self._pull()) for _ in range(min(concurrency, max(1, self.job.size)))]
         stopping = asyncio.create_task(self.stop.asked.wait())
         renewing = asyncio.create_task(self._renew())
-        fatal: ProviderError | None = None
         pending: set[asyncio.Task[Any]] = set(workers)
         try:
             while pending and not self.stop.asked.is_set():
                 done, rest = await asyncio.wait({*pending, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 pending = {task for task in rest if task is not stopping}
                 for task in done - {stopping}:
-                    error = task.exception()
-                    if isinstance(error, ProviderError):
-                        fatal = fatal or error
-                        self.stop.asked.set()
-                    elif error is not None:
+                    error = None if task.cancelled() else task.exception()
+                    if error is not None and not isinstance(error, ProviderError):
                         raise error
-            self.interrupted = fatal is None and self.stop.asked.is_set()
+            self.interrupted = self._fatal is None and self.stop.asked.is_set()
             if pending:
                 await self._drain(pending)
             for task in workers:
@@ -401,10 +485,13 @@ class _Worker:
                 task.cancel()
             await asyncio.wait({stopping, renewing, *workers})
         if self.stop.asked.is_set():
-            self._give_up_rest(str(fatal) if fatal else "the run was stopped before this was asked")
-        return fatal
+            self._give_up(self._plan, str(self._fatal or "the run was stopped before this was asked"))
+        return self._fatal
 
     async def _drain(self, pending: set[asyncio.Task[Any]]) -> None:
+        """Wait for what is on the wire; what waits for its turn, a pause or another process is not sent any more."""
+        for task in pending - self._on_wire:
+            task.cancel()
         leave = asyncio.create_task(self.stop.at_once.wait())
         landed = asyncio.create_task(asyncio.wait(pending))
         await asyncio.wait({leave, landed}, timeout=DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
@@ -424,19 +511,30 @@ class _Worker:
                 return
             try:
                 await self._one(planned)
-            except (asyncio.CancelledError, ProviderError) as error:
-                self.ledger.fail(planned, "provider", str(error) or "the run was stopped while this was in flight", 0)
+            except ProviderError as error:  # nobody sends another request, from this moment on
+                self._fatal = self._fatal or error
+                self.stop.asked.set()
                 raise
             self._turns += 1
             if self._turns % 64 == 0:
                 await asyncio.sleep(0)  # store hits never wait: let the display and Ctrl-C have their turn
 
     async def _one(self, planned: Planned) -> None:
-        rest = self.ledger.take(planned)
-        if rest is None:
-            rest = await self._once(planned)
-        for single in rest:
-            await self._one(single)
+        try:
+            rest = self.ledger.take(planned)
+            if rest is None:
+                rest = await self._once(planned)
+        except _AlikeError:
+            raise
+        except (asyncio.CancelledError, ProviderError) as error:
+            self.ledger.fail(planned, "provider", str(error) or "the run was stopped while this was in flight", 0)
+            raise
+        for number, single in enumerate(rest):
+            try:
+                await self._one(single)
+            except (asyncio.CancelledError, ProviderError) as error:
+                self._give_up(rest[number + 1 :], str(error) or "the run was stopped before this was asked")
+                raise
 
     async def _once(self, planned: Planned) -> list[Planned]:
         """Buy an answer that nobody has bought and nobody is buying."""
@@ -469,18 +567,34 @@ class _Worker:
     async def _ask(self, planned: Planned) -> list[Planned]:
         if self._first_sent is None:
             self._first_sent = self.clock()
-        self._progress.flying[planned.request.key] = (f"{planned.tasks[0].task_id} {planned.setting}", self.clock())
+        key, name, flying = planned.request.key, f"{planned.tasks[0].task_id} {planned.setting}", self._progress.flying
+
+        def flies(now: bool) -> None:
+            task = asyncio.current_task()
+            if now:
+                flying[key] = (name, self.clock())
+                self._on_wire.add(task)
+                return
+            flying.pop(key, None)
+            self._on_wire.discard(task)
+            if self.stop.asked.is_set() and task is not None:
+                task.cancel()  # an answer that is there gets entered before this is felt; nothing more is sent
+
         attempts = 0
         try:
-            answer = await self.engine.ask(planned.request)
+            answer, wrong = self._invalid.pop(key, (None, None))
+            if answer is None:
+                answer = await self.engine.ask(planned.request, flies=flies)
             attempts = answer.attempts
             try:
+                if wrong is not None:
+                    raise wrong
                 rest = self.ledger.buy(planned, answer)
             except InvalidAnswerError as error:
                 if error.kind not in _REPAIRABLE or self.job.decide == "logprob":
                     raise
                 repair = Repair(answer.content or "", error.reason)
-                again = await self.engine.ask(planned.request, repair)
+                again = await self.engine.ask(planned.request, repair, flies=flies)
                 attempts += again.attempts
                 rest = self.ledger.buy(planned, again.model_copy(update={"attempts": attempts}))
             self._ended("")
@@ -493,7 +607,6 @@ class _Worker:
             self._ended(error.kind, error.reason)
             return []
         finally:
-            del self._progress.flying[planned.request.key]
             self._progress.fresh_seconds = self.clock() - self._first_sent
         return rest
 
@@ -509,17 +622,15 @@ class _Worker:
                 if how == "status 0"
                 else "mend that and start the same run again"
             )
-            raise ProviderError(f"the first {enough} requests all failed alike: {said}; {advice}")
+            raise _AlikeError(f"the first {enough} requests all failed alike: {said}; {advice}")
 
-    def _give_up_rest(self, reason: str) -> None:
+    def _give_up(self, rest: Iterable[Planned], reason: str) -> None:
         """Take what the store still knows, and name the rest."""
-        for planned in self._plan:
-            rest = self.ledger.take(planned)
-            if rest is None:
+        for planned in rest:
+            singles = self.ledger.take(planned)
+            if singles is None:
                 self.ledger.fail(planned, "provider", reason, 0)
-            for single in rest or ():
-                if self.ledger.take(single) is None:
-                    self.ledger.fail(single, "provider", reason, 0)
+            self._give_up(singles or (), reason)
 
 
 def manifest_of(job: Job, engine: str, started: datetime) -> Manifest:
@@ -540,12 +651,7 @@ def manifest_of(job: Job, engine: str, started: datetime) -> Manifest:
         sources=job.sources,
         tasks=job.tasks_ref,
         settings=job.settings,
-        parameters={
-            **job.parameters,
-            "samples": job.samples,
-            "examples": job.examples,
-            "params": dict(job.endpoint.params),
-        },
+        parameters=job.all_parameters,
         counts=Counts(asked=job.size),
         price=job.price.manifest_entry() if job.price else None,
         started_at=started.isoformat(timespec="seconds"),

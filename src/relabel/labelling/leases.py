@@ -13,6 +13,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from relabel.errors import StoreError
 
@@ -29,7 +30,7 @@ class Leases:
     """
 
     def __init__(self, folder: Path, *, now: Callable[[], float] = time.time) -> None:
-        self._now = now
+        self._folder, self._now = folder, now
         self._mine: set[str] = set()
         self._host = platform.node()
         self._owner = f"{self._host}/{os.getpid()}/{secrets.token_hex(4)}"
@@ -41,19 +42,27 @@ class Leases:
                 "CREATE TABLE IF NOT EXISTS lease(key TEXT PRIMARY KEY, owner TEXT, until REAL) WITHOUT ROWID"
             )
         except sqlite3.Error as error:
-            raise StoreError(
-                f"cannot use the store {folder} ({error}); mend the permissions or name another folder with RELABEL_STORE"
-            ) from error
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: sqlite3.Error) -> StoreError:
+        advice = "free space, mend the permissions, or name another folder with RELABEL_STORE"
+        return StoreError(f"cannot use the store {self._folder} ({error}); {advice}")
+
+    def _sql(self, statement: str, *values: Any) -> sqlite3.Cursor:
+        try:
+            return self._db.execute(statement, values)
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
 
     def take(self, key: str) -> bool:
         """Take the lease of a request; False while another process has it."""
         if self._take(key):
             return True
-        row = self._db.execute("SELECT owner FROM lease WHERE key=?", (key,)).fetchone()
+        row = self._sql("SELECT owner FROM lease WHERE key=?", key).fetchone()
         if row is not None and not self._is_gone(row[0]):
             return False
         if row is not None:
-            self._db.execute("DELETE FROM lease WHERE owner=?", row)
+            self._sql("DELETE FROM lease WHERE owner=?", *row)
         return self._take(key)
 
     def _is_gone(self, owner: str) -> bool:
@@ -70,10 +79,10 @@ class Leases:
 
     def _take(self, key: str) -> bool:
         now = self._now()
-        taken = self._db.execute(
+        taken = self._sql(
             "INSERT INTO lease VALUES(?, ?, ?) ON CONFLICT(key) DO UPDATE SET owner=excluded.owner, until=excluded.until "
             "WHERE until < ? OR owner = excluded.owner",
-            (key, self._owner, now + LEASE_S, now),
+            *(key, self._owner, now + LEASE_S, now),
         )
         if taken.rowcount:
             self._mine.add(key)
@@ -82,7 +91,7 @@ class Leases:
     def give_back(self, key: str) -> None:
         """The request is over."""
         self._mine.discard(key)
-        self._db.execute("DELETE FROM lease WHERE key=? AND owner=?", (key, self._owner))
+        self._sql("DELETE FROM lease WHERE key=? AND owner=?", key, self._owner)
 
     def keep(self, key: str) -> None:
         """The request is answered: its lease no longer matters, because the store is asked first. It goes at the end."""
@@ -91,11 +100,13 @@ class Leases:
     def renew(self) -> None:
         """Keep all leases of this process for another while."""
         if self._mine:
-            self._db.execute("UPDATE lease SET until=? WHERE owner=?", (self._now() + LEASE_S, self._owner))
+            self._sql("UPDATE lease SET until=? WHERE owner=?", self._now() + LEASE_S, self._owner)
 
     def close(self) -> None:
         """Give everything back."""
         try:
             self._db.execute("DELETE FROM lease WHERE owner=?", (self._owner,))
+        except sqlite3.Error:
+            pass  # they end by themselves, and what brought us here must not be hidden
         finally:
             self._db.close()

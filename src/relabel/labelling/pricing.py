@@ -77,7 +77,7 @@ def _override(model: str, host: str | None) -> Price | None:
         try:
             entries = tomllib.loads(path.read_text(encoding="utf-8")).get("price", [])
             prices = [_Override.model_validate(entry) for entry in entries]
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise DataError(
                 f"the price file {path} cannot be used ({str(error).splitlines()[0]}); data/prices.toml shows the form"
             ) from error

@@ -179,14 +179,24 @@ def host_of(base_url: str) -> str:
     Raises:
         UsageError: It is no http or https address.
     """
-    parts = urlsplit(base_url)
+    try:
+        parts = urlsplit(base_url)
+    except ValueError as error:
+        raise UsageError(
+            f"the address of the API is malformed ({error}); give one such as http://localhost:8000/v1"
+        ) from None
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise UsageError(f"{public_url(base_url)!r} is no address of an API; give one such as http://localhost:8000/v1")
-    port = f":{parts.port}" if parts.port else ""
+    try:
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError as error:
+        raise UsageError(f"{public_url(base_url)!r} is no address of an API ({error}); mend the port") from None
     return f"{parts.hostname}{port}{parts.path.rstrip('/')}"
 
 
 def public_url(base_url: str) -> str:
     """An address without user, password and query: fit for manifests, logs and messages."""
     parts = urlsplit(base_url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    # Without `//` the credentials lie in the path, as in `user:secret@host/v1`.
+    path = parts.path if parts.netloc else parts.path.rpartition("@")[2]
+    return urlunsplit((parts.scheme if parts.netloc else "", parts.netloc.rpartition("@")[2], path, "", ""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -96,7 +97,7 @@ def read(api: Api, raw: Any) -> Reply:
     """
     try:
         return _read_responses(raw) if api == "responses" else _read_chat(raw)
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise NotAReplyError(str(error)) from error
 
 
@@ -136,7 +137,7 @@ def _read_responses(raw: Any) -> Reply:
     return Reply(
         content=_text("".join(texts)) if texts else None,
         refusal=_text("".join(refusals)) or None,
-        finish_reason=finish,
+        finish_reason=_text(finish),
         model=_text(raw.get("model")),
         usage=_usage(usage.get("input_tokens"), details.get("cached_tokens"), usage.get("output_tokens")),
         logprobs=_logprobs(tokens or None),
@@ -152,9 +153,16 @@ def _logprobs(tokens: Any) -> tuple[tuple[str, float, Mapping[str, float]], ...]
         return None
     found: list[tuple[str, float, Mapping[str, float]]] = []
     for token in tokens:
-        likely = {str(other["token"]): float(other["logprob"]) for other in token.get("top_logprobs") or ()}
-        found.append((str(token["token"]), float(token["logprob"]), likely))
+        likely = {str(other["token"]): _logprob(other["logprob"]) for other in token.get("top_logprobs") or ()}
+        found.append((str(token["token"]), _logprob(token["logprob"]), likely))
     return tuple(found)
+
+
+def _logprob(value: Any) -> float:
+    number = float(value)
+    if math.isnan(number):
+        raise ValueError("a log probability is not a number")
+    return min(0.0, number)
 
 
 def _text(value: Any) -> str | None:

@@ -317,7 +317,7 @@ class _Batches:
         if self._max_cost is None:
             return float("inf")
         mine = [chunk for chunk in self.state.chunks if chunk.attempt == self.state.attempt]
-        return self._max_cost - sum((c.cost_usd or 0.0) if c.taken else c.worst_usd for c in mine)
+        return self._max_cost - sum(c.cost_usd if c.cost_usd is not None else c.worst_usd for c in mine)
 
     def _name_missing(self, fatal: ProviderError | None) -> None:
         """Enter all that is still wanted as missing, each with its reason."""

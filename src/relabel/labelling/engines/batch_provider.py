@@ -90,8 +90,8 @@ class BatchProvider:
         return "" if self._client.api_key == "none" else self._client.api_key
 
     def redact(self, text: str) -> str:
-        """Take the key, and whatever looks like one, out of a text."""
-        return without_keys(text, self.secret)
+        """Take the key, and whatever looks like one, out of a text; and lone surrogates, which no file can hold."""
+        return without_keys(text, self.secret).encode("utf-8", "replace").decode()
 
     async def upload(self, path: Path) -> str:
         """Send an input file up.

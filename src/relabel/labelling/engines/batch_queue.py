@@ -121,6 +121,7 @@ class Queue:
                 chunk.creating_since = since
                 self._save("intent noted")
             if await self._is_lost(since):
+                chunk.adopted = True
                 look, since = True, since - REMEMBERED_S
             try:
                 found = await self._provider.create(chunk.file_id, self._job.endpoint.api, mark, since, look=look)
@@ -168,7 +169,7 @@ class Queue:
                 return 0
             await self._take(chunk)
         except GoneError as error:
-            if self.submit:
+            if self.submit and not chunk.adopted:
                 raise ProviderError(
                     f"the provider has no batch {chunk.batch_id} or no results of it ({error}); check that the key is of the project "
                     f"that made it, or give it up with `relabel batch cancel {self._state.run_id}`"
@@ -221,7 +222,7 @@ class Queue:
         fatal = self._provider.fatal(0, code, self._provider.redact(said), "/batches")
         if fatal is not None:
             self._results.fatal = fatal
-        chunk.taken = True
+        chunk.taken, chunk.cost_usd = True, 0.0
         self._save("refusal noted")
         self._folder.remove(chunk)
 
@@ -229,7 +230,7 @@ class Queue:
         """Give a chunk up that asks for nothing any more; its requests may go into another."""
         for key in self._folder.keys(chunk) or ():
             self._results.tries[key] -= 1
-        chunk.taken, chunk.status = True, status
+        chunk.taken, chunk.status, chunk.cost_usd = True, status, 0.0
         self._save("dropped")
         self._folder.remove(chunk)
         if chunk.file_id is not None:

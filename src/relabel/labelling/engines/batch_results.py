@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections import Counter
@@ -24,6 +25,8 @@ from relabel.task import Task
 
 DOWNLOADS = 3
 """Times that a file is fetched that holds less than the provider says."""
+_TURN = 64
+_DEEPEST = 100
 _TRANSIENT = {408, 409, 429}
 _NOT_ASKED = {"batch_expired", "batch_cancelled"}
 
@@ -120,6 +123,8 @@ class Results:
                 number += 1
                 self._enter(taking, number, line, provider)
                 self._step("entered")
+                if number % _TURN == 0:
+                    await asyncio.sleep(0)  # let the display have its turn
         for key in taking.keys if taking.keys is not None else list(self.wants):
             if key in self.wants and key not in self.failed and key not in self.unanswered:
                 self.unanswered[key] = f"the batch {chunk.batch_id} ended ({chunk.status}) before this was answered"
@@ -158,15 +163,16 @@ class Results:
             return
         if taking.keys is not None and key not in taking.keys:
             return  # an answer to nobody's question
-        response = row.get("response") or {}
-        status, body = int(response.get("status_code") or 0), response.get("body")
+        response = _object(row.get("response"))
+        said, body = response.get("status_code"), response.get("body")
+        status = said if isinstance(said, int) else 0
         if not 200 <= status < 300:
             self._no_answer(key, status, row, provider)
             return
         try:
             answer = self._answer(taking, key, body, number)
         except NotAReplyError:
-            self._fail(key, "provider", f"the batch's reply is no completion: {str(body)[:200]!r}")
+            self._fail(key, "provider", provider.redact(f"the batch's reply is no completion: {str(body)[:200]!r}"))
             return
         if answer.cost_usd is None:
             taking.cost_usd = None
@@ -214,6 +220,8 @@ class Results:
     def _answer(self, taking: _Taking, key: str, body: Any, number: int) -> Answer:
         reply = read(self._job.endpoint.api, body)
         price = self._job.price
+        # A server that counts no tokens does not work for nothing: what the answer cost is unknown.
+        counted = reply.usage.prompt + reply.usage.completion > 0 or price is None or price.input == price.output == 0
         assert taking.chunk.ended_at is not None
         # The time is that at which the batch was seen to have ended, a microsecond later with each line: taken again, a line gives
         # the same answer, and no two answers to one question get one name.
@@ -228,19 +236,15 @@ class Results:
             attempts=max(1, self.tries[key]),
             latency_s=round(taking.seconds, 1),
             created_at=came.isoformat(timespec="microseconds"),
-            cost_usd=None if price is None else price.cost(reply.usage),
+            cost_usd=price.cost(reply.usage) if price is not None and counted else None,
             raw=body,
         )
 
     def _no_answer(self, key: str, status: int, row: dict[str, Any], provider: BatchProvider) -> None:
-        error = row.get("error") or {}
-        body = (row.get("response") or {}).get("body") or {}
-        if not error and isinstance(body, dict):
-            error = body.get("error") or {}
-        code, said = (
-            (str(error.get(name) or "") for name in ("code", "message")) if isinstance(error, dict) else ("", "")
-        )
-        said = provider.redact(" ".join((said or str(body)[:200] or code).split())[:300])
+        body = _object(_object(row.get("response")).get("body"))
+        error = _object(row.get("error")) or _object(body.get("error"))
+        code, said = (str(error.get(name) or "") for name in ("code", "message"))
+        said = provider.redact(" ".join((said or code or str(body)[:200]).split())[:300])
         shown = f"HTTP {status}: {said}" if status else said
         if code in _NOT_ASKED or status in _TRANSIENT or status >= 500:
             self.unanswered[key] = shown
@@ -266,12 +270,26 @@ def _lines(path: Path) -> Iterator[bytes]:
                 yield line
 
 
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
 def _parsed(line: bytes | str) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return row if isinstance(row, dict) else None
+    return row if isinstance(row, dict) and not _is_deep(row) else None
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether lists and objects lie in each other so deep that they could be read but not written again."""
+    layer = [value]
+    for _ in range(_DEEPEST):
+        layer = [x for v in layer for x in (v.values() if isinstance(v, dict) else v) if isinstance(x, (dict, list))]
+        if not layer:
+            return False
+    return True
 
 
 def _digest(path: Path) -> bytes:

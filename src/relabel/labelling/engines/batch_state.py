@@ -54,6 +54,7 @@ class Chunk(BaseModel):
         creating_since: When a batch was about to be made, in seconds since the epoch; the batch may exist without being known.
         file_id: The file at the provider.
         batch_id: The batch at the provider.
+        adopted: Whether its batch was found at the provider after the state had been lost: somebody may have taken its results then.
         status: The provider's word, or ours before there is a batch and after its results were taken without one.
         answered: Requests that the provider says are done, failed ones included.
         flying_at_refusal: Other batches of this run that were in the provider's queue when it had no room for this one.
@@ -78,6 +79,7 @@ class Chunk(BaseModel):
     creating_since: float | None = None
     file_id: str | None = None
     batch_id: str | None = None
+    adopted: bool = False
     status: str = "written"
     answered: int = 0
     flying_at_refusal: int | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,17 +35,23 @@ class Repair:
     reason: str
 
 
+Flies = Callable[[bool], None]
+"""Told True when a request goes on the wire, and False when it is off it again, whatever came of it."""
+
+
 class Engine(Protocol):
     """Turns requests into answers."""
 
     name: str
 
-    async def ask(self, request: Request, repair: Repair | None = None) -> Answer:
+    async def ask(self, request: Request, repair: Repair | None = None, *, flies: Flies | None = None) -> Answer:
         """Get the answer to one request.
 
         Args:
             request: What to ask.
             repair: An earlier answer to it that was no label: the model is shown it with the error.
+            flies: Told when the request is on the wire: before and between, it waits for its turn and nothing is lost
+                by leaving it.
 
         Raises:
             NoAnswerError: This request has no answer.

@@ -25,7 +25,7 @@ from pydantic import SecretStr
 from relabel.errors import ProviderError
 from relabel.label import Answer
 from relabel.labelling.budget import Budget, NoBudgetError
-from relabel.labelling.engines.engine import NoAnswerError, Repair
+from relabel.labelling.engines.engine import Flies, NoAnswerError, Repair
 from relabel.labelling.engines.limits import Limiter, Ticket, retry_after
 from relabel.labelling.pricing import Price
 from relabel.labelling.request import Request, canonical_json, public_url
@@ -37,8 +37,11 @@ DEADLINE_S = 300.0
 ATTEMPT_TIMEOUT_S = 90.0
 CONNECT_TIMEOUT_S = 20.0
 LONGEST_PAUSE_S = 60.0
+DEEPEST_REPLY = 100
+"""Lists and objects in each other; what is deeper can be read but not written again, and no provider sends it."""
 OPENAI_URL = "https://api.openai.com/v1"
 _TRANSIENT = {408, 409, 429}
+_NOT_IMPLEMENTED = 501
 _NO_QUOTA = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "access_terminated"}
 _NO_MODEL = {"model_not_found", "invalid_model", "unknown_model"}
 _LOOKS_LIKE_A_KEY = re.compile(r"\b(sk|pk|key)-[A-Za-z0-9_*-]{6,}")
@@ -116,7 +119,7 @@ class OnlineEngine:
         """Close the connections."""
         await self._http.aclose()
 
-    async def ask(self, request: Request, repair: Repair | None = None) -> Answer:
+    async def ask(self, request: Request, repair: Repair | None = None, *, flies: Flies | None = None) -> Answer:
         """Get the answer to one request; see `Engine.ask`."""
         body = request.body if repair is None else _repaired(request.body, repair)
         tokens = len(str(messages_of(body))) / _CHARACTERS_A_TOKEN + min(
@@ -126,7 +129,11 @@ class OnlineEngine:
         ends_at: float | None = None
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(is_transient),
-            stop=lambda state: state.attempt_number >= ATTEMPTS or (ends_at is not None and self._clock() >= ends_at),
+            # An attempt that could only begin after the deadline is none.
+            stop=lambda state: (
+                state.attempt_number >= ATTEMPTS
+                or (ends_at is not None and self._clock() + state.upcoming_sleep >= ends_at)
+            ),
             wait=self._pause,
             sleep=self._sleep,
             reraise=True,
@@ -134,11 +141,18 @@ class OnlineEngine:
         try:
             async for attempt in retrying:
                 with attempt:
+                    waiting_since = self._clock()
                     ticket, worst = await self._turn(body, tokens)
                     sent += 1
-                    if ends_at is None:
-                        ends_at = self._clock() + DEADLINE_S
-                    text, latency = await self._once(request, body, ticket, worst, ends_at)
+                    now = self._clock()
+                    ends_at = now + DEADLINE_S if ends_at is None else ends_at + now - waiting_since
+                    if flies is not None:
+                        flies(True)
+                    try:
+                        text, latency = await self._once(request, body, ticket, worst, ends_at)
+                    finally:
+                        if flies is not None:
+                            flies(False)
                     return self._answer(request, text, sent, latency, ticket, worst, repaired=repair is not None)
         except NoBudgetError as error:
             raise NoAnswerError("budget", str(error), sent) from error
@@ -194,7 +208,7 @@ class OnlineEngine:
             return response
         try:
             said: Any = json.loads(response.content)
-        except ValueError:
+        except (ValueError, RecursionError):
             said = None
         inner = said.get("error", said) if isinstance(said, Mapping) else said
         raise openai.APIStatusError(f"HTTP {response.status_code}", response=response, body=inner)
@@ -252,11 +266,16 @@ class OnlineEngine:
         try:
             raw = json.loads(text)
             reply = read(request.api, raw)
-        except (ValueError, NotAReplyError) as error:
+            if text.count("[") + text.count("{") > DEEPEST_REPLY and _depth(raw) > DEEPEST_REPLY:
+                raise NotAReplyError("nested too deep")
+        except (ValueError, RecursionError, NotAReplyError) as error:
             self.budget.settle(worst, None)
             message = f"the server's reply is no completion: {self.redact(text[:200])!r}"
             raise NoAnswerError("provider", message, attempts) from error
-        cost = None if self._price is None else self._price.cost(reply.usage)
+        # A server that counts no tokens does not work for nothing: what the answer cost is unknown.
+        price = self._price
+        counted = reply.usage.prompt + reply.usage.completion > 0 or price is None or price.input == price.output == 0
+        cost = None if price is None or not counted else price.cost(reply.usage)
         self.budget.settle(worst, cost)
         self.limiter.correct(ticket, reply.usage.prompt + reply.usage.completion)
         return Answer(
@@ -299,6 +318,17 @@ def _limit_headers(headers: httpx2.Headers) -> dict[str, str]:
     """The headers about limits. Looking one up in the client's own mapping walks and decodes all of them."""
     wanted = ((name.lower(), value) for name, value in headers.raw)
     return {name.decode(): value.decode("latin-1") for name, value in wanted if name.startswith(b"x-ratelimit")}
+
+
+def _depth(value: Any) -> int:
+    depth, layer = 0, [value]
+    while layer := [
+        x for v in layer if isinstance(v, (dict, list)) for x in (v.values() if isinstance(v, dict) else v)
+    ]:
+        depth += 1
+        if depth > DEEPEST_REPLY:
+            break
+    return depth
 
 
 def _repaired(body: Mapping[str, Any], repair: Repair) -> dict[str, Any]:
@@ -347,7 +377,7 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, openai.APIStatusError):
         if str(error.code or "") in _NO_QUOTA:
             return False
-        return error.status_code in _TRANSIENT or error.status_code >= 500
+        return error.status_code in _TRANSIENT or (error.status_code >= 500 and error.status_code != _NOT_IMPLEMENTED)
     return isinstance(error, (openai.APIConnectionError, _TimedOutError, _UnreachableError))
 
 
@@ -358,5 +388,5 @@ def provider_message(error: openai.APIStatusError) -> str:
         inner = body.get("error", body)
         said = inner.get("message") if isinstance(inner, Mapping) else inner
         if said:
-            return " ".join(str(said).split())[:300]
+            return " ".join(str(said).encode("utf-8", "replace").decode().split())[:300]
     return " ".join(error.response.text.split())[:200] or f"HTTP {error.status_code}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from relabel.label import Answer
-from relabel.labelling.engines.engine import NoAnswerError, Repair
+from relabel.labelling.engines.engine import Flies, NoAnswerError, Repair
 from relabel.labelling.request import Request
 
 
@@ -12,9 +12,9 @@ class ReplayEngine:
 
     name = "replay"
 
-    async def ask(self, request: Request, repair: Repair | None = None) -> Answer:
+    async def ask(self, request: Request, repair: Repair | None = None, *, flies: Flies | None = None) -> Answer:
         """Refuse: the job asks an engine only for what the store lacks."""
-        del repair
+        del repair, flies
         raise NoAnswerError(
             "provider", f"the store has no answer with the key {request.key}, and replay asks nobody", 0
         )

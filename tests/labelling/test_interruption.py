@@ -1,0 +1,359 @@
+"""A run that is stopped, starved of disk, or kept waiting: what was paid for is there, and one sentence says the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import diskcache
+import pytest
+from pydantic import SecretStr
+
+from relabel.cli.app import run_app
+from relabel.labelling.engines.limits import Limiter
+from relabel.labelling.engines.local import LocalServer
+from relabel.labelling.engines.online import OnlineEngine
+from relabel.labelling.job import Stop, run_job
+from relabel.labelling.leases import Leases
+from relabel.labelling.store import Store
+from relabel.run import open_run
+from server import FakeProvider, Reply, Seen, chat, judged, provider, refused
+from workshop import KEY, label_all, make_job, no_sleep
+
+WORDS = ["--tasks", "sample", "--sample", "20", "--response-format", "text", "--concurrency", "4", "--out", "r"]
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("RELABEL_STORE", str(tmp_path / "store"))
+
+
+def run(fake: FakeProvider, *more: str) -> int:
+    return run_app(["run", "--model", "m", "--base-url", fake.base_url, *WORDS, "--quiet", *more])
+
+
+def start(fake: FakeProvider, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "relabel", "run", "--model", "m", "--base-url", fake.base_url, *WORDS, *more]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def one_sentence(text: str) -> str:
+    said = [line for line in text.splitlines() if line.startswith("relabel: ")]
+    assert len(said) == 1, text
+    assert "Traceback" not in text
+    assert KEY not in text
+    return said[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_what_is_in_flight_come_in(number: signal.Signals, tmp_path: Path) -> None:
+    def script(seen: Seen) -> Reply:
+        if len(fake.seen) == 12:
+            os.kill(child.pid, number)
+        return Reply(body=judged().body, delay=0.1 if len(fake.seen) > 8 else 0.0)
+
+    with provider(script) as fake:
+        child = start(fake)
+        out, err = child.communicate(timeout=60)
+        assert child.returncode == 130
+        answered = len(fake.answered)
+        assert len(fake.seen) == answered <= 12 + 4
+    assert "the same command goes on where it was" in one_sentence(err)
+    assert err.count("stopping: waiting for the answers in flight") == 1
+    assert out.startswith(f"MISSING  {40 - answered} of 40 labels")
+    run_ = open_run("r")
+    assert (run_.manifest.status, len(run_.labels), len(run_.failures())) == ("interrupted", answered, 40 - answered)
+    with Store(tmp_path / "store") as store:
+        assert store.stats().answers == answered
+        assert list(store.verify()) == []
+
+
+def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
+    def script(seen: Seen) -> Reply:
+        if len(fake.seen) <= 8:
+            return judged()
+        if len(fake.seen) == 12:
+            os.kill(child.pid, signal.SIGINT)
+            os.kill(child.pid, signal.SIGINT)
+        return Reply(fault="hang")
+
+    with provider(script) as fake:
+        child = start(fake)
+        # The kernel may make one of two signals that come at once: a third is only sent when it was needed.
+        try:
+            _, err = child.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
+            os.kill(child.pid, signal.SIGINT)
+            _, err = child.communicate(timeout=20)
+        assert child.returncode == 130
+    one_sentence(err)
+    run_ = open_run("r")
+    assert (run_.manifest.status, len(run_.labels), len(run_.failures())) == ("interrupted", 8, 32)
+    with Store(tmp_path / "store") as store:
+        assert store.stats().answers == 8
+
+
+async def test_nothing_more_is_sent_once_a_run_is_stopped(store: Store, tmp_path: Path) -> None:
+    stop, loop = Stop(), asyncio.get_running_loop()
+
+    def script(seen: Seen) -> Reply:
+        if len(fake.seen) == 4:
+            loop.call_soon_threadsafe(stop)
+        if len(fake.seen) == 3:
+            return Reply(body=chat("not yet"), delay=0.2)
+        return Reply(body=judged().body, delay=0.2) if len(fake.seen) != 2 else Reply(503, delay=0.2)
+
+    with provider(script) as fake:
+        engine = OnlineEngine(fake.base_url, None, None, limiter=Limiter(None))
+        # Hundreds of workers wait for their turn, as they do when the number in flight is being found out.
+        outcome = await run_job(make_job(fake.base_url, 200), engine, store, tmp_path / "run", concurrency=300, stop=stop)
+        await engine.close()
+        assert len(fake.seen) == 4
+    assert outcome.interrupted
+    assert len(outcome.labels) == store.stats().answers == 2
+    assert store.stats().rejected == 1
+    assert len(outcome.failures) == 398
+
+
+async def test_a_run_that_waits_for_another_one_can_be_stopped(store: Store, tmp_path: Path) -> None:
+    stop = Stop()
+    with provider(lambda seen: judged()) as fake:
+        job = make_job(fake.base_url, 2)
+        other = Leases(store.folder)
+        for planned in job.plan():
+            assert other.take(planned.request.key)
+        asyncio.get_running_loop().call_later(0.05, stop)
+        outcome = await label_all(job, store, tmp_path / "run", stop=stop)
+        other.close()
+        assert fake.seen == []
+    assert outcome.interrupted
+    assert len(outcome.failures) == 4
+
+
+FAULTS: dict[str, tuple[Exception, str]] = {
+    "full": (sqlite3.OperationalError("database or disk is full"), "database or disk is full"),
+    "no space": (OSError(28, "No space left on device"), "No space left on device"),
+    "locked": (diskcache.Timeout(), "another program has locked it"),
+    "read-only": (sqlite3.OperationalError("attempt to write a readonly database"), "readonly"),
+    "damaged": (sqlite3.DatabaseError("database disk image is malformed"), "malformed"),
+}
+
+
+@contextmanager
+def failing_after(answers: int, error: Exception) -> Generator[None]:
+    real, turns = diskcache.Cache.add, 0
+
+    def add(self: Any, key: Any, *values: Any, **named: Any) -> Any:
+        nonlocal turns
+        turns += 1
+        if turns > answers:
+            raise error
+        return real(self, key, *values, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diskcache.Cache, "add", add)
+        yield
+
+
+@pytest.mark.parametrize("what", FAULTS)
+def test_a_store_that_cannot_be_written_is_one_sentence_and_nothing_is_corrupted(
+    what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error, words = FAULTS[what]
+    with provider(lambda seen: judged()) as fake:
+        with failing_after(10, error):
+            assert run(fake) == 3
+        said = one_sentence(capsys.readouterr().err)
+        assert f"cannot use the store {tmp_path / 'store'}" in said
+        assert words in said
+        with Store(tmp_path / "store") as store:
+            assert list(store.verify()) == []
+            assert store.stats().answers == 10
+        asked = len(fake.seen)
+        assert run(fake) == 0
+        assert len(fake.seen) == asked + 30
+    assert open_run("r").manifest.counts.from_store == 10
+
+
+def test_leases_that_cannot_be_written_are_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(self: Any, key: str) -> bool:
+        self._db.execute("DROP TABLE IF EXISTS lease")
+        return real(self, key)
+
+    real = Leases.take
+    with provider(lambda seen: judged()) as fake, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Leases, "take", broken)
+        assert run(fake) == 3
+    assert "cannot use the store" in one_sentence(capsys.readouterr().err)
+
+
+@contextmanager
+def tiny_disk(folder: Path, size: str) -> Generator[None]:
+    folder.mkdir(mode=0o700)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=False, capture_output=True)
+    if done.returncode:
+        pytest.skip("only root may mount a disk of its own")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root may mount a disk of its own")
+def test_a_disk_that_fills_up_is_one_sentence_and_the_answers_on_it_are_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RELABEL_STORE", str(tmp_path / "disk" / "store"))
+    long = judged(rationale="word " * 500)
+    with tiny_disk(tmp_path / "disk", "400k"), provider(lambda seen: long) as fake:
+        assert run(fake) == 3
+        assert "cannot use the store" in one_sentence(capsys.readouterr().err)
+        with Store(tmp_path / "disk" / "store") as store:
+            assert list(store.verify()) == []
+            kept = store.stats().answers
+        assert 0 < kept < 40
+        assert len(fake.answered) - kept <= 4 + 1
+        subprocess.run(["mount", "-o", "remount,size=8m", str(tmp_path / "disk")], check=True)
+        assert run(fake) == 0
+        assert open_run("r").manifest.counts.from_store == kept
+
+
+@pytest.mark.parametrize("place", ["/proc/relabel-store", "/dev/null"])
+def test_a_store_where_none_can_be_is_one_sentence(
+    place: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RELABEL_STORE", place)
+    with provider(lambda seen: judged()) as fake:
+        assert run(fake) == 3
+        assert fake.seen == []
+    assert f"cannot use the store {place}" in one_sentence(capsys.readouterr().err)
+
+
+def test_a_run_folder_where_none_can_be_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    with provider(lambda seen: judged()) as fake:
+        assert run(fake, "--out", "/proc/relabel-run") == 3
+        assert fake.seen == []
+    assert "cannot write into /proc/relabel-run" in one_sentence(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("fault", ["hang", "trickle", "drop"])
+async def test_requests_that_are_never_answered_do_not_hold_up_the_others(
+    fault: Any, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relabel.labelling.engines.online.ATTEMPT_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("relabel.labelling.engines.online.ATTEMPTS", 2)
+
+    def script(seen: Seen) -> Reply:
+        stuck = "number 3." in seen.prompt or "number 7." in seen.prompt
+        return Reply(body=judged().body, fault=fault) if stuck else judged()
+
+    with provider(script) as fake:
+        outcome = await label_all(make_job(fake.base_url, 20), store, tmp_path / "run", concurrency=4)
+        stuck = [seen for seen in fake.seen if "number 3." in seen.prompt or "number 7." in seen.prompt]
+        assert len(stuck) == 4 * 2
+    assert len(outcome.labels) == 36
+    kind = "provider" if fault == "drop" else "timeout"
+    assert [(x.kind, x.attempts) for x in outcome.failures] == [(kind, 2)] * 4
+    assert {x.task_id for x in outcome.failures} == {"3", "7"}
+
+
+async def test_a_request_that_is_stuck_once_is_answered_at_the_second_try(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relabel.labelling.engines.online.ATTEMPT_TIMEOUT_S", 0.3)
+    with provider(lambda seen: Reply(fault="hang") if len(fake.seen) in {2, 5} else judged()) as fake:
+        outcome = await label_all(make_job(fake.base_url, 10), store, tmp_path / "run")
+    assert outcome.complete
+    assert sorted(label.attempts for label in outcome.labels)[-3:] == [1, 2, 2]
+
+
+def test_the_key_is_nowhere_but_in_the_header(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    secret = "hunter2-in-the-address"
+
+    def script(seen: Seen) -> Reply:
+        said = seen.headers["authorization"]
+        if len(fake.seen) % 3 == 0:
+            return refused(400, f"bad key {said}")
+        return Reply(body=chat(f"not json {said}")) if len(fake.seen) % 5 == 0 else judged(rationale=said)
+
+    with provider(script) as fake:
+        address = fake.base_url.replace("http://", f"http://user:{secret}@")
+        child = start(fake, "--base-url", address, "--log-json")
+        shown = "".join(child.communicate(timeout=60))
+        assert child.returncode == 5
+        assert {KEY in seen.headers["authorization"] for seen in fake.seen} == {True}
+        fake.script = lambda seen: refused(401, f"Incorrect API key provided: {seen.headers['authorization']}")
+        assert run(fake, "--base-url", address, "--tasks", "sample", "--seed", "1", "--out", "other") == 4
+    captured = capsys.readouterr()
+    for word in (KEY, secret):
+        assert word not in shown + captured.out + captured.err
+        written = [p for p in tmp_path.rglob("*") if p.is_file()]
+        assert len(written) >= 5
+        assert [p.name for p in written if word.encode() in p.read_bytes()] == []
+
+
+@pytest.mark.parametrize("address", ["user:hunter2@host/v1", "ftp://user:hunter2@host", "http://user:hunter2@host:99999/v1", "http://user:hunter2@[::1/v1", "hunter2@"])
+def test_an_address_that_is_none_is_exit_2_and_does_not_show_its_secret(
+    address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_app(["run", "--model", "m", "--tasks", "sample", "--base-url", address]) == 2
+    assert "hunter2" not in one_sentence(capsys.readouterr().err)
+
+
+def test_folders_are_private_to_the_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = os.umask(0)
+    try:
+        with provider(lambda seen: judged()) as fake:
+            assert run(fake) == 0
+    finally:
+        os.umask(old)
+    capsys.readouterr()
+    for name in ("r", "store"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o700
+
+
+def test_the_local_servers_command_line_and_environment_hold_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, str]] = []
+    stub = tmp_path / "python"
+    stub.write_text(f"#!{sys.executable}\nprint('http://127.0.0.1:1', flush=True)\nimport sys\nsys.stdin.read()\n")
+    stub.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(stub))
+    with LocalServer(tmp_path / "x.gguf", "alias") as server:
+        folder = Path(f"/proc/{server.pid}")
+        if not folder.exists():
+            pytest.skip("this system shows no processes under /proc")
+        seen.append(((folder / "cmdline").read_text(), (folder / "environ").read_text()))
+    assert "alias" in seen[0][0]
+    assert KEY not in "".join(seen[0])
+
+
+def test_json_events_are_one_document_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with provider(lambda seen: judged()) as fake:
+        child = start(fake, "--log-json")
+        _, err = child.communicate(timeout=60)
+    events = [json.loads(line) for line in err.splitlines()]
+    assert [events[0]["event"], events[-1]["event"]] == ["start", "end"]
+    assert (events[-1]["asked"], events[-1]["done"], events[-1]["fresh"], events[-1]["in_flight"]) == (40, 40, 40, 0)
+    assert events[-1]["prompt_tokens"] == 4000
+    assert not re.search(r"Traceback", err)
+
+
+async def test_a_key_in_an_engine_never_shows(store: Store) -> None:
+    engine = OnlineEngine("http://user:pw@localhost:1/v1", SecretStr(KEY), None, sleep=no_sleep)
+    assert KEY not in repr(engine)
+    assert KEY not in repr(vars(engine))
+    assert engine.redact(f"x {KEY} y sk-other-0123456789") == "x [key] y [key]"
+    await engine.close()
