@@ -15,7 +15,10 @@ from relabel.labelling.engines.engine import NoAnswerError
 from relabel.labelling.engines.limits import Limiter
 from relabel.labelling.engines.online import ATTEMPTS, OnlineEngine
 from relabel.labelling.pricing import find_price
-from relabel.labelling.request import Request
+from relabel.labelling.prompt import load_prompt
+from relabel.labelling.request import Endpoint, Planner, Request
+from relabel.rubric import load_rubric
+from relabel.task import load_tasks
 from server import FakeProvider, Reply, Seen, chat, judged, provider, refused
 from workshop import KEY, FakeTime, no_sleep
 
@@ -177,3 +180,15 @@ async def test_a_known_price_is_charged_with_the_cache_discount() -> None:
 
 def test_an_unknown_price_is_none() -> None:
     assert find_price("no-such-model-at-all", "http://localhost:1/v1") is None
+
+
+async def test_the_schema_on_the_wire_asks_for_the_reason_before_the_label() -> None:
+    planner = Planner(load_rubric("exposure"), load_prompt("task"), Endpoint(host="h", model="m"))
+    request = planner.request(load_tasks("sample", sample=1), "strict")
+    with provider(lambda seen: judged()) as fake:
+        engine = OnlineEngine(fake.base_url, None, None)
+        await engine.ask(request)
+        await engine.close()
+    sent = fake.seen[0].body["response_format"]["json_schema"]["schema"]
+    assert list(sent["properties"]) == sent["required"] == ["rationale", "label"]
+    assert [message["role"] for message in fake.seen[0].messages] == ["system", "user"]

@@ -565,6 +565,8 @@ class _Worker:
             future.cancel()
 
     async def _ask(self, planned: Planned) -> list[Planned]:
+        if self.stop.asked.is_set():  # a cancellation that is under way is only felt where something is waited for
+            raise asyncio.CancelledError
         if self._first_sent is None:
             self._first_sent = self.clock()
         key, name, flying = planned.request.key, f"{planned.tasks[0].task_id} {planned.setting}", self._progress.flying
@@ -591,7 +593,7 @@ class _Worker:
                     raise wrong
                 rest = self.ledger.buy(planned, answer)
             except InvalidAnswerError as error:
-                if error.kind not in _REPAIRABLE or self.job.decide == "logprob":
+                if error.kind not in _REPAIRABLE or self.job.decide == "logprob" or self.stop.asked.is_set():
                     raise
                 repair = Repair(answer.content or "", error.reason)
                 again = await self.engine.ask(planned.request, repair, flies=flies)

@@ -12,6 +12,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,8 @@ class Leases:
     def give_back(self, key: str) -> None:
         """The request is over."""
         self._mine.discard(key)
-        self._sql("DELETE FROM lease WHERE key=? AND owner=?", key, self._owner)
+        with suppress(sqlite3.Error):  # on a full disk, too: a lease ends by itself
+            self._db.execute("DELETE FROM lease WHERE key=? AND owner=?", (key, self._owner))
 
     def keep(self, key: str) -> None:
         """The request is answered: its lease no longer matters, because the store is asked first. It goes at the end."""
@@ -104,9 +106,6 @@ class Leases:
 
     def close(self) -> None:
         """Give everything back."""
-        try:
+        with suppress(sqlite3.Error):  # what brought us here must not be hidden
             self._db.execute("DELETE FROM lease WHERE owner=?", (self._owner,))
-        except sqlite3.Error:
-            pass  # they end by themselves, and what brought us here must not be hidden
-        finally:
-            self._db.close()
+        self._db.close()

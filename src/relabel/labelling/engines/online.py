@@ -28,7 +28,7 @@ from relabel.labelling.budget import Budget, NoBudgetError
 from relabel.labelling.engines.engine import Flies, NoAnswerError, Repair
 from relabel.labelling.engines.limits import Limiter, Ticket, retry_after
 from relabel.labelling.pricing import Price
-from relabel.labelling.request import Request, canonical_json, public_url
+from relabel.labelling.request import Request, public_url
 from relabel.labelling.wire import PATHS, Api, NotAReplyError, messages_of, output_bound, read, with_messages
 
 ATTEMPTS = 6
@@ -187,7 +187,7 @@ class OnlineEngine:
         request = httpx2.Request(
             "POST",
             self._urls[api],
-            content=canonical_json(body),
+            content=_posted(body),
             headers=self._headers,
             extensions={"timeout": timeout},
         )
@@ -312,6 +312,12 @@ class OnlineEngine:
         )
         refused = f", parameter {error.param!r}" if error.param else ""
         return fatal or NoAnswerError("provider", f"HTTP {status}{refused}: {said}", sent, status=status)
+
+
+def _posted(body: Mapping[str, Any]) -> bytes:
+    # In the order in which it was made: models with strict schemas write in the schema's order, and the reason must come
+    # before the label.
+    return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def _limit_headers(headers: httpx2.Headers) -> dict[str, str]:
