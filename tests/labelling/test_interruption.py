@@ -217,12 +217,12 @@ def test_a_disk_that_fills_up_is_one_sentence_and_the_answers_on_it_are_whole(
     with tiny_disk(tmp_path / "disk", "400k"), provider(lambda seen: long) as fake:
         assert run(fake) == 3
         assert "cannot use the store" in one_sentence(capsys.readouterr().err)
+        subprocess.run(["mount", "-o", "remount,size=8m", str(tmp_path / "disk")], check=True)
         with Store(tmp_path / "disk" / "store") as store:
             assert list(store.verify()) == []
             kept = store.stats().answers
         assert 0 < kept < 40
         assert len(fake.answered) - kept <= 4 + 1
-        subprocess.run(["mount", "-o", "remount,size=8m", str(tmp_path / "disk")], check=True)
         assert run(fake) == 0
         assert open_run("r").manifest.counts.from_store == kept
 
