@@ -83,7 +83,12 @@ def responses(content: str | None, **changes: Any) -> dict[str, Any]:
         ],
         "usage": changes.get(
             "usage",
-            {"input_tokens": 100, "input_tokens_details": {"cached_tokens": 64}, "output_tokens": 20, "total_tokens": 120},
+            {
+                "input_tokens": 100,
+                "input_tokens_details": {"cached_tokens": 64},
+                "output_tokens": 20,
+                "total_tokens": 120,
+            },
         ),
     }
 

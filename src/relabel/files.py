@@ -34,10 +34,7 @@ def writing(folder: Path) -> Generator[None]:
             raise DataError(
                 f"another relabel is writing {folder}; wait until it has ended, or give another --out"
             ) from error
-        try:
-            yield
-        finally:
-            (folder / _LOCK).unlink(missing_ok=True)
+        yield  # the file stays: one who waits for it and one who makes it anew would both hold "the" lock
 
 
 def require_writable(folder: Path) -> None:
@@ -50,7 +47,12 @@ def require_writable(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; give a folder to --out")
     if folder.is_dir() and not (folder / "manifest.json").exists():
-        others = [p.name for p in folder.iterdir() if p.name not in _OWN_FILES]
+        others = [
+            p.name
+            for p in folder.iterdir()
+            if p.name not in _OWN_FILES
+            and not p.name.startswith((".write-test-", *(f".{name}." for name in _OWN_FILES)))
+        ]
         if others:
             raise UsageError(
                 f"{folder} holds other things ({sorted(others)[0]}) and no run; give a new folder to --out"

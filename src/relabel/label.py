@@ -26,9 +26,9 @@ class Usage(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    prompt: int = Field(default=0, ge=0)
-    cached: int = Field(default=0, ge=0)
-    completion: int = Field(default=0, ge=0)
+    prompt: int = Field(default=0, ge=0, lt=2**31)
+    cached: int = Field(default=0, ge=0, lt=2**31)
+    completion: int = Field(default=0, ge=0, lt=2**31)
 
 
 class Answer(BaseModel):

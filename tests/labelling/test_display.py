@@ -101,7 +101,8 @@ def test_an_unknown_price_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (3600, "1 h 00 min"), (90_061, "25 h 01 min")]
+    ("seconds", "said"),
+    [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (3600, "1 h 00 min"), (90_061, "25 h 01 min")],
 )
 def test_durations_are_said_as_people_say_them(seconds: float, said: str) -> None:
     assert duration(seconds) == said
@@ -142,10 +143,13 @@ async def test_nothing_is_shown_when_quiet_was_asked_for(capsys: pytest.CaptureF
 
 
 async def test_events_begin_and_end_even_when_the_job_fails(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ZeroDivisionError):
+    async def failing_job() -> None:
         async with shown(busy(), Limiter(4), look="json"):
             await asyncio.sleep(0)
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await failing_job()
     events = [json.loads(text) for text in capsys.readouterr().err.splitlines()]
     assert [event["event"] for event in events] == ["start", "end"]
     assert events[1]["failed"] == {"refusal": 3, "timeout": 40}
@@ -171,7 +175,11 @@ def test_a_quiet_run_says_nothing_on_standard_error(capsys: pytest.CaptureFixtur
 @pytest.mark.usefixtures("_here")
 def test_the_summary_leads_with_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     def script(seen: Seen) -> Reply:
-        replies: dict[int, Reply] = {2: refused(400, "no"), 3: Reply(body=chat(None, refusal="No.")), 4: refused(413, "no")}
+        replies: dict[int, Reply] = {
+            2: refused(400, "no"),
+            3: Reply(body=chat(None, refusal="No.")),
+            4: refused(413, "no"),
+        }
         return replies.get(len(fake.seen), judged())
 
     with provider(script) as fake:

@@ -12,7 +12,7 @@ from relabel.labelling.estimate import estimate
 from relabel.labelling.pricing import Price
 from relabel.labelling.request import Endpoint, host_of
 from relabel.labelling.store import Store
-from server import chat, judged, provider, Reply
+from server import Reply, chat, judged, provider
 from workshop import label_all, make_job
 
 URL = "http://127.0.0.1:1/v1"

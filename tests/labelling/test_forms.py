@@ -149,7 +149,6 @@ def test_a_refused_parameter_is_named(capsys: pytest.CaptureFixture[str]) -> Non
     [
         (refused(400, "context too long"), "HTTP 400: context too long"),
         (Reply(body=chat("Sure!")), "the answer is not one JSON object"),
-        (Reply(body=chat(None, refusal="No.")), "the model refused: No."),
     ],
 )
 def test_when_the_first_ten_all_fail_alike_the_run_stops_and_says_so(
@@ -163,6 +162,13 @@ def test_when_the_first_ten_all_fail_alike_the_run_stops_and_says_so(
     assert words in said
     found = open_run("r")
     assert (found.manifest.status, len(found.failures())) == ("incomplete", 12)
+
+
+@pytest.mark.usefixtures("_here")
+def test_refusals_are_about_the_tasks_and_stop_nothing() -> None:
+    with provider(lambda seen: Reply(body=chat(None, refusal="No."))) as fake:
+        assert run(fake, "--response-format", "text", "--concurrency", "1") == 5
+        assert len(fake.seen) == 12
 
 
 async def test_when_one_in_ten_succeeds_the_run_goes_on(store: Store, tmp_path: Path) -> None:
@@ -180,9 +186,8 @@ async def test_different_failures_are_not_alike(store: Store, tmp_path: Path) ->
 
 
 async def test_every_missing_label_is_named_once_when_the_run_gives_up(store: Store, tmp_path: Path) -> None:
-    with provider(lambda seen: refused(422, "no")) as fake:
-        with pytest.raises(ProviderError, match="all failed alike"):
-            await label_all(make_job(fake.base_url, 10), store, tmp_path / "run", concurrency=5)
+    with provider(lambda seen: refused(422, "no")) as fake, pytest.raises(ProviderError, match="all failed alike"):
+        await label_all(make_job(fake.base_url, 10), store, tmp_path / "run", concurrency=5)
     missing = [(x.task_id, x.setting) for x in open_run(str(tmp_path / "run")).failures()]
     assert sorted(missing) == sorted((str(n), s) for n in range(10) for s in ("strict", "with-tools"))
 

@@ -21,15 +21,18 @@ import pytest
 from pydantic import SecretStr
 
 from relabel.cli.app import run_app
+from relabel.label import Answer
+from relabel.labelling.engines.engine import NoAnswerError
 from relabel.labelling.engines.limits import Limiter
 from relabel.labelling.engines.local import LocalServer
 from relabel.labelling.engines.online import OnlineEngine
 from relabel.labelling.job import Stop, run_job
 from relabel.labelling.leases import Leases
+from relabel.labelling.request import Request
 from relabel.labelling.store import Store
 from relabel.run import open_run
 from server import FakeProvider, Reply, Seen, chat, judged, provider, refused
-from workshop import KEY, label_all, make_job, no_sleep
+from workshop import KEY, FakeTime, label_all, make_job, no_sleep
 
 WORDS = ["--tasks", "sample", "--sample", "20", "--response-format", "text", "--concurrency", "4", "--out", "r"]
 
@@ -115,7 +118,9 @@ async def test_nothing_more_is_sent_once_a_run_is_stopped(store: Store, tmp_path
     with provider(script) as fake:
         engine = OnlineEngine(fake.base_url, None, None, limiter=Limiter(None))
         # Hundreds of workers wait for their turn, as they do when the number in flight is being found out.
-        outcome = await run_job(make_job(fake.base_url, 200), engine, store, tmp_path / "run", concurrency=300, stop=stop)
+        outcome = await run_job(
+            make_job(fake.base_url, 200), engine, store, tmp_path / "run", concurrency=300, stop=stop
+        )
         await engine.close()
         assert len(fake.seen) == 4
     assert outcome.interrupted
@@ -199,7 +204,9 @@ def test_leases_that_cannot_be_written_are_one_sentence(capsys: pytest.CaptureFi
 @contextmanager
 def tiny_disk(folder: Path, size: str) -> Generator[None]:
     folder.mkdir(mode=0o700)
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=False, capture_output=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=False, capture_output=True
+    )
     if done.returncode:
         pytest.skip("only root may mount a disk of its own")
     try:
@@ -210,13 +217,15 @@ def tiny_disk(folder: Path, size: str) -> Generator[None]:
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root may mount a disk of its own")
 def test_a_disk_that_fills_up_is_one_sentence_and_the_answers_on_it_are_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RELABEL_STORE", str(tmp_path / "disk" / "store"))
     long = judged(rationale="word " * 500)
     with tiny_disk(tmp_path / "disk", "400k"), provider(lambda seen: long) as fake:
-        assert run(fake) == 3
-        assert "cannot use the store" in one_sentence(capsys.readouterr().err)
+        child = start(fake, "--quiet")
+        _, err = child.communicate(timeout=60)
+        assert child.returncode == 3
+        assert "cannot use the store" in one_sentence(err)
         subprocess.run(["mount", "-o", "remount,size=8m", str(tmp_path / "disk")], check=True)
         with Store(tmp_path / "disk" / "store") as store:
             assert list(store.verify()) == []
@@ -276,6 +285,32 @@ async def test_a_request_that_is_stuck_once_is_answered_at_the_second_try(
     assert sorted(label.attempts for label in outcome.labels)[-3:] == [1, 2, 2]
 
 
+async def ask_in_fake_time(fake: FakeProvider, time: FakeTime, limiter: Limiter) -> Answer:
+    engine = OnlineEngine(fake.base_url, None, None, limiter=limiter, clock=time, sleep=time.sleep, jitter=lambda: 0.0)
+    try:
+        return await engine.ask(Request(host="h", body={"model": "m", "messages": [{"role": "user", "content": "Hi"}]}))
+    finally:
+        await engine.close()
+
+
+async def test_a_pause_beyond_the_deadline_is_not_waited_for() -> None:
+    time = FakeTime()
+    reply = refused(429, "come back later", None, **{"retry-after": "4000"})
+    with provider(lambda seen: reply) as fake:
+        with pytest.raises(NoAnswerError, match="HTTP 429: come back later") as caught:
+            await ask_in_fake_time(fake, time, Limiter(1, clock=time, sleep=time.sleep))
+        assert len(fake.seen) == 1
+    assert (caught.value.kind, caught.value.attempts, time.slept) == ("provider", 1, [])
+
+
+async def test_waiting_for_a_turn_is_not_counted_against_the_deadline() -> None:
+    time = FakeTime()
+    with provider(lambda seen: refused(503) if len(fake.seen) < 3 else judged()) as fake:
+        answer = await ask_in_fake_time(fake, time, Limiter(1, rpm=0.05, clock=time, sleep=time.sleep))
+    assert answer.attempts == 3
+    assert time.now > 1000 + 2 * 1199
+
+
 def test_the_key_is_nowhere_but_in_the_header(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     secret = "hunter2-in-the-address"
 
@@ -301,7 +336,16 @@ def test_the_key_is_nowhere_but_in_the_header(tmp_path: Path, capsys: pytest.Cap
         assert [p.name for p in written if word.encode() in p.read_bytes()] == []
 
 
-@pytest.mark.parametrize("address", ["user:hunter2@host/v1", "ftp://user:hunter2@host", "http://user:hunter2@host:99999/v1", "http://user:hunter2@[::1/v1", "hunter2@"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "user:hunter2@host/v1",
+        "ftp://user:hunter2@host",
+        "http://user:hunter2@host:99999/v1",
+        "http://user:hunter2@[::1/v1",
+        "hunter2@",
+    ],
+)
 def test_an_address_that_is_none_is_exit_2_and_does_not_show_its_secret(
     address: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -321,7 +365,9 @@ def test_folders_are_private_to_the_user(tmp_path: Path, capsys: pytest.CaptureF
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o700
 
 
-def test_the_local_servers_command_line_and_environment_hold_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_local_servers_command_line_and_environment_hold_no_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[tuple[str, str]] = []
     stub = tmp_path / "python"
     stub.write_text(f"#!{sys.executable}\nprint('http://127.0.0.1:1', flush=True)\nimport sys\nsys.stdin.read()\n")

@@ -11,9 +11,10 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import diskcache
 import pytest
 
-from relabel.errors import DataError, ProviderError, UsageError
+from relabel.errors import DataError, ProviderError, StoreError, UsageError
 from relabel.labelling.job import Stop
 from relabel.labelling.store import Store
 from relabel.run import open_run
@@ -272,3 +273,75 @@ async def test_kill_9_loses_and_repeats_nothing_but_what_was_in_flight(tmp_path:
         assert outcome.manifest.counts.from_store == saved
         prompts = [seen.prompt + seen.body["messages"][0]["content"] for seen in fake.answered]
         assert len(prompts) - len(set(prompts)) <= 4
+
+
+@pytest.mark.parametrize("key", ["x", "none", "test", "exposed"])
+async def test_a_placeholder_for_a_key_changes_no_answer(key: str, store: Store, tmp_path: Path) -> None:
+    with provider(lambda seen: judged("exposed", "It can test next to none, exactly.")) as fake:
+        outcome = await label_all(make_job(fake.base_url, 2), store, tmp_path / "run", key=key)
+    assert outcome.complete
+    assert {label.rationale for label in outcome.labels} == {"It can test next to none, exactly."}
+
+
+async def test_leftover_failures_do_not_stop_a_later_start(store: Store, tmp_path: Path) -> None:
+    bad = {f"number {n}." for n in range(12)}
+
+    def script(seen: Seen) -> Reply:
+        refuses = any(text in seen.prompt for text in bad)
+        return Reply(body=chat(None, refusal="No.")) if refuses else judged()
+
+    with provider(lambda seen: refused(400) if "number 15." in seen.prompt else script(seen)) as fake:
+        # The good ones first, so that the first start is past its first ten.
+        job = make_job(fake.base_url, 20)
+        turned = make_job(fake.base_url, tasks=list(reversed(job.tasks)))
+        await label_all(turned, store, tmp_path / "run", concurrency=1)
+        fake.script = script
+        outcome = await label_all(job, store, tmp_path / "run", concurrency=1)
+    assert len(outcome.failures) == 24
+    assert {failure.kind for failure in outcome.failures} == {"refusal"}
+
+
+async def test_an_unreadable_row_ends_the_run_and_loses_nothing_in_flight(store: Store, tmp_path: Path) -> None:
+    with provider(lambda seen: Reply(body=judged().body, delay=0.05)) as fake:
+        job = make_job(fake.base_url, 20)
+        planned = list(job.plan())
+        with diskcache.Cache(str(store.folder)) as plain:
+            plain[planned[12].request.key] = {"a": "pickle"}
+        with pytest.raises(StoreError, match="could run code"):
+            await label_all(job, store, tmp_path / "run", concurrency=8)
+    run = open_run(str(tmp_path / "run"))
+    assert run.manifest.status == "incomplete"
+    assert len(run.labels) == len(fake.answered) > 0
+
+
+async def test_an_absurd_count_of_tokens_is_no_reply(store: Store, tmp_path: Path) -> None:
+    usage = {"prompt_tokens": 10**20, "completion_tokens": 1}
+    with provider(lambda seen: Reply(body=chat('{"rationale": "x", "label": "exposed"}', usage=usage))) as fake:
+        outcome = await label_all(make_job(fake.base_url, 2), store, tmp_path / "run")
+    assert {failure.kind for failure in outcome.failures} == {"provider"}
+    assert len(open_run(str(tmp_path / "run")).labels) == 0
+
+
+async def test_a_server_that_was_still_starting_does_not_spoil_the_folder(store: Store, tmp_path: Path) -> None:
+    def script(seen: Seen) -> Reply:
+        if not up:
+            return refused(400, "starting")
+        return refused(400, "no json_schema") if seen.body["response_format"]["type"] == "json_schema" else judged()
+
+    up = False
+    with provider(script) as fake:
+        job = make_job(fake.base_url, 8, probe=True)
+        with pytest.raises(ProviderError, match="failed alike"):
+            await label_all(job, store, tmp_path / "run")
+        up = True
+        outcome = await label_all(job, store, tmp_path / "run")
+    assert outcome.complete
+    assert outcome.manifest.response_form == "json_object"
+
+
+async def test_missing_repeats_agree_with_nobody(store: Store, tmp_path: Path) -> None:
+    answers = iter([judged(), *[Reply(body=chat(None, refusal="No."))] * 4])
+    with provider(lambda seen: next(answers)) as fake:
+        job = make_job(fake.base_url, 1, settings=("strict",), samples=5)
+        outcome = await label_all(job, store, tmp_path / "run", concurrency=1)
+    assert [label.probability for label in outcome.labels] == [pytest.approx(0.2)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -128,6 +129,27 @@ def test_two_runs_at_once_buy_each_answer_once_and_both_finish(tmp_path: Path) -
         assert (run.manifest.status, len(run.labels)) == ("complete", 80)
     fresh = [open_run(str(tmp_path / name)).manifest.counts.fresh for name in ("a", "b")]
     assert sum(fresh) == 80
+
+
+async def test_what_a_server_takes_is_found_out_once_by_runs_that_begin_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relabel.labelling.job.LOOK_AGAIN_S", 0.02)
+
+    def script(seen: Seen) -> Reply:
+        answer = judged() if "response_format" not in seen.body else refused(400, "plain text only")
+        return Reply(answer.status, answer.body, delay=0.1)
+
+    with (
+        provider(script) as fake,
+        Store(tmp_path / "store") as one,
+        Store(tmp_path / "store") as other,
+    ):
+        job = make_job(fake.base_url, 3, probe=True)
+        done = await asyncio.gather(label_all(job, one, tmp_path / "a"), label_all(job, other, tmp_path / "b"))
+        assert (len(fake.seen), len(fake.answered)) == (2 + 6, 6)
+    assert [outcome.complete for outcome in done] == [True, True]
+    assert sum(outcome.manifest.counts.fresh for outcome in done) == 6
 
 
 async def test_a_run_that_was_killed_does_not_block_another(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ class Schedule:
     def __init__(self, plan: Sequence[str]) -> None:
         self.plan = plan
         self.turn = 0
-        self.at: dict[int, object] = {}
+        self.at: set[int] = set()
         self.act = lambda: None
 
     def __call__(self, seen: Seen) -> Reply:
@@ -102,7 +102,7 @@ def check_ledger(fake: FakeProvider, store: Store, *, lost: int) -> None:
     assert 0 <= len(fake.answered) - (stats.answers + stats.rejected) <= lost
     answered = Counter(question(seen) for seen in fake.answered)
     kept: Counter[str] = Counter()
-    for key in store.keys():
+    for key in store.keys():  # noqa: SIM118  a store is no mapping
         row, request = store.row(key), None if key.startswith(NOT_ANSWERS) else store.request(key)
         if row is None or request is None:
             continue
@@ -114,7 +114,7 @@ def check_ledger(fake: FakeProvider, store: Store, *, lost: int) -> None:
     assert sum((answered - kept).values()) <= lost
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     plan=st.lists(st.sampled_from(["good", "good", "good", *sorted(set(FAULTS) - {"hang"})]), max_size=60),
     hangs=st.sets(st.integers(0, 59), max_size=1),
@@ -126,7 +126,7 @@ def check_ledger(fake: FakeProvider, store: Store, *, lost: int) -> None:
 def test_nothing_that_was_answered_is_lost_or_bought_again(plan: list[str], hangs: set[int], stops: set[int]) -> None:
     plan = ["hang" if n in hangs else what for n, what in enumerate(plan)]
     schedule = Schedule(plan)
-    schedule.at = dict.fromkeys(stops)
+    schedule.at = stops
     with (
         tempfile.TemporaryDirectory() as name,
         pytest.MonkeyPatch.context() as patch,
@@ -142,7 +142,8 @@ def test_nothing_that_was_answered_is_lost_or_bought_again(plan: list[str], hang
             try:
                 outcome = await label_all(make_job(fake.base_url, TASKS), store, folder, concurrency=AT_ONCE, stop=stop)
             except ProviderError as error:
-                assert "failed alike" in str(error)
+                if "failed alike" not in str(error):
+                    raise
                 return False
             finally:
                 schedule.act = lambda: None
@@ -190,7 +191,7 @@ def test_kill_9_at_random_moments_loses_no_more_than_what_was_in_flight(seed: in
     with provider(schedule) as fake:
         killed = 0
         for at in kills:
-            schedule.at = {max(at, schedule.turn + 2): None}
+            schedule.at = {max(at, schedule.turn + 2)}
             words = [fake.base_url, str(tmp_path / "store"), str(tmp_path / "run"), str(Path(__file__).parents[1])]
             words += [str(TASKS), str(AT_ONCE)]
             child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(CHILD), *words], stderr=subprocess.DEVNULL)

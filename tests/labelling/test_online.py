@@ -23,8 +23,10 @@ from server import FakeProvider, Reply, Seen, chat, judged, provider, refused
 from workshop import KEY, FakeTime, no_sleep
 
 
-async def ask(fake: FakeProvider, pauses: list[float] | None = None, **options: Any) -> Answer:
-    time = FakeTime()
+async def ask(
+    fake: FakeProvider, pauses: list[float] | None = None, *, time: FakeTime | None = None, **options: Any
+) -> Answer:
+    time = time or FakeTime()
 
     async def sleep(seconds: float) -> None:
         if pauses is not None:
@@ -84,11 +86,13 @@ async def test_attempts_are_bounded_and_one_owner_has_them() -> None:
 
 async def test_pauses_grow_and_retry_after_is_obeyed() -> None:
     pauses: list[float] = []
+    time = FakeTime()
     with provider(
         in_turn(refused(503), refused(503), refused(429, "slow", None, **{"retry-after": "17"}), judged())
     ) as fake:
-        await ask(fake, pauses)
-    assert pauses == [1.0, 2.0, 17.0]
+        await ask(fake, pauses, time=time)
+    assert pauses == [1.0, 2.0, 4.0]  # the rest of the 17 seconds is the limiter's wait, for everybody
+    assert time.now - 1000 == pytest.approx(1 + 2 + 17)
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,9 @@ def test_a_price_file_that_is_not_there_is_exit_3(
     assert "the price file nowhere.toml cannot be used" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("text", "found"), [("0.15/0.6", (0.15, 0.15, 0.6)), ("1/2/0.5", (1, 0.5, 2)), ("0/0", (0, 0, 0))])
+@pytest.mark.parametrize(
+    ("text", "found"), [("0.15/0.6", (0.15, 0.15, 0.6)), ("1/2/0.5", (1, 0.5, 2)), ("0/0", (0, 0, 0))]
+)
 def test_a_price_by_the_users_word(text: str, found: tuple[float, float, float]) -> None:
     price = given_price(text)
     assert (price.input, price.cached, price.output) == found

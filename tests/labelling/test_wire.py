@@ -37,10 +37,11 @@ async def test_both_dialects_lead_to_the_same_labels_and_failures(what: str, tmp
         with Store(tmp_path / f"store-{api}") as store, provider(lambda seen, reply=reply: Reply(body=reply)) as fake:
             endpoint = Endpoint(host=host_of(fake.base_url), model="m", api=api)  # pyright: ignore[reportArgumentType]
             outcome = await label_all(make_job(fake.base_url, 2, endpoint=endpoint), store, tmp_path / api)
-            assert {seen.path for seen in fake.seen} == {
-                "/v1/chat/completions" if api == "chat" else "/v1/responses"
-            }
-        labels = [(x.task_id, x.setting, x.label, x.prompt_tokens, x.cached_tokens, x.completion_tokens) for x in outcome.labels]
+            assert {seen.path for seen in fake.seen} == {"/v1/chat/completions" if api == "chat" else "/v1/responses"}
+        labels = [
+            (x.task_id, x.setting, x.label, x.prompt_tokens, x.cached_tokens, x.completion_tokens)
+            for x in outcome.labels
+        ]
         failures = [(x.task_id, x.setting, x.kind, x.attempts) for x in outcome.failures]
         found.append((sorted(labels), sorted(failures), outcome.manifest.tokens, len(fake.seen)))
     assert found[0] == found[1]
@@ -158,10 +159,18 @@ async def test_hostile_replies_never_end_a_run(text: str, store: Store, tmp_path
 @pytest.mark.parametrize("status", [400, 429, 500])
 async def test_hostile_errors_never_end_a_run(status: int, store: Store, tmp_path: Path) -> None:
     errors = iter(
-        ['{"error": {"message": "\\ud800 no", "code": 7, "param": ["x"]}}', "[" * 100_000, '{"error": "\\udfff"}', "\x00", '"\\ud800"']
+        [
+            '{"error": {"message": "\\ud800 no", "code": 7, "param": ["x"]}}',
+            "[" * 100_000,
+            '{"error": "\\udfff"}',
+            "\x00",
+            '"\\ud800"',
+        ]
         * 20
     )
-    with provider(lambda seen: Reply(status, next(errors)) if "number 1" in seen.prompt else Reply(body=chat(GOOD))) as fake:
+    with provider(
+        lambda seen: Reply(status, next(errors)) if "number 1" in seen.prompt else Reply(body=chat(GOOD))
+    ) as fake:
         outcome = await label_all(make_job(fake.base_url, 3), store, tmp_path / "run")
     assert (len(outcome.labels), {failure.kind for failure in outcome.failures}) == (4, {"provider"})
     assert len((tmp_path / "run" / "failures.jsonl").read_text().splitlines()) == 2

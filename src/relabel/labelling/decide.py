@@ -11,8 +11,6 @@ from relabel.labelling.prompt import letters
 from relabel.labelling.wire import Api, NotAReplyError, read
 from relabel.rubric import Rubric
 
-_FLOOR = 1e-9
-
 
 def letter_logprobs(answer: Answer, rubric: Rubric, api: Api) -> dict[str, float]:
     """How likely each label's letter was as the first token.
@@ -46,7 +44,7 @@ def letter_logprobs(answer: Answer, rubric: Rubric, api: Api) -> dict[str, float
         raise InvalidAnswerError(
             "schema", f"none of the letters is among the likely tokens; the likeliest is {token!r}"
         )
-    least = min(*masses.values(), _FLOOR)
+    least = min(masses.values())
     known = {label: max(mass if mass is not None else least, 1e-300) for label, mass in by_letter.items()}
     total = sum(known.values())
     return {label: math.log(mass / total) for label, mass in known.items()}
@@ -104,6 +102,6 @@ def calibrated(
         top = max(scores.values())
         total = math.fsum(math.exp(score - top) for score in scores.values())
         # In a tie the later label counts: rubrics list labels from the most to the least exposed.
-        label = max(reversed(list(scores)), key=scores.__getitem__)
+        label = max(reversed(list(scores)), key=lambda name: round(scores[name], 9))
         decided.append((label, math.exp(scores[label] - top) / total))
     return decided, prior

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from relabel import __version__
-from relabel.errors import DataError, ProviderError
+from relabel.errors import DataError, ProviderError, StoreError
 from relabel.files import require_writable, writing
 from relabel.label import Answer, Failure, InvalidAnswerError, Label
 from relabel.labelling.engines.engine import Engine, Flies, NoAnswerError, Repair
@@ -41,6 +41,11 @@ LOOK_AGAIN_S = 0.5
 """Pause between looks at an answer that another process is waiting for."""
 _NO_SUCH_FORM = {400, 415, 422, 501}
 _REPAIRABLE = {"invalid-json", "schema"}
+_ABOUT_THE_TASK = {"budget", "refusal", "content-filter"}
+LONGEST_HOLD_S = 0.02
+"""Seconds that answers from the store may keep everything else waiting."""
+_FATAL = (ProviderError, StoreError)
+"""What ends a run: nothing more is sent, what is in flight is awaited, and the run folder says what is missing."""
 
 
 @dataclass(frozen=True)
@@ -207,6 +212,7 @@ async def _run_job(
     leases = Leases(store.folder)
     try:
         worker = _Worker(job, engine, ledger, leases, stop, clock, invalid)
+        worker.seasoned = _labels_there(out) > 0
         fatal = await worker.work(concurrency)
     finally:
         leases.close()
@@ -225,7 +231,7 @@ def finish(
     ledger: Ledger,
     *,
     interrupted: bool,
-    fatal: ProviderError | None,
+    fatal: ProviderError | StoreError | None,
     now: Callable[[], datetime],
 ) -> Outcome:
     """Write a job's run folder, unless it already holds more.
@@ -399,6 +405,10 @@ def out_is_free(out: Path, job: Job) -> None:
     if not (out / "manifest.json").exists():
         return
     there, new = read_manifest(out), manifest_of(job, "", datetime.now(UTC))
+    if (
+        there.counts.from_store + there.counts.fresh == 0
+    ):  # it holds nothing, and its server's form may have been a guess
+        there = there.model_copy(update={"schema_sha256": new.schema_sha256})
     for name, before, after in _differences(there, new):
         if before != after:
             shown = "" if name.endswith("sha256") else f": {before!r} there, {after!r} now"
@@ -450,17 +460,18 @@ class _Worker:
             clock,
         )
         self.interrupted = False
+        self.seasoned = False
         self._progress = ledger.progress
         self._plan = job.plan()
         self._asking: dict[str, asyncio.Future[None]] = {}
         self._first_sent: float | None = None
         self._first_ends: Counter[str] = Counter()
-        self._turns = 0
+        self._last_rest = time.perf_counter()
         self._invalid = invalid
-        self._fatal: ProviderError | None = None
+        self._fatal: ProviderError | StoreError | None = None
         self._on_wire: set[asyncio.Task[Any] | None] = set()
 
-    async def work(self, concurrency: int) -> ProviderError | None:
+    async def work(self, concurrency: int) -> ProviderError | StoreError | None:
         workers = [asyncio.create_task(self._pull()) for _ in range(min(concurrency, max(1, self.job.size)))]
         stopping = asyncio.create_task(self.stop.asked.wait())
         renewing = asyncio.create_task(self._renew())
@@ -471,21 +482,22 @@ class _Worker:
                 pending = {task for task in rest if task is not stopping}
                 for task in done - {stopping}:
                     error = None if task.cancelled() else task.exception()
-                    if error is not None and not isinstance(error, ProviderError):
+                    if error is not None and error is not self._fatal and not isinstance(error, _FATAL):
                         raise error
             self.interrupted = self._fatal is None and self.stop.asked.is_set()
             if pending:
                 await self._drain(pending)
             for task in workers:
                 error = task.exception() if task.done() and not task.cancelled() else None
-                if error is not None and not isinstance(error, ProviderError):
+                if error is not None and not isinstance(error, _FATAL):
                     raise error
         finally:
             for task in (stopping, renewing, *workers):
                 task.cancel()
             await asyncio.wait({stopping, renewing, *workers})
         if self.stop.asked.is_set():
-            self._give_up(self._plan, str(self._fatal or "the run was stopped before this was asked"))
+            with suppress(StoreError):  # it has been said already
+                self._give_up(self._plan, str(self._fatal or "the run was stopped before this was asked"))
         return self._fatal
 
     async def _drain(self, pending: set[asyncio.Task[Any]]) -> None:
@@ -502,7 +514,8 @@ class _Worker:
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(LEASE_S / 3)
-            self.leases.renew()
+            with suppress(StoreError):  # the next time may be in time still
+                self.leases.renew()
 
     async def _pull(self) -> None:
         while not self.stop.asked.is_set():
@@ -511,13 +524,13 @@ class _Worker:
                 return
             try:
                 await self._one(planned)
-            except ProviderError as error:  # nobody sends another request, from this moment on
+            except _FATAL as error:  # nobody sends another request, from this moment on
                 self._fatal = self._fatal or error
                 self.stop.asked.set()
                 raise
-            self._turns += 1
-            if self._turns % 64 == 0:
+            if time.perf_counter() - self._last_rest > LONGEST_HOLD_S:
                 await asyncio.sleep(0)  # store hits never wait: let the display and Ctrl-C have their turn
+                self._last_rest = time.perf_counter()
 
     async def _one(self, planned: Planned) -> None:
         try:
@@ -526,13 +539,13 @@ class _Worker:
                 rest = await self._once(planned)
         except _AlikeError:
             raise
-        except (asyncio.CancelledError, ProviderError) as error:
+        except (asyncio.CancelledError, *_FATAL) as error:
             self.ledger.fail(planned, "provider", str(error) or "the run was stopped while this was in flight", 0)
             raise
         for number, single in enumerate(rest):
             try:
                 await self._one(single)
-            except (asyncio.CancelledError, ProviderError) as error:
+            except (asyncio.CancelledError, *_FATAL) as error:
                 self._give_up(rest[number + 1 :], str(error) or "the run was stopped before this was asked")
                 raise
 
@@ -549,22 +562,22 @@ class _Worker:
                 await asyncio.sleep(LOOK_AGAIN_S)
                 if (rest := self.ledger.take(planned)) is not None:
                     return rest
-            failures = len(self.ledger.failures)
+            bought = False
             try:
                 # Another run may have bought it between the first look and the lease.
                 if self.ledger.others_wrote() and (rest := self.ledger.take(planned)) is not None:
                     return rest
-                return await self._ask(planned)
+                rest = await self._ask(planned)
+                bought = rest is not None
+                return rest or []
             finally:
-                if len(self.ledger.failures) == failures and sys.exc_info()[0] is None:
-                    self.leases.keep(key)
-                else:
-                    self.leases.give_back(key)
+                (self.leases.keep if bought else self.leases.give_back)(key)
         finally:
             del self._asking[key]
             future.cancel()
 
-    async def _ask(self, planned: Planned) -> list[Planned]:
+    async def _ask(self, planned: Planned) -> list[Planned] | None:
+        """Buy an answer; what is to be asked alone, or None when there is no answer."""
         if self.stop.asked.is_set():  # a cancellation that is under way is only felt where something is waited for
             raise asyncio.CancelledError
         if self._first_sent is None:
@@ -603,18 +616,20 @@ class _Worker:
         except NoAnswerError as error:
             self.ledger.fail(planned, error.kind, str(error), attempts + error.attempts)
             self._ended(error.kind if error.status is None else f"status {error.status}", str(error))
-            return []
+            return None
         except InvalidAnswerError as error:
             self.ledger.fail(planned, error.kind, error.reason, attempts)
             self._ended(error.kind, error.reason)
-            return []
+            return None
         finally:
             self._progress.fresh_seconds = self.clock() - self._first_sent
         return rest
 
     def _ended(self, how: str, said: str = "") -> None:
         """Count how the first requests ended, and stop when all of them failed alike."""
-        if self._first_ends.total() >= ALIKE or how == "budget":
+        # A run that had labels at an earlier start is past that: what it lacks may be what always fails. And a refusal
+        # is about a task, not about how the server is asked.
+        if self.seasoned or self._first_ends.total() >= ALIKE or how in _ABOUT_THE_TASK:
             return
         self._first_ends[how] += 1
         enough = min(ALIKE, self.job.size) if how == "status 0" else ALIKE

@@ -88,8 +88,10 @@ class Ledger:
         except InvalidAnswerError as error:
             self._store.put_rejected(planned.request, answer, error.kind, error.reason)
             raise
-        if not self._store.put(planned.request, answer) and (rest := self.take(planned)) is not None:
-            return rest  # another process bought one first: every label leads to the answer that is in the store
+        if not self._store.put(planned.request, answer):
+            if (rest := self.take(planned)) is not None:
+                return rest  # another process bought one first: every label leads to the answer that is in the store
+            self._store.replace(planned.request, answer)  # what stands there is no label by today's rules
         return self._enter(planned, answer, said, from_store=False)
 
     def fail(self, planned: Planned, kind: FailureKind, message: str, attempts: int) -> None:
@@ -119,7 +121,7 @@ class Ledger:
                 self._label(planned.tasks[0], planned, answer, said, probability, from_store, part=(0, 1))
         self._undecided.clear()
         if samples > 1:
-            self.labels = list(_with_shares(self.labels))
+            self.labels = list(_with_shares(self.labels, samples))
 
     def _read(self, planned: Planned, answer: Answer) -> dict[str, float] | dict[int, Judgement]:
         """What an answer says: log probabilities by label, or judgements by the position of their task.
@@ -149,7 +151,8 @@ class Ledger:
             for position, task in enumerate(planned.tasks):
                 if position in judged:
                     judgement = judged[position]
-                    probability = label_probability(answer, judgement.label, self._api) if self._logprobs else None
+                    alone = self._logprobs and len(planned.tasks) == 1
+                    probability = label_probability(answer, judgement.label, self._api) if alone else None
                     self._label(task, planned, answer, judgement, probability, from_store, part=parts[position])
                 else:
                     assert self._alone is not None
@@ -202,14 +205,9 @@ def _share(total: int, part: tuple[int, int]) -> int:
     return total * (position + 1) // of - total * position // of
 
 
-def _with_shares(labels: Sequence[Label]) -> Iterable[Label]:
-    votes: Counter[Any] = Counter()
-    asked: Counter[Any] = Counter()
+def _with_shares(labels: Sequence[Label], samples: int) -> Iterable[Label]:
+    """Each label with the share of the task's samples that agree with it; a sample without a label agrees with none."""
+    votes: Counter[Any] = Counter((x.onet_soc_code, x.task_id, x.setting, x.label) for x in labels)
     for label in labels:
-        question = (label.onet_soc_code, label.task_id, label.setting)
-        asked[question] += 1
-        votes[*question, label.label] += 1
-    for label in labels:
-        question = (label.onet_soc_code, label.task_id, label.setting)
-        share = votes[*question, label.label] / asked[question]
-        yield replace(label, probability=share)
+        agree = votes[label.onet_soc_code, label.task_id, label.setting, label.label]
+        yield replace(label, probability=agree / samples)

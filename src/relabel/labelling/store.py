@@ -177,6 +177,13 @@ class Store:
         self.put_rejected(request, answer, "duplicate", "another answer to this request was there first")
         return False
 
+    def replace(self, request: Request, answer: Answer) -> None:
+        """Let an answer stand in the place of one that is no label; that one is kept as evidence."""
+        before = self.get(request.key)
+        if before is not None:
+            self.put_rejected(request, before, "outdated", "it no longer passes as a label")
+        self._save(request.key, self._document(request, answer))
+
     def put_rejected(self, request: Request, answer: Answer, kind: str, reason: str) -> None:
         """Keep an answer that was paid for and is no label, with the reason."""
         document = self._document(request, answer) | {"rejected": {"kind": kind, "reason": reason}}

@@ -145,7 +145,10 @@ def _read_responses(raw: Any) -> Reply:
 
 
 def _usage(prompt: Any, cached: Any, completion: Any) -> Usage:
-    return Usage(prompt=int(prompt or 0), cached=int(cached or 0), completion=int(completion or 0))
+    counts = [int(count or 0) for count in (prompt, cached, completion)]
+    if not all(0 <= count < 2**31 for count in counts):
+        raise ValueError(f"token counts of {counts}")
+    return Usage(prompt=counts[0], cached=counts[1], completion=counts[2])
 
 
 def _logprobs(tokens: Any) -> tuple[tuple[str, float, Mapping[str, float]], ...] | None:

@@ -36,6 +36,12 @@ DEADLINE_S = 300.0
 """Wall clock for one request, all attempts and pauses included; waiting for a turn is not."""
 ATTEMPT_TIMEOUT_S = 90.0
 CONNECT_TIMEOUT_S = 20.0
+LONGEST_OBEYED_S = 900.0
+"""A 429 that asks for a longer wait than this is a failure of that label: better said than waited for."""
+SHORTEST_SECRET = 12
+"""Characters."""
+_PERHAPS_CHARGED = {408, 502, 504, 524}
+"""A gateway gave up waiting; whether the provider went on and charged, nobody knows."""
 LONGEST_PAUSE_S = 60.0
 DEEPEST_REPLY = 100
 """Lists and objects in each other; what is deeper can be read but not written again, and no provider sends it."""
@@ -230,7 +236,8 @@ class OnlineEngine:
             self.budget.settle(worst, None)  # it may have been charged all the same
             raise _TimedOutError from error
         except openai.APIStatusError as error:
-            self.budget.settle(worst, 0.0)
+            unsure = error.status_code in _PERHAPS_CHARGED or error.status_code < 300
+            self.budget.settle(worst, None if unsure else 0.0)
             if error.status_code == 429 and str(error.code or "") not in _NO_QUOTA:
                 headers = error.response.headers
                 self.limiter.limited(ticket, why="429", retry_after=retry_after(headers), headers=headers)
@@ -247,7 +254,8 @@ class OnlineEngine:
             raise
         latency = self._clock() - started
         text = response.content.decode("utf-8", "replace")
-        if self._secret and self._secret in text:
+        # A short key is a placeholder such as `none`, not a secret: taking it out would change answers.
+        if len(self._secret) >= SHORTEST_SECRET and self._secret in text:
             text = text.replace(self._secret, "[key]")
         self.limiter.release(ticket, headers=_limit_headers(response.headers))
         return text, latency
@@ -296,8 +304,11 @@ class OnlineEngine:
     def _pause(self, state: tenacity.RetryCallState) -> float:
         wanted = min(LONGEST_PAUSE_S, 0.5 * 2**state.attempt_number) * (0.5 + self._jitter() / 2)
         error = state.outcome.exception() if state.outcome else None
+        # A 429's wait is the limiter's, for everybody; waiting for a turn does not count against the deadline.
         if isinstance(error, openai.APIStatusError):
-            wanted = max(wanted, retry_after(error.response.headers))
+            asked = retry_after(error.response.headers)
+            if error.status_code != 429 or asked > LONGEST_OBEYED_S:
+                wanted = max(wanted, asked)
         return wanted
 
     def _refusal(self, error: openai.APIStatusError, request: Request, sent: int) -> Exception:
@@ -373,7 +384,7 @@ def fatal_refusal(
 
 def without_keys(text: str, secret: str) -> str:
     """Take the key, and whatever looks like one, out of a text."""
-    if secret:
+    if len(secret) >= SHORTEST_SECRET:
         text = text.replace(secret, "[key]")
     return _LOOKS_LIKE_A_KEY.sub("[key]", text)
 
