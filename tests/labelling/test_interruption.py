@@ -303,6 +303,13 @@ async def test_a_pause_beyond_the_deadline_is_not_waited_for() -> None:
     assert (caught.value.kind, caught.value.attempts, time.slept) == ("provider", 1, [])
 
 
+async def test_a_pause_of_hours_fails_what_asked_and_holds_nobody_else_back(store: Store, tmp_path: Path) -> None:
+    late = refused(429, "come back tomorrow", None, **{"retry-after": "4000"})
+    with provider(lambda seen: late if len(fake.seen) == 2 else judged()) as fake:
+        outcome = await label_all(make_job(fake.base_url, 5), store, tmp_path / "run", concurrency=1)
+    assert (len(outcome.labels), [failure.kind for failure in outcome.failures]) == (9, ["provider"])
+
+
 async def test_waiting_for_a_turn_is_not_counted_against_the_deadline() -> None:
     time = FakeTime()
     with provider(lambda seen: refused(503) if len(fake.seen) < 3 else judged()) as fake:

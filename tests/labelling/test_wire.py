@@ -156,6 +156,13 @@ async def test_hostile_replies_never_end_a_run(text: str, store: Store, tmp_path
     assert list(store.verify()) == []
 
 
+async def test_a_reply_too_deep_to_be_kept_is_none(store: Store, tmp_path: Path) -> None:
+    deep = json.dumps(chat(GOOD))[:-1] + ', "deep": ' + "[" * 200 + "]" * 200 + "}"
+    with provider(lambda seen: Reply(body=deep)) as fake:
+        outcome = await label_all(make_job(fake.base_url, 1), store, tmp_path / "run")
+    assert {failure.kind for failure in outcome.failures} == {"provider"}
+
+
 @pytest.mark.parametrize("status", [400, 429, 500])
 async def test_hostile_errors_never_end_a_run(status: int, store: Store, tmp_path: Path) -> None:
     errors = iter(

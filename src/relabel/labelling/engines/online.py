@@ -240,7 +240,9 @@ class OnlineEngine:
             self.budget.settle(worst, None if unsure else 0.0)
             if error.status_code == 429 and str(error.code or "") not in _NO_QUOTA:
                 headers = error.response.headers
-                self.limiter.limited(ticket, why="429", retry_after=retry_after(headers), headers=headers)
+                asked = retry_after(headers)
+                obeyed = asked if asked <= LONGEST_OBEYED_S else 0.0  # what fails for it must not hold the others back
+                self.limiter.limited(ticket, why="429", retry_after=obeyed, headers=headers)
             else:
                 self.limiter.failed(ticket)
             raise
