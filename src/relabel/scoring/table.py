@@ -241,7 +241,7 @@ def _once(uses: list[SourceUse]) -> tuple[SourceUse, ...]:
     for use in uses:
         if use.source.lower().endswith(".csv"):
             # An earlier relabel named a task file by its path.
-            use = use.model_copy(update={"source": TASK_FILE})  # noqa: PLW2901
+            use = use.model_copy(update={"source": TASK_FILE})  # noqa: PLW2901  the cleaned entry takes the place of the old one
         # A later entry knows more about the copy than a run's manifest does.
         kept[use.source, use.file, use.sha256] = use
     return tuple(kept[key] for key in sorted(kept))
