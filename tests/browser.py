@@ -1,0 +1,98 @@
+"""A real browser for tests of pages: Debian's Chromium through Playwright.
+
+A `conftest.py` takes the fixtures by name: `from browser import browser, page`. The browser lives as long as a module of
+tests and no longer, because Playwright's synchronous interface keeps an event loop running in the thread, which no
+asynchronous test may meet: a module that uses these fixtures holds no asynchronous tests.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, sync_playwright
+
+_FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+_SLOW_MS = 20_000
+
+
+class OpenPage(Protocol):
+    """Opens a page in a browser profile of its own."""
+
+    def __call__(
+        self, url: str | None = None, *, width: int = 1280, height: int = 900, dark: bool = False, scripts: bool = True
+    ) -> Page: ...
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip("needs the program chromium to open pages")
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=program, args=list(_FLAGS))
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[OpenPage]:
+    """A factory of pages. The test fails when one of them reports an error or asks anything of another machine."""
+    complaints: list[str] = []
+    contexts: list[Any] = []
+
+    def stays(url: str) -> bool:
+        parts = urlsplit(url)
+        return parts.scheme in {"file", "data", "blob", "about"} or parts.hostname in _LOOPBACK
+
+    def open_page(
+        url: str | None = None, *, width: int = 1280, height: int = 900, dark: bool = False, scripts: bool = True
+    ) -> Page:
+        context = browser.new_context(
+            viewport={"width": width, "height": height},
+            color_scheme="dark" if dark else "light",
+            java_script_enabled=scripts,
+        )
+        contexts.append(context)
+        context.set_default_timeout(_SLOW_MS)
+        # A request that would leave is counted and stopped: nothing goes out, whatever a page says.
+        context.route(lambda asked: not stays(asked), lambda route: route.abort())
+        context.on("request", lambda r: None if stays(r.url) else complaints.append(f"asks for {r.url}"))
+        context.on("requestfailed", lambda r: complaints.append(f"cannot load {r.url}"))
+        context.on("weberror", lambda e: complaints.append(f"script error: {e.error}"))
+        context.on("console", lambda m: complaints.append(f"console: {m.text}") if m.type == "error" else None)
+        made = context.new_page()
+        if url is not None:
+            made.goto(url)
+        return made
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    if complaints:
+        pytest.fail("the page: " + "; ".join(complaints))
+
+
+def serious_findings(page: Page) -> list[str]:
+    """What axe-core finds serious or critical on a page: rule, elements and reason, one line a rule."""
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{rule['id']} ({rule['impact']}): {rule['help']}: "
+        + "; ".join(f"{' '.join(map(str, node['target']))} {node['failureSummary']}" for node in rule["nodes"][:5])
+        for rule in found
+        if rule["impact"] in {"serious", "critical"}
+    ]
