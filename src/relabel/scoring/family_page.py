@@ -1,0 +1,282 @@
+"""The page of a job family as data: what `families.family_pages` returns and a site shows.
+
+Shares are 0-1, changes are percent, money is US dollars a year, jobs are persons. What is not known is None, and a note
+or a status says why; nothing is filled in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict
+
+from relabel.manifest import SourceUse
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ResiliencePart(_Part):
+    """One of the three parts of a resilience score.
+
+    Attributes:
+        id: `low-exposure`, `growing-demand` or `human-advantage`.
+        name: The part in words.
+        points: 0, 1 or 2; None where the figure is not known.
+        figure: What the points follow from: percent of exposed tasks, percent of change, or the EPOCH sum (5-25).
+        unit: `percent` or `points of 25`.
+        one_from: Where one point begins.
+        two_from: Where two points begin.
+        words: The part explained: its figure, its cut-points, its points, or why it has none.
+    """
+
+    id: str
+    name: str
+    points: int | None
+    figure: float | None
+    unit: str
+    one_from: float
+    two_from: float
+    words: str
+
+
+class Resilience(_Part):
+    """A resilience score with all that it follows from.
+
+    Attributes:
+        score: Sum of the points, 0-6; None while a part is missing, because a sum over two parts is no score over three.
+        so_far: Sum of the points of the parts that are known.
+        of: Most points that the known parts can give: 6, or less while parts are missing.
+        words: The score in a line, such as `2 of 6`, or `2 of 4 so far` with the reason.
+        parts: The three parts.
+    """
+
+    score: int | None
+    so_far: int
+    of: int
+    words: str
+    parts: tuple[ResiliencePart, ...]
+
+
+class Wages(_Part):
+    """Pay of one occupation in one year, US dollars a year.
+
+    Attributes:
+        period: Such as `May 2024`.
+        floor: Lower bound of each figure that the publisher caps, by name of the figure; such figures are None.
+        status: Where the figures come from and why figures are missing.
+    """
+
+    period: str
+    source: str
+    employment: float | None
+    mean: float | None
+    p10: float | None
+    p25: float | None
+    median: float | None
+    p75: float | None
+    p90: float | None
+    floor: Mapping[str, float]
+    status: str
+
+
+class Outlook(_Part):
+    """Projected employment.
+
+    Attributes:
+        start: First year.
+        end: Last year.
+        employment_start: Jobs in the first year.
+        employment_end: Jobs in the last year.
+        change_percent: Change between them, in percent of the first.
+        openings_a_year: Openings, mean of the years.
+        status: Where the figures come from, and what is missing.
+    """
+
+    source: str
+    start: int
+    end: int
+    employment_start: float | None
+    employment_end: float | None
+    change_percent: float | None
+    openings_a_year: float | None
+    status: str
+
+
+class Preparation(_Part):
+    """What entry typically takes, in the publishers' words.
+
+    Attributes:
+        job_zone: O*NET's job zone, 1 (little preparation) to 5 (extensive).
+    """
+
+    education: str | None
+    experience: str | None
+    training: str | None
+    job_zone: int | None
+
+
+class EpochScore(_Part):
+    """Ratings of human advantage, each 1-5, and their sum, 5-25; of a family the means over its occupations.
+
+    Attributes:
+        dimensions: Rating by name of the dimension.
+        total: Their sum.
+        occupations: Occupations with all ratings.
+        words: What the figures rest on.
+    """
+
+    dimensions: Mapping[str, float]
+    total: float
+    occupations: int
+    words: str
+
+
+class Role(_Part):
+    """An occupation of a family: a row of its table of specialised roles.
+
+    Attributes:
+        onet_soc_code: Its O*NET code.
+        soc2018: The SOC 2018 code that the BLS figures are for.
+        strict: Share of its tasks exposed to the model alone.
+        with_tools: Share exposed to the model with tools.
+        share: Its part of the family's figures for exposure.
+        pay: Latest first.
+    """
+
+    onet_soc_code: str
+    title: str
+    soc2018: str
+    strict: float | None
+    with_tools: float | None
+    tasks: int
+    coverage: float
+    share: float | None
+    pay: tuple[Wages, ...]
+    outlook: Outlook
+    preparation: Preparation
+    epoch: EpochScore | None
+
+
+class Responsibility(_Part):
+    """One of the most important tasks of a family.
+
+    Attributes:
+        importance: O*NET's importance rating, 1-5.
+        strict: `exposed`, `not-exposed`, or None where unlabelled; as is `with_tools`.
+        request_keys: Keys of the answers behind the readings.
+    """
+
+    task_id: str
+    onet_soc_code: str
+    title: str
+    text: str
+    importance: float | None
+    strict: str | None
+    with_tools: str | None
+    request_keys: tuple[str, ...]
+
+
+class FamilyExposure(_Part):
+    """Share of a family's tasks that are exposed, under both readings.
+
+    Attributes:
+        strict: To the model alone.
+        with_tools: To the model with tools.
+        occupations: Occupations with a score.
+        words: How the occupations weigh, and which have none.
+    """
+
+    strict: float | None
+    with_tools: float | None
+    occupations: int
+    words: str
+
+
+class FamilyPay(_Part):
+    """Pay of a family in one year, US dollars a year.
+
+    Attributes:
+        employment: Jobs, each counted once.
+        lowest_median: The lowest median among its roles.
+        highest_median: The highest known one.
+        weighted: Means of the roles' figures weighted by jobs, by name of the figure (`p10, p25, median, p75, p90`).
+            A mean of medians is no median of the family, which nobody publishes.
+        words: What the figures rest on.
+    """
+
+    period: str
+    source: str
+    employment: float | None
+    lowest_median: float | None
+    highest_median: float | None
+    weighted: Mapping[str, float | None]
+    words: str
+
+
+class Level(_Part):
+    """How much of a family's employment has a level of education, experience, training, or job zone."""
+
+    level: str
+    share: float
+
+
+class FamilyPreparation(_Part):
+    """What entry into a family's roles typically takes, by share of its projected employment, largest first."""
+
+    education: tuple[Level, ...]
+    experience: tuple[Level, ...]
+    training: tuple[Level, ...]
+    job_zones: tuple[Level, ...]
+
+
+class Related(_Part):
+    """A family or an occupation whose tasks ask for similar activities.
+
+    Attributes:
+        id: The family's id, or the O*NET-SOC code.
+        similarity: Cosine of the two counts of O*NET's detailed work activities, 0-1.
+    """
+
+    id: str
+    name: str
+    similarity: float
+
+
+class FamilyPage(_Part):
+    """All that a career page shows about a job family.
+
+    Attributes:
+        run: The run that the exposure comes from.
+        epoch_run: The run that the ratings of human advantage come from.
+        sample: True when made from the built-in sample.
+        partial: True when the run is incomplete.
+        note: What every reader must know; None where there is nothing.
+        pay: Latest first.
+        related_families: Nearest first.
+        related_careers: Occupations outside of the family, nearest first.
+        sources: The files behind the page.
+    """
+
+    id: str
+    name: str
+    description: str
+    run: str
+    model: str
+    tasks: str
+    epoch_run: str | None
+    sample: bool
+    partial: bool
+    note: str | None
+    exposure: FamilyExposure
+    outlook: Outlook
+    pay: tuple[FamilyPay, ...]
+    preparation: FamilyPreparation
+    epoch: EpochScore | None
+    resilience: Resilience
+    responsibilities: tuple[Responsibility, ...]
+    roles: tuple[Role, ...]
+    related_families: tuple[Related, ...]
+    related_careers: tuple[Related, ...]
+    sources: tuple[SourceUse, ...]
