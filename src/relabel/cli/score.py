@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relabel.scoring.options import Method, Taxonomy, Weights
+from relabel.scoring.options import Links, Method, Taxonomy, Unrated, Weights
 
 if TYPE_CHECKING:
     from relabel.scoring.table import ScoreTable
@@ -28,6 +28,15 @@ def score(
     ] = "bridge",
     taxonomy: Annotated[Taxonomy, typer.Option(help="Classification of the scored codes.")] = "uk-soc2020",
     weights: Annotated[Weights, typer.Option(help="How tasks weigh within their occupation.")] = "importance",
+    links: Annotated[
+        Links | None, typer.Option(help="How the bridge weighs the sources of a code. By default index.")
+    ] = None,
+    unrated: Annotated[
+        Unrated | None,
+        typer.Option(
+            help="Weight of a task without importance rating: 1 as on the site, its occupation's mean, or left out."
+        ),
+    ] = None,
     tasks: Annotated[
         str | None,
         typer.Option(
@@ -48,7 +57,16 @@ def score(
 
     if out is not None:
         require_suffix(out)
-    table = score_table(open_run(run), method=method, taxonomy=taxonomy, weights=weights, tasks=tasks, pay=pay)
+    table = score_table(
+        open_run(run),
+        method=method,
+        taxonomy=taxonomy,
+        weights=weights,
+        links=links,
+        unrated=unrated,
+        tasks=tasks,
+        pay=pay,
+    )
     if out is not None:
         write_table(table, out)
     if as_json:

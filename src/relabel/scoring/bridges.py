@@ -15,7 +15,7 @@ import pandas as pd
 import pandera.pandas as pa
 
 from relabel.errors import DataError, UsageError
-from relabel.scoring.options import SAMPLE, SYSTEM_NAMES, Method, System, Taxonomy
+from relabel.scoring.options import SAMPLE, SYSTEM_NAMES, Links, Method, System, Taxonomy
 from relabel.settings import asset_dir
 from relabel.sources import bls, onet, ons
 
@@ -141,7 +141,9 @@ def _shown(codes: Sequence[str]) -> str:
     return ", ".join(codes[:_SHOWN]) + more
 
 
-def make_bridge(method: Method, taxonomy: Taxonomy, tasks: str, occupations: pd.DataFrame) -> Bridge:
+def make_bridge(
+    method: Method, taxonomy: Taxonomy, tasks: str, occupations: pd.DataFrame, links: Links | None = None
+) -> Bridge:
     """Build the bridge of a method.
 
     Args:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
@@ -11,11 +9,8 @@ import pandera.pandas as pa
 from relabel.errors import DataError, UsageError
 from relabel.rubric import MEASURES
 from relabel.run import Run, measures_of
-from relabel.scoring.options import SAMPLE, Taxonomy, Weights
+from relabel.scoring.options import SAMPLE, Taxonomy, Unrated, Weights
 from relabel.task import task_table
-
-Unrated = Literal["one", "mean"]
-"""Weight of a task without an importance rating: 1.0, or the mean of its occupation's rated tasks."""
 
 _CORE = 2.0
 _ROUNDING = 1e-12
@@ -28,7 +23,7 @@ TASKS = pa.DataFrameSchema(
         "code": pa.Column("string", pa.Check.isin(["E0", "E1", "E2"]), nullable=True),
         "labelled": pa.Column("bool"),
         **{measure: pa.Column("float64", pa.Check.in_range(0, 1), nullable=True) for measure in MEASURES},
-        "weight": pa.Column("float64", pa.Check.gt(0)),
+        "weight": pa.Column("float64", pa.Check.ge(0)),
     },
     unique=["onet_soc_code", "task_id"],
     strict=False,
@@ -39,7 +34,7 @@ OCCUPATIONS = pa.DataFrameSchema(
     {
         **{measure: pa.Column("float64", pa.Check.in_range(0, 1 + _ROUNDING), nullable=True) for measure in MEASURES},
         "tasks": pa.Column("int64", pa.Check.ge(0)),
-        "listed": pa.Column("int64", pa.Check.ge(1)),
+        "listed": pa.Column("int64", pa.Check.ge(0)),
         "coverage": pa.Column("float64", pa.Check.in_range(0, 1 + _ROUNDING)),
     },
     index=pa.Index("str", unique=True, name="onet_soc_code"),
@@ -107,7 +102,7 @@ def labelled_tasks(run: Run, tasks: str, weights: Weights, *, unrated: Unrated) 
     Returns:
         One row a task of the list, schema `TASKS`: the columns of the list, `code, strict, with_tools, incoherent`,
         `labelled`, `alpha, beta, gamma` (0-1; missing where unlabelled, and throughout where the run cannot give the
-        measure) and `weight` (above 0).
+        measure) and `weight` (above 0; 0 for a task that is dropped because it is unrated).
 
     Raises:
         UsageError: The list has no importance ratings, or the sample is mixed with other lists.
@@ -151,10 +146,10 @@ def task_weights(tasks: pd.DataFrame, weights: Weights, *, unrated: Unrated) -> 
         tasks: Columns `onet_soc_code, task_type, importance`.
         weights: `importance` (IM), `core` (2 for core, 1 for supplemental or no type) or `equal`.
         unrated: Under `importance`, the weight of a task without a rating: `one` is 1.0; `mean` is the mean rating of
-            its occupation's rated tasks, and 1.0 where none of them is rated.
+            its occupation's rated tasks, and 1.0 where none of them is rated; `drop` is 0.
 
     Returns:
-        Weights above 0, on the index of `tasks`.
+        Weights of 0 or more, on the index of `tasks`.
     """
     if weights == "equal":
         return pd.Series(1.0, index=tasks.index)
@@ -163,7 +158,7 @@ def task_weights(tasks: pd.DataFrame, weights: Weights, *, unrated: Unrated) -> 
     rated = tasks["importance"].astype("float64")
     if unrated == "mean":
         rated = rated.fillna(rated.groupby(tasks["onet_soc_code"]).transform("mean"))
-    return rated.fillna(1.0)
+    return rated.fillna(0.0 if unrated == "drop" else 1.0)
 
 
 def occupation_scores(tasks: pd.DataFrame) -> pd.DataFrame:
@@ -174,11 +169,12 @@ def occupation_scores(tasks: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row an O*NET-SOC code of the list, sorted, schema `OCCUPATIONS`: `alpha, beta, gamma` (0-1; missing without
-        a labelled task, or where the tasks have no value), `tasks` (labelled), `listed` (all) and `coverage` (labelled share of the task weight, 0-1).
+        a labelled task, or where the tasks have no value), `tasks` (labelled), `listed` (all) and `coverage` (labelled
+        share of the task weight, 0-1). Tasks of weight 0 count nowhere.
     """
     codes, names = pd.factorize(tasks["onet_soc_code"], sort=True)
-    labelled = tasks["labelled"].to_numpy()
     weight = tasks["weight"].to_numpy()
+    labelled = tasks["labelled"].to_numpy() & (weight > 0)
     n = len(names)
     # Plain sums in one order for all measures: alpha <= beta <= gamma then holds to the last bit.
     total = np.bincount(codes, weights=weight, minlength=n)
@@ -189,6 +185,6 @@ def occupation_scores(tasks: pd.DataFrame) -> pd.DataFrame:
         summed = np.bincount(codes[labelled], weights=weight[labelled] * value, minlength=n)
         frame[measure] = np.divide(summed, got, out=np.full(n, np.nan), where=got > 0)
     frame["tasks"] = np.bincount(codes[labelled], minlength=n).astype("int64")
-    frame["listed"] = np.bincount(codes, minlength=n).astype("int64")
-    frame["coverage"] = got / total
+    frame["listed"] = np.bincount(codes[weight > 0], minlength=n).astype("int64")
+    frame["coverage"] = np.divide(got, total, out=np.zeros(n), where=total > 0)
     return OCCUPATIONS.validate(frame)

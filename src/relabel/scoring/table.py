@@ -18,7 +18,19 @@ from relabel.run import TASK_FILE, Run, task_sources
 from relabel.scoring.bridges import Bridge, codes_of, make_bridge
 from relabel.scoring.columns import COLUMNS, ENOUGH, SCORES
 from relabel.scoring.measures import coded_tasks, default_tasks, half_labelled, labelled_tasks, occupation_scores
-from relabel.scoring.options import SAMPLE, SAMPLE_NOTE, Method, Taxonomy, Weights
+from relabel.scoring.options import (
+    DEFAULT_LINKS,
+    LINK_NOTES,
+    SAMPLE,
+    SAMPLE_NOTE,
+    UNRATED_NOTES,
+    WEIGHT_NOTES,
+    Links,
+    Method,
+    Taxonomy,
+    Unrated,
+    Weights,
+)
 from relabel.scoring.pay import Pay, file_use, read_pay, source_use
 from relabel.scoring.ranking import CLEAN, percentiles, to_places
 from relabel.settings import asset_dir
@@ -40,6 +52,9 @@ class ScoreTable:
         method: Method.
         taxonomy: Taxonomy of the codes.
         weights: How tasks weigh within their occupation.
+        links: How the bridge weighs the sources of a code; None where it has no such choice: under `site-2026`, by
+            O*NET-SOC code, and for the sample.
+        unrated: What a task without an importance rating weighs; None under other weights.
         tasks: Task list that gave types and importance.
         pay: Source of pay; None in taxonomies without one.
         sample: True when made from the built-in sample.
@@ -62,6 +77,8 @@ class ScoreTable:
     method: Method
     taxonomy: Taxonomy
     weights: Weights
+    links: Links | None
+    unrated: Unrated | None
     tasks: str
     pay: str | None
     sample: bool
@@ -106,6 +123,11 @@ class ScoreTable:
             "method": self.method,
             "taxonomy": self.taxonomy,
             "weights": self.weights,
+            "weights_note": WEIGHT_NOTES[self.weights],
+            "links": self.links,
+            "links_note": None if self.links is None else LINK_NOTES[self.links],
+            "unrated": self.unrated,
+            "unrated_note": None if self.unrated is None else UNRATED_NOTES[self.unrated],
             "tasks": self.tasks,
             "pay": self.pay,
             "sample": self.sample,
@@ -143,6 +165,8 @@ def score_table(
     method: Method = "bridge",
     taxonomy: Taxonomy = "uk-soc2020",
     weights: Weights = "importance",
+    links: Links | None = None,
+    unrated: Unrated | None = None,
     tasks: str | None = None,
     pay: str | None = None,
 ) -> ScoreTable:
@@ -158,6 +182,9 @@ def score_table(
         method: `site-2026` (as published in 2026, faults included) or `bridge`.
         taxonomy: Classification of the codes.
         weights: How tasks weigh within their occupation.
+        links: How the bridge weighs the sources of a code, by default `options.DEFAULT_LINKS`; `site-2026` has no choice.
+        unrated: What a task without an importance rating weighs; by default `one` under `site-2026` and `mean` under
+            `bridge`. Importance weights only.
         tasks: Task list that gives types and importance; by default `measures.default_tasks`.
         pay: Source of pay, as for `pay.read_pay`; by default ASHE 2024, and the sample's own for the sample.
 
@@ -171,10 +198,16 @@ def score_table(
     task_list = tasks if tasks is not None else default_tasks(run, weights, taxonomy)
     if pay is not None and taxonomy != "uk-soc2020":
         raise UsageError(f"there is pay for uk-soc2020 only, not for {taxonomy}; leave --pay out")
-    values = labelled_tasks(run, task_list, weights, unrated="one" if method == "site-2026" else "mean")
+    if links is not None and method == "site-2026":
+        raise UsageError("the method site-2026 has links of its own; leave --links out, or choose --method bridge")
+    if unrated is not None and weights != "importance":
+        raise UsageError(f"weights {weights} ask for no rating; leave --unrated out, or choose --weights importance")
+    rule: Unrated = unrated or ("one" if method == "site-2026" else "mean")
+    chosen = None if method == "site-2026" or taxonomy == "onet-soc" or task_list == SAMPLE else links or DEFAULT_LINKS
+    values = labelled_tasks(run, task_list, weights, unrated=rule)
     by_occupation = occupation_scores(values)
     occupations, uses = _occupations(task_list, values)
-    bridge = make_bridge(method, taxonomy, task_list, occupations)
+    bridge = make_bridge(method, taxonomy, task_list, occupations, chosen)
     listed = codes_of(by_occupation.reset_index(), "onet_soc_code")
     labelled = codes_of(by_occupation[by_occupation["tasks"] > 0].reset_index(), "onet_soc_code")
     shares = bridge.shares(labelled)
@@ -202,6 +235,8 @@ def score_table(
         method=method,
         taxonomy=taxonomy,
         weights=weights,
+        links=chosen,
+        unrated=rule if weights == "importance" else None,
         tasks=task_list if not task_list.lower().endswith(".csv") else Path(task_list).name,
         pay=None if money is None else money.name,
         sample=sample,
