@@ -44,17 +44,21 @@ def test_document_holds_the_fields_of_the_contract(coded_run: MakeRun, write_gol
         "yardsticks",
         "verdict",
     } < set(data)
-    assert set(data) - {"coherence", "gold_sha256", "sources", "asked", "unanswered", "text_changed"} == {
+    assert set(data) == {
         *("run", "gold", "matched", "unmatched", "settings", "measures", "occupations", "yardsticks", "verdict"),
+        *("coherence", "gold_sha256", "sources", "asked", "unanswered", "text_changed", "model", "weighted"),
+        *("intervals", "slices", "debiased", "calibration"),
     }
     assert list(data["settings"]) == ["strict", "with-tools", "three-way"]
     assert set(data["settings"]["strict"]) == {
         *("n", "accuracy", "kappa", "kappa_quadratic", "krippendorff_nominal", "krippendorff_ordinal"),
-        *("ac1", "macro_f1", "labels", "confusion", "prevalence"),
+        *("ac1", "macro_f1", "labels", "confusion", "prevalence", "ci95"),
     }
     assert list(data["settings"]["three-way"]["confusion"]) == ["E0", "E2", "E1"]
     assert data["settings"]["three-way"]["confusion"]["E0"] == {"E0": 1, "E2": 1, "E1": 0}
-    assert set(data["measures"]["beta"]) == {"agreement", "pearson", "mean", "gold_mean"}
+    assert set(data["measures"]["beta"]) == {
+        *("agreement", "pearson", "mean", "gold_mean", "difference", "ci95"),
+    }
     assert data["matched"] == 4
     assert data["unmatched"] == {"not-in-gold": 0, "not-in-run": 0, "no-label-in-run": 0, "no-label-in-gold": 0}
     assert len(data["gold_sha256"]) == 64
@@ -161,6 +165,7 @@ def test_majority_is_the_most_frequent_label_of_the_gold_on_the_compared_tasks(
         "kappa": 0.0,
         "difference": pytest.approx(-1 / 3),
         "difference_se": None,  # one occupation
+        "ci95": {"difference": None},
     }
     assert majority["strict"].model_dump() == {
         "label": "not-exposed",
@@ -168,6 +173,7 @@ def test_majority_is_the_most_frequent_label_of_the_gold_on_the_compared_tasks(
         "kappa": None,
         "difference": 0.0,
         "difference_se": None,
+        "ci95": {"difference": None},
     }
 
 

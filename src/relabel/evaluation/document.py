@@ -1,7 +1,8 @@
 """The eval document: what `relabel eval --json` writes. Names and shapes are a contract with its readers.
 
 Shares are 0-1 and unrounded. A figure that the data cannot give is null; a setting or measure that the run or the gold
-lacks is absent.
+lacks is absent. Intervals stand beside the figures, in `ci95`, under the figures' names; one that the data cannot give is null,
+and without `intervals` in the document `ci95` is empty throughout.
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ SCALES: Mapping[SettingName, tuple[str, ...]] = {
     "three-way": CODES,
 }
 """Labels of each setting, in order of exposure; ordinal figures depend on this order."""
+
+
+SliceBy = Literal["major-group", "task-type", "importance", "text-length"]
+Bounds = tuple[float, float]
+Intervals95 = Mapping[str, Bounds | None]
+"""95 % intervals, low and high, by name of the figure."""
 
 
 class _Part(BaseModel):
@@ -67,6 +74,7 @@ class SettingMetrics(_Part):
         labels: Figures by label.
         confusion: Counts by label of the gold, then by label of the run.
         prevalence: Share of each label, by side.
+        ci95: Intervals of the figures, of F1 by label as `f1:LABEL`, of the shares as `gold:LABEL` and `run:LABEL`.
     """
 
     n: int
@@ -80,6 +88,7 @@ class SettingMetrics(_Part):
     labels: Mapping[str, LabelMetrics]
     confusion: Mapping[str, Mapping[str, int]]
     prevalence: Prevalence
+    ci95: Intervals95 = {}
 
 
 class MeasureAgreement(_Part):
@@ -92,12 +101,16 @@ class MeasureAgreement(_Part):
         pearson: Pearson correlation over tasks; null for fewer than three tasks or when a side is constant.
         mean: Mean of the run's values over the compared tasks, each weighing the same.
         gold_mean: The same of the gold.
+        difference: `mean` less `gold_mean`.
+        ci95: Intervals of these.
     """
 
     agreement: float | None
     pearson: float | None
     mean: float | None
     gold_mean: float | None
+    difference: float | None = None
+    ci95: Intervals95 = {}
 
 
 class OccupationAgreement(_Part):
@@ -107,11 +120,13 @@ class OccupationAgreement(_Part):
         pearson: Pearson correlation over occupations; null for fewer than three or when a side is constant.
         spearman: Spearman's rank correlation, under the same rule.
         mean_abs_difference: Mean of the absolute difference between run and gold, on 0-1.
+        ci95: Intervals of these.
     """
 
     pearson: float | None
     spearman: float | None
     mean_abs_difference: float | None
+    ci95: Intervals95 = {}
 
 
 class Occupations(_Part):
@@ -155,6 +170,7 @@ class MajorityClass(_Part):
         difference: The run's accuracy less this one.
         difference_se: Standard error of the difference, paired by task and clustered by occupation; null for fewer than
             two occupations.
+        ci95: Interval of `difference`, paired.
     """
 
     label: str
@@ -162,12 +178,250 @@ class MajorityClass(_Part):
     kappa: float | None
     difference: float
     difference_se: float | None
+    ci95: Intervals95 = {}
+
+
+class Yardstick(_Part):
+    """What another labelling of the same tasks reaches.
+
+    Attributes:
+        n: Tasks compared.
+        accuracy: Its share of equal labels.
+        kappa: Its Cohen's kappa.
+        accuracy_difference: The run's accuracy on these tasks less this one.
+        kappa_difference: The run's kappa on these tasks less this one.
+        ci95: Intervals of these; those of the differences are paired.
+    """
+
+    n: int
+    accuracy: float | None
+    kappa: float | None
+    accuracy_difference: float | None
+    kappa_difference: float | None
+    ci95: Intervals95 = {}
+
+
+class TextClassifier(_Part):
+    """A plain classifier of task texts, trained on gold of other occupations than those it labels.
+
+    Attributes:
+        trained_on: Tasks in each training set; the cap is what makes the yardstick comparable between golds.
+        folds: Groups of occupations, each labelled by a classifier that saw none of them.
+        seed: Seed of folds and training sets.
+        settings: What it reaches, by setting.
+        note: Why there is none, where there is none.
+    """
+
+    trained_on: int
+    folds: int
+    seed: int
+    settings: Mapping[SettingName, Yardstick]
+    note: str | None = None
+
+
+class Raters(_Part):
+    """How far the annotators of 2023 agree with GPT-4's labels of 2023 on the compared tasks.
+
+    Attributes:
+        settings: Their agreement, by setting, beside that of run and gold.
+        note: Why there is none, where there is none.
+    """
+
+    settings: Mapping[SettingName, Yardstick]
+    note: str | None = None
+
+
+class PairAgreement(_Part):
+    """Agreement within pairs of tasks or of repeats.
+
+    Attributes:
+        pairs: Pairs compared.
+        run: Share of pairs with one label in the run.
+        gold: The same in the gold; null where the pairs are repeats of the run.
+        ci95: Intervals of these.
+    """
+
+    pairs: int
+    run: float | None
+    gold: float | None = None
+    ci95: Intervals95 = {}
+
+
+class Consistency(_Part):
+    """Tasks with one and the same text in several occupations: how often they get one label.
+
+    Attributes:
+        texts: Texts that occur more than once among the compared tasks.
+        tasks: Tasks with such a text.
+        settings: By setting, the share of pairs of tasks with one text that get the same label.
+        note: Why there is none, where there is none.
+    """
+
+    texts: int
+    tasks: int
+    settings: Mapping[SettingName, PairAgreement]
+    note: str | None = None
+
+
+class SelfAgreement(_Part):
+    """Repeats of one and the same question (`relabel run --samples K`): how often they agree.
+
+    Attributes:
+        samples: Most repeats of a task.
+        settings: By setting, the share of pairs of repeats with one label.
+        note: Why there is none, where there is none.
+    """
+
+    samples: int
+    settings: Mapping[str, PairAgreement]
+    note: str | None = None
 
 
 class Yardsticks(_Part):
-    """What a run must beat."""
+    """What a run must beat, and how steady it is."""
 
     majority: Mapping[SettingName, MajorityClass]
+    text_classifier: TextClassifier | None = None
+    raters: Raters | None = None
+    consistency: Consistency | None = None
+    self_agreement: SelfAgreement | None = None
+
+
+class SliceFigures(_Part):
+    """Figures of one setting within a slice; see `SettingMetrics`."""
+
+    n: int
+    accuracy: float | None
+    kappa: float | None
+    kappa_quadratic: float | None
+    krippendorff_nominal: float | None
+    krippendorff_ordinal: float | None
+    ac1: float | None
+    macro_f1: float | None
+    ci95: Intervals95 = {}
+
+
+class SliceMeans(_Part):
+    """Means of a measure within a slice, each task weighing the same."""
+
+    mean: float | None
+    gold_mean: float | None
+    ci95: Intervals95 = {}
+
+
+class Slice(_Part):
+    """A part of the compared tasks.
+
+    Attributes:
+        value: The slice: a major group such as `11`, a task type, a band such as `3.5-4.0`.
+        title: The same in words.
+        n: Compared tasks.
+        occupations: Their occupations.
+        settings: Figures by setting.
+        measures: Means by measure.
+    """
+
+    value: str
+    title: str
+    n: int
+    occupations: int
+    settings: Mapping[SettingName, SliceFigures]
+    measures: Mapping[Measure, SliceMeans]
+
+
+class Estimate(_Part):
+    """Mean exposure of a group of tasks, estimated in three ways.
+
+    Attributes:
+        group: `all`, or a SOC major group such as `11`.
+        title: The same in words.
+        n_gold: Tasks with a gold label.
+        n_run: Tasks with a label of the run.
+        naive: Mean of the run's values over all its tasks.
+        gold: Mean of the gold's values.
+        ppi: Prediction-powered estimate: the run's mean, put right by what the gold says about its errors.
+        power: How far the run is trusted, lambda of PPI++: 0 leaves the gold's mean, 1 takes the run at full weight.
+        ci95: Intervals of the three.
+        note: Why a figure is missing.
+    """
+
+    group: str
+    title: str
+    n_gold: int
+    n_run: int
+    naive: float | None
+    gold: float | None
+    ppi: float | None
+    power: float | None
+    ci95: Intervals95 = {}
+    note: str | None = None
+
+
+class Debiased(_Part):
+    """Mean exposure with the run's errors taken out (PPI++), where the gold is people's labels.
+
+    Attributes:
+        measures: Estimates by measure: all tasks first, then the major groups.
+        note: What the estimates rest on, or why there are none.
+    """
+
+    measures: Mapping[Measure, tuple[Estimate, ...]]
+    note: str
+
+
+class ReliabilityBin(_Part):
+    """Labels whose probability falls between two bounds (the upper one belongs to the bin)."""
+
+    low: float
+    high: float
+    n: int
+    probability: float
+    accuracy: float
+    ci95: Intervals95 = {}
+
+
+class Calibration(_Part):
+    """Whether the run's probabilities mean what they say, the gold taken as the truth.
+
+    Attributes:
+        n: Labels with a probability.
+        brier: Mean squared difference between the label's probability and whether it is right.
+        ece: Expected calibration error: mean gap between probability and accuracy over the bins, by their size.
+        probability: Mean probability.
+        accuracy: Share of right labels among them.
+        bins: The reliability curve; empty bins are left out.
+        ci95: Intervals of these.
+    """
+
+    n: int
+    brier: float
+    ece: float
+    probability: float
+    accuracy: float
+    bins: tuple[ReliabilityBin, ...]
+    ci95: Intervals95 = {}
+
+
+class IntervalMethod(_Part):
+    """How the intervals were made.
+
+    Attributes:
+        level: Nominal coverage.
+        draws: Bootstrap draws.
+        seed: Their seed.
+        unit: What was drawn.
+        units: How many there are.
+        method: How bounds follow from the draws.
+        note: Why there are none, where there are none.
+    """
+
+    level: float = 0.95
+    draws: int
+    seed: int
+    unit: Literal["occupation"] = "occupation"
+    units: int
+    method: str = "expanded percentile"
+    note: str | None = None
 
 
 class Sources(_Part):
@@ -194,6 +448,12 @@ class EvalDocument(_Part):
         occupations: Agreement on occupation means.
         coherence: Contradictions within the run.
         yardsticks: What a run must beat.
+        model: The model that the run's labels are by.
+        weighted: Whether the gold gives its tasks weights; they count in all figures but counts.
+        intervals: How the intervals were made; null when none were asked for.
+        slices: Figures by parts of the tasks; a way of slicing that the data cannot give is absent.
+        debiased: Mean exposure with the run's errors taken out.
+        calibration: Reliability of the run's probabilities by setting; null when it has none.
         sources: Files behind run and gold.
         verdict: The result in words, one sentence a line.
     """
@@ -211,5 +471,11 @@ class EvalDocument(_Part):
     occupations: Occupations
     coherence: Coherence
     yardsticks: Yardsticks
+    model: str = ""
+    weighted: bool = False
+    intervals: IntervalMethod | None = None
+    slices: Mapping[SliceBy, tuple[Slice, ...]] = {}
+    debiased: Debiased | None = None
+    calibration: Mapping[SettingName, Calibration] | None = None
     sources: Sources
     verdict: str

@@ -1,29 +1,30 @@
 """Agreement between two sets of labels, from their confusion matrix.
 
-All functions on a confusion matrix take counts of shape (k, k), rows gold, columns run, both in order of exposure. What
-a matrix cannot give is None. When both sides use one and the same label only, there is nothing to tell apart: then each
-figure but accuracy is None, also those whose formula would yield a flattering 1.
+All functions on a confusion matrix take counts of shape (..., k, k), rows gold, columns run, both in order of exposure: one
+matrix, or one a bootstrap draw. They are written out for whole arrays, so that thousands of draws cost no more than a few
+matrix operations; tests hold each of them to scikit-learn and to the library `krippendorff`. Counts may be sums of weights.
+
+What a matrix cannot give is NaN, and None in the eval document. When both sides use one and the same label only, there is
+nothing to tell apart: then each figure but accuracy is undefined, also those whose formula would yield a flattering 1.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
 
-import krippendorff
 import numpy as np
 import numpy.typing as npt
-from sklearn import metrics as sk
 
+from relabel.evaluation.bootstrap import interval
 from relabel.evaluation.document import LabelMetrics, Prevalence, SettingMetrics
 
 Counts = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
 
 
-def confusion_matrix(gold: npt.ArrayLike, run: npt.ArrayLike, scale: Sequence[str]) -> Counts:
-    """Count pairs of labels.
+def pairs(gold: npt.ArrayLike, run: npt.ArrayLike, scale: Sequence[str]) -> Values:
+    """The pair of labels of each task as a matrix with a single 1; their sum is the confusion matrix.
 
     Args:
         gold: Labels of the gold, shape (n,).
@@ -31,7 +32,7 @@ def confusion_matrix(gold: npt.ArrayLike, run: npt.ArrayLike, scale: Sequence[st
         scale: All k labels, in order of exposure.
 
     Returns:
-        Counts of shape (k, k), rows gold, columns run.
+        Shape (n, k, k), rows gold, columns run.
 
     Raises:
         ValueError: The lengths differ, or a label is not on the scale.
@@ -43,143 +44,216 @@ def confusion_matrix(gold: npt.ArrayLike, run: npt.ArrayLike, scale: Sequence[st
     unknown = sorted({str(label) for side in sides for label in side} - set(scale))
     if unknown:
         raise ValueError(f"not on the scale {', '.join(scale)}: {', '.join(unknown)}")
-    rows, columns = (np.array([place[label] for label in side], dtype=np.int64) for side in sides)
-    counts = np.zeros((len(scale), len(scale)), dtype=np.int64)
-    np.add.at(counts, (rows, columns), 1)
-    return counts
+    rows, columns = (np.array([place[label] for label in side], dtype=np.intp) for side in sides)
+    found = np.zeros((len(rows), len(scale), len(scale)))
+    found[np.arange(len(rows)), rows, columns] = 1
+    return found
 
 
-def accuracy(counts: Counts) -> float | None:
-    """Share of equal labels, 0-1; None without tasks."""
-    total = int(counts.sum())
-    return int(counts.trace()) / total if total else None
+def confusion_matrix(gold: npt.ArrayLike, run: npt.ArrayLike, scale: Sequence[str]) -> Counts:
+    """Count pairs of labels; arguments and errors as for `pairs`, shape (k, k), rows gold, columns run."""
+    return pairs(gold, run, scale).sum(axis=0).astype(np.int64)
 
 
-def kappa(counts: Counts, weights: Literal["quadratic"] | None = None) -> float | None:
+def accuracy(counts: npt.ArrayLike) -> Values:
+    """Share of equal labels, 0-1, shape (...); NaN without tasks."""
+    counts = np.asarray(counts, dtype=np.float64)
+    return _ratio(np.trace(counts, axis1=-2, axis2=-1), counts.sum(axis=(-2, -1)))
+
+
+def kappa(counts: npt.ArrayLike) -> Values:
     """Cohen's kappa: agreement beyond what the two sides' own label shares would give by chance.
 
     Args:
-        counts: Confusion matrix, shape (k, k).
-        weights: `quadratic` weighs a disagreement by the square of its distance on the scale.
+        counts: Confusion matrices, shape (..., k, k).
 
     Returns:
-        At most 1; 0 at chance, also when one side is constant and the other is not. None without tasks, or when both
-        sides use one label only.
+        Shape (...), at most 1; 0 at chance, also when one side is constant and the other is not. NaN without tasks, or
+        when both sides use one label only.
 
-    Source: Cohen 1960, doi:10.1177/001316446002000104; weighted, Cohen 1968, doi:10.1037/h0026256.
+    Source: Cohen 1960, doi:10.1177/001316446002000104.
     """
-    if not _several_labels(counts):
-        return None
-    gold, run, weight = _cells(counts)
-    return _finite(sk.cohen_kappa_score(gold, run, labels=range(len(counts)), weights=weights, sample_weight=weight))
+    counts = np.asarray(counts, dtype=np.float64)
+    return _weighted_kappa(counts, 1 - np.eye(counts.shape[-1]))
 
 
-def krippendorff_alpha(counts: Counts, level: Literal["nominal", "ordinal"]) -> float | None:
-    """Krippendorff's alpha for two coders without missing labels.
+def kappa_quadratic(counts: npt.ArrayLike) -> Values:
+    """Cohen's kappa, a disagreement weighing the square of its distance on the scale; shapes as for `kappa`.
+
+    Source: Cohen 1968, doi:10.1037/h0026256.
+    """
+    counts = np.asarray(counts, dtype=np.float64)
+    steps = np.arange(counts.shape[-1])
+    return _weighted_kappa(counts, (steps[:, None] - steps[None, :]).astype(np.float64) ** 2)
+
+
+def krippendorff_nominal(counts: npt.ArrayLike) -> Values:
+    """Krippendorff's alpha for two coders without missing labels, labels unordered.
 
     Args:
-        counts: Confusion matrix, shape (k, k).
-        level: Level of measurement; `ordinal` takes the order of the scale.
+        counts: Confusion matrices, shape (..., k, k).
 
     Returns:
-        At most 1; None without tasks, or when both sides use one label only.
+        Shape (...), at most 1; NaN without tasks, or when both sides use one label only.
 
-    Source: Krippendorff 2004, Content Analysis, ch. 11; the library `krippendorff`.
+    Source: Krippendorff 2004, Content Analysis, ch. 11.
     """
-    if not _several_labels(counts):
-        return None
-    gold, run, weight = _cells(counts)
-    each = np.eye(len(counts), dtype=np.int64)
-    units = np.repeat(each[gold] + each[run], weight, axis=0)
-    return _finite(krippendorff.alpha(value_counts=units, level_of_measurement=level))
+    counts = np.asarray(counts, dtype=np.float64)
+    return _krippendorff(counts, 1 - np.eye(counts.shape[-1]))
 
 
-def gwet_ac1(counts: Counts) -> float | None:
+def krippendorff_ordinal(counts: npt.ArrayLike) -> Values:
+    """Krippendorff's alpha, labels in the order of the scale; shapes and source as for `krippendorff_nominal`.
+
+    The distance of two labels is the number of values between them, so it follows from each matrix' own label shares.
+    """
+    counts = np.asarray(counts, dtype=np.float64)
+    used = counts.sum(axis=-1) + counts.sum(axis=-2)
+    middle = np.cumsum(used, axis=-1) - used / 2
+    return _krippendorff(counts, (middle[..., :, None] - middle[..., None, :]) ** 2)
+
+
+def ac1(counts: npt.ArrayLike) -> Values:
     """Gwet's AC1: agreement beyond chance, steady where one label is rare.
 
     Chance is taken as the sum of p (1 - p) over the k labels, divided by k - 1, where p is the mean of a label's two
     shares.
 
     Args:
-        counts: Confusion matrix, shape (k, k), k at least 2.
+        counts: Confusion matrices, shape (..., k, k), k at least 2.
 
     Returns:
-        At most 1; None without tasks, or when both sides use one label only.
+        Shape (...), at most 1; NaN without tasks, or when both sides use one label only.
 
     Source: Gwet 2008, doi:10.1348/000711006X126600.
     """
-    if not _several_labels(counts):
-        return None
-    total = counts.sum()
-    shares = (counts.sum(axis=0) + counts.sum(axis=1)) / (2 * total)
-    chance = float((shares * (1 - shares)).sum()) / (len(counts) - 1)
-    return (float(counts.trace() / total) - chance) / (1 - chance)
+    counts = np.asarray(counts, dtype=np.float64)
+    total = counts.sum(axis=(-2, -1))
+    shares = _ratio(counts.sum(axis=-1) + counts.sum(axis=-2), 2 * total[..., None])
+    chance = (shares * (1 - shares)).sum(axis=-1) / (counts.shape[-1] - 1)
+    return _where_told_apart(counts, _ratio(accuracy(counts) - chance, 1 - chance))
 
 
-def by_label(counts: Counts, scale: Sequence[str]) -> dict[str, LabelMetrics]:
-    """Precision, recall and F1 of each label, the gold taken as the truth.
-
-    Args:
-        counts: Confusion matrix, shape (k, k).
-        scale: The k labels.
-
-    Returns:
-        One entry a label of the scale, in use or not; figures without a denominator are None.
-    """
-    if not counts.sum():
-        return {label: LabelMetrics(precision=None, recall=None, f1=None, support=0) for label in scale}
-    gold, run, weight = _cells(counts)
-    found: Any = sk.precision_recall_fscore_support(
-        gold,
-        run,
-        labels=range(len(scale)),
-        sample_weight=weight,
-        zero_division=np.nan,  # pyright: ignore[reportArgumentType]  its type is inferred from the default "warn"
-    )
-    precision, recall, f1, _ = found
-    support = counts.sum(axis=1)
-    return {
-        label: LabelMetrics(
-            precision=_finite(precision[i]), recall=_finite(recall[i]), f1=_finite(f1[i]), support=int(support[i])
-        )
-        for i, label in enumerate(scale)
-    }
+def precision(counts: npt.ArrayLike) -> Values:
+    """Share of the run's uses of each label that the gold confirms, shape (..., k); NaN where the run never uses it."""
+    counts = np.asarray(counts, dtype=np.float64)
+    return _ratio(np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(axis=-2))
 
 
-def macro_f1(counts: Counts) -> float | None:
-    """Plain mean of F1 over the labels that either side uses; None when both use one label only."""
-    if not _several_labels(counts):
-        return None
-    found = [label.f1 for label in by_label(counts, [str(i) for i in range(len(counts))]).values()]
-    return float(np.mean([f1 for f1 in found if f1 is not None]))
+def recall(counts: npt.ArrayLike) -> Values:
+    """Share of the gold's uses of each label that the run finds, shape (..., k); NaN where the gold never uses it."""
+    counts = np.asarray(counts, dtype=np.float64)
+    return _ratio(np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(axis=-1))
 
 
-def setting_metrics(counts: Counts, scale: Sequence[str]) -> SettingMetrics:
+def f1(counts: npt.ArrayLike) -> Values:
+    """Harmonic mean of precision and recall of each label, shape (..., k); NaN where neither side uses the label."""
+    counts = np.asarray(counts, dtype=np.float64)
+    return _ratio(2 * np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(axis=-1) + counts.sum(axis=-2))
+
+
+def macro_f1(counts: npt.ArrayLike) -> Values:
+    """Plain mean of F1 over the labels that either side uses, shape (...); NaN when both use one label only."""
+    counts = np.asarray(counts, dtype=np.float64)
+    found = f1(counts)
+    mean = _ratio(np.nansum(found, axis=-1), np.isfinite(found).sum(axis=-1))
+    return _where_told_apart(counts, mean)
+
+
+def prevalence(counts: npt.ArrayLike) -> tuple[Values, Values]:
+    """Share of each label in the gold and in the run, each of shape (..., k); NaN without tasks."""
+    counts = np.asarray(counts, dtype=np.float64)
+    total = counts.sum(axis=(-2, -1))[..., None]
+    return _ratio(counts.sum(axis=-1), total), _ratio(counts.sum(axis=-2), total)
+
+
+FIGURES: Mapping[str, Callable[[npt.ArrayLike], Values]] = {
+    "accuracy": accuracy,
+    "kappa": kappa,
+    "kappa_quadratic": kappa_quadratic,
+    "krippendorff_nominal": krippendorff_nominal,
+    "krippendorff_ordinal": krippendorff_ordinal,
+    "ac1": ac1,
+    "macro_f1": macro_f1,
+}
+"""Figures of a setting by their names in the eval document; each takes (..., k, k) and gives (...)."""
+
+
+def setting_metrics(
+    counts: npt.ArrayLike,
+    scale: Sequence[str],
+    *,
+    weighted: npt.ArrayLike | None = None,
+    drawn: npt.ArrayLike | None = None,
+    occupations: int | None = None,
+) -> SettingMetrics:
     """All figures of one setting.
 
     Args:
         counts: Confusion matrix, shape (k, k), rows gold, columns run.
         scale: The k labels, in order of exposure.
+        weighted: The same with each task counted by its weight; by default all weigh the same.
+        drawn: Confusion matrices of bootstrap draws, shape (draws, k, k); without them there are no intervals.
+        occupations: Number of occupations that were resampled.
 
     Returns:
         The figures; see `SettingMetrics`.
     """
-    n = int(counts.sum())
-    shares = [counts.sum(axis=axis) / n if n else np.zeros(len(scale)) for axis in (1, 0)]
-    gold, run = ({label: float(x) for label, x in zip(scale, side, strict=True)} if n else {} for side in shares)
+    counts = np.asarray(counts)
+    figures_of = np.asarray(counts if weighted is None else weighted, dtype=np.float64)
+    found = {name: known(formula(figures_of)) for name, formula in FIGURES.items()}
+    sides = [[known(x) for x in side] for side in prevalence(figures_of)]
+    gold, run = ({label: x for label, x in zip(scale, side, strict=True) if x is not None} for side in sides)
     return SettingMetrics(
-        n=n,
-        accuracy=accuracy(counts),
-        kappa=kappa(counts),
-        kappa_quadratic=kappa(counts, "quadratic"),
-        krippendorff_nominal=krippendorff_alpha(counts, "nominal"),
-        krippendorff_ordinal=krippendorff_alpha(counts, "ordinal"),
-        ac1=gwet_ac1(counts),
-        macro_f1=macro_f1(counts),
-        labels=by_label(counts, scale),
+        n=int(counts.sum()),
+        accuracy=found["accuracy"],
+        kappa=found["kappa"],
+        kappa_quadratic=found["kappa_quadratic"],
+        krippendorff_nominal=found["krippendorff_nominal"],
+        krippendorff_ordinal=found["krippendorff_ordinal"],
+        ac1=found["ac1"],
+        macro_f1=found["macro_f1"],
+        labels=by_label(figures_of, scale, support=counts.sum(axis=1)),
         confusion={g: {r: int(counts[i, j]) for j, r in enumerate(scale)} for i, g in enumerate(scale)},
         prevalence=Prevalence(gold=gold, run=run),
+        ci95={} if drawn is None else intervals(drawn, scale, occupations=occupations),
     )
+
+
+def by_label(counts: npt.ArrayLike, scale: Sequence[str], *, support: npt.ArrayLike) -> dict[str, LabelMetrics]:
+    """Precision, recall and F1 of each label, the gold taken as the truth.
+
+    Args:
+        counts: Confusion matrix, shape (k, k).
+        scale: The k labels.
+        support: Tasks with each label in the gold, shape (k,).
+
+    Returns:
+        One entry a label of the scale, in use or not; figures without a denominator are None.
+    """
+    figures = zip(precision(counts), recall(counts), f1(counts), np.asarray(support), strict=True)
+    return {
+        label: LabelMetrics(precision=known(p), recall=known(r), f1=known(f), support=int(n))
+        for label, (p, r, f, n) in zip(scale, figures, strict=True)
+    }
+
+
+def intervals(
+    drawn: npt.ArrayLike, scale: Sequence[str], *, occupations: int | None
+) -> dict[str, tuple[float, float] | None]:
+    """95 % intervals of a setting's figures, of F1 by label as `f1:LABEL`, and of the shares as `gold:LABEL`, `run:LABEL`.
+
+    Args:
+        drawn: Confusion matrices of bootstrap draws, shape (draws, k, k).
+        scale: The k labels.
+        occupations: Number of occupations that were resampled.
+    """
+    drawn = np.asarray(drawn, dtype=np.float64)
+    found = {name: formula(drawn) for name, formula in FIGURES.items()}
+    gold, run = prevalence(drawn)
+    for name, by in (("f1", f1(drawn)), ("gold", gold), ("run", run)):
+        found |= {f"{name}:{label}": by[..., i] for i, label in enumerate(scale)}
+    return {name: interval(samples, occupations=occupations) for name, samples in found.items()}
 
 
 def pearson(first: Values, second: Values) -> float | None:
@@ -195,7 +269,7 @@ def pearson(first: Values, second: Values) -> float | None:
     """
     if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return None
-    return _finite(np.clip(np.corrcoef(first, second)[0, 1], -1, 1))
+    return known(np.clip(np.corrcoef(first, second)[0, 1], -1, 1))
 
 
 def clustered_se(values: Values, clusters: npt.ArrayLike) -> float | None:
@@ -214,18 +288,37 @@ def clustered_se(values: Values, clusters: npt.ArrayLike) -> float | None:
     if len(names) < 2:
         return None
     summed = np.bincount(places, weights=values - values.mean())
-    return _finite(np.sqrt(len(names) / (len(names) - 1) * (summed**2).sum()) / len(values))
+    return known(np.sqrt(len(names) / (len(names) - 1) * (summed**2).sum()) / len(values))
 
 
-def _several_labels(counts: Counts) -> bool:
-    return int((counts.sum(axis=0) + counts.sum(axis=1) > 0).sum()) > 1
+def known(value: float | np.floating | Values) -> float | None:
+    """A single figure for the eval document: None where it is undefined."""
+    value = float(value)
+    return value if math.isfinite(value) else None
 
 
-def _cells(counts: Counts) -> tuple[Counts, Counts, Counts]:
-    """The matrix as weighted pairs: 9 cells instead of 19,265 tasks."""
-    gold, run = np.nonzero(counts)
-    return gold, run, counts[gold, run]
+def _weighted_kappa(counts: Values, cost: Values) -> Values:
+    total = counts.sum(axis=(-2, -1))
+    by_chance = _ratio(counts.sum(axis=-1)[..., :, None] * counts.sum(axis=-2)[..., None, :], total[..., None, None])
+    apart = _ratio((counts * cost).sum(axis=(-2, -1)), (by_chance * cost).sum(axis=(-2, -1)))
+    return _where_told_apart(counts, 1 - apart)
 
 
-def _finite(value: float | np.floating) -> float | None:
-    return float(value) if math.isfinite(value) else None
+def _krippendorff(counts: Values, distance: Values) -> Values:
+    used = counts.sum(axis=-1) + counts.sum(axis=-2)
+    values = used.sum(axis=-1)
+    # Each pair stands in the table of coincidences in both orders; a distance is the same in both.
+    observed = (2 * counts * distance).sum(axis=(-2, -1))
+    expected = (used[..., :, None] * used[..., None, :] * distance).sum(axis=(-2, -1))
+    return _where_told_apart(counts, 1 - (values - 1) * _ratio(observed, expected))
+
+
+def _where_told_apart(counts: Values, figure: Values) -> Values:
+    used = (counts.sum(axis=-1) + counts.sum(axis=-2) > 0).sum(axis=-1)
+    return np.where(used > 1, figure, np.nan)
+
+
+def _ratio(above: npt.ArrayLike, below: npt.ArrayLike) -> Values:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = np.asarray(above, dtype=np.float64) / np.asarray(below, dtype=np.float64)
+    return np.where(np.isfinite(found), found, np.nan)
