@@ -24,9 +24,10 @@ import pyarrow.parquet as pq
 from relabel.label import Answer
 from relabel.labelling.engines.limits import Limiter
 from relabel.labelling.engines.online import OnlineEngine
-from relabel.labelling.job import Job, run_job
+from relabel.labelling.job import Job
 from relabel.labelling.prompt import load_prompt
 from relabel.labelling.request import Endpoint
+from relabel.labelling.running import run_job
 from relabel.labelling.store import Store
 from relabel.rubric import load_rubric
 from relabel.task import Task

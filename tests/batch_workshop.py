@@ -13,7 +13,8 @@ from pydantic import SecretStr
 from batch_server import FakeBatches
 from relabel.labelling.engines.batch import run_batch
 from relabel.labelling.engines.batch_provider import batch_client
-from relabel.labelling.job import Job, Outcome
+from relabel.labelling.job import Job
+from relabel.labelling.outcome import Outcome
 from relabel.labelling.store import Store
 from server import Reply, Seen, judged
 from workshop import KEY, make_job

@@ -10,9 +10,11 @@ from pydantic import SecretStr
 
 from relabel.labelling.engines.limits import Limiter
 from relabel.labelling.engines.online import OnlineEngine
-from relabel.labelling.job import Job, Outcome, Stop, run_job
+from relabel.labelling.job import Job, Stop
+from relabel.labelling.outcome import Outcome
 from relabel.labelling.prompt import load_prompt
 from relabel.labelling.request import Endpoint, host_of
+from relabel.labelling.running import run_job
 from relabel.labelling.store import Store
 from relabel.rubric import load_rubric
 from relabel.task import Task

@@ -17,9 +17,11 @@ from relabel.label import Usage
 from relabel.labelling.budget import Budget, NoBudgetError
 from relabel.labelling.engines.limits import Limiter
 from relabel.labelling.engines.online import OnlineEngine
-from relabel.labelling.job import Job, Outcome, run_job
+from relabel.labelling.job import Job
+from relabel.labelling.outcome import Outcome
 from relabel.labelling.pricing import Price
 from relabel.labelling.request import Endpoint, host_of
+from relabel.labelling.running import run_job
 from relabel.labelling.store import Store
 from server import Reply, Seen, chat, judged, provider, refused
 from simulated import Clock, simulate

@@ -17,8 +17,8 @@ from relabel.cli.display import duration, line, money, panel, shown
 from relabel.label import Answer, Usage
 from relabel.labelling.engines.limits import Limiter
 from relabel.labelling.engines.online import OnlineEngine
-from relabel.labelling.job import run_job
 from relabel.labelling.progress import Progress
+from relabel.labelling.running import run_job
 from relabel.labelling.store import Store
 from server import Reply, Seen, chat, judged, provider, refused
 from workshop import make_job

@@ -26,9 +26,10 @@ from relabel.labelling.engines.engine import NoAnswerError
 from relabel.labelling.engines.limits import Limiter
 from relabel.labelling.engines.local import LocalServer
 from relabel.labelling.engines.online import OnlineEngine
-from relabel.labelling.job import Stop, run_job
+from relabel.labelling.job import Stop
 from relabel.labelling.leases import Leases
 from relabel.labelling.request import Request
+from relabel.labelling.running import run_job
 from relabel.labelling.store import Store
 from relabel.run import open_run
 from server import FakeProvider, Reply, Seen, chat, judged, provider, refused

@@ -96,8 +96,8 @@ CHILD = """
 import asyncio, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[4])
-import relabel.labelling.job as job_module
-job_module.LOOK_AGAIN_S = 0.02
+import relabel.labelling.leases as leases_module
+leases_module.LOOK_AGAIN_S = 0.02
 from workshop import label_all, make_job
 from relabel.labelling.store import Store
 with Store(Path(sys.argv[2])) as store:
@@ -134,7 +134,7 @@ def test_two_runs_at_once_buy_each_answer_once_and_both_finish(tmp_path: Path) -
 async def test_what_a_server_takes_is_found_out_once_by_runs_that_begin_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relabel.labelling.job.LOOK_AGAIN_S", 0.02)
+    monkeypatch.setattr("relabel.labelling.leases.LOOK_AGAIN_S", 0.02)
 
     def script(seen: Seen) -> Reply:
         answer = judged() if "response_format" not in seen.body else refused(400, "plain text only")

@@ -12,8 +12,8 @@ import pytest
 
 from relabel.errors import DataError
 from relabel.labelling.engines.replay import ReplayEngine
-from relabel.labelling.job import run_job
 from relabel.labelling.packing import pack, unpack
+from relabel.labelling.running import run_job
 from relabel.labelling.store import Store
 from relabel.run import open_run
 from server import Reply, chat, judged, provider

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from relabel.cli.display import Look
     from relabel.labelling.connection import Connection
     from relabel.labelling.engines.batch_state import BatchState
-    from relabel.labelling.job import Job, Outcome, Stop
+    from relabel.labelling.job import Job
+    from relabel.labelling.outcome import Outcome
     from relabel.settings import Settings
 
 app = typer.Typer(help="Look after runs that wait for the Batch API.", no_args_is_help=True)
@@ -191,6 +192,7 @@ async def _work(
     look: Look,
 ) -> Outcome:
     from relabel.cli.display import shown
+    from relabel.cli.edge import stopping_on_signals
     from relabel.labelling.engines import batch as engine
     from relabel.labelling.engines.batch_provider import batch_client
     from relabel.labelling.engines.limits import Limiter
@@ -199,46 +201,24 @@ async def _work(
 
     stop, progress = Stop(), Progress(asked=job.size)
     client = batch_client(described.base_url, described.key)
-    remove = _on_signals(stop)
     try:
-        async with shown(progress, Limiter(_AT_ONCE), look=look):
-            return await engine.run_batch(
-                job,
-                store,
-                folder,
-                client=client,
-                batches=home,
-                command=command,
-                submit=submit,
-                max_cost=max_cost,
-                poll_s=engine.POLL_S,
-                progress=progress,
-                stop=stop,
-            )
+        with stopping_on_signals(stop, "what is being sent is let finish", look=look):
+            async with shown(progress, Limiter(_AT_ONCE), look=look):
+                return await engine.run_batch(
+                    job,
+                    store,
+                    folder,
+                    client=client,
+                    batches=home,
+                    command=command,
+                    submit=submit,
+                    max_cost=max_cost,
+                    poll_s=engine.POLL_S,
+                    progress=progress,
+                    stop=stop,
+                )
     finally:
-        remove()
         await client.close()
-
-
-def _on_signals(stop: Stop) -> Any:
-    import asyncio
-    import signal
-
-    loop = asyncio.get_running_loop()
-
-    def interrupt() -> None:
-        again = stop.asked.is_set()
-        stop()
-        said = "leaving at once" if again else "stopping: what is being sent is let finish; once more to leave at once"
-        typer.echo(said, err=True)
-
-    def remove() -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, interrupt)
-    return remove
 
 
 def _command(ctx: typer.Context, described: Connection, folder: Path) -> list[str]:

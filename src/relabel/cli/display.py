@@ -127,6 +127,20 @@ def _emit(event: str, progress: Progress, limiter: Limiter) -> None:
     )
 
 
+def say(event: str, text: str, *, look: Look) -> None:
+    """Say that something has happened: as a line, as a JSON event, or not at all.
+
+    Args:
+        event: A word for it.
+        text: A sentence for people.
+        look: How it is said.
+    """
+    if look == "json":
+        _write(json.dumps({"event": event, "time": time.time()}))
+    elif look == "people":
+        _write(text)
+
+
 def _write(text: str) -> None:
     print(text, file=sys.stderr, flush=True)  # noqa: T201  progress goes to standard error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,13 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from relabel.cli.display import Look
+    from relabel.cli.edge import Pace
     from relabel.labelling.connection import Connection
-    from relabel.labelling.engines.engine import Engine
-    from relabel.labelling.engines.limits import Limiter
-    from relabel.labelling.job import Job, Outcome
-    from relabel.labelling.store import Store
-    from relabel.settings import Settings
+    from relabel.labelling.job import Job
 
 
 class EngineName(StrEnum):
@@ -50,16 +46,6 @@ class DecideName(StrEnum):
 
     json = "json"
     logprob = "logprob"
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How fast to ask, and what it may cost."""
-
-    concurrency: int | None
-    rpm: float | None = None
-    tpm: float | None = None
-    max_cost: float | None = None
 
 
 def register(app: typer.Typer) -> None:
@@ -199,11 +185,11 @@ def run(
     )
     pace = _pace(concurrency, rpm, tpm, max_cost, model, described, params)
     form = response_format.value if response_format is not FormName.auto else "json_schema"
-    chosen = load_tasks(tasks, occupations=occupation or (), sample=sample, seed=seed)
+    chosen = load_tasks(tasks, unit=loaded.unit, occupations=occupation or (), sample=sample, seed=seed)
     job = Job(
         tasks=chosen,
         tasks_ref=tasks,
-        sources=task_sources(tasks),
+        sources=task_sources(tasks, loaded.unit),
         rubric=loaded,
         prompt=template,
         settings=asked,
@@ -227,7 +213,9 @@ def run(
     folder = out or Path("runs") / default_name(job)
     if dry_run:
         half = job.price.halved() if engine is EngineName.batch and job.price else job.price
-        _show_plan(replace(job, price=half), environment, as_json=as_json)
+        from relabel.cli.summary import show_plan
+
+        show_plan(replace(job, price=half), environment, as_json=as_json)
         return
     look = "quiet" if quiet else "json" if log_json else "people"
     go_on = "the same command goes on where it was"
@@ -236,11 +224,16 @@ def run(
 
         outcome, go_on = label_by_batch(ctx, job, folder, described, environment, max_cost, look=look)
     else:
-        outcome = label(job, folder, model, described, environment, pace, engine=engine, look=look)
+        from relabel.cli.edge import label
+
+        replay = engine is EngineName.replay
+        outcome = label(job, folder, model, described, environment, pace, replay=replay, look=look)
     if as_json:
         typer.echo(outcome.manifest.model_dump_json(indent=2))
     else:
-        _show_outcome(outcome, folder, model)
+        from relabel.cli.summary import show_outcome
+
+        show_outcome(outcome, folder, model)
     missing = len(outcome.failures)
     if outcome.interrupted and missing:
         raise RunInterruptedError(f"stopped with {missing} of {job.size} labels missing; {go_on}")
@@ -259,6 +252,7 @@ def _pace(
     described: Connection,
     params: dict[str, Any],
 ) -> Pace:
+    from relabel.cli.edge import Pace
     from relabel.errors import UsageError
     from relabel.labelling.engines.local import SLOTS, is_local
     from relabel.labelling.wire import output_bound
@@ -277,65 +271,6 @@ def _pace(
                 "--max-cost needs --max-tokens: without a bound of the answer the worst case of a request is not known"
             )
     return Pace(at_once, rpm, tpm, max_cost)
-
-
-def label(
-    job: Job,
-    folder: Path,
-    model: str,
-    described: Connection,
-    environment: Settings,
-    pace: Pace,
-    *,
-    engine: EngineName = EngineName.online,
-    look: Look = "people",
-) -> Outcome:
-    """Run a job to its end: the one place where asynchronous work begins."""
-    import asyncio
-
-    from relabel.files import require_writable
-    from relabel.labelling.budget import Budget
-    from relabel.labelling.connection import LazyEngine
-    from relabel.labelling.engines.limits import Limiter
-    from relabel.labelling.engines.replay import ReplayEngine
-    from relabel.labelling.store import Store
-
-    require_writable(folder)
-    limiter = Limiter(pace.concurrency, rpm=pace.rpm, tpm=pace.tpm)
-    budget = Budget(pace.max_cost, described.price)
-    with Store(environment.store_dir) as store:
-        online = LazyEngine(model, described, environment, limiter, budget)
-        asking = ReplayEngine() if engine is EngineName.replay else online
-        return asyncio.run(_work(job, asking, store, folder, limiter, look=look))
-
-
-async def _work(job: Job, engine: Engine, store: Store, folder: Path, limiter: Limiter, *, look: Look) -> Outcome:
-    import asyncio
-    import signal
-
-    from relabel.cli.display import shown
-    from relabel.labelling.job import Stop, run_job
-    from relabel.labelling.progress import Progress
-
-    stop = Stop()
-    loop = asyncio.get_running_loop()
-
-    def interrupt() -> None:
-        again = stop.asked.is_set()
-        stop()
-        said = "leaving at once" if again else "stopping: waiting for the answers in flight; once more to leave at once"
-        typer.echo(said, err=True)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, interrupt)
-    progress = Progress(asked=job.size)
-    try:
-        async with shown(progress, limiter, look=look):
-            return await run_job(job, engine, store, folder, concurrency=limiter.largest, progress=progress, stop=stop)
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
-        await engine.close()
 
 
 def default_name(job: Job) -> str:
@@ -372,66 +307,3 @@ def _parameters(given: list[str]) -> dict[str, Any]:
         except ValueError:
             found[name] = text
     return found
-
-
-def _show_plan(job: Job, environment: Settings, *, as_json: bool) -> None:
-    import json
-
-    from relabel.cli.display import money
-    from relabel.labelling.estimate import estimate
-    from relabel.labelling.store import Store
-
-    if environment.store_dir.exists():
-        with Store(environment.store_dir) as store:
-            found = estimate(job, store)
-    else:
-        found = estimate(job, None)
-    if as_json:
-        typer.echo(json.dumps(found.model_dump(), indent=2))
-        return
-    typer.echo(
-        f"{job.size:,} labels: {len(job.tasks):,} tasks x {', '.join(job.settings)} x {job.samples} sample(s)\n"
-        f"{found.requests:,} requests, {found.in_store:,} of them in the store; {found.to_ask:,} would be asked of {job.model} at {job.base_url}"
-    )
-    if not found.to_ask:
-        return
-    typer.echo(
-        f"tokens   {found.prompt_tokens[0]:,} to {found.prompt_tokens[1]:,} in, {found.completion_tokens[0]:,} to {found.completion_tokens[1]:,} out ({found.basis})"
-    )
-    if found.cost_usd is None:
-        typer.echo(f"cost     unknown: no price of {job.model} is known; give it with --price IN/OUT")
-    else:
-        dated = f", as of {found.price_as_of}" if found.price_as_of else ""
-        typer.echo(
-            f"cost     {money(found.cost_usd[0])} to {money(found.cost_usd[1])} by {found.price_source}{dated}; a prefix cache may make it less"
-        )
-
-
-def _show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
-    from relabel.cli.display import money
-    from relabel.labelling.engines.local import ADVICE, is_local
-
-    m = outcome.manifest
-    if outcome.failures:
-        kinds: dict[str, int] = {}
-        for failure in outcome.failures:
-            kind = failure.kind if failure.attempts or failure.kind == "budget" else "not asked"
-            kinds[kind] = kinds.get(kind, 0) + 1
-        said = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-        typer.echo(f"MISSING  {len(outcome.failures)} of {m.counts.asked} labels ({said})")
-    typer.echo(
-        f"labels   {m.counts.from_store + m.counts.fresh} of {m.counts.asked}: {m.counts.from_store} from the store, {m.counts.fresh} fresh"
-    )
-    by_setting: dict[str, dict[str, int]] = {}
-    for row in outcome.labels:
-        counts = by_setting.setdefault(row.setting, {})
-        counts[row.label] = counts.get(row.label, 0) + 1
-    for setting, counts in by_setting.items():
-        typer.echo(f"         {setting}: " + ", ".join(f"{label} {count}" for label, count in sorted(counts.items())))
-    typer.echo(f"model    {m.model}, answered as {', '.join(m.models_returned) or 'nothing'}")
-    typer.echo(
-        f"tokens   {m.tokens.prompt:,} in ({m.tokens.cached:,} cached), {m.tokens.completion:,} out; {money(m.cost_usd)}"
-    )
-    typer.echo(f"folder   {folder}")
-    if is_local(model):
-        typer.echo(ADVICE if model == "local" else "Labels of a model of your own: evaluate them before you use them.")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from relabel.label import Usage
-from relabel.labelling.job import Job, with_known_form
+from relabel.labelling.form import with_known_form
+from relabel.labelling.job import Job
 from relabel.labelling.store import Store
 from relabel.labelling.wire import messages_of, output_bound
 

@@ -6,6 +6,7 @@ process that is no more ends at once where that can be seen, and by itself after
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 import secrets
@@ -20,6 +21,8 @@ from relabel.errors import StoreError
 
 LEASE_S = 60.0
 """A lease that its process does not renew ends after this many seconds."""
+LOOK_AGAIN_S = 0.5
+"""Pause between looks at an answer that another process is waiting for."""
 
 
 class Leases:
@@ -88,6 +91,10 @@ class Leases:
         if taken.rowcount:
             self._mine.add(key)
         return bool(taken.rowcount)
+
+    async def pause(self) -> None:
+        """Wait a little for the other process: no event of its reaches this one."""
+        await asyncio.sleep(LOOK_AGAIN_S)
 
     def give_back(self, key: str) -> None:
         """The request is over."""

@@ -30,6 +30,11 @@ def as_data(**fields: str) -> str:
     return line.replace("<", "\\u003c").replace(">", "\\u003e")
 
 
+def _facts(rubric: Rubric, title: str, text: str) -> dict[str, str]:
+    """What a model is told about what it labels; a change here changes every request key."""
+    return {"occupation": title, "task" if rubric.unit == "task" else "description": text}
+
+
 def letters(rubric: Rubric) -> dict[str, str]:
     """One letter a label, in the rubric's order: what a model answers with when one token decides."""
     return dict(zip(rubric.labels, ascii_uppercase, strict=False))
@@ -85,9 +90,9 @@ class Prompt:
             shown = _shown(rubric, setting) if examples else []
             self._systems[cache_key] = self._render("system", {**given, "examples": shown})
         if packed:
-            data = [as_data(id=str(n), occupation=t.title, task=t.text) for n, t in enumerate(tasks, start=1)]
+            data = [as_data(id=str(n), **_facts(rubric, t.title, t.text)) for n, t in enumerate(tasks, start=1)]
         else:
-            data = [as_data(occupation=tasks[0].title, task=tasks[0].text)]
+            data = [as_data(**_facts(rubric, tasks[0].title, tasks[0].text))]
         if self._user_is_plain:
             if cache_key not in self._users:
                 head, mark, tail = self._render("user", {**given, "data": [_MARK]}).partition(_MARK)
@@ -152,7 +157,7 @@ def _is_joined(node: nodes.Node) -> bool:
 def _shown(rubric: Rubric, setting: str) -> list[dict[str, str]]:
     return [
         {
-            "data": as_data(occupation=example.occupation, task=example.task),
+            "data": as_data(**_facts(rubric, example.occupation, example.task or example.description or "")),
             "answer": as_data(rationale=example.rationale[setting], label=example.labels[setting]),
             "label": example.labels[setting],
         }

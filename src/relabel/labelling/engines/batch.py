@@ -32,12 +32,14 @@ from relabel.labelling.engines.batch_state import (
     BatchState,
     run_id,
 )
-from relabel.labelling.job import DRAIN_S, Job, Outcome, Stop, finish, manifest_of, out_is_free
+from relabel.labelling.job import Job, Stop
 from relabel.labelling.ledger import Ledger
+from relabel.labelling.outcome import Outcome, finish, manifest_of, out_is_free
 from relabel.labelling.progress import Progress
 from relabel.labelling.request import Planned, Request, public_url
 from relabel.labelling.store import Store
 from relabel.labelling.wire import PATHS
+from relabel.labelling.workers import DRAIN_S
 from relabel.run import write_manifest
 
 POLL_S = 10.0

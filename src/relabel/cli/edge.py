@@ -1,0 +1,112 @@
+"""The one synchronous edge: from a command into the asynchronous work of labelling, with signals and display, and back."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from relabel.cli.display import Look, say, shown
+from relabel.files import require_writable
+from relabel.labelling.budget import Budget
+from relabel.labelling.connection import Connection, LazyEngine
+from relabel.labelling.engines.engine import Engine
+from relabel.labelling.engines.limits import Limiter
+from relabel.labelling.engines.replay import ReplayEngine
+from relabel.labelling.job import Job, Stop
+from relabel.labelling.outcome import Outcome
+from relabel.labelling.progress import Progress
+from relabel.labelling.running import run_job
+from relabel.labelling.store import Store
+from relabel.settings import Settings
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast to ask, and what it may cost.
+
+    Attributes:
+        concurrency: Requests in flight at once; None finds it out.
+        rpm: Requests a minute at most.
+        tpm: Tokens a minute at most.
+        max_cost: Cap of the cost, in USD.
+    """
+
+    concurrency: int | None
+    rpm: float | None = None
+    tpm: float | None = None
+    max_cost: float | None = None
+
+
+def label(
+    job: Job,
+    folder: Path,
+    model: str,
+    described: Connection,
+    environment: Settings,
+    pace: Pace,
+    *,
+    replay: bool = False,
+    look: Look = "people",
+) -> Outcome:
+    """Run a job to its end.
+
+    Args:
+        job: What to label.
+        folder: The run folder.
+        model: The model as the user named it.
+        described: The model.
+        environment: Settings from the environment.
+        pace: How fast to ask.
+        replay: Whether answers come from the store alone.
+        look: How progress looks.
+    """
+    require_writable(folder)
+    limiter = Limiter(pace.concurrency, rpm=pace.rpm, tpm=pace.tpm)
+    budget = Budget(pace.max_cost, described.price)
+    with Store(environment.store_dir) as store:
+        online = LazyEngine(model, described, environment, limiter, budget)
+        return asyncio.run(_work(job, ReplayEngine() if replay else online, store, folder, limiter, look=look))
+
+
+async def _work(job: Job, engine: Engine, store: Store, folder: Path, limiter: Limiter, *, look: Look) -> Outcome:
+    stop, progress = Stop(), Progress(asked=job.size)
+    try:
+        with stopping_on_signals(stop, "waiting for the answers in flight", look=look):
+            async with shown(progress, limiter, look=look):
+                return await run_job(
+                    job, engine, store, folder, concurrency=limiter.largest, progress=progress, stop=stop
+                )
+    finally:
+        await engine.close()
+
+
+@contextmanager
+def stopping_on_signals(stop: Stop, meanwhile: str, *, look: Look) -> Generator[None]:
+    """Let Ctrl-C and SIGTERM stop a job for as long as the block lasts; a second one makes it leave at once.
+
+    Args:
+        stop: Stops the job.
+        meanwhile: What happens until it has stopped, in words.
+        look: How it is said.
+    """
+    loop = asyncio.get_running_loop()
+
+    def interrupt() -> None:
+        again = stop.asked.is_set()
+        stop()
+        if again:
+            say("leaving", "leaving at once", look=look)
+        else:
+            say("stopping", f"stopping: {meanwhile}; once more to leave at once", look=look)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)

@@ -1,0 +1,164 @@
+"""What a job came to, and the run folder that says so."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from relabel import __version__
+from relabel.errors import DataError, ProviderError, StoreError
+from relabel.files import require_writable
+from relabel.label import Failure, Label
+from relabel.labelling.job import Job
+from relabel.labelling.ledger import Ledger
+from relabel.labelling.request import canonical_json, public_url
+from relabel.manifest import Counts, Manifest, Session, Tokens
+from relabel.run import read_manifest, write_run
+
+
+@dataclass
+class Outcome:
+    """What a job came to."""
+
+    labels: list[Label]
+    failures: list[Failure]
+    interrupted: bool
+    manifest: Manifest
+
+    @property
+    def complete(self) -> bool:
+        """Whether every wanted label is there."""
+        return self.manifest.status == "complete"
+
+
+def finish(
+    job: Job,
+    out: Path,
+    manifest: Manifest,
+    ledger: Ledger,
+    *,
+    interrupted: bool,
+    fatal: ProviderError | StoreError | None,
+    now: Callable[[], datetime],
+) -> Outcome:
+    """Write a job's run folder, unless it already holds more.
+
+    Raises:
+        DataError: The folder holds more labels of this run than this attempt found, or cannot be written.
+    """
+    progress, labels = ledger.progress, ledger.labels
+    complete = fatal is None and len(labels) == job.size
+    ended = manifest.model_copy(
+        update={
+            "status": "complete" if complete else "interrupted" if interrupted else "incomplete",
+            "models_returned": tuple(sorted({x.model_returned for x in labels if x.model_returned})),
+            "counts": Counts(
+                asked=job.size, from_store=progress.from_store, fresh=progress.fresh, failed=len(ledger.failures)
+            ),
+            "tokens": Tokens(
+                prompt=progress.prompt_tokens, cached=progress.cached_tokens, completion=progress.completion_tokens
+            ),
+            "cost_usd": progress.cost_usd,
+            "priors": ledger.priors or None,
+            "ended_at": now().isoformat(timespec="seconds"),
+        }
+    )
+    earlier = read_manifest(out).sessions if (out / "manifest.json").exists() else ()
+    session = Session(
+        started_at=ended.started_at or "",
+        ended_at=ended.ended_at or "",
+        status=ended.status,
+        counts=ended.counts,
+        tokens=ended.tokens,
+        cost_usd=ended.cost_usd,
+    )
+    ended = ended.model_copy(update={"sessions": (*earlier, session)})
+    there = labels_there(out)
+    if there <= len(labels):
+        write_run(out, ended, labels, ledger.failures)
+    elif fatal is None:
+        raise DataError(
+            f"{out} already holds {there} labels of this run and this attempt found {len(labels)}, so the folder is left "
+            "as it is; use the store that the run was made with, or give another --out"
+        )
+    return Outcome(labels, ledger.failures, interrupted, ended)
+
+
+def out_is_free(out: Path, job: Job) -> None:
+    """Make sure that a run folder is new, or holds the same run.
+
+    Raises:
+        DataError: It holds another run, or cannot be written.
+        UsageError: It is a file.
+    """
+    require_writable(out)
+    if not (out / "manifest.json").exists():
+        return
+    there, new = read_manifest(out), manifest_of(job, "", datetime.now(UTC))
+    if (
+        there.counts.from_store + there.counts.fresh == 0
+    ):  # it holds nothing, and its server's form may have been a guess
+        there = there.model_copy(update={"schema_sha256": new.schema_sha256})
+    for name, before, after in _differences(there, new):
+        if before != after:
+            shown = "" if name.endswith("sha256") else f": {before!r} there, {after!r} now"
+            raise DataError(
+                f"{out} holds another run ({name.replace('_sha256', '')} differs{shown}); give another folder to --out"
+            )
+
+
+def _differences(there: Manifest, new: Manifest) -> Iterator[tuple[str, Any, Any]]:
+    for name in ("model", "base_url", "tasks", "settings", "rubric_sha256", "prompt_sha256", "schema_sha256"):
+        yield name, getattr(there, name), getattr(new, name)
+    for name in sorted({*there.parameters, *new.parameters}):
+        yield name, there.parameters.get(name), new.parameters.get(name)
+    before, after = ({(s.source, s.file): s.sha256 for s in m.sources} for m in (there, new))
+    for source in sorted({*before, *after}):
+        yield f"{source[1]} sha256", before.get(source), after.get(source)
+
+
+def labels_there(out: Path) -> int:
+    """Labels that a run folder holds; 0 where there is none."""
+    if not (out / "labels.parquet").exists():
+        return 0
+    counts = read_manifest(out).counts
+    return counts.from_store + counts.fresh
+
+
+def manifest_of(job: Job, engine: str, started: datetime) -> Manifest:
+    """What a run folder says of a job that begins."""
+    return Manifest(
+        status="running",
+        package_version=__version__,
+        git_commit=_git_commit(),
+        model=job.model,
+        base_url=public_url(job.base_url) if job.base_url else None,
+        engine=engine,
+        rubric=job.rubric,
+        rubric_sha256=job.rubric.sha256,
+        prompt_sha256=job.prompt.sha256,
+        schema_sha256=hashlib.sha256(canonical_json(job.planner.shape)).hexdigest(),
+        response_form=job.endpoint.form if job.decide == "json" else "text",
+        api=job.endpoint.api,
+        sources=job.sources,
+        tasks=job.tasks_ref,
+        settings=job.settings,
+        parameters=job.all_parameters,
+        counts=Counts(asked=job.size),
+        price=job.price.manifest_entry() if job.price else None,
+        started_at=started.isoformat(timespec="seconds"),
+    )
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout that this package runs from; None when it is installed."""
+    here = Path(__file__).resolve().parents[3]
+    if not (here / ".git").exists():
+        return None
+    done = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S603, S607
+    return done.stdout.strip() or None if done.returncode == 0 else None

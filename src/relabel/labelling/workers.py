@@ -1,0 +1,253 @@
+"""A fixed pool of workers that pull from one plan: what each request goes through until it is a label or a failure."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any
+
+from relabel.errors import ProviderError, StoreError
+from relabel.label import Answer, InvalidAnswerError
+from relabel.labelling.engines.engine import Engine, NoAnswerError, Repair
+from relabel.labelling.job import Job, Stop
+from relabel.labelling.leases import LEASE_S, Leases
+from relabel.labelling.ledger import Ledger
+from relabel.labelling.request import Planned
+
+DRAIN_S = 30.0
+"""Seconds that an interrupted job waits for the answers in flight: they are paid for."""
+ALIKE = 10
+"""When so many first requests of a run all fail the same way, the rest would too."""
+LONGEST_HOLD_S = 0.02
+"""Seconds that answers from the store may keep everything else waiting."""
+_REPAIRABLE = {"invalid-json", "schema"}
+_ABOUT_THE_TASK = {"budget", "refusal", "content-filter"}
+_FATAL = (ProviderError, StoreError)
+"""What ends a run: nothing more is sent, what is in flight is awaited, and the run folder says what is missing."""
+
+
+class _AlikeError(ProviderError):
+    """The first requests all failed alike. The one that shows it is entered already."""
+
+
+class Workers:
+    """The state of a running job: workers pull from one plan, so that no more than their number is ever unfolded."""
+
+    def __init__(
+        self,
+        job: Job,
+        engine: Engine,
+        ledger: Ledger,
+        leases: Leases,
+        stop: Stop,
+        clock: Callable[[], float],
+        invalid: dict[str, tuple[Answer, InvalidAnswerError]],
+    ) -> None:
+        self.job, self.engine, self.ledger, self.leases, self.stop, self.clock = (
+            job,
+            engine,
+            ledger,
+            leases,
+            stop,
+            clock,
+        )
+        self.interrupted = False
+        self.seasoned = False
+        self._progress = ledger.progress
+        self._plan = job.plan()
+        self._asking: dict[str, asyncio.Future[None]] = {}
+        self._first_sent: float | None = None
+        self._first_ends: Counter[str] = Counter()
+        self._last_rest = time.perf_counter()
+        self._invalid = invalid
+        self._fatal: ProviderError | StoreError | None = None
+        self._on_wire: set[asyncio.Task[Any] | None] = set()
+
+    async def work(self, concurrency: int) -> ProviderError | StoreError | None:
+        """Work through the plan, until its end or until the job is stopped.
+
+        Args:
+            concurrency: Workers.
+
+        Returns:
+            What ended it early for good, if anything did.
+        """
+        workers = [asyncio.create_task(self._pull()) for _ in range(min(concurrency, max(1, self.job.size)))]
+        stopping = asyncio.create_task(self.stop.asked.wait())
+        renewing = asyncio.create_task(self._renew())
+        pending: set[asyncio.Task[Any]] = set(workers)
+        try:
+            while pending and not self.stop.asked.is_set():
+                done, rest = await asyncio.wait({*pending, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                pending = {task for task in rest if task is not stopping}
+                for task in done - {stopping}:
+                    error = None if task.cancelled() else task.exception()
+                    if error is not None and error is not self._fatal and not isinstance(error, _FATAL):
+                        raise error
+            self.interrupted = self._fatal is None and self.stop.asked.is_set()
+            if pending:
+                await self._drain(pending)
+            for task in workers:
+                error = task.exception() if task.done() and not task.cancelled() else None
+                if error is not None and not isinstance(error, _FATAL):
+                    raise error
+        finally:
+            for task in (stopping, renewing, *workers):
+                task.cancel()
+            await asyncio.wait({stopping, renewing, *workers})
+        if self.stop.asked.is_set():
+            with suppress(StoreError):  # it has been said already
+                self._give_up(self._plan, str(self._fatal or "the run was stopped before this was asked"))
+        return self._fatal
+
+    async def _drain(self, pending: set[asyncio.Task[Any]]) -> None:
+        """Wait for what is on the wire; what waits for its turn, a pause or another process is not sent any more."""
+        for task in pending - self._on_wire:
+            task.cancel()
+        leave = asyncio.create_task(self.stop.at_once.wait())
+        landed = asyncio.create_task(asyncio.wait(pending))
+        await asyncio.wait({leave, landed}, timeout=DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
+        for task in (leave, landed, *pending):
+            task.cancel()
+        await asyncio.wait({leave, landed, *pending})
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(LEASE_S / 3)
+            with suppress(StoreError):  # the next time may be in time still
+                self.leases.renew()
+
+    async def _pull(self) -> None:
+        while not self.stop.asked.is_set():
+            planned = next(self._plan, None)
+            if planned is None:
+                return
+            try:
+                await self._one(planned)
+            except _FATAL as error:  # nobody sends another request, from this moment on
+                self._fatal = self._fatal or error
+                self.stop.asked.set()
+                raise
+            if time.perf_counter() - self._last_rest > LONGEST_HOLD_S:
+                await asyncio.sleep(0)  # store hits never wait: let the display and Ctrl-C have their turn
+                self._last_rest = time.perf_counter()
+
+    async def _one(self, planned: Planned) -> None:
+        try:
+            rest = self.ledger.take(planned)
+            if rest is None:
+                rest = await self._once(planned)
+        except _AlikeError:
+            raise
+        except (asyncio.CancelledError, *_FATAL) as error:
+            self.ledger.fail(planned, "provider", str(error) or "the run was stopped while this was in flight", 0)
+            raise
+        for number, single in enumerate(rest):
+            try:
+                await self._one(single)
+            except (asyncio.CancelledError, *_FATAL) as error:
+                self._give_up(rest[number + 1 :], str(error) or "the run was stopped before this was asked")
+                raise
+
+    async def _once(self, planned: Planned) -> list[Planned]:
+        """Buy an answer that nobody has bought and nobody is buying."""
+        key = planned.request.key
+        while key in self._asking:  # the same question twice in one plan is one answer
+            await asyncio.wait({self._asking[key]})
+            if (rest := self.ledger.take(planned)) is not None:
+                return rest
+        future = self._asking[key] = asyncio.get_running_loop().create_future()
+        try:
+            while not self.leases.take(key):
+                await self.leases.pause()
+                if (rest := self.ledger.take(planned)) is not None:
+                    return rest
+            bought = False
+            try:
+                # Another run may have bought it between the first look and the lease.
+                if self.ledger.others_wrote() and (rest := self.ledger.take(planned)) is not None:
+                    return rest
+                rest = await self._ask(planned)
+                bought = rest is not None
+                return rest or []
+            finally:
+                (self.leases.keep if bought else self.leases.give_back)(key)
+        finally:
+            del self._asking[key]
+            future.cancel()
+
+    async def _ask(self, planned: Planned) -> list[Planned] | None:
+        """Buy an answer; what is to be asked alone, or None when there is no answer."""
+        if self.stop.asked.is_set():  # a cancellation that is under way is only felt where something is waited for
+            raise asyncio.CancelledError
+        if self._first_sent is None:
+            self._first_sent = self.clock()
+        key, name, flying = planned.request.key, f"{planned.tasks[0].task_id} {planned.setting}", self._progress.flying
+
+        def flies(now: bool) -> None:
+            task = asyncio.current_task()
+            if now:
+                flying[key] = (name, self.clock())
+                self._on_wire.add(task)
+                return
+            flying.pop(key, None)
+            self._on_wire.discard(task)
+            if self.stop.asked.is_set() and task is not None:
+                task.cancel()  # an answer that is there gets entered before this is felt; nothing more is sent
+
+        attempts = 0
+        try:
+            answer, wrong = self._invalid.pop(key, (None, None))
+            if answer is None:
+                answer = await self.engine.ask(planned.request, flies=flies)
+            attempts = answer.attempts
+            try:
+                if wrong is not None:
+                    raise wrong
+                rest = self.ledger.buy(planned, answer)
+            except InvalidAnswerError as error:
+                if error.kind not in _REPAIRABLE or self.job.decide == "logprob" or self.stop.asked.is_set():
+                    raise
+                repair = Repair(answer.content or "", error.reason)
+                again = await self.engine.ask(planned.request, repair, flies=flies)
+                attempts += again.attempts
+                rest = self.ledger.buy(planned, again.model_copy(update={"attempts": attempts}))
+            self._ended("")
+        except NoAnswerError as error:
+            self.ledger.fail(planned, error.kind, str(error), attempts + error.attempts)
+            self._ended(error.kind if error.status is None else f"status {error.status}", str(error))
+            return None
+        except InvalidAnswerError as error:
+            self.ledger.fail(planned, error.kind, error.reason, attempts)
+            self._ended(error.kind, error.reason)
+            return None
+        finally:
+            self._progress.fresh_seconds = self.clock() - self._first_sent
+        return rest
+
+    def _ended(self, how: str, said: str = "") -> None:
+        """Count how the first requests ended, and stop when all of them failed alike."""
+        # A run that had labels at an earlier start is past that: what it lacks may be what always fails. And a refusal
+        # is about a task, not about how the server is asked.
+        if self.seasoned or self._first_ends.total() >= ALIKE or how in _ABOUT_THE_TASK:
+            return
+        self._first_ends[how] += 1
+        enough = min(ALIKE, self.job.size) if how == "status 0" else ALIKE
+        if how and self._first_ends[how] == self._first_ends.total() == enough:
+            advice = (
+                "check --base-url and that the server runs"
+                if how == "status 0"
+                else "mend that and start the same run again"
+            )
+            raise _AlikeError(f"the first {enough} requests all failed alike: {said}; {advice}")
+
+    def _give_up(self, rest: Iterable[Planned], reason: str) -> None:
+        """Take what the store still knows, and name the rest."""
+        for planned in rest:
+            singles = self.ledger.take(planned)
+            if singles is None:
+                self.ledger.fail(planned, "provider", reason, 0)
+            self._give_up(singles or (), reason)
