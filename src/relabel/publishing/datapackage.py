@@ -154,7 +154,7 @@ def resource(path: str, content: bytes, title: str, schema: Mapping[str, Any] | 
         path: Path inside the export, with forward slashes.
         content: The file.
         title: What it is, in a line.
-        schema: Its Table Schema, where it is a table; a JSON table has its rows under `rows`.
+        schema: Its Table Schema, where it is a table; a JSON or Parquet table points to the CSV file of the same name.
     """
     stem, kind = path.rsplit(".", 1)
     entry: dict[str, Any] = {
@@ -167,12 +167,17 @@ def resource(path: str, content: bytes, title: str, schema: Mapping[str, Any] | 
         "bytes": len(content),
         "hash": f"sha256:{hashlib.sha256(content).hexdigest()}",
     }
+    # Only CSV has readers of Table Schema that agree with each other: what the columns of the others mean is said once,
+    # there, because a validator takes an empty cell of a Parquet file for a number out of bounds.
     if kind == "parquet":
         del entry["encoding"]
-    if schema is not None:
+        entry["type"] = "file"
+    elif kind == "json":
+        entry["type"] = "json"
+    if schema is not None and kind == "csv":
         entry |= {"type": "table", "schema": dict(schema)}
-        if kind == "json":
-            entry["dialect"] = {"property": "rows"}
+    elif schema is not None:
+        entry["columnsAsIn"] = f"{stem}.csv"
     return entry
 
 
@@ -189,6 +194,7 @@ def data_package(
     name: str,
     title: str,
     description: str,
+    version: str,
     created: str | None,
     sources: Sequence[Mapping[str, Any]],
     resources: Sequence[Mapping[str, Any]],
@@ -200,6 +206,7 @@ def data_package(
         name: Machine-readable name.
         title: What the package is.
         description: What a reader must know first.
+        version: Of the package: changes when the layout or the labels do.
         created: When the run ended, ISO 8601; None where the run does not say.
         sources: As `publishing.export` writes them to `sources.json`: `title, licence, homepage` each.
         resources: Entries of all files.
@@ -211,6 +218,7 @@ def data_package(
         "name": re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-"),
         "title": title,
         "description": description,
+        "version": version,
         "licenses": [licences[key] for key in sorted(licences)],
         "sources": [
             {"title": source["title"]} | ({"path": source["homepage"]} if source["homepage"] else {})

@@ -14,6 +14,7 @@ those of the run.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -21,6 +22,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+import pandas as pd
 
 from relabel.errors import DataError, IncompleteRunError, UsageError
 from relabel.publishing.datapackage import (
@@ -37,7 +40,7 @@ from relabel.scoring.files import csv_bytes, json_bytes, parquet_bytes, table_js
 from relabel.scoring.options import SYSTEM_NAMES, Method, Taxonomy, Weights
 from relabel.scoring.table import ScoreTable, is_partial, run_name, score_table
 
-EXPORT_FORMAT = 2
+EXPORT_FORMAT = 3
 """Counts up when the layout of an export changes."""
 
 _PACKAGE = "datapackage.json"
@@ -203,6 +206,7 @@ def _build(folder: Path, run: Run, table: ScoreTable) -> tuple[int, int]:
         name=f"relabel-{run_name(run)}-{table.taxonomy}-{table.method}",
         title=f"Exposure of occupations ({SYSTEM_NAMES[table.taxonomy]}) to language models, labels by {table.model}",
         description=describe(table),
+        version=_version(tasks),
         created=run.manifest.ended_at or run.manifest.started_at,
         sources=sources,
         resources=entries,
@@ -211,6 +215,12 @@ def _build(folder: Path, run: Run, table: ScoreTable) -> tuple[int, int]:
     content = json_bytes(package)
     (folder / _PACKAGE).write_bytes(content)
     return len(entries) + 1, sum(entry["bytes"] for entry in entries) + len(content)
+
+
+def _version(tasks: pd.DataFrame) -> str:
+    """Version of an export: its format, and a checksum of the codes that the tasks were given."""
+    said = tasks[["onet_soc_code", "task_id", "code", "strict", "with_tools"]]
+    return f"{EXPORT_FORMAT}.0.0+{hashlib.sha256(csv_bytes(said)).hexdigest()[:12]}"
 
 
 def _require_code(code: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from relabel.manifest import Manifest
 from relabel.publishing.datapackage import OCCUPATION_COLUMNS
+from relabel.publishing.words import CAUTION, READING_NAMES, load_bands
 from relabel.run import TASK_FILE, Run
 from relabel.scoring.columns import ENOUGH
 from relabel.scoring.files import FORMULA
@@ -177,7 +178,12 @@ def methodology(run: Run, table: ScoreTable) -> dict[str, Any]:
                     for s in table.bridge.steps
                 ],
             },
-            "columns": {name: column.description for name, column in OCCUPATION_COLUMNS.items()},
+            "columns": {
+                name: column.description for name, column in OCCUPATION_COLUMNS.items() if name in table.frame.columns
+            },
+            "bands": load_bands().cut_points(),
+            "readings": dict(READING_NAMES),
+            "caution": CAUTION,
         },
         "labels": {
             "run": run_name(run),

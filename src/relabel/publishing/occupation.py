@@ -13,6 +13,8 @@ from typing import Any
 
 import pandas as pd
 
+from relabel.publishing.groups import group_texts
+from relabel.publishing.words import READING_NAMES, Bands, Reading, load_bands
 from relabel.run import Run
 from relabel.scoring.files import records
 from relabel.scoring.table import ScoreTable
@@ -21,17 +23,26 @@ MAIN_PART = 0.6
 """A group's page holds the tasks of its largest codes, as many as it takes to stand for this part (0-1) of the group."""
 LARGE_SHARE = 0.1
 """It also holds the tasks of every code that stands for at least this part (0-1) of the group."""
+MOST_TASKS = 160
+"""It holds no further code once it holds this many tasks: the rest is on the pages of the codes."""
+TOP = 3
+"""Number of most important tasks that a page names."""
 
 _PLACES = 9
 
-READINGS = ("strict", "with_tools")
+READINGS: tuple[Reading, ...] = ("strict", "with_tools")
 """The two readings of a task's code."""
+
+_OF_READING: Mapping[Reading, tuple[str, str]] = {
+    "strict": ("alpha", "strict_10"),
+    "with_tools": ("gamma", "with_tools_10"),
+}
 
 TaskKey = tuple[str, str]
 Row = dict[str, Any]
 
 _TASK = ["task_id", "onet_soc_code", "title", "text", "task_type", "importance", "weight", "code"]
-_IN_GROUP = ("task_id", "onet_soc_code", "text", "code", "strict", "with_tools", "incoherent")
+_IN_GROUP = ("task_id", "onet_soc_code", "text", "importance", "code", "strict", "with_tools", "incoherent")
 _ANSWER = ["setting", "sample", "label", "rationale", "request_key", "model_returned"]
 _READING = {True: "exposed", False: "not-exposed"}
 _ABOUT = ("run", "model", "method", "taxonomy", "weights", "tasks", "sample", "partial", "note", "missing_measures")
@@ -88,7 +99,7 @@ class Pages:
     """
 
     def __init__(self, table: ScoreTable, tasks: pd.DataFrame, answers: Mapping[TaskKey, list[Row]]) -> None:
-        self._table, self._answers = table, answers
+        self._table, self._answers, self._bands = table, answers, load_bands()
         described = table.describe()
         self._about: Row = {key: described[key] for key in _ABOUT}
         self._tasks: dict[str, list[Row]] = defaultdict(list)
@@ -108,35 +119,70 @@ class Pages:
         """One page for each code of the table, unscored ones included.
 
         Yields:
-            A code, and its page as plain values: `score` (row of the table), `onet` (O*NET-SOC codes with the share of
-            the score that each stands for, largest first, with the path of their own page and whether their tasks are
-            here), `tasks` (of the main codes, see `MAIN_PART`, each with its share of the score, its code and
-            readings), `tasks_left_out` (why tasks of the other codes are not here; None when all are), and `counts`
-            over the tasks of all codes.
+            A code, and its page as plain values: `description, description_by, job_titles, above` (see `group_texts`),
+            `score` (row of the table), `scored_groups`, `readings` (by reading: score, band, interval, percentile and
+            wage exposure with their words; None where there is no score), `matter_most` (for a low strict score the
+            most important tasks and whether they still need a person, else None), `onet` (O*NET-SOC codes with the
+            share of the score that each stands for, largest first and of equal ones the one with most tasks, with
+            counts, the path of their own page and whether their tasks are here), `tasks` (of the main codes, see
+            `MAIN_PART` and `MOST_TASKS`, by importance within each code, each with its share of the score, its code and
+            readings), `tasks_left_out` (why tasks of the other codes are not here; None when all are), and `counts` over
+            the tasks of all codes.
         """
         behind: dict[str, list[tuple[str, float]]] = defaultdict(list)
         for row in records(self._table.shares):
             behind[row["code"]].append((row["onet_soc_code"], row["share"]))
+        texts = group_texts(self._table)
+        none = {"description": None, "description_by": None, "job_titles": [], "above": {}}
         for score in records(self._table.frame):
-            parts = sorted(behind.get(score["code"], []), key=lambda part: (-part[1], part[0]))
-            main = main_codes(parts)
+            parts = sorted(behind.get(score["code"], []), key=self._lead_first)
+            main = main_codes(parts, [len(self._tasks[code]) for code, _ in parts])
+            tasks = [self._in_group(task, share) for code, share in parts[:main] for task in self._by_weight(code)]
             page = {
                 "code": score["code"],
                 "title": score["title"],
                 "score": score,
+                "scored_groups": self._table.scored,
                 "onet": [
-                    self._scores[code]
-                    | {"share": round(share, _PLACES), "page": onet_path(code), "tasks_here": number < main}
+                    self._part(code, share) | {"tasks_here": number < main}
                     for number, (code, share) in enumerate(parts)
                 ],
-                "tasks": [self._in_group(task, share) for code, share in parts[:main] for task in self._tasks[code]],
+                "tasks": tasks,
                 "tasks_left_out": None
                 if main == len(parts)
                 else f"The tasks of {len(parts) - main:,} of {len(parts):,} codes are on the pages of these codes only: the "
                 f"{main:,} largest stand for {sum(share for _, share in parts[:main]):.0%} of the group.",
-                "counts": _summed([self._counts[code] for code, _ in parts]),
+                "counts": (counts := _summed([self._counts[code] for code, _ in parts])),
+                "readings": {
+                    reading: _said(reading, score, self._table.scored, counts, tasks, self._bands)
+                    for reading in READINGS
+                },
+                "matter_most": _matter_most(score, tasks, self._bands),
             }
-            yield score["code"], self._about | page
+            yield score["code"], self._about | (texts.get(score["code"]) or none) | page
+
+    def _part(self, code: str, share: float) -> Row:
+        """An O*NET-SOC code of a group in short: its own page says the rest."""
+        score, counts = self._scores[code], self._counts[code]
+        return {
+            "onet_soc_code": code,
+            "title": score["title"],
+            "share": round(share, _PLACES),
+            "alpha": _rounded(score["alpha"]),
+            "gamma": _rounded(score["gamma"]),
+            "tasks": counts["labelled"],
+            "strict": counts["strict"]["text"],
+            "with_tools": counts["with_tools"]["text"],
+            "page": onet_path(code),
+        }
+
+    def _lead_first(self, part: tuple[str, float]) -> tuple[float, int, str]:
+        code, share = part
+        return -round(share, _PLACES), -self._counts[code]["labelled"], code
+
+    def _by_weight(self, code: str) -> list[Row]:
+        """Tasks of a code by importance, unrated ones last; equal ones in the order of the list."""
+        return sorted(self._tasks[code], key=lambda task: -(task["importance"] or 0))
 
     def occupations(self) -> Iterator[tuple[str, Row]]:
         """One page for each O*NET-SOC code of the task list, with all that stands behind its labels.
@@ -175,10 +221,18 @@ class Pages:
         return {name: task[name] for name in _IN_GROUP} | {"share": round(part, _PLACES)}
 
 
-def main_codes(parts: Sequence[tuple[str, float]]) -> int:
-    """How many of the largest codes it takes to make up the main part of a group."""
-    before = 0.0
+def main_codes(parts: Sequence[tuple[str, float]], tasks: Sequence[int] | None = None) -> int:
+    """How many of the largest codes it takes to make up the main part of a group.
+
+    Args:
+        parts: Codes with their shares, largest first.
+        tasks: Number of tasks of each; no code after the first may raise their sum above `MOST_TASKS`.
+    """
+    before, listed = 0.0, 0
     for number, (_, share) in enumerate(parts):
+        listed += tasks[number] if tasks is not None else 0
+        if number and listed > MOST_TASKS:
+            return number
         if round(before, _PLACES) >= MAIN_PART and round(share, _PLACES) < LARGE_SHARE:
             return number
         before += share
@@ -188,6 +242,65 @@ def main_codes(parts: Sequence[tuple[str, float]]) -> int:
 def onet_path(code: str) -> str:
     """Path of the page of an O*NET-SOC code inside an export."""
     return f"onet/{code}.json"
+
+
+def _said(reading: Reading, score: Row, scored: int, counts: Row, tasks: Sequence[Row], bands: Bands) -> Row | None:
+    """All that a page says about a group under one reading; None where it has no score."""
+    measure, ten = _OF_READING[reading]
+    if score[ten] is None:
+        return None
+    band = bands.of(score[ten])
+    words = getattr(band, reading)
+    percentile = score[f"percentile_{measure}"]
+    doable = [task for task in tasks if task[reading] == "exposed"]
+    return {
+        "name": READING_NAMES[reading],
+        "score_10": score[ten],
+        "low_10": score.get(f"{ten}_low"),
+        "high_10": score.get(f"{ten}_high"),
+        "band": band.id,
+        "band_label": band.label,
+        "meaning": words.meaning,
+        "now": list(words.now),
+        "percentile": percentile,
+        "higher_than": None
+        if percentile is None
+        else f"higher than {percentile} % of the {scored:,} scored occupations",
+        "wage_exposure_gbp": score[f"wage_exposure_{measure}_gbp"],
+        "wage_exposure_low_gbp": score.get(f"wage_exposure_{measure}_gbp_low"),
+        "wage_exposure_high_gbp": score.get(f"wage_exposure_{measure}_gbp_high"),
+        "tasks_text": counts[reading]["text"],
+        "top_tasks": [{name: task[name] for name in ("task_id", "onet_soc_code")} for task in _first(doable)],
+    }
+
+
+def _matter_most(score: Row, tasks: Sequence[Row], bands: Bands) -> list[Row] | None:
+    if score["strict_10"] is None or not bands.of(score["strict_10"]).low:
+        return None
+    return [
+        {"task_id": task["task_id"], "onet_soc_code": task["onet_soc_code"], "needs": _needs(task)}
+        for task in _first([task for task in tasks if _is_labelled(task)])
+    ]
+
+
+def _needs(task: Row) -> str:
+    if task["strict"] == "exposed":
+        return "a model alone can speed this up"
+    if task["with_tools"] == "exposed":
+        return "needs a person, or software built around a model"
+    return "still needs a person" if task["with_tools"] is not None else "more than a model alone"
+
+
+def _first(tasks: Sequence[Row]) -> list[Row]:
+    """The first tasks, no text twice: codes of one family repeat each other's statements."""
+    once: dict[str, Row] = {}
+    for task in tasks:
+        once.setdefault(task["text"], task)
+    return list(once.values())[:TOP]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, _PLACES)
 
 
 def _is_labelled(task: Row) -> bool:
