@@ -15,17 +15,14 @@ those of the run.
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import re
-import shutil
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from relabel.errors import DataError, IncompleteRunError, UsageError
+from relabel.errors import DataError, IncompleteRunError
 from relabel.publishing.datapackage import (
     OCCUPATION_COLUMNS,
     TASK_COLUMNS,
@@ -33,6 +30,7 @@ from relabel.publishing.datapackage import (
     resource,
     table_schema,
 )
+from relabel.publishing.folder import PACKAGE, files_of_export, written_whole
 from relabel.publishing.methodology import describe, methodology, source_entries
 from relabel.publishing.occupation import Pages, answers_by_task, onet_path, task_frame
 from relabel.run import Run
@@ -43,7 +41,6 @@ from relabel.scoring.table import ScoreTable, is_partial, run_name, score_table
 EXPORT_FORMAT = 3
 """Counts up when the layout of an export changes."""
 
-_PACKAGE = "datapackage.json"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 
 
@@ -77,8 +74,7 @@ def export_run(
 ) -> Export:
     """Score a run and write its export.
 
-    The folder is built beside its place and moved there when it is whole. An earlier export in its place is moved aside
-    first and deleted last, so a machine that fails between the two moves leaves it beside, as `.NAME.NUMBER.old`.
+    The folder appears when it is whole, see `written_whole`.
 
     Args:
         run: The run.
@@ -100,74 +96,17 @@ def export_run(
             f"the run {run.ref} is {run.manifest.status}, so its scores would rest on a part of its labels; finish it "
             "with the same `relabel run`, or export it as it is with --allow-partial"
         )
-    folder = out.resolve()
-    if not folder.name:
-        raise UsageError(f"{out} is the root of the file system; give a folder of its own to --out")
-    building = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    try:
-        _require_free(folder, out)
-        building.mkdir(parents=True)
-        try:
-            table = score_table(run, method=method, taxonomy=taxonomy, weights=weights, tasks=tasks, pay=pay)
-            if table.partial and not allow_partial:
-                labelled, listed = int(table.task_values["labelled"].sum()), len(table.task_values)
-                raise IncompleteRunError(
-                    f"the run {run.ref} labelled {labelled:,} of the {listed:,} tasks of {table.tasks}, which is too few "
-                    "for a table of all occupations; label the rest with `relabel run`, or export it as it is with "
-                    "--allow-partial"
-                )
-            files, size = _build(building, run, table)
-            _move_into_place(building, folder)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
-    except OSError as error:
-        raise DataError(
-            f"cannot write the export to {out} ({error.strerror or error}); free space or give another folder to --out"
-        ) from error
+    with written_whole(out, "export", files_of_export) as building:
+        table = score_table(run, method=method, taxonomy=taxonomy, weights=weights, tasks=tasks, pay=pay)
+        if table.partial and not allow_partial:
+            labelled, listed = int(table.task_values["labelled"].sum()), len(table.task_values)
+            raise IncompleteRunError(
+                f"the run {run.ref} labelled {labelled:,} of the {listed:,} tasks of {table.tasks}, which is too few "
+                "for a table of all occupations; label the rest with `relabel run`, or export it as it is with "
+                "--allow-partial"
+            )
+        files, size = _build(building, run, table)
     return Export(out, files, size, table)
-
-
-def _require_free(folder: Path, shown: Path) -> None:
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise UsageError(f"{shown} is a file; give a folder to --out")
-    if not any(folder.iterdir()):
-        return
-    known = _files_of_export(folder)
-    if known is None:
-        raise UsageError(f"{shown} holds files that are no earlier export; give an empty or new folder to --out")
-    there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
-    if strange := sorted(there - known):
-        raise UsageError(
-            f"{shown} is an earlier export but also holds {strange[0]}, which writing it again would delete; "
-            "move that file away or give another folder to --out"
-        )
-
-
-def _files_of_export(folder: Path) -> set[str] | None:
-    """Files that the data package of an earlier export names; None when there is none."""
-    try:
-        package = json.loads((folder / _PACKAGE).read_text(encoding="utf-8"))
-        if "export_format" not in package["relabel"]:
-            return None
-        return {_PACKAGE, *(PurePosixPath(entry["path"]).as_posix() for entry in package["resources"])}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _move_into_place(building: Path, folder: Path) -> None:
-    if not folder.exists():
-        building.replace(folder)
-        return
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    folder.replace(aside)
-    try:
-        building.replace(folder)
-    except OSError:
-        aside.replace(folder)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _build(folder: Path, run: Run, table: ScoreTable) -> tuple[int, int]:
@@ -213,7 +152,7 @@ def _build(folder: Path, run: Run, table: ScoreTable) -> tuple[int, int]:
         about=marks | {"export_format": EXPORT_FORMAT, "counts": about["counts"]},
     )
     content = json_bytes(package)
-    (folder / _PACKAGE).write_bytes(content)
+    (folder / PACKAGE).write_bytes(content)
     return len(entries) + 1, sum(entry["bytes"] for entry in entries) + len(content)
 
 
