@@ -16,6 +16,8 @@ from relabel.settings import asset_dir
 
 Code = Literal["E0", "E1", "E2"]
 Measure = Literal["alpha", "beta", "gamma"]
+Unit = Literal["task", "occupation"]
+"""What a rubric labels: task statements, or occupations as a whole."""
 CODES: tuple[Code, ...] = ("E0", "E2", "E1")
 """The published codes, in order of exposure."""
 MEASURES: tuple[Measure, ...] = ("alpha", "beta", "gamma")
@@ -26,17 +28,23 @@ class _Part(BaseModel):
 
 
 class Setting(_Part):
-    """One setting of a rubric: what the worker has at hand, and the question asked."""
+    """One setting of a rubric: what the worker has at hand, and the question asked.
+
+    Attributes:
+        anchors: What each label means under this setting, where that differs from setting to setting.
+    """
 
     question: str = Field(min_length=1)
     scope: str = Field(min_length=1)
+    anchors: Mapping[str, str] | None = None
 
 
 class Example(_Part):
-    """A worked example: a made-up task with its label and a reason for each setting."""
+    """A worked example: a made-up task, or a made-up occupation, with its label and a reason for each setting."""
 
     occupation: str = Field(min_length=1)
-    task: str = Field(min_length=1)
+    task: str | None = Field(default=None, min_length=1)
+    description: str | None = Field(default=None, min_length=1)
     labels: Mapping[str, str]
     rationale: Mapping[str, str]
 
@@ -54,12 +62,13 @@ class Rubric(_Part):
         id: Short name.
         version: Counts up with each change of wording or meaning.
         title: What the rubric asks, in a line.
-        unit: What is labelled.
+        unit: What is labelled. Tasks get codes and measures from their labels; the labels of occupations are ratings,
+            whole numbers that rise, and have neither.
         prompt: The template that asks it: a name under `prompts/`, or a path.
         definition: What the labels mean, for all settings.
-        labels: Meaning by label, from the most to the least exposed; the order is shown to the model, and where
-            repeats tie, the later label counts.
-        settings: The settings by name; each is one question per task.
+        labels: Meaning by label, for tasks from the most to the least exposed; the order is shown to the model, and
+            where repeats tie, the later label counts.
+        settings: The settings by name; each is one question per task or occupation.
         examples: Worked examples, shown to the model.
         rationale: What is asked of a rationale.
         codes: For each published code the labels by setting that lead to it; the first that fits counts.
@@ -72,32 +81,66 @@ class Rubric(_Part):
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     version: int = Field(ge=1)
     title: str = Field(min_length=1)
-    unit: Literal["task"]
+    unit: Unit
     prompt: str = Field(min_length=1)
     definition: str = Field(min_length=1)
     labels: Mapping[str, str] = Field(min_length=2)
     settings: Mapping[str, Setting] = Field(min_length=1)
     examples: tuple[Example, ...] = Field(default=(), strict=False)
     rationale: RationaleRule
-    codes: Mapping[Code, Mapping[str, str]]
+    codes: Mapping[Code, Mapping[str, str]] = {}
     incoherent: Mapping[str, str] | None = None
-    measures: Mapping[Measure, Mapping[Code, float]]
+    measures: Mapping[Measure, Mapping[Code, float]] = {}
     source: str = ""
     sha256: str = ""
 
     @model_validator(mode="after")
     def _hang_together(self) -> Self:
-        if {"strict", "with-tools"} & set(self.settings) and set(self.labels) != {"exposed", "not-exposed"}:
+        self._check_scale()
+        self._check_examples()
+        self._check_codes()
+        return self
+
+    def _check_scale(self) -> None:
+        shown = ", ".join(self.labels)
+        if (
+            self.unit == "task"
+            and {"strict", "with-tools"} & set(self.settings)
+            and set(self.labels) != {"exposed", "not-exposed"}
+        ):
             raise ValueError(
-                f"labels: the settings strict and with-tools are answered exposed or not-exposed, not {', '.join(self.labels)}"
+                f"labels: the settings strict and with-tools are answered exposed or not-exposed, not {shown}"
             )
+        for name, setting in self.settings.items():
+            if setting.anchors is not None and tuple(setting.anchors) != tuple(self.labels):
+                raise ValueError(f"settings.{name}.anchors: must name each label once, in their order ({shown})")
+        # What is added up must be numbers, and a scale that is shown out of order misleads.
+        if self.unit == "occupation" and not _rise(tuple(self.labels)):
+            raise ValueError(f"labels: ratings of occupations are whole numbers that rise, such as 1 to 5, not {shown}")
+
+    def _check_examples(self) -> None:
+        wanted, other = ("task", "description") if self.unit == "task" else ("description", "task")
         for number, example in enumerate(self.examples):
+            if getattr(example, wanted) is None:
+                raise ValueError(f"examples.{number}.{wanted}: is missing; the unit of this rubric is {self.unit}")
+            if getattr(example, other) is not None:
+                raise ValueError(f"examples.{number}.{other}: does not go with the unit {self.unit}; remove it")
             for key, said in (("labels", example.labels), ("rationale", example.rationale)):
                 if set(said) != set(self.settings):
                     raise ValueError(
                         f"examples.{number}.{key}: must name each setting once ({', '.join(self.settings)})"
                     )
             self._check_labels(f"examples.{number}.labels", example.labels)
+
+    def _check_codes(self) -> None:
+        if self.unit == "occupation":
+            for key in ("codes", "measures", "incoherent"):
+                if getattr(self, key):
+                    raise ValueError(f"{key}: goes with the unit task only, and the unit of this rubric is {self.unit}")
+            return
+        for key in ("codes", "measures"):
+            if not getattr(self, key):
+                raise ValueError(f"{key}: is missing")
         for code, conditions in self.codes.items():
             self._check_labels(f"codes.{code}", conditions)
         if self.incoherent is not None:
@@ -120,7 +163,6 @@ class Rubric(_Part):
                 raise ValueError(
                     f"measures: alpha <= beta <= gamma must hold for {code}, found {alpha}, {beta}, {gamma}"
                 )
-        return self
 
     def _check_labels(self, key: str, labels: Mapping[str, str]) -> None:
         for setting, label in labels.items():
@@ -135,6 +177,11 @@ class Rubric(_Part):
             if all(labels.get(setting) == label for setting, label in conditions.items()):
                 return code
         return None
+
+
+def _rise(labels: tuple[str, ...]) -> bool:
+    plain = all(label.isascii() and label.isdigit() and label == str(int(label)) for label in labels)
+    return plain and all(int(low) < int(high) for low, high in itertools.pairwise(labels))
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -209,4 +256,6 @@ def load_rubric(ref: str) -> Rubric:
         reason = first["msg"].removeprefix("Value error, ")
         if first["type"] == "string_type" and isinstance(first["input"], bool):
             reason += " (YAML reads bare yes, no, on and off as true or false: put it in quotes)"
+        elif first["type"] == "string_type" and isinstance(first["input"], int):
+            reason += " (YAML reads bare digits as a number: put it in quotes)"
         raise RubricError(f"{path}: {where + ': ' if where else ''}{reason}") from error

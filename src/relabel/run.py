@@ -21,11 +21,11 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from relabel import __version__
-from relabel.errors import DataError
+from relabel.errors import DataError, UsageError
 from relabel.files import make_private_dir, replacing
 from relabel.label import Failure, Label
 from relabel.manifest import FORMAT_VERSION, Counts, Manifest, SourceUse
-from relabel.rubric import CODES, MEASURES, Measure, Rubric, load_rubric
+from relabel.rubric import CODES, MEASURES, Measure, Rubric, Unit, load_rubric
 from relabel.settings import asset_dir
 from relabel.sources import eloundou, fetch, registry
 
@@ -111,6 +111,18 @@ class Run:
         lines = (self.folder / "failures.jsonl").read_text(encoding="utf-8").splitlines()
         return [Failure.model_validate_json(line) for line in lines if line.strip()]
 
+    def require_tasks(self) -> None:
+        """Make sure that the run labelled tasks, and did not rate occupations.
+
+        Raises:
+            UsageError: It rated occupations.
+        """
+        if self.rubric.unit != "task":
+            raise UsageError(
+                f"the run {self.ref} rates occupations (rubric {self.rubric.id}) and has no labels of tasks; give a run of "
+                "a task rubric here, and this one to `relabel resilience RUN --epoch`"
+            )
+
     def decided(self) -> pd.DataFrame:
         """One label per task and setting: the most frequent over samples.
 
@@ -137,7 +149,11 @@ class Run:
             rubric's settings has no label, because codes of half-answered tasks would all be E1), `strict` and
             `with_tools` (nullable booleans; those of the answers themselves, so that an incoherent pair shows; a
             rubric without the code E2 gives no `with_tools`, one without E1 no `strict`), `incoherent` (bool).
+
+        Raises:
+            UsageError: The run rated occupations.
         """
+        self.require_tasks()
         rubric, table = self.rubric, self.decided()
         answers = table[list(rubric.settings)].astype(object).where(table[list(rubric.settings)].notna(), None)
         rows = [{str(k): str(v) for k, v in row.items() if v is not None} for row in answers.to_dict("records")]
@@ -162,7 +178,12 @@ class Run:
         return out.sort_values(["onet_soc_code", "task_id"], ignore_index=True)
 
     def missing_measures(self) -> dict[Measure, str]:
-        """The measures that this run cannot give for any task, each with the reason in words."""
+        """The measures that this run cannot give for any task, each with the reason in words.
+
+        Raises:
+            UsageError: The run rated occupations.
+        """
+        self.require_tasks()
         rubric, answered = self.rubric, set(self.labels["setting"])
         unasked = [setting for setting in rubric.settings if setting not in answered]
         missing: dict[Measure, str] = {}
@@ -222,23 +243,27 @@ def _lone_readings(rubric: Rubric, answered: Collection[str]) -> pd.DataFrame:
     )
 
 
-def task_sources(ref: str) -> tuple[SourceUse, ...]:
+def task_sources(ref: str, unit: Unit = "task") -> tuple[SourceUse, ...]:
     """The files that a task list comes from, with their checksums, for a manifest.
 
     Args:
-        ref: As for `relabel.task.task_table`.
+        ref: As for `relabel.task.task_table`, or for the unit `occupation` as for `relabel.task.occupation_table`.
+        unit: What is labelled.
 
     Raises:
         DataError: A file is missing or is not the registered one.
     """
     if ref == "sample":
-        path = asset_dir("data") / "sample" / "tasks.csv"
+        path = asset_dir("data") / "sample" / ("tasks.csv" if unit == "task" else "occupations.csv")
         return (SourceUse(source=ref, file=path.name, sha256=fetch.sha256_of(path)),)
     if Path(ref).suffix.lower() == ".csv":
         # By its name alone: the folder is nobody's business, and differs from machine to machine.
         return (SourceUse(source=TASK_FILE, file=Path(ref).name, sha256=fetch.sha256_of(Path(ref))),)
     source = registry.get_source(ref)
-    roles = ("labels",) if ref == "eloundou-2023" else ("tasks", "occupations", "task-ratings")
+    if unit == "occupation":
+        roles = ("occupations",)
+    else:
+        roles = ("labels",) if ref == "eloundou-2023" else ("tasks", "occupations", "task-ratings")
     entries = [entry for role in roles if (entry := source.find_role(role)) is not None]
     known = [fetch.provenance(ref, entry.name) for entry in entries]
     return tuple(SourceUse(source=k.source_id, file=k.file, sha256=k.sha256, copy_status=k.copy_status) for k in known)

@@ -1,4 +1,4 @@
-"""A task: one O*NET task statement, and the task lists that ship or can be fetched."""
+"""A task: one O*NET task statement, or for rubrics that rate occupations one occupation, and the lists of them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pandera.pandas as pa
 from pydantic import BaseModel, ConfigDict
 
 from relabel.errors import DataError
+from relabel.rubric import Unit
 from relabel.settings import asset_dir
 from relabel.sources import eloundou, onet, registry
 from relabel.sources.frames import ONET_SOC
@@ -21,6 +22,9 @@ from relabel.sources.user_csv import plain_number, read_user_csv
 
 TASK_COLUMNS = ("task_id", "onet_soc_code", "title", "text", "task_type", "importance")
 """Columns of a task table; `importance` is IM on 1-5, missing where a task is unrated."""
+
+OCCUPATION_COLUMNS = ("onet_soc_code", "title", "description")
+"""Columns of a list of occupations."""
 
 TASK_LISTS = ("onet-30.2", "onet-29.1", "eloundou-2023", "sample")
 """Task lists that go by name; a release of O*NET in a user's own registry joins them."""
@@ -46,7 +50,9 @@ TASKS = pa.DataFrameSchema(
 
 
 class Task(BaseModel):
-    """One task statement of one occupation.
+    """One task statement of one occupation; where occupations are rated, the occupation itself.
+
+    An occupation goes by its O*NET-SOC code as `task_id`, with its description as `text`.
 
     Attributes:
         task_id: Identifier within its list, a string without a decimal part.
@@ -95,14 +101,49 @@ def task_table(ref: str) -> pd.DataFrame:
     return TASKS.validate(table.loc[:, list(TASK_COLUMNS)])
 
 
-def load_tasks(ref: str, *, occupations: Sequence[str] = (), sample: int | None = None, seed: int = 0) -> list[Task]:
-    """Load the tasks of a run.
+def occupation_table(ref: str) -> pd.DataFrame:
+    """Read a list of occupations as a table of items to label: for rubrics of the unit `occupation`.
+
+    Args:
+        ref: A release of O*NET, `sample`, or the path of a CSV file with the columns of `OCCUPATION_COLUMNS`.
+
+    Returns:
+        One row an occupation, schema `TASKS`, in the order of the source: its code as `task_id`, its description as
+        `text`.
+
+    Raises:
+        DataError: The list is unknown or has no descriptions, or its file is missing or malformed.
+    """
+    if ref == "sample":
+        table = _read_occupation_csv(asset_dir("data") / "sample" / "occupations.csv")
+    elif Path(ref).suffix.lower() == ".csv":
+        table = _read_occupation_csv(Path(ref))
+    elif is_onet_release(ref):
+        table = onet.read_occupations(ref)
+    else:
+        why = "has no descriptions of occupations" if ref in TASK_LISTS else "is unknown"
+        raise DataError(
+            f"the list {ref!r} {why}; give a release of O*NET such as onet-30.2, sample, or a CSV file with the columns "
+            f"{', '.join(OCCUPATION_COLUMNS)}"
+        )
+    table = table.rename(columns={"description": "text"}).assign(
+        task_id=table["onet_soc_code"], importance=float("nan")
+    )
+    table["task_type"] = pd.Series(None, index=table.index, dtype="str")
+    return TASKS.validate(table.loc[:, list(TASK_COLUMNS)])
+
+
+def load_tasks(
+    ref: str, *, unit: Unit = "task", occupations: Sequence[str] = (), sample: int | None = None, seed: int = 0
+) -> list[Task]:
+    """Load the tasks of a run, or the occupations where those are rated.
 
     A sample is the first `sample` tasks in the order of a hash of seed, code and id. It does not depend on the order
     of the file, and with one seed a smaller sample is part of each larger one: growing it wastes no paid answer.
 
     Args:
-        ref: A task list, as for `task_table`.
+        ref: A list, as for `task_table`, or for the unit `occupation` as for `occupation_table`.
+        unit: What the run's rubric labels.
         occupations: O*NET-SOC codes to keep (`11-3051.00`, or `11-3051` for all of its detailed codes); none keeps all.
         sample: Number of tasks to draw, uniformly without replacement.
         seed: Seed of the draw.
@@ -113,7 +154,8 @@ def load_tasks(ref: str, *, occupations: Sequence[str] = (), sample: int | None 
     Raises:
         DataError: The list cannot be read, an occupation is not in it, or it holds fewer tasks than asked for.
     """
-    tasks = list(_from_table(task_table(ref)))
+    tasks = list(_from_table(task_table(ref) if unit == "task" else occupation_table(ref)))
+    kind = "task" if unit == "task" else "occupation"
     if occupations:
         codes = {t.onet_soc_code for t in tasks}
         keep: set[str] = set()
@@ -122,12 +164,14 @@ def load_tasks(ref: str, *, occupations: Sequence[str] = (), sample: int | None 
             if not found:
                 near = difflib.get_close_matches(wanted, sorted(codes), n=3)
                 hint = f"nearest: {', '.join(near)}" if near else "codes look like 11-3051.00"
-                raise DataError(f"no task of {ref} belongs to the occupation code {wanted!r}; {hint}")
+                raise DataError(f"no {kind} of {ref} belongs to the occupation code {wanted!r}; {hint}")
             keep |= found
         tasks = [t for t in tasks if t.onet_soc_code in keep]
     if sample is not None:
         if sample > len(tasks):
-            raise DataError(f"cannot draw {sample} tasks: {ref} holds {len(tasks)} that fit; ask for at most that many")
+            raise DataError(
+                f"cannot draw {sample} {kind}s: {ref} holds {len(tasks)} that fit; ask for at most that many"
+            )
         chosen = {id(t) for t in sorted(tasks, key=lambda t: _draw(t, seed))[:sample]}
         tasks = [t for t in tasks if id(t) in chosen]
     return tasks
@@ -160,6 +204,23 @@ def _read_csv(path: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(TASK_COLUMNS)).astype(
         {column: "float64" if column == "importance" else "str" for column in TASK_COLUMNS}
     )
+
+
+def _read_occupation_csv(path: Path) -> pd.DataFrame:
+    wanted = ", ".join(OCCUPATION_COLUMNS)
+    file = read_user_csv(path, rows_are="each occupation", advice=f"give a CSV file with the columns {wanted}")
+    file.require(*OCCUPATION_COLUMNS)
+    seen: dict[str, int] = {}
+    for line, cells in file.rows:
+        code = cells["onet_soc_code"]
+        if not _ONET_SOC.fullmatch(code):
+            raise DataError(f"{path} line {line}: {code[:40]!r} is no O*NET-SOC code; write it like 11-3051.00")
+        if (first := seen.setdefault(code, line)) != line:
+            raise DataError(f"{path} line {line} repeats the code {code} of line {first}; keep one line an occupation")
+        if not cells["title"].strip() or not cells["description"].strip():
+            raise DataError(f"{path} line {line} has no title or no description; fill both or remove the line")
+    rows = [{column: cells[column] for column in OCCUPATION_COLUMNS} for _, cells in file.rows]
+    return pd.DataFrame(rows, columns=list(OCCUPATION_COLUMNS), dtype="str")
 
 
 def _row(path: Path, line: int, cells: Mapping[str, str], seen: dict[tuple[str, str], int]) -> dict[str, object]:
