@@ -9,7 +9,7 @@ import pytest
 from score_workshop import Scored, TaskFile
 
 from relabel.run import open_run
-from relabel.scoring.options import Method, Taxonomy, Weights
+from relabel.scoring.options import Links, Method, Taxonomy, Unrated, Weights
 from relabel.scoring.table import ScoreTable, score_table
 from relabel.sources import ons
 from run_workshop import MakeRun, answered
@@ -28,10 +28,21 @@ def scored() -> Scored:
         weights: Weights = "importance",
         tasks: str | None = None,
         pay: str | None = None,
+        links: Links | None = None,
+        unrated: Unrated | None = None,
     ) -> ScoreTable:
         with pytest.MonkeyPatch.context() as patch:  # other tests read other indexes
             patch.setattr(ons, "read_coding_index", read_once)
-            return score_table(open_run(ref), method=method, taxonomy=taxonomy, weights=weights, tasks=tasks, pay=pay)
+            return score_table(
+                open_run(ref),
+                method=method,
+                taxonomy=taxonomy,
+                weights=weights,
+                links=links,
+                unrated=unrated,
+                tasks=tasks,
+                pay=pay,
+            )
 
     return score
 

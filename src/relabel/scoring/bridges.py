@@ -15,7 +15,8 @@ import pandas as pd
 import pandera.pandas as pa
 
 from relabel.errors import DataError, UsageError
-from relabel.scoring.options import SAMPLE, SYSTEM_NAMES, Links, Method, System, Taxonomy
+from relabel.scoring.links import JOBS_SOURCE, by_jobs, plain_links, received, same_broad_group, us_jobs
+from relabel.scoring.options import DEFAULT_LINKS, SAMPLE, SYSTEM_NAMES, Links, Method, System, Taxonomy
 from relabel.settings import asset_dir
 from relabel.sources import bls, onet, ons
 
@@ -33,6 +34,13 @@ LINKS = pa.DataFrameSchema(
 _SHOWN = 4
 _MILITARY = "55-"
 _THREE_DIGITS = "its rows for the three-digit ISCO-08 groups 211 and 315 lead to no group"
+_ISCO_UNIT = 4
+_FILES = (
+    ("onet-taxonomy", "2019-to-soc2018"),
+    ("bls-isco08-soc2010", "crosswalk"),
+    ("bls-soc2010-soc2018", "crosswalk"),
+)
+_UK_FILES = (("ons-soc2020", "coding-index"), ("ons-soc2020", "unit-groups"))
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,8 @@ class Bridge:
         steps: Its steps in order, none for O*NET-SOC itself.
         titles: All codes of the taxonomy with their titles: columns `code, title`, in the order of the codes.
         files: Source files that it was made from, as pairs of source id and role.
+        borrows: Whether a target that nothing with task statements leads to may borrow from the SOC broad group of what
+            is linked to it, see `stood_in`.
     """
 
     name: str
@@ -74,6 +84,7 @@ class Bridge:
     steps: tuple[Step, ...]
     titles: pd.DataFrame
     files: tuple[tuple[str, str], ...] = ()
+    borrows: bool = False
 
     def shares(self, scored: Collection[str]) -> pd.DataFrame:
         """What part of each target each O*NET-SOC code stands for, when only these codes have a score.
@@ -100,21 +111,51 @@ class Bridge:
         return self._multiply_out(listed, relative_to_reached=False)
 
     def _multiply_out(self, codes: Collection[str], *, relative_to_reached: bool) -> pd.DataFrame:
-        start = sorted(codes)
-        at = pd.DataFrame({"code": start, "onet_soc_code": start}, dtype="str").assign(share=1.0)
+        at = _started(codes)
         for number, step in enumerate(self.steps):
-            links = step.links
             # Codes without task statements have nothing to label: the first step never counts them as missing.
-            if relative_to_reached or number == 0:
-                links = links[links["source"].isin(set(at["code"]))]
-            part = links["weight"] / links.groupby("target")["weight"].transform("sum")
-            onwards = links.assign(part=part)[["source", "target", "part"]]
-            at = at.merge(onwards, left_on="code", right_on="source")
-            at["share"] *= at["part"]
-            summed = at.groupby(["target", "onet_soc_code"])["share"].sum().reset_index()
-            at = summed.set_axis(["code", "onet_soc_code", "share"], axis=1)
+            at = _carried(at, step.links, relative_to_reached=relative_to_reached or number == 0)
+        return self._listed(at)
+
+    def stood_in(self, scored: Collection[str], listed: Collection[str]) -> pd.DataFrame:
+        """Shares of the targets that nothing with task statements leads to, by way of stand-ins.
+
+        For the SOC 2018 codes without task statements stand the O*NET-SOC codes of their broad group, see
+        `links.same_broad_group`; from there on the steps are the same.
+
+        Args:
+            scored: O*NET-SOC codes with a score.
+            listed: O*NET-SOC codes that have tasks, labelled or not.
+
+        Returns:
+            As `shares`; empty where the bridge does not borrow.
+        """
+        at = _started(scored)
+        if not self.borrows:
+            return at.iloc[:0]
+        first, *others = [step.links for step in self.steps]
+        at = _carried(at, pd.concat([first, same_broad_group(first, listed)]), relative_to_reached=True)
+        for links in others:
+            at = _carried(at, links, relative_to_reached=True)
+        reached = set(self.reach(listed)["code"])
+        return self._listed(at[~at["code"].isin(reached)])
+
+    def _listed(self, at: pd.DataFrame) -> pd.DataFrame:
         at = at[at["code"].isin(set(self.titles["code"]))]
         return at.sort_values(["code", "onet_soc_code"], ignore_index=True)
+
+    def status_without(self, code: str, listed: Collection[str], *, stood_in: bool = False) -> str:
+        """The status of a target that no labelled task leads to, with the reason in words.
+
+        Args:
+            code: A code of the taxonomy that `shares` does not reach.
+            listed: O*NET-SOC codes that have tasks.
+            stood_in: Whether stand-ins give it a score all the same.
+        """
+        why = self.why_unscored(code, listed)
+        if not stood_in:
+            return f"unscored: {why}"
+        return f"thin: stands on the other codes of the same SOC broad group, because {why}"
 
     def why_unscored(self, code: str, listed: Collection[str]) -> str:
         """The reason why a target has no score, in words.
@@ -136,6 +177,23 @@ class Bridge:
         return f"no labelled tasks for {SYSTEM_NAMES['onet-soc']} {_shown(at)}"
 
 
+def _started(codes: Collection[str]) -> pd.DataFrame:
+    start = sorted(codes)
+    return pd.DataFrame({"code": start, "onet_soc_code": start}, dtype="str").assign(share=1.0)
+
+
+def _carried(at: pd.DataFrame, links: pd.DataFrame, *, relative_to_reached: bool) -> pd.DataFrame:
+    """Shares of the codes that a step leads to, from those of the codes that it starts from."""
+    if relative_to_reached:
+        links = links[links["source"].isin(set(at["code"]))]
+    part = links["weight"] / links.groupby("target")["weight"].transform("sum")
+    onwards = links.assign(part=part)[["source", "target", "part"]]
+    at = at.merge(onwards, left_on="code", right_on="source")
+    at["share"] *= at["part"]
+    summed = at.groupby(["target", "onet_soc_code"])["share"].sum().reset_index()
+    return summed.set_axis(["code", "onet_soc_code", "share"], axis=1)
+
+
 def _shown(codes: Sequence[str]) -> str:
     more = f" and {len(codes) - _SHOWN} more" if len(codes) > _SHOWN else ""
     return ", ".join(codes[:_SHOWN]) + more
@@ -151,6 +209,7 @@ def make_bridge(
         taxonomy: Where it leads.
         tasks: Task list by name. The sample has a bridge of its own, for `onet-soc` and `uk-soc2020` only.
         occupations: Columns `onet_soc_code, title`: the codes that have a place in a table by O*NET-SOC.
+        links: How the method `bridge` weighs its links, by default `DEFAULT_LINKS`; `site-2026` has links of its own.
 
     Raises:
         UsageError: The sample has no bridge to the taxonomy.
@@ -161,58 +220,91 @@ def make_bridge(
     if taxonomy == "onet-soc":
         titles = occupations.rename(columns={"onet_soc_code": "code"})[["code", "title"]]
         return Bridge("none", taxonomy, (), _ordered(titles))
-    to_soc2018 = onet.read_onet_to_soc2018()
-    files = [("onet-taxonomy", "2019-to-soc2018")]
-    steps = [
-        Step(
-            "onet-soc",
-            "soc2018",
-            _links(to_soc2018, "onet_soc_code", "soc2018"),
-            "O*NET-SOC 2019 to SOC 2018 crosswalk; plain mean over the detailed codes",
-        )
-    ]
+    return _site_bridge(taxonomy) if method == "site-2026" else _cured_bridge(taxonomy, links or DEFAULT_LINKS)
+
+
+def _first_step() -> tuple[Step, pd.DataFrame]:
+    """From O*NET-SOC 2019 to SOC 2018, and the titles of SOC 2018."""
+    crosswalk = onet.read_onet_to_soc2018()
+    links = plain_links(crosswalk, "onet_soc_code", "soc2018")
+    origin = "O*NET-SOC 2019 to SOC 2018 crosswalk; plain mean over the detailed codes"
+    titles = crosswalk[["soc2018", "soc2018_title"]].set_axis(["code", "title"], axis=1)
+    return Step("onet-soc", "soc2018", links, origin), _ordered(titles)
+
+
+def _site_bridge(taxonomy: Taxonomy) -> Bridge:
+    first, titles = _first_step()
     if taxonomy == "soc2018":
-        titles = to_soc2018[["soc2018", "soc2018_title"]].set_axis(["code", "title"], axis=1)
-        return Bridge(method, taxonomy, tuple(steps), _ordered(titles), tuple(files))
+        return Bridge("site-2026", taxonomy, (first,), titles, _FILES[:1])
     isco = bls.read_isco08_soc2010()
-    files.append(("bls-isco08-soc2010", "crosswalk"))
-    if method == "site-2026":
-        steps.append(
-            Step(
-                "soc2018",
-                "isco08",
-                _links(isco, "soc2010", "isco08"),
-                "BLS crosswalk of ISCO-08 and SOC 2010, its SOC 2010 codes read as SOC 2018; plain mean over the codes of an "
-                f"ISCO-08 code; {_THREE_DIGITS}",
-                note="SOC 2010 codes are read as SOC 2018",
-            )
-        )
-    else:
-        steps += [
-            Step(
-                "soc2018",
-                "soc2010",
-                _links(_military_apart(bls.read_soc2010_soc2018()), "soc2018", "soc2010"),
-                "BLS crosswalk of SOC 2010 and SOC 2018; plain mean over the SOC 2018 codes of a SOC 2010 code",
-                note="links from military SOC 2010 codes (55-) to civilian SOC 2018 codes are dropped",
-            ),
-            Step(
-                "soc2010",
-                "isco08",
-                _links(isco, "soc2010", "isco08"),
-                f"BLS crosswalk of ISCO-08 and SOC 2010; plain mean over the SOC 2010 codes of an ISCO-08 code; {_THREE_DIGITS}",
-            ),
-        ]
-        files.append(("bls-soc2010-soc2018", "crosswalk"))
+    second = Step(
+        "soc2018",
+        "isco08",
+        plain_links(isco, "soc2010", "isco08"),
+        "BLS crosswalk of ISCO-08 and SOC 2010, its SOC 2010 codes read as SOC 2018; plain mean over the codes of an "
+        f"ISCO-08 code; {_THREE_DIGITS}",
+        note="SOC 2010 codes are read as SOC 2018",
+    )
     if taxonomy == "isco08":
-        titles = isco[["isco08", "isco08_title"]].set_axis(["code", "title"], axis=1)
-        # Two rows of the crosswalk name a three-digit group, which is no place for a score.
-        titles = titles[titles["code"].str.len() == 4]
-        return Bridge(method, taxonomy, tuple(steps), _ordered(titles), tuple(files))
-    steps.append(_index_step(method))
-    files += [("ons-soc2020", "coding-index"), ("ons-soc2020", "unit-groups")]
-    titles = ons.read_unit_groups()[["soc2020", "title"]].set_axis(["code", "title"], axis=1)
-    return Bridge(method, taxonomy, tuple(steps), _ordered(titles), tuple(files))
+        return Bridge("site-2026", taxonomy, (first, second), _isco_titles(isco), _FILES[:2])
+    last = Step(
+        "isco08",
+        "uk-soc2020",
+        most_frequent(index_entries(ons.read_coding_index())),
+        "the most frequent ISCO-08 code of the group in the ONS coding index; of equally frequent ones the lowest",
+    )
+    return Bridge("site-2026", taxonomy, (first, second, last), _uk_titles(), _FILES[:2] + _UK_FILES)
+
+
+def _cured_bridge(taxonomy: Taxonomy, links: Links) -> Bridge:
+    first, titles = _first_step()
+    if taxonomy == "soc2018":
+        return Bridge("bridge", taxonomy, (first,), titles, _FILES[:1])
+    isco = bls.read_isco08_soc2010()
+    to_2010 = plain_links(_military_apart(bls.read_soc2010_soc2018()), "soc2018", "soc2010")
+    to_isco = plain_links(isco, "soc2010", "isco08")
+    mean, files = "plain mean", _FILES
+    if links == "employment":
+        # The rows for three-digit groups lead nowhere: jobs must not flow into them.
+        to_isco = to_isco[to_isco["target"].str.len() == _ISCO_UNIT].reset_index(drop=True)
+        to_2010 = by_jobs(to_2010, us_jobs(codes_of(titles)))
+        to_isco = by_jobs(to_isco, received(to_2010))
+        mean, files = f"mean weighted by US jobs ({JOBS_SOURCE})", (*_FILES, (JOBS_SOURCE, "wages"))
+    steps = (
+        first,
+        Step(
+            "soc2018",
+            "soc2010",
+            to_2010,
+            f"BLS crosswalk of SOC 2010 and SOC 2018; {mean} over the SOC 2018 codes of a SOC 2010 code",
+            note="links from military SOC 2010 codes (55-) to civilian SOC 2018 codes are dropped",
+        ),
+        Step(
+            "soc2010",
+            "isco08",
+            to_isco,
+            f"BLS crosswalk of ISCO-08 and SOC 2010; {mean} over the SOC 2010 codes of an ISCO-08 code; {_THREE_DIGITS}",
+        ),
+    )
+    if taxonomy == "isco08":
+        return Bridge("bridge", taxonomy, steps, _isco_titles(isco), files, borrows=True)
+    entries = index_entries(ons.read_coding_index())
+    if links == "equal":
+        entries, how = entries.assign(weight=1.0), "all alike"
+    else:
+        how = "weighted by index entries"
+    last = Step("isco08", "uk-soc2020", entries, f"all ISCO-08 codes of the group in the ONS coding index, {how}")
+    return Bridge("bridge", taxonomy, (*steps, last), _uk_titles(), files + _UK_FILES, borrows=True)
+
+
+def _isco_titles(isco: pd.DataFrame) -> pd.DataFrame:
+    titles = isco[["isco08", "isco08_title"]].set_axis(["code", "title"], axis=1)
+    # Two rows of the crosswalk name a three-digit group, which is no place for a score.
+    return _ordered(titles[titles["code"].str.len() == _ISCO_UNIT])
+
+
+def _uk_titles() -> pd.DataFrame:
+    return _ordered(ons.read_unit_groups()[["soc2020", "title"]].set_axis(["code", "title"], axis=1))
 
 
 def _military_apart(crosswalk: pd.DataFrame) -> pd.DataFrame:
@@ -223,23 +315,6 @@ def _military_apart(crosswalk: pd.DataFrame) -> pd.DataFrame:
     """
     military = [crosswalk[column].str.startswith(_MILITARY) for column in ("soc2010", "soc2018")]
     return crosswalk[military[0] == military[1]]
-
-
-def _index_step(method: Method) -> Step:
-    entries = index_entries(ons.read_coding_index())
-    if method == "site-2026":
-        return Step(
-            "isco08",
-            "uk-soc2020",
-            most_frequent(entries),
-            "the most frequent ISCO-08 code of the group in the ONS coding index; of equally frequent ones the lowest",
-        )
-    return Step(
-        "isco08",
-        "uk-soc2020",
-        entries,
-        "all ISCO-08 codes of the group in the ONS coding index, weighted by index entries",
-    )
 
 
 def index_entries(index: pd.DataFrame) -> pd.DataFrame:
@@ -287,11 +362,6 @@ def _sample_bridge(taxonomy: Taxonomy, occupations: pd.DataFrame) -> Bridge:
     except (OSError, ValueError, KeyError, pa.errors.SchemaError) as error:
         raise DataError(f"the sample's bridge {path} is damaged; install relabel again") from error
     return Bridge(SAMPLE, taxonomy, (step,), _ordered(titles))
-
-
-def _links(table: pd.DataFrame, source: str, target: str) -> pd.DataFrame:
-    pairs = table[[source, target]].drop_duplicates().set_axis(["source", "target"], axis=1)
-    return pairs.assign(weight=1.0).reset_index(drop=True)
 
 
 def _ordered(titles: pd.DataFrame) -> pd.DataFrame:

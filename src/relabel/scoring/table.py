@@ -210,7 +210,8 @@ def score_table(
     bridge = make_bridge(method, taxonomy, task_list, occupations, chosen)
     listed = codes_of(by_occupation.reset_index(), "onet_soc_code")
     labelled = codes_of(by_occupation[by_occupation["tasks"] > 0].reset_index(), "onet_soc_code")
-    shares = bridge.shares(labelled)
+    shares = pd.concat([bridge.shares(labelled), bridge.stood_in(labelled, listed)], ignore_index=True)
+    shares = shares.sort_values(["code", "onet_soc_code"], ignore_index=True)
     frame = _frame(bridge, shares, by_occupation, listed, method)
     money = None
     if taxonomy == "uk-soc2020":
@@ -320,16 +321,13 @@ def _frame(
     covered = summed(reach, reach["share"].to_numpy() * occupations.loc[reach["onet_soc_code"], "coverage"].to_numpy())
     frame["coverage"] = np.minimum(covered, 1.0).round(CLEAN)
     known = set(listed)
-    frame["status"] = pd.Series(
-        [
-            _status(done, *parts, published=published) or f"unscored: {bridge.why_unscored(code, known)}"
-            for code, done, parts in zip(
-                codes_of(frame), reached, zip(covered.tolist(), linked.tolist(), strict=True), strict=True
-            )
-        ],
-        index=frame.index,
-        dtype="str",
-    )
+    statuses = [
+        _status(*parts, published=published) if done and parts[1] else bridge.status_without(code, known, stood_in=done)
+        for code, done, parts in zip(
+            codes_of(frame), reached.tolist(), zip(covered.tolist(), linked.tolist(), strict=True), strict=True
+        )
+    ]
+    frame["status"] = pd.Series(statuses, index=frame.index, dtype="str")
     scored = frame["status"] == "scored"
     for name, measure in (("percentile_alpha", "alpha"), ("percentile_gamma", "gamma")):
         ties = "by-code" if published else "shared"
@@ -337,17 +335,14 @@ def _frame(
     return frame
 
 
-def _status(reached: bool, covered: float, linked: float, *, published: bool) -> str | None:
-    """`scored`, or `thin` with the reason; None where there is no score.
+def _status(covered: float, linked: float, *, published: bool) -> str:
+    """`scored`, or `thin` with the reason, of a group that labelled tasks lead to.
 
     Args:
-        reached: Whether a labelled task leads to the group.
         covered: Part of all that is linked to the group which has labels.
         linked: Part of all that is linked to the group which has task statements.
         published: Judge as the site did: by labels, whatever its bridge does not reach.
     """
-    if not reached:
-        return None
     part = covered / linked if published else covered
     if round(part, CLEAN) >= ENOUGH:
         return "scored"
