@@ -16,8 +16,8 @@ from relabel.labelling.budget import Budget
 from relabel.labelling.engines.engine import Flies, Repair
 from relabel.labelling.engines.limits import Limiter
 from relabel.labelling.engines.local import LocalServer, find_weights, is_local, local_endpoint
-from relabel.labelling.engines.online import OPENAI_URL, OnlineEngine
-from relabel.labelling.pricing import FREE, Price, find_price
+from relabel.labelling.engines.online import OnlineEngine
+from relabel.labelling.pricing import FREE, OPENAI_URL, Price, find_price
 from relabel.labelling.request import Endpoint, Request, host_of, public_url
 from relabel.labelling.wire import Api
 from relabel.settings import Settings

@@ -14,9 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlsplit
 
-import aiohttp
 import httpx2
 import openai
 import tenacity
@@ -27,15 +25,20 @@ from relabel.label import Answer
 from relabel.labelling.budget import Budget, NoBudgetError
 from relabel.labelling.engines.engine import Flies, NoAnswerError, Repair
 from relabel.labelling.engines.limits import Limiter, Ticket, retry_after
-from relabel.labelling.pricing import Price
+from relabel.labelling.engines.transport import (
+    ATTEMPT_TIMEOUT_S,
+    SECONDS,
+    HttpTransport,
+    Transport,
+    UnreachableError,
+)
+from relabel.labelling.pricing import OPENAI_URL, Price
 from relabel.labelling.request import Request, public_url
 from relabel.labelling.wire import PATHS, Api, NotAReplyError, messages_of, output_bound, read, with_messages
 
 ATTEMPTS = 6
 DEADLINE_S = 300.0
 """Wall clock for one request, all attempts and pauses included; waiting for a turn is not."""
-ATTEMPT_TIMEOUT_S = 90.0
-CONNECT_TIMEOUT_S = 20.0
 LONGEST_OBEYED_S = 900.0
 """A 429 that asks for a longer wait than this is a failure of that label: better said than waited for."""
 SHORTEST_SECRET = 12
@@ -45,7 +48,6 @@ _PERHAPS_CHARGED = {408, 502, 504, 524}
 LONGEST_PAUSE_S = 60.0
 DEEPEST_REPLY = 100
 """Lists and objects in each other; what is deeper can be read but not written again, and no provider sends it."""
-OPENAI_URL = "https://api.openai.com/v1"
 _TRANSIENT = {408, 409, 429}
 _NOT_IMPLEMENTED = 501
 _NO_QUOTA = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "access_terminated"}
@@ -60,10 +62,6 @@ class _TimedOutError(Exception):
     """One attempt took too long."""
 
 
-class _UnreachableError(Exception):
-    """Nothing was sent, because there is nobody to send to."""
-
-
 class OnlineEngine:
     """Asks a server over HTTP.
 
@@ -73,6 +71,7 @@ class OnlineEngine:
         price: The model's price; None when unknown.
         limiter: How fast to ask; by default 16 requests in flight.
         budget: Cap of the cost; by default none.
+        transport: Carries requests; by default HTTP from this process.
         clock: Seconds on a clock that never runs back.
         sleep: Waits for some seconds.
         jitter: A random number in 0-1.
@@ -89,6 +88,7 @@ class OnlineEngine:
         *,
         limiter: Limiter | None = None,
         budget: Budget | None = None,
+        transport: Transport | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
@@ -98,22 +98,7 @@ class OnlineEngine:
         self._address = public_url(base_url) if base_url else OPENAI_URL
         self.limiter = limiter or Limiter(16)
         self.budget = budget or Budget(None, price)
-        self._http = openai.DefaultAioHttpClient(
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=30)
-        )
-        client = openai.AsyncOpenAI(
-            api_key=self._secret or "none", base_url=self._address, max_retries=0, http_client=self._http
-        )
-        # Requests differ only in their body. Making headers and address once, and sending over the client's own aiohttp
-        # backend, takes half of the processor time of its `create`, which also parses replies that are kept raw here.
-        said = {name: value for name, value in client.default_headers.items() if isinstance(value, str)}
-        said |= {"Authorization": f"Bearer {self._secret}"} if self._secret else {}
-        self._headers = httpx2.Headers({**said, "Content-Type": "application/json"})
-        query = urlsplit(base_url or "").query
-        self._urls = {
-            api: httpx2.URL(f"{self._address.rstrip('/')}{path}{'?' + query if query else ''}")
-            for api, path in PATHS.items()
-        }
+        self._transport = transport or HttpTransport(base_url, self._secret)
         self._price = price
         self._clock, self._sleep, self._jitter, self._now = clock, sleep, jitter, now
 
@@ -123,7 +108,7 @@ class OnlineEngine:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        await self._transport.close()
 
     async def ask(self, request: Request, repair: Repair | None = None, *, flies: Flies | None = None) -> Answer:
         """Get the answer to one request; see `Engine.ask`."""
@@ -164,7 +149,7 @@ class OnlineEngine:
             raise NoAnswerError("budget", str(error), sent) from error
         except (_TimedOutError, openai.APITimeoutError) as error:
             raise NoAnswerError("timeout", f"no answer in time, asked {sent} times", sent) from error
-        except _UnreachableError as error:
+        except UnreachableError as error:
             raise NoAnswerError(
                 "provider", f"cannot reach {self._address} ({self.redact(str(error))})", sent, status=0
             ) from error
@@ -189,27 +174,7 @@ class OnlineEngine:
             raise
 
     async def _post(self, api: Api, body: Mapping[str, Any]) -> httpx2.Response:
-        timeout = {"connect": CONNECT_TIMEOUT_S, "read": ATTEMPT_TIMEOUT_S, "write": ATTEMPT_TIMEOUT_S, "pool": None}
-        request = httpx2.Request(
-            "POST",
-            self._urls[api],
-            content=_posted(body),
-            headers=self._headers,
-            extensions={"timeout": timeout},
-        )
-        try:
-            response = await self._http.send(request)
-        except httpx2.TimeoutException as error:
-            # The client's backend calls a refused and a broken connection a timeout, too; they are not.
-            if isinstance(error.__cause__, aiohttp.ClientConnectorError):
-                raise _UnreachableError(str(error)) from error
-            if isinstance(error.__cause__, aiohttp.ClientConnectionError) and not isinstance(
-                error.__cause__, TimeoutError
-            ):
-                raise openai.APIConnectionError(request=request) from error
-            raise openai.APITimeoutError(request=request) from error
-        except httpx2.HTTPError as error:
-            raise openai.APIConnectionError(request=request) from error
+        response = await self._transport.send(api, _posted(body))
         if response.status_code == 200:
             return response
         try:
@@ -227,7 +192,7 @@ class OnlineEngine:
             # The client's own timeout starts anew with each byte that trickles in; this one does not.
             async with asyncio.timeout(max(0.001, min(ATTEMPT_TIMEOUT_S, ends_at - started))):
                 response = await self._post(request.api, body)
-        except _UnreachableError:
+        except UnreachableError:
             self.limiter.failed(ticket)
             self.budget.settle(worst, 0.0)
             raise
@@ -254,7 +219,7 @@ class OnlineEngine:
             self.limiter.failed(ticket)
             self.budget.settle(worst, None)
             raise
-        latency = self._clock() - started
+        latency = response.extensions.get(SECONDS, self._clock() - started)
         text = response.content.decode("utf-8", "replace")
         # A short key is a placeholder such as `none`, not a secret: taking it out would change answers.
         if len(self._secret) >= SHORTEST_SECRET and self._secret in text:
@@ -397,7 +362,7 @@ def is_transient(error: BaseException) -> bool:
         if str(error.code or "") in _NO_QUOTA:
             return False
         return error.status_code in _TRANSIENT or (error.status_code >= 500 and error.status_code != _NOT_IMPLEMENTED)
-    return isinstance(error, (openai.APIConnectionError, _TimedOutError, _UnreachableError))
+    return isinstance(error, (openai.APIConnectionError, _TimedOutError, UnreachableError))
 
 
 def provider_message(error: openai.APIStatusError) -> str:
