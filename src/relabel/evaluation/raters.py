@@ -1,0 +1,130 @@
+"""Several raters of the same tasks: runs side by side, and a gold beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import pandas as pd
+
+from relabel.errors import DataError
+from relabel.evaluation.document import SCALES, SettingName
+from relabel.evaluation.gold import Gold, labelled
+from relabel.evaluation.matching import COLUMNS, match, run_settings
+from relabel.rubric import MEASURES, Measure, Rubric
+from relabel.run import Run, measures_of
+
+GOLD = -1
+"""Column of the gold's labels; runs have the columns 0, 1, ... in the order in which they were given."""
+
+_KEYS = ["onet_soc_code", "task_id"]
+_NEEDS: Mapping[Measure, SettingName] = {"alpha": "strict", "beta": "three-way", "gamma": "with-tools"}
+
+
+@dataclass(frozen=True)
+class Raters:
+    """Labels of the tasks that all runs have labelled.
+
+    Attributes:
+        names: The runs, as the user named them.
+        labels: By setting that all runs have, one row a common task with the index (`onet_soc_code`, `task_id`), one
+            column a rater: its label, missing where it has none.
+        values: The same by measure: its value, 0-1.
+        common: Tasks that all runs hold.
+        alone: By run, tasks that not all others hold.
+    """
+
+    names: tuple[str, ...]
+    labels: Mapping[SettingName, pd.DataFrame]
+    values: Mapping[Measure, pd.DataFrame]
+    common: int
+    alone: tuple[int, ...]
+
+    @property
+    def main(self) -> SettingName:
+        """The setting that says most: the three-way code where there is one."""
+        return next(s for s in ("three-way", "with-tools", "strict") if s in self.labels)
+
+    @property
+    def main_measure(self) -> Measure | None:
+        """The measure that says most: beta where both settings are known."""
+        return next((m for m in ("beta", "gamma", "alpha") if m in self.values), None)
+
+
+def side_by_side(runs: Sequence[Run], gold: Gold | None = None) -> Raters:
+    """Bring runs together on the tasks that all of them hold, by occupation code and task id.
+
+    Args:
+        runs: One or more runs; of several samples of a task the most frequent label counts.
+        gold: A gold; it need not hold all tasks.
+
+    Raises:
+        DataError: The runs share no task or no setting, or the first shares no task with the gold.
+    """
+    tables = [_indexed(run) for run in runs]
+    index = tables[0].index
+    for run, table in zip(runs[1:], tables[1:], strict=True):
+        index = index.intersection(table.index, sort=False)
+        if not len(index):
+            raise DataError(
+                f"{runs[0].ref} (tasks {runs[0].manifest.tasks}) and {run.ref} (tasks {run.manifest.tasks}) share no "
+                "task; compare runs on the same task list"
+            )
+    settings: list[SettingName] = [s for s in SCALES if all(s in run_settings(run) for run in runs)]
+    if not settings:
+        asked = "; ".join(f"{run.ref}: {', '.join(run_settings(run))}" for run in runs)
+        raise DataError(f"the runs share no setting ({asked}); compare runs of the same settings")
+    sides = {place: table.reindex(index) for place, table in enumerate(tables)}
+    rubrics = {place: run.rubric for place, run in enumerate(runs)}
+    if gold is not None:
+        sides[GOLD] = _gold_side(runs[0], gold).reindex(index)
+        rubrics[GOLD] = runs[0].rubric
+    # Both readings as nullable booleans, also where a side lacks one throughout.
+    sides = {place: side.astype({"strict": "boolean", "with_tools": "boolean"}) for place, side in sides.items()}
+    labels: dict[SettingName, pd.DataFrame] = {
+        s: pd.DataFrame({place: _labels(side, s) for place, side in sides.items()}) for s in settings
+    }
+    return Raters(
+        names=tuple(run.ref for run in runs),
+        labels=labels,
+        values=_values(sides, rubrics, settings),
+        common=len(index),
+        alone=tuple(len(table) - len(index) for table in tables),
+    )
+
+
+def occupations_of(index: pd.Index) -> pd.Series:
+    """O*NET-SOC code of each task of an index (`onet_soc_code`, `task_id`)."""
+    return pd.Series(cast(pd.MultiIndex, index).get_level_values(0), index=index)
+
+
+def _indexed(run: Run) -> pd.DataFrame:
+    table = labelled(run.coded(), f"the run {run.ref}").set_index(_KEYS)
+    # Strict exposed already means E1, so that codes of half-answered tasks would all be E1.
+    return table.assign(code=table["code"].where(table["strict"].notna() & table["with_tools"].notna()))
+
+
+def _gold_side(run: Run, gold: Gold) -> pd.DataFrame:
+    columns = {f"{column}_gold": column for column in COLUMNS.values()}
+    return match(run, gold).table.set_index(_KEYS)[list(columns)].rename(columns=columns)
+
+
+def _labels(side: pd.DataFrame, setting: SettingName) -> pd.Series:
+    column = side[COLUMNS[setting]]
+    if setting == "three-way":
+        return column.astype(object)
+    scale = SCALES[setting]
+    return column.astype(object).map({False: scale[0], True: scale[1]})
+
+
+def _values(
+    sides: Mapping[int, pd.DataFrame], rubrics: Mapping[int, Rubric], settings: Sequence[SettingName]
+) -> dict[Measure, pd.DataFrame]:
+    found = {place: measures_of(rubrics[place], side[["strict", "with_tools"]]) for place, side in sides.items()}
+    values: dict[Measure, pd.DataFrame] = {}
+    for measure in MEASURES:
+        table = pd.DataFrame({place: side[measure] for place, side in found.items()})
+        if _NEEDS[measure] in settings and table.drop(columns=GOLD, errors="ignore").notna().any().all():
+            values[measure] = table
+    return values

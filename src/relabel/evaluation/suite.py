@@ -1,0 +1,243 @@
+"""Eval suites: YAML files that say against which gold a run is measured, on which tasks, and where the gates are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from relabel.errors import DataError
+from relabel.evaluation.document import SettingName
+from relabel.rubric import Measure
+from relabel.settings import asset_dir
+
+SettingMetric = Literal[
+    "accuracy",
+    "kappa",
+    "kappa_quadratic",
+    "krippendorff_nominal",
+    "krippendorff_ordinal",
+    "ac1",
+    "macro_f1",
+]
+MeasureMetric = Literal["agreement", "pearson", "mean", "mean_difference"]
+CountMetric = Literal["coverage", "incoherent"]
+FamilyRule = Literal["holm", "bonferroni", "none"]
+TaskType = Literal["Core", "Supplemental"]
+
+COUNTS: tuple[CountMetric, ...] = ("coverage", "incoherent")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Slice(_Part):
+    """Some of the tasks; all conditions that are given must hold.
+
+    Attributes:
+        soc_major: SOC major groups, the first two digits of the occupation's code.
+        task_type: O*NET's task types.
+        importance: Lowest importance rating (IM, 1-5).
+        max_importance: Highest importance rating, itself excluded.
+    """
+
+    soc_major: tuple[str, ...] = ()
+    task_type: tuple[TaskType, ...] = ()
+    importance: float | None = Field(default=None, ge=1, le=5)
+    max_importance: float | None = Field(default=None, ge=1, le=5)
+
+    @field_validator("soc_major", mode="before")
+    @classmethod
+    def _two_digits(cls, value: Any) -> Any:
+        if not isinstance(value, list):
+            raise ValueError('must be a list such as ["11", "13"]')
+        groups = [str(group) for group in value]
+        for group in groups:
+            if len(group) != 2 or not group.isdecimal():
+                raise ValueError(f"{group!r} is no SOC major group; these are two digits such as 15")
+        return tuple(groups)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not (self.soc_major or self.needs_tasks):
+            raise ValueError("has no condition; give soc_major, task_type, importance or max_importance")
+        return self
+
+    @property
+    def needs_tasks(self) -> bool:
+        """Whether the task list must be at hand, not only the labels."""
+        return bool(self.task_type) or self.importance is not None or self.max_importance is not None
+
+
+class Baseline(_Part):
+    """A pinned run that later ones are held against.
+
+    Attributes:
+        run: A published set, a name under `runs/`, or a folder: relative to the suite's file, else to where one is.
+        labels_sha256: Hash of its labels; a baseline with other labels is refused.
+    """
+
+    run: str = Field(min_length=1)
+    labels_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+
+
+class Gate(_Part):
+    """One condition on a figure.
+
+    Attributes:
+        id: Short name, shown when the gate fails.
+        setting: Setting of the figure; this or `measure`, except for `coverage` and `incoherent`.
+        measure: Measure of the figure.
+        metric: The figure; for a setting also `f1:LABEL`, `precision:LABEL` and `recall:LABEL`.
+        min: The lower bound of the figure's interval must be at least this.
+        max: The upper bound of the figure's interval must be at most this.
+        max_drop: The figure may fall below the baseline's by this; fails when the whole interval of the paired change
+            lies below `-max_drop`.
+        slice: Name of a slice of the suite; by default all tasks.
+        why: A reason for people, shown when the gate fails.
+    """
+
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    setting: SettingName | None = None
+    measure: Measure | None = None
+    metric: str
+    min: float | None = None
+    max: float | None = None
+    max_drop: float | None = Field(default=None, ge=0)
+    slice: str | None = None
+    why: str | None = None
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> Self:
+        if self.metric in COUNTS:
+            if self.measure is not None or (self.metric == "incoherent" and self.setting is not None):
+                raise ValueError(f"{self.metric} is a share of the run's tasks; take measure and setting away")
+            if self.max_drop is not None or self.slice is not None:
+                raise ValueError(f"{self.metric} is a count over the whole run; give min or max, and no slice")
+        elif (self.setting is None) == (self.measure is None):
+            raise ValueError(f"{self.metric} needs either setting or measure")
+        elif self.setting is not None:
+            _check_setting_metric(self.metric, self.setting)
+        elif self.metric not in MeasureMetric.__args__:
+            raise ValueError(
+                f"metric: {self.metric!r} is no figure of a measure; use {_either(MeasureMetric.__args__)}"
+            )
+        if self.min is None and self.max is None and self.max_drop is None:
+            raise ValueError("has no threshold; give min, max or max_drop")
+        if self.metric == "mean_difference" and self.max_drop is not None:
+            raise ValueError("max_drop has no meaning for mean_difference, of which 0 is best; give min and max")
+        return self
+
+
+class Suite(_Part):
+    """What a run must reach.
+
+    Attributes:
+        name: Short name.
+        title: What the suite is for, in a line.
+        gold: The gold, as for `relabel eval --gold`; a CSV file relative to the suite's file, else to where one is.
+        gold_sha256: Hash of the gold's labels; a gold with other labels is refused.
+        baseline: The run that `max_drop` refers to.
+        family: What is done about many gates: with `holm` or `bonferroni` all `max_drop` gates of the suite together
+            fire on noise in at most one of twenty runs (at level 0.95); with `none` each of them does.
+        level: Level of the intervals.
+        draws: Draws of the bootstrap over occupations.
+        seed: Its seed.
+        slices: Some of the tasks, by name.
+        gates: The conditions.
+        path: The file that the suite was read from.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    title: str = ""
+    gold: str | None = None
+    gold_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    baseline: Baseline | None = None
+    family: FamilyRule = "holm"
+    level: float = Field(default=0.95, ge=0.5, le=0.999)
+    draws: int = Field(default=2000, ge=200, le=100_000)
+    seed: int = Field(default=0, ge=0)
+    slices: Mapping[str, Slice] = {}
+    gates: tuple[Gate, ...] = Field(min_length=1)
+    path: Path = Path()
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> Self:
+        seen: set[str] = set()
+        for number, gate in enumerate(self.gates):
+            where = f"gates.{number} ({gate.id})"
+            if gate.id in seen:
+                raise ValueError(f"{where}: another gate has this id already; each needs its own")
+            seen.add(gate.id)
+            if gate.slice is not None and gate.slice not in self.slices:
+                known = ", ".join(self.slices) or "none"
+                raise ValueError(f"{where}: slice {gate.slice!r} is not among the suite's slices ({known})")
+            if gate.max_drop is not None and self.baseline is None:
+                raise ValueError(f"{where}: max_drop needs a baseline; name a run under baseline: run")
+        return self
+
+
+def load_suite(ref: str) -> Suite:
+    """Read and check a suite.
+
+    Args:
+        ref: The path of a YAML file, or a name under `evals/` such as `sample`.
+
+    Raises:
+        DataError: There is no such file, or it breaks a rule; the message names file, key and reason.
+    """
+    path = _path(ref)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error}); give the path of a YAML file in UTF-8") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or "it is not YAML"
+        raise DataError(f"{path}{where}: {problem}; mend the file") from error
+    if not isinstance(data, dict):
+        raise DataError(f"{path}: a suite is a mapping of keys such as name, gold and gates; this is not one")
+    try:
+        return Suite.model_validate({**data, "path": path})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
+        raise DataError(f"{path}: {where + ': ' if where else ''}{reason}") from error
+
+
+def beside(suite: Suite, ref: str) -> str:
+    """What a suite's file means by a path: beside the file if it is there, else as it stands."""
+    near = suite.path.parent / ref
+    return str(near) if near.exists() else ref
+
+
+def _path(ref: str) -> Path:
+    path = Path(ref)
+    if path.is_file():
+        return path
+    shipped = asset_dir("evals") / f"{ref}.yaml"
+    if path.suffix.lower() not in {".yaml", ".yml"} and shipped.is_file():
+        return shipped
+    names = ", ".join(sorted(p.stem for p in asset_dir("evals").glob("*.yaml")))
+    raise DataError(f"there is no suite {ref!r}; give the path of a YAML file, or one of {names}")
+
+
+def _check_setting_metric(metric: str, setting: SettingName) -> None:
+    kind, colon, label = metric.partition(":")
+    if colon and kind in {"f1", "precision", "recall"}:
+        labels = ("E0", "E1", "E2") if setting == "three-way" else ("exposed", "not-exposed")
+        if label not in labels:
+            raise ValueError(f"metric: {label!r} is no label of {setting}; use {_either(labels)}")
+    elif metric not in SettingMetric.__args__:
+        known = (*SettingMetric.__args__, "f1:LABEL", "precision:LABEL", "recall:LABEL")
+        raise ValueError(f"metric: {metric!r} is no figure of a setting; use {_either(known)}")
+
+
+def _either(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"

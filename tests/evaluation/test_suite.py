@@ -1,0 +1,87 @@
+"""Suites: what a file may say, and what is said of a bad one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from relabel.errors import DataError
+from relabel.evaluation.suite import beside, load_suite
+from relabel.settings import asset_dir
+
+GATE = "{id: g, setting: three-way, metric: kappa, min: 0.4}"
+Write = Callable[[str], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def make(text: str) -> Path:
+        path = tmp_path / "suite.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return make
+
+
+def test_a_suite_says_gold_slices_baseline_and_gates(write: Write) -> None:
+    suite = load_suite(
+        str(
+            write(
+                "name: s\ngold: sample\nbaseline: {run: sample}\nslices:\n  office: {soc_major: [43, '11'], task_type: [Core]}\n"
+                f"gates:\n  - {GATE}\n  - {{id: h, measure: beta, metric: pearson, max_drop: 0.02, slice: office}}\n"
+            )
+        )
+    )
+    assert suite.slices["office"].soc_major == ("43", "11")
+    assert suite.gates[1].max_drop == 0.02
+    assert (suite.family, suite.level, suite.draws) == ("holm", 0.95, 2000)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("- a\n", "a suite is a mapping"),
+        ("name: s\ngates: [", "line 2"),
+        (f"gates: [{GATE}]", "name: Field required"),
+        ("name: s\ngates: []", "gates:"),
+        (f"name: s\ngats: [{GATE}]\ngates: [{GATE}]", "gats: Extra inputs"),
+        (f"name: s\ngates: [{GATE}, {GATE}]", "another gate has this id"),
+        ("name: s\ngates: [{id: g, setting: three-way, metric: kapa, min: 0}]", "'kapa' is no figure of a setting"),
+        ("name: s\ngates: [{id: g, setting: strict, metric: 'f1:E1', min: 0}]", "'E1' is no label of strict"),
+        ("name: s\ngates: [{id: g, measure: beta, metric: kappa, min: 0}]", "no figure of a measure"),
+        ("name: s\ngates: [{id: g, metric: kappa, min: 0}]", "needs either setting or measure"),
+        ("name: s\ngates: [{id: g, setting: strict, metric: kappa}]", "has no threshold"),
+        ("name: s\ngates: [{id: g, setting: strict, metric: kappa, max_drop: 0}]", "max_drop needs a baseline"),
+        ("name: s\ngates: [{id: g, setting: strict, metric: kappa, min: 0, slice: x}]", "not among the suite's slices"),
+        ("name: s\ngates: [{id: g, metric: coverage, measure: beta, min: 0}]", "share of the run's tasks"),
+        (f"name: s\nslices: {{a: {{soc_major: ['1']}}}}\ngates: [{GATE}]", "no SOC major group"),
+        (f"name: s\nslices: {{a: {{}}}}\ngates: [{GATE}]", "has no condition"),
+        (f"name: s\nlevel: 95\ngates: [{GATE}]", "level:"),
+    ],
+)
+def test_a_fault_is_named_by_file_and_key_in_one_sentence(write: Write, text: str, said: str) -> None:
+    path = write(text)
+    with pytest.raises(DataError) as caught:
+        load_suite(str(path))
+    assert str(caught.value).startswith(str(path))
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_suite_names_those_that_ship() -> None:
+    with pytest.raises(DataError, match=r"there is no suite 'none'; .* sample"):
+        load_suite("none")
+
+
+def test_paths_are_taken_beside_the_suite_first(write: Write, tmp_path: Path) -> None:
+    suite = load_suite(str(write(f"name: s\ngates: [{GATE}]")))
+    (tmp_path / "gold.csv").write_text("task_id,code\n")
+    assert beside(suite, "gold.csv") == str(tmp_path / "gold.csv")
+    assert beside(suite, "eloundou-2023:gpt4") == "eloundou-2023:gpt4"
+
+
+@pytest.mark.parametrize("path", sorted(asset_dir("evals").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_suites_that_ship_are_sound(path: Path) -> None:
+    assert load_suite(str(path)).name == path.stem
