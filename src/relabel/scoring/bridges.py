@@ -75,8 +75,8 @@ class Bridge:
         steps: Its steps in order, none for O*NET-SOC itself.
         titles: All codes of the taxonomy with their titles: columns `code, title`, in the order of the codes.
         files: Source files that it was made from, as pairs of source id and role.
-        borrows: Whether a target that nothing with task statements leads to may borrow from the SOC broad group of what
-            is linked to it, see `stood_in`.
+        lenders: O*NET-SOC codes with task statements. A target that none of them leads to borrows from those of the same
+            SOC broad group as what is linked to it, see `links.same_broad_group`; none, and no target borrows.
     """
 
     name: str
@@ -84,12 +84,13 @@ class Bridge:
     steps: tuple[Step, ...]
     titles: pd.DataFrame
     files: tuple[tuple[str, str], ...] = ()
-    borrows: bool = False
+    lenders: frozenset[str] = frozenset()
 
     def shares(self, scored: Collection[str]) -> pd.DataFrame:
         """What part of each target each O*NET-SOC code stands for, when only these codes have a score.
 
-        At every step weights are taken relative to the sources that have a score.
+        At every step weights are taken relative to the sources that have a score. A target that no code with task
+        statements leads to takes the shares of its lenders.
 
         Args:
             scored: O*NET-SOC codes with a score.
@@ -97,7 +98,11 @@ class Bridge:
         Returns:
             Columns `code, onet_soc_code, share`; shares are above 0 and sum to 1 for each code that is reached.
         """
-        return self._multiply_out(scored, relative_to_reached=True)
+        own = self._multiply_out(scored, relative_to_reached=True)
+        if not self.lenders:
+            return own
+        borrowed = self._borrowed(scored)
+        return pd.concat([own, borrowed]).sort_values(["code", "onet_soc_code"], ignore_index=True)
 
     def reach(self, listed: Collection[str]) -> pd.DataFrame:
         """What part of each target each O*NET-SOC code stands for, of all that is linked to the target.
@@ -117,43 +122,30 @@ class Bridge:
             at = _carried(at, step.links, relative_to_reached=relative_to_reached or number == 0)
         return self._listed(at)
 
-    def stood_in(self, scored: Collection[str], listed: Collection[str]) -> pd.DataFrame:
-        """Shares of the targets that nothing with task statements leads to, by way of stand-ins.
-
-        For the SOC 2018 codes without task statements stand the O*NET-SOC codes of their broad group, see
-        `links.same_broad_group`; from there on the steps are the same.
-
-        Args:
-            scored: O*NET-SOC codes with a score.
-            listed: O*NET-SOC codes that have tasks, labelled or not.
-
-        Returns:
-            As `shares`; empty where the bridge does not borrow.
-        """
-        at = _started(scored)
-        if not self.borrows:
-            return at.iloc[:0]
+    def _borrowed(self, scored: Collection[str]) -> pd.DataFrame:
+        """Shares of the targets that no code with task statements leads to, by way of their lenders."""
         first, *others = [step.links for step in self.steps]
-        at = _carried(at, pd.concat([first, same_broad_group(first, listed)]), relative_to_reached=True)
+        at = pd.concat([first, same_broad_group(first, self.lenders)])
+        at = _carried(_started(scored), at, relative_to_reached=True)
         for links in others:
             at = _carried(at, links, relative_to_reached=True)
-        reached = set(self.reach(listed)["code"])
+        reached = set(self.reach(self.lenders)["code"])
         return self._listed(at[~at["code"].isin(reached)])
 
     def _listed(self, at: pd.DataFrame) -> pd.DataFrame:
         at = at[at["code"].isin(set(self.titles["code"]))]
         return at.sort_values(["code", "onet_soc_code"], ignore_index=True)
 
-    def status_without(self, code: str, listed: Collection[str], *, stood_in: bool = False) -> str:
-        """The status of a target that no labelled task leads to, with the reason in words.
+    def status_without(self, code: str, listed: Collection[str], *, borrowed: bool = False) -> str:
+        """The status of a target that no labelled task of its own leads to, with the reason in words.
 
         Args:
             code: A code of the taxonomy that `shares` does not reach.
             listed: O*NET-SOC codes that have tasks.
-            stood_in: Whether stand-ins give it a score all the same.
+            borrowed: Whether it has borrowed a score.
         """
         why = self.why_unscored(code, listed)
-        if not stood_in:
+        if not borrowed:
             return f"unscored: {why}"
         return f"thin: stands on the other codes of the same SOC broad group, because {why}"
 
@@ -200,7 +192,13 @@ def _shown(codes: Sequence[str]) -> str:
 
 
 def make_bridge(
-    method: Method, taxonomy: Taxonomy, tasks: str, occupations: pd.DataFrame, links: Links | None = None
+    method: Method,
+    taxonomy: Taxonomy,
+    tasks: str,
+    occupations: pd.DataFrame,
+    *,
+    links: Links | None = None,
+    lenders: Collection[str] = (),
 ) -> Bridge:
     """Build the bridge of a method.
 
@@ -210,6 +208,8 @@ def make_bridge(
         tasks: Task list by name. The sample has a bridge of its own, for `onet-soc` and `uk-soc2020` only.
         occupations: Columns `onet_soc_code, title`: the codes that have a place in a table by O*NET-SOC.
         links: How the method `bridge` weighs its links, by default `DEFAULT_LINKS`; `site-2026` has links of its own.
+        lenders: O*NET-SOC codes with task statements, for the targets of the method `bridge` that have none behind them.
+            In a table by SOC 2018 such codes stay without a score.
 
     Raises:
         UsageError: The sample has no bridge to the taxonomy.
@@ -220,7 +220,9 @@ def make_bridge(
     if taxonomy == "onet-soc":
         titles = occupations.rename(columns={"onet_soc_code": "code"})[["code", "title"]]
         return Bridge("none", taxonomy, (), _ordered(titles))
-    return _site_bridge(taxonomy) if method == "site-2026" else _cured_bridge(taxonomy, links or DEFAULT_LINKS)
+    if method == "site-2026":
+        return _site_bridge(taxonomy)
+    return _cured_bridge(taxonomy, links or DEFAULT_LINKS, frozenset(lenders))
 
 
 def _first_step() -> tuple[Step, pd.DataFrame]:
@@ -256,7 +258,7 @@ def _site_bridge(taxonomy: Taxonomy) -> Bridge:
     return Bridge("site-2026", taxonomy, (first, second, last), _uk_titles(), _FILES[:2] + _UK_FILES)
 
 
-def _cured_bridge(taxonomy: Taxonomy, links: Links) -> Bridge:
+def _cured_bridge(taxonomy: Taxonomy, links: Links, lenders: frozenset[str]) -> Bridge:
     first, titles = _first_step()
     if taxonomy == "soc2018":
         return Bridge("bridge", taxonomy, (first,), titles, _FILES[:1])
@@ -287,14 +289,14 @@ def _cured_bridge(taxonomy: Taxonomy, links: Links) -> Bridge:
         ),
     )
     if taxonomy == "isco08":
-        return Bridge("bridge", taxonomy, steps, _isco_titles(isco), files, borrows=True)
+        return Bridge("bridge", taxonomy, steps, _isco_titles(isco), files, lenders)
     entries = index_entries(ons.read_coding_index())
     if links == "equal":
         entries, how = entries.assign(weight=1.0), "all alike"
     else:
         how = "weighted by index entries"
     last = Step("isco08", "uk-soc2020", entries, f"all ISCO-08 codes of the group in the ONS coding index, {how}")
-    return Bridge("bridge", taxonomy, (*steps, last), _uk_titles(), files + _UK_FILES, borrows=True)
+    return Bridge("bridge", taxonomy, (*steps, last), _uk_titles(), files + _UK_FILES, lenders)
 
 
 def _isco_titles(isco: pd.DataFrame) -> pd.DataFrame:

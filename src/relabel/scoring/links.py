@@ -54,7 +54,7 @@ def received(links: pd.DataFrame) -> pd.Series:
 
 
 def same_broad_group(links: pd.DataFrame, listed: Collection[str]) -> pd.DataFrame:
-    """Stand-ins for SOC 2018 codes without task statements: the O*NET-SOC codes of the same broad group that have some.
+    """Lenders to SOC 2018 codes without task statements: the O*NET-SOC codes of the same broad group that have some.
 
     Codes without task statements are mostly those named "All Other", which O*NET does not survey. A broad group holds the
     detailed codes that share the first five digits.

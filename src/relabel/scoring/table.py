@@ -207,11 +207,10 @@ def score_table(
     values = labelled_tasks(run, task_list, weights, unrated=rule)
     by_occupation = occupation_scores(values)
     occupations, uses = _occupations(task_list, values)
-    bridge = make_bridge(method, taxonomy, task_list, occupations, chosen)
     listed = codes_of(by_occupation.reset_index(), "onet_soc_code")
+    bridge = make_bridge(method, taxonomy, task_list, occupations, links=chosen, lenders=listed)
     labelled = codes_of(by_occupation[by_occupation["tasks"] > 0].reset_index(), "onet_soc_code")
-    shares = pd.concat([bridge.shares(labelled), bridge.stood_in(labelled, listed)], ignore_index=True)
-    shares = shares.sort_values(["code", "onet_soc_code"], ignore_index=True)
+    shares = bridge.shares(labelled)
     frame = _frame(bridge, shares, by_occupation, listed, method)
     money = None
     if taxonomy == "uk-soc2020":
@@ -322,7 +321,7 @@ def _frame(
     frame["coverage"] = np.minimum(covered, 1.0).round(CLEAN)
     known = set(listed)
     statuses = [
-        _status(*parts, published=published) if done and parts[1] else bridge.status_without(code, known, stood_in=done)
+        _status(*parts, published=published) if done and parts[1] else bridge.status_without(code, known, borrowed=done)
         for code, done, parts in zip(
             codes_of(frame), reached.tolist(), zip(covered.tolist(), linked.tolist(), strict=True), strict=True
         )
