@@ -47,6 +47,13 @@ def score(
         str | None,
         typer.Option(help="ons-ashe-2024 (the default), ons-ashe-2025-medians or FILE.csv; uk-soc2020 only."),
     ] = None,
+    us: Annotated[
+        bool | None,
+        typer.Option(
+            "--us/--no-us",
+            help="Add US jobs, pay and projections (BLS); onet-soc and soc2018 only, where it is the default.",
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the table to a .csv, .parquet or .json file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as one JSON document.")] = False,
 ) -> None:
@@ -54,6 +61,7 @@ def score(
     from relabel.run import open_run
     from relabel.scoring.files import json_bytes, require_suffix, table_json, write_table
     from relabel.scoring.table import score_table
+    from relabel.scoring.us import has_us_figures, with_us_figures
 
     if out is not None:
         require_suffix(out)
@@ -67,6 +75,8 @@ def score(
         tasks=tasks,
         pay=pay,
     )
+    if us or (us is None and has_us_figures(table)):
+        table = with_us_figures(table)
     if out is not None:
         write_table(table, out)
     if as_json:
@@ -79,6 +89,7 @@ def score(
 
 def _show(table: ScoreTable) -> None:
     from relabel.scoring.options import SYSTEM_NAMES
+    from relabel.scoring.us import us_summary
 
     counts = table.describe()["counts"]
     thin = f" and {counts['thin']:,} thin" if counts["thin"] else ""
@@ -93,6 +104,8 @@ def _show(table: ScoreTable) -> None:
         typer.echo(f"{table.labels_unmatched:,} labelled tasks of the run are not in {table.tasks} and left out")
     if table.half_labelled:
         typer.echo(f"{table.half_labelled:,} tasks have some of their labels only and count as unlabelled")
+    if "wage_status" in table.frame:
+        typer.echo(us_summary(table.frame))
     measures = ["alpha", "beta", "gamma"]
     rows = table.frame[table.frame["status"].str.startswith("scored")]
     rows = rows.sort_values(["gamma", "alpha", "code"], ascending=[False, False, True])

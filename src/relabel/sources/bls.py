@@ -7,7 +7,7 @@ import re
 import pandas as pd
 import pandera.pandas as pa
 
-from relabel.errors import ColumnError
+from relabel.errors import ColumnError, DataError
 from relabel.sources.frames import (
     SOC,
     cell_text,
@@ -26,6 +26,7 @@ from relabel.sources.frames import (
 _DASH = ("", "—")
 _NOT_AVAILABLE = ("*", "**")
 _TOP_CODED = "#"
+_CAP = re.compile(r"equal to or greater than .*\$([\d,]+) per year")
 _WAGE_FLAGS = ("top-coded", "not-available")
 # The mark that BLS puts behind titles of groups which have no counterpart of their own in 2018.
 _TITLE_MARK = r"\s*\(##\)$"
@@ -235,3 +236,26 @@ def read_wages(release: str = "bls-oews-2024") -> pd.DataFrame:
         frame[f"{name}_flag"] = raw.map(flags).astype("str")
         frame[name if name == "employment" else f"{name}_usd"] = numbers(path, raw, head, ("", *flags))
     return validated(path, frame[list(WAGES.columns)], WAGES)
+
+
+def read_wage_cap(release: str = "bls-oews-2024") -> float:
+    """The annual wage from which on OEWS publishes no figure, only that it is at least this.
+
+    Args:
+        release: Id of a source with a wages workbook.
+
+    Returns:
+        US dollars a year, from the workbook's own description of its marks; 239,200 in May 2023 and May 2024.
+
+    Raises:
+        DataError: The file is not to be had, not the registered one, or does not say it.
+    """
+    path = locate_role(release, "wages")
+    for row in read_rows(path, "Field Descriptions"):
+        for cell in row:
+            if match := _CAP.search(cell_text(cell)):
+                return float(match[1].replace(",", ""))
+    raise DataError(
+        f"{path} does not say from which wage on it gives none (a line such as `$239,200 per year` on the sheet Field "
+        "Descriptions); check that it is the right file and release"
+    )

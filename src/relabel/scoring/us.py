@@ -1,0 +1,268 @@
+"""US figures by occupation: jobs and pay from OEWS, projections from the BLS, joined to O*NET-SOC or SOC 2018 codes.
+
+The BLS does not publish every SOC 2018 code by itself: some appear only within a code that combines several. Such a code
+takes the figures of the combined one, is marked in a status column, and says how many rows of the table carry the same
+figures, so that a sum over rows can count each job once: `(frame.employment_us / frame.wage_shared_by).sum()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa
+
+from relabel.errors import DataError, UsageError
+from relabel.scoring.options import SAMPLE, Taxonomy
+from relabel.scoring.pay import source_use
+from relabel.scoring.table import ScoreTable
+from relabel.sources import bls, onet
+
+TAXONOMIES: tuple[Taxonomy, ...] = ("onet-soc", "soc2018")
+"""Taxonomies whose codes have a SOC 2018 code, and so figures of the BLS."""
+
+RATES = ("mean", "p10", "p25", "median", "p75", "p90")
+"""What OEWS says about pay: the mean, the median, and percentiles."""
+
+PROJECTIONS = "bls-ep-2024-34"
+_MILITARY = "55-"
+_NUMBER = pa.Column("float64", pa.Check.ge(0), nullable=True)
+_TEXT = pa.Column("str", nullable=True)
+_COUNT = pa.Column("int64", pa.Check.ge(0))
+
+
+@dataclass(frozen=True)
+class WageRelease:
+    """A release of OEWS as a table carries it: its source, its period, and the suffix of its columns."""
+
+    source: str
+    period: str
+    suffix: str
+
+
+WAGE_RELEASES = (
+    WageRelease("bls-oews-2024", "May 2024", ""),
+    WageRelease("bls-oews-2023", "May 2023", "_2023"),
+)
+"""Releases of OEWS, latest first."""
+
+
+def _wage_columns(suffix: str) -> dict[str, pa.Column]:
+    return {
+        f"employment_us{suffix}": _NUMBER,
+        **{f"{rate}_wage_usd{suffix}": _NUMBER for rate in RATES},
+        f"wage_cap_usd{suffix}": _NUMBER,
+        f"capped_wages{suffix}": _TEXT,
+        f"wage_code{suffix}": _TEXT,
+        f"wage_shared_by{suffix}": _COUNT,
+        f"wage_status{suffix}": pa.Column("str"),
+    }
+
+
+US = pa.DataFrameSchema(
+    {
+        "code": pa.Column("str", unique=True),
+        "soc2018": pa.Column("str", pa.Check.str_matches(r"^\d{2}-\d{4}$")),
+        **{name: column for release in WAGE_RELEASES for name, column in _wage_columns(release.suffix).items()},
+        "projected_employment_2024": _NUMBER,
+        "projected_employment_2034": _NUMBER,
+        "projected_change_percent": pa.Column("float64", nullable=True),
+        "projected_openings_a_year": _NUMBER,
+        "education": _TEXT,
+        "experience": _TEXT,
+        "training": _TEXT,
+        "projection_code": _TEXT,
+        "projection_shared_by": _COUNT,
+        "projection_status": pa.Column("str"),
+    },
+    strict=True,
+    ordered=True,
+)
+"""US figures by code. Columns without a suffix are of May 2024, those that end in `_2023` of May 2023.
+
+`employment_us` counts the jobs of employees (OEWS), `projected_employment_*` all jobs, those of the self-employed
+included (National Employment Matrix); both are of the BLS code named beside them. A wage is US dollars a year; those that
+`capped_wages` names are missing because the publisher only says that they are at least `wage_cap_usd`. `education, experience, training` are what
+the BLS calls typical for entry; `None` there is its word for "none is needed". `..._shared_by` is the number of rows of
+the table that carry the same figures, 0 where there are none. A status says where the figures come from, and why some are
+missing.
+"""
+
+FILES = (*((release.source, "wages") for release in WAGE_RELEASES), (PROJECTIONS, "projections"))
+"""The files behind the figures, as pairs of source and role."""
+
+
+def us_figures(codes: Sequence[str]) -> pd.DataFrame:
+    """The figures of the BLS for some codes.
+
+    Args:
+        codes: O*NET-SOC 2019 or SOC 2018 codes, each once; the six-digit part of the former is a SOC 2018 code.
+
+    Returns:
+        One row a code, in the order given, schema `US`.
+
+    Raises:
+        DataError: A source file is not to be had or malformed.
+    """
+    frame = pd.DataFrame({"code": list(codes)}, dtype="str")
+    frame["soc2018"] = frame["code"].str[:7]
+    known = frozenset(onet.read_onet_to_soc2018()["soc2018"])
+    for release in WAGE_RELEASES:
+        frame = _joined(frame, _wages(release), known, f"OEWS ({release.period})", "wage", release.suffix)
+    frame = _joined(frame, _projections(), known, "the BLS projections 2024-34", "projection", "")
+    return US.validate(frame[list(US.columns)])
+
+
+def has_us_figures(table: ScoreTable) -> bool:
+    """Whether there are figures of the BLS for the codes of a table: not for UK groups, nor for the invented sample."""
+    return table.taxonomy in TAXONOMIES and table.tasks != SAMPLE
+
+
+def with_us_figures(table: ScoreTable) -> ScoreTable:
+    """A score table by O*NET-SOC or SOC 2018 with the columns of `US` behind its own.
+
+    Raises:
+        UsageError: The taxonomy has no figures of the BLS, or the table is made from the invented sample.
+        DataError: A source file is not to be had or malformed.
+    """
+    if table.taxonomy not in TAXONOMIES:
+        raise UsageError(
+            f"there are US figures for {' and '.join(TAXONOMIES)} only, not for {table.taxonomy}; leave --us out"
+        )
+    if table.tasks == SAMPLE:
+        raise UsageError("the sample's tasks are invented and say nothing about real US jobs; leave --us out")
+    try:
+        figures = us_figures([str(code) for code in table.frame["code"]])
+    except DataError as error:
+        raise DataError(f"{error}; or leave the US figures out with --no-us") from error
+    frame = table.frame.merge(figures, how="left", on="code", validate="1:1")
+    return replace(table, frame=frame, sources=(*table.sources, *(source_use(*file) for file in FILES)))
+
+
+def us_summary(frame: pd.DataFrame) -> str:
+    """How many rows of a table have figures of their own, in a line.
+
+    Args:
+        frame: A table with the columns of `US`.
+    """
+    parts: list[str] = []
+    for what, status in (("jobs and pay", "wage_status"), ("projections", "projection_status")):
+        kinds = frame[status].str.split().str[0].value_counts()
+        own, combined, none = (int(kinds.get(kind, 0)) for kind in ("figures", "combined", "none:"))
+        parts.append(f"{what} of {own:,} codes by themselves, {combined:,} within combined codes, {none:,} missing")
+    return f"US {'; '.join(parts)} (the columns wage_status and projection_status say which)"
+
+
+def match_codes(codes: Sequence[str], rows: Mapping[str, str], known: frozenset[str]) -> dict[str, tuple[str, str]]:
+    """Find for SOC 2018 codes the code under which the BLS publishes them.
+
+    A code with a row of its own takes it. Any other takes the one row of its broad group (the first six characters) that
+    is no SOC 2018 code and so combines several; where there is none, or more than one, it stays without.
+
+    Args:
+        codes: SOC 2018 codes.
+        rows: Titles by code of the BLS table, detailed rows only.
+        known: All SOC 2018 codes.
+
+    Returns:
+        By code the code of the BLS and the status in words; codes without figures are left out.
+    """
+    combined: dict[str, list[str]] = {}
+    for row in rows:
+        if row not in known:
+            combined.setdefault(row[:6], []).append(row)
+    found: dict[str, tuple[str, str]] = {}
+    for code in dict.fromkeys(codes):
+        within = combined.get(code[:6], [])
+        if code in rows:
+            found[code] = code, f"figures of SOC {code}"
+        elif len(within) == 1:
+            members = sorted(other for other in known if other[:6] == code[:6] and other not in rows)
+            found[code] = within[0], f"combined code {within[0]} ({rows[within[0]]}) for {', '.join(members)} together"
+    return found
+
+
+def _joined(
+    frame: pd.DataFrame, figures: pd.DataFrame, known: frozenset[str], name: str, kind: str, suffix: str
+) -> pd.DataFrame:
+    titles = dict(zip(figures["row"], figures["row_title"], strict=True))
+    found = match_codes([str(code) for code in frame["soc2018"]], titles, known)
+    code, shared, status = f"{kind}_code{suffix}", f"{kind}_shared_by{suffix}", f"{kind}_status{suffix}"
+    frame[code] = frame["soc2018"].map({soc: row for soc, (row, _) in found.items()}).astype("str")
+    frame = frame.merge(figures.drop(columns="row_title"), how="left", left_on=code, right_on="row", validate="m:1")
+    rows = frame[code].map(frame[code].value_counts())
+    frame[shared] = rows.fillna(0).astype("int64")
+    words = frame["soc2018"].map({soc: said for soc, (_, said) in found.items()}).astype("object")
+    # The detailed O*NET-SOC codes of one SOC code share its figures; so do, further, the SOC codes of a combined one.
+    words = words.mask(rows > 1, words + "; shared by " + frame[shared].astype("str") + " rows of this table")
+    military = frame["soc2018"].str.startswith(_MILITARY)
+    none = pd.Series(f"none: the armed forces are outside of {name}", index=frame.index, dtype="object").where(
+        military, "none: no row for " + frame["soc2018"] + f" in {name}, and none that combines it with others"
+    )
+    words = words.where(rows.notna(), none)
+    gaps = frame["gaps"].fillna("")
+    frame[status] = (words + gaps.where(gaps == "", "; " + gaps)).astype("str")
+    return frame.drop(columns=["row", "gaps"])
+
+
+def _wages(release: WageRelease) -> pd.DataFrame:
+    table = bls.read_wages(release.source)
+    table = table[table["group"] == "detailed"].reset_index(drop=True)
+    cap = bls.read_wage_cap(release.source)
+    out = pd.DataFrame(
+        {
+            "row": table["soc2018"],
+            "row_title": table["title"],
+            f"employment_us{release.suffix}": table["employment"],
+        }
+    )
+    flags = {rate: table[f"annual_{rate}_flag"] for rate in RATES}
+    for rate in RATES:
+        out[f"{rate}_wage_usd{release.suffix}"] = table[f"annual_{rate}_usd"]
+    marked = {rate: (flags[rate] == "top-coded").map({True: rate + " ", False: ""}) for rate in RATES}
+    capped = sum((marked[rate] for rate in RATES[1:]), marked[RATES[0]]).str.strip()
+    out[f"capped_wages{release.suffix}"] = capped.where(capped != "")
+    out[f"wage_cap_usd{release.suffix}"] = np.where(capped != "", cap, np.nan)
+    out["gaps"] = pd.Series(
+        [
+            _wage_gaps(dict(zip(RATES, values, strict=True)), cap, hourly_only=bool(hourly))
+            for values, hourly in zip(
+                zip(*(flags[rate].astype("object") for rate in RATES), strict=True), table["hourly_only"], strict=True
+            )
+        ],
+        index=out.index,
+        dtype="str",
+    )
+    return out
+
+
+def _wage_gaps(flags: Mapping[str, object], cap: float, *, hourly_only: bool) -> str:
+    said: list[str] = []
+    if capped := [rate for rate, flag in flags.items() if flag == "top-coded"]:
+        said.append(f"{', '.join(capped)} published only as at least {cap:,.0f}")
+    if without := [rate for rate, flag in flags.items() if flag == "not-available"]:
+        why = "the publisher gives hourly pay only" if hourly_only else "not published"
+        said.append(f"{', '.join(without)} a year: {why}")
+    return "; ".join(said)
+
+
+def _projections() -> pd.DataFrame:
+    table = bls.read_projections(PROJECTIONS)
+    table = table[table["kind"] == "line-item"].reset_index(drop=True)
+    return pd.DataFrame(
+        {
+            "row": table["soc2018"],
+            "row_title": table["title"],
+            # Published in thousands with one decimal, which multiplying by a thousand must not blur.
+            "projected_employment_2024": (1000 * table["employment_2024_thousands"]).round(),
+            "projected_employment_2034": (1000 * table["employment_2034_thousands"]).round(),
+            "projected_change_percent": table["change_percent"],
+            "projected_openings_a_year": (1000 * table["openings_thousands"]).round(),
+            "education": table["education"],
+            "experience": table["experience"],
+            "training": table["training"],
+            "gaps": pd.Series("", index=table.index, dtype="str"),
+        }
+    )
