@@ -6,7 +6,10 @@ reader then says which marks mean missing.
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import hashlib
+import json
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,11 +20,15 @@ import openpyxl
 import pandas as pd
 import pandera.errors
 import pandera.pandas as pa
+import pyarrow as pyarrow_lib
+import pyarrow.parquet as pq
 import xlrd
 from xlrd.biffh import XLRDError
 
 from relabel.errors import ColumnError, DataError
-from relabel.sources.fetch import locate
+from relabel.files import replacing
+from relabel.settings import settings
+from relabel.sources.fetch import locate, sha256_of
 from relabel.sources.registry import get_source
 
 TASK_ID = r"^\d+$"
@@ -30,6 +37,9 @@ SOC = r"^\d{2}-\d{4}$"
 UK_SOC_UNIT = r"^\d{4}$"
 
 Rows = list[list[Any]]
+
+_KEPT = ".sheets"
+_KEPT_VERSION = 1
 
 
 def text(
@@ -123,6 +133,9 @@ def read_delimited(
 def read_sheet(path: Path, columns: Mapping[str, str], *, sheet: str | None = None) -> pd.DataFrame:
     """Read a worksheet as text; the header is the first row that holds the first of the columns.
 
+    What was read is kept in the download cache, under the checksum of the workbook: reading the coding index takes
+    seconds, reading it from the cache takes none.
+
     Args:
         path: An `.xlsx` or `.xls` workbook.
         columns: New names by the names in the header, where runs of white space count as one space.
@@ -135,7 +148,12 @@ def read_sheet(path: Path, columns: Mapping[str, str], *, sheet: str | None = No
         ColumnError: A column is missing.
         DataError: The file is not a workbook or has no such sheet.
     """
-    return frame_from_rows(path, read_rows(path, sheet), columns)
+    kept = _kept_path(path, columns, sheet)
+    if (frame := _kept(kept, list(columns.values()))) is not None:
+        return frame
+    frame = frame_from_rows(path, read_rows(path, sheet), columns)
+    _keep(kept, frame)
+    return frame
 
 
 def read_rows(path: Path, sheet: str | None = None) -> Rows:
@@ -271,6 +289,29 @@ def _rows_of_xls(path: Path, sheet: str | None) -> Rows:
             raise _no_sheet(path, sheet, book.sheet_names())
         leaf = book.sheet_by_index(0) if sheet is None else book.sheet_by_name(sheet)
         return [list(leaf.row_values(row)) for row in range(leaf.nrows)]
+
+
+def _kept_path(path: Path, columns: Mapping[str, str], sheet: str | None) -> Path:
+    asked = json.dumps([_KEPT_VERSION, sha256_of(path), sheet, list(columns.items())], ensure_ascii=False)
+    return settings().download_dir / _KEPT / f"{hashlib.sha256(asked.encode()).hexdigest()}.parquet"
+
+
+def _kept(kept: Path, columns: list[str]) -> pd.DataFrame | None:
+    """A sheet that was read before; None where it was not, or where its file is damaged."""
+    try:
+        frame = pq.read_table(kept, page_checksum_verification=True).to_pandas()
+    except (pyarrow_lib.ArrowException, OSError):
+        return None
+    return frame.astype("str") if list(frame.columns) == columns else None
+
+
+def _keep(kept: Path, frame: pd.DataFrame) -> None:
+    # Where the cache cannot be written, the next reader takes the time again.
+    with contextlib.suppress(pyarrow_lib.ArrowException, OSError):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(kept) as temporary:
+            table = pyarrow_lib.Table.from_pandas(frame, preserve_index=False)
+            pq.write_table(table, temporary, write_page_checksum=True)
 
 
 def _no_sheet(path: Path, sheet: str, present: Sequence[str]) -> DataError:
