@@ -13,7 +13,7 @@ Two kinds of gate differ in what must be shown:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -139,20 +139,15 @@ def judge(suite: Suite, run: Run, gold: Gold, baseline: Run | None, details: pd.
     pin = None if baseline is None else labels_sha256(baseline)
     _check_pins(suite, gold, pin)
     alone = _Bench(side_by_side([run], gold), suite, details)
-    outcomes: list[GateResult | _Drop] = []
-    paired: _Bench | None = None
-    for gate in suite.gates:
-        found = None if gate.min is None and gate.max is None else _figure(gate, run, alone)
-        if gate.min is not None:
-            outcomes.append(_bounded(gate, "min", gate.min, found, suite.level))
-        if gate.max is not None:
-            outcomes.append(_bounded(gate, "max", gate.max, found, suite.level))
-        if gate.max_drop is not None and baseline is not None:
-            paired = paired or _Bench(side_by_side([run, baseline], gold), suite, details)
-            outcomes.append(_Drop(gate, paired.figure(gate, 1), paired.figure(gate, 0), paired.changed(gate)))
-    drops = [outcome for outcome in outcomes if isinstance(outcome, _Drop)]
-    levels = iter(family_levels([drop.p for drop in drops], suite.level, suite.family))
-    results = tuple(o if isinstance(o, GateResult) else o.result(next(levels)) for o in outcomes)
+    bounded = {gate.id: tuple(_bounds(gate, _figure(gate, run, alone), suite.level)) for gate in suite.gates}
+    drops: Mapping[str, GateResult] = {}
+    if baseline is not None and any(gate.max_drop is not None for gate in suite.gates):
+        drops = against_baseline(suite, side_by_side([run, baseline], gold), details)
+    results = tuple(
+        result
+        for gate in suite.gates
+        for result in (*bounded[gate.id], *([drops[gate.id]] if gate.id in drops else []))
+    )
     return SuiteResult(
         suite=suite.name,
         title=suite.title,
@@ -165,6 +160,27 @@ def judge(suite: Suite, run: Run, gold: Gold, baseline: Run | None, details: pd.
         passed=all(result.passed for result in results),
         results=results,
     )
+
+
+def against_baseline(suite: Suite, raters: Raters, details: pd.DataFrame | None = None) -> dict[str, GateResult]:
+    """Judge the `max_drop` gates of a suite together.
+
+    Args:
+        suite: The suite.
+        raters: The run and the baseline, in this order, beside the gold.
+        details: As for `judge`.
+
+    Returns:
+        The outcome by the gate's id.
+    """
+    bench = _Bench(raters, suite, details)
+    drops = [
+        _Drop(gate, bench.figure(gate, 1), bench.figure(gate, 0), bench.changed(gate))
+        for gate in suite.gates
+        if gate.max_drop is not None
+    ]
+    levels = family_levels([drop.p for drop in drops], suite.level, suite.family)
+    return {drop.gate.id: drop.result(level) for drop, level in zip(drops, levels, strict=True)}
 
 
 def family_levels(p_values: Sequence[float], level: float, family: str) -> list[float]:
@@ -342,6 +358,8 @@ class _Counted:
 
 
 def _figure(gate: Gate, run: Run, bench: _Bench) -> Figure | _Counted | None:
+    if gate.min is None and gate.max is None:
+        return None
     if gate.metric == "coverage":
         total, unanswered = asked(run)
         setting = gate.setting or bench.raters.main
@@ -351,6 +369,13 @@ def _figure(gate: Gate, run: Run, bench: _Bench) -> Figure | _Counted | None:
         both = coded["strict"].notna() & coded["with_tools"].notna()
         return _Counted(float((coded["incoherent"] & both).sum() / both.sum()), int(both.sum())) if both.any() else None
     return bench.figure(gate, 0)
+
+
+def _bounds(gate: Gate, found: Figure | _Counted | None, level: float) -> Iterator[GateResult]:
+    if gate.min is not None:
+        yield _bounded(gate, "min", gate.min, found, level)
+    if gate.max is not None:
+        yield _bounded(gate, "max", gate.max, found, level)
 
 
 def _bounded(
