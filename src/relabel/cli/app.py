@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from relabel.cli import batch, data, demo, eval, export, rubric, run, score, store
+from relabel.cli import batch, data, demo, eval, export, rubric, run, score, site, store
 
 app = typer.Typer(
     name="relabel",
@@ -45,6 +45,7 @@ run.register(app)
 eval.register(app)
 score.register(app)
 export.register(app)
+site.register(app)
 app.add_typer(data.app, name="data")
 app.add_typer(rubric.app, name="rubric")
 app.add_typer(store.app, name="store")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Generator, Set
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -18,7 +18,7 @@ FilesOf = Callable[[Path], Set[str] | None]
 
 
 @contextmanager
-def written_whole(out: Path, kind: str, files_of: FilesOf) -> Iterator[Path]:
+def written_whole(out: Path, kind: str, files_of: FilesOf) -> Generator[Path]:
     """Hand out a folder beside the one wanted, and move it into place when all went well.
 
     An earlier folder in its place is moved aside first and deleted last, so a machine that fails between the two moves

@@ -1,0 +1,1 @@
+"""Static pages made from an export folder, and from nothing else."""

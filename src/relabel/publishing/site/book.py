@@ -1,0 +1,113 @@
+"""Reading an export: everything that the pages are made from."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from relabel.errors import DataError
+from relabel.publishing.export import EXPORT_FORMAT
+from relabel.publishing.folder import PACKAGE, files_of_export
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Book:
+    """An export in memory, its largest part, the pages of the O*NET-SOC codes, apart.
+
+    Attributes:
+        folder: The export's folder.
+        package: `datapackage.json`.
+        method: `methodology.json`.
+        sources: Entries of `sources.json`.
+        occupations: Pages of the groups, in the order of the codes.
+        changes: Rows of `changes.csv`, numbers as numbers; None where the export has no baseline.
+        families: Pages of the job families; empty where the export has none.
+        files: All files of the export, paths relative to it.
+    """
+
+    folder: Path
+    package: Row
+    method: Row
+    sources: list[Row]
+    occupations: list[Row]
+    changes: list[Row] | None
+    families: list[Row]
+    files: list[str]
+
+    def onet(self) -> Iterator[Row]:
+        """Pages of the O*NET-SOC codes, one after the other."""
+        for path in self.files:
+            if path.startswith("onet/"):
+                yield _json(self.folder / path)
+
+    @property
+    def date(self) -> str | None:
+        """Day on which the labels were made (`YYYY-MM-DD`); None where the run does not say."""
+        created = self.package.get("created")
+        return created[:10] if isinstance(created, str) else None
+
+
+def read_book(folder: Path) -> Book:
+    """Read an export.
+
+    Args:
+        folder: A folder that `relabel export` wrote.
+
+    Raises:
+        DataError: It is none, was written by another version, or a file is missing or damaged.
+    """
+    files = files_of_export(folder)
+    if files is None:
+        raise DataError(f"{folder} holds no export; give the folder that `relabel export --out` wrote")
+    package = _json(folder / PACKAGE)
+    if (found := package["relabel"]["export_format"]) != EXPORT_FORMAT:
+        raise DataError(
+            f"{folder} was written by another version of relabel (export format {found}, this one reads {EXPORT_FORMAT}); "
+            "run `relabel export` again"
+        )
+    ordered = sorted(files)
+    return Book(
+        folder=folder,
+        package=package,
+        method=_json(folder / "methodology.json"),
+        sources=_json(folder / "sources.json")["sources"],
+        occupations=[_json(folder / path) for path in ordered if path.startswith("occupations/")],
+        changes=_changes(folder / "changes.csv") if "changes.csv" in files else None,
+        families=[_json(folder / path) for path in ordered if path.startswith("families/")],
+        files=ordered,
+    )
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is missing or damaged ({type(error).__name__}); run `relabel export` again") from error
+
+
+def _changes(path: Path) -> list[Row]:
+    words = {"code", "title", "measure"}
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [
+                {name: cell if name in words else _number(cell) for name, cell in row.items()}
+                for row in csv.DictReader(file)
+            ]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is missing or damaged ({error}); run `relabel export` again") from error
+    return rows
+
+
+def _number(cell: str) -> float | str | None:
+    if not cell:
+        return None
+    try:
+        return float(cell)
+    except ValueError:
+        return cell

@@ -1,0 +1,246 @@
+"""The site: static pages made from an export.
+
+    OUT/index.html              all occupations in a table that can be sorted and searched
+    OUT/map.html                treemap: area employment, colour score
+    OUT/pay.html                scatter: pay against score
+    OUT/compare.html            two occupations side by side
+    OUT/changes.html            what moved since the baseline, where the export has one
+    OUT/totals.html  method.html  sources.html  sources.pdf
+    OUT/occupations/CODE.html   a page a group
+    OUT/onet/CODE.html          a page an O*NET-SOC code: tasks, readings, rationales, keys of the answers
+    OUT/careers/ID.html         a page a job family, where the export has them
+    OUT/assets/                 one style sheet, one script
+    OUT/data/                   the export itself
+
+Links are relative, so the folder works from a disk and under any path. The same export gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from jinja2 import (
+    BaseLoader,
+    ChoiceLoader,
+    Environment,
+    FileSystemLoader,
+    PackageLoader,
+    PrefixLoader,
+    StrictUndefined,
+    TemplateError,
+)
+
+from relabel.errors import DataError, UsageError
+from relabel.publishing.folder import written_whole
+from relabel.publishing.site import figures, views
+from relabel.publishing.site.book import Book, read_book
+from relabel.publishing.site.paper import sources_pdf
+
+LISTING = "site.json"
+"""Names the files of a site, so that it can be built again over itself."""
+
+Row = dict[str, Any]
+
+_ASSETS = ("site.css", "site.js")
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+
+@dataclass(frozen=True)
+class Site:
+    """A site that has been written.
+
+    Attributes:
+        folder: Where it lies.
+        pages: Number of pages.
+        files: Number of files, those of the export included.
+        size: Bytes in all.
+    """
+
+    folder: Path
+    pages: int
+    files: int
+    size: int
+
+
+def build_site(export: Path, out: Path, *, base_url: str | None = None, theme: Path | None = None) -> Site:
+    """Make a site from an export.
+
+    Args:
+        export: A folder that `relabel export` wrote; nothing else is read.
+        out: Folder to write: new, empty, or an earlier site without other files.
+        base_url: Address that the site will have; gives canonical addresses and a site map.
+        theme: Folder with templates, and style or script under `static/`, that take the place of those of the same name;
+            a template may extend the built-in one as `builtin/NAME`.
+
+    Raises:
+        UsageError: The folder is in use for something else, it lies in the export or the other way round, or the address
+            is none.
+        DataError: The export or a template is damaged, or the folder cannot be written.
+    """
+    address = _address(base_url)
+    if theme is not None and not theme.is_dir():
+        raise UsageError(f"there is no theme folder {theme}; give a folder with templates to --theme")
+    inside = (export.resolve(), out.resolve())
+    if inside[0].is_relative_to(inside[1]) or inside[1].is_relative_to(inside[0]):
+        raise UsageError(f"{out} and the export {export} lie in each other; give another folder to --out")
+    book = read_book(export)
+    with written_whole(out, "site", _files_of_site) as building:
+        try:
+            writer = _Writer(building, book, address, theme)
+            writer.write_all()
+        except TemplateError as error:
+            raise DataError(f"a template cannot be used ({error}); correct it, or leave --theme out") from error
+    return Site(out, len(writer.pages), len(writer.files), writer.size)
+
+
+def _address(base_url: str | None) -> str | None:
+    if base_url is None:
+        return None
+    parts = urlsplit(base_url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        raise UsageError(
+            f"{base_url!r} is no address of a site; give one such as https://example.org/jobs to --base-url"
+        )
+    return base_url.rstrip("/") + "/"
+
+
+def _files_of_site(folder: Path) -> set[str] | None:
+    try:
+        return {LISTING, *json.loads((folder / LISTING).read_text(encoding="utf-8"))["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+class _Writer:
+    def __init__(self, folder: Path, book: Book, address: str | None, theme: Path | None) -> None:
+        self._folder, self._book, self._address, self._theme = folder, book, address, theme
+        self.pages: list[str] = []
+        self.files: list[str] = []
+        self.size = 0
+        assets = {name: self._asset(name) for name in _ASSETS}
+        for name, content in assets.items():
+            self._write(f"assets/{name}", content)
+        self._templates = environment(theme)
+        shared: dict[str, Any] = {
+            "site": views.about(book),
+            # A new style is seen at once, whatever a browser has kept.
+            "stamps": {name: hashlib.sha256(content).hexdigest()[:10] for name, content in assets.items()},
+            "menu": views.menu(book),
+        }
+        cast("dict[str, Any]", self._templates.globals).update(shared)
+
+    def write_all(self) -> None:
+        book = self._book
+        rows = views.rows(book)
+        for path, template, content in views.index_pages(book, rows):
+            self._page(path, template, content)
+        for path, template, content in self._many():
+            self._page(path, template, content)
+        about = views.about(book)
+        self._write(
+            "sources.pdf",
+            sources_pdf(
+                f"Sources: {about['title']}", book.sources, [about["made"], *book.method["caveats"]], book.date
+            ),
+        )
+        for path in book.files:
+            self._write(f"data/{path}", (book.folder / path).read_bytes())
+        if self._theme is not None:
+            self._extra_assets(self._theme)
+        if self._address is not None:
+            self._write("sitemap.xml", _sitemap(self._address, self.pages, book.date))
+            self._write("robots.txt", f"User-agent: *\nAllow: /\nSitemap: {self._address}sitemap.xml\n".encode())
+        listing = json.dumps({"files": sorted(self.files), "export": book.package["version"]}, indent=1)
+        self._write(LISTING, f"{listing}\n".encode())
+
+    def _many(self) -> Iterable[tuple[str, str, Row]]:
+        book = self._book
+        near = views.neighbours(book)
+        for page in book.occupations:
+            yield f"occupations/{page['code']}.html", "occupation.html", views.occupation(page, near)
+        behind = views.groups_of_onet(book)
+        for page in book.onet():
+            yield f"onet/{page['code']}.html", "onet.html", views.onet(page, behind)
+        for page in book.families:
+            yield f"careers/{page['id']}.html", "career.html", views.career(page, book)
+
+    def _page(self, path: str, template: str, content: Mapping[str, Any]) -> None:
+        text = self._templates.get_template(template).render(
+            content, path=path, root="../" * path.count("/"), canonical=self._canonical(path)
+        )
+        self.pages.append(path)
+        # Characters that no HTML may hold; what is left of a text is shown as it is.
+        self._write(path, _UNPRINTABLE.sub("", text).encode("utf-8", "replace"))
+
+    def _canonical(self, path: str) -> str | None:
+        if self._address is None:
+            return None
+        return self._address + ("" if path == "index.html" else path)
+
+    def _asset(self, name: str) -> bytes:
+        own = None if self._theme is None else self._theme / "static" / name
+        if own is not None and own.is_file():
+            return own.read_bytes()
+        return _built_in(name)
+
+    def _extra_assets(self, theme: Path) -> None:
+        for file in sorted((theme / "static").rglob("*")):
+            name = file.relative_to(theme / "static").as_posix()
+            if file.is_file() and name not in _ASSETS:
+                self._write(f"assets/{name}", file.read_bytes())
+
+    def _write(self, path: str, content: bytes) -> None:
+        target = self._folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+        self.files.append(path)
+        self.size += len(content)
+
+
+def _built_in(name: str) -> bytes:
+    return (Path(__file__).parent / "static" / name).read_bytes()
+
+
+def environment(theme: Path | None) -> Environment:
+    """The templates: those of the theme before the built-in ones; every value is escaped."""
+    own = PackageLoader("relabel.publishing.site", "templates")
+    loaders: list[BaseLoader] = [] if theme is None else [FileSystemLoader(theme)]
+    made = Environment(
+        loader=ChoiceLoader([*loaders, own, PrefixLoader({"builtin": own})]),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    filters: dict[str, Callable[..., Any]] = {
+        "money": figures.money,
+        "whole": figures.whole,
+        "tenth": figures.tenth,
+        "percent": figures.percent,
+        "signed": figures.signed,
+        "long_date": _long_date,
+    }
+    made.filters.update(filters)
+    return made
+
+
+def _long_date(day: str) -> str:
+    read = date.fromisoformat(day[:10])
+    return f"{read.day} {read:%B %Y}"
+
+
+def _sitemap(address: str, pages: list[str], day: str | None) -> bytes:
+    changed = f"<lastmod>{day}</lastmod>" if day else ""
+    # Paths are made of codes that an export holds to letters, digits, dots and hyphens; the address is escaped.
+    start = address.replace("&", "&amp;").replace("<", "&lt;")
+    lines = [f"<url><loc>{start}{'' if page == 'index.html' else page}</loc>{changed}</url>" for page in pages]
+    head = '<?xml version="1.0" encoding="UTF-8"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n'
+    return (head + "\n".join(lines) + "\n</urlset>\n").encode()

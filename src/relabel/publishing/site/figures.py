@@ -1,0 +1,55 @@
+"""Figures as people read them."""
+
+from __future__ import annotations
+
+from decimal import ROUND_HALF_UP, Decimal
+
+NONE = "–"
+"""Stands where there is no figure."""
+
+_UNITS = ((1_000_000_000, "bn", 2), (1_000_000, "m", 0))
+
+
+def money(value: float | None, sign: str = "£") -> str:
+    """An amount: `£52,885`, `£126m`, `£1.77bn`; a dash where it is missing."""
+    if value is None:
+        return NONE
+    minus, size = ("−" if value < 0 else ""), abs(value)
+    for unit, name, places in _UNITS:
+        # Judged after rounding, so that 999.6 million is 1.00bn and no 1000m.
+        if round(size / (unit / 1000)) >= 1000:
+            rounded = _half_up(size / unit, places)
+            return f"{minus}{sign}{rounded:,.{places}f}{name}"
+    return f"{minus}{sign}{_half_up(size, 0):,.0f}"
+
+
+def whole(value: float | None) -> str:
+    """A count with separators: `479,000`; a dash where it is missing."""
+    return NONE if value is None else f"{_half_up(value, 0):,.0f}"
+
+
+def tenth(value: float | None) -> str:
+    """One decimal, half up: `4.6`; a dash where it is missing."""
+    return NONE if value is None else f"{_half_up(value, 1):.1f}"
+
+
+def percent(share: float | None) -> str:
+    """A share (0-1) in whole percent; `under 1 %` where it would read as none; a dash where it is missing."""
+    if share is None:
+        return NONE
+    if 0 < share < 0.005:
+        return "under 1 %"
+    return f"{_half_up(100 * share, 0):.0f} %"
+
+
+def signed(value: float | None, places: int = 1) -> str:
+    """A change with its sign: `+0.4`, `−1.2`, `0.0`; a dash where it is missing."""
+    if value is None:
+        return NONE
+    rounded = _half_up(abs(value), places)
+    sign = "" if rounded == 0 else ("+" if value > 0 else "−")
+    return f"{sign}{rounded:,.{places}f}"
+
+
+def _half_up(value: float, places: int) -> Decimal:
+    return Decimal(repr(round(float(value), 12))).quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP)

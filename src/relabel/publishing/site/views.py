@@ -1,0 +1,316 @@
+"""What each kind of page shows, put together from an export."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from relabel.publishing.site.book import Book
+from relabel.publishing.site.charts import Box, log_axis, squarified
+
+Row = dict[str, Any]
+
+_UNGROUPED = {"code": "", "title": "All occupations"}
+_WIDE, _TALL = Box(0, 0, 160, 90), Box(0, 0, 90, 200)
+_PLOT = (880.0, 480.0)
+_MOST_REST = 40
+_CAUSES = ("labels", "tasks", "weights", "bridge")
+_MEASURES = (
+    ("alpha", "Model alone", "alpha"),
+    ("beta", "Tools at half weight", "beta"),
+    ("gamma", "Model with tools", "gamma"),
+)
+
+
+def about(book: Book) -> Row:
+    """What every page says of the whole site."""
+    method = book.method
+    counts = method["counts"]
+    money = any(page["score"]["employees"] is not None for page in book.occupations)
+    date = book.date
+    made = (
+        f"{counts['scored']:,} of {counts['groups']:,} occupations scored from {counts['tasks_labelled']:,} labelled tasks; "
+        f"labels by {method['model']}"
+    )
+    return {
+        "title": "Task exposure by occupation",
+        "uk": method["taxonomy"] == "uk-soc2020",
+        "taxonomy": method["score"]["taxonomy_name"],
+        "model": method["model"],
+        "run": method["run"],
+        "method": method["method"],
+        "date": date,
+        "made": f"{made}{f' on {date}' if date else ''}.",
+        "version": book.package["version"],
+        "note": method["note"],
+        "counts": counts,
+        "caution": method["score"]["caution"],
+        "bands": method["score"]["bands"],
+        "readings": [r for r in ("strict", "with_tools") if any(p["readings"][r] for p in book.occupations)],
+        "reading_names": method["score"]["readings"],
+        "money": money,
+        "careers": bool(book.families),
+        "licences": [entry.get("title", entry["name"]) for entry in book.package["licenses"]],
+    }
+
+
+def menu(book: Book) -> list[tuple[str, str]]:
+    """Pages of the menu: path and name."""
+    has = about(book)
+    entries = [("index.html", "Occupations")]
+    if has["money"]:
+        entries += [("map.html", "Map"), ("pay.html", "Pay")]
+    entries.append(("compare.html", "Compare"))
+    if book.changes is not None:
+        entries.append(("changes.html", "What changed"))
+    if has["careers"]:
+        entries.append(("careers/index.html", "Careers"))
+    if has["money"]:
+        entries.append(("totals.html", "Totals"))
+    return [*entries, ("method.html", "Method"), ("sources.html", "Sources")]
+
+
+def rows(book: Book) -> list[Row]:
+    """One row an occupation for tables, charts and the comparison."""
+    found: list[Row] = []
+    for page in book.occupations:
+        score = page["score"]
+        row = {name: score[name] for name in ("code", "title", "strict_10", "with_tools_10", "status")}
+        row |= {
+            "jobs": score["employees"],
+            "pay": score["median_pay_gbp"],
+            "major": page["above"].get("major", _UNGROUPED),
+            "words": " ".join([page["code"], page["title"], *page["job_titles"]]).casefold(),
+        }
+        for reading in ("strict", "with_tools"):
+            said = page["readings"][reading]
+            row[reading] = said and {
+                "band": said["band_label"],
+                "low": said["low_10"],
+                "high": said["high_10"],
+                "percentile": said["percentile"],
+                "wage": said["wage_exposure_gbp"],
+            }
+        found.append(row)
+    return found
+
+
+def index_pages(book: Book, listed: list[Row]) -> Iterator[tuple[str, str, Row]]:
+    """The pages about all occupations: path, template, content."""
+    has = about(book)
+    yield "index.html", "index.html", {"rows": listed, "totals": totals(book) if has["money"] else None}
+    if has["money"]:
+        placed = [row for row in listed if row["jobs"]]
+        yield (
+            "map.html",
+            "map.html",
+            {"regions": treemap(placed), "rows": placed, "left_out": len(listed) - len(placed)},
+        )
+        paid = [row for row in listed if row["pay"] and (row["strict"] or row["with_tools"])]
+        yield "pay.html", "pay.html", {"plot": scatter(paid), "rows": paid, "left_out": len(listed) - len(paid)}
+        yield "totals.html", "totals.html", {"totals": totals(book)}
+    yield "compare.html", "compare.html", {"rows": [_compared(row) for row in listed]}
+    if book.changes is not None:
+        yield "changes.html", "changes.html", changes(book)
+    if book.families:
+        yield "careers/index.html", "careers.html", {"families": book.families}
+    yield "method.html", "method.html", {"method": book.method}
+    yield "sources.html", "sources.html", {"sources": book.sources, "package": book.package, "method": book.method}
+
+
+def _compared(row: Row) -> Row:
+    kept = {name: row[name] for name in ("code", "title", "status", "jobs", "pay", "strict_10", "with_tools_10")}
+    return kept | {reading: row[reading] for reading in ("strict", "with_tools")}
+
+
+def neighbours(book: Book) -> dict[str, list[Row]]:
+    """Other occupations of the same minor group, by code."""
+    by_minor: dict[str, list[Row]] = defaultdict(list)
+    for page in book.occupations:
+        if "minor" in page["above"]:
+            by_minor[page["above"]["minor"]["code"]].append({name: page[name] for name in ("code", "title")})
+    return {
+        page["code"]: [other for other in by_minor[page["above"]["minor"]["code"]] if other["code"] != page["code"]]
+        for page in book.occupations
+        if "minor" in page["above"]
+    }
+
+
+def occupation(page: Row, near: dict[str, list[Row]]) -> Row:
+    """Content of the page of a group."""
+    by_code: dict[str, list[Row]] = defaultdict(list)
+    known: dict[tuple[str, str], Row] = {}
+    for task in page["tasks"]:
+        by_code[task["onet_soc_code"]].append(task)
+        known[task["onet_soc_code"], task["task_id"]] = task
+    titles = {part["onet_soc_code"]: part["title"] for part in page["onet"]}
+
+    def named(refs: Sequence[Row] | None) -> list[Row]:
+        return [
+            known[ref["onet_soc_code"], ref["task_id"]] | ref | {"from": titles[ref["onet_soc_code"]]}
+            for ref in refs or ()
+        ]
+
+    readings = {name: said and said | {"top": named(said["top_tasks"])} for name, said in page["readings"].items()}
+    return {
+        "page": page,
+        "score": page["score"],
+        "readings": readings,
+        "matter_most": named(page["matter_most"]),
+        "parts_count": len(page["onet"]),
+        "parts_here": [
+            part | {"split": split(by_code[part["onet_soc_code"]])} for part in page["onet"] if part["tasks_here"]
+        ],
+        "rest": [part for part in page["onet"] if not part["tasks_here"]],
+        "most_rest": _MOST_REST,
+        "near": near.get(page["code"], []),
+    }
+
+
+def split(tasks: Sequence[Row]) -> Row:
+    """Tasks of a code by what they need: the model alone, software around it, neither; and those without a label."""
+    found: dict[str, list[Row]] = {"alone": [], "software": [], "person": [], "unknown": []}
+    for task in tasks:
+        if task["strict"] == "exposed":
+            found["alone"].append(task)
+        elif task["with_tools"] == "exposed":
+            found["software"].append(task)
+        elif task["strict"] is None and task["with_tools"] is None:
+            found["unknown"].append(task)
+        else:
+            found["person"].append(task)
+    labelled = len(tasks) - len(found["unknown"])
+    alone, software = len(found["alone"]), len(found["software"])
+    counts = {"of": labelled, "strict": alone, "with_tools": alone + software}
+    return found | counts
+
+
+def groups_of_onet(book: Book) -> dict[str, list[Row]]:
+    """The groups that each O*NET-SOC code stands behind, largest share first."""
+    behind: dict[str, list[Row]] = defaultdict(list)
+    for page in book.occupations:
+        for part in page["onet"]:
+            behind[part["onet_soc_code"]].append({"code": page["code"], "title": page["title"], "share": part["share"]})
+    return {code: sorted(groups, key=lambda g: (-g["share"], g["code"])) for code, groups in behind.items()}
+
+
+def onet(page: Row, behind: dict[str, list[Row]]) -> Row:
+    """Content of the page of an O*NET-SOC code."""
+    tasks = sorted(page["tasks"], key=lambda task: -(task["importance"] or 0))
+    return {"page": page, "score": page["score"], "split": split(tasks), "groups": behind.get(page["code"], [])}
+
+
+def treemap(placed: Sequence[Row]) -> list[Row]:
+    """The major groups with their occupations, each with its place on a wide and on a tall area, in percent.
+
+    Args:
+        placed: Rows with jobs.
+    """
+    by_major: dict[str, list[Row]] = defaultdict(list)
+    for row in placed:
+        by_major[row["major"]["code"]].append(row)
+    regions = sorted(by_major.values(), key=lambda inside: (-sum(row["jobs"] for row in inside), inside[0]["code"]))
+    sizes = [sum(row["jobs"] for row in inside) for inside in regions]
+    outer = {"wide": squarified(sizes, _WIDE), "tall": squarified(sizes, _TALL)}
+    found: list[Row] = []
+    for number, inside in enumerate(regions):
+        ordered = sorted(inside, key=lambda row: (-row["jobs"], row["code"]))
+        places = {
+            form: [_percent(box, whole) for box in squarified([row["jobs"] for row in ordered], outer[form][number])]
+            for form, whole in (("wide", _WIDE), ("tall", _TALL))
+        }
+        tiles = [
+            {"row": row, "wide": wide, "tall": tall}
+            for row, wide, tall in zip(ordered, places["wide"], places["tall"], strict=True)
+        ]
+        found.append({"major": inside[0]["major"], "jobs": sizes[number], "tiles": tiles})
+    return found
+
+
+def _percent(box: Box, whole: Box) -> tuple[float, ...]:
+    return (
+        round(100 * box.x / whole.width, 3),
+        round(100 * box.y / whole.height, 3),
+        round(100 * box.width / whole.width, 3),
+        round(100 * box.height / whole.height, 3),
+    )
+
+
+def scatter(paid: Sequence[Row]) -> Row:
+    """Places of the occupations in a scatter: median pay from left to right, score from bottom to top.
+
+    Args:
+        paid: Rows with pay and a score.
+    """
+    width, height = _PLOT
+    if not paid:
+        return {"width": width, "height": height, "ticks": [], "dots": []}
+    axis = log_axis([row["pay"] for row in paid], width)
+    dots = [
+        {
+            "row": row,
+            "x": round(axis.at(row["pay"]), 1),
+            **{
+                name: None if row[ten] is None else round(height * (1 - row[ten] / 10), 1)
+                for name, ten in (("strict", "strict_10"), ("with_tools", "with_tools_10"))
+            },
+        }
+        for row in sorted(paid, key=lambda row: (row["pay"], row["code"]))
+    ]
+    ticks = [{"value": tick, "x": round(axis.at(tick), 1)} for tick in axis.ticks]
+    return {"width": width, "height": height, "ticks": ticks, "dots": dots}
+
+
+def totals(book: Book) -> Row:
+    """Wage exposure in all and by major group, over the occupations with a score, jobs and pay."""
+    lines: dict[str, Row] = {}
+    every = _line({"code": "", "title": "All occupations"})
+    for page in book.occupations:
+        score = page["score"]
+        major = page["above"].get("major", _UNGROUPED)
+        line = lines.setdefault(major["code"], _line(major))
+        for into in (line, every):
+            into["groups"] += 1
+            into["all_jobs"] += score["employees"] or 0
+            if score["employees"] is None or score["median_pay_gbp"] is None or not any(page["readings"].values()):
+                continue
+            wages = score["employees"] * score["median_pay_gbp"]
+            into["counted"] += 1
+            into["jobs"] += score["employees"]
+            into["wages"] += wages
+            for measure, _, _ in _MEASURES:
+                if score[measure] is not None:
+                    into[measure] = (into[measure] or 0) + score[measure] * wages
+    return {"every": every, "lines": list(lines.values()), "measures": _MEASURES}
+
+
+def _line(major: Row) -> Row:
+    counted = dict.fromkeys(("groups", "counted", "jobs", "all_jobs", "wages"), 0)
+    return dict(major) | counted | {measure: None for measure, _, _ in _MEASURES}
+
+
+def changes(book: Book) -> Row:
+    """What moved against the baseline, largest first, with the causes that the export names."""
+    assert book.changes is not None
+    moved = [row for row in book.changes if row["change"] != 0]
+    known = [row for row in moved if row["change"] is not None]
+    ordered = sorted(known, key=lambda row: (-abs(row["change"]), row["code"], row["measure"]))
+    ordered += [row for row in moved if row["change"] is None]
+    return {
+        "changed": ordered,
+        "codes": len({row["code"] for row in ordered}),
+        "causes": [cause for cause in _CAUSES if book.changes and cause in book.changes[0]],
+        "method": book.method,
+    }
+
+
+def career(page: Row, book: Book) -> Row:
+    """Content of the page of a job family."""
+    return {
+        "page": page,
+        "family_ids": {family["id"] for family in book.families},
+        "onet_codes": {
+            path.removeprefix("onet/").removesuffix(".json") for path in book.files if path.startswith("onet/")
+        },
+    }
