@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,6 +21,9 @@ from relabel.labelling.progress import Progress
 from relabel.labelling.store import Store
 from relabel.labelling.workers import Workers
 from relabel.run import write_manifest
+
+_COLLECT_EVERY = 20_000
+"""New objects between two looks for garbage. The usual 700 costs a seventh of a run's processor time and finds little."""
 
 
 async def run_job(
@@ -55,8 +60,22 @@ async def run_job(
         StoreError: The store failed.
     """
     require_writable(out)
-    with writing(out):
+    with writing(out), _collecting_less():
         return await _run_job(job, engine, store, out, concurrency, progress, stop or Stop(), clock, now)
+
+
+@contextmanager
+def _collecting_less() -> Generator[None]:
+    """Look for cyclic garbage less often while the block lasts, and not among what was there before."""
+    usual = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_COLLECT_EVERY, *usual[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
+        gc.unfreeze()
 
 
 async def _run_job(

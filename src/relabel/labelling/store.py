@@ -36,6 +36,7 @@ from relabel.labelling.wire import messages_of, with_messages
 _NEVER_FULL = 2**62
 _NEVER_A_FILE = 2**30
 """Bytes; smaller values lie in the database itself, where none can get lost on its own."""
+_SPELLING = json.JSONEncoder(separators=(",", ":"))
 REJECTED = "/rejected/"
 TEXT = "text/"
 NOTE = "note/"
@@ -339,13 +340,13 @@ class Store:
 
     def _save(self, key: str, document: dict[str, Any]) -> None:
         try:
-            self._cache.set(key, json.dumps(document, separators=(",", ":")))
+            self._cache.set(key, _SPELLING.encode(document))
         except (OSError, sqlite3.Error, diskcache.Timeout) as error:
             self._fail(error)
 
     def _add(self, key: str, document: dict[str, Any]) -> bool:
         try:
-            return bool(self._cache.add(key, json.dumps(document, separators=(",", ":"))))
+            return bool(self._cache.add(key, _SPELLING.encode(document)))
         except (OSError, sqlite3.Error, diskcache.Timeout) as error:
             self._fail(error)
 

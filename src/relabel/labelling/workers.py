@@ -23,6 +23,8 @@ ALIKE = 10
 """When so many first requests of a run all fail the same way, the rest would too."""
 LONGEST_HOLD_S = 0.02
 """Seconds that answers from the store may keep everything else waiting."""
+STAND_BY = 8
+"""One worker in so many more than requests may be in flight."""
 _REPAIRABLE = {"invalid-json", "schema"}
 _ABOUT_THE_TASK = {"budget", "refusal", "content-filter"}
 _FATAL = (ProviderError, StoreError)
@@ -70,12 +72,14 @@ class Workers:
         """Work through the plan, until its end or until the job is stopped.
 
         Args:
-            concurrency: Workers.
+            concurrency: Requests that the engine has in flight at most.
 
         Returns:
             What ended it early for good, if anything did.
         """
-        workers = [asyncio.create_task(self._pull()) for _ in range(min(concurrency, max(1, self.job.size)))]
+        # Some stand by, so that a request goes out the moment that another comes back, and not when its answer is filed.
+        ready = min(concurrency + concurrency // STAND_BY, max(1, self.job.size))
+        workers = [asyncio.create_task(self._pull()) for _ in range(ready)]
         stopping = asyncio.create_task(self.stop.asked.wait())
         renewing = asyncio.create_task(self._renew())
         pending: set[asyncio.Task[Any]] = set(workers)
@@ -189,6 +193,8 @@ class Workers:
 
         def flies(now: bool) -> None:
             task = asyncio.current_task()
+            if now and self.stop.asked.is_set():
+                raise asyncio.CancelledError
             if now:
                 flying[key] = (name, self.clock())
                 self._on_wire.add(task)

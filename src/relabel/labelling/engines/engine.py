@@ -36,7 +36,9 @@ class Repair:
 
 
 Flies = Callable[[bool], None]
-"""Told True when a request goes on the wire, and False when it is off it again, whatever came of it."""
+"""Told True when a request goes on the wire, and False when it is off it again, whatever came of it.
+
+What it raises at True keeps the request from being sent."""
 
 
 class Engine(Protocol):

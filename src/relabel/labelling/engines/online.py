@@ -58,6 +58,9 @@ _USUAL_ANSWER = 80
 """Tokens; only the pace depends on it, never a cap of cost."""
 
 
+_SPELLING = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+
+
 class _TimedOutError(Exception):
     """One attempt took too long."""
 
@@ -118,33 +121,57 @@ class OnlineEngine:
         )
         sent = 0
         ends_at: float | None = None
-        retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(is_transient),
-            # An attempt that could only begin after the deadline is none.
-            stop=lambda state: (
-                state.attempt_number >= ATTEMPTS
-                or (ends_at is not None and self._clock() + state.upcoming_sleep >= ends_at)
-            ),
-            wait=self._pause,
-            sleep=self._sleep,
-            reraise=True,
-        )
+        failed: BaseException | None = None
+
+        async def once() -> Answer:
+            nonlocal sent, ends_at
+            waiting_since = self._clock()
+            ticket, worst = await self._turn(body, tokens)
+            try:
+                if flies is not None:
+                    flies(True)
+            except BaseException:
+                self.limiter.failed(ticket)
+                self.budget.settle(worst, 0.0)
+                raise
+            sent += 1
+            now = self._clock()
+            ends_at = now + DEADLINE_S if ends_at is None else ends_at + now - waiting_since
+            try:
+                text, latency = await self._once(request, body, ticket, worst, ends_at)
+            finally:
+                if flies is not None:
+                    flies(False)
+            return self._answer(request, text, sent, latency, ticket, worst, repaired=repair is not None)
+
+        async def once_more() -> Answer:
+            nonlocal failed
+            if failed is not None:
+                first, failed = failed, None
+                raise first
+            return await once()
+
         try:
-            async for attempt in retrying:
-                with attempt:
-                    waiting_since = self._clock()
-                    ticket, worst = await self._turn(body, tokens)
-                    sent += 1
-                    now = self._clock()
-                    ends_at = now + DEADLINE_S if ends_at is None else ends_at + now - waiting_since
-                    if flies is not None:
-                        flies(True)
-                    try:
-                        text, latency = await self._once(request, body, ticket, worst, ends_at)
-                    finally:
-                        if flies is not None:
-                            flies(False)
-                    return self._answer(request, text, sent, latency, ticket, worst, repaired=repair is not None)
+            # The owner of retries is called in when there is something to retry: it leaves a lot of garbage, and counts the
+            # attempt that has failed as its first.
+            try:
+                return await once()
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                failed = error
+            retrying = tenacity.AsyncRetrying(
+                retry=tenacity.retry_if_exception(is_transient),
+                # An attempt that could only begin after the deadline is none.
+                stop=lambda state: (
+                    state.attempt_number >= ATTEMPTS
+                    or (ends_at is not None and self._clock() + state.upcoming_sleep >= ends_at)
+                ),
+                wait=self._pause,
+                sleep=self._sleep,
+                reraise=True,
+            )
+            return await retrying(once_more)
         except NoBudgetError as error:
             raise NoAnswerError("budget", str(error), sent) from error
         except (_TimedOutError, openai.APITimeoutError) as error:
@@ -158,7 +185,6 @@ class OnlineEngine:
             raise NoAnswerError("provider", f"the connection to {self._address} broke ({cause})", sent) from error
         except openai.APIStatusError as error:
             raise self._refusal(error, request, sent) from error
-        raise AssertionError("tenacity returns or raises")
 
     def redact(self, text: str) -> str:
         """Take the key, and whatever looks like one, out of a text."""
@@ -295,7 +321,7 @@ class OnlineEngine:
 def _posted(body: Mapping[str, Any]) -> bytes:
     # In the order in which it was made: models with strict schemas write in the schema's order, and the reason must come
     # before the label.
-    return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+    return _SPELLING.encode(body).encode()
 
 
 def _limit_headers(headers: httpx2.Headers) -> dict[str, str]:
