@@ -15,6 +15,8 @@ from relabel.labelling.budget import Budget
 from relabel.labelling.connection import Connection, LazyEngine
 from relabel.labelling.engines.engine import Engine
 from relabel.labelling.engines.limits import Limiter
+from relabel.labelling.engines.ray_cluster import ClusterOptions
+from relabel.labelling.engines.ray_engine import RayEngine
 from relabel.labelling.engines.replay import ReplayEngine
 from relabel.labelling.job import Job, Stop
 from relabel.labelling.outcome import Outcome
@@ -50,6 +52,7 @@ def label(
     pace: Pace,
     *,
     replay: bool = False,
+    cluster: ClusterOptions | None = None,
     look: Look = "people",
 ) -> Outcome:
     """Run a job to its end.
@@ -62,14 +65,21 @@ def label(
         environment: Settings from the environment.
         pace: How fast to ask.
         replay: Whether answers come from the store alone.
+        cluster: The Ray cluster whose workers ask; None asks from this process.
         look: How progress looks.
     """
     require_writable(folder)
     limiter = Limiter(pace.concurrency, rpm=pace.rpm, tpm=pace.tpm)
     budget = Budget(pace.max_cost, described.price)
     with Store(environment.store_dir) as store:
-        online = LazyEngine(model, described, environment, limiter, budget)
-        return asyncio.run(_work(job, ReplayEngine() if replay else online, store, folder, limiter, look=look))
+        engine: Engine
+        if replay:
+            engine = ReplayEngine()
+        elif cluster is not None:
+            engine = RayEngine(model, described, limiter, budget, cluster)
+        else:
+            engine = LazyEngine(model, described, environment, limiter, budget)
+        return asyncio.run(_work(job, engine, store, folder, limiter, look=look))
 
 
 async def _work(job: Job, engine: Engine, store: Store, folder: Path, limiter: Limiter, *, look: Look) -> Outcome:

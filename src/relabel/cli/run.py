@@ -14,6 +14,7 @@ import typer
 if TYPE_CHECKING:
     from relabel.cli.edge import Pace
     from relabel.labelling.connection import Connection
+    from relabel.labelling.engines.ray_cluster import ClusterOptions
     from relabel.labelling.job import Job
 
 
@@ -23,6 +24,7 @@ class EngineName(StrEnum):
     online = "online"
     batch = "batch"
     replay = "replay"
+    ray = "ray"
 
 
 class ApiName(StrEnum):
@@ -115,13 +117,26 @@ def run(
     engine: Annotated[
         EngineName,
         typer.Option(
-            help="online asks the model; batch asks through OpenAI's Batch API, for half the price within a day; replay takes answers from the store alone."
+            help="online asks the model; batch asks through OpenAI's Batch API, for half the price within a day; replay takes answers from the store alone; ray asks as online does, from the workers of a Ray cluster."
         ),
     ] = EngineName.online,
     concurrency: Annotated[
         str,
         typer.Option(help="Requests in flight at once, or auto to find out what the provider takes. Local models: 4."),
     ] = "auto",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            help="With --engine ray: HOST:PORT of the cluster, or auto. By default RAY_ADDRESS, else Ray is started on this machine."
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="With --engine ray: worker processes. By default one a node.")
+    ] = None,
+    worker_cpus: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --engine ray: cores that a worker reserves, and uses for a local model."),
+    ] = None,
     rpm: Annotated[float | None, typer.Option(min=0.001, help="Requests a minute at most.")] = None,
     tpm: Annotated[float | None, typer.Option(min=1, help="Tokens a minute at most.")] = None,
     max_cost: Annotated[
@@ -183,7 +198,8 @@ def run(
     described = describe(
         model, base_url, environment, params, api=api.value, price=given_price(price) if price else None
     )
-    pace = _pace(concurrency, rpm, tpm, max_cost, model, described, params)
+    cluster = _cluster(engine, ray_address, workers, worker_cpus)
+    pace = _pace(concurrency, rpm, tpm, max_cost, model, described, params, cluster)
     form = response_format.value if response_format is not FormName.auto else "json_schema"
     chosen = load_tasks(tasks, unit=loaded.unit, occupations=occupation or (), sample=sample, seed=seed)
     job = Job(
@@ -227,7 +243,7 @@ def run(
         from relabel.cli.edge import label
 
         replay = engine is EngineName.replay
-        outcome = label(job, folder, model, described, environment, pace, replay=replay, look=look)
+        outcome = label(job, folder, model, described, environment, pace, replay=replay, cluster=cluster, look=look)
     if as_json:
         typer.echo(outcome.manifest.model_dump_json(indent=2))
     else:
@@ -243,6 +259,23 @@ def run(
         )
 
 
+def _cluster(
+    engine: EngineName, address: str | None, workers: int | None, worker_cpus: int | None
+) -> ClusterOptions | None:
+    from relabel.errors import UsageError
+    from relabel.labelling.engines.ray_cluster import ClusterOptions
+
+    if engine is EngineName.ray:
+        options = ClusterOptions(address, workers, worker_cpus)
+        options.check()
+        return options
+    given = {"--ray-address": address, "--workers": workers, "--worker-cpus": worker_cpus}
+    for option, value in given.items():
+        if value is not None:
+            raise UsageError(f"{option} says how a cluster is used, and --engine {engine} uses none; add --engine ray")
+    return None
+
+
 def _pace(
     concurrency: str,
     rpm: float | None,
@@ -251,14 +284,18 @@ def _pace(
     model: str,
     described: Connection,
     params: dict[str, Any],
+    cluster: ClusterOptions | None,
 ) -> Pace:
     from relabel.cli.edge import Pace
     from relabel.errors import UsageError
+    from relabel.labelling.engines.limits import LARGEST_LIMIT
     from relabel.labelling.engines.local import SLOTS, is_local
     from relabel.labelling.wire import output_bound
 
     if concurrency == "auto":
         at_once = SLOTS if is_local(model) else None
+        if at_once and cluster:  # a server for each worker; how many there are is known once the cluster is joined
+            at_once = SLOTS * cluster.workers if cluster.workers else LARGEST_LIMIT
     elif concurrency.isdecimal() and 1 <= int(concurrency) <= 4096:
         at_once = int(concurrency)
     else:

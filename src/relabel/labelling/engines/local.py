@@ -120,6 +120,7 @@ class LocalServer:
     Args:
         weights: The GGUF file.
         alias: The model's name on the wire.
+        threads: Processor threads; by default as many as the machine has cores, up to 8.
         log: Where the server's messages go; a temporary file by default.
 
     Raises:
@@ -133,15 +134,17 @@ class LocalServer:
         *,
         slots: int = SLOTS,
         slot_tokens: int = SLOT_TOKENS,
+        threads: int | None = None,
         log: IO[bytes] | None = None,
     ) -> None:
         self._weights, self._alias, self._slots, self._slot_tokens = weights, alias, slots, slot_tokens
+        self._threads = threads
         self._log: IO[bytes] = log or tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as the server
         self._process: subprocess.Popen[bytes] | None = None
         self.base_url = ""
 
     def __enter__(self) -> Self:
-        threads = max(1, min(os.cpu_count() or 1, 8))
+        threads = self._threads or max(1, min(os.cpu_count() or 1, 8))
         command = [sys.executable, "-m", "relabel.labelling.engines.local_server", str(self._weights), self._alias]
         command += [str(self._slots), str(self._slot_tokens), str(threads)]
         self._process = subprocess.Popen(  # noqa: S603  our own module

@@ -1,0 +1,193 @@
+"""Joining a Ray cluster, or starting one here: quietly, and with a sentence where it fails."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import tempfile
+import warnings
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from relabel.errors import ProviderError, UsageError
+
+RAY_EXTRA = "pip install 'relabel[ray]'"
+_REACH_S = 5.0
+_LOCAL_STORE_BYTES = 80 * 2**20
+"""Ray's object store, when the cluster is this machine alone: messages are too small to pass through it."""
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_NUM_REDIS_GET_RETRIES": "2",  # an address that answers, but is no cluster, would be asked for ten minutes
+}
+_LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Ray's own switch for machines that form no cluster: all its ports are on loopback."""
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """Which cluster, and how much of it.
+
+    Attributes:
+        address: `HOST:PORT`, or `auto` for the cluster that this machine belongs to; None takes `RAY_ADDRESS`, and where
+            that is not set starts Ray on this machine alone, for as long as the run lasts.
+        workers: Worker processes; None starts one a node.
+        worker_cpus: Processor cores that a worker reserves; None reserves none.
+    """
+
+    address: str | None = None
+    workers: int | None = None
+    worker_cpus: int | None = None
+
+    def check(self) -> None:
+        """Find what is wrong before anything is paid for. Nothing is started or reached.
+
+        Raises:
+            UsageError: Ray is not installed, or the address is none.
+        """
+        from importlib.util import find_spec  # noqa: PLC0415
+
+        if find_spec("ray") is None:
+            raise UsageError(f"--engine ray needs Ray, which is not installed; {RAY_EXTRA}, or leave --engine out")
+        address = self.where
+        if address is None or address in {"auto", "local"}:
+            return
+        host, _, port = address.rpartition(":")
+        if "://" in address or not host or not port.isdecimal():
+            raise UsageError(
+                f"--ray-address {address!r} is neither auto nor HOST:PORT; the driver itself must run on a node of the cluster, "
+                "for example by `ray job submit`"
+            )
+
+    @property
+    def where(self) -> str | None:
+        """The address, by option or environment."""
+        return self.address or os.environ.get("RAY_ADDRESS") or None
+
+
+class Cluster:
+    """A joined cluster. `leave` ends what was started for it, and nothing else."""
+
+    def __init__(self, ray: Any, opened: ExitStack) -> None:
+        self.ray = ray
+        self._opened = opened
+
+    @property
+    def nodes(self) -> list[Mapping[str, Any]]:
+        """The nodes that are alive."""
+        return [node for node in self.ray.nodes() if node["Alive"]]
+
+    def leave(self) -> None:
+        """Leave the cluster; what was started here is stopped."""
+        self._opened.close()
+
+
+def join(options: ClusterOptions) -> Cluster:
+    """Join a cluster, or start one on this machine.
+
+    Raises:
+        UsageError: Ray is not installed, or the address is none.
+        ProviderError: The cluster cannot be reached, or runs other versions.
+    """
+    options.check()
+    address = options.where
+    alone = address is None or address == "local"
+    if address is not None and ":" in address:
+        _reach(address)
+    with ExitStack() as opened:
+        variables, folder = dict(_QUIET), None
+        if alone:
+            folder = Path(
+                opened.enter_context(tempfile.TemporaryDirectory(prefix="relabel-ray-", ignore_cleanup_errors=True))
+            )
+            variables |= _LOOPBACK_ONLY | _token(folder)
+        opened.enter_context(_environment(variables))
+        ray = _load()
+        if ray.is_initialized():  # the program that calls this has joined already
+            return Cluster(ray, ExitStack())
+        try:
+            if folder is not None:
+                ray.init(
+                    address="local",
+                    num_cpus=None if options.worker_cpus else 1,
+                    include_dashboard=False,
+                    object_store_memory=_LOCAL_STORE_BYTES,
+                    log_to_driver=False,
+                    configure_logging=False,
+                    _temp_dir=str(folder),
+                )
+            else:
+                ray.init(address=address, log_to_driver=False, configure_logging=False)
+        except Exception as error:  # Ray raises bare errors of many kinds, each with several lines
+            raise _explained(error, address) from error
+        opened.callback(ray.shutdown)
+        return Cluster(ray, opened.pop_all())
+
+
+def _load() -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import ray  # noqa: PLC0415  an extra, and heavy
+            import ray._private.worker as inside  # noqa: PLC0415
+    except ImportError as error:
+        raise UsageError(f"Ray cannot be loaded ({error}); {RAY_EXTRA}") from error
+    # Standard output and error are relabel's: what goes wrong with workers reaches it as exceptions.
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    if hasattr(inside, "print_to_stdstream"):
+        inside.print_to_stdstream = _say_nothing
+    return ray
+
+
+def _say_nothing(*_: object, **__: object) -> None:
+    """Stands in the place of what prints a cluster's news."""
+
+
+def _token(folder: Path) -> dict[str, str]:
+    """A token of its own for a cluster of its own: nobody else on this machine can give it work."""
+    path = folder / "token"
+    path.touch(mode=0o600)
+    path.write_text(secrets.token_hex(32), encoding="utf-8")
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Generator[None]:
+    """Set environment variables that are not set, for as long as the block lasts."""
+    added = {name: value for name, value in variables.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+def _reach(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_S):
+            pass
+    except (OSError, OverflowError) as error:
+        raise ProviderError(
+            f"cannot reach the Ray cluster at {address} ({getattr(error, 'strerror', None) or error}); check --ray-address and that `ray start --head` runs there"
+        ) from error
+
+
+def _explained(error: Exception, address: str | None) -> ProviderError:
+    text = " ".join(str(error).split())
+    if "ersion mismatch" in text:
+        found = text.split("The cluster was started with:")[-1].strip() if "The cluster was started" in text else text
+        return ProviderError(
+            f"the Ray cluster at {address} runs other versions than this machine ({found[:300]}); use the same Ray and Python on both"
+        )
+    if address is None or address == "local":
+        return ProviderError(f"Ray does not start on this machine ({text[:300]}); leave --engine ray out")
+    return ProviderError(
+        f"cannot join the Ray cluster at {address} ({text[:300]}); run this on a node of the cluster, with the address that `ray start` printed"
+    )
