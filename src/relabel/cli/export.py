@@ -32,6 +32,9 @@ def export(
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Export a run that labelled a part only; every file says so.")
     ] = False,
+    draws: Annotated[
+        int, typer.Option(help="Draws of label noise behind the intervals, 100 or more; 0 for no intervals.", min=0)
+    ] = 1000,
 ) -> None:
     """Write score tables, a page a group, tasks, sources, methodology and a data package into a folder."""
     from relabel.publishing.export import export_run
@@ -47,6 +50,7 @@ def export(
         tasks=tasks,
         pay=pay,
         allow_partial=allow_partial,
+        draws=draws,
     )
     table = done.table
     counts = table.describe()["counts"]

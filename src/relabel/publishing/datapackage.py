@@ -45,7 +45,7 @@ class Column(NamedTuple):
 _NOTE = Column("string", "Note", "SAMPLE, PARTIAL or a missing measure and what it means; else empty.")
 _SHARE = "share (0-1)"
 
-OCCUPATION_COLUMNS: Mapping[str, Column] = {
+_SCORE_COLUMNS: Mapping[str, Column] = {
     "code": Column("string", "Code", "Code of the group in the taxonomy of the export.", required=True),
     "title": Column("string", "Title", "Title of the group in that taxonomy.", required=True),
     "alpha": Column(
@@ -97,6 +97,42 @@ OCCUPATION_COLUMNS: Mapping[str, Column] = {
     "pay_status": Column("string", "Gaps of pay", "Why jobs or median pay are missing; empty where neither is."),
     "note": _NOTE,
 }
+
+_BOUNDED = (
+    "alpha",
+    "beta",
+    "gamma",
+    "strict_10",
+    "with_tools_10",
+    "wage_exposure_alpha_gbp",
+    "wage_exposure_gamma_gbp",
+    "percentile_alpha",
+    "percentile_gamma",
+)
+
+
+def _bounds() -> dict[str, Column]:
+    """Columns of intervals: what they are intervals for depends on the run, and is said in methodology.json."""
+    about = "{end} bound of the 95 % interval of {name} under label noise; methodology.json says what it is an interval for."
+    found: dict[str, Column] = {}
+    for end in ("low", "high"):
+        word = "Lower" if end == "low" else "Upper"
+        for name in _BOUNDED:
+            column = _SCORE_COLUMNS[name]
+            text = about.format(end=word, name=name)
+            found[f"{name}_{end}"] = column._replace(title=f"{column.title}, {end}", description=text)
+        for measure, title in (("alpha", "strict"), ("gamma", "with tools")):
+            name = f"rank_{measure}"
+            text = about.format(end=word, name=f"the rank by {measure} (1 is the most exposed)")
+            found[f"{name}_{end}"] = Column("integer", f"Rank, {title}, {end}", text, "rank", 1)
+    for measure in ("alpha", "beta", "gamma"):
+        text = f"Mean of the draws behind the interval of {measure}; need not be {measure} itself."
+        found[f"{measure}_mid"] = Column("number", f"{measure.capitalize()}, centre", text, _SHARE, 0, 1)
+    return found
+
+
+OCCUPATION_COLUMNS: Mapping[str, Column] = {**_SCORE_COLUMNS, **_bounds()}
+"""What the columns of a score table mean, those of its intervals included."""
 
 _READINGS = ("exposed", "not-exposed")
 

@@ -31,12 +31,14 @@ from relabel.publishing.datapackage import (
     table_schema,
 )
 from relabel.publishing.folder import PACKAGE, files_of_export, written_whole
+from relabel.publishing.intervals import Bounded
 from relabel.publishing.methodology import describe, methodology, source_entries
 from relabel.publishing.occupation import Pages, answers_by_task, onet_path, task_frame
 from relabel.run import Run
 from relabel.scoring.files import csv_bytes, json_bytes, parquet_bytes, table_json
 from relabel.scoring.options import SYSTEM_NAMES, Method, Taxonomy, Weights
 from relabel.scoring.table import ScoreTable, is_partial, run_name, score_table
+from relabel.scoring.uncertainty import DRAWS
 
 EXPORT_FORMAT = 3
 """Counts up when the layout of an export changes."""
@@ -71,6 +73,7 @@ def export_run(
     tasks: str | None = None,
     pay: str | None = None,
     allow_partial: bool = False,
+    draws: int = DRAWS,
 ) -> Export:
     """Score a run and write its export.
 
@@ -85,6 +88,7 @@ def export_run(
         tasks: Task list that gives texts, types and importance.
         pay: Source of pay.
         allow_partial: Export a run that is not complete, or labelled a part of the task list; every file then says so.
+        draws: Number of draws behind the intervals, at least 100; 0 for an export without intervals.
 
     Raises:
         IncompleteRunError: The run is not complete or labelled a part of the list, and `allow_partial` is not set.
@@ -105,12 +109,14 @@ def export_run(
                 "for a table of all occupations; label the rest with `relabel run`, or export it as it is with "
                 "--allow-partial"
             )
-        files, size = _build(building, run, table)
+        bounded = Bounded.of(table, run, draws) if draws else Bounded(table, None)
+        files, size = _build(building, run, bounded)
     return Export(out, files, size, table)
 
 
-def _build(folder: Path, run: Run, table: ScoreTable) -> tuple[int, int]:
+def _build(folder: Path, run: Run, bounded: Bounded) -> tuple[int, int]:
     """Write all files; returns their number and their bytes."""
+    table = bounded.table
     entries: list[dict[str, Any]] = []
     marks = {"sample": table.sample, "partial": table.partial, "note": table.note}
 
@@ -132,9 +138,9 @@ def _build(folder: Path, run: Run, table: ScoreTable) -> tuple[int, int]:
     write("tasks.parquet", parquet_bytes(tasks, about), "Tasks with codes and readings", labelled)
     sources = source_entries(table)
     write("sources.json", json_bytes(marks | {"sources": sources}), "Sources: files, checksums, licences, citations")
-    method = methodology(run, table)
+    method = methodology(run, table) | {"intervals": bounded.describe()}
     write("methodology.json", json_bytes(method), "Method, weights, bridge, rubric, model, counts")
-    pages = Pages(table, tasks, answers)
+    pages = Pages(table, tasks, answers, bounded.words())
     for code, page in pages.groups():
         _require_code(code)
         write(f"occupations/{code}.json", json_bytes(page, indent=None), f"{code} {page['title']}")

@@ -96,10 +96,17 @@ class Pages:
         table: A score table.
         tasks: As `task_frame` returns them.
         answers: As `answers_by_task` returns them.
+        bounds: What the intervals of the table span, in words; None where it has none.
     """
 
-    def __init__(self, table: ScoreTable, tasks: pd.DataFrame, answers: Mapping[TaskKey, list[Row]]) -> None:
-        self._table, self._answers, self._bands = table, answers, load_bands()
+    def __init__(
+        self,
+        table: ScoreTable,
+        tasks: pd.DataFrame,
+        answers: Mapping[TaskKey, list[Row]],
+        bounds: str | None = None,
+    ) -> None:
+        self._table, self._answers, self._bands, self._bounds = table, answers, load_bands(), bounds
         described = table.describe()
         self._about: Row = {key: described[key] for key in _ABOUT}
         self._tasks: dict[str, list[Row]] = defaultdict(list)
@@ -154,7 +161,7 @@ class Pages:
                 f"{main:,} largest stand for {sum(share for _, share in parts[:main]):.0%} of the group.",
                 "counts": (counts := _summed([self._counts[code] for code, _ in parts])),
                 "readings": {
-                    reading: _said(reading, score, self._table.scored, counts, tasks, self._bands)
+                    reading: _said(reading, score, self._table.scored, counts, tasks, self._bands, self._bounds)
                     for reading in READINGS
                 },
                 "matter_most": _matter_most(score, tasks, self._bands),
@@ -244,7 +251,15 @@ def onet_path(code: str) -> str:
     return f"onet/{code}.json"
 
 
-def _said(reading: Reading, score: Row, scored: int, counts: Row, tasks: Sequence[Row], bands: Bands) -> Row | None:
+def _said(
+    reading: Reading,
+    score: Row,
+    scored: int,
+    counts: Row,
+    tasks: Sequence[Row],
+    bands: Bands,
+    bounds: str | None,
+) -> Row | None:
     """All that a page says about a group under one reading; None where it has no score."""
     measure, ten = _OF_READING[reading]
     if score[ten] is None:
@@ -258,6 +273,7 @@ def _said(reading: Reading, score: Row, scored: int, counts: Row, tasks: Sequenc
         "score_10": score[ten],
         "low_10": score.get(f"{ten}_low"),
         "high_10": score.get(f"{ten}_high"),
+        "interval_words": bounds,
         "band": band.id,
         "band_label": band.label,
         "meaning": words.meaning,
