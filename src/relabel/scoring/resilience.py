@@ -138,7 +138,7 @@ def resilience(
             change_percent,
             cuts.growing_demand,
             "percent",
-            f"employment is projected to change by {{:+}} %{' ' + span if span else ''}",
+            f"employment is projected to change by {{}} %{' ' + span if span else ''}",
             "1 point from {one} %, 2 from {two} %",
             why,
         ),

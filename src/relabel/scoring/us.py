@@ -27,6 +27,7 @@ RATES = ("mean", "p10", "p25", "median", "p75", "p90")
 """What OEWS says about pay: the mean, the median, and percentiles."""
 
 PROJECTIONS = "bls-ep-2024-34"
+PROJECTION_YEARS = (2024, 2034)
 _MILITARY = "55-"
 _NUMBER = pa.Column("float64", pa.Check.ge(0), nullable=True)
 _TEXT = pa.Column("str", nullable=True)

@@ -1,0 +1,274 @@
+"""`relabel families` and `relabel resilience`: job families, and how they stand between exposure and demand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from relabel.scoring.options import Weights
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from relabel.scoring.families import Family
+    from relabel.scoring.family_page import FamilyPage, ResiliencePart, Role
+
+_WIDTH = 100
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("families")(families)
+    app.command("resilience")(resilience)
+
+
+def families(
+    *,
+    file: Annotated[
+        Path | None, typer.Option("--families", help="A TOML file of your own in the form of data/families.toml.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the families as one JSON document.")] = False,
+) -> None:
+    """List job families: groups of O*NET codes that career pages are made of."""
+    import json
+
+    from relabel.scoring.families import load_families
+
+    found = load_families(file)
+    if as_json:
+        typer.echo(json.dumps([family.model_dump(mode="json") for family in found], indent=2, ensure_ascii=False))
+        return
+    width = max(len(family.id) for family in found)
+    for family in found:
+        typer.echo(f"{family.id:<{width}}  {len(family.codes):>3}  {family.name}: {family.description}")
+
+
+def resilience(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, a name under runs/, or a published set.")],
+    family: Annotated[
+        list[str] | None, typer.Argument(metavar="[FAMILY]...", help="Ids of families to show in full.")
+    ] = None,
+    *,
+    epoch: Annotated[
+        str | None, typer.Option(metavar="RUN", help="A run that rates occupations: `relabel run --rubric epoch`.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--families", help="A TOML file of your own in the form of data/families.toml.")
+    ] = None,
+    cuts: Annotated[
+        Path | None, typer.Option(help="Cut-points of your own in the form of data/resilience.toml.")
+    ] = None,
+    weights: Annotated[Weights, typer.Option(help="How tasks weigh within their occupation.")] = "importance",
+    tasks: Annotated[
+        str | None, typer.Option(help="Task list for texts, types and importance. By default what fits.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write the table to a .csv or .parquet file, or the whole pages to a .json file."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole pages as one JSON document.")] = False,
+) -> None:
+    """Score the resilience of job families: low exposure, growing demand, human advantage, 0 to 2 points each.
+
+    Exposure comes from RUN, demand from the projections of the BLS, human advantage from the run that --epoch names;
+    without it that part is missing, and the score is of 4 so far.
+    """
+    from relabel.run import open_run
+    from relabel.scoring.families import family_pages, load_families
+    from relabel.scoring.files import json_bytes, require_suffix
+    from relabel.scoring.resilience import load_cut_points
+    from relabel.scoring.table import score_table
+
+    if out is not None:
+        require_suffix(out)
+    cut_points = load_cut_points(cuts)
+    chosen = _chosen(load_families(file), family or [])
+    opened = open_run(run)
+    opened.require_tasks()
+    table = score_table(opened, taxonomy="onet-soc", weights=weights, tasks=tasks)
+    pages = family_pages(table, opened, open_run(epoch) if epoch else None, families=chosen, cuts=cut_points)
+    document = {
+        "run": table.run,
+        "epoch_run": pages[0].epoch_run if pages else None,
+        "tasks": table.tasks,
+        "weights": table.weights,
+        "cut_points": cut_points.model_dump(mode="json", by_alias=True),
+        "families": [page.model_dump(mode="json") for page in pages],
+    }
+    if out is not None:
+        _write(pages, document, out)
+    if as_json:
+        typer.echo(json_bytes(document), nl=False)
+        return
+    if not pages:
+        typer.echo(f"none of the {len(chosen)} families has an occupation in {table.tasks}")
+    elif family:
+        for page in pages:
+            _show(page)
+    else:
+        _show_all(pages)
+    if out is not None:
+        typer.echo(f"written: {out}")
+
+
+def _chosen(known: Sequence[Family], wanted: Sequence[str]) -> Sequence[Family]:
+    import difflib
+
+    from relabel.errors import UsageError
+
+    by_id = {family.id: family for family in known}
+    for name in wanted:
+        if name not in by_id:
+            near = difflib.get_close_matches(name, by_id, n=3)
+            hint = f"nearest: {', '.join(near)}" if near else "`relabel families` lists them"
+            raise UsageError(f"there is no job family {name!r}; {hint}")
+    return [by_id[name] for name in dict.fromkeys(wanted)] if wanted else known
+
+
+def _write(pages: Sequence[FamilyPage], document: Mapping[str, object], out: Path) -> None:
+    from relabel.errors import DataError
+    from relabel.files import replacing
+    from relabel.scoring.families import family_frame
+    from relabel.scoring.files import csv_bytes, json_bytes, parquet_bytes, require_suffix
+
+    kind = require_suffix(out)
+    if kind == "json":
+        content = json_bytes(document)
+    elif kind == "csv":
+        content = csv_bytes(family_frame(pages))
+    else:
+        about = {name: value for name, value in document.items() if name != "families"}
+        content = parquet_bytes(family_frame(pages), about)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(out) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        raise DataError(f"cannot write {out} ({error.strerror or error}); give another file to --out") from error
+
+
+def _show_all(pages: Sequence[FamilyPage]) -> None:
+    first = pages[0]
+    _say(
+        f"{first.run}, tasks of {first.tasks}: resilience of {len(pages)} job families, points for low exposure, growing "
+        "demand and human advantage"
+    )
+    if first.note:
+        _say(first.note)
+    typer.echo(f"\n{'family':<30}{'score':<9}{'exposure':>13}{'demand':>13}{'human':>13}{'jobs':>12}  median pay")
+    order = sorted(pages, key=lambda page: (-page.resilience.so_far / (page.resilience.of or 1), page.name))
+    for page in order:
+        score = page.resilience
+        parts = "".join(f"{_brief(part):>13}" for part in score.parts)
+        pay = page.pay[0]
+        jobs = "-" if pay.employment is None else f"{pay.employment:,.0f}"
+        typer.echo(f"{page.name:<30}{f'{score.so_far} of {score.of}':<9}{parts}{jobs:>12}  {_range(page)}")
+    gaps = {part.words for page in pages for part in page.resilience.parts if part.points is None}
+    typer.echo()
+    _say(
+        "Each part: its figure, then its points. Exposure is the share of exposed tasks, demand the projected change of "
+        "employment, human the sum of five ratings. Pay is the range of the occupations' medians, US dollars a year, "
+        f"{first.pay[0].period}."
+    )
+    for gap in sorted(gaps)[:3]:
+        _say(gap)
+
+
+def _brief(part: ResiliencePart) -> str:
+    if part.figure is None:
+        return "-"
+    unit = " %" if part.unit == "percent" else ""
+    return f"{part.figure:.1f}{unit}  {part.points}"
+
+
+def _range(page: FamilyPage) -> str:
+    low, high = page.pay[0].lowest_median, page.pay[0].highest_median
+    if low is None:
+        return "-"
+    return f"{low:,.0f} and more" if high is None else f"{low:,.0f}" if low == high else f"{low:,.0f} - {high:,.0f}"
+
+
+def _show(page: FamilyPage) -> None:
+    typer.echo(f"{page.name} ({page.id})")
+    _say(page.description)
+    if page.note:
+        _say(page.note)
+    typer.echo(f"\nResilience: {page.resilience.words.split('. ')[0]}")
+    for part in page.resilience.parts:
+        _say(part.words, indent="  ")
+    typer.echo(
+        f"\nExposure: {_percent(page.exposure.strict)} to the model alone, {_percent(page.exposure.with_tools)} with tools"
+    )
+    _say(page.exposure.words, indent="  ")
+    outlook = page.outlook
+    if outlook.employment_start is not None and outlook.employment_end is not None:
+        typer.echo(
+            f"\nEmployment: {outlook.employment_start:,.0f} in {outlook.start}, {outlook.employment_end:,.0f} in "
+            f"{outlook.end} ({outlook.change_percent:+.1f} %); {outlook.openings_a_year:,.0f} openings a year"
+        )
+    for pay in page.pay:
+        if pay.lowest_median is not None:
+            typer.echo(
+                f"\nPay, {pay.period}: median {_dollars(pay.weighted['median'])} (mean of the occupations' medians)"
+            )
+            _say(pay.words, indent="  ")
+    if page.epoch is not None:
+        given = ", ".join(f"{name} {value:.1f}" for name, value in page.epoch.dimensions.items())
+        typer.echo(f"\nHuman advantage: {page.epoch.total:.1f} of 25 ({given})")
+        _say(page.epoch.words, indent="  ")
+    if page.preparation.education:
+        levels = ", ".join(f"{level.level} {level.share:.0%}" for level in page.preparation.education[:3])
+        typer.echo()
+        _say(f"Typical education: {levels}")
+    typer.echo("\nKey responsibilities")
+    for task in page.responsibilities:
+        _say(
+            f"- {task.text} [alone: {task.strict or 'no label'}; with tools: {task.with_tools or 'no label'}]",
+            indent="  ",
+        )
+    _show_roles(page)
+    for name, near in (("Related families", page.related_families), ("Related careers", page.related_careers)):
+        if near:
+            typer.echo()
+            _say(f"{name}: " + "; ".join(f"{one.name} ({one.similarity:.2f})" for one in near))
+    typer.echo()
+
+
+def _show_roles(page: FamilyPage) -> None:
+    periods = [pay.period for pay in page.pay]
+    head = "".join(f"{period:>11}" for period in periods)
+    typer.echo(f"\nRoles, with median pay\n{'code':<12}{head}{'change':>9}{'alone':>8}{'tools':>8}  title")
+    for role in page.roles:
+        change = "-" if role.outlook.change_percent is None else f"{role.outlook.change_percent:+.1f} %"
+        typer.echo(
+            f"{role.onet_soc_code:<12}{_medians(role, len(periods))}{change:>9}{_percent(role.strict):>8}"
+            f"{_percent(role.with_tools):>8}  {role.title[:42]}"
+        )
+
+
+def _medians(role: Role, columns: int) -> str:
+    shown = [
+        f"{pay.median:,.0f}"
+        if pay.median is not None
+        else f">={pay.floor['median']:,.0f}"
+        if "median" in pay.floor
+        else "-"
+        for pay in role.pay
+    ] or ["-"] * columns
+    return "".join(f"{cell:>11}" for cell in shown)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
+
+
+def _dollars(value: float | None) -> str:
+    return "not known" if value is None else f"{value:,.0f} USD"
+
+
+def _say(sentence: str, *, indent: str = "") -> None:
+    import textwrap
+
+    typer.echo("\n".join(textwrap.wrap(sentence, _WIDTH, initial_indent=indent, subsequent_indent=indent)))

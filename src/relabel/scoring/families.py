@@ -1,0 +1,336 @@
+"""Job families: groups of O*NET codes, and the pages of careers that are made of them.
+
+The families are data, in `data/families.toml` or in a file of the user's. `family_pages` puts together what a page shows:
+exposure from a score table, jobs, pay and projections of the BLS, ratings of human advantage where a run of them is given,
+and the resilience score that follows.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self, cast
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from relabel.errors import DataError, UsageError
+from relabel.manifest import SourceUse
+from relabel.run import Run
+from relabel.scoring.epoch import occupation_ratings
+from relabel.scoring.family_figures import FamilyFigures, Inputs
+from relabel.scoring.family_page import FamilyPage, Related
+from relabel.scoring.pay import source_use
+from relabel.scoring.resilience import CutPoints, load_cut_points, resilience
+from relabel.scoring.similarity import activity_similarity
+from relabel.scoring.table import ScoreTable, run_name
+from relabel.scoring.us import FILES, PROJECTION_YEARS, us_figures
+from relabel.settings import asset_dir
+from relabel.sources import onet
+from relabel.task import is_onet_release
+
+RELATED_FAMILIES = 3
+RELATED_CAREERS = 8
+LEAST_SIMILAR = 0.05
+"""Least similarity (cosine, 0-1) of what a page names as related."""
+FRAME_COLUMNS = (
+    *("id", "name", "resilience", "points_so_far", "points_of", "low_exposure", "growing_demand", "human_advantage"),
+    *("strict", "with_tools", "change_percent", "epoch", "occupations", "employment_us", "median_wage_usd"),
+    *("lowest_median_wage_usd", "highest_median_wage_usd", "words"),
+)
+"""Columns of `family_frame`."""
+_RELEASE = "onet-30.2"
+"""Where job zones and activities come from when the task list is no release of O*NET."""
+_ONET_ROLES = ("job-zones", "tasks-to-dwas", "dwas")
+_CODE = re.compile(r"\d{2}-\d{4}(\.\d{2})?", re.ASCII)
+
+
+class Family(BaseModel):
+    """A job family.
+
+    Attributes:
+        id: Short name, fit for a file name.
+        name: Its name on a page.
+        description: What its people do, in a sentence.
+        codes: O*NET-SOC codes (`51-4121.00`), or six-digit codes that stand for all of their detailed codes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    name: str = Field(min_length=1)
+    description: str = Field(min_length=1)
+    codes: tuple[str, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _codes_are_codes(self) -> Self:
+        for code in self.codes:
+            if not _CODE.fullmatch(code):
+                raise ValueError(f"codes: {code!r} is no O*NET-SOC code; write it like 51-4121.00, or 51-4121 for all")
+        return self
+
+    def members(self, codes: Sequence[str]) -> list[str]:
+        """Those of some O*NET-SOC codes that belong to the family, in their order."""
+        wanted = set(self.codes)
+        return [code for code in codes if code in wanted or code[:7] in wanted]
+
+
+def load_families(path: Path | None = None) -> tuple[Family, ...]:
+    """Read job families.
+
+    Args:
+        path: A TOML file in the form of `data/families.toml`; by default that file.
+
+    Raises:
+        DataError: The file is missing, is no TOML, an entry lacks a key or holds a bad value, or an id or a code is given
+            twice.
+    """
+    path = path or asset_dir("data") / "families.toml"
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(
+            f"the job families {path} cannot be read ({error.strerror}); give a TOML file such as data/families.toml"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"the job families {path} are no valid TOML: {error}; correct the file") from error
+    entries: object = document.get("family")
+    if not isinstance(entries, list) or not entries or set(document) != {"family"}:
+        raise DataError(f"the job families {path} must hold [[family]] entries and nothing else; correct the file")
+    families = tuple(_parse(path, number, entry) for number, entry in enumerate(cast("list[Any]", entries), start=1))
+    _check_once(path, families)
+    return families
+
+
+def _parse(path: Path, number: int, entry: object) -> Family:
+    try:
+        return Family.model_validate(entry)
+    except ValidationError as error:
+        fields = cast("dict[str, Any]", entry) if isinstance(entry, dict) else {}
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        reason = "is missing" if first["type"] == "missing" else first["msg"].removeprefix("Value error, ")
+        raise DataError(
+            f"the job families {path}, entry {fields.get('id', number)!r}: {where + ': ' if where else ''}{reason}; "
+            "correct the file"
+        ) from error
+
+
+def _check_once(path: Path, families: Sequence[Family]) -> None:
+    ids: set[str] = set()
+    owner: dict[str, str] = {}
+    for family in families:
+        if family.id in ids:
+            raise DataError(f"the job families {path} have two entries with the id {family.id!r}; keep one")
+        ids.add(family.id)
+        for code in family.codes:
+            # A six-digit code holds its detailed ones, so both of them would count an occupation twice.
+            clash = next((c for c in owner if c == code or c == code[:7] or c[:7] == code), None)
+            if clash is not None:
+                raise DataError(
+                    f"the job families {path} have {code} twice, in {owner[clash]!r} and in {family.id!r}; an occupation "
+                    "belongs to one family, so keep one"
+                )
+            owner[code] = family.id
+
+
+def family_pages(
+    table: ScoreTable,
+    run: Run,
+    epoch_run: Run | None = None,
+    *,
+    families: Sequence[Family] | None = None,
+    cuts: CutPoints | None = None,
+) -> list[FamilyPage]:
+    """Put together the pages of job families.
+
+    Args:
+        table: A score table of any taxonomy; its scores by O*NET-SOC code count.
+        run: The run that it was made from, by which tasks are traced to answers.
+        epoch_run: A run that rates occupations by the rubric `epoch`; without one the part human advantage is missing.
+        families: The families; by default those that ship with relabel.
+        cuts: Cut-points of resilience; by default those that ship with relabel.
+
+    Returns:
+        A page for each family with an occupation in the table, in the order of the families.
+
+    Raises:
+        UsageError: `epoch_run` rates no occupations, or rates the sample's for a table of others, or the reverse.
+        DataError: A source file is not to be had.
+    """
+    chosen = load_families() if families is None else families
+    cuts = cuts or load_cut_points()
+    if epoch_run is not None and (epoch_run.manifest.tasks == "sample") != table.sample:
+        raise UsageError(
+            f"the run {epoch_run.ref} rates {epoch_run.manifest.tasks} and the scores are of {table.tasks}: the sample goes "
+            "with the sample only; give another run to --epoch"
+        )
+    codes = [str(code) for code in table.occupations.index]
+    members = {family.id: family.members(codes) for family in chosen}
+    release = table.tasks if is_onet_release(table.tasks) else _RELEASE
+    # The sample's tasks are invented: what is published about real occupations says nothing about them.
+    real = not table.sample
+    zones = onet.read_job_zones(release) if real else None
+    inputs = Inputs(
+        table=table,
+        us=us_figures(codes) if real else None,
+        ratings=None if epoch_run is None else _ratings(epoch_run),
+        job_zones={} if zones is None else dict(zip(zones["onet_soc_code"], map(int, zones["job_zone"]), strict=True)),
+        request_keys=_request_keys(run),
+    )
+    related = _related(chosen, members, table, release) if real else {}
+    uses = (*table.sources, *_sources(release, epoch_run, real=real))
+    return [
+        _page(family, FamilyFigures(inputs, members[family.id]), table, epoch_run, cuts, related, uses)
+        for family in chosen
+        if members[family.id]
+    ]
+
+
+def family_frame(pages: Sequence[FamilyPage]) -> pd.DataFrame:
+    """The figures of some pages as a table, a row a family.
+
+    Returns:
+        Columns `id, name, resilience` (0-6; missing while a part is), `points_so_far, points_of`, the points of the parts,
+        `strict, with_tools` (shares, 0-1), `change_percent`, `epoch` (5-25), `occupations`, and of the latest release
+        `employment_us` (jobs), `median_wage_usd` (mean of the medians weighted by jobs), `lowest_median_wage_usd,
+        highest_median_wage_usd`; `words` says what is missing.
+    """
+    rows = [
+        {
+            "id": page.id,
+            "name": page.name,
+            "resilience": page.resilience.score,
+            "points_so_far": page.resilience.so_far,
+            "points_of": page.resilience.of,
+            **{part.id.replace("-", "_"): part.points for part in page.resilience.parts},
+            "strict": page.exposure.strict,
+            "with_tools": page.exposure.with_tools,
+            "change_percent": page.outlook.change_percent,
+            "epoch": None if page.epoch is None else page.epoch.total,
+            "occupations": len(page.roles),
+            "employment_us": page.pay[0].employment,
+            "median_wage_usd": page.pay[0].weighted["median"],
+            "lowest_median_wage_usd": page.pay[0].lowest_median,
+            "highest_median_wage_usd": page.pay[0].highest_median,
+            "words": page.resilience.words,
+        }
+        for page in pages
+    ]
+    whole = (
+        "resilience",
+        "points_so_far",
+        "points_of",
+        "low_exposure",
+        "growing_demand",
+        "human_advantage",
+        "occupations",
+    )
+    text = ("id", "name", "words")
+    kinds = {name: "Int64" if name in whole else "str" if name in text else "float64" for name in FRAME_COLUMNS}
+    return pd.DataFrame(rows, columns=list(FRAME_COLUMNS)).astype(kinds)
+
+
+def _page(
+    family: Family,
+    figures: FamilyFigures,
+    table: ScoreTable,
+    epoch_run: Run | None,
+    cuts: CutPoints,
+    related: Mapping[str, tuple[tuple[Related, ...], tuple[Related, ...]]],
+    sources: tuple[SourceUse, ...],
+) -> FamilyPage:
+    exposure, outlook = figures.exposure(), figures.outlook()
+    epoch, no_epoch = figures.epoch()
+    near, careers = related.get(family.id, ((), ()))
+    return FamilyPage(
+        id=family.id,
+        name=family.name,
+        description=family.description,
+        run=table.run,
+        model=table.model,
+        tasks=table.tasks,
+        epoch_run=None if epoch_run is None else run_name(epoch_run),
+        sample=table.sample,
+        partial=table.partial,
+        note=table.note,
+        exposure=exposure,
+        outlook=outlook,
+        pay=figures.pay(),
+        preparation=figures.preparation(),
+        epoch=epoch,
+        resilience=resilience(
+            cuts,
+            exposure=exposure.strict if cuts.low_exposure.reading == "strict" else exposure.with_tools,
+            change_percent=outlook.change_percent,
+            ratings=None if epoch is None else epoch.total,
+            span=f"from {PROJECTION_YEARS[0]} to {PROJECTION_YEARS[1]}",
+            why_missing={
+                "low-exposure": exposure.words,
+                "growing-demand": outlook.status,
+                "human-advantage": no_epoch,
+            },
+        ),
+        responsibilities=figures.responsibilities(),
+        roles=figures.roles(),
+        related_families=near,
+        related_careers=careers,
+        sources=sources,
+    )
+
+
+def _related(
+    families: Sequence[Family], members: Mapping[str, Sequence[str]], table: ScoreTable, release: str
+) -> dict[str, tuple[tuple[Related, ...], tuple[Related, ...]]]:
+    """By family the nearest other families, and the nearest occupations that are not in it."""
+    titles = table.occupation_titles
+    codes = [str(code) for code in table.occupations.index]
+    groups = {family.id: members[family.id] for family in families if members[family.id]}
+    occupations = {code: [code] for code in codes}
+    cosines = activity_similarity(groups, {**groups, **occupations}, onet.read_dwas(release))
+    alike = {
+        family: dict(zip(map(str, cosines.columns), row, strict=True))
+        for family, row in zip(map(str, cosines.index), cosines.to_numpy().tolist(), strict=True)
+    }
+    names = {family.id: family.name for family in families} | {code: titles[code] for code in codes}
+
+    def nearest(family: str, among: Sequence[str], most: int) -> tuple[Related, ...]:
+        near = [name for name in among if alike[family][name] >= LEAST_SIMILAR]
+        near.sort(key=lambda name: (-alike[family][name], name))
+        return tuple(Related(id=name, name=names[name], similarity=alike[family][name]) for name in near[:most])
+
+    return {
+        family: (
+            nearest(family, [other for other in groups if other != family], RELATED_FAMILIES),
+            nearest(family, [code for code in codes if code not in set(own)], RELATED_CAREERS),
+        )
+        for family, own in groups.items()
+    }
+
+
+def _ratings(run: Run) -> dict[str, dict[str, float]]:
+    table = occupation_ratings(run)
+    return {
+        str(code): {str(name): float(value) for name, value in zip(table.columns, row, strict=True)}
+        for code, row in zip(table.index, table.to_numpy(), strict=True)
+    }
+
+
+def _request_keys(run: Run) -> dict[tuple[str, str], tuple[str, ...]]:
+    order = {setting: rank for rank, setting in enumerate(run.rubric.settings)}
+    labels = run.labels[run.labels["request_key"].notna()]
+    labels = labels.assign(rank=labels["setting"].map(order)).sort_values(["rank", "sample"], kind="stable")
+    found: dict[tuple[str, str], list[str]] = {}
+    for code, task, key in zip(labels["onet_soc_code"], labels["task_id"], labels["request_key"], strict=True):
+        found.setdefault((code, task), []).append(key)
+    return {task: tuple(dict.fromkeys(keys)) for task, keys in found.items()}
+
+
+def _sources(release: str, epoch_run: Run | None, *, real: bool) -> list[SourceUse]:
+    uses = list(epoch_run.manifest.sources) if epoch_run is not None else []
+    if real:
+        uses += [source_use(*file) for file in FILES]
+        uses += [source_use(release, role) for role in _ONET_ROLES]
+    return uses

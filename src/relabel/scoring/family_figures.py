@@ -1,0 +1,371 @@
+"""The figures of one job family: means over its occupations, sums of their jobs, and what a page lists about them.
+
+Occupations weigh by US jobs. Several O*NET codes can share one published figure for jobs; it is then split evenly among
+them, so that nothing is counted twice and a family gets only its part of a code that reaches beyond it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from relabel.scoring.columns import ENOUGH
+from relabel.scoring.epoch import HIGHEST, TOTAL
+from relabel.scoring.family_page import (
+    EpochScore,
+    FamilyExposure,
+    FamilyPay,
+    FamilyPreparation,
+    Level,
+    Outlook,
+    Preparation,
+    Responsibility,
+    Role,
+    Wages,
+)
+from relabel.scoring.files import records
+from relabel.scoring.table import ScoreTable
+from relabel.scoring.us import PROJECTION_YEARS, PROJECTIONS, RATES, WAGE_RELEASES
+
+RESPONSIBILITIES = 8
+"""Tasks that a page shows as key responsibilities."""
+
+_READINGS = {True: "exposed", False: "not-exposed"}
+_PERCENTILES = ("p10", "p25", "median", "p75", "p90")
+_SHOWN = 6
+_SPLIT = "figures that several occupations share are split evenly among them"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the pages of all families are made from.
+
+    Attributes:
+        table: A score table of any taxonomy: its scores by O*NET-SOC code count.
+        us: Figures of the BLS by O*NET-SOC code, schema `us.US`, for all codes of the table; None for the sample.
+        ratings: Ratings of human advantage by O*NET-SOC code and dimension, with their sum as `epoch.TOTAL`; None without
+            a run of them.
+        job_zones: Job zone by O*NET-SOC code, where known.
+        request_keys: Keys of the answers by O*NET-SOC code and task id.
+    """
+
+    table: ScoreTable
+    us: pd.DataFrame | None
+    ratings: Mapping[str, Mapping[str, float]] | None
+    job_zones: Mapping[str, int]
+    request_keys: Mapping[tuple[str, str], tuple[str, ...]]
+
+    @cached_property
+    def us_rows(self) -> dict[str, dict[str, Any]]:
+        """Figures of the BLS as plain values by code; missing ones are None."""
+        return {} if self.us is None else {row["code"]: row for row in records(self.us)}
+
+    @cached_property
+    def scores(self) -> dict[str, dict[str, Any]]:
+        """Scores by O*NET-SOC code as plain values."""
+        return {row["onet_soc_code"]: row for row in records(self.table.occupations.reset_index())}
+
+    @cached_property
+    def tasks(self) -> dict[str, list[dict[str, Any]]]:
+        """Tasks by O*NET-SOC code, the most important first, unrated ones last."""
+        columns = ["task_id", "onet_soc_code", "text", "task_type", "importance", "strict", "with_tools"]
+        found: dict[str, list[dict[str, Any]]] = {}
+        for row in records(self.table.task_values[columns]):
+            found.setdefault(row["onet_soc_code"], []).append(row)
+        for listed in found.values():
+            listed.sort(key=_by_importance)
+        return found
+
+
+def _by_importance(task: Mapping[str, Any]) -> tuple[float, bool]:
+    return -(task["importance"] or 0.0), task["task_type"] != "Core"
+
+
+class FamilyFigures:
+    """The figures of one family.
+
+    Args:
+        inputs: What all pages are made from.
+        codes: Its O*NET-SOC codes, at least one, all of them in the table.
+    """
+
+    def __init__(self, inputs: Inputs, codes: Sequence[str]) -> None:
+        self._in = inputs
+        jobs = {code: self._part(code, "employment_us", "wage_shared_by") for code in codes}
+        self._jobs = {code: count for code, count in jobs.items() if count is not None}
+        # The largest first: tables and lists begin with what most people of the family do.
+        self.codes = sorted(codes, key=lambda code: (-self._jobs.get(code, 0.0), code))
+
+    def _part(self, code: str, figure: str, shared_by: str) -> float | None:
+        row = self._in.us_rows.get(code)
+        if row is None or row[figure] is None:
+            return None
+        return row[figure] / row[shared_by]
+
+    def _weights(self) -> tuple[dict[str, float], str]:
+        """Weights of the occupations, and how they weigh in words."""
+        if not self._jobs:
+            return dict.fromkeys(self.codes, 1.0), "occupations weigh alike, because their US jobs are not known"
+        period = WAGE_RELEASES[0].period
+        return self._jobs, f"occupations weigh by US jobs (OEWS, {period}; {_SPLIT})"
+
+    def _mean(self, values: Mapping[str, float]) -> tuple[float | None, str]:
+        """Weighted mean over the occupations that have a value; None where they hold less than `ENOUGH` of the weight."""
+        weights, words = self._weights()
+        have = {code: weight for code, weight in weights.items() if code in values}
+        total = sum(weights.values())
+        if not have or sum(have.values()) < ENOUGH * total:
+            return None, words
+        return math.fsum(weight * values[code] for code, weight in have.items()) / math.fsum(have.values()), words
+
+    @cached_property
+    def _scored(self) -> set[str]:
+        return {
+            code
+            for code in self.codes
+            if self._in.scores[code]["tasks"] > 0 and self._in.scores[code]["coverage"] >= ENOUGH
+        }
+
+    def exposure(self) -> FamilyExposure:
+        """Share of exposed tasks under both readings."""
+        found: dict[str, float | None] = {}
+        words = ""
+        for reading, measure in (("strict", "alpha"), ("with_tools", "gamma")):
+            values = {c: self._in.scores[c][measure] for c in self._scored}
+            found[reading], words = self._mean({c: value for c, value in values.items() if value is not None})
+        without = [code for code in self.codes if code not in self._scored]
+        said = [f"mean over {len(self._scored)} of {len(self.codes)} occupations; {words}"]
+        if without:
+            said.append(f"left out for lack of labels: {_listed(without)}")
+        if self._scored and found["strict"] is None and found["with_tools"] is None:
+            said.append("no mean, because the labelled occupations hold less than half of the family")
+        said += [f"no {m}: {why}" for m, why in self._in.table.missing_measures.items() if m != "beta"]
+        return FamilyExposure(
+            strict=found["strict"],
+            with_tools=found["with_tools"],
+            occupations=len(self._scored),
+            words="; ".join(said),
+        )
+
+    def outlook(self) -> Outlook:
+        """Projected employment, summed over the occupations."""
+        start, end = PROJECTION_YEARS
+        parts = {
+            name: {c: self._part(c, column, "projection_shared_by") for c in self.codes}
+            for name, column in (
+                ("start", f"projected_employment_{start}"),
+                ("end", f"projected_employment_{end}"),
+                ("openings", "projected_openings_a_year"),
+            )
+        }
+        have = [c for c in self.codes if parts["start"][c] is not None and parts["end"][c] is not None]
+        sums = {name: math.fsum(values[c] or 0.0 for c in have) for name, values in parts.items()}
+        if not have or sums["start"] == 0:
+            why = "the sample is invented" if self._in.table.sample else "the BLS projects none of its occupations"
+            return _no_outlook(f"no projection, because {why}")
+        words = f"sum over {len(have)} of {len(self.codes)} occupations (BLS; {_SPLIT})"
+        if without := [code for code in self.codes if code not in have]:
+            words += f"; not projected: {_listed(without)}"
+        return Outlook(
+            source=PROJECTIONS,
+            start=start,
+            end=end,
+            employment_start=round(sums["start"]),
+            employment_end=round(sums["end"]),
+            change_percent=100 * (sums["end"] / sums["start"] - 1),
+            openings_a_year=round(sums["openings"]),
+            status=words,
+        )
+
+    def pay(self) -> tuple[FamilyPay, ...]:
+        """Pay by release, latest first."""
+        return tuple(self._pay(release.source, release.period, release.suffix) for release in WAGE_RELEASES)
+
+    def _pay(self, source: str, period: str, suffix: str) -> FamilyPay:
+        jobs = {c: self._part(c, f"employment_us{suffix}", f"wage_shared_by{suffix}") for c in self.codes}
+        counted = {c: count for c, count in jobs.items() if count}
+        weighted: dict[str, float | None] = {}
+        for rate in _PERCENTILES:
+            known = {c: row[f"{rate}_wage_usd{suffix}"] for c in counted if (row := self._in.us_rows[c])}
+            # One capped figure makes a mean too low: it is given only where every occupation with jobs has the figure.
+            whole = bool(known) and all(value is not None for value in known.values())
+            total = math.fsum(counted.values())
+            weighted[rate] = math.fsum(counted[c] * v for c, v in known.items()) / total if whole else None
+        medians = [m for c in counted if (m := self._in.us_rows[c][f"median_wage_usd{suffix}"]) is not None]
+        capped = [c for c in counted if "median" in (self._in.us_rows[c][f"capped_wages{suffix}"] or "").split()]
+        without = [c for c in self.codes if c not in counted]
+        said = [f"medians of {len(medians)} of {len(self.codes)} occupations (OEWS, {period})"]
+        if any(weighted[rate] is not None for rate in _PERCENTILES):
+            said.append(f"means weighted by jobs; {_SPLIT}; a mean of medians is no median of the family")
+        if capped:
+            said.append(f"median published only as a lower bound: {_listed(capped)}")
+        if gaps := [rate for rate in _PERCENTILES if weighted[rate] is None and counted]:
+            said.append(f"no mean of {', '.join(gaps)}, because an occupation lacks it")
+        if without:
+            said.append(
+                "no figures, because the sample is invented"
+                if self._in.table.sample
+                else f"no jobs: {_listed(without)}"
+            )
+        return FamilyPay(
+            period=period,
+            source=source,
+            employment=round(math.fsum(counted.values())) if counted else None,
+            lowest_median=min(medians, default=None),
+            # A capped median is above all known ones, so there is no highest to be named.
+            highest_median=None if capped else max(medians, default=None),
+            weighted=weighted,
+            words="; ".join(said),
+        )
+
+    def preparation(self) -> FamilyPreparation:
+        """Typical preparation by share of projected employment; of occupations without any, each alike."""
+        start = f"projected_employment_{PROJECTION_YEARS[0]}"
+        jobs = {c: self._part(c, start, "projection_shared_by") for c in self.codes}
+        weights = {c: count for c, count in jobs.items() if count} or dict.fromkeys(self.codes, 1.0)
+        rows = self._in.us_rows
+        return FamilyPreparation(
+            education=_levels(weights, {c: rows[c]["education"] for c in weights if c in rows}),
+            experience=_levels(weights, {c: rows[c]["experience"] for c in weights if c in rows}),
+            training=_levels(weights, {c: rows[c]["training"] for c in weights if c in rows}),
+            job_zones=_levels(
+                weights, {c: f"Job zone {self._in.job_zones[c]}" for c in weights if c in self._in.job_zones}
+            ),
+        )
+
+    def epoch(self) -> tuple[EpochScore | None, str]:
+        """Ratings of human advantage, and why there are none where there are none."""
+        ratings = self._in.ratings
+        if ratings is None:
+            return None, "no ratings of occupations are given (make them with `relabel run --rubric epoch`)"
+        rated = {code: ratings[code] for code in self.codes if code in ratings}
+        means: dict[str, float] = {}
+        words = ""
+        for name in next(iter(rated.values()), {TOTAL: 0.0}):
+            mean, words = self._mean({code: given[name] for code, given in rated.items()})
+            if mean is None:
+                return (
+                    None,
+                    f"only {len(rated)} of its {len(self.codes)} occupations are rated, less than half of its jobs",
+                )
+            means[name] = mean
+        total = means.pop(TOTAL)
+        said = f"mean over {len(rated)} of {len(self.codes)} occupations; {words}"
+        return EpochScore(dimensions=means, total=total, occupations=len(rated), words=said), ""
+
+    def responsibilities(self) -> tuple[Responsibility, ...]:
+        """The most important tasks: in turns over the occupations, the largest first, no text twice."""
+        turns = itertools.zip_longest(*(self._in.tasks[code] for code in self.codes))
+        chosen: dict[str, dict[str, Any]] = {}
+        for task in itertools.chain.from_iterable(turns):
+            if task is not None and len(chosen) < RESPONSIBILITIES:
+                chosen.setdefault(task["text"], task)
+        return tuple(
+            Responsibility(
+                task_id=task["task_id"],
+                onet_soc_code=task["onet_soc_code"],
+                title=self._in.table.occupation_titles[task["onet_soc_code"]],
+                text=task["text"],
+                importance=task["importance"],
+                strict=_READINGS.get(task["strict"]),
+                with_tools=_READINGS.get(task["with_tools"]),
+                request_keys=self._in.request_keys.get((task["onet_soc_code"], task["task_id"]), ()),
+            )
+            for task in sorted(chosen.values(), key=_by_importance)
+        )
+
+    def roles(self) -> tuple[Role, ...]:
+        """The occupations, the largest first."""
+        weights, _ = self._weights()
+        total = math.fsum(weight for code, weight in weights.items() if code in self._scored)
+        return tuple(self._role(code, weights, total) for code in self.codes)
+
+    def _role(self, code: str, weights: Mapping[str, float], total: float) -> Role:
+        score, row = self._in.scores[code], self._in.us_rows.get(code)
+        rated = (self._in.ratings or {}).get(code)
+        start, end = PROJECTION_YEARS
+        return Role(
+            onet_soc_code=code,
+            title=self._in.table.occupation_titles[code],
+            soc2018=code[:7],
+            strict=score["alpha"],
+            with_tools=score["gamma"],
+            tasks=score["tasks"],
+            coverage=score["coverage"],
+            share=weights[code] / total if code in self._scored and code in weights and total else None,
+            pay=() if row is None else tuple(_wages(row, r.source, r.period, r.suffix) for r in WAGE_RELEASES),
+            outlook=_no_outlook("no projection, because the sample is invented")
+            if row is None
+            else Outlook(
+                source=PROJECTIONS,
+                start=start,
+                end=end,
+                employment_start=row[f"projected_employment_{start}"],
+                employment_end=row[f"projected_employment_{end}"],
+                change_percent=row["projected_change_percent"],
+                openings_a_year=row["projected_openings_a_year"],
+                status=row["projection_status"],
+            ),
+            preparation=Preparation(
+                education=None if row is None else row["education"],
+                experience=None if row is None else row["experience"],
+                training=None if row is None else row["training"],
+                job_zone=self._in.job_zones.get(code),
+            ),
+            epoch=None
+            if rated is None
+            else EpochScore(
+                dimensions={name: value for name, value in rated.items() if name != TOTAL},
+                total=rated[TOTAL],
+                occupations=1,
+                words=f"its own ratings, of {HIGHEST}",
+            ),
+        )
+
+
+def _wages(row: Mapping[str, Any], source: str, period: str, suffix: str) -> Wages:
+    capped = (row[f"capped_wages{suffix}"] or "").split()
+    return Wages(
+        period=period,
+        source=source,
+        employment=row[f"employment_us{suffix}"],
+        **{rate: row[f"{rate}_wage_usd{suffix}"] for rate in RATES},
+        floor=dict.fromkeys(capped, row[f"wage_cap_usd{suffix}"]),
+        status=row[f"wage_status{suffix}"],
+    )
+
+
+def _no_outlook(why: str) -> Outlook:
+    start, end = PROJECTION_YEARS
+    return Outlook(
+        source=PROJECTIONS,
+        start=start,
+        end=end,
+        employment_start=None,
+        employment_end=None,
+        change_percent=None,
+        openings_a_year=None,
+        status=why,
+    )
+
+
+def _levels(weights: Mapping[str, float], levels: Mapping[str, str | None]) -> tuple[Level, ...]:
+    known = {code: level for code, level in levels.items() if level is not None}
+    total = math.fsum(weights[code] for code in known)
+    sums: dict[str, float] = {}
+    for code, level in known.items():
+        sums[level] = sums.get(level, 0.0) + weights[code] / total
+    return tuple(
+        Level(level=level, share=share) for level, share in sorted(sums.items(), key=lambda item: (-item[1], item[0]))
+    )
+
+
+def _listed(codes: Sequence[str]) -> str:
+    more = f" and {len(codes) - _SHOWN} more" if len(codes) > _SHOWN else ""
+    return ", ".join(codes[:_SHOWN]) + more
