@@ -13,9 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from batch_server import Fate, batch_provider
+from batch_workshop import batch, by_number
 from relabel.errors import StoreError
-from relabel.labelling.leases import LEASE_S, Leases
+from relabel.labelling.engines.batch_state import run_id
+from relabel.labelling.job import Stop
+from relabel.labelling.leases import HOLD_S, LEASE_S, Leases
 from relabel.labelling.store import Store
+from relabel.labelling.workers import in_a_batch
 from relabel.run import open_run
 from server import FakeProvider, Reply, Seen, judged, provider, refused
 from workshop import FakeTime, label_all, make_job
@@ -167,3 +172,59 @@ async def test_a_run_that_was_killed_does_not_block_another(tmp_path: Path) -> N
             assert list(store.verify()) == []
     assert outcome.complete
     assert len(fake.answered) <= 80 + 8
+
+
+def test_what_a_batch_has_in_flight_is_leased_to_nobody_until_it_ends(folder: Path) -> None:
+    time = FakeTime()
+    one, other = Leases(folder, now=time), Leases(folder, now=time)
+    one.hold("run-1", ["a", "b"])
+    one.close()  # the batch goes on without its process
+    assert not other.take("a")
+    assert (other.batch_of("a"), other.batch_of("c")) == ("run-1", None)
+    other.hold("run-2", ["a", "c"])
+    assert other.batch_of("a") == "run-1"
+    other.hold("run-1", ["b"])
+    assert other.take("a")
+    assert not other.take("b")
+    time.now += HOLD_S + 1
+    assert other.take("b")
+    other.close()
+
+
+async def test_what_a_batch_has_in_flight_is_not_bought_by_another_run(store: Store, tmp_path: Path) -> None:
+    stop = Stop()
+
+    async def sleep(seconds: float) -> None:
+        del seconds
+        stop()
+        await asyncio.Event().wait()
+
+    with provider(lambda seen: judged()) as server, batch_provider(by_number, Fate(looks=5)) as fake:
+        job = make_job(server.base_url, 3)
+        more, most = make_job(server.base_url, 4), make_job(server.base_url, 5)
+        await batch(job, store, tmp_path, base_url=fake.base_url, stop=stop, sleep=sleep)
+        online = await label_all(more, store, tmp_path / "online")
+        assert [f.message for f in online.failures] == [in_a_batch(run_id(job))] * 6
+        assert len(server.seen) == len(online.labels) == 2
+        other = await batch(most, store, tmp_path, out="other", base_url=fake.base_url)
+        assert {f.message for f in other.failures} == {in_a_batch(run_id(job))}
+        assert len(other.labels) == 4
+        for wanted, out in ((job, "run"), (most, "other")):
+            assert (await batch(wanted, store, tmp_path, out=out, base_url=fake.base_url)).complete
+        assert (await label_all(more, store, tmp_path / "online")).complete
+        assert len(server.seen) == 2
+        assert len(fake.made) == len(set(fake.made)) == 8
+    assert list(store.verify()) == []
+
+
+async def test_what_is_asked_elsewhere_goes_into_no_batch(store: Store, tmp_path: Path) -> None:
+    with batch_provider(by_number) as fake:
+        job = make_job(fake.base_url, 2)
+        keys = [planned.request.key for planned in job.plan()]
+        other = Leases(store.folder)
+        assert other.take(keys[0])
+        outcome = await batch(job, store, tmp_path)
+        assert [(f.request_key, f.kind) for f in outcome.failures] == [(keys[0], "provider")]
+        other.close()
+        assert (await batch(job, store, tmp_path)).complete
+    assert sorted(fake.made) == sorted(keys)

@@ -114,6 +114,8 @@ async def settle_form(
         for form in FORMS:
             candidate = replace(job, endpoint=job.endpoint.model_copy(update={"form": form}), probe=False)
             first = next(candidate.plan())
+            if leases.batch_of(first.request.key) is not None:  # a batch asks in this form, and it is not bought twice
+                return candidate
             try:
                 answer = await engine.ask(first.request, flies=flies)
             except NoAnswerError as error:

@@ -1,5 +1,7 @@
 """Leases: which request is in flight in which process, so that two runs on one store buy no answer twice.
 
+What a batch has in flight is held as well, by the name of the batch run: no process need be there for it.
+
 They live in a small SQLite file of their own beside the answers. Losing it loses nothing: it holds no answer. A lease of a
 process that is no more ends at once where that can be seen, and by itself after a while where it cannot.
 """
@@ -12,7 +14,7 @@ import platform
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ from relabel.errors import StoreError
 
 LEASE_S = 60.0
 """A lease that its process does not renew ends after this many seconds."""
+HOLD_S = 26 * 3600.0
+"""What a batch has in flight is held for so many seconds: a batch ends within a day."""
 LOOK_AGAIN_S = 0.5
 """Pause between looks at an answer that another process is waiting for."""
 
@@ -45,6 +49,9 @@ class Leases:
             self._db.execute(
                 "CREATE TABLE IF NOT EXISTS lease(key TEXT PRIMARY KEY, owner TEXT, until REAL) WITHOUT ROWID"
             )
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS batch(key TEXT PRIMARY KEY, run TEXT, until REAL) WITHOUT ROWID"
+            )
         except sqlite3.Error as error:
             raise self._unusable(error) from error
 
@@ -59,7 +66,7 @@ class Leases:
             raise self._unusable(error) from error
 
     def take(self, key: str) -> bool:
-        """Take the lease of a request; False while another process has it."""
+        """Take the lease of a request; False while another process or a batch has it."""
         if self._take(key):
             return True
         row = self._sql("SELECT owner FROM lease WHERE key=?", key).fetchone()
@@ -84,9 +91,9 @@ class Leases:
     def _take(self, key: str) -> bool:
         now = self._now()
         taken = self._sql(
-            "INSERT INTO lease VALUES(?, ?, ?) ON CONFLICT(key) DO UPDATE SET owner=excluded.owner, until=excluded.until "
-            "WHERE until < ? OR owner = excluded.owner",
-            *(key, self._owner, now + LEASE_S, now),
+            "INSERT INTO lease SELECT ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM batch WHERE key = ? AND until > ?) "
+            "ON CONFLICT(key) DO UPDATE SET owner=excluded.owner, until=excluded.until WHERE until < ? OR owner = excluded.owner",
+            *(key, self._owner, now + LEASE_S, key, now, now),
         )
         if taken.rowcount:
             self._mine.add(key)
@@ -105,6 +112,22 @@ class Leases:
     def keep(self, key: str) -> None:
         """The request is answered: its lease no longer matters, because the store is asked first. It goes at the end."""
         self._mine.discard(key)
+
+    def hold(self, run: str, keys: Iterable[str]) -> None:
+        """Hold what a batch run has in flight, and nothing else that it held before."""
+        until = self._now() + HOLD_S
+        try:
+            with self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                self._db.execute("DELETE FROM batch WHERE run=? OR until<?", (run, self._now()))
+                self._db.executemany("INSERT OR IGNORE INTO batch VALUES(?, ?, ?)", ((k, run, until) for k in keys))
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+
+    def batch_of(self, key: str) -> str | None:
+        """The batch run that has a request in flight; None when there is none."""
+        row = self._sql("SELECT run FROM batch WHERE key=? AND until>?", key, self._now()).fetchone()
+        return None if row is None else row[0]
 
     def renew(self) -> None:
         """Keep all leases of this process for another while."""

@@ -83,10 +83,9 @@ def with_messages(document: Mapping[str, Any], messages: Sequence[Mapping[str, A
 
 def output_bound(document: Mapping[str, Any]) -> int | None:
     """The most tokens that a posted document lets the model write; None where it sets no bound."""
-    for name in ("max_completion_tokens", "max_output_tokens", "max_tokens"):
-        if isinstance(document.get(name), int):
-            return document[name]
-    return None
+    given = [document.get(name) for name in ("max_completion_tokens", "max_output_tokens", "max_tokens")]
+    # Where several are given, servers differ in which one they heed: the largest is what may be charged.
+    return max((bound for bound in given if type(bound) is int), default=None)
 
 
 def read(api: Api, raw: Any) -> Reply:

@@ -31,6 +31,14 @@ _FATAL = (ProviderError, StoreError)
 """What ends a run: nothing more is sent, what is in flight is awaited, and the run folder says what is missing."""
 
 
+def in_a_batch(run: str) -> str:
+    """Why something is not asked that a batch run has in flight."""
+    return (
+        f"the batch run {run} has this in flight: `relabel batch resume {run}` takes its answer, "
+        f"`relabel batch cancel {run}` lets others ask"
+    )
+
+
 class _AlikeError(ProviderError):
     """The first requests all failed alike. The one that shows it is entered already."""
 
@@ -166,6 +174,9 @@ class Workers:
         future = self._asking[key] = asyncio.get_running_loop().create_future()
         try:
             while not self.leases.take(key):
+                if (run := self.leases.batch_of(key)) is not None:
+                    self.ledger.fail(planned, "provider", in_a_batch(run), 0)
+                    return []
                 await self.leases.pause()
                 if (rest := self.ledger.take(planned)) is not None:
                     return rest

@@ -33,13 +33,14 @@ from relabel.labelling.engines.batch_state import (
     run_id,
 )
 from relabel.labelling.job import Job, Stop
+from relabel.labelling.leases import Leases
 from relabel.labelling.ledger import Ledger
 from relabel.labelling.outcome import Outcome, finish, manifest_of, out_is_free
 from relabel.labelling.progress import Progress
 from relabel.labelling.request import Planned, Request, public_url
 from relabel.labelling.store import Store
 from relabel.labelling.wire import PATHS
-from relabel.labelling.workers import DRAIN_S
+from relabel.labelling.workers import DRAIN_S, in_a_batch
 from relabel.run import write_manifest
 
 POLL_S = 10.0
@@ -137,9 +138,11 @@ async def run_batch(
             now=now,
             step=step,
         )
+        leases = Leases(store.folder)
         work = _Batches(
             job,
             ledger,
+            leases,
             folder,
             state,
             results,
@@ -150,7 +153,11 @@ async def run_batch(
             max_bytes=max_bytes,
             step=step,
         )
-        fatal = await work.work()
+        try:
+            fatal = await work.work()
+            work.hold()
+        finally:
+            leases.close()
         ledger.close(job.samples)
         outcome = finish(job, out, manifest, ledger, interrupted=work.interrupted, fatal=fatal, now=now)
         if not state.open and not work.interrupted:
@@ -200,6 +207,7 @@ class _Batches:
         self,
         job: Job,
         ledger: Ledger,
+        leases: Leases,
         folder: BatchFolder,
         state: BatchState,
         results: Results,
@@ -218,6 +226,13 @@ class _Batches:
         self._max_requests, self._max_bytes, self._step = max_requests, max_bytes, step
         self._tries = results.tries
         self._no_money = ""
+        self._leases = leases
+        self._elsewhere: dict[str, str] = {}
+
+    def hold(self) -> None:
+        """Let other runs on the store know what batches have in flight, whatever becomes of this process."""
+        keys = [key for chunk in self.state.open for key in self.folder.keys(chunk) or ()]
+        self._leases.hold(self.state.run_id, keys)
 
     async def work(self) -> ProviderError | None:
         """Do all there is to do; return what ended it early for good."""
@@ -257,6 +272,7 @@ class _Batches:
                 self.results.failed |= chunk.failed
         while True:
             written = await self._write() if self.queue.submit else 0
+            self.hold()
             if not written and not self.state.open:
                 return
             await self.queue.settle()
@@ -272,6 +288,7 @@ class _Batches:
 
     async def _write(self) -> int:
         """Write chunks of all that is wanted and neither in flight nor failed; return their requests."""
+        self.hold()  # what was given up may be asked again
         in_flight: set[str] = set()
         for chunk in self.state.open:
             keys = self.folder.keys(chunk)
@@ -284,6 +301,9 @@ class _Batches:
         count, self._no_money = 0, ""
         for turn, key in enumerate(list(self.results.wants)):
             if key in in_flight or key in self.results.failed or self._tries[key] >= TRIES:
+                continue
+            if (said := self._asked_elsewhere(key)) is not None:
+                self._elsewhere[key] = said
                 continue
             request = self.results.planned(key).request
             worst = self._budget.worst_case(request.body)
@@ -314,6 +334,14 @@ class _Batches:
             self._step("chunk")
         return count
 
+    def _asked_elsewhere(self, key: str) -> str | None:
+        """Who else has a request in flight, in words; None when nobody has."""
+        if self._leases.take(key):
+            self._leases.give_back(key)
+            return None
+        run = self._leases.batch_of(key)
+        return "another run is asking this; start the same run again" if run is None else in_a_batch(run)
+
     def _room(self) -> float:
         """What the cap leaves, when all that is in flight costs its worst."""
         if self._max_cost is None:
@@ -323,6 +351,9 @@ class _Batches:
 
     def _name_missing(self, fatal: ProviderError | None) -> None:
         """Enter all that is still wanted as missing, each with its reason."""
+        for key in self._elsewhere:  # its answer may be here by now
+            for want in self.results.wants.pop(key, ()):
+                self.results.take_or_want(self.results.whole(want))
         waiting: dict[str, str] = {}
         for chunk in self.state.open:
             said = (
@@ -338,6 +369,8 @@ class _Batches:
                 said = waiting[key]
             elif key in self.results.unanswered:
                 said = self.results.unanswered[key]
+            elif key in self._elsewhere:
+                said = self._elsewhere[key]
             elif fatal is not None:
                 said = str(fatal)
             elif self._no_money and not self.interrupted:

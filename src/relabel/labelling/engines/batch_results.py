@@ -95,7 +95,7 @@ class Results:
 
     def planned(self, key: str) -> Planned:
         """The plan entry of a wanted request."""
-        return self._whole(self.wants[key][0])
+        return self.whole(self.wants[key][0])
 
     async def take(self, chunk: Chunk, provider: BatchProvider) -> None:
         """Enter all that a batch has to say.
@@ -185,7 +185,7 @@ class Results:
 
     def _buy(self, key: str, answer: Answer) -> None:
         first, *twins = self.wants[key]
-        planned = self._whole(first)
+        planned = self.whole(first)
         rest = self._ledger.take(planned)
         if rest is not None:
             # Another run has bought it meanwhile. It is paid for twice, and that is said and kept.
@@ -201,7 +201,7 @@ class Results:
         self.failed.pop(key, None)
         self.unanswered.pop(key, None)
         for twin in twins:
-            self.take_or_want(self._whole(twin))
+            self.take_or_want(self.whole(twin))
         for single in rest:
             self.take_or_want(single)
 
@@ -258,7 +258,8 @@ class Results:
         if key in self.wants:
             self.failed[key] = (kind, said, max(1, self.tries[key]))
 
-    def _whole(self, want: Want) -> Planned:
+    def whole(self, want: Want) -> Planned:
+        """A plan entry with its request."""
         tasks, setting, sample = want
         return Planned(tasks, setting, sample, self._job.planner.request(tasks, setting, sample))
 
