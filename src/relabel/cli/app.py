@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from relabel.cli import batch, data, demo, eval, export, rubric, run, score, site, store
+from relabel.cli import batch, bridge, career, data, demo, eval, export, rubric, run, score, site, store, tasks
 
 app = typer.Typer(
     name="relabel",
@@ -44,9 +44,12 @@ demo.register(app)
 run.register(app)
 eval.register(app)
 score.register(app)
+bridge.register(app)
+career.register(app)
 export.register(app)
 site.register(app)
 app.add_typer(data.app, name="data")
+app.add_typer(tasks.app, name="tasks")
 app.add_typer(rubric.app, name="rubric")
 app.add_typer(store.app, name="store")
 app.add_typer(batch.app, name="batch")

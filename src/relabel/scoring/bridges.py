@@ -115,6 +115,21 @@ class Bridge:
         """
         return self._multiply_out(listed, relative_to_reached=False)
 
+    def levels(self, scored: Collection[str]) -> list[tuple[System, pd.DataFrame]]:
+        """Shares at each step of the way, what is borrowed left out.
+
+        Args:
+            scored: O*NET-SOC codes with a score.
+
+        Returns:
+            Classification and shares, as `shares` returns them, in the order of the steps.
+        """
+        at, found = _started(scored), []
+        for step in self.steps:
+            at = _carried(at, step.links, relative_to_reached=True)
+            found.append((step.target, at))
+        return found
+
     def _multiply_out(self, codes: Collection[str], *, relative_to_reached: bool) -> pd.DataFrame:
         at = _started(codes)
         for number, step in enumerate(self.steps):
