@@ -157,14 +157,14 @@ def _show_all(pages: Sequence[FamilyPage]) -> None:
     )
     if first.note:
         _say(first.note)
-    typer.echo(f"\n{'family':<30}{'score':<9}{'exposure':>13}{'demand':>13}{'human':>13}{'jobs':>12}  median pay")
+    typer.echo(f"\n{'family':<31}{'score':<7}{'exposure':>11}{'demand':>11}{'human':>11}{'jobs':>10}  median pay")
     order = sorted(pages, key=lambda page: (-page.resilience.so_far / (page.resilience.of or 1), page.name))
     for page in order:
         score = page.resilience
-        parts = "".join(f"{_brief(part):>13}" for part in score.parts)
+        parts = "".join(f"{_brief(part):>11}" for part in score.parts)
         pay = page.pay[0]
-        jobs = "-" if pay.employment is None else f"{pay.employment:,.0f}"
-        typer.echo(f"{page.name:<30}{f'{score.so_far} of {score.of}':<9}{parts}{jobs:>12}  {_range(page)}")
+        jobs = "-" if pay.employment is None else f"{pay.employment / 1000:,.0f}k"
+        typer.echo(f"{_cut(page.name, 30):<31}{f'{score.so_far} of {score.of}':<7}{parts}{jobs:>10}  {_range(page)}")
     gaps = {part.words for page in pages for part in page.resilience.parts if part.points is None}
     typer.echo()
     _say(
@@ -206,7 +206,7 @@ def _show(page: FamilyPage) -> None:
     if outlook.employment_start is not None and outlook.employment_end is not None:
         typer.echo(
             f"\nEmployment: {outlook.employment_start:,.0f} in {outlook.start}, {outlook.employment_end:,.0f} in "
-            f"{outlook.end} ({outlook.change_percent:+.1f} %); {outlook.openings_a_year:,.0f} openings a year"
+            f"{outlook.end} ({_change(outlook.change_percent)}); {outlook.openings_a_year:,.0f} openings a year"
         )
     for pay in page.pay:
         if pay.lowest_median is not None:
@@ -241,10 +241,10 @@ def _show_roles(page: FamilyPage) -> None:
     head = "".join(f"{period:>11}" for period in periods)
     typer.echo(f"\nRoles, with median pay\n{'code':<12}{head}{'change':>9}{'alone':>8}{'tools':>8}  title")
     for role in page.roles:
-        change = "-" if role.outlook.change_percent is None else f"{role.outlook.change_percent:+.1f} %"
+        change = _change(role.outlook.change_percent)
         typer.echo(
             f"{role.onet_soc_code:<12}{_medians(role, len(periods))}{change:>9}{_percent(role.strict):>8}"
-            f"{_percent(role.with_tools):>8}  {role.title[:42]}"
+            f"{_percent(role.with_tools):>8}  {_cut(role.title, 40)}"
         )
 
 
@@ -262,6 +262,14 @@ def _medians(role: Role, columns: int) -> str:
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.0%}"
+
+
+def _change(percent: float | None) -> str:
+    return "-" if percent is None else f"{round(percent, 1) + 0.0:+.1f} %"
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def _dollars(value: float | None) -> str:
