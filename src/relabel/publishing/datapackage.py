@@ -93,6 +93,21 @@ _SCORE_COLUMNS: Mapping[str, Column] = {
         100,
     ),
     "percentile_gamma": Column("integer", "Percentile, with tools", "The same by gamma.", "percent", 0, 100),
+    "wage_exposure_beta_gbp": Column(
+        "number", "Wage exposure, mean", "beta x jobs x median pay, to the pence.", "GBP a year", 0
+    ),
+    "employees_cv": Column(
+        "number", "Error of jobs", "Coefficient of variation of the jobs; empty where not given.", "percent", 0
+    ),
+    "employees_quality": Column(
+        "string", "Quality of jobs", "The publisher's word for that error; empty where not given."
+    ),
+    "median_pay_cv": Column(
+        "number", "Error of median pay", "Coefficient of variation of the median; empty where not given.", "percent", 0
+    ),
+    "median_pay_quality": Column(
+        "string", "Quality of median pay", "The publisher's word for that error; empty where not given."
+    ),
     "pay_source": Column("string", "Source of pay", "Where jobs and pay of this row come from."),
     "pay_status": Column("string", "Gaps of pay", "Why jobs or median pay are missing; empty where neither is."),
     "note": _NOTE,

@@ -1,0 +1,323 @@
+"""What a site made from an export holds; without a browser."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import shutil
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from site_workshop import CLOSING, HOSTILE, hostile_site, sample_site
+
+from relabel.errors import DataError, UsageError
+from relabel.publishing.export import export_run
+from relabel.publishing.site.build import Site, build_site
+from relabel.publishing.site.serve import site_server
+from relabel.run import open_run
+from run_workshop import MakeRun
+
+
+class Seen(HTMLParser):
+    """Links, ids and text of a page, as a browser would read them."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.scripts: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.text = ""
+        self._in_script = False
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        self.attributes += given.items()
+        self.links += [given[name] for name in ("href", "src") if name in given]
+        if "id" in given:
+            self.ids.append(given["id"])
+        if tag == "script":
+            self._in_script = True
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_script = self._in_script and tag != "script"
+
+    def handle_data(self, data: str) -> None:
+        if self._in_script:
+            self.scripts[-1] += data
+        else:
+            self.text += data
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def pages(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*.html") if "data" not in p.relative_to(folder).parts)
+
+
+def broken_links(folder: Path) -> list[str]:
+    """Links that lead nowhere, or out of the folder by an absolute path."""
+    ids = {page: Seen(page) for page in pages(folder)}
+    broken: list[str] = []
+    for page, seen in ids.items():
+        for link in seen.links:
+            parts = urlsplit(link)
+            if parts.scheme in {"https", "http", "data"}:
+                continue
+            target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
+            whole = not parts.path.startswith("/") and target.is_file()
+            if whole and parts.fragment and target in ids:
+                whole = parts.fragment in ids[target].ids
+            if not whole:
+                broken.append(f"{page.relative_to(folder)}: {link}")
+    return broken
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return sample_site(tmp_path_factory.mktemp("site"))
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return hostile_site(tmp_path_factory.mktemp("hostile"))
+
+
+def test_each_group_and_each_onet_code_has_a_page_and_the_export_lies_beside(site: Site) -> None:
+    export = site.folder.parent / "export"
+    for kind in ("occupations", "onet"):
+        data = {p.stem for p in (export / kind).iterdir()}
+        assert {p.stem for p in (site.folder / kind).iterdir()} == data
+    assert content(site.folder / "data") == content(export)
+    assert site.files == len(content(site.folder))
+    assert site.pages == len(pages(site.folder))
+
+
+def test_links_are_relative_and_whole(site: Site, hostile: Site) -> None:
+    assert broken_links(site.folder) == []
+    assert broken_links(hostile.folder) == []
+
+
+def test_titles_and_descriptions_are_there_and_tell_pages_apart(site: Site) -> None:
+    found: Counter[str] = Counter()
+    for page in pages(site.folder):
+        text = page.read_text(encoding="utf-8")
+        title, described = (
+            re.search("<title>(.+)</title>", text),
+            re.search('<meta name="description" content="(.+)">', text),
+        )
+        assert title, page
+        assert described, page
+        found[title[1]] += 1
+        assert text.count("<h1") == 1, page
+        assert '<html lang="en">' in text
+    assert max(found.values()) == 1
+
+
+def test_the_sample_says_sample_on_every_page(site: Site) -> None:
+    for page in pages(site.folder):
+        assert "SAMPLE" in Seen(page).text, page
+
+
+def test_a_partial_export_says_partial_on_every_page(sample_run: MakeRun, tmp_path: Path) -> None:
+    run = sample_run(status="incomplete", without=("29-1141.00",))
+    export_run(run, tmp_path / "export", allow_partial=True, draws=0)
+    built = build_site(tmp_path / "export", tmp_path / "site")
+    for page in pages(built.folder):
+        assert "PARTIAL: the run is incomplete" in Seen(page).text, page
+    without = Seen(tmp_path / "site/occupations/2237.html").text
+    assert "No score" in without
+    assert "no labelled tasks for O*NET-SOC 2019 29-1141.00" in without
+
+
+def test_the_same_export_gives_the_same_bytes_wherever_it_is_written(site: Site, tmp_path: Path) -> None:
+    again = build_site(site.folder.parent / "export", tmp_path / "deep" / "site")
+    assert content(again.folder) == content(site.folder)
+    build_site(site.folder.parent / "export", tmp_path / "deep" / "site")
+    assert content(again.folder) == content(site.folder)
+    assert not any(str(tmp_path).encode() in data for data in content(again.folder).values())
+
+
+def test_a_page_shows_both_readings_without_any_script(site: Site) -> None:
+    page = json.loads((site.folder / "data/occupations/2134.json").read_text(encoding="utf-8"))
+    seen = Seen(site.folder / "occupations/2134.html")
+    text = " ".join(seen.text.split())
+    for said in page["readings"].values():
+        assert f"{said['score_10']:.1f} of 10 {said['band_label']}" in text
+        assert said["meaning"] in text
+        assert all(line in text for line in said["now"])
+        assert said["higher_than"].capitalize() in text
+        assert f"{said['low_10']:.1f} to {said['high_10']:.1f}" in text
+        assert f"{said['tasks_text']} tasks" in text
+    for part in page["onet"]:
+        assert f"{part['title']} {part['onet_soc_code']}" in text
+        assert f"{part['strict']} tasks" in text
+    for task in page["tasks"]:
+        assert task["text"] in text
+    assert text.count("Range with labels by the reference raters") == 2
+
+
+def test_each_task_stands_once_in_the_full_list(site: Site) -> None:
+    page = json.loads((site.folder / "data/occupations/2134.json").read_text(encoding="utf-8"))
+    text = Seen(site.folder / "occupations/2134.html").text.split("All tasks")[1]
+    for task in page["tasks"]:
+        assert text.count(task["text"]) == 1, task["text"]
+
+
+def test_hostile_texts_are_shown_and_never_run(hostile: Site) -> None:
+    shown = "".join(Seen(page).text for page in pages(hostile.folder))
+    for text in HOSTILE:
+        assert text in shown
+    for page in pages(hostile.folder):
+        raw, seen = page.read_text(encoding="utf-8"), Seen(page)
+        assert CLOSING not in raw, page
+        assert not [name for name, _ in seen.attributes if name.startswith("on")], page
+        assert all("window.broken" not in script or script.startswith("{") for script in seen.scripts), page
+        assert "49" not in [task.strip() for task in seen.text.split("\n")]
+
+
+def test_json_ld_can_be_read_and_names_the_occupation(site: Site, hostile: Site) -> None:
+    (block,) = [s for s in Seen(site.folder / "occupations/1121.html").scripts if "schema.org" in s]
+    about = json.loads(block)
+    assert about["@type"] == "Occupation"
+    assert about["occupationalCategory"] == "UK SOC 2020 1121"
+    assert about["estimatedSalary"][0]["currency"] == "GBP"
+    (block,) = [s for s in Seen(site.folder / "index.html").scripts if "schema.org" in s]
+    assert json.loads(block)["@type"] == "Dataset"
+    (block,) = [s for s in Seen(hostile.folder / "occupations/15-1252.00.html").scripts if "schema.org" in s]
+    assert json.loads(block)["name"] == CLOSING
+
+
+def test_an_address_gives_canonical_links_and_a_site_map(site: Site, tmp_path: Path) -> None:
+    assert b"canonical" not in content(site.folder)["index.html"]
+    assert "sitemap.xml" not in content(site.folder)
+    built = build_site(site.folder.parent / "export", tmp_path / "site", base_url="https://example.org/jobs")
+    index = (built.folder / "index.html").read_text(encoding="utf-8")
+    assert '<link rel="canonical" href="https://example.org/jobs/">' in index
+    page = (built.folder / "occupations/1121.html").read_text(encoding="utf-8")
+    assert '<link rel="canonical" href="https://example.org/jobs/occupations/1121.html">' in page
+    listed = re.findall("<loc>(.+?)</loc>", (built.folder / "sitemap.xml").read_text(encoding="utf-8"))
+    assert len(listed) == built.pages
+    assert "https://example.org/jobs/occupations/1121.html" in listed
+    assert "Sitemap: https://example.org/jobs/sitemap.xml" in (built.folder / "robots.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "address", ["example.org", "ftp://example.org", "https://", "https://example.org/?a=1", "/jobs"]
+)
+def test_what_is_no_address_is_refused(site: Site, address: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is no address of a site"):
+        build_site(site.folder.parent / "export", tmp_path / "site", base_url=address)
+
+
+def test_a_theme_takes_the_place_of_single_templates_and_styles(site: Site, tmp_path: Path) -> None:
+    theme = tmp_path / "theme"
+    (theme / "static").mkdir(parents=True)
+    (theme / "base.html").write_text(
+        '{% extends "builtin/base.html" %}{% block footer %}<p>Made by us. {{ "<b>" }}</p>{% endblock %}',
+        encoding="utf-8",
+    )
+    (theme / "static/site.css").write_text("body { color: red; }", encoding="utf-8")
+    (theme / "static/logo.svg").write_text("<svg/>", encoding="utf-8")
+    built = build_site(site.folder.parent / "export", tmp_path / "site", theme=theme)
+    index = (built.folder / "index.html").read_text(encoding="utf-8")
+    assert "<p>Made by us. &lt;b&gt;</p>" in index
+    assert "What can language models do" in index
+    assert (built.folder / "assets/site.css").read_text(encoding="utf-8") == "body { color: red; }"
+    assert (built.folder / "assets/logo.svg").exists()
+    assert broken_links(built.folder) == []
+    (theme / "base.html").write_text("{% extends ", encoding="utf-8")
+    with pytest.raises(DataError, match="template cannot be used"):
+        build_site(site.folder.parent / "export", tmp_path / "site", theme=theme)
+    assert (built.folder / "index.html").read_text(encoding="utf-8") == index
+    with pytest.raises(UsageError, match="no theme folder"):
+        build_site(site.folder.parent / "export", tmp_path / "site", theme=tmp_path / "none")
+
+
+def test_a_folder_without_an_export_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no export"):
+        build_site(tmp_path / "nowhere", tmp_path / "site")
+
+
+def test_an_export_of_another_version_or_with_a_damaged_file_is_refused(site: Site, tmp_path: Path) -> None:
+    shutil.copytree(site.folder.parent / "export", tmp_path / "export")
+    (tmp_path / "export/occupations/1121.json").write_text("{", encoding="utf-8")
+    with pytest.raises(DataError, match=r"1121\.json is missing or damaged"):
+        build_site(tmp_path / "export", tmp_path / "site")
+    package = tmp_path / "export/datapackage.json"
+    package.write_text(
+        package.read_text(encoding="utf-8").replace('"export_format": ', '"export_format": 9'), encoding="utf-8"
+    )
+    with pytest.raises(DataError, match="another version of relabel"):
+        build_site(tmp_path / "export", tmp_path / "site")
+    assert not (tmp_path / "site").exists()
+
+
+def test_a_folder_in_other_use_is_left_alone(site: Site, tmp_path: Path) -> None:
+    export = site.folder.parent / "export"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("years of work")
+    with pytest.raises(UsageError, match="no earlier site"):
+        build_site(export, tmp_path / "mine")
+    with pytest.raises(UsageError, match="lie in each other"):
+        build_site(export, export / "site")
+    with pytest.raises(UsageError, match="lie in each other"):
+        build_site(export, export.parent)
+    assert (tmp_path / "mine/thesis.txt").read_text() == "years of work"
+
+
+def test_the_list_of_sources_is_a_pdf_too(site: Site) -> None:
+    assert (site.folder / "sources.pdf").read_bytes().startswith(b"%PDF-")
+
+
+def test_only_a_site_is_served_and_only_on_this_machine(site: Site, tmp_path: Path) -> None:
+    with site_server(site.folder, 0) as server:
+        assert server.server_address[0] == "127.0.0.1"
+        with pytest.raises(DataError, match="cannot serve on port"):
+            site_server(site.folder, server.server_port)
+    with pytest.raises(UsageError, match=r"holds no index\.html"):
+        site_server(tmp_path, 0)
+
+
+PAY = "code,employees,median_pay_gbp\n1121,479000,52885\n8160,24000,35092\n"
+
+
+@pytest.mark.mirror
+def test_the_published_labels_and_the_old_method_show_the_published_figures(tmp_path: Path) -> None:
+    (tmp_path / "pay.csv").write_text(PAY, encoding="utf-8")
+    run = open_run("eloundou-2023:gpt4")
+    export_run(run, tmp_path / "export", method="site-2026", pay=str(tmp_path / "pay.csv"), draws=0)
+    built = build_site(tmp_path / "export", tmp_path / "site")
+    text = {
+        code: " ".join(Seen(built.folder / f"occupations/{code}.html").text.split())
+        for code in ("1121", "8160", "2133")
+    }
+    for said in (
+        "0.7 of 10", "7.3 of 10", "£1.77bn", "£18.49bn", "2 of 27 tasks", "25 of 27 tasks", "479,000", "£52,885",
+        "Higher than 32 % of the 379 scored occupations", "A model alone can speed up 2 of 27", "draws on 6 US occupations",
+    ):  # fmt: skip
+        assert said in text["1121"], said
+    for said in (
+        "1.5 of 10", "6.4 of 10", "£126m", "£539m", "3 of 20 tasks", "13 of 20 tasks", "24,000", "£35,092",
+        "Higher than 71 % of the 379 scored occupations",
+    ):  # fmt: skip
+        assert said in text["8160"], said
+    page = (built.folder / "occupations/1121.html").read_text(encoding="utf-8")
+    tasks = re.findall(r"<li><b>([\d.]+)</b>", page.split('id="all"')[0].split("most important tasks")[1])
+    assert tasks[0] == "4.6"
+    assert "No score" in text["2133"]
+    assert len(list((built.folder / "occupations").iterdir())) == 412
+    largest = max((built.folder / "occupations").iterdir(), key=lambda p: p.stat().st_size)
+    assert largest.stat().st_size < 60_000, largest
+    for name in ("index", "map", "pay", "compare", "totals"):
+        size = len(gzip.compress((built.folder / f"{name}.html").read_bytes()))
+        assert size < 400_000, name
+    assert broken_links(built.folder) == []

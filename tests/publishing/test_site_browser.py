@@ -1,0 +1,200 @@
+"""A site as people use it, in a real browser."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+from site_workshop import hostile_site, sample_site
+
+from browser import OpenPage, serious_findings
+from relabel.publishing.site.build import Site
+from relabel.publishing.site.serve import site_server
+
+KINDS = ("index", "map", "pay", "compare", "totals", "method", "sources", "occupations/2134", "onet/15-1252.00")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return sample_site(tmp_path_factory.mktemp("site"))
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return hostile_site(tmp_path_factory.mktemp("hostile"))
+
+
+@pytest.fixture
+def served(site: Site) -> Iterator[str]:
+    """The site under a path of its own, as on a host that holds other things too."""
+    with site_server(site.folder, 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def address(site: Site, path: str) -> str:
+    return (site.folder / path).resolve().as_uri()
+
+
+def titles(page: Page) -> list[str]:
+    return page.locator("#occupations tbody tr:visible th a").all_text_contents()
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_no_kind_of_page_has_serious_findings_of_axe_or_runs_over_a_phone(
+    site: Site, page: OpenPage, dark: bool
+) -> None:
+    opened = page(width=360, height=740, dark=dark)
+    for kind in KINDS:
+        opened.goto(address(site, f"{kind}.html"))
+        if opened.locator("#read-tools").count():
+            opened.locator("#read-tools").check()
+        for details in opened.locator("details").all():
+            details.evaluate("element => element.open = true")
+        assert serious_findings(opened) == [], kind
+        assert opened.evaluate("document.documentElement.scrollWidth") <= 360, kind
+
+
+def test_the_switch_shows_one_reading_at_a_time_and_is_kept_for_the_next_page(site: Site, page: OpenPage) -> None:
+    opened = page(address(site, "occupations/2134.html"))
+    alone, tools = opened.locator(".card.strict"), opened.locator(".card.tools")
+    expect(alone).to_be_visible()
+    expect(tools).to_be_hidden()
+    opened.get_by_label("Model with tools").click()
+    expect(tools).to_be_visible()
+    expect(alone).to_be_hidden()
+    opened.goto(address(site, "occupations/1121.html"))
+    expect(opened.locator(".card.tools")).to_be_visible()
+
+
+def test_the_switch_works_by_keyboard_and_without_scripts(site: Site, page: OpenPage) -> None:
+    opened = page(address(site, "occupations/2134.html"), scripts=False)
+    opened.locator("#read-strict").focus()
+    opened.keyboard.press("ArrowRight")
+    expect(opened.locator(".card.tools")).to_be_visible()
+    expect(opened.locator(".card.strict")).to_be_hidden()
+    opened.goto(address(site, "index.html"))
+    assert len(titles(opened)) == 6
+    expect(opened.locator("#search")).to_be_hidden()
+
+
+def test_search_finds_by_title_and_code_and_says_how_many(site: Site, page: OpenPage) -> None:
+    opened = page(address(site, "index.html"))
+    every = titles(opened)
+    opened.locator("#search").fill("8160")
+    assert len(titles(opened)) == 1
+    expect(opened.locator("#found")).to_have_text("1 row found")
+    opened.locator("#search").fill(every[0].split()[0].upper())
+    assert every[0] in titles(opened)
+    opened.locator("#search").fill("no such trade")
+    assert titles(opened) == []
+    expect(opened.locator("#found")).to_have_text("0 rows found")
+    opened.locator("#search").fill("")
+    assert titles(opened) == every
+
+
+def test_columns_sort_by_figure_both_ways_with_gaps_last(site: Site, page: OpenPage) -> None:
+    opened = page(address(site, "index.html"))
+    head = opened.locator("#occupations thead th").nth(1)
+    cells = opened.locator("#occupations tbody td:nth-child(2)")
+    head.get_by_role("button").click()
+    down = cells.all_text_contents()
+    assert head.get_attribute("aria-sort") == "descending"
+    assert down == sorted(down, key=float, reverse=True)
+    head.get_by_role("button").press("Enter")
+    assert head.get_attribute("aria-sort") == "ascending"
+    assert cells.all_text_contents() == sorted(down, key=float)
+    opened.evaluate("document.querySelector('#occupations tbody td').removeAttribute('data-v')")
+    gap = opened.locator("#occupations tbody th a").first.text_content()
+    for _ in range(2):
+        head.get_by_role("button").click()
+        assert titles(opened)[-1] == gap
+    name = opened.locator("#occupations thead th").first
+    name.get_by_role("button").click()
+    assert titles(opened) == sorted(titles(opened), key=str.lower)
+
+
+def test_the_map_is_one_stop_for_tab_and_walked_by_arrows_to_a_page(site: Site, page: OpenPage) -> None:
+    opened = page(address(site, "map.html"))
+    assert opened.locator(".tile[tabindex='0']").count() == 1
+    opened.locator("#read-strict").focus()
+    opened.keyboard.press("Tab")
+    first = opened.locator(".tile:focus")
+    start = first.get_attribute("aria-label")
+    expect(opened.locator("#tip")).to_have_text(start or "")
+    seen = {start}
+    for key in ("ArrowRight", "ArrowDown", "ArrowLeft", "ArrowUp", "End"):
+        opened.keyboard.press(key)
+        seen.add(opened.locator(".tile:focus").get_attribute("aria-label"))
+    assert len(seen) >= 3
+    target = opened.locator(".tile:focus").get_attribute("href")
+    opened.keyboard.press("Enter")
+    opened.wait_for_url(f"**/{target}")
+
+
+def test_tiles_fill_the_map_and_their_colour_follows_the_reading(site: Site, page: OpenPage) -> None:
+    opened = page(address(site, "map.html"))
+    sizes = opened.locator(".tile").evaluate_all("all => all.map(a => a.offsetWidth * a.offsetHeight)")
+    whole = opened.locator(".map").evaluate("map => map.offsetWidth * map.offsetHeight")
+    assert sum(sizes) == pytest.approx(whole, rel=0.02)
+    shade = "tile => getComputedStyle(tile).backgroundColor"
+    alone = [tile.evaluate(shade) for tile in opened.locator(".tile").all()]
+    opened.locator("#read-tools").check()
+    assert [tile.evaluate(shade) for tile in opened.locator(".tile").all()] != alone
+
+
+def test_the_scatter_is_walked_along_the_scale_of_pay(site: Site, page: OpenPage) -> None:
+    opened = page(address(site, "pay.html"))
+    opened.locator("svg.strict a").first.focus()
+    walked = [opened.locator("#tip").text_content()]
+    for _ in range(2):
+        opened.keyboard.press("ArrowRight")
+        walked.append(opened.locator("#tip").text_content())
+    pay = [int((text or "").split("£")[1].replace(",", "")) for text in walked]
+    assert pay == sorted(pay)
+    assert len(set(walked)) == 3
+    opened.locator("#read-tools").check()
+    expect(opened.locator("svg.tools")).to_be_visible()
+    expect(opened.locator("svg.strict")).to_be_hidden()
+
+
+def test_two_occupations_are_compared_and_an_address_names_one(site: Site, page: OpenPage) -> None:
+    opened = page(address(site, "compare.html") + "?a=8160")
+    heads = opened.locator("#compared thead th a")
+    assert (heads.first.get_attribute("href") or "") == "occupations/8160.html"
+    assert opened.locator("#compared tbody tr").count() == 10
+    opened.locator("#side-b").select_option("2134")
+    assert (heads.nth(1).get_attribute("href") or "") == "occupations/2134.html"
+    shown = opened.locator("#compared tbody td").all_text_contents()
+    assert all(" of 10" in cell for cell in shown[:2])
+
+
+def test_hostile_texts_run_nothing_and_stay_inside_a_phone(hostile: Site, page: OpenPage) -> None:
+    opened = page(width=360, height=740)
+    for path in ("index.html", "compare.html", "occupations/11-1011.00.html", "onet/11-1011.00.html", "method.html"):
+        opened.goto(address(hostile, path))
+        assert opened.evaluate("window.broken") is None, path
+        assert opened.locator("img").count() == 0, path
+        assert opened.evaluate("document.documentElement.scrollWidth") <= 360, path
+    assert "<script>" in ((opened.goto(address(hostile, "index.html")) and opened.locator("tbody").inner_text()) or "")
+
+
+def test_the_site_works_from_a_server_as_from_a_folder(served: str, page: OpenPage) -> None:
+    opened = page(f"{served}/index.html")
+    opened.locator("#occupations tbody a").first.click()
+    expect(opened.locator("h1")).to_contain_text("1121")
+    assert opened.evaluate("getComputedStyle(document.querySelector('.card')).display") == "grid"
+    opened.get_by_role("link", name="Compare with another occupation").click()
+    expect(opened.locator("#compared tbody tr").first).to_be_visible()
+
+
+def test_a_page_prints_without_menu_and_switch(site: Site, page: OpenPage, tmp_path: Path) -> None:
+    opened = page(address(site, "occupations/2134.html"))
+    opened.emulate_media(media="print")
+    expect(opened.locator("nav")).to_be_hidden()
+    expect(opened.locator(".switch")).to_be_hidden()
+    expect(opened.locator("h1")).to_be_visible()

@@ -1,0 +1,83 @@
+"""Where marks lie in charts, and how figures read."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relabel.publishing.site.charts import Box, log_axis, squarified
+from relabel.publishing.site.figures import money, percent, signed, tenth, whole
+
+
+@given(
+    st.lists(st.floats(1, 1e6), min_size=1, max_size=60),
+    st.floats(1, 500),
+    st.floats(1, 500),
+)
+def test_a_treemap_gives_each_value_its_part_of_the_area_and_no_two_the_same_place(
+    values: list[float], width: float, height: float
+) -> None:
+    values = sorted(values, reverse=True)
+    area = Box(3, 5, width, height)
+    boxes = squarified(values, area)
+    for value, box in zip(values, boxes, strict=True):
+        assert box.width * box.height == pytest.approx(width * height * value / sum(values), rel=1e-6)
+        assert box.x >= 3 - 1e-6
+        assert box.y >= 5 - 1e-6
+        assert box.x + box.width <= 3 + width + 1e-6 * width
+        assert box.y + box.height <= 5 + height + 1e-6 * height
+    for place, one in enumerate(boxes):
+        for two in boxes[:place]:
+            across = min(one.x + one.width, two.x + two.width) - max(one.x, two.x)
+            along = min(one.y + one.height, two.y + two.height) - max(one.y, two.y)
+            assert across <= 1e-6 * width or along <= 1e-6 * height
+
+
+def test_a_treemap_keeps_equal_parts_square() -> None:
+    boxes = squarified([1.0] * 16, Box(0, 0, 40, 40))
+    assert all(box.width == pytest.approx(10) and box.height == pytest.approx(10) for box in boxes)
+
+
+def test_the_example_of_the_papers_authors_comes_out_as_printed() -> None:
+    boxes = squarified([6, 6, 4, 3, 2, 2, 1], Box(0, 0, 6, 4))
+    assert [(box.width, box.height) for box in boxes[:2]] == [(3, 2), (3, 2)]
+    assert boxes[2].width * boxes[2].height == pytest.approx(4)
+    assert boxes[2].y == 0
+    assert boxes[2].x == 3
+
+
+def test_an_axis_holds_all_values_and_marks_round_ones() -> None:
+    axis = log_axis([8_500, 52_885, 96_000], 880)
+    assert 0 < axis.at(8_500) < axis.at(52_885) < axis.at(96_000) < 880
+    assert axis.at(axis.low) == 0
+    assert axis.at(axis.high) == pytest.approx(880)
+    assert 20_000 in axis.ticks
+    assert all(axis.low <= tick <= axis.high for tick in axis.ticks)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (52_885, "£52,885"),
+        (1_773_234_050, "£1.77bn"),
+        (18_492_297_950, "£18.49bn"),
+        (126_331_200, "£126m"),
+        (539_013_120, "£539m"),
+        (999_700_000, "£1.00bn"),
+        (999_600, "£1m"),
+        (999_400, "£999,400"),
+        (0, "£0"),
+        (-2_500_000, "−£3m"),
+        (None, "–"),
+    ],
+)
+def test_money_reads_as_people_write_it(value: float | None, shown: str) -> None:
+    assert money(value) == shown
+
+
+def test_figures_round_half_up_and_show_a_dash_where_there_is_none() -> None:
+    assert [tenth(4.25), tenth(4.61), tenth(0.05), tenth(None)] == ["4.3", "4.6", "0.1", "–"]
+    assert [whole(479_000), whole(None)] == ["479,000", "–"]
+    assert [percent(0.125), percent(0.002), percent(0), percent(None)] == ["13 %", "under 1 %", "0 %", "–"]
+    assert [signed(0.25), signed(-1.25), signed(-0.01), signed(None)] == ["+0.3", "−1.3", "0.0", "–"]
