@@ -21,6 +21,15 @@ def test_rubrics_that_ship_are_good(name: str) -> None:
     assert {label for e in rubric.examples for label in e.labels.values()} == set(rubric.labels)
 
 
+def test_automation_has_no_codes_of_exposure(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    text = rubric_path("automation").read_text()
+    path.write_text(text + "codes: {E1: {automation: T4}}\n")
+    with pytest.raises(RubricError, match="codes: automation is no exposure"):
+        load_rubric(str(path))
+    assert load_rubric("automation").code({"automation": "T4"}) is None
+
+
 def test_the_code_follows_from_the_pair() -> None:
     code = load_rubric("exposure").code
     pairs = {(s, t): code({"strict": s, "with-tools": t}) for s, t in product(["exposed", "not-exposed"], repeat=2)}
@@ -33,7 +42,7 @@ def test_the_code_follows_from_the_pair() -> None:
     assert code({"with-tools": "exposed"}) is None
 
 
-@pytest.mark.parametrize("name", [name for name in rubric_names() if load_rubric(name).unit == "task"])
+@pytest.mark.parametrize("name", [name for name in rubric_names() if load_rubric(name).codes])
 def test_measures_are_those_of_the_paper(name: str) -> None:
     measures = load_rubric(name).measures
     assert {m: [measures[m][c] for c in ("E0", "E1", "E2")] for m in measures} == {  # pyright: ignore[reportArgumentType]  codes as literals

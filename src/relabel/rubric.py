@@ -18,6 +18,8 @@ Code = Literal["E0", "E1", "E2"]
 Measure = Literal["alpha", "beta", "gamma"]
 Unit = Literal["task", "occupation"]
 """What a rubric labels: task statements, or occupations as a whole."""
+AUTOMATION = "automation"
+"""The setting that asks how much of a task a model could do by itself: another question than exposure, without codes."""
 CODES: tuple[Code, ...] = ("E0", "E2", "E1")
 """The published codes, in order of exposure."""
 MEASURES: tuple[Measure, ...] = ("alpha", "beta", "gamma")
@@ -71,7 +73,8 @@ class Rubric(_Part):
         settings: The settings by name; each is one question per task or occupation.
         examples: Worked examples, shown to the model.
         rationale: What is asked of a rationale.
-        codes: For each published code the labels by setting that lead to it; the first that fits counts.
+        codes: For each published code the labels by setting that lead to it; the first that fits counts. A rubric of the
+            one setting `automation` has neither codes nor measures.
         incoherent: A pair of labels that contradicts itself; it is counted and listed for review.
         measures: Value (0-1) by measure and code.
         source: The file that the rubric was read from.
@@ -137,6 +140,11 @@ class Rubric(_Part):
             for key in ("codes", "measures", "incoherent"):
                 if getattr(self, key):
                     raise ValueError(f"{key}: goes with the unit task only, and the unit of this rubric is {self.unit}")
+            return
+        if set(self.settings) == {AUTOMATION}:
+            for key in ("codes", "measures"):
+                if getattr(self, key):
+                    raise ValueError(f"{key}: automation is no exposure, so its labels have none; remove it")
             return
         for key in ("codes", "measures"):
             if not getattr(self, key):

@@ -25,7 +25,7 @@ from relabel.errors import DataError, UsageError
 from relabel.files import make_private_dir, replacing
 from relabel.label import Failure, Label
 from relabel.manifest import FORMAT_VERSION, Counts, Manifest, SourceUse
-from relabel.rubric import CODES, MEASURES, Measure, Rubric, Unit, load_rubric
+from relabel.rubric import AUTOMATION, MEASURES, Measure, Rubric, Unit, load_rubric
 from relabel.settings import asset_dir
 from relabel.sources import eloundou, fetch, registry
 
@@ -71,8 +71,10 @@ PUBLISHED: Mapping[str, tuple[str, str]] = {
     "eloundou-2023:gpt4": ("gpt4", "GPT-4, rubric of 2023"),
     "eloundou-2023:gpt4-alt": ("gpt4_alt", "GPT-4, alternative rubric of 2023"),
     "eloundou-2023:human": ("human", "human annotators of 2023"),
+    "eloundou-2023:gpt4-automation": ("gpt4", "GPT-4 on automation, T0 to T4"),
+    "eloundou-2023:human-automation": ("human", "human annotators of 2023 on automation, T0 to T4, 100 tasks"),
 }
-"""Published label sets by name: column in the source, and who labelled."""
+"""Published label sets by name: column in the source, and who labelled. Those of automation answer another question."""
 
 TASK_FILE = "task-file"
 """What a manifest calls the source of a task list that a user gave as a file."""
@@ -353,16 +355,18 @@ def _published(ref: str) -> Run:
         uses: tuple[SourceUse, ...] = ()
     else:
         column, who = PUBLISHED[ref]
-        source = eloundou.read_labels()
+        automation = ref.endswith("-automation")
+        source = eloundou.read_automation() if automation else eloundou.read_labels()
         rubric, tasks, note = (
-            load_rubric("eloundou"),
+            load_rubric(AUTOMATION if automation else "eloundou"),
             "eloundou-2023",
             f"published labels: {who}; the rubric shown is relabel's own wording of that question",
         )
-        labels = source.assign(setting="three-way", label=source[column], rationale=None)
-        labels = labels[labels["label"].isin(CODES)]
-        known = fetch.provenance("eloundou-2023", "full_labelset.tsv")
-        uses = (SourceUse(source="eloundou-2023", file="full_labelset.tsv", sha256=known.sha256),)
+        labels = source.assign(setting=next(iter(rubric.settings)), label=source[column], rationale=None)
+        labels = labels[labels["label"].isin(list(rubric.labels))]
+        file = registry.get_source("eloundou-2023").with_role("automation-labels" if automation else "labels").name
+        known = fetch.provenance("eloundou-2023", file)
+        uses = (SourceUse(source="eloundou-2023", file=file, sha256=known.sha256),)
     manifest = Manifest(
         status="published",
         package_version=__version__,

@@ -11,6 +11,7 @@ import pytest
 from relabel.errors import ColumnError, DataError
 from relabel.evaluation.gold import load_gold, read_gold_csv
 
+FROZEN = "5193b0da09d291cdd946ae75b7e69b5f10e96fdc3965d816e1931f40dda7feca"
 WriteGold = Callable[[str | bytes], Path]
 
 
@@ -72,7 +73,12 @@ def test_byte_order_mark_windows_line_ends_blank_lines_and_other_columns_are_tak
         ("task_id,code,strict\n1,E0,exposed\n", "line 2: the code E0 contradicts"),
         ("task_id,code,code\n1,E0,E0\n", "the column 'code' more than once"),
         ("task_id,with_tools,with-tools\n1,exposed,exposed\n", "the column 'with_tools' more than once"),
-        ("task_id,label\n1,E0\n", "no column of labels"),
+        ("task_id,answer\n1,E0\n", "no column of labels"),
+        ("task_id,code,weight\n1,E0,2\n2,E1,0\n", "line 3: weight must be a number above 0, not '0'"),
+        ("task_id,code,weight\n1,E0,2\n2,E1,\n", "line 3 has no weight, other lines do"),
+        ("id,label\n1,T0\n2,E1\n", "line 3: 'E1' is no level of automation"),
+        ("id,label,automation\n1,T0,T1\n", "line 2: label says T0, automation T1"),
+        ("id,task_id,label\n1,1,E0\n", "the column 'task_id' more than once"),
         ("task_id,code\n", "a header but no row below it; write one line for each labelled task"),
     ],
 )
@@ -84,7 +90,7 @@ def test_a_bad_file_is_refused_with_the_line(write_gold: WriteGold, text: str, s
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "id,code\n1,E0\n", "task_id;code\n1;E0\n"])
+@pytest.mark.parametrize("text", ["", "number,code\n1,E0\n", "task_id;code\n1;E0\n"])
 def test_a_file_without_ids_is_refused_with_the_columns_it_has(write_gold: WriteGold, text: str) -> None:
     with pytest.raises(ColumnError, match="no column 'task_id'"):
         read_gold_csv(write_gold(text))
@@ -112,11 +118,46 @@ def test_hash_stands_for_the_labels_not_for_the_layout(write_gold: WriteGold) ->
     assert first.source.sha256 != turned.source.sha256
 
 
+def test_weights_and_strata_are_part_of_the_frozen_hash(write_gold: WriteGold) -> None:
+    plain = read_gold_csv(write_gold("id,label\n1,E0\n2,E1\n"))
+    weighted = read_gold_csv(write_gold("id,label,weight,stratum\n1,E0,1.5,a\n2,E1,3,b\n"))
+    assert weighted.table[["weight", "stratum"]].to_numpy().tolist() == [[1.5, "a"], [3.0, "b"]]
+    assert (plain.weighted, weighted.weighted) == (False, True)
+    assert plain.sha256 != weighted.sha256
+    assert plain.human
+
+
+def test_labels_of_automation_are_no_codes_of_exposure(write_gold: WriteGold) -> None:
+    gold = read_gold_csv(write_gold("id,label\n1,T0\n2,T4\n"))
+    assert gold.table["automation"].tolist() == ["T0", "T4"]
+    assert gold.table["code"].isna().all()
+
+
 def test_sample_gold_holds_sixty_labelled_tasks() -> None:
     gold = load_gold("sample")
     assert len(gold.table) == 60
     assert gold.table["code"].value_counts().to_dict() == {"E2": 23, "E0": 20, "E1": 17}
     assert gold.source.file == "gold.csv"
+
+
+@pytest.mark.mirror
+def test_published_automation_labels_are_gold_too() -> None:
+    gpt4, human = (load_gold(f"eloundou-2023:{who}-automation") for who in ("gpt4", "human"))
+    assert gpt4.table["automation"].value_counts().to_dict() == {
+        "T2": 7796,
+        "T0": 5528,
+        "T1": 2937,
+        "T3": 2646,
+        "T4": 358,
+    }
+    assert len(human.table) == 100
+    assert (gpt4.human, human.human) == (False, True)
+    assert gpt4.source.file == "automation_gpt4_human_labels.tsv"
+
+
+@pytest.mark.mirror
+def test_the_hash_of_a_published_gold_is_frozen() -> None:
+    assert load_gold("eloundou-2023:gpt4").sha256 == FROZEN
 
 
 @pytest.mark.mirror

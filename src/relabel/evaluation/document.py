@@ -15,13 +15,14 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model
 from relabel.manifest import SourceUse
 from relabel.rubric import CODES, Measure
 
-SettingName = Literal["strict", "with-tools", "three-way"]
+SettingName = Literal["strict", "with-tools", "three-way", "automation"]
 UnmatchedReason = Literal["not-in-gold", "not-in-run", "no-label-in-run", "no-label-in-gold"]
 
 SCALES: Mapping[SettingName, tuple[str, ...]] = {
     "strict": ("not-exposed", "exposed"),
     "with-tools": ("not-exposed", "exposed"),
     "three-way": CODES,
+    "automation": ("T0", "T1", "T2", "T3", "T4"),
 }
 """Labels of each setting, in order of exposure; ordinal figures depend on this order."""
 

@@ -13,14 +13,17 @@ import pandera.pandas as pa
 
 from relabel.errors import ColumnError, DataError
 from relabel.manifest import SourceUse
-from relabel.rubric import CODES
+from relabel.rubric import AUTOMATION, CODES
 from relabel.run import PUBLISHED, Run, open_run
 from relabel.settings import asset_dir
 from relabel.sources.fetch import sha256_of
-from relabel.sources.user_csv import read_user_csv
+from relabel.sources.user_csv import plain_number, read_user_csv
 
 GOLD_NAMES = (*PUBLISHED, "sample")
 """Golds that go by name; any other is the path of a CSV file."""
+
+LEVELS = ("T0", "T1", "T2", "T3", "T4")
+"""Labels of automation, from none to full."""
 
 LABELLED = pa.DataFrameSchema(
     {
@@ -29,13 +32,22 @@ LABELLED = pa.DataFrameSchema(
         "code": pa.Column("string", pa.Check.isin(CODES), nullable=True, coerce=True),
         "strict": pa.Column("boolean", nullable=True, coerce=True),
         "with_tools": pa.Column("boolean", nullable=True, coerce=True),
+        "automation": pa.Column("string", pa.Check.isin(LEVELS), nullable=True, coerce=True),
+        "weight": pa.Column("float64", pa.Check.gt(0), nullable=True, coerce=True),
+        "stratum": pa.Column("string", nullable=True, coerce=True),
+        "text": pa.Column("string", nullable=True, coerce=True),
     },
     unique=["onet_soc_code", "task_id"],
     strict="filter",
+    add_missing_columns=True,
 )
-"""One row a task: its code, and whether it is exposed in each setting. A gold's table; `Run.coded()` fits it too."""
+"""One row a task: its code, and whether it is exposed in each setting; or its level of automation. A gold's table;
+`Run.coded()` fits it too. `weight` counts in estimates, tasks of one `stratum` were drawn together, `text` is the statement."""
 
 _LABEL_COLUMNS = ("code", "strict", "with_tools")
+_DESIGN = (AUTOMATION, "weight", "stratum")
+_OTHER_NAMES: Mapping[str, str] = {"with-tools": "with_tools", "id": "task_id", "label": "code"}
+"""Names that a user's file may give to columns."""
 _EXPOSED: Mapping[str, bool | None] = {"exposed": True, "not-exposed": False, "": None}
 _BY_CODE: Mapping[str, tuple[bool, bool]] = {"E0": (False, False), "E1": (True, True), "E2": (False, True)}
 
@@ -47,19 +59,30 @@ class Gold:
     Attributes:
         name: How the user named it.
         table: Schema `LABELLED`: `task_id, onet_soc_code` (missing throughout when the file has no such column),
-            `code, strict, with_tools` (missing where the gold has no label).
-        sha256: Hash of the table's rows in canonical form, so independent of their order and of the file's layout.
+            `code, strict, with_tools, automation` (missing where the gold has no label), `weight, stratum, text`
+            (missing throughout where the gold has none).
+        sha256: Hash of the table's labels, weights and strata in canonical form, so independent of the order of rows and
+            of the file's layout.
         source: The file that it comes from.
+        human: Whether the labels are people's; those of a user's own file are taken to be.
     """
 
     name: str
     table: pd.DataFrame
     sha256: str
     source: SourceUse
+    human: bool = False
+
+    @property
+    def weighted(self) -> bool:
+        """Whether its tasks have weights."""
+        return bool(self.table["weight"].notna().any())
 
 
 def default_gold(run: Run) -> str:
-    """Name of the gold for a run: `sample` for runs on the sample, else GPT-4's labels of 2023."""
+    """Name of the gold for a run: `sample` for runs on the sample, else GPT-4's labels of 2023 for the same question."""
+    if AUTOMATION in run.rubric.settings:
+        return "eloundou-2023:gpt4-automation"
     return "sample" if run.manifest.tasks == "sample" else "eloundou-2023:gpt4"
 
 
@@ -77,25 +100,35 @@ def load_gold(ref: str) -> Gold:
     """
     if ref in GOLD_NAMES:
         run = open_run(ref)
-        return make_gold(ref, run.coded(), run.manifest.sources[0] if run.manifest.sources else _sample_source())
+        source = run.manifest.sources[0] if run.manifest.sources else _sample_source()
+        return make_gold(ref, labels_of(run), source, human=ref == "sample" or ":human" in ref)
     if Path(ref).is_file() or Path(ref).suffix.lower() == ".csv":
         return read_gold_csv(Path(ref))
     raise DataError(f"there is no gold {ref!r}; give one of {', '.join(GOLD_NAMES)}, or the path of a CSV file")
 
 
-def make_gold(name: str, table: pd.DataFrame, source: SourceUse) -> Gold:
+def labels_of(run: Run) -> pd.DataFrame:
+    """A run's labels in the columns of a gold."""
+    coded = run.coded()
+    if AUTOMATION not in run.rubric.settings:
+        return coded
+    return coded.merge(run.decided(), on=["onet_soc_code", "task_id"], validate="one_to_one")
+
+
+def make_gold(name: str, table: pd.DataFrame, source: SourceUse, *, human: bool = False) -> Gold:
     """Make a gold from a table.
 
     Args:
         name: How it is named.
         table: One row a task, columns as in `LABELLED`; others are dropped.
         source: The file that it comes from.
+        human: Whether the labels are people's.
 
     Raises:
         DataError: The table does not fit `LABELLED`.
     """
     table = labelled(table, name)
-    return Gold(name, table, _hash(table), source)
+    return Gold(name, table, _hash(table), source, human)
 
 
 def labelled(table: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -118,9 +151,11 @@ def labelled(table: pd.DataFrame, name: str) -> pd.DataFrame:
 def read_gold_csv(path: Path) -> Gold:
     """Read a gold of the user's own.
 
-    The file is UTF-8, with or without a byte order mark, and has a header: `task_id`; `onet_soc_code`, if ids are not
-    unique over occupations; and `code` (E0, E1, E2), or `strict` and/or `with_tools` (exposed, not-exposed), or all of
-    these. An empty cell means that the gold has no label there. Other columns are left alone.
+    The file is UTF-8, with or without a byte order mark, and has a header: `task_id` (or `id`); `onet_soc_code`, if ids are
+    not unique over occupations; and `code` or `label` (E0, E1, E2), or `strict` and/or `with_tools` (exposed,
+    not-exposed), or all of these; or labels of automation (T0 to T4) as `automation` or `label`. An empty cell means that
+    the gold has no label there. `weight` (a number above 0) counts in all estimates; tasks of one `stratum` were drawn
+    together; a `text` is the task statement. Other columns are left alone.
 
     Args:
         path: The file.
@@ -134,35 +169,61 @@ def read_gold_csv(path: Path) -> Gold:
     """
     advice = f"give the path of a CSV file, or one of {', '.join(GOLD_NAMES)}"
     file = read_user_csv(path, rows_are="each labelled task", advice=advice)
-    # The setting is called with-tools elsewhere, so the column is taken under both names.
-    header = [name.replace("-", "_") for name in file.header]
+    header = [_OTHER_NAMES.get(name, name) for name in file.header]
     _check_header(path, header)
     coded = "onet_soc_code" in header
+    # A column `label` says by its first cell which question it answers.
+    said = [cells[file.header[header.index("code")]].strip() for _, cells in file.rows] if "code" in header else []
+    levels = next((cell for cell in said if cell), "") in LEVELS
     advice = "ids must be unique" + (" within an occupation" if coded else ", or the file needs a column onet_soc_code")
     rows: list[tuple[object, ...]] = []
     seen: dict[tuple[str, str], int] = {}
     for number, cells in file.rows:
-        row = {name.replace("-", "_"): cell.strip() for name, cell in cells.items()}
+        row = {_OTHER_NAMES.get(name, name): cell.strip() for name, cell in cells.items()}
         key = (_id(path, number, row, "onet_soc_code") if coded else "", _id(path, number, row, "task_id"))
         if key in seen:
             raise DataError(f"{path} line {number} repeats the task id {key[1]!r} of line {seen[key]}; {advice}")
         seen[key] = number
-        rows.append((key[1], key[0] or None, *_labels(path, number, row)))
-    table = pd.DataFrame(rows, columns=["task_id", "onet_soc_code", *_LABEL_COLUMNS])
-    table = table.astype({"task_id": "str", "onet_soc_code": "str"})
+        level = _level(path, number, row.pop("code", "") if levels else "", row.get(AUTOMATION, ""))
+        exposure = _labels(path, number, row)
+        rows.append((key[1], key[0] or None, *exposure, level, *_design(path, number, row), row.get("text") or None))
+    columns = ["task_id", "onet_soc_code", *_LABEL_COLUMNS, *_DESIGN, "text"]
+    table = pd.DataFrame(rows, columns=columns).astype({"task_id": "str", "onet_soc_code": "str"})
+    if "weight" in header and (gaps := table["weight"].isna()).any():
+        line = file.rows[int(gaps.to_numpy().argmax())][0]
+        raise DataError(f"{path} line {line} has no weight, other lines do; fill it, or remove the column")
     source = SourceUse(source="file", file=path.name, sha256=sha256_of(path))
-    return make_gold(str(path), table, source)
+    return make_gold(str(path), table, source, human=True)
 
 
 def _check_header(path: Path, header: list[str]) -> None:
-    for name in ("task_id", "onet_soc_code", *_LABEL_COLUMNS):
+    for name in ("task_id", "onet_soc_code", *_LABEL_COLUMNS, *_DESIGN, "text"):
         if header.count(name) > 1:
             raise DataError(f"{path} has the column {name!r} more than once; remove one")
     if "task_id" not in header:
         raise ColumnError(path, "task_id", header)
-    if not set(header) & set(_LABEL_COLUMNS):
-        wanted = "code (E0, E1, E2), or strict and/or with_tools (exposed, not-exposed)"
+    if not set(header) & {*_LABEL_COLUMNS, AUTOMATION}:
+        wanted = "code or label (E0, E1, E2), or strict and/or with_tools (exposed, not-exposed)"
         raise DataError(f"{path} has no column of labels; it needs {wanted}")
+
+
+def _level(path: Path, number: int, label: str, automation: str) -> str | None:
+    for said in (label, automation):
+        if said and said not in LEVELS:
+            raise DataError(
+                f"{path} line {number}: {said[:40]!r} is no level of automation; use T0 to T4, or leave it empty"
+            )
+    if label and automation and label != automation:
+        raise DataError(f"{path} line {number}: label says {label}, automation {automation}; mend one of them")
+    return label or automation or None
+
+
+def _design(path: Path, number: int, row: Mapping[str, str]) -> tuple[float | None, str | None]:
+    written = row.get("weight", "")
+    weight = plain_number(written) if written else None
+    if written and not weight:
+        raise DataError(f"{path} line {number}: weight must be a number above 0, not {written[:40]!r}; mend it")
+    return weight, row.get("stratum") or None
 
 
 def _id(path: Path, number: int, row: Mapping[str, str], column: str) -> str:
@@ -205,8 +266,12 @@ def _sample_source() -> SourceUse:
 
 
 def _hash(table: pd.DataFrame) -> str:
-    """Hash of the rows `[onet_soc_code, task_id, code, strict, with_tools]` as sorted lines of JSON."""
+    """Hash of the rows `[onet_soc_code, task_id, code, strict, with_tools]` as sorted lines of JSON.
+
+    Automation, weight and stratum join them where the gold has any, so that the hashes of other golds stay what they were.
+    """
     columns = ["onet_soc_code", "task_id", *_LABEL_COLUMNS]
+    columns += [column for column in _DESIGN if table[column].notna().any()]
     rows = table[columns].astype(object).where(table[columns].notna(), None).to_numpy().tolist()
     lines = sorted(json.dumps(row, ensure_ascii=True, separators=(",", ":")) for row in rows)
     return hashlib.sha256("\n".join(lines).encode("ascii")).hexdigest()

@@ -9,13 +9,18 @@ import pandas as pd
 
 from relabel.errors import DataError
 from relabel.evaluation.document import SCALES, SettingName, UnmatchedReason
-from relabel.evaluation.gold import Gold, labelled
-from relabel.rubric import CODES
+from relabel.evaluation.gold import Gold, labelled, labels_of
+from relabel.rubric import AUTOMATION, CODES
 from relabel.run import PUBLISHED, Run
 from relabel.sources import fetch, registry
 from relabel.task import is_onet_release, task_table
 
-COLUMNS: Mapping[SettingName, str] = {"strict": "strict", "with-tools": "with_tools", "three-way": "code"}
+COLUMNS: Mapping[SettingName, str] = {
+    "strict": "strict",
+    "with-tools": "with_tools",
+    "three-way": "code",
+    "automation": "automation",
+}
 """Column of a setting's label in a coded table."""
 
 _KEYS = ["onet_soc_code", "task_id"]
@@ -27,7 +32,8 @@ class Match:
 
     Attributes:
         table: One row a task with a label on both sides in at least one setting: `onet_soc_code, task_id`, and
-            `strict, with_tools, code` of the run with the ending `_run`, of the gold with the ending `_gold`.
+            `strict, with_tools, code, automation` of the run with the ending `_run`, of the gold with the ending `_gold`;
+            the gold's `weight` (1 where it has none) and `stratum`.
         settings: Settings that both sides have, in the order of the eval document.
         unmatched: All other tasks of either side, by reason.
     """
@@ -45,7 +51,9 @@ def run_settings(run: Run) -> tuple[SettingName, ...]:
     """
     rubric = run.rubric
     found: set[SettingName]
-    if {"strict", "with-tools"} <= set(rubric.settings):
+    if AUTOMATION in rubric.settings:
+        found = {"automation"}
+    elif {"strict", "with-tools"} <= set(rubric.settings):
         found = {s for s in ("strict", "with-tools") if s in run.manifest.settings}
         if len(found) == 2:
             found.add("three-way")
@@ -74,9 +82,9 @@ def match(run: Run, gold: Gold) -> Match:
         DataError: They share no task or no setting, or the gold has no occupation codes and one of its ids stands for
             tasks of several occupations.
     """
-    ours = _of_run(run)
+    ours = _of_run(run).drop(columns=["weight", "stratum", "text"])
     keys = _KEYS if gold.table["onet_soc_code"].notna().any() else ["task_id"]
-    theirs = gold.table.assign(code=_full_codes(gold.table))
+    theirs = gold.table.assign(code=_full_codes(gold.table)).drop(columns="text")
     if keys == ["task_id"]:
         theirs = theirs.drop(columns="onet_soc_code")
         _refuse_ambiguous(ours, theirs, gold)
@@ -90,8 +98,8 @@ def match(run: Run, gold: Gold) -> Match:
     settings: tuple[SettingName, ...] = tuple(s for s in run_settings(run) if theirs[COLUMNS[s]].notna().any())
     if not settings:
         raise DataError(
-            f"the gold {gold.name} has no label for the settings of the run ({', '.join(run_settings(run))}); "
-            "give --gold another, or run the labelling in a setting that it has"
+            f"the gold {gold.name} has no label for the settings of the run ({', '.join(run_settings(run))})"
+            f"{_other_question(run, gold)}; give --gold another, or run the labelling in a setting that it has"
         )
     has_run, has_gold, usable = (pd.Series(False, index=both.index) for _ in range(3))
     for setting in settings:
@@ -111,7 +119,26 @@ def match(run: Run, gold: Gold) -> Match:
             f"no task has a label both in the run and in the gold {gold.name}: {unmatched['no-label-in-run']:,} shared "
             f"tasks lack one in the run, {unmatched['no-label-in-gold']:,} in the gold; complete the run or the gold"
         )
-    return Match(both[usable].drop(columns="side").reset_index(drop=True), settings, unmatched)
+    table = both[usable].drop(columns="side").reset_index(drop=True)
+    return Match(table.assign(weight=table["weight"].fillna(1.0)), settings, unmatched)
+
+
+def sides(table: pd.DataFrame, setting: SettingName) -> pd.DataFrame:
+    """Labels of the tasks that both sides have one for.
+
+    Args:
+        table: As `Match.table`.
+        setting: The setting.
+
+    Returns:
+        Columns `gold` and `run`, labels of the setting's scale; index of the table, which has positions for an index.
+    """
+    scale = SCALES[setting]
+    both = table[[f"{COLUMNS[setting]}_gold", f"{COLUMNS[setting]}_run"]].set_axis(["gold", "run"], axis=1).dropna()
+    if len(scale) > 2:
+        return both.astype("object")
+    words = dict(zip((False, True), scale, strict=True))
+    return both.apply(lambda side: side.astype("object").map(words))
 
 
 def asked(run: Run) -> tuple[int, Mapping[SettingName, int]]:
@@ -139,7 +166,7 @@ def text_changed(run: Run, gold: Gold, table: pd.DataFrame) -> int | None:
     lists = run.manifest.tasks, "eloundou-2023" if gold.name in PUBLISHED else gold.name
     if lists[0] == lists[1]:
         return 0
-    if not all(_is_at_hand(name) for name in lists):
+    if not all(is_at_hand(name) for name in lists):
         return None
     texts = [task_table(name).set_index(_KEYS)["text"].str.split().str.join(" ") for name in lists]
     keys = pd.MultiIndex.from_frame(table[_KEYS])
@@ -147,7 +174,14 @@ def text_changed(run: Run, gold: Gold, table: pd.DataFrame) -> int | None:
     return int(((ours != theirs) & pd.notna(ours) & pd.notna(theirs)).sum())
 
 
-def _is_at_hand(tasks: str) -> bool:
+def is_at_hand(tasks: str) -> bool:
+    """Whether a task list can be read without fetching anything.
+
+    Args:
+        tasks: What a manifest calls the list; files of a user's own are not read again.
+    """
+    if tasks == "sample":
+        return True
     roles = {"labels"} if tasks == "eloundou-2023" else {"tasks", "occupations", "task-ratings"}
     if tasks != "eloundou-2023" and not is_onet_release(tasks):
         return False
@@ -155,9 +189,16 @@ def _is_at_hand(tasks: str) -> bool:
     return all(check.state == "ok" for check in fetch.verify([tasks]) if check.file in needed)
 
 
+def gold_list(gold: Gold, run: Run) -> str:
+    """The task list that a gold's ids belong to; those of a file of a user's own belong to the run's."""
+    if gold.name in PUBLISHED:
+        return "eloundou-2023"
+    return "sample" if gold.name == "sample" else run.manifest.tasks
+
+
 def _of_run(run: Run) -> pd.DataFrame:
     """The run's coded tasks, and the tasks that it has no label for, in the columns of a gold."""
-    table = labelled(run.coded(), f"the run {run.ref}")
+    table = labelled(labels_of(run), f"the run {run.ref}")
     known = run_settings(run)
     for setting, column in COLUMNS.items():
         if setting not in known:
@@ -168,6 +209,12 @@ def _of_run(run: Run) -> pd.DataFrame:
     failed = sorted({(f.onet_soc_code, f.task_id) for f in run.failures()} - labelled_keys)
     missing = pd.DataFrame(failed, columns=_KEYS).reindex(columns=table.columns).astype(table.dtypes.to_dict())
     return pd.concat([table, missing], ignore_index=True) if failed else table
+
+
+def _other_question(run: Run, gold: Gold) -> str:
+    if (AUTOMATION in run.rubric.settings) == bool(gold.table[AUTOMATION].notna().any()):
+        return ""
+    return ", for automation asks what a model does by itself, exposure what a worker gains from it"
 
 
 def _full_codes(table: pd.DataFrame) -> pd.Series:

@@ -21,6 +21,7 @@ from relabel.evaluation.document import LabelMetrics, Prevalence, SettingMetrics
 
 Counts = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
+Codes = npt.NDArray[np.object_]
 
 
 def pairs(gold: npt.ArrayLike, run: npt.ArrayLike, scale: Sequence[str]) -> Values:
@@ -256,12 +257,13 @@ def intervals(
     return {name: interval(samples, occupations=occupations) for name, samples in found.items()}
 
 
-def pearson(first: Values, second: Values) -> float | None:
+def pearson(first: Values, second: Values, weight: Values | None = None) -> float | None:
     """Pearson's correlation.
 
     Args:
         first: Values, shape (n,).
         second: Values of the same units, shape (n,).
+        weight: Weight of each unit, shape (n,); by default all weigh the same.
 
     Returns:
         From -1 to 1; None when a side is constant, or for fewer than three units, where it would be 1 or -1 whatever
@@ -269,7 +271,8 @@ def pearson(first: Values, second: Values) -> float | None:
     """
     if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return None
-    return known(np.clip(np.corrcoef(first, second)[0, 1], -1, 1))
+    together = np.cov(first, second, aweights=weight)
+    return known(np.clip(together[0, 1] / np.sqrt(together[0, 0] * together[1, 1]), -1, 1))
 
 
 def clustered_se(values: Values, clusters: npt.ArrayLike) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from relabel.evaluation.document import MajorityClass, SettingMetrics, SettingName
+from relabel.evaluation.document import Coherence, MajorityClass, SettingMetrics, SettingName, Yardstick, Yardsticks
 
 FEW_TASKS = 400
 """Below this number of tasks the figures are called rough."""
@@ -15,6 +15,7 @@ CLEAR = 2.0
 EMBEDDED = "local"
 """Name of the embedded model."""
 
+_TELLING: tuple[SettingName, ...] = ("three-way", "automation", "strict", "with-tools")
 _STRENGTH = ((0.2, "slight"), (0.4, "fair"), (0.6, "moderate"), (0.8, "substantial"))
 
 
@@ -38,6 +39,8 @@ def verdict(
     model: str,
     is_gold: bool = False,
     unanswered: Mapping[SettingName, float] | None = None,
+    yardsticks: Yardsticks | None = None,
+    coherence: Coherence | None = None,
 ) -> str:
     """Say what the figures mean.
 
@@ -47,6 +50,8 @@ def verdict(
         model: The run's model; `local` is the embedded one.
         is_gold: True when the run is the gold itself.
         unanswered: Share (0-1) of the asked tasks without a label, by setting; settings that lack none may be absent.
+        yardsticks: What the run must beat, and how steady it is.
+        coherence: Contradictions within the run.
 
     Returns:
         One sentence a line.
@@ -59,10 +64,65 @@ def verdict(
     for name, found in settings.items():
         words = _setting(found, majority[name]) if name in majority else "no task has a label on both sides"
         said.append(f"{name}: {words}.")
+    if yardsticks is not None:
+        said += _standing(settings, yardsticks)
+    if coherence is not None and coherence.of and coherence.incoherent:
+        share = f"{100 * coherence.incoherent / coherence.of:.1f} %"
+        said.append(f"The two settings contradict each other on {coherence.incoherent:,} tasks ({share}).")
     few = min((found.n for name, found in settings.items() if name in majority), default=0)
     if few < FEW_TASKS:
         said.append(f"The figures are rough: they rest on {few} task{'' if few == 1 else 's'}.")
     return "\n".join(said)
+
+
+def _standing(settings: Mapping[SettingName, SettingMetrics], yardsticks: Yardsticks) -> list[str]:
+    """Where the run stands among the yardsticks, said of the setting that says most."""
+    present: list[SettingName] = [name for name in _TELLING if name in settings]
+    if not present:
+        return []
+    main = present[0]
+    said: list[str] = []
+    classifier = yardsticks.text_classifier
+    if classifier is not None and main in classifier.settings:
+        words = f"a word count trained on {classifier.trained_on:,} gold labels of other occupations"
+        said.append(_against(main, words, classifier.settings[main], floor=True))
+    if yardsticks.raters is not None and main in yardsticks.raters.settings:
+        words = "the annotators and GPT-4 of 2023 are to each other"
+        said.append(_against(main, words, yardsticks.raters.settings[main], floor=False))
+    repeats = yardsticks.consistency.settings.get(main) if yardsticks.consistency is not None else None
+    if repeats is not None and repeats.run is not None:
+        gold = "" if repeats.gold is None else f", in the gold {100 * repeats.gold:.0f} %"
+        pairs = f"{repeats.pairs:,} pair{'' if repeats.pairs == 1 else 's'}"
+        said.append(f"Tasks with one text get one label in {100 * repeats.run:.0f} % of {pairs}{gold}.")
+    if yardsticks.self_agreement is not None:
+        shares = [
+            f"{100 * x.run:.0f} % ({s})" for s, x in yardsticks.self_agreement.settings.items() if x.run is not None
+        ]
+        if shares:
+            said.append(f"Asked again, the model gives the same label in {', '.join(shares)} of pairs of answers.")
+    return said
+
+
+def _against(setting: SettingName, words: str, found: Yardstick, *, floor: bool) -> str:
+    """One sentence on the difference in kappa: what its interval says, and what to make of it."""
+    reached = f"kappa {figure(found.kappa)}, accuracy {figure(found.accuracy)}"
+    bounds = found.ci95.get("kappa_difference")
+    if bounds is None or found.kappa_difference is None:
+        if floor:
+            return f"{setting}: {words} reaches {reached}; too few occupations to say whether the run beats it."
+        return f"{setting}: {words} at {reached}; too few occupations to say how the run compares."
+    apart = f"difference in kappa {figure(found.kappa_difference)}, 95 % {figure(bounds[0])} to {figure(bounds[1])}"
+    if bounds[0] > 0:
+        if floor:
+            return f"{setting}: better than {words} ({reached}; {apart})."
+        return f"{setting}: closer to the gold than {words} ({reached}; {apart})."
+    if bounds[1] < 0:
+        if floor:
+            return f"{setting}: below {words} ({reached}; {apart}): paying for these labels adds nothing."
+        return f"{setting}: further from the gold than {words} ({reached}; {apart})."
+    if floor:
+        return f"{setting}: cannot be told from {words} ({reached}; {apart}): it is not shown to add anything."
+    return f"{setting}: about as close to the gold as {words} ({reached}; {apart})."
 
 
 def _gaps(unanswered: Mapping[SettingName, float]) -> list[str]:
