@@ -1,0 +1,84 @@
+"""`relabel families` and `relabel resilience` as people meet them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from relabel.cli.app import run_app
+from run_workshop import a_label, a_run
+
+DIMENSIONS = ("empathy", "presence", "opinion", "creativity", "hope")
+OWN = '[[family]]\nid = "web"\nname = "Web"\ndescription = "Make sites."\ncodes = ["15-1254.00"]\n'
+
+
+def test_families_are_listed_and_those_of_a_file_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_app(["families"]) == 0
+    assert "production-professionals" in capsys.readouterr().out
+    path = tmp_path / "mine.toml"
+    path.write_text(OWN)
+    assert run_app(["families", "--families", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [
+        {"id": "web", "name": "Web", "description": "Make sites.", "codes": ["15-1254.00"]}
+    ]
+
+
+def test_resilience_of_the_sample_is_shown_with_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_app(["resilience", "sample"]) == 0
+    said = capsys.readouterr().out
+    assert "SAMPLE: invented tasks" in said
+    assert "Growing demand is missing: no projection, because the sample is invented" in said
+    assert "Human advantage is missing: no ratings of occupations are given" in said
+    assert max(map(len, said.splitlines())) <= 100
+
+
+def test_a_rated_family_is_shown_in_full_and_written_down(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    families = tmp_path / "mine.toml"
+    families.write_text(OWN)
+    labels = [a_label("15-1254.00", name, "4", code="15-1254.00") for name in DIMENSIONS]
+    a_run(tmp_path / "rated", labels, rubric="epoch", tasks="sample")
+    words = ["resilience", "sample", "web", "--epoch", str(tmp_path / "rated"), "--families", str(families)]
+    assert run_app([*words, "--out", str(tmp_path / "pages.json")]) == 0
+    said = capsys.readouterr().out
+    assert "Human advantage gives 2 of 2: the ratings of human advantage add up to 20.0 of 25" in " ".join(said.split())
+    assert max(map(len, said.splitlines())) <= 100
+    document = json.loads((tmp_path / "pages.json").read_text())
+    assert document["epoch_run"] == "rated"
+    assert document["cut_points"]["human-advantage"] == {"one_from": 12.0, "two_from": 19.0}
+    assert document["families"][0]["resilience"]["score"] is None
+    assert run_app([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == document
+    assert run_app([*words, "--out", str(tmp_path / "table.csv")]) == 0
+    with (tmp_path / "table.csv").open(encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["id"], row["resilience"], row["human_advantage"], row["epoch"]) == ("web", "", "2", "20.0")
+    assert run_app([*words, "--out", str(tmp_path / "table.parquet")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (["resilience", "sample", "produktion"], 2, "there is no job family 'produktion'"),
+        (["resilience", "sample", "--out", "x.txt"], 2, "end the name of --out in .csv, .parquet or .json"),
+        (["resilience", "sample", "--epoch", "sample"], 2, "labels tasks (rubric exposure) and rates no occupations"),
+        (["resilience", "sample", "--cuts", "none.toml"], 3, "the cut-points none.toml cannot be read"),
+        (["families", "--families", "none.toml"], 3, "the job families none.toml cannot be read"),
+    ],
+)
+def test_wrong_input_is_answered_with_a_sentence(
+    words: list[str], code: int, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_app(words) == code
+    said = capsys.readouterr().err.strip()
+    assert sentence in said
+    assert "\n" not in said
+
+
+def test_a_run_that_rates_occupations_has_no_exposure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = [a_label("15-1254.00", "hope", "4", code="15-1254.00")]
+    a_run(tmp_path / "rated", labels, rubric="epoch", tasks="sample")
+    assert run_app(["resilience", str(tmp_path / "rated")]) == 2
+    assert "rates occupations (rubric epoch) and has no labels of tasks" in capsys.readouterr().err
