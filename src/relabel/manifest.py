@@ -44,6 +44,20 @@ class Tokens(BaseModel):
     completion: int = 0
 
 
+class PerhapsCharged(BaseModel):
+    """Requests that were sent and never answered: the provider may have charged for them.
+
+    Attributes:
+        requests: How many.
+        usd: The most that they can have cost; None where no bound of it is known.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    requests: int = 0
+    usd: float | None = 0.0
+
+
 class Session(BaseModel):
     """One start of a run: what it found, bought and paid. A run that was stopped and started again has several."""
 
@@ -55,6 +69,7 @@ class Session(BaseModel):
     counts: Counts
     tokens: Tokens
     cost_usd: float | None
+    perhaps_charged: PerhapsCharged = PerhapsCharged()
 
 
 class Manifest(BaseModel):
@@ -64,6 +79,7 @@ class Manifest(BaseModel):
         status: `running` until the end is written; `incomplete` when labels are missing; `interrupted` when stopped.
         counts: Of the last session, as are `tokens`, `cost_usd`, `started_at` and `ended_at`.
         cost_usd: Cost of what was bought; None where the price is unknown.
+        perhaps_charged: Requests without an answer that may have been charged all the same; `cost_usd` leaves them out.
         sessions: Every start of the run that came to an end; their sums are what the run took in all.
         rubric: The rubric, whole, so that a run folder explains its own labels.
         parameters: The command's options that shape the run.
@@ -95,6 +111,7 @@ class Manifest(BaseModel):
     counts: Counts = Counts()
     tokens: Tokens = Tokens()
     cost_usd: float | None = None
+    perhaps_charged: PerhapsCharged = PerhapsCharged()
     price: Mapping[str, Any] | None = None
     api: str | None = None
     response_form: str | None = None

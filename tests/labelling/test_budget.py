@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -202,3 +203,44 @@ def test_a_cap_that_cannot_be_kept_and_a_price_that_is_none_are_exit_2(
         assert run_app(command(fake.base_url, *words)) == 2
         assert fake.seen == []
     assert sentence in capsys.readouterr().err
+
+
+async def test_what_may_have_been_charged_without_an_answer_is_in_the_manifest(store: Store, tmp_path: Path) -> None:
+    with provider(lambda seen: Reply(504) if "number 1" in seen.prompt else judged()) as fake:
+        job = make_job(fake.base_url, 2, price=PRICE)
+        for endpoint, out, known in (
+            (job.endpoint, "unbounded", False),
+            (job.endpoint.model_copy(update={"params": {"max_tokens": 50}}), "bounded", True),
+        ):
+            budget = Budget(None, PRICE)
+            engine = OnlineEngine(fake.base_url, None, PRICE, budget=budget, sleep=no_sleep, jitter=lambda: 0.0)
+            asked = replace(job, endpoint=endpoint)
+            outcome = await run_job(asked, engine, store, tmp_path / out, concurrency=2, budget=budget)
+            await engine.close()
+            unsure = outcome.manifest.perhaps_charged
+            assert unsure.requests == sum(f.attempts for f in outcome.failures) == 12
+            assert outcome.manifest.sessions[-1].perhaps_charged == unsure
+            body = next(p.request.body for p in asked.plan() if "number 1" in str(p.request.body))
+            worst = Budget(1.0, PRICE).worst_case(body)
+            assert unsure.usd == (pytest.approx(12 * worst, rel=0.02) if known else None)
+
+
+async def test_the_same_question_twice_is_paid_for_on_one_row(store: Store, tmp_path: Path) -> None:
+    with provider(lambda seen: judged()) as fake:
+        task = make_job(fake.base_url, 1).tasks[0]
+        twins = [task.model_copy(update={"task_id": str(n)}) for n in range(3)]
+        job = make_job(fake.base_url, tasks=twins, price=PRICE)
+        engine = OnlineEngine(fake.base_url, None, PRICE)
+        first = await run_job(job, engine, store, tmp_path / "run", concurrency=4)
+        again = await run_job(job, engine, store, tmp_path / "again", concurrency=4)
+        await engine.close()
+    assert len(fake.seen) == 2
+    assert (first.manifest.counts.fresh, first.manifest.counts.from_store) == (6, 0)
+    assert first.manifest.cost_usd is not None
+    assert first.manifest.cost_usd > 0
+    for outcome in (first, again):
+        paid = [x for x in outcome.labels if x.cost_usd]
+        assert sum(x.cost_usd or 0.0 for x in outcome.labels) == pytest.approx(first.manifest.cost_usd)
+        assert len(paid) == 2
+        assert sum(x.prompt_tokens for x in outcome.labels) == first.manifest.tokens.prompt
+    assert {x.from_store for x in again.labels} == {True}

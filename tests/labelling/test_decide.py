@@ -213,6 +213,11 @@ async def test_a_run_decided_by_one_token_is_calibrated_as_a_whole(store: Store,
     assert {label.label for label in plain.labels} == {"exposed"}
     assert {round(label.probability or 0, 6) for label in plain.labels} == {0.8, 0.95}
     assert (plain.manifest.counts.from_store, plain.manifest.counts.fresh) == (12, 0)
+    assert outcome.manifest.note == (
+        "calibrated over only 6 answers under strict: its labels say little; "
+        "calibrated over only 6 answers under with-tools: its labels say little"
+    )
+    assert plain.manifest.note is None
     priors = outcome.manifest.priors
     assert priors is not None
     assert priors["strict"]["exposed"] == pytest.approx((math.log(0.8) + math.log(0.95)) / 2)

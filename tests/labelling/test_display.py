@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from relabel.cli.app import run_app
-from relabel.cli.display import duration, line, money, panel, shown
+from relabel.cli.display import duration, line, money, panel, paused_until, shown
 from relabel.label import Answer, Usage
 from relabel.labelling.engines.limits import Limiter
 from relabel.labelling.engines.online import OnlineEngine
@@ -66,6 +66,27 @@ def test_the_panel_of_a_job_that_begins_promises_nothing() -> None:
     assert "failed none" in flat
     assert "in flight 0 of 8 (fixed) rate - left -" in flat
     assert "slowest" not in flat
+
+
+async def test_a_long_pause_is_said_with_its_end() -> None:
+    asleep = asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        del seconds
+        asleep.set()
+        await asyncio.Event().wait()
+
+    limiter = Limiter(8, sleep=sleep)
+    assert paused_until(limiter) is None
+    first = await limiter.acquire(100)
+    limiter.release(first, headers={"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "1m30s"})
+    waiting = asyncio.create_task(limiter.acquire(100))
+    await asleep.wait()
+    assert 85 < limiter.paused_s <= 90
+    assert "paused until" in " ".join(drawn(Progress(asked=10), limiter, 100).split())
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    assert paused_until(limiter) is None
 
 
 def test_the_panel_of_an_empty_job_can_be_drawn() -> None:

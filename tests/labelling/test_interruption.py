@@ -85,6 +85,24 @@ def test_a_signal_lets_what_is_in_flight_come_in(number: signal.Signals, tmp_pat
         assert list(store.verify()) == []
 
 
+@pytest.mark.parametrize("look", ["--quiet", "--log-json"])
+def test_a_signal_says_nothing_that_was_not_asked_for(look: str) -> None:
+    def script(seen: Seen) -> Reply:
+        if len(fake.seen) == 12:
+            os.kill(child.pid, signal.SIGTERM)
+        return Reply(body=judged().body, delay=0.1 if len(fake.seen) > 8 else 0.0)
+
+    with provider(script) as fake:
+        child = start(fake, look)
+        _, err = child.communicate(timeout=60)
+        assert child.returncode == 130
+    one_sentence(err)
+    others = [said for said in err.splitlines() if not said.startswith("relabel: ")]
+    events = [json.loads(said)["event"] for said in others]
+    assert events.count("stopping") == (look == "--log-json")
+    assert bool(others) == (look == "--log-json")
+
+
 def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
     def script(seen: Seen) -> Reply:
         if len(fake.seen) == 12:
@@ -102,6 +120,9 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
     one_sentence(err)
     run_ = open_run("r")
     assert (run_.manifest.status, len(run_.labels), len(run_.failures())) == ("interrupted", 8, 32)
+    given_up = [f for f in run_.failures() if f.attempts]
+    assert {f.message for f in given_up} == {"the run was stopped while this was in flight"}
+    assert 1 <= len(given_up) == run_.manifest.perhaps_charged.requests <= 4
     with Store(tmp_path / "store") as store:
         assert store.stats().answers == 8
 

@@ -212,7 +212,12 @@ async def test_a_rerun_never_shrinks_a_run_folder(store: Store, tmp_path: Path) 
         fake.script = lambda seen: refused(400)
         with Store(tmp_path / "empty") as empty, pytest.raises(DataError, match="already holds 8 labels"):
             await label_all(make_job(fake.base_url, 4), empty, tmp_path / "run")
-    assert len(open_run(str(tmp_path / "run")).labels) == 8
+    run = open_run(str(tmp_path / "run"))
+    assert len(run.labels) == 8
+    assert [(s.status, s.counts.fresh, s.counts.failed) for s in run.manifest.sessions] == [
+        ("complete", 8, 0),
+        ("incomplete", 0, 8),
+    ]
 
 
 async def test_a_path_that_is_a_file_is_refused(store: Store, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ _PLAIN_EVERY_S = 10.0
 _LIVE_EVERY_S = 0.25
 _EVENT_EVERY_S = 2.0
 _SLOWEST = 3
+_WORTH_SAYING_S = 2.0
 
 
 @asynccontextmanager
@@ -36,7 +37,7 @@ async def shown(progress: Progress, limiter: Limiter, *, look: Look = "people") 
     if look == "json":
         way = _events(progress, limiter)
     else:
-        way = _live(progress, limiter) if sys.stderr.isatty() else _plain(progress)
+        way = _live(progress, limiter) if sys.stderr.isatty() else _plain(progress, limiter)
     showing = asyncio.create_task(way)
     try:
         yield
@@ -74,6 +75,8 @@ def panel(progress: Progress, limiter: Limiter) -> Group:
     rate = f"{progress.rate:.1f}/s" if progress.rate else "-"
     left = duration(progress.seconds_left) if progress.seconds_left else "-"
     lines.append(Text(f"in flight {len(progress.flying)} {limit}   rate {rate}   left {left}"))
+    if (until := paused_until(limiter)) is not None:
+        lines.append(Text(f"paused until {until}, as the provider's limits or --rpm and --tpm ask", style="yellow"))
     end = "" if progress.cost_at_end is None else f", {money(progress.cost_at_end)} at the end"
     lines.append(
         Text(
@@ -89,10 +92,11 @@ def panel(progress: Progress, limiter: Limiter) -> Group:
     return Group(*lines)
 
 
-async def _plain(progress: Progress) -> None:
+async def _plain(progress: Progress, limiter: Limiter) -> None:
     while True:
         await asyncio.sleep(_PLAIN_EVERY_S)
-        _write(line(progress))
+        until = paused_until(limiter)
+        _write(line(progress) + (f" | paused until {until}" if until else ""))
 
 
 async def _events(progress: Progress, limiter: Limiter) -> None:
@@ -115,6 +119,7 @@ def _emit(event: str, progress: Progress, limiter: Limiter) -> None:
                 "failed": dict(progress.failed),
                 "in_flight": len(progress.flying),
                 "limit": limiter.limit,
+                "paused_s": round(limiter.paused_s, 1),
                 "rate": progress.rate,
                 "seconds_left": progress.seconds_left,
                 "prompt_tokens": progress.prompt_tokens,
@@ -159,6 +164,12 @@ def line(progress: Progress) -> str:
     parts.append(f"{progress.prompt_tokens + progress.completion_tokens:,} tokens")
     parts.append(money(progress.cost_usd))
     return " | ".join(parts)
+
+
+def paused_until(limiter: Limiter) -> str | None:
+    """The time of day (HH:MM:SS) at which the next request may be sent; None when that is soon or now."""
+    pause = limiter.paused_s
+    return None if pause < _WORTH_SAYING_S else time.strftime("%H:%M:%S", time.localtime(time.time() + pause))
 
 
 def duration(seconds: float) -> str:

@@ -79,16 +79,25 @@ def label(
             engine = RayEngine(model, described, limiter, budget, cluster)
         else:
             engine = LazyEngine(model, described, environment, limiter, budget)
-        return asyncio.run(_work(job, engine, store, folder, limiter, look=look))
+        return asyncio.run(_work(job, engine, store, folder, limiter, budget, look=look))
 
 
-async def _work(job: Job, engine: Engine, store: Store, folder: Path, limiter: Limiter, *, look: Look) -> Outcome:
+async def _work(
+    job: Job, engine: Engine, store: Store, folder: Path, limiter: Limiter, budget: Budget, *, look: Look
+) -> Outcome:
     stop, progress = Stop(), Progress(asked=job.size)
     try:
         with stopping_on_signals(stop, "waiting for the answers in flight", look=look):
             async with shown(progress, limiter, look=look):
                 return await run_job(
-                    job, engine, store, folder, concurrency=limiter.largest, progress=progress, stop=stop
+                    job,
+                    engine,
+                    store,
+                    folder,
+                    concurrency=limiter.largest,
+                    budget=budget,
+                    progress=progress,
+                    stop=stop,
                 )
     finally:
         await engine.close()

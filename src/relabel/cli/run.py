@@ -166,6 +166,7 @@ def run(
     from relabel.labelling.connection import describe
     from relabel.labelling.engines.local import is_local
     from relabel.labelling.job import Job
+    from relabel.labelling.ledger import FEWEST_TO_CALIBRATE
     from relabel.labelling.pricing import given_price
     from relabel.labelling.prompt import load_prompt
     from relabel.rubric import load_rubric
@@ -199,9 +200,15 @@ def run(
         model, base_url, environment, params, api=api.value, price=given_price(price) if price else None
     )
     cluster = _cluster(engine, ray_address, workers, worker_cpus)
-    pace = _pace(concurrency, rpm, tpm, max_cost, model, described, params, cluster)
+    one_token = decide is DecideName.logprob
+    pace = _pace(concurrency, rpm, tpm, max_cost, model, described, params, cluster, one_token=one_token)
     form = response_format.value if response_format is not FormName.auto else "json_schema"
     chosen = load_tasks(tasks, unit=loaded.unit, occupations=occupation or (), sample=sample, seed=seed)
+    if one_token and calibrate and len(chosen) * samples < FEWEST_TO_CALIBRATE:
+        raise UsageError(
+            f"calibration needs at least {FEWEST_TO_CALIBRATE} answers a setting to tell the model's bias from the tasks' own, and "
+            f"this run asks {len(chosen) * samples}; give more tasks, or --no-calibrate"
+        )
     job = Job(
         tasks=chosen,
         tasks_ref=tasks,
@@ -285,6 +292,8 @@ def _pace(
     described: Connection,
     params: dict[str, Any],
     cluster: ClusterOptions | None,
+    *,
+    one_token: bool,
 ) -> Pace:
     from relabel.cli.edge import Pace
     from relabel.errors import UsageError
@@ -303,7 +312,7 @@ def _pace(
     if max_cost is not None:
         if described.price is None:
             raise UsageError(f"--max-cost needs a price, and none is known for {model}; give it with --price IN/OUT")
-        if output_bound({**described.endpoint.params, **params}) is None:
+        if not one_token and output_bound({**described.endpoint.params, **params}) is None:
             raise UsageError(
                 "--max-cost needs --max-tokens: without a bound of the answer the worst case of a request is not known"
             )

@@ -67,6 +67,14 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
     typer.echo(
         f"tokens   {m.tokens.prompt:,} in ({m.tokens.cached:,} cached), {m.tokens.completion:,} out; {money(m.cost_usd)}"
     )
+    unsure = m.perhaps_charged
+    if unsure.requests:
+        most = "an unknown sum" if unsure.usd is None else f"up to {money(unsure.usd)}"
+        typer.echo(
+            f"unsure   {unsure.requests} request(s) were sent and never answered; {most} may be charged for them"
+        )
+    if m.note:
+        typer.echo(f"note     {m.note}")
     typer.echo(f"folder   {folder}")
     if is_local(model):
         typer.echo(ADVICE if model == "local" else "Labels of a model of your own: evaluate them before you use them.")

@@ -10,6 +10,7 @@ from relabel.label import Usage
 from relabel.labelling.pricing import Price
 from relabel.labelling.request import canonical_json
 from relabel.labelling.wire import output_bound
+from relabel.manifest import PerhapsCharged
 
 
 class NoBudgetError(Exception):
@@ -28,19 +29,45 @@ class Budget:
         self.cap_usd = cap_usd
         self.spent_usd = 0.0
         self.unsure_usd = 0.0
+        self.unsure_requests = 0
+        self._bounded = True
         self._price = price
         self._reserved = 0.0
         self._open = 0
         self._settled = asyncio.Event()
 
+    @property
+    def perhaps_charged(self) -> PerhapsCharged:
+        """What was sent and never answered."""
+        return PerhapsCharged(requests=self.unsure_requests, usd=self.unsure_usd if self._bounded else None)
+
+    def unsure(self, body: Mapping[str, Any], worst_usd: float) -> None:
+        """A request is over, and nobody knows whether it was charged: the worst counts.
+
+        Args:
+            body: What was posted.
+            worst_usd: What was reserved for it.
+        """
+        self.unsure_requests += 1
+        if self.cap_usd is not None:
+            self.settle(worst_usd, None)
+        elif self._price is None or (output_bound(body) is None and self._price.output > 0):
+            self._bounded = False
+        else:
+            self.unsure_usd += self._worst_case(body, self._price)
+
     def worst_case(self, body: Mapping[str, Any]) -> float:
-        """The most that a request can cost, in USD: a token is at least a byte of the posted document."""
+        """What to reserve for a request, in USD: the most that it can cost; nothing where there is no cap."""
         if self.cap_usd is None or self._price is None:
             return 0.0
+        return self._worst_case(body, self._price)
+
+    def _worst_case(self, body: Mapping[str, Any], price: Price) -> float:
+        # A token is at least a byte of the posted document.
         prompt = len(canonical_json(body)) + 64
-        dear = prompt if self._price.cached > self._price.input else 0
+        dear = prompt if price.cached > price.input else 0
         usage = Usage(prompt=prompt, cached=dear, completion=output_bound(body) or 0)
-        return self._price.cost(usage)
+        return price.cost(usage)
 
     async def reserve(self, worst_usd: float) -> None:
         """Set money aside, waiting for requests in flight to settle where they might leave room.

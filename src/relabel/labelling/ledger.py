@@ -7,7 +7,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from relabel.label import Answer, Failure, FailureKind, InvalidAnswerError, Judgement, Label, read_answer, read_packed
+from relabel.label import (
+    Answer,
+    Failure,
+    FailureKind,
+    InvalidAnswerError,
+    Judgement,
+    Label,
+    Usage,
+    read_answer,
+    read_packed,
+)
 from relabel.labelling.decide import calibrated, label_probability, letter_logprobs
 from relabel.labelling.progress import Progress
 from relabel.labelling.request import Decide, Planned
@@ -15,6 +25,9 @@ from relabel.labelling.store import Store
 from relabel.labelling.wire import Api
 from relabel.rubric import Rubric
 from relabel.task import Task
+
+FEWEST_TO_CALIBRATE = 20
+"""Answers of one setting; over fewer, what calibration takes out is the tasks' own and not the model's bias."""
 
 
 class Ledger:
@@ -46,11 +59,14 @@ class Ledger:
         self.labels: list[Label] = []
         self.failures: list[Failure] = []
         self.priors: dict[str, dict[str, float]] = {}
+        self.notes: list[str] = []
         self.bought_before_the_plan: set[str] = set()
         self._rubric, self._store, self.progress = rubric, store, progress
         self._api: Api = api
         self._decide: Decide = decide
         self._alone, self._logprobs, self._calibrate = alone, logprobs, calibrate
+        self._paid: set[str] = set()
+        self._bought: set[str] = set()
         self._undecided: defaultdict[str, list[tuple[Planned, Answer, dict[str, float], bool]]] = defaultdict(list)
 
     def take(self, planned: Planned) -> list[Planned] | None:
@@ -114,6 +130,8 @@ class Ledger:
     def close(self, samples: int) -> None:
         """Decide what needs the run as a whole: calibrated labels, and probabilities from repeats."""
         for setting, rows in self._undecided.items():
+            if self._calibrate and len(rows) < FEWEST_TO_CALIBRATE:
+                self.notes.append(f"calibrated over only {len(rows)} answers under {setting}: its labels say little")
             decided, prior = calibrated([row[2] for row in rows], calibrate=self._calibrate)
             self.priors[setting] = prior
             for (planned, answer, _, from_store), (label, probability) in zip(rows, decided, strict=True):
@@ -142,6 +160,13 @@ class Ledger:
         self, planned: Planned, answer: Answer, said: dict[str, float] | dict[int, Judgement], *, from_store: bool
     ) -> list[Planned]:
         rest: list[Planned] = []
+        key = planned.request.key
+        if key in self._paid:  # the same question twice in one plan: what its answer took is on the first row
+            answer = answer.model_copy(update={"usage": Usage(), "cost_usd": None if answer.cost_usd is None else 0.0})
+            from_store = from_store and key not in self._bought
+        self._paid.add(key)
+        if not from_store:
+            self._bought.add(key)
         if self._decide == "logprob":
             logprobs = cast("dict[str, float]", said)
             self._undecided[planned.setting].append((planned, answer, logprobs, from_store))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +18,10 @@ from relabel.label import Failure, Label
 from relabel.labelling.job import Job
 from relabel.labelling.ledger import Ledger
 from relabel.labelling.request import canonical_json, public_url
-from relabel.manifest import Counts, Manifest, Session, Tokens
-from relabel.run import read_manifest, write_run
+from relabel.manifest import Counts, Manifest, PerhapsCharged, Session, Tokens
+from relabel.run import read_manifest, write_manifest, write_run
+
+NOTHING_UNSURE = PerhapsCharged()
 
 
 @dataclass
@@ -44,9 +47,10 @@ def finish(
     *,
     interrupted: bool,
     fatal: ProviderError | StoreError | None,
+    perhaps_charged: PerhapsCharged = NOTHING_UNSURE,
     now: Callable[[], datetime],
 ) -> Outcome:
-    """Write a job's run folder, unless it already holds more.
+    """Write a job's run folder; where it already holds more, note only that this attempt took place.
 
     Raises:
         DataError: The folder holds more labels of this run than this attempt found, or cannot be written.
@@ -65,6 +69,8 @@ def finish(
             ),
             "cost_usd": progress.cost_usd,
             "priors": ledger.priors or None,
+            "note": "; ".join(ledger.notes) or None,
+            "perhaps_charged": perhaps_charged,
             "ended_at": now().isoformat(timespec="seconds"),
         }
     )
@@ -76,12 +82,18 @@ def finish(
         counts=ended.counts,
         tokens=ended.tokens,
         cost_usd=ended.cost_usd,
+        perhaps_charged=perhaps_charged,
     )
     ended = ended.model_copy(update={"sessions": (*earlier, session)})
     there = labels_there(out)
     if there <= len(labels):
         write_run(out, ended, labels, ledger.failures)
-    elif fatal is None:
+        return Outcome(labels, ledger.failures, interrupted, ended)
+    # What this attempt bought is in the store; that it was paid for is noted, and the labels stand.
+    before = read_manifest(out)
+    with suppress(OSError):  # what brought us here must not be hidden
+        write_manifest(out, before.model_copy(update={"sessions": (*before.sessions, session)}))
+    if fatal is None:
         raise DataError(
             f"{out} already holds {there} labels of this run and this attempt found {len(labels)}, so the folder is left "
             "as it is; use the store that the run was made with, or give another --out"

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from relabel.files import require_writable, writing
 from relabel.label import Answer, InvalidAnswerError
+from relabel.labelling.budget import Budget
 from relabel.labelling.engines.engine import Engine
 from relabel.labelling.form import settle_unless_stopped
 from relabel.labelling.job import Job, Stop
 from relabel.labelling.leases import Leases
 from relabel.labelling.ledger import Ledger
-from relabel.labelling.outcome import Outcome, finish, labels_there, manifest_of, out_is_free
+from relabel.labelling.outcome import NOTHING_UNSURE, Outcome, finish, labels_there, manifest_of, out_is_free
 from relabel.labelling.progress import Progress
 from relabel.labelling.store import Store
 from relabel.labelling.workers import Workers
@@ -33,6 +34,7 @@ async def run_job(
     out: Path,
     *,
     concurrency: int,
+    budget: Budget | None = None,
     progress: Progress | None = None,
     stop: Stop | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -49,6 +51,7 @@ async def run_job(
         store: Keeps answers.
         out: The run folder.
         concurrency: Requests in flight at once.
+        budget: The engine's, which knows what may have been charged without an answer.
         progress: Counted up as the job goes on.
         stop: Called to stop the job early.
         clock: Seconds on a clock that never runs back.
@@ -61,7 +64,7 @@ async def run_job(
     """
     require_writable(out)
     with writing(out), _collecting_less():
-        return await _run_job(job, engine, store, out, concurrency, progress, stop or Stop(), clock, now)
+        return await _run_job(job, engine, store, out, concurrency, budget, progress, stop or Stop(), clock, now)
 
 
 @contextmanager
@@ -84,6 +87,7 @@ async def _run_job(
     store: Store,
     out: Path,
     concurrency: int,
+    budget: Budget | None,
     progress: Progress | None,
     stop: Stop,
     clock: Callable[[], float],
@@ -119,7 +123,17 @@ async def _run_job(
         leases.close()
     ledger.close(job.samples)
     manifest = manifest.model_copy(update={"history": engine.history()})
-    outcome = finish(job, out, manifest, ledger, interrupted=worker.interrupted, fatal=fatal, now=now)
+    unsure = NOTHING_UNSURE if budget is None else budget.perhaps_charged
+    outcome = finish(
+        job,
+        out,
+        manifest,
+        ledger,
+        interrupted=worker.interrupted,
+        fatal=fatal,
+        perhaps_charged=unsure,
+        now=now,
+    )
     if fatal is not None:
         raise fatal
     return outcome

@@ -74,6 +74,7 @@ class Workers:
         self._last_rest = time.perf_counter()
         self._invalid = invalid
         self._fatal: ProviderError | StoreError | None = None
+        self._sent: Counter[str] = Counter()
         self._on_wire: set[asyncio.Task[Any] | None] = set()
 
     async def work(self, concurrency: int) -> ProviderError | StoreError | None:
@@ -155,7 +156,11 @@ class Workers:
         except _AlikeError:
             raise
         except (asyncio.CancelledError, *_FATAL) as error:
-            self.ledger.fail(planned, "provider", str(error) or "the run was stopped while this was in flight", 0)
+            sent = self._sent.pop(planned.request.key, 0)
+            left = (
+                "the run was stopped while this was in flight" if sent else "the run was stopped before this was asked"
+            )
+            self.ledger.fail(planned, "provider", str(error) or left, sent)
             raise
         for number, single in enumerate(rest):
             try:
@@ -207,6 +212,7 @@ class Workers:
             if now and self.stop.asked.is_set():
                 raise asyncio.CancelledError
             if now:
+                self._sent[key] += 1
                 flying[key] = (name, self.clock())
                 self._on_wire.add(task)
                 return
@@ -232,12 +238,15 @@ class Workers:
                 again = await self.engine.ask(planned.request, repair, flies=flies)
                 attempts += again.attempts
                 rest = self.ledger.buy(planned, again.model_copy(update={"attempts": attempts}))
+            self._sent.pop(key, None)
             self._ended("")
         except NoAnswerError as error:
+            self._sent.pop(key, None)
             self.ledger.fail(planned, error.kind, str(error), attempts + error.attempts)
             self._ended(error.kind if error.status is None else f"status {error.status}", str(error))
             return None
         except InvalidAnswerError as error:
+            self._sent.pop(key, None)
             self.ledger.fail(planned, error.kind, error.reason, attempts)
             self._ended(error.kind, error.reason)
             return None

@@ -97,10 +97,16 @@ class Limiter:
         self._not_before = 0.0
         self._next_request = self._next_token = 0.0
         self._windows: dict[str, _Window] = {}
+        self._paused_until = 0.0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._flying = 0
         self._flying_tokens = 0.0
         self._numbers = 0
+
+    @property
+    def paused_s(self) -> float:
+        """Seconds until the next request may be sent, by the provider's word or the user's; 0 when one may be now."""
+        return max(0.0, self._paused_until - self._clock()) if self.in_flight > self._flying == 0 else 0.0
 
     async def acquire(self, tokens: float) -> Ticket:
         """Wait until a request may be sent.
@@ -120,6 +126,7 @@ class Limiter:
         self.in_flight += 1
         try:
             while (pause := self._pause(tokens)) > 0:
+                self._paused_until = self._clock() + pause
                 await self._sleep(pause)
         except BaseException:
             self.in_flight -= 1

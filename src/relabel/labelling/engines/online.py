@@ -224,11 +224,13 @@ class OnlineEngine:
             raise
         except (TimeoutError, openai.APITimeoutError) as error:
             self.limiter.limited(ticket, why="timeout")
-            self.budget.settle(worst, None)  # it may have been charged all the same
+            self.budget.unsure(body, worst)  # it may have been charged all the same
             raise _TimedOutError from error
         except openai.APIStatusError as error:
-            unsure = error.status_code in _PERHAPS_CHARGED or error.status_code < 300
-            self.budget.settle(worst, None if unsure else 0.0)
+            if error.status_code in _PERHAPS_CHARGED or error.status_code < 300:
+                self.budget.unsure(body, worst)
+            else:
+                self.budget.settle(worst, 0.0)
             if error.status_code == 429 and str(error.code or "") not in _NO_QUOTA:
                 headers = error.response.headers
                 asked = retry_after(headers)
@@ -239,11 +241,11 @@ class OnlineEngine:
             raise
         except openai.APIConnectionError:
             self.limiter.failed(ticket)
-            self.budget.settle(worst, None)
+            self.budget.unsure(body, worst)
             raise
         except BaseException:
             self.limiter.failed(ticket)
-            self.budget.settle(worst, None)
+            self.budget.unsure(body, worst)
             raise
         latency = response.extensions.get(SECONDS, self._clock() - started)
         text = response.content.decode("utf-8", "replace")
@@ -270,7 +272,7 @@ class OnlineEngine:
             if text.count("[") + text.count("{") > DEEPEST_REPLY and _depth(raw) > DEEPEST_REPLY:
                 raise NotAReplyError("nested too deep")
         except (ValueError, RecursionError, NotAReplyError) as error:
-            self.budget.settle(worst, None)
+            self.budget.unsure(request.body, worst)
             message = f"the server's reply is no completion: {self.redact(text[:200])!r}"
             raise NoAnswerError("provider", message, attempts) from error
         # A server that counts no tokens does not work for nothing: what the answer cost is unknown.
@@ -306,6 +308,12 @@ class OnlineEngine:
 
     def _refusal(self, error: openai.APIStatusError, request: Request, sent: int) -> Exception:
         status, said = error.status_code, self.redact(provider_message(error))
+        if 300 <= status < 400:
+            where = public_url(error.response.headers.get("location", ""))[:200]
+            return ProviderError(
+                f"{self._address} sends elsewhere (HTTP {status}, to {self.redact(where) or 'nowhere'}), and requests with a key are not "
+                "sent on; if you trust that address, give it to --base-url"
+            )
         fatal = fatal_refusal(
             status,
             str(error.code or ""),
