@@ -26,7 +26,7 @@ _EFFECT_SD = 2.5
 _SPREAD = 0.7
 """Prior median of the standard deviations between families and between the occupations of one, in log odds; their logarithms
 have a standard deviation of 1."""
-_NODES = 11
+_NODES = 15
 _ROUNDS = 50
 _WIDTH = 0.1
 
@@ -123,21 +123,19 @@ class _Step:
         """What the labels say, normal around its mode."""
         spreads = int(self._level.max()) + 2
         start = np.full(spreads, np.log(_SPREAD))
-        spread = optimize.minimize(self._loss, start, method="Nelder-Mead", options={"xatol": 0.01, "fatol": 0.01}).x
+        spread = optimize.minimize(self._loss, start, method="Nelder-Mead", options={"xatol": 0.03, "fatol": 0.03}).x
         curvature = np.empty((spreads, spreads))
         for row, one in enumerate(_WIDTH * np.eye(spreads)):
             for column, other in enumerate(_WIDTH * np.eye(spreads)):
                 corners = [(1, 1), (-1, -1), (1, -1), (-1, 1)]
                 values = [self._loss(spread + up * one + right * other) for up, right in corners]
                 curvature[row, column] = (values[0] + values[1] - values[2] - values[3]) / (4 * _WIDTH**2)
-        # The prior alone gives a curvature of 1; less is an artefact of differences.
-        values, vectors = np.linalg.eigh(curvature)
-        of_spread = (vectors / np.maximum(values, 1.0)) @ vectors.T
+        of_spread = _inverse(curvature, least=1.0)  # the prior alone gives 1; less is an artefact of differences
         self._loss(spread)
         _, _, information = self._at(self._mode, np.exp(spread))
         size = self._coefficients
         covariance = np.zeros((size + spreads, size + spreads))
-        covariance[:size, :size] = np.linalg.inv(information)[:size, :size]
+        covariance[:size, :size] = _inverse(information, least=1 / _EFFECT_SD**2)[:size, :size]
         covariance[size:, size:] = of_spread
         return _Posterior(np.append(self._mode[:size], spread), covariance)
 
@@ -193,3 +191,9 @@ class _Step:
         weighted = self._inside * bend.sum(axis=(1, 2))[:, None]
         information[size:, size:] = self._inside.T @ weighted + np.diag(precision)
         return value, slope, information
+
+
+def _inverse(curvature: Floats, *, least: float) -> Floats:
+    """Inverse of a symmetric matrix whose eigenvalues cannot be less than a bound."""
+    values, vectors = np.linalg.eigh(curvature)
+    return (vectors / np.maximum(values, least)) @ vectors.T
