@@ -48,6 +48,22 @@ def register(app: typer.Typer) -> None:
             str | None,
             typer.Option("--json", metavar="F", help="Write the eval document to this file; - prints it instead."),
         ] = None,
+        suite: Annotated[
+            str | None,
+            typer.Option(metavar="FILE", help="Judge the run by this suite of gates; exit 6 when one fails."),
+        ] = None,
+        junit: Annotated[Path | None, typer.Option(metavar="F", help="Write the suite's outcome as JUnit XML.")] = None,
+        markdown: Annotated[
+            Path | None, typer.Option(metavar="F", help="Write the suite's outcome as a summary for a pull request.")
+        ] = None,
+        html: Annotated[Path | None, typer.Option(metavar="F", help="Write a report as one HTML file.")] = None,
+        annotations: Annotated[
+            bool | None,
+            typer.Option(
+                "--annotations/--no-annotations",
+                help="Print failed gates as GitHub annotations; by default where GITHUB_ACTIONS is true.",
+            ),
+        ] = None,
     ) -> None:
         """Hold a run's labels against reference labels.
 
@@ -56,24 +72,32 @@ def register(app: typer.Typer) -> None:
         """
         from rich.console import Console
 
+        from relabel.cli.outcome import Wanted, fail_if_any, gold_of, settle, show_gates
         from relabel.evaluation.evaluate import evaluate
-        from relabel.evaluation.gold import default_gold, load_gold
         from relabel.run import open_run
 
+        wanted = Wanted(suite, junit, markdown, html, annotations)
+        gates = wanted.load()
         opened = open_run(run)
-        document = evaluate(opened, load_gold(gold or default_gold(opened)))
+        truth = gold_of(gates, gold, opened)
+        document = evaluate(opened, truth)
         text = document.model_dump_json(indent=2)
+        if json_file not in {None, "-"}:
+            _write(Path(str(json_file)), text)
+        outcome = settle(wanted, gates, opened, truth, document)
         if json_file == "-":
             typer.echo(text)
+            fail_if_any(outcome)
             return
-        if json_file is not None:
-            _write(Path(json_file), text)
         console = Console(highlight=False)
         # Into a pipe or file there is no terminal to ask, and rich would take 80.
         console.width = min(console.width, _WIDTH) if console.is_terminal else _WIDTH
         _show(document, console)
         if json_file is not None:
             typer.echo(f"eval document written to {json_file}", err=True)
+        if outcome is not None:
+            show_gates(outcome, console)
+        fail_if_any(outcome)
 
 
 def _write(path: Path, text: str) -> None:

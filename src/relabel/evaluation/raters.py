@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import pandas as pd
 
 from relabel.errors import DataError
 from relabel.evaluation.document import SCALES, SettingName
-from relabel.evaluation.gold import Gold, labelled
-from relabel.evaluation.matching import COLUMNS, match, run_settings
+from relabel.evaluation.gold import Gold, labelled, labels_of
+from relabel.evaluation.matching import COLUMNS, is_at_hand, match, run_settings
 from relabel.rubric import MEASURES, Measure, Rubric
-from relabel.run import Run, measures_of
+from relabel.run import TASK_FILE, Run, measures_of
+from relabel.sources.fetch import sha256_of
+from relabel.task import task_table
 
 GOLD = -1
 """Column of the gold's labels; runs have the columns 0, 1, ... in the order in which they were given."""
@@ -44,7 +47,7 @@ class Raters:
     @property
     def main(self) -> SettingName:
         """The setting that says most: the three-way code where there is one."""
-        return next(s for s in ("three-way", "with-tools", "strict") if s in self.labels)
+        return next(s for s in ("three-way", "automation", "with-tools", "strict") if s in self.labels)
 
     @property
     def main_measure(self) -> Measure | None:
@@ -99,8 +102,23 @@ def occupations_of(index: pd.Index) -> pd.Series:
     return pd.Series(cast(pd.MultiIndex, index).get_level_values(0), index=index)
 
 
+def task_details(run: Run) -> pd.DataFrame | None:
+    """The task table that a run was made from, schema `relabel.task.TASKS`; None where it is not at hand.
+
+    Nothing is fetched. A user's own file is read again only if it is still the file that the run was made from.
+    """
+    name = run.manifest.tasks
+    if is_at_hand(name):
+        return task_table(name)
+    path = Path(name)
+    known = {use.sha256 for use in run.manifest.sources if use.source == TASK_FILE}
+    if path.suffix.lower() == ".csv" and path.is_file() and sha256_of(path) in known:
+        return task_table(name)
+    return None
+
+
 def _indexed(run: Run) -> pd.DataFrame:
-    table = labelled(run.coded(), f"the run {run.ref}").set_index(_KEYS)
+    table = labelled(labels_of(run), f"the run {run.ref}").set_index(_KEYS)
     # Strict exposed already means E1, so that codes of half-answered tasks would all be E1.
     return table.assign(code=table["code"].where(table["strict"].notna() & table["with_tools"].notna()))
 
@@ -112,10 +130,10 @@ def _gold_side(run: Run, gold: Gold) -> pd.DataFrame:
 
 def _labels(side: pd.DataFrame, setting: SettingName) -> pd.Series:
     column = side[COLUMNS[setting]]
-    if setting == "three-way":
-        return column.astype(object)
     scale = SCALES[setting]
-    return column.astype(object).map({False: scale[0], True: scale[1]})
+    if len(scale) > 2:
+        return column.astype(object)
+    return column.astype(object).map(dict(zip((False, True), scale, strict=True)))
 
 
 def _values(

@@ -1,0 +1,175 @@
+"""What `relabel eval` makes of a suite: gates shown, files written, and the error that CI waits for."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from relabel.errors import DataError, GateError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from relabel.evaluation.document import EvalDocument
+    from relabel.evaluation.gates import SuiteResult
+    from relabel.evaluation.gold import Gold
+    from relabel.evaluation.suite import Suite
+    from relabel.run import Run
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the command was asked for beside the evaluation itself.
+
+    Attributes:
+        suite: A suite's file or name.
+        junit: Where JUnit XML goes.
+        markdown: Where the Markdown summary goes.
+        html: Where the report goes.
+        annotate: Whether to print GitHub's annotations; None does where GITHUB_ACTIONS says so.
+    """
+
+    suite: str | None = None
+    junit: Path | None = None
+    markdown: Path | None = None
+    html: Path | None = None
+    annotate: bool | None = None
+
+    def load(self) -> Suite | None:
+        """The suite, if one was asked for.
+
+        Raises:
+            UsageError: An option has no meaning without a suite.
+            DataError: The suite is missing or breaks a rule.
+        """
+        from relabel.evaluation.suite import load_suite
+
+        if self.suite is None:
+            for option, given in (("--junit", self.junit), ("--markdown", self.markdown)):
+                if given is not None:
+                    raise UsageError(f"{option} writes the outcome of a suite; name one with --suite")
+            return None
+        return load_suite(self.suite)
+
+
+def gold_of(suite: Suite | None, gold: str | None, run: Run) -> Gold:
+    """The gold: the one given, else the suite's, else the run's own default."""
+    from relabel.evaluation.gold import default_gold, load_gold
+    from relabel.evaluation.suite import beside
+
+    if gold is None and suite is not None and suite.gold is not None:
+        gold = beside(suite, suite.gold)
+    return load_gold(gold or default_gold(run))
+
+
+def settle(wanted: Wanted, suite: Suite | None, run: Run, gold: Gold, document: EvalDocument) -> SuiteResult | None:
+    """Judge the run by the suite, and write the files that were asked for.
+
+    Args:
+        wanted: What was asked for.
+        suite: The suite, if any.
+        run: The run.
+        gold: The gold.
+        document: The evaluation.
+
+    Returns:
+        The suite's outcome; None without a suite.
+
+    Raises:
+        DataError: A pin does not hold, something is not at hand, or a file cannot be written.
+    """
+    from relabel.evaluation.raters import task_details
+
+    result: SuiteResult | None = None
+    baseline: Run | None = None
+    details = task_details(run) if suite is not None or wanted.html is not None else None
+    if suite is not None:
+        from relabel.evaluation.gates import judge
+        from relabel.evaluation.suite import beside
+        from relabel.run import open_run
+
+        baseline = None if suite.baseline is None else open_run(beside(suite, suite.baseline.run))
+        result = judge(suite, run, gold, baseline, details)
+        if wanted.junit is not None:
+            from relabel.evaluation.junit import junit_xml
+
+            write(wanted.junit, junit_xml(result), "--junit")
+        if wanted.markdown is not None:
+            from relabel.evaluation.summary import markdown
+
+            write(wanted.markdown, markdown(result, document.verdict), "--markdown")
+        _annotate(wanted, result)
+    if wanted.html is not None:
+        from relabel.evaluation.comparison import compare
+        from relabel.evaluation.report.pages import eval_page
+
+        change = None if baseline is None else compare(baseline, run, details=details)
+        page = eval_page(document, run, gold, suite=result, comparison=change, details=details)
+        write(wanted.html, page, "--html")
+    for path in (wanted.junit, wanted.markdown, wanted.html):
+        if path is not None:
+            typer.echo(f"written: {path}", err=True)
+    return result
+
+
+def show_gates(result: SuiteResult, console: Console) -> None:
+    """Print the gates, those that failed with their reason."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    console.print()
+    console.print(Text(f"Gates of the suite {result.suite}", style="bold"))
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    for name in ("", "gate", "outcome"):
+        table.add_column(name)
+    for gate in result.results:
+        sign = "ok" if gate.passed else "FAILED" if gate.judged else "?"
+        table.add_row(sign, Text(gate.id), Text(gate.message))
+    console.print(table)
+    console.print(Text(result.family))
+
+
+def fail_if_any(result: SuiteResult | None) -> None:
+    """Leave with the gates' exit code.
+
+    Raises:
+        GateError: A gate does not hold.
+    """
+    if result is not None and not result.passed:
+        from relabel.evaluation.gates import gate_error
+
+        raise GateError(gate_error(result.failures))
+
+
+def _annotate(wanted: Wanted, result: SuiteResult) -> None:
+    asked = wanted.annotate if wanted.annotate is not None else os.environ.get("GITHUB_ACTIONS") == "true"
+    if asked:
+        from relabel.evaluation.summary import github_annotations
+
+        for line in github_annotations(result):
+            typer.echo(line, err=True)
+
+
+def write(path: Path, text: str, option: str) -> None:
+    """Write a file whole or not at all.
+
+    Args:
+        path: The file.
+        text: What goes in.
+        option: The option that named it.
+
+    Raises:
+        DataError: It cannot be written.
+    """
+    from relabel.files import replacing
+
+    try:
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"cannot write {path} ({error.strerror}); give {option} another path") from error
