@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from relabel.errors import ProviderError, UsageError
+from relabel.errors import ProviderError, RelabelError, UsageError
 from relabel.label import Answer
 from relabel.labelling.budget import Budget
 from relabel.labelling.connection import Connection
@@ -54,6 +54,7 @@ class RayEngine:
         self._cluster: Cluster | None = None
         self._handles: list[Any] = []
         self._engine: OnlineEngine | None = None
+        self._failed: RelabelError | None = None
         self._starting = asyncio.Lock()
 
     async def ask(self, request: Request, repair: Repair | None = None, *, flies: Flies | None = None) -> Answer:
@@ -65,8 +66,14 @@ class RayEngine:
         """
         if self._engine is None:
             async with self._starting:
+                if self._failed is not None:  # those who waited for the start have no better luck
+                    raise self._failed
                 if self._engine is None:
-                    self._engine = await self._start()
+                    try:
+                        self._engine = await self._start()
+                    except RelabelError as error:
+                        self._failed = error
+                        raise
         return await self._engine.ask(request, repair, flies=flies)
 
     def history(self) -> tuple[tuple[float, int, str], ...]:
