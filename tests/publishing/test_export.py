@@ -45,6 +45,8 @@ def test_the_folder_holds_tables_pages_and_descriptions(sample_run: MakeRun, tmp
             "occupations.json",
             "occupations.parquet",
             *pages,
+            *(f"families.{kind}" for kind in ("csv", "json", "parquet")),
+            *(f"families/{name}.json" for name in ("nursing", "pipes-wires-and-air", "software-and-data")),
             *(f"onet/{code}.json" for code in sorted(set(task_table("sample")["onet_soc_code"]))),
             "sources.json",
             "tasks.csv",

@@ -35,6 +35,16 @@ def export(
     draws: Annotated[
         int, typer.Option(help="Draws of label noise behind the intervals, 100 or more; 0 for no intervals.", min=0)
     ] = 1000,
+    baseline: Annotated[
+        str | None, typer.Option(metavar="RUN", help="An earlier run: list what moved since, and what moved it.")
+    ] = None,
+    epoch: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="A run of the rubric epoch: ratings for the pages of job families."),
+    ] = None,
+    families: Annotated[
+        bool, typer.Option(help="Make pages of US job families; they need the files of the BLS.")
+    ] = True,
 ) -> None:
     """Write score tables, a page a group, tasks, sources, methodology and a data package into a folder."""
     from relabel.publishing.export import export_run
@@ -51,6 +61,9 @@ def export(
         pay=pay,
         allow_partial=allow_partial,
         draws=draws,
+        baseline=None if baseline is None else open_run(baseline),
+        families=families,
+        epoch_run=None if epoch is None else open_run(epoch),
     )
     table = done.table
     counts = table.describe()["counts"]

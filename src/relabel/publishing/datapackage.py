@@ -168,6 +168,76 @@ TASK_COLUMNS: Mapping[str, Column] = {
 }
 
 
+_PART = "part of the change (0-1)"
+_PARTS = {
+    "labels": "other labels",
+    "tasks": "another list of tasks, types or ratings",
+    "weights": "another rule for weights",
+    "bridge": "another bridge",
+    "rounding": "rounding of the published shares",
+    "undivided": "what cannot be told apart",
+}
+
+
+def _sides(name: str, title: str, unit: str, top: float | None = None) -> dict[str, Column]:
+    return {
+        f"{name}_{side}": Column("number", f"{title}, {side}", f"{title} {words}.", unit, 0, top)
+        for side, words in (("before", "by the baseline"), ("after", "in this export"))
+    }
+
+
+CHANGE_COLUMNS: Mapping[str, Column] = {
+    "code": OCCUPATION_COLUMNS["code"],
+    "title": OCCUPATION_COLUMNS["title"],
+    "measure": Column("string", "Measure", "Measure that changed.", required=True, enum=("alpha", "beta", "gamma")),
+    "before": Column("number", "Before", "Share by the baseline; empty where it has none.", _SHARE, 0, 1),
+    "after": Column("number", "After", "Share in this export; empty where it has none.", _SHARE, 0, 1),
+    "change": Column("number", "Change", "After less before; empty where one is missing.", _SHARE, -1, 1),
+    **{
+        name: Column("number", name.capitalize(), f"Part that comes from {words}.", _PART)
+        for name, words in _PARTS.items()
+    },
+    **_sides("score_10", "Score", "score (0-10)", 10),
+    **_sides("percentile", "Percentile", "percent", 100),
+    **_sides("wage_exposure_gbp", "Wage exposure", "GBP a year"),
+    "reason": Column("string", "Reason", "Why a score is missing on one side; else empty."),
+    "note": _NOTE,
+}
+"""What the columns of the changes against a baseline mean; the parts add up to the change."""
+
+_POINTS = "0, 1 or 2 points; empty while the figure is not known."
+FAMILY_COLUMNS: Mapping[str, Column] = {
+    "id": Column("string", "Id", "Short name of the job family.", required=True),
+    "name": Column("string", "Name", "Name of the job family.", required=True),
+    "resilience": Column(
+        "integer", "Resilience", "Sum of the points of three parts; empty while one is missing.", "points", 0, 6
+    ),
+    "points_so_far": Column("integer", "Points so far", "Sum of the points of the known parts.", "points", 0, 6),
+    "points_of": Column("integer", "Points of", "Most points that the known parts can give.", "points", 0, 6),
+    "low_exposure": Column("integer", "Low exposure", _POINTS, "points", 0, 2),
+    "growing_demand": Column("integer", "Growing demand", _POINTS, "points", 0, 2),
+    "human_advantage": Column("integer", "Human advantage", _POINTS, "points", 0, 2),
+    "strict": Column("number", "Exposed, strict", "Share of the tasks exposed to the model alone.", _SHARE, 0, 1),
+    "with_tools": Column("number", "Exposed, with tools", "Share exposed to the model with tools.", _SHARE, 0, 1),
+    "change_percent": Column("number", "Projected change", "Projected change of employment (BLS).", "percent"),
+    "epoch": Column("number", "EPOCH score", "Sum of the ratings of human advantage.", "points", 5, 25),
+    "occupations": Column("integer", "Occupations", "Occupations of the family in the table.", "occupations", 0),
+    "employment_us": Column("number", "US jobs", "Jobs of the family (OEWS).", "jobs", 0),
+    "median_wage_usd": Column(
+        "number",
+        "Median pay, weighted",
+        "Mean of its roles' medians weighted by jobs; no median of the family.",
+        "USD a year",
+        0,
+    ),
+    "lowest_median_wage_usd": Column("number", "Lowest median", "Lowest median among its roles.", "USD a year", 0),
+    "highest_median_wage_usd": Column("number", "Highest median", "Highest known one.", "USD a year", 0),
+    "words": Column("string", "Words", "The resilience score in a line, with what is missing."),
+    "note": _NOTE,
+}
+"""What the columns of the table of job families mean."""
+
+
 def table_schema(frame: pd.DataFrame, columns: Mapping[str, Column], key: Sequence[str]) -> dict[str, Any]:
     """The Table Schema of a frame.
 

@@ -4,6 +4,9 @@
     DIR/occupations/CODE.json           one page a group: score, O*NET-SOC codes behind it, tasks under both readings
     DIR/onet/CODE.json                  one page an O*NET-SOC code: tasks with readings, rationales, keys of the answers
     DIR/tasks.csv|parquet               all tasks with their codes and readings
+    DIR/families.csv|json|parquet       job families with exposure, pay, outlook and resilience, where there are any
+    DIR/families/ID.json                one page a job family
+    DIR/changes.csv                     what moved since the baseline, where one is given
     DIR/sources.json                    files, checksums, licences, citations
     DIR/methodology.json                method, weights, bridge, rubric, prompt, model, counts
     DIR/datapackage.json                all of it described (Frictionless)
@@ -23,7 +26,10 @@ from typing import Any
 import pandas as pd
 
 from relabel.errors import DataError, IncompleteRunError
+from relabel.publishing.changes import changes_frame, describe_baseline
 from relabel.publishing.datapackage import (
+    CHANGE_COLUMNS,
+    FAMILY_COLUMNS,
     OCCUPATION_COLUMNS,
     TASK_COLUMNS,
     data_package,
@@ -35,7 +41,9 @@ from relabel.publishing.intervals import Bounded
 from relabel.publishing.methodology import describe, methodology, source_entries
 from relabel.publishing.occupation import Pages, answers_by_task, onet_path, task_frame
 from relabel.run import Run
-from relabel.scoring.files import csv_bytes, json_bytes, parquet_bytes, table_json
+from relabel.scoring.families import family_frame, family_pages
+from relabel.scoring.family_page import FamilyPage
+from relabel.scoring.files import csv_bytes, json_bytes, parquet_bytes, records, table_json
 from relabel.scoring.options import SYSTEM_NAMES, Method, Taxonomy, Weights
 from relabel.scoring.table import ScoreTable, is_partial, run_name, score_table
 from relabel.scoring.uncertainty import DRAWS
@@ -74,6 +82,9 @@ def export_run(
     pay: str | None = None,
     allow_partial: bool = False,
     draws: int = DRAWS,
+    baseline: Run | None = None,
+    families: bool = True,
+    epoch_run: Run | None = None,
 ) -> Export:
     """Score a run and write its export.
 
@@ -89,6 +100,9 @@ def export_run(
         pay: Source of pay.
         allow_partial: Export a run that is not complete, or labelled a part of the task list; every file then says so.
         draws: Number of draws behind the intervals, at least 100; 0 for an export without intervals.
+        baseline: An earlier run, scored the same way: what moved since is listed.
+        families: Whether to make pages of job families, where the task list is O*NET's or the sample.
+        epoch_run: A run that rates occupations by the rubric `epoch`, for those pages.
 
     Raises:
         IncompleteRunError: The run is not complete or labelled a part of the list, and `allow_partial` is not set.
@@ -110,11 +124,24 @@ def export_run(
                 "--allow-partial"
             )
         bounded = Bounded.of(table, run, draws) if draws else Bounded(table, None)
-        files, size = _build(building, run, bounded)
+        earlier = None
+        if baseline is not None:
+            scored = score_table(baseline, method=method, taxonomy=taxonomy, weights=weights, tasks=tasks, pay=pay)
+            earlier = (baseline, scored)
+        careers: list[FamilyPage] = []
+        if families and not table.tasks.lower().endswith(".csv"):
+            careers = family_pages(table, run, epoch_run)
+        files, size = _build(building, run, bounded, earlier, careers)
     return Export(out, files, size, table)
 
 
-def _build(folder: Path, run: Run, bounded: Bounded) -> tuple[int, int]:
+def _build(
+    folder: Path,
+    run: Run,
+    bounded: Bounded,
+    earlier: tuple[Run, ScoreTable] | None,
+    careers: list[FamilyPage],
+) -> tuple[int, int]:
     """Write all files; returns their number and their bytes."""
     table = bounded.table
     entries: list[dict[str, Any]] = []
@@ -136,13 +163,34 @@ def _build(folder: Path, run: Run, bounded: Bounded) -> tuple[int, int]:
     labelled = table_schema(tasks, TASK_COLUMNS, ["onet_soc_code", "task_id"])
     write("tasks.csv", csv_bytes(tasks), "Tasks with codes and readings", labelled)
     write("tasks.parquet", parquet_bytes(tasks, about), "Tasks with codes and readings", labelled)
-    sources = source_entries(table)
+    uses = [*table.sources, *(use for page in careers for use in page.sources)]
+    baseline = None
+    changes: dict[str, list[dict[str, Any]]] = {}
+    if earlier is not None:
+        uses += earlier[1].sources
+        frame, moved = changes_frame(earlier[1], table)
+        baseline = describe_baseline(*earlier, moved, frame)
+        schema = table_schema(frame, CHANGE_COLUMNS, ["code", "measure"])
+        write("changes.csv", csv_bytes(frame), "What moved since the baseline, and what moved it", schema)
+        for row in records(frame.drop(columns=["title", "note"])):
+            changes.setdefault(row.pop("code"), []).append(row)
+    if careers:
+        listed = family_frame(careers).assign(note=pd.Series([table.note] * len(careers), dtype="str"))
+        schema = table_schema(listed, FAMILY_COLUMNS, ["id"])
+        rows = marks | {"rows": records(listed)}
+        write("families.csv", csv_bytes(listed), "Job families: exposure, outlook, resilience", schema)
+        write("families.json", json_bytes(rows), "Job families: exposure, outlook, resilience", schema)
+        write("families.parquet", parquet_bytes(listed, about), "Job families: exposure, outlook, resilience", schema)
+        for page in careers:
+            write(f"families/{page.id}.json", json_bytes(page.model_dump(mode="json"), indent=None), page.name)
+    sources = source_entries(uses)
     write("sources.json", json_bytes(marks | {"sources": sources}), "Sources: files, checksums, licences, citations")
-    method = methodology(run, table) | {"intervals": bounded.describe()}
+    method = methodology(run, table) | {"intervals": bounded.describe(), "baseline": baseline}
     write("methodology.json", json_bytes(method), "Method, weights, bridge, rubric, model, counts")
     pages = Pages(table, tasks, answers, bounded.words())
     for code, page in pages.groups():
         _require_code(code)
+        page["changes"] = changes.get(code)
         write(f"occupations/{code}.json", json_bytes(page, indent=None), f"{code} {page['title']}")
     for code, page in pages.occupations():
         _require_code(code)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
-from relabel.manifest import Manifest
+from relabel.manifest import Manifest, SourceUse
 from relabel.publishing.datapackage import OCCUPATION_COLUMNS
 from relabel.publishing.words import CAUTION, READING_NAMES, load_bands
 from relabel.run import TASK_FILE, Run
@@ -128,15 +129,19 @@ def caveats(table: ScoreTable) -> list[str]:
     return said
 
 
-def source_entries(table: ScoreTable) -> list[dict[str, Any]]:
-    """What `sources.json` says: each source that went into the table with its licence, citation and files.
+def source_entries(uses: Iterable[SourceUse]) -> list[dict[str, Any]]:
+    """What `sources.json` says: each source that went into an export with its licence, citation and files.
+
+    Args:
+        uses: The files that were read; the same file may be named several times.
 
     Raises:
         DataError: The registry cannot be read.
     """
     known = registry.load_registry()
     files: dict[str, list[dict[str, Any]]] = {}
-    for use in table.sources:
+    once = {(use.source, use.file, use.sha256): use for use in uses}
+    for _, use in sorted(once.items()):
         entry = use.model_dump(mode="json", exclude_none=True)
         source = known.get(use.source)
         note = next((f.note for f in source.files if f.name == use.file), "") if source else ""

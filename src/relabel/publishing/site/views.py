@@ -15,7 +15,7 @@ _UNGROUPED = {"code": "", "title": "All occupations"}
 _WIDE, _TALL = Box(0, 0, 160, 90), Box(0, 0, 90, 200)
 _PLOT = (880.0, 480.0)
 _MOST_REST = 40
-_CAUSES = ("labels", "tasks", "weights", "bridge")
+_CAUSES = ("labels", "tasks", "weights", "bridge", "rounding", "undivided")
 _MEASURES = (
     ("alpha", "Model alone", "alpha"),
     ("beta", "Tools at half weight", "beta"),
@@ -165,6 +165,11 @@ def occupation(page: Row, near: dict[str, list[Row]]) -> Row:
         "rest": [part for part in page["onet"] if not part["tasks_here"]],
         "most_rest": _MOST_REST,
         "near": near.get(page["code"], []),
+        "moved": [
+            row | {"parts": [(cause, row[cause]) for cause in _CAUSES if row[cause]]}
+            for row in page["changes"] or ()
+            if row["measure"] != "beta"
+        ],
     }
 
 
@@ -300,7 +305,8 @@ def changes(book: Book) -> Row:
     return {
         "changed": ordered,
         "codes": len({row["code"] for row in ordered}),
-        "causes": [cause for cause in _CAUSES if book.changes and cause in book.changes[0]],
+        # A cause that moved nothing has no column.
+        "causes": [cause for cause in _CAUSES if any(row[cause] for row in moved)],
         "method": book.method,
     }
 
