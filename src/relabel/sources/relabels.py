@@ -1,6 +1,12 @@
-"""Label sets that others made with newer models under the 2023 rubric."""
+"""Label sets that others made with newer models under the 2023 rubric.
+
+`relabel import relabels-2026:MODEL` turns one into a run; the file itself imports the same way with `--map E3=E2`.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
 
 import pandas as pd
 
@@ -10,6 +16,8 @@ from relabel.sources.frames import ONET_SOC, TASK_ID, missing, plain_task_id, re
 from relabel.sources.registry import get_source
 
 SOURCE = "relabels-2026"
+MAP: Mapping[str, str] = {"E3": "E2"}
+"""What labels become that the three codes do not have: image capability counts as E2."""
 
 RELABELS = schema(
     {
@@ -31,6 +39,21 @@ def models() -> list[str]:
     return [file.name.removesuffix(".csv") for file in get_source(SOURCE).files if file.name.endswith(".csv")]
 
 
+def locate_file(ref: str) -> Path:
+    """The verified file of a set.
+
+    Args:
+        ref: `relabels-2026:MODEL`.
+
+    Raises:
+        DataError: There is no set of that model, or its file is not to be had or not the registered one.
+    """
+    model = ref.partition(":")[2]
+    if model not in models():
+        raise DataError(f"source {SOURCE!r} has no labels by {model!r}; it has {', '.join(models())}")
+    return locate(SOURCE, f"{model}.csv")
+
+
 def read_relabels(model: str) -> pd.DataFrame:
     """The labels of one model under the 2023 rubric, as published.
 
@@ -47,9 +70,7 @@ def read_relabels(model: str) -> pd.DataFrame:
         DataError: There is no set of that model, or its file is not to be had, not the registered one, or breaks its
             schema.
     """
-    if model not in models():
-        raise DataError(f"source {SOURCE!r} has no labels by {model!r}; it has {', '.join(models())}")
-    path = locate(SOURCE, f"{model}.csv")
+    path = locate_file(f"{SOURCE}:{model}")
     columns = {"task_id": "task_id", "label": "label", "explanation": "explanation"}
     optional = {"soc_code": "onet_soc_code", "eloundou_label": "eloundou_label"}
     frame = read_delimited(path, columns, separator=",", optional=optional)

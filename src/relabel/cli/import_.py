@@ -1,0 +1,141 @@
+"""`relabel import`: labels made elsewhere become a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from relabel.errors import UsageError
+
+_UNDERSTOOD = "By default"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command `import`."""
+    app.command("import")(import_file)
+
+
+def import_file(
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE.csv", help="A CSV file of labels, or a published set such as relabels-2026:gpt-5."
+        ),
+    ],
+    *,
+    model: Annotated[str | None, typer.Option(help="Who or what labelled; a published set knows it.")] = None,
+    rubric: Annotated[str, typer.Option(help="The rubric whose labels the file uses.")] = "eloundou",
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The run's folder.")],
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="Task list that the ids belong to: eloundou-2023, onet-30.2, sample or FILE.csv. By default the first that holds all."
+        ),
+    ] = None,
+    setting: Annotated[
+        str | None, typer.Option(help="Setting that all labels answer, where the file does not say.")
+    ] = None,
+    id_column: Annotated[str | None, typer.Option(help=f"{_UNDERSTOOD} task_id, id or Task ID.")] = None,
+    code_column: Annotated[
+        str | None,
+        typer.Option(
+            help=f"O*NET-SOC codes. {_UNDERSTOOD} onet_soc_code or soc_code; without them an id must be unique in --tasks."
+        ),
+    ] = None,
+    label_column: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[SETTING=]COLUMN", help=f"{_UNDERSTOOD} label or code; several as SETTING=COLUMN."),
+    ] = None,
+    setting_column: Annotated[
+        str | None, typer.Option(help=f"Setting of each line. {_UNDERSTOOD} setting, if there is one.")
+    ] = None,
+    sample_column: Annotated[
+        str | None, typer.Option(help=f"Number of the repeat, from 0. {_UNDERSTOOD} sample, if there is one.")
+    ] = None,
+    rationale_column: Annotated[
+        str | None, typer.Option(help=f"{_UNDERSTOOD} rationale or explanation, if there is one.")
+    ] = None,
+    probability_column: Annotated[
+        str | None, typer.Option(help=f"Probability of the label, 0-1. {_UNDERSTOOD} probability, if there is one.")
+    ] = None,
+    mapping: Annotated[
+        list[str] | None, typer.Option("--map", metavar="OLD=NEW", help="What a label becomes, such as E3=E2.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was imported as one JSON document.")] = False,
+) -> None:
+    """Turn a CSV file of labels into a run like any other.
+
+    A label that the rubric does not know, a task given twice, an id that stands for several occupations: each is refused
+    by its line, and nothing is written. The manifest names the file and its sha256, each label its line.
+    """
+    import json
+
+    from relabel.importing import Columns, import_labels
+    from relabel.rubric import load_rubric
+    from relabel.sources import relabels
+
+    pairs = _pairs(mapping or [], "--map", "OLD=NEW")
+    path = Path(file)
+    if file.startswith(f"{relabels.SOURCE}:"):
+        path, model = relabels.locate_file(file), model or file.partition(":")[2]
+        pairs = dict(relabels.MAP) | pairs
+    if model is None:
+        raise UsageError("say who labelled: give --model, such as --model gpt-5")
+    labels = label_column or []
+    many = len(labels) > 1 or any("=" in name for name in labels)
+    done = import_labels(
+        path,
+        model=model,
+        rubric=load_rubric(rubric),
+        out=out,
+        tasks=tasks,
+        setting=setting,
+        columns=Columns(
+            id=id_column,
+            code=code_column,
+            label=_pairs(labels, "--label-column", "SETTING=COLUMN") if many else next(iter(labels), None),
+            setting=setting_column,
+            sample=sample_column,
+            rationale=rationale_column,
+            probability=probability_column,
+        ),
+        mapping=pairs,
+    )
+    if as_json:
+        typer.echo(
+            json.dumps(
+                {
+                    "folder": str(done.folder),
+                    "task_list": done.task_list,
+                    "labels": done.labels,
+                    "tasks": done.tasks,
+                    "mapped": dict(done.mapped),
+                    "not_in_list": done.not_in_list,
+                },
+                indent=2,
+            )
+        )
+        return
+    plural = "" if done.labels == 1 else "s"
+    typer.echo(
+        f"{done.labels:,} label{plural} imported (tasks: {done.tasks:,}, list: {done.task_list}) into {done.folder}"
+    )
+    for change, count in done.mapped.items():
+        typer.echo(f"{count:,} labels mapped {change}")
+    if done.not_in_list:
+        typer.echo(f"{done.not_in_list:,} of the tasks are not in {done.task_list}; they match no gold of that list")
+    typer.echo(f"next: relabel eval {done.folder}", err=True)
+
+
+def _pairs(given: list[str], option: str, form: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in given:
+        left, sign, right = text.partition("=")
+        if not sign or not left or not right:
+            raise UsageError(f"{option} {text}: write it as {form}")
+        if left in found:
+            raise UsageError(f"{option} names {left} twice; give it once")
+        found[left] = right
+    return found

@@ -1,0 +1,365 @@
+"""Labels made elsewhere become a run: a CSV file of a colleague, of a paper, of another tool.
+
+Nothing is guessed. A label that the rubric does not know, a task twice, an id that stands for several occupations: each is
+refused by its line. The run's manifest says which file the labels come from, and each label which line.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from relabel import __version__
+from relabel.errors import ColumnError, DataError, UsageError
+from relabel.files import require_writable, writing
+from relabel.label import MAX_RATIONALE, Label
+from relabel.manifest import Counts, Manifest, SourceUse
+from relabel.rubric import Rubric
+from relabel.run import TASK_FILE, read_manifest, task_sources, write_run
+from relabel.sources.fetch import sha256_of
+from relabel.sources.frames import ONET_SOC
+from relabel.sources.user_csv import UserCsv, plain_number, read_user_csv
+from relabel.task import task_table
+
+ENGINE = "import"
+"""What the manifest of an imported run names as its engine."""
+
+LISTS = ("eloundou-2023", "onet-30.2", "sample")
+"""Task lists that ids are looked for in."""
+
+_ONET_SOC = re.compile(ONET_SOC, re.ASCII)
+_KNOWN_NAMES: Mapping[str, tuple[str, ...]] = {
+    "id": ("task_id", "id", "Task ID"),
+    "code": ("onet_soc_code", "soc_code", "O*NET-SOC Code"),
+    "label": ("label", "code"),
+    "setting": ("setting",),
+    "sample": ("sample",),
+    "rationale": ("rationale", "explanation"),
+    "probability": ("probability",),
+}
+"""Column names that are understood without being told, by what the column holds."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column of a file holds what; None takes a name that is understood by itself, where the file has one.
+
+    Attributes:
+        id: Task ids.
+        code: O*NET-SOC codes; without them an id must stand for one task of the task list.
+        label: Labels; several columns are given by the setting that each answers.
+        setting: Settings, for files with one line a task and setting.
+        sample: Numbers of repeats, from 0.
+        rationale: Reasons.
+        probability: Probabilities of the labels, 0-1.
+    """
+
+    id: str | None = None
+    code: str | None = None
+    label: str | Mapping[str, str] | None = None
+    setting: str | None = None
+    sample: str | None = None
+    rationale: str | None = None
+    probability: str | None = None
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import did.
+
+    Attributes:
+        folder: The run's folder.
+        task_list: The task list that the ids belong to.
+        labels: Labels imported.
+        tasks: Tasks that they belong to.
+        mapped: How many labels each mapping changed.
+        not_in_list: Tasks that the task list does not hold; they are kept, and match no gold of that list.
+    """
+
+    folder: Path
+    task_list: str
+    labels: int
+    tasks: int
+    mapped: Mapping[str, int]
+    not_in_list: int
+
+
+@dataclass
+class _Reading:
+    """A file half read: what is known of its columns, and which labels were seen on which line."""
+
+    file: UserCsv
+    rubric: Rubric
+    columns: Columns
+    setting: str | None
+    mapping: Mapping[str, str]
+    by_id: Mapping[str, list[str]]
+    sha256: str
+    found: dict[str, str] = field(default_factory=dict[str, str])
+    seen: dict[tuple[str, str, str, int], int] = field(default_factory=dict[tuple[str, str, str, int], int])
+    mapped: dict[str, int] = field(default_factory=dict[str, int])
+
+
+def import_labels(
+    path: Path,
+    *,
+    model: str,
+    rubric: Rubric,
+    out: Path,
+    tasks: str | None = None,
+    setting: str | None = None,
+    columns: Columns | None = None,
+    mapping: Mapping[str, str] | None = None,
+) -> Imported:
+    """Turn a CSV file of labels into a run folder.
+
+    Args:
+        path: The file: UTF-8, with or without a byte order mark, any line ends.
+        model: Who or what labelled, as the run's model.
+        rubric: The rubric whose labels the file uses.
+        out: The run's folder.
+        tasks: The task list that the ids belong to; by default the first of `LISTS` that holds all of them, or else the
+            one that holds most.
+        setting: The setting that all labels answer, where the file does not say.
+        columns: Which column holds what.
+        mapping: Labels of the file by what they become, such as `E3` by `E2`.
+
+    Returns:
+        What was imported.
+
+    Raises:
+        UsageError: The rubric is not about tasks, a mapping or setting does not fit it, or `out` holds other things.
+        DataError: A line is bad; the message names it and says what to do.
+        ColumnError: A column is missing.
+    """
+    mapping, columns = mapping or {}, columns or Columns()
+    _check_request(rubric, setting, mapping)
+    if (out / "manifest.json").exists() and read_manifest(out).engine != ENGINE:
+        raise UsageError(f"{out} holds a run already; give a new folder to --out")
+    file = read_user_csv(path, rows_are="each label", advice="give the path of a CSV file of labels")
+    reading = _Reading(file, rubric, columns, setting, mapping, {}, sha256_of(path))
+    tasks, by_id = _task_list(reading, tasks)
+    reading.by_id = by_id
+    started = _now()
+    labels = list(_labels(reading, tasks, started))
+    settings = tuple(s for s in rubric.settings if any(label.setting == s for label in labels))
+    manifest = Manifest(
+        status="complete",
+        package_version=__version__,
+        model=model,
+        engine=ENGINE,
+        rubric=rubric,
+        rubric_sha256=rubric.sha256,
+        sources=(SourceUse(source=ENGINE, file=path.name, sha256=reading.sha256), *task_sources(tasks)),
+        tasks=TASK_FILE if Path(tasks).suffix.lower() == ".csv" else tasks,
+        settings=settings,
+        parameters={
+            "imported": True,
+            "columns": reading.found,
+            "map": dict(mapping),
+            "samples": 1 + max(label.sample for label in labels),
+        },
+        counts=Counts(asked=len(labels), fresh=len(labels)),
+        note=f"labels made elsewhere, imported from {path.name}; the rubric shown is the one that they were read by",
+        started_at=started,
+        ended_at=_now(),
+    )
+    require_writable(out)
+    with writing(out):
+        write_run(out, manifest, labels, [])
+    known = {(label.onet_soc_code, label.task_id) for label in labels}
+    listed = {(code, task) for task, codes in by_id.items() for code in codes}
+    return Imported(out, tasks, len(labels), len(known), reading.mapped, len(known - listed))
+
+
+def _check_request(rubric: Rubric, setting: str | None, mapping: Mapping[str, str]) -> None:
+    if rubric.unit != "task":
+        raise UsageError(f"the rubric {rubric.id} is about occupations; labels of tasks can be imported, ratings not")
+    if setting is not None and setting not in rubric.settings:
+        raise UsageError(f"{setting} is no setting of the rubric {rubric.id} ({', '.join(rubric.settings)})")
+    for old, new in mapping.items():
+        if new not in rubric.labels:
+            raise UsageError(
+                f"--map {old}={new}: {new} is no label of the rubric {rubric.id} ({', '.join(rubric.labels)})"
+            )
+
+
+def _task_list(reading: _Reading, wanted: str | None) -> tuple[str, dict[str, list[str]]]:
+    """The task list, and the codes of its tasks by id."""
+    if wanted is not None:
+        return wanted, _codes_by_id(wanted)
+    column = _required(reading, "id", reading.columns.id)
+    ids = {_task_id(reading.file, line, cells[column].strip()) for line, cells in reading.file.rows}
+    found: list[tuple[int, str, dict[str, list[str]]]] = []
+    for name in LISTS:
+        try:
+            codes = _codes_by_id(name)
+        except DataError:
+            continue  # a list that is not at hand here may still be named, and then says what it lacks
+        found.append((len(ids & codes.keys()), name, codes))
+        if found[-1][0] == len(ids):
+            break
+    _, name, codes = max(found, key=lambda entry: entry[0])
+    return name, codes
+
+
+def _codes_by_id(tasks: str) -> dict[str, list[str]]:
+    by_id: dict[str, list[str]] = {}
+    for code, task in task_table(tasks)[["onet_soc_code", "task_id"]].itertuples(index=False, name=None):
+        by_id.setdefault(str(task), []).append(str(code))
+    return by_id
+
+
+def _labels(reading: _Reading, tasks: str, created: str) -> Iterator[Label]:
+    file, columns = reading.file, reading.columns
+    id_column = _required(reading, "id", columns.id)
+    code_column = _column(reading, "code", columns.code)
+    optional = {name: _column(reading, name, getattr(columns, name)) for name in ("sample", "rationale", "probability")}
+    label_columns, setting_column = _label_columns(reading)
+    for line, cells in file.rows:
+        task = _task_id(file, line, cells[id_column].strip())
+        code = _code(reading, line, task, cells[code_column].strip() if code_column else None, tasks)
+        sample = _sample(file, line, cells[optional["sample"]].strip() if optional["sample"] else "0")
+        rationale = cells[optional["rationale"]].strip() if optional["rationale"] else ""
+        if len(rationale) > MAX_RATIONALE:
+            raise DataError(f"{file.path} line {line}: the rationale is over {MAX_RATIONALE:,} characters; shorten it")
+        written = cells[optional["probability"]].strip() if optional["probability"] else ""
+        probability = plain_number(written) if written else None
+        if written and (probability is None or probability > 1):
+            raise DataError(f"{file.path} line {line}: probability must be from 0 to 1 or empty, not {written[:40]!r}")
+        for fixed, column in label_columns:
+            setting = fixed or _setting(reading, line, cells[setting_column].strip() if setting_column else "")
+            label = _label(reading, line, cells[column].strip())
+            first = reading.seen.setdefault((code, task, setting, sample), line)
+            if first != line:
+                again = f"repeats the task {task} of {code} in the setting {setting} of line {first}"
+                raise DataError(f"{file.path} line {line} {again}; remove one, or number repeats in a column sample")
+            yield Label(
+                task_id=task,
+                onet_soc_code=code,
+                setting=setting,
+                sample=sample,
+                label=label,
+                rationale=rationale,
+                probability=probability,
+                request_key=f"{ENGINE}:{reading.sha256}:{line}",
+                model_returned=None,
+                finish_reason=None,
+                attempts=0,
+                prompt_tokens=0,
+                cached_tokens=0,
+                completion_tokens=0,
+                cost_usd=None,
+                latency_s=0.0,
+                created_at=created,
+                from_store=False,
+            )
+
+
+def _required(reading: _Reading, holds: str, wanted: str | None) -> str:
+    column = _column(reading, holds, wanted)
+    if column is None:
+        raise ColumnError(reading.file.path, _KNOWN_NAMES[holds][0], list(reading.file.header))
+    return column
+
+
+def _column(reading: _Reading, holds: str, wanted: str | None) -> str | None:
+    header = reading.file.header
+    if wanted is not None:
+        if wanted not in header:
+            raise ColumnError(reading.file.path, wanted, list(header))
+        reading.found[holds] = wanted
+        return wanted
+    there = [name for name in _KNOWN_NAMES[holds] if name in header]
+    if not there:
+        return None
+    reading.found[holds] = there[0]
+    return there[0]
+
+
+def _label_columns(reading: _Reading) -> tuple[Sequence[tuple[str | None, str]], str | None]:
+    """Columns of labels, each with its setting where that is known, and the column that gives it where not."""
+    rubric, wanted = reading.rubric, reading.columns.label
+    if isinstance(wanted, Mapping):
+        for setting, column in wanted.items():
+            if setting not in rubric.settings:
+                raise UsageError(f"{setting} is no setting of the rubric {rubric.id} ({', '.join(rubric.settings)})")
+            _column(reading, f"label {setting}", column)
+        return list(wanted.items()), None
+    column = _required(reading, "label", wanted)
+    only = next(iter(rubric.settings)) if len(rubric.settings) == 1 else None
+    if reading.setting is not None:
+        return [(reading.setting, column)], None
+    setting_column = _column(reading, "setting", reading.columns.setting)
+    if setting_column is None and only is None:
+        raise UsageError(
+            f"the rubric {rubric.id} has the settings {', '.join(rubric.settings)}: say which one the labels answer with "
+            "--setting, or name a column with --setting-column, or give --label-column SETTING=COLUMN for each"
+        )
+    return [(only if setting_column is None else None, column)], setting_column
+
+
+def _task_id(file: UserCsv, line: int, written: str) -> str:
+    if not written:
+        raise DataError(f"{file.path} line {line} has no task id; fill it or remove the line")
+    if written[0] in "=+@-":
+        raise DataError(f"{file.path} line {line}: task id {written[:40]!r} is a formula; save the values instead")
+    whole, dot, rest = written.partition(".")
+    # Tables that lost a cell on the way keep ids as 8823.0.
+    return whole if dot and whole.isdecimal() and not rest.strip("0") else written
+
+
+def _code(reading: _Reading, line: int, task: str, written: str | None, tasks: str) -> str:
+    path = reading.file.path
+    if written:
+        if not _ONET_SOC.fullmatch(written):
+            raise DataError(f"{path} line {line}: {written[:40]!r} is no O*NET-SOC code; write it like 11-3051.00")
+        return written
+    codes = reading.by_id.get(task, [])
+    if len(codes) == 1:
+        return codes[0]
+    add = "add a column with O*NET-SOC codes (--code-column)"
+    if codes:
+        raise DataError(f"{path} line {line}: the task id {task} stands for {len(codes)} tasks of {tasks}; {add}")
+    raise DataError(
+        f"{path} line {line}: the task id {task[:40]!r} is not in {tasks}; {add}, give --tasks another list, or remove the line"
+    )
+
+
+def _sample(file: UserCsv, line: int, written: str) -> int:
+    number = plain_number(written)
+    if number is None or not number.is_integer() or number >= 10_000 or math.isnan(number):
+        raise DataError(f"{file.path} line {line}: sample must be a whole number from 0, not {written[:40]!r}")
+    return int(number)
+
+
+def _setting(reading: _Reading, line: int, written: str) -> str:
+    if written not in reading.rubric.settings:
+        known = ", ".join(reading.rubric.settings)
+        raise DataError(f"{reading.file.path} line {line}: {written[:40]!r} is no setting of the rubric; use {known}")
+    return written
+
+
+def _label(reading: _Reading, line: int, written: str) -> str:
+    path, rubric = reading.file.path, reading.rubric
+    if written in reading.mapping:
+        new = reading.mapping[written]
+        reading.mapped[f"{written}={new}"] = reading.mapped.get(f"{written}={new}", 0) + 1
+        return new
+    if not written:
+        raise DataError(f"{path} line {line} has no label; fill it or remove the line")
+    if written not in rubric.labels:
+        known = ", ".join(rubric.labels)
+        raise DataError(
+            f"{path} line {line}: {written[:40]!r} is no label of the rubric {rubric.id} ({known}); mend the line, or say "
+            f"what it stands for with --map {written[:12]}=LABEL"
+        )
+    return written
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,0 +1,156 @@
+"""`relabel import`: labels made elsewhere become a run; what is wrong in a file is refused by its line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from relabel.cli.app import run_app
+from relabel.errors import ColumnError, DataError, UsageError
+from relabel.evaluation.gold import load_gold
+from relabel.evaluation.matching import match
+from relabel.importing import Columns, Imported, import_labels
+from relabel.rubric import load_rubric
+from relabel.run import open_run
+from relabel.sources.fetch import sha256_of
+from relabel.sources.relabels import models
+
+Write = Callable[[str | bytes], Path]
+HEAD = "task_id,onet_soc_code,label"
+A = "11-3051.00"
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write_file(text: str | bytes) -> Path:
+        path = tmp_path / "labels.csv"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write_file
+
+
+def imported(path: Path, out: Path, rubric: str = "eloundou", tasks: str | None = "sample", **more: object) -> Imported:
+    return import_labels(path, model="them", rubric=load_rubric(rubric), out=out, tasks=tasks, **more)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_file_becomes_a_run_that_names_file_and_lines(write: Write, tmp_path: Path) -> None:
+    path = write(f'\ufeff{HEAD},explanation,probability\r\nS001,{A},E1,"a\nb",0.9\r\nS002,{A},E3,=1+1,\r\n'.encode())
+    done = imported(path, tmp_path / "run", mapping={"E3": "E2"})
+    run = open_run(str(tmp_path / "run"))
+    assert (done.labels, done.tasks, dict(done.mapped), done.not_in_list) == (2, 2, {"E3=E2": 1}, 0)
+    assert run.labels[["task_id", "label", "rationale"]].to_numpy().tolist() == [
+        ["S001", "E1", "a\nb"],
+        ["S002", "E2", "=1+1"],  # text is text
+    ]
+    assert run.labels["probability"].tolist()[0] == 0.9
+    sha = sha256_of(path)
+    assert run.labels["request_key"].tolist() == [f"import:{sha}:2", f"import:{sha}:4"]
+    manifest = run.manifest
+    assert (manifest.status, manifest.engine, manifest.model, manifest.tasks) == (
+        "complete",
+        "import",
+        "them",
+        "sample",
+    )
+    assert manifest.parameters["imported"] is True
+    assert manifest.parameters["map"] == {"E3": "E2"}
+    assert (manifest.sources[0].file, manifest.sources[0].sha256) == ("labels.csv", sha)
+    assert len(match(run, load_gold("sample")).table) == 2
+
+
+def test_codes_follow_from_ids_that_stand_for_one_task(write: Write, tmp_path: Path) -> None:
+    imported(write("Task ID,label\nS001,E0\n"), tmp_path / "run", tasks=None)
+    assert open_run(str(tmp_path / "run")).labels["onet_soc_code"].tolist() == [A]
+
+
+def test_an_id_of_several_tasks_needs_codes(write: Write, tmp_path: Path) -> None:
+    tasks = tmp_path / "tasks.csv"
+    tasks.write_text("task_id,onet_soc_code,title,text\n7,11-1011.00,a,x\n7,11-1021.00,b,y\n")
+    with pytest.raises(DataError, match="line 2: the task id 7 stands for 2 tasks"):
+        imported(write("task_id,label\n7,E0\n"), tmp_path / "run", tasks=str(tasks))
+
+
+def test_two_settings_come_as_lines_or_as_columns(write: Write, tmp_path: Path) -> None:
+    lines = write(f"{HEAD},setting,sample\nS001,{A},exposed,strict,0\nS001,{A},exposed,with-tools,0\n")
+    imported(lines, tmp_path / "a", "exposure")
+    columns = write(f"task_id,soc_code,alone,tools\nS001,{A},exposed,exposed\n")
+    imported(columns, tmp_path / "b", "exposure", columns=Columns(label={"strict": "alone", "with-tools": "tools"}))
+    first, second = (open_run(str(tmp_path / name)).coded() for name in "ab")
+    assert first["code"].tolist() == second["code"].tolist() == ["E1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"{HEAD}\nS001,{A},E0\nS002,{A},E3\n", "line 3: 'E3' is no label of the rubric eloundou .* --map E3=LABEL"),
+        (f"{HEAD}\nS001,{A},E0\nS001,{A},E0\n", "line 3 repeats the task S001 of 11-3051.00 .* of line 2"),
+        (f"{HEAD}\nS001,{A},\n", "line 2 has no label"),
+        (f"{HEAD}\n,{A},E0\n", "line 2 has no task id"),
+        (f"{HEAD}\n=1+1,{A},E0\n", r"line 2: task id '=1\+1' is a formula"),
+        (f"{HEAD}\n8823.0,{A},E0\n8823,{A},E0\n", "line 3 repeats the task 8823"),
+        (f"{HEAD}\nS001,11-3051,E0\n", "'11-3051' is no O\\*NET-SOC code"),
+        ("task_id,label\nS999,E0\n", "line 2: the task id 'S999' is not in sample"),
+        (f"{HEAD},sample\nS001,{A},E0,x\n", "line 2: sample must be a whole number"),
+        (f"{HEAD},probability\nS001,{A},E0,1.5\n", "line 2: probability must be from 0 to 1"),
+        (f"{HEAD},explanation\nS001,{A},E0,{'x' * 5000}\n", "line 2: the rationale is over 4,000"),
+    ],
+)
+def test_a_bad_line_is_refused_and_nothing_is_written(write: Write, tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        imported(write(text), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_wrong_request_is_refused(write: Write, tmp_path: Path) -> None:
+    path = write(f"{HEAD}\nS001,{A},exposed\n")
+    with pytest.raises(ColumnError, match="no column 'answer'"):
+        imported(path, tmp_path / "run", columns=Columns(label="answer"))
+    with pytest.raises(UsageError, match="E9 is no label of the rubric"):
+        imported(path, tmp_path / "run", mapping={"exposed": "E9"})
+    with pytest.raises(UsageError, match="say which one the labels answer with --setting"):
+        imported(path, tmp_path / "run", "exposure")
+    with pytest.raises(UsageError, match="is about occupations"):
+        imported(path, tmp_path / "run", "epoch")
+
+
+def test_a_run_that_was_paid_for_is_not_overwritten(write: Write, tmp_path: Path) -> None:
+    path, out = write(f"{HEAD}\nS001,{A},E0\n"), tmp_path / "run"
+    imported(path, out)
+    imported(path, out)  # an import may be made again
+    manifest = json.loads((out / "manifest.json").read_text())
+    (out / "manifest.json").write_text(json.dumps(manifest | {"engine": "online"}))
+    with pytest.raises(UsageError, match="holds a run already"):
+        imported(path, out)
+
+
+def test_the_command_says_what_it_did(write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(f"{HEAD}\nS001,{A},E3\n")
+    arguments = ["import", str(path), "--model", "them", "--out", str(tmp_path / "run")]
+    assert run_app([*arguments, "--map", "E3=E2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["mapped"] == {"E3=E2": 1}
+    assert run_app([*arguments, "--map", "E3"]) == 2
+    assert "--map E3: write it as OLD=NEW" in capsys.readouterr().err
+    assert run_app(["import", str(path), "--out", str(tmp_path / "run")]) == 2
+    assert "give --model" in capsys.readouterr().err
+
+
+@pytest.mark.mirror
+def test_the_relabels_of_2026_import_by_name(tmp_path: Path) -> None:
+    assert run_app(["import", "relabels-2026:gpt-4-0613", "--out", str(tmp_path / "old")]) == 0
+    run = open_run(str(tmp_path / "old"))
+    # Ids of O*NET 30.2 that 2023 did not have, and no codes: they follow from the ids.
+    assert run.manifest.tasks == "onet-30.2"
+    assert run.labels["label"].value_counts().to_dict() == {"E0": 8633, "E1": 8083, "E2": 1970}
+    assert len(match(run, load_gold("eloundou-2023:human")).table) == 18629
+
+
+@pytest.mark.mirror
+@pytest.mark.parametrize("model", ["gpt-4-turbo-2024-04-09", "gpt-5", "gpt-5.1", "o1"])
+def test_the_smaller_relabels_import_too(model: str, tmp_path: Path) -> None:
+    assert model in models()
+    assert run_app(["import", f"relabels-2026:{model}", "--out", str(tmp_path / "run"), "--json"]) == 0
+    assert len(open_run(str(tmp_path / "run")).labels) == 1014
