@@ -85,8 +85,8 @@ def _show_forward(path: Path) -> None:
 
     if path.forward.empty:
         typer.echo("it has no task statements, or leads nowhere")
-    for system in [step.target for step in path.bridge.steps]:
-        rows = path.forward[path.forward["system"] == system]
-        typer.echo(f"\nforward to {SYSTEM_NAMES[system]}")
+    for step in path.bridge.steps:
+        rows = path.forward[path.forward["system"] == step.target]
+        typer.echo(f"\nforward to {SYSTEM_NAMES[step.target]}")
         for row in rows.sort_values(["share", "code"], ascending=[False, True]).to_dict("records"):
             typer.echo(f"{row['code']:<11}{row['share']:>8.1%}  {row['title']}")

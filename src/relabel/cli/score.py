@@ -106,6 +106,7 @@ def _show(table: ScoreTable) -> None:
         typer.echo(f"{table.half_labelled:,} tasks have some of their labels only and count as unlabelled")
     if "wage_status" in table.frame:
         typer.echo(us_summary(table.frame))
+    _show_totals(table)
     measures = ["alpha", "beta", "gamma"]
     rows = table.frame[table.frame["status"].str.startswith("scored")]
     rows = rows.sort_values(["gamma", "alpha", "code"], ascending=[False, False, True])
@@ -122,3 +123,23 @@ def _show(table: ScoreTable) -> None:
         if codes:
             more = f" and {len(codes) - 8:,} more" if len(codes) > 8 else ""
             typer.echo(f"\n{kind}: {', '.join(codes[:8])}{more} (the column status says why)")
+
+
+def _show_totals(table: ScoreTable) -> None:
+    totals = table.totals
+    if totals is None:
+        return
+    said = [
+        f"{measure} GBP {value / 1e9:,.1f}bn"
+        for measure in ("alpha", "beta", "gamma")
+        if (value := totals[f"wage_exposure_{measure}_gbp"]) is not None
+    ]
+    if not said:
+        typer.echo(f"no group with a score has jobs and median pay in {table.pay}")
+        return
+    jobs = f"{totals['employees']:,} jobs"
+    if totals["coverage"] is not None:
+        jobs = f"{totals['employees']:,} of {totals['workforce']:,} jobs ({totals['coverage']:.1%})"
+    typer.echo(
+        f"wage exposure a year: {', '.join(said)}, over {totals['groups']:,} groups with {jobs}; pay {table.pay}"
+    )

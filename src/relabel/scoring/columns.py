@@ -26,11 +26,16 @@ COLUMNS = (
     "wage_exposure_gamma_gbp",
     "percentile_alpha",
     "percentile_gamma",
+    "wage_exposure_beta_gbp",
+    "employees_cv",
+    "employees_quality",
+    "median_pay_cv",
+    "median_pay_quality",
     "pay_source",
     "pay_status",
     "note",
 )
-"""Columns of a score table, in order; the last three are extras beyond the contract."""
+"""Columns of a score table, in order; those after the percentiles are extras beyond the contract."""
 
 ENOUGH = 0.5
 """Least part (0-1) of a group's task weight that must have labels; with less its score is thin: no percentile."""
@@ -70,6 +75,11 @@ SCORES = pa.DataFrameSchema(
         "wage_exposure_gamma_gbp": pa.Column("float64", pa.Check.ge(0), nullable=True),
         "percentile_alpha": pa.Column("Int64", pa.Check.in_range(0, 100), nullable=True),
         "percentile_gamma": pa.Column("Int64", pa.Check.in_range(0, 100), nullable=True),
+        "wage_exposure_beta_gbp": pa.Column("float64", pa.Check.ge(0), nullable=True),
+        "employees_cv": pa.Column("float64", pa.Check.ge(0), nullable=True),
+        "employees_quality": pa.Column("str", nullable=True),
+        "median_pay_cv": pa.Column("float64", pa.Check.ge(0), nullable=True),
+        "median_pay_quality": pa.Column("str", nullable=True),
         "pay_source": pa.Column("str", nullable=True),
         "pay_status": pa.Column("str", nullable=True),
         "note": pa.Column("str", nullable=True),

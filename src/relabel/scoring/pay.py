@@ -12,6 +12,7 @@ import pandera.pandas as pa
 
 from relabel.errors import DataError, UsageError
 from relabel.manifest import SourceUse
+from relabel.rubric import MEASURES
 from relabel.scoring.options import PAY_SOURCES, SAMPLE
 from relabel.settings import asset_dir
 from relabel.sources import fetch, ons, registry
@@ -22,6 +23,10 @@ PAY = pa.DataFrameSchema(
         "code": pa.Column("str", pa.Check.str_matches(r"^\d{4}$"), unique=True),
         "employees": pa.Column("Int64", pa.Check.ge(0), nullable=True),
         "median_pay_gbp": pa.Column("float64", pa.Check.ge(0), nullable=True),
+        "employees_cv": pa.Column("float64", pa.Check.ge(0), nullable=True),
+        "employees_quality": pa.Column("str", nullable=True),
+        "median_pay_cv": pa.Column("float64", pa.Check.ge(0), nullable=True),
+        "median_pay_quality": pa.Column("str", nullable=True),
         "pay_source": pa.Column("str"),
         "pay_status": pa.Column("str", nullable=True),
     },
@@ -29,7 +34,10 @@ PAY = pa.DataFrameSchema(
     ordered=True,
 )
 """Jobs (persons) and median gross pay (pounds a year) by UK unit group; what is suppressed or unknown is missing, and
-`pay_status` says why."""
+`pay_status` says why. `..._cv` is the publisher's coefficient of variation in percent, `..._quality` its word for it; both
+are missing where the publisher gives none."""
+
+_QUALITY = ("employees_cv", "employees_quality", "median_pay_cv", "median_pay_quality")
 
 _FLAGS = {
     "unreliable": "withheld as unreliable",
@@ -52,11 +60,14 @@ class Pay:
         name: How it was asked for; of a user's file the name without its folder.
         frame: Table of schema `PAY`.
         sources: The files that it was read from.
+        workforce: All jobs (persons) that the groups are a part of, those of withheld groups included; None where the
+            source does not say.
     """
 
     name: str
     frame: pd.DataFrame
     sources: tuple[SourceUse, ...]
+    workforce: int | None = None
 
 
 def read_pay(ref: str, known: Collection[str]) -> Pay:
@@ -73,10 +84,12 @@ def read_pay(ref: str, known: Collection[str]) -> Pay:
         DataError: A file is missing or malformed; of a user's file the message names line and column.
     """
     if ref == "ons-ashe-2024":
-        return Pay(ref, PAY.validate(_ashe_2024()), _uses((ref, "pay"), (ref, "pay-quality")))
+        frame, workforce = _ashe_2024()
+        return Pay(ref, PAY.validate(frame), _uses((ref, "pay"), (ref, "pay-quality")), workforce)
     if ref == "ons-ashe-2025-medians":
         uses = _uses((ref, "quartiles"), ("ons-ashe-2024", "pay"), ("ons-ashe-2024", "pay-quality"))
-        return Pay(ref, PAY.validate(_medians_2025()), uses)
+        frame, workforce = _medians_2025()
+        return Pay(ref, PAY.validate(frame), uses, workforce)
     if ref == SAMPLE:
         path = asset_dir("data") / SAMPLE / "pay.csv"
         return Pay(ref, _read_file(path, known, "SAMPLE: invented"), (file_use(path, SAMPLE),))
@@ -87,14 +100,21 @@ def read_pay(ref: str, known: Collection[str]) -> Pay:
     return Pay(path.name, _read_file(path, known, f"file {path.name}"), (file_use(path, "pay-file"),))
 
 
-def _ashe_2024() -> pd.DataFrame:
+def _ashe_2024() -> tuple[pd.DataFrame, int | None]:
+    """Pay by unit group, and the jobs of all employees."""
     ashe = ons.read_ashe("ons-ashe-2024")
+    everyone = ashe.loc[ashe["level"] == "all", "jobs"].dropna()
+    workforce = None if everyone.empty else round(float(everyone.iloc[0]))
     ashe = ashe[ashe["level"] == "unit"]
     frame = pd.DataFrame(
         {
             "code": ashe["code"],
             "employees": ashe["jobs"].round().astype("Int64"),
             "median_pay_gbp": ashe["median_pay_gbp"],
+            "employees_cv": ashe["jobs_cv"],
+            "employees_quality": ashe["jobs_quality"],
+            "median_pay_cv": ashe["median_cv"],
+            "median_pay_quality": ashe["median_quality"],
         }
     )
     reasons = {
@@ -102,20 +122,23 @@ def _ashe_2024() -> pd.DataFrame:
         "median pay": ashe["median_flag"].map(_FLAGS).where(frame["median_pay_gbp"].isna()),
     }
     frame = frame.assign(pay_source=_text(_ASHE_2024, frame), pay_status=_reasons(reasons))
-    return frame.reset_index(drop=True)
+    return frame.reset_index(drop=True), workforce
 
 
-def _medians_2025() -> pd.DataFrame:
+def _medians_2025() -> tuple[pd.DataFrame, int | None]:
     newer = ons.read_ashe_2025_medians().set_index("soc2020")["median_pay_gbp"]
-    frame = _ashe_2024()
+    frame, workforce = _ashe_2024()
     median = frame["code"].map(newer).astype("float64")
     renewed = median.notna()
     frame["median_pay_gbp"] = median.where(renewed, frame["median_pay_gbp"])
+    # The extract of 2025 comes without coefficients of variation.
+    frame["median_pay_cv"] = frame["median_pay_cv"].mask(renewed)
+    frame["median_pay_quality"] = frame["median_pay_quality"].mask(renewed)
     frame["pay_source"] = _text(_MEDIANS_2025, frame).where(renewed, frame["pay_source"])
     # A median of 2025 stands in for one that was withheld in 2024; the jobs stay those of 2024.
     only_jobs = frame["pay_status"].str.replace(r"(^|; )median pay: .*$", "", regex=True)
     frame["pay_status"] = frame["pay_status"].mask(renewed, only_jobs.where(only_jobs != ""))
-    return frame
+    return frame, workforce
 
 
 def _reasons(by_figure: dict[str, pd.Series]) -> pd.Series:
@@ -179,7 +202,36 @@ def _read_file(path: Path, known: Collection[str], origin: str) -> pd.DataFrame:
         name: pd.Series("left empty in the file", index=frame.index, dtype="str").where(frame[column].isna())
         for name, column in (("jobs", "employees"), ("median pay", "median_pay_gbp"))
     }
+    for name in _QUALITY:
+        frame[name] = pd.Series(None, index=frame.index, dtype="float64" if name.endswith("_cv") else "str")
     return PAY.validate(frame.assign(pay_source=_text(origin, frame), pay_status=_reasons(empty)))
+
+
+def wage_totals(frame: pd.DataFrame, workforce: int | None) -> dict[str, float | int | None]:
+    """Sums over the groups that have a score, jobs and median pay.
+
+    Args:
+        frame: A score table.
+        workforce: All jobs that the groups are a part of, as `Pay.workforce`.
+
+    Returns:
+        `wage_exposure_alpha_gbp`, `..._beta_gbp`, `..._gamma_gbp` (pounds a year; None where the table does not give the
+        measure), `pay_at_median_gbp` (jobs x median pay of the same groups), `groups` and `employees` in the sums,
+        `workforce`, and `coverage`: their jobs as a share (0-1) of the workforce, None where that is not known.
+    """
+    exposures = [f"wage_exposure_{measure}_gbp" for measure in MEASURES]
+    paid = frame[frame[exposures].notna().any(axis=1)]
+    employees = int(paid["employees"].sum())
+    totals: dict[str, float | int | None] = {
+        name: round(float(paid[name].sum()), 2) if paid[name].notna().any() else None for name in exposures
+    }
+    return totals | {
+        "pay_at_median_gbp": round(float((paid["employees"].astype("float64") * paid["median_pay_gbp"]).sum()), 2),
+        "groups": len(paid),
+        "employees": employees,
+        "workforce": workforce,
+        "coverage": employees / workforce if workforce else None,
+    }
 
 
 def _number(path: Path, line: int, column: str, cell: str, *, whole: bool = False) -> float | None:

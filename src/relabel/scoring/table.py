@@ -31,7 +31,7 @@ from relabel.scoring.options import (
     Unrated,
     Weights,
 )
-from relabel.scoring.pay import Pay, file_use, read_pay, source_use
+from relabel.scoring.pay import Pay, file_use, read_pay, source_use, wage_totals
 from relabel.scoring.ranking import CLEAN, percentiles, to_places
 from relabel.settings import asset_dir
 from relabel.sources import eloundou, onet
@@ -57,6 +57,7 @@ class ScoreTable:
         unrated: What a task without an importance rating weighs; None under other weights.
         tasks: Task list that gave types and importance.
         pay: Source of pay; None in taxonomies without one.
+        workforce: All jobs that the groups are a part of; None where the source of pay does not say.
         sample: True when made from the built-in sample.
         partial: True when the run is incomplete, or labelled less than `WHOLE` of the task list.
         notes: What every reader of the table must know, one remark each.
@@ -81,6 +82,7 @@ class ScoreTable:
     unrated: Unrated | None
     tasks: str
     pay: str | None
+    workforce: int | None
     sample: bool
     partial: bool
     notes: tuple[str, ...]
@@ -108,6 +110,11 @@ class ScoreTable:
     def unrated_occupations(self) -> int:
         """Number of O*NET-SOC codes of the list without any importance rating."""
         return int(self.task_values["importance"].isna().groupby(self.task_values["onet_soc_code"]).all().sum())
+
+    @property
+    def totals(self) -> dict[str, float | int | None] | None:
+        """Wage exposure over all groups with pay, and how much of the workforce that is; None without pay."""
+        return None if self.pay is None else wage_totals(self.frame, self.workforce)
 
     @property
     def note(self) -> str | None:
@@ -145,6 +152,7 @@ class ScoreTable:
                 "labels_unmatched": self.labels_unmatched,
                 "incoherent": int(self.task_values["incoherent"].sum()),
             },
+            "totals": self.totals,
             "sources": [use.model_dump(mode="json", exclude_none=True) for use in self.sources],
         }
 
@@ -239,6 +247,7 @@ def score_table(
         unrated=rule if weights == "importance" else None,
         tasks=task_list if not task_list.lower().endswith(".csv") else Path(task_list).name,
         pay=None if money is None else money.name,
+        workforce=None if money is None else money.workforce,
         sample=sample,
         partial=partial,
         notes=notes,
@@ -360,14 +369,16 @@ def _with_pay(frame: pd.DataFrame, pay: Pay | None) -> pd.DataFrame:
     if pay is None:
         frame["employees"] = pd.array([None] * len(frame), dtype="Int64")
         frame["median_pay_gbp"] = np.nan
-        for column in ("pay_source", "pay_status"):
+        for column in ("employees_cv", "median_pay_cv"):
+            frame[column] = np.nan
+        for column in ("employees_quality", "median_pay_quality", "pay_source", "pay_status"):
             frame[column] = pd.Series(None, index=frame.index, dtype="str")
     else:
         given = frame["code"].isin(pay.frame["code"])
         frame = frame.merge(pay.frame, how="left", on="code", validate="1:1")
         frame["pay_status"] = frame["pay_status"].where(given, f"jobs and median pay: no row in {pay.name}")
     jobs = frame["employees"].astype("float64")
-    for measure in ("alpha", "gamma"):
+    for measure in MEASURES:
         pounds = (frame[measure] * jobs * frame["median_pay_gbp"]).tolist()
         # Python's round, unlike NumPy's, gives the float nearest to the pence.
         frame[f"wage_exposure_{measure}_gbp"] = [round(float(value), 2) for value in pounds]
