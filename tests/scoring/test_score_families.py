@@ -130,10 +130,17 @@ def test_a_capped_median_leaves_no_highest_and_no_mean() -> None:
 
 def test_preparation_is_shared_out_by_projected_jobs() -> None:
     found = figures(
-        both(projected_employment_2024=(300, 100), education=("Bachelor's degree", "None"), training=(None, "None"))
+        both(
+            projected_employment_2024=(300, 100),
+            education=("Bachelor's degree", "none needed"),
+            training=(None, "none needed"),
+        )
     ).preparation()
-    assert [(level.level, level.share) for level in found.education] == [("Bachelor's degree", 0.75), ("None", 0.25)]
-    assert [(level.level, level.share) for level in found.training] == [("None", 1.0)]
+    assert [(level.level, level.share) for level in found.education] == [
+        ("Bachelor's degree", 0.75),
+        ("none needed", 0.25),
+    ]
+    assert [(level.level, level.share) for level in found.training] == [("none needed", 1.0)]
     assert [level.level for level in found.job_zones] == ["Job zone 4"]
 
 

@@ -113,8 +113,9 @@ def test_projections_are_those_of_the_workbook(soc: pd.DataFrame) -> None:
     row = by_code(soc)["51-4111"]
     assert (row["projected_employment_2024"], row["projected_employment_2034"]) == (55200, 49300)
     assert row["projected_change_percent"] == -10.8
-    # The publisher's own word that nothing is needed, and no gap.
-    assert (row["experience"], by_code(soc)["11-1011"]["training"]) == ("None", "None")
+    # The publisher's `None` says that nothing is needed; a program that reads the table must not take it for a gap.
+    assert (row["experience"], by_code(soc)["11-1011"]["training"]) == ("none needed", "none needed")
+    assert not soc[["education", "experience", "training"]].isin(["None"]).any(axis=None)
 
 
 @pytest.mark.mirror

@@ -19,14 +19,17 @@ def list_rubrics(as_json: Annotated[bool, typer.Option("--json", help="Print one
     if as_json:
         typer.echo(
             json.dumps(
-                [{"id": r.id, "version": r.version, "title": r.title, "settings": list(r.settings)} for r in rubrics],
+                [
+                    {"id": r.id, "version": r.version, "title": r.title, "unit": r.unit, "settings": list(r.settings)}
+                    for r in rubrics
+                ],
                 indent=2,
             )
         )
         return
     for r in rubrics:
         typer.echo(
-            f"{r.id:<12} v{r.version}  {r.title}\n{'':<16} settings: {', '.join(r.settings)}; labels: {', '.join(r.labels)}"
+            f"{r.id:<12} v{r.version}  {r.title}\n{'':<16} unit: {r.unit}; settings: {', '.join(r.settings)}; labels: {', '.join(r.labels)}"
         )
 
 
@@ -54,7 +57,12 @@ def show(
 
     if setting not in loaded.settings:
         raise UsageError(f"the rubric {loaded.id} has no setting {setting!r}; use one of {', '.join(loaded.settings)}")
-    task = Task(task_id="0", onet_soc_code="00-0000.00", title="TITLE OF THE OCCUPATION", text="TEXT OF THE TASK.")
+    task = Task(
+        task_id="0",
+        onet_soc_code="00-0000.00",
+        title="TITLE OF THE OCCUPATION",
+        text=f"TEXT OF THE {loaded.unit.upper()}.",
+    )
     messages = load_prompt(loaded.prompt).messages((task,), loaded, setting, examples=examples)
     if as_json:
         typer.echo(json.dumps(messages, indent=2, ensure_ascii=False))

@@ -29,6 +29,7 @@ RATES = ("mean", "p10", "p25", "median", "p75", "p90")
 PROJECTIONS = "bls-ep-2024-34"
 PROJECTION_YEARS = (2024, 2034)
 _MILITARY = "55-"
+_NONE = "None"
 _NUMBER = pa.Column("float64", pa.Check.ge(0), nullable=True)
 _TEXT = pa.Column("str", nullable=True)
 _COUNT = pa.Column("int64", pa.Check.ge(0))
@@ -86,7 +87,7 @@ US = pa.DataFrameSchema(
 `employment_us` counts the jobs of employees (OEWS), `projected_employment_*` all jobs, those of the self-employed
 included (National Employment Matrix); both are of the BLS code named beside them. A wage is US dollars a year; those that
 `capped_wages` names are missing because the publisher only says that they are at least `wage_cap_usd`. `education, experience, training` are what
-the BLS calls typical for entry; `None` there is its word for "none is needed". `..._shared_by` is the number of rows of
+the BLS calls typical for entry; where it says `None` they say `none needed`, which no program takes for a gap. `..._shared_by` is the number of rows of
 the table that carry the same figures, 0 where there are none. A status says where the figures come from, and why some are
 missing.
 """
@@ -261,9 +262,7 @@ def _projections() -> pd.DataFrame:
             "projected_employment_2034": (1000 * table["employment_2034_thousands"]).round(),
             "projected_change_percent": table["change_percent"],
             "projected_openings_a_year": (1000 * table["openings_thousands"]).round(),
-            "education": table["education"],
-            "experience": table["experience"],
-            "training": table["training"],
+            **{need: table[need].replace(_NONE, "none needed") for need in ("education", "experience", "training")},
             "gaps": pd.Series("", index=table.index, dtype="str"),
         }
     )
