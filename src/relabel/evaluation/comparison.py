@@ -134,7 +134,8 @@ def _against_gold(raters: Raters, draws: Draws) -> dict[SettingName, GoldCompari
         if not all_three.any():
             continue
         told, kept, scale = table[all_three], draws.of(all_three.to_numpy()), SCALES[setting]
-        sides = [metrics.pairs(told[GOLD].to_numpy(), told[i].to_numpy(), scale) for i in (0, 1)]
+        weight = raters.weight[all_three.to_numpy()][:, None, None]
+        sides = [metrics.pairs(told[GOLD].to_numpy(), told[i].to_numpy(), scale) * weight for i in (0, 1)]
         resampled = [kept.sum(side) for side in sides]
         moved = figures.changed_occupations(told[0], told[1])
         right = [(told[i] == told[GOLD]).to_numpy() for i in (0, 1)]

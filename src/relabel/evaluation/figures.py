@@ -95,7 +95,14 @@ def change(first: Figure, second: Figure, occupations: int) -> Figure:
     return Figure(second.value - first.value, second.draws - first.draws, second.n, occupations)
 
 
-def of_setting(metric: str, gold: npt.ArrayLike, run: npt.ArrayLike, scale: Sequence[str], draws: Draws) -> Figure:
+def of_setting(
+    metric: str,
+    gold: npt.ArrayLike,
+    run: npt.ArrayLike,
+    scale: Sequence[str],
+    draws: Draws,
+    weight: npt.ArrayLike | None = None,
+) -> Figure:
     """A figure of agreement between two sets of labels.
 
     Args:
@@ -104,8 +111,11 @@ def of_setting(metric: str, gold: npt.ArrayLike, run: npt.ArrayLike, scale: Sequ
         run: Labels of the run, shape (n,).
         scale: All labels, in order of exposure.
         draws: Draws for these n tasks.
+        weight: Weight of each task, shape (n,); by default all weigh the same.
     """
     pairs = metrics.pairs(gold, run, scale)
+    if weight is not None:
+        pairs = pairs * np.asarray(weight, dtype=np.float64)[:, None, None]
     return of_pairs(metric, pairs, draws.sum(pairs), scale, draws.occupations)
 
 
@@ -121,7 +131,9 @@ def of_pairs(metric: str, pairs: Array, drawn: Array, scale: Sequence[str], occu
     return Figure(float(formula(pairs.sum(axis=0))), formula(drawn), len(pairs), occupations)
 
 
-def of_measure(metric: str, gold: npt.ArrayLike, run: npt.ArrayLike, draws: Draws) -> Figure:
+def of_measure(
+    metric: str, gold: npt.ArrayLike, run: npt.ArrayLike, draws: Draws, weight: npt.ArrayLike | None = None
+) -> Figure:
     """A figure of two sets of task values.
 
     Args:
@@ -129,14 +141,16 @@ def of_measure(metric: str, gold: npt.ArrayLike, run: npt.ArrayLike, draws: Draw
         gold: Values, 0-1, shape (n,).
         run: Values, 0-1, shape (n,).
         draws: Draws for these n tasks.
+        weight: Weight of each task, shape (n,); by default all weigh the same.
     """
     x, y = np.asarray(gold, dtype=np.float64), np.asarray(run, dtype=np.float64)
+    weight = None if weight is None else np.asarray(weight, dtype=np.float64)
     if metric == "pearson":
-        found = metrics.pearson(x, y)
-        return Figure(math.nan if found is None else found, pearson(draws, x, y), len(x), draws.occupations)
+        found = metrics.pearson(x, y, weight)
+        return Figure(math.nan if found is None else found, pearson(draws, x, y, weight), len(x), draws.occupations)
     values = {"agreement": (x == y).astype(np.float64), "mean": y, "mean_difference": y - x}[metric]
-    value = float(values.mean()) if len(values) else math.nan
-    return Figure(value, means(draws, values), len(x), draws.occupations)
+    value = float(np.average(values, weights=weight)) if len(values) else math.nan
+    return Figure(value, means(draws, values, weight), len(x), draws.occupations)
 
 
 def changed_occupations(first: pd.Series, second: pd.Series) -> int:

@@ -59,6 +59,7 @@ class GateResult(_Part):
         level: Level of that interval, after adjustment.
         run: The run's own figure, for `max_drop`.
         baseline: The baseline's figure on the same tasks, for `max_drop`.
+        p: One-sided p-value of a fall by more than the threshold, for `max_drop`, before adjustment.
         n: Tasks behind it.
         message: The outcome in one sentence.
         why: The suite's own words on the gate.
@@ -76,6 +77,7 @@ class GateResult(_Part):
     level: float | None
     run: float | None
     baseline: float | None
+    p: float | None = None
     n: int
     message: str
     why: str | None
@@ -234,10 +236,11 @@ class _Bench:
             return None
         table, told = found
         draws, gold, run = self.draws.of(told), table.loc[told, GOLD], table.loc[told, rater]
+        weight = self.raters.weight[told]
         if gate.setting is not None:
             scale = SCALES[gate.setting]
-            return figures.of_setting(gate.metric, gold.to_numpy(), run.to_numpy(), scale, draws)
-        return figures.of_measure(gate.metric, gold, run, draws)
+            return figures.of_setting(gate.metric, gold.to_numpy(), run.to_numpy(), scale, draws, weight)
+        return figures.of_measure(gate.metric, gold, run, draws, weight)
 
     def changed(self, gate: Gate) -> int:
         found = self._told(gate)
@@ -248,6 +251,16 @@ class _Bench:
 
     def _told(self, gate: Gate) -> tuple[pd.DataFrame, npt.NDArray[np.bool_]] | None:
         """Labels or values that a gate is about, and the tasks that count: in its slice, known on all sides."""
+        key = (gate.setting, gate.measure, gate.slice)
+        if key not in self._kept:
+            self._kept[key] = self._find(gate)
+        return self._kept[key]
+
+    @cached_property
+    def _kept(self) -> dict[tuple[str | None, ...], tuple[pd.DataFrame, npt.NDArray[np.bool_]] | None]:
+        return {}
+
+    def _find(self, gate: Gate) -> tuple[pd.DataFrame, npt.NDArray[np.bool_]] | None:
         table = self.raters.labels.get(gate.setting) if gate.setting else None
         table = self.raters.values.get(gate.measure) if gate.measure else table
         if table is None:
@@ -343,6 +356,7 @@ class _Drop:
             level=level,
             run=self.run.value,
             baseline=self.baseline.value,
+            p=self.p,
             n=self.run.n,
             message=said,
             why=self.gate.why,
@@ -470,11 +484,12 @@ def _family(suite: Suite, drops: int) -> str:
     noise = 100 * (1 - suite.level) / 2
     if suite.family == "none":
         return f"Each of the {drops} gates against the baseline fires on pure noise in at most {noise:.3g} % of runs."
+    if drops == 1:
+        return f"The gate against the baseline fires on pure noise in at most {noise:.3g} % of runs."
     rule = {"holm": "Holm's", "bonferroni": "Bonferroni's"}[suite.family]
-    gates = "The gate" if drops == 1 else f"The {drops} gates"
     return (
-        f"{gates} against the baseline {'is' if drops == 1 else 'are'} judged by {rule} rule: on pure noise any of them "
-        f"fires in at most {noise:.3g} % of runs."
+        f"The {drops} gates against the baseline are judged by {rule} rule: on pure noise any of them fires in at most "
+        f"{noise:.3g} % of runs."
     )
 
 

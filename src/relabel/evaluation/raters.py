@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from relabel.errors import DataError
@@ -36,6 +38,7 @@ class Raters:
         values: The same by measure: its value, 0-1.
         common: Tasks that all runs hold.
         alone: By run, tasks that not all others hold.
+        weight: Weight that the gold gives to each task, shape (n_tasks,); 1 where it gives none.
     """
 
     names: tuple[str, ...]
@@ -43,6 +46,7 @@ class Raters:
     values: Mapping[Measure, pd.DataFrame]
     common: int
     alone: tuple[int, ...]
+    weight: npt.NDArray[np.float64]
 
     @property
     def main(self) -> SettingName:
@@ -80,8 +84,10 @@ def side_by_side(runs: Sequence[Run], gold: Gold | None = None) -> Raters:
         raise DataError(f"the runs share no setting ({asked}); compare runs of the same settings")
     sides = {place: table.reindex(index) for place, table in enumerate(tables)}
     rubrics = {place: run.rubric for place, run in enumerate(runs)}
+    weight = np.ones(len(index))
     if gold is not None:
         sides[GOLD] = _gold_side(runs[0], gold).reindex(index)
+        weight = sides[GOLD]["weight"].fillna(1.0).to_numpy(dtype=np.float64)
         rubrics[GOLD] = runs[0].rubric
     # Both readings as nullable booleans, also where a side lacks one throughout.
     sides = {place: side.astype({"strict": "boolean", "with_tools": "boolean"}) for place, side in sides.items()}
@@ -94,6 +100,7 @@ def side_by_side(runs: Sequence[Run], gold: Gold | None = None) -> Raters:
         values=_values(sides, rubrics, settings),
         common=len(index),
         alone=tuple(len(table) - len(index) for table in tables),
+        weight=weight,
     )
 
 
@@ -124,7 +131,7 @@ def _indexed(run: Run) -> pd.DataFrame:
 
 
 def _gold_side(run: Run, gold: Gold) -> pd.DataFrame:
-    columns = {f"{column}_gold": column for column in COLUMNS.values()}
+    columns = {f"{column}_gold": column for column in COLUMNS.values()} | {"weight": "weight"}
     return match(run, gold).table.set_index(_KEYS)[list(columns)].rename(columns=columns)
 
 

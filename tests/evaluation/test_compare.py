@@ -1,0 +1,249 @@
+"""Two runs, and several: what changed, checked against figures computed another way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import typer
+from sklearn.metrics import cohen_kappa_score
+from typer.testing import CliRunner
+
+from relabel.cli.compare import register
+from relabel.errors import DataError, UsageError
+from relabel.evaluation.bootstrap import occupation_draws
+from relabel.evaluation.comparison import compare
+from relabel.evaluation.gold import load_gold, read_gold_csv
+from relabel.evaluation.pairwise import compare_several
+from relabel.run import Run, open_run
+from relabel.task import task_table
+from run_workshop import Answers, MakeRun
+
+CODES = ("E0", "E2", "E1")
+VALUE = {"E0": 0.0, "E2": 0.5, "E1": 1.0}
+MakeCodes = Callable[..., Run]
+
+
+def labels_of(seed: int, count: int = 240, occupations: int = 12) -> Answers:
+    rng = np.random.default_rng(seed)
+    return {(f"11-{1000 + i % occupations}.00", str(i)): {"three-way": str(rng.choice(CODES))} for i in range(count)}
+
+
+def changed(answers: Answers, seed: int, share: float = 0.3) -> Answers:
+    rng = np.random.default_rng(seed)
+    return {
+        key: {"three-way": str(rng.choice(CODES))} if rng.random() < share else said for key, said in answers.items()
+    }
+
+
+def frame(answers: Answers) -> pd.Series:
+    return pd.Series({key: str(said["three-way"]) for key, said in answers.items()})
+
+
+@pytest.fixture
+def pair(make_run: MakeRun) -> tuple[Run, Run, Answers, Answers]:
+    first = labels_of(1)
+    second = changed(first, 2)
+    made = [make_run(side, name=name, rubric="eloundou") for side, name in ((first, "a"), (second, "b"))]
+    return made[0], made[1], first, second
+
+
+def test_transitions_changes_and_kappa_are_those_of_a_plain_count(pair: tuple[Run, Run, Answers, Answers]) -> None:
+    a, b, first, second = pair
+    found = compare(a, b, draws=200).settings["three-way"]
+    said = pd.DataFrame({"a": frame(first), "b": frame(second)})
+    counted = said.groupby(["a", "b"]).size()
+    for one in CODES:
+        for other in CODES:
+            assert found.transitions[one][other] == counted.get((one, other), 0)
+    assert found.changed == int((said["a"] != said["b"]).sum())
+    assert found.kappa == pytest.approx(cohen_kappa_score(said["a"], said["b"]))
+    assert found.prevalence["E1"].difference == pytest.approx(
+        float((said["b"] == "E1").mean() - (said["a"] == "E1").mean())
+    )
+
+
+def test_the_paired_interval_is_that_of_resampling_occupations_by_hand(
+    pair: tuple[Run, Run, Answers, Answers],
+) -> None:
+    a, b, first, second = pair
+    found = compare(a, b, draws=1000, seed=3).measures["beta"]
+    change = frame(second).map(VALUE) - frame(first).map(VALUE)
+    codes = np.array([code for code, _ in change.index])
+    names = np.unique(codes)
+    counts = occupation_draws(codes, 1000, 3).counts
+    drawn = []
+    for count in counts[:1000]:
+        picked = np.concatenate(
+            [np.tile(change.to_numpy()[codes == name], int(n)) for name, n in zip(names, count, strict=True)]
+        )
+        drawn.append(picked.mean())
+    assert found.difference == pytest.approx(float(change.mean()))
+    assert found.ci95 is not None
+    # Twelve occupations: the percentiles lie outside the plain ones, and not far.
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    assert found.ci95[0] < low < high < found.ci95[1]
+    assert np.min(drawn) <= found.ci95[0]
+    assert found.ci95[1] <= np.max(drawn)
+
+
+def test_a_paired_interval_is_narrower_than_two_apart(pair: tuple[Run, Run, Answers, Answers]) -> None:
+    a, b, first, _ = pair
+    small = compare(a, b, draws=400).measures["beta"].ci95
+    codes = np.array([code for code, _ in frame(first).index])
+    spread = pd.Series(frame(first).map(VALUE).to_numpy()).groupby(codes).mean().std() / np.sqrt(12)
+    assert small is not None
+    assert small[1] - small[0] < 2 * 1.96 * np.sqrt(2) * spread * 1.5
+
+
+def test_flips_are_listed_by_their_effect_on_the_occupation(make_run: MakeRun) -> None:
+    few = {("11-1011.00", "1"): "E0", ("11-1011.00", "2"): "E0"}
+    many = {("13-1011.00", str(n)): "E0" for n in range(10, 20)}
+    first = {key: {"three-way": code} for key, code in (few | many).items()}
+    second = first | {
+        ("13-1011.00", "10"): {"three-way": "E1"},  # a tenth of its occupation, wholly
+        ("11-1011.00", "1"): {"three-way": "E2"},  # half of its occupation, by half
+    }
+    document = compare(make_run(first, name="a", rubric="eloundou"), make_run(second, name="b", rubric="eloundou"))
+    assert [(flip.task_id, flip.effect) for flip in document.flips] == [
+        ("1", pytest.approx(0.25)),
+        ("10", pytest.approx(0.1)),
+    ]
+    assert document.flips[0].change == {"alpha": 0.0, "beta": 0.5, "gamma": 1.0}
+    assert [(move.onet_soc_code, move.flips) for move in document.occupations] == [("11-1011.00", 1), ("13-1011.00", 1)]
+    assert document.occupations[0].measures["gamma"] == (0.0, 0.5)
+
+
+def test_a_run_against_itself_has_not_changed(pair: tuple[Run, Run, Answers, Answers]) -> None:
+    document = compare(pair[0], pair[0], draws=200)
+    assert document.flips == ()
+    assert document.measures["beta"].difference == 0
+    assert document.measures["beta"].ci95 == (0, 0)
+    assert document.settings["three-way"].stuart_maxwell is None
+
+
+def test_only_common_tasks_count(make_run: MakeRun) -> None:
+    first = labels_of(1, 40)
+    second = dict(list(first.items())[10:]) | {("11-1000.00", "x"): {"three-way": "E1"}}
+    document = compare(make_run(first, name="a", rubric="eloundou"), make_run(second, name="b", rubric="eloundou"))
+    assert (document.common, document.only) == (30, (10, 1))
+    with pytest.raises(DataError, match="share no task"):
+        compare(
+            make_run(first, name="c", rubric="eloundou"),
+            make_run({("11-9999.00", "1"): {"three-way": "E0"}}, name="d", rubric="eloundou"),
+        )
+
+
+def test_runs_of_both_rubrics_meet_in_what_they_share(make_run: MakeRun) -> None:
+    keys = [("11-1011.00", str(n)) for n in range(4)]
+    two = {key: {"strict": n < 1, "with-tools": n < 3} for n, key in enumerate(keys)}
+    one = {key: {"three-way": code} for key, code in zip(keys, ("E1", "E2", "E0", "E0"), strict=True)}
+    document = compare(make_run(two, name="a"), make_run(one, name="b", rubric="eloundou"), draws=200)
+    assert document.settings["three-way"].changed == 1
+    assert document.settings["strict"].changed == 0
+    assert document.settings["with-tools"].mcnemar is not None
+    assert (document.settings["with-tools"].mcnemar.up, document.settings["with-tools"].mcnemar.down) == (0, 1)
+
+
+def test_a_gold_tells_what_was_mended_and_what_broken(make_run: MakeRun, write_gold: Callable[[str], Path]) -> None:
+    keys = [("11-1011.00", str(n)) for n in range(1, 5)]
+    sides = [dict(zip(keys, codes, strict=True)) for codes in (("E0", "E1", "E2", "E0"), ("E0", "E2", "E1", "E0"))]
+    runs = [
+        make_run({k: {"three-way": c} for k, c in side.items()}, name=name, rubric="eloundou")
+        for side, name in zip(sides, "ab", strict=True)
+    ]
+    gold = read_gold_csv(write_gold("task_id,code\n1,E0\n2,E2\n3,E1\n4,E2\n"))
+    against = compare(runs[0], runs[1], gold, draws=200).against_gold["three-way"]
+    assert (against.n, against.mended, against.broken) == (4, 2, 0)
+    assert against.metrics["accuracy"].difference == pytest.approx(0.5)
+
+
+def test_several_runs_are_held_against_each_other_and_their_majority(make_run: MakeRun) -> None:
+    first = labels_of(1)
+    runs = [make_run(changed(first, seed), name=f"r{seed}", rubric="eloundou") for seed in (11, 12, 13)]
+    said = pd.DataFrame({n: frame(changed(first, seed)) for n, seed in enumerate((11, 12, 13))})
+    document = compare_several(runs, draws=200)
+    found = document.settings["three-way"]
+    assert [(p.first, p.second) for p in found.pairs] == [(0, 1), (0, 2), (1, 2)]
+    for pair in found.pairs:
+        assert pair.kappa == pytest.approx(cohen_kappa_score(said[pair.first], said[pair.second]))
+    votes = pd.DataFrame({code: (said == code).sum(axis=1) for code in CODES})
+    tied = votes.eq(votes.max(axis=1), axis=0).sum(axis=1) > 1
+    assert found.majority.tied == int(tied.sum())
+    assert found.majority.labels == {code: int((votes.idxmax(axis=1)[~tied] == code).sum()) for code in CODES}
+    assert found.majority.unanimous == pytest.approx(float((said.nunique(axis=1) == 1).mean()))
+    agree = said[1] == said[2]
+    assert found.runs[0].with_others == pytest.approx(float((said[0] == said[1])[agree].mean()))
+    spreads = [task.spread for task in document.disputed]
+    assert len(spreads) == int((said.nunique(axis=1) > 1).sum())
+    assert all(a >= b for a, b in pairwise(spreads))
+
+
+@pytest.fixture
+def app() -> typer.Typer:
+    app = typer.Typer()
+
+    @app.callback()
+    def main() -> None:  # pyright: ignore[reportUnusedFunction]  typer then keeps `compare` as a subcommand
+        pass
+
+    register(app)
+    return app
+
+
+def test_json_and_html_go_where_they_are_told(
+    app: typer.Typer, pair: tuple[Run, Run, Answers, Answers], tmp_path: Path
+) -> None:
+    runs = [str(run.folder) for run in pair[:2]]
+    page = tmp_path / "c.html"
+    result = CliRunner().invoke(app, ["compare", *runs, "--json", "-", "--html", str(page), "--draws", "200"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["kind"] == "pair"
+    assert page.read_text().startswith("<!doctype html>")
+    assert str(page) in result.stderr
+
+
+def test_people_see_the_verdict_first_within_100_columns(
+    app: typer.Typer, pair: tuple[Run, Run, Answers, Answers]
+) -> None:
+    result = CliRunner().invoke(app, ["compare", *(str(run.folder) for run in pair[:2]), "--draws", "200"])
+    lines = result.stdout.splitlines()
+    assert "Verdict" in lines[:4]
+    assert max(map(len, lines[1:])) <= 100
+    assert "taking tasks as independent, which they are not" in result.stdout
+
+
+def test_three_runs_are_shown_in_pairs(app: typer.Typer, pair: tuple[Run, Run, Answers, Answers]) -> None:
+    runs = [str(run.folder) for run in (*pair[:2], pair[0])]
+    result = CliRunner().invoke(app, ["compare", *runs, "--draws", "200"])
+    assert result.exit_code == 0, result.output
+    assert "1 and 3" in result.stdout
+    assert "Tasks with most disagreement" in result.stdout
+
+
+def test_one_run_is_not_enough(app: typer.Typer) -> None:
+    assert isinstance(CliRunner().invoke(app, ["compare", "sample"]).exception, UsageError)
+
+
+@pytest.mark.mirror
+def test_the_published_sets_compare_to_their_known_figures() -> None:
+    runs = [open_run(f"eloundou-2023:{name}") for name in ("gpt4", "human")]
+    document = compare(
+        runs[0], runs[1], load_gold("eloundou-2023:gpt4"), details=task_table("eloundou-2023"), draws=300
+    )
+    found = document.settings["three-way"]
+    assert (found.n, found.changed) == (19265, 6620)
+    assert found.agreement == pytest.approx(0.6564, abs=5e-5)
+    assert found.kappa == pytest.approx(0.4367, abs=5e-5)
+    assert found.agreement_ci95 is not None
+    # The standard error clustered by occupation is .0059.
+    assert found.agreement_ci95[1] - found.agreement_ci95[0] == pytest.approx(2 * 1.96 * 0.0059, rel=0.12)
+    accuracy = document.against_gold["three-way"].metrics["accuracy"]
+    assert (accuracy.first, accuracy.difference) == (1.0, pytest.approx(0.6564 - 1, abs=5e-5))
+    assert sum(part.n for part in document.slices["soc_major"].values()) == 19265
+    assert set(document.slices["task_type"]) == {"Core", "Supplemental", "not stated"}
