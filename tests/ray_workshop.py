@@ -30,7 +30,7 @@ VARIABLES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "disabled",
 }
-_NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+_NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
 # A node that is gone is noticed within a second, not half a minute.
 _WATCHFUL = {
     "health_check_initial_delay_ms": 0,

@@ -10,8 +10,9 @@ Published label sets such as `eloundou-2023:gpt4` are read as runs too.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
 
 import pandas as pd
@@ -52,6 +53,9 @@ _PARQUET = pyarrow_lib.schema(
         ("from_store", pyarrow_lib.bool_()),
     ]
 )
+
+_ROWS_AT_ONCE = 50_000
+"""Labels that are turned into a table in one go."""
 
 LABELS = pa.DataFrameSchema(
     {
@@ -387,28 +391,34 @@ def _published(ref: str) -> Run:
     return Run(ref, None, manifest, _checked(table.to_pandas(), Path(ref)))
 
 
-def write_run(folder: Path, manifest: Manifest, labels: Sequence[Label], failures: Iterable[Failure]) -> None:
+def write_run(
+    folder: Path, manifest: Manifest, labels: Iterable[Label], failures: Iterable[Failure], *, ordered: bool = False
+) -> None:
     """Write a run folder. Each file is replaced at once or not at all; the manifest comes last.
+
+    Neither labels nor failures are held whole when the labels come in order.
 
     Args:
         folder: The run's folder; made when missing.
         manifest: What was done.
         labels: All labels.
         failures: All missing labels.
+        ordered: Whether the labels come in the order of the table: by occupation, task, setting and sample.
 
     Raises:
         DataError: The folder cannot be written.
     """
-    ordered = sorted(labels, key=lambda x: (x.onet_soc_code, x.task_id, x.setting, x.sample))
-    columns = {name: [getattr(x, name) for x in ordered] for name in LABEL_COLUMNS}
-    table = pyarrow_lib.table(columns, schema=_PARQUET)
-    lines = "".join(f.model_dump_json() + "\n" for f in failures)
+    if not ordered:
+        labels = sorted(labels, key=lambda x: (x.onet_soc_code, x.task_id, x.setting, x.sample))
     try:
         make_private_dir(folder)
-        with replacing(folder / "labels.parquet") as temporary:
-            pq.write_table(table, temporary)
-        with replacing(folder / "failures.jsonl") as temporary:
-            temporary.write_text(lines, encoding="utf-8")
+        with replacing(folder / "labels.parquet") as temporary, pq.ParquetWriter(temporary, _PARQUET) as table:
+            rows = iter(labels)
+            while some := list(islice(rows, _ROWS_AT_ONCE)):
+                columns = {name: [getattr(x, name) for x in some] for name in LABEL_COLUMNS}
+                table.write_table(pyarrow_lib.table(columns, schema=_PARQUET))
+        with replacing(folder / "failures.jsonl") as temporary, temporary.open("w", encoding="utf-8") as lines:
+            lines.writelines(f.model_dump_json() + "\n" for f in failures)
         write_manifest(folder, manifest)
     except OSError as error:
         raise DataError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -70,6 +71,15 @@ class Job:
     def planner(self) -> Planner:
         """Makes the requests."""
         return Planner(self.rubric, self.prompt, self.endpoint, examples=self.examples, decide=self.decide)
+
+    @cached_property
+    def _twins(self) -> frozenset[tuple[str, str]]:
+        seen = Counter((task.title, task.text) for task in self.tasks)
+        return frozenset(words for words, times in seen.items() if times > 1)
+
+    def asks_twice(self, planned: Planned) -> bool:
+        """Whether the plan may hold the same question again, because other tasks have the very same words."""
+        return all((task.title, task.text) in self._twins for task in planned.tasks)
 
     def plan(self) -> Iterator[Planned]:
         """Yield every wanted label with its request."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 from relabel.label import (
@@ -21,6 +22,7 @@ from relabel.label import (
 from relabel.labelling.decide import calibrated, label_probability, letter_logprobs
 from relabel.labelling.progress import Progress
 from relabel.labelling.request import Decide, Planned
+from relabel.labelling.rows import failure_rows, label_rows
 from relabel.labelling.store import Store
 from relabel.labelling.wire import Api
 from relabel.rubric import Rubric
@@ -42,6 +44,8 @@ class Ledger:
         alone: Makes the plan entry that asks about one task of a shared request by itself.
         logprobs: Whether answers carry log probabilities, because somebody asked for them.
         calibrate: Whether a run decided by log probability is calibrated.
+        twice: Whether the plan may hold a plan entry's question again.
+        folder: Where rows may be written that memory should not hold; None holds all.
     """
 
     def __init__(
@@ -55,9 +59,11 @@ class Ledger:
         alone: Callable[[Task, str, int], Planned] | None = None,
         logprobs: bool = False,
         calibrate: bool = True,
+        twice: Callable[[Planned], bool] = lambda _: True,
+        folder: Path | None = None,
     ) -> None:
-        self.labels: list[Label] = []
-        self.failures: list[Failure] = []
+        self.labels = label_rows(folder)
+        self.failures = failure_rows(folder)
         self.priors: dict[str, dict[str, float]] = {}
         self.notes: list[str] = []
         self.bought_before_the_plan: set[str] = set()
@@ -65,6 +71,7 @@ class Ledger:
         self._api: Api = api
         self._decide: Decide = decide
         self._alone, self._logprobs, self._calibrate = alone, logprobs, calibrate
+        self._twice = twice
         self._paid: set[str] = set()
         self._bought: set[str] = set()
         self._undecided: defaultdict[str, list[tuple[Planned, Answer, dict[str, float], bool]]] = defaultdict(list)
@@ -139,7 +146,7 @@ class Ledger:
                 self._label(planned.tasks[0], planned, answer, said, probability, from_store, part=(0, 1))
         self._undecided.clear()
         if samples > 1:
-            self.labels = list(_with_shares(self.labels, samples))
+            self.labels.change = _with_share(self.labels, samples)
 
     def _read(self, planned: Planned, answer: Answer) -> dict[str, float] | dict[int, Judgement]:
         """What an answer says: log probabilities by label, or judgements by the position of their task.
@@ -161,12 +168,8 @@ class Ledger:
     ) -> list[Planned]:
         rest: list[Planned] = []
         key = planned.request.key
-        if key in self._paid:  # the same question twice in one plan: what its answer took is on the first row
-            answer = answer.model_copy(update={"usage": Usage(), "cost_usd": None if answer.cost_usd is None else 0.0})
-            from_store = from_store and key not in self._bought
-        self._paid.add(key)
-        if not from_store:
-            self._bought.add(key)
+        if self._twice(planned):  # only these are remembered: a plan of millions has millions of keys
+            answer, from_store = self._first_pays(key, answer, from_store)
         if self._decide == "logprob":
             logprobs = cast("dict[str, float]", said)
             self._undecided[planned.setting].append((planned, answer, logprobs, from_store))
@@ -188,6 +191,16 @@ class Ledger:
         else:
             self.progress.fresh += done
         return rest
+
+    def _first_pays(self, key: str, answer: Answer, from_store: bool) -> tuple[Answer, bool]:
+        """The answer as a row shows it: what an answer to a question that is asked twice took is on the first row."""
+        if key in self._paid:
+            answer = answer.model_copy(update={"usage": Usage(), "cost_usd": None if answer.cost_usd is None else 0.0})
+            from_store = from_store and key not in self._bought
+        self._paid.add(key)
+        if not from_store:
+            self._bought.add(key)
+        return answer, from_store
 
     def _label(
         self,
@@ -230,9 +243,12 @@ def _share(total: int, part: tuple[int, int]) -> int:
     return total * (position + 1) // of - total * position // of
 
 
-def _with_shares(labels: Sequence[Label], samples: int) -> Iterable[Label]:
-    """Each label with the share of the task's samples that agree with it; a sample without a label agrees with none."""
+def _with_share(labels: Iterable[Label], samples: int) -> Callable[[Label], Label]:
+    """Gives a label the share of the task's samples that agree with it; a sample without a label agrees with none."""
     votes: Counter[Any] = Counter((x.onet_soc_code, x.task_id, x.setting, x.label) for x in labels)
-    for label in labels:
+
+    def share(label: Label) -> Label:
         agree = votes[label.onet_soc_code, label.task_id, label.setting, label.label]
-        yield replace(label, probability=agree / samples)
+        return replace(label, probability=agree / samples)
+
+    return share

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,8 +28,8 @@ NOTHING_UNSURE = PerhapsCharged()
 class Outcome:
     """What a job came to."""
 
-    labels: list[Label]
-    failures: list[Failure]
+    labels: Sequence[Label]
+    failures: Sequence[Failure]
     interrupted: bool
     manifest: Manifest
 
@@ -87,7 +87,7 @@ def finish(
     ended = ended.model_copy(update={"sessions": (*earlier, session)})
     there = labels_there(out)
     if there <= len(labels):
-        write_run(out, ended, labels, ledger.failures)
+        write_run(out, ended, labels, ledger.failures, ordered=True)
         return Outcome(labels, ledger.failures, interrupted, ended)
     # What this attempt bought is in the store; that it was paid for is noted, and the labels stand.
     before = read_manifest(out)

@@ -112,6 +112,8 @@ async def _run_job(
         alone=job.alone,
         logprobs="logprobs" in job.endpoint.params,
         calibrate=job.calibrate,
+        twice=job.asks_twice,
+        folder=out,
     )
     ledger.bought_before_the_plan = bought
     leases = Leases(store.folder)
