@@ -73,11 +73,13 @@ def test_each_way_alone_carries_the_whole_change(tmp_path: Path, task_file: Task
 
 
 def test_what_cannot_be_told_apart_stands_undivided(tmp_path: Path, task_file: TaskFile, make_run: MakeRun) -> None:
-    tasks = task_file([{"task_id": "1", "onet_soc_code": A}])
-    renamed = tmp_path / "renamed.csv"
-    pd.read_csv(tasks).assign(task_id="2").to_csv(renamed, index=False)
-    before = score_table(make_run({(A, "1"): E0}), taxonomy="onet-soc", tasks=tasks)
-    after = score_table(answered(tmp_path / "other", {(A, "2"): E1}), taxonomy="onet-soc", tasks=str(renamed))
+    # Each run labels the one task that has a rating in its list; no label is on a task that weighs in the other's.
+    tasks = task_file([{"task_id": str(n), "onet_soc_code": A, "importance": 3 if n == 1 else None} for n in (1, 2)])
+    turned = tmp_path / "turned.csv"
+    pd.read_csv(tasks).assign(importance=[None, 3]).to_csv(turned, index=False)
+    run, other = make_run({(A, "1"): E0}), answered(tmp_path / "other", {(A, "2"): E1})
+    before = score_table(run, taxonomy="onet-soc", tasks=tasks, unrated="drop")
+    after = score_table(other, taxonomy="onet-soc", tasks=str(turned), unrated="drop")
     moved = what_moved(before, after)
     parts = _parts(moved, A, "alpha")
     assert (parts["change"], parts["undivided"]) == (1.0, 1.0)

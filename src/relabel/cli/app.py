@@ -10,7 +10,26 @@ from typing import Annotated
 
 import typer
 
-from relabel.cli import batch, bridge, career, data, demo, eval, export, rubric, run, score, site, store, tasks
+from relabel.cli import (
+    batch,
+    bridge,
+    career,
+    compare,
+    data,
+    demo,
+    eval,
+    explain,
+    export,
+    import_,
+    plan,
+    review,
+    rubric,
+    run,
+    score,
+    site,
+    store,
+    tasks,
+)
 
 app = typer.Typer(
     name="relabel",
@@ -42,8 +61,13 @@ def options(
 # In the order in which people meet them.
 demo.register(app)
 run.register(app)
+plan.register(app)
+import_.register(app)
 eval.register(app)
+compare.register(app)
+review.register(app)
 score.register(app)
+explain.register(app)
 bridge.register(app)
 career.register(app)
 export.register(app)

@@ -49,6 +49,18 @@ def register(app: typer.Typer) -> None:
             int, typer.Option(min=200, max=100_000, help="Draws of the bootstrap over occupations.")
         ] = 2000,
         seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
+        scores: Annotated[
+            bool, typer.Option("--scores", help="Compare the scores of two runs instead, and split what moved.")
+        ] = False,
+        before: Annotated[
+            list[str] | None,
+            typer.Option(
+                metavar="NAME=VALUE", help="With --scores: a choice for the first run, such as method=site-2026."
+            ),
+        ] = None,
+        after: Annotated[
+            list[str] | None, typer.Option(metavar="NAME=VALUE", help="With --scores: a choice for the second run.")
+        ] = None,
     ) -> None:
         """Compare runs, paired by task: what changed, by how much, and whether it is more than noise.
 
@@ -65,6 +77,15 @@ def register(app: typer.Typer) -> None:
         if len(runs) < 2:
             raise UsageError("compare needs two runs or more; give another run")
         opened = [open_run(run) for run in runs]
+        if scores:
+            from relabel.cli.moved import show_scores
+
+            if len(opened) > 2 or gold is not None or html_file is not None:
+                raise UsageError("--scores compares two runs, without --gold and --html; leave the others out")
+            show_scores(opened[0], opened[1], json_file=json_file, before=before or (), after=after or ())
+            return
+        if before or after:
+            raise UsageError("--before and --after choose scores; give --scores too, or leave them out")
         truth = None if gold is None else load_gold(gold)
         details = task_details(opened[0])
         if len(opened) == 2:

@@ -4,14 +4,14 @@ Two tables may differ in four ways at once. Each way is turned from the first ta
 other, and what a turn does depends on the turns before it; so its part is the average over all 24 orders (the Shapley
 value). The parts add up to the change. Between the two tables lie 14 hybrids, defined so:
 
-`labels`: which labels the tasks have. A task that is in the hybrid's list and has no label in the table that the labels
-    come from is unlabelled. Labels of tasks outside a table's own list are not known to the table.
+`labels`: which labels the tasks have. A task that both lists hold has the label of the table that the labels come from,
+    or none. A task that one list alone holds keeps the label that it has there: its coming or going is the list's doing.
 `tasks`: which tasks are listed, with their types and importance ratings.
 `weights`: the rule that makes weights of types and ratings, that for tasks without a rating included. Under a list
     without any ratings, importance weighs all tasks alike (or none, where the unrated are dropped).
 `bridge`: the links and their weights. As in any table, only labelled occupations count on the way.
 
-A group may have no score in some hybrid (labels of one list on the tasks of another can leave nothing): then the average
+A group may have no score in some hybrid (labels of one table can all be on tasks that weigh nothing in the other): then the average
 is over the orders that pass no such hybrid. Where every order does, the change cannot be told apart, and stands whole
 under `undivided`. Scores of the method `site-2026` are rounded; the split is that of the exact scores, and what rounding
 adds to the change is a part of its own.
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import numpy as np
@@ -137,8 +137,12 @@ class _Hybrids:
         self._occupation, occupations = pd.factorize(union["onet_soc_code"])
         self._occupations = pd.Index(occupations)
         self.codes = pd.Index(sorted(set(before.frame["code"]) | set(after.frame["code"])))
-        self._sides = tuple(self._side(table) for table in tables)
+        first, second = (self._side(table) for table in tables)
+        self._sides = (_with_labels_of(second, first), _with_labels_of(first, second))
+        self._text = first.attributes["text"].where(first.listed, second.attributes["text"]).to_numpy()
         self.scores = cache(self._scores)
+        self._layers = cache(self._parts)
+        self._part = cache(self._parts_of_occupation)
         self._weight = cache(self._weights)
         self._shares = cache(self._share_matrix)
 
@@ -175,33 +179,40 @@ class _Hybrids:
 
     def _scores(self, state: State) -> Floats:
         """Exact scores of one state, groups by measures; missing where there is none."""
-        shares, inside, values = self._parts(state)
+        shares, inside, values = self._layers(state)
         found = shares @ (inside @ np.nan_to_num(values))
         found[np.diff(shares.indptr) == 0] = np.nan
         found[:, np.isnan(values).all(axis=0)] = np.nan
         return found
 
+    def _parts_of_occupation(self, state: State) -> Floats:
+        """The part of its occupation's score that each task stands for; each column of the map has one entry at most."""
+        return np.asarray(self._layers(state)[1].sum(axis=0))
+
     def carriers(self, code: str, measure: Measure) -> pd.DataFrame:
         row, column = self.codes.get_loc(code), MEASURES.index(measure)
+        states = list(itertools.product((0, 1), repeat=len(WAYS)))
+        owed: dict[State, Floats] = {state: self._layers(state)[0][[row], :].toarray()[0] for state in states}
+        # Only tasks of occupations that the group draws on in some state can carry anything.
+        at = np.flatnonzero(np.any([shares > 0 for shares in owed.values()], axis=0)[self._occupation])
         reference = np.mean([self.scores(state)[row, column] for state in (_BEFORE, _AFTER)])
         standing: dict[State, Floats] = {}
         carried: dict[State, Floats] = {}
-        for state in itertools.product((0, 1), repeat=len(WAYS)):
-            shares, inside, values = self._parts(state)
-            stands = (shares[[row], :] @ inside).toarray()[0]
-            standing[state] = stands
-            worth = stands * (np.nan_to_num(values[:, column]) - reference)
+        for state in states:
+            values = self._layers(state)[2]
+            standing[state] = owed[state][self._occupation[at]] * self._part(state)[at]
+            worth = standing[state] * (np.nan_to_num(values[at, column]) - reference)
             carried[state] = np.where(np.isnan(self.scores(state)[row, column]), np.nan, worth)
         change = carried[_AFTER] - carried[_BEFORE]
         split = split_by_order(carried)
         before, after = self._sides
         frame = pd.DataFrame(
             {
-                "onet_soc_code": self._tasks.get_level_values(0),
-                "task_id": self._tasks.get_level_values(1),
-                "text": before.attributes["text"].where(before.listed, after.attributes["text"]).to_numpy(),
-                "label_before": before.labels.to_numpy(),
-                "label_after": after.labels.to_numpy(),
+                "onet_soc_code": self._tasks.get_level_values(0)[at],
+                "task_id": self._tasks.get_level_values(1)[at],
+                "text": self._text[at],
+                "label_before": before.labels.where(before.listed).to_numpy()[at],
+                "label_after": after.labels.where(after.listed).to_numpy()[at],
                 "part_before": standing[_BEFORE],
                 "part_after": standing[_AFTER],
                 "change": change,
@@ -212,6 +223,16 @@ class _Hybrids:
         frame = frame[moved].assign(size=lambda rows: rows["change"].abs())
         order = ["size", "onet_soc_code", "task_id"]
         return frame.sort_values(order, ascending=[False, True, True], ignore_index=True).drop(columns="size")
+
+
+def _with_labels_of(other: _Side, own: _Side) -> _Side:
+    """A side with the labels of the other on the tasks that only the other lists."""
+    return replace(
+        own,
+        labelled=np.where(own.listed, own.labelled, other.labelled),
+        values=np.where(own.listed[:, None], own.values, other.values),
+        labels=own.labels.where(own.listed, other.labels),
+    )
 
 
 def split_by_order(values: Mapping[State, Floats]) -> Floats:
@@ -261,7 +282,9 @@ def what_moved(before: ScoreTable, after: ScoreTable) -> Moved:
             "the sample can be compared with the sample only; score two runs on the same kind of task list"
         )
     hybrids = _Hybrids(before, after)
-    states = {state: hybrids.scores(state) for state in itertools.product((0, 1), repeat=len(WAYS))}
+    states: dict[State, Floats] = {
+        state: hybrids.scores(state) for state in itertools.product((0, 1), repeat=len(WAYS))
+    }
     split = split_by_order(states)
     missing: dict[Measure, str] = {**before.missing_measures, **after.missing_measures}
     rows = [

@@ -88,7 +88,23 @@ def find_path(
     known = _occupations(tasks)
     listed = sorted(set(codes_of(task_table(tasks), "onet_soc_code")))
     bridge = make_bridge(method, taxonomy, tasks, known, links=links, lenders=listed)
-    titles = _titles(bridge, known, sample=tasks == SAMPLE)
+    return path_in(bridge, code, listed, known, sample=tasks == SAMPLE)
+
+
+def path_in(bridge: Bridge, code: str, listed: list[str], known: pd.DataFrame, *, sample: bool) -> Path:
+    """The path of one code over a bridge that is at hand.
+
+    Args:
+        bridge: The bridge.
+        code: A code of its target, or an O*NET-SOC code.
+        listed: O*NET-SOC codes with task statements.
+        known: Columns `onet_soc_code, title`.
+        sample: Whether it is the sample's bridge.
+
+    Raises:
+        DataError: There is no such code.
+    """
+    titles = _titles(bridge, known, sample=sample)
     target = bridge.target
     if code in titles[target] and (target == "onet-soc" or _DOTTED not in code):
         shares = bridge.shares(listed)

@@ -1,0 +1,194 @@
+"""`relabel explain`: what one score was made from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from relabel.scoring.options import Links, Method, Taxonomy, Unrated, Weights
+
+if TYPE_CHECKING:
+    from relabel.scoring.explain import ExplainedTask, Explanation
+
+_WIDTH = 100
+
+
+def register(app: typer.Typer) -> None:
+    """Add `explain` to the command line."""
+    app.command("explain")(explain)
+
+
+def explain(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, a name under runs/, or a published set.")],
+    code: Annotated[
+        str, typer.Argument(metavar="CODE", help="Such as 1121 (UK SOC 2020), 11-1011 (SOC 2018), 11-1011.00 (O*NET).")
+    ],
+    *,
+    taxonomy: Annotated[
+        Taxonomy | None, typer.Option(help="Classification of the code; by default what its form says, 1121 is UK SOC.")
+    ] = None,
+    method: Annotated[Method, typer.Option(help="As for `relabel score`.")] = "bridge",
+    weights: Annotated[Weights, typer.Option(help="As for `relabel score`.")] = "importance",
+    links: Annotated[Links | None, typer.Option(help="As for `relabel score`.")] = None,
+    unrated: Annotated[Unrated | None, typer.Option(help="As for `relabel score`.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="As for `relabel score`.")] = None,
+    pay: Annotated[str | None, typer.Option(help="As for `relabel score`.")] = None,
+    gold: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Labels that say how this run's labels err, for the intervals.")
+    ] = None,
+    rater: Annotated[
+        list[str] | None, typer.Option(metavar="RUN", help="Another rater, for the intervals; may be repeated.")
+    ] = None,
+    draws: Annotated[int, typer.Option(help="Draws of label noise behind the intervals; 0 for none.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    show: Annotated[int, typer.Option(min=0, help="Number of tasks to show; --json has all.")] = 10,
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="F", help="Write all of it as one JSON document; - prints it.")
+    ] = None,
+) -> None:
+    """Explain a score: the way of its codes, its tasks with label, reason and key, and what each could change."""
+    from relabel.cli.outcome import write
+    from relabel.errors import UsageError
+    from relabel.run import open_run
+    from relabel.scoring.explain import explain, taxonomy_of
+    from relabel.scoring.table import score_table
+    from relabel.scoring.uncertainty import with_intervals
+
+    chosen = taxonomy or taxonomy_of(code) or "uk-soc2020"
+    opened = open_run(run)
+    table = score_table(
+        opened,
+        method=method,
+        taxonomy=chosen,
+        weights=weights,
+        links=links,
+        unrated=unrated,
+        tasks=tasks,
+        pay=pay,
+    )
+    if code in set(table.frame["code"]) and draws:
+        others = [open_run(ref) for ref in rater or ()]
+        known = None if gold is None else open_run(gold)
+        table = with_intervals(table, opened, gold=known, raters=others, draws=draws, seed=seed)
+    elif not draws and (gold is not None or rater):
+        raise UsageError("without draws there are no intervals; leave --gold and --rater out, or give --draws 1000")
+    explained = explain(table, opened, code)
+    if json_file is not None:
+        text = explained.model_dump_json(indent=2)
+        if json_file == "-":
+            typer.echo(text)
+            return
+        write(Path(json_file), text + "\n", "--json")
+        typer.echo(f"explanation written to {json_file}", err=True)
+    _show(explained, show)
+
+
+def _show(explained: Explanation, show: int) -> None:
+    from relabel.scoring.options import SYSTEM_NAMES
+
+    about = explained.about
+    _wrapped(f"{explained.code} {explained.title} ({SYSTEM_NAMES[explained.taxonomy]})")
+    choices = [f"method {about['method']}", f"weights {about['weights']}"]
+    choices += [f"{name} {about[name]}" for name in ("links", "unrated") if about[name] is not None]
+    _wrapped(f"labels of {about['run']} on {about['tasks']}; {', '.join(choices)}")
+    _wrapped(f"status: {explained.status}; coverage {explained.score['coverage']:.0%}")
+    if explained.exact["alpha"] is not None or explained.exact["gamma"] is not None:
+        _show_scores(explained)
+    if explained.note:
+        _wrapped(explained.note)
+    _show_way(explained)
+    _show_tasks(explained, show)
+
+
+def _show_scores(explained: Explanation) -> None:
+    typer.echo(f"\n{'':<28}{'score':>8}{'low':>10}{'high':>10}{'centre':>10}")
+    for name in ("alpha", "beta", "gamma", "strict_10", "with_tools_10", "percentile_alpha", "percentile_gamma"):
+        score = explained.score.get(name)
+        low, high = explained.intervals.get(name, (None, None))
+        centre = explained.centres.get(name) if name in ("alpha", "beta", "gamma") else None
+        places = 3 if name in ("alpha", "beta", "gamma") else 1 if name.endswith("_10") else 0
+        cells = [("-" if x is None else f"{x:.{places}f}") for x in (score, low, high)]
+        middle = "" if centre is None else f"{centre:.3f}"
+        typer.echo(f"{name:<28}{cells[0]:>8}{cells[1]:>10}{cells[2]:>10}{middle:>10}")
+    for measure in ("alpha", "gamma"):
+        name = f"wage_exposure_{measure}_gbp"
+        if explained.score.get(name) is not None:
+            bounds = explained.intervals.get(name, (None, None))
+            cells = ["-" if x is None else f"{x / 1e6:,.0f}" for x in (explained.score[name], *bounds)]
+            typer.echo(f"{f'wage exposure {measure}, GBP m':<28}{cells[0]:>8}{cells[1]:>10}{cells[2]:>10}")
+
+
+def _show_way(explained: Explanation) -> None:
+    for step in reversed(explained.steps):
+        target, _, source = step.partition(" to ")
+        typer.echo("")
+        _wrapped(f"from {source.partition(':')[0]} back to {target}: {step.partition(': ')[2]}")
+        rows = [link for link in explained.path if link.system == target]
+        shown = [link for link in rows if link.share is None or link.share >= 0.01]
+        for link in shown:
+            share = "no tasks" if link.share is None else f"{link.share:.1%}"
+            typer.echo(f"  {link.code:<11}{share:>9}  for {link.target:<11} {(link.title or '')[:60]}")
+        if len(shown) < len(rows):
+            typer.echo(f"  and {len(rows) - len(shown)} links of under 1 %")
+    if explained.borrowed:
+        _wrapped("no task statements lead here; it borrows from the other codes of the same SOC broad group")
+    typer.echo(f"\n{'O*NET-SOC':<12}{'share':>7}{'alpha':>7}{'beta':>7}{'gamma':>7}{'labelled':>11}  title")
+    for one in explained.occupations:
+        means = "".join(f"{'-' if x is None else format(x, '.3f'):>7}" for x in (one.alpha, one.beta, one.gamma))
+        counted = f"{one.tasks} of {one.listed}"
+        typer.echo(f"{one.onet_soc_code:<12}{one.share:>7.1%}{means}{counted:>11}  {(one.title or '')[:42]}")
+
+
+def _show_tasks(explained: Explanation, show: int) -> None:
+    total = len(explained.tasks)
+    if not total or not show:
+        return
+    typer.echo("")
+    shown = explained.tasks[:show]
+    which = f"the {len(shown)} of {total} tasks that weigh most" if len(shown) < total else f"all {total} tasks"
+    _wrapped(f"{which}; after ->, the score if the label flipped (alpha: strict, gamma: with tools)")
+    for task in shown:
+        typer.echo("")
+        _show_task(task, explained)
+    if len(shown) < total:
+        typer.echo("")
+        _wrapped(f"{total - len(shown)} more tasks: see --show {total}, or --json F")
+
+
+def _show_task(task: ExplainedTask, explained: Explanation) -> None:
+    rated = "unrated" if task.importance is None else f"importance {task.importance:.2f}"
+    kind = (task.task_type or "no type").lower()
+    clash = ", incoherent" if task.incoherent else ""
+    label = f"{task.code or 'no code'}{clash}"
+    typer.echo(f"{task.onet_soc_code} task {task.task_id}: {label}; {task.part:.2%} of the score; {kind}, {rated}")
+    _wrapped(task.text, indent=2)
+    flips = [
+        f"{name} {before:.3f} -> {after:.3f} ({scale} {explained.ten(before):.1f} -> {explained.ten(after):.1f})"
+        for name, scale, before, after in (
+            ("alpha", "strict", explained.exact["alpha"], task.alpha_if_flipped),
+            ("gamma", "with tools", explained.exact["gamma"], task.gamma_if_flipped),
+        )
+        if before is not None and after is not None
+    ]
+    if flips:
+        _wrapped("if flipped: " + "; ".join(flips), indent=2)
+    for label in task.given:
+        if label.rationale is None and label.request_key is None:
+            continue
+        sample = f" (sample {label.sample})" if label.sample else ""
+        why = f": {label.rationale}" if label.rationale else ""
+        _wrapped(f"{label.setting}{sample} {label.label}{why}", indent=2)
+        if label.request_key is not None:
+            typer.echo(f"    key {label.request_key}")
+    for why in task.missing:
+        _wrapped(f"no label, {why}", indent=2)
+
+
+def _wrapped(text: str, *, indent: int = 0) -> None:
+    import textwrap
+
+    space = " " * indent
+    lines = textwrap.wrap(" ".join(text.split()), _WIDTH, initial_indent=space, subsequent_indent=space + "  ")
+    typer.echo("\n".join(lines))
