@@ -13,11 +13,14 @@ from pydantic import SecretStr
 from batch_server import FakeBatches
 from relabel.labelling.engines.batch import run_batch
 from relabel.labelling.engines.batch_provider import batch_client
+from relabel.labelling.engines.transport import certificates
 from relabel.labelling.job import Job
 from relabel.labelling.outcome import Outcome
 from relabel.labelling.store import Store
 from server import Reply, Seen, judged
 from workshop import KEY, make_job
+
+certificates()  # read once here, and not in each process that is forked from this one
 
 
 def by_number(seen: Seen) -> Reply:

@@ -74,14 +74,26 @@ def test_the_server_does_not_get_the_key(weights: Path, monkeypatch: pytest.Monk
 
 
 def test_a_run_on_the_sample_is_labelled_then_replayed_without_a_server(tmp_path: Path) -> None:
-    arguments = ["run", "--model", "local", "--tasks", "sample", "--sample", "4", "--out", "r", "--quiet"]
+    arguments = [
+        "run",
+        "--model",
+        "local",
+        "--tasks",
+        "sample",
+        "--sample",
+        "2",
+        "--no-examples",
+        "--out",
+        "r",
+        "--quiet",
+    ]
     first = relabel(*arguments, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
-    assert "labels   8 of 8: 0 from the store, 8 fresh" in first.stdout
+    assert "labels   4 of 4: 0 from the store, 4 fresh" in first.stdout
     assert "no better than guessing" in first.stdout
     second = relabel(*arguments, "--engine", "replay", cwd=tmp_path)
     assert second.returncode == 0, second.stderr
-    assert "labels   8 of 8: 8 from the store, 0 fresh" in second.stdout
+    assert "labels   4 of 4: 4 from the store, 0 fresh" in second.stdout
 
 
 def test_a_prompt_that_does_not_fit_fails_alone(tmp_path: Path) -> None:
@@ -98,7 +110,8 @@ def test_a_prompt_that_does_not_fit_fails_alone(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_keeps_what_was_paid_for_and_stops_the_server(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "relabel", "run", "--model", "local", "--tasks", "sample", "--out", "r"]
+    command = [sys.executable, "-m", "relabel", "run", "--model", "local", "--tasks", "sample"]
+    command += ["--no-examples", "--concurrency", "2", "--out", "r"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         store = Path(os.environ["RELABEL_STORE"]) / "cache.db"
         for _ in range(1200):

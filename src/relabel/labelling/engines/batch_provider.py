@@ -23,6 +23,7 @@ from relabel.errors import DataError, ProviderError
 from relabel.files import replacing
 from relabel.labelling.engines.limits import retry_after
 from relabel.labelling.engines.online import fatal_refusal, is_transient, provider_message, without_keys
+from relabel.labelling.engines.transport import certificates
 from relabel.labelling.pricing import OPENAI_URL
 from relabel.labelling.request import public_url
 from relabel.labelling.wire import PATHS, Api
@@ -50,7 +51,7 @@ def batch_client(base_url: str | None, key: SecretStr | None) -> openai.AsyncOpe
         base_url=public_url(base_url) if base_url else OPENAI_URL,
         max_retries=0,
         timeout=httpx2.Timeout(TIMEOUT_S, connect=10.0),
-        http_client=openai.DefaultAioHttpClient(),
+        http_client=openai.DefaultAioHttpClient(verify=certificates()),
     )
 
 

@@ -181,7 +181,7 @@ class OnlineEngine:
                 "provider", f"cannot reach {self._address} ({self.redact(str(error))})", sent, status=0
             ) from error
         except openai.APIConnectionError as error:
-            cause = self.redact(str(error.__cause__ or error) or type(error.__cause__).__name__)
+            cause = self.redact(str(error.__cause__ or error) or type(error.__cause__).__name__)[:300]
             raise NoAnswerError("provider", f"the connection to {self._address} broke ({cause})", sent) from error
         except openai.APIStatusError as error:
             raise self._refusal(error, request, sent) from error

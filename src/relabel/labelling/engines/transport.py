@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
+from functools import cache
 from typing import Protocol
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -26,6 +28,12 @@ SECONDS = "relabel_seconds"
 LARGEST_REPLY = 16 * 2**20
 """Bytes; what is longer is no answer about a task, and is not read to its end."""
 _WORTH_KEEPING = ("x-ratelimit-", "retry-after", "location", "content-type")
+
+
+@cache
+def certificates() -> ssl.SSLContext:
+    """Whom to trust, as the openai client does it; read once, because that takes longer than a hundred requests."""
+    return httpx2.create_ssl_context()
 
 
 class UnreachableError(Exception):
@@ -71,10 +79,7 @@ class HttpTransport:
 
     def __init__(self, base_url: str | None, secret: str) -> None:
         address = public_url(base_url) if base_url else OPENAI_URL
-        self._certificates = httpx2.create_ssl_context()
-        backend = httpx2.AsyncClient(
-            verify=self._certificates
-        )  # sends nothing: the client is asked for its headers alone
+        backend = httpx2.AsyncClient(verify=certificates())  # sends nothing: the client is asked for its headers alone
         client = openai.AsyncOpenAI(api_key=secret or "none", base_url=address, http_client=backend)
         said = {name: value for name, value in client.default_headers.items() if isinstance(value, str)}
         said |= {"Authorization": f"Bearer {secret}"} if secret else {}
@@ -120,7 +125,7 @@ class HttpTransport:
     def _opened(self) -> aiohttp.ClientSession:
         # How long all of it may take is the engine's business.
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30, ssl=self._certificates),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30, ssl=certificates()),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
