@@ -113,8 +113,6 @@ def test_a_wrong_request_is_refused(write: Write, tmp_path: Path) -> None:
         imported(path, tmp_path / "run", mapping={"exposed": "E9"})
     with pytest.raises(UsageError, match="say which one the labels answer with --setting"):
         imported(path, tmp_path / "run", "exposure")
-    with pytest.raises(UsageError, match="is about occupations"):
-        imported(path, tmp_path / "run", "epoch")
 
 
 def test_a_run_that_was_paid_for_is_not_overwritten(write: Write, tmp_path: Path) -> None:

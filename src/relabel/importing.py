@@ -18,18 +18,21 @@ from relabel.errors import ColumnError, DataError, UsageError
 from relabel.files import require_writable, writing
 from relabel.label import MAX_RATIONALE, Label
 from relabel.manifest import Counts, Manifest, SourceUse
-from relabel.rubric import Rubric
+from relabel.rubric import Rubric, Unit
 from relabel.run import TASK_FILE, read_manifest, task_sources, write_run
 from relabel.sources.fetch import sha256_of
 from relabel.sources.frames import ONET_SOC
 from relabel.sources.user_csv import UserCsv, plain_number, read_user_csv
-from relabel.task import task_table
+from relabel.task import occupation_table, task_table
 
 ENGINE = "import"
 """What the manifest of an imported run names as its engine."""
 
-LISTS = ("eloundou-2023", "onet-30.2", "sample")
-"""Task lists that ids are looked for in."""
+LISTS: Mapping[Unit, tuple[str, ...]] = {
+    "task": ("eloundou-2023", "onet-30.2", "sample"),
+    "occupation": ("onet-30.2", "sample"),
+}
+"""Lists that ids are looked for in, by what the rubric labels."""
 
 _ONET_SOC = re.compile(ONET_SOC, re.ASCII)
 _KNOWN_NAMES: Mapping[str, tuple[str, ...]] = {
@@ -49,9 +52,10 @@ class Columns:
     """Which column of a file holds what; None takes a name that is understood by itself, where the file has one.
 
     Attributes:
-        id: Task ids.
+        id: Task ids; ratings of occupations go by their codes alone.
         code: O*NET-SOC codes; without them an id must stand for one task of the task list.
-        label: Labels; several columns are given by the setting that each answers.
+        label: Labels; several columns are given by the setting that each answers. Ratings of occupations may lie in
+            columns named like the settings.
         setting: Settings, for files with one line a task and setting.
         sample: Numbers of repeats, from 0.
         rationale: Reasons.
@@ -132,7 +136,7 @@ def import_labels(
         What was imported.
 
     Raises:
-        UsageError: The rubric is not about tasks, a mapping or setting does not fit it, or `out` holds other things.
+        UsageError: A mapping or setting does not fit the rubric, or `out` holds other things.
         DataError: A line is bad; the message names it and says what to do.
         ColumnError: A column is missing.
     """
@@ -154,7 +158,7 @@ def import_labels(
         engine=ENGINE,
         rubric=rubric,
         rubric_sha256=rubric.sha256,
-        sources=(SourceUse(source=ENGINE, file=path.name, sha256=reading.sha256), *task_sources(tasks)),
+        sources=(SourceUse(source=ENGINE, file=path.name, sha256=reading.sha256), *task_sources(tasks, rubric.unit)),
         tasks=TASK_FILE if Path(tasks).suffix.lower() == ".csv" else tasks,
         settings=settings,
         parameters={
@@ -177,8 +181,6 @@ def import_labels(
 
 
 def _check_request(rubric: Rubric, setting: str | None, mapping: Mapping[str, str]) -> None:
-    if rubric.unit != "task":
-        raise UsageError(f"the rubric {rubric.id} is about occupations; labels of tasks can be imported, ratings not")
     if setting is not None and setting not in rubric.settings:
         raise UsageError(f"{setting} is no setting of the rubric {rubric.id} ({', '.join(rubric.settings)})")
     for old, new in mapping.items():
@@ -190,33 +192,39 @@ def _check_request(rubric: Rubric, setting: str | None, mapping: Mapping[str, st
 
 def _task_list(reading: _Reading, wanted: str | None) -> tuple[str, dict[str, list[str]]]:
     """The task list, and the codes of its tasks by id."""
+    unit = reading.rubric.unit
     if wanted is not None:
-        return wanted, _codes_by_id(wanted)
-    column = _required(reading, "id", reading.columns.id)
+        return wanted, _codes_by_id(wanted, unit)
+    column = _id_column(reading)
     ids = {_task_id(reading.file, line, cells[column].strip()) for line, cells in reading.file.rows}
     found: list[tuple[int, str, dict[str, list[str]]]] = []
-    for name in LISTS:
+    for name in LISTS[unit]:
         try:
-            codes = _codes_by_id(name)
+            codes = _codes_by_id(name, unit)
         except DataError:
             continue  # a list that is not at hand here may still be named, and then says what it lacks
         found.append((len(ids & codes.keys()), name, codes))
         if found[-1][0] == len(ids):
             break
+    if not found:
+        raise DataError(
+            f"none of the lists {', '.join(LISTS[unit])} is at hand to look the ids up; name one with --tasks"
+        )
     _, name, codes = max(found, key=lambda entry: entry[0])
     return name, codes
 
 
-def _codes_by_id(tasks: str) -> dict[str, list[str]]:
+def _codes_by_id(tasks: str, unit: Unit) -> dict[str, list[str]]:
     by_id: dict[str, list[str]] = {}
-    for code, task in task_table(tasks)[["onet_soc_code", "task_id"]].itertuples(index=False, name=None):
+    table = task_table(tasks) if unit == "task" else occupation_table(tasks)
+    for code, task in table[["onet_soc_code", "task_id"]].itertuples(index=False, name=None):
         by_id.setdefault(str(task), []).append(str(code))
     return by_id
 
 
 def _labels(reading: _Reading, tasks: str, created: str) -> Iterator[Label]:
     file, columns = reading.file, reading.columns
-    id_column = _required(reading, "id", columns.id)
+    id_column = _id_column(reading)
     code_column = _column(reading, "code", columns.code)
     optional = {name: _column(reading, name, getattr(columns, name)) for name in ("sample", "rationale", "probability")}
     label_columns, setting_column = _label_columns(reading)
@@ -260,6 +268,12 @@ def _labels(reading: _Reading, tasks: str, created: str) -> Iterator[Label]:
             )
 
 
+def _id_column(reading: _Reading) -> str:
+    if reading.rubric.unit == "task":
+        return _required(reading, "id", reading.columns.id)
+    return _required(reading, "code", reading.columns.code)
+
+
 def _required(reading: _Reading, holds: str, wanted: str | None) -> str:
     column = _column(reading, holds, wanted)
     if column is None:
@@ -290,6 +304,9 @@ def _label_columns(reading: _Reading) -> tuple[Sequence[tuple[str | None, str]],
                 raise UsageError(f"{setting} is no setting of the rubric {rubric.id} ({', '.join(rubric.settings)})")
             _column(reading, f"label {setting}", column)
         return list(wanted.items()), None
+    rated = reading.rubric.unit == "occupation" and wanted is None and _column(reading, "label", None) is None
+    if rated and set(rubric.settings) <= set(reading.file.header):
+        return [(setting, setting) for setting in rubric.settings], None
     column = _required(reading, "label", wanted)
     only = next(iter(rubric.settings)) if len(rubric.settings) == 1 else None
     if reading.setting is not None:

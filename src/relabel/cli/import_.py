@@ -83,12 +83,13 @@ def import_file(
         pairs = dict(relabels.MAP) | pairs
     if model is None:
         raise UsageError("say who labelled: give --model, such as --model gpt-5")
+    loaded = load_rubric(rubric)
     labels = label_column or []
     many = len(labels) > 1 or any("=" in name for name in labels)
     done = import_labels(
         path,
         model=model,
-        rubric=load_rubric(rubric),
+        rubric=loaded,
         out=out,
         tasks=tasks,
         setting=setting,
@@ -120,13 +121,14 @@ def import_file(
         return
     plural = "" if done.labels == 1 else "s"
     typer.echo(
-        f"{done.labels:,} label{plural} imported (tasks: {done.tasks:,}, list: {done.task_list}) into {done.folder}"
+        f"{done.labels:,} label{plural} imported ({loaded.unit}s: {done.tasks:,}, list: {done.task_list}) into {done.folder}"
     )
     for change, count in done.mapped.items():
         typer.echo(f"{count:,} labels mapped {change}")
     if done.not_in_list:
         typer.echo(f"{done.not_in_list:,} of the tasks are not in {done.task_list}; they match no gold of that list")
-    typer.echo(f"next: relabel eval {done.folder}", err=True)
+    rated = loaded.unit == "occupation"
+    typer.echo(f"next: relabel {'resilience RUN --epoch' if rated else 'eval'} {done.folder}", err=True)
 
 
 def _pairs(given: list[str], option: str, form: str) -> dict[str, str]:
