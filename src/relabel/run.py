@@ -54,7 +54,7 @@ _PARQUET = pyarrow_lib.schema(
     ]
 )
 
-_ROWS_AT_ONCE = 50_000
+_ROWS_AT_ONCE = 20_000
 """Labels that are turned into a table in one go."""
 
 LABELS = pa.DataFrameSchema(

@@ -18,8 +18,8 @@ from typing import IO, Any, Generic, NoReturn, TypeVar, overload
 from relabel.errors import StoreError
 from relabel.label import Failure, Label
 
-HELD = 50_000
-"""Rows in memory at most: some 80 MB."""
+HELD = 20_000
+"""Rows in memory at most: some 40 MB."""
 
 T = TypeVar("T")
 _NAMES = tuple(field.name for field in fields(Label))
