@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +46,8 @@ LABELLED = pa.DataFrameSchema(
 
 _LABEL_COLUMNS = ("code", "strict", "with_tools")
 _DESIGN = (AUTOMATION, "weight", "stratum")
+_REVIEWER, _REVIEWED_AT = "reviewer", "reviewed_at"
+"""Columns of a file that `relabel review` wrote and a person filled."""
 _OTHER_NAMES: Mapping[str, str] = {"with-tools": "with_tools", "id": "task_id", "label": "code"}
 """Names that a user's file may give to columns."""
 _EXPOSED: Mapping[str, bool | None] = {"exposed": True, "not-exposed": False, "": None}
@@ -157,6 +159,9 @@ def read_gold_csv(path: Path) -> Gold:
     the gold has no label there. `weight` (a number above 0) counts in all estimates; tasks of one `stratum` were drawn
     together; a `text` is the task statement. Other columns are left alone.
 
+    With a column `reviewer`, as `relabel review` writes it, rows without a label are not filled in yet: they are left out,
+    and the gold's source says how many there are, who filled the others, and when (`reviewed_at`).
+
     Args:
         path: The file.
 
@@ -178,8 +183,13 @@ def read_gold_csv(path: Path) -> Gold:
     advice = "ids must be unique" + (" within an occupation" if coded else ", or the file needs a column onet_soc_code")
     rows: list[tuple[object, ...]] = []
     seen: dict[tuple[str, str], int] = {}
+    reviewed: list[Mapping[str, str]] = []
     for number, cells in file.rows:
         row = {_OTHER_NAMES.get(name, name): cell.strip() for name, cell in cells.items()}
+        if _REVIEWER in header:
+            if not any(row.get(name) for name in (*_LABEL_COLUMNS, AUTOMATION)):
+                continue
+            reviewed.append(row)
         key = (_id(path, number, row, "onet_soc_code") if coded else "", _id(path, number, row, "task_id"))
         if key in seen:
             raise DataError(f"{path} line {number} repeats the task id {key[1]!r} of line {seen[key]}; {advice}")
@@ -193,7 +203,24 @@ def read_gold_csv(path: Path) -> Gold:
         line = file.rows[int(gaps.to_numpy().argmax())][0]
         raise DataError(f"{path} line {line} has no weight, other lines do; fill it, or remove the column")
     source = SourceUse(source="file", file=path.name, sha256=sha256_of(path))
+    if _REVIEWER in header:
+        source = _reviewed_source(path, source, reviewed, of=len(file.rows))
     return make_gold(str(path), table, source, human=True)
+
+
+def _reviewed_source(path: Path, source: SourceUse, rows: Sequence[Mapping[str, str]], *, of: int) -> SourceUse:
+    """The source with who labelled how much, and when, as the filled rows say it."""
+    if not rows:
+        raise DataError(f"{path} has no row with a label; fill the column label (E0, E1 or E2) in some")
+    who = sorted({row[_REVIEWER] for row in rows if row[_REVIEWER]})
+    when = sorted({row[_REVIEWED_AT] for row in rows if row.get(_REVIEWED_AT)})
+    said = {
+        "reviewers": who,
+        "reviewed_at": [when[0], when[-1]] if when else [],
+        "rows_reviewed": len(rows),
+        "rows_not_filled_in": of - len(rows),
+    }
+    return SourceUse.model_validate({**source.model_dump(), **said})
 
 
 def _check_header(path: Path, header: list[str]) -> None:
@@ -227,7 +254,8 @@ def _design(path: Path, number: int, row: Mapping[str, str]) -> tuple[float | No
 
 
 def _id(path: Path, number: int, row: Mapping[str, str], column: str) -> str:
-    value = row[column]
+    # A spreadsheet-safe file has an apostrophe before an id that looks like a formula.
+    value = row[column].removeprefix("'") if row[column].startswith("'-") else row[column]
     if not value:
         raise DataError(f"{path} line {number} has no {column}; fill it or remove the line")
     if value[0] in "=+@":

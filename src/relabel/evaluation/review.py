@@ -1,0 +1,265 @@
+"""The tasks of a run that are most worth a person's look, and why.
+
+A task's priority is its doubt times its weight. Doubt, from 0 to 1, is how likely its label is to be wrong by what is at
+hand: repeats or raters that disagree, a gold that says otherwise, a pair of answers that contradict themselves, a low
+probability, no label at all. Weight is what hangs on the task: its share of its occupation's mean, times the jobs of that
+occupation where their number is at hand. Doubts of several kinds add up as independent ones do.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from relabel.errors import DataError
+from relabel.evaluation.gold import Gold
+from relabel.evaluation.raters import GOLD, occupations_of, side_by_side, task_details
+from relabel.run import Run
+from relabel.sources import bls, fetch
+
+JOBS = "bls-oews-2024"
+"""Source of the jobs by occupation."""
+
+COLUMNS = (
+    "priority",
+    "reasons",
+    "task_id",
+    "onet_soc_code",
+    "title",
+    "text",
+    "run_code",
+    "run_strict",
+    "run_with_tools",
+    "gold_code",
+    "rationale",
+    "jobs",
+    "label",
+    "reviewer",
+    "reviewed_at",
+    "comment",
+)
+"""Columns of the file; the last four are for the reviewer to fill."""
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_KEYS = ["onet_soc_code", "task_id"]
+
+
+@dataclass(frozen=True)
+class Review:
+    """Tasks worth a look.
+
+    Attributes:
+        table: Columns `COLUMNS`, highest priority first; `jobs` is missing where unknown. Nothing is escaped.
+        doubtful: Tasks with any doubt, of which the table may hold the first.
+        jobs_from: Source of the jobs; None where it is not at hand, and tasks weigh by their occupation's mean alone.
+    """
+
+    table: pd.DataFrame
+    doubtful: int
+    jobs_from: str | None
+
+
+def review(run: Run, gold: Gold | None = None, raters: Sequence[Run] = (), *, most: int | None = None) -> Review:
+    """Find the tasks most worth a person's look.
+
+    Args:
+        run: The run.
+        gold: A gold whose labels count as another opinion.
+        raters: Other runs on the same tasks, whose labels do too.
+        most: Tasks to list at most; by default all with any doubt.
+
+    Returns:
+        The tasks, highest priority first, each with its reasons in words.
+
+    Raises:
+        DataError: No task of the run is doubtful.
+    """
+    table = _labels(run)
+    doubts = [
+        _no_label(table),
+        _incoherent(table),
+        _repeats(run, table.index),
+        _unsure(run, table.index),
+        *([] if gold is None else [_against_gold(run, gold, table.index)]),
+        *([] if not raters else [_against_raters(run, raters, table.index)]),
+    ]
+    trust = np.ones(len(table))
+    reasons: list[list[str]] = [[] for _ in range(len(table))]
+    for doubt, words in doubts:
+        trust *= 1 - np.clip(doubt.to_numpy(dtype=np.float64), 0, 1)
+        for place in np.flatnonzero(doubt.to_numpy() > 0):
+            reasons[place].append(str(words.iloc[place]))
+    table["doubt"] = 1 - trust
+    jobs, jobs_from = _jobs(table.index)
+    table["jobs"] = jobs
+    size = occupations_of(table.index).groupby(level=0).transform("size")
+    # Where an occupation's jobs are unknown, it weighs as the median one does.
+    heavy = jobs.fillna(jobs.median()) / jobs.median() if jobs.notna().any() else pd.Series(1.0, index=table.index)
+    table["priority"] = table["doubt"] * heavy / size
+    table["reasons"] = ["; ".join(said) for said in reasons]
+    if gold is not None:
+        table["gold_code"] = _gold_codes(run, gold, table.index)
+    table = table[table["doubt"] > 0]
+    if table.empty:
+        raise DataError(
+            f"nothing in {run.ref} calls for a review: no task lacks a label, contradicts itself or has a low "
+            "probability; give --gold or --rater to see where others disagree"
+        )
+    doubtful = len(table)
+    table = table.sort_values("priority", ascending=False, kind="stable").head(most or doubtful)
+    return Review(_described(table, run), doubtful, jobs_from)
+
+
+def review_csv(found: Review) -> str:
+    """The review as CSV for a spreadsheet, in UTF-8 with a byte order mark to be added by the writer.
+
+    A cell that a spreadsheet would take for a formula gets an apostrophe in front, which spreadsheets hide; the reader of
+    golds takes it away from ids again.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\r\n")
+    writer.writerow(COLUMNS)
+    for row in found.table[list(COLUMNS)].itertuples(index=False):
+        writer.writerow([_safe(value) for value in row])
+    return out.getvalue()
+
+
+def _labels(run: Run) -> pd.DataFrame:
+    """What the run says of each task that it was asked about."""
+    coded = run.coded().set_index(_KEYS)
+    missing = sorted({(f.onet_soc_code, f.task_id) for f in run.failures()} - set(coded.index))
+    if missing:
+        empty = pd.DataFrame(index=pd.MultiIndex.from_tuples(missing, names=_KEYS), columns=coded.columns)
+        coded = pd.concat([coded.astype(object), empty])
+    failed: dict[tuple[str, str], str] = {}
+    for failure in run.failures():
+        failed.setdefault((failure.onet_soc_code, failure.task_id), f"{failure.kind} in {failure.setting}")
+    return pd.DataFrame(
+        {
+            "run_code": coded["code"].astype(object),
+            "run_strict": coded["strict"].astype(object).map({True: "exposed", False: "not-exposed"}),
+            "run_with_tools": coded["with_tools"].astype(object).map({True: "exposed", False: "not-exposed"}),
+            "incoherent": coded["incoherent"].astype("boolean").fillna(False),
+            "failed": [failed.get(key, "") for key in coded.index],
+            "gold_code": pd.Series(None, index=coded.index, dtype=object),
+        },
+        index=coded.index,
+    )
+
+
+def _no_label(table: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    lacking = table["failed"] != ""
+    return lacking.astype(float), "no label: " + table["failed"]
+
+
+def _incoherent(table: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    words = pd.Series("exposed by the model alone, yet not with tools: one of the answers is wrong", index=table.index)
+    return table["incoherent"].astype(float), words
+
+
+def _repeats(run: Run, index: pd.Index) -> tuple[pd.Series, pd.Series]:
+    """Repeats of one question that disagree: the share outside the majority, twice, for half of them is no majority."""
+    votes = run.labels.groupby([*_KEYS, "setting"])["label"].agg(
+        total="size", most=lambda labels: labels.value_counts().iloc[0]
+    )
+    votes["doubt"] = 2 * (1 - votes["most"] / votes["total"])
+    split = votes[votes["doubt"] > 0].sort_values("doubt", ascending=False).reset_index("setting")
+    split = split[~split.index.duplicated()].reindex(index)
+    words = "repeats disagree in " + split["setting"].astype("string")
+    words += (
+        " (" + split["most"].astype("Int64").astype("string") + " of " + split["total"].astype("Int64").astype("string")
+    )
+    return split["doubt"].fillna(0.0), words + " say the same)"
+
+
+def _unsure(run: Run, index: pd.Index) -> tuple[pd.Series, pd.Series]:
+    """Labels of low probability: a coin's toss is full doubt, a certainty none."""
+    if "probability" not in run.labels or not run.labels["probability"].notna().any():
+        return pd.Series(0.0, index=index), pd.Series("", index=index)
+    sure = run.labels.groupby(_KEYS)["probability"].min().astype(float)
+    sure = sure.reindex(index)
+    # A doubt of a tenth or less is what a sure answer has too.
+    doubt = (2 * (1 - sure)).clip(0, 1).where(sure < 0.95, 0.0).fillna(0.0)
+    return doubt, "probability " + sure.round(2).astype("string")
+
+
+def _against_gold(run: Run, gold: Gold, index: pd.Index) -> tuple[pd.Series, pd.Series]:
+    both = side_by_side([run], gold)
+    table = both.labels[both.main].dropna()
+    differs = table[table[0] != table[GOLD]]
+    words = "the gold says " + differs[GOLD].astype("string") + ", the run " + differs[0].astype("string")
+    # One of the two is wrong, and it is not known which.
+    doubt = pd.Series(0.5, index=differs.index).reindex(index).fillna(0.0)
+    return doubt, words.reindex(index)
+
+
+def _against_raters(run: Run, raters: Sequence[Run], index: pd.Index) -> tuple[pd.Series, pd.Series]:
+    others, against = pd.Series(0, index=index), pd.Series(0, index=index)
+    for rater in raters:
+        both = side_by_side([run, rater])
+        table = both.labels[both.main].dropna()
+        others = others.add(pd.Series(1, index=table.index), fill_value=0).reindex(index).fillna(0)
+        against = against.add((table[0] != table[1]).astype(int), fill_value=0).reindex(index).fillna(0)
+    doubt = (against / others.where(others > 0)).fillna(0.0) * 0.9
+    words = (
+        against.astype(int).astype("string") + " of " + others.astype(int).astype("string") + " other raters disagree"
+    )
+    return doubt, words
+
+
+def _gold_codes(run: Run, gold: Gold, index: pd.Index) -> pd.Series:
+    both = side_by_side([run], gold)
+    return both.labels[both.main][GOLD].reindex(index)
+
+
+def _jobs(index: pd.Index) -> tuple[pd.Series, str | None]:
+    """Jobs by task's occupation, shared evenly among the O*NET occupations of one SOC code; nothing is fetched."""
+    unknown = pd.Series(np.nan, index=index, dtype="float64")
+    with suppress(DataError):
+        if any(check.state != "ok" for check in fetch.verify([JOBS])):
+            return unknown, None
+        wages = bls.read_wages(JOBS)
+        detailed = wages[wages["group"] == "detailed"].set_index("soc2018")["employment"]
+        codes = occupations_of(index)
+        soc = codes.str[:7]
+        several = codes.groupby(soc.to_numpy()).transform("nunique")
+        jobs = soc.map(detailed).astype("float64") / several
+        return (jobs, JOBS) if jobs.notna().any() else (unknown, None)
+    return unknown, None
+
+
+def _described(table: pd.DataFrame, run: Run) -> pd.DataFrame:
+    details = task_details(run)
+    if details is not None:
+        facts = details.set_index(_KEYS)[["title", "text"]].reindex(table.index)
+        table = table.assign(title=facts["title"], text=facts["text"])
+    else:
+        table = table.assign(title=None, text=None)
+    if "rationale" in run.labels:
+        first = run.labels[run.labels["sample"] == 0].dropna(subset=["rationale"])
+        words = first["rationale"].astype(str)
+        if len(run.rubric.settings) > 1:
+            words = first["setting"].astype(str) + ": " + words
+        said = words.groupby([first["onet_soc_code"], first["task_id"]]).agg("\n".join)
+        table = table.assign(rationale=said.reindex(table.index))
+    else:
+        table = table.assign(rationale=None)
+    filled = table.reset_index()
+    for column in ("label", "reviewer", "reviewed_at", "comment"):
+        filled[column] = ""
+    return filled[list(COLUMNS)]
+
+
+def _safe(value: object) -> str:
+    if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
+        return ""
+    if isinstance(value, float):
+        return f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
+    text = str(value)
+    return f"'{text}" if text.startswith(_FORMULA) else text
