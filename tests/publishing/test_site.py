@@ -135,7 +135,7 @@ def test_a_partial_export_says_partial_on_every_page(sample_run: MakeRun, tmp_pa
         assert "PARTIAL: the run is incomplete" in Seen(page).text, page
     without = Seen(tmp_path / "site/occupations/2237.html").text
     assert "No score" in without
-    assert "no labelled tasks for O*NET-SOC 2019 29-1141.00" in without
+    assert "No labelled tasks for O*NET-SOC 2019 29-1141.00" in without
 
 
 def test_the_same_export_gives_the_same_bytes_wherever_it_is_written(site: Site, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from relabel.manifest import Manifest, SourceUse
 from relabel.publishing.datapackage import OCCUPATION_COLUMNS
 from relabel.publishing.words import CAUTION, READING_NAMES, load_bands
 from relabel.run import TASK_FILE, Run
+from relabel.scoring.bridges import Step
 from relabel.scoring.columns import ENOUGH
 from relabel.scoring.files import FORMULA
 from relabel.scoring.options import PAY_SOURCES, SAMPLE, SYSTEM_NAMES, WEIGHT_NOTES
@@ -179,7 +180,14 @@ def methodology(run: Run, table: ScoreTable) -> dict[str, Any]:
             "bridge": {
                 "name": table.bridge.name,
                 "steps": [
-                    {"source": s.source, "target": s.target, "links": len(s.links), "origin": s.origin, "note": s.note}
+                    _step_names(s)
+                    | {
+                        "source": s.source,
+                        "target": s.target,
+                        "links": len(s.links),
+                        "origin": s.origin,
+                        "note": s.note,
+                    }
                     for s in table.bridge.steps
                 ],
             },
@@ -211,6 +219,10 @@ def methodology(run: Run, table: ScoreTable) -> dict[str, Any]:
             "ended_at": manifest.ended_at,
         },
     }
+
+
+def _step_names(step: Step) -> dict[str, str]:
+    return {"source_name": SYSTEM_NAMES[step.source], "target_name": SYSTEM_NAMES[step.target]}
 
 
 def _name(path: str) -> str:

@@ -226,6 +226,8 @@ def environment(theme: Path | None) -> Environment:
         "tenth": figures.tenth,
         "percent": figures.percent,
         "signed": figures.signed,
+        "plain": figures.plain,
+        "first_upper": figures.first_upper,
         "long_date": _long_date,
     }
     made.filters.update(filters)

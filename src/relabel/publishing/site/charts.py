@@ -97,5 +97,5 @@ def log_axis(values: Sequence[float], length: float) -> Axis:
     """
     low, high = min(values) * 0.92, max(values) * 1.08
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [step * 10**decade for decade in decades for step in (1, 1.5, 2, 3, 4, 6, 8)]
+    ticks = [step * 10**decade for decade in decades for step in (1, 2, 3, 5, 7)]
     return Axis(low, high, length, tuple(tick for tick in ticks if low <= tick <= high))

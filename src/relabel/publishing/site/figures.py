@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from decimal import ROUND_HALF_UP, Decimal
 
 NONE = "–"
 """Stands where there is no figure."""
 
+_ADVICE = re.compile(r" \(make them with `[^`]*`\)")
 _UNITS = ((1_000_000_000, "bn", 2), (1_000_000, "m", 0))
 
 
@@ -49,6 +51,17 @@ def signed(value: float | None, places: int = 1) -> str:
     rounded = _half_up(abs(value), places)
     sign = "" if rounded == 0 else ("+" if value > 0 else "−")
     return f"{sign}{rounded:,.{places}f}"
+
+
+def plain(text: str) -> str:
+    """A remark as a sentence of a page: without the advice on commands that it ends with, and with a full stop."""
+    said = _ADVICE.sub("", text).strip()
+    return said if said.endswith(".") else f"{said}."
+
+
+def first_upper(text: str) -> str:
+    """A remark with its first letter in upper case and all others as they are."""
+    return text[:1].upper() + text[1:]
 
 
 def _half_up(value: float, places: int) -> Decimal:

@@ -13,7 +13,6 @@ Row = dict[str, Any]
 
 _UNGROUPED = {"code": "", "title": "All occupations"}
 _WIDE, _TALL = Box(0, 0, 160, 90), Box(0, 0, 90, 200)
-_PLOT = (880.0, 480.0)
 _MOST_REST = 40
 _CAUSES = ("labels", "tasks", "weights", "bridge", "rounding", "undivided")
 _MEASURES = (
@@ -243,28 +242,26 @@ def _percent(box: Box, whole: Box) -> tuple[float, ...]:
 
 
 def scatter(paid: Sequence[Row]) -> Row:
-    """Places of the occupations in a scatter: median pay from left to right, score from bottom to top.
+    """Places of the occupations in a scatter, in percent: median pay from the left, score from the top.
 
     Args:
         paid: Rows with pay and a score.
     """
-    width, height = _PLOT
     if not paid:
-        return {"width": width, "height": height, "ticks": [], "dots": []}
-    axis = log_axis([row["pay"] for row in paid], width)
+        return {"ticks": [], "dots": []}
+    axis = log_axis([row["pay"] for row in paid], 100)
     dots = [
         {
             "row": row,
-            "x": round(axis.at(row["pay"]), 1),
+            "x": round(axis.at(row["pay"]), 2),
             **{
-                name: None if row[ten] is None else round(height * (1 - row[ten] / 10), 1)
+                name: None if row[ten] is None else round(100 - 10 * row[ten], 1)
                 for name, ten in (("strict", "strict_10"), ("with_tools", "with_tools_10"))
             },
         }
         for row in sorted(paid, key=lambda row: (row["pay"], row["code"]))
     ]
-    ticks = [{"value": tick, "x": round(axis.at(tick), 1)} for tick in axis.ticks]
-    return {"width": width, "height": height, "ticks": ticks, "dots": dots}
+    return {"ticks": [{"value": tick, "x": round(axis.at(tick), 2)} for tick in axis.ticks], "dots": dots}
 
 
 def totals(book: Book) -> Row:
@@ -305,6 +302,7 @@ def changes(book: Book) -> Row:
     return {
         "changed": ordered,
         "codes": len({row["code"] for row in ordered}),
+        "names": {measure: name for measure, name, _ in _MEASURES},
         # A cause that moved nothing has no column.
         "causes": [cause for cause in _CAUSES if any(row[cause] for row in moved)],
         "method": book.method,
@@ -313,8 +311,10 @@ def changes(book: Book) -> Row:
 
 def career(page: Row, book: Book) -> Row:
     """Content of the page of a job family."""
+    titles = {source["id"]: source["title"] for source in book.sources}
     return {
         "page": page,
+        "sources": sorted({titles.get(use["source"], use["source"]) for use in page["sources"]}),
         "family_ids": {family["id"] for family in book.families},
         "onet_codes": {
             path.removeprefix("onet/").removesuffix(".json") for path in book.files if path.startswith("onet/")
