@@ -52,6 +52,18 @@ def test_each_dimension_is_asked_with_its_own_anchors_and_the_occupations_descri
     assert len(systems) == 5
 
 
+def test_several_occupations_share_a_request_by_number() -> None:
+    rubric = load_rubric("epoch")
+    system, user = load_prompt(rubric.prompt).messages(TASKS, rubric, "hope")
+    assert 'first "id", then "rationale"' in system["content"]
+    assert user["content"].splitlines() == [
+        "<occupations>",
+        '{"id": "1", "occupation": "Chief Executives", "description": "Direct \\u003cplans\\u003e."}',
+        '{"id": "2", "occupation": "Chief Executives", "description": "Sign."}',
+        "</occupations>",
+    ]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [

@@ -82,6 +82,14 @@ def test_without_jobs_occupations_weigh_alike_and_the_words_say_so() -> None:
     assert {one.employment for one in pay} == {one.lowest_median for one in pay} == {None}
 
 
+def test_an_occupation_without_known_jobs_has_no_weight_and_is_named() -> None:
+    exposure = figures(both(employment_us=(None, 50))).exposure()
+    scores = score_table(open_run("sample"), taxonomy="onet-soc").occupations
+    assert exposure.with_tools == pytest.approx(scores.loc[[WEB], "gamma"].mean())
+    assert exposure.occupations == 1
+    assert f"without known jobs, and so without weight: {DEVELOPERS}" in exposure.words
+
+
 def test_a_mean_over_less_than_half_of_the_jobs_is_no_mean() -> None:
     jobs = both(employment_us=(100, 99))
     of_web = {WEB: {"empathy": 3.0, "total": 15.0}}

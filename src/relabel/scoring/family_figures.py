@@ -139,17 +139,20 @@ class FamilyFigures:
         for reading, measure in (("strict", "alpha"), ("with_tools", "gamma")):
             values = {c: self._in.scores[c][measure] for c in self._scored}
             found[reading], words = self._mean({c: value for c, value in values.items() if value is not None})
-        without = [code for code in self.codes if code not in self._scored]
-        said = [f"mean over {len(self._scored)} of {len(self.codes)} occupations; {words}"]
-        if without:
+        weights, _ = self._weights()
+        counted = [code for code in self.codes if code in self._scored and code in weights]
+        said = [f"mean over {len(counted)} of {len(self.codes)} occupations; {words}"]
+        if without := [code for code in self.codes if code not in self._scored]:
             said.append(f"left out for lack of labels: {_listed(without)}")
+        if without := [code for code in self.codes if code not in weights]:
+            said.append(f"without known jobs, and so without weight: {_listed(without)}")
         if self._scored and found["strict"] is None and found["with_tools"] is None:
             said.append("no mean, because the labelled occupations hold less than half of the family")
         said += [f"no {m}: {why}" for m, why in self._in.table.missing_measures.items() if m != "beta"]
         return FamilyExposure(
             strict=found["strict"],
             with_tools=found["with_tools"],
-            occupations=len(self._scored),
+            occupations=len(counted),
             words="; ".join(said),
         )
 
