@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relabel.errors import DataError
+from relabel.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from relabel.evaluation.document import EvalDocument
 
@@ -31,23 +30,30 @@ def register(app: typer.Typer) -> None:
     @app.command("eval")
     def evaluate_run(
         run: Annotated[
-            str,
+            str | None,
             typer.Argument(
                 metavar="RUN", help="A run folder, a name under runs/, or a published set such as eloundou-2023:gpt4."
             ),
-        ],
+        ] = None,
         gold: Annotated[
             str | None,
             typer.Option(
                 metavar="G",
                 help="Reference labels: eloundou-2023:gpt4 (the default), eloundou-2023:gpt4-alt, eloundou-2023:human, "
-                "sample (the default for a run on the sample), or a CSV file.",
+                "eloundou-2023:gpt4-automation, eloundou-2023:human-automation, sample (the default for a run on the "
+                "sample), or a CSV file.",
             ),
         ] = None,
         json_file: Annotated[
             str | None,
             typer.Option("--json", metavar="F", help="Write the eval document to this file; - prints it instead."),
         ] = None,
+        draws: Annotated[int, typer.Option(min=200, max=100_000, help="Bootstrap draws behind the intervals.")] = 2000,
+        seed: Annotated[int, typer.Option(min=0, help="Seed of the draws, and of the trained yardstick.")] = 0,
+        no_intervals: Annotated[bool, typer.Option("--no-intervals", help="Leave the intervals out.")] = False,
+        paper: Annotated[
+            bool, typer.Option("--paper", help="Make the figures of the 2023 paper again instead; takes no RUN.")
+        ] = False,
         suite: Annotated[
             str | None,
             typer.Option(metavar="FILE", help="Judge the run by this suite of gates; exit 6 when one fails."),
@@ -68,7 +74,8 @@ def register(app: typer.Typer) -> None:
         """Hold a run's labels against reference labels.
 
         A gold of your own is a CSV file with the columns task_id, onet_soc_code (where ids repeat over occupations),
-        and code (E0, E1, E2) or strict and with_tools (exposed, not-exposed).
+        and code or label (E0, E1, E2; T0 to T4 for automation) or strict and with_tools (exposed, not-exposed); weight
+        and stratum, if there are any, count in the estimates.
         """
         from rich.console import Console
 
@@ -76,11 +83,21 @@ def register(app: typer.Typer) -> None:
         from relabel.evaluation.evaluate import evaluate
         from relabel.run import open_run
 
+        console = Console(highlight=False)
+        # Into a pipe or file there is no terminal to ask, and rich would take 80.
+        console.width = min(console.width, _WIDTH) if console.is_terminal else _WIDTH
+        if paper:
+            if run is not None or gold is not None or suite is not None:
+                raise UsageError("--paper stands alone: it takes no RUN, --gold or --suite")
+            _paper(json_file, console)
+            return
+        if run is None:
+            raise UsageError("say which run: a run folder, a name under runs/, or a published set; or give --paper")
         wanted = Wanted(suite, junit, markdown, html, annotations)
         gates = wanted.load()
         opened = open_run(run)
         truth = gold_of(gates, gold, opened)
-        document = evaluate(opened, truth)
+        document = evaluate(opened, truth, draws=0 if no_intervals else draws, seed=seed)
         text = document.model_dump_json(indent=2)
         if json_file not in {None, "-"}:
             _write(Path(str(json_file)), text)
@@ -89,15 +106,26 @@ def register(app: typer.Typer) -> None:
             typer.echo(text)
             fail_if_any(outcome)
             return
-        console = Console(highlight=False)
-        # Into a pipe or file there is no terminal to ask, and rich would take 80.
-        console.width = min(console.width, _WIDTH) if console.is_terminal else _WIDTH
         _show(document, console)
         if json_file is not None:
             typer.echo(f"eval document written to {json_file}", err=True)
         if outcome is not None:
             show_gates(outcome, console)
         fail_if_any(outcome)
+
+
+def _paper(json_file: str | None, console: Console) -> None:
+    from relabel.cli.eval_display import show_paper
+    from relabel.evaluation.paper import recompute
+
+    document = recompute()
+    text = document.model_dump_json(indent=2)
+    if json_file == "-":
+        typer.echo(text)
+        return
+    if json_file is not None:
+        _write(Path(json_file), text)
+    show_paper(document, console)
 
 
 def _write(path: Path, text: str) -> None:
@@ -115,6 +143,14 @@ def _write(path: Path, text: str) -> None:
 def _show(document: EvalDocument, console: Console) -> None:
     from rich.text import Text
 
+    from relabel.cli.eval_display import (
+        show_calibration,
+        show_estimates,
+        show_intervals,
+        show_slices,
+        show_yardsticks,
+    )
+
     console.print(Text.assemble((document.run, "bold"), " against the gold ", (document.gold, "bold")))
     console.print(f"{document.matched:,} tasks matched")
     for reason, count in document.unmatched.items():
@@ -130,7 +166,12 @@ def _show(document: EvalDocument, console: Console) -> None:
     for sentence in document.verdict.splitlines():
         _print_indented(sentence, console)
     _show_settings(document, console)
+    show_intervals(document, console)
+    show_yardsticks(document, console)
     _show_measures(document, console)
+    show_slices(document, console)
+    show_estimates(document, console)
+    show_calibration(document, console)
     coherence = document.coherence
     console.print()
     if coherence.of:
@@ -142,9 +183,10 @@ def _show(document: EvalDocument, console: Console) -> None:
 def _show_settings(document: EvalDocument, console: Console) -> None:
     from rich.text import Text
 
+    from relabel.cli.eval_display import table_of
     from relabel.evaluation.verdict import figure
 
-    summary = _table("setting", "n", "accuracy", "majority", "kappa", "quad.", "K nom.", "K ord.", "AC1", "F1")
+    summary = table_of("setting", "n", "accuracy", "majority", "kappa", "quad.", "K nom.", "K ord.", "AC1", "F1")
     for name, found in document.settings.items():
         majority = document.yardsticks.majority.get(name)
         figures = (
@@ -167,7 +209,7 @@ def _show_settings(document: EvalDocument, console: Console) -> None:
         console,
     )
     for name, found in document.settings.items():
-        table = _table(f"{name}: gold", *(f"run {label}" for label in found.confusion), "precision", "recall", "F1")
+        table = table_of(f"{name}: gold", *(f"run {label}" for label in found.confusion), "precision", "recall", "F1")
         for label, row in found.confusion.items():
             of = found.labels[label]
             shown = (figure(x) for x in (of.precision, of.recall, of.f1))
@@ -179,9 +221,12 @@ def _show_settings(document: EvalDocument, console: Console) -> None:
 def _show_measures(document: EvalDocument, console: Console) -> None:
     from rich.text import Text
 
+    from relabel.cli.eval_display import table_of
     from relabel.evaluation.verdict import figure
 
-    table = _table("measure", "agreement", "Pearson", "run mean", "gold mean", "occ. r", "occ. rho", "occ. |diff|")
+    if not document.measures:
+        return
+    table = table_of("measure", "agreement", "Pearson", "run mean", "gold mean", "occ. r", "occ. rho", "occ. |diff|")
     for measure, found in document.measures.items():
         occupation = getattr(document.occupations, measure)
         figures = (found.agreement, found.pearson, found.mean, found.gold_mean)
@@ -195,17 +240,6 @@ def _show_measures(document: EvalDocument, console: Console) -> None:
         "Pearson's r, Spearman's rho, mean absolute difference.",
         console,
     )
-
-
-def _table(first: str, *rest: str) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-    table.add_column(first, no_wrap=True)
-    for name in rest:
-        table.add_column(name, justify="right")
-    return table
 
 
 def _print_indented(sentence: str, console: Console) -> None:
