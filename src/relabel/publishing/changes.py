@@ -69,7 +69,7 @@ def changes_frame(before: ScoreTable, after: ScoreTable) -> tuple[pd.DataFrame, 
 
 def describe_baseline(run: Run, table: ScoreTable, moved: Moved, frame: pd.DataFrame) -> dict[str, Any]:
     """What a methodology says about the baseline."""
-    changed = frame[(frame["change"] != 0)]
+    changed = frame[frame["change"].fillna(0) != 0]
     return {
         "run": table.run,
         "model": table.model,
