@@ -10,8 +10,9 @@ that neither the labels nor the bridge know are asked how well a bridge matches 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,8 +34,9 @@ def tables() -> dict[str, ScoreTable]:
     """The scores by each way to bridge."""
     run = open_run(RUN)
     found = {"site-2026": score_table(run, method="site-2026")}
-    for links in ("equal", "index", "employment"):
-        found[links] = score_table(run, links=cast(Links, links))
+    choices: tuple[Links, ...] = ("equal", "index", "employment")
+    for links in choices:
+        found[links] = score_table(run, links=links)
     return found
 
 
@@ -87,7 +89,7 @@ def us_wages() -> pd.Series:
 def pay_pairs(table: ScoreTable, wages: pd.Series, groups: pd.Index) -> pd.DataFrame:
     """Logarithms of pay by group: columns `us` (carried over the bridge) and `uk`."""
     shares = table.shares[table.shares["onet_soc_code"].isin(wages.index) & table.shares["code"].isin(groups)]
-    logs = np.log(shares["onet_soc_code"].map(wages)) * shares["share"]
+    logs = shares["onet_soc_code"].map(wages).map(math.log) * shares["share"]
     us = logs.groupby(shares["code"]).sum() / shares["share"].groupby(shares["code"]).sum()
     ashe = ons.read_ashe()
     uk = ashe[ashe["level"] == "unit"].set_index("code")["median_pay_gbp"]
@@ -98,12 +100,13 @@ def likeness() -> pd.DataFrame:
     """Cosine of the words of each O*NET occupation (rows) and each UK group (columns)."""
     tasks = onet.read_tasks().groupby("onet_soc_code")["text"].agg(" ".join)
     known = onet.read_occupations().set_index("onet_soc_code").loc[tasks.index]
-    us = known["title"] + ". " + known["description"] + " " + tasks
+    us = [" ".join(parts) for parts in zip(known["title"], known["description"], tasks, strict=True)]
     groups = ons.read_unit_groups().set_index("soc2020")
-    uk = groups["title"] + ". " + groups["description"] + " " + groups["tasks"].fillna("")
-    words = TfidfVectorizer(sublinear_tf=True, stop_words="english", min_df=2).fit([*us, *uk])
+    texts = (groups["title"], groups["description"], groups["tasks"].fillna(""))
+    uk = [" ".join(parts) for parts in zip(*texts, strict=True)]
+    words: Any = TfidfVectorizer(sublinear_tf=True, stop_words="english", min_df=2).fit([*us, *uk])
     cosine = (words.transform(us) @ words.transform(uk).T).toarray()
-    return pd.DataFrame(cosine, index=us.index, columns=uk.index)
+    return pd.DataFrame(cosine, index=tasks.index, columns=groups.index)
 
 
 def word_ranks(table: ScoreTable, alike: pd.DataFrame, groups: pd.Index) -> pd.Series:
@@ -155,7 +158,7 @@ def agreement(found: Mapping[str, ScoreTable]) -> dict[str, dict[str, Any]]:
                 "low": float(np.percentile(gains, 2.5)),
                 "high": float(np.percentile(gains, 97.5)),
             }
-        told[way]["pay"]["spearman"] = float(pairs[way].loc[paid].corr(method="spearman").iloc[0, 1])
+        told[way]["pay"]["spearman"] = pairs[way]["us"].loc[paid].corr(pairs[way]["uk"], method="spearman")
         told[way]["words"]["first"] = float((ranks[way] == 1).mean())
         told[way]["words"]["first five"] = float((ranks[way] <= 5).mean())
     return told

@@ -9,7 +9,7 @@ from score_workshop import TaskFile, by_code
 
 from relabel.errors import DataError, UsageError
 from relabel.run import open_run
-from relabel.scoring.options import Method
+from relabel.scoring.options import Method, Unrated
 from relabel.scoring.table import score_table
 from relabel.sources.fetch import sha256_of
 from run_workshop import MakeRun, one_sided_rubric
@@ -48,6 +48,60 @@ def test_an_unrated_task_weighs_its_occupation_s_mean_or_one_by_method(
     run = make_run({(A, "1"): E0, (A, "2"): E0, (A, "3"): E1})
     table = score_table(run, method=method, taxonomy="onet-soc", tasks=tasks)  # type: ignore[arg-type]
     assert table.frame["alpha"].item() == pytest.approx(alpha)
+
+
+@pytest.mark.parametrize(("unrated", "alpha", "beta_tasks"), [("one", 1 / 7, 3), ("mean", 3 / 9, 3), ("drop", 0.0, 2)])
+def test_the_rule_for_unrated_tasks_is_an_option(
+    make_run: MakeRun, task_file: TaskFile, unrated: Unrated, alpha: float, beta_tasks: int
+) -> None:
+    tasks = task_file(
+        [
+            {"task_id": "1", "onet_soc_code": A, "importance": 4},
+            {"task_id": "2", "onet_soc_code": A, "importance": 2},
+            {"task_id": "3", "onet_soc_code": A, "importance": None},
+            {"task_id": "4", "onet_soc_code": B, "importance": None},
+        ]
+    )
+    run = make_run({(A, "1"): E0, (A, "2"): E0, (A, "3"): E1, (B, "4"): E1})
+    table = score_table(run, taxonomy="onet-soc", tasks=tasks, unrated=unrated)
+    rows = by_code(table.frame)
+    assert (rows[A]["alpha"], rows[A]["tasks"]) == (pytest.approx(alpha), beta_tasks)
+    assert table.describe()["unrated"] == unrated
+    if unrated == "drop":  # an occupation without any rated task has nothing left to score it by
+        assert rows[B]["alpha"] is None
+        assert rows[B]["status"].startswith("unscored: no ")
+    else:
+        assert rows[B]["alpha"] == 1.0
+
+
+def test_options_that_do_not_go_together_are_refused(make_run: MakeRun, task_file: TaskFile) -> None:
+    tasks = task_file([{"task_id": "1", "onet_soc_code": A}])
+    run = make_run({(A, "1"): E1})
+    with pytest.raises(UsageError, match="weights equal ask for no rating"):
+        score_table(run, taxonomy="onet-soc", tasks=tasks, weights="equal", unrated="drop")
+    with pytest.raises(UsageError, match="site-2026 has links of its own"):
+        score_table(run, taxonomy="onet-soc", tasks=tasks, method="site-2026", links="index")
+
+
+def test_new_and_reworded_tasks_are_counted_against_the_list_that_was_labelled(
+    make_run: MakeRun, task_file: TaskFile, tmp_path: Path
+) -> None:
+    before = tmp_path / "before.csv"
+    before.write_text(f"task_id,onet_soc_code,title,text\n1,{A},S,Do it.\n2,{A},S,Say it.\n")
+    tasks = task_file(
+        [
+            {"task_id": "1", "onet_soc_code": A, "text": "Do  it."},
+            {"task_id": "2", "onet_soc_code": A, "text": "Tell it."},
+            {"task_id": "3", "onet_soc_code": A, "text": "Begin."},
+        ]
+    )
+    counts = score_table(
+        make_run({(A, "1"): E1, (A, "2"): E0}, tasks=str(before)), taxonomy="onet-soc", tasks=tasks
+    ).describe()["counts"]
+    assert (counts["tasks_new"], counts["tasks_reworded"], counts["tasks_emerging"]) == (1, 1, None)
+    gone = make_run({(A, "1"): E1}, tasks="gone.csv")
+    counts = score_table(gone, taxonomy="onet-soc", tasks=tasks).describe()["counts"]
+    assert (counts["tasks_new"], counts["tasks_reworded"]) == (None, None)
 
 
 def test_an_occupation_without_any_rating_weighs_its_tasks_alike(make_run: MakeRun, task_file: TaskFile) -> None:

@@ -10,7 +10,8 @@ from relabel.errors import DataError, UsageError
 from relabel.rubric import MEASURES
 from relabel.run import Run, measures_of
 from relabel.scoring.options import SAMPLE, Taxonomy, Unrated, Weights
-from relabel.task import task_table
+from relabel.sources import onet
+from relabel.task import is_onet_release, task_table
 
 _CORE = 2.0
 _ROUNDING = 1e-12
@@ -80,6 +81,39 @@ def half_labelled(run: Run, tasks: pd.DataFrame) -> int:
     coded = run.coded()
     half = coded[~_whole(run, coded)]
     return len(half.merge(tasks[["onet_soc_code", "task_id"]], on=["onet_soc_code", "task_id"]))
+
+
+def changed_tasks(tasks: pd.DataFrame, labelled_list: str) -> dict[str, int | None]:
+    """How a task list differs from the one that a run labelled.
+
+    Args:
+        tasks: Columns `onet_soc_code, task_id, text, labelled`.
+        labelled_list: The list that the run labelled, as for `relabel.task.task_table`.
+
+    Returns:
+        `tasks_new` and `tasks_reworded` (labelled ones), None where the run's list cannot be read any more.
+    """
+    try:
+        before = task_table(labelled_list)
+    except DataError:
+        return {"tasks_new": None, "tasks_reworded": None}
+    keys = ["onet_soc_code", "task_id"]
+    both = tasks[[*keys, "text", "labelled"]].merge(before[[*keys, "text"]], how="left", on=keys, suffixes=("", "_old"))
+    known = both["text_old"].notna()
+    same = both["text"].str.split().str.join(" ") == both["text_old"].str.split().str.join(" ")
+    return {"tasks_new": int((~known).sum()), "tasks_reworded": int((known & ~same & both["labelled"]).sum())}
+
+
+def emerging_tasks(tasks: str) -> int | None:
+    """Number of emerging tasks of a release of O*NET, which have no id and no rating; None where it names none.
+
+    Args:
+        tasks: Name of a task list.
+    """
+    try:
+        return len(onet.read_emerging_tasks(tasks)) if is_onet_release(tasks) else None
+    except DataError:
+        return None
 
 
 def _whole(run: Run, coded: pd.DataFrame) -> pd.Series:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,15 @@ from relabel.rubric import MEASURES, Measure
 from relabel.run import TASK_FILE, Run, task_sources
 from relabel.scoring.bridges import Bridge, codes_of, make_bridge
 from relabel.scoring.columns import COLUMNS, ENOUGH, SCORES
-from relabel.scoring.measures import coded_tasks, default_tasks, half_labelled, labelled_tasks, occupation_scores
+from relabel.scoring.measures import (
+    changed_tasks,
+    coded_tasks,
+    default_tasks,
+    emerging_tasks,
+    half_labelled,
+    labelled_tasks,
+    occupation_scores,
+)
 from relabel.scoring.options import (
     DEFAULT_LINKS,
     LINK_NOTES,
@@ -69,6 +78,7 @@ class ScoreTable:
         task_values: Tasks with labels and weights, schema `measures.TASKS`.
         occupation_titles: Titles by O*NET-SOC code.
         labels_unmatched: Labelled tasks of the run that are not in the task list, and so in no score.
+        labelled_list: Task list that the run labelled.
         sources: Files that the scores and the run were made from.
     """
 
@@ -94,6 +104,7 @@ class ScoreTable:
     task_values: pd.DataFrame
     occupation_titles: Mapping[str, str]
     labels_unmatched: int
+    labelled_list: str
     sources: tuple[SourceUse, ...]
 
     @property
@@ -115,6 +126,17 @@ class ScoreTable:
     def totals(self) -> dict[str, float | int | None] | None:
         """Wage exposure over all groups with pay, and how much of the workforce that is; None without pay."""
         return None if self.pay is None else wage_totals(self.frame, self.workforce)
+
+    @cached_property
+    def release_counts(self) -> dict[str, int | None]:
+        """How the tasks that the run labelled differ from those that are scored; None where a list cannot be read.
+
+        Returns:
+            `tasks_new` (listed, but not in the list that the run labelled: they have no label and count in no mean),
+            `tasks_reworded` (another statement under the same id: they keep their label) and `tasks_emerging` (proposed by
+            O*NET without an id and a rating: never scored).
+        """
+        return changed_tasks(self.task_values, self.labelled_list) | {"tasks_emerging": emerging_tasks(self.tasks)}
 
     @property
     def note(self) -> str | None:
@@ -149,6 +171,8 @@ class ScoreTable:
                 "tasks_listed": len(self.task_values),
                 "tasks_labelled": labelled,
                 "tasks_half_labelled": self.half_labelled,
+                "tasks_unrated": int(self.task_values["importance"].isna().sum()),
+                **self.release_counts,
                 "labels_unmatched": self.labels_unmatched,
                 "incoherent": int(self.task_values["incoherent"].sum()),
             },
@@ -259,6 +283,7 @@ def score_table(
         task_values=values,
         occupation_titles=dict(zip(occupations["onet_soc_code"], occupations["title"], strict=True)),
         labels_unmatched=len(coded_tasks(run)) - int(values["labelled"].sum()),
+        labelled_list=run.manifest.tasks,
         sources=_once(uses),
     )
 
