@@ -97,11 +97,20 @@ def _show(table: ScoreTable) -> None:
         f"{table.run}, method {table.method}, {SYSTEM_NAMES[table.taxonomy]}: {counts['scored']:,} of "
         f"{counts['groups']:,} codes scored{thin} from {counts['tasks_labelled']:,} of {counts['tasks_listed']:,} tasks "
         f"of {table.tasks}, weights {table.weights}"
+        f"{'' if table.unrated is None else f', unrated {table.unrated}'}"
+        f"{'' if table.links is None else f', links {table.links}'}"
     )
     if table.note:
         typer.echo(table.note)
     if table.labels_unmatched:
         typer.echo(f"{table.labels_unmatched:,} labelled tasks of the run are not in {table.tasks} and left out")
+    changes = {
+        "tasks_new": f"are new since {table.labelled_list} and have no label",
+        "tasks_reworded": f"were reworded since {table.labelled_list} and keep their label",
+        "tasks_emerging": "are emerging, without id and rating, and not scored",
+    }
+    if said := [f"{counts[name]:,} {what}" for name, what in changes.items() if counts[name]]:
+        typer.echo(f"of the tasks of {table.tasks} {'; '.join(said)}")
     if table.half_labelled:
         typer.echo(f"{table.half_labelled:,} tasks have some of their labels only and count as unlabelled")
     if "wage_status" in table.frame:
