@@ -141,8 +141,8 @@ class RayTransport:
         try:
             back = await flight.future
         finally:
-            if peer.flying.pop(posting.number, None) is not None and not flight.future.done():
-                peer.dropped.append(posting.number)
+            if peer.flying.pop(posting.number, None) is not None and flight.future.cancelled():
+                peer.dropped.append(posting.number)  # nobody waits for it any more
                 peer.wake.set()
             if peer.room != math.inf:
                 self._changed.set()
@@ -254,7 +254,7 @@ class RayTransport:
                 dropped, peer.dropped = peer.dropped, []
                 await peer.call("drop", dropped)
             while block := _block(peer):
-                await peer.call("take", block)
+                await peer.call("take", block, next(iter(peer.flying), block[0].number))
 
     async def _collect(self, peer: _Peer) -> None:
         while True:
@@ -295,7 +295,7 @@ def _block(peer: _Peer) -> list[Posting]:
     size = 0
     while peer.outbox and len(block) < BLOCK:
         flight = peer.flying.get(peer.outbox[0])
-        if flight is not None:
+        if flight is not None and not flight.future.done():
             size += len(flight.posting.content)
             if block and size > BLOCK_BYTES:
                 break

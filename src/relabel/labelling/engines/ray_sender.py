@@ -36,6 +36,7 @@ BLOCK = 64
 """Most documents in one message."""
 HEARD_S = 5.0
 """A worker with nothing to give back says so after this long."""
+_REMEMBERED = 10_000
 _LINGER_S = 0.003
 """Replies that come together travel together."""
 
@@ -120,6 +121,7 @@ class Sender:
         self._secret = b""
         self._open = ExitStack()
         self._flying: dict[int, asyncio.Task[None]] = {}
+        self._seen: set[int] = set()
         self._kept: deque[Back] = deque()
         self._count = 0
         self._ready = asyncio.Event()
@@ -164,11 +166,18 @@ class Sender:
             )
         return self._open.enter_context(LocalServer(weights, local.alias, threads=local.threads)).base_url
 
-    async def take(self, block: Sequence[Posting]) -> None:
-        """Post documents. One that is under way or waits to be fetched is not posted again."""
-        known = {back.number for back in self._kept} if self._kept else set[int]()
+    async def take(self, block: Sequence[Posting], oldest: int) -> None:
+        """Post documents. What was handed over before is not posted again: a driver that lost a call repeats it.
+
+        Args:
+            block: The documents.
+            oldest: The lowest number that the driver still waits for; lower ones need not be remembered.
+        """
+        if len(self._seen) > _REMEMBERED:
+            self._seen = {number for number in self._seen if number >= oldest}
         for posting in block:
-            if posting.number not in self._flying and posting.number not in known:
+            if posting.number not in self._seen:
+                self._seen.add(posting.number)
                 self._flying[posting.number] = asyncio.create_task(self._post(posting))
 
     async def drop(self, numbers: Iterable[int]) -> None:
