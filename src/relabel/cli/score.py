@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relabel.scoring.options import Links, Method, Taxonomy, Unrated, Weights
+from relabel.scoring.options import Links, Method, Noise, Taxonomy, Unrated, Weights
 
 if TYPE_CHECKING:
     from relabel.scoring.table import ScoreTable
@@ -54,10 +54,33 @@ def score(
             help="Add US jobs, pay and projections (BLS); onet-soc and soc2018 only, where it is the default.",
         ),
     ] = None,
+    draws: Annotated[
+        int, typer.Option(help="Add intervals from this many draws of label noise, such as 1000; 0 adds none.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    noise: Annotated[
+        Noise,
+        typer.Option(help="Where label noise is seen: repeats of the run, several raters, or a gold (confusion)."),
+    ] = "auto",
+    gold: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Labels that say how this run's labels err, for the intervals.")
+    ] = None,
+    rater: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RUN", help="Another rater, for intervals or --multiverse; may be repeated."),
+    ] = None,
+    multiverse: Annotated[
+        bool,
+        typer.Option(
+            "--multiverse",
+            help="Score under all choices of rater, rubric, weights, unrated tasks, bridge and comparison.",
+        ),
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Write the table to a .csv, .parquet or .json file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as one JSON document.")] = False,
 ) -> None:
     """Score occupations: alpha, beta and gamma by code, with coverage, pay and percentiles."""
+    from relabel.errors import UsageError
     from relabel.run import open_run
     from relabel.scoring.files import json_bytes, require_suffix, table_json, write_table
     from relabel.scoring.table import score_table
@@ -65,8 +88,11 @@ def score(
 
     if out is not None:
         require_suffix(out)
+    if not draws and not multiverse and (gold is not None or rater or noise != "auto"):
+        raise UsageError("--noise, --gold and --rater shape intervals; give --draws 1000 too, or leave them out")
+    opened = open_run(run)
     table = score_table(
-        open_run(run),
+        opened,
         method=method,
         taxonomy=taxonomy,
         weights=weights,
@@ -77,6 +103,19 @@ def score(
     )
     if us or (us is None and has_us_figures(table)):
         table = with_us_figures(table)
+    if multiverse:
+        from relabel.cli.universes import show_multiverse
+
+        if draws:
+            raise UsageError("a multiverse has no draws; leave --draws or --multiverse out")
+        show_multiverse(table, opened, [open_run(ref) for ref in rater or ()], out=out, as_json=as_json)
+        return
+    if draws:
+        from relabel.scoring.uncertainty import with_intervals
+
+        known = None if gold is None else open_run(gold)
+        others = [open_run(ref) for ref in rater or ()]
+        table = with_intervals(table, opened, noise=noise, gold=known, raters=others, draws=draws, seed=seed)
     if out is not None:
         write_table(table, out)
     if as_json:

@@ -68,7 +68,7 @@ class ScoreMap:
 
 def score_map(table: ScoreTable) -> ScoreMap:
     """The map behind a score table."""
-    return _map(table.task_values, table.shares, pd.Index(table.frame["code"]))
+    return map_over(table.task_values, table.shares, pd.Index(table.frame["code"]))
 
 
 def map_of(tasks: pd.DataFrame, bridge: Bridge, codes: pd.Index) -> ScoreMap:
@@ -79,11 +79,22 @@ def map_of(tasks: pd.DataFrame, bridge: Bridge, codes: pd.Index) -> ScoreMap:
         bridge: The bridge; only what is labelled counts on its way, as in a score table.
         codes: Codes of the groups.
     """
-    counted = tasks["onet_soc_code"][tasks["labelled"] & (tasks["weight"] > 0)]
-    return _map(tasks, bridge.shares(set(counted)), codes)
+    return map_over(tasks, bridge.shares(counted(tasks)), codes)
 
 
-def _map(tasks: pd.DataFrame, shares: pd.DataFrame, codes: pd.Index) -> ScoreMap:
+def counted(tasks: pd.DataFrame) -> frozenset[str]:
+    """O*NET-SOC codes with a labelled task of some weight, of columns `onet_soc_code, labelled, weight`."""
+    return frozenset(tasks["onet_soc_code"][tasks["labelled"] & (tasks["weight"] > 0)])
+
+
+def map_over(tasks: pd.DataFrame, shares: pd.DataFrame, codes: pd.Index) -> ScoreMap:
+    """The map over tasks whose occupations stand for groups by known shares.
+
+    Args:
+        tasks: As for `map_of`.
+        shares: As `Bridge.shares` returns them, for the occupations with a labelled task of some weight.
+        codes: Codes of the groups.
+    """
     numbers, occupations = pd.factorize(tasks["onet_soc_code"])
     inside = task_parts(
         numbers,

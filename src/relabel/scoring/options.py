@@ -13,6 +13,8 @@ Links = Literal["equal", "employment", "index"]
 ISCO-08 codes by their entries in the ONS coding index; `index`, ISCO-08 codes by index entries and all else alike."""
 Unrated = Literal["one", "mean", "drop"]
 """Weight of a task without an importance rating: 1.0, or the mean of its occupation's rated tasks, or none at all."""
+Noise = Literal["auto", "repeats", "raters", "confusion"]
+"""Where label noise is seen; `relabel.scoring.noise` says what each is."""
 System = Literal["onet-soc", "soc2018", "soc2010", "isco08", "uk-soc2020"]
 """A classification that a bridge passes through."""
 

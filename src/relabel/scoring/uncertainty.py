@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +24,9 @@ from relabel.run import Run, open_run
 from relabel.scoring.linear import map_of, relabelled, score_map, task_scores
 from relabel.scoring.noise import Confusion, Noise, Raters, Repeats
 from relabel.scoring.options import SAMPLE
+from relabel.scoring.options import Noise as NoiseChoice
 from relabel.scoring.ranking import CLEAN, half_up, to_places
 from relabel.scoring.table import ScoreTable, run_name
-
-NoiseName = Literal["auto", "repeats", "raters", "confusion"]
 
 LEVEL = 0.95
 DRAWS = 1000
@@ -97,7 +96,7 @@ def with_intervals(
     table: ScoreTable,
     run: Run,
     *,
-    noise: NoiseName = "auto",
+    noise: NoiseChoice = "auto",
     gold: Run | None = None,
     raters: Sequence[Run] = (),
     draws: int = DRAWS,
@@ -128,7 +127,7 @@ def intervals(
     table: ScoreTable,
     run: Run,
     *,
-    noise: NoiseName = "auto",
+    noise: NoiseChoice = "auto",
     gold: Run | None = None,
     raters: Sequence[Run] = (),
     draws: int = DRAWS,
@@ -173,7 +172,7 @@ def intervals(
     return Intervals(frame, model.name, note, draws, seed, totals, by_rater)
 
 
-def _model(table: ScoreTable, run: Run, noise: NoiseName, gold: Run | None, raters: Sequence[Run]) -> Noise:
+def _model(table: ScoreTable, run: Run, noise: NoiseChoice, gold: Run | None, raters: Sequence[Run]) -> Noise:
     if gold is not None and noise not in ("auto", "confusion"):
         raise UsageError(
             f"a gold says nothing to the noise model {noise}; leave --gold out, or choose --noise confusion"

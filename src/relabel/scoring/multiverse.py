@@ -1,0 +1,312 @@
+"""How much depends on choices: the same scores under every combination of what a researcher could have chosen.
+
+A universe is one choice of each kind: rater and rubric (a set of labels), task weights, the rule for tasks without a
+rating, the bridge with its links, and whether "above one half" includes one half. All universes stand on one task list
+and one source of pay.
+
+Which choice matters most is told by first-order shares: the variance, over universes, of the mean outcome given the
+choice, as a part of the whole variance. Where the choices are fully crossed the shares of all kinds sum to 1 at most, and
+what is left is their joint effects. Rater and rubric are seldom crossed (nobody has had each rater answer each rubric), so
+their shares can overlap; `labels`, the two taken together, is always clean.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from relabel.errors import UsageError
+from relabel.rubric import MEASURES
+from relabel.run import Run, open_run
+from relabel.scoring.bridges import Bridge, codes_of, make_bridge
+from relabel.scoring.files import records
+from relabel.scoring.linear import counted, map_over, relabelled, task_scores
+from relabel.scoring.measures import task_weights
+from relabel.scoring.options import SAMPLE, Links, Method, Unrated, Weights
+from relabel.scoring.ranking import CLEAN
+from relabel.scoring.table import ScoreTable, run_name
+
+Floats = npt.NDArray[np.float64]
+Comparison = Literal[">", ">="]
+
+CHOICES = ("rater", "rubric", "weights", "unrated", "bridge", "comparison")
+OUTCOMES = (
+    *(f"mean_{measure}" for measure in MEASURES),
+    *(f"wage_exposure_{measure}_gbp" for measure in MEASURES),
+    *(f"jobs_above_half_{measure}" for measure in MEASURES),
+)
+"""Headline figures: means weighted by jobs (0-1), wage exposure in pounds a year, and the share of jobs (0-1) in groups
+with a score above one half. In taxonomies without pay the means are plain and the others are missing."""
+_WEIGHTS: Sequence[Weights] = ("importance", "core", "equal")
+_UNRATED: Sequence[Unrated] = ("mean", "one", "drop")
+_BRIDGES: Sequence[tuple[Method, Links | None]] = (
+    ("bridge", "index"),
+    ("bridge", "equal"),
+    ("bridge", "employment"),
+    ("site-2026", None),
+)
+_COMPARISONS: Sequence[Comparison] = (">", ">=")
+_HALF = 0.5
+_PUBLISHED = {
+    "eloundou-2023:gpt4": ("GPT-4", "2023"),
+    "eloundou-2023:gpt4-alt": ("GPT-4", "2023, alternative"),
+    "eloundou-2023:human": ("human", "2023"),
+}
+"""Rater and rubric of the published label sets that answer the question of exposure."""
+
+
+@dataclass(frozen=True)
+class Multiverse:
+    """Scores and headline figures in all universes.
+
+    Attributes:
+        universes: One row a universe: `CHOICES`, `labels`, `scored` (groups with a score) and `OUTCOMES`.
+        occupations: One row a code of the taxonomy: `code, title`, and for each measure `X` (the score of the table),
+            `X_min, X_max` and `X_range` over universes (0-1; missing where no universe scores it), `X_most` (the choice
+            with the largest first-order share), and `scored_in` (share of the universes that score it, 0-1).
+        effects: One row an outcome or measure and a choice: `outcome, choice, first_order` (0-1; missing where the
+            outcome never varies). For a measure it is the mean share over groups, weighted by how much each varies.
+        headline: One row an outcome: `outcome, chosen` (in the table's own universe), `min, max, most`.
+        left_out: What could not be part of the multiverse, with the reason.
+    """
+
+    universes: pd.DataFrame
+    occupations: pd.DataFrame
+    effects: pd.DataFrame
+    headline: pd.DataFrame
+    left_out: tuple[str, ...]
+
+
+def default_raters(run: Run) -> list[Run]:
+    """The raters that are at hand when none are named: the published label sets, the run itself left out.
+
+    Args:
+        run: The run; one on the sample has no others.
+    """
+    return [] if run.manifest.tasks == SAMPLE else [open_run(ref) for ref in _PUBLISHED if ref != run.ref]
+
+
+def multiverse(table: ScoreTable, run: Run, raters: Sequence[Run]) -> Multiverse:
+    """Score under all combinations of choices.
+
+    Scores are exact, those of the bridge of `site-2026` too, whose tables are rounded. Under core and equal weights the
+    rule for unrated tasks changes nothing; these universes are there all the same, so that choices are crossed.
+
+    Args:
+        table: A score table of the run; it gives the task list, the taxonomy and pay.
+        run: The run.
+        raters: Other runs or label sets on the same tasks.
+
+    Returns:
+        The multiverse.
+
+    Raises:
+        UsageError: A rater is given twice, or labelled the sample where the run did not.
+        DataError: A rater labelled none of the tasks, or a bridge's files are not to be had.
+    """
+    names = [run_name(one) for one in (run, *raters)]
+    if len(set(names)) < len(names):
+        raise UsageError("a rater is given twice, or is the run itself; name each once")
+    for rater in raters:
+        if (rater.manifest.tasks == SAMPLE) != table.sample:
+            raise UsageError(
+                f"{rater.ref} and {run.ref} labelled other task lists: the sample goes with the sample only"
+            )
+    codes, left_out = pd.Index(table.frame["code"]), list[str]()
+    labelled = [table.task_values, *(relabelled(table.task_values, rater) for rater in raters)]
+    bridges = _bridges(table)
+    weights = list(_WEIGHTS)
+    if table.task_values["importance"].isna().all():
+        weights.remove("importance")
+        left_out.append(f"importance weights: {table.tasks} has no importance ratings")
+    scores: dict[tuple[int, Weights, Unrated, str], Floats] = {}
+    shares: dict[tuple[str, frozenset[str]], pd.DataFrame] = {}  # most universes count the same occupations
+    rows: list[dict[str, object]] = []
+    for number, weight, rule, bridge in itertools.product(range(len(names)), weights, _UNRATED, bridges):
+        asked = rule if weight == "importance" else _UNRATED[0]
+        key = (number, weight, asked, bridge)
+        if key not in scores:
+            tasks = labelled[number]
+            tasks = tasks.assign(weight=task_weights(tasks, weight, unrated=asked))
+            over = (bridge, counted(tasks))
+            if over not in shares:
+                shares[over] = bridges[bridge].shares(over[1])
+            scores[key] = task_scores(map_over(tasks, shares[over], codes), tasks)
+        rater, rubric = _who((run, *raters)[number])
+        rows.append(
+            {
+                "labels": names[number],
+                "rater": rater,
+                "rubric": rubric,
+                "weights": weight,
+                "unrated": rule,
+                "bridge": bridge,
+                "key": key,
+            }
+        )
+    base = pd.DataFrame(rows)
+    cube = np.stack([scores[key] for key in base["key"]])
+    universes = _universes(base.drop(columns="key"), cube, table)
+    effects = _effects(universes, base, cube)
+    own = _own(universes, table, names[0])
+    return Multiverse(
+        universes=universes,
+        occupations=_occupations(table, base, cube),
+        effects=effects,
+        headline=_headline(universes, effects, own),
+        left_out=tuple(left_out),
+    )
+
+
+def _who(run: Run) -> tuple[str, str]:
+    return _PUBLISHED.get(run.ref, (run.manifest.model, f"{run.rubric.id} {run.rubric.version}"))
+
+
+def _name(method: Method, links: Links | None) -> str:
+    return method if links is None else f"{method}, {links}"
+
+
+def _bridges(table: ScoreTable) -> dict[str, Bridge]:
+    """The bridges to the table's taxonomy by name, its own first."""
+    found = {_name(table.method, table.links): table.bridge}
+    if table.sample or table.taxonomy in ("onet-soc", "soc2018"):
+        return found  # there is one way only
+    titles = pd.DataFrame(sorted(table.occupation_titles.items()), columns=["onet_soc_code", "title"])
+    listed = codes_of(table.occupations.reset_index(), "onet_soc_code")
+    for method, links in _BRIDGES:
+        if _name(method, links) not in found:
+            found[_name(method, links)] = make_bridge(
+                method, table.taxonomy, table.tasks, titles, links=links, lenders=listed
+            )
+    return found
+
+
+def _universes(base: pd.DataFrame, cube: Floats, table: ScoreTable) -> pd.DataFrame:
+    """One row a universe with its headline figures.
+
+    Args:
+        base: Choices without the comparison; one row a slice of the cube.
+        cube: Universes by measures by groups.
+        table: Gives jobs and pay.
+    """
+    jobs = table.frame["employees"].astype("float64").to_numpy()
+    pay = (table.frame["employees"].astype("float64") * table.frame["median_pay_gbp"]).to_numpy(dtype="float64")
+    weight = np.ones_like(jobs) if np.isnan(jobs).all() else np.nan_to_num(jobs)
+    out = base.assign(scored=(~np.isnan(cube)).any(axis=1).sum(axis=1))
+    given = ~np.isnan(cube)
+    mass = (given * weight).sum(axis=2)
+    means = _divided((np.nan_to_num(cube) * weight).sum(axis=2), mass)
+    paid = given & ~np.isnan(pay)
+    wages = np.where(paid.any(axis=2), (np.nan_to_num(cube) * np.nan_to_num(pay)).sum(axis=2), np.nan)
+    halves: dict[Comparison, Floats] = {
+        comparison: _divided(((_above(cube, comparison) & given) * weight).sum(axis=2), mass)
+        for comparison in _COMPARISONS
+    }
+    if np.isnan(jobs).all():
+        halves = {comparison: np.full_like(mass, np.nan) for comparison in _COMPARISONS}
+    parts: list[pd.DataFrame] = []
+    for comparison in _COMPARISONS:
+        part = out.assign(comparison=comparison)
+        for number, measure in enumerate(MEASURES):
+            part[f"mean_{measure}"] = means[:, number]
+            part[f"wage_exposure_{measure}_gbp"] = wages[:, number]
+            part[f"jobs_above_half_{measure}"] = halves[comparison][:, number]
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)[["labels", *CHOICES, "scored", *OUTCOMES]]
+
+
+def _above(cube: Floats, comparison: Comparison) -> npt.NDArray[np.bool_]:
+    clean = np.nan_to_num(cube).round(CLEAN)
+    return clean > _HALF if comparison == ">" else clean >= _HALF
+
+
+def _divided(above: Floats, below: Floats) -> Floats:
+    return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
+
+
+def _between(values: Floats, levels: pd.Series) -> tuple[Floats, Floats]:
+    """Sum of squares between levels, and in all; missing values do not count.
+
+    Args:
+        values: Universes by anything.
+        levels: What each universe chose.
+    """
+    given = ~np.isnan(values)
+    filled = np.nan_to_num(values)
+    grand = _divided(filled.sum(axis=0), given.sum(axis=0).astype("float64"))
+    total = (np.where(given, values - grand, 0.0) ** 2).sum(axis=0)
+    between = np.zeros_like(total)
+    for level in levels.unique():
+        mine = (levels == level).to_numpy()
+        count = given[mine].sum(axis=0).astype("float64")
+        mean = _divided(filled[mine].sum(axis=0), count)
+        between += count * np.nan_to_num(mean - grand) ** 2
+    return between, total
+
+
+def _effects(universes: pd.DataFrame, base: pd.DataFrame, cube: Floats) -> pd.DataFrame:
+    rows: list[dict[str, object]] = []
+    for outcome in OUTCOMES:
+        values = universes[[outcome]].to_numpy(dtype="float64")
+        for choice in ("labels", *CHOICES):
+            between, total = _between(values, universes[choice])
+            rows.append({"outcome": outcome, "choice": choice, "first_order": _ratio(between[0], total[0])})
+    for number, measure in enumerate(MEASURES):
+        for choice in ("labels", *CHOICES[:-1]):
+            between, total = _between(cube[:, number], base[choice])
+            rows.append({"outcome": measure, "choice": choice, "first_order": _ratio(between.sum(), total.sum())})
+    return pd.DataFrame(rows)
+
+
+def _ratio(between: float, total: float) -> float:
+    # Below this the outcome varies by nothing but the noise of sums.
+    return float(between / total) if total > 1e-18 else float("nan")
+
+
+def _occupations(table: ScoreTable, base: pd.DataFrame, cube: Floats) -> pd.DataFrame:
+    frame = table.frame[["code", "title"]].reset_index(drop=True)
+    scored = ~np.isnan(cube)
+    for number, measure in enumerate(MEASURES):
+        values = cube[:, number]
+        there = scored[:, number].any(axis=0)
+        low = np.where(there, np.where(scored[:, number], values, np.inf).min(axis=0), np.nan)
+        high = np.where(there, np.where(scored[:, number], values, -np.inf).max(axis=0), np.nan)
+        frame[measure] = table.frame[measure].to_numpy()
+        frame[f"{measure}_min"], frame[f"{measure}_max"], frame[f"{measure}_range"] = low, high, high - low
+        between = np.stack([_between(values, base[choice])[0] for choice in CHOICES[:-1]])
+        most = np.array(CHOICES[:-1])[between.argmax(axis=0)]
+        frame[f"{measure}_most"] = pd.Series(np.where(between.max(axis=0) > 1e-18, most, ""), dtype="str")
+    frame["scored_in"] = scored.any(axis=1).mean(axis=0)
+    return frame
+
+
+def _own(universes: pd.DataFrame, table: ScoreTable, name: str) -> pd.Series:
+    """Whether a universe is the table's own; a share above one half means strictly above."""
+    own = universes["labels"] == name
+    own &= universes["weights"] == table.weights
+    own &= universes["unrated"] == (table.unrated or _UNRATED[0])
+    own &= universes["bridge"] == _name(table.method, table.links)
+    return own & (universes["comparison"] == _COMPARISONS[0])
+
+
+def _headline(universes: pd.DataFrame, effects: pd.DataFrame, own: pd.Series) -> pd.DataFrame:
+    rows: list[dict[str, object]] = []
+    for outcome in OUTCOMES:
+        values = universes[outcome]
+        mine = effects[(effects["outcome"] == outcome) & effects["choice"].isin(CHOICES)].dropna()
+        most = "" if mine.empty else str(mine.sort_values("first_order", ascending=False)["choice"].iloc[0])
+        chosen = values[own].iloc[0] if own.any() else float("nan")
+        rows.append({"outcome": outcome, "chosen": chosen, "min": values.min(), "max": values.max(), "most": most})
+    return pd.DataFrame(rows)
+
+
+def multiverse_document(found: Multiverse) -> Mapping[str, object]:
+    """The multiverse as plain values that JSON can hold."""
+    tables = {name: getattr(found, name) for name in ("headline", "effects", "occupations", "universes")}
+    return {name: records(frame) for name, frame in tables.items()} | {"left_out": list(found.left_out)}
