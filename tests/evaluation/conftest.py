@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 
+from browser import browser, page
 from relabel.run import Run
 from run_workshop import Answers, MakeRun, answered
+
+__all__ = ["browser", "page"]  # fixtures of tests that open pages
 
 CODE = "11-1011.00"
 

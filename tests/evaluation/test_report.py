@@ -1,0 +1,106 @@
+"""Reports: one file, everything in it, nothing executed."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from relabel.evaluation.evaluate import evaluate
+from relabel.evaluation.gates import judge
+from relabel.evaluation.gold import read_gold_csv
+from relabel.evaluation.report.charts import Charts
+from relabel.evaluation.report.pages import eval_page
+from relabel.evaluation.suite import Suite
+from report_workshop import HOSTILE, Pages, hostile_pages, hostile_run
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def parsed(page: str) -> _Tags:
+    found = _Tags()
+    found.feed(page)
+    return found
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Pages:
+    return hostile_pages(tmp_path_factory.mktemp("reports"))
+
+
+@pytest.mark.parametrize("kind", ["eval", "compare", "several"])
+def test_nothing_from_outside_becomes_markup(pages: Pages, kind: str) -> None:
+    found = parsed(getattr(pages, kind))
+    assert not {"script", "iframe", "img", "object", "link", "form", "base"} & set(found.tags)
+    assert not [name for name, _ in found.attributes if name.startswith("on")]
+    targets = [value for name, value in found.attributes if name in {"href", "src", "xlink:href", "action"}]
+    assert all(value is not None and value.startswith("#") for value in targets)
+    # The words themselves are shown.
+    assert HOSTILE in "".join(found.text)
+
+
+@pytest.mark.parametrize("kind", ["eval", "compare", "several"])
+def test_a_page_asks_nothing_of_the_network_and_forbids_itself_to(pages: Pages, kind: str) -> None:
+    page = getattr(pages, kind)
+    shown = page.replace("http://www.w3.org/2000/svg", "").replace("http://www.w3.org/1999/xlink", "")
+    outside = re.findall(r"(?:src|href)\s*=\s*[\"']?(?:https?:|//)|@import|url\((?!#)", shown)
+    assert outside == []
+    assert "default-src 'none'" in page
+
+
+@pytest.mark.parametrize("kind", ["eval", "compare", "several"])
+def test_ids_are_given_once_and_links_within_the_page_lead_somewhere(pages: Pages, kind: str) -> None:
+    found = parsed(getattr(pages, kind))
+    ids = [value for name, value in found.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    links = {value for name, value in found.attributes if name == "href" and value}
+    assert {link.removeprefix("#") for link in links} <= set(ids)
+
+
+def test_the_verdict_stands_before_all_tables_and_charts(pages: Pages) -> None:
+    for page in (pages.eval, pages.compare, pages.several):
+        assert page.index('id="verdict"') < page.index("<table")
+        assert page.index('id="verdict"') < page.index("<svg")
+
+
+def test_failed_gates_lead_the_verdict(tmp_path: Path) -> None:
+    run = hostile_run(tmp_path / "run", seed=1)
+    path = tmp_path / "g.csv"
+    path.write_text("task_id,onet_soc_code,code\n1,13-1001.00,E0\n2,15-1002.00,E1\n")
+    gold = read_gold_csv(path)
+    suite = Suite.model_validate(
+        {"name": "s", "gates": [{"id": "sure", "setting": "three-way", "metric": "accuracy", "min": 0.99}]}
+    )
+    result = judge(suite, run, gold, None)
+    page = eval_page(evaluate(run, gold, draws=200), run, gold, suite=result)
+    assert "1 of 1 gates failed" in page
+    assert page.index("gates failed") < page.index('id="agreement"')
+
+
+def test_charts_take_the_colours_of_the_page() -> None:
+    drawn = str(Charts().matrix({"a": {"a": 3, "b": 1}, "b": {"a": 0, "b": 2}}, rows="gold", columns="run"))
+    colours = set(re.findall(r'(?:fill|stroke)="([^"]+)"', drawn))
+    assert colours <= {"none", "currentColor", "var(--accent)", "transparent"}, colours
+    assert "<script" not in drawn
+
+
+def test_a_run_with_few_tasks_still_gives_a_page(tmp_path: Path) -> None:
+    run = hostile_run(tmp_path / "run", seed=1, tasks=1)
+    (tmp_path / "g.csv").write_text("task_id,onet_soc_code,code\n0,11-1000.00,E0\n")
+    gold = read_gold_csv(tmp_path / "g.csv")
+    assert "figures are rough" in eval_page(evaluate(run, gold, draws=200), run, gold)
