@@ -165,15 +165,21 @@ def _show_all(pages: Sequence[FamilyPage]) -> None:
         pay = page.pay[0]
         jobs = "-" if pay.employment is None else f"{pay.employment / 1000:,.0f}k"
         typer.echo(f"{_cut(page.name, 30):<31}{f'{score.so_far} of {score.of}':<7}{parts}{jobs:>10}  {_range(page)}")
-    gaps = {part.words for page in pages for part in page.resilience.parts if part.points is None}
     typer.echo()
     _say(
         "Each part: its figure, then its points. Exposure is the share of exposed tasks, demand the projected change of "
         "employment, human the sum of five ratings. Pay is the range of the occupations' medians, US dollars a year, "
         f"{first.pay[0].period}."
     )
-    for gap in sorted(gaps)[:3]:
-        _say(gap)
+    for place, part in enumerate(first.resilience.parts):
+        gaps = [page.resilience.parts[place].words for page in pages if page.resilience.parts[place].points is None]
+        if gaps and len(set(gaps)) == 1:
+            _say(gaps[0])
+        elif gaps:
+            _say(
+                f"{part.name} is missing for {len(gaps)} of {len(pages)} families; name a family to see why, such as "
+                f"{next(page.id for page in pages if page.resilience.parts[place].points is None)}"
+            )
 
 
 def _brief(part: ResiliencePart) -> str:
@@ -279,4 +285,8 @@ def _dollars(value: float | None) -> str:
 def _say(sentence: str, *, indent: str = "") -> None:
     import textwrap
 
-    typer.echo("\n".join(textwrap.wrap(sentence, _WIDTH, initial_indent=indent, subsequent_indent=indent)))
+    typer.echo(
+        "\n".join(
+            textwrap.wrap(sentence, _WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+        )
+    )

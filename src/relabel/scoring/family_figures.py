@@ -248,9 +248,11 @@ class FamilyFigures:
         if ratings is None:
             return None, "no ratings of occupations are given (make them with `relabel run --rubric epoch`)"
         rated = {code: ratings[code] for code in self.codes if code in ratings}
+        if not rated:
+            return None, f"none of its {len(self.codes)} occupations is rated"
         means: dict[str, float] = {}
         words = ""
-        for name in next(iter(rated.values()), {TOTAL: 0.0}):
+        for name in next(iter(rated.values())):
             mean, words = self._mean({code: given[name] for code, given in rated.items()})
             if mean is None:
                 return (
