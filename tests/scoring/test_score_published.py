@@ -90,6 +90,51 @@ def test_full_labels_are_no_partial_run(scored: Scored) -> None:
     assert scored(method="site-2026").thin == 0
 
 
+def test_changes_between_the_labelled_list_and_the_release_are_counted(scored: Scored) -> None:
+    counts = scored().describe()["counts"]
+    assert {name: counts[name] for name in ("tasks_new", "tasks_reworded", "tasks_emerging", "tasks_unrated")} == {
+        "tasks_new": 57,
+        "tasks_reworded": 58,
+        "tasks_emerging": 328,
+        "tasks_unrated": 845,
+    }
+    own = scored(taxonomy="onet-soc", weights="core").describe()["counts"]
+    assert (own["tasks_new"], own["tasks_reworded"], own["tasks_emerging"]) == (0, 0, None)
+
+
+@pytest.mark.parametrize("unrated", ["one", "mean", "drop"])
+def test_each_rule_for_unrated_tasks_keeps_the_order_of_measures(scored: Scored, unrated: str) -> None:
+    table = scored(unrated=unrated)
+    assert table.unrated == unrated
+    done = table.frame.dropna(subset="alpha")
+    assert ((done["alpha"] <= done["beta"]) & (done["beta"] <= done["gamma"])).all()
+    assert done[["alpha", "gamma"]].to_numpy().max() <= 1
+    assert (table.task_values["weight"] == 0).sum() == (845 if unrated == "drop" else 0)
+
+
+def test_totals_say_how_much_of_the_workforce_they_cover(scored: Scored) -> None:
+    table = scored()
+    totals = table.describe()["totals"]
+    paid = table.frame.dropna(subset=["alpha", "employees", "median_pay_gbp"])
+    assert (totals["groups"], totals["employees"], totals["workforce"]) == (312, 22_682_000, 23_385_000)
+    assert totals["coverage"] == pytest.approx(22_682 / 23_385)
+    assert len(paid) == 312
+    for measure in ("alpha", "beta", "gamma"):
+        whole = (paid[measure] * paid["employees"].astype(float) * paid["median_pay_gbp"]).sum()
+        assert totals[f"wage_exposure_{measure}_gbp"] == pytest.approx(whole)
+    assert scored(taxonomy="soc2018").describe()["totals"] is None
+
+
+def test_pay_carries_the_publisher_s_error_and_word_for_it(scored: Scored) -> None:
+    older, newer = (by_code(scored(pay=pay).frame) for pay in ("ons-ashe-2024", "ons-ashe-2025-medians"))
+    assert (older["1121"]["median_pay_cv"], older["1121"]["median_pay_quality"]) == (2.7, "precise")
+    assert older["1135"]["employees"] is None
+    assert (older["1135"]["employees_cv"], older["1135"]["employees_quality"]) == (60.4, "unreliable")
+    # The extract of 2025 gives none for its medians; the jobs are those of 2024.
+    assert (newer["1121"]["median_pay_cv"], newer["1121"]["median_pay_quality"]) == (None, None)
+    assert newer["1121"]["employees_cv"] == older["1121"]["employees_cv"]
+
+
 def test_bridge_scores_all_groups_but_three_and_says_why(scored: Scored) -> None:
     table = scored()
     assert (table.scored, table.thin, len(table.frame)) == (409, 2, 412)
