@@ -152,7 +152,7 @@ def _trace_back(
         here["with_tasks"] = here["source"].isin(alive)
         counted = here["weight"].where(here["with_tasks"])
         here["part"] = counted / counted.groupby(here["target"]).transform("sum")
-        here["share"] = here["part"] * here["target"].map(owed)
+        here["share"] = here["part"] * here["target"].map(owed).astype("float64")
         here = here.assign(system=step.source, target_system=step.target, code=here["source"])
         here["title"] = here["code"].map(titles[step.source])
         rows.append(here.sort_values(["share", "code"], ascending=[False, True])[list(_NO_LINKS.columns)])
