@@ -36,7 +36,9 @@ from relabel.run import Run
 from relabel.task import task_table
 
 
-def evaluate(run: Run, gold: Gold, *, draws: int = bootstrap.DRAWS, seed: int = 0) -> EvalDocument:
+def evaluate(
+    run: Run, gold: Gold, *, draws: int = bootstrap.DRAWS, seed: int = 0, yardsticks: bool = True
+) -> EvalDocument:
     """Hold a run against a gold.
 
     Args:
@@ -44,6 +46,7 @@ def evaluate(run: Run, gold: Gold, *, draws: int = bootstrap.DRAWS, seed: int = 
         gold: The gold, taken as the truth.
         draws: Bootstrap draws behind the intervals; 0 leaves the intervals out.
         seed: Seed of the draws, and of the yardstick that is trained.
+        yardsticks: False leaves out what is trained or read to hold the run against; the majority class stays.
 
     Returns:
         The eval document: shares on 0-1, unrounded.
@@ -63,12 +66,12 @@ def evaluate(run: Run, gold: Gold, *, draws: int = bootstrap.DRAWS, seed: int = 
     majority: dict[SettingName, MajorityClass] = {s: majority_class(side, codes) for s, side in filled.items()}
     facts = task_facts(run, gold, table)
     is_gold = run.folder is None and run.ref == gold.name
-    if is_gold:
+    if is_gold or not yardsticks:
         # Full agreement with itself is no achievement that another labelling could be held against.
-        yardsticks = Yardsticks(majority=majority)
+        beside = Yardsticks(majority=majority)
     else:
         texts = facts["text"] if "text" in facts else pd.Series(None, index=table.index, dtype="str")
-        yardsticks = Yardsticks(
+        beside = Yardsticks(
             majority=majority,
             text_classifier=text_classifier(run, gold, table, filled, seed=seed),
             raters=raters(run, gold, table, filled),
@@ -90,7 +93,7 @@ def evaluate(run: Run, gold: Gold, *, draws: int = bootstrap.DRAWS, seed: int = 
         measures={m: _measure_agreement(v) for m, v in values.items()},
         occupations=_occupations(codes, values),
         coherence=coherence,
-        yardsticks=yardsticks,
+        yardsticks=beside,
         model=run.manifest.model,
         weighted=gold.weighted,
         intervals=None if drawn is None else _interval_method(drawn),
@@ -100,11 +103,11 @@ def evaluate(run: Run, gold: Gold, *, draws: int = bootstrap.DRAWS, seed: int = 
         sources=Sources(run=run.manifest.sources, gold=(gold.source,)),
         verdict=verdict(
             settings,
-            yardsticks.majority,
+            beside.majority,
             model=run.manifest.model,
             is_gold=is_gold,
             unanswered={s: count / total for s, count in unanswered.items() if count},
-            yardsticks=yardsticks,
+            yardsticks=beside,
             coherence=coherence,
         ),
     )
