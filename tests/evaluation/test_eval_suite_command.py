@@ -1,0 +1,93 @@
+"""`relabel eval --suite`: what CI meets, from packed answers to exit code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from relabel.cli.app import run_app
+from server import judged, provider
+
+SUITE = """\
+name: nightly
+gold: sample
+gates:
+  - {id: whole, metric: coverage, min: 1}
+  - {id: agreement, setting: three-way, metric: accuracy, min: %s}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+    Path("low.yaml").write_text(SUITE % "0.01")
+    Path("high.yaml").write_text(SUITE % "0.99")
+
+
+def test_the_projects_own_suite_passes() -> None:
+    assert run_app(["eval", "sample", "--suite", "sample"]) == 0
+
+
+def test_a_run_is_judged_from_packed_answers_without_a_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["run", "--model", "m", "--tasks", "sample", "--quiet", "--base-url"]
+    with provider(lambda seen: judged("not-exposed")) as fake:
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-planted")
+        assert run_app([*asked, fake.base_url, "--out", "bought"]) == 0
+        assert run_app(["store", "pack", "answers.jsonl.gz", "--run", "bought"]) == 0
+    monkeypatch.delenv("OPENAI_API_KEY")
+    monkeypatch.setenv("RELABEL_STORE", str(tmp_path / "elsewhere"))
+    assert run_app(["store", "unpack", "answers.jsonl.gz"]) == 0
+    # The provider is gone by now: nobody can be asked.
+    assert run_app([*asked, fake.base_url, "--engine", "replay", "--out", "pr"]) == 0
+    assert run_app(["eval", "pr", "--suite", "low.yaml"]) == 0
+    capsys.readouterr()
+    files = ["--junit", "gates.xml", "--markdown", "gates.md", "--html", "report.html", "--json", "eval.json"]
+    assert run_app(["eval", "pr", "--suite", "high.yaml", *files, "--annotations"]) == 6
+    said = capsys.readouterr().err
+    last = said.strip().splitlines()[-1]
+    assert last.startswith("relabel: gate agreement failed: accuracy of three-way is .")
+    assert "95 % interval" in last
+    assert "not surely at least .990" in last
+    assert "::error title=relabel nightly%3A agreement::accuracy" in said
+    suite = ET.parse("gates.xml").getroot().find("testsuite")
+    assert suite is not None
+    assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
+    assert Path("gates.md").read_text().startswith("## ❌ nightly: 1 of 2 gates failed")
+    assert "1 of 2 gates failed" in Path("report.html").read_text()
+    assert json.loads(Path("eval.json").read_text())["matched"] == 60
+
+
+def test_json_to_stdout_is_whole_also_when_a_gate_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("never.yaml").write_text(SUITE.replace("metric: coverage, min: 1", "metric: coverage, min: 2") % "0")
+    assert run_app(["eval", "sample", "--suite", "never.yaml", "--json", "-"]) == 6
+    assert json.loads(capsys.readouterr().out)["run"] == "sample"
+
+
+def test_github_gets_annotations_by_itself(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    assert run_app(["eval", "sample", "--suite", "low.yaml"]) == 0
+    assert "::notice title=relabel nightly::2 gates passed for sample" in capsys.readouterr().err
+    assert run_app(["eval", "sample", "--suite", "low.yaml", "--no-annotations"]) == 0
+    assert "::" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--junit", "x.xml"], 2, "--junit writes the outcome of a suite; name one with --suite"),
+        (["--suite", "none.yaml"], 3, "there is no suite 'none.yaml'"),
+        (["--suite", "low.yaml", "--junit", "no/x.xml"], 3, "cannot write no/x.xml"),
+        (["--html", "no/x.html"], 3, "cannot write no/x.html"),
+    ],
+)
+def test_wrong_options_are_an_error_in_one_sentence(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, said: str
+) -> None:
+    assert run_app(["eval", "sample", *arguments]) == code
+    assert said in capsys.readouterr().err.strip().splitlines()[-1]
