@@ -165,9 +165,8 @@ def _incoherent(table: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
 
 def _repeats(run: Run, index: pd.Index) -> tuple[pd.Series, pd.Series]:
     """Repeats of one question that disagree: the share outside the majority, twice, for half of them is no majority."""
-    votes = run.labels.groupby([*_KEYS, "setting"])["label"].agg(
-        total="size", most=lambda labels: labels.value_counts().iloc[0]
-    )
+    each = run.labels.groupby([*_KEYS, "setting", "label"]).size()
+    votes = each.groupby(level=[0, 1, 2]).agg(total="sum", most="max")
     votes["doubt"] = 2 * (1 - votes["most"] / votes["total"])
     split = votes[votes["doubt"] > 0].sort_values("doubt", ascending=False).reset_index("setting")
     split = split[~split.index.duplicated()].reindex(index)
