@@ -32,8 +32,9 @@ def sample_answers(folder: Path, *, without: tuple[str, ...] = (), **changes: An
 
 
 def sample_site(folder: Path) -> Site:
-    """A site of the built-in sample, with intervals."""
-    export_run(sample_answers(folder / "made-run"), folder / "export", draws=100)
+    """A site of the built-in sample, with intervals, and with the sample's gold without one occupation as its baseline."""
+    run, baseline = sample_answers(folder / "made-run"), sample_answers(folder / "baseline", without=(B,))
+    export_run(run, folder / "export", baseline=baseline, draws=100)
     return build_site(folder / "export", folder / "site")
 
 

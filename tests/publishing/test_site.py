@@ -19,7 +19,7 @@ from relabel.publishing.export import export_run
 from relabel.publishing.site.build import Site, build_site
 from relabel.publishing.site.serve import site_server
 from relabel.run import open_run
-from run_workshop import MakeRun
+from run_workshop import MakeRun, answered
 
 
 class Seen(HTMLParser):
@@ -285,6 +285,77 @@ def test_only_a_site_is_served_and_only_on_this_machine(site: Site, tmp_path: Pa
             site_server(site.folder, server.server_port)
     with pytest.raises(UsageError, match=r"holds no index\.html"):
         site_server(tmp_path, 0)
+
+
+def test_changes_are_listed_with_their_causes_and_told_on_the_page(site: Site) -> None:
+    seen = Seen(site.folder / "changes.html")
+    assert "against baseline" in " ".join(seen.text.split())
+    assert [link for link in seen.links if link.startswith("occupations/")]
+    export = (site.folder / "data/changes.csv").read_text(encoding="utf-8").splitlines()
+    head = export[0].split(",")
+    rows = [dict(zip(head, line.split(","), strict=False)) for line in export[1:]]
+    moved = [row for row in rows if row["change"] not in {"", "0.0"}]
+    assert moved
+    assert seen.links.count("occupations/2134.html") == len([row for row in moved if row["code"] == "2134"])
+    assert "Since the baseline" in Seen(site.folder / "occupations/2134.html").text
+
+
+def test_a_career_page_explains_resilience_and_lists_roles(site: Site) -> None:
+    page = json.loads((site.folder / "data/families/nursing.json").read_text(encoding="utf-8"))
+    text = " ".join(Seen(site.folder / "careers/nursing.html").text.split())
+    assert page["name"] in text
+    assert f"{page['resilience']['so_far']} of {page['resilience']['of']}" in text
+    for part in page["resilience"]["parts"]:
+        assert part["name"] in text
+    for role in page["roles"]:
+        assert f"{role['title']} {role['onet_soc_code']}" in text
+    for task in page["responsibilities"]:
+        assert task["text"] in text
+    assert "`" not in text
+
+
+def test_an_incoherent_pair_counts_as_exposed_under_both_readings(tmp_path: Path) -> None:
+    tasks = tmp_path / "tasks.csv"
+    tasks.write_text(
+        "task_id,onet_soc_code,title,text,task_type,importance\n1,11-1011.00,C,One.,Core,3\n2,11-1011.00,C,Two.,Core,3\n"
+    )
+    run = answered(
+        tmp_path / "run",
+        {
+            ("11-1011.00", "1"): {"strict": True, "with-tools": False},
+            ("11-1011.00", "2"): {"strict": False, "with-tools": False},
+        },
+        tasks=str(tasks),
+    )
+    export_run(run, tmp_path / "export", taxonomy="onet-soc", tasks=str(tasks), draws=0)
+    page = json.loads((tmp_path / "export/occupations/11-1011.00.json").read_text(encoding="utf-8"))
+    assert (page["score"]["alpha"], page["score"]["gamma"]) == (0.5, 0.5)
+    assert (page["counts"]["strict"]["text"], page["counts"]["with_tools"]["text"]) == ("1 of 2", "1 of 2")
+    built = build_site(tmp_path / "export", tmp_path / "site")
+    text = " ".join(Seen(built.folder / "occupations/11-1011.00.html").text.split())
+    assert "A model with tools can speed up 1 of 2" in text
+    assert "contradict each other" in Seen(built.folder / "onet/11-1011.00.html").text
+
+
+def test_a_run_of_one_reading_has_pages_without_a_switch(tmp_path: Path) -> None:
+    tasks = tmp_path / "tasks.csv"
+    tasks.write_text(
+        "task_id,onet_soc_code,title,text,task_type,importance\n1,11-1011.00,C,One.,Core,3\n2,11-1011.00,C,Two.,Core,3\n"
+    )
+    run = answered(
+        tmp_path / "run",
+        {("11-1011.00", "1"): {"strict": True}, ("11-1011.00", "2"): {"strict": False}},
+        tasks=str(tasks),
+        settings=("strict",),
+    )
+    export_run(run, tmp_path / "export", taxonomy="onet-soc", tasks=str(tasks), draws=0)
+    built = build_site(tmp_path / "export", tmp_path / "site")
+    page = Seen(built.folder / "occupations/11-1011.00.html")
+    text = " ".join(page.text.split())
+    assert "A model alone can speed up 1 of 2" in text
+    assert "Model with tools" not in text
+    assert "read-tools" not in page.ids
+    assert "5.0 of 10" in text
 
 
 PAY = "code,employees,median_pay_gbp\n1121,479000,52885\n8160,24000,35092\n"

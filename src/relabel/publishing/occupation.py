@@ -267,7 +267,7 @@ def _said(
     band = bands.of(score[ten])
     words = getattr(band, reading)
     percentile = score[f"percentile_{measure}"]
-    doable = [task for task in tasks if task[reading] == "exposed"]
+    doable = [task for task in tasks if _is_exposed(task, reading)]
     return {
         "name": READING_NAMES[reading],
         "score_10": score[ten],
@@ -319,6 +319,11 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, _PLACES)
 
 
+def _is_exposed(task: Row, reading: Reading) -> bool:
+    """Whether a task counts as exposed in the score: an incoherent pair is taken as E1, which both readings hold."""
+    return task[reading] == "exposed" or task["incoherent"]
+
+
 def _is_labelled(task: Row) -> bool:
     return any(task[reading] is not None for reading in READINGS)
 
@@ -332,8 +337,8 @@ def _counts(tasks: Sequence[Row]) -> Row:
         "codes": {code: sum(task["code"] == code for task in labelled) for code in ("E0", "E1", "E2")},
     }
     for reading in READINGS:
-        said = [task[reading] for task in labelled if task[reading] is not None]
-        counts[reading] = _reading(said.count("exposed"), len(said))
+        said = [task for task in labelled if task[reading] is not None]
+        counts[reading] = _reading(sum(_is_exposed(task, reading) for task in said), len(said))
     return counts
 
 

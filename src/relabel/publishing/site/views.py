@@ -108,7 +108,15 @@ def index_pages(book: Book, listed: list[Row]) -> Iterator[tuple[str, str, Row]]
         )
         paid = [row for row in listed if row["pay"] and (row["strict"] or row["with_tools"])]
         yield "pay.html", "pay.html", {"plot": scatter(paid), "rows": paid, "left_out": len(listed) - len(paid)}
-        yield "totals.html", "totals.html", {"totals": totals(book), "intervals": book.method["intervals"]}
+        yield (
+            "totals.html",
+            "totals.html",
+            {
+                "totals": totals(book),
+                "intervals": book.method["intervals"],
+                "workforce": book.method["totals"],
+            },
+        )
     yield "compare.html", "compare.html", {"rows": [_compared(row) for row in listed]}
     if book.changes is not None:
         yield "changes.html", "changes.html", changes(book)
