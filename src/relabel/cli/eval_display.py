@@ -162,7 +162,10 @@ def show_paper(document: PaperDocument, console: Console) -> None:
 
 def bounds(pair: Bounds | None) -> str:
     """An interval for people; `-` where there is none."""
-    return "-" if pair is None else f"{figure(pair[0])} to {figure(pair[1])}"
+    if pair is None:
+        return "-"
+    # A dash before a minus would be misread; without one it lets seven intervals stand side by side.
+    return (" to " if pair[0] < 0 else "-").join(figure(x) for x in pair)
 
 
 def table_of(first: str, *rest: str) -> Table:
