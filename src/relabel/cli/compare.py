@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -130,7 +131,7 @@ def _show_pair(document: CompareDocument, console: Console) -> None:
             console.print(f"{alone:,} tasks only in {run}")
     _heading("Verdict", console)
     for sentence in document.verdict.splitlines():
-        console.print(f"  {sentence}")
+        _indented(sentence, console)
     for setting, found in document.settings.items():
         if not found.n:
             continue
@@ -159,7 +160,7 @@ def _show_pair(document: CompareDocument, console: Console) -> None:
             test = found.stuart_maxwell
             tests.append(f"Stuart-Maxwell {test.statistic:.2f} on {test.df} df, p {_p(test.p)}")
         if tests:
-            console.print(f"  taking tasks as independent, which they are not: {'; '.join(tests)}")
+            _indented(f"taking tasks as independent, which they are not: {'; '.join(tests)}", console)
     _heading("Means", console)
     table = _table("measure", "tasks", "first", "second", "change", "95 %")
     for measure, change in document.measures.items():
@@ -229,7 +230,7 @@ def _show_several(document: PairwiseDocument, console: Console) -> None:
     console.print(f"{len(document.runs)} runs, {document.common:,} common tasks")
     _heading("Verdict", console)
     for sentence in document.verdict.splitlines():
-        console.print(f"  {sentence}")
+        _indented(sentence, console)
     _heading("Runs", console)
     table = _table("run", *(f"mean {measure}" for measure in document.means), "not common")
     for place, run in enumerate(document.runs):
@@ -271,6 +272,11 @@ def _show_several(document: PairwiseDocument, console: Console) -> None:
 
 def _gold_columns(document: PairwiseDocument) -> tuple[str, ...]:
     return ("gold accuracy", "gold kappa") if document.gold else ()
+
+
+def _indented(sentence: str, console: Console) -> None:
+    for line in textwrap.wrap(sentence, console.width - 2, break_on_hyphens=False):
+        console.print(f"  {line}")
 
 
 def _heading(text: str, console: Console) -> None:

@@ -100,11 +100,11 @@ def _setting(table: pd.DataFrame, setting: SettingName, draws: Draws) -> Setting
     pairs = metrics.pairs(told[0].to_numpy(), told[1].to_numpy(), scale)
     resampled, counts = draws.sum(pairs), pairs.sum(axis=0).astype(np.int64)
     agreement, kappa = (figures.of_pairs(m, pairs, resampled, scale, draws.occupations) for m in ("accuracy", "kappa"))
-    moved = figures.changed_occupations(told[0], told[1])
     shares: dict[str, Difference] = {}
     for label in scale:
-        sides = [figures.of_measure("mean", told[i] == label, told[i] == label, draws) for i in (0, 1)]
-        shares[label] = difference(sides[0], sides[1], moved)
+        uses = [told[i] == label for i in (0, 1)]
+        sides = [figures.of_measure("mean", side, side, draws) for side in uses]
+        shares[label] = difference(sides[0], sides[1], figures.changed_occupations(uses[0], uses[1]))
     return SettingComparison(
         n=len(told),
         changed=int((told[0] != told[1]).sum()),
