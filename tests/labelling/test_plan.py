@@ -13,6 +13,7 @@ from relabel.cli.app import run_app
 from relabel.labelling.estimate import Estimate
 from relabel.labelling.throughput import Pace, outlook
 
+ROOT = Path(__file__).parents[2]
 ONCE = Estimate(
     labels=36_000,
     requests=36_000,
@@ -165,3 +166,9 @@ def test_a_plan_is_never_held_whole(tmp_path: Path) -> None:
     few, many = peak(20), peak(200)
     assert many < 1.1 * few
     assert many < 300
+
+
+@pytest.mark.mirror
+def test_the_tables_of_the_page_are_the_plans_own() -> None:
+    done = subprocess.run([sys.executable, "docs/scale_figures.py", "--check"], check=False, cwd=ROOT)
+    assert done.returncode == 0, "python docs/scale_figures.py renews docs/scale.md"

@@ -119,6 +119,8 @@ async def run_batch(
             alone=job.alone,
             logprobs="logprobs" in job.endpoint.params,
             calibrate=job.calibrate,
+            twice=job.asks_twice,
+            folder=out,
         )
         results = Results(job, store, ledger, folder, secret=client.api_key, now=now, step=step)
         stop = stop or Stop()

@@ -1,0 +1,102 @@
+"""The tables of docs/scale.md, by the model behind `relabel plan`: `python docs/scale_figures.py [--check]`.
+
+Needs O*NET 30.2 (RELABEL_DATA_MIRROR or the download cache).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from relabel.labelling.connection import describe
+from relabel.labelling.estimate import Estimate, estimate
+from relabel.labelling.job import Job
+from relabel.labelling.pricing import given_price
+from relabel.labelling.prompt import load_prompt
+from relabel.labelling.throughput import Outlook, Pace, Range, outlook
+from relabel.rubric import load_rubric
+from relabel.settings import Settings
+from relabel.task import load_tasks
+
+PAGE = Path(__file__).parent / "scale.md"
+BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+PRICE = "0.15/0.60"
+MAX_TOKENS = 300
+QUOTAS = ((500, 200_000), (5_000, 2_000_000), (10_000, 10_000_000), (30_000, 150_000_000))
+GPUS = ((1_000, 1), (1_000, 8), (2_500, 8), (2_500, 64))
+REPEATS = (1, 5, 100)
+GPU_USD_H = 2.0
+
+
+def once() -> Estimate:
+    """What all tasks under both settings take, asked once."""
+    rubric = load_rubric("exposure")
+    price = given_price(PRICE)
+    described = describe("any", "http://any/v1", Settings(), {"max_completion_tokens": MAX_TOKENS}, price=price)
+    whole = Job(
+        tasks=load_tasks("onet-30.2"),
+        tasks_ref="onet-30.2",
+        sources=(),
+        rubric=rubric,
+        prompt=load_prompt(rubric.prompt),
+        settings=tuple(rubric.settings),
+        endpoint=described.endpoint,
+        model="any",
+        base_url=None,
+        price=price,
+    )
+    return estimate(whole, None)
+
+
+def tables(asked: Estimate) -> Iterator[str]:
+    """The lines of both tables."""
+    low, high = asked.prompt_tokens
+    few, many = asked.completion_tokens
+    yield f"All {asked.requests:,} requests once: {low / 1e6:.1f} to {high / 1e6:.1f} million tokens in, {few / 1e6:.1f} to {many / 1e6:.1f} million out."
+    yield ""
+    yield "| requests a minute | tokens a minute | repeats | requests | hours | USD | binds |"
+    yield "|---:|---:|---:|---:|---:|---:|---|"
+    for rpm, tpm in QUOTAS:
+        for repeats in REPEATS:
+            found = outlook(asked, repeats, Pace(rpm=rpm, tpm=tpm))
+            yield f"| {rpm:,} | {tpm:,} | {_end(found, repeats, found.tokens_usd)}"
+    yield ""
+    yield "| tokens a second a GPU | GPUs | repeats | requests | hours | USD of GPUs | binds |"
+    yield "|---:|---:|---:|---:|---:|---:|---|"
+    for speed, gpus in GPUS:
+        for repeats in REPEATS:
+            pace = Pace(engine="ray", gpu_tokens_s=speed, gpus=gpus, gpu_usd_h=GPU_USD_H)
+            found = outlook(asked, repeats, pace)
+            yield f"| {speed:,} | {gpus} | {_end(found, repeats, found.gpu_usd)}"
+
+
+def _end(found: Outlook, repeats: int, money: Range | None) -> str:
+    assert money is not None
+    return f"{repeats} | {found.requests:,} | {_range(found.hours)} | {_range(money)} | {found.binds} |"
+
+
+def _range(value: Range) -> str:
+    low, high = (f"{number:,.0f}" if number >= 10 else f"{number:.2g}" for number in value)
+    return low if low == high else f"{low} to {high}"
+
+
+def renewed(page: str) -> str:
+    """The page with figures as they are now."""
+    head, _, rest = page.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    return f"{head}{BEGIN}\n" + "\n".join(tables(once())) + f"\n{END}{tail}"
+
+
+def main() -> int:
+    """Write the tables, or check them."""
+    page = PAGE.read_text(encoding="utf-8")
+    new = renewed(page)
+    if "--check" in sys.argv:
+        return int(new != page)
+    PAGE.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
