@@ -36,7 +36,10 @@ def test_known_figures_are_compared_with_their_printed_digits(paper: PaperDocume
     assert top.ours == pytest.approx(76.47, abs=5e-3)
     assert top.core_weighted == pytest.approx(80.0)
     assert cell(paper, "occupations fully exposed, GPT-4, gamma").ours == 86
-    assert cell(paper, "occupations without an exposed task").ours == 34
+    none = cell(paper, "occupations without an exposed task")
+    assert (none.ours, none.confirmed) == (34, False)
+    assert agreement.confirmed
+    assert all(c.printed is not None for c in paper.cells if c.confirmed)
 
 
 @pytest.mark.mirror

@@ -140,6 +140,11 @@ def show_paper(document: PaperDocument, console: Console) -> None:
         f"{document.reproduced} reproduced, {document.not_reproduced} not, {document.not_compared} without a printed "
         "figure at hand"
     )
+    printed = [cell for cell in document.cells if cell.printed is not None]
+    console.print(
+        f"{sum(cell.confirmed for cell in printed)} of the {len(printed)} printed figures were checked against a copy of "
+        "the paper"
+    )
     by_table: dict[str, list[Cell]] = {}
     for cell in document.cells:
         by_table.setdefault(cell.table, []).append(cell)

@@ -5,7 +5,9 @@ printed digit, or a point where the paper says "around". A figure that cannot be
 is not at hand says that, and is never filled in.
 
 Printed figures: Eloundou, Manning, Mishkin and Rock, "GPTs are GPTs", arXiv:2303.10130 (v5, August 2023), tables 2 to 4,
-abstract and appendix; and the abstract in Science 384 (2024) 1306-1308. The paper calls the measure gamma zeta.
+abstract and appendix; and the abstract in Science 384 (2024) 1306-1308. The paper calls the measure gamma zeta. Not all of
+them could be checked against a copy of the paper while this was written: `confirmed` says which were; the others are cited
+from knowledge of it, and one that could not be cited with certainty is left out.
 """
 
 from __future__ import annotations
@@ -115,6 +117,7 @@ class Cell(BaseModel):
         rule: How labels, values or thresholds are compared.
         weights: How tasks, occupations or jobs weigh.
         tolerance: Largest difference that counts as reproduced, in the unit.
+        confirmed: Whether the printed figure was checked against a copy or transcript of the paper.
         reproduced: Whether the two agree; null where there is nothing to compare.
         reason: Why it is not reproduced or not compared.
         core_weighted: For means over occupations, the same with the weights of the published `occ_level.csv` (core tasks
@@ -131,6 +134,7 @@ class Cell(BaseModel):
     rule: str
     weights: str
     tolerance: float
+    confirmed: bool = False
     reproduced: bool | None
     reason: str | None = None
     core_weighted: float | None = None
@@ -172,6 +176,7 @@ def recompute() -> PaperDocument:
         *_shares(labels, equal, core),
         *_workers(equal),
     )
+    cells = tuple(cell.model_copy(update={"confirmed": _is_confirmed(cell)}) for cell in cells)
     return PaperDocument(
         cells=cells,
         reproduced=sum(cell.reproduced is True for cell in cells),
@@ -179,6 +184,16 @@ def recompute() -> PaperDocument:
         not_compared=sum(cell.reproduced is None for cell in cells),
         sources=task_sources("eloundou-2023"),
     )
+
+
+def _is_confirmed(cell: Cell) -> bool:
+    if cell.printed is None:
+        return False
+    if cell.table in {"abstract", "Science abstract", "section 4"}:
+        return True
+    if cell.table == "2":
+        return "GPT-4 and human" in cell.figure or cell.figure == "Pearson's r, GPT-4 alt and human, alpha"
+    return cell.table == "4" and "most varied" not in cell.figure and "GPT-4, beta" not in cell.figure
 
 
 def _values(labels: pd.DataFrame, who: str, measure: Measure) -> pd.Series:
