@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from relabel.errors import DataError
-from relabel.evaluation.document import SettingName
+from relabel.evaluation.document import SCALES, SettingName
 from relabel.rubric import Measure
 from relabel.settings import asset_dir
 
@@ -231,7 +231,7 @@ def _path(ref: str) -> Path:
 def _check_setting_metric(metric: str, setting: SettingName) -> None:
     kind, colon, label = metric.partition(":")
     if colon and kind in {"f1", "precision", "recall"}:
-        labels = ("E0", "E1", "E2") if setting == "three-way" else ("exposed", "not-exposed")
+        labels = SCALES[setting]
         if label not in labels:
             raise ValueError(f"metric: {label!r} is no label of {setting}; use {_either(labels)}")
     elif metric not in SettingMetric.__args__:
