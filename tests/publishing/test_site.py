@@ -19,6 +19,7 @@ from relabel.publishing.export import export_run
 from relabel.publishing.site.build import Site, build_site
 from relabel.publishing.site.serve import site_server
 from relabel.run import open_run
+from relabel.scoring.family_page import FamilyPage
 from run_workshop import MakeRun, answered
 
 
@@ -312,6 +313,27 @@ def test_a_career_page_explains_resilience_and_lists_roles(site: Site) -> None:
     for task in page["responsibilities"]:
         assert task["text"] in text
     assert "`" not in text
+
+
+def test_a_career_page_with_all_three_parts_shows_the_score_and_the_ratings(site: Site, tmp_path: Path) -> None:
+    shutil.copytree(site.folder.parent / "export", tmp_path / "export")
+    path = tmp_path / "export/families/nursing.json"
+    page = json.loads(path.read_text(encoding="utf-8"))
+    page["epoch"] = {
+        "dimensions": {"empathy": 2.5, "presence": 1.5, "opinion": 2.0, "creativity": 1.0, "hope": 2.0},
+        "total": 9.0,
+        "occupations": 5,
+        "words": "means over 5 of 5 occupations",
+    }
+    page["resilience"] |= {"score": 2, "so_far": 2, "of": 6, "words": "2 of 6"}
+    page["outlook"] |= {"change_percent": -14.0, "start": 2024, "end": 2034}
+    page["exposure"] |= {"strict": 0.1, "with_tools": 0.2}
+    FamilyPage.model_validate(page)
+    path.write_text(json.dumps(page), encoding="utf-8")
+    built = build_site(tmp_path / "export", tmp_path / "site")
+    text = " ".join(Seen(built.folder / "careers/nursing.html").text.split())
+    for said in ("2 of 6", "9.0 of 25", "empathy 2.5, presence 1.5", "−14.0 %", "Projected change 2024–2034", "10 %"):
+        assert said in text, said
 
 
 def test_an_incoherent_pair_counts_as_exposed_under_both_readings(tmp_path: Path) -> None:
