@@ -140,10 +140,8 @@ def show_paper(document: PaperDocument, console: Console) -> None:
         f"{document.reproduced} reproduced, {document.not_reproduced} not, {document.not_compared} without a printed "
         "figure at hand"
     )
-    printed = [cell for cell in document.cells if cell.printed is not None]
-    console.print(
-        f"{sum(cell.confirmed for cell in printed)} of the {len(printed)} printed figures were checked against a copy of "
-        "the paper"
+    _print(
+        "Printed figures are those of public transcripts of the paper; what none of them holds is not at hand.", console
     )
     by_table: dict[str, list[Cell]] = {}
     for cell in document.cells:
@@ -185,7 +183,7 @@ def table_of(first: str, *rest: str) -> Table:
 def _number(value: float | None, cell: Cell) -> str:
     if value is None:
         return "-"
-    digits = {"percent": 1, "variance": 1, "share": 2, "correlation": 3, "count": 0}[cell.unit]
+    digits = {"percent": 1, "share": 2, "correlation": 3, "count": 0}[cell.unit]
     return f"{value:.{digits}f}"
 
 
