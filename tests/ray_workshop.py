@@ -147,8 +147,9 @@ async def label_on(
     """Label all tasks of a job on a cluster."""
     limiter = Limiter(concurrency)
     options = ClusterOptions(address, workers)
-    engine = RayEngine("test-model", connection(job), limiter, Budget(max_cost, job.price), options)
+    budget = Budget(max_cost, job.price)
+    engine = RayEngine("test-model", connection(job), limiter, budget, options)
     try:
-        return await run_job(job, engine, store, out, concurrency=concurrency, stop=stop)
+        return await run_job(job, engine, store, out, concurrency=concurrency, budget=budget, stop=stop)
     finally:
         await engine.close()

@@ -89,7 +89,7 @@ async def test_a_node_that_dies_loses_only_its_answers_in_flight(cluster: Nodes,
             return by_task(seen)
         if not off.is_set():
             held.append(seen)
-            if len(held) == 6:  # as many as may be in flight: each of the three workers holds two
+            if len(held) == 6:  # as many as may be in flight: the lost worker holds some of them
                 cluster.power_off_one_that_works()
                 off.set()
             return Reply(body=by_task(seen).body, delay=1.0)
@@ -112,11 +112,12 @@ async def test_a_node_that_dies_loses_only_its_answers_in_flight(cluster: Nodes,
     assert off.is_set()
     assert outcome.complete
     assert len(outcome.labels) == 200 == len(asked)
-    assert 0 < len(again) <= 2
+    assert again
     assert again <= in_flight
     assert max(asked.values()) == 2
     assert sum(label.attempts for label in outcome.labels) == len(fake.seen)
     assert len({label.request_key for label in outcome.labels}) == 200
+    assert outcome.manifest.perhaps_charged.requests == len(again)
 
 
 async def test_a_wrong_key_ends_the_run(cluster: Nodes, tmp_path: Path) -> None:
@@ -233,7 +234,8 @@ def test_ray_that_is_started_here_listens_on_loopback_alone_and_leaves_nothing(
     try:
         (node,) = here.nodes
         assert node["NodeManagerAddress"] == "127.0.0.1"
-        assert ray_folders() != before
+        (folder,) = ray_folders() - before
+        assert folder.parent.stat().st_mode & 0o077 == 0
     finally:
         here.leave()
     assert ray_folders() == before
@@ -242,4 +244,4 @@ def test_ray_that_is_started_here_listens_on_loopback_alone_and_leaves_nothing(
 
 
 def ray_folders() -> set[Path]:
-    return set(Path("/tmp").glob("relabel-ray-*"))
+    return set(Path("/tmp").glob("relabel-*/ray"))

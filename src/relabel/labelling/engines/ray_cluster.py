@@ -5,8 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import socket
+import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -102,27 +105,28 @@ def join(options: ClusterOptions) -> Cluster:
     with ExitStack() as opened:
         variables, folder = dict(_QUIET), None
         if alone:
-            folder = Path(
-                opened.enter_context(tempfile.TemporaryDirectory(prefix="relabel-ray-", ignore_cleanup_errors=True))
-            )
-            variables |= _LOOPBACK_ONLY | _token(folder)
+            private = opened.enter_context(tempfile.TemporaryDirectory(prefix="relabel-", ignore_cleanup_errors=True))
+            folder = Path(private) / "ray"  # Ray opens its own folder to everybody; this one's parent stays shut
+            folder.mkdir()
+            variables |= _LOOPBACK_ONLY | _token(Path(private))
         opened.enter_context(_environment(variables))
         ray = _load()
         if ray.is_initialized():  # the program that calls this has joined already
             return Cluster(ray, ExitStack())
         try:
-            if folder is not None:
-                ray.init(
-                    address="local",
-                    num_cpus=None if options.worker_cpus else 1,
-                    include_dashboard=False,
-                    object_store_memory=_LOCAL_STORE_BYTES,
-                    log_to_driver=False,
-                    configure_logging=False,
-                    _temp_dir=str(folder),
-                )
-            else:
-                ray.init(address=address, log_to_driver=False, configure_logging=False)
+            with _hushed():
+                if folder is not None:
+                    ray.init(
+                        address="local",
+                        num_cpus=None if options.worker_cpus else 1,
+                        include_dashboard=False,
+                        object_store_memory=_LOCAL_STORE_BYTES,
+                        log_to_driver=False,
+                        configure_logging=False,
+                        _temp_dir=str(folder),
+                    )
+                else:
+                    ray.init(address=address, log_to_driver=False, configure_logging=False)
         except Exception as error:  # Ray raises bare errors of many kinds, each with several lines
             raise _explained(error, address) from error
         opened.callback(ray.shutdown)
@@ -146,6 +150,31 @@ def _load() -> Any:
 
 def _say_nothing(*_: object, **__: object) -> None:
     """Stands in the place of what prints a cluster's news."""
+
+
+@contextmanager
+def _hushed() -> Generator[None]:
+    """Keep what native code writes off standard error for as long as the block lasts; what is wrong comes as an exception."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def keep_signals() -> None:
+    """Put this process's own signal handlers back: joining a cluster takes SIGTERM away from them. For the main thread."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(number)
+            if handler is not None:
+                signal.signal(number, handler)
+                signal.siginterrupt(number, False)
 
 
 def _token(folder: Path) -> dict[str, str]:

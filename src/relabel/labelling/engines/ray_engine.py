@@ -18,7 +18,7 @@ from relabel.labelling.engines.engine import Flies, Repair
 from relabel.labelling.engines.limits import Limiter
 from relabel.labelling.engines.local import SLOTS, is_local
 from relabel.labelling.engines.online import OnlineEngine
-from relabel.labelling.engines.ray_cluster import Cluster, ClusterOptions, join
+from relabel.labelling.engines.ray_cluster import Cluster, ClusterOptions, join, keep_signals
 from relabel.labelling.engines.ray_pool import Call, RayTransport, WorkerLostError
 from relabel.labelling.engines.ray_sender import LocalModel, Sender
 from relabel.labelling.pricing import OPENAI_URL
@@ -92,6 +92,7 @@ class RayEngine:
         described, local = self._described, is_local(self._model)
         if self._cluster is None:
             self._cluster = await asyncio.to_thread(join, self._options)
+            keep_signals()
         if not self._handles:
             self._handles = await asyncio.to_thread(self._hire, self._cluster, local)
         calls = [_caller(self._cluster.ray, handle) for handle in self._handles]
