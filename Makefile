@@ -22,6 +22,7 @@ check: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python bench/labelling.py
 	$(BIN)/python bench/pack_tokens.py
+	$(BIN)/python bench/scale.py
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/python docs/cli_reference.py
