@@ -20,7 +20,7 @@ EngineKind = Literal["online", "batch", "ray"]
 
 BATCH_WINDOW_H = 24.0
 """Hours within which the Batch API answers; batches run side by side."""
-DRIVER_ANSWERS_A_SECOND: Mapping[str, float] = {"online": 800.0, "ray": 1200.0}
+DRIVER_ANSWERS_A_SECOND: Mapping[str, float] = {"online": 1200.0, "ray": 1200.0}
 """Answers that one processor core plans, validates and stores; as measured on two shared cores;
 `bench/scale.py` prints it for the machine that it runs on."""
 
