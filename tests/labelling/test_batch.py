@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def files_below(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def bare(labels: list[Label]) -> list[tuple[Any, ...]]:
+def bare(labels: Sequence[Label]) -> list[tuple[Any, ...]]:
     return sorted((x.task_id, x.setting, x.sample, x.label, x.rationale, x.request_key) for x in labels)
 
 

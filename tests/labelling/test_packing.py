@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ async def test_tokens_and_costs_of_a_pack_add_up(count: int, store: Store, tmp_p
         outcome = await label_all(make_job(fake.base_url, 3, pack=3, price=price), store, tmp_path / "run")
     shared = [x for x in outcome.labels if x.setting == "strict" and x.rationale != "Because."]
 
-    def total(name: str, labels: list[Label]) -> float:
+    def total(name: str, labels: Sequence[Label]) -> float:
         return sum(getattr(x, name) for x in labels)
 
     assert len(shared) == count

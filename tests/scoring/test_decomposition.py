@@ -76,7 +76,7 @@ def test_what_cannot_be_told_apart_stands_undivided(tmp_path: Path, task_file: T
     # Each run labels the one task that has a rating in its list; no label is on a task that weighs in the other's.
     tasks = task_file([{"task_id": str(n), "onet_soc_code": A, "importance": 3 if n == 1 else None} for n in (1, 2)])
     turned = tmp_path / "turned.csv"
-    pd.read_csv(tasks).assign(importance=[None, 3]).to_csv(turned, index=False)
+    pd.read_csv(tasks).assign(importance=[float("nan"), 3]).to_csv(turned, index=False)
     run, other = make_run({(A, "1"): E0}), answered(tmp_path / "other", {(A, "2"): E1})
     before = score_table(run, taxonomy="onet-soc", tasks=tasks, unrated="drop")
     after = score_table(other, taxonomy="onet-soc", tasks=str(turned), unrated="drop")
