@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from relabel.cli import score
 from relabel.errors import UsageError
-from run_workshop import MakeRun
+from run_workshop import MakeRun, answered
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_the_headline_names_method_and_counts(app: typer.Typer, tmp_path: Path) 
 def test_thin_groups_are_counted_apart(app: typer.Typer, make_run: MakeRun, task_file: TaskFile) -> None:
     tasks = task_file([{"task_id": str(n), "onet_soc_code": "11-1011.00"} for n in range(10)])
     run = make_run({("11-1011.00", "1"): {"strict": True, "with-tools": True}})
-    words = ["score", str(run.folder), "--tasks", tasks, "--taxonomy", "onet-soc"]
+    words = ["score", str(run.folder), "--tasks", tasks, "--taxonomy", "onet-soc", "--no-us"]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     assert "0 of 1 codes scored and 1 thin from 1 of 10 tasks of tasks.csv" in result.output
@@ -49,7 +49,8 @@ def test_thin_groups_are_counted_apart(app: typer.Typer, make_run: MakeRun, task
 def test_a_run_of_one_setting_is_shown_with_dashes(app: typer.Typer, make_run: MakeRun, task_file: TaskFile) -> None:
     tasks = task_file([{"task_id": "1", "onet_soc_code": "11-1011.00"}])
     run = make_run({("11-1011.00", "1"): {"strict": True}}, settings=["strict"])
-    result = CliRunner().invoke(app, ["score", str(run.folder), "--tasks", tasks, "--taxonomy", "onet-soc"])
+    words = ["score", str(run.folder), "--tasks", tasks, "--taxonomy", "onet-soc", "--no-us"]
+    result = CliRunner().invoke(app, words)
     assert "11-1011.00   1.000      -      -" in result.output
 
 
@@ -58,6 +59,72 @@ def test_json_is_one_document_and_nothing_else(app: typer.Typer, tmp_path: Path)
     document = json.loads(result.stdout)
     assert [row["code"] for row in document["rows"]] == ["1121", "2134", "2237", "5250", "5315", "8160"]
     assert (tmp_path / "s.parquet").exists()
+
+
+@pytest.fixture
+def opposed(make_run: MakeRun, task_file: TaskFile, tmp_path: Path) -> tuple[list[str], str]:
+    """A run that says yes to every second task, and one that says the opposite."""
+    tasks = task_file([{"task_id": str(n), "onet_soc_code": "11-1011.00"} for n in range(40)])
+    keys = [("11-1011.00", str(n)) for n in range(40)]
+    run = make_run({key: {"strict": False, "with-tools": n % 2 == 0} for n, key in enumerate(keys)})
+    opposite = {key: {"strict": False, "with-tools": n % 2 == 1} for n, key in enumerate(keys)}
+    other = answered(tmp_path / "other-run", opposite)
+    return ["score", str(run.folder), "--tasks", tasks, "--taxonomy", "onet-soc", "--no-us", "--draws", "200"], str(
+        other.folder
+    )
+
+
+def test_with_draws_scores_are_shown_with_their_intervals(app: typer.Typer, opposed: tuple[list[str], str]) -> None:
+    words, other = opposed
+    result = CliRunner().invoke(app, [*words, "--gold", other])
+    assert result.exit_code == 0, result.output
+    assert "rank, 95 %" in result.output
+    line = next(line for line in result.output.splitlines() if line.startswith("11-1011.00"))
+    code, alpha, within, gamma, around, rank, *_ = line.split()
+    assert (code, alpha, gamma, rank) == ("11-1011.00", "0.000", "0.500", "1-1")
+    assert all(len(interval.split("-")) == 2 for interval in (within, around))
+
+
+def test_each_rater_stands_beside_the_pooled_score(
+    app: typer.Typer, opposed: tuple[list[str], str], tmp_path: Path
+) -> None:
+    words, other = opposed
+    shown = CliRunner().invoke(app, [*words, "--rater", other]).output
+    assert [line.split()[0] for line in shown.partition("by rater")[2].splitlines()[1:4]] == [
+        "a-run",
+        "other-run",
+        "pooled",
+    ]
+    document = json.loads(CliRunner().invoke(app, [*words, "--rater", other, "--json"]).stdout)
+    assert [(row["rater"], round(row["gamma"], 12)) for row in document["by_rater"]] == [
+        ("a-run", 0.5),
+        ("other-run", 0.5),
+        ("pooled", 0.5),
+    ]
+    assert (document["intervals"]["noise"], document["intervals"]["draws"]) == ("raters", 200)
+
+
+def test_a_seed_below_zero_is_wrong_usage(app: typer.Typer, opposed: tuple[list[str], str]) -> None:
+    words, other = opposed
+    with pytest.raises(UsageError, match="the seed -1 is below 0"):
+        CliRunner().invoke(app, [*words, "--gold", other, "--seed", "-1"], catch_exceptions=False)
+
+
+@pytest.mark.mirror
+def test_totals_are_shown_with_their_intervals(app: typer.Typer, tmp_path: Path) -> None:
+    out = tmp_path / "scores.json"
+    result = CliRunner().invoke(app, ["score", "eloundou-2023:gpt4", "--draws", "100", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "95 % of the draws of these totals: alpha " in result.output
+    document = json.loads(out.read_text(encoding="utf-8"))
+    bounds = document["intervals"]["totals"]
+    assert list(bounds) == [f"wage_exposure_{measure}_gbp" for measure in ("alpha", "beta", "gamma")]
+    for name, known in bounds.items():
+        rows = [row for row in document["rows"] if row[name] is not None]
+        # Errors of groups partly cancel, so a total is known better than its groups one by one.
+        assert sum(row[f"{name}_low"] for row in rows) < known["low"] < known["mid"] < known["high"]
+        assert known["high"] < sum(row[f"{name}_high"] for row in rows)
+    assert document["totals"]["thin_groups"] == 1
 
 
 def test_an_unknown_suffix_is_refused_before_anything_is_scored(app: typer.Typer) -> None:

@@ -112,7 +112,7 @@ def _show_scores(explained: Explanation) -> None:
         cells = [("-" if x is None else f"{x:.{places}f}") for x in (score, low, high)]
         middle = "" if centre is None else f"{centre:.3f}"
         typer.echo(f"{name:<28}{cells[0]:>8}{cells[1]:>10}{cells[2]:>10}{middle:>10}")
-    for measure in ("alpha", "gamma"):
+    for measure in ("alpha", "beta", "gamma"):
         name = f"wage_exposure_{measure}_gbp"
         if explained.score.get(name) is not None:
             bounds = explained.intervals.get(name, (None, None))
@@ -131,7 +131,8 @@ def _show_way(explained: Explanation) -> None:
             share = "no tasks" if link.share is None else f"{link.share:.1%}"
             typer.echo(f"  {link.code:<11}{share:>9}  for {link.target:<11} {(link.title or '')[:60]}")
         if len(shown) < len(rows):
-            typer.echo(f"  and {len(rows) - len(shown)} links of under 1 %")
+            count = len(rows) - len(shown)
+            typer.echo(f"  and {count} {'link' if count == 1 else 'links'} of under 1 %")
     if explained.borrowed:
         _wrapped("no task statements lead here; it borrows from the other codes of the same SOC broad group")
     typer.echo(f"\n{'O*NET-SOC':<12}{'share':>7}{'alpha':>7}{'beta':>7}{'gamma':>7}{'labelled':>11}  title")

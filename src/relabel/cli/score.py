@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from relabel.scoring.options import Links, Method, Noise, Taxonomy, Unrated, Weights
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from relabel.scoring.table import ScoreTable
+    from relabel.scoring.uncertainty import Intervals
 
 _SHOWN = 5
 
@@ -110,23 +113,26 @@ def score(
             raise UsageError("a multiverse has no draws; leave --draws or --multiverse out")
         show_multiverse(table, opened, [open_run(ref) for ref in rater or ()], out=out, as_json=as_json)
         return
+    found: Intervals | None = None
     if draws:
-        from relabel.scoring.uncertainty import with_intervals
+        from relabel.scoring.uncertainty import bounded, intervals
 
         known = None if gold is None else open_run(gold)
         others = [open_run(ref) for ref in rater or ()]
-        table = with_intervals(table, opened, noise=noise, gold=known, raters=others, draws=draws, seed=seed)
+        found = intervals(table, opened, noise=noise, gold=known, raters=others, draws=draws, seed=seed)
+        table = bounded(table, found)
     if out is not None:
-        write_table(table, out)
+        write_table(table, out, found)
     if as_json:
-        typer.echo(json_bytes(table_json(table)), nl=False)
+        typer.echo(json_bytes(table_json(table, found)), nl=False)
         return
-    _show(table)
+    _show(table, found)
     if out is not None:
         typer.echo(f"written: {out}")
 
 
-def _show(table: ScoreTable) -> None:
+def _show(table: ScoreTable, found: Intervals | None) -> None:
+    from relabel.scoring.files import records
     from relabel.scoring.options import SYSTEM_NAMES
     from relabel.scoring.us import us_summary
 
@@ -154,18 +160,19 @@ def _show(table: ScoreTable) -> None:
         typer.echo(f"{table.half_labelled:,} tasks have some of their labels only and count as unlabelled")
     if "wage_status" in table.frame:
         typer.echo(us_summary(table.frame))
-    _show_totals(table)
-    measures = ["alpha", "beta", "gamma"]
+    _show_totals(table, found)
     rows = table.frame[table.frame["status"].str.startswith("scored")]
     rows = rows.sort_values(["gamma", "alpha", "code"], ascending=[False, False, True])
-    typer.echo(f"\n{'code':<11}{'alpha':>7}{'beta':>7}{'gamma':>7}{'tasks':>7}{'coverage':>10}  title")
-    for number, row in enumerate(rows.to_dict("records")):
+    drawn = found is not None and found.noise is not None
+    if found is not None and not found.by_rater.empty:
+        _show_raters(found, frozenset(str(code) for code in rows["code"]))
+    typer.echo(f"\n{_BOUNDED_HEAD if drawn else _HEAD}")
+    for number, row in enumerate(records(rows)):
         if _SHOWN <= number < len(rows) - _SHOWN:
             if number == _SHOWN:
                 typer.echo("...")
             continue
-        shown = "".join(f"{'-' if row[m] != row[m] else format(row[m], '.3f'):>7}" for m in measures)
-        typer.echo(f"{row['code']:<11}{shown}{row['tasks']:>7,}{row['coverage']:>10.0%}  {row['title']}")
+        typer.echo(_bounded_line(row) if drawn else _line(row))
     for kind in ("thin", "unscored"):
         codes = [str(code) for code in table.frame.loc[table.frame["status"].str.startswith(kind), "code"]]
         if codes:
@@ -173,7 +180,40 @@ def _show(table: ScoreTable) -> None:
             typer.echo(f"\n{kind}: {', '.join(codes[:8])}{more} (the column status says why)")
 
 
-def _show_totals(table: ScoreTable) -> None:
+_HEAD = f"{'code':<11}{'alpha':>7}{'beta':>7}{'gamma':>7}{'tasks':>7}{'coverage':>10}  title"
+_BOUNDED_HEAD = f"{'code':<11}{'alpha':>6}{'95 %':>13}{'gamma':>8}{'95 %':>13}{'rank, 95 %':>13}  title"
+
+
+def _line(row: Mapping[Any, Any]) -> str:
+    shown = "".join(f"{_figure(row[measure]):>7}" for measure in ("alpha", "beta", "gamma"))
+    return f"{row['code']:<11}{shown}{row['tasks']:>7,}{row['coverage']:>10.0%}  {row['title']}"
+
+
+def _bounded_line(row: Mapping[Any, Any]) -> str:
+    alpha, gamma = (f"{_figure(row[f'{m}_low'])}-{_figure(row[f'{m}_high'])}" for m in ("alpha", "gamma"))
+    by = "alpha" if row["gamma"] is None else "gamma"
+    low, high = row[f"rank_{by}_low"], row[f"rank_{by}_high"]
+    rank = "-" if low is None else f"{low}-{high}"
+    shown = f"{_figure(row['alpha']):>6}{alpha:>13}{_figure(row['gamma']):>8}{gamma:>13}{rank:>13}"
+    return f"{row['code']:<11}{shown}  {row['title']}"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _show_raters(found: Intervals, codes: frozenset[str]) -> None:
+    """The mean score of each rater alone, over the groups that count as scored, beside the pooled one."""
+    from relabel.scoring.files import records
+
+    measures = ["alpha", "beta", "gamma"]
+    rows = found.by_rater[found.by_rater["code"].isin(codes)]
+    typer.echo(f"\n{'mean over groups by rater':<36}{'alpha':>7}{'beta':>7}{'gamma':>7}")
+    for row in records(rows.groupby("rater", sort=False)[measures].mean().reset_index()):
+        typer.echo(f"{row['rater'][:35]:<36}" + "".join(f"{_figure(row[measure]):>7}" for measure in measures))
+
+
+def _show_totals(table: ScoreTable, found: Intervals | None) -> None:
     totals = table.totals
     if totals is None:
         return
@@ -188,6 +228,14 @@ def _show_totals(table: ScoreTable) -> None:
     jobs = f"{totals['employees']:,} jobs"
     if totals["coverage"] is not None:
         jobs = f"{totals['employees']:,} of {totals['workforce']:,} jobs ({totals['coverage']:.1%})"
+    thin = f" ({totals['thin_groups']:,} thin)" if totals["thin_groups"] else ""
     typer.echo(
-        f"wage exposure a year: {', '.join(said)}, over {totals['groups']:,} groups with {jobs}; pay {table.pay}"
+        f"wage exposure a year: {', '.join(said)}, over {totals['groups']:,} groups{thin} with {jobs}; pay {table.pay}"
     )
+    if found is not None and found.totals:
+        bounds = [
+            f"{measure} {known['low'] / 1e9:,.1f} to {known['high'] / 1e9:,.1f}bn"
+            for measure in ("alpha", "beta", "gamma")
+            if (known := found.totals.get(f"wage_exposure_{measure}_gbp")) is not None
+        ]
+        typer.echo(f"95 % of the draws of these totals: {', '.join(bounds)}")

@@ -120,6 +120,7 @@ _BOUNDED = (
     "strict_10",
     "with_tools_10",
     "wage_exposure_alpha_gbp",
+    "wage_exposure_beta_gbp",
     "wage_exposure_gamma_gbp",
     "percentile_alpha",
     "percentile_gamma",

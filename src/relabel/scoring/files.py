@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 import pyarrow as pyarrow_lib
@@ -16,6 +16,9 @@ import pyarrow.parquet as pq
 from relabel.errors import DataError, UsageError
 from relabel.files import replacing
 from relabel.scoring.table import ScoreTable
+
+if TYPE_CHECKING:  # scipy waits until intervals are asked for
+    from relabel.scoring.uncertainty import Intervals
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """What a spreadsheet may run as a formula when a cell begins with it, full-width forms included."""
@@ -33,9 +36,21 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def table_json(table: ScoreTable) -> dict[str, Any]:
-    """The table as one JSON document: `ScoreTable.describe` with the rows under `rows`."""
-    return table.describe() | {"rows": records(table.frame)}
+def table_json(table: ScoreTable, found: Intervals | None = None) -> dict[str, Any]:
+    """The table as one JSON document.
+
+    Args:
+        table: The score table.
+        found: The intervals that it holds, if any.
+
+    Returns:
+        `ScoreTable.describe` with the rows under `rows`; with intervals also `intervals` (`Intervals.describe`) and
+        `by_rater`: what each rater alone would score, and all of them pooled.
+    """
+    document = table.describe() | {"rows": records(table.frame)}
+    if found is not None:
+        document |= {"intervals": found.describe(), "by_rater": records(found.by_rater)}
+    return document
 
 
 def csv_bytes(frame: pd.DataFrame) -> bytes:
@@ -95,8 +110,13 @@ def require_suffix(path: Path) -> str:
     return kind
 
 
-def write_table(table: ScoreTable, path: Path) -> None:
+def write_table(table: ScoreTable, path: Path, found: Intervals | None = None) -> None:
     """Write a score table as the suffix says: `.csv`, `.parquet` or `.json`; at once or not at all.
+
+    Args:
+        table: The score table.
+        path: Where it goes.
+        found: The intervals that it holds, if any.
 
     Raises:
         UsageError: The suffix is none of these.
@@ -106,9 +126,10 @@ def write_table(table: ScoreTable, path: Path) -> None:
     if kind == "csv":
         content = csv_bytes(table.frame)
     elif kind == "parquet":
-        content = parquet_bytes(table.frame, table.describe())
+        about = table.describe() | ({} if found is None else {"intervals": found.describe()})
+        content = parquet_bytes(table.frame, about)
     else:
-        content = json_bytes(table_json(table))
+        content = json_bytes(table_json(table, found))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:

@@ -217,7 +217,7 @@ def wage_totals(frame: pd.DataFrame, workforce: int | None) -> dict[str, float |
     Returns:
         `wage_exposure_alpha_gbp`, `..._beta_gbp`, `..._gamma_gbp` (pounds a year; None where the table does not give the
         measure), `pay_at_median_gbp` (jobs x median pay of the same groups), `groups` and `employees` in the sums,
-        `workforce`, and `coverage`: their jobs as a share (0-1) of the workforce, None where that is not known.
+        `thin_groups` (those of the groups whose score is thin), `workforce`, and `coverage`: their jobs as a share (0-1) of the workforce, None where that is not known.
     """
     exposures = [f"wage_exposure_{measure}_gbp" for measure in MEASURES]
     paid = frame[frame[exposures].notna().any(axis=1)]
@@ -228,6 +228,7 @@ def wage_totals(frame: pd.DataFrame, workforce: int | None) -> dict[str, float |
     return totals | {
         "pay_at_median_gbp": round(float((paid["employees"].astype("float64") * paid["median_pay_gbp"]).sum()), 2),
         "groups": len(paid),
+        "thin_groups": int(paid["status"].str.startswith("thin").sum()),
         "employees": employees,
         "workforce": workforce,
         "coverage": employees / workforce if workforce else None,

@@ -34,13 +34,13 @@ _FEWEST_DRAWS = 100
 _PUBLISHED_GOLD = "eloundou-2023:human"
 
 _TENTHS: Mapping[str, Measure] = {"strict_10": "alpha", "with_tools_10": "gamma"}
-_PAID: tuple[Measure, ...] = ("alpha", "gamma")
+_RANKED: tuple[Measure, ...] = ("alpha", "gamma")
 BOUNDED = (
     *MEASURES,
     *_TENTHS,
-    *(f"wage_exposure_{measure}_gbp" for measure in _PAID),
-    *(f"percentile_{measure}" for measure in _PAID),
-    *(f"rank_{measure}" for measure in _PAID),
+    *(f"wage_exposure_{measure}_gbp" for measure in MEASURES),
+    *(f"percentile_{measure}" for measure in _RANKED),
+    *(f"rank_{measure}" for measure in _RANKED),
 )
 """Figures with an interval: each has the columns `_low` and `_high`."""
 CENTRES = tuple(f"{measure}_mid" for measure in MEASURES)
@@ -77,8 +77,8 @@ class Intervals:
         note: What the intervals are intervals for, or why there are none.
         draws: Number of draws.
         seed: Seed of the draws.
-        totals: For each measure with pay, total wage exposure in pounds a year over the groups with a score and pay:
-            `low, mid, high`.
+        totals: For `wage_exposure_alpha_gbp` and its like, the sum in pounds a year over the groups with a score and
+            pay: `low, mid, high`; a measure that the run cannot give is left out.
         by_rater: For the model `raters`: `code, rater, alpha, beta, gamma`, the pooled score under the rater `pooled`;
             else empty.
     """
@@ -91,6 +91,17 @@ class Intervals:
     totals: Mapping[str, Mapping[str, float]]
     by_rater: pd.DataFrame
 
+    def describe(self) -> dict[str, Any]:
+        """All but the bounds of single groups, as plain values: what the intervals are for, and those of the totals."""
+        return {
+            "noise": self.noise,
+            "note": self.note,
+            "level": LEVEL,
+            "draws": self.draws,
+            "seed": self.seed,
+            "totals": {name: dict(bounds) for name, bounds in self.totals.items()},
+        }
+
 
 def with_intervals(
     table: ScoreTable,
@@ -102,21 +113,21 @@ def with_intervals(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> ScoreTable:
-    """Put intervals into a score table.
+    """A score table with intervals: those of `intervals`, put in by `bounded`."""
+    found = intervals(table, run, noise=noise, gold=gold, raters=raters, draws=draws, seed=seed)
+    return bounded(table, found)
+
+
+def bounded(table: ScoreTable, found: Intervals) -> ScoreTable:
+    """Put intervals into the score table that they were made for.
 
     Args:
-        table: A score table of the run.
-        run: The run.
-        noise: The model, as for `intervals`.
-        gold: As for `intervals`.
-        raters: As for `intervals`.
-        draws: Number of draws.
-        seed: Seed of the draws.
+        table: The score table.
+        found: Its intervals.
 
     Returns:
         The table with the columns of `INTERVALS` after its own, and with a note that names the noise model.
     """
-    found = intervals(table, run, noise=noise, gold=gold, raters=raters, draws=draws, seed=seed)
     notes = (*table.notes, found.note)
     frame = table.frame.assign(note=pd.Series("; ".join(notes), index=table.frame.index, dtype="str"))
     bounds = found.frame.drop(columns="code").set_axis(frame.index)
@@ -144,7 +155,7 @@ def intervals(
         gold: For `confusion`; by default as under `auto`.
         raters: For `raters`: other runs; the run itself is one more.
         draws: Number of draws, at least 100.
-        seed: Seed of the draws; the same seed gives the same intervals.
+        seed: Seed of the draws, 0 or more; the same seed gives the same intervals.
 
     Returns:
         The intervals.
@@ -155,6 +166,8 @@ def intervals(
     """
     if draws < _FEWEST_DRAWS:
         raise UsageError(f"{draws} draws give no 95 % interval; ask for {_FEWEST_DRAWS} or more with --draws")
+    if seed < 0:
+        raise UsageError(f"the seed {seed} is below 0; give a whole number of 0 or more with --seed")
     try:
         model = _model(table, run, noise, gold, raters)
     except (DataError, UsageError) as error:
@@ -234,17 +247,19 @@ def _bounds(table: ScoreTable, drawn: npt.NDArray[np.float64]) -> tuple[pd.DataF
     found: dict[str, npt.NDArray[np.float64]] = dict(share)
     found |= {name: np.vectorize(to_places(1), otypes=[float])(10 * share[m]) for name, m in _TENTHS.items()}
     totals: dict[str, dict[str, float]] = {}
-    for measure in _PAID:
-        found[f"wage_exposure_{measure}_gbp"] = (share[measure] * pay).round(2)
-        draws = drawn[MEASURES.index(measure)]
-        of, number = _ranks(draws, scored), int(scored.sum())
-        found[f"rank_{measure}"] = _whole(_quantiles(of["best"]))
-        found[f"percentile_{measure}"] = _whole(_quantiles(100 * of["below"] / max(number, 1)))
+    number = int(scored.sum())
+    for measure, draws in zip(MEASURES, drawn, strict=True):
+        name = f"wage_exposure_{measure}_gbp"
+        found[name] = (share[measure] * pay).round(2)
         counted = ~np.isnan(pay) & ~np.isnan(draws).any(axis=1)
         if counted.any():
             total = pay[counted] @ draws[counted]
             low, high = (float(bound) for bound in np.quantile(total, _levels()))
-            totals[f"wage_exposure_{measure}_gbp"] = {"low": low, "mid": float(total.mean()), "high": high}
+            totals[name] = {"low": low, "mid": float(total.mean()), "high": high}
+        if measure in _RANKED:
+            of = _ranks(draws, scored)
+            found[f"rank_{measure}"] = _whole(_quantiles(of["best"]))
+            found[f"percentile_{measure}"] = _whole(_quantiles(100 * of["below"] / max(number, 1)))
     for name in BOUNDED:
         for row, end in enumerate(("low", "high")):
             bound = pd.Series(found[name][row])
