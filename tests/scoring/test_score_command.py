@@ -85,6 +85,19 @@ def test_with_draws_scores_are_shown_with_their_intervals(app: typer.Typer, oppo
     assert all(len(interval.split("-")) == 2 for interval in (within, around))
 
 
+def test_intervals_of_a_run_of_one_setting_are_shown_with_dashes(
+    app: typer.Typer, make_run: MakeRun, task_file: TaskFile
+) -> None:
+    keys = [("11-1011.00", str(n)) for n in range(40)]
+    tasks = task_file([{"task_id": task, "onet_soc_code": code} for code, task in keys])
+    run = make_run({key: {"strict": n % 2 == 0} for n, key in enumerate(keys)}, settings=["strict"])
+    words = ["score", str(run.folder), "--tasks", tasks, "--taxonomy", "onet-soc", "--no-us"]
+    result = CliRunner().invoke(app, [*words, "--draws", "100", "--gold", str(run.folder)])
+    assert result.exit_code == 0, result.output
+    line = next(line for line in result.output.splitlines() if line.startswith("11-1011.00"))
+    assert line.split()[3:6] == ["-", "-", "1-1"]
+
+
 def test_each_rater_stands_beside_the_pooled_score(
     app: typer.Typer, opposed: tuple[list[str], str], tmp_path: Path
 ) -> None:

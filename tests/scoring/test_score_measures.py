@@ -81,6 +81,8 @@ def test_options_that_do_not_go_together_are_refused(make_run: MakeRun, task_fil
         score_table(run, taxonomy="onet-soc", tasks=tasks, weights="equal", unrated="drop")
     with pytest.raises(UsageError, match="site-2026 has links of its own"):
         score_table(run, taxonomy="onet-soc", tasks=tasks, method="site-2026", links="index")
+    with pytest.raises(UsageError, match="one way only to soc2018"):
+        score_table(run, taxonomy="soc2018", tasks=tasks, links="employment")
 
 
 def test_new_and_reworded_tasks_are_counted_against_the_list_that_was_labelled(

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 3
 _WIDTH = 44
+_LINE = 100
 
 
 def register(app: typer.Typer) -> None:
@@ -55,13 +56,16 @@ def bridge(
 
 
 def _show_back(path: Path) -> None:
+    import textwrap
+
     from relabel.scoring.options import SYSTEM_NAMES
 
     if path.borrowed:
         typer.echo("no task statements lead here; it borrows from the other codes of the same SOC broad group")
     for step in reversed(path.bridge.steps):
         rows = path.back[path.back["system"] == step.source]
-        typer.echo(f"\nback to {SYSTEM_NAMES[step.source]}: {step.origin}")
+        heading = f"back to {SYSTEM_NAMES[step.source]}: {step.origin}"
+        typer.echo("\n" + "\n".join(textwrap.wrap(heading, _LINE, subsequent_indent="  ")))
         typer.echo(f"{'code':<11}{'share':>8}  {'for':<11}{'weight':>10}{'part':>8}  title")
         for row in rows.to_dict("records"):
             part = f"{row['part']:.1%}" if row["with_tasks"] else "-"

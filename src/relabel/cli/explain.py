@@ -93,7 +93,7 @@ def _show(explained: Explanation, show: int) -> None:
     choices = [f"method {about['method']}", f"weights {about['weights']}"]
     choices += [f"{name} {about[name]}" for name in ("links", "unrated") if about[name] is not None]
     _wrapped(f"labels of {about['run']} on {about['tasks']}; {', '.join(choices)}")
-    _wrapped(f"status: {explained.status}; coverage {explained.score['coverage']:.0%}")
+    _wrapped(f"status: {explained.status}; coverage {explained.score['coverage']:.1%}")
     if explained.exact["alpha"] is not None or explained.exact["gamma"] is not None:
         _show_scores(explained)
     if explained.note:

@@ -190,12 +190,15 @@ def _line(row: Mapping[Any, Any]) -> str:
 
 
 def _bounded_line(row: Mapping[Any, Any]) -> str:
-    alpha, gamma = (f"{_figure(row[f'{m}_low'])}-{_figure(row[f'{m}_high'])}" for m in ("alpha", "gamma"))
+    alpha, gamma = (_between(_figure(row[f"{m}_low"]), _figure(row[f"{m}_high"])) for m in ("alpha", "gamma"))
     by = "alpha" if row["gamma"] is None else "gamma"
-    low, high = row[f"rank_{by}_low"], row[f"rank_{by}_high"]
-    rank = "-" if low is None else f"{low}-{high}"
+    rank = _between(str(row[f"rank_{by}_low"] or "-"), str(row[f"rank_{by}_high"] or "-"))
     shown = f"{_figure(row['alpha']):>6}{alpha:>13}{_figure(row['gamma']):>8}{gamma:>13}{rank:>13}"
     return f"{row['code']:<11}{shown}  {row['title']}"
+
+
+def _between(low: str, high: str) -> str:
+    return "-" if low == "-" else f"{low}-{high}"
 
 
 def _figure(value: float | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -49,6 +49,9 @@ from relabel.task import is_onet_release
 WHOLE = 0.9
 """Least part (0-1) of the listed tasks that must have labels; with less the whole table is partial."""
 
+_ONE_WAY: Collection[Taxonomy] = ("onet-soc", "soc2018")
+"""Taxonomies that codes lead to one by one: each source counts alike, whatever the links."""
+
 
 @dataclass(frozen=True)
 class ScoreTable:
@@ -62,7 +65,7 @@ class ScoreTable:
         taxonomy: Taxonomy of the codes.
         weights: How tasks weigh within their occupation.
         links: How the bridge weighs the sources of a code; None where it has no such choice: under `site-2026`, by
-            O*NET-SOC code, and for the sample.
+            O*NET-SOC code and SOC 2018, and for the sample.
         unrated: What a task without an importance rating weighs; None under other weights.
         tasks: Task list that gave types and importance.
         pay: Source of pay; None in taxonomies without one.
@@ -214,7 +217,8 @@ def score_table(
         method: `site-2026` (as published in 2026, faults included) or `bridge`.
         taxonomy: Classification of the codes.
         weights: How tasks weigh within their occupation.
-        links: How the bridge weighs the sources of a code, by default `options.DEFAULT_LINKS`; `site-2026` has no choice.
+        links: How the bridge weighs the sources of a code, by default `options.DEFAULT_LINKS`; `site-2026`, O*NET-SOC
+            codes and SOC 2018 have no choice.
         unrated: What a task without an importance rating weighs; by default `one` under `site-2026` and `mean` under
             `bridge`. Importance weights only.
         tasks: Task list that gives types and importance; by default `measures.default_tasks`.
@@ -232,10 +236,13 @@ def score_table(
         raise UsageError(f"there is pay for uk-soc2020 only, not for {taxonomy}; leave --pay out")
     if links is not None and method == "site-2026":
         raise UsageError("the method site-2026 has links of its own; leave --links out, or choose --method bridge")
+    if links is not None and taxonomy in _ONE_WAY:
+        raise UsageError(f"there is one way only to {taxonomy}, without links to weigh; leave --links out")
     if unrated is not None and weights != "importance":
         raise UsageError(f"weights {weights} ask for no rating; leave --unrated out, or choose --weights importance")
     rule: Unrated = unrated or ("one" if method == "site-2026" else "mean")
-    chosen = None if method == "site-2026" or taxonomy == "onet-soc" or task_list == SAMPLE else links or DEFAULT_LINKS
+    one_way = method == "site-2026" or taxonomy in _ONE_WAY or task_list == SAMPLE
+    chosen = None if one_way else links or DEFAULT_LINKS
     values = labelled_tasks(run, task_list, weights, unrated=rule)
     by_occupation = occupation_scores(values)
     occupations, uses = _occupations(task_list, values)
