@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from score_workshop import Scored, TaskFile
+from score_workshop import BoundsOf, Scored, TaskFile
 
 from relabel.run import open_run
 from relabel.scoring.options import Links, Method, Taxonomy, Unrated, Weights
 from relabel.scoring.table import ScoreTable, score_table
+from relabel.scoring.uncertainty import Intervals, intervals
 from relabel.sources import ons
 from run_workshop import MakeRun, answered
 
@@ -45,6 +46,17 @@ def scored() -> Scored:
             )
 
     return score
+
+
+@pytest.fixture(scope="session")
+def bounds_of(scored: Scored) -> BoundsOf:
+    """Intervals of the scores from GPT-4's labels against the human ones, by method; each is simulated once."""
+
+    @cache
+    def simulated(method: Method) -> Intervals:
+        return intervals(scored(method=method), open_run("eloundou-2023:gpt4"), draws=300)
+
+    return simulated
 
 
 @pytest.fixture

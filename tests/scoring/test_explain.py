@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from score_workshop import Scored, TaskFile
+from score_workshop import BoundsOf, Scored, TaskFile
 from typer.testing import CliRunner
 
 from relabel.cli.app import app
@@ -14,7 +14,7 @@ from relabel.errors import DataError
 from relabel.run import open_run
 from relabel.scoring.explain import explain, taxonomy_of
 from relabel.scoring.table import score_table
-from relabel.scoring.uncertainty import with_intervals
+from relabel.scoring.uncertainty import bounded
 from run_workshop import MakeRun, answered
 
 A, B = "11-1011.00", "15-1252.00"
@@ -94,9 +94,9 @@ def test_text_fits_the_page_and_json_holds_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.mirror
-def test_a_published_score_is_explained_with_its_interval_and_its_way(scored: Scored) -> None:
+def test_a_published_score_is_explained_with_its_interval_and_its_way(scored: Scored, bounds_of: BoundsOf) -> None:
     run = open_run("eloundou-2023:gpt4")
-    table = with_intervals(scored(method="site-2026"), run, draws=100)
+    table = bounded(scored(method="site-2026"), bounds_of("site-2026"))
     explained = explain(table, run, "1121")
     assert (explained.score["strict_10"], explained.score["with_tools_10"]) == (0.7, 7.3)
     low, high = explained.intervals["gamma"]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
 from scipy.special import expit
-from score_workshop import Scored, TaskFile, by_code
+from score_workshop import BoundsOf, Scored, TaskFile, by_code
 
 from relabel.errors import DataError, UsageError
 from relabel.manifest import Manifest
@@ -19,7 +18,7 @@ from relabel.run import Run, open_run
 from relabel.scoring.linear import ScoreMap, exact_scores
 from relabel.scoring.noise import Confusion, Noise, Raters, Repeats
 from relabel.scoring.table import score_table
-from relabel.scoring.uncertainty import BOUNDED, CENTRES, INTERVALS, intervals, with_intervals
+from relabel.scoring.uncertainty import BOUNDED, CENTRES, INTERVALS, bounded, intervals, with_intervals
 from run_workshop import MakeRun
 
 A, B = "11-1011.00", "15-1252.00"
@@ -281,19 +280,9 @@ def test_a_table_with_intervals_keeps_its_columns_and_names_the_noise(small: tup
     assert (wide.frame["alpha_low"] <= wide.frame["gamma_high"]).all()
 
 
-@pytest.fixture(scope="module")
-def published(scored: Scored) -> Callable[[str], pd.DataFrame]:
-    def table(method: str) -> pd.DataFrame:
-        return with_intervals(scored(method=method), open_run("eloundou-2023:gpt4"), draws=300).frame.set_index("code")
-
-    return table
-
-
 @pytest.mark.mirror
-def test_intervals_of_gpt4_against_the_human_labels_hold_most_human_scores(
-    published: Callable[[str], pd.DataFrame], scored: Scored
-) -> None:
-    frame = published("bridge")
+def test_intervals_of_gpt4_against_the_human_labels_hold_most_human_scores(bounds_of: BoundsOf, scored: Scored) -> None:
+    frame = bounds_of("bridge").frame.set_index("code")
     human = scored("eloundou-2023:human").frame.set_index("code")
     given = human["alpha"].notna()
     for measure in MEASURES:
@@ -302,15 +291,15 @@ def test_intervals_of_gpt4_against_the_human_labels_hold_most_human_scores(
         assert 0.87 < held.mean() < 0.99, measure
         centre = frame[f"{measure}_mid"][given]
         assert abs(centre.mean() - human.loc[given, measure].mean()) < 0.01
-    scored_rows = frame["status"] == "scored"
+    scored_rows = scored().frame.set_index("code")["status"] == "scored"
     assert frame.loc[scored_rows, ["rank_alpha_low", "rank_gamma_high"]].notna().all(axis=None)
     assert frame.loc[~scored_rows, ["rank_alpha_low", "percentile_gamma_high"]].isna().all(axis=None)
     assert frame["rank_gamma_high"].max() <= scored_rows.sum()
 
 
 @pytest.mark.mirror
-def test_intervals_of_the_site_s_method_are_rounded_as_its_scores(published: Callable[[str], pd.DataFrame]) -> None:
-    row = by_code(published("site-2026").reset_index())["1121"]
+def test_intervals_of_the_site_s_method_are_rounded_as_its_scores(scored: Scored, bounds_of: BoundsOf) -> None:
+    row = by_code(bounded(scored(method="site-2026"), bounds_of("site-2026")).frame)["1121"]
     for bound in ("low", "high"):
         share = row[f"gamma_{bound}"]
         assert share == round(share, 2)
@@ -318,6 +307,17 @@ def test_intervals_of_the_site_s_method_are_rounded_as_its_scores(published: Cal
         assert row[f"wage_exposure_gamma_gbp_{bound}"] == pytest.approx(
             share * row["employees"] * row["median_pay_gbp"]
         )
+
+
+@pytest.mark.mirror
+def test_totals_are_known_better_than_their_groups_one_by_one(scored: Scored, bounds_of: BoundsOf) -> None:
+    table, found = scored(), bounds_of("bridge")
+    assert list(found.totals) == [f"wage_exposure_{measure}_gbp" for measure in MEASURES]
+    for name, known in found.totals.items():
+        sums = {end: found.frame.loc[table.frame[name].notna(), f"{name}_{end}"].sum() for end in ("low", "high")}
+        assert sums["low"] < known["low"] < known["mid"] < known["high"] < sums["high"]
+    assert table.totals is not None
+    assert (table.totals["groups"], table.totals["thin_groups"]) == (312, 1)
 
 
 @pytest.mark.mirror
