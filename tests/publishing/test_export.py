@@ -340,7 +340,7 @@ def test_the_text_says_what_was_done_and_no_more(tmp_path: Path) -> None:
         for weights in ("importance", "core", "equal")
     }
     assert "without a bridge" in text["importance"]
-    assert "the one occupation without any rating weighs its tasks equally" in text["importance"]
+    assert "one without a rating weighs the mean of the rated tasks" in text["importance"]
     assert not any("ISCO" in said or "ASHE" in said or "jobs" in said for said in text.values())
     assert "rating" not in text["core"] + text["equal"]
     assert "a task weighs 2 if core" in text["core"]
@@ -361,10 +361,10 @@ def test_a_derived_extract_is_called_derived(tmp_path: Path) -> None:
     assert len(derived) == 1
     assert "of ons-ashe-2025-medians is derived: an extract in a shape that the publisher does not offer" in derived[0]
     text = method_text(table)
-    assert "the 29 occupations without any rating weigh their tasks equally" in text
+    assert "one without a rating weighs the mean of the rated tasks of its occupation, 1 where none is rated" in text
     assert "links from military SOC 2010 codes (55-) to civilian SOC 2018 codes are dropped" in text
     assert "three-digit ISCO-08 groups 211 and 315" in text
     assert "median of ASHE 2025 (provisional)" in text
     site = method_text(score_table(open_run("eloundou-2023:gpt4"), method="site-2026"))
-    assert "one without a rating weighs 1.0" in site
+    assert "one without a rating weighs 1, as on the site" in site
     assert "military" not in site

@@ -17,7 +17,9 @@ from relabel.publishing.export import export_run
 from relabel.publishing.words import READING_NAMES, Bands, load_bands
 from relabel.run import Run, open_run
 from relabel.scoring.decomposition import PARTS
+from relabel.scoring.explain import explain
 from relabel.scoring.families import FRAME_COLUMNS
+from relabel.scoring.table import score_table
 from relabel.scoring.uncertainty import INTERVALS
 from run_workshop import MakeRun, a_label, a_run
 
@@ -82,7 +84,7 @@ def test_the_version_follows_the_labels_and_the_date_follows_the_run(sample_run:
     export_run(run, tmp_path / "one", draws=0)
     export_run(with_flipped(run, tmp_path / "other"), tmp_path / "two", draws=0)
     one, two = load(tmp_path / "one/datapackage.json"), load(tmp_path / "two/datapackage.json")
-    assert one["version"].startswith("3.0.0+")
+    assert one["version"].startswith("4.0.0+")
     assert one["version"] != two["version"]
     assert (one["created"], two["created"]) == ("2026-01-01T00:00:00Z", "2026-02-02T00:00:00Z")
 
@@ -153,9 +155,12 @@ def test_job_families_come_as_tables_and_pages_or_not_at_all(compared: Path, tmp
 def test_intervals_hold_their_words_and_can_be_left_out(compared: Path, tmp_path: Path) -> None:
     page = load(compared / "occupations/2134.json")
     said = page["readings"]["strict"]
-    assert said["low_10"] <= said["high_10"]
-    assert said["interval_words"] == "Range with labels by the reference raters"
-    assert load(compared / "methodology.json")["intervals"]["noise"] == "confusion"
+    assert said["low_10"] <= said["mid_10"] <= said["high_10"]
+    assert said["interval_words"].startswith("With the sample's own labels instead of ")
+    assert said["interval_brief"] == "with the sample's own labels"
+    intervals = load(compared / "methodology.json")["intervals"]
+    assert intervals["noise"] == "confusion"
+    assert "may lie outside" in intervals["how_to_read"]
     export_run(open_run("sample"), tmp_path / "out", draws=0)
     assert "alpha_low" not in pd.read_csv(tmp_path / "out/occupations.csv").columns
     assert load(tmp_path / "out/methodology.json")["intervals"] is None
@@ -217,3 +222,23 @@ def test_a_low_strict_score_names_the_tasks_that_matter_most_and_what_they_need(
             assert [t["importance"] or 0 for t in chosen if t["onet_soc_code"] == lead] == of_lead[:3]
             assert of_lead == sorted(of_lead, reverse=True)
     assert "still needs a person" in seen
+
+
+def test_a_page_of_a_code_says_what_hangs_on_each_label(compared: Path) -> None:
+    for file in sorted((compared / "onet").glob("*.json"))[:10]:
+        page = load(file)
+        table = score_table(open_run("sample"), taxonomy="onet-soc")
+        explained = {task.task_id: task for task in explain(table, open_run("sample"), page["code"]).tasks}
+        for task in page["tasks"]:
+            said = explained[task["task_id"]]
+            assert task["share"] == pytest.approx(said.part, abs=1e-8)
+            assert task["alpha_if_flipped"] == pytest.approx(said.alpha_if_flipped, abs=1e-8)
+            assert task["gamma_if_flipped"] == pytest.approx(said.gamma_if_flipped, abs=1e-8)
+
+
+def test_choices_of_a_score_reach_its_export_and_are_told(tmp_path: Path) -> None:
+    export_run(open_run("sample"), tmp_path / "out", draws=0, unrated="drop")
+    assert load(tmp_path / "out/methodology.json")["unrated"] == "drop"
+    assert "one without a rating is left out" in load(tmp_path / "out/methodology.json")["score"]["method_text"]
+    with pytest.raises(UsageError, match="links of its own"):
+        export_run(open_run("sample"), tmp_path / "none", draws=0, method="site-2026", links="equal")

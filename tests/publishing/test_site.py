@@ -156,14 +156,15 @@ def test_a_page_shows_both_readings_without_any_script(site: Site) -> None:
         assert said["meaning"] in text
         assert all(line in text for line in said["now"])
         assert said["higher_than"].capitalize() in text
-        assert f"{said['low_10']:.1f} to {said['high_10']:.1f}" in text
-        assert f"{said['tasks_text']} tasks" in text
+        held = f"{said['mid_10']:.1f} (95 % range {said['low_10']:.1f} to {said['high_10']:.1f})"
+        assert f"{said['interval_words']} {held}" in text
+        assert f"{said['tasks_text']} tasks can be sped up" in text
     for part in page["onet"]:
         assert f"{part['title']} {part['onet_soc_code']}" in text
         assert f"{part['strict']} tasks" in text
     for task in page["tasks"]:
         assert task["text"] in text
-    assert text.count("Range with labels by the reference raters") == 2
+    assert text.count("With the sample's own labels instead of") == 2
 
 
 def test_each_task_stands_once_in_the_full_list(site: Site) -> None:

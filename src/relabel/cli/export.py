@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from relabel.scoring.options import Method, Taxonomy, Weights
+from relabel.scoring.options import Links, Method, Taxonomy, Unrated, Weights
 
 
 def register(app: typer.Typer) -> None:
@@ -22,6 +22,13 @@ def export(
     method: Annotated[Method, typer.Option(help="How occupations are scored; see `relabel score`.")] = "bridge",
     taxonomy: Annotated[Taxonomy, typer.Option(help="Classification of the pages.")] = "uk-soc2020",
     weights: Annotated[Weights, typer.Option(help="How tasks weigh within their occupation.")] = "importance",
+    links: Annotated[
+        Links | None, typer.Option(help="How the bridge weighs the sources of a code. By default index.")
+    ] = None,
+    unrated: Annotated[
+        Unrated | None,
+        typer.Option(help="Weight of a task without importance rating: 1, its occupation's mean, or left out."),
+    ] = None,
     tasks: Annotated[
         str | None, typer.Option(help="Task list for texts, types and importance. By default what fits.")
     ] = None,
@@ -57,6 +64,8 @@ def export(
         method=method,
         taxonomy=taxonomy,
         weights=weights,
+        links=links,
+        unrated=unrated,
         tasks=tasks,
         pay=pay,
         allow_partial=allow_partial,

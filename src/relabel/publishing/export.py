@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +41,16 @@ from relabel.publishing.folder import PACKAGE, files_of_export, written_whole
 from relabel.publishing.intervals import Bounded
 from relabel.publishing.methodology import describe, methodology, source_entries
 from relabel.publishing.occupation import Pages, answers_by_task, onet_path, task_frame
+from relabel.publishing.words import model_name
 from relabel.run import Run
 from relabel.scoring.families import family_frame, family_pages
 from relabel.scoring.family_page import FamilyPage
 from relabel.scoring.files import csv_bytes, json_bytes, parquet_bytes, records, table_json
-from relabel.scoring.options import SYSTEM_NAMES, Method, Taxonomy, Weights
+from relabel.scoring.options import SYSTEM_NAMES, Links, Method, Taxonomy, Unrated, Weights
 from relabel.scoring.table import ScoreTable, is_partial, run_name, score_table
 from relabel.scoring.uncertainty import DRAWS
 
-EXPORT_FORMAT = 3
+EXPORT_FORMAT = 4
 """Counts up when the layout of an export changes."""
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
@@ -78,6 +80,8 @@ def export_run(
     method: Method = "bridge",
     taxonomy: Taxonomy = "uk-soc2020",
     weights: Weights = "importance",
+    links: Links | None = None,
+    unrated: Unrated | None = None,
     tasks: str | None = None,
     pay: str | None = None,
     allow_partial: bool = False,
@@ -93,9 +97,11 @@ def export_run(
     Args:
         run: The run.
         out: Folder to write: new, empty, or an earlier export without other files.
-        method: As for `score_table`, and so are `taxonomy`, `weights`, `tasks` and `pay`.
+        method: As for `score_table`, and so are the six below.
         taxonomy: Classification of the pages.
         weights: How tasks weigh within their occupation.
+        links: How the bridge weighs the sources of a code.
+        unrated: What a task without an importance rating weighs.
         tasks: Task list that gives texts, types and importance.
         pay: Source of pay.
         allow_partial: Export a run that is not complete, or labelled a part of the task list; every file then says so.
@@ -115,7 +121,17 @@ def export_run(
             "with the same `relabel run`, or export it as it is with --allow-partial"
         )
     with written_whole(out, "export", files_of_export) as building:
-        table = score_table(run, method=method, taxonomy=taxonomy, weights=weights, tasks=tasks, pay=pay)
+        scored_as = partial(
+            score_table,
+            method=method,
+            taxonomy=taxonomy,
+            weights=weights,
+            links=links,
+            unrated=unrated,
+            tasks=tasks,
+            pay=pay,
+        )
+        table = scored_as(run)
         if table.partial and not allow_partial:
             labelled, listed = int(table.task_values["labelled"].sum()), len(table.task_values)
             raise IncompleteRunError(
@@ -126,8 +142,7 @@ def export_run(
         bounded = Bounded.of(table, run, draws) if draws else Bounded(table, None)
         earlier = None
         if baseline is not None:
-            scored = score_table(baseline, method=method, taxonomy=taxonomy, weights=weights, tasks=tasks, pay=pay)
-            earlier = (baseline, scored)
+            earlier = (baseline, scored_as(baseline))
         careers: list[FamilyPage] = []
         if families and not table.tasks.lower().endswith(".csv"):
             careers = family_pages(table, run, epoch_run)
@@ -187,7 +202,7 @@ def _build(
     write("sources.json", json_bytes(marks | {"sources": sources}), "Sources: files, checksums, licences, citations")
     method = methodology(run, table) | {"intervals": bounded.describe(), "baseline": baseline}
     write("methodology.json", json_bytes(method), "Method, weights, bridge, rubric, model, counts")
-    pages = Pages(table, tasks, answers, bounded.words())
+    pages = Pages(bounded, tasks, answers)
     for code, page in pages.groups():
         _require_code(code)
         page["changes"] = changes.get(code)
@@ -197,7 +212,7 @@ def _build(
         write(onet_path(code), json_bytes(page, indent=None), f"{code} {page['title']}")
     package = data_package(
         name=f"relabel-{run_name(run)}-{table.taxonomy}-{table.method}",
-        title=f"Exposure of occupations ({SYSTEM_NAMES[table.taxonomy]}) to language models, labels by {table.model}",
+        title=f"Exposure of occupations ({SYSTEM_NAMES[table.taxonomy]}) to language models, labels by {model_name(table.model)}",
         description=describe(table),
         version=_version(tasks),
         created=run.manifest.ended_at or run.manifest.started_at,

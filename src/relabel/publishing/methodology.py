@@ -8,12 +8,12 @@ from typing import Any
 
 from relabel.manifest import Manifest, SourceUse
 from relabel.publishing.datapackage import OCCUPATION_COLUMNS
-from relabel.publishing.words import CAUTION, READING_NAMES, load_bands
+from relabel.publishing.words import CAUTION, READING_NAMES, load_bands, model_name
 from relabel.run import TASK_FILE, Run
 from relabel.scoring.bridges import Step
 from relabel.scoring.columns import ENOUGH
 from relabel.scoring.files import FORMULA
-from relabel.scoring.options import PAY_SOURCES, SAMPLE, SYSTEM_NAMES, WEIGHT_NOTES
+from relabel.scoring.options import PAY_SOURCES, SAMPLE, SYSTEM_NAMES, UNRATED_NOTES, WEIGHT_NOTES
 from relabel.scoring.table import ScoreTable, run_name
 from relabel.sources import registry
 
@@ -73,18 +73,9 @@ def method_text(table: ScoreTable) -> str:
 
 
 def _unrated_text(table: ScoreTable) -> str:
-    if table.weights != "importance":
+    if table.unrated is None:
         return ""
-    weight = "weighs 1.0" if table.method == "site-2026" else "takes the mean importance of its occupation"
-    count = table.unrated_occupations
-    if not count:
-        return f", and one without a rating {weight}"
-    noun = (
-        "the one occupation without any rating weighs its"
-        if count == 1
-        else f"the {count:,} occupations without any rating weigh their"
-    )
-    return f", one without a rating {weight}, and {noun} tasks equally"
+    return f", and one without a rating {UNRATED_NOTES[table.unrated]}"
 
 
 def _pay_text(table: ScoreTable) -> str:
@@ -118,8 +109,10 @@ def caveats(table: ScoreTable) -> list[str]:
         )
     if counts["tasks_half_labelled"]:
         said.append(f"{counts['tasks_half_labelled']:,} tasks have some of their labels only and count as unlabelled.")
-    if table.weights == "importance" and table.unrated_occupations:
-        said.append(f"{table.unrated_occupations:,} occupations have no importance rating: their tasks weigh equally.")
+    if table.unrated is not None and (count := table.unrated_occupations):
+        noun = "1 occupation has" if count == 1 else f"{count:,} occupations have"
+        left = "all of their tasks are left out" if table.unrated == "drop" else "their tasks weigh equally"
+        said.append(f"{noun} no importance rating: {left}.")
     if table.pay in PAY_SOURCES:
         said.append("The publisher of the pay calls its counts of jobs indicative only.")
     if table.pay is not None:
@@ -203,6 +196,7 @@ def methodology(run: Run, table: ScoreTable) -> dict[str, Any]:
             "status": manifest.status,
             "note": manifest.note,
             "model": manifest.model,
+            "model_name": model_name(manifest.model),
             "models_returned": list(manifest.models_returned),
             "engine": manifest.engine,
             "package_version": manifest.package_version,

@@ -14,9 +14,11 @@ from typing import Any
 import pandas as pd
 
 from relabel.publishing.groups import group_texts
+from relabel.publishing.intervals import Bounded
 from relabel.publishing.words import READING_NAMES, Bands, Reading, load_bands
 from relabel.run import Run
 from relabel.scoring.files import records
+from relabel.scoring.ranking import half_up
 from relabel.scoring.table import ScoreTable
 
 MAIN_PART = 0.6
@@ -43,6 +45,7 @@ Row = dict[str, Any]
 
 _TASK = ["task_id", "onet_soc_code", "title", "text", "task_type", "importance", "weight", "code"]
 _IN_GROUP = ("task_id", "onet_soc_code", "text", "importance", "code", "strict", "with_tools", "incoherent")
+_IN_TOP = ("task_id", "onet_soc_code", "text", "importance")
 _ANSWER = ["setting", "sample", "label", "rationale", "request_key", "model_returned"]
 _READING = {True: "exposed", False: "not-exposed"}
 _ABOUT = ("run", "model", "method", "taxonomy", "weights", "tasks", "sample", "partial", "note", "missing_measures")
@@ -93,20 +96,14 @@ class Pages:
     """The pages of an export.
 
     Args:
-        table: A score table.
+        bounded: A score table, with intervals or without.
         tasks: As `task_frame` returns them.
         answers: As `answers_by_task` returns them.
-        bounds: What the intervals of the table span, in words; None where it has none.
     """
 
-    def __init__(
-        self,
-        table: ScoreTable,
-        tasks: pd.DataFrame,
-        answers: Mapping[TaskKey, list[Row]],
-        bounds: str | None = None,
-    ) -> None:
-        self._table, self._answers, self._bands, self._bounds = table, answers, load_bands(), bounds
+    def __init__(self, bounded: Bounded, tasks: pd.DataFrame, answers: Mapping[TaskKey, list[Row]]) -> None:
+        self._bounded, self._answers, self._bands = bounded, answers, load_bands()
+        self._table = table = bounded.table
         described = table.describe()
         self._about: Row = {key: described[key] for key in _ABOUT}
         self._tasks: dict[str, list[Row]] = defaultdict(list)
@@ -127,8 +124,9 @@ class Pages:
 
         Yields:
             A code, and its page as plain values: `description, description_by, job_titles, above` (see `group_texts`),
-            `score` (row of the table), `scored_groups`, `readings` (by reading: score, band, interval, percentile and
-            wage exposure with their words; None where there is no score), `matter_most` (for a low strict score the
+            `score` (row of the table), `scored_groups`, `readings` (by reading: score, band, interval with what it is an
+            interval for, percentile, wage exposure and the most important exposed tasks of all codes, those of the
+            largest code first; None where there is no score), `matter_most` (for a low strict score the
             most important tasks and whether they still need a person, else None), `onet` (O*NET-SOC codes with the
             share of the score that each stands for, largest first and of equal ones the one with most tasks, with
             counts, the path of their own page and whether their tasks are here), `tasks` (of the main codes, see
@@ -144,7 +142,8 @@ class Pages:
         for score in records(self._table.frame):
             parts = sorted(behind.get(score["code"], []), key=self._lead_first)
             main = main_codes(parts, [len(self._tasks[code]) for code, _ in parts])
-            tasks = [self._in_group(task, share) for code, share in parts[:main] for task in self._by_weight(code)]
+            every = [self._in_group(task, share) for code, share in parts for task in self._by_weight(code)]
+            tasks = every[: sum(len(self._tasks[code]) for code, _ in parts[:main])]
             page = {
                 "code": score["code"],
                 "title": score["title"],
@@ -158,10 +157,10 @@ class Pages:
                 "tasks_left_out": None
                 if main == len(parts)
                 else f"The tasks of {len(parts) - main:,} of {len(parts):,} codes are on the pages of these codes only: the "
-                f"{main:,} largest stand for {sum(share for _, share in parts[:main]):.0%} of the group.",
+                f"{main:,} largest stand for {half_up(100 * sum(share for _, share in parts[:main]), 0):.0f} % of the group.",
                 "counts": (counts := _summed([self._counts[code] for code, _ in parts])),
                 "readings": {
-                    reading: _said(reading, score, self._table.scored, counts, tasks, self._bands, self._bounds)
+                    reading: _said(reading, score, self._table.scored, counts, every, self._bands, self._bounded)
                     for reading in READINGS
                 },
                 "matter_most": _matter_most(score, tasks, self._bands),
@@ -195,12 +194,14 @@ class Pages:
         """One page for each O*NET-SOC code of the task list, with all that stands behind its labels.
 
         Yields:
-            A code, and its page: `score` (means, coverage), `tasks` (each with weight, code, readings and answers; a
-            published set has neither rationales nor keys, so no answers), `counts`.
+            A code, and its page: `score` (means, coverage), `tasks` (each with weight, code, readings, `share` of the
+            score, `alpha_if_flipped` and `gamma_if_flipped`, the score if the task's reading were the other one, and
+            answers; a published set has neither rationales nor keys, so no answers), `counts`.
         """
         for code in sorted(self._tasks):
             tasks = [
                 {name: value for name, value in task.items() if name != "onet_soc_code"}
+                | self._flipped(task)
                 | {"answers": self._answers_to(code, task["task_id"])}
                 for task in self._tasks[code]
             ]
@@ -219,6 +220,19 @@ class Pages:
         if all(answer["rationale"] is None and answer["request_key"] is None for answer in given):
             return []
         return [{name: value for name, value in answer.items() if value is not None} for answer in given]
+
+    def _flipped(self, task: Row) -> Row:
+        """What the task weighs in the score of its code, and the score with its reading the other way round."""
+        code = task["onet_soc_code"]
+        part = task["weight"] / self._labelled_weight[code] if _is_labelled(task) else 0.0
+        said: Row = {"share": round(part, _PLACES)}
+        for reading, (measure, _) in _OF_READING.items():
+            score, name = self._scores[code][measure], f"{measure}_if_flipped"
+            said[name] = None
+            if score is not None and task[reading] is not None:
+                moved = score - part if _is_exposed(task, reading) else score + part
+                said[name] = round(min(max(moved, 0.0), 1.0), _PLACES)
+        return said
 
     def _in_group(self, task: Row, share: float) -> Row:
         """A task with its part of the group's score: the code's share times the task's weight among labelled ones."""
@@ -258,7 +272,7 @@ def _said(
     counts: Row,
     tasks: Sequence[Row],
     bands: Bands,
-    bounds: str | None,
+    bounded: Bounded,
 ) -> Row | None:
     """All that a page says about a group under one reading; None where it has no score."""
     measure, ten = _OF_READING[reading]
@@ -273,7 +287,9 @@ def _said(
         "score_10": score[ten],
         "low_10": score.get(f"{ten}_low"),
         "high_10": score.get(f"{ten}_high"),
-        "interval_words": bounds,
+        "mid_10": None if (mid := score.get(f"{measure}_mid")) is None else half_up(10 * mid, 1),
+        "interval_words": bounded.sentence(),
+        "interval_brief": bounded.brief(),
         "band": band.id,
         "band_label": band.label,
         "meaning": words.meaning,
@@ -286,7 +302,7 @@ def _said(
         "wage_exposure_low_gbp": score.get(f"wage_exposure_{measure}_gbp_low"),
         "wage_exposure_high_gbp": score.get(f"wage_exposure_{measure}_gbp_high"),
         "tasks_text": counts[reading]["text"],
-        "top_tasks": [{name: task[name] for name in ("task_id", "onet_soc_code")} for task in _first(doable)],
+        "top_tasks": [{name: task[name] for name in _IN_TOP} for task in _first(doable)],
     }
 
 

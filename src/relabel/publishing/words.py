@@ -9,6 +9,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from relabel.run import PUBLISHED
+
 Reading = Literal["strict", "with_tools"]
 
 READING_NAMES: dict[Reading, str] = {"strict": "Model alone", "with_tools": "Model with tools"}
@@ -18,6 +20,11 @@ CAUTION = (
     "Exposed means that a language model could help an experienced worker do a task in at most half the time at equal "
     "quality. It does not say that the task will be automated, that employers will choose to do so, or that jobs will be lost."
 )
+
+
+def model_name(model: str) -> str:
+    """Who labelled, in words for readers: a published label set by what made it, any other model as it is called."""
+    return PUBLISHED[model][1] if model in PUBLISHED else model
 
 
 class _Part(BaseModel):

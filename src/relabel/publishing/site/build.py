@@ -227,6 +227,7 @@ def environment(theme: Path | None) -> Environment:
         "percent": figures.percent,
         "signed": figures.signed,
         "plain": figures.plain,
+        "reason": figures.reason,
         "first_upper": figures.first_upper,
         "long_date": _long_date,
     }

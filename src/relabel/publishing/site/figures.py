@@ -59,6 +59,11 @@ def plain(text: str) -> str:
     return said if said.endswith(".") else f"{said}."
 
 
+def reason(text: str) -> str:
+    """What a remark says after its subject and a colon, as a sentence: `Growing demand gives 2 of 2: employment …`."""
+    return first_upper(plain(text.split(": ", 1)[-1]))
+
+
 def first_upper(text: str) -> str:
     """A remark with its first letter in upper case and all others as they are."""
     return text[:1].upper() + text[1:]

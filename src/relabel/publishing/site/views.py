@@ -8,13 +8,26 @@ from typing import Any
 
 from relabel.publishing.site.book import Book
 from relabel.publishing.site.charts import Box, log_axis, squarified
+from relabel.publishing.words import model_name
 
 Row = dict[str, Any]
 
 _UNGROUPED = {"code": "", "title": "All occupations"}
 _WIDE, _TALL = Box(0, 0, 160, 90), Box(0, 0, 90, 200)
 _MOST_REST = 40
-_CAUSES = ("labels", "tasks", "weights", "bridge", "rounding", "undivided")
+_CAUSES = {
+    "labels": "other labels",
+    "tasks": "another task list",
+    "weights": "other weights of tasks",
+    "bridge": "another bridge",
+    "rounding": "rounding",
+    "undivided": "several of these at once",
+}
+"""What moves a score, as an export calls it and as a page does."""
+_FOLLOWING = ("percentile", "wage_exposure_gbp")
+"""Figures that follow from a score and from those of others."""
+_NOT_OF_CAREERS = ("ons-", "bls-isco08", "bls-soc2010")
+"""Sources of the table of UK groups, which pages of US careers owe nothing to."""
 _MEASURES = (
     ("alpha", "Model alone", "alpha"),
     ("beta", "Tools at half weight", "beta"),
@@ -30,14 +43,15 @@ def about(book: Book) -> Row:
     date = book.date
     made = (
         f"{counts['scored']:,} of {counts['groups']:,} occupations scored from {counts['tasks_labelled']:,} labelled tasks; "
-        f"labels by {method['model']}"
+        f"labels by {method['labels']['model_name']}"
     )
     return {
         "title": "Task exposure by occupation",
         "uk": method["taxonomy"] == "uk-soc2020",
         "taxonomy": method["score"]["taxonomy_name"],
-        "model": method["model"],
+        "model": method["labels"]["model_name"],
         "run": method["run"],
+        "baseline": method["baseline"] and _labels_of(method["baseline"], method["model"]),
         "method": method["method"],
         "date": date,
         "made": f"{made}{f' on {date}' if date else ''}.",
@@ -52,6 +66,13 @@ def about(book: Book) -> Row:
         "careers": bool(book.families),
         "licences": [entry.get("title", entry["name"]) for entry in book.package["licenses"]],
     }
+
+
+def _labels_of(baseline: Row, model: str) -> str:
+    """The labels of a baseline in words: by their model, and where that is the same as now by their run."""
+    if baseline["model"] == model:
+        return f"the labels of the run {baseline['run']}"
+    return f"labels by {model_name(baseline['model'])}"
 
 
 def menu(book: Book) -> list[tuple[str, str]]:
@@ -87,6 +108,7 @@ def rows(book: Book) -> list[Row]:
             row[reading] = said and {
                 "band": said["band_label"],
                 "low": said["low_10"],
+                "mid": said["mid_10"],
                 "high": said["high_10"],
                 "percentile": said["percentile"],
                 "wage": said["wage_exposure_gbp"],
@@ -117,7 +139,8 @@ def index_pages(book: Book, listed: list[Row]) -> Iterator[tuple[str, str, Row]]
                 "workforce": book.method["totals"],
             },
         )
-    yield "compare.html", "compare.html", {"rows": [_compared(row) for row in listed]}
+    brief = (book.method["intervals"] or {}).get("words")
+    yield "compare.html", "compare.html", {"rows": [_compared(row) for row in listed], "brief": brief}
     if book.changes is not None:
         yield "changes.html", "changes.html", changes(book)
     if book.families:
@@ -154,8 +177,9 @@ def occupation(page: Row, near: dict[str, list[Row]]) -> Row:
     titles = {part["onet_soc_code"]: part["title"] for part in page["onet"]}
 
     def named(refs: Sequence[Row] | None) -> list[Row]:
+        # A task of the smaller codes is not on the page, and brings its text along.
         return [
-            known[ref["onet_soc_code"], ref["task_id"]] | ref | {"from": titles[ref["onet_soc_code"]]}
+            known.get((ref["onet_soc_code"], ref["task_id"]), {}) | ref | {"from": titles[ref["onet_soc_code"]]}
             for ref in refs or ()
         ]
 
@@ -172,8 +196,9 @@ def occupation(page: Row, near: dict[str, list[Row]]) -> Row:
         "rest": [part for part in page["onet"] if not part["tasks_here"]],
         "most_rest": _MOST_REST,
         "near": near.get(page["code"], []),
+        "indicative": (page["score"]["pay_source"] or "").startswith("ASHE"),
         "moved": [
-            row | {"parts": [(cause, row[cause]) for cause in _CAUSES if row[cause]]}
+            row | {"parts": [(name, row[cause]) for cause, name in _CAUSES.items() if row[cause]]}
             for row in page["changes"] or ()
             if row["measure"] != "beta"
         ],
@@ -236,7 +261,8 @@ def treemap(placed: Sequence[Row]) -> list[Row]:
             {"row": row, "wide": wide, "tall": tall}
             for row, wide, tall in zip(ordered, places["wide"], places["tall"], strict=True)
         ]
-        found.append({"major": inside[0]["major"], "jobs": sizes[number], "tiles": tiles})
+        region = {form: _percent(outer[form][number], whole) for form, whole in (("wide", _WIDE), ("tall", _TALL))}
+        found.append({"major": inside[0]["major"], "jobs": sizes[number], "tiles": tiles} | region)
     return found
 
 
@@ -303,7 +329,12 @@ def _line(major: Row) -> Row:
 def changes(book: Book) -> Row:
     """What moved against the baseline, largest first, with the causes that the export names."""
     assert book.changes is not None
-    moved = [row for row in book.changes if row["change"] != 0]
+    moved = [
+        row
+        for row in book.changes
+        # A score that stayed can still have changed its place among the others.
+        if row["change"] != 0 or any(row[f"{name}_before"] != row[f"{name}_after"] for name in _FOLLOWING)
+    ]
     known = [row for row in moved if row["change"] is not None]
     ordered = sorted(known, key=lambda row: (-abs(row["change"]), row["code"], row["measure"]))
     ordered += [row for row in moved if row["change"] is None]
@@ -320,9 +351,10 @@ def changes(book: Book) -> Row:
 def career(page: Row, book: Book) -> Row:
     """Content of the page of a job family."""
     titles = {source["id"]: source["title"] for source in book.sources}
+    titles = {name: title for name, title in titles.items() if not name.startswith(_NOT_OF_CAREERS)}
     return {
         "page": page,
-        "sources": sorted({titles.get(use["source"], use["source"]) for use in page["sources"]}),
+        "sources": sorted({titles[use["source"]] for use in page["sources"] if use["source"] in titles}),
         "family_ids": {family["id"] for family in book.families},
         "onet_codes": {
             path.removeprefix("onet/").removesuffix(".json") for path in book.files if path.startswith("onet/")

@@ -130,9 +130,13 @@
         lines.push([name + ": " + label, function (row) { return row[reading[0]] ? value(row[reading[0]], row) : "–"; }]);
       }
       line("score", function (said, row) {
-        var ten = row[reading[1]].toFixed(1) + " of 10";
-        return said.low === null ? ten : ten + " (" + said.low.toFixed(1) + " to " + said.high.toFixed(1) + ")";
+        return row[reading[1]].toFixed(1) + " of 10";
       });
+      if (data.brief) {
+        line(data.brief, function (said) {
+          return said.low === null ? "–" : "about " + said.mid.toFixed(1) + " (" + said.low.toFixed(1) + " to " + said.high.toFixed(1) + ")";
+        });
+      }
       line("band", function (said) { return said.band; });
       line("higher than", function (said) { return said.percentile === null ? "–" : said.percentile + " % of occupations"; });
       if (data.money) { line("wage exposure", function (said) { return pounds(said.wage); }); }
