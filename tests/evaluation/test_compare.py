@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from relabel.cli.compare import register
 from relabel.errors import DataError, UsageError
 from relabel.evaluation.bootstrap import occupation_draws
-from relabel.evaluation.comparison import compare
+from relabel.evaluation.comparison.several import compare_several
+from relabel.evaluation.comparison.two import compare
 from relabel.evaluation.gold import load_gold, read_gold_csv
-from relabel.evaluation.pairwise import compare_several
 from relabel.run import Run, open_run
 from relabel.task import task_table
 from run_workshop import Answers, MakeRun

@@ -11,21 +11,15 @@ import pandas as pd
 import pytest
 
 from relabel.errors import DataError
-from relabel.evaluation.gates import (
-    GateResult,
-    SuiteResult,
-    against_baseline,
-    family_levels,
-    gate_error,
-    judge,
-    labels_sha256,
-)
+from relabel.evaluation.gates.family import family_levels
+from relabel.evaluation.gates.judge import against_baseline, judge, labels_sha256
+from relabel.evaluation.gates.junit import junit_xml
+from relabel.evaluation.gates.outcome import GateResult, SuiteResult, gate_error
+from relabel.evaluation.gates.suite import Suite
+from relabel.evaluation.gates.summary import github_annotations, markdown
 from relabel.evaluation.gold import Gold, make_gold
-from relabel.evaluation.junit import junit_xml
-from relabel.evaluation.raters import GOLD as RATER_GOLD
-from relabel.evaluation.raters import Raters, side_by_side
-from relabel.evaluation.suite import Suite
-from relabel.evaluation.summary import github_annotations, markdown
+from relabel.evaluation.side_by_side import GOLD as RATER_GOLD
+from relabel.evaluation.side_by_side import Raters, side_by_side
 from relabel.manifest import Manifest, SourceUse
 from relabel.rubric import load_rubric
 from relabel.run import Run

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from relabel.evaluation.transitions import mcnemar, stuart_maxwell
+from relabel.evaluation.comparison.transitions import mcnemar, stuart_maxwell
 
 # Unaided vision of 7,477 women, right eye against left: the example of Stuart's paper.
 VISION = np.array([[1520, 266, 124, 66], [234, 1512, 432, 78], [117, 362, 1772, 205], [36, 82, 179, 492]])

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from relabel.evaluation.comparison_document import CompareDocument, Interval
+    from relabel.evaluation.comparison.document import CompareDocument, Interval
+    from relabel.evaluation.comparison.several import PairwiseDocument
     from relabel.evaluation.document import SettingName
-    from relabel.evaluation.pairwise import PairwiseDocument
 
 _WIDTH = 100
 _TOP = 10
@@ -69,10 +69,10 @@ def register(app: typer.Typer) -> None:
         the tasks of most disagreement are shown.
         """
         from relabel.cli.outcome import write
-        from relabel.evaluation.comparison import compare
+        from relabel.evaluation.comparison.several import compare_several
+        from relabel.evaluation.comparison.two import compare
         from relabel.evaluation.gold import load_gold
-        from relabel.evaluation.pairwise import compare_several
-        from relabel.evaluation.raters import task_details
+        from relabel.evaluation.side_by_side import task_details
         from relabel.run import open_run
 
         if len(runs) < 2:

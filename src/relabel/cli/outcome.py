@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from relabel.evaluation.document import EvalDocument
-    from relabel.evaluation.gates import SuiteResult
+    from relabel.evaluation.gates.outcome import SuiteResult
+    from relabel.evaluation.gates.suite import Suite
     from relabel.evaluation.gold import Gold
-    from relabel.evaluation.suite import Suite
     from relabel.run import Run
 
 
@@ -46,7 +46,7 @@ class Wanted:
             UsageError: An option has no meaning without a suite.
             DataError: The suite is missing or breaks a rule.
         """
-        from relabel.evaluation.suite import load_suite
+        from relabel.evaluation.gates.suite import load_suite
 
         if self.suite is None:
             for option, given in (("--junit", self.junit), ("--markdown", self.markdown)):
@@ -58,8 +58,8 @@ class Wanted:
 
 def gold_of(suite: Suite | None, gold: str | None, run: Run) -> Gold:
     """The gold: the one given, else the suite's, else the run's own default."""
+    from relabel.evaluation.gates.suite import beside
     from relabel.evaluation.gold import default_gold, load_gold
-    from relabel.evaluation.suite import beside
 
     if gold is None and suite is not None and suite.gold is not None:
         gold = beside(suite, suite.gold)
@@ -82,29 +82,29 @@ def settle(wanted: Wanted, suite: Suite | None, run: Run, gold: Gold, document: 
     Raises:
         DataError: A pin does not hold, something is not at hand, or a file cannot be written.
     """
-    from relabel.evaluation.raters import task_details
+    from relabel.evaluation.side_by_side import task_details
 
     result: SuiteResult | None = None
     baseline: Run | None = None
     details = task_details(run) if suite is not None or wanted.html is not None else None
     if suite is not None:
-        from relabel.evaluation.gates import judge
-        from relabel.evaluation.suite import beside
+        from relabel.evaluation.gates.judge import judge
+        from relabel.evaluation.gates.suite import beside
         from relabel.run import open_run
 
         baseline = None if suite.baseline is None else open_run(beside(suite, suite.baseline.run))
         result = judge(suite, run, gold, baseline, details)
         if wanted.junit is not None:
-            from relabel.evaluation.junit import junit_xml
+            from relabel.evaluation.gates.junit import junit_xml
 
             write(wanted.junit, junit_xml(result), "--junit")
         if wanted.markdown is not None:
-            from relabel.evaluation.summary import markdown
+            from relabel.evaluation.gates.summary import markdown
 
             write(wanted.markdown, markdown(result, document.verdict), "--markdown")
         _annotate(wanted, result)
     if wanted.html is not None:
-        from relabel.evaluation.comparison import compare
+        from relabel.evaluation.comparison.two import compare
         from relabel.evaluation.report.pages import eval_page
 
         change = None if baseline is None else compare(baseline, run, details=details)
@@ -141,7 +141,7 @@ def fail_if_any(result: SuiteResult | None) -> None:
         GateError: A gate does not hold.
     """
     if result is not None and not result.passed:
-        from relabel.evaluation.gates import gate_error
+        from relabel.evaluation.gates.outcome import gate_error
 
         raise GateError(gate_error(result.failures))
 
@@ -149,7 +149,7 @@ def fail_if_any(result: SuiteResult | None) -> None:
 def _annotate(wanted: Wanted, result: SuiteResult) -> None:
     asked = wanted.annotate if wanted.annotate is not None else os.environ.get("GITHUB_ACTIONS") == "true"
     if asked:
-        from relabel.evaluation.summary import github_annotations
+        from relabel.evaluation.gates.summary import github_annotations
 
         for line in github_annotations(result):
             typer.echo(line, err=True)

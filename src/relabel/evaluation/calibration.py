@@ -9,9 +9,9 @@ import pandas as pd
 
 from relabel.evaluation import bootstrap
 from relabel.evaluation.bootstrap import Draws, occupation_draws
-from relabel.evaluation.compared import even, intervals
 from relabel.evaluation.document import Calibration, ReliabilityBin, SettingName
 from relabel.evaluation.matching import sides
+from relabel.evaluation.sides import even, intervals
 from relabel.run import Run
 
 BINS = 10

@@ -11,7 +11,6 @@ from relabel.errors import DataError
 from relabel.evaluation import bootstrap, metrics
 from relabel.evaluation.bootstrap import Draws, occupation_draws
 from relabel.evaluation.calibration import calibration
-from relabel.evaluation.compared import Sides, TaskValues, compare_measures, compare_setting, intervals
 from relabel.evaluation.document import (
     Coherence,
     EvalDocument,
@@ -28,6 +27,7 @@ from relabel.evaluation.document import (
 from relabel.evaluation.gold import Gold
 from relabel.evaluation.matching import asked, gold_list, is_at_hand, match, text_changed
 from relabel.evaluation.ppi import debiased
+from relabel.evaluation.sides import Sides, TaskValues, compare_measures, compare_setting, intervals
 from relabel.evaluation.slices import slices, task_facts
 from relabel.evaluation.verdict import verdict
 from relabel.evaluation.yardsticks import consistency, majority_class, raters, self_agreement, text_classifier

@@ -17,9 +17,9 @@ import pandas as pd
 from scipy import stats
 
 from relabel.evaluation.bootstrap import FEWEST_OCCUPATIONS, Array
-from relabel.evaluation.compared import NEEDS, even
 from relabel.evaluation.document import Bounds, Debiased, Estimate, SettingName
 from relabel.evaluation.gold import Gold
+from relabel.evaluation.sides import NEEDS, even
 from relabel.evaluation.slices import MAJOR_GROUPS
 from relabel.rubric import MEASURES, Measure
 from relabel.run import Run, measures_of

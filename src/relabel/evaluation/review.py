@@ -19,7 +19,7 @@ import pandas as pd
 
 from relabel.errors import DataError
 from relabel.evaluation.gold import Gold
-from relabel.evaluation.raters import GOLD, occupations_of, side_by_side, task_details
+from relabel.evaluation.side_by_side import GOLD, occupations_of, side_by_side, task_details
 from relabel.run import Run
 from relabel.sources import bls, fetch
 

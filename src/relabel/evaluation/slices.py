@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from relabel.evaluation import bootstrap, metrics
-from relabel.evaluation.compared import Sides, TaskValues, intervals
 from relabel.evaluation.document import SettingName, Slice, SliceBy, SliceFigures, SliceMeans
 from relabel.evaluation.gold import Gold
 from relabel.evaluation.matching import gold_list, is_at_hand
+from relabel.evaluation.sides import Sides, TaskValues, intervals
 from relabel.rubric import Measure
 from relabel.run import Run
 from relabel.task import task_table

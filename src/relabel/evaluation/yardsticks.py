@@ -14,7 +14,6 @@ import pandas as pd
 
 from relabel.evaluation import bootstrap, metrics
 from relabel.evaluation.bootstrap import Draws, occupation_draws
-from relabel.evaluation.compared import Places, Sides, intervals, one_hot
 from relabel.evaluation.document import (
     Consistency,
     Intervals95,
@@ -28,6 +27,7 @@ from relabel.evaluation.document import (
 )
 from relabel.evaluation.gold import Gold, load_gold
 from relabel.evaluation.matching import COLUMNS, gold_list, is_at_hand
+from relabel.evaluation.sides import Places, Sides, intervals, one_hot
 from relabel.run import Run
 from relabel.task import task_table
 

@@ -9,13 +9,13 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from relabel import __version__
-from relabel.evaluation.comparison_document import CompareDocument, Flip
+from relabel.evaluation.comparison.document import CompareDocument, Flip
+from relabel.evaluation.comparison.several import PairwiseDocument
 from relabel.evaluation.document import EvalDocument, SettingName
-from relabel.evaluation.gates import SuiteResult
+from relabel.evaluation.gates.outcome import SuiteResult
 from relabel.evaluation.gold import Gold
-from relabel.evaluation.pairwise import PairwiseDocument
-from relabel.evaluation.raters import GOLD, side_by_side
 from relabel.evaluation.report.charts import Charts
+from relabel.evaluation.side_by_side import GOLD, side_by_side
 from relabel.evaluation.slices import MAJOR_GROUPS
 from relabel.evaluation.verdict import figure
 from relabel.run import Run

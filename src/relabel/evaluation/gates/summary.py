@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from relabel.evaluation.gates import GateResult, SuiteResult
+from relabel.evaluation.gates.outcome import GateResult, SuiteResult
 from relabel.evaluation.verdict import figure
 
 _ESCAPED = str.maketrans(

@@ -143,7 +143,7 @@ class Suite(_Part):
         gold_sha256: Hash of the gold's labels; a gold with other labels is refused.
         baseline: The run that `max_drop` refers to.
         family: What is done about many gates: with `holm` or `bonferroni` all `max_drop` gates of the suite together
-            fire on noise in at most one of twenty runs (at level 0.95); with `none` each of them does.
+            fire on noise in at most one of forty runs (at level 0.95); with `none` each of them does.
         level: Level of the intervals.
         draws: Draws of the bootstrap over occupations.
         seed: Its seed.

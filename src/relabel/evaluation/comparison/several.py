@@ -13,11 +13,11 @@ from pydantic import BaseModel, ConfigDict
 
 from relabel.evaluation import figures, metrics
 from relabel.evaluation.bootstrap import DRAWS, Draws, occupation_draws
-from relabel.evaluation.comparison_document import Bootstrap, Interval
+from relabel.evaluation.comparison.document import Bootstrap, Interval
 from relabel.evaluation.document import SCALES, SettingName
 from relabel.evaluation.gold import Gold
 from relabel.evaluation.metrics import known
-from relabel.evaluation.raters import GOLD, Raters, occupations_of, side_by_side
+from relabel.evaluation.side_by_side import GOLD, Raters, occupations_of, side_by_side
 from relabel.evaluation.verdict import figure as shown
 from relabel.rubric import Measure
 from relabel.run import Run

@@ -11,7 +11,7 @@ import pandas as pd
 
 from relabel.evaluation import figures, metrics
 from relabel.evaluation.bootstrap import DRAWS, Draws, occupation_draws
-from relabel.evaluation.comparison_document import (
+from relabel.evaluation.comparison.document import (
     Bootstrap,
     CompareDocument,
     Difference,
@@ -22,12 +22,12 @@ from relabel.evaluation.comparison_document import (
     SettingComparison,
     SliceAgreement,
 )
+from relabel.evaluation.comparison.transitions import mcnemar, stuart_maxwell
 from relabel.evaluation.document import SCALES, SettingName
 from relabel.evaluation.figures import Figure
 from relabel.evaluation.gold import Gold
 from relabel.evaluation.metrics import known
-from relabel.evaluation.raters import GOLD, Raters, occupations_of, side_by_side
-from relabel.evaluation.transitions import mcnemar, stuart_maxwell
+from relabel.evaluation.side_by_side import GOLD, Raters, occupations_of, side_by_side
 from relabel.evaluation.verdict import figure as shown
 from relabel.rubric import Measure
 from relabel.run import Run

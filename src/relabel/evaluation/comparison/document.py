@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict
 
+from relabel.evaluation.comparison.transitions import McNemar, StuartMaxwell
 from relabel.evaluation.document import SettingName
-from relabel.evaluation.transitions import McNemar, StuartMaxwell
 from relabel.rubric import Measure
 
 Interval = tuple[float, float] | None

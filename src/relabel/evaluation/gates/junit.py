@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree as ET
 
-from relabel.evaluation.gates import GateResult, SuiteResult
+from relabel.evaluation.gates.outcome import GateResult, SuiteResult
 
 # Control characters that XML 1.0 cannot hold, in whatever escape.
 _ILLEGAL = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
