@@ -17,6 +17,17 @@ from run_workshop import MakeRun, answered
 
 
 @pytest.fixture(scope="session")
+def one_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("scoring")
+
+
+@pytest.fixture(autouse=True)
+def _sheets_are_read_once(_own_home: None, one_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has been read of a workbook is kept by the checksum of its file, so tests of scoring can share it."""
+    monkeypatch.setenv("RELABEL_HOME", str(one_home))
+
+
+@pytest.fixture(scope="session")
 def scored() -> Scored:
     """Scores from the real data; the coding index is read once, and so is each table made."""
     read_once = cache(ons.read_coding_index)
