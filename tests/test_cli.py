@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -221,3 +223,13 @@ def test_rubrics_are_listed_checked_and_shown_word_for_word(name: str, capsys: p
     messages = json.loads(capsys.readouterr().out)
     assert [m["role"] for m in messages] == ["system", "user"]
     assert messages[1]["content"].endswith("</task>")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    command = [sys.executable, "-m", "relabel", "rubric", "show", "exposure"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert process.returncode == 0

@@ -99,6 +99,8 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
     try:
         command.main(args=None if arguments is None else list(arguments), prog_name="relabel")
     except SystemExit as left:  # the command line library's own way out: help, wrong usage, or done
+        if isinstance(left.__context__, BrokenPipeError):  # the reader, such as `head`, has seen enough
+            return _left_unread()
         code = left.code if isinstance(left.code, int) else 0
         if code == 130:
             _say("interrupted")
@@ -109,9 +111,8 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
     except RelabelError as error:
         _say(str(error))
         return error.exit_code
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:
+        return _left_unread()
     except Exception as error:
         if os.environ.get("RELABEL_DEBUG"):
             raise
@@ -122,6 +123,12 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
             f"a fault in relabel itself ({type(error).__name__}: {error}); set RELABEL_DEBUG=1 to see where, and please report it"
         )
         return 1
+    return 0
+
+
+def _left_unread() -> int:
+    # What is still to be written at the end must not fail once more.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
