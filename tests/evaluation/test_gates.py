@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from relabel.errors import DataError
+from relabel.evaluation.figures import Figure, change
 from relabel.evaluation.gates.family import family_levels
 from relabel.evaluation.gates.judge import against_baseline, judge, labels_sha256
 from relabel.evaluation.gates.junit import junit_xml
@@ -231,6 +232,15 @@ def test_a_gate_that_nothing_can_be_said_about_has_not_passed() -> None:
     result = judge(suite({"id": "k", **KAPPA, "min": 0.1, "slice": "nobody"}, slices=slices), run, GOLD, run)
     assert [gate.judged for gate in result.results] == [False, False]
     assert "cannot be judged" in gate_error(result.failures)
+
+
+def test_a_single_occupation_is_no_certainty() -> None:
+    # All draws of one occupation are alike: their lack of spread is no evidence.
+    one = Figure(0.9, np.full(200, 0.9), 40, 1)
+    assert one.bounds() is None
+    assert one.wald() is None
+    assert change(one, Figure(0.7, np.full(200, 0.7), 40, 1), 1).p_below(0.0) == 1.0
+    assert change(one, one, 0).wald() == (0.0, 0.0)
 
 
 def test_a_slice_by_task_type_without_the_task_list_is_refused() -> None:

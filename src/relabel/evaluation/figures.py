@@ -71,7 +71,10 @@ class Figure:
 
     @property
     def _steady(self) -> bool:
-        return bool(math.isfinite(self.value) and np.isfinite(self.draws).all() and np.ptp(self.draws) <= 1e-12)
+        # Draws of a single occupation are all alike, which says nothing about its spread.
+        return self.occupations != 1 and bool(
+            math.isfinite(self.value) and np.isfinite(self.draws).all() and np.ptp(self.draws) <= 1e-12
+        )
 
     @property
     def _error(self) -> float | None:

@@ -85,10 +85,10 @@ def _standing(settings: Mapping[SettingName, SettingMetrics], yardsticks: Yardst
     classifier = yardsticks.text_classifier
     if classifier is not None and main in classifier.settings:
         words = f"a word count trained on {classifier.trained_on:,} gold labels of other occupations"
-        said.append(_against(main, words, classifier.settings[main], floor=True))
+        said.append(_against(main, words, classifier.settings[main], floor=classifier.trained_on))
     if yardsticks.raters is not None and main in yardsticks.raters.settings:
         words = "the annotators and GPT-4 of 2023 are to each other"
-        said.append(_against(main, words, yardsticks.raters.settings[main], floor=False))
+        said.append(_against(main, words, yardsticks.raters.settings[main]))
     repeats = yardsticks.consistency.settings.get(main) if yardsticks.consistency is not None else None
     if repeats is not None and repeats.run is not None:
         gold = "" if repeats.gold is None else f", in the gold {100 * repeats.gold:.0f} %"
@@ -103,14 +103,18 @@ def _standing(settings: Mapping[SettingName, SettingMetrics], yardsticks: Yardst
     return said
 
 
-def _against(setting: SettingName, words: str, found: Yardstick, *, floor: bool) -> str:
-    """One sentence on the difference in kappa: what its interval says, and what to make of it."""
+def _against(setting: SettingName, words: str, found: Yardstick, *, floor: int = 0) -> str:
+    """One sentence on the difference in kappa: what its interval says, and what to make of it.
+
+    `floor` is the number of labels behind a yardstick that a run must beat; 0 for one that it is only held against.
+    """
     reached = f"kappa {figure(found.kappa)}, accuracy {figure(found.accuracy)}"
     bounds = found.ci95.get("kappa_difference")
     if bounds is None or found.kappa_difference is None:
+        lacking = "too few occupations" if found.ci95 else "without intervals there is no way"
         if floor:
-            return f"{setting}: {words} reaches {reached}; too few occupations to say whether the run beats it."
-        return f"{setting}: {words} at {reached}; too few occupations to say how the run compares."
+            return f"{setting}: {words} reaches {reached}; {lacking} to say whether the run beats it."
+        return f"{setting}: {words} at {reached}; {lacking} to say how the run compares."
     apart = f"difference in kappa {figure(found.kappa_difference)}, 95 % {figure(bounds[0])} to {figure(bounds[1])}"
     if bounds[0] > 0:
         if floor:
@@ -118,7 +122,8 @@ def _against(setting: SettingName, words: str, found: Yardstick, *, floor: bool)
         return f"{setting}: closer to the gold than {words} ({reached}; {apart})."
     if bounds[1] < 0:
         if floor:
-            return f"{setting}: below {words} ({reached}; {apart}): paying for these labels adds nothing."
+            nothing = f"by this gold, the run adds nothing to {floor:,} gold labels and a word count"
+            return f"{setting}: below {words} ({reached}; {apart}): {nothing}."
         return f"{setting}: further from the gold than {words} ({reached}; {apart})."
     if floor:
         return f"{setting}: cannot be told from {words} ({reached}; {apart}): it is not shown to add anything."
