@@ -371,9 +371,11 @@ def _label(reading: _Reading, line: int, written: str) -> str:
         raise DataError(f"{path} line {line} has no label; fill it or remove the line")
     if written not in rubric.labels:
         known = ", ".join(rubric.labels)
+        # What no shell or option takes as it stands is no label that a mapping could be meant for.
+        plain = re.fullmatch(r"[\w.-]{1,12}", written) is not None
+        mapped = f", or say what it stands for with --map {written}=LABEL" if plain else ""
         raise DataError(
-            f"{path} line {line}: {written[:40]!r} is no label of the rubric {rubric.id} ({known}); mend the line, or say "
-            f"what it stands for with --map {written[:12]}=LABEL"
+            f"{path} line {line}: {written[:40]!r} is no label of the rubric {rubric.id} ({known}); mend the line{mapped}"
         )
     return written
 

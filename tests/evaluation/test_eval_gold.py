@@ -64,7 +64,6 @@ def test_byte_order_mark_windows_line_ends_blank_lines_and_other_columns_are_tak
         ("task_id,onet_soc_code,code\n1,,E0\n", "line 2 has no onet_soc_code"),
         ("task_id,code\n=1+1,E0\n", "line 2: task_id '=1\\+1' is a formula"),
         ("task_id,code\n@SUM(A1),E0\n", "is a formula"),
-        ("task_id,code\n8823.0,E0\n", "line 2: task_id '8823.0' is a number with a decimal part; write 8823"),
         ("task_id,code\n1\n", "line 2 has 1 cell where the header has 2"),
         ("task_id, code\n1,E0\n", "line 1: the column ' code' has blanks around its name"),
         ("task_id,code\n1,E0,x\n", "line 2 has 3 cells"),
@@ -90,7 +89,7 @@ def test_a_bad_file_is_refused_with_the_line(write_gold: WriteGold, text: str, s
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "number,code\n1,E0\n", "task_id;code\n1;E0\n"])
+@pytest.mark.parametrize("text", ["", "number,code\n1,E0\n", "id_of_task,code\n1,E0\n"])
 def test_a_file_without_ids_is_refused_with_the_columns_it_has(write_gold: WriteGold, text: str) -> None:
     with pytest.raises(ColumnError, match="no column 'task_id'"):
         read_gold_csv(write_gold(text))
@@ -171,3 +170,12 @@ def test_the_hash_of_a_published_gold_is_frozen() -> None:
 )
 def test_published_gold_holds_all_labels_of_2023(name: str, codes: dict[str, int]) -> None:
     assert load_gold(name).table["code"].value_counts().to_dict() == codes
+
+
+def test_ids_that_a_spreadsheet_gave_a_decimal_part_are_the_same_ids(tmp_path: Path) -> None:
+    path = tmp_path / "gold.csv"
+    path.write_text("task_id,code\n8823.0,E0\n8824,E1\n", encoding="utf-8")
+    assert read_gold_csv(path).table["task_id"].tolist() == ["8823", "8824"]
+    path.write_text("task_id,code\n8823.0,E0\n8823,E1\n", encoding="utf-8")
+    with pytest.raises(DataError, match="line 3 repeats the task id '8823' of line 2"):
+        read_gold_csv(path)

@@ -126,7 +126,10 @@ def import_file(
     for change, count in done.mapped.items():
         typer.echo(f"{count:,} labels mapped {change}")
     if done.not_in_list:
-        typer.echo(f"{done.not_in_list:,} of the tasks are not in {done.task_list}; they match no gold of that list")
+        are = "is" if done.not_in_list == 1 else "are"
+        typer.echo(
+            f"{done.not_in_list:,} of the tasks {are} not in {done.task_list}, and can match no gold of that list"
+        )
     rated = loaded.unit == "occupation"
     typer.echo(f"next: relabel {'resilience RUN --epoch' if rated else 'eval'} {done.folder}", err=True)
 

@@ -261,9 +261,8 @@ def _id(path: Path, number: int, row: Mapping[str, str], column: str) -> str:
     if value[0] in "=+@":
         raise DataError(f"{path} line {number}: {column} {value[:40]!r} is a formula; save the values instead")
     whole, dot, rest = value.partition(".")
-    if column == "task_id" and dot and whole.isdecimal() and not rest.strip("0"):
-        raise DataError(f"{path} line {number}: task_id {value!r} is a number with a decimal part; write {whole}")
-    return value
+    # Tables that lost a cell on the way keep ids as 8823.0.
+    return whole if column == "task_id" and dot and whole.isdecimal() and not rest.strip("0") else value
 
 
 def _labels(path: Path, number: int, row: Mapping[str, str]) -> tuple[str | None, bool | None, bool | None]:

@@ -64,6 +64,9 @@ def read_user_csv(path: Path, *, rows_are: str, advice: str) -> UserCsv:
         raise DataError(f"{path} cannot be read ({error.strerror}); {advice}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not in UTF-8 (byte {error.start}); save it again as CSV in UTF-8") from error
+    if (nul := text.find("\0")) >= 0:
+        line = text.count("\n", 0, nul) + 1
+        raise DataError(f"{path} line {line} holds a NUL character, which no text does; save the file again as CSV")
     records = _records(path, text)
     top, header = next(records, (1, []))
     for name in header:
@@ -71,6 +74,9 @@ def read_user_csv(path: Path, *, rows_are: str, advice: str) -> UserCsv:
             raise DataError(f"{path} line {top}: the column {name!r} has blanks around its name; take them away")
         if name and header.count(name) > 1:
             raise DataError(f"{path} line {top} has the column {name!r} more than once; remove one")
+    if len(header) == 1 and (mark := next((mark for mark in ";\t" if mark in header[0]), None)):
+        between = "semicolons" if mark == ";" else "tabs"
+        raise DataError(f"{path} has {between} between its cells; save it again with commas")
     rows: list[tuple[int, Mapping[str, str]]] = []
     for line, cells in records:
         if len(cells) != len(header):
@@ -102,4 +108,9 @@ def _records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
                 yield start, cells
             start = reader.line_num + 1
     except csv.Error as error:
+        if "field limit" in str(error):
+            most = f"{csv.field_size_limit():,} characters"
+            raise DataError(
+                f"{path} line {start} has a cell of over {most}; shorten it, or close its quotes"
+            ) from error
         raise DataError(f"{path} line {start} is not CSV ({error}); mend the line") from error
