@@ -44,9 +44,9 @@ def test_a_suite_says_gold_slices_baseline_and_gates(write: Write) -> None:
     [
         ("- a\n", "a suite is a mapping"),
         ("name: s\ngates: [", "line 2"),
-        (f"gates: [{GATE}]", "name: Field required"),
-        ("name: s\ngates: []", "gates:"),
-        (f"name: s\ngats: [{GATE}]\ngates: [{GATE}]", "gats: Extra inputs"),
+        (f"gates: [{GATE}]", "name: is missing; give it"),
+        ("name: s\ngates: []", "gates: is empty"),
+        (f"name: s\ngats: [{GATE}]\ngates: [{GATE}]", "gats: is no key that a suite knows here"),
         (f"name: s\ngates: [{GATE}, {GATE}]", "another gate has this id"),
         ("name: s\ngates: [{id: g, setting: three-way, metric: kapa, min: 0}]", "'kapa' is no figure of a setting"),
         ("name: s\ngates: [{id: g, setting: strict, metric: 'f1:E1', min: 0}]", "'E1' is no label of strict"),
@@ -58,6 +58,7 @@ def test_a_suite_says_gold_slices_baseline_and_gates(write: Write) -> None:
         ("name: s\ngates: [{id: g, metric: coverage, measure: beta, min: 0}]", "share of the run's tasks"),
         (f"name: s\nslices: {{a: {{soc_major: ['1']}}}}\ngates: [{GATE}]", "no SOC major group"),
         (f"name: s\nslices: {{a: {{}}}}\ngates: [{GATE}]", "has no condition"),
+        ("name: s\ngates: [{id: g, setting: strict, metric: kappa, min: .nan}]", "gates.0.min: is no finite number"),
         (f"name: s\nlevel: 95\ngates: [{GATE}]", "level:"),
     ],
 )

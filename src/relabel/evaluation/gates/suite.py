@@ -30,9 +30,19 @@ TaskType = Literal["Core", "Supplemental"]
 
 COUNTS: tuple[CountMetric, ...] = ("coverage", "incoherent")
 
+_PLAINLY: Mapping[str, str] = {
+    "extra_forbidden": "is no key that a suite knows here; mend its name, or take it away",
+    "missing": "is missing; give it",
+    "too_short": "is empty; write at least one",
+    "float_parsing": "is no number; write one",
+    "float_type": "is no number; write one",
+    "finite_number": "is no finite number; write one",
+}
+"""What is wrong with a key, by pydantic's name of the error, where its own words speak of its insides."""
+
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Slice(_Part):
@@ -207,7 +217,7 @@ def load_suite(ref: str) -> Suite:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        reason = first["msg"].removeprefix("Value error, ")
+        reason = _PLAINLY.get(first["type"]) or first["msg"].removeprefix("Value error, ")
         raise DataError(f"{path}: {where + ': ' if where else ''}{reason}") from error
 
 
