@@ -7,7 +7,15 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from relabel.evaluation.document import MajorityClass, SettingMetrics, SettingName
+from relabel.evaluation.document import (
+    Intervals95,
+    MajorityClass,
+    SettingMetrics,
+    SettingName,
+    TextClassifier,
+    Yardstick,
+    Yardsticks,
+)
 from relabel.evaluation.metrics import setting_metrics
 from relabel.evaluation.verdict import figure, strength, verdict
 
@@ -130,3 +138,23 @@ def test_strength_follows_landis_and_koch(kappa: float, word: str) -> None:
 )
 def test_figures_have_three_decimals(value: float | None, shown: str) -> None:
     assert figure(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("ci95", "words"),
+    [
+        (
+            {"kappa_difference": (-0.3, -0.1)},
+            "by this gold, the run adds nothing to 2,000 gold labels and a word count",
+        ),
+        ({"kappa_difference": None}, "too few occupations to say whether the run beats it"),
+        ({}, "without intervals there is no way to say whether the run beats it"),
+    ],
+)
+def test_a_run_below_the_word_count_adds_nothing_only_where_that_is_sure(ci95: Intervals95, words: str) -> None:
+    found = setting_metrics(np.array([[400, 100], [100, 400]]), SCALE)
+    other = Yardstick(n=1000, accuracy=0.9, kappa=0.8, accuracy_difference=-0.1, kappa_difference=-0.2, ci95=ci95)
+    beside = Yardsticks(
+        majority={}, text_classifier=TextClassifier(trained_on=2000, folds=5, seed=0, settings={"strict": other})
+    )
+    assert words in verdict({"strict": found}, {}, model="model-x", yardsticks=beside)
