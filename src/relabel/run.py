@@ -106,6 +106,11 @@ class Run:
     labels: pd.DataFrame
 
     @property
+    def name(self) -> str:
+        """Its name, the same on every machine: that of its folder, or of the published set."""
+        return self.ref if self.folder is None else self.folder.resolve().name
+
+    @property
     def rubric(self) -> Rubric:
         """The rubric that the labels were given under."""
         return self.manifest.rubric

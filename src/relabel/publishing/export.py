@@ -47,7 +47,7 @@ from relabel.scoring.families import family_frame, family_pages
 from relabel.scoring.family_page import FamilyPage
 from relabel.scoring.files import csv_bytes, json_bytes, parquet_bytes, records, table_json
 from relabel.scoring.options import SYSTEM_NAMES, Links, Method, Taxonomy, Unrated, Weights
-from relabel.scoring.table import ScoreTable, is_partial, run_name, score_table
+from relabel.scoring.table import ScoreTable, is_partial, score_table
 from relabel.scoring.uncertainty import DRAWS
 
 EXPORT_FORMAT = 4
@@ -211,7 +211,7 @@ def _build(
         _require_code(code)
         write(onet_path(code), json_bytes(page, indent=None), f"{code} {page['title']}")
     package = data_package(
-        name=f"relabel-{run_name(run)}-{table.taxonomy}-{table.method}",
+        name=f"relabel-{run.name}-{table.taxonomy}-{table.method}",
         title=f"Exposure of occupations ({SYSTEM_NAMES[table.taxonomy]}) to language models, labels by {model_name(table.model)}",
         description=describe(table),
         version=_version(tasks),

@@ -14,7 +14,7 @@ from relabel.scoring.bridges import Step
 from relabel.scoring.columns import ENOUGH
 from relabel.scoring.files import FORMULA
 from relabel.scoring.options import PAY_SOURCES, SAMPLE, SYSTEM_NAMES, UNRATED_NOTES, WEIGHT_NOTES
-from relabel.scoring.table import ScoreTable, run_name
+from relabel.scoring.table import ScoreTable
 from relabel.sources import registry
 
 _PARAMETERS = ("sample", "seed", "occupations", "samples", "examples")
@@ -192,7 +192,7 @@ def methodology(run: Run, table: ScoreTable) -> dict[str, Any]:
             "caution": CAUTION,
         },
         "labels": {
-            "run": run_name(run),
+            "run": run.name,
             "status": manifest.status,
             "note": manifest.note,
             "model": manifest.model,

@@ -25,7 +25,7 @@ from relabel.scoring.family_page import FamilyPage, Related
 from relabel.scoring.pay import source_use
 from relabel.scoring.resilience import CutPoints, load_cut_points, resilience
 from relabel.scoring.similarity import activity_similarity
-from relabel.scoring.table import ScoreTable, run_name
+from relabel.scoring.table import ScoreTable
 from relabel.scoring.us import FILES, PROJECTION_YEARS, us_figures
 from relabel.settings import asset_dir
 from relabel.sources import onet
@@ -252,7 +252,7 @@ def _page(
         run=table.run,
         model=table.model,
         tasks=table.tasks,
-        epoch_run=None if epoch_run is None else run_name(epoch_run),
+        epoch_run=None if epoch_run is None else epoch_run.name,
         sample=table.sample,
         partial=table.partial,
         note=table.note,

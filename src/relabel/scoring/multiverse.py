@@ -30,7 +30,7 @@ from relabel.scoring.linear import counted, map_over, relabelled, task_scores
 from relabel.scoring.measures import task_weights
 from relabel.scoring.options import SAMPLE, Links, Method, Unrated, Weights
 from relabel.scoring.ranking import CLEAN
-from relabel.scoring.table import ScoreTable, run_name
+from relabel.scoring.table import ScoreTable
 
 Floats = npt.NDArray[np.float64]
 Comparison = Literal[">", ">="]
@@ -110,7 +110,7 @@ def multiverse(table: ScoreTable, run: Run, raters: Sequence[Run]) -> Multiverse
         UsageError: A rater is given twice, or labelled the sample where the run did not.
         DataError: A rater labelled none of the tasks, or a bridge's files are not to be had.
     """
-    names = [run_name(one) for one in (run, *raters)]
+    names = [one.name for one in (run, *raters)]
     if len(set(names)) < len(names):
         raise UsageError("a rater is given twice, or is the run itself; name each once")
     for rater in raters:

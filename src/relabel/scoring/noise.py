@@ -154,14 +154,14 @@ class Confusion(_TaskNoise):
         own, theirs = run.coded(), gold.coded()
         if theirs[list(self.classes.readings)].isna().all().any():
             raise DataError(
-                f"the gold {gold.ref} lacks a reading that {run.ref} has; give a gold with both with --gold"
+                f"the gold {gold.name} lacks a reading that {run.name} has; give a gold with both with --gold"
             )
         own = own.assign(label=self.classes.of(own))[[*_KEYS, "label"]].query("label >= 0")
         theirs = theirs.assign(gold=self.classes.of(theirs))[[*_KEYS, "gold"]].query("gold >= 0")
         both = own.merge(theirs, on=_KEYS)
         if len(both) < LEAST_PAIRS:
             raise DataError(
-                f"the gold {gold.ref} shares {len(both):,} labelled tasks with {run.ref}, and it takes at least "
+                f"the gold {gold.name} shares {len(both):,} labelled tasks with {run.name}, and it takes at least "
                 f"{LEAST_PAIRS} to learn how labels err; give another with --gold, or other noise with --noise"
             )
         occupations = pd.Index(sorted(set(own["onet_soc_code"])))
@@ -175,7 +175,7 @@ class Confusion(_TaskNoise):
         self._occupation = occupations.get_indexer(pd.Index(tasks["onet_soc_code"]))
         self._label = np.where(tasks["labelled"], self.classes.of(tasks), -1)
         self.estimand = (
-            f"the score that the labels of {gold.ref} would give, learned from {len(both):,} tasks that both labelled; "
+            f"the score that the labels of {gold.name} would give, learned from {len(both):,} tasks that both labelled; "
             "centred on the corrected score, so that the score shown may lie outside"
         )
 
@@ -230,7 +230,7 @@ class Repeats(_TaskNoise):
         repeats = counted.sum(axis=1)
         if repeats.empty or repeats.max() < 2:
             raise UsageError(
-                f"{run.ref} has one answer a task, so its repeats tell nothing; run it with --samples 5, or use "
+                f"{run.name} has one answer a task, so its repeats tell nothing; run it with --samples 5, or use "
                 "--noise confusion --gold G, or --rater RUN"
             )
         at = pd.MultiIndex.from_frame(tasks[_KEYS])

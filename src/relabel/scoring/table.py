@@ -184,11 +184,6 @@ class ScoreTable:
         }
 
 
-def run_name(run: Run) -> str:
-    """Name of a run, the same on every machine: its folder's name, or the name of a published set."""
-    return run.ref if run.folder is None else run.folder.resolve().name
-
-
 def is_partial(run: Run) -> bool:
     """Whether the run has not labelled all that it was asked to."""
     return run.manifest.status not in {"complete", "published"}
@@ -269,7 +264,7 @@ def score_table(
         uses += money.sources
     return ScoreTable(
         frame=SCORES.validate(frame[list(COLUMNS)]),
-        run=run_name(run),
+        run=run.name,
         model=run.manifest.model,
         method=method,
         taxonomy=taxonomy,

@@ -26,7 +26,7 @@ from relabel.scoring.noise import Confusion, Noise, Raters, Repeats
 from relabel.scoring.options import SAMPLE
 from relabel.scoring.options import Noise as NoiseChoice
 from relabel.scoring.ranking import CLEAN, half_up, to_places
-from relabel.scoring.table import ScoreTable, run_name
+from relabel.scoring.table import ScoreTable
 
 LEVEL = 0.95
 DRAWS = 1000
@@ -213,17 +213,17 @@ def _default_gold(run: Run) -> Run:
 
 
 def _raters(table: ScoreTable, run: Run, others: Sequence[Run]) -> Raters:
-    names, scores = [run_name(run)], [task_scores(score_map(table), table.task_values)]
+    names, scores = [run.name], [task_scores(score_map(table), table.task_values)]
     for other in others:
         if (other.manifest.tasks == SAMPLE) != table.sample:
             raise UsageError(
                 f"{other.ref} and {run.ref} labelled other task lists: the sample goes with the sample only"
             )
-        if run_name(other) in names:
+        if other.name in names:
             raise UsageError(f"the rater {other.ref} is given twice; name each once")
         tasks = relabelled(table.task_values, other)
         mapped = map_of(tasks, table.bridge, pd.Index(table.frame["code"]))
-        names.append(run_name(other))
+        names.append(other.name)
         scores.append(task_scores(mapped, tasks))
     return Raters(names, np.stack(scores))
 
