@@ -32,6 +32,7 @@ from relabel.labelling.engines.transport import (
     Transport,
     UnreachableError,
 )
+from relabel.labelling.engines.turns import Turns
 from relabel.labelling.pricing import OPENAI_URL, Price
 from relabel.labelling.request import Request, public_url
 from relabel.labelling.wire import PATHS, Api, NotAReplyError, messages_of, output_bound, read, with_messages
@@ -103,6 +104,7 @@ class OnlineEngine:
         self.budget = budget or Budget(None, price)
         self._transport = transport or HttpTransport(base_url, self._secret)
         self._price = price
+        self._turns = Turns()
         self._clock, self._sleep, self._jitter, self._now = clock, sleep, jitter, now
 
     def history(self) -> tuple[tuple[float, int, str], ...]:
@@ -253,6 +255,7 @@ class OnlineEngine:
         if len(self._secret) >= SHORTEST_SECRET and self._secret in text:
             text = text.replace(self._secret, "[key]")
         self.limiter.release(ticket, headers=_limit_headers(response.headers))
+        await self._turns.mine()
         return text, latency
 
     def _answer(
