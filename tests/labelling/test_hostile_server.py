@@ -110,6 +110,22 @@ async def test_nonsense_with_a_good_status_is_a_failure_at_once(what: str, store
     assert len(outcome.failures[0].message) < 1000
 
 
+async def test_a_limit_with_a_good_status_is_a_limit(store: Store, tmp_path: Path) -> None:
+    limit = reply(b' {"error": {"code": 429, "message": "upstream is busy"}}', retry_after="0", connection="close")
+    with raw_server(lambda n: limit if n in {1, 3} else reply(connection="close")) as (url, seen):
+        outcome = await label_all(make_job(url, 1), store, tmp_path / "run", concurrency=1)
+    assert outcome.complete
+    assert [label.attempts for label in outcome.labels] == [2, 2]
+    assert len(seen) == 4
+
+
+async def test_a_bad_key_with_a_good_status_ends_the_run(store: Store, tmp_path: Path) -> None:
+    denied = reply(b'{"error":{"code":401,"message":"no such key"}}')
+    with raw_server(lambda n: denied) as (url, seen), pytest.raises(ProviderError, match="does not accept the key"):
+        await label_all(make_job(url, 5), store, tmp_path / "run", concurrency=1)
+    assert len(seen) == 1
+
+
 async def test_connections_that_are_closed_after_each_reply_lose_nothing(store: Store, tmp_path: Path) -> None:
     with raw_server(lambda n: reply()) as (url, seen):
         assert (await label_all(make_job(url), store, tmp_path / "run")).complete

@@ -54,6 +54,7 @@ _NOT_IMPLEMENTED = 501
 _NO_QUOTA = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "access_terminated"}
 _NO_MODEL = {"model_not_found", "invalid_model", "unknown_model"}
 _LOOKS_LIKE_A_KEY = re.compile(r"\b(sk|pk|key)-[A-Za-z0-9_*-]{6,}")
+_SAYS_ERROR = re.compile(rb'\s*\{\s*"error"\s*:\s*\{').match
 _CHARACTERS_A_TOKEN = 4
 _USUAL_ANSWER = 80
 """Tokens; only the pace depends on it, never a cap of cost."""
@@ -203,13 +204,17 @@ class OnlineEngine:
 
     async def _post(self, api: Api, body: Mapping[str, Any]) -> httpx2.Response:
         response = await self._transport.send(api, _posted(body))
-        if response.status_code == 200:
+        if response.status_code == 200 and not _SAYS_ERROR(response.content):
             return response
         try:
             said: Any = json.loads(response.content)
         except (ValueError, RecursionError):
             said = None
         inner = said.get("error", said) if isinstance(said, Mapping) else said
+        if response.status_code == 200:
+            response = _as_meant(response, inner)
+            if response.status_code == 200:
+                return response
         raise openai.APIStatusError(f"HTTP {response.status_code}", response=response, body=inner)
 
     async def _once(
@@ -333,6 +338,14 @@ def _posted(body: Mapping[str, Any]) -> bytes:
     # In the order in which it was made: models with strict schemas write in the schema's order, and the reason must come
     # before the label.
     return _SPELLING.encode(body).encode()
+
+
+def _as_meant(response: httpx2.Response, error: Any) -> httpx2.Response:
+    """A reply whose status is good and whose body is an error, as gateways send it, under the status in the body."""
+    code = error.get("code") if isinstance(error, Mapping) else None
+    if type(code) is not int or not 400 <= code < 600:
+        return response
+    return httpx2.Response(code, headers=response.headers, content=response.content, request=response.request)
 
 
 def _limit_headers(headers: httpx2.Headers) -> dict[str, str]:
