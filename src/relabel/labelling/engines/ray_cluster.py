@@ -12,7 +12,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Generator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,10 @@ from typing import Any
 from relabel.errors import ProviderError, UsageError
 
 RAY_EXTRA = "pip install 'relabel[ray]'"
-_REACH_S = 5.0
+REACH_S = 5.0
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""What an HTTP/2 client says first: a cluster's head speaks gRPC over it, and answers with its own settings."""
+_FRAME_HEAD, _SETTINGS = 9, 4
 _LOCAL_STORE_BYTES = 80 * 2**20
 """Ray's object store, when the cluster is this machine alone: messages are too small to pass through it."""
 _QUIET = {
@@ -198,14 +201,25 @@ def _environment(variables: Mapping[str, str]) -> Generator[None]:
 
 
 def _reach(address: str) -> None:
+    """See that a cluster's head may be at an address: Ray itself would ask for more than a minute."""
     host, _, port = address.rpartition(":")
+    head = b""
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_S):
-            pass
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S) as wire:
+            if os.environ.get("RAY_USE_TLS", "0") != "0":
+                return
+            wire.sendall(_GREETING)
+            with suppress(OSError):  # what keeps silent or hangs up is no head
+                while len(head) < _FRAME_HEAD and (read := wire.recv(_FRAME_HEAD - len(head))):
+                    head += read
     except (OSError, OverflowError) as error:
         raise ProviderError(
             f"cannot reach the Ray cluster at {address} ({getattr(error, 'strerror', None) or error}); check --ray-address and that `ray start --head` runs there"
         ) from error
+    if len(head) < _FRAME_HEAD or head[3] != _SETTINGS:
+        raise ProviderError(
+            f"what listens at {address} is no Ray cluster; give --ray-address the address that `ray start --head` printed"
+        )
 
 
 def _explained(error: Exception, address: str | None) -> ProviderError:
