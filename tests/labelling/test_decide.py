@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from relabel.cli.app import run_app
 from relabel.errors import ProviderError
 from relabel.label import Answer, InvalidAnswerError, Usage
-from relabel.labelling.decide import calibrated, label_probability, letter_logprobs
+from relabel.labelling.decide import decided, label_probability, letter_logprobs, prior_of
 from relabel.labelling.request import Endpoint, host_of
 from relabel.labelling.store import Store
 from relabel.rubric import load_rubric
@@ -112,6 +112,11 @@ def test_log_probabilities_that_are_no_numbers_are_refused(value: Any) -> None:
         letters_of(tokens)
 
 
+def calibrated(rows: list[Mapping[str, float]]) -> tuple[list[tuple[str, float]], dict[str, float]]:
+    prior = prior_of({label: [row[label] for row in rows] for label in rows[0]})
+    return [decided(row, prior) for row in rows], prior
+
+
 ROWS = st.lists(
     st.fixed_dictionaries({"a": st.floats(-20, 0), "b": st.floats(-20, 0), "c": st.floats(-20, 0)}),
     min_size=1,
@@ -123,11 +128,11 @@ ROWS = st.lists(
     rows=ROWS, bias=st.fixed_dictionaries({"a": st.integers(-8, 8), "b": st.integers(-8, 8), "c": st.integers(-8, 8)})
 )
 def test_a_constant_bias_for_a_letter_changes_no_probability(
-    rows: list[dict[str, float]], bias: dict[str, int]
+    rows: list[Mapping[str, float]], bias: dict[str, int]
 ) -> None:
-    biased = [{label: value + bias[label] for label, value in row.items()} for row in rows]
-    plain, prior = calibrated(rows, calibrate=True)
-    again, moved = calibrated(biased, calibrate=True)
+    biased: list[Mapping[str, float]] = [{label: value + bias[label] for label, value in row.items()} for row in rows]
+    plain, prior = calibrated(rows)
+    again, moved = calibrated(biased)
     for (label, probability), (label_again, probability_again) in zip(plain, again, strict=True):
         assert probability_again == pytest.approx(probability, abs=1e-9)
         if probability > 1 / 3 + 1e-6 and abs(probability - 0.5) > 1e-6:  # no tie
@@ -136,20 +141,17 @@ def test_a_constant_bias_for_a_letter_changes_no_probability(
 
 
 @given(rows=ROWS)
-def test_probabilities_are_probabilities_of_the_likeliest_label(rows: list[dict[str, float]]) -> None:
-    for calibrate in (True, False):
-        decided, prior = calibrated(rows, calibrate=calibrate)
-        assert all(1 / 3 - 1e-9 <= probability <= 1 for _, probability in decided)
-        assert calibrate or set(prior.values()) == {0.0}
-        if not calibrate:
-            for (label, _), row in zip(decided, rows, strict=True):
-                assert row[label] == pytest.approx(max(row.values()), abs=1e-9)
+def test_probabilities_are_probabilities_of_the_likeliest_label(rows: list[Mapping[str, float]]) -> None:
+    for row in rows:
+        label, probability = decided(row, dict.fromkeys(row, 0.0))
+        assert row[label] == pytest.approx(max(row.values()), abs=1e-9)
+        assert 1 / 3 - 1e-9 <= probability <= 1
+    assert all(1 / 3 - 1e-9 <= probability <= 1 for _, probability in calibrated(rows)[0])
 
 
 def test_a_tie_goes_to_the_less_exposed_label() -> None:
     even: Mapping[str, float] = {"exposed": math.log(0.5), "not-exposed": math.log(0.5)}
-    assert calibrated([even, even], calibrate=True)[0] == [("not-exposed", 0.5)] * 2
-    assert calibrated([], calibrate=True) == ([], {})
+    assert calibrated([even, even])[0] == [("not-exposed", 0.5)] * 2
 
 
 WRITTEN = '{"rationale": "The \\"label\\": none", "label": "exposed"}'

@@ -75,7 +75,7 @@ def test_what_only_the_whole_can_tell_is_applied_to_every_row(tmp_path: Path) ->
     rows = label_rows(tmp_path, held=4)
     for number in range(10):
         rows.append(label(number))
-    rows.change = lambda row: replace(row, probability=1.0)
+    rows.change(lambda row: replace(row, probability=1.0))
     assert {row.probability for row in rows} == {1.0}
 
 

@@ -75,33 +75,31 @@ def label_probability(answer: Answer, label: str, api: Api) -> float | None:
     return math.exp(total)
 
 
-def calibrated(
-    rows: Sequence[Mapping[str, float]], *, calibrate: bool
-) -> tuple[list[tuple[str, float]], dict[str, float]]:
-    """Decide by log probability, with the model's bias for a letter taken out.
+def prior_of(columns: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """A model's prior for each label's letter: its mean log probability over a run, to be taken out.
 
     Batch calibration (Zhou et al. 2023, "Batch Calibration: Rethinking Calibration for In-Context Learning and Prompt
-    Engineering"): the mean log probability of a label over the run is the model's prior for that letter and is
-    subtracted. Labels then depend on the run as a whole.
+    Engineering"). Labels then depend on the run as a whole.
 
     Args:
-        rows: For each request the log probability by label.
-        calibrate: Whether the prior is taken out.
+        columns: By label, its log probability in each answer; none is empty.
+    """
+    return {label: math.fsum(values) / len(values) for label, values in columns.items()}
+
+
+def decided(row: Mapping[str, float], prior: Mapping[str, float]) -> tuple[str, float]:
+    """Decide by log probability.
+
+    Args:
+        row: Log probability by label.
+        prior: What is subtracted, by label; zeros decide by what the model said.
 
     Returns:
-        For each row the label and its probability (0-1) after calibration, and the prior that was subtracted.
+        The likeliest label and its probability (0-1) without the prior.
     """
-    if not rows:
-        return [], {}
-    prior = dict.fromkeys(rows[0], 0.0)
-    if calibrate:
-        prior = {label: math.fsum(row[label] for row in rows) / len(rows) for label in rows[0]}
-    decided: list[tuple[str, float]] = []
-    for row in rows:
-        scores = {label: value - prior[label] for label, value in row.items()}
-        top = max(scores.values())
-        total = math.fsum(math.exp(score - top) for score in scores.values())
-        # In a tie the later label counts: rubrics list labels from the most to the least exposed.
-        label = max(reversed(list(scores)), key=lambda name: round(scores[name], 9))
-        decided.append((label, math.exp(scores[label] - top) / total))
-    return decided, prior
+    scores = {label: value - prior[label] for label, value in row.items()}
+    top = max(scores.values())
+    total = math.fsum(math.exp(score - top) for score in scores.values())
+    # In a tie the later label counts: rubrics list labels from the most to the least exposed.
+    label = max(reversed(list(scores)), key=lambda name: round(scores[name], 9))
+    return label, math.exp(scores[label] - top) / total

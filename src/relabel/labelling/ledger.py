@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -19,7 +21,7 @@ from relabel.label import (
     read_answer,
     read_packed,
 )
-from relabel.labelling.decide import calibrated, label_probability, letter_logprobs
+from relabel.labelling.decide import decided, label_probability, letter_logprobs, prior_of
 from relabel.labelling.progress import Progress
 from relabel.labelling.request import Decide, Planned
 from relabel.labelling.rows import failure_rows, label_rows
@@ -74,7 +76,9 @@ class Ledger:
         self._twice = twice
         self._paid: set[str] = set()
         self._bought: set[str] = set()
-        self._undecided: defaultdict[str, list[tuple[Planned, Answer, dict[str, float], bool]]] = defaultdict(list)
+        self._logprobs_seen: defaultdict[str, defaultdict[str, array[float]]] = defaultdict(
+            lambda: defaultdict(lambda: array("d"))
+        )
 
     def take(self, planned: Planned) -> list[Planned] | None:
         """Take an answer from the store.
@@ -136,17 +140,16 @@ class Ledger:
 
     def close(self, samples: int) -> None:
         """Decide what needs the run as a whole: calibrated labels, and probabilities from repeats."""
-        for setting, rows in self._undecided.items():
-            if self._calibrate and len(rows) < FEWEST_TO_CALIBRATE:
-                self.notes.append(f"calibrated over only {len(rows)} answers under {setting}: its labels say little")
-            decided, prior = calibrated([row[2] for row in rows], calibrate=self._calibrate)
-            self.priors[setting] = prior
-            for (planned, answer, _, from_store), (label, probability) in zip(rows, decided, strict=True):
-                said = Judgement.model_construct(rationale="", label=label)
-                self._label(planned.tasks[0], planned, answer, said, probability, from_store, part=(0, 1))
-        self._undecided.clear()
+        for setting, seen in self._logprobs_seen.items():
+            answers = len(next(iter(seen.values())))
+            if self._calibrate and answers < FEWEST_TO_CALIBRATE:
+                self.notes.append(f"calibrated over only {answers} answers under {setting}: its labels say little")
+            self.priors[setting] = prior_of(seen) if self._calibrate else dict.fromkeys(seen, 0.0)
+        self._logprobs_seen.clear()
+        if self._decide == "logprob":
+            self.labels.change(self._settled)
         if samples > 1:
-            self.labels.change = _with_share(self.labels, samples)
+            self.labels.change(_with_share(self.labels, samples))
 
     def _read(self, planned: Planned, answer: Answer) -> dict[str, float] | dict[int, Judgement]:
         """What an answer says: log probabilities by label, or judgements by the position of their task.
@@ -172,7 +175,10 @@ class Ledger:
             answer, from_store = self._first_pays(key, answer, from_store)
         if self._decide == "logprob":
             logprobs = cast("dict[str, float]", said)
-            self._undecided[planned.setting].append((planned, answer, logprobs, from_store))
+            for label, value in logprobs.items():
+                self._logprobs_seen[planned.setting][label].append(value)
+            # Which label it is, only the whole run tells: until then the row carries what decides it.
+            self._label(planned.tasks[0], planned, answer, _undecided(logprobs), None, from_store, part=(0, 1))
         else:
             judged = cast("dict[int, Judgement]", said)
             parts = {position: (number, len(judged)) for number, position in enumerate(judged)}
@@ -191,6 +197,10 @@ class Ledger:
         else:
             self.progress.fresh += done
         return rest
+
+    def _settled(self, row: Label) -> Label:
+        label, probability = decided(json.loads(row.rationale), self.priors[row.setting])
+        return replace(row, label=label, rationale="", probability=probability)
 
     def _first_pays(self, key: str, answer: Answer, from_store: bool) -> tuple[Answer, bool]:
         """The answer as a row shows it: what an answer to a question that is asked twice took is on the first row."""
@@ -235,6 +245,10 @@ class Ledger:
                 from_store=from_store,
             )
         )
+
+
+def _undecided(logprobs: dict[str, float]) -> Judgement:
+    return Judgement.model_construct(label="", rationale=json.dumps(logprobs))
 
 
 def _share(total: int, part: tuple[int, int]) -> int:

@@ -48,11 +48,10 @@ class Rows(Sequence[T], Generic[T]):
         order: Callable[[T], Any] | None = None,
         held: int = HELD,
     ) -> None:
-        self.change: Callable[[T], T] | None = None
-        """Applied to each row as it is read, for what only the whole can tell."""
         self._folder, self._write, self._read, self._order, self._most = folder, write, read, order, held
         self._held: list[T] = []
         self._files: list[IO[str]] = []
+        self._changes: list[Callable[[T], T]] = []
         self._written = 0
 
     def append(self, row: T) -> None:
@@ -65,6 +64,10 @@ class Rows(Sequence[T], Generic[T]):
         if self._folder is not None and len(self._held) >= self._most:
             self._spill(self._folder)
 
+    def change(self, how: Callable[[T], T]) -> None:
+        """Have each row changed as it is read, after earlier changes: for what only the whole can tell."""
+        self._changes.append(how)
+
     def __len__(self) -> int:
         return self._written + len(self._held)
 
@@ -75,7 +78,9 @@ class Rows(Sequence[T], Generic[T]):
         else:
             parts = [*map(self._lines, self._files), iter(sorted(self._held, key=self._order))]
             rows = heapq.merge(*parts, key=self._order)
-        return rows if self.change is None else map(self.change, rows)
+        for how in self._changes:
+            rows = map(how, rows)
+        return rows
 
     @overload
     def __getitem__(self, index: int) -> T: ...
