@@ -1,12 +1,13 @@
 """Benchmarks of scale, as ratios and megabytes: `python bench/scale.py [--million]`.
 
 Throughput on Ray with 1, 2 and 4 workers, as shares of ideal, against a mock server that has room; memory at 10,000 and 1,000,000
-planned requests; processor time an answer. Each measurement is a process of its own. `--million` also answers a million requests, by
-answers made up in the driver.
+planned requests; processor time an answer. Each measurement is a process of its own. `--million` also answers a million requests to the
+end: by answers made up in the driver, and on Ray by a mock server.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import subprocess
@@ -39,6 +40,10 @@ LATENCY_S = 0.5
 SECONDS = 12
 """How long a measured run takes at best."""
 TASKS = 10_000
+LOOK_EVERY = 2_500
+"""Requests between two looks at Ray's object store."""
+SIZES = (10_000, 100_000)
+MILLION = 1_000_000
 
 
 class Simulated:
@@ -143,9 +148,9 @@ def simulated(requests: int) -> dict[str, float]:
         return measured(work)
 
 
-def stopped_on_ray(requests: int, answers: int) -> dict[str, float]:
-    """A plan of so many requests on Ray, stopped after so many answers; the rest is written down as missing."""
-    stored: list[float] = []
+def on_ray_until(requests: int, answers: int) -> dict[str, float]:
+    """A plan of so many requests on Ray, stopped after so many answers, the rest written down as missing; 0 goes to the end."""
+    stored = [0.0]
     with Mock(0.01) as mock, tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "store") as store:
 
         async def work() -> None:
@@ -160,8 +165,9 @@ def stopped_on_ray(requests: int, answers: int) -> dict[str, float]:
                     self, request: Request, repair: Repair | None = None, *, flies: Flies | None = None
                 ) -> Answer:
                     self.asked += 1
-                    if self.asked == answers:
+                    if self.asked % LOOK_EVERY == 0:
                         stored.append(_in_object_store())
+                    if self.asked == answers:
                         stop()
                     return await engine.ask(request, repair, flies=flies)
 
@@ -173,8 +179,9 @@ def stopped_on_ray(requests: int, answers: int) -> dict[str, float]:
             finally:
                 await counting.close()
             assert len(outcome.labels) + len(outcome.failures) == requests
+            assert outcome.complete != bool(answers)
 
-        return {**measured(work), "store_mb": stored[0]}
+        return {**measured(work), "store_mb": max(stored)}
 
 
 def _in_object_store() -> float:
@@ -190,7 +197,7 @@ WORK: dict[str, Callable[..., dict[str, float]]] = {
     "driver": driver,
     "dry_run": dry_run,
     "simulated": simulated,
-    "stopped_on_ray": stopped_on_ray,
+    "on_ray_until": on_ray_until,
 }
 
 
@@ -201,8 +208,11 @@ def run(name: str, *arguments: object) -> dict[str, float]:
     return json.loads(done.stdout)
 
 
-def main(*, million: bool) -> None:
+def main() -> None:
     """Print all figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--million", action="store_true", help="answer a million requests to the end: an hour at most")
+    million = parser.parse_args().million
     print(f"Ray on this machine, {EACH} requests in flight a worker, answers after {LATENCY_S * 1000:.0f} ms")
     for workers in (1, 2, 4):
         found = run("throughput", workers)
@@ -212,18 +222,20 @@ def main(*, million: bool) -> None:
         found = run("driver", kind)
         print(f"  {kind:<7} {found['ms']:.2f} ms, {1000 / found['ms']:,.0f} answers a second and core")
     print("Peak memory of the driver, MB")
-    small, large = (run("dry_run", requests)["mb"] for requests in (10_000, 1_000_000))
+    small, large = (run("dry_run", requests)["mb"] for requests in (10_000, MILLION))
     print(f"  --dry-run of 10,000 planned requests {small:.0f}, of 1,000,000 {large:.0f}")
-    few, many = (run("stopped_on_ray", requests, 5_000) for requests in (10_000, 1_000_000))
+    few, many = (run("on_ray_until", requests, 5_000) for requests in (10_000, MILLION))
     print(f"  on Ray, stopped after 5,000 answers, of 10,000 planned {few['mb']:.0f}, of 1,000,000 {many['mb']:.0f}")
-    print(f"  Ray's object store then {few['store_mb']:.1f} and {many['store_mb']:.1f}")
-    sizes = (10_000, 100_000, 1_000_000) if million else (10_000, 100_000)
-    said = ", ".join(f"{size:,} {run('simulated', size)['mb']:.0f}" for size in sizes)
+    print(f"  Ray's object store at most {few['store_mb']:.1f} and {many['store_mb']:.1f}")
+    said = ", ".join(f"{size:,} {run('simulated', size)['mb']:.0f}" for size in (*SIZES, *([MILLION] * million)))
     print(f"  all answered, stored and written: {said}")
+    for size in (*SIZES, *([MILLION] * million)):
+        found = run("on_ray_until", size, 0)
+        print(f"  on Ray, {size:,} answered: {found['mb']:.0f}; Ray's object store at most {found['store_mb']:.1f}")
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1 and sys.argv[1] in WORK:
         print(json.dumps(WORK[sys.argv[1]](*(json.loads(a) for a in sys.argv[2:]))))
     else:
-        main(million="--million" in sys.argv)
+        main()
