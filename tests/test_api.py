@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import doctest
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 import relabel
 
+GUIDE = Path(__file__).parents[1] / "docs" / "python.md"
 HEAVY = {
     "pandas",
     "numpy",
@@ -49,3 +54,10 @@ def test_help_loads_nothing_heavy() -> None:
     code += "    for words in ([], ['run'], ['eval'], ['score'], ['export'], ['data'], ['store', 'stats']):\n"
     code += "        assert run_app([*words, '--help']) == 0, words\n"
     assert not loaded_after(code) & HEAVY
+
+
+@pytest.mark.mirror
+def test_the_guide_for_notebooks_is_true() -> None:
+    found = doctest.testfile(str(GUIDE), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert found.attempted > 8
+    assert found.failed == 0

@@ -10,34 +10,50 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from relabel.errors import RelabelError
+    from relabel.evaluation.document.whole import EvalDocument
+    from relabel.evaluation.evaluate import evaluate
+    from relabel.evaluation.gold import Gold, load_gold
     from relabel.manifest import Manifest
     from relabel.rubric import Rubric, load_rubric
     from relabel.run import Run, open_run
+    from relabel.scoring.table import ScoreTable, score_table
     from relabel.task import Task, load_tasks
 
     __version__: str
 
 __all__ = [
+    "EvalDocument",
+    "Gold",
     "Manifest",
     "RelabelError",
     "Rubric",
     "Run",
+    "ScoreTable",
     "Task",
     "__version__",
+    "evaluate",
+    "load_gold",
     "load_rubric",
     "load_tasks",
     "open_run",
+    "score_table",
 ]
 
 _HOME = {
+    "EvalDocument": "relabel.evaluation.document.whole",
+    "Gold": "relabel.evaluation.gold",
     "Manifest": "relabel.manifest",
     "RelabelError": "relabel.errors",
     "Rubric": "relabel.rubric",
     "Run": "relabel.run",
+    "ScoreTable": "relabel.scoring.table",
     "Task": "relabel.task",
+    "evaluate": "relabel.evaluation.evaluate",
+    "load_gold": "relabel.evaluation.gold",
     "load_rubric": "relabel.rubric",
     "load_tasks": "relabel.task",
     "open_run": "relabel.run",
+    "score_table": "relabel.scoring.table",
 }
 
 
