@@ -12,10 +12,11 @@ import typer
 from typer.testing import CliRunner
 
 from relabel.cli.review import register
-from relabel.errors import DataError
+from relabel.errors import DataError, UsageError
 from relabel.evaluation.gold import read_gold_csv
 from relabel.evaluation.review import COLUMNS, review, review_csv
-from relabel.run import Run
+from relabel.rubric import load_rubric
+from relabel.run import TASK_FILE, Run, task_sources
 from run_workshop import MakeRun, a_label, a_run
 
 CODE = "11-1011.00"
@@ -140,6 +141,91 @@ def test_a_file_that_nobody_filled_is_no_gold(app: typer.Typer, make_run: MakeRu
     CliRunner().invoke(app, ["review", str(run.folder), "--out", str(path)])
     with pytest.raises(DataError, match="no row with a label"):
         read_gold_csv(path)
+
+
+OWN_LIST = (
+    f"task_id,onet_soc_code,title,text\n1,{CODE},Plant boss,Draft the report.\n2,{CODE},Plant boss,Greet guests.\n"
+)
+
+
+def own_list(path: Path, content: str = OWN_LIST) -> Path:
+    path.write_text(content, encoding="utf-8")
+    return path
+
+
+def over(make_run: MakeRun, tasks: Path) -> Run:
+    """A run over a user's own task file, one task of which contradicts itself."""
+    answers = {(CODE, "1"): {"strict": True, "with-tools": False}, (CODE, "2"): {"strict": False, "with-tools": False}}
+    return make_run(answers, tasks=str(tasks), sources=task_sources(str(tasks)))
+
+
+def reviewed(app: typer.Typer, run: Run, *options: str) -> tuple[list[tuple[str, str]], str]:
+    """Titles and texts of the file, and what was said beside it."""
+    result = CliRunner().invoke(app, ["review", str(run.folder), "--out", "-", *options], catch_exceptions=False)
+    rows = csv.DictReader(io.StringIO(result.stdout, newline=""))
+    return [(row["title"], row["text"]) for row in rows], result.stderr
+
+
+def test_titles_and_texts_of_an_own_task_file_come_without_being_asked(
+    app: typer.Typer, make_run: MakeRun, tmp_path: Path
+) -> None:
+    cells, said = reviewed(app, over(make_run, own_list(tmp_path / "mine.csv")))
+    assert cells == [("Plant boss", "Draft the report.")]
+    assert "empty" not in said
+
+
+def test_a_task_file_that_has_changed_or_moved_is_named_as_missing(
+    app: typer.Typer, make_run: MakeRun, tmp_path: Path
+) -> None:
+    mine = own_list(tmp_path / "mine.csv")
+    run = over(make_run, mine)
+    own_list(mine, OWN_LIST.replace("Draft the report.", "Draft another report."))
+    cells, said = reviewed(app, run)
+    assert cells == [("", "")]
+    assert f"the task list {mine} is not at hand as the run labelled it; name it with --tasks" in said
+    cells, said = reviewed(app, run, "--tasks", str(mine))
+    assert cells == [("Plant boss", "Draft another report.")]
+    assert "not the very file that the run labelled" in said
+    own_list(tmp_path / "moved.csv")
+    cells, said = reviewed(app, run, "--tasks", str(tmp_path / "moved.csv"))
+    assert cells == [("Plant boss", "Draft the report.")]
+    assert "very file" not in said
+
+
+def test_a_list_of_other_tasks_is_refused_with_the_name_of_the_right_one(
+    app: typer.Typer, make_run: MakeRun, tmp_path: Path
+) -> None:
+    run = over(make_run, own_list(tmp_path / "mine.csv"))
+    part = own_list(tmp_path / "part.csv", OWN_LIST.replace(f"2,{CODE}", "2,11-1021.00"))
+    with pytest.raises(DataError, match=r"lacks 1 of the run's 2 tasks, such as '2' of 11-1011.00; .*mine\.csv"):
+        reviewed(app, run, "--tasks", str(part))
+    with pytest.raises(DataError, match="lacks 2 of the run's 2 tasks"):
+        reviewed(app, run, "--tasks", "sample")
+    with pytest.raises(DataError, match="there is no task file"):
+        reviewed(app, run, "--tasks", str(tmp_path / "none.csv"))
+
+
+def test_imported_labels_find_their_task_file_by_its_name(
+    app: typer.Typer, make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = own_list(tmp_path / "mine.csv")
+    run = make_run(
+        {(CODE, "1"): {"strict": True, "with-tools": False}}, tasks=TASK_FILE, sources=task_sources(str(mine))
+    )
+    monkeypatch.chdir(tmp_path)
+    assert reviewed(app, run)[0] == [("Plant boss", "Draft the report.")]
+    mine.unlink()
+    assert "the task list mine.csv is not at hand" in reviewed(app, run)[1]
+
+
+def test_ratings_of_occupations_are_refused_whatever_their_list(app: typer.Typer, tmp_path: Path) -> None:
+    listed = own_list(tmp_path / "occupations.csv", f"onet_soc_code,title,description\n{CODE},Chief,Runs it.\n")
+    ratings = [a_label(CODE, setting, "1") for setting in load_rubric("epoch").settings]
+    sources = task_sources(str(listed), "occupation")
+    run = a_run(tmp_path / "r", ratings, rubric="epoch", tasks=str(listed), sources=sources)
+    for options in ((), ("--tasks", str(listed))):
+        with pytest.raises(UsageError, match="rates occupations"):
+            reviewed(app, run, *options)
 
 
 @pytest.mark.mirror

@@ -27,6 +27,13 @@ def register(app: typer.Typer) -> None:
             list[str] | None,
             typer.Option(metavar="RUN", help="Count this run's labels as another opinion; repeatable."),
         ] = None,
+        tasks: Annotated[
+            str | None,
+            typer.Option(
+                metavar="REF",
+                help="Where titles and texts come from: sample, onet-30.2, or the path of a CSV file. By default the list that the run was made from, where it is at hand.",
+            ),
+        ] = None,
     ) -> None:
         """Write the tasks most worth a person's look: doubt about the label, times what hangs on it.
 
@@ -36,11 +43,13 @@ def register(app: typer.Typer) -> None:
         from relabel.cli.outcome import write
         from relabel.evaluation.gold import load_gold
         from relabel.evaluation.review import review, review_csv
+        from relabel.evaluation.side_by_side import is_own_list, list_name, task_details, task_details_from
         from relabel.run import open_run
 
         opened = open_run(run)
         others = [open_run(other) for other in rater or ()]
-        found = review(opened, None if gold is None else load_gold(gold), others, most=n)
+        details = task_details(opened) if tasks is None else task_details_from(opened, tasks)
+        found = review(opened, None if gold is None else load_gold(gold), others, details=details, most=n)
         text = review_csv(found)
         if out == "-":
             typer.echo(text, nl=False)
@@ -48,6 +57,14 @@ def register(app: typer.Typer) -> None:
             # With a byte order mark, by which spreadsheets know the encoding.
             write(Path(out), "\ufeff" + text, "--out")
             typer.echo(f"{len(found.table):,} of {found.doubtful:,} tasks in doubt written to {out}", err=True)
+        if details is None:
+            typer.echo(
+                f"titles and texts are empty: the task list {list_name(opened)} is not at hand as the run labelled it; "
+                "name it with --tasks",
+                err=True,
+            )
+        elif tasks is not None and Path(tasks).suffix.lower() == ".csv" and not is_own_list(opened, Path(tasks)):
+            typer.echo(f"{tasks} is not the very file that the run labelled: some texts may be others", err=True)
         weighed = (
             f"jobs of {found.jobs_from}"
             if found.jobs_from

@@ -19,7 +19,7 @@ import pandas as pd
 
 from relabel.errors import DataError
 from relabel.evaluation.gold import Gold
-from relabel.evaluation.side_by_side import GOLD, occupations_of, side_by_side, task_details
+from relabel.evaluation.side_by_side import GOLD, occupations_of, side_by_side
 from relabel.run import Run
 from relabel.sources import bls, fetch
 
@@ -65,13 +65,21 @@ class Review:
     jobs_from: str | None
 
 
-def review(run: Run, gold: Gold | None = None, raters: Sequence[Run] = (), *, most: int | None = None) -> Review:
+def review(
+    run: Run,
+    gold: Gold | None = None,
+    raters: Sequence[Run] = (),
+    *,
+    details: pd.DataFrame | None = None,
+    most: int | None = None,
+) -> Review:
     """Find the tasks most worth a person's look.
 
     Args:
         run: The run.
         gold: A gold whose labels count as another opinion.
         raters: Other runs on the same tasks, whose labels do too.
+        details: Titles and texts of the tasks, schema `relabel.task.TASKS`; without them these cells are empty.
         most: Tasks to list at most; by default all with any doubt.
 
     Returns:
@@ -113,7 +121,7 @@ def review(run: Run, gold: Gold | None = None, raters: Sequence[Run] = (), *, mo
         )
     doubtful = len(table)
     table = table.sort_values("priority", ascending=False, kind="stable").head(most or doubtful)
-    return Review(_described(table, run), doubtful, jobs_from)
+    return Review(_described(table, run, details), doubtful, jobs_from)
 
 
 def review_csv(found: Review) -> str:
@@ -233,8 +241,7 @@ def _jobs(index: pd.Index) -> tuple[pd.Series, str | None]:
     return unknown, None
 
 
-def _described(table: pd.DataFrame, run: Run) -> pd.DataFrame:
-    details = task_details(run)
+def _described(table: pd.DataFrame, run: Run, details: pd.DataFrame | None) -> pd.DataFrame:
     if details is not None:
         facts = details.set_index(_KEYS)[["title", "text"]].reindex(table.index)
         table = table.assign(title=facts["title"], text=facts["text"])

@@ -110,18 +110,59 @@ def occupations_of(index: pd.Index) -> pd.Series:
 
 
 def task_details(run: Run) -> pd.DataFrame | None:
-    """The task table that a run was made from, schema `relabel.task.TASKS`; None where it is not at hand.
+    """What a run was asked about, schema `relabel.task.TASKS`; None where it is not at hand, or no task.
 
-    Nothing is fetched. A user's own file is read again only if it is still the file that the run was made from.
+    Nothing is fetched. A user's own file is read again only if it is still the file that the run was made from: under the
+    path that the run was given, or under its name alone, which is all that a run of imported labels keeps.
     """
     name = run.manifest.tasks
+    if run.rubric.unit != "task":
+        return None
     if is_at_hand(name):
         return task_table(name)
-    path = Path(name)
+    return next((task_table(str(path)) for path in (Path(name), Path(list_name(run))) if is_own_list(run, path)), None)
+
+
+def is_own_list(run: Run, path: Path) -> bool:
+    """Whether a file is, byte for byte, the user's own task list that a run was made from."""
     known = {use.sha256 for use in run.manifest.sources if use.source == TASK_FILE}
-    if path.suffix.lower() == ".csv" and path.is_file() and sha256_of(path) in known:
-        return task_table(name)
-    return None
+    return path.suffix.lower() == ".csv" and path.is_file() and sha256_of(path) in known
+
+
+def list_name(run: Run) -> str:
+    """What the task list of a run is called; for a user's own file its name where the manifest keeps no path."""
+    if run.manifest.tasks != TASK_FILE:
+        return run.manifest.tasks
+    return next((use.file for use in run.manifest.sources if use.source == TASK_FILE), TASK_FILE)
+
+
+def task_details_from(run: Run, tasks: str) -> pd.DataFrame:
+    """What a run was asked about, from a list that the user names, schema `relabel.task.TASKS`.
+
+    Args:
+        run: The run.
+        tasks: A list, as for `relabel.task.load_tasks`.
+
+    Raises:
+        UsageError: The run rates occupations.
+        DataError: The list cannot be read, or is not the run's: it lacks a task that the run was asked about. A list
+            that the run itself names may lack some, for imported labels may reach beyond their list.
+    """
+    run.require_tasks()
+    table = task_table(tasks)
+    is_file = Path(tasks).suffix.lower() == ".csv"
+    if is_own_list(run, Path(tasks)) or (tasks == run.manifest.tasks and not is_file):
+        return table
+    asked = {(str(code), str(task)) for code, task in run.labels[_KEYS].itertuples(index=False)}
+    asked |= {(failure.onet_soc_code, failure.task_id) for failure in run.failures()}
+    lacking = sorted(asked - set(table[_KEYS].itertuples(index=False, name=None)))
+    if lacking:
+        code, task = lacking[0]
+        raise DataError(
+            f"{tasks} is not the list that {run.ref} labelled: it lacks {len(lacking):,} of the run's {len(asked):,} tasks, "
+            f"such as {task!r} of {code}; give the list that the run was made from, {list_name(run)}"
+        )
+    return table
 
 
 def _indexed(run: Run) -> pd.DataFrame:
