@@ -9,6 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from relabel.cli import export
+from relabel.errors import UsageError
 from run_workshop import MakeRun
 
 
@@ -41,3 +42,19 @@ def test_a_partial_export_must_be_asked_for(app: typer.Typer, sample_run: MakeRu
 
 def test_the_folder_is_a_must(app: typer.Typer) -> None:
     assert CliRunner().invoke(app, ["export", "sample"]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--links equal", "the sample has a bridge of its own"),
+        ("--no-families --epoch sample", "--epoch rates the pages of job families"),
+        ("--tasks mine.csv --families", "--families needs a task list of O.NET"),
+        ("--tasks mine.csv --epoch sample", "--epoch needs a task list of O.NET"),
+    ],
+)
+def test_an_option_without_effect_is_refused(app: typer.Typer, tmp_path: Path, options: str, said: str) -> None:
+    words = ["export", "sample", "--out", str(tmp_path / "out"), *options.split()]
+    with pytest.raises(UsageError, match=said):
+        CliRunner().invoke(app, words, catch_exceptions=False)
+    assert not (tmp_path / "out").exists()

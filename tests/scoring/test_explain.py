@@ -10,7 +10,7 @@ from score_workshop import BoundsOf, Scored, TaskFile
 from typer.testing import CliRunner
 
 from relabel.cli.app import app
-from relabel.errors import DataError
+from relabel.errors import DataError, UsageError
 from relabel.run import open_run
 from relabel.scoring.explain import explain, taxonomy_of
 from relabel.scoring.table import score_table
@@ -89,8 +89,15 @@ def test_text_fits_the_page_and_json_holds_all(tmp_path: Path) -> None:
     assert len(data["tasks"]) == 10
     assert sum(task["part"] for task in data["tasks"]) == pytest.approx(1.0)
     assert {link["system"] for link in data["path"]} == {"O*NET-SOC 2019"}
-    wrong = CliRunner().invoke(app, ["explain", "sample", "1121", "--draws", "0", "--gold", "sample"])
-    assert wrong.exit_code != 0
+    for options, said in (
+        ("--draws 0 --gold sample", "--gold shapes intervals"),
+        ("--draws 0 --rater sample", "--rater shapes intervals"),
+        ("--draws 0 --seed 1", "--seed shapes intervals"),
+        ("--json - --show 3", "--show is for the terminal"),
+        ("--links equal", "the sample has a bridge of its own"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            CliRunner().invoke(app, ["explain", "sample", "1121", *options.split()], catch_exceptions=False)
 
 
 @pytest.mark.mirror

@@ -161,3 +161,23 @@ def test_scoring_imports_no_neighbour_and_no_terminal() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--links equal", "the sample has a bridge of its own, without links"),
+        ("--seed 3", "--seed shapes intervals; give --draws 1000 too"),
+        ("--noise repeats", "--noise shapes intervals"),
+        ("--gold sample", "--gold shapes intervals"),
+        ("--rater sample", "--rater shapes intervals"),
+        ("--multiverse --seed 3", "--seed shapes intervals, and a multiverse has none"),
+        ("--multiverse --gold sample", "--gold shapes intervals, and a multiverse has none"),
+        ("--multiverse --noise repeats", "--noise shapes intervals, and a multiverse has none"),
+        ("--multiverse --draws 200", "a multiverse has no draws"),
+        ("--multiverse --us", "a multiverse has no US figures"),
+    ],
+)
+def test_an_option_without_effect_is_refused(app: typer.Typer, options: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        CliRunner().invoke(app, ["score", "sample", *options.split()], catch_exceptions=False)

@@ -61,10 +61,20 @@ def test_the_command_shows_the_path_and_prints_json(app: typer.Typer) -> None:
     assert [row["weight"] for row in document["back"]] == [0.711, 0.289]
 
 
-def test_the_site_s_bridge_has_no_links_to_choose(app: typer.Typer) -> None:
-    words = ["bridge", "1121", "--method", "site-2026", "--links", "equal"]
-    with pytest.raises(UsageError, match="links of its own"):
-        CliRunner().invoke(app, words, catch_exceptions=False)
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("1121 --method site-2026 --links equal", "the method site-2026 has links of its own"),
+        ("11-1011 --taxonomy soc2018 --links employment", "one way only to soc2018, without links"),
+        ("11-1011.00 --taxonomy onet-soc --links index", "one way only to onet-soc, without links"),
+        ("1121 --tasks sample --links index", "the sample has a bridge of its own"),
+        ("11-1011 --taxonomy soc2018 --method site-2026", "one way only to soc2018, the same by every method"),
+        ("1121 --tasks sample --method site-2026", "one way only over the sample, the same by every method"),
+    ],
+)
+def test_a_choice_without_effect_on_the_path_is_refused(app: typer.Typer, words: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        CliRunner().invoke(app, ["bridge", *words.split()], catch_exceptions=False)
 
 
 @pytest.mark.mirror

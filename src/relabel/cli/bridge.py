@@ -37,10 +37,13 @@ def bridge(
     """Show which O*NET-SOC codes stand for a group and by which way, or where an O*NET-SOC code leads."""
     from relabel.errors import UsageError
     from relabel.scoring.files import json_bytes
+    from relabel.scoring.links import ONE_WAY
+    from relabel.scoring.options import SAMPLE
     from relabel.scoring.paths import find_path
 
-    if links is not None and method == "site-2026":
-        raise UsageError("the method site-2026 has links of its own; leave --links out, or choose --method bridge")
+    if method == "site-2026" and (taxonomy in ONE_WAY or tasks == SAMPLE):
+        where = "over the sample" if tasks == SAMPLE else f"to {taxonomy}"
+        raise UsageError(f"there is one way only {where}, the same by every method; leave --method out")
     path = find_path(unit, method=method, taxonomy=taxonomy, links=links, tasks=tasks)
     if as_json:
         typer.echo(json_bytes(path.describe()), nl=False)

@@ -21,6 +21,7 @@ def register(app: typer.Typer) -> None:
 
 
 def explain(
+    ctx: typer.Context,
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, a name under runs/, or a published set.")],
     code: Annotated[
         str, typer.Argument(metavar="CODE", help="Such as 1121 (UK SOC 2020), 11-1011 (SOC 2018), 11-1011.00 (O*NET).")
@@ -49,13 +50,17 @@ def explain(
     ] = None,
 ) -> None:
     """Explain a score: the way of its codes, its tasks with label, reason and key, and what each could change."""
+    from relabel.cli.idle import refuse_idle
     from relabel.cli.outcome import write
-    from relabel.errors import UsageError
     from relabel.run import open_run
     from relabel.scoring.explain import explain, taxonomy_of
     from relabel.scoring.table import score_table
     from relabel.scoring.uncertainty import with_intervals
 
+    if not draws:
+        refuse_idle(ctx, "shapes intervals; leave it out, or give --draws 1000", "seed", "gold", "rater")
+    if json_file == "-":
+        refuse_idle(ctx, "is for the terminal, and --json - prints all tasks as JSON instead; leave it out", "show")
     chosen = taxonomy or taxonomy_of(code) or "uk-soc2020"
     opened = open_run(run)
     table = score_table(
@@ -72,8 +77,6 @@ def explain(
         others = [open_run(ref) for ref in rater or ()]
         known = None if gold is None else open_run(gold)
         table = with_intervals(table, opened, gold=known, raters=others, draws=draws, seed=seed)
-    elif not draws and (gold is not None or rater):
-        raise UsageError("without draws there are no intervals; leave --gold and --rater out, or give --draws 1000")
     explained = explain(table, opened, code)
     if json_file is not None:
         text = explained.model_dump_json(indent=2)

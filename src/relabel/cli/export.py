@@ -16,6 +16,7 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
+    ctx: typer.Context,
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, a name under runs/, or a published set.")],
     *,
     out: Annotated[Path, typer.Option(help="Folder to write: new, empty, or an earlier export.")],
@@ -54,10 +55,15 @@ def export(
     ] = True,
 ) -> None:
     """Write score tables, a page a group, tasks, sources, methodology and a data package into a folder."""
+    from relabel.cli.idle import refuse_idle
     from relabel.publishing.export import export_run
     from relabel.run import open_run
     from relabel.scoring.options import SYSTEM_NAMES
 
+    if not families:
+        refuse_idle(ctx, "rates the pages of job families; leave --no-families or this out", "epoch")
+    elif tasks is not None and tasks.lower().endswith(".csv"):
+        refuse_idle(ctx, "needs a task list of O*NET, not a file; leave it or --tasks out", "families", "epoch")
     done = export_run(
         open_run(run),
         out,

@@ -24,6 +24,7 @@ def register(app: typer.Typer) -> None:
 
 
 def score(
+    ctx: typer.Context,
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, a name under runs/, or a published set.")],
     *,
     method: Annotated[
@@ -83,6 +84,7 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as one JSON document.")] = False,
 ) -> None:
     """Score occupations: alpha, beta and gamma by code, with coverage, pay and percentiles."""
+    from relabel.cli.idle import refuse_idle
     from relabel.errors import UsageError
     from relabel.run import open_run
     from relabel.scoring.files import json_bytes, require_suffix, table_json, write_table
@@ -91,8 +93,14 @@ def score(
 
     if out is not None:
         require_suffix(out)
-    if not draws and not multiverse and (gold is not None or rater or noise != "auto"):
-        raise UsageError("--noise, --gold and --rater shape intervals; give --draws 1000 too, or leave them out")
+    if multiverse and draws:
+        raise UsageError("a multiverse has no draws; leave --draws or --multiverse out")
+    if multiverse:
+        refuse_idle(ctx, "shapes intervals, and a multiverse has none; leave it out", "seed", "noise", "gold")
+        if us:
+            raise UsageError("a multiverse has no US figures; leave --us or --multiverse out")
+    elif not draws:
+        refuse_idle(ctx, "shapes intervals; give --draws 1000 too, or leave it out", "seed", "noise", "gold", "rater")
     opened = open_run(run)
     table = score_table(
         opened,
@@ -109,8 +117,6 @@ def score(
     if multiverse:
         from relabel.cli.universes import show_multiverse
 
-        if draws:
-            raise UsageError("a multiverse has no draws; leave --draws or --multiverse out")
         show_multiverse(table, opened, [open_run(ref) for ref in rater or ()], out=out, as_json=as_json)
         return
     found: Intervals | None = None

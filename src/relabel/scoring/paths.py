@@ -10,7 +10,7 @@ import pandas as pd
 
 from relabel.errors import DataError
 from relabel.scoring.bridges import Bridge, codes_of, make_bridge
-from relabel.scoring.links import same_broad_group
+from relabel.scoring.links import check_links, same_broad_group
 from relabel.scoring.options import SAMPLE, SYSTEM_NAMES, Links, Method, System, Taxonomy
 from relabel.sources import bls, onet
 from relabel.task import is_onet_release, task_table
@@ -83,8 +83,9 @@ def find_path(
 
     Raises:
         DataError: There is no such code, or a file is not to be had.
-        UsageError: The sample has no bridge to the taxonomy.
+        UsageError: The sample has no bridge to the taxonomy, or the bridge has no links to weigh.
     """
+    check_links(links, method, taxonomy, tasks)
     known = _occupations(tasks)
     listed = sorted(set(codes_of(task_table(tasks), "onet_soc_code")))
     bridge = make_bridge(method, taxonomy, tasks, known, links=links, lenders=listed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from relabel.rubric import MEASURES, Measure
 from relabel.run import TASK_FILE, Run, task_sources
 from relabel.scoring.bridges import Bridge, codes_of, make_bridge
 from relabel.scoring.columns import COLUMNS, ENOUGH, SCORES
+from relabel.scoring.links import ONE_WAY, check_links
 from relabel.scoring.measures import (
     changed_tasks,
     coded_tasks,
@@ -48,9 +49,6 @@ from relabel.task import is_onet_release
 
 WHOLE = 0.9
 """Least part (0-1) of the listed tasks that must have labels; with less the whole table is partial."""
-
-_ONE_WAY: Collection[Taxonomy] = ("onet-soc", "soc2018")
-"""Taxonomies that codes lead to one by one: each source counts alike, whatever the links."""
 
 
 @dataclass(frozen=True)
@@ -212,8 +210,8 @@ def score_table(
         method: `site-2026` (as published in 2026, faults included) or `bridge`.
         taxonomy: Classification of the codes.
         weights: How tasks weigh within their occupation.
-        links: How the bridge weighs the sources of a code, by default `options.DEFAULT_LINKS`; `site-2026`, O*NET-SOC
-            codes and SOC 2018 have no choice.
+        links: How the bridge weighs the sources of a code, by default `options.DEFAULT_LINKS`; there is no choice where
+            `links.check_links` says so.
         unrated: What a task without an importance rating weighs; by default `one` under `site-2026` and `mean` under
             `bridge`. Importance weights only.
         tasks: Task list that gives types and importance; by default `measures.default_tasks`.
@@ -229,14 +227,11 @@ def score_table(
     task_list = tasks if tasks is not None else default_tasks(run, weights, taxonomy)
     if pay is not None and taxonomy != "uk-soc2020":
         raise UsageError(f"there is pay for uk-soc2020 only, not for {taxonomy}; leave --pay out")
-    if links is not None and method == "site-2026":
-        raise UsageError("the method site-2026 has links of its own; leave --links out, or choose --method bridge")
-    if links is not None and taxonomy in _ONE_WAY:
-        raise UsageError(f"there is one way only to {taxonomy}, without links to weigh; leave --links out")
+    check_links(links, method, taxonomy, task_list)
     if unrated is not None and weights != "importance":
         raise UsageError(f"weights {weights} ask for no rating; leave --unrated out, or choose --weights importance")
     rule: Unrated = unrated or ("one" if method == "site-2026" else "mean")
-    one_way = method == "site-2026" or taxonomy in _ONE_WAY or task_list == SAMPLE
+    one_way = method == "site-2026" or taxonomy in ONE_WAY or task_list == SAMPLE
     chosen = None if one_way else links or DEFAULT_LINKS
     values = labelled_tasks(run, task_list, weights, unrated=rule)
     by_occupation = occupation_scores(values)
