@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from relabel.labelling.engines.limits import Limiter
 from relabel.labelling.engines.online import OnlineEngine
+from relabel.labelling.engines.transport import Patience
 from relabel.labelling.job import Job, Stop
 from relabel.labelling.outcome import Outcome
 from relabel.labelling.prompt import load_prompt
@@ -73,11 +74,24 @@ async def no_sleep(seconds: float) -> None:
 
 
 async def label_all(
-    job: Job, store: Store, out: Path, *, concurrency: int = 4, stop: Stop | None = None, key: str = KEY
+    job: Job,
+    store: Store,
+    out: Path,
+    *,
+    concurrency: int = 4,
+    stop: Stop | None = None,
+    key: str = KEY,
+    patience: Patience | None = None,
 ) -> Outcome:
     assert job.base_url is not None
     engine = OnlineEngine(
-        job.base_url, SecretStr(key), job.price, limiter=Limiter(concurrency), sleep=no_sleep, jitter=lambda: 0.0
+        job.base_url,
+        SecretStr(key),
+        job.price,
+        limiter=Limiter(concurrency),
+        patience=patience,
+        sleep=no_sleep,
+        jitter=lambda: 0.0,
     )
     try:
         return await run_job(job, engine, store, out, concurrency=concurrency, stop=stop)

@@ -26,6 +26,7 @@ from relabel.labelling.engines.engine import NoAnswerError
 from relabel.labelling.engines.limits import Limiter
 from relabel.labelling.engines.local import LocalServer
 from relabel.labelling.engines.online import OnlineEngine
+from relabel.labelling.engines.transport import Patience
 from relabel.labelling.job import Stop
 from relabel.labelling.leases import Leases
 from relabel.labelling.request import Request
@@ -280,7 +281,6 @@ def test_a_run_folder_where_none_can_be_is_one_sentence(capsys: pytest.CaptureFi
 async def test_requests_that_are_never_answered_do_not_hold_up_the_others(
     fault: Any, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relabel.labelling.engines.online.ATTEMPT_TIMEOUT_S", 0.3)
     monkeypatch.setattr("relabel.labelling.engines.online.ATTEMPTS", 2)
 
     def script(seen: Seen) -> Reply:
@@ -288,7 +288,9 @@ async def test_requests_that_are_never_answered_do_not_hold_up_the_others(
         return Reply(body=judged().body, fault=fault) if stuck else judged()
 
     with provider(script) as fake:
-        outcome = await label_all(make_job(fake.base_url, 20), store, tmp_path / "run", concurrency=4)
+        outcome = await label_all(
+            make_job(fake.base_url, 20), store, tmp_path / "run", concurrency=4, patience=Patience(0.3)
+        )
         stuck = [seen for seen in fake.seen if "number 3." in seen.prompt or "number 7." in seen.prompt]
         assert len(stuck) == 4 * 2
     assert len(outcome.labels) == 36
@@ -297,12 +299,9 @@ async def test_requests_that_are_never_answered_do_not_hold_up_the_others(
     assert {x.task_id for x in outcome.failures} == {"3", "7"}
 
 
-async def test_a_request_that_is_stuck_once_is_answered_at_the_second_try(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("relabel.labelling.engines.online.ATTEMPT_TIMEOUT_S", 0.3)
+async def test_a_request_that_is_stuck_once_is_answered_at_the_second_try(store: Store, tmp_path: Path) -> None:
     with provider(lambda seen: Reply(fault="hang") if len(fake.seen) in {2, 5} else judged()) as fake:
-        outcome = await label_all(make_job(fake.base_url, 10), store, tmp_path / "run")
+        outcome = await label_all(make_job(fake.base_url, 10), store, tmp_path / "run", patience=Patience(0.3))
     assert outcome.complete
     assert sorted(label.attempts for label in outcome.labels)[-3:] == [1, 2, 2]
 

@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from relabel.errors import DataError, ProviderError
+from relabel.labelling.engines.transport import Patience
 from relabel.labelling.job import Stop
 from relabel.labelling.store import NOTE, REJECTED, TEXT, Store
 from relabel.run import Run, open_run
@@ -129,18 +130,23 @@ def test_nothing_that_was_answered_is_lost_or_bought_again(plan: list[str], hang
     schedule.at = stops
     with (
         tempfile.TemporaryDirectory() as name,
-        pytest.MonkeyPatch.context() as patch,
         provider(schedule) as fake,
         Store(Path(name) / "store") as store,
     ):
-        patch.setattr("relabel.labelling.engines.online.ATTEMPT_TIMEOUT_S", 0.6)
         folder = Path(name) / "run"
 
         async def once() -> bool:
             stop, loop = Stop(), asyncio.get_running_loop()
             schedule.act = lambda: loop.call_soon_threadsafe(stop) and None
             try:
-                outcome = await label_all(make_job(fake.base_url, TASKS), store, folder, concurrency=AT_ONCE, stop=stop)
+                outcome = await label_all(
+                    make_job(fake.base_url, TASKS),
+                    store,
+                    folder,
+                    concurrency=AT_ONCE,
+                    stop=stop,
+                    patience=Patience(0.6),
+                )
             except ProviderError as error:
                 if "failed alike" not in str(error):
                     raise

@@ -14,6 +14,7 @@ from relabel.label import Answer
 from relabel.labelling.engines.engine import NoAnswerError
 from relabel.labelling.engines.limits import Limiter
 from relabel.labelling.engines.online import ATTEMPTS, OnlineEngine
+from relabel.labelling.engines.transport import Patience
 from relabel.labelling.pricing import find_price
 from relabel.labelling.prompt import load_prompt
 from relabel.labelling.request import Endpoint, Planner, Request
@@ -122,20 +123,19 @@ async def test_a_bad_request_fails_alone(status: int) -> None:
     assert len(fake.seen) == 1
 
 
-async def test_a_server_that_never_answers_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relabel.labelling.engines.online.ATTEMPT_TIMEOUT_S", 0.05)
+async def test_a_server_that_never_answers_is_left() -> None:
     with provider(lambda seen: Reply(fault="hang")) as fake, pytest.raises(NoAnswerError) as caught:
-        await ask(fake)
+        await ask(fake, patience=Patience(0.05))
     assert caught.value.kind == "timeout"
+    assert "no answer within 0.05 s, asked 6 times; a model that thinks for longer" in str(caught.value)
 
 
-async def test_a_trickling_body_ends_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relabel.labelling.engines.online.DEADLINE_S", 0.2)
+async def test_a_trickling_body_ends_at_the_deadline() -> None:
     with (
         provider(lambda seen: Reply(body=chat("x" * 500), fault="trickle")) as fake,
         pytest.raises(NoAnswerError) as caught,
     ):
-        await ask(fake)
+        await ask(fake, patience=Patience(90, 0.2))
     assert caught.value.kind == "timeout"
 
 

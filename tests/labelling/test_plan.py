@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from relabel.cli.app import run_app
+from relabel.labelling.connection import describe
 from relabel.labelling.engines import ray_cluster
 from relabel.labelling.estimate import Estimate
 from relabel.labelling.throughput import Pace, outlook
+from relabel.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 ONCE = Estimate(
@@ -204,3 +206,15 @@ def test_a_plan_is_never_held_whole(tmp_path: Path) -> None:
 def test_the_tables_of_the_page_are_the_plans_own() -> None:
     done = subprocess.run([sys.executable, "docs/scale_figures.py", "--check"], check=False, cwd=ROOT)
     assert done.returncode == 0, "python docs/scale_figures.py renews docs/scale.md"
+
+
+def test_how_long_to_wait_follows_where_the_model_is() -> None:
+    def patience(model: str, timeout: float | None) -> tuple[float, float]:
+        found = describe(model, "http://x/v1", Settings(), {}, timeout=timeout).patience
+        return found.attempt_s, found.deadline_s
+
+    assert patience("m", None) == (90, 300)
+    assert patience("m", 20) == (20, 300)
+    assert patience("m", 400) == (400, 1200)  # a model that thinks for minutes gets three tries all the same
+    assert patience("local", None) == (900, 2700)
+    assert patience("local", 60) == (60, 300)

@@ -281,7 +281,7 @@ async def test_a_nodes_own_key_does_not_leave_it(monkeypatch: pytest.MonkeyPatch
     sender = Sender(None)
     assert await sender.open("http://127.0.0.1:9/v1", "") is None
     sender._transport = Provider()  # pyright: ignore[reportPrivateUsage]
-    await sender.take([Posting(1, "chat", json.dumps({"echo": key}).encode())], 1)
+    await sender.take([Posting(1, "chat", json.dumps({"echo": key}).encode(), 90.0)], 1)
     (back,) = await sender.give(0)
     assert key.encode() not in back.content
     assert b"[key]" in back.content

@@ -139,6 +139,14 @@ def run(
     ] = None,
     rpm: Annotated[float | None, typer.Option(min=0.001, help="Requests a minute at most.")] = None,
     tpm: Annotated[float | None, typer.Option(min=1, help="Tokens a minute at most.")] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=1,
+            max=3600,
+            help="Seconds to wait for one answer before it is asked for again. By default 90; 900 for local models. What is given up may be charged: a model that thinks for long needs more.",
+        ),
+    ] = None,
     max_cost: Annotated[
         float | None, typer.Option(min=0, help="Most that this run may cost, in USD; needs --max-tokens.")
     ] = None,
@@ -197,7 +205,13 @@ def run(
             else "max_completion_tokens"
         ] = max_tokens
     described = describe(
-        model, base_url, environment, params, api=api.value, price=given_price(price) if price else None
+        model,
+        base_url,
+        environment,
+        params,
+        api=api.value,
+        price=given_price(price) if price else None,
+        timeout=timeout,
     )
     cluster = _cluster(engine, ray_address, workers, worker_cpus)
     one_token = decide is DecideName.logprob

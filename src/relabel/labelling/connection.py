@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import SecretStr
@@ -17,6 +17,7 @@ from relabel.labelling.engines.engine import Flies, Repair
 from relabel.labelling.engines.limits import Limiter
 from relabel.labelling.engines.local import LocalServer, find_weights, is_local, local_endpoint
 from relabel.labelling.engines.online import OnlineEngine
+from relabel.labelling.engines.transport import PATIENCE_AT_HOME, Patience
 from relabel.labelling.pricing import FREE, OPENAI_URL, Price, find_price
 from relabel.labelling.request import Endpoint, Request, host_of, public_url
 from relabel.labelling.wire import Api
@@ -33,6 +34,7 @@ class Connection:
         shown_url: The address as manifests and messages show it.
         key: The provider's key; None for servers that need none.
         price: The model's price; None when unknown.
+        patience: How long to wait for an answer.
     """
 
     endpoint: Endpoint
@@ -40,6 +42,7 @@ class Connection:
     shown_url: str
     key: SecretStr | None
     price: Price | None
+    patience: Patience = field(default_factory=Patience)
 
 
 def describe(
@@ -50,6 +53,7 @@ def describe(
     *,
     api: Api = "chat",
     price: Price | None = None,
+    timeout: float | None = None,
 ) -> Connection:
     """Say what a model is, without starting or asking anything.
 
@@ -60,18 +64,21 @@ def describe(
         params: Sampling parameters that the user asked for; they go before those that the embedded model needs.
         api: The dialect to speak.
         price: The user's word on the price; by default the table's.
+        timeout: Seconds to wait for one answer; by default longer for a model on this machine.
 
     Raises:
         DataError: The user's own weights are missing.
         UsageError: The address is none.
     """
+    patience = None if timeout is None else Patience.of(timeout)
     if is_local(model):
         endpoint = local_endpoint(model)
         endpoint = endpoint.model_copy(update={"api": api, "params": {**endpoint.params, **params}})
-        return Connection(endpoint, None, "local", None, FREE)
+        return Connection(endpoint, None, "local", None, FREE, patience or PATIENCE_AT_HOME)
     url = base_url or environment.openai_base_url or OPENAI_URL
     endpoint = Endpoint(host=host_of(url), model=model, api=api, params=dict(params))
-    return Connection(endpoint, url, public_url(url), environment.openai_api_key, price or find_price(model, url))
+    found = price or find_price(model, url)
+    return Connection(endpoint, url, public_url(url), environment.openai_api_key, found, patience or Patience())
 
 
 class LazyEngine:
@@ -132,4 +139,11 @@ class LazyEngine:
             raise ProviderError(
                 "there is no key for OpenAI; set OPENAI_API_KEY, or name another server with --base-url, or try --model local"
             )
-        return OnlineEngine(base_url, described.key, described.price, limiter=self.limiter, budget=self.budget)
+        return OnlineEngine(
+            base_url,
+            described.key,
+            described.price,
+            limiter=self.limiter,
+            budget=self.budget,
+            patience=described.patience,
+        )

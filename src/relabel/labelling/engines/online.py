@@ -26,9 +26,9 @@ from relabel.labelling.budget import Budget, NoBudgetError
 from relabel.labelling.engines.engine import Flies, NoAnswerError, Repair
 from relabel.labelling.engines.limits import Limiter, Ticket, retry_after
 from relabel.labelling.engines.transport import (
-    ATTEMPT_TIMEOUT_S,
     SECONDS,
     HttpTransport,
+    Patience,
     Transport,
     UnreachableError,
 )
@@ -38,8 +38,6 @@ from relabel.labelling.request import Request, public_url
 from relabel.labelling.wire import PATHS, Api, NotAReplyError, messages_of, output_bound, read, with_messages
 
 ATTEMPTS = 6
-DEADLINE_S = 300.0
-"""Wall clock for one request, all attempts and pauses included; waiting for a turn is not."""
 LONGEST_OBEYED_S = 900.0
 """A 429 that asks for a longer wait than this is a failure of that label: better said than waited for."""
 SHORTEST_SECRET = 12
@@ -77,6 +75,7 @@ class OnlineEngine:
         limiter: How fast to ask; by default 16 requests in flight.
         budget: Cap of the cost; by default none.
         transport: Carries requests; by default HTTP from this process.
+        patience: How long to wait for an answer.
         clock: Seconds on a clock that never runs back.
         sleep: Waits for some seconds.
         jitter: A random number in 0-1.
@@ -94,6 +93,7 @@ class OnlineEngine:
         limiter: Limiter | None = None,
         budget: Budget | None = None,
         transport: Transport | None = None,
+        patience: Patience | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
@@ -105,6 +105,7 @@ class OnlineEngine:
         self.budget = budget or Budget(None, price)
         self._transport = transport or HttpTransport(base_url, self._secret)
         self._price = price
+        self._patience = patience or Patience()
         self._turns = Turns()
         self._clock, self._sleep, self._jitter, self._now = clock, sleep, jitter, now
 
@@ -139,7 +140,7 @@ class OnlineEngine:
                 raise
             sent += 1
             now = self._clock()
-            ends_at = now + DEADLINE_S if ends_at is None else ends_at + now - waiting_since
+            ends_at = now + self._patience.deadline_s if ends_at is None else ends_at + now - waiting_since
             try:
                 text, latency = await self._once(request, body, ticket, worst, ends_at)
             finally:
@@ -178,7 +179,7 @@ class OnlineEngine:
         except NoBudgetError as error:
             raise NoAnswerError("budget", str(error), sent) from error
         except (_TimedOutError, openai.APITimeoutError) as error:
-            raise NoAnswerError("timeout", f"no answer in time, asked {sent} times", sent) from error
+            raise NoAnswerError("timeout", self._too_late(sent), sent) from error
         except UnreachableError as error:
             raise NoAnswerError(
                 "provider", f"cannot reach {self._address} ({self.redact(str(error))})", sent, status=0
@@ -188,6 +189,9 @@ class OnlineEngine:
             raise NoAnswerError("provider", f"the connection to {self._address} broke ({cause})", sent) from error
         except openai.APIStatusError as error:
             raise self._refusal(error, request, sent) from error
+
+    def _too_late(self, sent: int) -> str:
+        return f"no answer within {self._patience.attempt_s:g} s, asked {sent} times; a model that thinks for longer needs a larger --timeout"
 
     def redact(self, text: str) -> str:
         """Take the key, and whatever looks like one, out of a text."""
@@ -223,7 +227,7 @@ class OnlineEngine:
         started = self._clock()
         try:
             # The client's own timeout starts anew with each byte that trickles in; this one does not.
-            async with asyncio.timeout(max(0.001, min(ATTEMPT_TIMEOUT_S, ends_at - started))):
+            async with asyncio.timeout(max(0.001, min(self._patience.attempt_s, ends_at - started))):
                 response = await self._post(request.api, body)
         except UnreachableError:
             self.limiter.failed(ticket)

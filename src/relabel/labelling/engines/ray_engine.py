@@ -101,6 +101,7 @@ class RayEngine:
             calls,
             None if local else described.base_url,
             key,
+            patience=described.patience,
             room=SLOTS if local else None,
             needs_key=described.shown_url.startswith(OPENAI_URL),
         )
@@ -118,6 +119,7 @@ class RayEngine:
             limiter=self.limiter,
             budget=self.budget,
             transport=transport,
+            patience=described.patience,
         )
 
     def _hire(self, cluster: Cluster, local: bool) -> list[Any]:

@@ -21,7 +21,7 @@ import openai
 from relabel import __version__
 from relabel.errors import DataError, ProviderError
 from relabel.labelling.engines.ray_sender import BLOCK, BLOCK_BYTES, Back, Hello, Posting
-from relabel.labelling.engines.transport import SECONDS, UnreachableError
+from relabel.labelling.engines.transport import SECONDS, Patience, UnreachableError
 from relabel.labelling.request import KEY_VERSION
 from relabel.labelling.wire import Api
 
@@ -80,6 +80,7 @@ class RayTransport:
         calls: One for each worker.
         base_url: The address that workers post to; None for OpenAI's own, or when each serves the model itself.
         secret: The provider's key.
+        patience: How long to wait for an answer.
         room: Requests that one worker may hold at once; None sets no bound but the limiter's.
         needs_key: Whether nothing is answered without a key.
     """
@@ -90,10 +91,12 @@ class RayTransport:
         base_url: str | None,
         secret: str,
         *,
+        patience: Patience | None = None,
         room: int | None = None,
         needs_key: bool = False,
     ) -> None:
         self._base_url, self._secret, self._needs_key = base_url, secret, needs_key
+        self._attempt_s = (patience or Patience()).attempt_s
         self._peers = [_Peer(f"worker {n}", call, room or math.inf) for n, call in enumerate(calls, start=1)]
         self._numbers = itertools.count(1)
         self._changed = asyncio.Event()
@@ -133,7 +136,7 @@ class RayTransport:
     async def send(self, api: Api, content: bytes) -> httpx2.Response:
         """Post a document through the worker that has the least to do; see `Transport.send`."""
         peer = await self._choose()
-        posting = Posting(next(self._numbers), api, content)
+        posting = Posting(next(self._numbers), api, content, self._attempt_s)
         flight = _Flight(posting, asyncio.get_running_loop().create_future())
         peer.flying[posting.number] = flight
         peer.outbox.append(posting.number)

@@ -24,7 +24,7 @@ import openai
 from relabel import __version__
 from relabel.errors import DataError, RelabelError
 from relabel.labelling.engines.local import LocalServer, find_weights, local_endpoint
-from relabel.labelling.engines.transport import ATTEMPT_TIMEOUT_S, HttpTransport, Transport, UnreachableError
+from relabel.labelling.engines.transport import HttpTransport, Transport, UnreachableError
 from relabel.labelling.request import KEY_VERSION
 from relabel.labelling.wire import Api
 from relabel.settings import settings
@@ -76,11 +76,19 @@ class Hello(NamedTuple):
 
 
 class Posting(NamedTuple):
-    """A document to post. The number tells it from others of the same driver."""
+    """A document to post.
+
+    Attributes:
+        number: Tells it from others of the same driver.
+        api: The dialect.
+        content: The document.
+        attempt_s: Seconds that the driver waits for its reply.
+    """
 
     number: int
     api: Api
     content: bytes
+    attempt_s: float
 
 
 class Back(NamedTuple):
@@ -223,7 +231,7 @@ class Sender:
         started = time.monotonic()
         try:
             # The driver lets go earlier; this is for the one whose word did not arrive.
-            async with asyncio.timeout(ATTEMPT_TIMEOUT_S + HEARD_S):
+            async with asyncio.timeout(posting.attempt_s + HEARD_S):
                 response = await self._transport.send(posting.api, posting.content)
             status, content = response.status_code, response.content
             headers = list(response.headers.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -19,7 +20,6 @@ from relabel.labelling.pricing import OPENAI_URL
 from relabel.labelling.request import public_url
 from relabel.labelling.wire import PATHS, Api
 
-ATTEMPT_TIMEOUT_S = 90.0
 CONNECT_TIMEOUT_S = 20.0
 SECONDS = "relabel_seconds"
 """Extension of a response: seconds that the exchange took where it was sent from, when that is not this process."""
@@ -34,6 +34,28 @@ _WORTH_KEEPING = ("x-ratelimit-", "retry-after", "location", "content-type")
 def certificates() -> ssl.SSLContext:
     """Whom to trust, as the openai client does it; read once, because that takes longer than a hundred requests."""
     return httpx2.create_ssl_context()
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait for an answer.
+
+    Attributes:
+        attempt_s: Seconds for one attempt.
+        deadline_s: Seconds for one request, all attempts and pauses included; waiting for a turn is not.
+    """
+
+    attempt_s: float = 90.0
+    deadline_s: float = 300.0
+
+    @classmethod
+    def of(cls, attempt_s: float) -> Patience:
+        """So many seconds for an attempt, and time for three of them."""
+        return cls(attempt_s, max(cls.deadline_s, 3 * attempt_s))
+
+
+PATIENCE_AT_HOME = Patience.of(900.0)
+"""For a model served on this machine: it costs nothing, and where much else runs it is slow and not dead."""
 
 
 class UnreachableError(Exception):
