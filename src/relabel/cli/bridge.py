@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from relabel.cli.lines import row, wrapped
 from relabel.scoring.options import Links, Method, Taxonomy
 
 if TYPE_CHECKING:
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 
 _SHOWN = 3
 _WIDTH = 44
-_LINE = 100
 
 
 def register(app: typer.Typer) -> None:
@@ -50,7 +50,7 @@ def bridge(
         return
     from relabel.scoring.options import SYSTEM_NAMES
 
-    typer.echo(f"{SYSTEM_NAMES[path.system]} {path.code} {path.title}")
+    typer.echo(wrapped(f"{SYSTEM_NAMES[path.system]} {path.code} {path.title}"))
     if path.system == path.bridge.target:
         _show_back(path)
         _show_others(path)
@@ -59,32 +59,30 @@ def bridge(
 
 
 def _show_back(path: Path) -> None:
-    import textwrap
-
     from relabel.scoring.options import SYSTEM_NAMES
 
     if path.borrowed:
-        typer.echo("no task statements lead here; it borrows from the other codes of the same SOC broad group")
+        typer.echo(wrapped("no task statements lead here; it borrows from the other codes of the same SOC broad group"))
     for step in reversed(path.bridge.steps):
-        rows = path.back[path.back["system"] == step.source]
-        heading = f"back to {SYSTEM_NAMES[step.source]}: {step.origin}"
-        typer.echo("\n" + "\n".join(textwrap.wrap(heading, _LINE, subsequent_indent="  ")))
+        links = path.back[path.back["system"] == step.source]
+        typer.echo("\n" + wrapped(f"back to {SYSTEM_NAMES[step.source]}: {step.origin}"))
         typer.echo(f"{'code':<11}{'share':>8}  {'for':<11}{'weight':>10}{'part':>8}  title")
-        for row in rows.to_dict("records"):
-            part = f"{row['part']:.1%}" if row["with_tasks"] else "-"
-            share = f"{row['share']:.1%}" if row["with_tasks"] else "no tasks"
-            title = str(row["title"])[:_WIDTH]
-            typer.echo(f"{row['code']:<11}{share:>8}  {row['target']:<11}{row['weight']:>10,.4g}{part:>8}  {title}")
+        for link in links.to_dict("records"):
+            part = f"{link['part']:.1%}" if link["with_tasks"] else "-"
+            share = f"{link['share']:.1%}" if link["with_tasks"] else "no tasks"
+            cells = f"{link['code']:<11}{share:>8}  {link['target']:<11}{link['weight']:>10,.4g}{part:>8}  "
+            typer.echo(row(cells, str(link["title"])))
 
 
 def _show_others(path: Path) -> None:
     typer.echo("\nforward: what its O*NET-SOC codes count here, and most elsewhere")
     for code, rows in sorted(path.forward.groupby("onet_soc_code"), key=lambda x: -float(x[1]["share"].iloc[0])):
-        others = [f"{row['code']} {row['share']:.0%}" for row in rows.iloc[1 : 1 + _SHOWN].to_dict("records")]
+        others = [f"{other['code']} {other['share']:.0%}" for other in rows.iloc[1 : 1 + _SHOWN].to_dict("records")]
         more = f" and {len(rows) - 1 - _SHOWN} more" if len(rows) - 1 > _SHOWN else ""
         first = rows.iloc[0]
         elsewhere = f"; in {', '.join(others)}{more}" if others else ""
-        typer.echo(f"{code:<11}{first['share']:>8.1%}  {str(first['onet_soc_title'])[:_WIDTH]}{elsewhere}")
+        said = wrapped(f"{str(first['onet_soc_title'])[:_WIDTH]}{elsewhere}", indent=21, hang=2).lstrip()
+        typer.echo(f"{code:<11}{first['share']:>8.1%}  {said}")
 
 
 def _show_forward(path: Path) -> None:
@@ -95,5 +93,5 @@ def _show_forward(path: Path) -> None:
     for step in path.bridge.steps:
         rows = path.forward[path.forward["system"] == step.target]
         typer.echo(f"\nforward to {SYSTEM_NAMES[step.target]}")
-        for row in rows.sort_values(["share", "code"], ascending=[False, True]).to_dict("records"):
-            typer.echo(f"{row['code']:<11}{row['share']:>8.1%}  {row['title']}")
+        for led in rows.sort_values(["share", "code"], ascending=[False, True]).to_dict("records"):
+            typer.echo(row(f"{led['code']:<11}{led['share']:>8.1%}  ", str(led["title"])))

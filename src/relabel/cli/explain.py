@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from relabel.cli.lines import row, wrapped
 from relabel.scoring.options import Links, Method, Taxonomy, Unrated, Weights
 
 if TYPE_CHECKING:
     from relabel.scoring.explain import ExplainedTask, Explanation
-
-_WIDTH = 100
 
 
 def register(app: typer.Typer) -> None:
@@ -132,7 +131,7 @@ def _show_way(explained: Explanation) -> None:
         shown = [link for link in rows if link.share is None or link.share >= 0.01]
         for link in shown:
             share = "no tasks" if link.share is None else f"{link.share:.1%}"
-            typer.echo(f"  {link.code:<11}{share:>9}  for {link.target:<11} {(link.title or '')[:60]}")
+            typer.echo(row(f"  {link.code:<11}{share:>9}  for {link.target:<11} ", link.title or ""))
         if len(shown) < len(rows):
             count = len(rows) - len(shown)
             typer.echo(f"  and {count} {'link' if count == 1 else 'links'} of under 1 %")
@@ -142,7 +141,7 @@ def _show_way(explained: Explanation) -> None:
     for one in explained.occupations:
         means = "".join(f"{'-' if x is None else format(x, '.3f'):>7}" for x in (one.alpha, one.beta, one.gamma))
         counted = f"{one.tasks} of {one.listed}"
-        typer.echo(f"{one.onet_soc_code:<12}{one.share:>7.1%}{means}{counted:>11}  {(one.title or '')[:42]}")
+        typer.echo(row(f"{one.onet_soc_code:<12}{one.share:>7.1%}{means}{counted:>11}  ", one.title or ""))
 
 
 def _show_tasks(explained: Explanation, show: int) -> None:
@@ -166,7 +165,7 @@ def _show_task(task: ExplainedTask, explained: Explanation) -> None:
     kind = (task.task_type or "no type").lower()
     clash = ", incoherent" if task.incoherent else ""
     label = f"{task.code or 'no code'}{clash}"
-    typer.echo(f"{task.onet_soc_code} task {task.task_id}: {label}; {task.part:.2%} of the score; {kind}, {rated}")
+    _wrapped(f"{task.onet_soc_code} task {task.task_id}: {label}; {task.part:.2%} of the score; {kind}, {rated}")
     _wrapped(task.text, indent=2)
     flips = [
         f"{name} {before:.3f} -> {after:.3f} ({scale} {explained.ten(before):.1f} -> {explained.ten(after):.1f})"
@@ -191,8 +190,4 @@ def _show_task(task: ExplainedTask, explained: Explanation) -> None:
 
 
 def _wrapped(text: str, *, indent: int = 0) -> None:
-    import textwrap
-
-    space = " " * indent
-    lines = textwrap.wrap(" ".join(text.split()), _WIDTH, initial_indent=space, subsequent_indent=space + "  ")
-    typer.echo("\n".join(lines))
+    typer.echo(wrapped(text, indent=indent))

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from relabel.cli.lines import wrapped
 from relabel.scoring.options import Links, Method, Taxonomy, Unrated, Weights
 
 
@@ -84,10 +85,11 @@ def export(
     counts = table.describe()["counts"]
     typer.echo(f"{done.files:,} files ({done.size / 1e6:.1f} MB) in {out}")
     thin = f" and {counts['thin']:,} thin" if counts["thin"] else ""
-    typer.echo(
+    headline = (
         f"{table.run}, method {table.method}, {SYSTEM_NAMES[table.taxonomy]}: {counts['scored']:,} of "
         f"{counts['groups']:,} codes scored{thin} from {counts['tasks_labelled']:,} of {counts['tasks_listed']:,} tasks"
     )
+    typer.echo(wrapped(headline))
     if table.note:
-        typer.echo(table.note)
+        typer.echo(wrapped(table.note))
     typer.echo(f"start with {out / 'datapackage.json'} and {out / 'occupations.csv'}")

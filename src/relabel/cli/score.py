@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from relabel.cli.lines import row, wrapped
 from relabel.scoring.options import Links, Method, Noise, Taxonomy, Unrated, Weights
 
 if TYPE_CHECKING:
@@ -142,9 +143,12 @@ def _show(table: ScoreTable, found: Intervals | None) -> None:
     from relabel.scoring.options import SYSTEM_NAMES
     from relabel.scoring.us import us_summary
 
+    def say(text: str) -> None:
+        typer.echo(wrapped(text))
+
     counts = table.describe()["counts"]
     thin = f" and {counts['thin']:,} thin" if counts["thin"] else ""
-    typer.echo(
+    say(
         f"{table.run}, method {table.method}, {SYSTEM_NAMES[table.taxonomy]}: {counts['scored']:,} of "
         f"{counts['groups']:,} codes scored{thin} from {counts['tasks_labelled']:,} of {counts['tasks_listed']:,} tasks "
         f"of {table.tasks}, weights {table.weights}"
@@ -152,55 +156,57 @@ def _show(table: ScoreTable, found: Intervals | None) -> None:
         f"{'' if table.links is None else f', links {table.links}'}"
     )
     if table.note:
-        typer.echo(table.note)
+        say(table.note)
     if table.labels_unmatched:
-        typer.echo(f"{table.labels_unmatched:,} labelled tasks of the run are not in {table.tasks} and left out")
+        say(f"{table.labels_unmatched:,} labelled tasks of the run are not in {table.tasks} and left out")
     changes = {
         "tasks_new": f"are new since {table.labelled_list} and have no label",
         "tasks_reworded": f"were reworded since {table.labelled_list} and keep their label",
         "tasks_emerging": "are emerging, without id and rating, and not scored",
     }
     if said := [f"{counts[name]:,} {what}" for name, what in changes.items() if counts[name]]:
-        typer.echo(f"of the tasks of {table.tasks} {'; '.join(said)}")
+        say(f"of the tasks of {table.tasks} {'; '.join(said)}")
     if table.half_labelled:
-        typer.echo(f"{table.half_labelled:,} tasks have some of their labels only and count as unlabelled")
+        say(f"{table.half_labelled:,} tasks have some of their labels only and count as unlabelled")
     if "wage_status" in table.frame:
-        typer.echo(us_summary(table.frame))
+        say(us_summary(table.frame))
     _show_totals(table, found)
     rows = table.frame[table.frame["status"].str.startswith("scored")]
     rows = rows.sort_values(["gamma", "alpha", "code"], ascending=[False, False, True])
     drawn = found is not None and found.noise is not None
     if found is not None and not found.by_rater.empty:
         _show_raters(found, frozenset(str(code) for code in rows["code"]))
-    typer.echo(f"\n{_BOUNDED_HEAD if drawn else _HEAD}")
-    for number, row in enumerate(records(rows)):
+    wide = 1 + max([4, *rows["code"].str.len()])
+    typer.echo(f"\n{'code':<{wide}}{_BOUNDED_HEAD if drawn else _HEAD}")
+    for number, score in enumerate(records(rows)):
         if _SHOWN <= number < len(rows) - _SHOWN:
             if number == _SHOWN:
                 typer.echo("...")
             continue
-        typer.echo(_bounded_line(row) if drawn else _line(row))
+        figures = _bounded_figures(score) if drawn else _figures(score)
+        typer.echo(row(f"{score['code']:<{wide}}{figures}  ", str(score["title"])))
     for kind in ("thin", "unscored"):
         codes = [str(code) for code in table.frame.loc[table.frame["status"].str.startswith(kind), "code"]]
         if codes:
             more = f" and {len(codes) - 8:,} more" if len(codes) > 8 else ""
-            typer.echo(f"\n{kind}: {', '.join(codes[:8])}{more} (the column status says why)")
+            typer.echo("")
+            say(f"{kind}: {', '.join(codes[:8])}{more} (the column status says why)")
 
 
-_HEAD = f"{'code':<11}{'alpha':>7}{'beta':>7}{'gamma':>7}{'tasks':>7}{'coverage':>10}  title"
-_BOUNDED_HEAD = f"{'code':<11}{'alpha':>6}{'95 %':>13}{'gamma':>8}{'95 %':>13}{'rank, 95 %':>13}  title"
+_HEAD = f"{'alpha':>7}{'beta':>7}{'gamma':>7}{'tasks':>7}{'coverage':>10}  title"
+_BOUNDED_HEAD = f"{'alpha':>6}{'95 %':>13}{'gamma':>8}{'95 %':>13}{'rank, 95 %':>13}  title"
 
 
-def _line(row: Mapping[Any, Any]) -> str:
-    shown = "".join(f"{_figure(row[measure]):>7}" for measure in ("alpha", "beta", "gamma"))
-    return f"{row['code']:<11}{shown}{row['tasks']:>7,}{row['coverage']:>10.0%}  {row['title']}"
+def _figures(score: Mapping[Any, Any]) -> str:
+    shown = "".join(f"{_figure(score[measure]):>7}" for measure in ("alpha", "beta", "gamma"))
+    return f"{shown}{score['tasks']:>7,}{score['coverage']:>10.0%}"
 
 
-def _bounded_line(row: Mapping[Any, Any]) -> str:
-    alpha, gamma = (_between(_figure(row[f"{m}_low"]), _figure(row[f"{m}_high"])) for m in ("alpha", "gamma"))
-    by = "alpha" if row["gamma"] is None else "gamma"
-    rank = _between(str(row[f"rank_{by}_low"] or "-"), str(row[f"rank_{by}_high"] or "-"))
-    shown = f"{_figure(row['alpha']):>6}{alpha:>13}{_figure(row['gamma']):>8}{gamma:>13}{rank:>13}"
-    return f"{row['code']:<11}{shown}  {row['title']}"
+def _bounded_figures(score: Mapping[Any, Any]) -> str:
+    alpha, gamma = (_between(_figure(score[f"{m}_low"]), _figure(score[f"{m}_high"])) for m in ("alpha", "gamma"))
+    by = "alpha" if score["gamma"] is None else "gamma"
+    rank = _between(str(score[f"rank_{by}_low"] or "-"), str(score[f"rank_{by}_high"] or "-"))
+    return f"{_figure(score['alpha']):>6}{alpha:>13}{_figure(score['gamma']):>8}{gamma:>13}{rank:>13}"
 
 
 def _between(low: str, high: str) -> str:
@@ -218,8 +224,8 @@ def _show_raters(found: Intervals, codes: frozenset[str]) -> None:
     measures = ["alpha", "beta", "gamma"]
     rows = found.by_rater[found.by_rater["code"].isin(codes)]
     typer.echo(f"\n{'mean over groups by rater':<36}{'alpha':>7}{'beta':>7}{'gamma':>7}")
-    for row in records(rows.groupby("rater", sort=False)[measures].mean().reset_index()):
-        typer.echo(f"{row['rater'][:35]:<36}" + "".join(f"{_figure(row[measure]):>7}" for measure in measures))
+    for mean in records(rows.groupby("rater", sort=False)[measures].mean().reset_index()):
+        typer.echo(f"{mean['rater'][:35]:<36}" + "".join(f"{_figure(mean[measure]):>7}" for measure in measures))
 
 
 def _show_totals(table: ScoreTable, found: Intervals | None) -> None:
@@ -232,19 +238,18 @@ def _show_totals(table: ScoreTable, found: Intervals | None) -> None:
         if (value := totals[f"wage_exposure_{measure}_gbp"]) is not None
     ]
     if not said:
-        typer.echo(f"no group with a score has jobs and median pay in {table.pay}")
+        typer.echo(wrapped(f"no group with a score has jobs and median pay in {table.pay}"))
         return
     jobs = f"{totals['employees']:,} jobs"
     if totals["coverage"] is not None:
         jobs = f"{totals['employees']:,} of {totals['workforce']:,} jobs ({totals['coverage']:.1%})"
     thin = f" ({totals['thin_groups']:,} thin)" if totals["thin_groups"] else ""
-    typer.echo(
-        f"wage exposure a year: {', '.join(said)}, over {totals['groups']:,} groups{thin} with {jobs}; pay {table.pay}"
-    )
+    over = f"{totals['groups']:,} groups{thin} with {jobs}; pay {table.pay}"
+    typer.echo(wrapped(f"wage exposure a year: {', '.join(said)}, over {over}"))
     if found is not None and found.totals:
         bounds = [
             f"{measure} {known['low'] / 1e9:,.1f} to {known['high'] / 1e9:,.1f}bn"
             for measure in ("alpha", "beta", "gamma")
             if (known := found.totals.get(f"wage_exposure_{measure}_gbp")) is not None
         ]
-        typer.echo(f"95 % of the draws of these totals: {', '.join(bounds)}")
+        typer.echo(wrapped(f"95 % of the draws of these totals: {', '.join(bounds)}"))

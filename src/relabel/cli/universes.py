@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from relabel.cli import lines
+
 if TYPE_CHECKING:
     from relabel.run import Run
     from relabel.scoring.multiverse import Multiverse
@@ -67,11 +69,14 @@ def _show(found: Multiverse, table: ScoreTable) -> None:
     from relabel.scoring.multiverse import CHOICES
 
     universes = found.universes
-    typer.echo(f"{len(universes):,} universes on {table.tasks}, {universes['labels'].nunique()} label sets:")
+    typer.echo(
+        lines.wrapped(f"{len(universes):,} universes on {table.tasks}, {universes['labels'].nunique()} label sets:")
+    )
     for choice in CHOICES:
-        typer.echo(f"  {choice:<11}{'; '.join(str(level) for level in universes[choice].unique())}")
+        levels = "; ".join(str(level) for level in universes[choice].unique())
+        typer.echo(f"  {choice:<11}{lines.wrapped(levels, indent=13, hang=0).lstrip()}")
     for why in found.left_out:
-        typer.echo(f"left out: {why}")
+        typer.echo(lines.wrapped(f"left out: {why}"))
     typer.echo("\nheadline figures; means and shares are of jobs, wage exposure in GBP billion")
     typer.echo(f"{'':<26}{'chosen':>9}{'min':>9}{'max':>9}  most by")
     for row in found.headline.to_dict("records"):
@@ -80,14 +85,17 @@ def _show(found: Multiverse, table: ScoreTable) -> None:
         shown = [("-" if isnan(x) else f"{x / 1e9:,.1f}" if money else f"{x:.3f}") for x in numbers]
         name = str(row["outcome"]).removesuffix("_gbp").replace("_", " ")
         typer.echo(f"{name:<26}{shown[0]:>9}{shown[1]:>9}{shown[2]:>9}  {row['most'] or 'nothing'}")
-    typer.echo("\npart of the variance that each choice alone accounts for (labels: rater and rubric together)")
-    choices = ["labels", *CHOICES]
-    typer.echo(f"{'':<22}" + "".join(f"{choice:>11}" for choice in choices))
+    typer.echo("")
+    typer.echo(
+        lines.wrapped("part of the variance that each choice alone accounts for (labels: rater and rubric together)")
+    )
+    choices = {choice: max(7, len(choice) + 1) for choice in ("labels", *CHOICES)}
+    typer.echo(f"{'':<22}" + "".join(f"{choice:>{wide}}" for choice, wide in choices.items()))
     parts = found.effects.pivot(index="outcome", columns="choice", values="first_order")
     for outcome in dict.fromkeys(found.effects["outcome"]):
-        cells = [float(parts.loc[outcome].get(choice, float("nan"))) for choice in choices]
+        cells = [(float(parts.loc[outcome].get(choice, float("nan"))), wide) for choice, wide in choices.items()]
         name = str(outcome).removesuffix("_gbp").replace("_", " ").replace("wage exposure", "wages")
-        typer.echo(f"{name:<22}" + "".join(f"{'-' if isnan(x) else format(x, '.0%'):>11}" for x in cells))
+        typer.echo(f"{name:<22}" + "".join(f"{'-' if isnan(x) else format(x, '.0%'):>{wide}}" for x, wide in cells))
     for measure in ("alpha", "gamma"):
         ranges = found.occupations.dropna(subset=[f"{measure}_range"])
         if ranges.empty:
@@ -101,4 +109,4 @@ def _show(found: Multiverse, table: ScoreTable) -> None:
         for row in wide.to_dict("records"):
             numbers = [float(row[name]) for name in (measure, f"{measure}_min", f"{measure}_max")]
             shown = "".join(f"{'-' if isnan(x) else format(x, '.3f'):>7}" for x in numbers)
-            typer.echo(f"{row['code']:<11}{shown}  {row[f'{measure}_most']:<9}{str(row['title'])[:52]}")
+            typer.echo(lines.row(f"{row['code']:<11}{shown}  {row[f'{measure}_most']:<9}", str(row["title"])))
