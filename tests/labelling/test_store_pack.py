@@ -45,6 +45,13 @@ async def test_a_run_is_replayed_elsewhere_label_by_label(store: Store, tmp_path
     assert all(f.request_key in f.message for f in outcome.failures)
 
 
+async def test_a_replay_names_every_miss_however_many_there_are(store: Store, tmp_path: Path) -> None:
+    job = make_job("http://127.0.0.1:9/v1", 15)
+    outcome = await run_job(job, ReplayEngine(), store, tmp_path / "replayed", concurrency=4)
+    assert (outcome.manifest.status, len(outcome.failures)) == ("incomplete", 30)
+    assert all(f.request_key in f.message for f in outcome.failures)
+
+
 async def test_only_the_answers_of_the_run_are_packed_with_the_rejected_ones(store: Store, tmp_path: Path) -> None:
     file, _ = await packed(store, tmp_path)
     with Store(tmp_path / "elsewhere") as other:

@@ -243,7 +243,8 @@ class Workers:
         except NoAnswerError as error:
             self._sent.pop(key, None)
             self.ledger.fail(planned, error.kind, str(error), attempts + error.attempts)
-            self._ended(error.kind if error.status is None else f"status {error.status}", str(error))
+            if error.kind != "provider" or error.attempts:  # a replay asks no provider: what it lacks is no sign of one
+                self._ended(error.kind if error.status is None else f"status {error.status}", str(error))
             return None
         except InvalidAnswerError as error:
             self._sent.pop(key, None)
