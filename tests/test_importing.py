@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,8 +34,8 @@ def write(tmp_path: Path) -> Write:
     return write_file
 
 
-def imported(path: Path, out: Path, rubric: str = "eloundou", tasks: str | None = "sample", **more: object) -> Imported:
-    return import_labels(path, model="them", rubric=load_rubric(rubric), out=out, tasks=tasks, **more)  # pyright: ignore[reportArgumentType]
+def imported(path: Path, out: Path, rubric: str = "eloundou", tasks: str | None = "sample", **more: Any) -> Imported:
+    return import_labels(path, model="them", rubric=load_rubric(rubric), out=out, tasks=tasks, **more)
 
 
 def test_a_file_becomes_a_run_that_names_file_and_lines(write: Write, tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ async def test_any_number_of_kills_and_faults_leaves_the_books_in_balance(seed: 
                 outcome = await batch(make_job(fake.base_url, TASKS), store, tmp_path, max_requests=4)
                 if outcome.complete:
                     break
-            assert outcome.complete  # pyright: ignore[reportPossiblyUnboundVariable]
+            assert outcome.complete  # pyright: ignore[reportPossiblyUnboundVariable]  the loop runs
             books_balance(fake, store)
 
 

@@ -91,7 +91,7 @@ def test_a_folder_that_cannot_hold_leases_is_one_sentence(tmp_path: Path) -> Non
 
 def test_a_lease_file_that_breaks_later_is_one_sentence(folder: Path) -> None:
     leases = Leases(folder)
-    leases._db.execute("DROP TABLE lease")  # pyright: ignore[reportPrivateUsage]
+    leases._db.execute("DROP TABLE lease")  # pyright: ignore[reportPrivateUsage]  damage has to come from somewhere
     with pytest.raises(StoreError, match=r"cannot use the store"):
         leases.take("a")
     leases.close()

@@ -55,7 +55,7 @@ class Worker:
 
     def _new(self) -> Sender:
         sender = Sender(None)
-        sender._transport = self.provider  # pyright: ignore[reportPrivateUsage]
+        sender._transport = self.provider  # pyright: ignore[reportPrivateUsage]  in the place of HTTP
         return sender
 
     def restart(self) -> None:
@@ -195,7 +195,7 @@ async def test_one_who_lets_go_of_a_request_ends_it_at_the_worker() -> None:
         await turns()
         tasks[1].cancel()
         await turns()
-        await until(lambda: len(worker.sender._flying) == 2)  # pyright: ignore[reportPrivateUsage]
+        await until(lambda: len(worker.sender._flying) == 2)  # pyright: ignore[reportPrivateUsage]  shows nowhere else
         provider.free.set()
         assert await got([tasks[0], tasks[2]]) == [0, 2]
 
@@ -280,7 +280,7 @@ async def test_a_nodes_own_key_does_not_leave_it(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("OPENAI_API_KEY", key)
     sender = Sender(None)
     assert await sender.open("http://127.0.0.1:9/v1", "") is None
-    sender._transport = Provider()  # pyright: ignore[reportPrivateUsage]
+    sender._transport = Provider()  # pyright: ignore[reportPrivateUsage]  in the place of HTTP
     await sender.take([Posting(1, "chat", json.dumps({"echo": key}).encode(), 90.0)], 1)
     (back,) = await sender.give(0)
     assert key.encode() not in back.content

@@ -33,9 +33,10 @@ SAID: dict[str, tuple[dict[str, Any], dict[str, Any], str | None]] = {
 @pytest.mark.parametrize("what", SAID)
 async def test_both_dialects_lead_to_the_same_labels_and_failures(what: str, tmp_path: Path) -> None:
     found: list[Any] = []
-    for api, reply in (("chat", SAID[what][0]), ("responses", SAID[what][1])):
+    dialects: list[tuple[Api, Any]] = [("chat", SAID[what][0]), ("responses", SAID[what][1])]
+    for api, reply in dialects:
         with Store(tmp_path / f"store-{api}") as store, provider(lambda seen, reply=reply: Reply(body=reply)) as fake:
-            endpoint = Endpoint(host=host_of(fake.base_url), model="m", api=api)  # pyright: ignore[reportArgumentType]
+            endpoint = Endpoint(host=host_of(fake.base_url), model="m", api=api)
             outcome = await label_all(make_job(fake.base_url, 2, endpoint=endpoint), store, tmp_path / api)
             assert {seen.path for seen in fake.seen} == {"/v1/chat/completions" if api == "chat" else "/v1/responses"}
         labels = [

@@ -9,7 +9,7 @@ from score_workshop import TaskFile, by_code
 
 from relabel.errors import DataError, UsageError
 from relabel.run import open_run
-from relabel.scoring.options import Method, Unrated
+from relabel.scoring.options import Method, Unrated, Weights
 from relabel.scoring.table import score_table
 from relabel.sources.fetch import sha256_of
 from run_workshop import MakeRun, one_sided_rubric
@@ -36,7 +36,7 @@ def test_importance_weighs_the_mean(make_run: MakeRun, task_file: TaskFile) -> N
 
 @pytest.mark.parametrize(("method", "alpha"), [("bridge", 3 / 9), ("site-2026", 0.14)])
 def test_an_unrated_task_weighs_its_occupation_s_mean_or_one_by_method(
-    make_run: MakeRun, task_file: TaskFile, method: str, alpha: float
+    make_run: MakeRun, task_file: TaskFile, method: Method, alpha: float
 ) -> None:
     tasks = task_file(
         [
@@ -46,7 +46,7 @@ def test_an_unrated_task_weighs_its_occupation_s_mean_or_one_by_method(
         ]
     )
     run = make_run({(A, "1"): E0, (A, "2"): E0, (A, "3"): E1})
-    table = score_table(run, method=method, taxonomy="onet-soc", tasks=tasks)  # type: ignore[arg-type]
+    table = score_table(run, method=method, taxonomy="onet-soc", tasks=tasks)
     assert table.frame["alpha"].item() == pytest.approx(alpha)
 
 
@@ -119,7 +119,7 @@ def test_an_occupation_without_any_rating_weighs_its_tasks_alike(make_run: MakeR
 
 
 @pytest.mark.parametrize(("weights", "alpha"), [("core", 2 / 4), ("equal", 1 / 3)])
-def test_core_and_equal_weights(make_run: MakeRun, task_file: TaskFile, weights: str, alpha: float) -> None:
+def test_core_and_equal_weights(make_run: MakeRun, task_file: TaskFile, weights: Weights, alpha: float) -> None:
     tasks = task_file(
         [
             {"task_id": "1", "onet_soc_code": A, "task_type": "Core"},
@@ -128,7 +128,7 @@ def test_core_and_equal_weights(make_run: MakeRun, task_file: TaskFile, weights:
         ]
     )
     run = make_run({(A, "1"): E1, (A, "2"): E0, (A, "3"): E0})
-    table = score_table(run, taxonomy="onet-soc", weights=weights, tasks=tasks)  # type: ignore[arg-type]
+    table = score_table(run, taxonomy="onet-soc", weights=weights, tasks=tasks)
     assert table.frame["alpha"].item() == pytest.approx(alpha)
 
 

@@ -19,6 +19,7 @@ from relabel.errors import DataError, UsageError
 from relabel.run import open_run
 from relabel.scoring.columns import COLUMNS
 from relabel.scoring.files import csv_bytes, json_bytes, table_json, write_table
+from relabel.scoring.options import Taxonomy
 from relabel.scoring.pay import read_pay
 from relabel.scoring.ranking import half_up, percentiles
 from relabel.scoring.table import score_table
@@ -134,9 +135,9 @@ def test_the_sample_uses_its_own_bridge_and_pay_and_says_so() -> None:
 
 
 @pytest.mark.parametrize("taxonomy", ["soc2018", "isco08"])
-def test_the_sample_has_no_other_bridge(taxonomy: str) -> None:
+def test_the_sample_has_no_other_bridge(taxonomy: Taxonomy) -> None:
     with pytest.raises(UsageError, match="choose --taxonomy onet-soc or uk-soc2020"):
-        score_table(open_run("sample"), taxonomy=taxonomy)  # type: ignore[arg-type]
+        score_table(open_run("sample"), taxonomy=taxonomy)
 
 
 @pytest.mark.parametrize("first", ["=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠"])

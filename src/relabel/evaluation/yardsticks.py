@@ -258,7 +258,7 @@ def _predict(
 ) -> npt.NDArray[np.object_] | None:
     """Labels of the texts, each by a classifier trained on the pool's other folds; None where one cannot be trained."""
     from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415  takes half a second, and few need it
-    from sklearn.svm import LinearSVC  # noqa: PLC0415
+    from sklearn.svm import LinearSVC  # noqa: PLC0415  as heavy
 
     found = np.empty(len(texts), dtype=object)
     labelled = pool[pool[column].notna()]

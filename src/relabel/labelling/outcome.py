@@ -172,5 +172,5 @@ def _git_commit() -> str | None:
     here = Path(__file__).resolve().parents[3]
     if not (here / ".git").exists():
         return None
-    done = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S603, S607
+    done = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S603, S607  a fixed command; git is where PATH says
     return done.stdout.strip() or None if done.returncode == 0 else None

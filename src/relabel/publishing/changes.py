@@ -44,7 +44,7 @@ def changes_frame(before: ScoreTable, after: ScoreTable) -> tuple[pd.DataFrame, 
         scores = table.frame.set_index("code")
         for code, title, reason in alone.itertuples(index=False):
             rows = [
-                {"code": code, "title": title, "measure": m, side: float(scores.loc[code, m]), "reason": reason}  # pyright: ignore[reportArgumentType]
+                {"code": code, "title": title, "measure": m, side: float(scores.loc[code, m]), "reason": reason}  # pyright: ignore[reportArgumentType]  one cell
                 for m in measures
             ]
             frame = pd.concat([frame, pd.DataFrame(rows)], ignore_index=True)

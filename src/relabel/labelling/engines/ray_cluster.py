@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import secrets
@@ -56,9 +57,7 @@ class ClusterOptions:
         Raises:
             UsageError: Ray is not installed, or the address is none.
         """
-        from importlib.util import find_spec  # noqa: PLC0415
-
-        if find_spec("ray") is None:
+        if importlib.util.find_spec("ray") is None:
             raise UsageError(f"--engine ray needs Ray, which is not installed; {RAY_EXTRA}, or leave --engine out")
         address = self.where
         if address is None or address in {"auto", "local"}:
@@ -141,7 +140,7 @@ def _load() -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import ray  # noqa: PLC0415  an extra, and heavy
-            import ray._private.worker as inside  # noqa: PLC0415
+            import ray._private.worker as inside  # noqa: PLC0415  Ray itself once more
     except ImportError as error:
         raise UsageError(f"Ray cannot be loaded ({error}); {RAY_EXTRA}") from error
     # Standard output and error are relabel's: what goes wrong with workers reaches it as exceptions.
