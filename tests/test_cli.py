@@ -146,17 +146,28 @@ def test_bad_input_is_one_sentence_and_its_exit_code(
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("words", "sentence"),
     [
-        ["no-such-command"],
-        ["run"],
-        ["run", "--model", "m", "--nope"],
-        ["eval"],
-        ["run", "--model", "m", "--engine", "x"],
+        (["no-such-command"], "no such command 'no-such-command'; see `relabel --help`"),
+        (["run"], "missing option '--model'; see `relabel run --help`"),
+        (["run", "--model", "m", "--nope"], "no such option: --nope"),
+        (["run", "--model"], "option '--model' requires an argument; see"),
+        (["run", "--model", "m", "--engine", "x"], "'x' is not one of 'online', 'batch', 'replay', 'ray'; see"),
+        (["data", "list", "x", "y"], "(x y); see `relabel data list --help`"),
+        (["eval"], "say which run"),
     ],
 )
-def test_wrong_usage_is_exit_2(words: list[str]) -> None:
+def test_wrong_usage_is_one_sentence_and_exit_2(
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run_app(words) == 2
+    assert sentence in said(capsys)
+
+
+@pytest.mark.parametrize("words", [[], ["store"]])
+def test_a_command_is_asked_for_with_the_list_of_them(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_app(words) == 2
+    assert capsys.readouterr().err.startswith("Usage: relabel")
 
 
 def test_a_folder_that_cannot_be_written_is_said_before_anything_is_asked(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -39,6 +39,10 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help starts in half the time
     pretty_exceptions_enable=False,
 )
+
+
+# The library that reads the words of a command has one name or another from release to release of typer.
+_WrongUsage: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 def _show_version(wanted: bool) -> None:
@@ -97,14 +101,18 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
 
     command = typer.main.get_command(app)
     try:
-        command.main(args=None if arguments is None else list(arguments), prog_name="relabel")
-    except SystemExit as left:  # the command line library's own way out: help, wrong usage, or done
-        if isinstance(left.__context__, BrokenPipeError):  # the reader, such as `head`, has seen enough
-            return _left_unread()
-        code = left.code if isinstance(left.code, int) else 0
-        if code == 130:
+        left = command.main(
+            args=None if arguments is None else list(arguments), prog_name="relabel", standalone_mode=False
+        )
+        if left == 130:  # what the command line library makes of Ctrl-C
             _say("interrupted")
-        return code
+        return left if isinstance(left, int) else 0
+    except SystemExit as gone:
+        if isinstance(gone.__context__, BrokenPipeError):  # the reader, such as `head`, has seen enough
+            return _left_unread()
+        return gone.code if isinstance(gone.code, int) else 0
+    except _WrongUsage as error:
+        return _wrongly_used(error)
     except KeyboardInterrupt:
         _say("interrupted")
         return 130
@@ -123,7 +131,17 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
             f"a fault in relabel itself ({type(error).__name__}: {error}); set RELABEL_DEBUG=1 to see where, and please report it"
         )
         return 1
-    return 0
+
+
+def _wrongly_used(error: Any) -> int:
+    context, message = error.ctx, error.format_message()
+    if context is not None and message == context.get_help():  # no words were given where a command is wanted
+        typer.echo(message, err=True)
+    else:
+        said = " ".join(message.split()).removesuffix(".")
+        path = "relabel" if context is None else context.command_path
+        _say(f"{said[:1].lower()}{said[1:]}; see `{path} --help`")
+    return 2
 
 
 def _left_unread() -> int:
