@@ -14,7 +14,8 @@ from relabel.evaluation.evaluate import evaluate
 from relabel.evaluation.gates.judge import judge
 from relabel.evaluation.gates.suite import Suite
 from relabel.evaluation.gold import read_gold_csv
-from relabel.evaluation.report.pages import compare_page, eval_page, several_page
+from relabel.evaluation.report.compare_pages import compare_page, several_page
+from relabel.evaluation.report.eval_page import eval_page
 from relabel.run import Run
 from run_workshop import a_label, a_run
 

@@ -13,7 +13,7 @@ from relabel.evaluation.gates.judge import judge
 from relabel.evaluation.gates.suite import Suite
 from relabel.evaluation.gold import read_gold_csv
 from relabel.evaluation.report.charts import Charts
-from relabel.evaluation.report.pages import eval_page
+from relabel.evaluation.report.eval_page import eval_page
 from report_workshop import HOSTILE, Pages, hostile_pages, hostile_run
 
 

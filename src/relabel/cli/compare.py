@@ -96,7 +96,7 @@ def register(app: typer.Typer) -> None:
             pair, several = None, compare_several(opened, truth, draws=draws, seed=seed)
             text = several.model_dump_json(indent=2)
         if html_file is not None:
-            from relabel.evaluation.report.pages import compare_page, several_page
+            from relabel.evaluation.report.compare_pages import compare_page, several_page
 
             if pair is not None:
                 write(html_file, compare_page(pair, opened, details), "--html")

@@ -105,7 +105,7 @@ def settle(wanted: Wanted, suite: Suite | None, run: Run, gold: Gold, document: 
         _annotate(wanted, result)
     if wanted.html is not None:
         from relabel.evaluation.comparison.two import compare
-        from relabel.evaluation.report.pages import eval_page
+        from relabel.evaluation.report.eval_page import eval_page
 
         change = None if baseline is None else compare(baseline, run, details=details)
         page = eval_page(document, run, gold, suite=result, comparison=change, details=details)
