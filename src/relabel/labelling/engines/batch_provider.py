@@ -22,7 +22,7 @@ from pydantic import SecretStr
 from relabel.errors import DataError, ProviderError
 from relabel.files import replacing
 from relabel.labelling.engines.limits import retry_after
-from relabel.labelling.engines.online import fatal_refusal, is_transient, provider_message, without_keys
+from relabel.labelling.engines.refusals import fatal_refusal, is_transient, provider_message, without_keys
 from relabel.labelling.engines.transport import certificates
 from relabel.labelling.pricing import OPENAI_URL
 from relabel.labelling.request import public_url

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
@@ -20,11 +19,20 @@ import openai
 import tenacity
 from pydantic import SecretStr
 
-from relabel.errors import ProviderError
 from relabel.label import Answer
 from relabel.labelling.budget import Budget, NoBudgetError
 from relabel.labelling.engines.engine import Flies, NoAnswerError, Repair
 from relabel.labelling.engines.limits import Limiter, Ticket, retry_after
+from relabel.labelling.engines.refusals import (
+    SHORTEST_SECRET,
+    TimedOutError,
+    accepted,
+    is_out_of_quota,
+    is_transient,
+    may_have_been_charged,
+    refusal,
+    without_keys,
+)
 from relabel.labelling.engines.transport import (
     SECONDS,
     HttpTransport,
@@ -35,34 +43,18 @@ from relabel.labelling.engines.transport import (
 from relabel.labelling.engines.turns import Turns
 from relabel.labelling.pricing import OPENAI_URL, Price
 from relabel.labelling.request import Request, public_url
-from relabel.labelling.wire import PATHS, Api, NotAReplyError, messages_of, output_bound, read, with_messages
+from relabel.labelling.wire import PATHS, NotAReplyError, messages_of, output_bound, read, with_messages
 
 ATTEMPTS = 6
 LONGEST_OBEYED_S = 900.0
 """A 429 that asks for a longer wait than this is a failure of that label: better said than waited for."""
-SHORTEST_SECRET = 12
-"""Characters."""
-_PERHAPS_CHARGED = {408, 502, 504, 524}
-"""A gateway gave up waiting; whether the provider went on and charged, nobody knows."""
 LONGEST_PAUSE_S = 60.0
 DEEPEST_REPLY = 100
 """Lists and objects in each other; what is deeper can be read but not written again, and no provider sends it."""
-_TRANSIENT = {408, 409, 429}
-_NOT_IMPLEMENTED = 501
-_NO_QUOTA = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "access_terminated"}
-_NO_MODEL = {"model_not_found", "invalid_model", "unknown_model"}
-_LOOKS_LIKE_A_KEY = re.compile(r"\b(sk|pk|key)-[A-Za-z0-9_*-]{6,}")
-_SAYS_ERROR = re.compile(rb'\s*\{\s*"error"\s*:\s*\{').match
 _CHARACTERS_A_TOKEN = 4
 _USUAL_ANSWER = 80
 """Tokens; only the pace depends on it, never a cap of cost."""
-
-
 _SPELLING = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
-
-
-class _TimedOutError(Exception):
-    """One attempt took too long."""
 
 
 class OnlineEngine:
@@ -178,7 +170,7 @@ class OnlineEngine:
             return await retrying(once_more)
         except NoBudgetError as error:
             raise NoAnswerError("budget", str(error), sent) from error
-        except (_TimedOutError, openai.APITimeoutError) as error:
+        except (TimedOutError, openai.APITimeoutError) as error:
             raise NoAnswerError("timeout", self._too_late(sent), sent) from error
         except UnreachableError as error:
             raise NoAnswerError(
@@ -188,7 +180,8 @@ class OnlineEngine:
             cause = self.redact(str(error.__cause__ or error) or type(error.__cause__).__name__)[:300]
             raise NoAnswerError("provider", f"the connection to {self._address} broke ({cause})", sent) from error
         except openai.APIStatusError as error:
-            raise self._refusal(error, request, sent) from error
+            where, model = PATHS[request.api], request.body.get("model")
+            raise refusal(error, sent, address=self._address, path=where, model=model, secret=self._secret) from error
 
     def _too_late(self, sent: int) -> str:
         return f"no answer within {self._patience.attempt_s:g} s, asked {sent} times; a model that thinks for longer needs a larger --timeout"
@@ -206,21 +199,6 @@ class OnlineEngine:
             self.budget.settle(worst, 0.0)
             raise
 
-    async def _post(self, api: Api, body: Mapping[str, Any]) -> httpx2.Response:
-        response = await self._transport.send(api, _posted(body))
-        if response.status_code == 200 and not _SAYS_ERROR(response.content):
-            return response
-        try:
-            said: Any = json.loads(response.content)
-        except (ValueError, RecursionError):
-            said = None
-        inner = said.get("error", said) if isinstance(said, Mapping) else said
-        if response.status_code == 200:
-            response = _as_meant(response, inner)
-            if response.status_code == 200:
-                return response
-        raise openai.APIStatusError(f"HTTP {response.status_code}", response=response, body=inner)
-
     async def _once(
         self, request: Request, body: Mapping[str, Any], ticket: Ticket, worst: float, ends_at: float
     ) -> tuple[str, float]:
@@ -228,7 +206,7 @@ class OnlineEngine:
         try:
             # The client's own timeout starts anew with each byte that trickles in; this one does not.
             async with asyncio.timeout(max(0.001, min(self._patience.attempt_s, ends_at - started))):
-                response = await self._post(request.api, body)
+                response = accepted(await self._transport.send(request.api, _posted(body)))
         except UnreachableError:
             self.limiter.failed(ticket)
             self.budget.settle(worst, 0.0)
@@ -236,13 +214,13 @@ class OnlineEngine:
         except (TimeoutError, openai.APITimeoutError) as error:
             self.limiter.limited(ticket, why="timeout")
             self.budget.unsure(body, worst)  # it may have been charged all the same
-            raise _TimedOutError from error
+            raise TimedOutError from error
         except openai.APIStatusError as error:
-            if error.status_code in _PERHAPS_CHARGED or error.status_code < 300:
+            if may_have_been_charged(error):
                 self.budget.unsure(body, worst)
             else:
                 self.budget.settle(worst, 0.0)
-            if error.status_code == 429 and str(error.code or "") not in _NO_QUOTA:
+            if error.status_code == 429 and not is_out_of_quota(error):
                 headers = error.response.headers
                 asked = retry_after(headers)
                 obeyed = asked if asked <= LONGEST_OBEYED_S else 0.0  # what fails for it must not hold the others back
@@ -318,38 +296,11 @@ class OnlineEngine:
                 wanted = max(wanted, asked)
         return wanted
 
-    def _refusal(self, error: openai.APIStatusError, request: Request, sent: int) -> Exception:
-        status, said = error.status_code, self.redact(provider_message(error))
-        if 300 <= status < 400:
-            where = public_url(error.response.headers.get("location", ""))[:200]
-            return ProviderError(
-                f"{self._address} sends elsewhere (HTTP {status}, to {self.redact(where) or 'nowhere'}), and requests with a key are not "
-                "sent on; if you trust that address, give it to --base-url"
-            )
-        fatal = fatal_refusal(
-            status,
-            str(error.code or ""),
-            said,
-            address=self._address,
-            path=PATHS[request.api],
-            model=request.body.get("model"),
-        )
-        refused = f", parameter {error.param!r}" if error.param else ""
-        return fatal or NoAnswerError("provider", f"HTTP {status}{refused}: {said}", sent, status=status)
-
 
 def _posted(body: Mapping[str, Any]) -> bytes:
     # In the order in which it was made: models with strict schemas write in the schema's order, and the reason must come
     # before the label.
     return _SPELLING.encode(body).encode()
-
-
-def _as_meant(response: httpx2.Response, error: Any) -> httpx2.Response:
-    """A reply whose status is good and whose body is an error, as gateways send it, under the status in the body."""
-    code = error.get("code") if isinstance(error, Mapping) else None
-    if type(code) is not int or not 400 <= code < 600:
-        return response
-    return httpx2.Response(code, headers=response.headers, content=response.content, request=response.request)
 
 
 def _limit_headers(headers: httpx2.Headers) -> dict[str, str]:
@@ -373,58 +324,3 @@ def _repaired(body: Mapping[str, Any], repair: Repair) -> dict[str, Any]:
     said = f"That answer cannot be used: {repair.reason}. Answer again, with the JSON object that was asked for and nothing else."
     turns = [*messages_of(body), {"role": "assistant", "content": repair.answer}, {"role": "user", "content": said}]
     return with_messages(body, turns)
-
-
-def fatal_refusal(
-    status: int, code: str, said: str, *, address: str, path: str, model: str | None
-) -> ProviderError | None:
-    """What to tell the user when no request will have an answer; None when the refusal is of one request only.
-
-    Args:
-        status: HTTP status.
-        code: The provider's word for the error.
-        said: What the provider said, without keys.
-        address: The provider's address, without credentials.
-        path: What was asked for below the address.
-        model: The model that was asked for.
-    """
-    if status == 401:
-        return ProviderError(f"{address} does not accept the key ({said}); check OPENAI_API_KEY")
-    if status == 403:
-        return ProviderError(f"{address} denies access ({said}); check the key's rights and the model's terms")
-    if code in _NO_MODEL or (status == 404 and "model" in said.lower()):
-        return ProviderError(f"{address} has no model {model!r} ({said}); check --model and --base-url")
-    if status == 404:
-        return ProviderError(f"{address} has no {path} ({said}); check --base-url, --model and --api")
-    if code in _NO_QUOTA:
-        return ProviderError(
-            f"{address} says that the quota is used up ({said}); add credit, then start the same run again"
-        )
-    return None
-
-
-def without_keys(text: str, secret: str) -> str:
-    """Take the key, and whatever looks like one, out of a text."""
-    if len(secret) >= SHORTEST_SECRET:
-        text = text.replace(secret, "[key]")
-    return _LOOKS_LIKE_A_KEY.sub("[key]", text)
-
-
-def is_transient(error: BaseException) -> bool:
-    """Whether asking again may help."""
-    if isinstance(error, openai.APIStatusError):
-        if str(error.code or "") in _NO_QUOTA:
-            return False
-        return error.status_code in _TRANSIENT or (error.status_code >= 500 and error.status_code != _NOT_IMPLEMENTED)
-    return isinstance(error, (openai.APIConnectionError, _TimedOutError, UnreachableError))
-
-
-def provider_message(error: openai.APIStatusError) -> str:
-    """What the provider said, in one line."""
-    body = error.body
-    if isinstance(body, Mapping):
-        inner = body.get("error", body)
-        said = inner.get("message") if isinstance(inner, Mapping) else inner
-        if said:
-            return " ".join(str(said).encode("utf-8", "replace").decode().split())[:300]
-    return " ".join(error.response.text.split())[:200] or f"HTTP {error.status_code}"
