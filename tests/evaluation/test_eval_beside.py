@@ -12,7 +12,7 @@ from sklearn.metrics import brier_score_loss
 
 from relabel.errors import DataError
 from relabel.evaluation.calibration import reliability
-from relabel.evaluation.document import EvalDocument
+from relabel.evaluation.document import EvalDocument, SettingName
 from relabel.evaluation.evaluate import evaluate
 from relabel.evaluation.gold import load_gold, read_gold_csv
 from relabel.evaluation.yardsticks import self_agreement
@@ -186,3 +186,23 @@ def test_the_raters_of_2023_stand_beside_a_run(alternative: EvalDocument) -> Non
     assert found is not None
     assert found.settings["three-way"].kappa == pytest.approx(0.4367, abs=5e-5)
     assert "closer to the gold than the annotators and GPT-4 of 2023 are to each other" in alternative.verdict
+
+
+@pytest.mark.mirror
+@pytest.mark.parametrize(("setting", "column"), [("strict", "strict"), ("with-tools", "with_tools")])
+def test_a_word_count_stands_beside_a_run_of_one_setting(make_run: MakeRun, setting: SettingName, column: str) -> None:
+    said = open_run("eloundou-2023:gpt4").coded().sample(400, random_state=0)
+    answers = {
+        (code, task): {setting: bool(label)}
+        for code, task, label in said[["onet_soc_code", "task_id", column]].itertuples(index=False)
+    }
+    run = make_run(answers, settings=[setting], tasks="eloundou-2023")
+    beside = evaluate(run, load_gold("eloundou-2023:human"), draws=0).yardsticks
+    assert beside.text_classifier is not None
+    assert beside.text_classifier.trained_on == 2000
+    assert list(beside.text_classifier.settings) == [setting]
+    found = beside.text_classifier.settings[setting]
+    assert found.n == 400
+    assert 0.1 < (found.kappa or 0) < 0.7  # better than chance, and words do not tell all
+    assert beside.raters is not None
+    assert beside.raters.settings[setting].kappa_difference == pytest.approx(0)

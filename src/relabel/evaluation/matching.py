@@ -133,12 +133,14 @@ def sides(table: pd.DataFrame, setting: SettingName) -> pd.DataFrame:
     Returns:
         Columns `gold` and `run`, labels of the setting's scale; index of the table, which has positions for an index.
     """
-    scale = SCALES[setting]
     both = table[[f"{COLUMNS[setting]}_gold", f"{COLUMNS[setting]}_run"]].set_axis(["gold", "run"], axis=1).dropna()
-    if len(scale) > 2:
-        return both.astype("object")
-    words = dict(zip((False, True), scale, strict=True))
-    return both.apply(lambda side: side.astype("object").map(words))
+    return both.apply(in_words, setting=setting)
+
+
+def in_words(column: pd.Series, setting: SettingName) -> pd.Series:
+    """The labels of a coded table's column, as words of the setting's scale; missing where there is none."""
+    scale, labels = SCALES[setting], column.astype("object")
+    return labels if len(scale) > 2 else labels.map(dict(zip((False, True), scale, strict=True)))
 
 
 def asked(run: Run) -> tuple[int, Mapping[SettingName, int]]:

@@ -14,7 +14,7 @@ import pandas as pd
 from relabel.errors import DataError
 from relabel.evaluation.document import SCALES, SettingName
 from relabel.evaluation.gold import Gold, labelled, labels_of
-from relabel.evaluation.matching import COLUMNS, is_at_hand, match, run_settings
+from relabel.evaluation.matching import COLUMNS, in_words, is_at_hand, match, run_settings
 from relabel.rubric import MEASURES, Measure, Rubric
 from relabel.run import TASK_FILE, Run, measures_of
 from relabel.sources.fetch import sha256_of
@@ -92,7 +92,7 @@ def side_by_side(runs: Sequence[Run], gold: Gold | None = None) -> Raters:
     # Both readings as nullable booleans, also where a side lacks one throughout.
     sides = {place: side.astype({"strict": "boolean", "with_tools": "boolean"}) for place, side in sides.items()}
     labels: dict[SettingName, pd.DataFrame] = {
-        s: pd.DataFrame({place: _labels(side, s) for place, side in sides.items()}) for s in settings
+        s: pd.DataFrame({place: in_words(side[COLUMNS[s]], s) for place, side in sides.items()}) for s in settings
     }
     return Raters(
         names=tuple(run.ref for run in runs),
@@ -174,14 +174,6 @@ def _indexed(run: Run) -> pd.DataFrame:
 def _gold_side(run: Run, gold: Gold) -> pd.DataFrame:
     columns = {f"{column}_gold": column for column in COLUMNS.values()} | {"weight": "weight"}
     return match(run, gold).table.set_index(_KEYS)[list(columns)].rename(columns=columns)
-
-
-def _labels(side: pd.DataFrame, setting: SettingName) -> pd.Series:
-    column = side[COLUMNS[setting]]
-    scale = SCALES[setting]
-    if len(scale) > 2:
-        return column.astype(object)
-    return column.astype(object).map(dict(zip((False, True), scale, strict=True)))
 
 
 def _values(

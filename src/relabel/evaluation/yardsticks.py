@@ -26,7 +26,7 @@ from relabel.evaluation.document import (
     Yardstick,
 )
 from relabel.evaluation.gold import Gold, load_gold
-from relabel.evaluation.matching import COLUMNS, gold_list, is_at_hand
+from relabel.evaluation.matching import COLUMNS, gold_list, in_words, is_at_hand
 from relabel.evaluation.sides import Places, Sides, intervals, one_hot
 from relabel.run import Run
 from relabel.task import task_table
@@ -121,10 +121,10 @@ def text_classifier(
     pool, mine = pool.assign(fold=pool["onet_soc_code"].map(fold_of)), table["onet_soc_code"].map(fold_of).to_numpy()
     # The code settles both readings; apart, each would cost a training of its own and could contradict the others.
     asked: list[SettingName] = ["three-way"] if "three-way" in settings else list(settings)
-    predicted = {s: _predict(pool, COLUMNS[s], matched.to_numpy(dtype=object), mine, seed) for s in asked}
+    predicted = {s: _predict(_labelled(pool, s), matched.to_numpy(dtype=object), mine, seed) for s in asked}
     if (labels := predicted.get("three-way")) is not None:
-        predicted["strict"] = (labels == "E1").astype(object)
-        predicted["with-tools"] = np.isin(labels.astype(str), ["E1", "E2"]).astype(object)
+        for setting, exposed in (("strict", ["E1"]), ("with-tools", ["E1", "E2"])):
+            predicted[setting] = np.where(np.isin(labels, exposed), "exposed", "not-exposed")
     found: dict[SettingName, Yardstick] = {}
     for setting, side in settings.items():
         labels = predicted.get(setting)
@@ -154,8 +154,7 @@ def raters(run: Run, gold: Gold, table: pd.DataFrame, settings: Mapping[SettingN
     gpt4, human = (load_gold(name).table.set_index(_KEYS).reindex(keys) for name in RATERS)
     found: dict[SettingName, Yardstick] = {}
     for setting, side in settings.items():
-        column = COLUMNS[setting]
-        said = [rater[column] for rater in (human, gpt4)]
+        said = [in_words(rater[COLUMNS[setting]], setting) for rater in (human, gpt4)]
         known = (said[0].notna() & said[1].notna()).to_numpy()[side.tasks]
         theirs = [rater.to_numpy(dtype=object)[side.tasks] for rater in said]
         if not known.any():
@@ -253,15 +252,19 @@ def _with_codes(gold: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     return gold.drop(columns=["text", "onet_soc_code"]).merge(table[_KEYS], on="task_id")
 
 
+def _labelled(pool: pd.DataFrame, setting: SettingName) -> pd.DataFrame:
+    """The tasks of the pool that have a label in a setting, with that label in words."""
+    return pool.assign(label=in_words(pool[COLUMNS[setting]], setting)).dropna(subset="label")
+
+
 def _predict(
-    pool: pd.DataFrame, column: str, texts: npt.NDArray[np.object_], folds: npt.NDArray[np.intp], seed: int
+    labelled: pd.DataFrame, texts: npt.NDArray[np.object_], folds: npt.NDArray[np.intp], seed: int
 ) -> npt.NDArray[np.object_] | None:
-    """Labels of the texts, each by a classifier trained on the pool's other folds; None where one cannot be trained."""
+    """Labels of the texts, each by a classifier trained on labels of the other folds; None where one cannot be trained."""
     from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415  takes half a second, and few need it
     from sklearn.svm import LinearSVC  # noqa: PLC0415  as heavy
 
     found = np.empty(len(texts), dtype=object)
-    labelled = pool[pool[column].notna()]
     order = np.random.default_rng(seed).permutation(len(labelled))
     for fold in range(FOLDS):
         mine = folds == fold
@@ -269,17 +272,15 @@ def _predict(
             continue
         usable = (labelled["fold"] != fold).to_numpy()
         rows = labelled.iloc[order[usable[order]][:TRAINED_ON]]
-        if len(rows) < FEWEST_TRAINED_ON or rows[column].nunique() < 2:
+        if len(rows) < FEWEST_TRAINED_ON or rows["label"].nunique() < 2:
             return None
         words = TfidfVectorizer(ngram_range=(1, 2), stop_words="english", sublinear_tf=True)
         model = LinearSVC(class_weight="balanced", random_state=seed)
-        model.fit(words.fit_transform(rows["text"]), rows[column].to_numpy(dtype=object))
+        model.fit(words.fit_transform(rows["text"]), rows["label"].to_numpy(dtype=object))
         found[mine] = model.predict(words.transform(texts[mine]))
     return found
 
 
 def _places(labels: npt.NDArray[np.object_], scale: tuple[str, ...]) -> Places:
-    place: dict[object, int] = {label: index for index, label in enumerate(scale)}
-    if len(scale) == 2:
-        place |= {False: 0, True: 1}
+    place = {label: index for index, label in enumerate(scale)}
     return np.array([place[label] for label in labels], dtype=np.intp)
