@@ -10,15 +10,13 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, Template, TemplateError, TemplateSyntaxError, nodes
+from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError
 from jinja2.sandbox import SandboxedEnvironment
 
 from relabel.errors import RubricError
 from relabel.rubric import Rubric
 from relabel.settings import asset_dir
 from relabel.task import Task
-
-_MARK = "\x00the tasks\x00"
 
 Message = dict[str, str]
 """A chat message: `role` and `content`."""
@@ -56,11 +54,7 @@ class Prompt:
     name: str
     sha256: str
     _template: Template = field(repr=False)
-    _user_is_plain: bool = False
     _systems: dict[tuple[object, ...], str] = field(default_factory=dict[tuple[object, ...], str], repr=False)
-    _users: dict[tuple[object, ...], tuple[str, str] | None] = field(
-        default_factory=dict[tuple[object, ...], tuple[str, str] | None], repr=False
-    )
 
     def messages(
         self, tasks: Sequence[Task], rubric: Rubric, setting: str, *, examples: bool = True, decide: str = "json"
@@ -75,7 +69,7 @@ class Prompt:
             decide: `json`, or `logprob` for an answer of one letter.
 
         Raises:
-            RubricError: The template uses something that does not exist.
+            RubricError: The template uses something that does not exist, or fails for this task.
         """
         packed = len(tasks) > 1
         given: dict[str, Any] = {
@@ -93,65 +87,14 @@ class Prompt:
             data = [as_data(id=str(n), **_facts(rubric, t.title, t.text)) for n, t in enumerate(tasks, start=1)]
         else:
             data = [as_data(**_facts(rubric, tasks[0].title, tasks[0].text))]
-        if self._user_is_plain:
-            if cache_key not in self._users:
-                head, mark, tail = self._render("user", {**given, "data": [_MARK]}).partition(_MARK)
-                self._users[cache_key] = (head, tail) if mark else None
-            around = self._users[cache_key]
-            if around is not None:
-                return [
-                    {"role": "system", "content": self._systems[cache_key]},
-                    {"role": "user", "content": around[0] + "\n".join(data) + around[1]},
-                ]
         user = self._render("user", {**given, "data": data})
         return [{"role": "system", "content": self._systems[cache_key]}, {"role": "user", "content": user}]
 
     def _render(self, block: str, values: dict[str, Any]) -> str:
         try:
             return "".join(self._template.blocks[block](self._template.new_context(values))).strip()
-        except TemplateError as error:
+        except Exception as error:  # whatever goes wrong in a template is the template's: it may call and divide
             raise RubricError(f"prompt {self.name}: block {block}: {error}; mend the template") from error
-
-
-def _shows_data_once(environment: Environment, source: str) -> bool:
-    r"""Whether the user block does nothing with `data` but print it: then one rendering serves all tasks.
-
-    Only `{{ data[0] }}` and `{{ data | join("\n") }}` count, at most once in each branch; anything else is rendered anew.
-    """
-    for block in environment.parse(source).find_all(nodes.Block):
-        if block.name != "user":
-            continue
-        printed = [
-            child
-            for output in block.find_all(nodes.Output)
-            for child in output.nodes
-            if _is_first(child) or _is_joined(child)
-        ]
-        loops = any(
-            True for _ in block.find_all((nodes.For, nodes.Macro, nodes.CallBlock, nodes.FilterBlock, nodes.Include))
-        )
-        return not loops and sum(name.name == "data" for name in block.find_all(nodes.Name)) == len(printed)
-    return False
-
-
-def _is_first(node: nodes.Node) -> bool:
-    return (
-        isinstance(node, nodes.Getitem)
-        and isinstance(node.node, nodes.Name)
-        and node.node.name == "data"
-        and isinstance(node.arg, nodes.Const)
-        and node.arg.value == 0
-    )
-
-
-def _is_joined(node: nodes.Node) -> bool:
-    return (
-        isinstance(node, nodes.Filter)
-        and node.name == "join"
-        and isinstance(node.node, nodes.Name)
-        and node.node.name == "data"
-        and [arg.value for arg in node.args if isinstance(arg, nodes.Const)] == ["\n"]
-    )
 
 
 def _shown(rubric: Rubric, setting: str) -> list[dict[str, str]]:
@@ -190,5 +133,4 @@ def load_prompt(ref: str) -> Prompt:
     for block in ("system", "user"):
         if block not in template.blocks:
             raise RubricError(f"prompt {path}: has no block {block!r}; a prompt needs the blocks system and user")
-    plain = _shows_data_once(environment, raw.decode("utf-8"))
-    return Prompt(ref, hashlib.sha256(raw).hexdigest(), template, plain)
+    return Prompt(ref, hashlib.sha256(raw).hexdigest(), template)
