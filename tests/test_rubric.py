@@ -56,8 +56,13 @@ def test_measures_are_those_of_the_paper(name: str) -> None:
     ("old", "new", "words"),
     [
         ("id: exposure", "id: Exposure Rubric", "id: "),
-        ("version: 1", "version: one", "version: "),
-        ("definition: |", "definitions: |", "definition: Field required"),
+        ("version: 1", "version: one", "should be a valid integer; mend it"),
+        (
+            "version: 1",
+            "version: 1\nversions: 1",
+            "versions: Extra inputs are not permitted; remove it, or mend its name",
+        ),
+        ("definition: |", "definitions: |", "definition: Field required; add it"),
         ("    question: Is the task exposed to the model alone?\n", "", "settings.strict.question: Field required"),
         (
             "{strict: exposed, with-tools: exposed}",

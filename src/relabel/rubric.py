@@ -22,6 +22,7 @@ AUTOMATION = "automation"
 """The setting that asks how much of a task a model could do by itself: another question than exposure, without codes."""
 CODES: tuple[Code, ...] = ("E0", "E2", "E1")
 """The published codes, in order of exposure."""
+_ADVICE = {"missing": "add it", "extra_forbidden": "remove it, or mend its name"}
 MEASURES: tuple[Measure, ...] = ("alpha", "beta", "gamma")
 
 
@@ -266,4 +267,6 @@ def load_rubric(ref: str) -> Rubric:
             reason += " (YAML reads bare yes, no, on and off as true or false: put it in quotes)"
         elif first["type"] == "string_type" and isinstance(first["input"], int):
             reason += " (YAML reads bare digits as a number: put it in quotes)"
+        elif first["type"] != "value_error":  # a rule of ours says itself what holds
+            reason += f"; {_ADVICE.get(first['type'], 'mend it')}"
         raise RubricError(f"{path}: {where + ': ' if where else ''}{reason}") from error
