@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,32 @@ def test_repeats_are_decided_by_majority_and_a_tie_is_the_lower_exposure(tmp_pat
     labels = [a_label(t, "strict", x, n) for t, row in votes.items() for n, x in enumerate(row)]
     decided = a_run(tmp_path, labels).decided().set_index("task_id")
     assert decided["strict"].to_dict() == {"a": "exposed", "b": "not-exposed"}
+
+
+@pytest.mark.parametrize(
+    ("rubric", "good", "setting", "label", "words"),
+    [
+        ("exposure", ("strict", "exposed"), "strict", "maybe", r"the task b of 11-1011\.00 'maybe'"),
+        ("exposure", ("strict", "exposed"), "Strict", "exposed", r"task b of .* in the setting 'Strict'"),
+        ("eloundou", ("three-way", "E1"), "three-way", "E3", r"'E3' .* no label of the rubric eloundou \(E1, E2, E0\)"),
+        ("automation", ("automation", "T4"), "automation", "E1", r"'E1' .* no label of the rubric automation"),
+        ("epoch", ("hope", "5"), "hope", "6", r"the occupation 11-1011\.00 '6' in the setting hope"),
+    ],
+)
+def test_a_label_that_the_rubric_does_not_know_is_named_not_counted(
+    rubric: str, good: tuple[str, str], setting: str, label: str, words: str, tmp_path: Path
+) -> None:
+    fine = a_label("a", *good)
+    assert len(a_run(tmp_path, [fine], rubric=rubric).labels) == 1
+    with pytest.raises(DataError, match=words) as said:
+        a_run(tmp_path, [fine, a_label("b", setting, label)], rubric=rubric)
+    assert str(tmp_path / "labels.parquet") in str(said.value)
+
+
+def test_a_label_unknown_to_the_rubric_wins_no_tie_in_a_table_put_together_by_hand(tmp_path: Path) -> None:
+    run = a_run(tmp_path, [a_label("a", "strict", "exposed"), a_label("a", "strict", "not-exposed", 1)])
+    by_hand = replace(run, labels=run.labels.assign(label=["exposed", "maybe"]))
+    assert by_hand.decided()["strict"].tolist() == ["exposed"]
 
 
 def test_failures_come_back(tmp_path: Path) -> None:

@@ -146,7 +146,8 @@ class Run:
         keys = ["onet_soc_code", "task_id", "setting"]
         votes = self.labels.groupby([*keys, "label"], sort=False).size().rename("votes").reset_index()
         votes["rank"] = votes["label"].map(order)
-        best = votes.sort_values([*keys, "votes", "rank"]).drop_duplicates(keys, keep="last")
+        # A label without a rank, in tables that were put together by hand, wins no tie.
+        best = votes.sort_values([*keys, "votes", "rank"], na_position="first").drop_duplicates(keys, keep="last")
         wide = best.pivot(index=keys[:2], columns="setting", values="label")
         wide = wide.reindex(columns=list(self.rubric.settings))
         wide.columns.name = None
@@ -288,7 +289,7 @@ def open_run(ref: str, *, runs_dir: Path = Path("runs")) -> Run:
         runs_dir: Where names are looked up.
 
     Raises:
-        DataError: There is no such run, or its folder is damaged.
+        DataError: There is no such run, or its folder is damaged, or holds a label or setting that its rubric lacks.
     """
     if ref in PUBLISHED or ref == "sample":
         return _published(ref)
@@ -336,16 +337,33 @@ def _read(ref: str, folder: Path) -> Run:
         labels = pq.read_table(path).to_pandas()
     except (pyarrow_lib.ArrowException, OSError) as error:
         raise DataError(f"{path} is damaged ({error}); run the labelling again, answers come from the store") from error
-    return Run(ref, folder, manifest, _checked(labels, path))
+    return Run(ref, folder, manifest, _checked(labels, manifest.rubric, path))
 
 
-def _checked(labels: pd.DataFrame, path: Path) -> pd.DataFrame:
+def _checked(labels: pd.DataFrame, rubric: Rubric, path: Path) -> pd.DataFrame:
     try:
-        return LABELS.validate(labels)
+        labels = LABELS.validate(labels)
     except pa.errors.SchemaError as error:
         raise DataError(
             f"{path} is no table of labels: {str(error).splitlines()[0]}; run the labelling again"
         ) from error
+    # What reads labels asks whether they are the ones it knows: all else would count as their opposite.
+    known = labels["label"].isin(list(rubric.labels)) & labels["setting"].isin(list(rubric.settings))
+    if not known.all():
+        raise DataError(_unknown(labels[~known].iloc[0], rubric, path))
+    return labels
+
+
+def _unknown(row: pd.Series, rubric: Rubric, path: Path) -> str:
+    code, setting, label = row["onet_soc_code"], row["setting"], row["label"]
+    unit = f"the task {row['task_id']} of {code}" if rubric.unit == "task" else f"the occupation {code}"
+    if setting in rubric.settings:
+        said = f"labels {unit} {label!r} in the setting {setting}, which is no label"
+        known = ", ".join(rubric.labels)
+    else:
+        said = f"labels {unit} in the setting {setting!r}, which is no setting"
+        known = ", ".join(rubric.settings)
+    return f"{path} {said} of the rubric {rubric.id} ({known}); mend the file or make the run again"
 
 
 def _published(ref: str) -> Run:
@@ -393,7 +411,7 @@ def _published(ref: str) -> Run:
     table = pyarrow_lib.Table.from_pandas(
         labels.astype(object).where(labels.notna(), None), schema=_PARQUET, preserve_index=False
     )
-    return Run(ref, None, manifest, _checked(table.to_pandas(), Path(ref)))
+    return Run(ref, None, manifest, _checked(table.to_pandas(), rubric, Path(ref)))
 
 
 def write_run(
