@@ -8,8 +8,12 @@ from pathlib import Path
 import pytest
 
 from relabel.errors import DataError
+from relabel.evaluation.comparison.several import compare_several
+from relabel.evaluation.comparison.two import compare
+from relabel.evaluation.evaluate import evaluate
 from relabel.evaluation.gold import default_gold, read_gold_csv
 from relabel.evaluation.matching import match, run_settings
+from relabel.evaluation.review import review
 from run_workshop import MakeRun
 
 WriteGold = Callable[[str | bytes], Path]
@@ -100,8 +104,8 @@ def test_shared_tasks_without_a_label_on_both_sides_are_refused(coded_run: MakeR
         match(coded_run("E0 E1"), gold)
 
 
-def test_a_run_without_any_label_is_refused(make_run: MakeRun, write_gold: WriteGold) -> None:
-    run = make_run({}, failed=[(A, "1", "strict"), (A, "1", "with-tools")])
+def test_a_run_without_a_label_for_any_task_of_the_gold_is_refused(make_run: MakeRun, write_gold: WriteGold) -> None:
+    run = make_run({(A, "2"): {"strict": NO}}, failed=[(A, "1", "strict"), (A, "1", "with-tools")])
     with pytest.raises(DataError, match="no task has a label both in the run and in the gold"):
         match(run, read_gold_csv(write_gold("task_id,code\n1,E0\n")))
 
@@ -109,3 +113,21 @@ def test_a_run_without_any_label_is_refused(make_run: MakeRun, write_gold: Write
 def test_runs_on_the_sample_have_the_sample_as_gold(coded_run: MakeRun) -> None:
     assert default_gold(coded_run("E0", tasks="sample")) == "sample"
     assert default_gold(coded_run("E0", tasks="onet-30.2", name="other")) == "eloundou-2023:gpt4"
+
+
+def test_a_run_without_a_single_label_is_refused_in_one_sentence(make_run: MakeRun, write_gold: WriteGold) -> None:
+    refused = make_run({}, failed=[(A, "1", "strict"), (A, "1", "with-tools")])
+    stopped = make_run({}, name="stopped", status="interrupted", counts={"asked": 20})
+    other = make_run({(A, "1"): {"strict": NO, "with-tools": YES}}, name="other")
+    gold = read_gold_csv(write_gold("task_id,code\n1,E0\n"))
+    for run in (refused, stopped):
+        ways: list[Callable[[], object]] = [
+            lambda run=run: evaluate(run, gold, draws=0),
+            lambda run=run: compare(other, run),
+            lambda run=run: compare_several([other, other, run]),
+            lambda run=run: review(run),
+            lambda run=run: review(other, raters=[run]),
+        ]
+        for way in ways:
+            with pytest.raises(DataError, match="has no labels; finish it with the same `relabel run`"):
+                way()

@@ -110,8 +110,15 @@ def load_gold(ref: str) -> Gold:
 
 
 def labels_of(run: Run) -> pd.DataFrame:
-    """A run's labels in the columns of a gold."""
+    """A run's labels in the columns of a gold.
+
+    Raises:
+        UsageError: The run rated occupations.
+        DataError: It has no label at all.
+    """
     coded = run.coded()
+    if coded.empty:
+        raise DataError(f"the run {run.ref} has no labels; finish it with the same `relabel run`, or give another run")
     if AUTOMATION not in run.rubric.settings:
         return coded
     return coded.merge(run.decided(), on=["onet_soc_code", "task_id"], validate="one_to_one")

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from relabel.errors import DataError
-from relabel.evaluation.gold import Gold
+from relabel.evaluation.gold import Gold, labels_of
 from relabel.evaluation.side_by_side import GOLD, occupations_of, side_by_side
 from relabel.run import Run
 from relabel.sources import bls, fetch
@@ -86,7 +86,7 @@ def review(
         The tasks, highest priority first, each with its reasons in words.
 
     Raises:
-        DataError: No task of the run is doubtful.
+        DataError: No task of the run is doubtful, or it has no label at all.
     """
     table = _labels(run)
     doubts = [
@@ -140,7 +140,7 @@ def review_csv(found: Review) -> str:
 
 def _labels(run: Run) -> pd.DataFrame:
     """What the run says of each task that it was asked about."""
-    coded = run.coded().set_index(_KEYS)
+    coded = labels_of(run).set_index(_KEYS)
     missing = sorted({(f.onet_soc_code, f.task_id) for f in run.failures()} - set(coded.index))
     if missing:
         empty = pd.DataFrame(index=pd.MultiIndex.from_tuples(missing, names=_KEYS), columns=coded.columns)
