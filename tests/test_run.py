@@ -91,6 +91,30 @@ def test_failures_come_back(tmp_path: Path) -> None:
     assert open_run(str(tmp_path)).failures() == [failure]
 
 
+def test_a_failure_comes_back_whatever_line_breaks_its_message_holds(tmp_path: Path) -> None:
+    said = "no\u2028never\u2029at\x85all\x0b\x0c\x1c\r\nend"
+    failures = [a_failure("x", task, "strict").model_copy(update={"message": said}) for task in "ab"]
+    assert a_run(tmp_path, [], failures).failures() == failures
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"garbage", r"line 2 .*Invalid JSON"),
+        (b'{"task_id": "cut', r"line 2 .*Invalid JSON"),
+        (b"\xff\xfe", r"line 2 .*Invalid JSON"),
+        (b"[]", r"line 2 .*object"),
+        (b'{"task_id": "b"}', r"line 2 .*onet_soc_code: Field required"),
+    ],
+)
+def test_a_damaged_line_of_the_failures_is_named(line: bytes, words: str, tmp_path: Path) -> None:
+    run = a_run(tmp_path, [], [a_failure("x", "a", "strict")])
+    with (tmp_path / "failures.jsonl").open("ab") as file:
+        file.write(line + b"\n")
+    with pytest.raises(DataError, match=words):
+        run.failures()
+
+
 def test_a_name_is_looked_up_under_runs(tmp_path: Path) -> None:
     a_run(tmp_path / "runs" / "mine", [])
     assert open_run("mine", runs_dir=tmp_path / "runs").manifest.model == "m"

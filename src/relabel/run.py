@@ -116,11 +116,20 @@ class Run:
         return self.manifest.rubric
 
     def failures(self) -> list[Failure]:
-        """The missing labels that the run folder names."""
+        """The missing labels that the run folder names.
+
+        Raises:
+            DataError: A line of them is damaged.
+        """
         if self.folder is None or not (self.folder / "failures.jsonl").exists():
             return []
-        lines = (self.folder / "failures.jsonl").read_text(encoding="utf-8").splitlines()
-        return [Failure.model_validate_json(line) for line in lines if line.strip()]
+        path = self.folder / "failures.jsonl"
+        try:
+            # Not by splitlines, which also cuts at characters that stand plainly in JSON, such as U+2028 in a refusal.
+            lines = path.read_bytes().split(b"\n")
+            return [_failure(line, number, path) for number, line in enumerate(lines, start=1) if line.strip()]
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error.strerror}); check the folder") from error
 
     def require_tasks(self) -> None:
         """Make sure that the run labelled tasks, and did not rate occupations.
@@ -338,6 +347,18 @@ def _read(ref: str, folder: Path) -> Run:
     except (pyarrow_lib.ArrowException, OSError) as error:
         raise DataError(f"{path} is damaged ({error}); run the labelling again, answers come from the store") from error
     return Run(ref, folder, manifest, _checked(labels, manifest.rubric, path))
+
+
+def _failure(line: bytes, number: int, path: Path) -> Failure:
+    try:
+        return Failure.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f"{part}: " for part in first["loc"])
+        raise DataError(
+            f"{path} line {number} names no missing label ({where}{first['msg']}); remove the line or make the run again, "
+            "answers come from the store"
+        ) from error
 
 
 def _checked(labels: pd.DataFrame, rubric: Rubric, path: Path) -> pd.DataFrame:
