@@ -21,6 +21,7 @@ import pytest
 from pydantic import SecretStr
 
 from relabel.cli.app import run_app
+from relabel.errors import RubricError
 from relabel.label import Answer
 from relabel.labelling.engines.engine import NoAnswerError
 from relabel.labelling.engines.limits import Limiter
@@ -29,7 +30,9 @@ from relabel.labelling.engines.online import OnlineEngine
 from relabel.labelling.engines.transport import Patience
 from relabel.labelling.job import Stop
 from relabel.labelling.leases import Leases
-from relabel.labelling.request import Request
+from relabel.labelling.ledger import Ledger
+from relabel.labelling.prompt import Prompt, load_prompt
+from relabel.labelling.request import Planned, Request
 from relabel.labelling.running import run_job
 from relabel.labelling.store import Store
 from relabel.run import open_run
@@ -150,6 +153,56 @@ async def test_nothing_more_is_sent_once_a_run_is_stopped(store: Store, tmp_path
     assert len(outcome.labels) == store.stats().answers == 2
     assert store.stats().rejected == 1
     assert len(outcome.failures) == 398
+
+
+def mended(template: str, tmp_path: Path) -> Prompt:
+    path = tmp_path / "mine.jinja"
+    path.write_text(f"{{% block system %}}{{{{ setting.question }}}}{{% endblock %}}{{% block user %}}{template}{{% endblock %}}")
+    return load_prompt(str(path))
+
+
+async def test_a_prompt_that_fails_for_one_task_loses_nothing_that_is_paid_for(store: Store, tmp_path: Path) -> None:
+    prompt = mended('{% if "number 9." in data[0] %}{{ nosuch }}{% endif %}{{ data[0] }}', tmp_path)
+    with provider(lambda seen: Reply(body=judged().body, delay=0.2)) as fake:
+        with pytest.raises(RubricError, match="'nosuch' is undefined; mend the template"):
+            await label_all(make_job(fake.base_url, 12, prompt=prompt), store, tmp_path / "run")
+        assert len(fake.answered) == len(fake.seen) == store.stats().answers
+    run = open_run(str(tmp_path / "run"))
+    assert (run.manifest.status, len(run.labels)) == ("incomplete", store.stats().answers)
+    missing = {(f.task_id, f.setting): f for f in run.failures()}
+    assert len(missing) == 24 - len(run.labels)
+    assert [missing["9", setting].request_key for setting in ("strict", "with-tools")] == ["", ""]
+    assert {f.message for f in missing.values()} == {
+        f"prompt {prompt.name}: block user: 'nosuch' is undefined; mend the template"
+    }
+
+
+async def test_a_prompt_that_fails_where_a_task_of_a_pack_is_asked_alone_leaves_no_task_twice(
+    store: Store, tmp_path: Path
+) -> None:
+    prompt = mended('{% if packed %}{{ data | join(" ") }}{% else %}{{ nosuch }}{% endif %}', tmp_path)
+    said = chat(json.dumps({"answers": [{"id": "1", "rationale": "x", "label": "exposed"}]}))
+    with provider(lambda seen: Reply(body=said)) as fake, pytest.raises(RubricError):
+        await label_all(make_job(fake.base_url, 4, prompt=prompt, pack=2), store, tmp_path / "run")
+    run = open_run(str(tmp_path / "run"))
+    assert (len(run.labels), len(run.failures())) == (0, 8)
+
+
+async def test_a_fault_of_this_program_loses_nothing_that_is_paid_for(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def take(self: Ledger, planned: Planned) -> list[Planned] | None:
+        return real(self, planned) if planned.tasks[0].task_id != "9" else {}["nothing"]
+
+    real = Ledger.take
+    monkeypatch.setattr(Ledger, "take", take)
+    with provider(lambda seen: Reply(body=judged().body, delay=0.2)) as fake:
+        with pytest.raises(KeyError, match="nothing"):
+            await label_all(make_job(fake.base_url, 12), store, tmp_path / "run")
+        assert len(fake.answered) == len(fake.seen) == store.stats().answers
+    run = open_run(str(tmp_path / "run"))
+    assert (run.manifest.status, len(run.labels)) == ("incomplete", store.stats().answers)
+    assert {f.message for f in run.failures()} == {"a fault in relabel itself (KeyError)"}
 
 
 async def test_a_run_that_waits_for_another_one_can_be_stopped(store: Store, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from relabel.labelling.pricing import Price
 from relabel.labelling.prompt import Prompt
-from relabel.labelling.request import Decide, Endpoint, Planned, Planner
+from relabel.labelling.request import Decide, Endpoint, Planned, Planner, Wanted, wanted
 from relabel.manifest import SourceUse
 from relabel.rubric import Rubric
 from relabel.task import Task
@@ -81,13 +81,21 @@ class Job:
         """Whether the plan may hold the same question again, because other tasks have the very same words."""
         return all((task.title, task.text) in self._twins for task in planned.tasks)
 
+    def wanted(self) -> Iterator[Wanted]:
+        """Yield every wanted label."""
+        return wanted(self.tasks, settings=self.settings, samples=self.samples, pack=self.pack)
+
     def plan(self) -> Iterator[Planned]:
-        """Yield every wanted label with its request."""
-        return self.planner.plan(self.tasks, settings=self.settings, samples=self.samples, pack=self.pack)
+        """Yield every wanted label with its request.
+
+        Raises:
+            RubricError: The prompt fails for a task.
+        """
+        return map(self.planner.planned, self.wanted())
 
     def alone(self, task: Task, setting: str, sample: int) -> Planned:
         """The plan entry that asks about one task by itself."""
-        return Planned((task,), setting, sample, self.planner.request((task,), setting, sample))
+        return self.planner.planned(Wanted((task,), setting, sample))
 
 
 class Stop:

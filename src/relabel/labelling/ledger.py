@@ -23,7 +23,7 @@ from relabel.label import (
 )
 from relabel.labelling.decide import decided, label_probability, letter_logprobs, prior_of
 from relabel.labelling.progress import Progress
-from relabel.labelling.request import Decide, Planned
+from relabel.labelling.request import Decide, Planned, Wanted
 from relabel.labelling.rows import failure_rows, label_rows
 from relabel.labelling.store import Store
 from relabel.labelling.wire import Api
@@ -121,20 +121,21 @@ class Ledger:
             self._store.replace(planned.request, answer)  # what stands there is no label by today's rules
         return self._enter(planned, answer, said, from_store=False)
 
-    def fail(self, planned: Planned, kind: FailureKind, message: str, attempts: int) -> None:
-        """Enter labels that are missing."""
-        for task in planned.tasks:
+    def fail(self, wanted: Wanted, kind: FailureKind, message: str, attempts: int) -> None:
+        """Enter labels that are missing; without a request they have no key."""
+        key = wanted.request.key if isinstance(wanted, Planned) else ""
+        for task in wanted.tasks:
             self.progress.failed[kind] += 1
             self.failures.append(
                 Failure(
                     task_id=task.task_id,
                     onet_soc_code=task.onet_soc_code,
-                    setting=planned.setting,
-                    sample=planned.sample,
+                    setting=wanted.setting,
+                    sample=wanted.sample,
                     kind=kind,
                     message=message,
                     attempts=attempts,
-                    request_key=planned.request.key,
+                    request_key=key,
                 )
             )
 
@@ -182,21 +183,24 @@ class Ledger:
         else:
             judged = cast("dict[int, Judgement]", said)
             parts = {position: (number, len(judged)) for number, position in enumerate(judged)}
+            # Before any label is entered: a prompt that fails for one task leaves no other both a label and a failure.
+            rest = [self._by_itself(task, planned) for n, task in enumerate(planned.tasks) if n not in judged]
             for position, task in enumerate(planned.tasks):
                 if position in judged:
                     judgement = judged[position]
                     alone = self._logprobs and len(planned.tasks) == 1
                     probability = label_probability(answer, judgement.label, self._api) if alone else None
                     self._label(task, planned, answer, judgement, probability, from_store, part=parts[position])
-                else:
-                    assert self._alone is not None
-                    rest.append(self._alone(task, planned.setting, planned.sample))
         done = len(planned.tasks) - len(rest)
         if from_store:
             self.progress.from_store += done
         else:
             self.progress.fresh += done
         return rest
+
+    def _by_itself(self, task: Task, planned: Planned) -> Planned:
+        assert self._alone is not None
+        return self._alone(task, planned.setting, planned.sample)
 
     def _settled(self, row: Label) -> Label:
         label, probability = decided(json.loads(row.rationale), self.priors[row.setting])

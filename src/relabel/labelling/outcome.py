@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from relabel import __version__
-from relabel.errors import DataError, ProviderError, StoreError
+from relabel.errors import DataError
 from relabel.files import require_writable
 from relabel.label import Failure, Label
 from relabel.labelling.job import Job
@@ -46,7 +46,7 @@ def finish(
     ledger: Ledger,
     *,
     interrupted: bool,
-    fatal: ProviderError | StoreError | None,
+    fatal: Exception | None,
     perhaps_charged: PerhapsCharged = NOTHING_UNSURE,
     now: Callable[[], datetime],
 ) -> Outcome:

@@ -90,19 +90,28 @@ def _wire(request: Request) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
-    """Labels that are wanted: for which tasks, setting and sample, and the request that gets them.
+class Wanted:
+    """Labels that are wanted.
 
     Attributes:
         tasks: One task, or several that share a request.
-        settings: Name of the setting.
+        setting: Name of the setting.
         sample: Counts repeats, from 0.
-        request: What is asked.
     """
 
     tasks: tuple[Task, ...]
     setting: str
     sample: int
+
+
+@dataclass(frozen=True, slots=True)
+class Planned(Wanted):
+    """Labels that are wanted, and the request that gets them.
+
+    Attributes:
+        request: What is asked.
+    """
+
     request: Request
 
 
@@ -132,21 +141,20 @@ class Planner:
     def plan(
         self, tasks: Sequence[Task], *, settings: Sequence[str], samples: int = 1, pack: int = 1
     ) -> Iterator[Planned]:
-        """Yield every wanted label, one request at a time.
+        """Yield every wanted label with its request; see `wanted` for what there is and in which order.
 
-        All tasks of one setting come before the next setting, so that a prefix cache keeps one prompt at a time.
-
-        Args:
-            tasks: The tasks.
-            settings: Names of settings of the rubric.
-            samples: Times that each question is asked.
-            pack: Tasks in one request.
+        Raises:
+            RubricError: The prompt fails for a task.
         """
-        for setting in settings:
-            for start in range(0, len(tasks), pack):
-                some = tuple(tasks[start : start + pack])
-                for sample in range(samples):
-                    yield Planned(some, setting, sample, self.request(some, setting, sample))
+        return map(self.planned, wanted(tasks, settings=settings, samples=samples, pack=pack))
+
+    def planned(self, one: Wanted) -> Planned:
+        """What is wanted, with its request.
+
+        Raises:
+            RubricError: The prompt fails for these tasks.
+        """
+        return Planned(one.tasks, one.setting, one.sample, self.request(one.tasks, one.setting, one.sample))
 
     def request(self, tasks: Sequence[Task], setting: str, sample: int = 0) -> Request:
         """The request for some tasks, one or several, under one setting."""
@@ -171,6 +179,24 @@ class Planner:
             return wire_body(endpoint.api, endpoint.model, messages, "text", {}, {**endpoint.params, **ONE_TOKEN})
         schema = answer_schema(self._rubric, max_chars=endpoint.rationale_chars, packed=packed)
         return wire_body(endpoint.api, endpoint.model, messages, endpoint.form, schema, endpoint.params)
+
+
+def wanted(tasks: Sequence[Task], *, settings: Sequence[str], samples: int = 1, pack: int = 1) -> Iterator[Wanted]:
+    """Yield every wanted label, what one request gets at a time.
+
+    All tasks of one setting come before the next setting, so that a prefix cache keeps one prompt at a time.
+
+    Args:
+        tasks: The tasks.
+        settings: Names of settings of the rubric.
+        samples: Times that each question is asked.
+        pack: Tasks in one request.
+    """
+    for setting in settings:
+        for start in range(0, len(tasks), pack):
+            some = tuple(tasks[start : start + pack])
+            for sample in range(samples):
+                yield Wanted(some, setting, sample)
 
 
 def host_of(base_url: str) -> str:

@@ -61,6 +61,7 @@ async def run_job(
         ProviderError: The provider refused for good; what had come in is stored, and the run folder says what is missing.
         DataError: The run folder holds another run or cannot be written.
         StoreError: The store failed.
+        RubricError: The prompt fails for a task. Then, too, what was on the wire is stored and the run folder written.
     """
     require_writable(out)
     with writing(out), _collecting_less():

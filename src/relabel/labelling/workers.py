@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from relabel.errors import ProviderError, StoreError
+from relabel.errors import ProviderError, RelabelError, RubricError, StoreError
 from relabel.label import Answer, InvalidAnswerError
 from relabel.labelling.engines.engine import Engine, NoAnswerError, Repair
 from relabel.labelling.job import Job, Stop
 from relabel.labelling.leases import LEASE_S, Leases
 from relabel.labelling.ledger import Ledger
-from relabel.labelling.request import Planned
+from relabel.labelling.request import Planned, Wanted
 
 DRAIN_S = 30.0
 """Seconds that an interrupted job waits for the answers in flight: they are paid for."""
@@ -27,8 +27,7 @@ STAND_BY = 8
 """One worker in so many more than requests may be in flight."""
 _REPAIRABLE = {"invalid-json", "schema"}
 _ABOUT_THE_TASK = {"budget", "refusal", "content-filter"}
-_FATAL = (ProviderError, StoreError)
-"""What ends a run: nothing more is sent, what is in flight is awaited, and the run folder says what is missing."""
+_NOT_ASKED = "the run was stopped before this was asked"
 
 
 def in_a_batch(run: str) -> str:
@@ -67,18 +66,20 @@ class Workers:
         self.interrupted = False
         self.seasoned = False
         self._progress = ledger.progress
-        self._plan = job.plan()
+        self._wanted = job.wanted()
         self._asking: dict[str, asyncio.Future[None]] = {}
         self._first_sent: float | None = None
         self._first_ends: Counter[str] = Counter()
         self._last_rest = time.perf_counter()
         self._invalid = invalid
-        self._fatal: ProviderError | StoreError | None = None
+        self._fatal: Exception | None = None
         self._sent: Counter[str] = Counter()
         self._on_wire: set[asyncio.Task[Any] | None] = set()
 
-    async def work(self, concurrency: int) -> ProviderError | StoreError | None:
+    async def work(self, concurrency: int) -> Exception | None:
         """Work through the plan, until its end or until the job is stopped.
+
+        Whatever goes wrong, a fault of this program too, what is on the wire is awaited and entered: it is paid for.
 
         Args:
             concurrency: Requests that the engine has in flight at most.
@@ -94,26 +95,20 @@ class Workers:
         pending: set[asyncio.Task[Any]] = set(workers)
         try:
             while pending and not self.stop.asked.is_set():
-                done, rest = await asyncio.wait({*pending, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                _, rest = await asyncio.wait({*pending, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 pending = {task for task in rest if task is not stopping}
-                for task in done - {stopping}:
-                    error = None if task.cancelled() else task.exception()
-                    if error is not None and error is not self._fatal and not isinstance(error, _FATAL):
-                        raise error
             self.interrupted = self._fatal is None and self.stop.asked.is_set()
             if pending:
                 await self._drain(pending)
-            for task in workers:
-                error = task.exception() if task.done() and not task.cancelled() else None
-                if error is not None and not isinstance(error, _FATAL):
-                    raise error
         finally:
             for task in (stopping, renewing, *workers):
                 task.cancel()
             await asyncio.wait({stopping, renewing, *workers})
         if self.stop.asked.is_set():
-            with suppress(StoreError):  # it has been said already
-                self._give_up(self._plan, str(self._fatal or "the run was stopped before this was asked"))
+            try:
+                self._give_up(self._left(), _said(self._fatal))
+            except Exception as error:  # noqa: BLE001  what there is gets written first; the caller raises what ended the run
+                self._fatal = self._fatal or error
         return self._fatal
 
     async def _drain(self, pending: set[asyncio.Task[Any]]) -> None:
@@ -135,18 +130,25 @@ class Workers:
 
     async def _pull(self) -> None:
         while not self.stop.asked.is_set():
-            planned = next(self._plan, None)
-            if planned is None:
-                return
             try:
-                await self._one(planned)
-            except _FATAL as error:  # nobody sends another request, from this moment on
+                wanted = next(self._wanted, None)
+                if wanted is None:
+                    return
+                await self._one(self._planned(wanted))
+            except Exception as error:  # noqa: BLE001  kept for the caller, who raises it once what is on the wire is in
                 self._fatal = self._fatal or error
-                self.stop.asked.set()
-                raise
+                self.stop.asked.set()  # nobody sends another request, from this moment on
+                return
             if time.perf_counter() - self._last_rest > LONGEST_HOLD_S:
                 await asyncio.sleep(0)  # store hits never wait: let the display and Ctrl-C have their turn
                 self._last_rest = time.perf_counter()
+
+    def _planned(self, wanted: Wanted) -> Planned:
+        try:
+            return self.job.planner.planned(wanted)
+        except RubricError as error:
+            self.ledger.fail(wanted, "provider", str(error), 0)
+            raise
 
     async def _one(self, planned: Planned) -> None:
         try:
@@ -155,18 +157,16 @@ class Workers:
                 rest = await self._once(planned)
         except _AlikeError:
             raise
-        except (asyncio.CancelledError, *_FATAL) as error:
+        except (asyncio.CancelledError, Exception) as error:
             sent = self._sent.pop(planned.request.key, 0)
-            left = (
-                "the run was stopped while this was in flight" if sent else "the run was stopped before this was asked"
-            )
-            self.ledger.fail(planned, "provider", str(error) or left, sent)
+            left = "the run was stopped while this was in flight" if sent else _NOT_ASKED
+            self.ledger.fail(planned, "provider", _said(error, left), sent)
             raise
         for number, single in enumerate(rest):
             try:
                 await self._one(single)
-            except (asyncio.CancelledError, *_FATAL) as error:
-                self._give_up(rest[number + 1 :], str(error) or "the run was stopped before this was asked")
+            except (asyncio.CancelledError, Exception) as error:
+                self._give_up(rest[number + 1 :], _said(error))
                 raise
 
     async def _once(self, planned: Planned) -> list[Planned]:
@@ -271,10 +271,30 @@ class Workers:
             )
             raise _AlikeError(f"the first {enough} requests all failed alike: {said}; {advice}")
 
+    def _left(self) -> Iterator[Planned]:
+        """What nobody has pulled; what cannot even be asked is entered as missing."""
+        for wanted in self._wanted:
+            try:
+                planned = self._planned(wanted)
+            except RubricError:
+                continue
+            yield planned
+
     def _give_up(self, rest: Iterable[Planned], reason: str) -> None:
         """Take what the store still knows, and name the rest."""
         for planned in rest:
-            singles = self.ledger.take(planned)
+            try:
+                singles = self.ledger.take(planned)
+            except RubricError as error:
+                self.ledger.fail(planned, "provider", str(error), 0)
+                continue
             if singles is None:
                 self.ledger.fail(planned, "provider", reason, 0)
             self._give_up(singles or (), reason)
+
+
+def _said(error: BaseException | None, otherwise: str = _NOT_ASKED) -> str:
+    """Why a label is missing, in words; those of a fault of this program are not known to be fit for a file."""
+    if error is None or isinstance(error, asyncio.CancelledError):
+        return otherwise
+    return str(error) if isinstance(error, RelabelError) else f"a fault in relabel itself ({type(error).__name__})"
