@@ -14,8 +14,8 @@ import platform
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ LEASE_S = 60.0
 """A lease that its process does not renew ends after this many seconds."""
 HOLD_S = 26 * 3600.0
 """What a batch has in flight is held for so many seconds: a batch ends within a day."""
+HOLD_AGAIN_S = 3600.0
+"""A process that waits for its batches says so after so many seconds: some may not have been sent for want of room."""
 LOOK_AGAIN_S = 0.5
 """Pause between looks at an answer that another process is waiting for."""
 
@@ -40,6 +42,8 @@ class Leases:
     def __init__(self, folder: Path, *, now: Callable[[], float] = time.time) -> None:
         self._folder, self._now = folder, now
         self._mine: set[str] = set()
+        self._run: str | None = None
+        self._held_since = 0.0
         self._host = platform.node()
         self._owner = f"{self._host}/{os.getpid()}/{secrets.token_hex(4)}"
         try:
@@ -113,14 +117,54 @@ class Leases:
         """The request is answered: its lease no longer matters, because the store is asked first. It goes at the end."""
         self._mine.discard(key)
 
-    def hold(self, run: str, keys: Iterable[str]) -> None:
-        """Hold what a batch run has in flight, and nothing else that it held before."""
-        until = self._now() + HOLD_S
+    def pass_on(self, run: str, keys: Iterable[str]) -> set[str]:
+        """Make what this process has leased a batch run's own, in one go: there is no moment in which another may take it.
+
+        Returns:
+            The keys that neither this process had leased nor the run had held: others may have asked them, and have an answer.
+        """
+        wanted = set(keys)
+        now = self._now()
+        with self._at_once() as db:
+            db.execute("DELETE FROM batch WHERE until<?", (now,))
+            db.executemany(
+                "INSERT OR IGNORE INTO batch SELECT key, ?, ? FROM lease WHERE key=? AND owner=?",
+                ((run, now + HOLD_S, key, self._owner) for key in wanted),
+            )
+            db.executemany("DELETE FROM lease WHERE key=? AND owner=?", ((key, self._owner) for key in wanted))
+            held = {key for (key,) in db.execute("SELECT key FROM batch WHERE run=?", (run,))}
+        self._mine -= wanted
+        self._hold_for(run)
+        return wanted - held
+
+    def hold(self, run: str, keys: Iterable[str], *, still: Iterable[str] = ()) -> None:
+        """Hold what a batch run has in flight, and nothing else that it held before.
+
+        Args:
+            run: The batch run.
+            keys: What is at the provider: it is held if nobody else has it, whoever had it before.
+            still: What is to be sent: it is held on if the run has it, and not taken anew.
+        """
+        now = self._now()
+        sent = set(keys)
+        with self._at_once() as db:
+            db.execute("DELETE FROM batch WHERE until<?", (now,))
+            held = {key for (key,) in db.execute("SELECT key FROM batch WHERE run=?", (run,))}
+            db.executemany("DELETE FROM batch WHERE key=?", ((key,) for key in held - sent - set(still)))
+            db.executemany("INSERT OR IGNORE INTO batch VALUES(?, ?, ?)", ((key, run, now + HOLD_S) for key in sent))
+            db.execute("UPDATE batch SET until=? WHERE run=?", (now + HOLD_S, run))
+        self._hold_for(run)
+
+    def _hold_for(self, run: str) -> None:
+        self._run, self._held_since = run, self._now()
+
+    @contextmanager
+    def _at_once(self) -> Generator[sqlite3.Connection]:
+        """All of the block or nothing, and nobody else meanwhile."""
         try:
             with self._db:
                 self._db.execute("BEGIN IMMEDIATE")
-                self._db.execute("DELETE FROM batch WHERE run=? OR until<?", (run, self._now()))
-                self._db.executemany("INSERT OR IGNORE INTO batch VALUES(?, ?, ?)", ((k, run, until) for k in keys))
+                yield self._db
         except sqlite3.Error as error:
             raise self._unusable(error) from error
 
@@ -130,9 +174,13 @@ class Leases:
         return None if row is None else row[0]
 
     def renew(self) -> None:
-        """Keep all leases of this process for another while."""
+        """Keep all leases of this process, and what its batch run holds, for another while."""
+        now = self._now()
         if self._mine:
-            self._sql("UPDATE lease SET until=? WHERE owner=?", self._now() + LEASE_S, self._owner)
+            self._sql("UPDATE lease SET until=? WHERE owner=?", now + LEASE_S, self._owner)
+        if self._run is not None and now > self._held_since + HOLD_AGAIN_S:
+            self._sql("UPDATE batch SET until=? WHERE run=? AND until>?", now + HOLD_S, self._run, now)
+            self._hold_for(self._run)
 
     def close(self) -> None:
         """Give everything back."""

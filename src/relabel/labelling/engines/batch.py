@@ -12,13 +12,14 @@ import json
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import openai
 
-from relabel.errors import ProviderError
+from relabel.errors import ProviderError, StoreError
 from relabel.files import require_writable, writing
 from relabel.label import FailureKind
 from relabel.labelling.budget import Budget
@@ -33,7 +34,7 @@ from relabel.labelling.engines.batch_state import (
     run_id,
 )
 from relabel.labelling.job import Job, Stop
-from relabel.labelling.leases import Leases
+from relabel.labelling.leases import LEASE_S, Leases
 from relabel.labelling.ledger import Ledger
 from relabel.labelling.outcome import Outcome, finish, manifest_of, out_is_free
 from relabel.labelling.progress import Progress
@@ -124,12 +125,14 @@ async def run_batch(
         )
         results = Results(job, store, ledger, folder, secret=client.api_key, now=now, step=step)
         stop = stop or Stop()
+        leases = Leases(store.folder)
         queue = Queue(
             job,
             folder,
             state,
             BatchProvider(client, job.endpoint.model, sleep=sleep, jitter=jitter),
             results,
+            leases,
             ledger.progress,
             stop,
             begun=begun,
@@ -140,7 +143,6 @@ async def run_batch(
             now=now,
             step=step,
         )
-        leases = Leases(store.folder)
         work = _Batches(
             job,
             ledger,
@@ -233,8 +235,11 @@ class _Batches:
 
     def hold(self) -> None:
         """Let other runs on the store know what batches have in flight, whatever becomes of this process."""
-        keys = [key for chunk in self.state.open for key in self.folder.keys(chunk) or ()]
-        self._leases.hold(self.state.run_id, keys)
+        sent: set[str] = set()
+        written: set[str] = set()
+        for chunk in self.state.open:
+            (written if chunk.batch_id is None else sent).update(self.folder.keys(chunk) or ())
+        self._leases.hold(self.state.run_id, sent, still=written)
 
     async def work(self) -> ProviderError | None:
         """Do all there is to do; return what ended it early for good."""
@@ -242,15 +247,16 @@ class _Batches:
         working = asyncio.create_task(self._work())
         asked = asyncio.create_task(self.stop.asked.wait())
         leave = asyncio.create_task(self.stop.at_once.wait())
+        renewing = asyncio.create_task(self._renew())
         try:
             await asyncio.wait({working, asked}, return_when=asyncio.FIRST_COMPLETED)
             if not working.done():
                 # What is being sent is let finish: a reply in hand spares looking for its batch later.
                 await asyncio.wait({working, leave}, timeout=DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (working, asked, leave):
+            for task in (working, asked, leave, renewing):
                 task.cancel()
-            await asyncio.wait({working, asked, leave})
+            await asyncio.wait({working, asked, leave, renewing})
         error = None if working.cancelled() else working.exception()
         if working.cancelled() or isinstance(error, StoppedError):
             self.interrupted = True
@@ -267,15 +273,21 @@ class _Batches:
         self._name_missing(fatal)
         return fatal
 
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(LEASE_S / 3)
+            with suppress(StoreError):  # the next time may be in time still
+                self._leases.renew()
+
     async def _work(self) -> None:
         await self._take_known()
         for chunk in self.state.chunks:
             if chunk.attempt == self.state.attempt:
                 self.results.failed |= chunk.failed
         while True:
-            written = await self._write() if self.queue.submit else 0
+            changed = await self._write() if self.queue.submit else 0
             self.hold()
-            if not written and not self.state.open:
+            if not changed and not self.state.open:
                 return
             await self.queue.settle()
             if self.results.fatal:
@@ -289,7 +301,14 @@ class _Batches:
         self._step("planned")
 
     async def _write(self) -> int:
-        """Write chunks of all that is wanted and neither in flight nor failed; return their requests."""
+        """Write chunks of all that is wanted and neither in flight nor failed.
+
+        A request is leased, then looked for in the store, then written, and what a chunk asks is held from the moment that the
+        chunk is noted: no other run on the store may ask it from the first look on.
+
+        Returns:
+            How many requests were written, or found to be answered by now.
+        """
         self.hold()  # what was given up may be asked again
         in_flight: set[str] = set()
         for chunk in self.state.open:
@@ -300,16 +319,25 @@ class _Batches:
         limit = min(self._max_requests, self.state.max_requests or self._max_requests)
         writer = self.folder.writer(self.state, limit, self._max_bytes)
         room = self._room()
-        count, self._no_money = 0, ""
+        changed, self._no_money = 0, ""
+        unnoted: list[str] = []
         for turn, key in enumerate(list(self.results.wants)):
+            if turn % _TURN == 0:
+                await self._breathe()
             if key in in_flight or key in self.results.failed or self._tries[key] >= TRIES:
                 continue
-            if (said := self._asked_elsewhere(key)) is not None:
-                self._elsewhere[key] = said
+            leased = self._leases.take(key)
+            if self.results.is_here(key):
+                self._leases.give_back(key)
+                changed += 1
+                continue
+            if not leased:
+                self._elsewhere[key] = self._said_of(key)
                 continue
             request = self.results.planned(key).request
             worst = self._budget.worst_case(request.body)
             if worst > room:
+                self._leases.give_back(key)
                 self._no_money = (
                     f"this request may cost up to {worst:.4f} USD, and of the cap of {self._max_cost:.4f} USD "
                     f"only {max(0.0, room):.4f} are left"
@@ -324,23 +352,25 @@ class _Batches:
                 "body": request.body,
             }
             self._tries[key] += 1
-            count += 1
+            changed += 1
             if (
                 writer.add(json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n", worst)
                 is not None
             ):
-                self._step("chunk")
-            if turn % _TURN == 0:
-                await self._breathe()
+                self._noted(unnoted)
+            unnoted.append(key)
         if writer.close() is not None:
-            self._step("chunk")
-        return count
+            self._noted(unnoted)
+        return changed
 
-    def _asked_elsewhere(self, key: str) -> str | None:
-        """Who else has a request in flight, in words; None when nobody has."""
-        if self._leases.take(key):
-            self._leases.give_back(key)
-            return None
+    def _noted(self, keys: list[str]) -> None:
+        """Hold what a chunk asks that has just been noted. Whether all of it was still leased is seen before it is sent."""
+        self._leases.pass_on(self.state.run_id, keys)
+        keys.clear()
+        self._step("chunk")
+
+    def _said_of(self, key: str) -> str:
+        """Who else has a request in flight, in words."""
         run = self._leases.batch_of(key)
         return "another run is asking this; start the same run again" if run is None else in_a_batch(run)
 

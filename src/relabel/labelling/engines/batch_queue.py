@@ -13,6 +13,7 @@ from relabel.labelling.engines.batch_provider import BatchProvider, GoneError, U
 from relabel.labelling.engines.batch_results import Results
 from relabel.labelling.engines.batch_state import FINAL, BatchFolder, BatchState, Chunk
 from relabel.labelling.job import Job, Stop
+from relabel.labelling.leases import Leases
 from relabel.labelling.progress import Progress
 
 LONGEST_POLL_S = 60.0
@@ -35,6 +36,7 @@ class Queue:
         state: Its state.
         provider: Has the batches.
         results: Gets what they bring.
+        leases: Know what other runs on the store have in flight.
         progress: Told of batches in flight.
         stop: Ends a wait.
         begun: Whether the state is new: then it may be a lost one, whose batches are still there.
@@ -56,6 +58,7 @@ class Queue:
         state: BatchState,
         provider: BatchProvider,
         results: Results,
+        leases: Leases,
         progress: Progress,
         stop: Stop,
         *,
@@ -70,7 +73,7 @@ class Queue:
         self.refused = ""
         self.submit = submit
         self._job, self._folder, self._state, self._provider = job, folder, state, provider
-        self._results, self._progress, self._stop = results, progress, stop
+        self._results, self._leases, self._progress, self._stop = results, leases, progress, stop
         self._begun, self._poll_s = begun, poll_s
         self._clock, self._sleep, self._now, self._step = clock, sleep, now, step
         self._first_sent = clock()
@@ -103,7 +106,7 @@ class Queue:
         if chunk.batch_id is not None or (self.submit and self._is_to_wait(chunk)):
             return
         self._check_stop()
-        if not self.submit or not there:
+        if not self.submit or not there or not self._is_ours(chunk):
             # Not to be sent, or no longer: all that counts is a batch that was made of it and is not known yet.
             found = None
             if chunk.creating_since is not None:
@@ -136,6 +139,11 @@ class Queue:
         chunk.submitted_at = datetime.fromtimestamp(found.created_at, UTC).isoformat(timespec="seconds")
         self._update(chunk, found)
         self._save("batch noted")
+
+    def _is_ours(self, chunk: Chunk) -> bool:
+        """Whether all that a chunk asks is wanted still, and nobody else may have asked it since it was written."""
+        keys = self._folder.keys(chunk) or set()
+        return not self._leases.pass_on(self._state.run_id, keys) and keys <= self._results.wants.keys()
 
     async def _is_lost(self, now: float) -> bool:
         """Whether the provider has batches of this run although the state is new: somebody has removed the state."""
@@ -229,7 +237,8 @@ class Queue:
     async def _drop(self, chunk: Chunk, status: str) -> None:
         """Give a chunk up that asks for nothing any more; its requests may go into another."""
         for key in self._folder.keys(chunk) or ():
-            self._results.tries[key] -= 1
+            if self._results.tries[key]:  # an earlier process may have written it
+                self._results.tries[key] -= 1
         chunk.taken, chunk.status, chunk.cost_usd = True, status, 0.0
         self._save("dropped")
         self._folder.remove(chunk)

@@ -93,6 +93,24 @@ class Results:
         for single in rest or ():
             self.take_or_want(single)
 
+    def is_here(self, key: str) -> bool:
+        """Look again for the answer to a wanted request: another run may have bought it. If so, it is taken and wanted no more."""
+        rest = self._ledger.take(self.planned(key))
+        if rest is None:
+            return False
+        self._has_come(key, rest)
+        return True
+
+    def _has_come(self, key: str, rest: list[Planned]) -> None:
+        """The first label that waited for a request has its answer: so have its twins; what it left out is wanted by itself."""
+        _, *twins = self.wants.pop(key)
+        self.failed.pop(key, None)
+        self.unanswered.pop(key, None)
+        for twin in twins:
+            self.take_or_want(self.whole(twin))
+        for single in rest:
+            self.take_or_want(single)
+
     def planned(self, key: str) -> Planned:
         """The plan entry of a wanted request."""
         return self.whole(self.wants[key][0])
@@ -184,8 +202,7 @@ class Results:
             self._keep(taking.chunk, key, answer)
 
     def _buy(self, key: str, answer: Answer) -> None:
-        first, *twins = self.wants[key]
-        planned = self.whole(first)
+        planned = self.planned(key)
         rest = self._ledger.take(planned)
         if rest is not None:
             # Another run has bought it meanwhile. It is paid for twice, and that is said and kept.
@@ -197,13 +214,7 @@ class Results:
             except InvalidAnswerError as error:
                 self._fail(key, error.kind, error.reason)
                 return
-        self.wants.pop(key)
-        self.failed.pop(key, None)
-        self.unanswered.pop(key, None)
-        for twin in twins:
-            self.take_or_want(self.whole(twin))
-        for single in rest:
-            self.take_or_want(single)
+        self._has_come(key, rest)
 
     def _keep(self, chunk: Chunk, key: str, answer: Answer) -> None:
         """Put away an answer that no label of this job waits for: relabel words its requests differently than it did then."""

@@ -1,0 +1,234 @@
+"""A batch run beside other runs on one store: whoever asks first, each question is bought once."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batch_server import Fate, batch_provider
+from batch_workshop import batch, books_balance, by_number, no_wait
+from relabel.labelling.engines.batch_state import BatchFolder, run_id
+from relabel.labelling.job import Job, Stop
+from relabel.labelling.leases import HOLD_AGAIN_S, HOLD_S, LEASE_S, Leases
+from relabel.labelling.outcome import Outcome
+from relabel.labelling.request import Endpoint
+from relabel.labelling.store import Store
+from relabel.labelling.workers import in_a_batch
+from server import FakeProvider, provider
+from workshop import FakeTime, label_all, make_job
+
+
+def job_at(url: str, count: int, **changes: Any) -> Job:
+    """A job whose requests are the same wherever the server listens."""
+    return make_job(url, count, endpoint=Endpoint(host="h", model="test-model"), **changes)
+
+
+def keys_of(job: Job) -> list[str]:
+    return [planned.request.key for planned in job.plan()]
+
+
+def online_meanwhile(fake: FakeProvider, count: int, folder: Path) -> Outcome:
+    """A whole online run, from within something that cannot wait: on the store as another process has it."""
+
+    def run() -> Outcome:
+        with Store(folder / "store") as store:
+            return asyncio.run(label_all(job_at(fake.base_url, count), store, folder / "online"))
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(run).result(60)
+
+
+async def test_what_an_online_run_bought_while_the_batch_waited_is_taken_and_not_asked(
+    store: Store, tmp_path: Path
+) -> None:
+    with batch_provider(by_number, Fate(looks=2), Fate()) as fake, provider(by_number) as online:
+        job, small = job_at(fake.base_url, 6), job_at(online.base_url, 2)
+        others = Leases(store.folder)
+        assert all(others.take(key) for key in keys_of(small))
+
+        async def sleep(seconds: float) -> None:
+            await no_wait(seconds)
+            if not online.answered:
+                others.close()
+                with Store(store.folder) as beside:
+                    assert (await label_all(small, beside, tmp_path / "online")).complete
+
+        outcome = await batch(job, store, tmp_path, sleep=sleep)
+        assert outcome.complete
+        assert len(online.answered) == 4
+        assert sorted(fake.made) == sorted(set(keys_of(job)) - set(keys_of(small)))
+    assert (store.stats().answers, store.stats().rejected) == (12, 0)
+
+
+async def test_what_a_batch_asks_is_held_before_its_chunk_is_noted(store: Store, tmp_path: Path) -> None:
+    during: list[Outcome] = []
+    with batch_provider(by_number) as fake, provider(by_number) as online:
+        job = job_at(fake.base_url, 3)
+
+        def step(name: str) -> None:
+            if name == "chunk":
+                during.append(online_meanwhile(online, 3, tmp_path))
+
+        assert (await batch(job, store, tmp_path, step=step)).complete
+        assert [f.message for f in during[0].failures] == [in_a_batch(run_id(job))] * 6
+        assert online.seen == []
+        books_balance(fake, store)
+
+
+async def test_what_is_written_and_not_yet_noted_is_leased(store: Store, tmp_path: Path) -> None:
+    free: list[set[str]] = []
+    with batch_provider(by_number) as fake:
+        job = job_at(fake.base_url, 4)
+
+        def step(name: str) -> None:
+            if name == "chunk":
+                other = Leases(store.folder)
+                free.append({key for key in keys_of(job) if other.take(key)})
+                other.close()
+
+        assert (await batch(job, store, tmp_path, step=step, max_requests=3)).complete
+        # The line that found the chunk full is written, too.
+        assert [len(keys) for keys in free] == [8 - 4, 8 - 7, 0]
+        books_balance(fake, store)
+
+
+async def test_a_chunk_with_a_request_whose_lease_was_lost_is_written_anew_without_it(
+    store: Store, tmp_path: Path
+) -> None:
+    """A process that sleeps for longer than a lease lasts, as a laptop does."""
+    with batch_provider(by_number) as fake, provider(by_number) as online:
+        job = job_at(fake.base_url, 3)
+        lost: list[Outcome] = []
+
+        def step(name: str) -> None:
+            if name == "chunk" and not lost:
+                with sqlite3.connect(store.folder / "leases.db") as leases:
+                    leases.execute("UPDATE lease SET until=0")
+                leases.close()
+                lost.append(online_meanwhile(online, 3, tmp_path))
+
+        assert (await batch(job, store, tmp_path, step=step, max_requests=2)).complete
+        assert len(online.answered) == len(lost[0].labels) == 4  # all but the two of the chunk that was noted
+        assert sorted(fake.made) == sorted(lost[0].failures[n].request_key for n in range(2))
+        assert fake.count("POST", "/batches") == 1
+
+
+class _DiedError(Exception):
+    pass
+
+
+async def test_a_chunk_that_was_noted_and_neither_held_nor_sent_is_not_sent_later(store: Store, tmp_path: Path) -> None:
+    with batch_provider(by_number) as fake, provider(by_number) as online:
+        job = job_at(fake.base_url, 3)
+
+        def die(name: str) -> None:
+            if name == "chunk":
+                raise _DiedError
+
+        with pytest.raises(_DiedError):
+            await batch(job, store, tmp_path, step=die)
+        with sqlite3.connect(store.folder / "leases.db") as leases:
+            leases.execute("DELETE FROM batch")
+        leases.close()
+        assert len((await label_all(job_at(online.base_url, 2), store, tmp_path / "online")).labels) == 4
+        outcome = await batch(job, store, tmp_path)
+        assert outcome.complete
+        assert (outcome.manifest.counts.from_store, outcome.manifest.counts.fresh) == (4, 2)
+        assert len(fake.made) == 2
+        state = BatchFolder(tmp_path / "batches", run_id(job)).load()
+        assert state is not None
+        assert [(chunk.requests, chunk.status) for chunk in state.chunks] == [(6, "not sent"), (2, "completed")]
+
+
+async def test_a_chunk_that_may_have_been_sent_is_looked_for_before_it_is_given_up(
+    store: Store, tmp_path: Path
+) -> None:
+    with batch_provider(by_number) as fake, provider(by_number) as online:
+        job = job_at(fake.base_url, 2)
+
+        def die(name: str) -> None:
+            if name == "created":
+                raise _DiedError
+
+        with pytest.raises(_DiedError):
+            await batch(job, store, tmp_path, step=die)
+        with sqlite3.connect(store.folder / "leases.db") as leases:
+            leases.execute("UPDATE batch SET until=0")  # a day has gone by
+        leases.close()
+        assert len((await label_all(job_at(online.base_url, 1), store, tmp_path / "online")).labels) == 2
+        assert (await batch(job, store, tmp_path)).complete
+        assert (len(fake.batches), len(fake.made)) == (1, 4)
+
+
+async def test_what_is_answered_while_a_batch_run_was_away_is_not_in_its_next_batch(
+    store: Store, tmp_path: Path
+) -> None:
+    stop = Stop()
+    with batch_provider(by_number) as fake, provider(by_number) as online:
+        job = job_at(fake.base_url, 4)
+
+        def step(name: str) -> None:
+            if name == "chunk":
+                stop()
+
+        first = await batch(job, store, tmp_path, stop=stop, step=step)
+        assert first.interrupted
+        with Store(tmp_path / "elsewhere") as elsewhere:  # answers that come without asking: unpacked from a file
+            assert (await label_all(job_at(online.base_url, 1), elsewhere, tmp_path / "online")).complete
+            for planned in job_at(online.base_url, 1).plan():
+                answer = elsewhere.get(planned.request.key)
+                assert answer is not None
+                store.put(planned.request, answer)
+        assert (await batch(job, store, tmp_path)).complete
+        assert len(fake.made) == 6
+
+
+def test_a_lease_passes_to_a_batch_run_only_from_who_has_it(tmp_path: Path) -> None:
+    time = FakeTime()
+    one, other = Leases(tmp_path, now=time), Leases(tmp_path, now=time)
+    assert one.take("a")
+    assert one.take("b")
+    assert other.take("c")
+    assert one.pass_on("run-1", ["a", "c", "d"]) == {"c", "d"}
+    assert one.pass_on("run-1", ["a"]) == set()
+    assert (other.batch_of("a"), other.batch_of("b"), other.batch_of("c")) == ("run-1", None, None)
+    assert not one.take("a")  # what it passed on is the batch's
+    assert not other.take("b")
+    assert other.pass_on("run-2", ["a", "c"]) == {"a"}
+    time.now += LEASE_S + 1
+    assert other.take("b")
+    assert one.pass_on("run-1", ["b"]) == {"b"}
+    time.now += HOLD_S
+    assert one.pass_on("run-1", ["a"]) == {"a"}
+    one.close()
+    other.close()
+
+
+def test_what_is_to_be_sent_is_held_on_but_not_taken_anew(tmp_path: Path) -> None:
+    one = Leases(tmp_path)
+    assert one.take("a")
+    assert one.pass_on("run-1", ["a"]) == set()
+    one.hold("run-1", ["sent"], still=["a", "b"])
+    assert [one.batch_of(key) for key in ("a", "b", "sent")] == ["run-1", None, "run-1"]
+    one.hold("run-1", ["sent"])
+    assert [one.batch_of(key) for key in ("a", "sent")] == [None, "run-1"]
+    one.close()
+
+
+def test_what_a_waiting_process_holds_does_not_run_out(tmp_path: Path) -> None:
+    time = FakeTime()
+    waiting, other = Leases(tmp_path, now=time), Leases(tmp_path, now=time)
+    waiting.hold("run-1", ["a"])
+    for _ in range(30):
+        time.now += HOLD_AGAIN_S + 1
+        waiting.renew()
+    assert not other.take("a")
+    waiting.close()
+    time.now += HOLD_S + 1
+    assert other.take("a")
+    other.close()
