@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from relabel.carry import TO_ASK, carry_run
 from relabel.errors import DataError, UsageError
-from relabel.run import open_run, read_manifest
+from relabel.evaluation.matching import asked
+from relabel.manifest import Counts
+from relabel.run import Run, open_run, read_manifest
 from relabel.sources.fetch import sha256_of
 from relabel.task import task_table
-from run_workshop import MakeRun, answered, one_sided_rubric
+from run_workshop import MakeRun, a_label, a_run, answered, one_sided_rubric
 
 A = "11-1011.00"
 YES = {"strict": True, "with-tools": True}
@@ -89,6 +92,57 @@ def test_a_task_with_some_of_its_labels_is_asked_again_and_filled_setting_by_set
         "strict": "exposed",
         "with-tools": "not-exposed",
     }
+
+
+def repeated(folder: Path, *tasks: str, samples: int = 3, first: int = 0, **changes: Any) -> Run:
+    """A run that asked the 2023 question several times."""
+    labels = [
+        a_label(task, "three-way", "E0", sample, code=A) for task in tasks for sample in range(first, first + samples)
+    ]
+    return a_run(folder, labels, rubric="eloundou", parameters={"samples": samples} | changes)
+
+
+def asked_of(folder: Path) -> tuple[int, int]:
+    """Tasks that a run was asked about, and those without a label, as the evaluation tells them."""
+    total, unanswered = asked(open_run(str(folder)))
+    return total, max(unanswered.values())
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_run_with_repeats_that_is_carried_whole_lacks_nothing(
+    lists: tuple[str, str], tmp_path: Path, first: int
+) -> None:
+    done = carry_run(repeated(tmp_path / "r", "1", "2", "3", first=first), lists[0], tmp_path / "carried", old=lists[0])
+    manifest = read_manifest(tmp_path / "carried")
+    assert (done.to_ask, done.samples, manifest.parameters["samples"]) == (0, 3, 3)
+    assert (manifest.status, manifest.counts) == ("complete", Counts(asked=9, from_store=9))
+    assert asked_of(tmp_path / "carried") == (3, 0)
+
+
+def test_a_task_that_lacks_some_labels_counts_once_among_the_tasks_asked(
+    make_run: MakeRun, lists: tuple[str, str], tmp_path: Path
+) -> None:
+    run = make_run({(A, "1"): {"strict": True}, (A, "2"): NO, (A, "3"): YES})
+    assert carry_run(run, lists[0], tmp_path / "carried", old=lists[0]).to_ask == 1
+    assert read_manifest(tmp_path / "carried").counts == Counts(asked=6, from_store=5, failed=1)
+    assert asked_of(tmp_path / "carried") == (3, 1)
+
+
+def test_repeats_are_filled_one_by_one_and_never_beyond_those_of_the_run(
+    lists: tuple[str, str], tmp_path: Path
+) -> None:
+    run = repeated(tmp_path / "r", "1", "2", samples=2)
+    fresh = repeated(tmp_path / "fresh", "1", "2", samples=4)
+    done = carry_run(run, lists[1], tmp_path / "carried", old=lists[0], fill=fresh)
+    assert (done.carried, done.filled, done.to_ask) == (2, 2, 1)
+    labels = open_run(str(tmp_path / "carried")).labels
+    assert sorted(zip(labels["task_id"], labels["sample"], strict=True)) == [("1", 0), ("1", 1), ("2", 0), ("2", 1)]
+    assert read_manifest(tmp_path / "carried").counts == Counts(asked=6, from_store=4, failed=2)
+
+
+def test_an_empty_run_cannot_be_carried(make_run: MakeRun, lists: tuple[str, str], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no labels to carry; finish it with the same `relabel run`"):
+        carry_run(make_run({}), lists[1], tmp_path / "carried", old=lists[0])
 
 
 def test_a_carried_run_is_never_written_over_another_run(

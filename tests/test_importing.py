@@ -63,6 +63,12 @@ def test_a_file_becomes_a_run_that_names_file_and_lines(write: Write, tmp_path: 
     assert len(match(run, load_gold("sample")).table) == 2
 
 
+def test_repeats_may_be_numbered_from_any_number(write: Write, tmp_path: Path) -> None:
+    lines = "".join(f"S001,{A},E0,{sample}\n" for sample in (1, 2, 3))
+    imported(write(f"{HEAD},sample\n{lines}"), tmp_path / "run")
+    assert open_run(str(tmp_path / "run")).manifest.parameters["samples"] == 3
+
+
 def test_codes_follow_from_ids_that_stand_for_one_task(write: Write, tmp_path: Path) -> None:
     imported(write("Task ID,label\nS001,E0\n"), tmp_path / "run", tasks=None)
     assert open_run(str(tmp_path / "run")).labels["onet_soc_code"].tolist() == [A]

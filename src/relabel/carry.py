@@ -47,6 +47,7 @@ class Carried:
         filled: Labels taken from the second run.
         to_ask: Tasks of the newer list that lack labels and are listed in `to-ask.csv`.
         tasks: Tasks of the newer list.
+        samples: Times that each question was asked, and is to be asked again.
     """
 
     folder: Path
@@ -55,6 +56,7 @@ class Carried:
     filled: int
     to_ask: int
     tasks: int
+    samples: int
 
 
 def carry_run(run: Run, to: str, out: Path, *, old: str | None = None, fill: Run | None = None) -> Carried:
@@ -68,7 +70,7 @@ def carry_run(run: Run, to: str, out: Path, *, old: str | None = None, fill: Run
         fill: A run under the same rubric whose labels fill what is not carried; it labelled tasks of the newer list.
 
     Returns:
-        What was carried. The run is `complete` when every task of the newer list has all labels.
+        What was carried. The run is `complete` when every task of the newer list has all labels: one a setting and repeat.
 
     Raises:
         UsageError: The two runs are not under one rubric, or the folder holds other things.
@@ -81,28 +83,33 @@ def carry_run(run: Run, to: str, out: Path, *, old: str | None = None, fill: Run
             f"{run.ref} and {fill.ref} were labelled under different rubrics; fill with a run under the rubric "
             f"{run.rubric.id} (sha256 {run.manifest.rubric_sha256[:12]})"
         )
+    if run.labels.empty:
+        raise DataError(f"the run {run.ref} has no labels to carry; finish it with the same `relabel run`")
     diff = diff_tasks(old or run.manifest.tasks, to)
     listed = task_table(to)
     kept = _on(run.labels, diff.rows("unchanged").rename(columns={f"{key}_new": key for key in _KEYS}))
     if kept.empty:
         raise DataError(f"no label of {run.ref} belongs to a task that is unchanged in {to}; name its list with --from")
+    settings, repeats = run.manifest.settings, _repeats(run)
     parts = [kept]
     if fill is not None:
-        fresh, answer = _on(fill.labels, listed), [*_KEYS, "setting"]
+        answer = [*_KEYS, "setting", "sample"]
+        fresh = _on(fill.labels, listed)
+        fresh = fresh[fresh["setting"].isin(settings) & fresh["sample"].isin(repeats)]
         done = pd.MultiIndex.from_frame(kept[answer])
         parts.append(fresh[~pd.MultiIndex.from_frame(fresh[answer]).isin(done)])
     labels = pd.concat(parts, ignore_index=True)
-    settings = sorted(set(run.labels["setting"]))
-    answered = labels.groupby(_KEYS)["setting"].nunique()
-    count = answered.reindex(pd.MultiIndex.from_frame(listed[_KEYS])).fillna(0).to_numpy()
-    missing = listed[count < len(settings)]
+    whole = len(settings) * len(repeats)
+    answered = labels.groupby(_KEYS).size().reindex(pd.MultiIndex.from_frame(listed[_KEYS]), fill_value=0)
+    missing = listed[answered.to_numpy() < whole]
     _require_own(out)
-    manifest = _manifest(run, fill, diff, to, len(labels), len(missing) * len(settings), settings)
+    counts = Counts(asked=len(listed) * whole, from_store=len(labels), failed=len(listed) * whole - len(labels))
+    manifest = _manifest(run, fill, diff, to, counts, len(repeats))
     with writing(out):
         write_run(out, manifest, list(_labels(labels)), [])
         with replacing(out / TO_ASK) as temporary:
             missing[list(TASK_COLUMNS)].to_csv(temporary, index=False, lineterminator="\n")
-    return Carried(out, diff, len(kept), len(labels) - len(kept), len(missing), len(listed))
+    return Carried(out, diff, len(kept), len(labels) - len(kept), len(missing), len(listed), len(repeats))
 
 
 def _require_own(out: Path) -> None:
@@ -117,6 +124,12 @@ def _on(labels: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame:
     return labels[pd.MultiIndex.from_frame(labels[_KEYS]).isin(wanted)]
 
 
+def _repeats(run: Run) -> set[int]:
+    """Numbers of the times that a run asked each question; labels of the last one may all be missing."""
+    seen, samples = set(run.labels["sample"]), int(run.manifest.parameters.get("samples") or 1)
+    return seen if len(seen) >= samples else seen | set(range(samples))
+
+
 def _labels(table: pd.DataFrame) -> Iterator[Label]:
     plain = table.reindex(columns=list(_LABEL_FIELDS)).astype(object)
     plain = plain.where(plain.notna(), None).assign(from_store=True)
@@ -124,16 +137,14 @@ def _labels(table: pd.DataFrame) -> Iterator[Label]:
         yield Label(*values)
 
 
-def _manifest(
-    run: Run, fill: Run | None, diff: TaskDiff, to: str, labels: int, lacking: int, settings: list[str]
-) -> Manifest:
+def _manifest(run: Run, fill: Run | None, diff: TaskDiff, to: str, counts: Counts, samples: int) -> Manifest:
     runs = [run] if fill is None else [run, fill]
     models = list(dict.fromkeys(r.manifest.model for r in runs))
     returned = [model for r in runs for model in (r.manifest.models_returned or (r.manifest.model,))]
     uses = [use for r in runs for use in r.manifest.sources]
     origin = " and ".join(dict.fromkeys(r.ref for r in runs))
     return Manifest(
-        status="incomplete" if lacking else "complete",
+        status="incomplete" if counts.failed else "complete",
         package_version=__version__,
         model=" and ".join(models),
         models_returned=tuple(dict.fromkeys(returned)),
@@ -144,13 +155,14 @@ def _manifest(
         schema_sha256=run.manifest.schema_sha256,
         sources=tuple(dict.fromkeys([*uses, *task_sources(to)])),
         tasks=to,
-        settings=tuple(settings),
+        settings=run.manifest.settings,
         parameters={
             "carried_from": [_origin(r) for r in runs],
             "old_tasks": diff.old,
             "changes": dict(diff.counts),
+            "samples": samples,
         },
-        counts=Counts(asked=labels + lacking, from_store=labels, failed=lacking),
+        counts=counts,
         note=f"labels of {origin}, carried from the task list {diff.old}; tasks that changed are asked again",
     )
 

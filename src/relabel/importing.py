@@ -165,7 +165,7 @@ def import_labels(
             "imported": True,
             "columns": reading.found,
             "map": dict(mapping),
-            "samples": 1 + max(label.sample for label in labels),
+            "samples": len({label.sample for label in labels}),
         },
         counts=Counts(asked=len(labels), fresh=len(labels)),
         note=f"labels made elsewhere, imported from {path.name}; the rubric shown is the one that they were read by",

@@ -72,7 +72,8 @@ def carry(
     typer.echo(f"{done.carried:,} labels carried{filled}; {done.to_ask:,} of {done.tasks:,} tasks are to be asked")
     typer.echo(f"written: {out}")
     if done.to_ask:
-        typer.echo(f"next: relabel run --tasks {out / TO_ASK} --out ASKED, then carry again with --fill ASKED")
+        repeats = f" --samples {done.samples}" if done.samples > 1 else ""
+        typer.echo(f"next: relabel run --tasks {out / TO_ASK}{repeats} --out ASKED, then carry again with --fill ASKED")
 
 
 def _show(found: TaskDiff, *, examples: bool = True) -> None:
