@@ -188,6 +188,31 @@ async def test_what_is_answered_while_a_batch_run_was_away_is_not_in_its_next_ba
         assert len(fake.made) == 6
 
 
+async def test_the_question_that_finds_out_the_form_is_not_asked_while_another_run_asks_it(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with provider(by_number) as online:
+        job = job_at(online.base_url, 2)
+        with Store(tmp_path / "elsewhere") as elsewhere:
+            await label_all(job, elsewhere, tmp_path / "first")
+            first = next(job.plan()).request
+            answer = elsewhere.get(first.key)
+        assert answer is not None
+        online.answered.clear()
+        other = Leases(store.folder)
+        assert other.take(first.key)
+
+        async def pause(leases: Leases) -> None:
+            del leases
+            store.put(first, answer)
+            other.close()
+
+        monkeypatch.setattr(Leases, "pause", pause)
+        assert (await label_all(job_at(online.base_url, 2, probe=True), store, tmp_path / "second")).complete
+        assert len(online.answered) == 3
+    assert store.stats().rejected == 0
+
+
 def test_a_lease_passes_to_a_batch_run_only_from_who_has_it(tmp_path: Path) -> None:
     time = FakeTime()
     one, other = Leases(tmp_path, now=time), Leases(tmp_path, now=time)

@@ -99,7 +99,7 @@ async def settle_form(
         progress: Counted up by what the question cost.
         bought: Gets the key of the question, when its answer was bought here.
         invalid: Gets the answer and what is wrong with it, when it is no label: the question is not asked anew.
-        leases: Keeps two processes from finding out the same.
+        leases: Keeps two processes from finding out the same, and from asking the same question.
         flies: See `Engine.ask`.
 
     Returns:
@@ -114,25 +114,33 @@ async def settle_form(
         for form in FORMS:
             candidate = replace(job, endpoint=job.endpoint.model_copy(update={"form": form}), probe=False)
             first = next(candidate.plan())
-            if leases.batch_of(first.request.key) is not None:  # a batch asks in this form, and it is not bought twice
+            key = first.request.key
+            while not leases.take(key):
+                if leases.batch_of(key) is not None:  # a batch asks in this form, and it is not bought twice
+                    return candidate
+                await leases.pause()
+            try:
+                if not (known := with_known_form(job, store)).probe:  # another run has asked just this
+                    return known
+                try:
+                    answer = await engine.ask(first.request, flies=flies)
+                except NoAnswerError as error:
+                    if error.status in _NO_SUCH_FORM:
+                        continue
+                    break
+                store.put_note(name, form)
+                ledger = Ledger(
+                    job.rubric, store, Progress(asked=1), api=job.endpoint.api, decide=job.decide, alone=candidate.alone
+                )
+                progress.bought(answer)
+                try:
+                    ledger.buy(first, answer)
+                    bought.add(key)
+                except InvalidAnswerError as error:
+                    invalid[key] = answer, error
                 return candidate
-            try:
-                answer = await engine.ask(first.request, flies=flies)
-            except NoAnswerError as error:
-                if error.status in _NO_SUCH_FORM:
-                    continue
-                break
-            store.put_note(name, form)
-            ledger = Ledger(
-                job.rubric, store, Progress(asked=1), api=job.endpoint.api, decide=job.decide, alone=candidate.alone
-            )
-            progress.bought(answer)
-            try:
-                ledger.buy(first, answer)
-                bought.add(first.request.key)
-            except InvalidAnswerError as error:
-                invalid[first.request.key] = answer, error
-            return candidate
+            finally:
+                leases.give_back(key)
         return replace(job, probe=False)  # the fault lies elsewhere, and the run will meet it
     finally:
         leases.give_back(name)
