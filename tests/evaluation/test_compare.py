@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import typer
-from sklearn.metrics import cohen_kappa_score
+from sklearn.metrics import accuracy_score, cohen_kappa_score
 from typer.testing import CliRunner
 
 from relabel.cli.compare import register
@@ -182,6 +182,32 @@ def test_several_runs_are_held_against_each_other_and_their_majority(make_run: M
     spreads = [task.spread for task in document.disputed]
     assert len(spreads) == int((said.nunique(axis=1) > 1).sum())
     assert all(a >= b for a, b in pairwise(spreads))
+
+
+def test_among_several_runs_too_each_task_counts_by_the_weight_of_the_gold(make_run: MakeRun, tmp_path: Path) -> None:
+    first = labels_of(1)
+    sides = [changed(first, seed) for seed in (11, 12, 13)]
+    runs = [make_run(side, name=f"r{n}", rubric="eloundou") for n, side in enumerate(sides)]
+    # The gold knows two of three tasks, and weighs those of one label heavily.
+    known = {key: said["three-way"] for n, (key, said) in enumerate(changed(first, 14).items()) if n % 3}
+    weight = [5.0 if code == "E1" else 0.5 for code in known.values()]
+    rows = [(task, code, said, by) for ((code, task), said), by in zip(known.items(), weight, strict=True)]
+    columns = ["task_id", "onet_soc_code", "code", "weight"]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "g.csv", index=False)
+    gold = read_gold_csv(tmp_path / "g.csv")
+    several = compare_several(runs, gold, draws=200).settings["three-way"]
+    truth = list(known.values())
+    said = pd.DataFrame({n: frame(side).loc[list(known)] for n, side in enumerate(sides)})
+    for n, standing in enumerate(several.runs):
+        assert standing.gold_accuracy == pytest.approx(accuracy_score(truth, said[n], sample_weight=weight))
+        assert standing.gold_kappa == pytest.approx(cohen_kappa_score(truth, said[n], sample_weight=weight))
+    two = compare(runs[0], runs[1], gold, draws=200).against_gold["three-way"].metrics["accuracy"]
+    assert (two.first, two.second) == pytest.approx([standing.gold_accuracy for standing in several.runs[:2]])
+    most = said.mode(axis=1)
+    voted = most[0].where(most.notna().sum(axis=1) == 1)
+    right = np.average(voted == truth, weights=weight)
+    assert several.majority.gold_accuracy == pytest.approx(right)
+    assert right != pytest.approx(float((voted == truth).mean()), abs=0.02)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import krippendorff
 import numpy as np
@@ -23,6 +24,18 @@ from relabel.rubric import Measure
 from relabel.run import Run
 
 Votes = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Gold:
+    """What the gold says of n tasks: place of its label on the scale, NaN where it has none, and the task's weight."""
+
+    places: npt.NDArray[np.float64]
+    weight: npt.NDArray[np.float64]
+
+    @property
+    def known(self) -> npt.NDArray[np.bool_]:
+        return np.isfinite(self.places)
 
 
 class _Part(BaseModel):
@@ -49,7 +62,8 @@ class Standing(_Part):
         prevalence: Share of each of its labels.
         with_others: Share of its labels that are the majority of the other runs; ties among these are left out.
         with_others_n: Tasks behind it.
-        gold_accuracy: Accuracy against the gold on tasks that all runs and the gold have a label for.
+        gold_accuracy: Accuracy against the gold on tasks that all runs and the gold have a label for, each counting by
+            the weight that the gold gives it.
         gold_kappa: Kappa on the same.
     """
 
@@ -67,7 +81,8 @@ class Majority(_Part):
         labels: Tasks by their majority label.
         tied: Tasks without one.
         unanimous: Share of tasks on which all runs agree.
-        gold_accuracy: Accuracy of the majority against the gold, tied tasks counting as wrong; same tasks as the runs'.
+        gold_accuracy: Accuracy of the majority against the gold, tied tasks counting as wrong; same tasks and weights as
+            the runs'.
     """
 
     labels: Mapping[str, int]
@@ -150,7 +165,7 @@ def compare_several(
     index = next(iter(raters.labels.values())).index
     drawn = occupation_draws(occupations_of(index).to_numpy(), draws, seed)
     settings: dict[SettingName, SettingPairs] = {
-        s: _setting(table, s, len(runs), drawn) for s, table in raters.labels.items()
+        s: _setting(table, s, len(runs), raters.weight, drawn) for s, table in raters.labels.items()
     }
     places = list(range(len(runs)))
     told: dict[Measure, pd.DataFrame] = {m: table[places].dropna() for m, table in raters.values.items()}
@@ -172,17 +187,18 @@ def compare_several(
     )
 
 
-def _setting(table: pd.DataFrame, setting: SettingName, raters: int, draws: Draws) -> SettingPairs:
+def _setting(
+    table: pd.DataFrame, setting: SettingName, raters: int, weight: npt.NDArray[np.float64], draws: Draws
+) -> SettingPairs:
     scale, places = SCALES[setting], list(range(raters))
     whole = table[places].notna().all(axis=1)
-    told, draws = table[whole], draws.of(whole.to_numpy())
+    told, weight, draws = table[whole], weight[whole.to_numpy()], draws.of(whole.to_numpy())
     # Labels by place on the scale, and votes by task and label.
     rank = {label: i for i, label in enumerate(scale)}
     ranks = np.stack([told[place].map(rank).to_numpy() for place in places], axis=1).astype(np.int64)
     votes = (ranks[:, :, None] == np.arange(len(scale))).sum(axis=1)
-    gold = np.full(len(told), np.nan)
-    if GOLD in told:
-        gold = np.asarray(told[GOLD].map(rank), dtype=np.float64)
+    judged = np.asarray(told[GOLD].map(rank) if GOLD in told else np.full(len(told), np.nan), dtype=np.float64)
+    gold = _Gold(judged, weight)
     pairs = [_pair(told, a, b, scale, draws) for a in places for b in places if a < b]
     several = len(told) > 0 and int((votes.sum(axis=0) > 0).sum()) > 1
     alpha = {
@@ -218,14 +234,14 @@ def _pair(told: pd.DataFrame, first: int, second: int, scale: Sequence[str], dra
     )
 
 
-def _standing(ranks: Votes, votes: Votes, place: int, gold: npt.NDArray[np.float64], scale: Sequence[str]) -> Standing:
+def _standing(ranks: Votes, votes: Votes, place: int, gold: _Gold, scale: Sequence[str]) -> Standing:
     own = ranks[:, place]
     others = votes - (own[:, None] == np.arange(len(scale)))
     label, tied = _most(others)
     shares = np.bincount(own, minlength=len(scale)) / max(len(own), 1)
-    judged = np.isfinite(gold)
+    at = gold.known
     counts = np.zeros((len(scale), len(scale)))
-    np.add.at(counts, (gold[judged].astype(int), own[judged]), 1)
+    np.add.at(counts, (gold.places[at].astype(int), own[at]), gold.weight[at])
     return Standing(
         prevalence={name: float(share) for name, share in zip(scale, shares, strict=True)},
         with_others=float((own == label)[~tied].mean()) if (~tied).any() else None,
@@ -235,14 +251,15 @@ def _standing(ranks: Votes, votes: Votes, place: int, gold: npt.NDArray[np.float
     )
 
 
-def _majority(votes: Votes, gold: npt.NDArray[np.float64], scale: Sequence[str]) -> Majority:
+def _majority(votes: Votes, gold: _Gold, scale: Sequence[str]) -> Majority:
     label, tied = _most(votes)
-    judged = np.isfinite(gold)
+    at = gold.known
+    right = (label == gold.places) & ~tied
     return Majority(
         labels={name: int(((label == i) & ~tied).sum()) for i, name in enumerate(scale)},
         tied=int(tied.sum()),
         unanimous=float(((votes > 0).sum(axis=1) == 1).mean()) if len(votes) else 0.0,
-        gold_accuracy=float(((label == gold) & ~tied)[judged].mean()) if judged.any() else None,
+        gold_accuracy=float(np.average(right[at], weights=gold.weight[at])) if at.any() else None,
     )
 
 
