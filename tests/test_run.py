@@ -11,7 +11,7 @@ import pytest
 
 from relabel.errors import DataError
 from relabel.files import replacing
-from relabel.run import measures_of, open_run, task_sources, write_run
+from relabel.run import LABELS, measures_of, open_run, task_sources, write_run
 from run_workshop import a_failure, a_label, a_run, one_sided_rubric
 
 
@@ -147,6 +147,46 @@ def test_a_damaged_folder_is_said_in_a_sentence(damage: Any, words: str, tmp_pat
     a_run(tmp_path, [a_label("a", "strict", "exposed")])
     damage(tmp_path)
     with pytest.raises(DataError, match=words):
+        open_run(str(tmp_path))
+
+
+def test_columns_that_a_table_of_labels_may_lack_are_read_as_missing(tmp_path: Path) -> None:
+    path, whole = tmp_path / "labels.parquet", a_run(tmp_path, [a_label("a", "strict", "exposed")]).labels
+    whole[list(LABELS.columns)].assign(note="of a colleague").to_parquet(path)
+    bare = open_run(str(tmp_path)).labels
+    assert list(bare) == list(whole)
+    assert bare[list(LABELS.columns)].equals(whole[list(LABELS.columns)])
+    assert bare.drop(columns=list(LABELS.columns)).isna().all(axis=None)
+    assert bare["probability"].dtype == "float64"
+    assert bare["rationale"].dtype == whole["rationale"].dtype
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"probability": "high"}, "its column probability holds no double"),
+        ({"attempts": 1.5}, "its column attempts holds no int32"),
+        ({"task_id": 1}, "series 'task_id' to have type"),
+        ({"label": None}, "its column label is empty in 1 of 1 rows"),
+        ({"sample": "first"}, "its column sample holds no int32"),
+        ({"sample": 0.5}, "its column sample holds no int32"),
+        ({"sample": None}, "its column sample is empty in 1 of 1 rows"),
+        ({"sample": -1}, "'sample' failed"),
+    ],
+)
+def test_a_column_of_the_wrong_kind_is_named(change: dict[str, Any], words: str, tmp_path: Path) -> None:
+    whole = a_run(tmp_path, [a_label("a", "strict", "exposed")]).labels
+    whole.assign(**change).to_parquet(tmp_path / "labels.parquet")
+    with pytest.raises(DataError, match=words) as said:
+        open_run(str(tmp_path))
+    assert "\n" not in str(said.value)
+
+
+@pytest.mark.parametrize("column", ["task_id", "onet_soc_code", "setting", "sample", "label", "request_key"])
+def test_a_table_of_labels_without_a_column_that_all_rests_on_is_refused(column: str, tmp_path: Path) -> None:
+    whole = a_run(tmp_path, [a_label("a", "strict", "exposed")]).labels
+    whole.drop(columns=column).to_parquet(tmp_path / "labels.parquet")
+    with pytest.raises(DataError, match=f"is no table of labels: column '{column}' not in dataframe"):
         open_run(str(tmp_path))
 
 

@@ -343,10 +343,37 @@ def _read(ref: str, folder: Path) -> Run:
         why = "is still running or was killed" if manifest.status == "running" else "lost its labels.parquet"
         raise DataError(f"the run {folder} {why}; start the same `relabel run` again, answers come from the store")
     try:
-        labels = pq.read_table(path).to_pandas()
+        table = pq.read_table(path)
     except (pyarrow_lib.ArrowException, OSError) as error:
         raise DataError(f"{path} is damaged ({error}); run the labelling again, answers come from the store") from error
-    return Run(ref, folder, manifest, _checked(labels, manifest.rubric, path))
+    return Run(ref, folder, manifest, _checked(_whole(table, path), manifest.rubric, path))
+
+
+def _whole(table: pyarrow_lib.Table, path: Path) -> pd.DataFrame:
+    """The columns of `Label`, of the types that `write_run` gives them; those that `LABELS` does not ask for may lack."""
+    columns: dict[str, pyarrow_lib.ChunkedArray | pyarrow_lib.Array] = {}
+    for field in _PARQUET:
+        name, asked = field.name, LABELS.columns.get(field.name)
+        if name not in table.column_names:
+            # A column that is asked for is missed by the schema, which says so.
+            columns |= {name: pyarrow_lib.nulls(len(table), field.type)} if asked is None else {}
+            continue
+        columns[name] = table[name]
+        if asked is not None and not asked.nullable and table[name].null_count:
+            raise DataError(
+                _no_table(path, f"its column {name} is empty in {table[name].null_count} of {len(table)} rows")
+            )
+        # Texts that all rests on are taken as they are: an id that became a number would match no task.
+        if asked is None or field.type != pyarrow_lib.string():
+            try:
+                columns[name] = table[name].cast(field.type)
+            except pyarrow_lib.ArrowException as error:
+                raise DataError(_no_table(path, f"its column {name} holds no {field.type} ({error})")) from error
+    return pyarrow_lib.table(columns).to_pandas()
+
+
+def _no_table(path: Path, why: str) -> str:
+    return f"{path} is no table of labels: {why}; mend the file or make the run again"
 
 
 def _failure(line: bytes, number: int, path: Path) -> Failure:
@@ -365,9 +392,7 @@ def _checked(labels: pd.DataFrame, rubric: Rubric, path: Path) -> pd.DataFrame:
     try:
         labels = LABELS.validate(labels)
     except pa.errors.SchemaError as error:
-        raise DataError(
-            f"{path} is no table of labels: {str(error).splitlines()[0]}; run the labelling again"
-        ) from error
+        raise DataError(_no_table(path, str(error).splitlines()[0].removesuffix(":"))) from error
     # What reads labels asks whether they are the ones it knows: all else would count as their opposite.
     known = labels["label"].isin(list(rubric.labels)) & labels["setting"].isin(list(rubric.settings))
     if not known.all():
