@@ -80,6 +80,8 @@ def test_the_users_own_prices_go_first() -> None:
         '[[price]]\nmodel = "x"\n',
         OWN.replace("input = 1.0", "input = -1.0"),
         OWN.replace("output = 2.0", 'output = "two"'),
+        OWN.replace("output = 2.0", "output = inf"),
+        OWN.replace("input = 1.0", "input = nan"),
         OWN + 'colour = "red"\n',
         "price = 5\n",
         "\x00",

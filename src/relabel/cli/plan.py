@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from relabel.cli.numbers import finite
+
 if TYPE_CHECKING:
     from relabel.labelling.job import Job
     from relabel.labelling.throughput import Outlook, Range
@@ -43,20 +45,29 @@ def plan(
     samples: Annotated[int, typer.Option(min=1, help="Times that each question is asked.")] = 1,
     pack: Annotated[int, typer.Option(min=1, max=100, help="Tasks in one request.")] = 1,
     engine: Annotated[PlanEngine, typer.Option(help="How requests are asked.")] = PlanEngine.online,
-    rpm: Annotated[float | None, typer.Option(min=0.001, help="Requests a minute that the provider grants.")] = None,
-    tpm: Annotated[float | None, typer.Option(min=1, help="Tokens a minute that the provider grants.")] = None,
+    rpm: Annotated[
+        float | None, typer.Option(min=0.001, callback=finite, help="Requests a minute that the provider grants.")
+    ] = None,
+    tpm: Annotated[
+        float | None, typer.Option(min=1, callback=finite, help="Tokens a minute that the provider grants.")
+    ] = None,
     concurrency: Annotated[
         int | None, typer.Option(min=1, max=4096, help="Requests in flight at once; needs --latency.")
     ] = None,
     latency: Annotated[
-        float | None, typer.Option(min=0.001, help="Seconds that one answer takes; with 512 in flight by default.")
+        float | None,
+        typer.Option(min=0.001, callback=finite, help="Seconds that one answer takes; with 512 in flight by default."),
     ] = None,
     tokens_per_second: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Answer tokens a second of one GPU, or one server, that is kept full."),
+        typer.Option(
+            min=0.001, callback=finite, help="Answer tokens a second of one GPU, or one server, that is kept full."
+        ),
     ] = None,
     gpus: Annotated[int | None, typer.Option(min=1, help="GPUs or servers. By default one a worker.")] = None,
-    gpu_price: Annotated[float | None, typer.Option(min=0, help="What a GPU costs an hour, in USD.")] = None,
+    gpu_price: Annotated[
+        float | None, typer.Option(min=0, callback=finite, help="What a GPU costs an hour, in USD.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, max=1024, help="With --engine ray: worker processes.")] = 1,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of one answer.")] = None,
     price: Annotated[

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from relabel.cli.numbers import finite
+
 if TYPE_CHECKING:
     from relabel.cli.edge import Pace
     from relabel.labelling.connection import Connection
@@ -137,18 +139,20 @@ def run(
         int | None,
         typer.Option(min=1, help="With --engine ray: cores that a worker reserves, and uses for a local model."),
     ] = None,
-    rpm: Annotated[float | None, typer.Option(min=0.001, help="Requests a minute at most.")] = None,
-    tpm: Annotated[float | None, typer.Option(min=1, help="Tokens a minute at most.")] = None,
+    rpm: Annotated[float | None, typer.Option(min=0.001, callback=finite, help="Requests a minute at most.")] = None,
+    tpm: Annotated[float | None, typer.Option(min=1, callback=finite, help="Tokens a minute at most.")] = None,
     timeout: Annotated[
         float | None,
         typer.Option(
             min=1,
             max=3600,
+            callback=finite,
             help="Seconds to wait for one answer before it is asked for again. By default 90; 900 for local models. What is given up may be charged: a model that thinks for long needs more.",
         ),
     ] = None,
     max_cost: Annotated[
-        float | None, typer.Option(min=0, help="Most that this run may cost, in USD; needs --max-tokens.")
+        float | None,
+        typer.Option(min=0, callback=finite, help="Most that this run may cost, in USD; needs --max-tokens."),
     ] = None,
     price: Annotated[
         str | None, typer.Option(help="The model's price as IN/OUT or IN/OUT/CACHED, in USD per million tokens.")
@@ -356,6 +360,7 @@ def _parameters(given: list[str]) -> dict[str, Any]:
     import json
 
     from relabel.errors import UsageError
+    from relabel.labelling.request import canonical_json
 
     found: dict[str, Any] = {}
     for item in given:
@@ -366,4 +371,12 @@ def _parameters(given: list[str]) -> dict[str, Any]:
             found[name] = json.loads(text)
         except ValueError:
             found[name] = text
+        except RecursionError:
+            raise UsageError(f"--param {name} is nested too deep to be sent; give a simpler value") from None
+        try:
+            canonical_json({name: found[name]})
+        except ValueError:  # what JSON has no word for: NaN, what is beyond all numbers, half a character
+            raise UsageError(
+                f"--param {item!r} cannot be sent as JSON; give a finite number, or text that is whole"
+            ) from None
     return found

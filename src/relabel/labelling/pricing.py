@@ -32,7 +32,7 @@ class Price(BaseModel):
         as_of: When they were last checked, as the source says; None where it does not say.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     input: float = Field(ge=0)
     cached: float = Field(ge=0)
@@ -60,7 +60,7 @@ FREE = Price(input=0, cached=0, output=0, source="runs on this machine")
 
 
 class _Override(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     model: str
     host: str | None = None

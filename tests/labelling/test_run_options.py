@@ -1,0 +1,63 @@
+"""Options of `run` and `plan` that cannot be meant are told in a sentence, before anything is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from relabel.cli.app import run_app
+
+RUN = ["run", "--model", "m", "--base-url", "http://127.0.0.1:9/v1", "--tasks", "sample", "--dry-run"]
+PLAN = ["plan", "--model", "m", "--tasks", "sample"]
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert run_app(words) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n"), err.startswith("relabel: ")) == ("", 1, True)
+    return err
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        [*RUN, "--max-tokens", "5", "--price", "1/2", "--max-cost"],
+        [*RUN, "--rpm"],
+        [*RUN, "--tpm"],
+        [*PLAN, "--rpm"],
+        [*PLAN, "--tpm"],
+        [*PLAN, "--latency"],
+        [*PLAN, "--tokens-per-second"],
+        [*PLAN, "--tokens-per-second", "2", "--gpu-price"],
+    ],
+)
+def test_a_limit_that_is_no_number_limits_nothing_and_is_refused(
+    words: list[str], value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert f"'{words[-1]}': {value} is no finite number" in refused([*words, value], capsys)
+
+
+def test_a_wait_that_is_no_number_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "nan is no finite number" in refused([*RUN, "--timeout", "nan"], capsys)
+
+
+@pytest.mark.parametrize("words", [RUN, PLAN])
+@pytest.mark.parametrize("price", ["nan/1", "1/nan", "1/inf", "1/2/nan", "-1/2"])
+def test_a_price_that_is_no_number_is_refused(words: list[str], price: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "is not IN/OUT or IN/OUT/CACHED" in refused([*words, "--price", price], capsys)
+
+
+@pytest.mark.parametrize("value", ["NaN", "1e999", "-Infinity", "[0, 1e999]", '{"a": NaN}', '"\\ud800"'])
+def test_a_parameter_that_json_cannot_carry_is_refused(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "cannot be sent as JSON" in refused([*RUN, "--param", f"temperature={value}"], capsys)
+
+
+def test_a_parameter_that_is_too_deep_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "nested too deep" in refused([*RUN, "--param", "x=" + "[" * 100_000], capsys)
