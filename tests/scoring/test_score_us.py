@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -148,3 +150,80 @@ def test_the_command_adds_us_figures_unless_told_not_to(tmp_path: Path) -> None:
             rows = {row["code"]: row for row in csv.DictReader(file)}
         assert ("employment_us" in rows["51-4111"]) is there
     assert run_app(["score", "eloundou-2023:gpt4", "--us"]) == 2
+
+
+@pytest.fixture
+def without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Leave sources out of the mirror, and say of one that it is fetched by hand, so that nothing asks the network."""
+
+    def leave_out(*sources: str, by_hand: str = "") -> None:
+        mirror = tmp_path / "mirror"
+        mirror.mkdir()
+        for folder in Path(os.environ["RELABEL_DATA_MIRROR"]).iterdir():
+            if folder.is_dir() and folder.name not in sources:
+                (mirror / folder.name).symlink_to(folder.resolve())
+        monkeypatch.setenv("RELABEL_DATA_MIRROR", str(mirror))
+        if by_hand:
+            about = "".join(f'{key} = "x"\n' for key in ("title", "publisher", "release", "licence", "citation"))
+            registry = tmp_path / "own.toml"
+            registry.write_text(
+                f'[[source]]\nid = "{by_hand}"\n{about}homepage = "https://example.org"\n'
+                '[[source.file]]\nname = "pay.xlsx"\nrole = "wages"\ndownload = "page"\nurl = "https://example.org/pay"\n'
+            )
+            monkeypatch.setenv("RELABEL_SOURCES", str(registry))
+
+    return leave_out
+
+
+BY_HAND = ("onet-taxonomy", "ons-soc2020", "ons-ashe-2024", "ons-ashe-2025-medians", "relabels-2026")
+
+
+@pytest.mark.mirror
+def test_scores_by_onet_code_and_job_families_need_no_file_that_is_fetched_by_hand(
+    without: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without(*BY_HAND)
+    out = tmp_path / "scores.csv"
+    assert run_app(["score", "eloundou-2023:gpt4", "--taxonomy", "onet-soc", "--out", str(out)]) == 0
+    assert "employment_us" in out.read_text(encoding="utf-8").partition("\n")[0]
+    assert run_app(["resilience", "eloundou-2023:gpt4"]) == 0
+    assert capsys.readouterr().err == ""
+    assert run_app(["score", "eloundou-2023:gpt4", "--taxonomy", "soc2018"]) == 3
+    assert "'2019_to_SOC_Crosswalk.xlsx' by hand from https://www.onetcenter.org" in capsys.readouterr().err
+
+
+@pytest.mark.mirror
+def test_without_a_file_of_the_bls_the_us_columns_are_left_out_and_said_so_unless_they_were_asked_for(
+    without: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without("bls-oews-2024", by_hand="bls-oews-2024")
+    out = tmp_path / "scores.csv"
+    words = ["score", "eloundou-2023:gpt4", "--taxonomy", "onet-soc", "--out", str(out)]
+    assert run_app(words) == 0
+    assert "employment_us" not in out.read_text(encoding="utf-8").partition("\n")[0]
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.startswith("scored without US columns: bls-oews-2024/pay.xlsx")
+    assert "https://example.org/pay" in said
+    assert run_app([*words, "--us"]) == 3
+    assert "bls-oews-2024/pay.xlsx" in capsys.readouterr().err
+    export = ["export", "eloundou-2023:gpt4", "--taxonomy", "onet-soc", "--draws", "0", "--out", str(tmp_path / "e")]
+    assert run_app(export) == 3
+    assert "or leave the pages of job families out with --no-families" in capsys.readouterr().err
+
+
+@pytest.mark.mirror
+def test_a_damaged_file_of_the_bls_is_an_error_even_where_nobody_asked_for_it(
+    without: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without("bls-oews-2024")
+    damaged = tmp_path / "mirror" / "bls-oews-2024" / "national_M2024_dl.xlsx"
+    damaged.parent.mkdir()
+    damaged.write_bytes(b"cut short")
+    assert run_app(["score", "eloundou-2023:gpt4", "--taxonomy", "onet-soc"]) == 3
+    assert "or leave the US figures out with --no-us" in capsys.readouterr().err
+
+
+@pytest.mark.mirror
+def test_both_crosswalks_name_the_same_codes_of_soc_2018() -> None:
+    # The figures take them from the one that can be fetched.
+    assert set(bls.read_soc2010_soc2018()["soc2018"]) == set(onet.read_onet_to_soc2018()["soc2018"])

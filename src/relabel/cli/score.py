@@ -56,7 +56,7 @@ def score(
         bool | None,
         typer.Option(
             "--us/--no-us",
-            help="Add US jobs, pay and projections (BLS); onet-soc and soc2018 only, where it is the default.",
+            help="Add US jobs, pay and projections (BLS); onet-soc and soc2018 only, where it is the default if the files are to be had.",
         ),
     ] = None,
     draws: Annotated[
@@ -90,7 +90,6 @@ def score(
     from relabel.run import open_run
     from relabel.scoring.files import json_bytes, require_suffix, table_json, write_table
     from relabel.scoring.table import score_table
-    from relabel.scoring.us import has_us_figures, with_us_figures
 
     if out is not None:
         require_suffix(out)
@@ -113,8 +112,7 @@ def score(
         tasks=tasks,
         pay=pay,
     )
-    if us or (us is None and has_us_figures(table)):
-        table = with_us_figures(table)
+    table = _with_us(table, us)
     if multiverse:
         from relabel.cli.universes import show_multiverse
 
@@ -136,6 +134,22 @@ def score(
     _show(table, found)
     if out is not None:
         typer.echo(f"written: {out}")
+
+
+def _with_us(table: ScoreTable, wanted: bool | None) -> ScoreTable:
+    """The table with US figures, where they are wanted; without, and said so, where nobody asked and a file lacks."""
+    from relabel.errors import NotAtHandError
+    from relabel.scoring.us import has_us_figures, with_us_figures
+
+    if wanted:
+        return with_us_figures(table)
+    if wanted is False or not has_us_figures(table):
+        return table
+    try:
+        return with_us_figures(table)
+    except NotAtHandError as error:
+        typer.echo(wrapped(f"scored without US columns: {error}"), err=True)
+        return table
 
 
 def _show(table: ScoreTable, found: Intervals | None) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 
 import pandas as pd
 
-from relabel.errors import DataError, IncompleteRunError
+from relabel.errors import DataError, IncompleteRunError, NotAtHandError
 from relabel.publishing.changes import changes_frame, describe_baseline
 from relabel.publishing.datapackage import (
     CHANGE_COLUMNS,
@@ -50,7 +50,7 @@ from relabel.scoring.options import SYSTEM_NAMES, Links, Method, Taxonomy, Unrat
 from relabel.scoring.table import ScoreTable, is_partial, score_table
 from relabel.scoring.uncertainty import DRAWS
 
-EXPORT_FORMAT = 4
+EXPORT_FORMAT = 5
 """Counts up when the layout of an export changes."""
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
@@ -145,7 +145,10 @@ def export_run(
             earlier = (baseline, scored_as(baseline))
         careers: list[FamilyPage] = []
         if families and not table.tasks.lower().endswith(".csv"):
-            careers = family_pages(table, run, epoch_run)
+            try:
+                careers = family_pages(table, run, epoch_run)
+            except NotAtHandError as error:
+                raise NotAtHandError(f"{error}; or leave the pages of job families out with --no-families") from error
         files, size = _build(building, run, bounded, earlier, careers)
     return Export(out, files, size, table)
 

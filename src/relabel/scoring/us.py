@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
-from relabel.errors import DataError, UsageError
+from relabel.errors import DataError, NotAtHandError, UsageError
 from relabel.scoring.options import SAMPLE, Taxonomy
 from relabel.scoring.pay import source_use
 from relabel.scoring.table import ScoreTable
-from relabel.sources import bls, onet
+from relabel.sources import bls
 
 TAXONOMIES: tuple[Taxonomy, ...] = ("onet-soc", "soc2018")
 """Taxonomies whose codes have a SOC 2018 code, and so figures of the BLS."""
@@ -92,8 +92,12 @@ the table that carry the same figures, 0 where there are none. A status says whe
 missing.
 """
 
-FILES = (*((release.source, "wages") for release in WAGE_RELEASES), (PROJECTIONS, "projections"))
-"""The files behind the figures, as pairs of source and role."""
+FILES = (
+    *((release.source, "wages") for release in WAGE_RELEASES),
+    (PROJECTIONS, "projections"),
+    ("bls-soc2010-soc2018", "crosswalk"),
+)
+"""The files behind the figures, as pairs of source and role; the last says which codes SOC 2018 has."""
 
 
 def us_figures(codes: Sequence[str]) -> pd.DataFrame:
@@ -110,7 +114,7 @@ def us_figures(codes: Sequence[str]) -> pd.DataFrame:
     """
     frame = pd.DataFrame({"code": list(codes)}, dtype="str")
     frame["soc2018"] = frame["code"].str[:7]
-    known = frozenset(onet.read_onet_to_soc2018()["soc2018"])
+    known = frozenset(bls.read_soc2010_soc2018()["soc2018"])
     for release in WAGE_RELEASES:
         frame = _joined(frame, _wages(release), known, f"OEWS ({release.period})", "wage", release.suffix)
     frame = _joined(frame, _projections(), known, "the BLS projections 2024-34", "projection", "")
@@ -127,7 +131,8 @@ def with_us_figures(table: ScoreTable) -> ScoreTable:
 
     Raises:
         UsageError: The taxonomy has no figures of the BLS, or the table is made from the invented sample.
-        DataError: A source file is not to be had or malformed.
+        NotAtHandError: A source file is not to be had.
+        DataError: A source file is damaged or malformed.
     """
     if table.taxonomy not in TAXONOMIES:
         raise UsageError(
@@ -137,6 +142,8 @@ def with_us_figures(table: ScoreTable) -> ScoreTable:
         raise UsageError("the sample's tasks are invented and say nothing about real US jobs; leave --us out")
     try:
         figures = us_figures([str(code) for code in table.frame["code"]])
+    except NotAtHandError:
+        raise
     except DataError as error:
         raise DataError(f"{error}; or leave the US figures out with --no-us") from error
     frame = table.frame.merge(figures, how="left", on="code", validate="1:1")

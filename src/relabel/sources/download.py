@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import pooch
 
-from relabel.errors import ChecksumError, DataError
+from relabel.errors import ChecksumError, DataError, NotAtHandError
 from relabel.settings import settings
 from relabel.sources.registry import Source, SourceFile
 
@@ -96,10 +96,11 @@ def download(source: Source, entry: SourceFile) -> Path:
 
     Raises:
         ChecksumError: The publisher sent another file.
-        DataError: The file is not to be had automatically, or the download failed.
+        NotAtHandError: The file is not to be had automatically, or the download failed.
+        DataError: What was sent is no archive, or lacks the file.
     """
     if entry.url is None or entry.download in ("page", "none"):
-        raise DataError(f"{source.id}/{entry.name} {_why_not(entry)}; {how_to_get(source, entry)}")
+        raise NotAtHandError(f"{source.id}/{entry.name} {_why_not(entry)}; {how_to_get(source, entry)}")
     folder = cached_path(source, entry).parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -110,7 +111,7 @@ def download(source: Source, entry: SourceFile) -> Path:
             else:
                 _unpack(source, entry, got)
     except OSError as error:
-        raise DataError(
+        raise NotAtHandError(
             f"{source.id}/{entry.name} could not be fetched from {entry.url} ({_reason(error)}); "
             f"try again or put it into a folder named by RELABEL_DATA_MIRROR"
         ) from error
