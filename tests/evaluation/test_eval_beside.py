@@ -46,6 +46,25 @@ def test_a_worked_example_in_the_gold_is_refused(coded_run: MakeRun, write_gold:
         briefly(coded_run("E0 E1"), gold)
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        "Count the stock (daily), and  e-mail it.",
+        "count the stock daily and email it",
+        "Count the stock daily—and	e-mail it…",
+    ],
+)
+def test_a_worked_example_is_found_however_it_is_punctuated(
+    make_run: MakeRun, write_gold: WriteGold, written: str
+) -> None:
+    rubric = load_rubric("eloundou")
+    example = rubric.examples[0].model_copy(update={"task": "Count the stock daily, and e-mail it."})
+    changed = Rubric.model_validate(rubric.model_dump() | {"examples": [example.model_dump()]})
+    run = make_run({("11-1011.00", "1"): {"three-way": "E0"}}, rubric=changed)
+    with pytest.raises(DataError, match="is a worked example of the rubric eloundou"):
+        briefly(run, read_gold_csv(write_gold(f'task_id,code,text\n1,E0,"{written}"\n')))
+
+
 def test_a_worked_example_is_found_by_its_id_where_the_gold_has_no_texts(make_run: MakeRun) -> None:
     shown = task_table("sample").iloc[3]
     rubric = load_rubric("eloundou")

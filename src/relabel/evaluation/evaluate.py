@@ -139,7 +139,7 @@ def refuse_worked_examples(run: Run, gold: Gold) -> None:
 
 
 def _plain(text: str) -> str:
-    return "".join(c if c.isalnum() else " " for c in text.casefold()).strip().replace("  ", " ")
+    return "".join(c for c in text.casefold() if c.isalnum())
 
 
 def _interval_method(drawn: Draws) -> IntervalMethod:
