@@ -207,7 +207,8 @@ def read_gold_csv(path: Path) -> Gold:
     columns = ["task_id", "onet_soc_code", *_LABEL_COLUMNS, *_DESIGN, "text"]
     table = pd.DataFrame(rows, columns=columns).astype({"task_id": "str", "onet_soc_code": "str"})
     if "weight" in header and (gaps := table["weight"].isna()).any():
-        line = file.rows[int(gaps.to_numpy().argmax())][0]
+        # Not of the file's rows: those that a reviewer has not filled in are left out of the table.
+        line = list(seen.values())[int(gaps.to_numpy().argmax())]
         raise DataError(f"{path} line {line} has no weight, other lines do; fill it, or remove the column")
     source = SourceUse(source="file", file=path.name, sha256=sha256_of(path))
     if _REVIEWER in header:
