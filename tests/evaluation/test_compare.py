@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -137,6 +138,28 @@ def test_only_common_tasks_count(make_run: MakeRun) -> None:
             make_run(first, name="c", rubric="eloundou"),
             make_run({("11-9999.00", "1"): {"three-way": "E0"}}, name="d", rubric="eloundou"),
         )
+
+
+def test_runs_without_a_common_task_are_told_why(make_run: MakeRun) -> None:
+    def run(name: str, task: str, **changes: Any) -> Run:
+        return make_run({("11-1011.00", task): {"three-way": "E0"}}, name=name, rubric="eloundou", **changes)
+
+    drawn = {"sample": 150, "seed": 1, "occupations": []}
+    first = run("a", "1", tasks="onet-30.2", parameters=drawn)
+    other_seed = run("b", "2", tasks="onet-30.2", parameters=drawn | {"seed": 0})
+    with pytest.raises(
+        DataError, match=r"though both are on onet-30\.2: their samples differ .*--seed 1; .*--seed 0\); "
+    ):
+        compare(first, other_seed)
+    in_part = run("c", "3", tasks="onet-30.2", parameters={"occupations": ["11-1011"]})
+    with pytest.raises(DataError, match=r"\(--sample 150 --seed 1; --occupation 11-1011\)"):
+        compare(first, in_part)
+    other_list = run("d", "4", tasks="eloundou-2023", parameters=drawn)
+    with pytest.raises(DataError, match=r"\(tasks onet-30\.2\) and .*\(tasks eloundou-2023\) share no task"):
+        compare(first, other_list)
+    same_draw = run("e", "5", tasks="onet-30.2", parameters=drawn)
+    with pytest.raises(DataError, match="they hold other tasks of it"):
+        compare(first, same_draw)
 
 
 def test_runs_of_both_rubrics_meet_in_what_they_share(make_run: MakeRun) -> None:

@@ -74,10 +74,7 @@ def side_by_side(runs: Sequence[Run], gold: Gold | None = None) -> Raters:
     for run, table in zip(runs[1:], tables[1:], strict=True):
         index = index.intersection(table.index, sort=False)
         if not len(index):
-            raise DataError(
-                f"{runs[0].ref} (tasks {runs[0].manifest.tasks}) and {run.ref} (tasks {run.manifest.tasks}) share no "
-                "task; compare runs on the same task list"
-            )
+            raise DataError(_no_common_task(runs[0], run))
     settings: list[SettingName] = [s for s in SCALES if all(s in run_settings(run) for run in runs)]
     if not settings:
         asked = "; ".join(f"{run.ref}: {', '.join(run_settings(run))}" for run in runs)
@@ -169,6 +166,33 @@ def _indexed(run: Run) -> pd.DataFrame:
     table = labelled(labels_of(run), f"the run {run.ref}").set_index(_KEYS)
     # Strict exposed already means E1, so that codes of half-answered tasks would all be E1.
     return table.assign(code=table["code"].where(table["strict"].notna() & table["with_tools"].notna()))
+
+
+def _no_common_task(first: Run, second: Run) -> str:
+    lists = [
+        (list_name(run), {u.sha256 for u in run.manifest.sources if u.source == TASK_FILE}) for run in (first, second)
+    ]
+    if lists[0] != lists[1]:
+        return (
+            f"{first.ref} (tasks {lists[0][0]}) and {second.ref} (tasks {lists[1][0]}) share no task; compare runs on the "
+            "same task list"
+        )
+    same = f"{first.ref} and {second.ref} share no task, though both are on {lists[0][0]}"
+    drawn = [_drawn(run) for run in (first, second)]
+    if drawn[0] == drawn[1]:
+        return f"{same}: they hold other tasks of it; compare runs of the same tasks"
+    return (
+        f"{same}: their samples differ ({drawn[0]}; {drawn[1]}); label both with the same --sample and --seed, and the same "
+        "--occupation if there is one"
+    )
+
+
+def _drawn(run: Run) -> str:
+    """The options that say which tasks of its list a run asked about."""
+    said = run.manifest.parameters
+    parts = [f"--occupation {code}" for code in said.get("occupations") or ()]
+    parts += [f"--sample {said['sample']} --seed {said.get('seed') or 0}"] if said.get("sample") else []
+    return " ".join(parts) or "the whole list"
 
 
 def _gold_side(run: Run, gold: Gold) -> pd.DataFrame:
