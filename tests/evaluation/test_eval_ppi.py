@@ -25,34 +25,101 @@ def drawn(seed: int, n: int = 150, m: int = 1200) -> tuple[np.ndarray, np.ndarra
     return truth[:n].astype(float), said[:n], said[n:]
 
 
-@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("seed", range(5))
-def test_estimates_are_those_of_the_library(seed: int, weighted: bool) -> None:
+def test_estimates_from_equal_chances_are_those_of_the_library(seed: int) -> None:
+    """The library is given the tasks without a gold label, we all tasks of the run: the estimate is the same."""
     gold, predicted, rest = drawn(seed)
-    weight = np.random.default_rng(seed).uniform(0.5, 2, len(gold)) if weighted else None
-    found = powered_mean(gold, predicted, rest, weight=weight)
-    assert found.mean == pytest.approx(np.squeeze(ppi_mean_pointestimate(gold, predicted, rest, w=weight)), abs=1e-12)
+    everything = np.concatenate([predicted, rest])
+    found = powered_mean(gold, predicted, everything)
+    assert 0 < found.power < 1
+    assert found.mean == pytest.approx(np.squeeze(ppi_mean_pointestimate(gold, predicted, rest)), abs=1e-12)
     assert found.variance is not None
-    if not weighted:
-        low, high = (float(np.squeeze(x)) for x in ppi_mean_ci(gold, predicted, rest, alpha=0.05))
-        # The library divides by n, we by n - 1.
-        assert 2 * 1.96 * found.variance**0.5 == pytest.approx(high - low, rel=0.01)
-        return
+    # The library's interval is for the endlessly many from which all tasks, too, were drawn; ours for these tasks. The
+    # variance between the two is that of a mean of all tasks. The library divides by n, we by n - 1.
+    low, high = (float(np.squeeze(x)) for x in ppi_mean_ci(gold, predicted, rest, alpha=0.05))
+    beyond = gold.var() / len(everything)
+    assert 2 * 1.96 * (found.variance + beyond) ** 0.5 == pytest.approx(high - low, rel=0.01)
+    assert 2 * 1.96 * found.variance**0.5 < 0.98 * (high - low)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_estimates_from_unlike_chances_are_those_of_the_library_given_all_tasks(seed: int) -> None:
+    """The rest of the tasks is no fair sample of them all, so the library, too, must be given them all."""
+    gold, predicted, rest = drawn(seed, m=20_000)
+    weight = np.random.default_rng(seed).uniform(0.5, 2, len(gold))
+    everything = np.concatenate([predicted, rest])
+    found = powered_mean(gold, predicted, everything, weight=weight)
+    theirs = ppi_mean_pointestimate(gold, predicted, everything, w=weight, lam=found.power)
+    assert found.mean == pytest.approx(np.squeeze(theirs), abs=1e-12)
     # The library's interval leaves out that unlike weights widen it; a jackknife does not.
-    assert weight is not None
-    power = found.power
-    error = gold - power * predicted
+    error = gold - found.power * predicted
     without = [np.average(np.delete(error, i), weights=np.delete(weight, i)) for i in range(len(gold))]
-    jackknife = (len(gold) - 1) * np.var(without) + power**2 * rest.var() / len(rest)
-    assert found.variance == pytest.approx(jackknife, rel=0.03)
+    assert found.variance == pytest.approx((len(gold) - 1) * np.var(without), rel=0.03)
+
+
+@pytest.mark.parametrize(("in_doubtful", "in_rest"), [(80, 80), (30, 200)])
+def test_a_gold_drawn_with_unlike_chances_is_right_on_average_and_its_interval_covers(
+    in_doubtful: int, in_rest: int
+) -> None:
+    """A tenth of the tasks is doubtful, mostly exposed, and much likelier to be drawn than the others."""
+    rng = np.random.default_rng(7)
+    size = (100, 900)
+    truth = np.concatenate([rng.random(100) < 0.8, rng.random(900) < 0.1]).astype(float)
+    said = np.where(rng.random(1000) < 0.9, truth, 1 - truth)
+    taken = (in_doubtful, in_rest)
+    weight = np.repeat([of / n for of, n in zip(size, taken, strict=True)], taken)
+    strata = np.repeat(["doubtful", "rest"], taken)
+    estimates, gold_alone, covered = [], [], 0
+    for _ in range(400):
+        at = np.concatenate(
+            [rng.choice(100, in_doubtful, replace=False), 100 + rng.choice(900, in_rest, replace=False)]
+        )
+        found = powered_mean(truth[at], said[at], said, weight=weight, strata=strata)
+        estimates.append(found.mean)
+        gold_alone.append(np.average(truth[at], weights=weight))
+        low, high = found.bounds() or (1, 0)
+        covered += low <= truth.mean() <= high
+    # The mean of 400 estimates has an error of a twentieth of the spread of one.
+    assert abs(np.mean(estimates) - truth.mean()) < 0.2 * np.std(estimates)
+    assert np.std(estimates) < np.std(gold_alone)
+    assert 0.92 <= covered / 400 <= 0.985
+
+
+def test_a_gold_of_nearly_all_tasks_leaves_nearly_no_error() -> None:
+    gold, predicted, rest = drawn(2, n=1000, m=20)
+    few = powered_mean(gold[:50], predicted[:50], np.concatenate([predicted, rest]))
+    most = powered_mean(gold, predicted, np.concatenate([predicted, rest]))
+    assert few.variance is not None
+    assert most.variance is not None
+    # 20 times the labels, and but a fiftieth of the tasks left to chance.
+    assert most.variance < few.variance / 20 / 20
+
+
+def test_a_stratum_taken_whole_adds_no_error() -> None:
+    gold, predicted, rest = drawn(3)
+    strata = np.repeat(["whole", "drawn"], [50, 100])
+    weight = np.repeat([1.0, 13.0], [50, 100])  # 50 of 50, and 100 of 1,300
+    everything = np.concatenate([predicted, rest])
+    found = powered_mean(gold, predicted, everything, weight=weight, strata=strata, power=0.5)
+    error = gold - 0.5 * predicted
+    by_hand = (1300 / 1350) ** 2 * (1 - 100 / 1300) * np.var(error[50:], ddof=1) / 100
+    assert found.variance == pytest.approx(by_hand, rel=1e-9)
+    assert found.clusters == 100
+
+
+def test_labels_without_any_spread_are_no_certainty() -> None:
+    said = np.zeros(500)
+    found = powered_mean(np.zeros(30), said[:30], said)
+    assert (found.mean, found.bounds()) == (0, None)
 
 
 def test_no_power_leaves_the_gold_s_mean_and_a_useless_run_gets_none() -> None:
     gold, predicted, rest = drawn(1)
-    assert powered_mean(gold, predicted, rest, power=0).mean == pytest.approx(gold.mean())
+    everything = np.concatenate([predicted, rest])
+    assert powered_mean(gold, predicted, everything, power=0).mean == pytest.approx(gold.mean())
     noise = np.random.default_rng(9).permutation(predicted)
-    assert powered_mean(gold, noise, rest).power < 0.15
-    assert powered_mean(gold, np.zeros(len(gold)), np.zeros(len(rest))).power == 0
+    assert powered_mean(gold, noise, everything).power < 0.15
+    assert powered_mean(gold, np.zeros(len(gold)), np.zeros(len(everything))).power == 0
 
 
 def test_intervals_cover_though_the_naive_mean_is_wrong() -> None:
@@ -72,16 +139,14 @@ def test_intervals_cover_though_the_naive_mean_is_wrong() -> None:
         found = powered_mean(
             truth[pick].ravel().astype(float),
             said[pick].ravel().astype(float),
-            said[~pick].ravel().astype(float),
+            said.ravel().astype(float),
             clusters=names[pick].ravel(),
-            unlabelled_clusters=names[~pick].ravel(),
         )
         low, high = found.bounds() or (1, 0)
         covered += low <= target <= high
         widths.append(high - low)
         alone.append(truth[pick].mean())
-    # Draws without replacement vary a little less than the interval allows for.
-    assert 0.92 <= covered / 300 <= 0.995
+    assert 0.92 <= covered / 300 <= 0.985
     assert np.mean(widths) < 4 * np.std(alone) * 1.1
 
 
@@ -114,6 +179,26 @@ def test_only_people_s_labels_put_a_run_right(make_run: MakeRun, write_gold: Wri
     few = found.measures["alpha"][1]
     assert few.ppi is None
     assert "fewer than 20" in str(few.note)
+
+
+def test_weights_of_a_gold_do_not_skew_what_is_taken_from_the_run(make_run: MakeRun, write_gold: WriteGold) -> None:
+    """The gold holds most tasks that the run calls exposed, and few others: what it leaves over is hardly exposed."""
+    said = ["E1" if i < 60 else "E0" for i in range(240)]
+    answers = {(f"{11 + i % 13 * 2}-1011.00", str(i)): {"three-way": code} for i, code in enumerate(said)}
+    run = make_run(answers, rubric="eloundou")
+    lines = [f"{i},{'E0' if i % 5 == 0 else 'E1'},1.2" for i in range(50)]
+    lines += [f"{i},{'E1' if i % 20 == 0 else 'E0'},4.5" for i in range(60, 100)]
+    gold = read_gold_csv(write_gold("\n".join(["id,label,weight", *lines])))
+    matched = match(run, gold)
+    found = debiased(run, gold, matched.table, matched.settings)
+    assert found is not None
+    whole = found.measures["alpha"][0]
+    # Four in five of the 60 tasks, and one in twenty of the 180: the gold says so by its weights, and the run adds
+    # nothing to it but 60 of 240, which the gold's weights know too.
+    assert whole.gold == pytest.approx((0.8 * 60 + 0.05 * 180) / 240)
+    assert whole.ppi == pytest.approx((0.8 * 60 + 0.05 * 180) / 240)
+    assert whole.ci95["naive"] is None
+    assert "chances of one over their weights" in found.note
 
 
 @pytest.mark.mirror

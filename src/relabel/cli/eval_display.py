@@ -111,11 +111,11 @@ def show_estimates(document: EvalDocument, console: Console) -> None:
     if not rows:
         return
     console.print(Text("Mean exposure of all tasks of the run", style="bold"))
-    table = table_of("measure", "gold n", "run n", "naive", "95 %", "gold alone", "95 %", "PPI++", "95 %")
+    table = table_of("measure", "gold n", "run n", "naive", "gold alone", "95 %", "PPI++", "95 %")
     for measure, of in rows:
-        shown = [(of.naive, "naive"), (of.gold, "gold"), (of.ppi, "ppi")]
+        shown = [(of.gold, "gold"), (of.ppi, "ppi")]
         cells = [text for value, name in shown for text in (figure(value), bounds(of.ci95.get(name)))]
-        table.add_row(measure, f"{of.n_gold:,}", f"{of.n_run:,}", *cells)
+        table.add_row(measure, f"{of.n_gold:,}", f"{of.n_run:,}", figure(of.naive), *cells)
     console.print(table)
     _print(document.debiased.note, console)
 

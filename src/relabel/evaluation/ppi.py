@@ -1,8 +1,11 @@
 """Mean exposure with the run's errors taken out: prediction-powered inference, power-tuned (PPI++).
 
-A run labels many tasks and errs; people label few and are taken as right. The run's mean over the tasks that no one else
-labelled, plus the mean error where both did, is right on average whatever the run's errors are, and closer than the few
-labels alone as far as the run agrees with them.
+A run labels all N tasks and errs; people label some of them and are taken as right. What is sought is the mean that people's
+labels would give over these very N tasks. It is estimated by the run's mean over all of them, plus its mean error where both
+labelled: the difference estimator of survey sampling, which is what PPI is for a population that is known task by task.
+
+This is right on average, whatever the run's errors are, where each task could have come into the gold and its chance is known:
+the same for all, or one over its weight. It says nothing of the run as a whole for a gold that was picked on purpose.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ FEWEST_LABELS = 20
 """Fewer gold labels in a group are not extrapolated from."""
 
 _KEYS = ["onet_soc_code", "task_id"]
+_NO_SPREAD = 1e-20
+"""Variance that is rounding alone."""
 
 
 @dataclass(frozen=True)
@@ -37,74 +42,146 @@ class Powered:
     Attributes:
         mean: The estimate.
         power: Lambda, from 0 (the gold alone) to 1 (the run at full weight).
-        variance: Its variance; None for fewer than two clusters.
+        variance: Its variance, by which the gold drawn is not the only one that could have been; None for fewer than two
+            clusters.
         clusters: Clusters that the variance rests on.
+        degrees: Its degrees of freedom: clusters less strata, or fewer where a handful of them make up most of it.
     """
 
     mean: float
     power: float
     variance: float | None
     clusters: int
+    degrees: float
 
     def bounds(self, level: float = 0.95) -> Bounds | None:
-        """Interval by Student's t; None for fewer than `FEWEST_OCCUPATIONS` clusters."""
-        if self.variance is None or self.clusters < FEWEST_OCCUPATIONS:
+        """Interval by Student's t.
+
+        None for fewer than `FEWEST_OCCUPATIONS` clusters, or where gold and run differ by the same throughout: that shows
+        no spread, which is not the same as certainty.
+        """
+        if self.variance is None or self.variance <= _NO_SPREAD or self.clusters < FEWEST_OCCUPATIONS:
             return None
-        reach = float(stats.t.ppf((1 + level) / 2, self.clusters - 1)) * math.sqrt(self.variance)
+        reach = float(stats.t.ppf((1 + level) / 2, max(self.degrees, 1))) * math.sqrt(self.variance)
         return self.mean - reach, self.mean + reach
 
 
 def powered_mean(
     gold: Array,
     predicted: Array,
-    unlabelled: Array,
+    everything: Array,
     *,
     weight: Array | None = None,
     clusters: npt.ArrayLike | None = None,
-    unlabelled_clusters: npt.ArrayLike | None = None,
     strata: npt.ArrayLike | None = None,
     power: float | None = None,
 ) -> Powered:
-    """Estimate a mean from few gold values and many predictions.
+    """Estimate the mean of all units from few gold values and predictions for all of them.
 
     Args:
         gold: Gold values, shape (n,), n at least 2.
         predicted: Predictions for the same units, shape (n,).
-        unlabelled: Predictions for units without a gold value, shape (m,), m at least 1.
-        weight: Weight of each gold unit, shape (n,); by default all weigh the same.
-        clusters: Cluster of each gold unit, shape (n,); by default each is its own.
-        unlabelled_clusters: Cluster of each other unit, shape (m,), of the same names.
+        everything: Predictions for all units, those with a gold value among them, shape (N,).
+        weight: Weight of each gold unit, shape (n,): one over its chance to be drawn, in any scale; by default all chances
+            are the same.
+        clusters: Cluster of each gold unit, shape (n,), whose errors may go together; by default each is its own.
         strata: Stratum of each gold unit, shape (n,): where units were drawn by stratum, differences between strata are no
             sampling error.
         power: Lambda; by default the one of least variance, as in PPI++, kept within 0 and 1.
 
     Returns:
-        The estimate.
+        The estimate. With equal chances it is that of the library ppi-python, which is given the other N - n predictions
+        and whose lambda is smaller by the factor (N - n) / N. The library's variance is larger by the variance of gold
+        values over N, for it takes the N units themselves as drawn from endlessly many; here they are all there are.
 
-    Source: Angelopoulos, Duchi and Zrnic 2023, arXiv:2311.01453, section 6; variance by sums over clusters with the factor
-    G / (G - 1) for G clusters.
+    Source: Angelopoulos, Duchi and Zrnic 2023, arXiv:2311.01453, section 6; Särndal, Swensson and Wretman 1992, Model Assisted
+    Survey Sampling, sections 6.3 (difference estimator) and 5.7 (weights scaled to N); variance by sums over clusters with
+    the factor G / (G - 1) for the G clusters of a stratum, its degrees of freedom after Satterthwaite 1946 (doi:10.2307/3002019)
+    from the clusters' own fourth moments.
     """
-    n, m = len(gold), len(unlabelled)
+    n = len(gold)
     w = np.ones(n) if weight is None else even(np.asarray(weight, dtype=np.float64))
+    chance = np.minimum(n / (len(everything) * w), 1)
+    # What a unit's error moves the estimate by; a unit that was sure to be drawn leaves nothing to chance.
+    pull = w * np.sqrt(1 - chance) / n
+    design = _Design.of(w, pull, clusters, strata)
     if power is None:
-        # Centred on the estimate at full power, as weights would otherwise add a spread of their own.
-        centre = unlabelled.mean() + np.average(gold - predicted, weights=w)
-        told, guessed = w * (gold - centre), w * (predicted - centre)
-        together = float(np.mean((told - told.mean()) * (guessed - guessed.mean())))
-        spread = float(np.var(np.concatenate([guessed, unlabelled - centre]), ddof=1))
-        power = float(np.clip(together / ((1 + n / m) * spread), 0, 1)) if spread > 0 else 0.0
+        power = _least_variance(gold, predicted, everything, w, pull, design)
     error = gold - power * predicted
-    mean = float(power * unlabelled.mean() + np.average(error, weights=w))
-    names, place = _clusters(clusters, unlabelled_clusters, n, m)
-    middle = np.full(n, np.average(error, weights=w))
-    if strata is not None:
-        groups = np.unique(np.asarray(strata, dtype=str), return_inverse=True)[1]
-        middle = (np.bincount(groups, weights=w * error) / np.bincount(groups, weights=w))[groups]
-    pull = np.concatenate([w * (error - middle) / n, power * (unlabelled - unlabelled.mean()) / m])
-    summed = np.bincount(place, weights=pull, minlength=names)
-    variance = float((summed**2).sum() * names / (names - 1)) if names > 1 else None
-    labelled_clusters = len(np.unique(place[:n]))
-    return Powered(mean, power, variance, labelled_clusters)
+    mean = float(power * everything.mean() + np.average(error, weights=w))
+    squares = design.squares(pull, error)
+    if len(squares) < 2:
+        return Powered(mean, power, None, len(squares), 0)
+    variance, spread = float(squares.sum()), float(((squares - squares.mean()) ** 2).sum())
+    # Of rare errors a sample holds a few or none, so that the variance itself is known poorly; t allows for it.
+    degrees = min(design.degrees, 2 * variance**2 / spread) if spread > 0 else design.degrees
+    return Powered(mean, power, variance, len(squares), degrees)
+
+
+@dataclass(frozen=True)
+class _Design:
+    """How the gold was drawn, as far as the variance goes.
+
+    Attributes:
+        weight: Weight of each unit, shape (n,).
+        place: Index of each unit's cluster, shape (n,).
+        stratum: Index of each unit's stratum, shape (n,).
+        lone: Whether the unit's stratum has one cluster only, and so no spread of its own, shape (n,).
+        growth: G / (G - 1) for the G clusters of each unit's stratum, shape (n,).
+        chancy: Whether it was left to chance that the unit was drawn, shape (n,).
+    """
+
+    weight: Array
+    place: npt.NDArray[np.intp]
+    stratum: npt.NDArray[np.intp]
+    lone: npt.NDArray[np.bool_]
+    growth: Array
+    chancy: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, weight: Array, pull: Array, clusters: npt.ArrayLike | None, strata: npt.ArrayLike | None) -> _Design:
+        n = len(weight)
+        place = np.arange(n) if clusters is None else _places(clusters)
+        stratum = np.zeros(n, dtype=np.intp) if strata is None else _places(strata)
+        each = np.unique(np.stack([stratum, place]), axis=1)
+        within = np.bincount(each[0])[stratum]
+        lone = (within < 2) & (strata is not None)
+        size = np.where(lone, len(np.unique(place)), within)
+        return cls(weight, place, stratum, lone, size / np.maximum(size - 1.0, 1.0), pull > 0)
+
+    @property
+    def degrees(self) -> int:
+        """Clusters left to chance less their strata; lone clusters are one stratum together."""
+        clusters = len(np.unique(self.place[self.chancy]))
+        strata = len(np.unique(self.stratum[self.chancy & ~self.lone])) + bool((self.chancy & self.lone).any())
+        return clusters - strata
+
+    def centred(self, values: Array) -> Array:
+        """Values less the mean of their stratum; of a lone cluster, less that of all."""
+        by_stratum = np.bincount(self.stratum, weights=self.weight * values)
+        middle = (by_stratum / np.bincount(self.stratum, weights=self.weight))[self.stratum]
+        return values - np.where(self.lone, np.average(values, weights=self.weight), middle)
+
+    def squares(self, pull: Array, error: Array) -> Array:
+        """What each cluster left to chance adds to the variance, shape (clusters,)."""
+        summed = np.bincount(self.place, weights=pull * np.sqrt(self.growth) * self.centred(error))
+        return np.square(summed[np.unique(self.place[self.chancy])], dtype=np.float64)
+
+
+def _places(names: npt.ArrayLike) -> npt.NDArray[np.intp]:
+    return np.unique(np.asarray(names, dtype=str), return_inverse=True)[1]
+
+
+def _least_variance(gold: Array, predicted: Array, everything: Array, w: Array, pull: Array, design: _Design) -> float:
+    """Lambda: the slope of gold on predictions, each unit counting as it does in the variance."""
+    told, guessed = design.centred(gold), design.centred(predicted)
+    own, known = float((pull**2 * guessed**2).sum()), float(np.var(everything, ddof=1))
+    if own <= 0 or known <= 0:
+        return 0.0
+    slope = float((pull**2 * told * guessed).sum()) / own
+    # The spread of the predictions need not be guessed from the gold's: it is known. This is PPI++'s own lambda.
+    seen = float(np.average((predicted - np.average(predicted, weights=w)) ** 2, weights=w))
+    return float(np.clip(slope * seen / known, 0, 1))
 
 
 def debiased(run: Run, gold: Gold, matched: pd.DataFrame, settings: tuple[SettingName, ...]) -> Debiased | None:
@@ -139,81 +216,60 @@ def debiased(run: Run, gold: Gold, matched: pd.DataFrame, settings: tuple[Settin
         found[measure] = tuple(_estimate(g, title, part, measure) for g, title, part in groups)
     if not found:
         return None
-    weights = "weighted by the gold's weights" if gold.weighted else "taken as drawn with equal chances"
+    chances = "with chances of one over their weights" if gold.weighted else "with equal chances"
     note = (
-        f"The gold's tasks are {weights} from all tasks of the run; errors are clustered by occupation. "
-        "Each task weighs the same in a mean."
+        f"The gold's tasks are taken as drawn {chances} from all tasks of the run, and the means are those of these very "
+        "tasks, each weighing the same; errors are clustered by occupation. The naive mean is counted, not estimated: its "
+        "error is the run's."
     )
     return Debiased(measures=found, note=note)
 
 
 def _estimate(group: str, title: str, rows: pd.DataFrame, measure: Measure) -> Estimate:
     labelled = rows[rows[f"{measure}_gold"].notna()]
-    rest = rows[rows[f"{measure}_gold"].isna()]
     everything = rows[measure].to_numpy(dtype=np.float64)
-    naive = _plain(everything, np.ones(len(rows)), rows["onet_soc_code"])
     estimate = Estimate(
         group=group,
         title=title,
         n_gold=len(labelled),
         n_run=len(rows),
-        naive=naive.mean,
+        naive=float(everything.mean()),
         gold=None,
         ppi=None,
         power=None,
-        ci95={"naive": naive.bounds()},
+        # The run's own mean is counted, not estimated: it has an error, but none of sampling.
+        ci95={"naive": None},
     )
     if len(labelled) < FEWEST_LABELS:
         return estimate.model_copy(update={"note": f"fewer than {FEWEST_LABELS} tasks of the group have a gold label"})
     gold = labelled[f"{measure}_gold"].to_numpy(dtype=np.float64)
-    weight = labelled["weight"].to_numpy(dtype=np.float64)
-    alone = _plain(gold, weight, labelled["onet_soc_code"])
+    if len(labelled) == len(rows):
+        note = "the gold holds every task of the run: its mean is the answer"
+        none: Mapping[str, Bounds | None] = {"naive": None, "gold": None, "ppi": None}
+        return estimate.model_copy(update={"gold": float(gold.mean()), "ci95": none, "note": note})
+    strata = labelled["stratum"]
+    alone, powered = (
+        powered_mean(
+            gold,
+            labelled[measure].to_numpy(dtype=np.float64),
+            everything,
+            weight=labelled["weight"].to_numpy(dtype=np.float64),
+            clusters=labelled["onet_soc_code"].to_numpy(),
+            strata=strata.to_numpy(dtype=object) if strata.notna().all() else None,
+            power=power,
+        )
+        for power in (0.0, None)
+    )
     found: dict[str, float | Mapping[str, Bounds | None] | str | None] = {
         "gold": alone.mean,
-        "ci95": {"naive": naive.bounds(), "gold": alone.bounds(), "ppi": None},
-    }
-    if rest.empty:
-        return estimate.model_copy(
-            update=found | {"note": "the gold holds every task of the run: its mean is the answer"}
-        )
-    strata = labelled["stratum"]
-    powered = powered_mean(
-        gold,
-        labelled[measure].to_numpy(dtype=np.float64),
-        rest[measure].to_numpy(dtype=np.float64),
-        weight=weight,
-        clusters=labelled["onet_soc_code"].to_numpy(),
-        unlabelled_clusters=rest["onet_soc_code"].to_numpy(),
-        strata=strata.to_numpy(dtype=object) if strata.notna().all() else None,
-    )
-    found |= {
         "ppi": powered.mean,
         "power": powered.power,
-        "ci95": {"naive": naive.bounds(), "gold": alone.bounds(), "ppi": powered.bounds()},
+        "ci95": {"naive": None, "gold": alone.bounds(), "ppi": powered.bounds()},
     }
-    if powered.bounds() is None:
+    if powered.clusters < FEWEST_OCCUPATIONS:
         found["note"] = (
             f"the gold's labels come from fewer than {FEWEST_OCCUPATIONS} occupations, so there is no interval"
         )
+    elif powered.bounds() is None:
+        found["note"] = "the gold differs from the run by the same throughout: no spread to make an interval of"
     return estimate.model_copy(update=found)
-
-
-def _plain(values: Array, weight: Array, codes: pd.Series) -> Powered:
-    """A weighted mean with the error that clusters give it."""
-    w = even(weight)
-    mean = float(np.average(values, weights=w))
-    places, names = pd.factorize(codes)
-    summed = np.bincount(places, weights=w * (values - mean) / len(values))
-    count = len(names)
-    variance = float((summed**2).sum() * count / (count - 1)) if count > 1 else None
-    return Powered(mean, 0.0, variance, count)
-
-
-def _clusters(
-    labelled: npt.ArrayLike | None, unlabelled: npt.ArrayLike | None, n: int, m: int
-) -> tuple[int, npt.NDArray[np.intp]]:
-    if labelled is None or unlabelled is None:
-        return n + m, np.arange(n + m)
-    both = np.concatenate([np.asarray(labelled, dtype=str), np.asarray(unlabelled, dtype=str)])
-    names, place = np.unique(both, return_inverse=True)
-    return len(names), place

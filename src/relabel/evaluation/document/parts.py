@@ -68,7 +68,8 @@ class Estimate(_Part):
         gold: Mean of the gold's values.
         ppi: Prediction-powered estimate: the run's mean, put right by what the gold says about its errors.
         power: How far the run is trusted, lambda of PPI++: 0 leaves the gold's mean, 1 takes the run at full weight.
-        ci95: Intervals of the three.
+        ci95: Intervals of `gold` and `ppi`, by which another gold drawn alike would differ; `naive` is counted over all
+            tasks, not estimated, and has none.
         note: Why a figure is missing.
     """
 
