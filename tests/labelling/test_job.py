@@ -350,3 +350,15 @@ async def test_missing_repeats_agree_with_nobody(store: Store, tmp_path: Path) -
         job = make_job(fake.base_url, 1, settings=("strict",), samples=5)
         outcome = await label_all(job, store, tmp_path / "run", concurrency=1)
     assert [label.probability for label in outcome.labels] == [pytest.approx(0.2)]
+
+
+@pytest.mark.parametrize("path", ["", "/nowhere"])
+async def test_a_checkout_without_git_is_labelled_all_the_same(
+    path: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "checkout" / ".git").mkdir(parents=True)
+    monkeypatch.setattr("relabel.labelling.outcome.__file__", str(tmp_path / "checkout" / "src" / "a" / "b" / "c.py"))
+    monkeypatch.setenv("PATH", path)
+    with provider(lambda seen: judged()) as fake:
+        outcome = await label_all(make_job(fake.base_url, 1), store, tmp_path / "run")
+    assert (outcome.complete, outcome.manifest.git_commit) == (True, None)

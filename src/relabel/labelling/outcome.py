@@ -168,9 +168,13 @@ def manifest_of(job: Job, engine: str, started: datetime) -> Manifest:
 
 
 def _git_commit() -> str | None:
-    """The commit of the checkout that this package runs from; None when it is installed."""
+    """The commit of the checkout that this package runs from; None when it is installed, or git is not."""
     here = Path(__file__).resolve().parents[3]
     if not (here / ".git").exists():
         return None
-    done = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S603, S607  a fixed command; git is where PATH says
+    command = ["git", "-C", str(here), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  a fixed command; git is where PATH says
+    except OSError:
+        return None
     return done.stdout.strip() or None if done.returncode == 0 else None
