@@ -61,3 +61,27 @@ def test_a_parameter_that_json_cannot_carry_is_refused(value: str, capsys: pytes
 
 def test_a_parameter_that_is_too_deep_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "nested too deep" in refused([*RUN, "--param", "x=" + "[" * 100_000], capsys)
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (["--param", "temperature=0.7"], "--param temperature"),
+        (["--param", "top_logprobs=5", "--param", "seed=1"], "--param top_logprobs"),
+        (["--param", "max_completion_tokens=9"], "--param max_completion_tokens"),
+        (["--param", "logprobs=false", "--max-tokens", "200"], "--param logprobs and --max-tokens"),
+    ],
+)
+def test_what_deciding_by_one_token_would_override_is_refused(
+    more: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused([*RUN, "--decide", "logprob", *more], capsys)
+    assert (
+        f"asks for one token by max_tokens=1, logprobs=true, top_logprobs=20, temperature=0; leave {named} out" in said
+    )
+
+
+def test_what_deciding_by_one_token_sends_anyhow_may_be_said(capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*RUN, "--decide", "logprob", "--param", "temperature=0", "--param", "logprobs=true", "--param", "seed=3"]
+    assert run_app(words) == 0
+    assert "120 labels" in capsys.readouterr().out

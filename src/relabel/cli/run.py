@@ -200,6 +200,8 @@ def run(
         raise UsageError("--decide logprob asks one token about one task by chat; leave --pack and --api out")
     template = load_prompt(prompt or loaded.prompt)
     params = _parameters(param or [])
+    if decide is DecideName.logprob:
+        _leave_to_one_token(params, max_tokens)
     if max_tokens is not None:
         params[
             "max_output_tokens"
@@ -380,3 +382,20 @@ def _parameters(given: list[str]) -> dict[str, Any]:
                 f"--param {item!r} cannot be sent as JSON; give a finite number, or text that is whole"
             ) from None
     return found
+
+
+def _leave_to_one_token(params: dict[str, Any], max_tokens: int | None) -> None:
+    """Make sure that nothing is asked for which `--decide logprob` would send otherwise, unlike what a manifest says."""
+    import json
+
+    from relabel.errors import UsageError
+    from relabel.labelling.request import ONE_TOKEN
+    from relabel.labelling.wire import output_bound
+
+    against = [f"--param {n}" for n, value in params.items() if n in ONE_TOKEN and value != ONE_TOKEN[n]]
+    against += [f"--param {n}" for n in params if n not in ONE_TOKEN and output_bound({n: 1}) is not None]
+    if max_tokens is not None:
+        against.append("--max-tokens")
+    if against:
+        fixed = ", ".join(f"{name}={json.dumps(value)}" for name, value in ONE_TOKEN.items())
+        raise UsageError(f"--decide logprob asks for one token by {fixed}; leave {' and '.join(against)} out")
