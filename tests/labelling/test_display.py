@@ -156,6 +156,48 @@ async def test_only_requests_on_the_wire_are_shown_in_flight(store: Store, tmp_p
     assert progress.flying == {}
 
 
+async def test_an_answer_that_waits_to_be_entered_is_not_in_flight_any_more(store: Store, tmp_path: Path) -> None:
+    """A clump of answers is entered a few at a time; meanwhile others are sent in their place."""
+    progress, limiter, rounds = Progress(asked=128), Limiter(32), list[tuple[int, int]]()
+
+    async def look() -> None:
+        while True:
+            rounds.append((len(progress.flying), limiter.limit))
+            await asyncio.sleep(0)
+
+    looking = asyncio.create_task(look())
+    with provider(lambda seen: Reply(body=judged().body, delay=0.05)) as fake:
+        engine = OnlineEngine(fake.base_url, None, None, limiter=limiter)
+        await run_job(make_job(fake.base_url, 64), engine, store, tmp_path / "run", concurrency=64, progress=progress)
+        await engine.close()
+    looking.cancel()
+    assert max(flying for flying, _ in rounds) == 32
+    assert progress.flying == {}
+
+
+async def test_the_first_question_is_in_flight_too(store: Store, tmp_path: Path) -> None:
+    progress, seen_flying = Progress(asked=4), list[list[str]]()
+
+    def script(seen: Seen) -> Reply:
+        seen_flying.append([what for what, _ in progress.flying.values()])
+        return judged()
+
+    with provider(script) as fake:
+        engine = OnlineEngine(fake.base_url, None, None, limiter=Limiter(2))
+        job = make_job(fake.base_url, 2, probe=True)
+        await run_job(job, engine, store, tmp_path / "run", concurrency=2, progress=progress)
+        await engine.close()
+    assert seen_flying[0] == ["the first question"]
+    assert progress.flying == {}
+
+
+def test_a_limit_that_was_cut_says_that_more_are_still_out() -> None:
+    progress = Progress(asked=10)
+    progress.flying.update({str(n): (f"{n} strict", time.monotonic()) for n in range(6)})
+    flat = " ".join(drawn(progress, Limiter(4), 80).split())
+    assert "in flight 6, falling to 4 (fixed)" in flat
+
+
 async def test_nothing_is_shown_when_quiet_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     async with shown(busy(), Limiter(4), look="quiet"):
         await asyncio.sleep(0)

@@ -71,10 +71,15 @@ def panel(progress: Progress, limiter: Limiter) -> Group:
             style="red" if progress.failed else "",
         )
     )
-    limit = f"of {limiter.limit} ({'found out' if limiter.automatic else 'fixed'})"
     rate = f"{progress.rate:.1f}/s" if progress.rate else "-"
     left = duration(progress.seconds_left) if progress.seconds_left else "-"
-    lines.append(Text(f"in flight {len(progress.flying)} {limit}   rate {rate}   left {left}"))
+    flying = len(progress.flying)
+    # What was sent before the limit was cut is out there still.
+    limit = f"of {limiter.limit}" if flying <= limiter.limit else f"falling to {limiter.limit}"
+    how = "found out" if limiter.automatic else "fixed"
+    lines.append(
+        Text(f"in flight {flying}{' ' if flying <= limiter.limit else ', '}{limit} ({how})   rate {rate}   left {left}")
+    )
     if (until := paused_until(limiter)) is not None:
         lines.append(Text(f"paused until {until}, as the provider's limits or --rpm and --tpm ask", style="yellow"))
     end = "" if progress.cost_at_end is None else f", {money(progress.cost_at_end)} at the end"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import replace
 
 from relabel.label import Answer, InvalidAnswerError
@@ -54,6 +55,10 @@ async def settle_unless_stopped(
     def flies(now: bool) -> None:
         nonlocal on_wire
         on_wire = now
+        if now:
+            progress.flying[""] = ("the first question", time.monotonic())
+        else:
+            progress.flying.pop("", None)
         if stop.asked.is_set() and not now:
             settling.cancel()
 

@@ -17,7 +17,7 @@ class Progress:
         from_store: Labels that the store answered.
         fresh: Labels bought by this run.
         failed: Missing labels by kind.
-        flying: Requests waiting for their answer, by key: what is asked, and since when on the job's clock.
+        flying: Requests on the wire, by key: what is asked, and since when on the job's clock.
         prompt_tokens: Tokens bought by this run; `cached_tokens` of them at the provider's cache price.
         cost_usd: Cost of this run; None once an answer's price is unknown.
         fresh_seconds: Seconds on the job's clock from the first request to the last answer.

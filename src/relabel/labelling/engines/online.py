@@ -138,6 +138,7 @@ class OnlineEngine:
             finally:
                 if flies is not None:
                     flies(False)
+            await self._turns.mine()
             return self._answer(request, text, sent, latency, ticket, worst, repaired=repair is not None)
 
         async def once_more() -> Answer:
@@ -242,7 +243,6 @@ class OnlineEngine:
         if len(self._secret) >= SHORTEST_SECRET and self._secret in text:
             text = text.replace(self._secret, "[key]")
         self.limiter.release(ticket, headers=_limit_headers(response.headers))
-        await self._turns.mine()
         return text, latency
 
     def _answer(
