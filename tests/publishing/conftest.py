@@ -16,7 +16,13 @@ __all__ = ["browser", "page"]  # fixtures
 def sample_run(tmp_path: Path) -> MakeRun:
     """A run folder with the sample's gold as its answers, keys and rationales."""
 
-    def make(*, status: str = "complete", without: tuple[str, ...] = (), folder: str = "made-run") -> Run:
-        return sample_answers(tmp_path / folder, status=status, without=without)
+    def make(
+        *,
+        status: str = "complete",
+        without: tuple[str, ...] = (),
+        thin: tuple[str, ...] = (),
+        folder: str = "made-run",
+    ) -> Run:
+        return sample_answers(tmp_path / folder, status=status, without=without, thin=thin)
 
     return make

@@ -20,12 +20,17 @@ QUOTES = '"><img src=x onerror="window.broken = 2"> \'and\' {{ 7 * 7 }} {% raw %
 HOSTILE = (CLOSING, FORMULA, TURNED, LONG, QUOTES)
 
 
-def sample_answers(folder: Path, *, without: tuple[str, ...] = (), **changes: Any) -> Run:
-    """A run folder with the sample's gold as its answers, keys and rationales."""
+def sample_answers(folder: Path, *, without: tuple[str, ...] = (), thin: tuple[str, ...] = (), **changes: Any) -> Run:
+    """A run folder with the sample's gold as its answers, keys and rationales; of thin occupations one task alone."""
+    rows = records(open_run("sample").labels)
+    first: dict[str, str] = {}
+    for row in rows:
+        first.setdefault(row["onet_soc_code"], row["task_id"])
     labels = [
         a_label(row["task_id"], row["setting"], row["label"], code=row["onet_soc_code"])
-        for row in records(open_run("sample").labels)
+        for row in rows
         if row["onet_soc_code"] not in without
+        and (row["onet_soc_code"] not in thin or row["task_id"] == first[row["onet_soc_code"]])
     ]
     parameters = {"sample": 60, "seed": 7, "secret": "no business of a reader"}
     return a_run(folder, labels, tasks="sample", prompt_sha256="0" * 64, parameters=parameters, **changes)

@@ -164,6 +164,25 @@ def test_a_group_without_labels_has_a_page_with_the_reason(sample_run: MakeRun, 
     assert "5 of 6 groups scored, from 50 labelled tasks of 60" in description
 
 
+def test_nothing_is_read_into_a_thin_score(sample_run: MakeRun, tmp_path: Path) -> None:
+    export_run(sample_run(thin=("11-3051.00",)), tmp_path / "out", allow_partial=True)
+    page = load(tmp_path / "out/occupations/1121.json")
+    assert page["thin"] is True
+    assert page["score"]["status"].startswith("thin: ")
+    for said in page["readings"].values():
+        assert said["score_10"] is not None
+        assert (said["band"], said["band_label"], said["meaning"], said["now"]) == (None, None, None, [])
+        assert said["percentile"] is said["higher_than"] is None
+    assert page["matter_most"] is None
+    assert load(tmp_path / "out/onet/11-3051.00.json")["thin"] is True
+    whole = load(tmp_path / "out/occupations/8160.json")
+    assert whole["thin"] is False
+    assert all(said["band"] and said["meaning"] and said["now"] for said in whole["readings"].values())
+    assert load(tmp_path / "out/onet/51-1011.00.json")["thin"] is False
+    caveats = load(tmp_path / "out/methodology.json")["caveats"]
+    assert any(said.startswith("1 group has labels for less than 50 %") for said in caveats)
+
+
 def test_an_incomplete_run_is_refused_or_marked_in_every_file(sample_run: MakeRun, tmp_path: Path) -> None:
     run = sample_run(status="incomplete", without=("29-1141.00",))
     with pytest.raises(IncompleteRunError, match="--allow-partial"):

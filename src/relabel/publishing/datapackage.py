@@ -70,7 +70,7 @@ _SCORE_COLUMNS: Mapping[str, Column] = {
         "string",
         "Status",
         "scored; or thin with the reason, where less than half of the task weight has labels: the score stands, but has no "
-        "percentile; or unscored with the reason.",
+        "percentile and no band; or unscored with the reason.",
         required=True,
     ),
     "employees": Column("integer", "Jobs", "Number of employee jobs; empty where suppressed or unknown.", "jobs", 0),

@@ -103,9 +103,10 @@ def caveats(table: ScoreTable) -> list[str]:
     ]
     counts = table.describe()["counts"]
     if counts["thin"]:
+        noun = "1 group has" if counts["thin"] == 1 else f"{counts['thin']:,} groups have"
         said.append(
-            f"{counts['thin']:,} groups have labels for less than {ENOUGH:.0%} of their task weight: their scores are thin "
-            "and have no percentile."
+            f"{noun} labels for less than {100 * ENOUGH:.0f} % of the task weight: such a score is thin, and has no "
+            "percentile and no band."
         )
     if counts["tasks_half_labelled"]:
         said.append(f"{counts['tasks_half_labelled']:,} tasks have some of their labels only and count as unlabelled.")

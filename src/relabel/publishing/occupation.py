@@ -17,8 +17,9 @@ from relabel.publishing.groups import group_texts
 from relabel.publishing.intervals import Bounded
 from relabel.publishing.words import READING_NAMES, Bands, Reading, load_bands
 from relabel.run import Run
+from relabel.scoring.columns import ENOUGH
 from relabel.scoring.files import records
-from relabel.scoring.ranking import half_up
+from relabel.scoring.ranking import CLEAN, half_up
 from relabel.scoring.table import ScoreTable
 
 MAIN_PART = 0.6
@@ -124,9 +125,10 @@ class Pages:
 
         Yields:
             A code, and its page as plain values: `description, description_by, job_titles, above` (see `group_texts`),
-            `score` (row of the table), `scored_groups`, `readings` (by reading: score, band, interval with what it is an
-            interval for, percentile, wage exposure and the most important exposed tasks of all codes, those of the
-            largest code first; None where there is no score), `matter_most` (for a low strict score the
+            `score` (row of the table), `thin` (whether that score rests on too little to be read), `scored_groups`,
+            `readings` (by reading: score, band with its words, interval with what it is an interval for, percentile, wage
+            exposure and the most important exposed tasks of all codes, those of the largest code first; None where
+            there is no score, and without band and words where it is thin), `matter_most` (for a low strict score the
             most important tasks and whether they still need a person, else None), `onet` (O*NET-SOC codes with the
             share of the score that each stands for, largest first and of equal ones the one with most tasks, with
             counts, the path of their own page and whether their tasks are here), `tasks` (of the main codes, see
@@ -148,6 +150,7 @@ class Pages:
                 "code": score["code"],
                 "title": score["title"],
                 "score": score,
+                "thin": _is_thin(score),
                 "scored_groups": self._table.scored,
                 "onet": [
                     self._part(code, share) | {"tasks_here": number < main}
@@ -194,7 +197,8 @@ class Pages:
         """One page for each O*NET-SOC code of the task list, with all that stands behind its labels.
 
         Yields:
-            A code, and its page: `score` (means, coverage), `tasks` (each with weight, code, readings, `share` of the
+            A code, and its page: `score` (means, coverage), `thin` (whether less than half of the code's task weight
+            has labels), `tasks` (each with weight, code, readings, `share` of the
             score, `alpha_if_flipped` and `gamma_if_flipped`, the score if the task's reading were the other one, and
             answers; a published set has neither rationales nor keys, so no answers), `counts`.
         """
@@ -208,7 +212,8 @@ class Pages:
             page = {
                 "code": code,
                 "title": self._scores[code]["title"],
-                "score": self._scores[code],
+                "score": (score := self._scores[code]),
+                "thin": score["tasks"] > 0 and round(score["coverage"], CLEAN) < ENOUGH,
                 "tasks": tasks,
                 "counts": self._counts[code],
             }
@@ -274,12 +279,15 @@ def _said(
     bands: Bands,
     bounded: Bounded,
 ) -> Row | None:
-    """All that a page says about a group under one reading; None where it has no score."""
+    """All that a page says about a group under one reading; None where it has no score.
+
+    A thin score stands as a figure, but nothing is read into it: it has no band, no meaning and no advice.
+    """
     measure, ten = _OF_READING[reading]
     if score[ten] is None:
         return None
-    band = bands.of(score[ten])
-    words = getattr(band, reading)
+    band = None if _is_thin(score) else bands.of(score[ten])
+    words = None if band is None else getattr(band, reading)
     percentile = score[f"percentile_{measure}"]
     doable = [task for task in tasks if _is_exposed(task, reading)]
     return {
@@ -290,10 +298,10 @@ def _said(
         "mid_10": None if (mid := score.get(f"{measure}_mid")) is None else half_up(10 * mid, 1),
         "interval_words": bounded.sentence(),
         "interval_brief": bounded.brief(),
-        "band": band.id,
-        "band_label": band.label,
-        "meaning": words.meaning,
-        "now": list(words.now),
+        "band": band and band.id,
+        "band_label": band and band.label,
+        "meaning": words and words.meaning,
+        "now": list(words.now) if words else [],
         "percentile": percentile,
         "higher_than": None
         if percentile is None
@@ -307,12 +315,16 @@ def _said(
 
 
 def _matter_most(score: Row, tasks: Sequence[Row], bands: Bands) -> list[Row] | None:
-    if score["strict_10"] is None or not bands.of(score["strict_10"]).low:
+    if score["strict_10"] is None or _is_thin(score) or not bands.of(score["strict_10"]).low:
         return None
     return [
         {"task_id": task["task_id"], "onet_soc_code": task["onet_soc_code"], "needs": _needs(task)}
         for task in _first([task for task in tasks if _is_labelled(task)])
     ]
+
+
+def _is_thin(score: Row) -> bool:
+    return score["status"].startswith("thin")
 
 
 def _needs(task: Row) -> str:
