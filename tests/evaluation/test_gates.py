@@ -264,6 +264,36 @@ def test_a_pinned_gold_or_baseline_that_changed_is_refused_with_its_new_hash() -
         judge(suite(gate, gold_sha256="0" * 64), run, GOLD, run)
 
 
+def test_the_pin_of_a_baseline_knows_levels_of_automation() -> None:
+    rubric = load_rubric("automation")
+
+    def rated(level: str) -> Run:
+        table = pd.DataFrame(
+            {
+                "task_id": IDS,
+                "onet_soc_code": OCCUPATION,
+                "setting": "automation",
+                "sample": 0,
+                "label": level,
+                "request_key": None,
+            }
+        )
+        manifest = Manifest(
+            status="complete",
+            package_version="0",
+            model="m",
+            rubric=rubric,
+            rubric_sha256=rubric.sha256,
+            tasks="t.csv",
+            settings=("automation",),
+        )
+        return Run("rated", None, manifest, table)
+
+    assert labels_sha256(rated("T0")) != labels_sha256(rated("T3"))
+    # Runs without such levels keep the hash that suites have pinned.
+    assert labels_sha256(run_of(truth())) == GOLD.sha256
+
+
 def test_coverage_is_counted_and_not_estimated() -> None:
     run = run_of(truth())
     gate = judge(suite({"id": "c", "metric": "coverage", "min": 1}), run, GOLD, run).results[0]

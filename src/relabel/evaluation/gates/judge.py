@@ -28,7 +28,7 @@ from relabel.evaluation.figures import Figure
 from relabel.evaluation.gates.family import family_levels, in_words
 from relabel.evaluation.gates.outcome import Counted, Drop, GateResult, SuiteResult, bounds_of
 from relabel.evaluation.gates.suite import Gate, Slice, Suite
-from relabel.evaluation.gold import Gold, make_gold
+from relabel.evaluation.gold import Gold, labels_of, make_gold
 from relabel.evaluation.matching import asked
 from relabel.evaluation.side_by_side import GOLD, Raters, occupations_of, side_by_side
 from relabel.manifest import SourceUse
@@ -37,7 +37,7 @@ from relabel.run import Run
 
 def labels_sha256(run: Run) -> str:
     """Hash of a run's labels, the same as that of a gold made of them: what a suite pins a baseline by."""
-    return make_gold(run.ref, run.coded(), SourceUse(source="run", file=run.ref, sha256="")).sha256
+    return make_gold(run.ref, labels_of(run), SourceUse(source="run", file=run.ref, sha256="")).sha256
 
 
 def judge(suite: Suite, run: Run, gold: Gold, baseline: Run | None, details: pd.DataFrame | None = None) -> SuiteResult:
