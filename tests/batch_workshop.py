@@ -42,9 +42,16 @@ async def no_wait(seconds: float) -> None:
 
 
 async def batch(
-    job: Job, store: Store, folder: Path, *, out: str = "run", base_url: str | None = None, **options: Any
+    job: Job,
+    store: Store,
+    folder: Path,
+    *,
+    out: str = "run",
+    base_url: str | None = None,
+    key: str = KEY,
+    **options: Any,
 ) -> Outcome:
-    client = batch_client(base_url or job.base_url, SecretStr(KEY))
+    client = batch_client(base_url or job.base_url, SecretStr(key))
     options = {"sleep": no_wait, "jitter": lambda: 0.0, "poll_s": 0.0, **options}
     try:
         return await run_batch(job, store, folder / out, client=client, batches=folder / "batches", **options)

@@ -10,11 +10,11 @@ import pytest
 from batch_server import Call, Fate, batch_provider, refuse
 from batch_workshop import batch, books_balance, by_number, no_wait
 from relabel.errors import ProviderError
-from relabel.labelling.engines.batch_state import run_id
+from relabel.labelling.engines.batch_state import BatchFolder, run_id
 from relabel.labelling.pricing import Price
 from relabel.labelling.store import Store
 from relabel.run import open_run
-from server import Reply, chat, judged, refused
+from server import Reply, Seen, chat, judged, refused
 from workshop import KEY, make_job
 
 
@@ -214,3 +214,47 @@ async def test_a_server_that_counts_no_tokens_makes_no_answer_free(store: Store,
         outcome = await batch(make_job(fake.base_url, price=price), store, tmp_path)
     assert outcome.complete
     assert outcome.manifest.cost_usd is None
+
+
+@pytest.mark.parametrize("key", ["e", "EMPTY", "none"])
+async def test_a_short_key_is_no_secret_and_changes_no_answer(key: str, store: Store, tmp_path: Path) -> None:
+    said = f"The one {key} is tested."
+    with batch_provider(lambda seen: judged(rationale=said)) as fake:
+        outcome = await batch(make_job(fake.base_url), store, tmp_path, key=key)
+        assert outcome.complete
+        assert {label.rationale for label in outcome.labels} == {said}
+        books_balance(fake, store)
+
+
+async def test_a_long_key_is_taken_out_of_texts_and_not_of_the_form(store: Store, tmp_path: Path) -> None:
+    with batch_provider(lambda seen: judged(rationale="Said completion_tokens.")) as fake:
+        outcome = await batch(make_job(fake.base_url), store, tmp_path, key="completion_tokens")
+    assert outcome.complete
+    assert {label.rationale for label in outcome.labels} == {"Said [key]."}
+    assert {label.completion_tokens for label in outcome.labels} == {20}
+
+
+async def test_files_with_lines_that_could_not_be_understood_stay_at_the_provider(store: Store, tmp_path: Path) -> None:
+    price = Price(input=2.0, cached=1.0, output=8.0, source="test")
+    with batch_provider(by_number, Fate(junk=["{half a li", "[]"]), Fate()) as fake:
+        job = make_job(fake.base_url, price=price)
+        outcome = await batch(job, store, tmp_path)
+        assert outcome.complete
+        assert fake.deleted == []
+        state = BatchFolder(tmp_path / "batches", run_id(job)).load()
+        assert state is not None
+        note = "of the batch batch_1 2 line(s) could not be understood; the provider keeps them in file-2"
+        assert state.chunks[0].note == outcome.manifest.note == note
+        assert state.chunks[0].cost_usd is None
+
+
+@pytest.mark.parametrize("how", ["no completion", "no such question", "too few"])
+async def test_an_answer_that_cannot_be_put_away_is_left_where_it_is(how: str, store: Store, tmp_path: Path) -> None:
+    def script(seen: Seen) -> Reply:
+        return Reply(body={"choices": []}) if how == "no completion" and "number 1" in seen.prompt else judged()
+
+    with batch_provider(script, Fate(stranger=how == "no such question")) as fake:
+        if how == "too few":
+            fake.trouble = lambda call: "short" if call.path == "/files/file-2/content" else None
+        await batch(make_job(fake.base_url), store, tmp_path)
+        assert not {"file-1", "file-2"} & set(fake.deleted)

@@ -194,14 +194,14 @@ class Queue:
         if chunk.status == "failed" and chunk.output_file_id is None and chunk.error_file_id is None:
             await self._refusal(chunk)
             return
-        await self._results.take(chunk, self._provider)
+        understood = await self._results.take(chunk, self._provider)
         chunk.taken = True
         self._progress.fresh_seconds = self._clock() - self._first_sent
         self._save("taken")
         self._progress.flying.pop(chunk.batch_id or "", None)
         self._folder.remove(chunk)
         for file_id in (chunk.file_id, chunk.output_file_id, chunk.error_file_id):
-            if file_id is not None:
+            if understood and file_id is not None:
                 await self._provider.forget(file_id)
         self._step("forgotten")
 

@@ -16,6 +16,7 @@ from relabel.errors import ProviderError
 from relabel.label import Answer, FailureKind, InvalidAnswerError
 from relabel.labelling.engines.batch_provider import BatchProvider
 from relabel.labelling.engines.batch_state import BatchFolder, Chunk
+from relabel.labelling.engines.reply import without_secret
 from relabel.labelling.job import Job
 from relabel.labelling.ledger import Ledger
 from relabel.labelling.request import Planned, Request
@@ -42,6 +43,7 @@ class _Taking:
     keys: set[str] | None
     seconds: float
     cost_usd: float | None = 0.0
+    lost: int = 0
 
 
 class Results:
@@ -81,7 +83,7 @@ class Results:
         self.tries: Counter[str] = Counter()
         self.fatal: ProviderError | None = None
         self._job, self._store, self._ledger, self._folder = job, store, ledger, folder
-        self._secret = "" if secret == "none" else secret  # noqa: S105  what a client without a key is given
+        self._secret = secret
         self._now, self._step = now, step
 
     def take_or_want(self, planned: Planned) -> None:
@@ -115,14 +117,17 @@ class Results:
         """The plan entry of a wanted request."""
         return self.whole(self.wants[key][0])
 
-    async def take(self, chunk: Chunk, provider: BatchProvider) -> None:
+    async def take(self, chunk: Chunk, provider: BatchProvider) -> bool:
         """Enter all that a batch has to say.
 
         Taking it a second time changes nothing: the store has the answers, and evidence is kept under the same name.
 
         Args:
-            chunk: The chunk; gets its cost and its failures.
+            chunk: The chunk; gets its cost, its failures, and a note if there is something in its files still.
             provider: Has the files.
+
+        Returns:
+            Whether all that was paid for is in the store: the files are needed no more.
 
         Raises:
             GoneError: The provider no longer has the files.
@@ -139,7 +144,7 @@ class Results:
         for path in files:
             for line in _lines(path):
                 number += 1
-                self._enter(taking, number, line, provider)
+                taking.lost += not self._enter(taking, number, line, provider)
                 self._step("entered")
                 if number % _TURN == 0:
                     await asyncio.sleep(0)  # let the display have its turn
@@ -148,7 +153,14 @@ class Results:
                 self.unanswered[key] = f"the batch {chunk.batch_id} ended ({chunk.status}) before this was answered"
         mine = taking.keys if taking.keys is not None else self.failed
         chunk.failed = {key: self.failed[key] for key in mine if key in self.failed}
-        chunk.cost_usd = taking.cost_usd
+        lost = taking.lost + max(0, chunk.answered - number)
+        if lost:
+            where = ", ".join(file for file in (chunk.output_file_id, chunk.error_file_id) if file is not None)
+            chunk.note = f"of the batch {chunk.batch_id} {lost} line(s) could not be understood; the provider keeps them in {where}"
+            self._ledger.notes.append(chunk.note)
+        # What cannot be understood may have cost something all the same.
+        chunk.cost_usd = None if lost else taking.cost_usd
+        return not lost
 
     def refuse(self, chunk: Chunk, said: str) -> None:
         """Note that a chunk was refused as a whole."""
@@ -173,33 +185,32 @@ class Results:
             before = digest
         return files
 
-    def _enter(self, taking: _Taking, number: int, line: bytes, provider: BatchProvider) -> None:
-        text = line.decode("utf-8", "replace")
-        row = _parsed(text.replace(self._secret, "[key]") if self._secret else text)
+    def _enter(self, taking: _Taking, number: int, line: bytes, provider: BatchProvider) -> bool:
+        """Enter one line; False when it may be an answer that was paid for and could not be put away."""
+        row = _parsed(line)
         key = None if row is None else row.get("custom_id")
-        if row is None or not isinstance(key, str):
-            return
-        if taking.keys is not None and key not in taking.keys:
-            return  # an answer to nobody's question
+        if row is None or not isinstance(key, str) or (taking.keys is not None and key not in taking.keys):
+            return False
+        row = without_secret(row, self._secret)
         response = _object(row.get("response"))
         said, body = response.get("status_code"), response.get("body")
         status = said if isinstance(said, int) else 0
         if not 200 <= status < 300:
             self._no_answer(key, status, row, provider)
-            return
+            return True
         try:
             answer = self._answer(taking, key, body, number)
         except NotAReplyError:
             self._fail(key, "provider", provider.redact(f"the batch's reply is no completion: {str(body)[:200]!r}"))
-            return
+            return False
         if answer.cost_usd is None:
             taking.cost_usd = None
         elif taking.cost_usd is not None:
             taking.cost_usd += answer.cost_usd
         if key in self.wants:
             self._buy(key, answer)
-        elif self._store.get(key) is None:
-            self._keep(taking.chunk, key, answer)
+            return True
+        return self._store.get(key) is not None or self._keep(taking.chunk, key, answer)
 
     def _buy(self, key: str, answer: Answer) -> None:
         planned = self.planned(key)
@@ -216,17 +227,19 @@ class Results:
                 return
         self._has_come(key, rest)
 
-    def _keep(self, chunk: Chunk, key: str, answer: Answer) -> None:
+    def _keep(self, chunk: Chunk, key: str, answer: Answer) -> bool:
         """Put away an answer that no label of this job waits for: relabel words its requests differently than it did then."""
         body = self._folder.body_of(chunk, key)
         if body is None:
-            return
+            return False
         endpoint = self._job.endpoint
         candidates = (Request(endpoint.host, body, sample, endpoint.api) for sample in range(self._job.samples))
         request = next((r for r in candidates if r.key == key), None)
-        if request is not None:
-            self._ledger.progress.bought(answer)
-            self._store.put(request, answer)
+        if request is None:
+            return False
+        self._ledger.progress.bought(answer)
+        self._store.put(request, answer)
+        return True
 
     def _answer(self, taking: _Taking, key: str, body: Any, number: int) -> Answer:
         reply = read(self._job.endpoint.api, body)
@@ -286,9 +299,9 @@ def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _parsed(line: bytes | str) -> dict[str, Any] | None:
+def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
+        row = json.loads(line.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) and not _is_deep(row) else None
