@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from relabel.errors import RubricError
 from relabel.settings import asset_dir
+from relabel.sources.user_yaml import read_user_yaml
 
 Code = Literal["E0", "E1", "E2"]
 Measure = Literal["alpha", "beta", "gamma"]
@@ -193,20 +193,6 @@ def _rise(labels: tuple[str, ...]) -> bool:
     return plain and all(int(low) < int(high) for low, high in itertools.pairwise(labels))
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice; YAML's own rule, which PyYAML does not keep."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} is given twice", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def rubric_path(ref: str) -> Path:
     """Find a rubric's file.
 
@@ -244,14 +230,7 @@ def load_rubric(ref: str) -> Rubric:
         RubricError: The file is missing or breaks a rule; the message names file, key and reason.
     """
     path = rubric_path(ref)
-    raw = path.read_bytes()
-    try:
-        data = yaml.load(raw, _UniqueKeyLoader)  # noqa: S506  a SafeLoader
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or "it is not YAML"
-        raise RubricError(f"{path}{where}: {problem}; mend the file") from error
+    data, raw = read_user_yaml(path, refuse=RubricError)
     if not isinstance(data, dict):
         raise RubricError(f"{path}: a rubric is a mapping of keys such as id, labels and settings; this is not one")
     for key in ("source", "sha256"):

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from relabel.errors import DataError
 from relabel.evaluation.document import SCALES, SettingName
 from relabel.rubric import Measure
 from relabel.settings import asset_dir
+from relabel.sources.user_yaml import read_user_yaml
 
 SettingMetric = Literal[
     "accuracy",
@@ -201,15 +201,7 @@ def load_suite(ref: str) -> Suite:
         DataError: There is no such file, or it breaks a rule; the message names file, key and reason.
     """
     path = _path(ref)
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error}); give the path of a YAML file in UTF-8") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or "it is not YAML"
-        raise DataError(f"{path}{where}: {problem}; mend the file") from error
+    data, _ = read_user_yaml(path)
     if not isinstance(data, dict):
         raise DataError(f"{path}: a suite is a mapping of keys such as name, gold and gates; this is not one")
     try:
