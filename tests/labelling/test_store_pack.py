@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 
 from relabel.errors import DataError
+from relabel.importing import import_labels
 from relabel.labelling.engines.replay import ReplayEngine
 from relabel.labelling.packing import pack, unpack
 from relabel.labelling.running import run_job
 from relabel.labelling.store import Store
+from relabel.rubric import load_rubric
 from relabel.run import open_run
+from relabel.task import load_tasks
 from server import Reply, chat, judged, provider
 from workshop import KEY, label_all, make_job
 
@@ -74,6 +77,23 @@ async def test_a_store_without_the_runs_answers_is_said(store: Store, tmp_path: 
     with Store(tmp_path / "empty") as empty, pytest.raises(DataError, match="lacks the answer"):
         pack(empty, tmp_path / "x.gz", open_run(str(tmp_path / "run")))
     assert not (tmp_path / "x.gz").exists()
+
+
+def test_published_labels_have_no_answers_to_pack(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="sample has no answers in a store: 120 of its 120 labels were made elsewhere"):
+        pack(store, tmp_path / "x.gz", open_run("sample"))
+    assert not (tmp_path / "x.gz").exists()
+
+
+def test_imported_labels_have_no_answers_to_pack(store: Store, tmp_path: Path) -> None:
+    tasks = load_tasks("sample")
+    lines = [f"{task.onet_soc_code},{task.task_id},E1" for task in tasks]
+    (tmp_path / "theirs.csv").write_text("\n".join(["onet_soc_code,task_id,label", *lines]))
+    import_labels(
+        tmp_path / "theirs.csv", model="them", rubric=load_rubric("eloundou"), out=tmp_path / "run", tasks="sample"
+    )
+    with pytest.raises(DataError, match="run has no answers in a store: 60 of its 60 labels were made elsewhere"):
+        pack(store, tmp_path / "x.gz", open_run(str(tmp_path / "run")))
 
 
 def change_answer(lines: list[str]) -> list[str]:

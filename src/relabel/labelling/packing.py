@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
 import zlib
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ from relabel.run import Run
 
 FORMAT = "relabel store"
 VERSION = 1
+_KEY = re.compile(r"[0-9a-f]{64}")
+"""A request's key."""
 
 
 def pack(store: Store, target: Path, run: Run | None = None) -> int:
@@ -38,14 +41,10 @@ def pack(store: Store, target: Path, run: Run | None = None) -> int:
         Number of answers, rejected ones not counted.
 
     Raises:
-        DataError: The store lacks an answer of the run, or the file cannot be written.
+        DataError: The run's labels come from no store, or this store lacks one of its answers, or the file cannot be
+            written.
     """
-    wanted = None if run is None else _keys_of(run)
-    for key in sorted(set(run.labels["request_key"]) if run is not None else ()):
-        if not store.has(key):
-            raise DataError(
-                f"the store {store.folder} lacks the answer {key} of the run; use the store that the run was made with"
-            )
+    wanted = None if run is None else _keys_of(run, store)
     count = 0
     head = {"format": FORMAT, "version": VERSION, "model": None if run is None else run.manifest.model}
     try:
@@ -92,8 +91,22 @@ def _is_answer(key: str, row: dict[str, Any]) -> bool:
     return "request" in row and REJECTED not in key
 
 
-def _keys_of(run: Run) -> set[str]:
-    return {str(key) for key in run.labels["request_key"]} | {failure.request_key for failure in run.failures()}
+def _keys_of(run: Run, store: Store) -> set[str]:
+    keys = list(run.labels["request_key"])
+    # Published and imported labels have no key, or one that leads to a line of a file.
+    elsewhere = sum(not (isinstance(key, str) and _KEY.fullmatch(key)) for key in keys)
+    if elsewhere:
+        raise DataError(
+            f"{run.name} has no answers in a store: {elsewhere:,} of its {len(keys):,} labels were made elsewhere; "
+            "give a run that `relabel run` made"
+        )
+    answered = set(keys)
+    for key in sorted(answered):
+        if not store.has(key):
+            raise DataError(
+                f"the store {store.folder} lacks the answer {key} of the run; use the store that the run was made with"
+            )
+    return answered | {failure.request_key for failure in run.failures()}
 
 
 def _chosen(store: Store, wanted: set[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
