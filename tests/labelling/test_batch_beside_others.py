@@ -213,6 +213,34 @@ async def test_the_question_that_finds_out_the_form_is_not_asked_while_another_r
     assert store.stats().rejected == 0
 
 
+async def test_a_batch_takes_answers_in_whichever_form_they_were_asked(store: Store, tmp_path: Path) -> None:
+    with batch_provider(by_number) as fake, provider(by_number) as online:
+        plain = make_job(online.base_url, 3, endpoint=Endpoint(host="h", model="test-model", form="json_object"))
+        assert (await label_all(plain, store, tmp_path / "online")).complete
+        outcome = await batch(job_at(fake.base_url, 3, probe=True), store, tmp_path)
+        assert outcome.complete
+        assert outcome.manifest.response_form == "json_object"
+        assert fake.calls == []
+
+
+async def test_a_form_that_is_found_out_while_batches_wait_does_not_make_them_other_questions(
+    store: Store, tmp_path: Path
+) -> None:
+    stop = Stop()
+
+    async def sleep(seconds: float) -> None:
+        stop()
+        await no_wait(seconds)
+
+    with batch_provider(by_number, Fate(looks=2)) as fake, provider(by_number) as online:
+        job = job_at(fake.base_url, 3, probe=True)
+        assert (await batch(job, store, tmp_path, stop=stop, sleep=sleep)).interrupted
+        plain = make_job(online.base_url, 1, endpoint=Endpoint(host="h", model="test-model", form="json_object"))
+        assert (await label_all(plain, store, tmp_path / "online")).complete
+        assert (await batch(job, store, tmp_path)).complete
+        assert len(fake.made) == 6
+
+
 def test_a_lease_passes_to_a_batch_run_only_from_who_has_it(tmp_path: Path) -> None:
     time = FakeTime()
     one, other = Leases(tmp_path, now=time), Leases(tmp_path, now=time)

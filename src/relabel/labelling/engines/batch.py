@@ -33,6 +33,7 @@ from relabel.labelling.engines.batch_state import (
     BatchState,
     run_id,
 )
+from relabel.labelling.form import with_known_form
 from relabel.labelling.job import Job, Stop
 from relabel.labelling.leases import LEASE_S, Leases
 from relabel.labelling.ledger import Ledger
@@ -104,13 +105,14 @@ async def run_batch(
     """
     require_writable(out)
     folder = BatchFolder(batches, run_id(job))
-    job = replace(_with_known_form(job, store), price=job.price.halved() if job.price else None)
     with writing(out), folder.locked():
+        before = folder.load()
+        job = _settled(job, store, before)
         out_is_free(out, job)
+        state, begun = _open_state(folder, before, job, out, command, now)
         manifest = manifest_of(job, "batch", now())
         if not (out / "manifest.json").exists():
             write_manifest(out, manifest)
-        state, begun = _open_state(folder, job, out, command, now)
         ledger = Ledger(
             job.rubric,
             store,
@@ -174,18 +176,26 @@ async def run_batch(
     return outcome
 
 
-def _with_known_form(job: Job, store: Store) -> Job:
-    """The job with the form that an online run found out, else with the strictest: a batch is no place to try."""
-    endpoint = job.endpoint
-    known = store.note(f"form/{endpoint.api}/{endpoint.host}/{endpoint.model}") if job.probe else None
-    return replace(job, probe=False, endpoint=endpoint.model_copy(update={"form": known}) if known else endpoint)
+def _settled(job: Job, store: Store, state: BatchState | None) -> Job:
+    """The job at half the price, with the form that its server is known to take, else the strictest: a batch is no place to try.
+
+    Batches that wait keep the job to the form that they ask in: another would be other requests, bought once more.
+    """
+    known = with_known_form(job, store)
+    if job.probe and state is not None and state.open and state.form is not None:
+        known = replace(job, endpoint=job.endpoint.model_copy(update={"form": state.form}))
+    return replace(known, probe=False, price=job.price.halved() if job.price else None)
 
 
 def _open_state(
-    folder: BatchFolder, job: Job, out: Path, command: Sequence[str], now: Callable[[], datetime]
+    folder: BatchFolder,
+    state: BatchState | None,
+    job: Job,
+    out: Path,
+    command: Sequence[str],
+    now: Callable[[], datetime],
 ) -> tuple[BatchState, bool]:
     """The job's state, and whether it is new."""
-    state = folder.load()
     started = now().isoformat(timespec="seconds")
     if state is None:
         address = public_url(job.base_url) if job.base_url else None
@@ -198,6 +208,8 @@ def _open_state(
         if state.ended_at is not None:
             state.attempt += 1
             state.started_at, state.ended_at, state.max_requests = started, None, None
+    if not state.open:
+        state.form = job.endpoint.form
     state.out, state.cwd = str(out.resolve()), str(Path.cwd())
     state.command = tuple(command) or state.command
     folder.save(state)

@@ -27,6 +27,7 @@ from relabel.files import make_private_dir, replacing
 from relabel.label import FailureKind
 from relabel.labelling.job import Job
 from relabel.labelling.request import canonical_json
+from relabel.labelling.wire import Form
 
 FINAL = {"completed", "failed", "expired", "cancelled"}
 """Words of the Batch API for a batch that will not change any more."""
@@ -110,6 +111,7 @@ class BatchState(BaseModel):
         model: The model as the user named it; `base_url` the provider's address without credentials.
         attempt: Counts the attempts at the run, from 1. An attempt ends when the run folder is written with nothing open.
         max_requests: Bound of a chunk that the provider's queue has made necessary.
+        form: How its batches hold the server to the answer's shape; requests are hashed with it.
         started_at: When the attempt began, ISO 8601 in UTC; `ended_at` is None while it lasts.
     """
 
@@ -124,6 +126,7 @@ class BatchState(BaseModel):
     base_url: str | None
     attempt: int = 1
     max_requests: int | None = None
+    form: Form | None = None
     started_at: str
     ended_at: str | None = None
     chunks: list[Chunk] = []
