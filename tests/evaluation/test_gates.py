@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from relabel.errors import DataError
-from relabel.evaluation.figures import Figure, change
+from relabel.evaluation.bootstrap import occupation_draws
+from relabel.evaluation.figures import Figure, change, of_measure, of_setting
 from relabel.evaluation.gates.family import family_levels
 from relabel.evaluation.gates.judge import against_baseline, judge, labels_sha256
 from relabel.evaluation.gates.junit import junit_xml
@@ -241,6 +242,60 @@ def test_a_single_occupation_is_no_certainty() -> None:
     assert one.wald() is None
     assert change(one, Figure(0.7, np.full(200, 0.7), 40, 1), 1).p_below(0.0) == 1.0
     assert change(one, one, 0).wald() == (0.0, 0.0)
+
+
+def _agreeing(occupations: int, each: int = 1) -> dict[str, Figure]:
+    """Figures of a run that says what the gold says of all tasks."""
+    codes = np.repeat([f"11-{1000 + i}.00" for i in range(occupations)], each)
+    gold = np.tile(SCALE, len(codes))[: len(codes)]
+    draws = occupation_draws(codes, 300)
+    found = {m: of_setting(m, gold, gold, tuple(SCALE), draws) for m in ("accuracy", "kappa", "macro_f1", "f1:E1")}
+    values = np.tile([0.0, 0.5, 1.0], len(codes))[: len(codes)]
+    return found | {m: of_measure(m, values, values, draws) for m in ("agreement", "mean_difference", "pearson")}
+
+
+def test_all_right_on_few_tasks_is_not_surely_all_right() -> None:
+    bounds = {name: found.bounds() for name, found in _agreeing(15).items()}
+    # Clopper and Pearson's bound for 15 of 15.
+    assert bounds["accuracy"] == (pytest.approx(0.7820, abs=1e-4), 1)
+    assert bounds["agreement"] == (pytest.approx(0.7820, abs=1e-4), 1)
+    assert bounds["mean_difference"] == (pytest.approx(-0.2180, abs=1e-4), pytest.approx(0.2180, abs=1e-4))
+    more = _agreeing(60)
+    for name in ("kappa", "macro_f1", "f1:E1", "pearson"):
+        low, high = more[name].bounds() or (1, 0)
+        # As if 1 - .025^(1/60), or 6 %, of the labels were wrong, and all in the same way.
+        assert 0.8 < low < 0.95
+        assert high == pytest.approx(1)
+        assert (more[name].bounds(0.999) or (1, 0))[0] < low
+
+
+def test_tasks_of_one_occupation_count_but_once_towards_certainty() -> None:
+    many, few = (_agreeing(15, each)["accuracy"].bounds() for each in (40, 1))
+    assert many == pytest.approx(few)
+
+
+def test_a_threshold_is_passed_on_luck_in_at_most_five_of_a_hundred_samples() -> None:
+    """2,000 samples of 15 occupations, in each of which all is right with a chance of .85."""
+    rng, passed = np.random.default_rng(1), 0
+    codes = np.array([f"11-{1000 + i}.00" for i in range(15)])
+    draws = occupation_draws(codes, 300)
+    for _ in range(2000):
+        run = np.where(rng.random(15) < 0.85, "E1", "E0")
+        found = of_setting("accuracy", np.full(15, "E1"), run, tuple(SCALE), draws)
+        passed += (found.bounds() or (0, 0))[0] >= 0.85
+    # Samples without an error alone are 8.7 % of them.
+    assert passed / 2000 <= 0.05
+
+
+def test_a_gate_on_a_run_without_an_error_says_what_it_may_still_hide() -> None:
+    gate = {"id": "a", "setting": "three-way", "metric": "accuracy", "min": 0.95}
+    result = judge(suite(gate), run_of(truth()), GOLD, run_of(truth())).results[0]
+    assert (result.passed, result.value, result.high) == (False, 1, 1)
+    assert result.low == pytest.approx(0.025 ** (1 / OCCUPATIONS))
+    assert "interval .940 to 1.000, 720 tasks), not surely at least .950" in result.message
+    # The gold read as a run is no sample: that it agrees with itself is known.
+    itself = judge(suite(gate), run_of(truth(), "gold"), GOLD, run_of(truth())).results[0]
+    assert (itself.passed, itself.low) == (True, 1)
 
 
 def test_a_slice_by_task_type_without_the_task_list_is_refused() -> None:

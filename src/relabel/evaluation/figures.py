@@ -2,12 +2,16 @@
 
 The same draws of occupations applied to two runs on the same tasks give a paired change: what both runs have in common
 cancels out of it.
+
+Draws of tasks that are all alike are all alike, too: 15 right answers of 15 give an accuracy of 1 in each. That is no
+certainty. The share of occupations that may be otherwise though none was seen has an exact binomial bound, and the interval
+is what the figure could be if as large a share of the tasks were.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,17 +37,20 @@ class Figure:
         n: Tasks behind it.
         occupations: Occupations that say something about its spread: those with tasks; for a change, those with a task
             that changed.
+        otherwise: The least and the most that the figure could be if a share (0-1) of the tasks were otherwise; None for a
+            change, and for what is known and no sample: there, what no draw shows is not there.
     """
 
     value: float
     draws: Array
     n: int
     occupations: int
+    otherwise: Callable[[float], Bounds] | None = None
 
     def bounds(self, level: float = 0.95) -> Bounds | None:
         """Interval of the figure by percentiles; Student's t for fewer than ten occupations.
 
-        A figure that is the same in each draw has an interval of no width. None where there is too little to go by.
+        Of a figure that is the same in each draw, the bounds are those of `wald`. None where there is too little to go by.
         """
         found = interval(self.draws, level, occupations=self.occupations) if self.occupations >= 2 else None
         if found is not None:
@@ -53,9 +60,17 @@ class Figure:
         return self.wald(level)
 
     def wald(self, level: float = 0.95) -> Bounds | None:
-        """Interval from the draws' spread and Student's t, which holds at any level however few the draws."""
+        """Interval from the draws' spread and Student's t, which holds at any level however few the draws.
+
+        Of a figure that is the same in each draw, it is what the figure could be if occupations were otherwise that the
+        sample misses, as many as an exact binomial bound allows; of a change that is the same, it has no width.
+
+        Source: Clopper and Pearson 1934, doi:10.1093/biomet/26.4.404: of n units, none otherwise.
+        """
         if self._steady:
-            return self.value, self.value
+            if self.otherwise is None or self.occupations < 1:
+                return self.value, self.value
+            return self.otherwise(1 - ((1 - level) / 2) ** (1 / self.occupations))
         error = self._error
         if error is None:
             return None
@@ -131,7 +146,16 @@ def of_pairs(metric: str, pairs: Array, drawn: Array, scale: Sequence[str], occu
             return _BY_LABEL[kind](counts)[..., list(scale).index(label)]
         return metrics.FIGURES[kind](counts)
 
-    return Figure(float(formula(pairs.sum(axis=0))), formula(drawn), len(pairs), occupations)
+    counts = pairs.sum(axis=0)
+    value = float(formula(counts))
+
+    def otherwise(share: float) -> Bounds:
+        # All that is otherwise falls on one pair of labels, whichever moves the figure most.
+        each = np.eye(counts.size).reshape(-1, *counts.shape) * counts.sum()
+        found = formula((1 - share) * counts + share * each)
+        return _around(value, found)
+
+    return Figure(value, formula(drawn), len(pairs), occupations, otherwise)
 
 
 def of_measure(
@@ -147,13 +171,35 @@ def of_measure(
         weight: Weight of each task, shape (n,); by default all weigh the same.
     """
     x, y = np.asarray(gold, dtype=np.float64), np.asarray(run, dtype=np.float64)
-    weight = None if weight is None else np.asarray(weight, dtype=np.float64)
+    w = np.ones(len(x)) if weight is None else np.asarray(weight, dtype=np.float64)
+    value = _of_values(metric, x, y, w)
+
+    def otherwise(share: float) -> Bounds:
+        mass = w.sum() * share / (1 - share)
+        corners = [
+            _of_values(metric, np.append(x, gold_value), np.append(y, run_value), np.append(w, mass))
+            for gold_value in (0, 1)
+            for run_value in (0, 1)
+        ]
+        return _around(value, np.array(corners))
+
+    by_draw = pearson(draws, x, y, w) if metric == "pearson" else means(draws, _by_task(metric, x, y), w)
+    return Figure(value, by_draw, len(x), draws.occupations, otherwise)
+
+
+def _of_values(metric: str, gold: Array, run: Array, weight: Array) -> float:
     if metric == "pearson":
-        found = metrics.pearson(x, y, weight)
-        return Figure(math.nan if found is None else found, pearson(draws, x, y, weight), len(x), draws.occupations)
-    values = {"agreement": (x == y).astype(np.float64), "mean": y, "mean_difference": y - x}[metric]
-    value = float(np.average(values, weights=weight)) if len(values) else math.nan
-    return Figure(value, means(draws, values, weight), len(x), draws.occupations)
+        found = metrics.pearson(gold, run, weight)
+        return math.nan if found is None else found
+    return float(np.average(_by_task(metric, gold, run), weights=weight)) if len(gold) else math.nan
+
+
+def _by_task(metric: str, gold: Array, run: Array) -> Array:
+    return {"agreement": (gold == run).astype(np.float64), "mean": run, "mean_difference": run - gold}[metric]
+
+
+def _around(value: float, found: Array) -> Bounds:
+    return float(np.nanmin([value, *found])), float(np.nanmax([value, *found]))
 
 
 def changed_occupations(first: pd.Series, second: pd.Series) -> int:

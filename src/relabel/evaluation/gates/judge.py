@@ -13,7 +13,7 @@ Two kinds of gate differ in what must be shown:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -60,7 +60,11 @@ def judge(suite: Suite, run: Run, gold: Gold, baseline: Run | None, details: pd.
     pin = None if baseline is None else labels_sha256(baseline)
     _check_pins(suite, gold, pin)
     alone = _Bench(side_by_side([run], gold), suite, details)
-    bounded = {gate.id: tuple(bounds_of(gate, _figure(gate, run, alone), suite.level)) for gate in suite.gates}
+    of_itself = run.folder is None and run.ref == gold.name
+    bounded = {
+        gate.id: tuple(bounds_of(gate, _figure(gate, run, alone, of_itself=of_itself), suite.level))
+        for gate in suite.gates
+    }
     drops: Mapping[str, GateResult] = {}
     if baseline is not None and any(gate.max_drop is not None for gate in suite.gates):
         drops = against_baseline(suite, side_by_side([run, baseline], gold), details)
@@ -200,9 +204,15 @@ def in_slice(part: Slice, name: str, index: pd.Index, details: pd.DataFrame | No
     return keep
 
 
-def _figure(gate: Gate, run: Run, bench: _Bench) -> Figure | Counted | None:
+def _figure(gate: Gate, run: Run, bench: _Bench, *, of_itself: bool) -> Figure | Counted | None:
     if gate.min is None and gate.max is None:
         return None
+    figure = _own_figure(gate, run, bench)
+    # A gold read as a run is no sample of anything: that it agrees with itself is known.
+    return replace(figure, otherwise=None) if of_itself and isinstance(figure, Figure) else figure
+
+
+def _own_figure(gate: Gate, run: Run, bench: _Bench) -> Figure | Counted | None:
     if gate.metric == "coverage":
         total, unanswered = asked(run)
         setting = gate.setting or bench.raters.main
