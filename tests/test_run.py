@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet as pq
 import pytest
 
 from relabel.errors import DataError
@@ -137,16 +139,37 @@ def test_the_same_labels_give_the_same_bytes(tmp_path: Path) -> None:
     [
         (lambda d: (d / "manifest.json").unlink(), "holds no manifest.json"),
         (lambda d: (d / "manifest.json").write_text("{"), "is no run manifest"),
-        (lambda d: (d / "manifest.json").write_text("[]"), "is no run manifest"),
+        (lambda d: (d / "manifest.json").write_text("[]"), "is no run manifest .*dictionary"),
+        (lambda d: (d / "manifest.json").write_text("[" * 200_000), "is no run manifest"),
+        (lambda d: (d / "manifest.json").write_bytes(b"\xff"), "is no run manifest"),
+        (lambda d: (d / "manifest.json").write_text("{}"), "is no run manifest .status: Field required"),
+        (lambda d: (d / "manifest.json").write_text('{"format_version": "2"}'), "format_version: is no whole number"),
         (lambda d: (d / "manifest.json").write_text(json.dumps({"format_version": 99})), "written by a newer relabel"),
         (lambda d: (d / "labels.parquet").unlink(), "lost its labels.parquet"),
         (lambda d: (d / "labels.parquet").write_bytes(b"PAR1 no"), "is damaged"),
+        (lambda d: (d / "labels.parquet").write_bytes(b""), "is damaged"),
+        (lambda d: (d / "labels.parquet").write_bytes((d / "labels.parquet").read_bytes()[:-9]), "is damaged"),
+        (lambda d: _columns_named_alike(d / "labels.parquet"), "is damaged"),
     ],
 )
 def test_a_damaged_folder_is_said_in_a_sentence(damage: Any, words: str, tmp_path: Path) -> None:
     a_run(tmp_path, [a_label("a", "strict", "exposed")])
     damage(tmp_path)
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=words) as said:
+        open_run(str(tmp_path))
+    assert "\n" not in str(said.value)
+
+
+def _columns_named_alike(path: Path) -> None:
+    table = pq.read_table(path)
+    pq.write_table(table.append_column("label", table["label"]), path)
+
+
+def test_a_task_labelled_twice_is_named(tmp_path: Path) -> None:
+    a_run(tmp_path, [a_label("a", "strict", "exposed"), a_label("b", "strict", "exposed")])
+    table = pq.read_table(tmp_path / "labels.parquet")
+    pq.write_table(pyarrow.concat_tables([table, table.slice(1)]), tmp_path / "labels.parquet")
+    with pytest.raises(DataError, match=r"the task b of 11-1011\.00 has two labels in the setting strict as sample 0"):
         open_run(str(tmp_path))
 
 
@@ -186,13 +209,33 @@ def test_a_column_of_the_wrong_kind_is_named(change: dict[str, Any], words: str,
 def test_a_table_of_labels_without_a_column_that_all_rests_on_is_refused(column: str, tmp_path: Path) -> None:
     whole = a_run(tmp_path, [a_label("a", "strict", "exposed")]).labels
     whole.drop(columns=column).to_parquet(tmp_path / "labels.parquet")
-    with pytest.raises(DataError, match=f"is no table of labels: column '{column}' not in dataframe"):
+    with pytest.raises(DataError, match=f"has no column '{column}'"):
         open_run(str(tmp_path))
 
 
-def test_an_unknown_run_is_answered_with_the_known_ones() -> None:
+@pytest.mark.parametrize("ref", ["eloundou-2023:gpt5", ""])
+def test_an_unknown_run_is_answered_with_the_known_ones(ref: str) -> None:
     with pytest.raises(DataError, match="eloundou-2023:gpt4"):
-        open_run("eloundou-2023:gpt5")
+        open_run(ref)
+
+
+def test_no_folder_is_taken_where_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a_run(tmp_path, [])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="there is no run ''"):
+        open_run("")
+
+
+def test_a_file_is_no_run(tmp_path: Path) -> None:
+    a_run(tmp_path, [])
+    with pytest.raises(DataError, match="is a file, and a run is a folder"):
+        open_run(str(tmp_path / "manifest.json"))
+
+
+def test_a_name_that_no_folder_can_have_is_cut_short() -> None:
+    with pytest.raises(DataError, match="cannot be looked up") as said:
+        open_run("a" * 5000)
+    assert len(str(said.value)) < 300
 
 
 def test_the_samples_gold_is_a_run() -> None:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from relabel import __version__
-from relabel.errors import DataError, UsageError
+from relabel.errors import ColumnError, DataError, UsageError
 from relabel.files import make_private_dir, replacing
 from relabel.label import Failure, Label
 from relabel.manifest import FORMAT_VERSION, Counts, Manifest, SourceUse
@@ -302,15 +302,27 @@ def open_run(ref: str, *, runs_dir: Path = Path("runs")) -> Run:
     """
     if ref in PUBLISHED or ref == "sample":
         return _published(ref)
-    for folder in (Path(ref), runs_dir / ref):
-        if (folder / "manifest.json").is_file():
-            return _read(ref, folder)
-    if Path(ref).is_dir():
-        raise DataError(
-            f"{ref} holds no manifest.json, so it is no run folder; give the folder that `relabel run --out` wrote"
-        )
+    return _read(ref, _folder_of(ref, runs_dir))
+
+
+def _folder_of(ref: str, runs_dir: Path) -> Path:
+    advice = "give the folder that `relabel run --out` wrote"
+    try:
+        for folder in (Path(ref), runs_dir / ref) if ref else ():
+            if (folder / "manifest.json").is_file():
+                return folder
+        if ref and Path(ref).is_dir():
+            raise DataError(f"{ref} holds no manifest.json, so it is no run folder; {advice}")
+        if ref and Path(ref).is_file():
+            raise DataError(f"{ref} is a file, and a run is a folder; {advice}")
+    except OSError as error:
+        raise DataError(f"the run {_short(ref)!r} cannot be looked up ({error.strerror}); {advice}") from error
     known = ", ".join([*PUBLISHED, "sample"])
-    raise DataError(f"there is no run {ref!r}; give a run folder, a name under {runs_dir}/, or one of {known}")
+    raise DataError(f"there is no run {_short(ref)!r}; give a run folder, a name under {runs_dir}/, or one of {known}")
+
+
+def _short(ref: str) -> str:
+    return ref if len(ref) <= 100 else f"{ref[:100]}…"
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -322,15 +334,16 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / "manifest.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        if data.get("format_version", 0) > FORMAT_VERSION:
-            raise DataError(
-                f"{path} was written by a newer relabel (format {data['format_version']}); update relabel to read it"
-            )
+        version = data.get("format_version", FORMAT_VERSION) if isinstance(data, dict) else FORMAT_VERSION
+        if not isinstance(version, int):
+            raise ValueError("format_version: is no whole number")
+        if version > FORMAT_VERSION:
+            raise DataError(f"{path} was written by a newer relabel (format {version}); update relabel to read it")
         return Manifest.model_validate(data)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); check the folder") from error
-    except (ValueError, AttributeError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+    except (ValueError, RecursionError) as error:
+        reason = _first_of(error) if isinstance(error, ValidationError) else str(error)
         raise DataError(
             f"{path} is no run manifest ({reason}); run the labelling again, answers come from the store"
         ) from error
@@ -345,7 +358,10 @@ def _read(ref: str, folder: Path) -> Run:
     try:
         table = pq.read_table(path)
     except (pyarrow_lib.ArrowException, OSError) as error:
-        raise DataError(f"{path} is damaged ({error}); run the labelling again, answers come from the store") from error
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            f"{path} is damaged ({reason}); run the labelling again, answers come from the store"
+        ) from error
     return Run(ref, folder, manifest, _checked(_whole(table, path), manifest.rubric, path))
 
 
@@ -355,8 +371,9 @@ def _whole(table: pyarrow_lib.Table, path: Path) -> pd.DataFrame:
     for field in _PARQUET:
         name, asked = field.name, LABELS.columns.get(field.name)
         if name not in table.column_names:
-            # A column that is asked for is missed by the schema, which says so.
-            columns |= {name: pyarrow_lib.nulls(len(table), field.type)} if asked is None else {}
+            if asked is not None:
+                raise ColumnError(path, name, table.column_names)
+            columns[name] = pyarrow_lib.nulls(len(table), field.type)
             continue
         columns[name] = table[name]
         if asked is not None and not asked.nullable and table[name].null_count:
@@ -368,7 +385,9 @@ def _whole(table: pyarrow_lib.Table, path: Path) -> pd.DataFrame:
             try:
                 columns[name] = table[name].cast(field.type)
             except pyarrow_lib.ArrowException as error:
-                raise DataError(_no_table(path, f"its column {name} holds no {field.type} ({error})")) from error
+                raise DataError(
+                    _no_table(path, f"its column {name} holds no {field.type} ({str(error).splitlines()[0]})")
+                ) from error
     return pyarrow_lib.table(columns).to_pandas()
 
 
@@ -380,19 +399,28 @@ def _failure(line: bytes, number: int, path: Path) -> Failure:
     try:
         return Failure.model_validate_json(line)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = "".join(f"{part}: " for part in first["loc"])
         raise DataError(
-            f"{path} line {number} names no missing label ({where}{first['msg']}); remove the line or make the run again, "
+            f"{path} line {number} names no missing label ({_first_of(error)}); remove the line or make the run again, "
             "answers come from the store"
         ) from error
+
+
+def _first_of(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}" if where else first["msg"]
 
 
 def _checked(labels: pd.DataFrame, rubric: Rubric, path: Path) -> pd.DataFrame:
     try:
         labels = LABELS.validate(labels)
     except pa.errors.SchemaError as error:
-        raise DataError(_no_table(path, str(error).splitlines()[0].removesuffix(":"))) from error
+        reason = str(error).splitlines()[0].removesuffix(":")
+        twice = labels[labels.duplicated(LABELS.unique)]
+        if len(twice):
+            row = twice.iloc[0]
+            reason = f"{_unit(row, rubric)} has two labels in the setting {row['setting']} as sample {row['sample']}"
+        raise DataError(_no_table(path, reason)) from error
     # What reads labels asks whether they are the ones it knows: all else would count as their opposite.
     known = labels["label"].isin(list(rubric.labels)) & labels["setting"].isin(list(rubric.settings))
     if not known.all():
@@ -401,15 +429,19 @@ def _checked(labels: pd.DataFrame, rubric: Rubric, path: Path) -> pd.DataFrame:
 
 
 def _unknown(row: pd.Series, rubric: Rubric, path: Path) -> str:
-    code, setting, label = row["onet_soc_code"], row["setting"], row["label"]
-    unit = f"the task {row['task_id']} of {code}" if rubric.unit == "task" else f"the occupation {code}"
+    setting, unit = row["setting"], _unit(row, rubric)
     if setting in rubric.settings:
-        said = f"labels {unit} {label!r} in the setting {setting}, which is no label"
+        said = f"labels {unit} {row['label']!r} in the setting {setting}, which is no label"
         known = ", ".join(rubric.labels)
     else:
         said = f"labels {unit} in the setting {setting!r}, which is no setting"
         known = ", ".join(rubric.settings)
     return f"{path} {said} of the rubric {rubric.id} ({known}); mend the file or make the run again"
+
+
+def _unit(row: pd.Series, rubric: Rubric) -> str:
+    code = row["onet_soc_code"]
+    return f"the task {row['task_id']} of {code}" if rubric.unit == "task" else f"the occupation {code}"
 
 
 def _published(ref: str) -> Run:
