@@ -62,7 +62,7 @@ def test_a_users_file_needs_four_columns_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "no column 'task_id'"),
+        ("", r"t\.csv is empty; write a first line with the names of the columns, and one line for each task"),
         (HEAD, "has a header but no row below it"),
         (HEAD + "\n \n", "has a header but no row below it"),
         (HEAD + "1,11-1011.00,T,Do.,Core\n", "line 2 has 5 cells where the header has 6"),
@@ -76,6 +76,11 @@ def test_a_users_file_needs_four_columns_only(tmp_path: Path) -> None:
         (HEAD + "1,11-1011.00,T,Do.,Core,3_0\n", "line 2: importance must be a number"),
         (HEAD + '1,11-1011.00,T,"Do.,Core,3\n', "line 2 is not CSV"),
         ("task_id,onet_soc_code,title\n1,2,3\n", "no column 'text'"),
+        (
+            "ID,task_id,job\n1,2,3\n",
+            r"no columns 'onet_soc_code', 'title' and 'text' \(it has 'ID', 'task_id', 'job'\); its first line must name "
+            "task_id, onet_soc_code, title, text",
+        ),
         (HEAD + "1,11-1011.00,T,Do.,Core,6\n", "line 2: importance must be a number from 1 to 5"),
         (HEAD + "1,11-1011.00,T,Do.,Core,high\n", "line 2: importance must be a number"),
         (HEAD + "1,11-1011.00,T,Do.,,\n1,11-1011.00,T,Do it.,,\n", "line 3 repeats the task id '1'"),

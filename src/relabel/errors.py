@@ -18,6 +18,7 @@ The message of each is one sentence that says what is wrong and what to do.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -49,13 +50,30 @@ class ChecksumError(DataError):
 
 
 class ColumnError(DataError):
-    """A file lacks a column that its reader needs."""
+    """A file lacks columns that its reader needs.
 
-    def __init__(self, path: Path | str, column: str, present: list[str]) -> None:
+    Args:
+        path: The file.
+        column: The first column that it lacks.
+        present: Columns that it has.
+        others: Further columns that it lacks.
+        advice: What to do.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        column: str,
+        present: Sequence[str],
+        *,
+        others: Sequence[str] = (),
+        advice: str = "check that it is the right file and release",
+    ) -> None:
         shown = ", ".join(repr(c) for c in present[:12]) or "none"
-        super().__init__(
-            f"{path} has no column {column!r} (it has {shown}); check that it is the right file and release"
+        lacking = " and ".join(
+            filter(None, [", ".join(repr(c) for c in (column, *others[:-1])), *map(repr, others[-1:])])
         )
+        super().__init__(f"{path} has no column{'s' if others else ''} {lacking} (it has {shown}); {advice}")
         self.column = column
 
 

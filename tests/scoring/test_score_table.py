@@ -88,7 +88,7 @@ def test_a_user_s_pay_file_is_read_with_gaps(tmp_path: Path) -> None:
         ("code,employees,median_pay_gbp\n1121,1,inf\n", "line 2, column median_pay_gbp: 'inf'"),
         ("code,median_pay_gbp\n1121,2\n", "no column 'employees'"),
         ("group,employees,median_pay_gbp\n1121,1,2\n", "no column 'code'"),
-        ("", "no column 'code'"),
+        ("", r"pay\.csv is empty; write a first line"),
         ("code,employees,median_pay_gbp\n", "has a header but no row below it; write one line for each group"),
         (
             "code,employees,median_pay_gbp\n1121,479,000,52885\n",

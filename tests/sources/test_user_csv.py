@@ -37,6 +37,7 @@ def test_columns_without_a_name_do_not_matter(tmp_path: Path) -> None:
         ("a,b\n1,2\n\n1,2,3\n", "line 4 has 3 cells where the header has 2"),
         ("a,a\n1,2\n", "line 1 has the column 'a' more than once; remove one"),
         ("a,b \n1,2\n", "line 1: the column 'b ' has blanks around its name; take them away"),
+        ("\n \n", "is empty; write a first line with the names of the columns, and one line for each thing"),
         ("a,b\n", "has a header but no row below it; write one line for each thing"),
         ('a,b\n1,"2\n', "line 2 is not CSV"),
         ('a,b\n"1"x,2\n', "line 2 is not CSV"),

@@ -16,6 +16,7 @@ from relabel.errors import ColumnError, DataError
 
 _PLAIN = re.compile(r"[0-9]+(\.[0-9]+)?")
 _LARGEST = 1e15
+_BETWEEN = re.compile(r"[\s_*-]+")
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,33 @@ class UserCsv:
         """Make sure that the file has these columns.
 
         Raises:
-            ColumnError: One is missing.
+            ColumnError: Some are missing; the message names them all, and all that are wanted.
         """
-        for column in columns:
-            if column not in self.header:
-                raise ColumnError(self.path, column, list(self.header))
+        lacking = [column for column in columns if column not in self.header]
+        if lacking:
+            advice = f"its first line must name {', '.join(columns)}"
+            raise ColumnError(self.path, lacking[0], self.header, others=lacking[1:], advice=advice)
+
+    def find(self, *names: str) -> str | None:
+        """The column of one of some names: spelled exactly so, else but for case, blanks, underscores, hyphens and asterisks.
+
+        Args:
+            names: The names, the best first.
+
+        Raises:
+            DataError: Two columns are spelled alike but for these.
+        """
+        if exact := next((name for name in names if name in self.header), None):
+            return exact
+        for name in names:
+            alike = [column for column in self.header if _plain_name(column) == _plain_name(name)]
+            if len(alike) > 1:
+                raise DataError(
+                    f"{self.path} has the columns {' and '.join(map(repr, alike))}, which could both be {name!r}; rename one"
+                )
+            if alike:
+                return alike[0]
+        return None
 
 
 def read_user_csv(path: Path, *, rows_are: str, advice: str) -> UserCsv:
@@ -55,8 +78,8 @@ def read_user_csv(path: Path, *, rows_are: str, advice: str) -> UserCsv:
 
     Raises:
         DataError: The file is missing, in another encoding, or no table: a row with other cells than the header, a
-            column that is given twice or has blanks around its name, quotes that do not close, or no row at all. The
-            message names the line.
+            column that is given twice or has blanks around its name, quotes that do not close, no row, or nothing at all.
+            The message names the line.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -69,6 +92,10 @@ def read_user_csv(path: Path, *, rows_are: str, advice: str) -> UserCsv:
         raise DataError(f"{path} line {line} holds a NUL character, which no text does; save the file again as CSV")
     records = _records(path, text)
     top, header = next(records, (1, []))
+    if not header:
+        raise DataError(
+            f"{path} is empty; write a first line with the names of the columns, and one line for {rows_are}"
+        )
     for name in header:
         if name != name.strip():
             raise DataError(f"{path} line {top}: the column {name!r} has blanks around its name; take them away")
@@ -83,9 +110,13 @@ def read_user_csv(path: Path, *, rows_are: str, advice: str) -> UserCsv:
             found = f"{len(cells)} cell{'' if len(cells) == 1 else 's'} where the header has {len(header)}"
             raise DataError(f"{path} line {line} has {found}; mend the line, a cell with a comma goes in quotes")
         rows.append((line, dict(zip(header, cells, strict=True))))
-    if header and not rows:
+    if not rows:
         raise DataError(f"{path} has a header but no row below it; write one line for {rows_are}")
     return UserCsv(path, tuple(header), tuple(rows))
+
+
+def _plain_name(column: str) -> str:
+    return _BETWEEN.sub("", column).casefold()
 
 
 def plain_number(text: str) -> float | None:
