@@ -74,6 +74,51 @@ def test_codes_follow_from_ids_that_stand_for_one_task(write: Write, tmp_path: P
     assert open_run(str(tmp_path / "run")).labels["onet_soc_code"].tolist() == [A]
 
 
+def test_names_of_columns_are_matched_without_case_blanks_and_signs(write: Write, tmp_path: Path) -> None:
+    imported(write(f"Task ID,Label,O*NET-SOC Code\nS001,E1,{A}\n"), tmp_path / "run")
+    run = open_run(str(tmp_path / "run"))
+    assert run.labels[["task_id", "label", "onet_soc_code"]].to_numpy().tolist() == [["S001", "E1", A]]
+    # The manifest has the names as the file spells them.
+    assert run.manifest.parameters["columns"] == {"id": "Task ID", "label": "Label", "code": "O*NET-SOC Code"}
+
+
+def test_a_name_spelled_exactly_wins_over_one_that_is_alike(write: Write, tmp_path: Path) -> None:
+    imported(write(f"Task ID,task_id,label,onet_soc_code\n1,S001,E1,{A}\n"), tmp_path / "run")
+    assert open_run(str(tmp_path / "run")).labels["task_id"].tolist() == ["S001"]
+
+
+def test_two_columns_that_could_both_be_meant_are_refused_by_their_names(write: Write, tmp_path: Path) -> None:
+    path = write(f"Task ID,TASK-ID,label,onet_soc_code\n1,S001,E1,{A}\n")
+    with pytest.raises(DataError, match="'Task ID' and 'TASK-ID', which could both be 'task_id'; rename one"):
+        imported(path, tmp_path / "run")
+
+
+def test_columns_named_like_the_settings_are_understood(write: Write, tmp_path: Path) -> None:
+    path = write(f"task_id,onet_soc_code,Strict,with_tools\nS001,{A},not-exposed,exposed\n")
+    imported(path, tmp_path / "run", "exposure")
+    assert open_run(str(tmp_path / "run")).coded()["code"].tolist() == ["E2"]
+    with pytest.raises(
+        ColumnError, match=r"no column 'label' .*Strict and with_tools are of the rubric exposure: give --r"
+    ):
+        imported(path, tmp_path / "other")
+
+
+def test_a_label_of_another_rubric_is_refused_with_that_rubrics_name(write: Write, tmp_path: Path) -> None:
+    path = write(f"{HEAD}\nS001,{A},exposed\n")
+    advice = "give --rubric exposure, with --label-column SETTING=COLUMN for strict and for with-tools"
+    with pytest.raises(DataError, match=f"line 2: 'exposed' is no label of the rubric eloundou .*; {advice}"):
+        imported(path, tmp_path / "run")
+    with pytest.raises(
+        DataError, match=r"'E1' is no label of the rubric exposure .* but one of .*; give --rubric eloundou, or"
+    ):
+        imported(write(f"{HEAD},setting\nS001,{A},E1,strict\n"), tmp_path / "run", "exposure")
+
+
+def test_an_empty_file_is_called_empty(write: Write, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"labels\.csv is empty"):
+        imported(write(""), tmp_path / "run")
+
+
 def test_an_id_of_several_tasks_needs_codes(write: Write, tmp_path: Path) -> None:
     tasks = tmp_path / "tasks.csv"
     tasks.write_text("task_id,onet_soc_code,title,text\n7,11-1011.00,a,x\n7,11-1021.00,b,y\n")

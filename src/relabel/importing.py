@@ -18,7 +18,7 @@ from relabel.errors import ColumnError, DataError, UsageError
 from relabel.files import require_writable, writing
 from relabel.label import MAX_RATIONALE, Label
 from relabel.manifest import Counts, Manifest, SourceUse
-from relabel.rubric import Rubric, Unit
+from relabel.rubric import Rubric, Unit, load_rubric, rubric_names
 from relabel.run import TASK_FILE, read_manifest, task_sources, write_run
 from relabel.sources.fetch import sha256_of
 from relabel.sources.frames import ONET_SOC
@@ -36,15 +36,16 @@ LISTS: Mapping[Unit, tuple[str, ...]] = {
 
 _ONET_SOC = re.compile(ONET_SOC, re.ASCII)
 _KNOWN_NAMES: Mapping[str, tuple[str, ...]] = {
-    "id": ("task_id", "id", "Task ID"),
-    "code": ("onet_soc_code", "soc_code", "O*NET-SOC Code"),
+    "id": ("task_id", "id"),
+    "code": ("onet_soc_code", "soc_code"),
     "label": ("label", "code"),
     "setting": ("setting",),
     "sample": ("sample",),
     "rationale": ("rationale", "explanation"),
     "probability": ("probability",),
 }
-"""Column names that are understood without being told, by what the column holds."""
+"""Column names that are understood without being told, by what the column holds; O*NET's own `Task ID` and `O*NET-SOC Code`
+are spelled like the first ones (`UserCsv.find`)."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class Columns:
     Attributes:
         id: Task ids; ratings of occupations go by their codes alone.
         code: O*NET-SOC codes; without them an id must stand for one task of the task list.
-        label: Labels; several columns are given by the setting that each answers. Ratings of occupations may lie in
-            columns named like the settings.
+        label: Labels; several columns are given by the setting that each answers. Without a column of labels, columns
+            named like the settings are understood.
         setting: Settings, for files with one line a task and setting.
         sample: Numbers of repeats, from 0.
         rationale: Reasons.
@@ -277,36 +278,49 @@ def _id_column(reading: _Reading) -> str:
 def _required(reading: _Reading, holds: str, wanted: str | None) -> str:
     column = _column(reading, holds, wanted)
     if column is None:
-        raise ColumnError(reading.file.path, _KNOWN_NAMES[holds][0], list(reading.file.header))
+        advice = f"say which column it is with --{holds}-column"
+        if holds == "label" and (other := next((r for r in _others(reading) if _by_setting(reading, r)), None)):
+            advice = f"{' and '.join(_by_setting(reading, other).values())} are of the rubric {other.id}: give --rubric {other.id}"
+        raise ColumnError(reading.file.path, _KNOWN_NAMES[holds][0], reading.file.header, advice=advice)
     return column
 
 
 def _column(reading: _Reading, holds: str, wanted: str | None) -> str | None:
-    header = reading.file.header
-    if wanted is not None:
-        if wanted not in header:
-            raise ColumnError(reading.file.path, wanted, list(header))
-        reading.found[holds] = wanted
-        return wanted
-    there = [name for name in _KNOWN_NAMES[holds] if name in header]
-    if not there:
-        return None
-    reading.found[holds] = there[0]
-    return there[0]
+    column = reading.file.find(*(_KNOWN_NAMES[holds] if wanted is None else [wanted]))
+    if column is not None:
+        reading.found[holds] = column
+    elif wanted is not None:
+        raise ColumnError(reading.file.path, wanted, reading.file.header)
+    return column
+
+
+def _by_setting(reading: _Reading, rubric: Rubric) -> dict[str, str]:
+    """Columns named like the settings of a rubric; none unless it has one for each."""
+    found = {setting: reading.file.find(setting) for setting in rubric.settings}
+    named = {setting: column for setting, column in found.items() if column is not None}
+    return named if len(named) == len(found) else {}
+
+
+def _others(reading: _Reading) -> list[Rubric]:
+    """The other rubrics that ship with relabel and label the same: tasks, or occupations."""
+    known = [load_rubric(name) for name in rubric_names()]
+    return [other for other in known if other.id != reading.rubric.id and other.unit == reading.rubric.unit]
 
 
 def _label_columns(reading: _Reading) -> tuple[Sequence[tuple[str | None, str]], str | None]:
     """Columns of labels, each with its setting where that is known, and the column that gives it where not."""
     rubric, wanted = reading.rubric, reading.columns.label
     if isinstance(wanted, Mapping):
+        named: list[tuple[str, str]] = []
         for setting, column in wanted.items():
             if setting not in rubric.settings:
                 raise UsageError(f"{setting} is no setting of the rubric {rubric.id} ({', '.join(rubric.settings)})")
-            _column(reading, f"label {setting}", column)
-        return list(wanted.items()), None
-    rated = reading.rubric.unit == "occupation" and wanted is None and _column(reading, "label", None) is None
-    if rated and set(rubric.settings) <= set(reading.file.header):
-        return [(setting, setting) for setting in rubric.settings], None
+            named.append((setting, _column(reading, f"label {setting}", column) or column))
+        return named, None
+    untold = wanted is None and reading.setting is None and _column(reading, "label", None) is None
+    if untold and (named_so := _by_setting(reading, rubric)):
+        reading.found |= {f"label {setting}": column for setting, column in named_so.items()}
+        return list(named_so.items()), None
     column = _required(reading, "label", wanted)
     only = next(iter(rubric.settings)) if len(rubric.settings) == 1 else None
     if reading.setting is not None:
@@ -374,6 +388,13 @@ def _label(reading: _Reading, line: int, written: str) -> str:
         # What no shell or option takes as it stands is no label that a mapping could be meant for.
         plain = re.fullmatch(r"[\w.-]{1,12}", written) is not None
         mapped = f", or say what it stands for with --map {written}=LABEL" if plain else ""
+        if other := next((rubric for rubric in _others(reading) if written in rubric.labels), None):
+            settings = list(other.settings)
+            each = f", with --label-column SETTING=COLUMN for {' and for '.join(settings)}" if len(settings) > 1 else ""
+            raise DataError(
+                f"{path} line {line}: {written!r} is no label of the rubric {rubric.id} ({known}) but one of the rubric "
+                f"{other.id}; give --rubric {other.id}{each}{mapped}"
+            )
         raise DataError(
             f"{path} line {line}: {written[:40]!r} is no label of the rubric {rubric.id} ({known}); mend the line{mapped}"
         )

@@ -37,16 +37,21 @@ def import_file(
     setting: Annotated[
         str | None, typer.Option(help="Setting that all labels answer, where the file does not say.")
     ] = None,
-    id_column: Annotated[str | None, typer.Option(help=f"{_UNDERSTOOD} task_id, id or Task ID.")] = None,
+    id_column: Annotated[
+        str | None, typer.Option(help=f"{_UNDERSTOOD} task_id (or Task ID, as O*NET spells it) or id.")
+    ] = None,
     code_column: Annotated[
         str | None,
         typer.Option(
-            help=f"O*NET-SOC codes. {_UNDERSTOOD} onet_soc_code or soc_code; without them an id must be unique in --tasks."
+            help=f"O*NET-SOC codes. {_UNDERSTOOD} onet_soc_code (or O*NET-SOC Code) or soc_code; without them an id must be unique in --tasks."
         ),
     ] = None,
     label_column: Annotated[
         list[str] | None,
-        typer.Option(metavar="[SETTING=]COLUMN", help=f"{_UNDERSTOOD} label or code; several as SETTING=COLUMN."),
+        typer.Option(
+            metavar="[SETTING=]COLUMN",
+            help=f"{_UNDERSTOOD} label or code, else columns named like the settings; several as SETTING=COLUMN.",
+        ),
     ] = None,
     setting_column: Annotated[
         str | None, typer.Option(help=f"Setting of each line. {_UNDERSTOOD} setting, if there is one.")
