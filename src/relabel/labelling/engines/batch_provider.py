@@ -259,6 +259,6 @@ class BatchProvider:
             f"{self._address} refuses {path} (HTTP {status}: {said}); mend that, then start the same run again"
         )
 
-    def fatal(self, status: int, code: str, said: str, path: str) -> ProviderError | None:
+    def fatal(self, status: int | None, code: str, said: str, path: str) -> ProviderError | None:
         """What to tell the user when no request will have an answer; see `online.fatal_refusal`."""
         return fatal_refusal(status, code, said, address=self._address, path=path, model=self._model)

@@ -272,7 +272,7 @@ class Results:
         shown = f"HTTP {status}: {said}" if status else said
         if code in _NOT_ASKED or status in _TRANSIENT or status >= 500:
             self.unanswered[key] = shown
-            fatal = provider.fatal(0, code, said, PATHS[self._job.endpoint.api])
+            fatal = provider.fatal(None, code, said, PATHS[self._job.endpoint.api])
         else:
             self._fail(key, "provider", shown)
             fatal = provider.fatal(status, code, said, PATHS[self._job.endpoint.api])

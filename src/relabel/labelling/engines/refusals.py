@@ -95,12 +95,12 @@ def refusal(
 
 
 def fatal_refusal(
-    status: int, code: str, said: str, *, address: str, path: str, model: str | None
+    status: int | None, code: str, said: str, *, address: str, path: str, model: str | None
 ) -> ProviderError | None:
     """What to tell the user when no request will have an answer; None when the refusal is of one request only.
 
     Args:
-        status: HTTP status.
+        status: HTTP status; None where there is none, or it says nothing of the others.
         code: The provider's word for the error.
         said: What the provider said, without keys.
         address: The provider's address, without credentials.
