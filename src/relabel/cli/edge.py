@@ -27,8 +27,8 @@ from relabel.settings import Settings
 
 
 @dataclass(frozen=True)
-class Pace:
-    """How fast to ask, and what it may cost.
+class Caps:
+    """What a run may not exceed.
 
     Attributes:
         concurrency: Requests in flight at once; None finds it out.
@@ -49,7 +49,7 @@ def label(
     model: str,
     described: Connection,
     environment: Settings,
-    pace: Pace,
+    caps: Caps,
     *,
     replay: bool = False,
     cluster: ClusterOptions | None = None,
@@ -63,14 +63,14 @@ def label(
         model: The model as the user named it.
         described: The model.
         environment: Settings from the environment.
-        pace: How fast to ask.
+        caps: What it may not exceed.
         replay: Whether answers come from the store alone.
         cluster: The Ray cluster whose workers ask; None asks from this process.
         look: How progress looks.
     """
     require_writable(folder)
-    limiter = Limiter(pace.concurrency, rpm=pace.rpm, tpm=pace.tpm)
-    budget = Budget(pace.max_cost, described.price)
+    limiter = Limiter(caps.concurrency, rpm=caps.rpm, tpm=caps.tpm)
+    budget = Budget(caps.max_cost, described.price)
     with Store(environment.store_dir) as store:
         engine: Engine
         if replay:

@@ -14,7 +14,7 @@ import typer
 from relabel.cli.numbers import finite
 
 if TYPE_CHECKING:
-    from relabel.cli.edge import Pace
+    from relabel.cli.edge import Caps
     from relabel.labelling.connection import Connection
     from relabel.labelling.engines.ray_cluster import ClusterOptions
     from relabel.labelling.job import Job
@@ -221,7 +221,7 @@ def run(
     )
     cluster = _cluster(engine, ray_address, workers, worker_cpus)
     one_token = decide is DecideName.logprob
-    pace = _pace(concurrency, rpm, tpm, max_cost, model, described, params, cluster, one_token=one_token)
+    caps = _caps(concurrency, rpm, tpm, max_cost, model, described, params, cluster, one_token=one_token)
     form = response_format.value if response_format is not FormName.auto else "json_schema"
     chosen = load_tasks(tasks, unit=loaded.unit, occupations=occupation or (), sample=sample, seed=seed)
     if one_token and calibrate and len(chosen) * samples < FEWEST_TO_CALIBRATE:
@@ -270,7 +270,7 @@ def run(
         from relabel.cli.edge import label
 
         replay = engine is EngineName.replay
-        outcome = label(job, folder, model, described, environment, pace, replay=replay, cluster=cluster, look=look)
+        outcome = label(job, folder, model, described, environment, caps, replay=replay, cluster=cluster, look=look)
     if as_json:
         typer.echo(outcome.manifest.model_dump_json(indent=2))
     else:
@@ -303,7 +303,7 @@ def _cluster(
     return None
 
 
-def _pace(
+def _caps(
     concurrency: str,
     rpm: float | None,
     tpm: float | None,
@@ -314,8 +314,8 @@ def _pace(
     cluster: ClusterOptions | None,
     *,
     one_token: bool,
-) -> Pace:
-    from relabel.cli.edge import Pace
+) -> Caps:
+    from relabel.cli.edge import Caps
     from relabel.errors import UsageError
     from relabel.labelling.engines.limits import LARGEST_LIMIT
     from relabel.labelling.engines.local import SLOTS, is_local
@@ -336,7 +336,7 @@ def _pace(
             raise UsageError(
                 "--max-cost needs --max-tokens: without a bound of the answer the worst case of a request is not known"
             )
-    return Pace(at_once, rpm, tpm, max_cost)
+    return Caps(at_once, rpm, tpm, max_cost)
 
 
 def default_name(job: Job) -> str:
