@@ -174,6 +174,31 @@ def test_list_shows_what_the_provider_said(fake: FakeBatches, capsys: pytest.Cap
     assert listed(capsys)[0]["state"] == "ended"
 
 
+def test_what_else_lies_among_the_jobs_is_no_job_and_a_damaged_one_is_named(
+    fake: FakeBatches, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_id = interrupted(fake, capsys)
+    jobs = settings().home / "batches"
+    (jobs / ".DS_Store").write_bytes(b"\x00")
+    (jobs / "empty").mkdir()
+    (jobs / "f00d").mkdir()
+    (jobs / "f00d" / "state.json").write_text('{"format_version": 1')
+    (jobs / "beef").mkdir()
+    (jobs / "beef" / "state.json").mkdir()
+    assert [run["run_id"] for run in listed(capsys)] == [run_id]
+    assert run_app(["batch", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [run_id, "beef", "f00d"]
+    assert all("  damaged  the batch state" in line for line in lines[1:])
+    assert run_app(["batch", "list", "--json"]) == 0
+    damaged = json.loads(capsys.readouterr().out)["damaged"]
+    assert [state["run_id"] for state in damaged] == ["beef", "f00d"]
+    assert run_app(["batch", "resume", "f00d"]) == 3
+    assert "f00d/state.json cannot be read" in capsys.readouterr().err
+    assert run_app(["batch", "resume", "nope"]) == 2
+    assert run_app(["batch", "resume", run_id, "--quiet"]) == 0
+
+
 def test_an_unknown_run_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("resume", "cancel"):
         assert run_app(["batch", command, "nope"]) == 2

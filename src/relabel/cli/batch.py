@@ -60,16 +60,19 @@ def list_batches(
     from relabel.settings import settings
 
     environment = settings()
-    states = list(known_states(_home(environment)))
+    states, damaged = known_states(_home(environment))
     if refresh:
         asyncio.run(_refresh(states, environment))
     if as_json:
-        typer.echo(json.dumps({"runs": [_document(state) for state in states]}, indent=2))
+        broken = [{"run_id": state.run_id, "problem": state.problem} for state in damaged]
+        typer.echo(json.dumps({"runs": [_document(state) for state in states], "damaged": broken}, indent=2))
         return
-    if not states:
+    if not states and not damaged:
         typer.echo("no batch jobs; `relabel run --engine batch` makes one")
     for state in states:
         typer.echo(_line(state))
+    for state in damaged:
+        typer.echo(f"{state.run_id}  damaged  {state.problem}")
 
 
 @app.command()

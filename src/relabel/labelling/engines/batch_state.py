@@ -15,10 +15,10 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -353,20 +353,36 @@ class ChunkWriter:
         ) from error
 
 
-def known_states(batches: Path) -> Iterator[BatchState]:
-    """The states of all batch jobs, the newest first."""
-    folders = sorted(batches.iterdir()) if batches.is_dir() else []
-    states = [state for path in folders if (state := BatchFolder(batches, path.name).load()) is not None]
-    yield from sorted(states, key=lambda state: state.started_at, reverse=True)
+class DamagedState(NamedTuple):
+    """A batch job whose state cannot be read: its run id, and the problem in one sentence."""
+
+    run_id: str
+    problem: str
+
+
+def known_states(batches: Path) -> tuple[list[BatchState], list[DamagedState]]:
+    """The states of all batch jobs, the newest first, and the damaged ones. What else lies in the folder is no job."""
+    states: list[BatchState] = []
+    damaged: list[DamagedState] = []
+    for path in sorted(batches.glob("*/state.json")):
+        folder = BatchFolder(batches, path.parent.name)
+        try:
+            state = folder.load()
+        except DataError as error:
+            damaged.append(DamagedState(folder.name, str(error)))
+            continue
+        if state is not None:  # somebody may just have removed it
+            states.append(state)
+    return sorted(states, key=lambda state: state.started_at, reverse=True), damaged
 
 
 def find_state(batches: Path, ref: str) -> BatchState | None:
     """The state of the job that a user means: by run id, by the beginning of one, or by run folder; None if there is none.
 
     Raises:
-        DataError: Several are meant.
+        DataError: Several are meant, or one that is damaged.
     """
-    states = list(known_states(batches))
+    states, damaged = known_states(batches)
     found = [state for state in states if state.run_id == ref] or [
         state for state in states if state.run_id.startswith(ref) or Path(state.out) == Path(ref).resolve()
     ]
@@ -374,4 +390,7 @@ def find_state(batches: Path, ref: str) -> BatchState | None:
     found = [state for state in found if state.open] or found
     if len(found) > 1:
         raise DataError(f"{ref} may mean {', '.join(state.run_id for state in found)}; give more of the run id")
+    problem = next((state.problem for state in damaged if state.run_id.startswith(ref)), None)
+    if not found and problem is not None:
+        raise DataError(problem)
     return found[0] if found else None
