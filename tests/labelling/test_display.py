@@ -13,36 +13,48 @@ import pytest
 from rich.console import Console
 
 from relabel.cli.app import run_app
-from relabel.cli.display import duration, line, money, panel, paused_until, shown
+from relabel.cli.display import Bar, PlainLines, duration, line, money, panel, paused_until, shown
 from relabel.label import Answer, Usage
+from relabel.labelling.engines.engine import NoAnswerError
 from relabel.labelling.engines.limits import Limiter
 from relabel.labelling.engines.online import OnlineEngine
 from relabel.labelling.progress import Progress
+from relabel.labelling.request import Request
 from relabel.labelling.running import run_job
 from relabel.labelling.store import Store
+from relabel.labelling.trend import Trend
 from server import Reply, Seen, chat, judged, provider, refused
-from workshop import make_job
+from workshop import FakeTime, make_job
 
 
-def busy() -> Progress:
-    progress = Progress(asked=38_530, from_store=12_000, fresh=2_000, fresh_seconds=100.0)
+def busy(limiter: Limiter | None = None) -> Trend:
+    """A job that has had 2,043 answers in 100 seconds, and labels of the store at its start."""
+    now = FakeTime()
+    progress = Progress(asked=38_530, from_store=12_000)
+    progress.flying["k"] = ("8823 strict", time.monotonic() - 95)
+    trend = Trend(progress, limiter or Limiter(None), clock=now)
+    now.now += 100
+    progress.fresh = 2_000
     progress.failed.update(refusal=3, timeout=40)
     progress.prompt_tokens, progress.cached_tokens, progress.completion_tokens = 1_400_000, 1_200_000, 90_000
     progress.cost_usd = 0.5
-    return progress
+    trend.look()
+    return trend
 
 
-def drawn(progress: Progress, limiter: Limiter, width: int) -> str:
+def new(asked: int, limiter: Limiter | None = None) -> Trend:
+    return Trend(Progress(asked=asked), limiter or Limiter(8))
+
+
+def drawn(trend: Trend, width: int) -> str:
     console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True)
-    console.print(panel(progress, limiter))
+    console.print(panel(trend))
     return console.export_text()
 
 
-@pytest.mark.parametrize("width", [60, 100])
+@pytest.mark.parametrize("width", [60, 80, 100])
 def test_the_panel_shows_how_far_how_fast_and_how_dear(width: int) -> None:
-    progress = busy()
-    progress.flying["k"] = ("8823 strict", time.monotonic() - 95)
-    text = drawn(progress, Limiter(None), width)
+    text = drawn(busy(), width)
     flat = " ".join(text.split())
     assert max(len(shown_line) for shown_line in text.splitlines()) <= width
     for words in (
@@ -60,8 +72,15 @@ def test_the_panel_shows_how_far_how_fast_and_how_dear(width: int) -> None:
         assert words in flat, words
 
 
+def test_the_bar_can_be_read_without_colour() -> None:
+    assert drawn(busy(), 80).splitlines()[0].split()[0] == "█" * 10 + "░" * 20
+    plain = Console(record=True, width=80, file=io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    plain.print(Bar(1, 2))
+    assert plain.export_text().strip() == "#" * 15 + "-" * 15
+
+
 def test_the_panel_of_a_job_that_begins_promises_nothing() -> None:
-    flat = " ".join(drawn(Progress(asked=10), Limiter(8), 80).split())
+    flat = " ".join(drawn(new(10), 80).split())
     assert "0 of 10" in flat
     assert "failed none" in flat
     assert "in flight 0 of 8 (fixed) rate - left -" in flat
@@ -83,26 +102,26 @@ async def test_a_long_pause_is_said_with_its_end() -> None:
     waiting = asyncio.create_task(limiter.acquire(100))
     await asleep.wait()
     assert 85 < limiter.paused_s <= 90
-    assert "paused until" in " ".join(drawn(Progress(asked=10), limiter, 100).split())
+    assert "paused until" in " ".join(drawn(new(10, limiter), 100).split())
     waiting.cancel()
     await asyncio.wait({waiting})
     assert paused_until(limiter) is None
 
 
 def test_the_panel_of_an_empty_job_can_be_drawn() -> None:
-    assert "0 of 0" in drawn(Progress(asked=0), Limiter(8), 80)
+    assert "0 of 0" in drawn(new(0), 80)
 
 
 def test_the_plain_line_says_the_same_in_short() -> None:
     assert line(busy()) == (
         "14043/38530 | 12000 from store | 40 timeout, 3 refusal | 20.4/s | 19 min 59 s left | 1,490,000 tokens | $0.5000"
     )
-    assert line(Progress(asked=5)) == "0/5 | 0 tokens | $0.0000"
+    assert line(new(5)) == "0/5 | 0 tokens | $0.0000"
 
 
 def test_an_unknown_price_is_said() -> None:
-    progress = Progress(asked=5)
-    progress.bought(
+    trend = new(5)
+    trend.progress.bought(
         Answer(
             request_key="k",
             content="",
@@ -116,8 +135,8 @@ def test_an_unknown_price_is_said() -> None:
             raw={},
         )
     )
-    assert "cost unknown" in line(progress)
-    assert progress.cost_at_end is None
+    assert "cost unknown" in line(trend)
+    assert trend.cost_at_end is None
     assert money(0.25) == "$0.2500"
 
 
@@ -129,13 +148,173 @@ def test_durations_are_said_as_people_say_them(seconds: float, said: str) -> Non
     assert duration(seconds) == said
 
 
-def test_what_comes_is_foreseen_from_what_was_bought() -> None:
-    progress = Progress(asked=100, from_store=50, fresh=10, fresh_seconds=5.0, cost_usd=1.0)
-    progress.failed.update(refusal=10)
-    assert progress.done == 70
-    assert progress.rate == 4.0
-    assert progress.seconds_left == 7.5
-    assert progress.cost_at_end == pytest.approx(4.0)
+def plain_lines(trend: Trend, now: FakeTime, seconds: int) -> list[tuple[int, str]]:
+    """What plain progress says while nothing but the clock moves, and after how many seconds."""
+    lines, begun = PlainLines(trend, now.now), now.now
+    said: list[tuple[int, str]] = []
+    for _ in range(seconds):
+        now.now += 1
+        if (text := lines.due(now.now)) is not None:
+            said.append((round(now.now - begun), text))
+    return said
+
+
+def test_plain_progress_repeats_itself_once_a_minute_and_says_what_it_waits_for() -> None:
+    now, trend = FakeTime(), new(120)
+    trend.progress.flying.update({str(n): (f"{n} strict", now.now - 20 * (n == 3)) for n in range(4)})
+    assert plain_lines(trend, now, 200) == [
+        (10, "0/120 | 0 tokens | $0.0000"),
+        (70, "0/120 | 0 tokens | $0.0000 | waiting for 4 answers, the slowest for 1 min 30 s"),
+        (130, "0/120 | 0 tokens | $0.0000 | waiting for 4 answers, the slowest for 2 min 30 s"),
+        (190, "0/120 | 0 tokens | $0.0000 | waiting for 4 answers, the slowest for 3 min 30 s"),
+    ]
+
+
+def test_plain_progress_says_what_has_changed_every_ten_seconds() -> None:
+    now, trend = FakeTime(), new(120)
+    lines = PlainLines(trend, now.now)
+    said = 0
+    for second in range(1, 101):
+        now.now += 1
+        trend.progress.from_store = second
+        said += lines.due(now.now) is not None
+    assert said == 10
+
+
+def test_a_server_that_cannot_be_reached_is_said_at_once_and_once() -> None:
+    now, limiter = FakeTime(), Limiter(4)
+    trend = new(120, limiter)
+    limiter.unreachable = "cannot reach http://h/v1 (connection refused)"
+    words = "cannot reach http://h/v1 (connection refused), trying again"
+    assert plain_lines(trend, now, 5) == [(1, words)]
+    assert words in " ".join(drawn(trend, 80).split())
+
+
+@pytest.mark.parametrize("base_url", ["http://127.0.0.1:9/v1", "http://localhost:9/v1"])
+async def test_the_limiter_knows_that_nobody_is_there_before_the_request_is_given_up(base_url: str) -> None:
+    limiter = Limiter(4)
+    seen: list[str] = []
+
+    async def sleep(seconds: float) -> None:
+        del seconds
+        seen.append(limiter.unreachable)
+
+    engine = OnlineEngine(base_url, None, None, limiter=limiter, sleep=sleep)
+    request = Request(host="h", body={"model": "m", "messages": [{"role": "user", "content": "Hi"}]})
+    with pytest.raises(NoAnswerError, match=r"cannot reach .* \(connection refused\)"):
+        await engine.ask(request)
+    await engine.close()
+    assert seen == [f"cannot reach {base_url} (connection refused)"] * 5
+
+
+async def test_a_server_that_answers_is_not_said_to_be_out_of_reach() -> None:
+    limiter = Limiter(4)
+    limiter.missed(await limiter.acquire(1), "cannot reach it")
+    assert limiter.unreachable
+    limiter.failed(await limiter.acquire(1))
+    assert not limiter.unreachable
+
+
+def come(trend: Trend, now: FakeTime, seconds: float, *, fresh: int = 0, from_store: int = 0) -> None:
+    now.now += seconds
+    trend.progress.fresh += fresh
+    trend.progress.from_store += from_store
+    trend.look()
+
+
+def begun(asked: int, limiter: Limiter | None = None) -> tuple[Trend, FakeTime]:
+    now = FakeTime()
+    progress = Progress(asked=asked)
+    progress.flying["k"] = ("1 strict", now.now)
+    return Trend(progress, limiter or Limiter(8), clock=now), now
+
+
+def test_what_comes_is_foreseen_from_the_last_answers() -> None:
+    trend, now = begun(100)
+    trend.progress.cost_usd = 1.0
+    come(trend, now, 5, fresh=10)
+    trend.progress.failed.update(refusal=10)
+    come(trend, now, 5)
+    assert trend.rate == 2.0
+    assert trend.seconds_left == 40
+    assert trend.cost_at_end == pytest.approx(9.0)
+
+
+def test_nothing_is_foreseen_before_some_answers_have_come() -> None:
+    trend, now = begun(100)
+    come(trend, now, 5, fresh=2)
+    assert (trend.rate, trend.seconds_left, trend.cost_at_end) == (None, None, None)
+
+
+def test_the_start_of_a_model_is_not_taken_for_slowness() -> None:
+    now = FakeTime()
+    trend = Trend(Progress(asked=100), Limiter(8), clock=now)
+    come(trend, now, 600)
+    trend.progress.flying["k"] = ("1 strict", now.now)
+    come(trend, now, 10, fresh=10)
+    assert trend.rate == 1.0
+
+
+def test_while_the_store_answers_nothing_is_foreseen_and_then_only_from_what_is_asked() -> None:
+    trend, now = begun(10_000)
+    for _ in range(36):  # 9,000 labels of the store, and a few answers that had been in flight when the run was stopped
+        come(trend, now, 0.25, fresh=1, from_store=249)
+        assert (trend.rate, trend.seconds_left, trend.cost_at_end) == (None, None, None)
+    for _ in range(10):
+        come(trend, now, 1, fresh=10)
+    assert trend.rate == pytest.approx(10)
+    assert trend.seconds_left == pytest.approx((10_000 - 9_000 - 100) / 10)
+
+
+def test_where_the_store_knows_some_in_between_it_is_taken_to_know_as_much_of_the_rest() -> None:
+    trend, now = begun(1000)
+    for _ in range(20):
+        come(trend, now, 1, fresh=5, from_store=5)
+    assert trend.rate == pytest.approx(5)
+    assert trend.seconds_left == pytest.approx(800 / 10)
+
+
+def test_labels_that_nobody_is_asked_for_do_not_make_a_job_fast() -> None:
+    trend, now = begun(10_000)
+    come(trend, now, 5, fresh=10)
+    trend.progress.failed.update(provider=5000)
+    trend.progress.unasked = 5000
+    come(trend, now, 1)
+    assert (trend.rate, trend.seconds_left) == (None, None)
+
+
+async def test_a_cap_of_requests_is_heeded_from_the_first_answer() -> None:
+    time_ = FakeTime()
+    limiter = Limiter(4, rpm=6, clock=time_, sleep=time_.sleep)
+    trend, now = begun(6, limiter)
+    limiter.release(await limiter.acquire(100))
+    come(trend, now, 0.3, fresh=1)
+    assert trend.rate == pytest.approx(0.1)
+    assert trend.seconds_left == pytest.approx(50)
+    assert line(trend).startswith("1/6 | 6.0/min | 50 s left")
+
+
+async def test_a_cap_of_tokens_is_heeded() -> None:
+    time_ = FakeTime()
+    limiter = Limiter(4, tpm=1000, clock=time_, sleep=time_.sleep)
+    trend, now = begun(60, limiter)
+    limiter.release(await limiter.acquire(100))
+    trend.progress.prompt_tokens, trend.progress.completion_tokens = 900, 100
+    come(trend, now, 1, fresh=10)  # packed: ten labels of one answer
+    assert trend.seconds_left == pytest.approx(50 / 10 * 60)
+
+
+async def test_the_first_pause_is_said_at_once() -> None:
+    limiter = Limiter(4, rpm=6)
+    trend = new(6, limiter)
+    limiter.release(await limiter.acquire(100))
+    waiting = asyncio.create_task(limiter.acquire(100))
+    await asyncio.sleep(0)
+    said = plain_lines(trend, FakeTime(), 3)
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    assert [when for when, _ in said] == [1]
+    assert "paused until " in said[0][1]
 
 
 async def test_only_requests_on_the_wire_are_shown_in_flight(store: Store, tmp_path: Path) -> None:
@@ -192,14 +371,14 @@ async def test_the_first_question_is_in_flight_too(store: Store, tmp_path: Path)
 
 
 def test_a_limit_that_was_cut_says_that_more_are_still_out() -> None:
-    progress = Progress(asked=10)
-    progress.flying.update({str(n): (f"{n} strict", time.monotonic()) for n in range(6)})
-    flat = " ".join(drawn(progress, Limiter(4), 80).split())
+    trend = new(10, Limiter(4))
+    trend.progress.flying.update({str(n): (f"{n} strict", time.monotonic()) for n in range(6)})
+    flat = " ".join(drawn(trend, 80).split())
     assert "in flight 6, falling to 4 (fixed)" in flat
 
 
 async def test_nothing_is_shown_when_quiet_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    async with shown(busy(), Limiter(4), look="quiet"):
+    async with shown(Progress(asked=5), Limiter(4), look="quiet"):
         await asyncio.sleep(0)
     captured = capsys.readouterr()
     assert captured.out + captured.err == ""
@@ -207,7 +386,8 @@ async def test_nothing_is_shown_when_quiet_was_asked_for(capsys: pytest.CaptureF
 
 async def test_events_begin_and_end_even_when_the_job_fails(capsys: pytest.CaptureFixture[str]) -> None:
     async def failing_job() -> None:
-        async with shown(busy(), Limiter(4), look="json"):
+        async with shown(progress := Progress(asked=5), Limiter(4), look="json"):
+            progress.failed.update(refusal=3, timeout=40)
             await asyncio.sleep(0)
             raise ZeroDivisionError
 

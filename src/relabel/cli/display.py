@@ -8,24 +8,30 @@ import sys
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
-from rich.progress_bar import ProgressBar
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from relabel.labelling.engines.limits import Limiter
 from relabel.labelling.progress import Progress
+from relabel.labelling.trend import Trend
 
 Look = Literal["people", "json", "quiet"]
 
+_LOOK_EVERY_S = 1.0
 _PLAIN_EVERY_S = 10.0
+_AT_LEAST_EVERY_S = 60.0
 _LIVE_EVERY_S = 0.25
 _EVENT_EVERY_S = 2.0
 _SLOWEST = 3
 _WORTH_SAYING_S = 2.0
+_SLOW_S = 5.0
+_BAR = 30
 
 
 @asynccontextmanager
@@ -34,55 +40,71 @@ async def shown(progress: Progress, limiter: Limiter, *, look: Look = "people") 
     if look == "quiet":
         yield
         return
-    if look == "json":
-        way = _events(progress, limiter)
-    else:
-        way = _live(progress, limiter) if sys.stderr.isatty() else _plain(progress, limiter)
-    showing = asyncio.create_task(way)
+    trend = Trend(progress, limiter)
+    way = _events if look == "json" else _live if sys.stderr.isatty() else _plain
+    showing = asyncio.create_task(way(trend))
     try:
         yield
     finally:
         showing.cancel()
         await asyncio.wait({showing})
         if look == "json":
-            _emit("end", progress, limiter)
+            _emit("end", trend)
 
 
-async def _live(progress: Progress, limiter: Limiter) -> None:
+async def _live(trend: Trend) -> None:
     console = Console(stderr=True)
-    with Live(panel(progress, limiter), console=console, transient=True, auto_refresh=False) as live:
+    with Live(panel(trend), console=console, transient=True, auto_refresh=False) as live:
         while True:
-            live.update(panel(progress, limiter), refresh=True)
+            trend.look()
+            live.update(panel(trend), refresh=True)
             await asyncio.sleep(_LIVE_EVERY_S)
 
 
-def panel(progress: Progress, limiter: Limiter) -> Group:
+@dataclass(frozen=True)
+class Bar:
+    """How much of something is done, told by its characters and not by colour alone."""
+
+    done: int
+    total: int
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """A line of characters; for terminals that know little more than letters, of those."""
+        full, empty = ("#", "-") if options.ascii_only else ("█", "░")
+        filled = _BAR * min(self.done, self.total) // max(1, self.total)
+        yield Text(full * filled, style="bar.complete", end="").append(empty * (_BAR - filled), style="bar.back")
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        """Its width, which is fixed."""
+        return Measurement(_BAR, _BAR)
+
+
+def panel(trend: Trend) -> Group:
     """A job's progress as a few lines for a terminal."""
+    progress, limiter = trend.progress, trend.limiter
     bar = Table.grid(padding=(0, 1))
-    bar.add_row(
-        ProgressBar(total=max(1, progress.asked), completed=progress.done, width=30),
-        f"{progress.done:,} of {progress.asked:,}",
-    )
+    bar.add_row(Bar(progress.done, progress.asked), f"{progress.done:,} of {progress.asked:,}")
     lines: list[Any] = [bar]
-    failed = ", ".join(f"{count} {kind}" for kind, count in progress.failed.most_common()) or "none"
     lines.append(
         Text(
-            f"from store {progress.from_store:,}   fresh {progress.fresh:,}   failed {failed}",
+            f"from store {progress.from_store:,}   fresh {progress.fresh:,}   failed {_failed(progress) or 'none'}",
             style="red" if progress.failed else "",
         )
     )
-    rate = f"{progress.rate:.1f}/s" if progress.rate else "-"
-    left = duration(progress.seconds_left) if progress.seconds_left else "-"
     flying = len(progress.flying)
     # What was sent before the limit was cut is out there still.
-    limit = f"of {limiter.limit}" if flying <= limiter.limit else f"falling to {limiter.limit}"
+    limit = f" of {limiter.limit}" if flying <= limiter.limit else f", falling to {limiter.limit}"
     how = "found out" if limiter.automatic else "fixed"
-    lines.append(
-        Text(f"in flight {flying}{' ' if flying <= limiter.limit else ', '}{limit} ({how})   rate {rate}   left {left}")
-    )
+    rate = "-" if trend.rate is None else speed(trend.rate)
+    left = "-" if trend.seconds_left is None else duration(trend.seconds_left)
+    lines.append(Text(f"in flight {flying}{limit} ({how})   rate {rate}   left {left}"))
+    if progress.naming:
+        lines.append(Text(_naming(progress), style="yellow"))
+    if limiter.unreachable:
+        lines.append(Text(_trying_again(limiter), style="yellow"))
     if (until := paused_until(limiter)) is not None:
         lines.append(Text(f"paused until {until}, as the provider's limits or --rpm and --tpm ask", style="yellow"))
-    end = "" if progress.cost_at_end is None else f", {money(progress.cost_at_end)} at the end"
+    end = "" if trend.cost_at_end is None else f", {money(trend.cost_at_end)} at the end"
     lines.append(
         Text(
             f"tokens {progress.prompt_tokens:,} in ({progress.cached_tokens:,} cached), {progress.completion_tokens:,} out   "
@@ -91,27 +113,89 @@ def panel(progress: Progress, limiter: Limiter) -> Group:
     )
     now = time.monotonic()
     slowest = sorted(progress.flying.values(), key=lambda item: item[1])[:_SLOWEST]
-    if slowest and now - slowest[0][1] > 5:
+    if slowest and now - slowest[0][1] > _SLOW_S:
         said = ", ".join(f"{what} {duration(now - since)}" for what, since in slowest)
         lines.append(Text(f"slowest in flight: {said}", style="dim"))
     return Group(*lines)
 
 
-async def _plain(progress: Progress, limiter: Limiter) -> None:
+async def _plain(trend: Trend) -> None:
+    lines = PlainLines(trend, time.monotonic())
     while True:
-        await asyncio.sleep(_PLAIN_EVERY_S)
+        await asyncio.sleep(_LOOK_EVERY_S)
+        trend.look()
+        if (said := lines.due(time.monotonic())) is not None:
+            _write(said)
+
+
+class PlainLines:
+    """Says when a line of progress is worth a line in a log, and which.
+
+    A line comes when something has changed, at most every ten seconds; when nothing has, every minute, with what is waited
+    for. A server that cannot be reached, the first pause and the naming of missing labels are said at once.
+
+    Args:
+        trend: The job's numbers.
+        now: Seconds on the clock of the requests in flight.
+    """
+
+    def __init__(self, trend: Trend, now: float) -> None:
+        self._trend, self._last = trend, now
+        self._said: object = None
+        self._alert = ""
+        self._pause_known = False
+
+    def due(self, now: float) -> str | None:
+        """The line to write now, if any."""
+        progress, limiter = self._trend.progress, self._trend.limiter
+        alert = _trying_again(limiter) if limiter.unreachable else _naming(progress) if progress.naming else ""
+        kind = alert.partition(" ")[0]
+        if kind != self._alert:
+            self._alert = kind
+            if alert:
+                return self._say(alert, now)
         until = paused_until(limiter)
-        _write(line(progress) + (f" | paused until {until}" if until else ""))
+        told = (progress.done, progress.prompt_tokens, progress.cost_usd, until is None)
+        first_pause = until is not None and not self._pause_known
+        changed = told != self._said and now - self._last >= _PLAIN_EVERY_S
+        if not (first_pause or changed or now - self._last >= _AT_LEAST_EVERY_S):
+            return None
+        parts = [line(self._trend)]
+        if told == self._said and progress.flying:
+            since = min(since for _, since in progress.flying.values())
+            many = "an answer" if len(progress.flying) == 1 else f"{len(progress.flying)} answers, the slowest"
+            parts.append(f"waiting for {many} for {duration(now - since)}")
+        if until is not None:
+            self._pause_known = True
+            parts.append(f"paused until {until}")
+        if alert:
+            parts.append(alert)
+        self._said = told
+        return self._say(" | ".join(parts), now)
+
+    def _say(self, text: str, now: float) -> str:
+        self._last = now
+        return text
 
 
-async def _events(progress: Progress, limiter: Limiter) -> None:
-    _emit("start", progress, limiter)
+def _trying_again(limiter: Limiter) -> str:
+    return f"{limiter.unreachable}, trying again"
+
+
+def _naming(progress: Progress) -> str:
+    return f"naming {progress.naming:,} missing labels; once more to leave at once"
+
+
+async def _events(trend: Trend) -> None:
+    _emit("start", trend)
     while True:
         await asyncio.sleep(_EVENT_EVERY_S)
-        _emit("progress", progress, limiter)
+        trend.look()
+        _emit("progress", trend)
 
 
-def _emit(event: str, progress: Progress, limiter: Limiter) -> None:
+def _emit(event: str, trend: Trend) -> None:
+    progress, limiter = trend.progress, trend.limiter
     _write(
         json.dumps(
             {
@@ -125,13 +209,15 @@ def _emit(event: str, progress: Progress, limiter: Limiter) -> None:
                 "in_flight": len(progress.flying),
                 "limit": limiter.limit,
                 "paused_s": round(limiter.paused_s, 1),
-                "rate": progress.rate,
-                "seconds_left": progress.seconds_left,
+                "unreachable": limiter.unreachable or None,
+                "naming": progress.naming,
+                "rate": trend.rate,
+                "seconds_left": trend.seconds_left,
                 "prompt_tokens": progress.prompt_tokens,
                 "cached_tokens": progress.cached_tokens,
                 "completion_tokens": progress.completion_tokens,
                 "cost_usd": progress.cost_usd,
-                "cost_at_end_usd": progress.cost_at_end,
+                "cost_at_end_usd": trend.cost_at_end,
             }
         )
     )
@@ -155,26 +241,36 @@ def _write(text: str) -> None:
     print(text, file=sys.stderr, flush=True)  # noqa: T201  progress goes to standard error
 
 
-def line(progress: Progress) -> str:
+def line(trend: Trend) -> str:
     """A job's progress in one line."""
+    progress = trend.progress
     parts = [f"{progress.done}/{progress.asked}"]
     if progress.from_store:
         parts.append(f"{progress.from_store} from store")
     if progress.failed:
-        parts.append(", ".join(f"{count} {kind}" for kind, count in progress.failed.most_common()))
-    if progress.rate:
-        parts.append(f"{progress.rate:.1f}/s")
-    if progress.seconds_left:
-        parts.append(f"{duration(progress.seconds_left)} left")
+        parts.append(_failed(progress))
+    if trend.rate is not None:
+        parts.append(speed(trend.rate))
+    if trend.seconds_left:
+        parts.append(f"{duration(trend.seconds_left)} left")
     parts.append(f"{progress.prompt_tokens + progress.completion_tokens:,} tokens")
     parts.append(money(progress.cost_usd))
     return " | ".join(parts)
+
+
+def _failed(progress: Progress) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in progress.failed.most_common())
 
 
 def paused_until(limiter: Limiter) -> str | None:
     """The time of day (HH:MM:SS) at which the next request may be sent; None when that is soon or now."""
     pause = limiter.paused_s
     return None if pause < _WORTH_SAYING_S else time.strftime("%H:%M:%S", time.localtime(time.time() + pause))
+
+
+def speed(a_second: float) -> str:
+    """Labels a second as people say them: those that come seldom by the minute."""
+    return f"{a_second:.1f}/s" if a_second >= 1 else f"{60 * a_second:.1f}/min"
 
 
 def duration(seconds: float) -> str:

@@ -126,6 +126,7 @@ class Ledger:
         key = wanted.request.key if isinstance(wanted, Planned) else ""
         for task in wanted.tasks:
             self.progress.failed[kind] += 1
+            self.progress.unasked += not attempts
             self.failures.append(
                 Failure(
                     task_id=task.task_id,

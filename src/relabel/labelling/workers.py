@@ -68,7 +68,6 @@ class Workers:
         self._progress = ledger.progress
         self._wanted = job.wanted()
         self._asking: dict[str, asyncio.Future[None]] = {}
-        self._first_sent: float | None = None
         self._first_ends: Counter[str] = Counter()
         self._last_rest = time.perf_counter()
         self._invalid = invalid
@@ -203,8 +202,6 @@ class Workers:
         """Buy an answer; what is to be asked alone, or None when there is no answer."""
         if self.stop.asked.is_set():  # a cancellation that is under way is only felt where something is waited for
             raise asyncio.CancelledError
-        if self._first_sent is None:
-            self._first_sent = self.clock()
         key, name, flying = planned.request.key, f"{planned.tasks[0].task_id} {planned.setting}", self._progress.flying
 
         def flies(now: bool) -> None:
@@ -251,8 +248,6 @@ class Workers:
             self.ledger.fail(planned, error.kind, error.reason, attempts)
             self._ended(error.kind, error.reason)
             return None
-        finally:
-            self._progress.fresh_seconds = self.clock() - self._first_sent
         return rest
 
     def _ended(self, how: str, said: str = "") -> None:

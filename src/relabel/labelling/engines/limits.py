@@ -70,6 +70,9 @@ class Limiter:
         tpm: Tokens a minute at most, by the user's word.
         clock: Seconds on a clock that never runs back.
         sleep: Waits for some seconds.
+
+    Attributes:
+        unreachable: Why the last request could not even be sent; empty when it could.
     """
 
     def __init__(
@@ -87,7 +90,8 @@ class Limiter:
         self.largest = largest if concurrency is None else concurrency
         self.in_flight = 0
         self.history: deque[tuple[float, int, str]] = deque(maxlen=_HISTORY)
-        self._rpm, self._tpm = rpm, tpm
+        self.rpm, self.tpm = rpm, tpm
+        self.unreachable = ""
         self._clock, self._sleep = clock, sleep
         self._started = clock()
         self._note("start")
@@ -102,6 +106,11 @@ class Limiter:
         self._flying = 0
         self._flying_tokens = 0.0
         self._numbers = 0
+
+    @property
+    def returned(self) -> int:
+        """Requests that were sent and are back, whatever came of them."""
+        return self._numbers - self._flying
 
     @property
     def paused_s(self) -> float:
@@ -135,17 +144,17 @@ class Limiter:
         self._flying += 1
         self._flying_tokens += tokens
         now = self._clock()
-        if self._rpm:
-            self._next_request = max(now, self._next_request) + 60 / self._rpm
-        if self._tpm:
-            self._next_token = max(now, self._next_token) + 60 * tokens / self._tpm
+        if self.rpm:
+            self._next_request = max(now, self._next_request) + 60 / self.rpm
+        if self.tpm:
+            self._next_token = max(now, self._next_token) + 60 * tokens / self.tpm
         self._numbers += 1
         return Ticket(self._numbers, now, tokens)
 
     def correct(self, ticket: Ticket, used: float) -> None:
         """Put the tokens that a request really took in the place of the estimate."""
-        if self._tpm:
-            self._next_token += 60 * (used - ticket.tokens) / self._tpm
+        if self.tpm:
+            self._next_token += 60 * (used - ticket.tokens) / self.tpm
 
     def release(self, ticket: Ticket, *, headers: Mapping[str, str] | None = None) -> None:
         """A request has come back well.
@@ -187,11 +196,22 @@ class Limiter:
         """A request failed in a way that says nothing about limits."""
         self._leave(ticket, {})
 
+    def missed(self, ticket: Ticket, why: str) -> None:
+        """A request was not even sent, because there is nobody to send it to.
+
+        Args:
+            ticket: Its permission.
+            why: A clause for people, shown until some other request comes through.
+        """
+        self._leave(ticket, {})
+        self.unreachable = why
+
     def _leave(self, ticket: Ticket, headers: Mapping[str, str]) -> None:
         self.in_flight -= 1
         self._flying -= 1
         self._flying_tokens = self._flying_tokens - ticket.tokens if self._flying else 0.0
         self._listen(ticket, headers)
+        self.unreachable = ""
         self._wake()
 
     def _wake(self) -> None:
@@ -215,9 +235,9 @@ class Limiter:
     def _pause(self, tokens: float) -> float:
         now = self._clock()
         until = self._not_before
-        if self._rpm:
+        if self.rpm:
             until = max(until, self._next_request)
-        if self._tpm:
+        if self.tpm:
             until = max(until, self._next_token)
         for name, need, flying in (("requests", 1.0, float(self._flying)), ("tokens", tokens, self._flying_tokens)):
             window = self._windows.get(name)

@@ -174,15 +174,16 @@ class OnlineEngine:
         except (TimedOutError, openai.APITimeoutError) as error:
             raise NoAnswerError("timeout", self._too_late(sent), sent) from error
         except UnreachableError as error:
-            raise NoAnswerError(
-                "provider", f"cannot reach {self._address} ({self.redact(str(error))})", sent, status=0
-            ) from error
+            raise NoAnswerError("provider", self._unreachable(error), sent, status=0) from error
         except openai.APIConnectionError as error:
             cause = self.redact(str(error.__cause__ or error) or type(error.__cause__).__name__)[:300]
             raise NoAnswerError("provider", f"the connection to {self._address} broke ({cause})", sent) from error
         except openai.APIStatusError as error:
             where, model = PATHS[request.api], request.body.get("model")
             raise refusal(error, sent, address=self._address, path=where, model=model, secret=self._secret) from error
+
+    def _unreachable(self, error: UnreachableError) -> str:
+        return f"cannot reach {self._address} ({self.redact(str(error))})"
 
     def _too_late(self, sent: int) -> str:
         return f"no answer within {self._patience.attempt_s:g} s, asked {sent} times; a model that thinks for longer needs a larger --timeout"
@@ -208,8 +209,8 @@ class OnlineEngine:
             # The client's own timeout starts anew with each byte that trickles in; this one does not.
             async with asyncio.timeout(max(0.001, min(self._patience.attempt_s, ends_at - started))):
                 response = accepted(await self._transport.send(request.api, _posted(body)))
-        except UnreachableError:
-            self.limiter.failed(ticket)
+        except UnreachableError as error:
+            self.limiter.missed(ticket, self._unreachable(error))
             self.budget.settle(worst, 0.0)
             raise
         except (TimeoutError, openai.APITimeoutError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -133,7 +134,7 @@ class HttpTransport:
                 said = [(k, v) for k, v in reply.headers.items() if k.lower().startswith(_WORTH_KEEPING)]
                 return httpx2.Response(reply.status, headers=said, content=b"".join(pieces), request=self._named[api])
         except aiohttp.ClientConnectorError as error:
-            raise UnreachableError(str(error)) from error
+            raise UnreachableError(_why(error)) from error
         except TimeoutError as error:
             raise openai.APITimeoutError(request=self._named[api]) from error
         except (aiohttp.ClientError, OSError) as error:
@@ -151,6 +152,17 @@ class HttpTransport:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
+
+
+def _why(error: aiohttp.ClientConnectorError) -> str:
+    """Why there is no connection, in the system's words: without address, which is said already, and numbers."""
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "no such host"
+    number = error.errno
+    # A certificate's fault has a number that means something else.
+    if number is None or number <= 0 or isinstance(error, aiohttp.ClientSSLError):
+        return str(error)
+    return os.strerror(number).lower()
 
 
 def _proxy_of(address: str) -> str | None:
