@@ -25,14 +25,13 @@ from relabel.label import Label
 from relabel.manifest import Counts, Manifest
 from relabel.run import Run, read_manifest, task_sources, write_run
 from relabel.sources.fetch import sha256_of
-from relabel.task import TASK_COLUMNS, task_table
+from relabel.task import TASK_COLUMNS, TASK_KEY, task_table
 from relabel.task_diff import TaskDiff, diff_tasks
 
 TO_ASK = "to-ask.csv"
 """Name of the task list of what must be asked again, within the carried run's folder."""
 
 _ENGINE = "carry"
-_KEYS = ["onet_soc_code", "task_id"]
 _LABEL_FIELDS = tuple(field.name for field in fields(Label))
 
 
@@ -87,20 +86,20 @@ def carry_run(run: Run, to: str, out: Path, *, old: str | None = None, fill: Run
         raise DataError(f"the run {run.ref} has no labels to carry; finish it with the same `relabel run`")
     diff = diff_tasks(old or run.manifest.tasks, to)
     listed = task_table(to)
-    kept = _on(run.labels, diff.rows("unchanged").rename(columns={f"{key}_new": key for key in _KEYS}))
+    kept = _on(run.labels, diff.rows("unchanged").rename(columns={f"{key}_new": key for key in TASK_KEY}))
     if kept.empty:
         raise DataError(f"no label of {run.ref} belongs to a task that is unchanged in {to}; name its list with --from")
     settings, repeats = run.manifest.settings, _repeats(run)
     parts = [kept]
     if fill is not None:
-        answer = [*_KEYS, "setting", "sample"]
+        answer = [*TASK_KEY, "setting", "sample"]
         fresh = _on(fill.labels, listed)
         fresh = fresh[fresh["setting"].isin(settings) & fresh["sample"].isin(repeats)]
         done = pd.MultiIndex.from_frame(kept[answer])
         parts.append(fresh[~pd.MultiIndex.from_frame(fresh[answer]).isin(done)])
     labels = pd.concat(parts, ignore_index=True)
     whole = len(settings) * len(repeats)
-    answered = labels.groupby(_KEYS).size().reindex(pd.MultiIndex.from_frame(listed[_KEYS]), fill_value=0)
+    answered = labels.groupby(TASK_KEY).size().reindex(pd.MultiIndex.from_frame(listed[TASK_KEY]), fill_value=0)
     missing = listed[answered.to_numpy() < whole]
     _require_own(out)
     counts = Counts(asked=len(listed) * whole, from_store=len(labels), failed=len(listed) * whole - len(labels))
@@ -120,8 +119,8 @@ def _require_own(out: Path) -> None:
 
 
 def _on(labels: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame:
-    wanted = pd.MultiIndex.from_frame(tasks[_KEYS])
-    return labels[pd.MultiIndex.from_frame(labels[_KEYS]).isin(wanted)]
+    wanted = pd.MultiIndex.from_frame(tasks[TASK_KEY])
+    return labels[pd.MultiIndex.from_frame(labels[TASK_KEY]).isin(wanted)]
 
 
 def _repeats(run: Run) -> set[int]:

@@ -20,6 +20,9 @@ from relabel.sources import eloundou, onet, registry
 from relabel.sources.frames import ONET_SOC
 from relabel.sources.user_csv import plain_number, read_user_csv
 
+TASK_KEY = ["onet_soc_code", "task_id"]
+"""Columns that name a task together: one id may stand for tasks of several occupations. A list, as pandas takes no other."""
+
 TASK_COLUMNS = ("task_id", "onet_soc_code", "title", "text", "task_type", "importance")
 """Columns of a task table; `importance` is IM on 1-5, missing where a task is unrated."""
 
@@ -42,7 +45,7 @@ TASKS = pa.DataFrameSchema(
         "importance": pa.Column("float64", pa.Check.in_range(*_IM), nullable=True),
     },
     checks=pa.Check(lambda table: len(table) > 0, error="at least one task"),
-    unique=["onet_soc_code", "task_id"],
+    unique=TASK_KEY,
     strict=True,
     ordered=True,
 )

@@ -13,11 +13,10 @@ from relabel.evaluation.document import Calibration, ReliabilityBin, SettingName
 from relabel.evaluation.matching import sides
 from relabel.evaluation.sides import even, intervals
 from relabel.run import Run
+from relabel.task import TASK_KEY
 
 BINS = 10
 """Bins of equal width from 0 to 1."""
-
-_KEYS = ["onet_soc_code", "task_id"]
 
 
 def calibration(
@@ -46,8 +45,8 @@ def calibration(
         if asked.empty:
             continue
         truth = sides(table, setting)["gold"]
-        known = table.loc[truth.index, [*_KEYS, "weight"]].assign(truth=truth)
-        rows = asked.merge(known, on=_KEYS)
+        known = table.loc[truth.index, [*TASK_KEY, "weight"]].assign(truth=truth)
+        rows = asked.merge(known, on=TASK_KEY)
         if len(rows):
             found[setting] = reliability(
                 rows["probability"].to_numpy(dtype=np.float64),

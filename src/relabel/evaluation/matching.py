@@ -13,7 +13,7 @@ from relabel.evaluation.gold import Gold, labelled, labels_of
 from relabel.rubric import AUTOMATION, CODES
 from relabel.run import PUBLISHED, Run
 from relabel.sources import fetch, registry
-from relabel.task import is_onet_release, task_table
+from relabel.task import TASK_KEY, is_onet_release, task_table
 
 COLUMNS: Mapping[SettingName, str] = {
     "strict": "strict",
@@ -22,8 +22,6 @@ COLUMNS: Mapping[SettingName, str] = {
     "automation": "automation",
 }
 """Column of a setting's label in a coded table."""
-
-_KEYS = ["onet_soc_code", "task_id"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ def match(run: Run, gold: Gold) -> Match:
             tasks of several occupations.
     """
     ours = _of_run(run).drop(columns=["weight", "stratum", "text"])
-    keys = _KEYS if gold.table["onet_soc_code"].notna().any() else ["task_id"]
+    keys = TASK_KEY if gold.table["onet_soc_code"].notna().any() else ["task_id"]
     theirs = gold.table.assign(code=_full_codes(gold.table)).drop(columns="text")
     if keys == ["task_id"]:
         theirs = theirs.drop(columns="onet_soc_code")
@@ -170,8 +168,8 @@ def text_changed(run: Run, gold: Gold, table: pd.DataFrame) -> int | None:
         return 0
     if not all(is_at_hand(name) for name in lists):
         return None
-    texts = [task_table(name).set_index(_KEYS)["text"].str.split().str.join(" ") for name in lists]
-    keys = pd.MultiIndex.from_frame(table[_KEYS])
+    texts = [task_table(name).set_index(TASK_KEY)["text"].str.split().str.join(" ") for name in lists]
+    keys = pd.MultiIndex.from_frame(table[TASK_KEY])
     ours, theirs = (text.reindex(keys).to_numpy() for text in texts)
     return int(((ours != theirs) & pd.notna(ours) & pd.notna(theirs)).sum())
 
@@ -209,7 +207,7 @@ def _of_run(run: Run) -> pd.DataFrame:
         table["code"] = _full_codes(table)
     labelled_keys = set(zip(table["onet_soc_code"], table["task_id"], strict=True))
     failed = sorted({(f.onet_soc_code, f.task_id) for f in run.failures()} - labelled_keys)
-    missing = pd.DataFrame(failed, columns=_KEYS).reindex(columns=table.columns).astype(table.dtypes.to_dict())
+    missing = pd.DataFrame(failed, columns=TASK_KEY).reindex(columns=table.columns).astype(table.dtypes.to_dict())
     return pd.concat([table, missing], ignore_index=True) if failed else table
 
 

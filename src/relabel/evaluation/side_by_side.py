@@ -15,16 +15,14 @@ from relabel.errors import DataError
 from relabel.evaluation.document import SCALES, SettingName
 from relabel.evaluation.gold import Gold, labelled, labels_of
 from relabel.evaluation.matching import COLUMNS, in_words, is_at_hand, match, run_settings
+from relabel.evaluation.sides import NEEDS
 from relabel.rubric import MEASURES, Measure, Rubric
 from relabel.run import TASK_FILE, Run, measures_of
 from relabel.sources.fetch import sha256_of
-from relabel.task import task_table
+from relabel.task import TASK_KEY, task_table
 
 GOLD = -1
 """Column of the gold's labels; runs have the columns 0, 1, ... in the order in which they were given."""
-
-_KEYS = ["onet_soc_code", "task_id"]
-_NEEDS: Mapping[Measure, SettingName] = {"alpha": "strict", "beta": "three-way", "gamma": "with-tools"}
 
 
 @dataclass(frozen=True)
@@ -150,9 +148,9 @@ def task_details_from(run: Run, tasks: str) -> pd.DataFrame:
     is_file = Path(tasks).suffix.lower() == ".csv"
     if is_own_list(run, Path(tasks)) or (tasks == run.manifest.tasks and not is_file):
         return table
-    asked = {(str(code), str(task)) for code, task in run.labels[_KEYS].itertuples(index=False)}
+    asked = {(str(code), str(task)) for code, task in run.labels[TASK_KEY].itertuples(index=False)}
     asked |= {(failure.onet_soc_code, failure.task_id) for failure in run.failures()}
-    lacking = sorted(asked - set(table[_KEYS].itertuples(index=False, name=None)))
+    lacking = sorted(asked - set(table[TASK_KEY].itertuples(index=False, name=None)))
     if lacking:
         code, task = lacking[0]
         raise DataError(
@@ -163,7 +161,7 @@ def task_details_from(run: Run, tasks: str) -> pd.DataFrame:
 
 
 def _indexed(run: Run) -> pd.DataFrame:
-    table = labelled(labels_of(run), f"the run {run.ref}").set_index(_KEYS)
+    table = labelled(labels_of(run), f"the run {run.ref}").set_index(TASK_KEY)
     # Strict exposed already means E1, so that codes of half-answered tasks would all be E1.
     return table.assign(code=table["code"].where(table["strict"].notna() & table["with_tools"].notna()))
 
@@ -197,7 +195,7 @@ def _drawn(run: Run) -> str:
 
 def _gold_side(run: Run, gold: Gold) -> pd.DataFrame:
     columns = {f"{column}_gold": column for column in COLUMNS.values()} | {"weight": "weight"}
-    return match(run, gold).table.set_index(_KEYS)[list(columns)].rename(columns=columns)
+    return match(run, gold).table.set_index(TASK_KEY)[list(columns)].rename(columns=columns)
 
 
 def _values(
@@ -207,6 +205,6 @@ def _values(
     values: dict[Measure, pd.DataFrame] = {}
     for measure in MEASURES:
         table = pd.DataFrame({place: side[measure] for place, side in found.items()})
-        if _NEEDS[measure] in settings and table.drop(columns=GOLD, errors="ignore").notna().any().all():
+        if NEEDS[measure] in settings and table.drop(columns=GOLD, errors="ignore").notna().any().all():
             values[measure] = table
     return values

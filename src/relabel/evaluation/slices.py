@@ -15,7 +15,7 @@ from relabel.evaluation.matching import gold_list, is_at_hand
 from relabel.evaluation.sides import Sides, TaskValues, intervals
 from relabel.rubric import Measure
 from relabel.run import Run
-from relabel.task import task_table
+from relabel.task import TASK_KEY, task_table
 
 RATED_BY = "onet-30.2"
 """Release whose importance ratings stand in for a list without any."""
@@ -49,7 +49,6 @@ MAJOR_GROUPS: Mapping[str, str] = {
 
 _IMPORTANCE = (3.0, 3.5, 4.0, 4.5)
 _LENGTH = (60, 100, 150)
-_KEYS = ["onet_soc_code", "task_id"]
 
 
 def task_facts(run: Run, gold: Gold, table: pd.DataFrame) -> pd.DataFrame:
@@ -68,10 +67,10 @@ def task_facts(run: Run, gold: Gold, table: pd.DataFrame) -> pd.DataFrame:
     name = next((n for n in (run.manifest.tasks, gold_list(gold, run)) if is_at_hand(n)), None)
     if name is None:
         return facts
-    keys = pd.MultiIndex.from_frame(table[_KEYS])
-    tasks = task_table(name).set_index(_KEYS)
+    keys = pd.MultiIndex.from_frame(table[TASK_KEY])
+    tasks = task_table(name).set_index(TASK_KEY)
     if tasks["importance"].isna().all() and is_at_hand(RATED_BY):
-        tasks["importance"] = task_table(RATED_BY).set_index(_KEYS)["importance"].reindex(tasks.index)
+        tasks["importance"] = task_table(RATED_BY).set_index(TASK_KEY)["importance"].reindex(tasks.index)
     known = tasks.reindex(keys)
     return facts.assign(**{column: known[column].to_numpy() for column in ("text", "task_type", "importance")})
 

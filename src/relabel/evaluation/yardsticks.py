@@ -29,7 +29,7 @@ from relabel.evaluation.gold import Gold, load_gold
 from relabel.evaluation.matching import COLUMNS, gold_list, in_words, is_at_hand
 from relabel.evaluation.sides import Places, Sides, intervals, one_hot
 from relabel.run import Run
-from relabel.task import task_table
+from relabel.task import TASK_KEY, task_table
 
 FOLDS = 5
 TRAINED_ON = 2000
@@ -37,8 +37,6 @@ TRAINED_ON = 2000
 FEWEST_TRAINED_ON = 200
 """Fewer labels give no classifier worth the name."""
 RATERS = ("eloundou-2023:gpt4", "eloundou-2023:human")
-
-_KEYS = ["onet_soc_code", "task_id"]
 
 
 def majority_class(side: Sides, codes: npt.ArrayLike) -> MajorityClass:
@@ -110,10 +108,10 @@ def text_classifier(
     name = gold_list(gold, run)
     if not is_at_hand(name):
         return nothing.model_copy(update={"note": "the texts of the tasks are not at hand"})
-    tasks = task_table(name).set_index(_KEYS)
+    tasks = task_table(name).set_index(TASK_KEY)
     texts = (tasks["title"] + ": " + tasks["text"]).rename("text")
-    pool = _with_codes(gold.table, table).merge(texts.reset_index(), on=_KEYS, suffixes=("_gold", ""))
-    matched = texts.reindex(pd.MultiIndex.from_frame(table[_KEYS]))
+    pool = _with_codes(gold.table, table).merge(texts.reset_index(), on=TASK_KEY, suffixes=("_gold", ""))
+    matched = texts.reindex(pd.MultiIndex.from_frame(table[TASK_KEY]))
     codes = sorted(set(pool["onet_soc_code"]) | set(table["onet_soc_code"]))
     if len(codes) < FOLDS or matched.isna().any():
         return nothing.model_copy(update={"note": f"the gold has fewer than {FOLDS} occupations with texts"})
@@ -150,8 +148,8 @@ def raters(run: Run, gold: Gold, table: pd.DataFrame, settings: Mapping[SettingN
         return Raters(settings={}, note="the run and the gold are the two themselves")
     if not is_at_hand("eloundou-2023"):
         return Raters(settings={}, note="the labels of 2023 are not at hand")
-    keys = pd.MultiIndex.from_frame(table[_KEYS])
-    gpt4, human = (load_gold(name).table.set_index(_KEYS).reindex(keys) for name in RATERS)
+    keys = pd.MultiIndex.from_frame(table[TASK_KEY])
+    gpt4, human = (load_gold(name).table.set_index(TASK_KEY).reindex(keys) for name in RATERS)
     found: dict[SettingName, Yardstick] = {}
     for setting, side in settings.items():
         said = [in_words(rater[COLUMNS[setting]], setting) for rater in (human, gpt4)]
@@ -199,13 +197,13 @@ def self_agreement(run: Run, *, draws: int | None, seed: int) -> SelfAgreement:
         seed: Seed of the draws.
     """
     labels = run.labels
-    samples = int(labels.groupby([*_KEYS, "setting"]).size().max()) if len(labels) else 0
+    samples = int(labels.groupby([*TASK_KEY, "setting"]).size().max()) if len(labels) else 0
     if samples < 2:
         note = "each question was asked once; `relabel run --samples K` asks it K times"
         return SelfAgreement(samples=samples, settings={}, note=note)
     found: dict[str, PairAgreement] = {}
     for setting, part in labels.groupby("setting"):
-        group = np.asarray(part.groupby(_KEYS, sort=False).ngroup(), dtype=np.intp)
+        group = np.asarray(part.groupby(TASK_KEY, sort=False).ngroup(), dtype=np.intp)
         said = {"run": pd.factorize(part["label"])[0]}
         found[str(setting)] = _pair_agreement(group, said, part["onet_soc_code"].to_numpy(), draws, seed)
     return SelfAgreement(samples=samples, settings=found)
@@ -249,7 +247,7 @@ def _with_codes(gold: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     """The gold's tasks with an occupation, taken from the matched tasks where the gold itself has none."""
     if gold["onet_soc_code"].notna().any():
         return gold.drop(columns="text")
-    return gold.drop(columns=["text", "onet_soc_code"]).merge(table[_KEYS], on="task_id")
+    return gold.drop(columns=["text", "onet_soc_code"]).merge(table[TASK_KEY], on="task_id")
 
 
 def _labelled(pool: pd.DataFrame, setting: SettingName) -> pd.DataFrame:

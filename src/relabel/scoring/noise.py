@@ -28,6 +28,7 @@ from relabel.rubric import MEASURES, Measure, Rubric
 from relabel.run import Run, measures_of
 from relabel.scoring.calibration import Calibration
 from relabel.scoring.linear import ScoreMap
+from relabel.task import TASK_KEY
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.intp]
@@ -36,7 +37,6 @@ LEAST_PAIRS = 30
 """Tasks that a run and a gold must share."""
 LEAST_RATERS = 2
 
-_KEYS = ["onet_soc_code", "task_id"]
 _CHUNK = 100
 _FAMILIES = (2,)
 """Characters of an O*NET-SOC code that name a family of occupations: its major group, such as `11`. Minor groups as a
@@ -156,9 +156,9 @@ class Confusion(_TaskNoise):
             raise DataError(
                 f"the gold {gold.name} lacks a reading that {run.name} has; give a gold with both with --gold"
             )
-        own = own.assign(label=self.classes.of(own))[[*_KEYS, "label"]].query("label >= 0")
-        theirs = theirs.assign(gold=self.classes.of(theirs))[[*_KEYS, "gold"]].query("gold >= 0")
-        both = own.merge(theirs, on=_KEYS)
+        own = own.assign(label=self.classes.of(own))[[*TASK_KEY, "label"]].query("label >= 0")
+        theirs = theirs.assign(gold=self.classes.of(theirs))[[*TASK_KEY, "gold"]].query("gold >= 0")
+        both = own.merge(theirs, on=TASK_KEY)
         if len(both) < LEAST_PAIRS:
             raise DataError(
                 f"the gold {gold.name} shares {len(both):,} labelled tasks with {run.name}, and it takes at least "
@@ -225,7 +225,9 @@ class Repeats(_TaskNoise):
         keys = pd.DataFrame(
             {"onet_soc_code": coded["onet_soc_code"], "task_id": coded["task_id"].str.rpartition("\n")[0]}
         )
-        counted = keys[label >= 0].assign(label=label[label >= 0]).value_counts([*_KEYS, "label"]).unstack(fill_value=0)
+        counted = (
+            keys[label >= 0].assign(label=label[label >= 0]).value_counts([*TASK_KEY, "label"]).unstack(fill_value=0)
+        )
         counted = counted.reindex(columns=range(len(self.classes.values)), fill_value=0)
         repeats = counted.sum(axis=1)
         if repeats.empty or repeats.max() < 2:
@@ -233,7 +235,7 @@ class Repeats(_TaskNoise):
                 f"{run.name} has one answer a task, so its repeats tell nothing; run it with --samples 5, or use "
                 "--noise confusion --gold G, or --rater RUN"
             )
-        at = pd.MultiIndex.from_frame(tasks[_KEYS])
+        at = pd.MultiIndex.from_frame(tasks[TASK_KEY])
         counts = counted.reindex(at, fill_value=0).to_numpy(dtype="float64")
         counts = counts * tasks["labelled"].to_numpy(dtype=bool)[:, None]
         self._used = np.flatnonzero(counts.sum(axis=1) > 0)

@@ -31,6 +31,7 @@ from relabel.evaluation.side_by_side import GOLD, Raters, occupations_of, side_b
 from relabel.evaluation.verdict import figure as shown
 from relabel.rubric import Measure
 from relabel.run import Run
+from relabel.task import TASK_KEY
 
 
 def compare(
@@ -221,7 +222,7 @@ def _slices(raters: Raters, draws: Draws, details: pd.DataFrame | None) -> dict[
     labels = raters.labels[raters.main]
     groups = {"soc_major": occupations_of(labels.index).str[:2]}
     if details is not None:
-        kinds = details.set_index(["onet_soc_code", "task_id"])["task_type"].reindex(labels.index)
+        kinds = details.set_index(TASK_KEY)["task_type"].reindex(labels.index)
         if kinds.notna().any():
             groups["task_type"] = kinds.fillna("not stated")
     values = None if raters.main_measure is None else raters.values[raters.main_measure]

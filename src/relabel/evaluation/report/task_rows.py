@@ -11,6 +11,7 @@ from relabel.evaluation.comparison.document import CompareDocument, Flip
 from relabel.evaluation.document import SettingName
 from relabel.evaluation.report.page import SHOWN
 from relabel.run import Run
+from relabel.task import TASK_KEY
 
 
 class Known:
@@ -37,12 +38,12 @@ def rationales(
     runs: Mapping[str, Run], keys: Iterable[tuple[str, str]]
 ) -> dict[tuple[str, str], list[tuple[str, str]]]:
     """What each run said about some tasks: by task, who in which setting, and the words."""
-    wanted = pd.MultiIndex.from_tuples(list(keys), names=["onet_soc_code", "task_id"])
+    wanted = pd.MultiIndex.from_tuples(list(keys), names=TASK_KEY)
     found: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for name, run in runs.items():
         if "rationale" not in run.labels or not len(wanted):
             continue
-        labels = run.labels[run.labels["sample"] == 0].set_index(["onet_soc_code", "task_id"])
+        labels = run.labels[run.labels["sample"] == 0].set_index(TASK_KEY)
         said = labels.loc[labels.index.isin(wanted), ["setting", "rationale"]].dropna()
         for (code, task), setting, words in zip(said.index, said["setting"], said["rationale"], strict=True):
             who = name if len(run.rubric.settings) == 1 else f"{name}, {setting}"
