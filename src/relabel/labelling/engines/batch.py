@@ -250,7 +250,10 @@ class _Batches:
         sent: set[str] = set()
         written: set[str] = set()
         for chunk in self.state.open:
-            (written if chunk.batch_id is None else sent).update(self.folder.keys(chunk) or ())
+            keys = self.folder.keys(chunk)
+            if keys is None:
+                return  # what this batch asks for is held from before, and nobody can tell it from what is not in flight
+            (written if chunk.batch_id is None else sent).update(keys)
         self._leases.hold(self.state.run_id, sent, still=written)
 
     async def work(self) -> ProviderError | None:
