@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -130,35 +131,17 @@ def _job(
     *,
     half: bool,
 ) -> Job:
-    from relabel.errors import UsageError
+    from relabel.cli.job import make_job, settings_of
     from relabel.labelling.connection import describe
-    from relabel.labelling.job import Job
     from relabel.labelling.pricing import given_price
-    from relabel.labelling.prompt import load_prompt
     from relabel.rubric import load_rubric
     from relabel.settings import settings
-    from relabel.task import load_tasks
 
     loaded = load_rubric(rubric)
-    asked = tuple(dict.fromkeys(setting or loaded.settings))
-    for name in asked:
-        if name not in loaded.settings:
-            raise UsageError(f"the rubric {loaded.id} has no setting {name!r}; use one of {', '.join(loaded.settings)}")
     bound = {} if max_tokens is None else {"max_completion_tokens": max_tokens}
     described = describe(model, base_url, settings(), bound, price=given_price(price) if price else None)
-    return Job(
-        tasks=load_tasks(tasks),
-        tasks_ref=tasks,
-        sources=(),
-        rubric=loaded,
-        prompt=load_prompt(loaded.prompt),
-        settings=asked,
-        endpoint=described.endpoint,
-        model=model,
-        base_url=described.shown_url,
-        price=described.price.halved() if half and described.price else described.price,
-        pack=pack,
-    )
+    job = make_job(model, described, loaded, settings_of(loaded, setting), tasks, pack=pack)
+    return replace(job, price=job.price.halved()) if half and job.price else job
 
 
 def _said(found: Outlook, model: str) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,7 +15,6 @@ if TYPE_CHECKING:
     from relabel.cli.edge import Caps
     from relabel.labelling.connection import Connection
     from relabel.labelling.engines.ray_cluster import ClusterOptions
-    from relabel.labelling.job import Job
 
 
 class EngineName(StrEnum):
@@ -174,84 +171,51 @@ def run(
     Each task is asked under each setting. Answers go into the store as they come: a run that was stopped, killed or refused goes
     on where it was when the same command is given again, and nothing is paid for twice.
     """
+    from relabel.cli.job import default_name, make_job, parameters, settings_of
     from relabel.errors import IncompleteRunError, RunInterruptedError, UsageError
     from relabel.labelling.connection import describe
     from relabel.labelling.engines.local import is_local
-    from relabel.labelling.job import Job
-    from relabel.labelling.ledger import FEWEST_TO_CALIBRATE
     from relabel.labelling.pricing import given_price
-    from relabel.labelling.prompt import load_prompt
     from relabel.rubric import load_rubric
-    from relabel.run import task_sources
     from relabel.settings import settings
-    from relabel.task import load_tasks
 
     if not model.strip() or model == "local:":
         raise UsageError("--model is empty; name a model at the provider, local, or local:FILE.gguf")
     environment = settings()
     loaded = load_rubric(rubric)
-    asked = tuple(dict.fromkeys(setting or loaded.settings))
-    for name in asked:
-        if name not in loaded.settings:
-            raise UsageError(f"the rubric {loaded.id} has no setting {name!r}; use one of {', '.join(loaded.settings)}")
+    asked = settings_of(loaded, setting)
     if engine is EngineName.batch and is_local(model):
         raise UsageError(f"--engine batch needs a provider with a Batch API, and {model} runs here; leave --engine out")
-    if decide is DecideName.logprob and (pack > 1 or api is ApiName.responses):
+    one_token = decide is DecideName.logprob
+    if one_token and (pack > 1 or api is ApiName.responses):
         raise UsageError("--decide logprob asks one token about one task by chat; leave --pack and --api out")
-    template = load_prompt(prompt or loaded.prompt)
-    params = _parameters(param or [])
-    if decide is DecideName.logprob:
-        _leave_to_one_token(params, max_tokens)
-    if max_tokens is not None:
-        params[
-            "max_output_tokens"
-            if api is ApiName.responses
-            else "max_tokens"
-            if is_local(model)
-            else "max_completion_tokens"
-        ] = max_tokens
     described = describe(
         model,
         base_url,
         environment,
-        params,
+        parameters(param or (), max_tokens, model, api=api.value, decide=decide.value),
         api=api.value,
         price=given_price(price) if price else None,
         timeout=timeout,
     )
     cluster = _cluster(engine, ray_address, workers, worker_cpus)
-    one_token = decide is DecideName.logprob
-    caps = _caps(concurrency, rpm, tpm, max_cost, model, described, params, cluster, one_token=one_token)
-    form = response_format.value if response_format is not FormName.auto else "json_schema"
-    chosen = load_tasks(tasks, unit=loaded.unit, occupations=occupation or (), sample=sample, seed=seed)
-    if one_token and calibrate and len(chosen) * samples < FEWEST_TO_CALIBRATE:
-        raise UsageError(
-            f"calibration needs at least {FEWEST_TO_CALIBRATE} answers a setting to tell the model's bias from the tasks' own, and "
-            f"this run asks {len(chosen) * samples}; give more tasks, or --no-calibrate"
-        )
-    job = Job(
-        tasks=chosen,
-        tasks_ref=tasks,
-        sources=task_sources(tasks, loaded.unit),
-        rubric=loaded,
-        prompt=template,
-        settings=asked,
-        endpoint=described.endpoint.model_copy(update={"form": form}),
-        model=model,
-        base_url=described.shown_url,
-        price=described.price,
-        samples=samples,
+    caps = _caps(concurrency, rpm, tpm, max_cost, model, described, cluster, one_token=one_token)
+    job = make_job(
+        model,
+        described,
+        loaded,
+        asked,
+        tasks,
+        prompt=prompt,
         examples=examples,
+        sample=sample,
+        seed=seed,
+        occupations=occupation or (),
+        samples=samples,
         decide=decide.value,
         calibrate=calibrate,
         pack=pack,
-        probe=response_format is FormName.auto and decide is DecideName.json and not is_local(model),
-        parameters={
-            "sample": sample,
-            "seed": seed if sample else None,
-            "occupations": list(occupation or ()),
-            "wire_model": described.endpoint.model,
-        },
+        form=None if response_format is FormName.auto else response_format.value,
     )
     folder = out or Path("runs") / default_name(job)
     if dry_run:
@@ -310,7 +274,6 @@ def _caps(
     max_cost: float | None,
     model: str,
     described: Connection,
-    params: dict[str, Any],
     cluster: ClusterOptions | None,
     *,
     one_token: bool,
@@ -332,70 +295,8 @@ def _caps(
     if max_cost is not None:
         if described.price is None:
             raise UsageError(f"--max-cost needs a price, and none is known for {model}; give it with --price IN/OUT")
-        if not one_token and output_bound({**described.endpoint.params, **params}) is None:
+        if not one_token and output_bound(described.endpoint.params) is None:
             raise UsageError(
                 "--max-cost needs --max-tokens: without a bound of the answer the worst case of a request is not known"
             )
     return Caps(at_once, rpm, tpm, max_cost)
-
-
-def default_name(job: Job) -> str:
-    """A name for a run that tells what was asked; the same command gives the same name."""
-    from relabel.labelling.request import canonical_json
-
-    parts = [job.model, job.rubric.id, Path(job.tasks_ref).stem if job.tasks_ref.endswith(".csv") else job.tasks_ref]
-    if job.parameters["sample"]:
-        parts.append(f"n{job.parameters['sample']}-s{job.parameters['seed']}")
-    whole: list[Any] = [
-        job.endpoint.model_dump(),
-        job.rubric.sha256,
-        job.prompt.sha256,
-        job.settings,
-        job.all_parameters,
-        [source.sha256 for source in job.sources],
-    ]
-    digest = hashlib.sha256(canonical_json(whole)).hexdigest()[:6]
-    return re.sub(r"[^a-z0-9.]+", "-", "-".join([*parts, digest]).lower()).strip("-")
-
-
-def _parameters(given: list[str]) -> dict[str, Any]:
-    import json
-
-    from relabel.errors import UsageError
-    from relabel.labelling.request import canonical_json
-
-    found: dict[str, Any] = {}
-    for item in given:
-        name, equals, text = item.partition("=")
-        if not equals or not name or name in {"model", "messages", "response_format", "stream", "n"}:
-            raise UsageError(f"--param {item!r} is not NAME=VALUE with a sampling parameter, such as temperature=0")
-        try:
-            found[name] = json.loads(text)
-        except ValueError:
-            found[name] = text
-        except RecursionError:
-            raise UsageError(f"--param {name} is nested too deep to be sent; give a simpler value") from None
-        try:
-            canonical_json({name: found[name]})
-        except ValueError:  # what JSON has no word for: NaN, what is beyond all numbers, half a character
-            raise UsageError(
-                f"--param {item!r} cannot be sent as JSON; give a finite number, or text that is whole"
-            ) from None
-    return found
-
-
-def _leave_to_one_token(params: dict[str, Any], max_tokens: int | None) -> None:
-    """Make sure that nothing is asked for which `--decide logprob` would send otherwise, unlike what a manifest says."""
-    import json
-
-    from relabel.errors import UsageError
-    from relabel.labelling.request import ONE_TOKEN
-    from relabel.labelling.wire import output_bound
-
-    against = [f"--param {n}" for n, value in params.items() if n in ONE_TOKEN and value != ONE_TOKEN[n]]
-    against += [f"--param {n}" for n in params if n not in ONE_TOKEN and output_bound({n: 1}) is not None]
-    if max_tokens is not None:
-        against.append("--max-tokens")
-    if against:
-        fixed = ", ".join(f"{name}={json.dumps(value)}" for name, value in ONE_TOKEN.items())
-        raise UsageError(f"--decide logprob asks for one token by {fixed}; leave {' and '.join(against)} out")
