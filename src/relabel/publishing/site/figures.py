@@ -9,19 +9,21 @@ NONE = "–"
 """Stands where there is no figure."""
 
 _ADVICE = re.compile(r" \(make them with `[^`]*`\)")
-_UNITS = ((1_000_000_000, "bn", 2), (1_000_000, "m", 0))
+_UNITS = ((1_000_000_000, "bn"), (1_000_000, "m"))
+_LARGE = 100
+"""From so many billions on, one decimal is enough."""
 
 
 def money(value: float | None, sign: str = "£") -> str:
-    """An amount: `£52,885`, `£126m`, `£1.77bn`; a dash where it is missing."""
+    """An amount: `£52,885`, `£126m`, `£1.77bn`, `£346.8bn`; a dash where it is missing."""
     if value is None:
         return NONE
     minus, size = ("−" if value < 0 else ""), abs(value)
-    for unit, name, places in _UNITS:
+    for unit, name in _UNITS:
         # Judged after rounding, so that 999.6 million is 1.00bn and no 1000m.
         if round(size / (unit / 1000)) >= 1000:
-            rounded = _half_up(size / unit, places)
-            return f"{minus}{sign}{rounded:,.{places}f}{name}"
+            places = 0 if name == "m" else 2 if _half_up(size / unit, 2) < _LARGE else 1
+            return f"{minus}{sign}{_half_up(size / unit, places):,.{places}f}{name}"
     return f"{minus}{sign}{_half_up(size, 0):,.0f}"
 
 
