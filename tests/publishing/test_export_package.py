@@ -84,7 +84,7 @@ def test_the_version_follows_the_labels_and_the_date_follows_the_run(sample_run:
     export_run(run, tmp_path / "one", draws=0)
     export_run(with_flipped(run, tmp_path / "other"), tmp_path / "two", draws=0)
     one, two = load(tmp_path / "one/datapackage.json"), load(tmp_path / "two/datapackage.json")
-    assert one["version"].startswith("4.0.0+")
+    assert one["version"].startswith("5.0.0+")
     assert one["version"] != two["version"]
     assert (one["created"], two["created"]) == ("2026-01-01T00:00:00Z", "2026-02-02T00:00:00Z")
 

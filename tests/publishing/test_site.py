@@ -17,7 +17,9 @@ from site_workshop import CLOSING, HOSTILE, hostile_site, sample_site
 from relabel.errors import DataError, UsageError
 from relabel.publishing.export import export_run
 from relabel.publishing.site.build import Site, build_site
+from relabel.publishing.site.figures import money
 from relabel.publishing.site.serve import site_server
+from relabel.publishing.words import load_bands
 from relabel.run import open_run
 from relabel.scoring.family_page import FamilyPage
 from run_workshop import MakeRun, answered
@@ -137,6 +139,67 @@ def test_a_partial_export_says_partial_on_every_page(sample_run: MakeRun, tmp_pa
     without = Seen(tmp_path / "site/occupations/2237.html").text
     assert "No score" in without
     assert "No labelled tasks for O*NET-SOC 2019 29-1141.00" in without
+
+
+CODES = ("11-3051.00", "15-1252.00", "15-1254.00", "29-1141.00", "47-2152.00", "51-1011.00")
+
+
+def made_thin(make: MakeRun, folder: Path, *thin: str) -> Site:
+    export_run(make(thin=thin), folder / "export", allow_partial=True, draws=100)
+    return build_site(folder / "export", folder / "site")
+
+
+def test_a_thin_score_is_a_grey_figure_without_band_meaning_or_advice(sample_run: MakeRun, tmp_path: Path) -> None:
+    built = made_thin(sample_run, tmp_path, "11-3051.00")
+    bands = load_bands().bands
+    page = (built.folder / "occupations/1121.html").read_text(encoding="utf-8")
+    text = " ".join(Seen(built.folder / "occupations/1121.html").text.split())
+    assert text.count(" of 10, thin") == 2
+    assert page.count('card thin"') == 2
+    assert 'class="meter"' not in page
+    for said in ("What this score means", "can do now", "Higher than", *(band.label for band in bands)):
+        assert said not in text, said
+    assert "(thin)" in page.split('name="description"')[1].split(">")[0]
+    assert "of the group's task weight has labels" in text
+    assert not re.search(r"\bthin\b", Seen(built.folder / "occupations/8160.html").text.split("About this page")[0])
+    index = (built.folder / "index.html").read_text(encoding="utf-8")
+    rows = index.split("<tbody>")[1].split("</tr>")
+    assert {code: row.count("<small>thin</small>") for row in rows for code in re.findall(r"(\d{4})\.html", row)} == {
+        "1121": 2, "2134": 0, "2237": 0, "5250": 0, "5315": 0, "8160": 0,
+    }  # fmt: skip
+    tile = (built.folder / "map.html").read_text(encoding="utf-8").split('href="occupations/1121.html" class="tile ')[1]
+    assert tile.startswith("srx trx")
+    assert "(thin)" in tile.split("</a>")[0]
+    dots = (built.folder / "pay.html").read_text(encoding="utf-8").split("<details>")[0]
+    assert "occupations/8160.html" in dots
+    assert "occupations/1121.html" not in dots
+
+
+def test_totals_say_how_many_of_the_occupations_in_them_are_thin(sample_run: MakeRun, tmp_path: Path) -> None:
+    built = made_thin(sample_run, tmp_path, "11-3051.00")
+    summed = json.loads((built.folder / "data/methodology.json").read_text(encoding="utf-8"))
+    totals, ranges = summed["totals"], summed["intervals"]["totals"]
+    assert (totals["groups"], totals["thin_groups"]) == (5, 1)
+    for name in ("index", "totals"):
+        text = " ".join(Seen(built.folder / f"{name}.html").text.split())
+        assert ("over 5 occupations (1 thin)" if name == "index" else "5 of 6 occupations (1 thin)") in text
+        for measure in ("alpha", "beta", "gamma"):
+            key = f"wage_exposure_{measure}_gbp"
+            low, mid, high = (money(ranges[key][end]) for end in ("low", "mid", "high"))
+            assert f"{money(totals[key])}with the sample's own labels: about {mid}, {low} to {high}" in text
+    assert "Occupations scored5 of 6and 1 thin" in " ".join(Seen(built.folder / "index.html").text.split())
+
+
+def test_there_are_no_totals_where_nothing_is_scored(sample_run: MakeRun, tmp_path: Path) -> None:
+    built = made_thin(sample_run, tmp_path, *CODES)
+    index = " ".join(Seen(built.folder / "index.html").text.split())
+    assert "Occupations scored0 of 6and 6 thin" in index
+    assert "Wage exposure, model alone" not in index
+    assert "No sum is shown, because no occupation" in index
+    totals = Seen(built.folder / "totals.html").text
+    assert "No total: no occupation" in totals
+    assert "£" not in totals
+    assert broken_links(built.folder) == []
 
 
 def test_the_same_export_gives_the_same_bytes_wherever_it_is_written(site: Site, tmp_path: Path) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
-from site_workshop import hostile_site, sample_site
+from site_workshop import hostile_site, sample_answers, sample_site
 
 from browser import OpenPage, serious_findings
-from relabel.publishing.site.build import Site
+from relabel.publishing.export import export_run
+from relabel.publishing.site.build import Site, build_site
 from relabel.publishing.site.serve import site_server
 
 KINDS = (
@@ -28,6 +30,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Site:
     return hostile_site(tmp_path_factory.mktemp("hostile"))
+
+
+@pytest.fixture(scope="module")
+def thin(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A site of a partial run, whose group 1121 has a label for one of ten tasks."""
+    folder = tmp_path_factory.mktemp("thin")
+    export_run(sample_answers(folder / "run", thin=("11-3051.00",)), folder / "export", allow_partial=True, draws=100)
+    return build_site(folder / "export", folder / "site")
 
 
 @pytest.fixture
@@ -99,9 +109,38 @@ def test_search_finds_by_title_and_code_and_says_how_many(site: Site, page: Open
     assert every[0] in titles(opened)
     opened.locator("#search").fill("no such trade")
     assert titles(opened) == []
-    expect(opened.locator("#found")).to_have_text("0 rows found")
+    expect(opened.locator("#found")).to_have_text("Nothing found; try fewer words.")
+    expect(opened.locator("#occupations")).to_be_hidden()
+    opened.locator("#search").fill("nosuchtrade")
+    expect(opened.locator("#found")).to_have_text("Nothing found; try another word, or its first letters.")
     opened.locator("#search").fill("")
     assert titles(opened) == every
+
+
+def test_search_takes_words_in_any_order_from_related_titles_too(site: Site, page: OpenPage) -> None:
+    opened = page(address(site, "index.html"))
+    behind = json.loads((site.folder / "data/occupations/8160.json").read_text(encoding="utf-8"))["onet"][0]["title"]
+    words = [word.strip(",") for word in behind.split()]
+    opened.locator("#search").fill(", ".join(reversed(words)))
+    codes = opened.locator("#occupations tbody tr:visible .code").all_text_contents()
+    assert "8160" in codes
+    assert "2237" not in codes
+
+
+def test_a_thin_row_is_marked_and_ranked_after_the_others(thin: Site, page: OpenPage) -> None:
+    opened = page(address(thin, "index.html"))
+    row = opened.locator("#occupations tr", has_text="1121")
+    assert row.locator("td").first.inner_text().split()[0] == "thin"
+    shade = "cell => getComputedStyle(cell).color"
+    assert row.locator("td").first.evaluate(shade) != opened.locator("tr:not(.thin) td").first.evaluate(shade)
+    head = opened.locator("#occupations thead th").nth(1).get_by_role("button")
+    for _ in range(2):
+        head.click()
+        assert opened.locator("#occupations tbody .code").all_text_contents()[-1] == "1121"
+    opened.goto(address(thin, "compare.html") + "?a=1121&b=8160")
+    scores = opened.locator("#compared tbody tr").first.locator("td")
+    assert scores.first.inner_text().endswith(" of 10, thin")
+    assert scores.nth(1).inner_text().endswith(" of 10")
 
 
 def test_columns_sort_by_figure_both_ways_with_gaps_last(site: Site, page: OpenPage) -> None:

@@ -41,9 +41,10 @@ def about(book: Book) -> Row:
     counts = method["counts"]
     money = any(page["score"]["employees"] is not None for page in book.occupations)
     date = book.date
+    thin = f" and {counts['thin']:,} thin" if counts["thin"] else ""
     made = (
-        f"{counts['scored']:,} of {counts['groups']:,} occupations scored from {counts['tasks_labelled']:,} labelled tasks; "
-        f"labels by {method['labels']['model_name']}"
+        f"{counts['scored']:,} of {counts['groups']:,} occupations scored{thin} from {counts['tasks_labelled']:,} labelled "
+        f"tasks; labels by {method['labels']['model_name']}"
     )
     return {
         "title": "Task exposure by occupation",
@@ -101,7 +102,8 @@ def rows(book: Book) -> list[Row]:
             "jobs": score["employees"],
             "pay": score["median_pay_gbp"],
             "major": page["above"].get("major", _UNGROUPED),
-            "words": " ".join([page["code"], page["title"], *page["job_titles"]]).casefold(),
+            "thin": page["thin"],
+            "words": _search_words(page),
         }
         for reading in ("strict", "with_tools"):
             said = page["readings"][reading]
@@ -117,10 +119,21 @@ def rows(book: Book) -> list[Row]:
     return found
 
 
+def _search_words(page: Row) -> str:
+    """All words by which a group can be found, each once: of its titles and of the main O*NET occupations behind it."""
+    behind = [part["title"] or "" for part in page["onet"] if part["tasks_here"]]
+    titles = [page["code"], page["title"], *page["job_titles"], *behind]
+    words = dict.fromkeys(word.strip("(),;:") for title in titles for word in title.casefold().split())
+    # A word within a word that is there already would be found anyway.
+    return " ".join(word for word in words if word and not any(word in other for other in words if other != word))
+
+
 def index_pages(book: Book, listed: list[Row]) -> Iterator[tuple[str, str, Row]]:
     """The pages about all occupations: path, template, content."""
     has = about(book)
-    yield "index.html", "index.html", {"rows": listed, "totals": totals(book) if has["money"] else None}
+    summed = totals(book) if has["money"] else None
+    ranges = book.method["intervals"]
+    yield "index.html", "index.html", {"rows": listed, "totals": summed, "intervals": ranges}
     if has["money"]:
         placed = [row for row in listed if row["jobs"]]
         yield (
@@ -128,18 +141,18 @@ def index_pages(book: Book, listed: list[Row]) -> Iterator[tuple[str, str, Row]]
             "map.html",
             {"regions": treemap(placed), "rows": placed, "left_out": len(listed) - len(placed)},
         )
-        paid = [row for row in listed if row["pay"] and (row["strict"] or row["with_tools"])]
+        paid = [row for row in listed if row["pay"] and not row["thin"] and (row["strict"] or row["with_tools"])]
         yield "pay.html", "pay.html", {"plot": scatter(paid), "rows": paid, "left_out": len(listed) - len(paid)}
         yield (
             "totals.html",
             "totals.html",
             {
-                "totals": totals(book),
-                "intervals": book.method["intervals"],
+                "totals": summed,
+                "intervals": ranges,
                 "workforce": book.method["totals"],
             },
         )
-    brief = (book.method["intervals"] or {}).get("words")
+    brief = (ranges or {}).get("words")
     yield "compare.html", "compare.html", {"rows": [_compared(row) for row in listed], "brief": brief}
     if book.changes is not None:
         yield "changes.html", "changes.html", changes(book)
@@ -150,7 +163,9 @@ def index_pages(book: Book, listed: list[Row]) -> Iterator[tuple[str, str, Row]]
 
 
 def _compared(row: Row) -> Row:
-    kept = {name: row[name] for name in ("code", "title", "status", "jobs", "pay", "strict_10", "with_tools_10")}
+    kept = {
+        name: row[name] for name in ("code", "title", "status", "thin", "jobs", "pay", "strict_10", "with_tools_10")
+    }
     return kept | {reading: row[reading] for reading in ("strict", "with_tools")}
 
 
@@ -159,7 +174,7 @@ def neighbours(book: Book) -> dict[str, list[Row]]:
     by_minor: dict[str, list[Row]] = defaultdict(list)
     for page in book.occupations:
         if "minor" in page["above"]:
-            by_minor[page["above"]["minor"]["code"]].append({name: page[name] for name in ("code", "title")})
+            by_minor[page["above"]["minor"]["code"]].append({name: page[name] for name in ("code", "title", "thin")})
     return {
         page["code"]: [other for other in by_minor[page["above"]["minor"]["code"]] if other["code"] != page["code"]]
         for page in book.occupations
@@ -228,7 +243,8 @@ def groups_of_onet(book: Book) -> dict[str, list[Row]]:
     behind: dict[str, list[Row]] = defaultdict(list)
     for page in book.occupations:
         for part in page["onet"]:
-            behind[part["onet_soc_code"]].append({"code": page["code"], "title": page["title"], "share": part["share"]})
+            group = {name: page[name] for name in ("code", "title", "thin")}
+            behind[part["onet_soc_code"]].append(group | {"share": part["share"]})
     return {code: sorted(groups, key=lambda g: (-g["share"], g["code"])) for code, groups in behind.items()}
 
 
@@ -299,7 +315,10 @@ def scatter(paid: Sequence[Row]) -> Row:
 
 
 def totals(book: Book) -> Row:
-    """Wage exposure in all and by major group, over the occupations with a score, jobs and pay."""
+    """Wage exposure in all and by major group, over the occupations with a score, jobs and pay.
+
+    Thin scores count, as in the table of the export, and are counted apart; where all are thin there is no total.
+    """
     lines: dict[str, Row] = {}
     every = _line({"code": "", "title": "All occupations"})
     for page in book.occupations:
@@ -313,16 +332,20 @@ def totals(book: Book) -> Row:
                 continue
             wages = score["employees"] * score["median_pay_gbp"]
             into["counted"] += 1
+            into["thin"] += page["thin"]
             into["jobs"] += score["employees"]
             into["wages"] += wages
             for measure, _, _ in _MEASURES:
                 if score[measure] is not None:
                     into[measure] = (into[measure] or 0) + score[measure] * wages
+    if every["counted"] == every["thin"]:
+        for line in (every, *lines.values()):
+            line.update({measure: None for measure, _, _ in _MEASURES})
     return {"every": every, "lines": list(lines.values()), "measures": _MEASURES}
 
 
 def _line(major: Row) -> Row:
-    counted = dict.fromkeys(("groups", "counted", "jobs", "all_jobs", "wages"), 0)
+    counted = dict.fromkeys(("groups", "counted", "thin", "jobs", "all_jobs", "wages"), 0)
     return dict(major) | counted | {measure: None for measure, _, _ in _MEASURES}
 
 

@@ -34,10 +34,11 @@
         var keyed = all("tr", body).map(function (row) {
           var cell = row.cells[place];
           var value = text ? cell.textContent.trim().toLowerCase() : parseFloat(cell.getAttribute("data-v"));
-          return { row: row, value: value, none: !text && isNaN(value) };
+          return { row: row, value: value, none: !text && isNaN(value), last: !text && cell.hasAttribute("data-last") };
         });
         keyed.sort(function (one, two) {
           if (one.none || two.none) { return one.none - two.none; } /* what has no figure stays last */
+          if (one.last !== two.last) { return one.last - two.last; } /* and before it what is not to be ranked with the rest */
           var order = text ? one.value.localeCompare(two.value) : one.value - two.value;
           return up ? order : -order;
         });
@@ -46,20 +47,23 @@
     });
   });
 
-  /* Search: all words must occur. */
+  /* Search: all words must occur, in any order. */
   all("input[data-search]").forEach(function (input) {
     var table = doc.getElementById(input.getAttribute("data-search"));
     var said = doc.getElementById("found");
     input.closest(".search").hidden = false;
     function search() {
-      var words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+      var words = input.value.toLowerCase().split(/[\s,;:()]+/).filter(Boolean);
       var found = 0;
       all("tbody tr", table).forEach(function (row) {
         var text = row.getAttribute("data-k");
         row.hidden = !words.every(function (word) { return text.indexOf(word) >= 0; });
         found += row.hidden ? 0 : 1;
       });
-      said.textContent = words.length ? found + (found === 1 ? " row found" : " rows found") : "";
+      table.closest(".scroll").hidden = !found;
+      if (!words.length) { said.textContent = ""; }
+      else if (found) { said.textContent = found + (found === 1 ? " row found" : " rows found"); }
+      else { said.textContent = "Nothing found; try " + (words.length > 1 ? "fewer words." : "another word, or its first letters."); }
     }
     input.addEventListener("input", search);
     if (input.value) { search(); } /* a browser may restore what was typed */
@@ -120,7 +124,7 @@
     var sides = all("select", form);
     var pounds = function (value) {
       if (value === null) { return "–"; }
-      if (value >= 999500000) { return "£" + (value / 1e9).toFixed(2) + "bn"; }
+      if (value >= 999500000) { return "£" + (value / 1e9).toFixed(value < 99995000000 ? 2 : 1) + "bn"; }
       return value >= 999500 ? "£" + Math.round(value / 1e6) + "m" : "£" + Math.round(value).toLocaleString("en-GB");
     };
     var lines = [];
@@ -130,14 +134,14 @@
         lines.push([name + ": " + label, function (row) { return row[reading[0]] ? value(row[reading[0]], row) : "–"; }]);
       }
       line("score", function (said, row) {
-        return row[reading[1]].toFixed(1) + " of 10";
+        return row[reading[1]].toFixed(1) + " of 10" + (row.thin ? ", thin" : "");
       });
       if (data.brief) {
         line(data.brief, function (said) {
           return said.low === null ? "–" : "about " + said.mid.toFixed(1) + " (" + said.low.toFixed(1) + " to " + said.high.toFixed(1) + ")";
         });
       }
-      line("band", function (said) { return said.band; });
+      line("band", function (said) { return said.band === null ? "–" : said.band; });
       line("higher than", function (said) { return said.percentile === null ? "–" : said.percentile + " % of occupations"; });
       if (data.money) { line("wage exposure", function (said) { return pounds(said.wage); }); }
     });
