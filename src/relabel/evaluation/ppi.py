@@ -19,13 +19,14 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
+from relabel.coding import measures_of
 from relabel.evaluation.bootstrap import FEWEST_OCCUPATIONS, Array
 from relabel.evaluation.document import Bounds, Debiased, Estimate, SettingName
 from relabel.evaluation.gold import Gold
 from relabel.evaluation.sides import NEEDS, even
 from relabel.evaluation.slices import MAJOR_GROUPS
 from relabel.rubric import MEASURES, Measure
-from relabel.run import Run, measures_of
+from relabel.run import Run
 
 FEWEST_LABELS = 20
 """Fewer gold labels in a group are not extrapolated from."""

@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from relabel.coding import measures_of
 from relabel.errors import DataError
 from relabel.evaluation.document import SCALES, SettingName
 from relabel.evaluation.gold import Gold, labelled, labels_of
 from relabel.evaluation.matching import COLUMNS, in_words, is_at_hand, match, run_settings
 from relabel.evaluation.sides import NEEDS
 from relabel.rubric import MEASURES, Measure, Rubric
-from relabel.run import TASK_FILE, Run, measures_of
+from relabel.run import TASK_FILE, Run
 from relabel.sources.fetch import sha256_of
 from relabel.task import TASK_KEY, task_table
 

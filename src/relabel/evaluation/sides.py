@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from relabel.coding import measures_of
 from relabel.evaluation.bootstrap import Array, Draws, interval
 from relabel.evaluation.document import SCALES, Intervals95, SettingName
 from relabel.evaluation.matching import sides
 from relabel.rubric import MEASURES, Measure, Rubric
-from relabel.run import measures_of
 
 Places = npt.NDArray[np.intp]
 
