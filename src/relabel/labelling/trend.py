@@ -43,11 +43,13 @@ class Trend:
 
     Args:
         progress: The job's numbers.
-        limiter: How fast it may ask.
+        limiter: How fast it may ask; None where nothing of ours bounds that.
         clock: Seconds on a clock that never runs back.
     """
 
-    def __init__(self, progress: Progress, limiter: Limiter, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, progress: Progress, limiter: Limiter | None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.progress, self.limiter = progress, limiter
         self._clock = clock
         self._marks = deque([self._mark()])
@@ -91,7 +93,7 @@ class Trend:
         """Seconds to the end; None while unknown."""
         if self.rate is None or self.fresh_left is None:
             return None
-        return max(self.fresh_left / self.rate, self.limiter.paused_s)
+        return max(self.fresh_left / self.rate, self.limiter.paused_s if self.limiter else 0.0)
 
     @property
     def cost_at_end(self) -> float | None:
@@ -110,6 +112,8 @@ class Trend:
         p, limiter = self.progress, self.limiter
         asked = p.fresh + p.failed.total() - p.unasked
         cap = math.inf
+        if limiter is None:
+            return cap
         if limiter.rpm and limiter.returned:
             cap = limiter.rpm / 60 * asked / limiter.returned  # a request may ask for several, and may be sent again
         tokens = p.prompt_tokens + p.completion_tokens
