@@ -78,7 +78,16 @@ class ColumnError(DataError):
 
 
 class NotAtHandError(DataError):
-    """A source file is not on this machine, and could not be fetched."""
+    """A source file is not on this machine, and could not be fetched.
+
+    Args:
+        message: What is wrong and what to do.
+        why: Why fetching failed, in a few words; empty where nothing was tried.
+    """
+
+    def __init__(self, message: str, why: str = "") -> None:
+        super().__init__(message)
+        self.why = why
 
 
 class RubricError(DataError):

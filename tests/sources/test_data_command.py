@@ -99,9 +99,42 @@ def test_pull_fetches_and_says_from_where() -> None:
 
     assert isinstance(result.exception, DataError)
     assert "mine/lost" in str(result.exception)
-    assert "fetching mine/far from http://127.0.0.1" in result.stderr
+    assert result.stderr.count("fetching mine from 127.0.0.1") == 1
     states = {file["file"]: (file["state"], file["where"]) for file in json.loads(result.stdout)["files"]}
     assert states == {"near": ("ok", "mirror"), "far": ("ok", "download"), "lost": ("missing", None)}
+
+
+def test_what_cannot_be_fetched_is_said_by_source_with_what_to_do(workshop: Workshop, publisher: Publisher) -> None:
+    archive = {"download": "zip", "url": publisher.url("/none.zip")}
+    workshop.register("far", *({"name": n, "member": n, "sha256": sha256(CONTENT), **archive} for n in ("a", "b")))
+    page = {"download": "page", "url": "https://example.org/page"}
+    workshop.register("hand", *({"name": n, "sha256": sha256(CONTENT), **page} for n in ("c", "d")), use="UK scores")
+    workshop.register("nowhere", {"name": "e", "sha256": sha256(CONTENT)}, use="optional")
+
+    result = CliRunner().invoke(app, ["pull", "far", "hand", "nowhere"])
+
+    assert result.stderr.splitlines() == ["fetching far from " + publisher.url("").removeprefix("http://")]
+    said = result.stdout[result.stdout.index("far: 2 files") :].splitlines()
+    assert said == [
+        f"far: 2 files could not be fetched from {publisher.url('/none.zip')} (the server answered 404)",
+        f"hand (UK scores): put into {workshop.cache / 'hand'}",
+        "  c, d: from https://example.org/page",
+        f"nowhere (optional): put into {workshop.cache / 'nowhere'}",
+        "  e: no address gives it; see https://example.org/about",
+        "to do: run `relabel data pull` again when the addresses answer; it fetches what is missing only",
+        "what you have already may lie in a folder that RELABEL_DATA_MIRROR names, as SOURCE_ID/FILE",
+        "0 ok, 5 missing",
+    ]
+    assert "5 of 5 files are still not to be had, of far, hand, nowhere;" in str(result.exception)
+
+
+@pytest.mark.usefixtures("workshop")
+def test_all_sources_are_shown_by_source_and_named_ones_by_file() -> None:
+    assert "9 of onet-30.2" not in run("verify", "onet-30.2")
+    assert "onet-30.2/Task Ratings.txt" in run("verify", "onet-30.2")
+    everything = run("verify")
+    assert "8 of onet-30.2" in everything
+    assert len(everything.splitlines()) < 40
 
 
 @pytest.mark.usefixtures("workshop")

@@ -279,18 +279,21 @@ def test_a_file_behind_a_page_says_which_page_and_where_to_put_it(workshop: Work
     )
 
 
-def test_a_derived_file_says_that_only_a_mirror_has_it(workshop: Workshop) -> None:
+def test_a_derived_file_says_what_it_was_taken_from_and_that_it_is_optional(workshop: Workshop) -> None:
     with pytest.raises(DataError) as caught:
         fetch.locate("ons-ashe-2025-medians", "ashe-2025-uk.json")
 
     assert str(caught.value) == (
-        "ons-ashe-2025-medians/ashe-2025-uk.json is a derived extract that the publisher does not offer; it can only "
-        "come from a mirror: set RELABEL_DATA_MIRROR to a folder that holds ons-ashe-2025-medians/ashe-2025-uk.json"
+        "ons-ashe-2025-medians/ashe-2025-uk.json is a derived extract that the publisher does not offer; no address gives "
+        "ons-ashe-2025-medians/ashe-2025-uk.json (optional: only --pay ons-ashe-2025-medians needs it): what it was taken "
+        "from is at https://www.ons.gov.uk/employmentandlabourmarket/peopleinwork/earningsandworkinghours/datasets/"
+        f"occupation4digitsoc2010ashetable14; put it into {workshop.cache / 'ons-ashe-2025-medians'}, or set "
+        "RELABEL_DATA_MIRROR"
     )
 
 
 def test_a_source_without_official_address_says_where_to_look(workshop: Workshop) -> None:
-    with pytest.raises(DataError, match=r"only come from a mirror: .* \(see https://github\.com/danparshall/"):
+    with pytest.raises(DataError, match=r"optional: only `relabel import .*: see https://github\.com/danparshall/"):
         fetch.locate("relabels-2026", "o1.csv")
 
 
@@ -343,7 +346,7 @@ def test_pull_fetches_what_is_missing_or_damaged_and_leaves_the_mirror(
         ("nowhere", "missing", None),
     ]
     assert said == ["s/b.txt", "s/t.tsv"]
-    assert "only come from a mirror" in checks[3].message
+    assert "no address gives s/nowhere: see https://example.org/about" in checks[3].message
 
 
 def test_pull_reports_a_failure_and_goes_on(workshop: Workshop, publisher: Publisher) -> None:
@@ -354,6 +357,18 @@ def test_pull_reports_a_failure_and_goes_on(workshop: Workshop, publisher: Publi
 
     assert (first.state, "the server answered 404" in first.message) == ("missing", True)
     assert second.state == "ok"
+
+
+def test_an_archive_that_is_not_to_be_had_is_asked_for_once(workshop: Workshop, publisher: Publisher) -> None:
+    url = publisher.url("/none.zip")
+    files = [{"name": n, "sha256": sha256(CONTENT), "download": "zip", "member": n, "url": url} for n in ("a", "b")]
+    workshop.register("s", *files)
+
+    checks = fetch.pull(["s"])
+
+    assert publisher.asked == ["/none.zip"]
+    assert [check.why for check in checks] == ["the server answered 404"] * 2
+    assert checks[1].message.startswith(f"s/b could not be fetched from {url}")
 
 
 @pytest.mark.mirror

@@ -52,17 +52,23 @@ def pull(ids: _Ids = None, as_json: _Json = False) -> None:
     from relabel.errors import DataError
     from relabel.sources import fetch
 
+    announced: set[tuple[str, str]] = set()
+
     def announce(place: str, url: str) -> None:
-        typer.echo(f"fetching {place} from {url}", err=True)
+        source, host = place.partition("/")[0], url.split("/")[2]
+        if (source, host) not in announced:
+            announced.add((source, host))
+            typer.echo(f"fetching {source} from {host}", err=True)
 
     checks = fetch.pull(ids, on_fetch=announce)
-    _show(checks, as_json=as_json, tried=True)
+    _show(checks, as_json=as_json, by_file=bool(ids), tried=True)
     if bad := [check for check in checks if check.state != "ok" and (ids or check.can_fetch or check.path)]:
+        sources = list(dict.fromkeys(check.source_id for check in bad))
         raise DataError(
             bad[0].message
             if len(bad) == 1
-            else f"{len(bad)} of {len(checks)} files are still not to be had: {_names(bad)}; "
-            "`relabel data verify` says for each what to do"
+            else f"{len(bad)} of {len(checks)} files are still not to be had, of {', '.join(sources)}; run `relabel data pull` "
+            "again, or fetch them by hand as said for each source"
         )
 
 
@@ -77,7 +83,7 @@ def verify(
     from relabel.sources import fetch
 
     checks = fetch.verify(ids)
-    _show(checks, as_json=as_json)
+    _show(checks, as_json=as_json, by_file=bool(ids))
     if bad := [check for check in checks if check.state in ("mismatch", "unreadable")]:
         raise _mismatch(bad)
     if strict and (lost := [check for check in checks if check.state == "missing"]):
@@ -94,7 +100,7 @@ def _mismatch(bad: Sequence[FileCheck]) -> Exception:
     return DataError(f"{len(bad)} files are not the registered ones: {each}; replace them or run `relabel data pull`")
 
 
-def _show(checks: Sequence[FileCheck], *, as_json: bool, tried: bool = False) -> None:
+def _show(checks: Sequence[FileCheck], *, as_json: bool, by_file: bool, tried: bool = False) -> None:
     counts = {
         state: sum(check.state == state for check in checks) for state in ("ok", "missing", "mismatch", "unreadable")
     }
@@ -103,20 +109,26 @@ def _show(checks: Sequence[FileCheck], *, as_json: bool, tried: bool = False) ->
         return
     from rich.table import Table
 
+    from relabel.sources.advice import advice, to_fetch
+
     table = Table(box=None, pad_edge=False)
     table.add_column("State", no_wrap=True)
     table.add_column("From", no_wrap=True)
     table.add_column("Copy", no_wrap=True)
-    table.add_column("Source/file", overflow="fold")
+    table.add_column("Source/file" if by_file else "Files", overflow="fold")
+    rows: dict[tuple[str, str, str, str], list[str]] = {}
     for check in checks:
-        table.add_row(check.state, check.where or "-", check.copy_status, f"{check.source_id}/{check.file}")
+        place = check.source_id, check.state, check.where or "-", check.copy_status
+        rows.setdefault(place, []).append(check.file)
+    for (source, state, where, copy), files in rows.items():
+        names = [f"{source}/{file}" for file in files] if by_file else [f"{len(files)} of {source}"]
+        for name in names:
+            table.add_row(state, where, copy, name)
     _print_table(table)
-    fetchable = [check for check in checks if check.state == "missing" and check.can_fetch and not tried]
-    for check in checks:
-        if check.message and check not in fetchable:
-            typer.echo(f"{check.source_id}: {check.message}")
-    if fetchable:
-        typer.echo(f"to fetch: relabel data pull {' '.join(dict.fromkeys(check.source_id for check in fetchable))}")
+    for line in advice(checks, tried=tried):
+        typer.echo(line)
+    if not tried and (sources := to_fetch(checks)):
+        typer.echo(f"to fetch: relabel data pull {' '.join(sources)}")
     typer.echo(", ".join(f"{count} {state}" for state, count in counts.items() if count or state == "ok"))
 
 

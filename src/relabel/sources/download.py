@@ -72,8 +72,12 @@ def how_to_get(source: Source, entry: SourceFile) -> str:
             f"download {entry.name!r} by hand from {entry.url} and put it into {cached_path(source, entry).parent}, "
             "or set RELABEL_DATA_MIRROR"
         )
-    about = "" if entry.copy_status == "derived" else f" (see {source.homepage})"
-    return f"it can only come from a mirror: set RELABEL_DATA_MIRROR to a folder that holds {place}{about}"
+    about = f" ({source.use})" if source.use else ""
+    kind = "what it was taken from is at" if entry.copy_status == "derived" else "see"
+    folder = cached_path(source, entry).parent
+    return (
+        f"no address gives {place}{about}: {kind} {source.homepage}; put it into {folder}, or set RELABEL_DATA_MIRROR"
+    )
 
 
 def _why_not(entry: SourceFile) -> str:
@@ -113,7 +117,8 @@ def download(source: Source, entry: SourceFile) -> Path:
     except OSError as error:
         raise NotAtHandError(
             f"{source.id}/{entry.name} could not be fetched from {entry.url} ({_reason(error)}); "
-            f"try again or put it into a folder named by RELABEL_DATA_MIRROR"
+            f"try again or put it into a folder named by RELABEL_DATA_MIRROR",
+            why=_reason(error),
         ) from error
     return cached_path(source, entry)
 
@@ -160,7 +165,11 @@ def _unpack(source: Source, entry: SourceFile, archive: Path) -> None:
                 except ChecksumError as error:
                     refused = error if other == entry else refused
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise DataError(f"what {entry.url} sent is not a readable zip archive ({error}); try again later") from error
+        raise NotAtHandError(
+            f"{source.id}/{entry.name} could not be fetched: what {entry.url} sent is not a readable zip archive ({error}); "
+            "try again later",
+            why="what came is no zip archive",
+        ) from error
     if refused is not None:
         raise refused
 

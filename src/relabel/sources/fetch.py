@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from relabel.errors import ChecksumError, DataError
+from relabel.errors import ChecksumError, DataError, NotAtHandError
 from relabel.settings import settings
 from relabel.sources.download import (
     cached_path,
@@ -73,6 +73,7 @@ class FileCheck(BaseModel):
         copy_status: What the copy at hand is; when missing, what the registry lists.
         can_fetch: Whether the official file can be fetched automatically.
         message: What is wrong and what to do, or an empty string.
+        why: Why fetching it failed, in a few words, or an empty string.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -87,6 +88,7 @@ class FileCheck(BaseModel):
     copy_status: CopyStatus
     can_fetch: bool
     message: str = ""
+    why: str = ""
 
 
 def locate(source_id: str, file: str) -> Path:
@@ -162,16 +164,25 @@ def pull(
         DataError: A source is unknown, or the mirror is not a folder.
     """
     done: list[FileCheck] = []
+    failed: dict[str, FileCheck] = {}
     for source in _chosen(source_ids):
         for entry in source.files:
             check = _check_at_hand(source, entry)
             damaged = check.state == "mismatch" and check.where == "cache"
             if check.can_fetch and (check.state == "missing" or damaged):
+                url = entry.url or ""
+                if (first := failed.get(url)) is not None:  # an archive of several files that is not to be had
+                    message = first.message.replace(f"{first.source_id}/{first.file}", f"{source.id}/{entry.name}", 1)
+                    done.append(check.model_copy(update={"message": message, "why": first.why}))
+                    continue
                 if on_fetch is not None:
-                    on_fetch(f"{source.id}/{entry.name}", entry.url or "")
+                    on_fetch(f"{source.id}/{entry.name}", url)
                 try:
                     download(source, entry)
                     check = _check_at_hand(source, entry)
+                except NotAtHandError as error:
+                    check = check.model_copy(update={"message": str(error), "why": error.why})
+                    failed[url] = check
                 except DataError as error:
                     check = check.model_copy(update={"message": str(error)})
             if check.path is not None and was_fetched(check.path):

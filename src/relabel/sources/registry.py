@@ -77,6 +77,7 @@ class Source(BaseModel):
         citation: How to cite it.
         homepage: Address of a page about it.
         files: Its files, at least one.
+        use: What needs it, in words, or an empty string.
         notes: What a user of the source must know, or an empty string.
     """
 
@@ -90,6 +91,7 @@ class Source(BaseModel):
     citation: _Text
     homepage: _Text
     files: Annotated[tuple[SourceFile, ...], Field(alias="file", min_length=1)]
+    use: str = ""
     notes: str = ""
 
     @model_validator(mode="after")
