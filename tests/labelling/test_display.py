@@ -87,6 +87,20 @@ def test_the_panel_of_a_job_that_begins_promises_nothing() -> None:
     assert "slowest" not in flat
 
 
+def test_the_panel_of_a_batch_job_names_no_limit_of_ours() -> None:
+    assert "in flight 0 rate - left -" in " ".join(drawn(Trend(Progress(asked=10), None), 80).split())
+
+
+async def test_the_events_of_a_batch_job_name_no_limit_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    async with shown(Progress(asked=10), None, look="json"):
+        await asyncio.sleep(0)
+    events = [json.loads(said) for said in capsys.readouterr().err.splitlines()]
+    assert [(event["event"], event["limit"], event["paused_s"]) for event in events] == [
+        ("start", None, 0),
+        ("end", None, 0),
+    ]
+
+
 async def test_a_long_pause_is_said_with_its_end() -> None:
     asleep = asyncio.Event()
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Look after runs that wait for the Batch API.", no_args_is_help=True)
 
-_AT_ONCE = 1000
-"""Shown as the limit of batches in flight; the provider's queue is what bounds them."""
 _NOT_KEPT = {"base_url", "out", "dry_run", "quiet", "log_json", "as_json"}
 """Options of `relabel run` that are said anew, or left out, when a job is taken up again."""
 
@@ -198,7 +196,6 @@ async def _work(
     from relabel.cli.edge import stopping_on_signals
     from relabel.labelling.engines import batch as engine
     from relabel.labelling.engines.batch_provider import batch_client
-    from relabel.labelling.engines.limits import Limiter
     from relabel.labelling.job import Stop
     from relabel.labelling.progress import Progress
 
@@ -206,7 +203,7 @@ async def _work(
     client = batch_client(described.base_url, described.key)
     try:
         with stopping_on_signals(stop, "what is being sent is let finish", look=look):
-            async with shown(progress, Limiter(_AT_ONCE), look=look):
+            async with shown(progress, None, look=look):  # the provider's queue is what bounds batches in flight
                 return await engine.run_batch(
                     job,
                     store,

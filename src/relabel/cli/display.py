@@ -35,8 +35,14 @@ _BAR = 30
 
 
 @asynccontextmanager
-async def shown(progress: Progress, limiter: Limiter, *, look: Look = "people") -> AsyncGenerator[None]:
-    """Show a job's progress for as long as the block lasts."""
+async def shown(progress: Progress, limiter: Limiter | None, *, look: Look = "people") -> AsyncGenerator[None]:
+    """Show a job's progress for as long as the block lasts.
+
+    Args:
+        progress: The job's.
+        limiter: What bounds the requests in flight; None where nothing of ours does.
+        look: How it is shown.
+    """
     if look == "quiet":
         yield
         return
@@ -91,17 +97,13 @@ def panel(trend: Trend) -> Group:
             style="red" if progress.failed else "",
         )
     )
-    flying = len(progress.flying)
-    # What was sent before the limit was cut is out there still.
-    limit = f" of {limiter.limit}" if flying <= limiter.limit else f", falling to {limiter.limit}"
-    how = "found out" if limiter.automatic else "fixed"
     rate = "-" if trend.rate is None else speed(trend.rate)
     left = "-" if trend.seconds_left is None else duration(trend.seconds_left)
-    lines.append(Text(f"in flight {flying}{limit} ({how})   rate {rate}   left {left}"))
+    lines.append(Text(f"in flight {len(progress.flying)}{_bound(progress, limiter)}   rate {rate}   left {left}"))
     if progress.naming:
         lines.append(Text(_naming(progress), style="yellow"))
-    if limiter.unreachable:
-        lines.append(Text(_trying_again(limiter), style="yellow"))
+    if again := _trying_again(limiter):
+        lines.append(Text(again, style="yellow"))
     if (until := paused_until(limiter)) is not None:
         lines.append(Text(f"paused until {until}, as the provider's limits or --rpm and --tpm ask", style="yellow"))
     end = "" if trend.cost_at_end is None else f", {money(trend.cost_at_end)} at the end"
@@ -148,7 +150,7 @@ class PlainLines:
     def due(self, now: float) -> str | None:
         """The line to write now, if any."""
         progress, limiter = self._trend.progress, self._trend.limiter
-        alert = _trying_again(limiter) if limiter.unreachable else _naming(progress) if progress.naming else ""
+        alert = _trying_again(limiter) or (_naming(progress) if progress.naming else "")
         kind = alert.partition(" ")[0]
         if kind != self._alert:
             self._alert = kind
@@ -178,8 +180,17 @@ class PlainLines:
         return text
 
 
-def _trying_again(limiter: Limiter) -> str:
-    return f"{limiter.unreachable}, trying again"
+def _bound(progress: Progress, limiter: Limiter | None) -> str:
+    if limiter is None:
+        return ""
+    # What was sent before the limit was cut is out there still.
+    falling = len(progress.flying) > limiter.limit
+    how = "found out" if limiter.automatic else "fixed"
+    return f"{', falling to' if falling else ' of'} {limiter.limit} ({how})"
+
+
+def _trying_again(limiter: Limiter | None) -> str:
+    return f"{limiter.unreachable}, trying again" if limiter and limiter.unreachable else ""
 
 
 def _naming(progress: Progress) -> str:
@@ -207,9 +218,9 @@ def _emit(event: str, trend: Trend) -> None:
                 "fresh": progress.fresh,
                 "failed": dict(progress.failed),
                 "in_flight": len(progress.flying),
-                "limit": limiter.limit,
-                "paused_s": round(limiter.paused_s, 1),
-                "unreachable": limiter.unreachable or None,
+                "limit": limiter.limit if limiter else None,
+                "paused_s": round(limiter.paused_s, 1) if limiter else 0.0,
+                "unreachable": (limiter.unreachable or None) if limiter else None,
                 "naming": progress.naming,
                 "rate": trend.rate,
                 "seconds_left": trend.seconds_left,
@@ -262,9 +273,9 @@ def _failed(progress: Progress) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in progress.failed.most_common())
 
 
-def paused_until(limiter: Limiter) -> str | None:
+def paused_until(limiter: Limiter | None) -> str | None:
     """The time of day (HH:MM:SS) at which the next request may be sent; None when that is soon or now."""
-    pause = limiter.paused_s
+    pause = limiter.paused_s if limiter else 0.0
     return None if pause < _WORTH_SAYING_S else time.strftime("%H:%M:%S", time.localtime(time.time() + pause))
 
 
