@@ -204,3 +204,11 @@ def test_the_smaller_relabels_import_too(model: str, tmp_path: Path) -> None:
     assert model in models()
     assert run_app(["import", f"relabels-2026:{model}", "--out", str(tmp_path / "run"), "--json"]) == 0
     assert len(open_run(str(tmp_path / "run")).labels) == 1014
+
+
+def test_a_file_given_as_a_run_is_answered_with_the_command_that_makes_one(
+    write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(f"{HEAD}\nS001,{A},E1\n")
+    assert run_app(["eval", str(path)]) == 3
+    assert f"with `relabel import {path} --model NAME --out runs/labels`, and give that" in capsys.readouterr().err

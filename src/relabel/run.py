@@ -11,65 +11,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import pandera.pandas as pa
-import pyarrow as pyarrow_lib
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from relabel import __version__, coding
-from relabel.errors import ColumnError, DataError, UsageError
+from relabel.errors import DataError, UsageError
 from relabel.files import make_private_dir, replacing
 from relabel.label import Failure, Label
+from relabel.label_table import label_table, read_label_table, write_label_table
 from relabel.manifest import FORMAT_VERSION, Counts, Manifest, SourceUse
 from relabel.rubric import AUTOMATION, Measure, Rubric, Unit, load_rubric
 from relabel.settings import asset_dir
 from relabel.sources import eloundou, fetch, registry
-
-LABEL_COLUMNS = tuple(field.name for field in fields(Label))
-_PARQUET = pyarrow_lib.schema(
-    [
-        ("task_id", pyarrow_lib.string()),
-        ("onet_soc_code", pyarrow_lib.string()),
-        ("setting", pyarrow_lib.string()),
-        ("sample", pyarrow_lib.int32()),
-        ("label", pyarrow_lib.string()),
-        ("rationale", pyarrow_lib.string()),
-        ("probability", pyarrow_lib.float64()),
-        ("request_key", pyarrow_lib.string()),
-        ("model_returned", pyarrow_lib.string()),
-        ("finish_reason", pyarrow_lib.string()),
-        ("attempts", pyarrow_lib.int32()),
-        ("prompt_tokens", pyarrow_lib.int64()),
-        ("cached_tokens", pyarrow_lib.int64()),
-        ("completion_tokens", pyarrow_lib.int64()),
-        ("cost_usd", pyarrow_lib.float64()),
-        ("latency_s", pyarrow_lib.float64()),
-        ("created_at", pyarrow_lib.string()),
-        ("from_store", pyarrow_lib.bool_()),
-    ]
-)
-
-_ROWS_AT_ONCE = 20_000
-"""Labels that are turned into a table in one go."""
-
-LABELS = pa.DataFrameSchema(
-    {
-        "task_id": pa.Column(str),
-        "onet_soc_code": pa.Column(str),
-        "setting": pa.Column(str),
-        "sample": pa.Column(int, pa.Check.ge(0), coerce=True),
-        "label": pa.Column(str),
-        "request_key": pa.Column(str, nullable=True),
-    },
-    unique=["onet_soc_code", "task_id", "setting", "sample"],
-    strict=False,
-)
-"""What every label table must hold; other columns of `Label` may be missing values."""
 
 PUBLISHED: Mapping[str, tuple[str, str]] = {
     "eloundou-2023:gpt4": ("gpt4", "GPT-4, rubric of 2023"),
@@ -92,7 +48,7 @@ class Run:
         ref: How the user named it.
         folder: Its folder; None for a published set.
         manifest: What was done.
-        labels: Table of labels, schema `LABELS`.
+        labels: Table of labels, `relabel.label_table.LABELS`.
     """
 
     ref: str
@@ -214,6 +170,9 @@ def _folder_of(ref: str, runs_dir: Path) -> Path:
         if ref and Path(ref).is_dir():
             raise DataError(f"{ref} holds no manifest.json, so it is no run folder; {advice}")
         if ref and Path(ref).is_file():
+            if Path(ref).suffix.lower() == ".csv":
+                made = runs_dir / Path(ref).stem
+                advice = f"make a run of its labels with `relabel import {ref} --model NAME --out {made}`, and give that"
             raise DataError(f"{ref} is a file, and a run is a folder; {advice}")
     except OSError as error:
         raise DataError(f"the run {_short(ref)!r} cannot be looked up ({error.strerror}); {advice}") from error
@@ -255,44 +214,7 @@ def _read(ref: str, folder: Path) -> Run:
     if not path.is_file():
         why = "is still running or was killed" if manifest.status == "running" else "lost its labels.parquet"
         raise DataError(f"the run {folder} {why}; start the same `relabel run` again, answers come from the store")
-    try:
-        table = pq.read_table(path)
-    except (pyarrow_lib.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(
-            f"{path} is damaged ({reason}); run the labelling again, answers come from the store"
-        ) from error
-    return Run(ref, folder, manifest, _checked(_whole(table, path), manifest.rubric, path))
-
-
-def _whole(table: pyarrow_lib.Table, path: Path) -> pd.DataFrame:
-    """The columns of `Label`, of the types that `write_run` gives them; those that `LABELS` does not ask for may lack."""
-    columns: dict[str, pyarrow_lib.ChunkedArray | pyarrow_lib.Array] = {}
-    for field in _PARQUET:
-        name, asked = field.name, LABELS.columns.get(field.name)
-        if name not in table.column_names:
-            if asked is not None:
-                raise ColumnError(path, name, table.column_names)
-            columns[name] = pyarrow_lib.nulls(len(table), field.type)
-            continue
-        columns[name] = table[name]
-        if asked is not None and not asked.nullable and table[name].null_count:
-            raise DataError(
-                _no_table(path, f"its column {name} is empty in {table[name].null_count} of {len(table)} rows")
-            )
-        # Texts that all rests on are taken as they are: an id that became a number would match no task.
-        if asked is None or field.type != pyarrow_lib.string():
-            try:
-                columns[name] = table[name].cast(field.type)
-            except pyarrow_lib.ArrowException as error:
-                raise DataError(
-                    _no_table(path, f"its column {name} holds no {field.type} ({str(error).splitlines()[0]})")
-                ) from error
-    return pyarrow_lib.table(columns).to_pandas()
-
-
-def _no_table(path: Path, why: str) -> str:
-    return f"{path} is no table of labels: {why}; mend the file or make the run again"
+    return Run(ref, folder, manifest, read_label_table(path, manifest.rubric))
 
 
 def _failure(line: bytes, number: int, path: Path) -> Failure:
@@ -309,39 +231,6 @@ def _first_of(error: ValidationError) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     return f"{where}: {first['msg']}" if where else first["msg"]
-
-
-def _checked(labels: pd.DataFrame, rubric: Rubric, path: Path) -> pd.DataFrame:
-    try:
-        labels = LABELS.validate(labels)
-    except pa.errors.SchemaError as error:
-        reason = str(error).splitlines()[0].removesuffix(":")
-        twice = labels[labels.duplicated(LABELS.unique)]
-        if len(twice):
-            row = twice.iloc[0]
-            reason = f"{_unit(row, rubric)} has two labels in the setting {row['setting']} as sample {row['sample']}"
-        raise DataError(_no_table(path, reason)) from error
-    # What reads labels asks whether they are the ones it knows: all else would count as their opposite.
-    known = labels["label"].isin(list(rubric.labels)) & labels["setting"].isin(list(rubric.settings))
-    if not known.all():
-        raise DataError(_unknown(labels[~known].iloc[0], rubric, path))
-    return labels
-
-
-def _unknown(row: pd.Series, rubric: Rubric, path: Path) -> str:
-    setting, unit = row["setting"], _unit(row, rubric)
-    if setting in rubric.settings:
-        said = f"labels {unit} {row['label']!r} in the setting {setting}, which is no label"
-        known = ", ".join(rubric.labels)
-    else:
-        said = f"labels {unit} in the setting {setting!r}, which is no setting"
-        known = ", ".join(rubric.settings)
-    return f"{path} {said} of the rubric {rubric.id} ({known}); mend the file or make the run again"
-
-
-def _unit(row: pd.Series, rubric: Rubric) -> str:
-    code = row["onet_soc_code"]
-    return f"the task {row['task_id']} of {code}" if rubric.unit == "task" else f"the occupation {code}"
 
 
 def _published(ref: str) -> Run:
@@ -384,12 +273,7 @@ def _published(ref: str) -> Run:
         counts=Counts(asked=len(labels)),
         note=note,
     )
-    labels = labels.assign(sample=0).reindex(columns=list(LABEL_COLUMNS))
-    # By way of the file's own schema, so that a published set has the very types of a run that was read.
-    table = pyarrow_lib.Table.from_pandas(
-        labels.astype(object).where(labels.notna(), None), schema=_PARQUET, preserve_index=False
-    )
-    return Run(ref, None, manifest, _checked(table.to_pandas(), rubric, Path(ref)))
+    return Run(ref, None, manifest, label_table(labels.assign(sample=0), rubric, ref))
 
 
 def write_run(
@@ -413,11 +297,8 @@ def write_run(
         labels = sorted(labels, key=lambda x: (x.onet_soc_code, x.task_id, x.setting, x.sample))
     try:
         make_private_dir(folder)
-        with replacing(folder / "labels.parquet") as temporary, pq.ParquetWriter(temporary, _PARQUET) as table:
-            rows = iter(labels)
-            while some := list(islice(rows, _ROWS_AT_ONCE)):
-                columns = {name: [getattr(x, name) for x in some] for name in LABEL_COLUMNS}
-                table.write_table(pyarrow_lib.table(columns, schema=_PARQUET))
+        with replacing(folder / "labels.parquet") as temporary:
+            write_label_table(temporary, labels)
         with replacing(folder / "failures.jsonl") as temporary, temporary.open("w", encoding="utf-8") as lines:
             lines.writelines(f.model_dump_json() + "\n" for f in failures)
         write_manifest(folder, manifest)
