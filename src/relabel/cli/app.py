@@ -113,7 +113,7 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
         return gone.code if isinstance(gone.code, int) else 0
     except _WrongUsage as error:
         return _wrongly_used(error)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):  # the second is Ctrl-C or Ctrl-D at a question
         _say("interrupted")
         return 130
     except RelabelError as error:

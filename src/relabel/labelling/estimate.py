@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pydantic import BaseModel, ConfigDict
 
 from relabel.label import Usage
@@ -16,6 +18,9 @@ _OVERHEAD_TOKENS = (0, 120)
 """Chat marks and the schema, which some providers count as part of the prompt."""
 _WORDS_TO_TOKENS = (0.5, 3.0)
 """Tokens of an answer, of the words that the rubric allows for a rationale."""
+
+_A_FEW = 50
+"""Tasks that stand for all."""
 
 
 class Estimate(BaseModel):
@@ -89,3 +94,10 @@ def estimate(job: Job, store: Store | None) -> Estimate:
         price_source=price.source if price else None,
         price_as_of=price.as_of if price else None,
     )
+
+
+def cost_at_a_glance(job: Job) -> float | None:
+    """The most that a job may cost in USD, by a few of its tasks and whatever the store knows; None without a price."""
+    few = job.tasks[:: max(1, len(job.tasks) // _A_FEW)]
+    cost = estimate(replace(job, tasks=few, samples=1), None).cost_usd
+    return None if cost is None else cost[1] * len(job.tasks) / len(few) * job.samples
