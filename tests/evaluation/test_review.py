@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from relabel.cli.eval import register as register_eval
 from relabel.cli.review import register
 from relabel.errors import DataError, UsageError
-from relabel.evaluation.gold import read_gold_csv
-from relabel.evaluation.review import COLUMNS, review, review_csv
+from relabel.evaluation.evaluate import evaluate
+from relabel.evaluation.gold import Gold, read_gold_csv
+from relabel.evaluation.matching import match
+from relabel.evaluation.ppi import debiased, powered_mean
+from relabel.evaluation.report.eval_page import eval_page
+from relabel.evaluation.review import (
+    COLUMNS,
+    RANDOM_COLUMNS,
+    RandomReview,
+    Review,
+    random_review,
+    review,
+    review_csv,
+)
+from relabel.evaluation.verdict import SELECTED
 from relabel.rubric import load_rubric
 from relabel.run import TASK_FILE, Run, task_sources
 from run_workshop import MakeRun, a_label, a_run
@@ -142,6 +158,137 @@ def test_a_file_that_nobody_filled_is_no_gold(app: typer.Typer, make_run: MakeRu
     CliRunner().invoke(app, ["review", str(run.folder), "--out", str(path)])
     with pytest.raises(DataError, match="no row with a label"):
         read_gold_csv(path)
+
+
+CODES = ("E0", "E2", "E1")
+
+
+def erring(make_run: MakeRun, size: int = 600) -> tuple[Run, Run, dict[str, str]]:
+    """A run that errs, another that errs apart from it, and the truth by task id: 40 occupations, unlike in exposure."""
+    rng = np.random.default_rng(11)
+    places = [(f"{11 + 2 * (i % 8)}-{1000 + i % 40}.00", str(i)) for i in range(size)]
+    lean = {code: rng.dirichlet([1.5, 1.5, 0.8]) for code in sorted({code for code, _ in places})}
+    truth = {key: str(rng.choice(CODES, p=lean[key[0]])) for key in places}
+    # Where the truth is E0, the run often says E2.
+    said = {
+        key: {"three-way": "E2" if code == "E0" and rng.random() < 0.4 else code if rng.random() < 0.85 else "E1"}
+        for key, code in truth.items()
+    }
+    other = {key: {"three-way": str(rng.choice(CODES)) if rng.random() < 0.3 else code} for key, code in truth.items()}
+    runs = [make_run(labels, name=name, rubric="eloundou") for name, labels in (("a", said), ("b", other))]
+    return runs[0], runs[1], {task: code for (_, task), code in truth.items()}
+
+
+def filled(found: Review | RandomReview, truth: dict[str, str], path: Path, rows: int | None = None) -> Gold:
+    """The gold that a reviewer who is always right makes of a file, or of its first rows."""
+    table = found.table.copy()
+    at = table.index[:rows]
+    table.loc[at, "label"] = table.loc[at, "task_id"].map(truth)
+    table.loc[at, "reviewer"] = "Ada"
+    path.write_text("\ufeff" + review_csv(replace(found, table=table)), encoding="utf-8")
+    return read_gold_csv(path)
+
+
+def test_doubtful_tasks_are_said_to_speak_for_no_others(make_run: MakeRun, tmp_path: Path) -> None:
+    run, other, truth = erring(make_run)
+    gold = filled(review(run, None, [other], most=80), truth, tmp_path / "filled.csv")
+    assert gold.selected
+    found = evaluate(run, gold, draws=200)
+    assert found.selected
+    assert found.debiased is None
+    assert found.verdict.splitlines()[0] == SELECTED
+    assert "the run as a whole" in SELECTED
+    page = eval_page(found, run, gold)
+    assert ", on tasks chosen for their doubt</h1>" in page
+    assert SELECTED.replace("'", "&#39;") in page
+    assert "They are of tasks chosen for their doubt, not of the run as a whole." in page
+    # Rows that stand in the file for another reason, as those of a user's own, are as good as before.
+    (tmp_path / "own.csv").write_text("task_id,label,priority\n1,E0,\n2,E1,\n3,,high\n")
+    assert not read_gold_csv(tmp_path / "own.csv").selected
+
+
+def test_the_command_says_so_before_any_figure(make_run: MakeRun, tmp_path: Path) -> None:
+    run, other, truth = erring(make_run)
+    filled(review(run, None, [other], most=80), truth, tmp_path / "filled.csv")
+    tool = typer.Typer()
+    tool.callback()(lambda: None)
+    register_eval(tool)
+    words = ["eval", str(run.folder), "--gold", str(tmp_path / "filled.csv"), "--draws", "200"]
+    shown = " ".join(CliRunner().invoke(tool, words, catch_exceptions=False).stdout.split())
+    assert "on tasks chosen for their doubt" in shown.partition("tasks matched")[0]
+    assert SELECTED in shown.partition("Agreement")[0]
+    assert "not of the run as a whole" in shown
+    assert "PPI++" not in shown
+
+
+def test_tasks_drawn_at_random_give_the_truth_of_the_run_as_a_whole(make_run: MakeRun, tmp_path: Path) -> None:
+    """100 files of 120 tasks, the first 100 of them filled: accuracy, mean and interval against the known truth."""
+    run, _, codes = erring(make_run)
+    coded = run.coded().set_index("task_id")["code"].astype(str)
+    truth = pd.Series(codes).reindex(coded.index)
+    exposed, called = (truth != "E0").astype(float), (coded != "E0").astype(float)
+    estimates, accuracies, covered = [], [], 0
+    for seed in range(100):
+        table = random_review(run, 120, seed=seed).table[:100]
+        at, weight = table["task_id"].to_numpy(), table["weight"].astype(float).to_numpy()
+        found = powered_mean(
+            exposed[at].to_numpy(),
+            called[at].to_numpy(),
+            called.to_numpy(),
+            weight=weight,
+            clusters=table["onet_soc_code"].to_numpy(),
+        )
+        low, high = found.bounds() or (1, 0)
+        covered += low <= exposed.mean() <= high
+        estimates.append(found.mean)
+        accuracies.append(np.average(coded[at] == truth[at], weights=weight))
+    assert abs(np.mean(estimates) - exposed.mean()) < 0.3 * np.std(estimates)
+    assert abs(np.mean(accuracies) - (coded == truth).mean()) < 0.3 * np.std(accuracies)
+    assert 0.9 <= covered / 100 <= 0.99
+    # The run's own mean is far off.
+    assert called.mean() - exposed.mean() > 4 * np.std(estimates)
+    # By way of the filled file the evaluation comes to the same.
+    gold = filled(random_review(run, 120, seed=99), codes, tmp_path / "filled.csv", rows=100)
+    matched = match(run, gold)
+    whole = debiased(run, gold, matched.table, matched.settings)
+    assert whole is not None
+    assert whole.measures["gamma"][0].ppi == pytest.approx(estimates[-1])
+
+
+def test_a_random_file_shows_no_answer_and_knows_the_chances(make_run: MakeRun, tmp_path: Path) -> None:
+    run, other, truth = erring(make_run)
+    found = random_review(run, 40, seed=3)
+    assert tuple(found.table.columns) == RANDOM_COLUMNS
+    assert found.of == 600
+    assert set(found.table["weight"]) == {"15"}
+    assert found.table["task_id"].is_unique
+    assert list(found.table["task_id"]) != sorted(found.table["task_id"])
+    # The draw is one of tasks, whatever their labels.
+    pd.testing.assert_frame_equal(found.table, random_review(other, 40, seed=3).table)
+    assert list(random_review(run, 40, seed=4).table["task_id"]) != list(found.table["task_id"])
+    gold = filled(found, truth, tmp_path / "filled.csv")
+    assert (gold.weighted, gold.selected) == (True, False)
+    document = evaluate(run, gold, draws=200)
+    assert document.debiased is not None
+    assert "doubtful" not in document.verdict
+    assert set(random_review(run, 1000).table["weight"]) == {"1"}
+
+
+def test_the_command_draws_at_random_and_refuses_what_has_no_effect_then(
+    app: typer.Typer, make_run: MakeRun, tmp_path: Path
+) -> None:
+    run, _, _ = erring(make_run)
+    path = tmp_path / "random.csv"
+    words = ["review", str(run.folder), "--out", str(path), "--random", "50", "--seed", "2"]
+    said = CliRunner().invoke(app, words, catch_exceptions=False).stderr
+    assert "50 of 600 tasks, drawn at random with seed 2, written to" in said
+    assert "in this order" in said
+    assert len(pd.read_csv(path)) == 50
+    for more in (["--n", "5"], ["--gold", "sample"], ["--rater", "sample"]):
+        with pytest.raises(UsageError, match=f"{more[0]} has no effect"):
+            CliRunner().invoke(app, [*words, *more], catch_exceptions=False)
+    with pytest.raises(UsageError, match="--seed is the seed of --random"):
+        CliRunner().invoke(app, ["review", str(run.folder), "--seed", "2"], catch_exceptions=False)
 
 
 OWN_LIST = (

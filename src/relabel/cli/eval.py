@@ -151,7 +151,8 @@ def _show(document: EvalDocument, console: Console) -> None:
         show_yardsticks,
     )
 
-    console.print(Text.assemble((document.run, "bold"), " against the gold ", (document.gold, "bold")))
+    chosen = ", on tasks chosen for their doubt" if document.selected else ""
+    console.print(Text.assemble((document.run, "bold"), " against the gold ", (document.gold, "bold"), chosen))
     console.print(f"{document.matched:,} tasks matched")
     for reason, count in document.unmatched.items():
         if count:

@@ -49,6 +49,8 @@ def show_intervals(document: EvalDocument, console: Console) -> None:
         table.add_row(name, *(bounds(found.ci95.get(key)) for key in _FIGURES))
     console.print(table)
     _print(f"{method.draws:,} bootstrap draws of {method.units:,} occupations, seed {method.seed}.", console)
+    if document.selected:
+        _print("They are of tasks chosen for their doubt, not of the run as a whole.", console)
 
 
 def show_yardsticks(document: EvalDocument, console: Console) -> None:

@@ -96,6 +96,7 @@ def evaluate(
         yardsticks=beside,
         model=run.manifest.model,
         weighted=gold.weighted,
+        selected=gold.selected,
         intervals=None if drawn is None else _interval_method(drawn),
         slices=slices(facts, filled, values),
         debiased=debiased(run, gold, table, matched.settings),
@@ -109,6 +110,7 @@ def evaluate(
             unanswered={s: count / total for s, count in unanswered.items() if count},
             yardsticks=beside,
             coherence=coherence,
+            selected=gold.selected,
         ),
     )
 

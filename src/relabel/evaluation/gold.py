@@ -48,6 +48,8 @@ _LABEL_COLUMNS = ("code", "strict", "with_tools")
 _DESIGN = (AUTOMATION, "weight", "stratum")
 _REVIEWER, _REVIEWED_AT = "reviewer", "reviewed_at"
 """Columns of a file that `relabel review` wrote and a person filled."""
+_PRIORITY = "priority"
+"""Column by which `relabel review` lists the most doubtful tasks first."""
 _OTHER_NAMES: Mapping[str, str] = {"with-tools": "with_tools", "id": "task_id", "label": "code"}
 """Names that a user's file may give to columns."""
 _EXPOSED: Mapping[str, bool | None] = {"exposed": True, "not-exposed": False, "": None}
@@ -67,6 +69,7 @@ class Gold:
             of the file's layout.
         source: The file that it comes from.
         human: Whether the labels are people's; those of a user's own file are taken to be.
+        selected: Whether its tasks were chosen because they were doubtful, so that they speak for no others.
     """
 
     name: str
@@ -74,6 +77,7 @@ class Gold:
     sha256: str
     source: SourceUse
     human: bool = False
+    selected: bool = False
 
     @property
     def weighted(self) -> bool:
@@ -124,7 +128,9 @@ def labels_of(run: Run) -> pd.DataFrame:
     return coded.merge(run.decided(), on=["onet_soc_code", "task_id"], validate="one_to_one")
 
 
-def make_gold(name: str, table: pd.DataFrame, source: SourceUse, *, human: bool = False) -> Gold:
+def make_gold(
+    name: str, table: pd.DataFrame, source: SourceUse, *, human: bool = False, selected: bool = False
+) -> Gold:
     """Make a gold from a table.
 
     Args:
@@ -132,12 +138,13 @@ def make_gold(name: str, table: pd.DataFrame, source: SourceUse, *, human: bool 
         table: One row a task, columns as in `LABELLED`; others are dropped.
         source: The file that it comes from.
         human: Whether the labels are people's.
+        selected: Whether its tasks were chosen because they were doubtful.
 
     Raises:
         DataError: The table does not fit `LABELLED`.
     """
     table = labelled(table, name)
-    return Gold(name, table, _hash(table), source, human)
+    return Gold(name, table, _hash(table), source, human, selected)
 
 
 def labelled(table: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -164,7 +171,8 @@ def read_gold_csv(path: Path) -> Gold:
     not unique over occupations; and `code` or `label` (E0, E1, E2), or `strict` and/or `with_tools` (exposed,
     not-exposed), or all of these; or labels of automation (T0 to T4) as `automation` or `label`. An empty cell means that
     the gold has no label there. `weight` (a number above 0) counts in all estimates; tasks of one `stratum` were drawn
-    together; a `text` is the task statement. Other columns are left alone.
+    together; a `text` is the task statement. A `priority` in a row with a label says that the gold's tasks were chosen for
+    their doubt, as `relabel review` does without `--random`. Other columns are left alone.
 
     With a column `reviewer`, as `relabel review` writes it, rows without a label are not filled in yet: they are left out,
     and the gold's source says how many there are, who filled the others, and when (`reviewed_at`).
@@ -191,10 +199,13 @@ def read_gold_csv(path: Path) -> Gold:
     rows: list[tuple[object, ...]] = []
     seen: dict[tuple[str, str], int] = {}
     reviewed: list[Mapping[str, str]] = []
+    selected = False
     for number, cells in file.rows:
         row = {_OTHER_NAMES.get(name, name): cell.strip() for name, cell in cells.items()}
+        said_something = any(row.get(name) for name in (*_LABEL_COLUMNS, AUTOMATION))
+        selected |= said_something and bool(row.get(_PRIORITY))
         if _REVIEWER in header:
-            if not any(row.get(name) for name in (*_LABEL_COLUMNS, AUTOMATION)):
+            if not said_something:
                 continue
             reviewed.append(row)
         key = (_id(path, number, row, "onet_soc_code") if coded else "", _id(path, number, row, "task_id"))
@@ -213,7 +224,7 @@ def read_gold_csv(path: Path) -> Gold:
     source = SourceUse(source="file", file=path.name, sha256=sha256_of(path))
     if _REVIEWER in header:
         source = _reviewed_source(path, source, reviewed, of=len(file.rows))
-    return make_gold(str(path), table, source, human=True)
+    return make_gold(str(path), table, source, human=True, selected=selected)
 
 
 def _reviewed_source(path: Path, source: SourceUse, rows: Sequence[Mapping[str, str]], *, of: int) -> SourceUse:

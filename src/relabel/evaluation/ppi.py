@@ -27,11 +27,11 @@ from relabel.evaluation.sides import NEEDS, even
 from relabel.evaluation.slices import MAJOR_GROUPS
 from relabel.rubric import MEASURES, Measure
 from relabel.run import Run
+from relabel.task import TASK_KEY
 
 FEWEST_LABELS = 20
 """Fewer gold labels in a group are not extrapolated from."""
 
-_KEYS = ["onet_soc_code", "task_id"]
 _NO_SPREAD = 1e-20
 """Variance that is rounding alone."""
 
@@ -195,17 +195,17 @@ def debiased(run: Run, gold: Gold, matched: pd.DataFrame, settings: tuple[Settin
         settings: Settings that are compared.
 
     Returns:
-        The estimates; None where the gold's labels are not people's.
+        The estimates; None where the gold's labels are not people's, or its tasks were chosen for their doubt.
     """
-    if not gold.human or run.ref == gold.name:
+    if not gold.human or gold.selected or run.ref == gold.name:
         return None
     coded = run.coded()
     values = measures_of(run.rubric, coded)
     theirs = measures_of(
         run.rubric, matched[["strict_gold", "with_tools_gold"]].set_axis(["strict", "with_tools"], axis=1)
     )
-    known = matched[[*_KEYS, "weight", "stratum"]].join(theirs.add_suffix("_gold"))
-    table = coded[_KEYS].join(values).merge(known, on=_KEYS, how="left", validate="one_to_one")
+    known = matched[[*TASK_KEY, "weight", "stratum"]].join(theirs.add_suffix("_gold"))
+    table = coded[TASK_KEY].join(values).merge(known, on=TASK_KEY, how="left", validate="one_to_one")
     table["group"] = table["onet_soc_code"].str[:2]
     found: dict[Measure, tuple[Estimate, ...]] = {}
     for measure in MEASURES:
@@ -217,7 +217,8 @@ def debiased(run: Run, gold: Gold, matched: pd.DataFrame, settings: tuple[Settin
         found[measure] = tuple(_estimate(g, title, part, measure) for g, title, part in groups)
     if not found:
         return None
-    chances = "with chances of one over their weights" if gold.weighted else "with equal chances"
+    unlike = matched["weight"].nunique() > 1
+    chances = "with chances of one over their weights" if unlike else "with equal chances"
     note = (
         f"The gold's tasks are taken as drawn {chances} from all tasks of the run, and the means are those of these very "
         "tasks, each weighing the same; errors are clustered by occupation. The naive mean is counted, not estimated: its "

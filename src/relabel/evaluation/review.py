@@ -4,6 +4,9 @@ A task's priority is its doubt times its weight. Doubt, from 0 to 1, is how like
 hand: repeats or raters that disagree, a gold that says otherwise, a pair of answers that contradict themselves, a low
 probability, no label at all. Weight is what hangs on the task: its share of its occupation's mean, times the jobs of that
 occupation where their number is at hand. Doubts of several kinds add up as independent ones do.
+
+Tasks chosen for their doubt say nothing of the others. For figures of the run as a whole, `random_review` draws tasks of equal
+chances, in a file that is filled in the same way.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from relabel.evaluation.gold import Gold, labels_of
 from relabel.evaluation.side_by_side import GOLD, occupations_of, side_by_side
 from relabel.run import Run
 from relabel.sources import bls, fetch
+from relabel.task import TASK_KEY
 
 JOBS = "bls-oews-2024"
 """Source of the jobs by occupation."""
@@ -46,8 +50,21 @@ COLUMNS = (
 )
 """Columns of the file; the last four are for the reviewer to fill."""
 
+RANDOM_COLUMNS = (
+    "drawn",
+    "weight",
+    "task_id",
+    "onet_soc_code",
+    "title",
+    "text",
+    "label",
+    "reviewer",
+    "reviewed_at",
+    "comment",
+)
+"""Columns of a file of tasks drawn at random; it keeps what the run said to itself, so that no reviewer leans on it."""
+
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-_KEYS = ["onet_soc_code", "task_id"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +80,22 @@ class Review:
     table: pd.DataFrame
     doubtful: int
     jobs_from: str | None
+
+
+@dataclass(frozen=True)
+class RandomReview:
+    """Tasks drawn at random.
+
+    Attributes:
+        table: Columns `RANDOM_COLUMNS`, in the order drawn, so that the first of them are a fair sample, too; `weight` is the
+            number of the run's tasks that each stands for. Nothing is escaped.
+        of: Tasks of the run.
+        seed: Seed of the draw.
+    """
+
+    table: pd.DataFrame
+    of: int
+    seed: int
 
 
 def review(
@@ -124,7 +157,28 @@ def review(
     return Review(_described(table, run, details), doubtful, jobs_from)
 
 
-def review_csv(found: Review) -> str:
+def random_review(run: Run, count: int, *, details: pd.DataFrame | None = None, seed: int = 0) -> RandomReview:
+    """Draw tasks of a run at random, each with the same chance, without putting any back.
+
+    Args:
+        run: The run.
+        count: Tasks to draw; all of them where the run has fewer.
+        details: As for `review`.
+        seed: Seed of the draw; it depends on the run's tasks, not on their order or labels.
+
+    Returns:
+        The tasks. Filled, the file is a gold that gives figures of the run as a whole.
+    """
+    index = _labels(run).sort_index().index
+    drawn = np.random.default_rng(seed).choice(len(index), size=min(count, len(index)), replace=False)
+    table = pd.DataFrame(index=index[drawn])
+    # As text, for a weight is no figure to be rounded.
+    table["weight"] = f"{len(index) / len(drawn):.12g}"
+    table["drawn"] = "at random"
+    return RandomReview(_to_fill(_named(table, details), RANDOM_COLUMNS), len(index), seed)
+
+
+def review_csv(found: Review | RandomReview) -> str:
     """The review as CSV for a spreadsheet, in UTF-8 with a byte order mark to be added by the writer.
 
     A cell that a spreadsheet would take for a formula gets an apostrophe in front, which spreadsheets hide; the reader of
@@ -132,18 +186,18 @@ def review_csv(found: Review) -> str:
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
-    writer.writerow(COLUMNS)
-    for row in found.table[list(COLUMNS)].itertuples(index=False):
+    writer.writerow(found.table.columns)
+    for row in found.table.itertuples(index=False):
         writer.writerow([_safe(value) for value in row])
     return out.getvalue()
 
 
 def _labels(run: Run) -> pd.DataFrame:
     """What the run says of each task that it was asked about."""
-    coded = labels_of(run).set_index(_KEYS)
+    coded = labels_of(run).set_index(TASK_KEY)
     missing = sorted({(f.onet_soc_code, f.task_id) for f in run.failures()} - set(coded.index))
     if missing:
-        empty = pd.DataFrame(index=pd.MultiIndex.from_tuples(missing, names=_KEYS), columns=coded.columns)
+        empty = pd.DataFrame(index=pd.MultiIndex.from_tuples(missing, names=TASK_KEY), columns=coded.columns)
         coded = pd.concat([coded.astype(object), empty])
     failed: dict[tuple[str, str], str] = {}
     for failure in run.failures():
@@ -173,7 +227,7 @@ def _incoherent(table: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
 
 def _repeats(run: Run, index: pd.Index) -> tuple[pd.Series, pd.Series]:
     """Repeats of one question that disagree: the share outside the majority, twice, for half of them is no majority."""
-    each = run.labels.groupby([*_KEYS, "setting", "label"]).size()
+    each = run.labels.groupby([*TASK_KEY, "setting", "label"]).size()
     votes = each.groupby(level=[0, 1, 2]).agg(total="sum", most="max")
     votes["doubt"] = 2 * (1 - votes["most"] / votes["total"])
     split = votes[votes["doubt"] > 0].sort_values("doubt", ascending=False).reset_index("setting")
@@ -189,7 +243,7 @@ def _unsure(run: Run, index: pd.Index) -> tuple[pd.Series, pd.Series]:
     """Labels of low probability: a coin's toss is full doubt, a certainty none."""
     if "probability" not in run.labels or not run.labels["probability"].notna().any():
         return pd.Series(0.0, index=index), pd.Series("", index=index)
-    sure = run.labels.groupby(_KEYS)["probability"].min().astype(float)
+    sure = run.labels.groupby(TASK_KEY)["probability"].min().astype(float)
     sure = sure.reindex(index)
     # A doubt of a tenth or less is what a sure answer has too.
     doubt = (2 * (1 - sure)).clip(0, 1).where(sure < 0.95, 0.0).fillna(0.0)
@@ -242,11 +296,7 @@ def _jobs(index: pd.Index) -> tuple[pd.Series, str | None]:
 
 
 def _described(table: pd.DataFrame, run: Run, details: pd.DataFrame | None) -> pd.DataFrame:
-    if details is not None:
-        facts = details.set_index(_KEYS)[["title", "text"]].reindex(table.index)
-        table = table.assign(title=facts["title"], text=facts["text"])
-    else:
-        table = table.assign(title=None, text=None)
+    table = _named(table, details)
     if "rationale" in run.labels:
         first = run.labels[run.labels["sample"] == 0].dropna(subset=["rationale"])
         words = first["rationale"].astype(str)
@@ -256,10 +306,19 @@ def _described(table: pd.DataFrame, run: Run, details: pd.DataFrame | None) -> p
         table = table.assign(rationale=said.reindex(table.index))
     else:
         table = table.assign(rationale=None)
-    filled = table.reset_index()
-    for column in ("label", "reviewer", "reviewed_at", "comment"):
-        filled[column] = ""
-    return filled[list(COLUMNS)]
+    return _to_fill(table, COLUMNS)
+
+
+def _named(table: pd.DataFrame, details: pd.DataFrame | None) -> pd.DataFrame:
+    if details is None:
+        return table.assign(title=None, text=None)
+    facts = details.set_index(TASK_KEY)[["title", "text"]].reindex(table.index)
+    return table.assign(title=facts["title"], text=facts["text"])
+
+
+def _to_fill(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    empty = dict.fromkeys(("label", "reviewer", "reviewed_at", "comment"), "")
+    return table.reset_index().assign(**empty)[list(columns)]
 
 
 def _safe(value: object) -> str:

@@ -14,6 +14,11 @@ CLEAR = 2.0
 """Standard errors by which accuracies must differ to be told apart."""
 EMBEDDED = "local"
 """Name of the embedded model."""
+SELECTED = (
+    "The gold's tasks were chosen because they were doubtful: agreement on them, with its intervals, says nothing about "
+    "the run as a whole."
+)
+"""What is said first of a gold that `relabel review` chose the tasks of; for the rest of the run, `--random` draws some."""
 
 _TELLING: tuple[SettingName, ...] = ("three-way", "automation", "strict", "with-tools")
 _STRENGTH = ((0.2, "slight"), (0.4, "fair"), (0.6, "moderate"), (0.8, "substantial"))
@@ -41,6 +46,7 @@ def verdict(
     unanswered: Mapping[SettingName, float] | None = None,
     yardsticks: Yardsticks | None = None,
     coherence: Coherence | None = None,
+    selected: bool = False,
 ) -> str:
     """Say what the figures mean.
 
@@ -52,13 +58,15 @@ def verdict(
         unanswered: Share (0-1) of the asked tasks without a label, by setting; settings that lack none may be absent.
         yardsticks: What the run must beat, and how steady it is.
         coherence: Contradictions within the run.
+        selected: Whether the gold's tasks were chosen because they were doubtful.
 
     Returns:
         One sentence a line.
     """
     if is_gold:
         return "The run is the gold itself: full agreement says nothing about it."
-    said = _gaps(unanswered or {})
+    said = [SELECTED] if selected else []
+    said += _gaps(unanswered or {})
     if model == EMBEDDED:
         said.append("The embedded model only tries the pipeline: its labels are no better than guessing.")
     for name, found in settings.items():

@@ -74,9 +74,11 @@ class EvalDocument(_Part):
         yardsticks: What a run must beat.
         model: The model that the run's labels are by.
         weighted: Whether the gold gives its tasks weights; they count in all figures but counts.
+        selected: Whether the gold's tasks were chosen because they were doubtful (`relabel review`): then all figures
+            and intervals are of such tasks, and say nothing about the run as a whole.
         intervals: How the intervals were made; null when none were asked for.
         slices: Figures by parts of the tasks; a way of slicing that the data cannot give is absent.
-        debiased: Mean exposure with the run's errors taken out.
+        debiased: Mean exposure with the run's errors taken out; null where the gold is not people's, or is `selected`.
         calibration: Reliability of the run's probabilities by setting; null when it has none.
         sources: Files behind run and gold.
         verdict: The result in words, one sentence a line.
@@ -97,6 +99,7 @@ class EvalDocument(_Part):
     yardsticks: Yardsticks
     model: str = ""
     weighted: bool = False
+    selected: bool = False
     intervals: IntervalMethod | None = None
     slices: Mapping[SliceBy, tuple[Slice, ...]] = {}
     debiased: Debiased | None = None

@@ -79,7 +79,10 @@ def eval_page(
         ("flips", "Changes against the baseline", comparison is not None),
         ("differences", "Differences", differences is not None),
     ]
-    return render("eval.html.jinja", f"{document.run} against the gold {document.gold}", sections, context)
+    title = f"{document.run} against the gold {document.gold}"
+    if document.selected:
+        title += ", on tasks chosen for their doubt"
+    return render("eval.html.jinja", title, sections, context)
 
 
 def _yardsticks(document: EvalDocument) -> list[dict[str, Any]]:
