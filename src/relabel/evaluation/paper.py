@@ -16,9 +16,9 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict
 
 from relabel.errors import DataError
+from relabel.evaluation.frozen import Frozen
 from relabel.manifest import SourceUse
 from relabel.rubric import CODES, MEASURES, Measure
 from relabel.run import task_sources
@@ -82,7 +82,7 @@ _TOP: Mapping[tuple[str, Measure], tuple[tuple[str, float], ...]] = {
 }
 
 
-class Cell(BaseModel):
+class Cell(Frozen):
     """A figure of the paper.
 
     Attributes:
@@ -100,8 +100,6 @@ class Cell(BaseModel):
             2, others 1), which the paper's tables do not use.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     table: str
     figure: str
     printed: float | None
@@ -115,7 +113,7 @@ class Cell(BaseModel):
     core_weighted: float | None = None
 
 
-class PaperDocument(BaseModel):
+class PaperDocument(Frozen):
     """The paper's figures: what `relabel eval --paper --json` writes.
 
     Attributes:
@@ -125,8 +123,6 @@ class PaperDocument(BaseModel):
         not_compared: How many have no printed figure at hand, or none of ours.
         sources: The files that ours come from.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     cells: tuple[Cell, ...]
     reproduced: int

@@ -8,20 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pydantic import BaseModel, ConfigDict
-
 from relabel.evaluation.comparison.transitions import McNemar, StuartMaxwell
 from relabel.evaluation.document import SettingName
+from relabel.evaluation.frozen import Frozen
 from relabel.rubric import Measure
 
 Interval = tuple[float, float] | None
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Difference(_Part):
+class Difference(Frozen):
     """A figure of both runs, and its paired change."""
 
     first: float | None
@@ -30,7 +25,7 @@ class Difference(_Part):
     ci95: Interval
 
 
-class SettingComparison(_Part):
+class SettingComparison(Frozen):
     """How the labels of one setting changed.
 
     Attributes:
@@ -58,7 +53,7 @@ class SettingComparison(_Part):
     stuart_maxwell: StuartMaxwell | None
 
 
-class GoldComparison(_Part):
+class GoldComparison(Frozen):
     """Both runs against a gold, on the tasks that all three have a label for.
 
     Attributes:
@@ -86,7 +81,7 @@ class MeasureComparison(Difference):
     n: int
 
 
-class Flip(_Part):
+class Flip(Frozen):
     """A task whose measure changed.
 
     Attributes:
@@ -106,7 +101,7 @@ class Flip(_Part):
     effect: float
 
 
-class OccupationMove(_Part):
+class OccupationMove(Frozen):
     """Mean of the measures over an occupation's common tasks, each weighing the same."""
 
     onet_soc_code: str
@@ -116,7 +111,7 @@ class OccupationMove(_Part):
     move: float
 
 
-class SliceAgreement(_Part):
+class SliceAgreement(Frozen):
     """Agreement of the runs on some of the tasks."""
 
     n: int
@@ -128,7 +123,7 @@ class SliceAgreement(_Part):
     difference_ci95: Interval
 
 
-class Bootstrap(_Part):
+class Bootstrap(Frozen):
     """How intervals were made."""
 
     unit: str = "occupation"
@@ -137,7 +132,7 @@ class Bootstrap(_Part):
     level: float = 0.95
 
 
-class CompareDocument(_Part):
+class CompareDocument(Frozen):
     """Two runs, paired by task.
 
     Attributes:

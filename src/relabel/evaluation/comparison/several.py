@@ -10,12 +10,12 @@ import krippendorff
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import BaseModel, ConfigDict
 
 from relabel.evaluation import figures, metrics
 from relabel.evaluation.bootstrap import DRAWS, Draws, occupation_draws
 from relabel.evaluation.comparison.document import Bootstrap, Interval
 from relabel.evaluation.document import SCALES, SettingName
+from relabel.evaluation.frozen import Frozen
 from relabel.evaluation.gold import Gold
 from relabel.evaluation.metrics import known
 from relabel.evaluation.side_by_side import GOLD, Raters, occupations_of, side_by_side
@@ -38,11 +38,7 @@ class _Gold:
         return np.isfinite(self.places)
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Pair(_Part):
+class Pair(Frozen):
     """Agreement of two raters; `first` and `second` count the runs from 0."""
 
     first: int
@@ -55,7 +51,7 @@ class Pair(_Part):
     kappa_quadratic: float | None
 
 
-class Standing(_Part):
+class Standing(Frozen):
     """Where one run stands among the others.
 
     Attributes:
@@ -74,7 +70,7 @@ class Standing(_Part):
     gold_kappa: float | None
 
 
-class Majority(_Part):
+class Majority(Frozen):
     """The label that most runs give.
 
     Attributes:
@@ -91,7 +87,7 @@ class Majority(_Part):
     gold_accuracy: float | None
 
 
-class SettingPairs(_Part):
+class SettingPairs(Frozen):
     """Agreement among all runs in one setting, on tasks that all of them have a label for."""
 
     n: int
@@ -102,7 +98,7 @@ class SettingPairs(_Part):
     majority: Majority
 
 
-class Disputed(_Part):
+class Disputed(Frozen):
     """A task that the runs differ on.
 
     Attributes:
@@ -116,7 +112,7 @@ class Disputed(_Part):
     spread: float
 
 
-class PairwiseDocument(_Part):
+class PairwiseDocument(Frozen):
     """What `relabel compare --json` writes for more than two runs.
 
     Attributes:

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
 from scipy import stats
+
+from relabel.evaluation.frozen import Frozen
 
 Counts = npt.NDArray[np.int64]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class McNemar(_Part):
+class McNemar(Frozen):
     """McNemar's test of two labels, or of right against wrong.
 
     Attributes:
@@ -37,7 +34,7 @@ class McNemar(_Part):
     p_mid: float
 
 
-class StuartMaxwell(_Part):
+class StuartMaxwell(Frozen):
     """Stuart and Maxwell's test that both runs use the labels equally often.
 
     Attributes:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
+from relabel.evaluation.frozen import Frozen
 from relabel.rubric import CODES
 
 SettingName = Literal["strict", "with-tools", "three-way", "automation"]
@@ -24,13 +25,10 @@ SliceBy = Literal["major-group", "task-type", "importance", "text-length"]
 Bounds = tuple[float, float]
 Intervals95 = Mapping[str, Bounds | None]
 """95 % intervals, low and high, by name of the figure."""
+NO_INTERVALS: Intervals95 = {}
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class LabelMetrics(_Part):
+class LabelMetrics(Frozen):
     """Agreement on one label, the gold taken as the truth.
 
     Attributes:
@@ -46,14 +44,14 @@ class LabelMetrics(_Part):
     support: int
 
 
-class Prevalence(_Part):
+class Prevalence(Frozen):
     """Share of each label, by side."""
 
     gold: Mapping[str, float]
     run: Mapping[str, float]
 
 
-class SettingMetrics(_Part):
+class SettingMetrics(Frozen):
     """Agreement of run and gold in one setting; formulas and their sources are in `relabel.evaluation.metrics`.
 
     Attributes:
@@ -82,10 +80,10 @@ class SettingMetrics(_Part):
     labels: Mapping[str, LabelMetrics]
     confusion: Mapping[str, Mapping[str, int]]
     prevalence: Prevalence
-    ci95: Intervals95 = {}
+    ci95: Intervals95 = NO_INTERVALS
 
 
-class MeasureAgreement(_Part):
+class MeasureAgreement(Frozen):
     """Agreement on a measure's task values (0-1).
 
     The values follow from the codes of both sides by the run's rubric, as in a score: an incoherent pair is E1.
@@ -104,10 +102,10 @@ class MeasureAgreement(_Part):
     mean: float | None
     gold_mean: float | None
     difference: float | None = None
-    ci95: Intervals95 = {}
+    ci95: Intervals95 = NO_INTERVALS
 
 
-class OccupationAgreement(_Part):
+class OccupationAgreement(Frozen):
     """Agreement on a measure's occupation means.
 
     Attributes:
@@ -120,10 +118,10 @@ class OccupationAgreement(_Part):
     pearson: float | None
     spearman: float | None
     mean_abs_difference: float | None
-    ci95: Intervals95 = {}
+    ci95: Intervals95 = NO_INTERVALS
 
 
-class Occupations(_Part):
+class Occupations(Frozen):
     """Agreement on occupations: means of the compared tasks, by O*NET-SOC code.
 
     Attributes:
@@ -142,7 +140,7 @@ class Occupations(_Part):
         return {key: value for key, value in handler(self).items() if value is not None}
 
 
-class Coherence(_Part):
+class Coherence(Frozen):
     """Pairs of answers that contradict themselves: exposed without tools, but not with them.
 
     Attributes:

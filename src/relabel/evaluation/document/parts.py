@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pydantic import BaseModel, ConfigDict
-
-from relabel.evaluation.document.agreement import Intervals95, SettingName
+from relabel.evaluation.document.agreement import NO_INTERVALS, Intervals95, SettingName
+from relabel.evaluation.frozen import Frozen
 from relabel.rubric import Measure
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class SliceFigures(_Part):
+class SliceFigures(Frozen):
     """Figures of one setting within a slice; see `SettingMetrics`."""
 
     n: int
@@ -25,18 +20,18 @@ class SliceFigures(_Part):
     krippendorff_ordinal: float | None
     ac1: float | None
     macro_f1: float | None
-    ci95: Intervals95 = {}
+    ci95: Intervals95 = NO_INTERVALS
 
 
-class SliceMeans(_Part):
+class SliceMeans(Frozen):
     """Means of a measure within a slice, each task weighing the same."""
 
     mean: float | None
     gold_mean: float | None
-    ci95: Intervals95 = {}
+    ci95: Intervals95 = NO_INTERVALS
 
 
-class Slice(_Part):
+class Slice(Frozen):
     """A part of the compared tasks.
 
     Attributes:
@@ -56,7 +51,7 @@ class Slice(_Part):
     measures: Mapping[Measure, SliceMeans]
 
 
-class Estimate(_Part):
+class Estimate(Frozen):
     """Mean exposure of a group of tasks, estimated in three ways.
 
     Attributes:
@@ -81,11 +76,11 @@ class Estimate(_Part):
     gold: float | None
     ppi: float | None
     power: float | None
-    ci95: Intervals95 = {}
+    ci95: Intervals95 = NO_INTERVALS
     note: str | None = None
 
 
-class Debiased(_Part):
+class Debiased(Frozen):
     """Mean exposure with the run's errors taken out (PPI++), where the gold is people's labels.
 
     Attributes:
@@ -97,7 +92,7 @@ class Debiased(_Part):
     note: str
 
 
-class ReliabilityBin(_Part):
+class ReliabilityBin(Frozen):
     """Labels whose probability falls between two bounds (the upper one belongs to the bin)."""
 
     low: float
@@ -105,10 +100,10 @@ class ReliabilityBin(_Part):
     n: int
     probability: float
     accuracy: float
-    ci95: Intervals95 = {}
+    ci95: Intervals95 = NO_INTERVALS
 
 
-class Calibration(_Part):
+class Calibration(Frozen):
     """Whether the run's probabilities mean what they say, the gold taken as the truth.
 
     Attributes:
@@ -127,4 +122,4 @@ class Calibration(_Part):
     probability: float
     accuracy: float
     bins: tuple[ReliabilityBin, ...]
-    ci95: Intervals95 = {}
+    ci95: Intervals95 = NO_INTERVALS

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pydantic import BaseModel, ConfigDict
-
-from relabel.evaluation.document.agreement import Intervals95, SettingName
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+from relabel.evaluation.document.agreement import NO_INTERVALS, Intervals95, SettingName
+from relabel.evaluation.frozen import Frozen
 
 
-class MajorityClass(_Part):
+class MajorityClass(Frozen):
     """What always answering the gold's most frequent label would reach on the compared tasks.
 
     Attributes:
@@ -31,10 +26,10 @@ class MajorityClass(_Part):
     kappa: float | None
     difference: float
     difference_se: float | None
-    ci95: Intervals95 = {}
+    ci95: Intervals95 = NO_INTERVALS
 
 
-class Yardstick(_Part):
+class Yardstick(Frozen):
     """What another labelling of the same tasks reaches.
 
     Attributes:
@@ -51,10 +46,10 @@ class Yardstick(_Part):
     kappa: float | None
     accuracy_difference: float | None
     kappa_difference: float | None
-    ci95: Intervals95 = {}
+    ci95: Intervals95 = NO_INTERVALS
 
 
-class TextClassifier(_Part):
+class TextClassifier(Frozen):
     """A plain classifier of task texts, trained on gold of other occupations than those it labels.
 
     Attributes:
@@ -72,7 +67,7 @@ class TextClassifier(_Part):
     note: str | None = None
 
 
-class Raters(_Part):
+class Raters(Frozen):
     """How far the annotators of 2023 agree with GPT-4's labels of 2023 on the compared tasks.
 
     Attributes:
@@ -84,7 +79,7 @@ class Raters(_Part):
     note: str | None = None
 
 
-class PairAgreement(_Part):
+class PairAgreement(Frozen):
     """Agreement within pairs of tasks or of repeats.
 
     Attributes:
@@ -97,10 +92,10 @@ class PairAgreement(_Part):
     pairs: int
     run: float | None
     gold: float | None = None
-    ci95: Intervals95 = {}
+    ci95: Intervals95 = NO_INTERVALS
 
 
-class Consistency(_Part):
+class Consistency(Frozen):
     """Tasks with one and the same text in several occupations: how often they get one label.
 
     Attributes:
@@ -116,7 +111,7 @@ class Consistency(_Part):
     note: str | None = None
 
 
-class SelfAgreement(_Part):
+class SelfAgreement(Frozen):
     """Repeats of one and the same question (`relabel run --samples K`): how often they agree.
 
     Attributes:
@@ -130,7 +125,7 @@ class SelfAgreement(_Part):
     note: str | None = None
 
 
-class Yardsticks(_Part):
+class Yardsticks(Frozen):
     """What a run must beat, and how steady it is."""
 
     majority: Mapping[SettingName, MajorityClass]

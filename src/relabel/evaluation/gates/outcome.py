@@ -8,21 +8,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from relabel.evaluation import figures
 from relabel.evaluation.figures import Figure
+from relabel.evaluation.frozen import Frozen
 from relabel.evaluation.gates.suite import Gate
 from relabel.evaluation.verdict import figure as shown
 
 Kind = Literal["min", "max", "max_drop"]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class GateResult(_Part):
+class GateResult(Frozen):
     """The outcome of one condition of a gate.
 
     Attributes:
@@ -62,7 +57,7 @@ class GateResult(_Part):
     why: str | None
 
 
-class SuiteResult(_Part):
+class SuiteResult(Frozen):
     """The outcome of a suite.
 
     Attributes:

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from relabel.errors import DataError
 from relabel.evaluation.document import SCALES, SettingName
+from relabel.evaluation.frozen import Frozen
 from relabel.rubric import Measure
 from relabel.settings import asset_dir
 from relabel.sources.user_yaml import read_user_yaml
@@ -41,11 +42,7 @@ _PLAINLY: Mapping[str, str] = {
 """What is wrong with a key, by pydantic's name of the error, where its own words speak of its insides."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Slice(_Part):
+class Slice(Frozen):
     """Some of the tasks; all conditions that are given must hold.
 
     Attributes:
@@ -83,7 +80,7 @@ class Slice(_Part):
         return bool(self.task_type) or self.importance is not None or self.max_importance is not None
 
 
-class Baseline(_Part):
+class Baseline(Frozen):
     """A pinned run that later ones are held against.
 
     Attributes:
@@ -95,7 +92,7 @@ class Baseline(_Part):
     labels_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
 
 
-class Gate(_Part):
+class Gate(Frozen):
     """One condition on a figure.
 
     Attributes:
@@ -143,7 +140,7 @@ class Gate(_Part):
         return self
 
 
-class Suite(_Part):
+class Suite(Frozen):
     """What a run must reach.
 
     Attributes:
