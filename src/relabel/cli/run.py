@@ -157,6 +157,9 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be asked and what it would cost, and ask nothing.")
     ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do not ask at a terminal before a run for over $100, or of 100,000 labels.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="The run folder. By default a name under runs/ that tells what was asked.")
     ] = None,
@@ -224,6 +227,10 @@ def run(
 
         show_plan(replace(job, price=half), environment, as_json=as_json)
         return
+    if not yes and max_cost is None and engine is not EngineName.replay:
+        from relabel.cli.consent import get_consent
+
+        get_consent(job, folder)
     look = "quiet" if quiet else "json" if log_json else "people"
     go_on = "the same command goes on where it was"
     if engine is EngineName.batch:
@@ -241,13 +248,13 @@ def run(
         from relabel.cli.summary import show_outcome
 
         show_outcome(outcome, folder, model)
-    missing = len(outcome.failures)
+    missing = outcome.missing.total
     if outcome.interrupted and missing:
-        raise RunInterruptedError(f"stopped with {missing} of {job.size} labels missing; {go_on}")
+        raise RunInterruptedError(f"stopped with {missing:,} of {job.size:,} labels missing; {go_on}")
     if missing:
-        raise IncompleteRunError(
-            f"{missing} of {job.size} labels are missing, {folder / 'failures.jsonl'} says which and why; the same command asks for them again"
-        )
+        from relabel.cli.summary import still_missing
+
+        raise IncompleteRunError(still_missing(outcome, folder))
 
 
 def _cluster(

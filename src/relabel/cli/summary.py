@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import typer
@@ -46,23 +47,19 @@ def show_plan(job: Job, environment: Settings, *, as_json: bool) -> None:
 
 def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
     """Say what a run came to, what is missing first."""
-    m = outcome.manifest
-    if outcome.failures:
-        kinds: dict[str, int] = {}
-        for failure in outcome.failures:
-            kind = failure.kind if failure.attempts or failure.kind == "budget" else "not asked"
-            kinds[kind] = kinds.get(kind, 0) + 1
-        said = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-        typer.echo(f"MISSING  {len(outcome.failures)} of {m.counts.asked} labels ({said})")
+    m, missing = outcome.manifest, outcome.missing
+    if missing.total:
+        said = ", ".join(f"{count:,} {kind}" for kind, count in sorted(missing.kinds.items()))
+        typer.echo(f"MISSING  {missing.total:,} of {m.counts.asked:,} labels ({said})")
+        for run, count in sorted(missing.held.items()):
+            typer.echo(f"         {count:,} of them were not asked: the batch run {run} has them in flight")
+        if others := missing.unasked - sum(missing.held.values()):
+            typer.echo(f"         {others:,} of them were not asked")
+    there = m.counts.from_store + m.counts.fresh
     typer.echo(
-        f"labels   {m.counts.from_store + m.counts.fresh} of {m.counts.asked}: {m.counts.from_store} from the store, {m.counts.fresh} fresh"
+        f"labels   {there:,} of {m.counts.asked:,}: {m.counts.from_store:,} from the store, {m.counts.fresh:,} fresh"
     )
-    by_setting: dict[str, dict[str, int]] = {}
-    for row in outcome.labels:
-        counts = by_setting.setdefault(row.setting, {})
-        counts[row.label] = counts.get(row.label, 0) + 1
-    for setting, counts in by_setting.items():
-        typer.echo(f"         {setting}: " + ", ".join(f"{label} {count}" for label, count in sorted(counts.items())))
+    _show_settings(outcome)
     typer.echo(f"model    {m.model}, answered as {', '.join(m.models_returned) or 'nothing'}")
     typer.echo(
         f"tokens   {m.tokens.prompt:,} in ({m.tokens.cached:,} cached), {m.tokens.completion:,} out; {money(m.cost_usd)}"
@@ -70,11 +67,52 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
     unsure = m.perhaps_charged
     if unsure.requests:
         most = "an unknown sum" if unsure.usd is None else f"up to {money(unsure.usd)}"
-        typer.echo(
-            f"unsure   {unsure.requests} request(s) were sent and never answered; {most} may be charged for them"
-        )
+        free = unsure.usd == 0  # a request has a prompt, so that only a model without a price can come to nothing
+        charged = "" if free else f"; {most} may be charged for them"
+        typer.echo(f"unsure   {unsure.requests:,} request(s) were sent and never answered{charged}")
     if m.note:
         typer.echo(f"note     {m.note}")
     typer.echo(f"folder   {folder}")
     if is_local(model):
         typer.echo(ADVICE if model == "local" else "Labels of a model of your own: evaluate them before you use them.")
+
+
+def _show_settings(outcome: Outcome) -> None:
+    m = outcome.manifest
+    by_setting: dict[str, Counter[str]] = {setting: Counter() for setting in m.settings}
+    for row in outcome.labels:
+        by_setting[row.setting][row.label] += 1
+    each = m.counts.asked // max(1, len(m.settings))
+    for setting, counts in by_setting.items():
+        total = counts.total()
+        of = "" if total == each else f" {f'{total:,}' if total else 'none'} of {each:,}"
+        said = ", ".join(f"{label} {count:,}" for label, count in sorted(counts.items()))
+        typer.echo(f"         {setting}:{of}{': ' if of and said else ' ' if said else ''}{said}")
+    none = [setting for setting, counts in by_setting.items() if not counts]
+    if none and len(none) < len(by_setting):
+        typer.echo(
+            f"         {' and '.join(none)} {'has' if len(none) == 1 else 'have'} no label yet: until the run is finished "
+            "nothing can be judged three-way,\n         and no measure that needs it can be scored"
+        )
+
+
+def still_missing(outcome: Outcome, folder: Path) -> str:
+    """The sentence that an incomplete run ends with: what is missing, and how each part of it can be had."""
+    m, missing = outcome.manifest, outcome.missing
+    ways: list[str] = []
+    rest = missing.total - missing.kinds.get("budget", 0) - sum(missing.held.values())
+    for run, count in sorted(missing.held.items()):
+        ways.append(
+            f"the batch run {run} has {'all' if count == missing.total else f'{count:,}'} of them in flight: `relabel batch resume {run}` "
+            f"takes their answers, `relabel batch cancel {run}` lets others ask"
+        )
+    if missing.kinds.get("budget"):
+        ways.append("raise --max-cost to have those asked for that the cap left no room for")
+    if rest and m.engine == "replay":
+        ways.append("replay asks nobody: leave --engine replay out to have them asked for")
+    elif rest:
+        ways.append("the same command asks for the others again" if ways else "the same command asks for them again")
+    return (
+        f"{missing.total:,} of {m.counts.asked:,} labels are missing, {folder / 'failures.jsonl'} says which and why; "
+        + "; ".join(ways)
+    )

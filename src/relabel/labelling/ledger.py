@@ -68,6 +68,10 @@ class Ledger:
         self.failures = failure_rows(folder)
         self.priors: dict[str, dict[str, float]] = {}
         self.notes: list[str] = []
+        self.held: Counter[str] = Counter()
+        """Missing labels that a batch run has in flight, by its name."""
+        self.unasked = 0
+        """Missing labels that nobody was asked for, for another reason than money."""
         self.bought_before_the_plan: set[str] = set()
         self._rubric, self._store, self.progress = rubric, store, progress
         self._api: Api = api
@@ -127,6 +131,7 @@ class Ledger:
         for task in wanted.tasks:
             self.progress.failed[kind] += 1
             self.progress.unasked += not attempts
+            self.unasked += not attempts and kind != "budget"
             self.failures.append(
                 Failure(
                     task_id=task.task_id,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from typing import Any
 from relabel import __version__
 from relabel.errors import DataError
 from relabel.files import require_writable
-from relabel.label import Failure, Label
+from relabel.label import Failure, FailureKind, Label
 from relabel.labelling.job import Job
 from relabel.labelling.ledger import Ledger
 from relabel.labelling.request import canonical_json, public_url
@@ -22,6 +22,26 @@ from relabel.manifest import Counts, Manifest, PerhapsCharged, Session, Tokens
 from relabel.run import read_manifest, write_manifest, write_run
 
 NOTHING_UNSURE = PerhapsCharged()
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Why labels are missing, in numbers.
+
+    Attributes:
+        kinds: Missing labels by kind, as `failures.jsonl` has them.
+        unasked: Those that nobody was asked for, other than for want of money.
+        held: Those that a batch run has in flight, by its name.
+    """
+
+    kinds: Mapping[FailureKind, int]
+    unasked: int
+    held: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        """All missing labels."""
+        return sum(self.kinds.values())
 
 
 @dataclass
@@ -32,6 +52,7 @@ class Outcome:
     failures: Sequence[Failure]
     interrupted: bool
     manifest: Manifest
+    missing: Missing
 
     @property
     def complete(self) -> bool:
@@ -85,10 +106,11 @@ def finish(
         perhaps_charged=perhaps_charged,
     )
     ended = ended.model_copy(update={"sessions": (*earlier, session)})
+    missing = Missing(dict(progress.failed), ledger.unasked, dict(ledger.held))
     there = labels_there(out)
     if there <= len(labels):
         write_run(out, ended, labels, ledger.failures, ordered=True)
-        return Outcome(labels, ledger.failures, interrupted, ended)
+        return Outcome(labels, ledger.failures, interrupted, ended, missing)
     # What this attempt bought is in the store; that it was paid for is noted, and the labels stand.
     before = read_manifest(out)
     with suppress(OSError):  # what brought us here must not be hidden
@@ -98,7 +120,7 @@ def finish(
             f"{out} already holds {there} labels of this run and this attempt found {len(labels)}, so the folder is left "
             "as it is; use the store that the run was made with, or give another --out"
         )
-    return Outcome(labels, ledger.failures, interrupted, ended)
+    return Outcome(labels, ledger.failures, interrupted, ended, missing)
 
 
 def out_is_free(out: Path, job: Job) -> None:

@@ -179,6 +179,7 @@ class Workers:
         try:
             while not self.leases.take(key):
                 if (run := self.leases.batch_of(key)) is not None:
+                    self.ledger.held[run] += len(planned.tasks)
                     self.ledger.fail(planned, "provider", in_a_batch(run), 0)
                     return []
                 await self.leases.pause()

@@ -418,6 +418,8 @@ class _Batches:
                 said = self.results.unanswered[key]
             elif key in self._elsewhere:
                 said = self._elsewhere[key]
+                if (run := self._leases.batch_of(key)) is not None:
+                    self.ledger.held[run] += sum(len(tasks) for tasks, _, _ in wanted)
             elif fatal is not None:
                 said = str(fatal)
             elif self._no_money and not self.interrupted:

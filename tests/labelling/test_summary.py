@@ -1,0 +1,147 @@
+"""What `relabel run` says at its end: what is missing, why, and how it can be had."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relabel.cli.app import run_app
+from relabel.cli.summary import show_outcome, still_missing
+from relabel.labelling.leases import Leases
+from relabel.labelling.outcome import Missing, Outcome
+from relabel.manifest import Counts, Manifest, PerhapsCharged
+from relabel.rubric import load_rubric
+from run_workshop import a_label
+from server import FakeProvider, Reply, chat, judged, provider
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RELABEL_STORE", str(tmp_path / "store"))
+
+
+def run(fake: FakeProvider, *more: str) -> int:
+    words = ["--tasks", "sample", "--sample", "5", "--response-format", "text", "--out", "r", "--quiet"]
+    return run_app(["run", "--model", "m", "--base-url", fake.base_url, *words, *more])
+
+
+def an_outcome(strict: int, with_tools: int, of: int, *, engine: str = "online", **changes: Any) -> Outcome:
+    """A run of the exposure rubric that has so many labels of each setting."""
+    rubric = load_rubric("exposure")
+    labels = [a_label(str(n), "strict", "exposed") for n in range(strict)]
+    labels += [a_label(str(n), "with-tools", "not-exposed") for n in range(with_tools)]
+    missing = changes.pop("missing", None) or Missing({"provider": 2 * of - len(labels)}, 0, {})
+    manifest = Manifest(
+        status="incomplete",
+        package_version="0",
+        engine=engine,
+        model="m",
+        rubric=rubric,
+        rubric_sha256=rubric.sha256,
+        tasks="t.csv",
+        settings=("strict", "with-tools"),
+        counts=Counts(asked=2 * of, fresh=len(labels), failed=2 * of - len(labels)),
+        **changes,
+    )
+    return Outcome(labels, (), False, manifest, missing)
+
+
+def shown(outcome: Outcome, capsys: pytest.CaptureFixture[str]) -> str:
+    show_outcome(outcome, Path("r"), "m")
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("usd", "said"),
+    [
+        (0.0, "unsure   37 request(s) were sent and never answered\n"),
+        (0.25, "unsure   37 request(s) were sent and never answered; up to $0.2500 may be charged for them\n"),
+        (None, "unsure   37 request(s) were sent and never answered; an unknown sum may be charged for them\n"),
+    ],
+)
+def test_nothing_is_said_of_charges_where_nothing_can_be_charged(
+    usd: float | None, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in shown(an_outcome(3, 3, 4, perhaps_charged=PerhapsCharged(requests=37, usd=usd)), capsys)
+
+
+def test_an_incomplete_run_says_how_much_it_has_of_each_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    said = shown(an_outcome(3, 1, 4), capsys).splitlines()
+    assert said[2:4] == ["         strict: 3 of 4: exposed 3", "         with-tools: 1 of 4: not-exposed 1"]
+    assert not any("three-way" in text for text in said)
+
+
+def test_a_setting_without_a_label_leaves_nothing_to_judge_three_way(capsys: pytest.CaptureFixture[str]) -> None:
+    said = shown(an_outcome(3, 0, 4), capsys)
+    assert "         with-tools: none of 4\n         with-tools has no label yet: until the run is finished" in said
+    assert max(len(text) for text in said.splitlines()) <= 100
+
+
+def test_a_complete_setting_is_shown_without_its_number(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "         strict: exposed 4\n" in shown(an_outcome(4, 4, 4), capsys)
+
+
+def test_a_cap_that_is_too_low_is_to_be_raised(capsys: pytest.CaptureFixture[str]) -> None:
+    with provider(lambda seen: judged()) as fake:
+        assert run(fake, "--price", "1/1", "--max-tokens", "100", "--max-cost", "0.00001") == 5
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[0] == "MISSING  10 of 10 labels (10 budget)"
+    assert captured.err.strip().endswith("raise --max-cost to have those asked for that the cap left no room for")
+    assert "same command" not in captured.err
+
+
+def test_a_replay_that_lacks_answers_does_not_promise_to_ask(capsys: pytest.CaptureFixture[str]) -> None:
+    with provider(lambda seen: judged()) as fake:
+        assert run(fake, "--engine", "replay") == 5
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[:2] == [
+        "MISSING  10 of 10 labels (10 provider)",
+        "         10 of them were not asked",
+    ]
+    assert captured.err.strip().endswith("replay asks nobody: leave --engine replay out to have them asked for")
+
+
+def test_what_a_batch_run_has_in_flight_is_said_with_its_name(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def held(self: Leases, key: str) -> str:
+        return "b-0123"
+
+    monkeypatch.setattr(Leases, "take", lambda self, key: False)
+    monkeypatch.setattr(Leases, "batch_of", held)
+    with provider(lambda seen: judged()) as fake:
+        assert run(fake) == 5
+        assert fake.seen == []
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[:2] == [
+        "MISSING  10 of 10 labels (10 provider)",
+        "         10 of them were not asked: the batch run b-0123 has them in flight",
+    ]
+    assert captured.err.strip().endswith(
+        "the batch run b-0123 has all of them in flight: `relabel batch resume b-0123` takes their answers, "
+        "`relabel batch cancel b-0123` lets others ask"
+    )
+    kinds = {json.loads(text)["kind"] for text in Path("r/failures.jsonl").read_text().splitlines()}
+    assert kinds == {"provider"}
+
+
+def test_what_went_wrong_in_passing_is_asked_for_again_by_the_same_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with provider(lambda seen: judged() if len(fake.seen) != 3 else Reply(body=chat(None, refusal="No."))) as fake:
+        assert run(fake) == 5
+    assert capsys.readouterr().err.strip().endswith("; the same command asks for them again")
+
+
+def test_each_part_of_what_is_missing_has_its_own_way() -> None:
+    missing = Missing({"budget": 2, "provider": 4, "timeout": 1}, 3, {"b-1": 3})
+    said = still_missing(an_outcome(1, 0, 4, missing=missing), Path("r"))
+    assert said == (
+        "7 of 8 labels are missing, r/failures.jsonl says which and why; the batch run b-1 has 3 of them in flight: "
+        "`relabel batch resume b-1` takes their answers, `relabel batch cancel b-1` lets others ask; raise --max-cost to "
+        "have those asked for that the cap left no room for; the same command asks for the others again"
+    )
