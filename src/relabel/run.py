@@ -172,7 +172,9 @@ def _folder_of(ref: str, runs_dir: Path) -> Path:
         if ref and Path(ref).is_file():
             if Path(ref).suffix.lower() == ".csv":
                 made = runs_dir / Path(ref).stem
-                advice = f"make a run of its labels with `relabel import {ref} --model NAME --out {made}`, and give that"
+                advice = (
+                    f"make a run of its labels with `relabel import {ref} --model NAME --out {made}`, and give that"
+                )
             raise DataError(f"{ref} is a file, and a run is a folder; {advice}")
     except OSError as error:
         raise DataError(f"the run {_short(ref)!r} cannot be looked up ({error.strerror}); {advice}") from error
