@@ -226,14 +226,6 @@ async def test_a_short_key_is_no_secret_and_changes_no_answer(key: str, store: S
         books_balance(fake, store)
 
 
-async def test_a_long_key_is_taken_out_of_texts_and_not_of_the_form(store: Store, tmp_path: Path) -> None:
-    with batch_provider(lambda seen: judged(rationale="Said completion_tokens.")) as fake:
-        outcome = await batch(make_job(fake.base_url), store, tmp_path, key="completion_tokens")
-    assert outcome.complete
-    assert {label.rationale for label in outcome.labels} == {"Said [key]."}
-    assert {label.completion_tokens for label in outcome.labels} == {20}
-
-
 async def test_files_with_lines_that_could_not_be_understood_stay_at_the_provider(store: Store, tmp_path: Path) -> None:
     price = Price(input=2.0, cached=1.0, output=8.0, source="test")
     with batch_provider(by_number, Fate(junk=["{half a li", "[]"]), Fate()) as fake:
@@ -246,6 +238,15 @@ async def test_files_with_lines_that_could_not_be_understood_stay_at_the_provide
         note = "of the batch batch_1 2 line(s) could not be understood; the provider keeps them in file-2"
         assert state.chunks[0].note == outcome.manifest.note == note
         assert state.chunks[0].cost_usd is None
+
+
+async def test_a_line_that_the_server_does_not_do_is_a_failure_and_not_asked_again(
+    store: Store, tmp_path: Path
+) -> None:
+    with batch_provider(lambda seen: refused(501, "not here") if "number 1" in seen.prompt else judged()) as fake:
+        outcome = await batch(make_job(fake.base_url), store, tmp_path)
+        assert len(fake.batches) == 1
+        assert {f.message for f in outcome.failures} == {"HTTP 501: not here"}
 
 
 @pytest.mark.parametrize("how", ["no completion", "no such question", "too few"])

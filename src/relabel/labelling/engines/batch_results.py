@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,19 +15,18 @@ from relabel.errors import ProviderError
 from relabel.label import Answer, FailureKind, InvalidAnswerError
 from relabel.labelling.engines.batch_provider import BatchProvider
 from relabel.labelling.engines.batch_state import BatchFolder, Chunk
-from relabel.labelling.engines.reply import without_secret
+from relabel.labelling.engines.refusals import passes
+from relabel.labelling.engines.reply import answer_to, parsed
 from relabel.labelling.job import Job
 from relabel.labelling.ledger import Ledger
 from relabel.labelling.request import Planned, Request
 from relabel.labelling.store import Store
-from relabel.labelling.wire import PATHS, NotAReplyError, read
+from relabel.labelling.wire import PATHS, NotAReplyError
 from relabel.task import Task
 
 DOWNLOADS = 3
 """Times that a file is fetched that holds less than the provider says."""
 _TURN = 64
-_DEEPEST = 100
-_TRANSIENT = {408, 409, 429}
 _NOT_ASKED = {"batch_expired", "batch_cancelled"}
 
 Want = tuple[tuple[Task, ...], str, int]
@@ -179,7 +177,7 @@ class Results:
                     await provider.download(file_id, path)
                     files.append(path)
             digest = hashlib.sha256(b"".join(_digest(path) for path in files)).hexdigest()
-            whole = sum(1 for path in files for line in _lines(path) if _parsed(line) is not None) >= chunk.answered
+            whole = sum(1 for path in files for line in _lines(path) if self._row(line)) >= chunk.answered
             if whole or digest == before:
                 break
             before = digest
@@ -187,11 +185,10 @@ class Results:
 
     def _enter(self, taking: _Taking, number: int, line: bytes, provider: BatchProvider) -> bool:
         """Enter one line; False when it may be an answer that was paid for and could not be put away."""
-        row = _parsed(line)
-        key = None if row is None else row.get("custom_id")
-        if row is None or not isinstance(key, str) or (taking.keys is not None and key not in taking.keys):
+        row = self._row(line)
+        key = row.get("custom_id")
+        if not isinstance(key, str) or (taking.keys is not None and key not in taking.keys):
             return False
-        row = without_secret(row, self._secret)
         response = _object(row.get("response"))
         said, body = response.get("status_code"), response.get("body")
         status = said if isinstance(said, int) else 0
@@ -211,6 +208,13 @@ class Results:
             self._buy(key, answer)
             return True
         return self._store.get(key) is not None or self._keep(taking.chunk, key, answer)
+
+    def _row(self, line: bytes) -> dict[str, Any]:
+        """What a line says; nothing when it cannot be understood."""
+        try:
+            return _object(parsed(line.decode("utf-8", "replace"), self._secret))
+        except NotAReplyError:
+            return {}
 
     def _buy(self, key: str, answer: Answer) -> None:
         planned = self.planned(key)
@@ -242,26 +246,18 @@ class Results:
         return True
 
     def _answer(self, taking: _Taking, key: str, body: Any, number: int) -> Answer:
-        reply = read(self._job.endpoint.api, body)
-        price = self._job.price
-        # A server that counts no tokens does not work for nothing: what the answer cost is unknown.
-        counted = reply.usage.prompt + reply.usage.completion > 0 or price is None or price.input == price.output == 0
         assert taking.chunk.ended_at is not None
         # The time is that at which the batch was seen to have ended, a microsecond later with each line: taken again, a line gives
         # the same answer, and no two answers to one question get one name.
         came = datetime.fromisoformat(taking.chunk.ended_at) + timedelta(microseconds=number)
-        return Answer(
-            request_key=key,
-            content=reply.content,
-            refusal=reply.refusal,
-            finish_reason=reply.finish_reason,
-            model_returned=reply.model,
-            usage=reply.usage,
+        return answer_to(
+            key,
+            self._job.endpoint.api,
+            body,
+            self._job.price,
             attempts=max(1, self.tries[key]),
             latency_s=round(taking.seconds, 1),
-            created_at=came.isoformat(timespec="microseconds"),
-            cost_usd=price.cost(reply.usage) if price is not None and counted else None,
-            raw=body,
+            came=came,
         )
 
     def _no_answer(self, key: str, status: int, row: dict[str, Any], provider: BatchProvider) -> None:
@@ -270,7 +266,7 @@ class Results:
         code, said = (str(error.get(name) or "") for name in ("code", "message"))
         said = provider.redact(" ".join((said or code or str(body)[:200]).split())[:300])
         shown = f"HTTP {status}: {said}" if status else said
-        if code in _NOT_ASKED or status in _TRANSIENT or status >= 500:
+        if code in _NOT_ASKED or passes(status):
             self.unanswered[key] = shown
             fatal = provider.fatal(None, code, said, PATHS[self._job.endpoint.api])
         else:
@@ -297,24 +293,6 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line.decode("utf-8", "replace"))
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) and not _is_deep(row) else None
-
-
-def _is_deep(value: Any) -> bool:
-    """Whether lists and objects lie in each other so deep that they could be read but not written again."""
-    layer = [value]
-    for _ in range(_DEEPEST):
-        layer = [x for v in layer for x in (v.values() if isinstance(v, dict) else v) if isinstance(x, (dict, list))]
-        if not layer:
-            return False
-    return True
 
 
 def _digest(path: Path) -> bytes:

@@ -24,7 +24,6 @@ from relabel.labelling.budget import Budget, NoBudgetError
 from relabel.labelling.engines.engine import Flies, NoAnswerError, Repair
 from relabel.labelling.engines.limits import Limiter, Ticket, retry_after
 from relabel.labelling.engines.refusals import (
-    SHORTEST_SECRET,
     TimedOutError,
     accepted,
     is_out_of_quota,
@@ -33,6 +32,7 @@ from relabel.labelling.engines.refusals import (
     refusal,
     without_keys,
 )
+from relabel.labelling.engines.reply import answer_to, parsed
 from relabel.labelling.engines.transport import (
     SECONDS,
     HttpTransport,
@@ -43,14 +43,12 @@ from relabel.labelling.engines.transport import (
 from relabel.labelling.engines.turns import Turns
 from relabel.labelling.pricing import OPENAI_URL, Price
 from relabel.labelling.request import Request, public_url
-from relabel.labelling.wire import PATHS, NotAReplyError, messages_of, output_bound, read, with_messages
+from relabel.labelling.wire import PATHS, NotAReplyError, messages_of, output_bound, with_messages
 
 ATTEMPTS = 6
 LONGEST_OBEYED_S = 900.0
 """A 429 that asks for a longer wait than this is a failure of that label: better said than waited for."""
 LONGEST_PAUSE_S = 60.0
-DEEPEST_REPLY = 100
-"""Lists and objects in each other; what is deeper can be read but not written again, and no provider sends it."""
 _CHARACTERS_A_TOKEN = 4
 _USUAL_ANSWER = 80
 """Tokens; only the pace depends on it, never a cap of cost."""
@@ -240,9 +238,6 @@ class OnlineEngine:
             raise
         latency = response.extensions.get(SECONDS, self._clock() - started)
         text = response.content.decode("utf-8", "replace")
-        # A short key is a placeholder such as `none`, not a secret: taking it out would change answers.
-        if len(self._secret) >= SHORTEST_SECRET and self._secret in text:
-            text = text.replace(self._secret, "[key]")
         self.limiter.release(ticket, headers=_limit_headers(response.headers))
         return text, latency
 
@@ -258,34 +253,23 @@ class OnlineEngine:
         repaired: bool,
     ) -> Answer:
         try:
-            raw = json.loads(text)
-            reply = read(request.api, raw)
-            if text.count("[") + text.count("{") > DEEPEST_REPLY and _depth(raw) > DEEPEST_REPLY:
-                raise NotAReplyError("nested too deep")
-        except (ValueError, RecursionError, NotAReplyError) as error:
+            answer = answer_to(
+                request.key,
+                request.api,
+                parsed(text, self._secret),
+                self._price,
+                attempts=attempts,
+                latency_s=round(latency, 4),
+                came=self._now(),
+                repaired=repaired,
+            )
+        except NotAReplyError as error:
             self.budget.unsure(request.body, worst)
-            message = f"the server's reply is no completion: {self.redact(text[:200])!r}"
+            message = f"the server's reply is no completion: {self.redact(text)[:200]!r}"
             raise NoAnswerError("provider", message, attempts) from error
-        # A server that counts no tokens does not work for nothing: what the answer cost is unknown.
-        price = self._price
-        counted = reply.usage.prompt + reply.usage.completion > 0 or price is None or price.input == price.output == 0
-        cost = None if price is None or not counted else price.cost(reply.usage)
-        self.budget.settle(worst, cost)
-        self.limiter.correct(ticket, reply.usage.prompt + reply.usage.completion)
-        return Answer(
-            request_key=request.key,
-            content=reply.content,
-            refusal=reply.refusal,
-            finish_reason=reply.finish_reason,
-            model_returned=reply.model,
-            usage=reply.usage,
-            attempts=attempts,
-            latency_s=round(latency, 4),
-            created_at=self._now().isoformat(timespec="microseconds"),
-            cost_usd=cost,
-            repaired=repaired,
-            raw=raw,
-        )
+        self.budget.settle(worst, answer.cost_usd)
+        self.limiter.correct(ticket, answer.usage.prompt + answer.usage.completion)
+        return answer
 
     def _pause(self, state: tenacity.RetryCallState) -> float:
         wanted = min(LONGEST_PAUSE_S, 0.5 * 2**state.attempt_number) * (0.5 + self._jitter() / 2)
@@ -308,17 +292,6 @@ def _limit_headers(headers: httpx2.Headers) -> dict[str, str]:
     """The headers about limits. Looking one up in the client's own mapping walks and decodes all of them."""
     wanted = ((name.lower(), value) for name, value in headers.raw)
     return {name.decode(): value.decode("latin-1") for name, value in wanted if name.startswith(b"x-ratelimit")}
-
-
-def _depth(value: Any) -> int:
-    depth, layer = 0, [value]
-    while layer := [
-        x for v in layer if isinstance(v, (dict, list)) for x in (v.values() if isinstance(v, dict) else v)
-    ]:
-        depth += 1
-        if depth > DEEPEST_REPLY:
-            break
-    return depth
 
 
 def _repaired(body: Mapping[str, Any], repair: Repair) -> dict[str, Any]:

@@ -129,12 +129,17 @@ def without_keys(text: str, secret: str) -> str:
     return _LOOKS_LIKE_A_KEY.sub("[key]", text)
 
 
+def passes(status: int) -> bool:
+    """Whether an HTTP status speaks of something that passes."""
+    return status in _TRANSIENT or (status >= 500 and status != _NOT_IMPLEMENTED)
+
+
 def is_transient(error: BaseException) -> bool:
     """Whether asking again may help."""
     if isinstance(error, openai.APIStatusError):
         if is_out_of_quota(error):
             return False
-        return error.status_code in _TRANSIENT or (error.status_code >= 500 and error.status_code != _NOT_IMPLEMENTED)
+        return passes(error.status_code)
     return isinstance(error, (openai.APIConnectionError, TimedOutError, UnreachableError))
 
 

@@ -2,26 +2,97 @@
 
 from __future__ import annotations
 
+import json
+from datetime import datetime
 from typing import Any
 
+from relabel.label import Answer
 from relabel.labelling.engines.refusals import SHORTEST_SECRET
+from relabel.labelling.pricing import Price
+from relabel.labelling.wire import Api, NotAReplyError, read
+
+DEEPEST = 100
+"""Lists and objects in each other; what is deeper can be read but not written again, and no provider sends it."""
 
 
-def without_secret(sent: Any, secret: str) -> Any:
-    """What a server sent, with the key taken out of every text in it.
-
-    A short key is a placeholder such as `none` or `EMPTY`, and no secret: taking it out would change answers.
+def parsed(text: str, secret: str) -> Any:
+    """The document that a server sent, with the key taken out of everything in it.
 
     Args:
-        sent: A parsed JSON document; names in it are left as they are.
-        secret: The key.
+        text: What was sent.
+        secret: The key. A short one is a placeholder such as `none` or `EMPTY`, and no secret: taking it out would change answers.
+
+    Raises:
+        NotAReplyError: It is no JSON, or nested too deep.
     """
-    if len(secret) < SHORTEST_SECRET:
-        return sent
+    try:
+        sent = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise NotAReplyError("no JSON") from error
+    if text.count("[") + text.count("{") > DEEPEST and _is_deep(sent):
+        raise NotAReplyError("nested too deep")
+    return _without(sent, secret) if len(secret) >= SHORTEST_SECRET and secret in text else sent
+
+
+def answer_to(
+    key: str,
+    api: Api,
+    sent: Any,
+    price: Price | None,
+    *,
+    attempts: int,
+    latency_s: float,
+    came: datetime,
+    repaired: bool = False,
+) -> Answer:
+    """The answer in a reply, with what it cost.
+
+    Args:
+        key: The request's key.
+        api: The dialect.
+        sent: The document that was sent.
+        price: The model's price; None when unknown.
+        attempts: Times that the request was sent.
+        latency_s: Seconds from asking to the answer.
+        came: When it came.
+        repaired: Whether it was asked for again, with what was wrong with an answer before.
+
+    Raises:
+        NotAReplyError: It is no reply in this dialect.
+    """
+    reply = read(api, sent)
+    # A server that counts no tokens does not work for nothing: what the answer cost is unknown.
+    counted = reply.usage.prompt + reply.usage.completion > 0 or price is None or price.input == price.output == 0
+    return Answer(
+        request_key=key,
+        content=reply.content,
+        refusal=reply.refusal,
+        finish_reason=reply.finish_reason,
+        model_returned=reply.model,
+        usage=reply.usage,
+        attempts=attempts,
+        latency_s=latency_s,
+        created_at=came.isoformat(timespec="microseconds"),
+        cost_usd=price.cost(reply.usage) if price is not None and counted else None,
+        repaired=repaired,
+        raw=sent,
+    )
+
+
+def _is_deep(value: Any) -> bool:
+    layer = [value]
+    for _ in range(DEEPEST):
+        layer = [x for v in layer for x in (v.values() if isinstance(v, dict) else v) if isinstance(x, (dict, list))]
+        if not layer:
+            return False
+    return True
+
+
+def _without(sent: Any, secret: str) -> Any:
     if isinstance(sent, str):
         return sent.replace(secret, "[key]")
     if isinstance(sent, dict):
-        return {name: without_secret(value, secret) for name, value in sent.items()}
+        return {name.replace(secret, "[key]"): _without(value, secret) for name, value in sent.items()}
     if isinstance(sent, list):
-        return [without_secret(value, secret) for value in sent]
+        return [_without(value, secret) for value in sent]
     return sent

@@ -1,0 +1,67 @@
+"""What a server sent becomes an answer: once for both ways in which it may come."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from relabel.labelling.engines.reply import DEEPEST, answer_to, parsed
+from relabel.labelling.pricing import Price
+from relabel.labelling.wire import NotAReplyError
+from server import chat
+from workshop import KEY
+
+PRICE = Price(input=2.0, cached=1.0, output=8.0, source="test")
+FREE = Price(input=0.0, cached=0.0, output=0.0, source="test")
+CAME = datetime(2026, 1, 2, 3, 4, 5, 6, UTC)
+
+
+def test_the_key_is_taken_out_of_everything() -> None:
+    sent = {"said": f"It is {KEY}.", f"x-{KEY}": [KEY, 1, None, {"a": KEY}]}
+    assert parsed(json.dumps(sent), KEY) == {"said": "It is [key].", "x-[key]": ["[key]", 1, None, {"a": "[key]"}]}
+
+
+@pytest.mark.parametrize("secret", ["", "e", "EMPTY", "none", "placeholder"])
+def test_a_short_key_is_no_secret(secret: str) -> None:
+    sent = {"said": f"This placeholder is EMPTY, none else: {secret}"}
+    assert parsed(json.dumps(sent), secret) == sent
+
+
+@pytest.mark.parametrize("text", ["", "{", "no", "[" * 5000, "[" * 200 + "]" * 200])
+def test_what_is_no_json_or_cannot_be_written_again_is_no_reply(text: str) -> None:
+    with pytest.raises(NotAReplyError):
+        parsed(text, KEY)
+
+
+def test_many_brackets_side_by_side_are_not_deep() -> None:
+    sent = [[]] * (2 * DEEPEST)
+    assert parsed(json.dumps(sent), KEY) == sent
+
+
+@pytest.mark.parametrize(
+    ("usage", "price", "cost"),
+    [
+        ("counted", PRICE, (36 * 2 + 64 * 1 + 20 * 8) / 1e6),
+        ("counted", None, None),
+        (None, PRICE, None),  # tokens that are not counted are not free
+        (None, FREE, 0.0),
+    ],
+)
+def test_what_an_answer_costs_is_known_or_said_to_be_unknown(
+    usage: str | None, price: Price | None, cost: float | None
+) -> None:
+    sent: dict[str, Any] = chat("x") if usage else chat("x", usage=None)
+    answer = answer_to("k", "chat", sent, price, attempts=2, latency_s=1.5, came=CAME)
+    assert answer.cost_usd == (None if cost is None else pytest.approx(cost))
+    assert (answer.request_key, answer.content, answer.attempts, answer.latency_s) == ("k", "x", 2, 1.5)
+    assert answer.created_at == "2026-01-02T03:04:05.000006+00:00"
+    assert answer.raw == sent
+    assert not answer.repaired
+
+
+def test_what_is_no_completion_is_no_answer() -> None:
+    with pytest.raises(NotAReplyError):
+        answer_to("k", "chat", {"choices": []}, None, attempts=1, latency_s=0.0, came=CAME)
