@@ -12,7 +12,8 @@ import pytest
 
 from relabel.errors import DataError
 from relabel.files import replacing
-from relabel.run import LABELS, open_run, task_sources, write_run
+from relabel.label_table import LABELS
+from relabel.run import open_run, task_sources, write_run
 from run_workshop import a_failure, a_label, a_run
 
 

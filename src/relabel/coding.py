@@ -21,7 +21,7 @@ def decided(rubric: Rubric, labels: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         rubric: The rubric that the labels were given under.
-        labels: Table of labels, `relabel.run.LABELS`.
+        labels: Table of labels, `relabel.label_table.LABELS`.
 
     Returns:
         Columns `task_id, onet_soc_code`, and one column a setting with its label, missing where there is none.
@@ -43,7 +43,7 @@ def coded(rubric: Rubric, labels: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         rubric: The rubric that the labels were given under; it labels tasks.
-        labels: Table of labels, `relabel.run.LABELS`.
+        labels: Table of labels, `relabel.label_table.LABELS`.
 
     Returns:
         One row a task, sorted by code and id: `task_id, onet_soc_code, code` (E0, E1, E2; missing while any of the
