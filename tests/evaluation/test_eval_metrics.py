@@ -41,15 +41,15 @@ def test_figures_of_a_two_by_two_table_match_those_worked_out_by_hand() -> None:
 
 
 def test_rows_are_the_gold_and_columns_the_run() -> None:
-    counts = metrics.confusion_matrix(["a", "a", "b"], ["b", "b", "b"], ("a", "b"))
-    assert counts.tolist() == [[0, 2], [0, 1]]
+    counts = metrics.pairs(["a", "a", "b"], ["b", "b", "b"], ("a", "b"))
+    assert counts.sum(axis=0).tolist() == [[0, 2], [0, 1]]
 
 
 def test_a_label_off_the_scale_is_refused() -> None:
     with pytest.raises(ValueError, match="E9"):
-        metrics.confusion_matrix(["E0"], ["E9"], ("E0", "E2", "E1"))
+        metrics.pairs(["E0"], ["E9"], ("E0", "E2", "E1"))
     with pytest.raises(ValueError, match="length"):
-        metrics.confusion_matrix(["E0"], ["E0", "E1"], ("E0", "E1"))
+        metrics.pairs(["E0"], ["E0", "E1"], ("E0", "E1"))
 
 
 def test_weighted_figures_punish_a_far_miss_more_than_a_near_one() -> None:

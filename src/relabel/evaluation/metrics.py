@@ -19,7 +19,6 @@ import numpy.typing as npt
 from relabel.evaluation.bootstrap import interval
 from relabel.evaluation.document import LabelMetrics, Prevalence, SettingMetrics
 
-Counts = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.object_]
 
@@ -49,11 +48,6 @@ def pairs(gold: npt.ArrayLike, run: npt.ArrayLike, scale: Sequence[str]) -> Valu
     found = np.zeros((len(rows), len(scale), len(scale)))
     found[np.arange(len(rows)), rows, columns] = 1
     return found
-
-
-def confusion_matrix(gold: npt.ArrayLike, run: npt.ArrayLike, scale: Sequence[str]) -> Counts:
-    """Count pairs of labels; arguments and errors as for `pairs`, shape (k, k), rows gold, columns run."""
-    return pairs(gold, run, scale).sum(axis=0).astype(np.int64)
 
 
 def accuracy(counts: npt.ArrayLike) -> Values:

@@ -128,11 +128,6 @@ class RayTransport:
             f"no worker of the cluster came up within {2 * wait_s:.0f} s; `ray status` says whether there is room for them, and fewer --workers or --worker-cpus may help"
         )
 
-    @property
-    def workers_up(self) -> int:
-        """Workers that can send."""
-        return sum(peer.up for peer in self._peers)
-
     async def send(self, api: Api, content: bytes) -> httpx2.Response:
         """Post a document through the worker that has the least to do; see `Transport.send`."""
         peer = await self._choose()
