@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from relabel.evaluation.document.agreement import (
     Coherence,
     MeasureAgreement,
@@ -18,15 +16,12 @@ from relabel.evaluation.document.agreement import (
 )
 from relabel.evaluation.document.parts import Calibration, Debiased, Slice
 from relabel.evaluation.document.yardsticks import Yardsticks
+from relabel.evaluation.frozen import Frozen
 from relabel.manifest import SourceUse
 from relabel.rubric import Measure
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class IntervalMethod(_Part):
+class IntervalMethod(Frozen):
     """How the intervals were made.
 
     Attributes:
@@ -48,14 +43,14 @@ class IntervalMethod(_Part):
     note: str | None = None
 
 
-class Sources(_Part):
+class Sources(Frozen):
     """Files that the two sides come from, with their hashes."""
 
     run: tuple[SourceUse, ...]
     gold: tuple[SourceUse, ...]
 
 
-class EvalDocument(_Part):
+class EvalDocument(Frozen):
     """The result of an evaluation.
 
     Attributes:
