@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,34 @@ def test_resilience_of_the_sample_is_shown_with_what_is_missing(capsys: pytest.C
     assert "SAMPLE: invented tasks" in said
     assert "Growing demand is missing: no projection, because the sample is invented" in said
     assert "Human advantage is missing: no ratings of occupations are given" in said
+    assert max(map(len, said.splitlines())) <= 100
+
+
+def test_a_score_with_a_part_missing_reads_so_far_wherever_it_stands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_app(["resilience", "sample", "--out", str(tmp_path / "t.csv")]) == 0
+    said = capsys.readouterr().out
+    table = dict(re.findall(r"^(\S.*?)  +(\d of \d so far)", said, re.MULTILINE))
+    with (tmp_path / "t.csv").open(encoding="utf-8") as file:
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    assert set(table) == set(rows)
+    for name, shown in table.items():
+        assert shown == f"{rows[name]['points_so_far']} of {rows[name]['points_of']} so far"
+        assert rows[name]["words"].startswith(f"{shown}. ")
+        assert rows[name]["resilience"] == ""
+    assert "a whole score is of 6" in " ".join(said.split())
+    assert run_app(["resilience", "sample", "nursing"]) == 0
+    assert f"Resilience: {table['Nursing']}; a whole score is of 6" in capsys.readouterr().out
+
+
+@pytest.mark.mirror
+def test_a_family_that_shrinks_by_a_hair_shows_that_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_app(["resilience", "eloundou-2023:gpt4"]) == 0
+    said = capsys.readouterr().out
+    (line,) = [line for line in said.splitlines() if line.startswith("Production Professionals")]
+    assert "-0.04 %  1" in line
+    assert "3 of 4 so far" in line
     assert max(map(len, said.splitlines())) <= 100
 
 

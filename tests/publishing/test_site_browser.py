@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -141,6 +142,24 @@ def test_a_thin_row_is_marked_and_ranked_after_the_others(thin: Site, page: Open
     scores = opened.locator("#compared tbody tr").first.locator("td")
     assert scores.first.inner_text().endswith(" of 10, thin")
     assert scores.nth(1).inner_text().endswith(" of 10")
+
+
+def test_whole_scores_of_families_come_before_those_so_far_either_way(
+    site: Site, tmp_path: Path, page: OpenPage
+) -> None:
+    shutil.copytree(site.folder.parent / "export", tmp_path / "export")
+    scores = {"nursing": (0, 6), "pipes-wires-and-air": (4, 4), "software-and-data": (2, 2)}
+    for family, (so_far, of) in scores.items():
+        path = tmp_path / f"export/families/{family}.json"
+        data = json.loads(path.read_text(encoding="utf-8"))
+        data["resilience"] |= {"score": so_far if of == 6 else None, "so_far": so_far, "of": of}
+        path.write_text(json.dumps(data), encoding="utf-8")
+    built = build_site(tmp_path / "export", tmp_path / "site")
+    opened = page(address(built, "careers/index.html"))
+    for _ in range(2):
+        opened.locator("thead th").nth(1).get_by_role("button").click()
+        shown = opened.locator("tbody td:nth-child(2)").all_text_contents()
+        assert shown == ["0 of 6", "4 of 4 so far", "2 of 2 so far"]
 
 
 def test_columns_sort_by_figure_both_ways_with_gaps_last(site: Site, page: OpenPage) -> None:

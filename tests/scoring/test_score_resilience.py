@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from relabel.errors import DataError
-from relabel.scoring.resilience import CutPoints, load_cut_points, resilience
+from relabel.scoring.resilience import CutPoints, load_cut_points, rank, resilience, shown_percent
 from relabel.settings import asset_dir
 
 GOOD = (asset_dir("data") / "resilience.toml").read_text()
@@ -34,7 +35,7 @@ def test_little_exposure_with_falling_demand_and_little_human_advantage_is_two_o
         (0.80, 0.0, 12, (1, 1, 1)),
         (0.801, -0.1, 11.9, (0, 0, 0)),
         (1.0, -99.0, 5, (0, 0, 0)),
-        # What is shown decides: 30.04 is shown as 30.0, -0.04 as 0.0.
+        # One decimal decides: 30.04 counts as 30.0, -0.04 as 0.0.
         (0.3004, -0.04, 11.96, (2, 1, 1)),
     ],
 )
@@ -42,7 +43,42 @@ def test_the_bounds_themselves_count(exposure: float, change: float, ratings: fl
     found = resilience(CUTS, exposure=exposure, change_percent=change, ratings=ratings)
     assert tuple(part.points for part in found.parts) == points
     assert found.score == found.so_far == sum(points)
-    assert "-0.0" not in " ".join(part.words for part in found.parts)
+    assert not re.search(r"-0\.0(?!\d)", " ".join(part.words for part in found.parts))
+
+
+def test_a_change_that_rounds_to_none_is_said_with_its_sign_and_with_what_it_counts_as() -> None:
+    found = resilience(CUTS, exposure=0.1, change_percent=-0.0355, ratings=None, span="from 2024 to 2034")
+    assert (found.parts[1].figure, found.parts[1].points) == (0.0, 1)
+    assert found.parts[1].words == (
+        "Growing demand gives 1 of 2: employment is projected to change by -0.04 %, which counts as 0.0 %, from 2024 to 2034 "
+        "(1 point from 0 %, 2 from 3.1 %)"
+    )
+    assert "counts as" not in resilience(CUTS, exposure=0, change_percent=0, ratings=5).parts[1].words
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (3.14, "+3.1"),
+        (-14, "-14.0"),
+        (-0.0355, "-0.04"),
+        (0.004, "+0.004"),
+        (0, "0.0"),
+        (-1e-9, "0.0"),
+        (-0.05, "-0.1"),
+    ],
+)
+def test_a_change_is_shown_with_the_decimals_that_it_takes(value: float, shown: str) -> None:
+    assert shown_percent(value) == shown
+
+
+def test_scores_so_far_are_ranked_after_whole_ones_and_among_their_like() -> None:
+    figures = [(0.1, 5, 25), (0.1, 5, None), (0.9, -9, 5), (0.9, 5, None), (0.1, None, None), (None, None, None)]
+    found = [resilience(CUTS, exposure=e, change_percent=c, ratings=r) for e, c, r in reversed(figures)]
+    assert [score.brief for score in sorted(found, key=rank)] == [
+        "6 of 6", "0 of 6", "4 of 4 so far", "2 of 4 so far", "2 of 2 so far", "not known",
+    ]  # fmt: skip
+    assert all(score.words.startswith(score.brief) for score in found)
 
 
 def test_a_missing_part_is_named_and_never_filled_in() -> None:

@@ -150,6 +150,8 @@ def _write(pages: Sequence[FamilyPage], document: Mapping[str, object], out: Pat
 
 
 def _show_all(pages: Sequence[FamilyPage]) -> None:
+    from relabel.scoring.resilience import rank
+
     first = pages[0]
     _say(
         f"{first.run}, tasks of {first.tasks}: resilience of {len(pages)} job families, points for low exposure, growing "
@@ -157,15 +159,20 @@ def _show_all(pages: Sequence[FamilyPage]) -> None:
     )
     if first.note:
         _say(first.note)
-    typer.echo(f"\n{'family':<31}{'score':<7}{'exposure':>11}{'demand':>11}{'human':>11}{'jobs':>10}  median pay")
-    order = sorted(pages, key=lambda page: (-page.resilience.so_far / (page.resilience.of or 1), page.name))
+    typer.echo(f"\n{'family':<26}{'score':<14}{'exposure':>11}{'demand':>11}{'human':>11}{'jobs':>8}  median pay")
+    order = sorted(pages, key=lambda page: (*rank(page.resilience), page.name))
     for page in order:
         score = page.resilience
-        parts = "".join(f"{_brief(part):>11}" for part in score.parts)
+        parts = "".join(f"{_brief(part, page):>11}" for part in score.parts)
         pay = page.pay[0]
         jobs = "-" if pay.employment is None else f"{pay.employment / 1000:,.0f}k"
-        typer.echo(f"{_cut(page.name, 30):<31}{f'{score.so_far} of {score.of}':<7}{parts}{jobs:>10}  {_range(page)}")
+        typer.echo(f"{_cut(page.name, 25):<26}{score.brief:<14}{parts}{jobs:>8}  {_range(page)}")
     typer.echo()
+    if any(page.resilience.score is None for page in pages):
+        _say(
+            "So far: a part is missing, and the score is of the points that the known parts can give; a whole score is of 6. "
+            "Such scores stand after whole ones, and only among their like."
+        )
     _say(
         "Each part: its figure, then its points. Exposure is the share of exposed tasks, demand the projected change of "
         "employment, human the sum of five ratings. Pay is the range of the occupations' medians, US dollars a year, "
@@ -182,9 +189,11 @@ def _show_all(pages: Sequence[FamilyPage]) -> None:
             )
 
 
-def _brief(part: ResiliencePart) -> str:
+def _brief(part: ResiliencePart, page: FamilyPage) -> str:
     if part.figure is None:
         return "-"
+    if part.id == "growing-demand":
+        return f"{_change(page.outlook.change_percent)}  {part.points}"
     unit = " %" if part.unit == "percent" else ""
     return f"{part.figure:.1f}{unit}  {part.points}"
 
@@ -201,7 +210,8 @@ def _show(page: FamilyPage) -> None:
     _say(page.description)
     if page.note:
         _say(page.note)
-    typer.echo(f"\nResilience: {page.resilience.words.split('. ')[0]}")
+    score = page.resilience
+    typer.echo(f"\nResilience: {score.brief}{'' if score.score is not None else '; a whole score is of 6'}")
     for part in page.resilience.parts:
         _say(part.words, indent="  ")
     typer.echo(
@@ -271,7 +281,9 @@ def _percent(share: float | None) -> str:
 
 
 def _change(percent: float | None) -> str:
-    return "-" if percent is None else f"{round(percent, 1) + 0.0:+.1f} %"
+    from relabel.scoring.resilience import shown_percent
+
+    return "-" if percent is None else f"{shown_percent(percent)} %"
 
 
 def _cut(text: str, width: int) -> str:

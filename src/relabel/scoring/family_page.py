@@ -24,7 +24,8 @@ class ResiliencePart(_Part):
         id: `low-exposure`, `growing-demand` or `human-advantage`.
         name: The part in words.
         points: 0, 1 or 2; None where the figure is not known.
-        figure: What the points follow from: percent of exposed tasks, percent of change, or the EPOCH sum (5-25).
+        figure: What the points follow from, rounded to one decimal: percent of exposed tasks, percent of change, or the
+            EPOCH sum (5-25).
         unit: `percent` or `points of 25`.
         one_from: Where one point begins.
         two_from: Where two points begin.
@@ -57,6 +58,13 @@ class Resilience(_Part):
     of: int
     words: str
     parts: tuple[ResiliencePart, ...]
+
+    @property
+    def brief(self) -> str:
+        """The score without reasons: `2 of 6`, `2 of 4 so far`, `not known`."""
+        if self.of == 0:
+            return "not known"
+        return f"{self.so_far} of {self.of}{' so far' if self.score is None else ''}"
 
 
 class Wages(_Part):

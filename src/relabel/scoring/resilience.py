@@ -31,6 +31,9 @@ PARTS: Mapping[PartId, str] = {
 MOST = 2
 """Points of a part at most."""
 
+_MOST_PLACES = 4
+"""Decimals after which a change is taken for none."""
+
 _READINGS: Mapping[Reading, str] = {"strict": "the model alone", "with-tools": "the model with tools"}
 
 
@@ -156,13 +159,25 @@ def resilience(
     so_far, of = sum(known), MOST * len(known)
     complete = len(known) == len(parts)
     gaps = "; ".join(part.words for part in parts if part.points is None)
-    if complete:
-        words = f"{so_far} of {of}"
-    elif known:
-        words = f"{so_far} of {of} so far. {gaps}"
-    else:
-        words = f"not known. {gaps}"
-    return Resilience(score=so_far if complete else None, so_far=so_far, of=of, words=words, parts=parts)
+    found = Resilience(score=so_far if complete else None, so_far=so_far, of=of, words="", parts=parts)
+    words = found.brief if complete else f"{found.brief}. {gaps}"
+    return found.model_copy(update={"words": words})
+
+
+def rank(score: Resilience) -> tuple[int, int]:
+    """Sorts the most resilient first, and scores with parts missing after whole ones, among their like.
+
+    4 of 4 so far can become anything from 4 to 6 of 6, so it has no place among whole scores.
+    """
+    return -score.of, -score.so_far
+
+
+def shown_percent(value: float) -> str:
+    """A change in percent with its sign and one decimal, or with as many as show that there is one: `+3.1`, `-0.04`, `0.0`."""
+    for places in range(1, _MOST_PLACES + 1):
+        if rounded := round(value, places):
+            return f"{rounded:+.{places}f}"
+    return "0.0"
 
 
 def points_of(part: PartId, figure: float, cuts: Cuts) -> int:
@@ -188,7 +203,11 @@ def _part(
         return ResiliencePart(
             id=part, name=name, points=None, figure=None, unit=unit, **bounds, words=f"{name} is missing: {reason}"
         )
-    figure = round(value, 1) + 0.0  # what is shown decides, and there is no -0.0
+    figure = round(value, 1) + 0.0  # one decimal decides, and there is no -0.0
+    said = f"{figure}"
+    if part == "growing-demand" and figure == 0 and (exact := shown_percent(value)) != "0.0":
+        # Rounding hides whether jobs grow or shrink, so what was rounded is said too.
+        said, figure_words = exact, figure_words.replace(" %", f" %, which counts as {figure} %,", 1)
     points = points_of(part, figure, cuts)
     shown = cut_words.format(one=f"{cuts.one_from:g}", two=f"{cuts.two_from:g}")
     return ResiliencePart(
@@ -198,5 +217,5 @@ def _part(
         figure=figure,
         unit=unit,
         **bounds,
-        words=f"{name} gives {points} of {MOST}: {figure_words.format(figure)} ({shown})",
+        words=f"{name} gives {points} of {MOST}: {figure_words.format(said)} ({shown})",
     )

@@ -226,6 +226,8 @@ def environment(theme: Path | None) -> Environment:
         "tenth": figures.tenth,
         "percent": figures.percent,
         "signed": figures.signed,
+        "change": figures.change,
+        "resilience": figures.resilience,
         "plain": figures.plain,
         "reason": figures.reason,
         "first_upper": figures.first_upper,

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from decimal import ROUND_HALF_UP, Decimal
+from typing import Any
+
+from relabel.scoring.family_page import Resilience
+from relabel.scoring.resilience import shown_percent
 
 NONE = "–"
 """Stands where there is no figure."""
@@ -53,6 +58,16 @@ def signed(value: float | None, places: int = 1) -> str:
     rounded = _half_up(abs(value), places)
     sign = "" if rounded == 0 else ("+" if value > 0 else "−")
     return f"{sign}{rounded:,.{places}f}"
+
+
+def change(percent: float | None) -> str:
+    """A change in percent: `+3.1 %`, `−0.04 %`; with more than one decimal where one would hide it; a dash where it is missing."""
+    return NONE if percent is None else f"{shown_percent(percent).replace('-', '−')} %"
+
+
+def resilience(score: Mapping[str, Any]) -> str:
+    """A resilience score of an export: `2 of 6`, or `2 of 4 so far` while a part is missing."""
+    return Resilience.model_validate(score).brief
 
 
 def plain(text: str) -> str:

@@ -34,11 +34,12 @@
         var keyed = all("tr", body).map(function (row) {
           var cell = row.cells[place];
           var value = text ? cell.textContent.trim().toLowerCase() : parseFloat(cell.getAttribute("data-v"));
-          return { row: row, value: value, none: !text && isNaN(value), last: !text && cell.hasAttribute("data-last") };
+          return { row: row, value: value, none: !text && isNaN(value), last: text ? 0 : parseInt(cell.getAttribute("data-last"), 10) || 0 };
         });
         keyed.sort(function (one, two) {
           if (one.none || two.none) { return one.none - two.none; } /* what has no figure stays last */
-          if (one.last !== two.last) { return one.last - two.last; } /* and before it what is not to be ranked with the rest */
+          /* And before it what is not to be ranked with the rest: 0 marks the rest, the larger of other marks comes first. */
+          if (one.last !== two.last) { return !one.last ? -1 : !two.last ? 1 : two.last - one.last; }
           var order = text ? one.value.localeCompare(two.value) : one.value - two.value;
           return up ? order : -order;
         });
