@@ -201,7 +201,7 @@ async def test_a_folder_with_another_run_is_refused_before_anything_is_asked(sto
     with provider(lambda seen: judged()) as fake:
         await label_all(make_job(fake.base_url), store, tmp_path / "run")
         asked = len(fake.seen)
-        with pytest.raises(DataError, match=r"holds another run \(model differs: 'test-model' there, 'other' now\)"):
+        with pytest.raises(DataError, match=r"holds another run \(--model differs: test-model there, other now\)"):
             await label_all(make_job(fake.base_url, model="other"), store, tmp_path / "run")
         assert len(fake.seen) == asked
 

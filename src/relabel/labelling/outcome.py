@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from relabel import __version__
 from relabel.errors import DataError
 from relabel.files import require_writable
 from relabel.label import Failure, FailureKind, Label
+from relabel.labelling.differences import differences
 from relabel.labelling.job import Job
 from relabel.labelling.ledger import Ledger
 from relabel.labelling.request import canonical_json, public_url
@@ -134,26 +134,12 @@ def out_is_free(out: Path, job: Job) -> None:
     if not (out / "manifest.json").exists():
         return
     there, new = read_manifest(out), manifest_of(job, "", datetime.now(UTC))
-    if (
-        there.counts.from_store + there.counts.fresh == 0
-    ):  # it holds nothing, and its server's form may have been a guess
-        there = there.model_copy(update={"schema_sha256": new.schema_sha256})
-    for name, before, after in _differences(there, new):
-        if before != after:
-            shown = "" if name.endswith("sha256") else f": {before!r} there, {after!r} now"
-            raise DataError(
-                f"{out} holds another run ({name.replace('_sha256', '')} differs{shown}); give another folder to --out"
-            )
-
-
-def _differences(there: Manifest, new: Manifest) -> Iterator[tuple[str, Any, Any]]:
-    for name in ("model", "base_url", "tasks", "settings", "rubric_sha256", "prompt_sha256", "schema_sha256"):
-        yield name, getattr(there, name), getattr(new, name)
-    for name in sorted({*there.parameters, *new.parameters}):
-        yield name, there.parameters.get(name), new.parameters.get(name)
-    before, after = ({(s.source, s.file): s.sha256 for s in m.sources} for m in (there, new))
-    for source in sorted({*before, *after}):
-        yield f"{source[1]} sha256", before.get(source), after.get(source)
+    if there.counts.from_store + there.counts.fresh == 0:
+        # It holds nothing, and the form in which its server was asked may have been a guess.
+        same = {"schema_sha256": new.schema_sha256, "response_form": new.response_form}
+        there = there.model_copy(update=same)
+    if found := differences(there, new):
+        raise DataError(f"{out} holds another run ({'; '.join(found)}); give another folder to --out")
 
 
 def labels_there(out: Path) -> int:
