@@ -80,6 +80,31 @@ async def test_a_server_that_is_ill_is_not_taken_for_one_without_forms(store: St
     assert outcome.manifest.response_form == "text"
 
 
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (refused(401, "who are you"), "does not accept the key"),
+        (refused(429, "no credit", "insufficient_quota"), "the quota is used up"),
+        (refused(404, "no such model", "model_not_found"), "has no model 'test-model'"),
+    ],
+)
+async def test_a_run_that_ends_at_its_first_question_leaves_a_folder_that_says_so(
+    reply: Reply, said: str, store: Store, tmp_path: Path
+) -> None:
+    with provider(lambda seen: reply) as fake:
+        with pytest.raises(ProviderError, match=said):
+            await label_all(make_job(fake.base_url, 3, probe=True), store, tmp_path / "run")
+        assert len(fake.seen) == 1
+        run = open_run(str(tmp_path / "run"))
+        assert (run.manifest.status, run.manifest.counts.failed, len(run.labels)) == ("incomplete", 6, 0)
+        assert all(said in failure.message for failure in run.failures())
+        assert len(run.failures()) == 6
+        fake.script = taking("text")
+        outcome = await label_all(make_job(fake.base_url, 3, probe=True), store, tmp_path / "run")
+    assert outcome.complete
+    assert [session.status for session in outcome.manifest.sessions] == ["incomplete", "complete"]
+
+
 async def test_stopping_during_the_probe_ends_the_run(store: Store, tmp_path: Path) -> None:
     stop, loop = Stop(), asyncio.get_running_loop()
 

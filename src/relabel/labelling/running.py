@@ -6,9 +6,11 @@ import gc
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from relabel.errors import RelabelError
 from relabel.files import require_writable, writing
 from relabel.label import Answer, InvalidAnswerError
 from relabel.labelling.budget import Budget
@@ -97,8 +99,14 @@ async def _run_job(
     progress = progress or Progress(asked=job.size)
     bought: set[str] = set()
     invalid: dict[str, tuple[Answer, InvalidAnswerError]] = {}
+    refused: RelabelError | None = None
     if job.probe:
-        job = await settle_unless_stopped(job, engine, store, progress, bought, invalid, stop)
+        try:
+            job = await settle_unless_stopped(job, engine, store, progress, bought, invalid, stop)
+        except (
+            RelabelError
+        ) as error:  # what ends a run at its first question leaves the folder that a later one would leave
+            refused, job = error, replace(job, probe=False)
     out_is_free(out, job)
     started = now()
     manifest = manifest_of(job, engine.name, started)
@@ -121,6 +129,8 @@ async def _run_job(
     try:
         worker = Workers(job, engine, ledger, leases, stop, clock, invalid)
         worker.seasoned = labels_there(out) > 0
+        if refused is not None:
+            worker.end(refused)
         fatal = await worker.work(concurrency)
     finally:
         leases.close()

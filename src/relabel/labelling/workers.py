@@ -110,6 +110,11 @@ class Workers:
                 self._fatal = self._fatal or error
         return self._fatal
 
+    def end(self, error: Exception) -> None:
+        """End the job for good: nothing more is sent."""
+        self._fatal = self._fatal or error
+        self.stop.asked.set()
+
     async def _drain(self, pending: set[asyncio.Task[Any]]) -> None:
         """Wait for what is on the wire; what waits for its turn, a pause or another process is not sent any more."""
         for task in pending - self._on_wire:
@@ -135,8 +140,7 @@ class Workers:
                     return
                 await self._one(self._planned(wanted))
             except Exception as error:  # noqa: BLE001  kept for the caller, who raises it once what is on the wire is in
-                self._fatal = self._fatal or error
-                self.stop.asked.set()  # nobody sends another request, from this moment on
+                self.end(error)
                 return
             if time.perf_counter() - self._last_rest > LONGEST_HOLD_S:
                 await asyncio.sleep(0)  # store hits never wait: let the display and Ctrl-C have their turn
