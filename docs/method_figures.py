@@ -21,7 +21,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from relabel.run import open_run
 from relabel.scoring.options import Links
-from relabel.scoring.table import ScoreTable, score_table
+from relabel.scoring.score import score_table
+from relabel.scoring.table import ScoreTable
 from relabel.sources import bls, onet, ons
 
 RUN = "eloundou-2023:gpt4"

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from relabel.manifest import Manifest
     from relabel.rubric import Rubric, load_rubric
     from relabel.run import Run, open_run
-    from relabel.scoring.table import ScoreTable, score_table
+    from relabel.scoring.score import score_table
+    from relabel.scoring.table import ScoreTable
     from relabel.task import Task, load_tasks
 
     __version__: str
@@ -53,7 +54,7 @@ _HOME = {
     "load_rubric": "relabel.rubric",
     "load_tasks": "relabel.task",
     "open_run": "relabel.run",
-    "score_table": "relabel.scoring.table",
+    "score_table": "relabel.scoring.score",
 }
 
 

@@ -20,7 +20,7 @@ from relabel.publishing.methodology import caveats, method_text
 from relabel.publishing.occupation import Pages, main_codes
 from relabel.rubric import load_rubric
 from relabel.run import TASK_FILE, open_run, task_sources
-from relabel.scoring.table import score_table
+from relabel.scoring.score import score_table
 from relabel.task import task_table
 from run_workshop import MakeRun, answered
 

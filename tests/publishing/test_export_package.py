@@ -19,7 +19,7 @@ from relabel.run import Run, open_run
 from relabel.scoring.decomposition import PARTS
 from relabel.scoring.explain import explain
 from relabel.scoring.families import FRAME_COLUMNS
-from relabel.scoring.table import score_table
+from relabel.scoring.score import score_table
 from relabel.scoring.uncertainty import INTERVALS
 from run_workshop import MakeRun, a_label, a_run
 

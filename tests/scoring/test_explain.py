@@ -13,7 +13,7 @@ from relabel.cli.app import app
 from relabel.errors import DataError, UsageError
 from relabel.run import open_run
 from relabel.scoring.explain import explain, taxonomy_of
-from relabel.scoring.table import score_table
+from relabel.scoring.score import score_table
 from relabel.scoring.uncertainty import bounded
 from run_workshop import MakeRun, answered
 

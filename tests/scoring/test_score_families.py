@@ -17,8 +17,8 @@ from relabel.scoring.epoch import occupation_ratings
 from relabel.scoring.families import family_frame, family_pages, load_families
 from relabel.scoring.family_figures import FamilyFigures, Inputs
 from relabel.scoring.family_page import FamilyPage
+from relabel.scoring.score import score_table
 from relabel.scoring.similarity import activity_similarity
-from relabel.scoring.table import score_table
 from relabel.scoring.us import US
 from relabel.settings import asset_dir
 from relabel.sources import bls, onet

@@ -13,7 +13,7 @@ from relabel.errors import DataError, UsageError
 from relabel.run import open_run
 from relabel.scoring.options import Links
 from relabel.scoring.paths import find_path
-from relabel.scoring.table import score_table
+from relabel.scoring.score import score_table
 
 
 @pytest.fixture

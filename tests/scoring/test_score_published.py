@@ -16,7 +16,7 @@ from relabel.errors import UsageError
 from relabel.run import open_run
 from relabel.scoring.bridges import index_entries, most_frequent
 from relabel.scoring.links import us_jobs
-from relabel.scoring.table import score_table
+from relabel.scoring.score import score_table
 from relabel.sources import bls, eloundou, onet, ons
 from relabel.sources.registry import get_source, load_registry
 

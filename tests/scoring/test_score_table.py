@@ -22,7 +22,7 @@ from relabel.scoring.files import csv_bytes, json_bytes, table_json, write_table
 from relabel.scoring.options import Taxonomy
 from relabel.scoring.pay import read_pay
 from relabel.scoring.ranking import half_up, percentiles
-from relabel.scoring.table import score_table
+from relabel.scoring.score import score_table
 
 KNOWN = frozenset({"1121", "8160"})
 Ties = Literal["shared", "by-code"]

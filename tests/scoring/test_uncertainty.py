@@ -17,7 +17,7 @@ from relabel.rubric import CODES, MEASURES, load_rubric
 from relabel.run import Run, open_run
 from relabel.scoring.linear import ScoreMap, exact_scores
 from relabel.scoring.noise import Confusion, Noise, Raters, Repeats
-from relabel.scoring.table import score_table
+from relabel.scoring.score import score_table
 from relabel.scoring.uncertainty import BOUNDED, CENTRES, INTERVALS, bounded, intervals, with_intervals
 from run_workshop import MakeRun
 

@@ -79,7 +79,7 @@ def resilience(
     from relabel.scoring.families import family_pages, load_families
     from relabel.scoring.files import json_bytes, require_suffix
     from relabel.scoring.resilience import load_cut_points
-    from relabel.scoring.table import score_table
+    from relabel.scoring.score import score_table
 
     if out is not None:
         require_suffix(out)

@@ -53,7 +53,7 @@ def explain(
     from relabel.cli.outcome import write
     from relabel.run import open_run
     from relabel.scoring.explain import explain, taxonomy_of
-    from relabel.scoring.table import score_table
+    from relabel.scoring.score import score_table
     from relabel.scoring.uncertainty import with_intervals
 
     if not draws:

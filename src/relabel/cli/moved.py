@@ -39,7 +39,7 @@ def show_scores(
     from relabel.cli.outcome import write
     from relabel.scoring.decomposition import what_moved
     from relabel.scoring.files import json_bytes
-    from relabel.scoring.table import score_table
+    from relabel.scoring.score import score_table
 
     chosen = _choices(before), _choices(after)
     tables = score_table(a, **chosen[0]), score_table(b, **chosen[1])

@@ -89,7 +89,7 @@ def score(
     from relabel.errors import UsageError
     from relabel.run import open_run
     from relabel.scoring.files import json_bytes, require_suffix, table_json, write_table
-    from relabel.scoring.table import score_table
+    from relabel.scoring.score import score_table
 
     if out is not None:
         require_suffix(out)

@@ -8,7 +8,8 @@ import pandas as pd
 
 from relabel.run import Run
 from relabel.scoring.decomposition import PARTS, Moved, what_moved
-from relabel.scoring.table import ScoreTable, is_partial
+from relabel.scoring.score import is_partial
+from relabel.scoring.table import ScoreTable
 
 _FIGURES = {
     "score_10": {"alpha": "strict_10", "gamma": "with_tools_10"},

@@ -47,7 +47,8 @@ from relabel.scoring.families import family_frame, family_pages
 from relabel.scoring.family_page import FamilyPage
 from relabel.scoring.files import csv_bytes, json_bytes, parquet_bytes, records, table_json
 from relabel.scoring.options import SYSTEM_NAMES, Links, Method, Taxonomy, Unrated, Weights
-from relabel.scoring.table import ScoreTable, is_partial, score_table
+from relabel.scoring.score import is_partial, score_table
+from relabel.scoring.table import ScoreTable
 from relabel.scoring.uncertainty import DRAWS
 
 EXPORT_FORMAT = 5

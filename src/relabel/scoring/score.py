@@ -1,0 +1,266 @@
+"""Score the codes of a taxonomy from a run's labels: choices are checked, values weighed and bridged, pay is joined on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from relabel.errors import UsageError
+from relabel.manifest import SourceUse
+from relabel.rubric import MEASURES, Measure
+from relabel.run import TASK_FILE, Run, task_sources
+from relabel.scoring.bridges import Bridge, codes_of, make_bridge
+from relabel.scoring.columns import COLUMNS, ENOUGH, SCORES
+from relabel.scoring.links import ONE_WAY, check_links
+from relabel.scoring.measures import (
+    coded_tasks,
+    default_tasks,
+    half_labelled,
+    labelled_tasks,
+    occupation_scores,
+)
+from relabel.scoring.options import (
+    DEFAULT_LINKS,
+    SAMPLE,
+    SAMPLE_NOTE,
+    Links,
+    Method,
+    Taxonomy,
+    Unrated,
+    Weights,
+)
+from relabel.scoring.pay import Pay, file_use, read_pay, source_use
+from relabel.scoring.ranking import CLEAN, percentiles, to_places
+from relabel.scoring.table import WHOLE, ScoreTable
+from relabel.settings import asset_dir
+from relabel.sources import eloundou, onet
+from relabel.task import is_onet_release
+
+
+def is_partial(run: Run) -> bool:
+    """Whether the run has not labelled all that it was asked to."""
+    return run.manifest.status not in {"complete", "published"}
+
+
+def score_table(
+    run: Run,
+    *,
+    method: Method = "bridge",
+    taxonomy: Taxonomy = "uk-soc2020",
+    weights: Weights = "importance",
+    links: Links | None = None,
+    unrated: Unrated | None = None,
+    tasks: str | None = None,
+    pay: str | None = None,
+) -> ScoreTable:
+    """Score the codes of a taxonomy from a run's labels.
+
+    Under `site-2026` the columns alpha, beta and gamma hold shares rounded to two decimals, as the site publishes them;
+    under `bridge` they are not rounded. A percentile is the share of scored groups below a group, in percent; under
+    `site-2026` it is the position of the group, ties in the order of the codes, as published. Measures that the run cannot
+    give (one setting alone, or a rubric without one of the codes) are missing, and `note` says why.
+
+    Args:
+        run: The run.
+        method: `site-2026` (as published in 2026, faults included) or `bridge`.
+        taxonomy: Classification of the codes.
+        weights: How tasks weigh within their occupation.
+        links: How the bridge weighs the sources of a code, by default `options.DEFAULT_LINKS`; there is no choice where
+            `links.check_links` says so.
+        unrated: What a task without an importance rating weighs; by default `one` under `site-2026` and `mean` under
+            `bridge`. Importance weights only.
+        tasks: Task list that gives types and importance; by default `measures.default_tasks`.
+        pay: Source of pay, as for `pay.read_pay`; by default ASHE 2024, and the sample's own for the sample.
+
+    Returns:
+        The scores of all codes of the taxonomy.
+
+    Raises:
+        UsageError: The choices do not go together.
+        DataError: Labels or sources are missing or malformed.
+    """
+    task_list = tasks if tasks is not None else default_tasks(run, weights, taxonomy)
+    if pay is not None and taxonomy != "uk-soc2020":
+        raise UsageError(f"there is pay for uk-soc2020 only, not for {taxonomy}; leave --pay out")
+    check_links(links, method, taxonomy, task_list)
+    if unrated is not None and weights != "importance":
+        raise UsageError(f"weights {weights} ask for no rating; leave --unrated out, or choose --weights importance")
+    rule: Unrated = unrated or ("one" if method == "site-2026" else "mean")
+    one_way = method == "site-2026" or taxonomy in ONE_WAY or task_list == SAMPLE
+    chosen = None if one_way else links or DEFAULT_LINKS
+    values = labelled_tasks(run, task_list, weights, unrated=rule)
+    by_occupation = occupation_scores(values)
+    occupations, uses = _occupations(task_list, values)
+    listed = codes_of(by_occupation.reset_index(), "onet_soc_code")
+    bridge = make_bridge(method, taxonomy, task_list, occupations, links=chosen, lenders=listed)
+    labelled = codes_of(by_occupation[by_occupation["tasks"] > 0].reset_index(), "onet_soc_code")
+    shares = bridge.shares(labelled)
+    frame = _frame(bridge, shares, by_occupation, listed, method)
+    money = None
+    if taxonomy == "uk-soc2020":
+        default = SAMPLE if task_list == SAMPLE else "ons-ashe-2024"
+        money = read_pay(pay if pay is not None else default, frozenset(codes_of(bridge.titles)))
+    frame = _with_pay(frame, money)
+    sample, partial = task_list == SAMPLE, is_partial(run) or bool(values["labelled"].mean() < WHOLE)
+    if sample:
+        frame["status"] += " (SAMPLE)"
+    lacks = run.missing_measures()
+    notes = tuple(_notes(run, values, lacks, sample=sample, partial=partial))
+    frame["note"] = pd.Series("; ".join(notes) or None, index=frame.index, dtype="str")
+    uses = [*run.manifest.sources, *uses, *(source_use(*file) for file in bridge.files)]
+    if sample:
+        uses += _sample_uses(taxonomy)
+    if money is not None:
+        uses += money.sources
+    return ScoreTable(
+        frame=SCORES.validate(frame[list(COLUMNS)]),
+        run=run.name,
+        model=run.manifest.model,
+        method=method,
+        taxonomy=taxonomy,
+        weights=weights,
+        links=chosen,
+        unrated=rule if weights == "importance" else None,
+        tasks=task_list if not task_list.lower().endswith(".csv") else Path(task_list).name,
+        pay=None if money is None else money.name,
+        workforce=None if money is None else money.workforce,
+        sample=sample,
+        partial=partial,
+        notes=notes,
+        missing_measures=lacks,
+        half_labelled=half_labelled(run, values),
+        bridge=bridge,
+        shares=shares,
+        occupations=by_occupation,
+        task_values=values,
+        occupation_titles=dict(zip(occupations["onet_soc_code"], occupations["title"], strict=True)),
+        labels_unmatched=len(coded_tasks(run)) - int(values["labelled"].sum()),
+        labelled_list=run.manifest.tasks,
+        sources=_once(uses),
+    )
+
+
+def _notes(run: Run, values: pd.DataFrame, lacks: Mapping[Measure, str], *, sample: bool, partial: bool) -> list[str]:
+    notes = [SAMPLE_NOTE] if sample else []
+    if partial:
+        incomplete = "the run is incomplete, some labels are missing; " if is_partial(run) else ""
+        rests = f"rests on {int(values['labelled'].sum()):,} of {len(values):,} tasks"
+        notes.append(f"PARTIAL: {incomplete}{rests}")
+    for why in dict.fromkeys(lacks.values()):
+        notes.append(f"no {' or '.join(m for m in MEASURES if lacks.get(m) == why)}: {why}")
+    return notes
+
+
+def _sample_uses(taxonomy: Taxonomy) -> list[SourceUse]:
+    if taxonomy == "onet-soc":
+        return []
+    return [file_use(asset_dir("data") / SAMPLE / "bridge.csv", SAMPLE)]
+
+
+def _once(uses: list[SourceUse]) -> tuple[SourceUse, ...]:
+    kept: dict[tuple[str, str, str], SourceUse] = {}
+    for use in uses:
+        if use.source.lower().endswith(".csv"):
+            # An earlier relabel named a task file by its path.
+            use = use.model_copy(update={"source": TASK_FILE})  # noqa: PLW2901  the cleaned entry takes the place of the old one
+        # A later entry knows more about the copy than a run's manifest does.
+        kept[use.source, use.file, use.sha256] = use
+    return tuple(kept[key] for key in sorted(kept))
+
+
+def _occupations(tasks: str, values: pd.DataFrame) -> tuple[pd.DataFrame, list[SourceUse]]:
+    """Codes and titles that have a place in a table by O*NET-SOC, and the files that they and the tasks come from."""
+    uses = list(task_sources(tasks))
+    if tasks == "eloundou-2023":
+        known = eloundou.read_occupations()[["onet_soc_code", "title"]]
+        return known, [*uses, source_use("eloundou-2023", "occupation-scores")]
+    if is_onet_release(tasks):
+        return onet.read_occupations(tasks)[["onet_soc_code", "title"]], uses
+    own = values[["onet_soc_code", "title"]].drop_duplicates("onet_soc_code")
+    return own.sort_values("onet_soc_code", ignore_index=True), uses
+
+
+def _frame(
+    bridge: Bridge, shares: pd.DataFrame, occupations: pd.DataFrame, listed: list[str], method: Method
+) -> pd.DataFrame:
+    published = method == "site-2026"
+    frame = bridge.titles.astype({"code": "str", "title": "str"}).copy()
+    codes = pd.Index(frame["code"])
+
+    def summed(table: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
+        return np.bincount(codes.get_indexer(pd.Index(table["code"])), weights=weights, minlength=len(codes))
+
+    behind = occupations.loc[shares["onet_soc_code"]]
+    tasks = summed(shares, behind["tasks"].to_numpy())
+    reached = tasks > 0
+    for measure in MEASURES:
+        # Plain sums in one order for all measures: alpha <= beta <= gamma then holds to the last bit.
+        mean = summed(shares, shares["share"].to_numpy() * behind[measure].to_numpy())
+        value = pd.Series(np.where(reached, mean, np.nan), index=frame.index)
+        frame[measure] = value.map(to_places(2)) if published else value.clip(upper=1.0)
+    for name, measure in (("strict_10", "alpha"), ("with_tools_10", "gamma")):
+        frame[name] = (10 * frame[measure]).map(to_places(1))
+    frame["tasks"] = tasks.astype("int64")
+    reach = bridge.reach(listed)
+    linked = summed(reach, reach["share"].to_numpy())
+    covered = summed(reach, reach["share"].to_numpy() * occupations.loc[reach["onet_soc_code"], "coverage"].to_numpy())
+    frame["coverage"] = np.minimum(covered, 1.0).round(CLEAN)
+    known = set(listed)
+    statuses = [
+        _status(*parts, published=published) if done and parts[1] else bridge.status_without(code, known, borrowed=done)
+        for code, done, parts in zip(
+            codes_of(frame), reached.tolist(), zip(covered.tolist(), linked.tolist(), strict=True), strict=True
+        )
+    ]
+    frame["status"] = pd.Series(statuses, index=frame.index, dtype="str")
+    scored = frame["status"] == "scored"
+    for name, measure in (("percentile_alpha", "alpha"), ("percentile_gamma", "gamma")):
+        ties = "by-code" if published else "shared"
+        frame[name] = percentiles(frame[measure].where(scored), frame["code"], ties=ties)
+    return frame
+
+
+def _status(covered: float, linked: float, *, published: bool) -> str:
+    """`scored`, or `thin` with the reason, of a group that labelled tasks lead to.
+
+    Args:
+        covered: Part of all that is linked to the group which has labels.
+        linked: Part of all that is linked to the group which has task statements.
+        published: Judge as the site did: by labels, whatever its bridge does not reach.
+    """
+    part = covered / linked if published else covered
+    if round(part, CLEAN) >= ENOUGH:
+        return "scored"
+    status = f"thin: {_percent(part)} of the group's task weight has labels"
+    if not published and linked < ENOUGH:
+        status += f", because only {_percent(linked)} of what is linked to it has task statements"
+    return status
+
+
+def _percent(part: float) -> str:
+    # Rounded down, so that less than a half never reads as one.
+    return f"{math.floor(100 * round(part, CLEAN))} %" if part >= 0.01 else "under 1 %"
+
+
+def _with_pay(frame: pd.DataFrame, pay: Pay | None) -> pd.DataFrame:
+    if pay is None:
+        frame["employees"] = pd.array([None] * len(frame), dtype="Int64")
+        frame["median_pay_gbp"] = np.nan
+        for column in ("employees_cv", "median_pay_cv"):
+            frame[column] = np.nan
+        for column in ("employees_quality", "median_pay_quality", "pay_source", "pay_status"):
+            frame[column] = pd.Series(None, index=frame.index, dtype="str")
+    else:
+        given = frame["code"].isin(pay.frame["code"])
+        frame = frame.merge(pay.frame, how="left", on="code", validate="1:1")
+        frame["pay_status"] = frame["pay_status"].where(given, f"jobs and median pay: no row in {pay.name}")
+    jobs = frame["employees"].astype("float64")
+    for measure in MEASURES:
+        pounds = (frame[measure] * jobs * frame["median_pay_gbp"]).tolist()
+        # Python's round, unlike NumPy's, gives the float nearest to the pence.
+        frame[f"wage_exposure_{measure}_gbp"] = [round(float(value), 2) for value in pounds]
+    return frame
