@@ -51,7 +51,7 @@ def test_document_holds_the_fields_of_the_contract(coded_run: MakeRun, write_gol
     assert set(data) == {
         *("run", "gold", "matched", "unmatched", "settings", "measures", "occupations", "yardsticks", "verdict"),
         *("coherence", "gold_sha256", "sources", "asked", "unanswered", "text_changed", "model", "weighted"),
-        *("intervals", "slices", "debiased", "calibration"),
+        *("selected", "intervals", "slices", "debiased", "calibration"),
     }
     assert list(data["settings"]) == ["strict", "with-tools", "three-way"]
     assert set(data["settings"]["strict"]) == {

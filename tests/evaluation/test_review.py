@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 from relabel.cli.eval import register as register_eval
 from relabel.cli.review import register
 from relabel.errors import DataError, UsageError
+from relabel.evaluation.comparison.several import compare_several
+from relabel.evaluation.comparison.two import compare
 from relabel.evaluation.evaluate import evaluate
 from relabel.evaluation.gold import Gold, read_gold_csv
 from relabel.evaluation.matching import match
@@ -202,6 +204,11 @@ def test_doubtful_tasks_are_said_to_speak_for_no_others(make_run: MakeRun, tmp_p
     assert ", on tasks chosen for their doubt</h1>" in page
     assert SELECTED.replace("'", "&#39;") in page
     assert "They are of tasks chosen for their doubt, not of the run as a whole." in page
+    for runs in ([run, other], [run, other, run]):
+        beside = (
+            compare(runs[0], runs[1], gold, draws=200) if len(runs) == 2 else compare_several(runs, gold, draws=200)
+        )
+        assert beside.verdict.splitlines()[0] == SELECTED
     # Rows that stand in the file for another reason, as those of a user's own, are as good as before.
     (tmp_path / "own.csv").write_text("task_id,label,priority\n1,E0,\n2,E1,\n3,,high\n")
     assert not read_gold_csv(tmp_path / "own.csv").selected
@@ -226,15 +233,15 @@ def test_tasks_drawn_at_random_give_the_truth_of_the_run_as_a_whole(make_run: Ma
     run, _, codes = erring(make_run)
     coded = run.coded().set_index("task_id")["code"].astype(str)
     truth = pd.Series(codes).reindex(coded.index)
-    exposed, called = (truth != "E0").astype(float), (coded != "E0").astype(float)
+    exposed, called = ((side != "E0").astype("float64") for side in (truth, coded))
     estimates, accuracies, covered = [], [], 0
     for seed in range(100):
         table = random_review(run, 120, seed=seed).table[:100]
-        at, weight = table["task_id"].to_numpy(), table["weight"].astype(float).to_numpy()
+        at, weight = table["task_id"].to_numpy(), np.asarray(table["weight"], dtype=np.float64)
         found = powered_mean(
-            exposed[at].to_numpy(),
-            called[at].to_numpy(),
-            called.to_numpy(),
+            np.asarray(exposed[at], dtype=np.float64),
+            np.asarray(called[at], dtype=np.float64),
+            np.asarray(called, dtype=np.float64),
             weight=weight,
             clusters=table["onet_soc_code"].to_numpy(),
         )

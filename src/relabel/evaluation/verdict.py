@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from relabel.evaluation.document import Coherence, MajorityClass, SettingMetrics, SettingName, Yardstick, Yardsticks
+from relabel.evaluation.gold import Gold
 
 FEW_TASKS = 400
 """Below this number of tasks the figures are called rough."""
@@ -22,6 +23,11 @@ SELECTED = (
 
 _TELLING: tuple[SettingName, ...] = ("three-way", "automation", "strict", "with-tools")
 _STRENGTH = ((0.2, "slight"), (0.4, "fair"), (0.6, "moderate"), (0.8, "substantial"))
+
+
+def caveat(gold: Gold | None) -> list[str]:
+    """What must be said first of figures against a gold, if anything."""
+    return [SELECTED] if gold is not None and gold.selected else []
 
 
 def strength(kappa: float) -> str:

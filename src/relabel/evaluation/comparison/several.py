@@ -19,6 +19,7 @@ from relabel.evaluation.frozen import Frozen
 from relabel.evaluation.gold import Gold
 from relabel.evaluation.metrics import known
 from relabel.evaluation.side_by_side import GOLD, Raters, occupations_of, side_by_side
+from relabel.evaluation.verdict import caveat
 from relabel.evaluation.verdict import figure as shown
 from relabel.rubric import Measure
 from relabel.run import Run
@@ -179,7 +180,7 @@ def compare_several(
         main_setting=raters.main,
         disputed=_disputed(raters, len(runs)),
         bootstrap=Bootstrap(draws=draws, seed=seed),
-        verdict="\n".join(_verdict(raters, settings[raters.main], means)),
+        verdict="\n".join([*caveat(gold), *_verdict(raters, settings[raters.main], means)]),
     )
 
 

@@ -28,6 +28,7 @@ from relabel.evaluation.figures import Figure
 from relabel.evaluation.gold import Gold
 from relabel.evaluation.metrics import known
 from relabel.evaluation.side_by_side import GOLD, Raters, occupations_of, side_by_side
+from relabel.evaluation.verdict import caveat
 from relabel.evaluation.verdict import figure as shown
 from relabel.rubric import Measure
 from relabel.run import Run
@@ -83,7 +84,7 @@ def compare(
         occupations=moves,
         slices=_slices(raters, drawn, details),
         bootstrap=Bootstrap(draws=draws, seed=seed),
-        verdict="\n".join(_verdict(raters, settings, measures, against)),
+        verdict="\n".join([*caveat(gold), *_verdict(raters, settings, measures, against)]),
     )
 
 
