@@ -79,9 +79,10 @@ class replacing:  # noqa: N801  reads as a verb at the call
         return self._temporary
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind is None:
-            with self._temporary.open("rb+") as written:
-                os.fsync(written.fileno())
-            self._temporary.replace(self._target)
-        else:
-            self._temporary.unlink(missing_ok=True)
+        try:
+            if kind is None:
+                with self._temporary.open("rb+") as written:
+                    os.fsync(written.fileno())
+                self._temporary.replace(self._target)
+        finally:
+            self._temporary.unlink(missing_ok=True)  # nothing is left of it after all went well

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from relabel.cli.writing import JsonCommand, require_file, write
 from relabel.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _TOP = 10
 def register(app: typer.Typer) -> None:
     """Add the command `compare`."""
 
-    @app.command("compare")
+    @app.command("compare", cls=JsonCommand)
     def compare_runs(
         runs: Annotated[
             list[str],
@@ -41,7 +42,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
         json_file: Annotated[
             str | None,
-            typer.Option("--json", metavar="F", help="Write the comparison to this file; - prints it instead."),
+            typer.Option("--json", metavar="F", help="Write the comparison to this file; alone or with - print it."),
         ] = None,
         html_file: Annotated[
             Path | None, typer.Option("--html", metavar="F", help="Write a report as one HTML file.")
@@ -68,7 +69,6 @@ def register(app: typer.Typer) -> None:
         Differences are the second run less the first. With more than two runs, each pair's agreement, the majority and
         the tasks of most disagreement are shown.
         """
-        from relabel.cli.outcome import write
         from relabel.evaluation.comparison.several import compare_several
         from relabel.evaluation.comparison.two import compare
         from relabel.evaluation.gold import load_gold
@@ -77,6 +77,8 @@ def register(app: typer.Typer) -> None:
 
         if len(runs) < 2:
             raise UsageError("compare needs two runs or more; give another run")
+        require_file(json_file, "--json")
+        require_file(html_file, "--html")
         opened = [open_run(run) for run in runs]
         if scores:
             from relabel.cli.moved import show_scores

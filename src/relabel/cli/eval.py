@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relabel.errors import DataError, UsageError
+from relabel.cli.writing import JsonCommand, require_file, write
+from relabel.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +28,7 @@ _UNMATCHED = {
 def register(app: typer.Typer) -> None:
     """Add the command `eval`."""
 
-    @app.command("eval")
+    @app.command("eval", cls=JsonCommand)
     def evaluate_run(
         run: Annotated[
             str | None,
@@ -46,7 +47,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
         json_file: Annotated[
             str | None,
-            typer.Option("--json", metavar="F", help="Write the eval document to this file; - prints it instead."),
+            typer.Option("--json", metavar="F", help="Write the eval document to this file; alone or with - print it."),
         ] = None,
         draws: Annotated[int, typer.Option(min=200, max=100_000, help="Bootstrap draws behind the intervals.")] = 2000,
         seed: Annotated[int, typer.Option(min=0, help="Seed of the draws, and of the trained yardstick.")] = 0,
@@ -86,6 +87,7 @@ def register(app: typer.Typer) -> None:
         console = Console(highlight=False)
         # Into a pipe or file there is no terminal to ask, and rich would take 80.
         console.width = min(console.width, _WIDTH) if console.is_terminal else _WIDTH
+        require_file(json_file, "--json")
         if paper:
             if run is not None or gold is not None or suite is not None:
                 raise UsageError("--paper stands alone: it takes no RUN, --gold or --suite")
@@ -100,7 +102,7 @@ def register(app: typer.Typer) -> None:
         document = evaluate(opened, truth, draws=0 if no_intervals else draws, seed=seed)
         text = document.model_dump_json(indent=2)
         if json_file not in {None, "-"}:
-            _write(Path(str(json_file)), text)
+            write(Path(str(json_file)), text + "\n", "--json")
         outcome = settle(wanted, gates, opened, truth, document)
         if json_file == "-":
             typer.echo(text)
@@ -124,20 +126,8 @@ def _paper(json_file: str | None, console: Console) -> None:
         typer.echo(text)
         return
     if json_file is not None:
-        _write(Path(json_file), text)
+        write(Path(json_file), text + "\n", "--json")
     show_paper(document, console)
-
-
-def _write(path: Path, text: str) -> None:
-    from relabel.files import replacing
-
-    try:
-        with replacing(path) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise DataError(
-            f"cannot write the eval document {path} ({error.strerror}); give --json another path"
-        ) from error
 
 
 def _show(document: EvalDocument, console: Console) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relabel.cli.lines import row, wrapped
+from relabel.cli.writing import JsonCommand, require_file, write
 from relabel.scoring.options import Links, Method, Taxonomy, Unrated, Weights
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add `explain` to the command line."""
-    app.command("explain")(explain)
+    app.command("explain", cls=JsonCommand)(explain)
 
 
 def explain(
@@ -45,12 +46,14 @@ def explain(
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     show: Annotated[int, typer.Option(min=0, help="Number of tasks to show; --json has all.")] = 10,
     json_file: Annotated[
-        str | None, typer.Option("--json", metavar="F", help="Write all of it as one JSON document; - prints it.")
+        str | None,
+        typer.Option(
+            "--json", metavar="F", help="Write all of it to this file as one JSON document; alone or with - print it."
+        ),
     ] = None,
 ) -> None:
     """Explain a score: the way of its codes, its tasks with label, reason and key, and what each could change."""
     from relabel.cli.idle import refuse_idle
-    from relabel.cli.outcome import write
     from relabel.run import open_run
     from relabel.scoring.explain import explain, taxonomy_of
     from relabel.scoring.score import score_table
@@ -60,6 +63,7 @@ def explain(
         refuse_idle(ctx, "shapes intervals; leave it out, or give --draws 1000", "seed", "gold", "rater")
     if json_file == "-":
         refuse_idle(ctx, "is for the terminal, and --json - prints all tasks as JSON instead; leave it out", "show")
+    require_file(json_file, "--json")
     chosen = taxonomy or taxonomy_of(code) or "uk-soc2020"
     opened = open_run(run)
     table = score_table(

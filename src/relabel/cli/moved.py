@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from relabel.cli.writing import write
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -36,7 +38,6 @@ def show_scores(
     Raises:
         UsageError: A choice is not known, or the tables cannot be compared.
     """
-    from relabel.cli.outcome import write
     from relabel.scoring.decomposition import what_moved
     from relabel.scoring.files import json_bytes
     from relabel.scoring.score import score_table

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from relabel.errors import DataError, GateError, UsageError
+from relabel.cli.writing import require_file, write
+from relabel.errors import GateError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,18 +41,20 @@ class Wanted:
     annotate: bool | None = None
 
     def load(self) -> Suite | None:
-        """The suite, if one was asked for.
+        """The suite, if one was asked for; the files that were asked for are looked at first.
 
         Raises:
-            UsageError: An option has no meaning without a suite.
-            DataError: The suite is missing or breaks a rule.
+            UsageError: An option has no meaning without a suite, or names a folder.
+            DataError: The suite is missing or breaks a rule, or a file cannot be written.
         """
         from relabel.evaluation.gates.suite import load_suite
 
+        of_suite = (("--junit", self.junit), ("--markdown", self.markdown))
+        for option, path in (*of_suite, ("--html", self.html)):
+            if self.suite is None and path is not None and option != "--html":
+                raise UsageError(f"{option} writes the outcome of a suite; name one with --suite")
+            require_file(path, option)
         if self.suite is None:
-            for option, given in (("--junit", self.junit), ("--markdown", self.markdown)):
-                if given is not None:
-                    raise UsageError(f"{option} writes the outcome of a suite; name one with --suite")
             return None
         return load_suite(self.suite)
 
@@ -153,23 +156,3 @@ def _annotate(wanted: Wanted, result: SuiteResult) -> None:
 
         for line in github_annotations(result):
             typer.echo(line, err=True)
-
-
-def write(path: Path, text: str, option: str) -> None:
-    """Write a file whole or not at all.
-
-    Args:
-        path: The file.
-        text: What goes in.
-        option: The option that named it.
-
-    Raises:
-        DataError: It cannot be written.
-    """
-    from relabel.files import replacing
-
-    try:
-        with replacing(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"cannot write {path} ({error.strerror}); give {option} another path") from error

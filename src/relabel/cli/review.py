@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from relabel.cli.writing import require_file, write
 from relabel.errors import UsageError
 
 
@@ -57,7 +58,6 @@ def register(app: typer.Typer) -> None:
         Tasks chosen for their doubt tell nothing about the others. To learn how good the run is as a whole, and what the
         mean exposure is without its errors, fill a file of --random tasks, in its order.
         """
-        from relabel.cli.outcome import write
         from relabel.evaluation.gold import load_gold
         from relabel.evaluation.review import RandomReview, random_review, review, review_csv
         from relabel.evaluation.side_by_side import is_own_list, list_name, task_details, task_details_from
@@ -71,6 +71,7 @@ def register(app: typer.Typer) -> None:
                     raise UsageError(
                         f"--random draws from all tasks alike, so that {option} has no effect; give one of the two"
                     )
+        require_file(out, "--out")
         opened = open_run(run)
         others = [open_run(other) for other in rater or ()]
         details = task_details(opened) if tasks is None else task_details_from(opened, tasks)

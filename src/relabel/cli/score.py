@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from relabel.cli.lines import row, wrapped
+from relabel.cli.writing import require_file
 from relabel.scoring.options import Links, Method, Noise, Taxonomy, Unrated, Weights
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ def score(
 
     if out is not None:
         require_suffix(out)
+        require_file(out, "--out", make_folder=True)
     if multiverse and draws:
         raise UsageError("a multiverse has no draws; leave --draws or --multiverse out")
     if multiverse:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from relabel.cli.writing import JsonCommand, require_file, write
+
 if TYPE_CHECKING:
     from relabel.task_diff import TaskDiff
 
@@ -16,30 +18,30 @@ _SHOWN = 5
 _WIDTH = 100
 
 
-@app.command()
+@app.command(cls=JsonCommand)
 def diff(
     old: Annotated[str, typer.Argument(metavar="OLD", help="onet-29.1, eloundou-2023 or FILE.csv.")],
     new: Annotated[str, typer.Argument(metavar="NEW", help="onet-30.2 or FILE.csv.")],
     *,
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="F", help="Write counts and changed tasks; - prints them.")
+        str | None,
+        typer.Option(
+            "--json", metavar="F", help="Write counts and changed tasks to this file; alone or with - print them."
+        ),
     ] = None,
 ) -> None:
     """Compare two task lists by id and text: unchanged, reworded, moved, new, dropped."""
-    from relabel.errors import DataError
     from relabel.scoring.files import json_bytes
     from relabel.task_diff import diff_tasks
 
+    require_file(json_file, "--json")
     found = diff_tasks(old, new)
     if json_file is not None:
         content = json_bytes(found.describe())
-        if str(json_file) == "-":
+        if json_file == "-":
             typer.echo(content, nl=False)
             return
-        try:
-            json_file.write_bytes(content)
-        except OSError as error:
-            raise DataError(f"cannot write {json_file} ({error.strerror}); give another file to --json") from error
+        write(Path(json_file), content, "--json")
     _show(found)
     if json_file is not None:
         typer.echo(f"written: {json_file}")

@@ -45,8 +45,7 @@ def show_multiverse(table: ScoreTable, run: Run, raters: Sequence[Run], *, out: 
 
 
 def _write(found: Multiverse, document: dict[str, object], out: Path) -> None:
-    from relabel.errors import DataError
-    from relabel.files import replacing
+    from relabel.cli.writing import write
     from relabel.scoring.files import csv_bytes, json_bytes, parquet_bytes, require_suffix
 
     kind = require_suffix(out)
@@ -57,12 +56,7 @@ def _write(found: Multiverse, document: dict[str, object], out: Path) -> None:
     else:
         about = {name: part for name, part in document.items() if name != "occupations"}
         content = parquet_bytes(found.occupations, about)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(out) as temporary:
-            temporary.write_bytes(content)
-    except OSError as error:
-        raise DataError(f"cannot write {out} ({error.strerror or error}); give another file to --out") from error
+    write(out, content, "--out", make_folder=True)
 
 
 def _show(found: Multiverse, table: ScoreTable) -> None:
