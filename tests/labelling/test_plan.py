@@ -97,6 +97,22 @@ def test_the_plan_agrees_with_the_dry_run(capsys: pytest.CaptureFixture[str]) ->
     assert planned["tokens_usd"] == pytest.approx(dry["cost_usd"], rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("choice", "requests"),
+    [(["--sample", "7", "--seed", "5"], 14), (["--sample", "7"], 14), (["--occupation", "11-3051"], 20)],
+)
+def test_a_plan_of_a_part_is_of_the_tasks_that_a_run_takes(
+    choice: list[str], requests: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--model", "gpt-4o-mini", "--tasks", "sample", *choice]
+    found: list[dict[str, float]] = []
+    for command in (["plan", *words, "--json"], ["run", *words, "--dry-run", "--json"]):
+        assert run_app(command) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[0]["requests"] == found[1]["to_ask"] == requests
+    assert found[0]["prompt_tokens"] == pytest.approx(found[1]["prompt_tokens"], abs=1)
+
+
 def test_people_read_what_binds(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = ["plan", "--model", "m", "--tasks", "sample", "--price", "1/2", "--rpm", "2"]
     assert run_app(words) == 0

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relabel.cli.numbers import finite
+from relabel.cli.writing import JsonCommand, require_file, write
 
 if TYPE_CHECKING:
-    from relabel.labelling.job import Job
     from relabel.labelling.throughput import Outlook, Range
 
 
@@ -26,7 +26,7 @@ class PlanEngine(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("plan")(plan)
+    app.command("plan", cls=JsonCommand)(plan)
 
 
 def plan(
@@ -43,6 +43,13 @@ def plan(
     tasks: Annotated[
         str, typer.Option(help="onet-30.2, onet-29.1, eloundou-2023, sample, or the path of a CSV file.")
     ] = "onet-30.2",
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="Plan for this many tasks drawn at random, as `relabel run` draws them.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+    occupation: Annotated[
+        list[str] | None, typer.Option(help="Only tasks of this O*NET-SOC code; may be given more than once.")
+    ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Times that each question is asked.")] = 1,
     pack: Annotated[int, typer.Option(min=1, max=100, help="Tasks in one request.")] = 1,
     engine: Annotated[PlanEngine, typer.Option(help="How requests are asked.")] = PlanEngine.online,
@@ -75,19 +82,26 @@ def plan(
         str | None, typer.Option(help="The model's price as IN/OUT or IN/OUT/CACHED, in USD per million tokens.")
     ] = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="F", help="Write the plan as JSON; - prints it.")
+        str | None,
+        typer.Option("--json", metavar="F", help="Write the plan to this file as JSON; alone or with - print it."),
     ] = None,
 ) -> None:
     """Say how long a labelling takes, what it costs, and which limit binds. Nothing is asked.
 
     A limit that is not given limits nothing: give the provider's quota, or the speed of your GPUs.
     """
+    from relabel.cli.job import make_job, settings_of
     from relabel.errors import UsageError
+    from relabel.labelling.connection import describe
     from relabel.labelling.engines.limits import LARGEST_LIMIT
     from relabel.labelling.engines.local import SLOTS, is_local
     from relabel.labelling.estimate import estimate
+    from relabel.labelling.pricing import given_price
     from relabel.labelling.throughput import Pace, outlook
+    from relabel.rubric import load_rubric
+    from relabel.settings import settings
 
+    require_file(json_file, "--json")
     if concurrency is not None and latency is None:
         raise UsageError("--concurrency says how long a run takes only together with --latency; add it")
     if engine is PlanEngine.batch and is_local(model):
@@ -99,7 +113,27 @@ def plan(
         raise UsageError(f"--workers is of --engine ray, and --engine {engine} has none; add --engine ray")
     servers = workers if is_local(model) else 1
     at_once = concurrency or (SLOTS * servers if is_local(model) else LARGEST_LIMIT)
-    job = _job(model, base_url, rubric, setting, tasks, pack, max_tokens, price, half=engine is PlanEngine.batch)
+    loaded = load_rubric(rubric)
+    described = describe(
+        model,
+        base_url,
+        settings(),
+        {} if max_tokens is None else {"max_completion_tokens": max_tokens},
+        price=given_price(price) if price else None,
+    )
+    job = make_job(
+        model,
+        described,
+        loaded,
+        settings_of(loaded, setting),
+        tasks,
+        sample=sample,
+        seed=seed,
+        occupations=occupation or (),
+        pack=pack,
+    )
+    if engine is PlanEngine.batch and job.price:
+        job = replace(job, price=job.price.halved())
     pace = Pace(
         engine=engine.value,
         rpm=rpm,
@@ -113,35 +147,10 @@ def plan(
     found = outlook(estimate(job, None), samples, pace)
     if json_file is None:
         typer.echo(_said(found, model))
-    elif str(json_file) == "-":
+    elif json_file == "-":
         typer.echo(found.model_dump_json(indent=2))
     else:
-        _write(json_file, found)
-
-
-def _job(
-    model: str,
-    base_url: str | None,
-    rubric: str,
-    setting: list[str] | None,
-    tasks: str,
-    pack: int,
-    max_tokens: int | None,
-    price: str | None,
-    *,
-    half: bool,
-) -> Job:
-    from relabel.cli.job import make_job, settings_of
-    from relabel.labelling.connection import describe
-    from relabel.labelling.pricing import given_price
-    from relabel.rubric import load_rubric
-    from relabel.settings import settings
-
-    loaded = load_rubric(rubric)
-    bound = {} if max_tokens is None else {"max_completion_tokens": max_tokens}
-    described = describe(model, base_url, settings(), bound, price=given_price(price) if price else None)
-    job = make_job(model, described, loaded, settings_of(loaded, setting), tasks, pack=pack)
-    return replace(job, price=job.price.halved()) if half and job.price else job
+        write(Path(json_file), found.model_dump_json(indent=2) + "\n", "--json")
 
 
 def _said(found: Outlook, model: str) -> str:
@@ -171,12 +180,3 @@ def _range(value: Range, *, dollars: bool = False) -> str:
         f"${number:,.2f}" if dollars else f"{number:,.0f}" if number >= 10 else f"{number:.2g}" for number in value
     )
     return low if low == high else f"{low} to {high}"
-
-
-def _write(path: Path, found: Outlook) -> None:
-    from relabel.errors import DataError
-
-    try:
-        path.write_text(found.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"cannot write {path} ({error.strerror}); name another file") from error
