@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -267,6 +268,16 @@ def test_all_right_on_few_tasks_is_not_surely_all_right() -> None:
         assert 0.8 < low < 0.95
         assert high == pytest.approx(1)
         assert (more[name].bounds(0.999) or (1, 0))[0] < low
+
+
+def test_a_draw_of_one_label_leaves_a_steady_kappa_its_bound() -> None:
+    found = _agreeing(15)["kappa"]
+    gappy = replace(found, draws=np.append(found.draws, np.nan))
+    assert gappy.bounds() == found.bounds()
+    assert (gappy.bounds() or (1, 0))[0] < 0.7
+    assert replace(found, draws=np.append(found.draws, [np.nan] * 100)).bounds() is None
+    # A change needs all of its draws.
+    assert replace(gappy, otherwise=None).bounds() is None
 
 
 def test_tasks_of_one_occupation_count_but_once_towards_certainty() -> None:

@@ -20,7 +20,7 @@ import pandas as pd
 from scipy import stats
 
 from relabel.evaluation import metrics
-from relabel.evaluation.bootstrap import FEWEST_OCCUPATIONS, Array, Draws, interval, means, pearson
+from relabel.evaluation.bootstrap import FEWEST_OCCUPATIONS, MOST_UNDEFINED, Array, Draws, interval, means, pearson
 
 Bounds = tuple[float, float]
 
@@ -87,9 +87,12 @@ class Figure:
     @property
     def _steady(self) -> bool:
         # Draws of a single occupation are all alike, which says nothing about its spread.
-        return self.occupations != 1 and bool(
-            math.isfinite(self.value) and np.isfinite(self.draws).all() and np.ptp(self.draws) <= 1e-12
-        )
+        if self.occupations == 1 or not math.isfinite(self.value):
+            return False
+        defined = self.draws[np.isfinite(self.draws)]
+        # An exact bound does not hang on the draws; a few of them may hold one label only, and so no kappa.
+        least = len(self.draws) * (1.0 if self.otherwise is None else 1 - MOST_UNDEFINED)
+        return len(defined) > 0 and len(defined) >= least and float(np.ptp(defined)) <= 1e-12
 
     @property
     def _error(self) -> float | None:
