@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,3 +87,13 @@ def test_paths_are_taken_beside_the_suite_first(write: Write, tmp_path: Path) ->
 @pytest.mark.parametrize("path", sorted(asset_dir("evals").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_suites_that_ship_are_sound(path: Path) -> None:
     assert load_suite(str(path)).name == path.stem
+
+
+def test_the_suites_that_the_page_on_ci_names_are_there() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    named = set(re.findall(r"--suite (\S+?)`?[\s.]", (docs / "ci.md").read_text(encoding="utf-8")))
+    named |= set(re.findall(r"SUITE: (\S+)", (docs / "workflows" / "relabel-eval.yml").read_text(encoding="utf-8")))
+    suites = named - {"FILE"}
+    assert suites
+    for suite in suites:
+        assert load_suite(suite).gates
