@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pydantic import SecretStr
 from batch_server import FakeBatches
 from relabel.labelling.engines.batch import run_batch
 from relabel.labelling.engines.batch_provider import batch_client
+from relabel.labelling.engines.batch_terms import Terms
 from relabel.labelling.engines.transport import certificates
 from relabel.labelling.job import Job
 from relabel.labelling.outcome import Outcome
@@ -20,6 +22,7 @@ from relabel.labelling.store import Store
 from server import Reply, Seen, judged
 from workshop import KEY, make_job
 
+_TERMS = {field.name for field in fields(Terms)}
 certificates()  # read once here, and not in each process that is forked from this one
 
 
@@ -52,9 +55,12 @@ async def batch(
     **options: Any,
 ) -> Outcome:
     client = batch_client(base_url or job.base_url, SecretStr(key))
-    options = {"sleep": no_wait, "jitter": lambda: 0.0, "poll_s": 0.0, **options}
+    given = {name: options.pop(name) for name in _TERMS & options.keys()}
+    terms = replace(Terms(sleep=no_wait, jitter=lambda: 0.0, poll_s=0.0), **given)
     try:
-        return await run_batch(job, store, folder / out, client=client, batches=folder / "batches", **options)
+        return await run_batch(
+            job, store, folder / out, client=client, batches=folder / "batches", terms=terms, **options
+        )
     finally:
         await client.close()
 

@@ -26,7 +26,7 @@ KEY = "sk-planted-0123456789abcdef"
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr("relabel.labelling.engines.batch.POLL_S", 0.0)
+    monkeypatch.setattr("relabel.labelling.engines.batch_terms.POLL_S", 0.0)
 
 
 @pytest.fixture

@@ -194,7 +194,8 @@ async def _work(
 ) -> Outcome:
     from relabel.cli.display import shown
     from relabel.cli.edge import stopping_on_signals
-    from relabel.labelling.engines import batch as engine
+    from relabel.labelling.engines import batch_terms
+    from relabel.labelling.engines.batch import run_batch
     from relabel.labelling.engines.batch_provider import batch_client
     from relabel.labelling.job import Stop
     from relabel.labelling.progress import Progress
@@ -204,18 +205,16 @@ async def _work(
     try:
         with stopping_on_signals(stop, "what is being sent is let finish", look=look):
             async with shown(progress, None, look=look):  # the provider's queue is what bounds batches in flight
-                return await engine.run_batch(
+                return await run_batch(
                     job,
                     store,
                     folder,
                     client=client,
                     batches=home,
                     command=command,
-                    submit=submit,
-                    max_cost=max_cost,
-                    poll_s=engine.POLL_S,
                     progress=progress,
                     stop=stop,
+                    terms=batch_terms.Terms(submit=submit, max_cost=max_cost, poll_s=batch_terms.POLL_S),
                 )
     finally:
         await client.close()

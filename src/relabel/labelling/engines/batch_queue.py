@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -12,9 +11,11 @@ from relabel.errors import ProviderError
 from relabel.labelling.engines.batch_provider import BatchProvider, GoneError, UnreachableError
 from relabel.labelling.engines.batch_results import Results
 from relabel.labelling.engines.batch_state import FINAL, BatchFolder, BatchState, Chunk
-from relabel.labelling.job import Job, Stop
+from relabel.labelling.engines.batch_terms import Terms
+from relabel.labelling.job import Stop
 from relabel.labelling.leases import Leases
 from relabel.labelling.progress import Progress
+from relabel.labelling.wire import Api
 
 LONGEST_POLL_S = 60.0
 PATIENCE = 30
@@ -31,21 +32,16 @@ class Queue:
     """The chunks of a batch job and what the provider makes of them.
 
     Args:
-        job: The job.
         folder: The job's folder.
         state: Its state.
         provider: Has the batches.
+        api: The dialect of their lines.
         results: Gets what they bring.
         leases: Know what other runs on the store have in flight.
         progress: Told of batches in flight.
         stop: Ends a wait.
+        terms: Whether chunks are sent, else batches that go on are stopped; how often batches are looked at.
         begun: Whether the state is new: then it may be a lost one, whose batches are still there.
-        submit: Whether chunks are sent; else batches that go on are stopped.
-        poll_s: Seconds between the first looks at a batch.
-        clock: Seconds on a clock that never runs back.
-        sleep: Waits for some seconds.
-        now: The time of day.
-        step: Told the name of each step after it is done.
 
     Attributes:
         refused: What the provider said of a batch that it refused as a whole; empty when there was none.
@@ -53,35 +49,28 @@ class Queue:
 
     def __init__(
         self,
-        job: Job,
         folder: BatchFolder,
         state: BatchState,
         provider: BatchProvider,
+        api: Api,
         results: Results,
         leases: Leases,
         progress: Progress,
         stop: Stop,
+        terms: Terms,
         *,
         begun: bool,
-        submit: bool,
-        poll_s: float,
-        clock: Callable[[], float],
-        sleep: Callable[[float], Awaitable[None]],
-        now: Callable[[], datetime],
-        step: Callable[[str], None],
     ) -> None:
         self.refused = ""
-        self.submit = submit
-        self._job, self._folder, self._state, self._provider = job, folder, state, provider
+        self._api: Api = api
+        self._folder, self._state, self._provider = folder, state, provider
         self._results, self._leases, self._progress, self._stop = results, leases, progress, stop
-        self._begun, self._poll_s = begun, poll_s
-        self._clock, self._sleep, self._now, self._step = clock, sleep, now, step
-        self._first_sent = clock()
+        self._terms, self._begun = terms, begun
         self._failed_looks = 0
 
     async def settle(self) -> None:
         """Send every open chunk, wait for its batch and take the results."""
-        wait_s = self._poll_s
+        wait_s = self._terms.poll_s
         while True:
             for chunk in self._state.open:
                 if self._results.fatal is None:
@@ -93,7 +82,7 @@ class Queue:
             if not self._state.open or (self._results.fatal is not None and taken == len(flying)):
                 return
             await self._pause(wait_s)
-            wait_s = self._poll_s if taken else min(wait_s * 1.5, max(self._poll_s, LONGEST_POLL_S))
+            wait_s = self._terms.poll_s if taken else min(wait_s * 1.5, max(self._terms.poll_s, LONGEST_POLL_S))
 
     async def _send(self, chunk: Chunk) -> None:
         """Bring a chunk to the provider, unless it is there or the queue has no room."""
@@ -103,10 +92,10 @@ class Queue:
             "relabel_sha256": chunk.sha256,
         }
         there = self._folder.path_of(chunk).exists()
-        if chunk.batch_id is not None or (self.submit and self._is_to_wait(chunk)):
+        if chunk.batch_id is not None or (self._terms.submit and self._is_to_wait(chunk)):
             return
         self._check_stop()
-        if not self.submit or not there or not self._is_ours(chunk):
+        if not self._terms.submit or not there or not self._is_ours(chunk):
             # Not to be sent, or no longer: all that counts is a batch that was made of it and is not known yet.
             found = None
             if chunk.creating_since is not None:
@@ -117,9 +106,9 @@ class Queue:
         else:
             if chunk.file_id is None:
                 chunk.file_id = await self._provider.upload(self._folder.path_of(chunk))
-                self._step("uploaded")
+                self._terms.step("uploaded")
                 self._save("file noted")
-            look, since = chunk.creating_since is not None, chunk.creating_since or self._now().timestamp()
+            look, since = chunk.creating_since is not None, chunk.creating_since or self._terms.now().timestamp()
             if chunk.creating_since is None:
                 chunk.creating_since = since
                 self._save("intent noted")
@@ -127,14 +116,14 @@ class Queue:
                 chunk.adopted = True
                 look, since = True, since - REMEMBERED_S
             try:
-                found = await self._provider.create(chunk.file_id, self._job.endpoint.api, mark, since, look=look)
+                found = await self._provider.create(chunk.file_id, self._api, mark, since, look=look)
             except UnreachableError:
                 raise
             except ProviderError:
                 chunk.file_id = None  # it may be the file that is refused, or gone: it costs nothing to send it again
                 self._save("refusal noted")
                 raise
-            self._step("created")
+            self._terms.step("created")
         chunk.batch_id, chunk.tries = found.id, chunk.tries + 1
         chunk.submitted_at = datetime.fromtimestamp(found.created_at, UTC).isoformat(timespec="seconds")
         self._update(chunk, found)
@@ -162,14 +151,14 @@ class Queue:
         assert chunk.batch_id is not None
         try:
             if chunk.ended_at is None:
-                if not self.submit and chunk.status not in FINAL | {"cancelling", "finalizing"}:
+                if not self._terms.submit and chunk.status not in FINAL | {"cancelling", "finalizing"}:
                     await self._provider.cancel(chunk.batch_id)
-                    self._step("cancelled")
+                    self._terms.step("cancelled")
                 batch = await self._provider.retrieve(chunk.batch_id)
                 before = chunk.status
                 self._update(chunk, batch)
                 if chunk.status in FINAL:
-                    chunk.ended_at = self._now().isoformat(timespec="microseconds")
+                    chunk.ended_at = self._terms.now().isoformat(timespec="microseconds")
                 if chunk.status != before or chunk.ended_at is not None:
                     self._save("status noted")
             self._failed_looks = 0
@@ -177,7 +166,7 @@ class Queue:
                 return 0
             await self._take(chunk)
         except GoneError as error:
-            if self.submit and not chunk.adopted:
+            if self._terms.submit and not chunk.adopted:
                 raise ProviderError(
                     f"the provider has no batch {chunk.batch_id} or no results of it ({error}); check that the key is of the project "
                     f"that made it, or give it up with `relabel batch cancel {self._state.run_id}`"
@@ -194,16 +183,15 @@ class Queue:
         if chunk.status == "failed" and chunk.output_file_id is None and chunk.error_file_id is None:
             await self._refusal(chunk)
             return
-        understood = await self._results.take(chunk, self._provider)
+        understood = await self._results.take(chunk)
         chunk.taken = True
-        self._progress.fresh_seconds = self._clock() - self._first_sent
         self._save("taken")
         self._progress.flying.pop(chunk.batch_id or "", None)
         self._folder.remove(chunk)
         for file_id in (chunk.file_id, chunk.output_file_id, chunk.error_file_id):
             if understood and file_id is not None:
                 await self._provider.forget(file_id)
-        self._step("forgotten")
+        self._terms.step("forgotten")
 
     async def _refusal(self, chunk: Chunk) -> None:
         """A batch failed before anything was asked: nothing was paid."""
@@ -227,7 +215,7 @@ class Queue:
             return
         self._results.refuse(chunk, chunk.note or "no reason given")
         self.refused = chunk.note or "no reason given"
-        fatal = self._provider.fatal(0, code, self._provider.redact(said), "/batches")
+        fatal = self._provider.fatal(None, code, self._provider.redact(said), "/batches")
         if fatal is not None:
             self._results.fatal = fatal
         chunk.taken, chunk.cost_usd = True, 0.0
@@ -247,7 +235,7 @@ class Queue:
 
     def _update(self, chunk: Chunk, batch: Any) -> None:
         chunk.status = batch.status
-        chunk.checked_at = self._now().isoformat(timespec="seconds")
+        chunk.checked_at = self._terms.now().isoformat(timespec="seconds")
         chunk.output_file_id, chunk.error_file_id = batch.output_file_id, batch.error_file_id
         counts = batch.request_counts
         chunk.answered = (counts.completed + counts.failed) if counts else 0
@@ -256,19 +244,19 @@ class Queue:
             where = f" (line {problems[0].line})" if problems[0].line is not None else ""
             chunk.note = self._provider.redact(f"{problems[0].code or 'error'}: {problems[0].message}{where}")
         flying = self._progress.flying
-        since = flying[batch.id][1] if batch.id in flying else self._clock()
+        since = flying[batch.id][1] if batch.id in flying else self._terms.clock()
         flying[batch.id] = (f"batch {chunk.number} {chunk.status} {chunk.answered}/{chunk.requests}", since)
 
     def _save(self, step: str) -> None:
         self._folder.save(self._state)
-        self._step(step)
+        self._terms.step(step)
 
     def _check_stop(self) -> None:
         if self._stop.asked.is_set():
             raise StoppedError
 
     async def _pause(self, seconds: float) -> None:
-        nap = asyncio.ensure_future(self._sleep(seconds))
+        nap = asyncio.ensure_future(self._terms.sleep(seconds))
         asked = asyncio.create_task(self._stop.asked.wait())
         try:
             await asyncio.wait({nap, asked}, return_when=asyncio.FIRST_COMPLETED)

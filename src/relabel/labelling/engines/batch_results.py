@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,6 +15,7 @@ from relabel.errors import ProviderError
 from relabel.label import Answer, FailureKind, InvalidAnswerError
 from relabel.labelling.engines.batch_provider import BatchProvider
 from relabel.labelling.engines.batch_state import BatchFolder, Chunk
+from relabel.labelling.engines.batch_terms import Terms
 from relabel.labelling.engines.refusals import passes
 from relabel.labelling.engines.reply import answer_to, parsed
 from relabel.labelling.job import Job
@@ -52,9 +53,8 @@ class Results:
         store: Keeps answers.
         ledger: Gets labels.
         folder: Where results are fetched to.
-        secret: The key, to be taken out of what the provider sends.
-        now: The time of day.
-        step: Told the name of each step after it is done.
+        provider: Has the files.
+        terms: Told of each step.
 
     Attributes:
         wants: Labels that are wanted and not there, by request key.
@@ -70,10 +70,8 @@ class Results:
         store: Store,
         ledger: Ledger,
         folder: BatchFolder,
-        *,
-        secret: str,
-        now: Callable[[], datetime],
-        step: Callable[[str], None],
+        provider: BatchProvider,
+        terms: Terms,
     ) -> None:
         self.wants: dict[str, list[Want]] = {}
         self.failed: dict[str, tuple[FailureKind, str, int]] = {}
@@ -81,8 +79,7 @@ class Results:
         self.tries: Counter[str] = Counter()
         self.fatal: ProviderError | None = None
         self._job, self._store, self._ledger, self._folder = job, store, ledger, folder
-        self._secret = secret
-        self._now, self._step = now, step
+        self._provider, self._step = provider, terms.step
 
     def take_or_want(self, planned: Planned) -> None:
         """Take an answer from the store, or note that it is wanted."""
@@ -115,14 +112,13 @@ class Results:
         """The plan entry of a wanted request."""
         return self.whole(self.wants[key][0])
 
-    async def take(self, chunk: Chunk, provider: BatchProvider) -> bool:
+    async def take(self, chunk: Chunk) -> bool:
         """Enter all that a batch has to say.
 
         Taking it a second time changes nothing: the store has the answers, and evidence is kept under the same name.
 
         Args:
             chunk: The chunk; gets its cost, its failures, and a note if there is something in its files still.
-            provider: Has the files.
 
         Returns:
             Whether all that was paid for is in the store: the files are needed no more.
@@ -131,7 +127,7 @@ class Results:
             GoneError: The provider no longer has the files.
             ProviderError: The provider cannot be reached.
         """
-        files = await self._fetch(chunk, provider)
+        files = await self._fetch(chunk)
         self._step("downloaded")
         seconds = 0.0
         if chunk.submitted_at and chunk.ended_at:
@@ -142,7 +138,7 @@ class Results:
         for path in files:
             for line in _lines(path):
                 number += 1
-                taking.lost += not self._enter(taking, number, line, provider)
+                taking.lost += not self._enter(taking, number, line)
                 self._step("entered")
                 if number % _TURN == 0:
                     await asyncio.sleep(0)  # let the display have its turn
@@ -165,7 +161,7 @@ class Results:
         chunk.failed = dict.fromkeys(self._folder.keys(chunk) or (), ("provider", f"the batch was refused: {said}", 1))
         self.failed |= chunk.failed
 
-    async def _fetch(self, chunk: Chunk, provider: BatchProvider) -> list[Path]:
+    async def _fetch(self, chunk: Chunk) -> list[Path]:
         """Fetch a batch's files; again, when they hold less than was promised, until they come twice alike."""
         before = ""
         files: list[Path] = []
@@ -174,7 +170,7 @@ class Results:
             for file_id, kind in ((chunk.output_file_id, "output"), (chunk.error_file_id, "errors")):
                 if file_id is not None:
                     path = self._folder.path / f"{self._folder.path_of(chunk).stem}.{kind}.jsonl"
-                    await provider.download(file_id, path)
+                    await self._provider.download(file_id, path)
                     files.append(path)
             digest = hashlib.sha256(b"".join(_digest(path) for path in files)).hexdigest()
             whole = sum(1 for path in files for line in _lines(path) if self._row(line)) >= chunk.answered
@@ -183,7 +179,7 @@ class Results:
             before = digest
         return files
 
-    def _enter(self, taking: _Taking, number: int, line: bytes, provider: BatchProvider) -> bool:
+    def _enter(self, taking: _Taking, number: int, line: bytes) -> bool:
         """Enter one line; False when it may be an answer that was paid for and could not be put away."""
         row = self._row(line)
         key = row.get("custom_id")
@@ -193,12 +189,14 @@ class Results:
         said, body = response.get("status_code"), response.get("body")
         status = said if isinstance(said, int) else 0
         if not 200 <= status < 300:
-            self._no_answer(key, status, row, provider)
+            self._no_answer(key, status, row)
             return True
         try:
             answer = self._answer(taking, key, body, number)
         except NotAReplyError:
-            self._fail(key, "provider", provider.redact(f"the batch's reply is no completion: {str(body)[:200]!r}"))
+            self._fail(
+                key, "provider", self._provider.redact(f"the batch's reply is no completion: {str(body)[:200]!r}")
+            )
             return False
         if answer.cost_usd is None:
             taking.cost_usd = None
@@ -212,7 +210,7 @@ class Results:
     def _row(self, line: bytes) -> dict[str, Any]:
         """What a line says; nothing when it cannot be understood."""
         try:
-            return _object(parsed(line.decode("utf-8", "replace"), self._secret))
+            return _object(parsed(line.decode("utf-8", "replace"), self._provider.secret))
         except NotAReplyError:
             return {}
 
@@ -260,18 +258,18 @@ class Results:
             came=came,
         )
 
-    def _no_answer(self, key: str, status: int, row: dict[str, Any], provider: BatchProvider) -> None:
+    def _no_answer(self, key: str, status: int, row: dict[str, Any]) -> None:
         body = _object(_object(row.get("response")).get("body"))
         error = _object(row.get("error")) or _object(body.get("error"))
         code, said = (str(error.get(name) or "") for name in ("code", "message"))
-        said = provider.redact(" ".join((said or code or str(body)[:200]).split())[:300])
+        said = self._provider.redact(" ".join((said or code or str(body)[:200]).split())[:300])
         shown = f"HTTP {status}: {said}" if status else said
         if code in _NOT_ASKED or passes(status):
             self.unanswered[key] = shown
-            fatal = provider.fatal(None, code, said, PATHS[self._job.endpoint.api])
+            fatal = self._provider.fatal(None, code, said, PATHS[self._job.endpoint.api])
         else:
             self._fail(key, "provider", shown)
-            fatal = provider.fatal(status, code, said, PATHS[self._job.endpoint.api])
+            fatal = self._provider.fatal(status, code, said, PATHS[self._job.endpoint.api])
         self.fatal = self.fatal or fatal
 
     def _fail(self, key: str, kind: FailureKind, said: str) -> None:
