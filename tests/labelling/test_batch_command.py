@@ -174,6 +174,20 @@ def test_list_shows_what_the_provider_said(fake: FakeBatches, capsys: pytest.Cap
     assert listed(capsys)[0]["state"] == "ended"
 
 
+def test_list_says_where_lines_lie_that_could_not_be_understood(
+    fake: FakeBatches, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.fates = [Fate(junk=["{half a li"])]
+    assert run(fake) == 0
+    capsys.readouterr()
+    assert run_app(["batch", "list"]) == 0
+    assert (
+        capsys.readouterr()
+        .out.rstrip()
+        .endswith("; of the batch batch_1 1 line(s) could not be understood; the provider keeps them in file-2")
+    )
+
+
 def test_what_else_lies_among_the_jobs_is_no_job_and_a_damaged_one_is_named(
     fake: FakeBatches, capsys: pytest.CaptureFixture[str]
 ) -> None:

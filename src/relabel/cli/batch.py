@@ -357,7 +357,8 @@ def _line(state: BatchState) -> str:
     answered = sum(chunk.requests if chunk.taken else chunk.answered for chunk in mine)
     checked = max((chunk.checked_at for chunk in mine if chunk.checked_at), default=None)
     seen = f", seen {checked}" if checked and state.open else ""
+    notes = "".join(f"; {chunk.note}" for chunk in mine if chunk.note)
     return (
         f"{state.run_id}  {_stands(state):<5}  {len(mine)} chunk(s): {said}; {answered:,} of {requests:,} requests done; "
-        f"since {state.started_at}{seen}; {state.model}; {state.out}"
+        f"since {state.started_at}{seen}; {state.model}; {state.out}{notes}"
     )
