@@ -124,3 +124,13 @@ def test_json_with_a_file_is_written(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert run_app([*PLAN, "--json", "plan.json"]) == 0
     assert capsys.readouterr().out == ""
     assert json.loads((tmp_path / "plan.json").read_text())["labels"] == 120
+
+
+def test_a_file_behind_a_json_that_only_prints_is_answered_with_how_to_write_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_app(["score", "sample", "--json", "out.json"]) == 2
+    said = capsys.readouterr().err
+    assert "(out.json); --json of relabel score prints, and takes no file: write > out.json behind it; see" in said
+    assert run_app(["score", "sample", "more", "--json"]) == 2
+    assert "takes no file" not in capsys.readouterr().err

@@ -112,7 +112,7 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
             return _left_unread()
         return gone.code if isinstance(gone.code, int) else 0
     except _WrongUsage as error:
-        return _wrongly_used(error)
+        return _wrongly_used(error, sys.argv[1:] if arguments is None else arguments)
     except (KeyboardInterrupt, typer.Abort):  # the second is Ctrl-C or Ctrl-D at a question
         _say("interrupted")
         return 130
@@ -133,13 +133,16 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _wrongly_used(error: Any) -> int:
+def _wrongly_used(error: Any, words: Sequence[str]) -> int:
     context, message = error.ctx, error.format_message()
     if context is not None and message == context.get_help():  # no words were given where a command is wanted
         typer.echo(message, err=True)
     else:
         said = " ".join(message.split()).removesuffix(".")
         path = "relabel" if context is None else context.command_path
+        after = words[words.index("--json") + 1 :][:1] if "--json" in words else []
+        if "unexpected extra argument" in said and after and after[0] in said:
+            said += f"; --json of {path} prints, and takes no file: write > {after[0]} behind it"
         _say(f"{said[:1].lower()}{said[1:]}; see `{path} --help`")
     return 2
 
