@@ -36,6 +36,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (["review", "sample"], "--out", "there"),
         (["score", "sample"], "--out", "there.csv"),
         (["score", "sample", "--multiverse"], "--out", "there.json"),
+        (["resilience", "sample"], "--out", "there.csv"),
         (["tasks", "diff", "sample", "sample"], "--json", "there"),
         (PLAN, "--json", "there"),
     ],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from relabel.cli.writing import require_file, write
 from relabel.scoring.options import Weights
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def resilience(
 
     if out is not None:
         require_suffix(out)
+        require_file(out, "--out", make_folder=True)
     cut_points = load_cut_points(cuts)
     chosen = _chosen(load_families(file), family or [])
     opened = open_run(run)
@@ -128,8 +130,6 @@ def _chosen(known: Sequence[Family], wanted: Sequence[str]) -> Sequence[Family]:
 
 
 def _write(pages: Sequence[FamilyPage], document: Mapping[str, object], out: Path) -> None:
-    from relabel.errors import DataError
-    from relabel.files import replacing
     from relabel.scoring.families import family_frame
     from relabel.scoring.files import csv_bytes, json_bytes, parquet_bytes, require_suffix
 
@@ -141,12 +141,7 @@ def _write(pages: Sequence[FamilyPage], document: Mapping[str, object], out: Pat
     else:
         about = {name: value for name, value in document.items() if name != "families"}
         content = parquet_bytes(family_frame(pages), about)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(out) as temporary:
-            temporary.write_bytes(content)
-    except OSError as error:
-        raise DataError(f"cannot write {out} ({error.strerror or error}); give another file to --out") from error
+    write(out, content, "--out", make_folder=True)
 
 
 def _show_all(pages: Sequence[FamilyPage]) -> None:
