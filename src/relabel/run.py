@@ -279,7 +279,12 @@ def _published(ref: str) -> Run:
 
 
 def write_run(
-    folder: Path, manifest: Manifest, labels: Iterable[Label], failures: Iterable[Failure], *, ordered: bool = False
+    folder: Path,
+    manifest: Manifest,
+    labels: Iterable[Label],
+    failures: Iterable[Failure | str],
+    *,
+    ordered: bool = False,
 ) -> None:
     """Write a run folder. Each file is replaced at once or not at all; the manifest comes last.
 
@@ -289,7 +294,7 @@ def write_run(
         folder: The run's folder; made when missing.
         manifest: What was done.
         labels: All labels.
-        failures: All missing labels.
+        failures: All missing labels; those that are written as a line already, as that line.
         ordered: Whether the labels come in the order of the table: by occupation, task, setting and sample.
 
     Raises:
@@ -302,7 +307,7 @@ def write_run(
         with replacing(folder / "labels.parquet") as temporary:
             write_label_table(temporary, labels)
         with replacing(folder / "failures.jsonl") as temporary, temporary.open("w", encoding="utf-8") as lines:
-            lines.writelines(f.model_dump_json() + "\n" for f in failures)
+            lines.writelines(f if isinstance(f, str) else f.model_dump_json() + "\n" for f in failures)
         write_manifest(folder, manifest)
     except OSError as error:
         raise DataError(

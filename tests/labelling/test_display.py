@@ -229,6 +229,16 @@ async def test_a_server_that_answers_is_not_said_to_be_out_of_reach() -> None:
     assert not limiter.unreachable
 
 
+def test_what_is_done_at_the_end_of_a_run_is_said() -> None:
+    now, trend = FakeTime(), new(1_000_000)
+    trend.progress.doing = "naming"
+    words = "naming 1,000,000 missing labels; Ctrl-C leaves at once"
+    assert plain_lines(trend, now, 5) == [(1, words)]
+    assert words in " ".join(drawn(trend, 80).split())
+    trend.progress.doing = "writing"
+    assert "writing the run folder" in drawn(trend, 80)
+
+
 def come(trend: Trend, now: FakeTime, seconds: float, *, fresh: int = 0, from_store: int = 0) -> None:
     now.now += seconds
     trend.progress.fresh += fresh

@@ -31,6 +31,7 @@ from relabel.labelling.engines.transport import Patience
 from relabel.labelling.job import Stop
 from relabel.labelling.leases import Leases
 from relabel.labelling.ledger import Ledger
+from relabel.labelling.progress import Progress
 from relabel.labelling.prompt import Prompt, load_prompt
 from relabel.labelling.request import Planned, Request
 from relabel.labelling.running import run_job
@@ -131,6 +132,80 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
         assert store.stats().answers == 8
 
 
+async def test_while_missing_labels_are_named_the_display_moves_on(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relabel.labelling.workers.LONGEST_HOLD_S", 0.0)
+    stop, progress, seen = Stop(), Progress(asked=2000), list[tuple[str, int]]()
+
+    async def look() -> None:
+        while True:
+            seen.append((progress.doing, progress.asked - progress.done))
+            await asyncio.sleep(0)
+
+    looking = asyncio.create_task(look())
+    stop()
+    with provider(lambda seen: judged()) as fake:
+        engine = OnlineEngine(fake.base_url, None, None, limiter=Limiter(4))
+        outcome = await run_job(
+            make_job(fake.base_url, 10, samples=100),
+            engine,
+            store,
+            tmp_path / "run",
+            concurrency=4,
+            progress=progress,
+            stop=stop,
+        )
+        await engine.close()
+        assert fake.seen == []
+    looking.cancel()
+    left = [count for doing, count in seen if doing == "naming"]
+    assert len(set(left)) > 2000 // 64 - 2
+    assert left == sorted(left, reverse=True)
+    assert "writing" in {doing for doing, _ in seen}
+    assert (len(outcome.failures), outcome.manifest.counts.failed) == (2000, 2000)
+    names = {(f.task_id, f.setting, f.sample, f.request_key) for f in open_run(str(tmp_path / "run")).failures()}
+    planned = make_job(fake.base_url, 10, samples=100).plan()
+    assert names == {(p.tasks[0].task_id, p.setting, p.sample, p.request.key) for p in planned}
+
+
+async def test_who_is_in_a_hurry_need_not_wait_until_all_that_is_missing_is_named(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relabel.labelling.workers.LONGEST_HOLD_S", 0.0)
+    monkeypatch.setattr("relabel.labelling.workers.LEAVE_S", 0.0)
+    stop = Stop()
+    stop()
+    stop()
+    outcome = await label_all(make_job("http://127.0.0.1:1/v1", 1000), store, tmp_path / "run", stop=stop)
+    run = open_run(str(tmp_path / "run"))
+    named = len(run.failures())
+    assert 0 < named < 2000
+    assert (run.manifest.status, run.manifest.counts.asked, run.manifest.counts.failed) == ("interrupted", 2000, 2000)
+    assert outcome.missing.total == outcome.missing.unasked == 2000
+    assert run.manifest.note == f"left at once: failures.jsonl names {named:,} of 2,000 missing labels"
+
+
+async def test_a_run_that_is_left_at_once_takes_nothing_away_from_its_folder(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with provider(lambda seen: judged()) as fake:
+        job = make_job(fake.base_url, 100)
+        await label_all(job, store, tmp_path / "run")
+        monkeypatch.setattr("relabel.labelling.workers.LONGEST_HOLD_S", 0.0)
+        monkeypatch.setattr("relabel.labelling.workers.LEAVE_S", 0.0)
+        stop = Stop()
+        stop()
+        stop()
+        outcome = await label_all(job, store, tmp_path / "run", stop=stop)
+    assert outcome.interrupted
+    assert outcome.manifest.note is not None
+    assert outcome.manifest.note.endswith("the folder keeps the 200 labels that it had")
+    run = open_run(str(tmp_path / "run"))
+    assert (run.manifest.status, len(run.labels)) == ("complete", 200)
+    assert [session.status for session in run.manifest.sessions] == ["complete", "interrupted"]
+
+
 async def test_nothing_more_is_sent_once_a_run_is_stopped(store: Store, tmp_path: Path) -> None:
     stop, loop = Stop(), asyncio.get_running_loop()
 
@@ -157,7 +232,9 @@ async def test_nothing_more_is_sent_once_a_run_is_stopped(store: Store, tmp_path
 
 def mended(template: str, tmp_path: Path) -> Prompt:
     path = tmp_path / "mine.jinja"
-    path.write_text(f"{{% block system %}}{{{{ setting.question }}}}{{% endblock %}}{{% block user %}}{template}{{% endblock %}}")
+    path.write_text(
+        f"{{% block system %}}{{{{ setting.question }}}}{{% endblock %}}{{% block user %}}{template}{{% endblock %}}"
+    )
     return load_prompt(str(path))
 
 

@@ -98,3 +98,30 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     rows.append(label(1))
     with pytest.raises(StoreError, match=r"cannot keep labels in .*; the answers are safe in the store"):
         rows.append(label(2))
+
+
+@pytest.mark.parametrize("count", [0, 3, 25])
+def test_lines_and_rows_are_the_same_failures(tmp_path: Path, count: int) -> None:
+    def failure(number: int) -> Failure:
+        return Failure(
+            task_id=str(number),
+            onet_soc_code="11-1011.00",
+            setting="strict",
+            sample=number,
+            kind="provider",
+            message='"no"\n\u2028ä',
+            attempts=0,
+            request_key=f"{number:064x}",
+        )
+
+    for rows in (failure_rows(tmp_path, held=10), failure_rows(None)):
+        for number in range(3):
+            rows.append(failure(number))
+        for number in range(3, 3 + count):
+            rows.append_line(failure(number).model_dump_json())
+        wanted = [failure(number) for number in range(3 + count)]
+        assert len(rows) == 3 + count
+        assert list(rows) == wanted
+        assert list(rows.lines()) == [f"{one.model_dump_json()}\n" for one in wanted]
+        rows.append(failure(3 + count))  # and more may come after they were read
+        assert list(rows) == [*wanted, failure(3 + count)]

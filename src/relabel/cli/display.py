@@ -100,8 +100,8 @@ def panel(trend: Trend) -> Group:
     rate = "-" if trend.rate is None else speed(trend.rate)
     left = "-" if trend.seconds_left is None else duration(trend.seconds_left)
     lines.append(Text(f"in flight {len(progress.flying)}{_bound(progress, limiter)}   rate {rate}   left {left}"))
-    if progress.naming:
-        lines.append(Text(_naming(progress), style="yellow"))
+    if ending := _ending(progress):
+        lines.append(Text(ending, style="yellow"))
     if again := _trying_again(limiter):
         lines.append(Text(again, style="yellow"))
     if (until := paused_until(limiter)) is not None:
@@ -150,7 +150,7 @@ class PlainLines:
     def due(self, now: float) -> str | None:
         """The line to write now, if any."""
         progress, limiter = self._trend.progress, self._trend.limiter
-        alert = _trying_again(limiter) or (_naming(progress) if progress.naming else "")
+        alert = _trying_again(limiter) or _ending(progress)
         kind = alert.partition(" ")[0]
         if kind != self._alert:
             self._alert = kind
@@ -193,8 +193,10 @@ def _trying_again(limiter: Limiter | None) -> str:
     return f"{limiter.unreachable}, trying again" if limiter and limiter.unreachable else ""
 
 
-def _naming(progress: Progress) -> str:
-    return f"naming {progress.naming:,} missing labels; once more to leave at once"
+def _ending(progress: Progress) -> str:
+    if progress.doing == "naming":
+        return f"naming {progress.asked - progress.done:,} missing labels; Ctrl-C leaves at once"
+    return "writing the run folder" if progress.doing else ""
 
 
 async def _events(trend: Trend) -> None:
@@ -221,7 +223,7 @@ def _emit(event: str, trend: Trend) -> None:
                 "limit": limiter.limit if limiter else None,
                 "paused_s": round(limiter.paused_s, 1) if limiter else 0.0,
                 "unreachable": (limiter.unreachable or None) if limiter else None,
-                "naming": progress.naming,
+                "doing": progress.doing or "asking",
                 "rate": trend.rate,
                 "seconds_left": trend.seconds_left,
                 "prompt_tokens": progress.prompt_tokens,

@@ -72,6 +72,9 @@ class Ledger:
         """Missing labels that a batch run has in flight, by its name."""
         self.unasked = 0
         """Missing labels that nobody was asked for, for another reason than money."""
+        self.unnamed = 0
+        """Missing labels that there was no time to name."""
+        self._template: tuple[object, str, str, list[tuple[str, str]]] | None = None
         self.bought_before_the_plan: set[str] = set()
         self._rubric, self._store, self.progress = rubric, store, progress
         self._api: Api = api
@@ -144,6 +147,32 @@ class Ledger:
                     request_key=key,
                 )
             )
+
+    def name(self, planned: Planned, message: str) -> None:
+        """Enter labels that nobody was asked for, of which there may be millions: `fail` takes ten times as long."""
+        known = self._template
+        if known is None or known[0] is not planned.tasks or known[1:3] != (planned.setting, message):
+            parts = [_around_the_sample(task, planned.setting, message) for task in planned.tasks]
+            known = self._template = (planned.tasks, planned.setting, message, parts)
+        for head, tail in known[3]:
+            self.failures.append_line(f'{head}{planned.sample}{tail}{planned.request.key}"}}')
+        self.progress.failed["provider"] += len(planned.tasks)
+        self.progress.unasked += len(planned.tasks)
+        self.unasked += len(planned.tasks)
+
+    def leave_unnamed(self, labels: int) -> None:
+        """Count labels as missing that nobody was asked for, without naming them: somebody is in a hurry."""
+        self.progress.failed["provider"] += labels
+        self.progress.unasked += labels
+        self.unasked += labels
+        self.unnamed += labels
+        self.notes.append(
+            f"left at once: failures.jsonl names {len(self.failures):,} of {len(self.failures) + labels:,} missing labels"
+        )
+
+    def keys_unless_more(self, than: int) -> set[str] | None:
+        """Every key in the store; None where there are more rows than so many."""
+        return self._store.keys_unless_more(than)
 
     def close(self, samples: int) -> None:
         """Decide what needs the run as a whole: calibrated labels, and probabilities from repeats."""
@@ -255,6 +284,23 @@ class Ledger:
                 from_store=from_store,
             )
         )
+
+
+def _around_the_sample(task: Task, setting: str, message: str) -> tuple[str, str]:
+    """The line of a missing label that nobody was asked for: what stands before its sample, and between that and its key."""
+    line = Failure(
+        task_id=task.task_id,
+        onet_soc_code=task.onet_soc_code,
+        setting=setting,
+        sample=0,
+        kind="provider",
+        message=message,
+        attempts=0,
+        request_key="",
+    ).model_dump_json()
+    # Quotes within a value are escaped, so that the first place that reads so is the field.
+    head, _, tail = line.partition('"sample":0')
+    return f'{head}"sample":', tail.removesuffix('"}')
 
 
 def _undecided(logprobs: dict[str, float]) -> Judgement:

@@ -83,7 +83,10 @@ def finish(
             "status": "complete" if complete else "interrupted" if interrupted else "incomplete",
             "models_returned": tuple(sorted({x.model_returned for x in labels if x.model_returned})),
             "counts": Counts(
-                asked=job.size, from_store=progress.from_store, fresh=progress.fresh, failed=len(ledger.failures)
+                asked=job.size,
+                from_store=progress.from_store,
+                fresh=progress.fresh,
+                failed=len(ledger.failures) + ledger.unnamed,
             ),
             "tokens": Tokens(
                 prompt=progress.prompt_tokens, cached=progress.cached_tokens, completion=progress.completion_tokens
@@ -109,17 +112,19 @@ def finish(
     missing = Missing(dict(progress.failed), ledger.unasked, dict(ledger.held))
     there = labels_there(out)
     if there <= len(labels):
-        write_run(out, ended, labels, ledger.failures, ordered=True)
+        write_run(out, ended, labels, ledger.failures.lines(), ordered=True)
         return Outcome(labels, ledger.failures, interrupted, ended, missing)
     # What this attempt bought is in the store; that it was paid for is noted, and the labels stand.
     before = read_manifest(out)
     with suppress(OSError):  # what brought us here must not be hidden
         write_manifest(out, before.model_copy(update={"sessions": (*before.sessions, session)}))
-    if fatal is None:
+    if fatal is None and not interrupted:
         raise DataError(
             f"{out} already holds {there} labels of this run and this attempt found {len(labels)}, so the folder is left "
             "as it is; use the store that the run was made with, or give another --out"
         )
+    kept = f"the folder keeps the {there:,} labels that it had"
+    ended = ended.model_copy(update={"note": "; ".join([*ledger.notes, kept])})
     return Outcome(labels, ledger.failures, interrupted, ended, missing)
 
 

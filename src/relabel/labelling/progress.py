@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Literal
 
 from relabel.label import Answer, FailureKind
 
@@ -21,7 +22,7 @@ class Progress:
         prompt_tokens: Tokens bought by this run; `cached_tokens` of them at the provider's cache price.
         cost_usd: Cost of this run; None once an answer's price is unknown.
         unasked: Those of the missing labels that nobody was asked for.
-        naming: Missing labels that are still to be named, once the job is stopped.
+        doing: What is done once nothing more is asked: `naming` what is missing, `writing` the run folder.
     """
 
     asked: int
@@ -34,7 +35,7 @@ class Progress:
     completion_tokens: int = 0
     cost_usd: float | None = 0.0
     unasked: int = 0
-    naming: int = 0
+    doing: Literal["", "naming", "writing"] = ""
 
     @property
     def done(self) -> int:

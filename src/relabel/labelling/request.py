@@ -132,6 +132,7 @@ class Planner:
         self._rubric, self._prompt, self._endpoint = rubric, prompt, endpoint
         self._examples, self._decide = examples, decide
         self._hashers: dict[tuple[str, bool], tuple[Any, bytes]] = {}
+        self._last: tuple[Sequence[Task], str, dict[str, Any], Any] | None = None
 
     @property
     def shape(self) -> dict[str, Any]:
@@ -158,6 +159,18 @@ class Planner:
 
     def request(self, tasks: Sequence[Task], setting: str, sample: int = 0) -> Request:
         """The request for some tasks, one or several, under one setting."""
+        last = self._last
+        if (
+            last is None or last[0] is not tasks or last[1] != setting
+        ):  # the samples of one question differ by their number
+            last = self._last = (tasks, setting, *self._made(tasks, setting))
+        _, _, body, hasher = last
+        digest = hasher.copy()
+        digest.update(b'"sample":%d}' % sample)
+        return Request(self._endpoint.host, body, sample, self._endpoint.api, digest.hexdigest())
+
+    def _made(self, tasks: Sequence[Task], setting: str) -> tuple[dict[str, Any], Any]:
+        """What is posted, and the hash of all of the request but the number of the sample."""
         packed = len(tasks) > 1
         messages = self._prompt.messages(tasks, self._rubric, setting, examples=self._examples, decide=self._decide)
         body = self._body(setting, messages, packed=packed)
@@ -170,8 +183,8 @@ class Planner:
             self._hashers[setting, packed] = (hashlib.sha256(head), tail.removesuffix(b'"sample":0}'))
         hasher, tail = self._hashers[setting, packed]
         digest = hasher.copy()
-        digest.update(user + tail + b'"sample":%d}' % sample)
-        return Request(self._endpoint.host, body, sample, self._endpoint.api, digest.hexdigest())
+        digest.update(user + tail)
+        return body, digest
 
     def _body(self, setting: str, messages: Sequence[Message], *, packed: bool) -> dict[str, Any]:
         endpoint = self._endpoint

@@ -7,6 +7,7 @@ folder, which is gone when this process is, however it ends.
 from __future__ import annotations
 
 import heapq
+import io
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -50,6 +51,7 @@ class Rows(Sequence[T], Generic[T]):
     ) -> None:
         self._folder, self._write, self._read, self._order, self._most = folder, write, read, order, held
         self._held: list[T] = []
+        self._raw: list[str] = []
         self._files: list[IO[str]] = []
         self._changes: list[Callable[[T], T]] = []
         self._written = 0
@@ -60,21 +62,46 @@ class Rows(Sequence[T], Generic[T]):
         Raises:
             StoreError: The disk is full.
         """
+        if self._raw and self._folder is not None:  # they came before
+            self._spill(self._folder)
         self._held.append(row)
         if self._folder is not None and len(self._held) >= self._most:
             self._spill(self._folder)
+
+    def append_line(self, line: str) -> None:
+        """Add a row as the line of text that it is written as: for rows that come by the million and in no order.
+
+        Raises:
+            StoreError: The disk is full.
+        """
+        if self._folder is None:
+            self._held.append(self._read(line))
+            return
+        if self._held:
+            self._spill(self._folder)
+        self._raw.append(line)
+        if len(self._raw) >= self._most:
+            self._spill(self._folder)
+
+    def lines(self) -> Iterator[str]:
+        """All rows as they are written, a line each: in the order in which they came, and not changed."""
+        for file in self._files:
+            file.seek(0)
+            yield from file
+        yield from (f"{line}\n" for line in (*map(self._write, self._held), *self._raw))
 
     def change(self, how: Callable[[T], T]) -> None:
         """Have each row changed as it is read, after earlier changes: for what only the whole can tell."""
         self._changes.append(how)
 
     def __len__(self) -> int:
-        return self._written + len(self._held)
+        return self._written + len(self._held) + len(self._raw)
 
     def __iter__(self) -> Iterator[T]:
         """All rows: in order where there is one."""
         if self._order is None:
-            rows = (row for part in (*map(self._lines, self._files), self._held) for row in part)
+            parts = (*map(self._lines, self._files), self._held, map(self._read, self._raw))
+            rows = (row for part in parts for row in part)
         else:
             parts = [*map(self._lines, self._files), iter(sorted(self._held, key=self._order))]
             rows = heapq.merge(*parts, key=self._order)
@@ -96,16 +123,19 @@ class Rows(Sequence[T], Generic[T]):
 
     def _spill(self, folder: Path) -> None:
         try:
-            file = tempfile.TemporaryFile("w+", encoding="utf-8", dir=folder, newline="\n")  # noqa: SIM115  it lives as long as the rows
-            self._files.append(file)
-            file.writelines(
-                self._write(row) + "\n" for row in (sorted(self._held, key=self._order) if self._order else self._held)
-            )
+            if self._order is not None or not self._files:  # what is in order is merged, a file of each stretch
+                file = tempfile.TemporaryFile("w+", encoding="utf-8", dir=folder, newline="\n")  # noqa: SIM115  it lives as long as the rows
+                self._files.append(file)
+            file = self._files[-1]
+            file.seek(0, io.SEEK_END)
+            rows = sorted(self._held, key=self._order) if self._order else self._held
+            file.writelines(f"{line}\n" for line in (*map(self._write, rows), *self._raw))
             file.flush()
         except OSError as error:
             self._fail(folder, error)
-        self._written += len(self._held)
+        self._written += len(self._held) + len(self._raw)
         self._held.clear()
+        self._raw.clear()
 
     def _lines(self, file: IO[str]) -> Iterator[T]:
         file.seek(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import time
 from collections.abc import Callable, Generator
@@ -137,7 +138,10 @@ async def _run_job(
     ledger.close(job.samples)
     manifest = manifest.model_copy(update={"history": engine.history()})
     unsure = NOTHING_UNSURE if budget is None else budget.perhaps_charged
-    outcome = finish(
+    progress.doing = "writing"
+    # Beside the loop, so that a display moves on: a million labels take a while.
+    outcome = await asyncio.to_thread(
+        finish,
         job,
         out,
         manifest,

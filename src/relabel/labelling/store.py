@@ -162,6 +162,14 @@ class Store:
         except (OSError, sqlite3.Error, diskcache.Timeout) as error:
             self._fail(error)
 
+    def keys_unless_more(self, than: int) -> set[str] | None:
+        """Every key, to look many up in no time; None where there are more rows than so many."""
+        try:
+            found = self._cache._sql("SELECT key FROM Cache LIMIT ?", (than + 1,)).fetchall()  # pyright: ignore[reportPrivateUsage]  diskcache reads them one by one
+        except (OSError, sqlite3.Error, diskcache.Timeout) as error:
+            self._fail(error)
+        return None if len(found) > than else {key for (key,) in found}
+
     def put(self, request: Request, answer: Answer) -> bool:
         """Keep an answer. It is on disk when this returns.
 

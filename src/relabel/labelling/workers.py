@@ -25,6 +25,11 @@ LONGEST_HOLD_S = 0.02
 """Seconds that answers from the store may keep everything else waiting."""
 STAND_BY = 8
 """One worker in so many more than requests may be in flight."""
+LEAVE_S = 2.0
+"""Seconds for which missing labels are still named when the user wants to leave at once."""
+_NAMED_AT_ONCE = 64
+_KEYS_HELD = 500_000
+"""Keys of the store in memory at most: some 60 MB."""
 _REPAIRABLE = {"invalid-json", "schema"}
 _ABOUT_THE_TASK = {"budget", "refusal", "content-filter"}
 _NOT_ASKED = "the run was stopped before this was asked"
@@ -105,7 +110,7 @@ class Workers:
             await asyncio.wait({stopping, renewing, *workers})
         if self.stop.asked.is_set():
             try:
-                self._give_up(self._left(), _said(self._fatal))
+                await self._name_the_rest(_said(self._fatal))
             except Exception as error:  # noqa: BLE001  what there is gets written first; the caller raises what ended the run
                 self._fatal = self._fatal or error
         return self._fatal
@@ -279,6 +284,27 @@ class Workers:
             except RubricError:
                 continue
             yield planned
+
+    async def _name_the_rest(self, reason: str) -> None:
+        """Take what the store still knows of what nobody has pulled, and name the rest; who is in a hurry need not wait for it."""
+        self._progress.doing = "naming"
+        known = self.ledger.keys_unless_more(min(self.job.size - self._progress.done, _KEYS_HELD))
+        leave_at = None
+        for number, planned in enumerate(self._left()):
+            if known is None or planned.request.key in known:
+                self._give_up((planned,), reason)
+            else:
+                self.ledger.name(planned, reason)
+            now = time.perf_counter()
+            if number % _NAMED_AT_ONCE or now - self._last_rest < LONGEST_HOLD_S:
+                continue
+            await asyncio.sleep(0)
+            self._last_rest = time.perf_counter()
+            if self.stop.at_once.is_set():
+                leave_at = now + LEAVE_S if leave_at is None else leave_at
+                if now >= leave_at:
+                    self.ledger.leave_unnamed(self.job.size - self._progress.done)
+                    return
 
     def _give_up(self, rest: Iterable[Planned], reason: str) -> None:
         """Take what the store still knows, and name the rest."""
