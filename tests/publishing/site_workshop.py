@@ -9,6 +9,7 @@ from relabel.publishing.export import export_run
 from relabel.publishing.site.build import Site, build_site
 from relabel.run import Run, open_run
 from relabel.scoring.files import records
+from relabel.scoring.options import Choices
 from run_workshop import a_label, a_run
 
 A, B = "11-1011.00", "15-1252.00"
@@ -69,5 +70,5 @@ def hostile_run(folder: Path) -> tuple[Run, str]:
 def hostile_site(folder: Path) -> Site:
     """A site of such a run."""
     run, tasks = hostile_run(folder)
-    export_run(run, folder / "export", taxonomy="onet-soc", tasks=tasks, draws=0)
+    export_run(run, folder / "export", Choices(taxonomy="onet-soc", tasks=tasks), draws=0)
     return build_site(folder / "export", folder / "site")

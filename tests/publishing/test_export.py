@@ -20,6 +20,7 @@ from relabel.publishing.methodology import caveats, method_text
 from relabel.publishing.occupation import Pages, main_codes
 from relabel.rubric import load_rubric
 from relabel.run import TASK_FILE, open_run, task_sources
+from relabel.scoring.options import Choices
 from relabel.scoring.score import score_table
 from relabel.task import task_table
 from run_workshop import MakeRun, answered
@@ -215,7 +216,7 @@ def test_a_folder_in_other_use_is_refused_and_left_alone(sample_run: MakeRun, tm
 def test_an_empty_folder_and_an_earlier_export_are_replaced(sample_run: MakeRun, tmp_path: Path) -> None:
     run = sample_run()
     (tmp_path / "out").mkdir()
-    export_run(run, tmp_path / "out", taxonomy="onet-soc")
+    export_run(run, tmp_path / "out", Choices(taxonomy="onet-soc"))
     assert (tmp_path / "out/occupations/11-3051.00.json").exists()
     export_run(run, tmp_path / "out")
     assert not (tmp_path / "out/occupations/11-3051.00.json").exists()
@@ -236,7 +237,7 @@ def test_nothing_is_left_behind_when_scoring_or_writing_fails(
     export_run(run, tmp_path / "out")
     before = content(tmp_path / "out")
     with pytest.raises(UsageError):
-        export_run(run, tmp_path / "out", taxonomy="soc2018")
+        export_run(run, tmp_path / "out", Choices(taxonomy="soc2018"))
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -252,7 +253,7 @@ def test_nothing_is_left_behind_when_scoring_or_writing_fails(
 @pytest.mark.mirror
 def test_the_published_labels_export_with_a_page_for_each_of_412_groups(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = export_run(open_run("eloundou-2023:gpt4"), out, method="site-2026")
+    done = export_run(open_run("eloundou-2023:gpt4"), out, Choices(method="site-2026"))
     assert done.table.scored == 379
     assert len(list((out / "occupations").iterdir())) == 412
     page = load(out / "occupations/8160.json")
@@ -295,7 +296,7 @@ def test_no_file_names_the_folder_of_a_task_list(tmp_path: Path) -> None:
         sources=(old, *task_sources(tasks)),
         rubric=rubric,
     )
-    export_run(run, tmp_path / "out", taxonomy="onet-soc", tasks=tasks)
+    export_run(run, tmp_path / "out", Choices(taxonomy="onet-soc", tasks=tasks))
     for name, data in content(tmp_path / "out").items():
         assert b"secret-folder" not in data, name
         assert str(tmp_path).encode() not in data, name
@@ -340,7 +341,7 @@ def test_a_run_of_one_setting_is_exported_with_one_measure(tmp_path: Path) -> No
     run = answered(
         tmp_path / "a-run", {(A, "1"): {"strict": True}, (A, "2"): {"strict": False}}, tasks=tasks, settings=("strict",)
     )
-    export_run(run, tmp_path / "out", taxonomy="onet-soc", tasks=tasks)
+    export_run(run, tmp_path / "out", Choices(taxonomy="onet-soc", tasks=tasks))
     page = load(tmp_path / f"out/occupations/{A}.json")
     assert (page["score"]["alpha"], page["score"]["gamma"], page["score"]["status"]) == (0.5, None, "scored")
     assert page["counts"]["strict"]["text"] == "1 of 2"

@@ -19,6 +19,7 @@ from relabel.run import Run, open_run
 from relabel.scoring.decomposition import PARTS
 from relabel.scoring.explain import explain
 from relabel.scoring.families import FRAME_COLUMNS
+from relabel.scoring.options import Choices
 from relabel.scoring.score import score_table
 from relabel.scoring.uncertainty import INTERVALS
 from run_workshop import MakeRun, a_label, a_run
@@ -70,7 +71,7 @@ def test_frictionless_would_find_a_cell_out_of_bounds(compared: Path, tmp_path: 
 
 def test_a_package_with_formulas_in_it_is_still_valid(tmp_path: Path) -> None:
     run, tasks = hostile_run(tmp_path)
-    export_run(run, tmp_path / "out", taxonomy="onet-soc", tasks=tasks, draws=0)
+    export_run(run, tmp_path / "out", Choices(taxonomy="onet-soc", tasks=tasks), draws=0)
     assert problems(tmp_path / "out") == []
     cells = pd.read_csv(tmp_path / "out/tasks.csv", dtype=str)["text"].tolist()
     assert f"'{FORMULA}" in cells
@@ -237,8 +238,8 @@ def test_a_page_of_a_code_says_what_hangs_on_each_label(compared: Path) -> None:
 
 
 def test_choices_of_a_score_reach_its_export_and_are_told(tmp_path: Path) -> None:
-    export_run(open_run("sample"), tmp_path / "out", draws=0, unrated="drop")
+    export_run(open_run("sample"), tmp_path / "out", Choices(unrated="drop"), draws=0)
     assert load(tmp_path / "out/methodology.json")["unrated"] == "drop"
     assert "one without a rating is left out" in load(tmp_path / "out/methodology.json")["score"]["method_text"]
     with pytest.raises(UsageError, match="links of its own"):
-        export_run(open_run("sample"), tmp_path / "none", draws=0, method="site-2026", links="equal")
+        export_run(open_run("sample"), tmp_path / "none", Choices(method="site-2026", links="equal"), draws=0)

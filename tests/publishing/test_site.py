@@ -22,6 +22,7 @@ from relabel.publishing.site.serve import site_server
 from relabel.publishing.words import load_bands
 from relabel.run import open_run
 from relabel.scoring.family_page import FamilyPage
+from relabel.scoring.options import Choices
 from run_workshop import MakeRun, answered
 
 
@@ -416,7 +417,7 @@ def test_an_incoherent_pair_counts_as_exposed_under_both_readings(tmp_path: Path
         },
         tasks=str(tasks),
     )
-    export_run(run, tmp_path / "export", taxonomy="onet-soc", tasks=str(tasks), draws=0)
+    export_run(run, tmp_path / "export", Choices(taxonomy="onet-soc", tasks=str(tasks)), draws=0)
     page = json.loads((tmp_path / "export/occupations/11-1011.00.json").read_text(encoding="utf-8"))
     assert (page["score"]["alpha"], page["score"]["gamma"]) == (0.5, 0.5)
     assert (page["counts"]["strict"]["text"], page["counts"]["with_tools"]["text"]) == ("1 of 2", "1 of 2")
@@ -437,7 +438,7 @@ def test_a_run_of_one_reading_has_pages_without_a_switch(tmp_path: Path) -> None
         tasks=str(tasks),
         settings=("strict",),
     )
-    export_run(run, tmp_path / "export", taxonomy="onet-soc", tasks=str(tasks), draws=0)
+    export_run(run, tmp_path / "export", Choices(taxonomy="onet-soc", tasks=str(tasks)), draws=0)
     built = build_site(tmp_path / "export", tmp_path / "site")
     page = Seen(built.folder / "occupations/11-1011.00.html")
     text = " ".join(page.text.split())
@@ -454,7 +455,7 @@ PAY = "code,employees,median_pay_gbp\n1121,479000,52885\n8160,24000,35092\n"
 def test_the_published_labels_and_the_old_method_show_the_published_figures(tmp_path: Path) -> None:
     (tmp_path / "pay.csv").write_text(PAY, encoding="utf-8")
     run = open_run("eloundou-2023:gpt4")
-    export_run(run, tmp_path / "export", method="site-2026", pay=str(tmp_path / "pay.csv"), draws=0)
+    export_run(run, tmp_path / "export", Choices(method="site-2026", pay=str(tmp_path / "pay.csv")), draws=0)
     built = build_site(tmp_path / "export", tmp_path / "site")
     text = {
         code: " ".join(Seen(built.folder / f"occupations/{code}.html").text.split())

@@ -37,8 +37,7 @@ def bridge(
     """Show which O*NET-SOC codes stand for a group and by which way, or where an O*NET-SOC code leads."""
     from relabel.errors import UsageError
     from relabel.scoring.files import json_bytes
-    from relabel.scoring.links import ONE_WAY
-    from relabel.scoring.options import SAMPLE
+    from relabel.scoring.options import ONE_WAY, SAMPLE
     from relabel.scoring.paths import find_path
 
     if method == "site-2026" and (taxonomy in ONE_WAY or tasks == SAMPLE):

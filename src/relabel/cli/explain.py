@@ -9,7 +9,7 @@ import typer
 
 from relabel.cli.lines import row, wrapped
 from relabel.cli.writing import JsonCommand, require_file, write
-from relabel.scoring.options import Links, Method, Taxonomy, Unrated, Weights
+from relabel.scoring.options import Choices, Links, Method, Taxonomy, Unrated, Weights
 
 if TYPE_CHECKING:
     from relabel.scoring.explain import ExplainedTask, Explanation
@@ -56,7 +56,7 @@ def explain(
     from relabel.cli.idle import refuse_idle
     from relabel.run import open_run
     from relabel.scoring.explain import explain, taxonomy_of
-    from relabel.scoring.score import score_table
+    from relabel.scoring.score import score_by
     from relabel.scoring.uncertainty import with_intervals
 
     if not draws:
@@ -65,9 +65,7 @@ def explain(
         refuse_idle(ctx, "is for the terminal, and --json - prints all tasks as JSON instead; leave it out", "show")
     require_file(json_file, "--json")
     chosen = taxonomy or taxonomy_of(code) or "uk-soc2020"
-    opened = open_run(run)
-    table = score_table(
-        opened,
+    choices = Choices(
         method=method,
         taxonomy=chosen,
         weights=weights,
@@ -76,6 +74,8 @@ def explain(
         tasks=tasks,
         pay=pay,
     )
+    opened = open_run(run)
+    table = score_by(opened, choices)
     if code in set(table.frame["code"]) and draws:
         others = [open_run(ref) for ref in rater or ()]
         known = None if gold is None else open_run(gold)

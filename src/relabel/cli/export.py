@@ -59,15 +59,13 @@ def export(
     from relabel.cli.idle import refuse_idle
     from relabel.publishing.export import export_run
     from relabel.run import open_run
-    from relabel.scoring.options import SYSTEM_NAMES
+    from relabel.scoring.options import SYSTEM_NAMES, Choices
 
     if not families:
         refuse_idle(ctx, "rates the pages of job families; leave --no-families or this out", "epoch")
     elif tasks is not None and tasks.lower().endswith(".csv"):
         refuse_idle(ctx, "needs a task list of O*NET, not a file; leave it or --tasks out", "families", "epoch")
-    done = export_run(
-        open_run(run),
-        out,
+    choices = Choices(
         method=method,
         taxonomy=taxonomy,
         weights=weights,
@@ -75,6 +73,11 @@ def export(
         unrated=unrated,
         tasks=tasks,
         pay=pay,
+    )
+    done = export_run(
+        open_run(run),
+        out,
+        choices,
         allow_partial=allow_partial,
         draws=draws,
         baseline=None if baseline is None else open_run(baseline),

@@ -40,10 +40,11 @@ def show_scores(
     """
     from relabel.scoring.decomposition import what_moved
     from relabel.scoring.files import json_bytes
-    from relabel.scoring.score import score_table
+    from relabel.scoring.options import Choices
+    from relabel.scoring.score import score_by
 
-    chosen = _choices(before), _choices(after)
-    tables = score_table(a, **chosen[0]), score_table(b, **chosen[1])
+    chosen = Choices.of_words(before), Choices.of_words(after)
+    tables = score_by(a, chosen[0]), score_by(b, chosen[1])
     moved = what_moved(*tables)
     if json_file is not None:
         text = json_bytes(_document(moved, tables)).decode("utf-8")
@@ -53,27 +54,6 @@ def show_scores(
         write(Path(json_file), text, "--json")
         typer.echo(f"what moved in the scores written to {json_file}", err=True)
     _show(moved, tables)
-
-
-def _choices(given: Sequence[str]) -> dict[str, Any]:
-    from typing import get_args
-
-    from relabel.errors import UsageError
-    from relabel.scoring.options import Links, Method, Taxonomy, Unrated, Weights
-
-    closed = {"method": Method, "taxonomy": Taxonomy, "weights": Weights, "links": Links, "unrated": Unrated}
-    found: dict[str, Any] = {}
-    for choice in given:
-        name, equals, value = choice.partition("=")
-        if not equals or name not in (*closed, "tasks", "pay"):
-            known = ", ".join((*closed, "tasks", "pay"))
-            raise UsageError(f"{choice!r} is no choice of a score; write NAME=VALUE with one of {known}")
-        if name in closed and value not in get_args(closed[name]):
-            raise UsageError(f"{name} has no {value!r}; choose one of {', '.join(get_args(closed[name]))}")
-        if name in found:
-            raise UsageError(f"{name} is chosen twice for one table; choose once")
-        found[name] = value
-    return found
 
 
 def _document(moved: Moved, tables: tuple[ScoreTable, ScoreTable]) -> dict[str, Any]:

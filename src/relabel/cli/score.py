@@ -9,7 +9,7 @@ import typer
 
 from relabel.cli.lines import row, wrapped
 from relabel.cli.writing import require_file
-from relabel.scoring.options import Links, Method, Noise, Taxonomy, Unrated, Weights
+from relabel.scoring.options import Choices, Links, Method, Noise, Taxonomy, Unrated, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -90,7 +90,7 @@ def score(
     from relabel.errors import UsageError
     from relabel.run import open_run
     from relabel.scoring.files import json_bytes, require_suffix, table_json, write_table
-    from relabel.scoring.score import score_table
+    from relabel.scoring.score import score_by
 
     if out is not None:
         require_suffix(out)
@@ -103,9 +103,7 @@ def score(
             raise UsageError("a multiverse has no US figures; leave --us or --multiverse out")
     elif not draws:
         refuse_idle(ctx, "shapes intervals; give --draws 1000 too, or leave it out", "seed", "noise", "gold", "rater")
-    opened = open_run(run)
-    table = score_table(
-        opened,
+    choices = Choices(
         method=method,
         taxonomy=taxonomy,
         weights=weights,
@@ -114,6 +112,8 @@ def score(
         tasks=tasks,
         pay=pay,
     )
+    opened = open_run(run)
+    table = score_by(opened, choices)
     table = _with_us(table, us)
     if multiverse:
         from relabel.cli.universes import show_multiverse

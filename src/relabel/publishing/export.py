@@ -20,7 +20,6 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +45,8 @@ from relabel.run import Run
 from relabel.scoring.families import family_frame, family_pages
 from relabel.scoring.family_page import FamilyPage
 from relabel.scoring.files import csv_bytes, json_bytes, parquet_bytes, records, table_json
-from relabel.scoring.options import SYSTEM_NAMES, Links, Method, Taxonomy, Unrated, Weights
-from relabel.scoring.score import is_partial, score_table
+from relabel.scoring.options import SYSTEM_NAMES, Choices
+from relabel.scoring.score import is_partial, score_by
 from relabel.scoring.table import ScoreTable
 from relabel.scoring.uncertainty import DRAWS
 
@@ -77,14 +76,8 @@ class Export:
 def export_run(
     run: Run,
     out: Path,
+    choices: Choices | None = None,
     *,
-    method: Method = "bridge",
-    taxonomy: Taxonomy = "uk-soc2020",
-    weights: Weights = "importance",
-    links: Links | None = None,
-    unrated: Unrated | None = None,
-    tasks: str | None = None,
-    pay: str | None = None,
     allow_partial: bool = False,
     draws: int = DRAWS,
     baseline: Run | None = None,
@@ -98,13 +91,7 @@ def export_run(
     Args:
         run: The run.
         out: Folder to write: new, empty, or an earlier export without other files.
-        method: As for `score_table`, and so are the six below.
-        taxonomy: Classification of the pages.
-        weights: How tasks weigh within their occupation.
-        links: How the bridge weighs the sources of a code.
-        unrated: What a task without an importance rating weighs.
-        tasks: Task list that gives texts, types and importance.
-        pay: Source of pay.
+        choices: What the scores are made by; by default what `Choices` has as defaults.
         allow_partial: Export a run that is not complete, or labelled a part of the task list; every file then says so.
         draws: Number of draws behind the intervals, at least 100; 0 for an export without intervals.
         baseline: An earlier run, scored the same way: what moved since is listed.
@@ -116,23 +103,14 @@ def export_run(
         UsageError: The folder is in use for something else, or the choices do not go together.
         DataError: The folder cannot be written, or labels or sources are missing or malformed.
     """
+    choices = choices or Choices()
     if is_partial(run) and not allow_partial:
         raise IncompleteRunError(
             f"the run {run.ref} is {run.manifest.status}, so its scores would rest on a part of its labels; finish it "
             "with the same `relabel run`, or export it as it is with --allow-partial"
         )
     with written_whole(out, "export", files_of_export) as building:
-        scored_as = partial(
-            score_table,
-            method=method,
-            taxonomy=taxonomy,
-            weights=weights,
-            links=links,
-            unrated=unrated,
-            tasks=tasks,
-            pay=pay,
-        )
-        table = scored_as(run)
+        table = score_by(run, choices)
         if table.partial and not allow_partial:
             labelled, listed = int(table.task_values["labelled"].sum()), len(table.task_values)
             raise IncompleteRunError(
@@ -143,7 +121,7 @@ def export_run(
         bounded = Bounded.of(table, run, draws) if draws else Bounded(table, None)
         earlier = None
         if baseline is not None:
-            earlier = (baseline, scored_as(baseline))
+            earlier = (baseline, score_by(baseline, choices))
         careers: list[FamilyPage] = []
         if families and not table.tasks.lower().endswith(".csv"):
             try:

@@ -11,39 +11,12 @@ from collections.abc import Collection
 
 import pandas as pd
 
-from relabel.errors import UsageError
-from relabel.scoring.options import SAMPLE, Links, Method, Taxonomy
 from relabel.sources import bls
-
-ONE_WAY: Collection[Taxonomy] = ("onet-soc", "soc2018")
-"""Taxonomies that codes lead to one by one: each source counts alike, whatever the links."""
 
 JOBS_SOURCE = "bls-oews-2024"
 """Wage statistics whose counts of jobs weigh the links."""
 
 _BROAD = 6
-
-
-def check_links(links: Links | None, method: Method, taxonomy: Taxonomy, tasks: str) -> None:
-    """Make sure that a choice of links can have an effect.
-
-    Args:
-        links: The choice; None is none.
-        method: Whose bridge.
-        taxonomy: Where it leads.
-        tasks: The task list; the sample has a bridge of its own.
-
-    Raises:
-        UsageError: The bridge has no links to weigh.
-    """
-    if links is None:
-        return
-    if method == "site-2026":
-        raise UsageError("the method site-2026 has links of its own; leave --links out, or choose --method bridge")
-    if taxonomy in ONE_WAY:
-        raise UsageError(f"there is one way only to {taxonomy}, without links to weigh; leave --links out")
-    if tasks == SAMPLE:
-        raise UsageError("the sample has a bridge of its own, without links to weigh; leave --links out")
 
 
 def plain_links(table: pd.DataFrame, source: str, target: str) -> pd.DataFrame:

@@ -1,9 +1,12 @@
-"""The choices of a score and what they are called; free of heavy imports, so that a command line can name them."""
+"""The choices of a score, what they are called and which go together; light, so that a command line can name them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Self, get_args
+
+from relabel.errors import UsageError
 
 Method = Literal["site-2026", "bridge"]
 Taxonomy = Literal["onet-soc", "soc2018", "isco08", "uk-soc2020"]
@@ -42,6 +45,99 @@ LINK_NOTES: Mapping[Links, str] = {
     "index": "ISCO-08 codes count by their entries in the ONS coding index, all other sources alike",
 }
 DEFAULT_LINKS: Links = "index"
+ONE_WAY: Collection[Taxonomy] = ("onet-soc", "soc2018")
+"""Taxonomies that codes lead to one by one: each source counts alike, whatever the links."""
 PAY_SOURCES = ("ons-ashe-2024", "ons-ashe-2025-medians")
 SAMPLE = "sample"
 SAMPLE_NOTE = "SAMPLE: invented tasks, labels, jobs and pay; says nothing about a real occupation"
+
+_CLOSED: Mapping[str, Any] = {
+    "method": Method,
+    "taxonomy": Taxonomy,
+    "weights": Weights,
+    "links": Links,
+    "unrated": Unrated,
+}
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The choices that a score table is made by. Those that can never go together are refused, whatever the run.
+
+    Attributes:
+        method: `site-2026` (as published in 2026, faults included) or `bridge`.
+        taxonomy: Classification of the codes.
+        weights: How tasks weigh within their occupation.
+        links: How the bridge weighs the sources of a code, by default `DEFAULT_LINKS`; there is no choice where
+            `check_links` says so.
+        unrated: What a task without an importance rating weighs; by default `one` under `site-2026` and `mean` under
+            `bridge`. Importance weights only.
+        tasks: Task list that gives types and importance; by default `measures.default_tasks`.
+        pay: Source of pay, as for `pay.read_pay`; by default ASHE 2024, and the sample's own for the sample.
+
+    Raises:
+        UsageError: A choice is not known, or two do not go together.
+    """
+
+    method: Method = "bridge"
+    taxonomy: Taxonomy = "uk-soc2020"
+    weights: Weights = "importance"
+    links: Links | None = None
+    unrated: Unrated | None = None
+    tasks: str | None = None
+    pay: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is not known or cannot go together."""
+        for name, known in _CLOSED.items():
+            value = getattr(self, name)
+            if value is not None and value not in get_args(known):
+                raise UsageError(f"{name} has no {value!r}; choose one of {', '.join(get_args(known))}")
+        if self.pay is not None and self.taxonomy != "uk-soc2020":
+            raise UsageError(f"there is pay for uk-soc2020 only, not for {self.taxonomy}; leave --pay out")
+        check_links(self.links, self.method, self.taxonomy, self.tasks)
+        if self.unrated is not None and self.weights != "importance":
+            raise UsageError(
+                f"weights {self.weights} ask for no rating; leave --unrated out, or choose --weights importance"
+            )
+
+    @classmethod
+    def of_words(cls, words: Sequence[str]) -> Self:
+        """Choices written as `NAME=VALUE`, each at most once; the defaults for the others.
+
+        Raises:
+            UsageError: A word is no choice, or the choices do not go together.
+        """
+        names = [field.name for field in fields(cls)]
+        found: dict[str, Any] = {}
+        for word in words:
+            name, equals, value = word.partition("=")
+            if not equals or name not in names:
+                known = ", ".join(names)
+                raise UsageError(f"{word!r} is no choice of a score; write NAME=VALUE with one of {known}")
+            if name in found:
+                raise UsageError(f"{name} is chosen twice for one table; choose once")
+            found[name] = value
+        return cls(**found)
+
+
+def check_links(links: Links | None, method: Method, taxonomy: Taxonomy, tasks: str | None) -> None:
+    """Make sure that a choice of links can have an effect.
+
+    Args:
+        links: The choice; None is none.
+        method: Whose bridge.
+        taxonomy: Where it leads.
+        tasks: The task list, where it is known; the sample has a bridge of its own.
+
+    Raises:
+        UsageError: The bridge has no links to weigh.
+    """
+    if links is None:
+        return
+    if method == "site-2026":
+        raise UsageError("the method site-2026 has links of its own; leave --links out, or choose --method bridge")
+    if taxonomy in ONE_WAY:
+        raise UsageError(f"there is one way only to {taxonomy}, without links to weigh; leave --links out")
+    if tasks == SAMPLE:
+        raise UsageError("the sample has a bridge of its own, without links to weigh; leave --links out")

@@ -9,13 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from relabel.errors import UsageError
 from relabel.manifest import SourceUse
 from relabel.rubric import MEASURES, Measure
 from relabel.run import TASK_FILE, Run, task_sources
 from relabel.scoring.bridges import Bridge, codes_of, make_bridge
 from relabel.scoring.columns import COLUMNS, ENOUGH, SCORES
-from relabel.scoring.links import ONE_WAY, check_links
 from relabel.scoring.measures import (
     coded_tasks,
     default_tasks,
@@ -25,13 +23,16 @@ from relabel.scoring.measures import (
 )
 from relabel.scoring.options import (
     DEFAULT_LINKS,
+    ONE_WAY,
     SAMPLE,
     SAMPLE_NOTE,
+    Choices,
     Links,
     Method,
     Taxonomy,
     Unrated,
     Weights,
+    check_links,
 )
 from relabel.scoring.pay import Pay, file_use, read_pay, source_use
 from relabel.scoring.ranking import CLEAN, percentiles, to_places
@@ -66,15 +67,13 @@ def score_table(
 
     Args:
         run: The run.
-        method: `site-2026` (as published in 2026, faults included) or `bridge`.
+        method: As for `options.Choices`, and so are the six below.
         taxonomy: Classification of the codes.
         weights: How tasks weigh within their occupation.
-        links: How the bridge weighs the sources of a code, by default `options.DEFAULT_LINKS`; there is no choice where
-            `links.check_links` says so.
-        unrated: What a task without an importance rating weighs; by default `one` under `site-2026` and `mean` under
-            `bridge`. Importance weights only.
-        tasks: Task list that gives types and importance; by default `measures.default_tasks`.
-        pay: Source of pay, as for `pay.read_pay`; by default ASHE 2024, and the sample's own for the sample.
+        links: How the bridge weighs the sources of a code.
+        unrated: What a task without an importance rating weighs.
+        tasks: Task list that gives types and importance.
+        pay: Source of pay.
 
     Returns:
         The scores of all codes of the taxonomy.
@@ -83,15 +82,25 @@ def score_table(
         UsageError: The choices do not go together.
         DataError: Labels or sources are missing or malformed.
     """
-    task_list = tasks if tasks is not None else default_tasks(run, weights, taxonomy)
-    if pay is not None and taxonomy != "uk-soc2020":
-        raise UsageError(f"there is pay for uk-soc2020 only, not for {taxonomy}; leave --pay out")
-    check_links(links, method, taxonomy, task_list)
-    if unrated is not None and weights != "importance":
-        raise UsageError(f"weights {weights} ask for no rating; leave --unrated out, or choose --weights importance")
-    rule: Unrated = unrated or ("one" if method == "site-2026" else "mean")
+    return score_by(
+        run,
+        Choices(method=method, taxonomy=taxonomy, weights=weights, links=links, unrated=unrated, tasks=tasks, pay=pay),
+    )
+
+
+def score_by(run: Run, choices: Choices) -> ScoreTable:
+    """Score the codes of a taxonomy from a run's labels; `score_table` with its choices in one.
+
+    Raises:
+        UsageError: The choices do not go with the run.
+        DataError: Labels or sources are missing or malformed.
+    """
+    method, taxonomy, weights = choices.method, choices.taxonomy, choices.weights
+    task_list = choices.tasks if choices.tasks is not None else default_tasks(run, weights, taxonomy)
+    check_links(choices.links, method, taxonomy, task_list)
+    rule: Unrated = choices.unrated or ("one" if method == "site-2026" else "mean")
     one_way = method == "site-2026" or taxonomy in ONE_WAY or task_list == SAMPLE
-    chosen = None if one_way else links or DEFAULT_LINKS
+    chosen = None if one_way else choices.links or DEFAULT_LINKS
     values = labelled_tasks(run, task_list, weights, unrated=rule)
     by_occupation = occupation_scores(values)
     occupations, uses = _occupations(task_list, values)
@@ -103,7 +112,7 @@ def score_table(
     money = None
     if taxonomy == "uk-soc2020":
         default = SAMPLE if task_list == SAMPLE else "ons-ashe-2024"
-        money = read_pay(pay if pay is not None else default, frozenset(codes_of(bridge.titles)))
+        money = read_pay(choices.pay if choices.pay is not None else default, frozenset(codes_of(bridge.titles)))
     frame = _with_pay(frame, money)
     sample, partial = task_list == SAMPLE, is_partial(run) or bool(values["labelled"].mean() < WHOLE)
     if sample:

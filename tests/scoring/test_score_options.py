@@ -1,0 +1,57 @@
+"""The choices of a score table: what is known, what goes together, and how they are written in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import relabel
+from relabel.errors import UsageError
+from relabel.scoring.options import Choices
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"method": "site-2025"}, "method has no 'site-2025'; choose one of site-2026, bridge"),
+        ({"weights": "importence"}, "weights has no 'importence'; choose one of importance, core, equal"),
+        ({"links": ""}, "links has no ''"),
+        ({"taxonomy": "isco08", "pay": "ons-ashe-2024"}, "there is pay for uk-soc2020 only, not for isco08"),
+        ({"method": "site-2026", "links": "equal"}, "the method site-2026 has links of its own"),
+        ({"taxonomy": "soc2018", "links": "equal"}, "one way only to soc2018"),
+        ({"tasks": "sample", "links": "equal"}, "the sample has a bridge of its own"),
+        ({"weights": "core", "unrated": "drop"}, "weights core ask for no rating"),
+    ],
+)
+def test_choices_that_no_run_can_be_scored_by_are_refused_wherever_they_are_made(
+    given: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        Choices(**given)
+    with pytest.raises(UsageError, match=words):
+        Choices.of_words([f"{name}={value}" for name, value in given.items()])
+    with pytest.raises(UsageError, match=words):
+        relabel.score_table(relabel.open_run("sample"), **given)
+
+
+def test_choices_are_written_as_names_with_values() -> None:
+    assert Choices.of_words([]) == Choices()
+    said = Choices.of_words(["taxonomy=onet-soc", "tasks=a=b.csv"])
+    assert said == Choices(taxonomy="onet-soc", tasks="a=b.csv")
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (
+            ["colour=red"],
+            "'colour=red' is no choice of a score; write NAME=VALUE with one of method, taxonomy, weights",
+        ),
+        (["method"], "'method' is no choice of a score"),
+        (["method=bridge", "method=bridge"], "method is chosen twice"),
+    ],
+)
+def test_words_that_are_no_choices_are_refused(words: list[str], why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        Choices.of_words(words)
