@@ -160,9 +160,6 @@ def run(
     yes: Annotated[
         bool, typer.Option("--yes", help="Do not ask at a terminal before a run for over $100, or of 100,000 labels.")
     ] = False,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Do not ask at a terminal before a run for over $100, or of 100,000 labels.")
-    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="The run folder. By default a name under runs/ that tells what was asked.")
     ] = None,
@@ -230,10 +227,6 @@ def run(
 
         show_plan(replace(job, price=half), environment, as_json=as_json)
         return
-    if not yes and max_cost is None and engine is not EngineName.replay:
-        from relabel.cli.consent import get_consent
-
-        get_consent(job, folder)
     if not yes and max_cost is None and engine is not EngineName.replay:
         from relabel.cli.consent import get_consent
 
