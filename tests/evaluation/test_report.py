@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from relabel.evaluation.document import TextClassifier, Yardstick
 from relabel.evaluation.evaluate import evaluate
 from relabel.evaluation.gates.judge import judge
 from relabel.evaluation.gates.suite import Suite
@@ -104,3 +105,16 @@ def test_a_run_with_few_tasks_still_gives_a_page(tmp_path: Path) -> None:
     (tmp_path / "g.csv").write_text("task_id,onet_soc_code,code\n0,11-1000.00,E0\n")
     gold = read_gold_csv(tmp_path / "g.csv")
     assert "figures are rough" in eval_page(evaluate(run, gold, draws=200), run, gold)
+
+
+def test_the_word_count_has_the_name_that_verdict_and_terminal_give_it(tmp_path: Path) -> None:
+    run = hostile_run(tmp_path / "run", seed=1)
+    (tmp_path / "g.csv").write_text("task_id,onet_soc_code,code\n0,11-1000.00,E0\n1,13-1001.00,E0\n2,15-1002.00,E1\n")
+    gold = read_gold_csv(tmp_path / "g.csv")
+    document = evaluate(run, gold, draws=200)
+    other = Yardstick(n=3, accuracy=0.8, kappa=0.7, accuracy_difference=0.1, kappa_difference=0.2)
+    trained = TextClassifier(trained_on=2000, folds=5, seed=0, settings={"three-way": other})
+    marks = document.yardsticks.model_copy(update={"text_classifier": trained})
+    page = eval_page(document.model_copy(update={"yardsticks": marks}), run, gold)
+    assert '<th scope="row">word count</th>' in page
+    assert "classifier" not in page

@@ -102,7 +102,7 @@ def _yardsticks(document: EvalDocument) -> list[dict[str, Any]]:
                 "kappa_lead_ci": None,
             }
         )
-    others = (("text classifier", marks.text_classifier), ("people against GPT-4, 2023", marks.raters))
+    others = (("word count", marks.text_classifier), ("people against GPT-4, 2023", marks.raters))
     for title, group in others:
         for name, found in (group.settings if group is not None else {}).items():
             rows.append(
