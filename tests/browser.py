@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 _FLAGS = (
     "--headless",
@@ -85,6 +85,42 @@ def page(browser: Browser) -> Iterator[OpenPage]:
         context.close()
     if complaints:
         pytest.fail("the page: " + "; ".join(complaints))
+
+
+def shaded_edges(page: Page, region: Locator) -> tuple[bool, bool]:
+    """Whether a region that scrolls sideways shows at its left and at its right edge that there is more behind it."""
+    region.scroll_into_view_if_needed()
+    region.evaluate("element => { for (const inside of element.children) inside.style.visibility = 'hidden'; }")
+    box = region.bounding_box()
+    assert box is not None
+    top, sides = max(box["y"], 0) + 4, (box["x"], box["x"] + box["width"] - 24)
+
+    def seen() -> list[bytes]:
+        return [page.screenshot(clip={"x": x, "y": top, "width": 24, "height": 12}) for x in sides]
+
+    shown = seen()
+    region.evaluate("element => { element.style.background = 'none'; }")
+    plain = seen()
+    region.evaluate("element => { element.style.background = ''; }")
+    left, right = (one != other for one, other in zip(shown, plain, strict=True))
+    return left, right
+
+
+BROKEN_WORDS = """region => {
+  const found = [], walk = document.createTreeWalker(region, NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const text = walk.currentNode.data;
+    for (const word of text.matchAll(/[A-Za-z]{2,20}(?![A-Za-z])/g)) {
+      if (/[A-Za-z]/.test(text[word.index - 1] || "")) { continue; }
+      const range = document.createRange();
+      range.setStart(walk.currentNode, word.index);
+      range.setEnd(walk.currentNode, word.index + word[0].length);
+      if (new Set([...range.getClientRects()].map(box => Math.round(box.top))).size > 1) { found.push(word[0]); }
+    }
+  }
+  return found;
+}"""
+"""Run on an element: words of up to twenty letters in it that stand on two lines. This browser comes without hyphenation."""
 
 
 def serious_findings(page: Page) -> list[str]:

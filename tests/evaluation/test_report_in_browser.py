@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from browser import OpenPage, serious_findings
+from browser import BROKEN_WORDS, OpenPage, serious_findings, shaded_edges
 from report_workshop import HOSTILE, hostile_pages
 
 KINDS = ("eval", "compare", "several")
@@ -54,6 +54,22 @@ def test_wide_tables_can_be_reached_and_scrolled_by_keyboard(page: OpenPage, fol
     table.focus()
     shown.keyboard.press("ArrowRight")
     shown.wait_for_function("() => document.activeElement.scrollLeft > 0")
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_what_is_wider_than_a_phone_shows_at_which_edge_there_is_more(page: OpenPage, folder: Path, dark: bool) -> None:
+    shown = page((folder / "eval.html").as_uri(), width=360, height=800, dark=dark)
+    for name in ("Agreement by setting", "Accuracy by major group"):
+        region = shown.locator(f".scroll[aria-label='{name}']")
+        assert shaded_edges(shown, region) == (False, True), name
+        region.evaluate("element => { element.scrollLeft = element.scrollWidth; }")
+        assert shaded_edges(shown, region) == (True, False), name
+
+
+def test_words_of_a_table_stay_whole_on_a_phone(page: OpenPage, folder: Path) -> None:
+    shown = page((folder / "eval.html").as_uri(), width=360, height=800)
+    for name in ("Agreement by major group", "Yardsticks", "Measures"):
+        assert shown.get_by_role("region", name=name, exact=True).evaluate(BROKEN_WORDS) == [], name
 
 
 def test_no_label_of_a_chart_is_cut_off(page: OpenPage, folder: Path) -> None:

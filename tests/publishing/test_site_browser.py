@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Page, expect
 from site_workshop import hostile_site, sample_answers, sample_site
 
-from browser import OpenPage, serious_findings
+from browser import BROKEN_WORDS, OpenPage, serious_findings, shaded_edges
 from relabel.publishing.export import export_run
 from relabel.publishing.site.build import Site, build_site
 from relabel.publishing.site.serve import site_server
@@ -75,6 +75,26 @@ def test_no_kind_of_page_has_serious_findings_of_axe_or_runs_over_a_phone(
             details.evaluate("element => element.open = true")
         assert serious_findings(opened) == [], kind
         assert opened.evaluate("document.documentElement.scrollWidth") <= 360, kind
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_a_table_shows_at_which_edge_there_is_more_of_it(site: Site, page: OpenPage, dark: bool) -> None:
+    opened = page(address(site, "totals.html"), width=360, height=740, dark=dark)
+    region = opened.get_by_role("region", name="Totals by major group")
+    assert shaded_edges(opened, region) == (False, True)
+    region.evaluate("element => { element.scrollLeft = element.scrollWidth - element.clientWidth - 12; }")
+    assert shaded_edges(opened, region) == (True, True)
+    region.evaluate("element => { element.scrollLeft = element.scrollWidth; }")
+    assert shaded_edges(opened, region) == (True, False)
+    opened.set_viewport_size({"width": 1280, "height": 900})
+    assert shaded_edges(opened, region) == (False, False)
+
+
+def test_the_table_of_families_fits_a_phone(site: Site, page: OpenPage) -> None:
+    opened = page(address(site, "careers/index.html"), width=360, height=740)
+    region = opened.get_by_role("region", name="Job families")
+    assert region.evaluate("element => element.scrollWidth - element.clientWidth") == 0
+    assert region.locator("tbody").evaluate(BROKEN_WORDS) == []
 
 
 def test_the_switch_shows_one_reading_at_a_time_and_is_kept_for_the_next_page(site: Site, page: OpenPage) -> None:
