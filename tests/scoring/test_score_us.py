@@ -188,8 +188,18 @@ def test_scores_by_onet_code_and_job_families_need_no_file_that_is_fetched_by_ha
     assert "employment_us" in out.read_text(encoding="utf-8").partition("\n")[0]
     assert run_app(["resilience", "eloundou-2023:gpt4"]) == 0
     assert capsys.readouterr().err == ""
-    assert run_app(["score", "eloundou-2023:gpt4", "--taxonomy", "soc2018"]) == 3
-    assert "'2019_to_SOC_Crosswalk.xlsx' by hand from https://www.onetcenter.org" in capsys.readouterr().err
+    assert run_app(["score", "eloundou-2023:gpt4"]) == 3
+    said = capsys.readouterr().err
+    assert "'2019_to_SOC_Crosswalk.xlsx' by hand from https://www.onetcenter.org" in said
+    assert "or go by O*NET code, which needs no such file: --taxonomy onet-soc" in said
+    export = ["export", "eloundou-2023:gpt4", "--draws", "0", "--out", str(tmp_path / "export")]
+    assert run_app(export) == 3
+    assert "which needs no such file: --taxonomy onet-soc" in capsys.readouterr().err
+    moved = ["compare", "eloundou-2023:gpt4", "eloundou-2023:human", "--scores"]
+    by_code = ["--before", "taxonomy=onet-soc", "--after", "taxonomy=onet-soc"]
+    assert run_app(moved) == 3
+    assert f"which needs no such file: {' '.join(by_code)}" in capsys.readouterr().err
+    assert run_app([*moved, *by_code]) == 0
 
 
 @pytest.mark.mirror

@@ -56,6 +56,7 @@ def export(
     ] = True,
 ) -> None:
     """Write score tables, a page a group, tasks, sources, methodology and a data package into a folder."""
+    from relabel.cli.by_hand import or_by_code
     from relabel.cli.idle import refuse_idle
     from relabel.publishing.export import export_run
     from relabel.run import open_run
@@ -74,16 +75,17 @@ def export(
         tasks=tasks,
         pay=pay,
     )
-    done = export_run(
-        open_run(run),
-        out,
-        choices,
-        allow_partial=allow_partial,
-        draws=draws,
-        baseline=None if baseline is None else open_run(baseline),
-        families=families,
-        epoch_run=None if epoch is None else open_run(epoch),
-    )
+    with or_by_code(taxonomy, "--taxonomy onet-soc"):
+        done = export_run(
+            open_run(run),
+            out,
+            choices,
+            allow_partial=allow_partial,
+            draws=draws,
+            baseline=None if baseline is None else open_run(baseline),
+            families=families,
+            epoch_run=None if epoch is None else open_run(epoch),
+        )
     table = done.table
     counts = table.describe()["counts"]
     typer.echo(f"{done.files:,} files ({done.size / 1e6:.1f} MB) in {out}")

@@ -38,13 +38,15 @@ def show_scores(
     Raises:
         UsageError: A choice is not known, or the tables cannot be compared.
     """
+    from relabel.cli.by_hand import or_by_code
     from relabel.scoring.decomposition import what_moved
     from relabel.scoring.files import json_bytes
     from relabel.scoring.options import Choices
     from relabel.scoring.score import score_by
 
     chosen = Choices.of_words(before), Choices.of_words(after)
-    tables = score_by(a, chosen[0]), score_by(b, chosen[1])
+    with or_by_code(chosen[0].taxonomy, "--before taxonomy=onet-soc --after taxonomy=onet-soc"):
+        tables = score_by(a, chosen[0]), score_by(b, chosen[1])
     moved = what_moved(*tables)
     if json_file is not None:
         text = json_bytes(_document(moved, tables)).decode("utf-8")

@@ -86,6 +86,7 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as one JSON document.")] = False,
 ) -> None:
     """Score occupations: alpha, beta and gamma by code, with coverage, pay and percentiles."""
+    from relabel.cli.by_hand import or_by_code
     from relabel.cli.idle import refuse_idle
     from relabel.errors import UsageError
     from relabel.run import open_run
@@ -113,7 +114,8 @@ def score(
         pay=pay,
     )
     opened = open_run(run)
-    table = score_by(opened, choices)
+    with or_by_code(taxonomy, "--taxonomy onet-soc"):
+        table = score_by(opened, choices)
     table = _with_us(table, us)
     if multiverse:
         from relabel.cli.universes import show_multiverse
