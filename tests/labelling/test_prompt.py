@@ -37,6 +37,9 @@ def line(number: int, **identity: str) -> str:
         ("{{ data[0] }} has {{ data | length }} line", "{} has 1 line"),
         ("{% for each in data %}- {{ each }}{% endfor %}", "- {}"),
         ("{% set it = data[0] %}{{ it }}", "{}"),
+        ("{{ 'again' if seen is defined else 'new' }}{% set seen = data[0] %} {{ seen }}", "new {}"),
+        ("{% if 'number 0.' in data[0] %}{% set seen = 1 %}{% endif %}{{ seen | default('new') }}", "new"),
+        ("{% set count = namespace(n=0) %}{% set count.n = count.n + 1 %}{{ count.n }} {{ data[0] }}", "1 {}"),
     ],
 )
 def test_each_task_is_shown_as_the_template_says(user: str, said: str, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError
+from jinja2.runtime import Context
 from jinja2.sandbox import SandboxedEnvironment
 
 from relabel.errors import RubricError
@@ -54,7 +55,10 @@ class Prompt:
     name: str
     sha256: str
     _template: Template = field(repr=False)
-    _systems: dict[tuple[object, ...], str] = field(default_factory=dict[tuple[object, ...], str], repr=False)
+    _known: dict[tuple[object, ...], tuple[str, Context]] = field(
+        default_factory=dict[tuple[object, ...], "tuple[str, Context]"], repr=False
+    )
+    """By all but the tasks: the system message, and what the user's is rendered in. A new context would cost half of a request."""
 
     def messages(
         self, tasks: Sequence[Task], rubric: Rubric, setting: str, *, examples: bool = True, decide: str = "json"
@@ -72,27 +76,29 @@ class Prompt:
             RubricError: The template uses something that does not exist, or fails for this task.
         """
         packed = len(tasks) > 1
-        given: dict[str, Any] = {
-            "rubric": rubric,
-            "setting": rubric.settings[setting],
-            "packed": packed,
-            "decide": decide,
-        }
-        given["letters"] = letters(rubric)
-        cache_key = (rubric.sha256, setting, examples, decide, packed)
-        if cache_key not in self._systems:
+        key = (rubric.sha256, setting, examples, decide, packed)
+        if key not in self._known:
+            given: dict[str, Any] = {
+                "rubric": rubric,
+                "setting": rubric.settings[setting],
+                "packed": packed,
+                "decide": decide,
+                "letters": letters(rubric),
+            }
             shown = _shown(rubric, setting) if examples else []
-            self._systems[cache_key] = self._render("system", {**given, "examples": shown})
+            system = self._render("system", self._template.new_context({**given, "examples": shown}))
+            self._known[key] = system, self._template.new_context({**given, "data": []})
+        system, context = self._known[key]
         if packed:
             data = [as_data(id=str(n), **_facts(rubric, t.title, t.text)) for n, t in enumerate(tasks, start=1)]
         else:
             data = [as_data(**_facts(rubric, tasks[0].title, tasks[0].text))]
-        user = self._render("user", {**given, "data": data})
-        return [{"role": "system", "content": self._systems[cache_key]}, {"role": "user", "content": user}]
+        context.parent["data"] = data
+        return [{"role": "system", "content": system}, {"role": "user", "content": self._render("user", context)}]
 
-    def _render(self, block: str, values: dict[str, Any]) -> str:
+    def _render(self, block: str, context: Context) -> str:
         try:
-            return "".join(self._template.blocks[block](self._template.new_context(values))).strip()
+            return "".join(self._template.blocks[block](context)).strip()
         except Exception as error:  # whatever goes wrong in a template is the template's: it may call and divide
             raise RubricError(f"prompt {self.name}: block {block}: {error}; mend the template") from error
 
