@@ -229,6 +229,26 @@ async def test_a_server_that_answers_is_not_said_to_be_out_of_reach() -> None:
     assert not limiter.unreachable
 
 
+async def test_the_end_of_a_pause_is_no_news() -> None:
+    time_ = FakeTime()
+
+    async def sleep(seconds: float) -> None:
+        del seconds
+        await asyncio.Event().wait()
+
+    limiter = Limiter(4, rpm=6, clock=time_, sleep=sleep)
+    trend = new(6, limiter)
+    limiter.release(await limiter.acquire(100))
+    waiting = asyncio.create_task(limiter.acquire(100))
+    await asyncio.sleep(0)
+    lines, now = PlainLines(trend, 0.0), 1.0
+    assert "paused until" in (lines.due(now) or "")
+    time_.now += 20
+    assert [lines.due(now + second) for second in range(1, 59)] == [None] * 58
+    waiting.cancel()
+    await asyncio.wait({waiting})
+
+
 def test_what_is_done_at_the_end_of_a_run_is_said() -> None:
     now, trend = FakeTime(), new(1_000_000)
     trend.progress.doing = "naming"

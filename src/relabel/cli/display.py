@@ -145,7 +145,7 @@ class PlainLines:
         self._trend, self._last = trend, now
         self._said: object = None
         self._alert = ""
-        self._pause_known = False
+        self._pause_known = self._said_paused = False
 
     def due(self, now: float) -> str | None:
         """The line to write now, if any."""
@@ -157,10 +157,11 @@ class PlainLines:
             if alert:
                 return self._say(alert, now)
         until = paused_until(limiter)
-        told = (progress.done, progress.prompt_tokens, progress.cost_usd, until is None)
+        told = (progress.done, progress.prompt_tokens, progress.cost_usd)
         first_pause = until is not None and not self._pause_known
-        changed = told != self._said and now - self._last >= _PLAIN_EVERY_S
-        if not (first_pause or changed or now - self._last >= _AT_LEAST_EVERY_S):
+        changed = told != self._said or (until is not None and not self._said_paused)
+        due = _PLAIN_EVERY_S if changed else _AT_LEAST_EVERY_S
+        if not first_pause and now - self._last < due:
             return None
         parts = [line(self._trend)]
         if told == self._said and progress.flying:
@@ -172,7 +173,7 @@ class PlainLines:
             parts.append(f"paused until {until}")
         if alert:
             parts.append(alert)
-        self._said = told
+        self._said, self._said_paused = told, until is not None
         return self._say(" | ".join(parts), now)
 
     def _say(self, text: str, now: float) -> str:
@@ -272,7 +273,7 @@ def line(trend: Trend) -> str:
 
 
 def _failed(progress: Progress) -> str:
-    return ", ".join(f"{count} {kind}" for kind, count in progress.failed.most_common())
+    return ", ".join(f"{count:,} {kind}" for kind, count in progress.failed.most_common())
 
 
 def paused_until(limiter: Limiter | None) -> str | None:

@@ -9,12 +9,16 @@ from pathlib import Path
 import typer
 
 from relabel.cli.display import money
+from relabel.cli.lines import wrapped
 from relabel.labelling.engines.local import ADVICE, is_local
 from relabel.labelling.estimate import estimate
 from relabel.labelling.job import Job
 from relabel.labelling.outcome import Outcome
 from relabel.labelling.store import Store
 from relabel.settings import Settings
+
+_COLUMN = 9
+"""Columns before what a line of the summary says."""
 
 
 def show_plan(job: Job, environment: Settings, *, as_json: bool) -> None:
@@ -50,31 +54,34 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
     m, missing = outcome.manifest, outcome.missing
     if missing.total:
         said = ", ".join(f"{count:,} {kind}" for kind, count in sorted(missing.kinds.items()))
-        typer.echo(f"MISSING  {missing.total:,} of {m.counts.asked:,} labels ({said})")
+        _say("MISSING", f"{missing.total:,} of {m.counts.asked:,} labels ({said})")
         for run, count in sorted(missing.held.items()):
-            typer.echo(f"         {count:,} of them were not asked: the batch run {run} has them in flight")
+            _say("", f"{count:,} of them were not asked: the batch run {run} has them in flight")
         if others := missing.unasked - sum(missing.held.values()):
-            typer.echo(f"         {others:,} of them were not asked")
+            _say("", f"{others:,} of them were not asked")
     there = m.counts.from_store + m.counts.fresh
-    typer.echo(
-        f"labels   {there:,} of {m.counts.asked:,}: {m.counts.from_store:,} from the store, {m.counts.fresh:,} fresh"
-    )
+    _say("labels", f"{there:,} of {m.counts.asked:,}: {m.counts.from_store:,} from the store, {m.counts.fresh:,} fresh")
     _show_settings(outcome)
-    typer.echo(f"model    {m.model}, answered as {', '.join(m.models_returned) or 'nothing'}")
-    typer.echo(
-        f"tokens   {m.tokens.prompt:,} in ({m.tokens.cached:,} cached), {m.tokens.completion:,} out; {money(m.cost_usd)}"
+    _say("model", f"{m.model}, answered as {', '.join(m.models_returned) or 'nothing'}")
+    _say(
+        "tokens",
+        f"{m.tokens.prompt:,} in ({m.tokens.cached:,} cached), {m.tokens.completion:,} out; {money(m.cost_usd)}",
     )
     unsure = m.perhaps_charged
     if unsure.requests:
         most = "an unknown sum" if unsure.usd is None else f"up to {money(unsure.usd)}"
         free = unsure.usd == 0  # a request has a prompt, so that only a model without a price can come to nothing
         charged = "" if free else f"; {most} may be charged for them"
-        typer.echo(f"unsure   {unsure.requests:,} request(s) were sent and never answered{charged}")
+        _say("unsure", f"{unsure.requests:,} request(s) were sent and never answered{charged}")
     if m.note:
-        typer.echo(f"note     {m.note}")
-    typer.echo(f"folder   {folder}")
+        _say("note", m.note)
+    _say("folder", str(folder))
     if is_local(model):
         typer.echo(ADVICE if model == "local" else "Labels of a model of your own: evaluate them before you use them.")
+
+
+def _say(what: str, text: str) -> None:
+    typer.echo(f"{what:<{_COLUMN}}{wrapped(text, indent=_COLUMN, hang=0)[_COLUMN:]}")
 
 
 def _show_settings(outcome: Outcome) -> None:
@@ -85,14 +92,15 @@ def _show_settings(outcome: Outcome) -> None:
     each = m.counts.asked // max(1, len(m.settings))
     for setting, counts in by_setting.items():
         total = counts.total()
-        of = "" if total == each else f" {f'{total:,}' if total else 'none'} of {each:,}"
-        said = ", ".join(f"{label} {count:,}" for label, count in sorted(counts.items()))
-        typer.echo(f"         {setting}:{of}{': ' if of and said else ' ' if said else ''}{said}")
+        parts = [] if total == each else [f"{f'{total:,}' if total else 'none'} of {each:,}"]
+        parts += [", ".join(f"{label} {count:,}" for label, count in sorted(counts.items()))] if counts else []
+        _say("", f"{setting}: {': '.join(parts)}")
     none = [setting for setting, counts in by_setting.items() if not counts]
     if none and len(none) < len(by_setting):
-        typer.echo(
-            f"         {' and '.join(none)} {'has' if len(none) == 1 else 'have'} no label yet: until the run is finished "
-            "nothing can be judged three-way,\n         and no measure that needs it can be scored"
+        _say(
+            "",
+            f"{' and '.join(none)} {'has' if len(none) == 1 else 'have'} no label yet: until the run is finished nothing can be "
+            "judged three-way, and no measure that needs it scored",
         )
 
 
