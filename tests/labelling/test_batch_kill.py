@@ -141,6 +141,35 @@ async def test_stopping_leaves_the_batches_and_the_next_run_takes_them(store: St
         books_balance(fake, store)
 
 
+async def test_what_an_earlier_process_has_sent_was_asked(store: Store, tmp_path: Path) -> None:
+    with batch_provider(by_number, Fate(looks=9)) as fake:
+        for _ in range(2):
+            stop = Stop()
+
+            async def sleep(seconds: float, stop: Stop = stop) -> None:
+                stop()
+                await no_wait(seconds)
+
+            outcome = await batch(make_job(fake.base_url), store, tmp_path, stop=stop, sleep=sleep)
+            assert outcome.missing.unasked == 0
+            assert {f.attempts for f in outcome.failures} == {1}
+
+
+async def test_what_is_written_and_not_sent_was_not_asked(store: Store, tmp_path: Path) -> None:
+    stop = Stop()
+
+    def step(name: str) -> None:
+        if name == "chunk" and not stop.asked.is_set():
+            stop()
+
+    with batch_provider(by_number) as fake:
+        outcome = await batch(make_job(fake.base_url, 40), store, tmp_path, stop=stop, step=step, max_requests=50)
+        assert len({f.message for f in outcome.failures}) == 2  # in a batch to come, and not even that
+        assert {f.attempts for f in outcome.failures} == {0}
+        assert outcome.missing.unasked == 80
+        assert fake.batches == {}
+
+
 async def test_a_chunk_file_that_somebody_removed_is_done_without(store: Store, tmp_path: Path) -> None:
     stop = Stop()
     with batch_provider(by_number, Fate("expired", answered=3, looks=2), Fate()) as fake:

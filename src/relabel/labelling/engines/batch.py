@@ -232,19 +232,21 @@ class _Batches:
         for key in elsewhere:  # its answer may be here by now
             for want in self.results.wants.pop(key, ()):
                 self.results.take_or_want(self.results.whole(want))
-        waiting: dict[str, str] = {}
+        waiting: dict[str, tuple[str, bool]] = {}
         for chunk in self.state.open:
             said = (
                 f"it is in the batch {chunk.batch_id or 'to come'}; `relabel batch resume {self.state.run_id}` goes on"
             )
-            waiting |= dict.fromkeys(self.folder.keys(chunk) or (), said)
+            waiting |= dict.fromkeys(self.folder.keys(chunk) or (), (said, chunk.batch_id is not None))
         for key, wanted in self.results.wants.items():
             kind: FailureKind = "provider"
             attempts = self.results.tries[key]
             if key in self.results.failed:
                 kind, said, attempts = self.results.failed[key]
             elif key in waiting:
-                said = waiting[key]
+                said, sent = waiting[key]
+                # It counts once it is sent, and an earlier process may have sent it.
+                attempts = max(1, attempts) if sent else max(0, attempts - 1)
             elif key in self.results.unanswered:
                 said = self.results.unanswered[key]
             elif key in elsewhere:
@@ -257,7 +259,7 @@ class _Batches:
             elif self.writing.no_money and not self.interrupted:
                 kind, said = "budget", self.writing.no_money
             else:
-                said = "the run was stopped before this was asked"
+                said, attempts = "the run was stopped before this was asked", 0  # written, perhaps, and not sent
             for tasks, setting, sample in wanted:
                 bare = Request(self.job.endpoint.host, {}, sample, self.job.endpoint.api, key)
                 self.ledger.fail(Planned(tasks, setting, sample, bare), kind, said, attempts)
