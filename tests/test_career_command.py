@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from relabel.cli.app import run_app
+from relabel.run import open_run
 from run_workshop import a_label, a_run
 
 DIMENSIONS = ("empathy", "presence", "opinion", "creativity", "hope")
@@ -52,6 +53,24 @@ def test_a_score_with_a_part_missing_reads_so_far_wherever_it_stands(
     assert "a whole score is of 6" in " ".join(said.split())
     assert run_app(["resilience", "sample", "nursing"]) == 0
     assert f"Resilience: {table['Nursing']}; a whole score is of 6" in capsys.readouterr().out
+
+
+def test_a_thin_share_of_a_role_stands_in_brackets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = open_run("sample").labels
+    first = rows.loc[rows["onet_soc_code"] == "29-1141.00", "task_id"].iloc[0]
+    labels = [
+        a_label(str(row.task_id), str(row.setting), str(row.label), code=str(row.onet_soc_code))
+        for row in rows.itertuples()
+        if row.onet_soc_code != "29-1141.00" or row.task_id == first
+    ]
+    a_run(tmp_path / "part", labels, tasks="sample")
+    assert run_app(["resilience", str(tmp_path / "part"), "nursing"]) == 0
+    said = capsys.readouterr().out
+    (role,) = [line for line in said.splitlines() if line.startswith("29-1141.00")]
+    assert len(re.findall(r"\(\d+%\)", role)) == 2
+    assert "In brackets: a share that is thin" in said
+    assert run_app(["resilience", "sample", "nursing"]) == 0
+    assert "In brackets" not in capsys.readouterr().out
 
 
 @pytest.mark.mirror

@@ -176,6 +176,12 @@ def test_a_thin_score_is_a_grey_figure_without_band_meaning_or_advice(sample_run
     assert "occupations/1121.html" not in dots
 
 
+def test_thin_shares_of_a_role_are_marked_on_the_page_of_its_family(sample_run: MakeRun, tmp_path: Path) -> None:
+    built = made_thin(sample_run, tmp_path, "29-1141.00")
+    career = (built.folder / "careers/nursing.html").read_text(encoding="utf-8")
+    assert career.count("<small>thin</small>") == 2
+
+
 def test_totals_say_how_many_of_the_occupations_in_them_are_thin(sample_run: MakeRun, tmp_path: Path) -> None:
     built = made_thin(sample_run, tmp_path, "11-3051.00")
     summed = json.loads((built.folder / "data/methodology.json").read_text(encoding="utf-8"))

@@ -277,7 +277,7 @@ def test_the_site_works_from_a_server_as_from_a_folder(served: str, page: OpenPa
     opened = page(f"{served}/index.html")
     opened.locator("#occupations tbody a").first.click()
     expect(opened.locator("h1")).to_contain_text("1121")
-    assert opened.evaluate("getComputedStyle(document.querySelector('.card')).display") == "grid"
+    expect(opened.locator(".card.strict")).to_have_css("display", "grid")
     opened.get_by_role("link", name="Compare with another occupation").click()
     expect(opened.locator("#compared tbody tr").first).to_be_visible()
 

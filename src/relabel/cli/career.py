@@ -254,9 +254,15 @@ def _show_roles(page: FamilyPage) -> None:
     for role in page.roles:
         change = _change(role.outlook.change_percent)
         typer.echo(
-            f"{role.onet_soc_code:<12}{_medians(role, len(periods))}{change:>9}{_percent(role.strict):>8}"
-            f"{_percent(role.with_tools):>8}  {_cut(role.title, 40)}"
+            f"{role.onet_soc_code:<12}{_medians(role, len(periods))}{change:>9}{_exposed(role, role.strict):>8}"
+            f"{_exposed(role, role.with_tools):>8}  {_cut(role.title, 40)}"
         )
+    if any(role.thin for role in page.roles):
+        _say("In brackets: a share that is thin, because less than half of the role's task weight has labels.")
+
+
+def _exposed(role: Role, share: float | None) -> str:
+    return f"({_percent(share)})" if role.thin and share is not None else _percent(share)
 
 
 def _medians(role: Role, columns: int) -> str:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pydantic import BaseModel, ConfigDict
 
 from relabel.manifest import SourceUse
+from relabel.scoring.columns import ENOUGH
+from relabel.scoring.ranking import CLEAN
 
 
 class _Part(BaseModel):
@@ -165,6 +167,11 @@ class Role(_Part):
     outlook: Outlook
     preparation: Preparation
     epoch: EpochScore | None
+
+    @property
+    def thin(self) -> bool:
+        """Whether its exposure rests on less than half of its task weight, too little to be read."""
+        return self.tasks > 0 and round(self.coverage, CLEAN) < ENOUGH
 
 
 class Responsibility(_Part):

@@ -9,6 +9,7 @@ from typing import Any
 from relabel.publishing.site.book import Book
 from relabel.publishing.site.charts import Box, log_axis, squarified
 from relabel.publishing.words import model_name
+from relabel.scoring.family_page import Role
 
 Row = dict[str, Any]
 
@@ -378,6 +379,7 @@ def career(page: Row, book: Book) -> Row:
     return {
         "page": page,
         "sources": sorted({titles[use["source"]] for use in page["sources"] if use["source"] in titles}),
+        "thin_roles": {role["onet_soc_code"] for role in page["roles"] if Role.model_validate(role).thin},
         "family_ids": {family["id"] for family in book.families},
         "onet_codes": {
             path.removeprefix("onet/").removesuffix(".json") for path in book.files if path.startswith("onet/")
