@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -155,6 +156,32 @@ def test_cancel_takes_what_there_is_and_says_so(fake: FakeBatches, capsys: pytes
     fake.fates = [Fate()]
     assert run(fake) == 0
     assert len(fake.made) == 8
+
+
+@pytest.mark.parametrize("word", ["resume", "cancel"])
+def test_who_takes_a_large_run_up_again_or_ends_it_is_not_asked_once_more_whether_it_is_meant(
+    word: str, fake: FakeBatches, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relabel.cli.consent.MUCH_USD", 0.0)
+    stop_at_first_look(fake)
+    assert run(fake, "--price", "5/15") == 130
+    assert "8 labels: 4 tasks, for up to $" in capsys.readouterr().err
+    fake.batches["batch_1"]["_"]["fate"].looks = 0
+    run_id = listed(capsys)[0]["run_id"]
+    assert run_app(["batch", word, run_id, "--quiet"]) == 0
+    assert "for up to" not in capsys.readouterr().err
+
+
+def test_what_a_large_batch_may_cost_is_said_at_half_the_price(
+    fake: FakeBatches, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relabel.cli.consent.MUCH_USD", 0.0)
+
+    def most(engine: str) -> float:
+        run(fake, "--price", "500/1500", "--out", engine, engine=engine)
+        return float(re.findall(r"for up to \$([\d.]+)", capsys.readouterr().err)[0])
+
+    assert most("batch") == pytest.approx(most("online") / 2, rel=1e-3)
 
 
 def test_list_shows_what_the_provider_said(fake: FakeBatches, capsys: pytest.CaptureFixture[str]) -> None:

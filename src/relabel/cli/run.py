@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from relabel.cli.batch import TakenUp
 from relabel.cli.numbers import finite
 
 if TYPE_CHECKING:
@@ -221,16 +222,16 @@ def run(
         form=None if response_format is FormName.auto else response_format.value,
     )
     folder = out or Path("runs") / default_name(job)
+    priced = replace(job, price=job.price.halved()) if engine is EngineName.batch and job.price else job
     if dry_run:
-        half = job.price.halved() if engine is EngineName.batch and job.price else job.price
         from relabel.cli.summary import show_plan
 
-        show_plan(replace(job, price=half), environment, as_json=as_json)
+        show_plan(priced, environment, as_json=as_json)
         return
-    if not yes and max_cost is None and engine is not EngineName.replay:
+    if not yes and max_cost is None and engine is not EngineName.replay and ctx.find_object(TakenUp) is None:
         from relabel.cli.consent import get_consent
 
-        get_consent(job, folder)
+        get_consent(priced, folder)
     look = "quiet" if quiet else "json" if log_json else "people"
     go_on = "the same command goes on where it was"
     if engine is EngineName.batch:
