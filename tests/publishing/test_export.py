@@ -181,7 +181,9 @@ def test_nothing_is_read_into_a_thin_score(sample_run: MakeRun, tmp_path: Path) 
     assert all(said["band"] and said["meaning"] and said["now"] for said in whole["readings"].values())
     assert load(tmp_path / "out/onet/51-1011.00.json")["thin"] is False
     caveats = load(tmp_path / "out/methodology.json")["caveats"]
-    assert any(said.startswith("1 group has labels for less than 50 %") for said in caveats)
+    assert any(
+        said.startswith("1 group has a thin score, without percentile and band: less than 50 %") for said in caveats
+    )
 
 
 def test_an_incomplete_run_is_refused_or_marked_in_every_file(sample_run: MakeRun, tmp_path: Path) -> None:

@@ -105,8 +105,8 @@ def caveats(table: ScoreTable) -> list[str]:
     if counts["thin"]:
         noun = "1 group has" if counts["thin"] == 1 else f"{counts['thin']:,} groups have"
         said.append(
-            f"{noun} labels for less than {100 * ENOUGH:.0f} % of the task weight: such a score is thin, and has no "
-            "percentile and no band."
+            f"{noun} a thin score, without percentile and band: less than {100 * ENOUGH:.0f} % of what the group stands for "
+            "has labels; the column status says why."
         )
     if counts["tasks_half_labelled"]:
         said.append(f"{counts['tasks_half_labelled']:,} tasks have some of their labels only and count as unlabelled.")
