@@ -155,6 +155,21 @@ async def test_what_an_earlier_process_has_sent_was_asked(store: Store, tmp_path
             assert {f.attempts for f in outcome.failures} == {1}
 
 
+@pytest.mark.parametrize(("calls", "named"), [(1, 80), (2, 1)])
+async def test_a_stop_before_all_of_the_plan_is_looked_at_counts_every_label(
+    calls: int, named: int, store: Store, tmp_path: Path
+) -> None:
+    stop = Stop()
+    for _ in range(calls):
+        stop()
+    with batch_provider(by_number) as fake:
+        outcome = await batch(make_job(fake.base_url, 40), store, tmp_path, stop=stop)
+        assert outcome.interrupted
+        assert len(outcome.failures) >= named
+        assert outcome.missing.total == outcome.manifest.counts.failed == 80
+        assert fake.batches == {}
+
+
 async def test_what_is_written_and_not_sent_was_not_asked(store: Store, tmp_path: Path) -> None:
     stop = Stop()
 

@@ -175,6 +175,7 @@ class _Batches:
         self.job, self.folder, self.state, self.ledger = job, folder, state, ledger
         self.results, self.writing, self.queue, self.stop = results, writing, queue, stop
         self.terms, self.interrupted = terms, False
+        self._plan = job.plan()
 
     async def work(self) -> ProviderError | None:
         """Do all there is to do; return what ended it early for good."""
@@ -205,11 +206,14 @@ class _Batches:
                 f"the provider refused the batch: {self.queue.refused}; mend that, then start the same run again"
             )
         self.ledger.progress.flying.clear()
+        await self._look_at_the_rest()
         self._name_missing(fatal)
+        if left := self.job.size - self.ledger.progress.done:
+            self.ledger.leave_unnamed(left)
         return fatal
 
     async def _work(self) -> None:
-        for turn, planned in enumerate(self.job.plan()):
+        for turn, planned in enumerate(self._plan):
             self.results.take_or_want(planned)
             if turn % TURN == 0:
                 await breathe(self.stop)
@@ -225,6 +229,15 @@ class _Batches:
             await self.queue.settle()
             if self.results.fatal:
                 return
+
+    async def _look_at_the_rest(self) -> None:
+        """Take or want what a stop has kept from being looked at, until the user is in a hurry."""
+        for turn, planned in enumerate(self._plan):
+            self.results.take_or_want(planned)
+            if turn % TURN == 0:
+                await asyncio.sleep(0)
+                if self.stop.at_once.is_set():
+                    return
 
     def _name_missing(self, fatal: ProviderError | None) -> None:
         """Enter all that is still wanted as missing, each with its reason."""
