@@ -105,6 +105,17 @@ async def test_a_run_that_ends_at_its_first_question_leaves_a_folder_that_says_s
     assert [session.status for session in outcome.manifest.sessions] == ["incomplete", "complete"]
 
 
+async def test_what_ends_a_run_at_its_first_question_is_said_whatever_form_its_folder_was_asked_in(
+    store: Store, tmp_path: Path
+) -> None:
+    with provider(taking("json_object")) as fake:
+        await label_all(make_job(fake.base_url, 3, probe=True), store, tmp_path / "run")
+        fake.script = lambda seen: refused(401, "who are you")
+        with Store(tmp_path / "empty") as other, pytest.raises(ProviderError, match="does not accept the key"):
+            await label_all(make_job(fake.base_url, 3, probe=True), other, tmp_path / "run")
+        assert open_run(str(tmp_path / "run")).manifest.status == "complete"
+
+
 async def test_stopping_during_the_probe_ends_the_run(store: Store, tmp_path: Path) -> None:
     stop, loop = Stop(), asyncio.get_running_loop()
 

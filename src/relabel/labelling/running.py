@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from relabel.errors import RelabelError
+from relabel.errors import DataError, RelabelError
 from relabel.files import require_writable, writing
 from relabel.label import Answer, InvalidAnswerError
 from relabel.labelling.budget import Budget
@@ -108,7 +108,12 @@ async def _run_job(
             RelabelError
         ) as error:  # what ends a run at its first question leaves the folder that a later one would leave
             refused, job = error, replace(job, probe=False)
-    out_is_free(out, job)
+    try:
+        out_is_free(out, job)
+    except DataError:
+        if refused is None:
+            raise
+        raise refused from None  # in which form the server is asked is not known, and the folder may be this run's
     started = now()
     manifest = manifest_of(job, engine.name, started)
     if not (out / "manifest.json").exists():
