@@ -239,9 +239,7 @@ def _document(answer: Answer) -> Mapping[str, Any]:
         raise InvalidAnswerError("invalid-json", "the answer is empty")
     fenced = _FENCED.match(content)
     try:
-        data = json.loads(
-            fenced.group(1) if fenced else content, object_pairs_hook=_unique, parse_constant=_no_constant
-        )
+        data = _STRICTLY.decode(fenced.group(1) if fenced else content)
     except (ValueError, RecursionError) as error:
         raise InvalidAnswerError("invalid-json", f"the answer is not one JSON object: {error}") from error
     if not isinstance(data, Mapping):
@@ -267,3 +265,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+_STRICTLY = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+"""Made once: `json.loads` with arguments would make one for each answer."""

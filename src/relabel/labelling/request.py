@@ -23,6 +23,7 @@ Decide = Literal["json", "logprob"]
 ONE_TOKEN: Mapping[str, Any] = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20, "temperature": 0}
 """What deciding by log probability asks for: one token, and how likely the others were."""
 _MARK = "\x00the task\x00"
+_SPELLING = json.JSONEncoder(ensure_ascii=False)  # made once: `json.dumps` with arguments makes one each time
 
 KEY_VERSION = 1
 """Counts up when the meaning of a key changes; answers under older keys are then asked anew."""
@@ -175,7 +176,7 @@ class Planner:
         messages = self._prompt.messages(tasks, self._rubric, setting, examples=self._examples, decide=self._decide)
         body = self._body(setting, messages, packed=packed)
         # Only the last message differs from task to task: the hash of all before it is made once.
-        user = json.dumps(messages[-1]["content"], ensure_ascii=False).encode()
+        user = _SPELLING.encode(messages[-1]["content"]).encode()
         if (setting, packed) not in self._hashers:
             marked = with_messages(body, [*messages[:-1], {**messages[-1], "content": _MARK}])
             whole = canonical_json(_wire(Request(self._endpoint.host, marked, 0, self._endpoint.api, key="-")))

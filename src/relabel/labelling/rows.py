@@ -25,6 +25,7 @@ HELD = 20_000
 T = TypeVar("T")
 _NAMES = tuple(field.name for field in fields(Label))
 _values = attrgetter(*_NAMES)
+_SPELLING = json.JSONEncoder(separators=(",", ":"))
 in_table_order = attrgetter("onet_soc_code", "task_id", "setting", "sample")
 """What the rows of a run's table are sorted by."""
 
@@ -158,7 +159,7 @@ def failure_rows(folder: Path | None, *, held: int = HELD) -> Rows[Failure]:
 
 
 def _write_label(label: Label) -> str:
-    return json.dumps(_values(label), ensure_ascii=True, separators=(",", ":"))
+    return _SPELLING.encode(_values(label))
 
 
 def _read_label(line: str) -> Label:
