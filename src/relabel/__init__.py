@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from relabel.scoring.table import ScoreTable
     from relabel.task import Task, load_tasks
 
-    __version__: str
+__version__ = "0.1.0"
 
 __all__ = [
     "EvalDocument",
@@ -59,10 +59,6 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version  # noqa: PLC0415  a third of the start of `--help`
-
-        return version("relabel")
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'relabel' has no attribute {name!r}")

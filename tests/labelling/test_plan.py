@@ -194,7 +194,7 @@ def test_without_ray_its_absence_is_told_in_a_sentence(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "ray" else pytest.fail(name))
     words = ["run", "--model", "m", "--base-url", "http://127.0.0.1:9/v1", "--tasks", "sample", "--engine", "ray"]
     assert run_app(words) == 2
-    assert "pip install 'relabel[ray]'" in capsys.readouterr().err
+    assert "pip install 'relabel-exposure[ray]'" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")

@@ -20,7 +20,7 @@ from typing import Any
 
 from relabel.errors import ProviderError, UsageError
 
-RAY_EXTRA = "pip install 'relabel[ray]'"
+RAY_EXTRA = "pip install 'relabel-exposure[ray]'"
 REACH_S = 5.0
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """What an HTTP/2 client says first: a cluster's head speaks gRPC over it, and answers with its own settings."""

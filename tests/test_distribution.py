@@ -1,0 +1,68 @@
+"""The distribution has a name of its own: `relabel` on the public index is somebody else's package."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from relabel.labelling.engines.ray_cluster import RAY_EXTRA
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+NAME = "relabel-exposure"
+FOLDERS = ("src", "docs", "design", "prompts", "rubrics", "evals", "bench", ".ci", ".github", "data")
+TEXTS = {".md", ".py", ".yml", ".yaml", ".toml", ".txt", ".html", ".cff", ".j2", ".typ", ""}
+# An installer and the other package on one line, or the other package as a requirement with an extra or a version.
+OTHER = re.compile(
+    r"\b(pip3?|pipx|uv|uvx|poetry|pdm|conda|mamba)\b[^\n]*?\b(install|add|run|tool|uvx|with)\b[^\n]*?[\s'\"]relabel(?=[\[=<>~!'\"]|\s|$)"
+    r"|\b(uvx|pipx run)\s+relabel(?![-_\w])"
+    r"|[\s'\"]relabel(\[[a-z]+\]|\s?[=~<>]=\s?\d)"
+)
+
+
+def texts() -> list[Path]:
+    found = [path for path in ROOT.iterdir() if path.is_file()]
+    found += [path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.is_file()]
+    return [path for path in found if path.suffix in TEXTS and path.stat().st_size < 1_000_000]
+
+
+def test_no_text_tells_people_to_install_the_other_package() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in texts()
+        for line in path.read_text("utf-8", "replace").splitlines()
+        if OTHER.search(line.partition("  #")[0])
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "pip install relabel",
+        "python -m pip install -q 'relabel[ray]'",
+        "uv add relabel",
+        "uvx relabel demo",
+        "  relabel>=0.1",
+    ],
+)
+def test_the_check_sees_the_other_package(line: str) -> None:
+    assert OTHER.search(line)
+
+
+@pytest.mark.parametrize(
+    "line", ["pip install 'relabel-exposure[ray]'", "uv add relabel-exposure", "relabel run --model M"]
+)
+def test_the_check_lets_our_own_name_pass(line: str) -> None:
+    assert not OTHER.search(line)
+
+
+def test_one_name_everywhere_and_the_command_stays() -> None:
+    assert PROJECT["name"] == NAME
+    assert PROJECT["scripts"] == {"relabel": "relabel.cli.app:main"}
+    assert f"{NAME}[ray]" in PROJECT["optional-dependencies"]["dev"]
+    assert f"{NAME}[ray]" in RAY_EXTRA
+    assert f"pip install {NAME}" in (ROOT / "docs/workflows/relabel-eval.yml").read_text("utf-8")
