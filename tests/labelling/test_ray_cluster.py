@@ -24,7 +24,9 @@ from server import Reply, Seen, chat, judged, provider, refused
 from workshop import KEY, label_all, make_job
 
 # Importing it here would settle which network it uses before the cluster's variables are set.
-pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'relabel-exposure[ray]'")
+pytestmark = pytest.mark.skipif(
+    find_spec("ray") is None, reason="Ray is not installed: pip install 'relabel-exposure[ray]'"
+)
 
 
 @pytest.fixture(scope="module")
