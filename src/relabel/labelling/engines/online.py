@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,7 +17,6 @@ from typing import Any
 
 import httpx2
 import openai
-import tenacity
 from pydantic import SecretStr
 
 from relabel.label import Answer
@@ -43,12 +43,11 @@ from relabel.labelling.engines.transport import (
 from relabel.labelling.engines.turns import Turns
 from relabel.labelling.pricing import OPENAI_URL, Price
 from relabel.labelling.request import Request, public_url
+from relabel.labelling.retry import ATTEMPTS, RetryPolicy
 from relabel.labelling.wire import PATHS, NotAReplyError, messages_of, output_bound, with_messages
 
-ATTEMPTS = 6
 LONGEST_OBEYED_S = 900.0
 """A 429 that asks for a longer wait than this is a failure of that label: better said than waited for."""
-LONGEST_PAUSE_S = 60.0
 _CHARACTERS_A_TOKEN = 4
 _USUAL_ANSWER = 80
 """Tokens; only the pace depends on it, never a cap of cost."""
@@ -97,7 +96,10 @@ class OnlineEngine:
         self._price = price
         self._patience = patience or Patience()
         self._turns = Turns()
-        self._clock, self._sleep, self._jitter, self._now = clock, sleep, jitter, now
+        self._clock, self._now = clock, now
+        self._retry = RetryPolicy(
+            is_transient, _server_wait, attempts=ATTEMPTS, clock=clock, sleep=sleep, jitter=jitter
+        )
 
     def history(self) -> tuple[tuple[float, int, str], ...]:
         """See `Engine.history`."""
@@ -115,7 +117,6 @@ class OnlineEngine:
         )
         sent = 0
         ends_at: float | None = None
-        failed: BaseException | None = None
 
         async def once() -> Answer:
             nonlocal sent, ends_at
@@ -139,34 +140,8 @@ class OnlineEngine:
             await self._turns.mine()
             return self._answer(request, text, sent, latency, ticket, worst, repaired=repair is not None)
 
-        async def once_more() -> Answer:
-            nonlocal failed
-            if failed is not None:
-                first, failed = failed, None
-                raise first
-            return await once()
-
         try:
-            # The owner of retries is called in when there is something to retry: it leaves a lot of garbage, and counts the
-            # attempt that has failed as its first.
-            try:
-                return await once()
-            except Exception as error:
-                if not is_transient(error):
-                    raise
-                failed = error
-            retrying = tenacity.AsyncRetrying(
-                retry=tenacity.retry_if_exception(is_transient),
-                # An attempt that could only begin after the deadline is none.
-                stop=lambda state: (
-                    state.attempt_number >= ATTEMPTS
-                    or (ends_at is not None and self._clock() + state.upcoming_sleep >= ends_at)
-                ),
-                wait=self._pause,
-                sleep=self._sleep,
-                reraise=True,
-            )
-            return await retrying(once_more)
+            return await self._retry.call(once, ends_at=lambda: math.inf if ends_at is None else ends_at)
         except NoBudgetError as error:
             raise NoAnswerError("budget", str(error), sent) from error
         except (TimedOutError, openai.APITimeoutError) as error:
@@ -271,15 +246,13 @@ class OnlineEngine:
         self.limiter.correct(ticket, answer.usage.prompt + answer.usage.completion)
         return answer
 
-    def _pause(self, state: tenacity.RetryCallState) -> float:
-        wanted = min(LONGEST_PAUSE_S, 0.5 * 2**state.attempt_number) * (0.5 + self._jitter() / 2)
-        error = state.outcome.exception() if state.outcome else None
-        # A 429's wait is the limiter's, for everybody; waiting for a turn does not count against the deadline.
-        if isinstance(error, openai.APIStatusError):
-            asked = retry_after(error.response.headers)
-            if error.status_code != 429 or asked > LONGEST_OBEYED_S:
-                wanted = max(wanted, asked)
-        return wanted
+
+def _server_wait(error: BaseException) -> float:
+    """Seconds that a reply asks to wait. A 429's wait is the limiter's, for everybody, and does not count against the deadline."""
+    if not isinstance(error, openai.APIStatusError):
+        return 0.0
+    asked = retry_after(error.response.headers)
+    return asked if error.status_code != 429 or asked > LONGEST_OBEYED_S else 0.0
 
 
 def _posted(body: Mapping[str, Any]) -> bytes:
