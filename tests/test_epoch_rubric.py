@@ -121,10 +121,10 @@ def test_a_rubric_of_tasks_still_needs_codes_and_measures(key: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("rubric", "setting", "decide", "tasks", "key"),
     [
-        ("exposure", "strict", "json", 1, "13d96c7012b33c88946cfade104f662fe07b180dd600a86bf9b214c10ebdc59e"),
-        ("exposure", "with-tools", "json", 1, "669cea28609987c168e5d8951a67cf64842c1b685b334ae7a19fe2217a5f9ecb"),
-        ("exposure", "strict", "logprob", 1, "93654f946eeddd65242a44a24b0b0084f2be93d48eafab26b748a5f534e19216"),
-        ("exposure", "strict", "json", 2, "4ec4b195fa622b3b04c0429f07f2a5a70d1642ad83645e9f8e4160fd6b1b8eb9"),
+        ("exposure@1", "strict", "json", 1, "13d96c7012b33c88946cfade104f662fe07b180dd600a86bf9b214c10ebdc59e"),
+        ("exposure@1", "with-tools", "json", 1, "669cea28609987c168e5d8951a67cf64842c1b685b334ae7a19fe2217a5f9ecb"),
+        ("exposure@1", "strict", "logprob", 1, "93654f946eeddd65242a44a24b0b0084f2be93d48eafab26b748a5f534e19216"),
+        ("exposure@1", "strict", "json", 2, "4ec4b195fa622b3b04c0429f07f2a5a70d1642ad83645e9f8e4160fd6b1b8eb9"),
         ("eloundou", "three-way", "json", 1, "e5838e774b91d4bccab6890e048ebbb5762f80005aa3a2fe2d15423b003e8911"),
         ("eloundou", "three-way", "json", 2, "46462aeb5c7819c47c729506dbb41e51f1bbcd3afca3f2a207ebac3bae2a7cce"),
     ],

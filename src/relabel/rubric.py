@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from relabel.errors import RubricError
 from relabel.settings import asset_dir
@@ -22,7 +23,7 @@ AUTOMATION = "automation"
 """The setting that asks how much of a task a model could do by itself: another question than exposure, without codes."""
 CODES: tuple[Code, ...] = ("E0", "E2", "E1")
 """The published codes, in order of exposure."""
-_ADVICE = {"missing": "add it", "extra_forbidden": "remove it, or mend its name"}
+_ADVICE = {"missing": "add it", "extra_forbidden": "remove it, or correct its name"}
 MEASURES: tuple[Measure, ...] = ("alpha", "beta", "gamma")
 
 
@@ -58,6 +59,77 @@ class RationaleRule(_Part):
     max_words: int = Field(ge=1, le=1000)
 
 
+NOT_TRIED = "not tried against people's labels"
+"""How a rubric is marked that nobody has compared with people's judgement."""
+Share = Annotated[float, Field(ge=0, le=1, strict=False)]
+"""A share, 0-1; YAML reads a bare 0 or 1 as a whole number."""
+Kappa = Annotated[float, Field(ge=-1, le=1, strict=False)]
+
+
+class Agreement(_Part):
+    """How labels under a rubric compare with one reference set, on the same tasks.
+
+    Attributes:
+        people: Whether the reference labels are people's.
+        n: Tasks compared, where not all.
+        rates: Share that the reference labels exposed, by setting.
+        kappa: Cohen's kappa with the reference, by setting (`strict`, `with-tools`, `three-way`).
+    """
+
+    people: bool
+    n: int | None = Field(default=None, ge=1)
+    rates: Mapping[str, Share] = {}
+    kappa: Mapping[str, Kappa] = {}
+
+
+class Study(_Part):
+    """One trial of a rubric: who labelled what with it, and how that compares with reference labels.
+
+    Attributes:
+        study: Name of the trial.
+        raters: Who labelled.
+        when: Date or month.
+        tasks: Which tasks, and how they were drawn.
+        n: How many.
+        labels: Where the labels are kept.
+        rates: Share labelled exposed, by setting.
+        golds: Comparison by the name of the reference set.
+        limits: What the trial does not show.
+    """
+
+    study: str = Field(min_length=1)
+    raters: str = Field(min_length=1)
+    when: Annotated[str, BeforeValidator(str), Field(min_length=4)]
+    tasks: str = Field(min_length=1)
+    n: int = Field(ge=1)
+    labels: str = Field(min_length=1)
+    rates: Mapping[str, Share] = {}
+    golds: Mapping[str, Agreement] = {}
+    limits: str = ""
+
+    def in_words(self) -> str:
+        """The trial in a line."""
+        rates = [f"{setting} {rate:.3f}" + self._of_golds("rates", setting) for setting, rate in self.rates.items()]
+        kappas = [
+            f"{setting} "
+            + ", ".join(
+                f"{gold} {found.kappa[setting]:.2f}" for gold, found in self.golds.items() if setting in found.kappa
+            )
+            for setting in dict.fromkeys(setting for found in self.golds.values() for setting in found.kappa)
+        ]
+        said = [f"{self.study} ({self.when}): {self.n:,} tasks by {self.raters}"]
+        said += [f"share exposed: {'; '.join(rates)}"] * bool(rates) + [f"kappa: {'; '.join(kappas)}"] * bool(kappas)
+        return ". ".join(said)
+
+    def _of_golds(self, what: Literal["rates"], setting: str) -> str:
+        found = [
+            f"{gold} {getattr(of, what)[setting]:.3f}"
+            for gold, of in self.golds.items()
+            if setting in getattr(of, what)
+        ]
+        return f" ({', '.join(found)})" if found else ""
+
+
 class Rubric(_Part):
     """A question with its labels, settings, worked examples, and the way from labels to codes and measures.
 
@@ -78,8 +150,9 @@ class Rubric(_Part):
             one setting `automation` has neither codes nor measures.
         incoherent: A pair of labels that contradicts itself; it is counted and listed for review.
         measures: Value (0-1) by measure and code.
+        validity: Trials of the rubric against reference labels. They change no request.
         source: The file that the rubric was read from.
-        sha256: Hash of that file.
+        sha256: Hash of that file without its block `validity`.
     """
 
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
@@ -95,6 +168,7 @@ class Rubric(_Part):
     codes: Mapping[Code, Mapping[str, str]] = {}
     incoherent: Mapping[str, str] | None = None
     measures: Mapping[Measure, Mapping[Code, float]] = {}
+    validity: tuple[Study, ...] = Field(default=(), strict=False)
     source: str = ""
     sha256: str = ""
 
@@ -180,6 +254,15 @@ class Rubric(_Part):
             if label not in self.labels:
                 raise ValueError(f"{key}.{setting}: {label!r} is no label of this rubric ({', '.join(self.labels)})")
 
+    @property
+    def tried(self) -> bool:
+        """Whether labels under this rubric have been compared with people's."""
+        return any(gold.people for study in self.validity for gold in study.golds.values())
+
+    def validity_in_words(self) -> list[str]:
+        """What is known of the rubric's validity: one line a trial, and a mark where no trial compares it with people."""
+        return [study.in_words() for study in self.validity] + [NOT_TRIED] * (not self.tried)
+
     def code(self, labels: Mapping[str, str]) -> Code | None:
         """The published code of a task from its labels by setting; None while labels are missing."""
         for code, conditions in self.codes.items():
@@ -197,7 +280,7 @@ def rubric_path(ref: str) -> Path:
     """Find a rubric's file.
 
     Args:
-        ref: A name under `rubrics/`, or the path of a YAML file.
+        ref: A name under `rubrics/`, with or without a version as in `exposure@1`, or the path of a YAML file.
 
     Raises:
         RubricError: There is no such rubric.
@@ -207,24 +290,31 @@ def rubric_path(ref: str) -> Path:
         if not path.is_file():
             raise RubricError(f"there is no rubric file {path}; give the path of a YAML file")
         return path
-    built_in = asset_dir("rubrics") / f"{ref}.yaml"
-    if not built_in.is_file():
-        raise RubricError(
-            f"there is no rubric {ref!r}; use one of {', '.join(rubric_names())}, or the path of a YAML file"
-        )
-    return built_in
+    folder, (name, _, version) = asset_dir("rubrics"), ref.partition("@")
+    for known in (ref, name) if version else (ref,):
+        if known in rubric_names() and (known == ref or f"version: {version}" in _lines(folder / f"{known}.yaml")):
+            return folder / f"{known}.yaml"
+    raise RubricError(f"there is no rubric {ref!r}; use one of {', '.join(rubric_names())}, or the path of a YAML file")
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
 
 
 def rubric_names() -> list[str]:
-    """Names of the rubrics that ship with relabel."""
+    """Names of the rubrics that ship with relabel: the current version by name alone, older ones as `NAME@VERSION`."""
     return sorted(p.stem for p in asset_dir("rubrics").glob("*.yaml"))
+
+
+_VALIDITY = re.compile(rb"^validity:.*\n?(?:(?:[ \t#-].*|\r?)(?:\n|\Z))*", re.MULTILINE)
+"""The block of a file that says what is known of the rubric, which is no part of what is asked."""
 
 
 def load_rubric(ref: str) -> Rubric:
     """Read and check a rubric.
 
     Args:
-        ref: A name under `rubrics/`, or the path of a YAML file.
+        ref: A name under `rubrics/`, with or without a version as in `exposure@1`, or the path of a YAML file.
 
     Raises:
         RubricError: The file is missing or breaks a rule; the message names file, key and reason.
@@ -237,7 +327,8 @@ def load_rubric(ref: str) -> Rubric:
         if key in data:
             raise RubricError(f"{path}: {key}: is filled in by relabel; remove it")
     try:
-        return Rubric.model_validate(data | {"source": path.name, "sha256": hashlib.sha256(raw).hexdigest()})
+        sha256 = hashlib.sha256(_VALIDITY.sub(b"", raw, count=1)).hexdigest()
+        return Rubric.model_validate(data | {"source": path.name, "sha256": sha256})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if part != "[key]")
@@ -247,5 +338,5 @@ def load_rubric(ref: str) -> Rubric:
         elif first["type"] == "string_type" and isinstance(first["input"], int):
             reason += " (YAML reads bare digits as a number: put it in quotes)"
         elif first["type"] != "value_error":  # a rule of ours says itself what holds
-            reason += f"; {_ADVICE.get(first['type'], 'mend it')}"
+            reason += f"; {_ADVICE.get(first['type'], 'correct it')}"
         raise RubricError(f"{path}: {where + ': ' if where else ''}{reason}") from error

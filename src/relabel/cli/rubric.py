@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from typing import Annotated
 
 import typer
@@ -12,25 +13,23 @@ app = typer.Typer(help="List, show and check rubrics.", no_args_is_help=True)
 
 @app.command("list")
 def list_rubrics(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
-    """List the rubrics that ship with relabel."""
+    """List the rubrics that ship with relabel, with what trials have shown of each."""
     from relabel.rubric import load_rubric, rubric_names
 
-    rubrics = [load_rubric(name) for name in rubric_names()]
+    rubrics = {name: load_rubric(name) for name in rubric_names()}
     if as_json:
-        typer.echo(
-            json.dumps(
-                [
-                    {"id": r.id, "version": r.version, "title": r.title, "unit": r.unit, "settings": list(r.settings)}
-                    for r in rubrics
-                ],
-                indent=2,
-            )
-        )
+        keys = {"id", "version", "title", "unit", "validity"}
+        listed = [
+            {"name": name, **r.model_dump(mode="json", include=keys), "settings": list(r.settings), "tried": r.tried}
+            for name, r in rubrics.items()
+        ]
+        typer.echo(json.dumps(listed, indent=2))
         return
-    for r in rubrics:
-        typer.echo(
-            f"{r.id:<12} v{r.version}  {r.title}\n{'':<16} unit: {r.unit}; settings: {', '.join(r.settings)}; labels: {', '.join(r.labels)}"
-        )
+    for name, r in rubrics.items():
+        asks = f"unit: {r.unit}; settings: {', '.join(r.settings)}; labels: {', '.join(r.labels)}"
+        typer.echo(f"{name:<12} v{r.version}  {r.title}")
+        for line in (asks, *r.validity_in_words()):
+            typer.echo(textwrap.fill(line, 110, initial_indent=" " * 17, subsequent_indent=" " * 19))
 
 
 @app.command()
@@ -50,7 +49,11 @@ def show(
 
     loaded = load_rubric(rubric)
     if setting is None:
-        typer.echo(loaded.model_dump_json(indent=2) if as_json else _as_text(loaded.model_dump()))
+        if as_json:
+            typer.echo(loaded.model_dump_json(indent=2))
+        else:
+            typer.echo(_as_text(loaded.model_dump()))
+            typer.echo("\n".join(f"# {line}" for line in loaded.validity_in_words()))
         return
     from relabel.labelling.prompt import load_prompt
     from relabel.task import Task
