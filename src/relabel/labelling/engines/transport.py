@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -89,11 +90,11 @@ class Transport(Protocol):
         ...
 
 
-class HttpTransport:
-    """Posts over HTTP, with the openai client's headers over aiohttp, which is that client's own fast backend.
+class Http:
+    """One provider's address over aiohttp: who is trusted, which proxy, which headers. Redirects are never followed.
 
-    Going through the client itself would take three times the processor time: it makes each request's headers and address
-    anew, wraps the reply twice, and leaves a hundred objects of garbage for each.
+    They would carry tasks, and perhaps the key, to where the user did not send them. Headers are the openai client's, which reads
+    organisation and project from the environment; going through the client itself would take three times the processor time.
 
     Args:
         base_url: Address of the API; None for OpenAI's own.
@@ -101,29 +102,57 @@ class HttpTransport:
     """
 
     def __init__(self, base_url: str | None, secret: str) -> None:
-        address = public_url(base_url) if base_url else OPENAI_URL
+        self.address = (public_url(base_url) if base_url else OPENAI_URL).rstrip("/")
         backend = httpx2.AsyncClient(verify=certificates())  # sends nothing: the client is asked for its headers alone
-        client = openai.AsyncOpenAI(api_key=secret or "none", base_url=address, http_client=backend)
+        client = openai.AsyncOpenAI(api_key=secret or "none", base_url=self.address, http_client=backend)
         said = {name: value for name, value in client.default_headers.items() if isinstance(value, str)}
         said |= {"Authorization": f"Bearer {secret}"} if secret else {}
-        self._headers = CIMultiDict({**said, "Content-Type": "application/json"})
-        query = urlsplit(base_url or "").query
-        self._urls: Mapping[Api, URL] = {
-            api: URL(f"{address.rstrip('/')}{path}{'?' + query if query else ''}") for api, path in PATHS.items()
-        }
+        self.headers = CIMultiDict({**said, "Content-Type": "application/json"})
+        self._query = urlsplit(base_url or "").query
+        self._proxy = _proxy_of(self.address)
+        self._session: aiohttp.ClientSession | None = None
+
+    def url(self, path: str) -> URL:
+        """The full URL of a path below the address, with the address's own query."""
+        joint = "&" if "?" in path else "?"
+        return URL(f"{self.address}{path}{joint + self._query if self._query else ''}")
+
+    def request(
+        self, method: str, url: URL, data: Any = None, headers: CIMultiDict[str] | None = None
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """Send a request; `headers` replace the usual ones."""
+        session = self._session = self._session or self._opened()
+        return session.request(
+            method, url, data=data, headers=headers or self.headers, allow_redirects=False, proxy=self._proxy
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    def _opened(self) -> aiohttp.ClientSession:
+        # How long all of it may take is the caller's business.
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30, ssl=certificates()),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+
+class HttpTransport:
+    """Posts over HTTP from this process; see `Http` for the arguments."""
+
+    def __init__(self, base_url: str | None, secret: str) -> None:
+        self._http = Http(base_url, secret)
+        self._urls: Mapping[Api, URL] = {api: self._http.url(path) for api, path in PATHS.items()}
         # Errors name the request that they are about; its headers stay out of them.
         self._named = {api: httpx2.Request("POST", str(url)) for api, url in self._urls.items()}
-        self._proxy = _proxy_of(address)
-        self._session: aiohttp.ClientSession | None = None
 
     async def send(self, api: Api, content: bytes) -> httpx2.Response:
         """Post a document; see `Transport.send`."""
-        session = self._session = self._session or self._opened()
         try:
-            # A redirect is not followed: it would carry tasks, and perhaps the key, to where the user did not send them.
-            async with session.post(
-                self._urls[api], data=content, headers=self._headers, allow_redirects=False, proxy=self._proxy
-            ) as reply:
+            async with self._http.request("POST", self._urls[api], content) as reply:
                 pieces: list[bytes] = []
                 size = 0
                 async for piece in reply.content.iter_any():
@@ -134,7 +163,7 @@ class HttpTransport:
                 said = [(k, v) for k, v in reply.headers.items() if k.lower().startswith(_WORTH_KEEPING)]
                 return httpx2.Response(reply.status, headers=said, content=b"".join(pieces), request=self._named[api])
         except aiohttp.ClientConnectorError as error:
-            raise UnreachableError(_why(error)) from error
+            raise UnreachableError(connection_problem(error)) from error
         except TimeoutError as error:
             raise openai.APITimeoutError(request=self._named[api]) from error
         except (aiohttp.ClientError, OSError) as error:
@@ -142,19 +171,10 @@ class HttpTransport:
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._session is not None:
-            await self._session.close()
-
-    def _opened(self) -> aiohttp.ClientSession:
-        # How long all of it may take is the engine's business.
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30, ssl=certificates()),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
+        await self._http.close()
 
 
-def _why(error: aiohttp.ClientConnectorError) -> str:
+def connection_problem(error: aiohttp.ClientConnectorError) -> str:
     """Why there is no connection, in the system's words: without address, which is said already, and numbers."""
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "no such host"
