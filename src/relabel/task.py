@@ -175,9 +175,14 @@ def load_tasks(
             raise DataError(
                 f"cannot draw {sample} {kind}s: {ref} holds {len(tasks)} that fit; ask for at most that many"
             )
-        chosen = {id(t) for t in sorted(tasks, key=lambda t: _draw(t, seed))[:sample]}
-        tasks = [t for t in tasks if id(t) in chosen]
+        tasks = draw_sample(tasks, sample, seed)
     return tasks
+
+
+def draw_sample(tasks: Sequence[Task], sample: int, seed: int) -> list[Task]:
+    """The first `sample` tasks in the order of a hash of seed, code and id; see `load_tasks`."""
+    chosen = {id(t) for t in sorted(tasks, key=lambda t: _draw(t, seed))[:sample]}
+    return [t for t in tasks if id(t) in chosen]
 
 
 def is_onet_release(ref: str) -> bool:

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import json
 import textwrap
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from relabel.evaluation.gold import Gold
+    from relabel.evaluation.trial import Half, TrialDocument
+    from relabel.rubric import Rubric
+    from relabel.run import Run
+    from relabel.task import Task
 
 app = typer.Typer(help="List, show and check rubrics.", no_args_is_help=True)
 
@@ -89,6 +99,295 @@ def check(rubric: Annotated[str, typer.Argument(help="A rubric's name, or the pa
     typer.echo(
         f"{loaded.source}: good: {loaded.id} v{loaded.version}, {len(loaded.settings)} settings, {len(loaded.labels)} labels, "
         f"{len(loaded.examples)} worked examples, prompt {prompt.name}"
+    )
+
+
+@app.command("try")
+def try_rubrics(
+    files: Annotated[list[str], typer.Argument(metavar="RUBRIC...", help="Rubrics by name, or paths of YAML files.")],
+    *,
+    model: Annotated[str | None, typer.Option(help="The model that labels; as for relabel run.")] = None,
+    labels: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE.csv",
+            help="Labels made elsewhere, in place of a model: one file for each rubric, in their order.",
+        ),
+    ] = None,
+    gold: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="G",
+            help="Reference labels; may be given more than once. By default eloundou-2023:human and eloundou-2023:gpt4.",
+        ),
+    ] = None,
+    tasks: Annotated[str | None, typer.Option(help="Task list, as for relabel run. By default eloundou-2023.")] = None,
+    sample: Annotated[
+        int | None, typer.Option(min=2, help="Tasks to draw. By default 240, or as many as there are.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draw and of the intervals.")] = 0,
+    final: Annotated[
+        bool,
+        typer.Option(
+            "--final", help="Use the half of the tasks that is kept for the end: once, with the final wording."
+        ),
+    ] = False,
+    samples: Annotated[int, typer.Option(min=1, help="Times that each question is asked.")] = 1,
+    base_url: Annotated[str | None, typer.Option(help="Address of an OpenAI-compatible API.")] = None,
+    param: Annotated[list[str] | None, typer.Option(help="A sampling parameter as NAME=VALUE, sent unchanged.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of one answer.")] = None,
+    concurrency: Annotated[str, typer.Option(help="Requests in flight at once, or auto.")] = "auto",
+    max_cost: Annotated[float | None, typer.Option(min=0, help="Most that each rubric may cost, in USD.")] = None,
+    price: Annotated[str | None, typer.Option(help="The model's price as IN/OUT or IN/OUT/CACHED.")] = None,
+    draws: Annotated[int, typer.Option(min=200, max=100_000, help="Draws of the bootstrap over occupations.")] = 2000,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for trial.json and one run a rubric. By default under runs/."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
+) -> None:
+    """Label the same tasks under one or several rubrics and compare each with reference labels, and with each other.
+
+    Tasks are drawn from the half of the list that is meant for tuning a wording. --final takes them from the other half: look
+    at it once, when the wording is final.
+    """
+    from datetime import UTC, datetime
+
+    from relabel.cli.writing import write
+    from relabel.errors import UsageError
+    from relabel.evaluation.gold import load_gold
+    from relabel.evaluation.trial import trial
+    from relabel.rubric import load_rubric
+
+    if (model is None) == (not labels):
+        raise UsageError("give either --model to label with, or --labels with one file for each rubric")
+    if labels and len(labels) != len(files):
+        raise UsageError(
+            f"{len(files)} rubric(s) need as many --labels, not {len(labels)}; give one for each, in their order"
+        )
+    if labels and sample is not None:
+        raise UsageError("--sample draws tasks for a model, and --labels says which are labelled; remove one of them")
+    rubrics = _named([load_rubric(file) for file in files])
+    golds = [
+        load_gold(name)
+        for name in gold or (["sample"] if tasks == "sample" else ["eloundou-2023:human", "eloundou-2023:gpt4"])
+    ]
+    started = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    half: Half | None = "final" if final else None if labels else "development"
+    folder = out or Path("runs") / _trial_name(rubrics, model or "labels", half, sample, seed, labels)
+    _refuse_second_look(folder, rubrics, final=final)
+    if labels:
+        runs = _imported(rubrics, labels, tasks, folder, final=final)
+        tasks = next(iter(runs.values())).manifest.tasks
+    else:
+        tasks = tasks or "eloundou-2023"
+        options = {"param": param, "max_tokens": max_tokens, "base_url": base_url, "price": price, "max_cost": max_cost}
+        chosen = _tasks_for(rubrics, golds, tasks, "final" if final else "development", sample, seed)
+        runs = _labelled(
+            rubrics, chosen, str(model), tasks, folder, options | {"concurrency": concurrency, "samples": samples},
+            extra={"half": half, "sample": len(chosen), "seed": seed}, quiet=quiet,
+        )  # fmt: skip
+    document = trial(
+        runs,
+        golds,
+        tasks=tasks,
+        started_at=started,
+        half=half,
+        sample=None if labels else sample,
+        seed=seed,
+        draws=draws,
+    )
+    write(folder / "trial.json", document.model_dump_json(indent=2) + "\n", "--out", make_folder=True)
+    if as_json:
+        typer.echo(document.model_dump_json(indent=2))
+    else:
+        _show_trial(document, folder)
+
+
+def _named(rubrics: Sequence[Rubric]) -> dict[str, Rubric]:
+    """Rubrics by `ID@VERSION`; a second one of the same name and version by its file or number."""
+    from relabel.errors import UsageError
+
+    named: dict[str, Rubric] = {}
+    for rubric in rubrics:
+        if rubric.unit != "task":
+            raise UsageError(
+                f"the rubric {rubric.id} rates occupations, and no reference labels of these exist; give a rubric of tasks"
+            )
+        name = f"{rubric.id}@{rubric.version}"
+        if name in named:
+            name = next(f"{name}#{n}" for n in range(2, len(rubrics) + 2) if f"{name}#{n}" not in named)
+        named[name] = rubric
+    return named
+
+
+def _trial_name(
+    rubrics: Mapping[str, Rubric],
+    model: str,
+    half: str | None,
+    sample: int | None,
+    seed: int,
+    labels: Sequence[Path] | None,
+) -> str:
+    import hashlib
+    import re
+
+    whole = json.dumps(
+        [[r.sha256 for r in rubrics.values()], model, half, sample, seed, [str(path) for path in labels or ()]]
+    )
+    name = "-".join(["try", *rubrics, model, *([half] if half else []), hashlib.sha256(whole.encode()).hexdigest()[:6]])
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
+
+
+def _refuse_second_look(folder: Path, rubrics: Mapping[str, Rubric], *, final: bool) -> None:
+    """Make sure that the final half is not looked at again with another wording in the same folder."""
+    from relabel.errors import UsageError
+
+    known = folder / "trial.json"
+    if not final or not known.is_file():
+        return
+    before = json.loads(known.read_text(encoding="utf-8"))
+    if before.get("final") and {of["sha256"] for of in before["rubrics"]} != {of.sha256 for of in rubrics.values()}:
+        raise UsageError(
+            f"{known} says that the final half was used on {before['started_at'][:10]} with another wording; a second look tunes "
+            "on it: try wordings without --final, or give --out another folder and report both"
+        )
+
+
+def _imported(
+    rubrics: Mapping[str, Rubric], files: Sequence[Path], tasks: str | None, folder: Path, *, final: bool
+) -> dict[str, Run]:
+    """Runs made of label files; with `final`, of their tasks in the final half alone."""
+    from dataclasses import replace
+
+    from relabel.errors import DataError
+    from relabel.evaluation.trial import half_of
+    from relabel.importing import import_labels
+    from relabel.run import open_run
+
+    runs: dict[str, Run] = {}
+    for (name, rubric), path in zip(rubrics.items(), files, strict=True):
+        done = import_labels(path, model=path.stem, rubric=rubric, out=folder / name, tasks=tasks)
+        run = open_run(str(done.folder))
+        if final:
+            run = replace(run, labels=run.labels[run.labels["task_id"].map(half_of) == "final"].reset_index(drop=True))
+            if run.labels.empty:
+                raise DataError(
+                    f"{path} has no task of the half that is kept for --final; remove --final, or give other labels"
+                )
+        runs[name] = run
+    return runs
+
+
+def _tasks_for(
+    rubrics: Mapping[str, Rubric], golds: Sequence[Gold], ref: str, half: Half, sample: int | None, seed: int
+) -> list[Task]:
+    """Tasks of one half that every gold has a label for, and that are no worked example of a rubric."""
+    from relabel.errors import DataError
+    from relabel.evaluation.trial import half_of
+    from relabel.task import draw_sample, load_tasks
+
+    shown = {_plain(example.task) for rubric in rubrics.values() for example in rubric.examples if example.task}
+    tasks = [t for t in load_tasks(ref) if half_of(t.task_id) == half and _plain(t.text) not in shown]
+    for of in golds:
+        keys = set(zip(of.table["onet_soc_code"].fillna(""), of.table["task_id"], strict=True))
+        tasks = [t for t in tasks if (t.onet_soc_code, t.task_id) in keys or ("", t.task_id) in keys]
+    if len(tasks) < (sample or 2):
+        raise DataError(
+            f"the {half} half of {ref} has {len(tasks):,} tasks with labels in {', '.join(of.name for of in golds)}; give a smaller "
+            "--sample, or --gold with labels of these tasks"
+        )
+    return draw_sample(tasks, min(sample or 240, len(tasks)), seed)
+
+
+def _plain(text: str) -> str:
+    return " ".join("".join(c if c.isalnum() else " " for c in text.casefold()).split())
+
+
+def _labelled(
+    rubrics: Mapping[str, Rubric],
+    tasks: Sequence[Task],
+    model: str,
+    ref: str,
+    folder: Path,
+    options: Mapping[str, Any],
+    *,
+    extra: Mapping[str, Any],
+    quiet: bool,
+) -> dict[str, Run]:
+    """Label the tasks under each rubric, one run after the other."""
+    from dataclasses import replace
+
+    from relabel.cli.consent import get_consent
+    from relabel.cli.edge import label
+    from relabel.cli.job import make_job, parameters
+    from relabel.cli.run import caps_of
+    from relabel.errors import IncompleteRunError
+    from relabel.labelling.connection import describe
+    from relabel.labelling.pricing import given_price
+    from relabel.run import open_run
+    from relabel.settings import settings
+
+    environment = settings()
+    params = parameters(options["param"] or (), options["max_tokens"], model, api="chat", decide="json")
+    price = given_price(options["price"]) if options["price"] else None
+    described = describe(model, options["base_url"], environment, params, api="chat", price=price, timeout=None)
+    caps = caps_of(options["concurrency"], None, None, options["max_cost"], model, described, None, one_token=False)
+    runs: dict[str, Run] = {}
+    for name, rubric in rubrics.items():
+        job = make_job(model, described, rubric, tuple(rubric.settings), ref, samples=options["samples"])
+        job = replace(job, tasks=tasks, parameters={**job.parameters, **extra})
+        typer.echo(f"{name}: {job.size:,} labels", err=True)
+        if options["max_cost"] is None:
+            get_consent(job, folder / name)
+        outcome = label(job, folder / name, model, described, environment, caps, look="quiet" if quiet else "people")
+        if outcome.interrupted or outcome.missing.total >= job.size:
+            raise IncompleteRunError(
+                f"{name}: {outcome.missing.total:,} of {job.size:,} labels are missing, {folder / name / 'failures.jsonl'} says which "
+                "and why; the same command goes on where it was"
+            )
+        runs[name] = open_run(str(folder / name))
+    return runs
+
+
+def _show_trial(document: TrialDocument, folder: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from relabel.cli.lines import wrapped
+    from relabel.evaluation.trial import rate_in_words as figure
+
+    names = [gold.name for gold in document.golds]
+    table = Table(
+        "on tasks of",
+        "labels",
+        "reference",
+        "setting",
+        "n",
+        "rate",
+        "ref. rate",
+        "kappa",
+        "95 %",
+        box=None,
+        pad_edge=False,
+    )
+    for a in document.agreements:
+        bounds = a.ci95.get("kappa")
+        interval = "-" if bounds is None else f"{figure(bounds[0])} to {figure(bounds[1])}"
+        cells = [figure(x) for x in (a.first_rate, a.second_rate, a.kappa)]
+        table.add_row(a.on, a.first, a.second, a.setting, f"{a.n:,}", *cells, interval)
+    Console(width=max(110, Console().width), soft_wrap=True).print(table)
+    typer.echo()
+    for line in [*document.verdict.splitlines(), *([f"Note: {document.note}."] if document.note else [])]:
+        typer.echo(wrapped(line))
+    for of in document.rubrics:
+        for setting, share in of.variance.items():
+            typer.echo(wrapped(f"{of.name}, {setting}: {share.in_words()}."))
+    typer.echo(
+        wrapped(
+            f"Compared with {', '.join(names)}. Written: {folder / 'trial.json'}, with a block `validity` for each rubric file."
+        )
     )
 
 

@@ -203,7 +203,7 @@ def run(
         timeout=timeout,
     )
     cluster = _cluster(engine, ray_address, workers, worker_cpus)
-    caps = _caps(concurrency, rpm, tpm, max_cost, model, described, cluster, one_token=one_token)
+    caps = caps_of(concurrency, rpm, tpm, max_cost, model, described, cluster, one_token=one_token)
     job = make_job(
         model,
         described,
@@ -275,7 +275,7 @@ def _cluster(
     return None
 
 
-def _caps(
+def caps_of(
     concurrency: str,
     rpm: float | None,
     tpm: float | None,
@@ -286,6 +286,11 @@ def _caps(
     *,
     one_token: bool,
 ) -> Caps:
+    """What a run may not exceed, from the options that say it.
+
+    Raises:
+        UsageError: One cannot be kept.
+    """
     from relabel.cli.edge import Caps
     from relabel.errors import UsageError
     from relabel.labelling.engines.limits import LARGEST_LIMIT

@@ -1,0 +1,596 @@
+"""Trying rubrics: labels of one or several rubrics beside reference labels and beside each other, paired by task."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from relabel.errors import DataError
+from relabel.evaluation import figures, metrics
+from relabel.evaluation.bootstrap import DRAWS, Draws, occupation_draws
+from relabel.evaluation.document import SCALES, Intervals95, SettingName
+from relabel.evaluation.frozen import Frozen
+from relabel.evaluation.gold import Gold, labelled, labels_of
+from relabel.evaluation.matching import COLUMNS, run_settings
+from relabel.evaluation.verdict import figure as shown
+from relabel.run import Run
+from relabel.task import TASK_KEY
+
+Half = Literal["development", "final"]
+Places = npt.NDArray[np.intp]
+_MAIN: tuple[SettingName, ...] = ("three-way", "automation", "with-tools", "strict")
+"""Settings in the order in which they decide who is closer."""
+_IN_WORDS: Mapping[SettingName, str] = {"three-way": "three codes"}
+_GOLDS: Mapping[str, str] = {"eloundou-2023:human": "people", "eloundou-2023:gpt4": "GPT-4"}
+_MOSTLY = 0.5
+"""Share of the smaller set of tasks that two rubrics must have in common to be compared on these alone, paired by task."""
+
+
+def half_of(task_id: str) -> Half:
+    """The half that a task belongs to for good: wordings are tuned on one, and tried once on the other."""
+    return "development" if hashlib.sha256(f"rubric-try|{task_id}".encode()).digest()[0] < 128 else "final"
+
+
+class Variance(Frozen):
+    """Where labels of the same questions differ, as shares (0-1) of the variance of a label.
+
+    The label is 0 or 1 (exposed), or its place in the order of exposure. Shares add up to 1.
+
+    Attributes:
+        tasks: Tasks behind it: those with all variants and repeats.
+        variants: Orders of labels and examples that each was asked in.
+        repeats: Times that each order was asked.
+        task: Share between tasks.
+        order: Share between orders, and of orders that move some tasks only; null where there is one order.
+        repeat: Share within a task and order; null where each order was asked once: then `order` holds it.
+    """
+
+    tasks: int
+    variants: int
+    repeats: int
+    task: float
+    order: float | None
+    repeat: float | None
+
+    def in_words(self) -> str:
+        """The shares in a line."""
+        parts = [f"{self.task:.1%} between tasks"]
+        parts += [] if self.order is None else [f"{self.order:.1%} between orders"]
+        parts += [] if self.repeat is None else [f"{self.repeat:.1%} between repeats"]
+        asked = f"{self.tasks:,} tasks, {self.variants} order(s), {self.repeats} repeat(s) of each"
+        return f"variance of a label: {', '.join(parts)} ({asked})"
+
+
+class TriedRubric(Frozen):
+    """One rubric of a trial.
+
+    Attributes:
+        name: How the document calls it.
+        labels: Name of its run.
+        raters: The model, or who labelled.
+        tasks: Tasks with a label in at least one setting.
+        halves: How many of them lie in each half.
+        rates: Share labelled exposed (0-1) by setting; `E0`, `E1`, `E2` give the share of each code.
+        ci95: Their intervals.
+        missing: Labels asked for and missing.
+        cost_usd: What its labels cost, those taken from the store included; null where that is unknown.
+        prompt_tokens, completion_tokens: Tokens behind the labels.
+        variance: Share of variance by task, order and repeat, by setting; empty where nothing was repeated.
+    """
+
+    name: str
+    id: str
+    version: int
+    sha256: str
+    labels: str
+    raters: str
+    tasks: int
+    halves: Mapping[Half, int]
+    rates: Mapping[str, float]
+    ci95: Intervals95
+    missing: int = 0
+    cost_usd: float | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    variance: Mapping[str, Variance] = {}
+
+
+class TriedGold(Frozen):
+    """Reference labels of a trial."""
+
+    name: str
+    people: bool
+    sha256: str
+
+
+class Closeness(Frozen):
+    """Agreement of two labellings in one setting, on the tasks that both have labelled.
+
+    Attributes:
+        first, second: Names of a rubric or of a gold.
+        on: The rubric whose tasks these are.
+        first_rate, second_rate: Share labelled exposed on these tasks; null for settings of more than two labels.
+        ci95: Intervals of the figures.
+    """
+
+    first: str
+    second: str
+    on: str
+    setting: SettingName
+    n: int
+    occupations: int
+    first_rate: float | None
+    second_rate: float | None
+    accuracy: float | None
+    kappa: float | None
+    ci95: Intervals95
+
+
+class TrialDifference(Frozen):
+    """Which of two rubrics agrees better with a gold.
+
+    Attributes:
+        paired: Whether both are taken on the same tasks; else each on its own, because they have few in common.
+        n: Tasks of the first and of the second rubric.
+        kappa: Kappa of the first and of the second rubric with the gold.
+        difference: The second less the first.
+        ci95: Its interval.
+        closer: The rubric that is closer to the gold; null where they cannot be told apart.
+    """
+
+    first: str
+    second: str
+    gold: str
+    people: bool
+    setting: SettingName
+    paired: bool
+    n: tuple[int, int]
+    kappa: tuple[float | None, float | None]
+    difference: float | None
+    ci95: tuple[float, float] | None
+    closer: str | None
+
+
+class TrialDocument(Frozen):
+    """The result of trying rubrics.
+
+    Attributes:
+        half: The half that the tasks were drawn from; null where the labels given were taken as they are.
+        final: Whether this is the one look at the other half.
+        note: What must be known of the tasks.
+        agreements: Each rubric with each gold, the golds with each other, the rubrics with each other.
+        differences: Each two rubrics with each gold.
+        validity: Blocks to put into the rubric files, by rubric.
+        verdict: The result in words, one sentence a line.
+    """
+
+    rubrics: tuple[TriedRubric, ...]
+    golds: tuple[TriedGold, ...]
+    tasks: str
+    half: Half | None
+    final: bool
+    sample: int | None
+    seed: int
+    draws: int
+    started_at: str
+    note: str | None = None
+    agreements: tuple[Closeness, ...]
+    differences: tuple[TrialDifference, ...]
+    validity: Mapping[str, Mapping[str, Any]]
+    verdict: str
+
+
+@dataclass(frozen=True)
+class _Side:
+    """Labels of one rubric or gold over all tasks of the trial: places on the setting's scale, -1 where there is none."""
+
+    name: str
+    labels: Mapping[SettingName, Places]
+    gold: bool
+    people: bool
+    weight: npt.NDArray[np.float64]
+
+    @property
+    def known(self) -> npt.NDArray[np.bool_]:
+        return np.any([places >= 0 for places in self.labels.values()], axis=0)
+
+
+def trial(
+    runs: Mapping[str, Run],
+    golds: Sequence[Gold],
+    *,
+    tasks: str,
+    started_at: str,
+    half: Half | None = None,
+    sample: int | None = None,
+    seed: int = 0,
+    draws: int = DRAWS,
+) -> TrialDocument:
+    """Compare labels under one or several rubrics with reference labels and with each other.
+
+    Kappa decides who is closer, in the setting that says most of those that both rubrics and the gold have: the three codes
+    where there are. Intervals draw whole occupations. Two rubrics are compared on the tasks that both have labelled; where
+    these are few, each on its own tasks, with the same draws.
+
+    Args:
+        runs: Labels by the name of their rubric.
+        golds: Reference labels.
+        tasks: The list that the tasks come from.
+        started_at: When the trial began.
+        half: The half that the tasks were drawn from.
+        sample: Number of tasks drawn.
+        seed: Seed of the draw and of the intervals.
+        draws: Bootstrap draws.
+
+    Raises:
+        DataError: A rubric and the golds share no task with a label on both sides.
+    """
+    tables = {name: labelled(labels_of(run), f"the labels of {name}") for name, run in runs.items()}
+    index = pd.MultiIndex.from_frame(pd.concat([t[TASK_KEY] for t in tables.values()]).drop_duplicates())
+    rubrics = [_of_run(name, runs[name], table, index) for name, table in tables.items()]
+    references = [_of_gold(gold, index) for gold in golds]
+    drawn = occupation_draws(index.get_level_values(0).to_numpy(), draws, seed)
+    agreements = list(_agreements(rubrics, references, drawn))
+    for side in rubrics:
+        if references and not any(
+            a.first == side.name and a.second in {g.name for g in references} for a in agreements
+        ):
+            names = ", ".join(g.name for g in references)
+            raise DataError(
+                f"no task has a label both under {side.name} and in {names}; give --gold reference labels of the same tasks "
+                "and settings"
+            )
+    differences = tuple(
+        found
+        for first, second in combinations(rubrics, 2)
+        for gold in references
+        for setting in _MAIN
+        if (found := _difference(first, second, gold, setting, drawn)) is not None
+    )
+    tried = tuple(_tried(runs[side.name], side, index, drawn) for side in rubrics)
+    return TrialDocument(
+        rubrics=tried,
+        golds=tuple(TriedGold(name=gold.name, people=gold.human, sha256=gold.sha256) for gold in golds),
+        tasks=tasks,
+        half=half,
+        final=half == "final",
+        sample=sample,
+        seed=seed,
+        draws=draws,
+        started_at=started_at,
+        note=_note(tried, half),
+        agreements=tuple(agreements),
+        differences=differences,
+        validity={of.name: _validity(of, agreements, golds, tasks, half, started_at) for of in tried},
+        verdict="\n".join(_verdict(tried, agreements, differences, references)),
+    )
+
+
+def variance(run: Run) -> dict[str, Variance]:
+    """How much of the variance of labels lies between tasks, between orders, and between repeats.
+
+    A balanced analysis of variance over the tasks that have a label in each order and repeat: task and order crossed, repeats
+    within both. What orders do to all tasks and to some of them counts as order.
+
+    Returns:
+        By setting; empty where each task has one label, or fewer than two tasks have all of theirs.
+    """
+    labels = run.labels
+    if "variant" not in labels:
+        labels = labels.assign(variant=0)
+    place = {label: rank for rank, label in enumerate(reversed(list(run.rubric.labels)))}
+    found: dict[str, Variance] = {}
+    for setting, part in labels.groupby("setting"):
+        wide = part.assign(y=part["label"].map(place).astype(float)).pivot_table(
+            index=TASK_KEY, columns=["variant", "sample"], values="y"
+        )
+        variants = wide.columns.get_level_values(0).nunique()
+        repeats = len(wide.columns) // variants
+        whole = wide.dropna()
+        if variants * repeats < 2 or len(wide.columns) != variants * repeats or len(whole) < 2:
+            continue
+        found[str(setting)] = _components(whole.to_numpy().reshape(len(whole), variants, repeats))
+    return found
+
+
+def _components(y: npt.NDArray[np.float64]) -> Variance:
+    """Variance components from the mean squares of a table of tasks x orders x repeats; none below 0."""
+    tasks, orders, repeats = y.shape
+    mean, by_task, by_order, cell = y.mean(), y.mean(axis=(1, 2)), y.mean(axis=(0, 2)), y.mean(axis=2)
+    of_task = orders * repeats * ((by_task - mean) ** 2).sum() / (tasks - 1)
+    within = ((y - cell[:, :, None]) ** 2).sum() / (tasks * orders * (repeats - 1)) if repeats > 1 else 0.0
+    order = 0.0
+    both = within
+    if orders > 1:
+        rest = cell - by_task[:, None] - by_order[None, :] + mean
+        both = repeats * (rest**2).sum() / ((tasks - 1) * (orders - 1))
+        of_order = tasks * repeats * ((by_order - mean) ** 2).sum() / (orders - 1)
+        order = max((of_order - both) / (tasks * repeats), 0) + max((both - within) / repeats, 0)
+    task = max((of_task - both) / (orders * repeats), 0)
+    total = task + order + within
+    share = [part / total if total else 0.0 for part in (task, order, within)]
+    return Variance(
+        tasks=tasks,
+        variants=orders,
+        repeats=repeats,
+        task=share[0] if total else 1.0,
+        order=share[1] if orders > 1 else None,
+        repeat=share[2] if repeats > 1 else None,
+    )
+
+
+def _of_run(name: str, run: Run, table: pd.DataFrame, index: pd.MultiIndex) -> _Side:
+    aligned = table.set_index(TASK_KEY).reindex(index)
+    # A code counts only when both readings are known: strict exposed already means E1.
+    if {"strict", "with-tools"} <= set(run.rubric.settings):
+        aligned["code"] = aligned["code"].where(aligned["strict"].notna() & aligned["with_tools"].notna())
+    places: dict[SettingName, Places] = {s: _places(aligned[COLUMNS[s]], s) for s in run_settings(run)}
+    return _Side(name, places, False, False, np.ones(len(index)))
+
+
+def _of_gold(gold: Gold, index: pd.MultiIndex) -> _Side:
+    table = gold.table
+    if table["onet_soc_code"].isna().all():
+        known = index.to_frame(index=False)
+        doubled = known[known["task_id"].duplicated() & known["task_id"].isin(table["task_id"])]
+        if len(doubled):
+            raise DataError(
+                f"the task id {doubled['task_id'].iloc[0]!r} stands for tasks of several occupations; add a column "
+                f"onet_soc_code to {gold.name}"
+            )
+        table = table.drop(columns="onet_soc_code").merge(known, on="task_id")
+    aligned = table.set_index(TASK_KEY).reindex(index)
+    places: dict[SettingName, Places] = {
+        s: _places(aligned[COLUMNS[s]], s) for s in SCALES if aligned[COLUMNS[s]].notna().any()
+    }
+    return _Side(gold.name, places, True, gold.human, aligned["weight"].fillna(1.0).to_numpy(dtype=np.float64))
+
+
+def _places(column: pd.Series, setting: SettingName) -> Places:
+    scale = SCALES[setting]
+    place = dict(zip((False, True) if len(scale) == 2 else scale, range(len(scale)), strict=True))
+    return np.asarray(column.astype("object").map(place).fillna(-1), dtype=np.intp)
+
+
+def _agreements(rubrics: Sequence[_Side], golds: Sequence[_Side], drawn: Draws) -> Iterator[Closeness]:
+    for side in rubrics:
+        for first, second in [*((side, gold) for gold in golds), *combinations(golds, 2)]:
+            yield from _closeness(first, second, side, drawn)
+    for first, second in combinations(rubrics, 2):
+        yield from _closeness(first, second, first, drawn)
+
+
+def _closeness(first: _Side, second: _Side, on: _Side, drawn: Draws) -> Iterator[Closeness]:
+    for setting in SCALES:
+        if not all(setting in side.labels for side in (first, second, on)):
+            continue
+        both = (first.labels[setting] >= 0) & (second.labels[setting] >= 0) & (on.labels[setting] >= 0)
+        if not both.any():
+            continue
+        scale, of = SCALES[setting], drawn.of(both)
+        pairs = _pairs(second, first, setting, both)
+        resampled = of.sum(pairs)
+        found = {m: figures.of_pairs(m, pairs, resampled, scale, of.occupations) for m in ("accuracy", "kappa")}
+        if len(scale) == 2:
+            weight = second.weight[both]
+            for name, side in (("first_rate", first), ("second_rate", second)):
+                exposed = (side.labels[setting][both] == 1).astype(np.float64)
+                found[name] = figures.of_measure("mean", exposed, exposed, of, weight)
+        yield Closeness(
+            first=first.name,
+            second=second.name,
+            on=on.name,
+            setting=setting,
+            n=int(both.sum()),
+            occupations=of.occupations,
+            first_rate=metrics.known(found["first_rate"].value) if "first_rate" in found else None,
+            second_rate=metrics.known(found["second_rate"].value) if "second_rate" in found else None,
+            accuracy=metrics.known(found["accuracy"].value),
+            kappa=metrics.known(found["kappa"].value),
+            ci95={name: of.bounds() if math.isfinite(of.value) else None for name, of in found.items()},
+        )
+
+
+def _pairs(rows: _Side, columns: _Side, setting: SettingName, keep: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    size = len(SCALES[setting])
+    one_hot = np.eye(size)
+    pairs = one_hot[rows.labels[setting][keep]][:, :, None] * one_hot[columns.labels[setting][keep]][:, None, :]
+    return pairs * rows.weight[keep][:, None, None]
+
+
+def _difference(first: _Side, second: _Side, gold: _Side, setting: SettingName, drawn: Draws) -> TrialDifference | None:
+    if not all(setting in side.labels for side in (first, second, gold)):
+        return None
+    theirs = gold.labels[setting] >= 0
+    own = [(side.labels[setting] >= 0) & theirs for side in (first, second)]
+    common = own[0] & own[1]
+    if not all(mask.any() for mask in own):
+        return None
+    paired = int(common.sum()) >= _MOSTLY * min(int(mask.sum()) for mask in own)
+    masks = [common, common] if paired else own
+    kappas: list[figures.Figure] = []
+    for side, mask in zip((first, second), masks, strict=True):
+        pairs, of = _pairs(gold, side, setting, mask), drawn.of(mask)
+        kappas.append(figures.of_pairs("kappa", pairs, of.sum(pairs), SCALES[setting], of.occupations))
+    moved = masks[0] | masks[1]
+    if paired:
+        moved &= first.labels[setting] != second.labels[setting]
+    change = figures.change(kappas[0], kappas[1], drawn.of(moved).occupations)
+    bounds = change.bounds() if math.isfinite(change.value) else None
+    closer = None if bounds is None else first.name if bounds[1] < 0 else second.name if bounds[0] > 0 else None
+    return TrialDifference(
+        first=first.name,
+        second=second.name,
+        gold=gold.name,
+        people=gold.people,
+        setting=setting,
+        paired=paired,
+        n=(int(masks[0].sum()), int(masks[1].sum())),
+        kappa=(metrics.known(kappas[0].value), metrics.known(kappas[1].value)),
+        difference=metrics.known(change.value),
+        ci95=bounds,
+        closer=closer,
+    )
+
+
+def _tried(run: Run, side: _Side, index: pd.MultiIndex, drawn: Draws) -> TriedRubric:
+    labels, manifest = run.labels, run.manifest
+    ids = index.get_level_values(1).to_numpy()[side.known]
+    halves: dict[Half, int] = {"development": 0, "final": 0}
+    for task in ids:
+        halves[half_of(str(task))] += 1
+    found: dict[str, figures.Figure] = {}
+    for setting, places in side.labels.items():
+        told = places >= 0
+        for rank, label in enumerate(SCALES[setting]):
+            if told.any() and (len(SCALES[setting]) > 2 or rank == 1):
+                uses = (places[told] == rank).astype(np.float64)
+                name = label if len(SCALES[setting]) > 2 else setting
+                found[name] = figures.of_measure("mean", uses, uses, drawn.of(told))
+    paid = labels["cost_usd"].dropna()
+    return TriedRubric(
+        name=side.name,
+        id=run.rubric.id,
+        version=run.rubric.version,
+        sha256=manifest.rubric_sha256,
+        labels=run.name,
+        raters=manifest.model,
+        tasks=int(side.known.sum()),
+        halves=halves,
+        rates={name: float(of.value) for name, of in found.items()},
+        ci95={name: of.bounds() for name, of in found.items()},
+        missing=manifest.counts.failed,
+        cost_usd=float(paid.sum()) if len(paid) else None,
+        prompt_tokens=int(labels["prompt_tokens"].fillna(0).sum()),
+        completion_tokens=int(labels["completion_tokens"].fillna(0).sum()),
+        variance=variance(run),
+    )
+
+
+def _note(tried: Sequence[TriedRubric], half: Half | None) -> str | None:
+    if half == "final":
+        return (
+            "these tasks are of the half that is kept for the end: this is the one look at it, and a wording changed after it "
+            "needs other tasks"
+        )
+    if half is None and (kept := max(of.halves["final"] for of in tried)):
+        return (
+            f"the labels given were taken as they are: {kept:,} of the tasks are of the half that is kept for --final, so a "
+            "wording tuned on them has no unseen tasks left there"
+        )
+    return None
+
+
+def _validity(
+    of: TriedRubric,
+    agreements: Sequence[Closeness],
+    golds: Sequence[Gold],
+    tasks: str,
+    half: Half | None,
+    started_at: str,
+) -> dict[str, Any]:
+    """A block for the rubric's file, with figures rounded to three decimals; see `relabel.rubric.Study`."""
+    compared: dict[str, dict[str, Any]] = {}
+    for gold in golds:
+        ours = [a for a in agreements if a.first == of.name and a.second == gold.name]
+        compared[gold.name] = {
+            "people": gold.human,
+            "rates": {str(a.setting): _round(a.second_rate) for a in ours if a.second_rate is not None},
+            "kappa": {str(a.setting): _round(a.kappa) for a in ours if a.kappa is not None},
+        }
+    drawn = {"development": ", the half for tuning", "final": ", the half kept for the end", None: ""}[half]
+    return {
+        "study": f"relabel rubric try, {started_at[:10]}",
+        "raters": of.raters,
+        "when": started_at[:10],
+        "tasks": f"tasks of {tasks}{drawn}",
+        "n": of.tasks,
+        "labels": of.labels,
+        "rates": {name: _round(of.rates[name]) for name in ("strict", "with-tools") if name in of.rates},
+        "golds": compared,
+    }
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None else float(np.round(value, 3))
+
+
+def _verdict(
+    tried: Sequence[TriedRubric],
+    agreements: Sequence[Closeness],
+    differences: Sequence[TrialDifference],
+    golds: Sequence[_Side],
+) -> Iterator[str]:
+    people = {gold.name: gold.people for gold in golds}
+    for of in tried:
+        ours = [a for a in agreements if a.first == of.name and a.second in people]
+        main: SettingName | None = next((s for s in _MAIN if any(a.setting == s for a in ours)), None)
+        if main is None:
+            continue
+        told = " and ".join(f"{_who(a.second)} at {shown(a.kappa)}" for a in ours if a.setting == main)
+        rated = [a for a in agreements if a.on == of.name and a.first in people and a.setting == main]
+        beside = "".join(
+            f"; {_who(a.first)} and {_who(a.second)} agree with each other at {shown(a.kappa)}" for a in rated
+        )
+        for setting in ("strict", "with-tools"):
+            rates = [a for a in ours if a.setting == setting]
+            if rates:
+                others = ", ".join(f"{_who(a.second)} {rate_in_words(a.second_rate)}" for a in rates)
+                yield f"{of.name} calls {rate_in_words(rates[0].first_rate)} of tasks exposed, {setting} ({others})."
+        yield f"{of.name} agrees with {told} (kappa, {_IN_WORDS.get(main, main)}, {of.tasks:,} tasks){beside}."
+    for first, second in combinations(tried, 2):
+        for gold in golds:
+            told = [d for d in differences if (d.first, d.second, d.gold) == (first.name, second.name, gold.name)]
+            if told:
+                yield _closer_in_words(told[0])
+            yield from (
+                f"In the setting {d.setting}: {d.closer or 'neither'} is closer to {_who(d.gold)} ({shown(d.kappa[0])} and "
+                f"{shown(d.kappa[1])}, difference {d.difference:+.3f}, {d.ci95[0]:+.3f} to {d.ci95[1]:+.3f})."
+                for d in told[1:]
+                if d.difference is not None and d.ci95 is not None
+            )
+    yield "Cost: " + "; ".join(_cost_in_words(of) for of in tried) + "."
+
+
+def _closer_in_words(found: TrialDifference) -> str:
+    setting = _IN_WORDS.get(found.setting, found.setting)
+    if found.difference is None or found.ci95 is None:
+        return f"{found.first} and {found.second} cannot be compared with {_who(found.gold)} ({setting}): too few labels differ."
+    how = f"{found.n[0]:,} tasks, paired" if found.paired else "not paired: each on its own tasks"
+    low, high = found.ci95
+    order, sign = (0, 1), 1
+    if found.difference < 0:
+        order, sign, low, high = (1, 0), -1, -high, -low
+    names = (found.first, found.second)
+    worse, better = names[order[0]], names[order[1]]
+    by = (
+        f"kappa {shown(found.kappa[order[1]])} against {shown(found.kappa[order[0]])}, difference {sign * found.difference:+.3f}, "
+        f"95 % interval {low:+.3f} to {high:+.3f}; {setting}, {how}"
+    )
+    if found.closer is None:
+        return f"{better} and {worse} cannot be told apart by their distance to {_who(found.gold)} ({by})."
+    return f"{better} is closer to {_who(found.gold)} than {worse} ({by})."
+
+
+def _cost_in_words(of: TriedRubric) -> str:
+    if of.cost_usd is not None:
+        return f"{of.name} ${of.cost_usd:.4f} for {of.tasks:,} tasks (${1000 * of.cost_usd / max(of.tasks, 1):.2f} per 1,000)"
+    tokens = of.prompt_tokens + of.completion_tokens
+    return f"{of.name} {f'{tokens:,} tokens, no price known' if tokens else 'not known, its labels were imported'}"
+
+
+def rate_in_words(value: float | None) -> str:
+    """Three decimals; a half goes to the even digit, as in most published tables."""
+    return shown(_round(value))
+
+
+def _who(name: str) -> str:
+    return _GOLDS.get(name, name)

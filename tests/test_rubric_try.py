@@ -1,0 +1,201 @@
+"""`relabel rubric try`: rubrics compared with reference labels and with each other, from a model or from label files."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from relabel.cli.app import run_app
+from relabel.evaluation.trial import half_of, rate_in_words, variance
+from relabel.rubric import load_rubric
+from relabel.run import Run, open_run
+from relabel.task import load_tasks
+from server import Reply, Seen, judged, provider
+
+STUDY = Path(__file__).resolve().parents[2] / "shared" / "rubric"
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+
+
+def tried(*words: str, capsys: pytest.CaptureFixture[str], code: int = 0) -> Any:
+    assert run_app(["rubric", "try", *words, "--json"]) == code
+    return json.loads(capsys.readouterr().out)
+
+
+def figures(document: Any, on: str) -> dict[tuple[str, str, str], dict[str, Any]]:
+    return {(a["first"], a["second"], a["setting"]): a for a in document["agreements"] if a["on"] == on}
+
+
+@pytest.mark.mirror
+@pytest.mark.skipif(not STUDY.is_dir(), reason="the label files of the study are not here")
+def test_the_table_of_the_study_comes_out_of_its_label_files(capsys: pytest.CaptureFixture[str]) -> None:
+    """Figures of the study's table; its kappas are rounded to three decimals first (.4246 is printed as .43)."""
+    files = [str(STUDY / name) for name in ("labels-1.csv", "labels-2.csv")]
+    document = tried("exposure@1", "exposure", "--labels", files[0], "--labels", files[1], capsys=capsys)
+    human, gpt4 = "eloundou-2023:human", "eloundou-2023:gpt4"
+    table = {
+        "exposure@1": ((".012", ".108", ".125"), (".204", ".475", ".379"), (".43", ".44"), (".32", ".39"), (".62", ".42")),
+        "exposure@2": ((".192", ".171", ".138"), (".408", ".571", ".429"), (".67", ".74"), (".51", ".50"), (".64", ".44")),
+    }  # fmt: skip
+    for name, (strict, tools, tools_kappa, codes_kappa, raters) in table.items():
+        of = figures(document, name)
+        for setting, expected in (("strict", strict), ("with-tools", tools)):
+            found = [
+                of[name, gpt4, setting]["first_rate"],
+                *(of[name, g, setting]["second_rate"] for g in (gpt4, human)),
+            ]
+            assert tuple(map(rate_in_words, found)) == expected
+        for setting, expected in (("with-tools", tools_kappa), ("three-way", codes_kappa)):
+            assert tuple(twice_rounded(of[name, g, setting]["kappa"]) for g in (gpt4, human)) == expected
+        assert tuple(twice_rounded(of[human, gpt4, s]["kappa"]) for s in ("with-tools", "three-way")) == raters
+    closer = {(d["gold"], d["setting"]): d["closer"] for d in document["differences"]}
+    assert closer[human, "with-tools"] == closer[gpt4, "with-tools"] == closer[gpt4, "three-way"] == "exposure@2"
+    assert closer[human, "three-way"] is None
+    assert "exposure@2 is closer to GPT-4 than exposure@1 (kappa .508 against .323" in document["verdict"]
+    assert "not known, its labels were imported" in document["verdict"]
+    for name, ref in (("exposure@1", "exposure@1"), ("exposure@2", "exposure")):
+        study = next(study for study in load_rubric(ref).validity if study.labels.startswith("labels-"))
+        block = document["validity"][name]
+        assert study.rates == block["rates"]
+        assert {g: (of.rates, of.kappa) for g, of in study.golds.items()} == {
+            g: (of["rates"], of["kappa"]) for g, of in block["golds"].items()
+        }
+
+
+def twice_rounded(value: float) -> str:
+    hundredths = int(round(value, 3) * 1000 + 0.5 + 5) // 10
+    return f".{hundredths:02d}"
+
+
+def test_two_rubrics_are_tried_on_the_same_tasks_of_one_half(capsys: pytest.CaptureFixture[str]) -> None:
+    def says(seen: Seen) -> Reply:
+        labels = ("E1", "E0") if "E0" in seen.messages[0]["content"] else ("exposed", "not-exposed")
+        return judged(labels["Write" not in seen.prompt])
+
+    with provider(says) as fake:
+        words = ["exposure", "eloundou", "--model", "m", "--base-url", fake.base_url, "--tasks", "sample", "--quiet"]
+        document = tried(*words, "--sample", "20", "--seed", "4", "--out", "t", "--price", "1/2", capsys=capsys)
+        final = tried(*words, "--final", "--out", "f", capsys=capsys)
+    assert [of["tasks"] for of in document["rubrics"]] == [20, 20]
+    assert all(of["halves"] == {"development": 20, "final": 0} for of in document["rubrics"])
+    assert all(of["cost_usd"] > 0 for of in document["rubrics"])
+    (three_way,) = [d for d in document["differences"] if d["setting"] == "three-way"]
+    assert three_way["paired"]
+    assert three_way["n"] == [20, 20]
+    assert three_way["closer"] is None
+    assert figures(document, "exposure@2")["exposure@2", "eloundou@1", "three-way"]["kappa"] == 1
+    assert json.loads(Path("t/trial.json").read_text()) == document
+    assert not document["final"]
+    assert final["final"]
+    assert "one look" in final["note"]
+    assert all(of["halves"]["development"] == 0 for of in final["rubrics"])
+    assert {half_of(t.task_id) for t in load_tasks("sample")} == {"development", "final"}
+
+
+def test_the_final_half_is_not_looked_at_twice_with_another_wording(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with provider(lambda seen: judged()) as fake:
+        words = ["--model", "m", "--base-url", fake.base_url, "--tasks", "sample", "--final", "--out", "f", "--quiet"]
+        assert run_app(["rubric", "try", "exposure", *words]) == 0
+        assert run_app(["rubric", "try", "exposure", *words]) == 0
+        capsys.readouterr()
+        assert run_app(["rubric", "try", "exposure@1", *words]) == 2
+    assert "final half was used on" in capsys.readouterr().err
+
+
+LABELS = "task_id,setting,label\nS001,strict,exposed\nS002,strict,not-exposed\nS003,strict,not-exposed\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (LABELS + "S001,strict,not-exposed\n", "line 5 repeats the task S001"),
+        (LABELS + "S999,strict,exposed\n", "line 5: the task id 'S999' is not in"),
+        (LABELS + "S004,strict,perhaps\n", "line 5: 'perhaps' is no label|line 5: 'perhaps' is not a label"),
+        (LABELS + "S004,lax,exposed\n", "line 5: 'lax' is no setting|line 5: 'lax' is not a setting"),
+        ("task_id,setting\nS001,strict\n", "no column 'label'"),
+    ],
+)
+def test_a_label_file_that_cannot_be_used_is_refused_in_a_sentence(
+    text: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("l.csv").write_text(text)
+    assert run_app(["rubric", "try", "exposure", "--labels", "l.csv", "--gold", "sample", "--tasks", "sample"]) == 3
+    error = capsys.readouterr().err.strip()
+    assert re.search(words, error)
+    assert "\n" not in error
+
+
+def test_labels_of_one_setting_are_compared_in_that_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("l.csv").write_text(LABELS)
+    document = tried(
+        "exposure", "--labels", "l.csv", "--gold", "sample", "--tasks", "sample", "--out", "o", capsys=capsys
+    )
+    assert [a["setting"] for a in document["agreements"]] == ["strict"]
+    assert document["agreements"][0]["kappa"] == 1
+    assert "exposure@2 calls .333 of tasks exposed, strict (sample .333)." in document["verdict"]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ([], "--model to label with, or --labels"),
+        (["--labels", "l.csv", "--model", "m"], "--model to label with, or --labels"),
+        (["--labels", "l.csv", "--labels", "l.csv"], "as many --labels"),
+        (["--labels", "l.csv", "--sample", "3"], "--sample draws tasks for a model"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(
+    more: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("l.csv").write_text(LABELS)
+    assert run_app(["rubric", "try", "exposure", "--gold", "sample", *more]) == 2
+    assert words in capsys.readouterr().err
+
+
+def simulated(task_sd: float, order_sd: float, repeat_sd: float, seed: int) -> Run:
+    """Labels T0 to T4 of 300 tasks in 4 orders, 3 times each, from effects of known size."""
+    random = np.random.default_rng(seed)
+    tasks, orders, repeats = 300, 4, 3
+    latent = (
+        random.normal(0, task_sd, (tasks, 1, 1))
+        + random.normal(0, order_sd, (tasks, orders, 1))
+        + random.normal(0, repeat_sd, (tasks, orders, repeats))
+    )
+    places = np.clip(np.round(2 + latent), 0, 4).astype(int)
+    rows = [
+        (f"t{t}", f"11-{t % 40:04d}.00", "automation", s, v, f"T{places[t, v, s]}")
+        for t in range(tasks)
+        for v in range(orders)
+        for s in range(repeats)
+    ]
+    labels = pd.DataFrame(rows, columns=["task_id", "onet_soc_code", "setting", "sample", "variant", "label"])
+    template = open_run("sample")
+    manifest = template.manifest.model_copy(update={"rubric": load_rubric("automation")})
+    return Run("simulated", None, manifest, labels)
+
+
+@pytest.mark.parametrize(("task_sd", "order_sd", "repeat_sd"), [(0.8, 0.6, 0.4), (0.9, 0.0, 0.5), (0.5, 0.9, 0.3)])
+def test_shares_of_variance_are_those_that_the_labels_were_made_with(
+    task_sd: float, order_sd: float, repeat_sd: float
+) -> None:
+    found = variance(simulated(task_sd, order_sd, repeat_sd, seed=1))["automation"]
+    # Rounding to labels adds a twelfth, and moves with the finest level.
+    parts = np.array([task_sd**2, order_sd**2, repeat_sd**2 + 1 / 12])
+    assert [found.task, found.order, found.repeat] == pytest.approx(list(parts / parts.sum()), abs=0.08)
+    assert (found.tasks, found.variants, found.repeats) == (300, 4, 3)
+
+
+def test_without_repeats_there_is_no_share_of_variance() -> None:
+    assert variance(open_run("sample")) == {}
