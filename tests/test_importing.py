@@ -18,6 +18,7 @@ from relabel.rubric import load_rubric
 from relabel.run import open_run
 from relabel.sources.fetch import sha256_of
 from relabel.sources.relabels import models
+from relabel.task import task_table
 
 Write = Callable[[str | bytes], Path]
 HEAD = "task_id,onet_soc_code,label"
@@ -141,10 +142,10 @@ def test_two_settings_come_as_lines_or_as_columns(write: Write, tmp_path: Path) 
         (f"{HEAD}\nS001,{A},E0\nS002,{A},E3\n", "line 3: 'E3' is no label of the rubric eloundou .* --map E3=LABEL"),
         (f"{HEAD}\nS001,{A},E0\nS001,{A},E0\n", "line 3 repeats the task S001 of 11-3051.00 .* of line 2"),
         (f"{HEAD}\nS001,{A},\n", "line 2 has no label"),
-        (f"{HEAD}\n,{A},E0\n", "line 2 has no task id"),
-        (f"{HEAD}\n=1+1,{A},E0\n", r"line 2: task id '=1\+1' is a formula"),
+        (f"{HEAD}\n,{A},E0\n", "line 2 has no task_id"),
+        (f"{HEAD}\n=1+1,{A},E0\n", r"line 2: task_id '=1\+1' is a formula"),
         (f"{HEAD}\n8823.0,{A},E0\n8823,{A},E0\n", "line 3 repeats the task 8823"),
-        (f"{HEAD}\nS001,11-3051,E0\n", "'11-3051' is no O\\*NET-SOC code"),
+        (f"{HEAD}\nS001,11-3051,E0\n", "'11-3051' is a SOC code cut to six digits"),
         ("task_id,label\nS999,E0\n", "line 2: the task id 'S999' is not in sample"),
         (f"{HEAD},sample\nS001,{A},E0,x\n", "line 2: sample must be a whole number"),
         (f"{HEAD},probability\nS001,{A},E0,1.5\n", "line 2: probability must be from 0 to 1"),
@@ -212,3 +213,31 @@ def test_a_file_given_as_a_run_is_answered_with_the_command_that_makes_one(
     path = write(f"{HEAD}\nS001,{A},E1\n")
     assert run_app(["eval", str(path)]) == 3
     assert f"with `relabel import {path} --model NAME --out runs/labels`, and give that" in capsys.readouterr().err
+
+
+def test_row_numbers_without_codes_are_refused(write: Write, tmp_path: Path) -> None:
+    tasks = tmp_path / "tasks.csv"
+    tasks.write_text("task_id,onet_soc_code,title,text\n" + "".join(f"{n},{A},T,Do {n}.\n" for n in range(30)))
+    lines = "".join(f"{n},E0\n" for n in range(20))
+    with pytest.raises(DataError, match="count from 0 to 19 like row numbers"):
+        imported(write(f"id,label\n{lines}"), tmp_path / "run", tasks=str(tasks))
+
+
+def test_ids_whose_statements_are_others_are_refused(write: Write, tmp_path: Path) -> None:
+    text = "id,label,Task\nS001,E0,Paint the fence of the garden.\nS002,E1,Milk cows at dawn.\n"
+    with pytest.raises(DataError, match=r"line 2: the task S001 of sample is another statement .* are 2 of 2"):
+        imported(write(text), tmp_path / "run")
+    right = task_table("sample").iloc[:2]
+    text = "id,label,Task\n" + "".join(f'{i},E0,"{t}"\n' for i, t in zip(right["task_id"], right["text"], strict=True))
+    assert imported(write(text), tmp_path / "run").labels == 2
+
+
+@pytest.mark.mirror
+def test_labels_without_codes_that_agree_by_chance_only_are_warned_about(write: Write, tmp_path: Path) -> None:
+    ids = task_table("eloundou-2023")["task_id"].iloc[:300]
+    labels = open_run("eloundou-2023:gpt4").labels.set_index("task_id")["label"]
+    moved = "".join(f"{i},{labels[j]}\n" for i, j in zip(ids, ids[::-1], strict=True))
+    done = imported(write(f"task_id,label\n{moved}"), tmp_path / "run", tasks="eloundou-2023")
+    assert "no better than chance" in done.notes[0]
+    right = "".join(f"{i},{labels[i]}\n" for i in ids)
+    assert imported(write(f"task_id,label\n{right}"), tmp_path / "right", tasks="eloundou-2023").notes == ()

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from relabel.errors import DataError
-from relabel.task import load_tasks, task_table
+from relabel.task import disputed_titles, load_tasks, task_table
 
 HEAD = "task_id,onet_soc_code,title,text,task_type,importance\n"
 
@@ -69,10 +70,13 @@ def test_a_users_file_needs_four_columns_only(tmp_path: Path) -> None:
         (HEAD + "1,11-1011.00,T,Do this, then that.,Core,3\n", "line 2 has 7 cells"),
         ("task_id,onet_soc_code,title,text,text\n1,11-1011.00,T,A,B\n", "column 'text' more than once"),
         ("task_id, onet_soc_code,title,text\n1,11-1011.00,T,A\n", "' onet_soc_code' has blanks around its name"),
-        (HEAD + "1,../../../etc/x,T,Do.,Core,3\n", "line 2: '../../../etc/x' is no O.NET-SOC code; write it like"),
-        (HEAD + "1,11-1011.00,T,Do.,Core,3\n2,11-1011,T,Do.,Core,3\n", "line 3: '11-1011' is no"),
-        (HEAD + '1,"11-1011.00\n",T,Do.,Core,3\n', "line 2: .* is no O.NET-SOC code"),
-        (HEAD + "1,１１-1011.00,T,Do.,Core,3\n", "line 2: '１１-1011.00' is no"),
+        (HEAD + "1,../../../etc/x,T,Do.,Core,3\n", "line 2: '../../../etc/x' is not an O.NET-SOC code; write it like"),
+        (
+            HEAD + "1,11-1011.00,T,Do.,Core,3\n2,11-1011,T,Do.,Core,3\n",
+            "line 3: '11-1011' is a SOC code cut to six digits",
+        ),
+        (HEAD + '1,"11-10\n11.00",T,Do.,Core,3\n', "line 2: .* is not an O.NET-SOC code"),
+        (HEAD + "1,１１-1011.00,T,Do.,Core,3\n", "line 2: '１１-1011.00' is not"),
         (HEAD + "1,11-1011.00,T,Do.,Core,3_0\n", "line 2: importance must be a number"),
         (HEAD + '1,11-1011.00,T,"Do.,Core,3\n', "line 2 is not CSV"),
         ("task_id,onet_soc_code,title\n1,2,3\n", "no column 'text'"),
@@ -110,3 +114,27 @@ def test_real_lists_are_whole(ref: str, rows: int, unrated: int) -> None:
     assert len(table) == rows
     assert int(table["importance"].isna().sum()) == unrated
     assert not table["task_id"].str.contains(".", regex=False).any()
+
+
+@pytest.mark.parametrize(("written", "kind"), [("core", "Core"), ("CORE", "Core"), ("Core ", "Core"), ("n/a", None)])
+def test_task_types_and_onets_own_names_are_read(written: str, kind: str | None, tmp_path: Path) -> None:
+    text = f"Task ID,O*NET-SOC Code,Title,Task,Task Type\n8823.0,11-1011.00,Chief Executives,Lead.,{written}\n"
+    (task,) = load_tasks(write(tmp_path / "t.csv", text))
+    assert (task.task_id, task.onet_soc_code, task.text, task.task_type) == ("8823", "11-1011.00", "Lead.", kind)
+
+
+def test_a_task_type_that_is_none_is_refused_by_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="line 2: task_type 'x' is not one of Core, Supplemental"):
+        load_tasks(write(tmp_path / "t.csv", HEAD + "1,11-1011.00,T,Do.,x,3\n"))
+
+
+@pytest.mark.mirror
+def test_titles_that_disagree_with_their_code_are_named(tmp_path: Path) -> None:
+    rows = ("11-1011.00", "Agricultural advisers"), ("11-1021.00", "Operations manager"), ("99-9999.00", "Nothing")
+    table = pd.DataFrame(rows, columns=["onet_soc_code", "title"])
+    assert disputed_titles(table) == [("11-1011.00", "Agricultural advisers", "Chief Executives")]
+
+
+@pytest.mark.mirror
+def test_onets_own_titles_of_2023_agree_with_todays() -> None:
+    assert disputed_titles(task_table("eloundou-2023")) == []

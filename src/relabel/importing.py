@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pandas as pd
+
 from relabel import __version__
 from relabel.errors import ColumnError, DataError, UsageError
 from relabel.files import require_writable, writing
@@ -20,24 +22,26 @@ from relabel.label import MAX_RATIONALE, Label
 from relabel.manifest import Counts, Manifest, SourceUse
 from relabel.rubric import Rubric, Unit, load_rubric, rubric_names
 from relabel.run import TASK_FILE, read_manifest, task_sources, write_run
+from relabel.sources import eloundou
 from relabel.sources.fetch import sha256_of
-from relabel.sources.frames import ONET_SOC
-from relabel.sources.user_csv import UserCsv, plain_number, read_user_csv
-from relabel.task import occupation_table, task_table
+from relabel.sources.tables import COLUMN_NAMES, Table, is_table_file, read_table
+from relabel.task import TASK_KEY, occupation_table, onet_releases, same_statement, task_table
 
 ENGINE = "import"
 """What the manifest of an imported run names as its engine."""
 
-LISTS: Mapping[Unit, tuple[str, ...]] = {
+_LISTS: Mapping[Unit, tuple[str, ...]] = {
     "task": ("eloundou-2023", "onet-30.2", "sample"),
     "occupation": ("onet-30.2", "sample"),
 }
-"""Lists that ids are looked for in, by what the rubric labels."""
+"""Lists that ids are looked for in, by what the rubric labels, before the other releases of O*NET."""
 
-_ONET_SOC = re.compile(ONET_SOC, re.ASCII)
+_FEW = 50
+_CHANCE = 0.05
+
 _KNOWN_NAMES: Mapping[str, tuple[str, ...]] = {
-    "id": ("task_id", "id"),
-    "code": ("onet_soc_code", "soc_code"),
+    "id": COLUMN_NAMES["task_id"],
+    "code": COLUMN_NAMES["onet_soc_code"],
     "label": ("label", "code"),
     "setting": ("setting",),
     "sample": ("sample",),
@@ -45,7 +49,7 @@ _KNOWN_NAMES: Mapping[str, tuple[str, ...]] = {
     "probability": ("probability",),
 }
 """Column names that are understood without being told, by what the column holds; O*NET's own `Task ID` and `O*NET-SOC Code`
-are spelled like the first ones (`UserCsv.find`)."""
+are spelled like the first ones (`Table.find`)."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ class Imported:
         tasks: Tasks that they belong to.
         mapped: How many labels each mapping changed.
         not_in_list: Tasks that the task list does not hold; they are kept, and match no gold of that list.
+        notes: What makes the import doubtful, in sentences.
     """
 
     folder: Path
@@ -91,13 +96,14 @@ class Imported:
     tasks: int
     mapped: Mapping[str, int]
     not_in_list: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
 class _Reading:
     """A file half read: what is known of its columns, and which labels were seen on which line."""
 
-    file: UserCsv
+    file: Table
     rubric: Rubric
     columns: Columns
     setting: str | None
@@ -127,7 +133,7 @@ def import_labels(
         model: Who or what labelled, as the run's model.
         rubric: The rubric whose labels the file uses.
         out: The run's folder.
-        tasks: The task list that the ids belong to; by default the first of `LISTS` that holds all of them, or else the
+        tasks: The task list that the ids belong to; by default the first of the lists that holds all of them, or else the
             one that holds most.
         setting: The setting that all labels answer, where the file does not say.
         columns: Which column holds what.
@@ -145,10 +151,12 @@ def import_labels(
     _check_request(rubric, setting, mapping)
     if (out / "manifest.json").exists() and read_manifest(out).engine != ENGINE:
         raise UsageError(f"{out} holds a run already; give a new folder to --out")
-    file = read_user_csv(path, rows_are="each label", advice="give the path of a CSV file of labels")
+    file = read_table(path, rows_are="each label", advice="give the path of a CSV or Excel file of labels")
     reading = _Reading(file, rubric, columns, setting, mapping, {}, sha256_of(path))
-    tasks, by_id = _task_list(reading, tasks)
-    reading.by_id = by_id
+    tasks, listed = _task_list(reading, tasks)
+    by_id = reading.by_id = _codes_by_id(listed)
+    if rubric.unit == "task" and _column(reading, "code", columns.code) is None:
+        _confirm_ids(reading, tasks, listed)
     started = _now()
     labels = list(_labels(reading, tasks, started))
     settings = tuple(s for s in rubric.settings if any(label.setting == s for label in labels))
@@ -160,7 +168,7 @@ def import_labels(
         rubric=rubric,
         rubric_sha256=rubric.sha256,
         sources=(SourceUse(source=ENGINE, file=path.name, sha256=reading.sha256), *task_sources(tasks, rubric.unit)),
-        tasks=TASK_FILE if Path(tasks).suffix.lower() == ".csv" else tasks,
+        tasks=TASK_FILE if is_table_file(tasks) else tasks,
         settings=settings,
         parameters={
             "imported": True,
@@ -177,8 +185,9 @@ def import_labels(
     with writing(out):
         write_run(out, manifest, labels, [])
     known = {(label.onet_soc_code, label.task_id) for label in labels}
-    listed = {(code, task) for task, codes in by_id.items() for code in codes}
-    return Imported(out, tasks, len(labels), len(known), reading.mapped, len(known - listed))
+    pairs = {(code, task) for task, codes in by_id.items() for code in codes}
+    notes = () if "code" in reading.found else _chance_note(labels, tasks)
+    return Imported(out, tasks, len(labels), len(known), reading.mapped, len(known - pairs), notes)
 
 
 def _check_request(rubric: Rubric, setting: str | None, mapping: Mapping[str, str]) -> None:
@@ -191,36 +200,88 @@ def _check_request(rubric: Rubric, setting: str | None, mapping: Mapping[str, st
             )
 
 
-def _task_list(reading: _Reading, wanted: str | None) -> tuple[str, dict[str, list[str]]]:
-    """The task list, and the codes of its tasks by id."""
+def _task_list(reading: _Reading, wanted: str | None) -> tuple[str, pd.DataFrame]:
+    """The task list by name and as a table."""
     unit = reading.rubric.unit
     if wanted is not None:
-        return wanted, _codes_by_id(wanted, unit)
+        return wanted, _table(wanted, unit)
     column = _id_column(reading)
-    ids = {_task_id(reading.file, line, cells[column].strip()) for line, cells in reading.file.rows}
-    found: list[tuple[int, str, dict[str, list[str]]]] = []
-    for name in LISTS[unit]:
+    ids = {reading.file.task_id(line, cells[column].strip()) for line, cells in reading.file.rows}
+    found: list[tuple[int, str, pd.DataFrame]] = []
+    lists = tuple(dict.fromkeys([*_LISTS[unit], *onet_releases()]))
+    for name in lists:
         try:
-            codes = _codes_by_id(name, unit)
+            table = _table(name, unit)
         except DataError:
-            continue  # a list that is not at hand here may still be named, and then says what it lacks
-        found.append((len(ids & codes.keys()), name, codes))
+            continue  # a list that is not on this machine may still be named, and then says what it lacks
+        found.append((len(ids.intersection(table["task_id"])), name, table))
         if found[-1][0] == len(ids):
             break
     if not found:
-        raise DataError(
-            f"none of the lists {', '.join(LISTS[unit])} is at hand to look the ids up; name one with --tasks"
-        )
-    _, name, codes = max(found, key=lambda entry: entry[0])
-    return name, codes
+        raise DataError(f"none of the lists {', '.join(lists)} is here to look the ids up in; name one with --tasks")
+    _, name, table = max(found, key=lambda entry: entry[0])
+    return name, table
 
 
-def _codes_by_id(tasks: str, unit: Unit) -> dict[str, list[str]]:
+def _table(tasks: str, unit: Unit) -> pd.DataFrame:
+    return task_table(tasks) if unit == "task" else occupation_table(tasks)
+
+
+def _codes_by_id(table: pd.DataFrame) -> dict[str, list[str]]:
     by_id: dict[str, list[str]] = {}
-    table = task_table(tasks) if unit == "task" else occupation_table(tasks)
-    for code, task in table[["onet_soc_code", "task_id"]].itertuples(index=False, name=None):
+    for code, task in table[TASK_KEY].itertuples(index=False, name=None):
         by_id.setdefault(str(task), []).append(str(code))
     return by_id
+
+
+def _confirm_ids(reading: _Reading, tasks: str, listed: pd.DataFrame) -> None:
+    """Make sure that ids without codes name the tasks of the list: row numbers may happen to be ids, too.
+
+    Raises:
+        DataError: The statements beside the ids are others than the list's, or there are none and the ids count up.
+    """
+    file, column = reading.file, _id_column(reading)
+    ids = [(line, file.task_id(line, cells[column]), cells) for line, cells in file.rows]
+    advice = (
+        "add a column with O*NET-SOC codes (--code-column), or name the column with O*NET's Task ID with --id-column"
+    )
+    if (text := file.column("text")) is None:
+        file.refuse_row_numbers([task for _, task, _ in ids], advice)
+        return
+    known: dict[str, list[str]] = {}
+    for task, statement in listed[["task_id", "text"]].itertuples(index=False, name=None):
+        known.setdefault(str(task), []).append(str(statement))
+    said = [(line, task, cells[text]) for line, task, cells in ids if task in known and cells[text].strip()]
+    others = [row for row in said if not any(same_statement(row[2], statement) for statement in known[row[1]])]
+    if 2 * len(others) > len(said):
+        line, task, _ = others[0]
+        raise DataError(
+            f"{file.path} line {line}: the task {task} of {tasks} is another statement than the one in the column {text!r}, "
+            f"and so are {len(others):,} of {len(said):,}: the ids are not those of {tasks}; {advice}"
+        )
+
+
+def _chance_note(labels: Sequence[Label], tasks: str) -> tuple[str, ...]:
+    """A warning where labels whose ids nothing confirms agree with GPT-4's of 2023 no better than chance."""
+    ours = pd.DataFrame(
+        [(label.onet_soc_code, label.task_id, label.label) for label in labels], columns=[*TASK_KEY, "ours"]
+    )
+    try:
+        gpt4 = eloundou.read_labels()[[*TASK_KEY, "gpt4"]]
+    except DataError:
+        return ()
+    both = ours[ours["ours"].isin(gpt4["gpt4"])].merge(gpt4, on=TASK_KEY)
+    shares = [both[column].value_counts(normalize=True) for column in ("ours", "gpt4")]
+    expected = float(shares[0].mul(shares[1], fill_value=0).sum())
+    if len(both) < _FEW or expected >= 1:
+        return ()
+    kappa = (float((both["ours"] == both["gpt4"]).mean()) - expected) / (1 - expected)
+    if kappa >= _CHANCE:
+        return ()
+    return (
+        f"the labels agree with GPT-4's of 2023 no better than chance (kappa {kappa:.2f} on {len(both):,} tasks): the file has "
+        f"neither codes nor statements that confirm its ids; check that they are the Task IDs of {tasks}",
+    )
 
 
 def _labels(reading: _Reading, tasks: str, created: str) -> Iterator[Label]:
@@ -230,14 +291,14 @@ def _labels(reading: _Reading, tasks: str, created: str) -> Iterator[Label]:
     optional = {name: _column(reading, name, getattr(columns, name)) for name in ("sample", "rationale", "probability")}
     label_columns, setting_column = _label_columns(reading)
     for line, cells in file.rows:
-        task = _task_id(file, line, cells[id_column].strip())
+        task = file.task_id(line, cells[id_column].strip())
         code = _code(reading, line, task, cells[code_column].strip() if code_column else None, tasks)
         sample = _sample(file, line, cells[optional["sample"]].strip() if optional["sample"] else "0")
         rationale = cells[optional["rationale"]].strip() if optional["rationale"] else ""
         if len(rationale) > MAX_RATIONALE:
             raise DataError(f"{file.path} line {line}: the rationale is over {MAX_RATIONALE:,} characters; shorten it")
         written = cells[optional["probability"]].strip() if optional["probability"] else ""
-        probability = plain_number(written) if written else None
+        probability = file.number(written) if written else None
         if written and (probability is None or probability > 1):
             raise DataError(f"{file.path} line {line}: probability must be from 0 to 1 or empty, not {written[:40]!r}")
         for fixed, column in label_columns:
@@ -334,22 +395,10 @@ def _label_columns(reading: _Reading) -> tuple[Sequence[tuple[str | None, str]],
     return [(only if setting_column is None else None, column)], setting_column
 
 
-def _task_id(file: UserCsv, line: int, written: str) -> str:
-    if not written:
-        raise DataError(f"{file.path} line {line} has no task id; fill it or remove the line")
-    if written[0] in "=+@-":
-        raise DataError(f"{file.path} line {line}: task id {written[:40]!r} is a formula; save the values instead")
-    whole, dot, rest = written.partition(".")
-    # Tables that lost a cell on the way keep ids as 8823.0.
-    return whole if dot and whole.isdecimal() and not rest.strip("0") else written
-
-
 def _code(reading: _Reading, line: int, task: str, written: str | None, tasks: str) -> str:
     path = reading.file.path
     if written:
-        if not _ONET_SOC.fullmatch(written):
-            raise DataError(f"{path} line {line}: {written[:40]!r} is no O*NET-SOC code; write it like 11-3051.00")
-        return written
+        return reading.file.onet_soc_code(line, written)
     codes = reading.by_id.get(task, [])
     if len(codes) == 1:
         return codes[0]
@@ -361,8 +410,8 @@ def _code(reading: _Reading, line: int, task: str, written: str | None, tasks: s
     )
 
 
-def _sample(file: UserCsv, line: int, written: str) -> int:
-    number = plain_number(written)
+def _sample(file: Table, line: int, written: str) -> int:
+    number = file.number(written)
     if number is None or not number.is_integer() or number >= 10_000 or math.isnan(number):
         raise DataError(f"{file.path} line {line}: sample must be a whole number from 0, not {written[:40]!r}")
     return int(number)

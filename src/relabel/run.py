@@ -26,6 +26,7 @@ from relabel.manifest import FORMAT_VERSION, Counts, Manifest, SourceUse
 from relabel.rubric import AUTOMATION, Measure, Rubric, Unit, load_rubric
 from relabel.settings import asset_dir
 from relabel.sources import eloundou, fetch, registry
+from relabel.sources.tables import is_table_file
 
 PUBLISHED: Mapping[str, tuple[str, str]] = {
     "eloundou-2023:gpt4": ("gpt4", "GPT-4, rubric of 2023"),
@@ -82,6 +83,18 @@ class Run:
         except OSError as error:
             raise DataError(f"{path} cannot be read ({error.strerror}); check the folder") from error
 
+    def own_task_list(self) -> str | None:
+        """The task list that the run was made from, as for `relabel.task.task_table`; None for a file that is gone.
+
+        A user's own file counts only if it is still the file that the run was made from: under the path that the run was
+        given, or under its name alone, which is all that a run of imported labels keeps.
+        """
+        if self.manifest.tasks != TASK_FILE and not is_table_file(self.manifest.tasks):
+            return self.manifest.tasks
+        known = {use.file: use.sha256 for use in self.manifest.sources if use.source == TASK_FILE}
+        paths = [Path(self.manifest.tasks), *map(Path, known)]
+        return next((str(p) for p in paths if p.is_file() and fetch.sha256_of(p) in known.values()), None)
+
     def require_tasks(self) -> None:
         """Make sure that the run labelled tasks, and did not rate occupations.
 
@@ -133,7 +146,7 @@ def task_sources(ref: str, unit: Unit = "task") -> tuple[SourceUse, ...]:
     if ref == "sample":
         path = asset_dir("data") / "sample" / ("tasks.csv" if unit == "task" else "occupations.csv")
         return (SourceUse(source=ref, file=path.name, sha256=fetch.sha256_of(path)),)
-    if Path(ref).suffix.lower() == ".csv":
+    if is_table_file(ref):
         # By its name alone: the folder is nobody's business, and differs from machine to machine.
         return (SourceUse(source=TASK_FILE, file=Path(ref).name, sha256=fetch.sha256_of(Path(ref))),)
     source = registry.get_source(ref)
@@ -170,7 +183,7 @@ def _folder_of(ref: str, runs_dir: Path) -> Path:
         if ref and Path(ref).is_dir():
             raise DataError(f"{ref} holds no manifest.json, so it is no run folder; {advice}")
         if ref and Path(ref).is_file():
-            if Path(ref).suffix.lower() == ".csv":
+            if is_table_file(ref):
                 made = runs_dir / Path(ref).stem
                 advice = (
                     f"make a run of its labels with `relabel import {ref} --model NAME --out {made}`, and give that"

@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -16,9 +16,8 @@ from pydantic import BaseModel, ConfigDict
 from relabel.errors import DataError
 from relabel.rubric import Unit
 from relabel.settings import asset_dir
-from relabel.sources import eloundou, onet, registry
-from relabel.sources.frames import ONET_SOC
-from relabel.sources.user_csv import plain_number, read_user_csv
+from relabel.sources import eloundou, fetch, onet, registry
+from relabel.sources.tables import ONET_SOC, TASK_TYPES, is_table_file, read_table
 
 TASK_KEY = ["onet_soc_code", "task_id"]
 """Columns that name a task together: one id may stand for tasks of several occupations. A list, as pandas takes no other."""
@@ -32,7 +31,6 @@ OCCUPATION_COLUMNS = ("onet_soc_code", "title", "description")
 TASK_LISTS = ("onet-30.2", "onet-29.1", "eloundou-2023", "sample")
 """Task lists that go by name; a release of O*NET in a user's own registry joins them."""
 
-_ONET_SOC = re.compile(ONET_SOC, re.ASCII)
 _IM = (1, 5)
 
 TASKS = pa.DataFrameSchema(
@@ -90,9 +88,9 @@ def task_table(ref: str) -> pd.DataFrame:
         DataError: The list is unknown, or its file is missing or malformed.
     """
     if ref == "sample":
-        table = _read_csv(asset_dir("data") / "sample" / "tasks.csv")
-    elif Path(ref).suffix.lower() == ".csv":
-        table = _read_csv(Path(ref))
+        table = _read_tasks(asset_dir("data") / "sample" / "tasks.csv")
+    elif is_table_file(ref):
+        table = _read_tasks(Path(ref))
     elif ref == "eloundou-2023":
         table = eloundou.read_labels().assign(importance=float("nan"))
     elif is_onet_release(ref):
@@ -118,9 +116,9 @@ def occupation_table(ref: str) -> pd.DataFrame:
         DataError: The list is unknown or has no descriptions, or its file is missing or malformed.
     """
     if ref == "sample":
-        table = _read_occupation_csv(asset_dir("data") / "sample" / "occupations.csv")
-    elif Path(ref).suffix.lower() == ".csv":
-        table = _read_occupation_csv(Path(ref))
+        table = _read_occupations(asset_dir("data") / "sample" / "occupations.csv")
+    elif is_table_file(ref):
+        table = _read_occupations(Path(ref))
     elif is_onet_release(ref):
         table = onet.read_occupations(ref)
     else:
@@ -191,6 +189,53 @@ def is_onet_release(ref: str) -> bool:
     return source is not None and all(source.find_role(role) is not None for role in ("tasks", "occupations"))
 
 
+def onet_releases() -> list[str]:
+    """All registered releases of O*NET, a user's own last."""
+    return [source for source in registry.load_registry() if is_onet_release(source)]
+
+
+def same_statement(one: str, other: str) -> bool:
+    """Whether two statements are the same task, however it was reworded: half of their words are common to both."""
+    a, b = (set(re.findall(r"\w+", text.casefold())) for text in (one, other))
+    return 2 * len(a & b) >= len(a | b)
+
+
+def disputed_titles(table: pd.DataFrame, release: str = "onet-30.2") -> list[tuple[str, str, str]]:
+    """Occupations of a user's list whose title has no word in common with O*NET's title of the code.
+
+    Args:
+        table: Columns `onet_soc_code, title`.
+        release: The release of O*NET that knows the titles; nothing is disputed where its file is not on this machine.
+
+    Returns:
+        Code, title in the list, and O*NET's title, each code once; codes that O*NET does not have are left out.
+    """
+    if not fetch.is_here(release, "occupations"):
+        return []
+    known = onet.read_occupations(release).set_index("onet_soc_code")["title"]
+    given = table[["onet_soc_code", "title"]].drop_duplicates()
+    rows = zip(given["onet_soc_code"], given["title"], given["onet_soc_code"].map(known), strict=True)
+    disputed = {
+        c: (c, ours, theirs)
+        for c, ours, theirs in rows
+        if isinstance(theirs, str) and not _stems(ours) & _stems(theirs)
+    }
+    return list(disputed.values())
+
+
+def _stems(title: str) -> set[str]:
+    """Beginnings of a title's words, by which singular and plural, noun and adjective are one."""
+    return {word[:4] for word in re.findall(r"\w{3,}", title.casefold())} - {
+        "and",
+        "the",
+        "all",
+        "othe",
+        "exce",
+        "for",
+        "with",
+    }
+
+
 def _draw(task: Task, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}|{task.onet_soc_code}|{task.task_id}".encode()).digest()
 
@@ -201,53 +246,48 @@ def _from_table(table: pd.DataFrame) -> Iterable[Task]:
         yield Task(**dict(zip(TASK_COLUMNS, values, strict=True)))
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
+def _read_tasks(path: Path) -> pd.DataFrame:
     needed = ", ".join(TASK_COLUMNS[:4])
     if not path.is_file():
-        raise DataError(f"there is no task file {path}; give the path of a CSV file with the columns {needed}")
-    file = read_user_csv(path, rows_are="each task", advice=f"give a CSV file with the columns {needed}")
-    file.require(*TASK_COLUMNS[:4])
+        raise DataError(f"there is no task file {path}; give the path of a CSV or Excel file with the columns {needed}")
+    file = read_table(path, rows_are="each task", advice=f"give a CSV or Excel file with the columns {needed}")
+    columns = file.columns(*TASK_COLUMNS[:4], optional=TASK_COLUMNS[4:])
     seen: dict[tuple[str, str], int] = {}
-    rows = [_row(path, line, cells, seen) for line, cells in file.rows]
+    rows: list[dict[str, object]] = []
+    for line, cells in file.rows:
+        row = {holds: cells[column] for holds, column in columns.items()}
+        if not row["task_id"].strip() or not row["text"].strip():
+            raise DataError(f"{path} line {line} has no task_id or no text; fill both or remove the line")
+        task_id = file.task_id(line, row["task_id"])
+        # The code names files of an export, so nothing but a code may pass.
+        code = file.onet_soc_code(line, row["onet_soc_code"])
+        if (first := seen.setdefault((code, task_id), line)) != line:
+            raise DataError(
+                f"{path} line {line} repeats the task id {task_id!r} of line {first}; ids must be unique within an occupation"
+            )
+        written = row.get("importance", "").strip()
+        importance = file.number(written) if written else math.nan
+        if importance is None or importance < _IM[0] or importance > _IM[1]:
+            raise DataError(f"{path} line {line}: importance must be a number from 1 to 5 or empty, not {written!r}")
+        kind = file.category(line, columns.get("task_type", "task_type"), row.get("task_type", ""), TASK_TYPES)
+        rows.append({**row, "task_id": task_id, "onet_soc_code": code, "task_type": kind, "importance": importance})
     return pd.DataFrame(rows, columns=list(TASK_COLUMNS)).astype(
         {column: "float64" if column == "importance" else "str" for column in TASK_COLUMNS}
     )
 
 
-def _read_occupation_csv(path: Path) -> pd.DataFrame:
-    wanted = ", ".join(OCCUPATION_COLUMNS)
-    file = read_user_csv(path, rows_are="each occupation", advice=f"give a CSV file with the columns {wanted}")
-    file.require(*OCCUPATION_COLUMNS)
+def _read_occupations(path: Path) -> pd.DataFrame:
+    needed = f"give a CSV or Excel file with the columns {', '.join(OCCUPATION_COLUMNS)}"
+    file = read_table(path, rows_are="each occupation", advice=needed)
+    columns = file.columns(*OCCUPATION_COLUMNS)
     seen: dict[str, int] = {}
+    rows: list[dict[str, str]] = []
     for line, cells in file.rows:
-        code = cells["onet_soc_code"]
-        if not _ONET_SOC.fullmatch(code):
-            raise DataError(f"{path} line {line}: {code[:40]!r} is no O*NET-SOC code; write it like 11-3051.00")
+        row = {holds: cells[column] for holds, column in columns.items()}
+        code = file.onet_soc_code(line, row["onet_soc_code"])
         if (first := seen.setdefault(code, line)) != line:
             raise DataError(f"{path} line {line} repeats the code {code} of line {first}; keep one line an occupation")
-        if not cells["title"].strip() or not cells["description"].strip():
+        if not row["title"].strip() or not row["description"].strip():
             raise DataError(f"{path} line {line} has no title or no description; fill both or remove the line")
-    rows = [{column: cells[column] for column in OCCUPATION_COLUMNS} for _, cells in file.rows]
+        rows.append(row | {"onet_soc_code": code})
     return pd.DataFrame(rows, columns=list(OCCUPATION_COLUMNS), dtype="str")
-
-
-def _row(path: Path, line: int, cells: Mapping[str, str], seen: dict[tuple[str, str], int]) -> dict[str, object]:
-    task_id, code = cells["task_id"], cells["onet_soc_code"]
-    if not task_id.strip() or not cells["text"].strip():
-        raise DataError(f"{path} line {line} has no task_id or no text; fill both or remove the line")
-    # The code names files of an export, so nothing but a code may pass.
-    if not _ONET_SOC.fullmatch(code):
-        raise DataError(f"{path} line {line}: {code[:40]!r} is no O*NET-SOC code; write it like 11-3051.00")
-    if (first := seen.setdefault((code, task_id), line)) != line:
-        raise DataError(
-            f"{path} line {line} repeats the task id {task_id!r} of line {first}; ids must be unique within an occupation"
-        )
-    written = cells.get("importance", "").strip()
-    importance = plain_number(written) if written else math.nan
-    if importance is None or importance < _IM[0] or importance > _IM[1]:
-        raise DataError(f"{path} line {line}: importance must be a number from 1 to 5 or empty, not {written!r}")
-    return {
-        **{column: cells[column] for column in TASK_COLUMNS[:4]},
-        "task_type": cells.get("task_type") or None,
-        "importance": importance,
-    }

@@ -59,7 +59,10 @@ def test_byte_order_mark_windows_line_ends_blank_lines_and_other_columns_are_tak
         ("task_id,strict\n1,exposed\n2,yes\n", "line 3: strict is 'yes'"),
         ("task_id,strict,with_tools\n1,exposed,True\n", "line 2: with_tools is 'True'"),
         ("task_id,code\n1,E0\n2,E1\n1,E0\n", "line 4 repeats the task id '1' of line 2"),
-        ("task_id,onet_soc_code,code\n1,a,E0\n1,b,E0\n1,a,E1\n", "line 4 repeats the task id '1' of line 2"),
+        (
+            "task_id,onet_soc_code,code\n1,11-1011.00,E0\n1,11-1021.00,E0\n1,11-1011.00,E1\n",
+            "line 4 repeats the task id '1' of line 2",
+        ),
         ("task_id,code\n,E0\n", "line 2 has no task_id"),
         ("task_id,onet_soc_code,code\n1,,E0\n", "line 2 has no onet_soc_code"),
         ("task_id,code\n=1+1,E0\n", "line 2: task_id '=1\\+1' is a formula"),
@@ -98,7 +101,7 @@ def test_a_file_without_ids_is_refused_with_the_columns_it_has(write_gold: Write
 
 def test_a_file_in_another_encoding_is_refused(write_gold: WriteGold) -> None:
     with pytest.raises(DataError, match="not in UTF-8"):
-        read_gold_csv(write_gold("task_id,code\n1,E0\n".encode("utf-16")))
+        read_gold_csv(write_gold("task_id,code,note\n1,E0,\u00e9\n".encode("cp1252")))
 
 
 def test_a_missing_file_and_an_unknown_name_are_refused(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_a_user_s_pay_file_is_read_with_gaps(tmp_path: Path) -> None:
         ("code,employees,median_pay_gbp\n", "has a header but no row below it; write one line for each group"),
         (
             "code,employees,median_pay_gbp\n1121,479,000,52885\n",
-            "line 2 has 4 cells where the header has 3; mend the line",
+            "line 2 has 4 cells where the header has 3; correct the line",
         ),
         ("code,employees,median_pay_gbp\n1121,479000\n", "line 2 has 2 cells"),
         ("code,employees,employees,median_pay_gbp\n1121,1,2,3\n", "line 1 has the column 'employees' more than once"),
@@ -177,3 +177,41 @@ def test_a_file_that_cannot_be_written_is_a_data_error(tmp_path: Path) -> None:
         write_table(table, tmp_path / "file" / "scores.csv")
     with pytest.raises(UsageError, match=r"end the name of --out in \.csv, \.parquet or \.json"):
         write_table(table, tmp_path / "scores.xlsx")
+
+
+@pytest.mark.parametrize(
+    ("head", "row", "jobs", "pounds"),
+    [
+        ("employees,median_pay_gbp", "479000,52885", 479_000, 52_885),
+        ("employees_thousands,median_weekly_pay_gbp", "479,1017", 479_000, 52_884),
+        ("Jobs (thousand),median_monthly_pay_gbp", "479.5,4400", 479_500, 52_800),
+        ("employees_persons,median_annual_pay_gbp", "12,900", 12, 900),
+    ],
+)
+def test_a_pay_file_declares_its_units_by_its_columns(
+    tmp_path: Path, head: str, row: str, jobs: int, pounds: float
+) -> None:
+    frame = read_pay(pay_file(tmp_path, f"code,{head}\n1121.0,{row}\n"), KNOWN).frame
+    assert frame[["code", "employees", "median_pay_gbp"]].to_numpy().tolist() == [["1121", jobs, pounds]]
+
+
+@pytest.mark.parametrize(
+    ("head", "row", "said"),
+    [
+        ("employees,median_pay_gbp", "479,52885", "largest group of 1,000 or more"),
+        ("employees,median_pay_gbp", "479000,1017.02", "median pay of 1,017 .group 1121. cannot be pounds a year"),
+        ("employees,median_pay_gbp", "479000,4400", "half of the groups with pay under 4,400"),
+        ("employees,median_pay_gbp", "479000000,52885", "50,000,000 or less in all"),
+        ("employees,median_pay_gbp", "479000,6500000", "plausible: 2,000 to 300,000"),
+        (
+            "employees,median_pay_usd",
+            "479000,52885",
+            "no column 'median_pay_gbp' .* convert other units and currencies",
+        ),
+        ("employees,median_hourly_pay_gbp", "479000,26", "no column 'median_pay_gbp'"),
+        ("jobs,employees_thousands,median_pay_gbp", "479,479,52885", "jobs and employees_thousands"),
+    ],
+)
+def test_pay_in_other_units_is_refused_with_the_plausible_range(tmp_path: Path, head: str, row: str, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        read_pay(pay_file(tmp_path, f"code,{head}\n1121,{row}\n"), KNOWN)

@@ -85,7 +85,7 @@ def test_words_that_look_like_gaps_stay_words(workshop: Workshop) -> None:
 @pytest.mark.parametrize(
     ("column", "read", "texts"),
     [
-        ("Task ID", onet.read_tasks, {"tasks": STATEMENTS.replace("Task ID", "TaskID")}),
+        ("Task ID", onet.read_tasks, {"tasks": STATEMENTS.replace("Task ID", "Number")}),
         ("Scale ID", onet.read_importance, {"task_ratings": RATINGS.replace("Scale ID", "Scale")}),
         ("Title", onet.read_occupations, {"occupations": OCCUPATIONS.replace("Title", "Name")}),
     ],
@@ -263,7 +263,7 @@ def test_quartiles_without_a_key_name_it(workshop: Workshop) -> None:
     workshop.give("ons-ashe-2025-medians", "quartiles", "q.json", document.encode())
 
     with pytest.raises(ColumnError, match="has no column 'p50'"):
-        ons.read_ashe_2025_medians()
+        ons.read_ashe_medians()
 
 
 @pytest.mark.parametrize("content", [b"[]", b"{", b"\xff"])
@@ -271,7 +271,7 @@ def test_quartiles_that_are_no_json_object_are_named(workshop: Workshop, content
     workshop.give("ons-ashe-2025-medians", "quartiles", "q.json", content)
 
     with pytest.raises(DataError, match=r"q\.json"):
-        ons.read_ashe_2025_medians()
+        ons.read_ashe_medians()
 
 
 def test_relabels_without_optional_columns_have_gaps(workshop: Workshop) -> None:

@@ -192,7 +192,7 @@ def test_ashe_quality_words_agree_with_what_is_withheld(ashe: pd.DataFrame) -> N
 
 
 def test_quartiles_of_2025_have_gaps_where_withheld() -> None:
-    quartiles = ons.read_ashe_2025_medians()
+    quartiles = ons.read_ashe_medians()
 
     assert len(quartiles) == 412
     assert quartiles["median_pay_gbp"].isna().sum() == 49

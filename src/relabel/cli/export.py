@@ -36,7 +36,9 @@ def export(
     ] = None,
     pay: Annotated[
         str | None,
-        typer.Option(help="ons-ashe-2024 (the default), ons-ashe-2025-medians or FILE.csv; uk-soc2020 only."),
+        typer.Option(
+            help="ons-ashe-2024 (the default), ons-ashe-2025-medians, a source of your own with the role pay, or FILE.csv; uk-soc2020 only."
+        ),
     ] = None,
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Export a run that labelled a part only; every file says so.")
@@ -61,10 +63,11 @@ def export(
     from relabel.publishing.export import export_run
     from relabel.run import open_run
     from relabel.scoring.options import SYSTEM_NAMES, Choices
+    from relabel.sources.tables import is_table_file
 
     if not families:
         refuse_idle(ctx, "rates the pages of job families; leave --no-families or this out", "epoch")
-    elif tasks is not None and tasks.lower().endswith(".csv"):
+    elif tasks is not None and is_table_file(tasks):
         refuse_idle(ctx, "needs a task list of O*NET, not a file; leave it or --tasks out", "families", "epoch")
     choices = Choices(
         method=method,

@@ -21,7 +21,7 @@ def import_file(
     file: Annotated[
         str,
         typer.Argument(
-            metavar="FILE.csv", help="A CSV file of labels, or a published set such as relabels-2026:gpt-5."
+            metavar="FILE", help="A CSV or Excel file of labels, or a published set such as relabels-2026:gpt-5."
         ),
     ],
     *,
@@ -70,7 +70,7 @@ def import_file(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was imported as one JSON document.")] = False,
 ) -> None:
-    """Turn a CSV file of labels into a run like any other.
+    """Turn a CSV or Excel file of labels into a run like any other.
 
     A label that the rubric does not know, a task given twice, an id that stands for several occupations: each is refused
     by its line, and nothing is written. The manifest names the file and its sha256, each label its line.
@@ -109,6 +109,8 @@ def import_file(
         ),
         mapping=pairs,
     )
+    for note in done.notes:
+        typer.echo(f"warning: {note}", err=True)
     if as_json:
         typer.echo(
             json.dumps(
@@ -119,6 +121,7 @@ def import_file(
                     "tasks": done.tasks,
                     "mapped": dict(done.mapped),
                     "not_in_list": done.not_in_list,
+                    "notes": list(done.notes),
                 },
                 indent=2,
             )

@@ -19,6 +19,7 @@ from relabel.labelling.request import ONE_TOKEN, Decide, canonical_json
 from relabel.labelling.wire import Api, Form, output_bound
 from relabel.rubric import Rubric
 from relabel.run import task_sources
+from relabel.sources.tables import is_table_file
 from relabel.task import load_tasks
 
 _OURS = {"model", "messages", "response_format", "stream", "n"}
@@ -168,7 +169,7 @@ def make_job(
 
 def default_name(job: Job) -> str:
     """A name for a run that tells what was asked; the same command gives the same name."""
-    parts = [job.model, job.rubric.id, Path(job.tasks_ref).stem if job.tasks_ref.endswith(".csv") else job.tasks_ref]
+    parts = [job.model, job.rubric.id, Path(job.tasks_ref).stem if is_table_file(job.tasks_ref) else job.tasks_ref]
     if job.parameters["sample"]:
         parts.append(f"n{job.parameters['sample']}-s{job.parameters['seed']}")
     whole: list[Any] = [

@@ -62,6 +62,7 @@ def register(app: typer.Typer) -> None:
         from relabel.evaluation.review import RandomReview, random_review, review, review_csv
         from relabel.evaluation.side_by_side import is_own_list, list_name, task_details, task_details_from
         from relabel.run import open_run
+        from relabel.sources.tables import is_table_file
 
         if random is None and seed is not None:
             raise UsageError("--seed is the seed of --random; give both, or neither")
@@ -94,7 +95,7 @@ def register(app: typer.Typer) -> None:
                 "name it with --tasks",
                 err=True,
             )
-        elif tasks is not None and Path(tasks).suffix.lower() == ".csv" and not is_own_list(opened, Path(tasks)):
+        elif tasks is not None and is_table_file(tasks) and not is_own_list(opened, Path(tasks)):
             typer.echo(f"{tasks} is not the very file that the run labelled: some texts may be others", err=True)
         if isinstance(found, RandomReview):
             typer.echo(

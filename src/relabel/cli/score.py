@@ -51,7 +51,9 @@ def score(
     ] = None,
     pay: Annotated[
         str | None,
-        typer.Option(help="ons-ashe-2024 (the default), ons-ashe-2025-medians or FILE.csv; uk-soc2020 only."),
+        typer.Option(
+            help="ons-ashe-2024 (the default), ons-ashe-2025-medians, a source of your own with the role pay, or FILE.csv; uk-soc2020 only."
+        ),
     ] = None,
     us: Annotated[
         bool | None,
@@ -177,9 +179,10 @@ def _show(table: ScoreTable, found: Intervals | None) -> None:
         say(table.note)
     if table.labels_unmatched:
         say(f"{table.labels_unmatched:,} labelled tasks of the run are not in {table.tasks} and left out")
+    # By the lists' names, as either may be the newer one.
     changes = {
-        "tasks_new": f"are new since {table.labelled_list} and have no label",
-        "tasks_reworded": f"were reworded since {table.labelled_list} and keep their label",
+        "tasks_new": f"are not in {table.labelled_list}, which the run labelled, and have no label",
+        "tasks_reworded": f"have another wording in {table.labelled_list} and keep the label of that",
         "tasks_emerging": "are emerging, without id and rating, and not scored",
     }
     if said := [f"{counts[name]:,} {what}" for name, what in changes.items() if counts[name]]:

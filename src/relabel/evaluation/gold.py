@@ -17,7 +17,7 @@ from relabel.rubric import AUTOMATION, CODES
 from relabel.run import PUBLISHED, Run, open_run
 from relabel.settings import asset_dir
 from relabel.sources.fetch import sha256_of
-from relabel.sources.user_csv import plain_number, read_user_csv
+from relabel.sources.tables import COLUMN_NAMES, Table, is_table_file, plain_name, read_table
 
 GOLD_NAMES = (*PUBLISHED, "sample")
 """Golds that go by name; any other is the path of a CSV file."""
@@ -50,8 +50,6 @@ _REVIEWER, _REVIEWED_AT = "reviewer", "reviewed_at"
 """Columns of a file that `relabel review` wrote and a person filled."""
 _PRIORITY = "priority"
 """Column by which `relabel review` lists the most doubtful tasks first."""
-_OTHER_NAMES: Mapping[str, str] = {"with-tools": "with_tools", "id": "task_id", "label": "code"}
-"""Names that a user's file may give to columns."""
 _EXPOSED: Mapping[str, bool | None] = {"exposed": True, "not-exposed": False, "": None}
 _BY_CODE: Mapping[str, tuple[bool, bool]] = {"E0": (False, False), "E1": (True, True), "E2": (False, True)}
 
@@ -108,9 +106,11 @@ def load_gold(ref: str) -> Gold:
         run = open_run(ref)
         source = run.manifest.sources[0] if run.manifest.sources else _sample_source()
         return make_gold(ref, labels_of(run), source, human=ref == "sample" or ":human" in ref)
-    if Path(ref).is_file() or Path(ref).suffix.lower() == ".csv":
+    if Path(ref).is_file() or is_table_file(ref):
         return read_gold_csv(Path(ref))
-    raise DataError(f"there is no gold {ref!r}; give one of {', '.join(GOLD_NAMES)}, or the path of a CSV file")
+    raise DataError(
+        f"there is no gold {ref!r}; give one of {', '.join(GOLD_NAMES)}, or the path of a CSV or Excel file"
+    )
 
 
 def labels_of(run: Run) -> pd.DataFrame:
@@ -167,8 +167,8 @@ def labelled(table: pd.DataFrame, name: str) -> pd.DataFrame:
 def read_gold_csv(path: Path) -> Gold:
     """Read a gold of the user's own.
 
-    The file is UTF-8, with or without a byte order mark, and has a header: `task_id` (or `id`); `onet_soc_code`, if ids are
-    not unique over occupations; and `code` or `label` (E0, E1, E2), or `strict` and/or `with_tools` (exposed,
+    The file is a table as for `relabel.sources.tables.read_table`: `task_id` (or `id`, or O*NET's `Task ID`); `onet_soc_code`
+    (or `O*NET-SOC Code`), if ids are not unique over occupations; and `code` or `label` (E0, E1, E2), or `strict` and/or `with_tools` (exposed,
     not-exposed), or all of these; or labels of automation (T0 to T4) as `automation` or `label`. An empty cell means that
     the gold has no label there. `weight` (a number above 0) counts in all estimates; tasks of one `stratum` were drawn
     together; a `text` is the task statement. A `priority` in a row with a label says that the gold's tasks were chosen for
@@ -187,13 +187,12 @@ def read_gold_csv(path: Path) -> Gold:
         DataError: The file cannot be read, or a row is bad; the message names the line and what is wrong.
         ColumnError: A column is missing.
     """
-    advice = f"give the path of a CSV file, or one of {', '.join(GOLD_NAMES)}"
-    file = read_user_csv(path, rows_are="each labelled task", advice=advice)
-    header = [_OTHER_NAMES.get(name, name) for name in file.header]
-    _check_header(path, header)
+    advice = f"give the path of a CSV or Excel file, or one of {', '.join(GOLD_NAMES)}"
+    file = read_table(path, rows_are="each labelled task", advice=advice)
+    header = _columns(file)
     coded = "onet_soc_code" in header
     # A column `label` says by its first cell which question it answers.
-    said = [cells[file.header[header.index("code")]].strip() for _, cells in file.rows] if "code" in header else []
+    said = [cells[header["code"]].strip() for _, cells in file.rows] if "code" in header else []
     levels = next((cell for cell in said if cell), "") in LEVELS
     advice = "ids must be unique" + (" within an occupation" if coded else ", or the file needs a column onet_soc_code")
     rows: list[tuple[object, ...]] = []
@@ -201,20 +200,23 @@ def read_gold_csv(path: Path) -> Gold:
     reviewed: list[Mapping[str, str]] = []
     selected = False
     for number, cells in file.rows:
-        row = {_OTHER_NAMES.get(name, name): cell.strip() for name, cell in cells.items()}
+        row = {holds: cells[column].strip() for holds, column in header.items()}
         said_something = any(row.get(name) for name in (*_LABEL_COLUMNS, AUTOMATION))
         selected |= said_something and bool(row.get(_PRIORITY))
         if _REVIEWER in header:
             if not said_something:
                 continue
             reviewed.append(row)
-        key = (_id(path, number, row, "onet_soc_code") if coded else "", _id(path, number, row, "task_id"))
+        code = file.onet_soc_code(number, row["onet_soc_code"]) if coded else ""
+        key = (code, file.task_id(number, row["task_id"]))
         if key in seen:
             raise DataError(f"{path} line {number} repeats the task id {key[1]!r} of line {seen[key]}; {advice}")
         seen[key] = number
         level = _level(path, number, row.pop("code", "") if levels else "", row.get(AUTOMATION, ""))
         exposure = _labels(path, number, row)
-        rows.append((key[1], key[0] or None, *exposure, level, *_design(path, number, row), row.get("text") or None))
+        rows.append((key[1], key[0] or None, *exposure, level, *_design(file, number, row), row.get("text") or None))
+    if not coded and "text" not in header:
+        file.refuse_row_numbers([task for _, task in seen], "add a column onet_soc_code, or O*NET's own Task ID")
     columns = ["task_id", "onet_soc_code", *_LABEL_COLUMNS, *_DESIGN, "text"]
     table = pd.DataFrame(rows, columns=columns).astype({"task_id": "str", "onet_soc_code": "str"})
     if "weight" in header and (gaps := table["weight"].isna()).any():
@@ -242,15 +244,40 @@ def _reviewed_source(path: Path, source: SourceUse, rows: Sequence[Mapping[str, 
     return SourceUse.model_validate({**source.model_dump(), **said})
 
 
-def _check_header(path: Path, header: list[str]) -> None:
-    for name in ("task_id", "onet_soc_code", *_LABEL_COLUMNS, *_DESIGN, "text"):
-        if header.count(name) > 1:
-            raise DataError(f"{path} has the column {name!r} more than once; remove one")
-    if "task_id" not in header:
-        raise ColumnError(path, "task_id", header)
-    if not set(header) & {*_LABEL_COLUMNS, AUTOMATION}:
+def _columns(file: Table) -> dict[str, str]:
+    """Columns of a gold by what they hold.
+
+    Raises:
+        ColumnError: There are no ids.
+        DataError: There are no labels, or two columns hold the same.
+    """
+    names = {**COLUMN_NAMES, "code": ("code", "label")}
+    found: dict[str, str] = {}
+    for holds in ("task_id", "onet_soc_code", *_LABEL_COLUMNS, *_DESIGN, "text", _REVIEWER, _REVIEWED_AT, _PRIORITY):
+        known = {plain_name(name) for name in names.get(holds, (holds,))}
+        columns = [column for column in file.header if plain_name(column) in known]
+        if len(columns) > 1:
+            raise DataError(
+                f"{file.path} has the column {holds!r} more than once ({' and '.join(columns)}); remove one"
+            )
+        if columns:
+            found[holds] = columns[0]
+
+    def values(column: str) -> set[str]:
+        return {cells[column].strip() for _, cells in file.rows} - {""}
+
+    if AUTOMATION in found and not values(found[AUTOMATION]) & set(LEVELS):
+        del found[AUTOMATION]  # the set of 2023 has a column of this name with other things in it
+    if "task_id" not in found:
+        raise ColumnError(file.path, "task_id", file.header)
+    if not found.keys() & {*_LABEL_COLUMNS, AUTOMATION}:
         wanted = "code or label (E0, E1, E2), or strict and/or with_tools (exposed, not-exposed)"
-        raise DataError(f"{path} has no column of labels; it needs {wanted}")
+        named = [
+            column for column in file.header if {cells[column].strip() for _, cells in file.rows} - {""} <= set(CODES)
+        ]
+        like = f"; {' and '.join(named)} hold such labels: rename the one that is meant" if named else ""
+        raise DataError(f"{file.path} has no column of labels; it needs {wanted}{like}")
+    return found
 
 
 def _level(path: Path, number: int, label: str, automation: str) -> str | None:
@@ -264,24 +291,12 @@ def _level(path: Path, number: int, label: str, automation: str) -> str | None:
     return label or automation or None
 
 
-def _design(path: Path, number: int, row: Mapping[str, str]) -> tuple[float | None, str | None]:
+def _design(file: Table, number: int, row: Mapping[str, str]) -> tuple[float | None, str | None]:
     written = row.get("weight", "")
-    weight = plain_number(written) if written else None
+    weight = file.number(written) if written else None
     if written and not weight:
-        raise DataError(f"{path} line {number}: weight must be a number above 0, not {written[:40]!r}; mend it")
+        raise DataError(f"{file.path} line {number}: weight must be a number above 0, not {written[:40]!r}; correct it")
     return weight, row.get("stratum") or None
-
-
-def _id(path: Path, number: int, row: Mapping[str, str], column: str) -> str:
-    # A spreadsheet-safe file has an apostrophe before an id that looks like a formula.
-    value = row[column].removeprefix("'") if row[column].startswith("'-") else row[column]
-    if not value:
-        raise DataError(f"{path} line {number} has no {column}; fill it or remove the line")
-    if value[0] in "=+@":
-        raise DataError(f"{path} line {number}: {column} {value[:40]!r} is a formula; save the values instead")
-    whole, dot, rest = value.partition(".")
-    # Tables that lost a cell on the way keep ids as 8823.0.
-    return whole if column == "task_id" and dot and whole.isdecimal() and not rest.strip("0") else value
 
 
 def _labels(path: Path, number: int, row: Mapping[str, str]) -> tuple[str | None, bool | None, bool | None]:

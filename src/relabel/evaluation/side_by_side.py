@@ -20,6 +20,7 @@ from relabel.evaluation.sides import NEEDS
 from relabel.rubric import MEASURES, Measure, Rubric
 from relabel.run import TASK_FILE, Run
 from relabel.sources.fetch import sha256_of
+from relabel.sources.tables import is_table_file
 from relabel.task import TASK_KEY, task_table
 
 GOLD = -1
@@ -122,7 +123,7 @@ def task_details(run: Run) -> pd.DataFrame | None:
 def is_own_list(run: Run, path: Path) -> bool:
     """Whether a file is, byte for byte, the user's own task list that a run was made from."""
     known = {use.sha256 for use in run.manifest.sources if use.source == TASK_FILE}
-    return path.suffix.lower() == ".csv" and path.is_file() and sha256_of(path) in known
+    return is_table_file(path) and path.is_file() and sha256_of(path) in known
 
 
 def list_name(run: Run) -> str:
@@ -146,7 +147,7 @@ def task_details_from(run: Run, tasks: str) -> pd.DataFrame:
     """
     run.require_tasks()
     table = task_table(tasks)
-    is_file = Path(tasks).suffix.lower() == ".csv"
+    is_file = is_table_file(tasks)
     if is_own_list(run, Path(tasks)) or (tasks == run.manifest.tasks and not is_file):
         return table
     asked = {(str(code), str(task)) for code, task in run.labels[TASK_KEY].itertuples(index=False)}

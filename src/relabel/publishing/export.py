@@ -49,6 +49,7 @@ from relabel.scoring.options import SYSTEM_NAMES, Choices
 from relabel.scoring.score import is_partial, score_by
 from relabel.scoring.table import ScoreTable
 from relabel.scoring.uncertainty import DRAWS
+from relabel.sources.tables import is_table_file
 
 EXPORT_FORMAT = 5
 """Counts up when the layout of an export changes."""
@@ -123,7 +124,7 @@ def export_run(
         if baseline is not None:
             earlier = (baseline, score_by(baseline, choices))
         careers: list[FamilyPage] = []
-        if families and not table.tasks.lower().endswith(".csv"):
+        if families and not is_table_file(table.tasks):
             try:
                 careers = family_pages(table, run, epoch_run)
             except NotAtHandError as error:

@@ -13,9 +13,10 @@ from relabel.run import TASK_FILE, Run
 from relabel.scoring.bridges import Step
 from relabel.scoring.columns import ENOUGH
 from relabel.scoring.files import FORMULA
-from relabel.scoring.options import PAY_SOURCES, SAMPLE, SYSTEM_NAMES, UNRATED_NOTES, WEIGHT_NOTES
+from relabel.scoring.options import SAMPLE, SYSTEM_NAMES, UNRATED_NOTES, WEIGHT_NOTES
 from relabel.scoring.table import ScoreTable
 from relabel.sources import registry
+from relabel.sources.tables import is_table_file
 
 _PARAMETERS = ("sample", "seed", "occupations", "samples", "examples")
 _OWN = {
@@ -81,7 +82,7 @@ def _unrated_text(table: ScoreTable) -> str:
 def _pay_text(table: ScoreTable) -> str:
     if table.pay is None:
         return ""
-    if table.pay in (*PAY_SOURCES, SAMPLE):
+    if not is_table_file(table.pay) or table.frame["pay_source"].str.contains(" x ", na=False).any():
         return "jobs and pay: " + " and ".join(sorted(table.frame["pay_source"].dropna().unique()))
     return f"jobs and pay: given as {table.pay}"
 
@@ -114,7 +115,7 @@ def caveats(table: ScoreTable) -> list[str]:
         noun = "1 occupation has" if count == 1 else f"{count:,} occupations have"
         left = "all of their tasks are left out" if table.unrated == "drop" else "their tasks weigh equally"
         said.append(f"{noun} no importance rating: {left}.")
-    if table.pay in PAY_SOURCES:
+    if table.frame["pay_source"].str.match("(median of )?ASHE ").any():
         said.append("The publisher of the pay calls its counts of jobs indicative only.")
     if table.pay is not None:
         gaps = {"jobs": "employees", "median pay": "median_pay_gbp"}

@@ -14,6 +14,7 @@ from relabel.scoring.options import SAMPLE, Taxonomy, Unrated, Weights
 from relabel.sources import onet
 from relabel.task import is_onet_release, task_table
 
+_RATED = "onet-30.2"
 _CORE = 2.0
 _ROUNDING = 1e-12
 
@@ -48,15 +49,18 @@ OCCUPATIONS = pa.DataFrameSchema(
 def default_tasks(run: Run, weights: Weights, taxonomy: Taxonomy) -> str:
     """The task list that a run is scored by when none is named.
 
-    The sample is scored by its own list. The labels of 2023 are scored by their own list under core weights and by
-    O*NET-SOC code, which is how the paper did it; that list has no importance ratings and its tasks are not those of
-    today, so all else is scored by O*NET 30.2.
+    A run is scored by the list that it was made from. The labels of 2023 are an exception: by their own list under core
+    weights and by O*NET-SOC code, which is how the paper did it, else by O*NET 30.2, for that list has no importance ratings
+    and its tasks are not those of today. Where the run's list has no ratings but weights need them, or its file is gone,
+    it is O*NET 30.2 as well.
     """
-    if run.manifest.tasks == SAMPLE:
-        return SAMPLE
-    if run.manifest.tasks == "eloundou-2023" and weights == "core" and taxonomy == "onet-soc":
-        return "eloundou-2023"
-    return "onet-30.2"
+    own = run.own_task_list()
+    if own == "eloundou-2023":
+        return own if weights == "core" and taxonomy == "onet-soc" else _RATED
+    if own is None or own == SAMPLE:
+        return own or _RATED
+    lacks = {"importance": "importance", "core": "task_type"}.get(weights)
+    return _RATED if lacks is not None and task_table(own)[lacks].isna().all() else own
 
 
 def coded_tasks(run: Run) -> pd.DataFrame:
@@ -151,6 +155,11 @@ def labelled_tasks(run: Run, tasks: str, weights: Weights, *, unrated: Unrated) 
     if weights == "importance" and listed["importance"].isna().all():
         raise UsageError(
             f"the task list {tasks} has no importance ratings; choose --weights core or equal, or --tasks onet-30.2"
+        )
+    if weights == "core" and listed["task_type"].isna().all():
+        raise UsageError(
+            f"the task list {tasks} has no task types (a column task_type with Core or Supplemental); choose --weights equal or "
+            "importance, or --tasks onet-30.2"
         )
     coded = coded_tasks(run)
     joined = listed.merge(coded, how="left", on=["onet_soc_code", "task_id"], validate="1:1")

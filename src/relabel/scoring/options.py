@@ -47,7 +47,6 @@ LINK_NOTES: Mapping[Links, str] = {
 DEFAULT_LINKS: Links = "index"
 ONE_WAY: Collection[Taxonomy] = ("onet-soc", "soc2018")
 """Taxonomies that codes lead to one by one: each source counts alike, whatever the links."""
-PAY_SOURCES = ("ons-ashe-2024", "ons-ashe-2025-medians")
 SAMPLE = "sample"
 SAMPLE_NOTE = "SAMPLE: invented tasks, labels, jobs and pay; says nothing about a real occupation"
 
@@ -73,7 +72,7 @@ class Choices:
         unrated: What a task without an importance rating weighs; by default `one` under `site-2026` and `mean` under
             `bridge`. Importance weights only.
         tasks: Task list that gives types and importance; by default `measures.default_tasks`.
-        pay: Source of pay, as for `pay.read_pay`; by default ASHE 2024, and the sample's own for the sample.
+        pay: Source of pay, as for `pay.read_pay`; by default `pay.ASHE`, and the sample's own for the sample.
 
     Raises:
         UsageError: A choice is not known, or two do not go together.

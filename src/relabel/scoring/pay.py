@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import pandera.pandas as pa
 
-from relabel.errors import DataError, UsageError
+from relabel.errors import ColumnError, DataError, UsageError
 from relabel.manifest import SourceUse
 from relabel.rubric import MEASURES
-from relabel.scoring.options import PAY_SOURCES, SAMPLE
+from relabel.scoring.options import SAMPLE
 from relabel.settings import asset_dir
 from relabel.sources import fetch, ons, registry
-from relabel.sources.user_csv import plain_number, read_user_csv
+from relabel.sources.registry import Source
+from relabel.sources.tables import Table, is_table_file, plain_id, read_table
 
 PAY = pa.DataFrameSchema(
     {
@@ -48,8 +50,8 @@ _FLAGS = {
 }
 """Flags of ASHE in words."""
 
-_ASHE_2024 = "ASHE 2024 (provisional)"
-_MEDIANS_2025 = "median of ASHE 2025 (provisional), jobs of ASHE 2024: the 2025 extract has no job counts"
+ASHE = "ons-ashe-2024"
+"""The source of pay when none is named, and of the jobs beside an extract that has none."""
 
 
 @dataclass(frozen=True)
@@ -74,35 +76,49 @@ def read_pay(ref: str, known: Collection[str]) -> Pay:
     """Read jobs and pay.
 
     Args:
-        ref: `ons-ashe-2024`; `ons-ashe-2025-medians` (medians of 2025 where the extract has one, 2024 otherwise, with
-            the jobs of 2024); `sample`; or the path of a CSV file with the columns `code` (or `uk_soc2020`),
-            `employees` and `median_pay_gbp`. A user's file stands alone: a group that it does not name has no pay.
+        ref: A source with the role `pay`, which is ASHE table 14.7 of some year, such as `ons-ashe-2024`; one with the role
+            `quartiles`, `ons-ashe-2025-medians` (medians of 2025 where the extract has one, 2024 otherwise, with the jobs
+            of 2024); `sample`; or the path of a table with the columns `code` (or `uk_soc2020`), `employees` and
+            `median_pay_gbp`, or names that declare other units. A user's file stands alone: a group that it does not
+            name has no pay.
         known: Codes of the unit groups; a user's file may name no others.
 
     Raises:
         UsageError: There is no such source of pay.
         DataError: A file is missing or malformed; of a user's file the message names line and column.
     """
-    if ref == "ons-ashe-2024":
-        frame, workforce = _ashe_2024()
-        return Pay(ref, PAY.validate(frame), _uses((ref, "pay"), (ref, "pay-quality")), workforce)
-    if ref == "ons-ashe-2025-medians":
-        uses = _uses((ref, "quartiles"), ("ons-ashe-2024", "pay"), ("ons-ashe-2024", "pay-quality"))
-        frame, workforce = _medians_2025()
+    source = registry.load_registry().get(ref)
+    if source is not None and source.find_role("pay") is not None:
+        frame, workforce = _ashe(source)
+        quality = [(ref, "pay-quality")] if source.find_role("pay-quality") else []
+        return Pay(ref, PAY.validate(frame), _uses((ref, "pay"), *quality), workforce)
+    if source is not None and source.find_role("quartiles") is not None:
+        uses = _uses((ref, "quartiles"), (ASHE, "pay"), (ASHE, "pay-quality"))
+        frame, workforce = _newer_medians(source)
         return Pay(ref, PAY.validate(frame), uses, workforce)
     if ref == SAMPLE:
         path = asset_dir("data") / SAMPLE / "pay.csv"
         return Pay(ref, _read_file(path, known, "SAMPLE: invented"), (file_use(path, SAMPLE),))
     path = Path(ref)
-    if path.suffix.lower() != ".csv":
-        known_names = ", ".join(PAY_SOURCES)
-        raise UsageError(f"there is no source of pay {ref!r}; use one of {known_names}, or the path of a CSV file")
+    if not is_table_file(path):
+        known_names = ", ".join(
+            s.id for s in registry.load_registry().values() if s.find_role("pay") or s.find_role("quartiles")
+        )
+        raise UsageError(
+            f"there is no source of pay {ref!r}; use one of {known_names}, or the path of a CSV or Excel file; another year of "
+            "ASHE table 14.7 is an entry with the roles pay and pay-quality in your RELABEL_SOURCES file"
+        )
     return Pay(path.name, _read_file(path, known, f"file {path.name}"), (file_use(path, "pay-file"),))
 
 
-def _ashe_2024() -> tuple[pd.DataFrame, int | None]:
+def _release(source: Source) -> str:
+    """A release as every row names it: `2024 (provisional)` for `2024 provisional`."""
+    return re.sub(r"^(\d{4}) ([^(].*)$", r"\1 (\2)", source.release)
+
+
+def _ashe(source: Source) -> tuple[pd.DataFrame, int | None]:
     """Pay by unit group, and the jobs of all employees."""
-    ashe = ons.read_ashe("ons-ashe-2024")
+    ashe = ons.read_ashe(source.id)
     everyone = ashe.loc[ashe["level"] == "all", "jobs"].dropna()
     workforce = None if everyone.empty else round(float(everyone.iloc[0]))
     ashe = ashe[ashe["level"] == "unit"]
@@ -121,21 +137,24 @@ def _ashe_2024() -> tuple[pd.DataFrame, int | None]:
         "jobs": ashe["jobs_flag"].map(_FLAGS).where(frame["employees"].isna()),
         "median pay": ashe["median_flag"].map(_FLAGS).where(frame["median_pay_gbp"].isna()),
     }
-    frame = frame.assign(pay_source=_text(_ASHE_2024, frame), pay_status=_reasons(reasons))
+    frame = frame.assign(pay_source=_text(f"ASHE {_release(source)}", frame), pay_status=_reasons(reasons))
     return frame.reset_index(drop=True), workforce
 
 
-def _medians_2025() -> tuple[pd.DataFrame, int | None]:
-    newer = ons.read_ashe_2025_medians().set_index("soc2020")["median_pay_gbp"]
-    frame, workforce = _ashe_2024()
+def _newer_medians(source: Source) -> tuple[pd.DataFrame, int | None]:
+    newer = ons.read_ashe_medians(source.id).set_index("soc2020")["median_pay_gbp"]
+    jobs = registry.get_source(ASHE)
+    frame, workforce = _ashe(jobs)
+    year, jobs_year = (s.release.split()[0] for s in (source, jobs))
+    said = f"median of ASHE {_release(source)}, jobs of ASHE {jobs_year}: the {year} extract has no job counts"
     median = frame["code"].map(newer).astype("float64")
     renewed = median.notna()
     frame["median_pay_gbp"] = median.where(renewed, frame["median_pay_gbp"])
-    # The extract of 2025 comes without coefficients of variation.
+    # The extract comes without coefficients of variation.
     frame["median_pay_cv"] = frame["median_pay_cv"].mask(renewed)
     frame["median_pay_quality"] = frame["median_pay_quality"].mask(renewed)
-    frame["pay_source"] = _text(_MEDIANS_2025, frame).where(renewed, frame["pay_source"])
-    # A median of 2025 stands in for one that was withheld in 2024; the jobs stay those of 2024.
+    frame["pay_source"] = _text(said, frame).where(renewed, frame["pay_source"])
+    # A newer median stands in for one that was withheld; the jobs stay those of the older release.
     only_jobs = frame["pay_status"].str.replace(r"(^|; )median pay: .*$", "", regex=True)
     frame["pay_status"] = frame["pay_status"].mask(renewed, only_jobs.where(only_jobs != ""))
     return frame, workforce
@@ -175,36 +194,116 @@ def file_use(path: Path, source: str) -> SourceUse:
 
 
 def _read_file(path: Path, known: Collection[str], origin: str) -> pd.DataFrame:
-    advice = "give a CSV file with columns code, employees, median_pay_gbp"
+    advice = "give a CSV or Excel file with columns code, employees, median_pay_gbp"
     if not path.is_file():
         raise DataError(f"there is no pay file {path}; {advice}")
-    file = read_user_csv(path, rows_are="each group", advice=advice)
-    key = "uk_soc2020" if "code" not in file.header and "uk_soc2020" in file.header else "code"
-    file.require(key, "employees", "median_pay_gbp")
+    file = read_table(path, rows_are="each group", advice=advice)
+    key = file.find("uk_soc2020") if file.find("code") is None else None
+    key = key or file.columns("code")["code"]
+    jobs_unit, jobs_column = _unit(file, "employees", _JOBS_UNITS)
+    pay_unit, pay_column = _unit(file, "median_pay_gbp", _PAY_UNITS)
     seen: dict[str, int] = {}
     rows: list[dict[str, object]] = []
     for line, cells in file.rows:
-        code = cells[key].strip()
+        code = plain_id(cells[key])
         if code not in known:
             raise DataError(f"{path} line {line}, column {key}: {code!r} is no known group of UK SOC 2020; correct it")
         if (first := seen.setdefault(code, line)) != line:
             raise DataError(
                 f"{path} line {line}, column {key}: {code} is given twice, first in line {first}; keep one line a group"
             )
-        jobs = _number(path, line, "employees", cells["employees"], whole=True)
-        median = _number(path, line, "median_pay_gbp", cells["median_pay_gbp"])
+        jobs = _number(file, line, jobs_column, cells[jobs_column], whole=jobs_unit.factor == 1)
+        median = _number(file, line, pay_column, cells[pay_column])
         rows.append({"code": code, "employees": jobs, "median_pay_gbp": median})
     frame = pd.DataFrame(rows, columns=["code", "employees", "median_pay_gbp"]).astype(
         {"code": "str", "employees": "float64", "median_pay_gbp": "float64"}
     )
-    frame["employees"] = frame["employees"].astype("Int64")
+    frame["employees"] = (frame["employees"] * jobs_unit.factor).round().astype("Int64")
+    frame["median_pay_gbp"] *= pay_unit.factor
+    _check_ranges(path, frame, jobs=not jobs_unit.declared, pay=not pay_unit.declared)
     empty = {
         name: pd.Series("left empty in the file", index=frame.index, dtype="str").where(frame[column].isna())
         for name, column in (("jobs", "employees"), ("median pay", "median_pay_gbp"))
     }
     for name in _QUALITY:
         frame[name] = pd.Series(None, index=frame.index, dtype="float64" if name.endswith("_cv") else "str")
+    origin += f" ({pay_unit.note})" if pay_unit.note else ""
     return PAY.validate(frame.assign(pay_source=_text(origin, frame), pay_status=_reasons(empty)))
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """What names of a column say of its unit, and the factor that makes jobs or pounds a year of it."""
+
+    names: tuple[str, ...]
+    factor: int
+    declared: bool = True
+    note: str = ""
+
+
+_JOBS_UNITS = (
+    _Unit(("employees", "jobs", "number_of_jobs"), 1, declared=False),
+    _Unit(("employees_persons", "jobs_persons"), 1),
+    _Unit(("employees_thousands", "jobs_thousands", "employees_thousand", "jobs_thousand", "thousand"), 1000),
+)
+_PAY_UNITS = (
+    _Unit(("median_pay_gbp", "median", "median_pay"), 1, declared=False),
+    _Unit(("median_annual_pay_gbp", "annual_pay_gbp"), 1),
+    _Unit(("median_monthly_pay_gbp", "monthly_pay_gbp"), 12, note="monthly pay x 12"),
+    _Unit(("median_weekly_pay_gbp", "weekly_pay_gbp"), 52, note="weekly pay x 52"),
+)
+_LARGEST_GROUP, _ALL_JOBS = 1_000, 50_000_000
+_PAY_RANGE, _MIDDLE_RANGE = (2_000, 300_000), (8_000, 200_000)
+
+
+def _unit(file: Table, column: str, units: Sequence[_Unit]) -> tuple[_Unit, str]:
+    """The one column of a file that holds jobs or pay, and its unit.
+
+    Raises:
+        ColumnError: There is none; the message says which names declare which unit.
+        DataError: There are several.
+    """
+    found = [(unit, name) for unit in units if (name := file.find(*unit.names)) is not None]
+    if len(found) > 1:
+        both = " and ".join(name for _, name in found)
+        raise DataError(f"{file.path} has the columns {both}, which both are {column}; keep one")
+    if not found:
+        names = ", ".join(unit.names[0] for unit in units)
+        advice = f"name it by its unit: {names}; convert other units and currencies first"
+        raise ColumnError(file.path, column, file.header, advice=advice)
+    return found[0]
+
+
+def _check_ranges(path: Path, frame: pd.DataFrame, *, jobs: bool, pay: bool) -> None:
+    """Refuse jobs and pay whose unit no column name declares and that cannot be persons or pounds a year.
+
+    The smallest unit group of ASHE 2024 has 4,000 jobs and the largest 814,000; medians are 2,393 to 96,415 pounds a year,
+    and half of them under 32,127.
+
+    Raises:
+        DataError: They lie outside the plausible range, which the message names.
+    """
+    employees, medians = frame["employees"].dropna(), frame["median_pay_gbp"].dropna()
+    if jobs and len(employees) and (employees.max() < _LARGEST_GROUP or employees.sum() > _ALL_JOBS):
+        raise DataError(
+            f"{path}: the most jobs of a group are {employees.max():,} and all together {employees.sum():,}, which cannot be "
+            f"persons in the UK (plausible: a largest group of {_LARGEST_GROUP:,} or more, {_ALL_JOBS:,} or less in all); "
+            "name the column employees_thousands if it is in thousands, employees_persons if these are persons"
+        )
+    low, high = _PAY_RANGE
+    odd = medians[(medians < low) | (medians > high)]
+    middle = float(medians.median()) if len(medians) else _MIDDLE_RANGE[0]
+    if pay and (len(odd) or not _MIDDLE_RANGE[0] <= middle <= _MIDDLE_RANGE[1]):
+        what = (
+            f"a median pay of {odd.iloc[0]:,.0f} (group {frame.loc[odd.index[0], 'code']})"
+            if len(odd)
+            else (f"half of the groups with pay under {middle:,.0f}")
+        )
+        raise DataError(
+            f"{path}: {what} cannot be pounds a year (plausible: {low:,} to {high:,} for each group, "
+            f"{_MIDDLE_RANGE[0]:,} to {_MIDDLE_RANGE[1]:,} for the middle one); name the column median_weekly_pay_gbp or "
+            "median_monthly_pay_gbp if it is that, median_annual_pay_gbp if these are pounds a year, and convert other currencies"
+        )
 
 
 def wage_totals(frame: pd.DataFrame, workforce: int | None) -> dict[str, float | int | None]:
@@ -235,15 +334,15 @@ def wage_totals(frame: pd.DataFrame, workforce: int | None) -> dict[str, float |
     }
 
 
-def _number(path: Path, line: int, column: str, cell: str, *, whole: bool = False) -> float | None:
+def _number(file: Table, line: int, column: str, cell: str, *, whole: bool = False) -> float | None:
     text = cell.strip()
     if not text:
         return None
-    number = plain_number(text)
+    number = file.number(text)
     if number is None or (whole and not number.is_integer()):
-        kind = "a whole number of jobs" if whole else "a number of pounds a year"
+        kind = "a whole number of jobs" if whole else "a number"
         raise DataError(
-            f"{path} line {line}, column {column}: {text[:40]!r} is not {kind}, 0 or more; "
+            f"{file.path} line {line}, column {column}: {text[:40]!r} is not {kind}, 0 or more; "
             "write plain digits without commas or signs, or leave the cell empty where it is not known"
         )
     return number

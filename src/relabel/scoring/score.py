@@ -34,11 +34,12 @@ from relabel.scoring.options import (
     Weights,
     check_links,
 )
-from relabel.scoring.pay import Pay, file_use, read_pay, source_use
+from relabel.scoring.pay import ASHE, Pay, file_use, read_pay, source_use
 from relabel.scoring.ranking import CLEAN, percentiles, to_places
 from relabel.scoring.table import WHOLE, ScoreTable
 from relabel.settings import asset_dir
 from relabel.sources import eloundou, onet
+from relabel.sources.tables import is_table_file
 from relabel.task import is_onet_release
 
 
@@ -111,7 +112,7 @@ def score_by(run: Run, choices: Choices) -> ScoreTable:
     frame = _frame(bridge, shares, by_occupation, listed, method)
     money = None
     if taxonomy == "uk-soc2020":
-        default = SAMPLE if task_list == SAMPLE else "ons-ashe-2024"
+        default = SAMPLE if task_list == SAMPLE else ASHE
         money = read_pay(choices.pay if choices.pay is not None else default, frozenset(codes_of(bridge.titles)))
     frame = _with_pay(frame, money)
     sample, partial = task_list == SAMPLE, is_partial(run) or bool(values["labelled"].mean() < WHOLE)
@@ -134,7 +135,7 @@ def score_by(run: Run, choices: Choices) -> ScoreTable:
         weights=weights,
         links=chosen,
         unrated=rule if weights == "importance" else None,
-        tasks=task_list if not task_list.lower().endswith(".csv") else Path(task_list).name,
+        tasks=Path(task_list).name if is_table_file(task_list) else task_list,
         pay=None if money is None else money.name,
         workforce=None if money is None else money.workforce,
         sample=sample,
@@ -173,7 +174,7 @@ def _sample_uses(taxonomy: Taxonomy) -> list[SourceUse]:
 def _once(uses: list[SourceUse]) -> tuple[SourceUse, ...]:
     kept: dict[tuple[str, str, str], SourceUse] = {}
     for use in uses:
-        if use.source.lower().endswith(".csv"):
+        if is_table_file(use.source):
             # An earlier relabel named a task file by its path.
             use = use.model_copy(update={"source": TASK_FILE})  # noqa: PLW2901  the cleaned entry takes the place of the old one
         # A later entry knows more about the copy than a run's manifest does.

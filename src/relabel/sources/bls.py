@@ -10,18 +10,17 @@ import pandera.pandas as pa
 from relabel.errors import ColumnError, DataError
 from relabel.sources.frames import (
     SOC,
-    cell_text,
     frame_from_rows,
     locate_role,
     missing,
     number,
     numbers,
-    read_rows,
     read_sheet,
     schema,
     text,
     validated,
 )
+from relabel.sources.tables import cell_text, read_rows
 
 _DASH = ("", "—")
 _NOT_AVAILABLE = ("*", "**")

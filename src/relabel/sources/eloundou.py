@@ -8,18 +8,18 @@ from __future__ import annotations
 import pandas as pd
 
 from relabel.sources.frames import (
-    ONET_SOC,
     TASK_ID,
     locate_role,
     missing,
     number,
     numbers,
     plain_task_id,
-    read_delimited,
+    read_columns,
     schema,
     text,
     validated,
 )
+from relabel.sources.tables import ONET_SOC, TASK_TYPES
 
 SOURCE = "eloundou-2023"
 
@@ -37,7 +37,7 @@ _TASK_SCHEMA = {
     "onet_soc_code": text(ONET_SOC),
     "title": text(r"\S"),
     "text": text(r"\S"),
-    "task_type": text(among=("Core", "Supplemental"), nullable=True),
+    "task_type": text(among=TASK_TYPES, nullable=True),
 }
 _SCORES = [f"{who}_{measure}" for who in ("gpt4", "human") for measure in ("alpha", "beta", "gamma")]
 
@@ -62,7 +62,7 @@ def read_labels() -> pd.DataFrame:
     """
     path = locate_role(SOURCE, "labels")
     columns = _TASK | {"gpt4_exposure": "gpt4", "gpt4_exposure_alt_rubric": "gpt4_alt", "human_exposure_agg": "human"}
-    return validated(path, _tasks(read_delimited(path, columns, separator="\t")), LABELS)
+    return validated(path, _tasks(read_columns(path, columns)), LABELS)
 
 
 def read_automation() -> pd.DataFrame:
@@ -77,7 +77,7 @@ def read_automation() -> pd.DataFrame:
     """
     path = locate_role(SOURCE, "automation-labels")
     columns = _TASK | {"gpt4_automation": "gpt4", "human_automation": "human"}
-    tasks = missing(_tasks(read_delimited(path, columns, separator="\t")), ["human"])
+    tasks = missing(_tasks(read_columns(path, columns)), ["human"])
     return validated(path, tasks, AUTOMATION)
 
 
@@ -94,7 +94,7 @@ def read_occupations() -> pd.DataFrame:
     path = locate_role(SOURCE, "occupation-scores")
     published = {name: name.replace("gpt4", "dv_rating").replace("human", "human_rating") for name in _SCORES}
     columns = {"O*NET-SOC Code": "onet_soc_code", "Title": "title"} | {old: new for new, old in published.items()}
-    frame = read_delimited(path, columns, separator=",")
+    frame = read_columns(path, columns)
     frame = frame.assign(**{name: numbers(path, frame[name], published[name], ()) for name in _SCORES})
     return validated(path, frame, OCCUPATIONS)
 

@@ -26,7 +26,7 @@ from relabel.sources.download import (
 )
 from relabel.sources.registry import CopyStatus, Source, SourceFile, get_source, load_registry
 
-__all__ = ["FileCheck", "Provenance", "Where", "locate", "provenance", "pull", "sha256_of", "verify"]
+__all__ = ["FileCheck", "Provenance", "Where", "is_here", "locate", "provenance", "pull", "sha256_of", "verify"]
 
 Where = Literal["mirror", "cache", "download"]
 
@@ -129,6 +129,12 @@ def provenance(source_id: str, file: str) -> Provenance:
         where="download" if was_fetched(path) else where,
         note=entry.note,
     )
+
+
+def is_here(source_id: str, role: str) -> bool:
+    """Whether the file that plays a role in a source is on this machine, unchecked; fetches nothing."""
+    source = get_source(source_id)
+    return _at_hand(source, source.with_role(role)) is not None
 
 
 def verify(source_ids: Iterable[str] | None = None) -> list[FileCheck]:

@@ -10,33 +10,26 @@ import contextlib
 import csv
 import hashlib
 import json
-import warnings
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import openpyxl
 import pandas as pd
 import pandera.errors
 import pandera.pandas as pa
 import pyarrow as pyarrow_lib
 import pyarrow.parquet as pq
-import xlrd
-from xlrd.biffh import XLRDError
 
 from relabel.errors import ColumnError, DataError
 from relabel.files import replacing
 from relabel.settings import settings
 from relabel.sources.fetch import locate, sha256_of
 from relabel.sources.registry import get_source
+from relabel.sources.tables import Rows, cell_text, find_column, plain_name, read_rows
 
 TASK_ID = r"^\d+$"
-ONET_SOC = r"^\d{2}-\d{4}\.\d{2}$"
 SOC = r"^\d{2}-\d{4}$"
 UK_SOC_UNIT = r"^\d{4}$"
-
-Rows = list[list[Any]]
 
 _KEPT = ".sheets"
 _KEPT_VERSION = 1
@@ -90,21 +83,13 @@ def locate_role(source_id: str, role: str) -> Path:
     return locate(source_id, get_source(source_id).with_role(role).name)
 
 
-def read_delimited(
-    path: Path,
-    columns: Mapping[str, str],
-    *,
-    separator: str,
-    quoted: bool = True,
-    optional: Mapping[str, str] | None = None,
-) -> pd.DataFrame:
-    """Read a delimited text file as text.
+def read_columns(path: Path, columns: Mapping[str, str], *, optional: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Read a publisher's file as text: what it is follows from its ending, columns are found by loose names.
 
     Args:
-        path: The file, UTF-8.
-        columns: New names by the names in the file; others are dropped.
-        separator: One character.
-        quoted: Whether double quotes enclose fields; O*NET uses them as plain characters.
+        path: A `.txt` file (tabs, quotes are plain characters, as O*NET writes it), a `.tsv` or `.csv` file in UTF-8, or the
+            first sheet of a workbook.
+        columns: New names by the names in the file, spelled so but for case, blanks and signs; others are dropped.
         optional: Like `columns`, for those that not every file has; where absent, they hold empty strings.
 
     Returns:
@@ -114,23 +99,34 @@ def read_delimited(
         ColumnError: A column is missing.
         DataError: The file is not a table of this kind.
     """
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    suffix, optional = path.suffix.lower(), optional or {}
+    if suffix in (".xlsx", ".xls"):
+        return read_sheet(path, columns, optional=optional)
     try:
         frame = pd.read_csv(
-            path, sep=separator, dtype="str", na_filter=False, quoting=quoting, encoding="utf-8-sig", index_col=False
+            path,
+            sep="," if suffix == ".csv" else "\t",
+            dtype="str",
+            na_filter=False,
+            quoting=csv.QUOTE_NONE if suffix == ".txt" else csv.QUOTE_MINIMAL,
+            encoding="utf-8-sig",
+            index_col=False,
         )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as a table: {error}; check that it is the right file") from error
-    for wanted in columns:
-        if wanted not in frame.columns:
-            raise ColumnError(path, wanted, [str(name) for name in frame.columns])
-    picked = {new: frame[old].str.strip() for old, new in columns.items()}
-    for old, new in (optional or {}).items():
-        picked[new] = frame[old].str.strip() if old in frame.columns else pd.Series("", index=frame.index, dtype="str")
+    header = [str(name) for name in frame.columns]
+    picked: dict[str, pd.Series] = {}
+    for wanted, new in {**columns, **optional}.items():
+        found = find_column([wanted], header, path)
+        if found is None and wanted in columns:
+            raise ColumnError(path, wanted, header)
+        picked[new] = pd.Series("", index=frame.index, dtype="str") if found is None else frame[found].str.strip()
     return pd.DataFrame(picked)
 
 
-def read_sheet(path: Path, columns: Mapping[str, str], *, sheet: str | None = None) -> pd.DataFrame:
+def read_sheet(
+    path: Path, columns: Mapping[str, str], *, sheet: str | None = None, optional: Mapping[str, str] | None = None
+) -> pd.DataFrame:
     """Read a worksheet as text; the header is the first row that holds the first of the columns.
 
     What was read is kept in the download cache, under the checksum of the workbook: reading the coding index takes
@@ -140,6 +136,7 @@ def read_sheet(path: Path, columns: Mapping[str, str], *, sheet: str | None = No
         path: An `.xlsx` or `.xls` workbook.
         columns: New names by the names in the header, where runs of white space count as one space.
         sheet: Name of the worksheet; by default the first.
+        optional: Like `columns`, for those that not every file has; where absent, they hold empty strings.
 
     Returns:
         One `str` column a name, empty cells as empty strings, whole numbers without a decimal point.
@@ -148,55 +145,39 @@ def read_sheet(path: Path, columns: Mapping[str, str], *, sheet: str | None = No
         ColumnError: A column is missing.
         DataError: The file is not a workbook or has no such sheet.
     """
-    kept = _kept_path(path, columns, sheet)
-    if (frame := _kept(kept, list(columns.values()))) is not None:
+    optional = optional or {}
+    kept = _kept_path(path, {**columns, **optional}, sheet)
+    if (frame := _kept(kept, [*columns.values(), *optional.values()])) is not None:
         return frame
-    frame = frame_from_rows(path, read_rows(path, sheet), columns)
+    frame = frame_from_rows(path, read_rows(path, sheet), columns, optional=optional)
     _keep(kept, frame)
     return frame
 
 
-def read_rows(path: Path, sheet: str | None = None) -> Rows:
-    """The cells of a worksheet as they are stored.
-
-    Raises:
-        DataError: The file is not a workbook or has no such sheet.
-    """
-    try:
-        if path.suffix.lower() == ".xls":
-            return _rows_of_xls(path, sheet)
-        return _rows_of_xlsx(path, sheet)
-    except (zipfile.BadZipFile, KeyError, ValueError, XLRDError, OSError) as error:
-        raise DataError(f"{path} cannot be read as a workbook ({error}); check that it is the right file") from error
-
-
-def frame_from_rows(path: Path, rows: Rows, columns: Mapping[str, str]) -> pd.DataFrame:
+def frame_from_rows(
+    path: Path, rows: Rows, columns: Mapping[str, str], *, optional: Mapping[str, str] | None = None
+) -> pd.DataFrame:
     """A frame of text from raw cells; see `read_sheet`."""
-    first = next(iter(columns))
+    first, optional = next(iter(columns)), optional or {}
     headers = ([" ".join(cell_text(cell).split()) for cell in row] for row in rows)
-    header_at, names = next(((at, names) for at, names in enumerate(headers) if first in names), (None, []))
+    sought = plain_name(first)
+    header_at, names = next(
+        ((at, names) for at, names in enumerate(headers) if sought in map(plain_name, names)), (None, list[str]())
+    )
     if header_at is None:
         widest = max(rows[:20], key=lambda row: sum(cell is not None and cell != "" for cell in row), default=[])
         raise ColumnError(path, first, [name for name in map(cell_text, widest) if name])
-    for wanted in columns:
-        if wanted not in names:
-            raise ColumnError(path, wanted, [name for name in names if name])
-    positions = {new: names.index(old) for old, new in columns.items()}
     body = [row for row in rows[header_at + 1 :] if any(cell is not None and cell != "" for cell in row)]
-    data = {
-        new: pd.Series([cell_text(row[at]).strip() if at < len(row) else "" for row in body], dtype="str")
-        for new, at in positions.items()
-    }
+    data: dict[str, pd.Series] = {}
+    for wanted, new in {**columns, **optional}.items():
+        found = find_column([wanted], names, path)
+        if found is None and wanted in columns:
+            raise ColumnError(path, wanted, [name for name in names if name])
+        at = len(names) if found is None else names.index(found)
+        data[new] = pd.Series(
+            [cell_text(row[at]).strip() if at < len(row) and found else "" for row in body], dtype="str"
+        )
     return pd.DataFrame(data)
-
-
-def cell_text(cell: object) -> str:
-    """A cell as text: empty for an empty cell, `35` and not `35.0` for a whole number."""
-    if cell is None:
-        return ""
-    if isinstance(cell, float) and cell.is_integer():
-        return str(int(cell))
-    return str(cell)
 
 
 def missing(frame: pd.DataFrame, columns: Sequence[str], marks: Iterable[str] = ("",)) -> pd.DataFrame:
@@ -227,8 +208,8 @@ def numbers(path: Path, series: pd.Series, column: str, marks: Iterable[str] = (
 
 
 def plain_task_id(series: pd.Series) -> pd.Series:
-    """Task ids without the `.0` that a float column leaves behind."""
-    return series.str.replace(r"\.0$", "", regex=True)
+    """Task ids without the `.0` that a column with gaps leaves behind."""
+    return series.str.replace(r"\.0+$", "", regex=True)
 
 
 def validated(path: Path, frame: pd.DataFrame, at_the_door: pa.DataFrameSchema) -> pd.DataFrame:
@@ -269,28 +250,6 @@ def _has_rows(frame: pd.DataFrame) -> bool:
     return len(frame) > 0
 
 
-def _rows_of_xlsx(path: Path, sheet: str | None) -> Rows:
-    with warnings.catch_warnings():
-        # Publishers' workbooks carry styles and extensions that openpyxl reports and drops.
-        warnings.simplefilter("ignore", UserWarning)
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-        try:
-            if sheet is not None and sheet not in book.sheetnames:
-                raise _no_sheet(path, sheet, book.sheetnames)
-            leaf = book.worksheets[0] if sheet is None else book[sheet]
-            return [list(row) for row in leaf.iter_rows(values_only=True)]
-        finally:
-            book.close()
-
-
-def _rows_of_xls(path: Path, sheet: str | None) -> Rows:
-    with xlrd.open_workbook(str(path), on_demand=True) as book:
-        if sheet is not None and sheet not in book.sheet_names():
-            raise _no_sheet(path, sheet, book.sheet_names())
-        leaf = book.sheet_by_index(0) if sheet is None else book.sheet_by_name(sheet)
-        return [list(leaf.row_values(row)) for row in range(leaf.nrows)]
-
-
 def _kept_path(path: Path, columns: Mapping[str, str], sheet: str | None) -> Path:
     asked = json.dumps([_KEPT_VERSION, sha256_of(path), sheet, list(columns.items())], ensure_ascii=False)
     return settings().download_dir / _KEPT / f"{hashlib.sha256(asked.encode()).hexdigest()}.parquet"
@@ -312,8 +271,3 @@ def _keep(kept: Path, frame: pd.DataFrame) -> None:
         with replacing(kept) as temporary:
             table = pyarrow_lib.Table.from_pandas(frame, preserve_index=False)
             pq.write_table(table, temporary, write_page_checksum=True)
-
-
-def _no_sheet(path: Path, sheet: str, present: Sequence[str]) -> DataError:
-    shown = ", ".join(map(repr, present))
-    return DataError(f"{path} has no sheet {sheet!r} (it has {shown}); check that it is the right file and release")

@@ -6,7 +6,6 @@ import pandas as pd
 import pandera.pandas as pa
 
 from relabel.sources.frames import (
-    ONET_SOC,
     SOC,
     TASK_ID,
     locate_role,
@@ -14,15 +13,15 @@ from relabel.sources.frames import (
     number,
     numbers,
     plain_task_id,
-    read_delimited,
+    read_columns,
     read_sheet,
     schema,
     text,
     validated,
 )
 from relabel.sources.registry import get_source
+from relabel.sources.tables import NOT_GIVEN, ONET_SOC, TASK_TYPES, category
 
-_NOT_GIVEN = ("", "n/a")
 _IMPORTANCE = "IM"
 
 TASKS = schema(
@@ -31,7 +30,7 @@ TASKS = schema(
         "onet_soc_code": text(ONET_SOC),
         "title": text(r"\S"),
         "text": text(r"\S"),
-        "task_type": text(among=("Core", "Supplemental"), nullable=True),
+        "task_type": text(among=TASK_TYPES, nullable=True),
         "importance": number(1, 5),
     }
 )
@@ -99,8 +98,9 @@ def read_tasks(release: str = "onet-30.2") -> pd.DataFrame:
     """
     path = locate_role(release, "tasks")
     columns = {"Task ID": "task_id", "O*NET-SOC Code": "onet_soc_code", "Task": "text", "Task Type": "task_type"}
-    tasks = read_delimited(path, columns, separator="\t", quoted=False)
-    tasks = missing(tasks.assign(task_id=plain_task_id(tasks["task_id"])), ["task_type"], _NOT_GIVEN)
+    tasks = read_columns(path, columns)
+    kinds = tasks["task_type"].map(lambda kind: category(str(kind), TASK_TYPES) or kind)
+    tasks = missing(tasks.assign(task_id=plain_task_id(tasks["task_id"]), task_type=kinds), ["task_type"], NOT_GIVEN)
     tasks = tasks.merge(read_occupations(release)[["onet_soc_code", "title"]], how="left", on="onet_soc_code")
     if get_source(release).find_role("task-ratings") is None:
         tasks["importance"] = pd.Series(float("nan"), index=tasks.index, dtype="float64")
@@ -128,11 +128,11 @@ def read_importance(release: str = "onet-30.2") -> pd.DataFrame:
         "Scale ID": "scale",
         "Data Value": "importance",
     }
-    ratings = read_delimited(path, columns, separator="\t", quoted=False)
-    ratings = ratings[ratings["scale"] == _IMPORTANCE].drop(columns="scale").reset_index(drop=True)
+    ratings = read_columns(path, columns)
+    ratings = ratings[ratings["scale"].str.upper() == _IMPORTANCE].drop(columns="scale").reset_index(drop=True)
     ratings = ratings.assign(
         task_id=plain_task_id(ratings["task_id"]),
-        importance=numbers(path, ratings["importance"], "Data Value", _NOT_GIVEN),
+        importance=numbers(path, ratings["importance"], "Data Value", NOT_GIVEN),
     )
     return validated(path, ratings.dropna(subset="importance"), RATINGS)
 
@@ -160,9 +160,9 @@ def read_emerging_tasks(release: str = "onet-30.2") -> pd.DataFrame:
         "Date": "date",
         "Domain Source": "domain_source",
     }
-    tasks = read_delimited(path, columns, separator="\t", quoted=False)
+    tasks = read_columns(path, columns)
     tasks = tasks.assign(original_task_id=plain_task_id(tasks["original_task_id"]))
-    tasks = missing(tasks, ["original_task_id", "original_text"], _NOT_GIVEN)
+    tasks = missing(tasks, ["original_task_id", "original_text"], NOT_GIVEN)
     tasks = tasks.merge(read_occupations(release)[["onet_soc_code", "title"]], how="left", on="onet_soc_code")
     return validated(path, tasks[list(EMERGING_TASKS.columns)], EMERGING_TASKS)
 
@@ -181,7 +181,7 @@ def read_occupations(release: str = "onet-30.2") -> pd.DataFrame:
     """
     path = locate_role(release, "occupations")
     columns = {"O*NET-SOC Code": "onet_soc_code", "Title": "title", "Description": "description"}
-    return validated(path, read_delimited(path, columns, separator="\t", quoted=False), OCCUPATIONS)
+    return validated(path, read_columns(path, columns), OCCUPATIONS)
 
 
 def read_job_zones(release: str = "onet-30.2") -> pd.DataFrame:
@@ -197,9 +197,7 @@ def read_job_zones(release: str = "onet-30.2") -> pd.DataFrame:
         DataError: The file is not to be had, not the registered one, or breaks its schema.
     """
     path = locate_role(release, "job-zones")
-    zones = read_delimited(
-        path, {"O*NET-SOC Code": "onet_soc_code", "Job Zone": "job_zone"}, separator="\t", quoted=False
-    )
+    zones = read_columns(path, {"O*NET-SOC Code": "onet_soc_code", "Job Zone": "job_zone"})
     zones = zones.assign(job_zone=numbers(path, zones["job_zone"], "Job Zone", ()).astype("int64"))
     return validated(path, zones, JOB_ZONES)
 
@@ -218,10 +216,10 @@ def read_dwas(release: str = "onet-30.2") -> pd.DataFrame:
     """
     path = locate_role(release, "tasks-to-dwas")
     columns = {"Task ID": "task_id", "O*NET-SOC Code": "onet_soc_code", "DWA ID": "dwa_id"}
-    links = read_delimited(path, columns, separator="\t", quoted=False)
+    links = read_columns(path, columns)
     links = links.assign(task_id=plain_task_id(links["task_id"]))
     names = {"DWA ID": "dwa_id", "DWA Title": "dwa_title"}
-    titles = read_delimited(locate_role(release, "dwas"), names, separator="\t", quoted=False)
+    titles = read_columns(locate_role(release, "dwas"), names)
     return validated(path, links.merge(titles, how="left", on="dwa_id"), DWAS)
 
 

@@ -20,6 +20,7 @@ from relabel.sources.frames import (
     text,
     validated,
 )
+from relabel.sources.registry import get_source
 
 _LEVELS = {1: "major", 2: "sub-major", 3: "minor", 4: "unit"}
 
@@ -183,7 +184,7 @@ def read_ashe(release: str = "ons-ashe-2024") -> pd.DataFrame:
     """Annual gross pay of employees by occupation, with its quality (ASHE tables 14.7a and 14.7b, sheet All).
 
     Args:
-        release: Id of a source with both workbooks.
+        release: Id of a source with both workbooks, or the first alone.
 
     Returns:
         One row a group of SOC 2020 of any level: `code` (missing for the totals), `title`, `level` (`all`, `major`,
@@ -198,8 +199,11 @@ def read_ashe(release: str = "ons-ashe-2024") -> pd.DataFrame:
         DataError: A file is not to be had, not the registered one, or breaks its schema.
     """
     path = locate_role(release, "pay")
-    quality_path = locate_role(release, "pay-quality")
-    pay, quality = _ashe_table(path), _ashe_table(quality_path)
+    pay = _ashe_table(path)
+    # A user's own release may have been registered without its coefficients of variation.
+    rated = get_source(release).find_role("pay-quality") is not None
+    quality_path = locate_role(release, "pay-quality") if rated else path
+    quality = _ashe_table(quality_path) if rated else pay.assign(**{stem: "" for _, _, stem in _MEASURES})
     if not pay[["title", "code"]].equals(quality[["title", "code"]]):
         raise DataError(f"{path} and {quality_path} do not list the same groups; take both from one release")
     out = pay[["code", "title"]].copy()
@@ -218,8 +222,11 @@ def read_ashe(release: str = "ons-ashe-2024") -> pd.DataFrame:
     return validated(path, out, ASHE)
 
 
-def read_ashe_2025_medians() -> pd.DataFrame:
-    """Quartiles of annual gross pay of 2025; a derived extract, without job counts or quality.
+def read_ashe_medians(release: str = "ons-ashe-2025-medians") -> pd.DataFrame:
+    """Quartiles of annual gross pay; a derived extract, without job counts or quality.
+
+    Args:
+        release: Id of a source with the role `quartiles`.
 
     Returns:
         One row a unit group of SOC 2020, 412: `soc2020, title, p25_pay_gbp, median_pay_gbp, p75_pay_gbp` (pounds a
@@ -229,7 +236,7 @@ def read_ashe_2025_medians() -> pd.DataFrame:
         DataError: The file is not to be had (it can only come from a mirror), not the registered one, or breaks its
             schema.
     """
-    path = locate_role("ons-ashe-2025-medians", "quartiles")
+    path = locate_role(release, "quartiles")
     names = {"description": "title", "p25": "p25_pay_gbp", "p50": "median_pay_gbp", "p75": "p75_pay_gbp"}
     rows = [{"soc2020": code} | _renamed(path, entry, names) for code, entry in _json_object(path).items()]
     frame = pd.DataFrame(rows).astype({"soc2020": "str", "title": "str"})

@@ -12,8 +12,9 @@ import pandas as pd
 
 from relabel.errors import DataError
 from relabel.sources.fetch import locate
-from relabel.sources.frames import ONET_SOC, TASK_ID, missing, plain_task_id, read_delimited, schema, text, validated
+from relabel.sources.frames import TASK_ID, missing, plain_task_id, read_columns, schema, text, validated
 from relabel.sources.registry import get_source
+from relabel.sources.tables import ONET_SOC
 
 SOURCE = "relabels-2026"
 MAP: Mapping[str, str] = {"E3": "E2"}
@@ -73,6 +74,6 @@ def read_relabels(model: str) -> pd.DataFrame:
     path = locate_file(f"{SOURCE}:{model}")
     columns = {"task_id": "task_id", "label": "label", "explanation": "explanation"}
     optional = {"soc_code": "onet_soc_code", "eloundou_label": "eloundou_label"}
-    frame = read_delimited(path, columns, separator=",", optional=optional)
+    frame = read_columns(path, columns, optional=optional)
     frame = missing(frame.assign(task_id=plain_task_id(frame["task_id"])), list(optional.values()))
     return validated(path, frame[list(RELABELS.columns)], RELABELS)
