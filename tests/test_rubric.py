@@ -143,3 +143,20 @@ def test_a_broken_prompt_is_refused(text: str, words: str, tmp_path: Path) -> No
     path.write_text(text)
     with pytest.raises(RubricError, match=words):
         load_prompt(str(path))
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        "\n".join(["a0: &a0 {x: 1, y: 2}", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))]),
+        "\n".join(
+            ["a0: &a0 {x0: 1}", *(f"a{n}: &a{n}\n  <<: [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))]
+        ),
+        "a: &a [*a]",
+        "[" * 100_000,
+    ],
+)
+def test_a_file_that_repeats_itself_without_end_is_one_sentence(bomb: str, tmp_path: Path) -> None:
+    (tmp_path / "theirs.yaml").write_text(bomb)
+    with pytest.raises(RubricError, match=r"repeats|deeply"):
+        load_rubric(str(tmp_path / "theirs.yaml"))

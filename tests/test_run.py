@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from relabel.errors import DataError
-from relabel.files import replacing
+from relabel.files import make_private_dir, replacing, writing
 from relabel.label_table import LABELS
 from relabel.run import open_run, task_sources, write_run
 from run_workshop import a_failure, a_label, a_run
@@ -35,6 +37,44 @@ def test_a_label_that_the_rubric_does_not_know_is_named_not_counted(
     with pytest.raises(DataError, match=words) as said:
         a_run(tmp_path, [fine, a_label("b", setting, label)], rubric=rubric)
     assert str(tmp_path / "labels.parquet") in str(said.value)
+
+
+def open_everything(folder: Path) -> None:
+    open_run(str(folder)).failures()
+    with writing(folder):
+        pass
+
+
+@pytest.mark.parametrize("name", [".lock", "manifest.json", "labels.parquet", "failures.jsonl"])
+def test_a_link_in_a_strangers_run_folder_is_not_followed(name: str, tmp_path: Path) -> None:
+    folder, mine = tmp_path / "run", tmp_path / "mine"
+    a_run(folder, [a_label("a", "strict", "exposed")], [a_failure("x", "b", "strict")])
+    mine.write_bytes((folder / name).read_bytes() if name != ".lock" else b"precious")
+    before = mine.read_bytes()
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(mine)
+    with pytest.raises(DataError, match="symbolic link"):
+        open_everything(folder)
+    assert mine.read_bytes() == before
+
+
+def test_a_new_file_never_goes_through_a_link(tmp_path: Path) -> None:
+    mine, target = tmp_path / "mine", tmp_path / "labels.parquet"
+    mine.write_text("precious")
+    target.symlink_to(mine)
+    with replacing(target) as temporary:
+        temporary.write_text("new")
+    assert (target.read_text(), target.is_symlink(), mine.read_text()) == ("new", False, "precious")
+
+
+def test_folders_are_private_under_any_mask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        make_private_dir(tmp_path / "home" / "store" / "deep")
+    finally:
+        os.umask(before)
+    for folder in ("home", "home/store", "home/store/deep"):
+        assert stat.S_IMODE((tmp_path / folder).stat().st_mode) == 0o700
 
 
 def test_failures_come_back(tmp_path: Path) -> None:

@@ -1,9 +1,16 @@
-"""Writing with care: whole files or none, one writer a folder, folders that only the user can enter."""
+"""Files with care: written whole or not at all, one writer a folder, folders that only the user can enter.
+
+Folders and files may come from strangers. Names within them are resolved with `inside`, their files are read with
+`read_small` or after `require_own`, and nothing is written through a symbolic link.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import re
+import secrets
+import stat
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -12,12 +19,76 @@ from pathlib import Path
 from relabel.errors import DataError, UsageError
 
 _LOCK = ".lock"
+_NAME = re.compile(r"\w[\w.,()@ +-]{0,199}")
+"""A file or folder in a stranger's folder: no path, nothing hidden, nothing that a terminal or page takes for more."""
 _OWN_FILES = {_LOCK, "manifest.json", "labels.parquet", "failures.jsonl"}
 
 
 def make_private_dir(folder: Path) -> None:
     """Make a folder that only the user can enter; one that exists is left as it is."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    for path in reversed(missing):  # the mode of `parents=True` would be the umask's
+        path.mkdir(mode=0o700, exist_ok=True)
+
+
+def inside(root: Path, name: object) -> Path:
+    """The path of a file that a stranger's file names, below the folder that it came with.
+
+    Args:
+        root: The folder.
+        name: A relative path with `/` between its parts.
+
+    Raises:
+        DataError: It is not such a path, or leads through a symbolic link.
+    """
+    if not isinstance(name, str) or not all(_NAME.fullmatch(part) for part in name.split("/")):
+        raise DataError(
+            f"{root} names the file {str(name)[:100]!r}, which is not a plain path below it; get the folder again"
+        )
+    path = root
+    for part in name.split("/"):
+        path /= part
+        require_own(path)
+    return path
+
+
+def require_own(path: Path) -> None:
+    """Make sure that a file in a folder is the folder's own, and not a link to elsewhere or a device.
+
+    Raises:
+        DataError: It is; a file that is missing is not.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({getattr(error, 'strerror', error)}); check the folder") from error
+    if stat.S_ISLNK(mode):
+        raise DataError(f"{path} is a symbolic link, which is not followed; put the file itself in its place")
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise DataError(f"{path} is not a regular file; put one in its place")
+
+
+def read_small(path: Path, limit: int, *, refuse: type[DataError] = DataError) -> bytes:
+    """Read a file that a person wrote.
+
+    Args:
+        path: The file.
+        limit: Bytes that it may have.
+        refuse: The error to raise.
+
+    Raises:
+        DataError: It cannot be read, or is larger.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(limit + 1)
+    except OSError as error:
+        raise refuse(f"{path} cannot be read ({error.strerror}); check its path and permissions") from error
+    if len(raw) > limit:
+        raise refuse(f"{path} is larger than {limit:,} bytes; give a smaller file")
+    return raw
 
 
 @contextmanager
@@ -25,9 +96,18 @@ def writing(folder: Path) -> Generator[None]:
     """Hold a run folder for one writer.
 
     Raises:
-        DataError: Another process is writing it.
+        DataError: Another process is writing it, or its lock is a link.
     """
-    with (folder / _LOCK).open("w") as lock:
+    try:
+        # A lock is never followed, emptied or waited for: it may be a link to a file of the user's, or a pipe.
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        require_own(folder / _LOCK)
+        descriptor = os.open(folder / _LOCK, flags, 0o600)
+    except OSError as error:
+        raise DataError(
+            f"{folder / _LOCK} cannot be opened ({error.strerror}); remove it, or give another --out"
+        ) from error
+    with os.fdopen(descriptor, "w", closefd=True) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -73,7 +153,7 @@ class replacing:  # noqa: N801  reads as a verb at the call
 
     def __init__(self, target: Path) -> None:
         self._target = target
-        self._temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+        self._temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
 
     def __enter__(self) -> Path:
         return self._temporary

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from relabel import __version__, coding
 from relabel.errors import DataError, UsageError
-from relabel.files import make_private_dir, replacing
+from relabel.files import make_private_dir, replacing, require_own
 from relabel.label import Failure, Label
 from relabel.label_table import label_table, read_label_table, write_label_table
 from relabel.manifest import FORMAT_VERSION, Counts, Manifest, SourceUse
@@ -76,6 +76,7 @@ class Run:
         if self.folder is None or not (self.folder / "failures.jsonl").exists():
             return []
         path = self.folder / "failures.jsonl"
+        require_own(path)
         try:
             # Not by splitlines, which also cuts at characters that stand plainly in JSON, such as U+2028 in a refusal.
             lines = path.read_bytes().split(b"\n")
@@ -206,6 +207,7 @@ def read_manifest(folder: Path) -> Manifest:
         DataError: It is missing or malformed.
     """
     path = folder / "manifest.json"
+    require_own(path)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         version = data.get("format_version", FORMAT_VERSION) if isinstance(data, dict) else FORMAT_VERSION
@@ -226,6 +228,7 @@ def read_manifest(folder: Path) -> Manifest:
 def _read(ref: str, folder: Path) -> Run:
     manifest = read_manifest(folder)
     path = folder / "labels.parquet"
+    require_own(path)
     if not path.is_file():
         why = "is still running or was killed" if manifest.status == "running" else "lost its labels.parquet"
         raise DataError(f"the run {folder} {why}; start the same `relabel run` again, answers come from the store")

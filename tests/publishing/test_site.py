@@ -314,6 +314,87 @@ def test_a_theme_takes_the_place_of_single_templates_and_styles(site: Site, tmp_
         build_site(site.folder.parent / "export", tmp_path / "site", theme=tmp_path / "none")
 
 
+def stranger(site: Site, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(site.folder.parent / "export", tmp_path / "export"))
+
+
+def with_resource(export: Path, name: str) -> None:
+    package = json.loads((export / "datapackage.json").read_text(encoding="utf-8"))
+    package["resources"].append({"name": "x", "path": name})
+    (export / "datapackage.json").write_text(json.dumps(package), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.txt", "{tmp}/secret.txt", "occupations/../../secret.txt", "..\\secret.txt", "/etc/hostname", "", ".", "a//b", ".env", "link.txt", "out/secret.txt"]
+)  # fmt: skip
+def test_an_export_reaches_no_file_outside_it(name: str, site: Site, tmp_path: Path) -> None:
+    export = stranger(site, tmp_path)
+    (tmp_path / "secret.txt").write_text("planted")
+    (export / "link.txt").symlink_to(tmp_path / "secret.txt")
+    (export / "out").symlink_to(tmp_path)
+    with_resource(export, name.format(tmp=tmp_path))
+    with pytest.raises(DataError, match=r"not a plain path|symbolic link"):
+        build_site(export, tmp_path / "site")
+    assert not (tmp_path / "site").exists()
+
+
+@pytest.mark.parametrize("file", ["datapackage.json", "methodology.json", "sources.json", "occupations/1121.json"])
+def test_a_file_of_an_export_is_never_a_link(file: str, site: Site, tmp_path: Path) -> None:
+    export = stranger(site, tmp_path)
+    file = next(
+        p.relative_to(export).as_posix()
+        for p in sorted((export / Path(file).parent).glob("*"))
+        if p.name == Path(file).name or "/" in file
+    )
+    (export / file).replace(tmp_path / "elsewhere.json")
+    (export / file).symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(DataError, match="symbolic link"):
+        build_site(export, tmp_path / "site")
+
+
+@pytest.mark.parametrize("code", ["../../escaped", "/tmp/escaped", "a/b", "..", "", "x\ny", None, ["x"], "x" * 99])
+def test_a_code_with_a_path_in_it_writes_nothing(code: object, site: Site, tmp_path: Path) -> None:
+    export = stranger(site, tmp_path)
+    for folder in ("occupations", "onet"):
+        page = min((export / folder).glob("*.json"))
+        page.write_text(json.dumps(json.loads(page.read_text(encoding="utf-8")) | {"code": code}), encoding="utf-8")
+        with pytest.raises(DataError, match="does not name its page by a plain code"):
+            build_site(export, tmp_path / "site")
+        assert {p.name for p in tmp_path.iterdir()} == {"export"}
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "null", '{"sources": 3}', "[" * 100_000])
+def test_a_page_that_is_anything_is_one_sentence(content: str, site: Site, tmp_path: Path) -> None:
+    for name in ("methodology.json", "sources.json", "datapackage.json"):
+        export = stranger(site, tmp_path)
+        (export / name).write_text(content, encoding="utf-8")
+        with pytest.raises(DataError, match=r"damaged|holds no export"):
+            build_site(export, tmp_path / "site")
+        shutil.rmtree(export)
+
+
+def test_a_theme_runs_nothing_and_follows_no_link(site: Site, tmp_path: Path) -> None:
+    export, theme = site.folder.parent / "export", tmp_path / "theme"
+    (theme / "static").mkdir(parents=True)
+    for attack in (
+        "{{ ''.__class__ }}",
+        "{{ lipsum.__globals__ }}",
+        "{{ site.items.__self__ }}",
+        "{% include '../secret.html' %}",
+        "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}",
+    ):
+        (theme / "base.html").write_text(attack, encoding="utf-8")
+        with pytest.raises(DataError):
+            build_site(export, tmp_path / "site", theme=theme)
+    (theme / "base.html").unlink()
+    (tmp_path / "secret").write_text("planted")
+    for link in ("base.html", "static/site.css", "static/more.css"):
+        (theme / link).symlink_to(tmp_path / "secret")
+        with pytest.raises(DataError, match="symbolic link"):
+            build_site(export, tmp_path / "site", theme=theme)
+        (theme / link).unlink()
+
+
 def test_a_folder_without_an_export_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no export"):
         build_site(tmp_path / "nowhere", tmp_path / "site")

@@ -27,7 +27,10 @@ def site(
         str | None, typer.Option(help="Address that the site will have; gives canonical addresses and a site map.")
     ] = None,
     theme: Annotated[
-        Path | None, typer.Option(help="Folder of templates that take the place of the built-in ones.")
+        Path | None,
+        typer.Option(
+            help="Folder of templates that take the place of the built-in ones. They are run, in a sandbox that is given the export alone."
+        ),
     ] = None,
     port: Annotated[
         int, typer.Option(help="After serve: port on this machine; 0 takes a free one.", min=0, max=65535)

@@ -10,17 +10,37 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError
+from jinja2 import Template, TemplateSyntaxError
 from jinja2.runtime import Context
-from jinja2.sandbox import SandboxedEnvironment
 
 from relabel.errors import RubricError
+from relabel.files import read_small
 from relabel.rubric import Rubric
+from relabel.sandbox import Sandbox, plain
 from relabel.settings import asset_dir
 from relabel.task import Task
 
 Message = dict[str, str]
 """A chat message: `role` and `content`."""
+_LARGEST = 1_000_000
+"""Bytes of a template, and characters of a message that it may make."""
+_OF_RUBRIC = {
+    *(
+        "id",
+        "version",
+        "title",
+        "unit",
+        "definition",
+        "labels",
+        "settings",
+        "examples",
+        "rationale",
+        "codes",
+        "incoherent",
+    ),
+    "measures",
+}
+"""What a template is given of a rubric."""
 _SPELLING = json.JSONEncoder(ensure_ascii=False)  # made once: `json.dumps` with arguments makes one each time
 
 
@@ -56,6 +76,7 @@ class Prompt:
     name: str
     sha256: str
     _template: Template = field(repr=False)
+    _sandbox: Sandbox = field(repr=False)
     _known: dict[tuple[object, ...], tuple[str, Context]] = field(
         default_factory=dict[tuple[object, ...], "tuple[str, Context]"], repr=False
     )
@@ -80,14 +101,14 @@ class Prompt:
         key = (rubric.sha256, setting, examples, decide, packed)
         if key not in self._known:
             given: dict[str, Any] = {
-                "rubric": rubric,
-                "setting": rubric.settings[setting],
+                "rubric": (shown := plain(rubric.model_dump(include=_OF_RUBRIC))),
+                "setting": shown["settings"][setting],
                 "packed": packed,
                 "decide": decide,
                 "letters": letters(rubric),
             }
-            shown = _shown(rubric, setting) if examples else []
-            system = self._render("system", self._template.new_context({**given, "examples": shown}))
+            worked = _shown(rubric, setting) if examples else []
+            system = self._render("system", self._template.new_context({**given, "examples": worked}))
             self._known[key] = system, self._template.new_context({**given, "data": []})
         system, context = self._known[key]
         if packed:
@@ -99,7 +120,7 @@ class Prompt:
 
     def _render(self, block: str, context: Context) -> str:
         try:
-            return "".join(self._template.blocks[block](context)).strip()
+            return self._sandbox.render(self._template.blocks[block](context)).strip()
         except Exception as error:  # whatever goes wrong in a template is the template's: it may call and divide
             raise RubricError(f"prompt {self.name}: block {block}: {error}; mend the template") from error
 
@@ -130,14 +151,14 @@ def load_prompt(ref: str) -> Prompt:
     if not path.is_file():
         names = ", ".join(sorted(p.stem for p in asset_dir("prompts").glob("*.jinja")))
         raise RubricError(f"there is no prompt {ref!r}; use one of {names}, or the path of a .jinja file")
-    raw = path.read_bytes()
-    environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=False)
+    raw = read_small(path, _LARGEST, refuse=RubricError)
+    sandbox = Sandbox(steps=1_000_000, seconds=5, chars=_LARGEST, keep_trailing_newline=False)
     try:
-        template = environment.from_string(raw.decode("utf-8"))
-    except (TemplateError, UnicodeDecodeError) as error:
+        template = sandbox.from_string(raw.decode("utf-8"))
+    except Exception as error:  # jinja lets through what Python says to code that it made, of ten thousand brackets say
         line = f" line {error.lineno}" if isinstance(error, TemplateSyntaxError) else ""
         raise RubricError(f"prompt {path}{line}: {error}; mend the template") from error
     for block in ("system", "user"):
         if block not in template.blocks:
             raise RubricError(f"prompt {path}: has no block {block!r}; a prompt needs the blocks system and user")
-    return Prompt(ref, hashlib.sha256(raw).hexdigest(), template)
+    return Prompt(ref, hashlib.sha256(raw).hexdigest(), template, sandbox)

@@ -7,9 +7,10 @@ import os
 import shutil
 from collections.abc import Callable, Generator, Set
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from relabel.errors import DataError, UsageError
+from relabel.files import inside
 
 PACKAGE = "datapackage.json"
 
@@ -52,14 +53,21 @@ def written_whole(out: Path, kind: str, files_of: FilesOf) -> Generator[Path]:
 
 
 def files_of_export(folder: Path) -> set[str] | None:
-    """Files that the data package of an earlier export names; None when there is none."""
+    """Files that the data package of an earlier export names; None when there is none.
+
+    Raises:
+        DataError: It names a file outside the folder, or one that is a symbolic link.
+    """
     try:
-        package = json.loads((folder / PACKAGE).read_text(encoding="utf-8"))
+        package = json.loads(inside(folder, PACKAGE).read_text(encoding="utf-8"))
         if "export_format" not in package["relabel"]:
             return None
-        return {PACKAGE, *(PurePosixPath(entry["path"]).as_posix() for entry in package["resources"])}
-    except (OSError, ValueError, KeyError, TypeError):
+        names = [entry["path"] for entry in package["resources"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+    for name in names:
+        inside(folder, name)
+    return {PACKAGE, *names}
 
 
 def _require_free(folder: Path, shown: Path, kind: str, files_of: FilesOf) -> None:

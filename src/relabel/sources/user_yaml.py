@@ -13,6 +13,12 @@ from typing import Any
 import yaml
 
 from relabel.errors import DataError
+from relabel.files import read_small
+
+_LARGEST = 5_000_000
+"""Bytes of a file."""
+_NODES = 100_000
+"""Values in a file, those that it repeats by an alias or a merge counted each time."""
 
 
 def read_user_yaml(path: Path, *, refuse: type[DataError] = DataError) -> tuple[object, bytes]:
@@ -29,10 +35,8 @@ def read_user_yaml(path: Path, *, refuse: type[DataError] = DataError) -> tuple[
         DataError: The file cannot be read, or is not YAML by its own rules; the message names the line where it is known.
     """
     try:
-        raw = path.read_bytes()
+        raw = read_small(path, _LARGEST, refuse=refuse)
         text = raw.decode("utf-8-sig")
-    except OSError as error:
-        raise refuse(f"{path} cannot be read ({error.strerror}); give the path of a YAML file") from error
     except UnicodeDecodeError as error:
         raise refuse(f"{path} is not in UTF-8 (byte {error.start}); save it again in UTF-8") from error
     try:
@@ -49,6 +53,24 @@ def read_user_yaml(path: Path, *, refuse: type[DataError] = DataError) -> tuple[
 
 class _StrictLoader(yaml.SafeLoader):
     """SafeLoader that refuses a key given twice, as YAML itself does, and names the line of each value it cannot read."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._sizes: dict[int, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        alias = self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        if node is None or id(node) in self._sizes:
+            return node
+        if alias:
+            raise _fault("an alias stands within what it repeats", node)
+        parts: list[Any] = [] if isinstance(node, yaml.ScalarNode) else node.value
+        inside = [part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,))]
+        self._sizes[id(node)] = size = 1 + sum(self._sizes[id(part)] for part in inside)
+        if size > _NODES:
+            raise _fault(f"it repeats itself to more than {_NODES:,} values", node)
+        return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:

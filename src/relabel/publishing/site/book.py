@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from relabel.errors import DataError
+from relabel.files import inside
 from relabel.publishing.export import EXPORT_FORMAT
 from relabel.publishing.folder import PACKAGE, files_of_export
 
 Row = dict[str, Any]
+
+_CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}")
+"""What names a page: it becomes a file's name and a link."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,20 @@ class Book:
         """Pages of the O*NET-SOC codes, one after the other."""
         for path in self.files:
             if path.startswith("onet/"):
-                yield _json(self.folder / path)
+                yield _page(self.folder, path, "code")
+
+    def content(self, path: str) -> bytes:
+        """A file of the export, as it is.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        try:
+            return inside(self.folder, path).read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"{self.folder / path} cannot be read ({error.strerror}); run `relabel export` again"
+            ) from error
 
     @property
     def date(self) -> str | None:
@@ -75,19 +93,26 @@ def read_book(folder: Path) -> Book:
     return Book(
         folder=folder,
         package=package,
-        method=_json(folder / "methodology.json"),
-        sources=_json(folder / "sources.json")["sources"],
-        occupations=[_json(folder / path) for path in ordered if path.startswith("occupations/")],
-        changes=_changes(folder / "changes.csv") if "changes.csv" in files else None,
-        families=[_json(folder / path) for path in ordered if path.startswith("families/")],
+        method=_json(inside(folder, "methodology.json")),
+        sources=_json(inside(folder, "sources.json"))["sources"],
+        occupations=[_page(folder, path, "code") for path in ordered if path.startswith("occupations/")],
+        changes=_changes(inside(folder, "changes.csv")) if "changes.csv" in files else None,
+        families=[_page(folder, path, "id") for path in ordered if path.startswith("families/")],
         files=ordered,
     )
+
+
+def _page(folder: Path, path: str, key: str) -> Any:
+    page = _json(inside(folder, path))
+    if not isinstance(page, dict) or not isinstance(page.get(key), str) or not _CODE.fullmatch(page[key]):
+        raise DataError(f"{folder / path} does not name its page by a plain {key}; run `relabel export` again")
+    return page
 
 
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is missing or damaged ({type(error).__name__}); run `relabel export` again") from error
 
 

@@ -24,25 +24,24 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 from jinja2 import (
-    BaseLoader,
     ChoiceLoader,
-    Environment,
-    FileSystemLoader,
+    FunctionLoader,
     PackageLoader,
     PrefixLoader,
-    StrictUndefined,
     TemplateError,
 )
 
-from relabel.errors import DataError, UsageError
+from relabel.errors import DataError, RelabelError, UsageError
+from relabel.files import inside, read_small
 from relabel.publishing.folder import written_whole
 from relabel.publishing.site import figures, views
 from relabel.publishing.site.book import Book, read_book
 from relabel.publishing.site.paper import sources_pdf
+from relabel.sandbox import Sandbox, plain
 
 LISTING = "site.json"
 """Names the files of a site, so that it can be built again over itself."""
@@ -50,6 +49,8 @@ LISTING = "site.json"
 Row = dict[str, Any]
 
 _ASSETS = ("site.css", "site.js")
+_LARGEST_TEMPLATE = 1_000_000
+"""Bytes."""
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
@@ -91,13 +92,19 @@ def build_site(export: Path, out: Path, *, base_url: str | None = None, theme: P
     inside = (export.resolve(), out.resolve())
     if inside[0].is_relative_to(inside[1]) or inside[1].is_relative_to(inside[0]):
         raise UsageError(f"{out} and the export {export} lie in each other; give another folder to --out")
-    book = read_book(export)
     with written_whole(out, "site", _files_of_site) as building:
         try:
-            writer = _Writer(building, book, address, theme)
+            writer = _Writer(building, read_book(export), address, theme)
             writer.write_all()
+        except (RelabelError, OSError):
+            raise
         except TemplateError as error:
             raise DataError(f"a template cannot be used ({error}); correct it, or leave --theme out") from error
+        except Exception as error:  # an export of a stranger's may lack anything, and hold anything in its place
+            raise DataError(
+                f"{export} is damaged ({type(error).__name__}: {str(error)[:200]}); run `relabel export` again"
+                + (", or leave --theme out" if theme else "")
+            ) from error
     return Site(out, len(writer.pages), len(writer.files), writer.size)
 
 
@@ -135,7 +142,7 @@ class _Writer:
             "stamps": {name: hashlib.sha256(content).hexdigest()[:10] for name, content in assets.items()},
             "menu": views.menu(book),
         }
-        cast("dict[str, Any]", self._templates.globals).update(shared)
+        self._templates.globals.update(plain(shared))
 
     def write_all(self) -> None:
         book = self._book
@@ -152,7 +159,7 @@ class _Writer:
             ),
         )
         for path in book.files:
-            self._write(f"data/{path}", (book.folder / path).read_bytes())
+            self._write(f"data/{path}", book.content(path))
         if self._theme is not None:
             self._extra_assets(self._theme)
         if self._address is not None:
@@ -173,9 +180,8 @@ class _Writer:
             yield f"careers/{page['id']}.html", "career.html", views.career(page, book)
 
     def _page(self, path: str, template: str, content: Mapping[str, Any]) -> None:
-        text = self._templates.get_template(template).render(
-            content, path=path, root="../" * path.count("/"), canonical=self._canonical(path)
-        )
+        given = plain({**content, "path": path, "root": "../" * path.count("/"), "canonical": self._canonical(path)})
+        text = self._templates.render(self._templates.get_template(template).generate(given))
         self.pages.append(path)
         # Characters that no HTML may hold; what is left of a text is shown as it is.
         self._write(path, _UNPRINTABLE.sub("", text).encode("utf-8", "replace"))
@@ -186,8 +192,7 @@ class _Writer:
         return self._address + ("" if path == "index.html" else path)
 
     def _asset(self, name: str) -> bytes:
-        own = None if self._theme is None else self._theme / "static" / name
-        if own is not None and own.is_file():
+        if self._theme is not None and (own := inside(self._theme, f"static/{name}")).is_file():
             return own.read_bytes()
         return _built_in(name)
 
@@ -195,10 +200,10 @@ class _Writer:
         for file in sorted((theme / "static").rglob("*")):
             name = file.relative_to(theme / "static").as_posix()
             if file.is_file() and name not in _ASSETS:
-                self._write(f"assets/{name}", file.read_bytes())
+                self._write(f"assets/{name}", inside(theme, f"static/{name}").read_bytes())
 
     def _write(self, path: str, content: bytes) -> None:
-        target = self._folder / path
+        target = inside(self._folder, path)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
         self.files.append(path)
@@ -209,37 +214,44 @@ def _built_in(name: str) -> bytes:
     return (Path(__file__).parent / "static" / name).read_bytes()
 
 
-def environment(theme: Path | None) -> Environment:
-    """The templates: those of the theme before the built-in ones; every value is escaped."""
+def environment(theme: Path | None) -> Sandbox:
+    """The templates: those of the theme before the built-in ones, in a sandbox; every value is escaped."""
     own = PackageLoader("relabel.publishing.site", "templates")
-    loaders: list[BaseLoader] = [] if theme is None else [FileSystemLoader(theme)]
-    made = Environment(
-        loader=ChoiceLoader([*loaders, own, PrefixLoader({"builtin": own})]),
+
+    def of_theme(name: str) -> str | None:
+        file = inside(theme, name) if theme is not None else None
+        return read_small(file, _LARGEST_TEMPLATE).decode("utf-8") if file is not None and file.is_file() else None
+
+    return Sandbox(
+        loader=ChoiceLoader([PrefixLoader({"builtin": own}), FunctionLoader(of_theme), own]),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
-        undefined=StrictUndefined,
+        filters=_FILTERS,
+        steps=20_000_000,
+        seconds=120,
+        chars=100_000_000,
     )
-    filters: dict[str, Callable[..., Any]] = {
-        "money": figures.money,
-        "whole": figures.whole,
-        "tenth": figures.tenth,
-        "percent": figures.percent,
-        "signed": figures.signed,
-        "change": figures.change,
-        "resilience": figures.resilience,
-        "plain": figures.plain,
-        "reason": figures.reason,
-        "first_upper": figures.first_upper,
-        "long_date": _long_date,
-    }
-    made.filters.update(filters)
-    return made
 
 
 def _long_date(day: str) -> str:
     read = date.fromisoformat(day[:10])
     return f"{read.day} {read:%B %Y}"
+
+
+_FILTERS: dict[str, Callable[..., Any]] = {
+    "money": figures.money,
+    "whole": figures.whole,
+    "tenth": figures.tenth,
+    "percent": figures.percent,
+    "signed": figures.signed,
+    "change": figures.change,
+    "resilience": figures.resilience,
+    "plain": figures.plain,
+    "reason": figures.reason,
+    "first_upper": figures.first_upper,
+    "long_date": _long_date,
+}
 
 
 def _sitemap(address: str, pages: list[str], day: str | None) -> bytes:
