@@ -75,6 +75,8 @@ class Label:
         cost_usd: What the answer cost when it was bought, also when it now comes from the store.
         latency_s: Seconds that the answer took.
         from_store: True when this run did not buy the answer.
+        sample: Counts the repeats of a task under a setting, from 0, over all orders of labels and examples.
+        variant: The order that the question was asked in, from 0; the manifest's parameters list them.
     """
 
     # No pydantic model: 38,000 of them are made from answers that were validated already.
@@ -96,6 +98,7 @@ class Label:
     latency_s: float
     created_at: str
     from_store: bool
+    variant: int = 0
 
 
 class Failure(BaseModel):

@@ -37,6 +37,7 @@ _PARQUET = pyarrow_lib.schema(
         ("latency_s", pyarrow_lib.float64()),
         ("created_at", pyarrow_lib.string()),
         ("from_store", pyarrow_lib.bool_()),
+        ("variant", pyarrow_lib.int32()),
     ]
 )
 
@@ -92,7 +93,7 @@ def label_table(labels: pd.DataFrame, rubric: Rubric, name: str) -> pd.DataFrame
     Raises:
         DataError: They break `LABELS`, or hold a label or setting that the rubric lacks.
     """
-    labels = labels.reindex(columns=list(_COLUMNS))
+    labels = labels.reindex(columns=list(_COLUMNS)).fillna({"variant": 0})
     # By way of the file's own schema, so that the types are the very ones of a run that was read.
     table = pyarrow_lib.Table.from_pandas(
         labels.astype(object).where(labels.notna(), None), schema=_PARQUET, preserve_index=False
@@ -121,7 +122,9 @@ def _whole(table: pyarrow_lib.Table, path: Path) -> pd.DataFrame:
         if name not in table.column_names:
             if asked is not None:
                 raise ColumnError(path, name, table.column_names)
-            columns[name] = pyarrow_lib.nulls(len(table), field.type)
+            # Runs from before there were orders have one.
+            of_old = pyarrow_lib.repeat(0, len(table)).cast(field.type) if name == "variant" else None
+            columns[name] = pyarrow_lib.nulls(len(table), field.type) if of_old is None else of_old
             continue
         columns[name] = table[name]
         if asked is not None and not asked.nullable and table[name].null_count:

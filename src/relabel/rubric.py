@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
+import random
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from relabel.errors import RubricError
+from relabel.errors import RubricError, UsageError
 from relabel.settings import asset_dir
 from relabel.sources.user_yaml import read_user_yaml
 
@@ -269,6 +271,61 @@ class Rubric(_Part):
             if all(labels.get(setting) == label for setting, label in conditions.items()):
                 return code
         return None
+
+
+class Order(NamedTuple):
+    """The order in which a rubric's labels and worked examples are shown: the labels, and the examples by their place."""
+
+    labels: tuple[str, ...]
+    examples: tuple[int, ...]
+
+
+def orders(rubric: Rubric, variants: int, *, seed: int, examples: bool = True) -> tuple[Order, ...]:
+    """Orders to show a rubric in: its own first, then others drawn at random, each once.
+
+    The labels of occupations are ratings that rise, and keep their order.
+
+    Args:
+        rubric: The rubric.
+        variants: How many orders.
+        seed: Seed of the draw; with one seed, more orders begin with the same ones.
+        examples: Whether the examples are shown.
+
+    Raises:
+        UsageError: There are not so many.
+    """
+    own = Order(tuple(rubric.labels), tuple(range(len(rubric.examples))))
+    move_labels, move_examples = rubric.unit == "task", examples and len(rubric.examples) > 1
+    most = (math.factorial(len(own.labels)) if move_labels else 1) * (
+        math.factorial(len(own.examples)) if move_examples else 1
+    )
+    if variants > most:
+        raise UsageError(
+            f"the rubric {rubric.id} can be shown in {most} order{'s' * (most > 1)} only; give --variants that many at most"
+        )
+    draw, found = random.Random(seed), [own]  # noqa: S311  an order of words, not a secret
+    while len(found) < variants:
+        labels, places = list(own.labels), list(own.examples)
+        if move_labels:
+            draw.shuffle(labels)
+        if move_examples:
+            draw.shuffle(places)
+        if (new := Order(tuple(labels), tuple(places))) not in found:
+            found.append(new)
+    return tuple(found)
+
+
+def reordered(rubric: Rubric, order: Order) -> Rubric:
+    """A rubric as it is shown in an order; its hash names the order too."""
+    if order == Order(tuple(rubric.labels), tuple(range(len(rubric.examples)))):
+        return rubric
+    return rubric.model_copy(
+        update={
+            "labels": {label: rubric.labels[label] for label in order.labels},
+            "examples": tuple(rubric.examples[place] for place in order.examples),
+            "sha256": hashlib.sha256(f"{rubric.sha256}{order}".encode()).hexdigest(),
+        }
+    )
 
 
 def _rise(labels: tuple[str, ...]) -> bool:

@@ -17,7 +17,7 @@ from relabel.labelling.ledger import FEWEST_TO_CALIBRATE
 from relabel.labelling.prompt import load_prompt
 from relabel.labelling.request import ONE_TOKEN, Decide, canonical_json
 from relabel.labelling.wire import Api, Form, output_bound
-from relabel.rubric import Rubric
+from relabel.rubric import Rubric, orders
 from relabel.run import task_sources
 from relabel.sources.tables import is_table_file
 from relabel.task import load_tasks
@@ -106,6 +106,7 @@ def make_job(
     seed: int = 0,
     occupations: Sequence[str] = (),
     samples: int = 1,
+    variants: int = 1,
     decide: Decide = "json",
     calibrate: bool = True,
     pack: int = 1,
@@ -124,16 +125,21 @@ def make_job(
         sample: Draw this many tasks at random.
         seed: Seed of the draw.
         occupations: Only tasks of these codes.
-        samples: Times that each question is asked.
+        samples: Times that each question is asked, in each order.
+        variants: Orders of the rubric's labels and examples that each question is asked in, drawn with the same seed.
         decide: How an answer says its label.
         calibrate: Whether labels decided by log probability are calibrated over the run.
         pack: Tasks in one request.
         form: How the server is held to the answer's shape; None finds it out.
 
     Raises:
-        UsageError: There are too few tasks to calibrate over.
+        UsageError: There are too few tasks to calibrate over, or the rubric has fewer orders than variants.
         DataError: A task list, or a prompt, cannot be used.
     """
+    if variants > 1 and decide == "logprob":
+        raise UsageError(
+            "--variants needs --decide json: with one token a label's letter moves with the order of labels"
+        )
     template = load_prompt(prompt or rubric.prompt)
     chosen = load_tasks(tasks, unit=rubric.unit, occupations=occupations, sample=sample, seed=seed)
     if decide == "logprob" and calibrate and len(chosen) * samples < FEWEST_TO_CALIBRATE:
@@ -153,6 +159,7 @@ def make_job(
         base_url=described.shown_url,
         price=described.price,
         samples=samples,
+        orders=orders(rubric, variants, seed=seed, examples=examples) if variants > 1 else (),
         examples=examples,
         decide=decide,
         calibrate=calibrate,
@@ -163,6 +170,7 @@ def make_job(
             "seed": seed if sample else None,
             "occupations": list(occupations),
             "wire_model": described.endpoint.model,
+            **({"variant_seed": seed} if variants > 1 else {}),
         },
     )
 

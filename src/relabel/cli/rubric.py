@@ -133,6 +133,12 @@ def try_rubrics(
         ),
     ] = False,
     samples: Annotated[int, typer.Option(min=1, help="Times that each question is asked.")] = 1,
+    variants: Annotated[
+        int,
+        typer.Option(
+            min=1, max=100, help="Orders of labels and examples that each question is asked in; drawn with --seed."
+        ),
+    ] = 1,
     base_url: Annotated[str | None, typer.Option(help="Address of an OpenAI-compatible API.")] = None,
     param: Annotated[list[str] | None, typer.Option(help="A sampling parameter as NAME=VALUE, sent unchanged.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of one answer.")] = None,
@@ -185,7 +191,7 @@ def try_rubrics(
         options = {"param": param, "max_tokens": max_tokens, "base_url": base_url, "price": price, "max_cost": max_cost}
         chosen = _tasks_for(rubrics, golds, tasks, "final" if final else "development", sample, seed)
         runs = _labelled(
-            rubrics, chosen, str(model), tasks, folder, options | {"concurrency": concurrency, "samples": samples},
+            rubrics, chosen, str(model), tasks, folder, options | {"concurrency": concurrency, "samples": samples, "variants": variants},
             extra={"half": half, "sample": len(chosen), "seed": seed}, quiet=quiet,
         )  # fmt: skip
     document = trial(
@@ -336,7 +342,16 @@ def _labelled(
     caps = caps_of(options["concurrency"], None, None, options["max_cost"], model, described, None, one_token=False)
     runs: dict[str, Run] = {}
     for name, rubric in rubrics.items():
-        job = make_job(model, described, rubric, tuple(rubric.settings), ref, samples=options["samples"])
+        job = make_job(
+            model,
+            described,
+            rubric,
+            tuple(rubric.settings),
+            ref,
+            samples=options["samples"],
+            variants=options["variants"],
+            seed=extra["seed"],
+        )
         job = replace(job, tasks=tasks, parameters={**job.parameters, **extra})
         typer.echo(f"{name}: {job.size:,} labels", err=True)
         if options["max_cost"] is None:

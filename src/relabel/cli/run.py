@@ -86,6 +86,12 @@ def run(
         list[str] | None, typer.Option(help="Only tasks of this O*NET-SOC code; may be given more than once.")
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Times that each question is asked.")] = 1,
+    variants: Annotated[
+        int,
+        typer.Option(
+            min=1, max=100, help="Orders of labels and examples that each question is asked in; drawn with --seed."
+        ),
+    ] = 1,
     decide: Annotated[
         DecideName, typer.Option(help="json: a rationale and a label; logprob: one token, whose probabilities decide.")
     ] = DecideName.json,
@@ -216,6 +222,7 @@ def run(
         seed=seed,
         occupations=occupation or (),
         samples=samples,
+        variants=variants,
         decide=decide.value,
         calibrate=calibrate,
         pack=pack,

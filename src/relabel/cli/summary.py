@@ -10,11 +10,13 @@ import typer
 
 from relabel.cli.display import money
 from relabel.cli.lines import wrapped
+from relabel.evaluation.trial import variance
 from relabel.labelling.engines.local import ADVICE, is_local
 from relabel.labelling.estimate import estimate
 from relabel.labelling.job import Job
 from relabel.labelling.outcome import Outcome
 from relabel.labelling.store import Store
+from relabel.run import open_run
 from relabel.settings import Settings
 
 _COLUMN = 9
@@ -32,7 +34,7 @@ def show_plan(job: Job, environment: Settings, *, as_json: bool) -> None:
         typer.echo(json.dumps(found.model_dump(), indent=2))
         return
     typer.echo(
-        f"{job.size:,} labels: {len(job.tasks):,} {job.rubric.unit}s x {', '.join(job.settings)} x {job.samples} sample(s)\n"
+        f"{job.size:,} labels: {len(job.tasks):,} {job.rubric.unit}s x {', '.join(job.settings)} x {job.samples} sample(s){f' x {len(job.orders)} orders' if job.orders else ''}\n"
         f"{found.requests:,} requests, {found.in_store:,} of them in the store; {found.to_ask:,} would be asked of {job.model} at {job.base_url}"
     )
     if not found.to_ask:
@@ -73,6 +75,9 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
         free = unsure.usd == 0  # a request has a prompt, so that only a model without a price can come to nothing
         charged = "" if free else f"; {most} may be charged for them"
         _say("unsure", f"{unsure.requests:,} request(s) were sent and never answered{charged}")
+    if "variants" in m.parameters and there:
+        for setting, share in variance(open_run(str(folder))).items():
+            _say("orders", f"{setting}: {share.in_words()}")
     if m.note:
         _say("note", m.note)
     _say("folder", str(folder))

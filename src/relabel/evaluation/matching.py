@@ -147,7 +147,8 @@ def asked(run: Run) -> tuple[int, Mapping[SettingName, int]]:
     Tasks that no one got to, because the run was stopped, are known by the manifest's count alone.
     """
     table = _of_run(run)
-    labels = len(run.manifest.settings) * int(run.manifest.parameters.get("samples") or 1)
+    repeats = [int(run.manifest.parameters.get(name) or 1) for name in ("samples", "variants")]
+    labels = len(run.manifest.settings) * repeats[0] * repeats[1]
     total = max(len(table), -(-run.manifest.counts.asked // labels) if labels else 0)
     return total, {s: total - int(table[COLUMNS[s]].notna().sum()) for s in run_settings(run)}
 

@@ -12,6 +12,8 @@ _OPTIONS: Mapping[str, str] = {
     "seed": "--seed",
     "occupations": "--occupation",
     "samples": "--samples",
+    "variants": "--variants",
+    "orders": "--seed, which draws the orders of --variants,",
     "examples": "--examples",
     "pack": "--pack",
     "decide": "--decide",

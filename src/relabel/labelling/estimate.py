@@ -99,5 +99,5 @@ def estimate(job: Job, store: Store | None) -> Estimate:
 def cost_at_a_glance(job: Job) -> float | None:
     """The most that a job may cost in USD, by a few of its tasks and whatever the store knows; None without a price."""
     few = job.tasks[:: max(1, len(job.tasks) // _A_FEW)]
-    cost = estimate(replace(job, tasks=few, samples=1), None).cost_usd
-    return None if cost is None else cost[1] * len(job.tasks) / len(few) * job.samples
+    cost = estimate(replace(job, tasks=few, samples=1, orders=()), None).cost_usd
+    return None if cost is None else cost[1] * len(job.tasks) / len(few) * job.repeats

@@ -13,7 +13,7 @@ from relabel.labelling.pricing import Price
 from relabel.labelling.prompt import Prompt
 from relabel.labelling.request import Decide, Endpoint, Planned, Planner, Wanted, wanted
 from relabel.manifest import SourceUse
-from relabel.rubric import Rubric
+from relabel.rubric import Order, Rubric
 from relabel.task import Task
 
 
@@ -25,7 +25,8 @@ class Job:
         tasks_ref: The task list as the user named it.
         sources: The files that the tasks come from.
         settings: Settings of the rubric to ask.
-        samples: Times that each question is asked.
+        samples: Times that each question is asked, in each order.
+        orders: Orders of labels and examples that each question is asked in; none for the rubric's own alone.
         examples: Whether worked examples are shown.
         decide: `json`, or `logprob` for an answer of one token.
         calibrate: Whether labels decided by log probability are calibrated over the run.
@@ -47,6 +48,7 @@ class Job:
     base_url: str | None
     price: Price | None
     samples: int = 1
+    orders: tuple[Order, ...] = ()
     examples: bool = True
     decide: Decide = "json"
     calibrate: bool = True
@@ -57,7 +59,12 @@ class Job:
     @property
     def size(self) -> int:
         """Labels wanted."""
-        return len(self.tasks) * len(self.settings) * self.samples
+        return len(self.tasks) * len(self.settings) * self.repeats
+
+    @property
+    def repeats(self) -> int:
+        """Labels wanted of a task under a setting: samples in each order."""
+        return self.samples * max(len(self.orders), 1)
 
     @property
     def all_parameters(self) -> dict[str, Any]:
@@ -65,12 +72,25 @@ class Job:
         own = {"samples": self.samples, "examples": self.examples, "pack": self.pack, "decide": self.decide}
         if self.decide == "logprob":
             own["calibrate"] = self.calibrate
+        if self.orders:
+            own |= {
+                "variants": len(self.orders),
+                "orders": [{name: list(part) for name, part in order._asdict().items()} for order in self.orders],
+            }
         return {**self.parameters, **own, "params": dict(self.endpoint.params)}
 
     @cached_property
     def planner(self) -> Planner:
         """Makes the requests."""
-        return Planner(self.rubric, self.prompt, self.endpoint, examples=self.examples, decide=self.decide)
+        return Planner(
+            self.rubric,
+            self.prompt,
+            self.endpoint,
+            examples=self.examples,
+            decide=self.decide,
+            orders=self.orders,
+            samples=self.samples,
+        )
 
     @cached_property
     def _twins(self) -> frozenset[tuple[str, str]]:
@@ -83,7 +103,7 @@ class Job:
 
     def wanted(self) -> Iterator[Wanted]:
         """Yield every wanted label."""
-        return wanted(self.tasks, settings=self.settings, samples=self.samples, pack=self.pack)
+        return wanted(self.tasks, settings=self.settings, samples=self.repeats, pack=self.pack)
 
     def plan(self) -> Iterator[Planned]:
         """Yield every wanted label with its request.

@@ -174,8 +174,13 @@ class Ledger:
         """Every key in the store; None where there are more rows than so many."""
         return self._store.keys_unless_more(than)
 
-    def close(self, samples: int) -> None:
-        """Decide what needs the run as a whole: calibrated labels, and probabilities from repeats."""
+    def close(self, samples: int, variants: int = 1) -> None:
+        """Decide what needs the run as a whole: calibrated labels, probabilities from repeats, and orders by number.
+
+        Args:
+            samples: Samples in each order of labels and examples.
+            variants: Orders.
+        """
         for setting, seen in self._logprobs_seen.items():
             answers = len(next(iter(seen.values())))
             if self._calibrate and answers < FEWEST_TO_CALIBRATE:
@@ -184,8 +189,10 @@ class Ledger:
         self._logprobs_seen.clear()
         if self._decide == "logprob":
             self.labels.change(self._settled)
-        if samples > 1:
-            self.labels.change(_with_share(self.labels, samples))
+        if samples * variants > 1:
+            self.labels.change(_with_share(self.labels, samples * variants))
+        if variants > 1:
+            self.labels.change(lambda row: replace(row, variant=row.sample // samples))
 
     def _read(self, planned: Planned, answer: Answer) -> dict[str, float] | dict[int, Judgement]:
         """What an answer says: log probabilities by label, or judgements by the position of their task.

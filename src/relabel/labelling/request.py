@@ -16,7 +16,7 @@ from relabel.label import answer_schema
 from relabel.labelling.prompt import Message, Prompt
 from relabel.labelling.wire import Api, Form, with_messages
 from relabel.labelling.wire import body as wire_body
-from relabel.rubric import Rubric
+from relabel.rubric import Order, Rubric, reordered
 from relabel.task import Task
 
 Decide = Literal["json", "logprob"]
@@ -97,7 +97,7 @@ class Wanted:
     Attributes:
         tasks: One task, or several that share a request.
         setting: Name of the setting.
-        sample: Counts repeats, from 0.
+        sample: Counts repeats, from 0, over all orders of labels and examples.
     """
 
     tasks: tuple[Task, ...]
@@ -125,15 +125,27 @@ class Planner:
         endpoint: The model.
         examples: Whether worked examples are shown.
         decide: `json` asks for a rationale and a label; `logprob` for one letter, and reads its probability.
+        orders: Orders of labels and examples; a task's samples run through the first order, then the next.
+        samples: Samples under each order.
     """
 
     def __init__(
-        self, rubric: Rubric, prompt: Prompt, endpoint: Endpoint, *, examples: bool = True, decide: Decide = "json"
+        self,
+        rubric: Rubric,
+        prompt: Prompt,
+        endpoint: Endpoint,
+        *,
+        examples: bool = True,
+        decide: Decide = "json",
+        orders: Sequence[Order] = (),
+        samples: int = 1,
     ) -> None:
         self._rubric, self._prompt, self._endpoint = rubric, prompt, endpoint
         self._examples, self._decide = examples, decide
-        self._hashers: dict[tuple[str, bool], tuple[Any, bytes]] = {}
-        self._last: tuple[Sequence[Task], str, dict[str, Any], Any] | None = None
+        self._variants = [reordered(rubric, order) for order in orders] or [rubric]
+        self._samples = samples
+        self._hashers: dict[tuple[str, bool, int], tuple[Any, bytes]] = {}
+        self._last: tuple[Sequence[Task], str, int, dict[str, Any], Any] | None = None
 
     @property
     def shape(self) -> dict[str, Any]:
@@ -160,38 +172,43 @@ class Planner:
 
     def request(self, tasks: Sequence[Task], setting: str, sample: int = 0) -> Request:
         """The request for some tasks, one or several, under one setting."""
+        variant = 0
+        if len(self._variants) > 1:
+            variant, sample = divmod(sample, self._samples)
         last = self._last
-        if (
-            last is None or last[0] is not tasks or last[1] != setting
-        ):  # the samples of one question differ by their number
-            last = self._last = (tasks, setting, *self._made(tasks, setting))
-        _, _, body, hasher = last
+        # The samples of one question differ by their number.
+        if last is None or last[0] is not tasks or last[1:3] != (setting, variant):
+            last = self._last = (tasks, setting, variant, *self._made(tasks, setting, variant))
+        *_, body, hasher = last
         digest = hasher.copy()
         digest.update(b'"sample":%d}' % sample)
         return Request(self._endpoint.host, body, sample, self._endpoint.api, digest.hexdigest())
 
-    def _made(self, tasks: Sequence[Task], setting: str) -> tuple[dict[str, Any], Any]:
+    def _made(self, tasks: Sequence[Task], setting: str, variant: int) -> tuple[dict[str, Any], Any]:
         """What is posted, and the hash of all of the request but the number of the sample."""
         packed = len(tasks) > 1
-        messages = self._prompt.messages(tasks, self._rubric, setting, examples=self._examples, decide=self._decide)
-        body = self._body(setting, messages, packed=packed)
+        rubric = self._variants[variant]
+        messages = self._prompt.messages(tasks, rubric, setting, examples=self._examples, decide=self._decide)
+        body = self._body(setting, messages, packed=packed, rubric=rubric)
         # Only the last message differs from task to task: the hash of all before it is made once.
         user = _SPELLING.encode(messages[-1]["content"]).encode()
-        if (setting, packed) not in self._hashers:
+        if (setting, packed, variant) not in self._hashers:
             marked = with_messages(body, [*messages[:-1], {**messages[-1], "content": _MARK}])
             whole = canonical_json(_wire(Request(self._endpoint.host, marked, 0, self._endpoint.api, key="-")))
             head, _, tail = whole.partition(json.dumps(_MARK).encode())
-            self._hashers[setting, packed] = (hashlib.sha256(head), tail.removesuffix(b'"sample":0}'))
-        hasher, tail = self._hashers[setting, packed]
+            self._hashers[setting, packed, variant] = (hashlib.sha256(head), tail.removesuffix(b'"sample":0}'))
+        hasher, tail = self._hashers[setting, packed, variant]
         digest = hasher.copy()
         digest.update(user + tail)
         return body, digest
 
-    def _body(self, setting: str, messages: Sequence[Message], *, packed: bool) -> dict[str, Any]:
+    def _body(
+        self, setting: str, messages: Sequence[Message], *, packed: bool, rubric: Rubric | None = None
+    ) -> dict[str, Any]:
         endpoint = self._endpoint
         if self._decide == "logprob":
             return wire_body(endpoint.api, endpoint.model, messages, "text", {}, {**endpoint.params, **ONE_TOKEN})
-        schema = answer_schema(self._rubric, max_chars=endpoint.rationale_chars, packed=packed)
+        schema = answer_schema(rubric or self._rubric, max_chars=endpoint.rationale_chars, packed=packed)
         return wire_body(endpoint.api, endpoint.model, messages, endpoint.form, schema, endpoint.params)
 
 

@@ -140,7 +140,7 @@ async def _run_job(
         fatal = await worker.work(concurrency)
     finally:
         leases.close()
-    ledger.close(job.samples)
+    ledger.close(job.samples, len(job.orders) or 1)
     manifest = manifest.model_copy(update={"history": engine.history()})
     unsure = NOTHING_UNSURE if budget is None else budget.perhaps_charged
     progress.doing = "writing"

@@ -105,7 +105,7 @@ async def run_batch(
             writer.hold()
         finally:
             leases.close()
-        ledger.close(job.samples)
+        ledger.close(job.samples, len(job.orders) or 1)
         outcome = finish(job, out, manifest, ledger, interrupted=work.interrupted, fatal=fatal, now=terms.now)
         if not state.open and not work.interrupted:
             state.ended_at = terms.now().isoformat(timespec="seconds")
