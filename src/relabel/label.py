@@ -22,12 +22,13 @@ MAX_RATIONALE = 4000
 
 
 class Usage(BaseModel):
-    """Tokens of one answer. `cached` are those of the prompt that the provider had at hand."""
+    """Tokens of one answer. Of those of the prompt, `cached` were read from the provider's prefix cache and `written` to it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     prompt: int = Field(default=0, ge=0, lt=2**31)
     cached: int = Field(default=0, ge=0, lt=2**31)
+    written: int = Field(default=0, ge=0, lt=2**31)
     completion: int = Field(default=0, ge=0, lt=2**31)
 
 

@@ -35,13 +35,21 @@ class Counts(BaseModel):
 
 
 class Tokens(BaseModel):
-    """Tokens of the answers bought by this run, those of rejected answers included."""
+    """Tokens of the answers bought by this run, those of rejected answers included.
+
+    Attributes:
+        cached: Tokens of prompts that the provider read from its prefix cache, as it says itself.
+        written: Those that it wrote to that cache, where it counts them.
+        cached_share: `cached` over `prompt`, 0-1; None where nothing was bought.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     prompt: int = 0
     cached: int = 0
+    written: int = 0
     completion: int = 0
+    cached_share: float | None = None
 
 
 class PerhapsCharged(BaseModel):

@@ -19,6 +19,7 @@ class Settings(BaseSettings):
         home: Folder of store, download cache and embedded models (`RELABEL_HOME`).
         store: Folder of the store of answers (`RELABEL_STORE`), by default `home/store`.
         data_mirror: Folder laid out as `SOURCE_ID/FILE` that is asked before the download cache (`RELABEL_DATA_MIRROR`).
+        providers: File of providers of your own (`RELABEL_PROVIDERS`), in the form of `data/providers.toml`.
         openai_api_key: Key for the provider (`OPENAI_API_KEY`); never printed.
         openai_base_url: Address of the provider's API (`OPENAI_BASE_URL`).
     """
@@ -28,6 +29,7 @@ class Settings(BaseSettings):
     home: Path = Field(default_factory=lambda: Path(platformdirs.user_data_dir("relabel")))
     store: Path | None = None
     data_mirror: Path | None = None
+    providers: Path | None = None
     openai_api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_API_KEY")
     openai_base_url: str | None = Field(default=None, validation_alias="OPENAI_BASE_URL")
 

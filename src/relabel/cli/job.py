@@ -158,6 +158,7 @@ def make_job(
         model=model,
         base_url=described.shown_url,
         price=described.price,
+        provider=described.provider,
         samples=samples,
         orders=orders(rubric, variants, seed=seed, examples=examples) if variants > 1 else (),
         examples=examples,

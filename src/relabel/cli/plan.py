@@ -169,9 +169,7 @@ def _said(found: Outlook, model: str) -> str:
     if found.tokens_usd is None:
         lines.append("money    unknown: no price of the model is known; give it with --price IN/OUT")
     else:
-        lines.append(
-            f"money    {_range(found.tokens_usd, dollars=True)} by {found.price_source}; a prefix cache may make it less"
-        )
+        lines.append(f"money    {_range(found.tokens_usd, dollars=True)} by {found.price_source}, without cache hits")
     return "\n".join([*lines, f"Tokens: {found.basis}. Repairs and retries are not counted."])
 
 

@@ -66,6 +66,10 @@ def run(
     base_url: Annotated[
         str | None, typer.Option(help="Address of an OpenAI-compatible API. By default OPENAI_BASE_URL, else OpenAI.")
     ] = None,
+    provider: Annotated[
+        str | None,
+        typer.Option(help="The provider's name, where the address does not tell it; `relabel providers` lists them."),
+    ] = None,
     api: Annotated[ApiName, typer.Option(help="Chat Completions or the Responses API.")] = ApiName.chat,
     rubric: Annotated[str, typer.Option(help="A rubric's name, or the path of a YAML file.")] = "exposure",
     setting: Annotated[
@@ -207,6 +211,7 @@ def run(
         api=api.value,
         price=given_price(price) if price else None,
         timeout=timeout,
+        provider=provider,
     )
     cluster = _cluster(engine, ray_address, workers, worker_cpus)
     caps = caps_of(concurrency, rpm, tpm, max_cost, model, described, cluster, one_token=one_token)

@@ -12,10 +12,11 @@ from relabel.cli.display import money
 from relabel.cli.lines import wrapped
 from relabel.evaluation.trial import variance
 from relabel.labelling.engines.local import ADVICE, is_local
-from relabel.labelling.estimate import estimate
+from relabel.labelling.estimate import Estimate, estimate
 from relabel.labelling.job import Job
 from relabel.labelling.outcome import Outcome
 from relabel.labelling.store import Store
+from relabel.manifest import Tokens
 from relabel.run import open_run
 from relabel.settings import Settings
 
@@ -42,13 +43,33 @@ def show_plan(job: Job, environment: Settings, *, as_json: bool) -> None:
     typer.echo(
         f"tokens   {found.prompt_tokens[0]:,} to {found.prompt_tokens[1]:,} in, {found.completion_tokens[0]:,} to {found.completion_tokens[1]:,} out ({found.basis})"
     )
+    _show_prefixes(found)
     if found.cost_usd is None:
         typer.echo(f"cost     unknown: no price of {job.model} is known; give it with --price IN/OUT")
     else:
         dated = f", as of {found.price_as_of}" if found.price_as_of else ""
-        typer.echo(
-            f"cost     {money(found.cost_usd[0])} to {money(found.cost_usd[1])} by {found.price_source}{dated}; a prefix cache may make it less"
+        hits = found.cost_cached_usd
+        cheaper = (
+            "" if hits is None else f"; {money(hits[0])} to {money(hits[1])} when all but the first of a setting do"
         )
+        typer.echo(
+            f"cost     {money(found.cost_usd[0])} to {money(found.cost_usd[1])} without cache hits{cheaper} (by {found.price_source}{dated})"
+        )
+
+
+def _show_prefixes(found: Estimate) -> None:
+    by_setting = {prefix.setting: prefix for prefix in found.prefixes}  # orders of the examples have much the same length
+    each = ", ".join(f"{name} {prefix.tokens:,}" for name, prefix in by_setting.items())
+    least, short = found.cache_least, [name for name, prefix in by_setting.items() if prefix.passes is False]
+    if found.cache_source is None:
+        said = "no prefix cache of this model is known"
+    elif least is None:
+        said = f"the prefix cache has no documented minimum ({found.cache_source})"
+    elif short:
+        said = f"too short for the prefix cache, which acts from {least:,} ({found.cache_source}): {', '.join(short)}"
+    else:
+        said = f"long enough for the prefix cache, which acts from {least:,} ({found.cache_source})"
+    _say("prefix", f"{each} tokens are the same in every request; {said}")
 
 
 def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
@@ -67,7 +88,7 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
     _say("model", f"{m.model}, answered as {', '.join(m.models_returned) or 'nothing'}")
     _say(
         "tokens",
-        f"{m.tokens.prompt:,} in ({m.tokens.cached:,} cached), {m.tokens.completion:,} out; {money(m.cost_usd)}",
+        f"{m.tokens.prompt:,} in ({_cached(m.tokens)}), {m.tokens.completion:,} out; {money(m.cost_usd)}",
     )
     unsure = m.perhaps_charged
     if unsure.requests:
@@ -83,6 +104,11 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
     _say("folder", str(folder))
     if is_local(model):
         typer.echo(ADVICE if model == "local" else "Labels of a model of your own: evaluate them before you use them.")
+
+
+def _cached(tokens: Tokens) -> str:
+    share = "" if tokens.cached_share is None else f", {tokens.cached_share:.0%}"
+    return f"{tokens.cached:,} cached{share}"
 
 
 def _say(what: str, text: str) -> None:

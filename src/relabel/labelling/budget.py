@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from relabel.label import Usage
 from relabel.labelling.pricing import Price
 from relabel.labelling.request import canonical_json
 from relabel.labelling.wire import output_bound
@@ -65,9 +64,7 @@ class Budget:
     def _worst_case(self, body: Mapping[str, Any], price: Price) -> float:
         # A token is at least a byte of the posted document.
         prompt = len(canonical_json(body)) + 64
-        dear = prompt if price.cached > price.input else 0
-        usage = Usage(prompt=prompt, cached=dear, completion=output_bound(body) or 0)
-        return price.cost(usage)
+        return (prompt * price.dearest_input + (output_bound(body) or 0) * price.output) / 1e6
 
     async def reserve(self, worst_usd: float) -> None:
         """Set money aside, waiting for requests in flight to settle where they might leave room.

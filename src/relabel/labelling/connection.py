@@ -19,6 +19,7 @@ from relabel.labelling.engines.local import LocalServer, find_weights, is_local,
 from relabel.labelling.engines.online import OnlineEngine
 from relabel.labelling.engines.transport import PATIENCE_AT_HOME, Patience
 from relabel.labelling.pricing import FREE, OPENAI_URL, Price, find_price
+from relabel.labelling.providers import UNKNOWN, Provider, provider_of
 from relabel.labelling.request import Endpoint, Request, host_of, public_url
 from relabel.labelling.wire import Api
 from relabel.settings import Settings
@@ -35,6 +36,7 @@ class Connection:
         key: The provider's key; None for servers that need none.
         price: The model's price; None when unknown.
         patience: How long to wait for an answer.
+        provider: Whose address it is.
     """
 
     endpoint: Endpoint
@@ -43,6 +45,7 @@ class Connection:
     key: SecretStr | None
     price: Price | None
     patience: Patience = field(default_factory=Patience)
+    provider: Provider = UNKNOWN
 
 
 def describe(
@@ -54,6 +57,7 @@ def describe(
     api: Api = "chat",
     price: Price | None = None,
     timeout: float | None = None,
+    provider: str | None = None,
 ) -> Connection:
     """Say what a model is, without starting or asking anything.
 
@@ -65,20 +69,30 @@ def describe(
         api: The dialect to speak.
         price: The user's word on the price; by default the table's.
         timeout: Seconds to wait for one answer; by default longer for a model on this machine.
+        provider: Name of the provider; by default told by the address.
 
     Raises:
         DataError: The user's own weights are missing.
-        UsageError: The address is none.
+        UsageError: The address is not valid, or there is no such provider.
     """
     patience = None if timeout is None else Patience.of(timeout)
     if is_local(model):
         endpoint = local_endpoint(model)
         endpoint = endpoint.model_copy(update={"api": api, "params": {**endpoint.params, **params}})
         return Connection(endpoint, None, "local", None, FREE, patience or PATIENCE_AT_HOME)
-    url = base_url or environment.openai_base_url or OPENAI_URL
+    named = None if provider is None else provider_of("", provider)
+    url = base_url or (named.base_url if named else environment.openai_base_url) or OPENAI_URL
     endpoint = Endpoint(host=host_of(url), model=model, api=api, params=dict(params))
     found = price or find_price(model, url)
-    return Connection(endpoint, url, public_url(url), environment.openai_api_key, found, patience or Patience())
+    return Connection(
+        endpoint,
+        url,
+        public_url(url),
+        environment.openai_api_key,
+        found,
+        patience or Patience(),
+        named or provider_of(url),
+    )
 
 
 class LazyEngine:
@@ -146,4 +160,5 @@ class LazyEngine:
             limiter=self.limiter,
             budget=self.budget,
             patience=described.patience,
+            provider=described.provider,
         )

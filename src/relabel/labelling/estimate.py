@@ -2,25 +2,55 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import hashlib
+import re
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from relabel.label import Usage
+from relabel.label import Usage, answer_schema
 from relabel.labelling.form import with_known_form
 from relabel.labelling.job import Job
+from relabel.labelling.pricing import Price
+from relabel.labelling.providers import PrefixCache, reasons, token_ratio
+from relabel.labelling.request import canonical_json
 from relabel.labelling.store import Store
 from relabel.labelling.wire import messages_of, output_bound
 
-_CHARS_A_TOKEN = (5.0, 3.0)
-"""English text, from few tokens to many, over the tokenizers in use."""
-_OVERHEAD_TOKENS = (0, 120)
-"""Chat marks and the schema, which some providers count as part of the prompt."""
+_PIECE = re.compile(r"[^\W\d_]+|\d{1,3}|[^\w\s]{1,3}|_+|\s{2,}|\n")
+_LONG_WORD = re.compile(r"[^\W\d_]{10,}")
+_FOREIGN = re.compile(r"[^\x00-\x7f]")
+_CHAT_MARKS = 11
+"""Tokens around a system and a user message: roles, separators, and the start of the answer."""
 _WORDS_TO_TOKENS = (0.5, 3.0)
 """Tokens of an answer, of the words that the rubric allows for a rationale."""
-
+_FEWEST_ANSWERS = 10
+_MOST_ANSWERS = 500
+"""Stored answers that an estimate is taken from."""
+_NEWEST_ROWS = 3_000
+_SPREAD_FROM_ANSWERS = 0.02
 _A_FEW = 50
 """Tasks that stand for all."""
+
+
+class Prefix(BaseModel):
+    """The part of the prompt that the requests of one setting share.
+
+    Attributes:
+        tokens: Its length, estimated.
+        requests: Requests to send that begin with it.
+        passes: Whether it is long enough for the model's prefix cache; None where no minimum or no cache is known.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    setting: str
+    tokens: int
+    requests: int
+    passes: bool | None
 
 
 class Estimate(BaseModel):
@@ -31,7 +61,12 @@ class Estimate(BaseModel):
         in_store: Those that the store answers.
         to_ask: Those that would be sent, repairs and retries not counted.
         basis: Where the token figures come from.
-        cost_usd: None where no price is known.
+        cost_usd: Without any cache hit; None where no price is known.
+        cost_cached_usd: When all requests of a setting but the first hit the prefix cache; None where no cache acts or its price is
+            not known.
+        prefixes: What the requests of each setting share.
+        cache_least: Tokens from which the model's prefix cache acts; None where that is not known.
+        cache_source: Where that comes from, with its date.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -46,6 +81,92 @@ class Estimate(BaseModel):
     cost_usd: tuple[float, float] | None
     price_source: str | None
     price_as_of: str | None
+    cost_cached_usd: tuple[float, float] | None = None
+    prefixes: tuple[Prefix, ...] = ()
+    cache_least: int | None = None
+    cache_source: str | None = None
+
+
+def pieces(text: str) -> float:
+    """Words, numbers and marks in a text, long words counted half more: what tokenizers make one token each of in English."""
+    foreign = 0 if text.isascii() else len(_FOREIGN.findall(text))
+    return len(_PIECE.findall(text)) + len(_LONG_WORD.findall(text)) / 2 + foreign / 2
+
+
+@dataclass
+class _Stored:
+    """What stored answers to the same prompts took, by request key."""
+
+    prompt: float = 0.0
+    pieces: float = 0.0
+    completion: dict[str, float] = field(default_factory=dict[str, float])
+    """Tokens a task."""
+
+    def add(self, key: str, usage: Usage, size: float, tasks: int) -> None:
+        if usage.prompt and key not in self.completion:
+            self.prompt += usage.prompt
+            self.pieces += size
+            self.completion[key] = usage.completion / tasks
+
+
+@dataclass
+class _Walk:
+    """A plan, walked through once and never held whole."""
+
+    job: Job
+    store: Store | None
+    requests: int = 0
+    known: int = 0
+    tasks: int = 0
+    size: float = 0.0
+    bound: int | None = None
+    prefixes: dict[str, tuple[str, float, int]] = field(default_factory=dict[str, "tuple[str, float, int]"])
+    """By their text: setting, pieces, requests to send."""
+    stored: _Stored = field(default_factory=_Stored)
+
+    def all(self) -> None:
+        last: tuple[Any, float] = (None, 0.0)
+        for planned in self.job.plan():
+            self.requests += 1
+            body = planned.request.body
+            *fixed, user = messages_of(body)
+            text = "\n".join(message["content"] for message in fixed)
+            setting, shared, times = self.prefixes.get(text) or (planned.setting, pieces(text), 0)
+            if last[0] is not body:  # the samples of a question have one body
+                last = body, pieces(user["content"])
+            size = shared + last[1]
+            if self.store is not None and self.store.has(planned.request.key):
+                self.known += 1
+                self.prefixes[text] = setting, shared, times
+                if len(self.stored.completion) < _MOST_ANSWERS and (answer := self.store.get(planned.request.key)):
+                    self.stored.add(planned.request.key, answer.usage, size, len(planned.tasks))
+                continue
+            self.prefixes[text] = setting, shared, times + 1
+            self.tasks += len(planned.tasks)
+            self.bound = output_bound(body)
+            self.size += size
+        if (
+            self.store is not None
+            and self.tasks
+            and len(self.stored.completion) < _FEWEST_ANSWERS
+            and self.job.pack == 1
+        ):
+            self._ask_the_newest(self.store)
+
+    def _ask_the_newest(self, store: Store) -> None:
+        """Take answers to the same prompts about other tasks."""
+        by_hash = {hashlib.sha256(text.encode()).hexdigest(): shared for text, (_, shared, _) in self.prefixes.items()}
+        endpoint = self.job.endpoint
+        for key, row in store.newest(_NEWEST_ROWS):
+            request: Mapping[str, Any] = row.get("request") or {}
+            body = request.get("body") or {}
+            if (request.get("host"), body.get("model")) != (endpoint.host, endpoint.model):
+                continue
+            messages = messages_of(body)
+            shared = by_hash.get(messages[0].get("sha256", ""))
+            if shared is not None and len(messages) == 2:
+                usage = Usage.model_validate(row["answer"]["usage"])
+                self.stored.add(key, usage, shared + pieces(messages[1]["content"]), 1)
 
 
 def estimate(job: Job, store: Store | None) -> Estimate:
@@ -56,44 +177,93 @@ def estimate(job: Job, store: Store | None) -> Estimate:
         store: The store; None where there is none yet.
     """
     job = job if store is None else with_known_form(job, store)
-    requests = known = characters = tasks_to_ask = 0
-    bound: int | None = None
-    for planned in job.plan():
-        requests += 1
-        if store is not None and store.has(planned.request.key):
-            known += 1
-            continue
-        tasks_to_ask += len(planned.tasks)
-        bound = output_bound(planned.request.body)
-        characters += sum(len(message["content"]) for message in messages_of(planned.request.body))
-    to_ask = requests - known
-    words = job.rubric.rationale.max_words
-    low, high = (
-        (int(characters / chars) + to_ask * extra)
-        for chars, extra in zip(_CHARS_A_TOKEN, _OVERHEAD_TOKENS, strict=True)
-    )
-    if job.decide == "logprob":
-        least = most = to_ask
+    walk = _Walk(job, store)
+    walk.all()
+    to_ask = walk.requests - walk.known
+    model, answers = job.endpoint.model, walk.stored.completion
+    from_answers = len(answers) >= _FEWEST_ANSWERS
+    ratio = token_ratio(model)
+    if from_answers:
+        factor, marks, schema, spread = walk.stored.prompt / walk.stored.pieces, 0, 0.0, _SPREAD_FROM_ANSWERS
+        basis = f"from {len(answers):,} stored answers to the same prompts"
     else:
-        least, most = (int(tasks_to_ask * (words * factor + 15)) for factor in _WORDS_TO_TOKENS)
-        most = min(most, to_ask * bound) if bound else most
-        least = min(least, most)
-    price = job.price
+        factor, marks, spread = ratio.factor, _CHAT_MARKS, ratio.spread
+        strict = job.decide == "json" and job.endpoint.form == "json_schema"
+        schema = factor * pieces(canonical_json(answer_schema(job.rubric)).decode()) if strict else 0.0
+        basis = "from the words of the prompts and the words allowed for a rationale"
+        if reasons(model):
+            basis += (
+                f"; {model} thinks before it answers: the hidden tokens, billed as output, are not foreseen, and a pilot "
+                "(--sample 50) tells them"
+            )
+    tokens = walk.size * factor + to_ask * marks
+    prompt = int(tokens * (1 - spread)), int((tokens + to_ask * schema) * (1 + spread))
+    completion = _completion(job, walk, to_ask, list(answers.values()) if from_answers else [])
+    price, cache = job.price, job.provider.prefix_cache(model)
+    prefixes = tuple(
+        Prefix(
+            setting=setting,
+            tokens=round(shared * factor + (0 if from_answers else marks / 2)),
+            requests=times,
+            passes=None if cache is None or cache.least is None else shared * factor >= cache.least,
+        )
+        for setting, shared, times in walk.prefixes.values()
+        if times
+    )
     cost = None
     if price is not None:
-        cost = (price.cost(Usage(prompt=low, completion=least)), price.cost(Usage(prompt=high, completion=most)))
+        low, high = (price.cost(Usage(prompt=p, completion=c)) for p, c in zip(prompt, completion, strict=True))
+        cost = low, high
     return Estimate(
         labels=job.size,
-        requests=requests,
-        in_store=known,
+        requests=walk.requests,
+        in_store=walk.known,
         to_ask=to_ask,
-        prompt_tokens=(low, high),
-        completion_tokens=(least, most),
-        basis="from the length of the prompts and the words allowed; hidden reasoning tokens are not foreseen",
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        basis=basis,
         cost_usd=cost,
         price_source=price.source if price else None,
         price_as_of=price.as_of if price else None,
+        cost_cached_usd=_with_hits(price, cache, prefixes, prompt, completion),
+        prefixes=prefixes,
+        cache_least=cache.least if cache else None,
+        cache_source=f"{job.provider.name}, as of {job.provider.as_of}" if cache else None,
     )
+
+
+def _completion(job: Job, walk: _Walk, to_ask: int, answers: list[float]) -> tuple[int, int]:
+    if job.decide == "logprob":
+        return to_ask, to_ask
+    if answers:
+        mean, error = statistics.fmean(answers), statistics.stdev(answers) / len(answers) ** 0.5
+        least, most = int(walk.tasks * max(0.0, mean - 2 * error)), int(walk.tasks * (mean + 2 * error))
+    else:
+        words = job.rubric.rationale.max_words
+        least, most = (int(walk.tasks * (words * factor + 15)) for factor in _WORDS_TO_TOKENS)
+    if walk.bound:
+        most = min(most, to_ask * walk.bound)
+    return min(least, most), most
+
+
+def _with_hits(
+    price: Price | None,
+    cache: PrefixCache | None,
+    prefixes: tuple[Prefix, ...],
+    prompt: tuple[int, int],
+    completion: tuple[int, int],
+) -> tuple[float, float] | None:
+    """The cost when the first request of each setting fills the cache and all others hit it."""
+    acting = [prefix for prefix in prefixes if prefix.passes is not False]
+    if price is None or cache is None or not acting or price.cached >= price.input:
+        return None
+    hits = sum(prefix.tokens * (prefix.requests - 1) for prefix in acting)
+    written = sum(prefix.tokens for prefix in acting)
+    low, high = (
+        price.cost(Usage(prompt=p, cached=min(hits, p), written=min(written, max(0, p - hits)), completion=c))
+        for p, c in zip(prompt, completion, strict=True)
+    )
+    return low, high
 
 
 def cost_at_a_glance(job: Job) -> float | None:

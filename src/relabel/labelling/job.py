@@ -11,6 +11,7 @@ from typing import Any
 
 from relabel.labelling.pricing import Price
 from relabel.labelling.prompt import Prompt
+from relabel.labelling.providers import UNKNOWN, Provider
 from relabel.labelling.request import Decide, Endpoint, Planned, Planner, Wanted, wanted
 from relabel.manifest import SourceUse
 from relabel.rubric import Order, Rubric
@@ -35,6 +36,7 @@ class Job:
         model: The model as the user named it.
         base_url: The server's address without credentials; None for OpenAI's own.
         parameters: Options that shape the run, for the manifest.
+        provider: Whose address it is.
     """
 
     tasks: Sequence[Task]
@@ -55,6 +57,7 @@ class Job:
     pack: int = 1
     probe: bool = False
     parameters: dict[str, Any] = field(default_factory=dict[str, Any])
+    provider: Provider = UNKNOWN
 
     @property
     def size(self) -> int:

@@ -18,7 +18,7 @@ from relabel.labelling.differences import differences
 from relabel.labelling.job import Job
 from relabel.labelling.ledger import Ledger
 from relabel.labelling.request import canonical_json, public_url
-from relabel.manifest import Counts, Manifest, PerhapsCharged, Session, Tokens
+from relabel.manifest import Counts, Manifest, PerhapsCharged, Session
 from relabel.run import read_manifest, write_manifest, write_run
 
 NOTHING_UNSURE = PerhapsCharged()
@@ -88,9 +88,7 @@ def finish(
                 fresh=progress.fresh,
                 failed=len(ledger.failures) + ledger.unnamed,
             ),
-            "tokens": Tokens(
-                prompt=progress.prompt_tokens, cached=progress.cached_tokens, completion=progress.completion_tokens
-            ),
+            "tokens": progress.tokens,
             "cost_usd": progress.cost_usd,
             "priors": ledger.priors or None,
             "note": "; ".join(ledger.notes) or None,

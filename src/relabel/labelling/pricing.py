@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from relabel.errors import DataError, UsageError
 from relabel.label import Usage
+from relabel.labelling.providers import provider_of
 from relabel.settings import asset_dir
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -26,7 +27,8 @@ class Price(BaseModel):
 
     Attributes:
         input: Of a prompt token.
-        cached: Of a prompt token that the provider had at hand.
+        cached: Of a prompt token that was read from the provider's prefix cache.
+        written: Of a prompt token that was written to it; None where that costs no more than `input`.
         output: Of a token of the answer.
         source: Where the figures come from.
         as_of: When they were last checked, as the source says; None where it does not say.
@@ -37,17 +39,25 @@ class Price(BaseModel):
     input: float = Field(ge=0)
     cached: float = Field(ge=0)
     output: float = Field(ge=0)
+    written: float | None = Field(default=None, ge=0)
     source: str
     as_of: str | None = None
 
+    @property
+    def dearest_input(self) -> float:
+        """The most that a prompt token can cost."""
+        return max(self.input, self.cached, self.written or 0.0)
+
     def cost(self, usage: Usage) -> float:
         """Cost of an answer in USD."""
-        fresh = max(0, usage.prompt - usage.cached)
-        return (fresh * self.input + usage.cached * self.cached + usage.completion * self.output) / 1e6
+        fresh = max(0, usage.prompt - usage.cached - usage.written)
+        written = usage.written * (self.input if self.written is None else self.written)
+        return (fresh * self.input + usage.cached * self.cached + written + usage.completion * self.output) / 1e6
 
     def halved(self) -> Price:
         """The price of the Batch API."""
-        half = {"input": self.input / 2, "cached": self.cached / 2, "output": self.output / 2}
+        fields = {"input": self.input, "cached": self.cached, "written": self.written, "output": self.output}
+        half = {name: None if value is None else value / 2 for name, value in fields.items()}
         return self.model_copy(update={**half, "source": f"{self.source}, half for batch"})
 
     def manifest_entry(self) -> Mapping[str, Any]:
@@ -67,6 +77,7 @@ class _Override(BaseModel):
     input: float = Field(ge=0)
     cached: float | None = Field(default=None, ge=0)
     output: float = Field(ge=0)
+    written: float | None = Field(default=None, ge=0)
     as_of: str
     source: str
 
@@ -84,9 +95,7 @@ def _override(model: str, host: str | None) -> Price | None:
         for price in prices:
             if price.model == model and price.host in {None, host}:
                 cached = price.input if price.cached is None else price.cached
-                return Price(
-                    input=price.input, cached=cached, output=price.output, source=price.source, as_of=price.as_of
-                )
+                return Price(**price.model_dump(exclude={"model", "host", "cached"}), cached=cached)
     return None
 
 
@@ -115,7 +124,8 @@ def find_price(model: str, base_url: str | None) -> Price | None:
     try:
         fresh, found = of(input_tokens=million)
         cached, _ = of(input_tokens=million, cache_read_tokens=million)
-        written, _ = of(output_tokens=million)
+        written, _ = of(input_tokens=million, cache_write_tokens=million)
+        output, _ = of(output_tokens=million)
     except (LookupError, ValueError):
         return None
     # A table of tiers has other prices for long prompts; a labelling prompt is short, so the price of one is what counts.
@@ -123,7 +133,16 @@ def find_price(model: str, base_url: str | None) -> Price | None:
     scale = short * 1000 / fresh if fresh else 1.0
     # The table carries no date of its own; its version is what dates it.
     source = f"genai-prices {version('genai-prices')}, {found.provider.name} {found.model.name or found.model.id}"
-    return Price(input=fresh * scale, cached=cached * scale, output=written, source=source)
+    rule = provider_of(base_url or OPENAI_URL).prefix_cache(model)
+    if rule is not None and rule.read is not None and cached == fresh:
+        cached = fresh * rule.read
+    return Price(
+        input=fresh * scale,
+        cached=cached * scale,
+        written=written * scale if written > fresh else None,
+        output=output,
+        source=source,
+    )
 
 
 def given_price(text: str) -> Price:

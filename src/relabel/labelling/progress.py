@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from relabel.label import Answer, FailureKind
+from relabel.manifest import Tokens
 
 
 @dataclass
@@ -19,7 +20,8 @@ class Progress:
         fresh: Labels bought by this run.
         failed: Missing labels by kind.
         flying: Requests on the wire, by key: what is asked, and since when on the job's clock.
-        prompt_tokens: Tokens bought by this run; `cached_tokens` of them at the provider's cache price.
+        prompt_tokens: Tokens bought by this run; `cached_tokens` of them were read from the provider's prefix cache and
+            `written_tokens` written to it.
         cost_usd: Cost of this run; None once an answer's price is unknown.
         unasked: Those of the missing labels that nobody was asked for.
         doing: What is done once nothing more is asked: `naming` what is missing, `writing` the run folder.
@@ -32,6 +34,7 @@ class Progress:
     flying: dict[str, tuple[str, float]] = field(default_factory=dict[str, tuple[str, float]])
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    written_tokens: int = 0
     completion_tokens: int = 0
     cost_usd: float | None = 0.0
     unasked: int = 0
@@ -42,10 +45,23 @@ class Progress:
         """Labels that are decided one way or the other."""
         return self.from_store + self.fresh + self.failed.total()
 
+    @property
+    def tokens(self) -> Tokens:
+        """Tokens bought by this run, as a manifest has them."""
+        share = round(self.cached_tokens / self.prompt_tokens, 4) if self.prompt_tokens else None
+        return Tokens(
+            prompt=self.prompt_tokens,
+            cached=self.cached_tokens,
+            written=self.written_tokens,
+            completion=self.completion_tokens,
+            cached_share=share,
+        )
+
     def bought(self, answer: Answer) -> None:
         """Count an answer that this run paid for."""
         self.prompt_tokens += answer.usage.prompt
         self.cached_tokens += answer.usage.cached
+        self.written_tokens += answer.usage.written
         self.completion_tokens += answer.usage.completion
         if self.cost_usd is not None:
             self.cost_usd = None if answer.cost_usd is None else self.cost_usd + answer.cost_usd

@@ -19,6 +19,8 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -222,6 +224,13 @@ class Store:
     def keys(self) -> Iterator[str]:
         """Every key, in the order in which rows came."""
         yield from self._keys()
+
+    def newest(self, most: int) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The rows that came last, answers alone, the newest first; no more than so many rows are looked at."""
+        for key in islice(reversed(self._cache), most):
+            if not str(key).startswith((TEXT, NOTE)) and REJECTED not in str(key):
+                with suppress(DamagedRowError):
+                    yield str(key), self._load(str(key)) or {}
 
     def row(self, key: str) -> dict[str, Any] | None:
         """A row as it is kept, its shared messages by hash; None when there is none."""

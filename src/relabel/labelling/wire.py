@@ -110,7 +110,7 @@ def _read_chat(raw: Any) -> Reply:
         refusal=_text(message.get("refusal")),
         finish_reason=_text(choice.get("finish_reason")),
         model=_text(raw.get("model")),
-        usage=_usage(usage.get("prompt_tokens"), details.get("cached_tokens"), usage.get("completion_tokens")),
+        usage=_usage(usage, "prompt_tokens", "completion_tokens", details),
         logprobs=_logprobs((choice.get("logprobs") or {}).get("content")),
     )
 
@@ -138,16 +138,18 @@ def _read_responses(raw: Any) -> Reply:
         refusal=_text("".join(refusals)) or None,
         finish_reason=_text(finish),
         model=_text(raw.get("model")),
-        usage=_usage(usage.get("input_tokens"), details.get("cached_tokens"), usage.get("output_tokens")),
+        usage=_usage(usage, "input_tokens", "output_tokens", details),
         logprobs=_logprobs(tokens or None),
     )
 
 
-def _usage(prompt: Any, cached: Any, completion: Any) -> Usage:
-    counts = [int(count or 0) for count in (prompt, cached, completion)]
+def _usage(usage: Mapping[str, Any], prompt: str, completion: str, details: Mapping[str, Any]) -> Usage:
+    cached = details.get("cached_tokens") or usage.get("prompt_cache_hit_tokens") or usage.get("cached_tokens")
+    written = details.get("cache_write_tokens") or usage.get("cache_creation_input_tokens")
+    counts = [int(count or 0) for count in (usage.get(prompt), cached, written, usage.get(completion))]
     if not all(0 <= count < 2**31 for count in counts):
         raise ValueError(f"token counts of {counts}")
-    return Usage(prompt=counts[0], cached=counts[1], completion=counts[2])
+    return Usage(prompt=counts[0], cached=counts[1], written=counts[2], completion=counts[3])
 
 
 def _logprobs(tokens: Any) -> tuple[tuple[str, float, Mapping[str, float]], ...] | None:

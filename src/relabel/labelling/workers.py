@@ -16,6 +16,7 @@ from relabel.labelling.job import Job, Stop
 from relabel.labelling.leases import LEASE_S, Leases
 from relabel.labelling.ledger import Ledger
 from relabel.labelling.request import Planned, Wanted
+from relabel.labelling.wire import messages_of
 
 DRAIN_S = 30.0
 """Seconds that an interrupted job waits for the answers in flight: they are paid for."""
@@ -27,6 +28,12 @@ STAND_BY = 8
 """One worker in so many more than requests may be in flight."""
 LEAVE_S = 2.0
 """Seconds for which missing labels are still named when the user wants to leave at once."""
+FIRST_S = 60.0
+"""Seconds for which the requests of one setting wait for the first of them, which fills the provider's prefix cache."""
+FIRST_TRIES = 3
+"""Requests that may fail as the first before all others are sent anyway."""
+_SHORTEST_CACHED = 3000
+"""Characters, some 680 tokens: shorter prefixes have nothing to wait for."""
 _NAMED_AT_ONCE = 64
 _KEYS_HELD = 500_000
 """Keys of the store in memory at most: some 60 MB."""
@@ -79,6 +86,9 @@ class Workers:
         self._fatal: Exception | None = None
         self._sent: Counter[str] = Counter()
         self._on_wire: set[asyncio.Task[Any] | None] = set()
+        self._first: dict[str, asyncio.Future[None]] = {}
+        """By the prefix of a prompt: done once a request that begins with it was answered."""
+        self._first_failed: Counter[str] = Counter()
 
     async def work(self, concurrency: int) -> Exception | None:
         """Work through the plan, until its end or until the job is stopped.
@@ -229,6 +239,7 @@ class Workers:
                 task.cancel()  # an answer that is there gets entered before this is felt; nothing more is sent
 
         attempts = 0
+        filling = await self._wait_for_the_first(planned)
         try:
             answer, wrong = self._invalid.pop(key, (None, None))
             if answer is None:
@@ -258,7 +269,36 @@ class Workers:
             self.ledger.fail(planned, error.kind, error.reason, attempts)
             self._ended(error.kind, error.reason)
             return None
+        finally:
+            if filling is not None:
+                self._first_is_over(filling, answered=attempts > 0)
         return rest
+
+    async def _wait_for_the_first(self, planned: Planned) -> str | None:
+        """Wait until another request with the same prefix was answered: then the provider has the prefix in its cache.
+
+        Returns:
+            The prefix, where this request is the first to be sent with it.
+        """
+        *fixed, _ = messages_of(planned.request.body)
+        prefix = fixed[-1]["content"] if fixed else ""
+        if len(prefix) < _SHORTEST_CACHED:
+            return None
+        while (first := self._first.get(prefix)) is not None:
+            if first.done():
+                return None
+            _, late = await asyncio.wait({first}, timeout=FIRST_S)
+            if late:
+                return None
+        self._first[prefix] = asyncio.get_running_loop().create_future()
+        return prefix
+
+    def _first_is_over(self, prefix: str, *, answered: bool) -> None:
+        first = self._first[prefix]
+        self._first_failed[prefix] += not answered
+        if not answered and self._first_failed[prefix] < FIRST_TRIES:
+            del self._first[prefix]
+        first.set_result(None)
 
     def _ended(self, how: str, said: str = "") -> None:
         """Count how the first requests ended, and stop when all of them failed alike."""

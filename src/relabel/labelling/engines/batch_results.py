@@ -20,6 +20,7 @@ from relabel.labelling.engines.refusals import passes
 from relabel.labelling.engines.reply import answer_to, parsed
 from relabel.labelling.job import Job
 from relabel.labelling.ledger import Ledger
+from relabel.labelling.providers import Provider, without_cache_fields
 from relabel.labelling.request import Planned, Request
 from relabel.labelling.store import Store
 from relabel.labelling.wire import PATHS, NotAReplyError
@@ -214,6 +215,11 @@ class Results:
         except NotAReplyError:
             return {}
 
+    @property
+    def provider(self) -> Provider:
+        """Whose address the job's is."""
+        return self._job.provider
+
     def _buy(self, key: str, answer: Answer) -> None:
         planned = self.planned(key)
         rest = self._ledger.take(planned)
@@ -235,6 +241,7 @@ class Results:
         if body is None:
             return False
         endpoint = self._job.endpoint
+        body = without_cache_fields(body)
         candidates = (Request(endpoint.host, body, sample, endpoint.api) for sample in range(self._job.samples))
         request = next((r for r in candidates if r.key == key), None)
         if request is None:

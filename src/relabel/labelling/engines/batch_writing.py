@@ -16,6 +16,7 @@ from relabel.labelling.engines.batch_terms import Terms
 from relabel.labelling.job import Stop
 from relabel.labelling.leases import LEASE_S, Leases
 from relabel.labelling.pricing import Price
+from relabel.labelling.providers import Provider
 from relabel.labelling.request import Request
 from relabel.labelling.wire import PATHS
 
@@ -125,7 +126,7 @@ class Writing:
             room -= worst
             self._results.tries[key] += 1
             changed += 1
-            if writer.add(_line(request), worst) is not None:
+            if writer.add(_line(request, self._results.provider), worst) is not None:
                 self._noted(unnoted)
             unnoted.append(key)
         if writer.close() is not None:
@@ -157,12 +158,12 @@ async def breathe(stop: Stop) -> None:
         raise StoppedError
 
 
-def _line(request: Request) -> bytes:
+def _line(request: Request, provider: Provider) -> bytes:
     # Not in the spelling that is hashed: a model writes its answer in the order of the schema.
     asked: dict[str, Any] = {
         "custom_id": request.key,
         "method": "POST",
         "url": "/v1" + PATHS[request.api],
-        "body": request.body,
+        "body": provider.posted(request.api, request.body),
     }
     return json.dumps(asked, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"

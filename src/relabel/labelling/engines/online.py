@@ -42,9 +42,10 @@ from relabel.labelling.engines.transport import (
 )
 from relabel.labelling.engines.turns import Turns
 from relabel.labelling.pricing import OPENAI_URL, Price
+from relabel.labelling.providers import UNKNOWN, Provider
 from relabel.labelling.request import Request, public_url
 from relabel.labelling.retry import ATTEMPTS, RetryPolicy
-from relabel.labelling.wire import PATHS, NotAReplyError, messages_of, output_bound, with_messages
+from relabel.labelling.wire import PATHS, Api, NotAReplyError, messages_of, output_bound, with_messages
 
 LONGEST_OBEYED_S = 900.0
 """A 429 that asks for a longer wait than this is a failure of that label: better said than waited for."""
@@ -65,6 +66,7 @@ class OnlineEngine:
         budget: Cap of the cost; by default none.
         transport: Carries requests; by default HTTP from this process.
         patience: How long to wait for an answer.
+        provider: Whose address it is.
         clock: Seconds on a clock that never runs back.
         sleep: Waits for some seconds.
         jitter: A random number in 0-1.
@@ -83,6 +85,7 @@ class OnlineEngine:
         budget: Budget | None = None,
         transport: Transport | None = None,
         patience: Patience | None = None,
+        provider: Provider = UNKNOWN,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
@@ -93,7 +96,7 @@ class OnlineEngine:
         self.limiter = limiter or Limiter(16)
         self.budget = budget or Budget(None, price)
         self._transport = transport or HttpTransport(base_url, self._secret)
-        self._price = price
+        self._price, self._provider = price, provider
         self._patience = patience or Patience()
         self._turns = Turns()
         self._clock, self._now = clock, now
@@ -181,7 +184,7 @@ class OnlineEngine:
         try:
             # The client's own timeout starts anew with each byte that trickles in; this one does not.
             async with asyncio.timeout(max(0.001, min(self._patience.attempt_s, ends_at - started))):
-                response = accepted(await self._transport.send(request.api, _posted(body)))
+                response = accepted(await self._transport.send(request.api, self._posted(request.api, body)))
         except UnreachableError as error:
             self.limiter.missed(ticket, self._unreachable(error))
             self.budget.settle(worst, 0.0)
@@ -215,6 +218,11 @@ class OnlineEngine:
         text = response.content.decode("utf-8", "replace")
         self.limiter.release(ticket, headers=_limit_headers(response.headers))
         return text, latency
+
+    def _posted(self, api: Api, body: Mapping[str, Any]) -> bytes:
+        # In the order in which it was made: models with strict schemas write in the schema's order, and the reason must
+        # come before the label.
+        return _SPELLING.encode(self._provider.posted(api, body)).encode()
 
     def _answer(
         self,
@@ -253,12 +261,6 @@ def _server_wait(error: BaseException) -> float:
         return 0.0
     asked = retry_after(error.response.headers)
     return asked if error.status_code != 429 or asked > LONGEST_OBEYED_S else 0.0
-
-
-def _posted(body: Mapping[str, Any]) -> bytes:
-    # In the order in which it was made: models with strict schemas write in the schema's order, and the reason must come
-    # before the label.
-    return _SPELLING.encode(body).encode()
 
 
 def _limit_headers(headers: httpx2.Headers) -> dict[str, str]:

@@ -120,6 +120,7 @@ class RayEngine:
             budget=self.budget,
             transport=transport,
             patience=described.patience,
+            provider=described.provider,
         )
 
     def _hire(self, cluster: Cluster, local: bool) -> list[Any]:
