@@ -221,9 +221,7 @@ async def test_nothing_more_is_sent_once_a_run_is_stopped(store: Store, tmp_path
         # Hundreds of workers wait for their turn, as they do when the number in flight is being found out.
         # The prompt is too short for a prefix cache, so that no request waits for the first.
         job = make_job(fake.base_url, 200, examples=False)
-        outcome = await run_job(
-            job, engine, store, tmp_path / "run", concurrency=300, stop=stop
-        )
+        outcome = await run_job(job, engine, store, tmp_path / "run", concurrency=300, stop=stop)
         await engine.close()
         assert len(fake.seen) == 4
     assert outcome.interrupted
