@@ -301,7 +301,7 @@ def test_people_read_whether_the_prefix_pays(capsys: pytest.CaptureFixture[str])
     assert run_app(["run", "--model", "gpt-4o-mini", "--tasks", "sample", "--dry-run"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "long enough for the prefix cache, which acts from 1,024 (OpenAI, as of 2026-11-26)" in said
-    assert "without cache hits; $" in said
+    assert "without cache hits, $" in said
     assert run_app(["run", "--model", "gpt-4o-mini", "--tasks", "sample", "--no-examples", "--dry-run"]) == 0
     assert "too short for the prefix cache, which acts from 1,024" in " ".join(capsys.readouterr().out.split())
 

@@ -50,7 +50,9 @@ def show_plan(job: Job, environment: Settings, *, as_json: bool) -> None:
         dated = f", as of {found.price_as_of}" if found.price_as_of else ""
         hits = found.cost_cached_usd
         cheaper = (
-            "" if hits is None else f"; {money(hits[0])} to {money(hits[1])} when all but the first of a setting do"
+            ""
+            if hits is None
+            else f", {money(hits[0])} to {money(hits[1])} if all requests of a setting but the first hit"
         )
         typer.echo(
             f"cost     {money(found.cost_usd[0])} to {money(found.cost_usd[1])} without cache hits{cheaper} (by {found.price_source}{dated})"
@@ -58,7 +60,9 @@ def show_plan(job: Job, environment: Settings, *, as_json: bool) -> None:
 
 
 def _show_prefixes(found: Estimate) -> None:
-    by_setting = {prefix.setting: prefix for prefix in found.prefixes}  # orders of the examples have much the same length
+    by_setting = {
+        prefix.setting: prefix for prefix in found.prefixes
+    }  # orders of the examples have much the same length
     each = ", ".join(f"{name} {prefix.tokens:,}" for name, prefix in by_setting.items())
     least, short = found.cache_least, [name for name, prefix in by_setting.items() if prefix.passes is False]
     if found.cache_source is None:
