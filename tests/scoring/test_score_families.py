@@ -19,7 +19,7 @@ from relabel.scoring.family_figures import FamilyFigures, Inputs
 from relabel.scoring.family_page import FamilyPage
 from relabel.scoring.score import score_table
 from relabel.scoring.similarity import activity_similarity
-from relabel.scoring.us import US
+from relabel.scoring.us import us_schema
 from relabel.settings import asset_dir
 from relabel.sources import bls, onet
 from run_workshop import a_label, a_run
@@ -44,11 +44,11 @@ def rated(folder: Path, ratings: Mapping[str, tuple[int, ...]], *, tasks: str = 
 def us_rows(rows: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """Figures of the BLS of the test's own making, on the schema of the real ones."""
     defaults: dict[str, Any] = {}
-    for name, column in US.columns.items():
+    for name, column in us_schema().columns.items():
         kind = str(column.dtype)
         defaults[name] = (1 if "shared" in name else 0) if "int" in kind else "x" if "status" in name else None
     frame = pd.DataFrame([{**defaults, "code": code, "soc2018": code[:7], **row} for code, row in rows.items()])
-    return US.validate(frame.astype({name: str(column.dtype) for name, column in US.columns.items()}))
+    return us_schema().validate(frame.astype({name: str(column.dtype) for name, column in us_schema().columns.items()}))
 
 
 def figures(us: pd.DataFrame | None, ratings: Mapping[str, Mapping[str, float]] | None = None) -> FamilyFigures:

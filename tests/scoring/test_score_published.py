@@ -181,7 +181,7 @@ def test_links_change_scores_and_index_entries_are_the_default(scored: Scored) -
 
 def test_jobs_of_combined_codes_are_split_and_no_job_is_lost() -> None:
     codes = set(onet.read_onet_to_soc2018()["soc2018"])
-    jobs = us_jobs(codes)
+    jobs = us_jobs(codes, "bls-oews-2024")
     wages = bls.read_wages()
     detailed = wages[wages["group"] == "detailed"].set_index("soc2018")["employment"]
     assert len(jobs) == 867

@@ -379,3 +379,50 @@ def test_every_file_of_the_mirror_is_the_registered_one(tmp_path: Path, monkeypa
 
     assert len(checks) == 34
     assert {(check.state, check.where) for check in checks} == {("ok", "mirror")}
+
+
+PAGE = b"<!doctype html><html><title>Access Denied</title></html>"
+
+
+@pytest.mark.parametrize(
+    ("name", "role", "content", "said"),
+    [
+        ("t.tsv", "", PAGE, "a web page"),
+        ("t.xlsx", "wages", PAGE, "a web page"),
+        ("t.xlsx", "wages", b"Error 503", "no xlsx file by its first bytes"),
+        ("t.txt", "tasks", b"Please enable cookies.\n", "no table"),
+        ("t.txt", "tasks", b"Code\tTitle\n1\t2\n", "no table without the column 'Task ID'"),
+        ("t.json", "", b"Too many requests", "no JSON"),
+    ],
+)
+def test_what_is_no_data_is_neither_kept_nor_pinned(
+    workshop: Workshop, publisher: Publisher, name: str, role: str, content: bytes, said: str
+) -> None:
+    publisher.pages[f"/{name}"] = content
+    about = {"name": name, "download": "file", "url": publisher.url(f"/{name}")}
+    workshop.register("s", about | ({"role": role} if role else {}))
+    with pytest.raises(DataError, match=said):
+        fetch.locate("s", name)
+    assert not list((workshop.cache / "s").iterdir())
+    workshop.put("s", name, content)
+    with pytest.raises(DataError, match=said):
+        fetch.locate("s", name)
+
+
+def test_a_pin_can_be_seen_and_undone_and_the_mismatch_names_the_command(
+    workshop: Workshop, publisher: Publisher
+) -> None:
+    publisher.pages["/t.tsv"] = b"a\tb\n1\t2\n"
+    workshop.register("s", {"name": "t.tsv", "download": "file", "url": publisher.url("/t.tsv")})
+    path = fetch.locate("s", "t.tsv")
+    assert fetch.verify(["s"])[0].pinned
+    path.unlink()
+    publisher.pages["/t.tsv"] = b"a\tb\n3\t4\n"
+    with pytest.raises(ChecksumError, match="`relabel data unpin s` forgets"):
+        fetch.locate("s", "t.tsv")
+    assert fetch.unpin("s") == ["t.tsv"]
+    assert fetch.locate("s", "t.tsv").read_bytes() == b"a\tb\n3\t4\n"
+    assert fetch.unpin("s", "t.tsv") == ["t.tsv"]
+    assert not path.exists()  # an address gives it again
+    with pytest.raises(DataError, match="no file of s is pinned"):
+        fetch.unpin("s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from collections.abc import Callable
@@ -286,3 +287,44 @@ def test_relabels_without_optional_columns_have_gaps(workshop: Workshop) -> None
 def test_an_unknown_model_is_answered_with_the_known_ones(workshop: Workshop) -> None:
     with pytest.raises(DataError, match="has no labels by 'gpt-9'; it has gpt-4-0613, "):
         relabels.read_relabels("gpt-9")
+
+
+def test_the_csv_and_excel_editions_of_onet_are_read_as_the_text_edition(workshop: Workshop) -> None:
+    register_onet(workshop)
+    wanted = onet.read_tasks("onet-9.9")
+    tables = {
+        "tasks": ("Task Statements", STATEMENTS),
+        "occupations": ("Occupation Data", OCCUPATIONS),
+        "task-ratings": ("Task Ratings", RATINGS),
+    }
+    cells = {role: [line.split("\t") for line in text.splitlines()] for role, (_, text) in tables.items()}
+    for role in ("tasks", "task-ratings"):
+        at = cells[role][0].index("Task ID")
+        cells[role] = [cells[role][0], *([*row[:at], f"{row[at]}.0", *row[at + 1 :]] for row in cells[role][1:])]
+    csv_files, excel = {}, {}
+    for role, (name, _) in tables.items():
+        out = io.StringIO()
+        csv.writer(out).writerows(cells[role])
+        csv_files[role] = (f"{name.lower().replace(' ', '_')}.csv", out.getvalue().encode())
+        excel[role] = (f"{name}.xlsx", workbook({name: cells[role]}))
+    for release, files in (("onet-31.0", csv_files), ("onet-31.1", excel)):
+        workshop.register(release, *({"name": name, "role": role} for role, (name, _) in files.items()))
+        for name, content in files.values():
+            workshop.put(release, name, content)
+        pd.testing.assert_frame_equal(onet.read_tasks(release), wanted)
+
+
+def test_releases_of_the_bls_come_from_the_registry_under_their_own_year(workshop: Workshop) -> None:
+    assert [(r.source, r.suffix) for r in bls.wage_releases()] == [("bls-oews-2024", ""), ("bls-oews-2023", "_2023")]
+    assert bls.projection_release() == bls.ProjectionRelease("bls-ep-2024-34", 2024, 2034)
+    workshop.register("bls-oews-2025", {"name": "w.xlsx", "role": "wages"}, release="May 2025")
+    workshop.register("bls-ep-2025-35", {"name": "p.xlsx", "role": "projections"}, release="2025-35")
+    assert [(r.source, r.period, r.suffix) for r in bls.wage_releases()] == [
+        ("bls-oews-2025", "May 2025", ""),
+        ("bls-oews-2024", "May 2024", "_2024"),
+        ("bls-oews-2023", "May 2023", "_2023"),
+    ]
+    assert bls.projection_release() == bls.ProjectionRelease("bls-ep-2025-35", 2025, 2035)
+    workshop.register("wages-of-mine", {"name": "w.xlsx", "role": "wages"})
+    with pytest.raises(DataError, match="wages-of-mine has the role wages but names no year"):
+        bls.wage_releases()

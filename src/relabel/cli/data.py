@@ -90,6 +90,21 @@ def verify(
         raise DataError(f"{len(lost)} of {len(checks)} files are missing: {_names(lost)}; run `relabel data pull`")
 
 
+@app.command()
+def unpin(
+    source: Annotated[str, typer.Argument(metavar="ID[/FILE]", help="A source, or one of its files.")],
+) -> None:
+    """Forget the checksum of files that was pinned at their first use, because the registry has none.
+
+    Copies in the download cache that an address gives go too, and are fetched anew by `relabel data pull`.
+    """
+    from relabel.sources import fetch
+
+    name, _, file = source.partition("/")
+    for forgotten in fetch.unpin(name, file or None):
+        typer.echo(f"forgotten: the pinned checksum of {name}/{forgotten}")
+
+
 def _mismatch(bad: Sequence[FileCheck]) -> Exception:
     """The error for damaged files: the file's own when it is one, else one that names each with its checksums."""
     from relabel.errors import DataError
@@ -118,7 +133,8 @@ def _show(checks: Sequence[FileCheck], *, as_json: bool, by_file: bool, tried: b
     table.add_column("Source/file" if by_file else "Files", overflow="fold")
     rows: dict[tuple[str, str, str, str], list[str]] = {}
     for check in checks:
-        place = check.source_id, check.state, check.where or "-", check.copy_status
+        copy = f"{check.copy_status}, pinned" if check.pinned else check.copy_status
+        place = check.source_id, check.state, check.where or "-", copy
         rows.setdefault(place, []).append(check.file)
     for (source, state, where, copy), files in rows.items():
         names = [f"{source}/{file}" for file in files] if by_file else [f"{len(files)} of {source}"]

@@ -27,9 +27,6 @@ from relabel.run import Run
 from relabel.sources import bls, fetch
 from relabel.task import TASK_KEY
 
-JOBS = "bls-oews-2024"
-"""Source of the jobs by occupation."""
-
 COLUMNS = (
     "priority",
     "reasons",
@@ -283,15 +280,16 @@ def _jobs(index: pd.Index) -> tuple[pd.Series, str | None]:
     """Jobs by task's occupation, shared evenly among the O*NET occupations of one SOC code; nothing is fetched."""
     unknown = pd.Series(np.nan, index=index, dtype="float64")
     with suppress(DataError):
-        if any(check.state != "ok" for check in fetch.verify([JOBS])):
+        source = bls.wage_releases()[0].source
+        if any(check.state != "ok" for check in fetch.verify([source])):
             return unknown, None
-        wages = bls.read_wages(JOBS)
+        wages = bls.read_wages(source)
         detailed = wages[wages["group"] == "detailed"].set_index("soc2018")["employment"]
         codes = occupations_of(index)
         soc = codes.str[:7]
         several = codes.groupby(soc.to_numpy()).transform("nunique")
         jobs = soc.map(detailed).astype("float64") / several
-        return (jobs, JOBS) if jobs.notna().any() else (unknown, None)
+        return (jobs, source) if jobs.notna().any() else (unknown, None)
     return unknown, None
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 import pandera.pandas as pa
 
 from relabel.errors import DataError, UsageError
-from relabel.scoring.links import JOBS_SOURCE, by_jobs, plain_links, received, same_broad_group, us_jobs
+from relabel.scoring.links import by_jobs, plain_links, received, same_broad_group, us_jobs
 from relabel.scoring.options import DEFAULT_LINKS, SAMPLE, SYSTEM_NAMES, Links, Method, System, Taxonomy
 from relabel.settings import asset_dir
 from relabel.sources import bls, onet, ons
@@ -284,9 +284,10 @@ def _cured_bridge(taxonomy: Taxonomy, links: Links, lenders: frozenset[str]) -> 
     if links == "employment":
         # The rows for three-digit groups lead nowhere: jobs must not flow into them.
         to_isco = to_isco[to_isco["target"].str.len() == _ISCO_UNIT].reset_index(drop=True)
-        to_2010 = by_jobs(to_2010, us_jobs(codes_of(titles)))
+        wages = bls.wage_releases()[0].source
+        to_2010 = by_jobs(to_2010, us_jobs(codes_of(titles), wages))
         to_isco = by_jobs(to_isco, received(to_2010))
-        mean, files = f"mean weighted by US jobs ({JOBS_SOURCE})", (*_FILES, (JOBS_SOURCE, "wages"))
+        mean, files = f"mean weighted by US jobs ({wages})", (*_FILES, (wages, "wages"))
     steps = (
         first,
         Step(

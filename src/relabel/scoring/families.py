@@ -26,7 +26,7 @@ from relabel.scoring.pay import source_use
 from relabel.scoring.resilience import CutPoints, load_cut_points, resilience
 from relabel.scoring.similarity import activity_similarity
 from relabel.scoring.table import ScoreTable
-from relabel.scoring.us import FILES, PROJECTION_YEARS, us_figures
+from relabel.scoring.us import us_figures, us_files
 from relabel.settings import asset_dir
 from relabel.sources import onet
 from relabel.task import is_onet_release
@@ -266,7 +266,7 @@ def _page(
             exposure=exposure.strict if cuts.low_exposure.reading == "strict" else exposure.with_tools,
             change_percent=outlook.change_percent,
             ratings=None if epoch is None else epoch.total,
-            span=f"from {PROJECTION_YEARS[0]} to {PROJECTION_YEARS[1]}",
+            span=f"from {outlook.start} to {outlook.end}",
             why_missing={
                 "low-exposure": exposure.words,
                 "growing-demand": outlook.status,
@@ -331,6 +331,6 @@ def _request_keys(run: Run) -> dict[tuple[str, str], tuple[str, ...]]:
 def _sources(release: str, epoch_run: Run | None, *, real: bool) -> list[SourceUse]:
     uses = list(epoch_run.manifest.sources) if epoch_run is not None else []
     if real:
-        uses += [source_use(*file) for file in FILES]
+        uses += [source_use(*file) for file in us_files()]
         uses += [source_use(release, role) for role in _ONET_ROLES]
     return uses

@@ -31,7 +31,8 @@ from relabel.scoring.family_page import (
 )
 from relabel.scoring.files import records
 from relabel.scoring.table import ScoreTable
-from relabel.scoring.us import PROJECTION_YEARS, PROJECTIONS, RATES, WAGE_RELEASES
+from relabel.scoring.us import RATES
+from relabel.sources import bls
 
 RESPONSIBILITIES = 8
 """Tasks that a page shows as key responsibilities."""
@@ -112,7 +113,7 @@ class FamilyFigures:
         """Weights of the occupations, and how they weigh in words."""
         if not self._jobs:
             return dict.fromkeys(self.codes, 1.0), "occupations weigh alike, because their US jobs are not known"
-        period = WAGE_RELEASES[0].period
+        period = bls.wage_releases()[0].period
         return self._jobs, f"occupations weigh by US jobs (OEWS, {period}; {_SPLIT})"
 
     def _mean(self, values: Mapping[str, float]) -> tuple[float | None, str]:
@@ -158,7 +159,8 @@ class FamilyFigures:
 
     def outlook(self) -> Outlook:
         """Projected employment, summed over the occupations."""
-        start, end = PROJECTION_YEARS
+        projection = bls.projection_release()
+        start, end = projection.start, projection.end
         parts = {
             name: {c: self._part(c, column, "projection_shared_by") for c in self.codes}
             for name, column in (
@@ -176,7 +178,7 @@ class FamilyFigures:
         if without := [code for code in self.codes if code not in have]:
             words += f"; not projected: {_listed(without)}"
         return Outlook(
-            source=PROJECTIONS,
+            source=projection.source,
             start=start,
             end=end,
             employment_start=round(sums["start"]),
@@ -188,7 +190,7 @@ class FamilyFigures:
 
     def pay(self) -> tuple[FamilyPay, ...]:
         """Pay by release, latest first."""
-        return tuple(self._pay(release.source, release.period, release.suffix) for release in WAGE_RELEASES)
+        return tuple(self._pay(release.source, release.period, release.suffix) for release in bls.wage_releases())
 
     def _pay(self, source: str, period: str, suffix: str) -> FamilyPay:
         jobs = {c: self._part(c, f"employment_us{suffix}", f"wage_shared_by{suffix}") for c in self.codes}
@@ -229,7 +231,7 @@ class FamilyFigures:
 
     def preparation(self) -> FamilyPreparation:
         """Typical preparation by share of projected employment; of occupations without any, each alike."""
-        start = f"projected_employment_{PROJECTION_YEARS[0]}"
+        start = f"projected_employment_{bls.projection_release().start}"
         jobs = {c: self._part(c, start, "projection_shared_by") for c in self.codes}
         weights = {c: count for c, count in jobs.items() if count} or dict.fromkeys(self.codes, 1.0)
         rows = self._in.us_rows
@@ -294,7 +296,8 @@ class FamilyFigures:
     def _role(self, code: str, weights: Mapping[str, float], total: float) -> Role:
         score, row = self._in.scores[code], self._in.us_rows.get(code)
         rated = (self._in.ratings or {}).get(code)
-        start, end = PROJECTION_YEARS
+        projection = bls.projection_release()
+        start, end = projection.start, projection.end
         return Role(
             onet_soc_code=code,
             title=self._in.table.occupation_titles[code],
@@ -304,11 +307,11 @@ class FamilyFigures:
             tasks=score["tasks"],
             coverage=score["coverage"],
             share=weights[code] / total if code in self._scored and code in weights and total else None,
-            pay=() if row is None else tuple(_wages(row, r.source, r.period, r.suffix) for r in WAGE_RELEASES),
+            pay=() if row is None else tuple(_wages(row, r.source, r.period, r.suffix) for r in bls.wage_releases()),
             outlook=_no_outlook("no projection, because the sample is invented")
             if row is None
             else Outlook(
-                source=PROJECTIONS,
+                source=projection.source,
                 start=start,
                 end=end,
                 employment_start=row[f"projected_employment_{start}"],
@@ -347,11 +350,11 @@ def _wages(row: Mapping[str, Any], source: str, period: str, suffix: str) -> Wag
 
 
 def _no_outlook(why: str) -> Outlook:
-    start, end = PROJECTION_YEARS
+    projection = bls.projection_release()
     return Outlook(
-        source=PROJECTIONS,
-        start=start,
-        end=end,
+        source=projection.source,
+        start=projection.start,
+        end=projection.end,
         employment_start=None,
         employment_end=None,
         change_percent=None,

@@ -13,9 +13,6 @@ import pandas as pd
 
 from relabel.sources import bls
 
-JOBS_SOURCE = "bls-oews-2024"
-"""Wage statistics whose counts of jobs weigh the links."""
-
 _BROAD = 6
 
 
@@ -76,7 +73,7 @@ def same_broad_group(links: pd.DataFrame, listed: Collection[str]) -> pd.DataFra
     return found[["source", "target", "weight"]].reset_index(drop=True)
 
 
-def us_jobs(codes: Collection[str], release: str = JOBS_SOURCE) -> pd.Series:
+def us_jobs(codes: Collection[str], release: str) -> pd.Series:
     """US jobs by SOC 2018 code, from the national wage statistics (OEWS).
 
     A code without a row of its own takes an even part of the jobs of the combined row that stands for it: a row of the

@@ -8,7 +8,7 @@ figures, so that a sum over rows can count each job once: `(frame.employment_us 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -26,29 +26,11 @@ TAXONOMIES: tuple[Taxonomy, ...] = ("onet-soc", "soc2018")
 RATES = ("mean", "p10", "p25", "median", "p75", "p90")
 """What OEWS says about pay: the mean, the median, and percentiles."""
 
-PROJECTIONS = "bls-ep-2024-34"
-PROJECTION_YEARS = (2024, 2034)
 _MILITARY = "55-"
 _NONE = "None"
 _NUMBER = pa.Column("float64", pa.Check.ge(0), nullable=True)
 _TEXT = pa.Column("str", nullable=True)
 _COUNT = pa.Column("int64", pa.Check.ge(0))
-
-
-@dataclass(frozen=True)
-class WageRelease:
-    """A release of OEWS as a table carries it: its source, its period, and the suffix of its columns."""
-
-    source: str
-    period: str
-    suffix: str
-
-
-WAGE_RELEASES = (
-    WageRelease("bls-oews-2024", "May 2024", ""),
-    WageRelease("bls-oews-2023", "May 2023", "_2023"),
-)
-"""Releases of OEWS, latest first."""
 
 
 def _wage_columns(suffix: str) -> dict[str, pa.Column]:
@@ -63,41 +45,43 @@ def _wage_columns(suffix: str) -> dict[str, pa.Column]:
     }
 
 
-US = pa.DataFrameSchema(
-    {
-        "code": pa.Column("str", unique=True),
-        "soc2018": pa.Column("str", pa.Check.str_matches(r"^\d{2}-\d{4}$")),
-        **{name: column for release in WAGE_RELEASES for name, column in _wage_columns(release.suffix).items()},
-        "projected_employment_2024": _NUMBER,
-        "projected_employment_2034": _NUMBER,
-        "projected_change_percent": pa.Column("float64", nullable=True),
-        "projected_openings_a_year": _NUMBER,
-        "education": _TEXT,
-        "experience": _TEXT,
-        "training": _TEXT,
-        "projection_code": _TEXT,
-        "projection_shared_by": _COUNT,
-        "projection_status": pa.Column("str"),
-    },
-    strict=True,
-    ordered=True,
-)
-"""US figures by code. Columns without a suffix are of May 2024, those that end in `_2023` of May 2023.
+def us_schema() -> pa.DataFrameSchema:
+    """US figures by code, for the registered releases.
 
-`employment_us` counts the jobs of employees (OEWS), `projected_employment_*` all jobs, those of the self-employed
-included (National Employment Matrix); both are of the BLS code named beside them. A wage is US dollars a year; those that
-`capped_wages` names are missing because the publisher only says that they are at least `wage_cap_usd`. `education, experience, training` are what
-the BLS calls typical for entry; where it says `None` they say `none needed`, which no program takes for a gap. `..._shared_by` is the number of rows of
-the table that carry the same figures, 0 where there are none. A status says where the figures come from, and why some are
-missing.
-"""
+    Columns without a suffix are of the latest OEWS, by default of May 2024, those that end in `_2023` of May 2023.
+    `employment_us` counts the jobs of employees (OEWS), `projected_employment_*` all jobs, those of the self-employed
+    included (National Employment Matrix); both are of the BLS code named beside them. A wage is US dollars a year; those
+    that `capped_wages` names are missing because the publisher only says that they are at least `wage_cap_usd`.
+    `education, experience, training` are what the BLS calls typical for entry; where it says `None` they say `none needed`,
+    which no program takes for a gap. `..._shared_by` is the number of rows of the table that carry the same figures, 0
+    where there are none. A status says where the figures come from, and why some are missing.
+    """
+    projection = bls.projection_release()
+    return pa.DataFrameSchema(
+        {
+            "code": pa.Column("str", unique=True),
+            "soc2018": pa.Column("str", pa.Check.str_matches(r"^\d{2}-\d{4}$")),
+            **{name: column for r in bls.wage_releases() for name, column in _wage_columns(r.suffix).items()},
+            f"projected_employment_{projection.start}": _NUMBER,
+            f"projected_employment_{projection.end}": _NUMBER,
+            "projected_change_percent": pa.Column("float64", nullable=True),
+            "projected_openings_a_year": _NUMBER,
+            "education": _TEXT,
+            "experience": _TEXT,
+            "training": _TEXT,
+            "projection_code": _TEXT,
+            "projection_shared_by": _COUNT,
+            "projection_status": pa.Column("str"),
+        },
+        strict=True,
+        ordered=True,
+    )
 
-FILES = (
-    *((release.source, "wages") for release in WAGE_RELEASES),
-    (PROJECTIONS, "projections"),
-    ("bls-soc2010-soc2018", "crosswalk"),
-)
-"""The files behind the figures, as pairs of source and role; the last says which codes SOC 2018 has."""
+
+def us_files() -> tuple[tuple[str, str], ...]:
+    """The files behind the figures, as pairs of source and role; the last says which codes SOC 2018 has."""
+    wages = ((release.source, "wages") for release in bls.wage_releases())
+    return (*wages, (bls.projection_release().source, "projections"), ("bls-soc2010-soc2018", "crosswalk"))
 
 
 def us_figures(codes: Sequence[str]) -> pd.DataFrame:
@@ -107,7 +91,7 @@ def us_figures(codes: Sequence[str]) -> pd.DataFrame:
         codes: O*NET-SOC 2019 or SOC 2018 codes, each once; the six-digit part of the former is a SOC 2018 code.
 
     Returns:
-        One row a code, in the order given, schema `US`.
+        One row a code, in the order given, schema `us_schema`.
 
     Raises:
         DataError: A source file is not to be had or malformed.
@@ -115,10 +99,13 @@ def us_figures(codes: Sequence[str]) -> pd.DataFrame:
     frame = pd.DataFrame({"code": list(codes)}, dtype="str")
     frame["soc2018"] = frame["code"].str[:7]
     known = frozenset(bls.read_soc2010_soc2018()["soc2018"])
-    for release in WAGE_RELEASES:
+    for release in bls.wage_releases():
         frame = _joined(frame, _wages(release), known, f"OEWS ({release.period})", "wage", release.suffix)
-    frame = _joined(frame, _projections(), known, "the BLS projections 2024-34", "projection", "")
-    return US.validate(frame[list(US.columns)])
+    projection = bls.projection_release()
+    said = f"the BLS projections {projection.start}-{projection.end % 100:02}"
+    frame = _joined(frame, _projections(projection), known, said, "projection", "")
+    schema = us_schema()
+    return schema.validate(frame[list(schema.columns)])
 
 
 def has_us_figures(table: ScoreTable) -> bool:
@@ -127,7 +114,7 @@ def has_us_figures(table: ScoreTable) -> bool:
 
 
 def with_us_figures(table: ScoreTable) -> ScoreTable:
-    """A score table by O*NET-SOC or SOC 2018 with the columns of `US` behind its own.
+    """A score table by O*NET-SOC or SOC 2018 with the columns of `us_schema` behind its own.
 
     Raises:
         UsageError: The taxonomy has no figures of the BLS, or the table is made from the invented sample.
@@ -147,14 +134,14 @@ def with_us_figures(table: ScoreTable) -> ScoreTable:
     except DataError as error:
         raise DataError(f"{error}; or leave the US figures out with --no-us") from error
     frame = table.frame.merge(figures, how="left", on="code", validate="1:1")
-    return replace(table, frame=frame, sources=(*table.sources, *(source_use(*file) for file in FILES)))
+    return replace(table, frame=frame, sources=(*table.sources, *(source_use(*file) for file in us_files())))
 
 
 def us_summary(frame: pd.DataFrame) -> str:
     """How many rows of a table have figures of their own, in a line.
 
     Args:
-        frame: A table with the columns of `US`.
+        frame: A table with the columns of `us_schema`.
     """
     parts: list[str] = []
     for what, status in (("jobs and pay", "wage_status"), ("projections", "projection_status")):
@@ -216,7 +203,7 @@ def _joined(
     return frame.drop(columns=["row", "gaps"])
 
 
-def _wages(release: WageRelease) -> pd.DataFrame:
+def _wages(release: bls.WageRelease) -> pd.DataFrame:
     table = bls.read_wages(release.source)
     table = table[table["group"] == "detailed"].reset_index(drop=True)
     cap = bls.read_wage_cap(release.source)
@@ -257,16 +244,16 @@ def _wage_gaps(flags: Mapping[str, object], cap: float, *, hourly_only: bool) ->
     return "; ".join(said)
 
 
-def _projections() -> pd.DataFrame:
-    table = bls.read_projections(PROJECTIONS)
+def _projections(release: bls.ProjectionRelease) -> pd.DataFrame:
+    table = bls.read_projections(release.source)
     table = table[table["kind"] == "line-item"].reset_index(drop=True)
     return pd.DataFrame(
         {
             "row": table["soc2018"],
             "row_title": table["title"],
             # Published in thousands with one decimal, which multiplying by a thousand must not blur.
-            "projected_employment_2024": (1000 * table["employment_2024_thousands"]).round(),
-            "projected_employment_2034": (1000 * table["employment_2034_thousands"]).round(),
+            f"projected_employment_{release.start}": (1000 * table[f"employment_{release.start}_thousands"]).round(),
+            f"projected_employment_{release.end}": (1000 * table[f"employment_{release.end}_thousands"]).round(),
             "projected_change_percent": table["change_percent"],
             "projected_openings_a_year": (1000 * table["openings_thousands"]).round(),
             **{need: table[need].replace(_NONE, "none needed") for need in ("education", "experience", "training")},

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 import pandera.pandas as pa
@@ -20,6 +22,7 @@ from relabel.sources.frames import (
     text,
     validated,
 )
+from relabel.sources.registry import Source, load_registry
 from relabel.sources.tables import cell_text, read_rows
 
 _DASH = ("", "—")
@@ -77,6 +80,71 @@ WAGES = schema(
     | {"annual_only": pa.Column("bool"), "hourly_only": pa.Column("bool")},
     unique=["soc2018", "group"],
 )
+
+
+@dataclass(frozen=True)
+class WageRelease:
+    """A release of OEWS as a table carries it.
+
+    Attributes:
+        source: Its source, such as `bls-oews-2024`.
+        period: Such as `May 2024`.
+        suffix: Ending of its columns, such as `_2023`; none for the latest.
+    """
+
+    source: str
+    period: str
+    suffix: str
+
+
+@dataclass(frozen=True)
+class ProjectionRelease:
+    """A release of the employment projections: its source, and the years that they go from and to."""
+
+    source: str
+    start: int
+    end: int
+
+
+def wage_releases() -> tuple[WageRelease, ...]:
+    """Registered releases of OEWS, a user's own included, latest first; of one year the last registered.
+
+    Raises:
+        DataError: An entry does not say of which year it is.
+    """
+    found = _registered("wages", r"(?<!\d)((?:19|20)\d\d)(?!\d)")
+    by_year = {years[0]: source for source, years in found}
+    latest = max(by_year)
+    return tuple(
+        WageRelease(by_year[year].id, by_year[year].release, "" if year == latest else f"_{year}")
+        for year in sorted(by_year, reverse=True)
+    )
+
+
+def projection_release() -> ProjectionRelease:
+    """The latest registered employment projections, a user's own included.
+
+    Raises:
+        DataError: An entry does not say of which years it is.
+    """
+    found = _registered("projections", r"(?<!\d)((?:19|20)\d\d)\D+(\d\d(?:\d\d)?)(?!\d)")
+    source, (start, end) = max(found, key=lambda entry: entry[1][0])
+    return ProjectionRelease(source.id, int(start), int(start[: 4 - len(end)] + end))
+
+
+def _registered(role: str, years: str) -> list[tuple[Source, Sequence[str]]]:
+    """Sources with a role, each with the years that its release says, or else its id."""
+    found: list[tuple[Source, Sequence[str]]] = []
+    for source in load_registry().values():
+        if source.find_role(role) is None:
+            continue
+        match = re.search(years, source.release) or re.search(years, source.id)
+        if match is None:
+            raise DataError(
+                f"the source {source.id} has the role {role} but names no year; write its release like 'May 2025' or '2025-35'"
+            )
+        found.append((source, match.groups()))
+    return found
 
 
 def read_isco08_soc2010() -> pd.DataFrame:
@@ -148,6 +216,12 @@ def read_projections(release: str = "bls-ep-2024-34") -> pd.DataFrame:
     if len(years) != 2:
         raise ColumnError(path, "Employment, YEAR", [head for head in heads if head])
     start, end = years
+    said = next((r for r in [projection_release()] if r.source == release), None)
+    if said is not None and (said.start, said.end) != (int(start), int(end)):
+        raise DataError(
+            f"{path} projects from {start} to {end}, but {release} is registered as {said.start}-{said.end}; correct the release "
+            "in your RELABEL_SOURCES file"
+        )
     span = f"{start}–{end[2:]}"
     measures = {
         f"Employment, {start}": f"employment_{start}_thousands",

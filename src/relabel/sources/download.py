@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import shutil
 import tempfile
 import zipfile
@@ -21,6 +22,7 @@ import pooch
 from relabel.errors import ChecksumError, DataError, NotAtHandError
 from relabel.settings import settings
 from relabel.sources.registry import Source, SourceFile
+from relabel.sources.tables import plain_name
 
 _TIMEOUT_S = 60
 # Some publishers refuse clients that do not say who they are.
@@ -191,7 +193,7 @@ def _keep(source: Source, entry: SourceFile, got: Path) -> None:
         pin = read_pin(source, entry)
         if pin is None:
             # Before the file, so that no file ever lies in the cache without its checksum.
-            write_pin(source, entry, found)
+            write_pin(source, entry, got, str(entry.url))
             pin = found
         wanted = pin
     else:
@@ -202,7 +204,11 @@ def _keep(source: Source, entry: SourceFile, got: Path) -> None:
             wanted,
             found,
             f"it came from {entry.url}, where the publisher may have replaced it: "
-            "register it as your own release in a RELABEL_SOURCES file",
+            + (
+                f"`relabel data unpin {source.id}` forgets the checksum that was pinned at first use"
+                if is_pinned_kind(entry)
+                else "register it as your own release in a RELABEL_SOURCES file"
+            ),
         )
     got.replace(target)
     _fetched.add(target)
@@ -210,6 +216,11 @@ def _keep(source: Source, entry: SourceFile, got: Path) -> None:
 
 def _pin_path(source: Source, entry: SourceFile) -> Path:
     return settings().download_dir / source.id / f"{entry.name}.sha256"
+
+
+def has_pin(source: Source, entry: SourceFile) -> bool:
+    """Whether a checksum of the file was pinned."""
+    return _pin_path(source, entry).exists()
 
 
 def read_pin(source: Source, entry: SourceFile) -> str | None:
@@ -230,13 +241,71 @@ def read_pin(source: Source, entry: SourceFile) -> str | None:
     return words[0]
 
 
-def write_pin(source: Source, entry: SourceFile, found: str) -> None:
-    """Pin a checksum, in one step.
+_BINARY = {
+    ".xlsx": b"PK\x03\x04",
+    ".zip": b"PK\x03\x04",
+    ".xls": b"\xd0\xcf\x11\xe0",
+    ".parquet": b"PAR1",
+    ".pdf": b"%PDF",
+}
+_TEXT = (".txt", ".csv", ".tsv")
+_HEADS = {
+    "tasks": ("Task ID",),
+    "task-ratings": ("Task ID", "Data Value"),
+    "occupations": ("Title",),
+    "emerging-tasks": ("Task",),
+    "labels": ("Task ID",),
+}
+"""Columns that a text file of a role has, whatever its publisher or release."""
+
+
+def _require_data(entry: SourceFile, path: Path, came_from: str) -> None:
+    """Look at a file without a known checksum before it is pinned: its kind by its first bytes, its header row.
 
     Raises:
-        DataError: The download cache cannot be written.
+        DataError: It is a web page, or not of the kind that its name says.
     """
-    path = _pin_path(source, entry)
+    suffix = Path(entry.name).suffix.lower()
+    with path.open("rb") as stream:
+        start = stream.read(4096)
+    head = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    problem = ""
+    if head[:1] == b"<" and suffix not in (".html", ".htm", ".xml"):
+        problem = "a web page"
+    elif suffix in _BINARY and not head.startswith(_BINARY[suffix]):
+        problem = f"no {suffix[1:]} file by its first bytes"
+    elif suffix == ".json" and head[:1] not in b"{[":
+        problem = "no JSON by its first character"
+    elif suffix in _TEXT:
+        line = head.splitlines()[0].decode("utf-8", "replace") if head else ""
+        columns = [plain_name(cell) for cell in re.split("[\t,;]", line)]
+        lacks = [name for name in _HEADS.get(entry.role or "", ()) if plain_name(name) not in columns]
+        if b"\0" in start:
+            problem = "no text"
+        elif len(columns) < 2 or lacks:
+            missing = f" without the column {lacks[0]!r}" if lacks else ""
+            problem = f"no table{missing} (its first line is {line[:60]!r})"
+    if problem:
+        raise DataError(
+            f"what {came_from} gave for {entry.name} is {problem}; nothing was kept or pinned: open the address in a browser, correct "
+            "the entry in your RELABEL_SOURCES file, or put the right file in place"
+        )
+
+
+def write_pin(source: Source, entry: SourceFile, path: Path, came_from: str) -> None:
+    """Pin the checksum of a file that looks like what its entry says, in one step.
+
+    Args:
+        source: The source.
+        entry: Its file, of which the registry knows no checksum.
+        path: The first copy of it.
+        came_from: Where that copy is from, in words.
+
+    Raises:
+        DataError: It is a web page or another kind of file, or the download cache cannot be written.
+    """
+    _require_data(entry, path, came_from)
+    found, path = sha256_of(path), _pin_path(source, entry)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, scratch = tempfile.mkstemp(prefix=".pin-", dir=path.parent)
@@ -245,6 +314,25 @@ def write_pin(source: Source, entry: SourceFile, found: str) -> None:
         Path(scratch).replace(path)
     except OSError as error:
         raise DataError(f"the pin {path} cannot be written ({error.strerror}); check RELABEL_HOME") from error
+
+
+def unpin(source: Source, entry: SourceFile) -> bool:
+    """Forget the pinned checksum of a file, and its copy in the download cache where it can be fetched again.
+
+    Returns:
+        Whether there was a pin.
+
+    Raises:
+        DataError: They cannot be removed.
+    """
+    try:
+        pinned = has_pin(source, entry)
+        if pinned and entry.download in ("file", "zip"):
+            cached_path(source, entry).unlink(missing_ok=True)
+        _pin_path(source, entry).unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"the pin of {source.id}/{entry.name} cannot be removed ({error.strerror})") from error
+    return pinned
 
 
 def _reason(error: OSError) -> str:

@@ -17,6 +17,7 @@ from relabel.settings import settings
 from relabel.sources.download import (
     cached_path,
     download,
+    has_pin,
     how_to_get,
     is_pinned_kind,
     read_pin,
@@ -24,9 +25,21 @@ from relabel.sources.download import (
     was_fetched,
     write_pin,
 )
+from relabel.sources.download import unpin as remove_pin
 from relabel.sources.registry import CopyStatus, Source, SourceFile, get_source, load_registry
 
-__all__ = ["FileCheck", "Provenance", "Where", "is_here", "locate", "provenance", "pull", "sha256_of", "verify"]
+__all__ = [
+    "FileCheck",
+    "Provenance",
+    "Where",
+    "is_here",
+    "locate",
+    "provenance",
+    "pull",
+    "sha256_of",
+    "unpin",
+    "verify",
+]
 
 Where = Literal["mirror", "cache", "download"]
 
@@ -72,6 +85,7 @@ class FileCheck(BaseModel):
         found: The sha256 of the file at hand; None when there is none.
         copy_status: What the copy at hand is; when missing, what the registry lists.
         can_fetch: Whether the official file can be fetched automatically.
+        pinned: Whether the checksum was pinned at first use, because the registry has none.
         message: What is wrong and what to do, or an empty string.
         why: Why fetching it failed, in a few words, or an empty string.
     """
@@ -87,6 +101,7 @@ class FileCheck(BaseModel):
     found: str | None = None
     copy_status: CopyStatus
     can_fetch: bool
+    pinned: bool = False
     message: str = ""
     why: str = ""
 
@@ -150,6 +165,26 @@ def verify(source_ids: Iterable[str] | None = None) -> list[FileCheck]:
         DataError: A source is unknown, or the mirror is not a folder.
     """
     return [_check_at_hand(source, entry) for source in _chosen(source_ids) for entry in source.files]
+
+
+def unpin(source_id: str, file: str | None = None) -> list[str]:
+    """Forget the checksums that were pinned at first use, and the copies in the download cache that can be fetched again.
+
+    Args:
+        source_id: The source.
+        file: One of its files; by default all.
+
+    Returns:
+        Names of the files whose checksums were forgotten.
+
+    Raises:
+        DataError: There is no such source or file, or nothing of it is pinned.
+    """
+    source = get_source(source_id)
+    entries = source.files if file is None else (source.file(file),)
+    if forgotten := [entry.name for entry in entries if remove_pin(source, entry)]:
+        return forgotten
+    raise DataError(f"no file of {source_id} is pinned; `relabel data verify` shows what is")
 
 
 def pull(
@@ -239,17 +274,22 @@ def _accept(source: Source, entry: SourceFile, path: Path, where: Where) -> tupl
         if found == pin:
             return found, "official"
         if pin is None and entry.sha256 is None:
-            write_pin(source, entry, found)
+            write_pin(source, entry, path, str(path))
             return found, "official"
     wanted = pin if pin is not None and (where == "cache" or entry.sha256 is None) else entry.sha256
-    raise ChecksumError(path, wanted or "", found, _mismatch_advice(source, entry, path, where))
+    raise ChecksumError(path, wanted or "", found, _mismatch_advice(source, entry, path, where, pinned=wanted == pin))
 
 
-def _mismatch_advice(source: Source, entry: SourceFile, path: Path, where: Where) -> str:
+def _mismatch_advice(source: Source, entry: SourceFile, path: Path, where: Where, *, pinned: bool) -> str:
     size = path.stat().st_size
     reason = ""
     if entry.bytes is not None and size < entry.bytes and entry.copy_status == "official":
         reason = f"it has {size:,} of {entry.bytes:,} bytes and looks cut short, "
+    if pinned:
+        return (
+            f"{reason}that checksum was pinned at first use: if this file is the right one, `relabel data unpin {source.id}` "
+            "forgets it"
+        )
     if where == "mirror":
         return f"{reason}copy the file into the mirror again or register your own release in a RELABEL_SOURCES file"
     if entry.download in ("file", "zip"):
@@ -266,6 +306,7 @@ def _check_at_hand(source: Source, entry: SourceFile) -> FileCheck:
         wanted=entry.sha256,
         copy_status=entry.copy_status,
         can_fetch=entry.download in ("file", "zip"),
+        pinned=has_pin(source, entry),
     )
     if at_hand is None:
         return check.model_copy(update={"message": how_to_get(source, entry)})
@@ -278,4 +319,6 @@ def _check_at_hand(source: Source, entry: SourceFile) -> FileCheck:
         return check.model_copy(update=news)
     except DataError as error:
         return check.model_copy(update={"state": "unreadable", "message": str(error)})
-    return check.model_copy(update={"state": "ok", "found": found, "wanted": found, "copy_status": status})
+    pinned = check.pinned or (is_pinned_kind(entry) and found != entry.sha256)
+    news = {"state": "ok", "found": found, "wanted": found, "copy_status": status, "pinned": pinned}
+    return check.model_copy(update=news)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
@@ -150,10 +152,8 @@ def load_registry(extra: Path | None = None) -> dict[str, Source]:
     named = os.environ.get(EXTRA_VARIABLE)
     if extra is None and named:
         extra = Path(named)
-    registry = _read(asset_dir("data") / "sources.toml")
-    if extra is not None:
-        registry |= _read(extra)
-    return registry
+    built_in = _read(asset_dir("data") / "sources.toml")
+    return {**built_in, **(_read(extra) if extra is not None else {})}
 
 
 def get_source(source_id: str) -> Source:
@@ -168,15 +168,20 @@ def get_source(source_id: str) -> Source:
     return registry[source_id]
 
 
-def _read(path: Path) -> dict[str, Source]:
+def _read(path: Path) -> Mapping[str, Source]:
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        return _parsed(path, path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(
             f"the source registry {path} cannot be read ({error.strerror}); correct {EXTRA_VARIABLE}"
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"the source registry {path} is not valid TOML: {error}; correct the file") from error
+
+
+@lru_cache(maxsize=8)
+def _parsed(path: Path, text: str) -> Mapping[str, Source]:
+    document = tomllib.loads(text)
     entries: object = document.get("source")
     if not isinstance(entries, list) or set(document) != {"source"}:
         strange = sorted(set(document) - {"source"})

@@ -1,0 +1,102 @@
+"""A user's own releases, by a registry entry: they score under their own id and year, and a run by the list that it labelled."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from relabel.errors import UsageError
+from relabel.importing import import_labels
+from relabel.rubric import load_rubric
+from relabel.run import open_run
+from relabel.scoring.score import score_table
+from relabel.sources.registry import get_source
+
+Register = Callable[[str, str, dict[str, str], dict[str, bytes]], None]
+HEADS = {
+    "tasks": "O*NET-SOC Code\tTask ID\tTask\tTask Type\n",
+    "occupations": "O*NET-SOC Code\tTitle\tDescription\n",
+    "task-ratings": "O*NET-SOC Code\tTask ID\tScale ID\tData Value\n",
+}
+
+
+@pytest.fixture
+def register(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Register:
+    """Add a source to the registry and to a mirror that has all others too."""
+    mirror, registry = tmp_path / "mirror", tmp_path / "own.toml"
+    mirror.mkdir()
+    if real := os.environ.get("RELABEL_DATA_MIRROR"):
+        for folder in Path(real).iterdir():
+            (mirror / folder.name).symlink_to(folder.resolve())
+    entries: list[str] = []
+    registry.write_text("source = []")
+    monkeypatch.setenv("RELABEL_DATA_MIRROR", str(mirror))
+    monkeypatch.setenv("RELABEL_SOURCES", str(registry))
+    monkeypatch.setenv("RELABEL_HOME", str(tmp_path / "home"))
+
+    def add(source: str, release: str, files: dict[str, str], contents: dict[str, bytes]) -> None:
+        about = dict.fromkeys(("title", "publisher", "licence", "citation"), "made for a test")
+        lines = [
+            "[[source]]",
+            *(f"{k} = {json.dumps(v)}" for k, v in (about | {"id": source, "release": release}).items()),
+        ]
+        lines.append('homepage = "https://example.org"')
+        for role, name in files.items():
+            lines += ["[[source.file]]", f"name = {json.dumps(name)}", f'role = "{role}"']
+            (mirror / source).mkdir(exist_ok=True)
+            (mirror / source / name).write_bytes(contents[role])
+        entries.extend(lines)
+        registry.write_text("\n".join(entries))
+
+    return add
+
+
+def test_a_run_on_a_release_of_ones_own_is_scored_by_it(register: Register, tmp_path: Path) -> None:
+    rows = [("13-2011.00", str(n), f"Do thing {n}.", "core") for n in range(1, 5)]
+    texts = {
+        "tasks": "".join("\t".join(row) + "\n" for row in rows),
+        "occupations": "13-2011.00\tAccountants and Auditors\tAccount.\n",
+        "task-ratings": "".join(f"13-2011.00\t{row[1]}\tIM\t4\n" for row in rows),
+    }
+    names = {"tasks": "Task Statements.txt", "occupations": "Occupation Data.txt", "task-ratings": "Task Ratings.txt"}
+    register("onet-31.0", "31.0", names, {role: (HEADS[role] + text).encode() for role, text in texts.items()})
+    labels = tmp_path / "labels.csv"
+    labels.write_text("Task ID,O*NET-SOC Code,label\n" + "".join(f"{n},13-2011.00,E1\n" for n in range(1, 5)))
+    import_labels(labels, model="m", rubric=load_rubric("eloundou"), out=tmp_path / "run", tasks="onet-31.0")
+    run = open_run(str(tmp_path / "run"))
+    for weights in ("importance", "core", "equal"):
+        table = score_table(run, taxonomy="onet-soc", weights=weights)
+        assert (table.tasks, table.labels_unmatched) == ("onet-31.0", 0)
+        assert table.frame[["alpha", "status"]].to_numpy().tolist() == [[1.0, "scored"]]
+
+
+@pytest.mark.mirror
+def test_pay_of_another_year_is_an_entry_and_every_row_names_its_year(register: Register) -> None:
+    old = get_source("ons-ashe-2024")
+    roles = ("pay", "pay-quality")
+    names = {role: old.with_role(role).name for role in roles}
+    folder = Path(os.environ["RELABEL_DATA_MIRROR"]) / old.id
+    contents = {role: (folder / name).read_bytes() for role, name in names.items()}
+    register("ons-ashe-2025", "2025 provisional", names, contents)
+    register("ons-ashe-2026", "2026", {"pay": names["pay"]}, contents)  # without its quality
+    run = open_run("eloundou-2023:gpt4")
+    table = score_table(run, pay="ons-ashe-2025")
+    assert set(table.frame["pay_source"].dropna()) == {"ASHE 2025 (provisional)"}
+    assert {use.source for use in table.sources if "ashe" in use.source} == {"ons-ashe-2025"}
+    assert table.frame["employees_cv"].notna().any()
+    later = score_table(run, pay="ons-ashe-2026")
+    assert set(later.frame["pay_source"].dropna()) == {"ASHE 2026"}
+    assert later.frame["employees_cv"].isna().all()
+    assert later.frame["median_pay_gbp"].equals(table.frame["median_pay_gbp"])
+
+
+@pytest.mark.mirror
+def test_core_weights_need_task_types(tmp_path: Path) -> None:
+    tasks = tmp_path / "tasks.csv"
+    tasks.write_text("Task ID,O*NET-SOC Code,Title,Task\n8823,11-1011.00,Chief Executives,Lead.\n")
+    with pytest.raises(UsageError, match="has no task types"):
+        score_table(open_run("eloundou-2023:gpt4"), taxonomy="onet-soc", weights="core", tasks=str(tasks))
