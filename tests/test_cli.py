@@ -228,7 +228,7 @@ def test_the_whole_chain_from_a_run_to_an_export(capsys: pytest.CaptureFixture[s
 def test_rubrics_are_listed_checked_and_shown_word_for_word(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_app(["rubric", "list"]) == 0
     assert run_app(["rubric", "check", name]) == 0
-    assert f"good: {name} v{2 if name == 'exposure' else 1}" in capsys.readouterr().out
+    assert f"valid: {name} v{2 if name == 'exposure' else 1}" in capsys.readouterr().out
     setting = "strict" if name == "exposure" else "three-way"
     assert run_app(["rubric", "show", name, "--setting", setting, "--json"]) == 0
     messages = json.loads(capsys.readouterr().out)

@@ -111,11 +111,11 @@ class Study(_Part):
 
     def in_words(self) -> str:
         """The trial in a line."""
-        rates = [f"{setting} {rate:.3f}" + self._of_golds("rates", setting) for setting, rate in self.rates.items()]
+        rates = [f"{setting} {rate:g}" + self._of_golds("rates", setting) for setting, rate in self.rates.items()]
         kappas = [
             f"{setting} "
             + ", ".join(
-                f"{gold} {found.kappa[setting]:.2f}" for gold, found in self.golds.items() if setting in found.kappa
+                f"{gold} {found.kappa[setting]:g}" for gold, found in self.golds.items() if setting in found.kappa
             )
             for setting in dict.fromkeys(setting for found in self.golds.values() for setting in found.kappa)
         ]
@@ -125,9 +125,7 @@ class Study(_Part):
 
     def _of_golds(self, what: Literal["rates"], setting: str) -> str:
         found = [
-            f"{gold} {getattr(of, what)[setting]:.3f}"
-            for gold, of in self.golds.items()
-            if setting in getattr(of, what)
+            f"{gold} {getattr(of, what)[setting]:g}" for gold, of in self.golds.items() if setting in getattr(of, what)
         ]
         return f" ({', '.join(found)})" if found else ""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +23,7 @@ app = typer.Typer(help="List, show and check rubrics.", no_args_is_help=True)
 @app.command("list")
 def list_rubrics(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
     """List the rubrics that ship with relabel, with what trials have shown of each."""
+    from relabel.cli.lines import wrapped
     from relabel.rubric import load_rubric, rubric_names
 
     rubrics = {name: load_rubric(name) for name in rubric_names()}
@@ -39,7 +39,7 @@ def list_rubrics(as_json: Annotated[bool, typer.Option("--json", help="Print one
         asks = f"unit: {r.unit}; settings: {', '.join(r.settings)}; labels: {', '.join(r.labels)}"
         typer.echo(f"{name:<12} v{r.version}  {r.title}")
         for line in (asks, *r.validity_in_words()):
-            typer.echo(textwrap.fill(line, 110, initial_indent=" " * 17, subsequent_indent=" " * 19))
+            typer.echo(wrapped(line, indent=17))
 
 
 @app.command()
@@ -85,21 +85,41 @@ def show(
 
 
 @app.command()
-def check(rubric: Annotated[str, typer.Argument(help="A rubric's name, or the path of a YAML file.")]) -> None:
-    """Check a rubric and the prompt that it names; say what is wrong and where."""
+def check(
+    rubric: Annotated[str, typer.Argument(help="A rubric's name, or the path of a YAML file.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Check a rubric and the prompt that it names: refuse what is wrong, and warn of what will mislead."""
+    from relabel.cli.lines import wrapped
+    from relabel.evaluation.matching import is_at_hand
+    from relabel.evaluation.trial import rubric_warnings
     from relabel.labelling.prompt import load_prompt
     from relabel.rubric import load_rubric
-    from relabel.task import Task
+    from relabel.task import Task, task_table
 
     loaded = load_rubric(rubric)
     prompt = load_prompt(loaded.prompt)
     task = Task(task_id="0", onet_soc_code="00-0000.00", title="Checkers", text="Check.")
     for setting in loaded.settings:
         prompt.messages((task,), loaded, setting)
+    lists = ("sample", "eloundou-2023") if loaded.unit == "task" else ()
+    there = [name for name in lists if is_at_hand(name)]
+    warnings = rubric_warnings(loaded, {name: task_table(name)["text"] for name in there})
+    unread = [name for name in lists if name not in there]
+    if as_json:
+        known = {"rubric": f"{loaded.id}@{loaded.version}", "source": loaded.source, "sha256": loaded.sha256}
+        typer.echo(
+            json.dumps({**known, "warnings": warnings, "tried": loaded.tried, "not_compared_with": unread}, indent=2)
+        )
+        return
     typer.echo(
-        f"{loaded.source}: good: {loaded.id} v{loaded.version}, {len(loaded.settings)} settings, {len(loaded.labels)} labels, "
+        f"{loaded.source}: valid: {loaded.id} v{loaded.version}, {len(loaded.settings)} settings, {len(loaded.labels)} labels, "
         f"{len(loaded.examples)} worked examples, prompt {prompt.name}"
     )
+    for line in [*(f"warning: {warning}" for warning in warnings), *loaded.validity_in_words()]:
+        typer.echo(wrapped(line))
+    for name in unread:
+        typer.echo(f"examples were not compared with the tasks of {name}, which are not on this machine", err=True)
 
 
 @app.command("try")

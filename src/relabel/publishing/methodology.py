@@ -206,6 +206,7 @@ def methodology(run: Run, table: ScoreTable) -> dict[str, Any]:
             "tasks": _name(manifest.tasks),
             "settings": list(manifest.settings),
             "rubric": rubric | {name: _name(rubric[name]) for name in ("source", "prompt")},
+            "rubric_validity": [] if run.folder is None else manifest.rubric.validity_in_words(),
             "rubric_sha256": manifest.rubric_sha256,
             "prompt_sha256": manifest.prompt_sha256,
             "schema_sha256": manifest.schema_sha256,

@@ -67,6 +67,8 @@ def eval_page(
         ],
         "flips": None if comparison is None else _baseline(comparison, charts, details),
         "differences": differences,
+        # A published set was not labelled with the rubric that its codes are read by.
+        "rubric": None if run.folder is None else run.rubric,
     }
     sections = [
         ("verdict", "Verdict", True),
@@ -78,6 +80,7 @@ def eval_page(
         ("calibration", "Calibration", bool(context["calibration"])),
         ("flips", "Changes against the baseline", comparison is not None),
         ("differences", "Differences", differences is not None),
+        ("rubric", "Rubric", run.folder is not None),
     ]
     title = f"{document.run} against the gold {document.gold}"
     if document.selected:
