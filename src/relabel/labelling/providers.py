@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
+import re
+import time
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -186,3 +192,270 @@ def _marked(api: Api, text: str, mark: str) -> dict[str, Any]:
 @cache
 def _cache_key(model: str, prefix: str) -> str:
     return _KEY_PREFIX + hashlib.sha256(f"{model}\0{prefix}".encode()).hexdigest()[:32]
+
+
+ErrorMeaning = Literal[
+    "quota", "wait", "key", "access", "model", "content-filter", "bad-answer", "form", "passing", "request"
+]
+"""What an error is about: credit or quota used up; a limit that passes after a wait; the key; rights or terms; a model that is not there;
+a filter that refuses this one request; an answer that the model spoiled; the form of the answer; something that passes by itself;
+this request alone."""
+
+
+@dataclass(frozen=True)
+class ErrorReply:
+    """An error as a provider sent it, understood.
+
+    Attributes:
+        status: HTTP status; where a gateway answers 200 with an error inside, that of the error.
+        code: The provider's own word, lower case; empty where it has none.
+        message: What it says to people, on one line.
+        param: The parameter that it names.
+        wait_s: Seconds that it asks to wait; None where it does not.
+    """
+
+    meaning: ErrorMeaning
+    status: int
+    code: str
+    message: str
+    param: str | None
+    wait_s: float | None
+
+
+def is_error(content: bytes) -> bool:
+    """Whether a reply of status 200 is an error all the same, as gateways send them."""
+    return bool(
+        _ERROR_INSIDE(content[:2000])
+        or b'"base_resp"' in content
+        or b'"finish_reason": "error"' in content
+        or b'"finish_reason":"error"' in content
+        or b'"status": "failed"' in content
+        or b'"status":"failed"' in content
+    )
+
+
+def read_error(
+    status: int, headers: Mapping[str, str], content: bytes | str, now: Callable[[], float] = time.time
+) -> ErrorReply | None:
+    """Understand an error of any provider; None where a reply of status 200 turns out to be none.
+
+    Args:
+        status: HTTP status.
+        headers: Headers of the reply, by lower-case name or without regard to case.
+        content: The body.
+        now: Seconds since the epoch.
+    """
+    try:
+        document: Any = json.loads(content)
+    except (ValueError, RecursionError):
+        document = None
+    inner, status = _innermost(document, status)
+    if status < 300 and inner is None:
+        return None
+    inner = inner or {}
+    text = content.decode("utf-8", "replace") if isinstance(content, bytes) else content
+    message = _message(inner) or " ".join(text.split())[:200] or f"HTTP {status}"
+    codes = {str(inner.get(name) or "").lower() for name in ("code", "type", "status", "reason")}
+    if isinstance(nested := inner.get("innererror"), Mapping):
+        codes.add(str(nested.get("code") or "").lower())
+    details = [d for d in inner.get("details") or () if isinstance(d, Mapping)]
+    codes |= {str(detail.get("reason") or "").lower() for detail in details}
+    metadata = inner.get("metadata")
+    metadata = metadata if isinstance(metadata, Mapping) else {}
+    if metadata.get("reasons") and metadata.get("flagged_input") is not None:
+        codes.add("content_filter")
+    wait_s = _wait(status, headers, message, details, metadata, now)
+    code = str(inner.get("code") or inner.get("type") or "").lower()
+    param = inner.get("param")
+    return ErrorReply(
+        _meaning(status, codes, message, str(details), param if isinstance(param, str) else "", wait_s),
+        status,
+        code,
+        message,
+        param if isinstance(param, str) else None,
+        wait_s,
+    )
+
+
+_ERROR_INSIDE = re.compile(rb'\s*\[?\s*\{\s*("type"\s*:\s*"error"\s*,\s*)?"error"\s*:\s*[{"]').match
+_MINIMAX = {1002: 429, 1039: 429, 1004: 401, 1008: 402, 1026: 400, 1027: 400, 2013: 400, 2049: 401}
+"""Codes of `base_resp`, as HTTP would say them; others are faults that pass."""
+_FAILED = {"rate_limit_exceeded": 429, "insufficient_quota": 429, "invalid_prompt": 400}
+"""Codes of a failed response of the Responses API; others are faults that pass."""
+
+
+def _innermost(document: Any, status: int) -> tuple[Mapping[str, Any] | None, int]:
+    """The object that says what is wrong, and the status that it goes with."""
+    if isinstance(document, list) and document:
+        document = document[0]
+    if not isinstance(document, Mapping):
+        return None, status
+    base = document.get("base_resp")
+    if isinstance(base, Mapping) and base.get("status_code"):
+        said = {"code": base["status_code"], "message": base.get("status_msg")}
+        filtered = {"type": "content_filter"} if base["status_code"] in {1026, 1027} else {}
+        return {**said, **filtered}, _MINIMAX.get(base["status_code"], 500)
+    choices = document.get("choices")
+    if status < 300 and isinstance(choices, list) and choices and isinstance(choices[0], Mapping):
+        error = choices[0].get("error")
+        if choices[0].get("finish_reason") != "error":
+            return None, status
+        error = error if isinstance(error, Mapping) else {"message": "the provider broke off the answer"}
+        return error, _status_of(error.get("code"), 502)
+    error = document.get("error")
+    if status < 300 and document.get("status") == "failed":
+        error = error if isinstance(error, Mapping) else {}
+        return error, _FAILED.get(str(error.get("code")), 500)
+    if isinstance(error, str) and error:
+        return {"message": error}, status if status >= 300 else 404
+    if isinstance(error, Mapping):
+        return error, status if status >= 300 else _status_of(error.get("code"), 500)
+    return (document if status >= 300 else None), status
+
+
+def _status_of(code: Any, otherwise: int) -> int:
+    return int(code) if str(code).isdigit() and 400 <= int(code) < 600 else otherwise
+
+
+def _message(inner: Mapping[str, Any]) -> str:
+    said = inner.get("message") or inner.get("detail") or inner.get("error")
+    if isinstance(said, (Mapping, list)):
+        said = json.dumps(said, ensure_ascii=False)
+    raw = (inner.get("metadata") or {}).get("raw") if isinstance(inner.get("metadata"), Mapping) else None
+    whole = f"{said or ''} {raw if isinstance(raw, str) else ''}"
+    return " ".join(whole.encode("utf-8", "replace").decode().split())[:300]
+
+
+_QUOTA_CODES = {
+    "insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "access_terminated", "insufficient_balance",
+    "insufficient_credits", "credit_balance_too_low", "exceeded_current_quota_error", "free_quota_exceeded", "arrearage",
+    "payment_required", "billing_error",
+}  # fmt: skip
+_QUOTA_WORDS = re.compile(
+    r"credit balance is too low|insufficient (credits?|balance|funds|quota)|not enough (credits?|balance)|out of credits?"
+    r"|(credits?|balance|quota|allowance) (has|have|is|are|was) (been )?(exhausted|depleted|used up|exceeded)"
+    r"|(quota|credits?) (used|exhausted|depleted)|add (more )?credits|purchase credits|more credits|billing (hard )?limit"
+    r"|spend(ing)? (limit|cap)|no (remaining )?credits|(recharge|top[ -]up) your",
+    re.IGNORECASE,
+)
+_CURRENT_QUOTA = re.compile(r"exceeded your (current )?quota|quota exceeded", re.IGNORECASE)
+_A_DAY = re.compile(r"per ?day|daily|\b[TR]PD\b|per ?month|monthly", re.IGNORECASE)
+_A_MINUTE = re.compile(r"per ?minute|\b[TR]PM\b|per ?second|per[- ]min\b", re.IGNORECASE)
+_FILTER_CODES = {
+    "content_filter", "content_policy_violation", "responsibleaipolicyviolation", "data_inspection_failed", "invalid_prompt",
+    "content_filtered", "moderation_blocked", "safety", "prohibited_content", "sensitive_content",
+}  # fmt: skip
+_FILTER_WORDS = re.compile(
+    r"content (management|filter|policy|policies|moderation|exists risk)|(input|prompt|content|request) (was|has been|is) (flagged|blocked|filtered)"
+    r"|requires moderation|usage polic|safety (system|filter|setting|polic)|prohibited content|inappropriate content|sensitive content",
+    re.IGNORECASE,
+)
+_BAD_ANSWER_CODES = {"json_validate_failed", "tool_use_failed", "output_parse_failed"}
+_MODEL_CODES = {
+    "model_not_found", "invalid_model", "unknown_model", "model_not_available", "deploymentnotfound", "model_not_supported",
+}  # fmt: skip
+_NO_MODEL = re.compile(
+    r"not a valid model|no models? loaded|model\b.{0,80}\b(does not exist|not found|is not found|not available)|no such model"
+    r"|no endpoints found",
+    re.IGNORECASE,
+)
+_KEY_CODES = {
+    "invalid_api_key",
+    "api_key_invalid",
+    "authentication_error",
+    "unauthenticated",
+    "unauthorized",
+    "permission_denied_key",
+}
+_KEY_WORDS = re.compile(
+    r"api[ _-]?key (is )?(not valid|invalid|incorrect|expired)|(invalid|incorrect) (x-)?api[ _-]?key", re.IGNORECASE
+)
+_FORM_WORDS = re.compile(
+    r"response_?format|json_?schema|json_?object|json mode|structured outputs?|text\.format|grammar|guided",
+    re.IGNORECASE,
+)
+
+
+def _meaning(
+    status: int, codes: set[str], message: str, details: str, param: str, wait_s: float | None
+) -> ErrorMeaning:
+    bad = status in {400, 413, 415, 422, 501}
+    if status == 402 or codes & _QUOTA_CODES or (status in {400, 403, 429} and _QUOTA_WORDS.search(message)):
+        return "quota"
+    if status == 429 or (status == 403 and wait_s):
+        daily = _A_DAY.search(f"{message} {details}") and not _A_MINUTE.search(f"{message} {details}")
+        spent = _CURRENT_QUOTA.search(message) and not _A_MINUTE.search(f"{message} {details}")
+        return "quota" if wait_s is None and (daily or spent) else "wait"
+    if codes & _FILTER_CODES or (status in {400, 403, 422, 451} and _FILTER_WORDS.search(message)):
+        return "content-filter"
+    if codes & _BAD_ANSWER_CODES:
+        return "bad-answer"
+    if status == 401 or codes & _KEY_CODES or (bad and _KEY_WORDS.search(message)):
+        return "key"
+    if status == 403:
+        return "access"
+    if codes & _MODEL_CODES or (status in {400, 404} and _NO_MODEL.search(message)):
+        return "model"
+    if bad and (_FORM_WORDS.search(message) or param.startswith(("response_format", "text"))):
+        return "form"
+    if status in {408, 409} or (status >= 500 and status != 501):
+        return "passing"
+    return "request"
+
+
+_RETRY_IN = re.compile(
+    r"(?:try again|retry|wait|resets?)(?: your request)?(?: in| after| for)?[: ]+((?:\d+(?:\.\d+)?\s*(?:ms|milliseconds?|hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)\b[ ,]*(?:and )?)+"
+    r"|(?:\d+(?:\.\d+)?(?:ms|h|m|s))+)",
+    re.IGNORECASE,
+)
+_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|milli|h|m|s)", re.IGNORECASE)
+_UNIT_S = {"ms": 0.001, "milli": 0.001, "h": 3600.0, "m": 60.0, "s": 1.0}
+
+
+def _wait(
+    status: int,
+    headers: Mapping[str, str],
+    message: str,
+    details: Sequence[Mapping[str, Any]],
+    metadata: Mapping[str, Any],
+    now: Callable[[], float],
+) -> float | None:
+    """Seconds to wait, by header, by Google's `retryDelay`, by the words of the message, or by when a window ends."""
+    if (asked := retry_after(headers, now)) is not None:
+        return asked
+    for detail in details:
+        if (delay := _seconds(str(detail.get("retryDelay") or ""))) is not None:
+            return delay
+    if status >= 300 and (said := _RETRY_IN.search(message)) is not None:
+        return _seconds(said[1])
+    inner = metadata.get("headers")
+    if status == 429 and isinstance(inner, Mapping):
+        reset = {str(name).lower(): value for name, value in inner.items()}.get("x-ratelimit-reset")
+        if str(reset).isdigit():
+            ends = int(str(reset)) / (1000 if len(str(reset)) > 11 else 1)
+            return max(0.0, ends - now())
+    return None
+
+
+def _seconds(text: str) -> float | None:
+    amounts = _AMOUNT.findall(text)
+    return sum(float(number) * _UNIT_S[unit.lower()] for number, unit in amounts) if amounts else None
+
+
+def retry_after(headers: Mapping[str, str], now: Callable[[], float] = time.time) -> float | None:
+    """Seconds that a reply's headers ask to wait, by `retry-after-ms` or `retry-after` (seconds or a date); None where they do not."""
+    try:
+        if "retry-after-ms" in headers:
+            wanted = float(headers["retry-after-ms"]) / 1000
+        elif "retry-after" in headers:
+            text = headers["retry-after"].strip()
+            try:
+                wanted = float(text)
+            except ValueError:
+                told = _seconds(text) if text[:1].isdigit() else None
+                wanted = parsedate_to_datetime(text).timestamp() - now() if told is None else told
+        else:
+            return None
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return max(0.0, wanted) if math.isfinite(wanted) else None
