@@ -10,7 +10,8 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from relabel.labelling.engines.limits import Limiter, retry_after
+from relabel.labelling.engines.limits import Limiter
+from relabel.labelling.providers import retry_after
 
 T = TypeVar("T")
 Clock = Callable[[], float]
@@ -170,7 +171,7 @@ async def talk(
                 limiter.release(ticket, headers=said.headers)
             else:
                 traffic.refused.append(ticket.sent_at)
-                limiter.limited(ticket, why="429", retry_after=retry_after(said.headers), headers=said.headers)
+                limiter.limited(ticket, why="429", retry_after=retry_after(said.headers) or 0.0, headers=said.headers)
             traffic.first_headers = min(traffic.first_headers, clock())
 
     async with asyncio.TaskGroup() as group:

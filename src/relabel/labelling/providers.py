@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 import time
 import tomllib
@@ -309,7 +308,7 @@ def _innermost(document: Any, status: int) -> tuple[Mapping[str, Any] | None, in
     if isinstance(error, str) and error:
         return {"message": error}, status if status >= 300 else 404
     if isinstance(error, Mapping):
-        return error, status if status >= 300 else _status_of(error.get("code"), 500)
+        return error, status if status >= 300 else _status_of(error.get("code"), status)
     return (document if status >= 300 else None), status
 
 
@@ -335,7 +334,7 @@ _QUOTA_WORDS = re.compile(
     r"credit balance is too low|insufficient (credits?|balance|funds|quota)|not enough (credits?|balance)|out of credits?"
     r"|(credits?|balance|quota|allowance) (has|have|is|are|was) (been )?(exhausted|depleted|used up|exceeded)"
     r"|(quota|credits?) (used|exhausted|depleted)|add (more )?credits|purchase credits|more credits|billing (hard )?limit"
-    r"|spend(ing)? (limit|cap)|no (remaining )?credits|(recharge|top[ -]up) your",
+    r"|spend(ing)? (limit|cap)|no (remaining|more) credits|(recharge|top[ -]up) your",
     re.IGNORECASE,
 )
 _CURRENT_QUOTA = re.compile(r"exceeded your (current )?quota|quota exceeded", re.IGNORECASE)
@@ -355,7 +354,7 @@ _MODEL_CODES = {
     "model_not_found", "invalid_model", "unknown_model", "model_not_available", "deploymentnotfound", "model_not_supported",
 }  # fmt: skip
 _NO_MODEL = re.compile(
-    r"not a valid model|no models? loaded|model\b.{0,80}\b(does not exist|not found|is not found|not available)|no such model"
+    r"not a valid model|no models? loaded|models?\b.{0,80}\b(does not exist|not found|is not found|not available)|no such model"
     r"|no endpoints found",
     re.IGNORECASE,
 )
@@ -380,14 +379,17 @@ def _meaning(
     status: int, codes: set[str], message: str, details: str, param: str, wait_s: float | None
 ) -> ErrorMeaning:
     bad = status in {400, 413, 415, 422, 501}
-    if status == 402 or codes & _QUOTA_CODES or (status in {400, 403, 429} and _QUOTA_WORDS.search(message)):
+    if status == 402 or codes & _QUOTA_CODES:
+        return "quota"
+    # Before the words of quota: "no credits were charged" is said of what a filter refused.
+    if codes & _FILTER_CODES or (status in {400, 403, 422, 451} and _FILTER_WORDS.search(message)):
+        return "content-filter"
+    if status in {400, 403, 429} and _QUOTA_WORDS.search(message):
         return "quota"
     if status == 429 or (status == 403 and wait_s):
         daily = _A_DAY.search(f"{message} {details}") and not _A_MINUTE.search(f"{message} {details}")
         spent = _CURRENT_QUOTA.search(message) and not _A_MINUTE.search(f"{message} {details}")
         return "quota" if wait_s is None and (daily or spent) else "wait"
-    if codes & _FILTER_CODES or (status in {400, 403, 422, 451} and _FILTER_WORDS.search(message)):
-        return "content-filter"
     if codes & _BAD_ANSWER_CODES:
         return "bad-answer"
     if status == 401 or codes & _KEY_CODES or (bad and _KEY_WORDS.search(message)):
@@ -403,12 +405,19 @@ def _meaning(
     return "request"
 
 
+def meaning_of(status: int, code: str, message: str) -> ErrorMeaning:
+    """What an error is about, where no more is known of it than these."""
+    return _meaning(status, {code.lower()}, message, "", "", None)
+
+
 _RETRY_IN = re.compile(
     r"(?:try again|retry|wait|resets?)(?: your request)?(?: in| after| for)?[: ]+((?:\d+(?:\.\d+)?\s*(?:ms|milliseconds?|hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)\b[ ,]*(?:and )?)+"
     r"|(?:\d+(?:\.\d+)?(?:ms|h|m|s))+)",
     re.IGNORECASE,
 )
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|milli|h|m|s)", re.IGNORECASE)
+_LONGEST_WAIT_S = 32 * 86400.0
+"""Seconds; a header that asks for a longer wait is taken for a fault."""
 _UNIT_S = {"ms": 0.001, "milli": 0.001, "h": 3600.0, "m": 60.0, "s": 1.0}
 
 
@@ -458,4 +467,4 @@ def retry_after(headers: Mapping[str, str], now: Callable[[], float] = time.time
             return None
     except (ValueError, TypeError, OverflowError):
         return None
-    return max(0.0, wanted) if math.isfinite(wanted) else None
+    return max(0.0, wanted) if wanted <= _LONGEST_WAIT_S else None

@@ -21,8 +21,7 @@ from pydantic import SecretStr
 
 from relabel.errors import DataError, ProviderError
 from relabel.files import replacing
-from relabel.labelling.engines.limits import retry_after
-from relabel.labelling.engines.refusals import fatal_refusal, is_transient, provider_message, without_keys
+from relabel.labelling.engines.refusals import fatal_refusal, is_transient, provider_message, reply_of, without_keys
 from relabel.labelling.engines.transport import certificates
 from relabel.labelling.pricing import OPENAI_URL
 from relabel.labelling.request import public_url
@@ -242,7 +241,7 @@ class BatchProvider:
         wanted = min(LONGEST_PAUSE_S, 0.5 * 2**state.attempt_number) * (0.5 + self._jitter() / 2)
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, openai.APIStatusError):
-            wanted = max(wanted, retry_after(error.response.headers))
+            wanted = max(wanted, reply_of(error).wait_s or 0.0)
         return wanted
 
     def _refusal(self, error: openai.APIStatusError, path: str) -> Exception:

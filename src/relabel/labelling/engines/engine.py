@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from relabel.label import Answer, FailureKind
+from relabel.labelling.providers import ErrorMeaning
 from relabel.labelling.request import Request
 
 
@@ -18,13 +19,23 @@ class NoAnswerError(Exception):
         attempts: Requests sent.
         status: HTTP status of the last reply; 0 when the server could not be reached at all; None when that is not
             what went wrong.
+        meaning: What the provider's error is about, where there was one.
     """
 
-    def __init__(self, kind: FailureKind, message: str, attempts: int, *, status: int | None = None) -> None:
+    def __init__(
+        self,
+        kind: FailureKind,
+        message: str,
+        attempts: int,
+        *,
+        status: int | None = None,
+        meaning: ErrorMeaning | None = None,
+    ) -> None:
         super().__init__(message)
         self.kind: FailureKind = kind
         self.attempts = attempts
         self.status = status
+        self.meaning: ErrorMeaning | None = meaning
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 
 FIRST_LIMIT = 4
 LARGEST_LIMIT = 512
@@ -299,26 +298,3 @@ def parse_seconds(text: str) -> float:
         if "".join(number + unit for number, unit in parts) != text.strip() or not parts:
             raise
         return sum(float(number) * _SECONDS[unit] for number, unit in parts)
-
-
-def retry_after(headers: Mapping[str, str], now: Callable[[], float] = time.time) -> float:
-    """Seconds that a reply's headers ask to wait; 0 when they do not, or ask for something absurd.
-
-    Args:
-        headers: The reply's headers; `retry-after-ms`, and `retry-after` in seconds or as an HTTP date.
-        now: Seconds since the epoch.
-    """
-    try:
-        if "retry-after-ms" in headers:
-            wanted = float(headers["retry-after-ms"]) / 1000
-        elif "retry-after" in headers:
-            text = headers["retry-after"]
-            try:
-                wanted = parse_seconds(text)
-            except ValueError:
-                wanted = parsedate_to_datetime(text).timestamp() - now()
-        else:
-            return 0.0
-    except (ValueError, TypeError, OverflowError):
-        return 0.0
-    return max(0.0, wanted) if wanted <= _LONGEST_RESET_S else 0.0

@@ -22,11 +22,11 @@ from pydantic import SecretStr
 from relabel.label import Answer
 from relabel.labelling.budget import Budget, NoBudgetError
 from relabel.labelling.engines.engine import Flies, NoAnswerError, Repair
-from relabel.labelling.engines.limits import Limiter, Ticket, retry_after
+from relabel.labelling.engines.limits import Limiter, Ticket
 from relabel.labelling.engines.refusals import (
+    RefusedError,
     TimedOutError,
     accepted,
-    is_out_of_quota,
     is_transient,
     may_have_been_charged,
     refusal,
@@ -47,8 +47,10 @@ from relabel.labelling.request import Request, public_url
 from relabel.labelling.retry import ATTEMPTS, RetryPolicy
 from relabel.labelling.wire import PATHS, Api, NotAReplyError, messages_of, output_bound, with_messages
 
-LONGEST_OBEYED_S = 900.0
-"""A 429 that asks for a longer wait than this is a failure of that label: better said than waited for."""
+MOST_WAITS = 40
+"""Times that a request waits for a limit to pass, as its provider asks, before it counts as failed."""
+MOST_SPOILED = 2
+"""Times that a request is sent again because the provider says that the model spoiled its answer."""
 _CHARACTERS_A_TOKEN = 4
 _USUAL_ANSWER = 80
 """Tokens; only the pace depends on it, never a cap of cost."""
@@ -120,8 +122,26 @@ class OnlineEngine:
         )
         sent = 0
         ends_at: float | None = None
+        spoiled = 0
 
         async def once() -> Answer:
+            nonlocal spoiled
+            while True:
+                try:
+                    return await attempt()
+                except RefusedError as error:
+                    spoiled += error.reply.meaning == "bad-answer"
+                    again = (
+                        is_transient(error)
+                        and error.reply.meaning == "wait"
+                        and error.reply.wait_s
+                        and sent < MOST_WAITS
+                    )
+                    # What the provider asks to wait for passes by its own word: it is waited for and does not count as a failure.
+                    if not again and not (error.reply.meaning == "bad-answer" and spoiled <= MOST_SPOILED):
+                        raise
+
+        async def attempt() -> Answer:
             nonlocal sent, ends_at
             waiting_since = self._clock()
             ticket, worst = await self._turn(body, tokens)
@@ -193,16 +213,14 @@ class OnlineEngine:
             self.limiter.limited(ticket, why="timeout")
             self.budget.unsure(body, worst)  # it may have been charged all the same
             raise TimedOutError from error
-        except openai.APIStatusError as error:
+        except RefusedError as error:
             if may_have_been_charged(error):
                 self.budget.unsure(body, worst)
             else:
                 self.budget.settle(worst, 0.0)
-            if error.status_code == 429 and not is_out_of_quota(error):
+            if is_transient(error) and error.reply.meaning == "wait":
                 headers = error.response.headers
-                asked = retry_after(headers)
-                obeyed = asked if asked <= LONGEST_OBEYED_S else 0.0  # what fails for it must not hold the others back
-                self.limiter.limited(ticket, why="429", retry_after=obeyed, headers=headers)
+                self.limiter.limited(ticket, why="429", retry_after=error.reply.wait_s or 0.0, headers=headers)
             else:
                 self.limiter.failed(ticket)
             raise
@@ -257,10 +275,9 @@ class OnlineEngine:
 
 def _server_wait(error: BaseException) -> float:
     """Seconds that a reply asks to wait. A 429's wait is the limiter's, for everybody, and does not count against the deadline."""
-    if not isinstance(error, openai.APIStatusError):
-        return 0.0
-    asked = retry_after(error.response.headers)
-    return asked if error.status_code != 429 or asked > LONGEST_OBEYED_S else 0.0
+    if isinstance(error, RefusedError) and error.reply.meaning == "passing":
+        return error.reply.wait_s or 0.0
+    return 0.0
 
 
 def _limit_headers(headers: httpx2.Headers) -> dict[str, str]:

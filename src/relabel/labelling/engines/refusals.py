@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
-from typing import Any
+from datetime import UTC, datetime, timedelta
 
 import httpx2
 import openai
 
 from relabel.errors import ProviderError
+from relabel.label import FailureKind
 from relabel.labelling.engines.engine import NoAnswerError
 from relabel.labelling.engines.transport import UnreachableError
+from relabel.labelling.providers import ErrorMeaning, ErrorReply, is_error, meaning_of, read_error
 from relabel.labelling.request import public_url
 
 SHORTEST_SECRET = 12
 """Characters."""
+LONGEST_OBEYED_S = 900.0
+"""Seconds; who asks for a longer wait ends the run, which says when to come back."""
 _PERHAPS_CHARGED = {408, 502, 504, 524}
 """A gateway gave up waiting; whether the provider went on and charged, nobody knows."""
-_TRANSIENT = {408, 409, 429}
 _NOT_IMPLEMENTED = 501
-_NO_QUOTA = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "access_terminated"}
-_NO_MODEL = {"model_not_found", "invalid_model", "unknown_model"}
 _LOOKS_LIKE_A_KEY = re.compile(r"\b(sk|pk|key)-[A-Za-z0-9_*-]{6,}")
-_SAYS_ERROR = re.compile(rb'\s*\{\s*"error"\s*:\s*\{').match
+
+
+class RefusedError(openai.APIStatusError):
+    """A reply that is an error, by its status or by its body.
+
+    Attributes:
+        reply: The error, understood.
+    """
+
+    def __init__(self, response: httpx2.Response, reply: ErrorReply) -> None:
+        super().__init__(f"HTTP {reply.status}", response=response, body=None)
+        self.reply = reply
+        self.status_code = reply.status
 
 
 class TimedOutError(Exception):
@@ -35,38 +46,27 @@ def accepted(response: httpx2.Response) -> httpx2.Response:
     """A response that holds what was asked for.
 
     Raises:
-        openai.APIStatusError: It is an error, by its status or by its body.
+        RefusedError: It is an error.
     """
-    if response.status_code == 200 and not _SAYS_ERROR(response.content):
+    if response.status_code == 200 and not is_error(response.content):
         return response
-    try:
-        said: Any = json.loads(response.content)
-    except (ValueError, RecursionError):
-        said = None
-    inner = said.get("error", said) if isinstance(said, Mapping) else said
-    if response.status_code == 200:
-        response = _as_meant(response, inner)
-        if response.status_code == 200:
-            return response
-    raise openai.APIStatusError(f"HTTP {response.status_code}", response=response, body=inner)
+    reply = read_error(response.status_code, response.headers, response.content)
+    if reply is None:
+        return response
+    raise RefusedError(response, reply)
 
 
-def _as_meant(response: httpx2.Response, error: Any) -> httpx2.Response:
-    """A reply whose status is good and whose body is an error, as gateways send it, under the status in the body."""
-    code = error.get("code") if isinstance(error, Mapping) else None
-    if type(code) is not int or not 400 <= code < 600:
-        return response
-    return httpx2.Response(code, headers=response.headers, content=response.content, request=response.request)
+def reply_of(error: openai.APIStatusError) -> ErrorReply:
+    """An error reply, understood."""
+    if isinstance(error, RefusedError):
+        return error.reply
+    reply = read_error(error.status_code, error.response.headers, error.response.content)
+    return reply or ErrorReply("request", error.status_code, str(error.code or ""), error.message, error.param, None)
 
 
 def may_have_been_charged(error: openai.APIStatusError) -> bool:
     """Whether the provider may have worked, and charged, for a request that it gave no answer to."""
-    return error.status_code in _PERHAPS_CHARGED or error.status_code < 300
-
-
-def is_out_of_quota(error: openai.APIStatusError) -> bool:
-    """Whether the provider's quota is used up, which waiting does not cure."""
-    return str(error.code or "") in _NO_QUOTA
+    return error.status_code in _PERHAPS_CHARGED or error.response.status_code < 300
 
 
 def refusal(
@@ -82,20 +82,47 @@ def refusal(
         model: The model that was asked for.
         secret: The key, which must not be told.
     """
-    status, said = error.status_code, without_keys(provider_message(error), secret)
+    reply = reply_of(error)
+    status, said = reply.status, without_keys(reply.message, secret)
     if 300 <= status < 400:
         where = public_url(error.response.headers.get("location", ""))[:200]
         return ProviderError(
             f"{address} sends elsewhere (HTTP {status}, to {without_keys(where, secret) or 'nowhere'}), and requests with a key are not "
             "sent on; if you trust that address, give it to --base-url"
         )
-    fatal = fatal_refusal(status, str(error.code or ""), said, address=address, path=path, model=model)
-    refused = f", parameter {error.param!r}" if error.param else ""
-    return fatal or NoAnswerError("provider", f"HTTP {status}{refused}: {said}", sent, status=status)
+    if reply.meaning == "wait" and reply.wait_s is not None and reply.wait_s > LONGEST_OBEYED_S:
+        back = datetime.now(UTC) + timedelta(seconds=reply.wait_s)
+        return ProviderError(
+            f"{address} takes no more requests for {_hours(reply.wait_s)} ({said}); start the same run again after {back:%H:%M} UTC on "
+            f"{back:%d %B}"
+        )
+    fatal = fatal_refusal(status, reply.code, said, address=address, path=path, model=model, meaning=reply.meaning)
+    if fatal is not None:
+        return fatal
+    refused = f", parameter {reply.param!r}" if reply.param else ""
+    kinds: dict[ErrorMeaning, FailureKind] = {"content-filter": "content-filter", "bad-answer": "invalid-json"}
+    return NoAnswerError(
+        kinds.get(reply.meaning, "provider"),
+        f"HTTP {status}{refused}: {said}",
+        sent,
+        status=status,
+        meaning=reply.meaning,
+    )
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 7200 else f"{seconds / 60:.0f} min"
 
 
 def fatal_refusal(
-    status: int | None, code: str, said: str, *, address: str, path: str, model: str | None
+    status: int | None,
+    code: str,
+    said: str,
+    *,
+    address: str,
+    path: str,
+    model: str | None,
+    meaning: ErrorMeaning | None = None,
 ) -> ProviderError | None:
     """What to tell the user when no request will have an answer; None when the refusal is of one request only.
 
@@ -106,20 +133,24 @@ def fatal_refusal(
         address: The provider's address, without credentials.
         path: What was asked for below the address.
         model: The model that was asked for.
+        meaning: What the error is about; by default told by the words.
     """
-    if status == 401:
-        return ProviderError(f"{address} does not accept the key ({said}); check OPENAI_API_KEY")
-    if status == 403:
-        return ProviderError(f"{address} denies access ({said}); check the key's rights and the model's terms")
-    if code in _NO_MODEL or (status == 404 and "model" in said.lower()):
-        return ProviderError(f"{address} has no model {model!r} ({said}); check --model and --base-url")
-    if status == 404:
-        return ProviderError(f"{address} has no {path} ({said}); check --base-url, --model and --api")
-    if code in _NO_QUOTA:
-        return ProviderError(
-            f"{address} says that the quota is used up ({said}); add credit, then start the same run again"
-        )
-    return None
+    meaning = meaning or meaning_of(status or 400, code, said)
+    match meaning:
+        case "key":
+            return ProviderError(f"{address} does not accept the key ({said}); check OPENAI_API_KEY")
+        case "access":
+            return ProviderError(f"{address} denies access ({said}); check the key's rights and the model's terms")
+        case "model":
+            return ProviderError(f"{address} has no model {model!r} ({said}); check --model and --base-url")
+        case "quota":
+            return ProviderError(
+                f"{address} says that the quota is used up ({said}); add credit or wait until it is renewed, then start the same run again"
+            )
+        case _ if status == 404:
+            return ProviderError(f"{address} has no {path} ({said}); check --base-url, --model and --api")
+        case _:
+            return None
 
 
 def without_keys(text: str, secret: str) -> str:
@@ -131,24 +162,18 @@ def without_keys(text: str, secret: str) -> str:
 
 def passes(status: int) -> bool:
     """Whether an HTTP status speaks of something that passes."""
-    return status in _TRANSIENT or (status >= 500 and status != _NOT_IMPLEMENTED)
+    return status in {408, 409, 429} or (status >= 500 and status != _NOT_IMPLEMENTED)
 
 
 def is_transient(error: BaseException) -> bool:
     """Whether asking again may help."""
     if isinstance(error, openai.APIStatusError):
-        if is_out_of_quota(error):
-            return False
-        return passes(error.status_code)
+        reply = reply_of(error)
+        soon = reply.wait_s is None or reply.wait_s <= LONGEST_OBEYED_S
+        return reply.meaning == "passing" or (reply.meaning == "wait" and soon)
     return isinstance(error, (openai.APIConnectionError, TimedOutError, UnreachableError))
 
 
 def provider_message(error: openai.APIStatusError) -> str:
     """What the provider said, in one line."""
-    body = error.body
-    if isinstance(body, Mapping):
-        inner = body.get("error", body)
-        said = inner.get("message") if isinstance(inner, Mapping) else inner
-        if said:
-            return " ".join(str(said).encode("utf-8", "replace").decode().split())[:300]
-    return " ".join(error.response.text.split())[:200] or f"HTTP {error.status_code}"
+    return reply_of(error).message

@@ -1,0 +1,176 @@
+"""What is made of the errors that providers send, in the words and places that each of them has for it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relabel.errors import ProviderError
+from relabel.labelling.providers import ErrorMeaning, read_error
+from relabel.labelling.store import Store
+from server import Reply, Seen, judged, provider
+from workshop import label_all, make_job
+
+
+def google(status: int, message: str, word: str, **details: Any) -> list[dict[str, Any]]:
+    more = [{"@type": f"type.googleapis.com/google.rpc.{name}", **fields} for name, fields in details.items()]
+    return [{"error": {"code": status, "message": message, "status": word, "details": more}}]
+
+
+def quota(period: str) -> dict[str, Any]:
+    return {"violations": [{"quotaId": f"GenerateRequests{period}PerProjectPerModel-FreeTier", "quotaValue": "10"}]}
+
+
+SPENT = "You exceeded your current quota, please check your plan and billing details."
+LATER = {"retryDelay": "41s"}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "meaning", "wait_s"),
+    [
+        # Out of quota or credit, whatever the code.
+        (429, {"error": {"message": SPENT, "code": "insufficient_quota"}}, "quota", None),
+        (429, {"error": {"message": f"litellm.RateLimitError: OpenAIException - {SPENT}", "code": "429"}}, "quota", None),
+        (402, {"error": {"message": "Insufficient Balance", "code": "invalid_request_error"}}, "quota", None),
+        (402, {"error": {"message": "Payment Required", "code": 402}}, "quota", None),
+        (400, {"error": {"message": "Your credit balance is too low to access the Anthropic API."}}, "quota", None),
+        (403, {"error": {"message": "Key limit exceeded (total limit). Add more credits"}}, "quota", None),
+        (429, {"error": {"message": "Project spending limit reached"}}, "quota", None),
+        (429, google(429, SPENT, "RESOURCE_EXHAUSTED", QuotaFailure=quota("PerDay")), "quota", None),
+        (200, {"base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}, "choices": None}, "quota", None),
+        # Limits that pass, with the wait wherever it stands.
+        (429, google(429, SPENT, "RESOURCE_EXHAUSTED", QuotaFailure=quota("PerMinute"), RetryInfo=LATER), "wait", 41),
+        (429, google(429, f"{SPENT}\nPlease retry in 58.25s.", "RESOURCE_EXHAUSTED"), "wait", 58.25),
+        (429, google(429, f"{SPENT} Please retry in 11h59m0s.", "RESOURCE_EXHAUSTED"), "wait", 43140),
+        (429, {"error": {"message": "Rate limit reached (TPM). Please try again in 250ms."}}, "wait", 0.25),
+        (429, {"error": {"message": "on tokens per day (TPD). Please try again in 1h30m0s."}}, "wait", 5400),
+        (429, {"error": {"code": "429", "message": "Please retry after 86400 seconds."}}, "wait", 86400),
+        (429, {"error": {"message": "Retry after 2 minutes and 5 seconds"}}, "wait", 125),
+        (429, {"error": {"message": "slow down", "metadata": {"headers": {"X-RateLimit-Reset": "1000000012"}}}}, "wait", 12),
+        (429, {"message": "Requests rate limit exceeded", "object": "error", "code": "1300"}, "wait", None),
+        (200, {"error": {"message": "Rate limit exceeded: free-models-per-min.", "code": 429}}, "wait", None),
+        (200, {"base_resp": {"status_code": 1002, "status_msg": "rate limit exceeded(RPM)"}, "choices": None}, "wait", None),
+        (200, {"status": "failed", "error": {"code": "rate_limit_exceeded", "message": "TPM"}}, "wait", None),
+        # Filters refuse one request, by any status.
+        (400, {"error": {"code": "content_filter", "message": "The response was filtered", "param": "prompt"}}, "content-filter", None),
+        (400, {"error": {"code": None, "innererror": {"code": "ResponsibleAIPolicyViolation"}}}, "content-filter", None),
+        (403, {"error": {"code": 403, "message": "requires moderation. Your input was flagged. No credits were charged.",
+                         "metadata": {"reasons": ["violence"], "flagged_input": "..."}}}, "content-filter", None),
+        (400, {"error": {"code": "invalid_prompt", "message": "flagged as potentially violating our usage policy"}}, "content-filter", None),
+        (400, {"error": {"message": "Content Exists Risk", "code": "invalid_request_error"}}, "content-filter", None),
+        (200, {"base_resp": {"status_code": 1026, "status_msg": "input new_sensitive"}, "choices": None}, "content-filter", None),
+        # Keys, rights, models.
+        (401, {"detail": "Unauthorized"}, "key", None),
+        (400, google(400, "API key not valid. Please pass a valid API key.", "INVALID_ARGUMENT"), "key", None),
+        (403, {"error": {"message": "Country, region, or territory not supported"}}, "access", None),
+        (404, {"error": {"message": "The model `x` does not exist.", "code": 404}}, "model", None),
+        (404, google(404, "models/x is not found for API version v1main", "NOT_FOUND"), "model", None),
+        (400, {"error": {"message": "x is not a valid model ID", "code": 400}}, "model", None),
+        (400, {"error": {"message": "No models loaded. Please load a model"}}, "model", None),
+        (404, {"error": {"code": "DeploymentNotFound", "message": "The API deployment does not exist."}}, "model", None),
+        # The form of the answer, and answers that the model spoiled.
+        (400, {"error": {"message": "This model does not support response format `json_schema`."}}, "form", None),
+        (400, {"error": "'response_format.type' must be 'json_schema' or 'text'"}, "form", None),
+        (400, {"error": {"message": "Invalid value", "param": "response_format.type"}}, "form", None),
+        (400, {"error": {"message": "Generated JSON does not match the expected schema.", "code": "json_validate_failed"}}, "bad-answer", None),
+        # What passes by itself, and what is about this request alone.
+        (529, {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}, "passing", None),
+        (503, google(503, "The model is overloaded.", "UNAVAILABLE"), "passing", None),
+        (200, {"choices": [{"finish_reason": "error", "error": {"code": 502, "message": "stream broke"}}]}, "passing", None),
+        (200, {"status": "failed", "error": {"code": "server_error", "message": "retry"}}, "passing", None),
+        (400, {"error": {"message": "maximum context length is 1024 tokens", "code": "context_length_exceeded"}}, "request", None),
+        (200, {"error": "Unexpected endpoint or method. (POST /v1/batches)"}, "request", None),
+    ],
+)  # fmt: skip
+def test_an_error_is_understood(status: int, body: Any, meaning: ErrorMeaning, wait_s: float | None) -> None:
+    found = read_error(status, {}, json.dumps(body).encode(), now=lambda: 1_000_000_000.0)
+    assert found is not None
+    assert (found.meaning, found.wait_s) == (meaning, wait_s)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"choices": [{"finish_reason": "stop", "message": {"content": '"base_resp" "finish_reason":"error"'}}]},
+        {"choices": [], "base_resp": {"status_code": 0, "status_msg": "success"}},
+        {"status": "completed", "error": None, "output": []},
+    ],
+)
+def test_an_answer_is_not_taken_for_an_error(body: Any) -> None:
+    assert read_error(200, {}, json.dumps(body).encode()) is None
+
+
+def test_a_body_that_is_no_json_still_has_a_meaning() -> None:
+    for status, meaning in ((502, "passing"), (401, "key"), (429, "wait"), (400, "request")):
+        found = read_error(status, {}, b"<html>oh</html>")
+        assert found is not None
+        assert (found.meaning, found.message) == (meaning, "<html>oh</html>")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (
+            402,
+            {"error": {"message": "Insufficient credits", "code": 402}},
+            "the quota is used up (Insufficient credits)",
+        ),
+        (400, {"error": {"message": "Your credit balance is too low"}}, "the quota is used up"),
+        (429, google(429, SPENT, "RESOURCE_EXHAUSTED", QuotaFailure=quota("PerDay")), "the quota is used up"),
+        (429, {"error": {"message": "Please try again in 1h30m0s."}}, "takes no more requests for 90 min"),
+    ],
+)
+async def test_a_run_ends_when_credit_does_and_no_more_is_sent_than_was_in_flight(
+    status: int, body: Any, said: str, store: Store, tmp_path: Path
+) -> None:
+    def script(seen: Seen) -> Reply:
+        return judged() if len(fake.seen) <= 14 else Reply(status, json.dumps(body))
+
+    with provider(script) as fake:
+        with pytest.raises(ProviderError) as caught:
+            await label_all(make_job(fake.base_url, 100), store, tmp_path / "run", concurrency=8)
+        assert len(fake.seen) <= 14 + 8
+    assert said in str(caught.value)
+    assert caught.value.exit_code == 4
+    assert store.stats().answers == 14
+
+
+async def test_a_wait_in_the_body_is_waited_for_and_loses_no_label(store: Store, tmp_path: Path) -> None:
+    """A provider that grants five requests a window and says in the body alone when the next one opens."""
+    granted = 0
+
+    def script(seen: Seen) -> Reply:
+        nonlocal granted
+        granted += 1
+        if granted % 9 < 5:
+            return judged()
+        return Reply(429, json.dumps(google(429, f"{SPENT} Please retry in 0.01s.", "RESOURCE_EXHAUSTED")))
+
+    with provider(script) as fake:
+        outcome = await label_all(make_job(fake.base_url, 40), store, tmp_path / "run", concurrency=16)
+    assert outcome.complete
+    assert granted > 100
+
+
+async def test_a_filtered_task_is_that_labels_failure_alone(store: Store, tmp_path: Path) -> None:
+    body = {
+        "error": {
+            "code": 403,
+            "message": "Your input was flagged. No credits were charged.",
+            "metadata": {"reasons": ["x"]},
+        }
+    }
+    with provider(lambda seen: Reply(403, body) if "number 3." in seen.prompt else judged()) as fake:
+        outcome = await label_all(make_job(fake.base_url, 6), store, tmp_path / "run")
+    assert [(f.task_id, f.kind) for f in outcome.failures] == [("3", "content-filter")] * 2
+    assert len(outcome.labels) == 10
+
+
+async def test_an_answer_that_the_model_spoiled_is_asked_for_again(store: Store, tmp_path: Path) -> None:
+    spoiled = Reply(400, {"error": {"message": "Failed to generate JSON.", "code": "json_validate_failed"}})
+    with provider(lambda seen: spoiled if len(fake.seen) % 4 == 1 else judged()) as fake:
+        outcome = await label_all(make_job(fake.base_url, 10), store, tmp_path / "run", concurrency=1)
+    assert outcome.complete
