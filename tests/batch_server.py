@@ -18,6 +18,8 @@ from typing import Any
 
 from server import Reply, Script, Seen
 
+_FINAL = {"completed", "failed", "expired", "cancelled"}
+
 
 @dataclass
 class Fate:
@@ -33,6 +35,8 @@ class Fate:
         stranger: The output has a line that nobody asked for.
         junk: Lines of output that are put in front, as they are.
         silent: Lines that are not answered, without a word.
+        late: Times that the batch must be looked at, once it has ended, until the ids of its files appear.
+        empty: Ids that are sent where there is no file, or not yet.
     """
 
     status: str = "completed"
@@ -43,6 +47,8 @@ class Fate:
     twice: bool = False
     stranger: bool = False
     silent: int = 0
+    late: int = 0
+    empty: dict[str, str] = field(default_factory=dict[str, str])
     junk: list[str] = field(default_factory=list[str])
 
 
@@ -133,7 +139,7 @@ class FakeBatches:
 
     def look(self, batch: dict[str, Any]) -> dict[str, Any]:
         own = batch["_"]
-        if batch["status"] in {"completed", "failed", "expired", "cancelled"}:
+        if batch["status"] in _FINAL:
             return batch
         own["looks"] += 1
         batch["status"] = "in_progress"
@@ -142,7 +148,7 @@ class FakeBatches:
         return batch
 
     def cancel(self, batch: dict[str, Any]) -> dict[str, Any]:
-        if batch["status"] not in {"completed", "failed", "expired", "cancelled"}:
+        if batch["status"] not in _FINAL:
             fate: Fate = batch["_"]["fate"]
             fate.status, fate.looks = "cancelled", 0
             batch["status"] = "cancelling"
@@ -187,7 +193,14 @@ class FakeBatches:
 
 
 def _public(batch: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in batch.items() if name != "_"}
+    fate: Fate = batch["_"]["fate"]
+    said = {name: value for name, value in batch.items() if name != "_"}
+    if batch["status"] not in _FINAL:
+        return said | fate.empty
+    fate.late -= 1
+    for name in ("output_file_id", "error_file_id"):
+        said[name] = (said[name] if fate.late < 0 else None) or fate.empty.get(name)
+    return said
 
 
 def _error(status: int, message: str) -> Reply:

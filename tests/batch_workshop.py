@@ -9,20 +9,18 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import SecretStr
-
 from batch_server import FakeBatches
-from relabel.labelling.engines.batch import run_batch
-from relabel.labelling.engines.batch_provider import batch_client
-from relabel.labelling.engines.batch_terms import Terms
-from relabel.labelling.engines.transport import certificates
+from relabel.labelling.batch.provider import BatchProvider
+from relabel.labelling.batch.runner import run_batch
+from relabel.labelling.batch.state import BatchOptions
+from relabel.labelling.engines.transport import Http, certificates
 from relabel.labelling.job import Job
 from relabel.labelling.outcome import Outcome
 from relabel.labelling.store import Store
 from server import Reply, Seen, judged
 from workshop import KEY, make_job
 
-_TERMS = {field.name for field in fields(Terms)}
+_OPTIONS = {field.name for field in fields(BatchOptions)}
 certificates()  # read once here, and not in each process that is forked from this one
 
 
@@ -54,15 +52,15 @@ async def batch(
     key: str = KEY,
     **options: Any,
 ) -> Outcome:
-    client = batch_client(base_url or job.base_url, SecretStr(key))
-    given = {name: options.pop(name) for name in _TERMS & options.keys()}
-    terms = replace(Terms(sleep=no_wait, jitter=lambda: 0.0, poll_s=0.0), **given)
+    given = {name: options.pop(name) for name in _OPTIONS & options.keys()}
+    how = replace(BatchOptions(sleep=no_wait, jitter=lambda: 0.0, poll_s=0.0), **given)
+    provider = BatchProvider(
+        Http(base_url or job.base_url, key), key, job.endpoint.model, sleep=no_wait, jitter=lambda: 0.0
+    )
     try:
-        return await run_batch(
-            job, store, folder / out, client=client, batches=folder / "batches", terms=terms, **options
-        )
+        return await run_batch(job, store, folder / out, provider, folder / "batches", options=how, **options)
     finally:
-        await client.close()
+        await provider.close()
 
 
 def run_and_die(base_url: str, folder: str, count: int, die_at: int) -> None:

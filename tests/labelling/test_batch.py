@@ -13,7 +13,8 @@ from batch_server import Fate, batch_provider
 from batch_workshop import batch, books_balance, by_number
 from relabel.errors import DataError
 from relabel.label import Label
-from relabel.labelling.engines.batch_state import BatchFolder, run_id
+from relabel.labelling.batch.state import BatchFolder, run_id
+from relabel.labelling.budget import Budget
 from relabel.labelling.job import Job
 from relabel.labelling.pricing import Price
 from relabel.labelling.request import Endpoint, canonical_json, host_of
@@ -236,11 +237,12 @@ async def test_the_cap_is_never_passed(store: Store, tmp_path: Path) -> None:
         return make_job(url, 10, price=PRICE, endpoint=endpoint)
 
     with batch_provider(by_number) as fake:
-        cap = 0.0045
+        worst = Budget(1.0, PRICE.halved()).worst_case(next(job(fake.base_url).plan()).request.body)
+        cap = worst + 8 * (36 * 2 + 64 * 1 + 20 * 8) / 2 / 1e6  # what eight answers cost, and room for one more
         outcome = await batch(job(fake.base_url), store, tmp_path, max_cost=cap)
         assert 0 < len(outcome.labels) < 20
         assert {f.kind for f in outcome.failures} == {"budget"}
-        assert "of the cap of 0.0045 USD" in outcome.failures[0].message
+        assert f"of the cap of {cap:.4f} USD" in outcome.failures[0].message
         spent = sum(x.cost_usd or 0 for x in outcome.labels)
         assert spent <= cap
         assert len(fake.batches) > 1  # what earlier batches left over was spent
@@ -276,7 +278,7 @@ async def test_files_are_removed_here_and_there_once_they_are_taken(store: Store
         job = make_job(fake.base_url)
         await batch(job, store, tmp_path)
     assert sorted(fake.deleted) == sorted(fake.files)
-    assert sorted(p.name for p in (tmp_path / "batches" / run_id(job)).iterdir()) == ["lock", "state.json"]
+    assert sorted(p.name for p in (tmp_path / "batches" / run_id(job)).iterdir()) == ["job.json", "lock", "state.json"]
     assert (tmp_path / "batches" / run_id(job)).stat().st_mode & 0o077 == 0
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from batch_server import Fate, batch_provider
 from batch_workshop import batch, books_balance, by_number, no_wait
-from relabel.labelling.engines.batch_state import BatchFolder, run_id
+from relabel.labelling.batch.state import BatchFolder, run_id
 from relabel.labelling.job import Job, Stop
 from relabel.labelling.leases import HOLD_AGAIN_S, HOLD_S, LEASE_S, Leases
 from relabel.labelling.outcome import Outcome

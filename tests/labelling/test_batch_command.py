@@ -17,7 +17,7 @@ from batch_workshop import by_number
 from relabel.cli.app import run_app
 from relabel.labelling.store import Store
 from relabel.run import open_run
-from relabel.settings import settings
+from relabel.settings import asset_dir, settings
 from server import Reply, judged, provider, refused
 
 KEY = "sk-planted-0123456789abcdef"
@@ -27,7 +27,7 @@ KEY = "sk-planted-0123456789abcdef"
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr("relabel.labelling.engines.batch_terms.POLL_S", 0.0)
+    monkeypatch.setattr("relabel.labelling.batch.state.POLL_S", 0.0)
 
 
 @pytest.fixture
@@ -119,24 +119,57 @@ def test_resume_takes_a_run_folder_from_anywhere(
     assert len(open_run(str(tmp_path / "r")).labels) == 4
 
 
-def test_a_job_that_has_changed_is_not_taken_for_the_old_one(
-    fake: FakeBatches, capsys: pytest.CaptureFixture[str], tmp_path: Path
+def test_resume_needs_neither_the_files_nor_the_folder_of_its_run(
+    fake: FakeBatches, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mine = tmp_path / "mine.csv"
-    mine.write_text("task_id,onet_soc_code,title,text\n1,11-1011.00,Chief,Do number 1.\n")
+    folder = tmp_path / "there"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    (folder / "mine.csv").write_text("task_id,onet_soc_code,title,text\n1,11-1011.00,Chief,Do number 1.\n")
+    prompt = (asset_dir("prompts") / "task.jinja").read_text()
+    (folder / "mine.jinja").write_text(prompt)
     stop_at_first_look(fake)
-    words = ["--base-url", fake.base_url, "--tasks", "mine.csv", "--out", "r", "--quiet"]
-    assert run_app(["run", "--model", "m", "--engine", "batch", *words]) == 130
+    words = ["--base-url", fake.base_url, "--tasks", "mine.csv", "--prompt", "mine.jinja", "--quiet"]
+    assert run_app(["run", "--model", "m", "--engine", "batch", *words, "--out", str(tmp_path / "r")]) == 130
     run_id = listed(capsys)[0]["run_id"]
-    before = mine.read_text()
-    mine.write_text(before.replace("number 1", "number 2"))
-    assert run_app(["batch", "resume", run_id, "--quiet"]) == 3
-    assert "put them back as they were" in capsys.readouterr().err
-    assert run_app(["batch", "cancel", run_id, "--quiet"]) == 3
-    assert "stopped at the provider" in capsys.readouterr().err
-    assert fake.count("POST", "/batches/.*/cancel") == 1
-    mine.write_text(before)
+    fake.batches["batch_1"]["_"]["fate"].looks = 0
+    monkeypatch.chdir(tmp_path)
+    (folder / "mine.csv").write_text("task_id,onet_soc_code,title,text\n1,11-1011.00,Chief,Do number 2.\n")
+    (folder / "mine.jinja").unlink()
     assert run_app(["batch", "resume", run_id, "--quiet"]) == 0
+    assert set(open_run("r").labels["label"]) == {"exposed"}
+    assert len(fake.made) == 2
+
+
+def test_a_state_of_an_earlier_version_is_gone_on_with_by_its_command(
+    fake: FakeBatches, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_id = interrupted(fake, capsys)
+    folder = settings().home / "batches" / run_id
+    (folder / "job.json").unlink()
+    state = json.loads((folder / "state.json").read_text())
+    command = ["run", "--model=m", "--engine=batch", f"--base-url={fake.base_url}", "--tasks=my tasks.csv"]
+    state |= {"format_version": 1, "command": command, "cwd": "/gone"}
+    del state["max_cost"]
+    for chunk in state["chunks"]:
+        chunk["flying_at_refusal"] = None
+    (folder / "state.json").write_text(json.dumps(state))
+    for word in ("resume", "cancel"):
+        assert run_app(["batch", word, run_id]) == 3
+        said = capsys.readouterr().err
+        assert "an earlier version of relabel" in said
+        assert f"`relabel run --model=m --engine=batch --base-url={fake.base_url} '--tasks=my tasks.csv'`" in said
+    assert run(fake) == 0
+    assert len(fake.made) == 8
+
+
+def test_a_state_of_a_later_version_is_refused(fake: FakeBatches, capsys: pytest.CaptureFixture[str]) -> None:
+    run_id = interrupted(fake, capsys)
+    path = settings().home / "batches" / run_id / "state.json"
+    path.write_text(path.read_text().replace('"format_version": 2', '"format_version": 3'))
+    assert run_app(["batch", "resume", run_id]) == 3
+    assert "update relabel" in capsys.readouterr().err
+    assert run(fake) == 3
 
 
 def test_cancel_takes_what_there_is_and_says_so(fake: FakeBatches, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,12 +10,13 @@ import pytest
 from batch_server import Call, Fate, batch_provider, refuse
 from batch_workshop import batch, books_balance, by_number, no_wait
 from relabel.errors import ProviderError
-from relabel.labelling.engines.batch_state import BatchFolder, run_id
+from relabel.labelling.batch import runner
+from relabel.labelling.batch.state import BatchFolder, run_id
 from relabel.labelling.pricing import Price
 from relabel.labelling.store import Store
 from relabel.run import open_run
-from server import Reply, Seen, chat, judged, refused
-from workshop import KEY, make_job
+from server import Reply, Seen, chat, judged, provider, refused
+from workshop import KEY, label_all, make_job
 
 
 async def test_a_download_that_is_cut_is_fetched_again(store: Store, tmp_path: Path) -> None:
@@ -84,10 +85,10 @@ async def test_a_lost_state_finds_its_batches_at_the_provider(store: Store, tmp_
     [
         (refuse(401, f"Incorrect key {KEY}"), "check OPENAI_API_KEY"),
         (refuse(403), "denies access"),
-        (refuse(404), "check --base-url"),
+        (refuse(404), "has no Files or Batch API .* check --base-url"),
         (Reply(429, {"error": {"message": "pay", "code": "insufficient_quota"}}), "quota is used up"),
         (refuse(400, "no batches here"), "refuses /files"),
-        (refuse(500), "asked 6 times"),
+        (refuse(500), "HTTP 500: no. 6 times"),
     ],
 )
 async def test_a_refusal_for_good_ends_the_run(trouble: Reply, said: str, store: Store, tmp_path: Path) -> None:
@@ -127,8 +128,9 @@ async def test_no_quota_within_a_batch_stops_the_run_and_keeps_what_was_answered
     books_balance(fake, store)
 
 
-def no_room() -> Fate:
-    return Fate("failed", errors=[{"code": "token_limit_exceeded", "message": "Enqueued token limit reached"}])
+def no_room(limit: str = "900,000") -> Fate:
+    said = f"Enqueued token limit reached for m in organization o. Limit: {limit} enqueued tokens."
+    return Fate("failed", errors=[{"code": "token_limit_exceeded", "message": said}])
 
 
 async def test_a_chunk_that_finds_the_queue_full_waits_for_the_others(store: Store, tmp_path: Path) -> None:
@@ -141,7 +143,7 @@ async def test_a_chunk_that_finds_the_queue_full_waits_for_the_others(store: Sto
 
 
 async def test_a_chunk_too_large_for_the_queue_is_halved(store: Store, tmp_path: Path) -> None:
-    with batch_provider(by_number, no_room(), no_room(), Fate()) as fake:
+    with batch_provider(by_number, no_room("20,000"), no_room(), Fate()) as fake:
         outcome = await batch(make_job(fake.base_url, 4), store, tmp_path)
     assert outcome.complete
     sizes = [len(body.splitlines()) for body in fake.bodies]
@@ -149,13 +151,115 @@ async def test_a_chunk_too_large_for_the_queue_is_halved(store: Store, tmp_path:
     books_balance(fake, store)
 
 
-async def test_a_queue_without_any_room_ends_the_run(store: Store, tmp_path: Path) -> None:
-    with (
-        batch_provider(by_number, no_room()) as fake,
-        pytest.raises(ProviderError, match="queue of batches has no room"),
-    ):
+async def test_a_queue_that_others_fill_is_waited_for_with_the_same_file(store: Store, tmp_path: Path) -> None:
+    with batch_provider(by_number, *[no_room()] * 12, Fate()) as fake:
+        outcome = await batch(make_job(fake.base_url, 4), store, tmp_path)
+        assert outcome.complete
+        assert len(fake.batches) == 13
+        assert [len(body.splitlines()) for body in fake.bodies] == [8]
+        books_balance(fake, store)
+
+
+async def test_a_queue_without_any_room_ends_the_run_in_the_end(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "QUEUE_TRIES", 3)
+    with batch_provider(by_number, no_room()) as fake, pytest.raises(ProviderError, match="has had no room for a day"):
         await batch(make_job(fake.base_url, 4), store, tmp_path)
     assert fake.made == []
+    assert "file-1" in fake.deleted
+
+
+@pytest.mark.parametrize("ids", [{"error_file_id": ""}, {"error_file_id": "", "output_file_id": ""}])
+async def test_an_empty_file_id_is_no_file(ids: dict[str, str], store: Store, tmp_path: Path) -> None:
+    with batch_provider(by_number, Fate(looks=2, empty=ids)) as fake:
+        assert (await batch(make_job(fake.base_url), store, tmp_path)).complete
+        books_balance(fake, store)
+
+
+async def test_a_batch_that_ends_before_its_files_appear_is_polled_again(store: Store, tmp_path: Path) -> None:
+    with batch_provider(by_number, Fate(late=4)) as fake:
+        assert (await batch(make_job(fake.base_url), store, tmp_path)).complete
+        assert (len(fake.batches), len(fake.made)) == (1, 10)
+
+
+async def test_a_batch_whose_files_never_appear_is_not_paid_for_again_and_its_cost_is_unknown(
+    store: Store, tmp_path: Path
+) -> None:
+    price = Price(input=2.0, cached=1.0, output=8.0, source="test")
+    with batch_provider(by_number, Fate(late=10**9)) as fake:
+        job = make_job(fake.base_url, price=price)
+        for _ in range(2):
+            with pytest.raises(ProviderError, match=r"batch_1 has ended .* its results are not there yet"):
+                await batch(job, store, tmp_path)
+        assert len(fake.made) == 10
+        assert open_run(str(tmp_path / "run")).manifest.sessions[-1].cost_usd is None
+        fake.batches["batch_1"]["_"]["fate"].late = 0
+        assert (await batch(job, store, tmp_path)).complete
+        assert len(fake.made) == 10
+
+
+async def test_a_file_that_is_still_being_processed_is_waited_for_and_used(store: Store, tmp_path: Path) -> None:
+    said = refuse(400, "The file file-1 is not in a valid state: pending. Wait until it has been processed.")
+    turns = iter(range(100))
+    with batch_provider(by_number) as fake:
+        fake.trouble = lambda call: (
+            said if (call.method, call.path) == ("POST", "/batches") and next(turns) < 5 else None
+        )
+        assert (await batch(make_job(fake.base_url), store, tmp_path)).complete
+        assert (fake.count("POST", "/files"), len(fake.batches)) == (1, 1)
+        books_balance(fake, store)
+
+
+def failing(call: Call) -> Reply | None:
+    return refuse(404) if call.path.startswith("/batches") else None
+
+
+def redirecting(call: Call) -> Reply | None:
+    return Reply(307, {}, {"location": "http://127.0.0.1:9/v1/files"}) if call.path.startswith("/files") else None
+
+
+def paying(call: Call) -> Reply | None:
+    refused = Reply(429, {"error": {"message": "pay", "code": "insufficient_quota"}})
+    return refused if (call.method, call.path) == ("POST", "/batches") else None
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said", "uploaded"),
+    [
+        (failing, "has no Files or Batch API", 0),
+        (lambda call: Reply(200, {"error": "Unexpected endpoint or method."}), "has no Files or Batch API", 0),
+        (redirecting, r"HTTP 307: redirects to http://127.0.0.1:9/v1/files, which is not followed", 1),
+        (paying, "quota is used up", 1),
+    ],
+)
+async def test_a_batch_that_cannot_start_holds_nothing_and_leaves_nothing(
+    trouble: Any, said: str, uploaded: int, store: Store, tmp_path: Path
+) -> None:
+    with batch_provider(by_number) as fake, provider(by_number) as online:
+        fake.trouble = trouble
+        job = make_job(online.base_url)
+        with pytest.raises(ProviderError, match=said):
+            await batch(job, store, tmp_path, base_url=fake.base_url)
+        assert fake.count("POST", "/files") == uploaded
+        assert len(fake.deleted) == len(fake.files)
+        assert (await label_all(job, store, tmp_path / "online")).complete
+
+
+async def test_a_listing_without_end_is_cut(store: Store, tmp_path: Path) -> None:
+    pages = iter(range(10**6))
+
+    def trouble(call: Call) -> Reply | None:
+        if (call.method, call.path) != ("GET", "/batches"):
+            return None
+        strange = {"id": f"batch-{next(pages)}", "status": "completed", "created_at": 4 * 10**9}
+        return Reply(200, {"object": "list", "data": [strange], "has_more": True})
+
+    with batch_provider(by_number) as fake:
+        fake.trouble = trouble
+        with pytest.raises(ProviderError, match="the listing of batches does not end"):
+            await batch(make_job(fake.base_url), store, tmp_path)
+        assert next(pages) <= 101
 
 
 async def test_the_pace_of_looking_slows_down(store: Store, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from batch_server import Call, FakeBatches, Fate, batch_provider
 from batch_workshop import batch, books_balance, by_number, no_wait, run_and_die
-from relabel.labelling.engines.batch_state import BatchFolder, run_id
+from relabel.labelling.batch.state import BatchFolder, run_id
 from relabel.labelling.job import Stop
 from relabel.labelling.store import Store
 from relabel.run import open_run

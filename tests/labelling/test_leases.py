@@ -16,7 +16,7 @@ import pytest
 from batch_server import Fate, batch_provider
 from batch_workshop import batch, by_number
 from relabel.errors import StoreError
-from relabel.labelling.engines.batch_state import run_id
+from relabel.labelling.batch.state import run_id
 from relabel.labelling.job import Stop
 from relabel.labelling.leases import HOLD_S, LEASE_S, Leases
 from relabel.labelling.store import Store

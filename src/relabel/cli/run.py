@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relabel.cli.batch import TakenUp
 from relabel.cli.numbers import finite
 
 if TYPE_CHECKING:
@@ -56,7 +55,6 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    ctx: typer.Context,
     model: Annotated[
         str,
         typer.Option(
@@ -186,7 +184,7 @@ def run(
     on where it was when the same command is given again, and nothing is paid for twice.
     """
     from relabel.cli.job import default_name, make_job, parameters, settings_of
-    from relabel.errors import IncompleteRunError, RunInterruptedError, UsageError
+    from relabel.errors import UsageError
     from relabel.labelling.connection import describe
     from relabel.labelling.engines.local import is_local
     from relabel.labelling.pricing import given_price
@@ -240,7 +238,7 @@ def run(
 
         show_plan(priced, environment, as_json=as_json)
         return
-    if not yes and max_cost is None and engine is not EngineName.replay and ctx.find_object(TakenUp) is None:
+    if not yes and max_cost is None and engine is not EngineName.replay:
         from relabel.cli.consent import get_consent
 
         get_consent(priced, folder)
@@ -249,25 +247,17 @@ def run(
     if engine is EngineName.batch:
         from relabel.cli.batch import label_by_batch
 
-        outcome, go_on = label_by_batch(ctx, job, folder, described, environment, max_cost, look=look)
+        outcome, go_on = label_by_batch(
+            job, folder, environment, base_url=described.base_url, max_cost=max_cost, look=look
+        )
     else:
         from relabel.cli.edge import label
 
         replay = engine is EngineName.replay
         outcome = label(job, folder, model, described, environment, caps, replay=replay, cluster=cluster, look=look)
-    if as_json:
-        typer.echo(outcome.manifest.model_dump_json(indent=2))
-    else:
-        from relabel.cli.summary import show_outcome
+    from relabel.cli.summary import report
 
-        show_outcome(outcome, folder, model)
-    missing = outcome.missing.total
-    if outcome.interrupted and missing:
-        raise RunInterruptedError(f"stopped with {missing:,} of {job.size:,} labels missing; {go_on}")
-    if missing:
-        from relabel.cli.summary import still_missing
-
-        raise IncompleteRunError(still_missing(outcome, folder))
+    report(outcome, folder, model, go_on, as_json=as_json)
 
 
 def _cluster(

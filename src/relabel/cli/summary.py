@@ -10,6 +10,7 @@ import typer
 
 from relabel.cli.display import money
 from relabel.cli.lines import wrapped
+from relabel.errors import IncompleteRunError, RunInterruptedError
 from relabel.evaluation.trial import variance
 from relabel.labelling.engines.local import ADVICE, is_local
 from relabel.labelling.estimate import Estimate, estimate
@@ -113,6 +114,25 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
 def _cached(tokens: Tokens) -> str:
     share = "" if tokens.cached_share is None else f", {tokens.cached_share:.0%}"
     return f"{tokens.cached:,} cached{share}"
+
+
+def report(outcome: Outcome, folder: Path, model: str, go_on: str, *, as_json: bool) -> None:
+    """Show what a run came to; an incomplete one ends with an error.
+
+    Raises:
+        RunInterruptedError: It was stopped.
+        IncompleteRunError: Labels are missing.
+    """
+    if as_json:
+        typer.echo(outcome.manifest.model_dump_json(indent=2))
+    else:
+        show_outcome(outcome, folder, model)
+    missing = outcome.missing.total
+    if outcome.interrupted and missing:
+        asked = outcome.manifest.counts.asked
+        raise RunInterruptedError(f"stopped with {missing:,} of {asked:,} labels missing; {go_on}")
+    if missing:
+        raise IncompleteRunError(still_missing(outcome, folder))
 
 
 def _say(what: str, text: str) -> None:

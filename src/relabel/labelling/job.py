@@ -5,17 +5,29 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, PlainSerializer, PlainValidator, TypeAdapter
 
 from relabel.labelling.pricing import Price
-from relabel.labelling.prompt import Prompt
+from relabel.labelling.prompt import Prompt, parse_prompt
 from relabel.labelling.providers import UNKNOWN, Provider
-from relabel.labelling.request import Decide, Endpoint, Planned, Planner, Wanted, wanted
+from relabel.labelling.request import Decide, Endpoint, Planned, Planner, Wanted, public_url, wanted
 from relabel.manifest import SourceUse
 from relabel.rubric import Order, Rubric
 from relabel.task import Task
+
+
+class _StoredPrompt(BaseModel):
+    name: str
+    text: str
+
+
+def _read_prompt(value: Any) -> Prompt:
+    stored = _StoredPrompt.model_validate(value)
+    return parse_prompt(stored.name, stored.text.encode())
 
 
 @dataclass(frozen=True)
@@ -43,7 +55,9 @@ class Job:
     tasks_ref: str
     sources: tuple[SourceUse, ...]
     rubric: Rubric
-    prompt: Prompt
+    prompt: Annotated[
+        Prompt, PlainValidator(_read_prompt), PlainSerializer(lambda prompt: {"name": prompt.name, "text": prompt.text})
+    ]
     settings: tuple[str, ...]
     endpoint: Endpoint
     model: str
@@ -119,6 +133,21 @@ class Job:
     def alone(self, task: Task, setting: str, sample: int) -> Planned:
         """The plan entry that asks about one task by itself."""
         return self.planner.planned(Wanted((task,), setting, sample))
+
+
+def job_to_json(job: Job) -> bytes:
+    """The job as data, complete but for credentials: nothing else is needed to go on with it."""
+    return TypeAdapter(Job).dump_json(replace(job, base_url=public_url(job.base_url) if job.base_url else None))
+
+
+def job_from_json(data: bytes) -> Job:
+    """A job from its data.
+
+    Raises:
+        ValueError: It is not a job, or one of another version.
+        RubricError: Its prompt cannot be used.
+    """
+    return TypeAdapter(Job).validate_json(data)
 
 
 class Stop:

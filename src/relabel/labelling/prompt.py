@@ -71,10 +71,12 @@ class Prompt:
     Attributes:
         name: Its name under `prompts/`, or its path.
         sha256: Hash of the file.
+        text: The template itself.
     """
 
     name: str
     sha256: str
+    text: str = field(repr=False)
     _template: Template = field(repr=False)
     _sandbox: Sandbox = field(repr=False)
     _known: dict[tuple[object, ...], tuple[str, Context]] = field(
@@ -151,14 +153,23 @@ def load_prompt(ref: str) -> Prompt:
     if not path.is_file():
         names = ", ".join(sorted(p.stem for p in asset_dir("prompts").glob("*.jinja")))
         raise RubricError(f"there is no prompt {ref!r}; use one of {names}, or the path of a .jinja file")
-    raw = read_small(path, _LARGEST, refuse=RubricError)
+    return parse_prompt(ref, read_small(path, _LARGEST, refuse=RubricError))
+
+
+def parse_prompt(name: str, raw: bytes) -> Prompt:
+    """Make a prompt of a template's text.
+
+    Raises:
+        RubricError: It is malformed or lacks a block.
+    """
     sandbox = Sandbox(steps=1_000_000, seconds=5, chars=_LARGEST, keep_trailing_newline=False)
     try:
-        template = sandbox.from_string(raw.decode("utf-8"))
+        text = raw.decode("utf-8")
+        template = sandbox.from_string(text)
     except Exception as error:  # jinja lets through what Python says to code that it made, of ten thousand brackets say
         line = f" line {error.lineno}" if isinstance(error, TemplateSyntaxError) else ""
-        raise RubricError(f"prompt {path}{line}: {error}; mend the template") from error
+        raise RubricError(f"prompt {name}{line}: {error}; mend the template") from error
     for block in ("system", "user"):
         if block not in template.blocks:
-            raise RubricError(f"prompt {path}: has no block {block!r}; a prompt needs the blocks system and user")
-    return Prompt(ref, hashlib.sha256(raw).hexdigest(), template, sandbox)
+            raise RubricError(f"prompt {name}: has no block {block!r}; a prompt needs the blocks system and user")
+    return Prompt(name, hashlib.sha256(raw).hexdigest(), text, template, sandbox)

@@ -1,22 +1,27 @@
-"""What a batch job remembers between processes: its chunks, their batches, and the command that made it.
+"""What a batch job remembers between processes: its job, its chunks and their batches.
 
-    HOME/batches/RUN_ID/state.json          this module's `BatchState`, replaced at once and synced to the disk
+    HOME/batches/RUN_ID/job.json            the job as data: tasks, rubric, prompt, endpoint
+    HOME/batches/RUN_ID/state.json          `BatchState`, replaced atomically and synced to the disk
     HOME/batches/RUN_ID/chunk-0001.jsonl    the lines of a chunk, until its results are in the store
     HOME/batches/RUN_ID/lock                held by the process that works on the job
 
-A chunk is written, then uploaded, then a batch is made of it, then its results are taken. Each step is noted after it is
-done; making a batch, the one step that costs money, is also noted before: a process that finds the first note without the
-second asks the provider for the batch instead of making another.
+A chunk is written, then uploaded, then a batch is made of it, then its results are taken. Each step is saved after it is done;
+making a batch, the one step that costs money, is also saved before: a process that finds the first note without the second looks
+for the batch at the provider instead of making another.
 """
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import hashlib
-import json
 import os
-from collections.abc import Generator
+import random
+import time
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,20 +30,48 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from relabel.errors import DataError
 from relabel.files import make_private_dir, replacing
 from relabel.label import FailureKind
-from relabel.labelling.job import Job
+from relabel.labelling.job import Job, job_from_json, job_to_json
 from relabel.labelling.request import canonical_json
 from relabel.labelling.wire import Form
 
-FINAL = {"completed", "failed", "expired", "cancelled"}
-"""Words of the Batch API for a batch that will not change any more."""
+FORMAT = 2
+"""Version of the state; in 1 the job was not stored."""
 MAX_REQUESTS = 50_000
 MAX_BYTES = 200_000_000
 """Bounds of one input file, by the Batch API's documentation."""
+POLL_S = 10.0
+"""Seconds before the first poll; pauses grow."""
 _ID_LENGTH = 12
+_KEY = slice(len('{"custom_id":"'), len('{"custom_id":"') + 64)
 
 
-class OtherJobError(DataError):
-    """A job is not what it was when its batches were made."""
+@dataclass(frozen=True)
+class BatchOptions:
+    """How a batch job is worked on. None of it is part of a request.
+
+    Attributes:
+        submit: False takes what batches have, cancels those that go on, and sends nothing more.
+        max_cost: Cap of the cost in USD over one attempt, whatever the number of processes; needs bounded answers.
+        poll_s: Seconds before the first poll.
+        max_requests: Lines of one input file.
+        max_bytes: Bytes of one input file.
+        clock: Seconds on a monotonic clock.
+        sleep: Waits for some seconds.
+        jitter: A random number in 0-1.
+        now: The time of day.
+        step: Called with the name of each step once it is done; tests kill the process there.
+    """
+
+    submit: bool = True
+    max_cost: float | None = None
+    poll_s: float = POLL_S
+    max_requests: int = MAX_REQUESTS
+    max_bytes: int = MAX_BYTES
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    jitter: Callable[[], float] = random.random
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    step: Callable[[str], None] = lambda name: None
 
 
 class Chunk(BaseModel):
@@ -52,23 +85,22 @@ class Chunk(BaseModel):
         worst_usd: The most that its answers may cost; 0 where no cap was set.
         attempt: The attempt at the run that it belongs to.
         tries: Batches that were made of it.
-        creating_since: When a batch was about to be made, in seconds since the epoch; the batch may exist without being known.
+        creating_since: When a batch was about to be made, in seconds since the epoch; it may exist without being known.
         file_id: The file at the provider.
         batch_id: The batch at the provider.
-        adopted: Whether its batch was found at the provider after the state had been lost: somebody may have taken its results then.
-        status: The provider's word, or ours before there is a batch and after its results were taken without one.
-        answered: Requests that the provider says are done, failed ones included.
-        flying_at_refusal: Other batches of this run that were in the provider's queue when it had no room for this one.
-        submitted_at: When the batch was made, ISO 8601 in UTC; `checked_at` when its status was last asked for, and `ended_at`
-            when it was first seen to be final.
+        adopted: Whether its batch was found at the provider after the state had been lost: its results may be gone.
+        status: The provider's status, or ours before there is a batch and after its results were taken without one.
+        answered: Requests that the provider counts as done, failed ones included.
+        submitted_at: When the batch was made, ISO 8601 in UTC; `checked_at` when it was last polled, and `ended_at` when it
+            was first seen to be final.
         taken: Whether its results are in the store.
-        cost_usd: Cost of its answers; None where the price is unknown.
+        cost_usd: Cost of its answers; None where it is unknown.
         note: What went wrong with the batch as a whole.
-        failed: Its requests that have no answer for good: kind, message and requests sent by key. Kept until the attempt
+        failed: Its requests that have no answer for good: kind, message and requests sent, by key. Kept until the attempt
             ends, so that a killed process does not ask for them again.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="ignore")  # version 1 had `flying_at_refusal`
 
     number: int
     sha256: str
@@ -83,7 +115,6 @@ class Chunk(BaseModel):
     adopted: bool = False
     status: str = "written"
     answered: int = 0
-    flying_at_refusal: int | None = None
     output_file_id: str | None = None
     error_file_id: str | None = None
     submitted_at: str | None = None
@@ -101,29 +132,30 @@ class Chunk(BaseModel):
 
 
 class BatchState(BaseModel):
-    """All that a batch job remembers.
+    """All that a batch job remembers, but for the job itself.
 
     Attributes:
+        format_version: See `FORMAT`.
         run_id: Hash of what the job asks; see `run_id`.
-        command: The words after `relabel` that made the job. No key is among them.
-        cwd: The folder that the command ran in.
+        command: The words after `relabel` that made the job; only version 1 has them.
         out: The run folder.
         model: The model as the user named it; `base_url` the provider's address without credentials.
+        max_cost: Cap of the cost, in USD.
         attempt: Counts the attempts at the run, from 1. An attempt ends when the run folder is written with nothing open.
         max_requests: Bound of a chunk that the provider's queue has made necessary.
         form: How its batches hold the server to the answer's shape; requests are hashed with it.
         started_at: When the attempt began, ISO 8601 in UTC; `ended_at` is None while it lasts.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="ignore")  # version 1 had `cwd`
 
-    format_version: int = 1
+    format_version: int = FORMAT
     run_id: str
     command: tuple[str, ...] = ()
-    cwd: str = ""
     out: str
     model: str
     base_url: str | None
+    max_cost: float | None = None
     attempt: int = 1
     max_requests: int | None = None
     form: Form | None = None
@@ -135,6 +167,11 @@ class BatchState(BaseModel):
     def open(self) -> list[Chunk]:
         """Chunks whose results are not in the store yet."""
         return [chunk for chunk in self.chunks if not chunk.taken]
+
+    @property
+    def current(self) -> list[Chunk]:
+        """Chunks of this attempt."""
+        return [chunk for chunk in self.chunks if chunk.attempt == self.attempt]
 
 
 def run_id(job: Job) -> str:
@@ -173,18 +210,44 @@ class BatchFolder:
         """Read the state; None when there is none yet.
 
         Raises:
-            DataError: It is damaged.
+            DataError: It is damaged, or a later version of relabel wrote it.
         """
         path = self.path / "state.json"
         try:
-            return BatchState.model_validate_json(path.read_bytes())
+            state = BatchState.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             return None
         except (OSError, ValidationError) as error:
             raise DataError(
-                f"the batch state {path} cannot be read ({str(error).splitlines()[0]}); mend it, or move its folder away: "
+                f"the batch state {path} cannot be read ({str(error).splitlines()[0]}); repair it, or move its folder away: "
                 "the batches are then looked for at the provider"
             ) from error
+        if state.format_version > FORMAT:
+            raise DataError(
+                f"the batch state {path} has format {state.format_version} and this relabel reads up to {FORMAT}; update relabel"
+            )
+        return state
+
+    def load_job(self) -> Job | None:
+        """Read the job; None where an earlier version of relabel did not store it.
+
+        Raises:
+            DataError: It is damaged.
+        """
+        path = self.path / "job.json"
+        try:
+            return job_from_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"the batch job {path} cannot be read ({str(error).splitlines()[0]}); remove it and give the command of the run again"
+            ) from error
+
+    def save_job(self, job: Job) -> None:
+        """Write the job."""
+        with self._writing(), replacing(self.path / "job.json") as temporary:
+            temporary.write_bytes(job_to_json(job))
 
     def save(self, state: BatchState) -> None:
         """Write the state. It is on the disk when this returns.
@@ -192,27 +255,35 @@ class BatchFolder:
         Raises:
             DataError: It cannot be written.
         """
-        with self._writing(), replacing(self.path / "state.json") as temporary:
-            temporary.write_text(state.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        self._sync()
+        with self._writing():
+            with replacing(self.path / "state.json") as temporary:
+                temporary.write_text(state.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            handle = os.open(self.path, os.O_RDONLY)  # a rename is on the disk only once the folder is
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
     def keys(self, chunk: Chunk) -> set[str] | None:
         """The request keys in a chunk's file; None when the file is no longer there."""
         try:
             with self.path_of(chunk).open(encoding="utf-8") as lines:
-                return {json.loads(line)["custom_id"] for line in lines}
+                keys = {line[_KEY] for line in lines}
+            if any(len(key) != 64 or not key.isalnum() for key in keys):
+                raise ValueError("not lines of requests")
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError) as error:
             raise DataError(
-                f"{self.path_of(chunk)} is damaged ({error}); remove it, and the batch made of it is taken without"
+                f"{self.path_of(chunk)} is damaged ({error}); remove it: its batch is taken without it"
             ) from error
+        return keys
 
-    def body_of(self, chunk: Chunk, key: str) -> dict[str, Any] | None:
-        """The document that was posted under a key; None when it is no longer there."""
+    def line_of(self, chunk: Chunk, key: str) -> str | None:
+        """The line that was sent under a key; None when it is no longer there."""
         try:
             with self.path_of(chunk).open(encoding="utf-8") as lines:
-                return next((json.loads(line)["body"] for line in lines if f'"custom_id":"{key}"' in line), None)
+                return next((line for line in lines if line[_KEY] == key), None)
         except OSError:
             return None
 
@@ -232,7 +303,7 @@ class BatchFolder:
 
     @contextmanager
     def locked(self) -> Generator[None]:
-        """Hold the job for one process. The lock of a process that is no more holds nobody up.
+        """Hold the job for one process. The lock of a process that has ended holds nobody up.
 
         Raises:
             DataError: Another process works on the job.
@@ -260,20 +331,13 @@ class BatchFolder:
             yield
         except OSError as error:
             raise DataError(
-                f"cannot write the batch state in {self.path} ({error.strerror or error}); free space or mend the permissions, "
+                f"cannot write the batch state in {self.path} ({error.strerror or error}); free space or correct the permissions, "
                 "then start the same run again: its batches go on at the provider"
             ) from error
 
-    def _sync(self) -> None:
-        handle = os.open(self.path, os.O_RDONLY)  # a rename is on the disk only once the folder is
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
 
 class ChunkWriter:
-    """Writes requests into chunk files, one line after the other, so that a plan of any length needs no memory.
+    """Writes requests into chunk files line by line, so that a plan of any length needs no memory.
 
     Args:
         folder: The job's folder.
@@ -285,10 +349,8 @@ class ChunkWriter:
     def __init__(self, folder: BatchFolder, state: BatchState, max_requests: int, max_bytes: int) -> None:
         self._folder, self._state = folder, state
         self._max_requests, self._max_bytes = max_requests, max_bytes
-        self._number = max((chunk.number for chunk in state.chunks), default=0)
+        self._part = folder.path / "chunk-new.part"
         self._file: Any = None
-        self.requests = 0
-        self.worst_usd = 0.0
         self._begin()
 
     def add(self, line: bytes, worst_usd: float) -> Chunk | None:
@@ -301,55 +363,51 @@ class ChunkWriter:
             DataError: The disk is full or refuses.
         """
         full = None
-        if self.requests and (self.requests >= self._max_requests or self._bytes + len(line) > self._max_bytes):
+        if self._requests and (self._requests >= self._max_requests or self._bytes + len(line) > self._max_bytes):
             full = self.close()
             self._begin()
         try:
-            if self._file is None:
-                self._file = self._path.open("wb")
+            self._file = self._file or self._part.open("wb")
             self._file.write(line)
         except OSError as error:
             self._fail(error)
         self._digest.update(line)
-        self.requests += 1
+        self._requests += 1
         self._bytes += len(line)
-        self.worst_usd += worst_usd
+        self._worst_usd += worst_usd
         return full
 
     def close(self) -> Chunk | None:
-        """End the chunk that is being written, note it, and hand it out; None when it would be empty."""
-        if self._file is None:
+        """Finish the file that is being written, and save the state with it; None when nothing was written."""
+        if not self._requests:
             return None
         chunk = Chunk(
-            number=self._number,
+            number=max((chunk.number for chunk in self._state.chunks), default=0) + 1,
             sha256=self._digest.hexdigest(),
-            requests=self.requests,
+            requests=self._requests,
             bytes=self._bytes,
-            worst_usd=self.worst_usd,
+            worst_usd=self._worst_usd,
             attempt=self._state.attempt,
         )
         try:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
-            self._path.replace(self._folder.path_of(chunk))
+            self._part.replace(self._folder.path_of(chunk))
         except OSError as error:
             self._fail(error)
-        self._file = None
-        self.requests, self.worst_usd = 0, 0.0
+        self._file, self._requests = None, 0
         self._state.chunks.append(chunk)
         self._folder.save(self._state)
         return chunk
 
     def _begin(self) -> None:
-        self._number += 1
-        self._path = self._folder.path / f"chunk-{self._number:04}.part"
         self._digest = hashlib.sha256()
-        self.requests, self._bytes, self.worst_usd = 0, 0, 0.0
+        self._requests, self._bytes, self._worst_usd = 0, 0, 0.0
 
     def _fail(self, error: OSError) -> None:
         raise DataError(
-            f"cannot write {self._path} ({error.strerror or error}); free space, then start the same run again"
+            f"cannot write {self._part} ({error.strerror or error}); free space, then start the same run again"
         ) from error
 
 
@@ -361,7 +419,7 @@ class DamagedState(NamedTuple):
 
 
 def known_states(batches: Path) -> tuple[list[BatchState], list[DamagedState]]:
-    """The states of all batch jobs, the newest first, and the damaged ones. What else lies in the folder is no job."""
+    """The states of all batch jobs, the newest first, and the damaged ones. Other files in the folder are ignored."""
     states: list[BatchState] = []
     damaged: list[DamagedState] = []
     for path in sorted(batches.glob("*/state.json")):

@@ -1,0 +1,1 @@
+"""Labelling by a provider's batches: a generic poller over small provider hooks."""

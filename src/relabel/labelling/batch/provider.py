@@ -1,0 +1,437 @@
+"""The provider's side of a batch job: files and batches over HTTP, and the few hooks in which providers differ.
+
+Every call may be repeated without harm, except the one that makes a batch: that costs money, and a reply that is lost says nothing
+about whether the batch was made. So it is made under a mark, and looked for by that mark before it is made again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from multidict import CIMultiDict
+
+from relabel.errors import DataError, ProviderError
+from relabel.files import replacing
+from relabel.labelling.engines.refusals import LONGEST_OBEYED_S, fatal_refusal, without_keys
+from relabel.labelling.engines.reply import parsed
+from relabel.labelling.engines.transport import LARGEST_REPLY, Http, connection_problem
+from relabel.labelling.providers import UNKNOWN, ErrorReply, Provider, read_error
+from relabel.labelling.request import Request, public_url
+from relabel.labelling.retry import ATTEMPTS, RetryPolicy
+from relabel.labelling.wire import PATHS, Api, NotAReplyError
+
+TIMEOUT_S = 600.0
+"""For one call: a chunk of 200 MB goes up in it."""
+CLOCK_SKEW_S = 3600.0
+"""How far the provider's clock may be from ours when a batch is looked for."""
+MAX_PAGES = 100
+"""Pages of a listing at most: one that never ends is a fault of the server."""
+FINAL = {"completed", "failed", "expired", "cancelled"}
+"""OpenAI's words for a batch that will not change any more; hooks translate the provider's own."""
+_PAGE = 100
+_NOT_HERE = {404, 405, 501}
+_NOT_READY = re.compile(
+    r"pending|not.{0,20}(ready|processed|valid state)|being processed|(cannot|not|no such).{0,20}(find|found|exist|file)",
+    re.IGNORECASE,
+)
+
+
+class GoneError(Exception):
+    """The provider does not know a batch or a file (any more)."""
+
+
+class FileNotReadyError(ProviderError):
+    """The provider has not processed the input file yet."""
+
+
+class UnavailableError(ProviderError):
+    """The provider did not answer, or only with transient errors; its batches go on.
+
+    Attributes:
+        sent: Whether anything may have reached it.
+    """
+
+    def __init__(self, message: str, *, sent: bool) -> None:
+        super().__init__(message)
+        self.sent = sent
+
+
+class _ApiError(Exception):
+    """An error reply; one of status 0 stands for none at all.
+
+    Attributes:
+        sent: Whether anything may have reached the provider.
+    """
+
+    def __init__(self, reply: ErrorReply, *, sent: bool = True) -> None:
+        super().__init__(reply.message)
+        self.reply, self.sent = reply, sent
+
+
+def _not_an_api(said: str) -> _ApiError:
+    return _ApiError(ErrorReply("request", 501, "", said, None, None))
+
+
+@dataclass(frozen=True)
+class RemoteBatch:
+    """A batch as the provider describes it, in OpenAI's words.
+
+    Attributes:
+        mark: Its metadata.
+        answered: Requests that are done, failed ones included.
+        error: Why it failed as a whole: code and message.
+    """
+
+    id: str
+    status: str
+    created_at: float
+    input_file_id: str
+    mark: Mapping[str, str]
+    answered: int
+    output_file_id: str | None
+    error_file_id: str | None
+    error: tuple[str, str] | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line of a batch's results: a reply, or an error.
+
+    Attributes:
+        status: HTTP status; 0 where there is none.
+        body: The reply; the error's document where the status is not 2xx.
+    """
+
+    key: str
+    status: int
+    body: Any
+    code: str = ""
+    message: str = ""
+
+
+class BatchProvider:
+    """Files and batches in OpenAI's way; subclasses override what is another provider's.
+
+    Args:
+        http: The provider's address and key.
+        secret: The key, to be taken out of whatever the provider sends.
+        model: The model, for messages.
+        known: What is known of the provider.
+        policy: Fields of the retry policy: `sleep` and `jitter`.
+    """
+
+    purpose = "batch"
+    batches = "/batches"
+
+    def __init__(self, http: Http, secret: str, model: str, known: Provider = UNKNOWN, **policy: Any) -> None:
+        self._http, self.secret, self._model, self._known = http, secret, model, known
+        self._retry = RetryPolicy(
+            lambda error: isinstance(error, _ApiError) and _is_transient(error.reply),
+            lambda error: (error.reply.wait_s or 0.0) if isinstance(error, _ApiError) else 0.0,
+            **policy,
+        )
+
+    # The hooks.
+
+    def line(self, request: Request) -> dict[str, Any]:
+        """A request as a line of the input file; `custom_id`, its key, comes first."""
+        url = "/v1" + PATHS[request.api]
+        return {
+            "custom_id": request.key,
+            "method": "POST",
+            "url": url,
+            "body": self._known.posted(request.api, request.body),
+        }
+
+    def creation(self, file_id: str, api: Api, mark: Mapping[str, str]) -> dict[str, Any]:
+        """What is posted to make a batch."""
+        endpoint = "/v1" + PATHS[api]
+        return {
+            "completion_window": "24h",
+            "endpoint": endpoint,
+            "input_file_id": file_id,
+            "metadata": dict(mark),
+        }
+
+    def read(self, said: Mapping[str, Any]) -> RemoteBatch:
+        """A batch from its document."""
+        counts = _object(said.get("request_counts"))
+        problems = _object(said.get("errors")).get("data") or []
+        error = None
+        if problems:
+            first = _object(problems[0])
+            where = f" (line {first['line']})" if first.get("line") is not None else ""
+            error = str(first.get("code") or "error"), f"{first.get('message')}{where}"
+        return RemoteBatch(
+            id=said["id"],
+            status=str(said["status"]),
+            created_at=float(said.get("created_at") or 0),
+            input_file_id=str(said.get("input_file_id")),
+            mark=_object(said.get("metadata")),
+            answered=int(counts.get("completed") or 0) + int(counts.get("failed") or 0),
+            output_file_id=said.get("output_file_id") or None,  # some send "" for no file
+            error_file_id=said.get("error_file_id") or None,
+            error=error,
+        )
+
+    def result(self, line: bytes) -> Result | None:
+        """A line of results; None when it cannot be understood."""
+        try:
+            row = _object(parsed(line.decode("utf-8", "replace"), self.secret))
+        except NotAReplyError:
+            return None
+        key, response = row.get("custom_id"), _object(row.get("response"))
+        if not isinstance(key, str):
+            return None
+        status, body = response.get("status_code"), response.get("body")
+        error = _object(row.get("error")) or _object(_object(body).get("error"))
+        code, message = (str(error.get(name) or "") for name in ("code", "message"))
+        said = self.redact(" ".join((message or code or str(body)[:200]).split())[:300])
+        return Result(key, status if isinstance(status, int) else 0, body, code, said)
+
+    # What is the same for all.
+
+    async def upload(self, path: Path) -> str:
+        """Upload an input file and return its id.
+
+        Raises:
+            ProviderError: The provider refused or cannot be reached.
+            DataError: The file cannot be read.
+        """
+
+        def form() -> aiohttp.FormData:
+            try:
+                file = path.open("rb")
+            except OSError as error:
+                raise DataError(f"cannot read {path} ({error.strerror}); start the same run again") from error
+            made = aiohttp.FormData({"purpose": self.purpose})
+            made.add_field("file", file, filename=path.name, content_type="application/jsonl")
+            return made
+
+        return _id_of(await self._call("POST", "/files", form))
+
+    async def create(self, file_id: str, api: Api, mark: Mapping[str, str], since: float, *, look: bool) -> RemoteBatch:
+        """Make a batch, once.
+
+        Args:
+            file_id: The input file at the provider.
+            api: The dialect of its lines.
+            mark: Metadata that no other batch has.
+            since: Seconds since the epoch: no batch with this mark was made before.
+            look: Whether one may have been made already, so that it is looked for first.
+
+        Raises:
+            FileNotReadyError: The input file is not processed yet, or not visible.
+            ProviderError: The provider refused or cannot be reached.
+        """
+        document = json.dumps(self.creation(file_id, api, mark)).encode()
+
+        async def once() -> RemoteBatch:
+            nonlocal look
+            if look and (found := await self._find(mark, file_id, since)) is not None:
+                return found
+            look = True  # should the reply be lost, the next attempt looks before it makes another
+            return self._batch(await self._once("POST", self.batches, lambda: document))
+
+        try:
+            return await self._retried(self.batches, once)
+        except ProviderError as error:
+            cause = error.__cause__
+            if isinstance(cause, _ApiError) and cause.reply.status < 500 and _NOT_READY.search(cause.reply.message):
+                raise FileNotReadyError(str(error)) from cause
+            raise
+
+    async def find(self, mark: Mapping[str, str], file_id: str | None, since: float) -> RemoteBatch | None:
+        """The batch with a mark, or of an input file, if one was made since some time (seconds since the epoch)."""
+        return await self._retried(self.batches, lambda: self._find(mark, file_id, since))
+
+    async def retrieve(self, batch_id: str) -> RemoteBatch:
+        """A batch as it is now.
+
+        Raises:
+            GoneError: The provider knows no such batch.
+            ProviderError: The provider refused or cannot be reached.
+        """
+        return self._batch(await self._call("GET", f"{self.batches}/{batch_id}"))
+
+    async def cancel(self, batch_id: str) -> None:
+        """Cancel a batch. What is answered already is kept, and paid for; one that has ended is left as it is.
+
+        Raises:
+            GoneError: The provider knows no such batch.
+            ProviderError: The provider refused or cannot be reached.
+        """
+        try:
+            await self._call("POST", f"{self.batches}/{batch_id}/cancel")
+        except ProviderError as error:
+            if not (isinstance(error.__cause__, _ApiError) and error.__cause__.reply.status in {400, 409}):
+                raise  # these two are said of a batch that has ended
+
+    async def download(self, file_id: str, target: Path) -> None:
+        """Fetch a file to the disk without holding it in memory.
+
+        Raises:
+            GoneError: The provider knows no such file.
+            ProviderError: The provider refused or cannot be reached.
+            DataError: The disk is full or refuses.
+        """
+        await self._call("GET", f"/files/{file_id}/content", into=target)
+
+    async def delete(self, file_id: str) -> None:
+        """Delete a file at the provider. It is a courtesy: when it fails, nothing is said."""
+        with suppress(_ApiError):
+            await self._once("DELETE", f"/files/{file_id}")
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.close()
+
+    def redact(self, text: str) -> str:
+        """Take the key, and whatever looks like one, out of a text; and lone surrogates, which no file can hold."""
+        return without_keys(text, self.secret).encode("utf-8", "replace").decode()
+
+    def fatal(self, status: int | None, code: str, said: str, path: str) -> ProviderError | None:
+        """What to tell the user when no request will have an answer; see `fatal_refusal`."""
+        return fatal_refusal(status, code, said, address=self._http.address, path=path, model=self._model)
+
+    async def _list(self, since: float) -> AsyncIterator[RemoteBatch]:
+        after, seen = "", set[str]()
+        for _ in range(MAX_PAGES):
+            page = await self._once("GET", f"{self.batches}?limit={_PAGE}{after}")
+            rows = page.get("data")
+            if not isinstance(rows, list):
+                raise _not_an_api(f"a listing of batches was expected, not {str(page)[:100]}")
+            found = [self._batch(row) for row in rows]
+            fresh = [batch for batch in found if batch.id not in seen and batch.created_at >= since - CLOCK_SKEW_S]
+            for batch in fresh:
+                yield batch
+            if not fresh or not page.get("has_more"):
+                return
+            seen.update(batch.id for batch in fresh)
+            after = f"&after={found[-1].id}"
+        raise _not_an_api(f"the listing of batches does not end within {MAX_PAGES} pages")
+
+    async def _find(self, mark: Mapping[str, str], file_id: str | None, since: float) -> RemoteBatch | None:
+        async for batch in self._list(since):
+            if mark.items() <= batch.mark.items() or (file_id is not None and batch.input_file_id == file_id):
+                return batch
+        return None
+
+    def _batch(self, said: Any) -> RemoteBatch:
+        try:
+            return self.read(said)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _not_an_api(f"a batch was expected, not {str(said)[:100]}") from error
+
+    async def _call(
+        self, method: str, path: str, data: Callable[[], Any] = lambda: None, *, into: Path | None = None
+    ) -> dict[str, Any]:
+        return await self._retried(path, lambda: self._once(method, path, data, into=into))
+
+    async def _retried(self, path: str, once: Callable[[], Any]) -> Any:
+        try:
+            return await self._retry.call(once)
+        except _ApiError as error:
+            raise self._refusal(error, path) from error
+
+    async def _once(
+        self, method: str, path: str, data: Callable[[], Any] = lambda: None, *, into: Path | None = None
+    ) -> dict[str, Any]:
+        body = data()
+        headers = CIMultiDict(self._http.headers)
+        if not isinstance(body, bytes):
+            headers.pop("Content-Type", None)  # a form says its own
+        try:
+            async with (
+                asyncio.timeout(TIMEOUT_S),
+                self._http.request(method, self._http.url(path), body, headers) as reply,
+            ):
+                if 200 <= reply.status < 300 and into is not None:
+                    await _store(reply, into)
+                    return {}
+                raw = b""
+                while not reply.content.at_eof() and len(raw) < LARGEST_REPLY:
+                    raw += await reply.content.read(LARGEST_REPLY)
+        except aiohttp.ClientConnectorError as error:
+            raise _ApiError(ErrorReply("passing", 0, "", connection_problem(error), None, None), sent=False) from error
+        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+            said = str(error) or type(error).__name__
+            raise _ApiError(ErrorReply("passing", 0, "", said, None, None)) from error
+        if 300 <= reply.status < 400:
+            where = public_url(reply.headers.get("location", ""))[:200] or "nowhere"
+            raise _ApiError(
+                ErrorReply("request", reply.status, "", f"redirects to {where}, which is not followed", None, None)
+            )
+        if reply.status >= 400 and (understood := read_error(reply.status, reply.headers, raw)) is not None:
+            raise _ApiError(understood)
+        try:
+            said: Any = parsed(raw.decode("utf-8", "replace"), self.secret)
+        except NotAReplyError:
+            said = None
+        if not isinstance(said, dict):
+            raise _not_an_api(f"JSON was expected, not {raw[:100]!r}")
+        return said
+
+    def _refusal(self, error: _ApiError, path: str) -> Exception:
+        address, reply = self._http.address, error.reply
+        status, said = reply.status, self.redact(reply.message)
+        if status == 0:
+            return UnavailableError(
+                f"cannot reach {address} for its batches ({said}); check --base-url and the network, then start the same run "
+                "again: batches that are there go on",
+                sent=error.sent,
+            )
+        if _is_transient(reply):
+            return UnavailableError(
+                f"{address} fails at {path} (HTTP {status}: {said}) {ATTEMPTS} times; start the same run again later: batches "
+                "that are there go on",
+                sent=True,
+            )
+        if status in _NOT_HERE and path in {"/files", self.batches}:
+            return ProviderError(
+                f"{address} has no Files or Batch API at {path} (HTTP {status}: {said}); use --engine online, or check --base-url"
+            )
+        if status == 404:
+            return GoneError(said)
+        fatal = fatal_refusal(
+            status, reply.code, said, address=address, path=path, model=self._model, meaning=reply.meaning
+        )
+        return fatal or ProviderError(
+            f"{address} refuses {path} (HTTP {status}: {said}); correct that, then start the same run again"
+        )
+
+
+def _is_transient(reply: ErrorReply) -> bool:
+    soon = reply.wait_s is None or reply.wait_s <= LONGEST_OBEYED_S
+    return reply.meaning == "passing" or (reply.meaning == "wait" and soon)
+
+
+async def _store(reply: aiohttp.ClientResponse, target: Path) -> None:
+    try:
+        with replacing(target) as temporary, temporary.open("wb") as file:
+            async for piece in reply.content.iter_any():
+                file.write(piece)
+    except aiohttp.ClientError:  # one of them is an OSError
+        raise
+    except OSError as error:
+        raise DataError(
+            f"cannot write {target} ({error.strerror or error}); free space, then start the same run again"
+        ) from error
+
+
+def _id_of(said: Mapping[str, Any]) -> str:
+    if not isinstance(said.get("id"), str):
+        raise ProviderError(f"an uploaded file was expected, not {str(said)[:100]}; use --engine online")
+    return said["id"]
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
