@@ -33,7 +33,7 @@ def context_of(tmp_path: Path) -> tuple[Sandbox, Mapping[str, Any]]:
     prompt = prompt_of("{{ data[0] }}", tmp_path)
     prompt.messages(make_tasks(1), RUBRIC, "strict")
     ((_, context),) = prompt._known.values()  # pyright: ignore[reportPrivateUsage]  what a template is given
-    return prompt._sandbox, context.parent  # pyright: ignore[reportPrivateUsage]
+    return prompt._sandbox, context.parent  # pyright: ignore[reportPrivateUsage]  the sandbox that it renders in
 
 
 def walk(sandbox: Sandbox, value: object, path: str, seen: set[str]) -> None:

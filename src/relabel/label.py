@@ -48,6 +48,8 @@ class Answer(BaseModel):
         cost_usd: What the answer cost when it was bought; None where the price is unknown.
         repaired: True when an earlier answer was no label and this one was asked for with the error.
         raw: The provider's reply, whole.
+        origin: The pack that it was unpacked from, for whose answers its maker alone vouches; None for an answer that this
+            store bought itself.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,6 +66,7 @@ class Answer(BaseModel):
     cost_usd: float | None
     repaired: bool = False
     raw: dict[str, Any]
+    origin: str | None = Field(default=None, exclude=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,7 @@ class Label:
         from_store: True when this run did not buy the answer.
         sample: Counts the repeats of a task under a setting, from 0, over all orders of labels and examples.
         variant: The order that the question was asked in, from 0; the manifest's parameters list them.
+        origin: The pack that its answer came from; None where it came from none.
     """
 
     # No pydantic model: 38,000 of them are made from answers that were validated already.
@@ -100,6 +104,7 @@ class Label:
     created_at: str
     from_store: bool
     variant: int = 0
+    origin: str | None = None
 
 
 class Failure(BaseModel):

@@ -38,6 +38,7 @@ _PARQUET = pyarrow_lib.schema(
         ("created_at", pyarrow_lib.string()),
         ("from_store", pyarrow_lib.bool_()),
         ("variant", pyarrow_lib.int32()),
+        ("origin", pyarrow_lib.string()),
     ]
 )
 

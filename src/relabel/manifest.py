@@ -88,6 +88,7 @@ class Manifest(BaseModel):
         counts: Of the last session, as are `tokens`, `cost_usd`, `started_at` and `ended_at`.
         cost_usd: Cost of what was bought; None where the price is unknown.
         perhaps_charged: Requests without an answer that may have been charged all the same; `cost_usd` leaves them out.
+        origins: Labels whose answers came from a pack, by the pack.
         sessions: Every start of the run that came to an end; their sums are what the run took in all.
         rubric: The rubric, whole, so that a run folder explains its own labels.
         parameters: The command's options that shape the run.
@@ -125,6 +126,7 @@ class Manifest(BaseModel):
     response_form: str | None = None
     priors: Mapping[str, Mapping[str, float]] | None = None
     history: tuple[tuple[float, int, str], ...] = ()
+    origins: Mapping[str, int] = {}
     sessions: tuple[Session, ...] = ()
     note: str | None = None
     started_at: str | None = None

@@ -135,17 +135,17 @@ class _Bounding(NodeTransformer):
 
     visit_Concat = visit_List = visit_Dict = visit_Filter = _weighed  # noqa: N815  jinja's names
 
-    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:  # noqa: N802
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:  # noqa: N802  jinja's name
         return self.generic_visit(node) if node.ctx == "store" else self._weighed(node)
 
-    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802
+    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802  jinja's name
         if node.recursive:
             raise SecurityError("a loop must not be recursive")
         self.generic_visit(node)
         node.iter = _filter(node.iter, "__counted")
         return node
 
-    def visit_AssignBlock(self, node: nodes.AssignBlock) -> nodes.Node:  # noqa: N802
+    def visit_AssignBlock(self, node: nodes.AssignBlock) -> nodes.Node:  # noqa: N802  jinja's name
         self.generic_visit(node)
         node.filter = _filter(node.filter, "__weighed", node.lineno)
         return node

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import sqlite3
 import stat
@@ -153,3 +154,115 @@ def test_verify_finds_an_answer_under_a_wrong_key_and_a_damaged_row(store: Store
     assert len(faults) == 2
     assert any("f" * 64 in fault and one.key in fault for fault in faults)
     assert any(two.key in fault and "no JSON" in fault for fault in faults)
+
+
+def rows_of(store: Store) -> Any:
+    return store._cache  # pyright: ignore[reportPrivateUsage]  somebody else writes into the folder
+
+
+def test_answers_whose_rows_were_swapped_are_not_served(store: Store) -> None:
+    one, two = a_request("one"), a_request("two")
+    store.put(one, an_answer(one, content="1"))
+    store.put(two, an_answer(two, content="2"))
+    cache = rows_of(store)
+    first, second = cache.get(one.key), cache.get(two.key)
+    cache.set(one.key, second)
+    cache.set(two.key, first)
+    assert (store.get(one.key), store.get(two.key)) == (None, None)
+    assert store.damaged == {one.key, two.key}
+
+
+def changed(store: Store, request: Request, change: Any) -> None:
+    cache = rows_of(store)
+    row = json.loads(cache.get(request.key))
+    change(row)
+    cache.set(request.key, json.dumps(row))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda row: row["request"].update(key="f" * 64),
+        lambda row: row["request"].update(host="elsewhere"),
+        lambda row: row["request"].update(sample=1),
+        lambda row: row["request"]["body"].update(model="another"),
+        lambda row: row["request"]["body"]["messages"].append({"role": "user", "content": "more"}),
+        lambda row: row["request"]["body"]["messages"][0].update(sha256="0" * 64),
+        lambda row: row["answer"].update(request_key="f" * 64),
+        lambda row: row["answer"].update(raw=[]),
+        lambda row: row["answer"].update(more=1),
+        lambda row: row.update(rejected={"kind": "x", "reason": "y"}),
+        lambda row: row.update(format=2),
+        lambda row: row.update(answer=None),
+        lambda row: row.update(request=[]),
+        lambda row: row["request"].update(body={"messages": 3}),
+        lambda row: row.clear(),
+    ],
+)
+def test_a_row_is_served_only_if_it_is_what_its_key_says(change: Any, store: Store) -> None:
+    request = a_request()
+    store.put(request, an_answer(request))
+    changed(store, request, change)
+    assert store.get(request.key) is None
+    assert len(list(store.verify())) == 1
+    assert store.stats().damaged == 1
+    assert store.put(request, an_answer(request, content="new"))
+    found = store.get(request.key)
+    assert found is not None
+    assert found.content == "new"
+    assert list(store.verify()) == []
+    assert store.stats().aside == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 200_000, "[]", "3", "null", '"x"', "{not json", "{" + '"a":' * 50_000, "9" * 9000]
+)
+def test_an_odd_row_is_one_sentence_and_is_set_aside(text: str, store: Store) -> None:
+    request = a_request()
+    rows_of(store).set(request.key, text)
+    rows_of(store).set("note/form/chat/h/m", text)
+    rows_of(store).set("text/" + "0" * 64, text)
+    rows_of(store).set("../odd key", text)
+    assert store.get(request.key) is None
+    assert store.note("form/chat/h/m") is None
+    assert len(list(store.verify())) == 4
+    for key in sorted(store.damaged):
+        store.set_aside(key)
+    assert list(store.verify()) == []
+    assert store.stats().aside == 4
+
+
+@pytest.mark.parametrize("value", [["json_schema"], {"form": "text"}, None, 1, "", "no such form", "text\x1b[0m"])
+def test_a_note_that_relabel_does_not_write_is_not_read(value: Any, store: Store) -> None:
+    rows_of(store).set("note/form/chat/h/m", json.dumps({"value": value}))
+    rows_of(store).set("note/anything", json.dumps({"value": "text"}))
+    assert store.note("form/chat/h/m") is None
+    assert store.note("anything") is None
+    store.put_note("form/chat/h/n", "text")
+    assert store.note("form/chat/h/n") == "text"
+    assert store.drop_notes() == 3
+    assert store.note("form/chat/h/n") is None
+
+
+def test_a_row_that_names_a_file_reads_none(store: Store, tmp_path: Path) -> None:
+    request = a_request()
+    store.put(request, an_answer(request))
+    (tmp_path / "secret").write_text("{}")
+    with sqlite3.connect(store.folder / "cache.db") as db:
+        db.execute(
+            "UPDATE Cache SET filename=?, mode=3, value=NULL WHERE key=?", (str(tmp_path / "secret"), request.key)
+        )
+    assert store.get(request.key) is None
+    assert len(list(store.verify())) == 1
+    assert store.set_pickles_aside() == 1
+    assert list(store.verify()) == []
+
+
+@pytest.mark.parametrize("cost", ["NaN", "-1", "Infinity"])
+def test_an_odd_cost_is_unknown_and_spoils_no_sum(cost: str, store: Store) -> None:
+    for text in ("one", "two"):
+        store.put(a_request(text), an_answer(a_request(text)))
+    key = a_request("two").key
+    rows_of(store).set(key, rows_of(store).get(key).replace('"cost_usd":0.25', f'"cost_usd":{cost}'))
+    stats = store.stats()
+    assert (stats.answers, stats.cost_usd, stats.cost_unknown) == (2, 0.25, 1)

@@ -96,6 +96,35 @@ def test_imported_labels_have_no_answers_to_pack(store: Store, tmp_path: Path) -
         pack(store, tmp_path / "x.gz", open_run(str(tmp_path / "run")))
 
 
+async def test_answers_of_a_pack_are_marked_from_the_store_to_the_label(store: Store, tmp_path: Path) -> None:
+    file, base_url = await packed(store, tmp_path)
+    with Store(tmp_path / "elsewhere") as other:
+        unpack(other, file)
+        stats = other.stats()
+        assert sum(stats.from_packs.values()) == stats.answers + stats.rejected == 16
+        assert (stats.cost_usd, stats.cost_unknown) == (0, 0)
+        outcome = await run_job(make_job(base_url), ReplayEngine(), other, tmp_path / "replayed", concurrency=4)
+        pack(other, tmp_path / "again.gz")
+    run = open_run(str(tmp_path / "replayed"))
+    (origin,) = set(run.labels["origin"])
+    assert origin.startswith("run.gz (sha256 ")
+    assert run.manifest.origins == {origin: 8}
+    assert "8 labels rest on answers of the pack run.gz" in (outcome.manifest.note or "")
+    assert store.stats().from_packs == {}
+    assert open_run(str(tmp_path / "run")).labels["origin"].isna().all()
+    with Store(tmp_path / "third") as third:  # who packs them again takes nothing of it away: the new pack is named
+        unpack(third, tmp_path / "again.gz")
+        assert all(name.startswith("again.gz") for name in third.stats().from_packs)
+
+
+def change_key(lines: list[str]) -> list[str]:
+    changed = [json.loads(line) for line in lines]
+    answer = next(entry for entry in changed if "request" in entry.get("row", {}))
+    answer["row"]["request"]["body"]["model"] = "another"
+    answer["row"]["request"]["key"] = answer["key"].split("/")[0]
+    return [json.dumps(entry) for entry in changed]
+
+
 def change_answer(lines: list[str]) -> list[str]:
     changed = [json.loads(line) for line in lines]
     answer = next(entry for entry in changed if "request" in entry.get("row", {}))
@@ -107,6 +136,12 @@ def change_answer(lines: list[str]) -> list[str]:
     ("damage", "words"),
     [
         (change_answer, "is not what its key says"),
+        (change_key, "is not what its key says"),
+        (lambda lines: [*lines, '{"key": "note/anything", "row": {"value": "text"}}'], "not one that relabel writes"),
+        (lambda lines: [*lines, '{"key": "note/form/chat/h/m", "row": {"value": ["text"]}}'], "not one that relabel"),
+        (lambda lines: [*lines, '{"key": "aside/x", "row": {}}'], "no key of relabel's"),
+        (lambda lines: [*lines, '{"key": "x", "row": ' + "[" * 100_000], "damaged"),
+        (lambda lines: [*lines, '{"key": "' + "x" * 33_000_000], "longer than"),
         (lambda lines: [line for line in lines if '"text/' not in line], "damaged or no packed store"),
         (
             lambda lines: [line.replace("You label tasks", "You praise tasks") for line in lines],

@@ -27,27 +27,64 @@ def stats(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON d
     for model, count in found.by_model.items():
         typer.echo(f"  {count:>8}  {model}")
     unknown = f", and {found.cost_unknown} answers of unknown price" if found.cost_unknown else ""
+    for pack, count in found.from_packs.items():
+        typer.echo(f"{count:,} of them came from the pack {pack}, for which only its maker can vouch")
     if found.damaged:
         typer.echo(f"{found.damaged} rows are damaged and never served; `relabel store verify` names them")
+    if found.aside:
+        typer.echo(f"{found.aside} damaged rows have been set aside")
     typer.echo(f"they cost {found.cost_usd:.4f} USD{unknown}")
 
 
 @app.command()
-def verify() -> None:
+def verify(
+    set_aside: Annotated[
+        bool,
+        typer.Option("--set-aside", help="Move damaged rows out of the way, so that their questions are asked again."),
+    ] = False,
+) -> None:
     """Read every answer and check it against the request that it belongs to."""
     from relabel.errors import StoreError
     from relabel.labelling.store import Store
     from relabel.settings import settings
 
     with Store(settings().store_dir) as store:
+        gone = store.set_pickles_aside() if set_aside else 0
         faults = list(dict.fromkeys(store.verify()))
         for fault in faults:
             typer.echo(fault)
+        if set_aside:
+            damaged = sorted(store.damaged)
+            for key in damaged:
+                store.set_aside(key)
+            typer.echo(f"{len(damaged) + gone:,} damaged rows set aside")
+            faults = list(store.verify())
         if faults:
             raise StoreError(
-                f"the store {store.folder} has {len(faults)} faults, listed above; restore it from a copy, or go on: a damaged row is never served, its question is asked again"
+                f"the store {store.folder} has {len(faults)} faults, listed above; a damaged row is never served and its question is "
+                "asked again: `relabel store verify --set-aside` moves such rows out of the way, or restore the store from a copy"
             )
-        typer.echo(f"the store {store.folder} is whole")
+        packs = store.stats().from_packs
+        typer.echo(f"the store {store.folder} is whole: every row is what its key says")
+        if packs:
+            typer.echo(
+                f"{sum(packs.values()):,} answers came from packs: that a model gave them, only the makers of the packs can say"
+            )
+
+
+@app.command()
+def notes(
+    drop: Annotated[bool, typer.Option("--drop", help="Forget them; what they say is found out again.")] = False,
+) -> None:
+    """List what was noted about servers, such as the form in which one takes requests."""
+    from relabel.labelling.store import Store
+    from relabel.settings import settings
+
+    with Store(settings().store_dir) as store:
+        for line in store.notes():
+            typer.echo(line)
+        if drop:
+            typer.echo(f"{store.drop_notes():,} notes dropped")
 
 
 @app.command()
@@ -80,4 +117,4 @@ def unpack(file: Annotated[Path, typer.Argument(metavar="F", help="A file that `
 
     with Store(settings().store_dir) as store:
         added, known = unpack_rows(store, file)
-    typer.echo(f"{added:,} answers added, {known:,} were there already")
+    typer.echo(f"{added:,} answers added, marked as coming from this pack; {known:,} were there already")

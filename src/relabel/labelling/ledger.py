@@ -181,6 +181,10 @@ class Ledger:
             samples: Samples in each order of labels and examples.
             variants: Orders.
         """
+        if damaged := len(self._store.damaged):
+            self.notes.append(
+                f"{damaged:,} rows of the store were damaged and served to nobody; `relabel store verify` names them"
+            )
         for setting, seen in self._logprobs_seen.items():
             answers = len(next(iter(seen.values())))
             if self._calibrate and answers < FEWEST_TO_CALIBRATE:
@@ -289,6 +293,7 @@ class Ledger:
                 latency_s=answer.latency_s,
                 created_at=answer.created_at,
                 from_store=from_store,
+                origin=answer.origin,
             )
         )
 

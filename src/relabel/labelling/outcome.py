@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -78,6 +79,11 @@ def finish(
     """
     progress, labels = ledger.progress, ledger.labels
     complete = fatal is None and len(labels) == job.size
+    origins = Counter(x.origin for x in labels if x.origin)
+    for origin, count in sorted(origins.items()):
+        ledger.notes.append(
+            f"{count:,} labels rest on answers of the pack {origin}, for which only its maker can vouch"
+        )
     ended = manifest.model_copy(
         update={
             "status": "complete" if complete else "interrupted" if interrupted else "incomplete",
@@ -92,6 +98,7 @@ def finish(
             "cost_usd": progress.cost_usd,
             "priors": ledger.priors or None,
             "note": "; ".join(ledger.notes) or None,
+            "origins": dict(sorted(origins.items())),
             "perhaps_charged": perhaps_charged,
             "ended_at": now().isoformat(timespec="seconds"),
         }

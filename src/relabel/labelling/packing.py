@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import itertools
 import json
 import re
 import zlib
@@ -18,15 +19,29 @@ from typing import Any
 
 from relabel.errors import DataError
 from relabel.files import replacing
-from relabel.labelling.request import Request
-from relabel.labelling.store import NOTE, REJECTED, TEXT, Store
-from relabel.labelling.wire import messages_of, with_messages
+from relabel.labelling.store import (
+    ASIDE,
+    NOTE,
+    REJECTED,
+    TEXT,
+    DamagedRowError,
+    Store,
+    checked_answer,
+    checked_note,
+    checked_text,
+    digests_of,
+)
 from relabel.run import Run
 
 FORMAT = "relabel store"
 VERSION = 1
 _KEY = re.compile(r"[0-9a-f]{64}")
 """A request's key."""
+_PLAIN = re.compile(r"[^\w.-]")
+_LONGEST = 32_000_000
+"""Characters of a line: a few times what the longest answer takes."""
+_MOST_TEXT = 64_000_000
+"""Characters of all shared messages together."""
 
 
 def pack(store: Store, target: Path, run: Run | None = None) -> int:
@@ -55,7 +70,7 @@ def pack(store: Store, target: Path, run: Run | None = None) -> int:
         ):
             out.write(_line(head))
             for key, row in _chosen(store, wanted):
-                count += _is_answer(key, row)
+                count += _is_answer(key)
                 out.write(_line({"key": key, "row": row}))
     except OSError as error:
         raise DataError(f"cannot write {target} ({error.strerror}); name another file") from error
@@ -63,9 +78,10 @@ def pack(store: Store, target: Path, run: Run | None = None) -> int:
 
 
 def unpack(store: Store, source: Path) -> tuple[int, int]:
-    """Add the rows of a packed file to a store. Answers that are there already stand.
+    """Add the rows of a packed file to a store, marked with the pack that they came from. Answers that are there stand.
 
-    The whole file is checked before the first row is written.
+    The whole file is checked before the first row is written: every key is computed anew from what the row holds. That an
+    answer is what a model said, nobody can check but who made the pack.
 
     Args:
         store: The store.
@@ -75,20 +91,23 @@ def unpack(store: Store, source: Path) -> tuple[int, int]:
         Number of answers added, and of those that were there already.
 
     Raises:
-        DataError: The file is damaged, is no packed store, or holds an answer under a wrong key.
+        DataError: The file is damaged, is no packed store, or holds a row that is not what its key says.
     """
     for _ in _checked(source):
         pass
+    with source.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    origin = f"{_PLAIN.sub('_', source.name)[:80]} (sha256 {digest[:16]})"
     added = known = 0
     for key, row in _checked(source):
-        new = store.add_row(key, row)
-        if _is_answer(key, row):
+        new = store.add_row(key, row if key.startswith((TEXT, NOTE)) else row | {"origin": origin})
+        if _is_answer(key):
             added, known = (added + 1, known) if new else (added, known + 1)
     return added, known
 
 
-def _is_answer(key: str, row: dict[str, Any]) -> bool:
-    return "request" in row and REJECTED not in key
+def _is_answer(key: str) -> bool:
+    return not key.startswith((TEXT, NOTE)) and REJECTED not in key
 
 
 def _keys_of(run: Run, store: Store) -> set[str]:
@@ -110,24 +129,18 @@ def _keys_of(run: Run, store: Store) -> set[str]:
 
 
 def _chosen(store: Store, wanted: set[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    keys = sorted(store.keys())
-    answers = [k for k in keys if not k.startswith((TEXT, NOTE)) and (wanted is None or k.split(REJECTED)[0] in wanted)]
-    used = {digest for key in answers for digest in _digests(store.row(key))}
+    """Rows in order, what answers refer to before them; a row that is damaged is left out."""
+    keys = sorted(key for key in store.keys() if not key.startswith((TEXT, ASIDE)))  # noqa: SIM118  a method of its own
+    answers = [k for k in keys if not k.startswith(NOTE) and (wanted is None or k.split(REJECTED)[0] in wanted)]
     for key in keys:
-        if key.startswith(NOTE) or (key.startswith(TEXT) and key.removeprefix(TEXT) in used):
-            yield from _row(store, key)
+        if key.startswith(NOTE) and (value := store.note(key.removeprefix(NOTE))) is not None:
+            yield key, {"value": value}
+    for digest in sorted({digest for key in answers for digest in digests_of(store.row(key))}):
+        if (content := store.text(digest)) is not None:
+            yield TEXT + digest, {"content": content}
     for key in answers:
-        yield from _row(store, key)
-
-
-def _row(store: Store, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    row = store.row(key)
-    if row is not None:
-        yield key, row
-
-
-def _digests(row: dict[str, Any] | None) -> set[str]:
-    return set() if row is None else {m["sha256"] for m in messages_of(row["request"]["body"]) if "sha256" in m}
+        if (row := store.row(key)) is not None:
+            yield key, row
 
 
 def _line(value: Any) -> bytes:
@@ -135,41 +148,42 @@ def _line(value: Any) -> bytes:
 
 
 def _checked(source: Path) -> Generator[tuple[str, dict[str, Any]]]:
-    """Yield the rows of a packed file, each held against its own key."""
+    """Yield the rows of a packed file, each checked against its own key."""
     texts: dict[str, str] = {}
     try:
         with gzip.open(source, "rt", encoding="utf-8") as lines:
-            head = json.loads(next(lines, "null"))
+            head = json.loads(lines.readline(_LONGEST) or "null")
             if not isinstance(head, dict) or head.get("format") != FORMAT:
                 raise DataError(f"{source} is no packed store; give a file that `relabel store pack` wrote")
             if head.get("version") != VERSION:
                 raise DataError(
                     f"{source} was packed by another relabel (version {head.get('version')}); update relabel"
                 )
-            for number, line in enumerate(lines, start=2):
+            for number in itertools.count(2):
+                if not (line := lines.readline(_LONGEST)):
+                    return
+                if len(line) == _LONGEST:
+                    raise DataError(
+                        f"{source} line {number} is longer than {_LONGEST:,} characters; get the file again"
+                    )
                 entry = json.loads(line)
                 key, row = entry["key"], entry["row"]
-                if key.startswith(TEXT):
-                    texts[key.removeprefix(TEXT)] = row["content"]
-                if _true_key(key, row, texts) != key.split(REJECTED)[0]:
+                try:
+                    if key.startswith(TEXT):
+                        texts[key.removeprefix(TEXT)] = checked_text(key, row)
+                        if sum(map(len, texts.values())) > _MOST_TEXT:
+                            raise DataError(f"{source} holds too many shared messages; get the file again")
+                    elif key.startswith(NOTE):
+                        checked_note(key, row)
+                    else:
+                        _ = [texts[digest] for digest in digests_of(row)]  # they come before what refers to them
+                        checked_answer(key, row, texts)
+                except DamagedRowError as error:
                     raise DataError(
-                        f"{source} line {number}: the row {key} is not what its key says; get the file again"
-                    )
+                        f"{source} line {number}: the row {key[:100]!r} is not what its key says: {error}; get the file again"
+                    ) from error
                 yield key, row
     except FileNotFoundError as error:
         raise DataError(f"there is no file {source}; give a file that `relabel store pack` wrote") from error
-    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{source} is damaged or no packed store ({error}); get the file again") from error
-
-
-def _true_key(key: str, row: dict[str, Any], texts: dict[str, str]) -> str:
-    if key.startswith(TEXT):
-        return TEXT + hashlib.sha256(row["content"].encode()).hexdigest()
-    if key.startswith(NOTE):
-        return key
-    request = row["request"]
-    messages = [
-        {"role": m["role"], "content": texts[m["sha256"]]} if "sha256" in m else m for m in messages_of(request["body"])
-    ]
-    whole: dict[str, Any] = {**request, "body": with_messages(request["body"], messages)}
-    return Request(**whole).key

@@ -10,16 +10,22 @@ Rows, each one JSON document:
     KEY/rejected/WHEN    an answer that was paid for and is no label: kept as evidence, never served
     text/SHA256          a system message, kept once for all requests that share it
     note/NAME            something found out about a server that requests depend on
+    aside/KEY/WHEN       the text of a row that was damaged: kept as evidence, never read again
+
+A row is served only if it is what its key says: the key is computed anew at each read from the request in the row. An answer
+of a pack carries its `origin`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -27,13 +33,13 @@ from typing import Any, NoReturn, Self
 
 import diskcache
 from diskcache.core import MODE_PICKLE
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from relabel.errors import StoreError
 from relabel.files import make_private_dir
 from relabel.label import Answer
 from relabel.labelling.request import Request
-from relabel.labelling.wire import messages_of, with_messages
+from relabel.labelling.wire import FORMS, Api, messages_of, with_messages
 
 _NEVER_FULL = 2**62
 _NEVER_A_FILE = 2**30
@@ -42,6 +48,10 @@ _SPELLING = json.JSONEncoder(separators=(",", ":"))
 REJECTED = "/rejected/"
 TEXT = "text/"
 NOTE = "note/"
+ASIDE = "aside/"
+_KEY = re.compile(r"[0-9a-f]{64}(/rejected/[0-9T:.+-]{1,40})?")
+_NOTE = re.compile(r"note/form/(chat|responses)/[^\x00-\x1f]{1,500}")
+"""The one kind of note: the form in which a server takes requests."""
 
 
 class _PickleRefusedError(Exception):
@@ -69,6 +79,8 @@ class _PlainDisk(diskcache.Disk):
     def fetch(self, mode: Any, filename: Any, value: Any, read: Any) -> Any:
         if mode == MODE_PICKLE or not (isinstance(value, str) or filename):
             raise _PickleRefusedError("a row holds a pickled value")
+        if filename:  # relabel writes none, and the name may be any
+            raise ValueError("a row names a file")
         return super().fetch(mode, filename, value, read)
 
 
@@ -76,8 +88,126 @@ class DamagedRowError(StoreError):
     """A row cannot be understood. It is never served."""
 
 
+class _Wire(BaseModel):
+    """A request as a row keeps it. There is no place for a key: it is always computed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    api: Api
+    host: str
+    body: dict[str, Any]
+    sample: int = Field(ge=0)
+
+
+class _Why(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    kind: str
+    reason: str
+
+
+class AnswerRow(BaseModel):
+    """A row of an answer, checked for its form. That it is what its key says, `key_of` tells."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = Field(ge=1, le=1)
+    request: _Wire
+    answer: Answer
+    origin: str | None = Field(default=None, max_length=200)
+    rejected: _Why | None = None
+
+    def whole_request(self, texts: Mapping[str, str]) -> Request:
+        """The request as it went over the wire.
+
+        Raises:
+            DamagedRowError: It lacks a message.
+        """
+        try:
+            messages = [
+                {"role": m["role"], "content": texts[m["sha256"]]} if "sha256" in m else m
+                for m in messages_of(self.request.body)
+            ]
+            body = with_messages(self.request.body, messages)
+            return Request(self.request.host, body, self.request.sample, self.request.api)
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+            raise DamagedRowError(f"its request cannot be read ({type(error).__name__}: {error})") from error
+
+
+def checked_answer(key: str, row: object, texts: Mapping[str, str]) -> AnswerRow:
+    """A row of an answer that is what its key says.
+
+    Args:
+        key: The row's key.
+        row: What the row holds.
+        texts: The shared messages, by hash.
+
+    Raises:
+        DamagedRowError: It is something else.
+    """
+    if not _KEY.fullmatch(key):
+        raise DamagedRowError(f"the row {_brief(key)} has no key of relabel's")
+    try:
+        found = AnswerRow.model_validate(row)
+        request_key = found.whole_request(texts).key
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise DamagedRowError(f"the answer {key} is damaged ({where}: {first['msg']})") from error
+    except DamagedRowError as error:
+        raise DamagedRowError(f"the answer {key} is damaged: {error}") from error
+    asked = key.split("/", maxsplit=1)[0]
+    if request_key != asked:
+        raise DamagedRowError(f"the answer {key} belongs to a request with the key {request_key}")
+    if found.answer.request_key != asked:
+        raise DamagedRowError(f"the answer {key} was given to the request {_brief(found.answer.request_key)}")
+    if (REJECTED in key) != (found.rejected is not None):
+        raise DamagedRowError(f"the answer {key} is not marked as its key says")
+    return found
+
+
+def checked_text(key: str, row: object) -> str:
+    """A shared message that is what its key says.
+
+    Raises:
+        DamagedRowError: It is something else.
+    """
+    content = row.get("content") if isinstance(row, dict) and len(row) == 1 else None
+    if not isinstance(content, str) or TEXT + _sha256(content) != key:
+        raise DamagedRowError(f"the message {_brief(key)} is not what its key says")
+    return content
+
+
+def checked_note(key: str, row: object) -> str:
+    """The value of a note of a kind that relabel writes.
+
+    Raises:
+        DamagedRowError: It is something else.
+    """
+    value = row.get("value") if isinstance(row, dict) else None
+    if not _NOTE.fullmatch(key) or value not in FORMS:
+        raise DamagedRowError(f"the note {_brief(key)} is not one that relabel writes")
+    return str(value)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _brief(text: str) -> str:
+    return repr(text[:100])
+
+
 class StoreStats(BaseModel):
-    """What a store holds. `damaged` counts rows that cannot be understood. `cost_usd` sums the known costs of all answers, rejected ones included."""
+    """What a store holds.
+
+    Attributes:
+        from_packs: Answers and rejected ones that were unpacked, by pack.
+        damaged: Rows that are not what their key says.
+        aside: Damaged rows that were set aside.
+        cost_usd: Known costs of all answers, rejected ones included and those of packs left out: somebody else paid for them.
+        cost_unknown: Answers of unknown cost, those of packs left out.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -88,7 +218,9 @@ class StoreStats(BaseModel):
     bytes: int
     cost_usd: float
     cost_unknown: int
+    from_packs: dict[str, int]
     damaged: int
+    aside: int
 
 
 class Store:
@@ -105,7 +237,8 @@ class Store:
         self.folder = folder
         self.damaged: set[str] = set()
         self._data_version: int | None = None
-        self._texts: set[str] = set()
+        self._texts: dict[str, str] = {}
+        self._written: set[str] = set()
         try:
             make_private_dir(folder)
             self._cache = diskcache.Cache(
@@ -142,11 +275,11 @@ class Store:
             StoreError: The row is a pickle, or the store cannot be read.
         """
         try:
-            document = self._load(key)
-            return None if document is None else self._answer(key, document)
+            row = self.checked(key)
         except DamagedRowError:
             self.damaged.add(key)
             return None
+        return None if row is None else _answer_of(row)
 
     def others_wrote(self) -> bool:
         """Whether another connection has written since this was last asked. Costs next to nothing."""
@@ -180,9 +313,7 @@ class Store:
         """
         document = self._document(request, answer)
         if request.key in self.damaged:
-            self._save(request.key, document)
-            self.damaged.discard(request.key)
-            return True
+            self.set_aside(request.key)
         if self._add(request.key, document):
             return True
         self.put_rejected(request, answer, "duplicate", "another answer to this request was there first")
@@ -200,26 +331,41 @@ class Store:
         document = self._document(request, answer) | {"rejected": {"kind": kind, "reason": reason}}
         self._save(f"{request.key}{REJECTED}{answer.created_at}", document)
 
-    def note(self, name: str) -> Any:
-        """What was noted under a name; None when nothing was."""
-        document = self._load(NOTE + name)
-        return None if document is None else document["value"]
+    def note(self, name: str) -> str | None:
+        """What was noted under a name; None when nothing was, or nothing that relabel notes."""
+        try:
+            document = self._load(NOTE + name)
+            return None if document is None else checked_note(NOTE + name, document)
+        except DamagedRowError:
+            self.damaged.add(NOTE + name)
+            return None
 
-    def put_note(self, name: str, value: Any) -> None:
+    def put_note(self, name: str, value: str) -> None:
         """Note something that requests depend on and that only asking can tell."""
         self._save(NOTE + name, {"value": value})
 
+    def notes(self) -> Iterator[str]:
+        """Every note: its name, with its value where it is one that relabel writes."""
+        for key in self._keys():
+            if key.startswith(NOTE):
+                value = self.note(key.removeprefix(NOTE))
+                yield key.removeprefix(NOTE) + (" is not a note of relabel's" if value is None else f" = {value}")
+
+    def drop_notes(self) -> int:
+        """Forget every note: what it said is found out anew. Returns their number."""
+        keys = [key for key in self._keys() if key.startswith(NOTE)]
+        for key in keys:
+            self._delete(key)
+        return len(keys)
+
     def request(self, key: str) -> dict[str, Any] | None:
         """The request behind an answer, whole, as it went over the wire; None when the key is unknown."""
-        document = self._load(key)
-        if document is None:
+        row = self.checked(key)
+        if row is None:
             return None
-        request = document["request"]
-        for message in messages_of(request["body"]):
-            if "sha256" in message:
-                stored = self._load(TEXT + message.pop("sha256"))
-                message["content"] = "" if stored is None else stored["content"]
-        return request
+        wire = row.request
+        whole = row.whole_request(self._texts)
+        return {"api": wire.api, "host": wire.host, "body": dict(whole.body), "sample": wire.sample}
 
     def keys(self) -> Iterator[str]:
         """Every key, in the order in which rows came."""
@@ -228,35 +374,102 @@ class Store:
     def newest(self, most: int) -> Iterator[tuple[str, dict[str, Any]]]:
         """The rows that came last, answers alone, the newest first; no more than so many rows are looked at."""
         for key in islice(reversed(self._cache), most):
-            if not str(key).startswith((TEXT, NOTE)) and REJECTED not in str(key):
-                with suppress(DamagedRowError):
-                    yield str(key), self._load(str(key)) or {}
+            if (
+                not str(key).startswith((TEXT, NOTE, ASIDE))
+                and REJECTED not in str(key)
+                and (row := self.row(str(key)))
+            ):
+                yield str(key), row
 
     def row(self, key: str) -> dict[str, Any] | None:
-        """A row as it is kept, its shared messages by hash; None when there is none."""
-        return self._load(key)
+        """A row as it is kept, of an answer with its shared messages by hash; None when it is not there, or not what its key says."""
+        try:
+            whole = key.startswith((TEXT, NOTE, ASIDE)) or self.checked(key) is not None
+            return self._load(key) if whole else None
+        except DamagedRowError:
+            self.damaged.add(key)
+            return None
+
+    def checked(self, key: str) -> AnswerRow | None:
+        """The row of an answer; None when there is none.
+
+        Raises:
+            DamagedRowError: It is not what its key says.
+            StoreError: The row is a pickle, or the store cannot be read.
+        """
+        document = self._load(key)
+        if document is None:
+            return None
+        for digest in digests_of(document):
+            self._text(digest)
+        return checked_answer(key, document, self._texts)
+
+    def text(self, digest: str) -> str | None:
+        """A shared message; None when there is none, or it is not what its key says."""
+        self._text(digest)
+        return self._texts.get(digest)
 
     def add_row(self, key: str, row: dict[str, Any]) -> bool:
-        """Add a row as it was kept elsewhere; False when there is one already, which stands."""
+        """Add a row of a pack that has been checked; False when there is one already, which stands unless it is damaged."""
+        if key.startswith(TEXT):
+            self._save(key, row)
+            return True
+        if key.startswith(NOTE):
+            return self._add(key, row)
+        if self._add(key, row):
+            return True
+        if self.get(key) is not None or key not in self.damaged:
+            return False
+        self.set_aside(key)
         return self._add(key, row)
+
+    def set_aside(self, key: str) -> None:
+        """Move a damaged row out of the way: its text is kept as evidence, under a key that nothing reads."""
+        try:
+            text = self._cache.get(key)
+        except (_PickleRefusedError, ValueError):
+            text = None
+        if isinstance(text, str):
+            when = datetime.now(UTC).isoformat(timespec="microseconds")
+            self._put_text(f"{ASIDE}{key[:200]}/{when}", text)
+        self._delete(key)
+        self.damaged.discard(key)
+
+    def set_pickles_aside(self) -> int:
+        """Delete, unread, rows that are pickled or name a file: reading one could run code. Returns their number."""
+        try:
+            unread = "DELETE FROM Cache WHERE raw = 0 OR mode = ? OR filename IS NOT NULL"
+            gone = self._cache._sql(unread, (MODE_PICKLE,))  # pyright: ignore[reportPrivateUsage]  diskcache would read them
+            return int(gone.rowcount)
+        except (OSError, sqlite3.Error, diskcache.Timeout) as error:
+            self._fail(error)
 
     def stats(self) -> StoreStats:
         """Count what is there. Reads every row."""
         models: Counter[str] = Counter()
-        answers = rejected = unknown = 0
+        packs: Counter[str] = Counter()
+        answers = rejected = unknown = aside = 0
         cost = 0.0
-        for key, document in self._documents():
+        for key in self._keys():
+            aside += key.startswith(ASIDE)
+            if key.startswith((TEXT, NOTE, ASIDE)):
+                continue
             try:
-                answer = self._answer(key, document)
+                row = self.checked(key)
             except DamagedRowError:
                 self.damaged.add(key)
                 continue
-            if REJECTED in key:
+            if row is None:
+                continue
+            answer = _answer_of(row)
+            if row.rejected:
                 rejected += 1
             else:
                 answers += 1
                 models[answer.model_returned or "unknown"] += 1
-            if answer.cost_usd is None:
+            if row.origin is not None:
+                packs[row.origin] += 1
+            elif answer.cost_usd is None:
                 unknown += 1
             else:
                 cost += answer.cost_usd
@@ -269,11 +482,13 @@ class Store:
             bytes=size,
             cost_usd=cost,
             cost_unknown=unknown,
+            from_packs=dict(packs.most_common()),
             damaged=len(self.damaged),
+            aside=aside,
         )
 
     def verify(self) -> Iterator[str]:
-        """Read everything and say, a sentence each, what is wrong."""
+        """Read everything and say, a sentence each, what is wrong. Rows that are not what their key says go into `damaged`."""
         try:
             for row in self._cache._sql("PRAGMA integrity_check").fetchall():  # pyright: ignore[reportPrivateUsage]  diskcache's check() would also repair
                 if row[0] != "ok":
@@ -283,24 +498,21 @@ class Store:
             return
         for key in self._keys():
             try:
-                document = self._load(key)
-                if document is None:
-                    yield f"the row {key} has lost its value"
+                if key.startswith(ASIDE):
                     continue
-                if key.startswith((TEXT, NOTE)):
-                    continue
-                self._answer(key, document)
-                whole = self.request(key)
-                if whole is not None:
-                    found = Request(**whole).key
-                    if found != key.split("/")[0]:
-                        yield f"the answer {key} belongs to a request with the key {found}"
+                if (document := self._load(key)) is None:
+                    raise DamagedRowError(f"the row {_brief(key)} has lost its value")
+                if key.startswith(TEXT):
+                    checked_text(key, document)
+                elif key.startswith(NOTE):
+                    checked_note(key, document)
+                else:
+                    self.checked(key)
             except DamagedRowError as error:
+                self.damaged.add(key)
                 yield str(error)
             except StoreError as error:
-                yield f"the row {key}: {error}"
-            except (TypeError, KeyError) as error:
-                yield f"the request of {key} is damaged: {error}"
+                yield f"the row {_brief(key)}: {error}"
 
     def _keys(self) -> Iterator[str]:
         try:
@@ -311,53 +523,53 @@ class Store:
         except (OSError, sqlite3.Error, diskcache.Timeout) as error:
             self._fail(error)
 
-    def _documents(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        for key in self._keys():
-            if key.startswith((TEXT, NOTE)):
-                continue
-            try:
-                document = self._load(key)
-            except DamagedRowError:
-                self.damaged.add(key)
-                continue
-            if document is not None:
-                yield key, document
-
     def _document(self, request: Request, answer: Answer) -> dict[str, Any]:
         slim: list[dict[str, str]] = []
         for message in messages_of(request.body):
             if message["role"] != "system":
                 slim.append(message)
                 continue
-            digest = hashlib.sha256(message["content"].encode()).hexdigest()
-            if digest not in self._texts:
+            digest = _sha256(message["content"])
+            if digest not in self._written:
                 self._save(TEXT + digest, {"content": message["content"]})
-                self._texts.add(digest)
+                self._written.add(digest)
             slim.append({"role": "system", "sha256": digest})
         body = with_messages(request.body, slim)
         wire = {"api": request.api, "host": request.host, "body": body, "sample": request.sample}
         return {"format": 1, "request": wire, "answer": answer.model_dump()}
 
-    def _answer(self, key: str, document: dict[str, Any]) -> Answer:
-        try:
-            return Answer.model_validate(document["answer"])
-        except (KeyError, ValidationError) as error:
-            raise DamagedRowError(f"the answer {key} is damaged") from error
+    def _text(self, digest: str) -> None:
+        if digest not in self._texts:
+            try:
+                document = self._load(TEXT + digest)
+                if document is not None:
+                    self._texts[digest] = checked_text(TEXT + digest, document)
+            except DamagedRowError:
+                self.damaged.add(TEXT + digest)
 
-    def _load(self, key: str) -> dict[str, Any] | None:
+    def _load(self, key: str) -> Any:
         try:
             text = self._cache.get(key)
             return None if text is None else json.loads(str(text))
         except _PickleRefusedError as error:
             raise StoreError(self._pickle_message(error)) from error
-        except ValueError as error:
-            raise DamagedRowError(f"the row {key} is no JSON") from error
+        except (ValueError, RecursionError) as error:
+            raise DamagedRowError(f"the row {_brief(key)} is no JSON") from error
         except (OSError, sqlite3.Error, diskcache.Timeout) as error:
             self._fail(error)
 
     def _save(self, key: str, document: dict[str, Any]) -> None:
+        self._put_text(key, _SPELLING.encode(document))
+
+    def _put_text(self, key: str, text: str) -> None:
         try:
-            self._cache.set(key, _SPELLING.encode(document))
+            self._cache.set(key, text)
+        except (OSError, sqlite3.Error, diskcache.Timeout) as error:
+            self._fail(error)
+
+    def _delete(self, key: str) -> None:
+        try:
+            self._cache.delete(key)
         except (OSError, sqlite3.Error, diskcache.Timeout) as error:
             self._fail(error)
 
@@ -382,3 +594,19 @@ class Store:
             reason = getattr(error, "strerror", None) or str(error)
             advice = "free space, mend the permissions, or name another folder with RELABEL_STORE"
         raise StoreError(f"cannot use the store {self.folder} ({reason}); {advice}") from error
+
+
+def digests_of(document: Any) -> list[str]:
+    """Hashes of the shared messages that a row of an answer refers to; empty where it is damaged."""
+    try:
+        return [m["sha256"] for m in messages_of(document["request"]["body"]) if isinstance(m.get("sha256"), str)]
+    except (KeyError, TypeError, AttributeError):
+        return []
+
+
+def _answer_of(row: AnswerRow) -> Answer:
+    changes: dict[str, Any] = {} if row.origin is None else {"origin": row.origin}
+    cost = row.answer.cost_usd
+    if cost is not None and not (math.isfinite(cost) and cost >= 0):  # a sum must not be spoilt by one row
+        changes["cost_usd"] = None
+    return row.answer.model_copy(update=changes) if changes else row.answer
