@@ -402,7 +402,7 @@ def _code(reading: _Reading, line: int, task: str, written: str | None, tasks: s
     codes = reading.by_id.get(task, [])
     if len(codes) == 1:
         return codes[0]
-    add = "add a column with O*NET-SOC codes (--code-column)"
+    add = "add a column onet_soc_code with O*NET-SOC codes"
     if codes:
         raise DataError(f"{path} line {line}: the task id {task} stands for {len(codes)} tasks of {tasks}; {add}")
     raise DataError(
