@@ -241,3 +241,9 @@ def test_labels_without_codes_that_agree_by_chance_only_are_warned_about(write: 
     assert "no better than chance" in done.notes[0]
     right = "".join(f"{i},{labels[i]}\n" for i in ids)
     assert imported(write(f"task_id,label\n{right}"), tmp_path / "right", tasks="eloundou-2023").notes == ()
+
+
+def test_a_file_without_a_column_of_labels_is_answered_with_those_that_hold_some(write: Write, tmp_path: Path) -> None:
+    path = write(f"task_id,onet_soc_code,a,b,automation\nS001,{A},E0,x,1\nS002,{A},,y,0\n")
+    with pytest.raises(ColumnError, match="'a' hold labels of the rubric: say which one with --label-column"):
+        imported(path, tmp_path / "run")

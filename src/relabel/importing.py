@@ -340,7 +340,10 @@ def _required(reading: _Reading, holds: str, wanted: str | None) -> str:
     column = _column(reading, holds, wanted)
     if column is None:
         advice = f"say which column it is with --{holds}-column"
-        if holds == "label" and (other := next((r for r in _others(reading) if _by_setting(reading, r)), None)):
+        fitting = _label_like(reading) if holds == "label" else []
+        if fitting:
+            advice = f"{' and '.join(map(repr, fitting))} hold labels of the rubric: say which one with --label-column"
+        elif holds == "label" and (other := next((r for r in _others(reading) if _by_setting(reading, r)), None)):
             advice = f"{' and '.join(_by_setting(reading, other).values())} are of the rubric {other.id}: give --rubric {other.id}"
         raise ColumnError(reading.file.path, _KNOWN_NAMES[holds][0], reading.file.header, advice=advice)
     return column
@@ -353,6 +356,13 @@ def _column(reading: _Reading, holds: str, wanted: str | None) -> str | None:
     elif wanted is not None:
         raise ColumnError(reading.file.path, wanted, reading.file.header)
     return column
+
+
+def _label_like(reading: _Reading) -> list[str]:
+    """Columns that hold nothing but labels of the rubric, or what is mapped to them, and gaps."""
+    known = {*reading.rubric.labels, *reading.mapping, ""}
+    cells = {name: {row[name].strip() for _, row in reading.file.rows} for name in reading.file.header}
+    return [name for name, values in cells.items() if values <= known and values != {""}]
 
 
 def _by_setting(reading: _Reading, rubric: Rubric) -> dict[str, str]:

@@ -100,3 +100,11 @@ def test_core_weights_need_task_types(tmp_path: Path) -> None:
     tasks.write_text("Task ID,O*NET-SOC Code,Title,Task\n8823,11-1011.00,Chief Executives,Lead.\n")
     with pytest.raises(UsageError, match="has no task types"):
         score_table(open_run("eloundou-2023:gpt4"), taxonomy="onet-soc", weights="core", tasks=str(tasks))
+
+
+@pytest.mark.mirror
+def test_titles_that_disagree_with_their_code_are_named_in_the_table(tmp_path: Path) -> None:
+    tasks = tmp_path / "tasks.csv"
+    tasks.write_text("Task ID,O*NET-SOC Code,Title,Task\n8823,11-1011.00,Agricultural advisers,Advise farmers.\n")
+    table = score_table(open_run("eloundou-2023:gpt4"), weights="equal", tasks=str(tasks))
+    assert "11-1011.00 is 'Agricultural advisers' in the list, 'Chief Executives' in O*NET" in (table.note or "")

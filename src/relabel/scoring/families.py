@@ -29,7 +29,7 @@ from relabel.scoring.table import ScoreTable
 from relabel.scoring.us import us_figures, us_files
 from relabel.settings import asset_dir
 from relabel.sources import onet
-from relabel.task import is_onet_release
+from relabel.sources.registry import load_registry
 
 RELATED_FAMILIES = 3
 RELATED_CAREERS = 8
@@ -42,7 +42,7 @@ FRAME_COLUMNS = (
 )
 """Columns of `family_frame`."""
 _RELEASE = "onet-30.2"
-"""Where job zones and activities come from when the task list is no release of O*NET."""
+"""Where job zones and activities come from when the task list is not a release of O*NET that has them."""
 _ONET_ROLES = ("job-zones", "tasks-to-dwas", "dwas")
 _CODE = re.compile(r"\d{2}-\d{4}(\.\d{2})?", re.ASCII)
 
@@ -169,7 +169,8 @@ def family_pages(
         )
     codes = [str(code) for code in table.occupations.index]
     members = {family.id: family.members(codes) for family in chosen}
-    release = table.tasks if is_onet_release(table.tasks) else _RELEASE
+    own = load_registry().get(table.tasks)
+    release = table.tasks if own is not None and all(own.find_role(role) for role in _ONET_ROLES) else _RELEASE
     # The sample's tasks are invented: what is published about real occupations says nothing about them.
     real = not table.sample
     zones = onet.read_job_zones(release) if real else None

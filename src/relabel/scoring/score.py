@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,7 @@ from relabel.scoring.table import WHOLE, ScoreTable
 from relabel.settings import asset_dir
 from relabel.sources import eloundou, onet
 from relabel.sources.tables import is_table_file
-from relabel.task import is_onet_release
+from relabel.task import disputed_titles, is_onet_release
 
 
 def is_partial(run: Run) -> bool:
@@ -120,6 +120,8 @@ def score_by(run: Run, choices: Choices) -> ScoreTable:
         frame["status"] += " (SAMPLE)"
     lacks = run.missing_measures()
     notes = tuple(_notes(run, values, lacks, sample=sample, partial=partial))
+    if is_table_file(task_list) and (disputed := disputed_titles(values)):
+        notes = (*notes, _disputed(disputed))
     frame["note"] = pd.Series("; ".join(notes) or None, index=frame.index, dtype="str")
     uses = [*run.manifest.sources, *uses, *(source_use(*file) for file in bridge.files)]
     if sample:
@@ -163,6 +165,13 @@ def _notes(run: Run, values: pd.DataFrame, lacks: Mapping[Measure, str], *, samp
     for why in dict.fromkeys(lacks.values()):
         notes.append(f"no {' or '.join(m for m in MEASURES if lacks.get(m) == why)}: {why}")
     return notes
+
+
+def _disputed(titles: Sequence[tuple[str, str, str]]) -> str:
+    """Codes of a user's list that O*NET gives to another occupation: jobs and pay follow the code."""
+    named = "; ".join(f"{code} is {ours!r} in the list, {theirs!r} in O*NET" for code, ours, theirs in titles[:3])
+    more = f"; and {len(titles) - 3:,} more" if len(titles) > 3 else ""
+    return f"titles that disagree with their code, by which jobs and pay are joined: {named}{more}"
 
 
 def _sample_uses(taxonomy: Taxonomy) -> list[SourceUse]:
