@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from relabel.redaction import forget
+
 MIRROR = os.environ.get("RELABEL_DATA_MIRROR", "")
 
 
@@ -21,7 +23,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _own_home(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    """No test sees the user's store, key or provider."""
+    """No test sees the user's store, key or provider, or another test's secrets."""
+    forget()
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "RELABEL_STORE"):
         monkeypatch.delenv(name, raising=False)
     if request.node.get_closest_marker(

@@ -62,7 +62,7 @@ def test_the_check_lets_our_own_name_pass(line: str) -> None:
 
 def test_one_name_everywhere_and_the_command_stays() -> None:
     assert PROJECT["name"] == NAME
-    assert PROJECT["scripts"] == {"relabel": "relabel.cli.app:main"}
+    assert PROJECT["scripts"] == {"relabel": "relabel.__main__:main"}
     assert f"{NAME}[ray]" in PROJECT["optional-dependencies"]["dev"]
     assert f"{NAME}[ray]" in RAY_EXTRA
     assert f"pip install {NAME}" in (ROOT / "docs/workflows/relabel-eval.yml").read_text("utf-8")

@@ -5,10 +5,10 @@ The names below are the public API; each is loaded when it is first used, so tha
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # `typing` and `importlib` take a while to load, and a Ctrl-C meanwhile would show a traceback
 if TYPE_CHECKING:
+    from typing import Any
+
     from relabel.errors import RelabelError
     from relabel.evaluation.document.whole import EvalDocument
     from relabel.evaluation.evaluate import evaluate
@@ -60,5 +60,7 @@ _HOME = {
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
+        from importlib import import_module  # noqa: PLC0415
+
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'relabel' has no attribute {name!r}")

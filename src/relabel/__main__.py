@@ -1,5 +1,28 @@
-"""`python -m relabel` is the command `relabel`."""
+"""The command `relabel`, also as `python -m relabel`."""
 
-from relabel.cli.app import main
+from __future__ import annotations
 
-main()
+import os
+import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """Run relabel; Ctrl-C before there is anything to save leaves without a traceback."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _leave)
+    from relabel.cli.app import main as run  # noqa: PLC0415  the signal is handled first
+
+    run()
+
+
+def _leave(*_: object) -> None:
+    os.write(2, b"relabel: interrupted\n")
+    os._exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -22,11 +22,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from relabel.redaction import clean
+
 
 class RelabelError(Exception):
-    """Base of all errors that relabel raises on purpose."""
+    """Base of all errors that relabel raises on purpose. No secret gets into a message."""
 
     exit_code: ClassVar[int] = 3
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(clean(message))
 
 
 class UsageError(RelabelError):

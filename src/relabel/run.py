@@ -23,6 +23,7 @@ from relabel.files import make_private_dir, replacing, require_own
 from relabel.label import Failure, Label
 from relabel.label_table import label_table, read_label_table, write_label_table
 from relabel.manifest import FORMAT_VERSION, Counts, Manifest, SourceUse
+from relabel.redaction import masked
 from relabel.rubric import AUTOMATION, Measure, Rubric, Unit, load_rubric
 from relabel.settings import asset_dir
 from relabel.sources import eloundou, fetch, registry
@@ -339,4 +340,4 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         OSError: The folder cannot be written.
     """
     with replacing(folder / "manifest.json") as temporary:
-        temporary.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(masked(manifest.model_dump_json(indent=2)) + "\n", encoding="utf-8")

@@ -9,6 +9,8 @@ import platformdirs
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from relabel.redaction import guard_environment
+
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -50,7 +52,8 @@ class Settings(BaseSettings):
 
 
 def settings() -> Settings:
-    """Read the environment as it is now."""
+    """Read the environment as it is now; what it holds of secrets is never told."""
+    guard_environment()
     return Settings()
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from relabel.errors import UsageError
 from relabel.labelling.prompt import load_prompt
-from relabel.labelling.request import Endpoint, Planner, Request, host_of, public_url
+from relabel.labelling.request import Endpoint, Planner, Request, host_of
+from relabel.redaction import public_url
 from relabel.rubric import load_rubric
 from relabel.task import Task
 

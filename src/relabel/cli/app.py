@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -30,6 +32,8 @@ from relabel.cli import (
     store,
     tasks,
 )
+from relabel.cli.terminal import lost_output, open_streams
+from relabel.redaction import clean
 
 app = typer.Typer(
     name="relabel",
@@ -83,9 +87,14 @@ app.add_typer(store.app, name="store")
 app.add_typer(batch.app, name="batch")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run relabel and leave with its exit code."""
-    sys.exit(run_app(arguments))
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run relabel and leave with its exit code, whatever becomes of what it prints."""
+    open_streams()
+    code = run_app(arguments)
+    if (why := lost_output()) and code == 0:
+        _say(f"cannot write the output ({why}); free some space and try again")
+        code = 3
+    sys.exit(code)
 
 
 def run_app(arguments: Sequence[str] | None = None) -> int:
@@ -100,6 +109,8 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
     from relabel.errors import RelabelError
 
     command = typer.main.get_command(app)
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         left = command.main(
             args=None if arguments is None else list(arguments), prog_name="relabel", standalone_mode=False
@@ -108,8 +119,6 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
             _say("interrupted")
         return left if isinstance(left, int) else 0
     except SystemExit as gone:
-        if isinstance(gone.__context__, BrokenPipeError):  # the reader, such as `head`, has seen enough
-            return _left_unread()
         return gone.code if isinstance(gone.code, int) else 0
     except _WrongUsage as error:
         return _wrongly_used(error, sys.argv[1:] if arguments is None else arguments)
@@ -119,8 +128,6 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
     except RelabelError as error:
         _say(str(error))
         return error.exit_code
-    except BrokenPipeError:
-        return _left_unread()
     except Exception as error:
         if os.environ.get("RELABEL_DEBUG"):
             raise
@@ -147,11 +154,5 @@ def _wrongly_used(error: Any, words: Sequence[str]) -> int:
     return 2
 
 
-def _left_unread() -> int:
-    # What is still to be written at the end must not fail once more.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
-
-
 def _say(message: str) -> None:
-    typer.echo(f"relabel: {message}", err=True)
+    typer.echo(f"relabel: {clean(' '.join(message.splitlines()))}", err=True)

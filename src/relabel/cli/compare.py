@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from relabel.cli.terminal import make_console
 from relabel.cli.writing import JsonCommand, require_file, write
 from relabel.errors import UsageError
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from relabel.evaluation.comparison.several import PairwiseDocument
     from relabel.evaluation.document import SettingName
 
-_WIDTH = 100
 _TOP = 10
 
 
@@ -111,19 +111,11 @@ def register(app: typer.Typer) -> None:
         if json_file is not None:
             write(Path(json_file), text + "\n", "--json")
             typer.echo(f"comparison written to {json_file}", err=True)
-        console = _console()
+        console = make_console()
         if pair is not None:
             _show_pair(pair, console)
         elif several is not None:
             _show_several(several, console)
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False)
-    console.width = min(console.width, _WIDTH) if console.is_terminal else _WIDTH
-    return console
 
 
 def _show_pair(document: CompareDocument, console: Console) -> None:

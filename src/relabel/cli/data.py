@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from relabel.cli.terminal import make_console
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -167,7 +169,4 @@ def _print_json(document: dict[str, Any]) -> None:
 
 
 def _print_table(table: Any) -> None:
-    from rich.console import Console
-
-    # File names and versions are data: no markup, no colours for what happens to look like a number.
-    Console(markup=False, highlight=False).print(table)
+    make_console(wide=True).print(table)

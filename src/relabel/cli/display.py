@@ -17,6 +17,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from relabel.cli.terminal import make_console
 from relabel.labelling.engines.limits import Limiter
 from relabel.labelling.progress import Progress
 from relabel.labelling.trend import Trend
@@ -59,7 +60,7 @@ async def shown(progress: Progress, limiter: Limiter | None, *, look: Look = "pe
 
 
 async def _live(trend: Trend) -> None:
-    console = Console(stderr=True)
+    console = make_console(stderr=True, wide=True)
     with Live(panel(trend), console=console, transient=True, auto_refresh=False) as live:
         while True:
             trend.look()

@@ -8,6 +8,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from relabel.cli.display import Look, say, shown
 from relabel.files import require_writable
@@ -105,7 +106,7 @@ async def _work(
 
 @contextmanager
 def stopping_on_signals(stop: Stop, meanwhile: str, *, look: Look) -> Generator[None]:
-    """Let Ctrl-C and SIGTERM stop a job for as long as the block lasts; a second one makes it leave at once.
+    """Let Ctrl-C, SIGTERM and a terminal that closes (SIGHUP) stop a job for as long as the block lasts; a second one makes it leave at once.
 
     Args:
         stop: Stops the job.
@@ -122,10 +123,14 @@ def stopping_on_signals(stop: Stop, meanwhile: str, *, look: Look) -> Generator[
         else:
             say("stopping", f"stopping: {meanwhile}; once more to leave at once", look=look)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, interrupt)
+    before: dict[signal.Signals, Any] = {}
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number: signal.Signals | None = getattr(signal, name, None)
+        # Under nohup a terminal that closes is no reason to stop.
+        if number is not None and not (name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN):
+            before[number] = signal.signal(number, lambda *_: loop.call_soon_threadsafe(interrupt))
     try:
         yield
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
+        for number, handler in before.items():
+            signal.signal(number, handler)

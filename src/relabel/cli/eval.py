@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from relabel.cli.terminal import make_console
 from relabel.cli.writing import JsonCommand, require_file, write
 from relabel.errors import UsageError
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from relabel.evaluation.document import EvalDocument
 
-_WIDTH = 100
 _UNMATCHED = {
     "not-in-gold": "in the run but not in the gold",
     "not-in-run": "in the gold but not in the run",
@@ -78,15 +78,11 @@ def register(app: typer.Typer) -> None:
         and code or label (E0, E1, E2; T0 to T4 for automation) or strict and with_tools (exposed, not-exposed); weight
         and stratum, if there are any, count in the estimates.
         """
-        from rich.console import Console
-
         from relabel.cli.outcome import Wanted, fail_if_any, gold_of, settle, show_gates
         from relabel.evaluation.evaluate import evaluate
         from relabel.run import open_run
 
-        console = Console(highlight=False)
-        # Into a pipe or file there is no terminal to ask, and rich would take 80.
-        console.width = min(console.width, _WIDTH) if console.is_terminal else _WIDTH
+        console = make_console()
         require_file(json_file, "--json")
         if paper:
             if run is not None or gold is not None or suite is not None:

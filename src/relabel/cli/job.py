@@ -24,6 +24,7 @@ from relabel.task import load_tasks
 
 _OURS = {"model", "messages", "response_format", "stream", "n"}
 """What a request says anyway, and nobody else may."""
+_CREDENTIALS = {"api_key", "apikey", "authorization", "token", "access_token", "secret", "password"}
 
 
 def settings_of(rubric: Rubric, given: Sequence[str] | None) -> tuple[str, ...]:
@@ -55,6 +56,8 @@ def parameters(given: Sequence[str], max_tokens: int | None, model: str, *, api:
     found: dict[str, Any] = {}
     for item in given:
         name, equals, text = item.partition("=")
+        if name.lower().replace("-", "_") in _CREDENTIALS:
+            raise UsageError(f"--param {name} would write a credential into the store; set OPENAI_API_KEY instead")
         if not equals or not name or name in _OURS:
             raise UsageError(f"--param {item!r} is not NAME=VALUE with a sampling parameter, such as temperature=0")
         found[name] = _value(item, name, text)

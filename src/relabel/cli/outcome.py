@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from relabel.cli.terminal import workflow_command
 from relabel.cli.writing import require_file, write
 from relabel.errors import GateError, UsageError
 
@@ -155,4 +156,4 @@ def _annotate(wanted: Wanted, result: SuiteResult) -> None:
         from relabel.evaluation.gates.summary import github_annotations
 
         for line in github_annotations(result):
-            typer.echo(line, err=True)
+            workflow_command(line)

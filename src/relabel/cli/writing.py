@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,8 @@ def write(path: Path, content: str | bytes, option: str, *, make_folder: bool = 
         if make_folder:
             path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file() and not path.is_dir():
-            path.write_bytes(raw)  # a device or a pipe must not be replaced
+            with suppress(BrokenPipeError):  # the reader has seen enough
+                path.write_bytes(raw)  # a device or a pipe must not be replaced
             return
         with replacing(path) as temporary:
             temporary.write_bytes(raw)

@@ -20,8 +20,9 @@ from relabel.labelling.engines.online import OnlineEngine
 from relabel.labelling.engines.transport import PATIENCE_AT_HOME, Patience
 from relabel.labelling.pricing import FREE, OPENAI_URL, Price, find_price
 from relabel.labelling.providers import UNKNOWN, Provider, provider_of
-from relabel.labelling.request import Endpoint, Request, host_of, public_url
+from relabel.labelling.request import Endpoint, Request, host_of
 from relabel.labelling.wire import Api
+from relabel.redaction import guard_address, public_url
 from relabel.settings import Settings
 
 
@@ -82,6 +83,7 @@ def describe(
         return Connection(endpoint, None, "local", None, FREE, patience or PATIENCE_AT_HOME)
     named = None if provider is None else provider_of("", provider)
     url = base_url or (named.base_url if named else environment.openai_base_url) or OPENAI_URL
+    guard_address(url)
     endpoint = Endpoint(host=host_of(url), model=model, api=api, params=dict(params))
     found = price or find_price(model, url)
     return Connection(

@@ -27,6 +27,7 @@ from relabel.labelling.request import Decide, Planned, Wanted
 from relabel.labelling.rows import failure_rows, label_rows
 from relabel.labelling.store import Store
 from relabel.labelling.wire import Api
+from relabel.redaction import clean
 from relabel.rubric import Rubric
 from relabel.task import Task
 
@@ -131,6 +132,7 @@ class Ledger:
     def fail(self, wanted: Wanted, kind: FailureKind, message: str, attempts: int) -> None:
         """Enter labels that are missing; without a request they have no key."""
         key = wanted.request.key if isinstance(wanted, Planned) else ""
+        message = clean(message)
         for task in wanted.tasks:
             self.progress.failed[kind] += 1
             self.progress.unasked += not attempts

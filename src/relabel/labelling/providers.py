@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from relabel.errors import DataError, UsageError
 from relabel.labelling.wire import Api, messages_of, with_messages
+from relabel.redaction import clean
 from relabel.settings import asset_dir, settings
 
 
@@ -253,7 +254,7 @@ def read_error(
         return None
     inner = inner or {}
     text = content.decode("utf-8", "replace") if isinstance(content, bytes) else content
-    message = _message(inner) or " ".join(text.split())[:200] or f"HTTP {status}"
+    message = _message(inner) or clean(" ".join(text.split()))[:200] or f"HTTP {status}"
     codes = {str(inner.get(name) or "").lower() for name in ("code", "type", "status", "reason")}
     if isinstance(nested := inner.get("innererror"), Mapping):
         codes.add(str(nested.get("code") or "").lower())
@@ -322,7 +323,7 @@ def _message(inner: Mapping[str, Any]) -> str:
         said = json.dumps(said, ensure_ascii=False)
     raw = (inner.get("metadata") or {}).get("raw") if isinstance(inner.get("metadata"), Mapping) else None
     whole = f"{said or ''} {raw if isinstance(raw, str) else ''}"
-    return " ".join(whole.encode("utf-8", "replace").decode().split())[:300]
+    return clean(" ".join(whole.split()))[:300]
 
 
 _QUOTA_CODES = {

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,6 +16,7 @@ from relabel.label import answer_schema
 from relabel.labelling.prompt import Message, Prompt
 from relabel.labelling.wire import Api, Form, with_messages
 from relabel.labelling.wire import body as wire_body
+from relabel.redaction import public_url
 from relabel.rubric import Order, Rubric, reordered
 from relabel.task import Task
 
@@ -249,11 +250,3 @@ def host_of(base_url: str) -> str:
     except ValueError as error:
         raise UsageError(f"{public_url(base_url)!r} is no address of an API ({error}); mend the port") from None
     return f"{parts.hostname}{port}{parts.path.rstrip('/')}"
-
-
-def public_url(base_url: str) -> str:
-    """An address without user, password and query: fit for manifests, logs and messages."""
-    parts = urlsplit(base_url)
-    # Without `//` the credentials lie in the path, as in `user:secret@host/v1`.
-    path = parts.path if parts.netloc else parts.path.rpartition("@")[2]
-    return urlunsplit((parts.scheme if parts.netloc else "", parts.netloc.rpartition("@")[2], path, "", ""))

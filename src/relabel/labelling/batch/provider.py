@@ -20,13 +20,14 @@ from multidict import CIMultiDict
 
 from relabel.errors import DataError, ProviderError
 from relabel.files import replacing
-from relabel.labelling.engines.refusals import LONGEST_OBEYED_S, fatal_refusal, without_keys
+from relabel.labelling.engines.refusals import LONGEST_OBEYED_S, fatal_refusal
 from relabel.labelling.engines.reply import parsed
 from relabel.labelling.engines.transport import LARGEST_REPLY, Http, connection_problem
 from relabel.labelling.providers import UNKNOWN, ErrorReply, Provider, read_error
-from relabel.labelling.request import Request, public_url
+from relabel.labelling.request import Request
 from relabel.labelling.retry import ATTEMPTS, RetryPolicy
 from relabel.labelling.wire import PATHS, Api, NotAReplyError
+from relabel.redaction import clean, public_url
 
 TIMEOUT_S = 600.0
 """For one call: a chunk of 200 MB goes up in it."""
@@ -185,7 +186,7 @@ class BatchProvider:
     def result(self, line: bytes) -> Result | None:
         """A line of results; None when it cannot be understood."""
         try:
-            row = _object(parsed(line.decode("utf-8", "replace"), self.secret))
+            row = _object(parsed(line.decode("utf-8", "replace")))
         except NotAReplyError:
             return None
         key, response = row.get("custom_id"), _object(row.get("response"))
@@ -194,7 +195,7 @@ class BatchProvider:
         status, body = response.get("status_code"), response.get("body")
         error = _object(row.get("error")) or _object(_object(body).get("error"))
         code, message = (str(error.get(name) or "") for name in ("code", "message"))
-        said = self.redact(" ".join((message or code or str(body)[:200]).split())[:300])
+        said = self.redact(" ".join((message or code or str(body)).split()))[:300]
         return Result(key, status if isinstance(status, int) else 0, body, code, said)
 
     # What is the same for all.
@@ -296,7 +297,7 @@ class BatchProvider:
 
     def redact(self, text: str) -> str:
         """Take the key, and whatever looks like one, out of a text; and lone surrogates, which no file can hold."""
-        return without_keys(text, self.secret).encode("utf-8", "replace").decode()
+        return clean(text)
 
     def fatal(self, status: int | None, code: str, said: str, path: str) -> ProviderError | None:
         """What to tell the user when no request will have an answer; see `fatal_refusal`."""
@@ -373,7 +374,7 @@ class BatchProvider:
         if reply.status >= 400 and (understood := read_error(reply.status, reply.headers, raw)) is not None:
             raise _ApiError(understood)
         try:
-            said: Any = parsed(raw.decode("utf-8", "replace"), self.secret)
+            said: Any = parsed(raw.decode("utf-8", "replace"))
         except NotAReplyError:
             said = None
         if not isinstance(said, dict):

@@ -111,7 +111,7 @@ class OpenRequests(dict[str, OpenRequest]):
         try:
             answer = self._answer(chunk, result, number)
         except NotAReplyError:
-            said = self._provider.redact(str(result.body)[:200])
+            said = self._provider.redact(str(result.body))[:200]
             self.fail(key, "provider", f"the batch's reply is not a completion: {said!r}")
             return False, None
         if key in self:

@@ -36,9 +36,10 @@ from relabel.labelling.leases import LEASE_S, Leases
 from relabel.labelling.ledger import Ledger
 from relabel.labelling.outcome import Outcome, finish, manifest_of, out_is_free
 from relabel.labelling.progress import Progress
-from relabel.labelling.request import Planned, Request, public_url
+from relabel.labelling.request import Planned, Request
 from relabel.labelling.store import Store
 from relabel.labelling.workers import DRAIN_S, in_a_batch
+from relabel.redaction import public_url
 from relabel.run import write_manifest
 
 LONGEST_POLL_S = 60.0

@@ -9,6 +9,7 @@ from typing import Protocol
 from relabel.label import Answer, FailureKind
 from relabel.labelling.providers import ErrorMeaning
 from relabel.labelling.request import Request
+from relabel.redaction import clean
 
 
 class NoAnswerError(Exception):
@@ -31,7 +32,7 @@ class NoAnswerError(Exception):
         status: int | None = None,
         meaning: ErrorMeaning | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(clean(message))
         self.kind: FailureKind = kind
         self.attempts = attempts
         self.status = status

@@ -30,7 +30,6 @@ from relabel.labelling.engines.refusals import (
     is_transient,
     may_have_been_charged,
     refusal,
-    without_keys,
 )
 from relabel.labelling.engines.reply import answer_to, parsed
 from relabel.labelling.engines.transport import (
@@ -43,9 +42,10 @@ from relabel.labelling.engines.transport import (
 from relabel.labelling.engines.turns import Turns
 from relabel.labelling.pricing import OPENAI_URL, Price
 from relabel.labelling.providers import UNKNOWN, Provider
-from relabel.labelling.request import Request, public_url
+from relabel.labelling.request import Request
 from relabel.labelling.retry import ATTEMPTS, RetryPolicy
 from relabel.labelling.wire import PATHS, Api, NotAReplyError, messages_of, output_bound, with_messages
+from relabel.redaction import clean, public_url
 
 MOST_WAITS = 40
 """Times that a request waits for a limit to pass, as its provider asks, before it counts as failed."""
@@ -172,21 +172,17 @@ class OnlineEngine:
         except UnreachableError as error:
             raise NoAnswerError("provider", self._unreachable(error), sent, status=0) from error
         except openai.APIConnectionError as error:
-            cause = self.redact(str(error.__cause__ or error) or type(error.__cause__).__name__)[:300]
+            cause = clean(str(error.__cause__ or error) or type(error.__cause__).__name__)[:300]
             raise NoAnswerError("provider", f"the connection to {self._address} broke ({cause})", sent) from error
         except openai.APIStatusError as error:
             where, model = PATHS[request.api], request.body.get("model")
-            raise refusal(error, sent, address=self._address, path=where, model=model, secret=self._secret) from error
+            raise refusal(error, sent, address=self._address, path=where, model=model) from error
 
     def _unreachable(self, error: UnreachableError) -> str:
-        return f"cannot reach {self._address} ({self.redact(str(error))})"
+        return f"cannot reach {self._address} ({error})"
 
     def _too_late(self, sent: int) -> str:
         return f"no answer within {self._patience.attempt_s:g} s, asked {sent} times; a model that thinks for longer needs a larger --timeout"
-
-    def redact(self, text: str) -> str:
-        """Take the key, and whatever looks like one, out of a text."""
-        return without_keys(text, self._secret)
 
     async def _turn(self, body: Mapping[str, Any], tokens: float) -> tuple[Ticket, float]:
         worst = self.budget.worst_case(body)
@@ -257,7 +253,7 @@ class OnlineEngine:
             answer = answer_to(
                 request.key,
                 request.api,
-                parsed(text, self._secret),
+                parsed(text),
                 self._price,
                 attempts=attempts,
                 latency_s=round(latency, 4),
@@ -266,7 +262,7 @@ class OnlineEngine:
             )
         except NotAReplyError as error:
             self.budget.unsure(request.body, worst)
-            message = f"the server's reply is no completion: {self.redact(text)[:200]!r}"
+            message = f"the server's reply is no completion: {clean(text)[:200]!r}"
             raise NoAnswerError("provider", message, attempts) from error
         self.budget.settle(worst, answer.cost_usd)
         self.limiter.correct(ticket, answer.usage.prompt + answer.usage.completion)

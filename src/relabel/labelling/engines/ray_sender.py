@@ -27,6 +27,7 @@ from relabel.labelling.engines.local import LocalServer, find_weights, local_end
 from relabel.labelling.engines.transport import HttpTransport, Transport, UnreachableError
 from relabel.labelling.request import KEY_VERSION
 from relabel.labelling.wire import Api
+from relabel.redaction import masked, may_hold_secret
 from relabel.settings import settings
 
 BLOCK_BYTES = 64_000
@@ -126,7 +127,6 @@ class Sender:
         self._local = local
         self._incarnation = uuid.uuid4().hex
         self._transport: Transport | None = None
-        self._secret = b""
         self._open = ExitStack()
         self._flying: dict[int, asyncio.Task[None]] = {}
         self._seen: set[int] = set()
@@ -156,7 +156,6 @@ class Sender:
             return None
         if not secret and self._local is None and (own := settings().openai_api_key) is not None:
             secret = own.get_secret_value()
-        self._secret = secret.encode()
         try:
             if self._local is not None:
                 base_url = await asyncio.to_thread(self._serve, self._local)
@@ -244,8 +243,10 @@ class Sender:
         except openai.APIConnectionError as error:
             fault, words = "broken", str(error.__cause__ or error) or type(error.__cause__).__name__
         seconds = time.monotonic() - started
-        if len(self._secret) >= 12:  # a key from this node's environment must not leave it
-            content, words = content.replace(self._secret, b"[key]"), words.replace(self._secret.decode(), "[key]")
+        # A key from this node's environment must not leave it.
+        if may_hold_secret(text := content.decode("utf-8", "replace")):
+            content = masked(text).encode()
+        words = masked(words)
         if self._flying.pop(posting.number, None) is None:
             return
         self._count += 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime, timedelta
 
 import httpx2
@@ -13,16 +12,13 @@ from relabel.label import FailureKind
 from relabel.labelling.engines.engine import NoAnswerError
 from relabel.labelling.engines.transport import UnreachableError
 from relabel.labelling.providers import ErrorMeaning, ErrorReply, is_error, meaning_of, read_error
-from relabel.labelling.request import public_url
+from relabel.redaction import public_url
 
-SHORTEST_SECRET = 12
-"""Characters."""
 LONGEST_OBEYED_S = 900.0
 """Seconds; who asks for a longer wait ends the run, which says when to come back."""
 _PERHAPS_CHARGED = {408, 502, 504, 524}
 """A gateway gave up waiting; whether the provider went on and charged, nobody knows."""
 _NOT_IMPLEMENTED = 501
-_LOOKS_LIKE_A_KEY = re.compile(r"\b(sk|pk|key)-[A-Za-z0-9_*-]{6,}")
 
 
 class RefusedError(openai.APIStatusError):
@@ -70,7 +66,7 @@ def may_have_been_charged(error: openai.APIStatusError) -> bool:
 
 
 def refusal(
-    error: openai.APIStatusError, sent: int, *, address: str, path: str, model: str | None, secret: str
+    error: openai.APIStatusError, sent: int, *, address: str, path: str, model: str | None
 ) -> ProviderError | NoAnswerError:
     """What a refusal means: for all requests, or for this one.
 
@@ -80,14 +76,13 @@ def refusal(
         address: The provider's address, without credentials.
         path: What was asked for below the address.
         model: The model that was asked for.
-        secret: The key, which must not be told.
     """
     reply = reply_of(error)
-    status, said = reply.status, without_keys(reply.message, secret)
+    status, said = reply.status, reply.message
     if 300 <= status < 400:
         where = public_url(error.response.headers.get("location", ""))[:200]
         return ProviderError(
-            f"{address} sends elsewhere (HTTP {status}, to {without_keys(where, secret) or 'nowhere'}), and requests with a key are not "
+            f"{address} sends elsewhere (HTTP {status}, to {where or 'nowhere'}), and requests with a key are not "
             "sent on; if you trust that address, give it to --base-url"
         )
     if reply.meaning == "wait" and reply.wait_s is not None and reply.wait_s > LONGEST_OBEYED_S:
@@ -151,13 +146,6 @@ def fatal_refusal(
             return ProviderError(f"{address} has no {path} ({said}); check --base-url, --model and --api")
         case _:
             return None
-
-
-def without_keys(text: str, secret: str) -> str:
-    """Take the key, and whatever looks like one, out of a text."""
-    if len(secret) >= SHORTEST_SECRET:
-        text = text.replace(secret, "[key]")
-    return _LOOKS_LIKE_A_KEY.sub("[key]", text)
 
 
 def passes(status: int) -> bool:

@@ -7,20 +7,19 @@ from datetime import datetime
 from typing import Any
 
 from relabel.label import Answer
-from relabel.labelling.engines.refusals import SHORTEST_SECRET
 from relabel.labelling.pricing import Price
 from relabel.labelling.wire import Api, NotAReplyError, read
+from relabel.redaction import clean_document, may_hold_secret
 
 DEEPEST = 100
 """Lists and objects in each other; what is deeper can be read but not written again, and no provider sends it."""
 
 
-def parsed(text: str, secret: str) -> Any:
-    """The document that a server sent, with the key taken out of everything in it.
+def parsed(text: str) -> Any:
+    """The document that a server sent, with every secret taken out of everything in it.
 
     Args:
         text: What was sent.
-        secret: The key. A short one is a placeholder such as `none` or `EMPTY`, and no secret: taking it out would change answers.
 
     Raises:
         NotAReplyError: It is no JSON, or nested too deep.
@@ -31,7 +30,7 @@ def parsed(text: str, secret: str) -> Any:
         raise NotAReplyError("no JSON") from error
     if text.count("[") + text.count("{") > DEEPEST and _is_deep(sent):
         raise NotAReplyError("nested too deep")
-    return _without(sent, secret) if len(secret) >= SHORTEST_SECRET and secret in text else sent
+    return clean_document(sent) if may_hold_secret(text) else sent
 
 
 def answer_to(
@@ -86,13 +85,3 @@ def _is_deep(value: Any) -> bool:
         if not layer:
             return False
     return True
-
-
-def _without(sent: Any, secret: str) -> Any:
-    if isinstance(sent, str):
-        return sent.replace(secret, "[key]")
-    if isinstance(sent, dict):
-        return {name.replace(secret, "[key]"): _without(value, secret) for name, value in sent.items()}
-    if isinstance(sent, list):
-        return [_without(value, secret) for value in sent]
-    return sent

@@ -19,8 +19,8 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from relabel.labelling.pricing import OPENAI_URL
-from relabel.labelling.request import public_url
 from relabel.labelling.wire import PATHS, Api
+from relabel.redaction import guard, guard_address, public_url
 
 CONNECT_TIMEOUT_S = 20.0
 SECONDS = "relabel_seconds"
@@ -102,6 +102,8 @@ class Http:
     """
 
     def __init__(self, base_url: str | None, secret: str) -> None:
+        guard(secret)
+        guard_address(base_url)
         self.address = (public_url(base_url) if base_url else OPENAI_URL).rstrip("/")
         backend = httpx2.AsyncClient(verify=certificates())  # sends nothing: the client is asked for its headers alone
         client = openai.AsyncOpenAI(api_key=secret or "none", base_url=self.address, http_client=backend)

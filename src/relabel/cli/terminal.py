@@ -1,0 +1,146 @@
+"""Standard output and standard error: what is printed passes the door for secrets, and a reader may go away at any time.
+
+Whatever becomes of the streams, the verdict of a command is its exit code.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from relabel.redaction import masked, printable
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+
+WIDTH = 100
+"""Columns at most; also those of a pipe or a file, where no terminal says how many there are."""
+_COMMAND = re.compile(r"^(\s*)(::|##\[)", re.MULTILINE)
+_READER_GONE = {errno.EPIPE, errno.ECONNRESET, errno.ESHUTDOWN}
+
+
+class _Raw(io.FileIO):
+    """A stream that goes on into nothing when it cannot be written any more."""
+
+    failed: OSError | None = None
+    """Why output was lost, unless it is that the reader went away."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            hung_up = error.errno == errno.EIO and os.isatty(self.fileno())
+            if error.errno not in _READER_GONE and not hung_up:
+                self.failed = error
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            return len(data)
+
+
+class _Stream(io.TextIOWrapper):
+    """Text on its way out: without secrets, control characters escaped, and no line of it a command to a CI's runner."""
+
+    def write(self, text: str) -> int:
+        return self.write_rendered(printable(masked(text)))
+
+    def write_rendered(self, text: str) -> int:
+        return super().write(_COMMAND.sub(r"\1\\\2", text))
+
+    def write_command(self, text: str) -> int:
+        return super().write(text)
+
+
+class _Rendered:
+    """The same stream for a console of ours, which has cleaned what it renders and adds colours and moves of its own."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return getattr(self._stream, "write_rendered", self._stream.write)(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class _Cleaned:
+    """A renderable whose texts pass the door."""
+
+    def __init__(self, inner: RenderableType) -> None:
+        self._inner = inner
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.segment import Segment
+
+        for segment in console.render(self._inner, options):
+            yield segment if segment.control else Segment(printable(masked(segment.text)), segment.style)
+
+
+class _Door:
+    """Hook of a console."""
+
+    def process_renderables(self, renderables: Iterable[RenderableType]) -> list[RenderableType]:
+        from rich.control import Control
+
+        return [one if isinstance(one, Control) else _Cleaned(one) for one in renderables]
+
+
+def open_streams() -> None:
+    """Put the door in front of standard output and standard error of this process."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by who started this process
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  for as long as the process lives
+        elif type(raw := _raw_of(stream)) is io.FileIO:
+            stream.flush()
+            ours: Any = _Raw(raw.fileno(), "w", closefd=False)
+            opened = _Stream(
+                ours if stream.write_through else io.BufferedWriter(ours),
+                stream.encoding,
+                "backslashreplace",  # that a terminal knows few letters is no reason to fail
+                line_buffering=stream.line_buffering or name == "stderr",
+                write_through=stream.write_through,
+            )
+            setattr(sys, name, opened)
+
+
+def _raw_of(stream: Any) -> Any:
+    buffer = getattr(stream, "buffer", None)
+    return getattr(buffer, "raw", buffer)
+
+
+def lost_output() -> str:
+    """Why something that was printed has not arrived, in a few words; empty where all did, or the reader went away."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(raw := _raw_of(stream), _Raw):
+            stream.flush()
+            if raw.failed is not None:
+                return os.strerror(raw.failed.errno or 0)
+    return ""
+
+
+def workflow_command(line: str) -> None:
+    """Tell the runner of GitHub's workflows something, on standard error: the only line that may look so."""
+    getattr(sys.stderr, "write_command", sys.stderr.write)(f"{printable(masked(line))}\n")
+
+
+def make_console(*, stderr: bool = False, wide: bool = False) -> Console:
+    """A console for tables and sentences, without markup and without colours for what looks like a number.
+
+    Args:
+        stderr: Write to standard error.
+        wide: Take all columns of the terminal, not `WIDTH` at most.
+    """
+    from rich.console import Console
+
+    stream: Any = _Rendered(sys.stderr if stderr else sys.stdout)
+    console = Console(file=stream, highlight=False, markup=False)
+    if not wide:
+        console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
+    console.push_render_hook(_Door())
+    return console

@@ -1,0 +1,181 @@
+"""The one door for text from outside and for addresses: secrets are taken out, control characters are shown escaped.
+
+Error messages, replies of providers, manifests and everything printed pass through it. What is secret comes from the
+environment and from addresses: keys, tokens in a header or in a query, user information of an API address or a proxy.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
+
+MASK = "[key]"
+"""Stands where a secret was."""
+_SHORT = 6
+"""A secret with fewer characters is taken out only where it stands as a word of its own."""
+_SHORTEST = 4
+"""Characters of a secret; what is shorter, or a short word, keeps nobody out and might be a label."""
+_PLACEHOLDERS = frozenset(
+    [
+        "none",
+        "null",
+        "empty",
+        "local",
+        "test",
+        "dummy",
+        "fake",
+        "key",
+        "secret",
+        "token",
+        "password",
+        "ollama",
+        "lm-studio",
+        "vllm",
+        "unused",
+        "anything",
+        "placeholder",
+        "no-key",
+        "not-needed",
+        "sk-no-key-required",
+        "-",
+        "x",
+        "xx",
+        "xxx",
+    ]
+)
+"""What people give to servers that want a key and check none: taking these out would change answers."""
+_NAMES = r"(?:api[-_]?key|key|token|secret|sig|signature|password|passwd|pass|auth|authorization|credential|cookie)s?"
+_SECRET_NAME = re.compile(rf"(?:^|[-_.]){_NAMES}(?:$|[-_.])|apikey|(?-i:[a-z](?:Key|Token|Secret))$", re.IGNORECASE)
+_USER_INFORMATION = re.compile(r"(?<=://)[^\s/?#\"'<>@]*(?:@[^\s/?#\"'<>@]+)*@(?=[\w\[.])")
+_QUERY = re.compile(rf"([?&;][\w.-]*?{_NAMES}=)(?!\[key\])[^&;#\s\"'<>)\]]+", re.IGNORECASE)
+_BEARER = re.compile(r"\b(bearer|basic)\s+(?=\S*[\d=])[A-Za-z0-9+/=._~-]{8,}", re.IGNORECASE)
+_LOOKS_LIKE_A_KEY = re.compile(r"\b(?:sk|pk|key)-(?=[A-Za-z_-]*[\d*])[A-Za-z0-9_*-]{6,}")
+_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\(/)")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
+
+_known: set[str] = set()
+_pattern: re.Pattern[str] | None = None
+
+
+def guard(*secrets: str | None) -> None:
+    """Keep these values from being told, however they are spelled, for as long as the process lives."""
+    global _pattern  # noqa: PLW0603  one set of secrets a process, as there is one environment
+    before = len(_known)
+    for secret in secrets:
+        if secret and (value := secret.strip()) and value.lower() not in _PLACEHOLDERS:
+            if len(value) < _SHORTEST or (len(value) < _SHORT and value.isalpha()):
+                continue
+            quoted = [json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]]
+            _known.update(
+                {value, secret, quote(value, safe=""), unquote(value), *quoted, quoted[0].replace("/", r"\/")}
+            )
+    if len(_known) > before:
+        _pattern = re.compile("|".join(map(_alternative, sorted(_known, key=len, reverse=True))))
+
+
+def _alternative(value: str) -> str:
+    word = re.escape(value)
+    return word if len(value) >= _SHORT else rf"(?<![A-Za-z0-9]){word}(?![A-Za-z0-9])"
+
+
+def guard_address(address: str | None) -> None:
+    """Keep from being told what an address holds of credentials: user information, keys and tokens of its query."""
+    if not address:
+        return
+    rest = address.partition("://")[2] or address
+    user, at, _ = rest.rpartition("@")
+    if at:
+        name, colon, password = user.partition(":")
+        guard(password if colon else name, unquote(password if colon else name))
+        guard(*(base64.b64encode(unquote(text).encode()).decode() for text in (user, f"{name}:{password}")))
+    query = address.partition("?")[2].partition("#")[0]
+    guard(*(value for name, value in parse_qsl(query) if _SECRET_NAME.search(name)))
+
+
+def guard_environment(environ: Mapping[str, str] = os.environ) -> None:
+    """Keep from being told what the environment holds of credentials: keys, custom headers, addresses and proxies."""
+    for name, value in environ.items():
+        upper = name.upper()
+        if upper in {"OPENAI_API_KEY", "OPENAI_ADMIN_KEY"}:
+            guard(value)
+        elif upper == "OPENAI_CUSTOM_HEADERS":
+            guard_headers(dict(line.split(":", 1) for line in value.splitlines() if ":" in line))
+        elif upper == "OPENAI_BASE_URL" or upper.endswith("_PROXY"):
+            guard_address(value)
+
+
+def guard_headers(headers: Mapping[str, str]) -> None:
+    """Keep from being told what headers hold of credentials."""
+    for name, value in headers.items():
+        if is_secret_name(name):
+            guard(value, value.strip().rpartition(" ")[2])
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a header, a parameter or a field of a query is named like a credential."""
+    return _SECRET_NAME.search(name.strip()) is not None and not name.lower().endswith("tokens")
+
+
+def forget() -> None:
+    """Forget what was guarded; for tests, which are many lives in one process."""
+    global _pattern  # noqa: PLW0603
+    _known.clear()
+    _pattern = None
+
+
+def masked(text: str) -> str:
+    """A text without the secrets that are known, also where JSON escapes spell them."""
+    if _pattern is not None:
+        text = _pattern.sub(MASK, text)
+        if "\\" in text and (plain := _ESCAPE.sub(_unescaped, text)) != text and _pattern.search(plain):
+            text = _pattern.sub(MASK, plain)
+    if "://" in text:
+        text = _QUERY.sub(rf"\1{MASK}", _USER_INFORMATION.sub("", text))
+    return text
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    return match[2] or chr(int(match[1], 16))
+
+
+def clean(text: str) -> str:
+    """A message as people may read it: without secrets and what looks like one, control characters escaped."""
+    text = _LOOKS_LIKE_A_KEY.sub(MASK, _BEARER.sub(rf"\1 {MASK}", masked(text)))
+    return printable(text.encode("utf-8", "replace").decode())
+
+
+def clean_document(value: Any) -> Any:
+    """A JSON document with every known secret taken out of all its texts, names of fields included."""
+    if isinstance(value, str):
+        return masked(value)
+    if isinstance(value, dict):
+        return {masked(str(name)): clean_document(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [clean_document(inner) for inner in value]
+    return value
+
+
+def may_hold_secret(text: str) -> bool:
+    """Whether a JSON text may hold a known secret: what spares most replies the walk through all of their values."""
+    return "\\" in text or "://" in text or (_pattern is not None and _pattern.search(text) is not None)
+
+
+def printable(text: str) -> str:
+    """A text for a terminal: control characters but newline and tab, and marks that reorder text, are shown escaped."""
+    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text) if _CONTROL.search(text) else text
+
+
+def public_url(url: str) -> str:
+    """An address without user information, query and fragment: fit for manifests, logs and messages."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return url.partition("?")[0].rpartition("@")[2]
+    # Without `//` the credentials lie in the path, as in `user:secret@host/v1`.
+    path = parts.path if parts.netloc else parts.path.rpartition("@")[2]
+    return urlunsplit((parts.scheme if parts.netloc else "", parts.netloc.rpartition("@")[2], path, "", ""))
