@@ -11,6 +11,7 @@ import pytest
 from relabel.labelling.engines.reply import DEEPEST, answer_to, parsed
 from relabel.labelling.pricing import Price
 from relabel.labelling.wire import NotAReplyError
+from relabel.redaction import guard
 from server import chat
 from workshop import KEY
 
@@ -20,25 +21,27 @@ CAME = datetime(2026, 1, 2, 3, 4, 5, 6, UTC)
 
 
 def test_the_key_is_taken_out_of_everything() -> None:
+    guard(KEY)
     sent = {"said": f"It is {KEY}.", f"x-{KEY}": [KEY, 1, None, {"a": KEY}]}
-    assert parsed(json.dumps(sent), KEY) == {"said": "It is [key].", "x-[key]": ["[key]", 1, None, {"a": "[key]"}]}
+    assert parsed(json.dumps(sent)) == {"said": "It is [key].", "x-[key]": ["[key]", 1, None, {"a": "[key]"}]}
 
 
 @pytest.mark.parametrize("secret", ["", "e", "EMPTY", "none", "placeholder"])
-def test_a_short_key_is_no_secret(secret: str) -> None:
+def test_a_placeholder_is_no_secret(secret: str) -> None:
+    guard(secret)
     sent = {"said": f"This placeholder is EMPTY, none else: {secret}"}
-    assert parsed(json.dumps(sent), secret) == sent
+    assert parsed(json.dumps(sent)) == sent
 
 
 @pytest.mark.parametrize("text", ["", "{", "no", "[" * 5000, "[" * 200 + "]" * 200])
 def test_what_is_no_json_or_cannot_be_written_again_is_no_reply(text: str) -> None:
     with pytest.raises(NotAReplyError):
-        parsed(text, KEY)
+        parsed(text)
 
 
 def test_many_brackets_side_by_side_are_not_deep() -> None:
     sent = [[]] * (2 * DEEPEST)
-    assert parsed(json.dumps(sent), KEY) == sent
+    assert parsed(json.dumps(sent)) == sent
 
 
 @pytest.mark.parametrize(
