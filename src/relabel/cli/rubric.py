@@ -387,10 +387,10 @@ def _labelled(
 
 
 def _show_trial(document: TrialDocument, folder: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from relabel.cli.lines import wrapped
+    from relabel.cli.terminal import make_console
     from relabel.evaluation.trial import rate_in_words as figure
 
     names = [gold.name for gold in document.golds]
@@ -412,7 +412,9 @@ def _show_trial(document: TrialDocument, folder: Path) -> None:
         interval = "-" if bounds is None else f"{figure(bounds[0])} to {figure(bounds[1])}"
         cells = [figure(x) for x in (a.first_rate, a.second_rate, a.kappa)]
         table.add_row(a.on, a.first, a.second, a.setting, f"{a.n:,}", *cells, interval)
-    Console(width=max(110, Console().width), soft_wrap=True).print(table)
+    console = make_console(wide=True)
+    console.width = max(110, console.width)
+    console.print(table, soft_wrap=True)
     typer.echo()
     for line in [*document.verdict.splitlines(), *([f"Note: {document.note}."] if document.note else [])]:
         typer.echo(wrapped(line))
