@@ -12,12 +12,12 @@ import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from relabel.redaction import masked, printable
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderHook, RenderResult
 
 WIDTH = 100
 """Columns at most; also those of a pipe or a file, where no terminal says how many there are."""
@@ -142,5 +142,5 @@ def make_console(*, stderr: bool = False, wide: bool = False) -> Console:
     console = Console(file=stream, highlight=False, markup=False)
     if not wide:
         console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
-    console.push_render_hook(_Door())
+    console.push_render_hook(cast("RenderHook", _Door()))
     return console
