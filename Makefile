@@ -17,6 +17,9 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+	$(BIN)/deptry src
+	$(BIN)/codespell $$(git ls-files)
+	$(BIN)/python design/check.py
 	$(BIN)/python docs/cli_reference.py --check
 
 bench: $(VENV)/.installed-dev

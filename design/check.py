@@ -1,0 +1,122 @@
+"""Checks of the house: `python design/check.py` prints code lines a room, and fails over the limits or on banned phrases.
+
+A code line is one that is neither blank nor a comment nor part of a docstring. Limits go down as the tree shrinks, and a
+room leaves a phrase's list once it is reworded; neither ever goes the other way.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import sys
+import tokenize
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src/relabel"
+MOST_LINES, MOST_MODULES = 25_500, 200
+MOST_FUNCTION_LINES = 80
+LONG_FUNCTIONS = {
+    "cli/compare.py:_show_pair",
+    "cli/compare.py:compare_runs",
+    "cli/compare.py:register",
+    "cli/eval.py:evaluate_run",
+    "cli/eval.py:register",
+    "cli/explain.py:explain",
+    "cli/export.py:export",
+    "cli/import_.py:import_file",
+    "cli/job.py:make_job",
+    "cli/plan.py:plan",
+    "cli/review.py:register",
+    "cli/review.py:review_run",
+    "cli/rubric.py:try_rubrics",
+    "cli/run.py:run",
+    "cli/score.py:score",
+}
+"""Commands, whose signatures have an option a line, and what is still to be split; nothing else may be long."""
+
+BANNED: dict[str, set[str]] = {
+    "is no ": {"cli", "evaluation", "labelling", "publishing", "scoring", "sources", "root", "docs"},
+    "to be had": {"cli", "evaluation", "publishing", "scoring", "sources", "docs"},
+    "at hand": {"cli", "evaluation", "publishing", "scoring", "sources", "root", "docs"},
+    " mend": {"cli", "evaluation", "labelling", "sources", "root", "docs"},
+    "asked of": {"cli", "root"},
+    "found out": {"cli", "labelling", "docs"},
+    "nobody": {"cli", "evaluation", "labelling", "scoring", "root", "docs"},
+    "hold against": set(),
+    "held against": {"cli", "evaluation", "docs"},
+}
+"""Phrases that are not current English, by the rooms that are still to be reworded."""
+
+_SKIPPED = {
+    tokenize.COMMENT,
+    tokenize.NL,
+    tokenize.NEWLINE,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENDMARKER,
+}
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def code_lines(text: str, tree: ast.AST) -> int:
+    """Lines that hold code."""
+    documented: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            documented |= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in _SKIPPED:
+            lines |= set(range(token.start[0], token.end[0] + 1))
+    return len(lines - documented)
+
+
+def check_size() -> Iterator[str]:
+    """Print the figures of each room; yield what is too large."""
+    lines, modules = Counter[str](), Counter[str]()
+    for path in sorted(SOURCE.rglob("*.py")):
+        name = path.relative_to(SOURCE)
+        room = "/".join(name.parts[:-1][:2]) or "root"
+        text = path.read_text(encoding="utf-8")
+        tree = ast.parse(text)
+        lines[room] += code_lines(text, tree)
+        modules[room] += 1
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or 0) - node.lineno + 1
+                if length > MOST_FUNCTION_LINES and f"{name}:{node.name}" not in LONG_FUNCTIONS:
+                    yield f"{name}:{node.lineno} {node.name} has {length} lines; the most are {MOST_FUNCTION_LINES}"
+    for room in sorted(lines):
+        print(f"{room:28}{modules[room]:4} modules{lines[room]:8,} code lines")
+    print(f"{'together':28}{modules.total():4} modules{lines.total():8,} code lines")
+    if lines.total() > MOST_LINES or modules.total() > MOST_MODULES:
+        yield f"src/relabel is over its limits of {MOST_LINES:,} code lines or {MOST_MODULES} modules"
+
+
+def check_words() -> Iterator[str]:
+    """Yield each banned phrase in a room that is clean of it."""
+    files = [(path, path.relative_to(SOURCE).parts) for path in SOURCE.rglob("*") if path.suffix in (".py", ".html")]
+    files += [(path, ("docs", "")) for path in (*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md"))]
+    for path, parts in sorted(files):
+        if path.name == "CHANGELOG.md":
+            continue  # it says what was
+        room = parts[0] if len(parts) > 1 else "root"
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            for phrase, exempt in BANNED.items():
+                if room not in exempt and phrase in line.lower():
+                    yield f"{path.relative_to(ROOT)}:{number} has {phrase.strip()!r}: write it in current English"
+
+
+def main() -> int:
+    """Run both checks."""
+    problems = [*check_size(), *check_words()]
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
