@@ -25,8 +25,7 @@ from relabel.labelling.connection import Connection
 from relabel.labelling.engines.engine import Engine, Flies, Repair
 from relabel.labelling.engines.limits import Limiter
 from relabel.labelling.engines.online import OnlineEngine
-from relabel.labelling.engines.ray_cluster import ClusterOptions
-from relabel.labelling.engines.ray_engine import RayEngine
+from relabel.labelling.engines.ray import ClusterOptions, RayEngine
 from relabel.labelling.estimate import estimate
 from relabel.labelling.job import Job, Stop
 from relabel.labelling.request import Request

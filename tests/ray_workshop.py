@@ -17,8 +17,7 @@ from pydantic import SecretStr
 from relabel.labelling.budget import Budget
 from relabel.labelling.connection import Connection
 from relabel.labelling.engines.limits import Limiter
-from relabel.labelling.engines.ray_cluster import ClusterOptions
-from relabel.labelling.engines.ray_engine import RayEngine
+from relabel.labelling.engines.ray import ClusterOptions, RayEngine
 from relabel.labelling.job import Job, Stop
 from relabel.labelling.outcome import Outcome
 from relabel.labelling.running import run_job
@@ -112,6 +111,7 @@ def nodes(count: int) -> Generator[Nodes]:
     try:
         from ray.cluster_utils import Cluster
 
+        Path("/tmp/ray").mkdir(exist_ok=True)  # where Ray notes the address of what it started last
         cluster = Cluster(
             initialize_head=True, head_node_args={**_NODE, "temp_dir": folder, "_system_config": dict(_WATCHFUL)}
         )

@@ -13,7 +13,7 @@ import pytest
 
 from relabel.cli.app import run_app
 from relabel.labelling.connection import describe
-from relabel.labelling.engines import ray_cluster
+from relabel.labelling.engines import ray as ray_engine
 from relabel.labelling.estimate import Estimate
 from relabel.labelling.throughput import Pace, outlook
 from relabel.settings import Settings
@@ -166,7 +166,7 @@ def test_a_cluster_that_is_not_there_is_told_in_a_sentence(capsys: pytest.Captur
 def test_what_is_no_cluster_is_told_at_once(
     greets: bytes | None, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_cluster, "REACH_S", 0.5)
+    monkeypatch.setattr(ray_engine, "REACH_S", 0.5)
 
     def serve() -> None:
         with listening.accept()[0] as wire:

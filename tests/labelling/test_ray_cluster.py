@@ -15,8 +15,8 @@ import pytest
 
 from ray_workshop import VARIABLES, WORKER, Nodes, label_on, nodes, processes, until
 from relabel.errors import ProviderError
-from relabel.labelling.engines import ray_pool
-from relabel.labelling.engines.ray_cluster import ClusterOptions, join
+from relabel.labelling.engines import ray as ray_engine
+from relabel.labelling.engines.ray import ClusterOptions, join
 from relabel.labelling.pricing import Price
 from relabel.labelling.store import Store
 from relabel.run import open_run
@@ -216,7 +216,7 @@ def test_other_versions_of_ray_are_named(cluster: Nodes, monkeypatch: pytest.Mon
 async def test_another_version_of_relabel_on_a_node_is_named(
     cluster: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_pool, "__version__", "99.0")
+    monkeypatch.setattr(ray_engine, "__version__", "99.0")
     with (
         provider(by_task) as fake,
         Store(tmp_path / "store") as store,

@@ -16,8 +16,7 @@ from relabel.labelling.budget import Budget
 from relabel.labelling.connection import Connection, LazyEngine
 from relabel.labelling.engines.engine import Engine
 from relabel.labelling.engines.limits import Limiter
-from relabel.labelling.engines.ray_cluster import ClusterOptions
-from relabel.labelling.engines.ray_engine import RayEngine
+from relabel.labelling.engines.ray import ClusterOptions, RayEngine
 from relabel.labelling.engines.replay import ReplayEngine
 from relabel.labelling.job import Job, Stop
 from relabel.labelling.outcome import Outcome

@@ -14,7 +14,7 @@ from relabel.cli.numbers import finite
 if TYPE_CHECKING:
     from relabel.cli.edge import Caps
     from relabel.labelling.connection import Connection
-    from relabel.labelling.engines.ray_cluster import ClusterOptions
+    from relabel.labelling.engines.ray import ClusterOptions
 
 
 class EngineName(StrEnum):
@@ -264,7 +264,7 @@ def _cluster(
     engine: EngineName, address: str | None, workers: int | None, worker_cpus: int | None
 ) -> ClusterOptions | None:
     from relabel.errors import UsageError
-    from relabel.labelling.engines.ray_cluster import ClusterOptions
+    from relabel.labelling.engines.ray import ClusterOptions
 
     if engine is EngineName.ray:
         options = ClusterOptions(address, workers, worker_cpus)

@@ -10,14 +10,14 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from relabel.errors import ProviderError
+from relabel.errors import ProviderError, RelabelError
 from relabel.label import Answer
 from relabel.labelling.budget import Budget
 from relabel.labelling.engines.engine import Flies, Repair
 from relabel.labelling.engines.limits import Limiter
 from relabel.labelling.engines.local import LocalServer, find_weights, is_local, local_endpoint
 from relabel.labelling.engines.online import OnlineEngine
-from relabel.labelling.engines.transport import PATIENCE_AT_HOME, Patience
+from relabel.labelling.engines.transport import PATIENCE_AT_HOME, Patience, Transport
 from relabel.labelling.pricing import FREE, OPENAI_URL, Price, find_price
 from relabel.labelling.providers import UNKNOWN, Provider, provider_of
 from relabel.labelling.request import Endpoint, Request, host_of
@@ -117,6 +117,7 @@ class LazyEngine:
         self.limiter, self.budget = limiter, budget
         self._open = ExitStack()
         self._engine: OnlineEngine | None = None
+        self._failed: RelabelError | None = None
         self._starting = asyncio.Lock()
 
     async def ask(self, request: Request, repair: Repair | None = None, *, flies: Flies | None = None) -> Answer:
@@ -127,8 +128,14 @@ class LazyEngine:
         """
         if self._engine is None:
             async with self._starting:
+                if self._failed is not None:  # those who waited for the start have no better luck
+                    raise self._failed
                 if self._engine is None:
-                    self._engine = await asyncio.to_thread(self._start)
+                    try:
+                        self._engine = await self._connect()
+                    except RelabelError as error:
+                        self._failed = error
+                        raise
         return await self._engine.ask(request, repair, flies=flies)
 
     def history(self) -> tuple[tuple[float, int, str], ...]:
@@ -143,6 +150,9 @@ class LazyEngine:
         finally:
             await asyncio.to_thread(self._open.close)
 
+    async def _connect(self) -> OnlineEngine:
+        return await asyncio.to_thread(self._start)
+
     def _start(self) -> OnlineEngine:
         described = self._described
         base_url = described.base_url
@@ -155,12 +165,17 @@ class LazyEngine:
             raise ProviderError(
                 "there is no key for OpenAI; set OPENAI_API_KEY, or name another server with --base-url, or try --model local"
             )
+        return self._made(base_url)
+
+    def _made(self, base_url: str | None, transport: Transport | None = None) -> OnlineEngine:
+        described = self._described
         return OnlineEngine(
             base_url,
             described.key,
             described.price,
             limiter=self.limiter,
             budget=self.budget,
+            transport=transport,
             patience=described.patience,
             provider=described.provider,
         )

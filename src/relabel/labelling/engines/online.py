@@ -33,7 +33,6 @@ from relabel.labelling.engines.refusals import (
 )
 from relabel.labelling.engines.reply import answer_to, parsed
 from relabel.labelling.engines.transport import (
-    SECONDS,
     HttpTransport,
     Patience,
     Transport,
@@ -228,7 +227,7 @@ class OnlineEngine:
             self.limiter.failed(ticket)
             self.budget.unsure(body, worst)
             raise
-        latency = response.extensions.get(SECONDS, self._clock() - started)
+        latency = self._clock() - started
         text = response.content.decode("utf-8", "replace")
         self.limiter.release(ticket, headers=_limit_headers(response.headers))
         return text, latency

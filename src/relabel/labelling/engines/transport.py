@@ -23,8 +23,6 @@ from relabel.labelling.wire import PATHS, Api
 from relabel.redaction import guard, guard_address, public_url
 
 CONNECT_TIMEOUT_S = 20.0
-SECONDS = "relabel_seconds"
-"""Extension of a response: seconds that the exchange took where it was sent from, when that is not this process."""
 
 
 LARGEST_REPLY = 16 * 2**20

@@ -1,0 +1,499 @@
+"""The ray engine: the online engine, whose requests are posted by actors of a Ray cluster.
+
+Plan, store, leases, limits, budget, retries and validation stay in the driver, in the very code of `online`; so a run begun with one
+engine goes on with the other. An actor holds nothing that cannot be lost: to the engine, one that dies is a broken connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import logging
+import os
+import re
+import secrets
+import signal
+import socket
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx2
+import openai
+
+from relabel import __version__
+from relabel.errors import DataError, ProviderError, RelabelError, UsageError
+from relabel.labelling.budget import Budget
+from relabel.labelling.connection import Connection, LazyEngine
+from relabel.labelling.engines.limits import Limiter
+from relabel.labelling.engines.local import SLOTS, LocalServer, find_weights, is_local, local_endpoint
+from relabel.labelling.engines.online import OnlineEngine
+from relabel.labelling.engines.transport import HttpTransport, UnreachableError
+from relabel.labelling.pricing import OPENAI_URL
+from relabel.labelling.wire import Api
+from relabel.redaction import masked, may_hold_secret
+from relabel.settings import settings
+
+RAY_EXTRA = "pip install 'relabel-exposure[ray]'"
+REACH_S = 5.0
+START_S = 60.0  # Seconds for all workers to come up, before those that are up begin alone
+NOBODY_S = 30.0  # Seconds that a request waits for a worker when none is up
+_AGAIN_S = 0.25
+# What an HTTP/2 client says first: a cluster's head speaks gRPC over it, and answers with its own settings.
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+_FRAME_HEAD, _SETTINGS = 9, 4
+# Ray's object store, when the cluster is this machine alone: messages are too small to pass through it.
+_LOCAL_STORE_BYTES = 80 * 2**20
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_NUM_REDIS_GET_RETRIES": "2",  # an address that answers, but is no cluster, would be asked for ten minutes
+}
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """Which cluster, and how much of it.
+
+    Attributes:
+        address: `HOST:PORT`, or `auto` for the cluster that this machine belongs to; None takes `RAY_ADDRESS`, and where
+            that is not set starts Ray on this machine alone, for as long as the run lasts.
+        workers: Worker processes; None starts one a node.
+        worker_cpus: Processor cores that a worker reserves; None reserves none.
+    """
+
+    address: str | None = None
+    workers: int | None = None
+    worker_cpus: int | None = None
+
+    def check(self) -> None:
+        """Find what is wrong before anything is paid for. Nothing is started or reached.
+
+        Raises:
+            UsageError: Ray is not installed, or the address is none.
+        """
+        if importlib.util.find_spec("ray") is None:
+            raise UsageError(f"--engine ray needs Ray, which is not installed; {RAY_EXTRA}, or leave --engine out")
+        address = self.where
+        if address not in {None, "auto", "local"} and not re.fullmatch(r"(?!.*://).+:\d+", address or ""):
+            raise UsageError(
+                f"--ray-address {address!r} is neither auto nor HOST:PORT; the driver itself must run on a node of the cluster, "
+                "for example by `ray job submit`"
+            )
+
+    @property
+    def where(self) -> str | None:
+        """The address, by option or environment."""
+        return self.address or os.environ.get("RAY_ADDRESS") or None
+
+
+class Cluster(NamedTuple):
+    """A joined cluster: Ray itself, and what ends all that was started for it, and nothing else."""
+
+    ray: Any
+    leave: Callable[[], None]
+
+    @property
+    def nodes(self) -> list[Mapping[str, Any]]:
+        """The nodes that are alive."""
+        return [node for node in self.ray.nodes() if node["Alive"]]
+
+
+def join(options: ClusterOptions) -> Cluster:
+    """Join a cluster, or start one on this machine.
+
+    Raises:
+        UsageError: Ray is not installed, or the address is malformed.
+        ProviderError: The cluster cannot be reached, or runs other versions.
+    """
+    options.check()
+    address = options.where
+    with ExitStack() as opened:
+        variables, init = dict(_QUIET), {"address": address}
+        if address is None or address == "local":
+            made = opened.enter_context(tempfile.TemporaryDirectory(prefix="relabel-", ignore_cleanup_errors=True))
+            folder, token = Path(made) / "ray", Path(made) / "token"
+            folder.mkdir()  # Ray opens its own folder to everybody; this one's parent stays shut
+            token.touch(mode=0o600)  # a token of its own: nobody else on this machine can give the cluster work
+            token.write_text(secrets.token_hex(32), encoding="utf-8")
+            variables |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+            variables["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # so that all ports are on loopback
+            init = {"address": "local", "include_dashboard": False, "_temp_dir": str(folder)}
+            init |= {"num_cpus": None if options.worker_cpus else 1, "object_store_memory": _LOCAL_STORE_BYTES}
+        elif ":" in address:
+            _reach(address)
+        added = {name: value for name, value in variables.items() if name not in os.environ}
+        os.environ.update(added)
+        opened.callback(lambda: [os.environ.pop(name, None) for name in added])
+        ray = _load()
+        if ray.is_initialized():  # the program that calls this has joined already
+            return Cluster(ray, ExitStack().close)
+        try:
+            with _hushed():
+                ray.init(**init, log_to_driver=False, configure_logging=False)
+        except Exception as error:  # Ray raises bare errors of many kinds, each with several lines
+            raise _explained(error, address) from error
+        opened.callback(ray.shutdown)
+        return Cluster(ray, opened.pop_all().close)
+
+
+def _load() -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import ray  # noqa: PLC0415  an extra, and heavy
+            import ray._private.worker as inside  # noqa: PLC0415  Ray itself once more
+    except ImportError as error:
+        raise UsageError(f"Ray cannot be loaded ({error}); {RAY_EXTRA}") from error
+    # Standard output and error are relabel's: what goes wrong with workers reaches it as exceptions.
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    inside.print_to_stdstream = lambda *_, **__: None
+    return ray
+
+
+@contextmanager
+def _hushed() -> Generator[None]:
+    """Keep what native code writes off standard error for as long as the block lasts; what is wrong comes as an exception."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def keep_signals() -> None:
+    """Put this process's own signal handlers back: joining a cluster takes SIGTERM away from them. For the main thread."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with suppress(TypeError, ValueError):  # a handler that is not Python's; another thread
+            signal.signal(number, signal.getsignal(number))
+            signal.siginterrupt(number, False)
+
+
+def _reach(address: str) -> None:
+    """See that a cluster's head may be at an address: Ray itself would ask for more than a minute."""
+    host, _, port = address.rpartition(":")
+    head = b""
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_S) as wire:
+            if os.environ.get("RAY_USE_TLS", "0") != "0":
+                return
+            wire.sendall(_GREETING)
+            with suppress(OSError):  # what keeps silent or hangs up is not a head
+                head = wire.recv(_FRAME_HEAD, socket.MSG_WAITALL)
+    except (OSError, OverflowError) as error:
+        raise ProviderError(
+            f"cannot reach the Ray cluster at {address} ({getattr(error, 'strerror', None) or error}); check --ray-address and that `ray start --head` runs there"
+        ) from error
+    if len(head) < _FRAME_HEAD or head[3] != _SETTINGS:
+        raise ProviderError(
+            f"what listens at {address} is no Ray cluster; give --ray-address the address that `ray start --head` printed"
+        )
+
+
+def _explained(error: Exception, address: str | None) -> ProviderError:
+    text = " ".join(str(error).split())
+    if "ersion mismatch" in text:
+        found = text.split("The cluster was started with:")[-1].strip()[:300]
+        return ProviderError(
+            f"the Ray cluster at {address} runs other versions than this machine ({found}); use the same Ray and Python on both"
+        )
+    advice = "run this on a node of the cluster, with the address that `ray start` printed"
+    what = f"cannot join the Ray cluster at {address}"
+    if address is None or address == "local":
+        what, advice = "Ray does not start on this machine", "leave --engine ray out"
+    return ProviderError(f"{what} ({text[:300]}); {advice}")
+
+
+class Posted(NamedTuple):
+    """What came of a post: a reply, or a fault (`unreachable`, `timeout` or `broken`) and its words."""
+
+    status: int = 0
+    headers: Sequence[tuple[str, str]] = ()
+    content: bytes = b""
+    fault: str = ""
+    words: str = ""
+
+
+class Sender:
+    """An actor: posts what the driver hands it, with the online engine's own HTTP. It knows nothing of Ray.
+
+    Args:
+        model: The model as the user named it, where each worker serves it for itself; else empty.
+        alias: Its name on the wire, which says which weights are meant.
+        threads: Processor threads of that server; None takes the node's, up to 8.
+    """
+
+    def __init__(self, model: str = "", alias: str = "", threads: int | None = None) -> None:
+        self._model, self._alias, self._threads = model, alias, threads
+        self._transport: HttpTransport | None = None
+        self._open = ExitStack()
+
+    async def hello(self) -> tuple[str, str, bool]:
+        """Say which node this is, with which version, and whether its environment holds a key, once the local model's server is ready.
+
+        Raises:
+            DataError: The model's file is missing here, or another one.
+        """
+        if self._model and self._transport is None:
+            self._transport = HttpTransport(await asyncio.to_thread(self._serve), "")
+        key = settings().openai_api_key
+        return socket.gethostname(), __version__, bool(key and key.get_secret_value())
+
+    def _serve(self) -> str:
+        weights = find_weights(self._model, settings().models_dir)
+        found = local_endpoint(self._model).model
+        if found != self._alias:
+            raise DataError(
+                f"{weights} on the node {socket.gethostname()} is {found}, and the run asks {self._alias}; put the same file on each node"
+            )
+        return self._open.enter_context(LocalServer(weights, self._alias, threads=self._threads)).base_url
+
+    async def post(self, api: Api, content: bytes, base_url: str | None, secret: str, attempt_s: float) -> Posted:
+        """Post a document and bring the reply back.
+
+        The key comes here and not into the constructor, whose arguments a cluster keeps; without one, the node's own is taken, and does
+        not leave it.
+        """
+        if self._transport is None:
+            own = settings().openai_api_key
+            self._transport = HttpTransport(base_url, secret or (own.get_secret_value() if own else ""))
+        back = Posted()
+        try:
+            # The driver lets go earlier; this is for a driver that is gone.
+            async with asyncio.timeout(attempt_s + 5):
+                reply = await self._transport.send(api, content)
+            back = Posted(reply.status_code, list(reply.headers.items()), reply.content)
+        except UnreachableError as error:
+            if self._model:
+                os._exit(1)  # its own server is gone: the cluster starts this worker again, with a new one
+            back = Posted(fault="unreachable", words=str(error))
+        except (openai.APITimeoutError, TimeoutError):
+            back = Posted(fault="timeout")
+        except openai.APIConnectionError as error:
+            back = Posted(fault="broken", words=str(error.__cause__ or error) or type(error.__cause__).__name__)
+        # A key from this node's environment must not leave it.
+        if may_hold_secret(text := back.content.decode("utf-8", "replace")):
+            back = back._replace(content=masked(text).encode())
+        return back._replace(words=masked(back.words))
+
+
+class WorkerLostError(Exception):
+    """A worker cannot be reached now."""
+
+
+class WorkerGoneError(WorkerLostError):
+    """A worker cannot be reached ever: the cluster does not start it again."""
+
+
+Call = Callable[..., Awaitable[Any]]  # Calls a worker's method by name, with its arguments
+
+
+class _Worker:
+    def __init__(self, call: Call, revive: Callable[[_Worker], Coroutine[Any, Any, None]]) -> None:
+        self.call, self.up, self.gone, self.in_flight = call, False, "", 0
+        self.reviving = asyncio.create_task(revive(self))
+
+
+class RayTransport:
+    """A transport that posts through the workers of a cluster, each time through the one with the least to do.
+
+    Args:
+        calls: One for each worker.
+        described: The model; for one that each worker serves for itself, without an address.
+    """
+
+    def __init__(self, calls: Sequence[Call], described: Connection) -> None:
+        secret = described.key.get_secret_value() if described.key else ""
+        self._given = described.base_url, secret, described.patience.attempt_s
+        self._needs_key = not secret and described.shown_url.startswith(OPENAI_URL)
+        self._workers = [_Worker(call, self._revive) for call in calls]
+        self._changed = asyncio.Event()
+        self._fatal: RelabelError | None = None
+
+    async def open(self, wait_s: float) -> None:
+        """Wait until every worker is up; those that take longer join later.
+
+        Args:
+            wait_s: Seconds to wait at most, once one worker is up; as long again for the first.
+
+        Raises:
+            ProviderError: No worker came up, or one is of another version.
+            DataError: A worker lacks the model's file.
+        """
+        if not (await self._wait(len(self._workers), wait_s) or await self._wait(1, wait_s)):
+            raise ProviderError(
+                f"no worker of the cluster came up within {2 * wait_s:.0f} s; `ray status` says whether there is room for them, and fewer --workers or --worker-cpus may help"
+            )
+
+    async def send(self, api: Api, content: bytes) -> httpx2.Response:
+        """Post a document; see `Transport.send`."""
+        if not await self._wait(1, NOBODY_S):
+            raise UnreachableError("no worker of the cluster is up")
+        worker = min((worker for worker in self._workers if worker.up), key=lambda worker: worker.in_flight)
+        request = httpx2.Request("POST", "http://worker/")
+        worker.in_flight += 1
+        try:
+            back: Posted = await worker.call("post", api, content, *self._given)
+        except WorkerLostError as error:
+            self._lose(worker, error)
+            if self._fatal is not None:
+                raise self._fatal from error
+            raise openai.APIConnectionError(request=request) from error
+        finally:
+            worker.in_flight -= 1
+        if back.fault == "unreachable":
+            raise UnreachableError(back.words)
+        if back.fault == "timeout":
+            raise openai.APITimeoutError(request=request)
+        if back.fault:
+            raise openai.APIConnectionError(request=request) from ConnectionError(back.words)
+        return httpx2.Response(back.status, headers=[*back.headers], content=back.content, request=request)
+
+    async def close(self) -> None:
+        """Let go of the workers, which are the cluster's to end."""
+        tasks = [worker.reviving for worker in self._workers]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _wait(self, workers: int, seconds: float) -> bool:
+        """Wait until so many workers are up; False when that takes longer."""
+        ends = time.monotonic() + seconds
+        while self._fatal is None and sum(worker.up for worker in self._workers) < workers:
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), ends - time.monotonic())
+            except TimeoutError:
+                return False
+        if self._fatal is not None:
+            raise self._fatal
+        return True
+
+    def _lose(self, worker: _Worker, error: WorkerLostError) -> None:
+        worker.up = False
+        if isinstance(error, WorkerGoneError):
+            worker.gone = str(error)
+            if all(other.gone for other in self._workers):
+                self._fatal = self._fatal or ProviderError(
+                    f"all workers of the cluster are gone ({worker.gone}); start the same run again, answers come from the store"
+                )
+        elif worker.reviving.done():
+            worker.reviving = asyncio.create_task(self._revive(worker))
+        self._changed.set()
+
+    async def _revive(self, worker: _Worker) -> None:
+        """Greet a worker until it answers: it starts, or the cluster starts it again."""
+        while not worker.up and not worker.gone and self._fatal is None:
+            try:
+                self._check(*await worker.call("hello"))
+            except WorkerLostError as error:
+                self._lose(worker, error)
+                await asyncio.sleep(_AGAIN_S)
+            except RelabelError as error:
+                self._fatal = self._fatal or error
+            else:
+                worker.up = True
+            self._changed.set()
+
+    def _check(self, node: str, version: str, has_key: bool) -> None:
+        if version != __version__:
+            raise ProviderError(
+                f"the node {node} runs relabel {version} and this machine {__version__}; install the same version on every node"
+            )
+        if self._needs_key and not has_key:
+            raise ProviderError(
+                f"there is no key for OpenAI, here or on the node {node}; set OPENAI_API_KEY, or name another server with --base-url"
+            )
+
+
+class RayEngine(LazyEngine):
+    """Asks through a cluster, joined at the first question: a run that the store answers needs none.
+
+    Args:
+        model: The model as the user named it.
+        described: The model.
+        limiter: How fast to ask, all workers together.
+        budget: Cap of the cost.
+        options: Which cluster, and how much of it.
+    """
+
+    name = "ray"
+
+    def __init__(
+        self, model: str, described: Connection, limiter: Limiter, budget: Budget, options: ClusterOptions
+    ) -> None:
+        super().__init__(model, described, settings(), limiter, budget)
+        self._options = options
+        self._cluster: Any = None
+        self._handles: list[Any] = []
+
+    async def close(self) -> None:
+        """End the workers and leave the cluster."""
+        try:
+            await super().close()
+        finally:
+            for handle in self._handles:
+                with suppress(Exception):  # it is gone already, or the cluster is
+                    self._cluster.ray.kill(handle, no_restart=True)
+            if self._cluster is not None:
+                await asyncio.to_thread(self._cluster.leave)
+
+    async def _connect(self) -> OnlineEngine:
+        described, local = self._described, is_local(self._model)
+        self._cluster = await asyncio.to_thread(join, self._options)
+        keep_signals()
+        self._handles = await asyncio.to_thread(self._hire, self._cluster, local)
+        transport = RayTransport([partial(self._call, handle) for handle in self._handles], described)
+        try:
+            await transport.open(START_S)
+        except BaseException:
+            await transport.close()
+            raise
+        if local:  # a server of its own for each worker: together they take as many as all have places for
+            self.limiter.limit = min(self.limiter.limit, SLOTS * len(self._handles))
+        return self._made("http://local/v1" if local else described.base_url, transport)
+
+    def _hire(self, cluster: Cluster, local: bool) -> list[Any]:
+        nodes, cpus = cluster.nodes, self._options.worker_cpus
+        wanted = self._options.workers or len(nodes)
+        if cpus:
+            room = sum(int(node.get("Resources", {}).get("CPU", 0)) // cpus for node in nodes)
+            if self._options.workers is None:
+                wanted = room
+            if wanted > room or not room:
+                raise UsageError(
+                    f"the cluster has room for {room} workers of {cpus} cores, not for {wanted or 1}; give fewer --workers or --worker-cpus"
+                )
+        model = (self._model, self._described.endpoint.model, cpus) if local else ()
+        actor = cluster.ray.remote(Sender)
+        usual = {"num_cpus": cpus or 0, "max_restarts": -1, "max_concurrency": 4096}
+        # To the nodes in turn, or wherever the cores are that a worker reserves; a lost node's workers go elsewhere.
+        on = cluster.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+        places = ["SPREAD" if cpus else on(nodes[n % len(nodes)]["NodeID"], soft=True) for n in range(wanted)]
+        return [actor.options(**usual, scheduling_strategy=place).remote(*model) for place in places]
+
+    async def _call(self, handle: Any, method: str, *arguments: Any) -> Any:
+        """Call a worker, with Ray's errors as what they mean here."""
+        errors = self._cluster.ray.exceptions
+        try:
+            return await getattr(handle, method).remote(*arguments)
+        except errors.ActorDiedError as error:
+            raise WorkerGoneError(str(error).strip().partition("\n")[0][:200]) from error
+        except errors.RayTaskError as error:
+            if isinstance(error.cause, RelabelError):
+                raise error.cause from None
+            said = str(error).strip().rpartition("\n")[2][:300]
+            raise ProviderError(f"a worker of the cluster failed ({said}); please report it") from error
+        except errors.RayError as error:
+            raise WorkerLostError(str(error).strip().partition("\n")[0][:200]) from error
