@@ -10,9 +10,10 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -59,6 +60,8 @@ class Call:
     method: str
     path: str
     authorization: str
+    url: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class FakeBatches:
@@ -84,9 +87,36 @@ class FakeBatches:
         self.base_url = ""
         self.lock = threading.Lock()
 
+    purpose = b"batch"
+
     def count(self, method: str, path: str) -> int:
         """How often something was called."""
         return sum(1 for call in self.calls if call.method == method and re.fullmatch(path, call.path))
+
+    # What other providers do differently.
+
+    def path(self, path: str) -> str:
+        """The path as OpenAI has it."""
+        return path
+
+    def asked(self, document: dict[str, Any]) -> dict[str, Any]:
+        """What was posted to make a batch, as it would be at OpenAI's."""
+        return document
+
+    def line(self, line: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+        """A line of an input file, as it would be at OpenAI's."""
+        del asked
+        return line
+
+    def shown(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch as it is told."""
+        return _public(batch)
+
+    def page(self, batches: list[dict[str, Any]], query: str) -> Any:
+        """A page of the listing, small: finding one must turn them."""
+        after = re.search(r"after=([^&]+)", query)
+        start = 1 + [b["id"] for b in batches].index(after.group(1)) if after else 0
+        return {"object": "list", "data": batches[start : start + 2], "has_more": start + 2 < len(batches)}
 
     def upload(self, raw: bytes, boundary: bytes) -> dict[str, Any]:
         parts = raw.split(b"--" + boundary)
@@ -96,7 +126,7 @@ class FakeBatches:
             found = re.search(rb'name="([^"]+)"', head)
             assert found
             fields[found.group(1).decode()] = body.removesuffix(b"\r\n")
-        assert fields["purpose"] == b"batch"
+        assert fields["purpose"] == self.purpose
         self.bodies.append(fields["file"])
         return self.keep(fields["file"])
 
@@ -116,7 +146,7 @@ class FakeBatches:
     def create(self, asked: dict[str, Any]) -> dict[str, Any]:
         number = len(self.batches)
         fate = self.fates[min(number, len(self.fates) - 1)]
-        lines = [json.loads(line) for line in self.files[asked["input_file_id"]].splitlines()]
+        lines = [self.line(json.loads(line), asked) for line in self.files[asked["input_file_id"]].splitlines()]
         assert {line["url"] for line in lines} == {asked["endpoint"]}
         assert asked["completion_window"] == "24h"
         batch: dict[str, Any] = {
@@ -214,9 +244,9 @@ def _handler(fake: FakeBatches) -> type[BaseHTTPRequestHandler]:
         wbufsize = 65536  # head and body in one packet: else each call waits for a delayed acknowledgement
 
         def do(self) -> None:
-            path = self.path.removeprefix("/v1").split("?")[0]
+            path = fake.path(self.path.split("?")[0].removeprefix("/v1"))
             raw = self.read()
-            call = Call(self.command, path, self.headers.get("authorization", ""))
+            call = Call(self.command, path, self.headers.get("authorization", ""), self.path, dict(self.headers))
             with fake.lock:
                 fake.calls.append(call)
                 trouble = fake.trouble(call)
@@ -258,17 +288,14 @@ def _handler(fake: FakeBatches) -> type[BaseHTTPRequestHandler]:
                     fake.deleted.append(file_id)
                     found = {"id": file_id, "object": "file", "deleted": True}
                 case "POST", ["batches"]:
-                    found = _public(fake.create(json.loads(raw)))
+                    found = fake.shown(fake.create(fake.asked(json.loads(raw))))
                 case "GET", ["batches"]:
-                    after = re.search(r"after=([^&]+)", self.path)
-                    every = [_public(batch) for batch in reversed(fake.batches.values())]
-                    start = 1 + [b["id"] for b in every].index(after.group(1)) if after else 0
-                    page = every[start : start + 2]  # small pages: finding one must turn them
-                    found = {"object": "list", "data": page, "has_more": start + 2 < len(every)}
+                    every = [fake.shown(batch) for batch in reversed(fake.batches.values())]
+                    found = fake.page(every, self.path)
                 case "GET", ["batches", batch_id] if batch_id in fake.batches:
-                    found = _public(fake.look(fake.batches[batch_id]))
+                    found = fake.shown(fake.look(fake.batches[batch_id]))
                 case "POST", ["batches", batch_id, "cancel"] if batch_id in fake.batches:
-                    found = _public(fake.cancel(fake.batches[batch_id]))
+                    found = fake.shown(fake.cancel(fake.batches[batch_id]))
                 case _:
                     return 404, b'{"error": {"message": "not here"}}'
             return 200, json.dumps(found).encode()
@@ -307,10 +334,93 @@ class _Server(ThreadingHTTPServer):
         pass  # a client that was killed
 
 
+class Mistral(FakeBatches):
+    """After https://docs.mistral.ai/api/endpoint/batch: jobs with one model each, other words, pages by number."""
+
+    words: Mapping[str, str] = {"validating": "QUEUED", "in_progress": "RUNNING", "completed": "SUCCESS"} | {
+        "failed": "FAILED", "expired": "TIMEOUT_EXCEEDED", "cancelling": "CANCELLATION_REQUESTED", "cancelled": "CANCELLED"
+    }  # fmt: skip
+
+    def path(self, path: str) -> str:
+        assert not path.startswith("/batches")
+        return path.replace("/batch/jobs", "/batches")
+
+    def asked(self, document: dict[str, Any]) -> dict[str, Any]:
+        (file_id,) = document["input_files"]
+        assert document["model"]
+        return {**document, "input_file_id": file_id, "completion_window": "24h"}
+
+    def line(self, line: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+        assert set(line) == {"custom_id", "body"}
+        assert "model" not in line["body"]
+        return {**line, "url": asked["endpoint"], "body": {**line["body"], "model": asked["model"]}}
+
+    def shown(self, batch: dict[str, Any]) -> dict[str, Any]:
+        said, counts = _public(batch), batch["request_counts"]
+        return {
+            "id": said["id"],
+            "object": "batch",
+            "input_files": [said["input_file_id"]],
+            "metadata": said["metadata"],
+            "endpoint": said["endpoint"],
+            "output_file": said["output_file_id"],
+            "error_file": said["error_file_id"],
+            "errors": [{"message": e["message"], "count": 1} for e in (said["errors"] or {"data": []})["data"]],
+            "status": self.words[said["status"]],
+            "created_at": said["created_at"],
+            "total_requests": counts["total"],
+            "succeeded_requests": counts["completed"],
+            "failed_requests": counts["failed"],
+            "completed_requests": counts["completed"] + counts["failed"],
+        }
+
+    def page(self, batches: list[dict[str, Any]], query: str) -> Any:
+        assert "order_by=-created" in query
+        number = int(query.partition("page=")[2].partition("&")[0])
+        return {"object": "list", "data": batches[2 * number : 2 * number + 2], "total": len(batches)}
+
+
+class Together(FakeBatches):
+    """After https://docs.together.ai/reference/batch-create: no metadata, progress in per cent, upper case."""
+
+    purpose = b"batch-api"
+
+    def path(self, path: str) -> str:
+        assert path != "/files"
+        return path.replace("/files/upload", "/files")
+
+    def asked(self, document: dict[str, Any]) -> dict[str, Any]:
+        assert set(document) == {"input_file_id", "endpoint", "completion_window"}
+        return document
+
+    def line(self, line: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+        assert set(line) == {"custom_id", "body"}
+        return {**line, "url": asked["endpoint"]}
+
+    def shown(self, batch: dict[str, Any]) -> dict[str, Any]:
+        said = _public(batch)
+        made = datetime.fromtimestamp(said["created_at"], UTC).isoformat().replace("+00:00", "Z")
+        names = ("id", "input_file_id", "endpoint", "output_file_id", "error_file_id")
+        job = {**{name: said[name] for name in names}, "created_at": made, "status": said["status"].upper()}
+        job |= {"progress": 100.0, "error": said["errors"]["data"][0]["message"] if said["errors"] else ""}
+        return {"job": job} if said["status"] == "validating" else job
+
+    def page(self, batches: list[dict[str, Any]], query: str) -> Any:
+        return [batch.get("job", batch) for batch in batches]
+
+
+class Azure(FakeBatches):
+    """After https://learn.microsoft.com/azure/ai-services/openai/how-to/batch: the resource's files and batches, key in a header."""
+
+    def path(self, path: str) -> str:
+        assert "/deployments/" not in path
+        return path.removeprefix("/openai").removeprefix("/v1")
+
+
 @contextmanager
-def batch_provider(answers: Script, *fates: Fate) -> Generator[FakeBatches]:
+def batch_provider(answers: Script, *fates: Fate, kind: type[FakeBatches] = FakeBatches) -> Generator[FakeBatches]:
     """Run a provider of batches in a thread for as long as the block lasts."""
-    fake = FakeBatches(answers, list(fates))
+    fake = kind(answers, list(fates))
     server = _Server(("127.0.0.1", 0), _handler(fake))
     fake.base_url = f"http://127.0.0.1:{server.server_address[1]}/v1"
     thread = threading.Thread(target=lambda: server.serve_forever(poll_interval=0.01), daemon=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from batch_server import FakeBatches
-from relabel.labelling.batch.provider import BatchProvider
+from relabel.labelling.batch.hooks import WAYS
 from relabel.labelling.batch.runner import run_batch
 from relabel.labelling.batch.state import BatchOptions
 from relabel.labelling.engines.transport import Http, certificates
@@ -50,11 +50,12 @@ async def batch(
     out: str = "run",
     base_url: str | None = None,
     key: str = KEY,
+    way: str = "openai",
     **options: Any,
 ) -> Outcome:
     given = {name: options.pop(name) for name in _OPTIONS & options.keys()}
     how = replace(BatchOptions(sleep=no_wait, jitter=lambda: 0.0, poll_s=0.0), **given)
-    provider = BatchProvider(
+    provider = WAYS[way](
         Http(base_url or job.base_url, key), key, job.endpoint.model, sleep=no_wait, jitter=lambda: 0.0
     )
     try:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from relabel.labelling.batch.state import BatchState
     from relabel.labelling.job import Job
     from relabel.labelling.outcome import Outcome
+    from relabel.labelling.wire import Api
     from relabel.settings import Settings
 
 app = typer.Typer(help="Look after runs that wait for the Batch API.", no_args_is_help=True)
@@ -130,7 +131,7 @@ def label_by_batch(
     from relabel.labelling.progress import Progress
     from relabel.labelling.store import Store
 
-    provider = _provider(base_url, job.endpoint.model, environment)
+    provider = _provider(base_url, job.endpoint.model, environment, job.endpoint.api)
     name, home = state.run_id(job), _home(environment)
     go_on = f"batches that were sent go on at the provider, `relabel batch resume {name}` takes their answers"
     if look == "people" and submit:
@@ -152,9 +153,9 @@ def label_by_batch(
         return asyncio.run(work(store)), go_on
 
 
-def _provider(base_url: str | None, model: str, environment: Settings) -> BatchProvider:
+def _provider(base_url: str | None, model: str, environment: Settings, api: Api = "chat") -> BatchProvider:
     from relabel.errors import ProviderError
-    from relabel.labelling.batch.provider import BatchProvider
+    from relabel.labelling.batch.hooks import batch_provider
     from relabel.labelling.engines.transport import Http
     from relabel.labelling.pricing import OPENAI_URL
     from relabel.labelling.providers import provider_of
@@ -164,7 +165,7 @@ def _provider(base_url: str | None, model: str, environment: Settings) -> BatchP
     http = Http(base_url, secret)
     if not secret and http.address.startswith(OPENAI_URL):
         raise ProviderError("there is no key for OpenAI; set OPENAI_API_KEY, or name another server with --base-url")
-    return BatchProvider(http, secret, model, provider_of(http.address))
+    return batch_provider(http, secret, model, provider_of(http.address), api)
 
 
 def _go_on(state: BatchState, *, submit: bool, look: Look, as_json: bool) -> None:

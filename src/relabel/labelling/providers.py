@@ -66,6 +66,7 @@ class Provider(_Data):
         hosts: Shell patterns of its host names; an address that matches none belongs to an unknown provider.
         base_url: Address of its API.
         cache: Its prefix caches; the first that fits a model counts.
+        batch: Whose way its Files and Batch API go, or `none`; unset, they are tried as OpenAI's and probed.
         as_of: The day on which the sources were read.
         sources: Where this comes from.
     """
@@ -75,6 +76,7 @@ class Provider(_Data):
     hosts: tuple[str, ...] = ()
     base_url: str | None = None
     cache: tuple[PrefixCache, ...] = ()
+    batch: Literal["openai", "azure", "groq", "mistral", "together", "none"] | None = None
     as_of: str | None = None
     sources: tuple[str, ...] = ()
 

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import aiohttp
 from multidict import CIMultiDict
@@ -37,7 +38,6 @@ MAX_PAGES = 100
 """Pages of a listing at most: one that never ends is a fault of the server."""
 FINAL = {"completed", "failed", "expired", "cancelled"}
 """OpenAI's words for a batch that will not change any more; hooks translate the provider's own."""
-_PAGE = 100
 _NOT_HERE = {404, 405, 501}
 _NOT_READY = re.compile(
     r"pending|not.{0,20}(ready|processed|valid state)|being processed|(cannot|not|no such).{0,20}(find|found|exist|file)",
@@ -127,13 +127,19 @@ class BatchProvider:
         model: The model, for messages.
         known: What is known of the provider.
         policy: Fields of the retry policy: `sleep` and `jitter`.
+
+    Attributes:
+        address: Where it is, without credentials, but with the version of the API that the address asks for.
     """
 
     purpose = "batch"
-    batches = "/batches"
+    uploads, batches, version = "/files", "/batches", "/v1"
+    apis: tuple[Api, ...] = ("chat", "responses")
 
     def __init__(self, http: Http, secret: str, model: str, known: Provider = UNKNOWN, **policy: Any) -> None:
-        self._http, self.secret, self._model, self._known = http, secret, model, known
+        self._http, self.secret, self.model, self._known = http, secret, model, known
+        version = parse_qs(http.query).get("api-version")
+        self.address = http.address + (f"?api-version={version[0]}" if version else "")
         self._retry = RetryPolicy(
             lambda error: isinstance(error, _ApiError) and _is_transient(error.reply),
             lambda error: (error.reply.wait_s or 0.0) if isinstance(error, _ApiError) else 0.0,
@@ -144,7 +150,7 @@ class BatchProvider:
 
     def line(self, request: Request) -> dict[str, Any]:
         """A request as a line of the input file; `custom_id`, its key, comes first."""
-        url = "/v1" + PATHS[request.api]
+        url = self.version + PATHS[request.api]
         return {
             "custom_id": request.key,
             "method": "POST",
@@ -154,13 +160,18 @@ class BatchProvider:
 
     def creation(self, file_id: str, api: Api, mark: Mapping[str, str]) -> dict[str, Any]:
         """What is posted to make a batch."""
-        endpoint = "/v1" + PATHS[api]
-        return {
-            "completion_window": "24h",
-            "endpoint": endpoint,
-            "input_file_id": file_id,
-            "metadata": dict(mark),
-        }
+        endpoint = self.version + PATHS[api]
+        about = {"endpoint": endpoint, "input_file_id": file_id, "metadata": dict(mark)}
+        return {"completion_window": "24h", **about}
+
+    def fields(self, name: str) -> dict[str, str]:
+        """Fields of an upload beside the file."""
+        del name
+        return {"purpose": self.purpose}
+
+    def listing(self, page: int, last: str) -> str:
+        """The path of a page of the listing, counted from 0; `last` is the id that the page before ended with."""
+        return f"{self.batches}?limit=100{f'&after={last}' if page else ''}"
 
     def read(self, said: Mapping[str, Any]) -> RemoteBatch:
         """A batch from its document."""
@@ -213,11 +224,11 @@ class BatchProvider:
                 file = path.open("rb")
             except OSError as error:
                 raise DataError(f"cannot read {path} ({error.strerror}); start the same run again") from error
-            made = aiohttp.FormData({"purpose": self.purpose})
+            made = aiohttp.FormData(self.fields(path.name))
             made.add_field("file", file, filename=path.name, content_type="application/jsonl")
             return made
 
-        return _id_of(await self._call("POST", "/files", form))
+        return _id_of(await self._call("POST", self.uploads, form))
 
     async def create(self, file_id: str, api: Api, mark: Mapping[str, str], since: float, *, look: bool) -> RemoteBatch:
         """Make a batch, once.
@@ -301,12 +312,12 @@ class BatchProvider:
 
     def fatal(self, status: int | None, code: str, said: str, path: str) -> ProviderError | None:
         """What to tell the user when no request will have an answer; see `fatal_refusal`."""
-        return fatal_refusal(status, code, said, address=self._http.address, path=path, model=self._model)
+        return fatal_refusal(status, code, said, address=self._http.address, path=path, model=self.model)
 
     async def _list(self, since: float) -> AsyncIterator[RemoteBatch]:
-        after, seen = "", set[str]()
-        for _ in range(MAX_PAGES):
-            page = await self._once("GET", f"{self.batches}?limit={_PAGE}{after}")
+        last, seen = "", set[str]()
+        for number in range(MAX_PAGES):
+            page = await self._once("GET", self.listing(number, last))
             rows = page.get("data")
             if not isinstance(rows, list):
                 raise _not_an_api(f"a listing of batches was expected, not {str(page)[:100]}")
@@ -314,10 +325,11 @@ class BatchProvider:
             fresh = [batch for batch in found if batch.id not in seen and batch.created_at >= since - CLOCK_SKEW_S]
             for batch in fresh:
                 yield batch
-            if not fresh or not page.get("has_more"):
+            more = page.get("has_more", len(seen) + len(found) < int(page.get("total") or 0))
+            if not fresh or not more:
                 return
             seen.update(batch.id for batch in fresh)
-            after = f"&after={found[-1].id}"
+            last = found[-1].id
         raise _not_an_api(f"the listing of batches does not end within {MAX_PAGES} pages")
 
     async def _find(self, mark: Mapping[str, str], file_id: str | None, since: float) -> RemoteBatch | None:
@@ -377,6 +389,8 @@ class BatchProvider:
             said: Any = parsed(raw.decode("utf-8", "replace"))
         except NotAReplyError:
             said = None
+        if isinstance(said, list):
+            return {"data": said}
         if not isinstance(said, dict):
             raise _not_an_api(f"JSON was expected, not {raw[:100]!r}")
         return said
@@ -396,14 +410,14 @@ class BatchProvider:
                 "that are there go on",
                 sent=True,
             )
-        if status in _NOT_HERE and path in {"/files", self.batches}:
+        if status in _NOT_HERE and path in {self.uploads, self.batches}:
             return ProviderError(
                 f"{address} has no Files or Batch API at {path} (HTTP {status}: {said}); use --engine online, or check --base-url"
             )
         if status == 404:
             return GoneError(said)
         fatal = fatal_refusal(
-            status, reply.code, said, address=address, path=path, model=self._model, meaning=reply.meaning
+            status, reply.code, said, address=address, path=path, model=self.model, meaning=reply.meaning
         )
         return fatal or ProviderError(
             f"{address} refuses {path} (HTTP {status}: {said}); correct that, then start the same run again"

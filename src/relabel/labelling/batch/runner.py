@@ -105,7 +105,7 @@ async def run_batch(
         folder.save_job(job)
         job = _settled(job, store, before)
         out_is_free(out, job)
-        state = _open_state(folder, before, job, out, options)
+        state = _open_state(folder, before, job, out, provider.address, options)
         manifest = manifest_of(job, "batch", options.now())
         if not (out / "manifest.json").exists():
             write_manifest(out, manifest)
@@ -151,11 +151,10 @@ def _settled(job: Job, store: Store, state: BatchState | None) -> Job:
 
 
 def _open_state(
-    folder: BatchFolder, state: BatchState | None, job: Job, out: Path, options: BatchOptions
+    folder: BatchFolder, state: BatchState | None, job: Job, out: Path, address: str, options: BatchOptions
 ) -> BatchState:
     started = options.now().isoformat(timespec="seconds")
     if state is None:
-        address = public_url(job.base_url) if job.base_url else None
         state = BatchState(run_id=folder.name, out="", model=job.model, base_url=address, started_at=started)
     elif state.ended_at is not None:
         state.attempt += 1

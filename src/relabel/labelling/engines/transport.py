@@ -108,14 +108,14 @@ class Http:
         said = {name: value for name, value in client.default_headers.items() if isinstance(value, str)}
         said |= {"Authorization": f"Bearer {secret}"} if secret else {}
         self.headers = CIMultiDict({**said, "Content-Type": "application/json"})
-        self._query = urlsplit(base_url or "").query
+        self.query = urlsplit(base_url or "").query
         self._proxy = _proxy_of(self.address)
         self._session: aiohttp.ClientSession | None = None
 
     def url(self, path: str) -> URL:
         """The full URL of a path below the address, with the address's own query."""
         joint = "&" if "?" in path else "?"
-        return URL(f"{self.address}{path}{joint + self._query if self._query else ''}")
+        return URL(f"{self.address}{path}{joint + self.query if self.query else ''}")
 
     def request(
         self, method: str, url: URL, data: Any = None, headers: CIMultiDict[str] | None = None
