@@ -39,7 +39,6 @@ from relabel.labelling.progress import Progress
 from relabel.labelling.request import Planned, Request
 from relabel.labelling.store import Store
 from relabel.labelling.workers import DRAIN_S, in_a_batch
-from relabel.redaction import public_url
 from relabel.run import write_manifest
 
 LONGEST_POLL_S = 60.0

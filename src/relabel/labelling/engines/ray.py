@@ -42,10 +42,9 @@ from relabel.redaction import masked, may_hold_secret
 from relabel.settings import settings
 
 RAY_EXTRA = "pip install 'relabel-exposure[ray]'"
-REACH_S = 5.0
+REACH_S, _AGAIN_S = 5.0, 0.25
 START_S = 60.0  # Seconds for all workers to come up, before those that are up begin alone
 NOBODY_S = 30.0  # Seconds that a request waits for a worker when none is up
-_AGAIN_S = 0.25
 # What an HTTP/2 client says first: a cluster's head speaks gRPC over it, and answers with its own settings.
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 _FRAME_HEAD, _SETTINGS = 9, 4
@@ -362,10 +361,9 @@ class RayTransport:
 
     async def close(self) -> None:
         """Let go of the workers, which are the cluster's to end."""
-        tasks = [worker.reviving for worker in self._workers]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for worker in self._workers:
+            worker.reviving.cancel()
+        await asyncio.gather(*(worker.reviving for worker in self._workers), return_exceptions=True)
 
     async def _wait(self, workers: int, seconds: float) -> bool:
         """Wait until so many workers are up; False when that takes longer."""
