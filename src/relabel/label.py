@@ -22,7 +22,12 @@ MAX_RATIONALE = 4000
 
 
 class Usage(BaseModel):
-    """Tokens of one answer. Of those of the prompt, `cached` were read from the provider's prefix cache and `written` to it."""
+    """Tokens of one answer.
+
+    Attributes:
+        prompt: All of the prompt's; of them `cached` were read from the provider's prefix cache and `written` to it.
+        completion: All that are billed as output; of them `reasoning` were hidden thinking.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,6 +35,7 @@ class Usage(BaseModel):
     cached: int = Field(default=0, ge=0, lt=2**31)
     written: int = Field(default=0, ge=0, lt=2**31)
     completion: int = Field(default=0, ge=0, lt=2**31)
+    reasoning: int = Field(default=0, ge=0, lt=2**31)
 
 
 class Answer(BaseModel):
@@ -45,7 +51,9 @@ class Answer(BaseModel):
         attempts: Requests sent for this answer, failed ones included.
         latency_s: Seconds from sending to the reply's end, of the attempt that succeeded.
         created_at: When the answer came, ISO 8601 in UTC.
-        cost_usd: What the answer cost when it was bought; None where the price is unknown.
+        cost_usd: What the answer cost when it was bought, as the provider states it, else by the price table; None where neither knows.
+        table_usd: What it costs by the price table, where the provider stated a cost of its own.
+        upstream: Who answered behind a gateway or router, as it says.
         repaired: True when an earlier answer was no label and this one was asked for with the error.
         raw: The provider's reply, whole.
         origin: The pack that it was unpacked from, for whose answers its maker alone vouches; None for an answer that this
@@ -64,6 +72,8 @@ class Answer(BaseModel):
     latency_s: float = Field(ge=0)
     created_at: str
     cost_usd: float | None
+    table_usd: float | None = None
+    upstream: str | None = None
     repaired: bool = False
     raw: dict[str, Any]
     origin: str | None = Field(default=None, exclude=True)
@@ -80,6 +90,10 @@ class Label:
         latency_s: Seconds that the answer took.
         from_store: True when this run did not buy the answer.
         sample: Counts the repeats of a task under a setting, from 0, over all orders of labels and examples.
+        repaired: True when an earlier answer was not a label and this one was asked for with the error.
+        unwrapped: True when the label was read from within other text, such as prose, a code fence or visible thinking.
+        reasoning_tokens: Tokens of hidden thinking, counted in `completion_tokens`.
+        upstream: Who answered behind a gateway or router, as it says.
         variant: The order that the question was asked in, from 0; the manifest's parameters list them.
         origin: The pack that its answer came from; None where it came from none.
     """
@@ -105,6 +119,10 @@ class Label:
     from_store: bool
     variant: int = 0
     origin: str | None = None
+    repaired: bool = False
+    unwrapped: bool = False
+    reasoning_tokens: int = 0
+    upstream: str | None = None
 
 
 class Failure(BaseModel):
@@ -182,13 +200,16 @@ def _object(fields: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
 
 
-_FENCED = re.compile(r"\A\s*```(?:json)?[ \t]*\n(.*)\n\s*```\s*\Z", re.DOTALL)
+_END_OF_THOUGHT = re.compile(r"</(?:think|thinking|thought|reasoning)>|\[/THINK\]|<\|channel\|>final<\|message\|>")
+_EXCERPT = 120
+"""Characters of an answer that a failure shows."""
 
 
 def read_answer(answer: Answer, rubric: Rubric) -> Judgement:
     """Turn an answer into a judgement, or say why it is none.
 
-    Nothing is guessed: one JSON object, alone or in one code fence, with exactly the asked keys and a known label.
+    Nothing is guessed: one JSON object with exactly the asked keys and a known label. It may stand after visible thinking, in a code
+    fence or within prose, as long as there is no other one.
 
     Raises:
         InvalidAnswerError: The answer is a refusal, was cut or filtered, is no JSON, or does not fit the schema.
@@ -233,8 +254,9 @@ def check_whole(answer: Answer) -> None:
     Raises:
         InvalidAnswerError: It was.
     """
-    if answer.refusal:
-        raise InvalidAnswerError("refusal", f"the model refused: {answer.refusal[:300]}")
+    if answer.refusal or answer.finish_reason == "refusal":
+        said = (answer.refusal or answer.content or "")[:300]
+        raise InvalidAnswerError("refusal", f"the model refused: {said}" if said else "the model refused")
     if answer.finish_reason == "content_filter":
         raise InvalidAnswerError("content-filter", "the provider's content filter stopped the answer")
     if answer.finish_reason == "length":
@@ -246,14 +268,52 @@ def _document(answer: Answer) -> Mapping[str, Any]:
     content = (answer.content or "").strip()
     if not content:
         raise InvalidAnswerError("invalid-json", "the answer is empty")
-    fenced = _FENCED.match(content)
     try:
-        data = _STRICTLY.decode(fenced.group(1) if fenced else content)
+        data = _STRICTLY.decode(content)
     except (ValueError, RecursionError) as error:
-        raise InvalidAnswerError("invalid-json", f"the answer is not one JSON object: {error}") from error
+        found = _within(content)
+        if len(found) != 1:
+            many = f"holds {len(found)} different JSON objects" if found else f"is not one JSON object: {error}"
+            raise InvalidAnswerError("invalid-json", f"the answer {many}; it reads {_excerpt(content)}") from error
+        data = found[0]
     if not isinstance(data, Mapping):
         raise InvalidAnswerError("schema", f"the answer is a JSON {type(data).__name__}, not an object")
     return data
+
+
+def _within(content: str) -> list[Mapping[str, Any]]:
+    """The different answers that stand within a text, behind whatever was thought aloud."""
+    text = _END_OF_THOUGHT.split(content)[-1]
+    found: list[Mapping[str, Any]] = []
+    at = text.find("{")
+    while at >= 0:
+        try:
+            data, end = _STRICTLY.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            end = at + 1
+        else:
+            if ("label" in data or "answers" in data) and data not in found:
+                found.append(data)
+        at = text.find("{", end)
+    return found
+
+
+def is_unwrapped(answer: Answer) -> bool:
+    """Whether an answer's JSON stands within other text."""
+    content = (answer.content or "").strip()
+    if not (content.startswith("{") and content.endswith("}")):
+        return True
+    if content.count('"label"') < 2:  # spares most answers a second reading
+        return False
+    try:
+        _STRICTLY.decode(content)
+    except (ValueError, RecursionError):
+        return True
+    return False
+
+
+def _excerpt(text: str) -> str:
+    return repr(text if len(text) <= _EXCERPT else f"{text[:_EXCERPT]}...")
 
 
 def _judgement(data: Mapping[str, Any], rubric: Rubric) -> Judgement:
@@ -262,7 +322,8 @@ def _judgement(data: Mapping[str, Any], rubric: Rubric) -> Judgement:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "answer"
-        raise InvalidAnswerError("schema", f"{where}: {first['msg']}") from error
+        said = _excerpt(json.dumps(data, ensure_ascii=False))
+        raise InvalidAnswerError("schema", f"{where}: {first['msg']}; the answer reads {said}") from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -39,9 +39,15 @@ _PARQUET = pyarrow_lib.schema(
         ("from_store", pyarrow_lib.bool_()),
         ("variant", pyarrow_lib.int32()),
         ("origin", pyarrow_lib.string()),
+        ("repaired", pyarrow_lib.bool_()),
+        ("unwrapped", pyarrow_lib.bool_()),
+        ("reasoning_tokens", pyarrow_lib.int64()),
+        ("upstream", pyarrow_lib.string()),
     ]
 )
 
+_OF_OLD = {"variant": 0, "repaired": False, "unwrapped": False, "reasoning_tokens": 0}
+"""What columns hold that a run was made before."""
 _ROWS_AT_ONCE = 20_000
 """Labels that are turned into a table in one go."""
 
@@ -94,7 +100,8 @@ def label_table(labels: pd.DataFrame, rubric: Rubric, name: str) -> pd.DataFrame
     Raises:
         DataError: They break `LABELS`, or hold a label or setting that the rubric lacks.
     """
-    labels = labels.reindex(columns=list(_COLUMNS)).fillna({"variant": 0})
+    of_old = {name: value for name, value in _OF_OLD.items() if name not in labels}
+    labels = labels.assign(**of_old).reindex(columns=list(_COLUMNS))
     # By way of the file's own schema, so that the types are the very ones of a run that was read.
     table = pyarrow_lib.Table.from_pandas(
         labels.astype(object).where(labels.notna(), None), schema=_PARQUET, preserve_index=False
@@ -123,9 +130,9 @@ def _whole(table: pyarrow_lib.Table, path: Path) -> pd.DataFrame:
         if name not in table.column_names:
             if asked is not None:
                 raise ColumnError(path, name, table.column_names)
-            # Runs from before there were orders have one.
-            of_old = pyarrow_lib.repeat(0, len(table)).cast(field.type) if name == "variant" else None
-            columns[name] = pyarrow_lib.nulls(len(table), field.type) if of_old is None else of_old
+            of_old = _OF_OLD.get(name)
+            nulls = pyarrow_lib.nulls(len(table), field.type)
+            columns[name] = nulls if of_old is None else pyarrow_lib.repeat(of_old, len(table)).cast(field.type)
             continue
         columns[name] = table[name]
         if asked is not None and not asked.nullable and table[name].null_count:

@@ -24,7 +24,12 @@ class SourceUse(BaseModel):
 
 
 class Counts(BaseModel):
-    """Labels asked for, and where they came from. `asked = from_store + fresh + failed` when the run has ended."""
+    """Labels asked for, and where they came from. `asked = from_store + fresh + failed` when the run has ended.
+
+    Attributes:
+        repaired: Labels from an answer that was asked for again, with what was wrong with the one before.
+        unwrapped: Labels that were read from within other text.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,6 +37,8 @@ class Counts(BaseModel):
     from_store: int = 0
     fresh: int = 0
     failed: int = 0
+    repaired: int = 0
+    unwrapped: int = 0
 
 
 class Tokens(BaseModel):
@@ -40,6 +47,7 @@ class Tokens(BaseModel):
     Attributes:
         cached: Tokens of prompts that the provider read from its prefix cache, as it says itself.
         written: Those that it wrote to that cache, where it counts them.
+        reasoning: Tokens of hidden thinking, counted in `completion`.
         cached_share: `cached` over `prompt`, 0-1; None where nothing was bought.
     """
 
@@ -49,6 +57,7 @@ class Tokens(BaseModel):
     cached: int = 0
     written: int = 0
     completion: int = 0
+    reasoning: int = 0
     cached_share: float | None = None
 
 
@@ -87,6 +96,8 @@ class Manifest(BaseModel):
         status: `running` until the end is written; `incomplete` when labels are missing; `interrupted` when stopped.
         counts: Of the last session, as are `tokens`, `cost_usd`, `started_at` and `ended_at`.
         cost_usd: Cost of what was bought; None where the price is unknown.
+        table_cost_usd: The same by the price table, where the provider stated costs of its own that differ.
+        upstreams: Who answered behind a gateway or router, as it says.
         perhaps_charged: Requests without an answer that may have been charged all the same; `cost_usd` leaves them out.
         origins: Labels whose answers came from a pack, by the pack.
         sessions: Every start of the run that came to an end; their sums are what the run took in all.
@@ -107,6 +118,7 @@ class Manifest(BaseModel):
     git_commit: str | None = None
     model: str
     models_returned: tuple[str, ...] = ()
+    upstreams: tuple[str, ...] = ()
     base_url: str | None = None
     engine: str | None = None
     rubric: Rubric
@@ -120,6 +132,7 @@ class Manifest(BaseModel):
     counts: Counts = Counts()
     tokens: Tokens = Tokens()
     cost_usd: float | None = None
+    table_cost_usd: float | None = None
     perhaps_charged: PerhapsCharged = PerhapsCharged()
     price: Mapping[str, Any] | None = None
     api: str | None = None

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from relabel.errors import ProviderError
+from relabel.labelling.pricing import Price
 from relabel.labelling.providers import ErrorMeaning, read_error
 from relabel.labelling.store import Store
-from server import Reply, Seen, judged, provider
+from server import Reply, Seen, chat, judged, provider
 from workshop import label_all, make_job
 
 
@@ -173,4 +174,107 @@ async def test_an_answer_that_the_model_spoiled_is_asked_for_again(store: Store,
     spoiled = Reply(400, {"error": {"message": "Failed to generate JSON.", "code": "json_validate_failed"}})
     with provider(lambda seen: spoiled if len(fake.seen) % 4 == 1 else judged()) as fake:
         outcome = await label_all(make_job(fake.base_url, 10), store, tmp_path / "run", concurrency=1)
+    assert outcome.complete
+
+
+LABEL = {"rationale": "Because.", "label": "exposed"}
+JSON = json.dumps(LABEL)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"<think>\nIs {{this}} exposed? {json.dumps({**LABEL, 'label': 'not-exposed'})}\n</think>\n\n{JSON}",
+        f"Okay, the user wants a label.\n</think>\n{JSON}",
+        f"```json\n{JSON}\n```",
+        f"Here is my assessment:\n\n```json\n{JSON}\n```\nOversight is needed.",
+        f'About {{"occupation": "x", "task": "y"}}: {JSON}',
+        f"{JSON}\n\nAgain: {JSON}",
+        [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": f"So: {JSON}"}],
+    ],
+)
+async def test_one_answer_within_other_text_is_read_and_counted(content: Any, store: Store, tmp_path: Path) -> None:
+    with provider(lambda seen: Reply(body=chat(content))) as fake:
+        outcome = await label_all(make_job(fake.base_url, 1), store, tmp_path / "run")
+        assert len(fake.seen) == 2
+    assert [(row.label, row.unwrapped, row.repaired) for row in outcome.labels] == [("exposed", True, False)] * 2
+    assert outcome.manifest.counts.unwrapped == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (f"{JSON} or {json.dumps({**LABEL, 'label': 'not-exposed'})}", "holds 2 different JSON objects"),
+        ("I would say exposed.", "it reads 'I would say exposed.'"),
+        ('So: {"rationale": "x", "label": "perhaps"}', "perhaps"),
+    ],
+)
+async def test_what_is_not_one_answer_is_repaired_and_shown(
+    content: str, said: str, store: Store, tmp_path: Path
+) -> None:
+    with provider(lambda seen: Reply(body=chat(content)) if len(seen.messages) == 2 else judged()) as fake:
+        outcome = await label_all(make_job(fake.base_url, 1), store, tmp_path / "run")
+        assert said in fake.seen[-1].messages[-1]["content"]
+    assert [(row.unwrapped, row.repaired) for row in outcome.labels] == [(False, True)] * 2
+    assert outcome.manifest.counts.repaired == 2
+
+
+async def test_an_empty_answer_is_repaired_without_an_empty_turn(store: Store, tmp_path: Path) -> None:
+    with provider(lambda seen: Reply(body=chat("")) if len(seen.messages) == 2 else judged()) as fake:
+        outcome = await label_all(make_job(fake.base_url, 2), store, tmp_path / "run")
+        assert all(message["content"] for seen in fake.seen for message in seen.messages)
+    assert outcome.complete
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({"finish_reason": "content_filter: PROHIBITED_CONTENT"}, "content-filter"),
+        ({"finish_reason": "SAFETY"}, "content-filter"),
+        ({"finish_reason": "refusal"}, "refusal"),
+        ({"finish_reason": "model_length"}, "length"),
+        ({"finish_reason": "MAX_TOKENS"}, "length"),
+        ({"choices": []}, "content-filter"),
+    ],
+)
+async def test_every_providers_word_for_a_refusal_or_a_cut_is_known(
+    changes: dict[str, Any], kind: str, store: Store, tmp_path: Path
+) -> None:
+    body = chat(None, **changes)
+    body |= {name: value for name, value in changes.items() if name == "choices"}
+    with provider(lambda seen: Reply(body=body) if "number 0." in seen.prompt else judged()) as fake:
+        outcome = await label_all(make_job(fake.base_url, 2), store, tmp_path / "run")
+    assert [failure.kind for failure in outcome.failures] == [kind] * 2
+
+
+PRICE = Price(input=1, cached=1, output=10, source="the test")
+
+
+async def test_thinking_outside_of_the_completion_is_billed(store: Store, tmp_path: Path) -> None:
+    usage = {"prompt_tokens": 700, "completion_tokens": 40, "total_tokens": 1240}
+    with provider(lambda seen: Reply(body=chat(JSON, usage=usage))) as fake:
+        outcome = await label_all(make_job(fake.base_url, 1, price=PRICE), store, tmp_path / "run")
+    tokens = outcome.manifest.tokens
+    assert (tokens.completion, tokens.reasoning) == (2 * 540, 2 * 500)
+    assert outcome.manifest.cost_usd == pytest.approx(2 * (700 + 10 * 540) / 1e6)
+    assert [(row.completion_tokens, row.reasoning_tokens) for row in outcome.labels] == [(540, 500)] * 2
+
+
+async def test_the_cost_that_a_provider_states_counts_and_its_upstream_is_kept(store: Store, tmp_path: Path) -> None:
+    usage = {"prompt_tokens": 700, "completion_tokens": 40, "total_tokens": 740, "cost": 0.0123}
+    with provider(lambda seen: Reply(body={**chat(JSON, usage=usage), "provider": "Together"})) as fake:
+        outcome = await label_all(make_job(fake.base_url, 1, price=PRICE), store, tmp_path / "run")
+    assert (
+        outcome.manifest.cost_usd
+        == pytest.approx(0.0246)
+        == pytest.approx(sum(r.cost_usd or 0 for r in outcome.labels))
+    )
+    assert outcome.manifest.table_cost_usd == pytest.approx(2 * 1100 / 1e6)
+    assert (outcome.manifest.upstreams, outcome.labels[0].upstream) == (("Together",), "Together")
+
+
+async def test_a_router_whose_answer_breaks_off_is_asked_again(store: Store, tmp_path: Path) -> None:
+    broken = {"id": "gen-1", "model": "m", "error": {"message": "Provider disconnected", "code": 502}}
+    with provider(lambda seen: Reply(body=broken) if len(fake.seen) % 2 else judged()) as fake:
+        outcome = await label_all(make_job(fake.base_url, 3), store, tmp_path / "run", concurrency=1)
     assert outcome.complete

@@ -91,10 +91,15 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
     _say("labels", f"{there:,} of {m.counts.asked:,}: {m.counts.from_store:,} from the store, {m.counts.fresh:,} fresh")
     _show_settings(outcome)
     _say("model", f"{m.model}, answered as {', '.join(m.models_returned) or 'nothing'}")
-    _say(
-        "tokens",
-        f"{m.tokens.prompt:,} in ({_cached(m.tokens)}), {m.tokens.completion:,} out; {money(m.cost_usd)}",
-    )
+    thinking = f", {m.tokens.reasoning:,} of them thinking" if m.tokens.reasoning else ""
+    cost = money(m.cost_usd)
+    if m.table_cost_usd is not None:
+        cost += f" as the provider states it, {money(m.table_cost_usd)} by the price table"
+    _say("tokens", f"{m.tokens.prompt:,} in ({_cached(m.tokens)}), {m.tokens.completion:,} out{thinking}; {cost}")
+    if m.counts.repaired or m.counts.unwrapped:
+        _say("answers", f"{m.counts.repaired:,} repaired, {m.counts.unwrapped:,} read from within other text")
+    if m.upstreams:
+        _say("upstream", ", ".join(m.upstreams))
     unsure = m.perhaps_charged
     if unsure.requests:
         most = "an unknown sum" if unsure.usd is None else f"up to {money(unsure.usd)}"

@@ -18,6 +18,7 @@ from relabel.label import (
     Judgement,
     Label,
     Usage,
+    is_unwrapped,
     read_answer,
     read_packed,
 )
@@ -275,6 +276,9 @@ class Ledger:
         *,
         part: tuple[int, int],
     ) -> None:
+        unwrapped = self._decide == "json" and is_unwrapped(answer)
+        self.progress.repaired += answer.repaired
+        self.progress.unwrapped += unwrapped
         self.labels.append(
             Label(
                 task_id=task.task_id,
@@ -296,6 +300,10 @@ class Ledger:
                 created_at=answer.created_at,
                 from_store=from_store,
                 origin=answer.origin,
+                repaired=answer.repaired,
+                unwrapped=unwrapped,
+                reasoning_tokens=_share(answer.usage.reasoning, part),
+                upstream=answer.upstream,
             )
         )
 

@@ -23,6 +23,8 @@ class Progress:
         prompt_tokens: Tokens bought by this run; `cached_tokens` of them were read from the provider's prefix cache and
             `written_tokens` written to it.
         cost_usd: Cost of this run; None once an answer's price is unknown.
+        table_usd: The same by the price table, where providers state costs of their own.
+        repaired: Labels from answers that were asked for again; `unwrapped` those that were read from within other text.
         unasked: Those of the missing labels that nobody was asked for.
         doing: What is done once nothing more is asked: `naming` what is missing, `writing` the run folder.
     """
@@ -36,7 +38,11 @@ class Progress:
     cached_tokens: int = 0
     written_tokens: int = 0
     completion_tokens: int = 0
+    reasoning_tokens: int = 0
     cost_usd: float | None = 0.0
+    table_usd: float | None = 0.0
+    repaired: int = 0
+    unwrapped: int = 0
     unasked: int = 0
     doing: Literal["", "naming", "writing"] = ""
 
@@ -54,6 +60,7 @@ class Progress:
             cached=self.cached_tokens,
             written=self.written_tokens,
             completion=self.completion_tokens,
+            reasoning=self.reasoning_tokens,
             cached_share=share,
         )
 
@@ -63,5 +70,7 @@ class Progress:
         self.cached_tokens += answer.usage.cached
         self.written_tokens += answer.usage.written
         self.completion_tokens += answer.usage.completion
-        if self.cost_usd is not None:
-            self.cost_usd = None if answer.cost_usd is None else self.cost_usd + answer.cost_usd
+        self.reasoning_tokens += answer.usage.reasoning
+        table = answer.cost_usd if answer.table_usd is None else answer.table_usd
+        self.cost_usd = None if self.cost_usd is None or answer.cost_usd is None else self.cost_usd + answer.cost_usd
+        self.table_usd = None if self.table_usd is None or table is None else self.table_usd + table

@@ -224,16 +224,9 @@ class ErrorReply:
     wait_s: float | None
 
 
-def is_error(content: bytes) -> bool:
-    """Whether a reply of status 200 is an error all the same, as gateways send them."""
-    return bool(
-        _ERROR_INSIDE(content[:2000])
-        or b'"base_resp"' in content
-        or b'"finish_reason": "error"' in content
-        or b'"finish_reason":"error"' in content
-        or b'"status": "failed"' in content
-        or b'"status":"failed"' in content
-    )
+def may_be_error(content: bytes) -> bool:
+    """Whether a reply of status 200 may be an error all the same, as gateways send them; `read_error` decides."""
+    return any(mark in content for mark in (b'"error"', b'"base_resp"', b'"insufficient_system_resource"', b'"failed"'))
 
 
 def read_error(
@@ -279,7 +272,6 @@ def read_error(
     )
 
 
-_ERROR_INSIDE = re.compile(rb'\s*\[?\s*\{\s*("type"\s*:\s*"error"\s*,\s*)?"error"\s*:\s*[{"]').match
 _MINIMAX = {1002: 429, 1039: 429, 1004: 401, 1008: 402, 1026: 400, 1027: 400, 2013: 400, 2049: 401}
 """Codes of `base_resp`, as HTTP would say them; others are faults that pass."""
 _FAILED = {"rate_limit_exceeded": 429, "insufficient_quota": 429, "invalid_prompt": 400}
@@ -300,7 +292,7 @@ def _innermost(document: Any, status: int) -> tuple[Mapping[str, Any] | None, in
     choices = document.get("choices")
     if status < 300 and isinstance(choices, list) and choices and isinstance(choices[0], Mapping):
         error = choices[0].get("error")
-        if choices[0].get("finish_reason") != "error":
+        if choices[0].get("finish_reason") not in {"error", "insufficient_system_resource"}:
             return None, status
         error = error if isinstance(error, Mapping) else {"message": "the provider broke off the answer"}
         return error, _status_of(error.get("code"), 502)
@@ -471,3 +463,21 @@ def retry_after(headers: Mapping[str, str], now: Callable[[], float] = time.time
     except (ValueError, TypeError, OverflowError):
         return None
     return max(0.0, wanted) if wanted <= _LONGEST_WAIT_S else None
+
+
+def stated_cost(reply: Mapping[str, Any]) -> float | None:
+    """What a reply says that it cost, in USD; None where it does not say."""
+    usage = reply.get("usage")
+    cost = usage.get("cost") if isinstance(usage, Mapping) else None
+    if not isinstance(cost, (int, float)) or isinstance(cost, bool) or not 0 <= cost < 1e6:
+        return None
+    details = usage.get("cost_details") if isinstance(usage, Mapping) and usage.get("is_byok") else None
+    # With a key of one's own at the provider behind the router, what that one charges comes on top of the router's fee.
+    behind = details.get("upstream_inference_cost") if isinstance(details, Mapping) else None
+    return float(cost) + (float(behind) if isinstance(behind, (int, float)) else 0.0)
+
+
+def upstream_of(reply: Mapping[str, Any]) -> str | None:
+    """Who answered behind a router, as its reply says."""
+    name = reply.get("provider")
+    return name[:100] if isinstance(name, str) and name else None

@@ -100,19 +100,53 @@ def read(api: Api, raw: Any) -> Reply:
         raise NotAReplyError(str(error)) from error
 
 
+_FINISH: Mapping[str, str] = {
+    **dict.fromkeys(("eos", "end_turn", "stop_sequence", "complete"), "stop"),
+    **dict.fromkeys(("max_tokens", "model_length", "max_output_tokens"), "length"),
+    **dict.fromkeys(
+        ("safety", "recitation", "blocklist", "prohibited_content", "spii", "content-filter", "sensitive"),
+        "content_filter",
+    ),
+}
+"""Providers' words for why an answer ended, lower case, and OpenAI's for the same."""
+
+
+def _finish(word: Any) -> str | None:
+    said = _text(word)
+    if said is None:
+        return None
+    lower = said.lower()
+    return (
+        "content_filter"
+        if lower.startswith("content_filter")
+        else _FINISH.get(lower, lower if said.isupper() else said)
+    )
+
+
 def _read_chat(raw: Any) -> Reply:
-    choice = raw["choices"][0]
-    message = choice["message"]
     usage = raw.get("usage") or {}
     details = usage.get("prompt_tokens_details") or {}
+    tokens = _usage(usage, "prompt_tokens", "completion_tokens", details)
+    if raw["choices"] == [] and usage:  # what a prompt gets that a safety filter refuses
+        return Reply(None, None, "content_filter", _text(raw.get("model")), tokens)
+    choice = raw["choices"][0]
+    message = choice["message"]
     return Reply(
-        content=_text(message.get("content")),
+        content=_content(message.get("content")),
         refusal=_text(message.get("refusal")),
-        finish_reason=_text(choice.get("finish_reason")),
+        finish_reason=_finish(choice.get("finish_reason")),
         model=_text(raw.get("model")),
-        usage=_usage(usage, "prompt_tokens", "completion_tokens", details),
+        usage=tokens,
         logprobs=_logprobs((choice.get("logprobs") or {}).get("content")),
     )
+
+
+def _content(value: Any) -> str | None:
+    """A message's text; of a list of parts those that are text, without what was thought."""
+    if isinstance(value, list):
+        texts = [part["text"] for part in value if part.get("type", "text") in {"text", "output_text"}]
+        return _text("".join(texts)) if texts else None
+    return _text(value)
 
 
 def _read_responses(raw: Any) -> Reply:
@@ -136,7 +170,7 @@ def _read_responses(raw: Any) -> Reply:
     return Reply(
         content=_text("".join(texts)) if texts else None,
         refusal=_text("".join(refusals)) or None,
-        finish_reason=_text(finish),
+        finish_reason=_finish(finish),
         model=_text(raw.get("model")),
         usage=_usage(usage, "input_tokens", "output_tokens", details),
         logprobs=_logprobs(tokens or None),
@@ -146,10 +180,24 @@ def _read_responses(raw: Any) -> Reply:
 def _usage(usage: Mapping[str, Any], prompt: str, completion: str, details: Mapping[str, Any]) -> Usage:
     cached = details.get("cached_tokens") or usage.get("prompt_cache_hit_tokens") or usage.get("cached_tokens")
     written = details.get("cache_write_tokens") or usage.get("cache_creation_input_tokens")
-    counts = [int(count or 0) for count in (usage.get(prompt), cached, written, usage.get(completion))]
+    more = usage.get(f"{completion}_details") or {}
+    said = (
+        usage.get(prompt),
+        cached,
+        written,
+        usage.get(completion),
+        more.get("reasoning_tokens"),
+        usage.get("total_tokens"),
+    )
+    counts = [int(count or 0) for count in said]
     if not all(0 <= count < 2**31 for count in counts):
         raise ValueError(f"token counts of {counts}")
-    return Usage(prompt=counts[0], cached=counts[1], written=counts[2], completion=counts[3])
+    asked, read, wrote, answered, reasoning, total = counts
+    # Thinking that some providers bill as output stands in the total alone.
+    hidden = max(0, total - asked - answered) if asked or answered else 0
+    return Usage(
+        prompt=asked, cached=read, written=wrote, completion=answered + hidden, reasoning=max(reasoning, hidden)
+    )
 
 
 def _logprobs(tokens: Any) -> tuple[tuple[str, float, Mapping[str, float]], ...] | None:

@@ -283,5 +283,6 @@ def _limit_headers(headers: httpx2.Headers) -> dict[str, str]:
 
 def _repaired(body: Mapping[str, Any], repair: Repair) -> dict[str, Any]:
     said = f"That answer cannot be used: {repair.reason}. Answer again, with the JSON object that was asked for and nothing else."
-    turns = [*messages_of(body), {"role": "assistant", "content": repair.answer}, {"role": "user", "content": said}]
+    answer = repair.answer if repair.answer.strip() else "(no answer)"  # several providers refuse an empty turn
+    turns = [*messages_of(body), {"role": "assistant", "content": answer}, {"role": "user", "content": said}]
     return with_messages(body, turns)

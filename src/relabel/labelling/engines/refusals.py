@@ -11,7 +11,7 @@ from relabel.errors import ProviderError
 from relabel.label import FailureKind
 from relabel.labelling.engines.engine import NoAnswerError
 from relabel.labelling.engines.transport import UnreachableError
-from relabel.labelling.providers import ErrorMeaning, ErrorReply, is_error, meaning_of, read_error
+from relabel.labelling.providers import ErrorMeaning, ErrorReply, may_be_error, meaning_of, read_error
 from relabel.redaction import public_url
 
 LONGEST_OBEYED_S = 900.0
@@ -44,7 +44,7 @@ def accepted(response: httpx2.Response) -> httpx2.Response:
     Raises:
         RefusedError: It is an error.
     """
-    if response.status_code == 200 and not is_error(response.content):
+    if response.status_code == 200 and not may_be_error(response.content):
         return response
     reply = read_error(response.status_code, response.headers, response.content)
     if reply is None:
@@ -62,7 +62,7 @@ def reply_of(error: openai.APIStatusError) -> ErrorReply:
 
 def may_have_been_charged(error: openai.APIStatusError) -> bool:
     """Whether the provider may have worked, and charged, for a request that it gave no answer to."""
-    return error.status_code in _PERHAPS_CHARGED or error.response.status_code < 300
+    return error.status_code in _PERHAPS_CHARGED or error.status_code < 300
 
 
 def refusal(

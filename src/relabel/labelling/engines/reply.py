@@ -8,6 +8,7 @@ from typing import Any
 
 from relabel.label import Answer
 from relabel.labelling.pricing import Price
+from relabel.labelling.providers import stated_cost, upstream_of
 from relabel.labelling.wire import Api, NotAReplyError, read
 from relabel.redaction import clean_document, may_hold_secret
 
@@ -60,8 +61,11 @@ def answer_to(
         NotAReplyError: It is no reply in this dialect.
     """
     reply = read(api, sent)
+    stated = stated_cost(sent)
     # A server that counts no tokens does not work for nothing: what the answer cost is unknown.
+    # What a provider says that it charged is what it charged; the table stands beside it.
     counted = reply.usage.prompt + reply.usage.completion > 0 or price is None or price.input == price.output == 0
+    table = price.cost(reply.usage) if price is not None and counted else None
     return Answer(
         request_key=key,
         content=reply.content,
@@ -72,7 +76,9 @@ def answer_to(
         attempts=attempts,
         latency_s=latency_s,
         created_at=came.isoformat(timespec="microseconds"),
-        cost_usd=price.cost(reply.usage) if price is not None and counted else None,
+        cost_usd=table if stated is None else stated,
+        table_usd=None if stated is None else table,
+        upstream=upstream_of(sent),
         repaired=repaired,
         raw=sent,
     )
