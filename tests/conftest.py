@@ -4,8 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from relabel.redaction import forget
+
+# No test asserts a time, hypothesis' own neither.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 MIRROR = os.environ.get("RELABEL_DATA_MIRROR", "")
 

@@ -8,14 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from relabel.evaluation.comparison.several import compare_several
-from relabel.evaluation.comparison.two import compare
+from relabel.evaluation.compare import compare, compare_several
 from relabel.evaluation.evaluate import evaluate
-from relabel.evaluation.gates.judge import judge
-from relabel.evaluation.gates.suite import Suite
+from relabel.evaluation.gates import judge
 from relabel.evaluation.gold import read_gold_csv
-from relabel.evaluation.report.compare_pages import compare_page, several_page
-from relabel.evaluation.report.eval_page import eval_page
+from relabel.evaluation.report import compare_page, eval_page, several_page
+from relabel.evaluation.suite import Suite
 from relabel.run import Run
 from run_workshop import a_label, a_run
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, Literal
 
 Fault = Literal["none", "drop", "hang", "trickle"]
@@ -43,10 +44,13 @@ class Seen:
         return self.body["messages"] if "messages" in self.body else self.body["input"]
 
 
+_IDS = count(1)  # as of real servers: no two completions have one id
+
+
 def chat(content: str | None, **changes: Any) -> dict[str, Any]:
     """A chat completion. `finish_reason`, `refusal`, `usage`, `model` may be set."""
     return {
-        "id": "chatcmpl-1",
+        "id": f"chatcmpl-{next(_IDS)}",
         "object": "chat.completion",
         "created": 1,
         "model": changes.get("model", "test-model-2026"),

@@ -11,7 +11,7 @@ import pytest
 
 from relabel.carry import TO_ASK, carry_run
 from relabel.errors import DataError, UsageError
-from relabel.evaluation.matching import asked
+from relabel.evaluation.alignment import asked
 from relabel.manifest import Counts
 from relabel.run import Run, open_run, read_manifest
 from relabel.sources.fetch import sha256_of

@@ -11,8 +11,8 @@ import pytest
 
 from relabel.cli.app import run_app
 from relabel.errors import ColumnError, DataError, UsageError
+from relabel.evaluation.alignment import match
 from relabel.evaluation.gold import load_gold
-from relabel.evaluation.matching import match
 from relabel.importing import Columns, Imported, import_labels
 from relabel.rubric import load_rubric
 from relabel.run import open_run
@@ -61,7 +61,7 @@ def test_a_file_becomes_a_run_that_names_file_and_lines(write: Write, tmp_path: 
     assert manifest.parameters["imported"] is True
     assert manifest.parameters["map"] == {"E3": "E2"}
     assert (manifest.sources[0].file, manifest.sources[0].sha256) == ("labels.csv", sha)
-    assert len(match(run, load_gold("sample")).table) == 2
+    assert len(match(run, load_gold("sample"))) == 2
 
 
 def test_repeats_may_be_numbered_from_any_number(write: Write, tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_the_relabels_of_2026_import_by_name(tmp_path: Path) -> None:
     # Ids of O*NET 30.2 that 2023 did not have, and no codes: they follow from the ids.
     assert run.manifest.tasks == "onet-30.2"
     assert run.labels["label"].value_counts().to_dict() == {"E0": 8633, "E1": 8083, "E2": 1970}
-    assert len(match(run, load_gold("eloundou-2023:human")).table) == 18629
+    assert len(match(run, load_gold("eloundou-2023:human"))) == 18629
 
 
 @pytest.mark.mirror

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from relabel.errors import RelabelError
-    from relabel.evaluation.document.whole import EvalDocument
+    from relabel.evaluation.document import EvalDocument
     from relabel.evaluation.evaluate import evaluate
     from relabel.evaluation.gold import Gold, load_gold
     from relabel.manifest import Manifest
@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 _HOME = {
-    "EvalDocument": "relabel.evaluation.document.whole",
+    "EvalDocument": "relabel.evaluation.document",
     "Gold": "relabel.evaluation.gold",
     "Manifest": "relabel.manifest",
     "RelabelError": "relabel.errors",

@@ -23,7 +23,7 @@ from relabel.errors import DataError, UsageError
 from relabel.files import replacing, require_writable, writing
 from relabel.label import Label
 from relabel.manifest import Counts, Manifest
-from relabel.run import Run, read_manifest, task_sources, write_run
+from relabel.run import Run, changed_rubrics, read_manifest, task_sources, write_run
 from relabel.sources.fetch import sha256_of
 from relabel.task import TASK_COLUMNS, TASK_KEY, task_table
 from relabel.task_diff import TaskDiff, diff_tasks
@@ -47,6 +47,7 @@ class Carried:
         to_ask: Tasks of the newer list that lack labels and are listed in `to-ask.csv`.
         tasks: Tasks of the newer list.
         samples: Times that each question was asked, and is to be asked again.
+        warnings: What must be known before the missing tasks are asked: that the rubric is another now.
     """
 
     folder: Path
@@ -56,6 +57,7 @@ class Carried:
     to_ask: int
     tasks: int
     samples: int
+    warnings: tuple[str, ...] = ()
 
 
 def carry_run(run: Run, to: str, out: Path, *, old: str | None = None, fill: Run | None = None) -> Carried:
@@ -108,7 +110,16 @@ def carry_run(run: Run, to: str, out: Path, *, old: str | None = None, fill: Run
         write_run(out, manifest, list(_labels(labels)), [])
         with replacing(out / TO_ASK) as temporary:
             missing[list(TASK_COLUMNS)].to_csv(temporary, index=False, lineterminator="\n")
-    return Carried(out, diff, len(kept), len(labels) - len(kept), len(missing), len(listed), len(repeats))
+    return Carried(
+        out,
+        diff,
+        len(kept),
+        len(labels) - len(kept),
+        len(missing),
+        len(listed),
+        len(repeats),
+        tuple(changed_rubrics(run)),
+    )
 
 
 def _require_own(out: Path) -> None:

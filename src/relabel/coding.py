@@ -14,6 +14,31 @@ _NEEDS: Mapping[Measure, set[str]] = {"alpha": {"E1"}, "beta": {"E1", "E2"}, "ga
 """Codes that a rubric must have for a measure to say anything: without E2, gamma would repeat alpha."""
 
 
+def is_cached_repeat(labels: pd.DataFrame) -> pd.Series:
+    """Samples of a question that a gateway's cache answered with an earlier one of them.
+
+    They carry the answer of the first: the same completion id, or the same reply with the same time where the provider gives
+    no id. A server that gives one id to different questions tells nothing by it, so that its ids do not count.
+
+    Args:
+        labels: Table of labels, `relabel.label_table.LABELS`.
+
+    Returns:
+        True for each such sample but the first, index of the table.
+    """
+    none = pd.Series(False, index=labels.index)
+    if "answer_id" not in labels or labels["answer_id"].isna().all() or not (labels["sample"] > 0).any():
+        return none
+    question = ["onet_soc_code", "task_id", "setting"]
+    known = labels[labels["answer_id"].notna()]
+    # Tasks with one and the same question share its answer, by the request's key.
+    asked = known.drop_duplicates(["request_key", "answer_id"]).drop_duplicates([*question, "answer_id"])
+    shared = asked["answer_id"][asked["answer_id"].duplicated()]
+    known = known[~known["answer_id"].isin(shared)].sort_values("sample", kind="stable")
+    repeated = known.duplicated([*question, "answer_id"])
+    return none | repeated.reindex(labels.index, fill_value=False)
+
+
 def decided(rubric: Rubric, labels: pd.DataFrame) -> pd.DataFrame:
     """One label per task and setting: the most frequent over samples.
 

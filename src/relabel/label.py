@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -79,6 +80,13 @@ class Answer(BaseModel):
     origin: str | None = Field(default=None, exclude=True)
 
 
+def fingerprint(answer: Answer) -> str:
+    """What tells one completion from another: its id and text, or the whole reply where it has no id."""
+    own = answer.raw.get("id")
+    said = f"{own}\n{answer.content}" if own else json.dumps(answer.raw, sort_keys=True, default=str)
+    return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+
+
 @dataclass(frozen=True, slots=True)
 class Label:
     """An answer that passed validation, for one task, setting and sample: a row of a run's `labels.parquet`.
@@ -96,6 +104,8 @@ class Label:
         upstream: Who answered behind a gateway or router, as it says.
         variant: The order that the question was asked in, from 0; the manifest's parameters list them.
         origin: The pack that its answer came from; None where it came from none.
+        answer_id: Fingerprint of the completion, equal for two samples where a cache on the way to the model gave one
+            answer twice; None for labels made elsewhere.
     """
 
     # No pydantic model: 38,000 of them are made from answers that were validated already.
@@ -123,6 +133,7 @@ class Label:
     unwrapped: bool = False
     reasoning_tokens: int = 0
     upstream: str | None = None
+    answer_id: str | None = None
 
 
 class Failure(BaseModel):

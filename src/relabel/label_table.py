@@ -43,6 +43,7 @@ _PARQUET = pyarrow_lib.schema(
         ("unwrapped", pyarrow_lib.bool_()),
         ("reasoning_tokens", pyarrow_lib.int64()),
         ("upstream", pyarrow_lib.string()),
+        ("answer_id", pyarrow_lib.string()),
     ]
 )
 

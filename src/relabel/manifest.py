@@ -95,6 +95,8 @@ class Manifest(BaseModel):
     Attributes:
         status: `running` until the end is written; `incomplete` when labels are missing; `interrupted` when stopped.
         counts: Of the last session, as are `tokens`, `cost_usd`, `started_at` and `ended_at`.
+        labels_by_model: Labels by the model that the provider says answered.
+        repeats_from_cache: Samples that a cache on the way to the model answered with an earlier one of the question.
         cost_usd: Cost of what was bought; None where the price is unknown.
         table_cost_usd: The same by the price table, where the provider stated costs of its own that differ.
         upstreams: Who answered behind a gateway or router, as it says.
@@ -119,6 +121,8 @@ class Manifest(BaseModel):
     model: str
     models_returned: tuple[str, ...] = ()
     upstreams: tuple[str, ...] = ()
+    labels_by_model: Mapping[str, int] = {}
+    repeats_from_cache: int = 0
     base_url: str | None = None
     engine: str | None = None
     rubric: Rubric

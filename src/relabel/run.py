@@ -12,13 +12,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 from pydantic import ValidationError
 
 from relabel import __version__, coding
-from relabel.errors import DataError, UsageError
+from relabel.errors import DataError, RelabelError, UsageError
 from relabel.files import make_private_dir, replacing, require_own
 from relabel.label import Failure, Label
 from relabel.label_table import label_table, read_label_table, write_label_table
@@ -109,9 +110,47 @@ class Run:
                 "a task rubric here, and this one to `relabel resilience RUN --epoch`"
             )
 
+    def answers(self) -> pd.DataFrame:
+        """Its labels without samples that a gateway's cache answered with an earlier one; see `coding.is_cached_repeat`."""
+        return self.labels[~self._cached_repeats] if self._cached_repeats.any() else self.labels
+
+    @property
+    def repeats_from_cache(self) -> int:
+        """Samples that a gateway's cache answered with an earlier one."""
+        return int(self._cached_repeats.sum())
+
+    @cached_property
+    def _cached_repeats(self) -> pd.Series:
+        return coding.is_cached_repeat(self.labels)
+
+    def models(self) -> dict[str, int]:
+        """Labels by the model that the provider says answered, most first; empty where it says nothing."""
+        if "model_returned" not in self.labels or self.labels["model_returned"].isna().all():
+            return {}
+        found = self.labels["model_returned"].fillna("unknown").value_counts()
+        return {str(model): int(count) for model, count in found.items()}
+
+    def warnings(self) -> list[str]:
+        """What must be known before the run's figures are read, one sentence each; empty for most runs."""
+        said: list[str] = []
+        # A carried run has the labels of several on purpose.
+        if len(models := self.models()) > 1:
+            parts = ", ".join(f"{model}: {count:,}" for model, count in models.items())
+            said.append(
+                f"{len(models)} models answered this run (labels by model: {parts}): its figures are of a mixture; "
+                "`relabel eval --by-model` shows each."
+            )
+        if self.repeats_from_cache:
+            said.append(
+                f"{self.repeats_from_cache:,} of {len(self.labels):,} samples are an earlier answer that a cache on the way "
+                "to the model gave again: they count once, and say nothing about how steady the model is; switch the "
+                "gateway's cache off and label again."
+            )
+        return said
+
     def decided(self) -> pd.DataFrame:
         """One label per task and setting: the most frequent over samples; see `relabel.coding.decided`."""
-        return coding.decided(self.rubric, self.labels)
+        return coding.decided(self.rubric, self.answers())
 
     def coded(self) -> pd.DataFrame:
         """The published code of each task, and both readings of it; see `relabel.coding.coded`.
@@ -123,7 +162,11 @@ class Run:
             UsageError: The run rated occupations.
         """
         self.require_tasks()
-        return coding.coded(self.rubric, self.labels)
+        return self._coded.copy(deep=False)
+
+    @cached_property
+    def _coded(self) -> pd.DataFrame:
+        return coding.coded(self.rubric, self.answers())
 
     def missing_measures(self) -> dict[Measure, str]:
         """The measures that this run cannot give for any task, each with the reason in words.
@@ -133,6 +176,42 @@ class Run:
         """
         self.require_tasks()
         return coding.missing_measures(self.rubric, set(self.labels["setting"]))
+
+
+def changed_rubrics(*runs: Run) -> list[str]:
+    """What must be said first of runs whose rubric was changed without a new id or version, if anything.
+
+    Rubrics are told apart by the hash of their file. Each run's is compared with the other runs' and with the one that is
+    shipped under its id.
+    """
+    said: list[str] = []
+    for at, run in enumerate(runs):
+        mine = run.manifest
+        for other in (r for r in runs[:at] if _rubric_changed(r, run)):
+            said.append(
+                f"The rubric {mine.rubric.id} was changed under its old version {mine.rubric.version}: {other.ref} was "
+                f"labelled under the text {other.manifest.rubric_sha256[:12]}, {run.ref} under {mine.rubric_sha256[:12]}; "
+                "a difference between them may be the rubric's."
+            )
+        if run.folder is None or any(_rubric_changed(r, run) for r in runs[:at]):
+            continue
+        try:
+            shipped = load_rubric(mine.rubric.id)
+        except RelabelError:
+            continue
+        if shipped.version == mine.rubric.version and shipped.sha256 != mine.rubric_sha256:
+            said.append(
+                f"{run.ref} was labelled under another text of the rubric {mine.rubric.id}, version {mine.rubric.version}, "
+                f"than relabel has now ({mine.rubric_sha256[:12]}, now {shipped.sha256[:12]}): compare it with runs under "
+                "the same text only."
+            )
+    return said
+
+
+def _rubric_changed(first: Run, second: Run) -> bool:
+    a, b = first.manifest, second.manifest
+    same = (a.rubric.id, a.rubric.version) == (b.rubric.id, b.rubric.version)
+    return same and a.rubric_sha256 != b.rubric_sha256 and bool(a.rubric_sha256) and bool(b.rubric_sha256)
 
 
 def task_sources(ref: str, unit: Unit = "task") -> tuple[SourceUse, ...]:

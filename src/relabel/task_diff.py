@@ -6,8 +6,10 @@ statement is the same under the same occupation code, and only there can a label
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from typing import Any, Literal, get_args
 
 import pandas as pd
@@ -136,6 +138,27 @@ def diff_tables(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
     frame["change"] = change
     frame["retitled"] = (both & (_plain(frame["title_old"]) != _plain(frame["title_new"]))).astype(bool)
     return DIFF.validate(frame[list(DIFF.columns)])
+
+
+REPLACED_BELOW = 0.35
+"""Similarity below which a statement under an old id is another task. All 58 rewordings from 2023 to O*NET 30.2 lie at .40
+or above, 99 of 100 pairs of unrelated statements below .24."""
+
+
+def text_similarity(old: pd.Series, new: pd.Series) -> pd.Series:
+    """How alike statements are, word by word: 1 for equal ones, 0 for those without a common word in order; NaN where unknown.
+
+    Args:
+        old: Statements.
+        new: Statements of the same tasks, same index.
+    """
+    both = [side.astype("object").where(side.notna(), "").astype(str).str.casefold().str.split() for side in (old, new)]
+    unknown = (old.isna() | new.isna()).to_numpy()
+    found = [
+        math.nan if gap else 1.0 if a == b else SequenceMatcher(None, a, b, autojunk=False).ratio()
+        for a, b, gap in zip(*both, unknown, strict=True)
+    ]
+    return pd.Series(found, index=old.index, dtype="float64")
 
 
 def _keyed(table: pd.DataFrame) -> pd.DataFrame:

@@ -17,10 +17,9 @@ from typer.testing import CliRunner
 
 from relabel.cli.compare import register
 from relabel.errors import DataError, UsageError
-from relabel.evaluation.bootstrap import occupation_draws
-from relabel.evaluation.comparison.several import compare_several
-from relabel.evaluation.comparison.two import compare
+from relabel.evaluation.compare import compare, compare_several
 from relabel.evaluation.gold import load_gold, read_gold_csv
+from relabel.evaluation.intervals import occupation_draws
 from relabel.run import Run, open_run
 from relabel.task import task_table
 from run_workshop import Answers, MakeRun
@@ -125,7 +124,6 @@ def test_a_run_against_itself_has_not_changed(pair: tuple[Run, Run, Answers, Ans
     assert document.flips == ()
     assert document.measures["beta"].difference == 0
     assert document.measures["beta"].ci95 == (0, 0)
-    assert document.settings["three-way"].stuart_maxwell is None
 
 
 def test_only_common_tasks_count(make_run: MakeRun) -> None:
@@ -169,8 +167,7 @@ def test_runs_of_both_rubrics_meet_in_what_they_share(make_run: MakeRun) -> None
     document = compare(make_run(two, name="a"), make_run(one, name="b", rubric="eloundou"), draws=200)
     assert document.settings["three-way"].changed == 1
     assert document.settings["strict"].changed == 0
-    assert document.settings["with-tools"].mcnemar is not None
-    assert (document.settings["with-tools"].mcnemar.up, document.settings["with-tools"].mcnemar.down) == (0, 1)
+    assert document.settings["with-tools"].changed == 1
 
 
 def test_a_gold_tells_what_was_mended_and_what_broken(make_run: MakeRun, write_gold: Callable[[str], Path]) -> None:
@@ -264,7 +261,6 @@ def test_people_see_the_verdict_first_within_100_columns(
     lines = result.stdout.splitlines()
     assert "Verdict" in lines[:4]
     assert max(map(len, lines[1:])) <= 100
-    assert "taking tasks as independent, which they are not" in result.stdout
 
 
 def test_three_runs_are_shown_in_pairs(app: typer.Typer, pair: tuple[Run, Run, Answers, Answers]) -> None:

@@ -11,9 +11,8 @@ import pytest
 from sklearn.metrics import brier_score_loss
 
 from relabel.errors import DataError
-from relabel.evaluation.calibration import reliability
 from relabel.evaluation.document import EvalDocument, SettingName
-from relabel.evaluation.evaluate import evaluate
+from relabel.evaluation.evaluate import evaluate, reliability
 from relabel.evaluation.gold import load_gold, read_gold_csv
 from relabel.evaluation.yardsticks import self_agreement
 from relabel.rubric import Rubric, load_rubric
@@ -106,9 +105,9 @@ def test_without_texts_the_yardsticks_say_so(coded_run: MakeRun, write_gold: Wri
     found = evaluate(coded_run("E0 E1"), read_gold_csv(write_gold("id,label\n1,E0\n2,E1\n")), draws=0)
     beside = found.yardsticks
     assert beside.text_classifier is not None
-    assert beside.text_classifier.note == "the texts of the tasks are not at hand"
+    assert beside.text_classifier.note == "the texts of the tasks are not on this machine"
     assert beside.consistency is not None
-    assert beside.consistency.note == "the texts are not at hand"
+    assert beside.consistency.note == "the texts are unknown"
     assert beside.self_agreement is not None
     assert "asked once" in str(beside.self_agreement.note)
     assert list(found.slices) == ["major-group"]

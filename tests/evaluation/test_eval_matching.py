@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 
 from relabel.errors import DataError
-from relabel.evaluation.comparison.several import compare_several
-from relabel.evaluation.comparison.two import compare
+from relabel.evaluation.alignment import GOLD, AlignedLabels, match, run_settings
+from relabel.evaluation.compare import compare, compare_several
 from relabel.evaluation.evaluate import evaluate
 from relabel.evaluation.gold import default_gold, read_gold_csv
-from relabel.evaluation.matching import match, run_settings
 from relabel.evaluation.review import review
 from run_workshop import MakeRun
 
@@ -21,19 +20,21 @@ A, B = "11-1011.00", "53-7065.00"
 YES, NO = "exposed", "not-exposed"
 
 
+def rows(found: AlignedLabels) -> list[list[str]]:
+    """Code, id, the run's label and the gold's."""
+    words = {name: found.words("three-way", rater) for name, rater in (("run", 0), ("gold", GOLD))}
+    return found.tasks[["onet_soc_code", "task_id"]].assign(**words).to_numpy().tolist()
+
+
 def test_tasks_match_by_occupation_and_id(make_run: MakeRun, write_gold: WriteGold) -> None:
     run = make_run({(A, "1"): {"three-way": "E0"}, (B, "1"): {"three-way": "E1"}}, rubric="eloundou")
     gold = read_gold_csv(write_gold(f"task_id,onet_soc_code,code\n1,{B},E2\n1,{A},E0\n"))
-    table = match(run, gold).table
-    assert table[["onet_soc_code", "code_run", "code_gold"]].to_numpy().tolist() == [[A, "E0", "E0"], [B, "E1", "E2"]]
+    assert rows(match(run, gold)) == [[A, "1", "E0", "E0"], [B, "1", "E1", "E2"]]
 
 
 def test_a_gold_without_occupations_matches_by_id(coded_run: MakeRun, write_gold: WriteGold) -> None:
     found = match(coded_run("E0 E1 E2"), read_gold_csv(write_gold("task_id,code\n3,E2\n1,E1\n")))
-    assert found.table[["onet_soc_code", "task_id", "code_run", "code_gold"]].to_numpy().tolist() == [
-        [A, "1", "E0", "E1"],
-        [A, "3", "E2", "E2"],
-    ]
+    assert rows(found) == [[A, "1", "E0", "E1"], [A, "3", "E2", "E2"]]
 
 
 def test_an_id_of_several_occupations_needs_a_gold_with_occupations(make_run: MakeRun, write_gold: WriteGold) -> None:
@@ -49,14 +50,14 @@ def test_each_task_left_out_is_counted_once_with_its_reason(make_run: MakeRun, w
     )
     gold = read_gold_csv(write_gold("task_id,code\n1,E2\n2,\n4,E0\n7,E0\n8,E1\n9,\n"))
     found = match(run, gold)
-    assert len(found.table) == 1
-    assert found.unmatched == {
+    assert len(found) == 1
+    assert (found.unmatched or {}) == {
         "not-in-gold": 2,  # 3, and 5, which the run lost as well
         "not-in-run": 3,
         "no-label-in-run": 1,
         "no-label-in-gold": 1,
     }
-    assert len(found.table) + sum(found.unmatched.values()) == 8
+    assert len(found) + sum((found.unmatched or {}).values()) == 8
 
 
 def test_a_task_with_one_answer_missing_counts_in_the_other_setting_only(
@@ -67,17 +68,17 @@ def test_a_task_with_one_answer_missing_counts_in_the_other_setting_only(
         {(A, "1"): {"strict": YES, "with-tools": YES}, (A, "2"): {"strict": YES}, (A, "3"): {"strict": NO}},
         failed=[(A, "2", "with-tools"), (A, "3", "with-tools")],
     )
-    table = match(run, read_gold_csv(write_gold("task_id,code\n1,E1\n2,E1\n3,E0\n"))).table
-    assert table["strict_run"].tolist() == [True, True, False]
-    assert table["with_tools_run"].notna().tolist() == [True, False, False]
-    assert table["code_run"].notna().tolist() == [True, False, False]
+    found = match(run, read_gold_csv(write_gold("task_id,code\n1,E1\n2,E1\n3,E0\n")))
+    assert found.words("strict", 0).tolist() == [YES, YES, NO]
+    assert found.words("with-tools", 0).tolist() == [YES, None, None]
+    assert found.words("three-way", 0).tolist() == ["E1", None, None]
 
 
 def test_a_run_of_one_setting_is_compared_in_that_setting_only(make_run: MakeRun, write_gold: WriteGold) -> None:
     run = make_run({(A, "1"): {"strict": YES}, (A, "2"): {"strict": NO}}, settings=["strict"])
     found = match(run, read_gold_csv(write_gold("task_id,code\n1,E1\n2,E1\n")))
-    assert found.settings == ("strict",)
-    assert found.table["code_run"].isna().all()
+    assert list(found.labels) == ["strict"]
+    assert list(found.values) == ["alpha"]
 
 
 def test_a_one_question_rubric_gives_all_settings(coded_run: MakeRun) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from ppi_py import ppi_mean_ci, ppi_mean_pointestimate
 
+from relabel.evaluation.alignment import match
 from relabel.evaluation.gold import load_gold, read_gold_csv
-from relabel.evaluation.matching import match
 from relabel.evaluation.ppi import debiased, powered_mean
 from relabel.run import open_run
 from run_workshop import MakeRun
@@ -169,7 +169,7 @@ def test_only_people_s_labels_put_a_run_right(make_run: MakeRun, write_gold: Wri
     lines = [f"{i},{'E1' if i % 4 == 1 else 'E0'}" for i in range(60)]
     gold = read_gold_csv(write_gold("\n".join(["id,label", *lines])))
     matched = match(run, gold)
-    found = debiased(run, gold, matched.table, matched.settings)
+    found = debiased(run, gold, matched)
     assert found is not None
     whole = found.measures["alpha"][0]
     assert (whole.n_gold, whole.n_run, whole.naive) == (60, 200, pytest.approx(0.5))
@@ -190,7 +190,7 @@ def test_weights_of_a_gold_do_not_skew_what_is_taken_from_the_run(make_run: Make
     lines += [f"{i},{'E1' if i % 20 == 0 else 'E0'},4.5" for i in range(60, 100)]
     gold = read_gold_csv(write_gold("\n".join(["id,label,weight", *lines])))
     matched = match(run, gold)
-    found = debiased(run, gold, matched.table, matched.settings)
+    found = debiased(run, gold, matched)
     assert found is not None
     whole = found.measures["alpha"][0]
     # Four in five of the 60 tasks, and one in twenty of the 180: the gold says so by its weights, and the run adds
@@ -209,7 +209,7 @@ def test_a_sample_of_people_s_labels_puts_gpt_4_right(tmp_path: Path) -> None:
     sample[["task_id", "onet_soc_code", "code"]].to_csv(path, index=False)
     run, gold = open_run("eloundou-2023:gpt4"), read_gold_csv(path)
     matched = match(run, gold)
-    found = debiased(run, gold, matched.table, matched.settings)
+    found = debiased(run, gold, matched)
     assert found is not None
     truth = float((human["code"] != "E0").mean())
     whole = found.measures["gamma"][0]
@@ -221,7 +221,7 @@ def test_a_sample_of_people_s_labels_puts_gpt_4_right(tmp_path: Path) -> None:
     assert high - low < 0.9 * (gold_high - gold_low)
     full = load_gold("eloundou-2023:human")
     matched = match(run, full)
-    whole = (debiased(run, full, matched.table, matched.settings) or found).measures["gamma"][0]
+    whole = (debiased(run, full, matched) or found).measures["gamma"][0]
     assert whole.ppi is None
     assert "holds every task" in str(whole.note)
-    assert debiased(run, load_gold("eloundou-2023:gpt4-alt"), matched.table, matched.settings) is None
+    assert debiased(run, load_gold("eloundou-2023:gpt4-alt"), matched) is None

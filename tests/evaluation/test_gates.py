@@ -10,19 +10,31 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
+from scipy import stats
 
 from relabel.errors import DataError
-from relabel.evaluation.bootstrap import occupation_draws
-from relabel.evaluation.figures import Figure, change, of_measure, of_setting
-from relabel.evaluation.gates.family import family_levels
-from relabel.evaluation.gates.judge import against_baseline, judge, labels_sha256
-from relabel.evaluation.gates.junit import junit_xml
-from relabel.evaluation.gates.outcome import GateResult, SuiteResult, gate_error
-from relabel.evaluation.gates.suite import Suite
-from relabel.evaluation.gates.summary import github_annotations, markdown
+from relabel.evaluation.alignment import AlignedLabels, align
+from relabel.evaluation.compare import compare
+from relabel.evaluation.evaluate import evaluate
+from relabel.evaluation.gates import (
+    GateResult,
+    SuiteResult,
+    against_baseline,
+    family_levels,
+    gate_error,
+    github_annotations,
+    gold_size,
+    judge,
+    junit_xml,
+    labels_sha256,
+    markdown,
+    sign_flip_p,
+    size_needed,
+)
 from relabel.evaluation.gold import Gold, make_gold
-from relabel.evaluation.side_by_side import GOLD as RATER_GOLD
-from relabel.evaluation.side_by_side import Raters, side_by_side
+from relabel.evaluation.intervals import Figure, change, occupation_draws, setting_figure, value_figure
+from relabel.evaluation.metrics import pairs
+from relabel.evaluation.suite import Suite
 from relabel.manifest import Manifest, SourceUse
 from relabel.rubric import load_rubric
 from relabel.run import Run
@@ -100,25 +112,20 @@ def failed(result: SuiteResult) -> set[str]:
     return {gate.id for gate in result.failures}
 
 
-def _pair(run: Codes, baseline: Codes, gold: Codes) -> Raters:
-    """What `side_by_side` makes of two runs and a gold; a test holds it to that."""
-    index = pd.MultiIndex.from_arrays([OCCUPATION, IDS], names=["onet_soc_code", "task_id"])
-    codes = pd.DataFrame({0: run, 1: baseline, RATER_GOLD: gold}, index=index, dtype=object)
-    return Raters(
-        names=("run", "base"),
-        labels={"three-way": codes},
-        values={"beta": codes.apply(lambda side: side.map({"E0": 0.0, "E2": 0.5, "E1": 1.0}))},
-        common=TASKS,
-        alone=(0, 0),
-        weight=np.ones(TASKS),
-    )
+def _pair(run: Codes, baseline: Codes, gold: Codes) -> AlignedLabels:
+    """What `align` makes of two runs and a gold; a test holds it to that."""
+    tasks = pd.DataFrame({"onet_soc_code": OCCUPATION, "task_id": IDS, "weight": 1.0, "stratum": None})
+    place = {label: at for at, label in enumerate(SCALE)}
+    codes = np.array([[place[label] for label in side] for side in (run, baseline, gold)]).T
+    return AlignedLabels(("run", "base"), tasks, {"three-way": codes}, {"beta": codes / 2}, has_gold=True)
 
 
 def test_the_pairs_of_the_simulation_are_those_of_real_runs() -> None:
     run, base, labels = noisy(truth(), 1), noisy(truth(), 2), truth()
-    ours, real = _pair(run, base, labels), side_by_side([run_of(run), run_of(base)], GOLD)
-    pd.testing.assert_frame_equal(ours.labels["three-way"].sort_index(), real.labels["three-way"].sort_index())
-    pd.testing.assert_frame_equal(ours.values["beta"].sort_index(), real.values["beta"].sort_index())
+    ours, real = _pair(run, base, labels), align([run_of(run), run_of(base)], GOLD)
+    order = np.array([ours.index().get_loc(key) for key in real.index()])
+    assert (ours.labels["three-way"][order] == real.labels["three-way"]).all()
+    assert (ours.values["beta"][order] == real.values["beta"]).all()
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +201,155 @@ def test_the_baseline_itself_passes_every_gate_against_it() -> None:
     assert {gate.value for gate in result.results} == {0}
 
 
+def _rights(
+    rng: np.random.Generator, n: int, churn: float, drop: float = 0.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Occupation of each task, and whether baseline and run have it right: alike but for the churn, and the run worse by `drop`.
+
+    Each task has a chance to be right that hangs together within its occupation, of 20 tasks. Both sides draw it anew for a
+    share of the tasks, so that which is which says nothing.
+    """
+    codes = np.arange(n) // 20
+    chance = rng.beta(7, 3, n // 20)[codes]
+    shared = rng.random(n) < chance
+    base, run = (np.where(rng.random(n) < churn, rng.random(n) < chance, shared) for _ in range(2))
+    # A fall hits whole occupations more than others: its rate varies by occupation.
+    lost = run & (rng.random(n) < np.minimum(rng.gamma(1, 1, n // 20)[codes] * drop / 0.7, 1))
+    return codes, base.astype(float), (run & ~lost).astype(float)
+
+
+def _p(codes: np.ndarray, base: np.ndarray, run: np.ndarray, allowed: float = 0.0) -> float:
+    sums = [np.stack([np.bincount(codes, x), np.bincount(codes)], axis=1, dtype=np.float64) for x in (base, run)]
+    share = np.bincount(codes) / len(codes)
+    return sign_flip_p(sums[0], sums[1], lambda of: of[..., 0] / of[..., 1], share, allowed=allowed, seed=1)
+
+
+@pytest.mark.parametrize("n", [200, 1000])
+@pytest.mark.parametrize("churn", [0.001, 0.02, 0.1])
+def test_a_drop_gate_fires_on_pure_noise_no_more_often_than_it_says(n: int, churn: float) -> None:
+    fired = sum(_p(*_rights(np.random.default_rng(seed), n, churn)) < 0.025 for seed in range(200))
+    # Five are expected at most; more than eleven come by chance in one of a hundred.
+    assert fired <= 11
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("churn", [0.001, 0.02, 0.1])
+def test_a_drop_gate_keeps_its_level_on_a_gold_of_5000(churn: float) -> None:
+    assert sum(_p(*_rights(np.random.default_rng(seed), 5000, churn)) < 0.025 for seed in range(200)) <= 11
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("churn", [0.0, 0.05])
+def test_a_fall_of_just_what_is_allowed_fires_no_more_often_than_it_says(churn: float) -> None:
+    fired = sum(
+        _p(*_rights(np.random.default_rng(seed), 1000, churn, 0.05), allowed=0.05) < 0.025 for seed in range(400)
+    )
+    # Ten are expected; more than twenty come by chance in less than one of a hundred.
+    assert fired <= 20
+
+
+@pytest.mark.slow
+def test_power_grows_with_the_gold_and_the_size_that_a_suite_names_finds_three_points() -> None:
+    churn = 0.06
+
+    def power(n: int) -> float:
+        return float(
+            np.mean([_p(*_rights(np.random.default_rng(seed), n, churn, 0.03)) < 0.025 for seed in range(200)])
+        )
+
+    small, middle, large = (power(n) for n in (200, 1000, 5000))
+    assert small < 0.35
+    assert small < middle < large
+    assert large > 0.97
+    changed = np.concatenate([np.subtract(*_rights(np.random.default_rng(s), 5000, churn, 0.03)[1:]) for s in range(5)])
+    named = gold_size(0.95, float(np.abs(changed).mean()))
+    assert power(round(named / 20) * 20) == pytest.approx(0.8, abs=0.12)
+
+
+def test_one_corrected_label_passes_and_is_judged() -> None:
+    labels = truth()
+    base = noisy(labels, 1)
+    run = base.copy()
+    wrong = int(np.flatnonzero(base != labels)[0])
+    run[wrong] = labels[wrong]
+    result = judge(suite({"id": "k", **KAPPA}), run_of(run), GOLD, run_of(base))
+    assert (result.passed, result.results[0].judged, result.results[0].p) == (True, True, 1.0)
+    broken = base.copy()
+    right = int(np.flatnonzero(base == labels)[0])
+    broken[right] = SCALE[(list(SCALE).index(str(labels[right])) + 1) % 3]
+    result = judge(suite({"id": "k", **KAPPA}), run_of(broken), GOLD, run_of(base))
+    # One occupation that fell could as well have risen.
+    assert (result.passed, result.results[0].judged, result.results[0].p) == (True, True, 0.5)
+
+
+def test_six_of_sixty_occupations_wholly_broken_are_stopped() -> None:
+    labels = truth()
+    base = noisy(labels, 1)
+    hit = np.isin(OCCUPATION, np.unique(OCCUPATION)[:6])
+    run = np.where(hit, np.roll(SCALE, 1)[[list(SCALE).index(label) for label in labels]], base)
+    accuracy = {"setting": "three-way", "metric": "accuracy"}
+    gates = [{"id": f"a{i}", **accuracy, "max_drop": drop} for i, drop in enumerate((0, 0.02))]
+    result = judge(suite(*gates, family="none"), run_of(run), GOLD, run_of(base))
+    assert failed(result) == {"a0", "a1"}
+    # Each of the six fell: one way of 64.
+    assert result.results[0].p == pytest.approx(1 / 64)
+
+
+def test_all_ways_to_swap_are_tried_where_they_are_few_and_drawn_where_they_are_many() -> None:
+    rng = np.random.default_rng(0)
+    few = _rights(rng, 240, 0.3)
+    d = np.bincount(few[0], few[2] - few[1])
+    d = d[d != 0]
+    signs = np.array(np.meshgrid(*[[1, -1]] * len(d))).reshape(len(d), -1)
+    assert _p(*few) == pytest.approx(float((d @ signs <= d.sum() + 1e-9).mean()))
+    many = _rights(rng, 2000, 0.3)
+    d = np.bincount(many[0], many[2] - many[1])
+    assert _p(*many) == pytest.approx(stats.norm.cdf(d.sum() / np.sqrt((d**2).sum())), abs=0.02)
+
+
+def test_a_suite_says_what_size_of_gold_a_fall_of_three_points_needs() -> None:
+    labels = truth()
+    base = noisy(labels, 1)
+    aligned = _pair(noisy(base, 2, 0.3), base, labels)
+    said = size_needed(aligned, suite({"id": "k", **KAPPA})) or ""
+    assert "To find a fall of 3 points in accuracy in 80 % of runs, the gold needs about" in said
+    assert "with its 720 it finds one of" in said
+    assert size_needed(aligned, suite({"id": "k", "setting": "three-way", "metric": "kappa", "min": 0.1})) is None
+    assert gold_size(0.95, 0.1) < gold_size(0.99, 0.1) < gold_size(0.99, 0.2)
+
+
+def test_document_gate_and_comparison_say_one_and_the_same_of_a_figure() -> None:
+    """At few occupations and at many: the eval of a run against another, a gate on it, and their comparison."""
+    for occupations in (2, 6, 9, 60):
+        keep = np.isin(OCCUPATION, np.unique(OCCUPATION)[:occupations])
+        first, second = truth(), noisy(truth(), 4)
+        runs = [
+            replace(run_of(x, n), labels=run_of(x, n).labels[keep].reset_index(drop=True))
+            for x, n in ((first, "a"), (second, "b"))
+        ]
+        gold = make_gold("a", runs[0].coded(), SOURCE)
+        document = evaluate(runs[1], gold, draws=300, yardsticks=False)
+        gates = [
+            {"id": m.replace("_", "-"), "setting": "three-way", "metric": m, "min": 0.1} for m in ("accuracy", "kappa")
+        ]
+        gates += [{"id": "mean", "measure": "beta", "metric": "mean", "max": 0.9}]
+        judged = {r.id: (r.value, (r.low, r.high)) for r in judge(suite(*gates), runs[1], gold, None).results}
+        compared = compare(runs[0], runs[1], draws=300).settings["three-way"]
+        found = document.settings["three-way"]
+        assert found.ci95["accuracy"] is not None
+        assert judged["accuracy"] == (found.accuracy, found.ci95["accuracy"])
+        assert judged["kappa"] == (found.kappa, found.ci95["kappa"])
+        assert judged["mean"] == (document.measures["beta"].mean, document.measures["beta"].ci95["mean"])
+        assert (compared.agreement, compared.agreement_ci95) == judged["accuracy"]
+        assert (compared.kappa, compared.kappa_ci95) == judged["kappa"]
+        assert document.intervals is not None
+        few = f"the tasks belong to {occupations} occupations only" if occupations < 10 else None
+        assert (document.intervals.note or "").partition(":")[0] == (few or "")
+        change_of = compare(runs[0], runs[1], gold, draws=300).against_gold["three-way"].metrics["kappa"]
+        drop = judge(suite({"id": "k", **KAPPA}), runs[1], gold, runs[0]).results[0]
+        assert (drop.low, drop.high) == change_of.ci95
+
+
 def test_a_handful_of_changed_tasks_is_no_regression() -> None:
     base = truth()
     run = base.copy()
@@ -239,49 +395,52 @@ def test_a_gate_that_nothing_can_be_said_about_has_not_passed() -> None:
 def test_a_single_occupation_is_no_certainty() -> None:
     # All draws of one occupation are alike: their lack of spread is no evidence.
     one = Figure(0.9, np.full(200, 0.9), 40, 1)
-    assert one.bounds() is None
-    assert one.wald() is None
-    assert change(one, Figure(0.7, np.full(200, 0.7), 40, 1), 1).p_below(0.0) == 1.0
-    assert change(one, one, 0).wald() == (0.0, 0.0)
+    assert one.interval() is None
+    assert change(one, Figure(0.7, np.full(200, 0.7), 40, 1), 1).interval() is None
+    assert change(one, one, 0).interval() == (0.0, 0.0)
 
 
 def _agreeing(occupations: int, each: int = 1) -> dict[str, Figure]:
     """Figures of a run that says what the gold says of all tasks."""
     codes = np.repeat([f"11-{1000 + i}.00" for i in range(occupations)], each)
-    gold = np.tile(SCALE, len(codes))[: len(codes)]
+    gold = np.arange(len(codes)) % 3
     draws = occupation_draws(codes, 300)
-    found = {m: of_setting(m, gold, gold, tuple(SCALE), draws) for m in ("accuracy", "kappa", "macro_f1", "f1:E1")}
-    values = np.tile([0.0, 0.5, 1.0], len(codes))[: len(codes)]
-    return found | {m: of_measure(m, values, values, draws) for m in ("agreement", "mean_difference", "pearson")}
+    matrices = pairs(gold, gold, 3)
+    found = {
+        m: setting_figure(m, matrices, draws.sum(matrices), tuple(SCALE), occupations)
+        for m in ("accuracy", "kappa", "macro_f1", "f1:E1")
+    }
+    weight = np.ones(len(codes))
+    return found | {
+        m: value_figure(m, gold / 2, gold / 2, draws, weight) for m in ("agreement", "difference", "pearson")
+    }
 
 
 def test_all_right_on_few_tasks_is_not_surely_all_right() -> None:
-    bounds = {name: found.bounds() for name, found in _agreeing(15).items()}
+    bounds = {name: found.interval() for name, found in _agreeing(15).items()}
     # Clopper and Pearson's bound for 15 of 15.
     assert bounds["accuracy"] == (pytest.approx(0.7820, abs=1e-4), 1)
     assert bounds["agreement"] == (pytest.approx(0.7820, abs=1e-4), 1)
-    assert bounds["mean_difference"] == (pytest.approx(-0.2180, abs=1e-4), pytest.approx(0.2180, abs=1e-4))
+    assert bounds["difference"] == (pytest.approx(-0.2180, abs=1e-4), pytest.approx(0.2180, abs=1e-4))
     more = _agreeing(60)
     for name in ("kappa", "macro_f1", "f1:E1", "pearson"):
-        low, high = more[name].bounds() or (1, 0)
+        low, high = more[name].interval() or (1, 0)
         # As if 1 - .025^(1/60), or 6 %, of the labels were wrong, and all in the same way.
         assert 0.8 < low < 0.95
         assert high == pytest.approx(1)
-        assert (more[name].bounds(0.999) or (1, 0))[0] < low
+        assert (more[name].interval(0.999) or (1, 0))[0] < low
 
 
 def test_a_draw_of_one_label_leaves_a_steady_kappa_its_bound() -> None:
     found = _agreeing(15)["kappa"]
     gappy = replace(found, draws=np.append(found.draws, np.nan))
-    assert gappy.bounds() == found.bounds()
-    assert (gappy.bounds() or (1, 0))[0] < 0.7
-    assert replace(found, draws=np.append(found.draws, [np.nan] * 100)).bounds() is None
-    # A change needs all of its draws.
-    assert replace(gappy, otherwise=None).bounds() is None
+    assert gappy.interval() == found.interval()
+    assert (gappy.interval() or (1, 0))[0] < 0.7
+    assert replace(found, draws=np.append(found.draws, [np.nan] * 100)).interval() is None
 
 
 def test_tasks_of_one_occupation_count_but_once_towards_certainty() -> None:
-    many, few = (_agreeing(15, each)["accuracy"].bounds() for each in (40, 1))
+    many, few = (_agreeing(15, each)["accuracy"].interval() for each in (40, 1))
     assert many == pytest.approx(few)
 
 
@@ -291,9 +450,9 @@ def test_a_threshold_is_passed_on_luck_in_at_most_five_of_a_hundred_samples() ->
     codes = np.array([f"11-{1000 + i}.00" for i in range(15)])
     draws = occupation_draws(codes, 300)
     for _ in range(2000):
-        run = np.where(rng.random(15) < 0.85, "E1", "E0")
-        found = of_setting("accuracy", np.full(15, "E1"), run, tuple(SCALE), draws)
-        passed += (found.bounds() or (0, 0))[0] >= 0.85
+        matrices = pairs(np.full(15, 2), np.where(rng.random(15) < 0.85, 2, 0), 3)
+        found = setting_figure("accuracy", matrices, draws.sum(matrices), tuple(SCALE), 15)
+        passed += (found.interval() or (0, 0))[0] >= 0.85
     # Samples without an error alone are 8.7 % of them.
     assert passed / 2000 <= 0.05
 

@@ -10,11 +10,10 @@ import pytest
 
 from relabel.evaluation.document import TextClassifier, Yardstick
 from relabel.evaluation.evaluate import evaluate
-from relabel.evaluation.gates.judge import judge
-from relabel.evaluation.gates.suite import Suite
+from relabel.evaluation.gates import judge
 from relabel.evaluation.gold import read_gold_csv
-from relabel.evaluation.report.charts import Charts
-from relabel.evaluation.report.eval_page import eval_page
+from relabel.evaluation.report import Charts, eval_page
+from relabel.evaluation.suite import Suite
 from report_workshop import HOSTILE, Pages, hostile_pages, hostile_run
 
 

@@ -17,13 +17,12 @@ from typer.testing import CliRunner
 from relabel.cli.eval import register as register_eval
 from relabel.cli.review import register
 from relabel.errors import DataError, UsageError
-from relabel.evaluation.comparison.several import compare_several
-from relabel.evaluation.comparison.two import compare
+from relabel.evaluation.alignment import match
+from relabel.evaluation.compare import compare, compare_several
 from relabel.evaluation.evaluate import evaluate
 from relabel.evaluation.gold import Gold, read_gold_csv
-from relabel.evaluation.matching import match
 from relabel.evaluation.ppi import debiased, powered_mean
-from relabel.evaluation.report.eval_page import eval_page
+from relabel.evaluation.report import eval_page
 from relabel.evaluation.review import (
     COLUMNS,
     RANDOM_COLUMNS,
@@ -257,7 +256,7 @@ def test_tasks_drawn_at_random_give_the_truth_of_the_run_as_a_whole(make_run: Ma
     # By way of the filled file the evaluation comes to the same.
     gold = filled(random_review(run, 120, seed=99), codes, tmp_path / "filled.csv", rows=100)
     matched = match(run, gold)
-    whole = debiased(run, gold, matched.table, matched.settings)
+    whole = debiased(run, gold, matched)
     assert whole is not None
     assert whole.measures["gamma"][0].ppi == pytest.approx(estimates[-1])
 

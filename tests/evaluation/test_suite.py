@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from relabel.errors import DataError
-from relabel.evaluation.gates.suite import beside, load_suite
+from relabel.evaluation.suite import beside, load_suite
 from relabel.settings import asset_dir
 
 GATE = "{id: g, setting: three-way, metric: kappa, min: 0.4}"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from relabel.errors import DataError, RubricError
-from relabel.evaluation.gates.suite import load_suite
+from relabel.evaluation.suite import load_suite
 from relabel.rubric import load_rubric
 from relabel.sources.user_yaml import read_user_yaml
 

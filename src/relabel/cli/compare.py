@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from relabel.cli.outcome import GoldRuleOption
 from relabel.cli.terminal import make_console
 from relabel.cli.writing import JsonCommand, require_file, write
 from relabel.errors import UsageError
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from relabel.evaluation.comparison.document import CompareDocument, Interval
-    from relabel.evaluation.comparison.several import PairwiseDocument
+    from relabel.evaluation.compare import CompareDocument, Interval, PairwiseDocument
     from relabel.evaluation.document import SettingName
 
 _TOP = 10
@@ -38,8 +38,14 @@ def register(app: typer.Typer) -> None:
         ],
         gold: Annotated[
             str | None,
-            typer.Option(metavar="G", help="Hold each run against this gold too; as for `relabel eval`."),
+            typer.Option(metavar="G", help="Also compare each run with these reference labels; as for `relabel eval`."),
         ] = None,
+        gold_rule: Annotated[
+            GoldRuleOption,
+            typer.Option(
+                "--gold-rule", help="What several annotators' labels of a task become; as for `relabel eval`."
+            ),
+        ] = GoldRuleOption.MAJORITY,
         json_file: Annotated[
             str | None,
             typer.Option("--json", metavar="F", help="Write the comparison to this file; alone or with - print it."),
@@ -69,10 +75,9 @@ def register(app: typer.Typer) -> None:
         Differences are the second run less the first. With more than two runs, each pair's agreement, the majority and
         the tasks of most disagreement are shown.
         """
-        from relabel.evaluation.comparison.several import compare_several
-        from relabel.evaluation.comparison.two import compare
+        from relabel.evaluation.alignment import task_details
+        from relabel.evaluation.compare import compare, compare_several
         from relabel.evaluation.gold import load_gold
-        from relabel.evaluation.side_by_side import task_details
         from relabel.run import open_run
 
         if len(runs) < 2:
@@ -89,7 +94,7 @@ def register(app: typer.Typer) -> None:
             return
         if before or after:
             raise UsageError("--before and --after choose scores; give --scores too, or leave them out")
-        truth = None if gold is None else load_gold(gold)
+        truth = None if gold is None else load_gold(gold, gold_rule.value)
         details = task_details(opened[0])
         if len(opened) == 2:
             pair = compare(opened[0], opened[1], truth, details=details, draws=draws, seed=seed)
@@ -98,7 +103,7 @@ def register(app: typer.Typer) -> None:
             pair, several = None, compare_several(opened, truth, draws=draws, seed=seed)
             text = several.model_dump_json(indent=2)
         if html_file is not None:
-            from relabel.evaluation.report.compare_pages import compare_page, several_page
+            from relabel.evaluation.report import compare_page, several_page
 
             if pair is not None:
                 write(html_file, compare_page(pair, opened, details), "--html")
@@ -145,16 +150,6 @@ def _show_pair(document: CompareDocument, console: Console) -> None:
             f"  agreement {_figure(found.agreement)} ({_bounds(found.agreement_ci95)}), kappa {_figure(found.kappa)} "
             f"({_bounds(found.kappa_ci95)}), {found.changed:,} changed"
         )
-        tests: list[str] = []
-        if found.mcnemar is not None:
-            tests.append(
-                f"McNemar {found.mcnemar.up:,} up, {found.mcnemar.down:,} down, mid-p {_p(found.mcnemar.p_mid)}"
-            )
-        if found.stuart_maxwell is not None:
-            test = found.stuart_maxwell
-            tests.append(f"Stuart-Maxwell {test.statistic:.2f} on {test.df} df, p {_p(test.p)}")
-        if tests:
-            _indented(f"taking tasks as independent, which they are not: {'; '.join(tests)}", console)
     _heading("Means", console)
     table = _table("measure", "tasks", "first", "second", "change", "95 %")
     for measure, change in document.measures.items():
@@ -177,12 +172,9 @@ def _show_pair(document: CompareDocument, console: Console) -> None:
                 _bounds(change.ci95, signed=True),
             )
         console.print(table)
-        console.print(
-            f"  {against.mended:,} mended, {against.broken:,} broken; taking tasks as independent, McNemar's mid-p is "
-            f"{_p(against.mcnemar.p_mid)}"
-        )
+        console.print(f"  {against.mended:,} now right, {against.broken:,} now wrong")
     _show_moves(document, console)
-    from relabel.evaluation.slices import MAJOR_GROUPS
+    from relabel.evaluation.document import MAJOR_GROUPS
 
     for by, slices in document.slices.items():
         _heading(f"Agreement by {by.replace('_', ' ')} ({document.main_setting})", console)
@@ -309,7 +301,3 @@ def _bounds(bounds: Interval, *, signed: bool = False) -> str:
     if bounds is None:
         return "-"
     return " to ".join(_signed(x) if signed else _figure(x) for x in bounds)
-
-
-def _p(value: float) -> str:
-    return "under .001" if value < 0.001 else _figure(value)

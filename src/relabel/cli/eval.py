@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from relabel.cli.outcome import GoldRuleOption
 from relabel.cli.terminal import make_console
 from relabel.cli.writing import JsonCommand, require_file, write
 from relabel.errors import UsageError
@@ -22,7 +23,9 @@ _UNMATCHED = {
     "not-in-run": "in the gold but not in the run",
     "no-label-in-run": "without a label in the run",
     "no-label-in-gold": "without a label in the gold",
+    "other-text": "left out, as their id is now another task's",
 }
+_LISTED = 10
 
 
 def register(app: typer.Typer) -> None:
@@ -42,9 +45,20 @@ def register(app: typer.Typer) -> None:
                 metavar="G",
                 help="Reference labels: eloundou-2023:gpt4 (the default), eloundou-2023:gpt4-alt, eloundou-2023:human, "
                 "eloundou-2023:gpt4-automation, eloundou-2023:human-automation, sample (the default for a run on the "
-                "sample), or a CSV file.",
+                "sample), a run of your own, or a CSV file.",
             ),
         ] = None,
+        gold_rule: Annotated[
+            GoldRuleOption,
+            typer.Option(
+                "--gold-rule",
+                help="What several annotators' labels of a task become: their majority, or all of them, each with its "
+                "share as weight.",
+            ),
+        ] = GoldRuleOption.MAJORITY,
+        by_model: Annotated[
+            bool, typer.Option("--by-model", help="Evaluate the labels of each model that answered, too.")
+        ] = False,
         json_file: Annotated[
             str | None,
             typer.Option("--json", metavar="F", help="Write the eval document to this file; alone or with - print it."),
@@ -53,7 +67,7 @@ def register(app: typer.Typer) -> None:
         seed: Annotated[int, typer.Option(min=0, help="Seed of the draws, and of the trained yardstick.")] = 0,
         no_intervals: Annotated[bool, typer.Option("--no-intervals", help="Leave the intervals out.")] = False,
         paper: Annotated[
-            bool, typer.Option("--paper", help="Make the figures of the 2023 paper again instead; takes no RUN.")
+            bool, typer.Option("--paper", help="Replicate the figures of the 2023 paper (no RUN argument).")
         ] = False,
         suite: Annotated[
             str | None,
@@ -72,11 +86,11 @@ def register(app: typer.Typer) -> None:
             ),
         ] = None,
     ) -> None:
-        """Hold a run's labels against reference labels.
+        """Evaluate a run's labels against reference labels.
 
         A gold of your own is a CSV file with the columns task_id, onet_soc_code (where ids repeat over occupations),
         and code or label (E0, E1, E2; T0 to T4 for automation) or strict and with_tools (exposed, not-exposed); weight
-        and stratum, if there are any, count in the estimates.
+        and stratum, if there are any, count in the estimates. With a column annotator, a task may have several rows.
         """
         from relabel.cli.outcome import Wanted, fail_if_any, gold_of, settle, show_gates
         from relabel.evaluation.evaluate import evaluate
@@ -94,8 +108,8 @@ def register(app: typer.Typer) -> None:
         wanted = Wanted(suite, junit, markdown, html, annotations)
         gates = wanted.load()
         opened = open_run(run)
-        truth = gold_of(gates, gold, opened)
-        document = evaluate(opened, truth, draws=0 if no_intervals else draws, seed=seed)
+        truth = gold_of(gates, gold, gold_rule, opened)
+        document = evaluate(opened, truth, draws=0 if no_intervals else draws, seed=seed, by_model=by_model)
         text = document.model_dump_json(indent=2)
         if json_file not in {None, "-"}:
             write(Path(str(json_file)), text + "\n", "--json")
@@ -133,6 +147,7 @@ def _show(document: EvalDocument, console: Console) -> None:
         show_calibration,
         show_estimates,
         show_intervals,
+        show_models,
         show_slices,
         show_yardsticks,
     )
@@ -143,6 +158,10 @@ def _show(document: EvalDocument, console: Console) -> None:
     for reason, count in document.unmatched.items():
         if count:
             console.print(f"{count:,} {_UNMATCHED[reason]}")
+    if document.texts_replaced:
+        listed = ", ".join(row.task_id for row in document.texts_replaced[:_LISTED])
+        more = " and others" if len(document.texts_replaced) > _LISTED else ""
+        console.print(f"  their statements share too few words to be the same task: {listed}{more}; all are in --json")
     if document.text_changed:
         console.print(f"{document.text_changed:,} of the matched tasks have another text in the gold than in the run")
     for setting, count in document.unanswered.items():
@@ -154,6 +173,7 @@ def _show(document: EvalDocument, console: Console) -> None:
         _print_indented(sentence, console)
     _show_settings(document, console)
     show_intervals(document, console)
+    show_models(document, console)
     show_yardsticks(document, console)
     _show_measures(document, console)
     show_slices(document, console)

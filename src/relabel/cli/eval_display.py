@@ -36,31 +36,32 @@ _SHORT = 46
 
 
 def show_intervals(document: EvalDocument, console: Console) -> None:
-    """Show the intervals of the settings' figures, or why there are none."""
+    """Show the intervals of the settings' figures, with a warning where occupations are few."""
     method = document.intervals
     if method is None:
         return
     console.print()
-    if method.note is not None:
-        _print(f"No intervals: {method.note}.", console)
-        return
     table = table_of("95 % interval", *_FIGURES.values())
     for name, found in document.settings.items():
         table.add_row(name, *(bounds(found.ci95.get(key)) for key in _FIGURES))
     console.print(table)
     _print(f"{method.draws:,} bootstrap draws of {method.units:,} occupations, seed {method.seed}.", console)
+    if method.note is not None:
+        _print(f"Few occupations: {method.note}.", console)
     if document.selected:
         _print("They are of tasks chosen for their doubt, not of the run as a whole.", console)
 
 
 def show_yardsticks(document: EvalDocument, console: Console) -> None:
-    """Show what the run is held against besides the gold."""
+    """Show what the run is compared with besides the gold."""
     found = document.yardsticks
     rows: list[tuple[str, str, Yardstick]] = []
     if found.text_classifier is not None:
         rows += [("word count", str(s), y) for s, y in found.text_classifier.settings.items()]
     if found.raters is not None:
         rows += [("human and GPT-4", str(s), y) for s, y in found.raters.settings.items()]
+    if found.annotators is not None:
+        rows += [("annotators", str(s), y) for s, y in found.annotators.settings.items()]
     if not rows:
         return
     console.print()
@@ -77,6 +78,25 @@ def show_yardsticks(document: EvalDocument, console: Console) -> None:
             figure(of.kappa_difference),
             bounds(of.ci95.get("kappa_difference")),
         )
+    console.print(table)
+
+
+def show_models(document: EvalDocument, console: Console) -> None:
+    """Show the labels of each model that answered, where that was asked for."""
+    if not document.by_model:
+        return
+    console.print()
+    console.print(Text("By model that answered", style="bold"))
+    table = table_of("model", "labels", "setting", "n", "accuracy", "95 %", "kappa", "95 %")
+    for model, settings in document.by_model.items():
+        for setting, of in settings.items():
+            cells = (
+                figure(of.accuracy),
+                bounds(of.ci95.get("accuracy")),
+                figure(of.kappa),
+                bounds(of.ci95.get("kappa")),
+            )
+            table.add_row(model, f"{document.models[model]:,}", setting, f"{of.n:,}", *cells)
     console.print(table)
 
 
@@ -139,18 +159,16 @@ def show_paper(document: PaperDocument, console: Console) -> None:
     """Show the paper's figures beside ours."""
     console.print(Text("The figures of the 2023 paper, made again from its published labels", style="bold"))
     console.print(
-        f"{document.reproduced} reproduced, {document.not_reproduced} not, {document.not_compared} without a printed "
-        "figure at hand"
+        f"{document.reproduced} reproduced, {document.not_reproduced} not, {document.not_compared} recomputed only: their "
+        "print was not seen"
     )
-    _print(
-        "Printed figures are those of public transcripts of the paper; what none of them holds is not at hand.", console
-    )
+    _print("Printed figures are those of public transcripts of the paper; weights are stated in the document.", console)
     by_table: dict[str, list[Cell]] = {}
     for cell in document.cells:
         by_table.setdefault(cell.table, []).append(cell)
     for name, cells in by_table.items():
         console.print()
-        words = f"table {name}" if name.isdigit() else "not printed, or not at hand" if name == "-" else name
+        words = f"table {name}" if name.isdigit() else "not printed" if name == "-" else name
         table = table_of(words, "printed", "ours", "rule", "reproduced")
         for cell in cells:
             said = {True: "yes", False: "no", None: "-"}[cell.reproduced]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from relabel.evaluation.document import EvalDocument
-    from relabel.evaluation.gates.outcome import SuiteResult
-    from relabel.evaluation.gates.suite import Suite
+    from relabel.evaluation.gates import SuiteResult
     from relabel.evaluation.gold import Gold
+    from relabel.evaluation.suite import Suite
     from relabel.run import Run
 
 
@@ -48,7 +49,7 @@ class Wanted:
             UsageError: An option has no meaning without a suite, or names a folder.
             DataError: The suite is missing or breaks a rule, or a file cannot be written.
         """
-        from relabel.evaluation.gates.suite import load_suite
+        from relabel.evaluation.suite import load_suite
 
         of_suite = (("--junit", self.junit), ("--markdown", self.markdown))
         for option, path in (*of_suite, ("--html", self.html)):
@@ -60,14 +61,21 @@ class Wanted:
         return load_suite(self.suite)
 
 
-def gold_of(suite: Suite | None, gold: str | None, run: Run) -> Gold:
+class GoldRuleOption(StrEnum):
+    """What several annotators' labels of a task become."""
+
+    MAJORITY = "majority"
+    DISTRIBUTION = "distribution"
+
+
+def gold_of(suite: Suite | None, gold: str | None, rule: GoldRuleOption, run: Run) -> Gold:
     """The gold: the one given, else the suite's, else the run's own default."""
-    from relabel.evaluation.gates.suite import beside
     from relabel.evaluation.gold import default_gold, load_gold
+    from relabel.evaluation.suite import beside
 
     if gold is None and suite is not None and suite.gold is not None:
         gold = beside(suite, suite.gold)
-    return load_gold(gold or default_gold(run))
+    return load_gold(gold or default_gold(run), rule.value)
 
 
 def settle(wanted: Wanted, suite: Suite | None, run: Run, gold: Gold, document: EvalDocument) -> SuiteResult | None:
@@ -86,30 +94,26 @@ def settle(wanted: Wanted, suite: Suite | None, run: Run, gold: Gold, document: 
     Raises:
         DataError: A pin does not hold, something is not at hand, or a file cannot be written.
     """
-    from relabel.evaluation.side_by_side import task_details
+    from relabel.evaluation.alignment import task_details
 
     result: SuiteResult | None = None
     baseline: Run | None = None
     details = task_details(run) if suite is not None or wanted.html is not None else None
     if suite is not None:
-        from relabel.evaluation.gates.judge import judge
-        from relabel.evaluation.gates.suite import beside
+        from relabel.evaluation.gates import judge, junit_xml, markdown
+        from relabel.evaluation.suite import beside
         from relabel.run import open_run
 
         baseline = None if suite.baseline is None else open_run(beside(suite, suite.baseline.run))
         result = judge(suite, run, gold, baseline, details)
         if wanted.junit is not None:
-            from relabel.evaluation.gates.junit import junit_xml
-
             write(wanted.junit, junit_xml(result), "--junit")
         if wanted.markdown is not None:
-            from relabel.evaluation.gates.summary import markdown
-
             write(wanted.markdown, markdown(result, document.verdict), "--markdown")
         _annotate(wanted, result)
     if wanted.html is not None:
-        from relabel.evaluation.comparison.two import compare
-        from relabel.evaluation.report.eval_page import eval_page
+        from relabel.evaluation.compare import compare
+        from relabel.evaluation.report import eval_page
 
         change = None if baseline is None else compare(baseline, run, details=details)
         page = eval_page(document, run, gold, suite=result, comparison=change, details=details)
@@ -128,14 +132,18 @@ def show_gates(result: SuiteResult, console: Console) -> None:
 
     console.print()
     console.print(Text(f"Gates of the suite {result.suite}", style="bold"))
+    for sentence in result.warnings:
+        console.print(Text(sentence))
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     for name in ("", "gate", "outcome"):
         table.add_column(name)
     for gate in result.results:
         sign = "ok" if gate.passed else "FAILED" if gate.judged else "?"
-        table.add_row(sign, Text(gate.id), Text(gate.message))
+        table.add_row(sign, Text(gate.label), Text(gate.message))
     console.print(table)
     console.print(Text(result.family))
+    if result.size is not None:
+        console.print(Text(result.size))
 
 
 def fail_if_any(result: SuiteResult | None) -> None:
@@ -145,7 +153,7 @@ def fail_if_any(result: SuiteResult | None) -> None:
         GateError: A gate does not hold.
     """
     if result is not None and not result.passed:
-        from relabel.evaluation.gates.outcome import gate_error
+        from relabel.evaluation.gates import gate_error
 
         raise GateError(gate_error(result.failures))
 
@@ -153,7 +161,7 @@ def fail_if_any(result: SuiteResult | None) -> None:
 def _annotate(wanted: Wanted, result: SuiteResult) -> None:
     asked = wanted.annotate if wanted.annotate is not None else os.environ.get("GITHUB_ACTIONS") == "true"
     if asked:
-        from relabel.evaluation.gates.summary import github_annotations
+        from relabel.evaluation.gates import github_annotations
 
         for line in github_annotations(result):
             workflow_command(line)

@@ -58,9 +58,9 @@ def register(app: typer.Typer) -> None:
         Tasks chosen for their doubt tell nothing about the others. To learn how good the run is as a whole, and what the
         mean exposure is without its errors, fill a file of --random tasks, in its order.
         """
+        from relabel.evaluation.alignment import is_own_list, list_name, task_details, task_details_from
         from relabel.evaluation.gold import load_gold
         from relabel.evaluation.review import RandomReview, random_review, review, review_csv
-        from relabel.evaluation.side_by_side import is_own_list, list_name, task_details, task_details_from
         from relabel.run import open_run
         from relabel.sources.tables import is_table_file
 

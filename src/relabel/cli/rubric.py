@@ -91,7 +91,7 @@ def check(
 ) -> None:
     """Check a rubric and the prompt that it names: refuse what is wrong, and warn of what will mislead."""
     from relabel.cli.lines import wrapped
-    from relabel.evaluation.matching import is_at_hand
+    from relabel.evaluation.alignment import is_local
     from relabel.evaluation.trial import rubric_warnings
     from relabel.labelling.prompt import load_prompt
     from relabel.rubric import load_rubric
@@ -103,7 +103,7 @@ def check(
     for setting in loaded.settings:
         prompt.messages((task,), loaded, setting)
     lists = ("sample", "eloundou-2023") if loaded.unit == "task" else ()
-    there = [name for name in lists if is_at_hand(name)]
+    there = [name for name in lists if is_local(name)]
     warnings = rubric_warnings(loaded, {name: task_table(name)["text"] for name in there})
     unread = [name for name in lists if name not in there]
     if as_json:

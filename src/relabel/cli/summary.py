@@ -91,6 +91,18 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
     _say("labels", f"{there:,} of {m.counts.asked:,}: {m.counts.from_store:,} from the store, {m.counts.fresh:,} fresh")
     _show_settings(outcome)
     _say("model", f"{m.model}, answered as {', '.join(m.models_returned) or 'nothing'}")
+    if len(m.labels_by_model) > 1:
+        parts = ", ".join(f"{name}: {count:,}" for name, count in m.labels_by_model.items())
+        _say(
+            "",
+            f"WARNING: {len(m.labels_by_model)} models answered ({parts}); compare them with `relabel eval --by-model`",
+        )
+    if m.repeats_from_cache:
+        _say(
+            "repeats",
+            f"WARNING: {m.repeats_from_cache:,} of {there:,} samples are an earlier answer that a cache on the way to the "
+            "model gave again; they do not count as repeats. Switch the gateway's cache off and label again",
+        )
     thinking = f", {m.tokens.reasoning:,} of them thinking" if m.tokens.reasoning else ""
     cost = money(m.cost_usd)
     if m.table_cost_usd is not None:

@@ -69,6 +69,8 @@ def carry(
     from relabel.run import open_run
 
     done = carry_run(open_run(run), to, out, old=old, fill=None if fill is None else open_run(fill))
+    for sentence in done.warnings:
+        typer.echo(f"WARNING: {sentence}", err=True)
     _show(done.diff, examples=False)
     filled = f", {done.filled:,} filled from {fill}" if fill is not None else ""
     typer.echo(f"{done.carried:,} labels carried{filled}; {done.to_ask:,} of {done.tasks:,} tasks are to be asked")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 import pandera.pandas as pa
 
 from relabel.errors import ColumnError, DataError
+from relabel.evaluation.document import GoldRule
 from relabel.manifest import SourceUse
 from relabel.rubric import AUTOMATION, CODES
 from relabel.run import PUBLISHED, Run, open_run
@@ -44,12 +46,17 @@ LABELLED = pa.DataFrameSchema(
 """One row a task: its code, and whether it is exposed in each setting; or its level of automation. A gold's table;
 `Run.coded()` fits it too. `weight` counts in estimates, tasks of one `stratum` were drawn together, `text` is the statement."""
 
+_REPEATED = copy(LABELLED)
+_REPEATED.unique = None
+
 _LABEL_COLUMNS = ("code", "strict", "with_tools")
 _DESIGN = (AUTOMATION, "weight", "stratum")
 _REVIEWER, _REVIEWED_AT = "reviewer", "reviewed_at"
 """Columns of a file that `relabel review` wrote and a person filled."""
 _PRIORITY = "priority"
 """Column by which `relabel review` lists the most doubtful tasks first."""
+_REVIEW = (_REVIEWER, _REVIEWED_AT, _PRIORITY)
+_ANNOTATOR = ("annotator", "annotator_id", "rater", "coder", "worker", "worker_id", "labeler", "labeller")
 _EXPOSED: Mapping[str, bool | None] = {"exposed": True, "not-exposed": False, "": None}
 _BY_CODE: Mapping[str, tuple[bool, bool]] = {"E0": (False, False), "E1": (True, True), "E2": (False, True)}
 
@@ -68,6 +75,13 @@ class Gold:
         source: The file that it comes from.
         human: Whether the labels are people's; those of a user's own file are taken to be.
         selected: Whether its tasks were chosen because they were doubtful, so that they speak for no others.
+        tasks: The task list that its ids belong to; empty for a file, whose ids are those of the run that it judges.
+        run: The run that it was made of; None for a file.
+        votes: Labels by annotator where it has several: as `table`, with a column `annotator`, one row a task and
+            annotator.
+        rule: What several labels of a task become: their majority (a tie gives none), or a row each in `table` that
+            weighs its share.
+        tied: Tasks without a label because their annotators tie.
     """
 
     name: str
@@ -76,6 +90,11 @@ class Gold:
     source: SourceUse
     human: bool = False
     selected: bool = False
+    tasks: str = ""
+    run: Run | None = None
+    votes: pd.DataFrame | None = None
+    rule: GoldRule = "majority"
+    tied: int = 0
 
     @property
     def weighted(self) -> bool:
@@ -90,11 +109,13 @@ def default_gold(run: Run) -> str:
     return "sample" if run.manifest.tasks == "sample" else "eloundou-2023:gpt4"
 
 
-def load_gold(ref: str) -> Gold:
+def load_gold(ref: str, rule: GoldRule = "majority") -> Gold:
     """Load a gold.
 
     Args:
-        ref: A name from `GOLD_NAMES`, or the path of a CSV file as for `read_gold_csv`.
+        ref: A name from `GOLD_NAMES`, a run (its folder, or its name under `runs/`), or the path of a CSV file as for
+            `read_gold_csv`.
+        rule: What several annotators' labels of a task become; see `Gold.rule`.
 
     Returns:
         The gold, checked against `LABELLED`.
@@ -102,14 +123,19 @@ def load_gold(ref: str) -> Gold:
     Raises:
         DataError: There is no such gold, or its file is missing or malformed.
     """
-    if ref in GOLD_NAMES:
+    is_run = any((folder / "manifest.json").is_file() for folder in (Path(ref), Path("runs") / ref))
+    if ref in GOLD_NAMES or is_run:
         run = open_run(ref)
         source = run.manifest.sources[0] if run.manifest.sources else _sample_source()
-        return make_gold(ref, labels_of(run), source, human=ref == "sample" or ":human" in ref)
+        if run.folder is not None:
+            source = SourceUse(source="run", file=run.name, sha256=sha256_of(run.folder / "labels.parquet"))
+        human = ref == "sample" or (run.folder is None and ":human" in ref)
+        made = make_gold(ref, labels_of(run), source, human=human)
+        return replace(made, tasks=run.manifest.tasks, run=run)
     if Path(ref).is_file() or is_table_file(ref):
-        return read_gold_csv(Path(ref))
+        return read_gold_csv(Path(ref), rule)
     raise DataError(
-        f"there is no gold {ref!r}; give one of {', '.join(GOLD_NAMES)}, or the path of a CSV or Excel file"
+        f"there is no gold {ref!r}; give one of {', '.join(GOLD_NAMES)}, a run, or the path of a CSV or Excel file"
     )
 
 
@@ -147,24 +173,65 @@ def make_gold(
     return Gold(name, table, _hash(table), source, human, selected)
 
 
-def labelled(table: pd.DataFrame, name: str) -> pd.DataFrame:
+def _several_annotators(name: str, votes: pd.DataFrame, source: SourceUse, rule: GoldRule, *, selected: bool) -> Gold:
+    """A gold of rows by task and annotator."""
+    labels = [*_LABEL_COLUMNS, AUTOMATION]
+    keys = votes[["onet_soc_code", "task_id"]].fillna("")
+    task = pd.Series(keys.agg("\n".join, axis=1).to_numpy(), index=votes.index)
+    each = votes.groupby(task, sort=False)
+    first = each.head(1).set_index(task[each.head(1).index]).drop(columns=["annotator", *labels])
+    decided = pd.DataFrame({column: _majority(votes[column], task).reindex(first.index) for column in labels})
+    if votes["code"].notna().any():
+        # The code decides: majorities of its parts could make a code that no annotator gave.
+        known = decided["code"].map(_BY_CODE)
+        for place, column in enumerate(("strict", "with_tools")):
+            decided[column] = known.map(lambda pair, place=place: pair[place], na_action="ignore")
+    else:
+        pair = decided[["strict", "with_tools"]]
+        code = pd.Series("E0", index=pair.index, dtype="object").mask(pair["with_tools"].eq(True), "E2")
+        decided["code"] = code.mask(pair["strict"].eq(True), "E1").where(pair.notna().all(axis=1))
+    said = each[labels].count().sum(axis=1).reindex(first.index) > 0
+    tied = int((decided.isna().all(axis=1) & said).sum())
+    table = first.join(decided)
+    made = make_gold(name, table.reset_index(drop=True), source, human=True, selected=selected)
+    if rule == "distribution":
+        size = each[labels].transform("count").max(axis=1)
+        spread = votes[size > 0].assign(weight=(votes["weight"].fillna(1.0) / size)[size > 0])
+        made = replace(made, table=labelled(spread, name, repeated=True))
+        made = replace(made, sha256=_hash(made.table))
+    return replace(
+        made, votes=labelled(votes, name, repeated=True).assign(annotator=votes["annotator"]), rule=rule, tied=tied
+    )
+
+
+def _majority(column: pd.Series, task: pd.Series) -> pd.Series:
+    """The most frequent value of each task; missing where two are as frequent."""
+    counts = column.groupby([task, column]).size()
+    counts.index.names = ["task", "label"]
+    most = counts[counts == counts.groupby(level=0).transform("max")]
+    single = most[~most.index.get_level_values(0).duplicated(keep=False)].reset_index("label")["label"]
+    return single.astype(object)
+
+
+def labelled(table: pd.DataFrame, name: str, *, repeated: bool = False) -> pd.DataFrame:
     """Check a table against `LABELLED` and drop its other columns.
 
     Args:
         table: One row a task.
         name: What to call the table in an error.
+        repeated: Whether a task may have several rows, one an annotator.
 
     Raises:
         DataError: The table does not fit.
     """
     try:
-        return LABELLED.validate(table).reset_index(drop=True)
+        return (_REPEATED if repeated else LABELLED).validate(table).reset_index(drop=True)
     except (pa.errors.SchemaError, pa.errors.SchemaErrors) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{name} is no table of labelled tasks: {reason}; check its labels and ids") from error
 
 
-def read_gold_csv(path: Path) -> Gold:
+def read_gold_csv(path: Path, rule: GoldRule = "majority") -> Gold:
     """Read a gold of the user's own.
 
     The file is a table as for `relabel.sources.tables.read_table`: `task_id` (or `id`, or O*NET's `Task ID`); `onet_soc_code`
@@ -177,8 +244,11 @@ def read_gold_csv(path: Path) -> Gold:
     With a column `reviewer`, as `relabel review` writes it, rows without a label are not filled in yet: they are left out,
     and the gold's source says how many there are, who filled the others, and when (`reviewed_at`).
 
+    With a column `annotator` a task may have several rows, one an annotator; `rule` says what they become.
+
     Args:
         path: The file.
+        rule: What several annotators' labels of a task become; see `Gold.rule`.
 
     Returns:
         The gold. `code` follows from the other two and they from it; with one of the two alone it stays missing.
@@ -190,13 +260,13 @@ def read_gold_csv(path: Path) -> Gold:
     advice = f"give the path of a CSV or Excel file, or one of {', '.join(GOLD_NAMES)}"
     file = read_table(path, rows_are="each labelled task", advice=advice)
     header = _columns(file)
-    coded = "onet_soc_code" in header
+    coded, several = "onet_soc_code" in header, "annotator" in header
     # A column `label` says by its first cell which question it answers.
     said = [cells[header["code"]].strip() for _, cells in file.rows] if "code" in header else []
     levels = next((cell for cell in said if cell), "") in LEVELS
     advice = "ids must be unique" + (" within an occupation" if coded else ", or the file needs a column onet_soc_code")
     rows: list[tuple[object, ...]] = []
-    seen: dict[tuple[str, str], int] = {}
+    seen: dict[tuple[str, ...], int] = {}
     reviewed: list[Mapping[str, str]] = []
     selected = False
     for number, cells in file.rows:
@@ -209,15 +279,22 @@ def read_gold_csv(path: Path) -> Gold:
             reviewed.append(row)
         code = file.onet_soc_code(number, row["onet_soc_code"]) if coded else ""
         key = (code, file.task_id(number, row["task_id"]))
-        if key in seen:
-            raise DataError(f"{path} line {number} repeats the task id {key[1]!r} of line {seen[key]}; {advice}")
-        seen[key] = number
+        who = row["annotator"] if several else ""
+        if several and not who:
+            raise DataError(f"{path} line {number} has no annotator; fill it or remove the line")
+        if (*key, who) in seen:
+            same = f" by {who!r}" if several else ""
+            raise DataError(
+                f"{path} line {number} repeats the task id {key[1]!r}{same} of line {seen[*key, who]}; {advice}"
+            )
+        seen[*key, who] = number
         level = _level(path, number, row.pop("code", "") if levels else "", row.get(AUTOMATION, ""))
         exposure = _labels(path, number, row)
-        rows.append((key[1], key[0] or None, *exposure, level, *_design(file, number, row), row.get("text") or None))
+        design, text = _design(file, number, row), row.get("text") or None
+        rows.append((key[1], key[0] or None, *exposure, level, *design, text, *([who] if several else [])))
     if not coded and "text" not in header:
-        file.refuse_row_numbers([task for _, task in seen], "add a column onet_soc_code, or O*NET's own Task ID")
-    columns = ["task_id", "onet_soc_code", *_LABEL_COLUMNS, *_DESIGN, "text"]
+        file.refuse_row_numbers([task for _, task, _ in seen], "add a column onet_soc_code, or O*NET's own Task ID")
+    columns = ["task_id", "onet_soc_code", *_LABEL_COLUMNS, *_DESIGN, "text", *(["annotator"] if several else [])]
     table = pd.DataFrame(rows, columns=columns).astype({"task_id": "str", "onet_soc_code": "str"})
     if "weight" in header and (gaps := table["weight"].isna()).any():
         # Not of the file's rows: those that a reviewer has not filled in are left out of the table.
@@ -226,6 +303,8 @@ def read_gold_csv(path: Path) -> Gold:
     source = SourceUse(source="file", file=path.name, sha256=sha256_of(path))
     if _REVIEWER in header:
         source = _reviewed_source(path, source, reviewed, of=len(file.rows))
+    if several:
+        return _several_annotators(str(path), table, source, rule, selected=selected)
     return make_gold(str(path), table, source, human=True, selected=selected)
 
 
@@ -251,9 +330,9 @@ def _columns(file: Table) -> dict[str, str]:
         ColumnError: There are no ids.
         DataError: There are no labels, or two columns hold the same.
     """
-    names = {**COLUMN_NAMES, "code": ("code", "label")}
+    names = {**COLUMN_NAMES, "code": ("code", "label"), "annotator": _ANNOTATOR}
     found: dict[str, str] = {}
-    for holds in ("task_id", "onet_soc_code", *_LABEL_COLUMNS, *_DESIGN, "text", _REVIEWER, _REVIEWED_AT, _PRIORITY):
+    for holds in ("task_id", "onet_soc_code", *_LABEL_COLUMNS, *_DESIGN, "text", "annotator", *_REVIEW):
         known = {plain_name(name) for name in names.get(holds, (holds,))}
         columns = [column for column in file.header if plain_name(column) in known]
         if len(columns) > 1:

@@ -16,36 +16,24 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from relabel.evaluation.bootstrap import interval
-from relabel.evaluation.document import LabelMetrics, Prevalence, SettingMetrics
+from relabel.evaluation.document import Intervals95, LabelMetrics, Prevalence, SettingMetrics
 
 Values = npt.NDArray[np.float64]
-Codes = npt.NDArray[np.object_]
 
 
-def pairs(gold: npt.ArrayLike, run: npt.ArrayLike, scale: Sequence[str]) -> Values:
+def pairs(gold: npt.ArrayLike, run: npt.ArrayLike, size: int) -> Values:
     """The pair of labels of each task as a matrix with a single 1; their sum is the confusion matrix.
 
     Args:
-        gold: Labels of the gold, shape (n,).
-        run: Labels of the run for the same tasks, shape (n,).
-        scale: All k labels, in order of exposure.
+        gold: Places of the gold's labels on the scale, shape (n,).
+        run: Places of the run's, shape (n,).
+        size: Labels on the scale, k.
 
     Returns:
         Shape (n, k, k), rows gold, columns run.
-
-    Raises:
-        ValueError: The lengths differ, or a label is not on the scale.
     """
-    place = {label: index for index, label in enumerate(scale)}
-    sides = [np.asarray(side, dtype=object) for side in (gold, run)]
-    if sides[0].shape != sides[1].shape:
-        raise ValueError(f"gold and run differ in length: {sides[0].shape} and {sides[1].shape}")
-    unknown = sorted({str(label) for side in sides for label in side} - set(scale))
-    if unknown:
-        raise ValueError(f"not on the scale {', '.join(scale)}: {', '.join(unknown)}")
-    rows, columns = (np.array([place[label] for label in side], dtype=np.intp) for side in sides)
-    found = np.zeros((len(rows), len(scale), len(scale)))
+    rows, columns = np.asarray(gold, dtype=np.intp), np.asarray(run, dtype=np.intp)
+    found = np.zeros((len(rows), size, size))
     found[np.arange(len(rows)), rows, columns] = 1
     return found
 
@@ -173,14 +161,22 @@ FIGURES: Mapping[str, Callable[[npt.ArrayLike], Values]] = {
 }
 """Figures of a setting by their names in the eval document; each takes (..., k, k) and gives (...)."""
 
+BY_LABEL: Mapping[str, Callable[[npt.ArrayLike], Values]] = {
+    "f1": f1,
+    "precision": precision,
+    "recall": recall,
+    "gold": lambda counts: prevalence(counts)[0],
+    "run": lambda counts: prevalence(counts)[1],
+}
+"""Figures of each label, `gold` and `run` being its share; each takes (..., k, k) and gives (..., k)."""
+
 
 def setting_metrics(
     counts: npt.ArrayLike,
     scale: Sequence[str],
     *,
     weighted: npt.ArrayLike | None = None,
-    drawn: npt.ArrayLike | None = None,
-    occupations: int | None = None,
+    ci95: Intervals95 | None = None,
 ) -> SettingMetrics:
     """All figures of one setting.
 
@@ -188,67 +184,24 @@ def setting_metrics(
         counts: Confusion matrix, shape (k, k), rows gold, columns run.
         scale: The k labels, in order of exposure.
         weighted: The same with each task counted by its weight; by default all weigh the same.
-        drawn: Confusion matrices of bootstrap draws, shape (draws, k, k); without them there are no intervals.
-        occupations: Number of occupations that were resampled.
-
-    Returns:
-        The figures; see `SettingMetrics`.
+        ci95: Intervals of the figures by name.
     """
     counts = np.asarray(counts)
-    figures_of = np.asarray(counts if weighted is None else weighted, dtype=np.float64)
-    found = {name: known(formula(figures_of)) for name, formula in FIGURES.items()}
-    sides = [[known(x) for x in side] for side in prevalence(figures_of)]
+    used = np.asarray(counts if weighted is None else weighted, dtype=np.float64)
+    sides = [[known(x) for x in side] for side in prevalence(used)]
     gold, run = ({label: x for label, x in zip(scale, side, strict=True) if x is not None} for side in sides)
+    by_label = zip(precision(used), recall(used), f1(used), counts.sum(axis=1), strict=True)
     return SettingMetrics(
         n=int(counts.sum()),
-        accuracy=found["accuracy"],
-        kappa=found["kappa"],
-        kappa_quadratic=found["kappa_quadratic"],
-        krippendorff_nominal=found["krippendorff_nominal"],
-        krippendorff_ordinal=found["krippendorff_ordinal"],
-        ac1=found["ac1"],
-        macro_f1=found["macro_f1"],
-        labels=by_label(figures_of, scale, support=counts.sum(axis=1)),
+        **{name: known(formula(used)) for name, formula in FIGURES.items()},
+        labels={
+            label: LabelMetrics(precision=known(p), recall=known(r), f1=known(f), support=int(n))
+            for label, (p, r, f, n) in zip(scale, by_label, strict=True)
+        },
         confusion={g: {r: int(counts[i, j]) for j, r in enumerate(scale)} for i, g in enumerate(scale)},
         prevalence=Prevalence(gold=gold, run=run),
-        ci95={} if drawn is None else intervals(drawn, scale, occupations=occupations),
+        ci95=ci95 or {},
     )
-
-
-def by_label(counts: npt.ArrayLike, scale: Sequence[str], *, support: npt.ArrayLike) -> dict[str, LabelMetrics]:
-    """Precision, recall and F1 of each label, the gold taken as the truth.
-
-    Args:
-        counts: Confusion matrix, shape (k, k).
-        scale: The k labels.
-        support: Tasks with each label in the gold, shape (k,).
-
-    Returns:
-        One entry a label of the scale, in use or not; figures without a denominator are None.
-    """
-    figures = zip(precision(counts), recall(counts), f1(counts), np.asarray(support), strict=True)
-    return {
-        label: LabelMetrics(precision=known(p), recall=known(r), f1=known(f), support=int(n))
-        for label, (p, r, f, n) in zip(scale, figures, strict=True)
-    }
-
-
-def intervals(
-    drawn: npt.ArrayLike, scale: Sequence[str], *, occupations: int | None
-) -> dict[str, tuple[float, float] | None]:
-    """95 % intervals of a setting's figures, of F1 by label as `f1:LABEL`, and of the shares as `gold:LABEL`, `run:LABEL`.
-
-    Args:
-        drawn: Confusion matrices of bootstrap draws, shape (draws, k, k).
-        scale: The k labels.
-        occupations: Number of occupations that were resampled.
-    """
-    drawn = np.asarray(drawn, dtype=np.float64)
-    found = {name: formula(drawn) for name, formula in FIGURES.items()}
-    gold, run = prevalence(drawn)
-    for name, by in (("f1", f1(drawn)), ("gold", gold), ("run", run)):
-        found |= {f"{name}:{label}": by[..., i] for i, label in enumerate(scale)}
-    return {name: interval(samples, occupations=occupations) for name, samples in found.items()}
 
 
 def pearson(first: Values, second: Values, weight: Values | None = None) -> float | None:

@@ -1,12 +1,12 @@
 """The figures that the paper of 2023 prints, made again from its published labels.
 
 Each printed figure stands beside ours, with the rule of comparison, the weights, and the tolerance: half a unit of the last
-printed digit, or a point where the paper says "around". A figure that cannot be reproduced says why; one whose printed value
-is not at hand says that, and is never filled in.
+printed digit, or a point where the paper says "around". A figure that cannot be reproduced says why. A figure counts as
+printed only where the print was seen; the others are recomputed alone, and never filled in.
 
 Printed figures: Eloundou, Manning, Mishkin and Rock, "GPTs are GPTs", arXiv:2303.10130 (v5, August 2023), tables 2 and 4,
 section 4 and abstract; and the abstract in Science 384 (2024) 1306-1308. They were taken from public transcripts, because the paper
-itself could not be opened while this was written; what no transcript holds counts as not at hand. The paper calls gamma zeta.
+itself could not be opened while this was written; what no transcript holds was not seen. The paper calls gamma zeta.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import numpy as np
 import pandas as pd
 
 from relabel.errors import DataError
-from relabel.evaluation.frozen import Frozen
+from relabel.evaluation.document import Frozen
 from relabel.manifest import SourceUse
 from relabel.rubric import CODES, MEASURES, Measure
 from relabel.run import task_sources
 from relabel.sources import bls, eloundou
 
 EMPLOYMENT = "bls-oews-2023"
-"""Jobs by occupation, the earliest release at hand; the paper used those of 2020 and 2021."""
+"""Jobs by occupation, the earliest release in the registry; the paper used those of 2020 and 2021."""
 
 _WORTH: Mapping[Measure, Mapping[str, float]] = {
     "alpha": {"E0": 0, "E2": 0, "E1": 1},
@@ -33,12 +33,12 @@ _WORTH: Mapping[Measure, Mapping[str, float]] = {
     "gamma": {"E0": 0, "E2": 1, "E1": 1},
 }
 _NAMES = {"gpt4": "GPT-4", "gpt4_alt": "GPT-4 alt", "human": "human"}
-_NOT_AT_HAND = "printed figure not at hand"
+_NOT_SEEN = "the printed figure was not seen; recomputed only"
 
 # Table 2: agreement in percent and Pearson's r, by raters and measure.
 _AGREEMENT: Mapping[tuple[str, str], Mapping[Measure, tuple[float | None, float | None]]] = {
     ("gpt4", "human"): {"alpha": (80.8, 0.223), "beta": (65.6, 0.591), "gamma": (82.1, 0.654)},
-    ("gpt4_alt", "human"): {"alpha": (None, 0.221), "beta": (None, None), "gamma": (None, None)},
+    ("gpt4_alt", "human"): {"alpha": (None, 0.221), "beta": (65.6, None), "gamma": (None, None)},
     ("gpt4", "gpt4_alt"): {"alpha": (None, None), "beta": (None, None), "gamma": (None, None)},
 }
 # Table 4: percent of exposed tasks, in the printed order.
@@ -88,7 +88,7 @@ class Cell(Frozen):
     Attributes:
         table: Where the paper prints it.
         figure: What it is.
-        printed: The printed figure; null where it is not at hand.
+        printed: The printed figure; null where the print was not seen.
         ours: The figure from the published labels; null where it cannot be made.
         unit: `percent`, `share` (0-1), `correlation` or `count`.
         rule: How labels, values or thresholds are compared.
@@ -120,7 +120,7 @@ class PaperDocument(Frozen):
         cells: The figures, in the paper's order.
         reproduced: How many agree with ours.
         not_reproduced: How many do not, each with its reason.
-        not_compared: How many have no printed figure at hand, or none of ours.
+        not_compared: How many have no printed figure that was seen, or none of ours.
         sources: The files that ours come from.
     """
 
@@ -135,7 +135,7 @@ def recompute() -> PaperDocument:
     """Make the paper's figures again from its published labels.
 
     Raises:
-        DataError: The labels of 2023 are not to be had.
+        DataError: The labels of 2023 cannot be read.
     """
     labels = eloundou.read_labels()
     equal, core = (_occupations(labels, core=core) for core in (1.0, 2.0))
@@ -244,7 +244,7 @@ def _top(equal: pd.DataFrame, core: pd.DataFrame) -> Iterator[Cell]:
 
 
 def _ours_first(scores: pd.Series) -> list[tuple[str, None]]:
-    """Our own first five, where the printed ones are not at hand."""
+    """Our own first five, where the printed ones were not seen."""
     return [(str(title), None) for title in scores.sort_values(ascending=False, kind="stable").index[:5]]
 
 
@@ -289,7 +289,7 @@ def _workers(equal: pd.DataFrame) -> Iterator[Cell]:
         jobs = jobs[jobs["group"] == "detailed"].set_index("soc2018")["employment"].dropna()
         missing = None
     except DataError as error:
-        jobs, missing = None, f"no employment at hand: {error}"
+        jobs, missing = None, f"no employment figures: {error}"
     for table, measure, bound, rule, printed in wanted:
         share = "10 %" if bound < 0.5 else "50 %"
         figure = f"workers with {'over' if rule == '>' else 'at least'} {share} of their tasks, human, {measure}"
@@ -326,7 +326,7 @@ def _cell(
     reason: str | None = None,
 ) -> Cell:
     if printed is None:
-        reproduced, reason = None, _NOT_AT_HAND
+        reproduced, reason = None, _NOT_SEEN
     elif ours is None:
         reproduced = None
     else:

@@ -20,11 +20,10 @@ import pandas as pd
 from scipy import stats
 
 from relabel.coding import measures_of
-from relabel.evaluation.bootstrap import FEWEST_OCCUPATIONS, Array
-from relabel.evaluation.document import Bounds, Debiased, Estimate, SettingName
+from relabel.evaluation.alignment import GOLD, AlignedLabels, mean_one
+from relabel.evaluation.document import MAJOR_GROUPS, Bounds, Debiased, Estimate
 from relabel.evaluation.gold import Gold
-from relabel.evaluation.sides import NEEDS, even
-from relabel.evaluation.slices import MAJOR_GROUPS
+from relabel.evaluation.intervals import SHARE, Array, few_occupations, on_scale
 from relabel.rubric import MEASURES, Measure
 from relabel.run import Run
 from relabel.task import TASK_KEY
@@ -56,15 +55,15 @@ class Powered:
     degrees: float
 
     def bounds(self, level: float = 0.95) -> Bounds | None:
-        """Interval by Student's t.
+        """Interval by Student's t, on a scale that cannot leave 0-1.
 
-        None for fewer than `FEWEST_OCCUPATIONS` clusters, or where gold and run differ by the same throughout: that shows
-        no spread, which is not the same as certainty.
+        None for fewer than two clusters, or where gold and run differ by the same throughout: that shows no spread, which
+        is not the same as certainty.
         """
-        if self.variance is None or self.variance <= _NO_SPREAD or self.clusters < FEWEST_OCCUPATIONS:
+        if self.variance is None or self.variance <= _NO_SPREAD:
             return None
         reach = float(stats.t.ppf((1 + level) / 2, max(self.degrees, 1))) * math.sqrt(self.variance)
-        return self.mean - reach, self.mean + reach
+        return on_scale(self.mean, reach, SHARE)
 
 
 def powered_mean(
@@ -101,7 +100,7 @@ def powered_mean(
     from the clusters' own fourth moments.
     """
     n = len(gold)
-    w = np.ones(n) if weight is None else even(np.asarray(weight, dtype=np.float64))
+    w = np.ones(n) if weight is None else mean_one(np.asarray(weight, dtype=np.float64))
     chance = np.minimum(n / (len(everything) * w), 1)
     # What a unit's error moves the estimate by; a unit that was sure to be drawn leaves nothing to chance.
     pull = w * np.sqrt(1 - chance) / n
@@ -185,39 +184,41 @@ def _least_variance(gold: Array, predicted: Array, everything: Array, w: Array, 
     return float(np.clip(slope * seen / known, 0, 1))
 
 
-def debiased(run: Run, gold: Gold, matched: pd.DataFrame, settings: tuple[SettingName, ...]) -> Debiased | None:
+def debiased(run: Run, gold: Gold, aligned: AlignedLabels) -> Debiased | None:
     """Mean exposure of all tasks and of each major group, naive, by the gold alone, and prediction-powered.
 
     Args:
         run: The run.
         gold: The gold.
-        matched: As `Match.table`.
-        settings: Settings that are compared.
+        aligned: The two.
 
     Returns:
-        The estimates; None where the gold's labels are not people's, or its tasks were chosen for their doubt.
+        The estimates; None where the gold's labels are a model's, or its tasks were chosen for their doubt.
     """
     if not gold.human or gold.selected or run.ref == gold.name:
         return None
     coded = run.coded()
+    theirs = pd.DataFrame({f"{m}_gold": table[:, GOLD] for m, table in aligned.values.items()})
+    known = aligned.tasks.join(theirs)
+    if known.duplicated(TASK_KEY).any():  # a gold that keeps several labels of a task: their weighted mean counts
+        parts = {str(column): known[column] * known["weight"] for column in theirs}
+        summed = known.assign(**parts).groupby(TASK_KEY)[[*theirs, "weight"]].sum(min_count=1)
+        means = summed[list(theirs)].div(summed["weight"], axis=0).reset_index()
+        known = means.merge(known.drop_duplicates(TASK_KEY)[[*TASK_KEY, "stratum"]], on=TASK_KEY).assign(weight=1.0)
     values = measures_of(run.rubric, coded)
-    theirs = measures_of(
-        run.rubric, matched[["strict_gold", "with_tools_gold"]].set_axis(["strict", "with_tools"], axis=1)
-    )
-    known = matched[[*TASK_KEY, "weight", "stratum"]].join(theirs.add_suffix("_gold"))
     table = coded[TASK_KEY].join(values).merge(known, on=TASK_KEY, how="left", validate="one_to_one")
     table["group"] = table["onet_soc_code"].str[:2]
     found: dict[Measure, tuple[Estimate, ...]] = {}
     for measure in MEASURES:
         rows = table[table[measure].notna()]
-        if NEEDS[measure] not in settings or not rows[f"{measure}_gold"].notna().any():
+        if measure not in aligned.values or not rows[f"{measure}_gold"].notna().any():
             continue
         groups = [("all", "All tasks", rows)]
         groups += [(str(g), MAJOR_GROUPS.get(str(g), str(g)), part) for g, part in rows.groupby("group")]
         found[measure] = tuple(_estimate(g, title, part, measure) for g, title, part in groups)
     if not found:
         return None
-    unlike = matched["weight"].nunique() > 1
+    unlike = known["weight"].nunique() > 1
     chances = "with chances of one over their weights" if unlike else "with equal chances"
     note = (
         f"The gold's tasks are taken as drawn {chances} from all tasks of the run, and the means are those of these very "
@@ -268,10 +269,7 @@ def _estimate(group: str, title: str, rows: pd.DataFrame, measure: Measure) -> E
         "power": powered.power,
         "ci95": {"naive": None, "gold": alone.bounds(), "ppi": powered.bounds()},
     }
-    if powered.clusters < FEWEST_OCCUPATIONS:
-        found["note"] = (
-            f"the gold's labels come from fewer than {FEWEST_OCCUPATIONS} occupations, so there is no interval"
-        )
-    elif powered.bounds() is None:
-        found["note"] = "the gold differs from the run by the same throughout: no spread to make an interval of"
-    return estimate.model_copy(update=found)
+    few = few_occupations(powered.clusters)
+    if powered.clusters >= 2 and powered.bounds() is None:
+        few = "the gold differs from the run by the same throughout: no spread to make an interval of"
+    return estimate.model_copy(update=found | {"note": few})

@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 
 from relabel.errors import DataError
+from relabel.evaluation.alignment import GOLD, align
 from relabel.evaluation.gold import Gold, labels_of
-from relabel.evaluation.side_by_side import GOLD, occupations_of, side_by_side
 from relabel.run import Run
 from relabel.sources import bls, fetch
 from relabel.task import TASK_KEY
@@ -136,7 +136,7 @@ def review(
     table["doubt"] = 1 - trust
     jobs, jobs_from = _jobs(table.index)
     table["jobs"] = jobs
-    size = occupations_of(table.index).groupby(level=0).transform("size")
+    size = _codes(table.index).groupby(level=0).transform("size")
     # Where an occupation's jobs are unknown, it weighs as the median one does.
     heavy = jobs.fillna(jobs.median()) / jobs.median() if jobs.notna().any() else pd.Series(1.0, index=table.index)
     table["priority"] = table["doubt"] * heavy / size
@@ -248,22 +248,22 @@ def _unsure(run: Run, index: pd.Index) -> tuple[pd.Series, pd.Series]:
 
 
 def _against_gold(run: Run, gold: Gold, index: pd.Index) -> tuple[pd.Series, pd.Series]:
-    both = side_by_side([run], gold)
-    table = both.labels[both.main].dropna()
-    differs = table[table[0] != table[GOLD]]
-    words = "the gold says " + differs[GOLD].astype("string") + ", the run " + differs[0].astype("string")
+    ours, theirs = _two_labels(run, gold)
+    differs = ours.notna() & theirs.notna() & (ours != theirs)
+    words = ("the gold says " + theirs.astype("string") + ", the run " + ours.astype("string"))[differs]
     # One of the two is wrong, and it is not known which.
-    doubt = pd.Series(0.5, index=differs.index).reindex(index).fillna(0.0)
+    doubt = pd.Series(0.5, index=words.index).reindex(index).fillna(0.0)
     return doubt, words.reindex(index)
 
 
 def _against_raters(run: Run, raters: Sequence[Run], index: pd.Index) -> tuple[pd.Series, pd.Series]:
     others, against = pd.Series(0, index=index), pd.Series(0, index=index)
     for rater in raters:
-        both = side_by_side([run, rater])
-        table = both.labels[both.main].dropna()
-        others = others.add(pd.Series(1, index=table.index), fill_value=0).reindex(index).fillna(0)
-        against = against.add((table[0] != table[1]).astype(int), fill_value=0).reindex(index).fillna(0)
+        both = align([run, rater])
+        ours, theirs = (pd.Series(both.words(both.main, n).to_numpy(), index=both.index()) for n in (0, 1))
+        known = ours.notna() & theirs.notna()
+        others = others.add(known.astype(int), fill_value=0).reindex(index).fillna(0)
+        against = against.add((known & (ours != theirs)).astype(int), fill_value=0).reindex(index).fillna(0)
     doubt = (against / others.where(others > 0)).fillna(0.0) * 0.9
     words = (
         against.astype(int).astype("string") + " of " + others.astype(int).astype("string") + " other raters disagree"
@@ -272,8 +272,19 @@ def _against_raters(run: Run, raters: Sequence[Run], index: pd.Index) -> tuple[p
 
 
 def _gold_codes(run: Run, gold: Gold, index: pd.Index) -> pd.Series:
-    both = side_by_side([run], gold)
-    return both.labels[both.main][GOLD].reindex(index)
+    return _two_labels(run, gold)[1].reindex(index)
+
+
+def _two_labels(run: Run, gold: Gold) -> tuple[pd.Series, pd.Series]:
+    """Labels of run and gold in the main setting, by code and id, one a task."""
+    both = align([run], gold)
+    once = ~both.index().duplicated()
+    ours, theirs = (pd.Series(both.words(both.main, n).to_numpy(), index=both.index())[once] for n in (0, GOLD))
+    return ours, theirs
+
+
+def _codes(index: pd.Index) -> pd.Series:
+    return pd.Series(index.get_level_values(0), index=index)
 
 
 def _jobs(index: pd.Index) -> tuple[pd.Series, str | None]:
@@ -285,7 +296,7 @@ def _jobs(index: pd.Index) -> tuple[pd.Series, str | None]:
             return unknown, None
         wages = bls.read_wages(source)
         detailed = wages[wages["group"] == "detailed"].set_index("soc2018")["employment"]
-        codes = occupations_of(index)
+        codes = _codes(index)
         soc = codes.str[:7]
         several = codes.groupby(soc.to_numpy()).transform("nunique")
         jobs = soc.map(detailed).astype("float64") / several

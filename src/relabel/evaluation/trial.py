@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +14,19 @@ import numpy.typing as npt
 import pandas as pd
 
 from relabel.errors import DataError
-from relabel.evaluation import figures, metrics
-from relabel.evaluation.bootstrap import DRAWS, Draws, occupation_draws
-from relabel.evaluation.document import SCALES, Intervals95, SettingName
-from relabel.evaluation.frozen import Frozen
+from relabel.evaluation import metrics
+from relabel.evaluation.alignment import COLUMNS, places, run_settings
+from relabel.evaluation.document import SCALES, Frozen, Intervals95, SettingName
 from relabel.evaluation.gold import Gold, labelled, labels_of
-from relabel.evaluation.matching import COLUMNS, run_settings
+from relabel.evaluation.intervals import (
+    DRAWS,
+    Draws,
+    Figure,
+    change,
+    occupation_draws,
+    setting_figure,
+    value_figure,
+)
 from relabel.evaluation.verdict import figure as shown
 from relabel.rubric import Rubric
 from relabel.run import Run
@@ -334,8 +340,8 @@ def _of_run(name: str, run: Run, table: pd.DataFrame, index: pd.MultiIndex) -> _
     # A code counts only when both readings are known: strict exposed already means E1.
     if {"strict", "with-tools"} <= set(run.rubric.settings):
         aligned["code"] = aligned["code"].where(aligned["strict"].notna() & aligned["with_tools"].notna())
-    places: dict[SettingName, Places] = {s: _places(aligned[COLUMNS[s]], s) for s in run_settings(run)}
-    return _Side(name, places, False, False, np.ones(len(index)))
+    found: dict[SettingName, Places] = {s: places(aligned[COLUMNS[s]], s) for s in run_settings(run)}
+    return _Side(name, found, False, False, np.ones(len(index)))
 
 
 def _of_gold(gold: Gold, index: pd.MultiIndex) -> _Side:
@@ -350,16 +356,10 @@ def _of_gold(gold: Gold, index: pd.MultiIndex) -> _Side:
             )
         table = table.drop(columns="onet_soc_code").merge(known, on="task_id")
     aligned = table.set_index(TASK_KEY).reindex(index)
-    places: dict[SettingName, Places] = {
-        s: _places(aligned[COLUMNS[s]], s) for s in SCALES if aligned[COLUMNS[s]].notna().any()
+    found: dict[SettingName, Places] = {
+        s: places(aligned[COLUMNS[s]], s) for s in SCALES if aligned[COLUMNS[s]].notna().any()
     }
-    return _Side(gold.name, places, True, gold.human, aligned["weight"].fillna(1.0).to_numpy(dtype=np.float64))
-
-
-def _places(column: pd.Series, setting: SettingName) -> Places:
-    scale = SCALES[setting]
-    place = dict(zip((False, True) if len(scale) == 2 else scale, range(len(scale)), strict=True))
-    return np.asarray(column.astype("object").map(place).fillna(-1), dtype=np.intp)
+    return _Side(gold.name, found, True, gold.human, aligned["weight"].fillna(1.0).to_numpy(dtype=np.float64))
 
 
 def _agreements(rubrics: Sequence[_Side], golds: Sequence[_Side], drawn: Draws) -> Iterator[Closeness]:
@@ -380,12 +380,12 @@ def _closeness(first: _Side, second: _Side, on: _Side, drawn: Draws) -> Iterator
         scale, of = SCALES[setting], drawn.of(both)
         pairs = _pairs(second, first, setting, both)
         resampled = of.sum(pairs)
-        found = {m: figures.of_pairs(m, pairs, resampled, scale, of.occupations) for m in ("accuracy", "kappa")}
+        found = {m: setting_figure(m, pairs, resampled, scale, of.occupations) for m in ("accuracy", "kappa")}
         if len(scale) == 2:
             weight = second.weight[both]
             for name, side in (("first_rate", first), ("second_rate", second)):
                 exposed = (side.labels[setting][both] == 1).astype(np.float64)
-                found[name] = figures.of_measure("mean", exposed, exposed, of, weight)
+                found[name] = value_figure("mean", exposed, exposed, of, weight)
         yield Closeness(
             first=first.name,
             second=second.name,
@@ -397,7 +397,7 @@ def _closeness(first: _Side, second: _Side, on: _Side, drawn: Draws) -> Iterator
             second_rate=metrics.known(found["second_rate"].value) if "second_rate" in found else None,
             accuracy=metrics.known(found["accuracy"].value),
             kappa=metrics.known(found["kappa"].value),
-            ci95={name: of.bounds() if math.isfinite(of.value) else None for name, of in found.items()},
+            ci95={name: of.interval() for name, of in found.items()},
         )
 
 
@@ -418,15 +418,15 @@ def _difference(first: _Side, second: _Side, gold: _Side, setting: SettingName, 
         return None
     paired = int(common.sum()) >= _MOSTLY * min(int(mask.sum()) for mask in own)
     masks = [common, common] if paired else own
-    kappas: list[figures.Figure] = []
+    kappas: list[Figure] = []
     for side, mask in zip((first, second), masks, strict=True):
         pairs, of = _pairs(gold, side, setting, mask), drawn.of(mask)
-        kappas.append(figures.of_pairs("kappa", pairs, of.sum(pairs), SCALES[setting], of.occupations))
+        kappas.append(setting_figure("kappa", pairs, of.sum(pairs), SCALES[setting], of.occupations))
     moved = masks[0] | masks[1]
     if paired:
         moved &= first.labels[setting] != second.labels[setting]
-    change = figures.change(kappas[0], kappas[1], drawn.of(moved).occupations)
-    bounds = change.bounds() if math.isfinite(change.value) else None
+    difference = change(kappas[0], kappas[1], drawn.of(moved).occupations)
+    bounds = difference.interval()
     closer = None if bounds is None else first.name if bounds[1] < 0 else second.name if bounds[0] > 0 else None
     return TrialDifference(
         first=first.name,
@@ -437,7 +437,7 @@ def _difference(first: _Side, second: _Side, gold: _Side, setting: SettingName, 
         paired=paired,
         n=(int(masks[0].sum()), int(masks[1].sum())),
         kappa=(metrics.known(kappas[0].value), metrics.known(kappas[1].value)),
-        difference=metrics.known(change.value),
+        difference=metrics.known(difference.value),
         ci95=bounds,
         closer=closer,
     )
@@ -449,14 +449,14 @@ def _tried(run: Run, side: _Side, index: pd.MultiIndex, drawn: Draws) -> TriedRu
     halves: dict[Half, int] = {"development": 0, "final": 0}
     for task in ids:
         halves[half_of(str(task))] += 1
-    found: dict[str, figures.Figure] = {}
-    for setting, places in side.labels.items():
-        told = places >= 0
+    found: dict[str, Figure] = {}
+    for setting, labelled_as in side.labels.items():
+        told = labelled_as >= 0
         for rank, label in enumerate(SCALES[setting]):
             if told.any() and (len(SCALES[setting]) > 2 or rank == 1):
-                uses = (places[told] == rank).astype(np.float64)
+                uses = (labelled_as[told] == rank).astype(np.float64)
                 name = label if len(SCALES[setting]) > 2 else setting
-                found[name] = figures.of_measure("mean", uses, uses, drawn.of(told))
+                found[name] = value_figure("mean", uses, uses, drawn.of(told), np.ones(len(uses)))
     paid = labels["cost_usd"].dropna()
     return TriedRubric(
         name=side.name,
@@ -468,7 +468,7 @@ def _tried(run: Run, side: _Side, index: pd.MultiIndex, drawn: Draws) -> TriedRu
         tasks=int(side.known.sum()),
         halves=halves,
         rates={name: float(of.value) for name, of in found.items()},
-        ci95={name: of.bounds() for name, of in found.items()},
+        ci95={name: of.interval() for name, of in found.items()},
         missing=manifest.counts.failed,
         cost_usd=float(paid.sum()) if len(paid) else None,
         prompt_tokens=int(labels["prompt_tokens"].fillna(0).sum()),

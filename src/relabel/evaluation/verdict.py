@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from relabel.evaluation.document import Coherence, MajorityClass, SettingMetrics, SettingName, Yardstick, Yardsticks
 from relabel.evaluation.gold import Gold
@@ -25,9 +25,17 @@ _TELLING: tuple[SettingName, ...] = ("three-way", "automation", "strict", "with-
 _STRENGTH = ((0.2, "slight"), (0.4, "fair"), (0.6, "moderate"), (0.8, "substantial"))
 
 
-def caveat(gold: Gold | None) -> list[str]:
+def caveats(gold: Gold | None) -> list[str]:
     """What must be said first of figures against a gold, if anything."""
-    return [SELECTED] if gold is not None and gold.selected else []
+    if gold is None:
+        return []
+    said = [SELECTED] if gold.selected else []
+    if gold.table["stratum"].notna().any() and not gold.weighted:
+        said.append(
+            "The gold has strata but no weights: if some strata were sampled more densely than others, every figure leans "
+            "towards them; add a column weight (one over the chance of each task to be drawn)."
+        )
+    return said
 
 
 def strength(kappa: float) -> str:
@@ -52,7 +60,7 @@ def verdict(
     unanswered: Mapping[SettingName, float] | None = None,
     yardsticks: Yardsticks | None = None,
     coherence: Coherence | None = None,
-    selected: bool = False,
+    warnings: Sequence[str] = (),
 ) -> str:
     """Say what the figures mean.
 
@@ -64,14 +72,14 @@ def verdict(
         unanswered: Share (0-1) of the asked tasks without a label, by setting; settings that lack none may be absent.
         yardsticks: What the run must beat, and how steady it is.
         coherence: Contradictions within the run.
-        selected: Whether the gold's tasks were chosen because they were doubtful.
+        warnings: What is said first.
 
     Returns:
         One sentence a line.
     """
     if is_gold:
         return "The run is the gold itself: full agreement says nothing about it."
-    said = [SELECTED] if selected else []
+    said = list(warnings)
     said += _gaps(unanswered or {})
     if model == EMBEDDED:
         said.append("The embedded model only tries the pipeline: its labels are no better than guessing.")
@@ -103,6 +111,9 @@ def _standing(settings: Mapping[SettingName, SettingMetrics], yardsticks: Yardst
     if yardsticks.raters is not None and main in yardsticks.raters.settings:
         words = "the annotators and GPT-4 of 2023 are to each other"
         said.append(_against(main, words, yardsticks.raters.settings[main]))
+    if yardsticks.annotators is not None and main in yardsticks.annotators.settings:
+        words = "the gold's annotators are to each other"
+        said.append(_against(main, words, yardsticks.annotators.settings[main]))
     repeats = yardsticks.consistency.settings.get(main) if yardsticks.consistency is not None else None
     if repeats is not None and repeats.run is not None:
         gold = "" if repeats.gold is None else f", in the gold {100 * repeats.gold:.0f} %"
@@ -123,12 +134,24 @@ def _against(setting: SettingName, words: str, found: Yardstick, *, floor: int =
     `floor` is the number of labels behind a yardstick that a run must beat; 0 for one that it is only held against.
     """
     reached = f"kappa {figure(found.kappa)}, accuracy {figure(found.accuracy)}"
+    if found.kappa_difference == 0 and found.accuracy_difference == 0:
+        if floor:
+            return f"{setting}: exactly as good as {words} ({reached}): it is not shown to add anything."
+        return f"{setting}: exactly as close to the gold as {words} ({reached})."
     bounds = found.ci95.get("kappa_difference")
     if bounds is None or found.kappa_difference is None:
-        lacking = "too few occupations" if found.ci95 else "without intervals there is no way"
+        why = (
+            "kappa is undefined where one label only is used"
+            if found.kappa_difference is None
+            else "no interval was asked for"
+            if not found.ci95
+            else "all tasks are of one occupation, which gives no interval"
+            if found.ci95.get("accuracy") is None
+            else "too many bootstrap draws have no kappa"
+        )
         if floor:
-            return f"{setting}: {words} reaches {reached}; {lacking} to say whether the run beats it."
-        return f"{setting}: {words} at {reached}; {lacking} to say how the run compares."
+            return f"{setting}: {words} reaches {reached}; whether the run beats it cannot be said: {why}."
+        return f"{setting}: {words} at {reached}; how the run compares cannot be said: {why}."
     apart = f"difference in kappa {figure(found.kappa_difference)}, 95 % {figure(bounds[0])} to {figure(bounds[1])}"
     if bounds[0] > 0:
         if floor:

@@ -7,16 +7,19 @@ labels, adds nothing; one that agrees with the gold as people and GPT-4 agree wi
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
+import krippendorff
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from relabel.evaluation import bootstrap, metrics
-from relabel.evaluation.bootstrap import Draws, occupation_draws
+from relabel.evaluation import intervals, metrics
+from relabel.evaluation.alignment import COLUMNS, AlignedLabels, Pair, gold_list, is_local, match, places
 from relabel.evaluation.document import (
+    SCALES,
+    Annotators,
     Consistency,
-    Intervals95,
     MajorityClass,
     PairAgreement,
     Raters,
@@ -26,8 +29,7 @@ from relabel.evaluation.document import (
     Yardstick,
 )
 from relabel.evaluation.gold import Gold, load_gold
-from relabel.evaluation.matching import COLUMNS, gold_list, in_words, is_at_hand
-from relabel.evaluation.sides import Places, Sides, intervals, one_hot
+from relabel.evaluation.intervals import Array, Draws, Figure, Places, change, occupation_draws, setting_figure
 from relabel.run import Run
 from relabel.task import TASK_KEY, task_table
 
@@ -39,54 +41,48 @@ FEWEST_TRAINED_ON = 200
 RATERS = ("eloundou-2023:gpt4", "eloundou-2023:human")
 
 
-def majority_class(side: Sides, codes: npt.ArrayLike) -> MajorityClass:
+def majority_class(pair: Pair, codes: npt.ArrayLike) -> MajorityClass:
     """What always answering the gold's most frequent label would reach.
 
     Args:
-        side: Labels of both sides, of at least one task.
-        codes: Occupation of each matched task, in the order of the table of matched tasks.
+        pair: Labels of both sides, of at least one task.
+        codes: Occupation of each aligned task.
     """
-    shares = np.bincount(side.gold, weights=side.weight, minlength=len(side.scale)) / len(side)
+    shares = np.bincount(pair.gold, weights=pair.weight, minlength=len(pair.scale)) / len(pair)
     label = int(shares.argmax())
+    constant = replace(pair, run=np.full(len(pair), label, dtype=np.intp))
     # Paired by task: where both are right or both wrong, the task says nothing about the difference.
-    ahead = side.weight * ((side.run == side.gold).astype(float) - (side.gold == label).astype(float))
+    ahead = pair.weight * ((pair.run == pair.gold).astype(float) - (pair.gold == label).astype(float))
+    lead = change(constant.figure("accuracy"), pair.figure("accuracy"), pair.differ(constant))
     return MajorityClass(
-        label=side.scale[label],
+        label=pair.scale[label],
         accuracy=float(shares[label]),
         kappa=None if shares[label] == 1 else 0.0,
         difference=float(ahead.mean()),
-        difference_se=metrics.clustered_se(ahead, np.asarray(codes)[side.tasks]),
-        ci95=intervals(side.drawn, lambda of: {"difference": of.sum(ahead) / of.sum(side.weight)}),
+        difference_se=metrics.clustered_se(ahead, np.asarray(codes)[pair.tasks]),
+        ci95={} if pair.draws is None else {"difference": lead.interval()},
     )
 
 
-def yardstick(side: Sides, labels: Places, against: Places | None = None) -> Yardstick:
+def yardstick(pair: Pair, labels: Places, against: Places | None = None) -> Yardstick:
     """What other labels of the same tasks reach, and how far the run is ahead of them.
 
     Args:
-        side: Labels of run and gold.
+        pair: Labels of run and gold.
         labels: The other labels, as places on the scale, shape (n,).
-        against: What they are held against, by default the gold; the run is always held against the gold.
+        against: What they are compared with, by default the gold; the run is always compared with the gold.
     """
-    run = side.weighted(side.pairs())
-    other = side.weighted(one_hot(side.gold if against is None else against, labels, len(side.scale)))
-
-    def figures(mine: bootstrap.Array, theirs: bootstrap.Array) -> dict[str, bootstrap.Array]:
-        accuracy, kappa = metrics.accuracy(theirs), metrics.kappa(theirs)
-        return {
-            "accuracy": accuracy,
-            "kappa": kappa,
-            "accuracy_difference": metrics.accuracy(mine) - accuracy,
-            "kappa_difference": metrics.kappa(mine) - kappa,
-        }
-
-    found = {name: metrics.known(x) for name, x in figures(run.sum(axis=0), other.sum(axis=0)).items()}
-    ci95 = intervals(side.drawn, lambda of: figures(of.sum(run), of.sum(other)))
-    return Yardstick(n=len(side), **found, ci95=ci95)
+    other = replace(pair, run=labels, gold=pair.gold if against is None else against)
+    found: dict[str, Figure] = {}
+    for name in ("accuracy", "kappa"):
+        found[name] = other.figure(name)
+        found[f"{name}_difference"] = change(other.figure(name), pair.figure(name), pair.differ(other))
+    ci95 = {} if pair.draws is None else {name: figure.interval() for name, figure in found.items()}
+    return Yardstick(n=len(pair), **{name: metrics.known(x.value) for name, x in found.items()}, ci95=ci95)
 
 
 def text_classifier(
-    run: Run, gold: Gold, table: pd.DataFrame, settings: Mapping[SettingName, Sides], *, seed: int = 0
+    run: Run, gold: Gold, aligned: AlignedLabels, settings: Mapping[SettingName, Pair], *, seed: int = 0
 ) -> TextClassifier:
     """What a linear classifier (SVM) of TF-IDF weighted words reaches.
 
@@ -97,7 +93,7 @@ def text_classifier(
     Args:
         run: The run.
         gold: The gold.
-        table: As `Match.table`.
+        aligned: Run and gold.
         settings: Labels of both sides by setting.
         seed: Seed of groups and training sets.
 
@@ -106,28 +102,30 @@ def text_classifier(
     """
     nothing = TextClassifier(trained_on=0, folds=FOLDS, seed=seed, settings={})
     name = gold_list(gold, run)
-    if not is_at_hand(name):
-        return nothing.model_copy(update={"note": "the texts of the tasks are not at hand"})
+    if not is_local(name):
+        return nothing.model_copy(update={"note": "the texts of the tasks are not on this machine"})
     tasks = task_table(name).set_index(TASK_KEY)
     texts = (tasks["title"] + ": " + tasks["text"]).rename("text")
-    pool = _with_codes(gold.table, table).merge(texts.reset_index(), on=TASK_KEY, suffixes=("_gold", ""))
-    matched = texts.reindex(pd.MultiIndex.from_frame(table[TASK_KEY]))
-    codes = sorted(set(pool["onet_soc_code"]) | set(table["onet_soc_code"]))
+    pool = _with_codes(gold.table, aligned.tasks).merge(texts.reset_index(), on=TASK_KEY, suffixes=("_gold", ""))
+    matched = texts.reindex(aligned.index())
+    codes = sorted(set(pool["onet_soc_code"]) | set(aligned.codes))
     if len(codes) < FOLDS or matched.isna().any():
         return nothing.model_copy(update={"note": f"the gold has fewer than {FOLDS} occupations with texts"})
     fold_of = dict(zip(np.random.default_rng(seed).permutation(codes), np.arange(len(codes)) % FOLDS, strict=True))
-    pool, mine = pool.assign(fold=pool["onet_soc_code"].map(fold_of)), table["onet_soc_code"].map(fold_of).to_numpy()
+    pool = pool.assign(fold=pool["onet_soc_code"].map(fold_of))
+    mine = np.array([fold_of[code] for code in aligned.codes])
     # The code settles both readings; apart, each would cost a training of its own and could contradict the others.
     asked: list[SettingName] = ["three-way"] if "three-way" in settings else list(settings)
     predicted = {s: _predict(_labelled(pool, s), matched.to_numpy(dtype=object), mine, seed) for s in asked}
     if (labels := predicted.get("three-way")) is not None:
         for setting, exposed in (("strict", ["E1"]), ("with-tools", ["E1", "E2"])):
-            predicted[setting] = np.where(np.isin(labels, exposed), "exposed", "not-exposed")
+            codes_of = np.array(SCALES["three-way"])[labels]
+            predicted[setting] = np.isin(codes_of, exposed).astype(np.intp)
     found: dict[SettingName, Yardstick] = {}
     for setting, side in settings.items():
         labels = predicted.get(setting)
         if labels is not None and len(side):
-            found[setting] = yardstick(side, _places(labels[side.tasks], side.scale))
+            found[setting] = yardstick(side, labels[side.tasks])
     if not found:
         few = f"the gold has fewer than {FEWEST_TRAINED_ON} labels of other occupations, or only one kind of label"
         return nothing.model_copy(update={"note": few})
@@ -135,42 +133,84 @@ def text_classifier(
     return TextClassifier(trained_on=least, folds=FOLDS, seed=seed, settings=found)
 
 
-def raters(run: Run, gold: Gold, table: pd.DataFrame, settings: Mapping[SettingName, Sides]) -> Raters:
-    """How far the annotators of 2023 agree with GPT-4's labels of 2023 on the compared tasks.
-
-    Args:
-        run: The run.
-        gold: The gold.
-        table: As `Match.table`.
-        settings: Labels of both sides by setting.
-    """
+def raters(run: Run, gold: Gold, aligned: AlignedLabels, settings: Mapping[SettingName, Pair]) -> Raters:
+    """How far the annotators of 2023 agree with GPT-4's labels of 2023 on the compared tasks; arguments as above."""
     if {run.ref, gold.name} == set(RATERS):
         return Raters(settings={}, note="the run and the gold are the two themselves")
-    if not is_at_hand("eloundou-2023"):
-        return Raters(settings={}, note="the labels of 2023 are not at hand")
-    keys = pd.MultiIndex.from_frame(table[TASK_KEY])
-    gpt4, human = (load_gold(name).table.set_index(TASK_KEY).reindex(keys) for name in RATERS)
+    if not is_local("eloundou-2023"):
+        return Raters(settings={}, note="the labels of 2023 are not on this machine")
+    gpt4, human = (load_gold(name).table.set_index(TASK_KEY).reindex(aligned.index()) for name in RATERS)
     found: dict[SettingName, Yardstick] = {}
-    for setting, side in settings.items():
-        said = [in_words(rater[COLUMNS[setting]], setting) for rater in (human, gpt4)]
-        known = (said[0].notna() & said[1].notna()).to_numpy()[side.tasks]
-        theirs = [rater.to_numpy(dtype=object)[side.tasks] for rater in said]
-        if not known.any():
-            continue
-        part = side.part(known)
-        first, second = (_places(rater[known], side.scale) for rater in theirs)
-        found[setting] = yardstick(part, first, second)
+    for setting, pair in settings.items():
+        first, second = (places(rater[COLUMNS[setting]], setting)[pair.tasks] for rater in (human, gpt4))
+        known = (first >= 0) & (second >= 0)
+        if known.any():
+            found[setting] = yardstick(pair.part(known), first[known], second[known])
     note = None if found else "none of the compared tasks was labelled in 2023 for this question"
     return Raters(settings=found, note=note)
 
 
-def consistency(
-    texts: pd.Series, settings: Mapping[SettingName, Sides], *, draws: int | None, seed: int
-) -> Consistency:
+def annotators(run: Run, gold: Gold, votes: pd.DataFrame, *, draws: int, seed: int) -> Annotators:
+    """How far the annotators of a gold agree among each other, and the run with them, on all tasks that the run labelled.
+
+    Both figures are of two labels drawn at random: of two annotators of a task, or of one of them and the run.
+    """
+    aligned = match(run, replace(gold, table=votes.drop(columns="annotator"))).with_draws(draws, seed)
+    tasks = aligned.tasks.reset_index(names="at").drop_duplicates(TASK_KEY)
+    keys = TASK_KEY if votes["onet_soc_code"].notna().any() else ["task_id"]
+    votes = votes.merge(tasks[[*TASK_KEY, "at"]], on=keys, suffixes=("_gold", ""))
+    found: dict[SettingName, Yardstick] = {}
+    alphas: dict[SettingName, float | None] = {}
+    several = 0
+    for setting in aligned.labels:
+        scale = SCALES[setting]
+        rows = votes.assign(label=places(votes[COLUMNS[setting]], setting)).query("label >= 0")
+        counts = np.zeros((len(aligned), len(scale)))
+        np.add.at(counts, (rows["at"].to_numpy(dtype=np.intp), rows["label"].to_numpy(dtype=np.intp)), 1)
+        own = aligned.labels[setting][:, 0]
+        at = np.flatnonzero((counts.sum(axis=1) >= 2) & (own >= 0))
+        if not len(at):
+            continue
+        several, votes_of, size = max(several, len(at)), counts[at], counts[at].sum(axis=1)[:, None, None]
+        # All ordered pairs of two different annotators of a task, together weighing 1.
+        among = votes_of[:, :, None] * votes_of[:, None, :] - votes_of[:, :, None] * np.eye(len(scale))
+        among = among / (size * (size - 1))
+        with_run = votes_of[:, :, None] / size * np.eye(len(scale))[own[at]][:, None, :]
+        figures: dict[str, Figure] = {}
+        drawn = None if aligned.draws is None else aligned.draws.of(at)
+        empty = np.zeros((0, len(scale), len(scale)))
+        for name in ("accuracy", "kappa"):
+            theirs, mine = (
+                setting_figure(
+                    name, x, empty if drawn is None else drawn.sum(x), scale, drawn.occupations if drawn else 0
+                )
+                for x in (among, with_run)
+            )
+            figures |= {name: theirs, f"{name}_difference": change(theirs, mine, theirs.occupations)}
+        ci95 = {} if drawn is None else {name: figure.interval() for name, figure in figures.items()}
+        known = {name: metrics.known(figure.value) for name, figure in figures.items()}
+        found[setting] = Yardstick(n=len(at), **known, ci95=ci95)
+        used = (votes_of.sum(axis=0) > 0).sum() > 1
+        alphas[setting] = (
+            float(krippendorff.alpha(value_counts=votes_of.astype(int), level_of_measurement="nominal"))
+            if used
+            else None
+        )
+    return Annotators(
+        count=int(votes["annotator"].nunique()),
+        tasks=several,
+        tied=gold.tied,
+        rule=gold.rule,
+        settings=found,
+        krippendorff_nominal=alphas,
+    )
+
+
+def consistency(texts: pd.Series, settings: Mapping[SettingName, Pair], *, draws: int | None, seed: int) -> Consistency:
     """How often tasks with one text get one label.
 
     Args:
-        texts: Text of each compared task, missing where it is not at hand; index of the matched table.
+        texts: Text of each compared task, missing where it is unknown; positions as index.
         settings: Labels of both sides by setting.
         draws: Bootstrap draws; None leaves the intervals out. Texts are drawn, as each stands in several occupations.
         seed: Seed of the draws.
@@ -178,7 +218,7 @@ def consistency(
     plain = texts.dropna().str.split().str.join(" ").str.casefold()
     repeated = plain[plain.duplicated(keep=False)]
     if repeated.empty:
-        why = "no text occurs twice among the compared tasks" if len(plain) else "the texts are not at hand"
+        why = "no text occurs twice among the compared tasks" if len(plain) else "the texts are unknown"
         return Consistency(texts=0, tasks=0, settings={}, note=why)
     found: dict[SettingName, PairAgreement] = {}
     for setting, side in settings.items():
@@ -196,7 +236,7 @@ def self_agreement(run: Run, *, draws: int | None, seed: int) -> SelfAgreement:
         draws: Bootstrap draws; None leaves the intervals out.
         seed: Seed of the draws.
     """
-    labels = run.labels
+    labels = run.answers()
     samples = int(labels.groupby([*TASK_KEY, "setting"]).size().max()) if len(labels) else 0
     if samples < 2:
         note = "each question was asked once; `relabel run --samples K` asks it K times"
@@ -222,7 +262,7 @@ def _pair_agreement(
     total = float(pairs.sum())
     if not total:
         return PairAgreement(pairs=0, run=None)
-    equal: dict[str, bootstrap.Array] = {}
+    equal: dict[str, Array] = {}
     for name, said in labels.items():
         counts = np.zeros((len(size), int(said.max()) + 1))
         np.add.at(counts, (group, said), 1)
@@ -230,17 +270,14 @@ def _pair_agreement(
     first = np.unique(group, return_index=True)[1]
     drawn = None if draws is None else occupation_draws(np.asarray(clusters)[first], draws, seed)
 
-    def samples(of: Draws) -> dict[str, bootstrap.Array]:
-        return {name: _share(of.sum(x), of.sum(pairs)) for name, x in equal.items()}
+    shares: dict[str, float | None] = {name: float(x.sum()) / total for name, x in equal.items()}
 
-    shares = {name: float(x.sum()) / total for name, x in equal.items()}
-    ci95: Intervals95 = intervals(drawn, samples)
+    def samples(of: Draws) -> dict[str, Array]:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return {name: of.sum(x) / of.sum(pairs) for name, x in equal.items()}
+
+    ci95 = intervals.intervals(drawn, shares, samples)
     return PairAgreement(pairs=int(total), run=shares["run"], gold=shares.get("gold"), ci95=ci95)
-
-
-def _share(part: bootstrap.Array, whole: bootstrap.Array) -> bootstrap.Array:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return part / whole
 
 
 def _with_codes(gold: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
@@ -251,18 +288,19 @@ def _with_codes(gold: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _labelled(pool: pd.DataFrame, setting: SettingName) -> pd.DataFrame:
-    """The tasks of the pool that have a label in a setting, with that label in words."""
-    return pool.assign(label=in_words(pool[COLUMNS[setting]], setting)).dropna(subset="label")
+    """The tasks of the pool that have a label in a setting, with its place on the scale."""
+    table = pool.assign(label=places(pool[COLUMNS[setting]], setting))
+    return table[table["label"] >= 0]
 
 
 def _predict(
     labelled: pd.DataFrame, texts: npt.NDArray[np.object_], folds: npt.NDArray[np.intp], seed: int
-) -> npt.NDArray[np.object_] | None:
+) -> Places | None:
     """Labels of the texts, each by a classifier trained on labels of the other folds; None where one cannot be trained."""
     from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415  takes half a second, and few need it
     from sklearn.svm import LinearSVC  # noqa: PLC0415  as heavy
 
-    found = np.empty(len(texts), dtype=object)
+    found = np.zeros(len(texts), dtype=np.intp)
     order = np.random.default_rng(seed).permutation(len(labelled))
     for fold in range(FOLDS):
         mine = folds == fold
@@ -274,11 +312,6 @@ def _predict(
             return None
         words = TfidfVectorizer(ngram_range=(1, 2), stop_words="english", sublinear_tf=True)
         model = LinearSVC(class_weight="balanced", random_state=seed)
-        model.fit(words.fit_transform(rows["text"]), rows["label"].to_numpy(dtype=object))
+        model.fit(words.fit_transform(rows["text"]), rows["label"].to_numpy())
         found[mine] = model.predict(words.transform(texts[mine]))
     return found
-
-
-def _places(labels: npt.NDArray[np.object_], scale: tuple[str, ...]) -> Places:
-    place = {label: index for index, label in enumerate(scale)}
-    return np.array([place[label] for label in labels], dtype=np.intp)

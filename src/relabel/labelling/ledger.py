@@ -8,8 +8,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
+import pandas as pd
+
+from relabel.coding import is_cached_repeat
 from relabel.label import (
     Answer,
     Failure,
@@ -18,6 +21,7 @@ from relabel.label import (
     Judgement,
     Label,
     Usage,
+    fingerprint,
     is_unwrapped,
     read_answer,
     read_packed,
@@ -74,6 +78,8 @@ class Ledger:
         """Missing labels that a batch run has in flight, by its name."""
         self.unasked = 0
         """Missing labels that nobody was asked for, for another reason than money."""
+        self.repeats_from_cache = 0
+        """Samples that a cache on the way to the model answered with an earlier one of the question."""
         self.unnamed = 0
         """Missing labels that there was no time to name."""
         self._template: tuple[object, str, str, list[tuple[str, str]]] | None = None
@@ -197,7 +203,8 @@ class Ledger:
         if self._decide == "logprob":
             self.labels.change(self._settled)
         if samples * variants > 1:
-            self.labels.change(_with_share(self.labels, samples * variants))
+            change, self.repeats_from_cache = _with_share(self.labels, samples * variants)
+            self.labels.change(change)
         if variants > 1:
             self.labels.change(lambda row: replace(row, variant=row.sample // samples))
 
@@ -304,6 +311,7 @@ class Ledger:
                 unwrapped=unwrapped,
                 reasoning_tokens=_share(answer.usage.reasoning, part),
                 upstream=answer.upstream,
+                answer_id=fingerprint(answer),
             )
         )
 
@@ -335,12 +343,22 @@ def _share(total: int, part: tuple[int, int]) -> int:
     return total * (position + 1) // of - total * position // of
 
 
-def _with_share(labels: Iterable[Label], samples: int) -> Callable[[Label], Label]:
-    """Gives a label the share of the task's samples that agree with it; a sample without a label agrees with none."""
-    votes: Counter[Any] = Counter((x.onet_soc_code, x.task_id, x.setting, x.label) for x in labels)
+def _with_share(labels: Iterable[Label], samples: int) -> tuple[Callable[[Label], Label], int]:
+    """Gives a label the share of the task's samples that agree with it; a sample without a label agrees with none.
+
+    Samples that a cache answered with an earlier one are no repeats: they count once, and a question with one answer only
+    has no probability. Returns the number of them as well.
+    """
+    columns = ("onet_soc_code", "task_id", "setting", "sample", "label", "request_key", "answer_id")
+    table = pd.DataFrame(([getattr(x, name) for name in columns] for x in labels), columns=list(columns))
+    cached = is_cached_repeat(table)
+    votes = Counter(table[~cached][["onet_soc_code", "task_id", "setting", "label"]].itertuples(index=False, name=None))
+    again = Counter(table[cached][["onet_soc_code", "task_id", "setting"]].itertuples(index=False, name=None))
 
     def share(label: Label) -> Label:
-        agree = votes[label.onet_soc_code, label.task_id, label.setting, label.label]
-        return replace(label, probability=agree / samples)
+        question = (label.onet_soc_code, label.task_id, label.setting)
+        own = samples - again[question]
+        known = None if own == 1 else votes[*question, label.label] / own
+        return replace(label, probability=known)
 
-    return share
+    return share, int(cached.sum())

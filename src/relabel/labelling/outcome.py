@@ -85,10 +85,13 @@ def finish(
         ledger.notes.append(
             f"{count:,} labels rest on answers of the pack {origin}, for which only its maker can vouch"
         )
+    by_model = Counter(label.model_returned for label in labels)
     ended = manifest.model_copy(
         update={
             "status": "complete" if complete else "interrupted" if interrupted else "incomplete",
-            "models_returned": tuple(sorted({x.model_returned for x in labels if x.model_returned})),
+            "models_returned": tuple(sorted(model for model in by_model if model)),
+            "labels_by_model": {model or "unknown": count for model, count in by_model.most_common()},
+            "repeats_from_cache": ledger.repeats_from_cache,
             "counts": Counts(
                 asked=job.size,
                 from_store=progress.from_store,

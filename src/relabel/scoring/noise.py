@@ -220,8 +220,8 @@ class Repeats(_TaskNoise):
     def __init__(self, run: Run, tasks: pd.DataFrame) -> None:
         self.classes = classes_of(run)
         # Each sample stands as a run of its own on tasks that are named apart.
-        apart = run.labels["task_id"] + "\n" + run.labels["sample"].astype("str")
-        coded = dataclasses.replace(run, labels=run.labels.assign(task_id=apart, sample=0)).coded()
+        apart = run.answers()["task_id"] + "\n" + run.answers()["sample"].astype("str")
+        coded = dataclasses.replace(run, labels=run.answers().assign(task_id=apart, sample=0)).coded()
         label = self.classes.of(coded)
         keys = pd.DataFrame(
             {"onet_soc_code": coded["onet_soc_code"], "task_id": coded["task_id"].str.rpartition("\n")[0]}

@@ -198,7 +198,7 @@ def _model(table: ScoreTable, run: Run, noise: NoiseChoice, gold: Run | None, ra
         return _raters(table, run, raters)
     if noise == "confusion" or gold is not None:
         return Confusion(run, gold or _default_gold(run), table.task_values)
-    if noise == "repeats" or run.labels["sample"].nunique() > 1:
+    if noise == "repeats" or run.answers()["sample"].nunique() > 1:
         return Repeats(run, table.task_values)
     return Confusion(run, _default_gold(run), table.task_values)
 

@@ -9,8 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from relabel.errors import DataError
-from relabel.evaluation.document import SCALES, SettingName
-from relabel.evaluation.frozen import Frozen
+from relabel.evaluation.document import SCALES, Frozen, SettingName
 from relabel.rubric import Measure
 from relabel.settings import asset_dir
 from relabel.sources.user_yaml import read_user_yaml
@@ -135,6 +134,8 @@ class Gate(Frozen):
             )
         if self.min is None and self.max is None and self.max_drop is None:
             raise ValueError("has no threshold; give min, max or max_drop")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}, so that no run can pass; change one of them")
         if self.metric == "mean_difference" and self.max_drop is not None:
             raise ValueError("max_drop has no meaning for mean_difference, of which 0 is best; give min and max")
         return self
@@ -185,7 +186,19 @@ class Suite(Frozen):
                 raise ValueError(f"{where}: slice {gate.slice!r} is not among the suite's slices ({known})")
             if gate.max_drop is not None and self.baseline is None:
                 raise ValueError(f"{where}: max_drop needs a baseline; name a run under baseline: run")
+            about = (gate.metric, gate.setting, gate.measure, gate.slice)
+            for other in self.gates[:number]:
+                if about != (other.metric, other.setting, other.measure, other.slice):
+                    continue
+                if _above(gate.min, other.max) or _above(other.min, gate.max):
+                    raise ValueError(
+                        f"{where}: contradicts the gate {other.id}: no figure is above one's min and below the other's max"
+                    )
         return self
+
+
+def _above(low: float | None, high: float | None) -> bool:
+    return low is not None and high is not None and low > high
 
 
 def load_suite(ref: str) -> Suite:

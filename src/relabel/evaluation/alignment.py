@@ -1,0 +1,589 @@
+"""Bringing runs and a gold together, task by task: the one alignment that documents, gates, comparisons and reports use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from relabel.coding import measures_of
+from relabel.errors import DataError
+from relabel.evaluation import metrics
+from relabel.evaluation.document import SCALES, ReplacedText, SettingName, UnmatchedReason
+from relabel.evaluation.gold import Gold, labelled, labels_of
+from relabel.evaluation.intervals import (
+    DRAWS,
+    Array,
+    Bounds,
+    Draws,
+    Figure,
+    Places,
+    occupation_draws,
+    setting_figure,
+    setting_formula,
+    value_figure,
+    value_sums,
+)
+from relabel.rubric import AUTOMATION, CODES, MEASURES, Measure
+from relabel.run import TASK_FILE, Run
+from relabel.sources import fetch, registry
+from relabel.sources.fetch import sha256_of
+from relabel.sources.tables import is_table_file
+from relabel.task import TASK_KEY, is_onet_release, task_table
+from relabel.task_diff import REPLACED_BELOW, text_similarity
+
+GOLD = -1
+"""The gold's column, which is the last one; runs have the columns 0, 1, ... in the order in which they were given."""
+COLUMNS: Mapping[SettingName, str] = {
+    "strict": "strict",
+    "with-tools": "with_tools",
+    "three-way": "code",
+    "automation": "automation",
+}
+"""Column of a setting's label in a coded table."""
+MAIN: tuple[SettingName, ...] = ("three-way", "automation", "with-tools", "strict")
+"""Settings, the one that says most first."""
+_NEEDS: Mapping[Measure, SettingName] = {"alpha": "strict", "beta": "three-way", "gamma": "with-tools"}
+"""Setting without which a measure cannot be compared."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What two raters say of the n tasks that both have a label for.
+
+    Attributes:
+        tasks: Positions of the tasks in the alignment, shape (n,).
+        gold: Place of the gold's labels on the scale, or its values (0-1), shape (n,).
+        run: The same of the run.
+        weight: Weight of each task, shape (n,), 1 on average, so that weighted counts add up to n.
+        draws: Draws for these tasks; None where no intervals are wanted.
+        scale: The k labels, in order of exposure; empty for values.
+    """
+
+    tasks: Places
+    gold: npt.NDArray[Any]
+    run: npt.NDArray[Any]
+    weight: Array
+    draws: Draws | None
+    scale: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    @cached_property
+    def matrices(self) -> Array:
+        """Pairs of labels as matrices that hold the task's weight, rows gold, columns run; shape (n, k, k)."""
+        return metrics.pairs(self.gold, self.run, len(self.scale)) * self.weight[:, None, None]
+
+    @cached_property
+    def drawn(self) -> Array:
+        """Confusion matrices of the draws, shape (draws, k, k)."""
+        return np.zeros((0, *self.matrices.shape[1:])) if self.draws is None else self.draws.sum(self.matrices)
+
+    def figure(self, metric: str) -> Figure:
+        """A figure of these labels or values: a name of `setting_figure`, or of `value_figure`; it needs draws for an interval."""
+        if self.scale:
+            units = 0 if self.draws is None else self.draws.occupations
+            return setting_figure(metric, self.matrices, self.drawn, self.scale, units)
+        draws = self.draws or Draws(np.zeros((0, 1)), np.zeros(len(self), dtype=np.intp), 0)
+        return value_figure(metric, self.gold, self.run, draws, self.weight)
+
+    def sums_of(self, metric: str) -> tuple[Array, Callable[[Array], Array]]:
+        """What a figure is summed from by task, shape (n, ...), and what makes it of the sums."""
+        if self.scale:
+            return self.matrices, setting_formula(metric, self.scale)
+        return value_sums(metric, self.gold, self.run, self.weight)
+
+    def intervals(self, metrics_of: Iterable[str]) -> dict[str, Bounds | None]:
+        """95 % intervals of some figures; none without draws or tasks."""
+        return {m: self.figure(m).interval() for m in metrics_of} if self.draws is not None and len(self) else {}
+
+    def part(self, keep: npt.ArrayLike) -> Pair:
+        """The same for some of the tasks, by a mask over (n,)."""
+        at = np.asarray(keep)
+        draws = None if self.draws is None else self.draws.of(at)
+        return Pair(self.tasks[at], self.gold[at], self.run[at], mean_one(self.weight[at]), draws, scale=self.scale)
+
+    def differ(self, other: Pair) -> int:
+        """Occupations in which another pair on the same tasks says something else."""
+        unlike = (self.gold != other.gold) | (self.run != other.run)
+        return 0 if self.draws is None else len(np.unique(self.draws.place[unlike]))
+
+
+@dataclass(frozen=True)
+class AlignedLabels:
+    """Labels of the n tasks that all runs have labelled, and of a gold, which may lack some.
+
+    Attributes:
+        names: The runs, as the user named them.
+        tasks: Columns `onet_soc_code, task_id`, the gold's `weight` (1 where it has none) and `stratum`; positions as index.
+        labels: By setting that all runs have: place of each label on the setting's scale, shape (n, raters), -1 where
+            there is none; the gold's column is the last.
+        values: The same by measure: values 0-1, NaN where there is none.
+        only: By run, tasks that not all others hold.
+        unmatched: Tasks of the first run and the gold that are not compared, by reason.
+        has_gold: Whether there is a gold.
+        text_changed: Tasks of run and gold whose text differs; None where the texts are unknown.
+        texts_replaced: Tasks whose text under one id is another task; they are left out.
+        draws: Draws for the tasks; None where no intervals are wanted.
+    """
+
+    names: tuple[str, ...]
+    tasks: pd.DataFrame
+    labels: Mapping[SettingName, Places]
+    values: Mapping[Measure, Array]
+    only: tuple[int, ...] = ()
+    unmatched: Mapping[UnmatchedReason, int] | None = None
+    has_gold: bool = False
+    text_changed: int | None = None
+    texts_replaced: tuple[ReplacedText, ...] = ()
+    draws: Draws | None = None
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    @property
+    def codes(self) -> npt.NDArray[np.object_]:
+        """O*NET-SOC code of each task."""
+        return self.tasks["onet_soc_code"].to_numpy(dtype=object)
+
+    @property
+    def weight(self) -> Array:
+        """Weight that the gold gives to each task."""
+        return self.tasks["weight"].to_numpy(dtype=np.float64)
+
+    @property
+    def main(self) -> SettingName:
+        """The setting that says most: the three-way code where there is one."""
+        return next(s for s in MAIN if s in self.labels)
+
+    @property
+    def main_measure(self) -> Measure | None:
+        """The measure that says most: beta where both settings are known."""
+        return next((m for m in ("beta", "gamma", "alpha") if m in self.values), None)
+
+    def index(self) -> pd.MultiIndex:
+        """Code and id of each task."""
+        return pd.MultiIndex.from_frame(self.tasks[TASK_KEY])
+
+    def words(self, setting: SettingName, rater: int) -> pd.Series:
+        """A rater's labels in a setting, missing where it has none; positions as index."""
+        scale = np.array([*SCALES[setting], None], dtype=object)
+        return pd.Series(scale[self.labels[setting][:, rater]], index=self.tasks.index, dtype=object)
+
+    def known(self, about: SettingName | Measure, *raters: int) -> npt.NDArray[np.bool_]:
+        """The tasks that some raters, by default all, have a label or value for."""
+        table = self.values.get(about)  # pyright: ignore[reportArgumentType,reportCallIssue]  a setting is no measure
+        there = self.labels[about] >= 0 if table is None else np.isfinite(table)  # pyright: ignore[reportArgumentType]
+        return np.all(there[:, list(raters)] if raters else there, axis=1)
+
+    def pair(
+        self,
+        about: SettingName | Measure,
+        run: int = 0,
+        other: int = GOLD,
+        *,
+        keep: npt.NDArray[np.bool_] | None = None,
+        weighted: bool = True,
+    ) -> Pair:
+        """Labels in a setting, or values of a measure, of two raters.
+
+        Args:
+            about: The setting or measure.
+            run: A rater.
+            other: The rater that it is compared with.
+            keep: Tasks to keep; by default all that both have a label for.
+            weighted: Whether the gold's weights count.
+        """
+        at = np.flatnonzero(self.known(about, run, other) if keep is None else keep)
+        table = self.values[about] if about in self.values else self.labels[about]  # pyright: ignore[reportArgumentType]
+        weight = self.weight[at] if weighted else np.ones(len(at))
+        scale = SCALES.get(about, ())  # pyright: ignore[reportArgumentType,reportCallIssue]  a measure has no scale
+        draws = None if self.draws is None else self.draws.of(at)
+        return Pair(at, table[at, other], table[at, run], mean_one(weight), draws, scale=scale)
+
+    def with_draws(self, draws: int = DRAWS, seed: int = 0) -> AlignedLabels:
+        """The same with draws of its occupations; 0 leaves them out."""
+        return replace(self, draws=occupation_draws(self.codes, draws, seed) if draws else None)
+
+    def part(self, keep: npt.NDArray[np.bool_]) -> AlignedLabels:
+        """The same for some of the tasks, by a mask."""
+        return replace(
+            self,
+            tasks=self.tasks[keep].reset_index(drop=True),
+            labels={s: table[keep] for s, table in self.labels.items()},
+            values={m: table[keep] for m, table in self.values.items()},
+            draws=None if self.draws is None else self.draws.of(keep),
+        )
+
+
+def align(runs: Sequence[Run], gold: Gold | None = None) -> AlignedLabels:
+    """Bring runs together on the tasks that all of them hold, by occupation code and task id.
+
+    A gold without occupation codes is matched by task id alone. A task's code counts only when both settings are known:
+    strict exposed already means E1, so that codes of tasks with one answer missing would be E1 without exception.
+
+    Args:
+        runs: One or more runs; of several samples of a task the most frequent label counts.
+        gold: A gold; it need not hold all tasks.
+
+    Raises:
+        DataError: The runs share no task or no setting, or the first shares no task with the gold; or the gold has no
+            occupation codes and one of its ids stands for tasks of several occupations.
+    """
+    tables = [coded_table(run).set_index(TASK_KEY) for run in runs]
+    index = tables[0].index
+    changed, replaced = None, ()
+    for run, table in zip(runs[1:], tables[1:], strict=True):
+        index = index.intersection(table.index, sort=False)
+        if not len(index):
+            raise DataError(_no_common_task(runs[0], run))
+        _, other = _changed_texts(index, runs[0].manifest.tasks, run.manifest.tasks, None)
+        index = index.difference(_keys(other), sort=False)
+        replaced += other
+    settings: list[SettingName] = [s for s in SCALES if all(s in run_settings(run) for run in runs)]
+    if not settings:
+        asked = "; ".join(f"{run.ref}: {', '.join(run_settings(run))}" for run in runs)
+        raise DataError(f"the runs share no setting ({asked}); compare runs of the same settings")
+    rubrics = [run.rubric for run in runs]
+    unmatched: Mapping[UnmatchedReason, int] | None = None
+    theirs = pd.DataFrame(index=index, columns=["weight", "stratum"], dtype="string")
+    if gold is not None:
+        whole = _on_tasks(runs[0], tables[0], gold)
+        changed, other = _changed_texts(
+            tables[0].index.intersection(whole.index, sort=False),
+            runs[0].manifest.tasks,
+            gold.tasks,
+            whole["text"],
+        )
+        _refuse_other_ids(other, len(whole), runs[0], gold)
+        whole = whole[~whole.index.isin(_keys(other))].drop(columns="text")
+        unmatched = _unmatched(runs[0], tables[0], whole, gold)
+        if other:
+            unmatched |= {"other-text": len(other), "not-in-gold": unmatched["not-in-gold"] - len(other)}
+        replaced += other
+        # A gold that keeps several labels of a task has a row for each.
+        theirs = pd.DataFrame(index=index).join(whole)
+        index = theirs.index
+        rubrics.append(runs[0].rubric)
+    design = theirs[["weight", "stratum"]].assign(weight=theirs["weight"].astype("float64").fillna(1.0))
+    sides = [*(table.reindex(index) for table in tables), *([theirs] if gold is not None else [])]
+    # Both readings as nullable booleans, also where a side lacks one throughout.
+    sides = [side.astype({"strict": "boolean", "with_tools": "boolean"}) for side in sides]
+    values: dict[Measure, Array] = {}
+    worth = [measures_of(rubric, side[["strict", "with_tools"]]) for rubric, side in zip(rubrics, sides, strict=True)]
+    for measure in MEASURES:
+        table = np.stack([side[measure].to_numpy(dtype=np.float64) for side in worth], axis=1)
+        if _NEEDS[measure] in settings and np.isfinite(table[:, : len(runs)]).any(axis=0).all():
+            values[measure] = table
+    return AlignedLabels(
+        names=tuple(run.ref for run in runs),
+        tasks=design.reset_index(),
+        labels={s: np.stack([places(side[COLUMNS[s]], s) for side in sides], axis=1) for s in settings},
+        values=values,
+        only=tuple(len(table) - len(index) for table in tables),
+        unmatched=unmatched,
+        has_gold=gold is not None,
+        text_changed=changed,
+        texts_replaced=replaced,
+    )
+
+
+def match(run: Run, gold: Gold) -> AlignedLabels:
+    """Align a run with a gold, and keep the tasks and settings that both have a label for.
+
+    Raises:
+        DataError: As for `align`; or they share no setting or no task with a label on both sides.
+    """
+    found = align([run], gold)
+    settings = {s: table for s, table in found.labels.items() if (table[:, GOLD] >= 0).any()}
+    usable = np.zeros(len(found), dtype=bool)
+    for table in settings.values():
+        usable |= (table >= 0).all(axis=1)
+    values = {m: table for m, table in found.values.items() if _NEEDS[m] in settings}
+    return replace(found, labels=settings, values=values).part(usable)
+
+
+def run_settings(run: Run) -> tuple[SettingName, ...]:
+    """Settings that a run can be compared in.
+
+    A rubric with two questions gives those that were asked, and the code when both were. A rubric with one question
+    gives its codes, and what they say about each setting.
+    """
+    rubric = run.rubric
+    found: set[SettingName]
+    if AUTOMATION in rubric.settings:
+        found = {"automation"}
+    elif {"strict", "with-tools"} <= set(rubric.settings):
+        found = {s for s in ("strict", "with-tools") if s in run.manifest.settings}
+        if len(found) == 2:
+            found.add("three-way")
+    elif set(rubric.codes) == set(CODES):
+        found = {"strict", "with-tools", "three-way"}
+    else:
+        # E0 and E1 alone tell nothing about tools, E0 and E2 alone nothing about the model by itself.
+        found = {"strict"} if "E1" in rubric.codes else {"with-tools"}
+    return tuple(s for s in SCALES if s in found)
+
+
+def coded_table(run: Run) -> pd.DataFrame:
+    """A run's labelled tasks in the columns of a gold; columns of settings that it was not asked in are empty."""
+    table = labelled(labels_of(run), f"the run {run.ref}")
+    known = run_settings(run)
+    for setting, column in COLUMNS.items():
+        if setting not in known:
+            table[column] = table[column].where(pd.Series(False, index=table.index))
+    return table.assign(code=_full_codes(table))
+
+
+def places(column: pd.Series, setting: SettingName) -> Places:
+    """A coded table's column as places on the setting's scale, -1 where there is no label."""
+    scale = SCALES[setting]
+    place = dict(zip((False, True) if len(scale) == 2 else scale, range(len(scale)), strict=True))
+    return np.asarray(column.astype("object").map(place).fillna(-1), dtype=np.intp)
+
+
+def asked(run: Run) -> tuple[int, Mapping[SettingName, int]]:
+    """How many tasks the run was asked to label, and how many of them have no label, by setting.
+
+    Tasks that were never reached, because the run was stopped, are known by the manifest's count alone.
+    """
+    table = coded_table(run)
+    repeats = [int(run.manifest.parameters.get(name) or 1) for name in ("samples", "variants")]
+    labels = len(run.manifest.settings) * repeats[0] * repeats[1]
+    total = len(table) + len(failed_tasks(run, table))
+    total = max(total, -(-run.manifest.counts.asked // labels) if labels else 0)
+    return total, {s: total - int(table[COLUMNS[s]].notna().sum()) for s in run_settings(run)}
+
+
+def failed_tasks(run: Run, table: pd.DataFrame) -> list[tuple[str, str]]:
+    """Tasks (code, id) that a run names as failed and that have no label at all."""
+    done = set(zip(table["onet_soc_code"], table["task_id"], strict=True))
+    return sorted({(f.onet_soc_code, f.task_id) for f in run.failures()} - done)
+
+
+def is_local(tasks: str) -> bool:
+    """Whether a task list, by the name that a manifest has for it, can be read without fetching anything."""
+    if tasks == "sample":
+        return True
+    roles = {"labels"} if tasks == "eloundou-2023" else {"tasks", "occupations", "task-ratings"}
+    if tasks != "eloundou-2023" and not is_onet_release(tasks):
+        return False
+    needed = {file.name for file in registry.get_source(tasks).files if file.role in roles}
+    return all(check.state == "ok" for check in fetch.verify([tasks]) if check.file in needed)
+
+
+def gold_list(gold: Gold, run: Run) -> str:
+    """The task list that a gold's ids belong to; those of a user's own file belong to the run's."""
+    return gold.tasks or run.manifest.tasks
+
+
+def task_details(run: Run) -> pd.DataFrame | None:
+    """What a run was asked about, schema `relabel.task.TASKS`; None where its list is not on this machine.
+
+    Nothing is fetched. A user's own file is read again only if it is still the file that the run was made from: under the
+    path that the run was given, or under its name alone, which is all that a run of imported labels keeps.
+    """
+    name = run.manifest.tasks
+    if run.rubric.unit != "task":
+        return None
+    if is_local(name):
+        return task_table(name)
+    return next((task_table(str(path)) for path in (Path(name), Path(list_name(run))) if is_own_list(run, path)), None)
+
+
+def is_own_list(run: Run, path: Path) -> bool:
+    """Whether a file is, byte for byte, the user's own task list that a run was made from."""
+    known = {use.sha256 for use in run.manifest.sources if use.source == TASK_FILE}
+    return is_table_file(path) and path.is_file() and sha256_of(path) in known
+
+
+def list_name(run: Run) -> str:
+    """What the task list of a run is called; for a user's own file its name where the manifest keeps no path."""
+    if run.manifest.tasks != TASK_FILE:
+        return run.manifest.tasks
+    return next((use.file for use in run.manifest.sources if use.source == TASK_FILE), TASK_FILE)
+
+
+def task_details_from(run: Run, tasks: str) -> pd.DataFrame:
+    """What a run was asked about, from a list that the user names, schema `relabel.task.TASKS`.
+
+    Raises:
+        UsageError: The run rates occupations.
+        DataError: The list cannot be read, or lacks a task that the run was asked about. A list that the run itself
+            names may lack some, for imported labels may reach beyond their list.
+    """
+    run.require_tasks()
+    table = task_table(tasks)
+    is_file = is_table_file(tasks)
+    if is_own_list(run, Path(tasks)) or (tasks == run.manifest.tasks and not is_file):
+        return table
+    wanted = {(str(code), str(task)) for code, task in run.labels[TASK_KEY].itertuples(index=False)}
+    wanted |= {(failure.onet_soc_code, failure.task_id) for failure in run.failures()}
+    lacking = sorted(wanted - set(table[TASK_KEY].itertuples(index=False, name=None)))
+    if lacking:
+        code, task = lacking[0]
+        raise DataError(
+            f"{tasks} is not the list that {run.ref} labelled: it lacks {len(lacking):,} of the run's {len(wanted):,} tasks, "
+            f"such as {task!r} of {code}; give the list that the run was made from, {list_name(run)}"
+        )
+    return table
+
+
+def mean_one(weight: Array) -> Array:
+    """Weights scaled to 1 on average, so that weighted counts add up to the number of tasks."""
+    return weight / weight.mean() if len(weight) else weight
+
+
+def _on_tasks(run: Run, ours: pd.DataFrame, gold: Gold) -> pd.DataFrame:
+    """The gold's table by code and id; one without codes takes them from the run's tasks of the same id."""
+    theirs = gold.table.assign(code=_full_codes(gold.table))
+    if not theirs["onet_soc_code"].notna().any():
+        asked_of = [*ours.index, *failed_tasks(run, ours.reset_index())]
+        known = pd.DataFrame(asked_of, columns=TASK_KEY)
+        doubled = known[known["task_id"].duplicated() & known["task_id"].isin(theirs["task_id"])]
+        if len(doubled):
+            raise DataError(
+                f"the task id {doubled['task_id'].iloc[0]!r} stands for several occupations of the run; "
+                f"add a column onet_soc_code to the gold {gold.name}"
+            )
+        theirs = theirs.drop(columns="onet_soc_code").merge(known, on="task_id", how="left")
+    return theirs.set_index(TASK_KEY)
+
+
+def _changed_texts(
+    index: pd.Index, first: str, second: str, own: pd.Series | None
+) -> tuple[int | None, tuple[ReplacedText, ...]]:
+    """How many tasks have another text in a second list than in the first, and those whose text is another task.
+
+    Args:
+        index: Code and id of the tasks.
+        first: Name of a task list.
+        second: Name of the other.
+        own: Texts that the second side brings itself, by code and id; missing throughout where it has none.
+
+    Returns:
+        Nothing is fetched: None and nothing where a list is not on this machine.
+    """
+    has_own = own is not None and own.notna().any()
+    if first == second and not has_own:
+        return 0, ()
+    if not is_local(first) or not (has_own or is_local(second)):
+        return None, ()
+    texts = task_table(first).set_index(TASK_KEY)["text"].reindex(index)
+    if own is not None and has_own:
+        theirs = own[~own.index.duplicated()].reindex(index)
+    else:
+        theirs = task_table(second).set_index(TASK_KEY)["text"].reindex(index)
+    alike = text_similarity(theirs, texts)
+    found = alike[alike < REPLACED_BELOW].sort_values(kind="stable")
+    rows = tuple(
+        ReplacedText(task_id=task, onet_soc_code=code, similarity=score, run=texts[code, task], gold=theirs[code, task])
+        for (code, task), score in cast("Iterable[tuple[tuple[str, str], float]]", found.items())
+    )
+    return int((alike < 1).sum()), rows
+
+
+def _keys(rows: Iterable[ReplacedText]) -> pd.MultiIndex:
+    return pd.MultiIndex.from_tuples([(row.onet_soc_code, row.task_id) for row in rows], names=TASK_KEY)
+
+
+def _refuse_other_ids(replaced: Sequence[ReplacedText], tasks: int, run: Run, gold: Gold) -> None:
+    """Refuse a gold of whose tasks most have another text than those of the run under the same ids."""
+    if len(replaced) > tasks / 2:
+        first = replaced[0]
+        raise DataError(
+            f"the ids of the gold {gold.name} are not those of the run's tasks: {len(replaced):,} of {tasks:,} have another "
+            f"text, such as {first.task_id!r}, {first.gold[:60]!r} in the gold and {first.run[:60]!r} in "
+            f"{run.manifest.tasks}; give the gold the ids of these tasks"
+        )
+
+
+def _unmatched(run: Run, ours: pd.DataFrame, theirs: pd.DataFrame, gold: Gold) -> dict[UnmatchedReason, int]:
+    """Tasks that are not compared, by reason.
+
+    Raises:
+        DataError: No task can be compared.
+    """
+    failed = pd.MultiIndex.from_tuples(failed_tasks(run, ours.reset_index()), names=TASK_KEY)
+    mine = ours.index.append(failed) if len(failed) else ours.index
+    if theirs.index.has_duplicates:  # one row a task, also of several annotators
+        theirs = theirs.groupby(level=TASK_KEY, sort=False, dropna=False).first()
+    shared = mine.intersection(theirs.index)
+    if not len(shared):
+        raise DataError(
+            f"no task of the run is in the gold {gold.name}: these tasks are {run.manifest.tasks} "
+            f"({_such_as(ours.reset_index())}), the gold is about others ({_such_as(gold.table)}); "
+            "give --gold one for these tasks"
+        )
+    settings: list[SettingName] = [s for s in run_settings(run) if theirs[COLUMNS[s]].notna().any()]
+    if not settings:
+        raise DataError(
+            f"the gold {gold.name} has no label for the settings of the run ({', '.join(run_settings(run))})"
+            f"{_other_question(run, gold)}; give --gold another, or run the labelling in a setting that it has"
+        )
+    columns = [COLUMNS[s] for s in settings]
+    first, second = (side.reindex(shared)[columns].notna().to_numpy() for side in (ours, theirs))
+    usable, has_run = (first & second).any(axis=1), first.any(axis=1)
+    unmatched: dict[UnmatchedReason, int] = {
+        "not-in-gold": len(mine) - len(shared),
+        "not-in-run": len(theirs) - len(shared),
+        "no-label-in-run": int((~usable & ~has_run).sum()),
+        # The rest: the gold has no label, or none in a setting that the run has one in.
+        "no-label-in-gold": int((~usable & has_run).sum()),
+    }
+    if not usable.any():
+        raise DataError(
+            f"no task has a label both in the run and in the gold {gold.name}: {unmatched['no-label-in-run']:,} shared "
+            f"tasks lack one in the run, {unmatched['no-label-in-gold']:,} in the gold; complete the run or the gold"
+        )
+    return unmatched
+
+
+def _no_common_task(first: Run, second: Run) -> str:
+    lists = [
+        (list_name(run), {u.sha256 for u in run.manifest.sources if u.source == TASK_FILE}) for run in (first, second)
+    ]
+    if lists[0] != lists[1]:
+        return (
+            f"{first.ref} (tasks {lists[0][0]}) and {second.ref} (tasks {lists[1][0]}) share no task; compare runs on the "
+            "same task list"
+        )
+    same = f"{first.ref} and {second.ref} share no task, though both are on {lists[0][0]}"
+    drawn = [_drawn(run) for run in (first, second)]
+    if drawn[0] == drawn[1]:
+        return f"{same}: they hold other tasks of it; compare runs of the same tasks"
+    return (
+        f"{same}: their samples differ ({drawn[0]}; {drawn[1]}); label both with the same --sample and --seed, and the same "
+        "--occupation if there is one"
+    )
+
+
+def _drawn(run: Run) -> str:
+    """The options that say which tasks of its list a run asked about."""
+    said = run.manifest.parameters
+    parts = [f"--occupation {code}" for code in said.get("occupations") or ()]
+    parts += [f"--sample {said['sample']} --seed {said.get('seed') or 0}"] if said.get("sample") else []
+    return " ".join(parts) or "the whole list"
+
+
+def _other_question(run: Run, gold: Gold) -> str:
+    if (AUTOMATION in run.rubric.settings) == bool(gold.table[AUTOMATION].notna().any()):
+        return ""
+    return ", for automation asks what a model does by itself, exposure what a worker gains from it"
+
+
+def _full_codes(table: pd.DataFrame) -> pd.Series:
+    return table["code"].where(table["strict"].notna() & table["with_tools"].notna())
+
+
+def _such_as(table: pd.DataFrame) -> str:
+    first = table.iloc[0]
+    code = first["onet_soc_code"]
+    return f"such as {first['task_id']!r}" + ("" if pd.isna(code) else f" of {code}")

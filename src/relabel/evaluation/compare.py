@@ -1,0 +1,680 @@
+"""Comparing runs on the same tasks: what changed between two, and where more than two agree and differ.
+
+Shares are 0-1 and unrounded. Differences are the second run less the first, paired by task. A figure that the data cannot
+give is null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import krippendorff
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from relabel.evaluation import metrics
+from relabel.evaluation.alignment import GOLD, AlignedLabels, align
+from relabel.evaluation.document import SCALES, Bounds, Frozen, SettingName
+from relabel.evaluation.gold import Gold
+from relabel.evaluation.intervals import DRAWS, Figure, Places, change, few_occupations
+from relabel.evaluation.metrics import known
+from relabel.evaluation.verdict import caveats
+from relabel.evaluation.verdict import figure as shown
+from relabel.rubric import Measure
+from relabel.run import Run, changed_rubrics
+from relabel.task import TASK_KEY
+
+Interval = Bounds | None
+
+
+class Difference(Frozen):
+    """A figure of both runs, and its paired change."""
+
+    first: float | None
+    second: float | None
+    difference: float | None
+    ci95: Interval
+
+
+class SettingComparison(Frozen):
+    """How the labels of one setting changed.
+
+    Attributes:
+        n: Tasks with a label in both runs.
+        changed: Tasks whose label changed.
+        agreement: Share of equal labels.
+        agreement_ci95: Its interval.
+        kappa: Cohen's kappa between the runs.
+        kappa_ci95: Its interval.
+        transitions: Counts by label of the first run, then by label of the second.
+        prevalence: Share of each label, by run.
+    """
+
+    n: int
+    changed: int
+    agreement: float | None
+    agreement_ci95: Interval
+    kappa: float | None
+    kappa_ci95: Interval
+    transitions: Mapping[str, Mapping[str, int]]
+    prevalence: Mapping[str, Difference]
+
+
+class GoldComparison(Frozen):
+    """Both runs against a gold, on the tasks that all three have a label for.
+
+    Attributes:
+        n: Those tasks.
+        metrics: Each figure of agreement with the gold.
+        mended: Tasks that the first run has wrong and the second right.
+        broken: Tasks that the first run has right and the second wrong.
+    """
+
+    n: int
+    metrics: Mapping[str, Difference]
+    mended: int
+    broken: int
+
+
+class MeasureComparison(Difference):
+    """Mean of a measure over tasks, each weighing the same.
+
+    Attributes:
+        n: Tasks with a value in both runs.
+    """
+
+    n: int
+
+
+class Flip(Frozen):
+    """A task whose measure changed.
+
+    Attributes:
+        onet_soc_code: Occupation.
+        task_id: Task.
+        first: Labels of the first run by setting.
+        second: Labels of the second run by setting.
+        change: Change of the task's value, by measure.
+        effect: Change of the occupation's mean that this flip alone makes, in the main measure.
+    """
+
+    onet_soc_code: str
+    task_id: str
+    first: Mapping[SettingName, str | None]
+    second: Mapping[SettingName, str | None]
+    change: Mapping[Measure, float]
+    effect: float
+
+
+class OccupationMove(Frozen):
+    """Mean of the measures over an occupation's common tasks, each weighing the same."""
+
+    onet_soc_code: str
+    tasks: int
+    flips: int
+    measures: Mapping[Measure, tuple[float, float]]
+    move: float
+
+
+class SliceAgreement(Frozen):
+    """Agreement of the runs on some of the tasks."""
+
+    n: int
+    occupations: int
+    agreement: float | None
+    agreement_ci95: Interval
+    kappa: float | None
+    difference: float | None
+    difference_ci95: Interval
+
+
+class Bootstrap(Frozen):
+    """How intervals were made; `note` is a warning where occupations are few."""
+
+    unit: str = "occupation"
+    draws: int
+    seed: int
+    level: float = 0.95
+    note: str | None = None
+
+
+class CompareDocument(Frozen):
+    """Two runs, paired by task.
+
+    Attributes:
+        runs: First and second run, as the user named them.
+        models: Models asked.
+        common: Tasks that both hold.
+        only: Tasks that only the first, and only the second holds.
+        settings: Changes by setting.
+        measures: Changes of means by measure.
+        gold: Name of the gold; null without one.
+        against_gold: Both runs against the gold, by setting.
+        main_setting: Setting of the slices.
+        main_measure: Measure of flips' effects, occupations' moves and slices' differences.
+        flips: Tasks whose value changed in any measure, largest effect first.
+        occupations: Occupations that moved, largest move first.
+        slices: Agreement by slice: `soc_major` by two digits, `task_type` where the task list is at hand.
+        bootstrap: How intervals were made.
+        verdict: The result in words, one sentence a line.
+    """
+
+    kind: str = "pair"
+    runs: tuple[str, str]
+    models: tuple[str, str]
+    common: int
+    only: tuple[int, int]
+    settings: Mapping[SettingName, SettingComparison]
+    measures: Mapping[Measure, MeasureComparison]
+    gold: str | None
+    against_gold: Mapping[SettingName, GoldComparison]
+    main_setting: SettingName
+    main_measure: Measure | None
+    flips: tuple[Flip, ...]
+    occupations: tuple[OccupationMove, ...]
+    slices: Mapping[str, Mapping[str, SliceAgreement]]
+    bootstrap: Bootstrap
+    verdict: str
+
+
+class RaterPair(Frozen):
+    """Agreement of two raters; `first` and `second` count the runs from 0."""
+
+    first: int
+    second: int
+    n: int
+    agreement: float | None
+    agreement_ci95: Interval
+    kappa: float | None
+    kappa_ci95: Interval
+    kappa_quadratic: float | None
+
+
+class RankedRun(Frozen):
+    """Where one run stands among the others.
+
+    Attributes:
+        prevalence: Share of each of its labels.
+        with_others: Share of its labels that are the majority of the other runs; ties among these are left out.
+        with_others_n: Tasks behind it.
+        gold_accuracy: Accuracy against the gold on tasks that all runs and the gold have a label for, each counting by
+            the weight that the gold gives it.
+        gold_kappa: Kappa on the same.
+    """
+
+    prevalence: Mapping[str, float]
+    with_others: float | None
+    with_others_n: int
+    gold_accuracy: float | None
+    gold_kappa: float | None
+
+
+class Majority(Frozen):
+    """The label that most runs give.
+
+    Attributes:
+        labels: Tasks by their majority label.
+        tied: Tasks without one.
+        unanimous: Share of tasks on which all runs agree.
+        gold_accuracy: Accuracy of the majority against the gold, tied tasks counting as wrong; same tasks and weights as
+            the runs'.
+    """
+
+    labels: Mapping[str, int]
+    tied: int
+    unanimous: float
+    gold_accuracy: float | None
+
+
+class SettingPairs(Frozen):
+    """Agreement among all runs in one setting, on tasks that all of them have a label for."""
+
+    n: int
+    krippendorff_nominal: float | None
+    krippendorff_ordinal: float | None
+    pairs: tuple[RaterPair, ...]
+    runs: tuple[RankedRun, ...]
+    majority: Majority
+
+
+class Disputed(Frozen):
+    """A task that the runs differ on.
+
+    Attributes:
+        labels: Label by run, in the runs' order, in the main setting.
+        spread: Standard deviation (0-0.5) of the main measure's values over the runs.
+    """
+
+    onet_soc_code: str
+    task_id: str
+    labels: tuple[str | None, ...]
+    spread: float
+
+
+class PairwiseDocument(Frozen):
+    """What `relabel compare --json` writes for more than two runs.
+
+    Attributes:
+        runs: The runs, as the user named them.
+        models: Models asked.
+        common: Tasks that all hold.
+        alone: By run, tasks that not all others hold.
+        settings: Agreement by setting.
+        means: Mean of each measure by run, over tasks with a value in all.
+        gold: Name of the gold; null without one.
+        main_setting: Setting of the disputed tasks' labels.
+        disputed: Tasks that the runs differ on, largest spread first.
+        bootstrap: How intervals were made.
+        verdict: The result in words, one sentence a line.
+    """
+
+    kind: str = "several"
+    runs: tuple[str, ...]
+    models: tuple[str, ...]
+    common: int
+    alone: tuple[int, ...]
+    settings: Mapping[SettingName, SettingPairs]
+    means: Mapping[Measure, tuple[float, ...]]
+    gold: str | None
+    main_setting: SettingName
+    disputed: tuple[Disputed, ...]
+    bootstrap: Bootstrap
+    verdict: str
+
+
+def compare(
+    first: Run,
+    second: Run,
+    gold: Gold | None = None,
+    *,
+    details: pd.DataFrame | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> CompareDocument:
+    """Compare two runs on the tasks that both hold.
+
+    Args:
+        first: The run that differences start from.
+        second: The run that they lead to.
+        gold: A gold that both are compared with.
+        details: Task table (`relabel.task.TASKS`) for slices by task type; without it these are left out.
+        draws: Draws of the bootstrap over occupations.
+        seed: Their seed.
+
+    Raises:
+        DataError: The runs share no task or no setting, or the first shares no task with the gold.
+    """
+    aligned = align((first, second), gold).with_draws(draws, seed)
+    settings: dict[SettingName, SettingComparison] = {s: _setting(aligned, s) for s in aligned.labels}
+    measures: dict[Measure, MeasureComparison] = {m: _measure(aligned, m) for m in aligned.values}
+    against = _against_gold(aligned) if gold is not None else {}
+    first_said = [*caveats(gold), *_warnings((first, second), gold, aligned)]
+    return CompareDocument(
+        runs=(first.ref, second.ref),
+        models=(first.manifest.model, second.manifest.model),
+        common=len(aligned.index().unique()),
+        only=(aligned.only[0], aligned.only[1]),
+        settings=settings,
+        measures=measures,
+        gold=None if gold is None else gold.name,
+        against_gold=against,
+        main_setting=aligned.main,
+        main_measure=aligned.main_measure,
+        flips=_flips(aligned),
+        occupations=_moves(aligned),
+        slices=_slices(aligned, details),
+        bootstrap=_method(aligned, draws, seed),
+        verdict="\n".join([*first_said, *_verdict(aligned, settings, measures, against)]),
+    )
+
+
+def _warnings(runs: Sequence[Run], gold: Gold | None, aligned: AlignedLabels) -> list[str]:
+    known_runs = [*([gold.run] if gold is not None and gold.run is not None else []), *runs]
+    said = changed_rubrics(*known_runs)
+    if aligned.texts_replaced:
+        count, example = len(aligned.texts_replaced), aligned.texts_replaced[0]
+        said.append(
+            f"{count:,} task{' has' if count == 1 else 's have'} another statement under the same id, such as "
+            f"{example.task_id}: left out."
+        )
+    return [*said, *(sentence for run in runs for sentence in run.warnings())]
+
+
+def _method(aligned: AlignedLabels, draws: int, seed: int) -> Bootstrap:
+    return Bootstrap(draws=draws, seed=seed, note=few_occupations(len(np.unique(aligned.codes))))
+
+
+def _difference(first: Figure, second: Figure, occupations: int) -> Difference:
+    """Both figures and their paired change with its interval; arguments as for `intervals.change`."""
+    moved = change(first, second, occupations)
+    return Difference(
+        first=known(first.value), second=known(second.value), difference=known(moved.value), ci95=moved.interval()
+    )
+
+
+def _setting(aligned: AlignedLabels, setting: SettingName) -> SettingComparison:
+    pair = aligned.pair(setting, 1, 0, weighted=False)
+    counts = pair.matrices.sum(axis=0).astype(np.int64)
+    agreement, kappa = pair.figure("accuracy"), pair.figure("kappa")
+    shares: dict[str, Difference] = {}
+    for at, label in enumerate(pair.scale):
+        gained = (pair.gold == at) != (pair.run == at)
+        changed = 0 if pair.draws is None else len(np.unique(pair.draws.place[gained]))
+        shares[label] = _difference(pair.figure(f"gold:{label}"), pair.figure(f"run:{label}"), changed)
+    return SettingComparison(
+        n=len(pair),
+        changed=int((pair.gold != pair.run).sum()),
+        agreement=known(agreement.value),
+        agreement_ci95=agreement.interval(),
+        kappa=known(kappa.value),
+        kappa_ci95=kappa.interval(),
+        transitions={a: {b: int(counts[i, j]) for j, b in enumerate(pair.scale)} for i, a in enumerate(pair.scale)},
+        prevalence=shares,
+    )
+
+
+def _measure(aligned: AlignedLabels, measure: Measure, keep: npt.NDArray[np.bool_] | None = None) -> MeasureComparison:
+    there = aligned.known(measure, 0, 1)
+    pair = aligned.pair(measure, 1, 0, keep=there if keep is None else there & keep, weighted=False)
+    changed = 0 if pair.draws is None else len(np.unique(pair.draws.place[pair.gold != pair.run]))
+    found = _difference(pair.figure("gold_mean"), pair.figure("mean"), changed)
+    return MeasureComparison(n=len(pair), **found.model_dump())
+
+
+def _against_gold(aligned: AlignedLabels) -> dict[SettingName, GoldComparison]:
+    found: dict[SettingName, GoldComparison] = {}
+    for setting in aligned.labels:
+        scale = SCALES[setting]
+        keep = aligned.known(setting)
+        if not keep.any():
+            continue
+        first, second = (aligned.pair(setting, rater, GOLD, keep=keep) for rater in (0, 1))
+        moved = first.differ(second)
+        names = (*metrics.FIGURES, *(f"f1:{label}" for label in scale))
+        right = [pair.run == pair.gold for pair in (first, second)]
+        found[setting] = GoldComparison(
+            n=len(first),
+            metrics={name: _difference(first.figure(name), second.figure(name), moved) for name in names},
+            mended=int((~right[0] & right[1]).sum()),
+            broken=int((right[0] & ~right[1]).sum()),
+        )
+    return found
+
+
+def _value_table(aligned: AlignedLabels, measure: Measure) -> pd.DataFrame:
+    """Values of the two runs (columns 0 and 1), index code and id, one row a task."""
+    table = pd.DataFrame(aligned.values[measure][:, :2], index=aligned.index())
+    return table[~table.index.duplicated()]
+
+
+def _flips(aligned: AlignedLabels) -> tuple[Flip, ...]:
+    main = aligned.main_measure
+    if main is None:
+        return ()
+    tables: dict[Measure, pd.DataFrame] = {m: _value_table(aligned, m) for m in aligned.values}
+    changes = pd.DataFrame({m: table[1] - table[0] for m, table in tables.items()})
+    sizes = tables[main].notna().all(axis=1).groupby(level=0).sum()
+    changed = changes[(changes.fillna(0) != 0).any(axis=1)]
+    effects = (changed[main] / sizes.reindex(changed.index.get_level_values(0)).to_numpy()).fillna(0.0)
+    order = effects.abs().sort_values(ascending=False, kind="stable").index
+    at = pd.Series(np.arange(len(aligned)), index=aligned.index())
+    at = at[~at.index.duplicated()].loc[order].to_numpy()
+    said: dict[SettingName, list[Any]] = {
+        s: [aligned.words(s, rater).to_numpy()[at] for rater in (0, 1)] for s in aligned.labels
+    }
+    return tuple(
+        Flip(
+            onet_soc_code=str(code),
+            task_id=str(task),
+            first={s: words[0][row] for s, words in said.items()},
+            second={s: words[1][row] for s, words in said.items()},
+            change={m: float(v) for m, v in zip(tables, value, strict=True) if np.isfinite(v)},
+            effect=float(effect),
+        )
+        for row, ((code, task), value, effect) in enumerate(
+            zip(order, changed.loc[order].to_numpy(), effects.loc[order].to_numpy(), strict=True)
+        )
+    )
+
+
+def _moves(aligned: AlignedLabels) -> tuple[OccupationMove, ...]:
+    main = aligned.main_measure
+    if main is None:
+        return ()
+    tables: dict[Measure, pd.DataFrame] = {m: _value_table(aligned, m).dropna() for m in aligned.values}
+    means: dict[Measure, pd.DataFrame] = {m: table.groupby(level=0).mean() for m, table in tables.items()}
+    told = tables[main]
+    sizes = told.groupby(level=0).size()
+    flips = (told[0] != told[1]).groupby(level=0).sum()
+    move = means[main][1] - means[main][0]
+    order = move.loc[flips.index[flips > 0]].abs().sort_values(ascending=False, kind="stable").index
+    return tuple(
+        OccupationMove(
+            onet_soc_code=str(code),
+            tasks=int(sizes[code]),
+            flips=int(flips[code]),
+            measures={m: _two(t.loc[code]) for m, t in means.items() if code in t.index},
+            move=float(move[code]),
+        )
+        for code in order
+    )
+
+
+def _two(row: pd.Series) -> tuple[float, float]:
+    return float(row[0]), float(row[1])
+
+
+def _slices(aligned: AlignedLabels, details: pd.DataFrame | None) -> dict[str, dict[str, SliceAgreement]]:
+    groups = {"soc_major": aligned.tasks["onet_soc_code"].str[:2]}
+    if details is not None:
+        kinds = details.set_index(TASK_KEY)["task_type"].reindex(aligned.index()).reset_index(drop=True)
+        if kinds.notna().any():
+            groups["task_type"] = kinds.fillna("not stated")
+    return {
+        kind: {str(name): _slice(aligned, (group == name).to_numpy()) for name in sorted(group.unique())}
+        for kind, group in groups.items()
+    }
+
+
+def _slice(aligned: AlignedLabels, mask: npt.NDArray[np.bool_]) -> SliceAgreement:
+    keep = aligned.known(aligned.main, 0, 1) & mask
+    pair = aligned.pair(aligned.main, 1, 0, keep=keep, weighted=False)
+    agreement = pair.figure("accuracy")
+    moved = None if aligned.main_measure is None else _measure(aligned, aligned.main_measure, mask)
+    return SliceAgreement(
+        n=len(pair),
+        occupations=agreement.occupations,
+        agreement=known(agreement.value),
+        agreement_ci95=agreement.interval(),
+        kappa=known(pair.figure("kappa").value),
+        difference=None if moved is None else moved.difference,
+        difference_ci95=None if moved is None else moved.ci95,
+    )
+
+
+def _verdict(
+    aligned: AlignedLabels,
+    settings: Mapping[SettingName, SettingComparison],
+    measures: Mapping[Measure, MeasureComparison],
+    against: Mapping[SettingName, GoldComparison],
+) -> list[str]:
+    found = settings[aligned.main]
+    if not found.n:
+        return ["No task has a label in both runs."]
+    said = [
+        f"{aligned.main}: the runs agree on {100 * (found.agreement or 0):.1f} % of {found.n:,} tasks"
+        + (f" (kappa {shown(found.kappa)})" if found.kappa is not None else "")
+        + f"; {found.changed:,} label{'' if found.changed == 1 else 's'} changed."
+    ]
+    for measure, moved_by in measures.items():
+        if moved_by.difference is None or moved_by.ci95 is None:
+            continue
+        low, high = moved_by.ci95
+        moved = "falls" if high < 0 else "rises" if low > 0 else None
+        by = f"{moved_by.difference:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}"
+        said.append(
+            f"Mean {measure} {moved} from {shown(moved_by.first)} to {shown(moved_by.second)} ({by})."
+            if moved
+            else f"Mean {measure} cannot be said to change ({by})."
+        )
+    if aligned.main in against and (lead := against[aligned.main].metrics["accuracy"]).ci95 is not None:
+        low, high = lead.ci95
+        word = "worse than" if high < 0 else "better than" if low > 0 else None
+        by = f"{shown(lead.second)} against {shown(lead.first)}, change {low:+.3f} to {high:+.3f}"
+        said.append(
+            f"Against the gold the second run is {word} the first (accuracy {by})."
+            if word
+            else f"Against the gold the runs cannot be told apart (accuracy {by})."
+        )
+    return said
+
+
+def compare_several(
+    runs: Sequence[Run], gold: Gold | None = None, *, draws: int = DRAWS, seed: int = 0
+) -> PairwiseDocument:
+    """Compare three or more runs on the tasks that all of them hold; arguments and errors as for `compare`."""
+    aligned = align(runs, gold).with_draws(draws, seed)
+    settings: dict[SettingName, SettingPairs] = {s: _pairs(aligned, s, len(runs)) for s in aligned.labels}
+    raters = list(range(len(runs)))
+    told: dict[Measure, Any] = {m: table[aligned.known(m, *raters)][:, raters] for m, table in aligned.values.items()}
+    means: dict[Measure, tuple[float, ...]] = {
+        m: tuple(float(x) for x in table.mean(axis=0)) for m, table in told.items() if len(table)
+    }
+    first_said = [*caveats(gold), *_warnings(runs, gold, aligned)]
+    return PairwiseDocument(
+        runs=aligned.names,
+        models=tuple(run.manifest.model for run in runs),
+        common=len(aligned.index().unique()),
+        alone=aligned.only,
+        settings=settings,
+        means=means,
+        gold=None if gold is None else gold.name,
+        main_setting=aligned.main,
+        disputed=_disputed(aligned, len(runs)),
+        bootstrap=_method(aligned, draws, seed),
+        verdict="\n".join([*first_said, *_several_verdict(aligned, settings[aligned.main], means)]),
+    )
+
+
+def _pairs(aligned: AlignedLabels, setting: SettingName, count: int) -> SettingPairs:
+    scale, raters = SCALES[setting], list(range(count))
+    keep = aligned.known(setting, *raters)
+    ranks = aligned.labels[setting][keep]
+    gold = ranks[:, GOLD] if aligned.has_gold else np.full(len(ranks), -1)
+    ranks, weight = ranks[:, raters], aligned.weight[keep]
+    votes = (ranks[:, :, None] == np.arange(len(scale))).sum(axis=1)
+    several = len(ranks) > 0 and int((votes.sum(axis=0) > 0).sum()) > 1
+    alpha = {
+        level: float(krippendorff.alpha(value_counts=votes, level_of_measurement=level)) if several else None
+        for level in ("nominal", "ordinal")
+    }
+    return SettingPairs(
+        n=len(ranks),
+        krippendorff_nominal=alpha["nominal"],
+        krippendorff_ordinal=alpha["ordinal"],
+        pairs=tuple(_rater_pair(aligned, setting, a, b, keep) for a in raters for b in raters if a < b),
+        runs=tuple(_ranked(ranks, votes, rater, gold, weight, scale) for rater in raters),
+        majority=_majority(votes, gold, weight, scale),
+    )
+
+
+def _rater_pair(
+    aligned: AlignedLabels, setting: SettingName, first: int, second: int, keep: npt.NDArray[np.bool_]
+) -> RaterPair:
+    pair = aligned.pair(setting, second, first, keep=keep, weighted=False)
+    agreement, kappa, quadratic = (pair.figure(m) for m in ("accuracy", "kappa", "kappa_quadratic"))
+    return RaterPair(
+        first=first,
+        second=second,
+        n=len(pair),
+        agreement=known(agreement.value),
+        agreement_ci95=agreement.interval(),
+        kappa=known(kappa.value),
+        kappa_ci95=kappa.interval(),
+        kappa_quadratic=known(quadratic.value),
+    )
+
+
+def _ranked(
+    ranks: Places, votes: Places, rater: int, gold: Places, weight: npt.NDArray[np.float64], scale: Sequence[str]
+) -> RankedRun:
+    own = ranks[:, rater]
+    label, tied = _most(votes - (own[:, None] == np.arange(len(scale))))
+    shares = np.bincount(own, minlength=len(scale)) / max(len(own), 1)
+    at = gold >= 0
+    counts = (metrics.pairs(gold[at], own[at], len(scale)) * weight[at, None, None]).sum(axis=0)
+    return RankedRun(
+        prevalence={name: float(share) for name, share in zip(scale, shares, strict=True)},
+        with_others=float((own == label)[~tied].mean()) if (~tied).any() else None,
+        with_others_n=int((~tied).sum()),
+        gold_accuracy=known(metrics.accuracy(counts)),
+        gold_kappa=known(metrics.kappa(counts)),
+    )
+
+
+def _majority(votes: Places, gold: Places, weight: npt.NDArray[np.float64], scale: Sequence[str]) -> Majority:
+    label, tied = _most(votes)
+    at, right = gold >= 0, (label == gold) & ~tied
+    return Majority(
+        labels={name: int(((label == i) & ~tied).sum()) for i, name in enumerate(scale)},
+        tied=int(tied.sum()),
+        unanimous=float(((votes > 0).sum(axis=1) == 1).mean()) if len(votes) else 0.0,
+        gold_accuracy=float(np.average(right[at], weights=weight[at])) if at.any() else None,
+    )
+
+
+def _most(votes: Places) -> tuple[Places, npt.NDArray[np.bool_]]:
+    """The label with most votes by task, and whether another has as many."""
+    best = votes.max(axis=1, initial=0)
+    return votes.argmax(axis=1), (votes == best[:, None]).sum(axis=1) > 1
+
+
+def _disputed(aligned: AlignedLabels, count: int) -> tuple[Disputed, ...]:
+    once = ~aligned.index().duplicated()
+    labels = pd.DataFrame({n: aligned.words(aligned.main, n).to_numpy() for n in range(count)}, index=aligned.index())
+    labels = labels[once]
+    differ = labels.nunique(axis=1) > 1
+    if aligned.main_measure is None:
+        spread = labels[differ].nunique(axis=1) * 0.0
+    else:
+        values = pd.DataFrame(aligned.values[aligned.main_measure][once][:, :count], index=labels.index)
+        spread = values[differ].std(axis=1, ddof=0).fillna(0.0)
+    order = spread.sort_values(ascending=False, kind="stable").index
+    rows = labels.loc[order].to_numpy(dtype=object)
+    return tuple(
+        Disputed(
+            onet_soc_code=str(code),
+            task_id=str(task),
+            labels=tuple(label if isinstance(label, str) else None for label in row),
+            spread=float(by),
+        )
+        for (code, task), row, by in zip(order, rows, spread.loc[order].to_numpy(), strict=True)
+    )
+
+
+def _several_verdict(
+    aligned: AlignedLabels, found: SettingPairs, means: Mapping[Measure, tuple[float, ...]]
+) -> list[str]:
+    if not found.n:
+        return ["No task has a label in all runs."]
+    said = [
+        f"{aligned.main}: {100 * found.majority.unanimous:.1f} % of {found.n:,} tasks have one label in all "
+        f"{len(aligned.names)} runs; Krippendorff's alpha is {shown(found.krippendorff_nominal)}."
+    ]
+    apart = [pair for pair in found.pairs if pair.kappa is not None]
+    if apart:
+        best, worst = (pick(apart, key=lambda pair: pair.kappa or 0.0) for pick in (max, min))
+        said.append(
+            f"Closest are {aligned.names[best.first]} and {aligned.names[best.second]} (kappa {shown(best.kappa)}), "
+            f"farthest {aligned.names[worst.first]} and {aligned.names[worst.second]} (kappa {shown(worst.kappa)})."
+        )
+    for measure, by_run in means.items():
+        low, high = min(by_run), max(by_run)
+        times = f", a factor of {high / low:.1f}" if low > 0 else ""
+        said.append(
+            f"Mean {measure} goes from {shown(low)} ({aligned.names[by_run.index(low)]}) to {shown(high)} "
+            f"({aligned.names[by_run.index(high)]}){times}."
+        )
+    return said

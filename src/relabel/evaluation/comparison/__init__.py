@@ -1,1 +1,0 @@
-"""Runs held against each other: two of them, or several."""

@@ -1,0 +1,779 @@
+"""Gates: what a run must reach, judged so that noise alone does not stop a change; and how CI is told.
+
+Two kinds of gate differ in what must be shown:
+
+- `min` and `max` ask for evidence that the run is good enough: the interval's near bound must clear the threshold. All of
+  them must hold, so a bad run passes a suite no more easily for having many gates, and nothing is adjusted.
+- `max_drop` asks for evidence that the run is worse than the baseline, by an exact test: if the two are alike, each
+  occupation's labels could as well have come from the other, so run and baseline are swapped occupation by occupation, and
+  the fall seen must be rare among the falls of all swaps. Many such gates would fire on noise now and then: by default their
+  levels are adjusted together after Holm 1979, and a suite fires on pure noise in at most one of forty runs.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import stats
+
+from relabel.errors import DataError
+from relabel.evaluation.alignment import GOLD, AlignedLabels, Pair, align, asked, match
+from relabel.evaluation.document import Frozen, SettingName
+from relabel.evaluation.gold import Gold, labels_of, make_gold
+from relabel.evaluation.intervals import Array, Figure, change
+from relabel.evaluation.suite import Gate, Slice, Suite
+from relabel.evaluation.verdict import figure as shown
+from relabel.manifest import SourceUse
+from relabel.rubric import Measure
+from relabel.run import Run, changed_rubrics
+from relabel.task import TASK_KEY
+
+Kind = Literal["min", "max", "max_drop"]
+
+ALL_SWAPS = 12
+"""Occupations up to which every way to swap run and baseline is tried; beyond, `SWAPS` are drawn."""
+SWAPS = 4999
+POWER = 0.8
+DROP = 0.03
+"""The fall in accuracy, and the chance to find it, that a suite says the size of a gold for."""
+_USUAL_CHURN = 0.05
+"""Share of labels that go from right to wrong or back, at least expected of a run that changes anything."""
+_USUAL_CLUSTERING = 1.5
+"""Factor on the variance for tasks of one occupation changing together, where too few changed to know."""
+
+
+class GateResult(Frozen):
+    """The outcome of one condition of a gate.
+
+    Attributes:
+        id: The gate's id.
+        what: The figure in words, such as `kappa of three-way, slice core`.
+        kind: Which of the gate's thresholds.
+        passed: Whether it holds.
+        judged: False where the data cannot give the figure or its interval; such a gate has not passed.
+        threshold: The threshold.
+        value: The figure; for `max_drop` its paired change.
+        low: Lower bound of its interval; null for plain counts.
+        high: Upper bound.
+        level: Level of that interval, after adjustment.
+        run: The run's own figure, for `max_drop`.
+        baseline: The baseline's figure on the same tasks, for `max_drop`.
+        p: One-sided p-value of a fall by more than the threshold, for `max_drop`, before adjustment: of the exact test,
+            which decides; the interval is that of `relabel compare`.
+        n: Tasks behind it.
+        message: The outcome in one sentence.
+        why: The suite's own words on the gate.
+    """
+
+    id: str
+    what: str
+    kind: Kind
+    passed: bool
+    judged: bool
+    threshold: float
+    value: float | None
+    low: float | None
+    high: float | None
+    level: float | None
+    run: float | None
+    baseline: float | None
+    p: float | None = None
+    n: int
+    message: str
+    why: str | None
+
+    @property
+    def label(self) -> str:
+        """Id and condition: a gate with several conditions has an outcome for each."""
+        return f"{self.id} {self.kind.replace('_', ' ')}"
+
+
+class SuiteResult(Frozen):
+    """The outcome of a suite.
+
+    Attributes:
+        suite: The suite's name.
+        title: Its title.
+        run: The run, as the user named it.
+        gold: The gold's name.
+        gold_sha256: Hash of the gold's labels.
+        baseline: The baseline, as the suite names it.
+        baseline_sha256: Hash of its labels.
+        family: What was done about many gates, in words.
+        size: What size of gold finds a fall of 3 points, in words; null without gates against the baseline.
+        warnings: What must be known before any outcome is read.
+        passed: Whether all gates hold.
+        results: One entry a threshold, in the suite's order.
+    """
+
+    suite: str
+    title: str
+    run: str
+    gold: str
+    gold_sha256: str
+    baseline: str | None
+    baseline_sha256: str | None
+    family: str
+    size: str | None = None
+    warnings: tuple[str, ...] = ()
+    passed: bool
+    results: tuple[GateResult, ...]
+
+    @property
+    def failures(self) -> tuple[GateResult, ...]:
+        """The conditions that do not hold."""
+        return tuple(result for result in self.results if not result.passed)
+
+
+@dataclass(frozen=True)
+class CountResult:
+    """A share (0-1) that was counted over n tasks, not estimated."""
+
+    value: float
+    n: int
+
+
+def labels_sha256(run: Run) -> str:
+    """Hash of a run's labels, the same as that of a gold made of them: what a suite pins a baseline by."""
+    return make_gold(run.ref, labels_of(run), SourceUse(source="run", file=run.ref, sha256="")).sha256
+
+
+def judge(suite: Suite, run: Run, gold: Gold, baseline: Run | None, details: pd.DataFrame | None = None) -> SuiteResult:
+    """Judge a run by a suite.
+
+    Args:
+        suite: The suite.
+        run: The run.
+        gold: The suite's gold.
+        baseline: The suite's baseline, where it names one.
+        details: The run's task table (`relabel.task.TASKS`), for slices by task type or importance.
+
+    Returns:
+        The outcome of all gates.
+
+    Raises:
+        DataError: Gold or baseline are not the pinned ones, a slice needs a task list that is not on this machine, or the
+            runs and the gold share no task.
+    """
+    pin = None if baseline is None else labels_sha256(baseline)
+    _check_pins(suite, gold, pin)
+    alone = GateContext(match(run, gold).with_draws(suite.draws, suite.seed), suite, details)
+    of_itself = run.folder is None and run.ref == gold.name
+    bounded = {
+        gate.id: tuple(_bounds_of(gate, _figure(gate, run, alone, of_itself=of_itself), suite.level))
+        for gate in suite.gates
+    }
+    drops: Mapping[str, GateResult] = {}
+    size = None
+    if baseline is not None and any(gate.max_drop is not None for gate in suite.gates):
+        pair = align([run, baseline], gold)
+        drops, size = against_baseline(suite, pair, details), size_needed(pair, suite)
+    results = tuple(
+        result
+        for gate in suite.gates
+        for result in (*bounded[gate.id], *([drops[gate.id]] if gate.id in drops else []))
+    )
+    known = [each for each in (gold.run, baseline, run) if each is not None]
+    return SuiteResult(
+        suite=suite.name,
+        title=suite.title,
+        run=run.ref,
+        gold=gold.name,
+        gold_sha256=gold.sha256,
+        baseline=None if suite.baseline is None else suite.baseline.run,
+        baseline_sha256=pin,
+        family=family_in_words(suite, len(drops)),
+        size=size,
+        warnings=(*changed_rubrics(*known), *run.warnings()),
+        passed=all(result.passed for result in results),
+        results=results,
+    )
+
+
+def against_baseline(
+    suite: Suite, aligned: AlignedLabels, details: pd.DataFrame | None = None
+) -> dict[str, GateResult]:
+    """Judge the `max_drop` gates of a suite together, outcomes by the gate's id.
+
+    Args:
+        suite: The suite.
+        aligned: The run and the baseline, in this order, and the gold.
+        details: As for `judge`.
+    """
+    context = GateContext(aligned.with_draws(suite.draws, suite.seed), suite, details)
+    drops = [_Drop(gate, context.both(gate), suite.seed) for gate in suite.gates if gate.max_drop is not None]
+    levels = family_levels([drop.p for drop in drops], suite.level, suite.family)
+    return {drop.gate.id: drop.result(level) for drop, level in zip(drops, levels, strict=True)}
+
+
+def family_levels(p_values: Sequence[float], level: float, family: str) -> list[float]:
+    """The level of each gate's interval when several gates are judged together.
+
+    Args:
+        p_values: One-sided p-values, one a gate.
+        level: Level of a single gate's two-sided interval.
+        family: `holm`, `bonferroni` or `none`.
+
+    Returns:
+        Levels in the order of the p-values. A gate fires when its p-value is below half of what the level leaves, which for `holm`
+        is the step-down procedure: the smallest p is held to a level for all gates, the next to one for
+        all but one, and after the first that does not fire all others keep its level.
+
+    Source: Holm 1979, Scandinavian Journal of Statistics 6:65-70.
+    """
+    count, miss = len(p_values), 1 - level
+    if family != "holm" or count < 2:
+        return [1 - (miss / max(count, 1) if family == "bonferroni" else miss)] * count
+    levels, share, stopped = [0.0] * count, miss / count, False
+    for done, place in enumerate(sorted(range(count), key=lambda i: p_values[i])):
+        if not stopped:
+            share = miss / (count - done)
+        levels[place] = 1 - share
+        stopped = stopped or p_values[place] >= share / 2
+    return levels
+
+
+def family_in_words(suite: Suite, drops: int) -> str:
+    """What a suite does about the number of its gates against the baseline, of which there are `drops`."""
+    if not drops:
+        return "No gate is against a baseline; gates that ask for evidence need no adjustment for their number."
+    noise = 100 * (1 - suite.level) / 2
+    if suite.family == "none":
+        return f"Each of the {drops} gates against the baseline fires on pure noise in at most {noise:.3g} % of runs."
+    if drops == 1:
+        return f"The gate against the baseline fires on pure noise in at most {noise:.3g} % of runs."
+    rule = {"holm": "Holm's", "bonferroni": "Bonferroni's"}[suite.family]
+    return (
+        f"The {drops} gates against the baseline are judged by {rule} rule: on pure noise any of them fires in at most "
+        f"{noise:.3g} % of runs."
+    )
+
+
+def sign_flip_p(
+    baseline: Array, run: Array, formula: Callable[[Array], Array], share: Array, *, allowed: float = 0.0, seed: int = 0
+) -> float:
+    """One-sided p-value of a fall by more than is allowed, by swapping run and baseline in whole occupations.
+
+    For a mean over tasks this is the sign-flip test of the occupations' changes, each put right by the fall allowed to its
+    share of the tasks. Where nothing is allowed it is exact: only occupations in which something changed count, and with n
+    of them no p-value is below one over 2 to the n.
+
+    Args:
+        baseline: Sums by occupation that make the baseline's figure, shape (n_occupations, ...).
+        run: The same of the run.
+        formula: Makes the figure of sums.
+        share: Share of the tasks in each occupation, shape (n_occupations,).
+        allowed: The fall that is allowed, 0 or more.
+        seed: Seed of the swaps, where not all of them are tried.
+
+    Source: Fisher 1935, The Design of Experiments, section 21; Phipson and Smyth 2010, doi:10.2202/1544-6115.1585.
+    """
+    flat = [side.reshape(len(side), -1) for side in (baseline, run)]
+    middle, half = (flat[0] + flat[1]).sum(axis=0) / 2, (flat[1] - flat[0]) / 2
+    moves = np.abs(half).max(axis=1, initial=0) > 0
+    if allowed:
+        moves = share > 0
+    half, share = half[moves], share[moves]
+    count, shape = int(moves.sum()), baseline.shape[1:]
+    signs: Array
+    if count <= ALL_SWAPS:
+        signs = 1.0 - 2.0 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)
+    else:
+        signs = np.ones((SWAPS + 1, count))
+        signs[1:] -= 2 * np.random.default_rng(seed).integers(0, 2, size=(SWAPS, count), dtype=np.int8)
+
+    def falls(swaps: Array) -> Array:
+        by, fixed = swaps @ half, middle[None, :]
+        after, before = (formula((fixed + sign * by).reshape(len(swaps), *shape)) for sign in (1, -1))
+        # Swaps that leave a figure undefined count against the fall.
+        return np.nan_to_num(after - before, nan=-np.inf) + allowed * (swaps @ share)
+
+    found = falls(signs)
+    return float((found <= found[0] + 1e-12).mean())
+
+
+def size_needed(aligned: AlignedLabels, suite: Suite) -> str | None:
+    """What size of gold finds a fall of 3 points in accuracy in four of five runs, in words; None without such tasks."""
+    setting = aligned.main
+    keep = aligned.known(setting)
+    pairs = [aligned.pair(setting, rater, keep=keep, weighted=False) for rater in (0, 1)]
+    n = len(pairs[0])
+    drops = sum(gate.max_drop is not None for gate in suite.gates)
+    if not n or not drops:
+        return None
+    moved = (pairs[0].run == pairs[0].gold).astype(float) - (pairs[1].run == pairs[1].gold)
+    by_occupation = pd.Series(moved - moved.mean()).groupby(aligned.codes[pairs[0].tasks]).sum()
+    alone, churn = float(moved.var()) * n, float(np.abs(moved).mean())
+    enough = int((moved != 0).sum()) >= 2 * ALL_SWAPS
+    clustering = max(float((by_occupation**2).sum()) / alone, 1.0) if enough and alone else _USUAL_CLUSTERING
+    level = 1 - (1 - suite.level) / (1 if suite.family == "none" else drops)
+    needed, found = (gold_size(level, max(churn, _USUAL_CHURN), clustering, drop) for drop in (DROP, None))
+    least = math.sqrt(found / n)
+    return (
+        f"To find a fall of {100 * DROP:.0f} points in accuracy in {100 * POWER:.0f} % of runs, the gold needs about "
+        f"{_rounded(needed):,} tasks; with its {n:,} it finds one of {100 * least:.1f} points "
+        f"({100 * churn:.1f} % of the labels went from right to wrong or back)."
+    )
+
+
+def gold_size(level: float, churn: float, clustering: float = _USUAL_CLUSTERING, drop: float | None = DROP) -> float:
+    """Tasks that a gold needs for a fall in accuracy to be found in four of five runs.
+
+    Args:
+        level: Level of the gate: it fires on noise in (1 - level) / 2 of runs.
+        churn: Share of tasks whose label goes from right to wrong or back.
+        clustering: Factor on the variance for tasks of one occupation changing together, at least 1.
+        drop: The fall, 0-1; None gives the tasks times its square, for small falls.
+    """
+    reach = float(stats.norm.ppf(1 - (1 - level) / 2) + stats.norm.ppf(POWER))
+    if drop is None:
+        return reach**2 * churn * clustering
+    return reach**2 * (max(churn, drop) - drop**2) * clustering / drop**2
+
+
+def _rounded(tasks: float) -> int:
+    digits = 10 ** max(math.floor(math.log10(max(tasks, 1))) - 1, 0)
+    return math.ceil(tasks / digits) * digits
+
+
+@dataclass(frozen=True)
+class GateContext:
+    """Runs and gold with draws, and what the suite's slices keep of them."""
+
+    aligned: AlignedLabels
+    suite: Suite
+    details: pd.DataFrame | None
+
+    def figure(self, gate: Gate) -> Figure | None:
+        """The gate's figure of the first run; None where no task has it."""
+        pair = self._pair(gate, 0)
+        return None if pair is None else pair.figure(_metric(gate))
+
+    def both(self, gate: Gate) -> tuple[Pair, Pair] | None:
+        """The first run and the second, each with the gold, on the tasks that all three have a label for."""
+        first, second = (self._pair(gate, rater) for rater in (0, 1))
+        return None if first is None or second is None else (first, second)
+
+    def _pair(self, gate: Gate, rater: int) -> Pair | None:
+        about: SettingName | Measure | None = gate.setting or gate.measure
+        if about is None or (about not in self.aligned.labels and about not in self.aligned.values):
+            return None
+        keep = self.aligned.known(about) & self._mask(gate.slice)
+        return self.aligned.pair(about, rater, GOLD, keep=keep) if keep.any() else None
+
+    @cached_property
+    def _masks(self) -> dict[str, npt.NDArray[np.bool_]]:
+        return {}
+
+    def _mask(self, name: str | None) -> npt.NDArray[np.bool_]:
+        if name is None:
+            return np.ones(len(self.aligned), dtype=bool)
+        if name not in self._masks:
+            self._masks[name] = in_slice(self.suite.slices[name], name, self.aligned.index(), self.details)
+        return self._masks[name]
+
+
+def _metric(gate: Gate) -> str:
+    return gate.metric.removeprefix("mean_") if gate.metric == "mean_difference" else gate.metric
+
+
+def in_slice(part: Slice, name: str, index: pd.MultiIndex, details: pd.DataFrame | None) -> npt.NDArray[np.bool_]:
+    """Which tasks a slice keeps.
+
+    Args:
+        part: The slice.
+        name: Its name, for errors.
+        index: Tasks, levels `onet_soc_code` and `task_id`.
+        details: Task table with `task_type` and `importance`.
+
+    Returns:
+        A mask, shape (n_tasks,). A task of unknown type or importance is in no slice that asks for it.
+
+    Raises:
+        DataError: The slice needs a task table, and there is none.
+    """
+    keep = np.ones(len(index), dtype=bool)
+    codes = pd.Series(index.get_level_values(0))
+    if part.soc_major:
+        keep &= codes.str[:2].isin(part.soc_major).to_numpy()
+    if not part.needs_tasks:
+        return keep
+    if details is None:
+        raise DataError(
+            f"the slice {name} needs the run's task list, which is not on this machine; fetch it with `relabel data pull`, "
+            "or slice by soc_major"
+        )
+    told = details.set_index(TASK_KEY)[["task_type", "importance"]].reindex(index)
+    if part.task_type:
+        keep &= told["task_type"].isin(part.task_type).to_numpy()
+    if part.importance is not None:
+        keep &= (told["importance"] >= part.importance).to_numpy()
+    if part.max_importance is not None:
+        keep &= (told["importance"] < part.max_importance).to_numpy()
+    return keep
+
+
+def _figure(gate: Gate, run: Run, context: GateContext, *, of_itself: bool) -> Figure | CountResult | None:
+    if gate.min is None and gate.max is None:
+        return None
+    figure = _own_figure(gate, run, context)
+    # A gold read as a run is no sample of anything: that it agrees with itself is known.
+    return replace(figure, exact=True) if of_itself and isinstance(figure, Figure) else figure
+
+
+def _own_figure(gate: Gate, run: Run, context: GateContext) -> Figure | CountResult | None:
+    if gate.metric == "coverage":
+        total, unanswered = asked(run)
+        setting = gate.setting or context.aligned.main
+        return CountResult(1 - unanswered[setting] / total, total) if total and setting in unanswered else None
+    if gate.metric == "incoherent":
+        coded = run.coded()
+        both = coded["strict"].notna() & coded["with_tools"].notna()
+        return (
+            CountResult(float((coded["incoherent"] & both).sum() / both.sum()), int(both.sum())) if both.any() else None
+        )
+    return context.figure(gate)
+
+
+def _check_pins(suite: Suite, gold: Gold, pin: str | None) -> None:
+    if suite.gold_sha256 is not None and suite.gold_sha256 != gold.sha256:
+        raise DataError(
+            f"{suite.path}: gold_sha256: the gold {gold.name} has labels with the hash {gold.sha256}, not the pinned "
+            "one; restore the gold, or pin the new hash if the change is meant"
+        )
+    wanted = None if suite.baseline is None else suite.baseline.labels_sha256
+    if wanted is not None and wanted != pin:
+        raise DataError(
+            f"{suite.path}: baseline.labels_sha256: the baseline {suite.baseline and suite.baseline.run} has labels with "
+            f"the hash {pin}, not the pinned one; restore the run, or pin the new hash if the change is meant"
+        )
+
+
+@dataclass(frozen=True)
+class _Drop:
+    """A gate against the baseline that waits for its level.
+
+    Attributes:
+        gate: The gate.
+        pairs: The run's labels and the baseline's, each with the gold's; None where no task has the figure.
+        seed: Seed of the swaps.
+    """
+
+    gate: Gate
+    pairs: tuple[Pair, Pair] | None
+    seed: int
+
+    @cached_property
+    def figures(self) -> tuple[Figure, Figure] | None:
+        """The run's figure and the baseline's; None where one of them is undefined."""
+        if self.pairs is None:
+            return None
+        run, baseline = (pair.figure(_metric(self.gate)) for pair in self.pairs)
+        return (run, baseline) if math.isfinite(run.value) and math.isfinite(baseline.value) else None
+
+    @property
+    def allowed(self) -> float:
+        """The drop that is allowed."""
+        return self.gate.max_drop or 0.0
+
+    @cached_property
+    def p(self) -> float:
+        """One-sided p-value of a fall by more than that; 1 where there is nothing to go by."""
+        if self.pairs is None or self.figures is None:
+            return 1.0
+        run, baseline = self.pairs
+        assert run.draws is not None
+        by_task, formula = zip(*(pair.sums_of(_metric(self.gate)) for pair in (baseline, run)), strict=True)
+        before, after = (run.draws.by_occupation(each) for each in by_task)
+        share = run.draws.by_occupation(run.weight) / len(run)
+        return sign_flip_p(before, after, formula[0], share, allowed=self.allowed, seed=self.seed)
+
+    def result(self, level: float) -> GateResult:
+        """The outcome, judged by an interval of this level."""
+        what = _what(self.gate)
+        if self.pairs is None or self.figures is None:
+            return _unjudged(self.gate, "max_drop", self.allowed, 0 if self.pairs is None else len(self.pairs[0]), None)
+        run, baseline = self.figures
+        moved = change(baseline, run, self.pairs[0].differ(self.pairs[1]))
+        bounds = moved.interval(level)
+        fell = self.p < (1 - level) / 2
+        ends = f"{_percent(level)} interval {bounds[0]:+.3f} to {bounds[1]:+.3f}, " if bounds else ""
+        by = f"from {shown(baseline.value)} to {shown(run.value)}, change {moved.value:+.3f} ({ends}{run.n:,} tasks; "
+        by += f"sign-flip test by occupation p {_p(self.p)})"
+        allowed = f"; a drop of {shown(self.allowed)} is allowed" if self.allowed else ""
+        said = f"{what} falls {by}{allowed}" if fell else f"{what} goes {by}: no sure fall{allowed}"
+        return GateResult(
+            id=self.gate.id,
+            what=what,
+            kind="max_drop",
+            passed=not fell,
+            judged=True,
+            threshold=self.allowed,
+            value=moved.value,
+            low=None if bounds is None else bounds[0],
+            high=None if bounds is None else bounds[1],
+            level=level,
+            run=run.value,
+            baseline=baseline.value,
+            p=self.p,
+            n=run.n,
+            message=said,
+            why=self.gate.why,
+        )
+
+
+def _bounds_of(gate: Gate, found: Figure | CountResult | None, level: float) -> Iterator[GateResult]:
+    """Outcomes of a gate's `min` and `max`.
+
+    Args:
+        gate: The gate.
+        found: Its figure; None where the data cannot give it.
+        level: Level of the interval that must clear them.
+    """
+    if gate.min is not None:
+        yield _bounded(gate, "min", gate.min, found, level)
+    if gate.max is not None:
+        yield _bounded(gate, "max", gate.max, found, level)
+
+
+def _bounded(
+    gate: Gate, kind: Literal["min", "max"], threshold: float, found: Figure | CountResult | None, level: float
+) -> GateResult:
+    if found is None:
+        return _unjudged(gate, kind, threshold, 0, None)
+    what = _what(gate)
+    if isinstance(found, CountResult):
+        bounds, near = None, found.value
+        interval = f"counted over {found.n:,} tasks"
+    else:
+        bounds = found.interval(level)
+        if bounds is None:
+            return _unjudged(gate, kind, threshold, found.n, found)
+        near = bounds[0] if kind == "min" else bounds[1]
+        interval = f"{_percent(level)} interval {shown(bounds[0])} to {shown(bounds[1])}, {found.n:,} tasks"
+    holds = near >= threshold if kind == "min" else near <= threshold
+    word = "at least" if kind == "min" else "at most"
+    surely = "" if bounds is None else "surely "
+    said = f"{what} is {shown(found.value)} ({interval}), "
+    said += f"{surely}{word} {shown(threshold)}" if holds else f"not {surely}{word} {shown(threshold)}"
+    return GateResult(
+        id=gate.id,
+        what=what,
+        kind=kind,
+        passed=holds,
+        judged=True,
+        threshold=threshold,
+        value=found.value,
+        low=None if bounds is None else bounds[0],
+        high=None if bounds is None else bounds[1],
+        level=None if bounds is None else level,
+        run=None,
+        baseline=None,
+        n=found.n,
+        message=said,
+        why=gate.why,
+    )
+
+
+def _unjudged(gate: Gate, kind: Kind, threshold: float, n: int, found: Figure | None) -> GateResult:
+    value = None if found is None or not math.isfinite(found.value) else found.value
+    if not n:
+        reason = "no task has this figure"
+    elif value is None or found is None:
+        reason = f"it is undefined on these {n:,} tasks, as where one label only is used"
+    elif found.occupations < 2:
+        reason = f"its {n:,} tasks are of one occupation, which gives no interval"
+    else:
+        reason = f"too many bootstrap draws of its {n:,} tasks leave it undefined"
+    return GateResult(
+        id=gate.id,
+        what=_what(gate),
+        kind=kind,
+        passed=False,
+        judged=False,
+        threshold=threshold,
+        value=value,
+        low=None,
+        high=None,
+        level=None,
+        run=None,
+        baseline=None,
+        n=n,
+        message=f"{_what(gate)} cannot be judged: {reason}",
+        why=gate.why,
+    )
+
+
+def _what(gate: Gate) -> str:
+    about = gate.setting or gate.measure
+    said = gate.metric if about is None else f"{gate.metric} of {about}"
+    return said if gate.slice is None else f"{said}, slice {gate.slice}"
+
+
+def _p(value: float) -> str:
+    return "under .001" if value < 0.001 else shown(value)
+
+
+def _percent(level: float) -> str:
+    return f"{100 * level:.4g} %"
+
+
+def gate_error(failures: Iterable[GateResult]) -> str:
+    """What the command says when gates failed: the first of them, and how many more."""
+    first, *rest = failures
+    more = f" (and {len(rest)} more)" if rest else ""
+    why = f"; {first.why.rstrip('.')}" if first.why else ""
+    return f"gate {first.id} failed{more}: {first.message}{why}"
+
+
+_ILLEGAL = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Control characters that XML 1.0 cannot hold, in whatever escape."""
+_ESCAPED = str.maketrans(
+    {
+        **{char: f"\\{char}" for char in "\\`*_{}[]()#+!|~"},
+        "<": "&lt;",
+        ">": "&gt;",
+        "&": "&amp;",
+        "@": "&#64;",  # else a run's name could call on somebody
+        "\n": " ",
+        "\r": " ",
+    }
+)
+
+
+def markdown(result: SuiteResult, verdict: str = "") -> str:
+    """Write a suite's outcome as Markdown, the outcome first.
+
+    Args:
+        result: The outcome.
+        verdict: The eval's verdict, one sentence a line.
+
+    Returns:
+        GitHub-flavoured Markdown. Names and words from outside stand in it as text, never as markup.
+    """
+    failed = len(result.failures)
+    gates = f"{len(result.results)} gate{'' if len(result.results) == 1 else 's'}"
+    outcome = f"{gates} passed" if result.passed else f"{failed} of {gates} failed"
+    lines = [f"## {'✅' if result.passed else '❌'} {_text(result.suite)}: {outcome}", ""]
+    if result.title:
+        lines += [_text(result.title), ""]
+    for sentence in result.warnings:
+        lines += [f"**{_text(sentence)}**", ""]
+    about = f"Run **{_text(result.run)}** against the gold **{_text(result.gold)}**"
+    if result.baseline is not None:
+        about += f", baseline **{_text(result.baseline)}**"
+    lines += [about + ".", ""]
+    for gate in result.failures:
+        why = f" ({_text(gate.why.rstrip('.'))})" if gate.why else ""
+        lines.append(f"- **{_text(gate.label)}**: {_text(gate.message)}{why}")
+    lines += [""] if result.failures else []
+    lines += [
+        "| | gate | figure | value | interval | threshold | tasks |",
+        "|---|---|---|---:|---:|---:|---:|",
+        *(_row(gate) for gate in result.results),
+        "",
+        _text(" ".join(filter(None, [result.family, result.size]))),
+        "",
+    ]
+    if verdict:
+        lines += ["<details><summary>Verdict of the eval</summary>", ""]
+        lines += [f"- {_text(sentence)}" for sentence in verdict.splitlines()]
+        lines += ["", "</details>", ""]
+    pins = f"gold `{result.gold_sha256[:12]}`"
+    if result.baseline_sha256 is not None:
+        pins += f", baseline `{result.baseline_sha256[:12]}`"
+    return "\n".join([*lines, f"Labels: {pins}."]) + "\n"
+
+
+def github_annotations(result: SuiteResult) -> list[str]:
+    """GitHub's workflow commands: one error a gate that does not hold, and a notice when all hold."""
+    if result.passed:
+        count = len(result.results)
+        said = f"{count} gate{'' if count == 1 else 's'} passed for {result.run}"
+        return [f"::notice title={_property(f'relabel {result.suite}')}::{_message(said)}"]
+    return [
+        f"::error title={_property(f'relabel {result.suite}: {gate.id}')}::{_message(gate.message)}"
+        for gate in result.failures
+    ]
+
+
+def _row(gate: GateResult) -> str:
+    sign = "✅" if gate.passed else "❌" if gate.judged else "⚠️"
+    interval = (
+        "" if gate.low is None or gate.high is None else f"{_signed(gate, gate.low)} to {_signed(gate, gate.high)}"
+    )
+    if interval and gate.level is not None and gate.level != 0.95:
+        interval += f" ({100 * gate.level:.4g} %)"
+    bound = {"min": "at least ", "max": "at most ", "max_drop": "drop at most "}[gate.kind] + shown(gate.threshold)
+    value = _signed(gate, gate.value)
+    return f"| {sign} | {_text(gate.label)} | {_text(gate.what)} | {value} | {interval} | {bound} | {gate.n:,} |"
+
+
+def _signed(gate: GateResult, value: float | None) -> str:
+    return f"{value:+.3f}" if gate.kind == "max_drop" and value is not None else shown(value)
+
+
+def _text(said: str) -> str:
+    return said.translate(_ESCAPED)
+
+
+def _message(said: str) -> str:
+    return said.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(said: str) -> str:
+    return _message(said).replace(":", "%3A").replace(",", "%2C")
+
+
+def junit_xml(result: SuiteResult) -> str:
+    """Write a suite's outcome as JUnit XML: one test case a threshold.
+
+    Args:
+        result: The outcome. A gate that could not be judged is an error, one that does not hold a failure.
+
+    Returns:
+        The document, with its declaration. It holds no time, so that the same outcome is the same text.
+    """
+    errors = sum(not r.judged for r in result.results)
+    failures = len(result.failures) - errors
+    counts = {"tests": str(len(result.results)), "failures": str(failures), "errors": str(errors)}
+    root = ET.Element("testsuites", {"name": "relabel", **counts})
+    suite = ET.SubElement(root, "testsuite", {"name": result.suite, **counts})
+    properties = ET.SubElement(suite, "properties")
+    for name, value in (
+        ("run", result.run),
+        ("gold", result.gold),
+        ("gold_sha256", result.gold_sha256),
+        ("baseline", result.baseline),
+        ("baseline_sha256", result.baseline_sha256),
+        ("family", result.family),
+    ):
+        if value is not None:
+            ET.SubElement(properties, "property", {"name": name, "value": _legal(value)})
+    for each in result.results:
+        _case(suite, result.suite, each)
+    ET.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+
+
+def _case(parent: ET.Element, suite: str, result: GateResult) -> None:
+    name = result.label
+    case = ET.SubElement(parent, "testcase", {"classname": f"relabel.{suite}", "name": name})
+    if not result.passed:
+        kind = "failure" if result.judged else "error"
+        found = ET.SubElement(case, kind, {"message": _legal(result.message), "type": result.kind})
+        found.text = _legal(result.why or result.message)
+    ET.SubElement(case, "system-out").text = _legal(result.message)
+
+
+def _legal(text: str) -> str:
+    return _ILLEGAL.sub("\N{REPLACEMENT CHARACTER}", text)

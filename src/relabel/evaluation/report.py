@@ -1,0 +1,616 @@
+"""Reports as HTML: of an evaluation, of a comparison of two runs, and of several. Each is one file without a script.
+
+Charts are SVG in the page: lines and text take its colour (`currentColor`) and marks its accent, so that one chart is readable
+in light, in dark and in print. Shading is opacity over whatever lies below, not a colour of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
+from typing import Any
+
+import altair as alt
+import pandas as pd
+import vl_convert
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from relabel import __version__
+from relabel.evaluation.alignment import GOLD, MAIN, AlignedLabels, match
+from relabel.evaluation.compare import CompareDocument, Flip, PairwiseDocument
+from relabel.evaluation.document import MAJOR_GROUPS, EvalDocument, SettingName
+from relabel.evaluation.gates import SuiteResult
+from relabel.evaluation.gold import Gold
+from relabel.evaluation.verdict import figure
+from relabel.run import Run
+from relabel.task import TASK_KEY
+
+SHOWN = 25
+"""Rows of tasks and of occupations that a page lists; the JSON document has all of them."""
+
+SLICES = {
+    "major-group": "major group",
+    "task-type": "task type",
+    "importance": "importance",
+    "text-length": "length of the statement",
+    "soc_major": "major group",
+    "task_type": "task type",
+}
+"""Names of the ways to part the tasks."""
+
+
+_INK, _ACCENT, _OTHER = "currentColor", "var(--accent)", "var(--other)"
+_FONT = "system-ui, sans-serif"
+_ID = re.compile(r'(\bid="|url\(#|href="#)([\w-]+)')
+_SPOKEN = re.compile(r' (?:role|aria-[a-z]+)="[^"]*"')
+
+Interval = tuple[float, float] | None
+
+_WIDEST = 7.2
+"""Pixels that a character of a label may take in the reader's own font, which cannot be measured here."""
+
+
+def eval_page(
+    document: EvalDocument,
+    run: Run,
+    gold: Gold,
+    *,
+    suite: SuiteResult | None = None,
+    comparison: CompareDocument | None = None,
+    details: pd.DataFrame | None = None,
+) -> str:
+    """The report of an evaluation.
+
+    Args:
+        document: The evaluation.
+        run: The run, for rationales and the occupations' means.
+        gold: The gold.
+        suite: The outcome of a suite, if one was run.
+        comparison: The suite's baseline against the run.
+        details: Task table (`relabel.task.TASKS`) for statements and titles; without it these are left out.
+
+    Returns:
+        One HTML document.
+    """
+    charts = Charts()
+    aligned = match(run, gold)
+    differences = _differences(aligned, run, details)
+    context: dict[str, Any] = {
+        "doc": document,
+        "suite": suite,
+        "yardsticks": _yardsticks(document),
+        "matrices": {
+            name: charts.matrix(found.confusion, rows="gold", columns="run")
+            for name, found in document.settings.items()
+            if found.n
+        },
+        "slices": list(_eval_slices(document, charts)),
+        "scatter": _scatter(aligned, charts),
+        "calibration": [
+            (
+                name,
+                {
+                    "doc": found,
+                    "svg": charts.reliability(
+                        [(b.probability, b.accuracy, b.n, b.ci95.get("accuracy")) for b in found.bins]
+                    ),
+                },
+            )
+            for name, found in (document.calibration or {}).items()
+        ],
+        "flips": None if comparison is None else _baseline(comparison, charts, details),
+        "differences": differences,
+        # A published set was not labelled with the rubric that its codes are read by.
+        "rubric": None if run.folder is None else run.rubric,
+    }
+    sections = [
+        ("verdict", "Verdict", True),
+        ("gates", "Gates", suite is not None),
+        ("agreement", "Agreement", True),
+        ("confusion", "Confusion", bool(context["matrices"])),
+        ("slices", "Parts of the tasks", bool(context["slices"])),
+        ("measures", "Measures", bool(document.measures)),
+        ("calibration", "Calibration", bool(context["calibration"])),
+        ("flips", "Changes against the baseline", comparison is not None),
+        ("differences", "Differences", differences is not None),
+        ("rubric", "Rubric", run.folder is not None),
+    ]
+    title = f"{document.run} against the gold {document.gold}"
+    if document.selected:
+        title += ", on tasks chosen for their doubt"
+    return _render("eval.html.jinja", title, sections, context)
+
+
+def _yardsticks(document: EvalDocument) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    marks = document.yardsticks
+    for name, found in marks.majority.items():
+        rows.append(
+            {
+                "name": f"always {found.label}",
+                "setting": name,
+                "n": document.settings[name].n,
+                "accuracy": found.accuracy,
+                "kappa": found.kappa,
+                "lead": found.difference,
+                "lead_ci": found.ci95.get("difference"),
+                "kappa_lead": None,
+                "kappa_lead_ci": None,
+            }
+        )
+    others = (("word count", marks.text_classifier), ("people against GPT-4, 2023", marks.raters))
+    for title, group in others:
+        for name, found in (group.settings if group is not None else {}).items():
+            rows.append(
+                {
+                    "name": title,
+                    "setting": name,
+                    "n": found.n,
+                    "accuracy": found.accuracy,
+                    "kappa": found.kappa,
+                    "lead": found.accuracy_difference,
+                    "lead_ci": found.ci95.get("accuracy_difference"),
+                    "kappa_lead": found.kappa_difference,
+                    "kappa_lead_ci": found.ci95.get("kappa_difference"),
+                }
+            )
+    return rows
+
+
+def _eval_slices(document: EvalDocument, charts: Charts) -> Iterable[dict[str, Any]]:
+    setting: SettingName | None = next((s for s in MAIN if s in document.settings), None)
+    if setting is None:
+        return
+    for by, parts in document.slices.items():
+        rows: list[dict[str, Any]] = [
+            {
+                "title": part.title,
+                "n": part.settings[setting].n,
+                "accuracy": part.settings[setting].accuracy,
+                "ci": part.settings[setting].ci95.get("accuracy"),
+                "kappa": part.settings[setting].kappa,
+            }
+            for part in parts
+            if setting in part.settings
+        ]
+        drawn = [(row["title"], row["accuracy"], row["ci"]) for row in rows if row["accuracy"] is not None]
+        if len(drawn) > 1:
+            svg = charts.ranges(drawn, title="accuracy", mark=document.settings[setting].accuracy)
+            yield {"title": SLICES[by], "setting": setting, "rows": rows, "svg": svg}
+
+
+def _scatter(aligned: AlignedLabels, charts: Charts) -> dict[str, Any] | None:
+    measure = aligned.main_measure
+    if measure is None:
+        return None
+    pair = aligned.pair(measure)
+    means = pd.DataFrame({"x": pair.gold, "y": pair.run}).groupby(aligned.codes[pair.tasks]).mean()
+    if len(means) < 3:
+        return None
+    svg = charts.scatter(means, x=f"mean {measure} by the gold", y=f"mean {measure} by the run")
+    return {"svg": svg, "measure": measure, "n": len(means)}
+
+
+def _baseline(document: CompareDocument, charts: Charts, details: pd.DataFrame | None) -> dict[str, Any]:
+    found = document.settings[document.main_setting]
+    flips = _flip_rows(document.flips, document, details, {}) or {"rows": [], "measure": document.main_measure or ""}
+    return {
+        **flips,
+        "verdict": document.verdict.splitlines(),
+        "matrix": charts.matrix(found.transitions, rows="baseline", columns="run"),
+    }
+
+
+def _differences(aligned: AlignedLabels, run: Run, details: pd.DataFrame | None) -> dict[str, Any] | None:
+    """Tasks where the run's value differs most from the gold's, by their effect on the occupation's mean."""
+    measure = aligned.main_measure
+    if measure is None:
+        return None
+    pair = aligned.pair(measure)
+    codes = pd.Series(aligned.codes[pair.tasks])
+    effect = pd.Series(pair.run - pair.gold) / codes.groupby(codes).transform("size")
+    order = effect[effect != 0].abs().sort_values(ascending=False, kind="stable").index[:SHOWN]
+    if not len(order):
+        return None
+    index = aligned.index().to_list()
+    keys: list[tuple[str, str]] = [index[pair.tasks[at]] for at in order]
+    first, second = (aligned.words(aligned.main, rater).to_numpy() for rater in (GOLD, 0))
+    known, said = _Known(details), _rationales({"run": run}, keys)
+    rows = [
+        {
+            "task_id": task,
+            "onet_soc_code": code,
+            "first": first[pair.tasks[at]],
+            "second": second[pair.tasks[at]],
+            "effect": float(effect[at]),
+            "rationales": said.get((code, task), []),
+            **known.task(code, task),
+        }
+        for at, (code, task) in zip(order, keys, strict=True)
+    ]
+    return {"rows": rows, "measure": measure}
+
+
+def compare_page(document: CompareDocument, runs: Sequence[Run], details: pd.DataFrame | None = None) -> str:
+    """The report of a comparison of two runs.
+
+    Args:
+        document: The comparison.
+        runs: The two runs, for rationales.
+        details: Task table for statements and titles; without it these are left out.
+
+    Returns:
+        One HTML document.
+    """
+    charts = Charts()
+    context: dict[str, Any] = {
+        "doc": document,
+        "matrices": {
+            name: charts.matrix(found.transitions, rows="first", columns="second")
+            for name, found in document.settings.items()
+            if found.n
+        },
+        "moves": _moves(document, charts, details),
+        "flips": _flip_rows(document.flips, document, details, dict(zip(("first", "second"), runs, strict=True))),
+        "slices": list(_compare_slices(document, charts)),
+    }
+    sections = [
+        ("verdict", "Verdict", True),
+        ("measures", "Measures", True),
+        ("transitions", "Transitions", bool(context["matrices"])),
+        ("gold", "Against the gold", bool(document.against_gold)),
+        ("occupations", "Occupations", context["moves"] is not None),
+        ("flips", "Flips", context["flips"] is not None),
+        ("slices", "Parts of the tasks", bool(context["slices"])),
+    ]
+    return _render("compare.html.jinja", f"{document.runs[0]} and {document.runs[1]} compared", sections, context)
+
+
+def several_page(document: PairwiseDocument, details: pd.DataFrame | None = None) -> str:
+    """The report of a comparison of several runs; arguments as for `compare_page`."""
+    charts, known = Charts(), _Known(details)
+    context: dict[str, Any] = {
+        "doc": document,
+        "pairs": {
+            name: charts.ranges(
+                [
+                    (f"{pair.first + 1} and {pair.second + 1}", pair.kappa, pair.kappa_ci95)
+                    for pair in found.pairs
+                    if pair.kappa is not None
+                ],
+                title="kappa",
+            )
+            for name, found in document.settings.items()
+            if found.n
+        },
+        "disputed": [
+            task.model_dump() | known.task(task.onet_soc_code, task.task_id) for task in document.disputed[:SHOWN]
+        ],
+    }
+    sections = [
+        ("verdict", "Verdict", True),
+        ("runs", "Runs", True),
+        ("pairs", "Who agrees with whom", bool(context["pairs"])),
+        ("disputed", "Disagreement", bool(context["disputed"])),
+    ]
+    return _render("several.html.jinja", f"{len(document.runs)} runs compared", sections, context)
+
+
+def _moves(document: CompareDocument, charts: Charts, details: pd.DataFrame | None) -> dict[str, Any] | None:
+    measure = document.main_measure
+    if measure is None or not document.occupations:
+        return None
+    known = _Known(details)
+    rows: list[dict[str, Any]] = [
+        {
+            "code": move.onet_soc_code,
+            "title": known.title(move.onet_soc_code),
+            "tasks": move.tasks,
+            "flips": move.flips,
+            "first": move.measures[measure][0],
+            "second": move.measures[measure][1],
+            "move": move.move,
+        }
+        for move in document.occupations[:SHOWN]
+    ]
+    named = [(_short(f"{row['code']} {row['title']}".strip()), row["first"], row["second"]) for row in rows]
+    return {"rows": rows, "svg": charts.moves(named, title=f"mean {measure}")}
+
+
+def _short(name: str, most: int = 42) -> str:
+    return name if len(name) <= most else f"{name[: most - 1].rstrip()}…"
+
+
+def _compare_slices(document: CompareDocument, charts: Charts) -> Iterable[dict[str, Any]]:
+    for by, parts in document.slices.items():
+        named = [(MAJOR_GROUPS.get(value, value), part) for value, part in parts.items() if part.n]
+        drawn = [(name, part.agreement, part.agreement_ci95) for name, part in named if part.agreement is not None]
+        if len(drawn) > 1:
+            overall = document.settings[document.main_setting].agreement
+            svg = charts.ranges(drawn, title="agreement", mark=overall)
+            yield {"title": SLICES[by], "rows": named, "svg": svg}
+
+
+class _Known:
+    """What is known of tasks by code and id: their statements and their occupations' titles."""
+
+    def __init__(self, details: pd.DataFrame | None) -> None:
+        self._tasks: dict[tuple[str, str], str] = {}
+        self._titles: dict[str, str] = {}
+        if details is not None:
+            keys = zip(details["onet_soc_code"], details["task_id"], strict=True)
+            self._tasks = dict(zip(keys, details["text"], strict=True))
+            self._titles = dict(zip(details["onet_soc_code"], details["title"], strict=True))
+
+    def task(self, code: str, task_id: str) -> dict[str, str]:
+        """Statement (`text`) and occupation (`title`) of a task, empty where unknown."""
+        return {"text": self._tasks.get((code, task_id), ""), "title": self.title(code)}
+
+    def title(self, code: str) -> str:
+        """Title of an occupation, empty where unknown."""
+        return self._titles.get(code, "")
+
+
+def _rationales(
+    runs: Mapping[str, Run], keys: Iterable[tuple[str, str]]
+) -> dict[tuple[str, str], list[tuple[str, str]]]:
+    """What each run said about some tasks: by task, who in which setting, and the words."""
+    wanted = pd.MultiIndex.from_tuples(list(keys), names=TASK_KEY)
+    found: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for name, run in runs.items():
+        if "rationale" not in run.labels or not len(wanted):
+            continue
+        labels = run.labels[run.labels["sample"] == 0].set_index(TASK_KEY)
+        said = labels.loc[labels.index.isin(wanted), ["setting", "rationale"]].dropna()
+        for (code, task), setting, words in zip(said.index, said["setting"], said["rationale"], strict=True):
+            who = name if len(run.rubric.settings) == 1 else f"{name}, {setting}"
+            found.setdefault((str(code), str(task)), []).append((who, str(words)))
+    return found
+
+
+def _flip_rows(
+    flips: Sequence[Flip], document: CompareDocument, details: pd.DataFrame | None, runs: Mapping[str, Run]
+) -> dict[str, Any] | None:
+    """Rows of the first flips of a comparison, and the measure that they move; None where there are none.
+
+    Args:
+        flips: The flips, those that move most first.
+        document: The comparison.
+        details: Task table for statements and titles; without it these are left out.
+        runs: The runs by the names under which their rationales are shown.
+    """
+    if not flips or document.main_measure is None:
+        return None
+    top, known = flips[:SHOWN], _Known(details)
+    said = _rationales(runs, ((flip.onet_soc_code, flip.task_id) for flip in top))
+    rows = [
+        {
+            "task_id": flip.task_id,
+            "onet_soc_code": flip.onet_soc_code,
+            "first": _labels(flip.first),
+            "second": _labels(flip.second),
+            "effect": flip.effect,
+            "rationales": said.get((flip.onet_soc_code, flip.task_id), []),
+            **known.task(flip.onet_soc_code, flip.task_id),
+        }
+        for flip in top
+    ]
+    return {"rows": rows, "measure": document.main_measure}
+
+
+def _labels(said: Mapping[SettingName, str | None]) -> str:
+    if said.get("three-way"):
+        return str(said["three-way"])
+    return ", ".join(f"{setting}: {label or '–'}" for setting, label in said.items())
+
+
+def _render(template: str, title: str, sections: Iterable[tuple[str, str, bool]], context: Mapping[str, Any]) -> str:
+    """Make a page of a template.
+
+    Args:
+        template: Its file in this folder.
+        title: Title of the page.
+        sections: Sections in order: key, name, and whether there is anything to show.
+        context: What the template shows.
+
+    Returns:
+        One HTML document.
+    """
+    environment = Environment(
+        loader=PackageLoader("relabel.evaluation", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(fig=_fig, signed=_signed, count=_count)
+    shown = [(key, name) for key, name, there in sections if there]
+    page = environment.get_template(template)
+    return page.render(title=title, sections=shown, version=__version__, **context).strip() + "\n"
+
+
+def _fig(value: float | None) -> str:
+    return "–" if value is None else figure(value)
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.3f}"
+
+
+def _count(value: int) -> str:
+    return f"{value:,}"
+
+
+def _names(order: Sequence[str]) -> alt.Axis:
+    """An axis of names with room for the longest of them."""
+    room = max((len(name) for name in order), default=0) * _WIDEST
+    return alt.Axis(labelLimit=room, minExtent=room)
+
+
+class Charts:
+    """Draws the charts of one page; ids inside their SVG stay unique on it."""
+
+    def __init__(self) -> None:
+        self._numbers = count(1)
+
+    def matrix(self, counts: Mapping[str, Mapping[str, int]], *, rows: str, columns: str) -> Markup:
+        """A confusion or transition matrix, each cell shaded by its share of the row.
+
+        Args:
+            counts: Counts by row label, then by column label.
+            rows: What the rows are.
+            columns: What the columns are.
+        """
+        cells = pd.DataFrame(
+            [
+                {"row": row, "column": column, "n": n, "share": n / max(sum(by.values()), 1), "text": f"{n:,}"}
+                for row, by in counts.items()
+                for column, n in by.items()
+            ]
+        )
+        labels = list(counts)
+        base = alt.Chart(cells).encode(
+            x=alt.X("column:N", sort=labels, title=columns, axis=alt.Axis(orient="top", labelAngle=0)),
+            y=alt.Y("row:N", sort=labels, title=rows),
+        )
+        # Full opacity would swallow the ink on it.
+        shades = alt.Scale(domain=[0, 1], range=[0.02, 0.55])
+        squares = base.mark_rect(color=_ACCENT, stroke=_INK, strokeOpacity=0.25).encode(
+            fillOpacity=alt.FillOpacity("share:Q", scale=shades, legend=None)
+        )
+        side = 62 if len(labels) < 5 else 46
+        return self._svg(
+            (squares + base.mark_text(color=_INK, fontSize=13).encode(text="text:N")).properties(
+                width=side * len(labels) * 1.3, height=side * len(labels)
+            )
+        )
+
+    def ranges(self, rows: Sequence[tuple[str, float, Interval]], *, title: str, mark: float | None = None) -> Markup:
+        """Figures with their intervals, one a line.
+
+        Args:
+            rows: Name, figure and interval.
+            title: What the figure is.
+            mark: Where to draw a line for comparison.
+        """
+        table = pd.DataFrame(
+            [
+                {
+                    "name": name,
+                    "value": value,
+                    "low": value if ci is None else ci[0],
+                    "high": value if ci is None else ci[1],
+                }
+                for name, value, ci in rows
+            ]
+        )
+        order = [name for name, *_ in rows]
+        y = alt.Y("name:N", sort=order, title=None, axis=_names(order))
+        x = alt.X("value:Q", title=title, scale=alt.Scale(zero=False, nice=True), axis=alt.Axis(tickCount=5))
+        base = alt.Chart(table)
+        lines = base.mark_rule(color=_ACCENT, strokeWidth=2).encode(x=alt.X("low:Q", title=title), x2="high:Q", y=y)
+        layers = lines + base.mark_point(color=_ACCENT, filled=True, size=45, opacity=1).encode(x=x, y=y)
+        if mark is not None:
+            whole = alt.Chart(pd.DataFrame({"at": [mark]}))
+            layers = whole.mark_rule(color=_INK, strokeDash=[4, 3], opacity=0.6).encode(x="at:Q") + layers
+        return self._svg(layers.properties(width=320, height=alt.Step(19)))
+
+    def scatter(self, table: pd.DataFrame, *, x: str, y: str) -> Markup:
+        """Occupations by two scores on 0-1, with the line of equality.
+
+        Args:
+            table: Columns `x, y`.
+            x: What `x` is.
+            y: What `y` is.
+        """
+        scale, axis = alt.Scale(domain=[0, 1]), alt.Axis(tickCount=5)
+        points = (
+            alt.Chart(table[["x", "y"]].astype(float))
+            .mark_circle(color=_ACCENT, size=26, opacity=0.4)
+            .encode(x=alt.X("x:Q", title=x, scale=scale, axis=axis), y=alt.Y("y:Q", title=y, scale=scale, axis=axis))
+        )
+        equal = alt.Chart(pd.DataFrame({"x": [0.0, 1.0], "y": [0.0, 1.0]}))
+        return self._svg((self._diagonal(equal) + points).properties(width=340, height=340))
+
+    def reliability(self, bins: Sequence[tuple[float, float, int, Interval]]) -> Markup:
+        """A reliability curve: share of right labels by mean probability.
+
+        Args:
+            bins: Mean probability, share of right labels, labels, and interval of the share.
+        """
+        table = pd.DataFrame(
+            [
+                {"x": p, "y": a, "n": n, "low": a if ci is None else ci[0], "high": a if ci is None else ci[1]}
+                for p, a, n, ci in bins
+            ]
+        )
+        scale = alt.Scale(domain=[0, 1])
+        x = alt.X("x:Q", title="probability of the label", scale=scale, axis=alt.Axis(tickCount=5))
+        base = alt.Chart(table).encode(x=x)
+        spread = base.mark_rule(color=_ACCENT, strokeWidth=2).encode(
+            y=alt.Y("low:Q", title="share that is right", scale=scale), y2="high:Q"
+        )
+        curve = base.mark_line(color=_ACCENT, opacity=0.6).encode(y=alt.Y("y:Q", scale=scale))
+        points = base.mark_circle(color=_ACCENT, opacity=1).encode(
+            y=alt.Y("y:Q", scale=scale), size=alt.Size("n:Q", legend=None, scale=alt.Scale(range=[30, 220]))
+        )
+        equal = alt.Chart(pd.DataFrame({"x": [0.0, 1.0], "y": [0.0, 1.0]}))
+        return self._svg((self._diagonal(equal) + spread + curve + points).properties(width=340, height=340))
+
+    def moves(self, rows: Sequence[tuple[str, float, float]], *, title: str) -> Markup:
+        """Where occupations were and where they are, one a line.
+
+        Args:
+            rows: Name, first and second value.
+            title: What the value is.
+        """
+        order = [name for name, *_ in rows]
+        table = pd.DataFrame([{"name": name, "a": a, "b": b} for name, a, b in rows])
+        y = alt.Y("name:N", sort=order, title=None, axis=_names(order))
+        base = alt.Chart(table).encode(y=y)
+        lines = base.mark_rule(color=_INK, opacity=0.5).encode(
+            x=alt.X("a:Q", title=title, scale=alt.Scale(domain=[0, 1])), x2="b:Q"
+        )
+        ends = (
+            alt.Chart(table.melt("name", var_name="side"))
+            .mark_point(filled=True, size=60, opacity=1)
+            .encode(
+                x="value:Q",
+                y=y,
+                shape=alt.Shape("side:N", scale=alt.Scale(domain=["a", "b"], range=["circle", "diamond"]), legend=None),
+                color=alt.Color("side:N", scale=alt.Scale(domain=["a", "b"], range=[_OTHER, _ACCENT]), legend=None),
+            )
+        )
+        return self._svg((lines + ends).properties(width=360, height=alt.Step(20)))
+
+    @staticmethod
+    def _diagonal(chart: alt.Chart) -> alt.Chart:
+        return chart.mark_line(color=_INK, strokeDash=[4, 3], opacity=0.5).encode(x="x:Q", y="y:Q")
+
+    def _svg(self, chart: alt.LayerChart | alt.FacetChart) -> Markup:
+        spec: dict[str, Any] = chart.configure(
+            background="transparent",
+            font=_FONT,
+            padding=4,
+            view=alt.ViewConfig(stroke=None),
+            axis=alt.AxisConfig(
+                labelColor=_INK,
+                titleColor=_INK,
+                domainColor=_INK,
+                tickColor=_INK,
+                gridColor=_INK,
+                gridOpacity=0.12,
+                domainOpacity=0.5,
+                tickOpacity=0.5,
+                labelFontSize=12,
+                titleFontSize=12,
+                titleFontWeight="normal",
+            ),
+        ).to_dict()
+        drawn = _SPOKEN.sub("", vl_convert.vegalite_to_svg(spec))
+        mark = f"c{next(self._numbers)}-"
+        drawn = _ID.sub(lambda found: f"{found[1]}{mark}{found[2]}", drawn)
+        # Its words are repeated in the table beside it: to a screen reader the chart is one picture with a name.
+        return Markup(drawn.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1))  # noqa: S704  made here

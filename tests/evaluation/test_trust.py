@@ -1,0 +1,233 @@
+"""What must be known before figures are read: cached repeats, several models, several annotators, changed rubrics and texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from relabel.coding import is_cached_repeat
+from relabel.errors import DataError
+from relabel.evaluation.alignment import match
+from relabel.evaluation.compare import compare
+from relabel.evaluation.evaluate import evaluate
+from relabel.evaluation.gates import judge
+from relabel.evaluation.gold import load_gold, read_gold_csv
+from relabel.evaluation.suite import Suite
+from relabel.run import Run
+from relabel.task_diff import REPLACED_BELOW, text_similarity
+from run_workshop import MakeRun
+
+WriteGold = Callable[[str | bytes], Path]
+A, B = "11-1011.00", "53-7065.00"
+
+
+def _samples(*rows: tuple[str, int, str, str | None]) -> pd.DataFrame:
+    """Labels by task, sample, label and id of the answer, all of one occupation and setting."""
+    table = pd.DataFrame(rows, columns=["task_id", "sample", "label", "answer_id"])
+    keys = table["task_id"] + "-" + table["sample"].astype(str)
+    return table.assign(onet_soc_code=A, setting="strict", request_key=keys)
+
+
+def test_samples_with_one_answer_are_no_repeats() -> None:
+    labels = _samples(
+        ("1", 0, "x", "a"), ("1", 1, "x", "a"), ("1", 2, "x", "b"), ("2", 0, "x", "c"), ("2", 1, "y", "d")
+    )
+    assert is_cached_repeat(labels).tolist() == [False, True, False, False, False]
+
+
+def test_an_id_that_a_server_gives_to_different_questions_says_nothing() -> None:
+    labels = _samples(*((task, sample, "x", "same") for task in "12" for sample in (0, 1)))
+    assert not is_cached_repeat(labels).any()
+    # Two tasks with one text are one question: they share the request, and its answers.
+    shared = labels.assign(request_key=["k0", "k1", "k0", "k1"])
+    assert is_cached_repeat(shared).tolist() == [False, True, False, True]
+
+
+def test_labels_without_ids_are_taken_as_they_are() -> None:
+    labels = _samples(("1", 0, "x", None), ("1", 1, "x", None))
+    assert not is_cached_repeat(labels).any()
+    assert not is_cached_repeat(labels.drop(columns="answer_id")).any()
+
+
+def _two_models(make_run: MakeRun) -> Run:
+    """Model m-1 is right on 20 tasks, m-2 wrong on 10."""
+    run = make_run({(A, str(i)): {"three-way": "E1"} for i in range(30)}, rubric="eloundou")
+    return replace(
+        run, labels=run.labels.assign(model_returned=np.where(run.labels["task_id"].astype(int) < 20, "m-1", "m-2"))
+    )
+
+
+def test_two_models_that_answered_one_run_are_counted_said_first_and_told_apart(
+    make_run: MakeRun, write_gold: WriteGold
+) -> None:
+    run = _two_models(make_run)
+    gold = read_gold_csv(
+        write_gold("task_id,onet_soc_code,code\n" + "".join(f"{i},{A},{'E1' if i < 20 else 'E0'}\n" for i in range(30)))
+    )
+    document = evaluate(run, gold, draws=200, by_model=True)
+    assert document.models == {"m-1": 20, "m-2": 10}
+    assert document.verdict.splitlines()[0].startswith("2 models answered this run (labels by model: m-1: 20, m-2: 10)")
+    assert document.by_model is not None
+    assert {m: of["three-way"].accuracy for m, of in document.by_model.items()} == {"m-1": 1.0, "m-2": 0.0}
+    assert evaluate(run, gold, draws=200).by_model is None
+
+
+ANNOTATED = """task_id,onet_soc_code,label,annotator
+1,{A},E1,ann
+1,{A},E1,bob
+1,{A},E0,cem
+2,{A},E0,ann
+2,{A},E0,bob
+2,{A},E0,cem
+3,{A},E2,ann
+3,{A},E0,bob
+"""
+
+
+def test_several_annotators_make_a_gold_by_majority_or_by_their_shares(
+    make_run: MakeRun, write_gold: WriteGold
+) -> None:
+    path = write_gold(ANNOTATED.replace("{A}", A))
+    run = make_run({(A, str(i)): {"three-way": c} for i, c in ((1, "E1"), (2, "E0"), (3, "E2"))}, rubric="eloundou")
+    majority = read_gold_csv(path)
+    assert majority.table.set_index("task_id")["code"].fillna("-").to_dict() == {"1": "E1", "2": "E0", "3": "-"}
+    assert majority.table.set_index("task_id")["strict"].tolist()[:2] == [True, False]
+    assert majority.tied == 1
+    document = evaluate(run, majority, draws=0)
+    assert (document.matched, document.settings["three-way"].accuracy) == (2, 1.0)
+    shares = evaluate(run, read_gold_csv(path, "distribution"), draws=0)
+    # Two of three, three of three, and one of two annotators agree with the run.
+    assert (shares.matched, shares.settings["three-way"].accuracy) == (3, pytest.approx((2 / 3 + 1 + 1 / 2) / 3))
+
+
+def test_the_annotators_agreement_stands_beside_the_runs(make_run: MakeRun, write_gold: WriteGold) -> None:
+    """Four annotators of 200 tasks in 20 occupations, each right with a chance of .8; the run is right with one of .9."""
+    rng = np.random.default_rng(3)
+    codes = [f"11-{1000 + i}.00" for i in range(20)]
+    tasks = [(codes[i % 20], str(i)) for i in range(200)]
+    truth = rng.integers(0, 3, 200)
+    names = np.array(["E0", "E2", "E1"])
+
+    def said(chance: float) -> np.ndarray:
+        return np.where(rng.random(200) < chance, truth, (truth + rng.integers(1, 3, 200)) % 3)
+
+    votes = {who: said(0.8) for who in "abcd"}
+    lines = [f"{t},{c},{names[v[i]]},{who}" for who, v in votes.items() for i, (c, t) in enumerate(tasks)]
+    gold = read_gold_csv(write_gold("task_id,onet_soc_code,label,annotator\n" + "\n".join(lines) + "\n"))
+    mine = said(0.9)
+    run = make_run({key: {"three-way": names[mine[i]]} for i, key in enumerate(tasks)}, rubric="eloundou")
+    found = evaluate(run, gold, draws=300).yardsticks.annotators
+    assert found is not None
+    assert (found.count, found.tasks) == (4, 200)
+    of = found.settings["three-way"]
+    pairs = [(votes[a] == votes[b]).mean() for a in "abcd" for b in "abcd" if a < b]
+    with_run = [(votes[a] == mine).mean() for a in "abcd"]
+    assert of.accuracy == pytest.approx(np.mean(pairs))
+    assert of.accuracy_difference == pytest.approx(np.mean(with_run) - np.mean(pairs))
+    low, high = of.ci95["accuracy"] or (1, 0)
+    # Two annotators agree where both are right, or wrong in the same of two ways.
+    assert low < 0.8**2 + 0.2**2 / 2 < high
+    assert found.krippendorff_nominal["three-way"] == pytest.approx(0.49, abs=0.1)
+    assert "the gold's annotators are to each other" in evaluate(run, gold, draws=300).verdict
+
+
+def test_a_run_can_be_a_gold(make_run: MakeRun) -> None:
+    first = make_run({(A, str(i)): {"three-way": "E1"} for i in range(4)}, name="first", rubric="eloundou")
+    second = make_run(
+        {(A, str(i)): {"three-way": "E1" if i else "E0"} for i in range(4)}, name="second", rubric="eloundou"
+    )
+    gold = load_gold(str(first.folder))
+    document = evaluate(second, gold, draws=0)
+    assert document.settings["three-way"].accuracy == 0.75
+    assert (document.sources.gold[0].source, document.debiased) == ("run", None)
+
+
+def _under(run: Run, sha256: str) -> Run:
+    return replace(run, manifest=run.manifest.model_copy(update={"rubric_sha256": sha256}))
+
+
+def test_a_rubric_that_was_changed_under_its_old_version_is_said_first(
+    make_run: MakeRun, write_gold: WriteGold
+) -> None:
+    labels = {(A, str(i)): {"three-way": "E1"} for i in range(4)}
+    first, second = (make_run(labels, name=name, rubric="eloundou") for name in ("first", "second"))
+    other = _under(second, "f" * 64)
+    said = compare(first, other, draws=200).verdict.splitlines()[0]
+    assert said.startswith("The rubric eloundou was changed under its old version")
+    assert "ffffffffffff" in said
+    assert "rubric eloundou was changed" not in compare(first, second, draws=200).verdict
+    gold = load_gold(str(first.folder))
+    assert evaluate(other, gold, draws=0).warnings[0].startswith("The rubric eloundou was changed")
+    # Against a file there is only the rubric that is shipped under this id and version to compare with.
+    file = read_gold_csv(write_gold(f"task_id,onet_soc_code,code\n1,{A},E1\n2,{A},E0\n"))
+    assert "another text of the rubric eloundou" in evaluate(other, file, draws=0).verdict.splitlines()[0]
+    suite = Suite.model_validate(
+        {
+            "name": "s",
+            "baseline": {"run": "b"},
+            "gates": [{"id": "k", "setting": "three-way", "metric": "accuracy", "max_drop": 0}],
+        }
+    )
+    assert judge(suite, other, gold, first).warnings[0].startswith("The rubric eloundou was changed")
+    assert judge(suite, second, gold, first).warnings == ()
+
+
+def test_a_gold_with_strata_but_no_weights_is_warned_about(make_run: MakeRun, write_gold: WriteGold) -> None:
+    run = make_run({(A, str(i)): {"three-way": "E1"} for i in range(4)}, rubric="eloundou")
+    gold = read_gold_csv(write_gold(f"task_id,onet_soc_code,code,stratum\n1,{A},E1,rare\n2,{A},E0,common\n"))
+    assert evaluate(run, gold, draws=0).verdict.splitlines()[0].startswith("The gold has strata but no weights")
+    weighted = f"task_id,onet_soc_code,code,stratum,weight\n1,{A},E1,rare,1\n2,{A},E0,common,4\n"
+    assert not evaluate(run, read_gold_csv(write_gold(weighted)), draws=0).warnings
+
+
+def test_rewordings_are_told_from_other_tasks_by_their_words() -> None:
+    old = pd.Series(
+        ["Care for children who are disabled or who have sick parents.", "Inspect boilers.", None, "Teach art."]
+    )
+    new = pd.Series(
+        ["Care for children with disabilities or sick parents.", "Write press releases.", "x", "Teach art."]
+    )
+    found = text_similarity(old, new)
+    assert found[0] > REPLACED_BELOW > found[1]
+    assert np.isnan(found[2])
+    assert found[3] == 1
+
+
+@pytest.mark.mirror
+def test_tasks_whose_text_was_replaced_under_their_id_are_left_out_and_listed(
+    make_run: MakeRun, write_gold: WriteGold
+) -> None:
+    from relabel.task import task_table
+
+    tasks = task_table("onet-30.2").head(40)
+    keys = list(zip(tasks["onet_soc_code"], tasks["task_id"], strict=True))
+    run = make_run({key: {"three-way": "E0"} for key in keys}, rubric="eloundou", tasks="onet-30.2")
+
+    def gold(replaced: int) -> str:
+        texts = ["Knit jumpers for penguins." if i < replaced else text for i, text in enumerate(tasks["text"])]
+        rows = zip(keys, texts, strict=True)
+        return "task_id,onet_soc_code,code,text\n" + "".join(f'{t},{c},E0,"{x}"\n' for (c, t), x in rows)
+
+    document = evaluate(run, read_gold_csv(write_gold(gold(5))), draws=0)
+    assert (document.matched, document.unmatched["other-text"]) == (35, 5)
+    assert {row.task_id for row in document.texts_replaced} == {task for _, task in keys[:5]}
+    assert document.texts_replaced[0].gold == "Knit jumpers for penguins."
+    with pytest.raises(DataError, match="are not those of the run's tasks: 30 of 40 have another text"):
+        match(run, read_gold_csv(write_gold(gold(30))))
+
+
+@pytest.mark.mirror
+def test_a_gold_without_codes_that_agrees_by_chance_only_is_doubted(write_gold: WriteGold) -> None:
+    from relabel.run import open_run
+
+    run = open_run("eloundou-2023:gpt4")
+    ids = run.labels["task_id"].drop_duplicates().sample(300, random_state=1)
+    rng = np.random.default_rng(1)
+    rows = "".join(f"{task},{label}\n" for task, label in zip(ids, rng.choice(["E0", "E1", "E2"], 300), strict=True))
+    document = evaluate(run, read_gold_csv(write_gold("task_id,code\n" + rows)), draws=0, yardsticks=False)
+    assert "agree with the run's by chance only" in document.verdict.splitlines()[0]
