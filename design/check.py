@@ -28,7 +28,6 @@ LONG_FUNCTIONS = {
     "cli/export.py:export",
     "cli/import_.py:import_file",
     "cli/job.py:make_job",
-    "cli/plan.py:plan",
     "cli/review.py:register",
     "cli/review.py:review_run",
     "cli/rubric.py:try_rubrics",

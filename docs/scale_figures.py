@@ -1,4 +1,4 @@
-"""The tables of docs/scale.md, by the model behind `relabel plan`: `python docs/scale_figures.py [--check]`.
+"""The tables of docs/scale.md, by the estimate behind `relabel run --dry-run`: `python docs/scale_figures.py [--check]`.
 
 Needs O*NET 30.2 (RELABEL_DATA_MIRROR or the download cache).
 """
@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from relabel.labelling.connection import describe
-from relabel.labelling.estimate import Estimate, estimate
+from relabel.labelling.estimate import Estimate, estimate, limits
 from relabel.labelling.job import Job
 from relabel.labelling.pricing import given_price
 from relabel.labelling.prompt import load_prompt
-from relabel.labelling.throughput import Outlook, Pace, Range, outlook
 from relabel.rubric import load_rubric
 from relabel.settings import Settings
 from relabel.task import load_tasks
@@ -27,6 +26,7 @@ QUOTAS = ((500, 200_000), (5_000, 2_000_000), (10_000, 10_000_000), (30_000, 150
 GPUS = ((1_000, 1), (1_000, 8), (2_500, 8), (2_500, 64))
 REPEATS = (1, 5, 100)
 GPU_USD_H = 2.0
+Range = tuple[float, float]
 
 
 def once() -> Estimate:
@@ -55,25 +55,27 @@ def tables(asked: Estimate) -> Iterator[str]:
     few, many = asked.completion_tokens
     yield f"All {asked.requests:,} requests once: {low / 1e6:.1f} to {high / 1e6:.1f} million tokens in, {few / 1e6:.1f} to {many / 1e6:.1f} million out."
     yield ""
-    yield "| requests a minute | tokens a minute | repeats | requests | hours | USD | binds |"
+    assert asked.cost_usd is not None
+    yield "| requests a minute | tokens a minute | repeats | requests | hours | USD | bottleneck |"
     yield "|---:|---:|---:|---:|---:|---:|---|"
     for rpm, tpm in QUOTAS:
+        bounds = limits(asked, "online", rpm=rpm, tpm=tpm)
+        hours = max(limit.hours[0] for limit in bounds), bounds[0].hours[1]
         for repeats in REPEATS:
-            found = outlook(asked, repeats, Pace(rpm=rpm, tpm=tpm))
-            yield f"| {rpm:,} | {tpm:,} | {_end(found, repeats, found.tokens_usd)}"
+            yield f"| {rpm:,} | {tpm:,} | {_end(asked, repeats, hours, asked.cost_usd)} {bounds[0].name} |"
     yield ""
-    yield "| tokens a second a GPU | GPUs | repeats | requests | hours | USD of GPUs | binds |"
-    yield "|---:|---:|---:|---:|---:|---:|---|"
+    yield "| tokens a second a GPU | GPUs | repeats | requests | hours | USD of GPUs |"
+    yield "|---:|---:|---:|---:|---:|---:|"
     for speed, gpus in GPUS:
+        hours = few / speed / gpus / 3600, many / speed / gpus / 3600
+        money = hours[0] * gpus * GPU_USD_H, hours[1] * gpus * GPU_USD_H
         for repeats in REPEATS:
-            pace = Pace(engine="ray", gpu_tokens_s=speed, gpus=gpus, gpu_usd_h=GPU_USD_H)
-            found = outlook(asked, repeats, pace)
-            yield f"| {speed:,} | {gpus} | {_end(found, repeats, found.gpu_usd)}"
+            yield f"| {speed:,} | {gpus} | {_end(asked, repeats, hours, money)}"
 
 
-def _end(found: Outlook, repeats: int, money: Range | None) -> str:
-    assert money is not None
-    return f"{repeats} | {found.requests:,} | {_range(found.hours)} | {_range(money)} | {found.binds} |"
+def _end(asked: Estimate, repeats: int, hours: Range, money: Range) -> str:
+    times = f"{repeats} | {asked.requests * repeats:,}"
+    return f"{times} | {_range((hours[0] * repeats, hours[1] * repeats))} | {_range((money[0] * repeats, money[1] * repeats))} |"
 
 
 def _range(value: Range) -> str:

@@ -1,4 +1,4 @@
-"""Hours, money and the limit that binds, against figures worked out by hand."""
+"""What a dry run says of hours, cost and the bottleneck, against figures worked out by hand."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from relabel.cli.app import run_app
 from relabel.labelling.connection import describe
 from relabel.labelling.engines import ray as ray_engine
-from relabel.labelling.estimate import Estimate
-from relabel.labelling.throughput import Pace, outlook
+from relabel.labelling.estimate import Estimate, limits
 from relabel.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -34,110 +34,51 @@ ONCE = Estimate(
 
 
 @pytest.mark.parametrize(
-    ("pace", "binds", "hours"),
+    ("engine", "known", "bottleneck", "hours"),
     [
-        (Pace(rpm=600), "requests a minute", (1.0, 1.0)),
-        (Pace(tpm=330_000), "tokens a minute", (1.0, 2.0)),
-        (Pace(concurrency=10, latency_s=2.0), "requests in flight", (2.0, 2.0)),
-        (Pace(gpu_tokens_s=250, gpus=2), "tokens of the GPUs", (1.0, 2.0)),
-        (Pace(driver_answers_s=10), "the driver's processor", (1.0, 1.0)),
-        (Pace(engine="batch", rpm=1), "the batch window", (0.0, 24.0)),
+        ("online", {"rpm": 600}, "requests per minute", (1.0, 1.0)),
+        ("online", {"tpm": 330_000}, "tokens per minute", (1.0, 2.0)),
+        ("online", {"rpm": 1e9}, "answers per minute that one process handles", (1 / 120, 1 / 120)),
+        ("batch", {"rpm": 1}, "the batch window", (0.0, 24.0)),
     ],
 )
-def test_each_limit_by_itself(pace: Pace, binds: str, hours: tuple[float, float]) -> None:
-    found = outlook(ONCE, 1, pace)
-    assert (found.binds, found.hours) == (binds, pytest.approx(hours))
+def test_each_limit_by_itself(
+    engine: str, known: dict[str, float], bottleneck: str, hours: tuple[float, float]
+) -> None:
+    first = limits(ONCE, engine, **known)[0]
+    assert (first.name, first.hours) == (bottleneck, pytest.approx(hours))
 
 
-def test_the_longest_binds_and_no_run_is_shorter_than_any_of_its_limits() -> None:
-    found = outlook(ONCE, 1, Pace(rpm=400, tpm=330_000, concurrency=100, latency_s=2.0))
-    assert found.binds == "tokens a minute"
-    assert found.hours == pytest.approx((1.5, 2.0))  # with short answers the requests bind, with long ones the tokens
-    assert [limit.name for limit in found.limits] == [
-        "tokens a minute",
-        "requests a minute",
-        "requests in flight",
-        "the driver's processor",
-    ]
+def dry_run(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    assert run_app(["run", "--model", "gpt-4o-mini", "--tasks", "sample", *words, "--dry-run", "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
 
 
-def test_repeats_multiply_requests_hours_and_money() -> None:
-    once, thrice = (outlook(ONCE, samples, Pace(rpm=600, gpu_tokens_s=1e9, gpu_usd_h=2.0)) for samples in (1, 3))
-    assert (thrice.labels, thrice.requests) == (3 * once.labels, 3 * once.requests)
-    assert thrice.tokens_usd == (30.0, 60.0)
-    assert thrice.hours == pytest.approx((3.0, 3.0))
-    assert thrice.gpu_usd == pytest.approx((6.0, 6.0))
+def test_the_slowest_limit_comes_first_and_no_run_is_shorter_than_any(capsys: pytest.CaptureFixture[str]) -> None:
+    found = dry_run(capsys, "--rpm", "4", "--tpm", "6000")
+    slow, fast = sorted(found["limits"][:2], key=lambda limit: -limit["hours"][1])
+    assert found["bottleneck"] == found["limits"][0]["name"] == slow["name"]
+    assert found["hours"] == [max(slow["hours"][0], fast["hours"][0]), slow["hours"][1]]
+    assert {slow["name"], fast["name"]} == {"requests per minute", "tokens per minute"}
 
 
-def test_more_gpus_take_less_time_for_the_same_money() -> None:
-    one, four = (outlook(ONCE, 1, Pace(gpu_tokens_s=100, gpus=gpus, gpu_usd_h=2.0)) for gpus in (1, 4))
-    assert four.hours == pytest.approx((one.hours[0] / 4, one.hours[1] / 4))
-    assert four.gpu_usd == pytest.approx(one.gpu_usd)
-
-
-def test_batch_costs_half(capsys: pytest.CaptureFixture[str]) -> None:
-    costs: dict[str, list[float]] = {}
-    for engine in ("online", "batch"):
-        words = ["plan", "--model", "gpt-4o-mini", "--tasks", "sample", "--engine", engine, "--json", "-"]
-        assert run_app(words) == 0
-        costs[engine] = json.loads(capsys.readouterr().out)["tokens_usd"]
-    assert costs["batch"] == pytest.approx([cost / 2 for cost in costs["online"]])
-
-
-def test_the_plan_agrees_with_the_dry_run(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--model", "gpt-4o-mini", "--tasks", "sample", "--samples", "3", "--max-tokens", "200"]
-    assert run_app(["plan", *words, "--json", "-"]) == 0
-    planned = json.loads(capsys.readouterr().out)
-    assert run_app(["run", *words, "--dry-run", "--json"]) == 0
-    dry = json.loads(capsys.readouterr().out)
-    assert planned["requests"] == dry["to_ask"] == 360
-    # Each sample is rounded by itself, so that the two may differ by a token each.
-    assert planned["prompt_tokens"] == pytest.approx(dry["prompt_tokens"], abs=3)
-    assert planned["completion_tokens"] == pytest.approx(dry["completion_tokens"], abs=3)
-    assert planned["tokens_usd"] == pytest.approx(dry["cost_usd"], rel=1e-4)
+def test_batch_costs_half_and_takes_a_day(capsys: pytest.CaptureFixture[str]) -> None:
+    online, batch = dry_run(capsys), dry_run(capsys, "--engine", "batch")
+    assert batch["cost_usd"] == pytest.approx([cost / 2 for cost in online["cost_usd"]])
+    assert (batch["bottleneck"], batch["hours"]) == ("the batch window", [0, 24])
 
 
 @pytest.mark.parametrize(
-    ("choice", "requests"),
-    [(["--sample", "7", "--seed", "5"], 14), (["--sample", "7"], 14), (["--occupation", "11-3051"], 20)],
-)
-def test_a_plan_of_a_part_is_of_the_tasks_that_a_run_takes(
-    choice: list[str], requests: int, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ["--model", "gpt-4o-mini", "--tasks", "sample", *choice]
-    found: list[dict[str, float]] = []
-    for command in (["plan", *words, "--json"], ["run", *words, "--dry-run", "--json"]):
-        assert run_app(command) == 0
-        found.append(json.loads(capsys.readouterr().out))
-    assert found[0]["requests"] == found[1]["to_ask"] == requests
-    assert found[0]["prompt_tokens"] == pytest.approx(found[1]["prompt_tokens"], abs=1)
-
-
-def test_people_read_what_binds(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    words = ["plan", "--model", "m", "--tasks", "sample", "--price", "1/2", "--rpm", "2"]
-    assert run_app(words) == 0
-    said = capsys.readouterr().out
-    assert "120 labels by 120 requests to m, engine online" in said
-    assert "hours    1; what binds: requests a minute" in said
-    assert run_app([*words, "--json", str(tmp_path / "plan.json")]) == 0
-    assert json.loads((tmp_path / "plan.json").read_text())["binds"] == "requests a minute"
-
-
-@pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("words", "said"),
     [
-        (["--concurrency", "8"], "together with --latency"),
-        (["--gpus", "8"], "--gpus needs --tokens-per-second"),
-        (["--gpu-price", "2"], "--gpu-price needs --tokens-per-second"),
-        (["--workers", "4"], "add --engine ray"),
-        (["--setting", "nonsense"], "has no setting 'nonsense'"),
+        (["--rpm", "2"], "hours    1; bottleneck: requests per minute (2)"),
+        ([], "hours    not known; give the provider's limits with --rpm and --tpm"),
+        (["--engine", "batch"], "hours    0 to 24; bottleneck: the batch window"),
     ],
 )
-def test_wrong_words_are_told_in_a_sentence(
-    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run_app(["plan", "--model", "m", "--tasks", "sample", *words]) == 2
-    assert sentence in capsys.readouterr().err
+def test_people_read_the_bottleneck(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_app(["run", "--model", "m", "--tasks", "sample", *words, "--dry-run"]) == 0
+    assert said in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,6 @@ from relabel.cli import (
     explain,
     export,
     import_,
-    plan,
     review,
     rubric,
     run,
@@ -69,7 +68,6 @@ def options(
 # In the order in which people meet them.
 demo.register(app)
 run.register(app)
-plan.register(app)
 import_.register(app)
 eval.register(app)
 compare.register(app)

@@ -1,4 +1,4 @@
-"""From the options of `relabel run` and `relabel plan` to the job that they ask for."""
+"""From the options of `relabel run` to the job that they ask for."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def run(
     engine: Annotated[
         EngineName,
         typer.Option(
-            help="online asks the model; batch asks through OpenAI's Batch API, for half the price within a day; replay takes answers from the store alone; ray asks as online does, from the workers of a Ray cluster."
+            help="online asks the model; batch sends files to the provider's Batch API (OpenAI, Azure, Groq, Mistral, Together), for half the price within a day; replay takes answers from the store alone; ray asks as online does, from the workers of a Ray cluster."
         ),
     ] = EngineName.online,
     concurrency: Annotated[
@@ -164,7 +164,7 @@ def run(
         str | None, typer.Option(help="The model's price as IN/OUT or IN/OUT/CACHED, in USD per million tokens.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be asked and what it would cost, and ask nothing.")
+        bool, typer.Option("--dry-run", help="Show requests, tokens, cost, duration and bottleneck; send nothing.")
     ] = False,
     yes: Annotated[
         bool, typer.Option("--yes", help="Do not ask at a terminal before a run for over $100, or of 100,000 labels.")
@@ -236,7 +236,7 @@ def run(
     if dry_run:
         from relabel.cli.summary import show_plan
 
-        show_plan(priced, environment, as_json=as_json)
+        show_plan(priced, environment, engine.value, rpm, tpm, as_json=as_json)
         return
     if not yes and max_cost is None and engine is not EngineName.replay:
         from relabel.cli.consent import get_consent

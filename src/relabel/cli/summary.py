@@ -13,7 +13,7 @@ from relabel.cli.lines import wrapped
 from relabel.errors import IncompleteRunError, RunInterruptedError
 from relabel.evaluation.trial import variance
 from relabel.labelling.engines.local import ADVICE, is_local
-from relabel.labelling.estimate import Estimate, estimate
+from relabel.labelling.estimate import Estimate, estimate, limits
 from relabel.labelling.job import Job
 from relabel.labelling.outcome import Outcome
 from relabel.labelling.store import Store
@@ -25,15 +25,20 @@ _COLUMN = 9
 """Columns before what a line of the summary says."""
 
 
-def show_plan(job: Job, environment: Settings, *, as_json: bool) -> None:
-    """Say what a job would ask and what it would cost."""
+def show_plan(
+    job: Job, environment: Settings, engine: str, rpm: float | None, tpm: float | None, *, as_json: bool
+) -> None:
+    """Say what a job would ask, what it would cost, and how long it takes at least."""
     if environment.store_dir.exists():
         with Store(environment.store_dir) as store:
             found = estimate(job, store)
     else:
         found = estimate(job, None)
+    bounds = limits(found, engine, rpm=rpm, tpm=tpm)
+    hours = max(limit.hours[0] for limit in bounds), bounds[0].hours[1]
     if as_json:
-        typer.echo(json.dumps(found.model_dump(), indent=2))
+        timing = {"hours": hours, "bottleneck": bounds[0].name, "limits": [limit.model_dump() for limit in bounds]}
+        typer.echo(json.dumps({**found.model_dump(), **timing}, indent=2))
         return
     typer.echo(
         f"{job.size:,} labels: {len(job.tasks):,} {job.rubric.unit}s x {', '.join(job.settings)} x {job.samples} sample(s){f' x {len(job.orders)} orders' if job.orders else ''}\n"
@@ -58,6 +63,11 @@ def show_plan(job: Job, environment: Settings, *, as_json: bool) -> None:
         typer.echo(
             f"cost     {money(found.cost_usd[0])} to {money(found.cost_usd[1])} without cache hits{cheaper} (by {found.price_source}{dated})"
         )
+    if engine == "batch" or rpm or tpm:
+        shown = " to ".join(f"{end:,.0f}" if end >= 10 else f"{end:.2g}" for end in dict.fromkeys(hours))
+        typer.echo(f"hours    {shown}; bottleneck: {bounds[0].name} ({bounds[0].rate})")
+    else:
+        typer.echo("hours    not known; give the provider's limits with --rpm and --tpm")
 
 
 def _show_prefixes(found: Estimate) -> None:

@@ -32,6 +32,10 @@ _MOST_ANSWERS = 500
 """Stored answers that an estimate is taken from."""
 _NEWEST_ROWS = 3_000
 _SPREAD_FROM_ANSWERS = 0.02
+BATCH_WINDOW_H = 24.0
+"""Hours within which a batch is answered; batches run side by side."""
+DRIVER_ANSWERS_A_SECOND = 1200.0
+"""Answers that one process plans, validates and stores, as measured on two shared cores; `bench/scale.py` measures it anew."""
 _A_FEW = 50
 """Tasks that stand for all."""
 
@@ -85,6 +89,49 @@ class Estimate(BaseModel):
     prefixes: tuple[Prefix, ...] = ()
     cache_least: int | None = None
     cache_source: str | None = None
+
+
+class Limit(BaseModel):
+    """One thing that bounds how fast a job goes.
+
+    Attributes:
+        name: What it is.
+        rate: Its size, in words.
+        hours: How long the job takes by this limit alone, low and high.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    rate: str
+    hours: tuple[float, float]
+
+
+def limits(found: Estimate, engine: str, *, rpm: float | None = None, tpm: float | None = None) -> list[Limit]:
+    """The limits that are known of a job, the bottleneck first.
+
+    Args:
+        found: The job's estimate.
+        engine: How requests are sent; of a batch only its window counts.
+        rpm: Requests a minute that the provider grants; None bounds nothing.
+        tpm: Tokens a minute that it grants, prompts and answers.
+    """
+    if engine == "batch":
+        return [Limit(name="the batch window", rate="answers within 24 h, in any order", hours=(0.0, BATCH_WINDOW_H))]
+    requests = found.to_ask, found.to_ask
+    tokens = (
+        found.prompt_tokens[0] + found.completion_tokens[0],
+        found.prompt_tokens[1] + found.completion_tokens[1],
+    )
+    driver = DRIVER_ANSWERS_A_SECOND * 60
+    known = (("requests per minute", requests, rpm), ("tokens per minute", tokens, tpm))
+    bounds = (*known, ("answers per minute that one process handles", requests, driver))
+    listed = [
+        Limit(name=name, rate=f"{rate:,.0f}", hours=(amount[0] / rate / 60, amount[1] / rate / 60))
+        for name, amount, rate in bounds
+        if rate
+    ]
+    return sorted(listed, key=lambda limit: limit.hours[::-1], reverse=True)
 
 
 def pieces(text: str) -> float:

@@ -415,7 +415,13 @@ class BatchRunner:
             # Not to be sent, or no longer: all that counts is a batch that was made of it and is not known yet.
             found = None
             if chunk.creating_since is not None:
-                found = await self._provider.find(mark, chunk.file_id, chunk.creating_since)
+                try:
+                    found = await self._provider.find(mark, chunk.file_id, chunk.creating_since)
+                except UnavailableError:
+                    raise
+                except ProviderError:  # where there are no batches, there is none of ours
+                    if self._options.submit:
+                        raise
             if found is None:
                 await self._drop(chunk, "not sent")
                 return
@@ -423,7 +429,7 @@ class BatchRunner:
             found = await self._create(chunk, mark)
             if found is None:
                 return
-        chunk.batch_id, chunk.tries = found.id, chunk.tries + 1
+        chunk.batch_id, chunk.tries, chunk.note = found.id, chunk.tries + 1, None
         chunk.submitted_at = datetime.fromtimestamp(found.created_at, UTC).isoformat(timespec="seconds")
         self._update(chunk, found)
         self._save("batch noted")
