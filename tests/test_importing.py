@@ -16,8 +16,8 @@ from relabel.evaluation.gold import load_gold
 from relabel.importing import Columns, Imported, import_labels
 from relabel.rubric import load_rubric
 from relabel.run import open_run
+from relabel.sources.eloundou import relabel_models
 from relabel.sources.fetch import sha256_of
-from relabel.sources.relabels import models
 from relabel.task import task_table
 
 Write = Callable[[str | bytes], Path]
@@ -202,7 +202,7 @@ def test_the_relabels_of_2026_import_by_name(tmp_path: Path) -> None:
 @pytest.mark.mirror
 @pytest.mark.parametrize("model", ["gpt-4-turbo-2024-04-09", "gpt-5", "gpt-5.1", "o1"])
 def test_the_smaller_relabels_import_too(model: str, tmp_path: Path) -> None:
-    assert model in models()
+    assert model in relabel_models()
     assert run_app(["import", f"relabels-2026:{model}", "--out", str(tmp_path / "run"), "--json"]) == 0
     assert len(open_run(str(tmp_path / "run")).labels) == 1014
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relabel.errors import DataError
-from relabel.task_diff import CHANGES, TaskDiff, diff_tables, diff_tasks
+from relabel.task import CHANGES, TaskDiff, diff_tables, diff_tasks
 
 A, B, C = "11-1011.00", "15-1252.00", "29-1141.00"
 Row = tuple[str, str, str]

@@ -13,9 +13,8 @@ if TYPE_CHECKING:
     from relabel.evaluation.document import EvalDocument
     from relabel.evaluation.evaluate import evaluate
     from relabel.evaluation.gold import Gold, load_gold
-    from relabel.manifest import Manifest
     from relabel.rubric import Rubric, load_rubric
-    from relabel.run import Run, open_run
+    from relabel.run import Manifest, Run, open_run
     from relabel.scoring.score import score_table
     from relabel.scoring.table import ScoreTable
     from relabel.task import Task, load_tasks
@@ -43,7 +42,7 @@ __all__ = [
 _HOME = {
     "EvalDocument": "relabel.evaluation.document",
     "Gold": "relabel.evaluation.gold",
-    "Manifest": "relabel.manifest",
+    "Manifest": "relabel.run",
     "RelabelError": "relabel.errors",
     "Rubric": "relabel.rubric",
     "Run": "relabel.run",

@@ -14,8 +14,8 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from relabel.errors import RubricError, UsageError
+from relabel.files import read_user_yaml
 from relabel.settings import asset_dir
-from relabel.sources.user_yaml import read_user_yaml
 
 Code = Literal["E0", "E1", "E2"]
 Measure = Literal["alpha", "beta", "gamma"]

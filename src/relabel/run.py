@@ -10,22 +10,21 @@ Published label sets such as `eloundou-2023:gpt4` are read as runs too.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Literal
 
 import pandas as pd
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from relabel import __version__, coding
+from relabel import __version__
 from relabel.errors import DataError, RelabelError, UsageError
 from relabel.files import make_private_dir, replacing, require_own
-from relabel.label import Failure, Label
-from relabel.label_table import label_table, read_label_table, write_label_table
-from relabel.manifest import FORMAT_VERSION, Counts, Manifest, SourceUse
+from relabel.label import Failure, Label, label_table, read_label_table, write_label_table
 from relabel.redaction import masked
-from relabel.rubric import AUTOMATION, Measure, Rubric, Unit, load_rubric
+from relabel.rubric import AUTOMATION, MEASURES, Measure, Rubric, Unit, load_rubric
 from relabel.settings import asset_dir
 from relabel.sources import eloundou, fetch, registry
 from relabel.sources.tables import is_table_file
@@ -51,7 +50,7 @@ class Run:
         ref: How the user named it.
         folder: Its folder; None for a published set.
         manifest: What was done.
-        labels: Table of labels, `relabel.label_table.LABELS`.
+        labels: Table of labels, `relabel.label.LABELS`.
     """
 
     ref: str
@@ -121,7 +120,7 @@ class Run:
 
     @cached_property
     def _cached_repeats(self) -> pd.Series:
-        return coding.is_cached_repeat(self.labels)
+        return is_cached_repeat(self.labels)
 
     def models(self) -> dict[str, int]:
         """Labels by the model that the provider says answered, most first; empty where it says nothing."""
@@ -149,11 +148,11 @@ class Run:
         return said
 
     def decided(self) -> pd.DataFrame:
-        """One label per task and setting: the most frequent over samples; see `relabel.coding.decided`."""
-        return coding.decided(self.rubric, self.answers())
+        """One label per task and setting: the most frequent over samples; see `relabel.run.decided`."""
+        return decided(self.rubric, self.answers())
 
     def coded(self) -> pd.DataFrame:
-        """The published code of each task, and both readings of it; see `relabel.coding.coded`.
+        """The published code of each task, and both readings of it; see `relabel.run.coded`.
 
         Returns:
             One row a task, sorted by code and id: `task_id, onet_soc_code, code, strict, with_tools, incoherent`.
@@ -166,7 +165,7 @@ class Run:
 
     @cached_property
     def _coded(self) -> pd.DataFrame:
-        return coding.coded(self.rubric, self.answers())
+        return coded(self.rubric, self.answers())
 
     def missing_measures(self) -> dict[Measure, str]:
         """The measures that this run cannot give for any task, each with the reason in words.
@@ -175,7 +174,7 @@ class Run:
             UsageError: The run rated occupations.
         """
         self.require_tasks()
-        return coding.missing_measures(self.rubric, set(self.labels["setting"]))
+        return missing_measures(self.rubric, set(self.labels["setting"]))
 
 
 def changed_rubrics(*runs: Run) -> list[str]:
@@ -420,3 +419,301 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """
     with replacing(folder / "manifest.json") as temporary:
         temporary.write_text(masked(manifest.model_dump_json(indent=2)) + "\n", encoding="utf-8")
+
+
+FORMAT_VERSION = 1
+
+
+class SourceUse(BaseModel):
+    """A source file that went into a run."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    source: str
+    file: str
+    sha256: str
+    copy_status: str | None = None
+
+
+class Counts(BaseModel):
+    """Labels asked for, and where they came from. `asked = from_store + fresh + failed` when the run has ended.
+
+    Attributes:
+        repaired: Labels from an answer that was asked for again, with what was wrong with the one before.
+        unwrapped: Labels that were read from within other text.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    asked: int = 0
+    from_store: int = 0
+    fresh: int = 0
+    failed: int = 0
+    repaired: int = 0
+    unwrapped: int = 0
+
+
+class Tokens(BaseModel):
+    """Tokens of the answers bought by this run, those of rejected answers included.
+
+    Attributes:
+        cached: Tokens of prompts that the provider read from its prefix cache, as it says itself.
+        written: Those that it wrote to that cache, where it counts them.
+        reasoning: Tokens of hidden thinking, counted in `completion`.
+        cached_share: `cached` over `prompt`, 0-1; None where nothing was bought.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: int = 0
+    cached: int = 0
+    written: int = 0
+    completion: int = 0
+    reasoning: int = 0
+    cached_share: float | None = None
+
+
+class PerhapsCharged(BaseModel):
+    """Requests that were sent and never answered: the provider may have charged for them.
+
+    Attributes:
+        requests: How many.
+        usd: The most that they can have cost; None where no bound of it is known.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    requests: int = 0
+    usd: float | None = 0.0
+
+
+class Session(BaseModel):
+    """One start of a run: what it found, bought and paid. A run that was stopped and started again has several."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    started_at: str
+    ended_at: str
+    status: str
+    counts: Counts
+    tokens: Tokens
+    cost_usd: float | None
+    perhaps_charged: PerhapsCharged = PerhapsCharged()
+
+
+class Manifest(BaseModel):
+    """What a run did: enough to do it again and to trace each number.
+
+    Attributes:
+        status: `running` until the end is written; `incomplete` when labels are missing; `interrupted` when stopped.
+        counts: Of the last session, as are `tokens`, `cost_usd`, `started_at` and `ended_at`.
+        labels_by_model: Labels by the model that the provider says answered.
+        repeats_from_cache: Samples that a cache on the way to the model answered with an earlier one of the question.
+        cost_usd: Cost of what was bought; None where the price is unknown.
+        table_cost_usd: The same by the price table, where the provider stated costs of its own that differ.
+        upstreams: Who answered behind a gateway or router, as it says.
+        perhaps_charged: Requests without an answer that may have been charged all the same; `cost_usd` leaves them out.
+        origins: Labels whose answers came from a pack, by the pack.
+        sessions: Every start of the run that came to an end; their sums are what the run took in all.
+        rubric: The rubric, whole, so that a run folder explains its own labels.
+        parameters: The command's options that shape the run.
+        api: The dialect that the server was spoken to in.
+        response_form: How the server was held to the answer's shape: `json_schema`, `json_object` or `text`.
+        priors: For labels decided by log probability, the mean log probability by setting and label that calibration
+            took out.
+        history: How the number of requests in flight was found: seconds from the start, the limit, and why it changed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: int = FORMAT_VERSION
+    status: Literal["running", "complete", "incomplete", "interrupted", "published"]
+    package_version: str
+    git_commit: str | None = None
+    model: str
+    models_returned: tuple[str, ...] = ()
+    upstreams: tuple[str, ...] = ()
+    labels_by_model: Mapping[str, int] = {}
+    repeats_from_cache: int = 0
+    base_url: str | None = None
+    engine: str | None = None
+    rubric: Rubric
+    rubric_sha256: str
+    prompt_sha256: str | None = None
+    schema_sha256: str | None = None
+    sources: tuple[SourceUse, ...] = ()
+    tasks: str
+    settings: tuple[str, ...]
+    parameters: Mapping[str, Any] = {}
+    counts: Counts = Counts()
+    tokens: Tokens = Tokens()
+    cost_usd: float | None = None
+    table_cost_usd: float | None = None
+    perhaps_charged: PerhapsCharged = PerhapsCharged()
+    price: Mapping[str, Any] | None = None
+    api: str | None = None
+    response_form: str | None = None
+    priors: Mapping[str, Mapping[str, float]] | None = None
+    history: tuple[tuple[float, int, str], ...] = ()
+    origins: Mapping[str, int] = {}
+    sessions: tuple[Session, ...] = ()
+    note: str | None = None
+    started_at: str | None = None
+    ended_at: str | None = None
+
+
+_READINGS = {"strict": "strict", "with_tools": "with-tools"}
+
+_NEEDS: Mapping[Measure, set[str]] = {"alpha": {"E1"}, "beta": {"E1", "E2"}, "gamma": {"E2"}}
+"""Codes that a rubric must have for a measure to say anything: without E2, gamma would repeat alpha."""
+
+
+def is_cached_repeat(labels: pd.DataFrame) -> pd.Series:
+    """Samples of a question that a gateway's cache answered with an earlier one of them.
+
+    They carry the answer of the first: the same completion id, or the same reply with the same time where the provider gives
+    no id. A server that gives one id to different questions tells nothing by it, so that its ids do not count.
+
+    Args:
+        labels: Table of labels, `relabel.label.LABELS`.
+
+    Returns:
+        True for each such sample but the first, index of the table.
+    """
+    none = pd.Series(False, index=labels.index)
+    if "answer_id" not in labels or labels["answer_id"].isna().all() or not (labels["sample"] > 0).any():
+        return none
+    question = ["onet_soc_code", "task_id", "setting"]
+    known = labels[labels["answer_id"].notna()]
+    # Tasks with one and the same question share its answer, by the request's key.
+    asked = known.drop_duplicates(["request_key", "answer_id"]).drop_duplicates([*question, "answer_id"])
+    shared = asked["answer_id"][asked["answer_id"].duplicated()]
+    known = known[~known["answer_id"].isin(shared)].sort_values("sample", kind="stable")
+    repeated = known.duplicated([*question, "answer_id"])
+    return none | repeated.reindex(labels.index, fill_value=False)
+
+
+def decided(rubric: Rubric, labels: pd.DataFrame) -> pd.DataFrame:
+    """One label per task and setting: the most frequent over samples.
+
+    A tie takes the label that comes later in the rubric, which is the less exposed one.
+
+    Args:
+        rubric: The rubric that the labels were given under.
+        labels: Table of labels, `relabel.label.LABELS`.
+
+    Returns:
+        Columns `task_id, onet_soc_code`, and one column a setting with its label, missing where there is none.
+    """
+    order = {label: rank for rank, label in enumerate(rubric.labels)}
+    keys = ["onet_soc_code", "task_id", "setting"]
+    votes = labels.groupby([*keys, "label"], sort=False).size().rename("votes").reset_index()
+    votes["rank"] = votes["label"].map(order)
+    # A label without a rank, in tables that were put together by hand, wins no tie.
+    best = votes.sort_values([*keys, "votes", "rank"], na_position="first").drop_duplicates(keys, keep="last")
+    wide = best.pivot(index=keys[:2], columns="setting", values="label")
+    wide = wide.reindex(columns=list(rubric.settings))
+    wide.columns.name = None
+    return wide.reset_index()
+
+
+def coded(rubric: Rubric, labels: pd.DataFrame) -> pd.DataFrame:
+    """The published code of each task, and both readings of it.
+
+    Args:
+        rubric: The rubric that the labels were given under; it labels tasks.
+        labels: Table of labels, `relabel.label.LABELS`.
+
+    Returns:
+        One row a task, sorted by code and id: `task_id, onet_soc_code, code` (E0, E1, E2; missing while any of the
+        rubric's settings has no label, because codes of half-answered tasks would all be E1), `strict` and
+        `with_tools` (nullable booleans; those of the answers themselves, so that an incoherent pair shows; a
+        rubric without the code E2 gives no `with_tools`, one without E1 no `strict`), `incoherent` (bool).
+    """
+    table = decided(rubric, labels)
+    answers = table[list(rubric.settings)].astype(object).where(table[list(rubric.settings)].notna(), None)
+    rows = [{str(k): str(v) for k, v in row.items() if v is not None} for row in answers.to_dict("records")]
+    whole = len(rubric.settings)
+    code = pd.Series(
+        [rubric.code(row) if len(row) == whole else None for row in rows], index=table.index, dtype="string"
+    )
+    out = table[["task_id", "onet_soc_code"]].assign(code=code)
+    if {"strict", "with-tools"} <= set(rubric.settings):
+        for column, setting in _READINGS.items():
+            out[column] = (table[setting] == "exposed").astype("boolean").where(table[setting].notna())
+    else:
+        # Without E2 among its codes a rubric says nothing about tools, without E1 nothing about the model alone.
+        known = {
+            "strict": code.notna() & ("E1" in rubric.codes),
+            "with_tools": code.notna() & ("E2" in rubric.codes),
+        }
+        out["strict"] = (code == "E1").astype("boolean").where(known["strict"])
+        out["with_tools"] = code.isin(["E1", "E2"]).astype("boolean").where(known["with_tools"])
+    clash = rubric.incoherent
+    out["incoherent"] = [clash is not None and dict(clash) == row for row in rows]
+    return out.sort_values(["onet_soc_code", "task_id"], ignore_index=True)
+
+
+def missing_measures(rubric: Rubric, answered: Collection[str]) -> dict[Measure, str]:
+    """The measures that labels cannot give for any task, each with the reason in words.
+
+    Args:
+        rubric: The rubric; it labels tasks.
+        answered: Settings that have labels.
+    """
+    unasked = [setting for setting in rubric.settings if setting not in answered]
+    missing: dict[Measure, str] = {}
+    for code, about in (("E1", "the model alone"), ("E2", "the model with tools")):
+        if code not in rubric.codes:
+            why = f"the rubric {rubric.id} has no code {code}, so it says nothing about {about}"
+            missing |= {m: why for m in MEASURES if code in _NEEDS[m] and m not in missing}
+    if unasked:
+        # What one setting alone settles, whatever the other answers would be.
+        settled = measures_of(rubric, _lone_readings(rubric, answered)).notna().all()
+        why = f"the run has no labels for the setting {' or '.join(unasked)}"
+        missing |= {measure: why for measure in MEASURES if measure not in missing and not settled[measure]}
+    return missing
+
+
+def measures_of(rubric: Rubric, table: pd.DataFrame) -> pd.DataFrame:
+    """The values (0-1) of the measures by task, as the rubric gives them to codes.
+
+    Both readings make a code, and an incoherent pair is E1. One reading alone settles a measure where all coherent codes
+    that share the reading have one value: the strict reading alpha, the reading with tools gamma.
+
+    Args:
+        rubric: The rubric.
+        table: Nullable booleans `strict` and `with_tools`.
+
+    Returns:
+        Columns `alpha, beta, gamma`, float64, missing where the readings do not settle them; index of the table.
+    """
+    strict, tools = table["strict"].astype("boolean"), table["with_tools"].astype("boolean")
+    code = pd.Series("E0", index=table.index, dtype="object")
+    code = code.mask(tools.fillna(False), "E2").mask(strict.fillna(False), "E1").where(strict.notna() & tools.notna())
+    alone: Mapping[Measure, tuple[pd.Series, str, str]] = {
+        "alpha": (strict, "E1", "E0 E2"),
+        "gamma": (tools, "E1 E2", "E0"),
+    }
+    values: dict[str, pd.Series] = {}
+    for measure in MEASURES:
+        if not _NEEDS[measure] <= set(rubric.codes):
+            values[measure] = pd.Series(float("nan"), index=table.index)
+            continue
+        by_code = {str(c): float(rubric.measures[measure][c]) for c in rubric.codes}
+        values[measure] = code.map(by_code).astype("float64")
+        if measure in alone:
+            reading, if_exposed, if_not = alone[measure]
+            worth = [{by_code[c] for c in codes.split() if c in by_code} for codes in (if_exposed, if_not)]
+            if all(len(value) == 1 for value in worth):
+                yes, no = (value.pop() for value in worth)
+                values[measure] = values[measure].fillna(reading.astype("object").map({True: yes, False: no}))
+    return pd.DataFrame(values).astype("float64")
+
+
+def _lone_readings(rubric: Rubric, answered: Collection[str]) -> pd.DataFrame:
+    """Both answers to the one setting that was asked; no reading where none or another was."""
+    known = {name: setting in answered and setting in rubric.settings for name, setting in _READINGS.items()}
+    return pd.DataFrame(
+        {name: pd.array([True, False] if there else [None, None], dtype="boolean") for name, there in known.items()}
+    )

@@ -35,9 +35,8 @@ from relabel.evaluation.gold import Gold, make_gold
 from relabel.evaluation.intervals import Figure, change, occupation_draws, setting_figure, value_figure
 from relabel.evaluation.metrics import pairs
 from relabel.evaluation.suite import Suite
-from relabel.manifest import Manifest, SourceUse
 from relabel.rubric import load_rubric
-from relabel.run import Run
+from relabel.run import Manifest, Run, SourceUse
 
 TASKS, OCCUPATIONS = 720, 60
 SCALE = np.array(["E0", "E2", "E1"])

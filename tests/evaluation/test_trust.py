@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from relabel.coding import is_cached_repeat
 from relabel.errors import DataError
 from relabel.evaluation.alignment import match
 from relabel.evaluation.compare import compare
@@ -18,8 +17,8 @@ from relabel.evaluation.evaluate import evaluate
 from relabel.evaluation.gates import judge
 from relabel.evaluation.gold import load_gold, read_gold_csv
 from relabel.evaluation.suite import Suite
-from relabel.run import Run
-from relabel.task_diff import REPLACED_BELOW, text_similarity
+from relabel.run import Run, is_cached_repeat
+from relabel.task import REPLACED_BELOW, text_similarity
 from run_workshop import MakeRun
 
 WriteGold = Callable[[str | bytes], Path]

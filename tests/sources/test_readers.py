@@ -14,7 +14,7 @@ import pytest
 from source_workshop import Workshop, sha256
 
 from relabel.errors import ColumnError, DataError
-from relabel.sources import bls, eloundou, onet, ons, relabels
+from relabel.sources import bls, eloundou, onet, ons
 
 STATEMENTS = (
     "O*NET-SOC Code\tTask ID\tTask\tTask Type\tIncumbents Responding\tDate\tDomain Source\r\n"
@@ -275,18 +275,9 @@ def test_quartiles_that_are_no_json_object_are_named(workshop: Workshop, content
         ons.read_ashe_medians()
 
 
-def test_relabels_without_optional_columns_have_gaps(workshop: Workshop) -> None:
-    workshop.give("relabels-2026", "labels", "m.csv", b'task_id,label,explanation\n8823,E3,"Pictures, mostly"\n')
-
-    frame = relabels.read_relabels("m")
-
-    assert frame["explanation"].tolist() == ["Pictures, mostly"]
-    assert frame[["onet_soc_code", "eloundou_label"]].isna().to_numpy().all()
-
-
-def test_an_unknown_model_is_answered_with_the_known_ones(workshop: Workshop) -> None:
-    with pytest.raises(DataError, match="has no labels by 'gpt-9'; it has gpt-4-0613, "):
-        relabels.read_relabels("gpt-9")
+def test_an_unknown_set_of_newer_labels_is_an_error() -> None:
+    with pytest.raises(DataError, match="has no labels by 'gpt-9'; it has gpt-4-0613"):
+        eloundou.locate_relabels("relabels-2026:gpt-9")
 
 
 def test_the_csv_and_excel_editions_of_onet_are_read_as_the_text_edition(workshop: Workshop) -> None:

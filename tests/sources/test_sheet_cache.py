@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from relabel.settings import settings
-from relabel.sources import frames
-from relabel.sources.frames import read_sheet
+from relabel.sources import tables
+from relabel.sources.tables import read_sheet
 
 COLUMNS = {"Code": "code", "Title": "title"}
 
@@ -20,13 +20,13 @@ COLUMNS = {"Code": "code", "Title": "title"}
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The workbooks that were opened, in order."""
     paths: list[Path] = []
-    read_rows = frames.read_rows
+    read_rows = tables.read_rows
 
-    def watched(path: Path, sheet: str | None = None) -> frames.Rows:
+    def watched(path: Path, sheet: str | None = None) -> tables.Rows:
         paths.append(path)
         return read_rows(path, sheet)
 
-    monkeypatch.setattr(frames, "read_rows", watched)
+    monkeypatch.setattr(tables, "read_rows", watched)
     return paths
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from relabel.errors import DataError, RubricError
 from relabel.evaluation.suite import load_suite
+from relabel.files import read_user_yaml
 from relabel.rubric import load_rubric
-from relabel.sources.user_yaml import read_user_yaml
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ def _show(checks: Sequence[FileCheck], *, as_json: bool, by_file: bool, tried: b
         return
     from rich.table import Table
 
-    from relabel.sources.advice import advice, to_fetch
+    from relabel.sources.fetch import advice, to_fetch
 
     table = Table(box=None, pad_edge=False)
     table.add_column("State", no_wrap=True)

@@ -79,13 +79,13 @@ def import_file(
 
     from relabel.importing import Columns, import_labels
     from relabel.rubric import load_rubric
-    from relabel.sources import relabels
+    from relabel.sources import eloundou
 
     pairs = _pairs(mapping or [], "--map", "OLD=NEW")
     path = Path(file)
-    if file.startswith(f"{relabels.SOURCE}:"):
-        path, model = relabels.locate_file(file), model or file.partition(":")[2]
-        pairs = dict(relabels.MAP) | pairs
+    if file.startswith(f"{eloundou.RELABELS}:"):
+        path, model = eloundou.locate_relabels(file), model or file.partition(":")[2]
+        pairs = dict(eloundou.RELABEL_MAP) | pairs
     if model is None:
         raise UsageError("say who labelled: give --model, such as --model gpt-5")
     loaded = load_rubric(rubric)

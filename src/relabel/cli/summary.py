@@ -17,8 +17,7 @@ from relabel.labelling.estimate import Estimate, estimate, limits
 from relabel.labelling.job import Job
 from relabel.labelling.outcome import Outcome
 from relabel.labelling.store import Store
-from relabel.manifest import Tokens
-from relabel.run import open_run
+from relabel.run import Tokens, open_run
 from relabel.settings import Settings
 
 _COLUMN = 9

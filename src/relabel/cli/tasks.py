@@ -10,7 +10,7 @@ import typer
 from relabel.cli.writing import JsonCommand, require_file, write
 
 if TYPE_CHECKING:
-    from relabel.task_diff import TaskDiff
+    from relabel.task import TaskDiff
 
 app = typer.Typer(no_args_is_help=True, help="Compare task lists; carry a run from one list to another.")
 
@@ -32,7 +32,7 @@ def diff(
 ) -> None:
     """Compare two task lists by id and text: unchanged, reworded, moved, new, dropped."""
     from relabel.scoring.files import json_bytes
-    from relabel.task_diff import diff_tasks
+    from relabel.task import diff_tasks
 
     require_file(json_file, "--json")
     found = diff_tasks(old, new)
@@ -65,7 +65,7 @@ def carry(
 
     Answers of a run that is still in the store need no carrying: `relabel run --tasks` on the newer list finds them.
     """
-    from relabel.carry import TO_ASK, carry_run
+    from relabel.importing import TO_ASK, carry_run
     from relabel.run import open_run
 
     done = carry_run(open_run(run), to, out, old=old, fill=None if fill is None else open_run(fill))
@@ -81,7 +81,7 @@ def carry(
 
 
 def _show(found: TaskDiff, *, examples: bool = True) -> None:
-    from relabel.task_diff import CHANGE_NOTES
+    from relabel.task import CHANGE_NOTES
 
     typer.echo(f"{found.old} -> {found.new}")
     for change, count in found.counts.items():

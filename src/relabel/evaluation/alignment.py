@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from relabel.coding import measures_of
 from relabel.errors import DataError
 from relabel.evaluation import metrics
 from relabel.evaluation.document import SCALES, ReplacedText, SettingName, UnmatchedReason
@@ -31,12 +30,11 @@ from relabel.evaluation.intervals import (
     value_sums,
 )
 from relabel.rubric import AUTOMATION, CODES, MEASURES, Measure
-from relabel.run import TASK_FILE, Run
+from relabel.run import TASK_FILE, Run, measures_of
 from relabel.sources import fetch, registry
 from relabel.sources.fetch import sha256_of
 from relabel.sources.tables import is_table_file
-from relabel.task import TASK_KEY, is_onet_release, task_table
-from relabel.task_diff import REPLACED_BELOW, text_similarity
+from relabel.task import REPLACED_BELOW, TASK_KEY, is_onet_release, task_table, text_similarity
 
 GOLD = -1
 """The gold's column, which is the last one; runs have the columns 0, 1, ... in the order in which they were given."""

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
-from relabel.manifest import SourceUse
 from relabel.rubric import CODES, Measure
+from relabel.run import SourceUse
 
 
 class Frozen(BaseModel):

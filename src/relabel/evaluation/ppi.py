@@ -19,13 +19,12 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from relabel.coding import measures_of
 from relabel.evaluation.alignment import GOLD, AlignedLabels, mean_one
 from relabel.evaluation.document import MAJOR_GROUPS, Bounds, Debiased, Estimate
 from relabel.evaluation.gold import Gold
 from relabel.evaluation.intervals import SHARE, Array, few_occupations, on_scale
 from relabel.rubric import MEASURES, Measure
-from relabel.run import Run
+from relabel.run import Run, measures_of
 from relabel.task import TASK_KEY
 
 FEWEST_LABELS = 20

@@ -10,9 +10,9 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from relabel.errors import DataError
 from relabel.evaluation.document import SCALES, Frozen, SettingName
+from relabel.files import read_user_yaml
 from relabel.rubric import Measure
 from relabel.settings import asset_dir
-from relabel.sources.user_yaml import read_user_yaml
 
 SettingMetric = Literal[
     "accuracy",

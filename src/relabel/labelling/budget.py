@@ -9,7 +9,7 @@ from typing import Any
 from relabel.labelling.pricing import Price
 from relabel.labelling.request import canonical_json
 from relabel.labelling.wire import output_bound
-from relabel.manifest import PerhapsCharged
+from relabel.run import PerhapsCharged
 
 
 class NoBudgetError(Exception):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from relabel.manifest import Manifest
+from relabel.run import Manifest
 
 _OPTIONS: Mapping[str, str] = {
     "sample": "--sample",

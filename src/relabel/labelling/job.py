@@ -15,9 +15,9 @@ from relabel.labelling.pricing import Price
 from relabel.labelling.prompt import Prompt, parse_prompt
 from relabel.labelling.providers import UNKNOWN, Provider
 from relabel.labelling.request import Decide, Endpoint, Planned, Planner, Wanted, wanted
-from relabel.manifest import SourceUse
 from relabel.redaction import public_url
 from relabel.rubric import Order, Rubric
+from relabel.run import SourceUse
 from relabel.task import Task
 
 

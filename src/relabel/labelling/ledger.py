@@ -12,7 +12,6 @@ from typing import cast
 
 import pandas as pd
 
-from relabel.coding import is_cached_repeat
 from relabel.label import (
     Answer,
     Failure,
@@ -34,6 +33,7 @@ from relabel.labelling.store import Store
 from relabel.labelling.wire import Api
 from relabel.redaction import clean
 from relabel.rubric import Rubric
+from relabel.run import is_cached_repeat
 from relabel.task import Task
 
 FEWEST_TO_CALIBRATE = 20

@@ -19,9 +19,8 @@ from relabel.labelling.differences import differences
 from relabel.labelling.job import Job
 from relabel.labelling.ledger import Ledger
 from relabel.labelling.request import canonical_json
-from relabel.manifest import Counts, Manifest, PerhapsCharged, Session
 from relabel.redaction import public_url
-from relabel.run import read_manifest, write_manifest, write_run
+from relabel.run import Counts, Manifest, PerhapsCharged, Session, read_manifest, write_manifest, write_run
 
 NOTHING_UNSURE = PerhapsCharged()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from relabel.label import Answer, FailureKind
-from relabel.manifest import Tokens
+from relabel.run import Tokens
 
 
 @dataclass

@@ -6,10 +6,9 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from relabel.manifest import Manifest, SourceUse
 from relabel.publishing.datapackage import OCCUPATION_COLUMNS
 from relabel.publishing.words import CAUTION, READING_NAMES, load_bands, model_name
-from relabel.run import TASK_FILE, Run
+from relabel.run import TASK_FILE, Manifest, Run, SourceUse
 from relabel.scoring.bridges import Step
 from relabel.scoring.columns import ENOUGH
 from relabel.scoring.files import FORMULA

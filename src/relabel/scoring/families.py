@@ -17,8 +17,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from relabel.errors import DataError, UsageError
-from relabel.manifest import SourceUse
-from relabel.run import Run
+from relabel.run import Run, SourceUse
 from relabel.scoring.epoch import occupation_ratings
 from relabel.scoring.family_figures import FamilyFigures, Inputs
 from relabel.scoring.family_page import FamilyPage, Related

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict
 
-from relabel.manifest import SourceUse
+from relabel.run import SourceUse
 from relabel.scoring.columns import ENOUGH
 from relabel.scoring.ranking import CLEAN
 

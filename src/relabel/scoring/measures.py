@@ -6,10 +6,9 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
-from relabel.coding import measures_of
 from relabel.errors import DataError, UsageError
 from relabel.rubric import MEASURES
-from relabel.run import Run
+from relabel.run import Run, measures_of
 from relabel.scoring.options import SAMPLE, Taxonomy, Unrated, Weights
 from relabel.sources import onet
 from relabel.task import is_onet_release, task_table

@@ -23,10 +23,9 @@ import pandas as pd
 from scipy import optimize
 from scipy.special import gammaln
 
-from relabel.coding import measures_of
 from relabel.errors import DataError, UsageError
 from relabel.rubric import MEASURES, Measure, Rubric
-from relabel.run import Run
+from relabel.run import Run, measures_of
 from relabel.scoring.calibration import Calibration
 from relabel.scoring.linear import ScoreMap
 from relabel.task import TASK_KEY

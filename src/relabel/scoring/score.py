@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from relabel.manifest import SourceUse
 from relabel.rubric import MEASURES, Measure
-from relabel.run import TASK_FILE, Run, task_sources
+from relabel.run import TASK_FILE, Run, SourceUse, task_sources
 from relabel.scoring.bridges import Bridge, codes_of, make_bridge
 from relabel.scoring.columns import COLUMNS, ENOUGH, SCORES
 from relabel.scoring.measures import (

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from relabel.manifest import SourceUse
 from relabel.rubric import Measure
+from relabel.run import SourceUse
 from relabel.scoring.bridges import Bridge
 from relabel.scoring.measures import changed_tasks, emerging_tasks
 from relabel.scoring.options import LINK_NOTES, UNRATED_NOTES, WEIGHT_NOTES, Links, Method, Taxonomy, Unrated, Weights

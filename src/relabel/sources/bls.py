@@ -10,20 +10,21 @@ import pandas as pd
 import pandera.pandas as pa
 
 from relabel.errors import ColumnError, DataError
-from relabel.sources.frames import (
+from relabel.sources.registry import Source, load_registry
+from relabel.sources.tables import (
     SOC,
+    cell_text,
     frame_from_rows,
     locate_role,
     missing,
     number,
     numbers,
+    read_rows,
     read_sheet,
     schema,
     text,
     validated,
 )
-from relabel.sources.registry import Source, load_registry
-from relabel.sources.tables import cell_text, read_rows
 
 _DASH = ("", "—")
 _NOT_AVAILABLE = ("*", "**")

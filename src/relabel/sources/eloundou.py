@@ -1,14 +1,22 @@
-"""The labels of Eloundou et al. (2023): tasks, occupations, automation.
+"""The labels of Eloundou et al. (2023): tasks, occupations, automation; and label sets of newer models under their rubric.
 
 The columns `alpha`, `beta` and `gamma` of the label file follow from its GPT-4 labels and are left to `scoring`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import pandas as pd
 
-from relabel.sources.frames import (
+from relabel.errors import DataError
+from relabel.sources.fetch import locate
+from relabel.sources.registry import get_source
+from relabel.sources.tables import (
+    ONET_SOC,
     TASK_ID,
+    TASK_TYPES,
     locate_role,
     missing,
     number,
@@ -19,7 +27,6 @@ from relabel.sources.frames import (
     text,
     validated,
 )
-from relabel.sources.tables import ONET_SOC, TASK_TYPES
 
 SOURCE = "eloundou-2023"
 
@@ -101,3 +108,29 @@ def read_occupations() -> pd.DataFrame:
 
 def _tasks(frame: pd.DataFrame) -> pd.DataFrame:
     return missing(frame.assign(task_id=plain_task_id(frame["task_id"])), ["task_type"])
+
+
+RELABELS = "relabels-2026"
+"""Label sets that others made with newer models under the rubric of 2023, each a file of the source."""
+RELABEL_MAP: Mapping[str, str] = {"E3": "E2"}
+"""What labels of `RELABELS` become that the three codes do not have: image capability counts as E2."""
+
+
+def relabel_models() -> list[str]:
+    """The models with labels in `RELABELS`, in the order of the registry."""
+    return [file.name.removesuffix(".csv") for file in get_source(RELABELS).files if file.name.endswith(".csv")]
+
+
+def locate_relabels(ref: str) -> Path:
+    """The verified file of a set.
+
+    Args:
+        ref: `relabels-2026:MODEL`.
+
+    Raises:
+        DataError: There is no set of that model, or its file is missing or not the registered one.
+    """
+    model = ref.partition(":")[2]
+    if model not in relabel_models():
+        raise DataError(f"source {RELABELS!r} has no labels by {model!r}; it has {', '.join(relabel_models())}")
+    return locate(RELABELS, f"{model}.csv")

@@ -6,26 +6,24 @@ know it, with the one pinned at first use.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import hashlib
+import logging
+import os
+import re
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
+import pooch
 from pydantic import BaseModel, ConfigDict
 
 from relabel.errors import ChecksumError, DataError, NotAtHandError
 from relabel.settings import settings
-from relabel.sources.download import (
-    cached_path,
-    download,
-    has_pin,
-    how_to_get,
-    is_pinned_kind,
-    read_pin,
-    sha256_of,
-    was_fetched,
-    write_pin,
-)
-from relabel.sources.download import unpin as remove_pin
 from relabel.sources.registry import CopyStatus, Source, SourceFile, get_source, load_registry
 
 __all__ = [
@@ -182,7 +180,7 @@ def unpin(source_id: str, file: str | None = None) -> list[str]:
     """
     source = get_source(source_id)
     entries = source.files if file is None else (source.file(file),)
-    if forgotten := [entry.name for entry in entries if remove_pin(source, entry)]:
+    if forgotten := [entry.name for entry in entries if _remove_pin(source, entry)]:
         return forgotten
     raise DataError(f"no file of {source_id} is pinned; `relabel data verify` shows what is")
 
@@ -322,3 +320,395 @@ def _check_at_hand(source: Source, entry: SourceFile) -> FileCheck:
     pinned = check.pinned or (is_pinned_kind(entry) and found != entry.sha256)
     news = {"state": "ok", "found": found, "wanted": found, "copy_status": status, "pinned": pinned}
     return check.model_copy(update=news)
+
+
+_TIMEOUT_S = 60
+# Some publishers refuse clients that do not say who they are.
+_HEADERS = {"User-Agent": "relabel (research software; pooch)"}
+_fetched: set[Path] = set()
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, as 64 hex digits; remembered as long as the file's time and size stay.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    try:
+        status = path.stat()
+        return _digest(path, status.st_mtime_ns, status.st_size)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); check that it is a file you may open") from error
+
+
+@cache
+def _digest(path: Path, mtime_ns: int, size: int) -> str:  # pyright: ignore[reportUnusedParameter]  # key of the cache
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def cached_path(source: Source, entry: SourceFile) -> Path:
+    """Where the file lies in the download cache, whether or not it is there."""
+    return settings().download_dir / source.id / entry.name
+
+
+def was_fetched(path: Path) -> bool:
+    """Whether this process has fetched the file itself."""
+    return path in _fetched
+
+
+def is_pinned_kind(entry: SourceFile) -> bool:
+    """Whether the registry cannot know the official checksum, so that the first official file sets it."""
+    return entry.sha256 is None or entry.copy_status == "rebuilt"
+
+
+def how_to_get(source: Source, entry: SourceFile) -> str:
+    """One clause that says how a missing file is to be had."""
+    place = f"{source.id}/{entry.name}"
+    if entry.download in ("file", "zip"):
+        return f"set RELABEL_DATA_MIRROR to a folder that holds {place}, or run `relabel data pull {source.id}`"
+    if entry.download == "page":
+        return (
+            f"download {entry.name!r} by hand from {entry.url} and put it into {cached_path(source, entry).parent}, "
+            "or set RELABEL_DATA_MIRROR"
+        )
+    about = f" ({source.use})" if source.use else ""
+    kind = "what it was taken from is at" if entry.copy_status == "derived" else "see"
+    folder = cached_path(source, entry).parent
+    return (
+        f"no address gives {place}{about}: {kind} {source.homepage}; put it into {folder}, or set RELABEL_DATA_MIRROR"
+    )
+
+
+def _why_not(entry: SourceFile) -> str:
+    if entry.download == "page":
+        return "cannot be fetched automatically"
+    if entry.copy_status == "derived":
+        return "is a derived extract that the publisher does not offer"
+    return "has no official address"
+
+
+def download(source: Source, entry: SourceFile) -> Path:
+    """Fetch a file into the download cache, together with its neighbours of the same archive.
+
+    Args:
+        source: The source.
+        entry: Its file.
+
+    Returns:
+        The path in the cache; a file that is not the registered or pinned one never gets there.
+
+    Raises:
+        ChecksumError: The publisher sent another file.
+        NotAtHandError: The file is not to be had automatically, or the download failed.
+        DataError: What was sent is no archive, or lacks the file.
+    """
+    if entry.url is None or entry.download in ("page", "none"):
+        raise NotAtHandError(f"{source.id}/{entry.name} {_why_not(entry)}; {how_to_get(source, entry)}")
+    folder = cached_path(source, entry).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as scratch:
+            got = _retrieve(entry.url, Path(scratch))
+            if entry.download == "file":
+                _keep(source, entry, got)
+            else:
+                _unpack(source, entry, got)
+    except OSError as error:
+        raise NotAtHandError(
+            f"{source.id}/{entry.name} could not be fetched from {entry.url} ({_reason(error)}); "
+            f"try again or put it into a folder named by RELABEL_DATA_MIRROR",
+            why=_reason(error),
+        ) from error
+    return cached_path(source, entry)
+
+
+def _retrieve(url: str, folder: Path) -> Path:
+    logger = pooch.get_logger()
+    level = logger.level
+    # pooch would print the checksum and advise to note it down, which is this module's work.
+    logger.setLevel(logging.WARNING)
+    try:
+        # pooch's own protocol names the arguments otherwise than its own downloaders do.
+        downloader = cast("Any", pooch.HTTPDownloader(timeout=_TIMEOUT_S, headers=_HEADERS))
+        return Path(pooch.retrieve(url, known_hash=None, fname="download", path=folder, downloader=downloader))
+    finally:
+        logger.setLevel(level)
+
+
+def _unpack(source: Source, entry: SourceFile, archive: Path) -> None:
+    """Keep every member of the archive that the source lists and lacks; complain about the wanted one only."""
+    refused: ChecksumError | None = None
+    try:
+        with zipfile.ZipFile(archive) as bundle:
+            for other in source.files:
+                if other.url != entry.url or other.download != "zip":
+                    continue
+                if other != entry and cached_path(source, other).exists():
+                    continue
+                member = _member(bundle, other.member or other.name)
+                if member is None:
+                    if other == entry:
+                        inside = ", ".join(bundle.namelist()[:8])
+                        raise DataError(
+                            f"the archive at {entry.url} has no member {other.member!r} (it has {inside}); "
+                            f"correct the member of {source.id!r} in a RELABEL_SOURCES file"
+                        )
+                    continue
+                # A path of its own each, because checksums are remembered by path, time and size.
+                unpacked = archive.parent / "members" / other.name
+                unpacked.parent.mkdir(exist_ok=True)
+                with bundle.open(member) as inside_file, unpacked.open("wb") as out:
+                    shutil.copyfileobj(inside_file, out)
+                try:
+                    _keep(source, other, unpacked)
+                except ChecksumError as error:
+                    refused = error if other == entry else refused
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise NotAtHandError(
+            f"{source.id}/{entry.name} could not be fetched: what {entry.url} sent is not a readable zip archive ({error}); "
+            "try again later",
+            why="what came is no zip archive",
+        ) from error
+    if refused is not None:
+        raise refused
+
+
+def _member(bundle: zipfile.ZipFile, wanted: str) -> str | None:
+    """The member's name in the archive; publishers rename the folder around a member, but not the file."""
+    names = bundle.namelist()
+    if wanted in names:
+        return wanted
+    same = [name for name in names if name.rsplit("/", 1)[-1] == wanted.rsplit("/", 1)[-1]]
+    return same[0] if len(same) == 1 else None
+
+
+def _keep(source: Source, entry: SourceFile, got: Path) -> None:
+    """Move a fetched file into the cache if it is the registered one, or pin it if it is the first."""
+    found = sha256_of(got)
+    target = cached_path(source, entry)
+    if is_pinned_kind(entry):
+        pin = read_pin(source, entry)
+        if pin is None:
+            # Before the file, so that no file ever lies in the cache without its checksum.
+            write_pin(source, entry, got, str(entry.url))
+            pin = found
+        wanted = pin
+    else:
+        wanted = entry.sha256 or ""
+    if found != wanted:
+        raise ChecksumError(
+            Path(source.id) / entry.name,
+            wanted,
+            found,
+            f"it came from {entry.url}, where the publisher may have replaced it: "
+            + (
+                f"`relabel data unpin {source.id}` forgets the checksum that was pinned at first use"
+                if is_pinned_kind(entry)
+                else "register it as your own release in a RELABEL_SOURCES file"
+            ),
+        )
+    got.replace(target)
+    _fetched.add(target)
+
+
+def _pin_path(source: Source, entry: SourceFile) -> Path:
+    return settings().download_dir / source.id / f"{entry.name}.sha256"
+
+
+def has_pin(source: Source, entry: SourceFile) -> bool:
+    """Whether a checksum of the file was pinned."""
+    return _pin_path(source, entry).exists()
+
+
+def read_pin(source: Source, entry: SourceFile) -> str | None:
+    """The pinned sha256 of a file, or None.
+
+    Raises:
+        DataError: The pin is unreadable or holds no checksum.
+    """
+    path = _pin_path(source, entry)
+    try:
+        words = path.read_text(encoding="utf-8").split()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DataError(f"the pin {path} cannot be read ({error.strerror}); check its permissions") from error
+    if not words or len(words[0]) != 64:
+        raise DataError(f"the pin {path} holds no sha256; delete it and run `relabel data pull {source.id}`")
+    return words[0]
+
+
+_BINARY = {
+    ".xlsx": b"PK\x03\x04",
+    ".zip": b"PK\x03\x04",
+    ".xls": b"\xd0\xcf\x11\xe0",
+    ".parquet": b"PAR1",
+    ".pdf": b"%PDF",
+}
+_TEXT = (".txt", ".csv", ".tsv")
+_HEADS = {
+    "tasks": ("Task ID",),
+    "task-ratings": ("Task ID", "Data Value"),
+    "occupations": ("Title",),
+    "emerging-tasks": ("Task",),
+    "labels": ("Task ID",),
+}
+"""Columns that a text file of a role has, whatever its publisher or release."""
+
+
+def _bare(column: str) -> str:
+    return re.sub(r"[\W_]+", "", column).casefold()
+
+
+def _require_data(entry: SourceFile, path: Path, came_from: str) -> None:
+    """Look at a file without a known checksum before it is pinned: its kind by its first bytes, its header row.
+
+    Raises:
+        DataError: It is a web page, or not of the kind that its name says.
+    """
+    suffix = Path(entry.name).suffix.lower()
+    with path.open("rb") as stream:
+        start = stream.read(4096)
+    head = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    problem = ""
+    if head[:1] == b"<" and suffix not in (".html", ".htm", ".xml"):
+        problem = "a web page"
+    elif suffix in _BINARY and not head.startswith(_BINARY[suffix]):
+        problem = f"no {suffix[1:]} file by its first bytes"
+    elif suffix == ".json" and head[:1] not in b"{[":
+        problem = "no JSON by its first character"
+    elif suffix in _TEXT:
+        line = head.splitlines()[0].decode("utf-8", "replace") if head else ""
+        columns = [_bare(cell) for cell in re.split("[\t,;]", line)]
+        lacks = [name for name in _HEADS.get(entry.role or "", ()) if _bare(name) not in columns]
+        if b"\0" in start:
+            problem = "no text"
+        elif len(columns) < 2 or lacks:
+            missing = f" without the column {lacks[0]!r}" if lacks else ""
+            problem = f"no table{missing} (its first line is {line[:60]!r})"
+    if problem:
+        raise DataError(
+            f"what {came_from} gave for {entry.name} is {problem}; nothing was kept or pinned: open the address in a browser, correct "
+            "the entry in your RELABEL_SOURCES file, or put the right file in place"
+        )
+
+
+def write_pin(source: Source, entry: SourceFile, path: Path, came_from: str) -> None:
+    """Pin the checksum of a file that looks like what its entry says, in one step.
+
+    Args:
+        source: The source.
+        entry: Its file, of which the registry knows no checksum.
+        path: The first copy of it.
+        came_from: Where that copy is from, in words.
+
+    Raises:
+        DataError: It is a web page or another kind of file, or the download cache cannot be written.
+    """
+    _require_data(entry, path, came_from)
+    found, path = sha256_of(path), _pin_path(source, entry)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, scratch = tempfile.mkstemp(prefix=".pin-", dir=path.parent)
+        with os.fdopen(handle, "w", encoding="utf-8") as out:
+            out.write(f"{found}  {entry.name}\n")
+        Path(scratch).replace(path)
+    except OSError as error:
+        raise DataError(f"the pin {path} cannot be written ({error.strerror}); check RELABEL_HOME") from error
+
+
+def _remove_pin(source: Source, entry: SourceFile) -> bool:
+    """Forget the pinned checksum of a file, and its copy in the download cache where it can be fetched again.
+
+    Returns:
+        Whether there was a pin.
+
+    Raises:
+        DataError: They cannot be removed.
+    """
+    try:
+        pinned = has_pin(source, entry)
+        if pinned and entry.download in ("file", "zip"):
+            cached_path(source, entry).unlink(missing_ok=True)
+        _pin_path(source, entry).unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"the pin of {source.id}/{entry.name} cannot be removed ({error.strerror})") from error
+    return pinned
+
+
+def _reason(error: OSError) -> str:
+    """A failed download in a few words; the text of a network error is a chain of internals."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None:
+        return f"the server answered {status}"
+    return error.strerror or {
+        "ConnectionError": "no connection",
+        "ConnectTimeout": "no connection in time",
+        "ReadTimeout": "no answer in time",
+        "ChunkedEncodingError": "the connection broke off",
+    }.get(type(error).__name__, type(error).__name__)
+
+
+def advice(checks: Sequence[FileCheck], *, tried: bool) -> list[str]:
+    """Say what to do about files that are missing or wrong.
+
+    Args:
+        checks: Checks of `verify`, or of `pull`.
+        tried: Whether they are of `pull`. What can be fetched and was not tried is left out: `to_fetch` has it.
+
+    Returns:
+        A line for each file that is not the registered one, a line for each source whose files could not be fetched, and
+        for each source with files that a person must fetch a line and, indented, the pages; what goes for all comes last.
+    """
+    registry = load_registry()
+    missing = [check for check in checks if check.state == "missing"]
+    lines = [
+        f"{check.source_id}: {check.message}"
+        for check in checks
+        if check.state not in ("ok", "missing") or (tried and check in missing and check.can_fetch and not check.why)
+    ]
+    failed = [check for check in missing if check.why]
+    by_hand = [check for check in missing if not check.can_fetch]
+    for group in _by_source(failed):
+        source = registry[group[0].source_id]
+        urls = list(dict.fromkeys(source.file(check.file).url or "" for check in group))
+        them = group[0].file if len(group) == 1 else f"{len(group)} files"
+        place = urls[0] if len(urls) == 1 else " and ".join(dict.fromkeys(url.split("/")[2] for url in urls))
+        why = ", ".join(dict.fromkeys(check.why for check in group))
+        lines.append(f"{source.id}: {them} could not be fetched from {place} ({why})")
+    for group in _by_source(by_hand):
+        source = registry[group[0].source_id]
+        lines += _by_hand(source, [source.file(check.file) for check in group])
+    if failed:
+        lines.append("to do: run `relabel data pull` again when the addresses answer; it fetches what is missing only")
+    if failed or by_hand:
+        lines.append("what you have already may lie in a folder that RELABEL_DATA_MIRROR names, as SOURCE_ID/FILE")
+    return lines
+
+
+def to_fetch(checks: Iterable[FileCheck]) -> list[str]:
+    """Sources with missing files that `relabel data pull` can fetch."""
+    return list(dict.fromkeys(check.source_id for check in checks if check.state == "missing" and check.can_fetch))
+
+
+def _by_source(checks: Iterable[FileCheck]) -> list[list[FileCheck]]:
+    groups: dict[str, list[FileCheck]] = {}
+    for check in checks:
+        groups.setdefault(check.source_id, []).append(check)
+    return list(groups.values())
+
+
+def _by_hand(source: Source, files: Sequence[SourceFile]) -> list[str]:
+    about = f" ({source.use})" if source.use else ""
+    lines = [f"{source.id}{about}: put into {cached_path(source, files[0]).parent}"]
+    pages: dict[tuple[str | None, str], list[str]] = {}
+    for file in files:
+        note = "" if file.download == "none" and file.copy_status == "official" else file.note
+        pages.setdefault((file.url, note), []).append(file.name)
+    for (url, note), names in pages.items():
+        lines.append(f"  {', '.join(names)}: {f'from {url}' if url else f'no address gives it; see {source.homepage}'}")
+        lines += [f"    {note}"] if note else []
+    if any(file.url is None for file in files) and source.notes:
+        lines.append(f"    {source.notes}")
+    return lines

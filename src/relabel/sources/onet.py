@@ -5,9 +5,14 @@ from __future__ import annotations
 import pandas as pd
 import pandera.pandas as pa
 
-from relabel.sources.frames import (
+from relabel.sources.registry import get_source
+from relabel.sources.tables import (
+    NOT_GIVEN,
+    ONET_SOC,
     SOC,
     TASK_ID,
+    TASK_TYPES,
+    category,
     locate_role,
     missing,
     number,
@@ -19,8 +24,6 @@ from relabel.sources.frames import (
     text,
     validated,
 )
-from relabel.sources.registry import get_source
-from relabel.sources.tables import NOT_GIVEN, ONET_SOC, TASK_TYPES, category
 
 _IMPORTANCE = "IM"
 
@@ -62,15 +65,6 @@ DWAS = schema(
         "dwa_title": text(r"\S"),
     },
     unique=["task_id", "dwa_id"],
-)
-TAXONOMY = schema(
-    {
-        "onet_soc_2010": text(ONET_SOC),
-        "title_2010": text(r"\S"),
-        "onet_soc_2019": text(ONET_SOC),
-        "title_2019": text(r"\S"),
-    },
-    unique=["onet_soc_2010", "onet_soc_2019"],
 )
 TO_SOC2018 = schema(
     {
@@ -221,25 +215,6 @@ def read_dwas(release: str = "onet-30.2") -> pd.DataFrame:
     names = {"DWA ID": "dwa_id", "DWA Title": "dwa_title"}
     titles = read_columns(locate_role(release, "dwas"), names)
     return validated(path, links.merge(titles, how="left", on="dwa_id"), DWAS)
-
-
-def read_taxonomy_2010_2019() -> pd.DataFrame:
-    """From O*NET-SOC 2010 to O*NET-SOC 2019.
-
-    Returns:
-        One row a pair of codes, many-to-many: `onet_soc_2010, title_2010, onet_soc_2019, title_2019`; 1,164 rows.
-
-    Raises:
-        DataError: The file is not to be had, not the registered one, or breaks its schema.
-    """
-    path = locate_role("onet-taxonomy", "2010-to-2019")
-    columns = {
-        "O*NET-SOC 2010 Code": "onet_soc_2010",
-        "O*NET-SOC 2010 Title": "title_2010",
-        "O*NET-SOC 2019 Code": "onet_soc_2019",
-        "O*NET-SOC 2019 Title": "title_2019",
-    }
-    return validated(path, read_sheet(path, columns), TAXONOMY)
 
 
 def read_onet_to_soc2018() -> pd.DataFrame:

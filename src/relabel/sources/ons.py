@@ -9,7 +9,8 @@ from typing import Any, cast
 import pandas as pd
 
 from relabel.errors import ColumnError, DataError
-from relabel.sources.frames import (
+from relabel.sources.registry import get_source
+from relabel.sources.tables import (
     UK_SOC_UNIT,
     locate_role,
     missing,
@@ -20,7 +21,6 @@ from relabel.sources.frames import (
     text,
     validated,
 )
-from relabel.sources.registry import get_source
 
 _LEVELS = {1: "major", 2: "sub-major", 3: "minor", 4: "unit"}
 
