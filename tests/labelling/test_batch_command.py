@@ -15,6 +15,8 @@ import pytest
 from batch_server import Call, FakeBatches, Fate, batch_provider
 from batch_workshop import by_number
 from relabel.cli.app import run_app
+from relabel.labelling.form import form_note
+from relabel.labelling.request import Endpoint, host_of
 from relabel.labelling.store import Store
 from relabel.run import open_run
 from relabel.settings import asset_dir, settings
@@ -324,11 +326,11 @@ def test_a_dry_run_shows_half_the_price(fake: FakeBatches, capsys: pytest.Captur
 
 def test_what_an_online_run_found_out_of_the_server_is_used(fake: FakeBatches) -> None:
     with provider(lambda seen: refused(400) if "response_format" in seen.body else judged()) as online:
-        words = ["--base-url", online.base_url, "--tasks", "sample", "--sample", "1", "--quiet"]
+        words = ["--base-url", online.base_url, "--tasks", "sample", "--sample", "2", "--quiet"]
         assert run_app(["run", "--model", "m", *words, "--out", "a"]) == 0
         with Store(settings().store_dir) as store:
-            form = store.note(f"form/chat/{online.base_url.removeprefix('http://')}/m")
+            form = store.note(form_note(Endpoint(host=host_of(online.base_url), model="m")))
             assert form == "text"
-            store.put_note(f"form/chat/{fake.base_url.removeprefix('http://')}/m", form)
+            store.put_note(form_note(Endpoint(host=host_of(fake.base_url), model="m")), form)
     assert run(fake) == 0
     assert "response_format" not in json.loads(fake.bodies[0].splitlines()[0])["body"]

@@ -11,6 +11,7 @@ import pytest
 
 from relabel.cli.app import run_app
 from relabel.errors import ProviderError
+from relabel.labelling.form import form_note, with_known_form
 from relabel.labelling.job import Stop
 from relabel.labelling.store import Store
 from relabel.run import open_run
@@ -291,3 +292,37 @@ async def test_a_repair_that_finds_the_server_down_is_a_failure_that_counts_all_
         assert len(fake.seen) == 4
     assert [(x.kind, x.attempts) for x in outcome.failures] == [("provider", 2)] * 2
     assert store.stats().rejected == 2
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        refused(400, "Failed to generate JSON", "json_validate_failed"),
+        refused(400, "The response was filtered", "content_filter"),
+        refused(400, "this one is too long", "context_length_exceeded"),
+    ],
+)
+async def test_one_odd_refusal_of_the_first_question_says_nothing_about_the_form(
+    odd: Reply, store: Store, tmp_path: Path
+) -> None:
+    with provider(lambda seen: odd if "number 0." in seen.prompt else judged()) as fake:
+        outcome = await label_all(make_job(fake.base_url, 4, probe=True), store, tmp_path / "run")
+        assert {form_of(seen) for seen in fake.seen} == {"json_schema"}
+    assert (outcome.manifest.response_form, len(outcome.labels)) == ("json_schema", 6)
+
+
+async def test_two_tasks_that_are_refused_alike_step_the_form_down(store: Store, tmp_path: Path) -> None:
+    with provider(lambda seen: judged() if form_of(seen) == "text" else refused(422, "bad request")) as fake:
+        outcome = await label_all(make_job(fake.base_url, 4, probe=True), store, tmp_path / "run")
+        assert [form_of(seen) for seen in fake.seen[:4]] == ["json_schema"] * 2 + ["json_object"] * 2
+    assert outcome.complete
+
+
+async def test_what_was_known_of_a_form_is_asked_anew_on_another_day(store: Store, tmp_path: Path) -> None:
+    job = make_job("http://127.0.0.1:9/v1", 2, probe=True)
+    assert with_known_form(job, store).probe
+    store.put_note(form_note(job.endpoint), "text")
+    assert with_known_form(job, store).endpoint.form == "text"
+    store.drop_notes()
+    store.put_note(f"{form_note(job.endpoint).partition('@')[0]}@2026-01-01", "text")
+    assert with_known_form(job, store).probe
