@@ -8,10 +8,18 @@ from typing import Any
 
 import pytest
 
+from relabel.cli.app import run_app
 from relabel.errors import ProviderError
+from relabel.labelling.budget import Budget
+from relabel.labelling.engines.limits import Limiter
+from relabel.labelling.engines.online import OnlineEngine
 from relabel.labelling.pricing import Price
 from relabel.labelling.providers import ErrorMeaning, read_error
+from relabel.labelling.request import Endpoint, host_of
+from relabel.labelling.running import run_job
 from relabel.labelling.store import Store
+from relabel.labelling.wire import body
+from relabel.run import read_manifest
 from server import Reply, Seen, chat, judged, provider
 from workshop import label_all, make_job
 
@@ -278,3 +286,73 @@ async def test_a_router_whose_answer_breaks_off_is_asked_again(store: Store, tmp
     with provider(lambda seen: Reply(body=broken) if len(fake.seen) % 2 else judged()) as fake:
         outcome = await label_all(make_job(fake.base_url, 3), store, tmp_path / "run", concurrency=1)
     assert outcome.complete
+
+
+async def test_a_run_whose_last_requests_fail_alike_pauses_tries_one_and_ends_with_the_reason(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relabel.labelling.workers.PAUSE_S", 0.0)
+    with provider(lambda seen: judged() if len(fake.seen) <= 30 else Reply(400, "the upstream is gone")) as fake:
+        with pytest.raises(ProviderError, match=r"one more after a pause: HTTP 400: the upstream is gone"):
+            await label_all(make_job(fake.base_url, 200), store, tmp_path / "run", concurrency=4)
+        assert len(fake.seen) < 30 + 20 + 2 * 4
+    assert store.stats().answers == 30
+
+
+async def test_a_run_goes_on_when_the_one_that_is_tried_in_a_pause_comes_through(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relabel.labelling.workers.PAUSE_S", 0.05)
+    with provider(lambda seen: Reply(400, "hiccup") if 30 < len(fake.seen) <= 48 else judged()) as fake:
+        outcome = await label_all(make_job(fake.base_url, 60), store, tmp_path / "run", concurrency=1)
+    assert len(outcome.labels) == 120 - 18
+    assert [failure.message for failure in outcome.failures] == ["HTTP 400: hiccup"] * 18
+
+
+async def test_failures_now_and_then_pause_nothing(store: Store, tmp_path: Path) -> None:
+    with provider(lambda seen: judged() if len(fake.seen) % 3 else Reply(400, "odd")) as fake:
+        outcome = await label_all(make_job(fake.base_url, 40), store, tmp_path / "run", concurrency=4)
+        assert len(fake.seen) == 80
+    assert len(outcome.failures) == 26
+
+
+async def test_a_server_that_ignores_the_bound_of_answers_ends_a_run_with_a_cap(store: Store, tmp_path: Path) -> None:
+    usage = {"prompt_tokens": 700, "completion_tokens": 3000, "total_tokens": 3700}
+    with provider(lambda seen: Reply(body=chat(JSON, usage=usage), delay=0.02)) as fake:
+        endpoint = Endpoint(host=host_of(fake.base_url), model="m", params={"max_completion_tokens": 100})
+        budget = Budget(1.0, PRICE)
+        engine = OnlineEngine(fake.base_url, None, PRICE, limiter=Limiter(4), budget=budget)
+        job = make_job(fake.base_url, 100, price=PRICE, endpoint=endpoint)
+        with pytest.raises(ProviderError, match="wrote 3,000 tokens where at most 100 were asked for"):
+            await run_job(job, engine, store, tmp_path / "run", concurrency=4, budget=budget)
+        await engine.close()
+        assert len(fake.seen) <= 1 + 4  # the first, and what was in flight when it was read
+    assert read_manifest(tmp_path / "run").cost_usd == pytest.approx(len(fake.seen) * (700 + 30000) / 1e6)
+
+
+async def test_thinking_beyond_the_bound_is_reserved_for(store: Store, tmp_path: Path) -> None:
+    usage = {"prompt_tokens": 700, "completion_tokens": 40, "total_tokens": 1740}
+    cap = 0.15
+    with provider(lambda seen: Reply(body=chat(JSON, usage=usage))) as fake:
+        endpoint = Endpoint(host=host_of(fake.base_url), model="m", params={"max_completion_tokens": 100})
+        budget = Budget(cap, PRICE)
+        engine = OnlineEngine(fake.base_url, None, PRICE, limiter=Limiter(1), budget=budget)
+        job = make_job(fake.base_url, 100, price=PRICE, endpoint=endpoint)
+        outcome = await run_job(job, engine, store, tmp_path / "run", concurrency=1, budget=budget)
+        await engine.close()
+    assert cap / 2 < (outcome.manifest.cost_usd or 0) <= cap
+    assert {failure.kind for failure in outcome.failures} == {"budget"}
+
+
+@pytest.mark.parametrize("given", ["messages=[]", "input=x", "response_format={}", 'text={"format": {}}', "text=plain"])
+def test_what_makes_the_request_is_not_a_parameter(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["run", "--model", "m", "--base-url", "http://127.0.0.1:9/v1", "--tasks", "sample", "--dry-run"]
+    assert run_app([*words, "--api", "responses", "--param", given]) == 2
+    assert "--param" in capsys.readouterr().err
+
+
+def test_other_text_parameters_stand_beside_the_format() -> None:
+    messages = [{"role": "user", "content": "x"}]
+    made = body("responses", "m", messages, "json_schema", {"type": "object"}, {"text": {"verbosity": "low"}})
+    assert made["text"]["verbosity"] == "low"
+    assert made["text"]["format"]["schema"] == {"type": "object"}

@@ -22,7 +22,7 @@ from relabel.run import task_sources
 from relabel.sources.tables import is_table_file
 from relabel.task import load_tasks
 
-_OURS = {"model", "messages", "response_format", "stream", "n"}
+_OURS = {"model", "messages", "input", "response_format", "stream", "n"}
 """What a request says anyway, and nobody else may."""
 _CREDENTIALS = {"api_key", "apikey", "authorization", "token", "access_token", "secret", "password"}
 
@@ -60,7 +60,11 @@ def parameters(given: Sequence[str], max_tokens: int | None, model: str, *, api:
             raise UsageError(f"--param {name} would write a credential into the store; set OPENAI_API_KEY instead")
         if not equals or not name or name in _OURS:
             raise UsageError(f"--param {item!r} is not NAME=VALUE with a sampling parameter, such as temperature=0")
-        found[name] = _value(item, name, text)
+        found[name] = value = _value(item, name, text)
+        if name == "text" and not (isinstance(value, dict) and "format" not in value):
+            raise UsageError(
+                '--param text takes an object without `format`, such as text={"verbosity":"low"}: the format is relabel\'s'
+            )
     if decide == "logprob":
         _leave_to_one_token(found, max_tokens)
     if max_tokens is not None:

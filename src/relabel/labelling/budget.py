@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+from relabel.errors import ProviderError
+from relabel.label import Usage
 from relabel.labelling.pricing import Price
 from relabel.labelling.request import canonical_json
 from relabel.labelling.wire import output_bound
@@ -34,6 +36,8 @@ class Budget:
         self._reserved = 0.0
         self._open = 0
         self._settled = asyncio.Event()
+        self._hidden = 0
+        self._ignored = ""
 
     @property
     def perhaps_charged(self) -> PerhapsCharged:
@@ -64,17 +68,35 @@ class Budget:
     def _worst_case(self, body: Mapping[str, Any], price: Price) -> float:
         # A token is at least a byte of the posted document.
         prompt = len(canonical_json(body)) + 64
-        return (prompt * price.dearest_input + (output_bound(body) or 0) * price.output) / 1e6
+        return (prompt * price.dearest_input + ((output_bound(body) or 0) + self._hidden) * price.output) / 1e6
+
+    def heed(self, body: Mapping[str, Any], usage: Usage) -> None:
+        """Learn from an answer whether the bound of answers holds.
+
+        Thinking beyond it is reserved for from then on. Where the server does not know the bound, no cap can be kept, and nothing
+        more is sent.
+        """
+        bound = output_bound(body)
+        if self.cap_usd is None or bound is None or usage.completion <= bound:
+            return
+        if usage.completion - usage.reasoning <= bound:
+            self._hidden = max(self._hidden, 2 * (usage.completion - bound))
+        else:
+            self._ignored = (
+                f"the server wrote {usage.completion:,} tokens where at most {bound:,} were asked for, so that --max-cost cannot be kept and "
+                "the run stops; give the bound by the name that this server knows, such as --param max_tokens=N"
+            )
 
     async def reserve(self, worst_usd: float) -> None:
         """Set money aside, waiting for requests in flight to settle where they might leave room.
 
         Raises:
             NoBudgetError: There is no room, and nothing in flight could make some.
+            ProviderError: The server does not heed the bound that the reserve rests on.
         """
         if self.cap_usd is None:
             return
-        while self.spent_usd + self.unsure_usd + self._reserved + worst_usd > self.cap_usd:
+        while not self._ignored and self.spent_usd + self.unsure_usd + self._reserved + worst_usd > self.cap_usd:
             if not self._open:
                 raise NoBudgetError(
                     f"the next request may cost up to {worst_usd:.4f} USD, and of the cap of {self.cap_usd:.4f} USD "
@@ -82,6 +104,8 @@ class Budget:
                 )
             self._settled.clear()
             await self._settled.wait()
+        if self._ignored:
+            raise ProviderError(self._ignored)
         self._reserved += worst_usd
         self._open += 1
 

@@ -62,8 +62,9 @@ def body(
         shape: dict[str, Any] = {"type": form}
         if form == "json_schema":
             shape |= {"name": "answer", "strict": True, "schema": dict(schema)}
-        said = {} if form == "text" else {"text": {"format": shape}}
-        return {"model": model, "input": [dict(m) for m in messages], **said, **params}
+        more = params.get("text")
+        said = {} if form == "text" else {"text": {"format": shape, **(more if isinstance(more, Mapping) else {})}}
+        return {"model": model, "input": [dict(m) for m in messages], **params, **said}
     shape = {"type": form}
     if form == "json_schema":
         shape["json_schema"] = {"name": "answer", "strict": True, "schema": dict(schema)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -28,6 +28,10 @@ STAND_BY = 8
 """One worker in so many more than requests may be in flight."""
 LEAVE_S = 2.0
 """Seconds for which missing labels are still named when the user wants to leave at once."""
+LAST = 20
+"""Requests that show whether a run has come to a stop: when nearly all of the last ones failed alike, it pauses and tries one."""
+NEARLY_ALL = 18
+PAUSE_S = 30.0
 FIRST_S = 60.0
 """Seconds for which the requests of one setting wait for the first of them, which fills the provider's prefix cache."""
 FIRST_TRIES = 3
@@ -39,6 +43,7 @@ _KEYS_HELD = 500_000
 """Keys of the store in memory at most: some 60 MB."""
 _REPAIRABLE = {"invalid-json", "schema"}
 _ABOUT_THE_TASK = {"budget", "refusal", "content-filter"}
+_OF_THE_SERVER = ("status 0", "status 429", "status 5", "timeout", "provider")
 _NOT_ASKED = "the run was stopped before this was asked"
 
 
@@ -89,6 +94,10 @@ class Workers:
         self._first: dict[str, asyncio.Future[None]] = {}
         """By the prefix of a prompt: done once a request that begins with it was answered."""
         self._first_failed: Counter[str] = Counter()
+        self._last_ends: deque[str] = deque(maxlen=LAST)
+        self._paused: asyncio.Future[None] | None = None
+        """Done when the one request that is tried in a pause has come back."""
+        self._trying = False
 
     async def work(self, concurrency: int) -> Exception | None:
         """Work through the plan, until its end or until the job is stopped.
@@ -241,6 +250,12 @@ class Workers:
         attempts = 0
         filling = await self._wait_for_the_first(planned)
         try:
+            trying = await self._wait_for_the_end_of_a_pause()
+        except asyncio.CancelledError:
+            if filling is not None:
+                self._first_is_over(filling, answered=False)
+            raise
+        try:
             answer, wrong = self._invalid.pop(key, (None, None))
             if answer is None:
                 answer = await self.engine.ask(planned.request, flies=flies)
@@ -262,17 +277,42 @@ class Workers:
             self._sent.pop(key, None)
             self.ledger.fail(planned, error.kind, str(error), attempts + error.attempts)
             if error.kind != "provider" or error.attempts:  # a replay asks no provider: what it lacks is no sign of one
-                self._ended(error.kind if error.status is None else f"status {error.status}", str(error))
+                how = error.kind if error.status is None else f"status {error.status}"
+                self._ended(how, str(error), tried=trying)
             return None
         except InvalidAnswerError as error:
             self._sent.pop(key, None)
             self.ledger.fail(planned, error.kind, error.reason, attempts)
-            self._ended(error.kind, error.reason)
+            self._ended(error.kind, error.reason, tried=trying)
             return None
         finally:
             if filling is not None:
                 self._first_is_over(filling, answered=attempts > 0)
+            if trying:
+                self._trying = False
+                self._wake_the_paused()
         return rest
+
+    async def _wait_for_the_end_of_a_pause(self) -> bool:
+        """Wait while the run pauses; True for the one request that is to find out whether it can go on."""
+        while self._paused is not None:
+            if self._trying:
+                await asyncio.wait({self._paused})
+                continue
+            self._trying = True
+            try:
+                await asyncio.sleep(PAUSE_S)
+            except asyncio.CancelledError:
+                self._trying = False
+                raise
+            return True
+        return False
+
+    def _wake_the_paused(self, *, over: bool = False) -> None:
+        if self._paused is None:
+            return
+        before, self._paused = self._paused, None if over else asyncio.get_running_loop().create_future()
+        before.set_result(None)
 
     async def _wait_for_the_first(self, planned: Planned) -> str | None:
         """Wait until another request with the same prefix was answered: then the provider has the prefix in its cache.
@@ -300,21 +340,41 @@ class Workers:
             del self._first[prefix]
         first.set_result(None)
 
-    def _ended(self, how: str, said: str = "") -> None:
-        """Count how the first requests ended, and stop when all of them failed alike."""
-        # A run that had labels at an earlier start is past that: what it lacks may be what always fails. And a refusal
-        # is about a task, not about how the server is asked.
-        if self.seasoned or self._first_ends.total() >= ALIKE or how in _ABOUT_THE_TASK:
+    def _ended(self, how: str, said: str = "", *, tried: bool = False) -> None:
+        """Count how requests ended. Stop when the first ones all failed alike; pause when nearly all of the last ones did.
+
+        Raises:
+            _AlikeError: They did, and for the last ones: the request that was tried in the pause did too.
+        """
+        # A refusal is about a task, not about how the server is asked.
+        if how in _ABOUT_THE_TASK:
             return
-        self._first_ends[how] += 1
-        enough = min(ALIKE, self.job.size) if how == "status 0" else ALIKE
-        if how and self._first_ends[how] == self._first_ends.total() == enough:
-            advice = (
-                "check --base-url and that the server runs"
-                if how == "status 0"
-                else "mend that and start the same run again"
-            )
-            raise _AlikeError(f"the first {enough} requests all failed alike: {said}; {advice}")
+        advice = (
+            "check --base-url and that the server runs"
+            if how == "status 0"
+            else "fix the cause and start the same run again"
+        )
+        # A run that had labels at an earlier start is past its first: what it lacks may be what always fails.
+        if not self.seasoned and self._first_ends.total() < ALIKE:
+            self._first_ends[how] += 1
+            enough = min(ALIKE, self.job.size) if how == "status 0" else ALIKE
+            if how and self._first_ends[how] == self._first_ends.total() == enough:
+                raise _AlikeError(f"the first {enough} requests all failed alike: {said}; {advice}")
+        if not how:
+            self._last_ends.append(how)
+            self._wake_the_paused(over=True)
+            return
+        if self.seasoned and not how.startswith(_OF_THE_SERVER):
+            return
+        if self._paused is not None:
+            if tried and self._last_ends[-1] == how:
+                raise _AlikeError(
+                    f"nearly all of the last {LAST} requests failed alike, and so did one more after a pause: {said}; {advice}"
+                )
+            return
+        self._last_ends.append(how)
+        if self._last_ends.count(how) >= NEARLY_ALL:
+            self._paused = asyncio.get_running_loop().create_future()
 
     def _left(self) -> Iterator[Planned]:
         """What nobody has pulled; what cannot even be asked is entered as missing."""

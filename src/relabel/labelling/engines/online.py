@@ -263,6 +263,7 @@ class OnlineEngine:
             self.budget.unsure(request.body, worst)
             message = f"the server's reply is no completion: {clean(text)[:200]!r}"
             raise NoAnswerError("provider", message, attempts) from error
+        self.budget.heed(request.body, answer.usage)
         self.budget.settle(worst, answer.cost_usd)
         self.limiter.correct(ticket, answer.usage.prompt + answer.usage.completion)
         return answer
