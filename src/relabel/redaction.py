@@ -171,11 +171,22 @@ def printable(text: str) -> str:
 
 
 def public_url(url: str) -> str:
-    """An address without user information, query and fragment: fit for manifests, logs and messages."""
+    """An address without user information, query and fragment: fit for manifests, logs and messages.
+
+    Of a query only the version of the API stays, which some addresses need and which is no secret.
+    """
     try:
         parts = urlsplit(url)
     except ValueError:
         return url.partition("?")[0].rpartition("@")[2]
     # Without `//` the credentials lie in the path, as in `user:secret@host/v1`.
     path = parts.path if parts.netloc else parts.path.rpartition("@")[2]
-    return urlunsplit((parts.scheme if parts.netloc else "", parts.netloc.rpartition("@")[2], path, "", ""))
+    return urlunsplit(
+        (parts.scheme if parts.netloc else "", parts.netloc.rpartition("@")[2], path, api_version(parts.query), "")
+    )
+
+
+def api_version(query: str) -> str:
+    """The part of an address's query that names the version of the API: `api-version=...`; empty without one."""
+    found = re.search(r"(?:^|&)(api-version=[0-9A-Za-z.-]{1,40})(?=&|$)", query)
+    return found[1] if found else ""

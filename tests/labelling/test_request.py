@@ -131,3 +131,11 @@ def test_credentials_in_an_address_are_no_part_of_it(url: str, host: str) -> Non
 def test_an_address_that_is_none_is_refused() -> None:
     with pytest.raises(UsageError, match="no address of an API"):
         host_of("localhost:8000")
+
+
+def test_the_version_of_the_api_that_an_address_asks_for_is_part_of_the_key() -> None:
+    base = "https://r.openai.azure.com/openai/deployments/d"
+    hosts = [host_of(base + query) for query in ("", "?api-version=1", "?api-version=2", "?key=x&api-version=2")]
+    assert hosts[0] == base.removeprefix("https://")
+    assert hosts[2] == hosts[3]
+    assert len(set(hosts)) == 3

@@ -250,5 +250,6 @@ def test_what_looks_like_a_secret_goes_from_messages_and_titles_stay() -> None:
         == f"see https://h/x?a=1&sig={MASK} for key-performance-indicators"
     )
     assert public_url("https://u:p@h:1/v1?key=x#y") == "https://h:1/v1"
+    assert public_url("https://h/v1?key=x&api-version=2024-10-21&sig=y") == "https://h/v1?api-version=2024-10-21"
     guard_address("https://h/v1?api-version=2026-01-01&subscription-key=abc123")
     assert masked("2026-01-01 abc123") == f"2026-01-01 {MASK}"

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from relabel.labelling.batch.state import BatchState
     from relabel.labelling.job import Job
     from relabel.labelling.outcome import Outcome
-    from relabel.labelling.wire import Api
     from relabel.settings import Settings
 
 app = typer.Typer(help="Look after runs that wait for the Batch API.", no_args_is_help=True)
@@ -131,7 +130,7 @@ def label_by_batch(
     from relabel.labelling.progress import Progress
     from relabel.labelling.store import Store
 
-    provider = _provider(base_url, job.endpoint.model, environment, job.endpoint.api)
+    provider = _provider(base_url, job, environment)
     name, home = state.run_id(job), _home(environment)
     go_on = f"batches that were sent go on at the provider, `relabel batch resume {name}` takes their answers"
     if look == "people" and submit:
@@ -153,19 +152,18 @@ def label_by_batch(
         return asyncio.run(work(store)), go_on
 
 
-def _provider(base_url: str | None, model: str, environment: Settings, api: Api = "chat") -> BatchProvider:
+def _provider(base_url: str | None, job: Job, environment: Settings) -> BatchProvider:
     from relabel.errors import ProviderError
     from relabel.labelling.batch.hooks import batch_provider
     from relabel.labelling.engines.transport import Http
     from relabel.labelling.pricing import OPENAI_URL
-    from relabel.labelling.providers import provider_of
 
     key = environment.openai_api_key
     secret = key.get_secret_value().strip() if key else ""
     http = Http(base_url, secret)
     if not secret and http.address.startswith(OPENAI_URL):
         raise ProviderError("there is no key for OpenAI; set OPENAI_API_KEY, or name another server with --base-url")
-    return batch_provider(http, secret, model, provider_of(http.address), api)
+    return batch_provider(http, secret, job.endpoint.model, job.provider, job.endpoint.api)
 
 
 def _go_on(state: BatchState, *, submit: bool, look: Look, as_json: bool) -> None:
@@ -202,11 +200,13 @@ async def _refresh(states: list[BatchState], environment: Settings) -> None:
     from datetime import UTC, datetime
 
     from relabel.labelling.batch.provider import GoneError
+    from relabel.labelling.batch.state import BatchFolder
 
     for state in states:
-        if not any(chunk.batch_id for chunk in state.open):
+        job = BatchFolder(_home(environment), state.run_id).load_job()
+        if job is None or not any(chunk.batch_id for chunk in state.open):
             continue
-        provider = _provider(state.base_url, state.model, environment)
+        provider = _provider(state.base_url, job, environment)
         try:
             for chunk in state.open:
                 if chunk.batch_id is None:

@@ -64,7 +64,9 @@ class Provider(_Data):
 
     Attributes:
         hosts: Shell patterns of its host names; an address that matches none belongs to an unknown provider.
+        path: Part of the path of its addresses, by which one behind a gateway is recognised.
         base_url: Address of its API.
+        key_header: Header that the key is sent in; in `Authorization` it follows the word `Bearer`.
         cache: Its prefix caches; the first that fits a model counts.
         batch: Whose way its Files and Batch API go, or `none`; unset, they are tried as OpenAI's and probed.
         as_of: The day on which the sources were read.
@@ -74,7 +76,9 @@ class Provider(_Data):
     id: str
     name: str
     hosts: tuple[str, ...] = ()
+    path: str | None = None
     base_url: str | None = None
+    key_header: str = "Authorization"
     cache: tuple[PrefixCache, ...] = ()
     batch: Literal["openai", "azure", "groq", "mistral", "together", "none"] | None = None
     as_of: str | None = None
@@ -127,8 +131,11 @@ def provider_of(base_url: str, name: str | None = None) -> Provider:
             if provider.id == name:
                 return provider
         raise UsageError(f"there is no provider {name!r}; use one of {', '.join(sorted({p.id for p in known}))}")
-    host = (urlsplit(base_url).hostname or "").lower()
-    return next((p for p in known if any(fnmatchcase(host, pattern) for pattern in p.hosts)), UNKNOWN)
+    parts = urlsplit(base_url)
+    host = (parts.hostname or "").lower()
+    by_host = (p for p in known if any(fnmatchcase(host, pattern) for pattern in p.hosts))
+    by_path = (p for p in known if p.path is not None and p.path in parts.path)  # behind a gateway of one's own
+    return next(by_host, None) or next(by_path, UNKNOWN)
 
 
 def without_cache_fields(body: Mapping[str, Any]) -> dict[str, Any]:

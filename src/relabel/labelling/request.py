@@ -16,7 +16,7 @@ from relabel.label import answer_schema
 from relabel.labelling.prompt import Message, Prompt
 from relabel.labelling.wire import Api, Form, with_messages
 from relabel.labelling.wire import body as wire_body
-from relabel.redaction import public_url
+from relabel.redaction import api_version, public_url
 from relabel.rubric import Order, Rubric, reordered
 from relabel.task import Task
 
@@ -232,7 +232,7 @@ def wanted(tasks: Sequence[Task], *, settings: Sequence[str], samples: int = 1, 
 
 
 def host_of(base_url: str) -> str:
-    """Host, port and path of an API address: what tells one endpoint from another.
+    """Host, port, path and API version of an address: what tells one endpoint from another.
 
     Raises:
         UsageError: It is no http or https address.
@@ -249,4 +249,5 @@ def host_of(base_url: str) -> str:
         port = f":{parts.port}" if parts.port else ""
     except ValueError as error:
         raise UsageError(f"{public_url(base_url)!r} is no address of an API ({error}); mend the port") from None
-    return f"{parts.hostname}{port}{parts.path.rstrip('/')}"
+    version = api_version(parts.query)
+    return f"{parts.hostname}{port}{parts.path.rstrip('/')}{'?' + version if version else ''}"

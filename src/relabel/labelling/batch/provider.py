@@ -14,7 +14,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
 
 import aiohttp
 from multidict import CIMultiDict
@@ -28,7 +27,7 @@ from relabel.labelling.providers import UNKNOWN, ErrorReply, Provider, read_erro
 from relabel.labelling.request import Request
 from relabel.labelling.retry import ATTEMPTS, RetryPolicy
 from relabel.labelling.wire import PATHS, Api, NotAReplyError
-from relabel.redaction import clean, public_url
+from relabel.redaction import api_version, clean, public_url
 
 TIMEOUT_S = 600.0
 """For one call: a chunk of 200 MB goes up in it."""
@@ -138,8 +137,8 @@ class BatchProvider:
 
     def __init__(self, http: Http, secret: str, model: str, known: Provider = UNKNOWN, **policy: Any) -> None:
         self._http, self.secret, self.model, self._known = http, secret, model, known
-        version = parse_qs(http.query).get("api-version")
-        self.address = http.address + (f"?api-version={version[0]}" if version else "")
+        version = api_version(http.query)
+        self.address = http.address + (f"?{version}" if version else "")
         self._retry = RetryPolicy(
             lambda error: isinstance(error, _ApiError) and _is_transient(error.reply),
             lambda error: (error.reply.wait_s or 0.0) if isinstance(error, _ApiError) else 0.0,

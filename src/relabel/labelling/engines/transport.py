@@ -102,7 +102,7 @@ class Http:
     def __init__(self, base_url: str | None, secret: str) -> None:
         guard(secret)
         guard_address(base_url)
-        self.address = (public_url(base_url) if base_url else OPENAI_URL).rstrip("/")
+        self.address = public_url((base_url or OPENAI_URL).partition("?")[0]).rstrip("/")
         backend = httpx2.AsyncClient(verify=certificates())  # sends nothing: the client is asked for its headers alone
         client = openai.AsyncOpenAI(api_key=secret or "none", base_url=self.address, http_client=backend)
         said = {name: value for name, value in client.default_headers.items() if isinstance(value, str)}
