@@ -212,7 +212,7 @@ def test_the_whole_chain_from_a_run_to_an_export(capsys: pytest.CaptureFixture[s
     with provider(lambda seen: judged("exposed" if "software" in seen.prompt.lower() else "not-exposed")) as fake:
         words = ["run", "--model", "m", "--base-url", fake.base_url, "--tasks", "sample", "--out", "r", "--quiet"]
         assert run_app(words) == 0
-    assert run_app(["eval", "r", "--json", "e.json"]) == 0
+    assert run_app(["eval", "r", "--out", "e.json"]) == 0
     assert run_app(["score", "r", "--out", "s.csv"]) == 0
     assert run_app(["export", "r", "--out", "x"]) == 0
     assert json.loads(Path("e.json").read_text())["matched"] == 60

@@ -9,11 +9,9 @@ from pathlib import Path
 import pytest
 
 from relabel.cli.app import run_app
-from relabel.cli.writing import require_file, write
+from relabel.cli._options import require_file, write
 from relabel.errors import DataError
 from relabel.files import replacing
-
-PLAN = ["plan", "--model", "gpt-4o-mini", "--tasks", "sample"]
 
 
 @pytest.fixture(autouse=True)
@@ -24,21 +22,20 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("words", "option", "name"),
     [
-        (["eval", "sample"], "--json", "there"),
+        (["eval", "sample"], "--out", "there"),
         (["eval", "sample"], "--html", "there"),
-        (["eval", "--paper"], "--json", "there"),
+        (["eval", "--paper"], "--out", "there"),
         (["eval", "sample", "--suite", "none"], "--junit", "there"),
         (["eval", "sample", "--suite", "none"], "--markdown", "there"),
-        (["compare", "sample", "sample"], "--json", "there"),
+        (["compare", "sample", "sample"], "--out", "there"),
         (["compare", "sample", "sample"], "--html", "there"),
-        (["compare", "sample", "sample", "--scores"], "--json", "there"),
-        (["explain", "sample", "1121"], "--json", "there"),
+        (["compare", "sample", "sample", "--scores"], "--out", "there"),
+        (["explain", "sample", "1121"], "--out", "there"),
         (["review", "sample"], "--out", "there"),
         (["score", "sample"], "--out", "there.csv"),
         (["score", "sample", "--multiverse"], "--out", "there.json"),
         (["resilience", "sample"], "--out", "there.csv"),
-        (["tasks", "diff", "sample", "sample"], "--json", "there"),
-        (PLAN, "--json", "there"),
+        (["tasks", "diff", "sample", "sample"], "--out", "there"),
     ],
 )
 def test_a_folder_in_place_of_a_file_is_refused_before_any_work(
@@ -109,29 +106,32 @@ def test_a_pipe_is_written_into_and_not_replaced(tmp_path: Path) -> None:
         (["compare", "sample", "sample", "--draws", "200"], []),
         (["explain", "sample", "1121", "--draws", "0"], []),
         (["tasks", "diff", "sample", "sample"], []),
-        (PLAN, ["--rpm", "500"]),
     ],
 )
-def test_json_without_a_file_is_printed(words: list[str], after: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_printed_wherever_it_stands(
+    words: list[str], after: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     shown: list[str] = []
-    for spelling in (["--json"], ["--json", "-"]):
-        assert run_app([*words, *spelling, *after]) == 0
+    for spelling in ([*words, "--json", *after], [*words, *after, "--json", "--out", "made/r.json"]):
+        assert run_app(spelling) == 0
         shown.append(capsys.readouterr().out)
-    assert shown[0] == shown[1]
+    assert shown[0] == shown[1] == (tmp_path / "made/r.json").read_text()
     assert json.loads(shown[0])
 
 
-def test_json_with_a_file_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_app([*PLAN, "--json", "plan.json"]) == 0
-    assert capsys.readouterr().out == ""
-    assert json.loads((tmp_path / "plan.json").read_text())["labels"] == 120
+def test_a_json_file_of_earlier_versions_is_written_and_its_new_spelling_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_app(["tasks", "diff", "sample", "sample", "--json", "d.json"]) == 0
+    assert "--json d.json is now --out d.json" in capsys.readouterr().err
+    assert run_app(["tasks", "diff", "sample", "sample", "--json", "-"]) == 0
+    assert capsys.readouterr().out == Path("d.json").read_text()
 
 
 def test_a_file_behind_a_json_that_only_prints_is_answered_with_how_to_write_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert run_app(["score", "sample", "--json", "out.json"]) == 2
-    said = capsys.readouterr().err
-    assert "(out.json); --json of relabel score prints, and takes no file: write > out.json behind it; see" in said
+    assert "--json takes no file: redirect the output, or name a file with --out" in capsys.readouterr().err
     assert run_app(["score", "sample", "more", "--json"]) == 2
     assert "takes no file" not in capsys.readouterr().err

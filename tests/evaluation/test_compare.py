@@ -247,7 +247,7 @@ def test_json_and_html_go_where_they_are_told(
 ) -> None:
     runs = [str(run.folder) for run in pair[:2]]
     page = tmp_path / "c.html"
-    result = CliRunner().invoke(app, ["compare", *runs, "--json", "-", "--html", str(page), "--draws", "200"])
+    result = CliRunner().invoke(app, ["compare", *runs, "--json", "--html", str(page), "--draws", "200"])
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["kind"] == "pair"
     assert page.read_text().startswith("<!doctype html>")

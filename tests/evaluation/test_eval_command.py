@@ -51,16 +51,18 @@ def test_people_get_the_verdict_before_the_figures_within_100_columns(app: typer
 
 
 def test_json_to_stdout_is_the_document_and_nothing_else(app: typer.Typer, arguments: list[str]) -> None:
-    result = CliRunner().invoke(app, [*arguments, "--json", "-"])
+    result = CliRunner().invoke(app, [*arguments, "--json"])
     document = json.loads(result.stdout)
     assert document["settings"]["three-way"]["accuracy"] == pytest.approx(0.6)
     assert document["settings"]["strict"]["accuracy"] == 1.0
     assert result.stderr == ""
 
 
-def test_json_to_a_file_leaves_the_figures_on_stdout(app: typer.Typer, arguments: list[str], tmp_path: Path) -> None:
+def test_a_file_for_the_document_leaves_the_figures_on_stdout(
+    app: typer.Typer, arguments: list[str], tmp_path: Path
+) -> None:
     path = tmp_path / "eval.json"
-    result = CliRunner().invoke(app, [*arguments, "--json", str(path)])
+    result = CliRunner().invoke(app, [*arguments, "--out", str(path)])
     assert json.loads(path.read_text())["matched"] == 5
     assert "Verdict" in result.stdout
     assert str(path) in result.stderr
@@ -69,10 +71,11 @@ def test_json_to_a_file_leaves_the_figures_on_stdout(app: typer.Typer, arguments
 def test_a_file_that_cannot_be_written_is_an_error_in_one_sentence(
     app: typer.Typer, arguments: list[str], tmp_path: Path
 ) -> None:
+    (tmp_path / "none").write_text("")
     path = tmp_path / "none" / "eval.json"
-    result = CliRunner().invoke(app, [*arguments, "--json", str(path)])
+    result = CliRunner().invoke(app, [*arguments, "--out", str(path)])
     assert isinstance(result.exception, DataError)
-    assert str(result.exception) == f"cannot write {path} (No such file or directory); give --json another path"
+    assert str(result.exception) == f"cannot write {path} (Not a directory); give --out another path"
 
 
 def test_names_are_not_read_as_markup(app: typer.Typer, coded_run: MakeRun, write_gold: WriteGold) -> None:

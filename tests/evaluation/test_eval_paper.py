@@ -89,7 +89,7 @@ def test_both_rules_at_one_half_are_shown(paper: PaperDocument) -> None:
 
 @pytest.mark.mirror
 def test_the_command_stands_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_app(["eval", "--paper", "--json", "-"]) == 0
+    assert run_app(["eval", "--paper", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["reproduced"] == 40
     assert run_app(["eval", "--paper", "eloundou-2023:gpt4"]) == 2
     assert "--paper stands alone" in capsys.readouterr().err

@@ -47,7 +47,7 @@ def test_a_run_is_judged_from_packed_answers_without_a_key(
     assert run_app([*asked, fake.base_url, "--engine", "replay", "--out", "pr"]) == 0
     assert run_app(["eval", "pr", "--suite", "low.yaml"]) == 0
     capsys.readouterr()
-    files = ["--junit", "gates.xml", "--markdown", "gates.md", "--html", "report.html", "--json", "eval.json"]
+    files = ["--junit", "gates.xml", "--markdown", "gates.md", "--html", "report.html", "--out", "eval.json"]
     assert run_app(["eval", "pr", "--suite", "high.yaml", *files, "--annotations"]) == 6
     said = capsys.readouterr().err
     last = said.strip().splitlines()[-1]
@@ -65,7 +65,7 @@ def test_a_run_is_judged_from_packed_answers_without_a_key(
 
 def test_json_to_stdout_is_whole_also_when_a_gate_fails(capsys: pytest.CaptureFixture[str]) -> None:
     Path("never.yaml").write_text(SUITE.replace("metric: coverage, min: 1", "metric: coverage, min: 2") % "0")
-    assert run_app(["eval", "sample", "--suite", "never.yaml", "--json", "-"]) == 6
+    assert run_app(["eval", "sample", "--suite", "never.yaml", "--json"]) == 6
     assert json.loads(capsys.readouterr().out)["run"] == "sample"
 
 

@@ -197,7 +197,7 @@ def test_cancel_takes_what_there_is_and_says_so(fake: FakeBatches, capsys: pytes
 def test_who_takes_a_large_run_up_again_or_ends_it_is_not_asked_once_more_whether_it_is_meant(
     word: str, fake: FakeBatches, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relabel.cli.consent.MUCH_USD", 0.0)
+    monkeypatch.setattr("relabel.cli._labelling.MUCH_USD", 0.0)
     stop_at_first_look(fake)
     assert run(fake, "--price", "5/15") == 130
     assert "8 labels: 4 tasks, for up to $" in capsys.readouterr().err
@@ -210,7 +210,7 @@ def test_who_takes_a_large_run_up_again_or_ends_it_is_not_asked_once_more_whethe
 def test_what_a_large_batch_may_cost_is_said_at_half_the_price(
     fake: FakeBatches, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relabel.cli.consent.MUCH_USD", 0.0)
+    monkeypatch.setattr("relabel.cli._labelling.MUCH_USD", 0.0)
 
     def most(engine: str) -> float:
         run(fake, "--price", "500/1500", "--out", engine, engine=engine)

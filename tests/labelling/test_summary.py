@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from relabel.cli.app import run_app
-from relabel.cli.summary import show_outcome, still_missing
+from relabel.cli._labelling import show_outcome, still_missing
 from relabel.labelling.leases import Leases
 from relabel.labelling.outcome import Missing, Outcome
 from relabel.rubric import load_rubric

@@ -80,7 +80,7 @@ def test_an_unknown_code_is_one_sentence_with_near_codes() -> None:
 
 def test_text_fits_the_page_and_json_holds_all(tmp_path: Path) -> None:
     out = tmp_path / "explained.json"
-    done = CliRunner().invoke(app, ["explain", "sample", "1121", "--show", "3", "--json", str(out)])
+    done = CliRunner().invoke(app, ["explain", "sample", "1121", "--show", "3", "--out", str(out)])
     assert done.exit_code == 0, done.output
     shown = [line for line in done.output.splitlines() if str(out) not in line]
     assert max(map(len, shown)) <= 100

@@ -115,10 +115,10 @@ def of_sample(folder: Path) -> dict[str, str]:
         folder, "import", "other.csv", "--model", "other", "--rubric", "eloundou", "--tasks", "sample", "--out", "other"
     )
     documents = {
-        "eval": relabel(folder, "eval", "other", "--gold", "sample", "--json", "-"),
-        "compare": relabel(folder, "compare", "sample", "other", "--gold", "sample", "--json", "-"),
+        "eval": relabel(folder, "eval", "other", "--gold", "sample", "--json"),
+        "compare": relabel(folder, "compare", "sample", "other", "--gold", "sample", "--json"),
         "score": relabel(folder, "score", "other", "--draws", "200", *SEED, "--json"),
-        "explain": relabel(folder, "explain", "other", "1121", "--json", "-"),
+        "explain": relabel(folder, "explain", "other", "1121", "--json"),
     }
     relabel(folder, "export", "other", "--out", "export")
     return {f"{name}.json": text_of(document) for name, document in documents.items()} | {
@@ -133,12 +133,12 @@ def of_2023(folder: Path) -> dict[str, str]:
     out = folder / "documents"
     out.mkdir()
     for name, words in {
-        "eval": ["eval", gpt4, "--gold", people, "--draws", "200", "--json", "-"],
-        "compare": ["compare", gpt4, people, "--draws", "200", "--json", "-"],
+        "eval": ["eval", gpt4, "--gold", people, "--draws", "200", "--json"],
+        "compare": ["compare", gpt4, people, "--draws", "200", "--json"],
         "score": ["score", gpt4, "--json"],
         "score-site-2026": ["score", gpt4, "--method", "site-2026", "--json"],
         "score-soc2018": ["score", gpt4, "--taxonomy", "soc2018", "--json"],
-        "explain-1121": ["explain", gpt4, "1121", "--json", "-"],
+        "explain-1121": ["explain", gpt4, "1121", "--json"],
     }.items():
         (out / f"{name}.json").write_text(relabel(folder, *words, mirror=mirror), encoding="utf-8")
     relabel(folder, "export", gpt4, "--out", "export", mirror=mirror)

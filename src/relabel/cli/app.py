@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -44,8 +45,11 @@ app = typer.Typer(
 )
 
 
-# The library that reads the words of a command has one name or another from release to release of typer.
+# typer carries a copy of click, whose classes are not those of the package click; what it calls them changes.
 _WrongUsage: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+_TOOK_JSON_FILES = {"eval", "compare", "explain", "tasks"}
 
 
 def _show_version(wanted: bool) -> None:
@@ -119,7 +123,7 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as gone:
         return gone.code if isinstance(gone.code, int) else 0
     except _WrongUsage as error:
-        return _wrongly_used(error, sys.argv[1:] if arguments is None else arguments)
+        return _wrongly_used(error, words)
     except (KeyboardInterrupt, typer.Abort):  # the second is Ctrl-C or Ctrl-D at a question
         _say("interrupted")
         return 130
@@ -133,9 +137,21 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
             _say(f"cannot write the output ({error.strerror}); free some space and try again")
             return 3
         _say(
-            f"a fault in relabel itself ({type(error).__name__}: {error}); set RELABEL_DEBUG=1 to see where, and please report it"
+            f"internal error ({type(error).__name__}: {error}); set RELABEL_DEBUG=1 to see where, and please report it"
         )
         return 1
+
+
+def _json_file_as_out(words: list[str]) -> list[str]:
+    """Read `--json FILE.json`, which scripts for earlier versions say, as `--out FILE.json`; and `--json -` as `--json`."""
+    at = words.index("--json") if "--json" in words and words[:1] and words[0] in _TOOK_JSON_FILES else len(words)
+    file = words[at + 1] if at + 1 < len(words) else ""
+    if file == "-":
+        return [*words[: at + 1], *words[at + 2 :]]
+    if Path(file).suffix == ".json":
+        _say(f"note: --json {file} is now --out {file}")
+        return [*words[:at], "--out", *words[at + 1 :]]
+    return words
 
 
 def _wrongly_used(error: Any, words: Sequence[str]) -> int:
@@ -147,7 +163,7 @@ def _wrongly_used(error: Any, words: Sequence[str]) -> int:
         path = "relabel" if context is None else context.command_path
         after = words[words.index("--json") + 1 :][:1] if "--json" in words else []
         if "unexpected extra argument" in said and after and after[0] in said:
-            said += f"; --json of {path} prints, and takes no file: write > {after[0]} behind it"
+            said += f"; --json takes no file: redirect the output, or name a file with --out if {path} has it"
         _say(f"{said[:1].lower()}{said[1:]}; see `{path} --help`")
     return 2
 

@@ -122,8 +122,8 @@ def label_by_batch(
     """
     import asyncio
 
+    from relabel.cli._labelling import stopping_on_signals
     from relabel.cli.display import shown
-    from relabel.cli.edge import stopping_on_signals
     from relabel.labelling.batch import state
     from relabel.labelling.batch.runner import run_batch
     from relabel.labelling.job import Stop
@@ -170,7 +170,7 @@ def _go_on(state: BatchState, *, submit: bool, look: Look, as_json: bool) -> Non
     """Go on with a stored job."""
     import shlex
 
-    from relabel.cli.summary import report
+    from relabel.cli._labelling import report
     from relabel.errors import DataError
     from relabel.labelling.batch.state import BatchFolder
     from relabel.settings import settings

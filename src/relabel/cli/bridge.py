@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relabel.cli.lines import row, wrapped
+from relabel.cli._render import row, wrapped
 from relabel.scoring.options import Links, Method, Taxonomy
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relabel.cli.writing import require_file, write
+from relabel.cli._options import require_file, write
 from relabel.scoring.options import Weights
 
 if TYPE_CHECKING:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import textwrap
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from relabel.cli._options import AsJson, Html, OutJson, give_json, require_file, write
 from relabel.cli.outcome import GoldRuleOption
 from relabel.cli.terminal import make_console
-from relabel.cli.writing import JsonCommand, require_file, write
 from relabel.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ _TOP = 10
 def register(app: typer.Typer) -> None:
     """Add the command `compare`."""
 
-    @app.command("compare", cls=JsonCommand)
+    @app.command("compare")
     def compare_runs(
         runs: Annotated[
             list[str],
@@ -46,13 +45,9 @@ def register(app: typer.Typer) -> None:
                 "--gold-rule", help="What several annotators' labels of a task become; as for `relabel eval`."
             ),
         ] = GoldRuleOption.MAJORITY,
-        json_file: Annotated[
-            str | None,
-            typer.Option("--json", metavar="F", help="Write the comparison to this file; alone or with - print it."),
-        ] = None,
-        html_file: Annotated[
-            Path | None, typer.Option("--html", metavar="F", help="Write a report as one HTML file.")
-        ] = None,
+        as_json: AsJson = False,
+        out: OutJson = None,
+        html_file: Html = None,
         draws: Annotated[
             int, typer.Option(min=200, max=100_000, help="Draws of the bootstrap over occupations.")
         ] = 2000,
@@ -82,7 +77,7 @@ def register(app: typer.Typer) -> None:
 
         if len(runs) < 2:
             raise UsageError("compare needs two runs or more; give another run")
-        require_file(json_file, "--json")
+        require_file(out, "--out", make_folder=True)
         require_file(html_file, "--html")
         opened = [open_run(run) for run in runs]
         if scores:
@@ -90,7 +85,7 @@ def register(app: typer.Typer) -> None:
 
             if len(opened) > 2 or gold is not None or html_file is not None:
                 raise UsageError("--scores compares two runs, without --gold and --html; leave the others out")
-            show_scores(opened[0], opened[1], json_file=json_file, before=before or (), after=after or ())
+            show_scores(opened[0], opened[1], out=out, as_json=as_json, before=before or (), after=after or ())
             return
         if before or after:
             raise UsageError("--before and --after choose scores; give --scores too, or leave them out")
@@ -98,10 +93,9 @@ def register(app: typer.Typer) -> None:
         details = task_details(opened[0])
         if len(opened) == 2:
             pair = compare(opened[0], opened[1], truth, details=details, draws=draws, seed=seed)
-            text, several = pair.model_dump_json(indent=2), None
+            several = None
         else:
             pair, several = None, compare_several(opened, truth, draws=draws, seed=seed)
-            text = several.model_dump_json(indent=2)
         if html_file is not None:
             from relabel.evaluation.report import compare_page, several_page
 
@@ -110,12 +104,8 @@ def register(app: typer.Typer) -> None:
             elif several is not None:
                 write(html_file, several_page(several, details), "--html")
             typer.echo(f"report written to {html_file}", err=True)
-        if json_file == "-":
-            typer.echo(text)
+        if give_json(pair or several, out=out, as_json=as_json):
             return
-        if json_file is not None:
-            write(Path(json_file), text + "\n", "--json")
-            typer.echo(f"comparison written to {json_file}", err=True)
         console = make_console()
         if pair is not None:
             _show_pair(pair, console)

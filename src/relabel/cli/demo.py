@@ -40,7 +40,7 @@ def demo(
                 str(folder),
                 "--gold",
                 "sample",
-                "--json",
+                "--out",
                 f"{out / 'eval.json'}",
                 "--html",
                 f"{out / 'report.html'}",

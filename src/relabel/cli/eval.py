@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from relabel.cli._options import AsJson, Html, OutJson, give_json, require_file
 from relabel.cli.outcome import GoldRuleOption
 from relabel.cli.terminal import make_console
-from relabel.cli.writing import JsonCommand, require_file, write
 from relabel.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _LISTED = 10
 def register(app: typer.Typer) -> None:
     """Add the command `eval`."""
 
-    @app.command("eval", cls=JsonCommand)
+    @app.command("eval")
     def evaluate_run(
         run: Annotated[
             str | None,
@@ -59,10 +59,8 @@ def register(app: typer.Typer) -> None:
         by_model: Annotated[
             bool, typer.Option("--by-model", help="Evaluate the labels of each model that answered, too.")
         ] = False,
-        json_file: Annotated[
-            str | None,
-            typer.Option("--json", metavar="F", help="Write the eval document to this file; alone or with - print it."),
-        ] = None,
+        as_json: AsJson = False,
+        out: OutJson = None,
         draws: Annotated[int, typer.Option(min=200, max=100_000, help="Bootstrap draws behind the intervals.")] = 2000,
         seed: Annotated[int, typer.Option(min=0, help="Seed of the draws, and of the trained yardstick.")] = 0,
         no_intervals: Annotated[bool, typer.Option("--no-intervals", help="Leave the intervals out.")] = False,
@@ -77,7 +75,7 @@ def register(app: typer.Typer) -> None:
         markdown: Annotated[
             Path | None, typer.Option(metavar="F", help="Write the suite's outcome as a summary for a pull request.")
         ] = None,
-        html: Annotated[Path | None, typer.Option(metavar="F", help="Write a report as one HTML file.")] = None,
+        html: Html = None,
         annotations: Annotated[
             bool | None,
             typer.Option(
@@ -97,11 +95,11 @@ def register(app: typer.Typer) -> None:
         from relabel.run import open_run
 
         console = make_console()
-        require_file(json_file, "--json")
+        require_file(out, "--out", make_folder=True)
         if paper:
             if run is not None or gold is not None or suite is not None:
                 raise UsageError("--paper stands alone: it takes no RUN, --gold or --suite")
-            _paper(json_file, console)
+            _paper(out, console, as_json=as_json)
             return
         if run is None:
             raise UsageError("say which run: a run folder, a name under runs/, or a published set; or give --paper")
@@ -110,34 +108,21 @@ def register(app: typer.Typer) -> None:
         opened = open_run(run)
         truth = gold_of(gates, gold, gold_rule, opened)
         document = evaluate(opened, truth, draws=0 if no_intervals else draws, seed=seed, by_model=by_model)
-        text = document.model_dump_json(indent=2)
-        if json_file not in {None, "-"}:
-            write(Path(str(json_file)), text + "\n", "--json")
         outcome = settle(wanted, gates, opened, truth, document)
-        if json_file == "-":
-            typer.echo(text)
-            fail_if_any(outcome)
-            return
-        _show(document, console)
-        if json_file is not None:
-            typer.echo(f"eval document written to {json_file}", err=True)
-        if outcome is not None:
-            show_gates(outcome, console)
+        if not give_json(document, out=out, as_json=as_json):
+            _show(document, console)
+            if outcome is not None:
+                show_gates(outcome, console)
         fail_if_any(outcome)
 
 
-def _paper(json_file: str | None, console: Console) -> None:
+def _paper(out: Path | None, console: Console, *, as_json: bool) -> None:
     from relabel.cli.eval_display import show_paper
     from relabel.evaluation.paper import recompute
 
     document = recompute()
-    text = document.model_dump_json(indent=2)
-    if json_file == "-":
-        typer.echo(text)
-        return
-    if json_file is not None:
-        write(Path(json_file), text + "\n", "--json")
-    show_paper(document, console)
+    if not give_json(document, out=out, as_json=as_json):
+        show_paper(document, console)
 
 
 def _show(document: EvalDocument, console: Console) -> None:

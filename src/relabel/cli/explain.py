@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relabel.cli.lines import row, wrapped
-from relabel.cli.writing import JsonCommand, require_file, write
+from relabel.cli._options import AsJson, OutJson, give_json, require_file
+from relabel.cli._render import row, wrapped
 from relabel.scoring.options import Choices, Links, Method, Taxonomy, Unrated, Weights
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add `explain` to the command line."""
-    app.command("explain", cls=JsonCommand)(explain)
+    app.command("explain")(explain)
 
 
 def explain(
@@ -45,25 +44,21 @@ def explain(
     draws: Annotated[int, typer.Option(help="Draws of label noise behind the intervals; 0 for none.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     show: Annotated[int, typer.Option(min=0, help="Number of tasks to show; --json has all.")] = 10,
-    json_file: Annotated[
-        str | None,
-        typer.Option(
-            "--json", metavar="F", help="Write all of it to this file as one JSON document; alone or with - print it."
-        ),
-    ] = None,
+    as_json: AsJson = False,
+    out: OutJson = None,
 ) -> None:
     """Explain a score: the way of its codes, its tasks with label, reason and key, and what each could change."""
-    from relabel.cli.idle import refuse_idle
+    from relabel.cli._options import reject_ineffective_options
     from relabel.run import open_run
     from relabel.scoring.explain import explain, taxonomy_of
     from relabel.scoring.score import score_by
     from relabel.scoring.uncertainty import with_intervals
 
     if not draws:
-        refuse_idle(ctx, "shapes intervals; leave it out, or give --draws 1000", "seed", "gold", "rater")
-    if json_file == "-":
-        refuse_idle(ctx, "is for the terminal, and --json - prints all tasks as JSON instead; leave it out", "show")
-    require_file(json_file, "--json")
+        reject_ineffective_options(ctx, "shapes intervals; leave it out, or give --draws 1000", "seed", "gold", "rater")
+    if as_json:
+        reject_ineffective_options(ctx, "has no effect with --json, which prints all tasks; remove it", "show")
+    require_file(out, "--out", make_folder=True)
     chosen = taxonomy or taxonomy_of(code) or "uk-soc2020"
     choices = Choices(
         method=method,
@@ -81,14 +76,8 @@ def explain(
         known = None if gold is None else open_run(gold)
         table = with_intervals(table, opened, gold=known, raters=others, draws=draws, seed=seed)
     explained = explain(table, opened, code)
-    if json_file is not None:
-        text = explained.model_dump_json(indent=2)
-        if json_file == "-":
-            typer.echo(text)
-            return
-        write(Path(json_file), text + "\n", "--json")
-        typer.echo(f"explanation written to {json_file}", err=True)
-    _show(explained, show)
+    if not give_json(explained, out=out, as_json=as_json):
+        _show(explained, show)
 
 
 def _show(explained: Explanation, show: int) -> None:
@@ -161,7 +150,7 @@ def _show_tasks(explained: Explanation, show: int) -> None:
         _show_task(task, explained)
     if len(shown) < total:
         typer.echo("")
-        _wrapped(f"{total - len(shown)} more tasks: see --show {total}, or --json F")
+        _wrapped(f"{total - len(shown)} more tasks: see --show {total}, or --json")
 
 
 def _show_task(task: ExplainedTask, explained: Explanation) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from relabel.cli.lines import wrapped
+from relabel.cli._render import wrapped
 from relabel.scoring.options import Links, Method, Taxonomy, Unrated, Weights
 
 
@@ -58,17 +58,18 @@ def export(
     ] = True,
 ) -> None:
     """Write score tables, a page a group, tasks, sources, methodology and a data package into a folder."""
-    from relabel.cli.by_hand import or_by_code
-    from relabel.cli.idle import refuse_idle
+    from relabel.cli._options import reject_ineffective_options, suggest_onet_soc
     from relabel.publishing.export import export_run
     from relabel.run import open_run
     from relabel.scoring.options import SYSTEM_NAMES, Choices
     from relabel.sources.tables import is_table_file
 
     if not families:
-        refuse_idle(ctx, "rates the pages of job families; leave --no-families or this out", "epoch")
+        reject_ineffective_options(ctx, "rates the pages of job families; leave --no-families or this out", "epoch")
     elif tasks is not None and is_table_file(tasks):
-        refuse_idle(ctx, "needs a task list of O*NET, not a file; leave it or --tasks out", "families", "epoch")
+        reject_ineffective_options(
+            ctx, "needs a task list of O*NET, not a file; leave it or --tasks out", "families", "epoch"
+        )
     choices = Choices(
         method=method,
         taxonomy=taxonomy,
@@ -78,7 +79,7 @@ def export(
         tasks=tasks,
         pay=pay,
     )
-    with or_by_code(taxonomy, "--taxonomy onet-soc"):
+    with suggest_onet_soc(taxonomy, "--taxonomy onet-soc"):
         done = export_run(
             open_run(run),
             out,

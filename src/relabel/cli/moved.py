@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from relabel.cli.writing import write
+from relabel.cli._options import give_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,14 +23,15 @@ _TEXT = 58
 
 
 def show_scores(
-    a: Run, b: Run, *, json_file: str | None, before: Sequence[str] = (), after: Sequence[str] = ()
+    a: Run, b: Run, *, out: Path | None, as_json: bool, before: Sequence[str] = (), after: Sequence[str] = ()
 ) -> None:
     """Show how the scores of two runs differ, and write all of it where asked.
 
     Args:
         a: The first run.
         b: The second run.
-        json_file: Where one JSON document goes; `-` prints it and nothing else.
+        out: Where one JSON document goes.
+        as_json: Whether to print it, and nothing else.
         before: Choices of the first table as `NAME=VALUE`, named as the options of `relabel score`; by default its
             defaults.
         after: Choices of the second table.
@@ -38,23 +39,18 @@ def show_scores(
     Raises:
         UsageError: A choice is not known, or the tables cannot be compared.
     """
-    from relabel.cli.by_hand import or_by_code
+    from relabel.cli._options import suggest_onet_soc
     from relabel.scoring.decomposition import what_moved
     from relabel.scoring.files import json_bytes
     from relabel.scoring.options import Choices
     from relabel.scoring.score import score_by
 
     chosen = Choices.of_words(before), Choices.of_words(after)
-    with or_by_code(chosen[0].taxonomy, "--before taxonomy=onet-soc --after taxonomy=onet-soc"):
+    with suggest_onet_soc(chosen[0].taxonomy, "--before taxonomy=onet-soc --after taxonomy=onet-soc"):
         tables = score_by(a, chosen[0]), score_by(b, chosen[1])
     moved = what_moved(*tables)
-    if json_file is not None:
-        text = json_bytes(_document(moved, tables)).decode("utf-8")
-        if json_file == "-":
-            typer.echo(text, nl=False)
-            return
-        write(Path(json_file), text, "--json")
-        typer.echo(f"what moved in the scores written to {json_file}", err=True)
+    if give_json(json_bytes(_document(moved, tables)), out=out, as_json=as_json):
+        return
     _show(moved, tables)
 
 

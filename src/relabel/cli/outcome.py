@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from relabel.cli._options import require_file, write
 from relabel.cli.terminal import workflow_command
-from relabel.cli.writing import require_file, write
 from relabel.errors import GateError, UsageError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from relabel.cli.writing import require_file, write
+from relabel.cli._options import require_file, write
 from relabel.errors import UsageError
 
 

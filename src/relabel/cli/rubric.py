@@ -23,7 +23,7 @@ app = typer.Typer(help="List, show and check rubrics.", no_args_is_help=True)
 @app.command("list")
 def list_rubrics(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
     """List the rubrics that ship with relabel, with what trials have shown of each."""
-    from relabel.cli.lines import wrapped
+    from relabel.cli._render import wrapped
     from relabel.rubric import load_rubric, rubric_names
 
     rubrics = {name: load_rubric(name) for name in rubric_names()}
@@ -90,7 +90,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Check a rubric and the prompt that it names: refuse what is wrong, and warn of what will mislead."""
-    from relabel.cli.lines import wrapped
+    from relabel.cli._render import wrapped
     from relabel.evaluation.alignment import is_local
     from relabel.evaluation.trial import rubric_warnings
     from relabel.labelling.prompt import load_prompt
@@ -180,7 +180,7 @@ def try_rubrics(
     """
     from datetime import UTC, datetime
 
-    from relabel.cli.writing import write
+    from relabel.cli._options import write
     from relabel.errors import UsageError
     from relabel.evaluation.gold import load_gold
     from relabel.evaluation.trial import trial
@@ -345,10 +345,7 @@ def _labelled(
     """Label the tasks under each rubric, one run after the other."""
     from dataclasses import replace
 
-    from relabel.cli.consent import get_consent
-    from relabel.cli.edge import label
-    from relabel.cli.job import make_job, parameters
-    from relabel.cli.run import caps_of
+    from relabel.cli._labelling import caps_of, get_consent, label, make_job, parameters
     from relabel.errors import IncompleteRunError
     from relabel.labelling.connection import describe
     from relabel.labelling.pricing import given_price
@@ -389,7 +386,7 @@ def _labelled(
 def _show_trial(document: TrialDocument, folder: Path) -> None:
     from rich.table import Table
 
-    from relabel.cli.lines import wrapped
+    from relabel.cli._render import wrapped
     from relabel.cli.terminal import make_console
     from relabel.evaluation.trial import rate_in_words as figure
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relabel.cli.lines import row, wrapped
-from relabel.cli.writing import require_file
+from relabel.cli._options import require_file
+from relabel.cli._render import row, wrapped
 from relabel.scoring.options import Choices, Links, Method, Noise, Taxonomy, Unrated, Weights
 
 if TYPE_CHECKING:
@@ -88,8 +88,7 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as one JSON document.")] = False,
 ) -> None:
     """Score occupations: alpha, beta and gamma by code, with coverage, pay and percentiles."""
-    from relabel.cli.by_hand import or_by_code
-    from relabel.cli.idle import refuse_idle
+    from relabel.cli._options import reject_ineffective_options, suggest_onet_soc
     from relabel.errors import UsageError
     from relabel.run import open_run
     from relabel.scoring.files import json_bytes, require_suffix, table_json, write_table
@@ -101,11 +100,15 @@ def score(
     if multiverse and draws:
         raise UsageError("a multiverse has no draws; leave --draws or --multiverse out")
     if multiverse:
-        refuse_idle(ctx, "shapes intervals, and a multiverse has none; leave it out", "seed", "noise", "gold")
+        reject_ineffective_options(
+            ctx, "shapes intervals, and a multiverse has none; leave it out", "seed", "noise", "gold"
+        )
         if us:
             raise UsageError("a multiverse has no US figures; leave --us or --multiverse out")
     elif not draws:
-        refuse_idle(ctx, "shapes intervals; give --draws 1000 too, or leave it out", "seed", "noise", "gold", "rater")
+        reject_ineffective_options(
+            ctx, "shapes intervals; give --draws 1000 too, or leave it out", "seed", "noise", "gold", "rater"
+        )
     choices = Choices(
         method=method,
         taxonomy=taxonomy,
@@ -116,7 +119,7 @@ def score(
         pay=pay,
     )
     opened = open_run(run)
-    with or_by_code(taxonomy, "--taxonomy onet-soc"):
+    with suggest_onet_soc(taxonomy, "--taxonomy onet-soc"):
         table = score_by(opened, choices)
     table = _with_us(table, us)
     if multiverse:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relabel.cli.writing import JsonCommand, require_file, write
+from relabel.cli._options import AsJson, OutJson, give_json, require_file
 
 if TYPE_CHECKING:
     from relabel.task import TaskDiff
@@ -18,33 +18,22 @@ _SHOWN = 5
 _WIDTH = 100
 
 
-@app.command(cls=JsonCommand)
+@app.command()
 def diff(
     old: Annotated[str, typer.Argument(metavar="OLD", help="onet-29.1, eloundou-2023 or FILE.csv.")],
     new: Annotated[str, typer.Argument(metavar="NEW", help="onet-30.2 or FILE.csv.")],
     *,
-    json_file: Annotated[
-        str | None,
-        typer.Option(
-            "--json", metavar="F", help="Write counts and changed tasks to this file; alone or with - print them."
-        ),
-    ] = None,
+    as_json: AsJson = False,
+    out: OutJson = None,
 ) -> None:
     """Compare two task lists by id and text: unchanged, reworded, moved, new, dropped."""
     from relabel.scoring.files import json_bytes
     from relabel.task import diff_tasks
 
-    require_file(json_file, "--json")
+    require_file(out, "--out", make_folder=True)
     found = diff_tasks(old, new)
-    if json_file is not None:
-        content = json_bytes(found.describe())
-        if json_file == "-":
-            typer.echo(content, nl=False)
-            return
-        write(Path(json_file), content, "--json")
-    _show(found)
-    if json_file is not None:
-        typer.echo(f"written: {json_file}")
+    if not give_json(json_bytes(found.describe()), out=out, as_json=as_json):
+        _show(found)
 
 
 @app.command()
@@ -103,7 +92,7 @@ def _show(found: TaskDiff, *, examples: bool = True) -> None:
                     f"{mark} {row[f'onet_soc_code_{side}']} {row[f'task_id_{side}']:>6} {_cut(row[f'text_{side}'])}"
                 )
         if len(rows) > _SHOWN:
-            typer.echo(f"... and {len(rows) - _SHOWN:,} more (--json F writes all)")
+            typer.echo(f"... and {len(rows) - _SHOWN:,} more (--json has all)")
 
 
 def _cut(text: str) -> str:

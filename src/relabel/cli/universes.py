@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from relabel.cli import lines
+from relabel.cli import _render as lines
 
 if TYPE_CHECKING:
     from relabel.run import Run
@@ -45,7 +45,7 @@ def show_multiverse(table: ScoreTable, run: Run, raters: Sequence[Run], *, out: 
 
 
 def _write(found: Multiverse, document: dict[str, object], out: Path) -> None:
-    from relabel.cli.writing import write
+    from relabel.cli._options import write
     from relabel.scoring.files import csv_bytes, json_bytes, parquet_bytes, require_suffix
 
     kind = require_suffix(out)
