@@ -69,7 +69,7 @@ def test_a_dry_run_asks_nothing_and_makes_nothing(capsys: pytest.CaptureFixture[
     with provider(lambda seen: judged()) as fake:
         assert run(fake, "--dry-run") == 0
         assert fake.seen == []
-    assert "10 would be asked" in capsys.readouterr().out
+    assert "10 would be sent" in capsys.readouterr().out
     assert not Path("r").exists()
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from relabel.cli.app import run_app
 from relabel.cli._options import require_file, write
+from relabel.cli.app import run_app
 from relabel.errors import DataError
 from relabel.files import replacing
 

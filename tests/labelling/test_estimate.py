@@ -82,7 +82,7 @@ def test_the_commands_dry_run_shows_the_range_with_its_source(
     words = ["run", "--model", "gpt-4o-mini", "--tasks", "sample", "--sample", "10", "--dry-run"]
     assert run_app(words) == 0
     text = capsys.readouterr().out
-    assert "20 requests, 0 of them in the store; 20 would be asked of gpt-4o-mini" in text
+    assert "20 requests, 0 of them in the store; 20 would be sent to gpt-4o-mini" in text
     assert "by genai-prices " in text
     assert run_app([*words, "--price", "1/2", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from relabel.cli.app import run_app
 from relabel.cli._labelling import show_outcome, still_missing
+from relabel.cli.app import run_app
 from relabel.labelling.leases import Leases
 from relabel.labelling.outcome import Missing, Outcome
 from relabel.rubric import load_rubric
@@ -98,7 +98,7 @@ def test_a_cap_that_is_too_low_is_to_be_raised(capsys: pytest.CaptureFixture[str
         assert run(fake, "--price", "1/1", "--max-tokens", "100", "--max-cost", "0.00001") == 5
     captured = capsys.readouterr()
     assert captured.out.splitlines()[0] == "MISSING  10 of 10 labels (10 budget)"
-    assert captured.err.strip().endswith("raise --max-cost to have those asked for that the cap left no room for")
+    assert captured.err.strip().endswith("raise --max-cost to label the tasks that it left out")
     assert "same command" not in captured.err
 
 
@@ -110,7 +110,7 @@ def test_a_replay_that_lacks_answers_does_not_promise_to_ask(capsys: pytest.Capt
         "MISSING  10 of 10 labels (10 provider)",
         "         10 of them were not asked",
     ]
-    assert captured.err.strip().endswith("replay asks nobody: leave --engine replay out to have them asked for")
+    assert captured.err.strip().endswith("replay sends no request: remove --engine replay to request them")
 
 
 def test_what_a_batch_run_has_in_flight_is_said_with_its_name(
@@ -127,10 +127,10 @@ def test_what_a_batch_run_has_in_flight_is_said_with_its_name(
     captured = capsys.readouterr()
     assert captured.out.splitlines()[:2] == [
         "MISSING  10 of 10 labels (10 provider)",
-        "         10 of them were not asked: the batch run b-0123 has them in flight",
+        "         10 of them were not asked: batch job b-0123 is processing them",
     ]
     assert captured.err.strip().endswith(
-        "the batch run b-0123 has all of them in flight: `relabel batch resume b-0123` takes their answers, "
+        "batch job b-0123 is still processing all of them: `relabel batch resume b-0123` takes their answers, "
         "`relabel batch cancel b-0123` lets others ask"
     )
     kinds = {json.loads(text)["kind"] for text in Path("r/failures.jsonl").read_text().splitlines()}
@@ -149,7 +149,7 @@ def test_each_part_of_what_is_missing_has_its_own_way() -> None:
     missing = Missing({"budget": 2, "provider": 4, "timeout": 1}, 3, {"b-1": 3})
     said = still_missing(an_outcome(1, 0, 4, missing=missing), Path("r"))
     assert said == (
-        "7 of 8 labels are missing, r/failures.jsonl says which and why; the batch run b-1 has 3 of them in flight: "
+        "7 of 8 labels are missing, r/failures.jsonl says which and why; batch job b-1 is still processing 3 of them: "
         "`relabel batch resume b-1` takes their answers, `relabel batch cancel b-1` lets others ask; raise --max-cost to "
-        "have those asked for that the cap left no room for; the same command asks for the others again"
+        "label the tasks that it left out; the same command asks for the others again"
     )

@@ -93,7 +93,7 @@ def test_text_fits_the_page_and_json_holds_all(tmp_path: Path) -> None:
         ("--draws 0 --gold sample", "--gold shapes intervals"),
         ("--draws 0 --rater sample", "--rater shapes intervals"),
         ("--draws 0 --seed 1", "--seed shapes intervals"),
-        ("--json - --show 3", "--show is for the terminal"),
+        ("--json --show 3", "--show has no effect with --json"),
         ("--links equal", "the sample has a bridge of its own"),
     ):
         with pytest.raises(UsageError, match=said):

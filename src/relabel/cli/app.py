@@ -110,13 +110,11 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
     """
     from relabel.errors import RelabelError
 
-    command = typer.main.get_command(app)
+    command, words = typer.main.get_command(app), list(sys.argv[1:] if arguments is None else arguments)
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        left = command.main(
-            args=None if arguments is None else list(arguments), prog_name="relabel", standalone_mode=False
-        )
+        left = command.main(args=_json_file_as_out(words), prog_name="relabel", standalone_mode=False)
         if left == 130:  # what the command line library makes of Ctrl-C
             _say("interrupted")
         return left if isinstance(left, int) else 0
@@ -163,7 +161,7 @@ def _wrongly_used(error: Any, words: Sequence[str]) -> int:
         path = "relabel" if context is None else context.command_path
         after = words[words.index("--json") + 1 :][:1] if "--json" in words else []
         if "unexpected extra argument" in said and after and after[0] in said:
-            said += f"; --json takes no file: redirect the output, or name a file with --out if {path} has it"
+            said += "; --json takes no file: redirect the output, or name a file with --out where there is one"
         _say(f"{said[:1].lower()}{said[1:]}; see `{path} --help`")
     return 2
 

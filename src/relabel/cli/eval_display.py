@@ -180,7 +180,7 @@ def show_paper(document: PaperDocument, console: Console) -> None:
             if cell.reproduced is False:
                 _print(f"{cell.figure}: {cell.reason}.", console)
     console.print()
-    _print("Weights, tolerances and full rules are in the document: --json F.", console)
+    _print("Weights, tolerances and full rules are in the document: --json.", console)
 
 
 def bounds(pair: Bounds | None) -> str:
