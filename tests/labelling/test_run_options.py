@@ -30,9 +30,6 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         [*RUN, "--max-tokens", "5", "--price", "1/2", "--max-cost"],
         [*RUN, "--rpm"],
         [*RUN, "--tpm"],
-        [*RUN, "--latency"],
-        [*RUN, "--tokens-per-second"],
-        [*RUN, "--tokens-per-second", "2", "--gpu-price"],
     ],
 )
 def test_a_limit_that_is_no_number_limits_nothing_and_is_refused(
