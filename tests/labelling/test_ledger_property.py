@@ -145,7 +145,7 @@ def test_nothing_that_was_answered_is_lost_or_bought_again(plan: list[str], hang
                     folder,
                     concurrency=AT_ONCE,
                     stop=stop,
-                    patience=Patience(0.6),
+                    patience=Patience(3.0),
                 )
             except ProviderError as error:
                 if "failed alike" not in str(error):
