@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Literal
 
-Fault = Literal["none", "drop", "hang", "trickle"]
+Fault = Literal["none", "drop", "hang", "trickle", "twice"]
 
 
 @dataclass
@@ -166,7 +166,10 @@ class FakeProvider:
         if reply.fault == "hang":
             await self._release.wait()
             return False
-        body = reply.body if isinstance(reply.body, str) else json.dumps(reply.body)
+        said = reply.body
+        if isinstance(said, dict) and "id" in said:  # each reply has a name of its own
+            said = {**said, "id": f"{said['id']}-{len(self.answered)}-{id(seen)}"}
+        body = said if isinstance(said, str) else json.dumps(said)
         data = body.encode("utf-8", "surrogatepass")
         headers = {"content-type": "application/json", "content-length": str(len(data)), **reply.headers}
         writer.write(
@@ -181,6 +184,10 @@ class FakeProvider:
                 await asyncio.sleep(0.05)
         writer.write(data)
         await writer.drain()
+        if reply.fault == "twice":  # a proxy before the provider has lost count
+            head = f"HTTP/1.1 200 X\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+            writer.write(head.encode() + data)
+            await writer.drain()
         if reply.status == 200:
             self.answered.append(seen)
         return True

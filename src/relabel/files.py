@@ -6,7 +6,6 @@ Folders and files may come from strangers. Names within them are resolved with `
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import secrets
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from filelock import FileLock, Timeout
 
 from relabel.errors import DataError, UsageError
 
@@ -102,22 +103,39 @@ def writing(folder: Path) -> Generator[None]:
         DataError: Another process is writing it, or its lock is a link.
     """
     try:
-        # A lock is never followed, emptied or waited for: it may be a link to a file of the user's, or a pipe.
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-        require_own(folder / _LOCK)
-        descriptor = os.open(folder / _LOCK, flags, 0o600)
-    except OSError as error:
+        with locked(folder / _LOCK):
+            yield
+    except BlockedError as error:
         raise DataError(
-            f"{folder / _LOCK} cannot be opened ({error.strerror}); remove it, or give another --out"
+            f"another relabel is writing {folder}; wait until it has ended, or give another --out"
         ) from error
-    with os.fdopen(descriptor, "w", closefd=True) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise DataError(
-                f"another relabel is writing {folder}; wait until it has ended, or give another --out"
-            ) from error
+
+
+class BlockedError(Exception):
+    """Another process holds a lock."""
+
+
+@contextmanager
+def locked(path: Path) -> Generator[None]:
+    """Hold a lock file for one process, on any system; that of a process which has ended holds nobody up.
+
+    Raises:
+        BlockedError: Another process holds it.
+        DataError: The file is a link or cannot be opened.
+    """
+    # A lock is never followed, emptied or waited for: it may be a link to a file of the user's, or a pipe.
+    require_own(path)
+    lock = FileLock(path, timeout=0, mode=0o600)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise BlockedError from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be opened ({error.strerror}); remove it, or use another folder") from error
+    try:
         yield  # the file stays: one who waits for it and one who makes it anew would both hold "the" lock
+    finally:
+        lock.release()
 
 
 def require_writable(folder: Path) -> None:

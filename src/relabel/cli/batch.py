@@ -159,7 +159,7 @@ def _provider(base_url: str | None, job: Job, environment: Settings) -> BatchPro
     from relabel.labelling.pricing import OPENAI_URL
 
     key = environment.openai_api_key
-    secret = key.get_secret_value().strip() if key else ""
+    secret = key.get_secret_value().strip(" ") if key else ""
     http = Http(base_url, secret)
     if not secret and http.address.startswith(OPENAI_URL):
         raise ProviderError("there is no key for OpenAI; set OPENAI_API_KEY, or name another server with --base-url")

@@ -13,7 +13,6 @@ for the batch at the provider instead of making another.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import hashlib
 import os
 import random
@@ -28,7 +27,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from relabel.errors import DataError
-from relabel.files import make_private_dir, replacing
+from relabel.files import BlockedError, locked, make_private_dir, replacing
 from relabel.label import FailureKind
 from relabel.labelling.job import Job, job_from_json, job_to_json
 from relabel.labelling.request import canonical_json
@@ -258,6 +257,8 @@ class BatchFolder:
         with self._writing():
             with replacing(self.path / "state.json") as temporary:
                 temporary.write_text(state.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            if os.name == "nt":
+                return
             handle = os.open(self.path, os.O_RDONLY)  # a rename is on the disk only once the folder is
             try:
                 os.fsync(handle)
@@ -310,20 +311,14 @@ class BatchFolder:
         """
         with self._writing():
             make_private_dir(self.path)
-            lock = (self.path / "lock").open("a+")
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                lock.seek(0)
-                raise DataError(
-                    f"process {lock.read().strip() or 'unknown'} works on the batches of run {self.name}; wait until it has ended, "
-                    "or stop it: its batches go on at the provider"
-                ) from error
-            lock.truncate(0)
-            lock.write(f"{os.getpid()}\n")
-            lock.flush()
-            yield
+        try:
+            with locked(self.path / "lock"):
+                yield
+        except BlockedError as error:
+            raise DataError(
+                f"another process works on the batches of run {self.name}; wait until it has ended, "
+                "or stop it: its batches go on at the provider"
+            ) from error
 
     @contextmanager
     def _writing(self) -> Generator[None]:

@@ -19,12 +19,14 @@ import httpx2
 import openai
 from pydantic import SecretStr
 
+from relabel.errors import ProviderError
 from relabel.label import Answer
 from relabel.labelling.budget import Budget, NoBudgetError
 from relabel.labelling.engines.engine import Flies, NoAnswerError, Repair
 from relabel.labelling.engines.limits import Limiter, Ticket
 from relabel.labelling.engines.refusals import (
     RefusedError,
+    StaleReplyError,
     TimedOutError,
     accepted,
     is_transient,
@@ -37,6 +39,7 @@ from relabel.labelling.engines.transport import (
     Patience,
     Transport,
     UnreachableError,
+    UnreadableError,
 )
 from relabel.labelling.engines.turns import Turns
 from relabel.labelling.pricing import OPENAI_URL, Price
@@ -100,6 +103,7 @@ class OnlineEngine:
         self._price, self._provider = price, provider
         self._patience = patience or Patience()
         self._turns = Turns()
+        self._replies = _Replies()
         self._clock, self._now = clock, now
         self._retry = RetryPolicy(
             is_transient, _server_wait, attempts=ATTEMPTS, clock=clock, sleep=sleep, jitter=jitter
@@ -169,7 +173,14 @@ class OnlineEngine:
         except (TimedOutError, openai.APITimeoutError) as error:
             raise NoAnswerError("timeout", self._too_late(sent), sent) from error
         except UnreachableError as error:
+            if error.lasting:
+                raise ProviderError(self._unreachable(error)) from error
             raise NoAnswerError("provider", self._unreachable(error), sent, status=0) from error
+        except UnreadableError as error:
+            message = f"{self._address} sent a reply in an encoding that was not offered ({error}); turn compression off there"
+            raise NoAnswerError("provider", clean(message)[:300], sent) from error
+        except StaleReplyError as error:
+            raise NoAnswerError("provider", f"{self._address} sent the reply to another request", sent) from error
         except openai.APIConnectionError as error:
             cause = clean(str(error.__cause__ or error) or type(error.__cause__).__name__)[:300]
             raise NoAnswerError("provider", f"the connection to {self._address} broke ({cause})", sent) from error
@@ -249,10 +260,15 @@ class OnlineEngine:
         repaired: bool,
     ) -> Answer:
         try:
+            document = parsed(text)
+            if self._replies.is_stale(document, text, request.key):
+                self._transport.leave_connections()
+                self.budget.unsure(request.body, worst)
+                raise StaleReplyError
             answer = answer_to(
                 request.key,
                 request.api,
-                parsed(text),
+                document,
                 self._price,
                 attempts=attempts,
                 latency_s=round(latency, 4),
@@ -267,6 +283,35 @@ class OnlineEngine:
         self.budget.settle(worst, answer.cost_usd)
         self.limiter.correct(ticket, answer.usage.prompt + answer.usage.completion)
         return answer
+
+
+class _Replies:
+    """Replies of late: one that comes again under another key came too late, and is not the answer to that question."""
+
+    _most = 100_000
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[str, int]] = {}
+        self._repeat = False
+        self._suspected: set[str] = set()
+
+    def is_stale(self, document: Any, text: str, key: str) -> bool:
+        """Whether a reply was seen under another key. A server that sends it over a new connection as well means it."""
+        name = document.get("id") if isinstance(document, dict) else None
+        if self._repeat or not isinstance(name, str) or not name:
+            return False
+        earlier, seen = self._seen.setdefault(name, (key, hash(text)))
+        if len(self._seen) > self._most:
+            del self._seen[next(iter(self._seen))]
+        if earlier == key:
+            return False
+        if (
+            seen != hash(text) or key in self._suspected
+        ):  # its names tell nothing apart, or a cache before it repeats answers
+            self._repeat = True
+            return False
+        self._suspected.add(key)
+        return True
 
 
 def _server_wait(error: BaseException) -> float:

@@ -359,6 +359,9 @@ class RayTransport:
             raise openai.APIConnectionError(request=request) from ConnectionError(back.words)
         return httpx2.Response(back.status, headers=[*back.headers], content=back.content, request=request)
 
+    def leave_connections(self) -> None:
+        """See `Transport.leave_connections`; each worker looks after its own."""
+
     async def close(self) -> None:
         """Let go of the workers, which are the cluster's to end."""
         for worker in self._workers:

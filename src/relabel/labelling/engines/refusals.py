@@ -38,6 +38,10 @@ class TimedOutError(Exception):
     """One attempt took too long."""
 
 
+class StaleReplyError(Exception):
+    """What came is the reply to another request."""
+
+
 def accepted(response: httpx2.Response) -> httpx2.Response:
     """A response that holds what was asked for.
 
@@ -132,6 +136,8 @@ def fatal_refusal(
     """
     meaning = meaning or meaning_of(status or 400, code, said)
     match meaning:
+        case _ if status == 407:
+            return ProviderError(f"the proxy on the way to {address} refuses ({said}); check its user and password")
         case "key":
             return ProviderError(f"{address} does not accept the key ({said}); check OPENAI_API_KEY")
         case "access":
@@ -159,7 +165,9 @@ def is_transient(error: BaseException) -> bool:
         reply = reply_of(error)
         soon = reply.wait_s is None or reply.wait_s <= LONGEST_OBEYED_S
         return reply.meaning == "passing" or (reply.meaning == "wait" and soon)
-    return isinstance(error, (openai.APIConnectionError, TimedOutError, UnreachableError))
+    if isinstance(error, UnreachableError):
+        return not error.lasting
+    return isinstance(error, (openai.APIConnectionError, TimedOutError, StaleReplyError))
 
 
 def provider_message(error: openai.APIStatusError) -> str:

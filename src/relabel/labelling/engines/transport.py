@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
+import select
 import ssl
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from functools import cache
+from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+import certifi
 import httpx2
 import openai
 from multidict import CIMultiDict
 from yarl import URL
 
+from relabel import __version__
+from relabel.errors import UsageError
 from relabel.labelling.pricing import OPENAI_URL
 from relabel.labelling.wire import PATHS, Api
-from relabel.redaction import guard, guard_address, public_url
+from relabel.redaction import clean, guard, guard_address, public_url
 
 CONNECT_TIMEOUT_S = 20.0
 
@@ -32,8 +40,24 @@ _WORTH_KEEPING = ("x-ratelimit-", "retry-after", "location", "content-type")
 
 @cache
 def certificates() -> ssl.SSLContext:
-    """Whom to trust, as the openai client does it; read once, because that takes longer than a hundred requests."""
-    return httpx2.create_ssl_context()
+    """Whom to trust: `SSL_CERT_FILE` and `SSL_CERT_DIR`, else certifi's list. Read once: that takes longer than a hundred requests.
+
+    Raises:
+        UsageError: What a variable names is not there, or holds no certificates.
+    """
+    named = {name: os.environ[name] for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)}
+    try:
+        if not named:
+            return ssl.create_default_context(cafile=certifi.where())
+        for path in named.values():
+            if not Path(path).exists():
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return ssl.create_default_context(cafile=named.get("SSL_CERT_FILE"), capath=named.get("SSL_CERT_DIR"))
+    except OSError as error:  # ssl.SSLError is one
+        what = " and ".join(f"{name}={path}" for name, path in named.items())
+        raise UsageError(
+            f"no certificates can be read from {what} ({error.strerror or error}); name a PEM file, or unset the variable"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -59,7 +83,41 @@ PATIENCE_AT_HOME = Patience.of(900.0)
 
 
 class UnreachableError(Exception):
-    """Nothing was sent, because there is nobody to send to."""
+    """Nothing was sent, because there is nobody to send to.
+
+    Attributes:
+        lasting: Whether trying again is of no use: the certificate is not trusted, or the proxy refuses.
+    """
+
+    def __init__(self, why: str, *, lasting: bool = False) -> None:
+        super().__init__(clean(why))
+        self.lasting = lasting
+
+
+class UnreadableError(Exception):
+    """A reply came in an encoding that nobody offered to read."""
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Connections on which nothing came unasked: what lies on an idle one would be taken for the next answer."""
+
+    async def _get(self, key: Any, traces: Any) -> Any:
+        while (found := await super()._get(key, traces)) is not None:
+            protocol = found.protocol
+            if protocol is not None and not protocol.should_close and not _is_readable(protocol.transport):
+                return found
+            found.close()
+        return None
+
+
+def _is_readable(transport: asyncio.Transport | None) -> bool:
+    """Whether something has come on a connection, or it was closed, that the loop has not looked at yet."""
+    socket = None if transport is None else transport.get_extra_info("socket")
+    if socket is None or not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(socket.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 class Transport(Protocol):
@@ -77,10 +135,15 @@ class Transport(Protocol):
 
         Raises:
             UnreachableError: Nothing was sent.
+            UnreadableError: The reply is in an encoding that was not offered.
             openai.APITimeoutError: It took too long.
             openai.APIConnectionError: The connection broke; the provider may have the request.
             ProviderError: Nothing can be sent any more.
         """
+        ...
+
+    def leave_connections(self) -> None:
+        """Send what comes next over new connections: one of those that there are brought what was not asked for."""
         ...
 
     async def close(self) -> None:
@@ -91,8 +154,8 @@ class Transport(Protocol):
 class Http:
     """One provider's address over aiohttp: who is trusted, which proxy, which headers. Redirects are never followed.
 
-    They would carry tasks, and perhaps the key, to where the user did not send them. Headers are the openai client's, which reads
-    organisation and project from the environment; going through the client itself would take three times the processor time.
+    They would carry tasks, and perhaps the key, to where the user did not send them. `OPENAI_ORG_ID` and `OPENAI_PROJECT_ID` are sent as the
+    openai client sends them; going through that client would take three times the processor time.
 
     Args:
         base_url: Address of the API; None for OpenAI's own.
@@ -102,15 +165,22 @@ class Http:
     def __init__(self, base_url: str | None, secret: str) -> None:
         guard(secret)
         guard_address(base_url)
+        secret = secret.strip(" ")
+        require_sendable(secret)
         self.address = public_url((base_url or OPENAI_URL).partition("?")[0]).rstrip("/")
-        backend = httpx2.AsyncClient(verify=certificates())  # sends nothing: the client is asked for its headers alone
-        client = openai.AsyncOpenAI(api_key=secret or "none", base_url=self.address, http_client=backend)
-        said = {name: value for name, value in client.default_headers.items() if isinstance(value, str)}
-        said |= {"Authorization": f"Bearer {secret}"} if secret else {}
-        self.headers = CIMultiDict({**said, "Content-Type": "application/json"})
+        self.headers = CIMultiDict(
+            {"Accept": "application/json", "Content-Type": "application/json", "User-Agent": f"relabel/{__version__}"}
+        )
+        for header, variable in (("OpenAI-Organization", "OPENAI_ORG_ID"), ("OpenAI-Project", "OPENAI_PROJECT_ID")):
+            if value := os.environ.get(variable, "").strip():
+                self.headers[header] = value
+        if secret:
+            self.headers["Authorization"] = f"Bearer {secret}"
         self.query = urlsplit(base_url or "").query
-        self._proxy = _proxy_of(self.address)
+        self._proxy = proxy_of(self.address)
+        certificates()
         self._session: aiohttp.ClientSession | None = None
+        self._left: list[aiohttp.ClientSession] = []
 
     def url(self, path: str) -> URL:
         """The full URL of a path below the address, with the address's own query."""
@@ -126,15 +196,21 @@ class Http:
             method, url, data=data, headers=headers or self.headers, allow_redirects=False, proxy=self._proxy
         )
 
+    def leave_connections(self) -> None:
+        """Send what comes next over new connections; what is in flight stays on those that there are."""
+        self._left += [self._session] if self._session else []
+        self._session = None
+
     async def close(self) -> None:
         """Close the connections."""
-        if self._session is not None:
-            await self._session.close()
+        self.leave_connections()
+        for session in self._left:
+            await session.close()
 
     def _opened(self) -> aiohttp.ClientSession:
         # How long all of it may take is the caller's business.
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30, ssl=certificates()),
+            connector=_Connector(limit=0, keepalive_timeout=30, ssl=certificates()),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
@@ -163,11 +239,27 @@ class HttpTransport:
                 said = [(k, v) for k, v in reply.headers.items() if k.lower().startswith(_WORTH_KEEPING)]
                 return httpx2.Response(reply.status, headers=said, content=b"".join(pieces), request=self._named[api])
         except aiohttp.ClientConnectorError as error:
-            raise UnreachableError(connection_problem(error)) from error
+            lasting = isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError))
+            raise UnreachableError(connection_problem(error), lasting=lasting) from error
+        except aiohttp.ClientHttpProxyError as error:
+            why = f"the proxy answers HTTP {error.status}"
+            if error.status < 500:
+                raise UnreachableError(f"{why}; check its address, user and password", lasting=True) from error
+            raise UnreachableError(why) from error
+        except aiohttp.ConnectionTimeoutError as error:
+            raise UnreachableError(f"no connection within {CONNECT_TIMEOUT_S:g} s") from error
+        except aiohttp.ClientResponseError as error:
+            if "content-encoding" in error.message.lower():
+                raise UnreadableError(error.message) from error
+            raise openai.APIConnectionError(request=self._named[api]) from error
         except TimeoutError as error:
             raise openai.APITimeoutError(request=self._named[api]) from error
         except (aiohttp.ClientError, OSError) as error:
             raise openai.APIConnectionError(request=self._named[api]) from error
+
+    def leave_connections(self) -> None:
+        """See `Transport.leave_connections`."""
+        self._http.leave_connections()
 
     async def close(self) -> None:
         """Close the connections."""
@@ -176,6 +268,8 @@ class HttpTransport:
 
 def connection_problem(error: aiohttp.ClientConnectorError) -> str:
     """Why there is no connection, in the system's words: without address, which is said already, and numbers."""
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return f"its proxy {error.host}:{error.port}: {error.strerror or error.os_error}".lower()
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "no such host"
     number = error.errno
@@ -185,7 +279,71 @@ def connection_problem(error: aiohttp.ClientConnectorError) -> str:
     return os.strerror(number).lower()
 
 
-def _proxy_of(address: str) -> str | None:
-    """The proxy that the environment names for an address."""
+def require_sendable(key: str) -> None:
+    """Make sure that a key can stand in a header, before anything is sent.
+
+    Raises:
+        UsageError: It holds what no key holds: line breaks, quotes around it, characters beyond ASCII.
+    """
+    if "\n" in key or "\r" in key:
+        wrong = "holds a line break"
+    elif key[:1] in {"'", '"', "`"} and key[-1:] == key[:1]:
+        wrong = "stands in quotes"
+    elif not key.isascii():
+        wrong = "holds characters that no key has, such as typographic quotes"
+    elif not key.isprintable():
+        wrong = "holds control characters"
+    else:
+        return
+    raise UsageError(f"the key {wrong}; set OPENAI_API_KEY again, to the key alone")
+
+
+def proxy_of(address: str) -> URL | None:
+    """The proxy that the environment names for an address; `NO_PROXY` is honoured, with networks and IPv6 addresses too.
+
+    Raises:
+        UsageError: The proxy cannot be used.
+    """
     parts = urlsplit(address)
-    return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
+    proxies = getproxies()
+    found = proxies.get(parts.scheme) or proxies.get("all")
+    if not found or _goes_direct(parts.hostname or "", parts.port, proxies.get("no", "")) or proxy_bypass(parts.netloc):
+        return None
+    guard_address(found)
+    name = f"{parts.scheme if parts.scheme in proxies else 'all'}_proxy".upper()
+    scheme, joint, _ = found.partition("://")
+    shown = public_url(found)
+    if not joint:
+        raise UsageError(f"{name} has no scheme; write {name}=http://{found.rpartition('@')[2]}")
+    if scheme.lower() not in {"http", "https"}:
+        raise UsageError(
+            f"{name} is {shown}, and relabel sends through HTTP proxies only; name an http:// proxy, or add {parts.hostname} to NO_PROXY"
+        )
+    try:
+        url = URL(found)
+        if not url.host or url.port is None:
+            raise ValueError("no host")
+    except ValueError:
+        raise UsageError(
+            f"{name} is not a valid address; write http://USER:PASSWORD@HOST:PORT, with special characters of the password as %XX"
+        ) from None
+    return url
+
+
+def _goes_direct(host: str, port: int | None, exceptions: str) -> bool:
+    for entry in filter(None, (one.strip().lower() for one in exceptions.split(","))):
+        name = entry.strip("[]")
+        if (
+            entry == "*"
+            or host.lower() in {name, entry}
+            or f"{host.lower()}:{port}" == entry
+            or f"[{host}]:{port}" == entry
+        ):
+            return True
+        with suppress(ValueError):
+            if ip_address(host) in ip_network(name, strict=False):
+                return True
+            continue
+        if host.lower().endswith("." + name.lstrip("*.")):
+            return True
+    return False

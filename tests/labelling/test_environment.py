@@ -1,0 +1,168 @@
+"""What surrounds a run: proxies, certificates, keys, connections. What cannot work is said before anything is sent."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+
+from relabel.cli.app import run_app
+from relabel.errors import UsageError
+from relabel.labelling.engines import transport
+from relabel.labelling.engines.transport import Http, certificates, proxy_of
+from relabel.run import open_run
+from server import Reply, Seen, chat, judged, provider
+
+PROXIES = [f"{name}_{case}" for name in ("HTTP", "HTTPS", "ALL", "NO") for case in ("PROXY",)]
+WORDS = [
+    "--tasks",
+    "sample",
+    "--sample",
+    "4",
+    "--setting",
+    "strict",
+    "--response-format",
+    "text",
+    "--out",
+    "r",
+    "--quiet",
+]
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-tests-0123456789")
+    for name in PROXIES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+def run(base_url: str, *more: str) -> int:
+    return run_app(
+        ["run", "--model", "m", "--base-url", base_url, "--price", "1/2", "--max-tokens", "20", *WORDS, *more]
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("ALL_PROXY", "socks5://u:secret-pass@127.0.0.1:9", "sends through HTTP proxies only"),
+        ("HTTP_PROXY", "socks5h://127.0.0.1:9", "sends through HTTP proxies only"),
+        ("HTTP_PROXY", "127.0.0.1:9", "write HTTP_PROXY=http://127.0.0.1:9"),
+        ("HTTP_PROXY", "http://u:secret-pass/x@127.0.0.1:9", "special characters of the password as %XX"),
+        ("OPENAI_API_KEY", "sk-secret-pass-1\n", "the key holds a line break"),
+        ("OPENAI_API_KEY", "sk-secret-\r\npass", "the key holds a line break"),
+        ("OPENAI_API_KEY", "\u201csk-secret-pass-1\u201d", "such as typographic quotes"),
+        ("OPENAI_API_KEY", "'sk-secret-pass-1'", "the key stands in quotes"),
+    ],
+)
+@pytest.mark.parametrize("engine", ["online", "batch"])
+def test_what_cannot_work_is_one_sentence_and_nothing_is_sent(
+    variable: str,
+    value: str,
+    said: str,
+    engine: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with provider(lambda seen: judged()) as fake:
+        assert run(fake.base_url, "--engine", engine, "--yes") == 2
+        assert fake.seen == []
+    out, err = capsys.readouterr()
+    assert said in err
+    assert "secret-pass" not in out + err
+    assert "may be charged" not in out + err
+
+
+def test_certificates_that_are_missing_or_none_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for content in (None, "no certificate"):
+        path = tmp_path / "ca.pem"
+        if content is not None:
+            path.write_text(content, "utf-8")
+        monkeypatch.setenv("SSL_CERT_FILE", str(path))
+        certificates.cache_clear()
+        with pytest.raises(UsageError, match=r"no certificates can be read from SSL_CERT_FILE=.*ca\.pem"):
+            Http("https://127.0.0.1:1/v1", "k")
+    certificates.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "exceptions",
+    ["127.0.0.1", "localhost,127.0.0.1,::1,fd07::/64", "127.0.0.0/8", "127.0.0.1:{port}", "*", "[::1], 127.0.0.1 ,"],
+)
+def test_no_proxy_is_honoured(exceptions: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    assert proxy_of("http://127.0.0.1:8000/v1") is not None
+    monkeypatch.setenv("NO_PROXY", exceptions.format(port=8000))
+    assert proxy_of("http://127.0.0.1:8000/v1") is None
+
+
+def test_names_below_a_name_go_direct_and_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "http://proxy:3128")
+    monkeypatch.setenv("NO_PROXY", ".corp.example,[fd00::1]")
+    assert proxy_of("https://llm.corp.example/v1") is None
+    assert proxy_of("https://[fd00::1]:8000/v1") is None
+    assert str(proxy_of("https://corp.example.org/v1")) == "http://proxy:3128"
+
+
+def test_a_proxy_that_wants_a_password_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with provider(lambda seen: judged()) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.base_url.replace("://", "://alice:s3cr%2Ft@").removesuffix("/v1"))
+        assert run("http://api.example/v1") == 0
+        assert {seen.path for seen in proxy.seen} == {"http://api.example/v1/chat/completions"}
+        credentials = {seen.headers["proxy-authorization"] for seen in proxy.seen}
+    assert credentials == {"Basic " + base64.b64encode(b"alice:s3cr/t").decode()}
+
+
+def test_a_proxy_that_refuses_ends_the_run_and_nothing_is_perhaps_charged(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with provider(lambda seen: Reply(407, "who are you")) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.base_url.removesuffix("/v1"))
+        monkeypatch.setenv("HTTPS_PROXY", proxy.base_url.removesuffix("/v1"))
+        for address in ("http://api.example/v1", "https://api.example/v1"):
+            assert run(address, "--concurrency", "1", "--out", address.partition(":")[0]) == 4
+        assert len(proxy.seen) == 2
+    assert [open_run(name).manifest.perhaps_charged.requests for name in ("http", "https")] == [0, 0]
+    assert "user and password" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd"])
+def test_a_reply_in_an_encoding_that_was_not_offered_is_one_failure(encoding: str) -> None:
+    def script(seen: Seen) -> Reply:
+        return Reply(body=judged().body, headers={"content-encoding": encoding} if len(fake.seen) == 2 else {})
+
+    with provider(script) as fake:
+        assert run(fake.base_url, "--concurrency", "1") == 5
+        assert len(fake.seen) == 4
+    (failure,) = open_run("r").failures()
+    assert "in an encoding that was not offered" in failure.message
+    assert failure.attempts == 1
+
+
+@pytest.mark.parametrize("concurrency", ["1", "4"])
+@pytest.mark.parametrize("looks", [True, False])
+def test_a_reply_that_comes_twice_is_nobody_elses_label(
+    concurrency: str, looks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not looks:  # what came in the very moment at which a connection is taken up again is seen by its name alone
+        monkeypatch.setattr(transport, "_is_readable", lambda _: False)
+
+    def script(seen: Seen) -> Reply:
+        return Reply(body=chat(json.dumps({"rationale": seen.prompt[-60:], "label": "exposed"})), fault="twice")
+
+    with provider(script) as fake:
+        assert run(fake.base_url, "--sample", "40", "--concurrency", concurrency) == 0
+        prompts = {seen.prompt[-60:] for seen in fake.seen}
+    labels = open_run("r").labels
+    assert len(set(labels["rationale"])) == len(labels) == len(prompts) == 40
+
+
+def test_a_server_whose_replies_all_have_one_name_is_believed(tmp_path: Path) -> None:
+    with provider(lambda seen: Reply(body=json.dumps(judged().body))) as fake:
+        assert run(fake.base_url, "--concurrency", "1") == 0
+        assert len(fake.seen) == 5  # the second was asked for again, over a new connection
