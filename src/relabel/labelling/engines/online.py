@@ -1,4 +1,4 @@
-"""The online engine: one HTTP request an answer, to any OpenAI-compatible server, through the openai client.
+"""The online engine: one HTTP request an answer, to any OpenAI-compatible server.
 
 This is the only owner of retries: the client's own are off, because the two would multiply. Replies are read here and
 not by the client, which would lose a completion that does not validate and spend most of a run's processor time.
@@ -15,8 +15,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx2
-import openai
 from pydantic import SecretStr
 
 from relabel.errors import ProviderError
@@ -27,16 +25,17 @@ from relabel.labelling.engines.limits import Limiter, Ticket
 from relabel.labelling.engines.refusals import (
     RefusedError,
     StaleReplyError,
-    TimedOutError,
     accepted,
     is_transient,
-    may_have_been_charged,
     refusal,
 )
 from relabel.labelling.engines.reply import answer_to, parsed
 from relabel.labelling.engines.transport import (
+    BrokenError,
+    HttpReply,
     HttpTransport,
     Patience,
+    TimedOutError,
     Transport,
     UnreachableError,
     UnreadableError,
@@ -159,18 +158,18 @@ class OnlineEngine:
             now = self._clock()
             ends_at = now + self._patience.deadline_s if ends_at is None else ends_at + now - waiting_since
             try:
-                text, latency = await self._once(request, body, ticket, worst, ends_at)
+                response, latency = await self._once(request, body, ticket, worst, ends_at)
             finally:
                 if flies is not None:
                     flies(False)
             await self._turns.mine()
-            return self._answer(request, text, sent, latency, ticket, worst, repaired=repair is not None)
+            return self._answer(request, response, sent, latency, ticket, worst, repaired=repair is not None)
 
         try:
             return await self._retry.call(once, ends_at=lambda: math.inf if ends_at is None else ends_at)
         except NoBudgetError as error:
             raise NoAnswerError("budget", str(error), sent) from error
-        except (TimedOutError, openai.APITimeoutError) as error:
+        except TimedOutError as error:
             raise NoAnswerError("timeout", self._too_late(sent), sent) from error
         except UnreachableError as error:
             if error.lasting:
@@ -181,10 +180,11 @@ class OnlineEngine:
             raise NoAnswerError("provider", clean(message)[:300], sent) from error
         except StaleReplyError as error:
             raise NoAnswerError("provider", f"{self._address} sent the reply to another request", sent) from error
-        except openai.APIConnectionError as error:
-            cause = clean(str(error.__cause__ or error) or type(error.__cause__).__name__)[:300]
-            raise NoAnswerError("provider", f"the connection to {self._address} broke ({cause})", sent) from error
-        except openai.APIStatusError as error:
+        except BrokenError as error:
+            raise NoAnswerError(
+                "provider", f"the connection to {self._address} broke ({str(error)[:300]})", sent
+            ) from error
+        except RefusedError as error:
             where, model = PATHS[request.api], request.body.get("model")
             raise refusal(error, sent, address=self._address, path=where, model=model) from error
 
@@ -205,7 +205,7 @@ class OnlineEngine:
 
     async def _once(
         self, request: Request, body: Mapping[str, Any], ticket: Ticket, worst: float, ends_at: float
-    ) -> tuple[str, float]:
+    ) -> tuple[HttpReply, float]:
         started = self._clock()
         try:
             # The client's own timeout starts anew with each byte that trickles in; this one does not.
@@ -215,12 +215,12 @@ class OnlineEngine:
             self.limiter.missed(ticket, self._unreachable(error))
             self.budget.settle(worst, 0.0)
             raise
-        except (TimeoutError, openai.APITimeoutError) as error:
+        except (TimeoutError, TimedOutError) as error:
             self.limiter.limited(ticket, why="timeout")
             self.budget.unsure(body, worst)  # it may have been charged all the same
             raise TimedOutError from error
         except RefusedError as error:
-            if may_have_been_charged(error):
+            if error.may_have_been_charged:
                 self.budget.unsure(body, worst)
             else:
                 self.budget.settle(worst, 0.0)
@@ -230,7 +230,7 @@ class OnlineEngine:
             else:
                 self.limiter.failed(ticket)
             raise
-        except openai.APIConnectionError:
+        except BrokenError:
             self.limiter.failed(ticket)
             self.budget.unsure(body, worst)
             raise
@@ -239,9 +239,8 @@ class OnlineEngine:
             self.budget.unsure(body, worst)
             raise
         latency = self._clock() - started
-        text = response.content.decode("utf-8", "replace")
-        self.limiter.release(ticket, headers=_limit_headers(response.headers))
-        return text, latency
+        self.limiter.release(ticket, headers=response.headers)
+        return response, latency
 
     def _posted(self, api: Api, body: Mapping[str, Any]) -> bytes:
         # In the order in which it was made: models with strict schemas write in the schema's order, and the reason must
@@ -251,7 +250,7 @@ class OnlineEngine:
     def _answer(
         self,
         request: Request,
-        text: str,
+        response: HttpReply,
         attempts: int,
         latency: float,
         ticket: Ticket,
@@ -259,9 +258,10 @@ class OnlineEngine:
         *,
         repaired: bool,
     ) -> Answer:
+        text = response.content.decode("utf-8", "replace")
         try:
             document = parsed(text)
-            if self._replies.is_stale(document, text, request.key):
+            if self._replies.is_stale(document, text, request.key, reused=response.reused):
                 self._transport.leave_connections()
                 self.budget.unsure(request.body, worst)
                 raise StaleReplyError
@@ -293,10 +293,9 @@ class _Replies:
     def __init__(self) -> None:
         self._seen: dict[str, tuple[str, int]] = {}
         self._repeat = False
-        self._suspected: set[str] = set()
 
-    def is_stale(self, document: Any, text: str, key: str) -> bool:
-        """Whether a reply was seen under another key. A server that sends it over a new connection as well means it."""
+    def is_stale(self, document: Any, text: str, key: str, *, reused: bool) -> bool:
+        """Whether a reply was seen under another key. A server that sends it over a new connection means it."""
         name = document.get("id") if isinstance(document, dict) else None
         if self._repeat or not isinstance(name, str) or not name:
             return False
@@ -305,12 +304,9 @@ class _Replies:
             del self._seen[next(iter(self._seen))]
         if earlier == key:
             return False
-        if (
-            seen != hash(text) or key in self._suspected
-        ):  # its names tell nothing apart, or a cache before it repeats answers
+        if not reused or seen != hash(text):  # its names tell nothing apart, or a cache before it repeats answers
             self._repeat = True
             return False
-        self._suspected.add(key)
         return True
 
 
@@ -319,12 +315,6 @@ def _server_wait(error: BaseException) -> float:
     if isinstance(error, RefusedError) and error.reply.meaning == "passing":
         return error.reply.wait_s or 0.0
     return 0.0
-
-
-def _limit_headers(headers: httpx2.Headers) -> dict[str, str]:
-    """The headers about limits. Looking one up in the client's own mapping walks and decodes all of them."""
-    wanted = ((name.lower(), value) for name, value in headers.raw)
-    return {name.decode(): value.decode("latin-1") for name, value in wanted if name.startswith(b"x-ratelimit")}
 
 
 def _repaired(body: Mapping[str, Any], repair: Repair) -> dict[str, Any]:

@@ -25,9 +25,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import httpx2
-import openai
-
 from relabel import __version__
 from relabel.errors import DataError, ProviderError, RelabelError, UsageError
 from relabel.labelling.budget import Budget
@@ -35,7 +32,14 @@ from relabel.labelling.connection import Connection, LazyEngine
 from relabel.labelling.engines.limits import Limiter
 from relabel.labelling.engines.local import SLOTS, LocalServer, find_weights, is_local, local_endpoint
 from relabel.labelling.engines.online import OnlineEngine
-from relabel.labelling.engines.transport import HttpTransport, UnreachableError
+from relabel.labelling.engines.transport import (
+    BrokenError,
+    HttpReply,
+    HttpTransport,
+    TimedOutError,
+    UnreachableError,
+    UnreadableError,
+)
 from relabel.labelling.pricing import OPENAI_URL
 from relabel.labelling.wire import Api
 from relabel.redaction import masked, may_hold_secret
@@ -215,10 +219,10 @@ def _explained(error: Exception, address: str | None) -> ProviderError:
 
 
 class Posted(NamedTuple):
-    """What came of a post: a reply, or a fault (`unreachable`, `timeout` or `broken`) and its words."""
+    """What came of a post: a reply, or a fault (`unreachable`, `timeout`, `broken` or `unreadable`) and its words."""
 
     status: int = 0
-    headers: Sequence[tuple[str, str]] = ()
+    headers: Mapping[str, str] = {}
     content: bytes = b""
     fault: str = ""
     words: str = ""
@@ -272,15 +276,15 @@ class Sender:
             # The driver lets go earlier; this is for a driver that is gone.
             async with asyncio.timeout(attempt_s + 5):
                 reply = await self._transport.send(api, content)
-            back = Posted(reply.status_code, list(reply.headers.items()), reply.content)
+            back = Posted(reply.status, reply.headers, reply.content)
         except UnreachableError as error:
             if self._model:
                 os._exit(1)  # its own server is gone: the cluster starts this worker again, with a new one
             back = Posted(fault="unreachable", words=str(error))
-        except (openai.APITimeoutError, TimeoutError):
+        except (TimedOutError, TimeoutError):
             back = Posted(fault="timeout")
-        except openai.APIConnectionError as error:
-            back = Posted(fault="broken", words=str(error.__cause__ or error) or type(error.__cause__).__name__)
+        except (BrokenError, UnreadableError) as error:
+            back = Posted(fault="broken" if isinstance(error, BrokenError) else "unreadable", words=str(error))
         # A key from this node's environment must not leave it.
         if may_hold_secret(text := back.content.decode("utf-8", "replace")):
             back = back._replace(content=masked(text).encode())
@@ -335,12 +339,11 @@ class RayTransport:
                 f"no worker of the cluster came up within {2 * wait_s:.0f} s; `ray status` says whether there is room for them, and fewer --workers or --worker-cpus may help"
             )
 
-    async def send(self, api: Api, content: bytes) -> httpx2.Response:
+    async def send(self, api: Api, content: bytes) -> HttpReply:
         """Post a document; see `Transport.send`."""
         if not await self._wait(1, NOBODY_S):
             raise UnreachableError("no worker of the cluster is up")
         worker = min((worker for worker in self._workers if worker.up), key=lambda worker: worker.in_flight)
-        request = httpx2.Request("POST", "http://worker/")
         worker.in_flight += 1
         try:
             back: Posted = await worker.call("post", api, content, *self._given)
@@ -348,16 +351,18 @@ class RayTransport:
             self._lose(worker, error)
             if self._fatal is not None:
                 raise self._fatal from error
-            raise openai.APIConnectionError(request=request) from error
+            raise BrokenError(str(error)) from error
         finally:
             worker.in_flight -= 1
         if back.fault == "unreachable":
             raise UnreachableError(back.words)
         if back.fault == "timeout":
-            raise openai.APITimeoutError(request=request)
+            raise TimedOutError
+        if back.fault == "unreadable":
+            raise UnreadableError(back.words)
         if back.fault:
-            raise openai.APIConnectionError(request=request) from ConnectionError(back.words)
-        return httpx2.Response(back.status, headers=[*back.headers], content=back.content, request=request)
+            raise BrokenError(back.words)
+        return HttpReply(back.status, back.headers, back.content)
 
     def leave_connections(self) -> None:
         """See `Transport.leave_connections`; each worker looks after its own."""

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-import httpx2
-import openai
-
 from relabel.errors import ProviderError
 from relabel.label import FailureKind
 from relabel.labelling.engines.engine import NoAnswerError
-from relabel.labelling.engines.transport import UnreachableError
+from relabel.labelling.engines.transport import BrokenError, HttpReply, TimedOutError, UnreachableError
 from relabel.labelling.providers import ErrorMeaning, ErrorReply, may_be_error, meaning_of, read_error
 from relabel.redaction import public_url
 
@@ -21,56 +18,44 @@ _PERHAPS_CHARGED = {408, 502, 504, 524}
 _NOT_IMPLEMENTED = 501
 
 
-class RefusedError(openai.APIStatusError):
+class RefusedError(Exception):
     """A reply that is an error, by its status or by its body.
 
     Attributes:
         reply: The error, understood.
+        response: As it came.
     """
 
-    def __init__(self, response: httpx2.Response, reply: ErrorReply) -> None:
-        super().__init__(f"HTTP {reply.status}", response=response, body=None)
-        self.reply = reply
-        self.status_code = reply.status
+    def __init__(self, response: HttpReply, reply: ErrorReply) -> None:
+        super().__init__(f"HTTP {reply.status}")
+        self.response, self.reply = response, reply
 
-
-class TimedOutError(Exception):
-    """One attempt took too long."""
+    @property
+    def may_have_been_charged(self) -> bool:
+        """Whether the provider may have worked, and charged, for a request that it gave no answer to."""
+        return self.reply.status in _PERHAPS_CHARGED or self.reply.status < 300
 
 
 class StaleReplyError(Exception):
     """What came is the reply to another request."""
 
 
-def accepted(response: httpx2.Response) -> httpx2.Response:
+def accepted(response: HttpReply) -> HttpReply:
     """A response that holds what was asked for.
 
     Raises:
         RefusedError: It is an error.
     """
-    if response.status_code == 200 and not may_be_error(response.content):
+    if response.status == 200 and not may_be_error(response.content):
         return response
-    reply = read_error(response.status_code, response.headers, response.content)
+    reply = read_error(response.status, response.headers, response.content)
     if reply is None:
         return response
     raise RefusedError(response, reply)
 
 
-def reply_of(error: openai.APIStatusError) -> ErrorReply:
-    """An error reply, understood."""
-    if isinstance(error, RefusedError):
-        return error.reply
-    reply = read_error(error.status_code, error.response.headers, error.response.content)
-    return reply or ErrorReply("request", error.status_code, str(error.code or ""), error.message, error.param, None)
-
-
-def may_have_been_charged(error: openai.APIStatusError) -> bool:
-    """Whether the provider may have worked, and charged, for a request that it gave no answer to."""
-    return error.status_code in _PERHAPS_CHARGED or error.status_code < 300
-
-
 def refusal(
-    error: openai.APIStatusError, sent: int, *, address: str, path: str, model: str | None
+    error: RefusedError, sent: int, *, address: str, path: str, model: str | None
 ) -> ProviderError | NoAnswerError:
     """What a refusal means: for all requests, or for this one.
 
@@ -81,7 +66,7 @@ def refusal(
         path: What was asked for below the address.
         model: The model that was asked for.
     """
-    reply = reply_of(error)
+    reply = error.reply
     status, said = reply.status, reply.message
     if 300 <= status < 400:
         where = public_url(error.response.headers.get("location", ""))[:200]
@@ -161,15 +146,10 @@ def passes(status: int) -> bool:
 
 def is_transient(error: BaseException) -> bool:
     """Whether asking again may help."""
-    if isinstance(error, openai.APIStatusError):
-        reply = reply_of(error)
+    if isinstance(error, RefusedError):
+        reply = error.reply
         soon = reply.wait_s is None or reply.wait_s <= LONGEST_OBEYED_S
         return reply.meaning == "passing" or (reply.meaning == "wait" and soon)
     if isinstance(error, UnreachableError):
         return not error.lasting
-    return isinstance(error, (openai.APIConnectionError, TimedOutError, StaleReplyError))
-
-
-def provider_message(error: openai.APIStatusError) -> str:
-    """What the provider said, in one line."""
-    return reply_of(error).message
+    return isinstance(error, (BrokenError, TimedOutError, StaleReplyError))

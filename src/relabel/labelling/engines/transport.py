@@ -9,18 +9,17 @@ import select
 import ssl
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import certifi
-import httpx2
-import openai
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -94,8 +93,22 @@ class UnreachableError(Exception):
         self.lasting = lasting
 
 
+class TimedOutError(Exception):
+    """An attempt took too long; the provider may have the request."""
+
+
+class BrokenError(Exception):
+    """The connection broke; the provider may have the request."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(clean(why))
+
+
 class UnreadableError(Exception):
     """A reply came in an encoding that nobody offered to read."""
+
+
+_reused: ContextVar[bool] = ContextVar("_reused", default=False)
 
 
 class _Connector(aiohttp.TCPConnector):
@@ -105,9 +118,10 @@ class _Connector(aiohttp.TCPConnector):
         while (found := await super()._get(key, traces)) is not None:
             protocol = found.protocol
             if protocol is not None and not protocol.should_close and not _is_readable(protocol.transport):
-                return found
+                break
             found.close()
-        return None
+        _reused.set(found is not None)
+        return found
 
 
 def _is_readable(transport: asyncio.Transport | None) -> bool:
@@ -120,10 +134,22 @@ def _is_readable(transport: asyncio.Transport | None) -> bool:
     return bool(poll.poll(0))
 
 
+class HttpReply(NamedTuple):
+    """What a server sent: status, those of the headers that matter, by lower-case name, and the body.
+
+    `reused` says whether the connection had carried other requests: what comes over a new one was asked for.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+    reused: bool = False
+
+
 class Transport(Protocol):
     """Carries one request to the provider and brings the reply back."""
 
-    async def send(self, api: Api, content: bytes) -> httpx2.Response:
+    async def send(self, api: Api, content: bytes) -> HttpReply:
         """Post a document.
 
         Args:
@@ -136,8 +162,8 @@ class Transport(Protocol):
         Raises:
             UnreachableError: Nothing was sent.
             UnreadableError: The reply is in an encoding that was not offered.
-            openai.APITimeoutError: It took too long.
-            openai.APIConnectionError: The connection broke; the provider may have the request.
+            TimedOutError: It took too long.
+            BrokenError: The connection broke; the provider may have the request.
             ProviderError: Nothing can be sent any more.
         """
         ...
@@ -222,10 +248,8 @@ class HttpTransport:
     def __init__(self, base_url: str | None, secret: str) -> None:
         self._http = Http(base_url, secret)
         self._urls: Mapping[Api, URL] = {api: self._http.url(path) for api, path in PATHS.items()}
-        # Errors name the request that they are about; its headers stay out of them.
-        self._named = {api: httpx2.Request("POST", str(url)) for api, url in self._urls.items()}
 
-    async def send(self, api: Api, content: bytes) -> httpx2.Response:
+    async def send(self, api: Api, content: bytes) -> HttpReply:
         """Post a document; see `Transport.send`."""
         try:
             async with self._http.request("POST", self._urls[api], content) as reply:
@@ -236,8 +260,9 @@ class HttpTransport:
                     size += len(piece)
                     if size > LARGEST_REPLY:
                         break
-                said = [(k, v) for k, v in reply.headers.items() if k.lower().startswith(_WORTH_KEEPING)]
-                return httpx2.Response(reply.status, headers=said, content=b"".join(pieces), request=self._named[api])
+                named = ((name.lower(), value) for name, value in reply.headers.items())
+                kept = {name: value for name, value in named if name.startswith(_WORTH_KEEPING)}
+                return HttpReply(reply.status, kept, b"".join(pieces), _reused.get())
         except aiohttp.ClientConnectorError as error:
             lasting = isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError))
             raise UnreachableError(connection_problem(error), lasting=lasting) from error
@@ -251,11 +276,11 @@ class HttpTransport:
         except aiohttp.ClientResponseError as error:
             if "content-encoding" in error.message.lower():
                 raise UnreadableError(error.message) from error
-            raise openai.APIConnectionError(request=self._named[api]) from error
+            raise BrokenError(f"{error.status}, {error.message}") from error
         except TimeoutError as error:
-            raise openai.APITimeoutError(request=self._named[api]) from error
+            raise TimedOutError from error
         except (aiohttp.ClientError, OSError) as error:
-            raise openai.APIConnectionError(request=self._named[api]) from error
+            raise BrokenError(str(error) or type(error).__name__) from error
 
     def leave_connections(self) -> None:
         """See `Transport.leave_connections`."""
