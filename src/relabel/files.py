@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
 from filelock import FileLock, Timeout
 
 from relabel.errors import DataError, UsageError
