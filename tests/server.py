@@ -166,10 +166,7 @@ class FakeProvider:
         if reply.fault == "hang":
             await self._release.wait()
             return False
-        said = reply.body
-        if isinstance(said, dict) and "id" in said:  # each reply has a name of its own
-            said = {**said, "id": f"{said['id']}-{len(self.answered)}-{id(seen)}"}
-        body = said if isinstance(said, str) else json.dumps(said)
+        body = reply.body if isinstance(reply.body, str) else json.dumps(reply.body)
         data = body.encode("utf-8", "surrogatepass")
         headers = {"content-type": "application/json", "content-length": str(len(data)), **reply.headers}
         writer.write(
