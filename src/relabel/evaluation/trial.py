@@ -551,14 +551,7 @@ def _verdict(
     for first, second in combinations(tried, 2):
         for gold in golds:
             told = [d for d in differences if (d.first, d.second, d.gold) == (first.name, second.name, gold.name)]
-            if told:
-                yield _closer_in_words(told[0])
-            yield from (
-                f"In the setting {d.setting}: {d.closer or 'neither'} is closer to {_who(d.gold)} ({shown(d.kappa[0])} and "
-                f"{shown(d.kappa[1])}, difference {d.difference:+.3f}, {d.ci95[0]:+.3f} to {d.ci95[1]:+.3f})."
-                for d in told[1:]
-                if d.difference is not None and d.ci95 is not None
-            )
+            yield from map(_closer_in_words, told)
     yield "Cost: " + "; ".join(_cost_in_words(of) for of in tried) + "."
 
 
