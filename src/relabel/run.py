@@ -377,32 +377,26 @@ def write_run(
     folder: Path,
     manifest: Manifest,
     labels: Iterable[Label],
-    failures: Iterable[Failure | str],
-    *,
-    ordered: bool = False,
+    failures: Iterable[Failure],
 ) -> None:
     """Write a run folder. Each file is replaced at once or not at all; the manifest comes last.
-
-    Neither labels nor failures are held whole when the labels come in order.
 
     Args:
         folder: The run's folder; made when missing.
         manifest: What was done.
         labels: All labels.
-        failures: All missing labels; those that are written as a line already, as that line.
-        ordered: Whether the labels come in the order of the table: by occupation, task, setting and sample.
+        failures: All missing labels.
 
     Raises:
         DataError: The folder cannot be written.
     """
-    if not ordered:
-        labels = sorted(labels, key=lambda x: (x.onet_soc_code, x.task_id, x.setting, x.sample))
+    labels = sorted(labels, key=lambda x: (x.onet_soc_code, x.task_id, x.setting, x.sample))
     try:
         make_private_dir(folder)
         with replacing(folder / "labels.parquet") as temporary:
             write_label_table(temporary, labels)
         with replacing(folder / "failures.jsonl") as temporary, temporary.open("w", encoding="utf-8") as lines:
-            lines.writelines(f if isinstance(f, str) else f.model_dump_json() + "\n" for f in failures)
+            lines.writelines(f.model_dump_json() + "\n" for f in failures)
         write_manifest(folder, manifest)
     except OSError as error:
         raise DataError(

@@ -7,7 +7,6 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import cast
 
 import pandas as pd
@@ -28,7 +27,6 @@ from relabel.label import (
 from relabel.labelling.decide import decided, label_probability, letter_logprobs, prior_of
 from relabel.labelling.progress import Progress
 from relabel.labelling.request import Decide, Planned, Wanted
-from relabel.labelling.rows import failure_rows, label_rows
 from relabel.labelling.store import Store
 from relabel.labelling.wire import Api
 from relabel.redaction import clean
@@ -53,7 +51,6 @@ class Ledger:
         logprobs: Whether answers carry log probabilities, because somebody asked for them.
         calibrate: Whether a run decided by log probability is calibrated.
         twice: Whether the plan may hold a plan entry's question again.
-        folder: Where rows may be written that memory should not hold; None holds all.
     """
 
     def __init__(
@@ -68,10 +65,9 @@ class Ledger:
         logprobs: bool = False,
         calibrate: bool = True,
         twice: Callable[[Planned], bool] = lambda _: True,
-        folder: Path | None = None,
     ) -> None:
-        self.labels = label_rows(folder)
-        self.failures = failure_rows(folder)
+        self.labels: list[Label] = []
+        self.failures: list[Failure] = []
         self.priors: dict[str, dict[str, float]] = {}
         self.notes: list[str] = []
         self.held: Counter[str] = Counter()
@@ -82,7 +78,6 @@ class Ledger:
         """Samples that a cache on the way to the model answered with an earlier one of the question."""
         self.unnamed = 0
         """Missing labels that there was no time to name."""
-        self._template: tuple[object, str, str, list[tuple[str, str]]] | None = None
         self.bought_before_the_plan: set[str] = set()
         self._rubric, self._store, self.progress = rubric, store, progress
         self._api: Api = api
@@ -157,18 +152,6 @@ class Ledger:
                 )
             )
 
-    def name(self, planned: Planned, message: str) -> None:
-        """Enter labels that nobody was asked for, of which there may be millions: `fail` takes ten times as long."""
-        known = self._template
-        if known is None or known[0] is not planned.tasks or known[1:3] != (planned.setting, message):
-            parts = [_around_the_sample(task, planned.setting, message) for task in planned.tasks]
-            known = self._template = (planned.tasks, planned.setting, message, parts)
-        for head, tail in known[3]:
-            self.failures.append_line(f'{head}{planned.sample}{tail}{planned.request.key}"}}')
-        self.progress.failed["provider"] += len(planned.tasks)
-        self.progress.unasked += len(planned.tasks)
-        self.unasked += len(planned.tasks)
-
     def leave_unnamed(self, labels: int) -> None:
         """Count labels as missing that nobody was asked for, without naming them: somebody is in a hurry."""
         self.progress.failed["provider"] += labels
@@ -201,12 +184,12 @@ class Ledger:
             self.priors[setting] = prior_of(seen) if self._calibrate else dict.fromkeys(seen, 0.0)
         self._logprobs_seen.clear()
         if self._decide == "logprob":
-            self.labels.change(self._settled)
+            self.labels = [self._settled(row) for row in self.labels]
         if samples * variants > 1:
             change, self.repeats_from_cache = _with_share(self.labels, samples * variants)
-            self.labels.change(change)
+            self.labels = [change(row) for row in self.labels]
         if variants > 1:
-            self.labels.change(lambda row: replace(row, variant=row.sample // samples))
+            self.labels = [replace(row, variant=row.sample // samples) for row in self.labels]
 
     def _read(self, planned: Planned, answer: Answer) -> dict[str, float] | dict[int, Judgement]:
         """What an answer says: log probabilities by label, or judgements by the position of their task.
@@ -314,23 +297,6 @@ class Ledger:
                 answer_id=fingerprint(answer),
             )
         )
-
-
-def _around_the_sample(task: Task, setting: str, message: str) -> tuple[str, str]:
-    """The line of a missing label that nobody was asked for: what stands before its sample, and between that and its key."""
-    line = Failure(
-        task_id=task.task_id,
-        onet_soc_code=task.onet_soc_code,
-        setting=setting,
-        sample=0,
-        kind="provider",
-        message=message,
-        attempts=0,
-        request_key="",
-    ).model_dump_json()
-    # Quotes within a value are escaped, so that the first place that reads so is the field.
-    head, _, tail = line.partition('"sample":0')
-    return f'{head}"sample":', tail.removesuffix('"}')
 
 
 def _undecided(logprobs: dict[str, float]) -> Judgement:

@@ -124,7 +124,7 @@ def finish(
     missing = Missing(dict(progress.failed), ledger.unasked, dict(ledger.held))
     there = labels_there(out)
     if there <= len(labels):
-        write_run(out, ended, labels, ledger.failures.lines(), ordered=True)
+        write_run(out, ended, labels, ledger.failures)
         return Outcome(labels, ledger.failures, interrupted, ended, missing)
     # What this attempt bought is in the store; that it was paid for is noted, and the labels stand.
     before = read_manifest(out)

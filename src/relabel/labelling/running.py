@@ -128,7 +128,6 @@ async def _run_job(
         logprobs="logprobs" in job.endpoint.params,
         calibrate=job.calibrate,
         twice=job.asks_twice,
-        folder=out,
     )
     ledger.bought_before_the_plan = bought
     leases = Leases(store.folder)

@@ -394,7 +394,7 @@ class Workers:
             if known is None or planned.request.key in known:
                 self._give_up((planned,), reason)
             else:
-                self.ledger.name(planned, reason)
+                self.ledger.fail(planned, "provider", reason, 0)
             now = time.perf_counter()
             if number % _NAMED_AT_ONCE or now - self._last_rest < LONGEST_HOLD_S:
                 continue

@@ -118,7 +118,6 @@ async def run_batch(
             logprobs="logprobs" in job.endpoint.params,
             calibrate=job.calibrate,
             twice=job.asks_twice,
-            folder=out,
         )
         leases = Leases(store.folder)
         runner = BatchRunner(job, store, ledger, leases, folder, state, provider, options, stop or Stop())
