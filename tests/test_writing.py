@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -135,3 +137,27 @@ def test_a_file_behind_a_json_that_only_prints_is_answered_with_how_to_write_it(
     assert "--json takes no file: redirect the output, or name a file with --out" in capsys.readouterr().err
     assert run_app(["score", "sample", "more", "--json"]) == 2
     assert "takes no file" not in capsys.readouterr().err
+
+
+def test_relabel_works_on_a_system_without_fcntl(tmp_path: Path) -> None:
+    code = """
+import sys
+sys.modules["fcntl"] = None
+from relabel.cli.app import run_app
+from relabel.errors import DataError
+from relabel.files import writing
+from pathlib import Path
+assert run_app(["eval", "sample"]) == 0
+folder = Path("held")
+folder.mkdir()
+with writing(folder):
+    try:
+        with writing(folder):
+            raise SystemExit("held twice")
+    except DataError as error:
+        assert "another relabel is writing" in str(error)
+with writing(folder):
+    pass
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

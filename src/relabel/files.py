@@ -11,15 +11,19 @@ import re
 import secrets
 import stat
 import tempfile
+import warnings
 from collections.abc import Generator, Hashable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 
 from relabel.errors import DataError, UsageError
+
+with warnings.catch_warnings():  # where the system has no locks, filelock says so and takes a file's existence for one
+    warnings.simplefilter("ignore")
+    from filelock import FileLock, Timeout
 
 _LOCK = ".lock"
 _NAME = re.compile(r"\w[\w.,()@ +-]{0,199}")

@@ -24,6 +24,7 @@ from relabel.labelling.pricing import Price
 from relabel.labelling.request import Endpoint, host_of
 from relabel.labelling.running import run_job
 from relabel.labelling.store import Store
+from relabel.run import open_run
 from server import Reply, Seen, chat, judged, provider, refused
 from simulated import Clock, simulate
 from workshop import KEY, make_job, no_sleep
@@ -244,3 +245,42 @@ async def test_the_same_question_twice_is_paid_for_on_one_row(store: Store, tmp_
         assert len(paid) == 2
         assert sum(x.prompt_tokens for x in outcome.labels) == first.manifest.tokens.prompt
     assert {x.from_store for x in again.labels} == {True}
+
+
+def test_the_cap_holds_over_all_starts_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with provider(lambda seen: judged()) as fake:
+        words = command(fake.base_url, "--max-tokens", "50", "--price", "10/100", "--max-cost", "0.08", "--out", "r")
+        for _ in range(3):
+            assert run_app(words) == 5
+        assert len(fake.answered) * (100 * 10 + 20 * 100) / 1e6 <= 0.08
+        bought = len(fake.answered)
+        assert "in earlier starts of this run" in (tmp_path / "r" / "failures.jsonl").read_text()
+        words[words.index("0.08")] = "0.12"
+        assert run_app(words) == 5
+        assert bought < len(fake.answered) <= 40
+    capsys.readouterr()
+
+
+def test_odd_usage_is_counted_and_said_and_its_cost_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    odd = iter(
+        [{"prompt_tokens": -5, "completion_tokens": 20}, {"prompt_tokens": float("nan"), "completion_tokens": 20}]
+    )
+
+    def script(seen: Seen) -> Reply:
+        usage = next(odd, {"prompt_tokens": 100, "completion_tokens": 20})
+        return Reply(body=chat(json.dumps({"rationale": "r", "label": "exposed"}), usage=usage))
+
+    with provider(script) as fake:
+        assert run_app(command(fake.base_url, "--price", "10/100", "--out", "r")) == 0
+    run = open_run("r")
+    assert run.manifest.cost_usd is None
+    assert run.labels["cost_usd"].isna().sum() == 2
+    assert run.labels["prompt_tokens"].sum() == run.manifest.tokens.prompt == 100 * (len(run.labels) - 2)
+    assert "2 answers came without usable token counts: what they cost is unknown" in str(run.manifest.note)
+    capsys.readouterr()

@@ -35,7 +35,7 @@ from relabel.labelling.engines.replay import ReplayEngine
 from relabel.labelling.estimate import Estimate, cost_at_a_glance, estimate, limits
 from relabel.labelling.job import Job, Stop
 from relabel.labelling.ledger import FEWEST_TO_CALIBRATE
-from relabel.labelling.outcome import Outcome, labels_there
+from relabel.labelling.outcome import Outcome, labels_there, spent_before
 from relabel.labelling.progress import Progress
 from relabel.labelling.prompt import load_prompt
 from relabel.labelling.request import ONE_TOKEN, Decide, canonical_json
@@ -304,7 +304,8 @@ def label(
     """
     require_writable(folder)
     limiter = Limiter(caps.concurrency, rpm=caps.rpm, tpm=caps.tpm)
-    budget = Budget(caps.max_cost, described.price)
+    before = 0.0 if caps.max_cost is None else spent_before(folder)
+    budget = Budget(caps.max_cost, described.price, before_usd=before)
     with Store(environment.store_dir) as store:
         engine: Engine
         if replay:

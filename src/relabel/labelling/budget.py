@@ -24,10 +24,12 @@ class Budget:
     Args:
         cap_usd: The cap; None keeps no cap.
         price: The model's price; needed for a cap.
+        before_usd: What earlier starts of the run spent, or may have: the cap is of the run.
     """
 
-    def __init__(self, cap_usd: float | None, price: Price | None) -> None:
+    def __init__(self, cap_usd: float | None, price: Price | None, *, before_usd: float = 0.0) -> None:
         self.cap_usd = cap_usd
+        self._before_usd = before_usd
         self.spent_usd = 0.0
         self.unsure_usd = 0.0
         self.unsure_requests = 0
@@ -43,6 +45,10 @@ class Budget:
     def perhaps_charged(self) -> PerhapsCharged:
         """What was sent and never answered."""
         return PerhapsCharged(requests=self.unsure_requests, usd=self.unsure_usd if self._bounded else None)
+
+    @property
+    def _left_usd(self) -> float:
+        return (self.cap_usd or 0.0) - self._before_usd - self.spent_usd - self.unsure_usd
 
     def unsure(self, body: Mapping[str, Any], worst_usd: float) -> None:
         """A request is over, and nobody knows whether it was charged: the worst counts.
@@ -96,11 +102,12 @@ class Budget:
         """
         if self.cap_usd is None:
             return
-        while not self._ignored and self.spent_usd + self.unsure_usd + self._reserved + worst_usd > self.cap_usd:
+        while not self._ignored and self._left_usd - self._reserved < worst_usd:
             if not self._open:
+                earlier = f", after {self._before_usd:.4f} in earlier starts of this run" if self._before_usd else ""
                 raise NoBudgetError(
                     f"the next request may cost up to {worst_usd:.4f} USD, and of the cap of {self.cap_usd:.4f} USD "
-                    f"only {max(0.0, self.cap_usd - self.spent_usd - self.unsure_usd):.4f} are left"
+                    f"only {max(0.0, self._left_usd):.4f} are left{earlier}"
                 )
             self._settled.clear()
             await self._settled.wait()

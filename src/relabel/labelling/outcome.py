@@ -85,6 +85,10 @@ def finish(
             f"{count:,} labels rest on answers of the pack {origin}, for which only its maker can vouch"
         )
     by_model = Counter(label.model_returned for label in labels)
+    if progress.uncounted:
+        ledger.notes.append(
+            f"{progress.uncounted:,} answers came without usable token counts: what they cost is unknown"
+        )
     ended = manifest.model_copy(
         update={
             "status": "complete" if complete else "interrupted" if interrupted else "incomplete",
@@ -157,6 +161,13 @@ def out_is_free(out: Path, job: Job) -> None:
         there = there.model_copy(update=same)
     if found := differences(there, new):
         raise DataError(f"{out} holds another run ({'; '.join(found)}); give another folder to --out")
+
+
+def spent_before(out: Path) -> float:
+    """What earlier starts of a run took, in USD, with what may have been charged for requests that were never answered."""
+    if not (out / "manifest.json").exists():
+        return 0.0
+    return sum((s.cost_usd or 0.0) + (s.perhaps_charged.usd or 0.0) for s in read_manifest(out).sessions)
 
 
 def labels_there(out: Path) -> int:

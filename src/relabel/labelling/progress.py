@@ -25,6 +25,7 @@ class Progress:
         cost_usd: Cost of this run; None once an answer's price is unknown.
         table_usd: The same by the price table, where providers state costs of their own.
         repaired: Labels from answers that were asked for again; `unwrapped` those that were read from within other text.
+        uncounted: Answers bought whose tokens the server did not count, or counted in a way that cannot be true.
         unasked: Those of the missing labels that nobody was asked for.
         doing: What is done once nothing more is asked: `naming` what is missing, `writing` the run folder.
     """
@@ -44,6 +45,7 @@ class Progress:
     repaired: int = 0
     unwrapped: int = 0
     unasked: int = 0
+    uncounted: int = 0
     doing: Literal["", "naming", "writing"] = ""
 
     @property
@@ -71,6 +73,7 @@ class Progress:
         self.written_tokens += answer.usage.written
         self.completion_tokens += answer.usage.completion
         self.reasoning_tokens += answer.usage.reasoning
+        self.uncounted += answer.usage.prompt + answer.usage.completion == 0
         table = answer.cost_usd if answer.table_usd is None else answer.table_usd
         self.cost_usd = None if self.cost_usd is None or answer.cost_usd is None else self.cost_usd + answer.cost_usd
         self.table_usd = None if self.table_usd is None or table is None else self.table_usd + table

@@ -126,8 +126,7 @@ def _finish(word: Any) -> str | None:
 
 def _read_chat(raw: Any) -> Reply:
     usage = raw.get("usage") or {}
-    details = usage.get("prompt_tokens_details") or {}
-    tokens = _usage(usage, "prompt_tokens", "completion_tokens", details)
+    tokens = _usage(usage, "prompt_tokens", "completion_tokens")
     if raw["choices"] == [] and usage:  # what a prompt gets that a safety filter refuses
         return Reply(None, None, "content_filter", _text(raw.get("model")), tokens)
     choice = raw["choices"][0]
@@ -166,22 +165,24 @@ def _read_responses(raw: Any) -> Reply:
     finish = (
         {"max_output_tokens": "length"}.get(reason, reason) if reason else ("stop" if status == "completed" else status)
     )
-    usage = raw.get("usage") or {}
-    details = usage.get("input_tokens_details") or {}
     return Reply(
         content=_text("".join(texts)) if texts else None,
         refusal=_text("".join(refusals)) or None,
         finish_reason=_finish(finish),
         model=_text(raw.get("model")),
-        usage=_usage(usage, "input_tokens", "output_tokens", details),
+        usage=_usage(raw.get("usage"), "input_tokens", "output_tokens"),
         logprobs=_logprobs(tokens or None),
     )
 
 
-def _usage(usage: Mapping[str, Any], prompt: str, completion: str, details: Mapping[str, Any]) -> Usage:
+def _usage(usage: Any, prompt: str, completion: str) -> Usage:
+    """Token counts; none at all, which means unknown, where one of them cannot be a count: what an answer cost is not guessed."""
+    if not isinstance(usage, Mapping):
+        return Usage()
+    details, more = (usage.get(f"{name}_details") for name in (prompt, completion))
+    details, more = (inner if isinstance(inner, Mapping) else {} for inner in (details, more))
     cached = details.get("cached_tokens") or usage.get("prompt_cache_hit_tokens") or usage.get("cached_tokens")
     written = details.get("cache_write_tokens") or usage.get("cache_creation_input_tokens")
-    more = usage.get(f"{completion}_details") or {}
     said = (
         usage.get(prompt),
         cached,
@@ -190,15 +191,18 @@ def _usage(usage: Mapping[str, Any], prompt: str, completion: str, details: Mapp
         more.get("reasoning_tokens"),
         usage.get("total_tokens"),
     )
-    counts = [int(count or 0) for count in said]
-    if not all(0 <= count < 2**31 for count in counts):
-        raise ValueError(f"token counts of {counts}")
-    asked, read, wrote, answered, reasoning, total = counts
+    if said[0] is None or said[3] is None or not all(count is None or _is_count(count) for count in said):
+        return Usage()
+    asked, read, wrote, answered, reasoning, total = (int(count or 0) for count in said)
     # Thinking that some providers bill as output stands in the total alone.
     hidden = max(0, total - asked - answered) if asked or answered else 0
     return Usage(
         prompt=asked, cached=read, written=wrote, completion=answered + hidden, reasoning=max(reasoning, hidden)
     )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) in {int, float} and 0 <= value < 2**31 and value == int(value)
 
 
 def _logprobs(tokens: Any) -> tuple[tuple[str, float, Mapping[str, float]], ...] | None:

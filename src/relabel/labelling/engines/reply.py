@@ -26,7 +26,7 @@ def parsed(text: str) -> Any:
         NotAReplyError: It is no JSON, or nested too deep.
     """
     try:
-        sent = json.loads(text)
+        sent = json.loads(text, parse_constant=lambda _: None)  # NaN and Infinity are not JSON, and could not be stored
     except (ValueError, RecursionError) as error:
         raise NotAReplyError("no JSON") from error
     if text.count("[") + text.count("{") > DEEPEST and _is_deep(sent):

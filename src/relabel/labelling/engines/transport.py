@@ -48,9 +48,9 @@ def certificates() -> ssl.SSLContext:
     try:
         if not named:
             return ssl.create_default_context(cafile=certifi.where())
-        for path in named.values():
-            if not Path(path).exists():
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        if missing := {name: path for name, path in named.items() if not Path(path).exists()}:
+            named = missing
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         return ssl.create_default_context(cafile=named.get("SSL_CERT_FILE"), capath=named.get("SSL_CERT_DIR"))
     except OSError as error:  # ssl.SSLError is one
         what = " and ".join(f"{name}={path}" for name, path in named.items())
