@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -105,6 +105,14 @@ MaxCost = Annotated[
 Price = Annotated[
     str | None,
     typer.Option("--price", help="The model's price as IN/OUT or IN/OUT/CACHED, in USD per million tokens."),
+]
+
+GoldRule = Annotated[
+    Literal["majority", "distribution"],
+    typer.Option(
+        "--gold-rule",
+        help="What several annotators' labels of a task become: their majority, or all of them, each with its share as weight.",
+    ),
 ]
 
 ScoreMethod = Annotated[

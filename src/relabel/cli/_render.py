@@ -97,6 +97,11 @@ def signed(value: float | None) -> str:
     return "-" if value is None else f"{value:+.3f}"
 
 
-def bounds(value: tuple[float, float] | None, *, change: bool = False) -> str:
-    """An interval; `-` where there is none."""
-    return "-" if value is None else " to ".join(signed(x) if change else figure(x) for x in value)
+def bounds(value: tuple[float, float] | None, *, change: bool = False, to: bool = False) -> str:
+    """An interval, of a change with signs, or with `to` between its ends; `-` where there is none."""
+    if value is None:
+        return "-"
+    if change:
+        return " to ".join(signed(x) for x in value)
+    # A dash before a minus would be misread; without one it lets seven intervals stand side by side.
+    return (" to " if to or value[0] < 0 else "-").join(figure(x) for x in value)

@@ -1,27 +1,37 @@
-"""`relabel compare`: what changed between runs."""
+"""`relabel compare`: what changed between runs, in their labels or in the scores that follow from them."""
 
 from __future__ import annotations
 
-import textwrap
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relabel.cli._options import AsJson, Html, OutJson, give_json, require_file, write
-from relabel.cli.outcome import GoldRuleOption
-from relabel.cli.terminal import make_console
+from relabel.cli._options import (
+    AsJson,
+    GoldRule,
+    Html,
+    OutJson,
+    give_json,
+    require_file,
+    suggest_onet_soc,
+    write,
+)
+from relabel.cli._render import bounds, cut, figure, heading, say, signed, table
 from relabel.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    import pandas as pd
 
-    from rich.console import Console
-    from rich.table import Table
-
-    from relabel.evaluation.compare import CompareDocument, Interval, PairwiseDocument
-    from relabel.evaluation.document import SettingName
+    from relabel.evaluation.compare import CompareDocument, Difference, PairwiseDocument
+    from relabel.run import Run
+    from relabel.scoring.decomposition import Moved
+    from relabel.scoring.table import ScoreTable
 
 _TOP = 10
+_TASKS = 5
+_TEXT = 58
 
 
 def register(app: typer.Typer) -> None:
@@ -39,12 +49,7 @@ def register(app: typer.Typer) -> None:
             str | None,
             typer.Option(metavar="G", help="Also compare each run with these reference labels; as for `relabel eval`."),
         ] = None,
-        gold_rule: Annotated[
-            GoldRuleOption,
-            typer.Option(
-                "--gold-rule", help="What several annotators' labels of a task become; as for `relabel eval`."
-            ),
-        ] = GoldRuleOption.MAJORITY,
+        gold_rule: GoldRule = "majority",
         as_json: AsJson = False,
         out: OutJson = None,
         html_file: Html = None,
@@ -81,15 +86,13 @@ def register(app: typer.Typer) -> None:
         require_file(html_file, "--html")
         opened = [open_run(run) for run in runs]
         if scores:
-            from relabel.cli.moved import show_scores
-
             if len(opened) > 2 or gold is not None or html_file is not None:
-                raise UsageError("--scores compares two runs, without --gold and --html; leave the others out")
-            show_scores(opened[0], opened[1], out=out, as_json=as_json, before=before or (), after=after or ())
+                raise UsageError("--scores compares two runs, without --gold and --html; remove the others")
+            _compare_scores(opened[0], opened[1], out=out, as_json=as_json, before=before or (), after=after or ())
             return
         if before or after:
-            raise UsageError("--before and --after choose scores; give --scores too, or leave them out")
-        truth = None if gold is None else load_gold(gold, gold_rule.value)
+            raise UsageError("--before and --after apply to scores only; add --scores or remove them")
+        truth = None if gold is None else load_gold(gold, gold_rule)
         details = task_details(opened[0])
         if len(opened) == 2:
             pair = compare(opened[0], opened[1], truth, details=details, draws=draws, seed=seed)
@@ -106,188 +109,273 @@ def register(app: typer.Typer) -> None:
             typer.echo(f"report written to {html_file}", err=True)
         if give_json(pair or several, out=out, as_json=as_json):
             return
-        console = make_console()
         if pair is not None:
-            _show_pair(pair, console)
+            _show_pair(pair)
         elif several is not None:
-            _show_several(several, console)
+            _show_several(several)
 
 
-def _show_pair(document: CompareDocument, console: Console) -> None:
-    console.print(f"{document.runs[0]} and {document.runs[1]}: {document.common:,} common tasks")
+def _note(sentence: str) -> None:
+    say(sentence, indent=2, hang=0)
+
+
+def _change(of: Difference) -> tuple[str, str, str, str]:
+    return figure(of.first), figure(of.second), signed(of.difference), bounds(of.ci95, change=True)
+
+
+def _show_pair(document: CompareDocument) -> None:
+    typer.echo(f"{document.runs[0]} and {document.runs[1]}: {document.common:,} common tasks")
     for run, alone in zip(document.runs, document.only, strict=True):
         if alone:
-            console.print(f"{alone:,} tasks only in {run}")
-    _heading("Verdict", console)
-    for sentence in document.verdict.splitlines():
-        _indented(sentence, console)
+            typer.echo(f"{alone:,} tasks only in {run}")
+    _verdict(document)
     for setting, found in document.settings.items():
         if not found.n:
             continue
-        _heading(f"{setting}: first run by second", console)
-        table = _table("first", *(f"second {label}" for label in found.transitions), "share", "then", "change", "95 %")
-        for label, row in found.transitions.items():
-            share = found.prevalence[label]
-            table.add_row(
-                label,
-                *(f"{n:,}" for n in row.values()),
-                *(_figure(x) for x in (share.first, share.second)),
-                _signed(share.difference),
-                _bounds(share.ci95, signed=True),
-            )
-        console.print(table)
-        console.print(
-            f"  agreement {_figure(found.agreement)} ({_bounds(found.agreement_ci95)}), kappa {_figure(found.kappa)} "
-            f"({_bounds(found.kappa_ci95)}), {found.changed:,} changed"
+        heading(f"{setting}: first run by second")
+        table(
+            ("first", *(f"second {label}" for label in found.transitions), "share", "then", "change", "95 %"),
+            (
+                (label, *(f"{n:,}" for n in row.values()), *_change(found.prevalence[label]))
+                for label, row in found.transitions.items()
+            ),
         )
-    _heading("Means", console)
-    table = _table("measure", "tasks", "first", "second", "change", "95 %")
-    for measure, change in document.measures.items():
-        table.add_row(
-            measure,
-            f"{change.n:,}",
-            *(_figure(x) for x in (change.first, change.second)),
-            _signed(change.difference),
-            _bounds(change.ci95, signed=True),
+        typer.echo(
+            f"  agreement {figure(found.agreement)} ({bounds(found.agreement_ci95, to=True)}), kappa {figure(found.kappa)} "
+            f"({bounds(found.kappa_ci95, to=True)}), {found.changed:,} changed"
         )
-    console.print(table)
+    heading("Means")
+    table(
+        ("measure", "tasks", "first", "second", "change", "95 %"),
+        ((measure, f"{of.n:,}", *_change(of)) for measure, of in document.measures.items()),
+    )
     for setting, against in document.against_gold.items():
-        _heading(f"{setting} against the gold {document.gold}, {against.n:,} tasks", console)
-        table = _table("figure", "first", "second", "change", "95 %")
-        for metric, change in against.metrics.items():
-            table.add_row(
-                metric,
-                *(_figure(x) for x in (change.first, change.second)),
-                _signed(change.difference),
-                _bounds(change.ci95, signed=True),
-            )
-        console.print(table)
-        console.print(f"  {against.mended:,} now right, {against.broken:,} now wrong")
-    _show_moves(document, console)
+        heading(f"{setting} against the gold {document.gold}, {against.n:,} tasks")
+        table(
+            ("figure", "first", "second", "change", "95 %"),
+            ((metric, *_change(of)) for metric, of in against.metrics.items()),
+        )
+        typer.echo(f"  {against.mended:,} now right, {against.broken:,} now wrong")
+    _show_moves(document)
     from relabel.evaluation.document import MAJOR_GROUPS
 
     for by, slices in document.slices.items():
-        _heading(f"Agreement by {by.replace('_', ' ')} ({document.main_setting})", console)
-        table = _table("part", "tasks", "agreement", "95 %", "kappa", "change of mean", "95 %")
-        for value, part in slices.items():
-            if part.n:
-                table.add_row(
+        heading(f"Agreement by {by.replace('_', ' ')} ({document.main_setting})")
+        table(
+            ("part", "tasks", "agreement", "95 %", "kappa", "change of mean", "95 %"),
+            (
+                (
                     f"{value} {MAJOR_GROUPS[value]}" if value in MAJOR_GROUPS else value,
                     f"{part.n:,}",
-                    _figure(part.agreement),
-                    _bounds(part.agreement_ci95),
-                    _figure(part.kappa),
-                    _signed(part.difference),
-                    _bounds(part.difference_ci95, signed=True),
+                    figure(part.agreement),
+                    bounds(part.agreement_ci95, to=True),
+                    figure(part.kappa),
+                    signed(part.difference),
+                    bounds(part.difference_ci95, change=True),
                 )
-        console.print(table)
+                for value, part in slices.items()
+                if part.n
+            ),
+        )
 
 
-def _show_moves(document: CompareDocument, console: Console) -> None:
+def _verdict(document: CompareDocument | PairwiseDocument) -> None:
+    heading("Verdict")
+    for sentence in document.verdict.splitlines():
+        _note(sentence)
+
+
+def _show_moves(document: CompareDocument) -> None:
     measure = document.main_measure
     if measure is None or not document.occupations:
         return
-    _heading(f"Occupations that move most, by mean {measure} ({len(document.occupations):,} in all)", console)
-    table = _table("occupation", "tasks", "changed", "first", "second", "move")
-    for move in document.occupations[:_TOP]:
-        first, second = move.measures[measure]
-        row = (f"{move.tasks:,}", f"{move.flips:,}", _figure(first), _figure(second), _signed(move.move))
-        table.add_row(move.onet_soc_code, *row)
-    console.print(table)
-    _heading(f"Flips of most effect on an occupation's mean {measure} ({len(document.flips):,} in all)", console)
-    table = _table("task", "occupation", "first", "second", "effect")
-    for flip in document.flips[:_TOP]:
-        said = [_labels(side) for side in (flip.first, flip.second)]
-        table.add_row(flip.task_id, flip.onet_soc_code, *said, _signed(flip.effect))
-    console.print(table)
+    heading(f"Occupations that move most, by mean {measure} ({len(document.occupations):,} in all)")
+    table(
+        ("occupation", "tasks", "changed", "first", "second", "move"),
+        (
+            (
+                of.onet_soc_code,
+                f"{of.tasks:,}",
+                f"{of.flips:,}",
+                *(figure(x) for x in of.measures[measure]),
+                signed(of.move),
+            )
+            for of in document.occupations[:_TOP]
+        ),
+    )
+    heading(f"Flips of most effect on an occupation's mean {measure} ({len(document.flips):,} in all)")
+    table(
+        ("task", "occupation", "first", "second", "effect"),
+        (
+            (
+                flip.task_id,
+                flip.onet_soc_code,
+                *(
+                    side.get("three-way") or ", ".join(label or "-" for label in side.values())
+                    for side in (flip.first, flip.second)
+                ),
+                signed(flip.effect),
+            )
+            for flip in document.flips[:_TOP]
+        ),
+    )
 
 
-def _show_several(document: PairwiseDocument, console: Console) -> None:
-    console.print(f"{len(document.runs)} runs, {document.common:,} common tasks")
-    _heading("Verdict", console)
-    for sentence in document.verdict.splitlines():
-        _indented(sentence, console)
-    _heading("Runs", console)
-    table = _table("run", *(f"mean {measure}" for measure in document.means), "not common")
-    for place, run in enumerate(document.runs):
-        means = (_figure(by_run[place]) for by_run in document.means.values())
-        table.add_row(f"{place + 1} {run}", *means, f"{document.alone[place]:,}")
-    console.print(table)
+def _show_several(document: PairwiseDocument) -> None:
+    typer.echo(f"{len(document.runs)} runs, {document.common:,} common tasks")
+    _verdict(document)
+    heading("Runs")
+    table(
+        ("run", *(f"mean {measure}" for measure in document.means), "not common"),
+        (
+            (
+                f"{place + 1} {run}",
+                *(figure(by_run[place]) for by_run in document.means.values()),
+                f"{document.alone[place]:,}",
+            )
+            for place, run in enumerate(document.runs)
+        ),
+    )
+    gold = ("gold accuracy", "gold kappa") if document.gold else ()
     for setting, found in document.settings.items():
         if not found.n:
             continue
-        _heading(f"{setting}: {found.n:,} tasks with a label in all runs", console)
-        table = _table("pair", "agreement", "95 %", "kappa", "95 %", "quadratic")
-        for pair in found.pairs:
-            table.add_row(
-                f"{pair.first + 1} and {pair.second + 1}",
-                _figure(pair.agreement),
-                _bounds(pair.agreement_ci95),
-                _figure(pair.kappa),
-                _bounds(pair.kappa_ci95),
-                _figure(pair.kappa_quadratic),
-            )
-        console.print(table)
-        table = _table("run", *(f"share {x}" for x in found.majority.labels), "with others", *_gold_columns(document))
-        for place, run in enumerate(found.runs):
-            row = [*run.prevalence.values(), run.with_others]
-            row += [run.gold_accuracy, run.gold_kappa] if document.gold else []
-            table.add_row(str(place + 1), *(_figure(x) for x in row))
-        console.print(table)
-        said = f"  majority: {found.majority.tied:,} tasks without one, {_figure(found.majority.unanimous)} unanimous"
-        if document.gold:
-            said += f", accuracy {_figure(found.majority.gold_accuracy)} against {document.gold}"
-        console.print(said)
-    _heading(f"Tasks with most disagreement ({len(document.disputed):,} with several labels)", console)
-    table = _table("task", "occupation", *(f"run {n + 1}" for n in range(len(document.runs))), "spread")
-    for task in document.disputed[:_TOP]:
-        labels = (label or "-" for label in task.labels)
-        table.add_row(task.task_id, task.onet_soc_code, *labels, _figure(task.spread))
-    console.print(table)
+        heading(f"{setting}: {found.n:,} tasks with a label in all runs")
+        table(
+            ("pair", "agreement", "95 %", "kappa", "95 %", "quadratic"),
+            (
+                (
+                    f"{pair.first + 1} and {pair.second + 1}",
+                    figure(pair.agreement),
+                    bounds(pair.agreement_ci95, to=True),
+                    figure(pair.kappa),
+                    bounds(pair.kappa_ci95, to=True),
+                    figure(pair.kappa_quadratic),
+                )
+                for pair in found.pairs
+            ),
+        )
+        table(
+            ("run", *(f"share {x}" for x in found.majority.labels), "with others", *gold),
+            (
+                (
+                    str(place + 1),
+                    *(figure(x) for x in (*run.prevalence.values(), run.with_others)),
+                    *(figure(x) for x in ((run.gold_accuracy, run.gold_kappa) if gold else ())),
+                )
+                for place, run in enumerate(found.runs)
+            ),
+        )
+        of_gold = f", accuracy {figure(found.majority.gold_accuracy)} against {document.gold}" if gold else ""
+        typer.echo(
+            f"  majority: {found.majority.tied:,} tasks without one, {figure(found.majority.unanimous)} unanimous{of_gold}"
+        )
+    heading(f"Tasks with most disagreement ({len(document.disputed):,} with several labels)")
+    table(
+        ("task", "occupation", *(f"run {n + 1}" for n in range(len(document.runs))), "spread"),
+        (
+            (task.task_id, task.onet_soc_code, *(label or "-" for label in task.labels), figure(task.spread))
+            for task in document.disputed[:_TOP]
+        ),
+    )
 
 
-def _gold_columns(document: PairwiseDocument) -> tuple[str, ...]:
-    return ("gold accuracy", "gold kappa") if document.gold else ()
+def _compare_scores(
+    a: Run, b: Run, *, out: Path | None, as_json: bool, before: Sequence[str] = (), after: Sequence[str] = ()
+) -> None:
+    """Show how the scores of two runs differ, and write all of it where asked.
+
+    Args:
+        a: The first run.
+        b: The second run.
+        out: Where one JSON document goes.
+        as_json: Whether to print it, and nothing else.
+        before: Choices of the first table as `NAME=VALUE`, named as the options of `relabel score`; by default its
+            defaults.
+        after: Choices of the second table.
+
+    Raises:
+        UsageError: A choice is not known, or the tables cannot be compared.
+    """
+    from relabel.scoring.decomposition import what_moved
+    from relabel.scoring.files import json_bytes
+    from relabel.scoring.options import Choices
+    from relabel.scoring.score import score_by
+
+    chosen = Choices.of_words(before), Choices.of_words(after)
+    with suggest_onet_soc(chosen[0].taxonomy, "--before taxonomy=onet-soc --after taxonomy=onet-soc"):
+        tables = score_by(a, chosen[0]), score_by(b, chosen[1])
+    moved = what_moved(*tables)
+    if give_json(json_bytes(_document(moved, tables)), out=out, as_json=as_json):
+        return
+    _show_moved(moved, tables)
 
 
-def _indented(sentence: str, console: Console) -> None:
-    for line in textwrap.wrap(sentence, console.width - 2, break_on_hyphens=False):
-        console.print(f"  {line}")
+def _document(moved: Moved, tables: tuple[ScoreTable, ScoreTable]) -> dict[str, Any]:
+    from relabel.scoring.files import records
+
+    return {
+        "before": tables[0].describe(),
+        "after": tables[1].describe(),
+        "changes": [row | {"carriers": _carriers(moved, row)} for row in records(moved.frame)],
+        "appeared": records(moved.appeared),
+        "disappeared": records(moved.disappeared),
+        "missing_measures": dict(moved.missing),
+    }
 
 
-def _heading(text: str, console: Console) -> None:
-    from rich.text import Text
+def _carriers(moved: Moved, row: dict[str, Any]) -> list[dict[str, Any]]:
+    from relabel.scoring.files import records
 
-    console.print()
-    console.print(Text(text, style="bold"))
-
-
-def _table(first: str, *rest: str) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-    table.add_column(first, no_wrap=True)
-    for name in rest:
-        table.add_column(name, justify="right")
-    return table
+    return records(moved.carriers(row["code"], row["measure"]).head(_TASKS)) if row["change"] else []
 
 
-def _labels(said: Mapping[SettingName, str | None]) -> str:
-    return said.get("three-way") or ", ".join(label or "-" for label in said.values())
+def _show_moved(moved: Moved, tables: tuple[ScoreTable, ScoreTable]) -> None:
+    from relabel.scoring.decomposition import PARTS
+
+    for which, of in zip(("before", "after"), tables, strict=True):
+        choices = [f"method {of.method}", f"weights {of.weights}", f"tasks {of.tasks}"]
+        choices += [f"{name} {value}" for name, value in (("links", of.links), ("unrated", of.unrated)) if value]
+        typer.echo(f"{which + ':':<8}{of.run}: {', '.join(choices)}")
+    for why in dict.fromkeys(moved.missing.values()):
+        typer.echo(f"not compared: {', '.join(m for m in moved.missing if moved.missing[m] == why)}: {why}")
+    if moved.frame.empty:
+        typer.echo("no group has a score in both")
+    shown = [part for part in PARTS if moved.frame[part].abs().max() > 0] or ["labels"]
+    for measure, rows in moved.frame.groupby("measure", sort=False):
+        changed = int((rows["change"].abs() > 1e-12).sum())
+        typer.echo(f"\n{measure}: {changed:,} of {len(rows):,} groups moved; means over groups")
+        typer.echo(f"{'':<9}{'before':>8}{'after':>8}{'change':>8}" + "".join(f"{part:>11}" for part in shown))
+        means = rows[["before", "after", "change", *shown]].mean()
+        sizes = rows[["change", *shown]].abs().mean()
+        typer.echo(
+            f"{'mean':<9}{means['before']:>8.3f}{means['after']:>8.3f}" + _signed_cells(means, ["change", *shown])
+        )
+        typer.echo(f"{'size':<9}{'':>16}{sizes['change']:>8.3f}" + "".join(f"{sizes[p]:>11.3f}" for p in shown))
+        most = rows.assign(size=rows["change"].abs()).sort_values(["size", "code"], ascending=[False, True])
+        for row in most.head(_TOP).to_dict("records"):
+            if row["size"] <= 1e-12:
+                break
+            numbers = f"{row['before']:>8.3f}{row['after']:>8.3f}" + _signed_cells(row, ["change", *shown])
+            typer.echo(f"{row['code']:<9}{numbers}")
+            typer.echo(f"         {row['title'][:80]}")
+            top = moved.carriers(str(row["code"]), row["measure"]).head(1)
+            for task in top.to_dict("records"):
+                labels = f"{task['label_before'] or 'none'} to {task['label_after'] or 'none'}"
+                typer.echo(
+                    f"         most by {task['onet_soc_code']} {task['change']:+.3f} {labels}: {cut(str(task['text']), _TEXT)}"
+                )
+    for which, alone in (("scored after only", moved.appeared), ("scored before only", moved.disappeared)):
+        if len(alone):
+            typer.echo(f"\n{which}: {len(alone):,} groups")
+            for row in alone.head(_TOP).to_dict("records"):
+                typer.echo(f"{row['code']:<9}{str(row['title'])[:90]}")
+                typer.echo(f"         {str(row['reason'])[:88]}")
+            if len(alone) > _TOP:
+                typer.echo(f"and {len(alone) - _TOP:,} more (--json has all)")
 
 
-def _figure(value: float | None) -> str:
-    from relabel.evaluation.verdict import figure
-
-    return figure(value)
-
-
-def _signed(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.3f}"
-
-
-def _bounds(bounds: Interval, *, signed: bool = False) -> str:
-    if bounds is None:
-        return "-"
-    return " to ".join(_signed(x) if signed else _figure(x) for x in bounds)
+def _signed_cells(row: pd.Series | dict[Any, Any], names: Sequence[str]) -> str:
+    widths = [8, *[11] * (len(names) - 1)]
+    # Adding 0 turns a negative zero into a plain one.
+    return "".join(f"{round(float(row[name]), 3) + 0:>+{width}.3f}" for name, width in zip(names, widths, strict=True))
