@@ -14,14 +14,14 @@ from relabel.labelling.budget import Budget
 from relabel.labelling.engines.limits import Limiter
 from relabel.labelling.engines.online import OnlineEngine
 from relabel.labelling.pricing import Price
-from relabel.labelling.providers import ErrorMeaning, read_error
+from relabel.labelling.providers import UNKNOWN, ErrorMeaning, provider_of, read_error
 from relabel.labelling.request import Endpoint, host_of
 from relabel.labelling.running import run_job
 from relabel.labelling.store import Store
 from relabel.labelling.wire import body
 from relabel.run import read_manifest
 from server import Reply, Seen, chat, judged, provider
-from workshop import label_all, make_job
+from workshop import KEY, label_all, make_job
 
 
 def google(status: int, message: str, word: str, **details: Any) -> list[dict[str, Any]]:
@@ -356,3 +356,116 @@ def test_other_text_parameters_stand_beside_the_format() -> None:
     made = body("responses", "m", messages, "json_schema", {"type": "object"}, {"text": {"verbosity": "low"}})
     assert made["text"]["verbosity"] == "low"
     assert made["text"]["format"]["schema"] == {"type": "object"}
+
+
+def test_every_provider_that_researchers_use_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = [
+        "openai",
+        "azure",
+        "anthropic",
+        "google",
+        "xai",
+        "openrouter",
+        "deepseek",
+        "groq",
+        "mistral",
+        "together",
+        "fireworks",
+        "vllm",
+        "ollama",
+        "lmstudio",
+        "llamacpp",
+        "litellm",
+    ]
+    assert run_app(["providers", "--json"]) == 0
+    listed = {one["id"]: one for one in json.loads(capsys.readouterr().out)}
+    assert sorted(listed) == sorted(wanted)
+    for one in listed.values():
+        assert one["sources"]
+        assert one["as_of"]
+    for name in wanted:
+        assert run_app(["providers", name]) == 0
+        assert f"({name})" in capsys.readouterr().out
+    assert run_app(["providers", "nobody"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("https://api.openai.com/v1", "openai"),
+        ("https://x.openai.azure.com/openai/v1", "azure"),
+        ("https://gateway.campus.edu/openai/deployments/gpt-5?api-version=2024-10-21", "azure"),
+        ("https://generativelanguage.googleapis.com/v1beta/openai", "google"),
+        ("http://localhost:11434/v1", "ollama"),
+        ("http://localhost:8000/v1", "unknown"),
+        ("https://api.openai.com.evil.example/v1", "unknown"),
+        ("http://[", "unknown"),
+    ],
+)
+def test_a_provider_is_recognised_by_its_address(url: str, name: str) -> None:
+    assert provider_of(url).id == name
+
+
+def test_a_key_goes_to_its_own_provider_alone() -> None:
+    environment = {"ANTHROPIC_API_KEY": "sk-ant", "GOOGLE_API_KEY": "AIza"}
+    keys = {
+        name: provider_of("", name).key("sk-openai", environment)
+        for name in ("openai", "anthropic", "google", "xai", "vllm")
+    }
+    assert keys == {"openai": None, "anthropic": "sk-ant", "google": "AIza", "xai": None, "vllm": "sk-openai"}
+    assert UNKNOWN.key("sk-openai", environment) == "sk-openai"
+
+
+def test_a_missing_key_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    words = [
+        "run",
+        "--model",
+        "m",
+        "--provider",
+        "xai",
+        "--base-url",
+        "http://127.0.0.1:9/v1",
+        "--tasks",
+        "sample",
+        "--quiet",
+    ]
+    assert run_app([*words, "--out", str(tmp_path / "a")]) == 4
+    assert "there is no key for xAI; set XAI_API_KEY" in capsys.readouterr().err
+    assert run_app([*words, "--key-env", "NOT_THERE", "--out", str(tmp_path / "b")]) == 2
+    assert "--key-env names NOT_THERE, which is not set" in capsys.readouterr().err
+
+
+def test_a_key_by_name_and_the_bound_by_the_providers_word(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MY_KEY", "my-very-own-key-0123")
+    with provider(lambda seen: judged()) as fake:
+        words = [
+            "run",
+            "--model",
+            "m",
+            "--provider",
+            "ollama",
+            "--base-url",
+            fake.base_url,
+            "--tasks",
+            "sample",
+            "--sample",
+            "1",
+        ]
+        words += [
+            "--setting",
+            "strict",
+            "--quiet",
+            "--max-tokens",
+            "99",
+            "--key-env",
+            "MY_KEY",
+            "--out",
+            str(tmp_path / "run"),
+        ]
+        assert run_app(words) == 0
+        assert fake.seen[0].headers["authorization"] == "Bearer my-very-own-key-0123"
+        assert fake.seen[0].body["max_tokens"] == 99
+        assert "max_completion_tokens" not in fake.seen[0].body

@@ -66,7 +66,15 @@ def settings_of(rubric: Rubric, given: Sequence[str] | None) -> tuple[str, ...]:
     return asked
 
 
-def parameters(given: Sequence[str], max_tokens: int | None, model: str, *, api: Api, decide: Decide) -> dict[str, Any]:
+def parameters(
+    given: Sequence[str],
+    max_tokens: int | None,
+    model: str,
+    *,
+    api: Api,
+    decide: Decide,
+    bound: str = "max_completion_tokens",
+) -> dict[str, Any]:
     """What is sent beside the question, by the user's word.
 
     Args:
@@ -75,6 +83,7 @@ def parameters(given: Sequence[str], max_tokens: int | None, model: str, *, api:
         model: The model as the user named it.
         api: The dialect, which has its own name for the bound of an answer.
         decide: How an answer says its label; one token leaves little to choose.
+        bound: What the provider calls the bound of an answer in the chat dialect.
 
     Raises:
         UsageError: One is no parameter, cannot be sent, or would be overridden.
@@ -94,7 +103,7 @@ def parameters(given: Sequence[str], max_tokens: int | None, model: str, *, api:
     if decide == "logprob":
         _leave_to_one_token(found, max_tokens)
     if max_tokens is not None:
-        at_home = "max_tokens" if is_local(model) else "max_completion_tokens"
+        at_home = "max_tokens" if is_local(model) else bound
         found["max_output_tokens" if api == "responses" else at_home] = max_tokens
     return found
 

@@ -153,16 +153,14 @@ def label_by_batch(
 
 
 def _provider(base_url: str | None, job: Job, environment: Settings) -> BatchProvider:
-    from relabel.errors import ProviderError
     from relabel.labelling.batch.hooks import batch_provider
+    from relabel.labelling.connection import key_for, require_key
     from relabel.labelling.engines.transport import Http
-    from relabel.labelling.pricing import OPENAI_URL
 
-    key = environment.openai_api_key
+    key = key_for(job.provider, environment)
     secret = key.get_secret_value().strip(" ") if key else ""
-    http = Http(base_url, secret)
-    if not secret and http.address.startswith(OPENAI_URL):
-        raise ProviderError("there is no key for OpenAI; set OPENAI_API_KEY, or name another server with --base-url")
+    http = Http(base_url, secret, job.provider)
+    require_key(job.provider, key)
     return batch_provider(http, secret, job.endpoint.model, job.provider, job.endpoint.api)
 
 

@@ -20,12 +20,43 @@ Engine = Literal["online", "batch", "replay", "ray"]
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command("run")(run)
+    app.command("providers")(list_providers)
+
+
+def list_providers(
+    name: Annotated[str | None, typer.Argument(help="A provider's name; by default all are listed.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Show the providers that relabel knows: addresses, keys, forms of answers, prefix caches, batches and what is odd about them."""
+    import json
+
+    from relabel.cli._render import wrapped
+    from relabel.labelling.providers import provider_of, providers
+
+    listed = providers() if name is None else (provider_of("", name),)
+    if as_json:
+        typer.echo(json.dumps([provider.model_dump(mode="json") for provider in listed], indent=2))
+        return
+    for one in listed:
+        if name is None:
+            typer.echo(
+                f"{one.id:<11} {one.base_url or ', '.join(one.hosts)}  ({', '.join(one.key_env) or 'no key needed'})"
+            )
+            continue
+        for what, said in one.in_words().items():
+            typer.echo(f"{what:<10}{wrapped(said, indent=10, hang=0)[10:]}")
 
 
 def run(
     model: o.ModelName,
     base_url: o.BaseUrl = None,
     provider: o.Provider = None,
+    key_env: Annotated[
+        str | None,
+        typer.Option(
+            help="Environment variable that holds the key. By default the provider's own; OPENAI_API_KEY at unknown addresses."
+        ),
+    ] = None,
     api: Annotated[Literal["chat", "responses"], typer.Option(help="Chat Completions or the Responses API.")] = "chat",
     rubric: o.RubricRef = "exposure",
     setting: o.Settings = None,
@@ -118,7 +149,8 @@ def run(
     from relabel.cli import _labelling as labelling
     from relabel.labelling.connection import describe
     from relabel.labelling.engines.local import is_local
-    from relabel.labelling.pricing import given_price
+    from relabel.labelling.pricing import OPENAI_URL, given_price
+    from relabel.labelling.providers import provider_of
     from relabel.rubric import load_rubric
     from relabel.settings import settings
 
@@ -131,15 +163,17 @@ def run(
         raise UsageError(f"--engine batch needs a provider with a Batch API, and {model} runs here; remove --engine")
     if decide == "logprob" and (pack > 1 or api == "responses"):
         raise UsageError("--decide logprob asks one token about one task by chat; remove --pack and --api")
+    known = provider_of(base_url or environment.openai_base_url or OPENAI_URL, provider)
     described = describe(
         model,
         base_url,
         environment,
-        labelling.parameters(param or (), max_tokens, model, api=api, decide=decide),
+        labelling.parameters(param or (), max_tokens, model, api=api, decide=decide, bound=known.bound),
         api=api,
         price=given_price(price) if price else None,
         timeout=timeout,
         provider=provider,
+        key_env=key_env,
     )
     cluster = _cluster(engine, ray_address, workers, worker_cpus)
     caps = labelling.caps_of(concurrency, rpm, tpm, max_cost, model, described, cluster, one_token=decide == "logprob")

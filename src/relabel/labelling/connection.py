@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from relabel.errors import ProviderError, RelabelError
+from relabel.errors import ProviderError, RelabelError, UsageError
 from relabel.label import Answer
 from relabel.labelling.budget import Budget
 from relabel.labelling.engines.engine import Flies, Repair
@@ -59,6 +60,7 @@ def describe(
     price: Price | None = None,
     timeout: float | None = None,
     provider: str | None = None,
+    key_env: str | None = None,
 ) -> Connection:
     """Say what a model is, without starting or asking anything.
 
@@ -71,10 +73,11 @@ def describe(
         price: The user's word on the price; by default the table's.
         timeout: Seconds to wait for one answer; by default longer for a model on this machine.
         provider: Name of the provider; by default told by the address.
+        key_env: Environment variable that holds the key; by default the provider's own.
 
     Raises:
         DataError: The user's own weights are missing.
-        UsageError: The address is not valid, or there is no such provider.
+        UsageError: The address is not valid, there is no such provider, or the variable is not set.
     """
     patience = None if timeout is None else Patience.of(timeout)
     if is_local(model):
@@ -86,15 +89,39 @@ def describe(
     guard_address(url)
     endpoint = Endpoint(host=host_of(url), model=model, api=api, params=dict(params))
     found = price or find_price(model, url)
-    return Connection(
-        endpoint,
-        url,
-        public_url(url),
-        environment.openai_api_key,
-        found,
-        patience or Patience(),
-        named or provider_of(url),
-    )
+    known = named or provider_of(url)
+    key = key_for(known, environment, key_env)
+    return Connection(endpoint, url, public_url(url), key, found, patience or Patience(), known)
+
+
+def key_for(provider: Provider, environment: Settings, key_env: str | None = None) -> SecretStr | None:
+    """The key for a provider: from the variable that the user names, else from the provider's own.
+
+    `OPENAI_API_KEY` goes to OpenAI and to addresses that relabel knows nothing of, and to other providers only where it is named.
+
+    Raises:
+        UsageError: The variable that the user names is not set.
+    """
+    if key_env is not None:
+        if not (value := os.environ.get(key_env, "").strip()):
+            raise UsageError(f"--key-env names {key_env}, which is not set; export it, or leave --key-env out")
+        return SecretStr(value)
+    own = environment.openai_api_key
+    found = provider.key(own.get_secret_value() if own else None)
+    return SecretStr(found) if found else None
+
+
+def require_key(provider: Provider, key: SecretStr | None) -> None:
+    """Make sure that there is a key where the provider wants one.
+
+    Raises:
+        ProviderError: There is none.
+    """
+    if provider.key_env and not (key and key.get_secret_value().strip()):
+        raise ProviderError(
+            f"there is no key for {provider.name}; set {provider.key_env[0]}, or name the variable that holds it with --key-env, or try "
+            "--model local"
+        )
 
 
 class LazyEngine:
@@ -159,12 +186,8 @@ class LazyEngine:
         if is_local(self._model):
             weights = find_weights(self._model, self._environment.models_dir)
             base_url = self._open.enter_context(LocalServer(weights, described.endpoint.model)).base_url
-        elif not (described.key and described.key.get_secret_value().strip()) and described.shown_url.startswith(
-            OPENAI_URL
-        ):
-            raise ProviderError(
-                "there is no key for OpenAI; set OPENAI_API_KEY, or name another server with --base-url, or try --model local"
-            )
+        else:
+            require_key(described.provider, described.key)
         return self._made(base_url)
 
     def _made(self, base_url: str | None, transport: Transport | None = None) -> OnlineEngine:

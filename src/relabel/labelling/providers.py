@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import time
 import tomllib
@@ -19,7 +20,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field
 
 from relabel.errors import DataError, UsageError
-from relabel.labelling.wire import Api, messages_of, with_messages
+from relabel.labelling.wire import Api, Form, messages_of, with_messages
 from relabel.redaction import clean
 from relabel.settings import asset_dir, settings
 
@@ -63,10 +64,15 @@ class Provider(_Data):
     """A provider, as far as requests and replies depend on it.
 
     Attributes:
-        hosts: Shell patterns of its host names; an address that matches none belongs to an unknown provider.
+        hosts: Shell patterns of its host names, with or without a port; an address that matches none belongs to an unknown provider.
         path: Part of the path of its addresses, by which one behind a gateway is recognised.
         base_url: Address of its API.
+        key_env: Environment variables that may hold its key; the first that is set counts. None for a server that needs no key of its own.
         key_header: Header that the key is sent in; in `Authorization` it follows the word `Bearer`.
+        forms: Forms of structured answers that it takes, from strict to loose.
+        bound: Name of the parameter that bounds an answer, in the chat dialect.
+        thinking: How its usage counts hidden thinking. Both ways are read at every address.
+        notes: What is odd about it.
         cache: Its prefix caches; the first that fits a model counts.
         batch: Whose way its Files and Batch API go, or `none`; unset, they are tried as OpenAI's and probed.
         as_of: The day on which the sources were read.
@@ -78,11 +84,59 @@ class Provider(_Data):
     hosts: tuple[str, ...] = ()
     path: str | None = None
     base_url: str | None = None
+    key_env: tuple[str, ...] = ()
     key_header: str = "Authorization"
+    forms: tuple[Form, ...] = ("json_schema", "json_object")
+    bound: str = "max_completion_tokens"
+    thinking: Literal["in completion_tokens", "only in total_tokens"] = "in completion_tokens"
+    notes: tuple[str, ...] = ()
     cache: tuple[PrefixCache, ...] = ()
     batch: Literal["openai", "azure", "groq", "mistral", "together", "none"] | None = None
     as_of: str | None = None
     sources: tuple[str, ...] = ()
+
+    def in_words(self) -> dict[str, str]:
+        """What is known of it, a line each."""
+        caches = "; ".join(
+            f"{', '.join(rule.models)}: from {f'{rule.least:,} tokens' if rule.least else 'any length'}"
+            + (f", at {rule.read:.0%} of the price of input" if rule.read is not None else "")
+            + (f", {rule.key}" if rule.key else "")
+            + (f", {rule.mark}" if rule.mark else "")
+            for rule in self.cache
+        )
+        return {
+            "name": f"{self.name} ({self.id})",
+            "address": self.base_url or "of your own",
+            "known by": ", ".join([*self.hosts, *([self.path] if self.path else [])]) or f"--provider {self.id}",
+            "key": f"{' or '.join(self.key_env)}, sent in {self.key_header}" if self.key_env else "not needed",
+            "answers": ", ".join((*self.forms, "text")),
+            "bound": f"--max-tokens is sent as {self.bound}",
+            "thinking": f"counted {self.thinking}",
+            "batch": {None: "tried as OpenAI's", "none": "none that relabel knows"}.get(
+                self.batch, f"in {self.batch}'s way"
+            ),
+            "cache": caches or "none known",
+            "notes": "; ".join(self.notes) or "none",
+            "sources": f"{', '.join(self.sources) or 'none'} (as of {self.as_of or 'an unknown day'})",
+        }
+
+    def headers(self, secret: str, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+        """Headers that carry the key, and at OpenAI organisation and project as the environment names them."""
+        bearer = self.key_header == "Authorization" or secret.startswith("eyJ")  # a token, where others have a key
+        found = {"Authorization": f"Bearer {secret}"} if bearer else {self.key_header: secret}
+        own = (
+            (("OpenAI-Organization", "OPENAI_ORG_ID"), ("OpenAI-Project", "OPENAI_PROJECT_ID"))
+            if self.id == "openai"
+            else ()
+        )
+        said = {header: environment.get(name, "").strip() for header, name in own}
+        return {**(found if secret else {}), **{header: value for header, value in said.items() if value}}
+
+    def key(self, openai_key: str | None, environment: Mapping[str, str] = os.environ) -> str | None:
+        """The key from the environment. `OPENAI_API_KEY` goes to OpenAI, and to addresses that relabel knows nothing of."""
+        if not self.key_env:
+            return openai_key
+        return next((value for name in self.key_env if (value := environment.get(name, "").strip())), None)
 
     def prefix_cache(self, model: str) -> PrefixCache | None:
         """The prefix cache for a model; None where none is known."""
@@ -131,11 +185,19 @@ def provider_of(base_url: str, name: str | None = None) -> Provider:
             if provider.id == name:
                 return provider
         raise UsageError(f"there is no provider {name!r}; use one of {', '.join(sorted({p.id for p in known}))}")
-    parts = urlsplit(base_url)
-    host = (parts.hostname or "").lower()
-    by_host = (p for p in known if any(fnmatchcase(host, pattern) for pattern in p.hosts))
+    try:
+        parts = urlsplit(base_url)
+        names = ((parts.hostname or "").lower(), f"{parts.hostname}:{parts.port}".lower())
+    except ValueError:  # who sends to it says what is wrong with it
+        return UNKNOWN
+    by_host = (p for p in known if any(fnmatchcase(name, pattern) for name in names for pattern in p.hosts))
     by_path = (p for p in known if p.path is not None and p.path in parts.path)  # behind a gateway of one's own
     return next(by_host, None) or next(by_path, UNKNOWN)
+
+
+def providers() -> tuple[Provider, ...]:
+    """All providers that relabel knows, the user's own first."""
+    return _known().provider
 
 
 def without_cache_fields(body: Mapping[str, Any]) -> dict[str, Any]:

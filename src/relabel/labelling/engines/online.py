@@ -98,7 +98,7 @@ class OnlineEngine:
         self._address = public_url(base_url) if base_url else OPENAI_URL
         self.limiter = limiter or Limiter(16)
         self.budget = budget or Budget(None, price)
-        self._transport = transport or HttpTransport(base_url, self._secret)
+        self._transport = transport or HttpTransport(base_url, self._secret, None if provider is UNKNOWN else provider)
         self._price, self._provider = price, provider
         self._patience = patience or Patience()
         self._turns = Turns()

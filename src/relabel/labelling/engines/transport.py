@@ -26,6 +26,7 @@ from yarl import URL
 from relabel import __version__
 from relabel.errors import UsageError
 from relabel.labelling.pricing import OPENAI_URL
+from relabel.labelling.providers import Provider, provider_of
 from relabel.labelling.wire import PATHS, Api
 from relabel.redaction import clean, guard, guard_address, public_url
 
@@ -180,15 +181,15 @@ class Transport(Protocol):
 class Http:
     """One provider's address over aiohttp: who is trusted, which proxy, which headers. Redirects are never followed.
 
-    They would carry tasks, and perhaps the key, to where the user did not send them. `OPENAI_ORG_ID` and `OPENAI_PROJECT_ID` are sent as the
-    openai client sends them; going through that client would take three times the processor time.
+    They would carry tasks, and perhaps the key, to where the user did not send them.
 
     Args:
         base_url: Address of the API; None for OpenAI's own.
         secret: The provider's key; empty for servers that need none.
+        provider: Whose address it is, which says in which header the key goes; by default told by the address.
     """
 
-    def __init__(self, base_url: str | None, secret: str) -> None:
+    def __init__(self, base_url: str | None, secret: str, provider: Provider | None = None) -> None:
         guard(secret)
         guard_address(base_url)
         secret = secret.strip(" ")
@@ -197,11 +198,7 @@ class Http:
         self.headers = CIMultiDict(
             {"Accept": "application/json", "Content-Type": "application/json", "User-Agent": f"relabel/{__version__}"}
         )
-        for header, variable in (("OpenAI-Organization", "OPENAI_ORG_ID"), ("OpenAI-Project", "OPENAI_PROJECT_ID")):
-            if value := os.environ.get(variable, "").strip():
-                self.headers[header] = value
-        if secret:
-            self.headers["Authorization"] = f"Bearer {secret}"
+        self.headers.update((provider or provider_of(base_url or OPENAI_URL)).headers(secret))
         self.query = urlsplit(base_url or "").query
         self._proxy = proxy_of(self.address)
         certificates()
@@ -245,8 +242,8 @@ class Http:
 class HttpTransport:
     """Posts over HTTP from this process; see `Http` for the arguments."""
 
-    def __init__(self, base_url: str | None, secret: str) -> None:
-        self._http = Http(base_url, secret)
+    def __init__(self, base_url: str | None, secret: str, provider: Provider | None = None) -> None:
+        self._http = Http(base_url, secret, provider)
         self._urls: Mapping[Api, URL] = {api: self._http.url(path) for api, path in PATHS.items()}
 
     async def send(self, api: Api, content: bytes) -> HttpReply:
