@@ -8,7 +8,7 @@ import typer
 
 from relabel.cli._options import AsJson, OutJson, give_json, require_file
 from relabel.cli._render import row, wrapped
-from relabel.scoring.options import Choices, Links, Method, Taxonomy, Unrated, Weights
+from relabel.scoring.options import Choices, Links, Method, Repeats, Taxonomy, Unrated, Weights
 
 if TYPE_CHECKING:
     from relabel.scoring.explain import ExplainedTask, Explanation
@@ -35,8 +35,17 @@ def explain(
     unrated: Annotated[Unrated | None, typer.Option(help="As for `relabel score`.")] = None,
     tasks: Annotated[str | None, typer.Option(help="As for `relabel score`.")] = None,
     pay: Annotated[str | None, typer.Option(help="As for `relabel score`.")] = None,
+    bridge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Your own mapping of O*NET-SOC to UK SOC 2020 (CSV or Excel: codes, perhaps weights)."
+        ),
+    ] = None,
+    repeats: Annotated[
+        Repeats, typer.Option(help="Value of a task with several samples: their mean, or the most frequent label's.")
+    ] = "mean",
     gold: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Labels that say how this run's labels err, for the intervals.")
+        str | None, typer.Option(metavar="RUN", help="Estimate what these labels would give, with intervals.")
     ] = None,
     rater: Annotated[
         list[str] | None, typer.Option(metavar="RUN", help="Another rater, for the intervals; may be repeated.")
@@ -68,6 +77,8 @@ def explain(
         unrated=unrated,
         tasks=tasks,
         pay=pay,
+        bridge=bridge,
+        repeats=repeats,
     )
     opened = open_run(run)
     table = score_by(opened, choices)
@@ -98,21 +109,23 @@ def _show(explained: Explanation, show: int) -> None:
 
 
 def _show_scores(explained: Explanation) -> None:
-    typer.echo(f"\n{'':<28}{'score':>8}{'low':>10}{'high':>10}{'centre':>10}")
+    of = explained.estimates_of
+    typer.echo(f"\n{'':<28}{'score':>8}{'low':>10}{'high':>10}" + (f"   {of[:36]}: estimate, low, high" if of else ""))
     for name in ("alpha", "beta", "gamma", "strict_10", "with_tools_10", "percentile_alpha", "percentile_gamma"):
         score = explained.score.get(name)
         low, high = explained.intervals.get(name, (None, None))
-        centre = explained.centres.get(name) if name in ("alpha", "beta", "gamma") else None
         places = 3 if name in ("alpha", "beta", "gamma") else 1 if name.endswith("_10") else 0
-        cells = [("-" if x is None else f"{x:.{places}f}") for x in (score, low, high)]
-        middle = "" if centre is None else f"{centre:.3f}"
-        typer.echo(f"{name:<28}{cells[0]:>8}{cells[1]:>10}{cells[2]:>10}{middle:>10}")
+        cells = [
+            ("-" if x is None else f"{x:.{places}f}") for x in (score, low, high, *explained.estimates.get(name, ()))
+        ]
+        typer.echo(f"{name:<28}{cells[0]:>8}" + "".join(f"{cell:>10}" for cell in cells[1:]))
     for measure in ("alpha", "beta", "gamma"):
         name = f"wage_exposure_{measure}_gbp"
         if explained.score.get(name) is not None:
             bounds = explained.intervals.get(name, (None, None))
-            cells = ["-" if x is None else f"{x / 1e6:,.0f}" for x in (explained.score[name], *bounds)]
-            typer.echo(f"{f'wage exposure {measure}, GBP m':<28}{cells[0]:>8}{cells[1]:>10}{cells[2]:>10}")
+            figures = (explained.score[name], *bounds, *explained.estimates.get(name, ()))
+            cells = ["-" if x is None else f"{x / 1e6:,.0f}" for x in figures]
+            typer.echo(f"{f'wage exposure {measure}, GBP m':<28}{cells[0]:>8}" + "".join(f"{c:>10}" for c in cells[1:]))
 
 
 def _show_way(explained: Explanation) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from relabel.cli._render import wrapped
-from relabel.scoring.options import Links, Method, Taxonomy, Unrated, Weights
+from relabel.scoring.options import Links, Method, Repeats, Taxonomy, Unrated, Wage, Weights
 
 
 def register(app: typer.Typer) -> None:
@@ -40,6 +40,22 @@ def export(
             help="ons-ashe-2024 (the default), ons-ashe-2025-medians, a source of your own with the role pay, or FILE.csv; uk-soc2020 only."
         ),
     ] = None,
+    bridge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Your own mapping of O*NET-SOC to UK SOC 2020 (CSV or Excel: codes, perhaps weights)."
+        ),
+    ] = None,
+    repeats: Annotated[
+        Repeats, typer.Option(help="Value of a task with several samples: their mean, or the most frequent label's.")
+    ] = "mean",
+    wage: Annotated[Wage, typer.Option(help="Pay that wage exposure is made of; uk-soc2020 only.")] = "median",
+    spread: Annotated[
+        bool,
+        typer.Option(
+            "--spread", help="Add the lowest and highest score over several bridges, and add that to the intervals."
+        ),
+    ] = False,
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Export a run that labelled a part only; every file says so.")
     ] = False,
@@ -78,6 +94,9 @@ def export(
         unrated=unrated,
         tasks=tasks,
         pay=pay,
+        bridge=bridge,
+        repeats=repeats,
+        wage=wage,
     )
     with suggest_onet_soc(taxonomy, "--taxonomy onet-soc"):
         done = export_run(
@@ -86,6 +105,7 @@ def export(
             choices,
             allow_partial=allow_partial,
             draws=draws,
+            spread=spread,
             baseline=None if baseline is None else open_run(baseline),
             families=families,
             epoch_run=None if epoch is None else open_run(epoch),

@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from relabel.rubric import MEASURES
+from relabel.scoring.uncertainty import BOUNDED, ESTIMATED
+
 PROFILE = "https://datapackage.org/profiles/2.0/datapackage.json"
 
 _LICENCES: Mapping[str, Mapping[str, str]] = {
@@ -86,15 +89,30 @@ _SCORE_COLUMNS: Mapping[str, Column] = {
     "percentile_alpha": Column(
         "integer",
         "Percentile, strict",
-        "Share of the scored groups with a lower alpha; under the method site-2026 the position of the group, ties in the "
-        "order of the codes. Empty where the status is not scored.",
+        "Share of the scored groups with a lower alpha; under the method site-2026 the position of the group, counted from 1, "
+        "ties in the order of the codes. Empty where the status is not scored.",
         "percent",
         0,
         100,
     ),
     "percentile_gamma": Column("integer", "Percentile, with tools", "The same by gamma.", "percent", 0, 100),
+    "rank_alpha": Column(
+        "integer", "Rank, strict", "Rank by alpha among the scored groups; 1 is the most exposed.", "rank", 1
+    ),
+    "rank_gamma": Column("integer", "Rank, with tools", "The same by gamma.", "rank", 1),
+    "weight_labelled": Column(
+        "number",
+        "Weight labelled",
+        "Share of the weight of the tasks linked to the group which has labels.",
+        _SHARE,
+        0,
+        1,
+    ),
     "wage_exposure_beta_gbp": Column(
         "number", "Wage exposure, mean", "beta x jobs x median pay, to the pence.", "GBP a year", 0
+    ),
+    "mean_pay_gbp": Column(
+        "number", "Mean pay", "Mean gross annual pay; empty where suppressed or unknown.", "GBP a year", 0
     ),
     "employees_cv": Column(
         "number", "Error of jobs", "Coefficient of variation of the jobs; empty where not given.", "percent", 0
@@ -113,37 +131,31 @@ _SCORE_COLUMNS: Mapping[str, Column] = {
     "note": _NOTE,
 }
 
-_BOUNDED = (
-    "alpha",
-    "beta",
-    "gamma",
-    "strict_10",
-    "with_tools_10",
-    "wage_exposure_alpha_gbp",
-    "wage_exposure_beta_gbp",
-    "wage_exposure_gamma_gbp",
-    "percentile_alpha",
-    "percentile_gamma",
-)
-
 
 def _bounds() -> dict[str, Column]:
-    """Columns of intervals: what they are intervals for depends on the run, and is said in methodology.json."""
-    about = "{end} bound of the 95 % interval of {name} under label noise; methodology.json says what it is an interval for."
+    """Columns of intervals; methodology.json says what they are intervals for."""
     found: dict[str, Column] = {}
-    for end in ("low", "high"):
-        word = "Lower" if end == "low" else "Upper"
-        for name in _BOUNDED:
-            column = _SCORE_COLUMNS[name]
-            text = about.format(end=word, name=name)
-            found[f"{name}_{end}"] = column._replace(title=f"{column.title}, {end}", description=text)
-        for measure, title in (("alpha", "strict"), ("gamma", "with tools")):
-            name = f"rank_{measure}"
-            text = about.format(end=word, name=f"the rank by {measure} (1 is the most exposed)")
-            found[f"{name}_{end}"] = Column("integer", f"Rank, {title}, {end}", text, "rank", 1)
-    for measure in ("alpha", "beta", "gamma"):
-        text = f"Mean of the draws behind the interval of {measure}; need not be {measure} itself."
-        found[f"{measure}_mid"] = Column("number", f"{measure.capitalize()}, centre", text, _SHARE, 0, 1)
+    for name, column in _SCORE_COLUMNS.items():
+        for end, word in (("low", "Lower"), ("high", "Upper")):
+            if name in BOUNDED:
+                text = f"{word} bound of the 95 % interval of {name}, which contains it: what it would be if all tasks were asked again and again."
+                found[f"{name}_{end}"] = column._replace(title=f"{column.title}, {end}", description=text)
+            if name in MEASURES:
+                text = f"{word} end of {name} over several bridges."
+                found[f"{name}_bridges_{end}"] = column._replace(
+                    title=f"{column.title}, {end} over bridges", description=text
+                )
+        for other, whose in (
+            ("gold", "the labels of a gold, such as people's,"),
+            ("pooled", "the mean over several raters"),
+        ):
+            if name in ESTIMATED:
+                title = f"{column.title}, {'by gold' if other == 'gold' else 'mean over raters'}"
+                text = f"Estimate of what {whose} would give for {name}; a figure apart, which {name} may differ from."
+                found[f"{name}_{other}"] = column._replace(title=title, description=text)
+                for end, word in (("low", "Lower"), ("high", "Upper")):
+                    text = f"{word} bound of the 95 % interval of {name}_{other}."
+                    found[f"{name}_{other}_{end}"] = column._replace(title=f"{title}, {end}", description=text)
     return found
 
 

@@ -37,7 +37,7 @@ from relabel.publishing.datapackage import (
     table_schema,
 )
 from relabel.publishing.folder import PACKAGE, files_of_export, written_whole
-from relabel.publishing.intervals import Bounded
+from relabel.publishing.intervals import describe as describe_intervals
 from relabel.publishing.methodology import describe, methodology, source_entries
 from relabel.publishing.occupation import Pages, answers_by_task, onet_path, task_frame
 from relabel.publishing.words import model_name
@@ -45,13 +45,14 @@ from relabel.run import Run
 from relabel.scoring.families import family_frame, family_pages
 from relabel.scoring.family_page import FamilyPage
 from relabel.scoring.files import csv_bytes, json_bytes, parquet_bytes, records, table_json
+from relabel.scoring.multiverse import with_spread
 from relabel.scoring.options import SYSTEM_NAMES, Choices
 from relabel.scoring.score import is_partial, score_by
-from relabel.scoring.table import ScoreTable
-from relabel.scoring.uncertainty import DRAWS
+from relabel.scoring.table import WHOLE, ScoreTable
+from relabel.scoring.uncertainty import DRAWS, with_intervals
 from relabel.sources.tables import is_table_file
 
-EXPORT_FORMAT = 5
+EXPORT_FORMAT = 6
 """Counts up when the layout of an export changes."""
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
@@ -81,6 +82,7 @@ def export_run(
     *,
     allow_partial: bool = False,
     draws: int = DRAWS,
+    spread: bool = False,
     baseline: Run | None = None,
     families: bool = True,
     epoch_run: Run | None = None,
@@ -95,6 +97,7 @@ def export_run(
         choices: What the scores are made by; by default what `Choices` has as defaults.
         allow_partial: Export a run that is not complete, or labelled a part of the task list; every file then says so.
         draws: Number of draws behind the intervals, at least 100; 0 for an export without intervals.
+        spread: Whether to show how scores differ over bridges, and to add that to the intervals.
         baseline: An earlier run, scored the same way: what moved since is listed.
         families: Whether to make pages of job families, where the task list is O*NET's or the sample.
         epoch_run: A run that rates occupations by the rubric `epoch`, for those pages.
@@ -112,14 +115,17 @@ def export_run(
         )
     with written_whole(out, "export", files_of_export) as building:
         table = score_by(run, choices)
-        if table.partial and not allow_partial:
+        if table.task_values["labelled"].mean() < WHOLE and not allow_partial:
             labelled, listed = int(table.task_values["labelled"].sum()), len(table.task_values)
             raise IncompleteRunError(
                 f"the run {run.ref} labelled {labelled:,} of the {listed:,} tasks of {table.tasks}, which is too few "
                 "for a table of all occupations; label the rest with `relabel run`, or export it as it is with "
                 "--allow-partial"
             )
-        bounded = Bounded.of(table, run, draws) if draws else Bounded(table, None)
+        if spread:
+            table = with_spread(table)
+        if draws:
+            table = with_intervals(table, run, draws=draws)
         earlier = None
         if baseline is not None:
             earlier = (baseline, score_by(baseline, choices))
@@ -129,19 +135,18 @@ def export_run(
                 careers = family_pages(table, run, epoch_run)
             except NotAtHandError as error:
                 raise NotAtHandError(f"{error}; or leave the pages of job families out with --no-families") from error
-        files, size = _build(building, run, bounded, earlier, careers)
+        files, size = _build(building, run, table, earlier, careers)
     return Export(out, files, size, table)
 
 
 def _build(
     folder: Path,
     run: Run,
-    bounded: Bounded,
+    table: ScoreTable,
     earlier: tuple[Run, ScoreTable] | None,
     careers: list[FamilyPage],
 ) -> tuple[int, int]:
     """Write all files; returns their number and their bytes."""
-    table = bounded.table
     entries: list[dict[str, Any]] = []
     marks = {"sample": table.sample, "partial": table.partial, "note": table.note}
 
@@ -183,9 +188,9 @@ def _build(
             write(f"families/{page.id}.json", json_bytes(page.model_dump(mode="json"), indent=None), page.name)
     sources = source_entries(uses)
     write("sources.json", json_bytes(marks | {"sources": sources}), "Sources: files, checksums, licences, citations")
-    method = methodology(run, table) | {"intervals": bounded.describe(), "baseline": baseline}
+    method = methodology(run, table) | {"intervals": describe_intervals(table), "baseline": baseline}
     write("methodology.json", json_bytes(method), "Method, weights, bridge, rubric, model, counts")
-    pages = Pages(bounded, tasks, answers)
+    pages = Pages(table, tasks, answers)
     for code, page in pages.groups():
         _require_code(code)
         page["changes"] = changes.get(code)

@@ -1,95 +1,74 @@
-"""Intervals as an export shows them: columns of the table, and words that say what they are intervals for."""
+"""Intervals as an export shows them: words that say what they are intervals for."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
-import pandas as pd
-
 from relabel.publishing.words import model_name
-from relabel.run import Run
+from relabel.run import PUBLISHED
 from relabel.scoring.table import ScoreTable
-from relabel.scoring.uncertainty import Intervals, intervals
 
-_SEED = 0
-_BRIEF: Mapping[str, str] = {
-    "repeats": "with repeated answers",
-    "confusion": "with labels from people",
-    "raters": "with other raters",
+_OWN_BRIEF = "95 % interval"
+_OWN_READ = {
+    "repeats": "A model asked twice does not always answer alike. The 95 % interval of a score holds what the score would be if the "
+    "model were asked about all tasks again and again.",
+    "single": "The 95 % interval of a score holds what the score would be if {model} were asked about all tasks again and again. Each "
+    "task was asked once, so how much answers vary cannot be seen: it is taken at its largest, and the interval is rather "
+    "too wide than too narrow.",
 }
-_LONG: Mapping[str, str] = {
-    "repeats": "If {model} were asked again many times, this score would be about",
-    "confusion": "With labels from people instead of {model}, this score would be about",
-    "raters": "With the labels of several raters taken together, this score would be about",
+_RIGHT = "It says nothing about whether the answers are right."
+_OTHER_BRIEF = {"gold": "with labels from {of}", "pooled": "mean over raters"}
+_OTHER_LONG = {
+    "gold": "With labels from {of} instead of {model}, this score would be about",
+    "pooled": "With the labels of several raters taken together, this score would be about",
 }
-_READ: Mapping[str, str] = {
-    "repeats": "A model asked twice does not always answer alike. The range says where the score would come to lie if the "
-    "model were asked again and again. It is the scatter of its answers, and says nothing of whether they are right.",
-    "confusion": "The scores shown come from the labels of {model}. People labelled some of the same tasks and often chose "
-    "otherwise. What is known about these differences is used to estimate the score that labels from people would give, and "
-    "the range that holds it in 95 of 100 cases. The range belongs to that estimate and not to the score shown, which may lie "
-    "outside it: where it does, {model} and people differ by more than chance.",
-    "raters": "Several raters labelled the tasks. The range says where the mean score of such raters would come to lie.",
+_OTHER_READ = {
+    "gold": "A separate figure says what labels from {of} would give. They labelled some of the same tasks as {model} and often chose "
+    "otherwise. What is known about these differences is used to estimate the score that their labels would give, with a range "
+    "that holds it in 95 of 100 cases. Where the score shown lies outside that range, {model} and {of} differ by more than "
+    "chance.",
+    "pooled": "A separate figure is the mean score over several raters, with a range for the mean of such raters.",
 }
-_SAMPLE = "the sample's own labels"
 
 
-@dataclasses.dataclass(frozen=True)
-class Bounded:
-    """A score table with the columns of its intervals.
+def brief(table: ScoreTable) -> str | None:
+    """What the separate estimate is, in a few words; None where there is none."""
+    return _said(table, _OTHER_BRIEF)
 
-    Attributes:
-        table: The table; without those columns where no intervals were asked for.
-        found: The intervals; None where none were asked for.
-    """
 
-    table: ScoreTable
-    found: Intervals | None
+def sentence(table: ScoreTable) -> str | None:
+    """The start of a sentence that the separate estimate and its range complete; None where there is none."""
+    return _said(table, _OTHER_LONG)
 
-    @classmethod
-    def of(cls, table: ScoreTable, run: Run, draws: int) -> Bounded:
-        """Simulate label noise, the same way each time.
 
-        Args:
-            table: A score table of the run.
-            run: The run.
-            draws: Number of draws, at least 100.
+def _said(table: ScoreTable, words: dict[str, str]) -> str | None:
+    found = table.intervals
+    if found is None or found.other is None:
+        return None
+    of = found.other.of or ""
+    if of == "eloundou-2023:human":
+        of = "people"
+    elif of in PUBLISHED:
+        of = model_name(of)
+    elif of == "sample":
+        of = "the sample's authors"
+    return words[found.other.name].format(model=_model(table), of=of)
 
-        Raises:
-            UsageError: Too few draws.
-        """
-        found = intervals(table, run, draws=draws, seed=_SEED)
-        bounds = found.frame.drop(columns="code").set_axis(table.frame.index)
-        return cls(dataclasses.replace(table, frame=pd.concat([table.frame, bounds], axis=1)), found)
 
-    def brief(self) -> str | None:
-        """What a bound on a page spans, in a few words; None where there are no bounds."""
-        return self._said(_BRIEF)
+def _model(table: ScoreTable) -> str:
+    return model_name(table.model).split(",")[0]
 
-    def sentence(self) -> str | None:
-        """The start of a sentence that an estimate and its range complete; None where there are no bounds."""
-        return self._said(_LONG)
 
-    def _said(self, words: Mapping[str, str]) -> str | None:
-        if self.found is None or self.found.noise is None:
-            return None
-        said = words[self.found.noise]
-        if self.table.sample:
-            said = said.replace("labels from people", _SAMPLE)
-        return said.format(model=model_name(self.table.model).split(",")[0])
-
-    def describe(self) -> dict[str, Any] | None:
-        """What a methodology says about the intervals; None where none were asked for."""
-        if self.found is None:
-            return None
-        return {
-            "noise": self.found.noise,
-            "note": self.found.note,
-            "words": self.brief(),
-            "how_to_read": self._said(_READ),
-            "draws": self.found.draws,
-            "seed": self.found.seed,
-            "totals": {name: dict(bounds) for name, bounds in self.found.totals.items()},
-        }
+def describe(table: ScoreTable) -> dict[str, Any] | None:
+    """What a methodology says about the intervals; None where none were asked for."""
+    found = table.intervals
+    if found is None:
+        return None
+    document = found.describe()
+    document["own"] |= {
+        "words": _OWN_BRIEF,
+        "how_to_read": f"{_OWN_READ[found.own.noise].format(model=_model(table))} {_RIGHT}",
+    }
+    if found.other is not None:
+        document["other"] |= {"words": brief(table), "how_to_read": _said(table, _OTHER_READ)}
+    return document

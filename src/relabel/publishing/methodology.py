@@ -31,6 +31,11 @@ _OWN = {
         "publisher": "not stated",
         "licence": "not stated",
     },
+    "bridge-file": {
+        "title": "Bridge from O*NET-SOC to UK SOC 2020 given as a file by the maker of this export",
+        "publisher": "not stated",
+        "licence": "not stated",
+    },
     "pay-file": {
         "title": "Jobs and pay given as a file by the maker of this export",
         "publisher": "not stated",
@@ -81,9 +86,11 @@ def _unrated_text(table: ScoreTable) -> str:
 def _pay_text(table: ScoreTable) -> str:
     if table.pay is None:
         return ""
+    source = f"given as {table.pay}"
     if not is_table_file(table.pay) or table.frame["pay_source"].str.contains(" x ", na=False).any():
-        return "jobs and pay: " + " and ".join(sorted(table.frame["pay_source"].dropna().unique()))
-    return f"jobs and pay: given as {table.pay}"
+        source = " and ".join(sorted(table.frame["pay_source"].dropna().unique()))
+    whose = f" ({table.population})" if table.population else ""
+    return f"jobs and pay: {source}{whose}; wage exposure is share x jobs x {table.wage} pay"
 
 
 def _csv_text() -> str:
@@ -116,6 +123,8 @@ def caveats(table: ScoreTable) -> list[str]:
         said.append(f"{noun} no importance rating: {left}.")
     if table.frame["pay_source"].str.match("(median of )?ASHE ").any():
         said.append("The publisher of the pay calls its counts of jobs indicative only.")
+    if table.population is not None:
+        said.append(f"Jobs and pay are those of {table.population}.")
     if table.pay is not None:
         gaps = {"jobs": "employees", "median pay": "median_pay_gbp"}
         for name, column in gaps.items():

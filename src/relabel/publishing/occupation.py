@@ -14,8 +14,9 @@ from typing import Any
 import pandas as pd
 
 from relabel.publishing.groups import group_texts
-from relabel.publishing.intervals import Bounded
+from relabel.publishing.intervals import brief, sentence
 from relabel.publishing.words import READING_NAMES, Bands, Reading, load_bands
+from relabel.rubric import Measure
 from relabel.run import Run
 from relabel.scoring.columns import ENOUGH
 from relabel.scoring.files import records
@@ -36,7 +37,7 @@ _PLACES = 9
 READINGS: tuple[Reading, ...] = ("strict", "with_tools")
 """The two readings of a task's code."""
 
-_OF_READING: Mapping[Reading, tuple[str, str]] = {
+_OF_READING: Mapping[Reading, tuple[Measure, str]] = {
     "strict": ("alpha", "strict_10"),
     "with_tools": ("gamma", "with_tools_10"),
 }
@@ -97,19 +98,20 @@ class Pages:
     """The pages of an export.
 
     Args:
-        bounded: A score table, with intervals or without.
+        table: A score table, with intervals or without.
         tasks: As `task_frame` returns them.
         answers: As `answers_by_task` returns them.
     """
 
-    def __init__(self, bounded: Bounded, tasks: pd.DataFrame, answers: Mapping[TaskKey, list[Row]]) -> None:
-        self._bounded, self._answers, self._bands = bounded, answers, load_bands()
-        self._table = table = bounded.table
+    def __init__(self, table: ScoreTable, tasks: pd.DataFrame, answers: Mapping[TaskKey, list[Row]]) -> None:
+        self._answers, self._bands, self._table = answers, load_bands(), table
         described = table.describe()
         self._about: Row = {key: described[key] for key in _ABOUT}
         self._tasks: dict[str, list[Row]] = defaultdict(list)
         for task in records(tasks.drop(columns=["title", "request_keys", "note"])):
             self._tasks[task["onet_soc_code"]].append(task)
+        values = table.task_values.set_index(["onet_soc_code", "task_id"])
+        self._values = {m: values[m].dropna().to_dict() for m, _ in _OF_READING.values()}
         self._counts = {code: _counts(listed) for code, listed in self._tasks.items()}
         # Weight of the labelled tasks by code, summed once: a task's part of a score is its weight over this.
         self._labelled_weight = {
@@ -163,8 +165,7 @@ class Pages:
                 f"{main:,} largest stand for {half_up(100 * sum(share for _, share in parts[:main]), 0):.0f} % of the group.",
                 "counts": (counts := _summed([self._counts[code] for code, _ in parts])),
                 "readings": {
-                    reading: _said(reading, score, self._table.scored, counts, every, self._bands, self._bounded)
-                    for reading in READINGS
+                    reading: _said(reading, score, counts, every, self._bands, self._table) for reading in READINGS
                 },
                 "matter_most": _matter_most(score, tasks, self._bands),
             }
@@ -231,12 +232,10 @@ class Pages:
         code = task["onet_soc_code"]
         part = task["weight"] / self._labelled_weight[code] if _is_labelled(task) else 0.0
         said: Row = {"share": round(part, _PLACES)}
-        for reading, (measure, _) in _OF_READING.items():
-            score, name = self._scores[code][measure], f"{measure}_if_flipped"
-            said[name] = None
-            if score is not None and task[reading] is not None:
-                moved = score - part if _is_exposed(task, reading) else score + part
-                said[name] = round(min(max(moved, 0.0), 1.0), _PLACES)
+        for measure, _ in _OF_READING.values():
+            value = self._values[measure].get((code, task["task_id"]))
+            score = self._scores[code][measure]
+            said[f"{measure}_if_flipped"] = _rounded(self._table.flipped(measure, score, part, value))
         return said
 
     def _in_group(self, task: Row, share: float) -> Row:
@@ -273,11 +272,10 @@ def onet_path(code: str) -> str:
 def _said(
     reading: Reading,
     score: Row,
-    scored: int,
     counts: Row,
     tasks: Sequence[Row],
     bands: Bands,
-    bounded: Bounded,
+    table: ScoreTable,
 ) -> Row | None:
     """All that a page says about a group under one reading; None where it has no score.
 
@@ -295,9 +293,7 @@ def _said(
         "score_10": score[ten],
         "low_10": score.get(f"{ten}_low"),
         "high_10": score.get(f"{ten}_high"),
-        "mid_10": None if (mid := score.get(f"{measure}_mid")) is None else half_up(10 * mid, 1),
-        "interval_words": bounded.sentence(),
-        "interval_brief": bounded.brief(),
+        "other": _other(score, measure, ten, table),
         "band": band and band.id,
         "band_label": band and band.label,
         "meaning": words and words.meaning,
@@ -305,12 +301,26 @@ def _said(
         "percentile": percentile,
         "higher_than": None
         if percentile is None
-        else f"higher than {percentile} % of the {scored:,} scored occupations",
+        else f"higher than {percentile} % of the {table.scored:,} scored occupations",
         "wage_exposure_gbp": score[f"wage_exposure_{measure}_gbp"],
         "wage_exposure_low_gbp": score.get(f"wage_exposure_{measure}_gbp_low"),
         "wage_exposure_high_gbp": score.get(f"wage_exposure_{measure}_gbp_high"),
         "tasks_text": counts[reading]["text"],
         "top_tasks": [{name: task[name] for name in _IN_TOP} for task in _first(doable)],
+    }
+
+
+def _other(score: Row, measure: str, ten: str, table: ScoreTable) -> Row | None:
+    """What the labels of a gold, or of all raters, would give: a figure apart from the score."""
+    if table.intervals is None or table.intervals.other is None:
+        return None
+    name, wage = table.intervals.other.name, f"wage_exposure_{measure}_gbp"
+    if score[f"{ten}_{name}"] is None:
+        return None
+    return {"words": sentence(table), "brief": brief(table)} | {
+        f"{figure}{end}": score[f"{column}_{name}{end}"]
+        for figure, column in (("score_10", ten), ("wage_exposure_gbp", wage))
+        for end in ("", "_low", "_high")
     }
 
 

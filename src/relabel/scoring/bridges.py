@@ -10,15 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 import pandera.pandas as pa
 
-from relabel.errors import DataError, UsageError
-from relabel.scoring.links import by_jobs, plain_links, received, same_broad_group, us_jobs
+from relabel.errors import ColumnError, DataError, UsageError
+from relabel.scoring.links import by_jobs, plain_links, received, same_broad_group, split_links, us_jobs
 from relabel.scoring.options import DEFAULT_LINKS, SAMPLE, SYSTEM_NAMES, Links, Method, System, Taxonomy
 from relabel.settings import asset_dir
 from relabel.sources import bls, onet, ons
+from relabel.sources.tables import plain_id, read_table
 
 LINKS = pa.DataFrameSchema(
     {
@@ -281,6 +283,9 @@ def _cured_bridge(taxonomy: Taxonomy, links: Links, lenders: frozenset[str]) -> 
     to_2010 = plain_links(_military_apart(bls.read_soc2010_soc2018()), "soc2018", "soc2010")
     to_isco = plain_links(isco, "soc2010", "isco08")
     mean, files = "plain mean", _FILES
+    if links == "split":
+        to_2010, to_isco = split_links(to_2010), split_links(to_isco)
+        mean = "mean weighted by 1/n, where n is the number of codes that a source leads to,"
     if links == "employment":
         # The rows for three-digit groups lead nowhere: jobs must not flow into them.
         to_isco = to_isco[to_isco["target"].str.len() == _ISCO_UNIT].reset_index(drop=True)
@@ -313,6 +318,56 @@ def _cured_bridge(taxonomy: Taxonomy, links: Links, lenders: frozenset[str]) -> 
         how = "weighted by index entries"
     last = Step("isco08", "uk-soc2020", entries, f"all ISCO-08 codes of the group in the ONS coding index, {how}")
     return Bridge("bridge", taxonomy, (*steps, last), _uk_titles(), files + _UK_FILES, lenders)
+
+
+_ONET_COLUMNS = ("onet_soc_code", "O*NET-SOC Code", "onetsoc_code")
+_UK_COLUMNS = ("uk_soc2020", "soc2020", "SOC2020 Unit Group")
+
+
+def read_bridge(path: Path, occupations: Collection[str]) -> Bridge:
+    """A user's own bridge from O*NET-SOC 2019 to UK SOC 2020.
+
+    Args:
+        path: A CSV or Excel file with a column of O*NET-SOC codes, one of UK unit groups and perhaps `weight` (how much an
+            O*NET-SOC code counts among those of its group; all alike where it is missing). A row
+            without both codes is left out. Of an Excel file the first sheet is read.
+        occupations: O*NET-SOC codes that have a place in the table.
+
+    Raises:
+        DataError: The file is missing or malformed, or names a code that is none, or a pair twice; the message names the line.
+    """
+    advice = "give a CSV or Excel file with columns onet_soc_code, uk_soc2020 and perhaps weight"
+    file = read_table(path, rows_are="each link", advice=advice)
+    source, target = file.find(*_ONET_COLUMNS), file.find(*_UK_COLUMNS)
+    if source is None or target is None:
+        raise ColumnError(path, "onet_soc_code" if source is None else "uk_soc2020", file.header, advice=advice)
+    weight, titles = file.find("weight"), _uk_titles()
+    known = {source: frozenset(occupations), target: frozenset(codes_of(titles))}
+    lines: dict[tuple[str, str], tuple[int, float]] = {}
+    for line, cells in file.rows:
+        pair = (cells[source].strip(), plain_id(cells[target]))
+        if not all(pair):
+            continue
+        for column, code in zip((source, target), pair, strict=True):
+            if code not in known[column]:
+                raise DataError(
+                    f"{path} line {line}, column {column}: unknown code {code[:40]!r}; correct or remove the line"
+                )
+        if pair in lines:
+            raise DataError(
+                f"{path} line {line}: {' to '.join(pair)} is already in line {lines[pair][0]}; remove one of them"
+            )
+        count = 1.0 if weight is None else file.number(cells[weight].strip())
+        if not count:
+            raise DataError(
+                f"{path} line {line}, column {weight}: the weight must be a number above 0, such as 1 or 0.25"
+            )
+        lines[pair] = (line, count)
+    if not lines:
+        raise DataError(f"{path} has no row with both codes; {advice}")
+    links = pd.DataFrame([(*pair, count) for pair, (_, count) in lines.items()], columns=["source", "target", "weight"])
+    step = Step("onet-soc", "uk-soc2020", links.astype({"source": "str", "target": "str"}), f"the file {path.name}")
+    return Bridge(f"file {path.name}", "uk-soc2020", (step,), titles, _UK_FILES[1:])
 
 
 def _isco_titles(isco: pd.DataFrame) -> pd.DataFrame:

@@ -26,7 +26,11 @@ COLUMNS = (
     "wage_exposure_gamma_gbp",
     "percentile_alpha",
     "percentile_gamma",
+    "rank_alpha",
+    "rank_gamma",
+    "weight_labelled",
     "wage_exposure_beta_gbp",
+    "mean_pay_gbp",
     "employees_cv",
     "employees_quality",
     "median_pay_cv",
@@ -75,7 +79,11 @@ SCORES = pa.DataFrameSchema(
         "wage_exposure_gamma_gbp": pa.Column("float64", pa.Check.ge(0), nullable=True),
         "percentile_alpha": pa.Column("Int64", pa.Check.in_range(0, 100), nullable=True),
         "percentile_gamma": pa.Column("Int64", pa.Check.in_range(0, 100), nullable=True),
+        "rank_alpha": pa.Column("Int64", pa.Check.ge(1), nullable=True),
+        "rank_gamma": pa.Column("Int64", pa.Check.ge(1), nullable=True),
+        "weight_labelled": pa.Column("float64", pa.Check.in_range(0, 1 + _TOLERANCE), nullable=True),
         "wage_exposure_beta_gbp": pa.Column("float64", pa.Check.ge(0), nullable=True),
+        "mean_pay_gbp": pa.Column("float64", pa.Check.ge(0), nullable=True),
         "employees_cv": pa.Column("float64", pa.Check.ge(0), nullable=True),
         "employees_quality": pa.Column("str", nullable=True),
         "median_pay_cv": pa.Column("float64", pa.Check.ge(0), nullable=True),
@@ -96,7 +104,8 @@ SCORES = pa.DataFrameSchema(
 `coverage` is the share (0-1) of all that a code stands for which the labels reach. By O*NET-SOC: labelled tasks as a
 share of the task weight of the occupation. In every other taxonomy: that share, averaged with the weights of the bridge
 over everything that is linked to the code, where a linked code without task statements or without a score counts as 0
-(detailed O*NET-SOC codes without task statements are not counted).
+(detailed O*NET-SOC codes without task statements are not counted). `weight_labelled` is the share (0-1) of the weight of
+those tasks that are linked to the code which has labels, missing where no task is.
 
 `status` is `scored` where the coverage is at least `ENOUGH`. Below that it is `thin` with the reason: the score stands,
 but has no percentile and counts as no scored group. The method `site-2026` is judged by labels alone, as a part of what

@@ -22,7 +22,7 @@ from relabel.scoring.options import SYSTEM_NAMES, Taxonomy
 from relabel.scoring.paths import path_in
 from relabel.scoring.ranking import half_up
 from relabel.scoring.table import ScoreTable
-from relabel.scoring.uncertainty import BOUNDED, CENTRES
+from relabel.scoring.uncertainty import BOUNDED, ESTIMATED
 
 _NEAR = 4
 _READING = {True: "exposed", False: "not-exposed"}
@@ -117,8 +117,9 @@ class Explanation(_Part):
     Attributes:
         score: Row of the score table.
         exact: Scores before any rounding.
-        intervals: Low and high by figure; empty where the table has none.
-        centres: Where the intervals of the measures are centred.
+        intervals: Low and high by figure, which contain the figure; empty where the table has none.
+        estimates: What other labels would give, with low and high, by figure; empty where nothing is known of it.
+        estimates_of: Whose labels these are: a gold, or several raters.
         borrowed: Whether no task statements lead to the group, and it stands on the codes of its neighbours.
         steps: Where the links of each step of the bridge come from.
         path: Links back from the group, nearest step first.
@@ -134,7 +135,8 @@ class Explanation(_Part):
     score: Mapping[str, Any]
     exact: Mapping[Measure, float | None]
     intervals: Mapping[str, tuple[float | None, float | None]]
-    centres: Mapping[Measure, float | None]
+    estimates: Mapping[str, tuple[float, float, float]]
+    estimates_of: str | None
     note: str | None
     borrowed: bool
     steps: tuple[str, ...]
@@ -195,7 +197,8 @@ def explain(table: ScoreTable, run: Run, code: str) -> Explanation:
         intervals={
             name: (row[f"{name}_low"], row[f"{name}_high"]) for name in BOUNDED if row.get(f"{name}_low") is not None
         },
-        centres={m: row[name] for m, name in zip(MEASURES, CENTRES, strict=True) if name in row},
+        estimates=_estimates(table, row),
+        estimates_of=None if table.intervals is None or table.intervals.other is None else table.intervals.other.of,
         note=table.note,
         borrowed=way.borrowed,
         steps=tuple(f"{SYSTEM_NAMES[s.source]} to {SYSTEM_NAMES[s.target]}: {s.origin}" for s in table.bridge.steps),
@@ -218,7 +221,15 @@ def explain(table: ScoreTable, run: Run, code: str) -> Explanation:
 
 
 def _is_interval(name: str) -> bool:
-    return name in CENTRES or (name.removesuffix("_low").removesuffix("_high") in BOUNDED and name not in BOUNDED)
+    return re.search(r"_(low|high|gold|pooled)$", name) is not None
+
+
+def _estimates(table: ScoreTable, row: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:
+    if table.intervals is None or table.intervals.other is None:
+        return {}
+    suffix = table.intervals.other.name
+    found = {name: [row[f"{name}_{suffix}{end}"] for end in ("", "_low", "_high")] for name in ESTIMATED}
+    return {name: (low, mid, high) for name, (low, mid, high) in found.items() if low is not None}
 
 
 def _unknown(table: ScoreTable, code: str) -> str:
@@ -260,13 +271,6 @@ def _tasks(
     for failure in run.failures():
         missing[failure.onet_soc_code, failure.task_id].append(f"{failure.setting}: {failure.kind}, {failure.message}")
 
-    def flipped(measure: Measure, value: float | None, part: float) -> float | None:
-        score = exact[measure]
-        if score is None or value is None:
-            return None
-        low, high = _range(run, measure)
-        return float(np.clip(score + part * (low + high - 2 * value), 0, 1))
-
     wanted = ["onet_soc_code", "task_id", "text", "task_type", "importance", "code", "incoherent", "part"]
     found: list[ExplainedTask] = []
     for row in records(values[[*wanted, "strict", "with_tools", "alpha", "gamma"]]):
@@ -276,19 +280,13 @@ def _tasks(
                 **{name: row[name] for name in wanted},
                 strict=_READING.get(row["strict"]),
                 with_tools=_READING.get(row["with_tools"]),
-                alpha_if_flipped=flipped("alpha", row["alpha"], row["part"]),
-                gamma_if_flipped=flipped("gamma", row["gamma"], row["part"]),
+                alpha_if_flipped=table.flipped("alpha", exact["alpha"], row["part"], row["alpha"]),
+                gamma_if_flipped=table.flipped("gamma", exact["gamma"], row["part"], row["gamma"]),
                 given=tuple(given[key]),
                 missing=tuple(missing[key]),
             )
         )
     return tuple(found)
-
-
-def _range(run: Run, measure: Measure) -> tuple[float, float]:
-    """The least and the greatest value (0-1) that a task can have in a measure under the run's rubric."""
-    values = [float(run.rubric.measures[measure][code]) for code in run.rubric.codes]
-    return min(values), max(values)
 
 
 def _number(value: Any) -> float | None:

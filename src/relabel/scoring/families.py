@@ -166,8 +166,11 @@ def family_pages(
             f"the run {epoch_run.ref} rates {epoch_run.manifest.tasks} and the scores are of {table.tasks}: the sample goes "
             "with the sample only; give another run to --epoch"
         )
-    codes = [str(code) for code in table.occupations.index]
+    # Codes without tasks have jobs too, and share published figures with the others, as in a score table.
+    codes = sorted(table.occupation_titles)
     members = {family.id: family.members(codes) for family in chosen}
+    with_tasks = set(table.occupations.index)
+    members = {name: own for name, own in members.items() if with_tasks & set(own)}
     own = load_registry().get(table.tasks)
     release = table.tasks if own is not None and all(own.find_role(role) for role in _ONET_ROLES) else _RELEASE
     # The sample's tasks are invented: what is published about real occupations says nothing about them.
@@ -185,7 +188,7 @@ def family_pages(
     return [
         _page(family, FamilyFigures(inputs, members[family.id]), table, epoch_run, cuts, related, uses)
         for family in chosen
-        if members[family.id]
+        if family.id in members
     ]
 
 
@@ -287,7 +290,7 @@ def _related(
     """By family the nearest other families, and the nearest occupations that are not in it."""
     titles = table.occupation_titles
     codes = [str(code) for code in table.occupations.index]
-    groups = {family.id: members[family.id] for family in families if members[family.id]}
+    groups = {family.id: members[family.id] for family in families if family.id in members}
     occupations = {code: [code] for code in codes}
     cosines = activity_similarity(groups, {**groups, **occupations}, onet.read_dwas(release))
     alike = {

@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from relabel.rubric import MEASURES
 from relabel.scoring.columns import ENOUGH
 from relabel.scoring.epoch import HIGHEST, TOTAL
 from relabel.scoring.family_page import (
@@ -70,7 +71,9 @@ class Inputs:
     @cached_property
     def scores(self) -> dict[str, dict[str, Any]]:
         """Scores by O*NET-SOC code as plain values."""
-        return {row["onet_soc_code"]: row for row in records(self.table.occupations.reset_index())}
+        none = dict.fromkeys(MEASURES) | {"tasks": 0, "listed": 0, "coverage": 0.0}
+        found = {row["onet_soc_code"]: row for row in records(self.table.occupations.reset_index())}
+        return {code: found.get(code, none) for code in self.table.occupation_titles}
 
     @cached_property
     def tasks(self) -> dict[str, list[dict[str, Any]]]:
@@ -81,7 +84,7 @@ class Inputs:
             found.setdefault(row["onet_soc_code"], []).append(row)
         for listed in found.values():
             listed.sort(key=_by_importance)
-        return found
+        return {code: found.get(code, []) for code in self.table.occupation_titles}
 
 
 def _by_importance(task: Mapping[str, Any]) -> tuple[float, bool]:

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import pandas as pd
 import pyarrow as pyarrow_lib
@@ -16,9 +16,6 @@ import pyarrow.parquet as pq
 from relabel.errors import DataError, UsageError
 from relabel.files import replacing
 from relabel.scoring.table import ScoreTable
-
-if TYPE_CHECKING:  # scipy waits until intervals are asked for
-    from relabel.scoring.uncertainty import Intervals
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """What a spreadsheet may run as a formula when a cell begins with it, full-width forms included."""
@@ -36,20 +33,16 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def table_json(table: ScoreTable, found: Intervals | None = None) -> dict[str, Any]:
+def table_json(table: ScoreTable) -> dict[str, Any]:
     """The table as one JSON document.
-
-    Args:
-        table: The score table.
-        found: The intervals that it holds, if any.
 
     Returns:
         `ScoreTable.describe` with the rows under `rows`; with intervals also `intervals` (`Intervals.describe`) and
-        `by_rater`: what each rater alone would score, and all of them pooled.
+        `by_rater`: what each rater alone would score, and the mean over them.
     """
     document = table.describe() | {"rows": records(table.frame)}
-    if found is not None:
-        document |= {"intervals": found.describe(), "by_rater": records(found.by_rater)}
+    if table.intervals is not None:
+        document |= {"intervals": table.intervals.describe(), "by_rater": records(table.intervals.by_rater)}
     return document
 
 
@@ -110,13 +103,13 @@ def require_suffix(path: Path) -> str:
     return kind
 
 
-def write_table(table: ScoreTable, path: Path, found: Intervals | None = None) -> None:
+def write_table(table: ScoreTable, path: Path, extra: Mapping[str, Any] | None = None) -> None:
     """Write a score table as the suffix says: `.csv`, `.parquet` or `.json`; at once or not at all.
 
     Args:
         table: The score table.
         path: Where it goes.
-        found: The intervals that it holds, if any.
+        extra: Further parts of a JSON document.
 
     Raises:
         UsageError: The suffix is none of these.
@@ -126,10 +119,10 @@ def write_table(table: ScoreTable, path: Path, found: Intervals | None = None) -
     if kind == "csv":
         content = csv_bytes(table.frame)
     elif kind == "parquet":
-        about = table.describe() | ({} if found is None else {"intervals": found.describe()})
+        about = table.describe() | ({} if table.intervals is None else {"intervals": table.intervals.describe()})
         content = parquet_bytes(table.frame, about)
     else:
-        content = json_bytes(table_json(table, found))
+        content = json_bytes(table_json(table) | dict(extra or {}))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:

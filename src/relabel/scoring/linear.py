@@ -19,6 +19,7 @@ from relabel.rubric import MEASURES
 from relabel.run import Run
 from relabel.scoring.bridges import Bridge
 from relabel.scoring.measures import coded_tasks
+from relabel.scoring.options import Repeats
 from relabel.scoring.table import ScoreTable
 
 Floats = npt.NDArray[np.float64]
@@ -71,6 +72,11 @@ def score_map(table: ScoreTable) -> ScoreMap:
     return map_over(table.task_values, table.shares, pd.Index(table.frame["code"]))
 
 
+def full_map(table: ScoreTable) -> ScoreMap:
+    """The map that a score table would have, were all tasks of its list labelled."""
+    return map_of(table.task_values.assign(labelled=True), table.bridge, pd.Index(table.frame["code"]))
+
+
 def map_of(tasks: pd.DataFrame, bridge: Bridge, codes: pd.Index) -> ScoreMap:
     """The map that other labels, weights or another bridge lead to.
 
@@ -105,12 +111,13 @@ def map_over(tasks: pd.DataFrame, shares: pd.DataFrame, codes: pd.Index) -> Scor
     return ScoreMap(codes, share_matrix(shares, codes, pd.Index(occupations)) @ inside)
 
 
-def relabelled(tasks: pd.DataFrame, run: Run) -> pd.DataFrame:
+def relabelled(tasks: pd.DataFrame, run: Run, repeats: Repeats) -> pd.DataFrame:
     """The same tasks with the labels of another run.
 
     Args:
         tasks: As `ScoreTable.task_values`.
         run: The other run.
+        repeats: Value of a task that was asked several times.
 
     Returns:
         The tasks in the same order, with the run's readings, measures and `labelled`; other columns stay.
@@ -118,7 +125,7 @@ def relabelled(tasks: pd.DataFrame, run: Run) -> pd.DataFrame:
     Raises:
         DataError: The run labelled none of the tasks.
     """
-    coded = coded_tasks(run)
+    coded = coded_tasks(run, repeats)
     labels = [name for name in coded.columns if name not in ("onet_soc_code", "task_id")]
     bare = tasks.drop(columns=[*labels, "labelled"], errors="ignore")
     joined = bare.merge(coded, how="left", on=["onet_soc_code", "task_id"], validate="1:1")

@@ -31,6 +31,11 @@ def plain_links(table: pd.DataFrame, source: str, target: str) -> pd.DataFrame:
     return pairs.assign(weight=1.0).reset_index(drop=True)
 
 
+def split_links(links: pd.DataFrame) -> pd.DataFrame:
+    """The links with `weight` 1/n, where n is the number of targets of the source."""
+    return links.assign(weight=1 / links.groupby("source")["target"].transform("size"))
+
+
 def by_jobs(links: pd.DataFrame, jobs: pd.Series) -> pd.DataFrame:
     """Weigh links by the jobs that flow along them.
 
@@ -41,7 +46,7 @@ def by_jobs(links: pd.DataFrame, jobs: pd.Series) -> pd.DataFrame:
     Returns:
         The links with `weight`: the jobs of the source, split evenly among its targets.
     """
-    part = links["source"].map(jobs).fillna(float(jobs.min())) / links.groupby("source")["target"].transform("size")
+    part = links["source"].map(jobs).fillna(float(jobs.min())) * split_links(links)["weight"]
     return links.assign(weight=part.astype("float64"))
 
 

@@ -8,10 +8,10 @@ import pandera.pandas as pa
 
 from relabel.errors import DataError, UsageError
 from relabel.rubric import MEASURES
-from relabel.run import Run, measures_of
-from relabel.scoring.options import SAMPLE, Taxonomy, Unrated, Weights
+from relabel.run import Run, coded, measures_of
+from relabel.scoring.options import SAMPLE, Repeats, Taxonomy, Unrated, Weights
 from relabel.sources import onet
-from relabel.task import is_onet_release, task_table
+from relabel.task import TASK_KEY, is_onet_release, task_table
 
 _RATED = "onet-30.2"
 _CORE = 2.0
@@ -62,17 +62,37 @@ def default_tasks(run: Run, weights: Weights, taxonomy: Taxonomy) -> str:
     return _RATED if lacks is not None and task_table(own)[lacks].isna().all() else own
 
 
-def coded_tasks(run: Run) -> pd.DataFrame:
+def coded_tasks(run: Run, repeats: Repeats = "mean") -> pd.DataFrame:
     """The tasks of a run that have all labels that the run gives, with their codes, readings and measures.
 
     With one reading alone, the half that is exposed could be told and the other half could not, which would tilt every
     mean; such tasks are left out, unless the whole run has one reading.
 
     Returns:
-        The columns of `Run.coded`, and `alpha, beta, gamma`, where those of `Run.missing_measures` are missing.
+        The columns of `Run.coded` (majority over samples), and `alpha, beta, gamma`: under `mean` the means over samples,
+        which are unbiased where a majority pulls ties to the less exposed label. Those of `Run.missing_measures` are missing.
     """
-    coded = run.coded()
-    return coded.join(measures_of(run.rubric, coded))[_whole(run, coded)].reset_index(drop=True)
+    table = run.coded()
+    table = table.join(measures_of(run.rubric, table))[_whole(run, table)].reset_index(drop=True)
+    if repeats == "majority" or run.answers()["sample"].nunique() < 2:
+        return table
+    samples = by_sample(run)
+    means = samples[_whole(run, samples)].groupby(TASK_KEY)[list(MEASURES)].mean()
+    keyed = table.set_index(TASK_KEY)
+    # A task none of whose samples has both readings keeps the values of its majority.
+    keyed.update(means)
+    return keyed.reset_index()[list(table.columns)]
+
+
+def by_sample(run: Run) -> pd.DataFrame:
+    """Each sample of each task by itself: the columns of `Run.coded`, the measures, and `sample`."""
+    # Each sample stands as a task of its own, named apart.
+    answers = run.answers()
+    apart = answers["task_id"] + "\n" + answers["sample"].astype("str")
+    table = coded(run.rubric, answers.assign(task_id=apart, sample=0))
+    ids = table["task_id"].str.rpartition("\n")
+    table = table.assign(task_id=ids[0], sample=ids[2].astype("int64"))
+    return table.join(measures_of(run.rubric, table))
 
 
 def half_labelled(run: Run, tasks: pd.DataFrame) -> int:
@@ -82,8 +102,8 @@ def half_labelled(run: Run, tasks: pd.DataFrame) -> int:
         run: The run.
         tasks: Columns `onet_soc_code, task_id`.
     """
-    coded = run.coded()
-    half = coded[~_whole(run, coded)]
+    table = run.coded()
+    half = table[~_whole(run, table)]
     return len(half.merge(tasks[["onet_soc_code", "task_id"]], on=["onet_soc_code", "task_id"]))
 
 
@@ -120,13 +140,15 @@ def emerging_tasks(tasks: str) -> int | None:
         return None
 
 
-def _whole(run: Run, coded: pd.DataFrame) -> pd.Series:
+def _whole(run: Run, table: pd.DataFrame) -> pd.Series:
     lacks = run.missing_measures()
     readings = [column for column, measure in (("strict", "alpha"), ("with_tools", "gamma")) if measure not in lacks]
-    return coded[readings].notna().all(axis=1) & bool(readings)
+    return table[readings].notna().all(axis=1) & bool(readings)
 
 
-def labelled_tasks(run: Run, tasks: str, weights: Weights, *, unrated: Unrated) -> pd.DataFrame:
+def labelled_tasks(
+    run: Run, tasks: str, weights: Weights, *, unrated: Unrated, repeats: Repeats = "mean"
+) -> pd.DataFrame:
     """Join a run's labels to a task list by occupation code and task id.
 
     A task counts as labelled once each setting that the run labelled has a label, see `coded_tasks`.
@@ -136,6 +158,7 @@ def labelled_tasks(run: Run, tasks: str, weights: Weights, *, unrated: Unrated) 
         tasks: A task list, as for `relabel.task.task_table`; it gives types and importance.
         weights: How tasks weigh within their occupation.
         unrated: Weight of a task without a rating, under `importance`.
+        repeats: Value of a task that was asked several times.
 
     Returns:
         One row a task of the list, schema `TASKS`: the columns of the list, `code, strict, with_tools, incoherent`,
@@ -160,12 +183,12 @@ def labelled_tasks(run: Run, tasks: str, weights: Weights, *, unrated: Unrated) 
             f"the task list {tasks} has no task types (a column task_type with Core or Supplemental); choose --weights equal or "
             "importance, or --tasks onet-30.2"
         )
-    coded = coded_tasks(run)
-    joined = listed.merge(coded, how="left", on=["onet_soc_code", "task_id"], validate="1:1")
+    given = coded_tasks(run, repeats)
+    joined = listed.merge(given, how="left", on=["onet_soc_code", "task_id"], validate="1:1")
     joined["labelled"] = joined[[m for m in MEASURES if m not in lacks]].notna().all(axis=1)
     if not joined["labelled"].any():
         raise DataError(
-            f"none of the {len(coded):,} labelled tasks of {run.ref} is in the task list {tasks}; the run labelled "
+            f"none of the {len(given):,} labelled tasks of {run.ref} is in the task list {tasks}; the run labelled "
             f"{run.manifest.tasks}, so give the list that fits with --tasks"
         )
     joined["code"] = joined["code"].astype("string")

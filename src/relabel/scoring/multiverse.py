@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -28,7 +28,7 @@ from relabel.scoring.bridges import Bridge, codes_of, make_bridge
 from relabel.scoring.files import records
 from relabel.scoring.linear import counted, map_over, relabelled, task_scores
 from relabel.scoring.measures import task_weights
-from relabel.scoring.options import SAMPLE, Links, Method, Unrated, Weights
+from relabel.scoring.options import ONE_WAY, SAMPLE, Links, Method, Unrated, Weights
 from relabel.scoring.ranking import CLEAN
 from relabel.scoring.table import ScoreTable
 
@@ -119,7 +119,7 @@ def multiverse(table: ScoreTable, run: Run, raters: Sequence[Run]) -> Multiverse
                 f"{rater.ref} and {run.ref} labelled other task lists: the sample goes with the sample only"
             )
     codes, left_out = pd.Index(table.frame["code"]), list[str]()
-    labelled = [table.task_values, *(relabelled(table.task_values, rater) for rater in raters)]
+    labelled = [table.task_values, *(relabelled(table.task_values, rater, table.repeats) for rater in raters)]
     bridges = _bridges(table)
     weights = list(_WEIGHTS)
     if table.task_values["importance"].isna().all():
@@ -175,7 +175,7 @@ def _name(method: Method, links: Links | None) -> str:
 def _bridges(table: ScoreTable) -> dict[str, Bridge]:
     """The bridges to the table's taxonomy by name, its own first."""
     found = {_name(table.method, table.links): table.bridge}
-    if table.sample or table.taxonomy in ("onet-soc", "soc2018"):
+    if table.sample or table.taxonomy in ONE_WAY:
         return found  # there is one way only
     titles = pd.DataFrame(sorted(table.occupation_titles.items()), columns=["onet_soc_code", "title"])
     listed = codes_of(table.occupations.reset_index(), "onet_soc_code")
@@ -187,6 +187,75 @@ def _bridges(table: ScoreTable) -> dict[str, Bridge]:
     return found
 
 
+_SPREAD: Sequence[Links] = ("index", "employment", "equal", "split")
+
+
+def with_spread(table: ScoreTable) -> ScoreTable:
+    """A score table with the lowest and highest score of each group over the ways in which links can weigh.
+
+    Args:
+        table: A score table of the method `bridge` by UK SOC 2020 or ISCO-08, with a public bridge or the user's own, which
+            is then one of the bridges.
+
+    Returns:
+        The table with `alpha_bridges_low, alpha_bridges_high` behind `alpha`, and so on, and `ScoreTable.spread`.
+
+    Raises:
+        UsageError: There is no other bridge.
+    """
+    if table.sample or table.method != "bridge" or table.taxonomy in ONE_WAY:
+        raise UsageError(
+            "--spread needs several bridges: give --method bridge and --taxonomy uk-soc2020 or isco08, or remove it"
+        )
+    codes, done = pd.Index(table.frame["code"]), counted(table.task_values)
+    titles = pd.DataFrame(sorted(table.occupation_titles.items()), columns=["onet_soc_code", "title"])
+    listed = codes_of(table.occupations.reset_index(), "onet_soc_code")
+    bridges = {table.links or table.bridge.name: table.bridge} | {
+        links: make_bridge("bridge", table.taxonomy, table.tasks, titles, links=links, lenders=listed)
+        for links in _SPREAD
+        if links != table.links
+    }
+    parts: list[pd.DataFrame] = []
+    for name, bridge in bridges.items():
+        scores = task_scores(map_over(table.task_values, bridge.shares(done), codes), table.task_values)
+        parts.append(pd.DataFrame({"code": codes, "bridge": name, **dict(zip(MEASURES, scores, strict=True))}))
+    spread = pd.concat(parts, ignore_index=True)
+    ends = spread.groupby("code", sort=False)[list(MEASURES)].agg(["min", "max"])
+    columns: dict[str, pd.Series] = {}
+    for name in map(str, table.frame.columns):
+        columns[name] = table.frame[name]
+        if name in MEASURES:
+            for end, kind in (("low", "min"), ("high", "max")):
+                # The score itself is one of them; rounding of sums must not put it outside.
+                bound = table.frame["code"].map(ends[name, kind]).where(columns[name].notna())
+                columns[f"{name}_bridges_{end}"] = bound.combine(columns[name], min if end == "low" else max)
+    return replace(table, frame=pd.DataFrame(columns), spread=spread)
+
+
+def spread_summary(table: ScoreTable) -> pd.DataFrame:
+    """How far each other bridge takes the scores from the table's own.
+
+    Args:
+        table: As `with_spread` returns it.
+
+    Returns:
+        Columns `bridge, measure, moved` (groups whose score differs by more than .1), `most` (the largest difference) and
+        `code` (of that group).
+    """
+    assert table.spread is not None
+    scores = table.spread.pivot(index="code", columns="bridge", values=list(MEASURES))
+    own, *others = table.spread["bridge"].unique()
+    rows: list[dict[str, object]] = []
+    for other, measure in itertools.product(others, MEASURES):
+        apart = (scores[measure, other] - scores[measure, own]).abs().dropna()
+        if len(apart):
+            moved = int((apart > 0.1).sum())
+            rows.append(
+                {"bridge": other, "measure": measure, "moved": moved, "most": apart.max(), "code": apart.idxmax()}
+            )
+    return pd.DataFrame(rows, columns=["bridge", "measure", "moved", "most", "code"])
+
+
 def _universes(base: pd.DataFrame, cube: Floats, table: ScoreTable) -> pd.DataFrame:
     """One row a universe with its headline figures.
 
@@ -196,7 +265,7 @@ def _universes(base: pd.DataFrame, cube: Floats, table: ScoreTable) -> pd.DataFr
         table: Gives jobs and pay.
     """
     jobs = table.frame["employees"].astype("float64").to_numpy()
-    pay = (table.frame["employees"].astype("float64") * table.frame["median_pay_gbp"]).to_numpy(dtype="float64")
+    pay = table.wage_bill.to_numpy()
     weight = np.ones_like(jobs) if np.isnan(jobs).all() else np.nan_to_num(jobs)
     out = base.assign(scored=(~np.isnan(cube)).any(axis=1).sum(axis=1))
     given = ~np.isnan(cube)

@@ -1,13 +1,14 @@
 """Models of label noise: what else the labels of a run could have been, as draws of the scores of groups.
 
-Each model says what its draws are draws of (`Noise.estimand`); an interval without that is no statement.
+Each model says what its draws are draws of (`Noise.estimand`); an interval without that says nothing.
 
-`repeats`: the run asked each task several times. Drawn is the score that endless repeats would give.
-`confusion`: a gold labelled some of the same tasks. Drawn is the score that the gold's own labels would give.
-`raters`: several runs labelled the tasks. Drawn is the mean score over all raters of which these are a sample.
+`Answers` is about the score itself: what the run would score if it asked all tasks of the list again and again.
+`Confusion` and `Raters` are about another figure: the score that the labels of a gold would give, learned where it labelled
+some of the same tasks, and the mean score over all raters of which several runs are a sample.
 
-What none of them knows: tasks without a label (they are taken to be like the labelled ones), and errors of weights,
-bridges and pay. `relabel.scoring.multiverse` shows what choices of these do.
+A task without a label is drawn from what the labels of its occupation, and of all others, say about it. That is right where
+the labelled tasks were drawn at random; else it assumes that the others are like them. Errors of weights, bridges and pay
+are in none of the models: `relabel.scoring.multiverse` shows what choices of these do.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from relabel.rubric import MEASURES, Measure, Rubric
 from relabel.run import Run, measures_of
 from relabel.scoring.calibration import Calibration
 from relabel.scoring.linear import ScoreMap
+from relabel.scoring.measures import by_sample
 from relabel.task import TASK_KEY
 
 Floats = npt.NDArray[np.float64]
@@ -35,12 +37,18 @@ Ints = npt.NDArray[np.intp]
 
 LEAST_PAIRS = 30
 """Tasks that a run and a gold must share."""
-LEAST_RATERS = 2
+LEAST_RATERS = 3
+"""Raters that an interval needs: with two it would be the whole range from 0 to 1."""
+_LEAST_SCORE = 0.02
 
 _CHUNK = 100
 _FAMILIES = (2,)
 """Characters of an O*NET-SOC code that name a family of occupations: its major group, such as `11`. Minor groups as a
 second level moved the coverage of GPT-4's intervals for the human scores by less than .02, at twenty times the cost."""
+_LEVELS = (7, 6, 4, 2, 0)
+"""Characters of an O*NET-SOC code that name its SOC code, broad, minor and major group; and all occupations."""
+_LEAST_TASKS = 10.0
+"""Tasks that the mix of all occupations counts as beside those of a group."""
 _BOTH = pd.DataFrame({"strict": [False, False, True], "with_tools": [False, True, True]})
 
 
@@ -88,10 +96,12 @@ class Noise(ABC):
     Attributes:
         name: Short name.
         estimand: What the draws are draws of, in words.
+        of: Whose labels are estimated; None where it is the run itself.
     """
 
     name: str
     estimand: str
+    of: str | None = None
 
     @abstractmethod
     def draw(self, mapped: ScoreMap, draws: int, seed: int) -> Floats:
@@ -131,6 +141,102 @@ class _TaskNoise(Noise):
         return drawn
 
 
+class _Mixes:
+    """What is known of the mix of classes in each occupation.
+
+    Args:
+        tasks: Columns `onet_soc_code, weight`.
+        counts: Labels of each task by class, all 0 for a task without one.
+
+    Attributes:
+        occupation: Number of each task's occupation; tasks.
+        mean: Expected mix; occupations by classes.
+    """
+
+    def __init__(self, tasks: pd.DataFrame, counts: Floats) -> None:
+        numbers, names = pd.factorize(tasks["onet_soc_code"])
+        self.occupation: Ints = np.asarray(numbers, dtype=np.intp)
+        size = counts.sum(axis=1, keepdims=True)
+        shares = np.divide(counts, size, out=np.zeros_like(counts), where=size > 0)
+        weight = np.where(size[:, 0] > 0, tasks["weight"].to_numpy(dtype="float64"), 0.0)
+        mass, squares = (np.bincount(self.occupation, weights=w, minlength=len(names)) for w in (weight, weight**2))
+        # The score weighs tasks, so the mix does too; unequal weights count as fewer tasks (Kish).
+        effective = np.divide(mass, squares, out=np.zeros(len(names)), where=squares > 0)
+        seen = _summed(self.occupation, shares * weight[:, None], len(names)) * effective[:, None]
+        # Step by step: above the lowest class or not; if so, above the next or not.
+        self._steps = [
+            _Step(np.stack([seen[:, step + 1 :].sum(axis=1), seen[:, step]], axis=1), pd.Index(names))
+            for step in range(counts.shape[1] - 1)
+        ]
+        self.mean: Floats = _composed([step.mean for step in self._steps])
+
+    def draw(self, number: int, rng: np.random.Generator) -> Floats:
+        """Draw mixes: occupations by classes by draws; sums to 1 over the classes."""
+        return _composed([step.draw(number, rng)[:, 0] for step in self._steps])
+
+
+class _Step:
+    """How often, by occupation, a label is above a class: beta around its SOC code, which is beta around its broad group, etc.
+
+    What is exposed in one occupation is exposed in its neighbours too; without these levels a group of neighbours would seem
+    better known than it is.
+
+    Args:
+        seen: Labels above the class and in it; occupations by two.
+        codes: O*NET-SOC codes.
+    """
+
+    def __init__(self, seen: Floats, codes: pd.Index) -> None:
+        self._levels: list[tuple[Ints, float, Floats]] = []
+        for length in _LEVELS:
+            above, codes = pd.factorize(codes.str[:length])
+            parent = np.asarray(above, dtype=np.intp)
+            # Of the others alone: a share that its own labels are part of would make them seem more alike than they are.
+            every = _LEAST_TASKS * (seen.sum(axis=0) + 0.5) / (seen.sum() + 1)
+            others = _summed(parent, seen, len(codes))[parent] - seen + every
+            concentration = _concentration(others / others.sum(axis=1, keepdims=True), seen)
+            self._levels.append((parent, concentration, seen))
+            # What the labels of one say about the share above it: the more, the more alike those below it are.
+            worth = (1 + concentration) / (seen.sum(axis=1, keepdims=True) + concentration)
+            seen = _summed(parent, seen * worth, len(codes))
+        self._top = seen + 0.5
+
+    @property
+    def mean(self) -> Floats:
+        """Expected share above the class; occupations."""
+        mean = self._top
+        for parent, concentration, own in reversed(self._levels):
+            mean = concentration * (mean / mean.sum(axis=1, keepdims=True))[parent] + own
+        return mean[:, 0] / mean.sum(axis=1)
+
+    def draw(self, number: int, rng: np.random.Generator) -> Floats:
+        """Draw shares above the class and in it: occupations by two by draws."""
+        mix = _dirichlet(np.broadcast_to(self._top[:, :, None], (*self._top.shape, number)), rng)
+        for parent, concentration, own in reversed(self._levels):
+            mix = _dirichlet(concentration * mix[parent] + own[:, :, None], rng)
+        return mix
+
+
+def _composed(above: Sequence[Floats]) -> Floats:
+    """Mixes of classes from the shares above each class but the highest; classes become the second axis."""
+    left, parts = np.ones_like(above[0]), list[Floats]()
+    for share in above:
+        parts.append(left * (1 - share))
+        left = left * share
+    return np.stack([*parts, left], axis=1)
+
+
+def _summed(where: Ints, rows: Floats, number: int) -> Floats:
+    total = np.zeros((number, rows.shape[1]))
+    np.add.at(total, where, rows)
+    return total
+
+
+def _dirichlet(parameters: Floats, rng: np.random.Generator) -> Floats:
+    drawn = rng.standard_gamma(np.maximum(parameters, 1e-3))
+    return drawn / np.maximum(drawn.sum(axis=1, keepdims=True), 1e-300)
+
+
 class Confusion(_TaskNoise):
     """Errors as measured against a gold.
 
@@ -164,7 +270,7 @@ class Confusion(_TaskNoise):
                 f"the gold {gold.name} shares {len(both):,} labelled tasks with {run.name}, and it takes at least "
                 f"{LEAST_PAIRS} to learn how labels err; give another with --gold, or other noise with --noise"
             )
-        occupations = pd.Index(sorted(set(own["onet_soc_code"])))
+        occupations = pd.Index(sorted(set(own["onet_soc_code"]) | set(tasks["onet_soc_code"])))
         count = len(self.classes.values)
         labels, pairs = np.zeros((len(occupations), count)), np.zeros((len(occupations), count, count))
         np.add.at(labels, (occupations.get_indexer(pd.Index(own["onet_soc_code"])), own["label"]), 1)
@@ -174,106 +280,97 @@ class Confusion(_TaskNoise):
         self._calibration = Calibration(labels, pairs, np.asarray(families, dtype=np.intp))
         self._occupation = occupations.get_indexer(pd.Index(tasks["onet_soc_code"]))
         self._label = np.where(tasks["labelled"], self.classes.of(tasks), -1)
+        self._mixes = _Mixes(tasks, np.eye(count)[self._label] * (self._label >= 0)[:, None])
+        self.of = gold.ref
         self.estimand = (
-            f"the score that the labels of {gold.name} would give, learned from {len(both):,} tasks that both labelled; "
-            "centred on the corrected score, so that the score shown may lie outside"
+            f"the score that the labels of {gold.name} would give, learned from {len(both):,} tasks that both labelled"
         )
 
     def _parts(self, draws: int, rng: np.random.Generator) -> Iterator[list[npt.NDArray[np.float32]]]:
         chances = self._calibration.draw(draws, rng)
-        used = np.flatnonzero(self._label >= 0)
-        occupation, label = self._occupation[used], self._label[used]
+        used, lacking = np.flatnonzero(self._label >= 0), np.flatnonzero(self._label < 0)
+        classes = len(self.classes.values)
         for start in range(0, draws, _CHUNK):
             chunk = chances[start : start + _CHUNK].cumsum(axis=3)
             number = len(chunk)
-            chance = rng.random((len(used), number), dtype=np.float32)
+            mixed = self._mixes.draw(number, rng).cumsum(axis=1)[self._mixes.occupation[lacking]]
+            guessed = (rng.random((len(lacking), 1, number)) >= mixed[:, :-1]).sum(axis=1)
+            chance = rng.random((len(self._label), number), dtype=np.float32)
             # Class c where the chance falls between the summed chances of the classes below it and its own.
-            bounds = [chunk[:, occupation, label, below].T for below in range(len(self.classes.values) - 1)]
-            over = [chance >= bound for bound in bounds]
-            parts: list[npt.NDArray[np.float32]] = []
-            for step, passed in enumerate(over):
-                is_class = passed & ~over[step + 1] if step + 1 < len(over) else passed
-                part = np.zeros((len(self._label), number), dtype=np.float32)
-                part[used] = is_class
-                parts.append(part)
-            yield parts
+            over: list[npt.NDArray[np.bool_]] = []
+            for below in range(classes - 1):
+                bound = np.empty((len(self._label), number), dtype=np.float32)
+                bound[used] = chunk[:, self._occupation[used], self._label[used], below].T
+                bound[lacking] = chunk[np.arange(number), self._occupation[lacking][:, None], guessed, below]
+                over.append(chance >= bound)
+            yield [
+                (passed & ~over[step + 1] if step + 1 < len(over) else passed).astype(np.float32)
+                for step, passed in enumerate(over)
+            ]
 
 
-class Repeats(_TaskNoise):
-    """Differences between the samples of one run.
+class Answers(_TaskNoise):
+    """The score of the run itself, had it asked all tasks of the list endlessly often.
 
     Each task has its own mix of answers, of which its samples are a few. Mixes are drawn from their posterior: Dirichlet
     around the mix of the occupation. How alike the samples of a task are, and how alike occupations are, is learned from
     the run, so that five equal answers out of five hardly leave room for another, where that is how this model answers.
 
+    With one answer a task, its scatter cannot be seen. It is then taken at its largest: as if tasks of one occupation
+    differed by chance alone. Such an interval is rather too wide than too narrow.
+
     Args:
-        run: A run with several samples.
+        run: The run.
         tasks: `ScoreTable.task_values`.
-
-    Raises:
-        UsageError: The run has one sample a task.
     """
-
-    name = "repeats"
 
     def __init__(self, run: Run, tasks: pd.DataFrame) -> None:
         self.classes = classes_of(run)
-        # Each sample stands as a run of its own on tasks that are named apart.
-        apart = run.answers()["task_id"] + "\n" + run.answers()["sample"].astype("str")
-        coded = dataclasses.replace(run, labels=run.answers().assign(task_id=apart, sample=0)).coded()
+        coded = by_sample(run)
         label = self.classes.of(coded)
-        keys = pd.DataFrame(
-            {"onet_soc_code": coded["onet_soc_code"], "task_id": coded["task_id"].str.rpartition("\n")[0]}
-        )
-        counted = (
-            keys[label >= 0].assign(label=label[label >= 0]).value_counts([*TASK_KEY, "label"]).unstack(fill_value=0)
-        )
+        counted = coded.loc[label >= 0, TASK_KEY].assign(label=label[label >= 0])
+        counted = counted.value_counts([*TASK_KEY, "label"]).unstack(fill_value=0)
         counted = counted.reindex(columns=range(len(self.classes.values)), fill_value=0)
-        repeats = counted.sum(axis=1)
-        if repeats.empty or repeats.max() < 2:
-            raise UsageError(
-                f"{run.name} has one answer a task, so its repeats tell nothing; run it with --samples 5, or use "
-                "--noise confusion --gold G, or --rater RUN"
-            )
         at = pd.MultiIndex.from_frame(tasks[TASK_KEY])
         counts = counted.reindex(at, fill_value=0).to_numpy(dtype="float64")
-        counts = counts * tasks["labelled"].to_numpy(dtype=bool)[:, None]
-        self._used = np.flatnonzero(counts.sum(axis=1) > 0)
-        self._counts = counts[self._used]
-        codes, _ = pd.factorize(tasks["onet_soc_code"].iloc[self._used])
-        self._occupation = np.asarray(codes, dtype=np.intp)
-        self._tasks = len(tasks)
-        self._learn()
+        self._counts = counts * tasks["labelled"].to_numpy(dtype=bool)[:, None]
+        repeats = self._counts.sum(axis=1)
+        self._mixes = _Mixes(tasks, self._counts)
+        self.repeated = bool(repeats.max(initial=0) > 1)
+        self._within = 0.0
+        if self.repeated:
+            self._within = _concentration(self._mixes.mean[self._mixes.occupation], self._counts)
+        expected = self._mixes.mean[self._mixes.occupation]
+        stretch = np.ones(len(tasks))
+        has, size = repeats > 0, np.maximum(repeats, 1)[:, None]
+        if self.repeated:
+            expected = (self._within * expected + self._counts) / (self._within + repeats[:, None])
+            # Own labels without help of the others are less sure.
+            stretch[has] = np.sqrt((repeats[has] + self._within) / repeats[has])
+        shift = np.where(has[:, None], self._counts / size - expected * stretch[:, None], 0.0)
+        self._stretch = stretch.astype(np.float32)[:, None, None]
+        self._shift = shift.astype(np.float32)[:, :, None]
+        self.name = "repeats" if self.repeated else "single"
+        asked = repeats[repeats > 0]
         self.estimand = (
-            f"the score of endless repeats, from {repeats.median():.0f} samples a task; centred on the mean over "
-            "samples, where the score shown takes the most frequent answer"
+            f"the score of endless repeats, from {np.median(asked):.0f} samples a task"
+            if self.repeated
+            else "the score of endless repeats; each task was asked once, so the scatter of answers is taken at its largest"
         )
-
-    def _learn(self) -> None:
-        counts, size = self._counts, self._counts.sum(axis=1, keepdims=True)
-        shares = counts / size
-        by_occupation = np.zeros((int(self._occupation.max()) + 1, counts.shape[1]))
-        np.add.at(by_occupation, self._occupation, shares)
-        mean = (shares.sum(axis=0) + 0.5) / (len(shares) + 0.5 * counts.shape[1])
-        between = _concentration(np.broadcast_to(mean, by_occupation.shape), by_occupation)
-        self._around = between * mean + by_occupation
-        centre = self._around / self._around.sum(axis=1, keepdims=True)
-        self._within = _concentration(centre[self._occupation], counts)
+        if lacking := int((repeats == 0).sum()):
+            self.estimand += f"; {lacking:,} tasks without a label are drawn like the labelled ones of their occupation"
 
     def _parts(self, draws: int, rng: np.random.Generator) -> Iterator[list[npt.NDArray[np.float32]]]:
         for start in range(0, draws, _CHUNK):
             number = min(_CHUNK, draws - start)
-            mix = rng.standard_gamma(self._around[:, :, None], size=(*self._around.shape, number))
-            mix /= mix.sum(axis=1, keepdims=True)
-            shape = self._within * mix[self._occupation] + self._counts[:, :, None]
-            drawn = rng.standard_gamma(shape.astype(np.float32), dtype=np.float32)
-            drawn /= drawn.sum(axis=1, keepdims=True)
-            parts: list[npt.NDArray[np.float32]] = []
-            for label in range(1, self._counts.shape[1]):
-                part = np.zeros((self._tasks, number), dtype=np.float32)
-                part[self._used] = drawn[:, label]
-                parts.append(part)
-            yield parts
+            drawn = self._mixes.draw(number, rng)[self._mixes.occupation].astype(np.float32)
+            if self.repeated:
+                shape = (self._within * drawn + self._counts[:, :, None]).astype(np.float32)
+                drawn = rng.standard_gamma(shape, dtype=np.float32)
+                drawn /= np.maximum(drawn.sum(axis=1, keepdims=True), np.float32(1e-30))
+            # Labelled tasks scatter around their own labels, which the score is made of, and not around what is likely.
+            drawn = drawn * self._stretch + self._shift
+            yield [np.ascontiguousarray(drawn[:, label]) for label in range(1, drawn.shape[1])]
 
 
 def _concentration(centre: Floats, counts: Floats) -> float:
@@ -295,26 +392,29 @@ class Raters(Noise):
 
     Raters err each in a way of their own over all tasks, so the rater is the unit: a few raters say little, however many
     tasks they labelled. The draws are t-distributed around the pooled score, the mean over raters, with one degree of
-    freedom fewer than raters, jointly for all groups; cut off at 0 and 1. A group's interval is the usual t interval.
+    freedom fewer than raters, jointly for all groups; cut off at 0 and 1.
+
+    Few raters can agree on a group by chance, above all where little is exposed. So the variance between raters of a group is
+    taken to be at least what is usual between them for groups of such a score: `usual` times score x (1 - score).
 
     Args:
         names: Names of the raters.
         scores: Their scores: raters by measures by groups; missing where a rater gives none.
 
     Raises:
-        UsageError: There are fewer than two raters.
+        UsageError: There are fewer than `LEAST_RATERS`.
     """
 
     name = "raters"
 
     def __init__(self, names: Sequence[str], scores: Floats) -> None:
         if len(names) < LEAST_RATERS:
-            raise UsageError("it takes two raters or more to see how they differ; name others with --rater RUN")
+            raise UsageError(
+                f"an interval over raters needs {LEAST_RATERS} or more, and these are {len(names)}; name others with --rater RUN"
+            )
         self.names, self.scores = tuple(names), scores
-        self.estimand = (
-            f"the mean score over raters like these {len(names)} ({', '.join(names)}); centred on the pooled score, the "
-            "mean over them"
-        )
+        self.of = ", ".join(names)
+        self.estimand = f"the mean score over raters like these {len(names)} ({', '.join(names)})"
 
     @cached_property
     def pooled(self) -> Floats:
@@ -325,8 +425,15 @@ class Raters(Noise):
         """Draw scores; see `Noise.draw`."""
         rng, count = np.random.default_rng(seed), len(self.names)
         apart = self.scores - self.pooled
+        # A group on which all agree at 0 or 1 may still be off by what half a task makes of its raters.
+        centre = np.clip(self.pooled, _LEAST_SCORE, 1 - _LEAST_SCORE)
+        spread = centre * (1 - centre)
+        own = (apart**2).sum(axis=0) / (count - 1)
+        usual = np.nansum(own, axis=1) / np.maximum(np.nansum(np.where(np.isnan(own), np.nan, spread), axis=1), 1e-12)
+        floor = np.maximum(usual[:, None] * spread - own, 0.0)
         # The sum over raters of (score - pooled) x normal has the covariance of the raters' scores, times (count - 1).
         normal = rng.standard_normal((count, draws))
-        spread = np.sqrt(rng.chisquare(count - 1, size=draws) / (count - 1) * count * (count - 1))
-        drawn = self.pooled[:, :, None] + np.einsum("rmg,rd->mgd", apart, normal / spread)
-        return np.clip(drawn, 0, 1)
+        scale = np.sqrt(count - 1) / np.sqrt(rng.chisquare(count - 1, size=draws))
+        between = np.einsum("rmg,rd->mgd", apart, normal) / np.sqrt(count * (count - 1))
+        extra = rng.standard_normal((*floor.shape, draws)) * np.sqrt(floor / count)[:, :, None]
+        return np.clip(self.pooled[:, :, None] + scale * (between + extra), 0, 1)

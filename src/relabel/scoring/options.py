@@ -11,9 +11,14 @@ from relabel.errors import UsageError
 Method = Literal["site-2026", "bridge"]
 Taxonomy = Literal["onet-soc", "soc2018", "isco08", "uk-soc2020"]
 Weights = Literal["importance", "core", "equal"]
-Links = Literal["equal", "employment", "index"]
-"""How a bridge weighs the sources of a code: `equal`, each alike; `employment`, by the US jobs that each brings along, and
-ISCO-08 codes by their entries in the ONS coding index; `index`, ISCO-08 codes by index entries and all else alike."""
+Links = Literal["equal", "employment", "index", "split"]
+"""How a bridge weighs the sources of a code: `equal`, each alike; `index`, ISCO-08 codes by their entries in the ONS coding
+index and all else alike; `split`, as `index`, but a US code that leads to n codes counts 1/n in each; `employment`, as
+`split`, times the US jobs of the code."""
+Repeats = Literal["mean", "majority"]
+"""Value of a task that was asked several times: the mean over its samples, or the value of the most frequent label."""
+Wage = Literal["median", "mean"]
+"""Pay that wage exposure is made of."""
 Unrated = Literal["one", "mean", "drop"]
 """Weight of a task without an importance rating: 1.0, or the mean of its occupation's rated tasks, or none at all."""
 Noise = Literal["auto", "repeats", "raters", "confusion"]
@@ -43,6 +48,8 @@ LINK_NOTES: Mapping[Links, str] = {
     "employment": "sources count by the US jobs (OEWS) that they bring along, a code's jobs split evenly among its "
     "targets; ISCO-08 codes count by their entries in the ONS coding index",
     "index": "ISCO-08 codes count by their entries in the ONS coding index, all other sources alike",
+    "split": "a US code that leads to n codes counts 1/n in each; ISCO-08 codes count by their entries in the ONS coding "
+    "index",
 }
 DEFAULT_LINKS: Links = "index"
 ONE_WAY: Collection[Taxonomy] = ("onet-soc", "soc2018")
@@ -56,6 +63,8 @@ _CLOSED: Mapping[str, Any] = {
     "weights": Weights,
     "links": Links,
     "unrated": Unrated,
+    "repeats": Repeats,
+    "wage": Wage,
 }
 
 
@@ -73,6 +82,9 @@ class Choices:
             `bridge`. Importance weights only.
         tasks: Task list that gives types and importance; by default `measures.default_tasks`.
         pay: Source of pay, as for `pay.read_pay`; by default `pay.ASHE`, and the sample's own for the sample.
+        bridge: A CSV or Excel file with a bridge of the user's own from O*NET-SOC to UK SOC 2020, see `bridges.read_bridge`.
+        repeats: Value of a task that was asked several times.
+        wage: Pay that wage exposure is made of.
 
     Raises:
         UsageError: A choice is not known, or two do not go together.
@@ -85,6 +97,9 @@ class Choices:
     unrated: Unrated | None = None
     tasks: str | None = None
     pay: str | None = None
+    bridge: str | None = None
+    repeats: Repeats = "mean"
+    wage: Wage = "median"
 
     def __post_init__(self) -> None:
         """Refuse what is not known or cannot go together."""
@@ -95,6 +110,16 @@ class Choices:
         if self.pay is not None and self.taxonomy != "uk-soc2020":
             raise UsageError(f"there is pay for uk-soc2020 only, not for {self.taxonomy}; leave --pay out")
         check_links(self.links, self.method, self.taxonomy, self.tasks)
+        if self.bridge is not None and (
+            self.taxonomy != "uk-soc2020" or self.method != "bridge" or self.links is not None
+        ):
+            raise UsageError(
+                "--bridge gives the whole way to uk-soc2020; remove --links, and --method or --taxonomy if they name another"
+            )
+        if self.bridge is not None and self.tasks == SAMPLE:
+            raise UsageError("the sample has its own bridge; remove --bridge")
+        if self.wage == "mean" and self.taxonomy != "uk-soc2020":
+            raise UsageError(f"--wage applies to uk-soc2020 only, not to {self.taxonomy}; remove it")
         if self.unrated is not None and self.weights != "importance":
             raise UsageError(
                 f"weights {self.weights} ask for no rating; leave --unrated out, or choose --weights importance"

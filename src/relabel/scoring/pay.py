@@ -25,6 +25,7 @@ PAY = pa.DataFrameSchema(
         "code": pa.Column("str", pa.Check.str_matches(r"^\d{4}$"), unique=True),
         "employees": pa.Column("Int64", pa.Check.ge(0), nullable=True),
         "median_pay_gbp": pa.Column("float64", pa.Check.ge(0), nullable=True),
+        "mean_pay_gbp": pa.Column("float64", pa.Check.ge(0), nullable=True),
         "employees_cv": pa.Column("float64", pa.Check.ge(0), nullable=True),
         "employees_quality": pa.Column("str", nullable=True),
         "median_pay_cv": pa.Column("float64", pa.Check.ge(0), nullable=True),
@@ -35,8 +36,8 @@ PAY = pa.DataFrameSchema(
     strict=True,
     ordered=True,
 )
-"""Jobs (persons) and median gross pay (pounds a year) by UK unit group; what is suppressed or unknown is missing, and
-`pay_status` says why. `..._cv` is the publisher's coefficient of variation in percent, `..._quality` its word for it; both
+"""Jobs (persons), median and mean gross pay (pounds a year) by UK unit group; what is suppressed or unknown is missing, and
+`pay_status` says why for jobs and median. `..._cv` is the publisher's coefficient of variation in percent, `..._quality` its word for it; both
 are missing where the publisher gives none."""
 
 _QUALITY = ("employees_cv", "employees_quality", "median_pay_cv", "median_pay_quality")
@@ -52,6 +53,8 @@ _FLAGS = {
 
 ASHE = "ons-ashe-2024"
 """The source of pay when none is named, and of the jobs beside an extract that has none."""
+ASHE_POPULATION = "employees on adult rates of pay who have been in the same job for more than a year; the self-employed are not counted"
+"""Whose jobs and pay table 14.7 of ASHE gives."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,14 @@ class Pay:
         sources: The files that it was read from.
         workforce: All jobs (persons) that the groups are a part of, those of withheld groups included; None where the
             source does not say.
+        population: Whose jobs and pay these are; None where the source does not say.
     """
 
     name: str
     frame: pd.DataFrame
     sources: tuple[SourceUse, ...]
     workforce: int | None = None
+    population: str | None = None
 
 
 def read_pay(ref: str, known: Collection[str]) -> Pay:
@@ -79,7 +84,7 @@ def read_pay(ref: str, known: Collection[str]) -> Pay:
         ref: A source with the role `pay`, which is ASHE table 14.7 of some year, such as `ons-ashe-2024`; one with the role
             `quartiles`, `ons-ashe-2025-medians` (medians of 2025 where the extract has one, 2024 otherwise, with the jobs
             of 2024); `sample`; or the path of a table with the columns `code` (or `uk_soc2020`), `employees` and
-            `median_pay_gbp`, or names that declare other units. A user's file stands alone: a group that it does not
+            `median_pay_gbp`, or names that declare other units, and perhaps `mean_pay_gbp` (pounds a year). A user's file stands alone: a group that it does not
             name has no pay.
         known: Codes of the unit groups; a user's file may name no others.
 
@@ -91,11 +96,11 @@ def read_pay(ref: str, known: Collection[str]) -> Pay:
     if source is not None and source.find_role("pay") is not None:
         frame, workforce = _ashe(source)
         quality = [(ref, "pay-quality")] if source.find_role("pay-quality") else []
-        return Pay(ref, PAY.validate(frame), _uses((ref, "pay"), *quality), workforce)
+        return Pay(ref, PAY.validate(frame), _uses((ref, "pay"), *quality), workforce, ASHE_POPULATION)
     if source is not None and source.find_role("quartiles") is not None:
         uses = _uses((ref, "quartiles"), (ASHE, "pay"), (ASHE, "pay-quality"))
         frame, workforce = _newer_medians(source)
-        return Pay(ref, PAY.validate(frame), uses, workforce)
+        return Pay(ref, PAY.validate(frame), uses, workforce, ASHE_POPULATION)
     if ref == SAMPLE:
         path = asset_dir("data") / SAMPLE / "pay.csv"
         return Pay(ref, _read_file(path, known, "SAMPLE: invented"), (file_use(path, SAMPLE),))
@@ -127,6 +132,7 @@ def _ashe(source: Source) -> tuple[pd.DataFrame, int | None]:
             "code": ashe["code"],
             "employees": ashe["jobs"].round().astype("Int64"),
             "median_pay_gbp": ashe["median_pay_gbp"],
+            "mean_pay_gbp": ashe["mean_pay_gbp"],
             "employees_cv": ashe["jobs_cv"],
             "employees_quality": ashe["jobs_quality"],
             "median_pay_cv": ashe["median_cv"],
@@ -202,6 +208,7 @@ def _read_file(path: Path, known: Collection[str], origin: str) -> pd.DataFrame:
     key = key or file.columns("code")["code"]
     jobs_unit, jobs_column = _unit(file, "employees", _JOBS_UNITS)
     pay_unit, pay_column = _unit(file, "median_pay_gbp", _PAY_UNITS)
+    mean_column = file.find("mean_pay_gbp")
     seen: dict[str, int] = {}
     rows: list[dict[str, object]] = []
     for line, cells in file.rows:
@@ -214,9 +221,10 @@ def _read_file(path: Path, known: Collection[str], origin: str) -> pd.DataFrame:
             )
         jobs = _number(file, line, jobs_column, cells[jobs_column], whole=jobs_unit.factor == 1)
         median = _number(file, line, pay_column, cells[pay_column])
-        rows.append({"code": code, "employees": jobs, "median_pay_gbp": median})
-    frame = pd.DataFrame(rows, columns=["code", "employees", "median_pay_gbp"]).astype(
-        {"code": "str", "employees": "float64", "median_pay_gbp": "float64"}
+        mean = None if mean_column is None else _number(file, line, mean_column, cells[mean_column])
+        rows.append({"code": code, "employees": jobs, "median_pay_gbp": median, "mean_pay_gbp": mean})
+    frame = pd.DataFrame(rows, columns=["code", "employees", "median_pay_gbp", "mean_pay_gbp"]).astype(
+        {"code": "str", "employees": "float64", "median_pay_gbp": "float64", "mean_pay_gbp": "float64"}
     )
     frame["employees"] = (frame["employees"] * jobs_unit.factor).round().astype("Int64")
     frame["median_pay_gbp"] *= pay_unit.factor
@@ -307,27 +315,34 @@ def _check_ranges(path: Path, frame: pd.DataFrame, *, jobs: bool, pay: bool) -> 
 
 
 def wage_totals(frame: pd.DataFrame, workforce: int | None) -> dict[str, float | int | None]:
-    """Sums over the groups that have a score, jobs and median pay.
+    """Sums over the groups that are scored and have jobs and pay. Thin scores say too little to be part of a total.
 
     Args:
         frame: A score table.
         workforce: All jobs that the groups are a part of, as `Pay.workforce`.
 
     Returns:
-        `wage_exposure_alpha_gbp`, `..._beta_gbp`, `..._gamma_gbp` (pounds a year; None where the table does not give the
-        measure), `pay_at_median_gbp` (jobs x median pay of the same groups), `groups` and `employees` in the sums,
-        `thin_groups` (those of the groups whose score is thin), `workforce`, and `coverage`: their jobs as a share (0-1) of the workforce, None where that is not known.
+        `wage_exposure_alpha_gbp`, `..._beta_gbp`, `..._gamma_gbp` (pounds a year; None where no group gives the measure),
+        `pay_at_median_gbp` and `pay_at_mean_gbp` (jobs x median or mean pay of the same groups), `groups` and `employees` in
+        the sums, `thin_groups` (left out because their score is thin), `workforce`, and `coverage`: the jobs in the sums as a
+        share (0-1) of the workforce, None where that is not known.
     """
     exposures = [f"wage_exposure_{measure}_gbp" for measure in MEASURES]
     paid = frame[frame[exposures].notna().any(axis=1)]
-    employees = int(paid["employees"].sum())
+    thin = paid["status"].str.startswith("thin")
+    paid = paid[~thin]
+    jobs = paid["employees"].astype("float64")
+    employees = int(jobs.sum())
     totals: dict[str, float | int | None] = {
         name: round(float(paid[name].sum()), 2) if paid[name].notna().any() else None for name in exposures
     }
     return totals | {
-        "pay_at_median_gbp": round(float((paid["employees"].astype("float64") * paid["median_pay_gbp"]).sum()), 2),
+        "pay_at_median_gbp": round(float((jobs * paid["median_pay_gbp"]).sum()), 2),
+        "pay_at_mean_gbp": round(float((jobs * paid["mean_pay_gbp"]).sum()), 2)
+        if paid["mean_pay_gbp"].notna().any()
+        else None,
         "groups": len(paid),
-        "thin_groups": int(paid["status"].str.startswith("thin").sum()),
+        "thin_groups": int(thin.sum()),
         "employees": employees,
         "workforce": workforce,
         "coverage": employees / workforce if workforce else None,

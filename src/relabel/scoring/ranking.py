@@ -30,21 +30,21 @@ def to_places(places: int) -> Callable[[float], float]:
 
 
 def percentiles(values: pd.Series, codes: pd.Series, *, ties: Literal["shared", "by-code"]) -> pd.Series:
-    """Share of the values that stand before each one, of those that are not missing.
+    """Percentile of each value among those that are not missing.
 
     Args:
         values: Shares.
         codes: Their codes.
-        ties: Equal values are `shared`: only strictly smaller values stand before them; or `by-code`: the equal value of
-            the lower code stands before the other, which is how the site numbered its groups in 2026.
+        ties: `shared`: the part of the values that are strictly smaller. `by-code`: the position, counted from 1, equal
+            values in the order of their codes, which is how the site numbered its groups in 2026.
 
     Returns:
-        Number of values before it / number of values x 100, rounded half up to a whole number; missing stays missing.
+        Percent, rounded half up to a whole number; missing stays missing.
     """
     order = pd.DataFrame({"value": values.round(CLEAN), "code": codes}).dropna(subset="value")
     order = order.sort_values(["value", "code"], kind="stable")
-    before = list(range(len(order)))
+    places = range(1, len(order) + 1)
     if ties == "shared":
-        before = [int(rank) - 1 for rank in order["value"].rank(method="min")]
-    place = [int(half_up(100 * number / len(order), 0)) for number in before]
+        places = [int(rank) - 1 for rank in order["value"].rank(method="min")]
+    place = [int(half_up(100 * number / len(order), 0)) for number in places]
     return pd.Series(place, index=order.index, dtype="Int64").reindex(values.index)

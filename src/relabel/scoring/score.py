@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from relabel.errors import UsageError
 from relabel.rubric import MEASURES, Measure
 from relabel.run import TASK_FILE, Run, SourceUse, task_sources
-from relabel.scoring.bridges import Bridge, codes_of, make_bridge
+from relabel.scoring.bridges import Bridge, codes_of, make_bridge, read_bridge
 from relabel.scoring.columns import COLUMNS, ENOUGH, SCORES
 from relabel.scoring.measures import (
     coded_tasks,
@@ -26,16 +28,15 @@ from relabel.scoring.options import (
     SAMPLE,
     SAMPLE_NOTE,
     Choices,
-    Links,
     Method,
     Taxonomy,
     Unrated,
-    Weights,
+    Wage,
     check_links,
 )
 from relabel.scoring.pay import ASHE, Pay, file_use, read_pay, source_use
 from relabel.scoring.ranking import CLEAN, percentiles, to_places
-from relabel.scoring.table import WHOLE, ScoreTable
+from relabel.scoring.table import ScoreTable
 from relabel.settings import asset_dir
 from relabel.sources import eloundou, onet
 from relabel.sources.tables import is_table_file
@@ -47,33 +48,18 @@ def is_partial(run: Run) -> bool:
     return run.manifest.status not in {"complete", "published"}
 
 
-def score_table(
-    run: Run,
-    *,
-    method: Method = "bridge",
-    taxonomy: Taxonomy = "uk-soc2020",
-    weights: Weights = "importance",
-    links: Links | None = None,
-    unrated: Unrated | None = None,
-    tasks: str | None = None,
-    pay: str | None = None,
-) -> ScoreTable:
+def score_table(run: Run, **choices: Any) -> ScoreTable:
     """Score the codes of a taxonomy from a run's labels.
 
     Under `site-2026` the columns alpha, beta and gamma hold shares rounded to two decimals, as the site publishes them;
     under `bridge` they are not rounded. A percentile is the share of scored groups below a group, in percent; under
-    `site-2026` it is the position of the group, ties in the order of the codes, as published. Measures that the run cannot
-    give (one setting alone, or a rubric without one of the codes) are missing, and `note` says why.
+    `site-2026` it is the position of the group, counted from 1, ties in the order of the codes, as published. Measures that
+    the run cannot give (one setting alone, or a rubric without one of the codes) are missing, and `note` says why.
 
     Args:
         run: The run.
-        method: As for `options.Choices`, and so are the six below.
-        taxonomy: Classification of the codes.
-        weights: How tasks weigh within their occupation.
-        links: How the bridge weighs the sources of a code.
-        unrated: What a task without an importance rating weighs.
-        tasks: Task list that gives types and importance.
-        pay: Source of pay.
+        **choices: Attributes of `options.Choices`: `method, taxonomy, weights, links, unrated, tasks, pay, bridge, repeats,
+            wage`.
 
     Returns:
         The scores of all codes of the taxonomy.
@@ -82,10 +68,7 @@ def score_table(
         UsageError: The choices do not go together.
         DataError: Labels or sources are missing or malformed.
     """
-    return score_by(
-        run,
-        Choices(method=method, taxonomy=taxonomy, weights=weights, links=links, unrated=unrated, tasks=tasks, pay=pay),
-    )
+    return score_by(run, Choices(**choices))
 
 
 def score_by(run: Run, choices: Choices) -> ScoreTable:
@@ -99,13 +82,16 @@ def score_by(run: Run, choices: Choices) -> ScoreTable:
     task_list = choices.tasks if choices.tasks is not None else default_tasks(run, weights, taxonomy)
     check_links(choices.links, method, taxonomy, task_list)
     rule: Unrated = choices.unrated or ("one" if method == "site-2026" else "mean")
-    one_way = method == "site-2026" or taxonomy in ONE_WAY or task_list == SAMPLE
+    one_way = method == "site-2026" or taxonomy in ONE_WAY or task_list == SAMPLE or choices.bridge is not None
     chosen = None if one_way else choices.links or DEFAULT_LINKS
-    values = labelled_tasks(run, task_list, weights, unrated=rule)
+    values = labelled_tasks(run, task_list, weights, unrated=rule, repeats=choices.repeats)
     by_occupation = occupation_scores(values)
     occupations, uses = _occupations(task_list, values)
     listed = codes_of(by_occupation.reset_index(), "onet_soc_code")
-    bridge = make_bridge(method, taxonomy, task_list, occupations, links=chosen, lenders=listed)
+    if choices.bridge is not None:
+        bridge = read_bridge(Path(choices.bridge), codes_of(occupations, "onet_soc_code"))
+    else:
+        bridge = make_bridge(method, taxonomy, task_list, occupations, links=chosen, lenders=listed)
     labelled = codes_of(by_occupation[by_occupation["tasks"] > 0].reset_index(), "onet_soc_code")
     shares = bridge.shares(labelled)
     frame = _frame(bridge, shares, by_occupation, listed, method)
@@ -113,8 +99,8 @@ def score_by(run: Run, choices: Choices) -> ScoreTable:
     if taxonomy == "uk-soc2020":
         default = SAMPLE if task_list == SAMPLE else ASHE
         money = read_pay(choices.pay if choices.pay is not None else default, frozenset(codes_of(bridge.titles)))
-    frame = _with_pay(frame, money)
-    sample, partial = task_list == SAMPLE, is_partial(run) or bool(values["labelled"].mean() < WHOLE)
+    frame = _with_pay(frame, money, choices.wage)
+    sample, partial = task_list == SAMPLE, is_partial(run) or not bool(values["labelled"].all())
     if sample:
         frame["status"] += " (SAMPLE)"
     lacks = run.missing_measures()
@@ -123,6 +109,8 @@ def score_by(run: Run, choices: Choices) -> ScoreTable:
         notes = (*notes, _disputed(disputed))
     frame["note"] = pd.Series("; ".join(notes) or None, index=frame.index, dtype="str")
     uses = [*run.manifest.sources, *uses, *(source_use(*file) for file in bridge.files)]
+    if choices.bridge is not None:
+        uses.append(file_use(Path(choices.bridge), "bridge-file"))
     if sample:
         uses += _sample_uses(taxonomy)
     if money is not None:
@@ -137,7 +125,10 @@ def score_by(run: Run, choices: Choices) -> ScoreTable:
         links=chosen,
         unrated=rule if weights == "importance" else None,
         tasks=Path(task_list).name if is_table_file(task_list) else task_list,
+        repeats=choices.repeats,
         pay=None if money is None else money.name,
+        population=None if money is None else money.population,
+        wage=choices.wage,
         workforce=None if money is None else money.workforce,
         sample=sample,
         partial=partial,
@@ -149,7 +140,12 @@ def score_by(run: Run, choices: Choices) -> ScoreTable:
         occupations=by_occupation,
         task_values=values,
         occupation_titles=dict(zip(occupations["onet_soc_code"], occupations["title"], strict=True)),
-        labels_unmatched=len(coded_tasks(run)) - int(values["labelled"].sum()),
+        value_range={
+            measure: (min(worth), max(worth))
+            for measure in MEASURES
+            if (worth := [float(run.rubric.measures[measure][code]) for code in run.rubric.codes])
+        },
+        labels_unmatched=len(coded_tasks(run, "majority")) - int(values["labelled"].sum()),
         labelled_list=run.manifest.tasks,
         sources=_once(uses),
     )
@@ -227,6 +223,8 @@ def _frame(
     linked = summed(reach, reach["share"].to_numpy())
     covered = summed(reach, reach["share"].to_numpy() * occupations.loc[reach["onet_soc_code"], "coverage"].to_numpy())
     frame["coverage"] = np.minimum(covered, 1.0).round(CLEAN)
+    with_tasks = np.divide(covered, linked, out=np.full(len(codes), np.nan), where=linked > 0)
+    frame["weight_labelled"] = np.minimum(with_tasks, 1.0).round(CLEAN)
     known = set(listed)
     statuses = [
         _status(*parts, published=published) if done and parts[1] else bridge.status_without(code, known, borrowed=done)
@@ -239,6 +237,8 @@ def _frame(
     for name, measure in (("percentile_alpha", "alpha"), ("percentile_gamma", "gamma")):
         ties = "by-code" if published else "shared"
         frame[name] = percentiles(frame[measure].where(scored), frame["code"], ties=ties)
+        ranks = frame[measure].where(scored).round(CLEAN).rank(ascending=False, method="min")
+        frame[f"rank_{measure}"] = ranks.astype("Int64")
     return frame
 
 
@@ -264,11 +264,10 @@ def _percent(part: float) -> str:
     return f"{math.floor(100 * round(part, CLEAN))} %" if part >= 0.01 else "under 1 %"
 
 
-def _with_pay(frame: pd.DataFrame, pay: Pay | None) -> pd.DataFrame:
+def _with_pay(frame: pd.DataFrame, pay: Pay | None, wage: Wage) -> pd.DataFrame:
     if pay is None:
         frame["employees"] = pd.array([None] * len(frame), dtype="Int64")
-        frame["median_pay_gbp"] = np.nan
-        for column in ("employees_cv", "median_pay_cv"):
+        for column in ("median_pay_gbp", "mean_pay_gbp", "employees_cv", "median_pay_cv"):
             frame[column] = np.nan
         for column in ("employees_quality", "median_pay_quality", "pay_source", "pay_status"):
             frame[column] = pd.Series(None, index=frame.index, dtype="str")
@@ -276,9 +275,11 @@ def _with_pay(frame: pd.DataFrame, pay: Pay | None) -> pd.DataFrame:
         given = frame["code"].isin(pay.frame["code"])
         frame = frame.merge(pay.frame, how="left", on="code", validate="1:1")
         frame["pay_status"] = frame["pay_status"].where(given, f"jobs and median pay: no row in {pay.name}")
+        if wage == "mean" and frame["mean_pay_gbp"].isna().all():
+            raise UsageError(f"{pay.name} has no mean pay; add a column mean_pay_gbp, or remove --wage mean")
     jobs = frame["employees"].astype("float64")
     for measure in MEASURES:
-        pounds = (frame[measure] * jobs * frame["median_pay_gbp"]).tolist()
+        pounds = (frame[measure] * jobs * frame[f"{wage}_pay_gbp"]).tolist()
         # Python's round, unlike NumPy's, gives the float nearest to the pence.
         frame[f"wage_exposure_{measure}_gbp"] = [round(float(value), 2) for value in pounds]
     return frame

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -13,11 +13,25 @@ from relabel.rubric import Measure
 from relabel.run import SourceUse
 from relabel.scoring.bridges import Bridge
 from relabel.scoring.measures import changed_tasks, emerging_tasks
-from relabel.scoring.options import LINK_NOTES, UNRATED_NOTES, WEIGHT_NOTES, Links, Method, Taxonomy, Unrated, Weights
+from relabel.scoring.options import (
+    LINK_NOTES,
+    UNRATED_NOTES,
+    WEIGHT_NOTES,
+    Links,
+    Method,
+    Repeats,
+    Taxonomy,
+    Unrated,
+    Wage,
+    Weights,
+)
 from relabel.scoring.pay import wage_totals
 
+if TYPE_CHECKING:  # scipy waits until intervals are asked for
+    from relabel.scoring.uncertainty import Intervals
+
 WHOLE = 0.9
-"""Least part (0-1) of the listed tasks that must have labels; with less the whole table is partial."""
+"""Least part (0-1) of the listed tasks that must have labels; a table with less is exported on request only."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +49,13 @@ class ScoreTable:
             O*NET-SOC code and SOC 2018, and for the sample.
         unrated: What a task without an importance rating weighs; None under other weights.
         tasks: Task list that gave types and importance.
+        repeats: Value of a task that was asked several times.
         pay: Source of pay; None in taxonomies without one.
+        population: Whose jobs and pay these are; None where that is not known.
+        wage: Pay that wage exposure is made of.
         workforce: All jobs that the groups are a part of; None where the source of pay does not say.
         sample: True when made from the built-in sample.
-        partial: True when the run is incomplete, or labelled less than `WHOLE` of the task list.
+        partial: True when a task of the list has no label, or the run is incomplete.
         notes: What every reader of the table must know, one remark each.
         missing_measures: Measures that the run cannot give, with the reason.
         half_labelled: Tasks of the list with some of the run's labels but not all, which count as unlabelled.
@@ -47,9 +64,12 @@ class ScoreTable:
         occupations: Scores by O*NET-SOC code, schema `measures.OCCUPATIONS`.
         task_values: Tasks with labels and weights, schema `measures.TASKS`.
         occupation_titles: Titles by O*NET-SOC code.
+        value_range: Least and greatest value that a task can have, by measure that the rubric gives.
         labels_unmatched: Labelled tasks of the run that are not in the task list, and so in no score.
         labelled_list: Task list that the run labelled.
         sources: Files that the scores and the run were made from.
+        intervals: What the interval columns of the frame are for; None where it has none.
+        spread: Scores over other bridges (`code, bridge, alpha, beta, gamma`); None where they were not asked for.
     """
 
     frame: pd.DataFrame
@@ -61,7 +81,10 @@ class ScoreTable:
     links: Links | None
     unrated: Unrated | None
     tasks: str
+    repeats: Repeats
     pay: str | None
+    population: str | None
+    wage: Wage
     workforce: int | None
     sample: bool
     partial: bool
@@ -73,9 +96,31 @@ class ScoreTable:
     occupations: pd.DataFrame
     task_values: pd.DataFrame
     occupation_titles: Mapping[str, str]
+    value_range: Mapping[Measure, tuple[float, float]]
     labels_unmatched: int
     labelled_list: str
     sources: tuple[SourceUse, ...]
+    intervals: Intervals | None = None
+    spread: pd.DataFrame | None = None
+
+    @property
+    def wage_bill(self) -> pd.Series:
+        """Jobs x pay (pounds a year) of each group, which its score is multiplied with; missing where either is."""
+        return self.frame["employees"].astype("float64") * self.frame[f"{self.wage}_pay_gbp"]
+
+    def flipped(self, measure: Measure, score: float | None, part: float, value: float | None) -> float | None:
+        """A score with the answers to one task the other way round.
+
+        Args:
+            measure: `alpha` or `gamma`.
+            score: The exact score.
+            part: Part of the score that the task stands for.
+            value: Value of the task.
+        """
+        if score is None or value is None:
+            return None
+        low, high = self.value_range[measure]
+        return min(max(score + part * (low + high - 2 * value), 0.0), 1.0)
 
     @property
     def scored(self) -> int:
@@ -128,7 +173,10 @@ class ScoreTable:
             "unrated": self.unrated,
             "unrated_note": None if self.unrated is None else UNRATED_NOTES[self.unrated],
             "tasks": self.tasks,
+            "repeats": self.repeats,
             "pay": self.pay,
+            "pay_population": self.population,
+            "wage": self.wage,
             "sample": self.sample,
             "partial": self.partial,
             "note": self.note,

@@ -1,8 +1,12 @@
-"""Intervals: how far label noise alone could have moved the figures of a score table.
+"""Intervals of a score table: two things under two names.
 
-An interval holds the middle 95 % of the draws of a noise model (`relabel.scoring.noise`), which says what it is an
-interval for. Bounds of figures that follow from a share (10-point scores, wage exposure) follow from the share's bounds;
-those of ranks and percentiles come from ranking all groups anew in each draw.
+The score itself has an interval that contains it (`alpha_low`, `alpha_high`): what the run would score, had it asked all
+tasks endlessly often (`noise.Answers`). Separately, where a gold or several raters are known, the table says what *their*
+labels would give, with the interval of that estimate (`alpha_gold`, `alpha_gold_low`, `alpha_gold_high`; or `alpha_pooled`
+and so on). The score may lie outside the latter: then the run and the gold differ by more than chance.
+
+An interval holds the middle 95 % of the draws of a noise model. Bounds of figures that follow from a share (10-point scores,
+wage exposure) follow from the share's bounds; those of ranks and percentiles come from ranking all groups anew in each draw.
 """
 
 from __future__ import annotations
@@ -10,96 +14,109 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pandera.pandas as pa
-from scipy.stats import rankdata
+from scipy.stats import beta, rankdata
 
 from relabel.errors import DataError, UsageError
 from relabel.rubric import MEASURES, Measure
 from relabel.run import Run, open_run
-from relabel.scoring.linear import map_of, relabelled, score_map, task_scores
-from relabel.scoring.noise import Confusion, Noise, Raters, Repeats
+from relabel.scoring.linear import full_map, map_of, relabelled, score_map, task_scores
+from relabel.scoring.noise import Answers, Confusion, Noise, Raters
 from relabel.scoring.options import SAMPLE
 from relabel.scoring.options import Noise as NoiseChoice
 from relabel.scoring.ranking import CLEAN, half_up, to_places
 from relabel.scoring.table import ScoreTable
 
+Floats = npt.NDArray[np.float64]
+
 LEVEL = 0.95
 DRAWS = 1000
 _FEWEST_DRAWS = 100
-_PUBLISHED_GOLD = "eloundou-2023:human"
+PEOPLE = "eloundou-2023:human"
+"""The labels of people that are the gold where no other is given."""
 
 _TENTHS: Mapping[str, Measure] = {"strict_10": "alpha", "with_tools_10": "gamma"}
 _RANKED: tuple[Measure, ...] = ("alpha", "gamma")
+ESTIMATED = (*MEASURES, *_TENTHS, *(f"wage_exposure_{measure}_gbp" for measure in MEASURES))
+"""Figures that are also estimated for a gold or for all raters."""
 BOUNDED = (
-    *MEASURES,
-    *_TENTHS,
-    *(f"wage_exposure_{measure}_gbp" for measure in MEASURES),
+    *ESTIMATED,
     *(f"percentile_{measure}" for measure in _RANKED),
     *(f"rank_{measure}" for measure in _RANKED),
 )
-"""Figures with an interval: each has the columns `_low` and `_high`."""
-CENTRES = tuple(f"{measure}_mid" for measure in MEASURES)
-"""Means of the draws: where the intervals are centred, which need not be the score shown."""
-
+"""Figures with an interval of their own: each has the columns `_low` and `_high`."""
 _WHOLE = ("percentile_", "rank_")
 
 
-def _columns() -> dict[str, Any]:
-    columns: dict[str, Any] = {"code": pa.Column("str", unique=True)}
-    for name in BOUNDED:
-        for end in ("low", "high"):
-            kind = "Int64" if name.startswith(_WHOLE) else "float64"
-            columns[f"{name}_{end}"] = pa.Column(kind, pa.Check.ge(0), nullable=True)
-    return columns | {name: pa.Column("float64", pa.Check.in_range(0, 1), nullable=True) for name in CENTRES}
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """What some interval columns are for.
 
+    Attributes:
+        name: Suffix of the columns: `gold` or `pooled`; empty for the score's own interval.
+        noise: Name of the noise model: `single`, `repeats`, `confusion` or `raters`.
+        of: Whose labels are estimated: a gold, or raters; None for the score's own interval.
+        note: What the figures are, in words.
+        totals: For `wage_exposure_alpha_gbp` and its like, over the scored groups with pay: `low, mid, high` in pounds a
+            year; a measure that the run cannot give is left out.
+    """
 
-def _in_order(frame: pd.DataFrame) -> bool:
-    return all(bool((frame[f"{name}_low"].dropna() <= frame[f"{name}_high"].dropna()).all()) for name in BOUNDED)
+    name: Literal["", "gold", "pooled"]
+    noise: str
+    of: str | None
+    note: str
+    totals: Mapping[str, Mapping[str, float]]
 
-
-INTERVALS = pa.DataFrameSchema(_columns(), checks=pa.Check(_in_order, error="low <= high"), strict=True, ordered=True)
-"""Intervals by code. Shares 0-1, scores 0-10, pounds a year, percentiles 0-100; rank 1 is the most exposed scored group,
-and equal scores share the better rank."""
+    def describe(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "noise": self.noise,
+            "of": self.of,
+            "note": self.note,
+            "totals": {k: dict(v) for k, v in self.totals.items()},
+        }
 
 
 @dataclasses.dataclass(frozen=True)
 class Intervals:
-    """Intervals of all figures of a score table.
+    """What the interval columns of a score table are for.
 
     Attributes:
-        frame: Table of schema `INTERVALS`, in the order of the score table.
-        noise: Name of the noise model; None where none fits, and all intervals are missing.
-        note: What the intervals are intervals for, or why there are none.
+        own: The score's own interval.
+        other: What a gold's labels, or those of all raters, would give; None where nothing is known of either.
+        why_no_other: Why there is no other estimate; empty where there is one, or where none was asked for.
         draws: Number of draws.
         seed: Seed of the draws.
-        totals: For `wage_exposure_alpha_gbp` and its like, the sum in pounds a year over the groups with a score and
-            pay: `low, mid, high`; a measure that the run cannot give is left out.
-        by_rater: For the model `raters`: `code, rater, alpha, beta, gamma`, the pooled score under the rater `pooled`;
-            else empty.
+        by_rater: For several raters: `code, rater, alpha, beta, gamma`, with the mean over them as the rater `pooled`; else
+            empty.
     """
 
-    frame: pd.DataFrame
-    noise: str | None
-    note: str
+    own: Estimate
+    other: Estimate | None
+    why_no_other: str
     draws: int
     seed: int
-    totals: Mapping[str, Mapping[str, float]]
     by_rater: pd.DataFrame
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What every reader of the table must know."""
+        return tuple(filter(None, (self.own.note, self.other and self.other.note, self.why_no_other)))
+
     def describe(self) -> dict[str, Any]:
-        """All but the bounds of single groups, as plain values: what the intervals are for, and those of the totals."""
+        """All but the bounds of single groups, as plain values."""
         return {
-            "noise": self.noise,
-            "note": self.note,
             "level": LEVEL,
             "draws": self.draws,
             "seed": self.seed,
-            "totals": {name: dict(bounds) for name, bounds in self.totals.items()},
+            "own": self.own.describe(),
+            "other": None if self.other is None else {"columns": self.other.name, **self.other.describe()},
+            "why_no_other": self.why_no_other,
         }
 
 
@@ -113,102 +130,127 @@ def with_intervals(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> ScoreTable:
-    """A score table with intervals: those of `intervals`, put in by `bounded`."""
-    found = intervals(table, run, noise=noise, gold=gold, raters=raters, draws=draws, seed=seed)
-    return bounded(table, found)
-
-
-def bounded(table: ScoreTable, found: Intervals) -> ScoreTable:
-    """Put intervals into the score table that they were made for.
-
-    Args:
-        table: The score table.
-        found: Its intervals.
-
-    Returns:
-        The table with the columns of `INTERVALS` after its own, and with a note that names the noise model.
-    """
-    notes = (*table.notes, found.note)
-    frame = table.frame.assign(note=pd.Series("; ".join(notes), index=table.frame.index, dtype="str"))
-    bounds = found.frame.drop(columns="code").set_axis(frame.index)
-    return dataclasses.replace(table, frame=pd.concat([frame, bounds], axis=1), notes=notes)
-
-
-def intervals(
-    table: ScoreTable,
-    run: Run,
-    *,
-    noise: NoiseChoice = "auto",
-    gold: Run | None = None,
-    raters: Sequence[Run] = (),
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> Intervals:
     """Simulate label noise and carry it to every figure.
 
     Args:
         table: A score table of the run.
         run: The run.
-        noise: The model. `auto` takes `raters` where raters are given; else `confusion` where a gold is given; else
-            `repeats` where the run has several samples; else `confusion` against the human labels of 2023, or the
-            sample's own gold; and gives missing intervals, with the reason, where nothing fits.
-        gold: For `confusion`; by default as under `auto`.
+        noise: What to estimate beside the score. `confusion`: what the labels of a gold would give; `raters`: the mean over
+            several raters; `repeats`: nothing, for a run with several samples. `auto` takes `raters` where raters are given;
+            else `confusion`, by default against the human labels of 2023 or the sample's own gold, and nothing, with the
+            reason, where that does not fit.
+        gold: For `confusion`.
         raters: For `raters`: other runs; the run itself is one more.
         draws: Number of draws, at least 100.
         seed: Seed of the draws, 0 or more; the same seed gives the same intervals.
 
     Returns:
-        The intervals.
+        The table with the bounds of each figure of `BOUNDED` beside it, and each figure of `ESTIMATED` with its bounds for a
+        gold or for all raters beside those.
 
     Raises:
         UsageError: The choices do not go together.
         DataError: The labels do not suffice for the model.
     """
     if draws < _FEWEST_DRAWS:
-        raise UsageError(f"{draws} draws give no 95 % interval; ask for {_FEWEST_DRAWS} or more with --draws")
+        raise UsageError(f"{draws} draws are too few for a 95 % interval; give --draws {_FEWEST_DRAWS} or more")
     if seed < 0:
         raise UsageError(f"the seed {seed} is below 0; give a whole number of 0 or more with --seed")
+    answers = Answers(run, table.task_values)
+    if noise == "repeats" and not answers.repeated:
+        raise UsageError(
+            f"{run.name} has one answer a task, so it shows no scatter; run it with --samples 5, or remove --noise"
+        )
+    why = ""
     try:
-        model = _model(table, run, noise, gold, raters)
+        other = _other(table, run, noise, gold, raters)
     except (DataError, UsageError) as error:
         if noise != "auto" or gold is not None or raters:
             raise
-        return _none(table, str(error), draws, seed)
-    mapped = score_map(table)
-    drawn = model.draw(mapped, draws, seed)
+        other, why = None, f"no estimate of what people's labels would give: {error}"
+    own_bounds, totals = _own_bounds(table, _drawn(answers, table, draws, seed))
+    note = f"intervals hold 95 % of {draws:,} draws of {answers.estimand}"
+    if table.spread is not None:
+        note += "; the spread over bridges is added to those of scores and wage exposure"
+    own = Estimate("", answers.name, None, note, totals)
+    added, estimate = own_bounds, None
+    if other is not None:
+        bounds, totals = _estimates(table, _drawn(other, table, draws, seed), other)
+        name: Literal["gold", "pooled"] = "pooled" if isinstance(other, Raters) else "gold"
+        note = f"columns _{name}: {other.estimand}, with intervals that the score shown may lie outside of"
+        estimate = Estimate(name, other.name, other.of, note, totals)
+        added |= {f"{figure}_{name}{end}": column for (figure, end), column in bounds.items()}
+    by_rater = _by_rater(table, other) if isinstance(other, Raters) else _by_rater(table, None)
+    found = Intervals(own, estimate, why, draws, seed, by_rater)
+    return _beside(table, added, found)
+
+
+def _beside(table: ScoreTable, added: Mapping[str, pd.Series], found: Intervals) -> ScoreTable:
+    """The table with each added column behind the figure that it belongs to."""
+    notes = (*table.notes, *found.notes)
+    frame = table.frame.assign(note=pd.Series("; ".join(notes), index=table.frame.index, dtype="str"))
+    ends = ["_low", "_high", *(f"_{name}{end}" for name in ("gold", "pooled") for end in ("", "_low", "_high"))]
+    columns: dict[str, pd.Series] = {}
+    for name in map(str, frame.columns):
+        columns[name] = frame[name]
+        columns |= {f"{name}{end}": added[f"{name}{end}"] for end in ends if f"{name}{end}" in added}
+    wide = pd.DataFrame(columns)
+    _check(wide, found)
+    return dataclasses.replace(table, frame=wide, notes=notes, intervals=found)
+
+
+def _check(frame: pd.DataFrame, found: Intervals) -> None:
+    names = [(name, name) for name in BOUNDED]
+    if found.other is not None:
+        names += [(f"{name}_{found.other.name}", f"{name}_{found.other.name}") for name in ESTIMATED]
+    checks = pa.DataFrameSchema(
+        checks=[
+            pa.Check(
+                lambda rows: all(
+                    bool(
+                        (rows[[f"{m}_low", v, f"{m}_high"]].dropna().astype("float64").diff(axis=1).fillna(0) >= 0).all(
+                            axis=None
+                        )
+                    )
+                    for m, v in names
+                ),
+                error="every interval contains its figure",
+            )
+        ]
+    )
+    checks.validate(frame)
+
+
+def _drawn(model: Noise, table: ScoreTable, draws: int, seed: int) -> Floats:
+    """Draws of the scores of all groups that the table scores: measures by groups by draws."""
+    drawn = model.draw(score_map(table) if isinstance(model, Raters) else full_map(table), draws, seed)
     for number, measure in enumerate(MEASURES):
         if measure in table.missing_measures:
             drawn[number] = np.nan
-    frame, totals = _bounds(table, drawn)
-    note = f"intervals hold 95 % of {draws:,} draws of label noise ({model.name}): {model.estimand}"
-    by_rater = _by_rater(table, model) if isinstance(model, Raters) else _no_raters()
-    return Intervals(frame, model.name, note, draws, seed, totals, by_rater)
+    drawn[:, table.frame[list(MEASURES)].isna().all(axis=1).to_numpy(dtype=bool)] = np.nan
+    return drawn
 
 
-def _model(table: ScoreTable, run: Run, noise: NoiseChoice, gold: Run | None, raters: Sequence[Run]) -> Noise:
+def _other(
+    table: ScoreTable, run: Run, noise: NoiseChoice, gold: Run | None, raters: Sequence[Run]
+) -> Confusion | Raters | None:
     if gold is not None and noise not in ("auto", "confusion"):
-        raise UsageError(
-            f"a gold says nothing to the noise model {noise}; leave --gold out, or choose --noise confusion"
-        )
+        raise UsageError(f"--gold does not apply to --noise {noise}; remove it, or give --noise confusion")
     if raters and noise not in ("auto", "raters"):
-        raise UsageError(f"raters say nothing to the noise model {noise}; leave --rater out, or choose --noise raters")
+        raise UsageError(f"--rater does not apply to --noise {noise}; remove it, or give --noise raters")
     if gold is not None and raters:
-        raise UsageError("raters and a gold are two models of noise; leave either --rater or --gold out")
+        raise UsageError("--rater and --gold estimate two different figures; remove one of them")
+    if noise == "repeats":
+        return None
     if noise == "raters" or raters:
         return _raters(table, run, raters)
-    if noise == "confusion" or gold is not None:
-        return Confusion(run, gold or _default_gold(run), table.task_values)
-    if noise == "repeats" or run.answers()["sample"].nunique() > 1:
-        return Repeats(run, table.task_values)
-    return Confusion(run, _default_gold(run), table.task_values)
+    return Confusion(run, gold or _default_gold(run), table.task_values)
 
 
 def _default_gold(run: Run) -> Run:
-    gold = SAMPLE if run.manifest.tasks == SAMPLE else _PUBLISHED_GOLD
+    gold = SAMPLE if run.manifest.tasks == SAMPLE else PEOPLE
     if run.ref == gold:
-        raise UsageError(
-            f"{gold} has one label a task and is its own gold; name raters with --rater RUN, or a gold with --gold G"
-        )
+        raise UsageError(f"{gold} is its own gold; name another with --gold, or raters with --rater")
     return open_run(gold)
 
 
@@ -221,59 +263,109 @@ def _raters(table: ScoreTable, run: Run, others: Sequence[Run]) -> Raters:
             )
         if other.name in names:
             raise UsageError(f"the rater {other.ref} is given twice; name each once")
-        tasks = relabelled(table.task_values, other)
+        tasks = relabelled(table.task_values, other, table.repeats)
         mapped = map_of(tasks, table.bridge, pd.Index(table.frame["code"]))
         names.append(other.name)
         scores.append(task_scores(mapped, tasks))
     return Raters(names, np.stack(scores))
 
 
-def _bounds(table: ScoreTable, drawn: npt.NDArray[np.float64]) -> tuple[pd.DataFrame, dict[str, dict[str, float]]]:
-    """Intervals of all figures, and of the totals.
+def _rounded(table: ScoreTable, shares: Floats) -> Floats:
+    # As the site's shares: everything else follows from shares of two decimals.
+    return _each(to_places(2), shares) if table.method == "site-2026" else shares
 
-    Args:
-        table: The score table.
-        drawn: Measures by groups by draws.
+
+def _each(function: Any, values: Floats) -> Floats:
+    return np.vectorize(function, otypes=[float])(values)
+
+
+def _following(table: ScoreTable, share: Mapping[Measure, Floats]) -> dict[str, Floats]:
+    """The figures of `ESTIMATED` that shares lead to; shares are anything by groups."""
+    pay = table.wage_bill.to_numpy(dtype="float64")
+    return (
+        dict(share)
+        | {name: _each(to_places(1), 10 * share[measure]) for name, measure in _TENTHS.items()}
+        | {f"wage_exposure_{measure}_gbp": (share[measure] * pay).round(2) for measure in MEASURES}
+    )
+
+
+def _own_bounds(table: ScoreTable, drawn: Floats) -> tuple[dict[str, pd.Series], dict[str, dict[str, float]]]:
+    """Bounds of all figures, each wide enough to contain its figure, and of the totals.
+
+    The draws are centred on what is likely given all occupations, which lies a little inwards of a score near 0 or 1.
     """
-    frame = pd.DataFrame({"code": table.frame["code"].astype("str")})
-    share = {measure: _quantiles(drawn[number]) for number, measure in enumerate(MEASURES)}
-    centre = drawn.mean(axis=2)
-    if table.method == "site-2026":
-        # As the site's shares: everything else follows from shares of two decimals.
-        share = {measure: np.vectorize(to_places(2), otypes=[float])(found) for measure, found in share.items()}
-        centre = np.vectorize(to_places(2), otypes=[float])(centre)
-    pay = (table.frame["employees"].astype("float64") * table.frame["median_pay_gbp"]).to_numpy(dtype="float64")
-    scored = table.frame["status"].str.startswith("scored").to_numpy(dtype=bool)
-    found: dict[str, npt.NDArray[np.float64]] = dict(share)
-    found |= {name: np.vectorize(to_places(1), otypes=[float])(10 * share[m]) for name, m in _TENTHS.items()}
-    totals: dict[str, dict[str, float]] = {}
-    number = int(scored.sum())
+    shown = {measure: table.frame[measure].to_numpy(dtype="float64") for measure in MEASURES}
+    share: dict[Measure, Floats] = {}
     for measure, draws in zip(MEASURES, drawn, strict=True):
-        name = f"wage_exposure_{measure}_gbp"
-        found[name] = (share[measure] * pay).round(2)
-        counted = ~np.isnan(pay) & ~np.isnan(draws).any(axis=1)
+        bounds = _around(_quantiles(draws), shown[measure])
+        if table.spread is not None:
+            others = table.frame[[f"{measure}_bridges_low", f"{measure}_bridges_high"]].to_numpy(dtype="float64").T
+            bounds = np.clip(bounds + others - shown[measure], 0, 1)
+        share[measure] = _rounded(table, bounds)
+    found = _following(table, share)
+    scored = (table.frame["status"].str.startswith("scored")).to_numpy(dtype=bool)
+    position = 1 if table.method == "site-2026" else 0
+    for measure in _RANKED:
+        best, below = _ranks(drawn[MEASURES.index(measure)], scored)
+        found[f"rank_{measure}"] = _each(_whole, _quantiles(best))
+        found[f"percentile_{measure}"] = _each(_whole, _quantiles(100 * (below + position) / max(int(scored.sum()), 1)))
+    columns: dict[str, pd.Series] = {}
+    for name in BOUNDED:
+        values = np.asarray(table.frame[name].astype("float64"), dtype=np.float64)
+        for end, bound in zip(("low", "high"), _around(found[name], values), strict=True):
+            column = pd.Series(bound, index=table.frame.index)
+            columns[f"{name}_{end}"] = column.astype("Int64") if name.startswith(_WHOLE) else column
+    totals = _totals(table, drawn)
+    for name, known in totals.items():
+        value = float((table.totals or {}).get(name) or known["mid"])
+        known |= {"low": min(known["low"], value), "high": max(known["high"], value)}
+    return columns, totals
+
+
+def _around(bounds: Floats, shown: Floats) -> Floats:
+    """Bounds (2 by groups) that contain the figures shown; missing where there is no figure."""
+    low, high = np.fmin(bounds[0], shown), np.fmax(bounds[1], shown)
+    missing = np.isnan(shown) | np.isnan(bounds).any(axis=0)
+    return np.where(missing, np.nan, np.stack([low, high]))
+
+
+def _estimates(
+    table: ScoreTable, drawn: Floats, model: Confusion | Raters
+) -> tuple[dict[tuple[str, str], pd.Series], dict[str, dict[str, float]]]:
+    """Estimates with their bounds, by figure and end (empty for the estimate), and those of the totals."""
+    centre = model.pooled if isinstance(model, Raters) else drawn.mean(axis=2)
+    ends = ("", "_low", "_high")
+    share: dict[Measure, Floats] = {
+        measure: _rounded(table, np.stack([centre[number], *_around(_quantiles(drawn[number]), centre[number])]))
+        for number, measure in enumerate(MEASURES)
+    }
+    found = _following(table, share)
+    columns = {
+        (name, end): pd.Series(row, index=table.frame.index)
+        for name in ESTIMATED
+        for end, row in zip(ends, found[name], strict=True)
+    }
+    return columns, _totals(table, drawn)
+
+
+def _totals(table: ScoreTable, drawn: Floats) -> dict[str, dict[str, float]]:
+    pay = table.wage_bill.to_numpy(dtype="float64")
+    scored = (table.frame["status"].str.startswith("scored")).to_numpy(dtype=bool)
+    totals: dict[str, dict[str, float]] = {}
+    for measure, draws in zip(MEASURES, drawn, strict=True):
+        counted = scored & ~np.isnan(pay) & ~np.isnan(draws).any(axis=1)
         if counted.any():
             total = pay[counted] @ draws[counted]
             low, high = (float(bound) for bound in np.quantile(total, _levels()))
-            totals[name] = {"low": low, "mid": float(total.mean()), "high": high}
-        if measure in _RANKED:
-            of = _ranks(draws, scored)
-            found[f"rank_{measure}"] = _whole(_quantiles(of["best"]))
-            found[f"percentile_{measure}"] = _whole(_quantiles(100 * of["below"] / max(number, 1)))
-    for name in BOUNDED:
-        for row, end in enumerate(("low", "high")):
-            bound = pd.Series(found[name][row])
-            frame[f"{name}_{end}"] = bound.astype("Int64") if name.startswith(_WHOLE) else bound
-    for name, means in zip(CENTRES, centre, strict=True):
-        frame[name] = means
-    return INTERVALS.validate(frame), totals
+            totals[f"wage_exposure_{measure}_gbp"] = {"low": low, "mid": float(total.mean()), "high": high}
+    return totals
 
 
 def _levels() -> list[float]:
     return [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
 
 
-def _quantiles(draws: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _quantiles(draws: Floats) -> Floats:
     """Low and high of each group: 2 by groups."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a group without a score has missing draws alone
@@ -282,24 +374,24 @@ def _quantiles(draws: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         )
 
 
-def _whole(bounds: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.vectorize(lambda value: value if np.isnan(value) else half_up(value, 0), otypes=[float])(bounds)
+def _whole(value: float) -> float:
+    return value if np.isnan(value) else half_up(value, 0)
 
 
-def _ranks(draws: npt.NDArray[np.float64], scored: npt.NDArray[np.bool_]) -> dict[str, npt.NDArray[np.float64]]:
-    """Place of each group in each draw among the scored groups: `best` (1 is the most exposed), and number `below`."""
-    missing = np.full(draws.shape, np.nan)
-    places = {"best": missing, "below": missing.copy()}
-    if np.isnan(draws[scored]).any() or not scored.any():
-        return places
-    # Groups behind which stand the same tasks are equal but for noise of the sums.
-    clean = draws[scored].round(CLEAN // 2)
-    places["best"][scored] = rankdata(-clean, method="min", axis=0)
-    places["below"][scored] = rankdata(clean, method="min", axis=0) - 1
-    return places
+def _ranks(draws: Floats, scored: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Place of each group in each draw among the scored groups (1 is the most exposed), and the number below it."""
+    best, below = np.full(draws.shape, np.nan), np.full(draws.shape, np.nan)
+    if scored.any() and not np.isnan(draws[scored]).any():
+        # Groups behind which stand the same tasks are equal but for noise of the sums.
+        clean = draws[scored].round(CLEAN // 2)
+        best[scored] = rankdata(-clean, method="min", axis=0)
+        below[scored] = rankdata(clean, method="min", axis=0) - 1
+    return best, below
 
 
-def _by_rater(table: ScoreTable, model: Raters) -> pd.DataFrame:
+def _by_rater(table: ScoreTable, model: Raters | None) -> pd.DataFrame:
+    if model is None:
+        return pd.DataFrame({name: [] for name in ("code", "rater", *MEASURES)})
     parts = [
         pd.DataFrame({"code": table.frame["code"], "rater": name, **dict(zip(MEASURES, scores, strict=True))})
         for name, scores in [*zip(model.names, model.scores, strict=True), ("pooled", model.pooled)]
@@ -307,10 +399,79 @@ def _by_rater(table: ScoreTable, model: Raters) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _no_raters() -> pd.DataFrame:
-    return pd.DataFrame({name: [] for name in ("code", "rater", *MEASURES)})
+_MAJOR: Mapping[str, int] = {"uk-soc2020": 1, "isco08": 1, "soc2018": 2, "onet-soc": 2}
+"""Characters of a code that name its major group."""
+MAJOR_GROUPS = pa.DataFrameSchema(
+    {
+        "major_group": pa.Column("str", unique=True),
+        "groups": pa.Column("int64", pa.Check.ge(1)),
+        "tasks": pa.Column("int64", pa.Check.ge(0)),
+        **{
+            f"{measure}{end}": pa.Column("float64", pa.Check.in_range(0, 1), nullable=True)
+            for measure in MEASURES
+            for end in ("", "_se", "_low", "_high")
+        },
+    },
+    strict=True,
+)
+"""Means (0-1) over the groups of a major group, each group alike, with standard error and 95 % interval."""
 
 
-def _none(table: ScoreTable, why: str, draws: int, seed: int) -> Intervals:
-    frame, _ = _bounds(table, np.full((len(MEASURES), len(table.frame), 1), np.nan))
-    return Intervals(frame, None, f"no intervals: {why}", draws, seed, {}, _no_raters())
+def is_random_sample(run: Run) -> bool:
+    """Whether the run labelled tasks that were drawn at random from all of its list."""
+    chosen = run.manifest.parameters
+    return bool(chosen.get("sample")) and not chosen.get("occupations")
+
+
+def major_groups(table: ScoreTable) -> pd.DataFrame:
+    """What a random sample of tasks says: the mean score by major group, and over all groups, that all tasks would give.
+
+    The design is that of simple random sampling from the task list: a ratio estimator, its variance linearised and with
+    the correction for a finite population, and the interval of Korn and Graubard (Clopper-Pearson with the effective
+    number of tasks), which stays within 0 and 1 and does not shrink to nothing where all labels are equal.
+
+    Args:
+        table: The score table of a run whose tasks were drawn at random, see `is_random_sample`.
+
+    Returns:
+        Table of schema `MAJOR_GROUPS`; the last row is `all`.
+    """
+    matrix = full_map(table).matrix
+    codes = table.frame["code"].str[: _MAJOR[table.taxonomy]].to_numpy()
+    reached = np.diff(matrix.indptr) > 0
+    tasks = table.task_values
+    drawn = tasks["labelled"].to_numpy(dtype=bool)
+    left = 1 - drawn.mean()
+    rows: list[dict[str, Any]] = []
+    for name in [*sorted(set(codes[reached])), "all"]:
+        inside = reached & ((codes == name) | (name == "all"))
+        part = np.asarray(matrix[np.flatnonzero(inside), :].sum(axis=0)).ravel()[drawn]
+        used = part > 0
+        row: dict[str, Any] = {"major_group": name, "groups": int(inside.sum()), "tasks": int(used.sum())}
+        for measure in MEASURES:
+            values = tasks[measure].to_numpy(dtype="float64")[drawn]
+            row |= dict(
+                zip(
+                    (measure, *(f"{measure}_{e}" for e in ("se", "low", "high"))),
+                    _ratio(part[used], values[used], left),
+                    strict=True,
+                )
+            )
+        rows.append(row)
+    return MAJOR_GROUPS.validate(pd.DataFrame(rows).astype({"major_group": "str"}))
+
+
+def _ratio(weight: Floats, values: Floats, left: float) -> tuple[float, float, float, float]:
+    """Weighted mean of a random sample, its standard error, and its interval."""
+    number = len(values)
+    if number < 2 or np.isnan(values).any():
+        return float("nan"), float("nan"), float("nan"), float("nan")
+    mean = float(weight @ values / weight.sum())
+    apart = weight * (values - mean) / weight.sum()
+    variance = float(left * number / (number - 1) * (apart**2).sum())
+    # Equal labels have no variance; Kish's effective number keeps them from seeming certain.
+    kish = float(weight.sum() ** 2 / (weight**2).sum())
+    effective = min(mean * (1 - mean) / variance, number / max(left, 1e-9)) if variance > 0 else kish / max(left, 1e-9)
+    low = float(beta.ppf(0.025, mean * effective, (1 - mean) * effective + 1)) if mean > 0 else 0.0
+    high = float(beta.ppf(0.975, mean * effective + 1, (1 - mean) * effective)) if mean < 1 else 1.0
+    return mean, variance**0.5, low, high

@@ -27,6 +27,7 @@ _CAUSES = {
 """What moves a score, as an export calls it and as a page does."""
 _FOLLOWING = ("percentile", "wage_exposure_gbp")
 """Figures that follow from a score and from those of others."""
+_ENDS = {"mid": "", "low": "_low", "high": "_high"}
 _NOT_OF_CAREERS = ("ons-", "bls-isco08", "bls-soc2010")
 """Sources of the table of UK groups, which pages of US careers owe nothing to."""
 _MEASURES = (
@@ -65,6 +66,8 @@ def about(book: Book) -> Row:
         "readings": [r for r in ("strict", "with_tools") if any(p["readings"][r] for p in book.occupations)],
         "reading_names": method["score"]["readings"],
         "money": money,
+        "wage": method["wage"],
+        "population": method["pay_population"],
         "careers": bool(book.families),
         "licences": [entry.get("title", entry["name"]) for entry in book.package["licenses"]],
     }
@@ -111,8 +114,8 @@ def rows(book: Book) -> list[Row]:
             row[reading] = said and {
                 "band": said["band_label"],
                 "low": said["low_10"],
-                "mid": said["mid_10"],
                 "high": said["high_10"],
+                "other": said["other"] and {name: said["other"][f"score_10{end}"] for name, end in _ENDS.items()},
                 "percentile": said["percentile"],
                 "wage": said["wage_exposure_gbp"],
             }
@@ -153,7 +156,7 @@ def index_pages(book: Book, listed: list[Row]) -> Iterator[tuple[str, str, Row]]
                 "workforce": book.method["totals"],
             },
         )
-    brief = (ranges or {}).get("words")
+    brief = {kind: ((ranges or {}).get(kind) or {}).get("words") for kind in ("own", "other")}
     yield "compare.html", "compare.html", {"rows": [_compared(row) for row in listed], "brief": brief}
     if book.changes is not None:
         yield "changes.html", "changes.html", changes(book)
@@ -318,7 +321,7 @@ def scatter(paid: Sequence[Row]) -> Row:
 def totals(book: Book) -> Row:
     """Wage exposure in all and by major group, over the occupations with a score, jobs and pay.
 
-    Thin scores count, as in the table of the export, and are counted apart; where all are thin there is no total.
+    Thin scores do not count, as in the totals of the export, but are counted apart.
     """
     lines: dict[str, Row] = {}
     every = _line({"code": "", "title": "All occupations"})
@@ -329,19 +332,19 @@ def totals(book: Book) -> Row:
         for into in (line, every):
             into["groups"] += 1
             into["all_jobs"] += score["employees"] or 0
-            if score["employees"] is None or score["median_pay_gbp"] is None or not any(page["readings"].values()):
+            pay = score[f"{book.method['wage']}_pay_gbp"]
+            if score["employees"] is None or pay is None or not any(page["readings"].values()):
                 continue
-            wages = score["employees"] * score["median_pay_gbp"]
+            if page["thin"]:
+                into["thin"] += 1
+                continue
+            wages = score["employees"] * pay
             into["counted"] += 1
-            into["thin"] += page["thin"]
             into["jobs"] += score["employees"]
             into["wages"] += wages
             for measure, _, _ in _MEASURES:
                 if score[measure] is not None:
                     into[measure] = (into[measure] or 0) + score[measure] * wages
-    if every["counted"] == every["thin"]:
-        for line in (every, *lines.values()):
-            line.update({measure: None for measure, _, _ in _MEASURES})
     return {"every": every, "lines": list(lines.values()), "measures": _MEASURES}
 
 

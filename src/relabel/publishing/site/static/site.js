@@ -137,9 +137,13 @@
       line("score", function (said, row) {
         return row[reading[1]].toFixed(1) + " of 10" + (row.thin ? ", thin" : "");
       });
-      if (data.brief) {
-        line(data.brief, function (said) {
-          return said.low === null ? "–" : "about " + said.mid.toFixed(1) + " (" + said.low.toFixed(1) + " to " + said.high.toFixed(1) + ")";
+      function range(of) { return of.low.toFixed(1) + " to " + of.high.toFixed(1); }
+      if (data.brief.own) {
+        line(data.brief.own, function (said) { return said.low === null ? "–" : range(said); });
+      }
+      if (data.brief.other) {
+        line(data.brief.other, function (said) {
+          return said.other === null ? "–" : "about " + said.other.mid.toFixed(1) + " (" + range(said.other) + ")";
         });
       }
       line("band", function (said) { return said.band === null ? "–" : said.band; });
