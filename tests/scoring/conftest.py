@@ -12,7 +12,7 @@ from relabel.run import open_run
 from relabel.scoring.options import Links, Method, Taxonomy, Unrated, Weights
 from relabel.scoring.score import score_table
 from relabel.scoring.table import ScoreTable
-from relabel.scoring.uncertainty import Intervals, intervals
+from relabel.scoring.uncertainty import with_intervals
 from relabel.sources import ons
 from run_workshop import MakeRun, answered
 
@@ -62,11 +62,11 @@ def scored() -> Scored:
 
 @pytest.fixture(scope="session")
 def bounds_of(scored: Scored) -> BoundsOf:
-    """Intervals of the scores from GPT-4's labels against the human ones, by method; each is simulated once."""
+    """Scores from GPT-4's labels with intervals and what people's labels would give, by method; each is simulated once."""
 
     @cache
-    def simulated(method: Method) -> Intervals:
-        return intervals(scored(method=method), open_run("eloundou-2023:gpt4"), draws=300)
+    def simulated(method: Method) -> ScoreTable:
+        return with_intervals(scored(method=method), open_run("eloundou-2023:gpt4"), draws=300)
 
     return simulated
 

@@ -10,10 +10,9 @@ import pandas as pd
 from relabel.scoring.files import records
 from relabel.scoring.options import Method
 from relabel.scoring.table import ScoreTable
-from relabel.scoring.uncertainty import Intervals
 
 Scored = Callable[..., ScoreTable]
-BoundsOf = Callable[[Method], Intervals]
+BoundsOf = Callable[[Method], ScoreTable]
 TaskFile = Callable[[Sequence[Mapping[str, object]]], str]
 
 
