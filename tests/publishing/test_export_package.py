@@ -21,7 +21,7 @@ from relabel.scoring.explain import explain
 from relabel.scoring.families import FRAME_COLUMNS
 from relabel.scoring.options import Choices
 from relabel.scoring.score import score_table
-from relabel.scoring.uncertainty import INTERVALS
+from relabel.scoring.uncertainty import BOUNDED, ESTIMATED
 from run_workshop import MakeRun, a_label, a_run
 
 FLIPPED = "15-1252.00"
@@ -85,14 +85,17 @@ def test_the_version_follows_the_labels_and_the_date_follows_the_run(sample_run:
     export_run(run, tmp_path / "one", draws=0)
     export_run(with_flipped(run, tmp_path / "other"), tmp_path / "two", draws=0)
     one, two = load(tmp_path / "one/datapackage.json"), load(tmp_path / "two/datapackage.json")
-    assert one["version"].startswith("5.0.0+")
+    assert one["version"].startswith("6.0.0+")
     assert one["version"] != two["version"]
     assert (one["created"], two["created"]) == ("2026-01-01T00:00:00Z", "2026-02-02T00:00:00Z")
 
 
 def test_every_column_that_can_come_is_described() -> None:
-    bounds = set(INTERVALS.columns) - {"code"}
-    assert bounds <= set(OCCUPATION_COLUMNS)
+    ends = ("", "_low", "_high")
+    assert {f"{name}{end}" for name in BOUNDED for end in ends} <= set(OCCUPATION_COLUMNS)
+    assert {f"{name}_{who}{end}" for name in ESTIMATED for who in ("gold", "pooled") for end in ends} <= set(
+        OCCUPATION_COLUMNS
+    )
     assert set(PARTS) <= set(CHANGE_COLUMNS)
     assert set(FRAME_COLUMNS) <= set(FAMILY_COLUMNS)
     for columns in (OCCUPATION_COLUMNS, CHANGE_COLUMNS, FAMILY_COLUMNS):
@@ -156,17 +159,19 @@ def test_job_families_come_as_tables_and_pages_or_not_at_all(compared: Path, tmp
 def test_intervals_hold_their_words_and_can_be_left_out(compared: Path, tmp_path: Path) -> None:
     page = load(compared / "occupations/2134.json")
     said = page["readings"]["strict"]
-    assert said["low_10"] <= said["mid_10"] <= said["high_10"]
-    assert said["interval_words"].startswith("With the sample's own labels instead of ")
-    assert said["interval_brief"] == "with the sample's own labels"
+    assert said["low_10"] <= said["score_10"] <= said["high_10"]
+    other = said["other"]
+    assert other["score_10_low"] <= other["score_10"] <= other["score_10_high"]
+    assert other["words"].startswith("With the sample's own labels instead of ")
+    assert other["brief"] == "with the sample's own labels"
     intervals = load(compared / "methodology.json")["intervals"]
-    assert intervals["noise"] == "confusion"
-    assert "may lie outside" in intervals["how_to_read"]
+    assert (intervals["own"]["noise"], intervals["other"]["noise"]) == ("single", "confusion")
+    assert "may lie outside" in intervals["other"]["how_to_read"]
     export_run(open_run("sample"), tmp_path / "out", draws=0)
     assert "alpha_low" not in pd.read_csv(tmp_path / "out/occupations.csv").columns
     assert load(tmp_path / "out/methodology.json")["intervals"] is None
     assert load(tmp_path / "out/occupations/2134.json")["readings"]["strict"]["low_10"] is None
-    with pytest.raises(UsageError, match="ask for 100 or more"):
+    with pytest.raises(UsageError, match="100 or more"):
         export_run(open_run("sample"), tmp_path / "few", draws=5)
 
 

@@ -182,18 +182,22 @@ def test_thin_shares_of_a_role_are_marked_on_the_page_of_its_family(sample_run: 
     assert career.count("<small>thin</small>") == 2
 
 
-def test_totals_say_how_many_of_the_occupations_in_them_are_thin(sample_run: MakeRun, tmp_path: Path) -> None:
+def test_totals_leave_thin_occupations_out_and_say_how_many(sample_run: MakeRun, tmp_path: Path) -> None:
     built = made_thin(sample_run, tmp_path, "11-3051.00")
     summed = json.loads((built.folder / "data/methodology.json").read_text(encoding="utf-8"))
-    totals, ranges = summed["totals"], summed["intervals"]["totals"]
-    assert (totals["groups"], totals["thin_groups"]) == (5, 1)
+    totals, ranges = summed["totals"], summed["intervals"]
+    assert (totals["groups"], totals["thin_groups"]) == (4, 1)
     for name in ("index", "totals"):
         text = " ".join(Seen(built.folder / f"{name}.html").text.split())
-        assert ("over 5 occupations (1 thin)" if name == "index" else "5 of 6 occupations (1 thin)") in text
+        assert (
+            "over 4 occupations (1 thin left out)" if name == "index" else "4 of 6 occupations (1 thin left out)"
+        ) in text
         for measure in ("alpha", "beta", "gamma"):
             key = f"wage_exposure_{measure}_gbp"
-            low, mid, high = (money(ranges[key][end]) for end in ("low", "mid", "high"))
-            assert f"{money(totals[key])}with the sample's own labels: about {mid}, {low} to {high}" in text
+            own = [money(ranges["own"]["totals"][key][end]) for end in ("low", "high")]
+            low, mid, high = (money(ranges["other"]["totals"][key][end]) for end in ("low", "mid", "high"))
+            assert f"{money(totals[key])}95 % interval: {own[0]} to {own[1]}" in text
+            assert f"with the sample's own labels: about {mid}, {low} to {high}" in text
     assert "Occupations scored5 of 6and 1 thin" in " ".join(Seen(built.folder / "index.html").text.split())
 
 
@@ -226,8 +230,10 @@ def test_a_page_shows_both_readings_without_any_script(site: Site) -> None:
         assert said["meaning"] in text
         assert all(line in text for line in said["now"])
         assert said["higher_than"].capitalize() in text
-        held = f"{said['mid_10']:.1f} (95 % range {said['low_10']:.1f} to {said['high_10']:.1f})"
-        assert f"{said['interval_words']} {held}" in text
+        assert f"95 % interval {said['low_10']:.1f} to {said['high_10']:.1f}" in text
+        other = said["other"]
+        held = f"{other['score_10']:.1f} (95 % range {other['score_10_low']:.1f} to {other['score_10_high']:.1f})"
+        assert f"{other['words']} {held}" in text
         assert f"{said['tasks_text']} tasks can be sped up" in text
     for part in page["onet"]:
         assert f"{part['title']} {part['onet_soc_code']}" in text

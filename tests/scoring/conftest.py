@@ -75,7 +75,7 @@ def bounds_of(scored: Scored) -> BoundsOf:
 def task_file(tmp_path: Path) -> TaskFile:
     def write(rows: Sequence[Mapping[str, object]]) -> str:
         path = tmp_path / "tasks.csv"
-        defaults = {"title": "Somebody", "text": "Do it.", "task_type": "Core", "importance": 3}
+        defaults = {"title": "", "text": "Do it.", "task_type": "Core", "importance": 3}
         pd.DataFrame([defaults | dict(row) for row in rows]).to_csv(path, index=False)
         return str(path)
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from score_workshop import BoundsOf, Scored, TaskFile
+from score_workshop import BoundsOf, TaskFile
 from typer.testing import CliRunner
 
 from relabel.cli.app import app
@@ -14,7 +14,6 @@ from relabel.errors import DataError, UsageError
 from relabel.run import open_run
 from relabel.scoring.explain import explain, taxonomy_of
 from relabel.scoring.score import score_table
-from relabel.scoring.uncertainty import bounded
 from run_workshop import MakeRun, answered
 
 A, B = "11-1011.00", "15-1252.00"
@@ -101,15 +100,18 @@ def test_text_fits_the_page_and_json_holds_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.mirror
-def test_a_published_score_is_explained_with_its_interval_and_its_way(scored: Scored, bounds_of: BoundsOf) -> None:
+def test_a_published_score_is_explained_with_its_interval_and_its_way(bounds_of: BoundsOf) -> None:
     run = open_run("eloundou-2023:gpt4")
-    table = bounded(scored(method="site-2026"), bounds_of("site-2026"))
+    table = bounds_of("site-2026")
     explained = explain(table, run, "1121")
     assert (explained.score["strict_10"], explained.score["with_tools_10"]) == (0.7, 7.3)
     low, high = explained.intervals["gamma"]
     assert low is not None
     assert high is not None
-    assert low < high
+    assert low < explained.score["gamma"] < high
+    estimate, low, high = explained.estimates["gamma"]
+    assert (low < estimate < high, explained.estimates_of) == (True, "eloundou-2023:human")
+    assert explained.score["gamma"] > high
     assert "alpha_low" not in explained.score
     assert sum(one.share for one in explained.occupations) == pytest.approx(1.0)
     assert sum(task.part for task in explained.tasks) == pytest.approx(1.0)

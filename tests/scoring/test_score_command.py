@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -79,11 +80,14 @@ def test_with_draws_scores_are_shown_with_their_intervals(app: typer.Typer, oppo
     words, other = opposed
     result = CliRunner().invoke(app, [*words, "--gold", other])
     assert result.exit_code == 0, result.output
-    assert "rank, 95 %" in result.output
+    assert result.output.count("by the gold") == 2
     line = next(line for line in result.output.splitlines() if line.startswith("11-1011.00"))
-    code, alpha, within, gamma, around, rank, *_ = line.split()
-    assert (code, alpha, gamma, rank) == ("11-1011.00", "0.000", "0.500", "1-1")
-    assert all(len(interval.split("-")) == 2 for interval in (within, around))
+    code, alpha, within, _, _, gamma, around, by_gold, of_gold, *_ = line.split()
+    assert (code, alpha, gamma) == ("11-1011.00", "0.000", "0.500")
+    for value, interval in ((alpha, within), (gamma, around), (by_gold, of_gold)):
+        low, high = map(float, interval.split("-"))
+        assert low <= float(value) <= high
+        assert low < high
 
 
 def test_intervals_of_a_run_of_one_setting_are_shown_with_dashes(
@@ -96,26 +100,36 @@ def test_intervals_of_a_run_of_one_setting_are_shown_with_dashes(
     result = CliRunner().invoke(app, [*words, "--draws", "100", "--gold", str(run.folder)])
     assert result.exit_code == 0, result.output
     line = next(line for line in result.output.splitlines() if line.startswith("11-1011.00"))
-    assert line.split()[3:6] == ["-", "-", "1-1"]
+    assert line.split()[1] == "0.500"
+    assert line.split()[5:7] == ["-", "-"]
 
 
 def test_each_rater_stands_beside_the_pooled_score(
     app: typer.Typer, opposed: tuple[list[str], str], tmp_path: Path
 ) -> None:
     words, other = opposed
-    shown = CliRunner().invoke(app, [*words, "--rater", other]).output
-    assert [line.split()[0] for line in shown.partition("by rater")[2].splitlines()[1:4]] == [
+    with pytest.raises(UsageError, match="3 or more"):
+        CliRunner().invoke(app, [*words, "--rater", other], catch_exceptions=False)
+    third = shutil.copytree(other, tmp_path / "third-run")
+    words += ["--rater", other, "--rater", str(third)]
+    shown = CliRunner().invoke(app, words).output
+    assert [line.split()[0] for line in shown.partition("by rater")[2].splitlines()[1:5]] == [
         "a-run",
         "other-run",
+        "third-run",
         "pooled",
     ]
-    document = json.loads(CliRunner().invoke(app, [*words, "--rater", other, "--json"]).stdout)
+    document = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
     assert [(row["rater"], round(row["gamma"], 12)) for row in document["by_rater"]] == [
         ("a-run", 0.5),
         ("other-run", 0.5),
+        ("third-run", 0.5),
         ("pooled", 0.5),
     ]
-    assert (document["intervals"]["noise"], document["intervals"]["draws"]) == ("raters", 200)
+    assert (document["intervals"]["other"]["noise"], document["intervals"]["draws"]) == ("raters", 200)
+    (row,) = document["rows"]
+    assert row["gamma_low"] <= row["gamma"] <= row["gamma_high"]
+    assert row["gamma_pooled_low"] <= row["gamma_pooled"] <= row["gamma_pooled_high"]
 
 
 def test_a_seed_below_zero_is_wrong_usage(app: typer.Typer, opposed: tuple[list[str], str]) -> None:
@@ -129,12 +143,16 @@ def test_totals_are_shown_with_their_intervals(app: typer.Typer, tmp_path: Path)
     answers = {(code, task): {"strict": False, "with-tools": n % 2 == 0} for n, (code, task) in enumerate(tasks)}
     run = answered(tmp_path / "a-run", answers, tasks="sample")
     out = tmp_path / "scores.json"
-    words = ["score", str(run.folder), "--draws", "100", "--rater", "sample", "--out", str(out)]
+    words = ["score", str(run.folder), "--draws", "100", "--gold", "sample", "--out", str(out)]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
-    assert "95 % of the draws of these totals: alpha " in result.output
-    totals = json.loads(out.read_text(encoding="utf-8"))["intervals"]["totals"]
-    assert list(totals) == [f"wage_exposure_{measure}_gbp" for measure in ("alpha", "beta", "gamma")]
+    assert "by the labels of sample it would be: alpha " in result.output
+    document = json.loads(out.read_text(encoding="utf-8"))
+    for part in ("own", "other"):
+        totals = document["intervals"][part]["totals"]
+        assert list(totals) == [f"wage_exposure_{measure}_gbp" for measure in ("alpha", "beta", "gamma")]
+    for name, bounds in document["intervals"]["own"]["totals"].items():
+        assert bounds["low"] <= document["totals"][name] <= bounds["high"]
 
 
 def test_an_unknown_suffix_is_refused_before_anything_is_scored(app: typer.Typer) -> None:

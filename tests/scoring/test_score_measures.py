@@ -240,8 +240,8 @@ def test_a_coverage_below_one_percent_is_not_called_nought(make_run: MakeRun, ta
     assert row["status"] == "thin: under 1 % of the group's task weight has labels"
 
 
-@pytest.mark.parametrize(("labelled", "partial"), [(90, False), (89, True)])
-def test_nine_tenths_of_the_list_make_a_whole_table(
+@pytest.mark.parametrize(("labelled", "partial"), [(100, False), (99, True)])
+def test_a_table_with_a_task_without_a_label_is_partial(
     make_run: MakeRun, task_file: TaskFile, labelled: int, partial: bool
 ) -> None:
     tasks = task_file(many(100))

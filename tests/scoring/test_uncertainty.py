@@ -185,8 +185,8 @@ def test_a_small_gold_makes_wider_intervals() -> None:
     assert widths[0] > 1.1 * widths[1]
 
 
-@pytest.mark.parametrize("samples", [2, 5])
-def test_intervals_from_repeats_hold_the_score_of_endless_repeats_in_95_of_100_cases(samples: int) -> None:
+@pytest.mark.parametrize("repeats", [2, 5])
+def test_intervals_from_repeats_hold_the_score_of_endless_repeats_in_95_of_100_cases(repeats: int) -> None:
     rng, world = np.random.default_rng(5), _world()
     mapped, held, errors = _map(world), [], []
     for _ in range(5):
@@ -195,7 +195,7 @@ def test_intervals_from_repeats_hold_the_score_of_endless_repeats_in_95_of_100_c
         decided = np.eye(3)[_classes(mixes, rng)]
         torn = (rng.random(len(world)) < 0.3)[:, None]
         shares = np.where(torn, 0.5 * decided + 0.5 * mixes, 0.98 * decided + 0.02 * mixes)
-        samples = np.stack([_classes(shares, rng) for _ in range(samples)], axis=1)
+        samples = np.stack([_classes(shares, rng) for _ in range(repeats)], axis=1)
         run = _run("again", world, samples)
         inside, error = _coverage(Answers(run, _task_values(world, run)), mapped, mapped.scores(shares @ VALUES).T)
         held.append(inside)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from relabel.publishing.words import model_name
-from relabel.run import PUBLISHED
 from relabel.scoring.table import ScoreTable
 
 _OWN_BRIEF = "95 % interval"
@@ -17,16 +16,15 @@ _OWN_READ = {
     "too wide than too narrow.",
 }
 _RIGHT = "It says nothing about whether the answers are right."
-_OTHER_BRIEF = {"gold": "with labels from {of}", "pooled": "mean over raters"}
+_OTHER_BRIEF = {"gold": "with {labels}", "pooled": "mean over raters"}
 _OTHER_LONG = {
-    "gold": "With labels from {of} instead of {model}, this score would be about",
+    "gold": "With {labels} instead of {model}, this score would be about",
     "pooled": "With the labels of several raters taken together, this score would be about",
 }
 _OTHER_READ = {
-    "gold": "A separate figure says what labels from {of} would give. They labelled some of the same tasks as {model} and often chose "
-    "otherwise. What is known about these differences is used to estimate the score that their labels would give, with a range "
-    "that holds it in 95 of 100 cases. Where the score shown lies outside that range, {model} and {of} differ by more than "
-    "chance.",
+    "gold": "A separate figure says what the score would be with {labels}. They were given to some of the same tasks and often differ from "
+    "those of {model}. What is known about these differences is used to estimate that score, with a range that holds it in 95 of "
+    "100 cases. The score shown may lie outside that range: then the two differ by more than chance.",
     "pooled": "A separate figure is the mean score over several raters, with a range for the mean of such raters.",
 }
 
@@ -45,14 +43,10 @@ def _said(table: ScoreTable, words: dict[str, str]) -> str | None:
     found = table.intervals
     if found is None or found.other is None:
         return None
+    known = {"eloundou-2023:human": "labels from people", "sample": "the sample's own labels"}
     of = found.other.of or ""
-    if of == "eloundou-2023:human":
-        of = "people"
-    elif of in PUBLISHED:
-        of = model_name(of)
-    elif of == "sample":
-        of = "the sample's authors"
-    return words[found.other.name].format(model=_model(table), of=of)
+    labels = known.get(of, f"labels from {model_name(of)}")
+    return words[found.other.name].format(model=_model(table), labels=labels)
 
 
 def _model(table: ScoreTable) -> str:

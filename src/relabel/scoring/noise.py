@@ -47,6 +47,7 @@ _FAMILIES = (2,)
 second level moved the coverage of GPT-4's intervals for the human scores by less than .02, at twenty times the cost."""
 _LEVELS = (7, 6, 4, 2, 0)
 """Characters of an O*NET-SOC code that name its SOC code, broad, minor and major group; and all occupations."""
+_LEAST_SHARE = 0.02
 _LEAST_TASKS = 10.0
 """Tasks that the mix of all occupations counts as beside those of a group."""
 _BOTH = pd.DataFrame({"strict": [False, False, True], "with_tools": [False, True, True]})
@@ -206,14 +207,14 @@ class _Step:
         """Expected share above the class; occupations."""
         mean = self._top
         for parent, concentration, own in reversed(self._levels):
-            mean = concentration * (mean / mean.sum(axis=1, keepdims=True))[parent] + own
+            mean = concentration * _inside(mean / mean.sum(axis=1, keepdims=True))[parent] + own
         return mean[:, 0] / mean.sum(axis=1)
 
     def draw(self, number: int, rng: np.random.Generator) -> Floats:
         """Draw shares above the class and in it: occupations by two by draws."""
         mix = _dirichlet(np.broadcast_to(self._top[:, :, None], (*self._top.shape, number)), rng)
         for parent, concentration, own in reversed(self._levels):
-            mix = _dirichlet(concentration * mix[parent] + own[:, :, None], rng)
+            mix = _dirichlet(concentration * _inside(mix)[parent] + own[:, :, None], rng)
         return mix
 
 
@@ -230,6 +231,11 @@ def _summed(where: Ints, rows: Floats, number: int) -> Floats:
     total = np.zeros((number, rows.shape[1]))
     np.add.at(total, where, rows)
     return total
+
+
+def _inside(shares: Floats) -> Floats:
+    """Shares of others that leave room for both classes: no share of 0 is certain, however many others have it."""
+    return np.clip(shares, _LEAST_SHARE, 1 - _LEAST_SHARE)
 
 
 def _dirichlet(parameters: Floats, rng: np.random.Generator) -> Floats:
@@ -381,7 +387,8 @@ def _concentration(centre: Floats, counts: Floats) -> float:
         total = float(np.exp(log_concentration))
         alpha = total * centre
         rows = (gammaln(alpha + counts) - gammaln(alpha)).sum(axis=1) + gammaln(total) - gammaln(total + size)
-        return -float(rows.sum())
+        # A weak prior decides where labels are all equal and say nothing.
+        return ((log_concentration - np.log(5.0)) / 1.5) ** 2 / 2 - float(rows.sum())
 
     found = optimize.minimize_scalar(loss, bounds=(np.log(0.01), np.log(1000.0)), method="bounded")
     return float(np.exp(found.x))
