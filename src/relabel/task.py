@@ -221,7 +221,7 @@ def disputed_titles(table: pd.DataFrame, release: str = "onet-30.2") -> list[tup
     disputed = {
         c: (c, ours, theirs)
         for c, ours, theirs in rows
-        if isinstance(theirs, str) and not _stems(ours) & _stems(theirs)
+        if isinstance(theirs, str) and _stems(ours) and not _stems(ours) & _stems(theirs)
     }
     return list(disputed.values())
 
