@@ -15,7 +15,7 @@ from relabel.labelling.job import Stop
 from relabel.labelling.store import Store
 from relabel.run import open_run
 from relabel.settings import settings
-from server import Reply
+from server import Reply, provider
 from workshop import KEY, make_job
 
 KINDS = [("groq", FakeBatches), ("mistral", Mistral), ("together", Together)]
@@ -68,10 +68,10 @@ async def test_one_that_was_stopped_goes_on_and_can_be_cancelled(
         books_balance(fake, store)
 
 
-def named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+def named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, more: str = "") -> None:
     """Take loopback for a provider that is known."""
     mine = tmp_path / "providers.toml"
-    mine.write_text(f'[[provider]]\nid = "mine"\nname = "Mine"\nhosts = ["127.0.0.1"]\nbatch = "{way}"\n')
+    mine.write_text(f'[[provider]]\nid = "mine"\nname = "Mine"\nhosts = ["127.0.0.1"]\nbatch = "{way}"\n{more}')
     monkeypatch.setenv("RELABEL_PROVIDERS", str(mine))
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.chdir(tmp_path)
@@ -88,7 +88,7 @@ WORDS = ["run", "--model", "m", "--engine", "batch", "--tasks", "sample", "--sam
 def test_azure_by_both_forms_of_its_address(
     form: str, endpoint: str, version: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    named(tmp_path, monkeypatch, "azure")
+    named(tmp_path, monkeypatch, "azure", 'key_header = "api-key"\n')
     with batch_provider(by_number, Fate(looks=10**9), kind=Azure) as fake:
 
         def trouble(call: Call) -> None:
@@ -114,7 +114,7 @@ def test_azure_by_both_forms_of_its_address(
 
 
 def test_a_prompt_that_azure_filters_is_that_labels_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    named(tmp_path, monkeypatch, "azure")
+    named(tmp_path, monkeypatch, "azure", 'key_header = "api-key"\n')
     said = "The response was filtered due to the prompt triggering Azure OpenAI's content management policy."
     filtered = Reply(400, {"error": {"message": said, "code": "content_filter", "param": "prompt", "type": None}})
     turns = iter(range(100))
@@ -144,3 +144,18 @@ def test_a_provider_without_batches_is_told_before_anything_is_asked(
         assert said in capsys.readouterr().err
         assert fake.calls == []
     assert not (settings().home / "batches").exists()
+
+
+def test_an_azure_deployment_behind_any_host_gets_its_key_in_the_header_that_it_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-mine")
+    with provider(by_number) as fake:
+        address = fake.base_url.removesuffix("/v1") + "/openai/deployments/mine?api-version=2024-10-21"
+        words = ["run", "--model", "m", "--tasks", "sample", "--sample", "1", "--out", "r", "--quiet"]
+        assert run_app([*words, "--base-url", address]) == 0
+        assert {seen.headers.get("api-key") for seen in fake.seen} == {KEY}
+        assert not any({"authorization", "openai-organization"} & set(seen.headers) for seen in fake.seen)
+    assert open_run("r").manifest.base_url == address

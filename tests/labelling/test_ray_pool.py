@@ -16,6 +16,7 @@ from relabel.labelling.connection import Connection
 from relabel.labelling.engines import ray
 from relabel.labelling.engines.ray import Call, RayTransport, Sender, WorkerGoneError, WorkerLostError
 from relabel.labelling.engines.transport import BrokenError, HttpReply, TimedOutError, UnreachableError
+from relabel.labelling.providers import UNKNOWN
 from relabel.labelling.request import Endpoint
 from relabel.labelling.wire import Api
 from server import Reply, provider
@@ -209,5 +210,5 @@ async def test_a_nodes_own_key_does_not_leave_it(monkeypatch: pytest.MonkeyPatch
     key = "sk-of-the-node-0123456789"
     monkeypatch.setenv("OPENAI_API_KEY", key)
     with provider(lambda seen: Reply(body={"echo": seen.headers["authorization"]})) as fake:
-        back = await Sender().post("chat", b"{}", fake.base_url, "", 90.0)
+        back = await Sender().post("chat", b"{}", fake.base_url, "", UNKNOWN, 90.0)
     assert back.content == b'{"echo": "Bearer [key]"}'

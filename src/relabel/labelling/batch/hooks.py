@@ -112,7 +112,7 @@ class GroqBatches(BatchProvider):
 
 
 class AzureBatches(BatchProvider):
-    """Azure's batches: the key in a header of its own, and no deployment in the address.
+    """Azure's batches: no deployment in the address.
 
     Both forms of the address: `/openai/v1`, and `/openai/deployments/NAME?api-version=...`, whose batches are of the resource.
     https://learn.microsoft.com/en-us/azure/ai-services/openai/how-to/batch
@@ -120,8 +120,6 @@ class AzureBatches(BatchProvider):
 
     def __init__(self, http: Http, secret: str, model: str, known: Provider = UNKNOWN, **policy: Any) -> None:
         super().__init__(http, secret, model, known, **policy)
-        http.headers.pop("Authorization", None)
-        http.headers["api-key"] = secret
         http.address, deployments, _ = http.address.partition("/deployments/")
         if deployments:
             self.version = ""

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 from relabel import __version__
 from relabel.errors import DataError, ProviderError, RelabelError, UsageError
 from relabel.labelling.budget import Budget
-from relabel.labelling.connection import Connection, LazyEngine
+from relabel.labelling.connection import Connection, LazyEngine, key_for
 from relabel.labelling.engines.limits import Limiter
 from relabel.labelling.engines.local import SLOTS, LocalServer, find_weights, is_local, local_endpoint
 from relabel.labelling.engines.online import OnlineEngine
@@ -41,6 +41,7 @@ from relabel.labelling.engines.transport import (
     UnreadableError,
 )
 from relabel.labelling.pricing import OPENAI_URL
+from relabel.labelling.providers import Provider
 from relabel.labelling.wire import Api
 from relabel.redaction import masked, may_hold_secret
 from relabel.settings import settings
@@ -262,15 +263,17 @@ class Sender:
             )
         return self._open.enter_context(LocalServer(weights, self._alias, threads=self._threads)).base_url
 
-    async def post(self, api: Api, content: bytes, base_url: str | None, secret: str, attempt_s: float) -> Posted:
+    async def post(
+        self, api: Api, content: bytes, base_url: str | None, secret: str, provider: Provider, attempt_s: float
+    ) -> Posted:
         """Post a document and bring the reply back.
 
         The key comes here and not into the constructor, whose arguments a cluster keeps; without one, the node's own is taken, and does
         not leave it.
         """
         if self._transport is None:
-            own = settings().openai_api_key
-            self._transport = HttpTransport(base_url, secret or (own.get_secret_value() if own else ""))
+            own = key_for(provider, settings())
+            self._transport = HttpTransport(base_url, secret or (own.get_secret_value() if own else ""), provider)
         back = Posted()
         try:
             # The driver lets go earlier; this is for a driver that is gone.
@@ -318,7 +321,7 @@ class RayTransport:
 
     def __init__(self, calls: Sequence[Call], described: Connection) -> None:
         secret = described.key.get_secret_value() if described.key else ""
-        self._given = described.base_url, secret, described.patience.attempt_s
+        self._given = described.base_url, secret, described.provider, described.patience.attempt_s
         self._needs_key = not secret and described.shown_url.startswith(OPENAI_URL)
         self._workers = [_Worker(call, self._revive) for call in calls]
         self._changed = asyncio.Event()
