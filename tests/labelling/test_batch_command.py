@@ -165,6 +165,19 @@ def test_a_state_of_an_earlier_version_is_gone_on_with_by_its_command(
     assert len(fake.made) == 8
 
 
+def test_the_variable_that_holds_the_key_is_remembered_and_the_key_is_not(
+    fake: FakeBatches, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    monkeypatch.setenv("MINE", KEY)
+    run_id = interrupted(fake, capsys, "--key-env", "MINE")
+    assert run_app(["batch", "list", "--refresh"]) == 0
+    assert run_app(["batch", "resume", run_id, "--quiet"]) == 0
+    assert {call.authorization for call in fake.calls} == {f"Bearer {KEY}"}
+    for path in settings().home.rglob("*"):
+        assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
+
+
 def test_a_state_of_a_later_version_is_refused(fake: FakeBatches, capsys: pytest.CaptureFixture[str]) -> None:
     run_id = interrupted(fake, capsys)
     path = settings().home / "batches" / run_id / "state.json"

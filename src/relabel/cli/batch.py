@@ -103,6 +103,7 @@ def label_by_batch(
     *,
     base_url: str | None,
     max_cost: float | None,
+    key_env: str | None = None,
     submit: bool = True,
     look: Look,
 ) -> tuple[Outcome, str]:
@@ -114,6 +115,7 @@ def label_by_batch(
         environment: Settings from the environment.
         base_url: The provider's address.
         max_cost: Cap of the cost, in USD.
+        key_env: Environment variable that holds the key; by default the provider's own.
         submit: Whether anything is sent; else batches are cancelled, and what they have is taken.
         look: How progress looks.
 
@@ -130,12 +132,12 @@ def label_by_batch(
     from relabel.labelling.progress import Progress
     from relabel.labelling.store import Store
 
-    provider = _provider(base_url, job, environment)
+    provider = _provider(base_url, job, environment, key_env)
     name, home = state.run_id(job), _home(environment)
     go_on = f"batches that were sent go on at the provider, `relabel batch resume {name}` takes their answers"
     if look == "people" and submit:
         typer.echo(f"batch run {name}, its state is in {home / name}; once stopped, {go_on}", err=True)
-    options = state.BatchOptions(submit=submit, max_cost=max_cost, poll_s=state.POLL_S)
+    options = state.BatchOptions(submit=submit, max_cost=max_cost, key_env=key_env, poll_s=state.POLL_S)
 
     async def work(store: Store) -> Outcome:
         stop, progress = Stop(), Progress(asked=job.size)
@@ -152,12 +154,12 @@ def label_by_batch(
         return asyncio.run(work(store)), go_on
 
 
-def _provider(base_url: str | None, job: Job, environment: Settings) -> BatchProvider:
+def _provider(base_url: str | None, job: Job, environment: Settings, key_env: str | None = None) -> BatchProvider:
     from relabel.labelling.batch.hooks import batch_provider
     from relabel.labelling.connection import key_for, require_key
     from relabel.labelling.engines.transport import Http
 
-    key = key_for(job.provider, environment)
+    key = key_for(job.provider, environment, key_env)
     secret = key.get_secret_value().strip(" ") if key else ""
     http = Http(base_url, secret, job.provider)
     require_key(job.provider, key)
@@ -187,6 +189,7 @@ def _go_on(state: BatchState, *, submit: bool, look: Look, as_json: bool) -> Non
         environment,
         base_url=state.base_url,
         max_cost=state.max_cost,
+        key_env=state.key_env,
         submit=submit,
         look=look,
     )
@@ -204,7 +207,7 @@ async def _refresh(states: list[BatchState], environment: Settings) -> None:
         job = BatchFolder(_home(environment), state.run_id).load_job()
         if job is None or not any(chunk.batch_id for chunk in state.open):
             continue
-        provider = _provider(state.base_url, job, environment)
+        provider = _provider(state.base_url, job, environment, state.key_env)
         try:
             for chunk in state.open:
                 if chunk.batch_id is None:

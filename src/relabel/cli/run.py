@@ -208,7 +208,13 @@ def run(
         from relabel.cli.batch import label_by_batch
 
         outcome, go_on = label_by_batch(
-            job, folder, environment, base_url=described.base_url, max_cost=max_cost, look=look
+            job,
+            folder,
+            environment,
+            base_url=described.base_url,
+            max_cost=max_cost,
+            key_env=key_env,
+            look=look,
         )
     else:
         outcome = labelling.label(

@@ -159,7 +159,7 @@ def _open_state(
         state.started_at, state.ended_at, state.max_requests = started, None, None
     if not state.open:
         state.form = job.endpoint.form
-    state.out, state.max_cost = str(out.resolve()), options.max_cost
+    state.out, state.max_cost, state.key_env = str(out.resolve()), options.max_cost, options.key_env
     folder.save(state)
     return state
 

@@ -51,6 +51,7 @@ class BatchOptions:
     Attributes:
         submit: False takes what batches have, cancels those that go on, and sends nothing more.
         max_cost: Cap of the cost in USD over one attempt, whatever the number of processes; needs bounded answers.
+        key_env: Environment variable that holds the key, for a process that goes on with the job.
         poll_s: Seconds before the first poll.
         max_requests: Lines of one input file.
         max_bytes: Bytes of one input file.
@@ -63,6 +64,7 @@ class BatchOptions:
 
     submit: bool = True
     max_cost: float | None = None
+    key_env: str | None = None
     poll_s: float = POLL_S
     max_requests: int = MAX_REQUESTS
     max_bytes: int = MAX_BYTES
@@ -140,6 +142,7 @@ class BatchState(BaseModel):
         out: The run folder.
         model: The model as the user named it; `base_url` the provider's address without credentials.
         max_cost: Cap of the cost, in USD.
+        key_env: Environment variable that holds the key; by default the provider's own.
         attempt: Counts the attempts at the run, from 1. An attempt ends when the run folder is written with nothing open.
         max_requests: Bound of a chunk that the provider's queue has made necessary.
         form: How its batches hold the server to the answer's shape; requests are hashed with it.
@@ -155,6 +158,7 @@ class BatchState(BaseModel):
     model: str
     base_url: str | None
     max_cost: float | None = None
+    key_env: str | None = None
     attempt: int = 1
     max_requests: int | None = None
     form: Form | None = None
