@@ -54,7 +54,7 @@ async def batch(
     **options: Any,
 ) -> Outcome:
     given = {name: options.pop(name) for name in _OPTIONS & options.keys()}
-    how = replace(BatchOptions(sleep=no_wait, jitter=lambda: 0.0, poll_s=0.0), **given)
+    how = replace(BatchOptions(sleep=no_wait, poll_s=0.0), **given)
     provider = WAYS[way](
         Http(base_url or job.base_url, key), key, job.endpoint.model, sleep=no_wait, jitter=lambda: 0.0
     )

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import random
 import time
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
@@ -57,7 +56,6 @@ class BatchOptions:
         max_bytes: Bytes of one input file.
         clock: Seconds on a monotonic clock.
         sleep: Waits for some seconds.
-        jitter: A random number in 0-1.
         now: The time of day.
         step: Called with the name of each step once it is done; tests kill the process there.
     """
@@ -70,7 +68,6 @@ class BatchOptions:
     max_bytes: int = MAX_BYTES
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    jitter: Callable[[], float] = random.random
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     step: Callable[[str], None] = lambda name: None
 
