@@ -53,9 +53,9 @@ def test_byte_order_mark_windows_line_ends_blank_lines_and_other_columns_are_tak
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("task_id,code\n1,E0\n2,E3\n", "line 3: 'E3' is no code"),
-        ("task_id,code\n1,e0\n", "line 2: 'e0' is no code"),
-        ("task_id,code\n1,=E0\n", "line 2: '=E0' is no code"),
+        ("task_id,code\n1,E0\n2,E3\n", "line 3: 'E3' is not a code"),
+        ("task_id,code\n1,e0\n", "line 2: 'e0' is not a code"),
+        ("task_id,code\n1,=E0\n", "line 2: '=E0' is not a code"),
         ("task_id,strict\n1,exposed\n2,yes\n", "line 3: strict is 'yes'"),
         ("task_id,strict,with_tools\n1,exposed,True\n", "line 2: with_tools is 'True'"),
         ("task_id,code\n1,E0\n2,E1\n1,E0\n", "line 4 repeats the task id '1' of line 2"),
@@ -79,7 +79,7 @@ def test_byte_order_mark_windows_line_ends_blank_lines_and_other_columns_are_tak
         ("task_id,code,weight\n1,E0,2\n2,E1,0\n", "line 3: weight must be a number above 0, not '0'"),
         ("task_id,code,weight\n1,E0,2\n2,E1,\n", "line 3 has no weight, other lines do"),
         ("task_id,code,weight,reviewer\n1,,,\n2,,,\n3,E1,2,a\n4,E0,,a\n", "line 5 has no weight, other lines do"),
-        ("id,label\n1,T0\n2,E1\n", "line 3: 'E1' is no level of automation"),
+        ("id,label\n1,T0\n2,E1\n", "line 3: 'E1' is not a level of automation"),
         ("id,label,automation\n1,T0,T1\n", "line 2: label says T0, automation T1"),
         ("id,task_id,label\n1,1,E0\n", "the column 'task_id' more than once"),
         ("task_id,code\n", "a header but no row below it; write one line for each labelled task"),

@@ -1,4 +1,4 @@
-"""The figures of the 2023 paper, made again from its labels."""
+"""The figures of the 2023 paper, replicated from its labels."""
 
 from __future__ import annotations
 

@@ -336,7 +336,7 @@ def test_a_task_file_that_has_changed_or_moved_is_named_as_missing(
     own_list(mine, OWN_LIST.replace("Draft the report.", "Draft another report."))
     cells, said = reviewed(app, run)
     assert cells == [("", "")]
-    assert f"the task list {mine} is not at hand as the run labelled it; name it with --tasks" in said
+    assert f"the task list {mine} is not on this machine as the run labelled it; name it with --tasks" in said
     cells, said = reviewed(app, run, "--tasks", str(mine))
     assert cells == [("Plant boss", "Draft another report.")]
     assert "not the very file that the run labelled" in said
@@ -369,7 +369,7 @@ def test_imported_labels_find_their_task_file_by_its_name(
     monkeypatch.chdir(tmp_path)
     assert reviewed(app, run)[0] == [("Plant boss", "Draft the report.")]
     mine.unlink()
-    assert "the task list mine.csv is not at hand" in reviewed(app, run)[1]
+    assert "the task list mine.csv is not on this machine" in reviewed(app, run)[1]
 
 
 def test_ratings_of_occupations_are_refused_whatever_their_list(app: typer.Typer, tmp_path: Path) -> None:

@@ -366,7 +366,7 @@ def _show_slices(document: EvalDocument) -> None:
 
 
 def _show_estimates(document: EvalDocument) -> None:
-    """Mean exposure with the run's errors taken out, and how far the run's probabilities can be trusted."""
+    """Mean exposure corrected for the run's errors, and how far the run's probabilities can be trusted."""
     debiased = document.debiased
     rows = (
         []
@@ -412,7 +412,7 @@ def _show_estimates(document: EvalDocument) -> None:
 
 def _show_paper(document: PaperDocument) -> None:
     """The paper's figures beside ours."""
-    typer.echo(typer.style("The figures of the 2023 paper, made again from its published labels", bold=True))
+    typer.echo(typer.style("The figures of the 2023 paper, replicated from its published labels", bold=True))
     say(
         f"{document.reproduced} reproduced, {document.not_reproduced} not, {document.not_compared} recomputed only: their "
         "print was not seen",

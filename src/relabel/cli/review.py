@@ -46,7 +46,7 @@ def register(app: typer.Typer) -> None:
             str | None,
             typer.Option(
                 metavar="REF",
-                help="Where titles and texts come from: sample, onet-30.2, or the path of a CSV file. By default the list that the run was made from, where it is at hand.",
+                help="Where titles and texts come from: sample, onet-30.2, or the path of a CSV file. By default the list that the run was made from, if it is on this machine.",
             ),
         ] = None,
     ) -> None:
@@ -91,7 +91,7 @@ def register(app: typer.Typer) -> None:
             typer.echo(f"{about} written to {out}", err=True)
         if details is None:
             typer.echo(
-                f"titles and texts are empty: the task list {list_name(opened)} is not at hand as the run labelled it; "
+                f"titles and texts are empty: the task list {list_name(opened)} is not on this machine as the run labelled it; "
                 "name it with --tasks",
                 err=True,
             )
@@ -105,6 +105,6 @@ def register(app: typer.Typer) -> None:
         weighed = (
             f"jobs of {found.jobs_from}"
             if found.jobs_from
-            else "their share of an occupation alone: jobs are not at hand"
+            else "their share of an occupation alone: the jobs source is not on this machine"
         )
         typer.echo(f"weighed by {weighed}", err=True)

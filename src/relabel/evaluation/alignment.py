@@ -157,6 +157,11 @@ class AlignedLabels:
         return self.tasks["weight"].to_numpy(dtype=np.float64)
 
     @property
+    def unweighted(self) -> Array:
+        """Weights of 1."""
+        return np.ones(len(self))
+
+    @property
     def main(self) -> SettingName:
         """The setting that says most: the three-way code where there is one."""
         return next(s for s in MAIN if s in self.labels)
@@ -188,7 +193,7 @@ class AlignedLabels:
         other: int = GOLD,
         *,
         keep: npt.NDArray[np.bool_] | None = None,
-        weighted: bool = True,
+        weight: Array | None = None,
     ) -> Pair:
         """Labels in a setting, or values of a measure, of two raters.
 
@@ -197,11 +202,11 @@ class AlignedLabels:
             run: A rater.
             other: The rater that it is compared with.
             keep: Tasks to keep; by default all that both have a label for.
-            weighted: Whether the gold's weights count.
+            weight: Weights of all tasks; by default the gold's.
         """
         at = np.flatnonzero(self.known(about, run, other) if keep is None else keep)
         table = self.values[about] if about in self.values else self.labels[about]  # pyright: ignore[reportArgumentType]
-        weight = self.weight[at] if weighted else np.ones(len(at))
+        weight = (self.weight if weight is None else weight)[at]
         scale = SCALES.get(about, ())  # pyright: ignore[reportArgumentType,reportCallIssue]  a measure has no scale
         draws = None if self.draws is None else self.draws.of(at)
         return Pair(at, table[at, other], table[at, run], mean_one(weight), draws, scale=scale)
@@ -253,7 +258,8 @@ def align(runs: Sequence[Run], gold: Gold | None = None) -> AlignedLabels:
     unmatched: Mapping[UnmatchedReason, int] | None = None
     theirs = pd.DataFrame(index=index, columns=["weight", "stratum"], dtype="string")
     if gold is not None:
-        whole = _on_tasks(runs[0], tables[0], gold)
+        asked_of = [*tables[0].index, *failed_tasks(runs[0], tables[0].reset_index())]
+        whole = gold_on_tasks(gold, pd.DataFrame(asked_of, columns=TASK_KEY))
         changed, other = _changed_texts(
             tables[0].index.intersection(whole.index, sort=False),
             runs[0].manifest.tasks,
@@ -439,20 +445,22 @@ def mean_one(weight: Array) -> Array:
     return weight / weight.mean() if len(weight) else weight
 
 
-def _on_tasks(run: Run, ours: pd.DataFrame, gold: Gold) -> pd.DataFrame:
-    """The gold's table by code and id; one without codes takes them from the run's tasks of the same id."""
+def gold_on_tasks(gold: Gold, known: pd.DataFrame) -> pd.DataFrame:
+    """The gold's table by code and id; one without codes takes them from known tasks (`TASK_KEY`) of the same id.
+
+    Raises:
+        DataError: One of its ids stands for several of these tasks.
+    """
     theirs = gold.table.assign(code=_full_codes(gold.table))
-    if not theirs["onet_soc_code"].notna().any():
-        asked_of = [*ours.index, *failed_tasks(run, ours.reset_index())]
-        known = pd.DataFrame(asked_of, columns=TASK_KEY)
-        doubled = known[known["task_id"].duplicated() & known["task_id"].isin(theirs["task_id"])]
-        if len(doubled):
-            raise DataError(
-                f"the task id {doubled['task_id'].iloc[0]!r} stands for several occupations of the run; "
-                f"add a column onet_soc_code to the gold {gold.name}"
-            )
-        theirs = theirs.drop(columns="onet_soc_code").merge(known, on="task_id", how="left")
-    return theirs.set_index(TASK_KEY)
+    if theirs["onet_soc_code"].notna().any():
+        return theirs.set_index(TASK_KEY)
+    doubled = known[known["task_id"].duplicated() & known["task_id"].isin(theirs["task_id"])]
+    if len(doubled):
+        raise DataError(
+            f"the task id {doubled['task_id'].iloc[0]!r} stands for several occupations of the run; "
+            f"add a column onet_soc_code to the gold {gold.name}"
+        )
+    return theirs.drop(columns="onet_soc_code").merge(known, on="task_id", how="left").set_index(TASK_KEY)
 
 
 def _changed_texts(

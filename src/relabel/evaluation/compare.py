@@ -156,7 +156,7 @@ class CompareDocument(Frozen):
         main_measure: Measure of flips' effects, occupations' moves and slices' differences.
         flips: Tasks whose value changed in any measure, largest effect first.
         occupations: Occupations that moved, largest move first.
-        slices: Agreement by slice: `soc_major` by two digits, `task_type` where the task list is at hand.
+        slices: Agreement by slice: `soc_major` by two digits, `task_type` where the task list is on this machine.
         bootstrap: How intervals were made.
         verdict: The result in words, one sentence a line.
     """
@@ -355,7 +355,7 @@ def _difference(first: Figure, second: Figure, occupations: int) -> Difference:
 
 
 def _setting(aligned: AlignedLabels, setting: SettingName) -> SettingComparison:
-    pair = aligned.pair(setting, 1, 0, weighted=False)
+    pair = aligned.pair(setting, 1, 0, weight=aligned.unweighted)
     counts = pair.matrices.sum(axis=0).astype(np.int64)
     agreement, kappa = pair.figure("accuracy"), pair.figure("kappa")
     shares: dict[str, Difference] = {}
@@ -377,7 +377,7 @@ def _setting(aligned: AlignedLabels, setting: SettingName) -> SettingComparison:
 
 def _measure(aligned: AlignedLabels, measure: Measure, keep: npt.NDArray[np.bool_] | None = None) -> MeasureComparison:
     there = aligned.known(measure, 0, 1)
-    pair = aligned.pair(measure, 1, 0, keep=there if keep is None else there & keep, weighted=False)
+    pair = aligned.pair(measure, 1, 0, keep=there if keep is None else there & keep, weight=aligned.unweighted)
     changed = 0 if pair.draws is None else len(np.unique(pair.draws.place[pair.gold != pair.run]))
     found = _difference(pair.figure("gold_mean"), pair.figure("mean"), changed)
     return MeasureComparison(n=len(pair), **found.model_dump())
@@ -480,7 +480,7 @@ def _slices(aligned: AlignedLabels, details: pd.DataFrame | None) -> dict[str, d
 
 def _slice(aligned: AlignedLabels, mask: npt.NDArray[np.bool_]) -> SliceAgreement:
     keep = aligned.known(aligned.main, 0, 1) & mask
-    pair = aligned.pair(aligned.main, 1, 0, keep=keep, weighted=False)
+    pair = aligned.pair(aligned.main, 1, 0, keep=keep, weight=aligned.unweighted)
     agreement = pair.figure("accuracy")
     moved = None if aligned.main_measure is None else _measure(aligned, aligned.main_measure, mask)
     return SliceAgreement(
@@ -583,7 +583,7 @@ def _pairs(aligned: AlignedLabels, setting: SettingName, count: int) -> SettingP
 def _rater_pair(
     aligned: AlignedLabels, setting: SettingName, first: int, second: int, keep: npt.NDArray[np.bool_]
 ) -> RaterPair:
-    pair = aligned.pair(setting, second, first, keep=keep, weighted=False)
+    pair = aligned.pair(setting, second, first, keep=keep, weight=aligned.unweighted)
     agreement, kappa, quadratic = (pair.figure(m) for m in ("accuracy", "kappa", "kappa_quadratic"))
     return RaterPair(
         first=first,

@@ -235,7 +235,7 @@ class Estimate(Frozen):
         n_run: Tasks with a label of the run.
         naive: Mean of the run's values over all its tasks.
         gold: Mean of the gold's values.
-        ppi: Prediction-powered estimate: the run's mean, put right by what the gold says about its errors.
+        ppi: Prediction-powered estimate: the run's mean, corrected by its errors on the gold.
         power: How far the run is trusted, lambda of PPI++: 0 leaves the gold's mean, 1 takes the run at full weight.
         ci95: Intervals of `gold` and `ppi`, by which another gold drawn alike would differ; `naive` is counted over all
             tasks, not estimated, and has none.
@@ -255,7 +255,7 @@ class Estimate(Frozen):
 
 
 class Debiased(Frozen):
-    """Mean exposure with the run's errors taken out (PPI++), where the gold is people's labels.
+    """Mean exposure corrected for the run's errors (PPI++), where the gold is not a model's.
 
     Attributes:
         measures: Estimates by measure: all tasks first, then the major groups.
@@ -511,7 +511,7 @@ class EvalDocument(Frozen):
             and intervals are of such tasks, and say nothing about the run as a whole.
         intervals: How the intervals were made; null when none were asked for.
         slices: Figures by parts of the tasks; a way of slicing that the data cannot give is absent.
-        debiased: Mean exposure with the run's errors taken out; null where the gold is not people's, or is `selected`.
+        debiased: Mean exposure corrected for the run's errors; null where the gold is a model's, or is `selected`.
         calibration: Reliability of the run's probabilities by setting; null when it has none.
         sources: Files behind run and gold.
         warnings: What must be known before any figure is read; the verdict begins with them.

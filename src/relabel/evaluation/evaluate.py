@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from relabel.errors import DataError
+from relabel.evaluation import document as doc
 from relabel.evaluation import intervals, metrics
 from relabel.evaluation.alignment import (
     GOLD,
@@ -22,25 +24,7 @@ from relabel.evaluation.alignment import (
     match,
     mean_one,
 )
-from relabel.evaluation.document import (
-    MAJOR_GROUPS,
-    Calibration,
-    Coherence,
-    EvalDocument,
-    IntervalMethod,
-    MeasureAgreement,
-    OccupationAgreement,
-    Occupations,
-    ReliabilityBin,
-    SettingMetrics,
-    SettingName,
-    Slice,
-    SliceBy,
-    SliceFigures,
-    SliceMeans,
-    Sources,
-    Yardsticks,
-)
+from relabel.evaluation.document import SettingName
 from relabel.evaluation.gold import Gold
 from relabel.evaluation.intervals import CORRELATION, DRAWS, Array, Bounds, Draws, few_occupations, occupation_draws
 from relabel.evaluation.ppi import debiased
@@ -77,7 +61,7 @@ def evaluate(
     seed: int = 0,
     yardsticks: bool = True,
     by_model: bool = False,
-) -> EvalDocument:
+) -> doc.EvalDocument:
     """Evaluate a run against a gold.
 
     Args:
@@ -100,24 +84,15 @@ def evaluate(
     pairs: dict[SettingName, Pair] = {s: aligned.pair(s) for s in aligned.labels}
     filled: dict[SettingName, Pair] = {s: pair for s, pair in pairs.items() if len(pair)}
     values: dict[Measure, Pair] = {m: aligned.pair(m) for m in aligned.values}
-    settings: dict[SettingName, SettingMetrics] = {s: setting_metrics(pair) for s, pair in pairs.items()}
+    settings: dict[SettingName, doc.SettingMetrics] = {s: setting_metrics(pair) for s, pair in pairs.items()}
     facts = task_facts(run, gold, aligned)
     is_gold = run.folder is None and run.ref == gold.name
-    beside = Yardsticks(majority={s: majority_class(pair, aligned.codes) for s, pair in filled.items()})
-    if yardsticks and not is_gold:
-        # Full agreement with itself is no achievement that another labelling could be compared with.
-        known = facts["text"] if "text" in facts else pd.Series(None, index=aligned.tasks.index, dtype="str")
-        beside = beside.model_copy(
-            update={
-                "text_classifier": text_classifier(run, gold, aligned, filled, seed=seed),
-                "raters": raters(run, gold, aligned, filled),
-                "consistency": consistency(known, filled, draws=draws or None, seed=seed),
-                "self_agreement": self_agreement(run, draws=draws or None, seed=seed),
-            }
-        )
-    if yardsticks and gold.votes is not None:
-        beside = beside.model_copy(update={"annotators": annotators(run, gold, gold.votes, draws=draws, seed=seed)})
+    beside = doc.Yardsticks(majority={s: majority_class(pair, aligned.codes) for s, pair in filled.items()})
+    if yardsticks:
+        held = _yardsticks(run, gold, aligned, filled, facts, draws=draws, seed=seed, is_gold=is_gold)
+        beside = beside.model_copy(update=held)
     total, unanswered = asked(run)
+    units = len(np.unique(aligned.codes))
     coherence = _coherence(run)
     warnings = (
         *caveats(gold),
@@ -125,7 +100,7 @@ def evaluate(
         *_doubtful_ids(gold, run, pairs),
         *run.warnings(),
     )
-    return EvalDocument(
+    return doc.EvalDocument(
         run=run.ref,
         gold=gold.name,
         gold_sha256=gold.sha256,
@@ -143,18 +118,13 @@ def evaluate(
         model=run.manifest.model,
         weighted=gold.weighted,
         selected=gold.selected,
-        intervals=None
-        if aligned.draws is None
-        else IntervalMethod(
-            draws=draws,
-            seed=seed,
-            units=aligned.draws.occupations,
-            note=few_occupations(aligned.draws.occupations),
-        ),
+        intervals=doc.IntervalMethod(draws=draws, seed=seed, units=units, note=few_occupations(units))
+        if draws
+        else None,
         slices=slices(facts, filled, values),
         debiased=debiased(run, gold, aligned),
         calibration=calibration(run, aligned, draws=draws or None, seed=seed),
-        sources=Sources(run=run.manifest.sources, gold=(gold.source,)),
+        sources=doc.Sources(run=run.manifest.sources, gold=(gold.source,)),
         warnings=warnings,
         models=run.models(),
         by_model=_by_model(run, gold, draws, seed) if by_model else None,
@@ -170,6 +140,31 @@ def evaluate(
             warnings=warnings,
         ),
     )
+
+
+def _yardsticks(
+    run: Run,
+    gold: Gold,
+    aligned: AlignedLabels,
+    pairs: Mapping[SettingName, Pair],
+    facts: pd.DataFrame,
+    *,
+    draws: int,
+    seed: int,
+    is_gold: bool,
+) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if not is_gold:  # full agreement with itself proves nothing that another labelling could be compared with
+        texts = facts["text"] if "text" in facts else pd.Series(None, index=aligned.tasks.index, dtype="str")
+        found = {
+            "text_classifier": text_classifier(run, gold, aligned, pairs, seed=seed),
+            "raters": raters(run, gold, aligned, pairs),
+            "consistency": consistency(texts, pairs, draws=draws or None, seed=seed),
+            "self_agreement": self_agreement(run, draws=draws or None, seed=seed),
+        }
+    if gold.votes is not None:
+        found["annotators"] = annotators(run, gold, gold.votes, draws=draws, seed=seed)
+    return found
 
 
 def refuse_worked_examples(run: Run, gold: Gold) -> None:
@@ -226,8 +221,8 @@ def _doubtful_ids(gold: Gold, run: Run, pairs: Mapping[SettingName, Pair]) -> li
     ]
 
 
-def _by_model(run: Run, gold: Gold, draws: int, seed: int) -> dict[str, dict[SettingName, SliceFigures]]:
-    found: dict[str, dict[SettingName, SliceFigures]] = {}
+def _by_model(run: Run, gold: Gold, draws: int, seed: int) -> dict[str, dict[SettingName, doc.SliceFigures]]:
+    found: dict[str, dict[SettingName, doc.SliceFigures]] = {}
     for model in run.models():
         part = replace(run, labels=run.labels[run.labels["model_returned"].fillna("unknown") == model])
         try:
@@ -238,27 +233,25 @@ def _by_model(run: Run, gold: Gold, draws: int, seed: int) -> dict[str, dict[Set
     return found
 
 
-def setting_metrics(pair: Pair) -> SettingMetrics:
+def setting_metrics(pair: Pair) -> doc.SettingMetrics:
     """Figures of one setting with their intervals."""
     names = [*metrics.FIGURES, *(f"{kind}:{label}" for kind in ("f1", "gold", "run") for label in pair.scale)]
     counts = metrics.pairs(pair.gold, pair.run, len(pair.scale)).sum(axis=0)
     return metrics.setting_metrics(counts, pair.scale, weighted=pair.matrices.sum(axis=0), ci95=pair.intervals(names))
 
 
-def _measure_agreement(pair: Pair) -> MeasureAgreement:
+def _measure_agreement(pair: Pair) -> doc.MeasureAgreement:
     names = ("agreement", "pearson", "mean", "gold_mean", "difference")
     found = {name: metrics.known(pair.figure(name).value) for name in names}
-    return MeasureAgreement(**found, ci95=pair.intervals(names))
+    return doc.MeasureAgreement(**found, ci95=pair.intervals(names))
 
 
-def _occupations(aligned: AlignedLabels, values: Mapping[Measure, Pair]) -> Occupations:
+def _occupations(aligned: AlignedLabels, values: Mapping[Measure, Pair]) -> doc.Occupations:
     found = {measure: _occupation_agreement(aligned.codes[pair.tasks], pair) for measure, pair in values.items()}
-    return Occupations(
-        n=len(np.unique(aligned.codes)), alpha=found.get("alpha"), beta=found.get("beta"), gamma=found.get("gamma")
-    )
+    return doc.Occupations.model_validate({"n": len(np.unique(aligned.codes)), **found})
 
 
-def _occupation_agreement(codes: np.ndarray, pair: Pair) -> OccupationAgreement:
+def _occupation_agreement(codes: np.ndarray, pair: Pair) -> doc.OccupationAgreement:
     means = pd.DataFrame({"run": pair.run, "gold": pair.gold}).groupby(codes).mean()
     run, gold = means["run"].to_numpy(), means["gold"].to_numpy()
     ranks = means.rank()
@@ -278,15 +271,15 @@ def _occupation_agreement(codes: np.ndarray, pair: Pair) -> OccupationAgreement:
         }
 
     spans: dict[str, Bounds] = {"pearson": CORRELATION, "spearman": CORRELATION}
-    return OccupationAgreement(**found, ci95=intervals.intervals(pair.draws, found, samples, spans))
+    return doc.OccupationAgreement(**found, ci95=intervals.intervals(pair.draws, found, samples, spans))
 
 
-def _coherence(run: Run) -> Coherence:
+def _coherence(run: Run) -> doc.Coherence:
     if run.rubric.incoherent is None:
-        return Coherence(incoherent=0, of=0)
+        return doc.Coherence(incoherent=0, of=0)
     coded = run.coded()
     both = coded["strict"].notna() & coded["with_tools"].notna()
-    return Coherence(incoherent=int((coded["incoherent"] & both).sum()), of=int(both.sum()))
+    return doc.Coherence(incoherent=int((coded["incoherent"] & both).sum()), of=int(both.sum()))
 
 
 def task_facts(run: Run, gold: Gold, aligned: AlignedLabels) -> pd.DataFrame:
@@ -310,10 +303,10 @@ def task_facts(run: Run, gold: Gold, aligned: AlignedLabels) -> pd.DataFrame:
 
 def slices(
     facts: pd.DataFrame, settings: Mapping[SettingName, Pair], values: Mapping[Measure, Pair]
-) -> dict[SliceBy, tuple[Slice, ...]]:
+) -> dict[doc.SliceBy, tuple[doc.Slice, ...]]:
     """Figures by parts of the tasks, each way of slicing in its own order; a way that `task_facts` does not give is absent."""
-    ways: dict[SliceBy, tuple[pd.Series, Mapping[str, str]]] = {
-        "major-group": (facts["major_group"], MAJOR_GROUPS),
+    ways: dict[doc.SliceBy, tuple[pd.Series, Mapping[str, str]]] = {
+        "major-group": (facts["major_group"], doc.MAJOR_GROUPS),
     }
     if "text" in facts:
         kinds = facts["task_type"].str.lower().fillna("none")
@@ -321,7 +314,7 @@ def slices(
         if facts["importance"].notna().any():
             ways["importance"] = _banded(facts["importance"], _IMPORTANCE, "importance {}", "Unrated")
         ways["text-length"] = _banded(facts["text"].str.len().astype("float64"), _LENGTH, "{} characters", "No text")
-    found: dict[SliceBy, tuple[Slice, ...]] = {}
+    found: dict[doc.SliceBy, tuple[doc.Slice, ...]] = {}
     for by, (band, titles) in ways.items():
         order = [*titles, *sorted(set(band) - set(titles))]
         present = [value for value in order if (band == value).any()]
@@ -333,12 +326,12 @@ def slices(
 
 def _slice(
     value: str, title: str, facts: pd.DataFrame, settings: Mapping[SettingName, Pair], values: Mapping[Measure, Pair]
-) -> Slice:
+) -> doc.Slice:
     parts: dict[SettingName, Pair] = {s: pair.part(np.isin(pair.tasks, facts.index)) for s, pair in settings.items()}
     known: dict[Measure, Pair] = {m: pair.part(np.isin(pair.tasks, facts.index)) for m, pair in values.items()}
-    figures: dict[SettingName, SliceFigures] = {s: _figures(pair) for s, pair in parts.items() if len(pair)}
-    means: dict[Measure, SliceMeans] = {m: _means(pair) for m, pair in known.items() if len(pair)}
-    return Slice(
+    figures: dict[SettingName, doc.SliceFigures] = {s: _figures(pair) for s, pair in parts.items() if len(pair)}
+    means: dict[Measure, doc.SliceMeans] = {m: _means(pair) for m, pair in known.items() if len(pair)}
+    return doc.Slice(
         value=value,
         title=title,
         n=len(facts),
@@ -348,14 +341,14 @@ def _slice(
     )
 
 
-def _means(pair: Pair) -> SliceMeans:
+def _means(pair: Pair) -> doc.SliceMeans:
     mean, gold_mean = (pair.figure(name).value for name in ("mean", "gold_mean"))
-    return SliceMeans(mean=mean, gold_mean=gold_mean, ci95=pair.intervals(("mean", "gold_mean")))
+    return doc.SliceMeans(mean=mean, gold_mean=gold_mean, ci95=pair.intervals(("mean", "gold_mean")))
 
 
-def _figures(pair: Pair) -> SliceFigures:
+def _figures(pair: Pair) -> doc.SliceFigures:
     found = {name: metrics.known(formula(pair.matrices.sum(axis=0))) for name, formula in metrics.FIGURES.items()}
-    return SliceFigures(n=len(pair), **found, ci95=pair.intervals(metrics.FIGURES))
+    return doc.SliceFigures(n=len(pair), **found, ci95=pair.intervals(metrics.FIGURES))
 
 
 def _banded(
@@ -374,7 +367,7 @@ def _banded(
 
 def calibration(
     run: Run, aligned: AlignedLabels, *, draws: int | None, seed: int
-) -> dict[SettingName, Calibration] | None:
+) -> dict[SettingName, doc.Calibration] | None:
     """Reliability of the probabilities that a run gives for its labels, the gold taken as the truth.
 
     Of several samples of a task each label counts.
@@ -392,7 +385,7 @@ def calibration(
     """
     answers = run.answers()
     labels = answers[answers["probability"].notna()] if "probability" in answers else answers.iloc[:0]
-    found: dict[SettingName, Calibration] = {}
+    found: dict[SettingName, doc.Calibration] = {}
     for setting in aligned.labels:
         truth = aligned.tasks.assign(truth=aligned.words(setting, GOLD))[aligned.known(setting)]
         rows = labels[labels["setting"] == setting].merge(truth, on=TASK_KEY)
@@ -406,7 +399,7 @@ def calibration(
     return found or None
 
 
-def reliability(probability: Array, right: np.ndarray, weight: Array, drawn: Draws | None) -> Calibration:
+def reliability(probability: Array, right: np.ndarray, weight: Array, drawn: Draws | None) -> doc.Calibration:
     """Figures of a set of labels.
 
     Args:
@@ -432,7 +425,7 @@ def reliability(probability: Array, right: np.ndarray, weight: Array, drawn: Dra
 
     whole = sums.sum(axis=0)
     found = {name: float(x) for name, x in figures(whole, squared.sum()).items()}
-    curve: list[ReliabilityBin] = []
+    curve: list[doc.ReliabilityBin] = []
     for place in range(BINS):
         here = bin_of == place
         if here.any():
@@ -440,7 +433,7 @@ def reliability(probability: Array, right: np.ndarray, weight: Array, drawn: Dra
             accuracy = float(whole[place, 2] / whole[place, 0])
             inside = weight[here]
             curve.append(
-                ReliabilityBin(
+                doc.ReliabilityBin(
                     low=place / BINS,
                     high=(place + 1) / BINS,
                     n=int(here.sum()),
@@ -454,4 +447,4 @@ def reliability(probability: Array, right: np.ndarray, weight: Array, drawn: Dra
                 )
             )
     ci95 = intervals.intervals(drawn, found, lambda of: figures(of.sum(sums), of.sum(squared)))
-    return Calibration(n=len(hit), **found, bins=tuple(curve), ci95=ci95)
+    return doc.Calibration(n=len(hit), **found, bins=tuple(curve), ci95=ci95)

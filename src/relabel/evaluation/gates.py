@@ -79,16 +79,16 @@ class GateResult(Frozen):
     passed: bool
     judged: bool
     threshold: float
-    value: float | None
-    low: float | None
-    high: float | None
-    level: float | None
-    run: float | None
-    baseline: float | None
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    level: float | None = None
+    run: float | None = None
+    baseline: float | None = None
     p: float | None = None
     n: int
     message: str
-    why: str | None
+    why: str | None = None
 
     @property
     def label(self) -> str:
@@ -262,8 +262,8 @@ def sign_flip_p(
 ) -> float:
     """One-sided p-value of a fall by more than is allowed, by swapping run and baseline in whole occupations.
 
-    For a mean over tasks this is the sign-flip test of the occupations' changes, each put right by the fall allowed to its
-    share of the tasks. Where nothing is allowed it is exact: only occupations in which something changed count, and with n
+    For a mean over tasks this is the sign-flip test of the occupations' changes, each with the allowed fall added for its share of the
+    tasks. Where nothing is allowed it is exact: only occupations in which something changed count, and with n
     of them no p-value is below one over 2 to the n.
 
     Args:
@@ -304,7 +304,7 @@ def size_needed(aligned: AlignedLabels, suite: Suite) -> str | None:
     """What size of gold finds a fall of 3 points in accuracy in four of five runs, in words; None without such tasks."""
     setting = aligned.main
     keep = aligned.known(setting)
-    pairs = [aligned.pair(setting, rater, keep=keep, weighted=False) for rater in (0, 1)]
+    pairs = [aligned.pair(setting, rater, keep=keep, weight=aligned.unweighted) for rater in (0, 1)]
     n = len(pairs[0])
     drops = sum(gate.max_drop is not None for gate in suite.gates)
     if not n or not drops:
@@ -424,12 +424,6 @@ def in_slice(part: Slice, name: str, index: pd.MultiIndex, details: pd.DataFrame
 def _figure(gate: Gate, run: Run, context: GateContext, *, of_itself: bool) -> Figure | CountResult | None:
     if gate.min is None and gate.max is None:
         return None
-    figure = _own_figure(gate, run, context)
-    # A gold read as a run is no sample of anything: that it agrees with itself is known.
-    return replace(figure, exact=True) if of_itself and isinstance(figure, Figure) else figure
-
-
-def _own_figure(gate: Gate, run: Run, context: GateContext) -> Figure | CountResult | None:
     if gate.metric == "coverage":
         total, unanswered = asked(run)
         setting = gate.setting or context.aligned.main
@@ -437,10 +431,11 @@ def _own_figure(gate: Gate, run: Run, context: GateContext) -> Figure | CountRes
     if gate.metric == "incoherent":
         coded = run.coded()
         both = coded["strict"].notna() & coded["with_tools"].notna()
-        return (
-            CountResult(float((coded["incoherent"] & both).sum() / both.sum()), int(both.sum())) if both.any() else None
-        )
-    return context.figure(gate)
+        n = int(both.sum())
+        return CountResult(float((coded["incoherent"] & both).sum() / n), n) if n else None
+    figure = context.figure(gate)
+    # A gold read as a run is no sample of anything: that it agrees with itself is known.
+    return figure if figure is None or not of_itself else replace(figure, exact=True)
 
 
 def _check_pins(suite: Suite, gold: Gold, pin: str | None) -> None:
@@ -510,34 +505,14 @@ class _Drop:
         by += f"sign-flip test by occupation p {_p(self.p)})"
         allowed = f"; a drop of {shown(self.allowed)} is allowed" if self.allowed else ""
         said = f"{what} falls {by}{allowed}" if fell else f"{what} goes {by}: no sure fall{allowed}"
-        return GateResult(
-            id=self.gate.id,
-            what=what,
-            kind="max_drop",
-            passed=not fell,
-            judged=True,
-            threshold=self.allowed,
-            value=moved.value,
-            low=None if bounds is None else bounds[0],
-            high=None if bounds is None else bounds[1],
-            level=level,
-            run=run.value,
-            baseline=baseline.value,
-            p=self.p,
-            n=run.n,
-            message=said,
-            why=self.gate.why,
+        held = {"value": moved.value, "run": run.value, "baseline": baseline.value, "p": self.p}
+        return _result(
+            self.gate, "max_drop", self.allowed, run.n, said, passed=not fell, bounds=bounds, level=level, figures=held
         )
 
 
 def _bounds_of(gate: Gate, found: Figure | CountResult | None, level: float) -> Iterator[GateResult]:
-    """Outcomes of a gate's `min` and `max`.
-
-    Args:
-        gate: The gate.
-        found: Its figure; None where the data cannot give it.
-        level: Level of the interval that must clear them.
-    """
+    """Outcomes of a gate's `min` and `max`, by an interval of this level."""
     if gate.min is not None:
         yield _bounded(gate, "min", gate.min, found, level)
     if gate.max is not None:
@@ -564,22 +539,8 @@ def _bounded(
     surely = "" if bounds is None else "surely "
     said = f"{what} is {shown(found.value)} ({interval}), "
     said += f"{surely}{word} {shown(threshold)}" if holds else f"not {surely}{word} {shown(threshold)}"
-    return GateResult(
-        id=gate.id,
-        what=what,
-        kind=kind,
-        passed=holds,
-        judged=True,
-        threshold=threshold,
-        value=found.value,
-        low=None if bounds is None else bounds[0],
-        high=None if bounds is None else bounds[1],
-        level=None if bounds is None else level,
-        run=None,
-        baseline=None,
-        n=found.n,
-        message=said,
-        why=gate.why,
+    return _result(
+        gate, kind, threshold, found.n, said, passed=holds, bounds=bounds, level=level, figures={"value": found.value}
     )
 
 
@@ -593,23 +554,27 @@ def _unjudged(gate: Gate, kind: Kind, threshold: float, n: int, found: Figure | 
         reason = f"its {n:,} tasks are of one occupation, which gives no interval"
     else:
         reason = f"too many bootstrap draws of its {n:,} tasks leave it undefined"
-    return GateResult(
-        id=gate.id,
-        what=_what(gate),
-        kind=kind,
-        passed=False,
-        judged=False,
-        threshold=threshold,
-        value=value,
-        low=None,
-        high=None,
-        level=None,
-        run=None,
-        baseline=None,
-        n=n,
-        message=f"{_what(gate)} cannot be judged: {reason}",
-        why=gate.why,
-    )
+    said = f"{_what(gate)} cannot be judged: {reason}"
+    return _result(gate, kind, threshold, n, said, passed=False, judged=False, figures={"value": value})
+
+
+def _result(
+    gate: Gate,
+    kind: Kind,
+    threshold: float,
+    n: int,
+    said: str,
+    *,
+    passed: bool,
+    judged: bool = True,
+    bounds: tuple[float, float] | None = None,
+    level: float | None = None,
+    figures: Mapping[str, float | None] | None = None,
+) -> GateResult:
+    held = {"threshold": threshold, "n": n, "message": said, "why": gate.why, "passed": passed, "judged": judged}
+    if bounds is not None:
+        held |= {"low": bounds[0], "high": bounds[1], "level": level}
+    return GateResult.model_validate({"id": gate.id, "what": _what(gate), "kind": kind, **held, **(figures or {})})
 
 
 def _what(gate: Gate) -> str:

@@ -1,4 +1,4 @@
-"""Gold: a reference label set that a run is held against."""
+"""Gold: a reference label set that runs are compared with."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def labelled(table: pd.DataFrame, name: str, *, repeated: bool = False) -> pd.Da
         return (_REPEATED if repeated else LABELLED).validate(table).reset_index(drop=True)
     except (pa.errors.SchemaError, pa.errors.SchemaErrors) as error:
         reason = str(error).splitlines()[0]
-        raise DataError(f"{name} is no table of labelled tasks: {reason}; check its labels and ids") from error
+        raise DataError(f"{name} cannot be read as labelled tasks: {reason}; check its labels and ids") from error
 
 
 def read_gold_csv(path: Path, rule: GoldRule = "majority") -> Gold:
@@ -362,10 +362,10 @@ def _level(path: Path, number: int, label: str, automation: str) -> str | None:
     for said in (label, automation):
         if said and said not in LEVELS:
             raise DataError(
-                f"{path} line {number}: {said[:40]!r} is no level of automation; use T0 to T4, or leave it empty"
+                f"{path} line {number}: {said[:40]!r} is not a level of automation; use T0 to T4, or leave the cell empty"
             )
     if label and automation and label != automation:
-        raise DataError(f"{path} line {number}: label says {label}, automation {automation}; mend one of them")
+        raise DataError(f"{path} line {number}: label says {label}, automation {automation}; correct one of them")
     return label or automation or None
 
 
@@ -380,7 +380,7 @@ def _design(file: Table, number: int, row: Mapping[str, str]) -> tuple[float | N
 def _labels(path: Path, number: int, row: Mapping[str, str]) -> tuple[str | None, bool | None, bool | None]:
     said = row.get("code", "")
     if said and said not in _BY_CODE:
-        raise DataError(f"{path} line {number}: {said[:40]!r} is no code; use E0, E1 or E2, or leave it empty")
+        raise DataError(f"{path} line {number}: {said[:40]!r} is not a code; use E0, E1 or E2, or leave the cell empty")
     for setting in ("strict", "with_tools"):
         if row.get(setting, "") not in _EXPOSED:
             found = f"{setting} is {row[setting][:40]!r}"
@@ -395,7 +395,7 @@ def _labels(path: Path, number: int, row: Mapping[str, str]) -> tuple[str | None
     code = "E1" if strict else "E2" if with_tools else "E0"
     if said and said != code:
         clash = f"the code {said} contradicts strict and with_tools, which give {code}"
-        raise DataError(f"{path} line {number}: {clash}; mend one of them")
+        raise DataError(f"{path} line {number}: {clash}; correct one of them")
     return code, strict, with_tools
 
 

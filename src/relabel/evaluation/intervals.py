@@ -129,7 +129,7 @@ class Figure:
     def interval(self, level: float = 0.95) -> Bounds | None:
         """Interval by Student's t over occupations, on a scale that cannot leave the figure's range.
 
-        The standard error is the spread of the draws, put right for few clusters; degrees of freedom are the occupations
+        The standard error is the spread of the draws, corrected for few clusters; degrees of freedom are the occupations
         less one; the bounds are made on the logit of the figure's place within its span (for a correlation, Fisher's z).
 
         Draws of a figure that are all alike (15 of 15 right) are no certainty. The share of occupations that may be

@@ -1,4 +1,4 @@
-"""The figures that the paper of 2023 prints, made again from its published labels.
+"""The figures that the paper of 2023 prints, replicated from its published labels.
 
 Each printed figure stands beside ours, with the rule of comparison, the weights, and the tolerance: half a unit of the last
 printed digit, or a point where the paper says "around". A figure that cannot be reproduced says why. A figure counts as
@@ -12,7 +12,7 @@ itself could not be opened while this was written; what no transcript holds was 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -26,59 +26,28 @@ from relabel.sources import bls, eloundou
 EMPLOYMENT = "bls-oews-2023"
 """Jobs by occupation, the earliest release in the registry; the paper used those of 2020 and 2021."""
 
-_WORTH: Mapping[Measure, Mapping[str, float]] = {
-    "alpha": {"E0": 0, "E2": 0, "E1": 1},
-    "beta": {"E0": 0, "E2": 0.5, "E1": 1},
-    "gamma": {"E0": 0, "E2": 1, "E1": 1},
-}
+_WORTH: Mapping[Measure, tuple[float, float, float]] = {"alpha": (0, 0, 1), "beta": (0, 0.5, 1), "gamma": (0, 1, 1)}
+"""Value of E0, E2 and E1."""
 _NAMES = {"gpt4": "GPT-4", "gpt4_alt": "GPT-4 alt", "human": "human"}
 _NOT_SEEN = "the printed figure was not seen; recomputed only"
+_TASKS_EQUAL = "tasks equal"
+_WITHIN = "tasks equal within an occupation"
 
 # Table 2: agreement in percent and Pearson's r, by raters and measure.
-_AGREEMENT: Mapping[tuple[str, str], Mapping[Measure, tuple[float | None, float | None]]] = {
-    ("gpt4", "human"): {"alpha": (80.8, 0.223), "beta": (65.6, 0.591), "gamma": (82.1, 0.654)},
-    ("gpt4_alt", "human"): {"alpha": (None, 0.221), "beta": (65.6, None), "gamma": (None, None)},
-    ("gpt4", "gpt4_alt"): {"alpha": (None, None), "beta": (None, None), "gamma": (None, None)},
+_AGREEMENT: Mapping[tuple[str, str], tuple[tuple[float | None, float | None], ...]] = {
+    ("gpt4", "human"): ((80.8, 0.223), (65.6, 0.591), (82.1, 0.654)),
+    ("gpt4_alt", "human"): ((None, 0.221), (65.6, None), (None, None)),
+    ("gpt4", "gpt4_alt"): ((None, None),) * 3,
 }
-# Table 4: percent of exposed tasks, in the printed order.
-_TOP: Mapping[tuple[str, Measure], tuple[tuple[str, float], ...]] = {
-    ("human", "alpha"): (
-        ("Interpreters and Translators", 76.5),
-        ("Survey Researchers", 75.0),
-        ("Poets, Lyricists and Creative Writers", 68.8),
-        ("Animal Scientists", 66.7),
-        ("Public Relations Specialists", 66.7),
-    ),
-    ("human", "beta"): (
-        ("Survey Researchers", 84.4),
-        ("Writers and Authors", 82.5),
-        ("Interpreters and Translators", 82.4),
-        ("Public Relations Specialists", 80.6),
-        ("Animal Scientists", 77.8),
-    ),
-    ("human", "gamma"): (
-        ("Mathematicians", 100.0),
-        ("Tax Preparers", 100.0),
-        ("Financial Quantitative Analysts", 100.0),
-        ("Writers and Authors", 100.0),
-        ("Web and Digital Interface Designers", 100.0),
-    ),
-    ("gpt4", "alpha"): (
-        ("Mathematicians", 100.0),
-        ("Correspondence Clerks", 95.2),
-        ("Blockchain Engineers", 94.1),
-        ("Court Reporters and Simultaneous Captioners", 92.9),
-        ("Proofreaders and Copy Markers", 90.9),
-    ),
-    ("gpt4", "beta"): (),
-    ("gpt4", "gamma"): (
-        ("Accountants and Auditors", 100.0),
-        ("News Analysts, Reporters, and Journalists", 100.0),
-        ("Legal Secretaries and Administrative Assistants", 100.0),
-        ("Clinical Data Managers", 100.0),
-        ("Climate Change Policy Analysts", 100.0),
-    ),
-}
+_TOP = """
+human alpha: Interpreters and Translators 76.5; Survey Researchers 75.0; Poets, Lyricists and Creative Writers 68.8; Animal Scientists 66.7; Public Relations Specialists 66.7
+human beta: Survey Researchers 84.4; Writers and Authors 82.5; Interpreters and Translators 82.4; Public Relations Specialists 80.6; Animal Scientists 77.8
+human gamma: Mathematicians 100; Tax Preparers 100; Financial Quantitative Analysts 100; Writers and Authors 100; Web and Digital Interface Designers 100
+gpt4 alpha: Mathematicians 100; Correspondence Clerks 95.2; Blockchain Engineers 94.1; Court Reporters and Simultaneous Captioners 92.9; Proofreaders and Copy Markers 90.9
+gpt4 beta:
+gpt4 gamma: Accountants and Auditors 100; News Analysts, Reporters, and Journalists 100; Legal Secretaries and Administrative Assistants 100; Clinical Data Managers 100; Climate Change Policy Analysts 100
+"""
+"""Table 4: percent of exposed tasks, in the printed order; the print for GPT-4 under beta was not seen."""
 
 
 class Cell(Frozen):
@@ -131,7 +100,7 @@ class PaperDocument(Frozen):
 
 
 def recompute() -> PaperDocument:
-    """Make the paper's figures again from its published labels.
+    """Replicate the paper's figures from its published labels.
 
     Raises:
         DataError: The labels of 2023 cannot be read.
@@ -156,7 +125,7 @@ def recompute() -> PaperDocument:
 
 
 def _values(labels: pd.DataFrame, who: str, measure: Measure) -> pd.Series:
-    return labels[who].map(dict(_WORTH[measure])).astype("float64")
+    return labels[who].map(dict(zip(("E0", "E2", "E1"), _WORTH[measure], strict=True))).astype("float64")
 
 
 def _occupations(labels: pd.DataFrame, *, core: float) -> pd.DataFrame:
@@ -164,87 +133,72 @@ def _occupations(labels: pd.DataFrame, *, core: float) -> pd.DataFrame:
     weight = pd.Series(np.where(labels["task_type"] == "Core", core, 1.0), index=labels.index)
     code = labels["onet_soc_code"]
     total = weight.groupby(code).sum()
-    return pd.DataFrame(
-        {
-            (who, measure): (_values(labels, who, measure) * weight).groupby(code).sum() / total
-            for who in _NAMES
-            for measure in MEASURES
-        }
-    )
+    each = {(who, m): _values(labels, who, m) for who in _NAMES for m in MEASURES}
+    return pd.DataFrame({key: (values * weight).groupby(code).sum() / total for key, values in each.items()})
 
 
 def _agreement(labels: pd.DataFrame) -> Iterator[Cell]:
-    for (first, second), by_measure in _AGREEMENT.items():
-        for measure, (share, correlation) in by_measure.items():
+    for (first, second), printed in _AGREEMENT.items():
+        for measure, (share, correlation) in zip(MEASURES, printed, strict=True):
             one, other = _values(labels, first, measure), _values(labels, second, measure)
             who = f"{_NAMES[first]} and {_NAMES[second]}, {measure}"
             ours = 100 * float((one == other).mean())
-            yield _cell("2", f"agreement, {who}", share, ours, "percent", "equal task values", "tasks equal", 0.05)
+            yield _cell("2", f"agreement, {who}", share, ours, "equal task values", tolerance=0.05)
             ours = float(np.corrcoef(one, other)[0, 1])
             yield _cell(
-                "2", f"Pearson's r, {who}", correlation, ours, "correlation", "task values", "tasks equal", 5e-4
+                "2", f"Pearson's r, {who}", correlation, ours, "task values", unit="correlation", tolerance=5e-4
             )
 
 
 def _summary(labels: pd.DataFrame, equal: pd.DataFrame, core: pd.DataFrame) -> Iterator[Cell]:
-    for who in ("human", "gpt4"):
-        for measure in MEASURES:
-            for word, how in (("mean", "mean"), ("standard deviation", "std")):
-                yield _cell(
-                    "3",
-                    f"occupations, {word}, {_NAMES[who]}, {measure}",
-                    None,
-                    float(getattr(equal[who, measure], how)()),
-                    "share",
-                    "means by O*NET-SOC code",
-                    "tasks equal within an occupation, occupations equal",
-                    5e-3,
-                    core_weighted=float(getattr(core[who, measure], how)()),
-                )
-            values = _values(labels, who, measure)
-            for word, ours in (("mean", values.mean()), ("standard deviation", values.std())):
-                figure = f"tasks, {word}, {_NAMES[who]}, {measure}"
-                yield _cell("3", figure, None, float(ours), "share", "task values", "tasks equal", 5e-3)
+    words = (("mean", "mean"), ("standard deviation", "std"))
+    for who, measure in ((who, measure) for who in ("human", "gpt4") for measure in MEASURES):
+        for word, how in words:
+            ours, other = (float(getattr(table[who, measure], how)()) for table in (equal, core))
+            figure, weights = f"occupations, {word}, {_NAMES[who]}, {measure}", f"{_WITHIN}, occupations equal"
+            rule = "means by O*NET-SOC code"
+            yield _cell("3", figure, None, ours, rule, weights, unit="share", tolerance=5e-3, core_weighted=other)
+        for word, how in words:
+            ours = float(getattr(_values(labels, who, measure), how)())
+            figure = f"tasks, {word}, {_NAMES[who]}, {measure}"
+            yield _cell("3", figure, None, ours, "task values", unit="share", tolerance=5e-3)
     for who, name in _NAMES.items():
         for code in CODES:
             ours = 100 * float((labels[who] == code).mean())
-            yield _cell("-", f"tasks labelled {code}, {name}", None, ours, "percent", "=", "tasks equal", 0.05)
+            yield _cell("-", f"tasks labelled {code}, {name}", None, ours, "=", tolerance=0.05)
 
 
 def _top(equal: pd.DataFrame, core: pd.DataFrame) -> Iterator[Cell]:
-    weights = "tasks equal within an occupation"
-    for (who, measure), printed in _TOP.items():
+    for line in _TOP.strip().splitlines():
+        about, _, listed = line.partition(":")
+        who, measure = cast("tuple[str, Measure]", about.split())
         scores, other = equal[who, measure] * 100, core[who, measure] * 100
-        for place, (title, value) in enumerate(printed or _ours_first(scores), 1):
+        printed: list[tuple[str, float | None]] = [
+            (title, float(value))
+            for title, _, value in (entry.strip().rpartition(" ") for entry in listed.split(";"))
+            if title
+        ]
+        # Our own first five, where the printed ones were not seen.
+        ours_first = scores.sort_values(ascending=False, kind="stable").index[:5]
+        for place, (title, value) in enumerate(printed or [(str(title), None) for title in ours_first], 1):
             ours = float(scores.loc[title])
             # Ties stand in the paper in an order of its own: an occupation is in place when fewer than that many beat it.
             ahead = int((scores > ours + 1e-9).sum())
-            cell = _cell(
-                "4",
-                f"top {place}, {_NAMES[who]}, {measure}: {title}",
-                value,
-                ours,
-                "percent",
-                f"fewer than {place} occupations above",
-                weights,
-                0.05,
-                core_weighted=float(other.loc[title]),
-            )
+            figure, rule = f"top {place}, {_NAMES[who]}, {measure}: {title}", f"fewer than {place} occupations above"
+            weighted = float(other.loc[title])
+            cell = _cell("4", figure, value, ours, rule, _WITHIN, tolerance=0.05, core_weighted=weighted)
             if value is not None and ahead >= place:
                 cell = cell.model_copy(update={"reproduced": False, "reason": f"{ahead} occupations lie above it"})
             yield cell
-    for who, printed in (("human", 15), ("gpt4", 86)):
-        ours = float((equal[who, "gamma"] >= 1 - 1e-12).sum())
-        yield _cell("4", f"occupations fully exposed, {_NAMES[who]}, gamma", printed, ours, "count", ">= 1", weights, 0)
+    for who, printed_count in (("human", 15), ("gpt4", 86)):
+        ours, figure = (
+            float((equal[who, "gamma"] >= 1 - 1e-12).sum()),
+            f"occupations fully exposed, {_NAMES[who]}, gamma",
+        )
+        yield _cell("4", figure, printed_count, ours, ">= 1", _WITHIN, unit="count")
     none = float((equal[["human", "gpt4"]] == 0).all(axis=1).sum())
-    yield _cell(
-        "appendix", "occupations without an exposed task", None, none, "count", "= 0 in all six scores", weights, 0
-    )
-
-
-def _ours_first(scores: pd.Series) -> list[tuple[str, None]]:
-    """Our own first five, where the printed ones were not seen."""
-    return [(str(title), None) for title in scores.sort_values(ascending=False, kind="stable").index[:5]]
+    figure = "occupations without an exposed task"
+    yield _cell("appendix", figure, None, none, "= 0 in all six scores", _WITHIN, unit="count")
 
 
 def _shares(labels: pd.DataFrame, equal: pd.DataFrame, core: pd.DataFrame) -> Iterator[Cell]:
@@ -254,25 +208,25 @@ def _shares(labels: pd.DataFrame, equal: pd.DataFrame, core: pd.DataFrame) -> It
         ("gpt4", "gamma", 56, "with software, upper figure"),
     )
     for who, measure, printed, words in faster:
-        ours = 100 * float(_values(labels, who, measure).mean())
         figure = f"tasks done significantly faster, {words} ({_NAMES[who]}, {measure})"
-        yield _cell("abstract", figure, printed, ours, "percent", "mean of task values", "tasks equal", 0.5)
-    for who in ("human", "gpt4"):
-        for measure in MEASURES:
-            scores, other = equal[who, measure], core[who, measure]
-            printed = {("human", "alpha"): 1.8, ("human", "gamma"): 46}.get((who, measure))
-            for rule, over, over_core in ((">", scores > 0.5, other > 0.5), (">=", scores >= 0.5, other >= 0.5)):
-                yield _cell(
-                    "Science abstract" if printed is not None and rule == ">" else "-",
-                    f"occupations with {'over' if rule == '>' else 'at least'} half of their tasks, {_NAMES[who]}, {measure}",
-                    printed if rule == ">" else None,
-                    100 * float(over.mean()),
-                    "percent",
-                    f"{rule} 0.5",
-                    "tasks equal, occupations equal",
-                    0.05 if measure == "alpha" else 0.5,
-                    core_weighted=100 * float(over_core.mean()),
-                )
+        ours = 100 * float(_values(labels, who, measure).mean())
+        yield _cell("abstract", figure, printed, ours, "mean of task values", tolerance=0.5)
+    for who, measure in ((who, measure) for who in ("human", "gpt4") for measure in MEASURES):
+        printed = {("human", "alpha"): 1.8, ("human", "gamma"): 46}.get((who, measure))
+        for rule, word in ((">", "over"), (">=", "at least")):
+            over, over_core = (
+                (t[who, measure] > 0.5) | ((t[who, measure] == 0.5) & (rule == ">=")) for t in (equal, core)
+            )
+            yield _cell(
+                "Science abstract" if printed is not None and rule == ">" else "-",
+                f"occupations with {word} half of their tasks, {_NAMES[who]}, {measure}",
+                printed if rule == ">" else None,
+                100 * float(over.mean()),
+                f"{rule} 0.5",
+                f"{_TASKS_EQUAL}, occupations equal",
+                tolerance=0.05 if measure == "alpha" else 0.5,
+                core_weighted=100 * float(over_core.mean()),
+            )
 
 
 def _workers(equal: pd.DataFrame) -> Iterator[Cell]:
@@ -283,32 +237,30 @@ def _workers(equal: pd.DataFrame) -> Iterator[Cell]:
         ("section 4", "gamma", 0.5, ">=", 49),
     )
     weights = f"jobs by six-digit SOC ({EMPLOYMENT}); tasks equal, detailed codes equal within a SOC"
+    jobs, why = None, ""
     try:
-        jobs = bls.read_wages(EMPLOYMENT)
-        jobs = jobs[jobs["group"] == "detailed"].set_index("soc2018")["employment"].dropna()
-        missing = None
+        wages = bls.read_wages(EMPLOYMENT)
+        jobs = wages[wages["group"] == "detailed"].set_index("soc2018")["employment"].dropna()
     except DataError as error:
-        jobs, missing = None, f"no employment figures: {error}"
+        why = f"no employment figures: {error}"
     for table, measure, bound, rule, printed in wanted:
-        share = "10 %" if bound < 0.5 else "50 %"
-        figure = f"workers with {'over' if rule == '>' else 'at least'} {share} of their tasks, human, {measure}"
-        if jobs is None:
-            yield _cell(table, figure, printed, None, "percent", f"{rule} {bound}", weights, 1, reason=missing)
-            continue
-        soc = equal["human", measure].groupby(equal.index.str[:7]).mean()
-        both = pd.DataFrame({"score": soc, "jobs": jobs}).dropna()
-        score = both["score"].round(12)
-        by_rule = {
-            sign: 100 * float((both["jobs"] * over).sum() / both["jobs"].sum())
-            for sign, over in ((">", score > bound), (">=", score >= bound))
-        }
-        ours, other = by_rule[rule], ">=" if rule == ">" else ">"
-        covered = both["jobs"].sum() / jobs.sum()
-        why = (
-            f"other jobs: those of {EMPLOYMENT}, {100 * covered:.0f} % of which have a score under the same code; the "
-            f"paper used jobs of 2020 and 2021; with {other} instead of {rule} it would be {by_rule[other]:.1f}"
-        )
-        yield _cell(table, figure, printed, ours, "percent", f"{rule} {bound}", weights, 1, reason=why)
+        ours = None
+        if jobs is not None:
+            soc = equal["human", measure].groupby(equal.index.str[:7]).mean()
+            both = pd.DataFrame({"score": soc.round(12), "jobs": jobs}).dropna()
+            share = {
+                sign: 100 * float(both["jobs"][over].sum() / both["jobs"].sum())
+                for sign, over in ((">", both["score"] > bound), (">=", both["score"] >= bound))
+            }
+            ours, other = share[rule], ">=" if rule == ">" else ">"
+            covered = both["jobs"].sum() / jobs.sum()
+            why = (
+                f"other jobs: those of {EMPLOYMENT}, {100 * covered:.0f} % of which have a score under the same code; the "
+                f"paper used jobs of 2020 and 2021; with {other} instead of {rule} it would be {share[other]:.1f}"
+            )
+        over = "over" if rule == ">" else "at least"
+        figure = f"workers with {over} {100 * bound:.0f} % of their tasks, human, {measure}"
+        yield _cell(table, figure, printed, ours, f"{rule} {bound}", weights, tolerance=1, reason=why)
 
 
 def _cell(
@@ -316,32 +268,28 @@ def _cell(
     figure: str,
     printed: float | None,
     ours: float | None,
-    unit: Literal["percent", "share", "correlation", "count"],
     rule: str,
-    weights: str,
-    tolerance: float,
+    weights: str = _TASKS_EQUAL,
     *,
-    core_weighted: float | None = None,
+    unit: Literal["percent", "share", "correlation", "count"] = "percent",
+    tolerance: float = 0,
     reason: str | None = None,
+    **more: float,
 ) -> Cell:
+    reproduced = None
     if printed is None:
-        reproduced, reason = None, _NOT_SEEN
-    elif ours is None:
-        reproduced = None
-    else:
+        reason = _NOT_SEEN
+    elif ours is not None:
         # A hair more than half a unit, since the printed figure was rounded from one with more digits.
         reproduced = abs(ours - printed) <= tolerance * (1 + 1e-9) + 1e-12
         reason = None if reproduced else reason or "the published labels give another figure; the cause is not known"
-    return Cell(
-        table=table,
-        figure=figure,
-        printed=printed,
-        ours=ours,
-        unit=unit,
-        rule=rule,
-        weights=weights,
-        tolerance=tolerance,
-        reproduced=reproduced,
-        reason=reason,
-        core_weighted=core_weighted,
-    )
+    held = {"rule": rule, "weights": weights, "unit": unit, "tolerance": tolerance, **more}
+    known = {
+        "table": table,
+        "figure": figure,
+        "printed": printed,
+        "ours": ours,
+        "reproduced": reproduced,
+        "reason": reason,
+    }
+    return Cell.model_validate(known | held)

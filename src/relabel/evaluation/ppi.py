@@ -1,4 +1,4 @@
-"""Mean exposure with the run's errors taken out: prediction-powered inference, power-tuned (PPI++).
+"""Mean exposure corrected for the run's errors: prediction-powered inference, power-tuned (PPI++).
 
 A run labels all N tasks and errs; people label some of them and are taken as right. What is sought is the mean that people's
 labels would give over these very N tasks. It is estimated by the run's mean over all of them, plus its mean error where both

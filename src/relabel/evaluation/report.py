@@ -92,13 +92,13 @@ def eval_page(
             (
                 name,
                 {
-                    "doc": found,
+                    "doc": of,
                     "svg": charts.reliability(
-                        [(b.probability, b.accuracy, b.n, b.ci95.get("accuracy")) for b in found.bins]
+                        [(b.probability, b.accuracy, b.n, b.ci95.get("accuracy")) for b in of.bins]
                     ),
                 },
             )
-            for name, found in (document.calibration or {}).items()
+            for name, of in (document.calibration or {}).items()
         ],
         "flips": None if comparison is None else _baseline(comparison, charts, details),
         "differences": differences,
@@ -124,38 +124,23 @@ def eval_page(
 
 
 def _yardsticks(document: EvalDocument) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
     marks = document.yardsticks
-    for name, found in marks.majority.items():
-        rows.append(
-            {
-                "name": f"always {found.label}",
-                "setting": name,
-                "n": document.settings[name].n,
-                "accuracy": found.accuracy,
-                "kappa": found.kappa,
-                "lead": found.difference,
-                "lead_ci": found.ci95.get("difference"),
-                "kappa_lead": None,
-                "kappa_lead_ci": None,
-            }
-        )
-    others = (("word count", marks.text_classifier), ("people against GPT-4, 2023", marks.raters))
+    rows: list[dict[str, Any]] = []
+    for setting, of in marks.majority.items():
+        lead = {"lead": of.difference, "lead_ci": of.ci95.get("difference"), "kappa_lead": None, "kappa_lead_ci": None}
+        shown = {"name": f"always {of.label}", "setting": setting, "n": document.settings[setting].n}
+        rows.append({**shown, "accuracy": of.accuracy, "kappa": of.kappa, **lead})
+    others = (
+        ("word count", marks.text_classifier),
+        ("people against GPT-4, 2023", marks.raters),
+        ("the gold's annotators", marks.annotators),
+    )
     for title, group in others:
-        for name, found in (group.settings if group is not None else {}).items():
-            rows.append(
-                {
-                    "name": title,
-                    "setting": name,
-                    "n": found.n,
-                    "accuracy": found.accuracy,
-                    "kappa": found.kappa,
-                    "lead": found.accuracy_difference,
-                    "lead_ci": found.ci95.get("accuracy_difference"),
-                    "kappa_lead": found.kappa_difference,
-                    "kappa_lead_ci": found.ci95.get("kappa_difference"),
-                }
-            )
+        for setting, of in (group.settings if group is not None else {}).items():
+            lead = {"lead": of.accuracy_difference, "lead_ci": of.ci95.get("accuracy_difference")}
+            lead |= {"kappa_lead": of.kappa_difference, "kappa_lead_ci": of.ci95.get("kappa_difference")}
+            shown = {"name": title, "setting": setting, "n": of.n}
+            rows.append({**shown, "accuracy": of.accuracy, "kappa": of.kappa, **lead})
     return rows
 
 
@@ -164,16 +149,10 @@ def _eval_slices(document: EvalDocument, charts: Charts) -> Iterable[dict[str, A
     if setting is None:
         return
     for by, parts in document.slices.items():
+        told = [(part.title, part.settings[setting]) for part in parts if setting in part.settings]
         rows: list[dict[str, Any]] = [
-            {
-                "title": part.title,
-                "n": part.settings[setting].n,
-                "accuracy": part.settings[setting].accuracy,
-                "ci": part.settings[setting].ci95.get("accuracy"),
-                "kappa": part.settings[setting].kappa,
-            }
-            for part in parts
-            if setting in part.settings
+            {"title": title, "n": of.n, "accuracy": of.accuracy, "ci": of.ci95.get("accuracy"), "kappa": of.kappa}
+            for title, of in told
         ]
         drawn = [(row["title"], row["accuracy"], row["ci"]) for row in rows if row["accuracy"] is not None]
         if len(drawn) > 1:
@@ -217,19 +196,11 @@ def _differences(aligned: AlignedLabels, run: Run, details: pd.DataFrame | None)
     index = aligned.index().to_list()
     keys: list[tuple[str, str]] = [index[pair.tasks[at]] for at in order]
     first, second = (aligned.words(aligned.main, rater).to_numpy() for rater in (GOLD, 0))
-    known, said = _Known(details), _rationales({"run": run}, keys)
-    rows = [
-        {
-            "task_id": task,
-            "onet_soc_code": code,
-            "first": first[pair.tasks[at]],
-            "second": second[pair.tasks[at]],
-            "effect": float(effect[at]),
-            "rationales": said.get((code, task), []),
-            **known.task(code, task),
-        }
-        for at, (code, task) in zip(order, keys, strict=True)
+    changed = [
+        (key, first[pair.tasks[at]], second[pair.tasks[at]], float(effect[at]))
+        for at, key in zip(order, keys, strict=True)
     ]
+    rows = _task_rows(changed, details, {"run": run})
     return {"rows": rows, "measure": measure}
 
 
@@ -309,9 +280,8 @@ def _moves(document: CompareDocument, charts: Charts, details: pd.DataFrame | No
             "title": known.title(move.onet_soc_code),
             "tasks": move.tasks,
             "flips": move.flips,
-            "first": move.measures[measure][0],
-            "second": move.measures[measure][1],
             "move": move.move,
+            **dict(zip(("first", "second"), move.measures[measure], strict=True)),
         }
         for move in document.occupations[:SHOWN]
     ]
@@ -383,21 +353,31 @@ def _flip_rows(
     """
     if not flips or document.main_measure is None:
         return None
-    top, known = flips[:SHOWN], _Known(details)
-    said = _rationales(runs, ((flip.onet_soc_code, flip.task_id) for flip in top))
-    rows = [
-        {
-            "task_id": flip.task_id,
-            "onet_soc_code": flip.onet_soc_code,
-            "first": _labels(flip.first),
-            "second": _labels(flip.second),
-            "effect": flip.effect,
-            "rationales": said.get((flip.onet_soc_code, flip.task_id), []),
-            **known.task(flip.onet_soc_code, flip.task_id),
-        }
-        for flip in top
+    changed = [
+        ((flip.onet_soc_code, flip.task_id), _labels(flip.first), _labels(flip.second), flip.effect)
+        for flip in flips[:SHOWN]
     ]
+    rows = _task_rows(changed, details, runs)
     return {"rows": rows, "measure": document.main_measure}
+
+
+def _task_rows(
+    changed: Sequence[tuple[tuple[str, str], str, str, float]], details: pd.DataFrame | None, runs: Mapping[str, Run]
+) -> list[dict[str, Any]]:
+    """Rows of tasks: key, first and second label, effect; with statement, title and rationales."""
+    known, said = _Known(details), _rationales(runs, [key for key, *_ in changed])
+    return [
+        {
+            "task_id": key[1],
+            "onet_soc_code": key[0],
+            "first": first,
+            "second": second,
+            "effect": effect,
+            "rationales": said.get(key, []),
+            **known.task(*key),
+        }
+        for key, first, second, effect in changed
+    ]
 
 
 def _labels(said: Mapping[SettingName, str | None]) -> str:
@@ -425,7 +405,7 @@ def _render(template: str, title: str, sections: Iterable[tuple[str, str, bool]]
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(fig=_fig, signed=_signed, count=_count)
+    environment.filters.update(fig=_fig, signed=_signed, count="{:,}".format)
     shown = [(key, name) for key, name, there in sections if there]
     page = environment.get_template(template)
     return page.render(title=title, sections=shown, version=__version__, **context).strip() + "\n"
@@ -437,10 +417,6 @@ def _fig(value: float | None) -> str:
 
 def _signed(value: float | None) -> str:
     return "–" if value is None else f"{value:+.3f}"
-
-
-def _count(value: int) -> str:
-    return f"{value:,}"
 
 
 def _names(order: Sequence[str]) -> alt.Axis:
@@ -495,17 +471,8 @@ class Charts:
             title: What the figure is.
             mark: Where to draw a line for comparison.
         """
-        table = pd.DataFrame(
-            [
-                {
-                    "name": name,
-                    "value": value,
-                    "low": value if ci is None else ci[0],
-                    "high": value if ci is None else ci[1],
-                }
-                for name, value, ci in rows
-            ]
-        )
+        spread = [(name, value, *(ci or (value, value))) for name, value, ci in rows]
+        table = pd.DataFrame(spread, columns=["name", "value", "low", "high"])
         order = [name for name, *_ in rows]
         y = alt.Y("name:N", sort=order, title=None, axis=_names(order))
         x = alt.X("value:Q", title=title, scale=alt.Scale(zero=False, nice=True), axis=alt.Axis(tickCount=5))
@@ -540,16 +507,12 @@ class Charts:
         Args:
             bins: Mean probability, share of right labels, labels, and interval of the share.
         """
-        table = pd.DataFrame(
-            [
-                {"x": p, "y": a, "n": n, "low": a if ci is None else ci[0], "high": a if ci is None else ci[1]}
-                for p, a, n, ci in bins
-            ]
-        )
+        spread = [(p, a, n, *(ci or (a, a))) for p, a, n, ci in bins]
+        table = pd.DataFrame(spread, columns=["x", "y", "n", "low", "high"])
         scale = alt.Scale(domain=[0, 1])
         x = alt.X("x:Q", title="probability of the label", scale=scale, axis=alt.Axis(tickCount=5))
         base = alt.Chart(table).encode(x=x)
-        spread = base.mark_rule(color=_ACCENT, strokeWidth=2).encode(
+        bars = base.mark_rule(color=_ACCENT, strokeWidth=2).encode(
             y=alt.Y("low:Q", title="share that is right", scale=scale), y2="high:Q"
         )
         curve = base.mark_line(color=_ACCENT, opacity=0.6).encode(y=alt.Y("y:Q", scale=scale))
@@ -557,7 +520,7 @@ class Charts:
             y=alt.Y("y:Q", scale=scale), size=alt.Size("n:Q", legend=None, scale=alt.Scale(range=[30, 220]))
         )
         equal = alt.Chart(pd.DataFrame({"x": [0.0, 1.0], "y": [0.0, 1.0]}))
-        return self._svg((self._diagonal(equal) + spread + curve + points).properties(width=340, height=340))
+        return self._svg((self._diagonal(equal) + bars + curve + points).properties(width=340, height=340))
 
     def moves(self, rows: Sequence[tuple[str, float, float]], *, title: str) -> Markup:
         """Where occupations were and where they are, one a line.
@@ -590,25 +553,14 @@ class Charts:
         return chart.mark_line(color=_INK, strokeDash=[4, 3], opacity=0.5).encode(x="x:Q", y="y:Q")
 
     def _svg(self, chart: alt.LayerChart | alt.FacetChart) -> Markup:
-        spec: dict[str, Any] = chart.configure(
-            background="transparent",
-            font=_FONT,
-            padding=4,
-            view=alt.ViewConfig(stroke=None),
-            axis=alt.AxisConfig(
-                labelColor=_INK,
-                titleColor=_INK,
-                domainColor=_INK,
-                tickColor=_INK,
-                gridColor=_INK,
-                gridOpacity=0.12,
-                domainOpacity=0.5,
-                tickOpacity=0.5,
-                labelFontSize=12,
-                titleFontSize=12,
-                titleFontWeight="normal",
-            ),
-        ).to_dict()
+        inked: dict[str, Any] = dict.fromkeys(
+            ("labelColor", "titleColor", "domainColor", "tickColor", "gridColor"), _INK
+        )
+        inked |= {"gridOpacity": 0.12, "domainOpacity": 0.5, "tickOpacity": 0.5}
+        words: dict[str, Any] = {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"}
+        view, axis = alt.ViewConfig(stroke=None), alt.AxisConfig(**inked, **words)
+        whole = chart.configure(background="transparent", font=_FONT, padding=4, view=view, axis=axis)
+        spec: dict[str, Any] = whole.to_dict()
         drawn = _SPOKEN.sub("", vl_convert.vegalite_to_svg(spec))
         mark = f"c{next(self._numbers)}-"
         drawn = _ID.sub(lambda found: f"{found[1]}{mark}{found[2]}", drawn)

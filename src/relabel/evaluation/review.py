@@ -3,7 +3,7 @@
 A task's priority is its doubt times its weight. Doubt, from 0 to 1, is how likely its label is to be wrong by what is at
 hand: repeats or raters that disagree, a gold that says otherwise, a pair of answers that contradict themselves, a low
 probability, no label at all. Weight is what hangs on the task: its share of its occupation's mean, times the jobs of that
-occupation where their number is at hand. Doubts of several kinds add up as independent ones do.
+occupation where their number is known. Doubts of several kinds add up as independent ones do.
 
 Tasks chosen for their doubt say nothing of the others. For figures of the run as a whole, `random_review` draws tasks of equal
 chances, in a file that is filled in the same way.
@@ -71,7 +71,7 @@ class Review:
     Attributes:
         table: Columns `COLUMNS`, highest priority first; `jobs` is missing where unknown. Nothing is escaped.
         doubtful: Tasks with any doubt, of which the table may hold the first.
-        jobs_from: Source of the jobs; None where it is not at hand, and tasks weigh by their occupation's mean alone.
+        jobs_from: Source of the jobs; None where they are unknown, and tasks weigh by their occupation's mean alone.
     """
 
     table: pd.DataFrame
@@ -169,7 +169,7 @@ def random_review(run: Run, count: int, *, details: pd.DataFrame | None = None, 
     index = _labels(run).sort_index().index
     drawn = np.random.default_rng(seed).choice(len(index), size=min(count, len(index)), replace=False)
     table = pd.DataFrame(index=index[drawn])
-    # As text, for a weight is no figure to be rounded.
+    # As text, so that it is not rounded.
     table["weight"] = f"{len(index) / len(drawn):.12g}"
     table["drawn"] = "at random"
     return RandomReview(_to_fill(_named(table, details), RANDOM_COLUMNS), len(index), seed)
@@ -223,7 +223,7 @@ def _incoherent(table: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
 
 
 def _repeats(run: Run, index: pd.Index) -> tuple[pd.Series, pd.Series]:
-    """Repeats of one question that disagree: the share outside the majority, twice, for half of them is no majority."""
+    """Repeats of one question that disagree: the share outside the majority, twice, as half of them make no majority."""
     each = run.labels.groupby([*TASK_KEY, "setting", "label"]).size()
     votes = each.groupby(level=[0, 1, 2]).agg(total="sum", most="max")
     votes["doubt"] = 2 * (1 - votes["most"] / votes["total"])
@@ -237,7 +237,7 @@ def _repeats(run: Run, index: pd.Index) -> tuple[pd.Series, pd.Series]:
 
 
 def _unsure(run: Run, index: pd.Index) -> tuple[pd.Series, pd.Series]:
-    """Labels of low probability: a coin's toss is full doubt, a certainty none."""
+    """Labels of low probability: .5 counts as full doubt, 1 as none."""
     if "probability" not in run.labels or not run.labels["probability"].notna().any():
         return pd.Series(0.0, index=index), pd.Series("", index=index)
     sure = run.labels.groupby(TASK_KEY)["probability"].min().astype(float)

@@ -31,12 +31,12 @@ TaskType = Literal["Core", "Supplemental"]
 COUNTS: tuple[CountMetric, ...] = ("coverage", "incoherent")
 
 _PLAINLY: Mapping[str, str] = {
-    "extra_forbidden": "is no key that a suite knows here; mend its name, or take it away",
-    "missing": "is missing; give it",
-    "too_short": "is empty; write at least one",
-    "float_parsing": "is no number; write one",
-    "float_type": "is no number; write one",
-    "finite_number": "is no finite number; write one",
+    "extra_forbidden": "is not a known key here; correct or remove it",
+    "missing": "is missing",
+    "too_short": "must not be empty",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
 }
 """What is wrong with a key, by pydantic's name of the error, where its own words speak of its insides."""
 
@@ -64,7 +64,7 @@ class Slice(Frozen):
         groups = [str(group) for group in value]
         for group in groups:
             if len(group) != 2 or not group.isdecimal():
-                raise ValueError(f"{group!r} is no SOC major group; these are two digits such as 15")
+                raise ValueError(f"{group!r} is not a SOC major group; give two digits, such as 15")
         return tuple(groups)
 
     @model_validator(mode="after")
@@ -75,12 +75,12 @@ class Slice(Frozen):
 
     @property
     def needs_tasks(self) -> bool:
-        """Whether the task list must be at hand, not only the labels."""
+        """Whether the task list is needed, not only the labels."""
         return bool(self.task_type) or self.importance is not None or self.max_importance is not None
 
 
 class Baseline(Frozen):
-    """A pinned run that later ones are held against.
+    """A pinned run that later ones are compared with.
 
     Attributes:
         run: A published set, a name under `runs/`, or a folder: relative to the suite's file, else to where one is.
@@ -130,7 +130,7 @@ class Gate(Frozen):
             _check_setting_metric(self.metric, self.setting)
         elif self.metric not in MeasureMetric.__args__:
             raise ValueError(
-                f"metric: {self.metric!r} is no figure of a measure; use {_either(MeasureMetric.__args__)}"
+                f"metric: {self.metric!r} is not a figure of a measure; use {_either(MeasureMetric.__args__)}"
             )
         if self.min is None and self.max is None and self.max_drop is None:
             raise ValueError("has no threshold; give min, max or max_drop")
@@ -245,10 +245,10 @@ def _check_setting_metric(metric: str, setting: SettingName) -> None:
     if colon and kind in {"f1", "precision", "recall"}:
         labels = SCALES[setting]
         if label not in labels:
-            raise ValueError(f"metric: {label!r} is no label of {setting}; use {_either(labels)}")
+            raise ValueError(f"metric: {label!r} is not a label of {setting}; use {_either(labels)}")
     elif metric not in SettingMetric.__args__:
         known = (*SettingMetric.__args__, "f1:LABEL", "precision:LABEL", "recall:LABEL")
-        raise ValueError(f"metric: {metric!r} is no figure of a setting; use {_either(known)}")
+        raise ValueError(f"metric: {metric!r} is not a figure of a setting; use {_either(known)}")
 
 
 def _either(names: tuple[str, ...]) -> str:

@@ -15,27 +15,16 @@ import pandas as pd
 
 from relabel.errors import DataError
 from relabel.evaluation import metrics
-from relabel.evaluation.alignment import COLUMNS, places, run_settings
+from relabel.evaluation.alignment import COLUMNS, MAIN, AlignedLabels, Pair, coded_table, gold_on_tasks, places
 from relabel.evaluation.document import SCALES, Frozen, Intervals95, SettingName
-from relabel.evaluation.gold import Gold, labelled, labels_of
-from relabel.evaluation.intervals import (
-    DRAWS,
-    Draws,
-    Figure,
-    change,
-    occupation_draws,
-    setting_figure,
-    value_figure,
-)
+from relabel.evaluation.gold import Gold
+from relabel.evaluation.intervals import DRAWS, Figure, change
 from relabel.evaluation.verdict import figure as shown
 from relabel.rubric import Rubric
 from relabel.run import Run
 from relabel.task import TASK_KEY
 
 Half = Literal["development", "final"]
-Places = npt.NDArray[np.intp]
-_MAIN: tuple[SettingName, ...] = ("three-way", "automation", "with-tools", "strict")
-"""Settings in the order in which they decide who is closer."""
 _IN_WORDS: Mapping[SettingName, str] = {"three-way": "three codes"}
 _GOLDS: Mapping[str, str] = {"eloundou-2023:human": "people", "eloundou-2023:gpt4": "GPT-4"}
 _MOSTLY = 0.5
@@ -197,18 +186,47 @@ class TrialDocument(Frozen):
 
 
 @dataclass(frozen=True)
-class _Side:
-    """Labels of one rubric or gold over all tasks of the trial: places on the setting's scale, -1 where there is none."""
+class _Sides:
+    """Labels of all rubrics, then all golds, over the tasks of the trial.
 
-    name: str
-    labels: Mapping[SettingName, Places]
-    gold: bool
-    people: bool
-    weight: npt.NDArray[np.float64]
+    Attributes:
+        aligned: Their labels, a column each.
+        rubrics: How many of the columns are rubrics.
+        people: For each column, whether its labels are people's.
+        weights: For each column, weights of the tasks: a gold's own, else 1.
+    """
+
+    aligned: AlignedLabels
+    rubrics: int
+    people: Sequence[bool]
+    weights: Sequence[npt.NDArray[np.float64]]
 
     @property
-    def known(self) -> npt.NDArray[np.bool_]:
-        return np.any([places >= 0 for places in self.labels.values()], axis=0)
+    def golds(self) -> range:
+        """Columns of the golds."""
+        return range(self.rubrics, len(self.people))
+
+    def name(self, rater: int) -> str:
+        """What a rubric or gold is called."""
+        return self.aligned.names[rater]
+
+    def pair(self, setting: SettingName, first: int, second: int, keep: npt.NDArray[np.bool_]) -> Pair:
+        """Labels of two of them on some tasks, weighted as the second is."""
+        return self.aligned.pair(setting, first, second, keep=keep, weight=self.weights[second])
+
+
+def _sides(runs: Mapping[str, Run], golds: Sequence[Gold], draws: int, seed: int) -> _Sides:
+    tables = [coded_table(run) for run in runs.values()]
+    tasks = pd.concat([t[TASK_KEY] for t in tables]).drop_duplicates(ignore_index=True)
+    sides = [t.set_index(TASK_KEY) for t in tables] + [gold_on_tasks(gold, tasks) for gold in golds]
+    sides = [side.reindex(pd.MultiIndex.from_frame(tasks)) for side in sides]
+    labels: dict[SettingName, npt.NDArray[np.intp]] = {
+        s: np.stack([places(side[COLUMNS[s]], s) for side in sides], axis=1) for s in SCALES
+    }
+    weights = [np.asarray(side["weight"].astype("float64").fillna(1.0), dtype=np.float64) for side in sides]
+    names = (*runs, *(gold.name for gold in golds))
+    aligned = AlignedLabels(names, tasks.assign(weight=1.0, stratum=None), labels, {}).with_draws(draws, seed)
+    return _Sides(aligned, len(runs), [False] * len(runs) + [gold.human for gold in golds], weights)
 
 
 def trial(
@@ -241,29 +259,23 @@ def trial(
     Raises:
         DataError: A rubric and the golds share no task with a label on both sides.
     """
-    tables = {name: labelled(labels_of(run), f"the labels of {name}") for name, run in runs.items()}
-    index = pd.MultiIndex.from_frame(pd.concat([t[TASK_KEY] for t in tables.values()]).drop_duplicates())
-    rubrics = [_of_run(name, runs[name], table, index) for name, table in tables.items()]
-    references = [_of_gold(gold, index) for gold in golds]
-    drawn = occupation_draws(index.get_level_values(0).to_numpy(), draws, seed)
-    agreements = list(_agreements(rubrics, references, drawn))
-    for side in rubrics:
-        if references and not any(
-            a.first == side.name and a.second in {g.name for g in references} for a in agreements
-        ):
-            names = ", ".join(g.name for g in references)
+    sides = _sides(runs, golds, draws, seed)
+    agreements = list(_agreements(sides))
+    names = [gold.name for gold in golds]
+    for name in runs:
+        if golds and not any(a.first == name and a.second in names for a in agreements):
             raise DataError(
-                f"no task has a label both under {side.name} and in {names}; give --gold reference labels of the same tasks "
-                "and settings"
+                f"no task has a label both under {name} and in {', '.join(names)}; give --gold reference labels of the same "
+                "tasks and settings"
             )
     differences = tuple(
         found
-        for first, second in combinations(rubrics, 2)
-        for gold in references
-        for setting in _MAIN
-        if (found := _difference(first, second, gold, setting, drawn)) is not None
+        for first, second in combinations(range(len(runs)), 2)
+        for gold in sides.golds
+        for setting in MAIN
+        if (found := _difference(sides, first, second, gold, setting)) is not None
     )
-    tried = tuple(_tried(runs[side.name], side, index, drawn) for side in rubrics)
+    tried = tuple(_tried(run, sides, rater) for rater, run in enumerate(runs.values()))
     return TrialDocument(
         rubrics=tried,
         golds=tuple(TriedGold(name=gold.name, people=gold.human, sha256=gold.sha256) for gold in golds),
@@ -278,7 +290,7 @@ def trial(
         agreements=tuple(agreements),
         differences=differences,
         validity={of.name: _validity(of, agreements, golds, tasks, half, started_at) for of in tried},
-        verdict="\n".join(_verdict(tried, agreements, differences, references)),
+        verdict="\n".join(_verdict(tried, agreements, differences, golds)),
     )
 
 
@@ -335,137 +347,90 @@ def _components(y: npt.NDArray[np.float64]) -> Variance:
     )
 
 
-def _of_run(name: str, run: Run, table: pd.DataFrame, index: pd.MultiIndex) -> _Side:
-    aligned = table.set_index(TASK_KEY).reindex(index)
-    # A code counts only when both readings are known: strict exposed already means E1.
-    if {"strict", "with-tools"} <= set(run.rubric.settings):
-        aligned["code"] = aligned["code"].where(aligned["strict"].notna() & aligned["with_tools"].notna())
-    found: dict[SettingName, Places] = {s: places(aligned[COLUMNS[s]], s) for s in run_settings(run)}
-    return _Side(name, found, False, False, np.ones(len(index)))
+def _agreements(sides: _Sides) -> Iterator[Closeness]:
+    for rubric in range(sides.rubrics):
+        for first, second in [*((rubric, gold) for gold in sides.golds), *combinations(sides.golds, 2)]:
+            yield from _closeness(sides, first, second, rubric)
+    for first, second in combinations(range(sides.rubrics), 2):
+        yield from _closeness(sides, first, second, first)
 
 
-def _of_gold(gold: Gold, index: pd.MultiIndex) -> _Side:
-    table = gold.table
-    if table["onet_soc_code"].isna().all():
-        known = index.to_frame(index=False)
-        doubled = known[known["task_id"].duplicated() & known["task_id"].isin(table["task_id"])]
-        if len(doubled):
-            raise DataError(
-                f"the task id {doubled['task_id'].iloc[0]!r} stands for tasks of several occupations; add a column "
-                f"onet_soc_code to {gold.name}"
-            )
-        table = table.drop(columns="onet_soc_code").merge(known, on="task_id")
-    aligned = table.set_index(TASK_KEY).reindex(index)
-    found: dict[SettingName, Places] = {
-        s: places(aligned[COLUMNS[s]], s) for s in SCALES if aligned[COLUMNS[s]].notna().any()
-    }
-    return _Side(gold.name, found, True, gold.human, aligned["weight"].fillna(1.0).to_numpy(dtype=np.float64))
-
-
-def _agreements(rubrics: Sequence[_Side], golds: Sequence[_Side], drawn: Draws) -> Iterator[Closeness]:
-    for side in rubrics:
-        for first, second in [*((side, gold) for gold in golds), *combinations(golds, 2)]:
-            yield from _closeness(first, second, side, drawn)
-    for first, second in combinations(rubrics, 2):
-        yield from _closeness(first, second, first, drawn)
-
-
-def _closeness(first: _Side, second: _Side, on: _Side, drawn: Draws) -> Iterator[Closeness]:
+def _closeness(sides: _Sides, first: int, second: int, on: int) -> Iterator[Closeness]:
     for setting in SCALES:
-        if not all(setting in side.labels for side in (first, second, on)):
+        keep = sides.aligned.known(setting, first, second, on)
+        if not keep.any():
             continue
-        both = (first.labels[setting] >= 0) & (second.labels[setting] >= 0) & (on.labels[setting] >= 0)
-        if not both.any():
-            continue
-        scale, of = SCALES[setting], drawn.of(both)
-        pairs = _pairs(second, first, setting, both)
-        resampled = of.sum(pairs)
-        found = {m: setting_figure(m, pairs, resampled, scale, of.occupations) for m in ("accuracy", "kappa")}
-        if len(scale) == 2:
-            weight = second.weight[both]
-            for name, side in (("first_rate", first), ("second_rate", second)):
-                exposed = (side.labels[setting][both] == 1).astype(np.float64)
-                found[name] = value_figure("mean", exposed, exposed, of, weight)
+        pair = sides.pair(setting, first, second, keep)
+        found = {"accuracy": pair.figure("accuracy"), "kappa": pair.figure("kappa")}
+        if len(pair.scale) == 2:
+            found |= {"first_rate": pair.figure("run:exposed"), "second_rate": pair.figure("gold:exposed")}
+        values = {"first_rate": None, "second_rate": None} | {m: metrics.known(of.value) for m, of in found.items()}
         yield Closeness(
-            first=first.name,
-            second=second.name,
-            on=on.name,
+            first=sides.name(first),
+            second=sides.name(second),
+            on=sides.name(on),
             setting=setting,
-            n=int(both.sum()),
-            occupations=of.occupations,
-            first_rate=metrics.known(found["first_rate"].value) if "first_rate" in found else None,
-            second_rate=metrics.known(found["second_rate"].value) if "second_rate" in found else None,
-            accuracy=metrics.known(found["accuracy"].value),
-            kappa=metrics.known(found["kappa"].value),
+            n=len(pair),
+            occupations=found["kappa"].occupations,
+            **values,
             ci95={name: of.interval() for name, of in found.items()},
         )
 
 
-def _pairs(rows: _Side, columns: _Side, setting: SettingName, keep: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    size = len(SCALES[setting])
-    one_hot = np.eye(size)
-    pairs = one_hot[rows.labels[setting][keep]][:, :, None] * one_hot[columns.labels[setting][keep]][:, None, :]
-    return pairs * rows.weight[keep][:, None, None]
-
-
-def _difference(first: _Side, second: _Side, gold: _Side, setting: SettingName, drawn: Draws) -> TrialDifference | None:
-    if not all(setting in side.labels for side in (first, second, gold)):
-        return None
-    theirs = gold.labels[setting] >= 0
-    own = [(side.labels[setting] >= 0) & theirs for side in (first, second)]
+def _difference(sides: _Sides, first: int, second: int, gold: int, setting: SettingName) -> TrialDifference | None:
+    own = [sides.aligned.known(setting, rubric, gold) for rubric in (first, second)]
     common = own[0] & own[1]
     if not all(mask.any() for mask in own):
         return None
     paired = int(common.sum()) >= _MOSTLY * min(int(mask.sum()) for mask in own)
     masks = [common, common] if paired else own
-    kappas: list[Figure] = []
-    for side, mask in zip((first, second), masks, strict=True):
-        pairs, of = _pairs(gold, side, setting, mask), drawn.of(mask)
-        kappas.append(setting_figure("kappa", pairs, of.sum(pairs), SCALES[setting], of.occupations))
-    moved = masks[0] | masks[1]
+    kappas = [
+        sides.pair(setting, rubric, gold, mask).figure("kappa")
+        for rubric, mask in zip((first, second), masks, strict=True)
+    ]
+    moved, labels = masks[0] | masks[1], sides.aligned.labels[setting]
     if paired:
-        moved &= first.labels[setting] != second.labels[setting]
-    difference = change(kappas[0], kappas[1], drawn.of(moved).occupations)
+        moved &= labels[:, first] != labels[:, second]
+    difference = change(kappas[0], kappas[1], len(np.unique(sides.aligned.codes[moved])))
     bounds = difference.interval()
-    closer = None if bounds is None else first.name if bounds[1] < 0 else second.name if bounds[0] > 0 else None
+    names = sides.name(first), sides.name(second)
     return TrialDifference(
-        first=first.name,
-        second=second.name,
-        gold=gold.name,
-        people=gold.people,
+        first=names[0],
+        second=names[1],
+        gold=sides.name(gold),
+        people=sides.people[gold],
         setting=setting,
         paired=paired,
         n=(int(masks[0].sum()), int(masks[1].sum())),
         kappa=(metrics.known(kappas[0].value), metrics.known(kappas[1].value)),
         difference=metrics.known(difference.value),
         ci95=bounds,
-        closer=closer,
+        closer=None if bounds is None else names[0] if bounds[1] < 0 else names[1] if bounds[0] > 0 else None,
     )
 
 
-def _tried(run: Run, side: _Side, index: pd.MultiIndex, drawn: Draws) -> TriedRubric:
+def _tried(run: Run, sides: _Sides, rater: int) -> TriedRubric:
     labels, manifest = run.labels, run.manifest
-    ids = index.get_level_values(1).to_numpy()[side.known]
+    known: dict[SettingName, npt.NDArray[np.bool_]] = {s: sides.aligned.known(s, rater) for s in SCALES}
+    any_known = np.any(list(known.values()), axis=0)
     halves: dict[Half, int] = {"development": 0, "final": 0}
-    for task in ids:
+    for task in sides.aligned.tasks["task_id"][any_known]:
         halves[half_of(str(task))] += 1
     found: dict[str, Figure] = {}
-    for setting, labelled_as in side.labels.items():
-        told = labelled_as >= 0
-        for rank, label in enumerate(SCALES[setting]):
-            if told.any() and (len(SCALES[setting]) > 2 or rank == 1):
-                uses = (labelled_as[told] == rank).astype(np.float64)
-                name = label if len(SCALES[setting]) > 2 else setting
-                found[name] = value_figure("mean", uses, uses, drawn.of(told), np.ones(len(uses)))
+    for setting, told in known.items():
+        if told.any():
+            pair = sides.pair(setting, rater, rater, told)
+            used = {setting: "exposed"} if len(pair.scale) == 2 else {label: label for label in pair.scale}
+            found |= {name: pair.figure(f"run:{label}") for name, label in used.items()}
     paid = labels["cost_usd"].dropna()
     return TriedRubric(
-        name=side.name,
+        name=sides.name(rater),
         id=run.rubric.id,
         version=run.rubric.version,
         sha256=manifest.rubric_sha256,
         labels=run.name,
         raters=manifest.model,
-        tasks=int(side.known.sum()),
+        tasks=int(any_known.sum()),
         halves=halves,
         rates={name: float(of.value) for name, of in found.items()},
         ci95={name: of.interval() for name, of in found.items()},
@@ -529,12 +494,12 @@ def _verdict(
     tried: Sequence[TriedRubric],
     agreements: Sequence[Closeness],
     differences: Sequence[TrialDifference],
-    golds: Sequence[_Side],
+    golds: Sequence[Gold],
 ) -> Iterator[str]:
-    people = {gold.name: gold.people for gold in golds}
+    people = {gold.name: gold.human for gold in golds}
     for of in tried:
         ours = [a for a in agreements if a.first == of.name and a.second in people]
-        main: SettingName | None = next((s for s in _MAIN if any(a.setting == s for a in ours)), None)
+        main: SettingName | None = next((s for s in MAIN if any(a.setting == s for a in ours)), None)
         if main is None:
             continue
         told = " and ".join(f"{_who(a.second)} at {shown(a.kappa)}" for a in ours if a.setting == main)

@@ -131,7 +131,7 @@ def _standing(settings: Mapping[SettingName, SettingMetrics], yardsticks: Yardst
 def _against(setting: SettingName, words: str, found: Yardstick, *, floor: int = 0) -> str:
     """One sentence on the difference in kappa: what its interval says, and what to make of it.
 
-    `floor` is the number of labels behind a yardstick that a run must beat; 0 for one that it is only held against.
+    `floor` is the number of labels behind a yardstick that a run must beat; 0 for one that it is only compared with.
     """
     reached = f"kappa {figure(found.kappa)}, accuracy {figure(found.accuracy)}"
     if found.kappa_difference == 0 and found.accuracy_difference == 0:

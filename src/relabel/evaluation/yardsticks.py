@@ -14,20 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from relabel.evaluation import document as doc
 from relabel.evaluation import intervals, metrics
 from relabel.evaluation.alignment import COLUMNS, AlignedLabels, Pair, gold_list, is_local, match, places
-from relabel.evaluation.document import (
-    SCALES,
-    Annotators,
-    Consistency,
-    MajorityClass,
-    PairAgreement,
-    Raters,
-    SelfAgreement,
-    SettingName,
-    TextClassifier,
-    Yardstick,
-)
+from relabel.evaluation.document import SettingName
 from relabel.evaluation.gold import Gold, load_gold
 from relabel.evaluation.intervals import Array, Draws, Figure, Places, change, occupation_draws, setting_figure
 from relabel.run import Run
@@ -41,7 +31,7 @@ FEWEST_TRAINED_ON = 200
 RATERS = ("eloundou-2023:gpt4", "eloundou-2023:human")
 
 
-def majority_class(pair: Pair, codes: npt.ArrayLike) -> MajorityClass:
+def majority_class(pair: Pair, codes: npt.ArrayLike) -> doc.MajorityClass:
     """What always answering the gold's most frequent label would reach.
 
     Args:
@@ -54,7 +44,7 @@ def majority_class(pair: Pair, codes: npt.ArrayLike) -> MajorityClass:
     # Paired by task: where both are right or both wrong, the task says nothing about the difference.
     ahead = pair.weight * ((pair.run == pair.gold).astype(float) - (pair.gold == label).astype(float))
     lead = change(constant.figure("accuracy"), pair.figure("accuracy"), pair.differ(constant))
-    return MajorityClass(
+    return doc.MajorityClass(
         label=pair.scale[label],
         accuracy=float(shares[label]),
         kappa=None if shares[label] == 1 else 0.0,
@@ -64,7 +54,7 @@ def majority_class(pair: Pair, codes: npt.ArrayLike) -> MajorityClass:
     )
 
 
-def yardstick(pair: Pair, labels: Places, against: Places | None = None) -> Yardstick:
+def yardstick(pair: Pair, labels: Places, against: Places | None = None) -> doc.Yardstick:
     """What other labels of the same tasks reach, and how far the run is ahead of them.
 
     Args:
@@ -78,12 +68,12 @@ def yardstick(pair: Pair, labels: Places, against: Places | None = None) -> Yard
         found[name] = other.figure(name)
         found[f"{name}_difference"] = change(other.figure(name), pair.figure(name), pair.differ(other))
     ci95 = {} if pair.draws is None else {name: figure.interval() for name, figure in found.items()}
-    return Yardstick(n=len(pair), **{name: metrics.known(x.value) for name, x in found.items()}, ci95=ci95)
+    return doc.Yardstick(n=len(pair), **{name: metrics.known(x.value) for name, x in found.items()}, ci95=ci95)
 
 
 def text_classifier(
     run: Run, gold: Gold, aligned: AlignedLabels, settings: Mapping[SettingName, Pair], *, seed: int = 0
-) -> TextClassifier:
+) -> doc.TextClassifier:
     """What a linear classifier (SVM) of TF-IDF weighted words reaches.
 
     It sees words and pairs of words of the task's statement and of its occupation's title. Occupations are put into groups
@@ -98,9 +88,9 @@ def text_classifier(
         seed: Seed of groups and training sets.
 
     Returns:
-        The yardstick; with a note and no figures where the texts are not at hand or the gold is too small.
+        The yardstick; with a note and no figures where the texts are unknown or the gold is too small.
     """
-    nothing = TextClassifier(trained_on=0, folds=FOLDS, seed=seed, settings={})
+    nothing = doc.TextClassifier(trained_on=0, folds=FOLDS, seed=seed, settings={})
     name = gold_list(gold, run)
     if not is_local(name):
         return nothing.model_copy(update={"note": "the texts of the tasks are not on this machine"})
@@ -119,9 +109,9 @@ def text_classifier(
     predicted = {s: _predict(_labelled(pool, s), matched.to_numpy(dtype=object), mine, seed) for s in asked}
     if (labels := predicted.get("three-way")) is not None:
         for setting, exposed in (("strict", ["E1"]), ("with-tools", ["E1", "E2"])):
-            codes_of = np.array(SCALES["three-way"])[labels]
+            codes_of = np.array(doc.SCALES["three-way"])[labels]
             predicted[setting] = np.isin(codes_of, exposed).astype(np.intp)
-    found: dict[SettingName, Yardstick] = {}
+    found: dict[SettingName, doc.Yardstick] = {}
     for setting, side in settings.items():
         labels = predicted.get(setting)
         if labels is not None and len(side):
@@ -130,27 +120,27 @@ def text_classifier(
         few = f"the gold has fewer than {FEWEST_TRAINED_ON} labels of other occupations, or only one kind of label"
         return nothing.model_copy(update={"note": few})
     least = min(TRAINED_ON, *(int((pool["fold"] != fold).sum()) for fold in range(FOLDS)))
-    return TextClassifier(trained_on=least, folds=FOLDS, seed=seed, settings=found)
+    return doc.TextClassifier(trained_on=least, folds=FOLDS, seed=seed, settings=found)
 
 
-def raters(run: Run, gold: Gold, aligned: AlignedLabels, settings: Mapping[SettingName, Pair]) -> Raters:
+def raters(run: Run, gold: Gold, aligned: AlignedLabels, settings: Mapping[SettingName, Pair]) -> doc.Raters:
     """How far the annotators of 2023 agree with GPT-4's labels of 2023 on the compared tasks; arguments as above."""
     if {run.ref, gold.name} == set(RATERS):
-        return Raters(settings={}, note="the run and the gold are the two themselves")
+        return doc.Raters(settings={}, note="the run and the gold are the two themselves")
     if not is_local("eloundou-2023"):
-        return Raters(settings={}, note="the labels of 2023 are not on this machine")
+        return doc.Raters(settings={}, note="the labels of 2023 are not on this machine")
     gpt4, human = (load_gold(name).table.set_index(TASK_KEY).reindex(aligned.index()) for name in RATERS)
-    found: dict[SettingName, Yardstick] = {}
+    found: dict[SettingName, doc.Yardstick] = {}
     for setting, pair in settings.items():
         first, second = (places(rater[COLUMNS[setting]], setting)[pair.tasks] for rater in (human, gpt4))
         known = (first >= 0) & (second >= 0)
         if known.any():
             found[setting] = yardstick(pair.part(known), first[known], second[known])
     note = None if found else "none of the compared tasks was labelled in 2023 for this question"
-    return Raters(settings=found, note=note)
+    return doc.Raters(settings=found, note=note)
 
 
-def annotators(run: Run, gold: Gold, votes: pd.DataFrame, *, draws: int, seed: int) -> Annotators:
+def annotators(run: Run, gold: Gold, votes: pd.DataFrame, *, draws: int, seed: int) -> doc.Annotators:
     """How far the annotators of a gold agree among each other, and the run with them, on all tasks that the run labelled.
 
     Both figures are of two labels drawn at random: of two annotators of a task, or of one of them and the run.
@@ -159,11 +149,11 @@ def annotators(run: Run, gold: Gold, votes: pd.DataFrame, *, draws: int, seed: i
     tasks = aligned.tasks.reset_index(names="at").drop_duplicates(TASK_KEY)
     keys = TASK_KEY if votes["onet_soc_code"].notna().any() else ["task_id"]
     votes = votes.merge(tasks[[*TASK_KEY, "at"]], on=keys, suffixes=("_gold", ""))
-    found: dict[SettingName, Yardstick] = {}
+    found: dict[SettingName, doc.Yardstick] = {}
     alphas: dict[SettingName, float | None] = {}
     several = 0
     for setting in aligned.labels:
-        scale = SCALES[setting]
+        scale = doc.SCALES[setting]
         rows = votes.assign(label=places(votes[COLUMNS[setting]], setting)).query("label >= 0")
         counts = np.zeros((len(aligned), len(scale)))
         np.add.at(counts, (rows["at"].to_numpy(dtype=np.intp), rows["label"].to_numpy(dtype=np.intp)), 1)
@@ -189,14 +179,14 @@ def annotators(run: Run, gold: Gold, votes: pd.DataFrame, *, draws: int, seed: i
             figures |= {name: theirs, f"{name}_difference": change(theirs, mine, theirs.occupations)}
         ci95 = {} if drawn is None else {name: figure.interval() for name, figure in figures.items()}
         known = {name: metrics.known(figure.value) for name, figure in figures.items()}
-        found[setting] = Yardstick(n=len(at), **known, ci95=ci95)
+        found[setting] = doc.Yardstick(n=len(at), **known, ci95=ci95)
         used = (votes_of.sum(axis=0) > 0).sum() > 1
         alphas[setting] = (
             float(krippendorff.alpha(value_counts=votes_of.astype(int), level_of_measurement="nominal"))
             if used
             else None
         )
-    return Annotators(
+    return doc.Annotators(
         count=int(votes["annotator"].nunique()),
         tasks=several,
         tied=gold.tied,
@@ -206,7 +196,9 @@ def annotators(run: Run, gold: Gold, votes: pd.DataFrame, *, draws: int, seed: i
     )
 
 
-def consistency(texts: pd.Series, settings: Mapping[SettingName, Pair], *, draws: int | None, seed: int) -> Consistency:
+def consistency(
+    texts: pd.Series, settings: Mapping[SettingName, Pair], *, draws: int | None, seed: int
+) -> doc.Consistency:
     """How often tasks with one text get one label.
 
     Args:
@@ -219,16 +211,16 @@ def consistency(texts: pd.Series, settings: Mapping[SettingName, Pair], *, draws
     repeated = plain[plain.duplicated(keep=False)]
     if repeated.empty:
         why = "no text occurs twice among the compared tasks" if len(plain) else "the texts are unknown"
-        return Consistency(texts=0, tasks=0, settings={}, note=why)
-    found: dict[SettingName, PairAgreement] = {}
+        return doc.Consistency(texts=0, tasks=0, settings={}, note=why)
+    found: dict[SettingName, doc.PairAgreement] = {}
     for setting, side in settings.items():
         part = side.part(np.isin(side.tasks, repeated.index))
         group = pd.factorize(repeated.reindex(part.tasks))[0]
         found[setting] = _pair_agreement(group, {"run": part.run, "gold": part.gold}, group, draws, seed)
-    return Consistency(texts=int(repeated.nunique()), tasks=len(repeated), settings=found)
+    return doc.Consistency(texts=int(repeated.nunique()), tasks=len(repeated), settings=found)
 
 
-def self_agreement(run: Run, *, draws: int | None, seed: int) -> SelfAgreement:
+def self_agreement(run: Run, *, draws: int | None, seed: int) -> doc.SelfAgreement:
     """How often repeats of one question get one label.
 
     Args:
@@ -240,13 +232,13 @@ def self_agreement(run: Run, *, draws: int | None, seed: int) -> SelfAgreement:
     samples = int(labels.groupby([*TASK_KEY, "setting"]).size().max()) if len(labels) else 0
     if samples < 2:
         note = "each question was asked once; `relabel run --samples K` asks it K times"
-        return SelfAgreement(samples=samples, settings={}, note=note)
-    found: dict[str, PairAgreement] = {}
+        return doc.SelfAgreement(samples=samples, settings={}, note=note)
+    found: dict[str, doc.PairAgreement] = {}
     for setting, part in labels.groupby("setting"):
         group = np.asarray(part.groupby(TASK_KEY, sort=False).ngroup(), dtype=np.intp)
         said = {"run": pd.factorize(part["label"])[0]}
         found[str(setting)] = _pair_agreement(group, said, part["onet_soc_code"].to_numpy(), draws, seed)
-    return SelfAgreement(samples=samples, settings=found)
+    return doc.SelfAgreement(samples=samples, settings=found)
 
 
 def _pair_agreement(
@@ -255,13 +247,13 @@ def _pair_agreement(
     clusters: npt.ArrayLike,
     draws: int | None,
     seed: int,
-) -> PairAgreement:
+) -> doc.PairAgreement:
     """Share of pairs within a group that have one label; groups lie within clusters."""
     size = np.bincount(group)
     pairs = size * (size - 1) / 2
     total = float(pairs.sum())
     if not total:
-        return PairAgreement(pairs=0, run=None)
+        return doc.PairAgreement(pairs=0, run=None)
     equal: dict[str, Array] = {}
     for name, said in labels.items():
         counts = np.zeros((len(size), int(said.max()) + 1))
@@ -277,7 +269,7 @@ def _pair_agreement(
             return {name: of.sum(x) / of.sum(pairs) for name, x in equal.items()}
 
     ci95 = intervals.intervals(drawn, shares, samples)
-    return PairAgreement(pairs=int(total), run=shares["run"], gold=shares.get("gold"), ci95=ci95)
+    return doc.PairAgreement(pairs=int(total), run=shares["run"], gold=shares.get("gold"), ci95=ci95)
 
 
 def _with_codes(gold: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
