@@ -60,6 +60,15 @@ def test_a_suite_says_gold_slices_baseline_and_gates(write: Write) -> None:
         (f"name: s\nslices: {{a: {{soc_major: ['1']}}}}\ngates: [{GATE}]", "not a SOC major group"),
         (f"name: s\nslices: {{a: {{}}}}\ngates: [{GATE}]", "has no condition"),
         (
+            "name: s\ngates: [{id: g, setting: strict, metric: kappa, min: .7, max: .6}]",
+            "min 0.7 is above max 0.6, so that no run can pass",
+        ),
+        (
+            "name: s\ngates: [{id: g, setting: strict, metric: kappa, min: .7}, "
+            "{id: h, setting: strict, metric: kappa, max: .6}]",
+            "gates.1 (h): contradicts the gate g",
+        ),
+        (
             "name: s\ngates: [{id: g, setting: strict, metric: kappa, min: .nan}]",
             "gates.0.min: must be a finite number",
         ),
