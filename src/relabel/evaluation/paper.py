@@ -12,6 +12,7 @@ itself could not be opened while this was written; what no transcript holds was 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import Literal, cast
 
 import numpy as np
@@ -152,7 +153,7 @@ def _agreement(labels: pd.DataFrame) -> Iterator[Cell]:
 
 def _summary(labels: pd.DataFrame, equal: pd.DataFrame, core: pd.DataFrame) -> Iterator[Cell]:
     words = (("mean", "mean"), ("standard deviation", "std"))
-    for who, measure in ((who, measure) for who in ("human", "gpt4") for measure in MEASURES):
+    for who, measure in product(("human", "gpt4"), MEASURES):
         for word, how in words:
             ours, other = (float(getattr(table[who, measure], how)()) for table in (equal, core))
             figure, weights = f"occupations, {word}, {_NAMES[who]}, {measure}", f"{_WITHIN}, occupations equal"
@@ -211,7 +212,7 @@ def _shares(labels: pd.DataFrame, equal: pd.DataFrame, core: pd.DataFrame) -> It
         figure = f"tasks done significantly faster, {words} ({_NAMES[who]}, {measure})"
         ours = 100 * float(_values(labels, who, measure).mean())
         yield _cell("abstract", figure, printed, ours, "mean of task values", tolerance=0.5)
-    for who, measure in ((who, measure) for who in ("human", "gpt4") for measure in MEASURES):
+    for who, measure in product(("human", "gpt4"), MEASURES):
         printed = {("human", "alpha"): 1.8, ("human", "gamma"): 46}.get((who, measure))
         for rule, word in ((">", "over"), (">=", "at least")):
             over, over_core = (
