@@ -469,3 +469,36 @@ def test_a_key_by_name_and_the_bound_by_the_providers_word(monkeypatch: pytest.M
         assert fake.seen[0].headers["authorization"] == "Bearer my-very-own-key-0123"
         assert fake.seen[0].body["max_tokens"] == 99
         assert "max_completion_tokens" not in fake.seen[0].body
+
+
+def test_raw_answers_are_shown_rejected_ones_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RELABEL_HOME", str(tmp_path / "home"))
+    with provider(lambda seen: Reply(body=chat("I would say so.")) if len(seen.messages) == 2 else judged()) as fake:
+        words = [
+            "run",
+            "--model",
+            "m",
+            "--base-url",
+            fake.base_url,
+            "--tasks",
+            "sample",
+            "--sample",
+            "2",
+            "--setting",
+            "strict",
+        ]
+        assert run_app([*words, "--quiet", "--out", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    assert run_app(["answers", str(tmp_path / "run"), "--json"]) == 0
+    good = json.loads(capsys.readouterr().out)
+    assert [(one["repaired"], one["raw"]["object"]) for one in good] == [(True, "chat.completion")] * 2
+    task = good[0]["task_id"]
+    assert run_app(["answers", str(tmp_path / "run"), "--rejected", "--task", task]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"{task} strict sample 0  test-model-2026, 100 tokens in, 20 out, finished by stop")
+    assert "rejected as invalid-json" in said
+    assert "  I would say so.\n" in said
+    assert run_app(["answers", str(tmp_path / "run"), "--task", "none"]) == 0
+    assert capsys.readouterr().out == ""

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from relabel.cli import _options as o
+
 app = typer.Typer(help="Look after the store of answers.", no_args_is_help=True)
 
 
@@ -118,3 +120,53 @@ def unpack(file: Annotated[Path, typer.Argument(metavar="F", help="A file that `
     with Store(settings().store_dir) as store:
         added, known = unpack_rows(store, file)
     typer.echo(f"{added:,} answers added, marked as coming from this pack; {known:,} were there already")
+
+
+def answers(
+    run: o.RunArg,
+    task: Annotated[
+        list[str] | None, typer.Option(help="Only answers about this task's id; may be given more than once.")
+    ] = None,
+    rejected: Annotated[
+        bool, typer.Option("--rejected", help="Show answers that were paid for and are not labels, with the reason.")
+    ] = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Show a run's raw answers, as the model wrote them."""
+    import json
+
+    from relabel.cli._render import wrapped
+    from relabel.labelling.store import Store
+    from relabel.run import open_run
+    from relabel.settings import settings
+
+    opened = open_run(run)
+    asked = [
+        (str(row["request_key"]), row["task_id"], row["setting"], int(row["sample"]))
+        for _, row in opened.labels.iterrows()
+    ]
+    asked += [(failure.request_key, failure.task_id, failure.setting, failure.sample) for failure in opened.failures()]
+    wanted = {key: (task_id, setting, sample) for key, task_id, setting, sample in asked if not task or task_id in task}
+    with Store(settings().store_dir) as store:
+        keys = store.rejected_keys(wanted) if rejected else [key for key in wanted if store.has(key)]
+        rows = [(wanted[key.partition("/")[0]], row) for key in keys if (row := store.checked(key)) is not None]
+    if as_json:
+        shown = [
+            {"task_id": task_id, "setting": setting, "sample": sample, **row.answer.model_dump()}
+            | ({"rejected": row.rejected.model_dump()} if row.rejected else {})
+            for (task_id, setting, sample), row in rows
+        ]
+        typer.echo(json.dumps(shown, indent=2, ensure_ascii=False))
+        return
+    for (task_id, setting, sample), row in rows:
+        one = row.answer
+        typer.echo(
+            f"{task_id} {setting} sample {sample}  {one.model_returned}, {one.usage.prompt:,} tokens in, {one.usage.completion:,} out, "
+            f"finished by {one.finish_reason}{', repaired' * one.repaired}"
+        )
+        if row.rejected:
+            typer.echo(wrapped(f"rejected as {row.rejected.kind}: {row.rejected.reason}", indent=2))
+        typer.echo("  " + (one.content or one.refusal or "(empty)").replace("\n", "\n  "))
+    if not rows:
+        what = "rejected answers" if rejected else "answers"
+        typer.echo(f"the store has no {what} of {run}{' about these tasks' if task else ''}", err=True)

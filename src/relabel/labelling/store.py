@@ -24,7 +24,7 @@ import math
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -380,6 +380,10 @@ class Store:
                 and (row := self.row(str(key)))
             ):
                 yield str(key), row
+
+    def rejected_keys(self, of: Container[str]) -> list[str]:
+        """Keys of answers to these requests that were paid for and are not labels."""
+        return [key for key in self._keys() if REJECTED in key and key.partition(REJECTED)[0] in of]
 
     def row(self, key: str) -> dict[str, Any] | None:
         """A row as it is kept, of an answer with its shared messages by hash; None when it is not there, or not what its key says."""
