@@ -120,6 +120,7 @@ class FakeProvider:
         self.most_at_once = 0
         self.base_url = ""
         self._now = 0
+        self._named: set[str] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._release: asyncio.Event | None = None
 
@@ -166,7 +167,12 @@ class FakeProvider:
         if reply.fault == "hang":
             await self._release.wait()
             return False
-        body = reply.body if isinstance(reply.body, str) else json.dumps(reply.body)
+        said = reply.body
+        if isinstance(said, dict) and "id" in said:  # a reply that a script gives twice is two replies
+            if said["id"] in self._named:
+                said = {**said, "id": f"{said['id']}-{len(self._named)}"}
+            self._named.add(said["id"])
+        body = said if isinstance(said, str) else json.dumps(said)
         data = body.encode("utf-8", "surrogatepass")
         headers = {"content-type": "application/json", "content-length": str(len(data)), **reply.headers}
         writer.write(

@@ -19,7 +19,9 @@ MASK = "[key]"
 _SHORT = 6
 """A secret with fewer characters is taken out only where it stands as a word of its own."""
 _SHORTEST = 4
-"""Characters of a secret; what is shorter, or a short word, keeps nobody out and might be a label."""
+"""Characters of a secret; what is shorter keeps nobody out and might be a label."""
+_LONGEST_WORD = 11
+"""Letters of a key that is a word: a placeholder, which may be a label too."""
 _PLACEHOLDERS = frozenset(
     [
         "none",
@@ -78,6 +80,12 @@ def guard(*secrets: str | None) -> None:
         _pattern = re.compile("|".join(map(_alternative, sorted(_known, key=len, reverse=True))))
 
 
+def guard_key(key: str) -> None:
+    """Keep an API key from being told; a short word is a placeholder, as servers take that check none."""
+    if not (key.isalpha() and len(key) <= _LONGEST_WORD):
+        guard(key)
+
+
 def _alternative(value: str) -> str:
     word = re.escape(value)
     return word if len(value) >= _SHORT else rf"(?<![A-Za-z0-9]){word}(?![A-Za-z0-9])"
@@ -102,7 +110,7 @@ def guard_environment(environ: Mapping[str, str] = os.environ) -> None:
     for name, value in environ.items():
         upper = name.upper()
         if upper in {"OPENAI_API_KEY", "OPENAI_ADMIN_KEY"}:
-            guard(value)
+            guard_key(value)
         elif upper == "OPENAI_CUSTOM_HEADERS":
             guard_headers(dict(line.split(":", 1) for line in value.splitlines() if ":" in line))
         elif upper == "OPENAI_BASE_URL" or upper.endswith("_PROXY"):

@@ -23,7 +23,7 @@ from relabel import __version__
 from relabel.errors import DataError, RelabelError, UsageError
 from relabel.files import make_private_dir, replacing, require_own
 from relabel.label import Failure, Label, label_table, read_label_table, write_label_table
-from relabel.redaction import masked
+from relabel.redaction import clean_document, masked
 from relabel.rubric import AUTOMATION, MEASURES, Measure, Rubric, Unit, load_rubric
 from relabel.settings import asset_dir
 from relabel.sources import eloundou, fetch, registry
@@ -405,6 +405,15 @@ def write_run(
         ) from error
 
 
+def _manifest_json(manifest: Manifest) -> str:
+    """A manifest without secrets; the rubric is the user's own text, and stays as it is."""
+    text = manifest.model_dump_json(indent=2)
+    if masked(text) == text:
+        return text
+    document = manifest.model_dump(mode="json")
+    return json.dumps({**clean_document(document), "rubric": document["rubric"]}, ensure_ascii=False, indent=2)
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write a run's manifest, at once or not at all.
 
@@ -412,7 +421,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         OSError: The folder cannot be written.
     """
     with replacing(folder / "manifest.json") as temporary:
-        temporary.write_text(masked(manifest.model_dump_json(indent=2)) + "\n", encoding="utf-8")
+        temporary.write_text(_manifest_json(manifest) + "\n", encoding="utf-8")
 
 
 FORMAT_VERSION = 1

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from relabel.cli.app import run_app
 from relabel.errors import ProviderError
 from relabel.label import Answer, InvalidAnswerError, Usage
-from relabel.labelling.decide import decided, label_probability, letter_logprobs, prior_of
+from relabel.labelling.decide import decided, label_probability, letter_logprobs
 from relabel.labelling.request import Endpoint, host_of
 from relabel.labelling.store import Store
 from relabel.rubric import load_rubric
@@ -112,46 +112,15 @@ def test_log_probabilities_that_are_no_numbers_are_refused(value: Any) -> None:
         letters_of(tokens)
 
 
-def calibrated(rows: list[Mapping[str, float]]) -> tuple[list[tuple[str, float]], dict[str, float]]:
-    prior = prior_of({label: [row[label] for row in rows] for label in rows[0]})
-    return [decided(row, prior) for row in rows], prior
-
-
-ROWS = st.lists(
-    st.fixed_dictionaries({"a": st.floats(-20, 0), "b": st.floats(-20, 0), "c": st.floats(-20, 0)}),
-    min_size=1,
-    max_size=30,
-)
-
-
-@given(
-    rows=ROWS, bias=st.fixed_dictionaries({"a": st.integers(-8, 8), "b": st.integers(-8, 8), "c": st.integers(-8, 8)})
-)
-def test_a_constant_bias_for_a_letter_changes_no_probability(
-    rows: list[Mapping[str, float]], bias: dict[str, int]
-) -> None:
-    biased: list[Mapping[str, float]] = [{label: value + bias[label] for label, value in row.items()} for row in rows]
-    plain, prior = calibrated(rows)
-    again, moved = calibrated(biased)
-    for (label, probability), (label_again, probability_again) in zip(plain, again, strict=True):
-        assert probability_again == pytest.approx(probability, abs=1e-9)
-        if probability > 1 / 3 + 1e-6 and abs(probability - 0.5) > 1e-6:  # no tie
-            assert label_again == label
-    assert {label: moved[label] - prior[label] for label in prior} == pytest.approx(bias)
-
-
-@given(rows=ROWS)
-def test_probabilities_are_probabilities_of_the_likeliest_label(rows: list[Mapping[str, float]]) -> None:
-    for row in rows:
-        label, probability = decided(row, dict.fromkeys(row, 0.0))
-        assert row[label] == pytest.approx(max(row.values()), abs=1e-9)
-        assert 1 / 3 - 1e-9 <= probability <= 1
-    assert all(1 / 3 - 1e-9 <= probability <= 1 for _, probability in calibrated(rows)[0])
+@given(row=st.fixed_dictionaries({"a": st.floats(-20, 0), "b": st.floats(-20, 0), "c": st.floats(-20, 0)}))
+def test_probabilities_are_probabilities_of_the_likeliest_label(row: Mapping[str, float]) -> None:
+    label, probability = decided(row)
+    assert row[label] == pytest.approx(max(row.values()), abs=1e-9)
+    assert 1 / 3 - 1e-9 <= probability <= 1
 
 
 def test_a_tie_goes_to_the_less_exposed_label() -> None:
-    even: Mapping[str, float] = {"exposed": math.log(0.5), "not-exposed": math.log(0.5)}
-    assert calibrated([even, even])[0] == [("not-exposed", 0.5)] * 2
+    assert decided({"exposed": math.log(0.5), "not-exposed": math.log(0.5)}) == ("not-exposed", 0.5)
 
 
 WRITTEN = '{"rationale": "The \\"label\\": none", "label": "exposed"}'
@@ -196,35 +165,20 @@ def biased(seen: Seen) -> Reply:
     return Reply(body=spoken("A", [token("A", share, B=1 - share)], "length"))
 
 
-async def test_a_run_decided_by_one_token_is_calibrated_as_a_whole(store: Store, tmp_path: Path) -> None:
+async def test_a_run_decided_by_one_token_takes_the_likeliest_label(store: Store, tmp_path: Path) -> None:
     with provider(biased) as fake:
         outcome = await label_all(make_job(fake.base_url, 6, decide="logprob"), store, tmp_path / "run")
         asked = {
             json.dumps({k: v for k, v in seen.body.items() if k != "messages"}, sort_keys=True) for seen in fake.seen
         }
-        plain = await label_all(
-            make_job(fake.base_url, 6, decide="logprob", calibrate=False), store, tmp_path / "plain"
-        )
         assert len(fake.seen) == 12
     assert asked == {
         json.dumps({"logprobs": True, "max_tokens": 1, "model": "test-model", "temperature": 0, "top_logprobs": 20})
     }
-    said = {label.task_id: label.label for label in outcome.labels if label.setting == "strict"}
-    assert said == {str(n): "exposed" if n % 2 else "not-exposed" for n in range(6)}
-    assert all(0.5 < (label.probability or 0) < 1 for label in outcome.labels)
-    assert {label.label for label in plain.labels} == {"exposed"}
-    assert {round(label.probability or 0, 6) for label in plain.labels} == {0.8, 0.95}
-    assert (plain.manifest.counts.from_store, plain.manifest.counts.fresh) == (12, 0)
-    assert outcome.manifest.note == (
-        "calibrated over only 6 answers under strict: its labels say little; "
-        "calibrated over only 6 answers under with-tools: its labels say little"
-    )
-    assert plain.manifest.note is None
-    priors = outcome.manifest.priors
-    assert priors is not None
-    assert priors["strict"]["exposed"] == pytest.approx((math.log(0.8) + math.log(0.95)) / 2)
-    parameters = open_run(str(tmp_path / "run")).manifest.parameters
-    assert (parameters["decide"], parameters["calibrate"]) == ("logprob", True)
+    assert {label.label for label in outcome.labels} == {"exposed"}
+    assert {round(label.probability or 0, 6) for label in outcome.labels} == {0.8, 0.95}
+    assert outcome.manifest.note is None
+    assert open_run(str(tmp_path / "run")).manifest.parameters["decide"] == "logprob"
 
 
 async def test_a_server_without_log_probabilities_ends_a_run_with_the_way_out(store: Store, tmp_path: Path) -> None:

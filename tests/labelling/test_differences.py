@@ -105,8 +105,10 @@ def test_a_rubric_and_a_prompt_that_were_changed_since_are_named() -> None:
 
 
 def test_decide_explains_the_form_that_goes_with_it() -> None:
-    assert differences(manifest(), manifest(decide="logprob", calibrate=False)) == [
-        "--calibrate differs: none there, off now",
+    now = manifest(decide="logprob")
+    before = now.model_copy(update={"parameters": {**now.parameters, "calibrate": False}})
+    assert differences(before, now) == []
+    assert differences(manifest(), manifest(decide="logprob")) == [
         "--decide differs: json there, logprob now",
     ]
 

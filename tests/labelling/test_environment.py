@@ -163,7 +163,7 @@ def test_a_reply_that_comes_twice_is_nobody_elses_label(
 
 
 def test_a_server_whose_replies_all_have_one_name_is_believed(tmp_path: Path) -> None:
-    same = judged()
+    same = Reply(body=json.dumps(judged().body))
     with provider(lambda seen: same) as fake:
         assert run(fake.base_url, "--concurrency", "1") == 0
         assert len(fake.seen) == 5  # the second was asked for again, over a new connection

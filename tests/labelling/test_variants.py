@@ -99,7 +99,7 @@ def test_more_orders_begin_with_the_same_ones_and_none_comes_twice() -> None:
 
 def test_one_token_has_no_variants(capsys: pytest.CaptureFixture[str]) -> None:
     with provider(lambda seen: judged()) as fake:
-        assert run(fake, "--variants", "2", "--decide", "logprob", "--no-calibrate") == 2
+        assert run(fake, "--variants", "2", "--decide", "logprob") == 2
         assert fake.seen == []
     assert "--variants needs --decide json" in capsys.readouterr().err
 

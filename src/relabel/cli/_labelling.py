@@ -34,7 +34,6 @@ from relabel.labelling.engines.ray import ClusterOptions, RayEngine
 from relabel.labelling.engines.replay import ReplayEngine
 from relabel.labelling.estimate import Estimate, cost_at_a_glance, estimate, limits
 from relabel.labelling.job import Job, Stop
-from relabel.labelling.ledger import FEWEST_TO_CALIBRATE
 from relabel.labelling.outcome import Outcome, labels_there, spent_before
 from relabel.labelling.progress import Progress
 from relabel.labelling.prompt import load_prompt
@@ -150,7 +149,6 @@ def make_job(
     samples: int = 1,
     variants: int = 1,
     decide: Decide = "json",
-    calibrate: bool = True,
     pack: int = 1,
     form: Form | None = None,
 ) -> Job:
@@ -170,12 +168,11 @@ def make_job(
         samples: Times that each question is asked, in each order.
         variants: Orders of the rubric's labels and examples that each question is asked in, drawn with the same seed.
         decide: How an answer says its label.
-        calibrate: Whether labels decided by log probability are calibrated over the run.
         pack: Tasks in one request.
         form: How the server is held to the answer's shape; None finds it out.
 
     Raises:
-        UsageError: There are too few tasks to calibrate over, or the rubric has fewer orders than variants.
+        UsageError: The rubric has fewer orders than variants.
         DataError: A task list, or a prompt, cannot be used.
     """
     if variants > 1 and decide == "logprob":
@@ -184,11 +181,6 @@ def make_job(
         )
     template = load_prompt(prompt or rubric.prompt)
     chosen = load_tasks(tasks, unit=rubric.unit, occupations=occupations, sample=sample, seed=seed)
-    if decide == "logprob" and calibrate and len(chosen) * samples < FEWEST_TO_CALIBRATE:
-        raise UsageError(
-            f"calibration needs at least {FEWEST_TO_CALIBRATE} answers a setting to tell the model's bias from the tasks' own, and "
-            f"this run asks {len(chosen) * samples}; give more tasks, or --no-calibrate"
-        )
     return Job(
         tasks=chosen,
         tasks_ref=tasks,
@@ -205,7 +197,6 @@ def make_job(
         orders=orders(rubric, variants, seed=seed, examples=examples) if variants > 1 else (),
         examples=examples,
         decide=decide,
-        calibrate=calibrate,
         pack=pack,
         probe=form is None and decide == "json" and not is_local(model),
         parameters={

@@ -76,13 +76,6 @@ def run(
         Literal["json", "logprob"],
         typer.Option(help="json: a rationale and a label; logprob: one token, whose probabilities decide."),
     ] = "json",
-    calibrate: Annotated[
-        bool,
-        typer.Option(
-            "--calibrate/--no-calibrate",
-            help="With --decide logprob: take the model's bias for a letter out, over the run.",
-        ),
-    ] = True,
     pack: Annotated[
         int,
         typer.Option(
@@ -191,7 +184,6 @@ def run(
         samples=samples,
         variants=variants,
         decide=decide,
-        calibrate=calibrate,
         pack=pack,
         form=None if response_format == "auto" else response_format,
     )

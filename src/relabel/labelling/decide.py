@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from relabel.label import Answer, InvalidAnswerError, check_whole
 from relabel.labelling.prompt import letters
@@ -75,31 +75,17 @@ def label_probability(answer: Answer, label: str, api: Api) -> float | None:
     return math.exp(total)
 
 
-def prior_of(columns: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """A model's prior for each label's letter: its mean log probability over a run, to be taken out.
-
-    Batch calibration (Zhou et al. 2023, "Batch Calibration: Rethinking Calibration for In-Context Learning and Prompt
-    Engineering"). Labels then depend on the run as a whole.
-
-    Args:
-        columns: By label, its log probability in each answer; none is empty.
-    """
-    return {label: math.fsum(values) / len(values) for label, values in columns.items()}
-
-
-def decided(row: Mapping[str, float], prior: Mapping[str, float]) -> tuple[str, float]:
+def decided(row: Mapping[str, float]) -> tuple[str, float]:
     """Decide by log probability.
 
     Args:
         row: Log probability by label.
-        prior: What is subtracted, by label; zeros decide by what the model said.
 
     Returns:
-        The likeliest label and its probability (0-1) without the prior.
+        The likeliest label and its probability (0-1) among the labels.
     """
-    scores = {label: value - prior[label] for label, value in row.items()}
-    top = max(scores.values())
-    total = math.fsum(math.exp(score - top) for score in scores.values())
+    top = max(row.values())
+    total = math.fsum(math.exp(value - top) for value in row.values())
     # In a tie the later label counts: rubrics list labels from the most to the least exposed.
-    label = max(reversed(list(scores)), key=lambda name: round(scores[name], 9))
-    return label, math.exp(scores[label] - top) / total
+    label = max(reversed(list(row)), key=lambda name: round(row[name], 9))
+    return label, math.exp(row[label] - top) / total

@@ -17,7 +17,7 @@ _OPTIONS: Mapping[str, str] = {
     "examples": "--examples",
     "pack": "--pack",
     "decide": "--decide",
-    "calibrate": "--calibrate",
+    "calibrate": "calibration over the run, which relabel no longer does,",
     "wire_model": "the model's name at the server",
 }
 _BOUNDS = {"max_tokens", "max_completion_tokens", "max_output_tokens"}
@@ -59,6 +59,8 @@ def _options(there: Manifest, now: Manifest) -> Iterator[str]:
         yield "--prompt differs, or the text of the prompt"
     for name in sorted({*there.parameters, *now.parameters} - {"params"}):
         before, after = there.parameters.get(name), now.parameters.get(name)
+        if name == "calibrate":
+            before = before or None
         # A model that has another name has another one on the wire, too.
         if name != "wire_model" or there.model == now.model:
             yield from _differs(_OPTIONS.get(name, name), before, after)

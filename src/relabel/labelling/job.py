@@ -43,7 +43,6 @@ class Job:
         orders: Orders of labels and examples that each question is asked in; none for the rubric's own alone.
         examples: Whether worked examples are shown.
         decide: `json`, or `logprob` for an answer of one token.
-        calibrate: Whether labels decided by log probability are calibrated over the run.
         pack: Tasks in one request.
         probe: Whether to find out how the server can be held to the answer's shape; else the endpoint's form stands.
         model: The model as the user named it.
@@ -68,7 +67,6 @@ class Job:
     orders: tuple[Order, ...] = ()
     examples: bool = True
     decide: Decide = "json"
-    calibrate: bool = True
     pack: int = 1
     probe: bool = False
     parameters: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -88,8 +86,6 @@ class Job:
     def all_parameters(self) -> dict[str, Any]:
         """Options that shape the run, with those that every job has."""
         own = {"samples": self.samples, "examples": self.examples, "pack": self.pack, "decide": self.decide}
-        if self.decide == "logprob":
-            own["calibrate"] = self.calibrate
         if self.orders:
             own |= {
                 "variants": len(self.orders),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from array import array
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import cast
@@ -24,7 +22,7 @@ from relabel.label import (
     read_answer,
     read_packed,
 )
-from relabel.labelling.decide import decided, label_probability, letter_logprobs, prior_of
+from relabel.labelling.decide import decided, label_probability, letter_logprobs
 from relabel.labelling.progress import Progress
 from relabel.labelling.request import Decide, Planned, Wanted
 from relabel.labelling.store import Store
@@ -33,9 +31,6 @@ from relabel.redaction import clean
 from relabel.rubric import Rubric
 from relabel.run import is_cached_repeat
 from relabel.task import Task
-
-FEWEST_TO_CALIBRATE = 20
-"""Answers of one setting; over fewer, what calibration takes out is the tasks' own and not the model's bias."""
 
 
 class Ledger:
@@ -49,7 +44,6 @@ class Ledger:
         decide: How an answer says its label.
         alone: Makes the plan entry that asks about one task of a shared request by itself.
         logprobs: Whether answers carry log probabilities, because somebody asked for them.
-        calibrate: Whether a run decided by log probability is calibrated.
         twice: Whether the plan may hold a plan entry's question again.
     """
 
@@ -63,12 +57,10 @@ class Ledger:
         decide: Decide = "json",
         alone: Callable[[Task, str, int], Planned] | None = None,
         logprobs: bool = False,
-        calibrate: bool = True,
         twice: Callable[[Planned], bool] = lambda _: True,
     ) -> None:
         self.labels: list[Label] = []
         self.failures: list[Failure] = []
-        self.priors: dict[str, dict[str, float]] = {}
         self.notes: list[str] = []
         self.held: Counter[str] = Counter()
         """Missing labels that a batch run has in flight, by its name."""
@@ -82,13 +74,10 @@ class Ledger:
         self._rubric, self._store, self.progress = rubric, store, progress
         self._api: Api = api
         self._decide: Decide = decide
-        self._alone, self._logprobs, self._calibrate = alone, logprobs, calibrate
+        self._alone, self._logprobs = alone, logprobs
         self._twice = twice
         self._paid: set[str] = set()
         self._bought: set[str] = set()
-        self._logprobs_seen: defaultdict[str, defaultdict[str, array[float]]] = defaultdict(
-            lambda: defaultdict(lambda: array("d"))
-        )
 
     def take(self, planned: Planned) -> list[Planned] | None:
         """Take an answer from the store.
@@ -167,7 +156,7 @@ class Ledger:
         return self._store.keys_unless_more(than)
 
     def close(self, samples: int, variants: int = 1) -> None:
-        """Decide what needs the run as a whole: calibrated labels, probabilities from repeats, and orders by number.
+        """Decide what needs the run as a whole: probabilities from repeats, and orders by number.
 
         Args:
             samples: Samples in each order of labels and examples.
@@ -177,14 +166,6 @@ class Ledger:
             self.notes.append(
                 f"{damaged:,} rows of the store were damaged and served to nobody; `relabel store verify` names them"
             )
-        for setting, seen in self._logprobs_seen.items():
-            answers = len(next(iter(seen.values())))
-            if self._calibrate and answers < FEWEST_TO_CALIBRATE:
-                self.notes.append(f"calibrated over only {answers} answers under {setting}: its labels say little")
-            self.priors[setting] = prior_of(seen) if self._calibrate else dict.fromkeys(seen, 0.0)
-        self._logprobs_seen.clear()
-        if self._decide == "logprob":
-            self.labels = [self._settled(row) for row in self.labels]
         if samples * variants > 1:
             change, self.repeats_from_cache = _with_share(self.labels, samples * variants)
             self.labels = [change(row) for row in self.labels]
@@ -215,10 +196,9 @@ class Ledger:
             answer, from_store = self._first_pays(key, answer, from_store)
         if self._decide == "logprob":
             logprobs = cast("dict[str, float]", said)
-            for label, value in logprobs.items():
-                self._logprobs_seen[planned.setting][label].append(value)
-            # Which label it is, only the whole run tells: until then the row carries what decides it.
-            self._label(planned.tasks[0], planned, answer, _undecided(logprobs), None, from_store, part=(0, 1))
+            label, probability = decided(logprobs)
+            judgement = Judgement.model_construct(label=label, rationale="")
+            self._label(planned.tasks[0], planned, answer, judgement, probability, from_store, part=(0, 1))
         else:
             judged = cast("dict[int, Judgement]", said)
             parts = {position: (number, len(judged)) for number, position in enumerate(judged)}
@@ -240,10 +220,6 @@ class Ledger:
     def _by_itself(self, task: Task, planned: Planned) -> Planned:
         assert self._alone is not None
         return self._alone(task, planned.setting, planned.sample)
-
-    def _settled(self, row: Label) -> Label:
-        label, probability = decided(json.loads(row.rationale), self.priors[row.setting])
-        return replace(row, label=label, rationale="", probability=probability)
 
     def _first_pays(self, key: str, answer: Answer, from_store: bool) -> tuple[Answer, bool]:
         """The answer as a row shows it: what an answer to a question that is asked twice took is on the first row."""
@@ -297,10 +273,6 @@ class Ledger:
                 answer_id=fingerprint(answer),
             )
         )
-
-
-def _undecided(logprobs: dict[str, float]) -> Judgement:
-    return Judgement.model_construct(label="", rationale=json.dumps(logprobs))
 
 
 def _share(total: int, part: tuple[int, int]) -> int:

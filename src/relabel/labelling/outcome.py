@@ -107,7 +107,6 @@ def finish(
             "upstreams": tuple(sorted({x.upstream for x in labels if x.upstream})),
             "cost_usd": progress.cost_usd,
             "table_cost_usd": None if progress.table_usd == progress.cost_usd else progress.table_usd,
-            "priors": ledger.priors or None,
             "note": "; ".join(ledger.notes) or None,
             "origins": dict(sorted(origins.items())),
             "perhaps_charged": perhaps_charged,

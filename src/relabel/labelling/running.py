@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,9 +23,6 @@ from relabel.labelling.progress import Progress
 from relabel.labelling.store import Store
 from relabel.labelling.workers import Workers
 from relabel.run import write_manifest
-
-_COLLECT_EVERY = 20_000
-"""New objects between two looks for garbage. The usual 700 costs a seventh of a run's processor time and finds little."""
 
 
 async def run_job(
@@ -67,22 +62,8 @@ async def run_job(
         RubricError: The prompt fails for a task. Then, too, what was on the wire is stored and the run folder written.
     """
     require_writable(out)
-    with writing(out), _collecting_less():
+    with writing(out):
         return await _run_job(job, engine, store, out, concurrency, budget, progress, stop or Stop(), clock, now)
-
-
-@contextmanager
-def _collecting_less() -> Generator[None]:
-    """Look for cyclic garbage less often while the block lasts, and not among what was there before."""
-    usual = gc.get_threshold()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_COLLECT_EVERY, *usual[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*usual)
-        gc.unfreeze()
 
 
 async def _run_job(
@@ -126,7 +107,6 @@ async def _run_job(
         decide=job.decide,
         alone=job.alone,
         logprobs="logprobs" in job.endpoint.params,
-        calibrate=job.calibrate,
         twice=job.asks_twice,
     )
     ledger.bought_before_the_plan = bought

@@ -116,7 +116,6 @@ async def run_batch(
             decide=job.decide,
             alone=job.alone,
             logprobs="logprobs" in job.endpoint.params,
-            calibrate=job.calibrate,
             twice=job.asks_twice,
         )
         leases = Leases(store.folder)

@@ -40,7 +40,6 @@ from relabel.labelling.engines.transport import (
     UnreachableError,
     UnreadableError,
 )
-from relabel.labelling.engines.turns import Turns
 from relabel.labelling.pricing import OPENAI_URL, Price
 from relabel.labelling.providers import UNKNOWN, Provider
 from relabel.labelling.request import Request
@@ -101,7 +100,6 @@ class OnlineEngine:
         self._transport = transport or HttpTransport(base_url, self._secret, None if provider is UNKNOWN else provider)
         self._price, self._provider = price, provider
         self._patience = patience or Patience()
-        self._turns = Turns()
         self._replies = _Replies()
         self._clock, self._now = clock, now
         self._retry = RetryPolicy(
@@ -162,7 +160,6 @@ class OnlineEngine:
             finally:
                 if flies is not None:
                     flies(False)
-            await self._turns.mine()
             return self._answer(request, response, sent, latency, ticket, worst, repaired=repair is not None)
 
         try:

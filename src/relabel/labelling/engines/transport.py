@@ -28,7 +28,7 @@ from relabel.errors import UsageError
 from relabel.labelling.pricing import OPENAI_URL
 from relabel.labelling.providers import Provider, provider_of
 from relabel.labelling.wire import PATHS, Api
-from relabel.redaction import clean, guard, guard_address, public_url
+from relabel.redaction import clean, guard_address, guard_key, public_url
 
 CONNECT_TIMEOUT_S = 20.0
 
@@ -190,7 +190,7 @@ class Http:
     """
 
     def __init__(self, base_url: str | None, secret: str, provider: Provider | None = None) -> None:
-        guard(secret)
+        guard_key(secret)
         guard_address(base_url)
         secret = secret.strip(" ")
         require_sendable(secret)
