@@ -13,9 +13,30 @@ settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
 MIRROR = os.environ.get("RELABEL_DATA_MIRROR", "")
+SLOW = {
+    "test_batch_kill",
+    "test_consent",
+    "test_eval_beside",
+    "test_eval_bootstrap",
+    "test_eval_ppi",
+    "test_interruption",
+    "test_leases",
+    "test_ledger_property",
+    "test_local",
+    "test_multiverse",
+    "test_ray_cluster",
+    "test_report_in_browser",
+    "test_score_us",
+    "test_site_browser",
+    "test_uncertainty",
+}
+"""Modules of which nearly every test takes long; single tests elsewhere carry the mark themselves."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem in SLOW:
+            item.add_marker(pytest.mark.slow)
     if MIRROR and Path(MIRROR).is_dir():
         return
     reason = "needs the real data files: set RELABEL_DATA_MIRROR to a folder that holds them"

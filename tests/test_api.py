@@ -56,6 +56,7 @@ def test_help_loads_nothing_heavy() -> None:
     assert not loaded_after(code) & HEAVY
 
 
+@pytest.mark.slow
 @pytest.mark.mirror
 def test_the_guide_for_notebooks_is_true() -> None:
     found = doctest.testfile(str(GUIDE), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE)

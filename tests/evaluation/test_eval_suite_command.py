@@ -32,6 +32,7 @@ def test_the_projects_own_suite_passes() -> None:
     assert run_app(["eval", "sample", "--suite", "sample"]) == 0
 
 
+@pytest.mark.slow
 def test_a_run_is_judged_from_packed_answers_without_a_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

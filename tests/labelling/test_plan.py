@@ -138,6 +138,7 @@ def test_without_ray_its_absence_is_told_in_a_sentence(
     assert "pip install 'relabel-exposure[ray]'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 def test_a_plan_is_never_held_whole(tmp_path: Path) -> None:
     """Ten times the planned requests take the same memory: each in a process of its own, so that peaks can be told apart."""

@@ -251,6 +251,7 @@ def test_nothing_is_left_behind_when_scoring_or_writing_fails(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["made-run", "out"]
 
 
+@pytest.mark.slow
 @pytest.mark.mirror
 def test_the_published_labels_export_with_a_page_for_each_of_412_groups(tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -375,6 +376,7 @@ def test_tasks_of_small_codes_are_left_to_their_own_pages() -> None:
     assert main_codes([]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.mirror
 def test_a_derived_extract_is_called_derived(tmp_path: Path) -> None:
     table = score_table(open_run("eloundou-2023:gpt4"), pay="ons-ashe-2025-medians")

@@ -544,6 +544,7 @@ def test_a_run_of_one_reading_has_pages_without_a_switch(tmp_path: Path) -> None
 PAY = "code,employees,median_pay_gbp\n1121,479000,52885\n8160,24000,35092\n"
 
 
+@pytest.mark.slow
 @pytest.mark.mirror
 def test_the_published_labels_and_the_old_method_show_the_published_figures(tmp_path: Path) -> None:
     (tmp_path / "pay.csv").write_text(PAY, encoding="utf-8")

@@ -43,6 +43,7 @@ def row(name: str, values: list[str]) -> str:
 WAYS = ("site-2026", "equal", "index", "employment")
 
 
+@pytest.mark.slow
 def test_the_page_tells_the_groups_scored_and_shared(found: dict[str, Any], page: str) -> None:
     counts = [found["counts"][way] for way in WAYS]
     assert row("groups scored, of 412", [str(c["scored"]) for c in counts]) in page

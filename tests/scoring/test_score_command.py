@@ -216,6 +216,7 @@ def test_no_line_runs_over_the_terminal(
     assert set(cut) == {columns == 80}
 
 
+@pytest.mark.slow
 @pytest.mark.mirror
 @pytest.mark.parametrize("columns", [80, 100])
 def test_no_line_of_a_published_set_runs_over_the_terminal(
