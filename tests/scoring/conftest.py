@@ -43,6 +43,7 @@ def scored() -> Scored:
         pay: str | None = None,
         links: Links | None = None,
         unrated: Unrated | None = None,
+        **more: str,
     ) -> ScoreTable:
         with pytest.MonkeyPatch.context() as patch:  # other tests read other indexes
             patch.setattr(ons, "read_coding_index", read_once)
@@ -55,6 +56,7 @@ def scored() -> Scored:
                 unrated=unrated,
                 tasks=tasks,
                 pay=pay,
+                **more,
             )
 
     return score
