@@ -211,4 +211,5 @@ async def test_a_nodes_own_key_does_not_leave_it(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("OPENAI_API_KEY", key)
     with provider(lambda seen: Reply(body={"echo": seen.headers["authorization"]})) as fake:
         back = await Sender().post("chat", b"{}", fake.base_url, "", UNKNOWN, 90.0)
+    assert not isinstance(back, Exception)
     assert back.content == b'{"echo": "Bearer [key]"}'

@@ -219,16 +219,6 @@ def _explained(error: Exception, address: str | None) -> ProviderError:
     return ProviderError(f"{what} ({text[:300]}); {advice}")
 
 
-class Posted(NamedTuple):
-    """What came of a post: a reply, or a fault (`unreachable`, `timeout`, `broken` or `unreadable`) and its words."""
-
-    status: int = 0
-    headers: Mapping[str, str] = {}
-    content: bytes = b""
-    fault: str = ""
-    words: str = ""
-
-
 class Sender:
     """An actor: posts what the driver hands it, with the online engine's own HTTP. It knows nothing of Ray.
 
@@ -265,8 +255,8 @@ class Sender:
 
     async def post(
         self, api: Api, content: bytes, base_url: str | None, secret: str, provider: Provider, attempt_s: float
-    ) -> Posted:
-        """Post a document and bring the reply back.
+    ) -> HttpReply | Exception:
+        """Post a document and bring the reply back, or what went wrong.
 
         The key comes here and not into the constructor, whose arguments a cluster keeps; without one, the node's own is taken, and does
         not leave it.
@@ -274,24 +264,19 @@ class Sender:
         if self._transport is None:
             own = key_for(provider, settings())
             self._transport = HttpTransport(base_url, secret or (own.get_secret_value() if own else ""), provider)
-        back = Posted()
         try:
             # The driver lets go earlier; this is for a driver that is gone.
             async with asyncio.timeout(attempt_s + 5):
                 reply = await self._transport.send(api, content)
-            back = Posted(reply.status, reply.headers, reply.content)
-        except UnreachableError as error:
-            if self._model:
+        except (UnreachableError, TimedOutError, BrokenError, UnreadableError) as error:
+            if self._model and isinstance(error, UnreachableError):
                 os._exit(1)  # its own server is gone: the cluster starts this worker again, with a new one
-            back = Posted(fault="unreachable", words=str(error))
-        except (TimedOutError, TimeoutError):
-            back = Posted(fault="timeout")
-        except (BrokenError, UnreadableError) as error:
-            back = Posted(fault="broken" if isinstance(error, BrokenError) else "unreadable", words=str(error))
-        # A key from this node's environment must not leave it.
-        if may_hold_secret(text := back.content.decode("utf-8", "replace")):
-            back = back._replace(content=masked(text).encode())
-        return back._replace(words=masked(back.words))
+            return error
+        except TimeoutError:
+            return TimedOutError()
+        # A key from this node's environment must not leave it; errors are cleaned where they are made.
+        text = reply.content.decode("utf-8", "replace")
+        return reply._replace(content=masked(text).encode()) if may_hold_secret(text) else reply
 
 
 class WorkerLostError(Exception):
@@ -349,7 +334,7 @@ class RayTransport:
         worker = min((worker for worker in self._workers if worker.up), key=lambda worker: worker.in_flight)
         worker.in_flight += 1
         try:
-            back: Posted = await worker.call("post", api, content, *self._given)
+            back: HttpReply | Exception = await worker.call("post", api, content, *self._given)
         except WorkerLostError as error:
             self._lose(worker, error)
             if self._fatal is not None:
@@ -357,15 +342,9 @@ class RayTransport:
             raise BrokenError(str(error)) from error
         finally:
             worker.in_flight -= 1
-        if back.fault == "unreachable":
-            raise UnreachableError(back.words)
-        if back.fault == "timeout":
-            raise TimedOutError
-        if back.fault == "unreadable":
-            raise UnreadableError(back.words)
-        if back.fault:
-            raise BrokenError(back.words)
-        return HttpReply(back.status, back.headers, back.content)
+        if isinstance(back, Exception):
+            raise back
+        return back
 
     def leave_connections(self) -> None:
         """See `Transport.leave_connections`; each worker looks after its own."""
