@@ -131,8 +131,8 @@ def test_figures_of_a_perfectly_calibrated_and_of_a_boastful_set() -> None:
 def test_probabilities_of_a_run_are_held_against_the_gold(tmp_path: Path, write_gold: WriteGold) -> None:
     labels = [a_label(str(i), "three-way", "E0", code=code, probability=0.8) for i, code in enumerate(CODES)]
     run = a_run(tmp_path / "run", labels, rubric="eloundou")
-    lines = [f"{i},{'E0' if i % 2 else 'E1'}" for i in range(len(CODES))]
-    document = evaluate(run, read_gold_csv(write_gold("\n".join(["id,label", *lines]))), draws=300)
+    lines = [f"{i},{code},{'E0' if i % 2 else 'E1'}" for i, code in enumerate(CODES)]
+    document = evaluate(run, read_gold_csv(write_gold("\n".join(["id,onet_soc_code,label", *lines]))), draws=300)
     assert document.calibration is not None
     found = document.calibration["three-way"]
     assert (found.n, found.probability, found.accuracy) == (13, pytest.approx(0.8), pytest.approx(6 / 13))

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from relabel.cli.app import run_app
-from relabel.evaluation.paper import Cell, PaperDocument, recompute
+from relabel.evaluation.paper import PaperDocument, PaperFigure, recompute
 
 NOT_SEEN = "the printed figure was not seen; recomputed only"
 
@@ -22,7 +22,7 @@ def paper() -> PaperDocument:
     return recompute()
 
 
-def cell(paper: PaperDocument, figure: str) -> Cell:
+def cell(paper: PaperDocument, figure: str) -> PaperFigure:
     return next(c for c in paper.cells if c.figure == figure)
 
 

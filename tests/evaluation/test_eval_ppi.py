@@ -166,8 +166,8 @@ def test_strata_take_the_difference_between_strata_out_of_the_error() -> None:
 def test_only_people_s_labels_put_a_run_right(make_run: MakeRun, write_gold: WriteGold) -> None:
     answers = {(f"{11 + i % 13 * 2}-1011.00", str(i)): {"three-way": "E1" if i % 2 else "E0"} for i in range(200)}
     run = make_run(answers, rubric="eloundou")
-    lines = [f"{i},{'E1' if i % 4 == 1 else 'E0'}" for i in range(60)]
-    gold = read_gold_csv(write_gold("\n".join(["id,label", *lines])))
+    lines = [f"{task},{code},{'E1' if int(task) % 4 == 1 else 'E0'}" for code, task in list(answers)[:60]]
+    gold = read_gold_csv(write_gold("\n".join(["id,onet_soc_code,label", *lines])))
     matched = match(run, gold)
     found = debiased(run, gold, matched)
     assert found is not None

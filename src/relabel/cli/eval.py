@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from relabel.evaluation.document import EvalDocument, SettingMetrics, SettingName, SliceFigures, Yardstick
     from relabel.evaluation.gates import SuiteResult
     from relabel.evaluation.gold import Gold
-    from relabel.evaluation.paper import Cell, PaperDocument
+    from relabel.evaluation.paper import PaperDocument, PaperFigure
     from relabel.evaluation.suite import Suite
     from relabel.run import Run
 
@@ -419,7 +419,7 @@ def _show_paper(document: PaperDocument) -> None:
         hang=0,
     )
     _note("Printed figures are those of public transcripts of the paper; weights are stated in the document.")
-    by_table: dict[str, list[Cell]] = {}
+    by_table: dict[str, list[PaperFigure]] = {}
     for cell in document.cells:
         by_table.setdefault(cell.table, []).append(cell)
     reproduced = {True: "yes", False: "no", None: "-"}
@@ -448,7 +448,7 @@ def _show_paper(document: PaperDocument) -> None:
     _note("Weights, tolerances and full rules are in the document: --json.")
 
 
-def _number(value: float | None, cell: Cell) -> str:
+def _number(value: float | None, cell: PaperFigure) -> str:
     if value is None:
         return "-"
     digits = {"percent": 1, "share": 2, "correlation": 3, "count": 0}[cell.unit]

@@ -339,6 +339,8 @@ def _warnings(runs: Sequence[Run], gold: Gold | None, aligned: AlignedLabels) ->
             f"{count:,} task{' has' if count == 1 else 's have'} another statement under the same id, such as "
             f"{example.task_id}: left out."
         )
+    few = few_occupations(len(np.unique(aligned.codes)))
+    said += [f"Few occupations: {few}."] if few else []
     return [*said, *(sentence for run in runs for sentence in run.warnings())]
 
 

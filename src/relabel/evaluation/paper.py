@@ -51,7 +51,7 @@ gpt4 gamma: Accountants and Auditors 100; News Analysts, Reporters, and Journali
 """Table 4: percent of exposed tasks, in the printed order; the print for GPT-4 under beta was not seen."""
 
 
-class Cell(Frozen):
+class PaperFigure(Frozen):
     """A figure of the paper.
 
     Attributes:
@@ -93,7 +93,7 @@ class PaperDocument(Frozen):
         sources: The files that ours come from.
     """
 
-    cells: tuple[Cell, ...]
+    cells: tuple[PaperFigure, ...]
     reproduced: int
     not_reproduced: int
     not_compared: int
@@ -138,7 +138,7 @@ def _occupations(labels: pd.DataFrame, *, core: float) -> pd.DataFrame:
     return pd.DataFrame({key: (values * weight).groupby(code).sum() / total for key, values in each.items()})
 
 
-def _agreement(labels: pd.DataFrame) -> Iterator[Cell]:
+def _agreement(labels: pd.DataFrame) -> Iterator[PaperFigure]:
     for (first, second), printed in _AGREEMENT.items():
         for measure, (share, correlation) in zip(MEASURES, printed, strict=True):
             one, other = _values(labels, first, measure), _values(labels, second, measure)
@@ -151,7 +151,7 @@ def _agreement(labels: pd.DataFrame) -> Iterator[Cell]:
             )
 
 
-def _summary(labels: pd.DataFrame, equal: pd.DataFrame, core: pd.DataFrame) -> Iterator[Cell]:
+def _summary(labels: pd.DataFrame, equal: pd.DataFrame, core: pd.DataFrame) -> Iterator[PaperFigure]:
     words = (("mean", "mean"), ("standard deviation", "std"))
     for who, measure in product(("human", "gpt4"), MEASURES):
         for word, how in words:
@@ -169,7 +169,7 @@ def _summary(labels: pd.DataFrame, equal: pd.DataFrame, core: pd.DataFrame) -> I
             yield _cell("-", f"tasks labelled {code}, {name}", None, ours, "=", tolerance=0.05)
 
 
-def _top(equal: pd.DataFrame, core: pd.DataFrame) -> Iterator[Cell]:
+def _top(equal: pd.DataFrame, core: pd.DataFrame) -> Iterator[PaperFigure]:
     for line in _TOP.strip().splitlines():
         about, _, listed = line.partition(":")
         who, measure = cast("tuple[str, Measure]", about.split())
@@ -202,7 +202,7 @@ def _top(equal: pd.DataFrame, core: pd.DataFrame) -> Iterator[Cell]:
     yield _cell("appendix", figure, None, none, "= 0 in all six scores", _WITHIN, unit="count")
 
 
-def _shares(labels: pd.DataFrame, equal: pd.DataFrame, core: pd.DataFrame) -> Iterator[Cell]:
+def _shares(labels: pd.DataFrame, equal: pd.DataFrame, core: pd.DataFrame) -> Iterator[PaperFigure]:
     faster: tuple[tuple[str, Measure, float, str], ...] = (
         ("human", "alpha", 15, "a model alone"),
         ("human", "gamma", 47, "with software, lower figure"),
@@ -230,7 +230,7 @@ def _shares(labels: pd.DataFrame, equal: pd.DataFrame, core: pd.DataFrame) -> It
             )
 
 
-def _workers(equal: pd.DataFrame) -> Iterator[Cell]:
+def _workers(equal: pd.DataFrame) -> Iterator[PaperFigure]:
     wanted: tuple[tuple[str, Measure, float, str, float], ...] = (
         ("abstract", "beta", 0.1, ">=", 80),
         ("abstract", "beta", 0.5, ">=", 19),
@@ -276,7 +276,7 @@ def _cell(
     tolerance: float = 0,
     reason: str | None = None,
     **more: float,
-) -> Cell:
+) -> PaperFigure:
     reproduced = None
     if printed is None:
         reason = _NOT_SEEN
@@ -293,4 +293,4 @@ def _cell(
         "reproduced": reproduced,
         "reason": reason,
     }
-    return Cell.model_validate(known | held)
+    return PaperFigure.model_validate(known | held)

@@ -118,7 +118,7 @@ class Gate(Frozen):
     why: str | None = None
 
     @model_validator(mode="after")
-    def _hangs_together(self) -> Self:
+    def _validate_consistency(self) -> Self:
         if self.metric in COUNTS:
             if self.measure is not None or (self.metric == "incoherent" and self.setting is not None):
                 raise ValueError(f"{self.metric} is a share of the run's tasks; take measure and setting away")
@@ -174,7 +174,7 @@ class Suite(Frozen):
     path: Path = Path()
 
     @model_validator(mode="after")
-    def _hangs_together(self) -> Self:
+    def _validate_consistency(self) -> Self:
         seen: set[str] = set()
         for number, gate in enumerate(self.gates):
             where = f"gates.{number} ({gate.id})"
