@@ -125,7 +125,7 @@ def test_what_cannot_be_fetched_is_said_by_source_with_what_to_do(workshop: Work
         "what you have already may lie in a folder that RELABEL_DATA_MIRROR names, as SOURCE_ID/FILE",
         "0 ok, 5 missing",
     ]
-    assert "5 of 5 files are still not to be had, of far, hand, nowhere;" in str(result.exception)
+    assert "5 of 5 files could not be obtained, of far, hand, nowhere;" in str(result.exception)
 
 
 @pytest.mark.usefixtures("workshop")

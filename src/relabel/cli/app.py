@@ -29,8 +29,6 @@ from relabel.cli import (
     run,
     score,
     site,
-    store,
-    tasks,
 )
 from relabel.cli.terminal import lost_output, open_streams
 from relabel.redaction import clean
@@ -82,11 +80,11 @@ bridge.register(app)
 career.register(app)
 export.register(app)
 site.register(app)
-app.command("answers")(store.answers)
+app.command("answers")(data.answers)
 app.add_typer(data.app, name="data")
-app.add_typer(tasks.app, name="tasks")
+app.add_typer(import_.tasks_app, name="tasks")
 app.add_typer(rubric.app, name="rubric")
-app.add_typer(store.app, name="store")
+app.add_typer(data.store_app, name="store")
 app.add_typer(batch.app, name="batch")
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from relabel.cli._options import AsJson, LogJson, Quiet
+
 if TYPE_CHECKING:
     from relabel.cli.display import Look
     from relabel.labelling.batch.provider import BatchProvider
@@ -18,10 +20,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Look after runs that wait for the Batch API.", no_args_is_help=True)
 
 _Ref = Annotated[str, typer.Argument(metavar="RUN", help="A run id, the beginning of one, or a run folder.")]
-_Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
-_LogJson = Annotated[
-    bool, typer.Option("--log-json", help="Write progress as JSON events, one a line, to standard error.")
-]
 _ManifestJson = Annotated[bool, typer.Option("--json", help="Print the manifest as one JSON document.")]
 
 
@@ -30,7 +28,7 @@ def list_batches(
     refresh: Annotated[
         bool, typer.Option("--refresh", help="Ask the provider how the open batches do; needs the key.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the batch jobs of this machine, the newest first, with what the provider last said of their batches."""
     import asyncio
@@ -58,8 +56,8 @@ def list_batches(
 @app.command()
 def resume(
     ref: _Ref,
-    quiet: _Quiet = False,
-    log_json: _LogJson = False,
+    quiet: Quiet = False,
+    log_json: LogJson = False,
     as_json: _ManifestJson = False,
 ) -> None:
     """Go on with a batch job: wait for its batches, take their answers, ask again for what is missing.
@@ -73,8 +71,8 @@ def resume(
 @app.command()
 def cancel(
     ref: _Ref,
-    quiet: _Quiet = False,
-    log_json: _LogJson = False,
+    quiet: Quiet = False,
+    log_json: LogJson = False,
     as_json: _ManifestJson = False,
 ) -> None:
     """Cancel the batches of a job at the provider, and take the answers that they have: those are paid for.

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from relabel.cli import _options as o
+from relabel.cli._render import wrapped
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -21,9 +24,8 @@ app = typer.Typer(help="List, show and check rubrics.", no_args_is_help=True)
 
 
 @app.command("list")
-def list_rubrics(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
+def list_rubrics(as_json: o.AsJson = False) -> None:
     """List the rubrics that ship with relabel, with what trials have shown of each."""
-    from relabel.cli._render import wrapped
     from relabel.rubric import load_rubric, rubric_names
 
     rubrics = {name: load_rubric(name) for name in rubric_names()}
@@ -51,7 +53,7 @@ def show(
     examples: Annotated[
         bool, typer.Option("--examples/--no-examples", help="With or without the worked examples.")
     ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: o.AsJson = False,
 ) -> None:
     """Show a rubric, or the very messages that it sends."""
     from relabel.errors import UsageError
@@ -87,10 +89,9 @@ def show(
 @app.command()
 def check(
     rubric: Annotated[str, typer.Argument(help="A rubric's name, or the path of a YAML file.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: o.AsJson = False,
 ) -> None:
     """Check a rubric and the prompt that it names: refuse what is wrong, and warn of what will mislead."""
-    from relabel.cli._render import wrapped
     from relabel.evaluation.alignment import is_local
     from relabel.evaluation.trial import rubric_warnings
     from relabel.labelling.prompt import load_prompt
@@ -152,26 +153,21 @@ def try_rubrics(
             "--final", help="Use the half of the tasks that is kept for the end: once, with the final wording."
         ),
     ] = False,
-    samples: Annotated[int, typer.Option(min=1, help="Times that each question is asked.")] = 1,
-    variants: Annotated[
-        int,
-        typer.Option(
-            min=1, max=100, help="Orders of labels and examples that each question is asked in; drawn with --seed."
-        ),
-    ] = 1,
-    base_url: Annotated[str | None, typer.Option(help="Address of an OpenAI-compatible API.")] = None,
-    param: Annotated[list[str] | None, typer.Option(help="A sampling parameter as NAME=VALUE, sent unchanged.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of one answer.")] = None,
-    concurrency: Annotated[str, typer.Option(help="Requests in flight at once, or auto.")] = "auto",
-    max_cost: Annotated[float | None, typer.Option(min=0, help="Most that each rubric may cost, in USD.")] = None,
-    price: Annotated[str | None, typer.Option(help="The model's price as IN/OUT or IN/OUT/CACHED.")] = None,
+    samples: o.Samples = 1,
+    variants: o.Variants = 1,
+    base_url: o.BaseUrl = None,
+    param: o.Params = None,
+    max_tokens: o.MaxTokens = None,
+    concurrency: o.Concurrency = "auto",
+    max_cost: o.MaxCost = None,
+    price: o.Price = None,
     draws: Annotated[int, typer.Option(min=200, max=100_000, help="Draws of the bootstrap over occupations.")] = 2000,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder for trial.json and one run a rubric. By default under runs/."),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
+    quiet: o.Quiet = False,
+    as_json: o.AsJson = False,
 ) -> None:
     """Label the same tasks under one or several rubrics and compare each with reference labels, and with each other.
 
@@ -180,7 +176,6 @@ def try_rubrics(
     """
     from datetime import UTC, datetime
 
-    from relabel.cli._options import write
     from relabel.errors import UsageError
     from relabel.evaluation.gold import load_gold
     from relabel.evaluation.trial import trial
@@ -224,7 +219,7 @@ def try_rubrics(
         seed=seed,
         draws=draws,
     )
-    write(folder / "trial.json", document.model_dump_json(indent=2) + "\n", "--out", make_folder=True)
+    o.write(folder / "trial.json", document.model_dump_json(indent=2) + "\n", "--out", make_folder=True)
     if as_json:
         typer.echo(document.model_dump_json(indent=2))
     else:
@@ -386,7 +381,6 @@ def _labelled(
 def _show_trial(document: TrialDocument, folder: Path) -> None:
     from rich.table import Table
 
-    from relabel.cli._render import wrapped
     from relabel.cli.terminal import make_console
     from relabel.evaluation.trial import rate_in_words as figure
 
