@@ -62,7 +62,7 @@ def test_the_panel_shows_how_far_how_fast_and_how_dear(width: int) -> None:
         "from store 12,000",
         "fresh 2,000",
         "failed 40 timeout, 3 refusal",
-        "in flight 1 of 4 (found out)",
+        "in flight 1 of 4 (auto)",
         "rate 20.4/s",
         "left 19 min 59 s",
         "1,400,000 in (1,200,000 cached), 90,000 out",

@@ -70,7 +70,7 @@ def test_what_deciding_by_one_token_would_override_is_refused(
 ) -> None:
     said = refused([*RUN, "--decide", "logprob", *more], capsys)
     assert (
-        f"asks for one token by max_tokens=1, logprobs=true, top_logprobs=20, temperature=0; leave {named} out" in said
+        f"requests one token with max_tokens=1, logprobs=true, top_logprobs=20, temperature=0; remove {named}" in said
     )
 
 

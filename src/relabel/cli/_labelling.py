@@ -49,7 +49,7 @@ from relabel.task import load_tasks
 
 _CREDENTIALS = {"api_key", "apikey", "authorization", "token", "access_token", "secret", "password"}
 _OURS = {"model", "messages", "input", "response_format", "stream", "n"}
-"""What a request says anyway, and nobody else may."""
+"""Fields of a request that relabel sets itself."""
 
 
 def settings_of(rubric: Rubric, given: Sequence[str] | None) -> tuple[str, ...]:
@@ -85,7 +85,7 @@ def parameters(
         bound: What the provider calls the bound of an answer in the chat dialect.
 
     Raises:
-        UsageError: One is no parameter, cannot be sent, or would be overridden.
+        UsageError: One is not a parameter, cannot be sent, or would be overridden.
     """
     found: dict[str, Any] = {}
     for item in given:
@@ -124,14 +124,14 @@ def _value(item: str, name: str, text: str) -> Any:
 
 
 def _leave_to_one_token(params: dict[str, Any], max_tokens: int | None) -> None:
-    """Make sure that nothing is asked for which `--decide logprob` would send otherwise, unlike what a manifest says."""
+    """Refuse parameters that `--decide logprob` would override, so that the manifest says what was sent."""
     against = [f"--param {n}" for n, value in params.items() if n in ONE_TOKEN and value != ONE_TOKEN[n]]
     against += [f"--param {n}" for n in params if n not in ONE_TOKEN and output_bound({n: 1}) is not None]
     if max_tokens is not None:
         against.append("--max-tokens")
     if against:
         fixed = ", ".join(f"{name}={json.dumps(value)}" for name, value in ONE_TOKEN.items())
-        raise UsageError(f"--decide logprob asks for one token by {fixed}; leave {' and '.join(against)} out")
+        raise UsageError(f"--decide logprob requests one token with {fixed}; remove {' and '.join(against)}")
 
 
 def make_job(

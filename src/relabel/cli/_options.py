@@ -8,15 +8,18 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from relabel.errors import DataError, NotAtHandError, UsageError
 from relabel.scoring.options import Links, Method, Taxonomy, Unrated, Weights
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def finite(value: float | None) -> float | None:
@@ -276,3 +279,26 @@ def give_json(document: Any, *, out: Path | None = None, as_json: bool = True) -
     if as_json:
         typer.echo(text)
     return as_json
+
+
+def write_table_or_json(
+    out: Path, document: Mapping[str, object], frame: Callable[[], pd.DataFrame], *, rows: str
+) -> None:
+    """Write what `--out` asks for by its ending: the whole document as `.json`, its table as `.csv` or `.parquet`.
+
+    Args:
+        out: The file.
+        document: The whole.
+        frame: Makes the table.
+        rows: Key of the document that holds the table's rows; the others go with a `.parquet` file as its metadata.
+    """
+    from relabel.scoring.files import csv_bytes, json_bytes, parquet_bytes, require_suffix
+
+    kind = require_suffix(out)
+    if kind == "json":
+        content = json_bytes(document)
+    elif kind == "csv":
+        content = csv_bytes(frame())
+    else:
+        content = parquet_bytes(frame(), {name: value for name, value in document.items() if name != rows})
+    write(out, content, "--out", make_folder=True)

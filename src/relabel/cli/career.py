@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relabel.cli._options import require_file, write
-from relabel.scoring.options import Weights
+from relabel.cli._options import AsJson, OutTable, RunArg, TaskWeights, require_file, write_table_or_json
+from relabel.cli._render import cut, say
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from relabel.scoring.families import Family
     from relabel.scoring.family_page import FamilyPage, ResiliencePart, Role
-
-_WIDTH = 100
 
 
 def register(app: typer.Typer) -> None:
@@ -25,12 +23,16 @@ def register(app: typer.Typer) -> None:
     app.command("resilience")(resilience)
 
 
+def _plain(sentence: str, *, indent: int = 0, hang: int = 0) -> None:
+    say(sentence, indent=indent, hang=hang)
+
+
 def families(
     *,
     file: Annotated[
         Path | None, typer.Option("--families", help="A TOML file of your own in the form of data/families.toml.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the families as one JSON document.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List job families: groups of O*NET codes that career pages are made of."""
     import json
@@ -47,7 +49,7 @@ def families(
 
 
 def resilience(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, a name under runs/, or a published set.")],
+    run: RunArg,
     family: Annotated[
         list[str] | None, typer.Argument(metavar="[FAMILY]...", help="Ids of families to show in full.")
     ] = None,
@@ -61,15 +63,12 @@ def resilience(
     cuts: Annotated[
         Path | None, typer.Option(help="Cut-points of your own in the form of data/resilience.toml.")
     ] = None,
-    weights: Annotated[Weights, typer.Option(help="How tasks weigh within their occupation.")] = "importance",
+    weights: TaskWeights = "importance",
     tasks: Annotated[
         str | None, typer.Option(help="Task list for texts, types and importance. By default what fits.")
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Write the table to a .csv or .parquet file, or the whole pages to a .json file."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the whole pages as one JSON document.")] = False,
+    out: OutTable = None,
+    as_json: AsJson = False,
 ) -> None:
     """Score the resilience of job families: low exposure, growing demand, human advantage, 0 to 2 points each.
 
@@ -77,7 +76,7 @@ def resilience(
     without it that part is missing, and the score is of 4 so far.
     """
     from relabel.run import open_run
-    from relabel.scoring.families import family_pages, load_families
+    from relabel.scoring.families import family_frame, family_pages, load_families
     from relabel.scoring.files import json_bytes, require_suffix
     from relabel.scoring.resilience import load_cut_points
     from relabel.scoring.score import score_table
@@ -100,7 +99,7 @@ def resilience(
         "families": [page.model_dump(mode="json") for page in pages],
     }
     if out is not None:
-        _write(pages, document, out)
+        write_table_or_json(out, document, lambda: family_frame(pages), rows="families")
     if as_json:
         typer.echo(json_bytes(document), nl=False)
         return
@@ -129,31 +128,16 @@ def _chosen(known: Sequence[Family], wanted: Sequence[str]) -> Sequence[Family]:
     return [by_id[name] for name in dict.fromkeys(wanted)] if wanted else known
 
 
-def _write(pages: Sequence[FamilyPage], document: Mapping[str, object], out: Path) -> None:
-    from relabel.scoring.families import family_frame
-    from relabel.scoring.files import csv_bytes, json_bytes, parquet_bytes, require_suffix
-
-    kind = require_suffix(out)
-    if kind == "json":
-        content = json_bytes(document)
-    elif kind == "csv":
-        content = csv_bytes(family_frame(pages))
-    else:
-        about = {name: value for name, value in document.items() if name != "families"}
-        content = parquet_bytes(family_frame(pages), about)
-    write(out, content, "--out", make_folder=True)
-
-
 def _show_all(pages: Sequence[FamilyPage]) -> None:
     from relabel.scoring.resilience import rank
 
     first = pages[0]
-    _say(
+    _plain(
         f"{first.run}, tasks of {first.tasks}: resilience of {len(pages)} job families, points for low exposure, growing "
         "demand and human advantage"
     )
     if first.note:
-        _say(first.note)
+        _plain(first.note)
     typer.echo(f"\n{'family':<26}{'score':<14}{'exposure':>11}{'demand':>11}{'human':>11}{'jobs':>8}  median pay")
     order = sorted(pages, key=lambda page: (*rank(page.resilience), page.name))
     for page in order:
@@ -161,14 +145,14 @@ def _show_all(pages: Sequence[FamilyPage]) -> None:
         parts = "".join(f"{_brief(part, page):>11}" for part in score.parts)
         pay = page.pay[0]
         jobs = "-" if pay.employment is None else f"{pay.employment / 1000:,.0f}k"
-        typer.echo(f"{_cut(page.name, 25):<26}{score.brief:<14}{parts}{jobs:>8}  {_range(page)}")
+        typer.echo(f"{cut(page.name, 25):<26}{score.brief:<14}{parts}{jobs:>8}  {_range(page)}")
     typer.echo()
     if any(page.resilience.score is None for page in pages):
-        _say(
+        _plain(
             "So far: a part is missing, and the score is of the points that the known parts can give; a whole score is of 6. "
             "Such scores stand after whole ones, and only among their like."
         )
-    _say(
+    _plain(
         "Each part: its figure, then its points. Exposure is the share of exposed tasks, demand the projected change of "
         "employment, human the sum of five ratings. Pay is the range of the occupations' medians, US dollars a year, "
         f"{first.pay[0].period}."
@@ -176,9 +160,9 @@ def _show_all(pages: Sequence[FamilyPage]) -> None:
     for place, part in enumerate(first.resilience.parts):
         gaps = [page.resilience.parts[place].words for page in pages if page.resilience.parts[place].points is None]
         if gaps and len(set(gaps)) == 1:
-            _say(gaps[0])
+            _plain(gaps[0])
         elif gaps:
-            _say(
+            _plain(
                 f"{part.name} is missing for {len(gaps)} of {len(pages)} families; name a family to see why, such as "
                 f"{next(page.id for page in pages if page.resilience.parts[place].points is None)}"
             )
@@ -202,17 +186,17 @@ def _range(page: FamilyPage) -> str:
 
 def _show(page: FamilyPage) -> None:
     typer.echo(f"{page.name} ({page.id})")
-    _say(page.description)
+    _plain(page.description)
     if page.note:
-        _say(page.note)
+        _plain(page.note)
     score = page.resilience
     typer.echo(f"\nResilience: {score.brief}{'' if score.score is not None else '; a whole score is of 6'}")
     for part in page.resilience.parts:
-        _say(part.words, indent="  ")
+        say(part.words, indent=2, hang=0)
     typer.echo(
         f"\nExposure: {_percent(page.exposure.strict)} to the model alone, {_percent(page.exposure.with_tools)} with tools"
     )
-    _say(page.exposure.words, indent="  ")
+    say(page.exposure.words, indent=2, hang=0)
     outlook = page.outlook
     if outlook.employment_start is not None and outlook.employment_end is not None:
         typer.echo(
@@ -224,26 +208,27 @@ def _show(page: FamilyPage) -> None:
             typer.echo(
                 f"\nPay, {pay.period}: median {_dollars(pay.weighted['median'])} (mean of the occupations' medians)"
             )
-            _say(pay.words, indent="  ")
+            say(pay.words, indent=2, hang=0)
     if page.epoch is not None:
         given = ", ".join(f"{name} {value:.1f}" for name, value in page.epoch.dimensions.items())
         typer.echo(f"\nHuman advantage: {page.epoch.total:.1f} of 25 ({given})")
-        _say(page.epoch.words, indent="  ")
+        say(page.epoch.words, indent=2, hang=0)
     if page.preparation.education:
         levels = ", ".join(f"{level.level} {level.share:.0%}" for level in page.preparation.education[:3])
         typer.echo()
-        _say(f"Typical education: {levels}")
+        _plain(f"Typical education: {levels}")
     typer.echo("\nKey responsibilities")
     for task in page.responsibilities:
-        _say(
+        _plain(
             f"- {task.text} [alone: {task.strict or 'no label'}; with tools: {task.with_tools or 'no label'}]",
-            indent="  ",
+            indent=2,
+            hang=0,
         )
     _show_roles(page)
     for name, near in (("Related families", page.related_families), ("Related careers", page.related_careers)):
         if near:
             typer.echo()
-            _say(f"{name}: " + "; ".join(f"{one.name} ({one.similarity:.2f})" for one in near))
+            _plain(f"{name}: " + "; ".join(f"{one.name} ({one.similarity:.2f})" for one in near))
     typer.echo()
 
 
@@ -255,10 +240,10 @@ def _show_roles(page: FamilyPage) -> None:
         change = _change(role.outlook.change_percent)
         typer.echo(
             f"{role.onet_soc_code:<12}{_medians(role, len(periods))}{change:>9}{_exposed(role, role.strict):>8}"
-            f"{_exposed(role, role.with_tools):>8}  {_cut(role.title, 40)}"
+            f"{_exposed(role, role.with_tools):>8}  {cut(role.title, 40)}"
         )
     if any(role.thin for role in page.roles):
-        _say("In brackets: a share that is thin, because less than half of the role's task weight has labels.")
+        _plain("In brackets: a share that is thin, because less than half of the role's task weight has labels.")
 
 
 def _exposed(role: Role, share: float | None) -> str:
@@ -287,19 +272,5 @@ def _change(percent: float | None) -> str:
     return "-" if percent is None else f"{shown_percent(percent)} %"
 
 
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
-
-
 def _dollars(value: float | None) -> str:
     return "not known" if value is None else f"{value:,.0f} USD"
-
-
-def _say(sentence: str, *, indent: str = "") -> None:
-    import textwrap
-
-    typer.echo(
-        "\n".join(
-            textwrap.wrap(sentence, _WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
-        )
-    )

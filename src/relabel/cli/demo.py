@@ -79,7 +79,7 @@ relabel run --model MODEL --sample 50             a real run, with OPENAI_API_KE
 
 
 def _activate() -> str:
-    """How to have the command at hand, where it is not."""
+    """How to put the command on the path, if it is not there."""
     import shutil
     import sys
 

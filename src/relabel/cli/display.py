@@ -187,7 +187,7 @@ def _bound(progress: Progress, limiter: Limiter | None) -> str:
         return ""
     # What was sent before the limit was cut is out there still.
     falling = len(progress.flying) > limiter.limit
-    how = "found out" if limiter.automatic else "fixed"
+    how = "auto" if limiter.automatic else "fixed"
     return f"{', falling to' if falling else ' of'} {limiter.limit} ({how})"
 
 
