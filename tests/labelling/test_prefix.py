@@ -321,3 +321,20 @@ def test_users_add_providers_of_their_own(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("RELABEL_PROVIDERS", str(worse))
     with pytest.raises(DataError, match=r"worse\.toml cannot be used"):
         provider_of("https://api.openai.com/v1")
+
+
+async def test_a_provider_that_does_not_know_the_cache_fields_is_asked_without_them(
+    store: Store, tmp_path: Path
+) -> None:
+    def script(seen: Seen) -> Reply:
+        unknown = "prompt_cache_key" in seen.body
+        return refused(400, "Unrecognized request argument supplied: prompt_cache_key") if unknown else judged()
+
+    with provider(script) as fake:
+        endpoint = Endpoint(host=host_of(fake.base_url), model="gpt-5.6")
+        job = make_job(fake.base_url, 6, endpoint=endpoint, provider=provider_of("", "openai"))
+        engine = OnlineEngine(fake.base_url, None, None, provider=job.provider)
+        outcome = await run_job(job, engine, store, tmp_path / "run", concurrency=4)
+        await engine.close()
+        assert len(fake.seen) == 12 + 1
+    assert outcome.complete

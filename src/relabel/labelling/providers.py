@@ -534,6 +534,13 @@ def retry_after(headers: Mapping[str, str], now: Callable[[], float] = time.time
     return max(0.0, wanted) if wanted <= _LONGEST_WAIT_S else None
 
 
+def speaks_of_the_cache(reply: ErrorReply) -> bool:
+    """Whether a refusal is about the fields that steer a prefix cache."""
+    return reply.status in {400, 422} and any(
+        f in f"{reply.param} {reply.message}" for f in ("prompt_cache_", "cache_control")
+    )
+
+
 def stated_cost(reply: Mapping[str, Any]) -> float | None:
     """What a reply says that it cost, in USD; None where it does not say."""
     usage = reply.get("usage")

@@ -41,7 +41,7 @@ from relabel.labelling.engines.transport import (
     UnreadableError,
 )
 from relabel.labelling.pricing import OPENAI_URL, Price
-from relabel.labelling.providers import UNKNOWN, Provider
+from relabel.labelling.providers import UNKNOWN, Provider, speaks_of_the_cache
 from relabel.labelling.request import Request
 from relabel.labelling.retry import ATTEMPTS, RetryPolicy
 from relabel.labelling.wire import PATHS, Api, NotAReplyError, messages_of, output_bound, with_messages
@@ -122,14 +122,19 @@ class OnlineEngine:
         )
         sent = 0
         ends_at: float | None = None
-        spoiled = 0
+        spoiled = unsteered = 0
 
         async def once() -> Answer:
-            nonlocal spoiled
+            nonlocal spoiled, unsteered
             while True:
                 try:
                     return await attempt()
                 except RefusedError as error:
+                    if speaks_of_the_cache(error.reply) and unsteered < 2:
+                        # The provider does not know the fields that steer its cache (any more): without them the request is the same.
+                        unsteered += 1
+                        self._provider = self._provider.model_copy(update={"cache": ()})
+                        continue
                     spoiled += error.reply.meaning == "bad-answer"
                     again = (
                         is_transient(error)

@@ -8,7 +8,7 @@ from relabel.errors import ProviderError
 from relabel.label import FailureKind
 from relabel.labelling.engines.engine import NoAnswerError
 from relabel.labelling.engines.transport import BrokenError, HttpReply, TimedOutError, UnreachableError
-from relabel.labelling.providers import ErrorMeaning, ErrorReply, may_be_error, meaning_of, read_error
+from relabel.labelling.providers import ErrorMeaning, ErrorReply, may_be_error, meaning_of, provider_of, read_error
 from relabel.redaction import public_url
 
 LONGEST_OBEYED_S = 900.0
@@ -124,7 +124,8 @@ def fatal_refusal(
         case _ if status == 407:
             return ProviderError(f"the proxy on the way to {address} refuses ({said}); check its user and password")
         case "key":
-            return ProviderError(f"{address} does not accept the key ({said}); check OPENAI_API_KEY")
+            variable = (provider_of(address).key_env or ("OPENAI_API_KEY",))[0]
+            return ProviderError(f"{address} does not accept the key ({said}); check {variable}")
         case "access":
             return ProviderError(f"{address} denies access ({said}); check the key's rights and the model's terms")
         case "model":
