@@ -97,7 +97,7 @@ def test_a_failure_comes_back_whatever_line_breaks_its_message_holds(tmp_path: P
         (b'{"task_id": "cut', r"line 2 .*Invalid JSON"),
         (b"\xff\xfe", r"line 2 .*Invalid JSON"),
         (b"[]", r"line 2 .*object"),
-        (b'{"task_id": "b"}', r"line 2 .*onet_soc_code: Field required"),
+        (b'{"task_id": "b"}', r"line 2 .*onet_soc_code: is missing"),
     ],
 )
 def test_a_damaged_line_of_the_failures_is_named(line: bytes, words: str, tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_the_same_labels_give_the_same_bytes(tmp_path: Path) -> None:
         (lambda d: (d / "manifest.json").write_text("[]"), "is no run manifest .*dictionary"),
         (lambda d: (d / "manifest.json").write_text("[" * 200_000), "is no run manifest"),
         (lambda d: (d / "manifest.json").write_bytes(b"\xff"), "is no run manifest"),
-        (lambda d: (d / "manifest.json").write_text("{}"), "is no run manifest .status: Field required"),
+        (lambda d: (d / "manifest.json").write_text("{}"), "is no run manifest .status: is missing"),
         (lambda d: (d / "manifest.json").write_text('{"format_version": "2"}'), "format_version: is no whole number"),
         (lambda d: (d / "manifest.json").write_text(json.dumps({"format_version": 99})), "written by a newer relabel"),
         (lambda d: (d / "labels.parquet").unlink(), "lost its labels.parquet"),

@@ -18,11 +18,23 @@ The message of each is one sentence that says what is wrong and what to do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 from relabel.redaction import clean
+
+
+def first_error(error: ValidationError, words: Mapping[str, str] | None = None) -> str:
+    """The first fault that pydantic found, as `where: what`; `words` say it better for some of pydantic's types of faults."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    known = {"missing": "is missing", **(words or {})}
+    reason = known.get(first["type"]) or first["msg"].removeprefix("Value error, ")
+    return f"{where}: {reason}" if where else reason
 
 
 class RelabelError(Exception):

@@ -17,10 +17,11 @@ import pandas as pd
 import pandera.pandas as pa
 import pyarrow as pyarrow_lib
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import ConfigDict, Field, ValidationError, create_model
 
 from relabel.errors import ColumnError, DataError
 from relabel.rubric import Rubric
+from relabel.settings import Frozen
 
 FailureKind = Literal["refusal", "length", "content-filter", "invalid-json", "schema", "provider", "timeout", "budget"]
 """Why a label is missing."""
@@ -29,15 +30,13 @@ MAX_RATIONALE = 4000
 """Characters; a longer rationale is an answer that ran away, not a reason."""
 
 
-class Usage(BaseModel):
+class Usage(Frozen):
     """Tokens of one answer.
 
     Attributes:
         prompt: All of the prompt's; of them `cached` were read from the provider's prefix cache and `written` to it.
         completion: All that are billed as output; of them `reasoning` were hidden thinking.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     prompt: int = Field(default=0, ge=0, lt=2**31)
     cached: int = Field(default=0, ge=0, lt=2**31)
@@ -46,7 +45,7 @@ class Usage(BaseModel):
     reasoning: int = Field(default=0, ge=0, lt=2**31)
 
 
-class Answer(BaseModel):
+class Answer(Frozen):
     """A model's raw reply to one request, with all that is needed to trace and to price it.
 
     Attributes:
@@ -68,7 +67,7 @@ class Answer(BaseModel):
             store bought itself.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(allow_inf_nan=True)  # a gateway's odd cost must not make a paid answer unreadable
 
     request_key: str
     content: str | None
@@ -143,7 +142,7 @@ class Label:
     answer_id: str | None = None
 
 
-class Failure(BaseModel):
+class Failure(Frozen):
     """A missing label: a line of a run's `failures.jsonl`.
 
     Attributes:
@@ -151,8 +150,6 @@ class Failure(BaseModel):
         message: What the provider or the validation said last.
         attempts: Requests sent for it.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     task_id: str
     onet_soc_code: str
@@ -164,10 +161,10 @@ class Failure(BaseModel):
     request_key: str
 
 
-class Judgement(BaseModel):
+class Judgement(Frozen):
     """What an answer says once it is understood."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(strict=True)
 
     rationale: str
     label: str

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from relabel.errors import RubricError, UsageError
 from relabel.files import read_user_yaml
-from relabel.settings import asset_dir
+from relabel.settings import Frozen, asset_dir
 
 Code = Literal["E0", "E1", "E2"]
 Measure = Literal["alpha", "beta", "gamma"]
@@ -29,8 +29,8 @@ _ADVICE = {"missing": "add it", "extra_forbidden": "remove it, or correct its na
 MEASURES: tuple[Measure, ...] = ("alpha", "beta", "gamma")
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+class _Part(Frozen):
+    model_config = ConfigDict(strict=True)
 
 
 class Setting(_Part):

@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from relabel import __version__
-from relabel.errors import DataError, RelabelError, UsageError
+from relabel.errors import DataError, RelabelError, UsageError, first_error
 from relabel.files import make_private_dir, replacing, require_own
 from relabel.label import Failure, Label, label_table, read_label_table, write_label_table
 from relabel.redaction import clean_document, masked
 from relabel.rubric import AUTOMATION, MEASURES, Measure, Rubric, Unit, load_rubric
-from relabel.settings import asset_dir
+from relabel.settings import Frozen, asset_dir
 from relabel.sources import eloundou, fetch, registry
 from relabel.sources.tables import is_table_file
 
@@ -298,7 +298,7 @@ def read_manifest(folder: Path) -> Manifest:
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); check the folder") from error
     except (ValueError, RecursionError) as error:
-        reason = _first_of(error) if isinstance(error, ValidationError) else str(error)
+        reason = first_error(error) if isinstance(error, ValidationError) else str(error)
         raise DataError(
             f"{path} is no run manifest ({reason}); run the labelling again, answers come from the store"
         ) from error
@@ -319,15 +319,9 @@ def _failure(line: bytes, number: int, path: Path) -> Failure:
         return Failure.model_validate_json(line)
     except ValidationError as error:
         raise DataError(
-            f"{path} line {number} names no missing label ({_first_of(error)}); remove the line or make the run again, "
+            f"{path} line {number} names no missing label ({first_error(error)}); remove the line or make the run again, "
             "answers come from the store"
         ) from error
-
-
-def _first_of(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {first['msg']}" if where else first["msg"]
 
 
 def _published(ref: str) -> Run:
@@ -427,10 +421,10 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 FORMAT_VERSION = 1
 
 
-class SourceUse(BaseModel):
+class SourceUse(Frozen):
     """A source file that went into a run."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(extra="allow")
 
     source: str
     file: str
@@ -438,15 +432,13 @@ class SourceUse(BaseModel):
     copy_status: str | None = None
 
 
-class Counts(BaseModel):
+class Counts(Frozen):
     """Labels asked for, and where they came from. `asked = from_store + fresh + failed` when the run has ended.
 
     Attributes:
         repaired: Labels from an answer that was asked for again, with what was wrong with the one before.
         unwrapped: Labels that were read from within other text.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     asked: int = 0
     from_store: int = 0
@@ -456,7 +448,7 @@ class Counts(BaseModel):
     unwrapped: int = 0
 
 
-class Tokens(BaseModel):
+class Tokens(Frozen):
     """Tokens of the answers bought by this run, those of rejected answers included.
 
     Attributes:
@@ -466,8 +458,6 @@ class Tokens(BaseModel):
         cached_share: `cached` over `prompt`, 0-1; None where nothing was bought.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     prompt: int = 0
     cached: int = 0
     written: int = 0
@@ -476,7 +466,7 @@ class Tokens(BaseModel):
     cached_share: float | None = None
 
 
-class PerhapsCharged(BaseModel):
+class PerhapsCharged(Frozen):
     """Requests that were sent and never answered: the provider may have charged for them.
 
     Attributes:
@@ -484,16 +474,12 @@ class PerhapsCharged(BaseModel):
         usd: The most that they can have cost; None where no bound of it is known.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     requests: int = 0
     usd: float | None = 0.0
 
 
-class Session(BaseModel):
+class Session(Frozen):
     """One start of a run: what it found, bought and paid. A run that was stopped and started again has several."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     started_at: str
     ended_at: str
@@ -504,7 +490,7 @@ class Session(BaseModel):
     perhaps_charged: PerhapsCharged = PerhapsCharged()
 
 
-class Manifest(BaseModel):
+class Manifest(Frozen):
     """What a run did: enough to do it again and to trace each number.
 
     Attributes:
@@ -526,8 +512,6 @@ class Manifest(BaseModel):
             took out.
         history: How the number of requests in flight was found: seconds from the start, the limit, and why it changed.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format_version: int = FORMAT_VERSION
     status: Literal["running", "complete", "incomplete", "interrupted", "published"]

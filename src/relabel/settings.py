@@ -1,4 +1,4 @@
-"""Where things lie on this machine: environment variables, folders, and the files that ship with the package."""
+"""Where things lie on this machine (environment variables, folders, files that ship with the package); the base of models."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ from functools import cache
 from pathlib import Path
 
 import platformdirs
-from pydantic import Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from relabel.redaction import guard_environment
 
 _PACKAGE = Path(__file__).resolve().parent
+
+
+class Frozen(BaseModel):
+    """Base of what crosses rooms: it cannot be changed, takes no field that it does not know, and fits into JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Settings(BaseSettings):
@@ -21,6 +27,8 @@ class Settings(BaseSettings):
         home: Folder of store, download cache and embedded models (`RELABEL_HOME`).
         store: Folder of the store of answers (`RELABEL_STORE`), by default `home/store`.
         data_mirror: Folder laid out as `SOURCE_ID/FILE` that is asked before the download cache (`RELABEL_DATA_MIRROR`).
+        sources: File of sources of your own (`RELABEL_SOURCES`), in the form of `data/sources.toml`.
+        prices: File of prices of your own (`RELABEL_PRICES`), in the form of `data/prices.toml`.
         providers: File of providers of your own (`RELABEL_PROVIDERS`), in the form of `data/providers.toml`.
         openai_api_key: Key for the provider (`OPENAI_API_KEY`); never printed.
         openai_base_url: Address of the provider's API (`OPENAI_BASE_URL`).
@@ -31,6 +39,8 @@ class Settings(BaseSettings):
     home: Path = Field(default_factory=lambda: Path(platformdirs.user_data_dir("relabel")))
     store: Path | None = None
     data_mirror: Path | None = None
+    sources: Path | None = None
+    prices: Path | None = None
     providers: Path | None = None
     openai_api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_API_KEY")
     openai_base_url: str | None = Field(default=None, validation_alias="OPENAI_BASE_URL")

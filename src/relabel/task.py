@@ -14,11 +14,10 @@ from typing import Any, Literal, get_args
 
 import pandas as pd
 import pandera.pandas as pa
-from pydantic import BaseModel, ConfigDict
 
 from relabel.errors import DataError
 from relabel.rubric import Unit
-from relabel.settings import asset_dir
+from relabel.settings import Frozen, asset_dir
 from relabel.sources import eloundou, fetch, onet, registry
 from relabel.sources.tables import ONET_SOC, TASK_TYPES, is_table_file, read_table
 
@@ -53,7 +52,7 @@ TASKS = pa.DataFrameSchema(
 """A task list as a table."""
 
 
-class Task(BaseModel):
+class Task(Frozen):
     """One task statement of one occupation; where occupations are rated, the occupation itself.
 
     An occupation goes by its O*NET-SOC code as `task_id`, with its description as `text`.
@@ -66,8 +65,6 @@ class Task(BaseModel):
         task_type: `Core` or `Supplemental`; None where the source has none.
         importance: Mean importance rating (IM), 1-5; None where unrated.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     task_id: str
     onet_soc_code: str

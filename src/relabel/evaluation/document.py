@@ -10,17 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from relabel.rubric import CODES, Measure
 from relabel.run import SourceUse
-
-
-class Frozen(BaseModel):
-    """A part of what evaluation reads or writes: it cannot change, takes no unknown field, and holds no NaN, which JSON lacks."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
+from relabel.settings import Frozen
 
 SettingName = Literal["strict", "with-tools", "three-way", "automation"]
 UnmatchedReason = Literal["not-in-gold", "not-in-run", "no-label-in-run", "no-label-in-gold", "other-text"]

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from relabel.errors import DataError
+from relabel.errors import DataError, first_error
 from relabel.evaluation.document import SCALES, Frozen, SettingName
 from relabel.files import read_user_yaml
 from relabel.rubric import Measure
@@ -217,10 +217,7 @@ def load_suite(ref: str) -> Suite:
     try:
         return Suite.model_validate({**data, "path": path})
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        reason = _PLAINLY.get(first["type"]) or first["msg"].removeprefix("Value error, ")
-        raise DataError(f"{path}: {where + ': ' if where else ''}{reason}") from error
+        raise DataError(f"{path}: {first_error(error, _PLAINLY)}") from error
 
 
 def beside(suite: Suite, ref: str) -> str:

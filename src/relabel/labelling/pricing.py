@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import tomllib
 from collections.abc import Mapping
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from genai_prices import Usage as PriceUsage
 from genai_prices import calc_price
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, ValidationError
 
-from relabel.errors import DataError, UsageError
+from relabel.errors import DataError, UsageError, first_error
 from relabel.label import Usage
 from relabel.labelling.providers import provider_of
-from relabel.settings import asset_dir
+from relabel.settings import Frozen, asset_dir, settings
 
 OPENAI_URL = "https://api.openai.com/v1"
 
 
-class Price(BaseModel):
+class Price(Frozen):
     """The price of a model's tokens, in USD per million.
 
     Attributes:
@@ -33,8 +31,6 @@ class Price(BaseModel):
         source: Where the figures come from.
         as_of: When they were last checked, as the source says; None where it does not say.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     input: float = Field(ge=0)
     cached: float = Field(ge=0)
@@ -69,9 +65,7 @@ FREE = Price(input=0, cached=0, output=0, source="runs on this machine")
 """The price of a model that the user runs."""
 
 
-class _Override(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
+class _Override(Frozen):
     model: str
     host: str | None = None
     input: float = Field(ge=0)
@@ -83,15 +77,14 @@ class _Override(BaseModel):
 
 
 def _override(model: str, host: str | None) -> Price | None:
-    own = os.environ.get("RELABEL_PRICES")
-    for path in ([Path(own)] if own else []) + [asset_dir("data") / "prices.toml"]:
+    own = settings().prices
+    for path in ([own] if own else []) + [asset_dir("data") / "prices.toml"]:
         try:
             entries = tomllib.loads(path.read_text(encoding="utf-8")).get("price", [])
             prices = [_Override.model_validate(entry) for entry in entries]
         except (OSError, ValueError, TypeError) as error:
-            raise DataError(
-                f"the price file {path} cannot be used ({str(error).splitlines()[0]}); data/prices.toml shows the form"
-            ) from error
+            why = first_error(error) if isinstance(error, ValidationError) else str(error).splitlines()[0]
+            raise DataError(f"the price file {path} cannot be used ({why}); data/prices.toml shows the form") from error
         for price in prices:
             if price.model == model and price.host in {None, host}:
                 cached = price.input if price.cached is None else price.cached

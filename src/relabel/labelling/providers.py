@@ -17,19 +17,15 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from relabel.errors import DataError, UsageError
 from relabel.labelling.wire import Api, Form, messages_of, with_messages
 from relabel.redaction import clean
-from relabel.settings import asset_dir, settings
+from relabel.settings import Frozen, asset_dir, settings
 
 
-class _Data(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class PrefixCache(_Data):
+class PrefixCache(Frozen):
     """What a provider's prefix cache does for some models.
 
     Attributes:
@@ -51,7 +47,7 @@ class PrefixCache(_Data):
     mark: Literal["prompt_cache_breakpoint", "cache_control"] | None = None
 
 
-class TokenRatio(_Data):
+class TokenRatio(Frozen):
     """How many tokens some models make of a text: `factor` times its pieces (see `estimate`), give or take `spread`."""
 
     models: tuple[str, ...]
@@ -60,7 +56,7 @@ class TokenRatio(_Data):
     source: str
 
 
-class Provider(_Data):
+class Provider(Frozen):
     """A provider, as far as requests and replies depend on it.
 
     Attributes:
@@ -161,7 +157,7 @@ class Provider(_Data):
         return body
 
 
-class _File(_Data):
+class _File(Frozen):
     reasoning: tuple[str, ...] = ()
     tokens: tuple[TokenRatio, ...] = ()
     provider: tuple[Provider, ...] = ()

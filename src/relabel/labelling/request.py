@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from relabel.errors import UsageError
 from relabel.label import answer_schema
@@ -18,6 +18,7 @@ from relabel.labelling.wire import Api, Form, with_messages
 from relabel.labelling.wire import body as wire_body
 from relabel.redaction import api_version, public_url
 from relabel.rubric import Order, Rubric, reordered
+from relabel.settings import Frozen
 from relabel.task import Task
 
 Decide = Literal["json", "logprob"]
@@ -35,7 +36,7 @@ def canonical_json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
-class Endpoint(BaseModel):
+class Endpoint(Frozen):
     """A model behind an address, as far as answers depend on it.
 
     Attributes:
@@ -47,8 +48,6 @@ class Endpoint(BaseModel):
         params: Sampling parameters that somebody asked for; nothing else is sent.
         rationale_chars: Bound of the rationale in the schema, for servers whose grammar can hold one.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     host: str
     model: str

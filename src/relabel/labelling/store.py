@@ -33,13 +33,14 @@ from typing import Any, NoReturn, Self
 
 import diskcache
 from diskcache.core import MODE_PICKLE
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
-from relabel.errors import StoreError
+from relabel.errors import StoreError, first_error
 from relabel.files import make_private_dir
 from relabel.label import Answer
 from relabel.labelling.request import Request
 from relabel.labelling.wire import FORMS, Api, messages_of, with_messages
+from relabel.settings import Frozen
 
 _NEVER_FULL = 2**62
 _NEVER_A_FILE = 2**30
@@ -88,10 +89,10 @@ class DamagedRowError(StoreError):
     """A row cannot be understood. It is never served."""
 
 
-class _Wire(BaseModel):
+class _Wire(Frozen):
     """A request as a row keeps it. There is no place for a key: it is always computed."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(strict=True)
 
     api: Api
     host: str
@@ -99,17 +100,15 @@ class _Wire(BaseModel):
     sample: int = Field(ge=0)
 
 
-class _Why(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+class _Why(Frozen):
+    model_config = ConfigDict(strict=True)
 
     kind: str
     reason: str
 
 
-class AnswerRow(BaseModel):
+class AnswerRow(Frozen):
     """A row of an answer, checked for its form. That it is what its key says, `key_of` tells."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: int = Field(ge=1, le=1)
     request: _Wire
@@ -151,9 +150,7 @@ def checked_answer(key: str, row: object, texts: Mapping[str, str]) -> AnswerRow
         found = AnswerRow.model_validate(row)
         request_key = found.whole_request(texts).key
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise DamagedRowError(f"the answer {key} is damaged ({where}: {first['msg']})") from error
+        raise DamagedRowError(f"the answer {key} is damaged ({first_error(error)})") from error
     except DamagedRowError as error:
         raise DamagedRowError(f"the answer {key} is damaged: {error}") from error
     asked = key.split("/", maxsplit=1)[0]
@@ -198,7 +195,7 @@ def _brief(text: str) -> str:
     return repr(text[:100])
 
 
-class StoreStats(BaseModel):
+class StoreStats(Frozen):
     """What a store holds.
 
     Attributes:
@@ -208,8 +205,6 @@ class StoreStats(BaseModel):
         cost_usd: Known costs of all answers, rejected ones included and those of packs left out: somebody else paid for them.
         cost_unknown: Answers of unknown cost, those of packs left out.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     folder: str
     answers: int

@@ -7,9 +7,10 @@ from importlib import resources
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from relabel.run import PUBLISHED
+from relabel.settings import Frozen
 
 Reading = Literal["strict", "with_tools"]
 
@@ -27,11 +28,7 @@ def model_name(model: str) -> str:
     return PUBLISHED[model][1] if model in PUBLISHED else model
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ReadingWords(_Part):
+class ReadingWords(Frozen):
     """What a page says about a band under one reading.
 
     Attributes:
@@ -43,7 +40,7 @@ class ReadingWords(_Part):
     now: tuple[str, ...]
 
 
-class Band(_Part):
+class Band(Frozen):
     """A band of scores.
 
     Attributes:
@@ -59,7 +56,7 @@ class Band(_Part):
     with_tools: ReadingWords
 
 
-class Bands(_Part):
+class Bands(Frozen):
     """All bands, lowest first."""
 
     version: int

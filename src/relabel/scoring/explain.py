@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict
 
 from relabel.errors import DataError
 from relabel.rubric import MEASURES, Measure
@@ -23,6 +22,7 @@ from relabel.scoring.paths import path_in
 from relabel.scoring.ranking import half_up
 from relabel.scoring.table import ScoreTable
 from relabel.scoring.uncertainty import BOUNDED, ESTIMATED
+from relabel.settings import Frozen
 
 _NEAR = 4
 _READING = {True: "exposed", False: "not-exposed"}
@@ -33,11 +33,7 @@ _TAXONOMY: Sequence[tuple[str, Taxonomy]] = (
 )
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Given(_Part):
+class Given(Frozen):
     """A label as it was given, with what it can be traced by."""
 
     setting: str
@@ -48,7 +44,7 @@ class Given(_Part):
     model_returned: str | None
 
 
-class ExplainedTask(_Part):
+class ExplainedTask(Frozen):
     """A task behind a score.
 
     Attributes:
@@ -78,7 +74,7 @@ class ExplainedTask(_Part):
     missing: tuple[str, ...]
 
 
-class ExplainedOccupation(_Part):
+class ExplainedOccupation(Frozen):
     """An O*NET-SOC code behind a score; `share` is its part of the score, the rest its own figures."""
 
     onet_soc_code: str
@@ -92,7 +88,7 @@ class ExplainedOccupation(_Part):
     coverage: float
 
 
-class Link(_Part):
+class Link(Frozen):
     """A link on the way back from the group.
 
     Attributes:
@@ -111,7 +107,7 @@ class Link(_Part):
     share: float | None
 
 
-class Explanation(_Part):
+class Explanation(Frozen):
     """A score and all that it was made from.
 
     Attributes:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from relabel.errors import DataError, UsageError
+from relabel.errors import DataError, UsageError, first_error
 from relabel.run import Run, SourceUse
 from relabel.scoring.epoch import occupation_ratings
 from relabel.scoring.family_figures import FamilyFigures, Inputs
@@ -26,7 +26,7 @@ from relabel.scoring.resilience import CutPoints, load_cut_points, resilience
 from relabel.scoring.similarity import activity_similarity
 from relabel.scoring.table import ScoreTable
 from relabel.scoring.us import us_figures, us_files
-from relabel.settings import asset_dir
+from relabel.settings import Frozen, asset_dir
 from relabel.sources import onet
 from relabel.sources.registry import load_registry
 
@@ -46,7 +46,7 @@ _ONET_ROLES = ("job-zones", "tasks-to-dwas", "dwas")
 _CODE = re.compile(r"\d{2}-\d{4}(\.\d{2})?", re.ASCII)
 
 
-class Family(BaseModel):
+class Family(Frozen):
     """A job family.
 
     Attributes:
@@ -55,8 +55,6 @@ class Family(BaseModel):
         description: What its people do, in a sentence.
         codes: O*NET-SOC codes (`51-4121.00`), or six-digit codes that stand for all of their detailed codes.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     name: str = Field(min_length=1)
@@ -108,13 +106,8 @@ def _parse(path: Path, number: int, entry: object) -> Family:
         return Family.model_validate(entry)
     except ValidationError as error:
         fields = cast("dict[str, Any]", entry) if isinstance(entry, dict) else {}
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        reason = "is missing" if first["type"] == "missing" else first["msg"].removeprefix("Value error, ")
-        raise DataError(
-            f"the job families {path}, entry {fields.get('id', number)!r}: {where + ': ' if where else ''}{reason}; "
-            "correct the file"
-        ) from error
+        about = f"entry {fields.get('id', number)!r}: {first_error(error)}"
+        raise DataError(f"the job families {path}, {about}; correct the file") from error
 
 
 def _check_once(path: Path, families: Sequence[Family]) -> None:

@@ -8,18 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pydantic import BaseModel, ConfigDict
-
 from relabel.run import SourceUse
 from relabel.scoring.columns import ENOUGH
 from relabel.scoring.ranking import CLEAN
+from relabel.settings import Frozen
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ResiliencePart(_Part):
+class ResiliencePart(Frozen):
     """One of the three parts of a resilience score.
 
     Attributes:
@@ -44,7 +39,7 @@ class ResiliencePart(_Part):
     words: str
 
 
-class Resilience(_Part):
+class Resilience(Frozen):
     """A resilience score with all that it follows from.
 
     Attributes:
@@ -69,7 +64,7 @@ class Resilience(_Part):
         return f"{self.so_far} of {self.of}{' so far' if self.score is None else ''}"
 
 
-class Wages(_Part):
+class Wages(Frozen):
     """Pay of one occupation in one year, US dollars a year.
 
     Attributes:
@@ -91,7 +86,7 @@ class Wages(_Part):
     status: str
 
 
-class Outlook(_Part):
+class Outlook(Frozen):
     """Projected employment.
 
     Attributes:
@@ -114,7 +109,7 @@ class Outlook(_Part):
     status: str
 
 
-class Preparation(_Part):
+class Preparation(Frozen):
     """What entry typically takes, in the publishers' words.
 
     Attributes:
@@ -127,7 +122,7 @@ class Preparation(_Part):
     job_zone: int | None
 
 
-class EpochScore(_Part):
+class EpochScore(Frozen):
     """Ratings of human advantage, each 1-5, and their sum, 5-25; of a family the means over its occupations.
 
     Attributes:
@@ -143,7 +138,7 @@ class EpochScore(_Part):
     words: str
 
 
-class Role(_Part):
+class Role(Frozen):
     """An occupation of a family: a row of its table of specialised roles.
 
     Attributes:
@@ -174,7 +169,7 @@ class Role(_Part):
         return self.tasks > 0 and round(self.coverage, CLEAN) < ENOUGH
 
 
-class Responsibility(_Part):
+class Responsibility(Frozen):
     """One of the most important tasks of a family.
 
     Attributes:
@@ -193,7 +188,7 @@ class Responsibility(_Part):
     request_keys: tuple[str, ...]
 
 
-class FamilyExposure(_Part):
+class FamilyExposure(Frozen):
     """Share of a family's tasks that are exposed, under both readings.
 
     Attributes:
@@ -209,7 +204,7 @@ class FamilyExposure(_Part):
     words: str
 
 
-class FamilyPay(_Part):
+class FamilyPay(Frozen):
     """Pay of a family in one year, US dollars a year.
 
     Attributes:
@@ -230,14 +225,14 @@ class FamilyPay(_Part):
     words: str
 
 
-class Level(_Part):
+class Level(Frozen):
     """How much of a family's employment has a level of education, experience, training, or job zone."""
 
     level: str
     share: float
 
 
-class FamilyPreparation(_Part):
+class FamilyPreparation(Frozen):
     """What entry into a family's roles typically takes, by share of its projected employment, largest first."""
 
     education: tuple[Level, ...]
@@ -246,7 +241,7 @@ class FamilyPreparation(_Part):
     job_zones: tuple[Level, ...]
 
 
-class Related(_Part):
+class Related(Frozen):
     """A family or an occupation whose tasks ask for similar activities.
 
     Attributes:
@@ -259,7 +254,7 @@ class Related(_Part):
     similarity: float
 
 
-class FamilyPage(_Part):
+class FamilyPage(Frozen):
     """All that a career page shows about a job family.
 
     Attributes:

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from relabel.errors import DataError
+from relabel.errors import DataError, first_error
 from relabel.scoring.family_page import Resilience, ResiliencePart
-from relabel.settings import asset_dir
+from relabel.settings import Frozen, asset_dir
 
 Reading = Literal["strict", "with-tools"]
 PartId = Literal["low-exposure", "growing-demand", "human-advantage"]
@@ -37,11 +37,7 @@ _MOST_PLACES = 4
 _READINGS: Mapping[Reading, str] = {"strict": "the model alone", "with-tools": "the model with tools"}
 
 
-class _Data(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Cuts(_Data):
+class Cuts(Frozen):
     """Where the points of a part begin; the bounds themselves count."""
 
     one_from: float
@@ -54,7 +50,7 @@ class ExposureCuts(Cuts):
     reading: Reading
 
 
-class CutPoints(_Data):
+class CutPoints(Frozen):
     """Cut-points of the three parts.
 
     Attributes:
@@ -96,10 +92,7 @@ def load_cut_points(path: Path | None = None) -> CutPoints:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"the cut-points {path} are no valid TOML: {error}; correct the file") from error
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        reason = "is missing" if first["type"] == "missing" else first["msg"].removeprefix("Value error, ")
-        raise DataError(f"the cut-points {path}: {where + ': ' if where else ''}{reason}; correct the file") from error
+        raise DataError(f"the cut-points {path}: {first_error(error)}; correct the file") from error
 
 
 def resilience(

@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import pooch
-from pydantic import BaseModel, ConfigDict
 
 from relabel.errors import ChecksumError, DataError, NotAtHandError
-from relabel.settings import settings
+from relabel.settings import Frozen, settings
 from relabel.sources.registry import CopyStatus, Source, SourceFile, get_source, load_registry
 
 __all__ = [
@@ -42,7 +41,7 @@ __all__ = [
 Where = Literal["mirror", "cache", "download"]
 
 
-class Provenance(BaseModel):
+class Provenance(Frozen):
     """What a run has to record about one file that it used.
 
     Attributes:
@@ -57,8 +56,6 @@ class Provenance(BaseModel):
         note: The registry's note on the file.
     """
 
-    model_config = ConfigDict(frozen=True)
-
     source_id: str
     file: str
     release: str
@@ -70,7 +67,7 @@ class Provenance(BaseModel):
     note: str
 
 
-class FileCheck(BaseModel):
+class FileCheck(Frozen):
     """The state of one registered file on this machine.
 
     Attributes:
@@ -87,8 +84,6 @@ class FileCheck(BaseModel):
         message: What is wrong and what to do, or an empty string.
         why: Why fetching it failed, in a few words, or an empty string.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     source_id: str
     file: str

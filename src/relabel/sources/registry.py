@@ -6,17 +6,16 @@ is laid over it, so that a newer release is an entry in a file and not a change 
 
 from __future__ import annotations
 
-import os
 import tomllib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from relabel.errors import DataError
-from relabel.settings import asset_dir
+from relabel.settings import Frozen, asset_dir, settings
 
 CopyStatus = Literal["official", "rebuilt", "derived"]
 DownloadKind = Literal["file", "zip", "page", "none"]
@@ -27,7 +26,7 @@ _Text = Annotated[str, Field(min_length=1)]
 _PlainName = Annotated[str, Field(pattern=r"^[^/\\]*[^/\\.][^/\\]*$", description="a file name without folders")]
 
 
-class SourceFile(BaseModel):
+class SourceFile(Frozen):
     """One file of a source.
 
     Attributes:
@@ -44,7 +43,7 @@ class SourceFile(BaseModel):
         note: What a user of this file must know, or an empty string.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     name: _PlainName
     role: str | None = None
@@ -67,7 +66,7 @@ class SourceFile(BaseModel):
         return self
 
 
-class Source(BaseModel):
+class Source(Frozen):
     """One release of one publisher's data.
 
     Attributes:
@@ -83,7 +82,7 @@ class Source(BaseModel):
         notes: What a user of the source must know, or an empty string.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
     title: _Text
@@ -149,9 +148,7 @@ def load_registry(extra: Path | None = None) -> dict[str, Source]:
     Raises:
         DataError: A file cannot be read, is not TOML, or an entry lacks a key or holds a bad value.
     """
-    named = os.environ.get(EXTRA_VARIABLE)
-    if extra is None and named:
-        extra = Path(named)
+    extra = extra or settings().sources
     built_in = _read(asset_dir("data") / "sources.toml")
     return {**built_in, **(_read(extra) if extra is not None else {})}
 
