@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import io
+import re
 import sys
 import tokenize
 from collections import Counter
@@ -19,6 +20,7 @@ SOURCE = ROOT / "src/relabel"
 MOST_LINES, MOST_MODULES = 25_500, 200
 MOST_FUNCTION_LINES = 80
 LONG_FUNCTIONS = {
+    "evaluation/evaluate.py:evaluate",
     "cli/compare.py:_show_pair",
     "cli/compare.py:compare_runs",
     "cli/compare.py:register",
@@ -37,17 +39,25 @@ LONG_FUNCTIONS = {
 """Commands, whose signatures have an option a line, and what is still to be split; nothing else may be long."""
 
 BANNED: dict[str, set[str]] = {
-    "is no ": {"cli", "evaluation", "labelling", "publishing", "scoring", "sources", "root", "docs"},
-    "to be had": {"cli", "evaluation", "publishing", "scoring", "sources", "docs"},
-    "at hand": {"cli", "evaluation", "publishing", "scoring", "sources", "root", "docs"},
-    " mend": {"cli", "evaluation", "labelling", "sources", "root", "docs"},
-    "asked of": {"cli", "root"},
-    "found out": {"cli", "labelling", "docs"},
-    "nobody": {"cli", "evaluation", "labelling", "scoring", "root", "docs"},
-    "hold against": set(),
-    "held against": {"cli", "evaluation", "docs"},
+    r"(?<!there )\bis no (?!longer|more|less)": {
+        "cli",
+        "evaluation",
+        "labelling",
+        "publishing",
+        "scoring",
+        "rubric.py",
+        "docs",
+    },
+    r"\bto be had\b": {"cli", "evaluation", "publishing", "scoring", "docs"},
+    r"\bat hand\b": {"cli", "evaluation", "publishing", "scoring", "rubric.py", "docs"},
+    r"\bmend": {"cli", "evaluation", "labelling", "rubric.py", "docs"},
+    r"\basked of\b": {"cli", "rubric.py"},
+    r"\bfound out\b": {"cli", "labelling", "docs"},
+    r"\bnobody\b": {"cli", "evaluation", "labelling", "scoring", "rubric.py", "redaction.py", "docs"},
+    r"\bhold against\b": set(),
+    r"\bheld against\b": {"cli", "evaluation", "docs"},
 }
-"""Phrases that are not current English, by the rooms that are still to be reworded."""
+"""Phrases that are not current English, by the rooms and files of the root that are still to be reworded."""
 
 _SKIPPED = {
     tokenize.COMMENT,
@@ -102,11 +112,11 @@ def check_words() -> Iterator[str]:
     for path, parts in sorted(files):
         if path.name == "CHANGELOG.md":
             continue  # it says what was
-        room = parts[0] if len(parts) > 1 else "root"
+        room = parts[0]
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
             for phrase, exempt in BANNED.items():
-                if room not in exempt and phrase in line.lower():
-                    yield f"{path.relative_to(ROOT)}:{number} has {phrase.strip()!r}: write it in current English"
+                if room not in exempt and (found := re.search(phrase, line, re.IGNORECASE)):
+                    yield f"{path.relative_to(ROOT)}:{number} has {found[0].strip()!r}: write it in current English"
 
 
 def main() -> int:

@@ -107,10 +107,10 @@ def test_columns_named_like_the_settings_are_understood(write: Write, tmp_path: 
 def test_a_label_of_another_rubric_is_refused_with_that_rubrics_name(write: Write, tmp_path: Path) -> None:
     path = write(f"{HEAD}\nS001,{A},exposed\n")
     advice = "give --rubric exposure, with --label-column SETTING=COLUMN for strict and for with-tools"
-    with pytest.raises(DataError, match=f"line 2: 'exposed' is no label of the rubric eloundou .*; {advice}"):
+    with pytest.raises(DataError, match=f"line 2: 'exposed' is not a label of the rubric eloundou .*; {advice}"):
         imported(path, tmp_path / "run")
     with pytest.raises(
-        DataError, match=r"'E1' is no label of the rubric exposure .* but one of .*; give --rubric eloundou, or"
+        DataError, match=r"'E1' is not a label of the rubric exposure .* but one of .*; give --rubric eloundou, or"
     ):
         imported(write(f"{HEAD},setting\nS001,{A},E1,strict\n"), tmp_path / "run", "exposure")
 
@@ -139,7 +139,7 @@ def test_two_settings_come_as_lines_or_as_columns(write: Write, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (f"{HEAD}\nS001,{A},E0\nS002,{A},E3\n", "line 3: 'E3' is no label of the rubric eloundou .* --map E3=LABEL"),
+        (f"{HEAD}\nS001,{A},E0\nS002,{A},E3\n", "line 3: 'E3' is not a label of the rubric eloundou .* --map E3=LABEL"),
         (f"{HEAD}\nS001,{A},E0\nS001,{A},E0\n", "line 3 repeats the task S001 of 11-3051.00 .* of line 2"),
         (f"{HEAD}\nS001,{A},\n", "line 2 has no label"),
         (f"{HEAD}\n,{A},E0\n", "line 2 has no task_id"),
@@ -162,7 +162,7 @@ def test_a_wrong_request_is_refused(write: Write, tmp_path: Path) -> None:
     path = write(f"{HEAD}\nS001,{A},exposed\n")
     with pytest.raises(ColumnError, match="no column 'answer'"):
         imported(path, tmp_path / "run", columns=Columns(label="answer"))
-    with pytest.raises(UsageError, match="E9 is no label of the rubric"):
+    with pytest.raises(UsageError, match="E9 is not a label of the rubric"):
         imported(path, tmp_path / "run", mapping={"exposed": "E9"})
     with pytest.raises(UsageError, match="say which one the labels answer with --setting"):
         imported(path, tmp_path / "run", "exposure")

@@ -24,8 +24,8 @@ from run_workshop import a_failure, a_label, a_run
     [
         ("exposure", ("strict", "exposed"), "strict", "maybe", r"the task b of 11-1011\.00 'maybe'"),
         ("exposure", ("strict", "exposed"), "Strict", "exposed", r"task b of .* in the setting 'Strict'"),
-        ("eloundou", ("three-way", "E1"), "three-way", "E3", r"'E3' .* no label of the rubric eloundou \(E1, E2, E0\)"),
-        ("automation", ("automation", "T4"), "automation", "E1", r"'E1' .* no label of the rubric automation"),
+        ("eloundou", ("three-way", "E1"), "three-way", "E3", r"'E3' .* not a label of the rubric eloundou \(E1, E2, E0\)"),
+        ("automation", ("automation", "T4"), "automation", "E1", r"'E1' .* not a label of the rubric automation"),
         ("epoch", ("hope", "5"), "hope", "6", r"the occupation 11-1011\.00 '6' in the setting hope"),
     ],
 )
@@ -129,12 +129,15 @@ def test_the_same_labels_give_the_same_bytes(tmp_path: Path) -> None:
     ("damage", "words"),
     [
         (lambda d: (d / "manifest.json").unlink(), "holds no manifest.json"),
-        (lambda d: (d / "manifest.json").write_text("{"), "is no run manifest"),
-        (lambda d: (d / "manifest.json").write_text("[]"), "is no run manifest .*dictionary"),
-        (lambda d: (d / "manifest.json").write_text("[" * 200_000), "is no run manifest"),
-        (lambda d: (d / "manifest.json").write_bytes(b"\xff"), "is no run manifest"),
-        (lambda d: (d / "manifest.json").write_text("{}"), "is no run manifest .status: is missing"),
-        (lambda d: (d / "manifest.json").write_text('{"format_version": "2"}'), "format_version: is no whole number"),
+        (lambda d: (d / "manifest.json").write_text("{"), "is not a run manifest"),
+        (lambda d: (d / "manifest.json").write_text("[]"), "is not a run manifest .*dictionary"),
+        (lambda d: (d / "manifest.json").write_text("[" * 200_000), "is not a run manifest"),
+        (lambda d: (d / "manifest.json").write_bytes(b"\xff"), "is not a run manifest"),
+        (lambda d: (d / "manifest.json").write_text("{}"), "is not a run manifest .status: is missing"),
+        (
+            lambda d: (d / "manifest.json").write_text('{"format_version": "2"}'),
+            "format_version: is not a whole number",
+        ),
         (lambda d: (d / "manifest.json").write_text(json.dumps({"format_version": 99})), "written by a newer relabel"),
         (lambda d: (d / "labels.parquet").unlink(), "lost its labels.parquet"),
         (lambda d: (d / "labels.parquet").write_bytes(b"PAR1 no"), "is damaged"),

@@ -211,11 +211,11 @@ def import_labels(
 
 def _check_request(rubric: Rubric, setting: str | None, mapping: Mapping[str, str]) -> None:
     if setting is not None and setting not in rubric.settings:
-        raise UsageError(f"{setting} is no setting of the rubric {rubric.id} ({', '.join(rubric.settings)})")
+        raise UsageError(f"{setting} is not a setting of the rubric {rubric.id} ({', '.join(rubric.settings)})")
     for old, new in mapping.items():
         if new not in rubric.labels:
             raise UsageError(
-                f"--map {old}={new}: {new} is no label of the rubric {rubric.id} ({', '.join(rubric.labels)})"
+                f"--map {old}={new}: {new} is not a label of the rubric {rubric.id} ({', '.join(rubric.labels)})"
             )
 
 
@@ -404,7 +404,7 @@ def _label_columns(reading: _Reading) -> tuple[Sequence[tuple[str | None, str]],
         named: list[tuple[str, str]] = []
         for setting, column in wanted.items():
             if setting not in rubric.settings:
-                raise UsageError(f"{setting} is no setting of the rubric {rubric.id} ({', '.join(rubric.settings)})")
+                raise UsageError(f"{setting} is not a setting of the rubric {rubric.id} ({', '.join(rubric.settings)})")
             named.append((setting, _column(reading, f"label {setting}", column) or column))
         return named, None
     untold = wanted is None and reading.setting is None and _column(reading, "label", None) is None
@@ -449,7 +449,9 @@ def _sample(file: Table, line: int, written: str) -> int:
 def _setting(reading: _Reading, line: int, written: str) -> str:
     if written not in reading.rubric.settings:
         known = ", ".join(reading.rubric.settings)
-        raise DataError(f"{reading.file.path} line {line}: {written[:40]!r} is no setting of the rubric; use {known}")
+        raise DataError(
+            f"{reading.file.path} line {line}: {written[:40]!r} is not a setting of the rubric; use {known}"
+        )
     return written
 
 
@@ -463,18 +465,18 @@ def _label(reading: _Reading, line: int, written: str) -> str:
         raise DataError(f"{path} line {line} has no label; fill it or remove the line")
     if written not in rubric.labels:
         known = ", ".join(rubric.labels)
-        # What no shell or option takes as it stands is no label that a mapping could be meant for.
+        # A mapping is suggested only for what a shell takes as it stands.
         plain = re.fullmatch(r"[\w.-]{1,12}", written) is not None
         mapped = f", or say what it stands for with --map {written}=LABEL" if plain else ""
         if other := next((rubric for rubric in _others(reading) if written in rubric.labels), None):
             settings = list(other.settings)
             each = f", with --label-column SETTING=COLUMN for {' and for '.join(settings)}" if len(settings) > 1 else ""
             raise DataError(
-                f"{path} line {line}: {written!r} is no label of the rubric {rubric.id} ({known}) but one of the rubric "
+                f"{path} line {line}: {written!r} is not a label of the rubric {rubric.id} ({known}) but one of the rubric "
                 f"{other.id}; give --rubric {other.id}{each}{mapped}"
             )
         raise DataError(
-            f"{path} line {line}: {written[:40]!r} is no label of the rubric {rubric.id} ({known}); mend the line{mapped}"
+            f"{path} line {line}: {written[:40]!r} is not a label of the rubric {rubric.id} ({known}); correct the line{mapped}"
         )
     return written
 

@@ -171,7 +171,7 @@ class Judgement(Frozen):
 
 
 class InvalidAnswerError(Exception):
-    """An answer is no label. `kind` says which way it failed."""
+    """An answer is not a label. `kind` says which way it failed."""
 
     def __init__(self, kind: FailureKind, reason: str) -> None:
         super().__init__(reason)
@@ -227,7 +227,7 @@ def read_answer(answer: Answer, rubric: Rubric) -> Judgement:
     fence or within prose, as long as there is no other one.
 
     Raises:
-        InvalidAnswerError: The answer is a refusal, was cut or filtered, is no JSON, or does not fit the schema.
+        InvalidAnswerError: The answer is a refusal, was cut or filtered, is not JSON, or does not fit the schema.
     """
     return _judgement(_document(answer), rubric)
 
@@ -511,12 +511,12 @@ def _checked(labels: pd.DataFrame, rubric: Rubric, where: Path | str) -> pd.Data
 def _unknown(row: pd.Series, rubric: Rubric, where: Path | str) -> str:
     setting, unit = row["setting"], _unit(row, rubric)
     if setting in rubric.settings:
-        said = f"labels {unit} {row['label']!r} in the setting {setting}, which is no label"
+        said = f"labels {unit} {row['label']!r} in the setting {setting}, which is not a label"
         known = ", ".join(rubric.labels)
     else:
-        said = f"labels {unit} in the setting {setting!r}, which is no setting"
+        said = f"labels {unit} in the setting {setting!r}, which is not a setting"
         known = ", ".join(rubric.settings)
-    return f"{where} {said} of the rubric {rubric.id} ({known}); mend the file or make the run again"
+    return f"{where} {said} of the rubric {rubric.id} ({known}); fix the file or run the labelling again"
 
 
 def _unit(row: pd.Series, rubric: Rubric) -> str:
@@ -525,4 +525,4 @@ def _unit(row: pd.Series, rubric: Rubric) -> str:
 
 
 def _no_table(where: Path | str, why: str) -> str:
-    return f"{where} is no table of labels: {why}; mend the file or make the run again"
+    return f"{where} is not a label table: {why}; fix the file or run the labelling again"

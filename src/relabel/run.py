@@ -1,6 +1,6 @@
 """A run: the folder of labels that labelling hands to evaluation, scoring and publishing.
 
-    RUN/manifest.json     what was asked of which model, from which sources, with which counts and cost
+    RUN/manifest.json     which model was asked what, from which sources, with which counts and cost
     RUN/labels.parquet    one row a label (`relabel.label.Label`)
     RUN/failures.jsonl    one line a missing label (`relabel.label.Failure`)
 
@@ -227,7 +227,7 @@ def task_sources(ref: str, unit: Unit = "task") -> tuple[SourceUse, ...]:
         path = asset_dir("data") / "sample" / ("tasks.csv" if unit == "task" else "occupations.csv")
         return (SourceUse(source=ref, file=path.name, sha256=fetch.sha256_of(path)),)
     if is_table_file(ref):
-        # By its name alone: the folder is nobody's business, and differs from machine to machine.
+        # By its name alone: the folder is private, and differs from machine to machine.
         return (SourceUse(source=TASK_FILE, file=Path(ref).name, sha256=fetch.sha256_of(Path(ref))),)
     source = registry.get_source(ref)
     if unit == "occupation":
@@ -261,7 +261,7 @@ def _folder_of(ref: str, runs_dir: Path) -> Path:
             if (folder / "manifest.json").is_file():
                 return folder
         if ref and Path(ref).is_dir():
-            raise DataError(f"{ref} holds no manifest.json, so it is no run folder; {advice}")
+            raise DataError(f"{ref} holds no manifest.json, so it is not a run folder; {advice}")
         if ref and Path(ref).is_file():
             if is_table_file(ref):
                 made = runs_dir / Path(ref).stem
@@ -291,7 +291,7 @@ def read_manifest(folder: Path) -> Manifest:
         data = json.loads(path.read_text(encoding="utf-8"))
         version = data.get("format_version", FORMAT_VERSION) if isinstance(data, dict) else FORMAT_VERSION
         if not isinstance(version, int):
-            raise ValueError("format_version: is no whole number")
+            raise ValueError("format_version: is not a whole number")
         if version > FORMAT_VERSION:
             raise DataError(f"{path} was written by a newer relabel (format {version}); update relabel to read it")
         return Manifest.model_validate(data)
@@ -300,7 +300,7 @@ def read_manifest(folder: Path) -> Manifest:
     except (ValueError, RecursionError) as error:
         reason = first_error(error) if isinstance(error, ValidationError) else str(error)
         raise DataError(
-            f"{path} is no run manifest ({reason}); run the labelling again, answers come from the store"
+            f"{path} is not a run manifest ({reason}); run the labelling again, answers come from the store"
         ) from error
 
 

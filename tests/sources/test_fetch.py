@@ -262,7 +262,7 @@ class TestPins:
         workshop.put("s", "t.tsv", CONTENT)
         workshop.put_cached("s", "t.tsv.sha256", b"?")
 
-        with pytest.raises(DataError, match=r"t\.tsv\.sha256 holds no sha256"):
+        with pytest.raises(DataError, match=r"t\.tsv\.sha256 does not hold a sha256"):
             fetch.locate("s", "t.tsv")
 
 
@@ -389,10 +389,10 @@ PAGE = b"<!doctype html><html><title>Access Denied</title></html>"
     [
         ("t.tsv", "", PAGE, "a web page"),
         ("t.xlsx", "wages", PAGE, "a web page"),
-        ("t.xlsx", "wages", b"Error 503", "no xlsx file by its first bytes"),
-        ("t.txt", "tasks", b"Please enable cookies.\n", "no table"),
-        ("t.txt", "tasks", b"Code\tTitle\n1\t2\n", "no table without the column 'Task ID'"),
-        ("t.json", "", b"Too many requests", "no JSON"),
+        ("t.xlsx", "wages", b"Error 503", "not xlsx by its first bytes"),
+        ("t.txt", "tasks", b"Please enable cookies.\n", "not a table"),
+        ("t.txt", "tasks", b"Code\tTitle\n1\t2\n", "not a table with the column 'Task ID'"),
+        ("t.json", "", b"Too many requests", "not JSON"),
     ],
 )
 def test_what_is_no_data_is_neither_kept_nor_pinned(

@@ -155,9 +155,6 @@ def read_isco08_soc2010() -> pd.DataFrame:
         One row a pair of codes, many-to-many, in the order of ISCO-08: `isco08, isco08_title, soc2010, soc2010_title`
         and `part` (bool: only a part of the SOC group belongs there). 1,125 rows; two of them match a three-digit
         ISCO-08 group, 211 and 315.
-
-    Raises:
-        DataError: The file is not to be had, not the registered one, or breaks its schema.
     """
     path = locate_role("bls-isco08-soc2010", "crosswalk")
     columns = {
@@ -177,9 +174,6 @@ def read_soc2010_soc2018() -> pd.DataFrame:
     Returns:
         One row a pair of codes, many-to-many: `soc2010, soc2010_title, soc2018, soc2018_title`; 900 rows. The mark
         `(##)` behind some titles is taken off.
-
-    Raises:
-        DataError: The file is not to be had, not the registered one, or breaks its schema.
     """
     path = locate_role("bls-soc2010-soc2018", "crosswalk")
     columns = {
@@ -206,9 +200,6 @@ def read_projections(release: str = "bls-ep-2024-34") -> pd.DataFrame:
         when top-coded or not given), `median_wage_flag` (`top-coded` or missing), `median_wage_floor_usd` (the
         published bound of a top-coded wage), `education, experience, training` (text; `None` there is the publisher's
         word for "none is needed").
-
-    Raises:
-        DataError: The file is not to be had, not the registered one, or breaks its schema.
     """
     path = locate_role(release, "projections")
     rows = read_rows(path, "Table 1.2")
@@ -283,9 +274,6 @@ def read_wages(release: str = "bls-oews-2024") -> pd.DataFrame:
         `median`, `p75`, `p90` a wage `..._usd` and a `..._flag`; `annual_only, hourly_only` (bool). A flag is
         `top-coded` where the publisher gives only a lower bound, `not-available` where it gives nothing; the wage is
         then missing, never a guess.
-
-    Raises:
-        DataError: The file is not to be had, not the registered one, or breaks its schema.
     """
     path = locate_role(release, "wages")
     columns = {
@@ -320,9 +308,6 @@ def read_wage_cap(release: str = "bls-oews-2024") -> float:
 
     Returns:
         US dollars a year, from the workbook's own description of its marks; 239,200 in May 2023 and May 2024.
-
-    Raises:
-        DataError: The file is not to be had, not the registered one, or does not say it.
     """
     path = locate_role(release, "wages")
     for row in read_rows(path, "Field Descriptions"):

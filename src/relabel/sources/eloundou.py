@@ -63,9 +63,6 @@ def read_labels() -> pd.DataFrame:
         One row a task, 19,265 of 923 O*NET-SOC 2019 codes: `task_id, onet_soc_code, title, text, task_type` (`Core`,
         `Supplemental`, missing for 1,312), and the labels `gpt4` (published), `gpt4_alt` (a second wording of the
         rubric) and `human` (annotators, aggregated), each `E0`, `E1` or `E2`.
-
-    Raises:
-        DataError: The file is not to be had, not the registered one, or breaks its schema.
     """
     path = locate_role(SOURCE, "labels")
     columns = _TASK | {"gpt4_exposure": "gpt4", "gpt4_exposure_alt_rubric": "gpt4_alt", "human_exposure_agg": "human"}
@@ -78,9 +75,6 @@ def read_automation() -> pd.DataFrame:
     Returns:
         One row a task, 19,265: `task_id, onet_soc_code, title, text, task_type`, and the labels `gpt4` and `human`;
         people labelled 100 tasks only, elsewhere `human` is missing.
-
-    Raises:
-        DataError: The file is not to be had, not the registered one, or breaks its schema.
     """
     path = locate_role(SOURCE, "automation-labels")
     columns = _TASK | {"gpt4_automation": "gpt4", "human_automation": "human"}
@@ -94,9 +88,6 @@ def read_occupations() -> pd.DataFrame:
     Returns:
         One row a code, 923: `onet_soc_code, title, gpt4_alpha, gpt4_beta, gpt4_gamma, human_alpha, human_beta,
         human_gamma`, shares from 0 to 1; the file calls GPT-4's scores `dv_rating_*`.
-
-    Raises:
-        DataError: The file is not to be had, not the registered one, or breaks its schema.
     """
     path = locate_role(SOURCE, "occupation-scores")
     published = {name: name.replace("gpt4", "dv_rating").replace("human", "human_rating") for name in _SCORES}

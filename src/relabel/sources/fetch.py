@@ -77,8 +77,8 @@ class FileCheck(Frozen):
         where: Where it was found or came from; None when missing.
         path: Its path; None when missing.
         wanted: The sha256 that was asked for; None where it is not known yet.
-        found: The sha256 of the file at hand; None when there is none.
-        copy_status: What the copy at hand is; when missing, what the registry lists.
+        found: The sha256 of the file found; None when there is none.
+        copy_status: What the copy found is; when missing, what the registry lists.
         can_fetch: Whether the official file can be fetched automatically.
         pinned: Whether the checksum was pinned at first use, because the registry has none.
         message: What is wrong and what to do, or an empty string.
@@ -110,8 +110,8 @@ def locate(source_id: str, file: str) -> Path:
         Path of a file whose checksum is the registered or pinned one.
 
     Raises:
-        ChecksumError: The file at hand is changed, cut or another one.
-        DataError: There is no such source or file, it cannot be read, or it is not to be had automatically.
+        ChecksumError: The file found is changed, cut or another one.
+        DataError: There is no such source or file, it cannot be read, or it cannot be fetched automatically.
     """
     source = get_source(source_id)
     return _resolve(source, source.file(file))[0]
@@ -146,7 +146,7 @@ def is_here(source_id: str, role: str) -> bool:
 
 
 def verify(source_ids: Iterable[str] | None = None) -> list[FileCheck]:
-    """Check every file at hand against the registry; fetches nothing, but pins what is registered without checksum.
+    """Check every file that is here against the registry; fetches nothing, but pins what is registered without checksum.
 
     Args:
         source_ids: Sources to check; by default all.
@@ -205,7 +205,7 @@ def pull(
             damaged = check.state == "mismatch" and check.where == "cache"
             if check.can_fetch and (check.state == "missing" or damaged):
                 url = entry.url or ""
-                if (first := failed.get(url)) is not None:  # an archive of several files that is not to be had
+                if (first := failed.get(url)) is not None:  # an archive of several files that cannot be fetched
                     message = first.message.replace(f"{first.source_id}/{first.file}", f"{source.id}/{entry.name}", 1)
                     done.append(check.model_copy(update={"message": message, "why": first.why}))
                     continue
@@ -258,7 +258,7 @@ def _resolve(source: Source, entry: SourceFile) -> tuple[Path, Where, str, CopyS
 
 
 def _accept(source: Source, entry: SourceFile, path: Path, where: Where) -> tuple[str, CopyStatus]:
-    """Compare a file at hand with the registry and the pin; returns its sha256 and what kind of copy it is."""
+    """Compare a file with the registry and the pin; returns its sha256 and what kind of copy it is."""
     found = sha256_of(path)
     if found == entry.sha256:
         return found, entry.copy_status
@@ -358,7 +358,7 @@ def is_pinned_kind(entry: SourceFile) -> bool:
 
 
 def how_to_get(source: Source, entry: SourceFile) -> str:
-    """One clause that says how a missing file is to be had."""
+    """One clause that says how a missing file can be obtained."""
     place = f"{source.id}/{entry.name}"
     if entry.download in ("file", "zip"):
         return f"set RELABEL_DATA_MIRROR to a folder that holds {place}, or run `relabel data pull {source.id}`"
@@ -395,8 +395,8 @@ def download(source: Source, entry: SourceFile) -> Path:
 
     Raises:
         ChecksumError: The publisher sent another file.
-        NotAtHandError: The file is not to be had automatically, or the download failed.
-        DataError: What was sent is no archive, or lacks the file.
+        NotAtHandError: The file cannot be fetched automatically, or the download failed.
+        DataError: What was sent is not an archive, or lacks the file.
     """
     if entry.url is None or entry.download in ("page", "none"):
         raise NotAtHandError(f"{source.id}/{entry.name} {_why_not(entry)}; {how_to_get(source, entry)}")
@@ -463,7 +463,7 @@ def _unpack(source: Source, entry: SourceFile, archive: Path) -> None:
         raise NotAtHandError(
             f"{source.id}/{entry.name} could not be fetched: what {entry.url} sent is not a readable zip archive ({error}); "
             "try again later",
-            why="what came is no zip archive",
+            why="the reply is not a zip archive",
         ) from error
     if refused is not None:
         raise refused
@@ -530,7 +530,7 @@ def read_pin(source: Source, entry: SourceFile) -> str | None:
     except OSError as error:
         raise DataError(f"the pin {path} cannot be read ({error.strerror}); check its permissions") from error
     if not words or len(words[0]) != 64:
-        raise DataError(f"the pin {path} holds no sha256; delete it and run `relabel data pull {source.id}`")
+        raise DataError(f"the pin {path} does not hold a sha256; delete it and run `relabel data pull {source.id}`")
     return words[0]
 
 
@@ -570,18 +570,18 @@ def _require_data(entry: SourceFile, path: Path, came_from: str) -> None:
     if head[:1] == b"<" and suffix not in (".html", ".htm", ".xml"):
         problem = "a web page"
     elif suffix in _BINARY and not head.startswith(_BINARY[suffix]):
-        problem = f"no {suffix[1:]} file by its first bytes"
+        problem = f"not {suffix[1:]} by its first bytes"
     elif suffix == ".json" and head[:1] not in b"{[":
-        problem = "no JSON by its first character"
+        problem = "not JSON by its first character"
     elif suffix in _TEXT:
         line = head.splitlines()[0].decode("utf-8", "replace") if head else ""
         columns = [_bare(cell) for cell in re.split("[\t,;]", line)]
         lacks = [name for name in _HEADS.get(entry.role or "", ()) if _bare(name) not in columns]
         if b"\0" in start:
-            problem = "no text"
+            problem = "not text"
         elif len(columns) < 2 or lacks:
-            missing = f" without the column {lacks[0]!r}" if lacks else ""
-            problem = f"no table{missing} (its first line is {line[:60]!r})"
+            missing = f" with the column {lacks[0]!r}" if lacks else ""
+            problem = f"not a table{missing} (its first line is {line[:60]!r})"
     if problem:
         raise DataError(
             f"what {came_from} gave for {entry.name} is {problem}; nothing was kept or pinned: open the address in a browser, correct "

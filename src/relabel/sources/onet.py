@@ -86,9 +86,6 @@ def read_tasks(release: str = "onet-30.2") -> pd.DataFrame:
         One row a task, in the order of the release: `task_id, onet_soc_code, title, text, task_type` (`Core`,
         `Supplemental`, or missing) and `importance` (float, 1 to 5; missing where the task is not rated or the release
         is registered without ratings). 30.2 and 29.1 have 18,796 tasks of 923 codes each.
-
-    Raises:
-        DataError: A file is not to be had, not the registered one, or breaks its schema.
     """
     path = locate_role(release, "tasks")
     columns = {"Task ID": "task_id", "O*NET-SOC Code": "onet_soc_code", "Task": "text", "Task Type": "task_type"}
@@ -111,9 +108,6 @@ def read_importance(release: str = "onet-30.2") -> pd.DataFrame:
 
     Returns:
         One row a rated task: `onet_soc_code, task_id, importance` (float, 1 to 5).
-
-    Raises:
-        DataError: The file is not to be had, not the registered one, or breaks its schema.
     """
     path = locate_role(release, "task-ratings")
     columns = {
@@ -140,9 +134,6 @@ def read_emerging_tasks(release: str = "onet-30.2") -> pd.DataFrame:
     Returns:
         One row a task: `onet_soc_code, title, text, category` (`New` or `Revision`), `original_task_id` and
         `original_text` (missing for new ones), `date` (MM/YYYY), `domain_source`. 328 rows in 30.2, 240 in 29.1.
-
-    Raises:
-        DataError: A file is not to be had, not the registered one, or breaks its schema.
     """
     path = locate_role(release, "emerging-tasks")
     columns = {
@@ -169,9 +160,6 @@ def read_occupations(release: str = "onet-30.2") -> pd.DataFrame:
 
     Returns:
         One row a code: `onet_soc_code, title, description`; 1,016 rows.
-
-    Raises:
-        DataError: The file is not to be had, not the registered one, or breaks its schema.
     """
     path = locate_role(release, "occupations")
     columns = {"O*NET-SOC Code": "onet_soc_code", "Title": "title", "Description": "description"}
@@ -186,9 +174,6 @@ def read_job_zones(release: str = "onet-30.2") -> pd.DataFrame:
 
     Returns:
         One row a code: `onet_soc_code, job_zone` (int, 1 little to 5 extensive preparation); 923 rows.
-
-    Raises:
-        DataError: The file is not to be had, not the registered one, or breaks its schema.
     """
     path = locate_role(release, "job-zones")
     zones = read_columns(path, {"O*NET-SOC Code": "onet_soc_code", "Job Zone": "job_zone"})
@@ -204,9 +189,6 @@ def read_dwas(release: str = "onet-30.2") -> pd.DataFrame:
 
     Returns:
         One row a task and activity: `task_id, onet_soc_code, dwa_id, dwa_title`; 23,850 rows in 30.2.
-
-    Raises:
-        DataError: A file is not to be had, not the registered one, or breaks its schema.
     """
     path = locate_role(release, "tasks-to-dwas")
     columns = {"Task ID": "task_id", "O*NET-SOC Code": "onet_soc_code", "DWA ID": "dwa_id"}
@@ -222,9 +204,6 @@ def read_onet_to_soc2018() -> pd.DataFrame:
 
     Returns:
         One row an O*NET-SOC 2019 code: `onet_soc_code, title, soc2018, soc2018_title`; 1,016 rows.
-
-    Raises:
-        DataError: The file is not to be had, not the registered one, or breaks its schema.
     """
     path = locate_role("onet-taxonomy", "2019-to-soc2018")
     columns = {

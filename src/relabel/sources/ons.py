@@ -99,9 +99,6 @@ def read_coding_index(release: str = "ons-soc2020") -> pd.DataFrame:
         `isco08, job_title` (natural word order), `index_entry` (reverse word order), `additional, industry` (qualifying
         terms), `see` (reference), `default` (code of a default entry). Codes are missing where the index only refers to
         another entry (`}}}}`): SOC 2020 in 231 rows, ISCO-08 in 234.
-
-    Raises:
-        DataError: The file is not to be had, not the registered one, or breaks its schema.
     """
     path = locate_role(release, "coding-index")
     columns = {
@@ -135,9 +132,6 @@ def read_groups(release: str = "ons-soc2020") -> pd.DataFrame:
     Returns:
         One row a group, 551 (9 major, 26 sub-major, 104 minor, 412 unit): `soc2020` (1 to 4 digits), `level` (`major`,
         `sub-major`, `minor`, `unit`), `title, description, tasks, job_titles` (lines; unit groups only).
-
-    Raises:
-        DataError: The file is not to be had, not the registered one, or breaks its schema.
     """
     path = locate_role(release, "unit-groups")
     codes = {
@@ -172,9 +166,6 @@ def read_unit_groups(release: str = "ons-soc2020") -> pd.DataFrame:
     Returns:
         One row a unit group, 412, in the order of the codes: `soc2020` (four digits), `title, description, tasks,
         job_titles` (lines).
-
-    Raises:
-        DataError: As `read_groups`.
     """
     groups = read_groups(release)
     return groups[groups["level"] == "unit"].drop(columns="level").reset_index(drop=True)
@@ -194,9 +185,6 @@ def read_ashe(release: str = "ons-ashe-2024") -> pd.DataFrame:
         `disclosive`, `not-applicable`, `nil-or-negligible`), `STEM_cv` (coefficient of variation in percent) and
         `STEM_quality` (`precise` up to 5 %, `reasonably precise` up to 10 %, `acceptable` up to 20 %, else
         `unreliable`), where STEM is `jobs`, `median`, `mean`, `p10` ... The publisher calls jobs indicative only.
-
-    Raises:
-        DataError: A file is not to be had, not the registered one, or breaks its schema.
     """
     path = locate_role(release, "pay")
     pay = _ashe_table(path)
@@ -231,10 +219,6 @@ def read_ashe_medians(release: str = "ons-ashe-2025-medians") -> pd.DataFrame:
     Returns:
         One row a unit group of SOC 2020, 412: `soc2020, title, p25_pay_gbp, median_pay_gbp, p75_pay_gbp` (pounds a
         year, missing where withheld; the median in 49 rows).
-
-    Raises:
-        DataError: The file is not to be had (it can only come from a mirror), not the registered one, or breaks its
-            schema.
     """
     path = locate_role(release, "quartiles")
     names = {"description": "title", "p25": "p25_pay_gbp", "p50": "median_pay_gbp", "p75": "p75_pay_gbp"}

@@ -453,7 +453,7 @@ def locate_role(source_id: str, role: str) -> Path:
     """The verified path of the file that plays a role in a source.
 
     Raises:
-        DataError: The source or the role is unknown, or the file is not to be had or not the registered one.
+        DataError: The source or the role is unknown, or the file is missing or not the registered one.
     """
     return locate(source_id, get_source(source_id).with_role(role).name)
 
