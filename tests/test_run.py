@@ -24,7 +24,13 @@ from run_workshop import a_failure, a_label, a_run
     [
         ("exposure", ("strict", "exposed"), "strict", "maybe", r"the task b of 11-1011\.00 'maybe'"),
         ("exposure", ("strict", "exposed"), "Strict", "exposed", r"task b of .* in the setting 'Strict'"),
-        ("eloundou", ("three-way", "E1"), "three-way", "E3", r"'E3' .* not a label of the rubric eloundou \(E1, E2, E0\)"),
+        (
+            "eloundou",
+            ("three-way", "E1"),
+            "three-way",
+            "E3",
+            r"'E3' .* not a label of the rubric eloundou \(E1, E2, E0\)",
+        ),
         ("automation", ("automation", "T4"), "automation", "E1", r"'E1' .* not a label of the rubric automation"),
         ("epoch", ("hope", "5"), "hope", "6", r"the occupation 11-1011\.00 '6' in the setting hope"),
     ],

@@ -210,6 +210,7 @@ def test_a_pay_file_declares_its_units_by_its_columns(
             "479000,52885",
             "no column 'median_pay_gbp' .* convert other units and currencies",
         ),
+        ("employees,Median (€)", "479000,52885", "in €; convert it to pounds a year"),
         ("employees,median_hourly_pay_gbp", "479000,26", "no column 'median_pay_gbp'"),
         ("jobs,employees_thousands,median_pay_gbp", "479,479,52885", "jobs and employees_thousands"),
     ],

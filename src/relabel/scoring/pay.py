@@ -279,6 +279,8 @@ def _unit(file: Table, column: str, units: Sequence[_Unit]) -> tuple[_Unit, str]
         names = ", ".join(unit.names[0] for unit in units)
         advice = f"name it by its unit: {names}; convert other units and currencies first"
         raise ColumnError(file.path, column, file.header, advice=advice)
+    if foreign := re.search(r"[$€¥]|\b(usd|eur)\b", found[0][1], re.IGNORECASE):
+        raise DataError(f"{file.path}: the column {found[0][1]!r} is in {foreign[0]}; convert it to pounds a year")
     return found[0]
 
 
