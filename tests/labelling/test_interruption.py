@@ -36,6 +36,7 @@ from relabel.labelling.prompt import Prompt, load_prompt
 from relabel.labelling.request import Planned, Request
 from relabel.labelling.running import run_job
 from relabel.labelling.store import Store
+from relabel.redaction import clean
 from relabel.run import open_run
 from server import FakeProvider, Reply, Seen, chat, judged, provider, refused
 from workshop import KEY, FakeTime, label_all, make_job, no_sleep
@@ -554,5 +555,5 @@ def test_json_events_are_one_document_a_line(capsys: pytest.CaptureFixture[str])
 async def test_a_key_in_an_engine_never_shows(store: Store) -> None:
     engine = OnlineEngine("http://user:pw@localhost:1/v1", SecretStr(KEY), None, sleep=no_sleep)
     assert KEY not in repr(engine)
-    assert engine.redact(f"x {KEY} y sk-other-0123456789") == "x [key] y [key]"
+    assert clean(f"x {KEY} y sk-other-0123456789") == "x [key] y [key]"
     await engine.close()
