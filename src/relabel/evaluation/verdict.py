@@ -12,7 +12,7 @@ FEW_TASKS = 400
 NO_AGREEMENT = 0.05
 """A kappa up to this is taken as no agreement beyond chance."""
 CLEAR = 2.0
-"""Standard errors by which accuracies must differ to be told apart."""
+"""Standard errors by which accuracies must differ to be told apart, where there are no intervals."""
 EMBEDDED = "local"
 """Name of the embedded model."""
 SELECTED = (
@@ -190,10 +190,13 @@ def _setting(found: SettingMetrics, majority: MajorityClass) -> str:
         beyond = f"no agreement beyond chance (kappa {figure(kappa)}, {n})"
     else:
         beyond = f"agreement beyond chance is {strength(kappa)} (kappa {figure(kappa)}, {n})"
-    noise = None if majority.difference_se is None else CLEAR * majority.difference_se
-    if noise is not None and majority.difference > noise:
+    bounds = majority.ci95.get("difference")
+    if bounds is None and majority.difference_se is not None:  # no intervals were asked for
+        reach = CLEAR * majority.difference_se
+        bounds = majority.difference - reach, majority.difference + reach
+    if bounds is not None and bounds[0] > 0:
         return f"better than {always} (accuracy {against}); {beyond}"
-    if noise is not None and majority.difference < -noise:
+    if bounds is not None and bounds[1] < 0:
         return f"in accuracy worse than {always} ({against}); {beyond}"
     tasks = f"{found.n:,} task{'' if found.n == 1 else 's'}"
     return f"cannot be told from {always} on {tasks} (accuracy {against}); {beyond}"
