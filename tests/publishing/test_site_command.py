@@ -14,7 +14,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from relabel.cli import export, site
+from relabel.cli import export
 from relabel.errors import UsageError
 
 
@@ -23,7 +23,6 @@ def app() -> typer.Typer:
     made = typer.Typer(pretty_exceptions_enable=False)
     made.callback()(lambda: None)
     export.register(made)
-    site.register(made)
     return made
 
 

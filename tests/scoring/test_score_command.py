@@ -185,7 +185,7 @@ def test_scoring_imports_no_neighbour_and_no_terminal() -> None:
     ("options", "said"),
     [
         ("--links equal", "the sample has a bridge of its own, without links"),
-        ("--seed 3", "--seed shapes intervals; give --draws 1000 too"),
+        ("--seed 3", "--seed shapes intervals and has no effect without --draws"),
         ("--noise repeats", "--noise shapes intervals"),
         ("--gold sample", "--gold shapes intervals"),
         ("--rater sample", "--rater shapes intervals"),

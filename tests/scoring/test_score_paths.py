@@ -1,4 +1,4 @@
-"""The path of one code over a bridge, and `relabel bridge`."""
+"""The path of one code over a bridge, and `relabel explain CODE --path`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from relabel.cli import bridge as command
+from relabel.cli import explain as command
 from relabel.errors import DataError, UsageError
 from relabel.run import open_run
 from relabel.scoring.options import Links
@@ -52,11 +52,11 @@ def test_an_unknown_code_is_a_data_error_that_shows_what_codes_look_like() -> No
 
 
 def test_the_command_shows_the_path_and_prints_json(app: typer.Typer) -> None:
-    shown = CliRunner().invoke(app, ["bridge", "2134", "--tasks", "sample"])
+    shown = CliRunner().invoke(app, ["explain", "2134", "--path", "--tasks", "sample"])
     assert shown.exit_code == 0, shown.output
     assert "back to O*NET-SOC 2019" in shown.output
     assert "71.1%" in shown.output
-    document = json.loads(CliRunner().invoke(app, ["bridge", "2134", "--tasks", "sample", "--json"]).stdout)
+    document = json.loads(CliRunner().invoke(app, ["explain", "2134", "--path", "--tasks", "sample", "--json"]).stdout)
     assert {row["code"] for row in document["back"]} == {"15-1252.00", "15-1254.00"}
     assert [row["weight"] for row in document["back"]] == [0.711, 0.289]
 
@@ -74,7 +74,7 @@ def test_the_command_shows_the_path_and_prints_json(app: typer.Typer) -> None:
 )
 def test_a_choice_without_effect_on_the_path_is_refused(app: typer.Typer, words: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        CliRunner().invoke(app, ["bridge", *words.split()], catch_exceptions=False)
+        CliRunner().invoke(app, ["explain", *words.split(), "--path"], catch_exceptions=False)
 
 
 @pytest.mark.mirror

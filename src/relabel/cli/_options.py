@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from relabel.errors import DataError, NotAtHandError, UsageError
-from relabel.scoring.options import Links, Method, Taxonomy, Unrated, Weights
+from relabel.scoring.options import Links, Method, Repeats, Taxonomy, Unrated, Wage, Weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -148,6 +148,31 @@ Pay = Annotated[
         "--pay",
         help="ons-ashe-2024 (the default), ons-ashe-2025-medians, a source of your own with the role pay, or FILE.csv; uk-soc2020 only.",
     ),
+]
+
+
+OwnBridge = Annotated[
+    str | None,
+    typer.Option(
+        "--bridge",
+        metavar="FILE",
+        help="Your own mapping of O*NET-SOC to UK SOC 2020 (CSV or Excel: codes, perhaps weights).",
+    ),
+]
+RepeatsRule = Annotated[
+    Repeats,
+    typer.Option("--repeats", help="Value of a task with several samples: their mean, or the most frequent label's."),
+]
+WageOf = Annotated[Wage, typer.Option("--wage", help="Pay that wage exposure is made of; uk-soc2020 only.")]
+Spread = Annotated[
+    bool,
+    typer.Option(
+        "--spread", help="Add the lowest and highest score over several bridges, and add that to the intervals."
+    ),
+]
+GoldRun = Annotated[
+    str | None,
+    typer.Option("--gold", metavar="RUN", help="Estimate what these labels would give, with intervals."),
 ]
 
 

@@ -15,7 +15,6 @@ import typer
 
 from relabel.cli import (
     batch,
-    bridge,
     career,
     compare,
     data,
@@ -28,7 +27,6 @@ from relabel.cli import (
     rubric,
     run,
     score,
-    site,
 )
 from relabel.cli.terminal import lost_output, open_streams
 from relabel.redaction import clean
@@ -76,10 +74,8 @@ compare.register(app)
 review.register(app)
 score.register(app)
 explain.register(app)
-bridge.register(app)
 career.register(app)
 export.register(app)
-site.register(app)
 app.command("answers")(data.answers)
 app.add_typer(data.app, name="data")
 app.add_typer(import_.tasks_app, name="tasks")

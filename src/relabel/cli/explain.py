@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relabel.cli._options import AsJson, OutJson, give_json, require_file
+from relabel.cli import _options as o
 from relabel.cli._render import row, wrapped
-from relabel.scoring.options import Choices, Links, Method, Repeats, Taxonomy, Unrated, Weights
+from relabel.errors import UsageError
+from relabel.scoring.options import Choices, Links, Method, Taxonomy
 
 if TYPE_CHECKING:
     from relabel.scoring.explain import ExplainedTask, Explanation
+    from relabel.scoring.paths import Path as BridgePath
+
+_ELSEWHERE = 3
+_TITLE = 44
 
 
 def register(app: typer.Typer) -> None:
@@ -21,53 +27,63 @@ def register(app: typer.Typer) -> None:
 
 def explain(
     ctx: typer.Context,
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, a name under runs/, or a published set.")],
+    run: o.RunArg,
     code: Annotated[
-        str, typer.Argument(metavar="CODE", help="Such as 1121 (UK SOC 2020), 11-1011 (SOC 2018), 11-1011.00 (O*NET).")
-    ],
+        str | None,
+        typer.Argument(metavar="CODE", help="Such as 1121 (UK SOC 2020), 11-1011 (SOC 2018), 11-1011.00 (O*NET)."),
+    ] = None,
     *,
     taxonomy: Annotated[
         Taxonomy | None, typer.Option(help="Classification of the code; by default what its form says, 1121 is UK SOC.")
     ] = None,
-    method: Annotated[Method, typer.Option(help="As for `relabel score`.")] = "bridge",
-    weights: Annotated[Weights, typer.Option(help="As for `relabel score`.")] = "importance",
-    links: Annotated[Links | None, typer.Option(help="As for `relabel score`.")] = None,
-    unrated: Annotated[Unrated | None, typer.Option(help="As for `relabel score`.")] = None,
-    tasks: Annotated[str | None, typer.Option(help="As for `relabel score`.")] = None,
-    pay: Annotated[str | None, typer.Option(help="As for `relabel score`.")] = None,
-    bridge: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE", help="Your own mapping of O*NET-SOC to UK SOC 2020 (CSV or Excel: codes, perhaps weights)."
-        ),
-    ] = None,
-    repeats: Annotated[
-        Repeats, typer.Option(help="Value of a task with several samples: their mean, or the most frequent label's.")
-    ] = "mean",
-    gold: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Estimate what these labels would give, with intervals.")
-    ] = None,
+    method: o.ScoreMethod = "bridge",
+    weights: o.TaskWeights = "importance",
+    links: o.BridgeLinks = None,
+    unrated: o.UnratedTasks = None,
+    tasks: o.ScoreTasks = None,
+    pay: o.Pay = None,
+    bridge: o.OwnBridge = None,
+    repeats: o.RepeatsRule = "mean",
+    gold: o.GoldRun = None,
     rater: Annotated[
         list[str] | None, typer.Option(metavar="RUN", help="Another rater, for the intervals; may be repeated.")
     ] = None,
     draws: Annotated[int, typer.Option(help="Draws of label noise behind the intervals; 0 for none.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     show: Annotated[int, typer.Option(min=0, help="Number of tasks to show; --json has all.")] = 10,
-    as_json: AsJson = False,
-    out: OutJson = None,
+    path: Annotated[
+        bool,
+        typer.Option("--path", help="Show only the way of the code over the bridge, forward and back; needs no RUN."),
+    ] = False,
+    as_json: o.AsJson = False,
+    out: o.OutJson = None,
 ) -> None:
     """Explain a score: the way of its codes, its tasks with label, reason and key, and what each could change."""
-    from relabel.cli._options import reject_ineffective_options
     from relabel.run import open_run
     from relabel.scoring.explain import explain, taxonomy_of
     from relabel.scoring.score import score_by
     from relabel.scoring.uncertainty import with_intervals
 
+    o.require_file(out, "--out", make_folder=True)
+    if path:
+        idle = ("weights", "unrated", "pay", "bridge", "repeats", "gold", "rater", "draws", "seed", "show")
+        o.reject_ineffective_options(ctx, "has no effect with --path; remove it", *idle)
+        _show_bridge(
+            code or run, method, taxonomy or "uk-soc2020", links, tasks or "onet-30.2", out=out, as_json=as_json
+        )
+        return
+    if code is None:
+        raise UsageError("give a RUN and a CODE; for the way of a code over the bridge alone, a CODE and --path")
     if not draws:
-        reject_ineffective_options(ctx, "shapes intervals; leave it out, or give --draws 1000", "seed", "gold", "rater")
+        o.reject_ineffective_options(
+            ctx,
+            "shapes intervals and has no effect without --draws; add --draws 1000 or remove it",
+            "seed",
+            "gold",
+            "rater",
+        )
     if as_json:
-        reject_ineffective_options(ctx, "has no effect with --json, which prints all tasks; remove it", "show")
-    require_file(out, "--out", make_folder=True)
+        o.reject_ineffective_options(ctx, "has no effect with --json, which prints all tasks; remove it", "show")
     chosen = taxonomy or taxonomy_of(code) or "uk-soc2020"
     choices = Choices(
         method=method,
@@ -87,7 +103,7 @@ def explain(
         known = None if gold is None else open_run(gold)
         table = with_intervals(table, opened, gold=known, raters=others, draws=draws, seed=seed)
     explained = explain(table, opened, code)
-    if not give_json(explained, out=out, as_json=as_json):
+    if not o.give_json(explained, out=out, as_json=as_json):
         _show(explained, show)
 
 
@@ -197,3 +213,73 @@ def _show_task(task: ExplainedTask, explained: Explanation) -> None:
 
 def _wrapped(text: str, *, indent: int = 0) -> None:
     typer.echo(wrapped(text, indent=indent))
+
+
+def _show_bridge(
+    unit: str,
+    method: Method,
+    taxonomy: Taxonomy,
+    links: Links | None,
+    tasks: str,
+    *,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Show which O*NET-SOC codes stand for a group and by which way, or where an O*NET-SOC code leads."""
+    from relabel.scoring.files import json_bytes
+    from relabel.scoring.options import ONE_WAY, SAMPLE
+    from relabel.scoring.paths import find_path
+
+    if method == "site-2026" and (taxonomy in ONE_WAY or tasks == SAMPLE):
+        where = "over the sample" if tasks == SAMPLE else f"to {taxonomy}"
+        raise UsageError(f"there is one way only {where}, the same by every method; remove --method")
+    path = find_path(unit, method=method, taxonomy=taxonomy, links=links, tasks=tasks)
+    if o.give_json(json_bytes(path.describe()), out=out, as_json=as_json):
+        return
+    from relabel.scoring.options import SYSTEM_NAMES
+
+    typer.echo(wrapped(f"{SYSTEM_NAMES[path.system]} {path.code} {path.title}"))
+    if path.system == path.bridge.target:
+        _show_back(path)
+        _show_others(path)
+    else:
+        _show_forward(path)
+
+
+def _show_back(path: BridgePath) -> None:
+    from relabel.scoring.options import SYSTEM_NAMES
+
+    if path.borrowed:
+        typer.echo(wrapped("no task statements lead here; it borrows from the other codes of the same SOC broad group"))
+    for step in reversed(path.bridge.steps):
+        links = path.back[path.back["system"] == step.source]
+        typer.echo("\n" + wrapped(f"back to {SYSTEM_NAMES[step.source]}: {step.origin}"))
+        typer.echo(f"{'code':<11}{'share':>8}  {'for':<11}{'weight':>10}{'part':>8}  title")
+        for link in links.to_dict("records"):
+            part = f"{link['part']:.1%}" if link["with_tasks"] else "-"
+            share = f"{link['share']:.1%}" if link["with_tasks"] else "no tasks"
+            cells = f"{link['code']:<11}{share:>8}  {link['target']:<11}{link['weight']:>10,.4g}{part:>8}  "
+            typer.echo(row(cells, str(link["title"])))
+
+
+def _show_others(path: BridgePath) -> None:
+    typer.echo("\nforward: what its O*NET-SOC codes count here, and most elsewhere")
+    for code, rows in sorted(path.forward.groupby("onet_soc_code"), key=lambda x: -float(x[1]["share"].iloc[0])):
+        others = [f"{other['code']} {other['share']:.0%}" for other in rows.iloc[1 : 1 + _ELSEWHERE].to_dict("records")]
+        more = f" and {len(rows) - 1 - _ELSEWHERE} more" if len(rows) - 1 > _ELSEWHERE else ""
+        first = rows.iloc[0]
+        elsewhere = f"; in {', '.join(others)}{more}" if others else ""
+        said = wrapped(f"{str(first['onet_soc_title'])[:_TITLE]}{elsewhere}", indent=21, hang=2).lstrip()
+        typer.echo(f"{code:<11}{first['share']:>8.1%}  {said}")
+
+
+def _show_forward(path: BridgePath) -> None:
+    from relabel.scoring.options import SYSTEM_NAMES
+
+    if path.forward.empty:
+        typer.echo("it has no task statements, or leads nowhere")
+    for step in path.bridge.steps:
+        rows = path.forward[path.forward["system"] == step.target]
+        typer.echo(f"\nforward to {SYSTEM_NAMES[step.target]}")
+        for led in rows.sort_values(["share", "code"], ascending=[False, True]).to_dict("records"):
+            typer.echo(row(f"{led['code']:<11}{led['share']:>8.1%}  ", str(led["title"])))

@@ -1,4 +1,4 @@
-"""`relabel export`: tables and pages for a site, from a run's labels."""
+"""`relabel export`: tables for a site, from a run's labels; `relabel site`: pages from an export."""
 
 from __future__ import annotations
 
@@ -7,57 +7,35 @@ from typing import Annotated
 
 import typer
 
+from relabel.cli import _options as o
 from relabel.cli._render import wrapped
-from relabel.scoring.options import Links, Method, Repeats, Taxonomy, Unrated, Wage, Weights
+from relabel.errors import UsageError
 
 
 def register(app: typer.Typer) -> None:
-    """Add `export` to the command line."""
+    """Add `export` and `site` to the command line."""
     app.command("export")(export)
+    app.command("site")(site)
 
 
 def export(
     ctx: typer.Context,
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, a name under runs/, or a published set.")],
+    run: o.RunArg,
     *,
     out: Annotated[Path, typer.Option(help="Folder to write: new, empty, or an earlier export.")],
-    method: Annotated[Method, typer.Option(help="How occupations are scored; see `relabel score`.")] = "bridge",
-    taxonomy: Annotated[Taxonomy, typer.Option(help="Classification of the pages.")] = "uk-soc2020",
-    weights: Annotated[Weights, typer.Option(help="How tasks weigh within their occupation.")] = "importance",
-    links: Annotated[
-        Links | None, typer.Option(help="How the bridge weighs the sources of a code. By default index.")
-    ] = None,
-    unrated: Annotated[
-        Unrated | None,
-        typer.Option(help="Weight of a task without importance rating: 1, its occupation's mean, or left out."),
-    ] = None,
-    tasks: Annotated[
-        str | None, typer.Option(help="Task list for texts, types and importance. By default what fits.")
-    ] = None,
-    pay: Annotated[
-        str | None,
-        typer.Option(
-            help="ons-ashe-2024 (the default), ons-ashe-2025-medians, a source of your own with the role pay, or FILE.csv; uk-soc2020 only."
-        ),
-    ] = None,
-    bridge: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE", help="Your own mapping of O*NET-SOC to UK SOC 2020 (CSV or Excel: codes, perhaps weights)."
-        ),
-    ] = None,
-    repeats: Annotated[
-        Repeats, typer.Option(help="Value of a task with several samples: their mean, or the most frequent label's.")
-    ] = "mean",
-    wage: Annotated[Wage, typer.Option(help="Pay that wage exposure is made of; uk-soc2020 only.")] = "median",
-    spread: Annotated[
-        bool,
-        typer.Option(
-            "--spread", help="Add the lowest and highest score over several bridges, and add that to the intervals."
-        ),
-    ] = False,
+    method: o.ScoreMethod = "bridge",
+    taxonomy: o.ScoreTaxonomy = "uk-soc2020",
+    weights: o.TaskWeights = "importance",
+    links: o.BridgeLinks = None,
+    unrated: o.UnratedTasks = None,
+    tasks: o.ScoreTasks = None,
+    pay: o.Pay = None,
+    bridge: o.OwnBridge = None,
+    repeats: o.RepeatsRule = "mean",
+    wage: o.WageOf = "median",
+    spread: o.Spread = False,
     allow_partial: Annotated[
-        bool, typer.Option("--allow-partial", help="Export a run that labelled a part only; every file says so.")
+        bool, typer.Option("--allow-partial", help="Export an incomplete run; each file is marked as partial.")
     ] = False,
     draws: Annotated[
         int, typer.Option(help="Draws of label noise behind the intervals, 100 or more; 0 for no intervals.", min=0)
@@ -74,16 +52,15 @@ def export(
     ] = True,
 ) -> None:
     """Write score tables, a page a group, tasks, sources, methodology and a data package into a folder."""
-    from relabel.cli._options import reject_ineffective_options, suggest_onet_soc
     from relabel.publishing.export import export_run
     from relabel.run import open_run
     from relabel.scoring.options import SYSTEM_NAMES, Choices
     from relabel.sources.tables import is_table_file
 
     if not families:
-        reject_ineffective_options(ctx, "rates the pages of job families; leave --no-families or this out", "epoch")
+        o.reject_ineffective_options(ctx, "rates the pages of job families; leave --no-families or this out", "epoch")
     elif tasks is not None and is_table_file(tasks):
-        reject_ineffective_options(
+        o.reject_ineffective_options(
             ctx, "needs a task list of O*NET, not a file; leave it or --tasks out", "families", "epoch"
         )
     choices = Choices(
@@ -98,7 +75,7 @@ def export(
         repeats=repeats,
         wage=wage,
     )
-    with suggest_onet_soc(taxonomy, "--taxonomy onet-soc"):
+    with o.suggest_onet_soc(taxonomy, "--taxonomy onet-soc"):
         done = export_run(
             open_run(run),
             out,
@@ -122,3 +99,55 @@ def export(
     if table.note:
         typer.echo(wrapped(table.note))
     typer.echo(f"start with {out / 'datapackage.json'} and {out / 'occupations.csv'}")
+
+
+def site(
+    export: Annotated[
+        str,
+        typer.Argument(metavar="EXPORT_DIR | serve", help="A folder that `relabel export` wrote; or the word serve."),
+    ],
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[SITE_DIR]", help="After serve: the site to look at.", show_default=False)
+    ] = None,
+    *,
+    out: Annotated[Path | None, typer.Option(help="Folder to write: new, empty, or an earlier site.")] = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="Address that the site will have; gives canonical addresses and a site map.")
+    ] = None,
+    theme: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of templates that take the place of the built-in ones. They are run, in a sandbox that is given the export alone."
+        ),
+    ] = None,
+    port: Annotated[
+        int, typer.Option(help="After serve: port on this machine; 0 takes a free one.", min=0, max=65535)
+    ] = 8000,
+) -> None:
+    """Make static pages from an export; `relabel site serve SITE_DIR` shows them on this machine."""
+    # An export in a folder called serve can be given as ./serve.
+    if export == "serve":
+        if folder is None or out is not None:
+            raise UsageError("give the folder of a site to look at: relabel site serve SITE_DIR")
+        _serve(folder, port)
+        return
+    if folder is not None:
+        raise UsageError(f"one folder too many ({folder}); give where to write with --out")
+    if out is None:
+        raise UsageError("say where to write the site: relabel site EXPORT_DIR --out DIR")
+    from relabel.publishing.site.build import build_site
+
+    done = build_site(Path(export), out, base_url=base_url, theme=theme)
+    typer.echo(f"{done.pages:,} pages, {done.files:,} files ({done.size / 1e6:.1f} MB) in {out}")
+    typer.echo(f"open {out / 'index.html'}, or look at it with: relabel site serve {out}")
+
+
+def _serve(folder: Path, port: int) -> None:
+    from relabel.publishing.site.serve import site_server
+
+    with site_server(folder, port) as server:
+        typer.echo(f"http://127.0.0.1:{server.server_port}/ shows {folder}; stop with Ctrl-C")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            typer.echo("stopped")

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relabel.cli._options import require_file
+from relabel.cli import _options as o
 from relabel.cli._render import row, wrapped
-from relabel.scoring.options import Choices, Links, Method, Noise, Repeats, Taxonomy, Unrated, Wage, Weights
+from relabel.scoring.options import Choices, Noise
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
 
+    from relabel.run import Run
+    from relabel.scoring.multiverse import Multiverse
     from relabel.scoring.table import ScoreTable
     from relabel.scoring.uncertainty import Estimate
 
 _SHOWN = 5
+_MOST = 10
 
 
 def register(app: typer.Typer) -> None:
@@ -29,55 +33,24 @@ def register(app: typer.Typer) -> None:
 
 def score(
     ctx: typer.Context,
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, a name under runs/, or a published set.")],
+    run: o.RunArg,
     *,
-    method: Annotated[
-        Method, typer.Option(help="site-2026 repeats the published method with its faults; bridge cures them.")
-    ] = "bridge",
-    taxonomy: Annotated[Taxonomy, typer.Option(help="Classification of the scored codes.")] = "uk-soc2020",
-    weights: Annotated[Weights, typer.Option(help="How tasks weigh within their occupation.")] = "importance",
-    links: Annotated[
-        Links | None, typer.Option(help="How the bridge weighs the sources of a code. By default index.")
-    ] = None,
-    unrated: Annotated[
-        Unrated | None,
-        typer.Option(
-            help="Weight of a task without importance rating: 1 as on the site, its occupation's mean, or left out."
-        ),
-    ] = None,
-    tasks: Annotated[
-        str | None,
-        typer.Option(
-            help="Task list for types and importance: onet-30.2, eloundou-2023 or FILE.csv. By default what fits."
-        ),
-    ] = None,
-    pay: Annotated[
-        str | None,
-        typer.Option(
-            help="ons-ashe-2024 (the default), ons-ashe-2025-medians, a source of your own with the role pay, or FILE.csv; uk-soc2020 only."
-        ),
-    ] = None,
-    bridge: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE", help="Your own mapping of O*NET-SOC to UK SOC 2020 (CSV or Excel: codes, perhaps weights)."
-        ),
-    ] = None,
-    repeats: Annotated[
-        Repeats, typer.Option(help="Value of a task with several samples: their mean, or the most frequent label's.")
-    ] = "mean",
-    wage: Annotated[Wage, typer.Option(help="Pay that wage exposure is made of; uk-soc2020 only.")] = "median",
-    spread: Annotated[
-        bool,
-        typer.Option(
-            "--spread", help="Add the lowest and highest score over several bridges, and add that to the intervals."
-        ),
-    ] = False,
+    method: o.ScoreMethod = "bridge",
+    taxonomy: o.ScoreTaxonomy = "uk-soc2020",
+    weights: o.TaskWeights = "importance",
+    links: o.BridgeLinks = None,
+    unrated: o.UnratedTasks = None,
+    tasks: o.ScoreTasks = None,
+    pay: o.Pay = None,
+    bridge: o.OwnBridge = None,
+    repeats: o.RepeatsRule = "mean",
+    wage: o.WageOf = "median",
+    spread: o.Spread = False,
     us: Annotated[
         bool | None,
         typer.Option(
             "--us/--no-us",
-            help="Add US jobs, pay and projections (BLS); onet-soc and soc2018 only, where it is the default if the files are to be had.",
+            help="Add US jobs, pay and projections (BLS); onet-soc and soc2018 only, on by default there if the BLS files are available.",
         ),
     ] = None,
     draws: Annotated[
@@ -95,9 +68,7 @@ def score(
             "nothing (repeats). By default raters or gold where given, else people's labels."
         ),
     ] = "auto",
-    gold: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Estimate what these labels would give, with intervals.")
-    ] = None,
+    gold: o.GoldRun = None,
     rater: Annotated[
         list[str] | None,
         typer.Option(metavar="RUN", help="Another rater, for intervals or --multiverse; may be repeated."),
@@ -109,11 +80,10 @@ def score(
             help="Score under all choices of rater, rubric, weights, unrated tasks, bridge and comparison.",
         ),
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Write the table to a .csv, .parquet or .json file.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the table as one JSON document.")] = False,
+    out: o.OutTable = None,
+    as_json: o.AsJson = False,
 ) -> None:
     """Score occupations: alpha, beta and gamma by code, with coverage, pay and percentiles."""
-    from relabel.cli._options import reject_ineffective_options, suggest_onet_soc
     from relabel.errors import UsageError
     from relabel.run import open_run
     from relabel.scoring.files import json_bytes, records, require_suffix, table_json, write_table
@@ -121,20 +91,25 @@ def score(
 
     if out is not None:
         require_suffix(out)
-        require_file(out, "--out", make_folder=True)
+        o.require_file(out, "--out", make_folder=True)
     if multiverse and draws:
-        raise UsageError("a multiverse has no draws; leave --draws or --multiverse out")
+        raise UsageError("a multiverse has no draws; remove --draws or --multiverse")
     if multiverse:
-        reject_ineffective_options(
-            ctx, "shapes intervals, and a multiverse has none; leave it out", "seed", "noise", "gold"
+        o.reject_ineffective_options(
+            ctx, "shapes intervals, and a multiverse has none; remove it", "seed", "noise", "gold"
         )
         if us:
-            raise UsageError("a multiverse has no US figures; leave --us or --multiverse out")
+            raise UsageError("a multiverse has no US figures; remove --us or --multiverse")
         if spread:
             raise UsageError("--multiverse scores over all bridges; remove --spread")
     elif not draws:
-        reject_ineffective_options(
-            ctx, "shapes intervals; give --draws 1000 too, or leave it out", "seed", "noise", "gold", "rater"
+        o.reject_ineffective_options(
+            ctx,
+            "shapes intervals and has no effect without --draws; add --draws 1000 or remove it",
+            "seed",
+            "noise",
+            "gold",
+            "rater",
         )
     choices = Choices(
         method=method,
@@ -149,13 +124,11 @@ def score(
         wage=wage,
     )
     opened = open_run(run)
-    with suggest_onet_soc(taxonomy, "--taxonomy onet-soc"):
+    with o.suggest_onet_soc(taxonomy, "--taxonomy onet-soc"):
         table = score_by(opened, choices)
     table = _with_us(table, us)
     if multiverse:
-        from relabel.cli.universes import show_multiverse
-
-        show_multiverse(table, opened, [open_run(ref) for ref in rater or ()], out=out, as_json=as_json)
+        _multiverse(table, opened, [open_run(ref) for ref in rater or ()], out=out, as_json=as_json)
         return
     if spread:
         from relabel.scoring.multiverse import with_spread
@@ -384,3 +357,71 @@ def _show_means(table: ScoreTable, means: pd.DataFrame) -> None:
     for mean in records(means):
         cells = "".join(f"{_with_interval(mean, measure):<19}" for measure in ("alpha", "gamma"))
         typer.echo(f"{mean['major_group']:<13}{mean['groups']:>7,}{mean['tasks']:>7,}   {cells}".rstrip())
+
+
+def _multiverse(table: ScoreTable, run: Run, raters: Sequence[Run], *, out: Path | None, as_json: bool) -> None:
+    """Score in all universes and show how far they lie apart.
+
+    Args:
+        table: A score table of the run.
+        run: The run.
+        raters: Other raters; none takes those at hand.
+        out: Where to write: the whole as `.json`, the ranges by occupation as `.csv` or `.parquet`.
+        as_json: Whether to print the whole as JSON instead.
+    """
+    from relabel.scoring.files import json_bytes
+    from relabel.scoring.multiverse import default_raters, multiverse, multiverse_document
+
+    found = multiverse(table, run, raters or default_raters(run))
+    document = {"table": table.describe()} | dict(multiverse_document(found))
+    if out is not None:
+        o.write_table_or_json(out, document, lambda: found.occupations, rows="occupations")
+    if as_json:
+        typer.echo(json_bytes(document), nl=False)
+        return
+    _show_multiverse(found, table)
+    if out is not None:
+        typer.echo(f"written: {out}")
+
+
+def _show_multiverse(found: Multiverse, table: ScoreTable) -> None:
+    from relabel.scoring.multiverse import CHOICES
+
+    universes = found.universes
+    typer.echo(wrapped(f"{len(universes):,} universes on {table.tasks}, {universes['labels'].nunique()} label sets:"))
+    for choice in CHOICES:
+        levels = "; ".join(str(level) for level in universes[choice].unique())
+        typer.echo(f"  {choice:<11}{wrapped(levels, indent=13, hang=0).lstrip()}")
+    for why in found.left_out:
+        typer.echo(wrapped(f"left out: {why}"))
+    typer.echo("\nheadline figures; means and shares are of jobs, wage exposure in GBP billion")
+    typer.echo(f"{'':<26}{'chosen':>9}{'min':>9}{'max':>9}  most by")
+    for of in found.headline.to_dict("records"):
+        money = str(of["outcome"]).startswith("wage")
+        numbers = [float(of[name]) for name in ("chosen", "min", "max")]
+        shown = [("-" if isnan(x) else f"{x / 1e9:,.1f}" if money else f"{x:.3f}") for x in numbers]
+        name = str(of["outcome"]).removesuffix("_gbp").replace("_", " ")
+        typer.echo(f"{name:<26}{shown[0]:>9}{shown[1]:>9}{shown[2]:>9}  {of['most'] or 'nothing'}")
+    typer.echo("")
+    typer.echo(wrapped("part of the variance that each choice alone accounts for (labels: rater and rubric together)"))
+    choices = {choice: max(7, len(choice) + 1) for choice in ("labels", *CHOICES)}
+    typer.echo(f"{'':<22}" + "".join(f"{choice:>{wide}}" for choice, wide in choices.items()))
+    parts = found.effects.pivot(index="outcome", columns="choice", values="first_order")
+    for outcome in dict.fromkeys(found.effects["outcome"]):
+        cells = [(float(parts.loc[outcome].get(choice, float("nan"))), wide) for choice, wide in choices.items()]
+        name = str(outcome).removesuffix("_gbp").replace("_", " ").replace("wage exposure", "wages")
+        typer.echo(f"{name:<22}" + "".join(f"{'-' if isnan(x) else format(x, '.0%'):>{wide}}" for x, wide in cells))
+    for measure in ("alpha", "gamma"):
+        ranges = found.occupations.dropna(subset=[f"{measure}_range"])
+        if ranges.empty:
+            continue
+        widths = ranges[f"{measure}_range"]
+        typer.echo(
+            f"\n{measure}: a group's score ranges over {widths.median():.3f} (median), {widths.max():.3f} (most)"
+        )
+        typer.echo(f"{'code':<11}{'score':>7}{'min':>7}{'max':>7}  {'most by':<9}title")
+        wide = ranges.sort_values([f"{measure}_range", "code"], ascending=[False, True]).head(_MOST)
+        for of in wide.to_dict("records"):
+            numbers = [float(of[name]) for name in (measure, f"{measure}_min", f"{measure}_max")]
+            shown = "".join(f"{'-' if isnan(x) else format(x, '.3f'):>7}" for x in numbers)
+            typer.echo(row(f"{of['code']:<11}{shown}  {of[f'{measure}_most']:<9}", str(of["title"])))
