@@ -120,7 +120,7 @@ class BlockedError(Exception):
 
 @contextmanager
 def locked(path: Path) -> Generator[None]:
-    """Hold a lock file for one process, on any system; that of a process which has ended holds nobody up.
+    """Hold a lock file for one process, on any system; one that a dead process left is free.
 
     Raises:
         BlockedError: Another process holds it.

@@ -181,7 +181,7 @@ def printable(text: str) -> str:
 def public_url(url: str) -> str:
     """An address without user information, query and fragment: fit for manifests, logs and messages.
 
-    Of a query only the version of the API stays, which some addresses need and which is no secret.
+    Of a query only the version of the API stays, which some addresses need and which is not secret.
     """
     try:
         parts = urlsplit(url)
