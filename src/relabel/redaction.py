@@ -131,7 +131,7 @@ def is_secret_name(name: str) -> bool:
 
 def forget() -> None:
     """Forget what was guarded; for tests, which are many lives in one process."""
-    global _pattern  # noqa: PLW0603
+    global _pattern  # noqa: PLW0603  made again when a secret is added
     _known.clear()
     _pattern = None
 

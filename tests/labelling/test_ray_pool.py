@@ -55,7 +55,7 @@ class Worker:
 
     def restart(self) -> None:
         self.sender = Sender()
-        self.sender._transport = self.provider  # pyright: ignore  in the place of HTTP
+        self.sender._transport = self.provider  # pyright: ignore[reportPrivateUsage]  in the place of HTTP
         self.dead = None
 
     async def __call__(self, method: str, *arguments: Any) -> Any:
@@ -145,7 +145,7 @@ async def test_a_worker_that_dies_breaks_the_connections_that_it_held_and_no_oth
         assert await got(send(transport, 4)) == [0, 1, 2, 3]  # what comes meanwhile goes to the other
         assert one.posts == 5
         one.restart()
-        await until(lambda: all(worker.up for worker in transport._workers))  # pyright: ignore  shows nowhere else
+        await until(lambda: all(worker.up for worker in transport._workers))  # pyright: ignore[reportPrivateUsage]  shows nowhere else
         await got(send(transport, 4))
     assert one.posts > 5
     assert found.count(BrokenError) == 5

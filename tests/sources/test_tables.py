@@ -91,7 +91,7 @@ def test_only_plain_digits_are_a_number(text: str, number: float | None) -> None
 def sheet(path: Path, *rows: list[object]) -> Path:
     book = openpyxl.Workbook()
     for row in rows:
-        book.active.append(row)  # pyright: ignore  # a new workbook has a plain sheet
+        book.active.append(row)  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue, reportCallIssue]  a new workbook has a plain sheet
     book.save(path)
     return path
 

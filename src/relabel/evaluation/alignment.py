@@ -183,7 +183,7 @@ class AlignedLabels:
     def known(self, about: SettingName | Measure, *raters: int) -> npt.NDArray[np.bool_]:
         """The tasks that some raters, by default all, have a label or value for."""
         table = self.values.get(about)  # pyright: ignore[reportArgumentType,reportCallIssue]  a setting is no measure
-        there = self.labels[about] >= 0 if table is None else np.isfinite(table)  # pyright: ignore[reportArgumentType]
+        there = self.labels[about] >= 0 if table is None else np.isfinite(table)  # pyright: ignore[reportArgumentType]  the setting or measure that it is about
         return np.all(there[:, list(raters)] if raters else there, axis=1)
 
     def pair(
@@ -205,7 +205,7 @@ class AlignedLabels:
             weight: Weights of all tasks; by default the gold's.
         """
         at = np.flatnonzero(self.known(about, run, other) if keep is None else keep)
-        table = self.values[about] if about in self.values else self.labels[about]  # pyright: ignore[reportArgumentType]
+        table = self.values[about] if about in self.values else self.labels[about]  # pyright: ignore[reportArgumentType]  the setting or measure that it is about
         weight = (self.weight if weight is None else weight)[at]
         scale = SCALES.get(about, ())  # pyright: ignore[reportArgumentType,reportCallIssue]  a measure has no scale
         draws = None if self.draws is None else self.draws.of(at)
