@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from relabel.careers.epoch import occupation_ratings
 from relabel.cli.app import run_app
 from relabel.errors import ColumnError, DataError
 from relabel.importing import Columns, Imported, import_labels
 from relabel.rubric import load_rubric
 from relabel.run import open_run
-from relabel.scoring.epoch import occupation_ratings
 
 WIDE = "onet_soc_code,empathy,presence,opinion,creativity,hope\n"
 NURSES, WEB = "29-1141.00", "15-1254.00"

@@ -11,6 +11,7 @@ import pytest
 from frictionless import Package
 from site_workshop import FORMULA, hostile_run, sample_answers
 
+from relabel.careers.families import FRAME_COLUMNS
 from relabel.errors import UsageError
 from relabel.publishing.datapackage import CHANGE_COLUMNS, FAMILY_COLUMNS, OCCUPATION_COLUMNS
 from relabel.publishing.export import export_run
@@ -18,7 +19,6 @@ from relabel.publishing.words import READING_NAMES, Bands, load_bands
 from relabel.run import Run, open_run
 from relabel.scoring.decomposition import PARTS
 from relabel.scoring.explain import explain
-from relabel.scoring.families import FRAME_COLUMNS
 from relabel.scoring.options import Choices
 from relabel.scoring.score import score_table
 from relabel.scoring.uncertainty import BOUNDED, ESTIMATED

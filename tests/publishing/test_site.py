@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from site_workshop import CLOSING, HOSTILE, hostile_site, sample_site
 
+from relabel.careers.pages import FamilyPage
 from relabel.errors import DataError, UsageError
 from relabel.publishing.export import export_run
 from relabel.publishing.site.build import Site, build_site
@@ -21,7 +22,6 @@ from relabel.publishing.site.figures import money
 from relabel.publishing.site.serve import site_server
 from relabel.publishing.words import load_bands
 from relabel.run import open_run
-from relabel.scoring.family_page import FamilyPage
 from relabel.scoring.options import Choices
 from run_workshop import MakeRun, answered
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from relabel.careers.resilience import CutPoints, load_cut_points, rank, resilience, shown_percent
 from relabel.errors import DataError
-from relabel.scoring.resilience import CutPoints, load_cut_points, rank, resilience, shown_percent
 from relabel.settings import asset_dir
 
 GOOD = (asset_dir("data") / "resilience.toml").read_text()

@@ -13,8 +13,8 @@ from relabel.cli._render import cut, say
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from relabel.scoring.families import Family
-    from relabel.scoring.family_page import FamilyPage, ResiliencePart, Role
+    from relabel.careers.families import Family
+    from relabel.careers.pages import FamilyPage, ResiliencePart, Role
 
 
 def register(app: typer.Typer) -> None:
@@ -37,7 +37,7 @@ def families(
     """List job families: groups of O*NET codes that career pages are made of."""
     import json
 
-    from relabel.scoring.families import load_families
+    from relabel.careers.families import load_families
 
     found = load_families(file)
     if as_json:
@@ -75,10 +75,10 @@ def resilience(
     Exposure comes from RUN, demand from the projections of the BLS, human advantage from the run that --epoch names;
     without it that part is missing, and the score is of 4 so far.
     """
+    from relabel.careers.families import family_frame, family_pages, load_families
+    from relabel.careers.resilience import load_cut_points
     from relabel.run import open_run
-    from relabel.scoring.families import family_frame, family_pages, load_families
     from relabel.scoring.files import json_bytes, require_suffix
-    from relabel.scoring.resilience import load_cut_points
     from relabel.scoring.score import score_table
 
     if out is not None:
@@ -129,7 +129,7 @@ def _chosen(known: Sequence[Family], wanted: Sequence[str]) -> Sequence[Family]:
 
 
 def _show_all(pages: Sequence[FamilyPage]) -> None:
-    from relabel.scoring.resilience import rank
+    from relabel.careers.resilience import rank
 
     first = pages[0]
     _plain(
@@ -267,7 +267,7 @@ def _percent(share: float | None) -> str:
 
 
 def _change(percent: float | None) -> str:
-    from relabel.scoring.resilience import shown_percent
+    from relabel.careers.resilience import shown_percent
 
     return "-" if percent is None else f"{shown_percent(percent)} %"
 

@@ -25,6 +25,8 @@ from typing import Any
 
 import pandas as pd
 
+from relabel.careers.families import family_frame, family_pages
+from relabel.careers.pages import FamilyPage
 from relabel.errors import DataError, IncompleteRunError, NotAtHandError
 from relabel.publishing.changes import changes_frame, describe_baseline
 from relabel.publishing.datapackage import (
@@ -42,8 +44,6 @@ from relabel.publishing.methodology import describe, methodology, source_entries
 from relabel.publishing.occupation import Pages, answers_by_task, onet_path, task_frame
 from relabel.publishing.words import model_name
 from relabel.run import Run
-from relabel.scoring.families import family_frame, family_pages
-from relabel.scoring.family_page import FamilyPage
 from relabel.scoring.files import csv_bytes, json_bytes, parquet_bytes, records, table_json
 from relabel.scoring.multiverse import with_spread
 from relabel.scoring.options import SYSTEM_NAMES, Choices

@@ -9,8 +9,7 @@ from typing import Any
 import pandas as pd
 
 from relabel.errors import DataError
-from relabel.scoring.bridges import Bridge, codes_of, make_bridge
-from relabel.scoring.links import same_broad_group
+from relabel.scoring.bridges import Bridge, codes_of, make_bridge, same_broad_group
 from relabel.scoring.options import SAMPLE, SYSTEM_NAMES, Links, Method, System, Taxonomy, check_links
 from relabel.sources import bls, onet
 from relabel.task import is_onet_release, task_table

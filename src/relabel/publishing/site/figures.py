@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
-from relabel.scoring.family_page import Resilience
-from relabel.scoring.resilience import shown_percent
+from relabel.careers.pages import Resilience
+from relabel.careers.resilience import shown_percent
 
 NONE = "–"
 """Stands where there is no figure."""

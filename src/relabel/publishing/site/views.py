@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from relabel.careers.pages import Role
 from relabel.publishing.site.book import Book
 from relabel.publishing.site.charts import Box, log_axis, squarified
 from relabel.publishing.words import model_name
-from relabel.scoring.family_page import Role
 
 Row = dict[str, Any]
 

@@ -15,10 +15,8 @@ from typing import Any
 
 import pandas as pd
 
-from relabel.rubric import MEASURES
-from relabel.scoring.columns import ENOUGH
-from relabel.scoring.epoch import HIGHEST, TOTAL
-from relabel.scoring.family_page import (
+from relabel.careers.epoch import HIGHEST, TOTAL
+from relabel.careers.pages import (
     EpochScore,
     FamilyExposure,
     FamilyPay,
@@ -30,6 +28,8 @@ from relabel.scoring.family_page import (
     Role,
     Wages,
 )
+from relabel.rubric import MEASURES
+from relabel.scoring.columns import ENOUGH
 from relabel.scoring.files import records
 from relabel.scoring.table import ScoreTable
 from relabel.scoring.us import RATES

@@ -14,8 +14,8 @@ from typing import Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from relabel.careers.pages import Resilience, ResiliencePart
 from relabel.errors import DataError, first_error
-from relabel.scoring.family_page import Resilience, ResiliencePart
 from relabel.settings import Frozen, asset_dir
 
 Reading = Literal["strict", "with-tools"]

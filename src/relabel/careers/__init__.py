@@ -1,0 +1,1 @@
+"""Careers: job families, their exposure, pay and projections, human advantage, and resilience."""
