@@ -21,8 +21,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from relabel.run import open_run
 from relabel.scoring.options import Links
-from relabel.scoring.score import score_table
-from relabel.scoring.table import ScoreTable
+from relabel.scoring.table import ScoreTable, score_table
 from relabel.sources import bls, onet, ons
 
 RUN = "eloundou-2023:gpt4"

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from relabel.evaluation.gold import Gold, load_gold
     from relabel.rubric import Rubric, load_rubric
     from relabel.run import Manifest, Run, open_run
-    from relabel.scoring.score import score_table
-    from relabel.scoring.table import ScoreTable
+    from relabel.scoring.table import ScoreTable, score_table
     from relabel.task import Task, load_tasks
 
 __version__ = "0.1.0"
@@ -53,7 +52,7 @@ _HOME = {
     "load_rubric": "relabel.rubric",
     "load_tasks": "relabel.task",
     "open_run": "relabel.run",
-    "score_table": "relabel.scoring.score",
+    "score_table": "relabel.scoring.table",
 }
 
 

@@ -20,7 +20,7 @@ from relabel.publishing.occupation import Pages, main_codes
 from relabel.rubric import load_rubric
 from relabel.run import TASK_FILE, SourceUse, open_run, task_sources
 from relabel.scoring.options import Choices
-from relabel.scoring.score import score_table
+from relabel.scoring.table import score_table
 from relabel.task import task_table
 from run_workshop import MakeRun, answered
 

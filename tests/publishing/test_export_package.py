@@ -20,7 +20,7 @@ from relabel.run import Run, open_run
 from relabel.scoring.decomposition import PARTS
 from relabel.scoring.explain import explain
 from relabel.scoring.options import Choices
-from relabel.scoring.score import score_table
+from relabel.scoring.table import score_table
 from relabel.scoring.uncertainty import BOUNDED, ESTIMATED
 from run_workshop import MakeRun, a_label, a_run
 

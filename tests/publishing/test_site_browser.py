@@ -14,8 +14,7 @@ from site_workshop import hostile_site, sample_answers, sample_site
 
 from browser import BROKEN_WORDS, OpenPage, serious_findings, shaded_edges
 from relabel.publishing.export import export_run
-from relabel.publishing.site.build import Site, build_site
-from relabel.publishing.site.serve import site_server
+from relabel.publishing.site.build import Site, build_site, site_server
 
 KINDS = (
     *("index", "map", "pay", "compare", "changes", "totals", "method", "sources"),

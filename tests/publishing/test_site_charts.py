@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relabel.publishing.site.charts import Box, log_axis, squarified
-from relabel.publishing.site.figures import change, money, percent, signed, tenth, whole
+from relabel.publishing.site.figures import Box, change, log_axis, money, percent, signed, squarified, tenth, whole
 
 
 @given(

@@ -10,8 +10,7 @@ from score_workshop import BoundsOf, Scored, TaskFile
 
 from relabel.run import open_run
 from relabel.scoring.options import Links, Method, Taxonomy, Unrated, Weights
-from relabel.scoring.score import score_table
-from relabel.scoring.table import ScoreTable
+from relabel.scoring.table import ScoreTable, score_table
 from relabel.scoring.uncertainty import with_intervals
 from relabel.sources import ons
 from run_workshop import MakeRun, answered

@@ -15,8 +15,7 @@ from relabel.errors import UsageError
 from relabel.rubric import MEASURES
 from relabel.run import open_run
 from relabel.scoring.decomposition import PARTS, WAYS, Moved, State, split_by_order, what_moved
-from relabel.scoring.score import score_table
-from relabel.scoring.table import ScoreTable
+from relabel.scoring.table import ScoreTable, score_table
 from run_workshop import MakeRun, answered
 
 A, B = "11-1011.00", "15-1252.00"

@@ -13,7 +13,7 @@ from relabel.cli.app import app
 from relabel.errors import DataError, UsageError
 from relabel.run import open_run
 from relabel.scoring.explain import explain, taxonomy_of
-from relabel.scoring.score import score_table
+from relabel.scoring.table import score_table
 from run_workshop import MakeRun, answered
 
 A, B = "11-1011.00", "15-1252.00"

@@ -16,7 +16,7 @@ from relabel.run import open_run
 from relabel.scoring.linear import ScoreMap
 from relabel.scoring.multiverse import spread_summary, with_spread
 from relabel.scoring.noise import Raters
-from relabel.scoring.score import score_table
+from relabel.scoring.table import score_table
 from relabel.scoring.us import with_us_figures
 from run_workshop import MakeRun, a_label, a_run
 

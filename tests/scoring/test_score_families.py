@@ -11,13 +11,12 @@ import pandas as pd
 import pytest
 from score_workshop import Scored
 
-from relabel.careers.epoch import occupation_ratings
 from relabel.careers.families import activity_similarity, family_frame, family_pages, load_families
-from relabel.careers.figures import FamilyFigures, Inputs
+from relabel.careers.figures import FamilyFigures, Inputs, occupation_ratings
 from relabel.careers.pages import FamilyPage
 from relabel.errors import DataError, UsageError
 from relabel.run import Run, open_run
-from relabel.scoring.score import score_table
+from relabel.scoring.table import score_table
 from relabel.scoring.us import us_schema
 from relabel.settings import asset_dir
 from relabel.sources import bls, onet

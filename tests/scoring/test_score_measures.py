@@ -10,7 +10,7 @@ from score_workshop import TaskFile, by_code
 from relabel.errors import DataError, UsageError
 from relabel.run import open_run
 from relabel.scoring.options import Method, Unrated, Weights
-from relabel.scoring.score import score_table
+from relabel.scoring.table import score_table
 from relabel.sources.fetch import sha256_of
 from run_workshop import MakeRun, one_sided_rubric
 

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 from relabel.cli import explain as command
 from relabel.errors import DataError, UsageError
 from relabel.run import open_run
+from relabel.scoring.bridges import find_path
 from relabel.scoring.options import Links
-from relabel.scoring.paths import find_path
-from relabel.scoring.score import score_table
+from relabel.scoring.table import score_table
 
 
 @pytest.fixture

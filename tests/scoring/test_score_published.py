@@ -15,7 +15,7 @@ from score_workshop import Scored, by_code
 from relabel.errors import UsageError
 from relabel.run import open_run
 from relabel.scoring.bridges import index_entries, most_frequent, us_jobs
-from relabel.scoring.score import score_table
+from relabel.scoring.table import score_table
 from relabel.sources import bls, eloundou, onet, ons
 from relabel.sources.registry import get_source, load_registry
 

@@ -13,7 +13,7 @@ from relabel.errors import UsageError
 from relabel.importing import import_labels
 from relabel.rubric import load_rubric
 from relabel.run import open_run
-from relabel.scoring.score import score_table
+from relabel.scoring.table import score_table
 from relabel.sources.registry import get_source
 
 Register = Callable[[str, str, dict[str, str], dict[str, bytes]], None]

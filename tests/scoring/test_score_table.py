@@ -17,12 +17,10 @@ from score_workshop import by_code
 
 from relabel.errors import DataError, UsageError
 from relabel.run import open_run
-from relabel.scoring.columns import COLUMNS
 from relabel.scoring.files import csv_bytes, json_bytes, table_json, write_table
 from relabel.scoring.options import Taxonomy
 from relabel.scoring.pay import read_pay
-from relabel.scoring.ranking import half_up, percentiles
-from relabel.scoring.score import score_table
+from relabel.scoring.table import COLUMNS, half_up, percentiles, score_table
 
 KNOWN = frozenset({"1121", "8160"})
 Ties = Literal["shared", "by-code"]

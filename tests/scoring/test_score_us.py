@@ -14,7 +14,7 @@ from score_workshop import Scored, by_code
 from relabel.cli.app import run_app
 from relabel.errors import UsageError
 from relabel.run import open_run
-from relabel.scoring.score import score_table
+from relabel.scoring.table import score_table
 from relabel.scoring.us import RATES, match_codes, us_figures, with_us_figures
 from relabel.sources import bls, onet
 

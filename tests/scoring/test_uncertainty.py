@@ -17,7 +17,7 @@ from relabel.run import Manifest, Run, open_run
 from relabel.scoring.linear import ScoreMap, exact_scores
 from relabel.scoring.noise import Answers, Confusion, Noise, Raters
 from relabel.scoring.options import Method
-from relabel.scoring.score import score_table
+from relabel.scoring.table import score_table
 from relabel.scoring.uncertainty import BOUNDED, ESTIMATED, major_groups, with_intervals
 from run_workshop import MakeRun
 

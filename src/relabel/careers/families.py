@@ -17,8 +17,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, ValidationError, model_validator
 
-from relabel.careers.epoch import occupation_ratings
-from relabel.careers.figures import FamilyFigures, Inputs
+from relabel.careers.figures import FamilyFigures, Inputs, occupation_ratings
 from relabel.careers.pages import FamilyPage, Related
 from relabel.careers.resilience import CutPoints, load_cut_points, resilience
 from relabel.errors import DataError, UsageError, first_error

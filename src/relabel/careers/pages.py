@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from relabel.run import SourceUse
-from relabel.scoring.columns import ENOUGH
-from relabel.scoring.ranking import CLEAN
+from relabel.scoring.table import CLEAN, ENOUGH
 from relabel.settings import Frozen
 
 

@@ -79,7 +79,7 @@ def resilience(
     from relabel.careers.resilience import load_cut_points
     from relabel.run import open_run
     from relabel.scoring.files import json_bytes, require_suffix
-    from relabel.scoring.score import score_table
+    from relabel.scoring.table import score_table
 
     if out is not None:
         require_suffix(out)

@@ -300,7 +300,7 @@ def _compare_scores(
     from relabel.scoring.decomposition import what_moved
     from relabel.scoring.files import json_bytes
     from relabel.scoring.options import Choices
-    from relabel.scoring.score import score_by
+    from relabel.scoring.table import score_by
 
     chosen = Choices.of_words(before), Choices.of_words(after)
     with suggest_onet_soc(chosen[0].taxonomy, "--before taxonomy=onet-soc --after taxonomy=onet-soc"):

@@ -13,8 +13,8 @@ from relabel.errors import UsageError
 from relabel.scoring.options import Choices, Links, Method, Taxonomy
 
 if TYPE_CHECKING:
+    from relabel.scoring.bridges import CodePath as BridgePath
     from relabel.scoring.explain import ExplainedTask, Explanation
-    from relabel.scoring.paths import Path as BridgePath
 
 _ELSEWHERE = 3
 _TITLE = 44
@@ -61,7 +61,7 @@ def explain(
     """Explain a score: the way of its codes, its tasks with label, reason and key, and what each could change."""
     from relabel.run import open_run
     from relabel.scoring.explain import explain, taxonomy_of
-    from relabel.scoring.score import score_by
+    from relabel.scoring.table import score_by
     from relabel.scoring.uncertainty import with_intervals
 
     o.require_file(out, "--out", make_folder=True)
@@ -226,9 +226,9 @@ def _show_bridge(
     as_json: bool,
 ) -> None:
     """Show which O*NET-SOC codes stand for a group and by which way, or where an O*NET-SOC code leads."""
+    from relabel.scoring.bridges import find_path
     from relabel.scoring.files import json_bytes
     from relabel.scoring.options import ONE_WAY, SAMPLE
-    from relabel.scoring.paths import find_path
 
     if method == "site-2026" and (taxonomy in ONE_WAY or tasks == SAMPLE):
         where = "over the sample" if tasks == SAMPLE else f"to {taxonomy}"

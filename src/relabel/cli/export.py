@@ -143,7 +143,7 @@ def site(
 
 
 def _serve(folder: Path, port: int) -> None:
-    from relabel.publishing.site.serve import site_server
+    from relabel.publishing.site.build import site_server
 
     with site_server(folder, port) as server:
         typer.echo(f"http://127.0.0.1:{server.server_port}/ shows {folder}; stop with Ctrl-C")

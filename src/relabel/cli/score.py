@@ -87,7 +87,7 @@ def score(
     from relabel.errors import UsageError
     from relabel.run import open_run
     from relabel.scoring.files import json_bytes, records, require_suffix, table_json, write_table
-    from relabel.scoring.score import score_by
+    from relabel.scoring.table import score_by
 
     if out is not None:
         require_suffix(out)

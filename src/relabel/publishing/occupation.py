@@ -9,19 +9,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
-from relabel.publishing.groups import group_texts
-from relabel.publishing.intervals import brief, sentence
-from relabel.publishing.words import READING_NAMES, Bands, Reading, load_bands
+from relabel.publishing.words import READING_NAMES, Bands, Reading, brief, load_bands, sentence
 from relabel.rubric import Measure
 from relabel.run import Run
-from relabel.scoring.columns import ENOUGH
 from relabel.scoring.files import records
-from relabel.scoring.ranking import CLEAN, half_up
-from relabel.scoring.table import ScoreTable
+from relabel.scoring.options import SAMPLE
+from relabel.scoring.table import CLEAN, ENOUGH, ScoreTable, half_up
+from relabel.sources import onet, ons
+from relabel.task import is_onet_release
 
 MAIN_PART = 0.6
 """A group's page holds the tasks of its largest codes, as many as it takes to stand for this part (0-1) of the group."""
@@ -390,3 +389,55 @@ def _summed(counts: Sequence[Row]) -> Row:
     for reading in READINGS:
         total[reading] = _reading(*(sum(part[reading][name] for part in counts) for name in ("exposed", "of")))
     return total
+
+
+_MOST_TITLES = 12
+_UP: Mapping[int, Literal["major", "sub_major", "minor"]] = {1: "major", 2: "sub_major", 3: "minor"}
+
+
+def group_texts(table: ScoreTable) -> dict[str, Row]:
+    """Texts of the groups of a table, by code. Their files are among the sources of the table already.
+
+    Args:
+        table: A score table.
+
+    Returns:
+        For each code `description` (None where the publisher has none), `description_by`, `job_titles` (at most
+        twelve) and `above` (the wider groups as `major, sub_major, minor`, each `code, title`; empty in flat lists).
+
+    Raises:
+        DataError: A source file is not to be had.
+    """
+    if table.taxonomy == "uk-soc2020" and table.tasks != SAMPLE:
+        return _uk()
+    if table.taxonomy == "onet-soc" and is_onet_release(table.tasks):
+        said = records(onet.read_occupations(table.tasks))
+        return {r["onet_soc_code"]: _texts(r["description"], "O*NET") for r in said}
+    return {}
+
+
+def _uk() -> dict[str, Row]:
+    titles: dict[str, str] = {}
+    found: dict[str, Row] = {}
+    for row in records(ons.read_groups()):
+        code = row["soc2020"]
+        titles[code] = row["title"]
+        if row["level"] == "unit":
+            found[code] = _texts(row["description"], "Office for National Statistics", row["job_titles"])
+    for code, texts in found.items():
+        texts["above"] = {
+            name: {"code": code[:digits], "title": titles[code[:digits]]}
+            for digits, name in _UP.items()
+            if code[:digits] in titles
+        }
+    return found
+
+
+def _texts(description: str | None, by: str, job_titles: str | None = None) -> Row:
+    listed = [line.strip() for line in (job_titles or "").splitlines() if line.strip()]
+    return {
+        "description": description,
+        "description_by": by if description else None,
+        "job_titles": listed[:_MOST_TITLES],
+        "above": {},
+    }

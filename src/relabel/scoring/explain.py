@@ -14,13 +14,11 @@ import pandas as pd
 from relabel.errors import DataError
 from relabel.rubric import MEASURES, Measure
 from relabel.run import Run
-from relabel.scoring.bridges import codes_of
+from relabel.scoring.bridges import codes_of, path_in
 from relabel.scoring.files import records
 from relabel.scoring.linear import exact_scores, score_map
 from relabel.scoring.options import SYSTEM_NAMES, Taxonomy
-from relabel.scoring.paths import path_in
-from relabel.scoring.ranking import half_up
-from relabel.scoring.table import ScoreTable
+from relabel.scoring.table import ScoreTable, half_up
 from relabel.scoring.uncertainty import BOUNDED, ESTIMATED
 from relabel.settings import Frozen
 

@@ -29,8 +29,7 @@ from relabel.scoring.files import records
 from relabel.scoring.linear import counted, map_over, relabelled, task_scores
 from relabel.scoring.measures import task_weights
 from relabel.scoring.options import ONE_WAY, SAMPLE, Links, Method, Unrated, Weights
-from relabel.scoring.ranking import CLEAN
-from relabel.scoring.table import ScoreTable
+from relabel.scoring.table import CLEAN, ScoreTable
 
 Floats = npt.NDArray[np.float64]
 Comparison = Literal[">", ">="]

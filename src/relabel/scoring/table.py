@@ -29,6 +29,185 @@ from relabel.scoring.pay import wage_totals
 
 if TYPE_CHECKING:  # scipy waits until intervals are asked for
     from relabel.scoring.uncertainty import Intervals
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandera.pandas as pa
+
+from relabel.errors import UsageError
+from relabel.rubric import MEASURES
+from relabel.run import TASK_FILE, Run, task_sources
+from relabel.scoring.bridges import codes_of, make_bridge, read_bridge
+from relabel.scoring.measures import (
+    coded_tasks,
+    default_tasks,
+    half_labelled,
+    labelled_tasks,
+    occupation_scores,
+)
+from relabel.scoring.options import (
+    DEFAULT_LINKS,
+    ONE_WAY,
+    SAMPLE,
+    SAMPLE_NOTE,
+    Choices,
+    check_links,
+)
+from relabel.scoring.pay import ASHE, Pay, file_use, read_pay, source_use
+from relabel.settings import asset_dir
+from relabel.sources import eloundou, onet
+from relabel.sources.tables import is_table_file
+from relabel.task import disputed_titles, is_onet_release
+
+CLEAN = 12
+"""Decimal places beyond which a binary fraction is noise."""
+
+
+def half_up(value: float, places: int) -> float:
+    """Round half up, as people do; noise of binary fractions beyond twelve places does not decide.
+
+    Args:
+        value: A finite number.
+        places: Decimal places to keep.
+    """
+    exact = Decimal(repr(round(float(value), CLEAN)))
+    return float(exact.quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP))
+
+
+def to_places(places: int) -> Callable[[float], float]:
+    """A function that rounds half up and leaves missing values missing."""
+    return lambda value: value if math.isnan(value) else half_up(value, places)
+
+
+def percentiles(values: pd.Series, codes: pd.Series, *, ties: Literal["shared", "by-code"]) -> pd.Series:
+    """Percentile of each value among those that are not missing.
+
+    Args:
+        values: Shares.
+        codes: Their codes.
+        ties: `shared`: the part of the values that are strictly smaller. `by-code`: the position, counted from 1, equal
+            values in the order of their codes, which is how the site numbered its groups in 2026.
+
+    Returns:
+        Percent, rounded half up to a whole number; missing stays missing.
+    """
+    order = pd.DataFrame({"value": values.round(CLEAN), "code": codes}).dropna(subset="value")
+    order = order.sort_values(["value", "code"], kind="stable")
+    places = range(1, len(order) + 1)
+    if ties == "shared":
+        places = [int(rank) - 1 for rank in order["value"].rank(method="min")]
+    place = [int(half_up(100 * number / len(order), 0)) for number in places]
+    return pd.Series(place, index=order.index, dtype="Int64").reindex(values.index)
+
+
+COLUMNS = (
+    "code",
+    "title",
+    "alpha",
+    "beta",
+    "gamma",
+    "strict_10",
+    "with_tools_10",
+    "tasks",
+    "coverage",
+    "status",
+    "employees",
+    "median_pay_gbp",
+    "wage_exposure_alpha_gbp",
+    "wage_exposure_gamma_gbp",
+    "percentile_alpha",
+    "percentile_gamma",
+    "rank_alpha",
+    "rank_gamma",
+    "weight_labelled",
+    "wage_exposure_beta_gbp",
+    "mean_pay_gbp",
+    "employees_cv",
+    "employees_quality",
+    "median_pay_cv",
+    "median_pay_quality",
+    "pay_source",
+    "pay_status",
+    "note",
+)
+"""Columns of a score table, in order; those after the percentiles are extras beyond the contract."""
+
+ENOUGH = 0.5
+"""Least part (0-1) of a group's task weight that must have labels; with less its score is thin: no percentile."""
+
+_TOLERANCE = 1e-9
+
+
+def _share():
+    return pa.Column("float64", pa.Check.in_range(0, 1 + _TOLERANCE), nullable=True)
+
+
+def _in_order(frame: pd.DataFrame) -> bool:
+    values = [frame[measure].dropna() for measure in MEASURES if frame[measure].notna().any()]
+    return all(bool((low <= high).all()) for low, high in itertools.pairwise(values))
+
+
+def _same_gaps(frame: pd.DataFrame) -> bool:
+    gaps = [frame[measure].isna() for measure in MEASURES if frame[measure].notna().any()]
+    return all(bool((gap == gaps[0]).all()) for gap in gaps)
+
+
+SCORES = pa.DataFrameSchema(
+    {
+        "code": pa.Column("str", unique=True),
+        "title": pa.Column("str"),
+        "alpha": _share(),
+        "beta": _share(),
+        "gamma": _share(),
+        "strict_10": pa.Column("float64", pa.Check.in_range(0, 10), nullable=True),
+        "with_tools_10": pa.Column("float64", pa.Check.in_range(0, 10), nullable=True),
+        "tasks": pa.Column("int64", pa.Check.ge(0)),
+        "coverage": pa.Column("float64", pa.Check.in_range(0, 1 + _TOLERANCE)),
+        "status": pa.Column("str", pa.Check.str_matches(r"^(scored|thin: .+|unscored: .+)( \(SAMPLE\))?$")),
+        "employees": pa.Column("Int64", pa.Check.ge(0), nullable=True),
+        "median_pay_gbp": pa.Column("float64", pa.Check.ge(0), nullable=True),
+        "wage_exposure_alpha_gbp": pa.Column("float64", pa.Check.ge(0), nullable=True),
+        "wage_exposure_gamma_gbp": pa.Column("float64", pa.Check.ge(0), nullable=True),
+        "percentile_alpha": pa.Column("Int64", pa.Check.in_range(0, 100), nullable=True),
+        "percentile_gamma": pa.Column("Int64", pa.Check.in_range(0, 100), nullable=True),
+        "rank_alpha": pa.Column("Int64", pa.Check.ge(1), nullable=True),
+        "rank_gamma": pa.Column("Int64", pa.Check.ge(1), nullable=True),
+        "weight_labelled": pa.Column("float64", pa.Check.in_range(0, 1 + _TOLERANCE), nullable=True),
+        "wage_exposure_beta_gbp": pa.Column("float64", pa.Check.ge(0), nullable=True),
+        "mean_pay_gbp": pa.Column("float64", pa.Check.ge(0), nullable=True),
+        "employees_cv": pa.Column("float64", pa.Check.ge(0), nullable=True),
+        "employees_quality": pa.Column("str", nullable=True),
+        "median_pay_cv": pa.Column("float64", pa.Check.ge(0), nullable=True),
+        "median_pay_quality": pa.Column("str", nullable=True),
+        "pay_source": pa.Column("str", nullable=True),
+        "pay_status": pa.Column("str", nullable=True),
+        "note": pa.Column("str", nullable=True),
+    },
+    checks=[
+        pa.Check(_same_gaps, error="a measure for all reached groups or for none"),
+        pa.Check(_in_order, error="alpha <= beta <= gamma"),
+    ],
+    strict=True,
+    ordered=True,
+)
+"""The score table, sorted by code.
+
+`coverage` is the share (0-1) of all that a code stands for which the labels reach. By O*NET-SOC: labelled tasks as a
+share of the task weight of the occupation. In every other taxonomy: that share, averaged with the weights of the bridge
+over everything that is linked to the code, where a linked code without task statements or without a score counts as 0
+(detailed O*NET-SOC codes without task statements are not counted). `weight_labelled` is the share (0-1) of the weight of
+those tasks that are linked to the code which has labels, missing where no task is.
+
+`status` is `scored` where the coverage is at least `ENOUGH`. Below that it is `thin` with the reason: the score stands,
+but has no percentile and counts as no scored group. The method `site-2026` is judged by labels alone, as a part of what
+its bridge reaches: the gaps of that bridge are faults that it was published with.
+"""
+
 
 WHOLE = 0.9
 """Least part (0-1) of the listed tasks that must have labels; a table with less is exported on request only."""
@@ -197,3 +376,245 @@ class ScoreTable:
             "totals": self.totals,
             "sources": [use.model_dump(mode="json", exclude_none=True) for use in self.sources],
         }
+
+
+def is_partial(run: Run) -> bool:
+    """Whether the run has not labelled all that it was asked to."""
+    return run.manifest.status not in {"complete", "published"}
+
+
+def score_table(run: Run, **choices: Any) -> ScoreTable:
+    """Score the codes of a taxonomy from a run's labels.
+
+    Under `site-2026` the columns alpha, beta and gamma hold shares rounded to two decimals, as the site publishes them;
+    under `bridge` they are not rounded. A percentile is the share of scored groups below a group, in percent; under
+    `site-2026` it is the position of the group, counted from 1, ties in the order of the codes, as published. Measures that
+    the run cannot give (one setting alone, or a rubric without one of the codes) are missing, and `note` says why.
+
+    Args:
+        run: The run.
+        **choices: Attributes of `options.Choices`: `method, taxonomy, weights, links, unrated, tasks, pay, bridge, repeats,
+            wage`.
+
+    Returns:
+        The scores of all codes of the taxonomy.
+
+    Raises:
+        UsageError: The choices do not go together.
+        DataError: Labels or sources are missing or malformed.
+    """
+    return score_by(run, Choices(**choices))
+
+
+def score_by(run: Run, choices: Choices) -> ScoreTable:
+    """Score the codes of a taxonomy from a run's labels; `score_table` with its choices in one.
+
+    Raises:
+        UsageError: The choices do not go with the run.
+        DataError: Labels or sources are missing or malformed.
+    """
+    method, taxonomy, weights = choices.method, choices.taxonomy, choices.weights
+    task_list = choices.tasks if choices.tasks is not None else default_tasks(run, weights, taxonomy)
+    check_links(choices.links, method, taxonomy, task_list)
+    rule: Unrated = choices.unrated or ("one" if method == "site-2026" else "mean")
+    one_way = method == "site-2026" or taxonomy in ONE_WAY or task_list == SAMPLE or choices.bridge is not None
+    chosen = None if one_way else choices.links or DEFAULT_LINKS
+    values = labelled_tasks(run, task_list, weights, unrated=rule, repeats=choices.repeats)
+    by_occupation = occupation_scores(values)
+    occupations, uses = _occupations(task_list, values)
+    listed = codes_of(by_occupation.reset_index(), "onet_soc_code")
+    if choices.bridge is not None:
+        bridge = read_bridge(Path(choices.bridge), codes_of(occupations, "onet_soc_code"))
+    else:
+        bridge = make_bridge(method, taxonomy, task_list, occupations, links=chosen, lenders=listed)
+    labelled = codes_of(by_occupation[by_occupation["tasks"] > 0].reset_index(), "onet_soc_code")
+    shares = bridge.shares(labelled)
+    frame = _frame(bridge, shares, by_occupation, listed, method)
+    money = None
+    if taxonomy == "uk-soc2020":
+        default = SAMPLE if task_list == SAMPLE else ASHE
+        money = read_pay(choices.pay if choices.pay is not None else default, frozenset(codes_of(bridge.titles)))
+    frame = _with_pay(frame, money, choices.wage)
+    sample, partial = task_list == SAMPLE, is_partial(run) or not bool(values["labelled"].all())
+    if sample:
+        frame["status"] += " (SAMPLE)"
+    lacks = run.missing_measures()
+    notes = tuple(_notes(run, values, lacks, sample=sample, partial=partial))
+    if is_table_file(task_list) and (disputed := disputed_titles(values)):
+        notes = (*notes, _disputed(disputed))
+    frame["note"] = pd.Series("; ".join(notes) or None, index=frame.index, dtype="str")
+    uses = [*run.manifest.sources, *uses, *(source_use(*file) for file in bridge.files)]
+    if choices.bridge is not None:
+        uses.append(file_use(Path(choices.bridge), "bridge-file"))
+    if sample:
+        uses += _sample_uses(taxonomy)
+    if money is not None:
+        uses += money.sources
+    return ScoreTable(
+        frame=SCORES.validate(frame[list(COLUMNS)]),
+        run=run.name,
+        model=run.manifest.model,
+        method=method,
+        taxonomy=taxonomy,
+        weights=weights,
+        links=chosen,
+        unrated=rule if weights == "importance" else None,
+        tasks=Path(task_list).name if is_table_file(task_list) else task_list,
+        repeats=choices.repeats,
+        pay=None if money is None else money.name,
+        population=None if money is None else money.population,
+        wage=choices.wage,
+        workforce=None if money is None else money.workforce,
+        sample=sample,
+        partial=partial,
+        notes=notes,
+        missing_measures=lacks,
+        half_labelled=half_labelled(run, values),
+        bridge=bridge,
+        shares=shares,
+        occupations=by_occupation,
+        task_values=values,
+        occupation_titles=dict(zip(occupations["onet_soc_code"], occupations["title"], strict=True)),
+        value_range={
+            measure: (min(worth), max(worth))
+            for measure in MEASURES
+            if (worth := [float(run.rubric.measures[measure][code]) for code in run.rubric.codes])
+        },
+        labels_unmatched=len(coded_tasks(run, "majority")) - int(values["labelled"].sum()),
+        labelled_list=run.manifest.tasks,
+        sources=_once(uses),
+    )
+
+
+def _notes(run: Run, values: pd.DataFrame, lacks: Mapping[Measure, str], *, sample: bool, partial: bool) -> list[str]:
+    notes = [SAMPLE_NOTE] if sample else []
+    if partial:
+        incomplete = "the run is incomplete, some labels are missing; " if is_partial(run) else ""
+        rests = f"rests on {int(values['labelled'].sum()):,} of {len(values):,} tasks"
+        notes.append(f"PARTIAL: {incomplete}{rests}")
+    for why in dict.fromkeys(lacks.values()):
+        notes.append(f"no {' or '.join(m for m in MEASURES if lacks.get(m) == why)}: {why}")
+    return notes
+
+
+def _disputed(titles: Sequence[tuple[str, str, str]]) -> str:
+    """Codes of a user's list that O*NET gives to another occupation: jobs and pay follow the code."""
+    named = "; ".join(f"{code} is {ours!r} in the list, {theirs!r} in O*NET" for code, ours, theirs in titles[:3])
+    more = f"; and {len(titles) - 3:,} more" if len(titles) > 3 else ""
+    return f"titles that disagree with their code, by which jobs and pay are joined: {named}{more}"
+
+
+def _sample_uses(taxonomy: Taxonomy) -> list[SourceUse]:
+    if taxonomy == "onet-soc":
+        return []
+    return [file_use(asset_dir("data") / SAMPLE / "bridge.csv", SAMPLE)]
+
+
+def _once(uses: list[SourceUse]) -> tuple[SourceUse, ...]:
+    kept: dict[tuple[str, str, str], SourceUse] = {}
+    for use in uses:
+        if is_table_file(use.source):
+            # An earlier relabel named a task file by its path.
+            use = use.model_copy(update={"source": TASK_FILE})  # noqa: PLW2901  the cleaned entry takes the place of the old one
+        # A later entry knows more about the copy than a run's manifest does.
+        kept[use.source, use.file, use.sha256] = use
+    return tuple(kept[key] for key in sorted(kept))
+
+
+def _occupations(tasks: str, values: pd.DataFrame) -> tuple[pd.DataFrame, list[SourceUse]]:
+    """Codes and titles that have a place in a table by O*NET-SOC, and the files that they and the tasks come from."""
+    uses = list(task_sources(tasks))
+    if tasks == "eloundou-2023":
+        known = eloundou.read_occupations()[["onet_soc_code", "title"]]
+        return known, [*uses, source_use("eloundou-2023", "occupation-scores")]
+    if is_onet_release(tasks):
+        return onet.read_occupations(tasks)[["onet_soc_code", "title"]], uses
+    own = values[["onet_soc_code", "title"]].drop_duplicates("onet_soc_code")
+    return own.sort_values("onet_soc_code", ignore_index=True), uses
+
+
+def _frame(
+    bridge: Bridge, shares: pd.DataFrame, occupations: pd.DataFrame, listed: list[str], method: Method
+) -> pd.DataFrame:
+    published = method == "site-2026"
+    frame = bridge.titles.astype({"code": "str", "title": "str"}).copy()
+    codes = pd.Index(frame["code"])
+
+    def summed(table: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
+        return np.bincount(codes.get_indexer(pd.Index(table["code"])), weights=weights, minlength=len(codes))
+
+    behind = occupations.loc[shares["onet_soc_code"]]
+    tasks = summed(shares, behind["tasks"].to_numpy())
+    reached = tasks > 0
+    for measure in MEASURES:
+        # Plain sums in one order for all measures: alpha <= beta <= gamma then holds to the last bit.
+        mean = summed(shares, shares["share"].to_numpy() * behind[measure].to_numpy())
+        value = pd.Series(np.where(reached, mean, np.nan), index=frame.index)
+        frame[measure] = value.map(to_places(2)) if published else value.clip(upper=1.0)
+    for name, measure in (("strict_10", "alpha"), ("with_tools_10", "gamma")):
+        frame[name] = (10 * frame[measure]).map(to_places(1))
+    frame["tasks"] = tasks.astype("int64")
+    reach = bridge.reach(listed)
+    linked = summed(reach, reach["share"].to_numpy())
+    covered = summed(reach, reach["share"].to_numpy() * occupations.loc[reach["onet_soc_code"], "coverage"].to_numpy())
+    frame["coverage"] = np.minimum(covered, 1.0).round(CLEAN)
+    with_tasks = np.divide(covered, linked, out=np.full(len(codes), np.nan), where=linked > 0)
+    frame["weight_labelled"] = np.minimum(with_tasks, 1.0).round(CLEAN)
+    known = set(listed)
+    statuses = [
+        _status(*parts, published=published) if done and parts[1] else bridge.status_without(code, known, borrowed=done)
+        for code, done, parts in zip(
+            codes_of(frame), reached.tolist(), zip(covered.tolist(), linked.tolist(), strict=True), strict=True
+        )
+    ]
+    frame["status"] = pd.Series(statuses, index=frame.index, dtype="str")
+    scored = frame["status"] == "scored"
+    for name, measure in (("percentile_alpha", "alpha"), ("percentile_gamma", "gamma")):
+        ties = "by-code" if published else "shared"
+        frame[name] = percentiles(frame[measure].where(scored), frame["code"], ties=ties)
+        ranks = frame[measure].where(scored).round(CLEAN).rank(ascending=False, method="min")
+        frame[f"rank_{measure}"] = ranks.astype("Int64")
+    return frame
+
+
+def _status(covered: float, linked: float, *, published: bool) -> str:
+    """`scored`, or `thin` with the reason, of a group that labelled tasks lead to.
+
+    Args:
+        covered: Part of all that is linked to the group which has labels.
+        linked: Part of all that is linked to the group which has task statements.
+        published: Judge as the site did: by labels, whatever its bridge does not reach.
+    """
+    part = covered / linked if published else covered
+    if round(part, CLEAN) >= ENOUGH:
+        return "scored"
+    status = f"thin: {_percent(part)} of the group's task weight has labels"
+    if not published and linked < ENOUGH:
+        status += f", because only {_percent(linked)} of what is linked to it has task statements"
+    return status
+
+
+def _percent(part: float) -> str:
+    # Rounded down, so that less than a half never reads as one.
+    return f"{math.floor(100 * round(part, CLEAN))} %" if part >= 0.01 else "under 1 %"
+
+
+def _with_pay(frame: pd.DataFrame, pay: Pay | None, wage: Wage) -> pd.DataFrame:
+    if pay is None:
+        frame["employees"] = pd.array([None] * len(frame), dtype="Int64")
+        for column in ("median_pay_gbp", "mean_pay_gbp", "employees_cv", "median_pay_cv"):
+            frame[column] = np.nan
+        for column in ("employees_quality", "median_pay_quality", "pay_source", "pay_status"):
+            frame[column] = pd.Series(None, index=frame.index, dtype="str")
+    else:
+        given = frame["code"].isin(pay.frame["code"])
+        frame = frame.merge(pay.frame, how="left", on="code", validate="1:1")
+        frame["pay_status"] = frame["pay_status"].where(given, f"jobs and median pay: no row in {pay.name}")
+        if wage == "mean" and frame["mean_pay_gbp"].isna().all():
+            raise UsageError(f"{pay.name} has no mean pay; add a column mean_pay_gbp, or remove --wage mean")
+    jobs = frame["employees"].astype("float64")
+    for measure in MEASURES:
+        pounds = (frame[measure] * jobs * frame[f"{wage}_pay_gbp"]).tolist()
+        # Python's round, unlike NumPy's, gives the float nearest to the pence.
+        frame[f"wage_exposure_{measure}_gbp"] = [round(float(value), 2) for value in pounds]
+    return frame

@@ -29,8 +29,7 @@ from relabel.scoring.linear import full_map, map_of, relabelled, score_map, task
 from relabel.scoring.noise import Answers, Confusion, Noise, Raters
 from relabel.scoring.options import SAMPLE
 from relabel.scoring.options import Noise as NoiseChoice
-from relabel.scoring.ranking import CLEAN, half_up, to_places
-from relabel.scoring.table import ScoreTable
+from relabel.scoring.table import CLEAN, ScoreTable, half_up, to_places
 
 Floats = npt.NDArray[np.float64]
 

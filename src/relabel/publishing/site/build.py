@@ -22,11 +22,15 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib import resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import typst
 from jinja2 import (
     ChoiceLoader,
     FunctionLoader,
@@ -40,7 +44,6 @@ from relabel.files import inside, read_small
 from relabel.publishing.folder import written_whole
 from relabel.publishing.site import figures, views
 from relabel.publishing.site.book import Book, read_book
-from relabel.publishing.site.paper import sources_pdf
 from relabel.sandbox import Sandbox, plain
 
 LISTING = "site.json"
@@ -261,3 +264,55 @@ def _sitemap(address: str, pages: list[str], day: str | None) -> bytes:
     lines = [f"<url><loc>{start}{'' if page == 'index.html' else page}</loc>{changed}</url>" for page in pages]
     head = '<?xml version="1.0" encoding="UTF-8"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n'
     return (head + "\n".join(lines) + "\n</urlset>\n").encode()
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing: what is asked for is of no interest to the one who looks."""
+
+
+def site_server(folder: Path, port: int) -> ThreadingHTTPServer:
+    """A server of a folder, for this machine only.
+
+    Args:
+        folder: A folder that `relabel site` wrote.
+        port: Port; 0 takes a free one.
+
+    Returns:
+        The server, bound but not yet serving.
+
+    Raises:
+        UsageError: The folder holds no site.
+        DataError: The port is taken.
+    """
+    if not (folder / "index.html").is_file():
+        raise UsageError(f"{folder} holds no index.html; give the folder that `relabel site --out` wrote")
+    try:
+        return ThreadingHTTPServer(("127.0.0.1", port), partial(_Quiet, directory=str(folder)))
+    except OSError as error:
+        raise DataError(f"cannot serve on port {port} ({error.strerror}); give another one to --port") from error
+
+
+_EPOCH = "1970-01-01"
+
+
+def sources_pdf(title: str, sources: list[Row], about: list[str], date: str | None) -> bytes:
+    """Set the list of sources.
+
+    What sources say reaches the template as data, never as markup. The same input gives the same bytes as long as Typst
+    stays the same: the document carries the day of the run, not of today.
+
+    Args:
+        title: Head of the document.
+        sources: Entries of `sources.json`.
+        about: What was made from the sources, one paragraph each.
+        date: `YYYY-MM-DD`; None where the run does not say.
+    """
+    document = {"title": title, "sources": sources, "about": about, "date": date or ""}
+    template = resources.files("relabel.publishing.site").joinpath("templates/sources.typ").read_bytes()
+    return typst.compile(
+        template,
+        sys_inputs={"document": json.dumps(document, ensure_ascii=False)},
+        ignore_system_fonts=True,
+        timestamp=int(datetime.fromisoformat(f"{date or _EPOCH}T00:00:00+00:00").timestamp()),
+    )

@@ -8,7 +8,7 @@ from typing import Any
 
 from relabel.careers.pages import Role
 from relabel.publishing.site.book import Book
-from relabel.publishing.site.charts import Box, log_axis, squarified
+from relabel.publishing.site.figures import Box, log_axis, squarified
 from relabel.publishing.words import model_name
 
 Row = dict[str, Any]
