@@ -55,7 +55,7 @@ class Worker:
 
     def restart(self) -> None:
         self.sender = Sender()
-        self.sender._transport = self.provider  # pyright: ignore[reportPrivateUsage]  in the place of HTTP
+        self.sender._transport = self.provider  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]  in the place of HTTP
         self.dead = None
 
     async def __call__(self, method: str, *arguments: Any) -> Any:

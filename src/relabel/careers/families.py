@@ -64,7 +64,9 @@ class Family(Frozen):
     def _codes_are_codes(self) -> Self:
         for code in self.codes:
             if not _CODE.fullmatch(code):
-                raise ValueError(f"codes: {code!r} is no O*NET-SOC code; write it like 51-4121.00, or 51-4121 for all")
+                raise ValueError(
+                    f"codes: {code!r} is not an O*NET-SOC code; write it like 51-4121.00, or 51-4121 for all"
+                )
         return self
 
     def members(self, codes: Sequence[str]) -> list[str]:
@@ -80,7 +82,7 @@ def load_families(path: Path | None = None) -> tuple[Family, ...]:
         path: A TOML file in the form of `data/families.toml`; by default that file.
 
     Raises:
-        DataError: The file is missing, is no TOML, an entry lacks a key or holds a bad value, or an id or a code is given
+        DataError: The file is missing, is not TOML, an entry lacks a key or holds a bad value, or an id or a code is given
             twice.
     """
     path = path or asset_dir("data") / "families.toml"
@@ -149,7 +151,7 @@ def family_pages(
 
     Raises:
         UsageError: `epoch_run` rates no occupations, or rates the sample's for a table of others, or the reverse.
-        DataError: A source file is not to be had.
+        DataError: A source file cannot be obtained.
     """
     chosen = load_families() if families is None else families
     cuts = cuts or load_cut_points()

@@ -45,7 +45,7 @@ def occupation_ratings(run: Run) -> pd.DataFrame:
     """The ratings of each occupation that has all of them.
 
     Repeats of a question are averaged, so that a rating may lie between two labels. An occupation that lacks a dimension
-    is left out: a sum over four is no sum over five.
+    is left out: a sum over four is not a sum over five.
 
     Args:
         run: A run of a rubric of the unit `occupation` whose sums lie between `LOWEST` and `HIGHEST`.
@@ -250,7 +250,7 @@ class FamilyFigures:
         without = [c for c in self.codes if c not in counted]
         said = [f"medians of {len(medians)} of {len(self.codes)} occupations (OEWS, {period})"]
         if any(weighted[rate] is not None for rate in _PERCENTILES):
-            said.append(f"means weighted by jobs; {_SPLIT}; a mean of medians is no median of the family")
+            said.append(f"means weighted by jobs; {_SPLIT}; a mean of medians is not the median of the family")
         if capped:
             said.append(f"median published only as a lower bound: {_listed(capped)}")
         if gaps := [rate for rate in _PERCENTILES if weighted[rate] is None and counted]:

@@ -42,7 +42,7 @@ class Resilience(Frozen):
     """A resilience score with all that it follows from.
 
     Attributes:
-        score: Sum of the points, 0-6; None while a part is missing, because a sum over two parts is no score over three.
+        score: Sum of the points, 0-6; None while a part is missing, because a sum over two parts is not a score over three.
         so_far: Sum of the points of the parts that are known.
         of: Most points that the known parts can give: 6, or less while parts are missing.
         words: The score in a line, such as `2 of 6`, or `2 of 4 so far` with the reason.
@@ -211,7 +211,7 @@ class FamilyPay(Frozen):
         lowest_median: The lowest median among its roles.
         highest_median: The highest known one.
         weighted: Means of the roles' figures weighted by jobs, by name of the figure (`p10, p25, median, p75, p90`).
-            A mean of medians is no median of the family, which nobody publishes.
+            A mean of medians is not the median of the family, which is not published.
         words: What the figures rest on.
     """
 

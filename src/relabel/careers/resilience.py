@@ -80,7 +80,7 @@ def load_cut_points(path: Path | None = None) -> CutPoints:
         path: A TOML file in the form of `data/resilience.toml`; by default that file.
 
     Raises:
-        DataError: The file is missing, is no TOML, lacks a key or holds a bad value.
+        DataError: The file is missing, is not TOML, lacks a key or holds a bad value.
     """
     path = path or asset_dir("data") / "resilience.toml"
     try:
