@@ -226,7 +226,7 @@ def test_similarity_is_one_for_the_same_work_and_zero_for_no_common_activity() -
         ('"23-1011.00", "23-1012.00"', '"23-1011", "23-1011.00"', "have 23-1011.00 twice, in 'law' and in 'law'"),
         ('"23-1011.00"', '"51-4121.00"', "have 51-4121.00 twice, in 'production-professionals' and in 'law'"),
         ('"23-1011.00"', '"51-4121"', "have 51-4121 twice, in 'production-professionals' and in 'law'"),
-        ('"23-1011.00"', '"23-10"', "'23-10' is no O*NET-SOC code; write it like 51-4121.00"),
+        ('"23-1011.00"', '"23-10"', "'23-10' is not an O*NET-SOC code; write it like 51-4121.00"),
         ('name = "Law"', "", "entry 'law': name: is missing"),
         ('id = "law"', 'id = "law"\ncolour = "red"', "entry 'law': colour: "),
         ("[[family]]", "[[families]]", "must hold [[family]] entries and nothing else"),
