@@ -36,7 +36,7 @@ def at_a_terminal(words: list[str], answer: bytes, folder: Path) -> tuple[int, s
     return process.returncode, " ".join(said.decode().split())
 
 
-@pytest.mark.parametrize(("answer", "code", "words"), [(b"n\n", 2, "nothing was asked"), (b"\x04", 130, "interrupted")])
+@pytest.mark.parametrize(("answer", "code", "words"), [(b"n\n", 2, "nothing was sent"), (b"\x04", 130, "interrupted")])
 def test_a_huge_run_is_not_begun_unasked(answer: bytes, code: int, words: str, tmp_path: Path) -> None:
     left, said = at_a_terminal([*HUGE, "--price", "5/15"], answer, tmp_path)
     assert left == code

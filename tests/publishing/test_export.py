@@ -263,7 +263,7 @@ def test_the_published_labels_export_with_a_page_for_each_of_412_groups(tmp_path
     assert [part["onet_soc_code"] for part in page["onet"]] == ["51-1011.00"]
     exposed = sum(task["share"] for task in page["tasks"] if task["code"] == "E1")
     assert round(exposed, 2) == page["score"]["alpha"]
-    assert done.size < 25e6
+    assert done.size < 26e6  # of which the intervals of scores and of other labels take 3 MB
     assert (done.table.partial, done.table.note) == (False, None)
     ids = [source["id"] for source in load(out / "sources.json")["sources"]]
     assert ids == sorted(ids)

@@ -20,6 +20,11 @@ from run_workshop import MakeRun, answered
 
 
 @pytest.fixture
+def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+
+
+@pytest.fixture
 def app() -> typer.Typer:
     made = typer.Typer(pretty_exceptions_enable=False)
     made.callback()(lambda: None)
@@ -76,6 +81,7 @@ def opposed(make_run: MakeRun, task_file: TaskFile, tmp_path: Path) -> tuple[lis
     )
 
 
+@pytest.mark.usefixtures("wide_terminal")
 def test_with_draws_scores_are_shown_with_their_intervals(app: typer.Typer, opposed: tuple[list[str], str]) -> None:
     words, other = opposed
     result = CliRunner().invoke(app, [*words, "--gold", other])
@@ -90,6 +96,7 @@ def test_with_draws_scores_are_shown_with_their_intervals(app: typer.Typer, oppo
         assert low < high
 
 
+@pytest.mark.usefixtures("wide_terminal")
 def test_intervals_of_a_run_of_one_setting_are_shown_with_dashes(
     app: typer.Typer, make_run: MakeRun, task_file: TaskFile
 ) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from relabel.cli import _options as o
-from relabel.cli._render import row, wrapped
+from relabel.cli._render import row, width, wrapped
 from relabel.scoring.options import Choices, Noise
 
 if TYPE_CHECKING:
@@ -248,13 +248,23 @@ def _whose(wide: int, other: Estimate | None) -> str:
         return ""
     from relabel.scoring.uncertainty import PEOPLE
 
-    whose = "mean over raters" if other.name == "pooled" else "people's labels" if other.of == PEOPLE else "by the gold"
-    return f"\n{'':<{wide}}" + 2 * f"{'score, 95 %':<19}{whose:<19}".rstrip().ljust(38)
+    whose, short = ("by the gold", "gold")
+    if other.name == "pooled":
+        whose, short = ("mean over raters", "mean")
+    elif other.of == PEOPLE:
+        whose, short = ("people's labels", "people")
+    shown = f"{'score, 95 %':<19}{whose if _room() else short:<{_room() or 8}}"
+    return f"\n{'':<{wide}}" + 2 * shown
+
+
+def _room() -> int:
+    """Characters for what other labels would give, with its interval; 0 in a narrow terminal, which shows it without."""
+    return 19 if width() >= 100 else 0
 
 
 def _bounded_head(other: Estimate | None) -> str:
-    widths = (19, 19) if other is not None else (19,)
-    return "".join(f"{measure:<{sum(widths)}}" for measure in ("alpha", "gamma")) + "title"
+    wide = 19 + (0 if other is None else _room() or 8)
+    return "".join(f"{measure:<{wide}}" for measure in ("alpha", "gamma")) + "title"
 
 
 def _figures(score: Mapping[Any, Any]) -> str:
@@ -263,8 +273,13 @@ def _figures(score: Mapping[Any, Any]) -> str:
 
 
 def _bounded_figures(score: Mapping[Any, Any], other: Estimate | None) -> str:
-    names = [f"{m}{suffix}" for m in ("alpha", "gamma") for suffix in ("", *(("_" + other.name,) if other else ()))]
-    return "".join(f"{_with_interval(score, name):<19}" for name in names)
+    cells = ""
+    for measure in ("alpha", "gamma"):
+        cells += f"{_with_interval(score, measure):<19}"
+        if other is not None:
+            name = f"{measure}_{other.name}"
+            cells += f"{_with_interval(score, name):<19}" if _room() else f"{_figure(score[name]):<8}"
+    return cells
 
 
 def _with_interval(score: Mapping[Any, Any], name: str) -> str:

@@ -89,7 +89,9 @@ def task_frame(table: ScoreTable, answers: Mapping[TaskKey, list[Row]]) -> pd.Da
     keys = zip(frame["onet_soc_code"], frame["task_id"], strict=True)
     traced = [" ".join(a["request_key"] for a in answers.get(key, ()) if a["request_key"]) or None for key in keys]
     frame["request_keys"] = pd.Series(traced, index=frame.index, dtype="str")
-    frame["note"] = pd.Series(table.note, index=frame.index, dtype="str")
+    # A row says what its labels are, not how the intervals of scores were made.
+    marks = [part for part in (table.note or "").split("; ") if part.startswith(("PARTIAL", "SAMPLE"))]
+    frame["note"] = pd.Series("; ".join(marks) or None, index=frame.index, dtype="str")
     return frame.sort_values("onet_soc_code", kind="stable", ignore_index=True)
 
 
