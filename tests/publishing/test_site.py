@@ -357,7 +357,7 @@ def test_a_file_of_an_export_is_never_a_link(file: str, site: Site, tmp_path: Pa
         build_site(export, tmp_path / "site")
 
 
-@pytest.mark.parametrize("code", ["../../escaped", "/tmp/escaped", "a/b", "..", "", "x\ny", None, ["x"], "x" * 99])
+@pytest.mark.parametrize("code", ["../../escaped", "/escaped", "a/b", "..", "", "x\ny", None, ["x"], "x" * 99])
 def test_a_code_with_a_path_in_it_writes_nothing(code: object, site: Site, tmp_path: Path) -> None:
     export = stranger(site, tmp_path)
     for folder in ("occupations", "onet"):
