@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,22 @@ def test_a_trial_without_people_is_no_trial_against_people(tmp_path: Path) -> No
     path = tmp_path / "mine.yaml"
     path.write_text(GOOD.replace("people: true", "people: false"))
     assert load_rubric(str(path)).validity_in_words()[-1] == NOT_TRIED
+
+
+def test_a_trial_of_other_words_is_no_trial_of_these(tmp_path: Path) -> None:
+    assert all(
+        study.wording == load_rubric(name).wording for name in rubric_names() for study in load_rubric(name).validity
+    )
+    path = tmp_path / "mine.yaml"
+    path.write_text(GOOD.replace("Nail shingles", "Nail slates"))
+    changed = load_rubric(str(path))
+    assert (changed.tried, changed.validity_in_words()[-1]) == (False, NOT_TRIED)
+    assert "a trial of another wording" in changed.validity_in_words()[0]
+    path.write_text(re.sub(r"\n    wording: \w+", "", GOOD))
+    assert load_rubric(str(path)).tried
+    assert "does not record which wording" in load_rubric(str(path)).validity_in_words()[0]
+    path.write_text(GOOD.replace("version: 2", "version: 3").replace("title: ", "title: The same words. "))
+    assert load_rubric(str(path)).tried
 
 
 def test_what_is_known_of_a_rubric_changes_neither_its_hash_nor_a_request(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_the_table_of_the_study_comes_out_of_its_label_files(capsys: pytest.Capt
     for name, ref in (("exposure@1", "exposure@1"), ("exposure@2", "exposure")):
         study = next(study for study in load_rubric(ref).validity if study.labels.startswith("labels-"))
         block = document["validity"][name]
-        assert study.rates == block["rates"]
+        assert (study.rates, study.wording) == (block["rates"], block["wording"])
         assert {g: (of.rates, of.kappa) for g, of in study.golds.items()} == {
             g: (of["rates"], of["kappa"]) for g, of in block["golds"].items()
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import math
 import random
 import re
@@ -97,6 +98,7 @@ class Study(_Part):
         rates: Share labelled exposed, by setting.
         golds: Comparison by the name of the reference set.
         limits: What the trial does not show.
+        wording: Which words were tried: `Rubric.wording` of the rubric then. Without it, nothing tells whether they changed.
     """
 
     study: str = Field(min_length=1)
@@ -108,6 +110,7 @@ class Study(_Part):
     rates: Mapping[str, Share] = {}
     golds: Mapping[str, Agreement] = {}
     limits: str = ""
+    wording: str = ""
 
     def in_words(self) -> str:
         """The trial in a line."""
@@ -255,13 +258,24 @@ class Rubric(_Part):
                 raise ValueError(f"{key}.{setting}: {label!r} is no label of this rubric ({', '.join(self.labels)})")
 
     @property
+    def wording(self) -> str:
+        """First 16 digits of the sha256 of what a model is shown: all but name, version, title, codes and trials."""
+        shown = self.model_dump(include={"prompt", "definition", "labels", "settings", "examples", "rationale"})
+        return hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]
+
+    @property
     def tried(self) -> bool:
-        """Whether labels under this rubric have been compared with people's."""
-        return any(gold.people for study in self.validity for gold in study.golds.values())
+        """Whether labels under this rubric's present wording have been compared with people's."""
+        known = [study for study in self.validity if study.wording in {"", self.wording}]
+        return any(gold.people for study in known for gold in study.golds.values())
 
     def validity_in_words(self) -> list[str]:
         """What is known of the rubric's validity: one line a trial, and a mark where no trial compares it with people."""
-        return [study.in_words() for study in self.validity] + [NOT_TRIED] * (not self.tried)
+        notes = {self.wording: "", "": " (the trial does not record which wording it tried)"}
+        other = " (a trial of another wording: this one may do better or worse)"
+        return [study.in_words() + notes.get(study.wording, other) for study in self.validity] + [NOT_TRIED] * (
+            not self.tried
+        )
 
     def code(self, labels: Mapping[str, str]) -> Code | None:
         """The published code of a task from its labels by setting; None while labels are missing."""

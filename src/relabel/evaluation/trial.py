@@ -71,6 +71,7 @@ class TriedRubric(Frozen):
 
     Attributes:
         name: How the document calls it.
+        wording: Hash of what the model was shown; see `relabel.rubric.Rubric.wording`.
         labels: Name of its run.
         raters: The model, or who labelled.
         tasks: Tasks with a label in at least one setting.
@@ -87,6 +88,7 @@ class TriedRubric(Frozen):
     id: str
     version: int
     sha256: str
+    wording: str
     labels: str
     raters: str
     tasks: int
@@ -428,6 +430,7 @@ def _tried(run: Run, sides: _Sides, rater: int) -> TriedRubric:
         id=run.rubric.id,
         version=run.rubric.version,
         sha256=manifest.rubric_sha256,
+        wording=run.rubric.wording,
         labels=run.name,
         raters=manifest.model,
         tasks=int(any_known.sum()),
@@ -481,6 +484,7 @@ def _validity(
         "tasks": f"tasks of {tasks}{drawn}",
         "n": of.tasks,
         "labels": of.labels,
+        "wording": of.wording,
         "rates": {name: _round(of.rates[name]) for name in ("strict", "with-tools") if name in of.rates},
         "golds": compared,
     }
