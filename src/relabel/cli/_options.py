@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,6 +20,8 @@ from relabel.scoring.options import Links, Method, Repeats, Taxonomy, Unrated, W
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from relabel.cli._render import Table
 
 
 def finite(value: float | None) -> float | None:
@@ -36,6 +38,16 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JS
 OutJson = Annotated[Path | None, typer.Option("--out", metavar="F", help="Write the JSON document to this file.")]
 OutTable = Annotated[Path | None, typer.Option("--out", metavar="F", help="Write to a .csv, .parquet or .json file.")]
 Html = Annotated[Path | None, typer.Option("--html", metavar="F", help="Write a report as one HTML file.")]
+Latex = Annotated[
+    Path | None,
+    typer.Option("--latex", metavar="F", help="Write the tables as LaTeX, for the package booktabs; - prints them."),
+]
+Markdown = Annotated[
+    Path | None, typer.Option("--markdown", metavar="F", help="Write the tables as Markdown; - prints them.")
+]
+Csv = Annotated[
+    Path | None, typer.Option("--csv", metavar="F", help="Write the tables' figures as CSV, unrounded; - prints them.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 LogJson = Annotated[
     bool, typer.Option("--log-json", help="Write progress as JSON events, one a line, to standard error.")
@@ -304,6 +316,36 @@ def give_json(document: Any, *, out: Path | None = None, as_json: bool = True) -
     if as_json:
         typer.echo(text)
     return as_json
+
+
+def give_tables(
+    tables: pd.DataFrame | Sequence[Table],
+    *,
+    latex: Path | None,
+    markdown: Path | None,
+    csv: Path | None,
+    title: str = "",
+) -> bool:
+    """Write tables where `--latex`, `--markdown` and `--csv` say; as for `relabel.cli._render.table_text`.
+
+    Returns:
+        Whether one of them was printed, and nothing else should be.
+    """
+    from relabel.cli._render import TableForm, table_text
+
+    asked: dict[TableForm, Path | None] = {"latex": latex, "markdown": markdown, "csv": csv}
+    printed = False
+    for form, path in asked.items():
+        if path is None:
+            continue
+        text = table_text(tables, form, title=title)
+        if str(path) == "-":
+            typer.echo(text, nl=False)
+            printed = True
+        else:
+            write(path, text, f"--{form}")
+            typer.echo(f"written: {path}", err=True)
+    return printed
 
 
 def write_table_or_json(

@@ -1,0 +1,51 @@
+"""Tables for a paper, a page and another program."""
+
+import csv
+import io
+
+import pandas as pd
+
+from relabel.cli._render import Change, Signed, Table, table_text
+
+AGREEMENT = Table(
+    "Agreement of a_run & gold, 50 %",
+    ("setting", "n", "kappa", "95 %", "change", "95 %"),
+    [
+        ["strict", 1234, -0.0334, (-0.1, 0.2), Signed(0.02), Change(-0.1, 0.3)],
+        ["a|b", 3, 0.5, (0.1, 0.2), None, None],
+    ],
+    notes=["x_y < 5."],
+)
+
+
+def test_latex_escapes_names_and_sets_minus_signs_and_ranges() -> None:
+    lines = table_text(AGREEMENT, "latex").splitlines()
+
+    assert r"\caption{Agreement of a\_run \& gold, 50 \%}" in lines
+    assert r"strict & 1,234 & $-$.033 & $-$.100 to .200 & $+$0.020 & $-$0.100 to $+$0.300 \\" in lines
+    assert r"a$|$b & 3 & .500 & .100--.200 & - & - \\" in lines
+    assert lines.index(r"\toprule") < lines.index(r"\midrule") < lines.index(r"\bottomrule")
+
+
+def test_markdown_keeps_its_columns_whatever_a_name_holds() -> None:
+    rows = [line for line in table_text(AGREEMENT, "markdown").splitlines() if line.startswith("|")]
+
+    assert {row.replace(r"\|", "").count("|") for row in rows} == {7}
+    assert rows[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"
+
+
+def test_csv_of_tables_is_a_line_a_figure_unrounded_with_its_interval() -> None:
+    rows = list(csv.DictReader(io.StringIO(table_text([AGREEMENT, AGREEMENT], "csv"))))
+
+    assert len(rows) == 12
+    assert rows[1] == {
+        "table": AGREEMENT.title, "row": "strict", "figure": "kappa", "value": "-0.0334", "low": "-0.1", "high": "0.2"
+    }  # fmt: skip
+    assert rows[5]["value"] == ""
+
+
+def test_a_frame_is_a_table_too() -> None:
+    frame = pd.DataFrame({"code": ["=1+1", "2"], "alpha": [0.25, None]})
+
+    assert table_text(frame, "csv") == "code,alpha\n'=1+1,0.25\n2,\n"
+    assert r"2 & - \\" in table_text(frame, "latex", title="Scores")
