@@ -22,12 +22,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from relabel.label import Answer
-from relabel.labelling.engines.limits import Limiter
-from relabel.labelling.engines.online import OnlineEngine
+from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.job import Job
+from relabel.labelling.limiter import Limiter
 from relabel.labelling.prompt import load_prompt
 from relabel.labelling.request import Endpoint
-from relabel.labelling.running import run_job
+from relabel.labelling.runner import run_job
 from relabel.labelling.store import Store
 from relabel.rubric import load_rubric
 from relabel.task import Task
@@ -172,7 +172,7 @@ def warm(labels: int, folder: str) -> dict[str, float]:
     """A rerun of which the store knows every answer."""
 
     async def work() -> None:
-        from relabel.labelling.engines.replay import ReplayEngine
+        from relabel.labelling.engine import ReplayEngine
 
         with Store(Path(folder) / "store") as store:
             out = Path(folder) / f"again-{time.time_ns()}"

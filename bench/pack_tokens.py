@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import urllib.request
 
-from relabel.labelling.engines.local import LocalServer, find_weights, local_endpoint
+from relabel.labelling.local import LocalServer, find_weights, local_endpoint
 from relabel.labelling.prompt import load_prompt
 from relabel.labelling.request import Planner
 from relabel.rubric import load_rubric

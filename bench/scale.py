@@ -20,16 +20,15 @@ from pathlib import Path
 
 from labelling import Mock, cpu, job, measured
 from relabel.label import Answer, Usage
-from relabel.labelling.budget import Budget
 from relabel.labelling.connection import Connection
-from relabel.labelling.engines.engine import Engine, Flies, Repair
-from relabel.labelling.engines.limits import Limiter
-from relabel.labelling.engines.online import OnlineEngine
-from relabel.labelling.engines.ray import ClusterOptions, RayEngine
+from relabel.labelling.engine import Engine, OnInFlight, OnlineEngine, Repair
 from relabel.labelling.estimate import estimate
 from relabel.labelling.job import Job, Stop
+from relabel.labelling.limiter import Limiter
+from relabel.labelling.pricing import Budget
+from relabel.labelling.ray import ClusterOptions, RayEngine
 from relabel.labelling.request import Request
-from relabel.labelling.running import run_job
+from relabel.labelling.runner import run_job
 from relabel.labelling.store import Store
 
 HERE = Path(__file__).parent
@@ -50,13 +49,15 @@ class Simulated:
 
     name = "online"
 
-    async def ask(self, request: Request, repair: Repair | None = None, *, flies: Flies | None = None) -> Answer:
+    async def ask(
+        self, request: Request, repair: Repair | None = None, *, on_in_flight: OnInFlight | None = None
+    ) -> Answer:
         del repair
-        if flies is not None:
-            flies(True)
+        if on_in_flight is not None:
+            on_in_flight(True)
         await asyncio.sleep(0)
-        if flies is not None:
-            flies(False)
+        if on_in_flight is not None:
+            on_in_flight(False)
         words = f"A chat window halves the time, checking included: {request.key[:12]}."
         return Answer(
             request_key=request.key,
@@ -161,14 +162,14 @@ def on_ray_until(requests: int, answers: int) -> dict[str, float]:
                 asked = 0
 
                 async def ask(
-                    self, request: Request, repair: Repair | None = None, *, flies: Flies | None = None
+                    self, request: Request, repair: Repair | None = None, *, on_in_flight: OnInFlight | None = None
                 ) -> Answer:
                     self.asked += 1
                     if self.asked % LOOK_EVERY == 0:
                         stored.append(_in_object_store())
                     if self.asked == answers:
                         stop()
-                    return await engine.ask(request, repair, flies=flies)
+                    return await engine.ask(request, repair, on_in_flight=on_in_flight)
 
             counting = Counting()
             try:

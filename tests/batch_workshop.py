@@ -13,10 +13,10 @@ from batch_server import FakeBatches
 from relabel.labelling.batch.hooks import WAYS
 from relabel.labelling.batch.runner import run_batch
 from relabel.labelling.batch.state import BatchOptions
-from relabel.labelling.engines.transport import Http, certificates
 from relabel.labelling.job import Job
-from relabel.labelling.outcome import Outcome
+from relabel.labelling.runner import Outcome
 from relabel.labelling.store import Store
+from relabel.labelling.transport import Http, certificates
 from server import Reply, Seen, judged
 from workshop import KEY, make_job
 

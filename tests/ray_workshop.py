@@ -14,13 +14,12 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from relabel.labelling.budget import Budget
 from relabel.labelling.connection import Connection
-from relabel.labelling.engines.limits import Limiter
-from relabel.labelling.engines.ray import ClusterOptions, RayEngine
 from relabel.labelling.job import Job, Stop
-from relabel.labelling.outcome import Outcome
-from relabel.labelling.running import run_job
+from relabel.labelling.limiter import Limiter
+from relabel.labelling.pricing import Budget
+from relabel.labelling.ray import ClusterOptions, RayEngine
+from relabel.labelling.runner import Outcome, run_job
 from relabel.labelling.store import Store
 from workshop import KEY
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from relabel.labelling.engines.ray import RAY_EXTRA
+from relabel.labelling.ray import RAY_EXTRA
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]

@@ -8,15 +8,14 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from relabel.labelling.engines.limits import Limiter
-from relabel.labelling.engines.online import OnlineEngine
-from relabel.labelling.engines.transport import Patience
+from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.job import Job, Stop
-from relabel.labelling.outcome import Outcome
+from relabel.labelling.limiter import Limiter
 from relabel.labelling.prompt import load_prompt
 from relabel.labelling.request import Endpoint, host_of
-from relabel.labelling.running import run_job
+from relabel.labelling.runner import Outcome, run_job
 from relabel.labelling.store import Store
+from relabel.labelling.transport import Timeouts
 from relabel.rubric import load_rubric
 from relabel.task import Task
 
@@ -81,7 +80,7 @@ async def label_all(
     concurrency: int = 4,
     stop: Stop | None = None,
     key: str = KEY,
-    patience: Patience | None = None,
+    timeouts: Timeouts | None = None,
 ) -> Outcome:
     assert job.base_url is not None
     engine = OnlineEngine(
@@ -89,7 +88,7 @@ async def label_all(
         SecretStr(key),
         job.price,
         limiter=Limiter(concurrency),
-        patience=patience,
+        timeouts=timeouts,
         sleep=no_sleep,
         jitter=lambda: 0.0,
     )

@@ -14,9 +14,8 @@ from batch_workshop import batch, books_balance, by_number
 from relabel.errors import DataError
 from relabel.label import Label
 from relabel.labelling.batch.state import BatchFolder, run_id
-from relabel.labelling.budget import Budget
 from relabel.labelling.job import Job
-from relabel.labelling.pricing import Price
+from relabel.labelling.pricing import Budget, Price
 from relabel.labelling.request import Endpoint, canonical_json, host_of
 from relabel.labelling.store import Store
 from relabel.labelling.wire import PATHS

@@ -15,8 +15,8 @@ from batch_workshop import batch, books_balance, by_number, no_wait
 from relabel.labelling.batch.state import BatchFolder, run_id
 from relabel.labelling.job import Job, Stop
 from relabel.labelling.leases import HOLD_AGAIN_S, HOLD_S, LEASE_S, Leases
-from relabel.labelling.outcome import Outcome
 from relabel.labelling.request import Endpoint
+from relabel.labelling.runner import Outcome
 from relabel.labelling.store import Store
 from relabel.labelling.workers import in_a_batch
 from server import FakeProvider, provider

@@ -15,8 +15,8 @@ import pytest
 from batch_server import Call, FakeBatches, Fate, batch_provider
 from batch_workshop import by_number
 from relabel.cli.app import run_app
-from relabel.labelling.form import form_note
 from relabel.labelling.request import Endpoint, host_of
+from relabel.labelling.runner import form_note
 from relabel.labelling.store import Store
 from relabel.run import open_run
 from relabel.settings import asset_dir, settings

@@ -15,14 +15,12 @@ from pydantic import SecretStr
 
 from relabel.cli.app import run_app
 from relabel.label import Usage
-from relabel.labelling.budget import Budget, NoBudgetError
-from relabel.labelling.engines.limits import Limiter
-from relabel.labelling.engines.online import OnlineEngine
+from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.job import Job
-from relabel.labelling.outcome import Outcome
-from relabel.labelling.pricing import Price
+from relabel.labelling.limiter import Limiter
+from relabel.labelling.pricing import Budget, NoBudgetError, Price
 from relabel.labelling.request import Endpoint, host_of
-from relabel.labelling.running import run_job
+from relabel.labelling.runner import Outcome, run_job
 from relabel.labelling.store import Store
 from relabel.run import open_run
 from server import Reply, Seen, chat, judged, provider, refused
@@ -53,7 +51,7 @@ def test_the_cap_is_never_passed_and_nobody_gives_up_while_others_may_leave_room
             await budget.reserve(worst)
         except NoBudgetError:
             assert flying == 0
-            assert budget.spent_usd + budget.unsure_usd + worst > cap * scale
+            assert budget.spent_usd + budget.unconfirmed_usd + worst > cap * scale
             return
         flying += 1
         await asyncio.sleep(takes)
@@ -69,7 +67,7 @@ def test_the_cap_is_never_passed_and_nobody_gives_up_while_others_may_leave_room
 
     simulate(all_of_them)
     assert spent <= cap * scale * (1 + 1e-9)
-    assert budget.spent_usd + budget.unsure_usd == pytest.approx(spent)
+    assert budget.spent_usd + budget.unconfirmed_usd == pytest.approx(spent)
 
 
 async def test_a_request_waits_for_others_to_settle() -> None:
@@ -133,7 +131,7 @@ async def test_a_run_stops_buying_below_its_cap_and_names_what_is_missing(store:
         outcome, budget = await label_capped(capped_job(fake.base_url, 60), store, tmp_path / "run", 0.5)
     costs = [label.cost_usd or 0.0 for label in outcome.labels]
     assert sum(costs) == pytest.approx(outcome.manifest.cost_usd)
-    assert 0 < sum(costs) <= budget.spent_usd + budget.unsure_usd <= 0.5
+    assert 0 < sum(costs) <= budget.spent_usd + budget.unconfirmed_usd <= 0.5
     assert len(outcome.labels) + len(outcome.failures) == 120
     assert {failure.kind for failure in outcome.failures} == {"budget"}
 
@@ -145,7 +143,7 @@ async def test_an_answer_without_usage_has_no_known_cost_and_counts_at_its_worst
         outcome, budget = await label_capped(capped_job(fake.base_url, 30), store, tmp_path / "run", 0.5)
     assert [label.cost_usd for label in outcome.labels if label.cost_usd is not None] == []
     assert outcome.manifest.cost_usd is None
-    assert 0 < budget.unsure_usd <= 0.5
+    assert 0 < budget.unconfirmed_usd <= 0.5
     assert "budget" in {failure.kind for failure in outcome.failures}
 
 
@@ -218,12 +216,12 @@ async def test_what_may_have_been_charged_without_an_answer_is_in_the_manifest(s
             asked = replace(job, endpoint=endpoint)
             outcome = await run_job(asked, engine, store, tmp_path / out, concurrency=2, budget=budget)
             await engine.close()
-            unsure = outcome.manifest.perhaps_charged
-            assert unsure.requests == sum(f.attempts for f in outcome.failures) == 12
-            assert outcome.manifest.sessions[-1].perhaps_charged == unsure
+            unconfirmed = outcome.manifest.perhaps_charged
+            assert unconfirmed.requests == sum(f.attempts for f in outcome.failures) == 12
+            assert outcome.manifest.sessions[-1].perhaps_charged == unconfirmed
             body = next(p.request.body for p in asked.plan() if "number 1" in str(p.request.body))
             worst = Budget(1.0, PRICE).worst_case(body)
-            assert unsure.usd == (pytest.approx(12 * worst, rel=0.02) if known else None)
+            assert unconfirmed.usd == (pytest.approx(12 * worst, rel=0.02) if known else None)
 
 
 async def test_the_same_question_twice_is_paid_for_on_one_row(store: Store, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from relabel.cli.app import run_app
 from relabel.errors import ProviderError
 from relabel.label import Answer, InvalidAnswerError, Usage
-from relabel.labelling.decide import decided, label_probability, letter_logprobs
+from relabel.labelling.reply import decided, label_probability, letter_logprobs
 from relabel.labelling.request import Endpoint, host_of
 from relabel.labelling.store import Store
 from relabel.rubric import load_rubric

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from relabel.errors import DataError
-from relabel.labelling.differences import differences
-from relabel.labelling.outcome import manifest_of, out_is_free
+from relabel.labelling.job import differences
 from relabel.labelling.prompt import load_prompt
 from relabel.labelling.request import Endpoint, host_of
+from relabel.labelling.runner import manifest_of, out_is_free
 from relabel.labelling.store import Store
 from relabel.run import Counts, Manifest, SourceUse, write_run
 from server import judged, provider

@@ -15,40 +15,39 @@ from rich.console import Console
 from relabel.cli.app import run_app
 from relabel.cli.display import Bar, PlainLines, duration, line, money, panel, paused_until, shown
 from relabel.label import Answer, Usage
-from relabel.labelling.engines.engine import NoAnswerError
-from relabel.labelling.engines.limits import Limiter
-from relabel.labelling.engines.online import OnlineEngine
-from relabel.labelling.progress import Progress
+from relabel.labelling.engine import OnlineEngine
+from relabel.labelling.limiter import Limiter
+from relabel.labelling.progress import Progress, RateEstimator
+from relabel.labelling.refusals import NoAnswerError
 from relabel.labelling.request import Request
-from relabel.labelling.running import run_job
+from relabel.labelling.runner import run_job
 from relabel.labelling.store import Store
-from relabel.labelling.trend import Trend
 from server import Reply, Seen, chat, judged, provider, refused
 from workshop import FakeTime, make_job
 
 
-def busy(limiter: Limiter | None = None) -> Trend:
+def busy(limiter: Limiter | None = None) -> RateEstimator:
     """A job that has had 2,043 answers in 100 seconds, and labels of the store at its start."""
     now = FakeTime()
     progress = Progress(asked=38_530, from_store=12_000)
-    progress.flying["k"] = ("8823 strict", time.monotonic() - 95)
-    trend = Trend(progress, limiter or Limiter(None), clock=now)
+    progress.in_flight["k"] = ("8823 strict", time.monotonic() - 95)
+    estimator = RateEstimator(progress, limiter or Limiter(None), clock=now)
     now.now += 100
     progress.fresh = 2_000
     progress.failed.update(refusal=3, timeout=40)
     progress.prompt_tokens, progress.cached_tokens, progress.completion_tokens = 1_400_000, 1_200_000, 90_000
     progress.cost_usd = 0.5
-    trend.look()
-    return trend
+    estimator.look()
+    return estimator
 
 
-def new(asked: int, limiter: Limiter | None = None) -> Trend:
-    return Trend(Progress(asked=asked), limiter or Limiter(8))
+def new(asked: int, limiter: Limiter | None = None) -> RateEstimator:
+    return RateEstimator(Progress(asked=asked), limiter or Limiter(8))
 
 
-def drawn(trend: Trend, width: int) -> str:
+def drawn(estimator: RateEstimator, width: int) -> str:
     console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True)
-    console.print(panel(trend))
+    console.print(panel(estimator))
     return console.export_text()
 
 
@@ -88,7 +87,7 @@ def test_the_panel_of_a_job_that_begins_promises_nothing() -> None:
 
 
 def test_the_panel_of_a_batch_job_names_no_limit_of_ours() -> None:
-    assert "in flight 0 rate - left -" in " ".join(drawn(Trend(Progress(asked=10), None), 80).split())
+    assert "in flight 0 rate - left -" in " ".join(drawn(RateEstimator(Progress(asked=10), None), 80).split())
 
 
 async def test_the_events_of_a_batch_job_name_no_limit_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,8 +133,8 @@ def test_the_plain_line_says_the_same_in_short() -> None:
 
 
 def test_an_unknown_price_is_said() -> None:
-    trend = new(5)
-    trend.progress.bought(
+    estimator = new(5)
+    estimator.progress.bought(
         Answer(
             request_key="k",
             content="",
@@ -149,8 +148,8 @@ def test_an_unknown_price_is_said() -> None:
             raw={},
         )
     )
-    assert "cost unknown" in line(trend)
-    assert trend.cost_at_end is None
+    assert "cost unknown" in line(estimator)
+    assert estimator.cost_at_end is None
     assert money(0.25) == "$0.2500"
 
 
@@ -162,9 +161,9 @@ def test_durations_are_said_as_people_say_them(seconds: float, said: str) -> Non
     assert duration(seconds) == said
 
 
-def plain_lines(trend: Trend, now: FakeTime, seconds: int) -> list[tuple[int, str]]:
+def plain_lines(estimator: RateEstimator, now: FakeTime, seconds: int) -> list[tuple[int, str]]:
     """What plain progress says while nothing but the clock moves, and after how many seconds."""
-    lines, begun = PlainLines(trend, now.now), now.now
+    lines, begun = PlainLines(estimator, now.now), now.now
     said: list[tuple[int, str]] = []
     for _ in range(seconds):
         now.now += 1
@@ -174,9 +173,9 @@ def plain_lines(trend: Trend, now: FakeTime, seconds: int) -> list[tuple[int, st
 
 
 def test_plain_progress_repeats_itself_once_a_minute_and_says_what_it_waits_for() -> None:
-    now, trend = FakeTime(), new(120)
-    trend.progress.flying.update({str(n): (f"{n} strict", now.now - 20 * (n == 3)) for n in range(4)})
-    assert plain_lines(trend, now, 200) == [
+    now, estimator = FakeTime(), new(120)
+    estimator.progress.in_flight.update({str(n): (f"{n} strict", now.now - 20 * (n == 3)) for n in range(4)})
+    assert plain_lines(estimator, now, 200) == [
         (10, "0/120 | 0 tokens | $0.0000"),
         (70, "0/120 | 0 tokens | $0.0000 | waiting for 4 answers, the slowest for 1 min 30 s"),
         (130, "0/120 | 0 tokens | $0.0000 | waiting for 4 answers, the slowest for 2 min 30 s"),
@@ -185,23 +184,23 @@ def test_plain_progress_repeats_itself_once_a_minute_and_says_what_it_waits_for(
 
 
 def test_plain_progress_says_what_has_changed_every_ten_seconds() -> None:
-    now, trend = FakeTime(), new(120)
-    lines = PlainLines(trend, now.now)
+    now, estimator = FakeTime(), new(120)
+    lines = PlainLines(estimator, now.now)
     said = 0
     for second in range(1, 101):
         now.now += 1
-        trend.progress.from_store = second
+        estimator.progress.from_store = second
         said += lines.due(now.now) is not None
     assert said == 10
 
 
 def test_a_server_that_cannot_be_reached_is_said_at_once_and_once() -> None:
     now, limiter = FakeTime(), Limiter(4)
-    trend = new(120, limiter)
+    estimator = new(120, limiter)
     limiter.unreachable = "cannot reach http://h/v1 (connection refused)"
     words = "cannot reach http://h/v1 (connection refused), trying again"
-    assert plain_lines(trend, now, 5) == [(1, words)]
-    assert words in " ".join(drawn(trend, 80).split())
+    assert plain_lines(estimator, now, 5) == [(1, words)]
+    assert words in " ".join(drawn(estimator, 80).split())
 
 
 @pytest.mark.parametrize("base_url", ["http://127.0.0.1:9/v1", "http://localhost:9/v1"])
@@ -237,11 +236,11 @@ async def test_the_end_of_a_pause_is_no_news() -> None:
         await asyncio.Event().wait()
 
     limiter = Limiter(4, rpm=6, clock=time_, sleep=sleep)
-    trend = new(6, limiter)
+    estimator = new(6, limiter)
     limiter.release(await limiter.acquire(100))
     waiting = asyncio.create_task(limiter.acquire(100))
     await asyncio.sleep(0)
-    lines, now = PlainLines(trend, 0.0), 1.0
+    lines, now = PlainLines(estimator, 0.0), 1.0
     assert "paused until" in (lines.due(now) or "")
     time_.now += 20
     assert [lines.due(now + second) for second in range(1, 59)] == [None] * 58
@@ -250,111 +249,111 @@ async def test_the_end_of_a_pause_is_no_news() -> None:
 
 
 def test_what_is_done_at_the_end_of_a_run_is_said() -> None:
-    now, trend = FakeTime(), new(1_000_000)
-    trend.progress.doing = "naming"
+    now, estimator = FakeTime(), new(1_000_000)
+    estimator.progress.doing = "naming"
     words = "naming 1,000,000 missing labels; Ctrl-C leaves at once"
-    assert plain_lines(trend, now, 5) == [(1, words)]
-    assert words in " ".join(drawn(trend, 80).split())
-    trend.progress.doing = "writing"
-    assert "writing the run folder" in drawn(trend, 80)
+    assert plain_lines(estimator, now, 5) == [(1, words)]
+    assert words in " ".join(drawn(estimator, 80).split())
+    estimator.progress.doing = "writing"
+    assert "writing the run folder" in drawn(estimator, 80)
 
 
-def come(trend: Trend, now: FakeTime, seconds: float, *, fresh: int = 0, from_store: int = 0) -> None:
+def come(estimator: RateEstimator, now: FakeTime, seconds: float, *, fresh: int = 0, from_store: int = 0) -> None:
     now.now += seconds
-    trend.progress.fresh += fresh
-    trend.progress.from_store += from_store
-    trend.look()
+    estimator.progress.fresh += fresh
+    estimator.progress.from_store += from_store
+    estimator.look()
 
 
-def begun(asked: int, limiter: Limiter | None = None) -> tuple[Trend, FakeTime]:
+def begun(asked: int, limiter: Limiter | None = None) -> tuple[RateEstimator, FakeTime]:
     now = FakeTime()
     progress = Progress(asked=asked)
-    progress.flying["k"] = ("1 strict", now.now)
-    return Trend(progress, limiter or Limiter(8), clock=now), now
+    progress.in_flight["k"] = ("1 strict", now.now)
+    return RateEstimator(progress, limiter or Limiter(8), clock=now), now
 
 
 def test_what_comes_is_foreseen_from_the_last_answers() -> None:
-    trend, now = begun(100)
-    trend.progress.cost_usd = 1.0
-    come(trend, now, 5, fresh=10)
-    trend.progress.failed.update(refusal=10)
-    come(trend, now, 5)
-    assert trend.rate == 2.0
-    assert trend.seconds_left == 40
-    assert trend.cost_at_end == pytest.approx(9.0)
+    estimator, now = begun(100)
+    estimator.progress.cost_usd = 1.0
+    come(estimator, now, 5, fresh=10)
+    estimator.progress.failed.update(refusal=10)
+    come(estimator, now, 5)
+    assert estimator.rate == 2.0
+    assert estimator.seconds_left == 40
+    assert estimator.cost_at_end == pytest.approx(9.0)
 
 
 def test_nothing_is_foreseen_before_some_answers_have_come() -> None:
-    trend, now = begun(100)
-    come(trend, now, 5, fresh=2)
-    assert (trend.rate, trend.seconds_left, trend.cost_at_end) == (None, None, None)
+    estimator, now = begun(100)
+    come(estimator, now, 5, fresh=2)
+    assert (estimator.rate, estimator.seconds_left, estimator.cost_at_end) == (None, None, None)
 
 
 def test_the_start_of_a_model_is_not_taken_for_slowness() -> None:
     now = FakeTime()
-    trend = Trend(Progress(asked=100), Limiter(8), clock=now)
-    come(trend, now, 600)
-    trend.progress.flying["k"] = ("1 strict", now.now)
-    come(trend, now, 10, fresh=10)
-    assert trend.rate == 1.0
+    estimator = RateEstimator(Progress(asked=100), Limiter(8), clock=now)
+    come(estimator, now, 600)
+    estimator.progress.in_flight["k"] = ("1 strict", now.now)
+    come(estimator, now, 10, fresh=10)
+    assert estimator.rate == 1.0
 
 
 def test_while_the_store_answers_nothing_is_foreseen_and_then_only_from_what_is_asked() -> None:
-    trend, now = begun(10_000)
+    estimator, now = begun(10_000)
     for _ in range(36):  # 9,000 labels of the store, and a few answers that had been in flight when the run was stopped
-        come(trend, now, 0.25, fresh=1, from_store=249)
-        assert (trend.rate, trend.seconds_left, trend.cost_at_end) == (None, None, None)
+        come(estimator, now, 0.25, fresh=1, from_store=249)
+        assert (estimator.rate, estimator.seconds_left, estimator.cost_at_end) == (None, None, None)
     for _ in range(10):
-        come(trend, now, 1, fresh=10)
-    assert trend.rate == pytest.approx(10)
-    assert trend.seconds_left == pytest.approx((10_000 - 9_000 - 100) / 10)
+        come(estimator, now, 1, fresh=10)
+    assert estimator.rate == pytest.approx(10)
+    assert estimator.seconds_left == pytest.approx((10_000 - 9_000 - 100) / 10)
 
 
 def test_where_the_store_knows_some_in_between_it_is_taken_to_know_as_much_of_the_rest() -> None:
-    trend, now = begun(1000)
+    estimator, now = begun(1000)
     for _ in range(20):
-        come(trend, now, 1, fresh=5, from_store=5)
-    assert trend.rate == pytest.approx(5)
-    assert trend.seconds_left == pytest.approx(800 / 10)
+        come(estimator, now, 1, fresh=5, from_store=5)
+    assert estimator.rate == pytest.approx(5)
+    assert estimator.seconds_left == pytest.approx(800 / 10)
 
 
 def test_labels_that_nobody_is_asked_for_do_not_make_a_job_fast() -> None:
-    trend, now = begun(10_000)
-    come(trend, now, 5, fresh=10)
-    trend.progress.failed.update(provider=5000)
-    trend.progress.unasked = 5000
-    come(trend, now, 1)
-    assert (trend.rate, trend.seconds_left) == (None, None)
+    estimator, now = begun(10_000)
+    come(estimator, now, 5, fresh=10)
+    estimator.progress.failed.update(provider=5000)
+    estimator.progress.unasked = 5000
+    come(estimator, now, 1)
+    assert (estimator.rate, estimator.seconds_left) == (None, None)
 
 
 async def test_a_cap_of_requests_is_heeded_from_the_first_answer() -> None:
     time_ = FakeTime()
     limiter = Limiter(4, rpm=6, clock=time_, sleep=time_.sleep)
-    trend, now = begun(6, limiter)
+    estimator, now = begun(6, limiter)
     limiter.release(await limiter.acquire(100))
-    come(trend, now, 0.3, fresh=1)
-    assert trend.rate == pytest.approx(0.1)
-    assert trend.seconds_left == pytest.approx(50)
-    assert line(trend).startswith("1/6 | 6.0/min | 50 s left")
+    come(estimator, now, 0.3, fresh=1)
+    assert estimator.rate == pytest.approx(0.1)
+    assert estimator.seconds_left == pytest.approx(50)
+    assert line(estimator).startswith("1/6 | 6.0/min | 50 s left")
 
 
 async def test_a_cap_of_tokens_is_heeded() -> None:
     time_ = FakeTime()
     limiter = Limiter(4, tpm=1000, clock=time_, sleep=time_.sleep)
-    trend, now = begun(60, limiter)
+    estimator, now = begun(60, limiter)
     limiter.release(await limiter.acquire(100))
-    trend.progress.prompt_tokens, trend.progress.completion_tokens = 900, 100
-    come(trend, now, 1, fresh=10)  # packed: ten labels of one answer
-    assert trend.seconds_left == pytest.approx(50 / 10 * 60)
+    estimator.progress.prompt_tokens, estimator.progress.completion_tokens = 900, 100
+    come(estimator, now, 1, fresh=10)  # packed: ten labels of one answer
+    assert estimator.seconds_left == pytest.approx(50 / 10 * 60)
 
 
 async def test_the_first_pause_is_said_at_once() -> None:
     limiter = Limiter(4, rpm=6)
-    trend = new(6, limiter)
+    estimator = new(6, limiter)
     limiter.release(await limiter.acquire(100))
     waiting = asyncio.create_task(limiter.acquire(100))
     await asyncio.sleep(0)
-    said = plain_lines(trend, FakeTime(), 3)
+    said = plain_lines(estimator, FakeTime(), 3)
     waiting.cancel()
     await asyncio.wait({waiting})
     assert [when for when, _ in said] == [1]
@@ -367,7 +366,7 @@ async def test_only_requests_on_the_wire_are_shown_in_flight(store: Store, tmp_p
     limiter = Limiter(3)
 
     def script(seen: Seen) -> Reply:
-        seen_at_once.append((len(progress.flying), limiter.limit))
+        seen_at_once.append((len(progress.in_flight), limiter.limit))
         return Reply(body=judged().body, delay=0.01)
 
     with provider(script) as fake:
@@ -375,8 +374,8 @@ async def test_only_requests_on_the_wire_are_shown_in_flight(store: Store, tmp_p
         await run_job(make_job(fake.base_url, 40), engine, store, tmp_path / "run", concurrency=50, progress=progress)
         await engine.close()
     assert {limit for _, limit in seen_at_once} == {3}
-    assert max(flying for flying, _ in seen_at_once) == 3
-    assert progress.flying == {}
+    assert max(in_flight for in_flight, _ in seen_at_once) == 3
+    assert progress.in_flight == {}
 
 
 async def test_an_answer_that_waits_to_be_entered_is_not_in_flight_any_more(store: Store, tmp_path: Path) -> None:
@@ -385,7 +384,7 @@ async def test_an_answer_that_waits_to_be_entered_is_not_in_flight_any_more(stor
 
     async def look() -> None:
         while True:
-            rounds.append((len(progress.flying), limiter.limit))
+            rounds.append((len(progress.in_flight), limiter.limit))
             await asyncio.sleep(0)
 
     looking = asyncio.create_task(look())
@@ -394,15 +393,15 @@ async def test_an_answer_that_waits_to_be_entered_is_not_in_flight_any_more(stor
         await run_job(make_job(fake.base_url, 64), engine, store, tmp_path / "run", concurrency=64, progress=progress)
         await engine.close()
     looking.cancel()
-    assert max(flying for flying, _ in rounds) == 32
-    assert progress.flying == {}
+    assert max(in_flight for in_flight, _ in rounds) == 32
+    assert progress.in_flight == {}
 
 
 async def test_the_first_question_is_in_flight_too(store: Store, tmp_path: Path) -> None:
-    progress, seen_flying = Progress(asked=4), list[list[str]]()
+    progress, seen_in_flight = Progress(asked=4), list[list[str]]()
 
     def script(seen: Seen) -> Reply:
-        seen_flying.append([what for what, _ in progress.flying.values()])
+        seen_in_flight.append([what for what, _ in progress.in_flight.values()])
         return judged()
 
     with provider(script) as fake:
@@ -410,14 +409,14 @@ async def test_the_first_question_is_in_flight_too(store: Store, tmp_path: Path)
         job = make_job(fake.base_url, 2, probe=True)
         await run_job(job, engine, store, tmp_path / "run", concurrency=2, progress=progress)
         await engine.close()
-    assert seen_flying[0] == ["the first question"]
-    assert progress.flying == {}
+    assert seen_in_flight[0] == ["the first question"]
+    assert progress.in_flight == {}
 
 
 def test_a_limit_that_was_cut_says_that_more_are_still_out() -> None:
-    trend = new(10, Limiter(4))
-    trend.progress.flying.update({str(n): (f"{n} strict", time.monotonic()) for n in range(6)})
-    flat = " ".join(drawn(trend, 80).split())
+    estimator = new(10, Limiter(4))
+    estimator.progress.in_flight.update({str(n): (f"{n} strict", time.monotonic()) for n in range(6)})
+    flat = " ".join(drawn(estimator, 80).split())
     assert "in flight 6, falling to 4 (fixed)" in flat
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from relabel.cli.app import run_app
 from relabel.errors import UsageError
-from relabel.labelling.engines import transport
-from relabel.labelling.engines.transport import Http, certificates, proxy_of
+from relabel.labelling import transport
+from relabel.labelling.transport import Http, certificates, proxy_of
 from relabel.run import open_run
 from server import Reply, Seen, chat, judged, provider
 

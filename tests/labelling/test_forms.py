@@ -11,8 +11,8 @@ import pytest
 
 from relabel.cli.app import run_app
 from relabel.errors import ProviderError
-from relabel.labelling.form import form_note, with_known_form
 from relabel.labelling.job import Stop
+from relabel.labelling.runner import form_note, with_known_form
 from relabel.labelling.store import Store
 from relabel.run import open_run
 from server import FakeProvider, Reply, Seen, chat, judged, provider, refused

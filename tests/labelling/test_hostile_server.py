@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from relabel.errors import ProviderError
-from relabel.labelling.engines.transport import LARGEST_REPLY
 from relabel.labelling.store import Store
+from relabel.labelling.transport import LARGEST_REPLY
 from server import chat
 from workshop import KEY, label_all, make_job
 

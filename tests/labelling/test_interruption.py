@@ -23,18 +23,18 @@ from pydantic import SecretStr
 from relabel.cli.app import run_app
 from relabel.errors import ProviderError, RubricError
 from relabel.label import Answer
-from relabel.labelling.engines.limits import Limiter
-from relabel.labelling.engines.local import LocalServer
-from relabel.labelling.engines.online import OnlineEngine
-from relabel.labelling.engines.transport import Patience
+from relabel.labelling.collector import LabelCollector
+from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.job import Stop
 from relabel.labelling.leases import Leases
-from relabel.labelling.ledger import Ledger
+from relabel.labelling.limiter import Limiter
+from relabel.labelling.local import LocalServer
 from relabel.labelling.progress import Progress
 from relabel.labelling.prompt import Prompt, load_prompt
-from relabel.labelling.request import Planned, Request
-from relabel.labelling.running import run_job
+from relabel.labelling.request import Request, WorkItem
+from relabel.labelling.runner import run_job
 from relabel.labelling.store import Store
+from relabel.labelling.transport import Timeouts
 from relabel.redaction import clean
 from relabel.run import open_run
 from server import FakeProvider, Reply, Seen, chat, judged, provider, refused
@@ -268,11 +268,11 @@ async def test_a_prompt_that_fails_where_a_task_of_a_pack_is_asked_alone_leaves_
 async def test_a_fault_of_this_program_loses_nothing_that_is_paid_for(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def take(self: Ledger, planned: Planned) -> list[Planned] | None:
+    def take(self: LabelCollector, planned: WorkItem) -> list[WorkItem] | None:
         return real(self, planned) if planned.tasks[0].task_id != "9" else {}["nothing"]
 
-    real = Ledger.take
-    monkeypatch.setattr(Ledger, "take", take)
+    real = LabelCollector.take
+    monkeypatch.setattr(LabelCollector, "take", take)
     with provider(lambda seen: Reply(body=judged().body, delay=0.2)) as fake:
         with pytest.raises(KeyError, match="nothing"):
             await label_all(make_job(fake.base_url, 12), store, tmp_path / "run")
@@ -411,7 +411,7 @@ def test_a_run_folder_where_none_can_be_is_one_sentence(capsys: pytest.CaptureFi
 async def test_requests_that_are_never_answered_do_not_hold_up_the_others(
     fault: Any, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relabel.labelling.engines.online.ATTEMPTS", 2)
+    monkeypatch.setattr("relabel.labelling.engine.ATTEMPTS", 2)
 
     def script(seen: Seen) -> Reply:
         stuck = "number 3." in seen.prompt or "number 7." in seen.prompt
@@ -419,7 +419,7 @@ async def test_requests_that_are_never_answered_do_not_hold_up_the_others(
 
     with provider(script) as fake:
         outcome = await label_all(
-            make_job(fake.base_url, 20), store, tmp_path / "run", concurrency=4, patience=Patience(0.3)
+            make_job(fake.base_url, 20), store, tmp_path / "run", concurrency=4, timeouts=Timeouts(0.3)
         )
         stuck = [seen for seen in fake.seen if "number 3." in seen.prompt or "number 7." in seen.prompt]
         assert len(stuck) == 4 * 2
@@ -431,7 +431,7 @@ async def test_requests_that_are_never_answered_do_not_hold_up_the_others(
 
 async def test_a_request_that_is_stuck_once_is_answered_at_the_second_try(store: Store, tmp_path: Path) -> None:
     with provider(lambda seen: Reply(fault="hang") if len(fake.seen) in {2, 5} else judged()) as fake:
-        outcome = await label_all(make_job(fake.base_url, 10), store, tmp_path / "run", patience=Patience(0.3))
+        outcome = await label_all(make_job(fake.base_url, 10), store, tmp_path / "run", timeouts=Timeouts(0.3))
     assert outcome.complete
     assert sorted(label.attempts for label in outcome.labels)[-3:] == [1, 2, 2]
 

@@ -357,7 +357,7 @@ async def test_a_checkout_without_git_is_labelled_all_the_same(
     path: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "checkout" / ".git").mkdir(parents=True)
-    monkeypatch.setattr("relabel.labelling.outcome.__file__", str(tmp_path / "checkout" / "src" / "a" / "b" / "c.py"))
+    monkeypatch.setattr("relabel.labelling.runner.__file__", str(tmp_path / "checkout" / "src" / "a" / "b" / "c.py"))
     monkeypatch.setenv("PATH", path)
     with provider(lambda seen: judged()) as fake:
         outcome = await label_all(make_job(fake.base_url, 1), store, tmp_path / "run")

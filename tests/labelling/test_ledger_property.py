@@ -20,9 +20,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from relabel.errors import DataError, ProviderError
-from relabel.labelling.engines.transport import Patience
 from relabel.labelling.job import Stop
 from relabel.labelling.store import NOTE, REJECTED, TEXT, Store
+from relabel.labelling.transport import Timeouts
 from relabel.run import Run, open_run
 from server import FakeProvider, Reply, Seen, chat, judged, provider, refused
 from workshop import label_all, make_job
@@ -145,7 +145,7 @@ def test_nothing_that_was_answered_is_lost_or_bought_again(plan: list[str], hang
                     folder,
                     concurrency=AT_ONCE,
                     stop=stop,
-                    patience=Patience(3.0),
+                    timeouts=Timeouts(3.0),
                 )
             except ProviderError as error:
                 if "failed alike" not in str(error):

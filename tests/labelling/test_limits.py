@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relabel.labelling.engines.limits import Limiter, Ticket, parse_seconds
-from relabel.labelling.providers import retry_after
+from relabel.labelling.limiter import Limiter, Ticket, parse_seconds
+from relabel.labelling.refusals import retry_after
 from simulated import Clock, FixedWindow, LeakyBucket, Provider, Traffic, simulate, talk
 from workshop import FakeTime
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from relabel.errors import DataError, ProviderError
-from relabel.labelling.engines.local import MEMBER, LocalServer, find_weights, local_endpoint
+from relabel.labelling.local import MEMBER, LocalServer, find_weights, local_endpoint
 from relabel.settings import settings
 
 pytestmark = pytest.mark.local_model
@@ -56,7 +56,7 @@ def test_the_server_answers_and_stops(weights: Path) -> None:
 
 def test_the_server_stops_when_its_parent_is_killed(weights: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from relabel.labelling.engines.local import LocalServer\n"
+        "import sys, time; from pathlib import Path; from relabel.labelling.local import LocalServer\n"
         "server = LocalServer(Path(sys.argv[1]), 'x').__enter__(); print(server.pid, flush=True); time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(weights)], stdout=subprocess.PIPE, text=True) as parent:

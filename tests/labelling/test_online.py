@@ -11,13 +11,13 @@ from pydantic import SecretStr
 
 from relabel.errors import ProviderError
 from relabel.label import Answer
-from relabel.labelling.engines.engine import NoAnswerError
-from relabel.labelling.engines.limits import Limiter
-from relabel.labelling.engines.online import ATTEMPTS, OnlineEngine
-from relabel.labelling.engines.transport import Patience
+from relabel.labelling.engine import ATTEMPTS, OnlineEngine
+from relabel.labelling.limiter import Limiter
 from relabel.labelling.pricing import find_price
 from relabel.labelling.prompt import load_prompt
+from relabel.labelling.refusals import NoAnswerError
 from relabel.labelling.request import Endpoint, Planner, Request
+from relabel.labelling.transport import Timeouts
 from relabel.rubric import load_rubric
 from relabel.task import load_tasks
 from server import FakeProvider, Reply, Seen, chat, judged, provider, refused
@@ -125,7 +125,7 @@ async def test_a_bad_request_fails_alone(status: int) -> None:
 
 async def test_a_server_that_never_answers_is_left() -> None:
     with provider(lambda seen: Reply(fault="hang")) as fake, pytest.raises(NoAnswerError) as caught:
-        await ask(fake, patience=Patience(0.05))
+        await ask(fake, timeouts=Timeouts(0.05))
     assert caught.value.kind == "timeout"
     assert "no answer within 0.05 s, asked 6 times; a model that thinks for longer" in str(caught.value)
 
@@ -135,7 +135,7 @@ async def test_a_trickling_body_ends_at_the_deadline() -> None:
         provider(lambda seen: Reply(body=chat("x" * 500), fault="trickle")) as fake,
         pytest.raises(NoAnswerError) as caught,
     ):
-        await ask(fake, patience=Patience(90, 0.2))
+        await ask(fake, timeouts=Timeouts(90, 0.2))
     assert caught.value.kind == "timeout"
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from relabel.cli.app import run_app
+from relabel.labelling import ray as ray_engine
 from relabel.labelling.connection import describe
-from relabel.labelling.engines import ray as ray_engine
 from relabel.labelling.estimate import Estimate, limits
 from relabel.settings import Settings
 
@@ -167,12 +167,12 @@ def test_the_tables_of_the_page_are_the_plans_own() -> None:
 
 
 def test_how_long_to_wait_follows_where_the_model_is() -> None:
-    def patience(model: str, timeout: float | None) -> tuple[float, float]:
-        found = describe(model, "http://x/v1", Settings(), {}, timeout=timeout).patience
+    def timeouts(model: str, timeout: float | None) -> tuple[float, float]:
+        found = describe(model, "http://x/v1", Settings(), {}, timeout=timeout).timeouts
         return found.attempt_s, found.deadline_s
 
-    assert patience("m", None) == (90, 300)
-    assert patience("m", 20) == (20, 300)
-    assert patience("m", 400) == (400, 1200)  # a model that thinks for minutes gets three tries all the same
-    assert patience("local", None) == (900, 2700)
-    assert patience("local", 60) == (60, 300)
+    assert timeouts("m", None) == (90, 300)
+    assert timeouts("m", 20) == (20, 300)
+    assert timeouts("m", 400) == (400, 1200)  # a model that thinks for minutes gets three tries all the same
+    assert timeouts("local", None) == (900, 2700)
+    assert timeouts("local", 60) == (60, 300)

@@ -15,15 +15,14 @@ from pydantic import TypeAdapter
 from relabel.cli.app import run_app
 from relabel.errors import DataError, UsageError
 from relabel.label import Usage
-from relabel.labelling.engines.engine import Engine
-from relabel.labelling.engines.limits import Limiter
-from relabel.labelling.engines.online import OnlineEngine
+from relabel.labelling.engine import Engine, OnlineEngine
 from relabel.labelling.estimate import estimate, pieces
 from relabel.labelling.job import Stop
+from relabel.labelling.limiter import Limiter
 from relabel.labelling.pricing import Price, find_price
 from relabel.labelling.providers import provider_of, token_ratio, without_cache_fields
 from relabel.labelling.request import Endpoint, Request, host_of
-from relabel.labelling.running import run_job
+from relabel.labelling.runner import run_job
 from relabel.labelling.store import Store
 from relabel.run import read_manifest
 from server import FakeProvider, Reply, Seen, chat, judged, provider, refused

@@ -10,13 +10,13 @@ import pytest
 
 from relabel.cli.app import run_app
 from relabel.errors import ProviderError
-from relabel.labelling.budget import Budget
-from relabel.labelling.engines.limits import Limiter
-from relabel.labelling.engines.online import OnlineEngine
-from relabel.labelling.pricing import Price
-from relabel.labelling.providers import UNKNOWN, ErrorMeaning, provider_of, read_error
+from relabel.labelling.engine import OnlineEngine
+from relabel.labelling.limiter import Limiter
+from relabel.labelling.pricing import Budget, Price
+from relabel.labelling.providers import UNKNOWN, provider_of
+from relabel.labelling.refusals import ErrorMeaning, read_error
 from relabel.labelling.request import Endpoint, host_of
-from relabel.labelling.running import run_job
+from relabel.labelling.runner import run_job
 from relabel.labelling.store import Store
 from relabel.labelling.wire import body
 from relabel.run import read_manifest

@@ -15,9 +15,9 @@ import pytest
 
 from ray_workshop import VARIABLES, WORKER, Nodes, label_on, nodes, processes, until
 from relabel.errors import ProviderError
-from relabel.labelling.engines import ray as ray_engine
-from relabel.labelling.engines.ray import ClusterOptions, join
+from relabel.labelling import ray as ray_engine
 from relabel.labelling.pricing import Price
+from relabel.labelling.ray import ClusterOptions, join
 from relabel.labelling.store import Store
 from relabel.run import open_run
 from server import Reply, Seen, chat, judged, provider, refused

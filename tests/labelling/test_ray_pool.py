@@ -12,12 +12,12 @@ import pytest
 from pydantic import SecretStr
 
 from relabel.errors import DataError, ProviderError
+from relabel.labelling import ray
 from relabel.labelling.connection import Connection
-from relabel.labelling.engines import ray
-from relabel.labelling.engines.ray import Call, RayTransport, Sender, WorkerGoneError, WorkerLostError
-from relabel.labelling.engines.transport import BrokenError, HttpReply, TimedOutError, UnreachableError
 from relabel.labelling.providers import UNKNOWN
+from relabel.labelling.ray import Call, RayTransport, Sender, WorkerGoneError, WorkerLostError
 from relabel.labelling.request import Endpoint
+from relabel.labelling.transport import BrokenError, HttpReply, TimedOutError, UnreachableError
 from relabel.labelling.wire import Api
 from server import Reply, provider
 

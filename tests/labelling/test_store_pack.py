@@ -12,9 +12,9 @@ import pytest
 
 from relabel.errors import DataError
 from relabel.importing import import_labels
-from relabel.labelling.engines.replay import ReplayEngine
+from relabel.labelling.engine import ReplayEngine
 from relabel.labelling.packing import pack, unpack
-from relabel.labelling.running import run_job
+from relabel.labelling.runner import run_job
 from relabel.labelling.store import Store
 from relabel.rubric import load_rubric
 from relabel.run import open_run

@@ -25,20 +25,18 @@ from relabel.cli.display import Look, money, say, shown
 from relabel.errors import IncompleteRunError, RunInterruptedError, UsageError
 from relabel.evaluation.trial import variance
 from relabel.files import require_writable
-from relabel.labelling.budget import Budget
 from relabel.labelling.connection import Connection, LazyEngine
-from relabel.labelling.engines.engine import Engine
-from relabel.labelling.engines.limits import LARGEST_LIMIT, Limiter
-from relabel.labelling.engines.local import ADVICE, SLOTS, is_local
-from relabel.labelling.engines.ray import ClusterOptions, RayEngine
-from relabel.labelling.engines.replay import ReplayEngine
+from relabel.labelling.engine import Engine, ReplayEngine
 from relabel.labelling.estimate import Estimate, cost_at_a_glance, estimate, limits
 from relabel.labelling.job import Job, Stop
-from relabel.labelling.outcome import Outcome, labels_there, spent_before
+from relabel.labelling.limiter import LARGEST_LIMIT, Limiter
+from relabel.labelling.local import ADVICE, SLOTS, is_local
+from relabel.labelling.pricing import Budget
 from relabel.labelling.progress import Progress
 from relabel.labelling.prompt import load_prompt
+from relabel.labelling.ray import ClusterOptions, RayEngine
 from relabel.labelling.request import ONE_TOKEN, Decide, canonical_json
-from relabel.labelling.running import run_job
+from relabel.labelling.runner import Outcome, labels_there, run_job, spent_before
 from relabel.labelling.store import Store
 from relabel.labelling.wire import Api, Form, output_bound
 from relabel.rubric import Rubric, orders

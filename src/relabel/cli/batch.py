@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from relabel.labelling.batch.provider import BatchProvider
     from relabel.labelling.batch.state import BatchState
     from relabel.labelling.job import Job
-    from relabel.labelling.outcome import Outcome
+    from relabel.labelling.runner import Outcome
     from relabel.settings import Settings
 
 app = typer.Typer(help="Look after runs that wait for the Batch API.", no_args_is_help=True)
@@ -155,7 +155,7 @@ def label_by_batch(
 def _provider(base_url: str | None, job: Job, environment: Settings, key_env: str | None = None) -> BatchProvider:
     from relabel.labelling.batch.hooks import batch_provider
     from relabel.labelling.connection import key_for, require_key
-    from relabel.labelling.engines.transport import Http
+    from relabel.labelling.transport import Http
 
     key = key_for(job.provider, environment, key_env)
     secret = key.get_secret_value().strip(" ") if key else ""

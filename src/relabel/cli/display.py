@@ -18,9 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from relabel.cli.terminal import make_console
-from relabel.labelling.engines.limits import Limiter
-from relabel.labelling.progress import Progress
-from relabel.labelling.trend import Trend
+from relabel.labelling.limiter import Limiter
+from relabel.labelling.progress import Progress, RateEstimator
 
 Look = Literal["people", "json", "quiet"]
 
@@ -47,24 +46,24 @@ async def shown(progress: Progress, limiter: Limiter | None, *, look: Look = "pe
     if look == "quiet":
         yield
         return
-    trend = Trend(progress, limiter)
+    estimator = RateEstimator(progress, limiter)
     way = _events if look == "json" else _live if sys.stderr.isatty() else _plain
-    showing = asyncio.create_task(way(trend))
+    showing = asyncio.create_task(way(estimator))
     try:
         yield
     finally:
         showing.cancel()
         await asyncio.wait({showing})
         if look == "json":
-            _emit("end", trend)
+            _emit("end", estimator)
 
 
-async def _live(trend: Trend) -> None:
+async def _live(estimator: RateEstimator) -> None:
     console = make_console(stderr=True, wide=True)
-    with Live(panel(trend), console=console, transient=True, auto_refresh=False) as live:
+    with Live(panel(estimator), console=console, transient=True, auto_refresh=False) as live:
         while True:
-            trend.look()
-            live.update(panel(trend), refresh=True)
+            estimator.look()
+            live.update(panel(estimator), refresh=True)
             await asyncio.sleep(_LIVE_EVERY_S)
 
 
@@ -86,9 +85,9 @@ class Bar:
         return Measurement(_BAR, _BAR)
 
 
-def panel(trend: Trend) -> Group:
+def panel(estimator: RateEstimator) -> Group:
     """A job's progress as a few lines for a terminal."""
-    progress, limiter = trend.progress, trend.limiter
+    progress, limiter = estimator.progress, estimator.limiter
     bar = Table.grid(padding=(0, 1))
     bar.add_row(Bar(progress.done, progress.asked), f"{progress.done:,} of {progress.asked:,}")
     lines: list[Any] = [bar]
@@ -98,16 +97,16 @@ def panel(trend: Trend) -> Group:
             style="red" if progress.failed else "",
         )
     )
-    rate = "-" if trend.rate is None else speed(trend.rate)
-    left = "-" if trend.seconds_left is None else duration(trend.seconds_left)
-    lines.append(Text(f"in flight {len(progress.flying)}{_bound(progress, limiter)}   rate {rate}   left {left}"))
+    rate = "-" if estimator.rate is None else speed(estimator.rate)
+    left = "-" if estimator.seconds_left is None else duration(estimator.seconds_left)
+    lines.append(Text(f"in flight {len(progress.in_flight)}{_bound(progress, limiter)}   rate {rate}   left {left}"))
     if ending := _ending(progress):
         lines.append(Text(ending, style="yellow"))
     if again := _trying_again(limiter):
         lines.append(Text(again, style="yellow"))
     if (until := paused_until(limiter)) is not None:
         lines.append(Text(f"paused until {until}, as the provider's limits or --rpm and --tpm ask", style="yellow"))
-    end = "" if trend.cost_at_end is None else f", {money(trend.cost_at_end)} at the end"
+    end = "" if estimator.cost_at_end is None else f", {money(estimator.cost_at_end)} at the end"
     lines.append(
         Text(
             f"tokens {progress.prompt_tokens:,} in ({progress.cached_tokens:,} cached), {progress.completion_tokens:,} out   "
@@ -115,18 +114,18 @@ def panel(trend: Trend) -> Group:
         )
     )
     now = time.monotonic()
-    slowest = sorted(progress.flying.values(), key=lambda item: item[1])[:_SLOWEST]
+    slowest = sorted(progress.in_flight.values(), key=lambda item: item[1])[:_SLOWEST]
     if slowest and now - slowest[0][1] > _SLOW_S:
         said = ", ".join(f"{what} {duration(now - since)}" for what, since in slowest)
         lines.append(Text(f"slowest in flight: {said}", style="dim"))
     return Group(*lines)
 
 
-async def _plain(trend: Trend) -> None:
-    lines = PlainLines(trend, time.monotonic())
+async def _plain(estimator: RateEstimator) -> None:
+    lines = PlainLines(estimator, time.monotonic())
     while True:
         await asyncio.sleep(_LOOK_EVERY_S)
-        trend.look()
+        estimator.look()
         if (said := lines.due(time.monotonic())) is not None:
             _write(said)
 
@@ -142,8 +141,8 @@ class PlainLines:
         now: Seconds on the clock of the requests in flight.
     """
 
-    def __init__(self, trend: Trend, now: float) -> None:
-        self._trend, self._last = trend, now
+    def __init__(self, estimator: RateEstimator, now: float) -> None:
+        self._trend, self._last = estimator, now
         self._said: object = None
         self._alert = ""
         self._pause_known = self._said_paused = False
@@ -165,9 +164,9 @@ class PlainLines:
         if not first_pause and now - self._last < due:
             return None
         parts = [line(self._trend)]
-        if told == self._said and progress.flying:
-            since = min(since for _, since in progress.flying.values())
-            many = "an answer" if len(progress.flying) == 1 else f"{len(progress.flying)} answers, the slowest"
+        if told == self._said and progress.in_flight:
+            since = min(since for _, since in progress.in_flight.values())
+            many = "an answer" if len(progress.in_flight) == 1 else f"{len(progress.in_flight)} answers, the slowest"
             parts.append(f"waiting for {many} for {duration(now - since)}")
         if until is not None:
             self._pause_known = True
@@ -186,7 +185,7 @@ def _bound(progress: Progress, limiter: Limiter | None) -> str:
     if limiter is None:
         return ""
     # What was sent before the limit was cut is out there still.
-    falling = len(progress.flying) > limiter.limit
+    falling = len(progress.in_flight) > limiter.limit
     how = "auto" if limiter.automatic else "fixed"
     return f"{', falling to' if falling else ' of'} {limiter.limit} ({how})"
 
@@ -201,16 +200,16 @@ def _ending(progress: Progress) -> str:
     return "writing the run folder" if progress.doing else ""
 
 
-async def _events(trend: Trend) -> None:
-    _emit("start", trend)
+async def _events(estimator: RateEstimator) -> None:
+    _emit("start", estimator)
     while True:
         await asyncio.sleep(_EVENT_EVERY_S)
-        trend.look()
-        _emit("progress", trend)
+        estimator.look()
+        _emit("progress", estimator)
 
 
-def _emit(event: str, trend: Trend) -> None:
-    progress, limiter = trend.progress, trend.limiter
+def _emit(event: str, estimator: RateEstimator) -> None:
+    progress, limiter = estimator.progress, estimator.limiter
     _write(
         json.dumps(
             {
@@ -221,18 +220,18 @@ def _emit(event: str, trend: Trend) -> None:
                 "from_store": progress.from_store,
                 "fresh": progress.fresh,
                 "failed": dict(progress.failed),
-                "in_flight": len(progress.flying),
+                "in_flight": len(progress.in_flight),
                 "limit": limiter.limit if limiter else None,
                 "paused_s": round(limiter.paused_s, 1) if limiter else 0.0,
                 "unreachable": (limiter.unreachable or None) if limiter else None,
                 "doing": progress.doing or "asking",
-                "rate": trend.rate,
-                "seconds_left": trend.seconds_left,
+                "rate": estimator.rate,
+                "seconds_left": estimator.seconds_left,
                 "prompt_tokens": progress.prompt_tokens,
                 "cached_tokens": progress.cached_tokens,
                 "completion_tokens": progress.completion_tokens,
                 "cost_usd": progress.cost_usd,
-                "cost_at_end_usd": trend.cost_at_end,
+                "cost_at_end_usd": estimator.cost_at_end,
             }
         )
     )
@@ -256,18 +255,18 @@ def _write(text: str) -> None:
     print(text, file=sys.stderr, flush=True)  # noqa: T201  progress goes to standard error
 
 
-def line(trend: Trend) -> str:
+def line(estimator: RateEstimator) -> str:
     """A job's progress in one line."""
-    progress = trend.progress
+    progress = estimator.progress
     parts = [f"{progress.done}/{progress.asked}"]
     if progress.from_store:
         parts.append(f"{progress.from_store} from store")
     if progress.failed:
         parts.append(_failed(progress))
-    if trend.rate is not None:
-        parts.append(speed(trend.rate))
-    if trend.seconds_left:
-        parts.append(f"{duration(trend.seconds_left)} left")
+    if estimator.rate is not None:
+        parts.append(speed(estimator.rate))
+    if estimator.seconds_left:
+        parts.append(f"{duration(estimator.seconds_left)} left")
     parts.append(f"{progress.prompt_tokens + progress.completion_tokens:,} tokens")
     parts.append(money(progress.cost_usd))
     return " | ".join(parts)

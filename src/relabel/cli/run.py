@@ -12,7 +12,7 @@ from relabel.cli import _options as o
 from relabel.errors import UsageError
 
 if TYPE_CHECKING:
-    from relabel.labelling.engines.ray import ClusterOptions
+    from relabel.labelling.ray import ClusterOptions
 
 Engine = Literal["online", "batch", "replay", "ray"]
 
@@ -141,9 +141,9 @@ def run(
     """
     from relabel.cli import _labelling as labelling
     from relabel.labelling.connection import describe
-    from relabel.labelling.engines.local import is_local
-    from relabel.labelling.pricing import OPENAI_URL, given_price
-    from relabel.labelling.providers import provider_of
+    from relabel.labelling.local import is_local
+    from relabel.labelling.pricing import given_price
+    from relabel.labelling.providers import OPENAI_URL, provider_of
     from relabel.rubric import load_rubric
     from relabel.settings import settings
 
@@ -218,7 +218,7 @@ def run(
 def _cluster(
     engine: Engine, address: str | None, workers: int | None, worker_cpus: int | None
 ) -> ClusterOptions | None:
-    from relabel.labelling.engines.ray import ClusterOptions
+    from relabel.labelling.ray import ClusterOptions
 
     if engine == "ray":
         options = ClusterOptions(address, workers, worker_cpus)

@@ -13,15 +13,13 @@ from pydantic import SecretStr
 
 from relabel.errors import ProviderError, RelabelError, UsageError
 from relabel.label import Answer
-from relabel.labelling.budget import Budget
-from relabel.labelling.engines.engine import Flies, Repair
-from relabel.labelling.engines.limits import Limiter
-from relabel.labelling.engines.local import LocalServer, find_weights, is_local, local_endpoint
-from relabel.labelling.engines.online import OnlineEngine
-from relabel.labelling.engines.transport import PATIENCE_AT_HOME, Patience, Transport
-from relabel.labelling.pricing import FREE, OPENAI_URL, Price, find_price
-from relabel.labelling.providers import UNKNOWN, Provider, provider_of
+from relabel.labelling.engine import OnInFlight, OnlineEngine, Repair
+from relabel.labelling.limiter import Limiter
+from relabel.labelling.local import LocalServer, find_weights, is_local, local_endpoint
+from relabel.labelling.pricing import FREE, Budget, Price, find_price
+from relabel.labelling.providers import OPENAI_URL, UNKNOWN, Provider, provider_of
 from relabel.labelling.request import Endpoint, Request, host_of
+from relabel.labelling.transport import LOCAL_TIMEOUTS, Timeouts, Transport
 from relabel.labelling.wire import Api
 from relabel.redaction import guard_address, public_url
 from relabel.settings import Settings
@@ -46,7 +44,7 @@ class Connection:
     shown_url: str
     key: SecretStr | None
     price: Price | None
-    patience: Patience = field(default_factory=Patience)
+    timeouts: Timeouts = field(default_factory=Timeouts)
     provider: Provider = UNKNOWN
 
 
@@ -79,11 +77,11 @@ def describe(
         DataError: The user's own weights are missing.
         UsageError: The address is not valid, there is no such provider, or the variable is not set.
     """
-    patience = None if timeout is None else Patience.of(timeout)
+    timeouts = None if timeout is None else Timeouts.of(timeout)
     if is_local(model):
         endpoint = local_endpoint(model)
         endpoint = endpoint.model_copy(update={"api": api, "params": {**endpoint.params, **params}})
-        return Connection(endpoint, None, "local", None, FREE, patience or PATIENCE_AT_HOME)
+        return Connection(endpoint, None, "local", None, FREE, timeouts or LOCAL_TIMEOUTS)
     named = None if provider is None else provider_of("", provider)
     url = base_url or (named.base_url if named else environment.openai_base_url) or OPENAI_URL
     guard_address(url)
@@ -91,7 +89,7 @@ def describe(
     found = price or find_price(model, url)
     known = named or provider_of(url)
     key = key_for(known, environment, key_env)
-    return Connection(endpoint, url, public_url(url), key, found, patience or Patience(), known)
+    return Connection(endpoint, url, public_url(url), key, found, timeouts or Timeouts(), known)
 
 
 def key_for(provider: Provider, environment: Settings, key_env: str | None = None) -> SecretStr | None:
@@ -147,7 +145,9 @@ class LazyEngine:
         self._failed: RelabelError | None = None
         self._starting = asyncio.Lock()
 
-    async def ask(self, request: Request, repair: Repair | None = None, *, flies: Flies | None = None) -> Answer:
+    async def ask(
+        self, request: Request, repair: Repair | None = None, *, on_in_flight: OnInFlight | None = None
+    ) -> Answer:
         """Get the answer to one request; see `Engine.ask`.
 
         Raises:
@@ -163,7 +163,7 @@ class LazyEngine:
                     except RelabelError as error:
                         self._failed = error
                         raise
-        return await self._engine.ask(request, repair, flies=flies)
+        return await self._engine.ask(request, repair, on_in_flight=on_in_flight)
 
     def history(self) -> tuple[tuple[float, int, str], ...]:
         """See `Engine.history`."""
@@ -199,6 +199,6 @@ class LazyEngine:
             limiter=self.limiter,
             budget=self.budget,
             transport=transport,
-            patience=described.patience,
+            timeouts=described.timeouts,
             provider=described.provider,
         )

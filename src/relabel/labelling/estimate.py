@@ -12,11 +12,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from relabel.label import Usage, answer_schema
-from relabel.labelling.form import with_known_form
 from relabel.labelling.job import Job
 from relabel.labelling.pricing import Price
 from relabel.labelling.providers import PrefixCache, reasons, token_ratio
 from relabel.labelling.request import canonical_json
+from relabel.labelling.runner import with_known_form
 from relabel.labelling.store import Store
 from relabel.labelling.wire import messages_of, output_bound
 

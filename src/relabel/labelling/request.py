@@ -90,30 +90,26 @@ def _wire(request: Request) -> dict[str, Any]:
     }
 
 
+UNPLANNED = Request("", {})
+"""Stands for the request of a work item whose prompt is not filled in yet, or cannot be; it has no key."""
+object.__setattr__(UNPLANNED, "key", "")
+
+
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """Labels that are wanted.
+class WorkItem:
+    """Labels that one request gets: the unit of work from the plan to the rows of `labels.parquet`.
 
     Attributes:
         tasks: One task, or several that share a request.
         setting: Name of the setting.
         sample: Counts repeats, from 0, over all orders of labels and examples.
+        request: What is sent; `UNPLANNED` until the prompt is filled in.
     """
 
     tasks: tuple[Task, ...]
     setting: str
     sample: int
-
-
-@dataclass(frozen=True, slots=True)
-class Planned(Wanted):
-    """Labels that are wanted, and the request that gets them.
-
-    Attributes:
-        request: What is asked.
-    """
-
-    request: Request
+    request: Request = UNPLANNED
 
 
 class Planner:
@@ -154,7 +150,7 @@ class Planner:
 
     def plan(
         self, tasks: Sequence[Task], *, settings: Sequence[str], samples: int = 1, pack: int = 1
-    ) -> Iterator[Planned]:
+    ) -> Iterator[WorkItem]:
         """Yield every wanted label with its request; see `wanted` for what there is and in which order.
 
         Raises:
@@ -162,13 +158,13 @@ class Planner:
         """
         return map(self.planned, wanted(tasks, settings=settings, samples=samples, pack=pack))
 
-    def planned(self, one: Wanted) -> Planned:
+    def planned(self, one: WorkItem) -> WorkItem:
         """What is wanted, with its request.
 
         Raises:
             RubricError: The prompt fails for these tasks.
         """
-        return Planned(one.tasks, one.setting, one.sample, self.request(one.tasks, one.setting, one.sample))
+        return WorkItem(one.tasks, one.setting, one.sample, self.request(one.tasks, one.setting, one.sample))
 
     def request(self, tasks: Sequence[Task], setting: str, sample: int = 0) -> Request:
         """The request for some tasks, one or several, under one setting."""
@@ -212,7 +208,7 @@ class Planner:
         return wire_body(endpoint.api, endpoint.model, messages, endpoint.form, schema, endpoint.params)
 
 
-def wanted(tasks: Sequence[Task], *, settings: Sequence[str], samples: int = 1, pack: int = 1) -> Iterator[Wanted]:
+def wanted(tasks: Sequence[Task], *, settings: Sequence[str], samples: int = 1, pack: int = 1) -> Iterator[WorkItem]:
     """Yield every wanted label, what one request gets at a time.
 
     All tasks of one setting come before the next setting, so that a prefix cache keeps one prompt at a time.
@@ -227,7 +223,7 @@ def wanted(tasks: Sequence[Task], *, settings: Sequence[str], samples: int = 1, 
         for start in range(0, len(tasks), pack):
             some = tuple(tasks[start : start + pack])
             for sample in range(samples):
-                yield Wanted(some, setting, sample)
+                yield WorkItem(some, setting, sample)
 
 
 def host_of(base_url: str) -> str:

@@ -11,20 +11,21 @@ from typing import Any
 
 from relabel.errors import ProviderError, RelabelError, RubricError, StoreError
 from relabel.label import Answer, InvalidAnswerError
-from relabel.labelling.engines.engine import Engine, NoAnswerError, Repair
+from relabel.labelling.collector import LabelCollector
+from relabel.labelling.engine import Engine, Repair
 from relabel.labelling.job import Job, Stop
 from relabel.labelling.leases import LEASE_S, Leases
-from relabel.labelling.ledger import Ledger
-from relabel.labelling.request import Planned, Wanted
+from relabel.labelling.refusals import NoAnswerError
+from relabel.labelling.request import WorkItem
 from relabel.labelling.wire import messages_of
 
 DRAIN_S = 30.0
 """Seconds that an interrupted job waits for the answers in flight: they are paid for."""
-ALIKE = 10
+CIRCUIT_BREAKER_FAILURES = 10
 """When so many first requests of a run all fail the same way, the rest would too."""
-LONGEST_HOLD_S = 0.02
+MAX_BLOCKING_S = 0.02
 """Seconds that answers from the store may keep everything else waiting."""
-STAND_BY = 8
+PREFETCH_SHARE = 8
 """One worker in so many more than requests may be in flight."""
 LEAVE_S = 2.0
 """Seconds for which missing labels are still named when the user wants to leave at once."""
@@ -55,34 +56,34 @@ def in_a_batch(run: str) -> str:
     )
 
 
-class _AlikeError(ProviderError):
+class CircuitOpenError(ProviderError):
     """The first requests all failed alike. The one that shows it is entered already."""
 
 
-class Workers:
+class WorkerPool:
     """The state of a running job: workers pull from one plan, so that no more than their number is ever unfolded."""
 
     def __init__(
         self,
         job: Job,
         engine: Engine,
-        ledger: Ledger,
+        collector: LabelCollector,
         leases: Leases,
         stop: Stop,
         clock: Callable[[], float],
         invalid: dict[str, tuple[Answer, InvalidAnswerError]],
     ) -> None:
-        self.job, self.engine, self.ledger, self.leases, self.stop, self.clock = (
+        self.job, self.engine, self.collector, self.leases, self.stop, self.clock = (
             job,
             engine,
-            ledger,
+            collector,
             leases,
             stop,
             clock,
         )
         self.interrupted = False
-        self.seasoned = False
-        self._progress = ledger.progress
+        self.has_earlier_labels = False
+        self._progress = collector.progress
         self._wanted = job.wanted()
         self._asking: dict[str, asyncio.Future[None]] = {}
         self._first_ends: Counter[str] = Counter()
@@ -111,7 +112,7 @@ class Workers:
             What ended it early for good, if anything did.
         """
         # Some stand by, so that a request goes out the moment that another comes back, and not when its answer is filed.
-        ready = min(concurrency + concurrency // STAND_BY, max(1, self.job.size))
+        ready = min(concurrency + concurrency // PREFETCH_SHARE, max(1, self.job.size))
         workers = [asyncio.create_task(self._pull()) for _ in range(ready)]
         stopping = asyncio.create_task(self.stop.asked.wait())
         renewing = asyncio.create_task(self._renew())
@@ -166,28 +167,28 @@ class Workers:
             except Exception as error:  # noqa: BLE001  kept for the caller, who raises it once what is on the wire is in
                 self.end(error)
                 return
-            if time.perf_counter() - self._last_rest > LONGEST_HOLD_S:
+            if time.perf_counter() - self._last_rest > MAX_BLOCKING_S:
                 await asyncio.sleep(0)  # store hits never wait: let the display and Ctrl-C have their turn
                 self._last_rest = time.perf_counter()
 
-    def _planned(self, wanted: Wanted) -> Planned:
+    def _planned(self, wanted: WorkItem) -> WorkItem:
         try:
             return self.job.planner.planned(wanted)
         except RubricError as error:
-            self.ledger.fail(wanted, "provider", str(error), 0)
+            self.collector.fail(wanted, "provider", str(error), 0)
             raise
 
-    async def _one(self, planned: Planned) -> None:
+    async def _one(self, planned: WorkItem) -> None:
         try:
-            rest = self.ledger.take(planned)
+            rest = self.collector.take(planned)
             if rest is None:
                 rest = await self._once(planned)
-        except _AlikeError:
+        except CircuitOpenError:
             raise
         except (asyncio.CancelledError, Exception) as error:
             sent = self._sent.pop(planned.request.key, 0)
             left = "the run was stopped while this was in flight" if sent else _NOT_ASKED
-            self.ledger.fail(planned, "provider", _said(error, left), sent)
+            self.collector.fail(planned, "provider", _said(error, left), sent)
             raise
         for number, single in enumerate(rest):
             try:
@@ -196,27 +197,27 @@ class Workers:
                 self._give_up(rest[number + 1 :], _said(error))
                 raise
 
-    async def _once(self, planned: Planned) -> list[Planned]:
+    async def _once(self, planned: WorkItem) -> list[WorkItem]:
         """Buy an answer that nobody has bought and nobody is buying."""
         key = planned.request.key
         while key in self._asking:  # the same question twice in one plan is one answer
             await asyncio.wait({self._asking[key]})
-            if (rest := self.ledger.take(planned)) is not None:
+            if (rest := self.collector.take(planned)) is not None:
                 return rest
         future = self._asking[key] = asyncio.get_running_loop().create_future()
         try:
             while not self.leases.take(key):
                 if (run := self.leases.batch_of(key)) is not None:
-                    self.ledger.held[run] += len(planned.tasks)
-                    self.ledger.fail(planned, "provider", in_a_batch(run), 0)
+                    self.collector.held[run] += len(planned.tasks)
+                    self.collector.fail(planned, "provider", in_a_batch(run), 0)
                     return []
                 await self.leases.pause()
-                if (rest := self.ledger.take(planned)) is not None:
+                if (rest := self.collector.take(planned)) is not None:
                     return rest
             bought = False
             try:
                 # Another run may have bought it between the first look and the lease.
-                if self.ledger.others_wrote() and (rest := self.ledger.take(planned)) is not None:
+                if self.collector.others_wrote() and (rest := self.collector.take(planned)) is not None:
                     return rest
                 rest = await self._ask(planned)
                 bought = rest is not None
@@ -227,22 +228,26 @@ class Workers:
             del self._asking[key]
             future.cancel()
 
-    async def _ask(self, planned: Planned) -> list[Planned] | None:
+    async def _ask(self, planned: WorkItem) -> list[WorkItem] | None:
         """Buy an answer; what is to be asked alone, or None when there is no answer."""
         if self.stop.asked.is_set():  # a cancellation that is under way is only felt where something is waited for
             raise asyncio.CancelledError
-        key, name, flying = planned.request.key, f"{planned.tasks[0].task_id} {planned.setting}", self._progress.flying
+        key, name, in_flight = (
+            planned.request.key,
+            f"{planned.tasks[0].task_id} {planned.setting}",
+            self._progress.in_flight,
+        )
 
-        def flies(now: bool) -> None:
+        def on_in_flight(now: bool) -> None:
             task = asyncio.current_task()
             if now and self.stop.asked.is_set():
                 raise asyncio.CancelledError
             if now:
                 self._sent[key] += 1
-                flying[key] = (name, self.clock())
+                in_flight[key] = (name, self.clock())
                 self._on_wire.add(task)
                 return
-            flying.pop(key, None)
+            in_flight.pop(key, None)
             self._on_wire.discard(task)
             if self.stop.asked.is_set() and task is not None:
                 task.cancel()  # an answer that is there gets entered before this is felt; nothing more is sent
@@ -258,31 +263,31 @@ class Workers:
         try:
             answer, wrong = self._invalid.pop(key, (None, None))
             if answer is None:
-                answer = await self.engine.ask(planned.request, flies=flies)
+                answer = await self.engine.ask(planned.request, on_in_flight=on_in_flight)
             attempts = answer.attempts
             try:
                 if wrong is not None:
                     raise wrong
-                rest = self.ledger.buy(planned, answer)
+                rest = self.collector.buy(planned, answer)
             except InvalidAnswerError as error:
                 if error.kind not in _REPAIRABLE or self.job.decide == "logprob" or self.stop.asked.is_set():
                     raise
                 repair = Repair(answer.content or "", error.reason)
-                again = await self.engine.ask(planned.request, repair, flies=flies)
+                again = await self.engine.ask(planned.request, repair, on_in_flight=on_in_flight)
                 attempts += again.attempts
-                rest = self.ledger.buy(planned, again.model_copy(update={"attempts": attempts}))
+                rest = self.collector.buy(planned, again.model_copy(update={"attempts": attempts}))
             self._sent.pop(key, None)
             self._ended("")
         except NoAnswerError as error:
             self._sent.pop(key, None)
-            self.ledger.fail(planned, error.kind, str(error), attempts + error.attempts)
+            self.collector.fail(planned, error.kind, str(error), attempts + error.attempts)
             if error.kind != "provider" or error.attempts:  # a replay asks no provider: what it lacks is no sign of one
                 how = error.kind if error.status is None else f"status {error.status}"
                 self._ended(how, str(error), tried=trying)
             return None
         except InvalidAnswerError as error:
             self._sent.pop(key, None)
-            self.ledger.fail(planned, error.kind, error.reason, attempts)
+            self.collector.fail(planned, error.kind, error.reason, attempts)
             self._ended(error.kind, error.reason, tried=trying)
             return None
         finally:
@@ -314,7 +319,7 @@ class Workers:
         before, self._paused = self._paused, None if over else asyncio.get_running_loop().create_future()
         before.set_result(None)
 
-    async def _wait_for_the_first(self, planned: Planned) -> str | None:
+    async def _wait_for_the_first(self, planned: WorkItem) -> str | None:
         """Wait until another request with the same prefix was answered: then the provider has the prefix in its cache.
 
         Returns:
@@ -355,20 +360,20 @@ class Workers:
             else "fix the cause and start the same run again"
         )
         # A run that had labels at an earlier start is past its first: what it lacks may be what always fails.
-        if not self.seasoned and self._first_ends.total() < ALIKE:
+        if not self.has_earlier_labels and self._first_ends.total() < CIRCUIT_BREAKER_FAILURES:
             self._first_ends[how] += 1
-            enough = min(ALIKE, self.job.size) if how == "status 0" else ALIKE
+            enough = min(CIRCUIT_BREAKER_FAILURES, self.job.size) if how == "status 0" else CIRCUIT_BREAKER_FAILURES
             if how and self._first_ends[how] == self._first_ends.total() == enough:
-                raise _AlikeError(f"the first {enough} requests all failed alike: {said}; {advice}")
+                raise CircuitOpenError(f"the first {enough} requests all failed alike: {said}; {advice}")
         if not how:
             self._last_ends.append(how)
             self._wake_the_paused(over=True)
             return
-        if self.seasoned and not how.startswith(_OF_THE_SERVER):
+        if self.has_earlier_labels and not how.startswith(_OF_THE_SERVER):
             return
         if self._paused is not None:
             if tried and self._last_ends[-1] == how:
-                raise _AlikeError(
+                raise CircuitOpenError(
                     f"nearly all of the last {LAST} requests failed alike, and so did one more after a pause: {said}; {advice}"
                 )
             return
@@ -376,7 +381,7 @@ class Workers:
         if self._last_ends.count(how) >= NEARLY_ALL:
             self._paused = asyncio.get_running_loop().create_future()
 
-    def _left(self) -> Iterator[Planned]:
+    def _left(self) -> Iterator[WorkItem]:
         """What nobody has pulled; what cannot even be asked is entered as missing."""
         for wanted in self._wanted:
             try:
@@ -388,34 +393,34 @@ class Workers:
     async def _name_the_rest(self, reason: str) -> None:
         """Take what the store still knows of what nobody has pulled, and name the rest; who is in a hurry need not wait for it."""
         self._progress.doing = "naming"
-        known = self.ledger.keys_unless_more(min(self.job.size - self._progress.done, _KEYS_HELD))
+        known = self.collector.keys_unless_more(min(self.job.size - self._progress.done, _KEYS_HELD))
         leave_at = None
         for number, planned in enumerate(self._left()):
             if known is None or planned.request.key in known:
                 self._give_up((planned,), reason)
             else:
-                self.ledger.fail(planned, "provider", reason, 0)
+                self.collector.fail(planned, "provider", reason, 0)
             now = time.perf_counter()
-            if number % _NAMED_AT_ONCE or now - self._last_rest < LONGEST_HOLD_S:
+            if number % _NAMED_AT_ONCE or now - self._last_rest < MAX_BLOCKING_S:
                 continue
             await asyncio.sleep(0)
             self._last_rest = time.perf_counter()
             if self.stop.at_once.is_set():
                 leave_at = now + LEAVE_S if leave_at is None else leave_at
                 if now >= leave_at:
-                    self.ledger.leave_unnamed(self.job.size - self._progress.done)
+                    self.collector.leave_unnamed(self.job.size - self._progress.done)
                     return
 
-    def _give_up(self, rest: Iterable[Planned], reason: str) -> None:
+    def _give_up(self, rest: Iterable[WorkItem], reason: str) -> None:
         """Take what the store still knows, and name the rest."""
         for planned in rest:
             try:
-                singles = self.ledger.take(planned)
+                singles = self.collector.take(planned)
             except RubricError as error:
-                self.ledger.fail(planned, "provider", str(error), 0)
+                self.collector.fail(planned, "provider", str(error), 0)
                 continue
             if singles is None:
-                self.ledger.fail(planned, "provider", reason, 0)
+                self.collector.fail(planned, "provider", reason, 0)
             self._give_up(singles or (), reason)
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from relabel.errors import ProviderError
 from relabel.labelling.batch.provider import BatchProvider, RemoteBatch
-from relabel.labelling.engines.transport import Http
 from relabel.labelling.providers import UNKNOWN, Provider
 from relabel.labelling.request import Request
+from relabel.labelling.transport import Http
 from relabel.labelling.wire import PATHS, Api
 
 _MISTRAL = dict(

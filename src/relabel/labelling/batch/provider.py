@@ -20,12 +20,11 @@ from multidict import CIMultiDict
 
 from relabel.errors import DataError, ProviderError
 from relabel.files import replacing
-from relabel.labelling.engines.refusals import LONGEST_OBEYED_S, fatal_refusal
-from relabel.labelling.engines.reply import parsed
-from relabel.labelling.engines.transport import LARGEST_REPLY, Http, connection_problem
-from relabel.labelling.providers import UNKNOWN, ErrorReply, Provider, read_error
+from relabel.labelling.providers import UNKNOWN, Provider
+from relabel.labelling.refusals import ATTEMPTS, MAX_RETRY_AFTER_S, ErrorReply, RetryPolicy, fatal_refusal, read_error
+from relabel.labelling.reply import parsed
 from relabel.labelling.request import Request
-from relabel.labelling.retry import ATTEMPTS, RetryPolicy
+from relabel.labelling.transport import LARGEST_REPLY, Http, connection_problem
 from relabel.labelling.wire import PATHS, Api, NotAReplyError
 from relabel.redaction import api_version, clean, public_url
 
@@ -424,7 +423,7 @@ class BatchProvider:
 
 
 def _is_transient(reply: ErrorReply) -> bool:
-    soon = reply.wait_s is None or reply.wait_s <= LONGEST_OBEYED_S
+    soon = reply.wait_s is None or reply.wait_s <= MAX_RETRY_AFTER_S
     return reply.meaning == "passing" or (reply.meaning == "wait" and soon)
 
 

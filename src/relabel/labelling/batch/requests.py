@@ -11,12 +11,12 @@ from relabel.errors import ProviderError
 from relabel.label import Answer, FailureKind, InvalidAnswerError
 from relabel.labelling.batch.provider import BatchProvider, Result
 from relabel.labelling.batch.state import BatchFolder, Chunk
-from relabel.labelling.engines.refusals import passes
-from relabel.labelling.engines.reply import answer_to
+from relabel.labelling.collector import LabelCollector
 from relabel.labelling.job import Job
-from relabel.labelling.ledger import Ledger
-from relabel.labelling.providers import meaning_of, without_cache_fields
-from relabel.labelling.request import Planned, Request, Wanted
+from relabel.labelling.providers import without_cache_fields
+from relabel.labelling.refusals import meaning_of, passes
+from relabel.labelling.reply import answer_to
+from relabel.labelling.request import Request, WorkItem
 from relabel.labelling.store import Store
 from relabel.labelling.wire import PATHS, NotAReplyError
 
@@ -35,7 +35,7 @@ class OpenRequest:
         elsewhere: Whether another run has it in flight, and which batch run that is, if it is one.
     """
 
-    wanted: list[Wanted] = field(default_factory=list[Wanted])
+    wanted: list[WorkItem] = field(default_factory=list[WorkItem])
     tries: int = 0
     failed: tuple[FailureKind, str, int] | None = None
     unanswered: str = ""
@@ -56,32 +56,34 @@ class OpenRequests(dict[str, OpenRequest]):
         fatal: What the provider said that holds for all requests.
     """
 
-    def __init__(self, job: Job, store: Store, ledger: Ledger, folder: BatchFolder, provider: BatchProvider) -> None:
+    def __init__(
+        self, job: Job, store: Store, collector: LabelCollector, folder: BatchFolder, provider: BatchProvider
+    ) -> None:
         super().__init__()
         self.fatal: ProviderError | None = None
-        self._job, self._store, self._ledger, self._folder, self._provider = job, store, ledger, folder, provider
+        self._job, self._store, self._collector, self._folder, self._provider = job, store, collector, folder, provider
 
-    def add(self, planned: Planned) -> None:
+    def add(self, planned: WorkItem) -> None:
         """Take an answer from the store, or note that it is wanted."""
-        rest = self._ledger.take(planned)
+        rest = self._collector.take(planned)
         if rest is None:
-            wanted = Wanted(planned.tasks, planned.setting, planned.sample)
+            wanted = WorkItem(planned.tasks, planned.setting, planned.sample)
             self.setdefault(planned.request.key, OpenRequest()).wanted.append(wanted)
         for single in rest or ():
             self.add(single)
 
-    def planned(self, key: str) -> Planned:
+    def planned(self, key: str) -> WorkItem:
         """The plan entry of a request."""
         return self._job.planner.planned(self[key].wanted[0])
 
     def is_here(self, key: str) -> bool:
         """Look again for an answer in the store, where another run may have put one; if so, it is taken."""
-        rest = self._ledger.take(self.planned(key))
+        rest = self._collector.take(self.planned(key))
         if rest is not None:
             self._close(key, rest)
         return rest is not None
 
-    def _close(self, key: str, rest: list[Planned]) -> None:
+    def _close(self, key: str, rest: list[WorkItem]) -> None:
         """The first label that waited has its answer: so have the others; tasks that it left out are asked alone."""
         for other in self.pop(key).wanted[1:]:
             self.add(self._job.planner.planned(other))
@@ -137,14 +139,14 @@ class OpenRequests(dict[str, OpenRequest]):
 
     def _buy(self, key: str, answer: Answer) -> None:
         planned = self.planned(key)
-        rest = self._ledger.take(planned)
+        rest = self._collector.take(planned)
         if rest is not None:
             # Another run has bought it meanwhile. It is paid for twice, and that is said and kept.
-            self._ledger.progress.bought(answer)
+            self._collector.progress.bought(answer)
             self._store.put_rejected(planned.request, answer, "provider", "another run had bought an answer before")
         else:
             try:
-                rest = self._ledger.buy(planned, answer)
+                rest = self._collector.buy(planned, answer)
             except InvalidAnswerError as error:
                 self.fail(key, error.kind, error.reason)
                 return
@@ -159,7 +161,7 @@ class OpenRequests(dict[str, OpenRequest]):
         for sample in range(self._job.samples):
             request = Request(endpoint.host, body, sample, endpoint.api)
             if request.key == key:
-                self._ledger.progress.bought(answer)
+                self._collector.progress.bought(answer)
                 self._store.put(request, answer)
                 return True
         return False

@@ -29,14 +29,13 @@ from relabel.labelling.batch.provider import (
 )
 from relabel.labelling.batch.requests import OpenRequests
 from relabel.labelling.batch.state import BatchFolder, BatchOptions, BatchState, Chunk, run_id
-from relabel.labelling.budget import Budget
-from relabel.labelling.form import with_known_form
+from relabel.labelling.collector import LabelCollector
 from relabel.labelling.job import Job, Stop
 from relabel.labelling.leases import LEASE_S, Leases
-from relabel.labelling.ledger import Ledger
-from relabel.labelling.outcome import Outcome, finish, manifest_of, out_is_free
+from relabel.labelling.pricing import Budget
 from relabel.labelling.progress import Progress
-from relabel.labelling.request import Planned, Request
+from relabel.labelling.request import Request, WorkItem
+from relabel.labelling.runner import Outcome, finish, manifest_of, out_is_free, with_known_form
 from relabel.labelling.store import Store
 from relabel.labelling.workers import DRAIN_S, in_a_batch
 from relabel.run import write_manifest
@@ -108,7 +107,7 @@ async def run_batch(
         manifest = manifest_of(job, "batch", options.now())
         if not (out / "manifest.json").exists():
             write_manifest(out, manifest)
-        ledger = Ledger(
+        collector = LabelCollector(
             job.rubric,
             store,
             progress or Progress(asked=job.size),
@@ -116,16 +115,16 @@ async def run_batch(
             decide=job.decide,
             alone=job.alone,
             logprobs="logprobs" in job.endpoint.params,
-            twice=job.asks_twice,
+            is_duplicate=job.is_duplicate_question,
         )
         leases = Leases(store.folder)
-        runner = BatchRunner(job, store, ledger, leases, folder, state, provider, options, stop or Stop())
+        runner = BatchRunner(job, store, collector, leases, folder, state, provider, options, stop or Stop())
         try:
             fatal = await runner.run(new=before is None)
         finally:
             leases.close()
-        ledger.close(job.samples, len(job.orders) or 1)
-        outcome = finish(job, out, manifest, ledger, interrupted=runner.interrupted, fatal=fatal, now=options.now)
+        collector.close(job.samples, len(job.orders) or 1)
+        outcome = finish(job, out, manifest, collector, interrupted=runner.interrupted, fatal=fatal, now=options.now)
         if not state.open and not runner.interrupted:
             state.ended_at = options.now().isoformat(timespec="seconds")
             for chunk in state.chunks:
@@ -174,7 +173,7 @@ class BatchRunner:
         self,
         job: Job,
         store: Store,
-        ledger: Ledger,
+        collector: LabelCollector,
         leases: Leases,
         folder: BatchFolder,
         state: BatchState,
@@ -183,12 +182,12 @@ class BatchRunner:
         stop: Stop,
     ) -> None:
         self.interrupted = False
-        self._job, self._ledger, self._leases, self._folder, self._state = job, ledger, leases, folder, state
+        self._job, self._collector, self._leases, self._folder, self._state = job, collector, leases, folder, state
         self._provider, self._options, self._stop = provider, options, stop
-        self._requests = OpenRequests(job, store, ledger, folder, provider)
+        self._requests = OpenRequests(job, store, collector, folder, provider)
         self._budget = Budget(options.max_cost, job.price)
         self._plan = job.plan()
-        self._in_flight = ledger.progress.flying
+        self._in_flight = collector.progress.in_flight
         self._no_money = ""
         self._refused = ""
         self._lost = False
@@ -226,7 +225,7 @@ class BatchRunner:
         elif error is not None:
             raise error
         fatal = fatal or self._requests.fatal
-        if fatal is None and self._refused and not self._ledger.progress.fresh:
+        if fatal is None and self._refused and not self._collector.progress.fresh:
             fatal = ProviderError(
                 f"the provider refused the batch: {self._refused}; correct that, then start the same run again"
             )
@@ -238,8 +237,8 @@ class BatchRunner:
                 if self._stop.at_once.is_set():
                     break
         self._name_missing(fatal)
-        if left := self._job.size - self._ledger.progress.done:
-            self._ledger.leave_unnamed(left)
+        if left := self._job.size - self._collector.progress.done:
+            self._collector.leave_unnamed(left)
         await self._let_go(fatal)
         return fatal
 
@@ -387,7 +386,7 @@ class BatchRunner:
             if not self._state.open or (self._requests.fatal is not None and taken == len(in_flight)):
                 return
             if late and len(late) == len(self._state.open):
-                self._ledger.progress.cost_usd = None
+                self._collector.progress.cost_usd = None
                 raise ProviderError(
                     f"the batch {late[0].batch_id} has ended ({late[0].status}) and its results are not there yet; "
                     f"`relabel batch resume {self._state.run_id}` takes them later, `relabel batch cancel` gives them up"
@@ -615,8 +614,8 @@ class BatchRunner:
             chunk.note = f"of the batch {chunk.batch_id} {lost} line(s) could not be understood" + (
                 f"; the provider keeps them in {where}" if where else ""
             )
-            self._ledger.notes.append(chunk.note)
-            self._ledger.progress.cost_usd = None  # what cannot be understood may have cost something all the same
+            self._collector.notes.append(chunk.note)
+            self._collector.progress.cost_usd = None  # what cannot be understood may have cost something all the same
         return not lost
 
     async def _refuse(self, chunk: Chunk) -> None:
@@ -679,7 +678,7 @@ class BatchRunner:
                 (run,) = request.elsewhere
                 said = "another run is asking this; start the same run again" if run is None else in_a_batch(run)
                 if run is not None:
-                    self._ledger.held[run] += sum(len(wanted.tasks) for wanted in request.wanted)
+                    self._collector.held[run] += sum(len(wanted.tasks) for wanted in request.wanted)
             elif fatal is not None:
                 said = str(fatal)
             elif self._no_money and not self.interrupted:
@@ -688,7 +687,7 @@ class BatchRunner:
                 said, attempts = "the run was stopped before this was asked", 0  # written, perhaps, and not sent
             bare = Request(self._job.endpoint.host, {}, 0, self._job.endpoint.api, key)
             for wanted in request.wanted:
-                self._ledger.fail(Planned(wanted.tasks, wanted.setting, wanted.sample, bare), kind, said, attempts)
+                self._collector.fail(WorkItem(wanted.tasks, wanted.setting, wanted.sample, bare), kind, said, attempts)
 
     def _save(self, step: str) -> None:
         self._folder.save(self._state)

@@ -1,8 +1,4 @@
-"""The online engine: one HTTP request an answer, to any OpenAI-compatible server.
-
-This is the only owner of retries: the client's own are off, because the two would multiply. Replies are read here and
-not by the client, which would lose a completion that does not validate and spend most of a run's processor time.
-"""
+"""Engines: what turns requests into answers, from the store alone or over HTTP from any OpenAI-compatible server."""
 
 from __future__ import annotations
 
@@ -12,40 +8,110 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import SecretStr
 
 from relabel.errors import ProviderError
 from relabel.label import Answer
-from relabel.labelling.budget import Budget, NoBudgetError
-from relabel.labelling.engines.engine import Flies, NoAnswerError, Repair
-from relabel.labelling.engines.limits import Limiter, Ticket
-from relabel.labelling.engines.refusals import (
+from relabel.labelling.limiter import Limiter, Ticket
+from relabel.labelling.pricing import Budget, NoBudgetError, Price
+from relabel.labelling.providers import OPENAI_URL, UNKNOWN, Provider
+from relabel.labelling.refusals import (
+    ATTEMPTS,
+    NoAnswerError,
     RefusedError,
+    RetryPolicy,
     StaleReplyError,
     accepted,
     is_transient,
     refusal,
+    speaks_of_the_cache,
 )
-from relabel.labelling.engines.reply import answer_to, parsed
-from relabel.labelling.engines.transport import (
+from relabel.labelling.reply import answer_to, parsed
+from relabel.labelling.request import Request
+from relabel.labelling.transport import (
     BrokenError,
     HttpReply,
     HttpTransport,
-    Patience,
     TimedOutError,
+    Timeouts,
     Transport,
     UnreachableError,
     UnreadableError,
 )
-from relabel.labelling.pricing import OPENAI_URL, Price
-from relabel.labelling.providers import UNKNOWN, Provider, speaks_of_the_cache
-from relabel.labelling.request import Request
-from relabel.labelling.retry import ATTEMPTS, RetryPolicy
 from relabel.labelling.wire import PATHS, Api, NotAReplyError, messages_of, output_bound, with_messages
 from relabel.redaction import clean, public_url
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """A second try: the answer that was no label, and why."""
+
+    answer: str
+    reason: str
+
+
+OnInFlight = Callable[[bool], None]
+"""Told True when a request goes on the wire, and False when it is off it again, whatever came of it.
+
+What it raises at True keeps the request from being sent."""
+
+
+class Engine(Protocol):
+    """Turns requests into answers."""
+
+    name: str
+
+    async def ask(
+        self, request: Request, repair: Repair | None = None, *, on_in_flight: OnInFlight | None = None
+    ) -> Answer:
+        """Get the answer to one request.
+
+        Args:
+            request: What to ask.
+            repair: An earlier answer to it that was no label: the model is shown it with the error.
+            on_in_flight: Told when the request is on the wire: before and between, it waits for its turn and nothing is lost
+                by leaving it.
+
+        Raises:
+            NoAnswerError: This request has no answer.
+            ProviderError: No request will have one: key, quota or model are refused.
+        """
+        ...
+
+    def history(self) -> tuple[tuple[float, int, str], ...]:
+        """How the number of requests in flight was found: seconds from the start, the limit, and why it changed."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+
+class ReplayEngine:
+    """Refuses every request that the store does not answer, so that a run needs neither network nor key."""
+
+    name = "replay"
+
+    async def ask(
+        self, request: Request, repair: Repair | None = None, *, on_in_flight: OnInFlight | None = None
+    ) -> Answer:
+        """Refuse: the job asks an engine only for what the store lacks."""
+        del repair, on_in_flight
+        raise NoAnswerError(
+            "provider", f"the store has no answer with the key {request.key}, and replay asks nobody", 0
+        )
+
+    def history(self) -> tuple[tuple[float, int, str], ...]:
+        """None: nothing is asked."""
+        return ()
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
 
 MOST_WAITS = 40
 """Times that a request waits for a limit to pass, as its provider asks, before it counts as failed."""
@@ -86,7 +152,7 @@ class OnlineEngine:
         limiter: Limiter | None = None,
         budget: Budget | None = None,
         transport: Transport | None = None,
-        patience: Patience | None = None,
+        timeouts: Timeouts | None = None,
         provider: Provider = UNKNOWN,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -99,7 +165,7 @@ class OnlineEngine:
         self.budget = budget or Budget(None, price)
         self._transport = transport or HttpTransport(base_url, self._secret, None if provider is UNKNOWN else provider)
         self._price, self._provider = price, provider
-        self._patience = patience or Patience()
+        self._timeouts = timeouts or Timeouts()
         self._replies = _Replies()
         self._clock, self._now = clock, now
         self._retry = RetryPolicy(
@@ -114,7 +180,9 @@ class OnlineEngine:
         """Close the connections."""
         await self._transport.close()
 
-    async def ask(self, request: Request, repair: Repair | None = None, *, flies: Flies | None = None) -> Answer:
+    async def ask(
+        self, request: Request, repair: Repair | None = None, *, on_in_flight: OnInFlight | None = None
+    ) -> Answer:
         """Get the answer to one request; see `Engine.ask`."""
         body = request.body if repair is None else _repaired(request.body, repair)
         tokens = len(str(messages_of(body))) / _CHARACTERS_A_TOKEN + min(
@@ -151,20 +219,20 @@ class OnlineEngine:
             waiting_since = self._clock()
             ticket, worst = await self._turn(body, tokens)
             try:
-                if flies is not None:
-                    flies(True)
+                if on_in_flight is not None:
+                    on_in_flight(True)
             except BaseException:
                 self.limiter.failed(ticket)
                 self.budget.settle(worst, 0.0)
                 raise
             sent += 1
             now = self._clock()
-            ends_at = now + self._patience.deadline_s if ends_at is None else ends_at + now - waiting_since
+            ends_at = now + self._timeouts.deadline_s if ends_at is None else ends_at + now - waiting_since
             try:
                 response, latency = await self._once(request, body, ticket, worst, ends_at)
             finally:
-                if flies is not None:
-                    flies(False)
+                if on_in_flight is not None:
+                    on_in_flight(False)
             return self._answer(request, response, sent, latency, ticket, worst, repaired=repair is not None)
 
         try:
@@ -194,7 +262,7 @@ class OnlineEngine:
         return f"cannot reach {self._address} ({error})"
 
     def _too_late(self, sent: int) -> str:
-        return f"no answer within {self._patience.attempt_s:g} s, asked {sent} times; a model that thinks for longer needs a larger --timeout"
+        return f"no answer within {self._timeouts.attempt_s:g} s, asked {sent} times; a model that thinks for longer needs a larger --timeout"
 
     async def _turn(self, body: Mapping[str, Any], tokens: float) -> tuple[Ticket, float]:
         worst = self.budget.worst_case(body)
@@ -211,7 +279,7 @@ class OnlineEngine:
         started = self._clock()
         try:
             # The client's own timeout starts anew with each byte that trickles in; this one does not.
-            async with asyncio.timeout(max(0.001, min(self._patience.attempt_s, ends_at - started))):
+            async with asyncio.timeout(max(0.001, min(self._timeouts.attempt_s, ends_at - started))):
                 response = accepted(await self._transport.send(request.api, self._posted(request.api, body)))
         except UnreachableError as error:
             self.limiter.missed(ticket, self._unreachable(error))
@@ -219,11 +287,11 @@ class OnlineEngine:
             raise
         except (TimeoutError, TimedOutError) as error:
             self.limiter.limited(ticket, why="timeout")
-            self.budget.unsure(body, worst)  # it may have been charged all the same
+            self.budget.unconfirmed(body, worst)  # it may have been charged all the same
             raise TimedOutError from error
         except RefusedError as error:
             if error.may_have_been_charged:
-                self.budget.unsure(body, worst)
+                self.budget.unconfirmed(body, worst)
             else:
                 self.budget.settle(worst, 0.0)
             if is_transient(error) and error.reply.meaning == "wait":
@@ -234,11 +302,11 @@ class OnlineEngine:
             raise
         except BrokenError:
             self.limiter.failed(ticket)
-            self.budget.unsure(body, worst)
+            self.budget.unconfirmed(body, worst)
             raise
         except BaseException:
             self.limiter.failed(ticket)
-            self.budget.unsure(body, worst)
+            self.budget.unconfirmed(body, worst)
             raise
         latency = self._clock() - started
         self.limiter.release(ticket, headers=response.headers)
@@ -265,7 +333,7 @@ class OnlineEngine:
             document = parsed(text)
             if self._replies.is_stale(document, text, request.key, reused=response.reused):
                 self._transport.leave_connections()
-                self.budget.unsure(request.body, worst)
+                self.budget.unconfirmed(request.body, worst)
                 raise StaleReplyError
             answer = answer_to(
                 request.key,
@@ -278,7 +346,7 @@ class OnlineEngine:
                 repaired=repaired,
             )
         except NotAReplyError as error:
-            self.budget.unsure(request.body, worst)
+            self.budget.unconfirmed(request.body, worst)
             message = f"the server's reply is no completion: {clean(text)[:200]!r}"
             raise NoAnswerError("provider", message, attempts) from error
         self.budget.heed(request.body, answer.usage)

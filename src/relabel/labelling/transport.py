@@ -25,8 +25,7 @@ from yarl import URL
 
 from relabel import __version__
 from relabel.errors import UsageError
-from relabel.labelling.pricing import OPENAI_URL
-from relabel.labelling.providers import Provider, provider_of
+from relabel.labelling.providers import OPENAI_URL, Provider, provider_of
 from relabel.labelling.wire import PATHS, Api
 from relabel.redaction import clean, guard_address, guard_key, public_url
 
@@ -61,7 +60,7 @@ def certificates() -> ssl.SSLContext:
 
 
 @dataclass(frozen=True)
-class Patience:
+class Timeouts:
     """How long to wait for an answer.
 
     Attributes:
@@ -73,12 +72,12 @@ class Patience:
     deadline_s: float = 300.0
 
     @classmethod
-    def of(cls, attempt_s: float) -> Patience:
+    def of(cls, attempt_s: float) -> Timeouts:
         """So many seconds for an attempt, and time for three of them."""
         return cls(attempt_s, max(cls.deadline_s, 3 * attempt_s))
 
 
-PATIENCE_AT_HOME = Patience.of(900.0)
+LOCAL_TIMEOUTS = Timeouts.of(900.0)
 """For a model served on this machine: it costs nothing, and where much else runs it is slow and not dead."""
 
 

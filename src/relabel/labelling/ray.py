@@ -27,12 +27,13 @@ from typing import Any, NamedTuple
 
 from relabel import __version__
 from relabel.errors import DataError, ProviderError, RelabelError, UsageError
-from relabel.labelling.budget import Budget
 from relabel.labelling.connection import Connection, LazyEngine, key_for
-from relabel.labelling.engines.limits import Limiter
-from relabel.labelling.engines.local import SLOTS, LocalServer, find_weights, is_local, local_endpoint
-from relabel.labelling.engines.online import OnlineEngine
-from relabel.labelling.engines.transport import (
+from relabel.labelling.engine import OnlineEngine
+from relabel.labelling.limiter import Limiter
+from relabel.labelling.local import SLOTS, LocalServer, find_weights, is_local, local_endpoint
+from relabel.labelling.pricing import Budget
+from relabel.labelling.providers import OPENAI_URL, Provider
+from relabel.labelling.transport import (
     BrokenError,
     HttpReply,
     HttpTransport,
@@ -40,8 +41,6 @@ from relabel.labelling.engines.transport import (
     UnreachableError,
     UnreadableError,
 )
-from relabel.labelling.pricing import OPENAI_URL
-from relabel.labelling.providers import Provider
 from relabel.labelling.wire import Api
 from relabel.redaction import masked, may_hold_secret
 from relabel.settings import settings
@@ -306,7 +305,7 @@ class RayTransport:
 
     def __init__(self, calls: Sequence[Call], described: Connection) -> None:
         secret = described.key.get_secret_value() if described.key else ""
-        self._given = described.base_url, secret, described.provider, described.patience.attempt_s
+        self._given = described.base_url, secret, described.provider, described.timeouts.attempt_s
         self._needs_key = not secret and described.shown_url.startswith(OPENAI_URL)
         self._workers = [_Worker(call, self._revive) for call in calls]
         self._changed = asyncio.Event()

@@ -22,9 +22,9 @@ from relabel.label import (
     read_answer,
     read_packed,
 )
-from relabel.labelling.decide import decided, label_probability, letter_logprobs
 from relabel.labelling.progress import Progress
-from relabel.labelling.request import Decide, Planned, Wanted
+from relabel.labelling.reply import decided, label_probability, letter_logprobs
+from relabel.labelling.request import Decide, WorkItem
 from relabel.labelling.store import Store
 from relabel.labelling.wire import Api
 from relabel.redaction import clean
@@ -33,7 +33,7 @@ from relabel.run import is_cached_repeat
 from relabel.task import Task
 
 
-class Ledger:
+class LabelCollector:
     """Labels and failures as they come in. Every answer is in the store before it counts.
 
     Args:
@@ -55,9 +55,9 @@ class Ledger:
         *,
         api: Api = "chat",
         decide: Decide = "json",
-        alone: Callable[[Task, str, int], Planned] | None = None,
+        alone: Callable[[Task, str, int], WorkItem] | None = None,
         logprobs: bool = False,
-        twice: Callable[[Planned], bool] = lambda _: True,
+        is_duplicate: Callable[[WorkItem], bool] = lambda _: True,
     ) -> None:
         self.labels: list[Label] = []
         self.failures: list[Failure] = []
@@ -75,11 +75,11 @@ class Ledger:
         self._api: Api = api
         self._decide: Decide = decide
         self._alone, self._logprobs = alone, logprobs
-        self._twice = twice
+        self._is_duplicate = is_duplicate
         self._paid: set[str] = set()
         self._bought: set[str] = set()
 
-    def take(self, planned: Planned) -> list[Planned] | None:
+    def take(self, planned: WorkItem) -> list[WorkItem] | None:
         """Take an answer from the store.
 
         Returns:
@@ -99,7 +99,7 @@ class Ledger:
         """Whether another process may have put answers into the store since this was last asked."""
         return self._store.others_wrote()
 
-    def buy(self, planned: Planned, answer: Answer) -> list[Planned]:
+    def buy(self, planned: WorkItem, answer: Answer) -> list[WorkItem]:
         """Enter an answer that this run has paid for, after putting it into the store.
 
         Returns:
@@ -120,9 +120,8 @@ class Ledger:
             self._store.replace(planned.request, answer)  # what stands there is no label by today's rules
         return self._enter(planned, answer, said, from_store=False)
 
-    def fail(self, wanted: Wanted, kind: FailureKind, message: str, attempts: int) -> None:
+    def fail(self, wanted: WorkItem, kind: FailureKind, message: str, attempts: int) -> None:
         """Enter labels that are missing; without a request they have no key."""
-        key = wanted.request.key if isinstance(wanted, Planned) else ""
         message = clean(message)
         for task in wanted.tasks:
             self.progress.failed[kind] += 1
@@ -137,7 +136,7 @@ class Ledger:
                     kind=kind,
                     message=message,
                     attempts=attempts,
-                    request_key=key,
+                    request_key=wanted.request.key,
                 )
             )
 
@@ -172,7 +171,7 @@ class Ledger:
         if variants > 1:
             self.labels = [replace(row, variant=row.sample // samples) for row in self.labels]
 
-    def _read(self, planned: Planned, answer: Answer) -> dict[str, float] | dict[int, Judgement]:
+    def _read(self, planned: WorkItem, answer: Answer) -> dict[str, float] | dict[int, Judgement]:
         """What an answer says: log probabilities by label, or judgements by the position of their task.
 
         Raises:
@@ -188,11 +187,11 @@ class Ledger:
         return judged
 
     def _enter(
-        self, planned: Planned, answer: Answer, said: dict[str, float] | dict[int, Judgement], *, from_store: bool
-    ) -> list[Planned]:
-        rest: list[Planned] = []
+        self, planned: WorkItem, answer: Answer, said: dict[str, float] | dict[int, Judgement], *, from_store: bool
+    ) -> list[WorkItem]:
+        rest: list[WorkItem] = []
         key = planned.request.key
-        if self._twice(planned):  # only these are remembered: a plan of millions has millions of keys
+        if self._is_duplicate(planned):  # only these are remembered: a plan of millions has millions of keys
             answer, from_store = self._first_pays(key, answer, from_store)
         if self._decide == "logprob":
             logprobs = cast("dict[str, float]", said)
@@ -217,7 +216,7 @@ class Ledger:
             self.progress.fresh += done
         return rest
 
-    def _by_itself(self, task: Task, planned: Planned) -> Planned:
+    def _by_itself(self, task: Task, planned: WorkItem) -> WorkItem:
         assert self._alone is not None
         return self._alone(task, planned.setting, planned.sample)
 
@@ -234,7 +233,7 @@ class Ledger:
     def _label(
         self,
         task: Task,
-        planned: Planned,
+        planned: WorkItem,
         answer: Answer,
         said: Judgement,
         probability: float | None,

@@ -4,7 +4,7 @@ A process of its own, so that a crash of native code or its chatter never reache
 terminal does not stop the server before the answers in flight are stored. It ends when its standard input closes:
 that happens on every way out of the parent, `kill -9` included.
 
-    python -m relabel.labelling.engines.local_server GGUF ALIAS SLOTS SLOT_TOKENS THREADS
+    python -m relabel.labelling.local_server GGUF ALIAS SLOTS SLOT_TOKENS THREADS
 
 Its first line on standard output is the server's address.
 """

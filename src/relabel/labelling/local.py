@@ -145,7 +145,7 @@ class LocalServer:
 
     def __enter__(self) -> Self:
         threads = self._threads or max(1, min(os.cpu_count() or 1, 8))
-        command = [sys.executable, "-m", "relabel.labelling.engines.local_server", str(self._weights), self._alias]
+        command = [sys.executable, "-m", "relabel.labelling.local_server", str(self._weights), self._alias]
         command += [str(self._slots), str(self._slot_tokens), str(threads)]
         self._process = subprocess.Popen(  # noqa: S603  our own module
             command,

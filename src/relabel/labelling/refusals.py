@@ -1,0 +1,534 @@
+"""Errors of providers: what they mean, which of them pass, when to send again, and in which words the user is told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import random
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any, Literal, TypeVar
+
+import tenacity
+
+from relabel.errors import ProviderError
+from relabel.label import FailureKind
+from relabel.labelling.providers import provider_of
+from relabel.labelling.transport import BrokenError, HttpReply, TimedOutError, UnreachableError
+from relabel.redaction import clean, public_url
+
+ErrorMeaning = Literal[
+    "quota", "wait", "key", "access", "model", "content-filter", "bad-answer", "form", "passing", "request"
+]
+"""What an error is about: credit or quota used up; a limit that passes after a wait; the key; rights or terms; a model that is not there;
+a filter that refuses this one request; an answer that the model spoiled; the form of the answer; something that passes by itself;
+this request alone."""
+
+
+@dataclass(frozen=True)
+class ErrorReply:
+    """An error as a provider sent it, understood.
+
+    Attributes:
+        status: HTTP status; where a gateway answers 200 with an error inside, that of the error.
+        code: The provider's own word, lower case; empty where it has none.
+        message: What it says to people, on one line.
+        param: The parameter that it names.
+        wait_s: Seconds that it asks to wait; None where it does not.
+    """
+
+    meaning: ErrorMeaning
+    status: int
+    code: str
+    message: str
+    param: str | None
+    wait_s: float | None
+
+
+def may_be_error(content: bytes) -> bool:
+    """Whether a reply of status 200 may be an error all the same, as gateways send them; `read_error` decides."""
+    return any(mark in content for mark in (b'"error"', b'"base_resp"', b'"insufficient_system_resource"', b'"failed"'))
+
+
+def read_error(
+    status: int, headers: Mapping[str, str], content: bytes | str, now: Callable[[], float] = time.time
+) -> ErrorReply | None:
+    """Understand an error of any provider; None where a reply of status 200 turns out to be none.
+
+    Args:
+        status: HTTP status.
+        headers: Headers of the reply, by lower-case name or without regard to case.
+        content: The body.
+        now: Seconds since the epoch.
+    """
+    try:
+        document: Any = json.loads(content)
+    except (ValueError, RecursionError):
+        document = None
+    inner, status = _innermost(document, status)
+    if status < 300 and inner is None:
+        return None
+    inner = inner or {}
+    text = content.decode("utf-8", "replace") if isinstance(content, bytes) else content
+    message = _message(inner) or clean(" ".join(text.split()))[:200] or f"HTTP {status}"
+    codes = {str(inner.get(name) or "").lower() for name in ("code", "type", "status", "reason")}
+    if isinstance(nested := inner.get("innererror"), Mapping):
+        codes.add(str(nested.get("code") or "").lower())
+    details = [d for d in inner.get("details") or () if isinstance(d, Mapping)]
+    codes |= {str(detail.get("reason") or "").lower() for detail in details}
+    metadata = inner.get("metadata")
+    metadata = metadata if isinstance(metadata, Mapping) else {}
+    if metadata.get("reasons") and metadata.get("flagged_input") is not None:
+        codes.add("content_filter")
+    wait_s = _wait(status, headers, message, details, metadata, now)
+    code = str(inner.get("code") or inner.get("type") or "").lower()
+    param = inner.get("param")
+    return ErrorReply(
+        _meaning(status, codes, message, str(details), param if isinstance(param, str) else "", wait_s),
+        status,
+        code,
+        message,
+        param if isinstance(param, str) else None,
+        wait_s,
+    )
+
+
+_MINIMAX = {1002: 429, 1039: 429, 1004: 401, 1008: 402, 1026: 400, 1027: 400, 2013: 400, 2049: 401}
+"""Codes of `base_resp`, as HTTP would say them; others are faults that pass."""
+_FAILED = {"rate_limit_exceeded": 429, "insufficient_quota": 429, "invalid_prompt": 400}
+"""Codes of a failed response of the Responses API; others are faults that pass."""
+
+
+def _innermost(document: Any, status: int) -> tuple[Mapping[str, Any] | None, int]:
+    """The object that says what is wrong, and the status that it goes with."""
+    if isinstance(document, list) and document:
+        document = document[0]
+    if not isinstance(document, Mapping):
+        return None, status
+    base = document.get("base_resp")
+    if isinstance(base, Mapping) and base.get("status_code"):
+        said = {"code": base["status_code"], "message": base.get("status_msg")}
+        filtered = {"type": "content_filter"} if base["status_code"] in {1026, 1027} else {}
+        return {**said, **filtered}, _MINIMAX.get(base["status_code"], 500)
+    choices = document.get("choices")
+    if status < 300 and isinstance(choices, list) and choices and isinstance(choices[0], Mapping):
+        error = choices[0].get("error")
+        if choices[0].get("finish_reason") not in {"error", "insufficient_system_resource"}:
+            return None, status
+        error = error if isinstance(error, Mapping) else {"message": "the provider broke off the answer"}
+        return error, _status_of(error.get("code"), 502)
+    error = document.get("error")
+    if status < 300 and document.get("status") == "failed":
+        error = error if isinstance(error, Mapping) else {}
+        return error, _FAILED.get(str(error.get("code")), 500)
+    if isinstance(error, str) and error:
+        return {"message": error}, status if status >= 300 else 404
+    if isinstance(error, Mapping):
+        return error, status if status >= 300 else _status_of(error.get("code"), status)
+    return (document if status >= 300 else None), status
+
+
+def _status_of(code: Any, otherwise: int) -> int:
+    return int(code) if str(code).isdigit() and 400 <= int(code) < 600 else otherwise
+
+
+def _message(inner: Mapping[str, Any]) -> str:
+    said = inner.get("message") or inner.get("detail") or inner.get("error")
+    if isinstance(said, (Mapping, list)):
+        said = json.dumps(said, ensure_ascii=False)
+    raw = (inner.get("metadata") or {}).get("raw") if isinstance(inner.get("metadata"), Mapping) else None
+    whole = f"{said or ''} {raw if isinstance(raw, str) else ''}"
+    return clean(" ".join(whole.split()))[:300]
+
+
+_QUOTA_CODES = {
+    "insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "access_terminated", "insufficient_balance",
+    "insufficient_credits", "credit_balance_too_low", "exceeded_current_quota_error", "free_quota_exceeded", "arrearage",
+    "payment_required", "billing_error",
+}  # fmt: skip
+_QUOTA_WORDS = re.compile(
+    r"credit balance is too low|insufficient (credits?|balance|funds|quota)|not enough (credits?|balance)|out of credits?"
+    r"|(credits?|balance|quota|allowance) (has|have|is|are|was) (been )?(exhausted|depleted|used up|exceeded)"
+    r"|(quota|credits?) (used|exhausted|depleted)|add (more )?credits|purchase credits|more credits|billing (hard )?limit"
+    r"|spend(ing)? (limit|cap)|no (remaining|more) credits|(recharge|top[ -]up) your",
+    re.IGNORECASE,
+)
+_CURRENT_QUOTA = re.compile(r"exceeded your (current )?quota|quota exceeded", re.IGNORECASE)
+_A_DAY = re.compile(r"per ?day|daily|\b[TR]PD\b|per ?month|monthly", re.IGNORECASE)
+_A_MINUTE = re.compile(r"per ?minute|\b[TR]PM\b|per ?second|per[- ]min\b", re.IGNORECASE)
+_FILTER_CODES = {
+    "content_filter", "content_policy_violation", "responsibleaipolicyviolation", "data_inspection_failed", "invalid_prompt",
+    "content_filtered", "moderation_blocked", "safety", "prohibited_content", "sensitive_content",
+}  # fmt: skip
+_FILTER_WORDS = re.compile(
+    r"content (management|filter|policy|policies|moderation|exists risk)|(input|prompt|content|request) (was|has been|is) (flagged|blocked|filtered)"
+    r"|requires moderation|usage polic|safety (system|filter|setting|polic)|prohibited content|inappropriate content|sensitive content",
+    re.IGNORECASE,
+)
+_BAD_ANSWER_CODES = {"json_validate_failed", "tool_use_failed", "output_parse_failed"}
+_MODEL_CODES = {
+    "model_not_found", "invalid_model", "unknown_model", "model_not_available", "deploymentnotfound", "model_not_supported",
+}  # fmt: skip
+_NO_MODEL = re.compile(
+    r"not a valid model|no models? loaded|models?\b.{0,80}\b(does not exist|not found|is not found|not available)|no such model"
+    r"|no endpoints found",
+    re.IGNORECASE,
+)
+_KEY_CODES = {
+    "invalid_api_key",
+    "api_key_invalid",
+    "authentication_error",
+    "unauthenticated",
+    "unauthorized",
+    "permission_denied_key",
+}
+_KEY_WORDS = re.compile(
+    r"api[ _-]?key (is )?(not valid|invalid|incorrect|expired)|(invalid|incorrect) (x-)?api[ _-]?key", re.IGNORECASE
+)
+_FORM_WORDS = re.compile(
+    r"response_?format|json_?schema|json_?object|json mode|structured outputs?|text\.format|grammar|guided",
+    re.IGNORECASE,
+)
+
+
+def _meaning(
+    status: int, codes: set[str], message: str, details: str, param: str, wait_s: float | None
+) -> ErrorMeaning:
+    bad = status in {400, 413, 415, 422, 501}
+    if status == 402 or codes & _QUOTA_CODES:
+        return "quota"
+    # Before the words of quota: "no credits were charged" is said of what a filter refused.
+    if codes & _FILTER_CODES or (status in {400, 403, 422, 451} and _FILTER_WORDS.search(message)):
+        return "content-filter"
+    if status in {400, 403, 429} and _QUOTA_WORDS.search(message):
+        return "quota"
+    if status == 429 or (status == 403 and wait_s):
+        daily = _A_DAY.search(f"{message} {details}") and not _A_MINUTE.search(f"{message} {details}")
+        spent = _CURRENT_QUOTA.search(message) and not _A_MINUTE.search(f"{message} {details}")
+        return "quota" if wait_s is None and (daily or spent) else "wait"
+    if codes & _BAD_ANSWER_CODES:
+        return "bad-answer"
+    if status == 401 or codes & _KEY_CODES or (bad and _KEY_WORDS.search(message)):
+        return "key"
+    if status == 403:
+        return "access"
+    if codes & _MODEL_CODES or (status in {400, 404} and _NO_MODEL.search(message)):
+        return "model"
+    if bad and (_FORM_WORDS.search(message) or param.startswith(("response_format", "text"))):
+        return "form"
+    if status in {408, 409} or (status >= 500 and status != 501):
+        return "passing"
+    return "request"
+
+
+def meaning_of(status: int, code: str, message: str) -> ErrorMeaning:
+    """What an error is about, where no more is known of it than these."""
+    return _meaning(status, {code.lower()}, message, "", "", None)
+
+
+_RETRY_IN = re.compile(
+    r"(?:try again|retry|wait|resets?)(?: your request)?(?: in| after| for)?[: ]+((?:\d+(?:\.\d+)?\s*(?:ms|milliseconds?|hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)\b[ ,]*(?:and )?)+"
+    r"|(?:\d+(?:\.\d+)?(?:ms|h|m|s))+)",
+    re.IGNORECASE,
+)
+_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|milli|h|m|s)", re.IGNORECASE)
+_LONGEST_WAIT_S = 32 * 86400.0
+"""Seconds; a header that asks for a longer wait is taken for a fault."""
+_UNIT_S = {"ms": 0.001, "milli": 0.001, "h": 3600.0, "m": 60.0, "s": 1.0}
+
+
+def _wait(
+    status: int,
+    headers: Mapping[str, str],
+    message: str,
+    details: Sequence[Mapping[str, Any]],
+    metadata: Mapping[str, Any],
+    now: Callable[[], float],
+) -> float | None:
+    """Seconds to wait, by header, by Google's `retryDelay`, by the words of the message, or by when a window ends."""
+    if (asked := retry_after(headers, now)) is not None:
+        return asked
+    for detail in details:
+        if (delay := _seconds(str(detail.get("retryDelay") or ""))) is not None:
+            return delay
+    if status >= 300 and (said := _RETRY_IN.search(message)) is not None:
+        return _seconds(said[1])
+    inner = metadata.get("headers")
+    if status == 429 and isinstance(inner, Mapping):
+        reset = {str(name).lower(): value for name, value in inner.items()}.get("x-ratelimit-reset")
+        if str(reset).isdigit():
+            ends = int(str(reset)) / (1000 if len(str(reset)) > 11 else 1)
+            return max(0.0, ends - now())
+    return None
+
+
+def _seconds(text: str) -> float | None:
+    amounts = _AMOUNT.findall(text)
+    return sum(float(number) * _UNIT_S[unit.lower()] for number, unit in amounts) if amounts else None
+
+
+def retry_after(headers: Mapping[str, str], now: Callable[[], float] = time.time) -> float | None:
+    """Seconds that a reply's headers ask to wait, by `retry-after-ms` or `retry-after` (seconds or a date); None where they do not."""
+    try:
+        if "retry-after-ms" in headers:
+            wanted = float(headers["retry-after-ms"]) / 1000
+        elif "retry-after" in headers:
+            text = headers["retry-after"].strip()
+            try:
+                wanted = float(text)
+            except ValueError:
+                told = _seconds(text) if text[:1].isdigit() else None
+                wanted = parsedate_to_datetime(text).timestamp() - now() if told is None else told
+        else:
+            return None
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return max(0.0, wanted) if wanted <= _LONGEST_WAIT_S else None
+
+
+def speaks_of_the_cache(reply: ErrorReply) -> bool:
+    """Whether a refusal is about the fields that steer a prefix cache."""
+    return reply.status in {400, 422} and any(
+        f in f"{reply.param} {reply.message}" for f in ("prompt_cache_", "cache_control")
+    )
+
+
+class NoAnswerError(Exception):
+    """There is no answer to one request; the run goes on.
+
+    Attributes:
+        kind: The kind of failure.
+        attempts: Requests sent.
+        status: HTTP status of the last reply; 0 when the server could not be reached at all; None when that is not
+            what went wrong.
+        meaning: What the provider's error is about, where there was one.
+    """
+
+    def __init__(
+        self,
+        kind: FailureKind,
+        message: str,
+        attempts: int,
+        *,
+        status: int | None = None,
+        meaning: ErrorMeaning | None = None,
+    ) -> None:
+        super().__init__(clean(message))
+        self.kind: FailureKind = kind
+        self.attempts = attempts
+        self.status = status
+        self.meaning: ErrorMeaning | None = meaning
+
+
+MAX_RETRY_AFTER_S = 900.0
+"""Seconds; who asks for a longer wait ends the run, which says when to come back."""
+_PERHAPS_CHARGED = {408, 502, 504, 524}
+"""A gateway gave up waiting; whether the provider went on and charged, nobody knows."""
+_NOT_IMPLEMENTED = 501
+
+
+class RefusedError(Exception):
+    """A reply that is an error, by its status or by its body.
+
+    Attributes:
+        reply: The error, understood.
+        response: As it came.
+    """
+
+    def __init__(self, response: HttpReply, reply: ErrorReply) -> None:
+        super().__init__(f"HTTP {reply.status}")
+        self.response, self.reply = response, reply
+
+    @property
+    def may_have_been_charged(self) -> bool:
+        """Whether the provider may have worked, and charged, for a request that it gave no answer to."""
+        return self.reply.status in _PERHAPS_CHARGED or self.reply.status < 300
+
+
+class StaleReplyError(Exception):
+    """What came is the reply to another request."""
+
+
+def accepted(response: HttpReply) -> HttpReply:
+    """A response that holds what was asked for.
+
+    Raises:
+        RefusedError: It is an error.
+    """
+    if response.status == 200 and not may_be_error(response.content):
+        return response
+    reply = read_error(response.status, response.headers, response.content)
+    if reply is None:
+        return response
+    raise RefusedError(response, reply)
+
+
+def refusal(
+    error: RefusedError, sent: int, *, address: str, path: str, model: str | None
+) -> ProviderError | NoAnswerError:
+    """What a refusal means: for all requests, or for this one.
+
+    Args:
+        error: The refusal.
+        sent: Times that the request was sent.
+        address: The provider's address, without credentials.
+        path: What was asked for below the address.
+        model: The model that was asked for.
+    """
+    reply = error.reply
+    status, said = reply.status, reply.message
+    if 300 <= status < 400:
+        where = public_url(error.response.headers.get("location", ""))[:200]
+        return ProviderError(
+            f"{address} sends elsewhere (HTTP {status}, to {where or 'nowhere'}), and requests with a key are not "
+            "sent on; if you trust that address, give it to --base-url"
+        )
+    if reply.meaning == "wait" and reply.wait_s is not None and reply.wait_s > MAX_RETRY_AFTER_S:
+        back = datetime.now(UTC) + timedelta(seconds=reply.wait_s)
+        return ProviderError(
+            f"{address} takes no more requests for {_hours(reply.wait_s)} ({said}); start the same run again after {back:%H:%M} UTC on "
+            f"{back:%d %B}"
+        )
+    fatal = fatal_refusal(status, reply.code, said, address=address, path=path, model=model, meaning=reply.meaning)
+    if fatal is not None:
+        return fatal
+    refused = f", parameter {reply.param!r}" if reply.param else ""
+    kinds: dict[ErrorMeaning, FailureKind] = {"content-filter": "content-filter", "bad-answer": "invalid-json"}
+    return NoAnswerError(
+        kinds.get(reply.meaning, "provider"),
+        f"HTTP {status}{refused}: {said}",
+        sent,
+        status=status,
+        meaning=reply.meaning,
+    )
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 7200 else f"{seconds / 60:.0f} min"
+
+
+def fatal_refusal(
+    status: int | None,
+    code: str,
+    said: str,
+    *,
+    address: str,
+    path: str,
+    model: str | None,
+    meaning: ErrorMeaning | None = None,
+) -> ProviderError | None:
+    """What to tell the user when no request will have an answer; None when the refusal is of one request only.
+
+    Args:
+        status: HTTP status; None where there is none, or it says nothing of the others.
+        code: The provider's word for the error.
+        said: What the provider said, without keys.
+        address: The provider's address, without credentials.
+        path: What was asked for below the address.
+        model: The model that was asked for.
+        meaning: What the error is about; by default told by the words.
+    """
+    meaning = meaning or meaning_of(status or 400, code, said)
+    match meaning:
+        case _ if status == 407:
+            return ProviderError(f"the proxy on the way to {address} refuses ({said}); check its user and password")
+        case "key":
+            variable = (provider_of(address).key_env or ("OPENAI_API_KEY",))[0]
+            return ProviderError(f"{address} does not accept the key ({said}); check {variable}")
+        case "access":
+            return ProviderError(f"{address} denies access ({said}); check the key's rights and the model's terms")
+        case "model":
+            return ProviderError(f"{address} has no model {model!r} ({said}); check --model and --base-url")
+        case "quota":
+            return ProviderError(
+                f"{address} says that the quota is used up ({said}); add credit or wait until it is renewed, then start the same run again"
+            )
+        case _ if status == 404:
+            return ProviderError(f"{address} has no {path} ({said}); check --base-url, --model and --api")
+        case _:
+            return None
+
+
+def passes(status: int) -> bool:
+    """Whether an HTTP status speaks of something that passes."""
+    return status in {408, 409, 429} or (status >= 500 and status != _NOT_IMPLEMENTED)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether asking again may help."""
+    if isinstance(error, RefusedError):
+        reply = error.reply
+        soon = reply.wait_s is None or reply.wait_s <= MAX_RETRY_AFTER_S
+        return reply.meaning == "passing" or (reply.meaning == "wait" and soon)
+    if isinstance(error, UnreachableError):
+        return not error.lasting
+    return isinstance(error, (BrokenError, TimedOutError, StaleReplyError))
+
+
+ATTEMPTS = 6
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """Exponential backoff with jitter, never shorter than the server asks.
+
+    Attributes:
+        is_transient: Whether an error is worth another attempt.
+        server_wait: Seconds that the server asked to wait, by its error.
+        attempts: Attempts in all.
+        longest_pause_s: Upper bound of a pause that the server did not ask for, in seconds.
+        clock: Seconds on a monotonic clock.
+        sleep: Waits for some seconds.
+        jitter: A random number in 0-1.
+    """
+
+    is_transient: Callable[[BaseException], bool]
+    server_wait: Callable[[BaseException], float] = lambda _: 0.0
+    attempts: int = ATTEMPTS
+    longest_pause_s: float = 60.0
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    jitter: Callable[[], float] = random.random
+
+    async def call(self, once: Callable[[], Awaitable[T]], *, ends_at: Callable[[], float] = lambda: math.inf) -> T:
+        """Call until it succeeds, fails for good, or attempts or time run out; the last error is raised.
+
+        Args:
+            once: One attempt.
+            ends_at: When time runs out, on the clock; an attempt that could only start later is not made.
+        """
+        try:
+            return await once()  # outside of tenacity, which costs more than most requests do
+        except Exception as error:
+            if not self.is_transient(error):
+                raise
+            first: Exception | None = error
+
+        async def attempt() -> T:
+            nonlocal first
+            if first is not None:  # so that tenacity counts the attempt that has failed
+                error, first = first, None
+                raise error
+            return await once()
+
+        retrying = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception(self.is_transient),
+            stop=lambda state: (
+                state.attempt_number >= self.attempts or self.clock() + state.upcoming_sleep >= ends_at()
+            ),
+            wait=self._pause,
+            sleep=self.sleep,
+            reraise=True,
+        )
+        return await retrying(attempt)
+
+    def _pause(self, state: tenacity.RetryCallState) -> float:
+        wanted = min(self.longest_pause_s, 0.5 * 2**state.attempt_number) * (0.5 + self.jitter() / 2)
+        error = state.outcome.exception() if state.outcome else None
+        return wanted if error is None else max(wanted, self.server_wait(error))
