@@ -14,13 +14,13 @@ from batch_server import Fate, batch_provider
 from batch_workshop import batch, books_balance, by_number, no_wait
 from relabel.labelling.batch.state import BatchFolder, run_id
 from relabel.labelling.job import Job, Stop
-from relabel.labelling.leases import HOLD_AGAIN_S, HOLD_S, LEASE_S, Leases
+from relabel.labelling.leases import Leases
 from relabel.labelling.request import Endpoint
 from relabel.labelling.runner import Outcome
 from relabel.labelling.store import Store
 from relabel.labelling.workers import in_a_batch
 from server import FakeProvider, provider
-from workshop import FakeTime, label_all, make_job
+from workshop import label_all, make_job
 
 
 def job_at(url: str, count: int, **changes: Any) -> Job:
@@ -108,7 +108,7 @@ async def test_a_chunk_with_a_request_whose_lease_was_lost_is_written_anew_witho
         def step(name: str) -> None:
             if name == "chunk" and not lost:
                 with sqlite3.connect(store.folder / "leases.db") as leases:
-                    leases.execute("UPDATE lease SET until=0")
+                    leases.execute("DELETE FROM taken")
                 leases.close()
                 lost.append(online_meanwhile(online, 3, tmp_path))
 
@@ -133,7 +133,7 @@ async def test_a_chunk_that_was_noted_and_neither_held_nor_sent_is_not_sent_late
         with pytest.raises(_DiedError):
             await batch(job, store, tmp_path, step=die)
         with sqlite3.connect(store.folder / "leases.db") as leases:
-            leases.execute("DELETE FROM batch")
+            leases.execute("DELETE FROM held")
         leases.close()
         assert len((await label_all(job_at(online.base_url, 2), store, tmp_path / "online")).labels) == 4
         outcome = await batch(job, store, tmp_path)
@@ -158,7 +158,7 @@ async def test_a_chunk_that_may_have_been_sent_is_looked_for_before_it_is_given_
         with pytest.raises(_DiedError):
             await batch(job, store, tmp_path, step=die)
         with sqlite3.connect(store.folder / "leases.db") as leases:
-            leases.execute("UPDATE batch SET until=0")  # a day has gone by
+            leases.execute("DELETE FROM held")  # somebody has lost them
         leases.close()
         assert len((await label_all(job_at(online.base_url, 1), store, tmp_path / "online")).labels) == 2
         assert (await batch(job, store, tmp_path)).complete
@@ -262,8 +262,7 @@ async def test_a_form_that_is_found_out_while_batches_wait_does_not_make_them_ot
 
 
 def test_a_lease_passes_to_a_batch_run_only_from_who_has_it(tmp_path: Path) -> None:
-    time = FakeTime()
-    one, other = Leases(tmp_path, now=time), Leases(tmp_path, now=time)
+    one, other = Leases(tmp_path), Leases(tmp_path)
     assert one.take("a")
     assert one.take("b")
     assert other.take("c")
@@ -273,11 +272,9 @@ def test_a_lease_passes_to_a_batch_run_only_from_who_has_it(tmp_path: Path) -> N
     assert not one.take("a")  # what it passed on is the batch's
     assert not other.take("b")
     assert other.pass_on("run-2", ["a", "c"]) == {"a"}
-    time.now += LEASE_S + 1
+    one.give_back("b")
     assert other.take("b")
     assert one.pass_on("run-1", ["b"]) == {"b"}
-    time.now += HOLD_S
-    assert one.pass_on("run-1", ["a"]) == {"a"}
     one.close()
     other.close()
 
@@ -291,17 +288,3 @@ def test_what_is_to_be_sent_is_held_on_but_not_taken_anew(tmp_path: Path) -> Non
     one.hold("run-1", ["sent"])
     assert [one.batch_of(key) for key in ("a", "sent")] == [None, "run-1"]
     one.close()
-
-
-def test_what_a_waiting_process_holds_does_not_run_out(tmp_path: Path) -> None:
-    time = FakeTime()
-    waiting, other = Leases(tmp_path, now=time), Leases(tmp_path, now=time)
-    waiting.hold("run-1", ["a"])
-    for _ in range(30):
-        time.now += HOLD_AGAIN_S + 1
-        waiting.renew()
-    assert not other.take("a")
-    waiting.close()
-    time.now += HOLD_S + 1
-    assert other.take("a")
-    other.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -347,3 +348,17 @@ def test_what_an_online_run_found_out_of_the_server_is_used(fake: FakeBatches) -
             store.put_note(form_note(Endpoint(host=host_of(fake.base_url), model="m")), form)
     assert run(fake) == 0
     assert "response_format" not in json.loads(fake.bodies[0].splitlines()[0])["body"]
+
+
+def test_what_a_run_holds_whose_state_is_lost_is_let_go_by_cancel(
+    fake: FakeBatches, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    stop_at_first_look(fake)
+    assert run(fake) == 130
+    (name,) = [path.name for path in (settings().home / "batches").iterdir()]
+    shutil.rmtree(settings().home / "batches")
+    assert run(fake, "--out", str(tmp_path / "online"), engine="online") == 5
+    assert f"relabel batch cancel {name}" in capsys.readouterr().err
+    assert run_app(["batch", "cancel", name]) == 0
+    assert "8 requests that it held on the store are let go" in capsys.readouterr().err
+    assert run_app(["batch", "cancel", name]) == 2

@@ -344,7 +344,7 @@ def test_a_store_that_cannot_be_written_is_one_sentence_and_nothing_is_corrupted
 
 def test_leases_that_cannot_be_written_are_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     def broken(self: Any, key: str) -> bool:
-        self._db.execute("DROP TABLE IF EXISTS lease")
+        self._db.execute("DROP TABLE IF EXISTS taken")
         return real(self, key)
 
     real = Leases.take

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,12 +20,12 @@ from batch_workshop import batch, by_number
 from relabel.errors import StoreError
 from relabel.labelling.batch.state import run_id
 from relabel.labelling.job import Stop
-from relabel.labelling.leases import HOLD_S, LEASE_S, Leases
+from relabel.labelling.leases import GONE_BEATS, STUCK_BEATS, Leases
 from relabel.labelling.store import Store
 from relabel.labelling.workers import in_a_batch
 from relabel.run import open_run
 from server import FakeProvider, Reply, Seen, judged, provider, refused
-from workshop import FakeTime, label_all, make_job
+from workshop import label_all, make_job
 
 
 @pytest.fixture
@@ -47,41 +49,54 @@ def test_what_one_has_the_other_does_not_get(folder: Path) -> None:
     one.close()
 
 
-def test_a_lease_that_is_not_renewed_ends(folder: Path) -> None:
-    time = FakeTime()
-    one, other = Leases(folder, now=time), Leases(folder, now=time)
+def test_a_process_that_stands_still_loses_its_leases_and_no_clock_matters(folder: Path) -> None:
+    one, other = (Leases(folder, beat_s=None) for _ in range(2))
     assert one.take("a")
-    time.now += LEASE_S - 1
+    for _ in range(3):
+        for _ in range(STUCK_BEATS):
+            assert not other.take("a")
+            other.beat()
+        one.beat()
     assert not other.take("a")
-    one.renew()
-    time.now += LEASE_S - 1
-    assert not other.take("a")
-    time.now += 2
+    for _ in range(STUCK_BEATS):
+        assert not other.take("a")
+        other.beat()
     assert other.take("a")
+    assert not one.take("a")
+    one.beat()  # it goes on, and has to begin anew
+    assert one.take("b")
+    assert not other.take("b")
     one.close()
     other.close()
 
 
-def test_a_lease_of_a_process_that_is_no_more_ends_at_once(folder: Path) -> None:
+def test_what_a_dead_process_had_is_free_after_a_few_heartbeats(folder: Path) -> None:
     code = "import sys, os; from pathlib import Path; from relabel.labelling.leases import Leases; assert Leases(Path(sys.argv[1])).take('a'); os._exit(0)"
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
-    leases = Leases(folder)
+    leases = Leases(folder, beat_s=None)
+    for _ in range(GONE_BEATS):
+        assert not leases.take("a")
+        leases.beat()
     assert leases.take("a")
     leases.close()
+    assert list((folder / "processes").iterdir()) == []
 
 
-def test_a_lease_of_another_machine_is_left_until_it_ends(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    time = FakeTime()
-    monkeypatch.setattr("platform.node", lambda: "elsewhere")
-    far = Leases(folder, now=time)
-    monkeypatch.undo()
-    assert far.take("a")
-    near = Leases(folder, now=time)
-    assert not near.take("a")
-    time.now += LEASE_S + 1
-    assert near.take("a")
-    far.close()
-    near.close()
+def test_what_version_0_1_held_for_batches_is_held_on(folder: Path) -> None:
+    with closing(sqlite3.connect(folder / "leases.db")) as old, old:
+        old.execute("CREATE TABLE lease(key TEXT PRIMARY KEY, owner TEXT, until REAL) WITHOUT ROWID")
+        old.execute("CREATE TABLE batch(key TEXT PRIMARY KEY, run TEXT, until REAL) WITHOUT ROWID")
+        old.execute("INSERT INTO lease VALUES('a', 'host/1/00', 9e9)")
+        old.execute("INSERT INTO batch VALUES('b', 'run-1', 9e9)")
+    leases = Leases(folder)
+    assert leases.take("a")
+    assert not leases.take("b")
+    assert leases.batch_of("b") == "run-1"
+    leases.hold("run-1", [])
+    leases.close()
+    leases = Leases(folder)
+    assert leases.take("b")
+    leases.close()
 
 
 def test_a_folder_that_cannot_hold_leases_is_one_sentence(tmp_path: Path) -> None:
@@ -91,15 +106,20 @@ def test_a_folder_that_cannot_hold_leases_is_one_sentence(tmp_path: Path) -> Non
 
 def test_a_lease_file_that_breaks_later_is_one_sentence(folder: Path) -> None:
     leases = Leases(folder)
-    leases._db.execute("DROP TABLE lease")  # pyright: ignore[reportPrivateUsage]  damage has to come from somewhere
+    leases._db.execute("DROP TABLE taken")  # pyright: ignore[reportPrivateUsage]  damage has to come from somewhere
     with pytest.raises(StoreError, match=r"cannot use the store"):
         leases.take("a")
     leases.close()
 
 
 CHILD = """
-import asyncio, sys
+import asyncio, os, platform, sys, time
 from pathlib import Path
+if ahead := float(sys.argv[5]):
+    clock = time.time
+    time.time = lambda: clock() + ahead
+    os.getpid = lambda: 1
+    platform.node = lambda: "container"
 sys.path.insert(0, sys.argv[4])
 import relabel.labelling.leases as leases_module
 leases_module.LOOK_AGAIN_S = 0.02
@@ -110,9 +130,33 @@ with Store(Path(sys.argv[2])) as store:
 """
 
 
-def start(fake: FakeProvider, store: Path, out: Path) -> subprocess.Popen[bytes]:
-    arguments = [fake.base_url, str(store), str(out), str(Path(__file__).parents[1])]
-    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(CHILD), *arguments])
+def start(
+    fake: FakeProvider, store: Path, out: Path, *, prefix: tuple[str, ...] = (), ahead_s: float = 0
+) -> subprocess.Popen[bytes]:
+    arguments = [fake.base_url, str(store), str(out), str(Path(__file__).parents[1]), str(ahead_s)]
+    return subprocess.Popen([*prefix, sys.executable, "-c", textwrap.dedent(CHILD), *arguments])
+
+
+@pytest.mark.parametrize(
+    ("prefix", "ahead_s"),
+    [
+        (("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"), 0),
+        ((), 3600),
+        ((), -3600),
+        ((), 400 * 86400),
+    ],
+    ids=["containers", "an hour ahead", "an hour behind", "a year ahead"],
+)
+def test_two_containers_and_two_clocks_buy_each_answer_once(
+    tmp_path: Path, prefix: tuple[str, ...], ahead_s: float
+) -> None:
+    if prefix and subprocess.run([*prefix, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("only root may make a PID namespace")
+    with provider(lambda seen: Reply(body=judged().body, delay=0.05)) as fake:
+        one = start(fake, tmp_path / "store", tmp_path / "a", prefix=prefix)
+        other = start(fake, tmp_path / "store", tmp_path / "b", prefix=prefix, ahead_s=ahead_s)
+        assert [child.wait(60) for child in (one, other)] == [0, 0]
+        assert len(fake.answered) == len({str(seen.body) for seen in fake.answered}) == 80
 
 
 def test_two_runs_at_once_buy_each_answer_once_and_both_finish(tmp_path: Path) -> None:
@@ -176,8 +220,7 @@ async def test_a_run_that_was_killed_does_not_block_another(tmp_path: Path) -> N
 
 
 def test_what_a_batch_has_in_flight_is_leased_to_nobody_until_it_ends(folder: Path) -> None:
-    time = FakeTime()
-    one, other = Leases(folder, now=time), Leases(folder, now=time)
+    one, other = Leases(folder), Leases(folder)
     one.hold("run-1", ["a", "b"])
     one.close()  # the batch goes on without its process
     assert not other.take("a")
@@ -187,8 +230,7 @@ def test_what_a_batch_has_in_flight_is_leased_to_nobody_until_it_ends(folder: Pa
     other.hold("run-1", ["b"])
     assert other.take("a")
     assert not other.take("b")
-    time.now += HOLD_S + 1
-    assert other.take("b")
+    assert other.held_by("run-1") == 1
     other.close()
 
 

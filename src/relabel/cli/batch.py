@@ -81,6 +81,12 @@ def cancel(
     """
     from relabel.errors import IncompleteRunError
 
+    if let_go := _let_go_without_state(ref):
+        typer.echo(
+            f"this machine knows no batch of run {ref}: {let_go:,} requests that it held on the store are let go, and other runs may ask them",
+            err=True,
+        )
+        return
     state = _state(ref)
     if not state.open:
         typer.echo(f"run {state.run_id} has no open batch; nothing to cancel", err=True)
@@ -229,6 +235,22 @@ def _state(ref: str) -> BatchState:
     if state is None:
         raise UsageError(f"there is no batch job {ref!r}; `relabel batch list` shows those of this machine")
     return state
+
+
+def _let_go_without_state(ref: str) -> int:
+    """Let go what a batch run held whose state has been lost; the number of its requests."""
+    from relabel.labelling.batch.state import find_state
+    from relabel.labelling.leases import Leases
+    from relabel.settings import settings
+
+    environment = settings()
+    if not environment.store_dir.is_dir() or find_state(_home(environment), ref) is not None:
+        return 0
+    leases = Leases(environment.store_dir)
+    held = leases.held_by(ref)
+    leases.hold(ref, ())
+    leases.close()
+    return held
 
 
 def _home(environment: Settings) -> Path:

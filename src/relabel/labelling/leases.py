@@ -1,34 +1,42 @@
 """Leases: which request is in flight in which process, so that two runs on one store buy no answer twice.
 
-What a batch has in flight is held as well, by the name of the batch run: no process need be there for it.
+They live in a small SQLite file of their own beside the answers:
 
-They live in a small SQLite file of their own beside the answers. Losing it loses nothing: it holds no answer. A lease of a
-process that is no more ends at once where that can be seen, and by itself after a while where it cannot.
+    process   a random id for each process that uses the store, and a counter that it raises every second: its heartbeat
+    lease     a request that a process has in flight
+    held      a request that a batch run has in flight: no process need be there for it
+
+Nothing rests on a process number, a host name or a clock: processes in two containers agree on none of them. A process is gone when its
+counter has stood still while the one who looks raised its own. A few times are enough where the lock file of the process is free as well,
+because a kernel frees the locks of a process that dies; a process that keeps its lock may just be slow.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import platform
 import secrets
 import sqlite3
-import time
-from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager, suppress
+import threading
+from collections.abc import Generator, Iterable
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from relabel.errors import StoreError
+from relabel.errors import DataError, StoreError
+from relabel.files import BlockedError, locked, make_private_dir
 
-LEASE_S = 60.0
-"""A lease that its process does not renew ends after this many seconds."""
-HOLD_S = 26 * 3600.0
-"""What a batch has in flight is held for so many seconds: a batch ends within a day."""
-HOLD_AGAIN_S = 3600.0
-"""A process that waits for its batches says so after so many seconds: some may not have been sent for want of room."""
+BEAT_S = 1.0
+GONE_BEATS = 4
+"""A process whose lock is free is gone when another has seen no heartbeat of it for so many of its own."""
+STUCK_BEATS = 60
+"""So is one that holds its lock, and has stopped all the same."""
 LOOK_AGAIN_S = 0.5
 """Pause between looks at an answer that another process is waiting for."""
+_TABLES = """
+CREATE TABLE IF NOT EXISTS process(id TEXT PRIMARY KEY, beat INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS taken(key TEXT PRIMARY KEY, owner TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS held(key TEXT PRIMARY KEY, run TEXT NOT NULL) WITHOUT ROWID;
+"""
 
 
 class Leases:
@@ -36,86 +44,114 @@ class Leases:
 
     Args:
         folder: The store's folder.
-        now: Seconds since the epoch.
+        beat_s: Seconds between heartbeats; None leaves them to calls of `beat`.
+
+    Raises:
+        StoreError: The file of leases cannot be used.
     """
 
-    def __init__(self, folder: Path, *, now: Callable[[], float] = time.time) -> None:
-        self._folder, self._now = folder, now
-        self._mine: set[str] = set()
-        self._run: str | None = None
-        self._held_since = 0.0
-        self._host = platform.node()
-        self._owner = f"{self._host}/{os.getpid()}/{secrets.token_hex(4)}"
+    def __init__(self, folder: Path, *, beat_s: float | None = BEAT_S) -> None:
+        self._folder = folder
+        self._id = secrets.token_hex(8)
+        self._beats = 0
+        self._seen: dict[str, tuple[int, int]] = {}
+        """Of other processes: the last heartbeat seen, and our own heartbeats then."""
+        self._closed = threading.Event()
+        self._open = ExitStack()
         try:
-            self._db = sqlite3.connect(folder / "leases.db", isolation_level=None, timeout=10, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=OFF")  # a lease need not survive a power cut
-            self._db.execute(
-                "CREATE TABLE IF NOT EXISTS lease(key TEXT PRIMARY KEY, owner TEXT, until REAL) WITHOUT ROWID"
-            )
-            self._db.execute(
-                "CREATE TABLE IF NOT EXISTS batch(key TEXT PRIMARY KEY, run TEXT, until REAL) WITHOUT ROWID"
-            )
-        except sqlite3.Error as error:
-            raise self._unusable(error) from error
+            self._db = self._connection()
+            self._db.executescript(_TABLES)
+            _take_over_version_1(self._db)
+            self._db.execute("INSERT INTO process VALUES(?, 0)", (self._id,))
+            make_private_dir(self._lock_of(self._id).parent)
+            self._open.enter_context(locked(self._lock_of(self._id)))
+        except (sqlite3.Error, OSError, DataError) as error:
+            raise _unusable(folder, error) from error
+        self._heart = threading.Thread(target=self._keep_beating, args=(beat_s,), daemon=True)
+        if beat_s is not None:
+            self._heart.start()
 
-    def _unusable(self, error: sqlite3.Error) -> StoreError:
-        advice = "free space, mend the permissions, or name another folder with RELABEL_STORE"
-        return StoreError(f"cannot use the store {self._folder} ({error}); {advice}")
+    def _connection(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self._folder / "leases.db", isolation_level=None, timeout=10, check_same_thread=False)
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=OFF")  # a lease need not survive a power cut
+        return db
+
+    def _lock_of(self, process: str) -> Path:
+        return self._folder / "processes" / f"{process}.lock"
 
     def _sql(self, statement: str, *values: Any) -> sqlite3.Cursor:
         try:
             return self._db.execute(statement, values)
         except sqlite3.Error as error:
-            raise self._unusable(error) from error
+            raise _unusable(self._folder, error) from error
+
+    def _keep_beating(self, beat_s: float) -> None:
+        with suppress(sqlite3.Error):
+            db = self._connection()
+            while not self._closed.wait(beat_s):
+                self.beat(db)
+            db.close()
+
+    def beat(self, db: sqlite3.Connection | None = None) -> None:
+        """Show that this process is there."""
+        with suppress(sqlite3.Error):  # the next time may be in time still
+            beating = (db or self._db).execute("UPDATE process SET beat = beat + 1 WHERE id=?", (self._id,)).rowcount
+            if not beating:  # this process stood still for so long that another took its leases
+                (db or self._db).execute("INSERT INTO process VALUES(?, 0)", (self._id,))
+            self._beats += 1
 
     def take(self, key: str) -> bool:
         """Take the lease of a request; False while another process or a batch has it."""
         if self._take(key):
             return True
-        row = self._sql("SELECT owner FROM lease WHERE key=?", key).fetchone()
-        if row is not None and not self._is_gone(row[0]):
-            return False
-        if row is not None:
-            self._sql("DELETE FROM lease WHERE owner=?", *row)
-        return self._take(key)
-
-    def _is_gone(self, owner: str) -> bool:
-        host, pid, _ = owner.rsplit("/", 2)
-        if host != self._host:
-            return False
-        try:
-            os.kill(int(pid), 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            pass
-        return False
+        row = self._sql("SELECT owner FROM taken WHERE key=?", key).fetchone()
+        return row is not None and self._end_if_gone(row[0]) and self._take(key)
 
     def _take(self, key: str) -> bool:
-        now = self._now()
         taken = self._sql(
-            "INSERT INTO lease SELECT ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM batch WHERE key = ? AND until > ?) "
-            "ON CONFLICT(key) DO UPDATE SET owner=excluded.owner, until=excluded.until WHERE until < ? OR owner = excluded.owner",
-            *(key, self._owner, now + LEASE_S, key, now, now),
+            "INSERT INTO taken SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM held WHERE key = ?) "
+            "ON CONFLICT(key) DO UPDATE SET owner=owner WHERE owner = excluded.owner",
+            *(key, self._id, key),
         )
-        if taken.rowcount:
-            self._mine.add(key)
         return bool(taken.rowcount)
+
+    def _end_if_gone(self, owner: str) -> bool:
+        """End the leases of a process that is gone; whether it is."""
+        row = self._sql("SELECT beat FROM process WHERE id=?", owner).fetchone()
+        if row is not None:
+            last, since = self._seen.get(owner, (None, 0))
+            if last != row[0]:
+                self._seen[owner] = row[0], self._beats
+                return False
+            if self._beats - since < GONE_BEATS or (self._beats - since < STUCK_BEATS and not self._has_died(owner)):
+                return False
+        with self._at_once() as db:  # only if it has not moved meanwhile
+            still = "SELECT 1 FROM process WHERE id = :owner AND beat <> :beat"
+            values = {"owner": owner, "beat": None if row is None else row[0]}
+            db.execute(f"DELETE FROM taken WHERE owner = :owner AND NOT EXISTS ({still})", values)  # noqa: S608  text of ours
+            db.execute("DELETE FROM process WHERE id = :owner AND beat = :beat", values)
+        return True
+
+    def _has_died(self, owner: str) -> bool:
+        """Whether the lock of a process is free."""
+        if not owner.isalnum() or not (path := self._lock_of(owner)).exists():
+            return True
+        try:
+            with locked(path):
+                path.unlink(missing_ok=True)  # no process ever takes this name again
+        except (BlockedError, DataError, OSError):
+            return False
+        return True
 
     async def pause(self) -> None:
         """Wait a little for the other process: no event of its reaches this one."""
         await asyncio.sleep(LOOK_AGAIN_S)
 
     def give_back(self, key: str) -> None:
-        """The request is over."""
-        self._mine.discard(key)
-        with suppress(sqlite3.Error):  # on a full disk, too: a lease ends by itself
-            self._db.execute("DELETE FROM lease WHERE key=? AND owner=?", (key, self._owner))
-
-    def keep(self, key: str) -> None:
-        """The request is answered: its lease no longer matters, because the store is asked first. It goes at the end."""
-        self._mine.discard(key)
+        """The request is over, without an answer: one with an answer may keep its lease, because the store is asked first."""
+        with suppress(sqlite3.Error):  # on a full disk, too: leases end with their process
+            self._db.execute("DELETE FROM taken WHERE key=? AND owner=?", (key, self._id))
 
     def pass_on(self, run: str, keys: Iterable[str]) -> set[str]:
         """Make what this process has leased a batch run's own, in one go: there is no moment in which another may take it.
@@ -124,39 +160,35 @@ class Leases:
             The keys that neither this process had leased nor the run had held: others may have asked them, and have an answer.
         """
         wanted = set(keys)
-        now = self._now()
         with self._at_once() as db:
-            db.execute("DELETE FROM batch WHERE until<?", (now,))
-            db.executemany(
-                "INSERT OR IGNORE INTO batch SELECT key, ?, ? FROM lease WHERE key=? AND owner=?",
-                ((run, now + HOLD_S, key, self._owner) for key in wanted),
-            )
-            db.executemany("DELETE FROM lease WHERE key=? AND owner=?", ((key, self._owner) for key in wanted))
-            held = {key for (key,) in db.execute("SELECT key FROM batch WHERE run=?", (run,))}
-        self._mine -= wanted
-        self._hold_for(run)
+            mine = ((run, key, self._id) for key in wanted)
+            db.executemany("INSERT OR IGNORE INTO held SELECT key, ? FROM taken WHERE key=? AND owner=?", mine)
+            db.executemany("DELETE FROM taken WHERE key=? AND owner=?", ((key, self._id) for key in wanted))
+            held = {key for (key,) in db.execute("SELECT key FROM held WHERE run=?", (run,))}
         return wanted - held
 
     def hold(self, run: str, keys: Iterable[str], *, still: Iterable[str] = ()) -> None:
-        """Hold what a batch run has in flight, and nothing else that it held before.
+        """Hold what a batch run has in flight, and nothing else that it held before. It is held until the run says otherwise.
 
         Args:
             run: The batch run.
             keys: What is at the provider: it is held if nobody else has it, whoever had it before.
             still: What is to be sent: it is held on if the run has it, and not taken anew.
         """
-        now = self._now()
         sent = set(keys)
         with self._at_once() as db:
-            db.execute("DELETE FROM batch WHERE until<?", (now,))
-            held = {key for (key,) in db.execute("SELECT key FROM batch WHERE run=?", (run,))}
-            db.executemany("DELETE FROM batch WHERE key=?", ((key,) for key in held - sent - set(still)))
-            db.executemany("INSERT OR IGNORE INTO batch VALUES(?, ?, ?)", ((key, run, now + HOLD_S) for key in sent))
-            db.execute("UPDATE batch SET until=? WHERE run=?", (now + HOLD_S, run))
-        self._hold_for(run)
+            held = {key for (key,) in db.execute("SELECT key FROM held WHERE run=?", (run,))}
+            db.executemany("DELETE FROM held WHERE key=?", ((key,) for key in held - sent - set(still)))
+            db.executemany("INSERT OR IGNORE INTO held VALUES(?, ?)", ((key, run) for key in sent))
 
-    def _hold_for(self, run: str) -> None:
-        self._run, self._held_since = run, self._now()
+    def held_by(self, run: str) -> int:
+        """Number of requests that a batch run holds."""
+        return self._sql("SELECT count(*) FROM held WHERE run=?", run).fetchone()[0]
+
+    def batch_of(self, key: str) -> str | None:
+        """The batch run that has a request in flight; None when there is none."""
+        row = self._sql("SELECT run FROM held WHERE key=?", key).fetchone()
+        return None if row is None else row[0]
 
     @contextmanager
     def _at_once(self) -> Generator[sqlite3.Connection]:
@@ -166,24 +198,34 @@ class Leases:
                 self._db.execute("BEGIN IMMEDIATE")
                 yield self._db
         except sqlite3.Error as error:
-            raise self._unusable(error) from error
-
-    def batch_of(self, key: str) -> str | None:
-        """The batch run that has a request in flight; None when there is none."""
-        row = self._sql("SELECT run FROM batch WHERE key=? AND until>?", key, self._now()).fetchone()
-        return None if row is None else row[0]
-
-    def renew(self) -> None:
-        """Keep all leases of this process, and what its batch run holds, for another while."""
-        now = self._now()
-        if self._mine:
-            self._sql("UPDATE lease SET until=? WHERE owner=?", now + LEASE_S, self._owner)
-        if self._run is not None and now > self._held_since + HOLD_AGAIN_S:
-            self._sql("UPDATE batch SET until=? WHERE run=? AND until>?", now + HOLD_S, self._run, now)
-            self._hold_for(self._run)
+            raise _unusable(self._folder, error) from error
 
     def close(self) -> None:
         """Give everything back."""
-        with suppress(sqlite3.Error):  # what brought us here must not be hidden
-            self._db.execute("DELETE FROM lease WHERE owner=?", (self._owner,))
+        self._closed.set()
+        if self._heart.is_alive():
+            self._heart.join()
+        with suppress(sqlite3.Error):  # the error that ended the run must not be hidden
+            self._db.execute("DELETE FROM taken WHERE owner=?", (self._id,))
+            self._db.execute("DELETE FROM process WHERE id=?", (self._id,))
         self._db.close()
+        self._open.close()
+        self._lock_of(self._id).unlink(missing_ok=True)
+
+
+def _take_over_version_1(db: sqlite3.Connection) -> None:
+    """Keep what batches held in the tables of relabel 0.1; its leases had ended by a clock."""
+    with suppress(sqlite3.OperationalError):  # there are none
+        db.execute("INSERT OR IGNORE INTO held SELECT key, run FROM batch")
+        db.execute("DELETE FROM batch")
+
+
+def _unusable(folder: Path, error: Exception) -> StoreError:
+    reason = getattr(error, "strerror", None) or str(error)
+    if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+        return StoreError(
+            f"the file of leases in the store {folder} is damaged ({reason}); end other runs on this store, then `relabel store verify "
+            "--set-aside` moves it out of the way: it holds no answer"
+        )
+    advice = "free space, correct the permissions, or name another folder with RELABEL_STORE"
+    return StoreError(f"cannot use the store {folder} ({reason}); {advice}")

@@ -20,7 +20,7 @@ from relabel.label import Answer, Failure, FailureKind, InvalidAnswerError, Labe
 from relabel.labelling.collector import LabelCollector
 from relabel.labelling.engine import Engine, OnInFlight
 from relabel.labelling.job import Job, Stop, differences
-from relabel.labelling.leases import LEASE_S, Leases
+from relabel.labelling.leases import Leases
 from relabel.labelling.pricing import Budget
 from relabel.labelling.progress import Progress
 from relabel.labelling.refusals import NoAnswerError
@@ -202,9 +202,7 @@ async def settle_unless_stopped(
     stopping = asyncio.create_task(stop.asked.wait())
     leaving = asyncio.create_task(stop.at_once.wait())
     try:
-        while not settling.done() and not stopping.done():
-            await asyncio.wait({settling, stopping}, timeout=LEASE_S / 3, return_when=asyncio.FIRST_COMPLETED)
-            leases.renew()
+        await asyncio.wait({settling, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if on_wire:
             await asyncio.wait({settling, leaving}, timeout=DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
         if not settling.done():

@@ -6,15 +6,14 @@ import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from typing import Any
 
-from relabel.errors import ProviderError, RelabelError, RubricError, StoreError
+from relabel.errors import ProviderError, RelabelError, RubricError
 from relabel.label import Answer, InvalidAnswerError
 from relabel.labelling.collector import LabelCollector
 from relabel.labelling.engine import Engine, Repair
 from relabel.labelling.job import Job, Stop
-from relabel.labelling.leases import LEASE_S, Leases
+from relabel.labelling.leases import Leases
 from relabel.labelling.refusals import NoAnswerError
 from relabel.labelling.request import WorkItem
 from relabel.labelling.wire import messages_of
@@ -115,7 +114,6 @@ class WorkerPool:
         ready = min(concurrency + concurrency // PREFETCH_SHARE, max(1, self.job.size))
         workers = [asyncio.create_task(self._pull()) for _ in range(ready)]
         stopping = asyncio.create_task(self.stop.asked.wait())
-        renewing = asyncio.create_task(self._renew())
         pending: set[asyncio.Task[Any]] = set(workers)
         try:
             while pending and not self.stop.asked.is_set():
@@ -125,9 +123,9 @@ class WorkerPool:
             if pending:
                 await self._drain(pending)
         finally:
-            for task in (stopping, renewing, *workers):
+            for task in (stopping, *workers):
                 task.cancel()
-            await asyncio.wait({stopping, renewing, *workers})
+            await asyncio.wait({stopping, *workers})
         if self.stop.asked.is_set():
             try:
                 await self._name_the_rest(_said(self._fatal))
@@ -150,12 +148,6 @@ class WorkerPool:
         for task in (leave, landed, *pending):
             task.cancel()
         await asyncio.wait({leave, landed, *pending})
-
-    async def _renew(self) -> None:
-        while True:
-            await asyncio.sleep(LEASE_S / 3)
-            with suppress(StoreError):  # the next time may be in time still
-                self.leases.renew()
 
     async def _pull(self) -> None:
         while not self.stop.asked.is_set():
@@ -223,7 +215,8 @@ class WorkerPool:
                 bought = rest is not None
                 return rest or []
             finally:
-                (self.leases.keep if bought else self.leases.give_back)(key)
+                if not bought:
+                    self.leases.give_back(key)
         finally:
             del self._asking[key]
             future.cancel()

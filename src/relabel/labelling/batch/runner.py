@@ -16,7 +16,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from relabel.errors import ProviderError, StoreError
+from relabel.errors import ProviderError
 from relabel.files import require_writable, writing
 from relabel.label import FailureKind
 from relabel.labelling.batch.provider import (
@@ -31,7 +31,7 @@ from relabel.labelling.batch.requests import OpenRequests
 from relabel.labelling.batch.state import BatchFolder, BatchOptions, BatchState, Chunk, run_id
 from relabel.labelling.collector import LabelCollector
 from relabel.labelling.job import Job, Stop
-from relabel.labelling.leases import LEASE_S, Leases
+from relabel.labelling.leases import Leases
 from relabel.labelling.pricing import Budget
 from relabel.labelling.progress import Progress
 from relabel.labelling.request import Request, WorkItem
@@ -207,16 +207,15 @@ class BatchRunner:
         working = asyncio.create_task(self._work(new=new))
         asked = asyncio.create_task(self._stop.asked.wait())
         leave = asyncio.create_task(self._stop.at_once.wait())
-        renewing = asyncio.create_task(self._renew())
         try:
             await asyncio.wait({working, asked}, return_when=asyncio.FIRST_COMPLETED)
             if not working.done():
                 # What is being sent may finish: a reply that is read spares looking for its batch later.
                 await asyncio.wait({working, leave}, timeout=DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (working, asked, leave, renewing):
+            for task in (working, asked, leave):
                 task.cancel()
-            await asyncio.wait({working, asked, leave, renewing})
+            await asyncio.wait({working, asked, leave})
         error = None if working.cancelled() else working.exception()
         if working.cancelled() or isinstance(error, _StoppedError):
             self.interrupted = True
@@ -265,12 +264,6 @@ class BatchRunner:
             await self._settle()
             if self._requests.fatal:
                 return
-
-    async def _renew(self) -> None:
-        while True:
-            await asyncio.sleep(LEASE_S / 3)
-            with suppress(StoreError):  # the next time may be in time still
-                self._leases.renew()
 
     # Writing chunks.
 
