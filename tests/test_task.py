@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from relabel.errors import DataError
@@ -131,10 +130,11 @@ def test_a_task_type_that_is_none_is_refused_by_line(tmp_path: Path) -> None:
 @pytest.mark.mirror
 def test_titles_that_disagree_with_their_code_are_named(tmp_path: Path) -> None:
     rows = ("11-1011.00", "Agricultural advisers"), ("11-1021.00", "Operations manager"), ("99-9999.00", "Nothing")
-    table = pd.DataFrame(rows, columns=["onet_soc_code", "title"])
-    assert disputed_titles(table) == [("11-1011.00", "Agricultural advisers", "Chief Executives")]
+    assert "11-1011.00 is 'Agricultural advisers' in the list, 'Chief Executives' in O*NET" in disputed_titles(rows)
+    assert "11-1021.00" not in disputed_titles(rows)
 
 
 @pytest.mark.mirror
 def test_onets_own_titles_of_2023_agree_with_todays() -> None:
-    assert disputed_titles(task_table("eloundou-2023")) == []
+    table = task_table("eloundou-2023")
+    assert not disputed_titles(zip(table["onet_soc_code"], table["title"], strict=True))

@@ -200,27 +200,30 @@ def same_statement(one: str, other: str) -> bool:
     return 2 * len(a & b) >= len(a | b)
 
 
-def disputed_titles(table: pd.DataFrame, release: str = "onet-30.2") -> list[tuple[str, str, str]]:
-    """Occupations of a user's list whose title has no word in common with O*NET's title of the code.
+def disputed_titles(given: Iterable[tuple[str, str]], release: str = "onet-30.2") -> str:
+    """Say which occupations of a user's list have a title without a word in common with O*NET's title of the code.
 
     Args:
-        table: Columns `onet_soc_code, title`.
+        given: O*NET-SOC codes with the list's titles.
         release: The release of O*NET that knows the titles; nothing is disputed where its file is not on this machine.
 
     Returns:
-        Code, title in the list, and O*NET's title, each code once; codes that O*NET does not have are left out.
+        The first three in a sentence; empty where there are none. Codes that O*NET does not have are left out.
     """
     if not fetch.is_here(release, "occupations"):
-        return []
-    known = onet.read_occupations(release).set_index("onet_soc_code")["title"]
-    given = table[["onet_soc_code", "title"]].drop_duplicates()
-    rows = zip(given["onet_soc_code"], given["title"], given["onet_soc_code"].map(known), strict=True)
+        return ""
+    occupations = onet.read_occupations(release)
+    known = dict(zip(occupations["onet_soc_code"], occupations["title"], strict=True))
     disputed = {
-        c: (c, ours, theirs)
-        for c, ours, theirs in rows
-        if isinstance(theirs, str) and _stems(ours) and not _stems(ours) & _stems(theirs)
+        code: f"{code} is {ours!r} in the list, {known[code]!r} in O*NET"
+        for code, ours in dict.fromkeys(given)
+        if code in known and _stems(ours) and not _stems(ours) & _stems(known[code])
     }
-    return list(disputed.values())
+    if not disputed:
+        return ""
+    more = f"; and {len(disputed) - 3:,} more" if len(disputed) > 3 else ""
+    named = "; ".join(list(disputed.values())[:3])
+    return f"titles that disagree with their code, by which jobs and pay are joined: {named}{more}"
 
 
 def _stems(title: str) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from relabel.cli import score
 from relabel.errors import UsageError
+from relabel.scoring.table import score_table
 from relabel.task import task_table
 from run_workshop import MakeRun, answered
 
@@ -206,6 +208,15 @@ def test_scoring_imports_no_neighbour_and_no_terminal() -> None:
 def test_an_option_without_effect_is_refused(app: typer.Typer, options: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         CliRunner().invoke(app, ["score", "sample", *options.split()], catch_exceptions=False)
+
+
+def test_a_run_that_two_models_answered_says_so_in_every_row(make_run: MakeRun, task_file: TaskFile) -> None:
+    tasks = task_file([{"task_id": str(n), "onet_soc_code": "11-1011.00"} for n in range(4)])
+    run = make_run({("11-1011.00", str(n)): {"strict": False, "with-tools": True} for n in range(4)})
+    models = ["acme/big", "acme/mini"] * (len(run.labels) // 2)
+    mixed = dataclasses.replace(run, labels=run.labels.assign(model_returned=models))
+    frame = score_table(mixed, taxonomy="onet-soc", tasks=tasks).frame
+    assert frame["note"].str.contains("2 models answered this run").all()
 
 
 @pytest.mark.parametrize("columns", [80, 100])

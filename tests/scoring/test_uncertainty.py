@@ -214,6 +214,26 @@ def test_intervals_from_raters_are_t_intervals_around_the_pooled_score() -> None
     assert (low, high) == pytest.approx((0.36 - half, 0.36 + half), abs=0.004)
 
 
+def test_intervals_from_few_raters_hold_the_mean_over_all_raters() -> None:
+    rng, world = np.random.default_rng(8), _world()
+    mapped, mixes = _map(world), np.repeat(_mixes(rng), EACH, axis=0)
+
+    def chances() -> np.ndarray:
+        above = expit(
+            np.log((mixes[:, 1:].sum(axis=1) + 0.02) / (mixes[:, 0] + 0.02)) + rng.normal(0, 0.5) + _leaning(rng, 0.3)
+        )
+        top = above * mixes[:, 2] / mixes[:, 1:].sum(axis=1)
+        return np.stack([1 - above, above - top, top], axis=1)
+
+    truth = mapped.scores(np.mean([chances() for _ in range(400)], axis=0) @ VALUES).T
+    for count in (3, 6):
+        held = []
+        for _ in range(15):
+            scores = [mapped.scores(VALUES[_classes(chances(), rng)]).T for _ in range(count)]
+            held.append(_coverage(Raters([str(n) for n in range(count)], np.stack(scores)), mapped, truth)[0])
+        assert np.mean(held, axis=(0, 2)).min() > 0.92
+
+
 def test_with_one_answer_a_task_the_scatter_of_answers_is_an_assumption() -> None:
     world = _world()
     run = _run("once", world, np.zeros((len(world), 1), dtype=int))
@@ -380,7 +400,7 @@ def _sampled(run: Run, share: float, rng: np.random.Generator) -> Run:
 
 @pytest.mark.mirror
 @pytest.mark.slow
-@pytest.mark.parametrize("share", [0.1, 0.6, 0.9])
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.6, 0.9])
 def test_intervals_of_a_random_part_of_the_labels_hold_the_score_of_all(scored: Scored, share: float) -> None:
     whole, rng = scored().frame.set_index("code"), np.random.default_rng(11)
     held: list[float] = []

@@ -43,7 +43,7 @@ from relabel.rubric import Rubric, orders
 from relabel.run import Tokens, open_run, task_sources
 from relabel.settings import Settings
 from relabel.sources.tables import is_table_file
-from relabel.task import load_tasks
+from relabel.task import disputed_titles, load_tasks
 
 _CREDENTIALS = {"api_key", "apikey", "authorization", "token", "access_token", "secret", "password"}
 _OURS = {"model", "messages", "input", "response_format", "stream", "n"}
@@ -179,6 +179,8 @@ def make_job(
         )
     template = load_prompt(prompt or rubric.prompt)
     chosen = load_tasks(tasks, unit=rubric.unit, occupations=occupations, sample=sample, seed=seed)
+    if is_table_file(tasks) and (disputed := disputed_titles((task.onet_soc_code, task.title) for task in chosen)):
+        typer.echo(wrapped(f"warning: {disputed}; correct the list before you pay for labels"), err=True)
     return Job(
         tasks=chosen,
         tasks_ref=tasks,

@@ -402,7 +402,7 @@ class Raters(Noise):
     freedom fewer than raters, jointly for all groups; cut off at 0 and 1.
 
     Few raters can agree on a group by chance, above all where little is exposed. So the variance between raters of a group is
-    taken to be at least what is usual between them for groups of such a score: `usual` times score x (1 - score).
+    the mean of its own and of what is usual between them for groups of such a score: `usual` times score x (1 - score).
 
     Args:
         names: Names of the raters.
@@ -437,10 +437,9 @@ class Raters(Noise):
         spread = centre * (1 - centre)
         own = (apart**2).sum(axis=0) / (count - 1)
         usual = np.nansum(own, axis=1) / np.maximum(np.nansum(np.where(np.isnan(own), np.nan, spread), axis=1), 1e-12)
-        floor = np.maximum(usual[:, None] * spread - own, 0.0)
         # The sum over raters of (score - pooled) x normal has the covariance of the raters' scores, times (count - 1).
         normal = rng.standard_normal((count, draws))
         scale = np.sqrt(count - 1) / np.sqrt(rng.chisquare(count - 1, size=draws))
-        between = np.einsum("rmg,rd->mgd", apart, normal) / np.sqrt(count * (count - 1))
-        extra = rng.standard_normal((*floor.shape, draws)) * np.sqrt(floor / count)[:, :, None]
+        between = np.einsum("rmg,rd->mgd", apart, normal) / np.sqrt(2 * count * (count - 1))
+        extra = rng.standard_normal((*own.shape, draws)) * np.sqrt(usual[:, None] * spread / (2 * count))[:, :, None]
         return np.clip(self.pooled[:, :, None] + scale * (between + extra), 0, 1)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # scipy waits until intervals are asked for
     from relabel.scoring.uncertainty import Intervals
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Literal
@@ -440,8 +440,10 @@ def score_by(run: Run, choices: Choices) -> ScoreTable:
         frame["status"] += " (SAMPLE)"
     lacks = run.missing_measures()
     notes = tuple(_notes(run, values, lacks, sample=sample, partial=partial))
-    if is_table_file(task_list) and (disputed := disputed_titles(values)):
-        notes = (*notes, _disputed(disputed))
+    if is_table_file(task_list) and (
+        disputed := disputed_titles(zip(values["onet_soc_code"], values["title"], strict=True))
+    ):
+        notes = (*notes, disputed)
     frame["note"] = pd.Series("; ".join(notes) or None, index=frame.index, dtype="str")
     uses = [*run.manifest.sources, *uses, *(source_use(*file) for file in bridge.files)]
     if choices.bridge is not None:
@@ -494,14 +496,7 @@ def _notes(run: Run, values: pd.DataFrame, lacks: Mapping[Measure, str], *, samp
         notes.append(f"PARTIAL: {incomplete}{rests}")
     for why in dict.fromkeys(lacks.values()):
         notes.append(f"no {' or '.join(m for m in MEASURES if lacks.get(m) == why)}: {why}")
-    return notes
-
-
-def _disputed(titles: Sequence[tuple[str, str, str]]) -> str:
-    """Codes of a user's list that O*NET gives to another occupation: jobs and pay follow the code."""
-    named = "; ".join(f"{code} is {ours!r} in the list, {theirs!r} in O*NET" for code, ours, theirs in titles[:3])
-    more = f"; and {len(titles) - 3:,} more" if len(titles) > 3 else ""
-    return f"titles that disagree with their code, by which jobs and pay are joined: {named}{more}"
+    return [*notes, *(sentence.rstrip(".") for sentence in run.warnings())]
 
 
 def _sample_uses(taxonomy: Taxonomy) -> list[SourceUse]:

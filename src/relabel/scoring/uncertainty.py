@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pandera.pandas as pa
+from scipy import sparse
 from scipy.stats import beta, rankdata
 
 from relabel.errors import DataError, UsageError
@@ -167,8 +168,11 @@ def with_intervals(
         if noise != "auto" or gold is not None or raters:
             raise
         other, why = None, f"no estimate of what people's labels would give: {error}"
-    own_bounds, totals = _own_bounds(table, _drawn(answers, table, draws, seed))
+    error = _sampling_error(table) if is_random_sample(run) else None
+    own_bounds, totals = _own_bounds(table, _drawn(answers, table, draws, seed), error)
     note = f"intervals hold 95 % of {draws:,} draws of {answers.estimand}"
+    if error is not None:
+        note += "; they are at least as wide as the sampling error of tasks drawn at random within their occupations"
     if table.spread is not None:
         note += "; the spread over bridges is added to those of scores and wage exposure"
     own = Estimate("", answers.name, None, note, totals)
@@ -288,15 +292,57 @@ def _following(table: ScoreTable, share: Mapping[Measure, Floats]) -> dict[str, 
     )
 
 
-def _own_bounds(table: ScoreTable, drawn: Floats) -> tuple[dict[str, pd.Series], dict[str, dict[str, float]]]:
+def _sampling_error(table: ScoreTable) -> Floats:
+    """Standard errors of the scores (measures by groups) by the design, where tasks were drawn at random.
+
+    Each occupation is a stratum of a finite population of tasks: its weighted mean has the linearised variance of a ratio,
+    times the part of its tasks that has no label. An occupation with fewer than two labels takes the variance of the tasks
+    of its major group (collapsed strata), as if it had one.
+    """
+    tasks = table.task_values
+    full = full_map(table)
+    occupation, names = pd.factorize(tasks["onet_soc_code"])
+    major, majors = pd.factorize(pd.Index(names).str[:2])
+    weight = tasks["weight"].to_numpy(dtype="float64")
+    drawn = tasks["labelled"].to_numpy(dtype=bool) & (weight > 0)
+
+    def summed(where: npt.NDArray[np.intp], what: Floats, size: int) -> Floats:
+        return np.bincount(where, weights=what, minlength=size)
+
+    labelled, listed = (summed(occupation, x.astype(float), len(names)) for x in (drawn, weight > 0))
+    mass = summed(occupation, weight * drawn, len(names))
+    left = 1 - labelled / np.maximum(listed, 1)
+    # The share that an occupation has of each group: the sum over its tasks.
+    shares = full.matrix @ sparse.csr_array((np.ones(len(tasks)), (np.arange(len(tasks)), occupation)))
+    rows: list[Floats] = []
+    for measure in MEASURES:
+        values = np.nan_to_num(tasks[measure].to_numpy(dtype="float64"))
+        mean = summed(occupation, weight * drawn * values, len(names)) / np.maximum(mass, 1e-12)
+        own = summed(occupation, drawn * (weight * (values - mean[occupation])) ** 2, len(names))
+        own *= labelled / np.maximum(labelled - 1, 1) / np.maximum(mass, 1e-12) ** 2
+        of_major = major[occupation][drawn]
+        count = np.maximum(summed(of_major, np.ones(len(of_major)), len(majors)), 1)
+        first, second = (summed(of_major, values[drawn] ** power, len(majors)) / count for power in (1, 2))
+        variance = np.where(labelled > 1, own, (second - first**2)[major])
+        rows.append(np.sqrt(shares.multiply(shares) @ (left * variance)))
+    return np.stack(rows)
+
+
+def _own_bounds(
+    table: ScoreTable, drawn: Floats, error: Floats | None
+) -> tuple[dict[str, pd.Series], dict[str, dict[str, float]]]:
     """Bounds of all figures, each wide enough to contain its figure, and of the totals.
 
     The draws are centred on what is likely given all occupations, which lies a little inwards of a score near 0 or 1.
     """
     shown = {measure: table.frame[measure].to_numpy(dtype="float64") for measure in MEASURES}
     share: dict[Measure, Floats] = {}
-    for measure, draws in zip(MEASURES, drawn, strict=True):
+    for number, (measure, draws) in enumerate(zip(MEASURES, drawn, strict=True)):
         bounds = _around(_quantiles(draws), shown[measure])
+        if error is not None:
+            half = 1.96 * error[number]
+            low, high = shown[measure] - half, shown[measure] + half
+            bounds = np.clip([np.minimum(bounds[0], low), np.maximum(bounds[1], high)], 0, 1)
         if table.spread is not None:
             others = table.frame[[f"{measure}_bridges_low", f"{measure}_bridges_high"]].to_numpy(dtype="float64").T
             bounds = np.clip(bounds + others - shown[measure], 0, 1)
