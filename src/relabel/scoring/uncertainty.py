@@ -307,13 +307,14 @@ def _sampling_error(table: ScoreTable) -> Floats:
     drawn = tasks["labelled"].to_numpy(dtype=bool) & (weight > 0)
 
     def summed(where: npt.NDArray[np.intp], what: Floats, size: int) -> Floats:
-        return np.bincount(where, weights=what, minlength=size)
+        return np.bincount(where, weights=what, minlength=size).astype("float64")
 
     labelled, listed = (summed(occupation, x.astype(float), len(names)) for x in (drawn, weight > 0))
     mass = summed(occupation, weight * drawn, len(names))
     left = 1 - labelled / np.maximum(listed, 1)
     # The share that an occupation has of each group: the sum over its tasks.
-    shares = full.matrix @ sparse.csr_array((np.ones(len(tasks)), (np.arange(len(tasks)), occupation)))
+    inside = sparse.csr_array((np.ones(len(tasks)), (np.arange(len(tasks)), occupation)))
+    squared = sparse.csr_array(full.matrix @ inside).power(2)
     rows: list[Floats] = []
     for measure in MEASURES:
         values = np.nan_to_num(tasks[measure].to_numpy(dtype="float64"))
@@ -324,7 +325,7 @@ def _sampling_error(table: ScoreTable) -> Floats:
         count = np.maximum(summed(of_major, np.ones(len(of_major)), len(majors)), 1)
         first, second = (summed(of_major, values[drawn] ** power, len(majors)) / count for power in (1, 2))
         variance = np.where(labelled > 1, own, (second - first**2)[major])
-        rows.append(np.sqrt(shares.multiply(shares) @ (left * variance)))
+        rows.append(np.sqrt(squared @ (left * variance)))
     return np.stack(rows)
 
 
