@@ -22,8 +22,8 @@ def main() -> None:
     with LocalServer(weights, endpoint.model, slots=1, slot_tokens=4096) as server:
         for pack in (1, 5, 20):
             total = 0
-            for planned in planner.plan(tasks, settings=["strict"], pack=pack):
-                body = {**planned.request.body, "max_tokens": 1}
+            for start in range(0, len(tasks), pack):
+                body = {**planner.request(tuple(tasks[start : start + pack]), "strict").body, "max_tokens": 1}
                 body.pop("response_format")
                 request = urllib.request.Request(
                     f"{server.base_url}/chat/completions",

@@ -14,7 +14,7 @@ from relabel.labelling.batch.hooks import WAYS
 from relabel.labelling.batch.runner import run_batch
 from relabel.labelling.batch.state import BatchOptions
 from relabel.labelling.job import Job
-from relabel.labelling.runner import Outcome
+from relabel.labelling.session import Outcome
 from relabel.labelling.store import Store
 from relabel.labelling.transport import Http, certificates
 from server import Reply, Seen, judged

@@ -19,7 +19,8 @@ from relabel.labelling.job import Job, Stop
 from relabel.labelling.limiter import Limiter
 from relabel.labelling.pricing import Budget
 from relabel.labelling.ray import ClusterOptions, RayEngine
-from relabel.labelling.runner import Outcome, run_job
+from relabel.labelling.runner import run_job
+from relabel.labelling.session import Outcome
 from relabel.labelling.store import Store
 from workshop import KEY
 

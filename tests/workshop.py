@@ -13,7 +13,8 @@ from relabel.labelling.job import Job, Stop
 from relabel.labelling.limiter import Limiter
 from relabel.labelling.prompt import load_prompt
 from relabel.labelling.request import Endpoint, host_of
-from relabel.labelling.runner import Outcome, run_job
+from relabel.labelling.runner import run_job
+from relabel.labelling.session import Outcome
 from relabel.labelling.store import Store
 from relabel.labelling.transport import Timeouts
 from relabel.rubric import load_rubric

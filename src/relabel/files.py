@@ -28,7 +28,7 @@ with warnings.catch_warnings():  # where the system has no locks, filelock says 
 _LOCK = ".lock"
 _NAME = re.compile(r"\w[\w.,()@ +-]{0,199}")
 """A file or folder in a stranger's folder: no path, nothing hidden, nothing that a terminal or page takes for more."""
-_OWN_FILES = {_LOCK, "manifest.json", "labels.parquet", "failures.jsonl"}
+_OWN_FILES = {_LOCK, ".journal", "manifest.json", "labels.parquet", "failures.jsonl"}
 
 
 def make_private_dir(folder: Path) -> None:

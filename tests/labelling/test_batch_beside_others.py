@@ -16,9 +16,9 @@ from relabel.labelling.batch.state import BatchFolder, run_id
 from relabel.labelling.job import Job, Stop
 from relabel.labelling.leases import Leases
 from relabel.labelling.request import Endpoint
-from relabel.labelling.runner import Outcome
+from relabel.labelling.runner import in_a_batch
+from relabel.labelling.session import Outcome
 from relabel.labelling.store import Store
-from relabel.labelling.workers import in_a_batch
 from server import FakeProvider, provider
 from workshop import label_all, make_job
 

@@ -16,8 +16,8 @@ import pytest
 from batch_server import Call, FakeBatches, Fate, batch_provider
 from batch_workshop import by_number
 from relabel.cli.app import run_app
+from relabel.labelling.job import response_format_note
 from relabel.labelling.request import Endpoint, host_of
-from relabel.labelling.runner import form_note
 from relabel.labelling.store import Store
 from relabel.run import open_run
 from relabel.settings import asset_dir, settings
@@ -343,9 +343,9 @@ def test_what_an_online_run_found_out_of_the_server_is_used(fake: FakeBatches) -
         words = ["--base-url", online.base_url, "--tasks", "sample", "--sample", "2", "--quiet"]
         assert run_app(["run", "--model", "m", *words, "--out", "a"]) == 0
         with Store(settings().store_dir) as store:
-            form = store.note(form_note(Endpoint(host=host_of(online.base_url), model="m")))
+            form = store.note(response_format_note(Endpoint(host=host_of(online.base_url), model="m")))
             assert form == "text"
-            store.put_note(form_note(Endpoint(host=host_of(fake.base_url), model="m")), form)
+            store.put_note(response_format_note(Endpoint(host=host_of(fake.base_url), model="m")), form)
     assert run(fake) == 0
     assert "response_format" not in json.loads(fake.bodies[0].splitlines()[0])["body"]
 

@@ -20,7 +20,8 @@ from relabel.labelling.job import Job
 from relabel.labelling.limiter import Limiter
 from relabel.labelling.pricing import Budget, NoBudgetError, Price
 from relabel.labelling.request import Endpoint, host_of
-from relabel.labelling.runner import Outcome, run_job
+from relabel.labelling.runner import run_job
+from relabel.labelling.session import Outcome
 from relabel.labelling.store import Store
 from relabel.run import open_run
 from server import Reply, Seen, chat, judged, provider, refused

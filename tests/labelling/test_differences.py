@@ -13,7 +13,7 @@ from relabel.errors import DataError
 from relabel.labelling.job import differences
 from relabel.labelling.prompt import load_prompt
 from relabel.labelling.request import Endpoint, host_of
-from relabel.labelling.runner import manifest_of, out_is_free
+from relabel.labelling.session import manifest_of, out_is_free
 from relabel.labelling.store import Store
 from relabel.run import Counts, Manifest, SourceUse, write_run
 from server import judged, provider

@@ -11,8 +11,7 @@ import pytest
 
 from relabel.cli.app import run_app
 from relabel.errors import ProviderError
-from relabel.labelling.job import Stop
-from relabel.labelling.runner import form_note, with_known_form
+from relabel.labelling.job import Stop, response_format_note, with_known_format
 from relabel.labelling.store import Store
 from relabel.run import open_run
 from server import FakeProvider, Reply, Seen, chat, judged, provider, refused
@@ -320,9 +319,9 @@ async def test_two_tasks_that_are_refused_alike_step_the_form_down(store: Store,
 
 async def test_what_was_known_of_a_form_is_asked_anew_on_another_day(store: Store, tmp_path: Path) -> None:
     job = make_job("http://127.0.0.1:9/v1", 2, probe=True)
-    assert with_known_form(job, store).probe
-    store.put_note(form_note(job.endpoint), "text")
-    assert with_known_form(job, store).endpoint.form == "text"
+    assert with_known_format(job, store).probe
+    store.put_note(response_format_note(job.endpoint), "text")
+    assert with_known_format(job, store).endpoint.form == "text"
     store.drop_notes()
-    store.put_note(f"{form_note(job.endpoint).partition('@')[0]}@2026-01-01", "text")
-    assert with_known_form(job, store).probe
+    store.put_note(f"{response_format_note(job.endpoint).partition('@')[0]}@2026-01-01", "text")
+    assert with_known_format(job, store).probe

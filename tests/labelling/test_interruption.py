@@ -135,7 +135,7 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path: Path) -> None:
 async def test_while_missing_labels_are_named_the_display_moves_on(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relabel.labelling.workers.LONGEST_HOLD_S", 0.0)
+    monkeypatch.setattr("relabel.labelling.runner.MAX_BLOCKING_S", 0.0)
     stop, progress, seen = Stop(), Progress(asked=2000), list[tuple[str, int]]()
 
     async def look() -> None:
@@ -172,8 +172,8 @@ async def test_while_missing_labels_are_named_the_display_moves_on(
 async def test_who_is_in_a_hurry_need_not_wait_until_all_that_is_missing_is_named(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relabel.labelling.workers.LONGEST_HOLD_S", 0.0)
-    monkeypatch.setattr("relabel.labelling.workers.LEAVE_S", 0.0)
+    monkeypatch.setattr("relabel.labelling.runner.MAX_BLOCKING_S", 0.0)
+    monkeypatch.setattr("relabel.labelling.runner.LEAVE_S", 0.0)
     stop = Stop()
     stop()
     stop()
@@ -192,8 +192,8 @@ async def test_a_run_that_is_left_at_once_takes_nothing_away_from_its_folder(
     with provider(lambda seen: judged()) as fake:
         job = make_job(fake.base_url, 100)
         await label_all(job, store, tmp_path / "run")
-        monkeypatch.setattr("relabel.labelling.workers.LONGEST_HOLD_S", 0.0)
-        monkeypatch.setattr("relabel.labelling.workers.LEAVE_S", 0.0)
+        monkeypatch.setattr("relabel.labelling.runner.MAX_BLOCKING_S", 0.0)
+        monkeypatch.setattr("relabel.labelling.runner.LEAVE_S", 0.0)
         stop = Stop()
         stop()
         stop()
@@ -279,7 +279,7 @@ async def test_a_fault_of_this_program_loses_nothing_that_is_paid_for(
         assert len(fake.answered) == len(fake.seen) == store.stats().answers
     run = open_run(str(tmp_path / "run"))
     assert (run.manifest.status, len(run.labels)) == ("incomplete", store.stats().answers)
-    assert {f.message for f in run.failures()} == {"a fault in relabel itself (KeyError)"}
+    assert {f.message for f in run.failures()} == {"internal error (KeyError)"}
 
 
 async def test_a_run_that_waits_for_another_one_can_be_stopped(store: Store, tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ from relabel.errors import StoreError
 from relabel.labelling.batch.state import run_id
 from relabel.labelling.job import Stop
 from relabel.labelling.leases import GONE_BEATS, STUCK_BEATS, Leases
+from relabel.labelling.runner import in_a_batch
 from relabel.labelling.store import Store
-from relabel.labelling.workers import in_a_batch
 from relabel.run import open_run
 from server import FakeProvider, Reply, Seen, judged, provider, refused
 from workshop import label_all, make_job

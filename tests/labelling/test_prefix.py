@@ -83,7 +83,7 @@ async def test_a_cold_cache_misses_once_a_setting(fail: int, pack: int, store: S
 async def test_a_first_request_that_never_comes_back_holds_nothing_up_for_long(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relabel.labelling.workers.FIRST_S", 0.05)
+    monkeypatch.setattr("relabel.labelling.runner.FIRST_S", 0.05)
     with provider(lambda seen: judged() if len(fake.seen) > 1 else Reply(fault="hang")) as fake:
         engine: Engine = OnlineEngine(fake.base_url, None, None, limiter=Limiter(8))
         job = make_job(fake.base_url, 5, settings=("strict",))

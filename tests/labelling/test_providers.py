@@ -291,7 +291,7 @@ async def test_a_router_whose_answer_breaks_off_is_asked_again(store: Store, tmp
 async def test_a_run_whose_last_requests_fail_alike_pauses_tries_one_and_ends_with_the_reason(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relabel.labelling.workers.PAUSE_S", 0.0)
+    monkeypatch.setattr("relabel.labelling.runner.PAUSE_S", 0.0)
     with provider(lambda seen: judged() if len(fake.seen) <= 30 else Reply(400, "the upstream is gone")) as fake:
         with pytest.raises(ProviderError, match=r"one more after a pause: HTTP 400: the upstream is gone"):
             await label_all(make_job(fake.base_url, 200), store, tmp_path / "run", concurrency=4)
@@ -302,7 +302,7 @@ async def test_a_run_whose_last_requests_fail_alike_pauses_tries_one_and_ends_wi
 async def test_a_run_goes_on_when_the_one_that_is_tried_in_a_pause_comes_through(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relabel.labelling.workers.PAUSE_S", 0.05)
+    monkeypatch.setattr("relabel.labelling.runner.PAUSE_S", 0.05)
     with provider(lambda seen: Reply(400, "hiccup") if 30 < len(fake.seen) <= 48 else judged()) as fake:
         outcome = await label_all(make_job(fake.base_url, 60), store, tmp_path / "run", concurrency=1)
     assert len(outcome.labels) == 120 - 18

@@ -22,7 +22,7 @@ def the_request(task: Task = TASK, setting: str = "strict", sample: int = 0, **e
     values: dict[str, Any] = {"host": "api.example.org/v1", "model": "m", **endpoint}
     target = Endpoint(**values)
     planner = Planner(RUBRIC, load_prompt("task"), target)
-    return list(planner.plan([task], settings=[setting], samples=sample + 1))[sample].request
+    return planner.request((task,), setting, sample)
 
 
 CHANGES: dict[str, Request] = {

@@ -11,7 +11,7 @@ import pytest
 from relabel.cli._labelling import show_outcome, still_missing
 from relabel.cli.app import run_app
 from relabel.labelling.leases import Leases
-from relabel.labelling.runner import Missing, Outcome
+from relabel.labelling.session import Missing, Outcome
 from relabel.rubric import load_rubric
 from relabel.run import Counts, Manifest, PerhapsCharged
 from run_workshop import a_label

@@ -36,7 +36,8 @@ from relabel.labelling.progress import Progress
 from relabel.labelling.prompt import load_prompt
 from relabel.labelling.ray import ClusterOptions, RayEngine
 from relabel.labelling.request import ONE_TOKEN, Decide, canonical_json
-from relabel.labelling.runner import Outcome, labels_there, run_job, spent_before
+from relabel.labelling.runner import run_job
+from relabel.labelling.session import Outcome, labels_there
 from relabel.labelling.store import Store
 from relabel.labelling.wire import Api, Form, output_bound
 from relabel.rubric import Rubric, orders
@@ -304,8 +305,7 @@ def label(
     """
     require_writable(folder)
     limiter = Limiter(caps.concurrency, rpm=caps.rpm, tpm=caps.tpm)
-    before = 0.0 if caps.max_cost is None else spent_before(folder)
-    budget = Budget(caps.max_cost, described.price, before_usd=before)
+    budget = Budget(caps.max_cost, described.price)
     with Store(environment.store_dir) as store:
         engine: Engine
         if replay:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from relabel.labelling.batch.provider import BatchProvider
     from relabel.labelling.batch.state import BatchState
     from relabel.labelling.job import Job
-    from relabel.labelling.runner import Outcome
+    from relabel.labelling.session import Outcome
     from relabel.settings import Settings
 
 app = typer.Typer(help="Look after runs that wait for the Batch API.", no_args_is_help=True)

@@ -12,11 +12,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from relabel.label import Usage, answer_schema
-from relabel.labelling.job import Job
+from relabel.labelling.job import Job, with_known_format
 from relabel.labelling.pricing import Price
 from relabel.labelling.providers import PrefixCache, reasons, token_ratio
 from relabel.labelling.request import canonical_json
-from relabel.labelling.runner import with_known_form
 from relabel.labelling.store import Store
 from relabel.labelling.wire import messages_of, output_bound
 
@@ -223,7 +222,7 @@ def estimate(job: Job, store: Store | None) -> Estimate:
         job: The job.
         store: The store; None where there is none yet.
     """
-    job = job if store is None else with_known_form(job, store)
+    job = job if store is None else with_known_format(job, store)
     walk = _Walk(job, store)
     walk.all()
     to_ask = walk.requests - walk.known

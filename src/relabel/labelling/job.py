@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Annotated, Any
 
@@ -14,7 +15,9 @@ from pydantic import BaseModel, PlainSerializer, PlainValidator, TypeAdapter
 from relabel.labelling.pricing import Price
 from relabel.labelling.prompt import Prompt, parse_prompt
 from relabel.labelling.providers import UNKNOWN, Provider
-from relabel.labelling.request import Decide, Endpoint, Planner, WorkItem, wanted
+from relabel.labelling.request import Decide, Endpoint, Planner, WorkItem
+from relabel.labelling.store import Store
+from relabel.labelling.wire import FORMS
 from relabel.redaction import public_url
 from relabel.rubric import Order, Rubric
 from relabel.run import Manifest, SourceUse
@@ -111,13 +114,20 @@ class Job:
         seen = Counter((task.title, task.text) for task in self.tasks)
         return frozenset(words for words, times in seen.items() if times > 1)
 
-    def is_duplicate_question(self, planned: WorkItem) -> bool:
+    def is_duplicate_question(self, item: WorkItem) -> bool:
         """Whether the plan may hold the same question again, because other tasks have the very same words."""
-        return all((task.title, task.text) in self._repeated_questions for task in planned.tasks)
+        return all((task.title, task.text) in self._repeated_questions for task in item.tasks)
 
-    def wanted(self) -> Iterator[WorkItem]:
-        """Yield every wanted label."""
-        return wanted(self.tasks, settings=self.settings, samples=self.repeats, pack=self.pack)
+    def items(self) -> Iterator[WorkItem]:
+        """Yield every wanted label, what one request gets at a time, without its request.
+
+        All tasks of one setting come before the next setting, so that a prefix cache keeps one prompt at a time.
+        """
+        for setting in self.settings:
+            for start in range(0, len(self.tasks), self.pack):
+                some = tuple(self.tasks[start : start + self.pack])
+                for sample in range(self.repeats):
+                    yield WorkItem(some, setting, sample)
 
     def plan(self) -> Iterator[WorkItem]:
         """Yield every wanted label with its request.
@@ -125,11 +135,28 @@ class Job:
         Raises:
             RubricError: The prompt fails for a task.
         """
-        return map(self.planner.planned, self.wanted())
+        return map(self.planner.planned, self.items())
 
-    def alone(self, task: Task, setting: str, sample: int) -> WorkItem:
-        """The plan entry that asks about one task by itself."""
-        return self.planner.planned(WorkItem((task,), setting, sample))
+
+def response_format_note(endpoint: Endpoint) -> str:
+    """Where the response format is noted in the store: for this day, as providers learn and models change."""
+    return f"form/{endpoint.api}/{endpoint.host}/{endpoint.model}@{datetime.now(UTC):%Y-%m-%d}"
+
+
+def with_known_format(job: Job, store: Store) -> Job:
+    """The job in the response format that its server is known to take: by a note, or by an answer to the first question.
+
+    Where only asking can tell, it still wants its probe.
+    """
+    if not job.probe:
+        return job
+    noted = store.note(response_format_note(job.endpoint))
+    for form in FORMS if noted is None else (noted,):
+        candidate = replace(job, endpoint=job.endpoint.model_copy(update={"form": form}), probe=False)
+        first = next(candidate.plan(), None)
+        if noted is not None or (first is not None and store.get(first.request.key) is not None):
+            return candidate
+    return job
 
 
 def job_to_json(job: Job) -> bytes:

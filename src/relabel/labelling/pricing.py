@@ -177,7 +177,7 @@ class Budget:
 
     def __init__(self, cap_usd: float | None, price: Price | None, *, before_usd: float = 0.0) -> None:
         self.cap_usd = cap_usd
-        self._before_usd = before_usd
+        self.before_usd = before_usd
         self.spent_usd = 0.0
         self.unconfirmed_usd = 0.0
         self.unconfirmed_requests = 0
@@ -196,10 +196,10 @@ class Budget:
 
     @property
     def _left_usd(self) -> float:
-        return (self.cap_usd or 0.0) - self._before_usd - self.spent_usd - self.unconfirmed_usd
+        return (self.cap_usd or 0.0) - self.before_usd - self.spent_usd - self.unconfirmed_usd
 
     def unconfirmed(self, body: Mapping[str, Any], worst_usd: float) -> None:
-        """A request is over, and nobody knows whether it was charged: the worst counts.
+        """A request is over, and whether it was charged is not known: the worst counts.
 
         Args:
             body: What was posted.
@@ -208,10 +208,16 @@ class Budget:
         self.unconfirmed_requests += 1
         if self.cap_usd is not None:
             self.settle(worst_usd, None)
-        elif self._price is None or (output_bound(body) is None and self._price.output > 0):
+        elif (most := self.most(body)) is None:
             self._bounded = False
         else:
-            self.unconfirmed_usd += self._worst_case(body, self._price)
+            self.unconfirmed_usd += most
+
+    def most(self, body: Mapping[str, Any]) -> float | None:
+        """The most that a request can cost, in USD; None where no bound of it is known."""
+        if self._price is None or (output_bound(body) is None and self._price.output > 0):
+            return None
+        return self._worst_case(body, self._price)
 
     def worst_case(self, body: Mapping[str, Any]) -> float:
         """What to reserve for a request, in USD: the most that it can cost; nothing where there is no cap."""
@@ -252,7 +258,7 @@ class Budget:
             return
         while not self._ignored and self._left_usd - self._reserved < worst_usd:
             if not self._open:
-                earlier = f", after {self._before_usd:.4f} in earlier starts of this run" if self._before_usd else ""
+                earlier = f", after {self.before_usd:.4f} in earlier starts of this run" if self.before_usd else ""
                 raise NoBudgetError(
                     f"the next request may cost up to {worst_usd:.4f} USD, and of the cap of {self.cap_usd:.4f} USD "
                     f"only {max(0.0, self._left_usd):.4f} are left{earlier}"

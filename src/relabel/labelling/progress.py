@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from relabel.label import Answer, FailureKind
+from relabel.label import Answer, FailureKind, Usage
 from relabel.labelling.limiter import Limiter
 from relabel.run import Tokens
 
@@ -70,13 +70,17 @@ class Progress:
             cached_share=share,
         )
 
+    def used(self, usage: Usage) -> None:
+        """Count tokens that were paid for."""
+        self.prompt_tokens += usage.prompt
+        self.cached_tokens += usage.cached
+        self.written_tokens += usage.written
+        self.completion_tokens += usage.completion
+        self.reasoning_tokens += usage.reasoning
+
     def bought(self, answer: Answer) -> None:
         """Count an answer that this run paid for."""
-        self.prompt_tokens += answer.usage.prompt
-        self.cached_tokens += answer.usage.cached
-        self.written_tokens += answer.usage.written
-        self.completion_tokens += answer.usage.completion
-        self.reasoning_tokens += answer.usage.reasoning
+        self.used(answer.usage)
         self.uncounted += answer.usage.prompt + answer.usage.completion == 0
         table = answer.cost_usd if answer.table_usd is None else answer.table_usd
         self.cost_usd = None if self.cost_usd is None or answer.cost_usd is None else self.cost_usd + answer.cost_usd

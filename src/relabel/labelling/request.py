@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -148,23 +148,13 @@ class Planner:
         """All of a request but the tasks: what a manifest's schema hash covers."""
         return self._body("", [], packed=False)
 
-    def plan(
-        self, tasks: Sequence[Task], *, settings: Sequence[str], samples: int = 1, pack: int = 1
-    ) -> Iterator[WorkItem]:
-        """Yield every wanted label with its request; see `wanted` for what there is and in which order.
-
-        Raises:
-            RubricError: The prompt fails for a task.
-        """
-        return map(self.planned, wanted(tasks, settings=settings, samples=samples, pack=pack))
-
-    def planned(self, one: WorkItem) -> WorkItem:
-        """What is wanted, with its request.
+    def planned(self, item: WorkItem) -> WorkItem:
+        """A work item with its request.
 
         Raises:
             RubricError: The prompt fails for these tasks.
         """
-        return WorkItem(one.tasks, one.setting, one.sample, self.request(one.tasks, one.setting, one.sample))
+        return WorkItem(item.tasks, item.setting, item.sample, self.request(item.tasks, item.setting, item.sample))
 
     def request(self, tasks: Sequence[Task], setting: str, sample: int = 0) -> Request:
         """The request for some tasks, one or several, under one setting."""
@@ -206,24 +196,6 @@ class Planner:
             return wire_body(endpoint.api, endpoint.model, messages, "text", {}, {**endpoint.params, **ONE_TOKEN})
         schema = answer_schema(rubric or self._rubric, max_chars=endpoint.rationale_chars, packed=packed)
         return wire_body(endpoint.api, endpoint.model, messages, endpoint.form, schema, endpoint.params)
-
-
-def wanted(tasks: Sequence[Task], *, settings: Sequence[str], samples: int = 1, pack: int = 1) -> Iterator[WorkItem]:
-    """Yield every wanted label, what one request gets at a time.
-
-    All tasks of one setting come before the next setting, so that a prefix cache keeps one prompt at a time.
-
-    Args:
-        tasks: The tasks.
-        settings: Names of settings of the rubric.
-        samples: Times that each question is asked.
-        pack: Tasks in one request.
-    """
-    for setting in settings:
-        for start in range(0, len(tasks), pack):
-            some = tuple(tasks[start : start + pack])
-            for sample in range(samples):
-                yield WorkItem(some, setting, sample)
 
 
 def host_of(base_url: str) -> str:

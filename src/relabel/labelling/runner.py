@@ -1,35 +1,71 @@
-"""Running a job: find out the response format, plan, take what the store has, ask for the rest, and write the run folder."""
+"""Running a job: a fixed pool of workers pulls work items from one plan, and each goes through until it is a label or a failure."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import subprocess
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from relabel import __version__
-from relabel.errors import DataError, RelabelError
-from relabel.files import require_writable, writing
-from relabel.label import Answer, Failure, FailureKind, InvalidAnswerError, Label
-from relabel.labelling.collector import LabelCollector
-from relabel.labelling.engine import Engine, OnInFlight
-from relabel.labelling.job import Job, Stop, differences
-from relabel.labelling.leases import Leases
+from relabel.errors import DataError, ProviderError, RelabelError, RubricError
+from relabel.label import InvalidAnswerError
+from relabel.labelling.engine import Engine, Repair
+from relabel.labelling.job import Job, Stop, response_format_note, with_known_format
 from relabel.labelling.pricing import Budget
 from relabel.labelling.progress import Progress
 from relabel.labelling.refusals import NoAnswerError
-from relabel.labelling.request import Endpoint, WorkItem, canonical_json
+from relabel.labelling.request import WorkItem
+from relabel.labelling.session import Outcome, RunSession, labels_there, open_session
 from relabel.labelling.store import Store
-from relabel.labelling.wire import FORMS
-from relabel.labelling.workers import DRAIN_S, WorkerPool
-from relabel.redaction import public_url
-from relabel.run import Counts, Manifest, PerhapsCharged, Session, read_manifest, write_manifest, write_run
+from relabel.labelling.wire import FORMS, messages_of
+
+DRAIN_S = 30.0
+"""Seconds that an interrupted job waits for the answers in flight: they are paid for."""
+CIRCUIT_BREAKER_FAILURES = 10
+"""When so many first requests of a run all fail the same way, the rest would too."""
+MAX_BLOCKING_S = 0.02
+"""Seconds that answers from the store may keep everything else waiting."""
+PREFETCH_SHARE = 8
+"""One worker in so many more than requests may be in flight."""
+LEAVE_S = 2.0
+"""Seconds for which missing labels are still named when the user wants to leave at once."""
+LAST = 20
+"""Requests that show whether a run has come to a stop: when nearly all of the last ones failed alike, it pauses and tries one."""
+NEARLY_ALL = 18
+PAUSE_S = 30.0
+FIRST_S = 60.0
+"""Seconds for which the requests of one setting wait for the first of them, which fills the provider's prefix cache."""
+FIRST_TRIES = 3
+"""Requests that may fail as the first before all others are sent anyway."""
+_SHORTEST_CACHED = 3000
+"""Characters, some 680 tokens: shorter prefixes have nothing to wait for."""
+_NAMED_AT_ONCE = 64
+_MAX_KEYS = 500_000
+"""Keys of the store in memory at most: some 60 MB."""
+_PROBE_TASKS = 3
+"""Tasks that are asked about in one response format before it is given up, where the server's refusal does not name the format."""
+_FORMAT_STATUS = {400, 415, 422, 501}
+_REPAIRABLE = {"invalid-json", "schema"}
+_ABOUT_THE_TASK = {"budget", "refusal", "content-filter"}
+_OF_THE_SERVER = ("status 0", "status 429", "status 5", "timeout", "provider")
+_NOT_ASKED = "the run was stopped before this was asked"
+
+
+def in_a_batch(run: str) -> str:
+    """Why something is not asked that a batch run has in flight."""
+    return (
+        f"the batch run {run} has this in flight: `relabel batch resume {run}` takes its answer, "
+        f"`relabel batch cancel {run}` lets others ask"
+    )
+
+
+class CircuitOpenError(ProviderError):
+    """The requests of a run all fail alike. The failure that shows it is recorded already."""
 
 
 async def run_job(
@@ -68,448 +104,512 @@ async def run_job(
         StoreError: The store failed.
         RubricError: The prompt fails for a task. Then, too, what was on the wire is stored and the run folder written.
     """
-    require_writable(out)
-    with writing(out):
-        return await _run_job(job, engine, store, out, concurrency, budget, progress, stop or Stop(), clock, now)
-
-
-async def _run_job(
-    job: Job,
-    engine: Engine,
-    store: Store,
-    out: Path,
-    concurrency: int,
-    budget: Budget | None,
-    progress: Progress | None,
-    stop: Stop,
-    clock: Callable[[], float],
-    now: Callable[[], datetime],
-) -> Outcome:
-    progress = progress or Progress(asked=job.size)
-    bought: set[str] = set()
-    invalid: dict[str, tuple[Answer, InvalidAnswerError]] = {}
-    refused: RelabelError | None = None
-    if job.probe:
+    with open_session(job, store, out, engine.name, progress=progress, now=now) as session:
+        if budget is not None:
+            budget.before_usd = session.spent_before
+        pool = WorkerPool(job, engine, session, stop or Stop(), clock, budget)
+        job = await pool.probe()
         try:
-            job = await settle_unless_stopped(job, engine, store, progress, bought, invalid, stop)
-        except (
-            RelabelError
-        ) as error:  # what ends a run at its first question leaves the folder that a later one would leave
-            refused, job = error, replace(job, probe=False)
-    try:
-        out_is_free(out, job)
-    except DataError:
-        if refused is None:
-            raise
-        raise refused from None  # in which form the server is asked is not known, and the folder may be this run's
-    started = now()
-    manifest = manifest_of(job, engine.name, started)
-    if not (out / "manifest.json").exists():
-        write_manifest(out, manifest)
-    collector = LabelCollector(
-        job.rubric,
-        store,
-        progress,
-        api=job.endpoint.api,
-        decide=job.decide,
-        alone=job.alone,
-        logprobs="logprobs" in job.endpoint.params,
-        is_duplicate=job.is_duplicate_question,
-    )
-    collector.bought_before_the_plan = bought
-    leases = Leases(store.folder)
-    try:
-        worker = WorkerPool(job, engine, collector, leases, stop, clock, invalid)
-        worker.has_earlier_labels = labels_there(out) > 0
-        if refused is not None:
-            worker.end(refused)
-        fatal = await worker.work(concurrency)
-    finally:
-        leases.close()
-    collector.close(job.samples, len(job.orders) or 1)
-    manifest = manifest.model_copy(update={"history": engine.history()})
-    unconfirmed = NOTHING_UNSURE if budget is None else budget.perhaps_charged
-    progress.doing = "writing"
-    # Beside the loop, so that a display moves on: a million labels take a while.
-    outcome = await asyncio.to_thread(
-        finish,
-        job,
-        out,
-        manifest,
-        collector,
-        interrupted=worker.interrupted,
-        fatal=fatal,
-        perhaps_charged=unconfirmed,
-        now=now,
-    )
-    if fatal is not None:
-        raise fatal
-    return outcome
+            session.begin(job)
+        except DataError:
+            if pool.fatal is None:
+                raise
+            raise pool.fatal from None  # the format is not known, and the folder may be this run's
+        fatal = await pool.work(concurrency)
+        session.collector.progress.doing = "writing"
+        # Beside the loop, so that a display moves on: a million labels take a while.
+        outcome = await asyncio.to_thread(
+            session.finish,
+            interrupted=pool.interrupted,
+            fatal=fatal,
+            perhaps_charged=None if budget is None else budget.perhaps_charged,
+            record={"history": engine.history()},
+        )
+        if fatal is not None:
+            raise fatal
+        return outcome
 
 
-_NO_SUCH_FORM = {400, 415, 422, 501}
-_WITNESSES = 3
-"""Questions of different tasks that are put in one form before it is given up, where the server does not speak of the form."""
+class WorkerPool:
+    """The state of a running job: workers pull from one plan, so that no more work items than workers are ever held.
 
-
-def form_note(endpoint: Endpoint) -> str:
-    """Where the form is noted: for this day, as providers learn and models change."""
-    return f"form/{endpoint.api}/{endpoint.host}/{endpoint.model}@{datetime.now(UTC):%Y-%m-%d}"
-
-
-def with_known_form(job: Job, store: Store) -> Job:
-    """The job with the form that its server is known to take: by a note, or by an answer to the first question.
-
-    Where only asking can tell, it still wants its probe.
+    Attributes:
+        interrupted: Whether it was told to stop before its end.
+        fatal: What ended it for good.
     """
-    if not job.probe:
-        return job
-    noted = store.note(form_note(job.endpoint))
-    for form in FORMS if noted is None else (noted,):
-        candidate = replace(job, endpoint=job.endpoint.model_copy(update={"form": form}), probe=False)
-        first = next(candidate.plan(), None)
-        if noted is not None or (first is not None and store.get(first.request.key) is not None):
-            return candidate
-    return job
 
+    def __init__(
+        self,
+        job: Job,
+        engine: Engine,
+        session: RunSession,
+        stop: Stop,
+        clock: Callable[[], float],
+        budget: Budget | None,
+    ) -> None:
+        self.job, self.engine, self.stop, self.clock, self.budget = job, engine, stop, clock, budget
+        self.collector, self.leases, self.journal = session.collector, session.leases, session.journal
+        self.interrupted = False
+        self.fatal: Exception | None = None
+        self._progress = session.collector.progress
+        self._items = job.items()
+        self._probed: set[str] = set()
+        self._asking: dict[str, asyncio.Future[None]] = {}
+        self._breaker = _CircuitBreaker(job.size, has_earlier_labels=labels_there(session.out) > 0)
+        self._prefixes = _PrefixGate()
+        self._last_rest = time.perf_counter()
+        self._sent: Counter[str] = Counter()
+        self._unconfirmed = 0
+        self._on_wire: set[asyncio.Task[Any] | None] = set()
 
-async def settle_unless_stopped(
-    job: Job,
-    engine: Engine,
-    store: Store,
-    progress: Progress,
-    bought: set[str],
-    invalid: dict[str, tuple[Answer, InvalidAnswerError]],
-    stop: Stop,
-) -> Job:
-    """`settle_form`, which leaves when the job is stopped: at once, or when what is on the wire has come back."""
-    on_wire = False
+    async def probe(self) -> Job:
+        """Process the first work items one at a time, until the response format that the server takes is known.
 
-    def on_in_flight(now: bool) -> None:
-        nonlocal on_wire
-        on_wire = now
-        if now:
-            progress.in_flight[""] = ("the first question", time.monotonic())
-        else:
-            progress.in_flight.pop("", None)
-        if stop.asked.is_set() and not now:
-            settling.cancel()
+        Returns:
+            The job in that format; in its own where refusals are not about the format, or the job was stopped.
+        """
+        if self.job.probe:
+            await self._supervise([self._probe()])
+            self.job = replace(self.job, probe=False)
+            self._items = self.job.items()
+        return self.job
 
-    leases = Leases(store.folder)
-    settling = asyncio.create_task(
-        probe_response_format(job, engine, store, progress, bought, invalid, leases, on_in_flight)
-    )
-    stopping = asyncio.create_task(stop.asked.wait())
-    leaving = asyncio.create_task(stop.at_once.wait())
-    try:
-        await asyncio.wait({settling, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if on_wire:
-            await asyncio.wait({settling, leaving}, timeout=DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
-        if not settling.done():
-            settling.cancel()
-            await asyncio.wait({settling})
-        return replace(job, probe=False) if settling.cancelled() else settling.result()
-    finally:
-        for task in (settling, stopping, leaving):
+    async def work(self, concurrency: int) -> Exception | None:
+        """Work through the plan, until its end or until the job is stopped.
+
+        Whatever goes wrong, a fault of this program too, what is on the wire is awaited and recorded: it is paid for.
+
+        Args:
+            concurrency: Requests that the engine has in flight at most.
+
+        Returns:
+            What ended it early for good, if anything did.
+        """
+        # A few more than may be in flight, so that a slot is refilled while the last answer is still being stored.
+        ready = min(concurrency + concurrency // PREFETCH_SHARE, max(1, self.job.size))
+        await self._supervise([self._pull() for _ in range(ready)])
+        if self.stop.asked.is_set():
+            try:
+                await self._name_the_rest(_said(self.fatal))
+            except Exception as error:  # noqa: BLE001  what there is gets written first; the caller raises what ended the run
+                self.fatal = self.fatal or error
+        return self.fatal
+
+    async def _supervise(self, workers: Iterable[Coroutine[Any, Any, None]]) -> None:
+        """Run workers to their end; once the job is stopped, wait for what they have on the wire."""
+        tasks = [asyncio.create_task(worker) for worker in workers]
+        stopping = asyncio.create_task(self.stop.asked.wait())
+        pending: set[asyncio.Task[Any]] = set(tasks)
+        try:
+            while pending and not self.stop.asked.is_set():
+                _, rest = await asyncio.wait({*pending, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                pending = {task for task in rest if task is not stopping}
+            self.interrupted = self.fatal is None and self.stop.asked.is_set()
+            if pending:
+                await self._drain(pending)
+        finally:
+            for task in (stopping, *tasks):
+                task.cancel()
+            await asyncio.wait({stopping, *tasks})
+
+    def _end(self, error: Exception) -> None:
+        """End the job for good: nothing more is sent."""
+        self.fatal = self.fatal or error
+        self.stop.asked.set()
+
+    async def _drain(self, pending: set[asyncio.Task[Any]]) -> None:
+        """Wait for what is on the wire; what waits for its turn, a pause or another process is not sent any more."""
+        for task in pending - self._on_wire:
             task.cancel()
-        await asyncio.wait({settling, stopping, leaving})
-        leases.close()
+        leave = asyncio.create_task(self.stop.at_once.wait())
+        landed = asyncio.create_task(asyncio.wait(pending))
+        await asyncio.wait({leave, landed}, timeout=DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
+        for task in (leave, landed, *pending):
+            task.cancel()
+        await asyncio.wait({leave, landed, *pending})
 
+    async def _probe(self) -> None:
+        strictest, name = self.job, response_format_note(self.job.endpoint)
+        try:
+            while not self.leases.take(name):  # no two processes try the same
+                await self.leases.pause()
+            for form in FORMS:
+                endpoint = strictest.endpoint.model_copy(update={"form": form})
+                self.job = self.collector.job = replace(strictest, endpoint=endpoint)
+                if not await self._refuses_format(strictest, name):
+                    return
+            self.job = strictest  # what is wrong is something else, and the run will meet it
+        except asyncio.CancelledError:
+            self.job = strictest
+            raise
+        except Exception as error:  # noqa: BLE001  the caller raises it once the folder is written
+            self.job = strictest
+            self._end(error)
+        finally:
+            self.leases.give_back(name)
 
-async def probe_response_format(
-    job: Job,
-    engine: Engine,
-    store: Store,
-    progress: Progress,
-    bought: set[str],
-    invalid: dict[str, tuple[Answer, InvalidAnswerError]],
-    leases: Leases,
-    on_in_flight: OnInFlight,
-) -> Job:
-    """Find out how the server can be held to the answer's shape: by one real question, whose answer is kept.
-
-    The form steps down when the server's refusal speaks of it, or when it refuses two different tasks alike. What was found is remembered in
-    the store for a day, because requests are hashed with it: a rerun must not ask again.
-
-    Args:
-        job: The job; its endpoint has the strictest form.
-        engine: Asks.
-        store: Remembers.
-        progress: Counted up by what the question cost.
-        bought: Gets the key of the question, when its answer was bought here.
-        invalid: Gets the answer and what is wrong with it, when it is no label: the question is not asked anew.
-        leases: Keeps two processes from finding out the same, and from asking the same question.
-        on_in_flight: See `Engine.ask`.
-
-    Returns:
-        The job with the form that the server takes.
-    """
-    name = form_note(job.endpoint)
-    while not leases.take(name):
-        await leases.pause()
-    try:
-        for form in FORMS:
-            candidate = replace(job, endpoint=job.endpoint.model_copy(update={"form": form}), probe=False)
-            failed: list[NoAnswerError] = []
-            for planned in _different_tasks(candidate):
-                key = planned.request.key
-                while not leases.take(key):
-                    if leases.batch_of(key) is not None:  # a batch asks in this form, and it is not bought twice
-                        return candidate
-                    await leases.pause()
-                try:
-                    if not (known := with_known_form(job, store)).probe:  # another run has asked just this
-                        return known
-                    answer = await engine.ask(planned.request, on_in_flight=on_in_flight)
-                    store.put_note(name, form)
-                    progress.bought(answer)
-                    _enter(candidate, planned, answer, store, bought, invalid)
-                    return candidate
-                except NoAnswerError as error:
-                    failed.append(error)
-                    if error.meaning == "form" or not _says_little(error):
+    async def _refuses_format(self, strictest: Job, name: str) -> bool:
+        """Process work items about different tasks in the job's format; False once it is known which one to go on with."""
+        refusals: list[NoAnswerError] = []
+        for item in _different_tasks(self.job):
+            if not (known := with_known_format(strictest, self.collector.store)).probe:
+                self.job = known  # another run has tried just this
+                return False
+            try:
+                rest = self.collector.take(item)
+                if rest is None:
+                    rest = await self._once(item, self._bought)
+            except NoAnswerError as error:
+                if isinstance(error.__cause__, InvalidAnswerError):  # an answer came, and so the format is taken
+                    self.collector.fail(item, error.kind, str(error), error.attempts)
+                    rest = []
+                else:
+                    refusals.append(error)
+                    if error.meaning == "form" or (len(refusals) == 2 and _alike(*refusals)):
+                        return True
+                    if not _says_little(error):
                         break
-                finally:
-                    leases.give_back(key)
-                if len(failed) == 2 and _alike(*failed):
-                    break
-            if not failed or not (failed[-1].meaning == "form" or (len(failed) == 2 and _alike(*failed))):
-                break
-        return replace(job, probe=False)  # the fault lies elsewhere, and the run will meet it
-    finally:
-        leases.give_back(name)
+                    continue
+            self._probed.add(item.request.key)
+            if self.leases.batch_of(item.request.key) is None:
+                self.collector.store.put_note(name, self.job.endpoint.form)
+            for single in rest:
+                await self._one(single)
+            return False
+        self.job = strictest
+        return False
+
+    async def _pull(self) -> None:
+        while not self.stop.asked.is_set():
+            try:
+                item = next(self._items, None)
+                if item is None:
+                    return
+                await self._one(self._planned(item))
+            except Exception as error:  # noqa: BLE001  kept for the caller, who raises it once what is on the wire is in
+                self._end(error)
+                return
+            if time.perf_counter() - self._last_rest > MAX_BLOCKING_S:
+                await asyncio.sleep(0)  # store hits never wait: let the display and Ctrl-C have their turn
+                self._last_rest = time.perf_counter()
+
+    def _planned(self, item: WorkItem) -> WorkItem:
+        try:
+            return self.job.planner.planned(item)
+        except RubricError as error:
+            self.collector.fail(item, "provider", str(error), 0)
+            raise
+
+    async def _one(self, item: WorkItem) -> None:
+        """Turn a work item into a label or a failure."""
+        if item.request.key in self._probed:
+            self._probed.discard(item.request.key)
+            return
+        try:
+            rest = self.collector.take(item)
+            if rest is None:
+                rest = await self._once(item, self._ask)
+        except CircuitOpenError:
+            raise
+        except (asyncio.CancelledError, Exception) as error:
+            sent = self._sent.pop(item.request.key, 0)
+            left = "the run was stopped while this was in flight" if sent else _NOT_ASKED
+            self.collector.fail(item, "provider", _said(error, left), sent)
+            raise
+        for number, single in enumerate(rest):
+            try:
+                await self._one(single)
+            except (asyncio.CancelledError, Exception) as error:
+                self._give_up(rest[number + 1 :], _said(error))
+                raise
+
+    async def _once(
+        self, item: WorkItem, ask: Callable[[WorkItem], Coroutine[Any, Any, list[WorkItem] | None]]
+    ) -> list[WorkItem]:
+        """Buy an answer that nobody has bought and nobody is buying; what is to be asked alone."""
+        key = item.request.key
+        while key in self._asking:  # the same question twice in one plan is one answer
+            await asyncio.wait({self._asking[key]})
+            if (rest := self.collector.take(item)) is not None:
+                return rest
+        future = self._asking[key] = asyncio.get_running_loop().create_future()
+        try:
+            while not self.leases.take(key):
+                if (run := self.leases.batch_of(key)) is not None:
+                    self.collector.held[run] += len(item.tasks)
+                    self.collector.fail(item, "provider", in_a_batch(run), 0)
+                    return []
+                await self.leases.pause()
+                if (rest := self.collector.take(item)) is not None:
+                    return rest
+            bought = False
+            try:
+                # Another run may have bought it between the first look and the lease.
+                if self.collector.store.others_wrote() and (rest := self.collector.take(item)) is not None:
+                    return rest
+                rest = await ask(item)
+                bought = rest is not None
+                return rest or []
+            finally:
+                if not bought:
+                    self.leases.give_back(key)
+        finally:
+            del self._asking[key]
+            future.cancel()
+
+    async def _ask(self, item: WorkItem) -> list[WorkItem] | None:
+        """Buy an answer, in its turn; what is to be asked alone, or None when there is no answer."""
+        key = item.request.key
+        prefix, answered = await self._prefixes.enter(item), False
+        try:
+            trial = await self._breaker.wait()
+            try:
+                rest = await self._bought(item)
+                answered = True
+                self._breaker.succeeded()
+                return rest
+            except NoAnswerError as error:
+                answered = isinstance(error.__cause__, InvalidAnswerError)
+                self.collector.fail(item, error.kind, str(error), error.attempts)
+                if (
+                    error.kind != "provider" or error.attempts
+                ):  # a replay sends nothing: what it lacks says nothing of a server
+                    self._breaker.failed(error, trial=trial)
+                return None
+            finally:
+                if trial:
+                    self._breaker.end_trial()
+        finally:
+            if prefix is not None:
+                self._prefixes.leave(prefix, answered=answered)
+            if not self.stop.asked.is_set():
+                self._sent.pop(key, None)
+
+    async def _bought(self, item: WorkItem) -> list[WorkItem]:
+        """Buy an answer, asking once more where it is not a label.
+
+        Raises:
+            NoAnswerError: There is none, or none that is a label.
+        """
+        if self.stop.asked.is_set():  # a cancellation that is under way is only felt where something is waited for
+            raise asyncio.CancelledError
+        on_in_flight = partial(self._moved, item)
+        attempts = 0
+        try:
+            answer = await self.engine.ask(item.request, on_in_flight=on_in_flight)
+            attempts = answer.attempts
+            try:
+                return self.collector.buy(item, answer)
+            except InvalidAnswerError as error:
+                if error.kind not in _REPAIRABLE or self.job.decide == "logprob" or self.stop.asked.is_set():
+                    raise
+                repair = Repair(answer.content or "", error.reason)
+            again = await self.engine.ask(item.request, repair, on_in_flight=on_in_flight)
+            attempts += again.attempts
+            return self.collector.buy(item, again.model_copy(update={"attempts": attempts}))
+        except InvalidAnswerError as error:
+            raise NoAnswerError(error.kind, error.reason, attempts) from error
+        except NoAnswerError as error:
+            error.attempts += attempts
+            raise
+
+    def _moved(self, item: WorkItem, on_wire: bool) -> None:
+        """A request goes on the wire, or is off it again."""
+        task, key = asyncio.current_task(), item.request.key
+        if on_wire:
+            if self.stop.asked.is_set():
+                raise asyncio.CancelledError
+            self._sent[key] += 1
+            self._progress.in_flight[key] = (f"{item.tasks[0].task_id} {item.setting}", self.clock())
+            self._on_wire.add(task)
+            self.journal.note(">", key)
+            return
+        if self.budget is not None and self.budget.unconfirmed_requests > self._unconfirmed:
+            self._unconfirmed = self.budget.unconfirmed_requests
+            self.journal.note("?", key)
+        self.journal.note("<", key)
+        self._progress.in_flight.pop(key, None)
+        self._on_wire.discard(task)
+        if self.stop.asked.is_set() and task is not None:
+            task.cancel()  # an answer that is there gets recorded before this is felt; nothing more is sent
+
+    def _left(self) -> Iterator[WorkItem]:
+        """What no worker has pulled; what cannot even be asked is recorded as missing."""
+        for item in self._items:
+            try:
+                planned = self._planned(item)
+            except RubricError:
+                continue
+            if planned.request.key in self._probed:
+                self._probed.discard(planned.request.key)
+                continue
+            yield planned
+
+    async def _name_the_rest(self, reason: str) -> None:
+        """Take what the store still has of what no worker has pulled, and name the rest; who is in a hurry need not wait for it."""
+        self._progress.doing = "naming"
+        known = self.collector.store.keys_unless_more(min(self.job.size - self._progress.done, _MAX_KEYS))
+        leave_at = None
+        for number, planned in enumerate(self._left()):
+            if known is None or planned.request.key in known:
+                self._give_up((planned,), reason)
+            else:
+                self.collector.fail(planned, "provider", reason, 0)
+            now = time.perf_counter()
+            if number % _NAMED_AT_ONCE or now - self._last_rest < MAX_BLOCKING_S:
+                continue
+            await asyncio.sleep(0)
+            self._last_rest = time.perf_counter()
+            if self.stop.at_once.is_set():
+                leave_at = now + LEAVE_S if leave_at is None else leave_at
+                if now >= leave_at:
+                    self.collector.leave_unnamed(self.job.size - self._progress.done)
+                    return
+
+    def _give_up(self, rest: Iterable[WorkItem], reason: str) -> None:
+        """Take what the store still has, and name the rest."""
+        for item in rest:
+            try:
+                singles = self.collector.take(item)
+            except RubricError as error:
+                self.collector.fail(item, "provider", str(error), 0)
+                continue
+            if singles is None:
+                self.collector.fail(item, "provider", reason, 0)
+            self._give_up(singles or (), reason)
+
+
+class _CircuitBreaker:
+    """Ends a run whose requests all fail alike: the first ones, or nearly all of the last ones and one more after a pause."""
+
+    def __init__(self, labels: int, *, has_earlier_labels: bool) -> None:
+        self._labels, self._has_earlier_labels = labels, has_earlier_labels
+        self._first: Counter[str] = Counter()
+        self._last: deque[str] = deque(maxlen=LAST)
+        self._paused: asyncio.Future[None] | None = None
+        """Done when the one request that is tried in a pause has come back."""
+        self._trying = False
+
+    async def wait(self) -> bool:
+        """Wait while the run pauses; True for the one request that tries whether it can go on."""
+        while self._paused is not None:
+            if self._trying:
+                await asyncio.wait({self._paused})
+                continue
+            self._trying = True
+            try:
+                await asyncio.sleep(PAUSE_S)
+            except asyncio.CancelledError:
+                self._trying = False
+                raise
+            return True
+        return False
+
+    def succeeded(self) -> None:
+        """A request was answered."""
+        self._count_first("")
+        self._last.append("")
+        self._wake(over=True)
+
+    def failed(self, error: NoAnswerError, *, trial: bool) -> None:
+        """A request failed.
+
+        Raises:
+            CircuitOpenError: The first ones all failed alike; or nearly all of the last ones, and the trial did too.
+        """
+        # A refusal is about a task, not about how the server is asked.
+        if error.kind in _ABOUT_THE_TASK:
+            return
+        how = error.kind if error.status is None else f"status {error.status}"
+        unreachable = how == "status 0"
+        advice = (
+            "check --base-url and that the server runs" if unreachable else "fix the cause and start the same run again"
+        )
+        enough = min(CIRCUIT_BREAKER_FAILURES, self._labels) if unreachable else CIRCUIT_BREAKER_FAILURES
+        if self._count_first(how) and self._first[how] == self._first.total() == enough:
+            raise CircuitOpenError(f"the first {enough} requests all failed alike: {error}; {advice}")
+        if self._has_earlier_labels and not how.startswith(_OF_THE_SERVER):
+            return
+        if self._paused is None:
+            self._last.append(how)
+            if self._last.count(how) >= NEARLY_ALL:
+                self._paused = asyncio.get_running_loop().create_future()
+        elif trial and self._last[-1] == how:
+            raise CircuitOpenError(
+                f"nearly all of the last {LAST} requests failed alike, and so did one more after a pause: {error}; {advice}"
+            )
+
+    def end_trial(self) -> None:
+        """The request that was tried in a pause is over."""
+        self._trying = False
+        self._wake()
+
+    def _count_first(self, how: str) -> bool:
+        # A run that had labels at an earlier start is past its first: what it lacks may be what always fails.
+        counts = not self._has_earlier_labels and self._first.total() < CIRCUIT_BREAKER_FAILURES
+        self._first[how] += counts
+        return counts
+
+    def _wake(self, *, over: bool = False) -> None:
+        if self._paused is not None:
+            before, self._paused = self._paused, None if over else asyncio.get_running_loop().create_future()
+            before.set_result(None)
+
+
+class _PrefixGate:
+    """Lets one request with a prefix go first: once it is answered, the provider has the prefix in its cache."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, asyncio.Future[None]] = {}
+        self._failed: Counter[str] = Counter()
+
+    async def enter(self, item: WorkItem) -> str | None:
+        """Wait for the first request with the same prefix; the prefix, where this one is the first."""
+        *fixed, _ = messages_of(item.request.body)
+        prefix = fixed[-1]["content"] if fixed else ""
+        if len(prefix) < _SHORTEST_CACHED:
+            return None
+        while (first := self._first.get(prefix)) is not None:
+            if first.done():
+                return None
+            _, late = await asyncio.wait({first}, timeout=FIRST_S)
+            if late:
+                return None
+        self._first[prefix] = asyncio.get_running_loop().create_future()
+        return prefix
+
+    def leave(self, prefix: str, *, answered: bool) -> None:
+        """The first request with a prefix is over; where it failed, another one is the first, up to some tries."""
+        first = self._first[prefix]
+        self._failed[prefix] += not answered
+        if not answered and self._failed[prefix] < FIRST_TRIES:
+            del self._first[prefix]
+        first.set_result(None)
 
 
 def _different_tasks(job: Job) -> Iterator[WorkItem]:
-    """The first questions about different tasks."""
-    before: object = None
-    left = _WITNESSES
-    for planned in job.plan():
-        if planned.tasks != before and left:
-            before, left = planned.tasks, left - 1
-            yield planned
+    """The first work items about different tasks."""
+    tasks, left = (), _PROBE_TASKS
+    for item in job.items():
+        if item.tasks != tasks:
+            tasks, left = item.tasks, left - 1
+            yield job.planner.planned(item)
         if not left:
             return
 
 
 def _says_little(error: NoAnswerError) -> bool:
     """Whether a refusal may be about the question alone, so that another one must tell."""
-    return error.kind in {"content-filter", "invalid-json"} or error.status in _NO_SUCH_FORM
+    return error.kind in {"content-filter", "invalid-json"} or error.status in _FORMAT_STATUS
 
 
 def _alike(one: NoAnswerError, other: NoAnswerError) -> bool:
     """Whether two refusals are the same and not about what was asked."""
-    about_the_form = {one.kind, other.kind} == {"provider"}
-    return about_the_form and (one.status, one.meaning) == (other.status, other.meaning)
+    return one.kind == other.kind == "provider" and (one.status, one.meaning) == (other.status, other.meaning)
 
 
-def _enter(
-    job: Job,
-    planned: WorkItem,
-    answer: Answer,
-    store: Store,
-    bought: set[str],
-    invalid: dict[str, tuple[Answer, InvalidAnswerError]],
-) -> None:
-    """Keep the answer to a question that was put to find the form out: it is paid for."""
-    collector = LabelCollector(
-        job.rubric, store, Progress(asked=1), api=job.endpoint.api, decide=job.decide, alone=job.alone
-    )
-    try:
-        collector.buy(planned, answer)
-        bought.add(planned.request.key)
-    except InvalidAnswerError as error:
-        invalid[planned.request.key] = answer, error
-
-
-NOTHING_UNSURE = PerhapsCharged()
-
-
-@dataclass(frozen=True)
-class Missing:
-    """Why labels are missing, in numbers.
-
-    Attributes:
-        kinds: Missing labels by kind, as `failures.jsonl` has them.
-        unasked: Those that nobody was asked for, other than for want of money.
-        held: Those that a batch run has in flight, by its name.
-    """
-
-    kinds: Mapping[FailureKind, int]
-    unasked: int
-    held: Mapping[str, int]
-
-    @property
-    def total(self) -> int:
-        """All missing labels."""
-        return sum(self.kinds.values())
-
-
-@dataclass
-class Outcome:
-    """What a job came to."""
-
-    labels: Sequence[Label]
-    failures: Sequence[Failure]
-    interrupted: bool
-    manifest: Manifest
-    missing: Missing
-
-    @property
-    def complete(self) -> bool:
-        """Whether every wanted label is there."""
-        return self.manifest.status == "complete"
-
-
-def finish(
-    job: Job,
-    out: Path,
-    manifest: Manifest,
-    collector: LabelCollector,
-    *,
-    interrupted: bool,
-    fatal: Exception | None,
-    perhaps_charged: PerhapsCharged = NOTHING_UNSURE,
-    now: Callable[[], datetime],
-) -> Outcome:
-    """Write a job's run folder; where it already holds more, note only that this attempt took place.
-
-    Raises:
-        DataError: The folder holds more labels of this run than this attempt found, or cannot be written.
-    """
-    progress, labels = collector.progress, collector.labels
-    complete = fatal is None and len(labels) == job.size
-    origins = Counter(x.origin for x in labels if x.origin)
-    for origin, count in sorted(origins.items()):
-        collector.notes.append(
-            f"{count:,} labels rest on answers of the pack {origin}, for which only its maker can vouch"
-        )
-    by_model = Counter(label.model_returned for label in labels)
-    if progress.uncounted:
-        collector.notes.append(
-            f"{progress.uncounted:,} answers came without usable token counts: what they cost is unknown"
-        )
-    ended = manifest.model_copy(
-        update={
-            "status": "complete" if complete else "interrupted" if interrupted else "incomplete",
-            "models_returned": tuple(sorted(model for model in by_model if model)),
-            "labels_by_model": {model or "unknown": count for model, count in by_model.most_common()},
-            "repeats_from_cache": collector.repeats_from_cache,
-            "counts": Counts(
-                asked=job.size,
-                from_store=progress.from_store,
-                fresh=progress.fresh,
-                failed=len(collector.failures) + collector.unnamed,
-                repaired=progress.repaired,
-                unwrapped=progress.unwrapped,
-            ),
-            "tokens": progress.tokens,
-            "upstreams": tuple(sorted({x.upstream for x in labels if x.upstream})),
-            "cost_usd": progress.cost_usd,
-            "table_cost_usd": None if progress.table_usd == progress.cost_usd else progress.table_usd,
-            "note": "; ".join(collector.notes) or None,
-            "origins": dict(sorted(origins.items())),
-            "perhaps_charged": perhaps_charged,
-            "ended_at": now().isoformat(timespec="seconds"),
-        }
-    )
-    earlier = read_manifest(out).sessions if (out / "manifest.json").exists() else ()
-    session = Session(
-        started_at=ended.started_at or "",
-        ended_at=ended.ended_at or "",
-        status=ended.status,
-        counts=ended.counts,
-        tokens=ended.tokens,
-        cost_usd=ended.cost_usd,
-        perhaps_charged=perhaps_charged,
-    )
-    ended = ended.model_copy(update={"sessions": (*earlier, session)})
-    missing = Missing(dict(progress.failed), collector.unasked, dict(collector.held))
-    there = labels_there(out)
-    if there <= len(labels):
-        write_run(out, ended, labels, collector.failures)
-        return Outcome(labels, collector.failures, interrupted, ended, missing)
-    # What this attempt bought is in the store; that it was paid for is noted, and the labels stand.
-    before = read_manifest(out)
-    with suppress(OSError):  # what brought us here must not be hidden
-        write_manifest(out, before.model_copy(update={"sessions": (*before.sessions, session)}))
-    if fatal is None and not interrupted:
-        raise DataError(
-            f"{out} already holds {there} labels of this run and this attempt found {len(labels)}, so the folder is left "
-            "as it is; use the store that the run was made with, or give another --out"
-        )
-    kept = f"the folder keeps the {there:,} labels that it had"
-    ended = ended.model_copy(update={"note": "; ".join([*collector.notes, kept])})
-    return Outcome(labels, collector.failures, interrupted, ended, missing)
-
-
-def out_is_free(out: Path, job: Job) -> None:
-    """Make sure that a run folder is new, or holds the same run.
-
-    Raises:
-        DataError: It holds another run, or cannot be written.
-        UsageError: It is a file.
-    """
-    require_writable(out)
-    if not (out / "manifest.json").exists():
-        return
-    there, new = read_manifest(out), manifest_of(job, "", datetime.now(UTC))
-    if there.counts.from_store + there.counts.fresh == 0:
-        # It holds nothing, and the form in which its server was asked may have been a guess.
-        same = {"schema_sha256": new.schema_sha256, "response_form": new.response_form}
-        there = there.model_copy(update=same)
-    if found := differences(there, new):
-        raise DataError(f"{out} holds another run ({'; '.join(found)}); give another folder to --out")
-
-
-def spent_before(out: Path) -> float:
-    """What earlier starts of a run took, in USD, with what may have been charged for requests that were never answered."""
-    if not (out / "manifest.json").exists():
-        return 0.0
-    return sum((s.cost_usd or 0.0) + (s.perhaps_charged.usd or 0.0) for s in read_manifest(out).sessions)
-
-
-def labels_there(out: Path) -> int:
-    """Labels that a run folder holds; 0 where there is none."""
-    if not (out / "labels.parquet").exists():
-        return 0
-    counts = read_manifest(out).counts
-    return counts.from_store + counts.fresh
-
-
-def manifest_of(job: Job, engine: str, started: datetime) -> Manifest:
-    """What a run folder says of a job that begins."""
-    return Manifest(
-        status="running",
-        package_version=__version__,
-        git_commit=_git_commit(),
-        model=job.model,
-        base_url=public_url(job.base_url) if job.base_url else None,
-        engine=engine,
-        rubric=job.rubric,
-        rubric_sha256=job.rubric.sha256,
-        prompt_sha256=job.prompt.sha256,
-        schema_sha256=hashlib.sha256(canonical_json(job.planner.shape)).hexdigest(),
-        response_form=job.endpoint.form if job.decide == "json" else "text",
-        api=job.endpoint.api,
-        sources=job.sources,
-        tasks=job.tasks_ref,
-        settings=job.settings,
-        parameters=job.all_parameters,
-        counts=Counts(asked=job.size),
-        price=job.price.manifest_entry() if job.price else None,
-        started_at=started.isoformat(timespec="seconds"),
-    )
-
-
-def _git_commit() -> str | None:
-    """The commit of the checkout that this package runs from; None when it is installed, or git is not."""
-    here = Path(__file__).resolve().parents[3]
-    if not (here / ".git").exists():
-        return None
-    command = ["git", "-C", str(here), "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  a fixed command; git is where PATH says
-    except OSError:
-        return None
-    return done.stdout.strip() or None if done.returncode == 0 else None
+def _said(error: BaseException | None, otherwise: str = _NOT_ASKED) -> str:
+    """Why a label is missing, in words; those of a fault of this program are not known to be fit for a file."""
+    if error is None or isinstance(error, asyncio.CancelledError):
+        return otherwise
+    return str(error) if isinstance(error, RelabelError) else f"internal error ({type(error).__name__})"

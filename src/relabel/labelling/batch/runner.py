@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from relabel.errors import ProviderError
-from relabel.files import require_writable, writing
 from relabel.label import FailureKind
 from relabel.labelling.batch.provider import (
     FINAL,
@@ -30,15 +29,14 @@ from relabel.labelling.batch.provider import (
 from relabel.labelling.batch.requests import OpenRequests
 from relabel.labelling.batch.state import BatchFolder, BatchOptions, BatchState, Chunk, run_id
 from relabel.labelling.collector import LabelCollector
-from relabel.labelling.job import Job, Stop
+from relabel.labelling.job import Job, Stop, with_known_format
 from relabel.labelling.leases import Leases
 from relabel.labelling.pricing import Budget
 from relabel.labelling.progress import Progress
 from relabel.labelling.request import Request, WorkItem
-from relabel.labelling.runner import Outcome, finish, manifest_of, out_is_free, with_known_form
+from relabel.labelling.runner import DRAIN_S, in_a_batch
+from relabel.labelling.session import Outcome, open_session
 from relabel.labelling.store import Store
-from relabel.labelling.workers import DRAIN_S, in_a_batch
-from relabel.run import write_manifest
 
 LONGEST_POLL_S = 60.0
 MAX_FAILED_POLLS = 30
@@ -96,35 +94,18 @@ async def run_batch(
         StoreError: The store failed.
     """
     options = options or BatchOptions()
-    require_writable(out)
     folder = BatchFolder(batches, run_id(job))
-    with writing(out), folder.locked():
+    with open_session(job, store, out, "batch", progress=progress, now=options.now) as session, folder.locked():
         before = folder.load()
         folder.save_job(job)
         job = _settled(job, store, before)
-        out_is_free(out, job)
+        session.begin(job)
         state = _open_state(folder, before, job, out, provider.address, options)
-        manifest = manifest_of(job, "batch", options.now())
-        if not (out / "manifest.json").exists():
-            write_manifest(out, manifest)
-        collector = LabelCollector(
-            job.rubric,
-            store,
-            progress or Progress(asked=job.size),
-            api=job.endpoint.api,
-            decide=job.decide,
-            alone=job.alone,
-            logprobs="logprobs" in job.endpoint.params,
-            is_duplicate=job.is_duplicate_question,
+        runner = BatchRunner(
+            job, store, session.collector, session.leases, folder, state, provider, options, stop or Stop()
         )
-        leases = Leases(store.folder)
-        runner = BatchRunner(job, store, collector, leases, folder, state, provider, options, stop or Stop())
-        try:
-            fatal = await runner.run(new=before is None)
-        finally:
-            leases.close()
-        collector.close(job.samples, len(job.orders) or 1)
-        outcome = finish(job, out, manifest, collector, interrupted=runner.interrupted, fatal=fatal, now=options.now)
+        fatal = await runner.run(new=before is None)
+        outcome = session.finish(interrupted=runner.interrupted, fatal=fatal)
         if not state.open and not runner.interrupted:
             state.ended_at = options.now().isoformat(timespec="seconds")
             for chunk in state.chunks:
@@ -140,7 +121,7 @@ def _settled(job: Job, store: Store, state: BatchState | None) -> Job:
 
     Batches in flight keep the job to the form that they ask in: another would be other requests, bought once more.
     """
-    known = with_known_form(job, store)
+    known = with_known_format(job, store)
     if job.probe and state is not None and state.open and state.form is not None:
         known = replace(job, endpoint=job.endpoint.model_copy(update={"form": state.form}))
     return replace(known, probe=False, price=job.price.halved() if job.price else None)

@@ -1,0 +1,426 @@
+"""One start of a run: its folder, its manifest and what it came to. Online and batch runs open, begin and finish alike."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from relabel import __version__
+from relabel.errors import DataError
+from relabel.files import require_writable, writing
+from relabel.label import Failure, FailureKind, Label, Usage
+from relabel.labelling.collector import LabelCollector
+from relabel.labelling.job import Job, differences, with_known_format
+from relabel.labelling.leases import Leases
+from relabel.labelling.pricing import Budget
+from relabel.labelling.progress import Progress
+from relabel.labelling.request import canonical_json
+from relabel.labelling.store import Store
+from relabel.redaction import public_url
+from relabel.run import Counts, Manifest, PerhapsCharged, Session, Tokens, read_manifest, write_manifest, write_run
+
+JOURNAL = ".journal"
+"""File of a run folder that tells, while a run is under way, which requests were sent and which are back."""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Why labels are missing, in numbers.
+
+    Attributes:
+        kinds: Missing labels by kind, as `failures.jsonl` has them.
+        unasked: Those that nobody was asked for, other than for want of money.
+        held: Those that a batch run has in flight, by its name.
+    """
+
+    kinds: Mapping[FailureKind, int]
+    unasked: int
+    held: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        """All missing labels."""
+        return sum(self.kinds.values())
+
+
+@dataclass
+class Outcome:
+    """What a job came to."""
+
+    labels: Sequence[Label]
+    failures: Sequence[Failure]
+    interrupted: bool
+    manifest: Manifest
+    missing: Missing
+
+    @property
+    def complete(self) -> bool:
+        """Whether every wanted label is there."""
+        return self.manifest.status == "complete"
+
+
+class RunSession:
+    """One start of a run, from the check of its folder to its manifest. Made by `open_session`.
+
+    Attributes:
+        collector: Gets labels and failures.
+        leases: Says which requests are in flight in which process.
+        journal: Notes what is sent, so that the next start can account for it if this one is killed.
+        spent_before: What earlier starts of the run took, in USD, the worst case of unanswered requests included.
+    """
+
+    def __init__(
+        self, job: Job, store: Store, out: Path, engine: str, progress: Progress, now: Callable[[], datetime]
+    ) -> None:
+        self.out, self._engine, self._now = out, engine, now
+        self.collector = LabelCollector(job, store, progress)
+        self.journal = Journal(out / JOURNAL)
+        self._killed = _killed_session(self.journal, job, store, out)
+        self.spent_before = spent_before(out) + (0.0 if self._killed is None else _spent(self._killed))
+        self._started = now()
+        self._manifest: Manifest | None = None
+        self.leases = Leases(store.folder)
+
+    def begin(self, job: Job) -> None:
+        """Claim the folder for a job whose requests are settled, and write its first manifest.
+
+        Raises:
+            DataError: The folder holds another run.
+        """
+        out_is_free(self.out, job)
+        self.collector.job = job
+        self._manifest = manifest_of(job, self._engine, self._started)
+        exists = (self.out / "manifest.json").exists()
+        there = read_manifest(self.out) if exists else self._manifest
+        if self._killed is not None:
+            bought, lost = self._killed.counts.fresh, self._killed.perhaps_charged.requests
+            self.collector.notes.append(
+                f"the start of {self._killed.started_at} was killed: the {bought:,} answers that it had bought and the {lost:,} "
+                "requests that it had in flight are counted under `sessions`"
+            )
+            there = there.model_copy(update={"sessions": (*there.sessions, self._killed)})
+        if self._killed is not None or not exists:
+            write_manifest(self.out, there)
+        self.journal.restart({"started_at": self._started.isoformat(timespec="microseconds")})
+
+    def finish(
+        self,
+        *,
+        interrupted: bool,
+        fatal: Exception | None,
+        perhaps_charged: PerhapsCharged | None = None,
+        record: Mapping[str, Any] | None = None,
+    ) -> Outcome:
+        """Write the run folder; where it already holds more, note only that this start took place.
+
+        Args:
+            interrupted: Whether the job was stopped before its end.
+            fatal: What ended it for good.
+            perhaps_charged: What was sent and never answered.
+            record: What the engine adds to the manifest.
+
+        Raises:
+            DataError: The folder holds more labels of this run than this start found, or cannot be written.
+        """
+        assert self._manifest is not None
+        self.leases.close()
+        self.collector.close()
+        collector = self.collector
+        ended = self._ended(self._manifest, interrupted, fatal, perhaps_charged or PerhapsCharged(), record or {})
+        session = Session(
+            started_at=ended.started_at or "",
+            ended_at=ended.ended_at or "",
+            status=ended.status,
+            counts=ended.counts,
+            tokens=ended.tokens,
+            cost_usd=ended.cost_usd,
+            perhaps_charged=ended.perhaps_charged,
+        )
+        before = read_manifest(self.out) if (self.out / "manifest.json").exists() else ended
+        ended = ended.model_copy(update={"sessions": (*before.sessions, session)})
+        missing = Missing(dict(collector.progress.failed), collector.unasked, dict(collector.held))
+        there, found = labels_there(self.out), len(collector.labels)
+        if there <= found:
+            write_run(self.out, ended, collector.labels, collector.failures)
+            self.journal.remove()
+            return Outcome(collector.labels, collector.failures, interrupted, ended, missing)
+        # What this start bought is in the store; that it was paid for is noted, and the labels stand.
+        with suppress(OSError):  # do not mask what ended the run
+            write_manifest(self.out, before.model_copy(update={"sessions": (*before.sessions, session)}))
+            self.journal.remove()
+        if fatal is None and not interrupted:
+            raise DataError(
+                f"{self.out} already holds {there} labels of this run and this attempt found {found}, so the folder is left "
+                "as it is; use the store that the run was made with, or give another --out"
+            )
+        kept = f"the folder keeps the {there:,} labels that it had"
+        ended = ended.model_copy(update={"note": "; ".join([*collector.notes, kept])})
+        return Outcome(collector.labels, collector.failures, interrupted, ended, missing)
+
+    def _ended(
+        self,
+        manifest: Manifest,
+        interrupted: bool,
+        fatal: Exception | None,
+        perhaps_charged: PerhapsCharged,
+        record: Mapping[str, Any],
+    ) -> Manifest:
+        collector, progress, labels = self.collector, self.collector.progress, self.collector.labels
+        complete = fatal is None and len(labels) == collector.job.size
+        origins = Counter(x.origin for x in labels if x.origin)
+        for origin, count in sorted(origins.items()):
+            collector.notes.append(
+                f"{count:,} labels rest on answers of the pack {origin}, for which only its maker can vouch"
+            )
+        by_model = Counter(label.model_returned for label in labels)
+        if progress.uncounted:
+            collector.notes.append(
+                f"{progress.uncounted:,} answers came without usable token counts: what they cost is unknown"
+            )
+        return manifest.model_copy(
+            update={
+                **record,
+                "status": "complete" if complete else "interrupted" if interrupted else "incomplete",
+                "models_returned": tuple(sorted(model for model in by_model if model)),
+                "labels_by_model": {model or "unknown": count for model, count in by_model.most_common()},
+                "repeats_from_cache": collector.repeats_from_cache,
+                "counts": Counts(
+                    asked=collector.job.size,
+                    from_store=progress.from_store,
+                    fresh=progress.fresh,
+                    failed=len(collector.failures) + collector.unnamed,
+                    repaired=progress.repaired,
+                    unwrapped=progress.unwrapped,
+                ),
+                "tokens": progress.tokens,
+                "upstreams": tuple(sorted({x.upstream for x in labels if x.upstream})),
+                "cost_usd": progress.cost_usd,
+                "table_cost_usd": None if progress.table_usd == progress.cost_usd else progress.table_usd,
+                "note": "; ".join(collector.notes) or None,
+                "origins": dict(sorted(origins.items())),
+                "perhaps_charged": perhaps_charged,
+                "ended_at": self._now().isoformat(timespec="seconds"),
+            }
+        )
+
+
+@contextmanager
+def open_session(
+    job: Job,
+    store: Store,
+    out: Path,
+    engine: str,
+    *,
+    progress: Progress | None = None,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> Generator[RunSession]:
+    """Hold a run folder for one start of a run.
+
+    Args:
+        job: What is labelled.
+        store: Keeps answers.
+        out: The run folder.
+        engine: Name of the engine.
+        progress: Counted up as the job goes on.
+        now: The time of day.
+
+    Raises:
+        DataError: The folder cannot be written, or another process writes it.
+        UsageError: It is a file, or holds other things.
+    """
+    require_writable(out)
+    with writing(out):
+        session = RunSession(job, store, out, engine, progress or Progress(asked=job.size), now)
+        try:
+            yield session
+        finally:
+            session.leases.close()
+            session.journal.close()
+
+
+class Journal:
+    """A file that outlives a SIGKILL: which requests were sent, and which are back.
+
+    Lines: `> KEY` for a request that is sent, `< KEY` for one that is back, `? KEY` for one that may be charged without an answer.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lines: list[str] | None = []
+        self._file: int | None = None
+
+    def note(self, mark: str, key: str) -> None:
+        """Note what became of a request. What cannot be written is left out: nothing depends on it but a sum."""
+        line = f"{mark} {key}\n"
+        if self._lines is not None:
+            self._lines.append(line)
+        if self._file is not None:
+            with suppress(OSError):
+                os.write(self._file, line.encode())
+
+    def read(self) -> tuple[dict[str, Any], Counter[str], set[str], datetime] | None:
+        """What a killed start left: its head, requests that were never answered, all that it asked, and when it last wrote.
+
+        None where the last start came to its end.
+        """
+        try:
+            head, *lines = self._path.read_text(encoding="ascii").splitlines()
+            last = datetime.fromtimestamp(self._path.stat().st_mtime, UTC)
+            started: dict[str, Any] = json.loads(head)
+        except (OSError, ValueError):
+            return None
+        unanswered: Counter[str] = Counter()
+        asked: set[str] = set()
+        for mark, _, key in (line.partition(" ") for line in lines):
+            unanswered[key] += {">": 1, "<": -1, "?": 1}.get(mark, 0)
+            asked.add(key)
+        return started, +unanswered, asked, last
+
+    def restart(self, head: Mapping[str, Any]) -> None:
+        """Begin anew, with what was noted since this start."""
+        content = json.dumps(head) + "\n" + "".join(self._lines or ())
+        with suppress(OSError):
+            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+            os.write(self._file, content.encode())
+        self._lines = None
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def remove(self) -> None:
+        """The start came to its end."""
+        self.close()
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)
+
+
+def _killed_session(journal: Journal, job: Job, store: Store, out: Path) -> Session | None:
+    """What the last start of a run bought and had in flight, where it was killed before it could say so."""
+    found = journal.read()
+    if found is None or not found[2]:
+        return None
+    head, unanswered, asked, last = found
+    started = str(head.get("started_at"))
+    bought = [answer for key in asked if (answer := store.get(key)) is not None and answer.created_at >= started]
+    rejected = [row.answer for key in store.rejected_keys(asked) if (row := store.checked(key)) is not None]
+    answers = [*bought, *(answer for answer in rejected if answer.created_at >= started)]
+    for answer in bought:
+        del unanswered[answer.request_key]
+    usd: float | None = 0.0
+    if unanswered:
+        budget, left = Budget(None, job.price), dict(unanswered)
+        for item in with_known_format(job, store).plan():
+            times = left.pop(item.request.key, 0)
+            most = budget.most(item.request.body) if times else 0.0
+            usd = None if usd is None or most is None else usd + times * most
+            if not left:
+                break
+        usd = None if left else usd
+    fresh = len(bought)
+    return Session(
+        started_at=datetime.fromisoformat(started).isoformat(timespec="seconds"),
+        ended_at=last.isoformat(timespec="seconds"),
+        status="killed",
+        counts=Counts(asked=job.size, fresh=fresh, failed=max(0, job.size - fresh)),
+        tokens=_tokens(answer.usage for answer in answers),
+        cost_usd=_sum(answer.cost_usd for answer in answers),
+        perhaps_charged=PerhapsCharged(requests=unanswered.total(), usd=usd),
+    )
+
+
+def _sum(costs: Iterable[float | None]) -> float | None:
+    known = list(costs)
+    return None if None in known else sum(cost for cost in known if cost is not None)
+
+
+def _tokens(used: Iterable[Usage]) -> Tokens:
+    progress = Progress(asked=0)
+    for usage in used:
+        progress.used(usage)
+    return progress.tokens
+
+
+def out_is_free(out: Path, job: Job) -> None:
+    """Make sure that a run folder is new, or holds the same run.
+
+    Raises:
+        DataError: It holds another run, or cannot be written.
+        UsageError: It is a file.
+    """
+    require_writable(out)
+    if not (out / "manifest.json").exists():
+        return
+    there, new = read_manifest(out), manifest_of(job, "", datetime.now(UTC))
+    if there.counts.from_store + there.counts.fresh == 0:
+        # It holds nothing, and the form in which its server was asked may have been a guess.
+        same = {"schema_sha256": new.schema_sha256, "response_form": new.response_form}
+        there = there.model_copy(update=same)
+    if found := differences(there, new):
+        raise DataError(f"{out} holds another run ({'; '.join(found)}); give another folder to --out")
+
+
+def spent_before(out: Path) -> float:
+    """What earlier starts of a run took, in USD, with what may have been charged for requests that were never answered."""
+    return sum(map(_spent, read_manifest(out).sessions)) if (out / "manifest.json").exists() else 0.0
+
+
+def _spent(session: Session) -> float:
+    return (session.cost_usd or 0.0) + (session.perhaps_charged.usd or 0.0)
+
+
+def labels_there(out: Path) -> int:
+    """Labels that a run folder holds; 0 where there is none."""
+    if not (out / "labels.parquet").exists():
+        return 0
+    counts = read_manifest(out).counts
+    return counts.from_store + counts.fresh
+
+
+def manifest_of(job: Job, engine: str, started: datetime) -> Manifest:
+    """What a run folder says of a job that begins."""
+    return Manifest(
+        status="running",
+        package_version=__version__,
+        git_commit=_git_commit(),
+        model=job.model,
+        base_url=public_url(job.base_url) if job.base_url else None,
+        engine=engine,
+        rubric=job.rubric,
+        rubric_sha256=job.rubric.sha256,
+        prompt_sha256=job.prompt.sha256,
+        schema_sha256=hashlib.sha256(canonical_json(job.planner.shape)).hexdigest(),
+        response_form=job.endpoint.form if job.decide == "json" else "text",
+        api=job.endpoint.api,
+        sources=job.sources,
+        tasks=job.tasks_ref,
+        settings=job.settings,
+        parameters=job.all_parameters,
+        counts=Counts(asked=job.size),
+        price=job.price.manifest_entry() if job.price else None,
+        started_at=started.isoformat(timespec="seconds"),
+    )
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout that this package runs from; None when it is installed, or git is not."""
+    here = Path(__file__).resolve().parents[3]
+    if not (here / ".git").exists():
+        return None
+    command = ["git", "-C", str(here), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  a fixed command; git is where PATH says
+    except OSError:
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
