@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cache
+import os
+from functools import cache, lru_cache
 from pathlib import Path
 
 import platformdirs
@@ -12,6 +13,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from relabel.redaction import guard_environment
 
 _PACKAGE = Path(__file__).resolve().parent
+_READ = ("RELABEL_", "OPENAI_", "HOME", "XDG_", "APPDATA", "LOCALAPPDATA", "USERPROFILE")
+"""How the variables begin that settings depend on, by way of the user's folders too."""
 
 
 class Frozen(BaseModel):
@@ -64,6 +67,14 @@ class Settings(BaseSettings):
 def settings() -> Settings:
     """Read the environment as it is now; what it holds of secrets is never told."""
     guard_environment()
+    return _settings(
+        tuple(sorted((name, value) for name, value in os.environ.items() if name.upper().startswith(_READ)))
+    )
+
+
+@lru_cache(maxsize=4)
+def _settings(_environment: tuple[tuple[str, str], ...]) -> Settings:
+    """The settings of an environment, made once: commands ask for them a hundred times."""
     return Settings()
 
 

@@ -95,7 +95,7 @@ def test_repeats_are_compared_with_each_other(tmp_path: Path) -> None:
         a_label(task, "three-way", label, sample) for task, said in answers.items() for sample, label in enumerate(said)
     ]
     run = a_run(tmp_path / "run", labels, rubric="eloundou", parameters={"samples": 3})
-    found = self_agreement(run, draws=None, seed=0)
+    found = self_agreement(run, None)
     assert found.samples == 3
     # Three pairs of the first task agree, one of three of the second.
     assert found.settings["three-way"].model_dump(include={"pairs", "run"}) == {"pairs": 6, "run": pytest.approx(4 / 6)}

@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 from sklearn import metrics as sk
 
 from relabel.evaluation import metrics
+from relabel.evaluation.alignment import Pair
 
 # Rows gold, columns run: 35 of 50 equal.
 TABLE = np.array([[20, 5], [10, 15]], dtype=np.int64)
@@ -88,9 +89,13 @@ def test_two_sides_with_one_label_each_but_not_the_same_agree_in_nothing() -> No
 
 
 def test_pearson_is_undefined_for_constant_values_and_for_fewer_than_three_units() -> None:
-    assert metrics.pearson(np.array([1.0, 1, 1]), np.array([0.0, 1, 0])) is None
-    assert metrics.pearson(np.array([0.0, 1]), np.array([0.0, 1])) is None
-    assert metrics.pearson(np.array([0.0, 1, 0]), np.array([0.0, 1, 0])) == pytest.approx(1.0)
+    def pearson(gold: list[float], run: list[float]) -> float:
+        tasks, weight = np.arange(len(gold)), np.ones(len(gold))
+        return Pair(tasks, np.array(gold), np.array(run), weight, None).figure("pearson").value
+
+    assert math.isnan(pearson([1, 1, 1], [0, 1, 0]))
+    assert math.isnan(pearson([0, 1], [0, 1]))
+    assert pearson([0, 1, 0], [0, 1, 0]) == pytest.approx(1)
 
 
 @given(three_labels)

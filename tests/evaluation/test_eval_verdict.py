@@ -30,7 +30,7 @@ def said(
 ) -> list[str]:
     found: SettingMetrics = setting_metrics(np.array(counts), SCALE)
     if not found.n or found.accuracy is None:
-        return verdict({"strict": found}, {}, model=model).splitlines()
+        return verdict({"strict": found}, Yardsticks(majority={}), model=model).splitlines()
     label = max(SCALE, key=lambda name: found.prevalence.gold[name])
     share = found.prevalence.gold[label]
     majority = MajorityClass(
@@ -40,7 +40,9 @@ def said(
         difference=found.accuracy - share,
         difference_se=se,
     )
-    return verdict({"strict": found}, {"strict": majority}, model=model, unanswered=unanswered).splitlines()
+    return verdict(
+        {"strict": found}, Yardsticks(majority={"strict": majority}), model=model, unanswered=unanswered
+    ).splitlines()
 
 
 def test_a_run_that_always_gives_the_majority_label_cannot_be_told_from_that() -> None:
@@ -157,4 +159,4 @@ def test_a_run_below_the_word_count_adds_nothing_only_where_that_is_sure(ci95: I
     beside = Yardsticks(
         majority={}, text_classifier=TextClassifier(trained_on=2000, folds=5, seed=0, settings={"strict": other})
     )
-    assert words in verdict({"strict": found}, {}, model="model-x", yardsticks=beside)
+    assert words in verdict({"strict": found}, beside, model="model-x")

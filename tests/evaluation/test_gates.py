@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from relabel.errors import DataError
-from relabel.evaluation.alignment import AlignedLabels, align
+from relabel.evaluation.alignment import AlignedLabels, Pair, align
 from relabel.evaluation.compare import compare
 from relabel.evaluation.evaluate import evaluate
 from relabel.evaluation.gates import (
@@ -32,8 +32,7 @@ from relabel.evaluation.gates import (
     size_needed,
 )
 from relabel.evaluation.gold import Gold, make_gold
-from relabel.evaluation.intervals import Figure, change, occupation_draws, setting_figure, value_figure
-from relabel.evaluation.metrics import pairs
+from relabel.evaluation.intervals import Figure, change, occupation_draws
 from relabel.evaluation.suite import Suite
 from relabel.rubric import load_rubric
 from relabel.run import Manifest, Run, SourceUse
@@ -403,15 +402,11 @@ def _agreeing(occupations: int, each: int = 1) -> dict[str, Figure]:
     """Figures of a run that says what the gold says of all tasks."""
     codes = np.repeat([f"11-{1000 + i}.00" for i in range(occupations)], each)
     gold = np.arange(len(codes)) % 3
-    draws = occupation_draws(codes, 300)
-    matrices = pairs(gold, gold, 3)
-    found = {
-        m: setting_figure(m, matrices, draws.sum(matrices), tuple(SCALE), occupations)
-        for m in ("accuracy", "kappa", "macro_f1", "f1:E1")
-    }
-    weight = np.ones(len(codes))
-    return found | {
-        m: value_figure(m, gold / 2, gold / 2, draws, weight) for m in ("agreement", "difference", "pearson")
+    tasks, weight, draws = np.arange(len(codes)), np.ones(len(codes)), occupation_draws(codes, 300)
+    labels = Pair(tasks, gold, gold, weight, draws, scale=tuple(SCALE))
+    values = Pair(tasks, gold / 2, gold / 2, weight, draws)
+    return {m: labels.figure(m) for m in ("accuracy", "kappa", "macro_f1", "f1:E1")} | {
+        m: values.figure(m) for m in ("agreement", "difference", "pearson")
     }
 
 
@@ -449,8 +444,8 @@ def test_a_threshold_is_passed_on_luck_in_at_most_five_of_a_hundred_samples() ->
     codes = np.array([f"11-{1000 + i}.00" for i in range(15)])
     draws = occupation_draws(codes, 300)
     for _ in range(2000):
-        matrices = pairs(np.full(15, 2), np.where(rng.random(15) < 0.85, 2, 0), 3)
-        found = setting_figure("accuracy", matrices, draws.sum(matrices), tuple(SCALE), 15)
+        run = np.where(rng.random(15) < 0.85, 2, 0)
+        found = Pair(np.arange(15), np.full(15, 2), run, np.ones(15), draws, scale=tuple(SCALE)).figure("accuracy")
         passed += (found.interval() or (0, 0))[0] >= 0.85
     # Samples without an error alone are 8.7 % of them.
     assert passed / 2000 <= 0.05

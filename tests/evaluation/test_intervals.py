@@ -16,7 +16,7 @@ from relabel.evaluation import intervals, metrics
 from relabel.evaluation.alignment import GOLD, AlignedLabels, match
 from relabel.evaluation.document import SettingName
 from relabel.evaluation.gold import load_gold
-from relabel.evaluation.intervals import Figure, occupation_draws, on_scale
+from relabel.evaluation.intervals import Figure, Sums, drawn_ranks, occupation_draws, on_scale
 from relabel.run import open_run
 
 
@@ -46,7 +46,8 @@ def test_a_draw_s_sums_are_those_of_the_tasks_it_holds(few: tuple[np.ndarray, ..
         assert drawn[i].tolist() == sk.confusion_matrix(gold[rows], run[rows]).tolist()
         weight = codes + 1.0
         expected = np.average(run[rows], weights=weight[rows])
-        assert intervals.means(draws, run, weight)[i] == pytest.approx(expected)
+        mean = Sums(np.stack([run * weight, weight], axis=1), draws).figure(lambda sums: sums[..., 0] / sums[..., 1])
+        assert mean.draws[i] == pytest.approx(expected)
 
 
 def test_correlations_of_a_draw_are_those_of_the_tasks_or_occupations_it_holds(few: tuple[np.ndarray, ...]) -> None:
@@ -57,11 +58,10 @@ def test_correlations_of_a_draw_are_those_of_the_tasks_or_occupations_it_holds(f
     for i in (0, 19):
         rows = rows_of(draws, i)
         held = np.repeat(np.arange(15), draws.counts[i].astype(int))
-        assert intervals.pearson(draws, gold, run)[i] == pytest.approx(np.corrcoef(gold[rows], run[rows])[0, 1])
-        ours = intervals.occupation_pearson(draws.counts, by_gold, by_run)[i]
-        assert ours == pytest.approx(stats.pearsonr(by_gold[held], by_run[held])[0])
-        ours = intervals.occupation_spearman(draws.counts, by_gold, by_run)[i]
-        assert ours == pytest.approx(stats.spearmanr(by_gold[held], by_run[held])[0])
+        ours = Sums(metrics.moments(gold, run), draws).figure(metrics.correlation).draws[i]
+        assert ours == pytest.approx(np.corrcoef(gold[rows], run[rows])[0, 1])
+        ranks = np.stack([drawn_ranks(draws.counts, side)[i] for side in (by_gold, by_run)])[:, held]
+        assert ranks + 8 == pytest.approx(stats.rankdata([by_gold[held], by_run[held]], axis=1))
 
 
 def test_draws_depend_on_the_seed_and_the_occupations_not_on_the_order_of_tasks() -> None:
@@ -87,10 +87,8 @@ def test_equal_runs_differ_by_exactly_nothing_in_each_draw(few: tuple[np.ndarray
 
 def test_constant_values_have_no_correlation() -> None:
     draws = occupation_draws(np.arange(40) % 12, 25, 0)
-    steady, varied = np.full(40, 0.1), np.arange(40.0)
-    assert np.isnan(intervals.pearson(draws, steady, varied)).all()
-    assert np.isnan(intervals.occupation_pearson(draws.counts, np.full(12, 0.3), np.arange(12.0))).all()
-    assert np.isnan(intervals.occupation_spearman(draws.counts, np.full(12, 0.3), np.arange(12.0))).all()
+    for steady in (np.full(40, 0.1), np.full(40, 0.3)):
+        assert np.isnan(Sums(metrics.moments(steady, np.arange(40.0)), draws).figure(metrics.correlation).draws).all()
 
 
 def figure(draws: np.ndarray, value: float = 0.5, occupations: int = 50, **more: Any) -> Figure:

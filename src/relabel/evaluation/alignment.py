@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,20 +18,21 @@ from relabel.evaluation import metrics
 from relabel.evaluation.document import SCALES, ReplacedText, SettingName, UnmatchedReason
 from relabel.evaluation.gold import Gold, labelled, labels_of
 from relabel.evaluation.intervals import (
+    CORRELATION,
     DRAWS,
+    SHARE,
     Array,
     Bounds,
     Draws,
     Figure,
     Places,
+    Sums,
+    ci95,
     occupation_draws,
-    setting_figure,
-    setting_formula,
-    value_figure,
-    value_sums,
 )
 from relabel.rubric import AUTOMATION, CODES, MEASURES, Measure
 from relabel.run import TASK_FILE, Run, measures_of
+from relabel.settings import settings
 from relabel.sources import fetch, registry
 from relabel.sources.fetch import sha256_of
 from relabel.sources.tables import is_table_file
@@ -75,32 +77,30 @@ class Pair:
         return len(self.tasks)
 
     @cached_property
-    def matrices(self) -> Array:
-        """Pairs of labels as matrices that hold the task's weight, rows gold, columns run; shape (n, k, k)."""
-        return metrics.pairs(self.gold, self.run, len(self.scale)) * self.weight[:, None, None]
+    def sums(self) -> Sums:
+        """What its figures are summed from.
 
-    @cached_property
-    def drawn(self) -> Array:
-        """Confusion matrices of the draws, shape (draws, k, k)."""
-        return np.zeros((0, *self.matrices.shape[1:])) if self.draws is None else self.draws.sum(self.matrices)
+        For labels the pair of each task as a matrix that holds the task's weight, rows gold, columns run, shape (n, k, k);
+        for values their moments, shape (n, 7).
+        """
+        if not self.scale:
+            ends = metrics.task_values([0, 0, 1, 1], [0, 1, 0, 1])
+            return Sums(metrics.task_values(self.gold, self.run) * self.weight[:, None], self.draws, ends)
+        size = len(self.scale)
+        each = metrics.pairs(self.gold, self.run, size) * self.weight[:, None, None]
+        return Sums(each, self.draws, np.eye(size * size).reshape(-1, size, size))
 
-    def figure(self, metric: str) -> Figure:
-        """A figure of these labels or values: a name of `setting_figure`, or of `value_figure`; it needs draws for an interval."""
-        if self.scale:
-            units = 0 if self.draws is None else self.draws.occupations
-            return setting_figure(metric, self.matrices, self.drawn, self.scale, units)
-        draws = self.draws or Draws(np.zeros((0, 1)), np.zeros(len(self), dtype=np.intp), 0)
-        return value_figure(metric, self.gold, self.run, draws, self.weight)
+    def figure(self, name: str) -> Figure:
+        """A figure of these labels or values by its name in `metrics.figure_formula`; with draws it has an interval."""
+        kind = name.partition(":")[0]
+        share = kind in {"accuracy", "macro_f1", "agreement", "mean", "gold_mean", *metrics.BY_LABEL}
+        found = self.sums.figure(metrics.figure_formula(name, self.scale), SHARE if share else CORRELATION)
+        # Of two tasks it would be 1 or -1, whatever their values.
+        return replace(found, value=math.nan) if name == "pearson" and len(self) < 3 else found
 
-    def sums_of(self, metric: str) -> tuple[Array, Callable[[Array], Array]]:
-        """What a figure is summed from by task, shape (n, ...), and what makes it of the sums."""
-        if self.scale:
-            return self.matrices, setting_formula(metric, self.scale)
-        return value_sums(metric, self.gold, self.run, self.weight)
-
-    def intervals(self, metrics_of: Iterable[str]) -> dict[str, Bounds | None]:
+    def intervals(self, names: Iterable[str]) -> dict[str, Bounds | None]:
         """95 % intervals of some figures; none without draws or tasks."""
-        return {m: self.figure(m).interval() for m in metrics_of} if self.draws is not None and len(self) else {}
+        return ci95({name: self.figure(name) for name in names}, self.draws)
 
     def part(self, keep: npt.ArrayLike) -> Pair:
         """The same for some of the tasks, by a mask over (n,)."""
@@ -127,6 +127,7 @@ class AlignedLabels:
         only: By run, tasks that not all others hold.
         unmatched: Tasks of the first run and the gold that are not compared, by reason.
         has_gold: Whether there is a gold.
+        warnings: What must be said first of the alignment with the gold.
         text_changed: Tasks of run and gold whose text differs; None where the texts are unknown.
         texts_replaced: Tasks whose text under one id is another task; they are left out.
         draws: Draws for the tasks; None where no intervals are wanted.
@@ -139,6 +140,7 @@ class AlignedLabels:
     only: tuple[int, ...] = ()
     unmatched: Mapping[UnmatchedReason, int] | None = None
     has_gold: bool = False
+    warnings: tuple[str, ...] = ()
     text_changed: int | None = None
     texts_replaced: tuple[ReplacedText, ...] = ()
     draws: Draws | None = None
@@ -256,6 +258,7 @@ def align(runs: Sequence[Run], gold: Gold | None = None) -> AlignedLabels:
         raise DataError(f"the runs share no setting ({asked}); compare runs of the same settings")
     rubrics = [run.rubric for run in runs]
     unmatched: Mapping[UnmatchedReason, int] | None = None
+    warnings: tuple[str, ...] = ()
     theirs = pd.DataFrame(index=index, columns=["weight", "stratum"], dtype="string")
     if gold is not None:
         asked_of = [*tables[0].index, *failed_tasks(runs[0], tables[0].reset_index())]
@@ -269,6 +272,7 @@ def align(runs: Sequence[Run], gold: Gold | None = None) -> AlignedLabels:
         _refuse_other_ids(other, len(whole), runs[0], gold)
         whole = whole[~whole.index.isin(_keys(other))].drop(columns="text")
         unmatched = _unmatched(runs[0], tables[0], whole, gold)
+        warnings = _other_codes(pd.DataFrame(asked_of, columns=TASK_KEY), whole.index, gold)
         if other:
             unmatched |= {"other-text": len(other), "not-in-gold": unmatched["not-in-gold"] - len(other)}
         replaced += other
@@ -294,6 +298,7 @@ def align(runs: Sequence[Run], gold: Gold | None = None) -> AlignedLabels:
         only=tuple(len(table) - len(index) for table in tables),
         unmatched=unmatched,
         has_gold=gold is not None,
+        warnings=warnings,
         text_changed=changed,
         texts_replaced=replaced,
     )
@@ -383,6 +388,17 @@ def is_local(tasks: str) -> bool:
     return all(check.state == "ok" for check in fetch.verify([tasks]) if check.file in needed)
 
 
+def local_tasks(name: str) -> pd.DataFrame:
+    """A task list that is on this machine (`is_local`), schema `relabel.task.TASKS`, read once; copy it before changing it."""
+    where = settings()
+    return _read_once(name, (where.home, where.data_mirror, where.sources))
+
+
+@lru_cache(maxsize=4)
+def _read_once(name: str, _where: tuple[Path | None, ...]) -> pd.DataFrame:
+    return task_table(name)
+
+
 def gold_list(gold: Gold, run: Run) -> str:
     """The task list that a gold's ids belong to; those of a user's own file belong to the run's."""
     return gold.tasks or run.manifest.tasks
@@ -398,7 +414,7 @@ def task_details(run: Run) -> pd.DataFrame | None:
     if run.rubric.unit != "task":
         return None
     if is_local(name):
-        return task_table(name)
+        return local_tasks(name)
     return next((task_table(str(path)) for path in (Path(name), Path(list_name(run))) if is_own_list(run, path)), None)
 
 
@@ -482,11 +498,11 @@ def _changed_texts(
         return 0, ()
     if not is_local(first) or not (has_own or is_local(second)):
         return None, ()
-    texts = task_table(first).set_index(TASK_KEY)["text"].reindex(index)
+    texts = local_tasks(first).set_index(TASK_KEY)["text"].reindex(index)
     if own is not None and has_own:
         theirs = own[~own.index.duplicated()].reindex(index)
     else:
-        theirs = task_table(second).set_index(TASK_KEY)["text"].reindex(index)
+        theirs = local_tasks(second).set_index(TASK_KEY)["text"].reindex(index)
     alike = text_similarity(theirs, texts)
     found = alike[alike < REPLACED_BELOW].sort_values(kind="stable")
     rows = tuple(
@@ -509,6 +525,23 @@ def _refuse_other_ids(replaced: Sequence[ReplacedText], tasks: int, run: Run, go
             f"text, such as {first.task_id!r}, {first.gold[:60]!r} in the gold and {first.run[:60]!r} in "
             f"{run.manifest.tasks}; give the gold the ids of these tasks"
         )
+
+
+def _other_codes(ours: pd.DataFrame, theirs: pd.Index, gold: Gold) -> tuple[str, ...]:
+    """What is to be said of tasks whose id the gold has under another occupation: codes of another taxonomy, or cut ones."""
+    alone = ours[~pd.MultiIndex.from_frame(ours).isin(theirs)]
+    free = theirs[~theirs.isin(pd.MultiIndex.from_frame(ours))]
+    under = pd.Series(free.get_level_values(0), index=free.get_level_values(1))
+    under = under[~under.index.duplicated()]
+    found = alone[alone["task_id"].isin(under.index)]
+    if found.empty:
+        return ()
+    code, task = found.iloc[0]
+    return (
+        f"{len(found):,} of {len(ours):,} tasks of the run have the id of a task of the gold {gold.name}, but another "
+        f"occupation code ({task} is of {code} in the run, of {under[task]} in the gold): they are not compared. Give both the "
+        "codes of one taxonomy, O*NET-SOC 2019.",
+    )
 
 
 def _unmatched(run: Run, ours: pd.DataFrame, theirs: pd.DataFrame, gold: Gold) -> dict[UnmatchedReason, int]:

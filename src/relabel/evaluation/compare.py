@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import krippendorff
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -358,7 +357,7 @@ def _difference(first: Figure, second: Figure, occupations: int) -> Difference:
 
 def _setting(aligned: AlignedLabels, setting: SettingName) -> SettingComparison:
     pair = aligned.pair(setting, 1, 0, weight=aligned.unweighted)
-    counts = pair.matrices.sum(axis=0).astype(np.int64)
+    counts = pair.sums.total.astype(np.int64)
     agreement, kappa = pair.figure("accuracy"), pair.figure("kappa")
     shares: dict[str, Difference] = {}
     for at, label in enumerate(pair.scale):
@@ -567,15 +566,10 @@ def _pairs(aligned: AlignedLabels, setting: SettingName, count: int) -> SettingP
     gold = ranks[:, GOLD] if aligned.has_gold else np.full(len(ranks), -1)
     ranks, weight = ranks[:, raters], aligned.weight[keep]
     votes = (ranks[:, :, None] == np.arange(len(scale))).sum(axis=1)
-    several = len(ranks) > 0 and int((votes.sum(axis=0) > 0).sum()) > 1
-    alpha = {
-        level: float(krippendorff.alpha(value_counts=votes, level_of_measurement=level)) if several else None
-        for level in ("nominal", "ordinal")
-    }
     return SettingPairs(
         n=len(ranks),
-        krippendorff_nominal=alpha["nominal"],
-        krippendorff_ordinal=alpha["ordinal"],
+        krippendorff_nominal=metrics.krippendorff_several(votes, "nominal"),
+        krippendorff_ordinal=metrics.krippendorff_several(votes, "ordinal"),
         pairs=tuple(_rater_pair(aligned, setting, a, b, keep) for a in raters for b in raters if a < b),
         runs=tuple(_ranked(ranks, votes, rater, gold, weight, scale) for rater in raters),
         majority=_majority(votes, gold, weight, scale),

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from relabel.errors import DataError
 from relabel.evaluation import document as doc
-from relabel.evaluation import intervals, metrics
+from relabel.evaluation import metrics
 from relabel.evaluation.alignment import (
     GOLD,
     MAIN,
@@ -21,25 +22,29 @@ from relabel.evaluation.alignment import (
     asked,
     gold_list,
     is_local,
+    local_tasks,
     match,
     mean_one,
 )
 from relabel.evaluation.document import SettingName
 from relabel.evaluation.gold import Gold
-from relabel.evaluation.intervals import CORRELATION, DRAWS, Array, Bounds, Draws, few_occupations, occupation_draws
+from relabel.evaluation.intervals import (
+    CORRELATION,
+    DRAWS,
+    Array,
+    Draws,
+    Sums,
+    ci95,
+    drawn_ranks,
+    few_occupations,
+    occupation_draws,
+)
 from relabel.evaluation.ppi import debiased
 from relabel.evaluation.verdict import caveats, verdict
-from relabel.evaluation.yardsticks import (
-    annotators,
-    consistency,
-    majority_class,
-    raters,
-    self_agreement,
-    text_classifier,
-)
+from relabel.evaluation.yardsticks import all_yardsticks, majority_class
 from relabel.rubric import Measure
 from relabel.run import Run, changed_rubrics
-from relabel.task import TASK_KEY, task_table
+from relabel.task import TASK_KEY
 
 RATED_BY = "onet-30.2"
 """Release whose importance ratings stand in for a list without any."""
@@ -47,6 +52,8 @@ BINS = 10
 """Bins of the reliability curve, of equal width from 0 to 1."""
 _IMPORTANCE = (3.0, 3.5, 4.0, 4.5)
 _LENGTH = (60, 100, 150)
+_MEANS = {"brier": -1, "probability": -3, "accuracy": -2}
+"""Where the sums of `reliability` hold what these are means of."""
 _FEW_IDS = 20
 """Agreement on fewer tasks does not say whether a gold's ids are the run's."""
 _CHANCE = 0.05
@@ -89,16 +96,28 @@ def evaluate(
     is_gold = run.folder is None and run.ref == gold.name
     beside = doc.Yardsticks(majority={s: majority_class(pair, aligned.codes) for s, pair in filled.items()})
     if yardsticks:
-        held = _yardsticks(run, gold, aligned, filled, facts, draws=draws, seed=seed, is_gold=is_gold)
+        texts = facts["text"] if "text" in facts else pd.Series(None, index=aligned.tasks.index, dtype="str")
+        held = all_yardsticks(run, gold, aligned, filled, texts, seed=seed, is_gold=is_gold)
         beside = beside.model_copy(update=held)
     total, unanswered = asked(run)
     units = len(np.unique(aligned.codes))
+    method = doc.IntervalMethod(draws=draws, seed=seed, units=units, note=few_occupations(units)) if draws else None
     coherence = _coherence(run)
     warnings = (
         *caveats(gold),
         *changed_rubrics(*(each for each in (gold.run, run) if each is not None)),
         *_doubtful_ids(gold, run, pairs),
+        *aligned.warnings,
         *run.warnings(),
+    )
+    words = verdict(
+        settings,
+        beside,
+        model=run.manifest.model,
+        is_gold=is_gold,
+        unanswered={s: count / total for s, count in unanswered.items() if count},
+        coherence=coherence,
+        warnings=warnings,
     )
     return doc.EvalDocument(
         run=run.ref,
@@ -118,53 +137,17 @@ def evaluate(
         model=run.manifest.model,
         weighted=gold.weighted,
         selected=gold.selected,
-        intervals=doc.IntervalMethod(draws=draws, seed=seed, units=units, note=few_occupations(units))
-        if draws
-        else None,
+        intervals=method,
         slices=slices(facts, filled, values),
         debiased=debiased(run, gold, aligned),
-        calibration=calibration(run, aligned, draws=draws or None, seed=seed),
+        calibration=calibration(run, aligned),
         sources=doc.Sources(run=run.manifest.sources, gold=(gold.source,)),
         warnings=warnings,
         models=run.models(),
         by_model=_by_model(run, gold, draws, seed) if by_model else None,
         repeats_from_cache=run.repeats_from_cache,
-        verdict=verdict(
-            settings,
-            beside.majority,
-            model=run.manifest.model,
-            is_gold=is_gold,
-            unanswered={s: count / total for s, count in unanswered.items() if count},
-            yardsticks=beside,
-            coherence=coherence,
-            warnings=warnings,
-        ),
+        verdict=words,
     )
-
-
-def _yardsticks(
-    run: Run,
-    gold: Gold,
-    aligned: AlignedLabels,
-    pairs: Mapping[SettingName, Pair],
-    facts: pd.DataFrame,
-    *,
-    draws: int,
-    seed: int,
-    is_gold: bool,
-) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    if not is_gold:  # full agreement with itself proves nothing that another labelling could be compared with
-        texts = facts["text"] if "text" in facts else pd.Series(None, index=aligned.tasks.index, dtype="str")
-        found = {
-            "text_classifier": text_classifier(run, gold, aligned, pairs, seed=seed),
-            "raters": raters(run, gold, aligned, pairs),
-            "consistency": consistency(texts, pairs, draws=draws or None, seed=seed),
-            "self_agreement": self_agreement(run, draws=draws or None, seed=seed),
-        }
-    if gold.votes is not None:
-        found["annotators"] = annotators(run, gold, gold.votes, draws=draws, seed=seed)
-    return found
 
 
 def refuse_worked_examples(run: Run, gold: Gold) -> None:
@@ -177,13 +160,15 @@ def refuse_worked_examples(run: Run, gold: Gold) -> None:
         DataError: One is.
     """
     examples = {_plain(example.task) for example in run.rubric.examples if example.task}
+    if not examples:
+        return
     texts = gold.table["text"]
     name = gold_list(gold, run)
     if texts.isna().all() and is_local(name):
-        by_id = task_table(name).drop_duplicates("task_id").set_index("task_id")["text"]
+        by_id = local_tasks(name).drop_duplicates("task_id").set_index("task_id")["text"]
         texts = gold.table["task_id"].map(by_id)
     shown = texts.dropna().map(_plain).isin(examples)
-    if examples and shown.any():
+    if shown.any():
         first = shown[shown].index[0]
         raise DataError(
             f"the task {gold.table['task_id'][first]!r} of the gold {gold.name} is a worked example of the rubric "
@@ -192,7 +177,7 @@ def refuse_worked_examples(run: Run, gold: Gold) -> None:
 
 
 def _plain(text: str) -> str:
-    return "".join(c for c in text.casefold() if c.isalnum())
+    return re.sub(r"[\W_]+", "", text.casefold())
 
 
 def _doubtful_ids(gold: Gold, run: Run, pairs: Mapping[SettingName, Pair]) -> list[str]:
@@ -237,13 +222,13 @@ def setting_metrics(pair: Pair) -> doc.SettingMetrics:
     """Figures of one setting with their intervals."""
     names = [*metrics.FIGURES, *(f"{kind}:{label}" for kind in ("f1", "gold", "run") for label in pair.scale)]
     counts = metrics.pairs(pair.gold, pair.run, len(pair.scale)).sum(axis=0)
-    return metrics.setting_metrics(counts, pair.scale, weighted=pair.matrices.sum(axis=0), ci95=pair.intervals(names))
+    return metrics.setting_metrics(counts, pair.scale, weighted=pair.sums.total, ci95=pair.intervals(names))
 
 
 def _measure_agreement(pair: Pair) -> doc.MeasureAgreement:
-    names = ("agreement", "pearson", "mean", "gold_mean", "difference")
-    found = {name: metrics.known(pair.figure(name).value) for name in names}
-    return doc.MeasureAgreement(**found, ci95=pair.intervals(names))
+    found = {name: pair.figure(name) for name in metrics.VALUE_FIGURES}
+    values = {name: metrics.known(figure.value) for name, figure in found.items()}
+    return doc.MeasureAgreement(**values, ci95=ci95(found, pair.draws))
 
 
 def _occupations(aligned: AlignedLabels, values: Mapping[Measure, Pair]) -> doc.Occupations:
@@ -252,26 +237,30 @@ def _occupations(aligned: AlignedLabels, values: Mapping[Measure, Pair]) -> doc.
 
 
 def _occupation_agreement(codes: np.ndarray, pair: Pair) -> doc.OccupationAgreement:
-    means = pd.DataFrame({"run": pair.run, "gold": pair.gold}).groupby(codes).mean()
-    run, gold = means["run"].to_numpy(), means["gold"].to_numpy()
-    ranks = means.rank()
-    found = {
-        "pearson": metrics.pearson(run, gold),
-        "spearman": metrics.pearson(ranks["run"].to_numpy(), ranks["gold"].to_numpy()),
-        "mean_abs_difference": float(np.abs(run - gold).mean()) if len(means) else None,
-    }
+    means = pd.DataFrame({"gold": pair.gold, "run": pair.run}).groupby(codes).mean()
+    gold, run = means["gold"].to_numpy(), means["run"].to_numpy()
+    # Occupations that a measure knows nothing of drop out; the codes of the rest are sorted as in `means`.
+    draws = None if pair.draws is None else replace(pair.draws, place=np.unique(pair.draws.place))
+    figures = {"pearson": Sums(metrics.task_values(gold, run), draws).figure(metrics.correlation, CORRELATION)}
+    ranks = means.rank() - (len(means) + 1) / 2
+    spearman = Sums(metrics.moments(ranks["gold"], ranks["run"]), draws).figure(metrics.correlation, CORRELATION)
+    if draws is not None:
+        counts = draws.counts[:, draws.place]
+        x, y = (drawn_ranks(counts, side) for side in (gold, run))
+        # Each draw has ranks of its own.
+        parts = [counts.sum(axis=1), *((counts * each).sum(axis=1) for each in (x, y, x * x, y * y, x * y))]
+        spearman = replace(spearman, draws=metrics.correlation(np.stack(parts, axis=1)))
+    figures["spearman"] = spearman
+    apart = np.stack([np.abs(run - gold), np.ones(len(means))], axis=1)
+    figures["mean_abs_difference"] = Sums(apart, draws).figure(_mean)
+    if len(means) < 3:
+        figures |= {name: replace(figures[name], value=math.nan) for name in ("pearson", "spearman")}
+    found = {name: metrics.known(figure.value) for name, figure in figures.items()}
+    return doc.OccupationAgreement(**found, ci95=ci95(figures, draws))
 
-    def samples(of: Draws) -> dict[str, Array]:
-        # Occupations that a measure knows nothing of drop out; the codes of the rest are sorted as in `means`.
-        counts = of.counts[:, np.unique(of.place)]
-        return {
-            "pearson": intervals.occupation_pearson(counts, run, gold),
-            "spearman": intervals.occupation_spearman(counts, run, gold),
-            "mean_abs_difference": counts @ np.abs(run - gold) / counts.sum(axis=1),
-        }
 
-    spans: dict[str, Bounds] = {"pearson": CORRELATION, "spearman": CORRELATION}
-    return doc.OccupationAgreement(**found, ci95=intervals.intervals(pair.draws, found, samples, spans))
+def _mean(sums: Array) -> Array:
+    return metrics.ratio(sums[..., 0], sums[..., 1])
 
 
 def _coherence(run: Run) -> doc.Coherence:
@@ -294,9 +283,9 @@ def task_facts(run: Run, gold: Gold, aligned: AlignedLabels) -> pd.DataFrame:
     name = next((n for n in (run.manifest.tasks, gold_list(gold, run)) if is_local(n)), None)
     if name is None:
         return facts
-    tasks = task_table(name).set_index(TASK_KEY)
+    tasks = local_tasks(name).set_index(TASK_KEY)
     if tasks["importance"].isna().all() and is_local(RATED_BY):
-        tasks["importance"] = task_table(RATED_BY).set_index(TASK_KEY)["importance"].reindex(tasks.index)
+        tasks["importance"] = local_tasks(RATED_BY).set_index(TASK_KEY)["importance"].reindex(tasks.index)
     known = tasks.reindex(aligned.index())
     return facts.assign(**{column: known[column].to_numpy() for column in ("text", "task_type", "importance")})
 
@@ -342,13 +331,14 @@ def _slice(
 
 
 def _means(pair: Pair) -> doc.SliceMeans:
-    mean, gold_mean = (pair.figure(name).value for name in ("mean", "gold_mean"))
-    return doc.SliceMeans(mean=mean, gold_mean=gold_mean, ci95=pair.intervals(("mean", "gold_mean")))
+    found = {name: pair.figure(name) for name in ("mean", "gold_mean")}
+    return doc.SliceMeans(**{name: of.value for name, of in found.items()}, ci95=ci95(found, pair.draws))
 
 
 def _figures(pair: Pair) -> doc.SliceFigures:
-    found = {name: metrics.known(formula(pair.matrices.sum(axis=0))) for name, formula in metrics.FIGURES.items()}
-    return doc.SliceFigures(n=len(pair), **found, ci95=pair.intervals(metrics.FIGURES))
+    found = {name: pair.figure(name) for name in metrics.FIGURES}
+    values = {name: metrics.known(of.value) for name, of in found.items()}
+    return doc.SliceFigures(n=len(pair), **values, ci95=ci95(found, pair.draws))
 
 
 def _banded(
@@ -365,9 +355,7 @@ def _banded(
     }
 
 
-def calibration(
-    run: Run, aligned: AlignedLabels, *, draws: int | None, seed: int
-) -> dict[SettingName, doc.Calibration] | None:
+def calibration(run: Run, aligned: AlignedLabels) -> dict[SettingName, doc.Calibration] | None:
     """Reliability of the probabilities that a run gives for its labels, the gold taken as the truth.
 
     Of several samples of a task each label counts.
@@ -375,8 +363,6 @@ def calibration(
     Args:
         run: The run.
         aligned: The run and its gold.
-        draws: Bootstrap draws; None leaves the intervals out.
-        seed: Seed of the draws.
 
     Returns:
         Figures by setting that the rubric asks about; None when the run has no probabilities for compared tasks.
@@ -390,61 +376,56 @@ def calibration(
         truth = aligned.tasks.assign(truth=aligned.words(setting, GOLD))[aligned.known(setting)]
         rows = labels[labels["setting"] == setting].merge(truth, on=TASK_KEY)
         if len(rows):
+            draws = aligned.draws
             found[setting] = reliability(
                 rows["probability"].to_numpy(dtype=np.float64),
                 (rows["label"] == rows["truth"]).to_numpy(),
                 rows["weight"].to_numpy(dtype=np.float64),
-                None if draws is None else occupation_draws(rows["onet_soc_code"].to_numpy(), draws, seed),
+                draws and occupation_draws(rows["onet_soc_code"].to_numpy(), len(draws.counts), draws.seed),
             )
     return found or None
 
 
-def reliability(probability: Array, right: np.ndarray, weight: Array, drawn: Draws | None) -> doc.Calibration:
+def reliability(probability: Array, right: np.ndarray, weight: Array, draws: Draws | None) -> doc.Calibration:
     """Figures of a set of labels.
 
     Args:
         probability: Probability of each label, 0-1, shape (n,), n at least 1.
         right: Whether it is right, shape (n,).
         weight: Weight of each label, shape (n,).
-        drawn: Draws for the labels; None leaves the intervals out.
+        draws: Draws for the labels; None leaves the intervals out.
     """
     weight, hit = mean_one(weight), right.astype(np.float64)
     # The upper bound belongs to a bin, so that a probability of 1 falls into the last one.
     bin_of = np.clip(np.ceil(probability * BINS).astype(int) - 1, 0, BINS - 1)
     member = np.zeros((len(hit), BINS))
     member[np.arange(len(hit)), bin_of] = weight
-    # By bin: weight, probability, hits; then the squared error of all.
-    sums = np.stack([member, member * probability[:, None], member * hit[:, None]], axis=2)
     squared = weight * (probability - hit) ** 2
+    # By task: the weight, the probability and the hit in its bin, then the weight, probability, hit and squared error.
+    parts = [member, member * probability[:, None], member * hit[:, None]]
+    sums = Sums(np.hstack([*parts, np.stack([weight, weight * probability, weight * hit, squared], axis=1)]), draws)
 
-    def figures(by_bin: Array, error: Array) -> dict[str, Array]:
-        total, said, hits = (by_bin[..., i].sum(axis=-1) for i in range(3))
-        gaps = np.abs(by_bin[..., 1] - by_bin[..., 2]).sum(axis=-1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return {"brier": error / total, "ece": gaps / total, "probability": said / total, "accuracy": hits / total}
+    def ece(of: Array) -> Array:
+        gaps = np.abs(of[..., BINS : 2 * BINS] - of[..., 2 * BINS : 3 * BINS]).sum(axis=-1)
+        return metrics.ratio(gaps, of[..., -4])
 
-    whole = sums.sum(axis=0)
-    found = {name: float(x) for name, x in figures(whole, squared.sum()).items()}
+    figures = {
+        name: sums.figure(lambda of, at=at: metrics.ratio(of[..., at], of[..., -4])) for name, at in _MEANS.items()
+    }
+    figures["ece"] = sums.figure(ece)
     curve: list[doc.ReliabilityBin] = []
-    for place in range(BINS):
+    for place in np.unique(bin_of):
         here = bin_of == place
-        if here.any():
-            of, values = None if drawn is None else drawn.of(here), hit[here]
-            accuracy = float(whole[place, 2] / whole[place, 0])
-            inside = weight[here]
-            curve.append(
-                doc.ReliabilityBin(
-                    low=place / BINS,
-                    high=(place + 1) / BINS,
-                    n=int(here.sum()),
-                    probability=float(whole[place, 1] / whole[place, 0]),
-                    accuracy=accuracy,
-                    ci95=intervals.intervals(
-                        of,
-                        {"accuracy": accuracy},
-                        lambda of, values=values, inside=inside: {"accuracy": intervals.means(of, values, inside)},
-                    ),
-                )
+        inside = Sums(np.stack([weight * hit, weight], axis=1)[here], draws and draws.of(here)).figure(_mean)
+        curve.append(
+            doc.ReliabilityBin(
+                low=place / BINS,
+                high=(place + 1) / BINS,
+                n=int(here.sum()),
+                probability=float(np.average(probability[here], weights=weight[here])),
+                accuracy=inside.value,
+                ci95={} if draws is None else {"accuracy": inside.interval()},
             )
-    ci95 = intervals.intervals(drawn, found, lambda of: figures(of.sum(sums), of.sum(squared)))
-    return doc.Calibration(n=len(hit), **found, bins=tuple(curve), ci95=ci95)
+        )
+    values = {name: figure.value for name, figure in figures.items()}
+    return doc.Calibration(n=len(hit), **values, bins=tuple(curve), ci95=ci95(figures, draws))

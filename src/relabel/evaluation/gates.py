@@ -17,15 +17,16 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from statistics import NormalDist
 from typing import Literal
 from xml.etree import ElementTree as ET
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats
 
 from relabel.errors import DataError
+from relabel.evaluation import metrics
 from relabel.evaluation.alignment import GOLD, AlignedLabels, Pair, align, asked, match
 from relabel.evaluation.document import Frozen, SettingName
 from relabel.evaluation.gold import Gold, labels_of, make_gold
@@ -333,7 +334,7 @@ def gold_size(level: float, churn: float, clustering: float = _USUAL_CLUSTERING,
         clustering: Factor on the variance for tasks of one occupation changing together, at least 1.
         drop: The fall, 0-1; None gives the tasks times its square, for small falls.
     """
-    reach = float(stats.norm.ppf(1 - (1 - level) / 2) + stats.norm.ppf(POWER))
+    reach = NormalDist().inv_cdf(1 - (1 - level) / 2) + NormalDist().inv_cdf(POWER)
     if drop is None:
         return reach**2 * churn * clustering
     return reach**2 * (max(churn, drop) - drop**2) * clustering / drop**2
@@ -486,10 +487,10 @@ class _Drop:
             return 1.0
         run, baseline = self.pairs
         assert run.draws is not None
-        by_task, formula = zip(*(pair.sums_of(_metric(self.gate)) for pair in (baseline, run)), strict=True)
-        before, after = (run.draws.by_occupation(each) for each in by_task)
+        formula = metrics.figure_formula(_metric(self.gate), run.scale)
+        before, after = (run.draws.by_occupation(pair.sums.each) for pair in (baseline, run))
         share = run.draws.by_occupation(run.weight) / len(run)
-        return sign_flip_p(before, after, formula[0], share, allowed=self.allowed, seed=self.seed)
+        return sign_flip_p(before, after, formula, share, allowed=self.allowed, seed=self.seed)
 
     def result(self, level: float) -> GateResult:
         """The outcome, judged by an interval of this level."""

@@ -4,26 +4,25 @@ Labels of one occupation go right or wrong together, so whole occupations are dr
 draws serves all figures of an evaluation; the same draws applied to two runs on the same tasks give a paired change, in
 which what both runs share cancels out.
 
-A figure made of sums over tasks (a confusion matrix, a mean, a correlation) is resampled by occupation: sums by occupation
-times the number of times that a draw holds each of them.
+A figure is made of sums over tasks (a confusion matrix, a mean, a correlation), so it is resampled by occupation: sums by
+occupation times the number of times that a draw holds each of them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache, cached_property
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
-
-from relabel.evaluation import metrics
 
 Array = npt.NDArray[np.float64]
 Places = npt.NDArray[np.intp]
 Bounds = tuple[float, float]
+Formula = Callable[[Array], Array]
+"""Makes a figure of sums, shape (..., m) or (..., k, k) to (...)."""
 
 DRAWS = 2000
 """Draws by default; two seeds then differ by about a twentieth of an interval's width."""
@@ -34,7 +33,6 @@ MOST_UNDEFINED = 0.05
 
 SHARE: Bounds = (0, 1)
 CORRELATION: Bounds = (-1, 1)
-_DOUBLE: Bounds = (-2, 2)
 
 
 def few_occupations(count: int) -> str | None:
@@ -58,31 +56,42 @@ class Draws:
     counts: Array
     place: Places
     seed: int
+    _parts: dict[bytes, Array] = field(default_factory=dict[bytes, Array], repr=False, compare=False)
 
-    @property
+    @cached_property
+    def held(self) -> npt.NDArray[np.bool_]:
+        """Occupations that have tasks, shape (n_occupations,)."""
+        return np.bincount(self.place, minlength=self.counts.shape[1]) > 0
+
+    @cached_property
     def occupations(self) -> int:
         """Number of occupations that the tasks belong to."""
-        return len(np.unique(self.place))
+        return int(self.held.sum())
 
     def of(self, tasks: npt.ArrayLike) -> Draws:
         """The same draws for some of the tasks, by mask or positions over (n_tasks,)."""
-        return Draws(self.counts, self.place[np.asarray(tasks)], self.seed)
+        return Draws(self.counts, self.place[np.asarray(tasks)], self.seed, self._parts)
 
     def by_occupation(self, values: npt.ArrayLike) -> Array:
         """Sums by occupation, shape (n_occupations, ...), of task values, shape (n_tasks, ...)."""
         values = np.asarray(values, dtype=np.float64)
-        flat = values.reshape(len(values), -1)
-        size = self.counts.shape[1]
-        summed = np.zeros((size, flat.shape[1]))
-        for i in range(flat.shape[1]):
-            summed[:, i] = np.bincount(self.place, weights=flat[:, i], minlength=size)
+        flat, size = values.reshape(len(values), -1), self.counts.shape[1]
+        summed = np.empty((size, flat.shape[1]))
+        for column in range(flat.shape[1]):
+            summed[:, column] = np.bincount(self.place, weights=flat[:, column], minlength=size)
         return summed.reshape(size, *values.shape[1:])
 
     def sum(self, values: npt.ArrayLike) -> Array:
         """Resampled sums, shape (draws, ...), of task values; one-hot pairs of labels give a confusion matrix a draw."""
         summed = self.by_occupation(values)
-        drawn = self.counts @ summed.reshape(len(summed), -1)
-        return drawn.reshape(len(self.counts), *summed.shape[1:])
+        flat, counts = summed.reshape(len(summed), -1), self.counts
+        if self.occupations < len(self.held) / 2:
+            key = self.held.tobytes()
+            if key not in self._parts:
+                self._parts[key] = np.ascontiguousarray(counts.T[self.held])
+            flat, counts = flat[self.held], self._parts[key].T
+        # Draws lie side by side in memory, as what is made of them runs over the draws.
+        return (flat.T @ counts.T).T.reshape(len(counts), *summed.shape[1:])
 
 
 def occupation_draws(codes: npt.ArrayLike, draws: int = DRAWS, seed: int = 0) -> Draws:
@@ -112,9 +121,9 @@ class Figure:
             something changed.
         span: Least and largest value that the figure can take.
         extremes: Least and largest value that the figure would have if a share (0-1) of the tasks were otherwise; None
-            for a mean over tasks, where the span says it.
+            where the span says it.
         change: Whether it is a paired change, which is known to be 0 where nothing changed.
-        exact: Whether it is known and no estimate: a gold against itself.
+        exact: Whether it is known and not an estimate: a gold against itself.
     """
 
     value: float
@@ -132,7 +141,7 @@ class Figure:
         The standard error is the spread of the draws, corrected for few clusters; degrees of freedom are the occupations
         less one; the bounds are made on the logit of the figure's place within its span (for a correlation, Fisher's z).
 
-        Draws of a figure that are all alike (15 of 15 right) are no certainty. The share of occupations that may be
+        Draws of a figure that are all alike (15 of 15 right) are not certainty. The share of occupations that may be
         otherwise though none was seen has an exact binomial bound (Clopper and Pearson 1934, doi:10.1093/biomet/26.4.404),
         and the interval is what the figure could be if as large a share of the tasks were.
 
@@ -144,16 +153,29 @@ class Figure:
             return None
         if self.exact or (self.change and not self.occupations):
             return self.value, self.value
-        defined = self.draws[np.isfinite(self.draws)]
-        if len(defined) < (1 - MOST_UNDEFINED) * len(self.draws) or not len(defined):
+        reach = self._reach(level)
+        if reach is None:
             return None
-        tail = (1 - level) / 2
+        return on_scale(self.value, reach, self.span) if reach else self._without_spread((1 - level) / 2)
+
+    def says_nothing(self, level: float = 0.95) -> bool:
+        """Whether its interval, before it is bent to stay within the figure's range, is wider than that range."""
+        reach = None if self.exact or not math.isfinite(self.value) else self._reach(level)
+        width = (self.span[1] - self.span[0]) / (2 if self.change else 1)
+        return reach is not None and 2 * reach >= width
+
+    def _reach(self, level: float) -> float | None:
+        """Half the width of the plain interval; 0 where draws are all alike, None where they give no interval."""
+        defined = self.draws[np.isfinite(self.draws)]
+        if not len(defined) or len(defined) < (1 - MOST_UNDEFINED) * len(self.draws):
+            return None
         if float(np.ptp(defined)) <= 1e-12:
-            return self._without_spread(tail)
+            return 0.0
         if self.occupations < 2 and not self.change:
             return None
-        degrees = max(self.occupations - 1, 1)
-        return on_scale(self.value, _t(tail, degrees) * _error(defined, self.occupations), self.span)
+        # The factor undoes the bootstrap's shrinkage for few clusters.
+        error = float(defined.std(ddof=1)) * math.sqrt(self.occupations / max(self.occupations - 1, 1))
+        return student_t(level, max(self.occupations - 1, 1)) * error
 
     def _without_spread(self, tail: float) -> Bounds | None:
         if self.change and self.value == 0:
@@ -167,14 +189,12 @@ class Figure:
         return tuple((1 - share) * self.value + share * end for end in self.span)  # pyright: ignore[reportReturnType]  two ends
 
 
-def _error(defined: Array, occupations: int) -> float:
-    # The factor undoes the bootstrap's shrinkage for few clusters.
-    return float(defined.std(ddof=1)) * math.sqrt(occupations / max(occupations - 1, 1))
-
-
 @cache
-def _t(tail: float, degrees: float) -> float:
-    return float(stats.t.ppf(1 - tail, degrees))
+def student_t(level: float, degrees: float) -> float:
+    """Quantile of Student's t for a two-sided interval of this level."""
+    from scipy.special import stdtrit  # noqa: PLC0415  a document without intervals does without it
+
+    return float(stdtrit(degrees, (1 + level) / 2))
 
 
 def on_scale(value: float, reach: float, span: Bounds) -> Bounds:
@@ -207,191 +227,63 @@ def change(first: Figure, second: Figure, occupations: int) -> Figure:
     )
 
 
-def setting_figure(metric: str, pairs: Array, drawn: Array, scale: Sequence[str], occupations: int) -> Figure:
-    """A figure of agreement between two sets of labels.
+@dataclass(frozen=True)
+class Sums:
+    """What figures are made of: values of the tasks, summed over all of them and over those of each draw.
 
-    Args:
-        metric: A name of `metrics.FIGURES`, or `f1:LABEL`, `precision:LABEL`, `recall:LABEL`, `gold:LABEL`, `run:LABEL`.
-        pairs: Pairs of labels as matrices with a single weight, shape (n, k, k), rows gold.
-        drawn: Their resampled sums, shape (draws, k, k).
-        scale: The k labels, in order of exposure.
-        occupations: Occupations that the tasks belong to.
+    Attributes:
+        each: Values, shape (n, m) or (n, k, k), times the task's weight, which is 1 on average.
+        draws: Draws for these tasks; None where no intervals are wanted.
+        corners: Values that a task has at the extremes, shape (c, ...); None where the range of a figure says it.
     """
-    kind, _, label = metric.partition(":")
-    formula = setting_formula(metric, scale)
-    counts = pairs.sum(axis=0)
-    value = float(formula(counts))
 
-    def extremes(share: float) -> Bounds:
-        # All that is otherwise falls on one pair of labels, whichever moves the figure most.
-        each = np.eye(counts.size).reshape(-1, *counts.shape) * counts.sum()
-        found = formula((1 - share) * counts + share * each)
-        return float(np.nanmin([value, *found])), float(np.nanmax([value, *found]))
+    each: Array
+    draws: Draws | None
+    corners: Array | None = None
 
-    span = SHARE if label or kind in {"accuracy", "macro_f1"} else CORRELATION
-    return Figure(value, formula(drawn), len(pairs), occupations, span, extremes)
+    @cached_property
+    def total(self) -> Array:
+        """Sums over all tasks, shape (...)."""
+        return self.each.sum(axis=0)
 
+    @cached_property
+    def drawn(self) -> Array:
+        """Sums by draw, shape (draws, ...)."""
+        return np.zeros((0, *self.each.shape[1:])) if self.draws is None else self.draws.sum(self.each)
 
-def setting_formula(metric: str, scale: Sequence[str]) -> Callable[[Array], Array]:
-    """What makes a figure of `setting_figure` from confusion matrices, shape (..., k, k) to (...)."""
-    kind, _, label = metric.partition(":")
-    if not label:
-        return metrics.FIGURES[kind]
-    place = list(scale).index(label)
-    return lambda counts: metrics.BY_LABEL[kind](counts)[..., place]
+    def figure(self, formula: Formula, span: Bounds = SHARE) -> Figure:
+        """A figure; with draws it has an interval."""
+        value = float(formula(self.total))
 
+        def extremes(share: float) -> Bounds:
+            # All that is otherwise falls on one corner, whichever moves the figure most.
+            assert self.corners is not None
+            found = formula((1 - share) * self.total + share * len(self.each) * self.corners)
+            return float(np.nanmin([value, *found])), float(np.nanmax([value, *found]))
 
-def value_sums(metric: str, gold: Array, run: Array, weight: Array) -> tuple[Array, Callable[[Array], Array]]:
-    """What a figure of `value_figure` is summed from by task, shape (n, m), and what makes it of the sums, (..., m) to (...)."""
-    if metric == "pearson":
-        # Near the middle of their range the sums of squares keep their digits.
-        return moments(gold - 0.5, run - 0.5) * weight[:, None], correlation
-    each = np.stack([_by_task(metric, gold, run) * weight, weight], axis=1)
-    return each, lambda sums: sums[..., 0] / sums[..., 1]
+        units = 0 if self.draws is None else self.draws.occupations
+        bent = extremes if self.corners is not None else None
+        return Figure(value, formula(self.drawn), len(self.each), units, span, bent)
 
 
-def value_figure(metric: str, gold: npt.ArrayLike, run: npt.ArrayLike, draws: Draws, weight: Array) -> Figure:
-    """A figure of two sets of task values.
-
-    Args:
-        metric: `agreement`, `pearson`, `mean` (of the run), `gold_mean`, or `difference` (run less gold).
-        gold: Values, 0-1, shape (n,).
-        run: Values, 0-1, shape (n,).
-        draws: Draws for these n tasks.
-        weight: Weight of each task, shape (n,).
-    """
-    x, y = np.asarray(gold, dtype=np.float64), np.asarray(run, dtype=np.float64)
-    value = _of_values(metric, x, y, weight)
-
-    def extremes(share: float) -> Bounds:
-        mass = weight.sum() * share / (1 - share)
-        corners = [
-            _of_values(metric, np.append(x, one), np.append(y, other), np.append(weight, mass))
-            for one in (0, 1)
-            for other in (0, 1)
-        ]
-        return float(np.nanmin([value, *corners])), float(np.nanmax([value, *corners]))
-
-    by_draw = pearson(draws, x, y, weight) if metric == "pearson" else means(draws, _by_task(metric, x, y), weight)
-    span = CORRELATION if metric in {"pearson", "difference"} else SHARE
-    return Figure(value, by_draw, len(x), draws.occupations, span, extremes)
-
-
-def _of_values(metric: str, gold: Array, run: Array, weight: Array) -> float:
-    if metric == "pearson":
-        found = metrics.pearson(gold, run, weight)
-        return math.nan if found is None else found
-    return float(np.average(_by_task(metric, gold, run), weights=weight)) if len(gold) else math.nan
-
-
-def _by_task(metric: str, gold: Array, run: Array) -> Array:
-    if metric == "agreement":
-        return (gold == run).astype(np.float64)
-    return {"mean": run, "gold_mean": gold, "difference": run - gold}[metric]
-
-
-def intervals(
-    draws: Draws | None,
-    values: Mapping[str, float | None],
-    samples: Callable[[Draws], Mapping[str, Array]],
-    spans: Mapping[str, Bounds] | None = None,
-    *,
-    changed: int | None = None,
-) -> dict[str, Bounds | None]:
-    """95 % intervals of figures that have draws of their own; none without draws or tasks.
-
-    Args:
-        draws: Draws for the tasks.
-        values: The figures by name.
-        samples: The same by draw, each of shape (draws,).
-        spans: Their ranges, 0-1 where none is named.
-        changed: For figures whose range holds negative values and that compare two labellings of the same tasks: the
-            occupations in which the two differ.
-    """
+def ci95(figures: Mapping[str, Figure], draws: Draws | None) -> dict[str, Bounds | None]:
+    """95 % intervals of figures; none without draws or tasks."""
     if draws is None or not len(draws.place):
         return {}
-    found: dict[str, Bounds | None] = {}
-    for name, drawn in samples(draws).items():
-        span = (spans or {}).get(name, SHARE)
-        paired = changed is not None and name.endswith("difference")
-        value = values[name]
-        figure = Figure(
-            math.nan if value is None else value,
-            drawn,
-            len(draws.place),
-            changed if paired and changed is not None else draws.occupations,
-            span,
-            change=paired,
-        )
-        found[name] = figure.interval()
-    return found
+    return {name: figure.interval() for name, figure in figures.items()}
 
 
-def means(draws: Draws, values: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Array:
-    """Resampled means, shape (draws,) or (draws, m), of task values, shape (n,) or (n, m); NaN in a draw without tasks."""
-    values = np.asarray(values, dtype=np.float64)
-    weight = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=np.float64)
-    total = draws.sum(weight)
-    summed = draws.sum((values.T * weight).T)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return (summed.T / total).T
-
-
-def pearson(draws: Draws, first: npt.ArrayLike, second: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Array:
-    """Resampled Pearson correlation of task values, shape (draws,); NaN where a side is constant in the draw."""
-    x, y = (np.asarray(side, dtype=np.float64) for side in (first, second))
-    weight = np.ones(len(x)) if weights is None else np.asarray(weights, dtype=np.float64)
-    return correlation(draws.sum(_moments(x, y) * weight[:, None]))
-
-
-def occupation_pearson(counts: Array, first: npt.ArrayLike, second: npt.ArrayLike) -> Array:
-    """Resampled Pearson correlation of occupation values, shape (draws,).
+def drawn_ranks(counts: Array, values: Array) -> Array:
+    """Rank of each occupation's value within each draw, shape (draws, n), ties at their mean, less the mean of all ranks.
 
     Args:
-        counts: `Draws.counts` of these occupations, shape (draws, n).
-        first: Values, shape (n,).
-        second: Values of the same occupations, shape (n,).
+        counts: `Draws.counts` of these occupations, shape (draws, n); one drawn twice ties with itself.
+        values: Values, shape (n,).
     """
-    return correlation(counts @ _moments(*(np.asarray(side, dtype=np.float64) for side in (first, second))))
-
-
-def occupation_spearman(counts: Array, first: npt.ArrayLike, second: npt.ArrayLike) -> Array:
-    """Resampled Spearman correlation, ranked anew in each draw, ties at their mean rank; as `occupation_pearson`."""
-    x, y = (_drawn_ranks(counts, np.asarray(side, dtype=np.float64)) for side in (first, second))
-    total = counts.sum(axis=1)
-    # The mean rank of any draw is known, so that no draw is centred far from zero.
-    x, y = (side - (total[:, None] + 1) / 2 for side in (x, y))
-    parts = [total, *((counts * side).sum(axis=1) for side in (x, y, x * x, y * y, x * y))]
-    return correlation(np.stack(parts, axis=1))
-
-
-def moments(gold: Array, run: Array) -> Array:
-    """What a correlation is summed from: 1, x, y, xx, yy, xy of each task, shape (n, 6)."""
-    return np.stack([np.ones_like(gold), gold, run, gold * gold, run * run, gold * run], axis=1)
-
-
-def _moments(x: Array, y: Array) -> Array:
-    # Near their means the sums of squares keep their digits.
-    return moments(x - x.mean(), y - y.mean()) if len(x) else np.zeros((0, 6))
-
-
-def _drawn_ranks(counts: Array, values: Array) -> Array:
-    """Rank of each occupation's value within each draw, shape (draws, n); an occupation drawn twice ties with itself."""
-    _, place = np.unique(values, return_inverse=True)
-    size = int(place.max()) + 1 if len(place) else 0
-    same = np.zeros((len(values), size))
-    same[np.arange(len(values)), place] = 1
-    held = counts @ same
-    below = np.cumsum(held, axis=1) - held
-    return (below + (held + 1) / 2)[:, place]
-
-
-def correlation(sums: Array) -> Array:
-    """Pearson's correlation from weighted sums of 1, x, y, xx, yy, xy along the last axis."""
-    n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        spread_x, spread_y = xx / n - (x / n) ** 2, yy / n - (y / n) ** 2
-        found = (xy / n - x * y / n**2) / np.sqrt(spread_x * spread_y)
-        # Sums of a constant leave a trace of rounding that is no spread.
-        flat = (spread_x <= 1e-12 * (1 + xx / n)) | (spread_y <= 1e-12 * (1 + yy / n))
-    return np.where(flat, np.nan, np.clip(found, -1, 1))
+    order = np.argsort(values, kind="stable")
+    starts = np.flatnonzero(np.diff(values[order], prepend=np.nan) != 0)
+    held = np.add.reduceat(counts[:, order], starts, axis=1)
+    middle = np.cumsum(held, axis=1) - held / 2
+    group = np.empty(len(values), dtype=np.intp)
+    group[order] = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(values)))
+    return (middle - counts.sum(axis=1)[:, None] / 2)[:, group]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +42,7 @@ def pairs(gold: npt.ArrayLike, run: npt.ArrayLike, size: int) -> Values:
 def accuracy(counts: npt.ArrayLike) -> Values:
     """Share of equal labels, 0-1, shape (...); NaN without tasks."""
     counts = np.asarray(counts, dtype=np.float64)
-    return _ratio(np.trace(counts, axis1=-2, axis2=-1), counts.sum(axis=(-2, -1)))
+    return ratio(np.trace(counts, axis1=-2, axis2=-1), counts.sum(axis=(-2, -1)))
 
 
 def kappa(counts: npt.ArrayLike) -> Values:
@@ -112,34 +113,51 @@ def ac1(counts: npt.ArrayLike) -> Values:
     """
     counts = np.asarray(counts, dtype=np.float64)
     total = counts.sum(axis=(-2, -1))
-    shares = _ratio(counts.sum(axis=-1) + counts.sum(axis=-2), 2 * total[..., None])
+    shares = ratio(counts.sum(axis=-1) + counts.sum(axis=-2), 2 * total[..., None])
     chance = (shares * (1 - shares)).sum(axis=-1) / (counts.shape[-1] - 1)
-    return _where_told_apart(counts, _ratio(accuracy(counts) - chance, 1 - chance))
+    return _where_told_apart(counts, ratio(accuracy(counts) - chance, 1 - chance))
+
+
+def krippendorff_several(votes: npt.NDArray[np.integer], level: Literal["nominal", "ordinal"]) -> float | None:
+    """Krippendorff's alpha of any number of coders.
+
+    Args:
+        votes: By unit, how many coders gave each label, shape (n, k).
+        level: Whether the labels are in order.
+
+    Returns:
+        The figure; None where one label only is used.
+    """
+    import krippendorff  # noqa: PLC0415  two coders, the usual case, do without it
+
+    if (votes.sum(axis=0) > 0).sum() < 2:
+        return None
+    return float(krippendorff.alpha(value_counts=votes, level_of_measurement=level))
 
 
 def precision(counts: npt.ArrayLike) -> Values:
     """Share of the run's uses of each label that the gold confirms, shape (..., k); NaN where the run never uses it."""
     counts = np.asarray(counts, dtype=np.float64)
-    return _ratio(np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(axis=-2))
+    return ratio(np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(axis=-2))
 
 
 def recall(counts: npt.ArrayLike) -> Values:
     """Share of the gold's uses of each label that the run finds, shape (..., k); NaN where the gold never uses it."""
     counts = np.asarray(counts, dtype=np.float64)
-    return _ratio(np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(axis=-1))
+    return ratio(np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(axis=-1))
 
 
 def f1(counts: npt.ArrayLike) -> Values:
     """Harmonic mean of precision and recall of each label, shape (..., k); NaN where neither side uses the label."""
     counts = np.asarray(counts, dtype=np.float64)
-    return _ratio(2 * np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(axis=-1) + counts.sum(axis=-2))
+    return ratio(2 * np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(axis=-1) + counts.sum(axis=-2))
 
 
 def macro_f1(counts: npt.ArrayLike) -> Values:
     """Plain mean of F1 over the labels that either side uses, shape (...); NaN when both use one label only."""
     counts = np.asarray(counts, dtype=np.float64)
     found = f1(counts)
-    mean = _ratio(np.nansum(found, axis=-1), np.isfinite(found).sum(axis=-1))
+    mean = ratio(np.nansum(found, axis=-1), np.isfinite(found).sum(axis=-1))
     return _where_told_apart(counts, mean)
 
 
@@ -147,7 +165,7 @@ def prevalence(counts: npt.ArrayLike) -> tuple[Values, Values]:
     """Share of each label in the gold and in the run, each of shape (..., k); NaN without tasks."""
     counts = np.asarray(counts, dtype=np.float64)
     total = counts.sum(axis=(-2, -1))[..., None]
-    return _ratio(counts.sum(axis=-1), total), _ratio(counts.sum(axis=-2), total)
+    return ratio(counts.sum(axis=-1), total), ratio(counts.sum(axis=-2), total)
 
 
 FIGURES: Mapping[str, Callable[[npt.ArrayLike], Values]] = {
@@ -169,6 +187,54 @@ BY_LABEL: Mapping[str, Callable[[npt.ArrayLike], Values]] = {
     "run": lambda counts: prevalence(counts)[1],
 }
 """Figures of each label, `gold` and `run` being its share; each takes (..., k, k) and gives (..., k)."""
+
+
+def moments(first: npt.ArrayLike, second: npt.ArrayLike) -> Values:
+    """What the figures of two sets of values are summed from: 1, x, y, xx, yy, xy and x = y of each unit, shape (n, 7)."""
+    x, y = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    return np.stack([np.ones_like(x), x, y, x * x, y * y, x * y, x == y], axis=1)
+
+
+def task_values(gold: npt.ArrayLike, run: npt.ArrayLike) -> Values:
+    """`moments` of values on 0-1, less a half: near the middle of their range sums of squares keep their digits."""
+    return moments(np.asarray(gold) - 0.5, np.asarray(run) - 0.5)
+
+
+def correlation(sums: Values) -> Values:
+    """Pearson's correlation from sums of `moments`, shape (..., 7) to (...); NaN where a side is constant."""
+    n, x, y, xx, yy, xy = (sums[..., place] for place in range(6))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        spread_x, spread_y = xx / n - (x / n) ** 2, yy / n - (y / n) ** 2
+        found = (xy / n - x * y / n**2) / np.sqrt(spread_x * spread_y)
+        # Sums of a constant leave a trace of rounding that is not spread.
+        flat = (spread_x <= 1e-12 * (1 + xx / n)) | (spread_y <= 1e-12 * (1 + yy / n))
+    return np.where(flat, np.nan, np.clip(found, -1, 1))
+
+
+VALUE_FIGURES: Mapping[str, Callable[[Values], Values]] = {
+    "agreement": lambda sums: ratio(sums[..., 6], sums[..., 0]),
+    "pearson": correlation,
+    "mean": lambda sums: ratio(sums[..., 2], sums[..., 0]) + 0.5,
+    "gold_mean": lambda sums: ratio(sums[..., 1], sums[..., 0]) + 0.5,
+    "difference": lambda sums: ratio(sums[..., 2] - sums[..., 1], sums[..., 0]),
+}
+"""Figures of two sets of task values (0-1) from sums of `task_values`, (..., 7) to (...); `mean` is the run's."""
+
+
+def figure_formula(name: str, scale: Sequence[str]) -> Callable[[Values], Values]:
+    """What makes a figure of sums.
+
+    Args:
+        name: One of `FIGURES`, or of `BY_LABEL` with a label such as `f1:E2`; without a scale one of `VALUE_FIGURES`.
+        scale: The k labels, in order of exposure; empty for values.
+    """
+    if not scale:
+        return VALUE_FIGURES[name]
+    kind, _, label = name.partition(":")
+    if not label:
+        return FIGURES[kind]
+    place = list(scale).index(label)
+    return lambda counts: BY_LABEL[kind](counts)[..., place]
 
 
 def setting_metrics(
@@ -204,24 +270,6 @@ def setting_metrics(
     )
 
 
-def pearson(first: Values, second: Values, weight: Values | None = None) -> float | None:
-    """Pearson's correlation.
-
-    Args:
-        first: Values, shape (n,).
-        second: Values of the same units, shape (n,).
-        weight: Weight of each unit, shape (n,); by default all weigh the same.
-
-    Returns:
-        From -1 to 1; None when a side is constant, or for fewer than three units, where it would be 1 or -1 whatever
-        the values.
-    """
-    if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
-        return None
-    together = np.cov(first, second, aweights=weight)
-    return known(np.clip(together[0, 1] / np.sqrt(together[0, 0] * together[1, 1]), -1, 1))
-
-
 def clustered_se(values: Values, clusters: npt.ArrayLike) -> float | None:
     """Standard error of a mean when values of one cluster are not independent.
 
@@ -249,8 +297,8 @@ def known(value: float | np.floating | Values) -> float | None:
 
 def _weighted_kappa(counts: Values, cost: Values) -> Values:
     total = counts.sum(axis=(-2, -1))
-    by_chance = _ratio(counts.sum(axis=-1)[..., :, None] * counts.sum(axis=-2)[..., None, :], total[..., None, None])
-    apart = _ratio((counts * cost).sum(axis=(-2, -1)), (by_chance * cost).sum(axis=(-2, -1)))
+    by_chance = ratio(counts.sum(axis=-1)[..., :, None] * counts.sum(axis=-2)[..., None, :], total[..., None, None])
+    apart = ratio((counts * cost).sum(axis=(-2, -1)), (by_chance * cost).sum(axis=(-2, -1)))
     return _where_told_apart(counts, 1 - apart)
 
 
@@ -260,7 +308,7 @@ def _krippendorff(counts: Values, distance: Values) -> Values:
     # Each pair stands in the table of coincidences in both orders; a distance is the same in both.
     observed = (2 * counts * distance).sum(axis=(-2, -1))
     expected = (used[..., :, None] * used[..., None, :] * distance).sum(axis=(-2, -1))
-    return _where_told_apart(counts, 1 - (values - 1) * _ratio(observed, expected))
+    return _where_told_apart(counts, 1 - (values - 1) * ratio(observed, expected))
 
 
 def _where_told_apart(counts: Values, figure: Values) -> Values:
@@ -268,7 +316,8 @@ def _where_told_apart(counts: Values, figure: Values) -> Values:
     return np.where(used > 1, figure, np.nan)
 
 
-def _ratio(above: npt.ArrayLike, below: npt.ArrayLike) -> Values:
+def ratio(above: npt.ArrayLike, below: npt.ArrayLike) -> Values:
+    """A quotient, NaN where it is undefined."""
     with np.errstate(divide="ignore", invalid="ignore"):
         found = np.asarray(above, dtype=np.float64) / np.asarray(below, dtype=np.float64)
     return np.where(np.isfinite(found), found, np.nan)

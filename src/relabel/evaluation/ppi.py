@@ -17,12 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats
 
 from relabel.evaluation.alignment import GOLD, AlignedLabels, mean_one
 from relabel.evaluation.document import MAJOR_GROUPS, Bounds, Debiased, Estimate
 from relabel.evaluation.gold import Gold
-from relabel.evaluation.intervals import SHARE, Array, few_occupations, on_scale
+from relabel.evaluation.intervals import SHARE, Array, few_occupations, on_scale, student_t
 from relabel.rubric import MEASURES, Measure
 from relabel.run import Run, measures_of
 from relabel.task import TASK_KEY
@@ -61,7 +60,7 @@ class Powered:
         """
         if self.variance is None or self.variance <= _NO_SPREAD:
             return None
-        reach = float(stats.t.ppf((1 + level) / 2, max(self.degrees, 1))) * math.sqrt(self.variance)
+        reach = student_t(level, max(self.degrees, 1)) * math.sqrt(self.variance)
         return on_scale(self.mean, reach, SHARE)
 
 

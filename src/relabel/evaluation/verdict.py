@@ -53,12 +53,11 @@ def figure(value: float | None) -> str:
 
 def verdict(
     settings: Mapping[SettingName, SettingMetrics],
-    majority: Mapping[SettingName, MajorityClass],
+    yardsticks: Yardsticks,
     *,
     model: str,
     is_gold: bool = False,
     unanswered: Mapping[SettingName, float] | None = None,
-    yardsticks: Yardsticks | None = None,
     coherence: Coherence | None = None,
     warnings: Sequence[str] = (),
 ) -> str:
@@ -66,11 +65,10 @@ def verdict(
 
     Args:
         settings: Figures by setting.
-        majority: The yardstick by setting; absent for a setting without a compared task.
+        yardsticks: What the run must beat, and how steady it is.
         model: The run's model; `local` is the embedded one.
         is_gold: True when the run is the gold itself.
         unanswered: Share (0-1) of the asked tasks without a label, by setting; settings that lack none may be absent.
-        yardsticks: What the run must beat, and how steady it is.
         coherence: Contradictions within the run.
         warnings: What is said first.
 
@@ -79,6 +77,7 @@ def verdict(
     """
     if is_gold:
         return "The run is the gold itself: full agreement says nothing about it."
+    majority = yardsticks.majority
     said = list(warnings)
     said += _gaps(unanswered or {})
     if model == EMBEDDED:
@@ -86,8 +85,7 @@ def verdict(
     for name, found in settings.items():
         words = _setting(found, majority[name]) if name in majority else "no task has a label on both sides"
         said.append(f"{name}: {words}.")
-    if yardsticks is not None:
-        said += _standing(settings, yardsticks)
+    said += _among_yardsticks(settings, yardsticks)
     if coherence is not None and coherence.of and coherence.incoherent:
         share = f"{100 * coherence.incoherent / coherence.of:.1f} %"
         said.append(f"The two settings contradict each other on {coherence.incoherent:,} tasks ({share}).")
@@ -97,7 +95,7 @@ def verdict(
     return "\n".join(said)
 
 
-def _standing(settings: Mapping[SettingName, SettingMetrics], yardsticks: Yardsticks) -> list[str]:
+def _among_yardsticks(settings: Mapping[SettingName, SettingMetrics], yardsticks: Yardsticks) -> list[str]:
     """Where the run stands among the yardsticks, said of the setting that says most."""
     present: list[SettingName] = [name for name in _TELLING if name in settings]
     if not present:

@@ -6,22 +6,40 @@ labels, adds nothing; one that agrees with the gold as people and GPT-4 agree wi
 
 from __future__ import annotations
 
+import hashlib
+import json
+import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
+from importlib.metadata import version
+from typing import Any
 
-import krippendorff
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from relabel.evaluation import document as doc
-from relabel.evaluation import intervals, metrics
-from relabel.evaluation.alignment import COLUMNS, AlignedLabels, Pair, gold_list, is_local, match, places
+from relabel.evaluation import metrics
+from relabel.evaluation.alignment import COLUMNS, AlignedLabels, Pair, gold_list, is_local, local_tasks, match, places
 from relabel.evaluation.document import SettingName
 from relabel.evaluation.gold import Gold, load_gold
-from relabel.evaluation.intervals import Array, Draws, Figure, Places, change, occupation_draws, setting_figure
+from relabel.evaluation.intervals import (
+    CORRELATION,
+    SHARE,
+    Array,
+    Draws,
+    Figure,
+    Places,
+    Sums,
+    change,
+    ci95,
+    occupation_draws,
+)
+from relabel.files import replacing
 from relabel.run import Run
-from relabel.task import TASK_KEY, task_table
+from relabel.settings import settings as app_settings
+from relabel.task import TASK_KEY
 
 FOLDS = 5
 TRAINED_ON = 2000
@@ -50,7 +68,7 @@ def majority_class(pair: Pair, codes: npt.ArrayLike) -> doc.MajorityClass:
         kappa=None if shares[label] == 1 else 0.0,
         difference=float(ahead.mean()),
         difference_se=metrics.clustered_se(ahead, np.asarray(codes)[pair.tasks]),
-        ci95={} if pair.draws is None else {"difference": lead.interval()},
+        ci95=ci95({"difference": lead}, pair.draws),
     )
 
 
@@ -67,8 +85,32 @@ def yardstick(pair: Pair, labels: Places, against: Places | None = None) -> doc.
     for name in ("accuracy", "kappa"):
         found[name] = other.figure(name)
         found[f"{name}_difference"] = change(other.figure(name), pair.figure(name), pair.differ(other))
-    ci95 = {} if pair.draws is None else {name: figure.interval() for name, figure in found.items()}
-    return doc.Yardstick(n=len(pair), **{name: metrics.known(x.value) for name, x in found.items()}, ci95=ci95)
+    values = {name: metrics.known(x.value) for name, x in found.items()}
+    return doc.Yardstick(n=len(pair), **values, ci95=ci95(found, pair.draws))
+
+
+def all_yardsticks(
+    run: Run,
+    gold: Gold,
+    aligned: AlignedLabels,
+    settings: Mapping[SettingName, Pair],
+    texts: pd.Series,
+    *,
+    seed: int,
+    is_gold: bool,
+) -> dict[str, Any]:
+    """All yardsticks but the majority class, by their names in the document; `texts` are those of the compared tasks."""
+    found: dict[str, Any] = {}
+    if not is_gold:  # full agreement with itself proves nothing that another labelling could be compared with
+        found = {
+            "text_classifier": text_classifier(run, gold, aligned, settings, seed=seed),
+            "raters": raters(run, gold, aligned, settings),
+            "consistency": consistency(texts, settings),
+            "self_agreement": self_agreement(run, aligned.draws),
+        }
+    if gold.votes is not None:
+        found["annotators"] = annotators(run, gold, gold.votes, aligned.draws)
+    return found
 
 
 def text_classifier(
@@ -77,8 +119,8 @@ def text_classifier(
     """What a linear classifier (SVM) of TF-IDF weighted words reaches.
 
     It sees words and pairs of words of the task's statement and of its occupation's title. Occupations are put into groups
-    at random; the tasks of each are labelled by a classifier that was trained on gold of other occupations. The gold may
-    hold more tasks than the run: all of them may serve for training.
+    at random; the tasks of each are labelled by a classifier that was trained on gold of other occupations. All tasks of
+    the gold serve for training, and all are labelled: the labels depend on the gold alone, and are kept.
 
     Args:
         run: The run.
@@ -94,33 +136,53 @@ def text_classifier(
     name = gold_list(gold, run)
     if not is_local(name):
         return nothing.model_copy(update={"note": "the texts of the tasks are not on this machine"})
-    tasks = task_table(name).set_index(TASK_KEY)
+    tasks = local_tasks(name).set_index(TASK_KEY)
     texts = (tasks["title"] + ": " + tasks["text"]).rename("text")
     pool = _with_codes(gold.table, aligned.tasks).merge(texts.reset_index(), on=TASK_KEY, suffixes=("_gold", ""))
-    matched = texts.reindex(aligned.index())
-    codes = sorted(set(pool["onet_soc_code"]) | set(aligned.codes))
-    if len(codes) < FOLDS or matched.isna().any():
+    codes = sorted(set(pool["onet_soc_code"]))
+    index = pd.MultiIndex.from_frame(pool[TASK_KEY])
+    once = ~index.duplicated()
+    at = index[once].get_indexer(aligned.index())
+    if len(codes) < FOLDS or (at < 0).any():
         return nothing.model_copy(update={"note": f"the gold has fewer than {FOLDS} occupations with texts"})
     fold_of = dict(zip(np.random.default_rng(seed).permutation(codes), np.arange(len(codes)) % FOLDS, strict=True))
     pool = pool.assign(fold=pool["onet_soc_code"].map(fold_of))
-    mine = np.array([fold_of[code] for code in aligned.codes])
     # The code settles both readings; apart, each would cost a training of its own and could contradict the others.
     asked: list[SettingName] = ["three-way"] if "three-way" in settings else list(settings)
-    predicted = {s: _predict(_labelled(pool, s), matched.to_numpy(dtype=object), mine, seed) for s in asked}
-    if (labels := predicted.get("three-way")) is not None:
-        for setting, exposed in (("strict", ["E1"]), ("with-tools", ["E1", "E2"])):
-            codes_of = np.array(doc.SCALES["three-way"])[labels]
-            predicted[setting] = np.isin(codes_of, exposed).astype(np.intp)
+    places_of: dict[SettingName, Places] = {s: places(pool[COLUMNS[s]], s) for s in asked}
+    kept = _kept_predictions(pool, places_of, seed)
+    predicted: dict[SettingName, Places] = {s: kept[s][once][at] for s in asked if s in kept}
+    if "three-way" in predicted:
+        codes_of = np.array(doc.SCALES["three-way"])[predicted["three-way"]]
+        predicted["strict"] = (codes_of == "E1").astype(np.intp)
+        predicted["with-tools"] = (codes_of != "E0").astype(np.intp)
     found: dict[SettingName, doc.Yardstick] = {}
     for setting, side in settings.items():
-        labels = predicted.get(setting)
-        if labels is not None and len(side):
-            found[setting] = yardstick(side, labels[side.tasks])
+        if setting in predicted and len(side):
+            found[setting] = yardstick(side, predicted[setting][side.tasks])
     if not found:
         few = f"the gold has fewer than {FEWEST_TRAINED_ON} labels of other occupations, or only one kind of label"
         return nothing.model_copy(update={"note": few})
     least = min(TRAINED_ON, *(int((pool["fold"] != fold).sum()) for fold in range(FOLDS)))
     return doc.TextClassifier(trained_on=least, folds=FOLDS, seed=seed, settings=found)
+
+
+def _kept_predictions(pool: pd.DataFrame, labels: Mapping[SettingName, Places], seed: int) -> dict[SettingName, Places]:
+    """Labels of all texts by `_predict`, by setting; kept in the cache under the hash of all that they depend on."""
+    about = [pool["text"].tolist(), pool["fold"].tolist(), {s: places.tolist() for s, places in labels.items()}]
+    method = [1, version("scikit-learn"), seed, FOLDS, TRAINED_ON, FEWEST_TRAINED_ON]
+    key = hashlib.sha256(json.dumps([method, *about]).encode()).hexdigest()
+    kept = app_settings().download_dir / "word-counts" / f"{key}.npz"
+    with suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), np.load(kept, allow_pickle=False) as file:
+        return {s: file[s].astype(np.intp) for s in labels if s in file.files}
+    made = _predict(pool["text"].to_numpy(dtype=object), pool["fold"].to_numpy(dtype=np.intp), labels, seed)
+    # Where the cache cannot be written, the next evaluation takes the time again.
+    with suppress(OSError):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(kept) as path, path.open("wb") as file:
+            held: dict[str, Any] = {s: labels.astype(np.int8) for s, labels in made.items()}
+            np.savez_compressed(file, **held)
+    return made
 
 
 def raters(run: Run, gold: Gold, aligned: AlignedLabels, settings: Mapping[SettingName, Pair]) -> doc.Raters:
@@ -129,7 +191,8 @@ def raters(run: Run, gold: Gold, aligned: AlignedLabels, settings: Mapping[Setti
         return doc.Raters(settings={}, note="the run and the gold are the two themselves")
     if not is_local("eloundou-2023"):
         return doc.Raters(settings={}, note="the labels of 2023 are not on this machine")
-    gpt4, human = (load_gold(name).table.set_index(TASK_KEY).reindex(aligned.index()) for name in RATERS)
+    golds = (gold if gold.name == name else load_gold(name) for name in RATERS)
+    gpt4, human = (each.table.drop_duplicates(TASK_KEY).set_index(TASK_KEY).reindex(aligned.index()) for each in golds)
     found: dict[SettingName, doc.Yardstick] = {}
     for setting, pair in settings.items():
         first, second = (places(rater[COLUMNS[setting]], setting)[pair.tasks] for rater in (human, gpt4))
@@ -140,12 +203,13 @@ def raters(run: Run, gold: Gold, aligned: AlignedLabels, settings: Mapping[Setti
     return doc.Raters(settings=found, note=note)
 
 
-def annotators(run: Run, gold: Gold, votes: pd.DataFrame, *, draws: int, seed: int) -> doc.Annotators:
+def annotators(run: Run, gold: Gold, votes: pd.DataFrame, draws: Draws | None) -> doc.Annotators:
     """How far the annotators of a gold agree among each other, and the run with them, on all tasks that the run labelled.
 
     Both figures are of two labels drawn at random: of two annotators of a task, or of one of them and the run.
     """
-    aligned = match(run, replace(gold, table=votes.drop(columns="annotator"))).with_draws(draws, seed)
+    aligned = match(run, replace(gold, table=votes.drop(columns="annotator")))
+    aligned = aligned if draws is None else aligned.with_draws(len(draws.counts), draws.seed)
     tasks = aligned.tasks.reset_index(names="at").drop_duplicates(TASK_KEY)
     keys = TASK_KEY if votes["onet_soc_code"].notna().any() else ["task_id"]
     votes = votes.merge(tasks[[*TASK_KEY, "at"]], on=keys, suffixes=("_gold", ""))
@@ -166,26 +230,16 @@ def annotators(run: Run, gold: Gold, votes: pd.DataFrame, *, draws: int, seed: i
         among = votes_of[:, :, None] * votes_of[:, None, :] - votes_of[:, :, None] * np.eye(len(scale))
         among = among / (size * (size - 1))
         with_run = votes_of[:, :, None] / size * np.eye(len(scale))[own[at]][:, None, :]
-        figures: dict[str, Figure] = {}
         drawn = None if aligned.draws is None else aligned.draws.of(at)
-        empty = np.zeros((0, len(scale), len(scale)))
+        figures: dict[str, Figure] = {}
         for name in ("accuracy", "kappa"):
-            theirs, mine = (
-                setting_figure(
-                    name, x, empty if drawn is None else drawn.sum(x), scale, drawn.occupations if drawn else 0
-                )
-                for x in (among, with_run)
-            )
+            span = SHARE if name == "accuracy" else CORRELATION
+            corners = np.eye(len(scale) ** 2).reshape(-1, len(scale), len(scale))
+            theirs, mine = (Sums(x, drawn, corners).figure(metrics.FIGURES[name], span) for x in (among, with_run))
             figures |= {name: theirs, f"{name}_difference": change(theirs, mine, theirs.occupations)}
-        ci95 = {} if drawn is None else {name: figure.interval() for name, figure in figures.items()}
         known = {name: metrics.known(figure.value) for name, figure in figures.items()}
-        found[setting] = doc.Yardstick(n=len(at), **known, ci95=ci95)
-        used = (votes_of.sum(axis=0) > 0).sum() > 1
-        alphas[setting] = (
-            float(krippendorff.alpha(value_counts=votes_of.astype(int), level_of_measurement="nominal"))
-            if used
-            else None
-        )
+        found[setting] = doc.Yardstick(n=len(at), **known, ci95=ci95(figures, drawn))
+        alphas[setting] = metrics.krippendorff_several(votes_of.astype(int), "nominal")
     return doc.Annotators(
         count=int(votes["annotator"].nunique()),
         tasks=several,
@@ -196,16 +250,12 @@ def annotators(run: Run, gold: Gold, votes: pd.DataFrame, *, draws: int, seed: i
     )
 
 
-def consistency(
-    texts: pd.Series, settings: Mapping[SettingName, Pair], *, draws: int | None, seed: int
-) -> doc.Consistency:
-    """How often tasks with one text get one label.
+def consistency(texts: pd.Series, settings: Mapping[SettingName, Pair]) -> doc.Consistency:
+    """How often tasks with one text get one label; texts are drawn, as each stands in several occupations.
 
     Args:
         texts: Text of each compared task, missing where it is unknown; positions as index.
         settings: Labels of both sides by setting.
-        draws: Bootstrap draws; None leaves the intervals out. Texts are drawn, as each stands in several occupations.
-        seed: Seed of the draws.
     """
     plain = texts.dropna().str.split().str.join(" ").str.casefold()
     repeated = plain[plain.duplicated(keep=False)]
@@ -216,18 +266,12 @@ def consistency(
     for setting, side in settings.items():
         part = side.part(np.isin(side.tasks, repeated.index))
         group = pd.factorize(repeated.reindex(part.tasks))[0]
-        found[setting] = _pair_agreement(group, {"run": part.run, "gold": part.gold}, group, draws, seed)
+        found[setting] = _pair_agreement(group, {"run": part.run, "gold": part.gold}, group, side.draws)
     return doc.Consistency(texts=int(repeated.nunique()), tasks=len(repeated), settings=found)
 
 
-def self_agreement(run: Run, *, draws: int | None, seed: int) -> doc.SelfAgreement:
-    """How often repeats of one question get one label.
-
-    Args:
-        run: The run.
-        draws: Bootstrap draws; None leaves the intervals out.
-        seed: Seed of the draws.
-    """
+def self_agreement(run: Run, draws: Draws | None) -> doc.SelfAgreement:
+    """How often repeats of one question get one label; with draws, as many are made of the run's occupations."""
     labels = run.answers()
     samples = int(labels.groupby([*TASK_KEY, "setting"]).size().max()) if len(labels) else 0
     if samples < 2:
@@ -237,7 +281,7 @@ def self_agreement(run: Run, *, draws: int | None, seed: int) -> doc.SelfAgreeme
     for setting, part in labels.groupby("setting"):
         group = np.asarray(part.groupby(TASK_KEY, sort=False).ngroup(), dtype=np.intp)
         said = {"run": pd.factorize(part["label"])[0]}
-        found[str(setting)] = _pair_agreement(group, said, part["onet_soc_code"].to_numpy(), draws, seed)
+        found[str(setting)] = _pair_agreement(group, said, part["onet_soc_code"].to_numpy(), draws)
     return doc.SelfAgreement(samples=samples, settings=found)
 
 
@@ -245,10 +289,9 @@ def _pair_agreement(
     group: npt.NDArray[np.intp],
     labels: Mapping[str, npt.NDArray[np.intp]],
     clusters: npt.ArrayLike,
-    draws: int | None,
-    seed: int,
+    draws: Draws | None,
 ) -> doc.PairAgreement:
-    """Share of pairs within a group that have one label; groups lie within clusters."""
+    """Share of pairs within a group that have one label; groups lie within clusters, which are drawn as often as in `draws`."""
     size = np.bincount(group)
     pairs = size * (size - 1) / 2
     total = float(pairs.sum())
@@ -260,16 +303,14 @@ def _pair_agreement(
         np.add.at(counts, (group, said), 1)
         equal[name] = (counts * (counts - 1) / 2).sum(axis=1)
     first = np.unique(group, return_index=True)[1]
-    drawn = None if draws is None else occupation_draws(np.asarray(clusters)[first], draws, seed)
+    drawn = draws and occupation_draws(np.asarray(clusters)[first], len(draws.counts), draws.seed)
 
-    shares: dict[str, float | None] = {name: float(x.sum()) / total for name, x in equal.items()}
-
-    def samples(of: Draws) -> dict[str, Array]:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return {name: of.sum(x) / of.sum(pairs) for name, x in equal.items()}
-
-    ci95 = intervals.intervals(drawn, shares, samples)
-    return doc.PairAgreement(pairs=int(total), run=shares["run"], gold=shares.get("gold"), ci95=ci95)
+    shares = {
+        name: Sums(np.stack([x, pairs], axis=1), drawn).figure(lambda sums: metrics.ratio(sums[..., 0], sums[..., 1]))
+        for name, x in equal.items()
+    }
+    values = {name: share.value for name, share in shares.items()}
+    return doc.PairAgreement(pairs=int(total), run=values["run"], gold=values.get("gold"), ci95=ci95(shares, drawn))
 
 
 def _with_codes(gold: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
@@ -279,31 +320,40 @@ def _with_codes(gold: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     return gold.drop(columns=["text", "onet_soc_code"]).merge(table[TASK_KEY], on="task_id")
 
 
-def _labelled(pool: pd.DataFrame, setting: SettingName) -> pd.DataFrame:
-    """The tasks of the pool that have a label in a setting, with its place on the scale."""
-    table = pool.assign(label=places(pool[COLUMNS[setting]], setting))
-    return table[table["label"] >= 0]
-
-
 def _predict(
-    labelled: pd.DataFrame, texts: npt.NDArray[np.object_], folds: npt.NDArray[np.intp], seed: int
-) -> Places | None:
-    """Labels of the texts, each by a classifier trained on labels of the other folds; None where one cannot be trained."""
-    from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415  takes half a second, and few need it
+    texts: npt.NDArray[np.object_], folds: Places, labels: Mapping[SettingName, Places], seed: int
+) -> dict[SettingName, Places]:
+    """Labels of the texts, each by a classifier trained on labels of the other folds; none where one cannot be trained.
+
+    Args:
+        texts: Texts, shape (n,).
+        folds: Group of each, shape (n,).
+        labels: By setting the place of each label on the scale, -1 where there is none.
+        seed: Seed of the training sets.
+    """
+    usable = {s: [np.flatnonzero((told >= 0) & (folds != fold)) for fold in range(FOLDS)] for s, told in labels.items()}
+    if all(min(map(len, parts)) < FEWEST_TRAINED_ON for parts in usable.values()):
+        return {}
+    from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer  # noqa: PLC0415  takes half a second
     from sklearn.svm import LinearSVC  # noqa: PLC0415  as heavy
 
-    found = np.zeros(len(texts), dtype=np.intp)
-    order = np.random.default_rng(seed).permutation(len(labelled))
-    for fold in range(FOLDS):
-        mine = folds == fold
-        if not mine.any():
-            continue
-        usable = (labelled["fold"] != fold).to_numpy()
-        rows = labelled.iloc[order[usable[order]][:TRAINED_ON]]
-        if len(rows) < FEWEST_TRAINED_ON or rows["label"].nunique() < 2:
-            return None
-        words = TfidfVectorizer(ngram_range=(1, 2), stop_words="english", sublinear_tf=True)
-        model = LinearSVC(class_weight="balanced", random_state=seed)
-        model.fit(words.fit_transform(rows["text"]), rows["label"].to_numpy())
-        found[mine] = model.predict(words.transform(texts[mine]))
+    counts: Any = CountVectorizer(ngram_range=(1, 2), stop_words="english").fit_transform(texts)
+    found: dict[SettingName, Places] = {}
+    for setting, told in labels.items():
+        known = np.flatnonzero(told >= 0)
+        order = known[np.random.default_rng(seed).permutation(len(known))]
+        said = np.zeros(len(texts), dtype=np.intp)
+        for fold in range(FOLDS):
+            rows = order[folds[order] != fold][:TRAINED_ON]
+            if len(rows) < FEWEST_TRAINED_ON or len(np.unique(told[rows])) < 2:
+                break
+            # Words that the training texts do not hold are unknown to the classifier.
+            words = np.unique(counts[rows].indices)
+            weights = TfidfTransformer(sublinear_tf=True).fit(counts[rows][:, words])
+            model = LinearSVC(class_weight="balanced", random_state=seed)
+            model.fit(weights.transform(counts[rows][:, words]), told[rows])
+            mine = folds == fold
+            said[mine] = model.predict(weights.transform(counts[mine][:, words]))
+        else:
+            found[setting] = said
     return found
