@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from relabel.cli.app import app
+from relabel.cli.app import command_line
 
 TARGET = Path(__file__).with_name("cli.md")
 HEAD = "# Commands\n\nMade by `make docs` from the commands themselves; do not edit by hand.\n"
@@ -26,7 +26,7 @@ def pages(command: Any, name: str, parent: Any = None) -> list[str]:
 
 def main() -> int:
     """Write or check the reference."""
-    text = HEAD + "\n" + "\n".join(pages(typer.main.get_command(app), "relabel"))
+    text = HEAD + "\n" + "\n".join(pages(typer.main.get_command(command_line()), "relabel"))
     if "--check" not in sys.argv:
         TARGET.write_text(text, encoding="utf-8")
         return 0

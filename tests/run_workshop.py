@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from relabel.label import Failure, Label
+from relabel.manifest import Counts, Manifest, write_run
 from relabel.rubric import Rubric, load_rubric
-from relabel.run import Counts, Manifest, Run, open_run, write_run
+from relabel.run import Run, open_run
 
 MakeRun = Callable[..., Run]
 

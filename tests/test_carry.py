@@ -9,10 +9,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from relabel.carrying import TO_ASK, carry_run
 from relabel.errors import DataError, UsageError
 from relabel.evaluation.alignment import asked
-from relabel.importing import TO_ASK, carry_run
-from relabel.run import Counts, Run, open_run, read_manifest
+from relabel.manifest import Counts, read_manifest
+from relabel.run import Run, open_run
 from relabel.sources.fetch import sha256_of
 from relabel.task import task_table
 from run_workshop import MakeRun, a_label, a_run, answered, one_sided_rubric

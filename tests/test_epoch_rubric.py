@@ -11,8 +11,9 @@ from relabel.cli.app import run_app
 from relabel.errors import DataError, RubricError
 from relabel.labelling.prompt import load_prompt
 from relabel.labelling.request import Endpoint, Planner
+from relabel.manifest import task_sources
 from relabel.rubric import load_rubric, rubric_path
-from relabel.run import open_run, task_sources
+from relabel.run import open_run
 from relabel.task import Task, load_tasks
 from server import FakeProvider, Reply, Seen, judged, provider
 

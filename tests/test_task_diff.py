@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relabel.errors import DataError
-from relabel.task import CHANGES, TaskDiff, diff_tables, diff_tasks
+from relabel.task import CHANGES, Task, TaskDiff, diff_lists, diff_tasks
 
 A, B, C = "11-1011.00", "15-1252.00", "29-1141.00"
 Row = tuple[str, str, str]
 
 
-def tasks(*rows: Row, title: str = "Somebody") -> pd.DataFrame:
-    frame = pd.DataFrame(rows, columns=["task_id", "onet_soc_code", "text"], dtype="str")
-    frame = frame.assign(title=title, task_type="Core", importance=3.0)
-    return frame[["task_id", "onet_soc_code", "title", "text", "task_type", "importance"]]
+def tasks(*rows: Row, title: str = "Somebody") -> list[Task]:
+    return [Task(task_id=task, onet_soc_code=code, title=title, text=text) for task, code, text in rows]
 
 
-def changes(old: pd.DataFrame, new: pd.DataFrame) -> list[tuple[str, str | None, str | None]]:
+def changes(old: list[Task], new: list[Task]) -> list[tuple[str, str | None, str | None]]:
     """Change, old id and new id of each task, in order."""
-    frame = diff_tables(old, new)[["change", "task_id_old", "task_id_new"]].astype(object)
-    return [(row[0], row[1], row[2]) for row in frame.where(frame.notna(), None).itertuples(index=False)]
+    return [(t.change, t.old and t.old.task_id, t.new and t.new.task_id) for t in diff_tasks(old, new)]
 
 
 def test_each_kind_of_change_is_told_apart() -> None:
@@ -58,13 +54,13 @@ def test_a_repeated_statement_is_matched_once() -> None:
 
 def test_another_title_of_the_occupation_is_counted() -> None:
     rows = [("1", A, "Do."), ("2", A, "Make.")]
-    found = TaskDiff("old", "new", diff_tables(tasks(*rows), tasks(*rows, title="Someone")))
+    found = TaskDiff("old", "new", diff_tasks(tasks(*rows), tasks(*rows, title="Someone")))
     assert (found.counts["unchanged"], found.retitled) == (2, 2)
 
 
 def test_the_description_holds_counts_and_all_changed_tasks() -> None:
-    frame = diff_tables(tasks(("1", A, "Do."), ("2", A, "End.")), tasks(("1", A, "Do."), ("3", B, "Begin.")))
-    told = TaskDiff("old", "new", frame).describe()
+    found = diff_tasks(tasks(("1", A, "Do."), ("2", A, "End.")), tasks(("1", A, "Do."), ("3", B, "Begin.")))
+    told = TaskDiff("old", "new", found).describe()
     assert told["counts"] == {"unchanged": 1, "reworded": 0, "moved": 0, "new": 1, "dropped": 1}
     assert [(t["change"], t["task_id_old"], t["text_new"]) for t in told["tasks"]] == [
         ("new", None, "Begin."),
@@ -82,25 +78,25 @@ rows = st.lists(
 @settings(deadline=None)
 @given(rows, rows)
 def test_every_task_of_both_lists_is_told_once(old: list[Row], new: list[Row]) -> None:
-    frame = diff_tables(tasks(*old), tasks(*new))
+    found = diff_tasks(tasks(*old), tasks(*new))
     for side, given_rows in (("old", old), ("new", new)):
-        told = frame[[f"task_id_{side}", f"onet_soc_code_{side}", f"text_{side}"]].dropna()
-        assert sorted(told.itertuples(index=False, name=None)) == sorted(given_rows)
-    counts = TaskDiff("a", "b", frame).counts
+        told = [t for t in (getattr(change, side) for change in found) if t is not None]
+        assert sorted((t.task_id, t.onet_soc_code, t.text) for t in told) == sorted(given_rows)
+    counts = TaskDiff("a", "b", found).counts
     stayed = counts["unchanged"] + counts["reworded"] + counts["moved"]
     assert (stayed + counts["dropped"], stayed + counts["new"]) == (len(old), len(new))
-    assert set(frame["change"]) <= set(CHANGES)
+    assert {change.change for change in found} <= set(CHANGES)
 
 
 @settings(deadline=None)
 @given(rows)
 def test_a_list_is_unchanged_against_itself(same: list[Row]) -> None:
-    assert set(diff_tables(tasks(*same), tasks(*same))["change"]) == {"unchanged"}
+    assert {change.change for change in diff_tasks(tasks(*same), tasks(*same))} == {"unchanged"}
 
 
 def test_an_unknown_list_is_a_data_error() -> None:
     with pytest.raises(DataError, match="there is no task list 'onet'"):
-        diff_tasks("onet", "sample")
+        diff_lists("onet", "sample")
 
 
 @pytest.mark.mirror
@@ -112,6 +108,6 @@ def test_an_unknown_list_is_a_data_error() -> None:
     ],
 )
 def test_releases_differ_by_few_tasks(old: str, counts: dict[str, int]) -> None:
-    found = diff_tasks(old, "onet-30.2")
+    found = diff_lists(old, "onet-30.2")
     assert found.counts == counts
     assert found.retitled == 0

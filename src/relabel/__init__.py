@@ -58,7 +58,7 @@ _HOME = {
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        from importlib import import_module  # noqa: PLC0415  only when a name is asked for
+        from importlib import import_module
 
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'relabel' has no attribute {name!r}")

@@ -14,7 +14,7 @@ def main() -> NoReturn:
     """Run relabel; Ctrl-C before there is anything to save leaves without a traceback."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave)
-    from relabel.cli.app import main as run  # noqa: PLC0415  the signal is handled first
+    from relabel.cli.app import main as run
 
     run()
 

@@ -8,7 +8,7 @@ import json
 import math
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
 
@@ -409,3 +409,84 @@ def load_rubric(ref: str) -> Rubric:
         elif first["type"] != "value_error":  # a rule of ours says itself what holds
             reason += f"; {_ADVICE.get(first['type'], 'correct it')}"
         raise RubricError(f"{path}: {where + ': ' if where else ''}{reason}") from error
+
+
+_IDLE = re.compile(
+    r"(a|an|and|are|as|at|be|by|for|from|in|into|is|it|its|of|on|or|other|such|than|that|the|their|them|they|this|to|with)"
+)
+
+
+_ALIKE = 0.6
+"""Share of words in common from which two statements count as one task; the shipped examples reach .38 at most."""
+
+
+_NEGATION = re.compile(
+    r"\b(no|not|non|none|never|nothing|nobody|neither|nor|cannot|without|lacks?|unable|fails?)\b|n't\b"
+)
+
+
+_BUT = re.compile(r"[.;:!?]\s|\bbut\b|\bhowever\b|\balthough\b|\bthough\b|\byet\b|\bexcept\b")
+
+
+_MOSTLY_NEGATIVE = 2 / 3
+
+
+def rubric_warnings(rubric: Rubric, tasks: Mapping[str, Iterable[str]]) -> list[str]:
+    """What a rubric's text lets one expect to go wrong, before anything is labelled with it.
+
+    Args:
+        rubric: A rubric.
+        tasks: Texts of the tasks of reference labels, by the name of their list.
+
+    Returns:
+        One sentence each: a setting whose worked examples all have one label; an example that repeats a task of reference
+        labels, by its words; a setting whose text names little but what the help cannot do.
+    """
+    found: list[str] = []
+    for setting, asked in rubric.settings.items():
+        labels = {example.labels[setting] for example in rubric.examples}
+        if len(labels) == 1:
+            found.append(
+                f"settings.{setting}: all worked examples are labelled {labels.pop()}, which teaches the model to give that "
+                "label; add examples of the others"
+            )
+        clauses = list(_clauses(asked.scope))
+        if clauses and sum(clauses) >= _MOSTLY_NEGATIVE * len(clauses):
+            found.append(
+                f"settings.{setting}.scope: {sum(clauses)} of {len(clauses)} parts say what the help cannot do, and few what it "
+                "does, so that too little will be labelled exposed; name what it does"
+            )
+    shown = [(f"examples.{n}", _words(e.task)) for n, e in enumerate(rubric.examples) if e.task]
+    for name, texts in tasks.items():
+        known = [(text, _words(text)) for text in texts] if shown else []
+        for place, words in shown:
+            text = next((text for text, of in known if _alike(words, of)), None)
+            if text is not None:
+                found.append(
+                    f"{place}.task: repeats, or nearly, the task {text[:80]!r} of {name}, so labels cannot be compared with those "
+                    "of that task; use a made-up task"
+                )
+    return found
+
+
+def _clauses(text: str) -> Iterator[bool]:
+    """For each part of a text between commas and full stops, whether it says what is not so.
+
+    A negation holds to the end of its sentence: `cannot see images, open files, or search`.
+    """
+    for sentence in _BUT.split(" ".join(text.casefold().split()) + " "):
+        negated = False
+        for part in re.split(r",|\band\b", sentence):
+            if part.strip():
+                negated |= _NEGATION.search(part) is not None
+                yield negated
+
+
+def _words(text: str) -> frozenset[str]:
+    """The words that carry the meaning, cut to their stems."""
+    return frozenset(word[:6] for word in re.findall(r"\w+", text.casefold()) if not _IDLE.fullmatch(word))
+
+
+def _alike(first: frozenset[str], second: frozenset[str]) -> bool:
+    common = len(first & second)
+    return bool(common) and common >= _ALIKE * len(first | second)

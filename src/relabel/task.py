@@ -6,20 +6,24 @@ import difflib
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
-
-import pandas as pd
-import pandera.pandas as pa
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from relabel.errors import DataError
 from relabel.rubric import Unit
 from relabel.settings import Frozen, asset_dir
-from relabel.sources import eloundou, fetch, onet, registry
+from relabel.sources import fetch, registry
+from relabel.sources.statements import LABELS_OF_2023, occupation_columns, task_columns
 from relabel.sources.tables import ONET_SOC, TASK_TYPES, is_table_file, read_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pandera.pandas as pa
 
 TASK_KEY = ["onet_soc_code", "task_id"]
 """Columns that name a task together: one id may stand for tasks of several occupations. A list, as pandas takes no other."""
@@ -35,21 +39,8 @@ TASK_LISTS = ("onet-30.2", "onet-29.1", "eloundou-2023", "sample")
 
 _IM = (1, 5)
 
-TASKS = pa.DataFrameSchema(
-    {
-        "task_id": pa.Column("str", pa.Check.str_matches(r"\S")),
-        "onet_soc_code": pa.Column("str", pa.Check.str_matches(ONET_SOC)),
-        "title": pa.Column("str"),
-        "text": pa.Column("str"),
-        "task_type": pa.Column("str", nullable=True),
-        "importance": pa.Column("float64", pa.Check.in_range(*_IM), nullable=True),
-    },
-    checks=pa.Check(lambda table: len(table) > 0, error="at least one task"),
-    unique=TASK_KEY,
-    strict=True,
-    ordered=True,
-)
-"""A task list as a table."""
+Columns = Mapping[str, Sequence[Any]]
+"""A table as its columns."""
 
 
 class Task(Frozen):
@@ -74,6 +65,27 @@ class Task(Frozen):
     importance: float | None = None
 
 
+@cache
+def task_schema() -> pa.DataFrameSchema:
+    """A task list as a table."""
+    import pandera.pandas as pa
+
+    return pa.DataFrameSchema(
+        {
+            "task_id": pa.Column("str", pa.Check.str_matches(r"\S")),
+            "onet_soc_code": pa.Column("str", pa.Check.str_matches(ONET_SOC)),
+            "title": pa.Column("str"),
+            "text": pa.Column("str"),
+            "task_type": pa.Column("str", nullable=True),
+            "importance": pa.Column("float64", pa.Check.in_range(*_IM), nullable=True),
+        },
+        checks=pa.Check(lambda table: len(table) > 0, error="at least one task"),
+        unique=TASK_KEY,
+        strict=True,
+        ordered=True,
+    )
+
+
 def task_table(ref: str) -> pd.DataFrame:
     """Read a task list as a table.
 
@@ -82,24 +94,20 @@ def task_table(ref: str) -> pd.DataFrame:
             (`task_type` and `importance` may be left out).
 
     Returns:
-        One row a task, schema `TASKS`, in the order of the source.
+        One row a task, schema `task_schema`, in the order of the source.
 
     Raises:
         DataError: The list is unknown, or its file is missing or malformed.
     """
-    if ref == "sample":
-        table = _read_tasks(asset_dir("data") / "sample" / "tasks.csv")
-    elif is_table_file(ref):
-        table = _read_tasks(Path(ref))
-    elif ref == "eloundou-2023":
-        table = eloundou.read_labels().assign(importance=float("nan"))
-    elif is_onet_release(ref):
-        table = onet.read_tasks(ref)
-    else:
-        near = difflib.get_close_matches(ref, TASK_LISTS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(TASK_LISTS)}, or the path of a CSV file"
-        raise DataError(f"there is no task list {ref!r}; {hint}")
-    return TASKS.validate(table.loc[:, list(TASK_COLUMNS)])
+    if ref == LABELS_OF_2023:
+        from relabel.sources import eloundou
+
+        return eloundou.read_labels().assign(importance=math.nan)[list(TASK_COLUMNS)]
+    if ref not in TASK_LISTS[-1:] and not is_table_file(ref) and is_onet_release(ref):
+        from relabel.sources import onet
+
+        return onet.read_tasks(ref)
+    return _as_table(_task_columns(ref))
 
 
 def occupation_table(ref: str) -> pd.DataFrame:
@@ -109,29 +117,50 @@ def occupation_table(ref: str) -> pd.DataFrame:
         ref: A release of O*NET, `sample`, or the path of a CSV file with the columns of `OCCUPATION_COLUMNS`.
 
     Returns:
-        One row an occupation, schema `TASKS`, in the order of the source: its code as `task_id`, its description as
+        One row an occupation, schema `task_schema`, in the order of the source: its code as `task_id`, its description as
         `text`.
 
     Raises:
         DataError: The list is unknown or has no descriptions, or its file is missing or malformed.
     """
+    return _as_table(_occupation_columns(ref))
+
+
+def _as_table(columns: Columns) -> pd.DataFrame:
+    import pandas as pd
+
+    types = dict.fromkeys(TASK_COLUMNS, "str") | {"importance": "float64"}
+    return task_schema().validate(pd.DataFrame(columns, columns=list(TASK_COLUMNS)).astype(types))
+
+
+def _task_columns(ref: str) -> Columns:
     if ref == "sample":
-        table = _read_occupations(asset_dir("data") / "sample" / "occupations.csv")
+        return _read_tasks(asset_dir("data") / "sample" / "tasks.csv")
+    if is_table_file(ref):
+        return _read_tasks(Path(ref))
+    if ref == LABELS_OF_2023 or is_onet_release(ref):
+        return task_columns(ref)
+    near = difflib.get_close_matches(ref, TASK_LISTS, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(TASK_LISTS)}, or the path of a CSV file"
+    raise DataError(f"there is no task list {ref!r}; {hint}")
+
+
+def _occupation_columns(ref: str) -> Columns:
+    if ref == "sample":
+        columns = _read_occupations(asset_dir("data") / "sample" / "occupations.csv")
     elif is_table_file(ref):
-        table = _read_occupations(Path(ref))
+        columns = _read_occupations(Path(ref))
     elif is_onet_release(ref):
-        table = onet.read_occupations(ref)
+        columns = occupation_columns(ref)
     else:
         why = "has no descriptions of occupations" if ref in TASK_LISTS else "is unknown"
         raise DataError(
             f"the list {ref!r} {why}; give a release of O*NET such as onet-30.2, sample, or a CSV file with the columns "
             f"{', '.join(OCCUPATION_COLUMNS)}"
         )
-    table = table.rename(columns={"description": "text"}).assign(
-        task_id=table["onet_soc_code"], importance=float("nan")
-    )
-    table["task_type"] = pd.Series(None, index=table.index, dtype="str")
-    return TASKS.validate(table.loc[:, list(TASK_COLUMNS)])
+    codes, none = columns["onet_soc_code"], [None] * len(columns["onet_soc_code"])
+    known = {"title": columns["title"], "text": columns["description"]}
+    return {"task_id": codes, "onet_soc_code": codes, **known, "task_type": none, "importance": none}
 
 
 def load_tasks(
@@ -155,7 +184,9 @@ def load_tasks(
     Raises:
         DataError: The list cannot be read, an occupation is not in it, or it holds fewer tasks than asked for.
     """
-    tasks = list(_from_table(task_table(ref) if unit == "task" else occupation_table(ref)))
+    columns = _task_columns(ref) if unit == "task" else _occupation_columns(ref)
+    rows = zip(*(columns[name] for name in TASK_COLUMNS), strict=True)
+    tasks = [Task(**dict(zip(TASK_COLUMNS, row, strict=True))) for row in rows]
     kind = "task" if unit == "task" else "occupation"
     if occupations:
         codes = {t.onet_soc_code for t in tasks}
@@ -189,6 +220,17 @@ def is_onet_release(ref: str) -> bool:
     return source is not None and all(source.find_role(role) is not None for role in ("tasks", "occupations"))
 
 
+def is_local(ref: str) -> bool:
+    """Whether a task list, by the name that a manifest has for it, can be read without fetching anything."""
+    if ref == "sample":
+        return True
+    roles = {"labels"} if ref == LABELS_OF_2023 else {"tasks", "occupations", "task-ratings"}
+    if ref != LABELS_OF_2023 and not is_onet_release(ref):
+        return False
+    needed = {file.name for file in registry.get_source(ref).files if file.role in roles}
+    return all(check.state == "ok" for check in fetch.verify([ref]) if check.file in needed)
+
+
 def onet_releases() -> list[str]:
     """All registered releases of O*NET, a user's own last."""
     return [source for source in registry.load_registry() if is_onet_release(source)]
@@ -212,7 +254,7 @@ def disputed_titles(given: Iterable[tuple[str, str]], release: str = "onet-30.2"
     """
     if not fetch.is_here(release, "occupations"):
         return ""
-    occupations = onet.read_occupations(release)
+    occupations = occupation_columns(release)
     known = dict(zip(occupations["onet_soc_code"], occupations["title"], strict=True))
     disputed = {
         code: f"{code} is {ours!r} in the list, {known[code]!r} in O*NET"
@@ -243,13 +285,7 @@ def _draw(task: Task, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}|{task.onet_soc_code}|{task.task_id}".encode()).digest()
 
 
-def _from_table(table: pd.DataFrame) -> Iterable[Task]:
-    columns = [table[column].astype(object).where(table[column].notna(), None) for column in TASK_COLUMNS]
-    for values in zip(*columns, strict=True):
-        yield Task(**dict(zip(TASK_COLUMNS, values, strict=True)))
-
-
-def _read_tasks(path: Path) -> pd.DataFrame:
+def _read_tasks(path: Path) -> Columns:
     needed = ", ".join(TASK_COLUMNS[:4])
     if not path.is_file():
         raise DataError(f"there is no task file {path}; give the path of a CSV or Excel file with the columns {needed}")
@@ -269,17 +305,15 @@ def _read_tasks(path: Path) -> pd.DataFrame:
                 f"{path} line {line} repeats the task id {task_id!r} of line {first}; ids must be unique within an occupation"
             )
         written = row.get("importance", "").strip()
-        importance = file.number(written) if written else math.nan
-        if importance is None or importance < _IM[0] or importance > _IM[1]:
+        importance = file.number(written) if written else None
+        if written and (importance is None or not _IM[0] <= importance <= _IM[1]):
             raise DataError(f"{path} line {line}: importance must be a number from 1 to 5 or empty, not {written!r}")
         kind = file.category(line, columns.get("task_type", "task_type"), row.get("task_type", ""), TASK_TYPES)
         rows.append({**row, "task_id": task_id, "onet_soc_code": code, "task_type": kind, "importance": importance})
-    return pd.DataFrame(rows, columns=list(TASK_COLUMNS)).astype(
-        {column: "float64" if column == "importance" else "str" for column in TASK_COLUMNS}
-    )
+    return {name: [row.get(name) for row in rows] for name in TASK_COLUMNS}
 
 
-def _read_occupations(path: Path) -> pd.DataFrame:
+def _read_occupations(path: Path) -> Columns:
     needed = f"give a CSV or Excel file with the columns {', '.join(OCCUPATION_COLUMNS)}"
     file = read_table(path, rows_are="each occupation", advice=needed)
     columns = file.columns(*OCCUPATION_COLUMNS)
@@ -293,7 +327,7 @@ def _read_occupations(path: Path) -> pd.DataFrame:
         if not row["title"].strip() or not row["description"].strip():
             raise DataError(f"{path} line {line} has no title or no description; fill both or remove the line")
         rows.append(row | {"onet_soc_code": code})
-    return pd.DataFrame(rows, columns=list(OCCUPATION_COLUMNS), dtype="str")
+    return {name: [row[name] for row in rows] for name in OCCUPATION_COLUMNS}
 
 
 Change = Literal["unchanged", "reworded", "moved", "new", "dropped"]
@@ -306,19 +340,16 @@ CHANGE_NOTES: Mapping[Change, str] = {
     "dropped": "in the older list only",
 }
 
-_SIDES = ("old", "new")
 _TOLD = ("task_id", "onet_soc_code", "title", "text")
 
-DIFF = pa.DataFrameSchema(
-    {
-        "change": pa.Column("str", pa.Check.isin(CHANGES)),
-        **{f"{column}_{side}": pa.Column("str", nullable=True) for side in _SIDES for column in _TOLD},
-        "retitled": pa.Column("bool"),
-    },
-    strict=True,
-    ordered=True,
-)
-"""One row a task of either list. `retitled`: the task is in both, and the title of its occupation differs."""
+
+class TaskChange(NamedTuple):
+    """A task of either list. `retitled`: it is in both, and the title of its occupation differs."""
+
+    change: Change
+    old: Task | None
+    new: Task | None
+    retitled: bool = False
 
 
 @dataclass(frozen=True)
@@ -328,95 +359,87 @@ class TaskDiff:
     Attributes:
         old: Name of the older list.
         new: Name of the newer list.
-        frame: Table of schema `DIFF`, in the order of the newer list, then the dropped tasks.
+        tasks: In the order of the newer list, then the dropped tasks.
     """
 
     old: str
     new: str
-    frame: pd.DataFrame
+    tasks: tuple[TaskChange, ...]
 
     @property
     def counts(self) -> dict[Change, int]:
         """Number of tasks by change."""
-        found = self.frame["change"].value_counts()
-        return {change: int(found.get(change, 0)) for change in CHANGES}
+        found = Counter(task.change for task in self.tasks)
+        return {change: found[change] for change in CHANGES}
 
     @property
     def retitled(self) -> int:
         """Number of unchanged tasks whose occupation has another title, which the model was told."""
-        return int((self.frame["retitled"] & (self.frame["change"] == "unchanged")).sum())
-
-    def rows(self, change: Change) -> pd.DataFrame:
-        """The tasks of one kind of change, schema `DIFF`."""
-        return self.frame[self.frame["change"] == change].reset_index(drop=True)
+        return sum(task.retitled and task.change == "unchanged" for task in self.tasks)
 
     def describe(self) -> dict[str, Any]:
         """Both lists, counts, and every task that is not unchanged, as plain values."""
-        changed = self.frame[self.frame["change"] != "unchanged"]
-        rows = changed.astype(object).where(changed.notna(), None).to_dict("records")
-        return {
-            "old": self.old,
-            "new": self.new,
-            "counts": dict(self.counts),
-            "retitled": self.retitled,
-            "notes": dict(CHANGE_NOTES),
-            "tasks": [{str(key): value for key, value in row.items()} for row in rows],
-        }
+        rows = [
+            {"change": task.change}
+            | {f"{name}_old": getattr(task.old, name, None) for name in _TOLD}
+            | {f"{name}_new": getattr(task.new, name, None) for name in _TOLD}
+            | {"retitled": task.retitled}
+            for task in self.tasks
+            if task.change != "unchanged"
+        ]
+        about = {"counts": dict(self.counts), "retitled": self.retitled, "notes": dict(CHANGE_NOTES)}
+        return {"old": self.old, "new": self.new, **about, "tasks": rows}
 
 
-def diff_tasks(old: str, new: str) -> TaskDiff:
-    """Compare two task lists by name or path.
-
-    Args:
-        old: The older list, as for `relabel.task.task_table`.
-        new: The newer list.
-
-    Returns:
-        The difference.
+def diff_lists(old: str, new: str) -> TaskDiff:
+    """Compare two task lists by name or path, as for `task_table`.
 
     Raises:
         DataError: A list is unknown, missing or malformed.
     """
-    return TaskDiff(old, new, diff_tables(task_table(old), task_table(new)))
+    return TaskDiff(old, new, diff_tasks(load_tasks(old), load_tasks(new)))
 
 
-def diff_tables(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """Compare two task tables.
+def diff_tasks(old: Sequence[Task], new: Sequence[Task]) -> tuple[TaskChange, ...]:
+    """Compare two task lists.
 
     Tasks are matched by occupation code and id first; then by id alone; then by equal statements, under the same
     occupation code before any other. Each task is matched at most once, in the order of the lists. In statements runs of
     white space count as one space.
-
-    Args:
-        old: The older list, schema `relabel.task.TASKS`.
-        new: The newer list.
-
-    Returns:
-        Table of schema `DIFF`.
     """
-    a, b = _keyed(old), _keyed(new)
-    pairs = pd.DataFrame({"row_old": [], "row_new": []}, dtype="Int64")
-    for keys in (["onet_soc_code", "task_id"], ["task_id"], ["onet_soc_code", "said"], ["said"]):
-        free_old, free_new = _numbered(a, pairs["row_old"], keys), _numbered(b, pairs["row_new"], keys)
-        found = free_old.merge(free_new, on=[*keys, "nth"], suffixes=("_old", "_new"))
-        pairs = pd.concat([pairs, found[["row_old", "row_new"]].astype("Int64")], ignore_index=True)
-    alone = [
-        pd.DataFrame({side: table.index[~table.index.isin(pairs[side])]}, dtype="Int64")
-        for side, table in (("row_new", b), ("row_old", a))
-    ]
-    rows = pd.concat([pairs, *alone]).sort_values(["row_new", "row_old"], na_position="last", ignore_index=True)
-    sides = [_told(table, rows[f"row_{side}"], side) for side, table in (("old", old), ("new", new))]
-    frame = pd.concat(sides, axis=1)
-    both = rows.notna().all(axis=1)
-    same_place = both & (frame["task_id_old"] == frame["task_id_new"])
-    same_place &= frame["onet_soc_code_old"] == frame["onet_soc_code_new"]
-    same_words = _plain(frame["text_old"]) == _plain(frame["text_new"])
-    change = pd.Series("moved", index=frame.index, dtype="str").mask(same_place, "reworded")
-    change = change.mask(same_place & same_words, "unchanged")
-    change = change.mask(rows["row_old"].isna(), "new").mask(rows["row_new"].isna(), "dropped")
-    frame["change"] = change
-    frame["retitled"] = (both & (_plain(frame["title_old"]) != _plain(frame["title_new"]))).astype(bool)
-    return DIFF.validate(frame[list(DIFF.columns)])
+    match: dict[int, int] = {}
+    free_old, free_new = dict.fromkeys(range(len(old))), dict.fromkeys(range(len(new)))
+    for key in _MATCHED_BY:
+        places: dict[object, deque[int]] = {}
+        for at in free_old:
+            places.setdefault(key(old[at]), deque()).append(at)
+        for at in list(free_new):
+            if same := places.get(key(new[at])):
+                match[at] = same.popleft()
+                del free_old[match[at]], free_new[at]
+    changes = [_change(old[match[at]] if at in match else None, task) for at, task in enumerate(new)]
+    return (*changes, *(TaskChange("dropped", old[at], None) for at in free_old))
+
+
+def _change(old: Task | None, new: Task) -> TaskChange:
+    if old is None:
+        return TaskChange("new", None, new)
+    change: Change = "moved"
+    if (old.onet_soc_code, old.task_id) == (new.onet_soc_code, new.task_id):
+        change = "unchanged" if _plain(old.text) == _plain(new.text) else "reworded"
+    return TaskChange(change, old, new, _plain(old.title) != _plain(new.title))
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split())
+
+
+_MATCHED_BY: tuple[Callable[[Task], object], ...] = (
+    lambda task: (task.onet_soc_code, task.task_id),
+    lambda task: task.task_id,
+    lambda task: (task.onet_soc_code, _plain(task.text)),
+    lambda task: _plain(task.text),
+)
 
 
 REPLACED_BELOW = 0.35
@@ -431,6 +454,8 @@ def text_similarity(old: pd.Series, new: pd.Series) -> pd.Series:
         old: Statements.
         new: Statements of the same tasks, same index.
     """
+    import pandas as pd
+
     both = [side.astype("object").where(side.notna(), "").astype(str).str.casefold().str.split() for side in (old, new)]
     unknown = (old.isna() | new.isna()).to_numpy()
     found = [
@@ -438,24 +463,3 @@ def text_similarity(old: pd.Series, new: pd.Series) -> pd.Series:
         for a, b, gap in zip(*both, unknown, strict=True)
     ]
     return pd.Series(found, index=old.index, dtype="float64")
-
-
-def _keyed(table: pd.DataFrame) -> pd.DataFrame:
-    keyed = table[["task_id", "onet_soc_code"]].assign(said=_plain(table["text"]))
-    return keyed.reset_index(drop=True)
-
-
-def _plain(text: pd.Series) -> pd.Series:
-    return text.str.split().str.join(" ")
-
-
-def _numbered(table: pd.DataFrame, taken: pd.Series, keys: list[str]) -> pd.DataFrame:
-    """Rows that are not taken, numbered within equal keys, so that each is matched at most once."""
-    free = table[~table.index.isin(taken)]
-    return free[keys].assign(nth=free.groupby(keys).cumcount(), row=free.index)
-
-
-def _told(table: pd.DataFrame, rows: pd.Series, side: str) -> pd.DataFrame:
-    """The columns of a list at these rows, missing where there is none."""
-    told = table.reset_index(drop=True)[list(_TOLD)].reindex(rows.astype("float64")).reset_index(drop=True)
-    return told.astype("str").add_suffix(f"_{side}")

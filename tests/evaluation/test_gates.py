@@ -34,8 +34,9 @@ from relabel.evaluation.gates import (
 from relabel.evaluation.gold import Gold, make_gold
 from relabel.evaluation.intervals import Figure, change, occupation_draws
 from relabel.evaluation.suite import Suite
+from relabel.manifest import Manifest, SourceUse
 from relabel.rubric import load_rubric
-from relabel.run import Manifest, Run, SourceUse
+from relabel.run import Run
 
 TASKS, OCCUPATIONS = 720, 60
 SCALE = np.array(["E0", "E2", "E1"])

@@ -33,8 +33,9 @@ from relabel.evaluation.review import (
     review_csv,
 )
 from relabel.evaluation.verdict import SELECTED
+from relabel.manifest import TASK_FILE, task_sources
 from relabel.rubric import load_rubric
-from relabel.run import TASK_FILE, Run, task_sources
+from relabel.run import Run
 from run_workshop import MakeRun, a_label, a_run
 
 CODE = "11-1011.00"

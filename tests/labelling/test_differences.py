@@ -15,7 +15,7 @@ from relabel.labelling.prompt import load_prompt
 from relabel.labelling.request import Endpoint, host_of
 from relabel.labelling.session import manifest_of, out_is_free
 from relabel.labelling.store import Store
-from relabel.run import Counts, Manifest, SourceUse, write_run
+from relabel.manifest import Counts, Manifest, SourceUse, write_run
 from server import judged, provider
 from workshop import label_all, make_job
 

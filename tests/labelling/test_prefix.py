@@ -24,7 +24,7 @@ from relabel.labelling.providers import provider_of, token_ratio, without_cache_
 from relabel.labelling.request import Endpoint, Request, host_of
 from relabel.labelling.runner import run_job
 from relabel.labelling.store import Store
-from relabel.run import read_manifest
+from relabel.manifest import read_manifest
 from server import FakeProvider, Reply, Seen, chat, judged, provider, refused
 from workshop import label_all, make_job
 

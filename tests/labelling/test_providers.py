@@ -19,7 +19,7 @@ from relabel.labelling.request import Endpoint, host_of
 from relabel.labelling.runner import run_job
 from relabel.labelling.store import Store
 from relabel.labelling.wire import body
-from relabel.run import read_manifest
+from relabel.manifest import read_manifest
 from server import Reply, Seen, chat, judged, provider
 from workshop import KEY, label_all, make_job
 

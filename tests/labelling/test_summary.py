@@ -12,8 +12,8 @@ from relabel.cli._labelling import show_outcome, still_missing
 from relabel.cli.app import run_app
 from relabel.labelling.leases import Leases
 from relabel.labelling.session import Missing, Outcome
+from relabel.manifest import Counts, Manifest, PerhapsCharged
 from relabel.rubric import load_rubric
-from relabel.run import Counts, Manifest, PerhapsCharged
 from run_workshop import a_label
 from server import FakeProvider, Reply, chat, judged, provider
 

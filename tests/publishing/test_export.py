@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from relabel.errors import DataError, IncompleteRunError, UsageError
+from relabel.manifest import TASK_FILE, SourceUse, task_sources
 from relabel.publishing.export import export_run
 from relabel.publishing.methodology import caveats, method_text
 from relabel.publishing.occupation import Pages, main_codes
 from relabel.rubric import load_rubric
-from relabel.run import TASK_FILE, SourceUse, open_run, task_sources
+from relabel.run import open_run
 from relabel.scoring.options import Choices
 from relabel.scoring.table import score_table
 from relabel.task import task_table

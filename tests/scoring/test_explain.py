@@ -9,7 +9,7 @@ import pytest
 from score_workshop import BoundsOf, TaskFile
 from typer.testing import CliRunner
 
-from relabel.cli.app import app
+from relabel.cli.app import command_line
 from relabel.errors import DataError, UsageError
 from relabel.run import open_run
 from relabel.scoring.explain import explain, taxonomy_of
@@ -79,7 +79,7 @@ def test_an_unknown_code_is_one_sentence_with_near_codes() -> None:
 
 def test_text_fits_the_page_and_json_holds_all(tmp_path: Path) -> None:
     out = tmp_path / "explained.json"
-    done = CliRunner().invoke(app, ["explain", "sample", "1121", "--show", "3", "--out", str(out)])
+    done = CliRunner().invoke(command_line(), ["explain", "sample", "1121", "--show", "3", "--out", str(out)])
     assert done.exit_code == 0, done.output
     shown = [line for line in done.output.splitlines() if str(out) not in line]
     assert max(map(len, shown)) <= 100
@@ -96,7 +96,7 @@ def test_text_fits_the_page_and_json_holds_all(tmp_path: Path) -> None:
         ("--links equal", "the sample has a bridge of its own"),
     ):
         with pytest.raises(UsageError, match=said):
-            CliRunner().invoke(app, ["explain", "sample", "1121", *options.split()], catch_exceptions=False)
+            CliRunner().invoke(command_line(), ["explain", "sample", "1121", *options.split()], catch_exceptions=False)
 
 
 @pytest.mark.mirror

@@ -10,7 +10,7 @@ import pytest
 from score_workshop import Scored, TaskFile, by_code
 from typer.testing import CliRunner
 
-from relabel.cli.app import app
+from relabel.cli.app import command_line
 from relabel.errors import UsageError
 from relabel.run import open_run
 from relabel.scoring.multiverse import CHOICES, Multiverse, default_raters, multiverse
@@ -87,7 +87,7 @@ def test_one_half_counts_as_above_by_one_comparison_only() -> None:
 
 def test_the_command_writes_the_whole_and_the_ranges(tmp_path: Path) -> None:
     out = tmp_path / "ranges.csv"
-    done = CliRunner().invoke(app, ["score", "sample", "--multiverse", "--out", str(out)])
+    done = CliRunner().invoke(command_line(), ["score", "sample", "--multiverse", "--out", str(out)])
     assert done.exit_code == 0, done.output
     assert "universes on sample" in done.output
     assert {"alpha_min", "gamma_max", "gamma_most"} <= set(pd.read_csv(out).columns)

@@ -16,9 +16,9 @@ from relabel.errors import DataError
 from relabel.scoring.bridges import Bridge, make_bridge
 from relabel.scoring.pay import read_pay
 from relabel.sources import onet, ons
-from relabel.sources.fetch import sha256_of
+from relabel.sources.fetch import locate_role, sha256_of
 from relabel.sources.registry import get_source
-from relabel.sources.tables import Rows, locate_role, read_rows
+from relabel.sources.tables import Rows, read_rows
 
 pytestmark = pytest.mark.mirror
 

@@ -12,8 +12,9 @@ from scipy.special import expit
 from score_workshop import BoundsOf, Scored, TaskFile, by_code
 
 from relabel.errors import DataError, UsageError
+from relabel.manifest import Manifest
 from relabel.rubric import CODES, MEASURES, load_rubric
-from relabel.run import Manifest, Run, open_run
+from relabel.run import Run, open_run
 from relabel.scoring.linear import ScoreMap, exact_scores
 from relabel.scoring.noise import Answers, Confusion, Noise, Raters
 from relabel.scoring.options import Method

@@ -36,6 +36,10 @@ class Workshop:
         self._entries.append("\n".join(lines) + "\n")
         self.registry.write_text("\n".join(self._entries), encoding="utf-8")
 
+    def forget(self) -> None:
+        """Empty the registry."""
+        self._entries.clear()
+
     def give(self, source_id: str, role: str, name: str, content: bytes) -> Path:
         """Register a source of one file and put it into the mirror."""
         self.register(source_id, {"name": name, "role": role, "sha256": sha256(content)})

@@ -8,7 +8,7 @@ import pytest
 from source_workshop import Publisher, Workshop, sha256
 from typer.testing import CliRunner
 
-from relabel.cli.data import app
+from relabel.cli.data import data_app as app
 from relabel.errors import DataError
 
 CONTENT = b"content\n"

@@ -114,7 +114,7 @@ def test_a_missing_column_is_named(
         ({"occupations": OCCUPATIONS.replace("11-1011", "11-1012")}, r"column 'title': a value is missing in row 1"),
         ({"task_ratings": RATINGS.replace("4.52", "7.5")}, r"column 'importance': 7\.5 .* is not at most 5"),
         ({"task_ratings": RATINGS.replace("4.52", "high")}, r"column 'Data Value': 'high' is not a number"),
-        ({"tasks": ""}, r"tasks\.txt cannot be read as a table"),
+        ({"tasks": ""}, r"tasks\.txt cannot be read as a table: it is empty"),
     ],
 )
 def test_a_bad_value_is_named_with_file_and_column(workshop: Workshop, texts: dict[str, str], said: str) -> None:

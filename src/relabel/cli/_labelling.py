@@ -16,14 +16,13 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from relabel.cli._render import wrapped
 from relabel.cli.display import Look, money, say, shown
 from relabel.errors import IncompleteRunError, RunInterruptedError, UsageError
-from relabel.evaluation.trial import variance
 from relabel.files import require_writable
 from relabel.labelling.connection import Connection, LazyEngine
 from relabel.labelling.engine import Engine, ReplayEngine
@@ -34,17 +33,19 @@ from relabel.labelling.local import ADVICE, SLOTS, is_local
 from relabel.labelling.pricing import Budget
 from relabel.labelling.progress import Progress
 from relabel.labelling.prompt import load_prompt
-from relabel.labelling.ray import ClusterOptions, RayEngine
 from relabel.labelling.request import ONE_TOKEN, Decide, canonical_json
 from relabel.labelling.runner import run_job
 from relabel.labelling.session import Outcome, labels_there
 from relabel.labelling.store import Store
 from relabel.labelling.wire import Api, Form, output_bound
+from relabel.manifest import Tokens, task_sources
 from relabel.rubric import Rubric, orders
-from relabel.run import Tokens, open_run, task_sources
 from relabel.settings import Settings
 from relabel.sources.tables import is_table_file
 from relabel.task import disputed_titles, load_tasks
+
+if TYPE_CHECKING:
+    from relabel.labelling.ray import ClusterOptions
 
 _CREDENTIALS = {"api_key", "apikey", "authorization", "token", "access_token", "secret", "password"}
 _OURS = {"model", "messages", "input", "response_format", "stream", "n"}
@@ -311,6 +312,8 @@ def label(
         if replay:
             engine = ReplayEngine()
         elif cluster is not None:
+            from relabel.labelling.ray import RayEngine
+
             engine = RayEngine(model, described, limiter, budget, cluster)
         else:
             engine = LazyEngine(model, described, environment, limiter, budget)
@@ -505,6 +508,9 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
         charged = "" if free else f"; {most} may be charged for them"
         _say("unsure", f"{unsure.requests:,} request(s) were sent and never answered{charged}")
     if "variants" in m.parameters and there:
+        from relabel.evaluation.trial import variance
+        from relabel.run import open_run
+
         for setting, share in variance(open_run(str(folder))).items():
             _say("orders", f"{setting}: {share.in_words()}")
     if m.note:

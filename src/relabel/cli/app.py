@@ -7,39 +7,32 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from relabel.cli import (
-    batch,
-    career,
-    compare,
-    data,
-    demo,
-    eval,
-    explain,
-    export,
-    import_,
-    review,
-    rubric,
-    run,
-    score,
-)
 from relabel.cli.terminal import lost_output, open_streams
 from relabel.redaction import clean
 
-app = typer.Typer(
-    name="relabel",
-    help="Renew the 2023 labels of task exposure to language models: label, evaluate, score, export.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,  # plain help starts in half the time
-    pretty_exceptions_enable=False,
-)
-
+_COMMANDS: Mapping[str, tuple[str, ...]] = {
+    "demo": ("demo",),
+    "run": ("run", "providers"),
+    "import_": ("import", "tasks"),
+    "eval": ("eval",),
+    "compare": ("compare",),
+    "review": ("review",),
+    "score": ("score",),
+    "explain": ("explain",),
+    "career": ("families", "resilience"),
+    "export": ("export", "site"),
+    "data": ("answers", "data", "store"),
+    "rubric": ("rubric",),
+    "batch": ("batch",),
+}
+"""Modules of this folder with the commands that they register, in the order in which people meet them."""
 
 # typer carries a copy of click, whose classes are not those of the package click; what it calls them changes.
 _WrongUsage: type[Exception] = typer.BadParameter.__mro__[1]
@@ -56,7 +49,6 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def options(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave.")
@@ -65,23 +57,25 @@ def options(
     """Renew the 2023 labels of task exposure to language models: label, evaluate, score, export."""
 
 
-# In the order in which people meet them.
-demo.register(app)
-run.register(app)
-import_.register(app)
-eval.register(app)
-compare.register(app)
-review.register(app)
-score.register(app)
-explain.register(app)
-career.register(app)
-export.register(app)
-app.command("answers")(data.answers)
-app.add_typer(data.app, name="data")
-app.add_typer(import_.tasks_app, name="tasks")
-app.add_typer(rubric.app, name="rubric")
-app.add_typer(data.store_app, name="store")
-app.add_typer(batch.app, name="batch")
+def command_line(words: Sequence[str] = ()) -> typer.Typer:
+    """The commands.
+
+    Args:
+        words: The words of the command line; where the first names a command, no other module is loaded.
+    """
+    app = typer.Typer(
+        name="relabel",
+        help="Renew the 2023 labels of task exposure to language models: label, evaluate, score, export.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,  # plain help starts in half the time
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(options)
+    named = [module for module, names in _COMMANDS.items() if words[:1] and words[0] in names]
+    for module in named or _COMMANDS:
+        import_module(f"relabel.cli.{module}").register(app)
+    return app
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -105,7 +99,8 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
     """
     from relabel.errors import RelabelError
 
-    command, words = typer.main.get_command(app), list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    command = typer.main.get_command(command_line(words))
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

@@ -17,13 +17,18 @@ if TYPE_CHECKING:
     from relabel.labelling.session import Outcome
     from relabel.settings import Settings
 
-app = typer.Typer(help="Look after runs that wait for the Batch API.", no_args_is_help=True)
+batch_app = typer.Typer(help="Look after runs that wait for the Batch API.", no_args_is_help=True)
 
 _Ref = Annotated[str, typer.Argument(metavar="RUN", help="A run id, the beginning of one, or a run folder.")]
 _ManifestJson = Annotated[bool, typer.Option("--json", help="Print the manifest as one JSON document.")]
 
 
-@app.command("list")
+def register(app: typer.Typer) -> None:
+    """Add the commands `batch ...`."""
+    app.add_typer(batch_app, name="batch")
+
+
+@batch_app.command("list")
 def list_batches(
     refresh: Annotated[
         bool, typer.Option("--refresh", help="Ask the provider how the open batches do; needs the key.")
@@ -53,7 +58,7 @@ def list_batches(
         typer.echo(f"{state.run_id}  damaged  {state.problem}")
 
 
-@app.command()
+@batch_app.command()
 def resume(
     ref: _Ref,
     quiet: Quiet = False,
@@ -68,7 +73,7 @@ def resume(
     _go_on(_state(ref), submit=True, look=_look(quiet, log_json), as_json=as_json)
 
 
-@app.command()
+@batch_app.command()
 def cancel(
     ref: _Ref,
     quiet: Quiet = False,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from relabel.sources.fetch import FileCheck
 
-app = typer.Typer(no_args_is_help=True, help="List, fetch and check the source files.")
+data_app = typer.Typer(no_args_is_help=True, help="List, fetch and check the source files.")
 store_app = typer.Typer(no_args_is_help=True, help="Look after the store of answers.")
 
 _Ids = Annotated[
@@ -25,7 +25,14 @@ _Ids = Annotated[
 ]
 
 
-@app.command("list")
+def register(app: typer.Typer) -> None:
+    """Add `data`, `store` and `answers`."""
+    app.command("answers")(answers)
+    app.add_typer(data_app, name="data")
+    app.add_typer(store_app, name="store")
+
+
+@data_app.command("list")
 def list_sources(as_json: AsJson = False) -> None:
     """Show every registered source with its release, licence and files."""
     from relabel.sources.registry import load_registry
@@ -48,7 +55,7 @@ def list_sources(as_json: AsJson = False) -> None:
     _print_table(table)
 
 
-@app.command()
+@data_app.command()
 def pull(ids: _Ids = None, as_json: AsJson = False) -> None:
     """Fetch the files that are missing here from their official addresses.
 
@@ -77,7 +84,7 @@ def pull(ids: _Ids = None, as_json: AsJson = False) -> None:
         )
 
 
-@app.command()
+@data_app.command()
 def verify(
     ids: _Ids = None,
     strict: Annotated[bool, typer.Option("--strict", help="Take a missing file as an error, too.")] = False,
@@ -95,7 +102,7 @@ def verify(
         raise DataError(f"{len(lost)} of {len(checks)} files are missing: {_names(lost)}; run `relabel data pull`")
 
 
-@app.command()
+@data_app.command()
 def unpin(
     source: Annotated[str, typer.Argument(metavar="ID[/FILE]", help="A source, or one of its files.")],
 ) -> None:
@@ -297,15 +304,17 @@ def answers(
 ) -> None:
     """Show a run's raw answers, as the model wrote them."""
     from relabel.labelling.store import Store
-    from relabel.run import open_run
+    from relabel.manifest import PUBLISHED, find_run, read_failures, read_label_file
     from relabel.settings import settings
 
-    opened = open_run(run)
-    asked = [
-        (str(row["request_key"]), row["task_id"], row["setting"], int(row["sample"]))
-        for _, row in opened.labels.iterrows()
-    ]
-    asked += [(failure.request_key, failure.task_id, failure.setting, failure.sample) for failure in opened.failures()]
+    if run in PUBLISHED or run == "sample":
+        asked: list[tuple[str, str, str, int]] = []
+    else:
+        folder, columns = find_run(run), ("request_key", "task_id", "setting", "sample")
+        asked = [tuple(row.values()) for row in read_label_file(folder, columns).to_pylist()]
+        asked += [
+            (missing.request_key, missing.task_id, missing.setting, missing.sample) for missing in read_failures(folder)
+        ]
     wanted = {key: (task_id, setting, sample) for key, task_id, setting, sample in asked if not task or task_id in task}
     with Store(settings().store_dir) as store:
         keys = store.rejected_keys(wanted) if rejected else [key for key in wanted if store.has(key)]

@@ -9,17 +9,15 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from rich.console import Console, ConsoleOptions, Group, RenderResult
-from rich.live import Live
-from rich.measure import Measurement
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any, Literal
 
 from relabel.cli.terminal import make_console
 from relabel.labelling.limiter import Limiter
 from relabel.labelling.progress import Progress, RateEstimator
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, Group, RenderResult
+    from rich.measure import Measurement
 
 Look = Literal["people", "json", "quiet"]
 
@@ -59,6 +57,8 @@ async def shown(progress: Progress, limiter: Limiter | None, *, look: Look = "pe
 
 
 async def _live(estimator: RateEstimator) -> None:
+    from rich.live import Live
+
     console = make_console(stderr=True, wide=True)
     with Live(panel(estimator), console=console, transient=True, auto_refresh=False) as live:
         while True:
@@ -76,17 +76,25 @@ class Bar:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """A line of characters; for terminals that know little more than letters, of those."""
+        from rich.text import Text
+
         full, empty = ("#", "-") if options.ascii_only else ("█", "░")
         filled = _BAR * min(self.done, self.total) // max(1, self.total)
         yield Text(full * filled, style="bar.complete", end="").append(empty * (_BAR - filled), style="bar.back")
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         """Its width, which is fixed."""
+        from rich.measure import Measurement
+
         return Measurement(_BAR, _BAR)
 
 
 def panel(estimator: RateEstimator) -> Group:
     """A job's progress as a few lines for a terminal."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
     progress, limiter = estimator.progress, estimator.limiter
     bar = Table.grid(padding=(0, 1))
     bar.add_row(Bar(progress.done, progress.asked), f"{progress.done:,} of {progress.asked:,}")

@@ -21,8 +21,9 @@ _UNDERSTOOD = "By default"
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command `import`."""
+    """Add `import` and `tasks`."""
     app.command("import")(import_file)
+    app.add_typer(tasks_app, name="tasks")
 
 
 def import_file(
@@ -171,12 +172,11 @@ def diff(
     out: OutJson = None,
 ) -> None:
     """Compare two task lists by id and text: unchanged, reworded, moved, new, dropped."""
-    from relabel.scoring.files import json_bytes
-    from relabel.task import diff_tasks
+    from relabel.task import diff_lists
 
     require_file(out, "--out", make_folder=True)
-    found = diff_tasks(old, new)
-    if not give_json(json_bytes(found.describe()), out=out, as_json=as_json):
+    found = diff_lists(old, new)
+    if not give_json(found.describe(), out=out, as_json=as_json):
         _show_diff(found)
 
 
@@ -198,7 +198,7 @@ def carry(
 
     Answers of a run that is still in the store need no carrying: `relabel run --tasks` on the newer list finds them.
     """
-    from relabel.importing import TO_ASK, carry_run
+    from relabel.carrying import TO_ASK, carry_run
     from relabel.run import open_run
 
     done = carry_run(open_run(run), to, out, old=old, fill=None if fill is None else open_run(fill))
@@ -224,16 +224,12 @@ def _show_diff(found: TaskDiff, *, examples: bool = True) -> None:
     if not examples:
         return
     for change in ("reworded", "moved", "new", "dropped"):
-        rows = found.rows(change)
-        if rows.empty:
-            continue
-        typer.echo(f"\n{change}:")
-        for row in rows.head(_SHOWN).to_dict("records"):
-            sides = ["new"] if change == "new" else ["old"] if change == "dropped" else ["old", "new"]
-            for side in sides:
-                mark = {"old": "-", "new": "+"}[side]
-                typer.echo(
-                    f"{mark} {row[f'onet_soc_code_{side}']} {row[f'task_id_{side}']:>6} {cut(str(row[f'text_{side}']), WIDEST)}"
-                )
+        rows = [task for task in found.tasks if task.change == change]
+        if rows:
+            typer.echo(f"\n{change}:")
+        for row in rows[:_SHOWN]:
+            for mark, task in (("-", row.old), ("+", row.new)):
+                if task is not None:
+                    typer.echo(f"{mark} {task.onet_soc_code} {task.task_id:>6} {cut(task.text, WIDEST)}")
         if len(rows) > _SHOWN:
             typer.echo(f"... and {len(rows) - _SHOWN:,} more (--json has all)")

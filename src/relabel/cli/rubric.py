@@ -20,10 +20,15 @@ if TYPE_CHECKING:
     from relabel.run import Run
     from relabel.task import Task
 
-app = typer.Typer(help="List, show and check rubrics.", no_args_is_help=True)
+rubric_app = typer.Typer(help="List, show and check rubrics.", no_args_is_help=True)
 
 
-@app.command("list")
+def register(app: typer.Typer) -> None:
+    """Add the commands `rubric ...`."""
+    app.add_typer(rubric_app, name="rubric")
+
+
+@rubric_app.command("list")
 def list_rubrics(as_json: o.AsJson = False) -> None:
     """List the rubrics that ship with relabel, with what trials have shown of each."""
     from relabel.rubric import load_rubric, rubric_names
@@ -44,7 +49,7 @@ def list_rubrics(as_json: o.AsJson = False) -> None:
             typer.echo(wrapped(line, indent=17))
 
 
-@app.command()
+@rubric_app.command()
 def show(
     rubric: Annotated[str, typer.Argument(help="A rubric's name, or the path of a YAML file.")],
     setting: Annotated[
@@ -86,17 +91,15 @@ def show(
         typer.echo(f"--- {message['role']}\n{message['content']}\n")
 
 
-@app.command()
+@rubric_app.command()
 def check(
     rubric: Annotated[str, typer.Argument(help="A rubric's name, or the path of a YAML file.")],
     as_json: o.AsJson = False,
 ) -> None:
     """Check a rubric and the prompt that it names: refuse what is wrong, and warn of what will mislead."""
-    from relabel.evaluation.alignment import is_local
-    from relabel.evaluation.trial import rubric_warnings
     from relabel.labelling.prompt import load_prompt
-    from relabel.rubric import load_rubric
-    from relabel.task import Task, task_table
+    from relabel.rubric import load_rubric, rubric_warnings
+    from relabel.task import Task, is_local, load_tasks
 
     loaded = load_rubric(rubric)
     prompt = load_prompt(loaded.prompt)
@@ -105,7 +108,7 @@ def check(
         prompt.messages((task,), loaded, setting)
     lists = ("sample", "eloundou-2023") if loaded.unit == "task" else ()
     there = [name for name in lists if is_local(name)]
-    warnings = rubric_warnings(loaded, {name: task_table(name)["text"] for name in there})
+    warnings = rubric_warnings(loaded, {name: [task.text for task in load_tasks(name)] for name in there})
     unread = [name for name in lists if name not in there]
     if as_json:
         known = {"rubric": f"{loaded.id}@{loaded.version}", "source": loaded.source, "sha256": loaded.sha256}
@@ -123,7 +126,7 @@ def check(
         typer.echo(f"examples were not compared with the tasks of {name}, which are not on this machine", err=True)
 
 
-@app.command("try")
+@rubric_app.command("try")
 def try_rubrics(
     files: Annotated[list[str], typer.Argument(metavar="RUBRIC...", help="Rubrics by name, or paths of YAML files.")],
     *,

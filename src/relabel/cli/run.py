@@ -218,9 +218,9 @@ def run(
 def _cluster(
     engine: Engine, address: str | None, workers: int | None, worker_cpus: int | None
 ) -> ClusterOptions | None:
-    from relabel.labelling.ray import ClusterOptions
-
     if engine == "ray":
+        from relabel.labelling.ray import ClusterOptions
+
         options = ClusterOptions(address, workers, worker_cpus)
         options.check()
         return options

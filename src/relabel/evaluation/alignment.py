@@ -30,13 +30,13 @@ from relabel.evaluation.intervals import (
     ci95,
     occupation_draws,
 )
+from relabel.label_table import measures_of
 from relabel.rubric import AUTOMATION, CODES, MEASURES, Measure
-from relabel.run import TASK_FILE, Run, measures_of
+from relabel.run import TASK_FILE, Run
 from relabel.settings import settings
-from relabel.sources import fetch, registry
 from relabel.sources.fetch import sha256_of
 from relabel.sources.tables import is_table_file
-from relabel.task import REPLACED_BELOW, TASK_KEY, is_onet_release, task_table, text_similarity
+from relabel.task import REPLACED_BELOW, TASK_KEY, is_local, task_table, text_similarity
 
 GOLD = -1
 """The gold's column, which is the last one; runs have the columns 0, 1, ... in the order in which they were given."""
@@ -375,17 +375,6 @@ def failed_tasks(run: Run, table: pd.DataFrame) -> list[tuple[str, str]]:
     """Tasks (code, id) that a run names as failed and that have no label at all."""
     done = set(zip(table["onet_soc_code"], table["task_id"], strict=True))
     return sorted({(f.onet_soc_code, f.task_id) for f in run.failures()} - done)
-
-
-def is_local(tasks: str) -> bool:
-    """Whether a task list, by the name that a manifest has for it, can be read without fetching anything."""
-    if tasks == "sample":
-        return True
-    roles = {"labels"} if tasks == "eloundou-2023" else {"tasks", "occupations", "task-ratings"}
-    if tasks != "eloundou-2023" and not is_onet_release(tasks):
-        return False
-    needed = {file.name for file in registry.get_source(tasks).files if file.role in roles}
-    return all(check.state == "ok" for check in fetch.verify([tasks]) if check.file in needed)
 
 
 def local_tasks(name: str) -> pd.DataFrame:

@@ -192,7 +192,7 @@ class Figure:
 @cache
 def student_t(level: float, degrees: float) -> float:
     """Quantile of Student's t for a two-sided interval of this level."""
-    from scipy.special import stdtrit  # noqa: PLC0415  a document without intervals does without it
+    from scipy.special import stdtrit
 
     return float(stdtrit(degrees, (1 + level) / 2))
 

@@ -128,7 +128,7 @@ def krippendorff_several(votes: npt.NDArray[np.integer], level: Literal["nominal
     Returns:
         The figure; None where one label only is used.
     """
-    import krippendorff  # noqa: PLC0415  two coders, the usual case, do without it
+    import krippendorff
 
     if (votes.sum(axis=0) > 0).sum() < 2:
         return None

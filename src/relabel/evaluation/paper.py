@@ -20,8 +20,9 @@ import pandas as pd
 
 from relabel.errors import DataError
 from relabel.evaluation.document import Frozen
+from relabel.manifest import task_sources
 from relabel.rubric import CODES, MEASURES, Measure
-from relabel.run import SourceUse, task_sources
+from relabel.run import SourceUse
 from relabel.sources import bls, eloundou
 
 EMPLOYMENT = "bls-oews-2023"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
@@ -20,20 +19,21 @@ from relabel.evaluation.document import SCALES, Frozen, Intervals95, SettingName
 from relabel.evaluation.gold import Gold
 from relabel.evaluation.intervals import DRAWS, Figure, change
 from relabel.evaluation.verdict import figure as shown
-from relabel.rubric import Rubric
 from relabel.run import Run
 from relabel.task import TASK_KEY
 
 Half = Literal["development", "final"]
 _IN_WORDS: Mapping[SettingName, str] = {"three-way": "three codes"}
 _GOLDS: Mapping[str, str] = {"eloundou-2023:human": "people", "eloundou-2023:gpt4": "GPT-4"}
-_MOSTLY = 0.5
-"""Share of the smaller set of tasks that two rubrics must have in common to be compared on these alone, paired by task."""
 
 
 def half_of(task_id: str) -> Half:
     """The half that a task belongs to for good: wordings are tuned on one, and tried once on the other."""
     return "development" if hashlib.sha256(f"rubric-try|{task_id}".encode()).digest()[0] < 128 else "final"
+
+
+_MOSTLY = 0.5
+"""Share of the smaller set of tasks that two rubrics must have in common to be compared on these alone, paired by task."""
 
 
 class Variance(Frozen):
@@ -558,76 +558,3 @@ def rate_in_words(value: float | None) -> str:
 
 def _who(name: str) -> str:
     return _GOLDS.get(name, name)
-
-
-_IDLE = re.compile(
-    r"(a|an|and|are|as|at|be|by|for|from|in|into|is|it|its|of|on|or|other|such|than|that|the|their|them|they|this|to|with)"
-)
-_ALIKE = 0.6
-"""Share of words in common from which two statements count as one task; the shipped examples reach .38 at most."""
-_NEGATION = re.compile(
-    r"\b(no|not|non|none|never|nothing|nobody|neither|nor|cannot|without|lacks?|unable|fails?)\b|n't\b"
-)
-_BUT = re.compile(r"[.;:!?]\s|\bbut\b|\bhowever\b|\balthough\b|\bthough\b|\byet\b|\bexcept\b")
-_MOSTLY_NEGATIVE = 2 / 3
-
-
-def rubric_warnings(rubric: Rubric, tasks: Mapping[str, Iterable[str]]) -> list[str]:
-    """What a rubric's text lets one expect to go wrong, before anything is labelled with it.
-
-    Args:
-        rubric: A rubric.
-        tasks: Texts of the tasks of reference labels, by the name of their list.
-
-    Returns:
-        One sentence each: a setting whose worked examples all have one label; an example that repeats a task of reference
-        labels, by its words; a setting whose text names little but what the help cannot do.
-    """
-    found: list[str] = []
-    for setting, asked in rubric.settings.items():
-        labels = {example.labels[setting] for example in rubric.examples}
-        if len(labels) == 1:
-            found.append(
-                f"settings.{setting}: all worked examples are labelled {labels.pop()}, which teaches the model to give that "
-                "label; add examples of the others"
-            )
-        clauses = list(_clauses(asked.scope))
-        if clauses and sum(clauses) >= _MOSTLY_NEGATIVE * len(clauses):
-            found.append(
-                f"settings.{setting}.scope: {sum(clauses)} of {len(clauses)} parts say what the help cannot do, and few what it "
-                "does, so that too little will be labelled exposed; name what it does"
-            )
-    shown = [(f"examples.{n}", _words(e.task)) for n, e in enumerate(rubric.examples) if e.task]
-    for name, texts in tasks.items():
-        known = [(text, _words(text)) for text in texts] if shown else []
-        for place, words in shown:
-            text = next((text for text, of in known if _alike(words, of)), None)
-            if text is not None:
-                found.append(
-                    f"{place}.task: repeats, or nearly, the task {text[:80]!r} of {name}, so labels cannot be compared with those "
-                    "of that task; use a made-up task"
-                )
-    return found
-
-
-def _clauses(text: str) -> Iterator[bool]:
-    """For each part of a text between commas and full stops, whether it says what is not so.
-
-    A negation holds to the end of its sentence: `cannot see images, open files, or search`.
-    """
-    for sentence in _BUT.split(" ".join(text.casefold().split()) + " "):
-        negated = False
-        for part in re.split(r",|\band\b", sentence):
-            if part.strip():
-                negated |= _NEGATION.search(part) is not None
-                yield negated
-
-
-def _words(text: str) -> frozenset[str]:
-    """The words that carry the meaning, cut to their stems."""
-    return frozenset(word[:6] for word in re.findall(r"\w+", text.casefold()) if not _IDLE.fullmatch(word))
-
-
-def _alike(first: frozenset[str], second: frozenset[str]) -> bool:
-    common = len(first & second)
-    return bool(common) and common >= _ALIKE * len(first | second)

@@ -334,8 +334,8 @@ def _predict(
     usable = {s: [np.flatnonzero((told >= 0) & (folds != fold)) for fold in range(FOLDS)] for s, told in labels.items()}
     if all(min(map(len, parts)) < FEWEST_TRAINED_ON for parts in usable.values()):
         return {}
-    from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer  # noqa: PLC0415  takes half a second
-    from sklearn.svm import LinearSVC  # noqa: PLC0415  as heavy
+    from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
+    from sklearn.svm import LinearSVC
 
     counts: Any = CountVectorizer(ngram_range=(1, 2), stop_words="english").fit_transform(texts)
     found: dict[SettingName, Places] = {}

@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-import pandas as pd
-
 from relabel.label import (
     Answer,
     Failure,
@@ -16,6 +14,7 @@ from relabel.label import (
     Judgement,
     Label,
     Usage,
+    cached_repeats,
     fingerprint,
     is_unwrapped,
     read_answer,
@@ -27,7 +26,6 @@ from relabel.labelling.reply import decided, label_probability, letter_logprobs
 from relabel.labelling.request import WorkItem
 from relabel.labelling.store import Store
 from relabel.redaction import clean
-from relabel.run import is_cached_repeat
 from relabel.task import Task
 
 
@@ -235,11 +233,11 @@ def _with_share(labels: Iterable[Label], samples: int) -> tuple[Callable[[Label]
     Samples that a cache answered with an earlier one are no repeats: they count once, and a question with one answer only
     has no probability. Returns the number of them as well.
     """
-    columns = ("onet_soc_code", "task_id", "setting", "sample", "label", "request_key", "answer_id")
-    table = pd.DataFrame(([getattr(x, name) for name in columns] for x in labels), columns=list(columns))
-    cached = is_cached_repeat(table)
-    votes = Counter(table[~cached][["onet_soc_code", "task_id", "setting", "label"]].itertuples(index=False, name=None))
-    again = Counter(table[cached][["onet_soc_code", "task_id", "setting"]].itertuples(index=False, name=None))
+    rows = list(labels)
+    questions = [(row.onet_soc_code, row.task_id, row.setting) for row in rows]
+    cached = cached_repeats([(q, x.sample, x.request_key, x.answer_id) for q, x in zip(questions, rows, strict=True)])
+    votes = Counter((*q, x.label) for q, x, again in zip(questions, rows, cached, strict=True) if not again)
+    again = Counter(q for q, again in zip(questions, cached, strict=True) if again)
 
     def share(label: Label) -> Label:
         question = (label.onet_soc_code, label.task_id, label.setting)
@@ -247,4 +245,4 @@ def _with_share(labels: Iterable[Label], samples: int) -> tuple[Callable[[Label]
         known = None if own == 1 else votes[*question, label.label] / own
         return replace(label, probability=known)
 
-    return share, int(cached.sum())
+    return share, sum(cached)

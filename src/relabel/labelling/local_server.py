@@ -21,7 +21,7 @@ HTTP_THREADS = 8
 
 def main(gguf: str, alias: str, slots: str, slot_tokens: str, threads: str) -> None:
     """Serve a model until standard input closes."""
-    import xllamacpp  # noqa: PLC0415  the parent imports this module's name only, and has no need of native code
+    import xllamacpp
 
     # llama.cpp writes to the C standard output; the address must be the only thing that the parent reads there.
     answer_to = os.fdopen(os.dup(1), "w")

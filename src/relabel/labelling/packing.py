@@ -15,7 +15,7 @@ import re
 import zlib
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from relabel.errors import DataError
 from relabel.files import replacing
@@ -31,7 +31,9 @@ from relabel.labelling.store import (
     checked_text,
     digests_of,
 )
-from relabel.run import Run
+
+if TYPE_CHECKING:
+    from relabel.run import Run
 
 FORMAT = "relabel store"
 VERSION = 1

@@ -6,11 +6,10 @@ import asyncio
 import tomllib
 from collections.abc import Mapping
 from importlib.metadata import version
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
-from genai_prices import Usage as PriceUsage
-from genai_prices import calc_price
 from pydantic import Field, ValidationError
 
 from relabel.errors import DataError, ProviderError, UsageError, first_error
@@ -18,7 +17,7 @@ from relabel.label import Usage
 from relabel.labelling.providers import OPENAI_URL, provider_of
 from relabel.labelling.request import canonical_json
 from relabel.labelling.wire import output_bound
-from relabel.run import PerhapsCharged
+from relabel.manifest import PerhapsCharged
 from relabel.settings import Frozen, asset_dir, settings
 
 
@@ -94,6 +93,14 @@ def _override(model: str, host: str | None) -> Price | None:
     return None
 
 
+def _is_own_server(host: str | None) -> bool:
+    """Whether an address is on this machine or in a private network: no public table has its prices."""
+    try:
+        return host == "localhost" or not ip_address(host or "").is_global
+    except ValueError:
+        return False
+
+
 def find_price(model: str, base_url: str | None) -> Price | None:
     """Look a model's price up: in the override file, then in the table of genai-prices.
 
@@ -108,8 +115,11 @@ def find_price(model: str, base_url: str | None) -> Price | None:
         DataError: The override file is malformed.
     """
     known = _override(model, urlsplit(base_url or OPENAI_URL).hostname)
-    if known is not None:
+    if known is not None or _is_own_server(urlsplit(base_url or OPENAI_URL).hostname):
         return known
+    from genai_prices import Usage as PriceUsage
+    from genai_prices import calc_price
+
     million = 1_000_000
 
     def of(**tokens: int) -> tuple[float, Any]:

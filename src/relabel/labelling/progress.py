@@ -11,7 +11,7 @@ from typing import Literal
 
 from relabel.label import Answer, FailureKind, Usage
 from relabel.labelling.limiter import Limiter
-from relabel.run import Tokens
+from relabel.manifest import Tokens
 
 
 @dataclass

@@ -151,8 +151,8 @@ def _load() -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            import ray  # noqa: PLC0415  an extra, and heavy
-            import ray._private.worker as inside  # noqa: PLC0415  Ray itself once more
+            import ray
+            import ray._private.worker as inside
     except ImportError as error:
         raise UsageError(f"Ray cannot be loaded ({error}); {RAY_EXTRA}") from error
     # Standard output and error are relabel's: what goes wrong with workers reaches it as exceptions.

@@ -12,15 +12,16 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal, TypeVar
-
-import tenacity
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from relabel.errors import ProviderError
 from relabel.label import FailureKind
 from relabel.labelling.providers import provider_of
 from relabel.labelling.transport import BrokenError, HttpReply, TimedOutError, UnreachableError
 from relabel.redaction import clean, public_url
+
+if TYPE_CHECKING:
+    import tenacity
 
 ErrorMeaning = Literal[
     "quota", "wait", "key", "access", "model", "content-filter", "bad-answer", "form", "passing", "request"
@@ -509,6 +510,7 @@ class RetryPolicy:
             if not self.is_transient(error):
                 raise
             first: Exception | None = error
+        import tenacity
 
         async def attempt() -> T:
             nonlocal first

@@ -25,8 +25,8 @@ from relabel.labelling.pricing import Budget
 from relabel.labelling.progress import Progress
 from relabel.labelling.request import canonical_json
 from relabel.labelling.store import Store
+from relabel.manifest import Counts, Manifest, PerhapsCharged, Session, Tokens, read_manifest, write_manifest, write_run
 from relabel.redaction import public_url
-from relabel.run import Counts, Manifest, PerhapsCharged, Session, Tokens, read_manifest, write_manifest, write_run
 
 JOURNAL = ".journal"
 """File of a run folder that tells, while a run is under way, which requests were sent and which are back."""

@@ -14,12 +14,10 @@ from dataclasses import dataclass
 from functools import cache
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-import aiohttp
-import certifi
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -28,6 +26,9 @@ from relabel.errors import UsageError
 from relabel.labelling.providers import OPENAI_URL, Provider, provider_of
 from relabel.labelling.wire import PATHS, Api
 from relabel.redaction import clean, guard_address, guard_key, public_url
+
+if TYPE_CHECKING:
+    import aiohttp
 
 CONNECT_TIMEOUT_S = 20.0
 
@@ -44,6 +45,8 @@ def certificates() -> ssl.SSLContext:
     Raises:
         UsageError: What a variable names is not there, or holds no certificates.
     """
+    import certifi
+
     named = {name: os.environ[name] for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)}
     try:
         if not named:
@@ -111,17 +114,23 @@ class UnreadableError(Exception):
 _reused: ContextVar[bool] = ContextVar("_reused", default=False)
 
 
-class _Connector(aiohttp.TCPConnector):
-    """Connections on which nothing came unasked: what lies on an idle one would be taken for the next answer."""
+@cache
+def _connector_class() -> type[aiohttp.TCPConnector]:
+    import aiohttp
 
-    async def _get(self, key: Any, traces: Any) -> Any:
-        while (found := await super()._get(key, traces)) is not None:
-            protocol = found.protocol
-            if protocol is not None and not protocol.should_close and not _is_readable(protocol.transport):
-                break
-            found.close()
-        _reused.set(found is not None)
-        return found
+    class Connector(aiohttp.TCPConnector):
+        """Connections on which nothing came unasked: what lies on an idle one would be taken for the next answer."""
+
+        async def _get(self, key: Any, traces: Any) -> Any:
+            while (found := await super()._get(key, traces)) is not None:
+                protocol = found.protocol
+                if protocol is not None and not protocol.should_close and not _is_readable(protocol.transport):
+                    break
+                found.close()
+            _reused.set(found is not None)
+            return found
+
+    return Connector
 
 
 def _is_readable(transport: asyncio.Transport | None) -> bool:
@@ -230,9 +239,11 @@ class Http:
             await session.close()
 
     def _opened(self) -> aiohttp.ClientSession:
+        import aiohttp
+
         # How long all of it may take is the caller's business.
         return aiohttp.ClientSession(
-            connector=_Connector(limit=0, keepalive_timeout=30, ssl=certificates()),
+            connector=_connector_class()(limit=0, keepalive_timeout=30, ssl=certificates()),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
@@ -247,6 +258,8 @@ class HttpTransport:
 
     async def send(self, api: Api, content: bytes) -> HttpReply:
         """Post a document; see `Transport.send`."""
+        import aiohttp
+
         try:
             async with self._http.request("POST", self._urls[api], content) as reply:
                 pieces: list[bytes] = []
@@ -289,6 +302,8 @@ class HttpTransport:
 
 def connection_problem(error: aiohttp.ClientConnectorError) -> str:
     """Why there is no connection, in the system's words: without address, which is said already, and numbers."""
+    import aiohttp
+
     if isinstance(error, aiohttp.ClientProxyConnectionError):
         return f"its proxy {error.host}:{error.port}: {error.strerror or error.os_error}".lower()
     if isinstance(error, aiohttp.ClientConnectorDNSError):

@@ -25,8 +25,9 @@ from scipy import optimize
 from scipy.special import gammaln
 
 from relabel.errors import DataError, UsageError
+from relabel.label_table import measures_of
 from relabel.rubric import MEASURES, Measure, Rubric
-from relabel.run import Run, measures_of
+from relabel.run import Run
 from relabel.scoring.calibration import Calibration
 from relabel.scoring.linear import ScoreMap
 from relabel.scoring.measures import by_sample

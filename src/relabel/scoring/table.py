@@ -40,8 +40,9 @@ import numpy as np
 import pandera.pandas as pa
 
 from relabel.errors import UsageError
+from relabel.manifest import task_sources
 from relabel.rubric import MEASURES
-from relabel.run import TASK_FILE, Run, task_sources
+from relabel.run import TASK_FILE, Run
 from relabel.scoring.bridges import codes_of, make_bridge, read_bridge
 from relabel.scoring.measures import (
     coded_tasks,

@@ -10,21 +10,10 @@ import pandas as pd
 import pandera.pandas as pa
 
 from relabel.errors import ColumnError, DataError
+from relabel.sources.fetch import locate_role
+from relabel.sources.frames import cached, missing, number, numbers, read_columns, schema, text, validated
 from relabel.sources.registry import Source, load_registry
-from relabel.sources.tables import (
-    SOC,
-    cell_text,
-    frame_from_rows,
-    locate_role,
-    missing,
-    number,
-    numbers,
-    read_rows,
-    read_sheet,
-    schema,
-    text,
-    validated,
-)
+from relabel.sources.tables import SOC, cell_text, pick_columns, read_rows
 
 _DASH = ("", "—")
 _NOT_AVAILABLE = ("*", "**")
@@ -148,6 +137,7 @@ def _registered(role: str, years: str) -> list[tuple[Source, Sequence[str]]]:
     return found
 
 
+@cached("crosswalk", source="bls-isco08-soc2010")
 def read_isco08_soc2010() -> pd.DataFrame:
     """The crosswalk between ISCO-08 and SOC 2010.
 
@@ -164,10 +154,11 @@ def read_isco08_soc2010() -> pd.DataFrame:
         "2010 SOC Title": "soc2010_title",
         "part": "part",
     }
-    frame = read_sheet(path, columns, sheet="ISCO-08 to 2010 SOC")
+    frame = read_columns(path, columns, sheet="ISCO-08 to 2010 SOC")
     return validated(path, frame.assign(part=frame["part"] == "*"), ISCO08_SOC2010)
 
 
+@cached("crosswalk", source="bls-soc2010-soc2018")
 def read_soc2010_soc2018() -> pd.DataFrame:
     """The crosswalk between SOC 2010 and SOC 2018.
 
@@ -182,11 +173,12 @@ def read_soc2010_soc2018() -> pd.DataFrame:
         "2018 SOC Code": "soc2018",
         "2018 SOC Title": "soc2018_title",
     }
-    frame = read_sheet(path, columns, sheet="Sorted by 2010")
+    frame = read_columns(path, columns, sheet="Sorted by 2010")
     titles = {name: frame[name].str.replace(_TITLE_MARK, "", regex=True) for name in ("soc2010_title", "soc2018_title")}
     return validated(path, frame.assign(**titles), SOC2010_SOC2018)
 
 
+@cached("projections")
 def read_projections(release: str = "bls-ep-2024-34") -> pd.DataFrame:
     """Employment projections by occupation: table 1.2.
 
@@ -234,7 +226,8 @@ def read_projections(release: str = "bls-ep-2024-34") -> pd.DataFrame:
         f"{start} National Employment Matrix title": "title",
         "Occupation type": "kind",
     }
-    frame = frame_from_rows(path, rows, names | measures | {wage: "median_wage_usd"} | needs)
+    columns = names | measures | {wage: "median_wage_usd"} | needs
+    frame = pd.DataFrame(pick_columns(path, rows, columns), dtype="str")
     # Footnotes stand below the table, in the first column only.
     frame = frame[frame["kind"] != ""].reset_index(drop=True)
     frame["kind"] = frame["kind"].str.lower().str.replace(" ", "-")
@@ -261,6 +254,7 @@ def read_projections(release: str = "bls-ep-2024-34") -> pd.DataFrame:
     return validated(path, frame[list(at_the_door.columns)], at_the_door)
 
 
+@cached("wages")
 def read_wages(release: str = "bls-oews-2024") -> pd.DataFrame:
     """National wages by occupation (OEWS).
 
@@ -286,7 +280,7 @@ def read_wages(release: str = "bls-oews-2024") -> pd.DataFrame:
         "ANNUAL": "annual_only",
         "HOURLY": "hourly_only",
     }
-    frame = read_sheet(path, columns | {head: wage for wage, head in _WAGES.items()})
+    frame = read_columns(path, columns | {head: wage for wage, head in _WAGES.items()})
     for name in ("annual_only", "hourly_only"):
         frame[name] = frame[name].str.upper() == "TRUE"
     marks = ("", *_NOT_AVAILABLE, _TOP_CODED, "~")
@@ -309,11 +303,16 @@ def read_wage_cap(release: str = "bls-oews-2024") -> float:
     Returns:
         US dollars a year, from the workbook's own description of its marks; 239,200 in May 2023 and May 2024.
     """
+    return float(_wage_cap(release)["annual_usd"].iloc[0])
+
+
+@cached("wages")
+def _wage_cap(release: str) -> pd.DataFrame:
     path = locate_role(release, "wages")
     for row in read_rows(path, "Field Descriptions"):
         for cell in row:
             if match := _CAP.search(cell_text(cell)):
-                return float(match[1].replace(",", ""))
+                return pd.DataFrame({"annual_usd": [float(match[1].replace(",", ""))]})
     raise DataError(
         f"{path} does not say from which wage on it gives none (a line such as `$239,200 per year` on the sheet Field "
         "Descriptions); check that it is the right file and release"

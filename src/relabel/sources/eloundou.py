@@ -11,13 +11,9 @@ from pathlib import Path
 import pandas as pd
 
 from relabel.errors import DataError
-from relabel.sources.fetch import locate
-from relabel.sources.registry import get_source
-from relabel.sources.tables import (
-    ONET_SOC,
-    TASK_ID,
-    TASK_TYPES,
-    locate_role,
+from relabel.sources.fetch import locate, locate_role
+from relabel.sources.frames import (
+    cached,
     missing,
     number,
     numbers,
@@ -27,8 +23,11 @@ from relabel.sources.tables import (
     text,
     validated,
 )
+from relabel.sources.registry import get_source
+from relabel.sources.statements import LABELS_OF_2023
+from relabel.sources.tables import ONET_SOC, TASK_ID, TASK_TYPES
 
-SOURCE = "eloundou-2023"
+SOURCE = LABELS_OF_2023
 
 _EXPOSURE = ("E0", "E1", "E2")
 _AUTOMATION = ("T0", "T1", "T2", "T3", "T4")
@@ -56,6 +55,7 @@ OCCUPATIONS = schema(
 )
 
 
+@cached("labels", source=SOURCE)
 def read_labels() -> pd.DataFrame:
     """The published task labels of 2023.
 
@@ -69,6 +69,7 @@ def read_labels() -> pd.DataFrame:
     return validated(path, _tasks(read_columns(path, columns)), LABELS)
 
 
+@cached("automation-labels", source=SOURCE)
 def read_automation() -> pd.DataFrame:
     """The published automation labels of 2023, from `T0` (none) to `T4` (full).
 
@@ -82,6 +83,7 @@ def read_automation() -> pd.DataFrame:
     return validated(path, tasks, AUTOMATION)
 
 
+@cached("occupation-scores", source=SOURCE)
 def read_occupations() -> pd.DataFrame:
     """The published scores of occupations of 2023.
 

@@ -19,24 +19,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import pooch
-
 from relabel.errors import ChecksumError, DataError, NotAtHandError
 from relabel.settings import Frozen, settings
 from relabel.sources.registry import CopyStatus, Source, SourceFile, get_source, load_registry
-
-__all__ = [
-    "FileCheck",
-    "Provenance",
-    "Where",
-    "is_here",
-    "locate",
-    "provenance",
-    "pull",
-    "sha256_of",
-    "unpin",
-    "verify",
-]
 
 Where = Literal["mirror", "cache", "download"]
 
@@ -115,6 +100,15 @@ def locate(source_id: str, file: str) -> Path:
     """
     source = get_source(source_id)
     return _resolve(source, source.file(file))[0]
+
+
+def locate_role(source_id: str, role: str) -> Path:
+    """The verified path of the file that plays a role in a source.
+
+    Raises:
+        DataError: The source or the role is unknown, or the file is missing or not the registered one.
+    """
+    return locate(source_id, get_source(source_id).with_role(role).name)
 
 
 def provenance(source_id: str, file: str) -> Provenance:
@@ -419,6 +413,8 @@ def download(source: Source, entry: SourceFile) -> Path:
 
 
 def _retrieve(url: str, folder: Path) -> Path:
+    import pooch
+
     logger = pooch.get_logger()
     level = logger.level
     # pooch would print the checksum and advise to note it down, which is this module's work.

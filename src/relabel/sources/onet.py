@@ -5,27 +5,20 @@ from __future__ import annotations
 import pandas as pd
 import pandera.pandas as pa
 
-from relabel.sources.registry import get_source
-from relabel.sources.tables import (
-    NOT_GIVEN,
-    ONET_SOC,
-    SOC,
-    TASK_ID,
-    TASK_TYPES,
-    category,
-    locate_role,
+from relabel.sources.fetch import locate_role
+from relabel.sources.frames import (
+    cached,
     missing,
     number,
     numbers,
     plain_task_id,
     read_columns,
-    read_sheet,
     schema,
     text,
     validated,
 )
-
-_IMPORTANCE = "IM"
+from relabel.sources.statements import importance, occupation_columns, task_columns
+from relabel.sources.tables import NOT_GIVEN, ONET_SOC, SOC, TASK_ID, TASK_TYPES
 
 TASKS = schema(
     {
@@ -76,6 +69,7 @@ TO_SOC2018 = schema(
 )
 
 
+@cached("tasks", "occupations", "task-ratings")
 def read_tasks(release: str = "onet-30.2") -> pd.DataFrame:
     """Task statements with their importance.
 
@@ -87,19 +81,11 @@ def read_tasks(release: str = "onet-30.2") -> pd.DataFrame:
         `Supplemental`, or missing) and `importance` (float, 1 to 5; missing where the task is not rated or the release
         is registered without ratings). 30.2 and 29.1 have 18,796 tasks of 923 codes each.
     """
-    path = locate_role(release, "tasks")
-    columns = {"Task ID": "task_id", "O*NET-SOC Code": "onet_soc_code", "Task": "text", "Task Type": "task_type"}
-    tasks = read_columns(path, columns)
-    kinds = tasks["task_type"].map(lambda kind: category(str(kind), TASK_TYPES) or kind)
-    tasks = missing(tasks.assign(task_id=plain_task_id(tasks["task_id"]), task_type=kinds), ["task_type"], NOT_GIVEN)
-    tasks = tasks.merge(read_occupations(release)[["onet_soc_code", "title"]], how="left", on="onet_soc_code")
-    if get_source(release).find_role("task-ratings") is None:
-        tasks["importance"] = pd.Series(float("nan"), index=tasks.index, dtype="float64")
-    else:
-        tasks = tasks.merge(read_importance(release), how="left", on=["onet_soc_code", "task_id"])
-    return validated(path, tasks[list(TASKS.columns)], TASKS)
+    tasks = pd.DataFrame(task_columns(release)).astype(dict.fromkeys(TASKS.columns, "str") | {"importance": "float64"})
+    return validated(locate_role(release, "tasks"), tasks, TASKS)
 
 
+@cached("task-ratings")
 def read_importance(release: str = "onet-30.2") -> pd.DataFrame:
     """Importance ratings of tasks: the rows of scale IM; the scales RT and FT of the official file are left out.
 
@@ -109,22 +95,13 @@ def read_importance(release: str = "onet-30.2") -> pd.DataFrame:
     Returns:
         One row a rated task: `onet_soc_code, task_id, importance` (float, 1 to 5).
     """
-    path = locate_role(release, "task-ratings")
-    columns = {
-        "O*NET-SOC Code": "onet_soc_code",
-        "Task ID": "task_id",
-        "Scale ID": "scale",
-        "Data Value": "importance",
-    }
-    ratings = read_columns(path, columns)
-    ratings = ratings[ratings["scale"].str.upper() == _IMPORTANCE].drop(columns="scale").reset_index(drop=True)
-    ratings = ratings.assign(
-        task_id=plain_task_id(ratings["task_id"]),
-        importance=numbers(path, ratings["importance"], "Data Value", NOT_GIVEN),
-    )
-    return validated(path, ratings.dropna(subset="importance"), RATINGS)
+    rated = [(code, task, value) for (code, task), value in importance(release).items()]
+    columns = {"onet_soc_code": "str", "task_id": "str", "importance": "float64"}
+    ratings = pd.DataFrame(rated, columns=list(columns)).astype(columns)
+    return validated(locate_role(release, "task-ratings"), ratings, RATINGS)
 
 
+@cached("emerging-tasks", "occupations")
 def read_emerging_tasks(release: str = "onet-30.2") -> pd.DataFrame:
     """Tasks that O*NET has found but not yet taken in; they have no task id.
 
@@ -152,6 +129,7 @@ def read_emerging_tasks(release: str = "onet-30.2") -> pd.DataFrame:
     return validated(path, tasks[list(EMERGING_TASKS.columns)], EMERGING_TASKS)
 
 
+@cached("occupations")
 def read_occupations(release: str = "onet-30.2") -> pd.DataFrame:
     """All occupations of a release, those without tasks included.
 
@@ -161,11 +139,11 @@ def read_occupations(release: str = "onet-30.2") -> pd.DataFrame:
     Returns:
         One row a code: `onet_soc_code, title, description`; 1,016 rows.
     """
-    path = locate_role(release, "occupations")
-    columns = {"O*NET-SOC Code": "onet_soc_code", "Title": "title", "Description": "description"}
-    return validated(path, read_columns(path, columns), OCCUPATIONS)
+    frame = pd.DataFrame(occupation_columns(release), dtype="str")
+    return validated(locate_role(release, "occupations"), frame, OCCUPATIONS)
 
 
+@cached("job-zones")
 def read_job_zones(release: str = "onet-30.2") -> pd.DataFrame:
     """Job zones: how much preparation an occupation needs.
 
@@ -181,6 +159,7 @@ def read_job_zones(release: str = "onet-30.2") -> pd.DataFrame:
     return validated(path, zones, JOB_ZONES)
 
 
+@cached("tasks-to-dwas", "dwas")
 def read_dwas(release: str = "onet-30.2") -> pd.DataFrame:
     """Detailed work activities of tasks.
 
@@ -199,6 +178,7 @@ def read_dwas(release: str = "onet-30.2") -> pd.DataFrame:
     return validated(path, links.merge(titles, how="left", on="dwa_id"), DWAS)
 
 
+@cached("2019-to-soc2018", source="onet-taxonomy")
 def read_onet_to_soc2018() -> pd.DataFrame:
     """From O*NET-SOC 2019 to SOC 2018.
 
@@ -212,4 +192,4 @@ def read_onet_to_soc2018() -> pd.DataFrame:
         "2018 SOC Code": "soc2018",
         "2018 SOC Title": "soc2018_title",
     }
-    return validated(path, read_sheet(path, columns), TO_SOC2018)
+    return validated(path, read_columns(path, columns), TO_SOC2018)

@@ -9,18 +9,10 @@ from typing import Any, cast
 import pandas as pd
 
 from relabel.errors import ColumnError, DataError
+from relabel.sources.fetch import locate_role
+from relabel.sources.frames import cached, missing, number, numbers, read_columns, schema, text, validated
 from relabel.sources.registry import get_source
-from relabel.sources.tables import (
-    UK_SOC_UNIT,
-    locate_role,
-    missing,
-    number,
-    numbers,
-    read_sheet,
-    schema,
-    text,
-    validated,
-)
+from relabel.sources.tables import UK_SOC_UNIT
 
 _LEVELS = {1: "major", 2: "sub-major", 3: "minor", 4: "unit"}
 
@@ -88,6 +80,7 @@ ASHE_QUARTILES = schema(
 )
 
 
+@cached("coding-index")
 def read_coding_index(release: str = "ons-soc2020") -> pd.DataFrame:
     """The index of job titles with their SOC 2020 and ISCO-08 codes (SOC 2020 volume 2).
 
@@ -113,7 +106,7 @@ def read_coding_index(release: str = "ons-soc2020") -> pd.DataFrame:
         "SEE": "see",
         "D": "default",
     }
-    frame = read_sheet(path, columns, sheet="SOC2020 coding index")
+    frame = read_columns(path, columns, sheet="SOC2020 coding index")
     for name in ("soc2020", "isco08"):
         # A cell that is a number has lost the leading zero of the armed forces' codes.
         padded = frame[name].where(~frame[name].str.fullmatch(r"\d{3}"), "0" + frame[name])
@@ -123,6 +116,7 @@ def read_coding_index(release: str = "ons-soc2020") -> pd.DataFrame:
     return validated(path, frame, CODING_INDEX)
 
 
+@cached("unit-groups")
 def read_groups(release: str = "ons-soc2020") -> pd.DataFrame:
     """All groups of SOC 2020, from major to unit groups (SOC 2020 volume 1).
 
@@ -146,7 +140,7 @@ def read_groups(release: str = "ons-soc2020") -> pd.DataFrame:
         "Tasks": "tasks",
         "Related Job Titles": "job_titles",
     }
-    frame = read_sheet(path, codes | texts, sheet="SOC2020 descriptions")
+    frame = read_columns(path, codes | texts, sheet="SOC2020 descriptions")
     frame = missing(frame, list(frame.columns), ("", "<blank>"))
     code = frame["unit"]
     for name in ("minor", "sub-major", "major"):
@@ -171,6 +165,7 @@ def read_unit_groups(release: str = "ons-soc2020") -> pd.DataFrame:
     return groups[groups["level"] == "unit"].drop(columns="level").reset_index(drop=True)
 
 
+@cached("pay", "pay-quality")
 def read_ashe(release: str = "ons-ashe-2024") -> pd.DataFrame:
     """Annual gross pay of employees by occupation, with its quality (ASHE tables 14.7a and 14.7b, sheet All).
 
@@ -210,6 +205,7 @@ def read_ashe(release: str = "ons-ashe-2024") -> pd.DataFrame:
     return validated(path, out, ASHE)
 
 
+@cached("quartiles")
 def read_ashe_medians(release: str = "ons-ashe-2025-medians") -> pd.DataFrame:
     """Quartiles of annual gross pay; a derived extract, without job counts or quality.
 
@@ -231,7 +227,7 @@ def read_ashe_medians(release: str = "ons-ashe-2025-medians") -> pd.DataFrame:
 
 def _ashe_table(path: Path) -> pd.DataFrame:
     columns = {"Code": "code", "Description": "title"} | {head: stem for head, _, stem in _MEASURES}
-    frame = read_sheet(path, columns, sheet="All")
+    frame = read_columns(path, columns, sheet="All")
     # Below the table stand the footnotes, which fill the first column only.
     return frame[(frame["code"] != "") | (frame["jobs"] != "")].reset_index(drop=True)
 

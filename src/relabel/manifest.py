@@ -1,0 +1,421 @@
+"""The folder of a run: what `relabel run` writes there, and the manifest, without any table library.
+
+RUN/manifest.json     which model was asked what, from which sources, with which counts and cost
+RUN/labels.parquet    one row a label (`relabel.label.Label`)
+RUN/failures.jsonl    one line a missing label (`relabel.label.Failure`)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import ConfigDict, ValidationError
+
+from relabel.errors import ColumnError, DataError, first_error
+from relabel.files import make_private_dir, replacing, require_own
+from relabel.label import Failure, Label
+from relabel.redaction import clean_document, masked
+from relabel.rubric import Rubric, Unit
+from relabel.settings import Frozen, asset_dir
+from relabel.sources import fetch, registry
+from relabel.sources.tables import is_table_file
+
+if TYPE_CHECKING:
+    import pyarrow
+
+
+PUBLISHED: Mapping[str, tuple[str, str]] = {
+    "eloundou-2023:gpt4": ("gpt4", "GPT-4, rubric of 2023"),
+    "eloundou-2023:gpt4-alt": ("gpt4_alt", "GPT-4, alternative rubric of 2023"),
+    "eloundou-2023:human": ("human", "human annotators of 2023"),
+    "eloundou-2023:gpt4-automation": ("gpt4", "GPT-4 on automation, T0 to T4"),
+    "eloundou-2023:human-automation": ("human", "human annotators of 2023 on automation, T0 to T4, 100 tasks"),
+}
+"""Published label sets by name: column in the source, and who labelled. Those of automation answer another question."""
+
+TASK_FILE = "task-file"
+"""What a manifest calls the source of a task list that a user gave as a file."""
+
+
+FORMAT_VERSION = 1
+
+
+class SourceUse(Frozen):
+    """A source file that went into a run."""
+
+    model_config = ConfigDict(extra="allow")
+
+    source: str
+    file: str
+    sha256: str
+    copy_status: str | None = None
+
+
+class Counts(Frozen):
+    """Labels asked for, and where they came from. `asked = from_store + fresh + failed` when the run has ended.
+
+    Attributes:
+        repaired: Labels from an answer that was asked for again, with what was wrong with the one before.
+        unwrapped: Labels that were read from within other text.
+    """
+
+    asked: int = 0
+    from_store: int = 0
+    fresh: int = 0
+    failed: int = 0
+    repaired: int = 0
+    unwrapped: int = 0
+
+
+class Tokens(Frozen):
+    """Tokens of the answers bought by this run, those of rejected answers included.
+
+    Attributes:
+        cached: Tokens of prompts that the provider read from its prefix cache, as it says itself.
+        written: Those that it wrote to that cache, where it counts them.
+        reasoning: Tokens of hidden thinking, counted in `completion`.
+        cached_share: `cached` over `prompt`, 0-1; None where nothing was bought.
+    """
+
+    prompt: int = 0
+    cached: int = 0
+    written: int = 0
+    completion: int = 0
+    reasoning: int = 0
+    cached_share: float | None = None
+
+
+class PerhapsCharged(Frozen):
+    """Requests that were sent and never answered: the provider may have charged for them.
+
+    Attributes:
+        requests: How many.
+        usd: The most that they can have cost; None where no bound of it is known.
+    """
+
+    requests: int = 0
+    usd: float | None = 0.0
+
+
+class Session(Frozen):
+    """One start of a run: what it found, bought and paid. A run that was stopped and started again has several."""
+
+    started_at: str
+    ended_at: str
+    status: str
+    counts: Counts
+    tokens: Tokens
+    cost_usd: float | None
+    perhaps_charged: PerhapsCharged = PerhapsCharged()
+
+
+class Manifest(Frozen):
+    """What a run did: enough to do it again and to trace each number.
+
+    Attributes:
+        status: `running` until the end is written; `incomplete` when labels are missing; `interrupted` when stopped.
+        counts: Of the last session, as are `tokens`, `cost_usd`, `started_at` and `ended_at`.
+        labels_by_model: Labels by the model that the provider says answered.
+        repeats_from_cache: Samples that a cache on the way to the model answered with an earlier one of the question.
+        cost_usd: Cost of what was bought; None where the price is unknown.
+        table_cost_usd: The same by the price table, where the provider stated costs of its own that differ.
+        upstreams: Who answered behind a gateway or router, as it says.
+        perhaps_charged: Requests without an answer that may have been charged all the same; `cost_usd` leaves them out.
+        origins: Labels whose answers came from a pack, by the pack.
+        sessions: Every start of the run that came to an end; their sums are what the run took in all.
+        rubric: The rubric, whole, so that a run folder explains its own labels.
+        parameters: The command's options that shape the run.
+        api: The dialect that the server was spoken to in.
+        response_form: How the server was held to the answer's shape: `json_schema`, `json_object` or `text`.
+        priors: For labels decided by log probability, the mean log probability by setting and label that calibration
+            took out.
+        history: How the number of requests in flight was found: seconds from the start, the limit, and why it changed.
+    """
+
+    format_version: int = FORMAT_VERSION
+    status: Literal["running", "complete", "incomplete", "interrupted", "published"]
+    package_version: str
+    git_commit: str | None = None
+    model: str
+    models_returned: tuple[str, ...] = ()
+    upstreams: tuple[str, ...] = ()
+    labels_by_model: Mapping[str, int] = {}
+    repeats_from_cache: int = 0
+    base_url: str | None = None
+    engine: str | None = None
+    rubric: Rubric
+    rubric_sha256: str
+    prompt_sha256: str | None = None
+    schema_sha256: str | None = None
+    sources: tuple[SourceUse, ...] = ()
+    tasks: str
+    settings: tuple[str, ...]
+    parameters: Mapping[str, Any] = {}
+    counts: Counts = Counts()
+    tokens: Tokens = Tokens()
+    cost_usd: float | None = None
+    table_cost_usd: float | None = None
+    perhaps_charged: PerhapsCharged = PerhapsCharged()
+    price: Mapping[str, Any] | None = None
+    api: str | None = None
+    response_form: str | None = None
+    priors: Mapping[str, Mapping[str, float]] | None = None
+    history: tuple[tuple[float, int, str], ...] = ()
+    origins: Mapping[str, int] = {}
+    sessions: tuple[Session, ...] = ()
+    note: str | None = None
+    started_at: str | None = None
+    ended_at: str | None = None
+
+
+def task_sources(ref: str, unit: Unit = "task") -> tuple[SourceUse, ...]:
+    """The files that a task list comes from, with their checksums, for a manifest.
+
+    Args:
+        ref: As for `relabel.task.task_table`, or for the unit `occupation` as for `relabel.task.occupation_table`.
+        unit: What is labelled.
+
+    Raises:
+        DataError: A file is missing or is not the registered one.
+    """
+    if ref == "sample":
+        path = asset_dir("data") / "sample" / ("tasks.csv" if unit == "task" else "occupations.csv")
+        return (SourceUse(source=ref, file=path.name, sha256=fetch.sha256_of(path)),)
+    if is_table_file(ref):
+        # By its name alone: the folder is private, and differs from machine to machine.
+        return (SourceUse(source=TASK_FILE, file=Path(ref).name, sha256=fetch.sha256_of(Path(ref))),)
+    source = registry.get_source(ref)
+    if unit == "occupation":
+        roles = ("occupations",)
+    else:
+        roles = ("labels",) if ref == "eloundou-2023" else ("tasks", "occupations", "task-ratings")
+    entries = [entry for role in roles if (entry := source.find_role(role)) is not None]
+    known = [fetch.provenance(ref, entry.name) for entry in entries]
+    return tuple(SourceUse(source=k.source_id, file=k.file, sha256=k.sha256, copy_status=k.copy_status) for k in known)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read a run folder's manifest.
+
+    Raises:
+        DataError: It is missing or malformed.
+    """
+    path = folder / "manifest.json"
+    require_own(path)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        version = data.get("format_version", FORMAT_VERSION) if isinstance(data, dict) else FORMAT_VERSION
+        if not isinstance(version, int):
+            raise ValueError("format_version: is not a whole number")
+        if version > FORMAT_VERSION:
+            raise DataError(f"{path} was written by a newer relabel (format {version}); update relabel to read it")
+        return Manifest.model_validate(data)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); check the folder") from error
+    except (ValueError, RecursionError) as error:
+        reason = first_error(error) if isinstance(error, ValidationError) else str(error)
+        raise DataError(
+            f"{path} is not a run manifest ({reason}); run the labelling again, answers come from the store"
+        ) from error
+
+
+def write_run(
+    folder: Path,
+    manifest: Manifest,
+    labels: Iterable[Label],
+    failures: Iterable[Failure],
+) -> None:
+    """Write a run folder. Each file is replaced at once or not at all; the manifest comes last.
+
+    Args:
+        folder: The run's folder; made when missing.
+        manifest: What was done.
+        labels: All labels.
+        failures: All missing labels.
+
+    Raises:
+        DataError: The folder cannot be written.
+    """
+    labels = sorted(labels, key=lambda x: (x.onet_soc_code, x.task_id, x.setting, x.sample))
+    try:
+        make_private_dir(folder)
+        with replacing(folder / "labels.parquet") as temporary:
+            write_label_table(temporary, labels)
+        with replacing(folder / "failures.jsonl") as temporary, temporary.open("w", encoding="utf-8") as lines:
+            lines.writelines(f.model_dump_json() + "\n" for f in failures)
+        write_manifest(folder, manifest)
+    except OSError as error:
+        raise DataError(
+            f"cannot write the run folder {folder} ({error.strerror or error}); the answers are safe in the store: "
+            "free space or give another --out, then start the same run again"
+        ) from error
+
+
+def _manifest_json(manifest: Manifest) -> str:
+    """A manifest without secrets; the rubric is the user's own text, and stays as it is."""
+    text = manifest.model_dump_json(indent=2)
+    if masked(text) == text:
+        return text
+    document = manifest.model_dump(mode="json")
+    return json.dumps({**clean_document(document), "rubric": document["rubric"]}, ensure_ascii=False, indent=2)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write a run's manifest, at once or not at all.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    with replacing(folder / "manifest.json") as temporary:
+        temporary.write_text(_manifest_json(manifest) + "\n", encoding="utf-8")
+
+
+LABEL_COLUMNS = tuple(field.name for field in fields(Label))
+_ROWS_AT_ONCE = 20_000
+"""Labels that are turned into a table in one go."""
+
+
+@cache
+def parquet_schema() -> pyarrow.Schema:
+    """The columns of `labels.parquet`, those of `Label`, with their types."""
+    import pyarrow
+
+    whole, small, real, text = pyarrow.int64(), pyarrow.int32(), pyarrow.float64(), pyarrow.string()
+    types = {
+        **dict.fromkeys(("sample", "attempts", "variant"), small),
+        **dict.fromkeys(("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"), whole),
+        **dict.fromkeys(("probability", "cost_usd", "latency_s"), real),
+        **dict.fromkeys(("from_store", "repaired", "unwrapped"), pyarrow.bool_()),
+    }
+    return pyarrow.schema([(name, types.get(name, text)) for name in LABEL_COLUMNS])
+
+
+def write_label_table(path: Path, labels: Iterable[Label]) -> None:
+    """Write a file of labels in their order, without holding them whole.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    import pyarrow
+    import pyarrow.parquet as pq
+
+    rows, schema = iter(labels), parquet_schema()
+    with pq.ParquetWriter(path, schema) as table:
+        while some := list(islice(rows, _ROWS_AT_ONCE)):
+            columns = [_column([getattr(x, name) for x in some], schema.field(name).type) for name in LABEL_COLUMNS]
+            table.write_table(pyarrow.Table.from_arrays(columns, schema=schema))
+
+
+def _column(values: list[Any], of: pyarrow.DataType) -> pyarrow.Array:
+    """An array made of its buffers: `pyarrow.array` would load pandas, to see whether it was given any of it."""
+    import numpy as np
+    import pyarrow
+
+    there = np.fromiter((value is not None for value in values), bool, len(values))
+    valid = None if there.all() else pyarrow.py_buffer(np.packbits(there, bitorder="little"))
+    if pyarrow.types.is_string(of):
+        texts = [b"" if value is None else value.encode() for value in values]
+        ends = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+        return pyarrow.Array.from_buffers(
+            of, len(values), [valid, pyarrow.py_buffer(ends), pyarrow.py_buffer(b"".join(texts))]
+        )
+    if pyarrow.types.is_boolean(of):
+        bits = np.packbits(np.fromiter(map(bool, values), bool, len(values)), bitorder="little")
+        return pyarrow.Array.from_buffers(of, len(values), [valid, pyarrow.py_buffer(bits)])
+    numbers = np.array([0 if value is None else value for value in values], dtype=of.to_pandas_dtype())
+    return pyarrow.Array.from_buffers(of, len(values), [valid, pyarrow.py_buffer(numbers)])
+
+
+def find_run(ref: str, runs_dir: Path = Path("runs")) -> Path:
+    """The folder of a run that a user names by its path or by its name under `runs/`.
+
+    Raises:
+        DataError: There is none.
+    """
+    advice = "give the folder that `relabel run --out` wrote"
+    try:
+        for folder in (Path(ref), runs_dir / ref) if ref else ():
+            if (folder / "manifest.json").is_file():
+                return folder
+        if ref and Path(ref).is_dir():
+            raise DataError(f"{ref} holds no manifest.json, so it is not a run folder; {advice}")
+        if ref and Path(ref).is_file():
+            if is_table_file(ref):
+                made = runs_dir / Path(ref).stem
+                advice = (
+                    f"make a run of its labels with `relabel import {ref} --model NAME --out {made}`, and give that"
+                )
+            raise DataError(f"{ref} is a file, and a run is a folder; {advice}")
+    except OSError as error:
+        raise DataError(f"the run {_short(ref)!r} cannot be looked up ({error.strerror}); {advice}") from error
+    known = ", ".join([*PUBLISHED, "sample"])
+    raise DataError(f"there is no run {_short(ref)!r}; give a run folder, a name under {runs_dir}/, or one of {known}")
+
+
+def _short(ref: str) -> str:
+    return ref if len(ref) <= 100 else f"{ref[:100]}…"
+
+
+def _failure(line: bytes, number: int, path: Path) -> Failure:
+    try:
+        return Failure.model_validate_json(line)
+    except ValidationError as error:
+        raise DataError(
+            f"{path} line {number} names no missing label ({first_error(error)}); remove the line or make the run again, "
+            "answers come from the store"
+        ) from error
+
+
+def read_failures(folder: Path) -> list[Failure]:
+    """The missing labels that a run folder names.
+
+    Raises:
+        DataError: A line of them is damaged.
+    """
+    path = folder / "failures.jsonl"
+    if not path.exists():
+        return []
+    require_own(path)
+    try:
+        # Not by splitlines, which also cuts at characters that stand plainly in JSON, such as U+2028 in a refusal.
+        lines = path.read_bytes().split(b"\n")
+        return [_failure(line, number, path) for number, line in enumerate(lines, start=1) if line.strip()]
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); check the folder") from error
+
+
+def read_label_file(folder: Path, columns: Sequence[str] | None = None) -> pyarrow.Table:
+    """The labels of a run folder as they stand there, or some columns of them.
+
+    Raises:
+        DataError: They are missing, damaged, or lack a column.
+    """
+    import pyarrow
+    import pyarrow.parquet as pq
+
+    path = folder / "labels.parquet"
+    require_own(path)
+    if not path.is_file():
+        why = (
+            "is still running or was killed" if read_manifest(folder).status == "running" else "lost its labels.parquet"
+        )
+        raise DataError(f"the run {folder} {why}; start the same `relabel run` again, answers come from the store")
+    try:
+        with pq.ParquetFile(path) as file:
+            names: list[str] = file.schema_arrow.names
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise pyarrow.ArrowInvalid(f"it has the column {twice[0]!r} more than once")
+            if lacking := [name for name in columns or () if name not in names]:
+                raise ColumnError(path, lacking[0], names)
+            return file.read(None if columns is None else list(columns))
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            f"{path} is damaged ({reason}); run the labelling again, answers come from the store"
+        ) from error
