@@ -6,17 +6,14 @@ What is heavy to import is here, so that `relabel run --help` starts at once.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
-import re
 import signal
 import sys
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
@@ -24,299 +21,49 @@ from relabel.cli._render import wrapped
 from relabel.cli.display import Look, money, say, shown
 from relabel.errors import IncompleteRunError, RunInterruptedError, UsageError
 from relabel.files import require_writable
-from relabel.labelling.connection import Connection, LazyEngine
-from relabel.labelling.engine import Engine, ReplayEngine
+from relabel.labelling.connection import Connection
+from relabel.labelling.engine import Engine
 from relabel.labelling.estimate import Estimate, cost_at_a_glance, estimate, limits
 from relabel.labelling.job import Job, Stop
-from relabel.labelling.limiter import LARGEST_LIMIT, Limiter
-from relabel.labelling.local import ADVICE, SLOTS, is_local
+from relabel.labelling.limiter import Limiter
+from relabel.labelling.local import ADVICE, is_local
+from relabel.labelling.options import RunOptions, make_engine
 from relabel.labelling.pricing import Budget
 from relabel.labelling.progress import Progress
-from relabel.labelling.prompt import load_prompt
-from relabel.labelling.request import ONE_TOKEN, Decide, canonical_json
 from relabel.labelling.runner import run_job
 from relabel.labelling.session import Outcome, labels_there
 from relabel.labelling.store import Store
-from relabel.labelling.wire import Api, Form, output_bound
-from relabel.manifest import Tokens, task_sources
-from relabel.rubric import Rubric, orders
+from relabel.manifest import Tokens
 from relabel.settings import Settings
-from relabel.sources.tables import is_table_file
-from relabel.task import disputed_titles, load_tasks
-
-if TYPE_CHECKING:
-    from relabel.labelling.ray import ClusterOptions
-
-_CREDENTIALS = {"api_key", "apikey", "authorization", "token", "access_token", "secret", "password"}
-_OURS = {"model", "messages", "input", "response_format", "stream", "n"}
-"""Fields of a request that relabel sets itself."""
-
-
-def settings_of(rubric: Rubric, given: Sequence[str] | None) -> tuple[str, ...]:
-    """The settings to ask: those that were given, or all.
-
-    Raises:
-        UsageError: The rubric has no such setting.
-    """
-    asked = tuple(dict.fromkeys(given or rubric.settings))
-    for name in asked:
-        if name not in rubric.settings:
-            raise UsageError(f"the rubric {rubric.id} has no setting {name!r}; use one of {', '.join(rubric.settings)}")
-    return asked
-
-
-def parameters(
-    given: Sequence[str],
-    max_tokens: int | None,
-    model: str,
-    *,
-    api: Api,
-    decide: Decide,
-    bound: str = "max_completion_tokens",
-) -> dict[str, Any]:
-    """What is sent beside the question, by the user's word.
-
-    Args:
-        given: Values of `--param`.
-        max_tokens: Value of `--max-tokens`.
-        model: The model as the user named it.
-        api: The dialect, which has its own name for the bound of an answer.
-        decide: How an answer says its label; one token leaves little to choose.
-        bound: What the provider calls the bound of an answer in the chat dialect.
-
-    Raises:
-        UsageError: One is not a parameter, cannot be sent, or would be overridden.
-    """
-    found: dict[str, Any] = {}
-    for item in given:
-        name, equals, text = item.partition("=")
-        if name.lower().replace("-", "_") in _CREDENTIALS:
-            raise UsageError(f"--param {name} would write a credential into the store; set OPENAI_API_KEY instead")
-        if not equals or not name or name in _OURS:
-            raise UsageError(f"--param {item!r} is not NAME=VALUE with a sampling parameter, such as temperature=0")
-        found[name] = value = _value(item, name, text)
-        if name == "text" and not (isinstance(value, dict) and "format" not in value):
-            raise UsageError(
-                '--param text takes an object without `format`, such as text={"verbosity":"low"}: the format is relabel\'s'
-            )
-    if decide == "logprob":
-        _leave_to_one_token(found, max_tokens)
-    if max_tokens is not None:
-        at_home = "max_tokens" if is_local(model) else bound
-        found["max_output_tokens" if api == "responses" else at_home] = max_tokens
-    return found
-
-
-def _value(item: str, name: str, text: str) -> Any:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = text
-    except RecursionError:
-        raise UsageError(f"--param {name} is nested too deep to be sent; give a simpler value") from None
-    try:
-        canonical_json({name: value})
-    except ValueError:  # what JSON has no word for: NaN, what is beyond all numbers, half a character
-        raise UsageError(
-            f"--param {item!r} cannot be sent as JSON; give a finite number, or text that is whole"
-        ) from None
-    return value
-
-
-def _leave_to_one_token(params: dict[str, Any], max_tokens: int | None) -> None:
-    """Refuse parameters that `--decide logprob` would override, so that the manifest says what was sent."""
-    against = [f"--param {n}" for n, value in params.items() if n in ONE_TOKEN and value != ONE_TOKEN[n]]
-    against += [f"--param {n}" for n in params if n not in ONE_TOKEN and output_bound({n: 1}) is not None]
-    if max_tokens is not None:
-        against.append("--max-tokens")
-    if against:
-        fixed = ", ".join(f"{name}={json.dumps(value)}" for name, value in ONE_TOKEN.items())
-        raise UsageError(f"--decide logprob requests one token with {fixed}; remove {' and '.join(against)}")
-
-
-def make_job(
-    model: str,
-    described: Connection,
-    rubric: Rubric,
-    settings: tuple[str, ...],
-    tasks: str,
-    *,
-    prompt: str | None = None,
-    examples: bool = True,
-    sample: int | None = None,
-    seed: int = 0,
-    occupations: Sequence[str] = (),
-    samples: int = 1,
-    variants: int = 1,
-    decide: Decide = "json",
-    pack: int = 1,
-    form: Form | None = None,
-) -> Job:
-    """The job that the options ask for.
-
-    Args:
-        model: The model as the user named it.
-        described: The model.
-        rubric: The rubric.
-        settings: Settings of the rubric to ask.
-        tasks: The task list as the user named it.
-        prompt: A prompt's name or path; by default the rubric's.
-        examples: Whether worked examples are shown.
-        sample: Draw this many tasks at random.
-        seed: Seed of the draw.
-        occupations: Only tasks of these codes.
-        samples: Times that each question is asked, in each order.
-        variants: Orders of the rubric's labels and examples that each question is asked in, drawn with the same seed.
-        decide: How an answer says its label.
-        pack: Tasks in one request.
-        form: How the server is held to the answer's shape; None finds it out.
-
-    Raises:
-        UsageError: The rubric has fewer orders than variants.
-        DataError: A task list, or a prompt, cannot be used.
-    """
-    if variants > 1 and decide == "logprob":
-        raise UsageError(
-            "--variants needs --decide json: with one token a label's letter moves with the order of labels"
-        )
-    template = load_prompt(prompt or rubric.prompt)
-    chosen = load_tasks(tasks, unit=rubric.unit, occupations=occupations, sample=sample, seed=seed)
-    if is_table_file(tasks) and (disputed := disputed_titles((task.onet_soc_code, task.title) for task in chosen)):
-        typer.echo(wrapped(f"warning: {disputed}; correct the list before you pay for labels"), err=True)
-    return Job(
-        tasks=chosen,
-        tasks_ref=tasks,
-        sources=task_sources(tasks, rubric.unit),
-        rubric=rubric,
-        prompt=template,
-        settings=settings,
-        endpoint=described.endpoint.model_copy(update={"form": form or "json_schema"}),
-        model=model,
-        base_url=described.shown_url,
-        price=described.price,
-        provider=described.provider,
-        samples=samples,
-        orders=orders(rubric, variants, seed=seed, examples=examples) if variants > 1 else (),
-        examples=examples,
-        decide=decide,
-        pack=pack,
-        probe=form is None and decide == "json" and not is_local(model),
-        parameters={
-            "sample": sample,
-            "seed": seed if sample else None,
-            "occupations": list(occupations),
-            "wire_model": described.endpoint.model,
-            **({"variant_seed": seed} if variants > 1 else {}),
-        },
-    )
-
-
-def default_name(job: Job) -> str:
-    """A name for a run that tells what was asked; the same command gives the same name."""
-    parts = [job.model, job.rubric.id, Path(job.tasks_ref).stem if is_table_file(job.tasks_ref) else job.tasks_ref]
-    if job.parameters["sample"]:
-        parts.append(f"n{job.parameters['sample']}-s{job.parameters['seed']}")
-    whole: list[Any] = [
-        job.endpoint.model_dump(),
-        job.rubric.sha256,
-        job.prompt.sha256,
-        job.settings,
-        job.all_parameters,
-        [source.sha256 for source in job.sources],
-    ]
-    digest = hashlib.sha256(canonical_json(whole)).hexdigest()[:6]
-    return re.sub(r"[^a-z0-9.]+", "-", "-".join([*parts, digest]).lower()).strip("-")
-
-
-@dataclass(frozen=True)
-class Caps:
-    """What a run may not exceed.
-
-    Attributes:
-        concurrency: Requests in flight at once; None finds it out.
-        rpm: Requests a minute at most.
-        tpm: Tokens a minute at most.
-        max_cost: Cap of the cost, in USD.
-    """
-
-    concurrency: int | None
-    rpm: float | None = None
-    tpm: float | None = None
-    max_cost: float | None = None
-
-
-def caps_of(
-    concurrency: str,
-    rpm: float | None,
-    tpm: float | None,
-    max_cost: float | None,
-    model: str,
-    described: Connection,
-    cluster: ClusterOptions | None,
-    *,
-    one_token: bool,
-) -> Caps:
-    """What a run may not exceed, from the options that say it.
-
-    Raises:
-        UsageError: One cannot be kept.
-    """
-    if concurrency == "auto":
-        at_once = SLOTS if is_local(model) else None
-        if at_once and cluster:  # a server for each worker; how many there are is known once the cluster is joined
-            at_once = SLOTS * cluster.workers if cluster.workers else LARGEST_LIMIT
-    elif concurrency.isdecimal() and 1 <= int(concurrency) <= 4096:
-        at_once = int(concurrency)
-    else:
-        raise UsageError(f"--concurrency must be 'auto' or an integer from 1 to 4096; got {concurrency!r}")
-    if max_cost is not None:
-        if described.price is None:
-            raise UsageError(f"--max-cost needs a price, and none is known for {model}; give it with --price IN/OUT")
-        if not one_token and output_bound(described.endpoint.params) is None:
-            raise UsageError(
-                "--max-cost needs --max-tokens: without a bound of the answer the worst case of a request is not known"
-            )
-    return Caps(at_once, rpm, tpm, max_cost)
 
 
 def label(
+    options: RunOptions,
     job: Job,
+    connection: Connection,
     folder: Path,
-    model: str,
-    described: Connection,
     environment: Settings,
-    caps: Caps,
     *,
     replay: bool = False,
-    cluster: ClusterOptions | None = None,
     look: Look = "people",
 ) -> Outcome:
     """Run a job to its end.
 
     Args:
+        options: What the user chose.
         job: What to label.
+        connection: The model.
         folder: The run folder.
-        model: The model as the user named it.
-        described: The model.
         environment: Settings from the environment.
-        caps: What it may not exceed.
         replay: Whether answers come from the store alone.
-        cluster: The Ray cluster whose workers ask; None asks from this process.
         look: How progress looks.
     """
+    options.require_bounds(connection)
     require_writable(folder)
-    limiter = Limiter(caps.concurrency, rpm=caps.rpm, tpm=caps.tpm)
-    budget = Budget(caps.max_cost, described.price)
+    limiter = options.limiter()
+    budget = Budget(options.max_cost, connection.price)
     with Store(environment.store_dir) as store:
-        engine: Engine
-        if replay:
-            engine = ReplayEngine()
-        elif cluster is not None:
-            from relabel.labelling.ray import RayEngine
-
-            engine = RayEngine(model, described, limiter, budget, cluster)
-        else:
-            engine = LazyEngine(model, described, environment, limiter, budget)
+        engine = make_engine(options, connection, environment, limiter, budget, replay=replay)
         return asyncio.run(_work(job, engine, store, folder, limiter, budget, look=look))
 
 

@@ -343,35 +343,38 @@ def _labelled(
     """Label the tasks under each rubric, one run after the other."""
     from dataclasses import replace
 
-    from relabel.cli._labelling import caps_of, get_consent, label, make_job, parameters
+    from relabel.cli._labelling import get_consent, label
     from relabel.errors import IncompleteRunError
-    from relabel.labelling.connection import describe
+    from relabel.labelling.options import RunOptions, read_concurrency, read_parameters
     from relabel.labelling.pricing import given_price
     from relabel.run import open_run
     from relabel.settings import settings
 
     environment = settings()
-    params = parameters(options["param"] or (), options["max_tokens"], model, api="chat", decide="json")
-    price = given_price(options["price"]) if options["price"] else None
-    described = describe(model, options["base_url"], environment, params, api="chat", price=price, timeout=None)
-    caps = caps_of(options["concurrency"], None, None, options["max_cost"], model, described, None, one_token=False)
     runs: dict[str, Run] = {}
     for name, rubric in rubrics.items():
-        job = make_job(
-            model,
-            described,
-            rubric,
-            tuple(rubric.settings),
-            ref,
+        chosen = RunOptions(
+            model=model,
+            rubric=rubric,
+            base_url=options["base_url"],
+            tasks=ref,
+            chosen=tasks,
+            seed=extra["seed"],
             samples=options["samples"],
             variants=options["variants"],
-            seed=extra["seed"],
+            params=read_parameters(options["param"] or ()),
+            max_tokens=options["max_tokens"],
+            price=given_price(options["price"]) if options["price"] else None,
+            concurrency=read_concurrency(options["concurrency"]),
+            max_cost=options["max_cost"],
         )
-        job = replace(job, tasks=tasks, parameters={**job.parameters, **extra})
+        connection = chosen.connection(environment)
+        job = chosen.job(connection)
+        job = replace(job, parameters={**job.parameters, **extra})
         typer.echo(f"{name}: {job.size:,} labels", err=True)
         if options["max_cost"] is None:
             get_consent(job, folder / name)
-        outcome = label(job, folder / name, model, described, environment, caps, look="quiet" if quiet else "people")
+        outcome = label(chosen, job, connection, folder / name, environment, look="quiet" if quiet else "people")
         if outcome.interrupted or outcome.missing.total >= job.size:
             raise IncompleteRunError(
                 f"{name}: {outcome.missing.total:,} of {job.size:,} labels are missing, {folder / name / 'failures.jsonl'} says which "

@@ -140,54 +140,52 @@ def run(
     was stopped, killed or refused; nothing is paid for twice.
     """
     from relabel.cli import _labelling as labelling
-    from relabel.labelling.connection import describe
+    from relabel.cli._render import wrapped
     from relabel.labelling.local import is_local
+    from relabel.labelling.options import RunOptions, default_name, read_concurrency, read_parameters
     from relabel.labelling.pricing import given_price
-    from relabel.labelling.providers import OPENAI_URL, provider_of
     from relabel.rubric import load_rubric
     from relabel.settings import settings
 
-    if not model.strip() or model == "local:":
-        raise UsageError("--model is empty; name a model at the provider, local, or local:FILE.gguf")
     environment = settings()
-    loaded = load_rubric(rubric)
-    asked = labelling.settings_of(loaded, setting)
-    if engine == "batch" and is_local(model):
-        raise UsageError(f"--engine batch needs a provider with a Batch API, and {model} runs here; remove --engine")
-    if decide == "logprob" and (pack > 1 or api == "responses"):
-        raise UsageError("--decide logprob asks one token about one task by chat; remove --pack and --api")
-    known = provider_of(base_url or environment.openai_base_url or OPENAI_URL, provider)
-    described = describe(
-        model,
-        base_url,
-        environment,
-        labelling.parameters(param or (), max_tokens, model, api=api, decide=decide, bound=known.bound),
-        api=api,
-        price=given_price(price) if price else None,
-        timeout=timeout,
+    options = RunOptions(
+        model=model,
+        rubric=load_rubric(rubric),
+        base_url=base_url,
         provider=provider,
         key_env=key_env,
-    )
-    cluster = _cluster(engine, ray_address, workers, worker_cpus)
-    caps = labelling.caps_of(concurrency, rpm, tpm, max_cost, model, described, cluster, one_token=decide == "logprob")
-    job = labelling.make_job(
-        model,
-        described,
-        loaded,
-        asked,
-        tasks,
+        api=api,
+        settings=tuple(setting or ()),
         prompt=prompt,
         examples=examples,
+        tasks=tasks,
         sample=sample,
         seed=seed,
-        occupations=occupation or (),
+        occupations=tuple(occupation or ()),
         samples=samples,
         variants=variants,
         decide=decide,
         pack=pack,
         form=None if response_format == "auto" else response_format,
+        params=read_parameters(param or ()),
+        max_tokens=max_tokens,
+        timeout=timeout,
+        price=given_price(price) if price else None,
+        concurrency=read_concurrency(concurrency),
+        rpm=rpm,
+        tpm=tpm,
+        max_cost=max_cost,
+        cluster=_cluster(engine, ray_address, workers, worker_cpus),
     )
-    folder = out or Path("runs") / labelling.default_name(job)
+    if engine == "batch" and is_local(model):
+        raise UsageError(f"--engine batch needs a provider with a Batch API, and {model} runs here; remove --engine")
+    options.asked_settings()
+    connection = options.connection(environment)
+    options.require_bounds(connection)
+    job = options.job(connection)
+    if doubts := options.doubts(job):
+        typer.echo(wrapped(f"warning: {doubts}"), err=True)
+    folder = out or Path("runs") / default_name(job)
     priced = replace(job, price=job.price.halved()) if engine == "batch" and job.price else job
     if dry_run:
         labelling.show_plan(priced, environment, engine, rpm, tpm, as_json=as_json)
@@ -203,15 +201,13 @@ def run(
             job,
             folder,
             environment,
-            base_url=described.base_url,
+            base_url=connection.base_url,
             max_cost=max_cost,
             key_env=key_env,
             look=look,
         )
     else:
-        outcome = labelling.label(
-            job, folder, model, described, environment, caps, replay=engine == "replay", cluster=cluster, look=look
-        )
+        outcome = labelling.label(options, job, connection, folder, environment, replay=engine == "replay", look=look)
     labelling.report(outcome, folder, model, go_on, as_json=as_json)
 
 

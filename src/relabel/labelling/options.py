@@ -1,0 +1,333 @@
+"""From what a user chose to a job, the model's connection and the limits that it may not exceed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from relabel.errors import UsageError
+from relabel.labelling.connection import Connection, LazyEngine, describe
+from relabel.labelling.engine import Engine, ReplayEngine
+from relabel.labelling.job import Job
+from relabel.labelling.limiter import LARGEST_LIMIT, Limiter
+from relabel.labelling.local import SLOTS, is_local
+from relabel.labelling.pricing import OPENAI_URL, Budget, Price
+from relabel.labelling.prompt import load_prompt
+from relabel.labelling.providers import provider_of
+from relabel.labelling.request import ONE_TOKEN, Decide, canonical_json
+from relabel.labelling.wire import Api, Form, output_bound
+from relabel.manifest import task_sources
+from relabel.rubric import Rubric, orders
+from relabel.settings import Settings
+from relabel.sources.tables import is_table_file
+from relabel.task import Task, disputed_titles, load_tasks
+
+if TYPE_CHECKING:
+    from relabel.labelling.ray import ClusterOptions
+
+MOST_IN_FLIGHT = 4096
+"""Requests in flight that a user may ask for."""
+_CREDENTIALS = {"api_key", "apikey", "authorization", "token", "access_token", "secret", "password"}
+_OURS = {"model", "messages", "input", "response_format", "stream", "n"}
+"""Fields of a request that relabel sets itself."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a user chose of a labelling, as the options of `relabel run` say it.
+
+    Attributes:
+        model: `local`, `local:FILE.gguf`, or a model's name at the provider.
+        base_url, provider, key_env, headers: Address, provider, variable of the key; by default told by one another.
+        api: The dialect to speak.
+        rubric: The rubric.
+        settings: Settings of the rubric to ask; by default all.
+        prompt: A prompt's name or path; by default the rubric's.
+        examples: Whether worked examples are shown.
+        tasks: The task list as the user named it.
+        chosen: The tasks themselves, where they are not those that list, sample, seed and occupations give.
+        sample: Draw this many tasks at random.
+        seed: Seed of the draw, and of the orders of variants.
+        occupations: Only tasks of these codes.
+        samples: Times that each question is asked, in each order.
+        variants: Orders of the rubric's labels and examples that each question is asked in.
+        decide: How an answer says its label.
+        pack: Tasks in one request.
+        form: How the server is held to the answer's shape; None finds it out.
+        params: What is sent beside the question, by name, as it is.
+        max_tokens: Tokens of an answer at most.
+        timeout: Seconds to wait for one answer.
+        price: The user's word on the price; by default the table's.
+        concurrency: Requests in flight; None finds it out.
+        rpm, tpm: Requests and tokens a minute at most.
+        max_cost: Cap of the cost, in USD.
+        cluster: The Ray cluster whose workers ask.
+    """
+
+    model: str
+    rubric: Rubric
+    base_url: str | None = None
+    provider: str | None = None
+    key_env: str | None = None
+    api: Api = "chat"
+    settings: tuple[str, ...] = ()
+    prompt: str | None = None
+    examples: bool = True
+    tasks: str = "onet-30.2"
+    chosen: Sequence[Task] | None = None
+    sample: int | None = None
+    seed: int = 0
+    occupations: tuple[str, ...] = ()
+    samples: int = 1
+    variants: int = 1
+    decide: Decide = "json"
+    pack: int = 1
+    form: Form | None = None
+    params: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    max_tokens: int | None = None
+    timeout: float | None = None
+    price: Price | None = None
+    concurrency: int | None = None
+    rpm: float | None = None
+    tpm: float | None = None
+    max_cost: float | None = None
+    cluster: ClusterOptions | None = None
+
+    def asked_settings(self) -> tuple[str, ...]:
+        """The settings to ask: those that were given, or all.
+
+        Raises:
+            UsageError: The rubric has no such setting.
+        """
+        rubric = self.rubric
+        asked = tuple(dict.fromkeys(self.settings or rubric.settings))
+        for name in asked:
+            if name not in rubric.settings:
+                known = ", ".join(rubric.settings)
+                raise UsageError(f"the rubric {rubric.id} has no setting {name!r}; use one of {known}")
+        return asked
+
+    def connection(self, environment: Settings) -> Connection:
+        """The model, without starting or asking anything.
+
+        Raises:
+            UsageError: The address is not valid, a parameter cannot be sent or would be overridden, or choices do not go together.
+            DataError: The user's own weights are missing.
+        """
+        if not self.model.strip() or self.model == "local:":
+            raise UsageError("--model is empty; name a model at the provider, local, or local:FILE.gguf")
+        if self.decide == "logprob" and (self.pack > 1 or self.api == "responses"):
+            raise UsageError("--decide logprob asks one token about one task by chat; remove --pack and --api")
+        known = provider_of(self.base_url or environment.openai_base_url or OPENAI_URL, self.provider)
+        found = dict(self.params)
+        if self.decide == "logprob":
+            _leave_to_one_token(found, self.max_tokens)
+        if self.max_tokens is not None:
+            at_home = "max_tokens" if is_local(self.model) else known.bound
+            found["max_output_tokens" if self.api == "responses" else at_home] = self.max_tokens
+        return describe(
+            self.model,
+            self.base_url,
+            environment,
+            found,
+            api=self.api,
+            price=self.price,
+            timeout=self.timeout,
+            provider=self.provider,
+            key_env=self.key_env,
+        )
+
+    def job(self, connection: Connection) -> Job:
+        """The job.
+
+        Raises:
+            UsageError: The rubric has fewer orders than variants.
+            DataError: A task list, or a prompt, cannot be used.
+        """
+        rubric = self.rubric
+        settings = self.asked_settings()
+        if self.variants > 1 and self.decide == "logprob":
+            raise UsageError(
+                "--variants needs --decide json: with one token a label's letter moves with the order of labels"
+            )
+        template = load_prompt(self.prompt or rubric.prompt)
+        tasks = self.chosen
+        if tasks is None:
+            tasks = load_tasks(
+                self.tasks, unit=rubric.unit, occupations=self.occupations, sample=self.sample, seed=self.seed
+            )
+        return Job(
+            tasks=tasks,
+            tasks_ref=self.tasks,
+            sources=task_sources(self.tasks, rubric.unit),
+            rubric=rubric,
+            prompt=template,
+            settings=settings,
+            endpoint=connection.endpoint.model_copy(update={"form": self.form or "json_schema"}),
+            model=self.model,
+            base_url=connection.shown_url,
+            price=connection.price,
+            provider=connection.provider,
+            samples=self.samples,
+            orders=orders(rubric, self.variants, seed=self.seed, examples=self.examples) if self.variants > 1 else (),
+            examples=self.examples,
+            decide=self.decide,
+            pack=self.pack,
+            probe=self.form is None and self.decide == "json" and not is_local(self.model),
+            parameters={
+                "sample": self.sample,
+                "seed": self.seed if self.sample else None,
+                "occupations": list(self.occupations),
+                "wire_model": connection.endpoint.model,
+                **({"variant_seed": self.seed} if self.variants > 1 else {}),
+            },
+        )
+
+    def doubts(self, job: Job) -> str | None:
+        """What should be looked at before labels are paid for, in a sentence: titles of a user's list that disagree with their codes."""
+        if not is_table_file(self.tasks):
+            return None
+        disputed = disputed_titles((task.onet_soc_code, task.title) for task in job.tasks)
+        return f"{disputed}; correct the list before you pay for labels" if disputed else None
+
+    def limiter(self) -> Limiter:
+        """How fast to ask."""
+        at_once = self.concurrency
+        if at_once is None and is_local(self.model):
+            at_once = SLOTS
+            if self.cluster:  # a server for each worker; how many there are is known once the cluster is joined
+                at_once = SLOTS * self.cluster.workers if self.cluster.workers else LARGEST_LIMIT
+        return Limiter(at_once, rpm=self.rpm, tpm=self.tpm)
+
+    def require_bounds(self, connection: Connection, capped: bool | None = None) -> None:
+        """Make sure that a cap can be kept, where there is one.
+
+        Raises:
+            UsageError: No price is known, or nothing bounds what an answer may cost.
+        """
+        if not (self.max_cost is not None if capped is None else capped):
+            return
+        if connection.price is None:
+            raise UsageError(
+                f"--max-cost needs a price, and none is known for {self.model}; give it with --price IN/OUT"
+            )
+        if self.decide != "logprob" and output_bound(connection.endpoint.params) is None:
+            raise UsageError(
+                "--max-cost needs --max-tokens: without a bound of the answer the worst case of a request is not known"
+            )
+
+
+def make_engine(
+    options: RunOptions,
+    connection: Connection,
+    environment: Settings,
+    limiter: Limiter,
+    budget: Budget,
+    *,
+    replay: bool,
+) -> Engine:
+    """The engine that the options ask for; nothing starts before its first question."""
+    if replay:
+        return ReplayEngine()
+    if options.cluster is not None:
+        from relabel.labelling.ray import RayEngine
+
+        return RayEngine(options.model, connection, limiter, budget, options.cluster)
+    return LazyEngine(options.model, connection, environment, limiter, budget)
+
+
+def read_parameters(given: Sequence[str]) -> dict[str, Any]:
+    """Values of `--param NAME=VALUE`, by name.
+
+    Raises:
+        UsageError: One is not a parameter, cannot be sent, or would replace what makes the request.
+    """
+    found: dict[str, Any] = {}
+    for item in given:
+        name, equals, text = item.partition("=")
+        if not equals:
+            raise UsageError(f"--param {item!r} is not NAME=VALUE with a sampling parameter, such as temperature=0")
+        found[name] = _value(item, name, text)
+    return checked_parameters(found)
+
+
+def checked_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is sent beside the question, checked.
+
+    Raises:
+        UsageError: A name holds a credential, or would replace what makes the request.
+    """
+    for name, value in given.items():
+        if name.lower().replace("-", "_") in _CREDENTIALS:
+            raise UsageError(f"--param {name} would write a credential into the store; set OPENAI_API_KEY instead")
+        if not name or name in _OURS:
+            raise UsageError(
+                f"--param {name!r} is not a sampling parameter, such as temperature: relabel sets it itself"
+            )
+        if name == "text" and not (isinstance(value, dict) and "format" not in value):
+            raise UsageError(
+                '--param text takes an object without `format`, such as text={"verbosity":"low"}: the format is relabel\'s'
+            )
+    return dict(given)
+
+
+def read_concurrency(text: str) -> int | None:
+    """Value of `--concurrency`: requests in flight, None for `auto`.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    if text == "auto":
+        return None
+    if text.isdecimal() and 1 <= int(text) <= MOST_IN_FLIGHT:
+        return int(text)
+    raise UsageError(f"--concurrency must be 'auto' or an integer from 1 to {MOST_IN_FLIGHT}; got {text!r}")
+
+
+def _value(item: str, name: str, text: str) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    except RecursionError:
+        raise UsageError(f"--param {name} is nested too deep to be sent; give a simpler value") from None
+    try:
+        canonical_json({name: value})
+    except ValueError:  # what JSON has no word for: NaN, what is beyond all numbers, half a character
+        raise UsageError(
+            f"--param {item!r} cannot be sent as JSON; give a finite number, or text that is whole"
+        ) from None
+    return value
+
+
+def _leave_to_one_token(params: dict[str, Any], max_tokens: int | None) -> None:
+    """Refuse parameters that `--decide logprob` would override, so that the manifest says what was sent."""
+    against = [f"--param {n}" for n, value in params.items() if n in ONE_TOKEN and value != ONE_TOKEN[n]]
+    against += [f"--param {n}" for n in params if n not in ONE_TOKEN and output_bound({n: 1}) is not None]
+    if max_tokens is not None:
+        against.append("--max-tokens")
+    if against:
+        fixed = ", ".join(f"{name}={json.dumps(value)}" for name, value in ONE_TOKEN.items())
+        raise UsageError(f"--decide logprob requests one token with {fixed}; remove {' and '.join(against)}")
+
+
+def default_name(job: Job) -> str:
+    """A name for a run that tells what was asked; the same command gives the same name."""
+    parts = [job.model, job.rubric.id, Path(job.tasks_ref).stem if is_table_file(job.tasks_ref) else job.tasks_ref]
+    if job.parameters["sample"]:
+        parts.append(f"n{job.parameters['sample']}-s{job.parameters['seed']}")
+    whole: list[Any] = [
+        job.endpoint.model_dump(),
+        job.rubric.sha256,
+        job.prompt.sha256,
+        job.settings,
+        job.all_parameters,
+        [source.sha256 for source in job.sources],
+    ]
+    digest = hashlib.sha256(canonical_json(whole)).hexdigest()[:6]
+    return re.sub(r"[^a-z0-9.]+", "-", "-".join([*parts, digest]).lower()).strip("-")
