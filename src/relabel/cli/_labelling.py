@@ -62,7 +62,7 @@ def label(
     require_writable(folder)
     limiter = options.limiter()
     budget = Budget(options.max_cost, connection.price)
-    with Store(environment.store_dir) as store:
+    with Store(environment.store_dir, read_only=replay) as store:
         engine = make_engine(options, connection, environment, limiter, budget, replay=replay)
         return asyncio.run(_work(job, engine, store, folder, limiter, budget, look=look))
 
@@ -155,7 +155,7 @@ def show_plan(
 ) -> None:
     """Say what a job would ask, what it would cost, and how long it takes at least."""
     if environment.store_dir.exists():
-        with Store(environment.store_dir) as store:
+        with Store(environment.store_dir, read_only=True) as store:
             found = estimate(job, store)
     else:
         found = estimate(job, None)

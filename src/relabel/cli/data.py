@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from relabel.cli.terminal import make_console
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from relabel.labelling.maintenance import Pruned
     from relabel.sources.fetch import FileCheck
 
 data_app = typer.Typer(no_args_is_help=True, help="List, fetch and check the source files.")
@@ -188,7 +190,7 @@ def stats(as_json: AsJson = False) -> None:
     from relabel.labelling.store import Store
     from relabel.settings import settings
 
-    with Store(settings().store_dir) as store:
+    with Store(settings().store_dir, read_only=True) as store:
         found = store.stats()
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
@@ -212,36 +214,96 @@ def stats(as_json: AsJson = False) -> None:
 def verify_store(
     set_aside: Annotated[
         bool,
-        typer.Option("--set-aside", help="Move damaged rows out of the way, so that their questions are asked again."),
+        typer.Option(
+            "--set-aside",
+            help="Move what is damaged out of the way, save what can be read, and keep the damaged parts beside it.",
+        ),
     ] = False,
 ) -> None:
     """Read every answer and check it against the request that it belongs to."""
     from relabel.errors import StoreError
+    from relabel.labelling.maintenance import set_damage_aside
     from relabel.labelling.store import Store
     from relabel.settings import settings
 
-    with Store(settings().store_dir) as store:
-        gone = store.set_pickles_aside() if set_aside else 0
-        faults = list(dict.fromkeys(store.verify()))
-        for fault in faults:
+    folder = settings().store_dir
+    for line in set_damage_aside(folder) if set_aside else ():
+        typer.echo(line)
+    with Store(folder, read_only=True) as store:
+        faults = 0
+        for fault in store.verify():
             typer.echo(fault)
-        if set_aside:
-            damaged = sorted(store.damaged)
-            for key in damaged:
-                store.set_aside(key)
-            typer.echo(f"{len(damaged) + gone:,} damaged rows set aside")
-            faults = list(store.verify())
+            faults += 1
         if faults:
             raise StoreError(
-                f"the store {store.folder} has {len(faults)} faults, listed above; a damaged row is never served and its question is "
-                "asked again: `relabel store verify --set-aside` moves such rows out of the way, or restore the store from a copy"
+                f"the store {folder} has {faults:,} faults, listed above; a damaged row is never served and its question is asked "
+                "again: `relabel store verify --set-aside` moves what is damaged out of the way, or restore the store from a copy"
             )
         packs = store.stats().from_packs
-        typer.echo(f"the store {store.folder}: no errors found")
+        typer.echo(f"the store {folder}: no errors found")
         if packs:
             typer.echo(
                 f"{sum(packs.values()):,} answers came from packs: that a model gave them, only the makers of the packs can say"
             )
+
+
+@store_app.command()
+def prune(
+    model: Annotated[str | None, typer.Option(help="Answers of this model, as asked for or as returned.")] = None,
+    rubric: Annotated[
+        str | None, typer.Option(help="Answers to this rubric as it is now, asked with its own prompt.")
+    ] = None,
+    run: Annotated[str | None, typer.Option(help="Answers of this run: its model, rubric and prompt.")] = None,
+    before: Annotated[str | None, typer.Option(help="Answers from before this day, such as 2026-01-31.")] = None,
+    rejected: Annotated[bool, typer.Option("--rejected", help="Only answers that are not labels.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove stored answers for good: those to which all of the given options apply.
+
+    They were paid for, and the same questions would be bought anew: pack them first with `relabel store pack`.
+    """
+    from dataclasses import asdict
+
+    from relabel.errors import UsageError
+    from relabel.labelling.maintenance import prune as prune_rows
+    from relabel.labelling.maintenance import selection
+    from relabel.labelling.prompt import system_messages
+    from relabel.labelling.store import Store
+    from relabel.rubric import load_rubric
+    from relabel.run import open_run
+    from relabel.settings import settings
+
+    unwanted = selection(
+        model=model,
+        messages=None if rubric is None else system_messages(load_rubric(rubric)),
+        run=None if run is None else open_run(run),
+        before=before,
+        rejected=rejected,
+    )
+    folder = settings().store_dir
+    if not dry_run and not yes:
+        if not sys.stdin.isatty():
+            raise UsageError("nothing was removed: give --dry-run to see what would go, or --yes to remove it")
+        with Store(folder, read_only=True) as store:
+            _say_pruned(prune_rows(store, unwanted, dry_run=True), dry_run=True)
+        typer.confirm("Remove them for good?", abort=True, err=True)
+    with Store(folder, read_only=dry_run) as store:
+        pruned = prune_rows(store, unwanted, dry_run=dry_run)
+    if as_json:
+        _print_json(asdict(pruned) | {"dry_run": dry_run})
+    else:
+        _say_pruned(pruned, dry_run=dry_run)
+
+
+def _say_pruned(pruned: Pruned, *, dry_run: bool) -> None:
+    typer.echo(
+        f"{'would remove' if dry_run else 'removed'} {pruned.answers:,} answers and {pruned.rejected:,} rejected ones, which cost "
+        f"{pruned.cost_usd:.4f} USD as far as known; {'would free' if dry_run else 'freed'} {pruned.bytes / 1e6:.1f} MB"
+    )
+    for name, count in sorted(pruned.by_model.items()):
+        typer.echo(f"  {count:>8}  {name}")
 
 
 @store_app.command()
@@ -252,7 +314,7 @@ def notes(
     from relabel.labelling.store import Store
     from relabel.settings import settings
 
-    with Store(settings().store_dir) as store:
+    with Store(settings().store_dir, read_only=not drop) as store:
         for line in store.notes():
             typer.echo(line)
         if drop:
@@ -273,7 +335,7 @@ def pack(
     from relabel.settings import settings
 
     opened = None if run is None else open_run(run)
-    with Store(settings().store_dir) as store:
+    with Store(settings().store_dir, read_only=True) as store:
         count = pack_rows(store, file, opened)
     typer.echo(
         f"{count:,} answers in {file} ({file.stat().st_size / 1e6:.1f} MB); `relabel store unpack {file}` takes them in"
@@ -316,7 +378,7 @@ def answers(
             (missing.request_key, missing.task_id, missing.setting, missing.sample) for missing in read_failures(folder)
         ]
     wanted = {key: (task_id, setting, sample) for key, task_id, setting, sample in asked if not task or task_id in task}
-    with Store(settings().store_dir) as store:
+    with Store(settings().store_dir, read_only=True) as store:
         keys = store.rejected_keys(wanted) if rejected else [key for key in wanted if store.has(key)]
         rows = [(wanted[key.partition("/")[0]], row) for key in keys if (row := store.checked(key)) is not None]
     if as_json:

@@ -17,7 +17,7 @@ import asyncio
 import secrets
 import sqlite3
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -43,15 +43,18 @@ class Leases:
     """The requests that are in flight, over all processes that share a store.
 
     Args:
-        folder: The store's folder.
+        folder: The store's folder; None where nothing is bought, because answers come from a store that is only read.
         beat_s: Seconds between heartbeats; None leaves them to calls of `beat`.
+        on_beat: Called after each heartbeat, in the thread of the heart.
 
     Raises:
         StoreError: The file of leases cannot be used.
     """
 
-    def __init__(self, folder: Path, *, beat_s: float | None = BEAT_S) -> None:
-        self._folder = folder
+    def __init__(
+        self, folder: Path | None, *, beat_s: float | None = BEAT_S, on_beat: Callable[[], None] = lambda: None
+    ) -> None:
+        self._folder, self._on_beat = folder, on_beat
         self._id = secrets.token_hex(8)
         self._beats = 0
         self._seen: dict[str, tuple[int, int]] = {}
@@ -63,22 +66,24 @@ class Leases:
             self._db.executescript(_TABLES)
             _take_over_version_1(self._db)
             self._db.execute("INSERT INTO process VALUES(?, 0)", (self._id,))
-            make_private_dir(self._lock_of(self._id).parent)
-            self._open.enter_context(locked(self._lock_of(self._id)))
+            if folder is not None:
+                make_private_dir(folder / "processes")
+                self._open.enter_context(locked(self._lock_of(self._id)))
         except (sqlite3.Error, OSError, DataError) as error:
             raise _unusable(folder, error) from error
         self._heart = threading.Thread(target=self._keep_beating, args=(beat_s,), daemon=True)
-        if beat_s is not None:
+        if beat_s is not None and folder is not None:
             self._heart.start()
 
     def _connection(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self._folder / "leases.db", isolation_level=None, timeout=10, check_same_thread=False)
+        path = ":memory:" if self._folder is None else self._folder / "leases.db"
+        db = sqlite3.connect(path, isolation_level=None, timeout=10, check_same_thread=False)
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=OFF")  # a lease need not survive a power cut
         return db
 
     def _lock_of(self, process: str) -> Path:
-        return self._folder / "processes" / f"{process}.lock"
+        return (self._folder or Path()) / "processes" / f"{process}.lock"
 
     def _sql(self, statement: str, *values: Any) -> sqlite3.Cursor:
         try:
@@ -91,6 +96,7 @@ class Leases:
             db = self._connection()
             while not self._closed.wait(beat_s):
                 self.beat(db)
+                self._on_beat()
             db.close()
 
     def beat(self, db: sqlite3.Connection | None = None) -> None:
@@ -210,7 +216,8 @@ class Leases:
             self._db.execute("DELETE FROM process WHERE id=?", (self._id,))
         self._db.close()
         self._open.close()
-        self._lock_of(self._id).unlink(missing_ok=True)
+        if self._folder is not None:
+            self._lock_of(self._id).unlink(missing_ok=True)
 
 
 def _take_over_version_1(db: sqlite3.Connection) -> None:
@@ -220,7 +227,7 @@ def _take_over_version_1(db: sqlite3.Connection) -> None:
         db.execute("DELETE FROM batch")
 
 
-def _unusable(folder: Path, error: Exception) -> StoreError:
+def _unusable(folder: Path | None, error: Exception) -> StoreError:
     reason = getattr(error, "strerror", None) or str(error)
     if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
         return StoreError(

@@ -345,7 +345,7 @@ class WorkerPool:
             bought = False
             try:
                 # Another run may have bought it between the first look and the lease.
-                if self.collector.store.others_wrote() and (rest := self.collector.take(item)) is not None:
+                if (rest := self.collector.take(item)) is not None:
                     return rest
                 rest = await ask(item)
                 bought = rest is not None

@@ -88,7 +88,7 @@ class RunSession:
         self.spent_before = spent_before(out) + (0.0 if self._killed is None else _spent(self._killed))
         self._started = now()
         self._manifest: Manifest | None = None
-        self.leases = Leases(store.folder)
+        self.leases = Leases(None if store.read_only else store.folder, on_beat=store.sync)
 
     def begin(self, job: Job) -> None:
         """Claim the folder for a job whose requests are settled, and write its first manifest.

@@ -1,0 +1,187 @@
+"""What rows of the store must be. Whatever reads one, a command or a run, checks it here before anything is done with it.
+
+    KEY                  the answer to the request with that key, with the request
+    KEY/rejected/WHEN    an answer that was paid for and is no label: kept as evidence, never served
+    text/SHA256          a system message, kept once for all requests that share it
+    note/NAME            the form in which a server takes requests
+    aside/KEY/WHEN       the text of a row that was damaged: kept as evidence, never read again
+
+Each is one JSON document, sealed by a checksum of its text, so that a byte that has changed on a disk is seen. Rows of version 0.1 have none.
+
+A row is served only if it is what its key says: the key is computed anew at each read from the request in the row. An answer
+of a pack carries its `origin`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from relabel.errors import StoreError, first_error
+from relabel.label import Answer
+from relabel.labelling.request import Request
+from relabel.labelling.wire import FORMS, Api, messages_of, with_messages
+from relabel.settings import Frozen
+
+REJECTED = "/rejected/"
+TEXT = "text/"
+NOTE = "note/"
+ASIDE = "aside/"
+_KEY = re.compile(r"[0-9a-f]{64}(/rejected/[0-9T:.+-]{1,40})?")
+_SPELLING = json.JSONEncoder(separators=(",", ":"))
+_SEAL = re.compile(r'\{"sum":"([0-9a-f]{16})",')
+_NOTE = re.compile(r"note/form/(chat|responses)/[^\x00-\x1f]{1,500}")
+"""The one kind of note: the form in which a server takes requests."""
+
+
+class DamagedRowError(StoreError):
+    """A row cannot be understood. It is never served."""
+
+
+class _Wire(Frozen):
+    """A request as a row keeps it. There is no place for a key: it is always computed."""
+
+    model_config = ConfigDict(strict=True)
+
+    api: Api
+    host: str
+    body: dict[str, Any]
+    sample: int = Field(ge=0)
+
+
+class _Why(Frozen):
+    model_config = ConfigDict(strict=True)
+
+    kind: str
+    reason: str
+
+
+class AnswerRow(Frozen):
+    """A row of an answer, checked for its form. That it is what its key says, `checked_answer` tells."""
+
+    format: int = Field(ge=1, le=1)
+    request: _Wire
+    answer: Answer
+    origin: str | None = Field(default=None, max_length=200)
+    rejected: _Why | None = None
+
+    def whole_request(self, texts: Mapping[str, str]) -> Request:
+        """The request as it went over the wire.
+
+        Raises:
+            DamagedRowError: It lacks a message.
+        """
+        try:
+            messages = [
+                {"role": m["role"], "content": texts[m["sha256"]]} if "sha256" in m else m
+                for m in messages_of(self.request.body)
+            ]
+            body = with_messages(self.request.body, messages)
+            return Request(self.request.host, body, self.request.sample, self.request.api)
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+            raise DamagedRowError(f"its request cannot be read ({type(error).__name__}: {error})") from error
+
+
+def checked_answer(key: str, row: object, texts: Mapping[str, str]) -> AnswerRow:
+    """A row of an answer that is what its key says.
+
+    Args:
+        key: The row's key.
+        row: What the row holds.
+        texts: The shared messages, by hash.
+
+    Raises:
+        DamagedRowError: It is something else.
+    """
+    if not _KEY.fullmatch(key):
+        raise DamagedRowError(f"the row {brief(key)} has no key of relabel's")
+    try:
+        found = AnswerRow.model_validate(row)
+        request_key = found.whole_request(texts).key
+    except ValidationError as error:
+        raise DamagedRowError(f"the answer {key} is damaged ({first_error(error)})") from error
+    except DamagedRowError as error:
+        raise DamagedRowError(f"the answer {key} is damaged: {error}") from error
+    asked = key.split("/", maxsplit=1)[0]
+    if request_key != asked:
+        raise DamagedRowError(f"the answer {key} belongs to a request with the key {request_key}")
+    if found.answer.request_key != asked:
+        raise DamagedRowError(f"the answer {key} was given to the request {brief(found.answer.request_key)}")
+    if (REJECTED in key) != (found.rejected is not None):
+        raise DamagedRowError(f"the answer {key} is not marked as its key says")
+    return found
+
+
+def checked_text(key: str, row: object) -> str:
+    """A shared message that is what its key says.
+
+    Raises:
+        DamagedRowError: It is something else.
+    """
+    content = row.get("content") if isinstance(row, dict) and len(row) == 1 else None
+    if not isinstance(content, str) or TEXT + sha256_of(content) != key:
+        raise DamagedRowError(f"the message {brief(key)} is not what its key says")
+    return content
+
+
+def checked_note(key: str, row: object) -> str:
+    """The value of a note of a kind that relabel writes.
+
+    Raises:
+        DamagedRowError: It is something else.
+    """
+    value = row.get("value") if isinstance(row, dict) else None
+    if not _NOTE.fullmatch(key) or value not in FORMS:
+        raise DamagedRowError(f"the note {brief(key)} is not one that relabel writes")
+    return str(value)
+
+
+def sha256_of(text: str) -> str:
+    """The name of a shared message."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def brief(text: str) -> str:
+    """A text from outside as a message shows it."""
+    return repr(text[:100])
+
+
+def digests_of(document: Any) -> list[str]:
+    """Hashes of the shared messages that a row of an answer refers to; empty where it is damaged."""
+    try:
+        return [m["sha256"] for m in messages_of(document["request"]["body"]) if isinstance(m.get("sha256"), str)]
+    except (KeyError, TypeError, AttributeError):
+        return []
+
+
+def sealed(document: dict[str, Any]) -> str:
+    """The text of a row."""
+    text = _SPELLING.encode(document)[1:]
+    return f'{{"sum":"{sha256_of(text)[:16]}",{text}'
+
+
+def document_of(key: str, text: str) -> Any:
+    """What a row says.
+
+    Raises:
+        DamagedRowError: It is not JSON, or not what was written.
+    """
+    if (seal := _SEAL.match(text)) is not None:
+        text = text[seal.end() :]
+        if sha256_of(text)[:16] != seal[1]:
+            raise DamagedRowError(f"the row {brief(key)} has changed since it was written")
+        text = "{" + text
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DamagedRowError(f"the row {brief(key)} is no JSON") from error
+
+
+def is_answer(key: str) -> bool:
+    """Whether a key is of an answer that counts, not of a rejected one or of another kind of row."""
+    return not key.startswith((TEXT, NOTE, ASIDE)) and REJECTED not in key
