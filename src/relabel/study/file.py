@@ -1,0 +1,277 @@
+"""The study file: what is labelled, by whom, what it is compared with, and what is made of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from relabel.errors import DataError
+from relabel.files import read_user_yaml
+from relabel.scoring.options import Choices
+from relabel.settings import Frozen
+
+Positive = Annotated[float, Field(gt=0)]
+NAME = r"^[a-z0-9][a-z0-9._-]*$"
+
+
+class _Part(Frozen):
+    model_config = ConfigDict(strict=True)
+
+
+class Tasks(_Part):
+    """Which tasks are labelled.
+
+    Attributes:
+        list: A task list of relabel's, or the path of a CSV file.
+        sample: Draw this many at random; by default all.
+        seed: Seed of the draw.
+        occupations: Only tasks of these O*NET-SOC codes.
+    """
+
+    list: str = Field(default="onet-30.2", min_length=1)
+    sample: int | None = Field(default=None, ge=1)
+    seed: int = 0
+    occupations: Annotated[tuple[str, ...], Field(strict=False)] = ()
+
+
+class Rater(_Part):
+    """One rater: a model that is asked, a run or published set, or a file of labels.
+
+    Attributes:
+        name: How tables call it; lower-case letters, digits, dots and dashes.
+        model: A model to ask, by its name at the provider, or `local`.
+        run: A run folder, or a published set such as `eloundou-2023:gpt4`.
+        labels: A CSV or Excel file of labels made elsewhere, as for `relabel import`.
+        rubric: Its rubric, where it is not the study's.
+        provider, base_url, key_env, api, params, max_tokens, timeout, response_format: As the options of `relabel run`.
+        samples: Times that each question is asked, in each order.
+        variants: Orders of the rubric's labels and examples.
+        engine: `online`, or `batch` for the provider's Batch API.
+        concurrency: Requests in flight at once; by default found while running.
+        rpm, tpm: Requests and tokens a minute at most.
+        price: USD a million tokens, input and output, as in `0.25/2`; by default the price table's.
+        max_cost_usd: Cap of this rater's cost, beside the study's.
+    """
+
+    name: str = Field(pattern=NAME, max_length=60)
+    model: str | None = Field(default=None, min_length=1)
+    run: str | None = Field(default=None, min_length=1)
+    labels: str | None = Field(default=None, min_length=1)
+    rubric: str | None = Field(default=None, min_length=1)
+    provider: str | None = None
+    base_url: str | None = None
+    key_env: str | None = None
+    api: Literal["chat", "responses"] = "chat"
+    params: Mapping[str, Any] = {}
+    max_tokens: int | None = Field(default=None, ge=1)
+    timeout: Positive | None = None
+    response_format: Literal["auto", "json_schema", "json_object", "text"] = "auto"
+    samples: int = Field(default=1, ge=1)
+    variants: int = Field(default=1, ge=1)
+    engine: Literal["online", "batch"] = "online"
+    concurrency: int | None = Field(default=None, ge=1, le=4096)
+    rpm: Positive | None = None
+    tpm: Positive | None = None
+    price: str | None = None
+    max_cost_usd: Positive | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        kinds = [kind for kind in ("model", "run", "labels") if getattr(self, kind) is not None]
+        if len(kinds) != 1:
+            raise ValueError(
+                f"the rater {self.name} needs one of model, run and labels; it has {' and '.join(kinds) or 'none'}"
+            )
+        if self.model is None:
+            asked = {"name", "rubric", *kinds}
+            if idle := sorted(self.model_fields_set - asked):
+                raise ValueError(
+                    f"the rater {self.name} sends no request, so {', '.join(idle)} has no effect; remove it"
+                )
+            if self.run is not None and self.rubric is not None:
+                raise ValueError(f"the rater {self.name} is a run, which has its own rubric; remove rubric")
+        return self
+
+
+class Scoring(_Part):
+    """How occupations are scored: the choices of `relabel score`, and the draws behind intervals."""
+
+    method: str = "bridge"
+    taxonomy: str = "uk-soc2020"
+    weights: str = "importance"
+    links: str | None = None
+    unrated: str | None = None
+    pay: str | None = None
+    bridge: str | None = None
+    draws: int = Field(default=1000, ge=100, le=20_000)
+    plausible_values: int = Field(default=20, ge=0, le=1000)
+
+    @cached_property
+    def choices(self) -> Choices:
+        """The same, checked.
+
+        Raises:
+            UsageError: A choice is unknown, or two do not go together.
+        """
+        return Choices(**self.model_dump(exclude={"draws", "plausible_values"}))
+
+
+class Study(_Part):
+    """A study file, version 1.
+
+    Attributes:
+        study: Version of the format.
+        title: Its title.
+        tasks: Which tasks are labelled; a list's name alone will do.
+        rubric: The rubric of all raters that name no other.
+        settings: Settings to ask; by default all of the rubric.
+        prompt: The template that asks; by default the rubric's.
+        raters: The raters.
+        golds: Reference labels that each rater is compared with.
+        suite: Gates that each model asked must pass, as for `relabel eval --suite`.
+        scoring: How occupations are scored; null makes no scores.
+        draws, seed: Bootstrap draws behind agreement, and the seed of all draws.
+        export, site: Whether the tables and pages of the pooled scores are made.
+        budget_usd: Cap of what all raters together may cost, over all starts.
+    """
+
+    study: Literal[1]
+    title: str = Field(min_length=1)
+    tasks: Annotated[Tasks, BeforeValidator(lambda value: {"list": value} if isinstance(value, str) else value)] = (
+        Tasks()
+    )
+    rubric: str = "exposure"
+    settings: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    prompt: str | None = None
+    raters: Annotated[tuple[Rater, ...], Field(min_length=1, strict=False)]
+    golds: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    suite: str | None = None
+    scoring: Scoring | None = Scoring()
+    draws: int = Field(default=1000, ge=0, le=20_000)
+    seed: int = Field(default=0, ge=0)
+    export: bool = False
+    site: bool = False
+    budget_usd: Positive | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [rater.name for rater in self.raters]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two raters are called {twice[0]}; give each its own name")
+        if (self.site or self.export) and self.scoring is None:
+            raise ValueError("export and site need scoring; remove them, or scoring: null")
+        return self
+
+
+def read_study(path: Path) -> Study:
+    """Read and check a study file.
+
+    Args:
+        path: The YAML file; paths in it are relative to its folder.
+
+    Raises:
+        DataError: The file is missing or breaks a rule; the message names line, key and reason.
+        UsageError: Its scoring choices do not go together.
+    """
+    data, raw = read_user_yaml(path, refuse=DataError)
+    if not isinstance(data, dict):
+        raise DataError(
+            f"{path}: a study is a mapping of keys such as title, tasks and raters; `relabel study init` writes one"
+        )
+    try:
+        study = Study.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            reason = "is not a key of a study file; remove it, or correct its name"
+        elif first["type"] == "missing":
+            reason = "is missing; add it"
+        raise DataError(f"{path} line {_line(raw, first['loc'])}: {where + ': ' if where else ''}{reason}") from error
+    if study.scoring is not None:
+        _ = study.scoring.choices
+    return study
+
+
+def _line(raw: bytes, at: Sequence[str | int]) -> int:
+    """The line of a key, or of the nearest that holds it."""
+    node: Any = yaml.compose(raw.decode("utf-8-sig"), yaml.SafeLoader)
+    line = 1
+    for part in at:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((key, value) for key, value in node.value if key.value == str(part)), None)
+            if found is None:
+                break
+            line, node = found[0].start_mark.line + 1, found[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return line
+
+
+def schema() -> str:
+    """JSON Schema of a study file, for editors."""
+    return json.dumps(Study.model_json_schema(), indent=2) + "\n"
+
+
+TEMPLATE = """\
+# yaml-language-server: $schema=study.schema.json
+# A study: `relabel study run {name}` does what is missing, `relabel study status {name}` shows where it stands.
+study: 1
+title: Exposure of tasks to language models
+
+tasks: {{list: onet-30.2, sample: 300, seed: 1}}   # or a list's name, or the path of a CSV file; without sample all tasks
+rubric: exposure                                 # a rubric's name, or the path of a YAML file
+
+raters:
+  - name: gpt                        # a model that is asked; the key comes from OPENAI_API_KEY
+    model: gpt-5-mini
+    max_tokens: 2000
+    max_cost_usd: 5
+  # - name: claude
+  #   model: claude-sonnet-4-5
+  #   provider: anthropic
+  #   samples: 3                     # ask each question three times
+  # - name: annotators               # labels made elsewhere
+  #   labels: annotators.csv
+  - name: gpt4-2023                  # a published set, or a run folder
+    run: eloundou-2023:gpt4
+
+golds: [eloundou-2023:human]         # reference labels; also CSV files and runs
+# suite: suites/mine.yaml            # gates that each model must pass
+
+scoring: {{taxonomy: uk-soc2020, draws: 1000}}     # the choices of `relabel score`; null makes no scores
+export: true                         # tables of the pooled scores
+site: true                           # pages of them
+budget_usd: 20                       # over all raters and all starts
+"""
+
+
+def init_study(path: Path) -> Path:
+    """Write a commented study file, and its schema beside it.
+
+    Returns:
+        The schema's file.
+
+    Raises:
+        DataError: The file is there already, or cannot be written.
+    """
+    if path.exists():
+        raise DataError(f"{path} is there already; name a new file")
+    beside = path.with_name("study.schema.json")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(TEMPLATE.format(name=path), encoding="utf-8")
+        beside.write_text(schema(), encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"cannot write {path} ({error.strerror}); name another file") from error
+    return beside

@@ -1,0 +1,355 @@
+"""Pooling several raters: majority and mean, a latent-class model of raters, variance components, ranges without each rater.
+
+Labels are codes from the lowest exposure to the highest, as in `relabel.evaluation.document.SCALES`; -1 where a rater has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import stats
+
+from relabel.errors import DataError
+from relabel.evaluation.alignment import coded_table, places, run_settings
+from relabel.evaluation.document import SCALES, Bounds, SettingName
+from relabel.evaluation.intervals import SHARE, Draws, occupation_draws, on_scale
+from relabel.rubric import MEASURES, Measure
+from relabel.run import Run
+from relabel.scoring.measures import by_sample
+from relabel.task import TASK_KEY
+
+Array = npt.NDArray[np.float64]
+Places = npt.NDArray[np.int_]
+
+_COLUMNS: Mapping[SettingName, str] = {"three-way": "code", "with-tools": "with_tools", "strict": "strict"}
+LEAST_RATERS = 3
+"""Raters that a latent-class model needs: two cannot tell who of them errs."""
+_OVERALL = 20.0
+"""Tasks that the shares of all tasks count as beside those of a cluster."""
+_RIGHT, _WRONG = 3.0, 1.0
+"""Labels that each rater is taken to have given rightly and wrongly before any is seen, for each pair of codes."""
+
+
+@dataclass(frozen=True)
+class Votes:
+    """Labels of n tasks by R raters; a task is here when at least one of them labelled it.
+
+    Attributes:
+        tasks: Columns `onet_soc_code, task_id`, sorted.
+        raters: Names.
+        setting: What the labels answer: `three-way` where all raters have codes, else the one setting that all share.
+        labels: Place on the setting's scale, shape (n, R), -1 where there is none.
+        values: Value 0-1 by measure, shape (n, R), NaN where there is none: the mean over a rater's samples.
+        scatter: Variance of those means by the scatter of the samples, by measure, shape (n, R); NaN where there is one sample.
+        worth: Value by measure of each label of the scale; measures that the labels settle.
+    """
+
+    tasks: pd.DataFrame
+    raters: tuple[str, ...]
+    setting: SettingName
+    labels: Places
+    values: Mapping[Measure, Array]
+    scatter: Mapping[Measure, Array]
+    worth: Mapping[Measure, Array]
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    @property
+    def scale(self) -> tuple[str, ...]:
+        """Labels in order of exposure."""
+        return SCALES[self.setting]
+
+    def counts(self) -> Array:
+        """Votes by task and label, shape (n, K)."""
+        return (self.labels[:, :, None] == np.arange(len(self.scale))).sum(axis=1).astype(np.float64)
+
+    def majority(self) -> Places:
+        """The label that most raters give, the less exposed where several are as frequent; -1 where there is none."""
+        counts = self.counts()
+        return np.where(counts.sum(axis=1) > 0, counts.argmax(axis=1), -1)
+
+    def only(self, raters: Sequence[str]) -> Votes:
+        """The same for some raters, and the tasks that they labelled."""
+        at = [self.raters.index(name) for name in raters]
+        keep = (self.labels[:, at] >= 0).any(axis=1)
+        return replace(
+            self,
+            tasks=self.tasks[keep].reset_index(drop=True),
+            raters=tuple(raters),
+            labels=self.labels[keep][:, at],
+            values={m: table[keep][:, at] for m, table in self.values.items()},
+            scatter={m: table[keep][:, at] for m, table in self.scatter.items()},
+        )
+
+
+def votes(runs: Mapping[str, Run], tasks: pd.DataFrame | None = None) -> Votes:
+    """Line raters up on all tasks that any of them labelled.
+
+    Args:
+        runs: The raters' runs, by name.
+        tasks: The tasks of the study, columns `onet_soc_code, task_id`; others are left out.
+
+    Raises:
+        DataError: The raters share no setting, or none labelled a task of the study.
+    """
+    tables = {name: coded_table(run).set_index(TASK_KEY) for name, run in runs.items()}
+    index = pd.MultiIndex.from_frame(
+        pd.concat([table.index.to_frame(index=False) for table in tables.values()]).drop_duplicates()
+    ).sort_values()
+    if tasks is not None:
+        index = index[index.isin(pd.MultiIndex.from_frame(tasks[TASK_KEY]))]
+    if not len(index):
+        raise DataError("no rater has a label for a task of the study; check the task list and the raters' files")
+    setting: SettingName | None = next(
+        (s for s in _COLUMNS if all(s in run_settings(run) for run in runs.values())), None
+    )
+    if setting is None:
+        asked = "; ".join(f"{name}: {', '.join(run_settings(run))}" for name, run in runs.items())
+        raise DataError(f"the raters share no setting ({asked}); give raters that answered the same settings")
+    column = _COLUMNS[setting]
+    labels = [places(table[column].reindex(index), setting) for table in tables.values()]
+    readings = pd.DataFrame({"strict": [False, False, True], "with_tools": [False, True, True]}, dtype="boolean")
+    if setting != "three-way":
+        readings = pd.DataFrame({column: pd.array([False, True], dtype="boolean")}).reindex(columns=readings.columns)
+    first = next(iter(runs.values())).rubric
+    worth: dict[Measure, Array] = {
+        m: known for m in MEASURES if np.isfinite(known := measures_of(first, readings)[m].to_numpy(np.float64)).all()
+    }
+    samples = {name: by_sample(run).groupby(TASK_KEY)[list(worth)] for name, run in runs.items()}
+    means = [grouped.mean().reindex(index) for grouped in samples.values()]
+    scatter = [(grouped.var(ddof=1) / grouped.count()).reindex(index) for grouped in samples.values()]
+    return Votes(
+        tasks=index.to_frame(index=False),
+        raters=tuple(runs),
+        setting=setting,
+        labels=np.stack(labels, axis=1).astype(np.int_),
+        values={m: np.stack([table[m].to_numpy(np.float64) for table in means], axis=1) for m in worth},
+        scatter={m: np.stack([table[m].to_numpy(np.float64) for table in scatter], axis=1) for m in worth},
+        worth=worth,
+    )
+
+
+@dataclass(frozen=True)
+class LatentClasses:
+    """What a latent-class model says of tasks and raters (Dawid and Skene 1979, with shares by cluster of tasks).
+
+    Attributes:
+        posterior: Chance of each label being the true one, shape (n, K).
+        shares: Share of each label among the tasks of a cluster, shape (C, K).
+        confusion: Chance that a rater gives a label where another is true, shape (R, K true, K given).
+        log_likelihood: Of the labels, priors left out.
+        iterations: Steps of the EM algorithm.
+        converged: Whether it came to rest.
+    """
+
+    posterior: Array
+    shares: Array
+    confusion: Array
+    log_likelihood: float
+    iterations: int
+    converged: bool
+
+
+def latent_classes(
+    labels: Places, classes: int, clusters: npt.ArrayLike | None = None, *, most: int = 1000, tolerance: float = 1e-7
+) -> LatentClasses:
+    """Estimate true labels and each rater's confusion from labels alone.
+
+    Raters are taken to err independently of one another given the truth. Raters who copy each other, or share their errors,
+    break this: the model then trusts them too much, which no fit to labels alone can show.
+
+    Args:
+        labels: Place of each label, shape (n, R), -1 where there is none.
+        classes: Labels on the scale, K.
+        clusters: Cluster of each task, shape (n,), whose shares of labels may differ; by default all are one.
+        most: Steps of EM at most.
+        tolerance: Relative change of the log likelihood at which it stops.
+
+    Raises:
+        DataError: There are fewer than three raters.
+
+    Source: Dawid and Skene 1979, Applied Statistics 28, 20-28; with a weak prior that raters are right more often than not,
+    which keeps classes from changing places.
+    """
+    if labels.shape[1] < LEAST_RATERS:
+        raise DataError(
+            f"a latent-class model needs {LEAST_RATERS} raters or more, and these are {labels.shape[1]}: two cannot tell who of them errs"
+        )
+    cluster = np.zeros(len(labels), dtype=np.int_) if clusters is None else np.unique(clusters, return_inverse=True)[1]
+    rows, at = np.unique(np.column_stack([cluster, labels]), axis=0, return_inverse=True)
+    size = np.bincount(at.ravel()).astype(np.float64)
+    where, said = rows[:, 0], rows[:, 1:]
+    given = (said[:, :, None] == np.arange(classes)).astype(np.float64)  # patterns x raters x labels
+    votes_of = given.sum(axis=1) + 0.1
+    post = votes_of / votes_of.sum(axis=1, keepdims=True)
+    prior = np.full((classes, classes), _WRONG) + np.eye(classes) * (_RIGHT - _WRONG)
+    before, found, steps, converged = -np.inf, 0.0, 0, False
+    confusion = shares = np.empty(0)
+    while steps < most and not converged:
+        steps += 1
+        weighted = post * size[:, None]
+        overall = (weighted.sum(axis=0) + 1) / (size.sum() + classes)
+        by_cluster = np.zeros((cluster.max() + 1, classes))
+        np.add.at(by_cluster, where, weighted)
+        shares = (by_cluster + _OVERALL * overall) / (by_cluster.sum(axis=1, keepdims=True) + _OVERALL)
+        confusion = np.einsum("pk,prl->rkl", weighted, given) + prior
+        confusion /= confusion.sum(axis=2, keepdims=True)
+        log_of = np.log(shares)[where] + np.einsum("prl,rkl->pk", given, np.log(confusion))
+        top = log_of.max(axis=1, keepdims=True)
+        each = np.exp(log_of - top)
+        found = float((size * (top[:, 0] + np.log(each.sum(axis=1)))).sum())
+        post = each / each.sum(axis=1, keepdims=True)
+        converged = abs(found - before) <= tolerance * abs(found)
+        before = found
+    return LatentClasses(post[at.ravel()], shares, confusion, found, steps, converged)
+
+
+@dataclass(frozen=True)
+class Component:
+    """One part of the variance of labels: its share of the whole (0-1), and a 95 % interval over occupations."""
+
+    source: str
+    share: float
+    interval: Bounds | None
+
+
+def components(
+    values: Array, within: Array, codes: npt.ArrayLike, *, draws: int = 1000, seed: int = 0
+) -> list[Component]:
+    """Shares of the variance of labels by task, rater, rater and task together, and repeat.
+
+    A two-way analysis of variance of tasks and raters over tasks that all labelled. Intervals draw occupations and take these
+    raters as they are: how much other raters would differ, a handful of raters cannot tell.
+
+    Args:
+        values: Value of each task by rater, the mean over samples, shape (n, R); NaN where there is none.
+        within: Variance of that mean by scatter over samples, shape (n, R); NaN where a rater gave one sample.
+        codes: Occupation of each task, shape (n,).
+        draws: Draws of occupations; 0 gives no intervals.
+        seed: Their seed.
+
+    Returns:
+        The parts, which sum to 1; empty for fewer than two raters or tasks. `repeat` is there where a rater has several samples.
+    """
+    keep = np.isfinite(values).all(axis=1)
+    y, raters = values[keep], values.shape[1]
+    if raters < 2 or len(y) < 2:
+        return []
+    repeated = bool(np.isfinite(within[keep]).any())
+    scatter = np.nan_to_num(within[keep]).sum(axis=1) / raters
+    # All sums that the mean squares need, task by task, so that draws of occupations are weighted sums.
+    parts = np.column_stack([np.ones(len(y)), y, y.mean(axis=1) ** 2, (y**2).sum(axis=1), scatter])
+    whole = _shares(parts.sum(axis=0)[None, :], raters, repeated)
+    drawn: Draws = occupation_draws(np.asarray(codes)[keep], draws, seed) if draws else None  # pyright: ignore[reportAssignmentType]
+    bounds = np.nanquantile(_shares(drawn.sum(parts), raters, repeated), [0.025, 0.975], axis=0) if draws else None
+    names = ["task", "rater", "rater by task", *(["repeat"] if repeated else [])]
+    return [
+        Component(name, float(whole[0, i]), None if bounds is None else (float(bounds[0, i]), float(bounds[1, i])))
+        for i, name in enumerate(names)
+    ]
+
+
+def _shares(sums: Array, raters: int, repeated: bool) -> Array:
+    n, of_raters, squares, all_squares, scatter = (
+        sums[:, 0],
+        sums[:, 1 : 1 + raters] / sums[:, [0]],
+        sums[:, 1 + raters],
+        sums[:, 2 + raters],
+        sums[:, 3 + raters],
+    )
+    mean = of_raters.mean(axis=1)
+    task_ms = raters * (squares - n * mean**2) / (n - 1)
+    rater_ms = n * ((of_raters - mean[:, None]) ** 2).sum(axis=1) / (raters - 1)
+    rest = all_squares - raters * squares - n * (of_raters**2).sum(axis=1) + n * raters * mean**2
+    rest_ms = rest / ((n - 1) * (raters - 1))
+    repeat = scatter / n
+    both = np.maximum(rest_ms - repeat, 0) if repeated else np.maximum(rest_ms, 0)
+    parts = [np.maximum((task_ms - rest_ms) / raters, 0), np.maximum((rater_ms - rest_ms) / n, 0), both]
+    table = np.column_stack([*parts, *([repeat] if repeated else [])])
+    total = table.sum(axis=1, keepdims=True)
+    return np.divide(table, total, out=np.zeros_like(table), where=total > 0)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over tasks (0-1) with a 95 % interval; `tasks` behind it. None where it cannot be given."""
+
+    rater: str
+    mean: float
+    interval: Bounds | None
+    tasks: int
+
+
+def mean_of(rater: str, values: Array, codes: npt.ArrayLike, *, draws: int, seed: int) -> Mean:
+    """A rater's mean over its tasks, with an interval by drawing occupations."""
+    known = np.isfinite(values)
+    y, n = values[known], int(known.sum())
+    if not n:
+        return Mean(rater, float("nan"), None, 0)
+    error, occupations = _sampling_error(y, np.asarray(codes)[known], draws, seed)
+    reach = float(stats.t.ppf(0.975, max(occupations - 1, 1))) * error
+    return Mean(
+        rater, float(y.mean()), on_scale(float(y.mean()), reach, SHARE) if draws and occupations > 1 else None, n
+    )
+
+
+def _sampling_error(y: Array, codes: npt.NDArray[np.object_], draws: int, seed: int) -> tuple[float, int]:
+    if not draws:
+        return 0.0, len(set(codes))
+    drawn = occupation_draws(codes, draws, seed)
+    sums = drawn.sum(np.column_stack([y, np.ones(len(y))]))
+    return float((sums[:, 0] / sums[:, 1]).std(ddof=1)), drawn.occupations
+
+
+def pooled_mean(values: Array, codes: npt.ArrayLike, *, draws: int, seed: int) -> Mean:
+    """The mean over raters and tasks that all labelled, as one draw of raters and occupations.
+
+    Its variance is that between the raters' means, over R, and that of drawing occupations; a t interval with the degrees of
+    freedom of both (Satterthwaite), on a scale that stays within 0 and 1.
+    """
+    keep = np.isfinite(values).all(axis=1)
+    y, raters = values[keep], values.shape[1]
+    if raters < 2 or not len(y):
+        return Mean("pooled", float("nan"), None, len(y))
+    by_task = y.mean(axis=1)
+    error, occupations = _sampling_error(by_task, np.asarray(codes)[keep], draws, seed)
+    apart = float(y.mean(axis=0).var(ddof=1)) / raters
+    total = apart + error**2
+    degrees = total**2 / (apart**2 / (raters - 1) + error**4 / max(occupations - 1, 1)) if total else 1.0
+    mean = float(by_task.mean())
+    bounds = on_scale(mean, float(stats.t.ppf(0.975, max(degrees, 1))) * total**0.5, SHARE) if total and draws else None
+    return Mean("pooled", mean, bounds, len(y))
+
+
+def without_each(votes_of: Votes, measure: Measure) -> dict[str, float]:
+    """Mean of a measure over raters and tasks that all labelled, without each rater in turn."""
+    values = votes_of.values[measure]
+    y = values[np.isfinite(values).all(axis=1)]
+    if y.shape[1] < 2 or not len(y):
+        return {}
+    total = y.sum()
+    return {
+        name: float((total - y[:, at].sum()) / (len(y) * (y.shape[1] - 1))) for at, name in enumerate(votes_of.raters)
+    }
+
+
+def corrected(predicted: Array, gold: Array, chance: Array) -> Array:
+    """Outcomes for regressions of one's own, corrected for a model's errors by a gold drawn at random.
+
+    Where the gold has a label, the difference to the prediction is added, over the chance that the task came into the gold.
+    The mean of such an outcome is right on average whatever the errors are, also within any group and as the left side of a
+    regression; its scatter is larger, which robust standard errors see.
+
+    Args:
+        predicted: The model's value of each task, shape (n,).
+        gold: The gold's value, NaN where it has none.
+        chance: Chance of each task to come into the gold, above 0 and at most 1.
+
+    Source: Egami, Hinck, Stewart and Wei 2023, arXiv:2306.04746 (design-based supervised learning), equation 4.
+    """
+    return predicted + np.where(np.isfinite(gold), (np.nan_to_num(gold) - predicted) / chance, 0.0)

@@ -1,0 +1,345 @@
+"""Making a study's runs: each rater under its own limits, all of them under one budget, and nothing made twice."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from relabel.errors import DataError, IncompleteRunError, ProviderError, RelabelError, RunInterruptedError, UsageError
+from relabel.importing import import_labels
+from relabel.labelling.connection import Connection
+from relabel.labelling.estimate import Estimate, Limit, estimate, limits
+from relabel.labelling.job import Job, Stop
+from relabel.labelling.options import RunOptions, checked_parameters, default_name, make_engine
+from relabel.labelling.pricing import Budget, Price, given_price
+from relabel.labelling.progress import Progress
+from relabel.labelling.runner import run_job
+from relabel.labelling.session import spent_before
+from relabel.labelling.store import Store
+from relabel.manifest import read_manifest
+from relabel.rubric import load_rubric
+from relabel.run import Run, open_run
+from relabel.settings import Settings
+from relabel.sources.fetch import sha256_of
+from relabel.study.file import Rater, Study
+from relabel.task import Task, load_tasks
+
+State = Literal["complete", "incomplete", "interrupted", "failed", "not started", "running"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a study lies: its file, and the folder of what is made of it."""
+
+    file: Path
+
+    @property
+    def results(self) -> Path:
+        """Everything that the study makes."""
+        return self.file.parent / f"{self.file.stem}-results"
+
+    @property
+    def runs(self) -> Path:
+        """The raters' run folders."""
+        return self.results / "runs"
+
+    def at(self, ref: str) -> str:
+        """A path of the study file as seen from here; a name of relabel's own stays as it is."""
+        beside = self.file.parent / ref
+        return str(beside) if beside.exists() else ref
+
+
+class SharedBudget(Budget):
+    """A rater's budget within that of the study: a request needs room in both.
+
+    Args:
+        cap_usd: The rater's own cap; None for the study's alone.
+        price: The model's price.
+        total: The study's budget.
+    """
+
+    def __init__(self, cap_usd: float | None, price: Price | None, total: Budget) -> None:
+        super().__init__(total.cap_usd if cap_usd is None else cap_usd, price)
+        self._total = total
+
+    async def reserve(self, worst_usd: float) -> None:
+        """See `Budget.reserve`."""
+        await self._total.reserve(worst_usd)
+        try:
+            await super().reserve(worst_usd)
+        except BaseException:
+            self._total.settle(worst_usd, 0.0)
+            raise
+
+    def settle(self, worst_usd: float, cost_usd: float | None) -> None:
+        """See `Budget.settle`."""
+        super().settle(worst_usd, cost_usd)
+        self._total.settle(worst_usd, cost_usd)
+
+
+@dataclass
+class RaterRun:
+    """A rater on the way from its lines in the study file to a run.
+
+    Attributes:
+        options, connection, job: For a model: what is asked of whom.
+        ref: The run: a folder, or the name of a published set.
+        progress: Of a model that is being asked.
+        state: Where it stands.
+        error: Why it is not complete.
+    """
+
+    rater: Rater
+    ref: str
+    options: RunOptions | None = None
+    connection: Connection | None = None
+    job: Job | None = None
+    progress: Progress = field(default_factory=lambda: Progress(asked=0))
+    state: State = "not started"
+    error: RelabelError | None = None
+
+    @property
+    def asked(self) -> int:
+        """Labels wanted; 0 where that is not known before."""
+        return 0 if self.job is None else self.job.size
+
+    def labels(self) -> int:
+        """Labels that its folder holds."""
+        manifest = _manifest(self.ref)
+        return 0 if manifest is None else manifest.counts.from_store + manifest.counts.fresh
+
+    def cost_usd(self) -> float:
+        """What all its starts took, in USD, with what may have been charged."""
+        return spent_before(Path(self.ref)) if self.job is not None else 0.0
+
+
+def _manifest(ref: str) -> Any:
+    return read_manifest(Path(ref)) if (Path(ref) / "manifest.json").exists() else None
+
+
+def study_tasks(study: Study, place: Place) -> list[Task]:
+    """The tasks of a study.
+
+    Raises:
+        DataError: The list cannot be read.
+    """
+    chosen = study.tasks
+    unit = load_rubric(place.at(study.rubric)).unit
+    return list(
+        load_tasks(
+            place.at(chosen.list), unit=unit, occupations=chosen.occupations, sample=chosen.sample, seed=chosen.seed
+        )
+    )
+
+
+def plan(study: Study, place: Place, environment: Settings) -> list[RaterRun]:
+    """What each rater is, without asking anything.
+
+    Raises:
+        UsageError: Options of a rater do not go together, or a cap cannot be kept.
+        DataError: A file that the study names cannot be used.
+    """
+    found: list[RaterRun] = []
+    for rater in study.raters:
+        rubric = load_rubric(place.at(rater.rubric or study.rubric))
+        if rater.run is not None:
+            found.append(RaterRun(rater, place.at(rater.run)))
+            continue
+        if rater.labels is not None:
+            file = Path(place.at(rater.labels))
+            if not file.is_file():
+                raise DataError(f"the rater {rater.name}: there is no file {file}; correct `labels`")
+            digest = hashlib.sha256(f"{sha256_of(file)} {rubric.sha256}".encode()).hexdigest()[:6]
+            found.append(RaterRun(rater, str(place.runs / f"{rater.name}-{digest}")))
+            continue
+        assert rater.model is not None
+        try:
+            options = _options(rater, study, place, model=rater.model)
+            connection = options.connection(environment)
+            options.require_bounds(connection, capped=bool(study.budget_usd or rater.max_cost_usd))
+            job = options.job(connection)
+        except UsageError as error:
+            raise UsageError(f"the rater {rater.name}: {error}") from error
+        folder = place.runs / f"{rater.name}-{default_name(job).rpartition('-')[2]}"
+        found.append(RaterRun(rater, str(folder), options, connection, job, Progress(asked=job.size)))
+    for one in found:
+        manifest = _manifest(one.ref)
+        if one.job is None:
+            one.state = "complete" if one.rater.run is not None or manifest is not None else "not started"
+        elif manifest is not None:
+            one.state = manifest.status
+    return found
+
+
+def _options(rater: Rater, study: Study, place: Place, *, model: str) -> RunOptions:
+    rubric = load_rubric(place.at(rater.rubric or study.rubric))
+    return RunOptions(
+        model=model,
+        rubric=rubric,
+        base_url=rater.base_url,
+        provider=rater.provider,
+        key_env=rater.key_env,
+        api=rater.api,
+        settings=tuple(s for s in study.settings if s in rubric.settings),
+        prompt=None if study.prompt is None else place.at(study.prompt),
+        tasks=place.at(study.tasks.list),
+        sample=study.tasks.sample,
+        seed=study.tasks.seed,
+        occupations=study.tasks.occupations,
+        samples=rater.samples,
+        variants=rater.variants,
+        form=None if rater.response_format == "auto" else rater.response_format,
+        params=checked_parameters(rater.params),
+        max_tokens=rater.max_tokens,
+        timeout=rater.timeout,
+        price=given_price(rater.price) if rater.price else None,
+        concurrency=rater.concurrency,
+        rpm=rater.rpm,
+        tpm=rater.tpm,
+        max_cost=rater.max_cost_usd,
+    )
+
+
+async def run_raters(
+    raters: Sequence[RaterRun],
+    study: Study,
+    place: Place,
+    environment: Settings,
+    *,
+    replay: bool = False,
+    stop: Stop | None = None,
+    changed: Callable[[RaterRun], None] = lambda _: None,
+) -> None:
+    """Make the runs that are missing, side by side; a rater that fails does not stop the others.
+
+    Args:
+        raters: From `plan`; their states and errors are set.
+        study: The study.
+        place: Where it lies.
+        environment: Settings from the environment.
+        replay: Whether answers come from the store alone.
+        stop: Called to stop all of them.
+        changed: Called when a rater starts and when it ends.
+    """
+    stop = stop or Stop()
+    total = Budget(study.budget_usd, None, before_usd=sum(spent_before(folder) for folder in place.runs.glob("*/")))
+    missing = [one for one in raters if one.state != "complete"]
+    for one in missing:
+        if one.job is None:
+            _import(one, study, place)
+            changed(one)
+    asked = [one for one in missing if one.job is not None]
+    if not asked:
+        return
+    with Store(environment.store_dir) as store:
+        await asyncio.gather(
+            *(_label(one, total, store, environment, replay=replay, stop=stop, changed=changed) for one in asked)
+        )
+
+
+async def _label(
+    one: RaterRun,
+    total: Budget,
+    store: Store,
+    environment: Settings,
+    *,
+    replay: bool,
+    stop: Stop,
+    changed: Callable[[RaterRun], None],
+) -> None:
+    assert one.options is not None
+    assert one.connection is not None
+    assert one.job is not None
+    one.state = "running"
+    changed(one)
+    limiter = one.options.limiter()
+    if total.cap_usd is None:
+        budget = Budget(one.options.max_cost, one.connection.price)
+    else:
+        budget = SharedBudget(one.options.max_cost, one.connection.price, total)
+    engine = make_engine(one.options, one.connection, environment, limiter, budget, replay=replay)
+    try:
+        outcome = await run_job(
+            one.job,
+            engine,
+            store,
+            Path(one.ref),
+            concurrency=limiter.largest,
+            budget=budget,
+            progress=one.progress,
+            stop=stop,
+        )
+        one.state = "complete" if outcome.complete else "interrupted" if outcome.interrupted else "incomplete"
+        if not outcome.complete:
+            kind = RunInterruptedError if outcome.interrupted else IncompleteRunError
+            one.error = kind(
+                f"{outcome.missing.total:,} of {one.job.size:,} labels are missing, {one.ref}/failures.jsonl says which and why"
+            )
+    except RelabelError as error:
+        one.state, one.error = "failed", error
+    finally:
+        await engine.close()
+        changed(one)
+
+
+def _import(one: RaterRun, study: Study, place: Place) -> None:
+    rater = one.rater
+    try:
+        import_labels(
+            Path(place.at(rater.labels or "")),
+            model=rater.name,
+            rubric=load_rubric(place.at(rater.rubric or study.rubric)),
+            out=Path(one.ref),
+            tasks=place.at(study.tasks.list),
+        )
+        one.state = "complete"
+    except RelabelError as error:
+        one.state, one.error = "failed", error
+
+
+def raise_first(raters: Sequence[RaterRun]) -> None:
+    """End with the gravest failure of the raters, if any failed.
+
+    Raises:
+        RelabelError: With the exit code of: interrupted, refused for good, a fault in a file, labels missing.
+    """
+    failed = [one for one in raters if one.error is not None]
+    if not failed:
+        return
+    order: tuple[type[RelabelError], ...] = (RunInterruptedError, ProviderError, UsageError, DataError, RelabelError)
+    said = "; ".join(f"{one.rater.name}: {one.error}" for one in failed)
+    kind = next(kind for kind in order if any(isinstance(one.error, kind) for one in failed))
+    worst = next(one.error for one in failed if isinstance(one.error, kind))
+    assert worst is not None
+    known: tuple[type[RelabelError], ...] = (RunInterruptedError, ProviderError, UsageError, IncompleteRunError)
+    shown = next((known_kind for known_kind in known if isinstance(worst, known_kind)), DataError)
+    raise shown(f"{said}; the same command goes on where it was")
+
+
+def estimates(raters: Sequence[RaterRun], environment: Settings) -> dict[str, tuple[Estimate, list[Limit]]]:
+    """What the models that are not complete would be sent, take and cost."""
+    found: dict[str, tuple[Estimate, list[Limit]]] = {}
+    exists = environment.store_dir.exists()
+    store = Store(environment.store_dir) if exists else None
+    try:
+        for one in raters:
+            if one.job is not None and one.state != "complete":
+                told = estimate(one.job, store)
+                found[one.rater.name] = told, limits(told, one.rater.engine, rpm=one.rater.rpm, tpm=one.rater.tpm)
+    finally:
+        if store is not None:
+            store.close()
+    return found
+
+
+def runs_of(raters: Sequence[RaterRun]) -> Mapping[str, Run]:
+    """The runs that hold labels, by rater."""
+    return {
+        one.rater.name: open_run(one.ref)
+        for one in raters
+        if one.rater.run is not None or (_manifest(one.ref) is not None and one.labels())
+    }
