@@ -17,7 +17,8 @@ from relabel.evaluation.document import (
     Yardsticks,
 )
 from relabel.evaluation.metrics import setting_metrics
-from relabel.evaluation.verdict import figure, strength, verdict
+from relabel.evaluation.verdict import strength, verdict
+from relabel.tabular import figure
 
 SCALE = ("not-exposed", "exposed")
 

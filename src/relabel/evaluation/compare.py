@@ -20,9 +20,9 @@ from relabel.evaluation.gold import Gold
 from relabel.evaluation.intervals import DRAWS, Figure, Places, change, few_occupations
 from relabel.evaluation.metrics import known
 from relabel.evaluation.verdict import caveats
-from relabel.evaluation.verdict import figure as shown
 from relabel.rubric import Measure
 from relabel.run import Run, changed_rubrics
+from relabel.tabular import figure as shown
 from relabel.task import TASK_KEY
 
 Interval = Bounds | None

@@ -32,9 +32,9 @@ from relabel.evaluation.document import Frozen, SettingName
 from relabel.evaluation.gold import Gold, labels_of, make_gold
 from relabel.evaluation.intervals import Array, Figure, change
 from relabel.evaluation.suite import Gate, Slice, Suite
-from relabel.evaluation.verdict import figure as shown
 from relabel.rubric import Measure
 from relabel.run import Run, SourceUse, changed_rubrics
+from relabel.tabular import figure as shown
 from relabel.task import TASK_KEY
 
 Kind = Literal["min", "max", "max_drop"]

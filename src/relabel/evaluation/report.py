@@ -23,8 +23,8 @@ from relabel.evaluation.compare import CompareDocument, Flip, PairwiseDocument
 from relabel.evaluation.document import MAJOR_GROUPS, EvalDocument, SettingName
 from relabel.evaluation.gates import SuiteResult
 from relabel.evaluation.gold import Gold
-from relabel.evaluation.verdict import figure
 from relabel.run import Run
+from relabel.tabular import figure
 from relabel.task import TASK_KEY
 
 SHOWN = 25

@@ -25,6 +25,7 @@ from relabel.evaluation.alignment import GOLD, align
 from relabel.evaluation.gold import Gold, labels_of
 from relabel.run import Run
 from relabel.sources import bls, fetch
+from relabel.tabular import spreadsheet_safe
 from relabel.task import TASK_KEY
 
 COLUMNS = (
@@ -60,8 +61,6 @@ RANDOM_COLUMNS = (
     "comment",
 )
 """Columns of a file of tasks drawn at random; it keeps what the run said to itself, so that no reviewer leans on it."""
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
@@ -336,4 +335,4 @@ def _safe(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
     text = str(value)
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    return spreadsheet_safe(text)

@@ -18,8 +18,8 @@ from relabel.evaluation.alignment import COLUMNS, MAIN, AlignedLabels, Pair, cod
 from relabel.evaluation.document import SCALES, Frozen, Intervals95, SettingName
 from relabel.evaluation.gold import Gold
 from relabel.evaluation.intervals import DRAWS, Figure, change
-from relabel.evaluation.verdict import figure as shown
 from relabel.run import Run
+from relabel.tabular import figure as shown
 from relabel.task import TASK_KEY
 
 Half = Literal["development", "final"]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from relabel.evaluation.document import Coherence, MajorityClass, SettingMetrics, SettingName, Yardstick, Yardsticks
 from relabel.evaluation.gold import Gold
+from relabel.tabular import figure
 
 FEW_TASKS = 400
 """Below this number of tasks the figures are called rough."""
@@ -41,14 +42,6 @@ def caveats(gold: Gold | None) -> list[str]:
 def strength(kappa: float) -> str:
     """A word for a kappa above 0, after Landis and Koch 1977 (doi:10.2307/2529310)."""
     return next((word for bound, word in _STRENGTH if kappa <= bound), "almost perfect")
-
-
-def figure(value: float | None) -> str:
-    """A figure for people: three decimals without a leading zero, `-` where it is undefined."""
-    if value is None:
-        return "-"
-    shown = f"{abs(value):.3f}".removeprefix("0")
-    return f"-{shown}" if value < 0 and shown != ".000" else shown
 
 
 def verdict(

@@ -10,11 +10,11 @@ from relabel.publishing.datapackage import OCCUPATION_COLUMNS
 from relabel.publishing.words import CAUTION, READING_NAMES, load_bands, model_name
 from relabel.run import TASK_FILE, Manifest, Run, SourceUse
 from relabel.scoring.bridges import Step
-from relabel.scoring.files import FORMULA
 from relabel.scoring.options import SAMPLE, SYSTEM_NAMES, UNRATED_NOTES, WEIGHT_NOTES
 from relabel.scoring.table import ENOUGH, ScoreTable
 from relabel.sources import registry
 from relabel.sources.tables import is_table_file
+from relabel.tabular import FORMULA
 
 _PARAMETERS = ("sample", "seed", "occupations", "samples", "examples")
 _OWN = {

@@ -16,9 +16,7 @@ import pyarrow.parquet as pq
 from relabel.errors import DataError, UsageError
 from relabel.files import replacing
 from relabel.scoring.table import ScoreTable
-
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-"""What a spreadsheet may run as a formula when a cell begins with it, full-width forms included."""
+from relabel.tabular import spreadsheet_safe
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -49,7 +47,7 @@ def table_json(table: ScoreTable) -> dict[str, Any]:
 def csv_bytes(frame: pd.DataFrame) -> bytes:
     """A frame as CSV in UTF-8 with LF line ends.
 
-    A text cell that begins with one of `FORMULA` gets a leading apostrophe, so that no spreadsheet runs it; carriage
+    A text cell that begins with one of `relabel.tabular.FORMULA` gets a leading apostrophe, so that no spreadsheet runs it; carriage
     returns become line feeds. Missing values are empty cells.
     """
     safe = frame.copy()
@@ -62,7 +60,7 @@ def csv_bytes(frame: pd.DataFrame) -> bytes:
 def _safe_cell(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    shown = f"'{value}" if value.startswith(FORMULA) else value
+    shown = spreadsheet_safe(value)
     # With LF line ends a bare CR would stand unquoted and break the row for some readers.
     return shown.replace("\r\n", "\n").replace("\r", "\n")
 

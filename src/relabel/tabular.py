@@ -1,0 +1,197 @@
+"""Tables of figures as text: LaTeX, Markdown and CSV, and how a figure, a change and an interval are written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+"""What a spreadsheet may run as a formula when a cell begins with it, full-width forms included."""
+
+
+def spreadsheet_safe(text: str) -> str:
+    """A cell that no spreadsheet runs as a formula, also where it drops leading spaces: with an apostrophe in front."""
+    return f"'{text}" if text.lstrip(" ").startswith(FORMULA) else text
+
+
+class Signed(float):
+    """A change: shown with its sign."""
+
+
+class Change(NamedTuple):
+    """The interval of a change: both ends are shown with their signs."""
+
+    low: float
+    high: float
+
+
+Cell = str | int | float | tuple[float, float] | None
+"""A text, a count, a figure, an interval, or nothing."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Figures with their heading, for a terminal, a paper or another program.
+
+    Attributes:
+        title: What the table shows; it names the set that the figures are of.
+        columns: Names; an interval stands behind the figure that it belongs to.
+        rows: Cells, unrounded.
+        left: Columns flush left: names, not figures.
+        notes: Sentences below it.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    left: int = 1
+    notes: Sequence[str] = ()
+
+
+TableForm = Literal["latex", "markdown", "csv"]
+
+
+def table_text(what: pd.DataFrame | Table | Sequence[Table], form: TableForm, *, title: str = "") -> str:
+    """Write tables for a paper, a page or another program.
+
+    Args:
+        what: A frame, one table or several.
+        form: `latex` gives `table` environments for the package booktabs, `markdown` pipe tables as GitHub reads them. `csv`
+            gives a frame as it is; of tables a line a figure, `table, row, figure, value, low, high`, unrounded.
+        title: The title of a frame.
+    """
+    import pandas as pd
+
+    if isinstance(what, pd.DataFrame):
+        if form == "csv":
+            return _csv(list(what.columns), what.itertuples(index=False))
+        cells = what.astype(object).where(what.notna(), None)
+        what = Table(title, [str(name) for name in what.columns], cells.to_numpy().tolist())
+    tables = [what] if isinstance(what, Table) else what
+    if form == "csv":
+        return _csv(("table", "row", "figure", "value", "low", "high"), (row for of in tables for row in _tidy(of)))
+    write = _latex if form == "latex" else _markdown
+    return "\n".join(write(of) for of in tables)
+
+
+def _tidy(of: Table) -> Iterator[Sequence[Cell]]:
+    for cells in of.rows:
+        name = ", ".join(str(cell) for cell in cells[: of.left])
+        pairs = list(zip(of.columns, cells, strict=True))[of.left :]
+        for place, (column, cell) in enumerate(pairs):
+            if isinstance(cell, tuple) or column.startswith("95 %"):
+                continue
+            after = pairs[place + 1][1] if place + 1 < len(pairs) else None
+            yield of.title, name, column, cell, *(after if isinstance(after, tuple) else (None, None))
+
+
+def _csv(header: Sequence[object], rows: Iterable[Iterable[object]]) -> str:
+    import csv
+    import io
+
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(header)
+    for row in rows:
+        cells = ("" if cell is None or cell != cell else cell for cell in row)  # noqa: PLR0124  NaN is not itself
+        writer.writerow([spreadsheet_safe(cell) if isinstance(cell, str) else cell for cell in cells])
+    return out.getvalue()
+
+
+_LATEX = str.maketrans(
+    {char: f"\\{char}" for char in "&%$#_{}"}
+    | {
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "\\": r"\textbackslash{}",
+        "<": r"$<$",
+        ">": r"$>$",
+        "|": r"$|$",
+    }
+)
+_MARKDOWN = str.maketrans(
+    {**{char: f"\\{char}" for char in "\\`*_[]|#"}, "<": "&lt;", ">": "&gt;", "&": "&amp;", "@": "&#64;"}
+)
+
+
+def _latex(of: Table) -> str:
+    def line(cells: Iterable[str]) -> str:
+        return " & ".join(cells) + r" \\"
+
+    def text(cell: Cell) -> str:
+        shown = cell_text(cell)
+        if isinstance(cell, str):
+            return shown.translate(_LATEX)
+        if isinstance(cell, tuple) and " to " not in shown:
+            return shown.replace("-", "--")
+        return re.sub(r"(?<![\w.])([-+])(?=[\d.])", r"$\1$", shown)
+
+    width = "l" * of.left + "r" * (len(of.columns) - of.left)
+    notes = (
+        [rf"\par\smallskip\footnotesize {' '.join(note.translate(_LATEX) for note in of.notes)}"] if of.notes else []
+    )
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        *([rf"\caption{{{of.title.translate(_LATEX)}}}"] if of.title else []),
+        rf"\begin{{tabular}}{{{width}}}",
+        r"\toprule",
+        line(name.translate(_LATEX) for name in of.columns),
+        r"\midrule",
+        *(line(text(cell) for cell in cells) for cells in of.rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        *notes,
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown(of: Table) -> str:
+    rule = ["---"] * of.left + ["---:"] * (len(of.columns) - of.left)
+    head = [f"### {of.title.translate(_MARKDOWN)}", ""] if of.title else []
+    body = [[cell_text(cell).translate(_MARKDOWN) for cell in cells] for cells in of.rows]
+    rows = [[name.translate(_MARKDOWN) for name in of.columns], rule, *body]
+    notes = ["", *(note.translate(_MARKDOWN) for note in of.notes)] if of.notes else []
+    return "\n".join([*head, *(f"| {' | '.join(cells)} |" for cells in rows), *notes]) + "\n"
+
+
+def cell_text(cell: Cell) -> str:
+    """A cell as people read it: a count with thousands, a figure with three decimals, an interval from low to high."""
+    if isinstance(cell, str):
+        return cell
+    if isinstance(cell, tuple):
+        return bounds(cell, change=isinstance(cell, Change))
+    if cell is None or cell != cell:  # noqa: PLR0124  NaN is not itself
+        return "-"
+    if isinstance(cell, Signed):
+        return signed(cell)
+    return f"{cell:,}" if isinstance(cell, int) else figure(cell)
+
+
+def figure(value: float | None) -> str:
+    """A share or a coefficient: three decimals without a leading zero, `-` where it is undefined."""
+    if value is None:
+        return "-"
+    shown = f"{abs(value):.3f}".removeprefix("0")
+    return f"-{shown}" if value < 0 and shown != ".000" else shown
+
+
+def signed(value: float | None) -> str:
+    """A change, with its sign."""
+    return "-" if value is None else f"{value:+.3f}"
+
+
+def bounds(value: tuple[float, float] | None, *, change: bool = False, to: bool = False) -> str:
+    """An interval, of a change with signs, or with `to` between its ends; `-` where there is none."""
+    if value is None:
+        return "-"
+    if change:
+        return " to ".join(signed(x) for x in value)
+    # A dash before a minus would be misread; without one it lets seven intervals stand side by side.
+    return (" to " if to or value[0] < 0 else "-").join(figure(x) for x in value)
