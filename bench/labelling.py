@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from relabel.label import Answer
+from relabel.labelling.connection import Connection
 from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.job import Job
 from relabel.labelling.limiter import Limiter
@@ -107,7 +108,7 @@ def label_fresh(labels: int, concurrency: int, latency: float) -> dict[str, floa
     with Mock(latency) as mock, tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "store") as store:
 
         async def work() -> None:
-            engine = OnlineEngine(mock.base_url, None, None, limiter=Limiter(concurrency))
+            engine = OnlineEngine(Connection(mock.base_url), limiter=Limiter(concurrency))
             outcome = await run_job(
                 job(mock.base_url, labels), engine, store, Path(folder) / "run", concurrency=concurrency
             )

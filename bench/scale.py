@@ -72,8 +72,8 @@ class Simulated:
             raw={"id": request.key[:12]},
         )
 
-    def history(self) -> tuple[tuple[float, int, str], ...]:
-        return ()
+    def record(self) -> dict[str, object]:
+        return {}
 
     async def close(self) -> None:
         return
@@ -89,8 +89,8 @@ def planned(requests: int, base_url: str = "http://bench/v1") -> Job:
 def on_ray(base_url: str, workers: int, concurrency: int) -> RayEngine:
     """The ray engine on this machine alone."""
     some = planned(2, base_url)
-    connection = Connection(some.endpoint, base_url, base_url, None, None)
-    return RayEngine("mock", connection, Limiter(concurrency), Budget(None, None), ClusterOptions("local", workers))
+    connection = Connection(base_url, model="mock", endpoint=some.endpoint)
+    return RayEngine(connection, Limiter(concurrency), Budget(None, None), ClusterOptions("local", workers))
 
 
 def throughput(workers: int) -> dict[str, float]:
@@ -104,7 +104,7 @@ def driver(kind: str) -> dict[str, float]:
     """Processor time of the driver an answer, when it has all that it can do."""
 
     def make(url: str) -> Engine:
-        return on_ray(url, 2, 256) if kind == "ray" else OnlineEngine(url, None, None, limiter=Limiter(256))
+        return on_ray(url, 2, 256) if kind == "ray" else OnlineEngine(Connection(url), limiter=Limiter(256))
 
     return _timed(make, 10_000, 256, 0.02)
 
@@ -158,7 +158,7 @@ def on_ray_until(requests: int, answers: int) -> dict[str, float]:
 
             class Counting:
                 name = "ray"
-                history, close = engine.history, engine.close
+                record, close = engine.record, engine.close
                 asked = 0
 
                 async def ask(

@@ -130,7 +130,7 @@ def nodes(count: int) -> Generator[Nodes]:
 
 
 def connection(job: Job, key: str = KEY) -> Connection:
-    return Connection(job.endpoint, job.base_url, job.base_url or "", SecretStr(key), job.price)
+    return Connection(job.base_url, SecretStr(key), job.price, model="test-model", endpoint=job.endpoint)
 
 
 async def label_on(
@@ -148,7 +148,7 @@ async def label_on(
     limiter = Limiter(concurrency)
     options = ClusterOptions(address, workers)
     budget = Budget(max_cost, job.price)
-    engine = RayEngine("test-model", connection(job), limiter, budget, options)
+    engine = RayEngine(connection(job), limiter, budget, options)
     try:
         return await run_job(job, engine, store, out, concurrency=concurrency, budget=budget, stop=stop)
     finally:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from relabel.labelling.connection import Connection
 from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.job import Job, Stop
 from relabel.labelling.limiter import Limiter
@@ -85,11 +86,8 @@ async def label_all(
 ) -> Outcome:
     assert job.base_url is not None
     engine = OnlineEngine(
-        job.base_url,
-        SecretStr(key),
-        job.price,
+        Connection(job.base_url, SecretStr(key), job.price, timeouts or Timeouts()),
         limiter=Limiter(concurrency),
-        timeouts=timeouts,
         sleep=no_sleep,
         jitter=lambda: 0.0,
     )

@@ -55,6 +55,7 @@ class Answer(Frozen):
         cost_usd: What the answer cost when it was bought, as the provider states it, else by the price table; None where neither knows.
         table_usd: What it costs by the price table, where the provider stated a cost of its own.
         upstream: Who answered behind a gateway or router, as it says.
+        service_tier: The tier of service that it was given in, as the provider says.
         repaired: True when an earlier answer was no label and this one was asked for with the error.
         raw: The provider's reply, whole.
         origin: The pack that it was unpacked from, for whose answers its maker alone vouches; None for an answer that this
@@ -75,6 +76,7 @@ class Answer(Frozen):
     cost_usd: float | None
     table_usd: float | None = None
     upstream: str | None = None
+    service_tier: str | None = None
     repaired: bool = False
     raw: dict[str, Any]
     origin: str | None = Field(default=None, exclude=True)
@@ -102,6 +104,7 @@ class Label:
         unwrapped: True when the label was read from within other text, such as prose, a code fence or visible thinking.
         reasoning_tokens: Tokens of hidden thinking, counted in `completion_tokens`.
         upstream: Who answered behind a gateway or router, as it says.
+        service_tier: The tier of service that it was given in, as the provider says.
         variant: The order that the question was asked in, from 0; the manifest's parameters list them.
         origin: The pack that its answer came from; None where it came from none.
         answer_id: Fingerprint of the completion, equal for two samples where a cache on the way to the model gave one
@@ -133,6 +136,7 @@ class Label:
     unwrapped: bool = False
     reasoning_tokens: int = 0
     upstream: str | None = None
+    service_tier: str | None = None
     answer_id: str | None = None
 
 
@@ -347,6 +351,13 @@ def is_unwrapped(answer: Answer) -> bool:
     except (ValueError, RecursionError):
         return True
     return False
+
+
+def is_label_first(answer: Answer) -> bool:
+    """Whether a label stands before its reason, so that the reason cannot have led to it."""
+    said = _END_OF_THOUGHT.split(answer.content or "")[-1]
+    label, reason = said.find('"label"'), said.find('"rationale"')
+    return 0 <= label < reason
 
 
 def _excerpt(text: str) -> str:

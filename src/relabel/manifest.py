@@ -63,6 +63,7 @@ class Counts(Frozen):
     Attributes:
         repaired: Labels from an answer that was asked for again, with what was wrong with the one before.
         unwrapped: Labels that were read from within other text.
+        label_first: Labels that were written before their reason, where the provider reorders the keys of an answer.
     """
 
     asked: int = 0
@@ -71,6 +72,7 @@ class Counts(Frozen):
     failed: int = 0
     repaired: int = 0
     unwrapped: int = 0
+    label_first: int = 0
 
 
 class Tokens(Frozen):
@@ -126,6 +128,9 @@ class Manifest(Frozen):
         cost_usd: Cost of what was bought; None where the price is unknown.
         table_cost_usd: The same by the price table, where the provider stated costs of its own that differ.
         upstreams: Who answered behind a gateway or router, as it says.
+        service_tiers: Labels by the tier of service that their answers were given in, where the provider says it.
+        answer_wait: How long one answer was waited for: the `timeout_s`, the `wait_s` that first attempts had at the end by the
+            latencies seen, and how many attempts were `cut` before the timeout.
         perhaps_charged: Requests without an answer that may have been charged all the same; `cost_usd` leaves them out.
         origins: Labels whose answers came from a pack, by the pack.
         sessions: Every start of the run that came to an end; their sums are what the run took in all.
@@ -145,6 +150,7 @@ class Manifest(Frozen):
     model: str
     models_returned: tuple[str, ...] = ()
     upstreams: tuple[str, ...] = ()
+    service_tiers: Mapping[str, int] = {}
     labels_by_model: Mapping[str, int] = {}
     repeats_from_cache: int = 0
     base_url: str | None = None
@@ -167,6 +173,7 @@ class Manifest(Frozen):
     response_form: str | None = None
     priors: Mapping[str, Mapping[str, float]] | None = None
     history: tuple[tuple[float, int, str], ...] = ()
+    answer_wait: Mapping[str, float] | None = None
     origins: Mapping[str, int] = {}
     sessions: tuple[Session, ...] = ()
     note: str | None = None

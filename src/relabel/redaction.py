@@ -20,6 +20,8 @@ _SHORT = 6
 """A secret with fewer characters is taken out only where it stands as a word of its own."""
 _SHORTEST = 4
 """Characters of a secret; what is shorter keeps nobody out and might be a label."""
+_KEY_WORD = 16
+"""Characters of a word of letters and digits that is taken for a key."""
 _LONGEST_WORD = 11
 """Letters of a key that is a word: a placeholder, which may be a label too."""
 _PLACEHOLDERS = frozenset(
@@ -127,6 +129,13 @@ def guard_headers(headers: Mapping[str, str]) -> None:
 def is_secret_name(name: str) -> bool:
     """Whether a header, a parameter or a field of a query is named like a credential."""
     return _SECRET_NAME.search(name.strip()) is not None and not name.lower().endswith("tokens")
+
+
+def is_secret_header(name: str, value: str) -> bool:
+    """Whether a header holds a credential, by its name or by what its value looks like."""
+    words = re.split(r"[^A-Za-z0-9]+", value)
+    random = any(len(w) >= _KEY_WORD and any(map(str.isdigit, w)) and any(map(str.isalpha, w)) for w in words)
+    return is_secret_name(name) or random or clean(value) != value
 
 
 def forget() -> None:

@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from relabel.cli.app import run_app
 from relabel.label import Usage
+from relabel.labelling.connection import Connection
 from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.job import Job
 from relabel.labelling.limiter import Limiter
@@ -112,7 +113,11 @@ def capped_job(url: str, count: int, **changes: Any) -> Job:
 async def label_capped(job: Job, store: Store, out: Path, cap: float) -> tuple[Outcome, Budget]:
     budget = Budget(cap, job.price)
     engine = OnlineEngine(
-        job.base_url, SecretStr(KEY), job.price, limiter=Limiter(8), budget=budget, sleep=no_sleep, jitter=lambda: 0.0
+        Connection(job.base_url, SecretStr(KEY), job.price),
+        limiter=Limiter(8),
+        budget=budget,
+        sleep=no_sleep,
+        jitter=lambda: 0.0,
     )
     try:
         return await run_job(job, engine, store, out, concurrency=8), budget
@@ -213,7 +218,9 @@ async def test_what_may_have_been_charged_without_an_answer_is_in_the_manifest(s
             (job.endpoint.model_copy(update={"params": {"max_tokens": 50}}), "bounded", True),
         ):
             budget = Budget(None, PRICE)
-            engine = OnlineEngine(fake.base_url, None, PRICE, budget=budget, sleep=no_sleep, jitter=lambda: 0.0)
+            engine = OnlineEngine(
+                Connection(fake.base_url, price=PRICE), budget=budget, sleep=no_sleep, jitter=lambda: 0.0
+            )
             asked = replace(job, endpoint=endpoint)
             outcome = await run_job(asked, engine, store, tmp_path / out, concurrency=2, budget=budget)
             await engine.close()
@@ -230,7 +237,7 @@ async def test_the_same_question_twice_is_paid_for_on_one_row(store: Store, tmp_
         task = make_job(fake.base_url, 1).tasks[0]
         twins = [task.model_copy(update={"task_id": str(n)}) for n in range(3)]
         job = make_job(fake.base_url, tasks=twins, price=PRICE)
-        engine = OnlineEngine(fake.base_url, None, PRICE)
+        engine = OnlineEngine(Connection(fake.base_url, price=PRICE))
         first = await run_job(job, engine, store, tmp_path / "run", concurrency=4)
         again = await run_job(job, engine, store, tmp_path / "again", concurrency=4)
         await engine.close()

@@ -15,6 +15,7 @@ from rich.console import Console
 from relabel.cli.app import run_app
 from relabel.cli.display import Bar, PlainLines, duration, line, money, panel, paused_until, shown
 from relabel.label import Answer, Usage
+from relabel.labelling.connection import Connection
 from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.limiter import Limiter
 from relabel.labelling.progress import Progress, RateEstimator
@@ -212,7 +213,7 @@ async def test_the_limiter_knows_that_nobody_is_there_before_the_request_is_give
         del seconds
         seen.append(limiter.unreachable)
 
-    engine = OnlineEngine(base_url, None, None, limiter=limiter, sleep=sleep)
+    engine = OnlineEngine(Connection(base_url), limiter=limiter, sleep=sleep)
     request = Request(host="h", body={"model": "m", "messages": [{"role": "user", "content": "Hi"}]})
     with pytest.raises(NoAnswerError, match=r"cannot reach .* \(connection refused\)"):
         await engine.ask(request)
@@ -370,7 +371,7 @@ async def test_only_requests_on_the_wire_are_shown_in_flight(store: Store, tmp_p
         return Reply(body=judged().body, delay=0.01)
 
     with provider(script) as fake:
-        engine = OnlineEngine(fake.base_url, None, None, limiter=limiter)
+        engine = OnlineEngine(Connection(fake.base_url), limiter=limiter)
         await run_job(make_job(fake.base_url, 40), engine, store, tmp_path / "run", concurrency=50, progress=progress)
         await engine.close()
     assert {limit for _, limit in seen_at_once} == {3}
@@ -389,7 +390,7 @@ async def test_an_answer_that_waits_to_be_entered_is_not_in_flight_any_more(stor
 
     looking = asyncio.create_task(look())
     with provider(lambda seen: Reply(body=judged().body, delay=0.05)) as fake:
-        engine = OnlineEngine(fake.base_url, None, None, limiter=limiter)
+        engine = OnlineEngine(Connection(fake.base_url), limiter=limiter)
         await run_job(make_job(fake.base_url, 64), engine, store, tmp_path / "run", concurrency=64, progress=progress)
         await engine.close()
     looking.cancel()
@@ -405,11 +406,11 @@ async def test_the_first_question_is_in_flight_too(store: Store, tmp_path: Path)
         return judged()
 
     with provider(script) as fake:
-        engine = OnlineEngine(fake.base_url, None, None, limiter=Limiter(2))
+        engine = OnlineEngine(Connection(fake.base_url), limiter=Limiter(2))
         job = make_job(fake.base_url, 2, probe=True)
         await run_job(job, engine, store, tmp_path / "run", concurrency=2, progress=progress)
         await engine.close()
-    assert seen_in_flight[0] == ["the first question"]
+    assert seen_in_flight[0] == ["0 strict"]
     assert progress.in_flight == {}
 
 

@@ -24,6 +24,7 @@ from relabel.cli.app import run_app
 from relabel.errors import ProviderError, RubricError
 from relabel.label import Answer
 from relabel.labelling.collector import LabelCollector
+from relabel.labelling.connection import Connection
 from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.job import Stop
 from relabel.labelling.leases import Leases
@@ -146,7 +147,7 @@ async def test_while_missing_labels_are_named_the_display_moves_on(
     looking = asyncio.create_task(look())
     stop()
     with provider(lambda seen: judged()) as fake:
-        engine = OnlineEngine(fake.base_url, None, None, limiter=Limiter(4))
+        engine = OnlineEngine(Connection(fake.base_url), limiter=Limiter(4))
         outcome = await run_job(
             make_job(fake.base_url, 10, samples=100),
             engine,
@@ -217,7 +218,7 @@ async def test_nothing_more_is_sent_once_a_run_is_stopped(store: Store, tmp_path
         return Reply(body=judged().body, delay=0.2) if len(fake.seen) != 2 else Reply(503, delay=0.2)
 
     with provider(script) as fake:
-        engine = OnlineEngine(fake.base_url, None, None, limiter=Limiter(None))
+        engine = OnlineEngine(Connection(fake.base_url), limiter=Limiter(None))
         # Hundreds of workers wait for their turn, as they do when the number in flight is being found out.
         # The prompt is too short for a prefix cache, so that no request waits for the first.
         job = make_job(fake.base_url, 200, examples=False)
@@ -437,7 +438,7 @@ async def test_a_request_that_is_stuck_once_is_answered_at_the_second_try(store:
 
 
 async def ask_in_fake_time(fake: FakeProvider, time: FakeTime, limiter: Limiter) -> Answer:
-    engine = OnlineEngine(fake.base_url, None, None, limiter=limiter, clock=time, sleep=time.sleep, jitter=lambda: 0.0)
+    engine = OnlineEngine(Connection(fake.base_url), limiter=limiter, clock=time, sleep=time.sleep, jitter=lambda: 0.0)
     try:
         return await engine.ask(Request(host="h", body={"model": "m", "messages": [{"role": "user", "content": "Hi"}]}))
     finally:
@@ -554,7 +555,7 @@ def test_json_events_are_one_document_a_line(capsys: pytest.CaptureFixture[str])
 
 
 async def test_a_key_in_an_engine_never_shows(store: Store) -> None:
-    engine = OnlineEngine("http://user:pw@localhost:1/v1", SecretStr(KEY), None, sleep=no_sleep)
+    engine = OnlineEngine(Connection("http://user:pw@localhost:1/v1", SecretStr(KEY)), sleep=no_sleep)
     assert KEY not in repr(engine)
     assert clean(f"x {KEY} y sk-other-0123456789") == "x [key] y [key]"
     await engine.close()

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from relabel.errors import ProviderError
 from relabel.label import Answer
+from relabel.labelling.connection import Connection
 from relabel.labelling.engine import ATTEMPTS, OnlineEngine
 from relabel.labelling.limiter import Limiter
 from relabel.labelling.pricing import find_price
@@ -35,9 +36,8 @@ async def ask(
         await time.sleep(seconds)
 
     limiter = Limiter(16, clock=time, sleep=time.sleep)
-    engine = OnlineEngine(
-        fake.base_url, SecretStr(KEY), None, limiter=limiter, clock=time, sleep=sleep, jitter=lambda: 1.0, **options
-    )
+    connection = Connection(fake.base_url, SecretStr(KEY), **options)
+    engine = OnlineEngine(connection, limiter=limiter, clock=time, sleep=sleep, jitter=lambda: 1.0)
     request = Request(host="h", body={"model": "test-model", "messages": [{"role": "user", "content": "Hi"}]})
     try:
         return await engine.ask(request)
@@ -176,7 +176,7 @@ async def test_a_known_price_is_charged_with_the_cache_discount() -> None:
     price = find_price("gpt-4o-mini", None)
     assert price is not None
     with provider(lambda seen: judged()) as fake:
-        engine = OnlineEngine(fake.base_url, SecretStr(KEY), price, sleep=no_sleep)
+        engine = OnlineEngine(Connection(fake.base_url, SecretStr(KEY), price), sleep=no_sleep)
         answer = await engine.ask(Request(host="h", body={"model": "gpt-4o-mini", "messages": []}))
         await engine.close()
     assert answer.cost_usd == pytest.approx((36 * 0.15 + 64 * 0.075 + 20 * 0.6) / 1e6)
@@ -190,7 +190,7 @@ async def test_the_schema_on_the_wire_asks_for_the_reason_before_the_label() -> 
     planner = Planner(load_rubric("exposure"), load_prompt("task"), Endpoint(host="h", model="m"))
     request = planner.request(load_tasks("sample", sample=1), "strict")
     with provider(lambda seen: judged()) as fake:
-        engine = OnlineEngine(fake.base_url, None, None)
+        engine = OnlineEngine(Connection(fake.base_url))
         await engine.ask(request)
         await engine.close()
     sent = fake.seen[0].body["response_format"]["json_schema"]["schema"]

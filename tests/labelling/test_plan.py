@@ -14,7 +14,7 @@ import pytest
 
 from relabel.cli.app import run_app
 from relabel.labelling import ray as ray_engine
-from relabel.labelling.connection import describe
+from relabel.labelling.connection import resolve_model
 from relabel.labelling.estimate import Estimate, limits
 from relabel.settings import Settings
 
@@ -168,7 +168,7 @@ def test_the_tables_of_the_page_are_the_plans_own() -> None:
 
 def test_how_long_to_wait_follows_where_the_model_is() -> None:
     def timeouts(model: str, timeout: float | None) -> tuple[float, float]:
-        found = describe(model, "http://x/v1", Settings(), {}, timeout=timeout).timeouts
+        found = resolve_model(model, "http://x/v1", Settings(), {}, timeout=timeout).timeouts
         return found.attempt_s, found.deadline_s
 
     assert timeouts("m", None) == (90, 300)

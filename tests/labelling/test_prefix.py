@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 from openai.types.chat import completion_create_params
-from pydantic import TypeAdapter
+from pydantic import SecretStr, TypeAdapter
 
 from relabel.cli.app import run_app
 from relabel.errors import DataError, UsageError
 from relabel.label import Usage
+from relabel.labelling.connection import Connection
 from relabel.labelling.engine import Engine, OnlineEngine
 from relabel.labelling.estimate import estimate, pieces
 from relabel.labelling.job import Stop
@@ -85,7 +86,7 @@ async def test_a_first_request_that_never_comes_back_holds_nothing_up_for_long(
 ) -> None:
     monkeypatch.setattr("relabel.labelling.runner.FIRST_S", 0.05)
     with provider(lambda seen: judged() if len(fake.seen) > 1 else Reply(fault="hang")) as fake:
-        engine: Engine = OnlineEngine(fake.base_url, None, None, limiter=Limiter(8))
+        engine: Engine = OnlineEngine(Connection(fake.base_url), limiter=Limiter(8))
         job = make_job(fake.base_url, 5, settings=("strict",))
         stop = Stop()
 
@@ -171,7 +172,7 @@ async def test_cache_fields_reach_the_wire_and_neither_key_nor_store(store: Stor
     with provider(lambda seen: judged()) as fake:
         endpoint = Endpoint(host=host_of(fake.base_url), model="gpt-5.6")
         job = make_job(fake.base_url, 2, endpoint=endpoint, provider=openai)
-        engine = OnlineEngine(fake.base_url, None, None, provider=openai)
+        engine = OnlineEngine(Connection(fake.base_url, SecretStr("sk-test-0123456789"), provider=openai))
         outcome = await run_job(job, engine, store, tmp_path / "run", concurrency=4)
         await engine.close()
         assert all("prompt_cache_key" in seen.body for seen in fake.seen)
@@ -332,7 +333,7 @@ async def test_a_provider_that_does_not_know_the_cache_fields_is_asked_without_t
     with provider(script) as fake:
         endpoint = Endpoint(host=host_of(fake.base_url), model="gpt-5.6")
         job = make_job(fake.base_url, 6, endpoint=endpoint, provider=provider_of("", "openai"))
-        engine = OnlineEngine(fake.base_url, None, None, provider=job.provider)
+        engine = OnlineEngine(Connection(fake.base_url, SecretStr("sk-test-0123456789"), provider=job.provider))
         outcome = await run_job(job, engine, store, tmp_path / "run", concurrency=4)
         await engine.close()
         assert len(fake.seen) == 12 + 1

@@ -10,6 +10,7 @@ import pytest
 
 from relabel.cli.app import run_app
 from relabel.errors import ProviderError
+from relabel.labelling.connection import Connection
 from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.limiter import Limiter
 from relabel.labelling.pricing import Budget, Price
@@ -321,7 +322,7 @@ async def test_a_server_that_ignores_the_bound_of_answers_ends_a_run_with_a_cap(
     with provider(lambda seen: Reply(body=chat(JSON, usage=usage), delay=0.02)) as fake:
         endpoint = Endpoint(host=host_of(fake.base_url), model="m", params={"max_completion_tokens": 100})
         budget = Budget(1.0, PRICE)
-        engine = OnlineEngine(fake.base_url, None, PRICE, limiter=Limiter(4), budget=budget)
+        engine = OnlineEngine(Connection(fake.base_url, price=PRICE), limiter=Limiter(4), budget=budget)
         job = make_job(fake.base_url, 100, price=PRICE, endpoint=endpoint)
         with pytest.raises(ProviderError, match="wrote 3,000 tokens where at most 100 were asked for"):
             await run_job(job, engine, store, tmp_path / "run", concurrency=4, budget=budget)
@@ -336,7 +337,7 @@ async def test_thinking_beyond_the_bound_is_reserved_for(store: Store, tmp_path:
     with provider(lambda seen: Reply(body=chat(JSON, usage=usage))) as fake:
         endpoint = Endpoint(host=host_of(fake.base_url), model="m", params={"max_completion_tokens": 100})
         budget = Budget(cap, PRICE)
-        engine = OnlineEngine(fake.base_url, None, PRICE, limiter=Limiter(1), budget=budget)
+        engine = OnlineEngine(Connection(fake.base_url, price=PRICE), limiter=Limiter(1), budget=budget)
         job = make_job(fake.base_url, 100, price=PRICE, endpoint=endpoint)
         outcome = await run_job(job, engine, store, tmp_path / "run", concurrency=1, budget=budget)
         await engine.close()

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from relabel.errors import DataError, ProviderError
 from relabel.labelling import ray
 from relabel.labelling.connection import Connection
-from relabel.labelling.providers import UNKNOWN
+from relabel.labelling.providers import UNKNOWN, provider_of
 from relabel.labelling.ray import Call, RayTransport, Sender, WorkerGoneError, WorkerLostError
 from relabel.labelling.request import Endpoint
 from relabel.labelling.transport import BrokenError, HttpReply, TimedOutError, UnreachableError
@@ -85,7 +85,9 @@ class Pool:
     def __init__(self, *workers: Worker, url: str = "http://x/v1", key: str = "") -> None:
         calls: list[Call] = list(workers)
         endpoint = Endpoint(host="x", model="m")
-        self.transport = RayTransport(calls, Connection(endpoint, url, url, SecretStr(key), None))
+        self.transport = RayTransport(
+            calls, Connection(url, SecretStr(key), provider=provider_of(url), endpoint=endpoint)
+        )
 
     async def __aenter__(self) -> RayTransport:
         await self.transport.open(5)
@@ -210,6 +212,6 @@ async def test_a_nodes_own_key_does_not_leave_it(monkeypatch: pytest.MonkeyPatch
     key = "sk-of-the-node-0123456789"
     monkeypatch.setenv("OPENAI_API_KEY", key)
     with provider(lambda seen: Reply(body={"echo": seen.headers["authorization"]})) as fake:
-        back = await Sender().post("chat", b"{}", fake.base_url, "", UNKNOWN, 90.0)
+        back = await Sender().post("chat", b"{}", fake.base_url, "", UNKNOWN, {}, 90.0)
     assert not isinstance(back, Exception)
     assert back.content == b'{"echo": "Bearer [key]"}'

@@ -63,7 +63,7 @@ def label(
     limiter = options.limiter()
     budget = Budget(options.max_cost, connection.price)
     with Store(environment.store_dir, read_only=replay) as store:
-        engine = make_engine(options, connection, environment, limiter, budget, replay=replay)
+        engine = make_engine(options, connection, limiter, budget, replay=replay)
         return asyncio.run(_work(job, engine, store, folder, limiter, budget, look=look))
 
 
@@ -239,6 +239,8 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
             f"WARNING: {m.repeats_from_cache:,} of {there:,} samples are an earlier answer that a cache on the way to the "
             "model gave again; they do not count as repeats. Switch the gateway's cache off and label again",
         )
+    if m.service_tiers:
+        _say("tier", ", ".join(f"{name} {count:,}" for name, count in m.service_tiers.items()))
     thinking = f", {m.tokens.reasoning:,} of them thinking" if m.tokens.reasoning else ""
     cost = money(m.cost_usd)
     if m.table_cost_usd is not None:
@@ -248,6 +250,9 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
         _say("answers", f"{m.counts.repaired:,} repaired, {m.counts.unwrapped:,} read from within other text")
     if m.upstreams:
         _say("upstream", ", ".join(m.upstreams))
+    if m.answer_wait is not None and (cut := m.answer_wait.get("cut")):
+        wait = f"{m.answer_wait['wait_s']:g} s or more, as other answers came much faster"
+        _say("waits", f"{cut:,.0f} attempt(s) were given up after {wait}, and sent again")
     unsure = m.perhaps_charged
     if unsure.requests:
         most = "an unknown sum" if unsure.usd is None else f"up to {money(unsure.usd)}"

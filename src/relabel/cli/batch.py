@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -113,6 +114,7 @@ def label_by_batch(
     base_url: str | None,
     max_cost: float | None,
     key_env: str | None = None,
+    headers: Mapping[str, str] | None = None,
     submit: bool = True,
     look: Look,
 ) -> tuple[Outcome, str]:
@@ -125,6 +127,7 @@ def label_by_batch(
         base_url: The provider's address.
         max_cost: Cap of the cost, in USD.
         key_env: Environment variable that holds the key; by default the provider's own.
+        headers: Headers that the user adds to each request; by default those that the job was started with, credentials left out.
         submit: Whether anything is sent; else batches are cancelled, and what they have is taken.
         look: How progress looks.
 
@@ -141,7 +144,7 @@ def label_by_batch(
     from relabel.labelling.progress import Progress
     from relabel.labelling.store import Store
 
-    provider = _provider(base_url, job, environment, key_env)
+    provider = _provider(base_url, job, environment, key_env, headers)
     name, home = state.run_id(job), _home(environment)
     go_on = f"batches that were sent go on at the provider, `relabel batch resume {name}` takes their answers"
     if look == "people" and submit:
@@ -163,14 +166,20 @@ def label_by_batch(
         return asyncio.run(work(store)), go_on
 
 
-def _provider(base_url: str | None, job: Job, environment: Settings, key_env: str | None = None) -> BatchProvider:
+def _provider(
+    base_url: str | None,
+    job: Job,
+    environment: Settings,
+    key_env: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> BatchProvider:
     from relabel.labelling.batch.hooks import batch_provider
     from relabel.labelling.connection import key_for, require_key
     from relabel.labelling.transport import Http
 
     key = key_for(job.provider, environment, key_env)
     secret = key.get_secret_value().strip(" ") if key else ""
-    http = Http(base_url, secret, job.provider)
+    http = Http(base_url, secret, job.provider, headers or job.parameters.get("headers"))
     require_key(job.provider, key)
     return batch_provider(http, secret, job.endpoint.model, job.provider, job.endpoint.api)
 

@@ -88,6 +88,13 @@ def run(
     ] = "auto",
     param: o.Params = None,
     max_tokens: o.MaxTokens = None,
+    header: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="A header that is added to each request; repeatable. Credentials in it are never written down.",
+        ),
+    ] = None,
     engine: Annotated[
         Engine,
         typer.Option(
@@ -141,6 +148,7 @@ def run(
     """
     from relabel.cli import _labelling as labelling
     from relabel.cli._render import wrapped
+    from relabel.labelling.connection import parse_headers
     from relabel.labelling.local import is_local
     from relabel.labelling.options import RunOptions, default_name, read_concurrency, read_parameters
     from relabel.labelling.pricing import given_price
@@ -154,6 +162,7 @@ def run(
         base_url=base_url,
         provider=provider,
         key_env=key_env,
+        headers=parse_headers(header or ()),
         api=api,
         settings=tuple(setting or ()),
         prompt=prompt,
@@ -204,6 +213,7 @@ def run(
             base_url=connection.base_url,
             max_cost=max_cost,
             key_env=key_env,
+            headers=connection.headers,
             look=look,
         )
     else:

@@ -16,6 +16,7 @@ from relabel.label import (
     Usage,
     cached_repeats,
     fingerprint,
+    is_label_first,
     is_unwrapped,
     read_answer,
     read_packed,
@@ -190,6 +191,7 @@ class LabelCollector:
         unwrapped = self.job.decide == "json" and is_unwrapped(answer)
         self.progress.repaired += answer.repaired
         self.progress.unwrapped += unwrapped
+        self.progress.label_first += self.job.decide == "json" and is_label_first(answer)
         self.labels.append(
             Label(
                 task_id=task.task_id,
@@ -216,6 +218,7 @@ class LabelCollector:
                 unwrapped=unwrapped,
                 reasoning_tokens=_share(answer.usage.reasoning, part),
                 upstream=answer.upstream,
+                service_tier=answer.service_tier,
                 answer_id=fingerprint(answer),
             )
         )

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Mapping
-from contextlib import ExitStack
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import SecretStr
 
-from relabel.errors import ProviderError, RelabelError, UsageError
-from relabel.label import Answer
-from relabel.labelling.engine import OnInFlight, OnlineEngine, Repair
-from relabel.labelling.limiter import Limiter
-from relabel.labelling.local import LocalServer, find_weights, is_local, local_endpoint
-from relabel.labelling.pricing import FREE, Budget, Price, find_price
+from relabel.errors import ProviderError, UsageError
+from relabel.labelling.local import is_local, local_endpoint
+from relabel.labelling.pricing import FREE, Price, find_price
 from relabel.labelling.providers import OPENAI_URL, UNKNOWN, Provider, provider_of
-from relabel.labelling.request import Endpoint, Request, host_of
-from relabel.labelling.transport import LOCAL_TIMEOUTS, Timeouts, Transport
+from relabel.labelling.request import Endpoint, host_of
+from relabel.labelling.transport import LOCAL_TIMEOUTS, Timeouts
 from relabel.labelling.wire import Api
-from relabel.redaction import guard_address, public_url
+from relabel.redaction import guard, guard_address, is_secret_header, public_url
 from relabel.settings import Settings
+
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
+_TRANSPORT_HEADERS = {"host", "content-length", "content-type", "transfer-encoding", "connection", "accept-encoding"}
 
 
 @dataclass(frozen=True)
@@ -30,25 +29,37 @@ class Connection:
     """A model that can be asked.
 
     Attributes:
-        endpoint: What answers depend on.
-        base_url: The address to send to; None for a local server, which gets one when it starts.
-        shown_url: The address as manifests and messages show it.
+        base_url: The address to send to; None for OpenAI's own, and for a local server, which gets one when it starts.
         key: The provider's key; None for servers that need none.
         price: The model's price; None when unknown.
-        patience: How long to wait for an answer.
+        timeouts: How long to wait for an answer.
         provider: Whose address it is.
+        headers: Headers that the user adds to each request.
+        model: The model as the user named it.
+        endpoint: What answers depend on.
     """
 
-    endpoint: Endpoint
     base_url: str | None
-    shown_url: str
-    key: SecretStr | None
-    price: Price | None
+    key: SecretStr | None = None
+    price: Price | None = None
     timeouts: Timeouts = field(default_factory=Timeouts)
     provider: Provider = UNKNOWN
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    model: str = ""
+    endpoint: Endpoint = field(default_factory=lambda: Endpoint(host="", model=""))
+
+    @property
+    def shown_url(self) -> str:
+        """The address as manifests and messages show it."""
+        return "local" if is_local(self.model) else public_url(self.base_url or OPENAI_URL)
+
+    @property
+    def secret(self) -> str:
+        """The key in plain text; empty where there is none."""
+        return self.key.get_secret_value() if self.key else ""
 
 
-def describe(
+def resolve_model(
     model: str,
     base_url: str | None,
     environment: Settings,
@@ -59,6 +70,7 @@ def describe(
     timeout: float | None = None,
     provider: str | None = None,
     key_env: str | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Connection:
     """Say what a model is, without starting or asking anything.
 
@@ -72,6 +84,7 @@ def describe(
         timeout: Seconds to wait for one answer; by default longer for a model on this machine.
         provider: Name of the provider; by default told by the address.
         key_env: Environment variable that holds the key; by default the provider's own.
+        headers: Headers that the user adds to each request.
 
     Raises:
         DataError: The user's own weights are missing.
@@ -81,15 +94,51 @@ def describe(
     if is_local(model):
         endpoint = local_endpoint(model)
         endpoint = endpoint.model_copy(update={"api": api, "params": {**endpoint.params, **params}})
-        return Connection(endpoint, None, "local", None, FREE, timeouts or LOCAL_TIMEOUTS)
+        return Connection(None, price=FREE, timeouts=timeouts or LOCAL_TIMEOUTS, model=model, endpoint=endpoint)
     named = None if provider is None else provider_of("", provider)
     url = base_url or (named.base_url if named else environment.openai_base_url) or OPENAI_URL
     guard_address(url)
-    endpoint = Endpoint(host=host_of(url), model=model, api=api, params=dict(params))
-    found = price or find_price(model, url)
-    known = named or provider_of(url)
-    key = key_for(known, environment, key_env)
-    return Connection(endpoint, url, public_url(url), key, found, timeouts or Timeouts(), known)
+    return Connection(
+        url,
+        key_for(known := named or provider_of(url), environment, key_env),
+        price or find_price(model, url),
+        timeouts or Timeouts(),
+        known,
+        headers or {},
+        model,
+        Endpoint(host=host_of(url, public_headers(headers or {})), model=model, api=api, params=dict(params)),
+    )
+
+
+def parse_headers(given: Sequence[str]) -> dict[str, str]:
+    """Headers by the user's word. What looks like a credential in them is kept from being told.
+
+    Args:
+        given: `NAME=VALUE` each.
+
+    Raises:
+        UsageError: One is not a header, or belongs to the transport.
+    """
+    found: dict[str, str] = {}
+    for item in given:
+        name, equals, value = (part.strip() for part in item.partition("="))
+        if not equals or not _HEADER_NAME.fullmatch(name) or not value.isprintable() or not value.isascii():
+            raise UsageError(f"--header {_shown(name)} is not NAME=VALUE with the name and value of an HTTP header")
+        if name.lower() in _TRANSPORT_HEADERS:
+            raise UsageError(f"--header {name} cannot be replaced: relabel sets it for each request; remove the option")
+        if is_secret_header(name, value):
+            guard(value, value.rpartition(" ")[2])
+        found[name] = value
+    return found
+
+
+def public_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Those of the headers that may be told, and that may change answers: all but credentials, by lower-case name."""
+    return {name.lower(): value for name, value in sorted(headers.items()) if not is_secret_header(name, value)}
+
+
+def _shown(name: str) -> str:
+    return name if _HEADER_NAME.fullmatch(name) else "(its name)"
 
 
 def key_for(provider: Provider, environment: Settings, key_env: str | None = None) -> SecretStr | None:
@@ -119,86 +168,4 @@ def require_key(provider: Provider, key: SecretStr | None) -> None:
         raise ProviderError(
             f"there is no key for {provider.name}; set {provider.key_env[0]}, or name the variable that holds it with --key-env, or try "
             "--model local"
-        )
-
-
-class LazyEngine:
-    """The online engine, made ready at the first question: a run that the store answers needs no server and no key.
-
-    Args:
-        model: The model as the user named it.
-        described: What `describe` said of it.
-        environment: Settings from the environment.
-        limiter: How fast to ask.
-        budget: Cap of the cost.
-    """
-
-    name = "online"
-
-    def __init__(
-        self, model: str, described: Connection, environment: Settings, limiter: Limiter, budget: Budget
-    ) -> None:
-        self._model, self._described, self._environment = model, described, environment
-        self.limiter, self.budget = limiter, budget
-        self._open = ExitStack()
-        self._engine: OnlineEngine | None = None
-        self._failed: RelabelError | None = None
-        self._starting = asyncio.Lock()
-
-    async def ask(
-        self, request: Request, repair: Repair | None = None, *, on_in_flight: OnInFlight | None = None
-    ) -> Answer:
-        """Get the answer to one request; see `Engine.ask`.
-
-        Raises:
-            DataError: The embedded model's weights cannot be fetched.
-        """
-        if self._engine is None:
-            async with self._starting:
-                if self._failed is not None:  # those who waited for the start have no better luck
-                    raise self._failed
-                if self._engine is None:
-                    try:
-                        self._engine = await self._connect()
-                    except RelabelError as error:
-                        self._failed = error
-                        raise
-        return await self._engine.ask(request, repair, on_in_flight=on_in_flight)
-
-    def history(self) -> tuple[tuple[float, int, str], ...]:
-        """See `Engine.history`."""
-        return tuple(self.limiter.history)
-
-    async def close(self) -> None:
-        """Close the connections and stop the local server."""
-        try:
-            if self._engine is not None:
-                await self._engine.close()
-        finally:
-            await asyncio.to_thread(self._open.close)
-
-    async def _connect(self) -> OnlineEngine:
-        return await asyncio.to_thread(self._start)
-
-    def _start(self) -> OnlineEngine:
-        described = self._described
-        base_url = described.base_url
-        if is_local(self._model):
-            weights = find_weights(self._model, self._environment.models_dir)
-            base_url = self._open.enter_context(LocalServer(weights, described.endpoint.model)).base_url
-        else:
-            require_key(described.provider, described.key)
-        return self._made(base_url)
-
-    def _made(self, base_url: str | None, transport: Transport | None = None) -> OnlineEngine:
-        described = self._described
-        return OnlineEngine(
-            base_url,
-            described.key,
-            described.price,
-            limiter=self.limiter,
-            budget=self.budget,
-            transport=transport,
-            timeouts=described.timeouts,
-            provider=described.provider,
         )

@@ -1,4 +1,8 @@
-"""Engines: what turns requests into answers, from the store alone or over HTTP from any OpenAI-compatible server."""
+"""Engines: what turns requests into answers, from the store alone or over HTTP from any OpenAI-compatible server.
+
+Here alone requests are sent again: the client's own retries are not used, because the two would multiply. Replies are read here and
+not by the client, which would lose a completion that does not validate and spend most of a run's processor time.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +12,17 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from pydantic import SecretStr
-
-from relabel.errors import ProviderError
+from relabel.errors import ProviderError, RelabelError
 from relabel.label import Answer
-from relabel.labelling.limiter import Limiter, Ticket
-from relabel.labelling.pricing import Budget, NoBudgetError, Price
-from relabel.labelling.providers import OPENAI_URL, UNKNOWN, Provider
+from relabel.labelling.connection import Connection, require_key
+from relabel.labelling.limiter import AnswerWait, Limiter, Ticket
+from relabel.labelling.local import LocalServer, find_weights, is_local
+from relabel.labelling.pricing import Budget, NoBudgetError
 from relabel.labelling.refusals import (
     ATTEMPTS,
     NoAnswerError,
@@ -37,13 +41,22 @@ from relabel.labelling.transport import (
     HttpReply,
     HttpTransport,
     TimedOutError,
-    Timeouts,
     Transport,
     UnreachableError,
     UnreadableError,
 )
 from relabel.labelling.wire import PATHS, Api, NotAReplyError, messages_of, output_bound, with_messages
-from relabel.redaction import clean, public_url
+from relabel.redaction import clean
+from relabel.settings import settings
+
+MOST_WAITS = 40
+"""Times that a request waits for a limit to pass, as its provider asks, before it counts as failed."""
+MOST_SPOILED = 2
+"""Times that a request is sent again because the provider says that the model spoiled its answer."""
+_CHARACTERS_A_TOKEN = 4
+_USUAL_ANSWER = 80
+"""Tokens; only the pace depends on it, never a cap of cost."""
+_SPELLING = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +95,8 @@ class Engine(Protocol):
         """
         ...
 
-    def history(self) -> tuple[tuple[float, int, str], ...]:
-        """How the number of requests in flight was found: seconds from the start, the limit, and why it changed."""
+    def record(self) -> Mapping[str, Any]:
+        """What a manifest says of how requests were sent: its fields `history` and `answer_wait`."""
         ...
 
     async def close(self) -> None:
@@ -105,36 +118,37 @@ class ReplayEngine:
             "provider", f"the store has no answer with the key {request.key}, and replay asks nobody", 0
         )
 
-    def history(self) -> tuple[tuple[float, int, str], ...]:
-        """None: nothing is asked."""
-        return ()
+    def record(self) -> Mapping[str, Any]:
+        """Nothing: nothing is sent."""
+        return {}
 
     async def close(self) -> None:
         """Nothing is open."""
 
 
-MOST_WAITS = 40
-"""Times that a request waits for a limit to pass, as its provider asks, before it counts as failed."""
-MOST_SPOILED = 2
-"""Times that a request is sent again because the provider says that the model spoiled its answer."""
-_CHARACTERS_A_TOKEN = 4
-_USUAL_ANSWER = 80
-"""Tokens; only the pace depends on it, never a cap of cost."""
-_SPELLING = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+@dataclass
+class _Sending:
+    """A request on its way: what is posted, and what came of it so far."""
+
+    request: Request
+    body: Mapping[str, Any]
+    tokens: float
+    repaired: bool
+    on_in_flight: OnInFlight
+    sent: int = 0
+    spoiled: int = 0
+    unsteered: int = 0
+    ends_at: float = math.inf
 
 
 class OnlineEngine:
-    """Asks a server over HTTP.
+    """Asks a server over HTTP, connected at the first question: a run that the store answers needs no server and no key.
 
     Args:
-        base_url: Address of the API; None for OpenAI's own.
-        key: The provider's key; None for servers that need none.
-        price: The model's price; None when unknown.
+        connection: Whom to ask, with which key, and how long to wait.
         limiter: How fast to ask; by default 16 requests in flight.
         budget: Cap of the cost; by default none.
         transport: Carries requests; by default HTTP from this process.
-        patience: How long to wait for an answer.
-        provider: Whose address it is.
         clock: Seconds on a clock that never runs back.
         sleep: Waits for some seconds.
         jitter: A random number in 0-1.
@@ -145,142 +159,170 @@ class OnlineEngine:
 
     def __init__(
         self,
-        base_url: str | None,
-        key: SecretStr | None,
-        price: Price | None,
+        connection: Connection,
         *,
         limiter: Limiter | None = None,
         budget: Budget | None = None,
         transport: Transport | None = None,
-        timeouts: Timeouts | None = None,
-        provider: Provider = UNKNOWN,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._secret = key.get_secret_value() if key else ""
-        self._address = public_url(base_url) if base_url else OPENAI_URL
+        self.connection = connection
         self.limiter = limiter or Limiter(16)
-        self.budget = budget or Budget(None, price)
-        self._transport = transport or HttpTransport(base_url, self._secret, None if provider is UNKNOWN else provider)
-        self._price, self._provider = price, provider
-        self._timeouts = timeouts or Timeouts()
+        self.budget = budget or Budget(None, connection.price)
+        self.wait = AnswerWait(connection.timeouts.attempt_s, adaptive=not is_local(connection.model))
+        self.limiter.answer_wait = self.wait
+        self._address = connection.shown_url
+        self._provider = connection.provider
+        self._transport = transport
+        self._failed: RelabelError | None = None
+        self._opening = asyncio.Lock()
+        self._exit = ExitStack()
         self._replies = _Replies()
         self._clock, self._now = clock, now
         self._retry = RetryPolicy(
             is_transient, _server_wait, attempts=ATTEMPTS, clock=clock, sleep=sleep, jitter=jitter
         )
 
-    def history(self) -> tuple[tuple[float, int, str], ...]:
-        """See `Engine.history`."""
-        return tuple(self.limiter.history)
+    def record(self) -> Mapping[str, Any]:
+        """See `Engine.record`."""
+        wait = self.wait
+        return {
+            "history": tuple(self.limiter.history),
+            "answer_wait": {"timeout_s": wait.longest_s, "wait_s": round(wait.wait_s, 3), "cut": wait.cut},
+        }
 
     async def close(self) -> None:
-        """Close the connections."""
-        await self._transport.close()
+        """Close the connections and stop the local server."""
+        try:
+            if self._transport is not None:
+                await self._transport.close()
+        finally:
+            await asyncio.to_thread(self._exit.close)
+
+    async def _open(self) -> Transport:
+        async with self._opening:
+            if self._failed is not None:  # those who waited for the start have no better luck
+                raise self._failed
+            if self._transport is None:
+                try:
+                    self._transport = await self._connect()
+                except RelabelError as error:
+                    self._failed = error
+                    raise
+            return self._transport
+
+    async def _connect(self) -> Transport:
+        known, base_url = self.connection, self.connection.base_url
+        if is_local(known.model):
+            base_url = await asyncio.to_thread(self._serve)
+        else:
+            require_key(known.provider, known.key)
+        return HttpTransport(base_url, known.secret, known.provider, known.headers)
+
+    def _serve(self) -> str:
+        weights = find_weights(self.connection.model, settings().models_dir)
+        return self._exit.enter_context(LocalServer(weights, self.connection.endpoint.model)).base_url
 
     async def ask(
         self, request: Request, repair: Repair | None = None, *, on_in_flight: OnInFlight | None = None
     ) -> Answer:
-        """Get the answer to one request; see `Engine.ask`."""
+        """Get the answer to one request; see `Engine.ask`.
+
+        Raises:
+            DataError: The embedded model's weights cannot be fetched.
+        """
+        if self._transport is None:
+            await self._open()
         body = request.body if repair is None else _repaired(request.body, repair)
         tokens = len(str(messages_of(body))) / _CHARACTERS_A_TOKEN + min(
             output_bound(body) or _USUAL_ANSWER, _USUAL_ANSWER
         )
-        sent = 0
-        ends_at: float | None = None
-        spoiled = unsteered = 0
-
-        async def once() -> Answer:
-            nonlocal spoiled, unsteered
-            while True:
-                try:
-                    return await attempt()
-                except RefusedError as error:
-                    if speaks_of_the_cache(error.reply) and unsteered < 2:
-                        # The provider does not know the fields that steer its cache (any more): without them the request is the same.
-                        unsteered += 1
-                        self._provider = self._provider.model_copy(update={"cache": ()})
-                        continue
-                    spoiled += error.reply.meaning == "bad-answer"
-                    again = (
-                        is_transient(error)
-                        and error.reply.meaning == "wait"
-                        and error.reply.wait_s
-                        and sent < MOST_WAITS
-                    )
-                    # What the provider asks to wait for passes by its own word: it is waited for and does not count as a failure.
-                    if not again and not (error.reply.meaning == "bad-answer" and spoiled <= MOST_SPOILED):
-                        raise
-
-        async def attempt() -> Answer:
-            nonlocal sent, ends_at
-            waiting_since = self._clock()
-            ticket, worst = await self._turn(body, tokens)
-            try:
-                if on_in_flight is not None:
-                    on_in_flight(True)
-            except BaseException:
-                self.limiter.failed(ticket)
-                self.budget.settle(worst, 0.0)
-                raise
-            sent += 1
-            now = self._clock()
-            ends_at = now + self._timeouts.deadline_s if ends_at is None else ends_at + now - waiting_since
-            try:
-                response, latency = await self._once(request, body, ticket, worst, ends_at)
-            finally:
-                if on_in_flight is not None:
-                    on_in_flight(False)
-            return self._answer(request, response, sent, latency, ticket, worst, repaired=repair is not None)
-
+        sending = _Sending(request, body, tokens, repair is not None, on_in_flight or (lambda _: None))
         try:
-            return await self._retry.call(once, ends_at=lambda: math.inf if ends_at is None else ends_at)
+            return await self._retry.call(lambda: self._until_refused(sending), ends_at=lambda: sending.ends_at)
         except NoBudgetError as error:
-            raise NoAnswerError("budget", str(error), sent) from error
+            raise NoAnswerError("budget", str(error), sending.sent) from error
         except TimedOutError as error:
-            raise NoAnswerError("timeout", self._too_late(sent), sent) from error
+            message = (
+                f"no answer within {self.connection.timeouts.attempt_s:g} s, asked {sending.sent} times; a model that thinks for longer "
+                "needs a larger --timeout"
+            )
+            raise NoAnswerError("timeout", message, sending.sent) from error
         except UnreachableError as error:
             if error.lasting:
                 raise ProviderError(self._unreachable(error)) from error
-            raise NoAnswerError("provider", self._unreachable(error), sent, status=0) from error
-        except UnreadableError as error:
-            message = f"{self._address} sent a reply in an encoding that was not offered ({error}); turn compression off there"
-            raise NoAnswerError("provider", clean(message)[:300], sent) from error
-        except StaleReplyError as error:
-            raise NoAnswerError("provider", f"{self._address} sent the reply to another request", sent) from error
-        except BrokenError as error:
-            raise NoAnswerError(
-                "provider", f"the connection to {self._address} broke ({str(error)[:300]})", sent
-            ) from error
+            raise NoAnswerError("provider", self._unreachable(error), sending.sent, status=0) from error
+        except (UnreadableError, StaleReplyError, BrokenError) as error:
+            said: dict[type[Exception], str] = {
+                UnreadableError: f"{self._address} sent a reply in an encoding that was not offered ({error}); turn compression off there",
+                StaleReplyError: f"{self._address} sent the reply to another request",
+            }
+            message = said.get(type(error), f"the connection to {self._address} broke ({error})")
+            raise NoAnswerError("provider", clean(message)[:400], sending.sent) from error
         except RefusedError as error:
             where, model = PATHS[request.api], request.body.get("model")
-            raise refusal(error, sent, address=self._address, path=where, model=model) from error
+            raise refusal(error, sending.sent, address=self._address, path=where, model=model) from error
+
+    async def _until_refused(self, sending: _Sending) -> Answer:
+        """Send until there is an answer or an error that counts: what a provider asks to wait for does not."""
+        while True:
+            try:
+                return await self._attempt(sending)
+            except RefusedError as error:
+                if speaks_of_the_cache(error.reply) and sending.unsteered < 2:
+                    # The provider does not know the fields that steer its cache (any more): without them the request is the same.
+                    sending.unsteered += 1
+                    self._provider = self._provider.model_copy(update={"cache": ()})
+                    continue
+                sending.spoiled += error.reply.meaning == "bad-answer"
+                passes = is_transient(error) and error.reply.meaning == "wait" and error.reply.wait_s
+                spoiled = error.reply.meaning == "bad-answer" and sending.spoiled <= MOST_SPOILED
+                if not (passes and sending.sent < MOST_WAITS) and not spoiled:
+                    raise
+
+    async def _attempt(self, sending: _Sending) -> Answer:
+        waiting_since = self._clock()
+        ticket, worst = await self._turn(sending)
+        try:
+            sending.on_in_flight(True)
+        except BaseException:
+            self.limiter.failed(ticket)
+            self.budget.settle(worst, 0.0)
+            raise
+        sending.sent += 1
+        now = self._clock()
+        # Waiting for a turn does not count against the deadline.
+        ends = self.connection.timeouts.deadline_s if sending.ends_at == math.inf else sending.ends_at - waiting_since
+        sending.ends_at = now + ends
+        try:
+            response, latency = await self._once(sending, ticket, worst)
+        finally:
+            sending.on_in_flight(False)
+        return self._answer(sending, response, latency, ticket, worst)
 
     def _unreachable(self, error: UnreachableError) -> str:
         return f"cannot reach {self._address} ({error})"
 
-    def _too_late(self, sent: int) -> str:
-        return f"no answer within {self._timeouts.attempt_s:g} s, asked {sent} times; a model that thinks for longer needs a larger --timeout"
-
-    async def _turn(self, body: Mapping[str, Any], tokens: float) -> tuple[Ticket, float]:
-        worst = self.budget.worst_case(body)
+    async def _turn(self, sending: _Sending) -> tuple[Ticket, float]:
+        worst = self.budget.worst_case(sending.body)
         await self.budget.reserve(worst)
         try:
-            return await self.limiter.acquire(tokens), worst
+            return await self.limiter.acquire(sending.tokens), worst
         except BaseException:
             self.budget.settle(worst, 0.0)
             raise
 
-    async def _once(
-        self, request: Request, body: Mapping[str, Any], ticket: Ticket, worst: float, ends_at: float
-    ) -> tuple[HttpReply, float]:
-        started = self._clock()
+    async def _once(self, sending: _Sending, ticket: Ticket, worst: float) -> tuple[HttpReply, float]:
+        assert self._transport is not None
+        body, started = sending.body, self._clock()
         try:
             # The client's own timeout starts anew with each byte that trickles in; this one does not.
-            async with asyncio.timeout(max(0.001, min(self._timeouts.attempt_s, ends_at - started))):
-                response = accepted(await self._transport.send(request.api, self._posted(request.api, body)))
+            async with self.wait.limit(sending.sent, sending.ends_at - started):
+                api = sending.request.api
+                response = accepted(await self._transport.send(api, self._posted(api, body)))
         except UnreachableError as error:
             self.limiter.missed(ticket, self._unreachable(error))
             self.budget.settle(worst, 0.0)
@@ -300,15 +342,12 @@ class OnlineEngine:
             else:
                 self.limiter.failed(ticket)
             raise
-        except BrokenError:
-            self.limiter.failed(ticket)
-            self.budget.unconfirmed(body, worst)
-            raise
         except BaseException:
             self.limiter.failed(ticket)
             self.budget.unconfirmed(body, worst)
             raise
         latency = self._clock() - started
+        self.wait.seen(latency)
         self.limiter.release(ticket, headers=response.headers)
         return response, latency
 
@@ -317,21 +356,12 @@ class OnlineEngine:
         # come before the label.
         return _SPELLING.encode(self._provider.posted(api, body)).encode()
 
-    def _answer(
-        self,
-        request: Request,
-        response: HttpReply,
-        attempts: int,
-        latency: float,
-        ticket: Ticket,
-        worst: float,
-        *,
-        repaired: bool,
-    ) -> Answer:
-        text = response.content.decode("utf-8", "replace")
+    def _answer(self, sending: _Sending, response: HttpReply, latency: float, ticket: Ticket, worst: float) -> Answer:
+        text, request = response.content.decode("utf-8", "replace"), sending.request
         try:
             document = parsed(text)
             if self._replies.is_stale(document, text, request.key, reused=response.reused):
+                assert self._transport is not None
                 self._transport.leave_connections()
                 self.budget.unconfirmed(request.body, worst)
                 raise StaleReplyError
@@ -339,16 +369,17 @@ class OnlineEngine:
                 request.key,
                 request.api,
                 document,
-                self._price,
-                attempts=attempts,
+                self.connection.price,
+                attempts=sending.sent,
                 latency_s=round(latency, 4),
                 came=self._now(),
-                repaired=repaired,
+                repaired=sending.repaired,
+                headers=response.headers,
             )
         except NotAReplyError as error:
             self.budget.unconfirmed(request.body, worst)
             message = f"the server's reply is no completion: {clean(text)[:200]!r}"
-            raise NoAnswerError("provider", message, attempts) from error
+            raise NoAnswerError("provider", message, sending.sent) from error
         self.budget.heed(request.body, answer.usage)
         self.budget.settle(worst, answer.cost_usd)
         self.limiter.correct(ticket, answer.usage.prompt + answer.usage.completion)

@@ -198,6 +198,7 @@ _OPTIONS: Mapping[str, str] = {
     "decide": "--decide",
     "calibrate": "calibration over the run, which relabel no longer does,",
     "wire_model": "the model's name at the server",
+    "headers": "--header",
 }
 _BOUNDS = {"max_tokens", "max_completion_tokens", "max_output_tokens"}
 """What `--max-tokens` is called on the wire, by dialect."""

@@ -1,4 +1,4 @@
-"""How fast to ask: as fast as the provider lets us, and never faster than the user allows.
+"""How fast to ask, and how long to wait: as fast as the provider lets us, and never faster than the user allows.
 
 Three things hold requests back. The number in flight: fixed, or found by doubling until the first sign of a limit and then
 by additive increase and multiplicative decrease, as TCP does. The provider's own word: `Retry-After` and the
@@ -14,7 +14,8 @@ import math
 import re
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 FIRST_LIMIT = 4
@@ -59,6 +60,72 @@ class Ticket:
     tokens: float
 
 
+class AnswerWait:
+    """How long to wait for one answer: a multiple of the latencies seen, never below a floor, never above the timeout.
+
+    A request that hangs is asked anew long before the timeout, where answers otherwise come fast. Each further attempt waits longer, so
+    that an answer which really takes long is not cut off for good.
+
+    Args:
+        longest_s: The timeout, in seconds.
+        adaptive: Whether latencies count; else the wait is the timeout.
+
+    Attributes:
+        wait_s: Seconds that a first attempt waits now.
+        cut: Attempts that were given up before the timeout.
+    """
+
+    MULTIPLE, FLOOR_S, LONGER = 6.0, 10.0, 3.0
+    QUANTILE, FEWEST, EVERY = 0.95, 50, 10
+
+    def __init__(self, longest_s: float, *, adaptive: bool = True) -> None:
+        self.longest_s, self._adaptive = longest_s, adaptive
+        self.wait_s, self.cut = longest_s, 0
+        self._seen: deque[float] = deque(maxlen=500)
+        self._new = 0
+        self._open: dict[asyncio.Timeout, tuple[float, float]] = {}
+        """Attempts under way: when they began, and how many times the wait they have."""
+
+    def seen(self, latency_s: float) -> None:
+        """Count the latency of an answer."""
+        self._seen.append(latency_s)
+        self._new += 1
+        if not self._adaptive or len(self._seen) < self.FEWEST or self._new < self.EVERY:
+            return
+        self._new = 0
+        high = sorted(self._seen)[int(self.QUANTILE * len(self._seen))]
+        self.wait_s = min(self.longest_s, max(self.FLOOR_S, self.MULTIPLE * high))
+        for timeout, (began, times) in self._open.items():
+            if not timeout.expired() and (when := timeout.when()) is not None:
+                timeout.reschedule(min(when, began + times * self.wait_s))
+
+    @asynccontextmanager
+    async def limit(self, attempt: int, left_s: float) -> AsyncGenerator[None]:
+        """Bound the wait for an answer.
+
+        Args:
+            attempt: Number of the attempt, from 1.
+            left_s: Seconds until the request's deadline.
+
+        Raises:
+            TimeoutError: It took too long.
+        """
+        began, times = asyncio.get_running_loop().time(), self.LONGER ** (attempt - 1)
+        longest = min(self.longest_s, left_s)
+        try:
+            async with asyncio.timeout(max(0.001, min(longest, times * self.wait_s))) as timeout:
+                self._open[timeout] = began, times
+                try:
+                    yield
+                finally:
+                    del self._open[timeout]
+        except TimeoutError:
+            if (waited := asyncio.get_running_loop().time() - began) < longest:
+                self.cut += 1
+                self.seen(waited)
+            raise
+
+
 class Limiter:
     """Hands out permission to send.
 
@@ -72,6 +139,7 @@ class Limiter:
 
     Attributes:
         unreachable: Why the last request could not even be sent; empty when it could.
+        answer_wait: How long the engine that asks waits for one answer; None before there is one.
     """
 
     def __init__(
@@ -91,6 +159,7 @@ class Limiter:
         self.history: deque[tuple[float, int, str]] = deque(maxlen=_HISTORY)
         self.rpm, self.tpm = rpm, tpm
         self.unreachable = ""
+        self.answer_wait: AnswerWait | None = None
         self._clock, self._sleep = clock, sleep
         self._started = clock()
         self._note("start")

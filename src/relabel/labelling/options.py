@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relabel.errors import UsageError
-from relabel.labelling.connection import Connection, LazyEngine, describe
-from relabel.labelling.engine import Engine, ReplayEngine
+from relabel.labelling.connection import Connection, public_headers, resolve_model
+from relabel.labelling.engine import Engine, OnlineEngine, ReplayEngine
 from relabel.labelling.job import Job
 from relabel.labelling.limiter import LARGEST_LIMIT, Limiter
 from relabel.labelling.local import SLOTS, is_local
-from relabel.labelling.pricing import OPENAI_URL, Budget, Price
+from relabel.labelling.pricing import Budget, Price
 from relabel.labelling.prompt import load_prompt
-from relabel.labelling.providers import provider_of
+from relabel.labelling.providers import OPENAI_URL, provider_of
 from relabel.labelling.request import ONE_TOKEN, Decide, canonical_json
 from relabel.labelling.wire import Api, Form, output_bound
 from relabel.manifest import task_sources
@@ -43,7 +43,7 @@ class RunOptions:
 
     Attributes:
         model: `local`, `local:FILE.gguf`, or a model's name at the provider.
-        base_url, provider, key_env, headers: Address, provider, variable of the key; by default told by one another.
+        base_url, provider, key_env, headers: Address, provider, variable of the key (by default told by one another), and headers that are added.
         api: The dialect to speak.
         rubric: The rubric.
         settings: Settings of the rubric to ask; by default all.
@@ -74,6 +74,7 @@ class RunOptions:
     base_url: str | None = None
     provider: str | None = None
     key_env: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
     api: Api = "chat"
     settings: tuple[str, ...] = ()
     prompt: str | None = None
@@ -130,7 +131,7 @@ class RunOptions:
         if self.max_tokens is not None:
             at_home = "max_tokens" if is_local(self.model) else known.bound
             found["max_output_tokens" if self.api == "responses" else at_home] = self.max_tokens
-        return describe(
+        return resolve_model(
             self.model,
             self.base_url,
             environment,
@@ -140,6 +141,7 @@ class RunOptions:
             timeout=self.timeout,
             provider=self.provider,
             key_env=self.key_env,
+            headers=self.headers,
         )
 
     def job(self, connection: Connection) -> Job:
@@ -185,6 +187,7 @@ class RunOptions:
                 "occupations": list(self.occupations),
                 "wire_model": connection.endpoint.model,
                 **({"variant_seed": self.seed} if self.variants > 1 else {}),
+                **({"headers": told} if (told := public_headers(connection.headers)) else {}),
             },
         )
 
@@ -225,7 +228,6 @@ class RunOptions:
 def make_engine(
     options: RunOptions,
     connection: Connection,
-    environment: Settings,
     limiter: Limiter,
     budget: Budget,
     *,
@@ -237,8 +239,8 @@ def make_engine(
     if options.cluster is not None:
         from relabel.labelling.ray import RayEngine
 
-        return RayEngine(options.model, connection, limiter, budget, options.cluster)
-    return LazyEngine(options.model, connection, environment, limiter, budget)
+        return RayEngine(connection, limiter, budget, options.cluster)
+    return OnlineEngine(connection, limiter=limiter, budget=budget)
 
 
 def read_parameters(given: Sequence[str]) -> dict[str, Any]:

@@ -28,7 +28,8 @@ class Progress:
             `written_tokens` written to it.
         cost_usd: Cost of this run; None once an answer's price is unknown.
         table_usd: The same by the price table, where providers state costs of their own.
-        repaired: Labels from answers that were asked for again; `unwrapped` those that were read from within other text.
+        repaired: Labels from answers that were asked for again; `unwrapped` those that were read from within other text, and
+            `label_first` those that were written before their reason.
         uncounted: Answers bought whose tokens the server did not count, or counted in a way that cannot be true.
         unasked: Those of the missing labels that nobody was asked for.
         doing: What is done once nothing more is asked: `naming` what is missing, `writing` the run folder.
@@ -48,6 +49,7 @@ class Progress:
     table_usd: float | None = 0.0
     repaired: int = 0
     unwrapped: int = 0
+    label_first: int = 0
     unasked: int = 0
     uncounted: int = 0
     doing: Literal["", "naming", "writing"] = ""

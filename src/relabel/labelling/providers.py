@@ -16,6 +16,7 @@ from pydantic import Field
 
 from relabel.errors import DataError, UsageError
 from relabel.labelling.wire import Api, Form, messages_of, with_messages
+from relabel.redaction import public_url
 from relabel.settings import Frozen, asset_dir, settings
 
 OPENAI_URL = "https://api.openai.com/v1"
@@ -257,19 +258,50 @@ def _cache_key(model: str, prefix: str) -> str:
     return _KEY_PREFIX + hashlib.sha256(f"{model}\0{prefix}".encode()).hexdigest()[:32]
 
 
-def stated_cost(reply: Mapping[str, Any]) -> float | None:
-    """What a reply says that it cost, in USD; None where it does not say."""
+COST_HEADERS = ("-response-cost", "-request-cost", "-cost-usd")
+"""Ends of names of headers in which gateways state what an answer cost, such as LiteLLM's `x-litellm-response-cost`."""
+UPSTREAM_HEADERS = (
+    "x-litellm-model-api-base",
+    "x-portkey-provider",
+    "helicone-provider",
+    "cf-aig-provider",
+    "x-upstream",
+)
+"""Headers in which gateways say who answered."""
+_NO_HEADERS: Mapping[str, str] = {}
+
+
+def stated_cost(reply: Mapping[str, Any], headers: Mapping[str, str] = _NO_HEADERS) -> float | None:
+    """What a reply says that it cost, in USD, in its usage or in a gateway's header; None where it does not say."""
     usage = reply.get("usage")
     cost = usage.get("cost") if isinstance(usage, Mapping) else None
     if not isinstance(cost, (int, float)) or isinstance(cost, bool) or not 0 <= cost < 1e6:
-        return None
+        said = (_amount(value) for name, value in headers.items() if name.lower().endswith(COST_HEADERS))
+        return next(
+            (amount for amount in said if amount), None
+        )  # gateways say 0 of models whose price they do not know
     details = usage.get("cost_details") if isinstance(usage, Mapping) and usage.get("is_byok") else None
     # With a key of one's own at the provider behind the router, what that one charges comes on top of the router's fee.
     behind = details.get("upstream_inference_cost") if isinstance(details, Mapping) else None
     return float(cost) + (float(behind) if isinstance(behind, (int, float)) else 0.0)
 
 
-def upstream_of(reply: Mapping[str, Any]) -> str | None:
-    """Who answered behind a router, as its reply says."""
-    name = reply.get("provider")
-    return name[:100] if isinstance(name, str) and name else None
+def _amount(text: str) -> float | None:
+    try:
+        amount = float(text.strip().removeprefix("$"))
+    except ValueError:
+        return None
+    return amount if 0 <= amount < 1e6 else None
+
+
+def upstream_of(reply: Mapping[str, Any], headers: Mapping[str, str] = _NO_HEADERS) -> str | None:
+    """Who answered behind a router or gateway, as its reply or its headers say."""
+    said = [reply.get("provider"), *(headers.get(name) for name in UPSTREAM_HEADERS)]
+    return next((public_url(name)[:100] for name in said if isinstance(name, str) and name), None)
+
+
+def tier_of(reply: Mapping[str, Any]) -> str | None:
+    """The service tier that an answer was given in, as the reply says."""
+    usage = reply.get("usage")
+    said = reply.get("service_tier") or (usage.get("service_tier") if isinstance(usage, Mapping) else None)
+    return said[:40] if isinstance(said, str) and said else None

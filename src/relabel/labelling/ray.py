@@ -27,17 +27,18 @@ from typing import Any, NamedTuple
 
 from relabel import __version__
 from relabel.errors import DataError, ProviderError, RelabelError, UsageError
-from relabel.labelling.connection import Connection, LazyEngine, key_for
+from relabel.labelling.connection import Connection, key_for
 from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.limiter import Limiter
 from relabel.labelling.local import SLOTS, LocalServer, find_weights, is_local, local_endpoint
 from relabel.labelling.pricing import Budget
-from relabel.labelling.providers import OPENAI_URL, Provider
+from relabel.labelling.providers import UNKNOWN, Provider
 from relabel.labelling.transport import (
     BrokenError,
     HttpReply,
     HttpTransport,
     TimedOutError,
+    Transport,
     UnreachableError,
     UnreadableError,
 )
@@ -232,7 +233,7 @@ class Sender:
         self._transport: HttpTransport | None = None
         self._open = ExitStack()
 
-    async def hello(self) -> tuple[str, str, bool]:
+    async def hello(self, provider: Provider = UNKNOWN) -> tuple[str, str, bool]:
         """Say which node this is, with which version, and whether its environment holds a key, once the local model's server is ready.
 
         Raises:
@@ -240,7 +241,7 @@ class Sender:
         """
         if self._model and self._transport is None:
             self._transport = HttpTransport(await asyncio.to_thread(self._serve), "")
-        key = settings().openai_api_key
+        key = key_for(provider, settings())
         return socket.gethostname(), __version__, bool(key and key.get_secret_value())
 
     def _serve(self) -> str:
@@ -253,7 +254,14 @@ class Sender:
         return self._open.enter_context(LocalServer(weights, self._alias, threads=self._threads)).base_url
 
     async def post(
-        self, api: Api, content: bytes, base_url: str | None, secret: str, provider: Provider, attempt_s: float
+        self,
+        api: Api,
+        content: bytes,
+        base_url: str | None,
+        secret: str,
+        provider: Provider,
+        headers: Mapping[str, str],
+        attempt_s: float,
     ) -> HttpReply | Exception:
         """Post a document and bring the reply back, or what went wrong.
 
@@ -262,7 +270,9 @@ class Sender:
         """
         if self._transport is None:
             own = key_for(provider, settings())
-            self._transport = HttpTransport(base_url, secret or (own.get_secret_value() if own else ""), provider)
+            self._transport = HttpTransport(
+                base_url, secret or (own.get_secret_value() if own else ""), provider, headers
+            )
         try:
             # The driver lets go earlier; this is for a driver that is gone.
             async with asyncio.timeout(attempt_s + 5):
@@ -300,13 +310,14 @@ class RayTransport:
 
     Args:
         calls: One for each worker.
-        described: The model; for one that each worker serves for itself, without an address.
+        connection: The model; for one that each worker serves for itself, without an address.
     """
 
-    def __init__(self, calls: Sequence[Call], described: Connection) -> None:
-        secret = described.key.get_secret_value() if described.key else ""
-        self._given = described.base_url, secret, described.provider, described.timeouts.attempt_s
-        self._needs_key = not secret and described.shown_url.startswith(OPENAI_URL)
+    def __init__(self, calls: Sequence[Call], connection: Connection) -> None:
+        self._provider, secret = connection.provider, connection.secret
+        headers, timeout_s = dict(connection.headers), connection.timeouts.attempt_s
+        self._given = connection.base_url, secret, self._provider, headers, timeout_s
+        self._needs_key = not secret and bool(self._provider.key_env)
         self._workers = [_Worker(call, self._revive) for call in calls]
         self._changed = asyncio.Event()
         self._fatal: RelabelError | None = None
@@ -383,7 +394,7 @@ class RayTransport:
         """Greet a worker until it answers: it starts, or the cluster starts it again."""
         while not worker.up and not worker.gone and self._fatal is None:
             try:
-                self._check(*await worker.call("hello"))
+                self._check(*await worker.call("hello", self._provider))
             except WorkerLostError as error:
                 self._lose(worker, error)
                 await asyncio.sleep(_AGAIN_S)
@@ -400,16 +411,16 @@ class RayTransport:
             )
         if self._needs_key and not has_key:
             raise ProviderError(
-                f"there is no key for OpenAI, here or on the node {node}; set OPENAI_API_KEY, or name another server with --base-url"
+                f"there is no key for {self._provider.name}, here or on the node {node}; set {self._provider.key_env[0]}, or name another "
+                "server with --base-url"
             )
 
 
-class RayEngine(LazyEngine):
+class RayEngine(OnlineEngine):
     """Asks through a cluster, joined at the first question: a run that the store answers needs none.
 
     Args:
-        model: The model as the user named it.
-        described: The model.
+        connection: Whom to ask, with which key.
         limiter: How fast to ask, all workers together.
         budget: Cap of the cost.
         options: Which cluster, and how much of it.
@@ -417,10 +428,8 @@ class RayEngine(LazyEngine):
 
     name = "ray"
 
-    def __init__(
-        self, model: str, described: Connection, limiter: Limiter, budget: Budget, options: ClusterOptions
-    ) -> None:
-        super().__init__(model, described, settings(), limiter, budget)
+    def __init__(self, connection: Connection, limiter: Limiter, budget: Budget, options: ClusterOptions) -> None:
+        super().__init__(connection, limiter=limiter, budget=budget)
         self._options = options
         self._cluster: Any = None
         self._handles: list[Any] = []
@@ -436,12 +445,12 @@ class RayEngine(LazyEngine):
             if self._cluster is not None:
                 await asyncio.to_thread(self._cluster.leave)
 
-    async def _connect(self) -> OnlineEngine:
-        described, local = self._described, is_local(self._model)
+    async def _connect(self) -> Transport:
+        local = is_local(self.connection.model)
         self._cluster = await asyncio.to_thread(join, self._options)
         keep_signals()
         self._handles = await asyncio.to_thread(self._hire, self._cluster, local)
-        transport = RayTransport([partial(self._call, handle) for handle in self._handles], described)
+        transport = RayTransport([partial(self._call, handle) for handle in self._handles], self.connection)
         try:
             await transport.open(START_S)
         except BaseException:
@@ -449,7 +458,7 @@ class RayEngine(LazyEngine):
             raise
         if local:  # a server of its own for each worker: together they take as many as all have places for
             self.limiter.limit = min(self.limiter.limit, SLOTS * len(self._handles))
-        return self._made("http://local/v1" if local else described.base_url, transport)
+        return transport
 
     def _hire(self, cluster: Cluster, local: bool) -> list[Any]:
         nodes, cpus = cluster.nodes, self._options.worker_cpus
@@ -462,7 +471,8 @@ class RayEngine(LazyEngine):
                 raise UsageError(
                     f"the cluster has room for {room} workers of {cpus} cores, not for {wanted or 1}; give fewer --workers or --worker-cpus"
                 )
-        model = (self._model, self._described.endpoint.model, cpus) if local else ()
+        known = self.connection
+        model = (known.model, known.endpoint.model, cpus) if local else ()
         actor = cluster.ray.remote(Sender)
         usual = {"num_cpus": cpus or 0, "max_restarts": -1, "max_concurrency": 4096}
         # To the nodes in turn, or wherever the cores are that a worker reserves; a lost node's workers go elsewhere.

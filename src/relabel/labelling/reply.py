@@ -11,7 +11,7 @@ from typing import Any
 from relabel.label import Answer, InvalidAnswerError, check_whole
 from relabel.labelling.pricing import Price
 from relabel.labelling.prompt import letters
-from relabel.labelling.providers import stated_cost, upstream_of
+from relabel.labelling.providers import stated_cost, tier_of, upstream_of
 from relabel.labelling.wire import Api, NotAReplyError, read
 from relabel.redaction import clean_document, may_hold_secret
 from relabel.rubric import Rubric
@@ -48,6 +48,7 @@ def answer_to(
     latency_s: float,
     came: datetime,
     repaired: bool = False,
+    headers: Mapping[str, str] | None = None,
 ) -> Answer:
     """The answer in a reply, with what it cost.
 
@@ -60,12 +61,13 @@ def answer_to(
         latency_s: Seconds from asking to the answer.
         came: When it came.
         repaired: Whether it was asked for again, with what was wrong with an answer before.
+        headers: Headers that came with it, by lower-case name.
 
     Raises:
         NotAReplyError: It is no reply in this dialect.
     """
     reply = read(api, sent)
-    stated = stated_cost(sent)
+    stated = stated_cost(sent, headers or {})
     # A server that counts no tokens does not work for nothing: what the answer cost is unknown.
     # What a provider says that it charged is what it charged; the table stands beside it.
     counted = reply.usage.prompt + reply.usage.completion > 0 or price is None or price.input == price.output == 0
@@ -82,7 +84,8 @@ def answer_to(
         created_at=came.isoformat(timespec="microseconds"),
         cost_usd=table if stated is None else stated,
         table_usd=None if stated is None else table,
-        upstream=upstream_of(sent),
+        upstream=upstream_of(sent, headers or {}),
+        service_tier=tier_of(sent),
         repaired=repaired,
         raw=sent,
     )

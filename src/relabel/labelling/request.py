@@ -198,8 +198,8 @@ class Planner:
         return wire_body(endpoint.api, endpoint.model, messages, endpoint.form, schema, endpoint.params)
 
 
-def host_of(base_url: str) -> str:
-    """Host, port, path and API version of an address: what tells one endpoint from another.
+def host_of(base_url: str, headers: Mapping[str, str] | None = None) -> str:
+    """Host, port, path and API version of an address, and headers that the user adds: what tells one endpoint from another.
 
     Raises:
         UsageError: It is no http or https address.
@@ -217,4 +217,5 @@ def host_of(base_url: str) -> str:
     except ValueError as error:
         raise UsageError(f"{public_url(base_url)!r} is no address of an API ({error}); mend the port") from None
     version = api_version(parts.query)
-    return f"{parts.hostname}{port}{parts.path.rstrip('/')}{'?' + version if version else ''}"
+    added = "".join(f" {name}={value}" for name, value in (headers or {}).items())
+    return f"{parts.hostname}{port}{parts.path.rstrip('/')}{'?' + version if version else ''}{added}"

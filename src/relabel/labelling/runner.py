@@ -123,7 +123,7 @@ async def run_job(
             interrupted=pool.interrupted,
             fatal=fatal,
             perhaps_charged=None if budget is None else budget.perhaps_charged,
-            record={"history": engine.history()},
+            record=engine.record(),
         )
         if fatal is not None:
             raise fatal

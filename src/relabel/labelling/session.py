@@ -182,6 +182,11 @@ class RunSession:
                 f"{count:,} labels rest on answers of the pack {origin}, for which only its maker can vouch"
             )
         by_model = Counter(label.model_returned for label in labels)
+        if progress.label_first:
+            collector.notes.append(
+                f"{progress.label_first:,} answers gave the label before the reason, which then explains it and does not lead to it: "
+                "the provider reorders the keys of an answer"
+            )
         if progress.uncounted:
             collector.notes.append(
                 f"{progress.uncounted:,} answers came without usable token counts: what they cost is unknown"
@@ -200,9 +205,11 @@ class RunSession:
                     failed=len(collector.failures) + collector.unnamed,
                     repaired=progress.repaired,
                     unwrapped=progress.unwrapped,
+                    label_first=progress.label_first,
                 ),
                 "tokens": progress.tokens,
                 "upstreams": tuple(sorted({x.upstream for x in labels if x.upstream})),
+                "service_tiers": dict(Counter(x.service_tier for x in labels if x.service_tier).most_common()),
                 "cost_usd": progress.cost_usd,
                 "table_cost_usd": None if progress.table_usd == progress.cost_usd else progress.table_usd,
                 "note": "; ".join(collector.notes) or None,

@@ -23,7 +23,7 @@ from yarl import URL
 
 from relabel import __version__
 from relabel.errors import UsageError
-from relabel.labelling.providers import OPENAI_URL, Provider, provider_of
+from relabel.labelling.providers import COST_HEADERS, OPENAI_URL, UNKNOWN, UPSTREAM_HEADERS, Provider, provider_of
 from relabel.labelling.wire import PATHS, Api
 from relabel.redaction import clean, guard_address, guard_key, public_url
 
@@ -35,7 +35,8 @@ CONNECT_TIMEOUT_S = 20.0
 
 LARGEST_REPLY = 16 * 2**20
 """Bytes; what is longer is no answer about a task, and is not read to its end."""
-_WORTH_KEEPING = ("x-ratelimit-", "retry-after", "location", "content-type")
+_WORTH_KEEPING = ("x-ratelimit-", "retry-after", "location", "content-type", *UPSTREAM_HEADERS)
+"""Beginnings of names of headers that are read."""
 
 
 @cache
@@ -195,9 +196,12 @@ class Http:
         base_url: Address of the API; None for OpenAI's own.
         secret: The provider's key; empty for servers that need none.
         provider: Whose address it is, which says in which header the key goes; by default told by the address.
+        headers: Headers that the user adds; they replace others of the same name.
     """
 
-    def __init__(self, base_url: str | None, secret: str, provider: Provider | None = None) -> None:
+    def __init__(
+        self, base_url: str | None, secret: str, provider: Provider = UNKNOWN, headers: Mapping[str, str] | None = None
+    ) -> None:
         guard_key(secret)
         guard_address(base_url)
         secret = secret.strip(" ")
@@ -206,7 +210,9 @@ class Http:
         self.headers = CIMultiDict(
             {"Accept": "application/json", "Content-Type": "application/json", "User-Agent": f"relabel/{__version__}"}
         )
-        self.headers.update((provider or provider_of(base_url or OPENAI_URL)).headers(secret))
+        known = provider_of(base_url or OPENAI_URL) if provider is UNKNOWN else provider
+        self.headers.update(known.headers(secret))
+        self.headers.update(headers or {})
         self.query = urlsplit(base_url or "").query
         self._proxy = proxy_of(self.address)
         certificates()
@@ -252,8 +258,10 @@ class Http:
 class HttpTransport:
     """Posts over HTTP from this process; see `Http` for the arguments."""
 
-    def __init__(self, base_url: str | None, secret: str, provider: Provider | None = None) -> None:
-        self._http = Http(base_url, secret, provider)
+    def __init__(
+        self, base_url: str | None, secret: str, provider: Provider = UNKNOWN, headers: Mapping[str, str] | None = None
+    ) -> None:
+        self._http = Http(base_url, secret, provider, headers)
         self._urls: Mapping[Api, URL] = {api: self._http.url(path) for api, path in PATHS.items()}
 
     async def send(self, api: Api, content: bytes) -> HttpReply:
@@ -270,7 +278,11 @@ class HttpTransport:
                     if size > LARGEST_REPLY:
                         break
                 named = ((name.lower(), value) for name, value in reply.headers.items())
-                kept = {name: value for name, value in named if name.startswith(_WORTH_KEEPING)}
+                kept = {
+                    name: value
+                    for name, value in named
+                    if name.startswith(_WORTH_KEEPING) or name.endswith(COST_HEADERS)
+                }
                 return HttpReply(reply.status, kept, b"".join(pieces), _reused.get())
         except aiohttp.ClientConnectorError as error:
             lasting = isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError))
