@@ -155,7 +155,7 @@ class Run:
             UsageError: The run rated occupations.
         """
         self.require_tasks()
-        return missing_measures(self.rubric, set(self.labels["setting"]))
+        return missing_measures(self.rubric, set(self.labels["setting"].unique()))
 
 
 def changed_rubrics(*runs: Run) -> list[str]:

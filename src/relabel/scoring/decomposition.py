@@ -28,12 +28,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pandera.pandas as pa
-from scipy import sparse
 
 from relabel.errors import UsageError
 from relabel.rubric import MEASURES, Measure
-from relabel.scoring.linear import share_matrix, task_parts
-from relabel.scoring.measures import task_weights
+from relabel.scoring.measures import ScoreMap, counted, score_map, task_weights
 from relabel.scoring.table import ScoreTable
 
 Floats = npt.NDArray[np.float64]
@@ -134,17 +132,15 @@ class _Hybrids:
         keys = ["onet_soc_code", "task_id"]
         union = pd.concat([table.task_values[keys] for table in tables]).drop_duplicates().reset_index(drop=True)
         self._tasks = pd.MultiIndex.from_frame(union)
-        self._occupation, occupations = pd.factorize(union["onet_soc_code"])
-        self._occupations = pd.Index(occupations)
         self.codes = pd.Index(sorted(set(before.frame["code"]) | set(after.frame["code"])))
         first, second = (self._side(table) for table in tables)
         self._sides = (_with_labels_of(second, first), _with_labels_of(first, second))
         self._text = first.attributes["text"].where(first.listed, second.attributes["text"]).to_numpy()
         self.scores = cache(self._scores)
-        self._layers = cache(self._parts)
-        self._part = cache(self._parts_of_occupation)
         self._weight = cache(self._weights)
-        self._shares = cache(self._share_matrix)
+        self._shares = cache(self._shares_of)
+        self._map = cache(self._map_of)
+        self._keys = union
 
     def _side(self, table: ScoreTable) -> _Side:
         own = table.task_values.set_index(["onet_soc_code", "task_id"]).reindex(self._tasks)
@@ -166,41 +162,30 @@ class _Hybrids:
         found[side.listed] = task_weights(own, rule.weights, unrated=rule.unrated or "mean").to_numpy(dtype="float64")
         return found
 
-    def _share_matrix(self, bridge: int, labelled: frozenset[str]) -> sparse.csr_array:
-        return share_matrix(self._sides[bridge].table.bridge.shares(labelled), self.codes, self._occupations)
+    def _shares_of(self, bridge: int, labelled: frozenset[str]) -> pd.DataFrame:
+        return self._sides[bridge].table.bridge.shares(labelled)
 
-    def _parts(self, state: State) -> tuple[sparse.csr_array, sparse.csr_array, Floats]:
-        """Groups by occupations, occupations by tasks, and the values of the tasks."""
-        labels, tasks, weights, bridge = state
-        weight, labelled = self._weight(tasks, weights), self._sides[labels].labelled
-        inside = task_parts(self._occupation, weight, labelled, len(self._occupations))
-        reached = frozenset(self._occupations[np.diff(inside.indptr) > 0])
-        return self._shares(bridge, reached), inside, self._sides[labels].values
+    def _map_of(self, labels: int, tasks: int, weights: int, bridge: int) -> ScoreMap:
+        """The map of one state."""
+        own = self._keys.assign(weight=self._weight(tasks, weights), labelled=self._sides[labels].labelled)
+        return score_map(own, self._shares(bridge, counted(own)), self.codes)
 
     def _scores(self, state: State) -> Floats:
         """Exact scores of one state, groups by measures; missing where there is none."""
-        shares, inside, values = self._layers(state)
-        found = shares @ (inside @ np.nan_to_num(values))
-        found[np.diff(shares.indptr) == 0] = np.nan
-        found[:, np.isnan(values).all(axis=0)] = np.nan
-        return found
-
-    def _parts_of_occupation(self, state: State) -> Floats:
-        """The part of its occupation's score that each task stands for; each column of the map has one entry at most."""
-        return np.asarray(self._layers(state)[1].sum(axis=0))
+        return self._map(*state).scores(self._sides[state[0]].values).T
 
     def carriers(self, code: str, measure: Measure) -> pd.DataFrame:
         row, column = self.codes.get_loc(code), MEASURES.index(measure)
         states = list(itertools.product((0, 1), repeat=len(WAYS)))
-        owed: dict[State, Floats] = {state: self._layers(state)[0][[row], :].toarray()[0] for state in states}
-        # Only tasks of occupations that the group draws on in some state can carry anything.
-        at = np.flatnonzero(np.any([shares > 0 for shares in owed.values()], axis=0)[self._occupation])
+        owed: dict[State, Floats] = {state: self._map(*state).row(code) for state in states}
+        # Only tasks that the group draws on in some state can carry anything.
+        at = np.flatnonzero(np.any([parts > 0 for parts in owed.values()], axis=0))
         reference = np.mean([self.scores(state)[row, column] for state in (_BEFORE, _AFTER)])
         standing: dict[State, Floats] = {}
         carried: dict[State, Floats] = {}
         for state in states:
-            values = self._layers(state)[2]
-            standing[state] = owed[state][self._occupation[at]] * self._part(state)[at]
+            values = self._sides[state[0]].values
+            standing[state] = owed[state][at]
             worth = standing[state] * (np.nan_to_num(values[at, column]) - reference)
             carried[state] = np.where(np.isnan(self.scores(state)[row, column]), np.nan, worth)
         change = carried[_AFTER] - carried[_BEFORE]

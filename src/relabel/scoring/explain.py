@@ -16,7 +16,6 @@ from relabel.rubric import MEASURES, Measure
 from relabel.run import Run
 from relabel.scoring.bridges import codes_of, path_in
 from relabel.scoring.files import records
-from relabel.scoring.linear import exact_scores, score_map
 from relabel.scoring.options import SYSTEM_NAMES, Taxonomy
 from relabel.scoring.table import ScoreTable, half_up
 from relabel.scoring.uncertainty import BOUNDED, ESTIMATED
@@ -168,12 +167,12 @@ def explain(table: ScoreTable, run: Run, code: str) -> Explanation:
     Raises:
         DataError: The table has no such code.
     """
-    rows = [row for row in records(table.frame) if row["code"] == code]
+    rows = records(table.frame[table.frame["code"] == code])
     if not rows:
         raise DataError(_unknown(table, code))
-    row, mapped = rows[0], score_map(table)
-    scores = exact_scores(table).loc[code]
-    exact: dict[Measure, float | None] = {measure: _number(scores[measure]) for measure in MEASURES}
+    row = rows[0]
+    scores = table.map.scores(table.task_values)[:, table.map.codes.get_loc(code)]
+    exact: dict[Measure, float | None] = {m: _number(score) for m, score in zip(MEASURES, scores, strict=True)}
     known = pd.DataFrame(sorted(table.occupation_titles.items()), columns=["onet_soc_code", "title"])
     listed = [str(c) for c in table.occupations.index[table.occupations["listed"] > 0]]
     way = path_in(table.bridge, code, listed, known, sample=table.sample or not table.bridge.steps)
@@ -209,7 +208,7 @@ def explain(table: ScoreTable, run: Run, code: str) -> Explanation:
             for link in records(way.back)
         ),
         occupations=_occupations(table, behind, linked),
-        tasks=_tasks(table, run, linked, mapped.row(code), exact),
+        tasks=_tasks(table, run, linked, table.map.row(code), exact),
         about={name: value for name, value in table.describe().items() if name != "counts"},
     )
 
@@ -238,7 +237,8 @@ def _unknown(table: ScoreTable, code: str) -> str:
 
 
 def _occupations(table: ScoreTable, behind: Mapping[str, float], linked: set[str]) -> tuple[ExplainedOccupation, ...]:
-    own = {row["onet_soc_code"]: row for row in records(table.occupations.reset_index())}
+    inside = table.occupations[table.occupations.index.isin(linked)]
+    own = {row["onet_soc_code"]: row for row in records(inside.reset_index())}
     order = sorted(linked & set(own), key=lambda code: (-behind.get(code, 0.0), code))
     return tuple(
         ExplainedOccupation(title=table.occupation_titles.get(code), share=behind.get(code, 0.0), **own[code])

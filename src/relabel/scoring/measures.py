@@ -1,8 +1,12 @@
-"""From labels to occupations: the value of each task, the weight of each task, and their means by O*NET-SOC code."""
+"""From labels to scores: the value of each task, the weight of each task, and the map from tasks to the scores of groups."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pandera.pandas as pa
 
@@ -13,6 +17,9 @@ from relabel.run import Run
 from relabel.scoring.options import SAMPLE, Repeats, Taxonomy, Unrated, Weights
 from relabel.sources import onet
 from relabel.task import TASK_KEY, is_onet_release, task_table
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.intp]
 
 _RATED = "onet-30.2"
 _CORE = 2.0
@@ -185,8 +192,7 @@ def labelled_tasks(
             "importance, or --tasks onet-30.2"
         )
     given = coded_tasks(run, repeats)
-    joined = listed.merge(given, how="left", on=["onet_soc_code", "task_id"], validate="1:1")
-    joined["labelled"] = joined[[m for m in MEASURES if m not in lacks]].notna().all(axis=1)
+    joined = _joined(listed, given, run)
     if not joined["labelled"].any():
         raise DataError(
             f"none of the {len(given):,} labelled tasks of {run.ref} is in the task list {tasks}; the run labelled "
@@ -228,30 +234,189 @@ def task_weights(tasks: pd.DataFrame, weights: Weights, *, unrated: Unrated) -> 
     return rated.fillna(0.0 if unrated == "drop" else 1.0)
 
 
-def occupation_scores(tasks: pd.DataFrame) -> pd.DataFrame:
+@dataclass(frozen=True)
+class ScoreMap:
+    """The one map from task values to scores: tables, intervals, explanations, the multiverse and comparisons share it.
+
+    An occupation scores the weighted mean of its tasks that count, a group the mean of its occupations by the shares of a
+    bridge.
+
+    Attributes:
+        codes: Codes of the groups, in the order of their table.
+        occupations: O*NET-SOC codes, sorted.
+        group: Of each share, the number of its group.
+        source: Of each share, the number of its occupation.
+        share: Shares (above 0); those of a group sum to 1. A group without any has no score.
+        occupation: Number of each task's occupation; tasks.
+        weight: Weight of each task; 0 for one without a label; tasks.
+    """
+
+    codes: pd.Index
+    occupations: pd.Index
+    group: Ints
+    source: Ints
+    share: Floats
+    occupation: Ints
+    weight: Floats
+
+    @cached_property
+    def mass(self) -> Floats:
+        """Weight of the tasks that count; occupations."""
+        return np.bincount(self.occupation, weights=self.weight, minlength=len(self.occupations)).astype("float64")
+
+    @cached_property
+    def part(self) -> Floats:
+        """The part of its occupation's score that each task stands for (0-1); tasks."""
+        mass = self.mass[self.occupation]
+        return np.divide(self.weight, mass, out=np.zeros_like(self.weight), where=mass > 0)
+
+    @cached_property
+    def reached(self) -> npt.NDArray[np.bool_]:
+        """Whether a group has a score; groups."""
+        return np.bincount(self.group, minlength=len(self.codes)) > 0
+
+    @cached_property
+    def shares(self) -> Floats:
+        """Shares as a matrix; groups by occupations."""
+        made = np.zeros((len(self.codes), len(self.occupations)))
+        made[self.group, self.source] = self.share
+        return made
+
+    def means(self, values: Floats) -> Floats:
+        """Means of the occupations; occupations. Missing without a task that counts."""
+        # Plain sums in one order for all measures: alpha <= beta <= gamma then holds to the last bit.
+        products = self.weight * np.where(self.weight > 0, values, 0.0)
+        total = np.bincount(self.occupation, weights=products, minlength=len(self.mass))
+        return np.divide(total, self.mass, out=np.full(len(self.mass), np.nan), where=self.mass > 0)
+
+    def carried(self, means: Floats) -> Floats:
+        """Scores of the groups from the means of their occupations; groups. Missing where a group has no score."""
+        total = np.bincount(self.group, weights=self.share * means[self.source], minlength=len(self.codes))
+        return np.where(self.reached, total, np.nan)
+
+    def scores(self, tasks: pd.DataFrame | Floats) -> Floats:
+        """Exact scores of the groups in all measures.
+
+        Args:
+            tasks: Columns `alpha, beta, gamma`, or an array of them; those of tasks that do not count are passed over.
+
+        Returns:
+            Measures by groups; missing where a group has no score or the labels do not give the measure.
+        """
+        values = tasks[list(MEASURES)].to_numpy(dtype="float64") if isinstance(tasks, pd.DataFrame) else tasks
+        return np.stack([self.carried(self.means(column)) for column in values.T])
+
+    def drawn(self, values: npt.NDArray[np.float32]) -> Floats:
+        """Scores of the groups in many draws.
+
+        Args:
+            values: Values of all tasks; tasks by draws.
+
+        Returns:
+            Groups by draws; 0 for a group without a score.
+        """
+        order, starts, present = self._runs
+        weighed = values * self.part.astype(np.float32)[:, None]
+        weighed = weighed if order is None else weighed[order]
+        means = np.zeros((len(self.occupations), values.shape[1]))
+        means[present] = np.add.reduceat(weighed, starts, axis=0)
+        return self.shares @ means
+
+    @cached_property
+    def _runs(self) -> tuple[Ints | None, Ints, Ints]:
+        """Tasks in the order of their occupations (None where they are), where each starts, and which ones there are."""
+        order = np.argsort(self.occupation, kind="stable")
+        present, starts = np.unique(self.occupation[order], return_index=True)
+        return None if (np.diff(order) == 1).all() else order, starts, present
+
+    def row(self, code: str) -> Floats:
+        """The part of one group's score that each task stands for; tasks.
+
+        Raises:
+            KeyError: There is no such group.
+        """
+        number = self.codes.get_loc(code)
+        assert isinstance(number, int)  # codes are unique
+        return self.shares[number][self.occupation] * self.part
+
+
+def score_map(tasks: pd.DataFrame, shares: pd.DataFrame, codes: pd.Index) -> ScoreMap:
+    """The map over tasks whose occupations stand for groups by known shares.
+
+    Args:
+        tasks: Columns `onet_soc_code, labelled, weight`.
+        shares: As `Bridge.shares` returns them, for the occupations that are `counted`.
+        codes: Codes of the groups.
+    """
+    numbers, names = pd.factorize(tasks["onet_soc_code"], sort=True)
+    occupations = pd.Index(names, dtype="str", name="onet_soc_code")
+    group, source = (
+        codes.get_indexer(pd.Index(shares["code"])),
+        occupations.get_indexer(pd.Index(shares["onet_soc_code"])),
+    )
+    inside = (group >= 0) & (source >= 0)
+    weight = np.where(tasks["labelled"], tasks["weight"], 0.0).astype("float64")
+    share = shares["share"].to_numpy(dtype="float64")
+    return ScoreMap(
+        codes, occupations, group[inside], source[inside], share[inside], np.asarray(numbers, np.intp), weight
+    )
+
+
+def counted(tasks: pd.DataFrame) -> frozenset[str]:
+    """O*NET-SOC codes with a labelled task of some weight, of columns `onet_soc_code, labelled, weight`."""
+    return frozenset(tasks["onet_soc_code"][tasks["labelled"] & (tasks["weight"] > 0)])
+
+
+def relabelled(tasks: pd.DataFrame, run: Run, repeats: Repeats) -> pd.DataFrame:
+    """The same tasks with the labels of another run.
+
+    Args:
+        tasks: As `ScoreTable.task_values`.
+        run: The other run.
+        repeats: Value of a task that was asked several times.
+
+    Returns:
+        The tasks in the same order, with the run's readings, measures and `labelled`; other columns stay.
+
+    Raises:
+        DataError: The run labelled none of the tasks.
+    """
+    coded = coded_tasks(run, repeats)
+    labels = [name for name in coded.columns if name not in TASK_KEY]
+    joined = _joined(tasks.drop(columns=[*labels, "labelled"], errors="ignore"), coded, run)
+    if not joined["labelled"].any():
+        raise DataError(
+            f"none of the labelled tasks of {run.ref} is in the task list of the scores; name a run on the same tasks"
+        )
+    return joined
+
+
+def _joined(tasks: pd.DataFrame, coded: pd.DataFrame, run: Run) -> pd.DataFrame:
+    """Tasks with a run's labels, and `labelled`: whether a task has all measures that the run gives."""
+    joined = tasks.merge(coded, how="left", on=["onet_soc_code", "task_id"], validate="1:1")
+    given = [measure for measure in MEASURES if measure not in run.missing_measures()]
+    joined["labelled"] = joined[given].notna().all(axis=1) & bool(given)
+    return joined
+
+
+def occupation_scores(tasks: pd.DataFrame, mapped: ScoreMap) -> pd.DataFrame:
     """Weighted means by occupation over its labelled tasks.
 
     Args:
         tasks: As `labelled_tasks` returns them.
+        mapped: A map over them.
 
     Returns:
         One row an O*NET-SOC code of the list, sorted, schema `OCCUPATIONS`: `alpha, beta, gamma` (0-1; missing without
         a labelled task, or where the tasks have no value), `tasks` (labelled), `listed` (all) and `coverage` (labelled
         share of the task weight, 0-1). Tasks of weight 0 count nowhere.
     """
-    codes, names = pd.factorize(tasks["onet_soc_code"], sort=True)
-    weight = tasks["weight"].to_numpy()
-    labelled = tasks["labelled"].to_numpy() & (weight > 0)
-    n = len(names)
-    # Plain sums in one order for all measures: alpha <= beta <= gamma then holds to the last bit.
-    total = np.bincount(codes, weights=weight, minlength=n)
-    got = np.bincount(codes[labelled], weights=weight[labelled], minlength=n)
-    frame = pd.DataFrame(index=pd.Index(names, name="onet_soc_code", dtype="str"))
+    frame = pd.DataFrame(index=mapped.occupations)
     for measure in MEASURES:
-        value = tasks[measure].to_numpy()[labelled]
-        summed = np.bincount(codes[labelled], weights=weight[labelled] * value, minlength=n)
-        frame[measure] = np.divide(summed, got, out=np.full(n, np.nan), where=got > 0)
-    frame["tasks"] = np.bincount(codes[labelled], minlength=n).astype("int64")
-    frame["listed"] = np.bincount(codes[weight > 0], minlength=n).astype("int64")
-    frame["coverage"] = np.divide(got, total, out=np.zeros(n), where=total > 0)
+        frame[measure] = mapped.means(tasks[measure].to_numpy(dtype="float64"))
+    weight, size = tasks["weight"].to_numpy(dtype="float64"), len(frame)
+    frame["tasks"] = np.bincount(mapped.occupation[mapped.weight > 0], minlength=size).astype("int64")
+    frame["listed"] = np.bincount(mapped.occupation[weight > 0], minlength=size).astype("int64")
+    total = np.bincount(mapped.occupation, weights=weight, minlength=size)
+    frame["coverage"] = np.divide(mapped.mass, total, out=np.zeros(size), where=total > 0)
     return OCCUPATIONS.validate(frame)

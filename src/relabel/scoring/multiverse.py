@@ -26,8 +26,7 @@ from relabel.rubric import MEASURES
 from relabel.run import Run, open_run
 from relabel.scoring.bridges import Bridge, codes_of, make_bridge
 from relabel.scoring.files import records
-from relabel.scoring.linear import counted, map_over, relabelled, task_scores
-from relabel.scoring.measures import task_weights
+from relabel.scoring.measures import counted, relabelled, score_map, task_weights
 from relabel.scoring.options import ONE_WAY, SAMPLE, Links, Method, Unrated, Weights
 from relabel.scoring.table import CLEAN, ScoreTable
 
@@ -136,7 +135,7 @@ def multiverse(table: ScoreTable, run: Run, raters: Sequence[Run]) -> Multiverse
             over = (bridge, counted(tasks))
             if over not in shares:
                 shares[over] = bridges[bridge].shares(over[1])
-            scores[key] = task_scores(map_over(tasks, shares[over], codes), tasks)
+            scores[key] = score_map(tasks, shares[over], codes).scores(tasks)
         rater, rubric = _who((run, *raters)[number])
         rows.append(
             {
@@ -216,7 +215,7 @@ def with_spread(table: ScoreTable) -> ScoreTable:
     }
     parts: list[pd.DataFrame] = []
     for name, bridge in bridges.items():
-        scores = task_scores(map_over(table.task_values, bridge.shares(done), codes), table.task_values)
+        scores = score_map(table.task_values, bridge.shares(done), codes).scores(table.task_values)
         parts.append(pd.DataFrame({"code": codes, "bridge": name, **dict(zip(MEASURES, scores, strict=True))}))
     spread = pd.concat(parts, ignore_index=True)
     ends = spread.groupby("code", sort=False)[list(MEASURES)].agg(["min", "max"])

@@ -15,13 +15,12 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import optimize
 from scipy.special import gammaln
 
 from relabel.errors import DataError, UsageError
@@ -29,8 +28,7 @@ from relabel.label_table import measures_of
 from relabel.rubric import MEASURES, Measure, Rubric
 from relabel.run import Run
 from relabel.scoring.calibration import Calibration
-from relabel.scoring.linear import ScoreMap
-from relabel.scoring.measures import by_sample
+from relabel.scoring.measures import ScoreMap, by_sample
 from relabel.task import TASK_KEY
 
 Floats = npt.NDArray[np.float64]
@@ -131,14 +129,16 @@ class _TaskNoise(Noise):
     def draw(self, mapped: ScoreMap, draws: int, seed: int) -> Floats:
         """Draw scores; see `Noise.draw`."""
         rng = np.random.default_rng(seed)
-        light = dataclasses.replace(mapped, matrix=mapped.matrix.astype(np.float32))
-        values = self.classes.values
-        chunks: list[Floats] = []
-        for parts in self._parts(draws, rng):
-            above = [np.clip(light.matrix @ part, 0, 1).astype("float64") for part in parts]
+        return self._values_of(([mapped.drawn(part) for part in parts] for parts in self._parts(draws, rng)), mapped)
+
+    def _values_of(self, chunks: Iterable[list[Floats]], mapped: ScoreMap) -> Floats:
+        """Scores from the parts of the classes above the lowest, in chunks; measures by groups by draws."""
+        done: list[Floats] = []
+        for parts in chunks:
+            above = [np.clip(part, 0, 1) for part in parts]
             by_class = np.stack([np.clip(1 - sum(above), 0, 1), *above])
-            chunks.append(np.einsum("cm,cgd->mgd", values, by_class))
-        drawn = np.clip(np.concatenate(chunks, axis=2), 0, 1)
+            done.append(np.einsum("cm,cgd->mgd", self.classes.values, by_class))
+        drawn = np.clip(np.concatenate(done, axis=2), 0, 1)
         drawn[:, ~mapped.reached] = np.nan
         return drawn
 
@@ -156,7 +156,7 @@ class _Mixes:
     """
 
     def __init__(self, tasks: pd.DataFrame, counts: Floats) -> None:
-        numbers, names = pd.factorize(tasks["onet_soc_code"])
+        numbers, names = pd.factorize(tasks["onet_soc_code"], sort=True)
         self.occupation: Ints = np.asarray(numbers, dtype=np.intp)
         size = counts.sum(axis=1, keepdims=True)
         shares = np.divide(counts, size, out=np.zeros_like(counts), where=size > 0)
@@ -172,9 +172,9 @@ class _Mixes:
         ]
         self.mean: Floats = _composed([step.mean for step in self._steps])
 
-    def draw(self, number: int, rng: np.random.Generator) -> Floats:
-        """Draw mixes: occupations by classes by draws; sums to 1 over the classes."""
-        return _composed([step.draw(number, rng)[:, 0] for step in self._steps])
+    def draw(self, number: int, rng: np.random.Generator, wanted: Ints | None = None) -> Floats:
+        """Draw mixes of all or the wanted occupations: occupations by classes by draws; sums to 1 over the classes."""
+        return _composed([step.draw(number, rng, wanted)[:, 0] for step in self._steps])
 
 
 class _Step:
@@ -211,11 +211,17 @@ class _Step:
             mean = concentration * _inside(mean / mean.sum(axis=1, keepdims=True))[parent] + own
         return mean[:, 0] / mean.sum(axis=1)
 
-    def draw(self, number: int, rng: np.random.Generator) -> Floats:
-        """Draw shares above the class and in it: occupations by two by draws."""
-        mix = _dirichlet(np.broadcast_to(self._top[:, :, None], (*self._top.shape, number)), rng)
-        for parent, concentration, own in reversed(self._levels):
-            mix = _dirichlet(concentration * _inside(mix)[parent] + own[:, :, None], rng)
+    def draw(self, number: int, rng: np.random.Generator, wanted: Ints | None = None) -> Floats:
+        """Draw shares above the class and in it: all or the wanted occupations by two by draws."""
+        needed: list[tuple[Ints, Ints]] = []
+        at = np.arange(len(self._levels[0][0])) if wanted is None else wanted
+        for parent, _, _ in self._levels:
+            above, inside = np.unique(parent[at], return_inverse=True)
+            needed.append((at, inside))
+            at = above
+        mix = _dirichlet(np.repeat(self._top[at][:, :, None], number, axis=2), rng)
+        for (_, concentration, own), (at, inside) in zip(reversed(self._levels), reversed(needed), strict=True):
+            mix = _dirichlet(concentration * _inside(mix)[inside] + own[at][:, :, None], rng)
         return mix
 
 
@@ -295,19 +301,21 @@ class Confusion(_TaskNoise):
 
     def _parts(self, draws: int, rng: np.random.Generator) -> Iterator[list[npt.NDArray[np.float32]]]:
         chances = self._calibration.draw(draws, rng)
-        used, lacking = np.flatnonzero(self._label >= 0), np.flatnonzero(self._label < 0)
+        lacking = np.flatnonzero(self._label < 0)
         classes = len(self.classes.values)
+        cell = self._occupation * classes + self._label
+        without, mixed_at = np.unique(self._mixes.occupation[lacking], return_inverse=True)
         for start in range(0, draws, _CHUNK):
             chunk = chances[start : start + _CHUNK].cumsum(axis=3)
             number = len(chunk)
-            mixed = self._mixes.draw(number, rng).cumsum(axis=1)[self._mixes.occupation[lacking]]
+            mixed = self._mixes.draw(number, rng, without).cumsum(axis=1)[mixed_at]
             guessed = (rng.random((len(lacking), 1, number)) >= mixed[:, :-1]).sum(axis=1)
             chance = rng.random((len(self._label), number), dtype=np.float32)
             # Class c where the chance falls between the summed chances of the classes below it and its own.
             over: list[npt.NDArray[np.bool_]] = []
             for below in range(classes - 1):
-                bound = np.empty((len(self._label), number), dtype=np.float32)
-                bound[used] = chunk[:, self._occupation[used], self._label[used], below].T
+                cells = np.ascontiguousarray(chunk[..., below].reshape(number, -1).T)
+                bound = cells[np.maximum(cell, 0)]
                 bound[lacking] = chunk[np.arange(number), self._occupation[lacking][:, None], guessed, below]
                 over.append(chance >= bound)
             yield [
@@ -367,14 +375,29 @@ class Answers(_TaskNoise):
         if lacking := int((repeats == 0).sum()):
             self.estimand += f"; {lacking:,} tasks without a label are drawn like the labelled ones of their occupation"
 
+    def draw(self, mapped: ScoreMap, draws: int, seed: int) -> Floats:
+        """Draw scores; see `Noise.draw`."""
+        if self.repeated:
+            return super().draw(mapped, draws, seed)
+        # With one answer a task, the tasks of an occupation are drawn as one; a labelled one is shifted to its own label.
+        rng = np.random.default_rng(seed)
+        shift = [
+            mapped.shares @ np.nan_to_num(mapped.means(column)) for column in self._shift[:, 1:, 0].T.astype("float64")
+        ]
+        mixes = (self._mixes.draw(min(_CHUNK, draws - start), rng) for start in range(0, draws, _CHUNK))
+        chunks = (
+            [mapped.shares @ drawn[:, label + 1] + moved[:, None] for label, moved in enumerate(shift)]
+            for drawn in mixes
+        )
+        return self._values_of(chunks, mapped)
+
     def _parts(self, draws: int, rng: np.random.Generator) -> Iterator[list[npt.NDArray[np.float32]]]:
         for start in range(0, draws, _CHUNK):
-            number = min(_CHUNK, draws - start)
-            drawn = self._mixes.draw(number, rng)[self._mixes.occupation].astype(np.float32)
-            if self.repeated:
-                shape = (self._within * drawn + self._counts[:, :, None]).astype(np.float32)
-                drawn = rng.standard_gamma(shape, dtype=np.float32)
-                drawn /= np.maximum(drawn.sum(axis=1, keepdims=True), np.float32(1e-30))
+            drawn = self._mixes.draw(min(_CHUNK, draws - start), rng)[self._mixes.occupation].astype(np.float32)
+            drawn = rng.standard_gamma(
+                (self._within * drawn + self._counts[:, :, None]).astype(np.float32), dtype=np.float32
+            )
+            drawn /= np.maximum(drawn.sum(axis=1, keepdims=True), np.float32(1e-30))
             # Labelled tasks scatter around their own labels, which the score is made of, and not around what is likely.
             drawn = drawn * self._stretch + self._shift
             yield [np.ascontiguousarray(drawn[:, label]) for label in range(1, drawn.shape[1])]
@@ -382,6 +405,8 @@ class Answers(_TaskNoise):
 
 def _concentration(centre: Floats, counts: Floats) -> float:
     """The concentration of Dirichlet-multinomial counts around known centres that makes the counts most likely."""
+    from scipy import optimize  # noqa: PLC0415  as there
+
     size = counts.sum(axis=1)
 
     def loss(log_concentration: float) -> float:
@@ -429,8 +454,8 @@ class Raters(Noise):
         """Mean over the raters that score a group; measures by groups, missing where one of them gives none."""
         return self.scores.mean(axis=0)
 
-    def draw(self, mapped: ScoreMap, draws: int, seed: int) -> Floats:
-        """Draw scores; see `Noise.draw`."""
+    def draw(self, mapped: ScoreMap | None, draws: int, seed: int) -> Floats:
+        """Draw scores; see `Noise.draw`. The raters' scores need no map."""
         rng, count = np.random.default_rng(seed), len(self.names)
         apart = self.scores - self.pooled
         # A group on which all agree at 0 or 1 may still be off by what half a task makes of its raters.

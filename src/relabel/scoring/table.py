@@ -31,12 +31,12 @@ if TYPE_CHECKING:  # scipy waits until intervals are asked for
     from relabel.scoring.uncertainty import Intervals
 import itertools
 import math
-from collections.abc import Callable
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import pandera.pandas as pa
 
 from relabel.errors import UsageError
@@ -45,11 +45,14 @@ from relabel.rubric import MEASURES
 from relabel.run import TASK_FILE, Run
 from relabel.scoring.bridges import codes_of, make_bridge, read_bridge
 from relabel.scoring.measures import (
+    ScoreMap,
     coded_tasks,
+    counted,
     default_tasks,
     half_labelled,
     labelled_tasks,
     occupation_scores,
+    score_map,
 )
 from relabel.scoring.options import (
     DEFAULT_LINKS,
@@ -80,9 +83,10 @@ def half_up(value: float, places: int) -> float:
     return float(exact.quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP))
 
 
-def to_places(places: int) -> Callable[[float], float]:
-    """A function that rounds half up and leaves missing values missing."""
-    return lambda value: value if math.isnan(value) else half_up(value, places)
+def half_up_all(values: npt.NDArray[np.float64], places: int) -> npt.NDArray[np.float64]:
+    """`half_up` of many numbers; missing ones stay missing."""
+    scale = 10.0**places
+    return np.floor(np.round(values * scale, CLEAN - places) + 0.5) / scale
 
 
 def percentiles(values: pd.Series, codes: pd.Series, *, ties: Literal["shared", "by-code"]) -> pd.Series:
@@ -240,7 +244,7 @@ class ScoreTable:
         missing_measures: Measures that the run cannot give, with the reason.
         half_labelled: Tasks of the list with some of the run's labels but not all, which count as unlabelled.
         bridge: The bridge.
-        shares: Which part of a code each O*NET-SOC code stands for: columns `code, onet_soc_code, share`.
+        map: The map from task values to scores.
         occupations: Scores by O*NET-SOC code, schema `measures.OCCUPATIONS`.
         task_values: Tasks with labels and weights, schema `measures.TASKS`.
         occupation_titles: Titles by O*NET-SOC code.
@@ -272,7 +276,7 @@ class ScoreTable:
     missing_measures: Mapping[Measure, str]
     half_labelled: int
     bridge: Bridge
-    shares: pd.DataFrame
+    map: ScoreMap
     occupations: pd.DataFrame
     task_values: pd.DataFrame
     occupation_titles: Mapping[str, str]
@@ -282,6 +286,21 @@ class ScoreTable:
     sources: tuple[SourceUse, ...]
     intervals: Intervals | None = None
     spread: pd.DataFrame | None = None
+
+    @cached_property
+    def shares(self) -> pd.DataFrame:
+        """Which part of a code each O*NET-SOC code stands for: columns `code, onet_soc_code, share`."""
+        codes = (self.map.codes[self.map.group], self.map.occupations[self.map.source])
+        return pd.DataFrame({"code": codes[0], "onet_soc_code": codes[1], "share": self.map.share})
+
+    @property
+    def full_map(self) -> ScoreMap:
+        """The map that the table would have, were all tasks of its list labelled."""
+        return self.map_of(self.task_values.assign(labelled=True))
+
+    def map_of(self, tasks: pd.DataFrame) -> ScoreMap:
+        """The map that other labels or weights of the same tasks lead to."""
+        return score_map(tasks, self.bridge.shares(counted(tasks)), self.map.codes)
 
     @property
     def wage_bill(self) -> pd.Series:
@@ -421,16 +440,15 @@ def score_by(run: Run, choices: Choices) -> ScoreTable:
     one_way = method == "site-2026" or taxonomy in ONE_WAY or task_list == SAMPLE or choices.bridge is not None
     chosen = None if one_way else choices.links or DEFAULT_LINKS
     values = labelled_tasks(run, task_list, weights, unrated=rule, repeats=choices.repeats)
-    by_occupation = occupation_scores(values)
     occupations, uses = _occupations(task_list, values)
-    listed = codes_of(by_occupation.reset_index(), "onet_soc_code")
+    listed = sorted(set(values["onet_soc_code"]))
     if choices.bridge is not None:
         bridge = read_bridge(Path(choices.bridge), codes_of(occupations, "onet_soc_code"))
     else:
         bridge = make_bridge(method, taxonomy, task_list, occupations, links=chosen, lenders=listed)
-    labelled = codes_of(by_occupation[by_occupation["tasks"] > 0].reset_index(), "onet_soc_code")
-    shares = bridge.shares(labelled)
-    frame = _frame(bridge, shares, by_occupation, listed, method)
+    mapped = score_map(values, bridge.shares(counted(values)), pd.Index(bridge.titles["code"]))
+    by_occupation = occupation_scores(values, mapped)
+    frame = _frame(bridge, mapped, by_occupation, listed, method)
     money = None
     if taxonomy == "uk-soc2020":
         default = SAMPLE if task_list == SAMPLE else ASHE
@@ -474,7 +492,7 @@ def score_by(run: Run, choices: Choices) -> ScoreTable:
         missing_measures=lacks,
         half_labelled=half_labelled(run, values),
         bridge=bridge,
-        shares=shares,
+        map=mapped,
         occupations=by_occupation,
         task_values=values,
         occupation_titles=dict(zip(occupations["onet_soc_code"], occupations["title"], strict=True)),
@@ -530,29 +548,23 @@ def _occupations(tasks: str, values: pd.DataFrame) -> tuple[pd.DataFrame, list[S
 
 
 def _frame(
-    bridge: Bridge, shares: pd.DataFrame, occupations: pd.DataFrame, listed: list[str], method: Method
+    bridge: Bridge, mapped: ScoreMap, occupations: pd.DataFrame, listed: list[str], method: Method
 ) -> pd.DataFrame:
     published = method == "site-2026"
     frame = bridge.titles.astype({"code": "str", "title": "str"}).copy()
-    codes = pd.Index(frame["code"])
-
-    def summed(table: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
-        return np.bincount(codes.get_indexer(pd.Index(table["code"])), weights=weights, minlength=len(codes))
-
-    behind = occupations.loc[shares["onet_soc_code"]]
-    tasks = summed(shares, behind["tasks"].to_numpy())
-    reached = tasks > 0
+    codes, reached = mapped.codes, mapped.reached
+    tasks = np.bincount(mapped.group, weights=occupations["tasks"].to_numpy()[mapped.source], minlength=len(codes))
     for measure in MEASURES:
-        # Plain sums in one order for all measures: alpha <= beta <= gamma then holds to the last bit.
-        mean = summed(shares, shares["share"].to_numpy() * behind[measure].to_numpy())
-        value = pd.Series(np.where(reached, mean, np.nan), index=frame.index)
-        frame[measure] = value.map(to_places(2)) if published else value.clip(upper=1.0)
+        value = mapped.carried(occupations[measure].to_numpy())
+        frame[measure] = half_up_all(value, 2) if published else np.minimum(value, 1.0)
     for name, measure in (("strict_10", "alpha"), ("with_tools_10", "gamma")):
-        frame[name] = (10 * frame[measure]).map(to_places(1))
+        frame[name] = half_up_all(10 * frame[measure].to_numpy(), 1)
     frame["tasks"] = tasks.astype("int64")
     reach = bridge.reach(listed)
-    linked = summed(reach, reach["share"].to_numpy())
-    covered = summed(reach, reach["share"].to_numpy() * occupations.loc[reach["onet_soc_code"], "coverage"].to_numpy())
+    at, share = codes.get_indexer(pd.Index(reach["code"])), reach["share"].to_numpy()
+    linked = np.bincount(at, weights=share, minlength=len(codes))
+    labelled = share * occupations["coverage"].reindex(reach["onet_soc_code"]).to_numpy()
+    covered = np.bincount(at, weights=labelled, minlength=len(codes))
     frame["coverage"] = np.minimum(covered, 1.0).round(CLEAN)
     with_tasks = np.divide(covered, linked, out=np.full(len(codes), np.nan), where=linked > 0)
     frame["weight_labelled"] = np.minimum(with_tasks, 1.0).round(CLEAN)

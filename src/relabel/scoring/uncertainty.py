@@ -12,7 +12,6 @@ wage exposure) follow from the share's bounds; those of ranks and percentiles co
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -20,17 +19,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pandera.pandas as pa
-from scipy import sparse
-from scipy.stats import beta, rankdata
+from scipy.special import betaincinv
 
 from relabel.errors import DataError, UsageError
 from relabel.rubric import MEASURES, Measure
 from relabel.run import Run, open_run
-from relabel.scoring.linear import full_map, map_of, relabelled, score_map, task_scores
+from relabel.scoring.measures import relabelled
 from relabel.scoring.noise import Answers, Confusion, Noise, Raters
 from relabel.scoring.options import SAMPLE
 from relabel.scoring.options import Noise as NoiseChoice
-from relabel.scoring.table import CLEAN, ScoreTable, half_up, to_places
+from relabel.scoring.table import CLEAN, ScoreTable, half_up_all
 
 Floats = npt.NDArray[np.float64]
 
@@ -226,7 +224,7 @@ def _check(frame: pd.DataFrame, found: Intervals) -> None:
 
 def _drawn(model: Noise, table: ScoreTable, draws: int, seed: int) -> Floats:
     """Draws of the scores of all groups that the table scores: measures by groups by draws."""
-    drawn = model.draw(score_map(table) if isinstance(model, Raters) else full_map(table), draws, seed)
+    drawn = model.draw(table.full_map, draws, seed)
     for number, measure in enumerate(MEASURES):
         if measure in table.missing_measures:
             drawn[number] = np.nan
@@ -258,7 +256,7 @@ def _default_gold(run: Run) -> Run:
 
 
 def _raters(table: ScoreTable, run: Run, others: Sequence[Run]) -> Raters:
-    names, scores = [run.name], [task_scores(score_map(table), table.task_values)]
+    names, scores = [run.name], [table.map.scores(table.task_values)]
     for other in others:
         if (other.manifest.tasks == SAMPLE) != table.sample:
             raise UsageError(
@@ -267,19 +265,14 @@ def _raters(table: ScoreTable, run: Run, others: Sequence[Run]) -> Raters:
         if other.name in names:
             raise UsageError(f"the rater {other.ref} is given twice; name each once")
         tasks = relabelled(table.task_values, other, table.repeats)
-        mapped = map_of(tasks, table.bridge, pd.Index(table.frame["code"]))
         names.append(other.name)
-        scores.append(task_scores(mapped, tasks))
+        scores.append(table.map_of(tasks).scores(tasks))
     return Raters(names, np.stack(scores))
 
 
 def _rounded(table: ScoreTable, shares: Floats) -> Floats:
     # As the site's shares: everything else follows from shares of two decimals.
-    return _each(to_places(2), shares) if table.method == "site-2026" else shares
-
-
-def _each(function: Any, values: Floats) -> Floats:
-    return np.vectorize(function, otypes=[float])(values)
+    return half_up_all(shares, 2) if table.method == "site-2026" else shares
 
 
 def _following(table: ScoreTable, share: Mapping[Measure, Floats]) -> dict[str, Floats]:
@@ -287,7 +280,7 @@ def _following(table: ScoreTable, share: Mapping[Measure, Floats]) -> dict[str, 
     pay = table.wage_bill.to_numpy(dtype="float64")
     return (
         dict(share)
-        | {name: _each(to_places(1), 10 * share[measure]) for name, measure in _TENTHS.items()}
+        | {name: half_up_all(10 * share[measure], 1) for name, measure in _TENTHS.items()}
         | {f"wage_exposure_{measure}_gbp": (share[measure] * pay).round(2) for measure in MEASURES}
     )
 
@@ -299,33 +292,29 @@ def _sampling_error(table: ScoreTable) -> Floats:
     times the part of its tasks that has no label. An occupation with fewer than two labels takes the variance of the tasks
     of its major group (collapsed strata), as if it had one.
     """
-    tasks = table.task_values
-    full = full_map(table)
-    occupation, names = pd.factorize(tasks["onet_soc_code"])
-    major, majors = pd.factorize(pd.Index(names).str[:2])
-    weight = tasks["weight"].to_numpy(dtype="float64")
-    drawn = tasks["labelled"].to_numpy(dtype=bool) & (weight > 0)
+    full, tasks = table.full_map, table.task_values
+    major, majors = pd.factorize(full.occupations.str[:2])
+    drawn = tasks["labelled"].to_numpy(dtype=bool) & (full.weight > 0)
+    weight = full.weight * drawn
 
-    def summed(where: npt.NDArray[np.intp], what: Floats, size: int) -> Floats:
-        return np.bincount(where, weights=what, minlength=size).astype("float64")
+    def summed(what: npt.NDArray[Any]) -> Floats:
+        return np.bincount(full.occupation, weights=what, minlength=len(full.occupations)).astype("float64")
 
-    labelled, listed = (summed(occupation, x.astype(float), len(names)) for x in (drawn, weight > 0))
-    mass = summed(occupation, weight * drawn, len(names))
-    left = 1 - labelled / np.maximum(listed, 1)
-    # The share that an occupation has of each group: the sum over its tasks.
-    inside = sparse.csr_array((np.ones(len(tasks)), (np.arange(len(tasks)), occupation)))
-    squared = sparse.csr_array(full.matrix @ inside).power(2)
+    labelled, mass = summed(drawn), np.maximum(summed(weight), 1e-12)
+    left = 1 - labelled / np.maximum(summed(full.weight > 0), 1)
     rows: list[Floats] = []
     for measure in MEASURES:
         values = np.nan_to_num(tasks[measure].to_numpy(dtype="float64"))
-        mean = summed(occupation, weight * drawn * values, len(names)) / np.maximum(mass, 1e-12)
-        own = summed(occupation, drawn * (weight * (values - mean[occupation])) ** 2, len(names))
-        own *= labelled / np.maximum(labelled - 1, 1) / np.maximum(mass, 1e-12) ** 2
-        of_major = major[occupation][drawn]
-        count = np.maximum(summed(of_major, np.ones(len(of_major)), len(majors)), 1)
-        first, second = (summed(of_major, values[drawn] ** power, len(majors)) / count for power in (1, 2))
+        mean = summed(weight * values) / mass
+        own = summed((weight * (values - mean[full.occupation])) ** 2) / mass**2
+        own *= labelled / np.maximum(labelled - 1, 1)
+        of_major = major[full.occupation][drawn]
+        count = np.maximum(np.bincount(of_major, minlength=len(majors)), 1)
+        first, second = (
+            np.bincount(of_major, weights=values[drawn] ** power, minlength=len(majors)) / count for power in (1, 2)
+        )
         variance = np.where(labelled > 1, own, (second - first**2)[major])
-        rows.append(np.sqrt(squared @ (left * variance)))
+        rows.append(np.sqrt(full.shares**2 @ (left * variance)))
     return np.stack(rows)
 
 
@@ -353,8 +342,10 @@ def _own_bounds(
     position = 1 if table.method == "site-2026" else 0
     for measure in _RANKED:
         best, below = _ranks(drawn[MEASURES.index(measure)], scored)
-        found[f"rank_{measure}"] = _each(_whole, _quantiles(best))
-        found[f"percentile_{measure}"] = _each(_whole, _quantiles(100 * (below + position) / max(int(scored.sum()), 1)))
+        found[f"rank_{measure}"] = half_up_all(_quantiles(best), 0)
+        found[f"percentile_{measure}"] = half_up_all(
+            _quantiles(100 * (below + position) / max(int(scored.sum()), 1)), 0
+        )
     columns: dict[str, pd.Series] = {}
     for name in BOUNDED:
         values = np.asarray(table.frame[name].astype("float64"), dtype=np.float64)
@@ -413,15 +404,10 @@ def _levels() -> list[float]:
 
 def _quantiles(draws: Floats) -> Floats:
     """Low and high of each group: 2 by groups."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a group without a score has missing draws alone
-        return (
-            np.nanquantile(draws, _levels(), axis=1) if np.isnan(draws).any() else np.quantile(draws, _levels(), axis=1)
-        )
-
-
-def _whole(value: float) -> float:
-    return value if np.isnan(value) else half_up(value, 0)
+    bounds = np.full((2, len(draws)), np.nan)
+    known = ~np.isnan(draws).any(axis=1)
+    bounds[:, known] = np.quantile(draws[known], _levels(), axis=1)
+    return bounds
 
 
 def _ranks(draws: Floats, scored: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
@@ -430,8 +416,10 @@ def _ranks(draws: Floats, scored: npt.NDArray[np.bool_]) -> tuple[Floats, Floats
     if scored.any() and not np.isnan(draws[scored]).any():
         # Groups behind which stand the same tasks are equal but for noise of the sums.
         clean = draws[scored].round(CLEAN // 2)
-        best[scored] = rankdata(-clean, method="min", axis=0)
-        below[scored] = rankdata(clean, method="min", axis=0) - 1
+        ordered = np.sort(clean, axis=0)
+        for column in range(clean.shape[1]):
+            below[scored, column] = np.searchsorted(ordered[:, column], clean[:, column], side="left")
+            best[scored, column] = len(clean) + 1 - np.searchsorted(ordered[:, column], clean[:, column], side="right")
     return best, below
 
 
@@ -482,16 +470,15 @@ def major_groups(table: ScoreTable) -> pd.DataFrame:
     Returns:
         Table of schema `MAJOR_GROUPS`; the last row is `all`.
     """
-    matrix = full_map(table).matrix
-    codes = table.frame["code"].str[: _MAJOR[table.taxonomy]].to_numpy()
-    reached = np.diff(matrix.indptr) > 0
+    full = table.full_map
+    codes, reached = table.frame["code"].str[: _MAJOR[table.taxonomy]].to_numpy(), full.reached
     tasks = table.task_values
     drawn = tasks["labelled"].to_numpy(dtype=bool)
     left = 1 - drawn.mean()
     rows: list[dict[str, Any]] = []
     for name in [*sorted(set(codes[reached])), "all"]:
         inside = reached & ((codes == name) | (name == "all"))
-        part = np.asarray(matrix[np.flatnonzero(inside), :].sum(axis=0)).ravel()[drawn]
+        part = (full.shares[inside].sum(axis=0)[full.occupation] * full.part)[drawn]
         used = part > 0
         row: dict[str, Any] = {"major_group": name, "groups": int(inside.sum()), "tasks": int(used.sum())}
         for measure in MEASURES:
@@ -518,6 +505,6 @@ def _ratio(weight: Floats, values: Floats, left: float) -> tuple[float, float, f
     # Equal labels have no variance; Kish's effective number keeps them from seeming certain.
     kish = float(weight.sum() ** 2 / (weight**2).sum())
     effective = min(mean * (1 - mean) / variance, number / max(left, 1e-9)) if variance > 0 else kish / max(left, 1e-9)
-    low = float(beta.ppf(0.025, mean * effective, (1 - mean) * effective + 1)) if mean > 0 else 0.0
-    high = float(beta.ppf(0.975, mean * effective + 1, (1 - mean) * effective)) if mean < 1 else 1.0
+    low = float(betaincinv(mean * effective, (1 - mean) * effective + 1, 0.025)) if mean > 0 else 0.0
+    high = float(betaincinv(mean * effective + 1, (1 - mean) * effective, 0.975)) if mean < 1 else 1.0
     return mean, variance**0.5, low, high
