@@ -149,7 +149,7 @@ class _Step:
 
     def posterior(self) -> _Posterior:
         """What the labels say, normal around its mode."""
-        from scipy import optimize  # noqa: PLC0415  a quarter of a second, and a fit is mostly in the cache
+        from scipy import optimize
 
         spreads = int(self._level.max()) + 2
         start = np.full(spreads, np.log(_SPREAD))

@@ -405,7 +405,7 @@ class Answers(_TaskNoise):
 
 def _concentration(centre: Floats, counts: Floats) -> float:
     """The concentration of Dirichlet-multinomial counts around known centres that makes the counts most likely."""
-    from scipy import optimize  # noqa: PLC0415  as there
+    from scipy import optimize
 
     size = counts.sum(axis=1)
 
