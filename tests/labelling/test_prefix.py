@@ -17,8 +17,8 @@ from relabel.errors import DataError, UsageError
 from relabel.label import Usage
 from relabel.labelling.connection import Connection
 from relabel.labelling.engine import Engine, OnlineEngine
-from relabel.labelling.estimate import estimate, pieces
-from relabel.labelling.job import Stop
+from relabel.labelling.estimate import cost_at_a_glance, estimate, pieces
+from relabel.labelling.job import Job, Stop
 from relabel.labelling.limiter import Limiter
 from relabel.labelling.pricing import Price, find_price
 from relabel.labelling.providers import provider_of, token_ratio, without_cache_fields
@@ -271,6 +271,68 @@ async def test_stored_answers_to_the_same_prompt_tell_what_others_take(store: St
         assert "from 24 stored answers" in elsewhere.basis
         # Another prompt takes its own number.
         assert "stored answers" not in estimate(make_job(fake.base_url, tasks=others, examples=False), store).basis
+
+
+def thinking(seen: Seen) -> Reply:
+    """Thinks ten times as long when it is told to, and twenty times as long about tools."""
+    tools = 20 if "software built around" in seen.messages[0]["content"] else 1
+    effort = 10 if seen.body.get("reasoning_effort") == "high" else 1
+    return Reply(body=chat(LABEL, usage={"prompt_tokens": 1300, "completion_tokens": 50 * tools * effort}))
+
+
+async def test_answers_with_other_parameters_tell_nothing_of_what_these_take(store: Store, tmp_path: Path) -> None:
+    with provider(thinking) as fake:
+        host = host_of(fake.base_url)
+
+        def job(tasks: int, **params: Any) -> Job:
+            return make_job(fake.base_url, tasks, endpoint=Endpoint(host=host, model="m", params=params))
+
+        await label_all(job(15, reasoning_effort="high"), store, tmp_path / "high")
+        low = estimate(job(100), store)
+        words = estimate(job(100), None)
+        assert (low.prompt_tokens, low.completion_tokens) == (words.prompt_tokens, words.completion_tokens)
+        assert "other parameters (reasoning_effort) and are not used" in low.basis
+        assert "30 stored answers" in estimate(job(100, reasoning_effort="high"), store).basis
+        await label_all(job(12), store, tmp_path / "low")
+        assert "from 24 stored answers" in estimate(job(100), store).basis
+
+
+async def test_each_setting_is_estimated_from_its_own_answers(store: Store, tmp_path: Path) -> None:
+    with provider(thinking) as fake:
+        await label_all(make_job(fake.base_url, 30, settings=("strict",)), store, tmp_path / "strict")
+        found = estimate(make_job(fake.base_url, 100), store)
+        words = estimate(make_job(fake.base_url, 100, settings=("with-tools",)), None)
+        strict = 70 * 50
+        assert found.completion_tokens == (strict + words.completion_tokens[0], strict + words.completion_tokens[1])
+        assert "strict: from 30 stored answers to the same prompt; with-tools: from the words" in found.basis
+        await label_all(make_job(fake.base_url, 12, settings=("with-tools",)), store, tmp_path / "tools")
+        found = estimate(make_job(fake.base_url, 100), store)
+        assert found.completion_tokens == (strict + 88 * 1000, strict + 88 * 1000)
+        assert "from 42 stored answers" in found.basis
+
+
+async def test_answers_of_a_setting_are_found_among_many_later_ones_of_the_other(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relabel.labelling.estimate._NEWEST_ROWS", 30)
+    with provider(thinking) as fake:
+        await label_all(make_job(fake.base_url, 60), store, tmp_path / "run")
+        others = [task.model_copy(update={"text": f"Other: {task.text}"}) for task in make_job("http://x", 50).tasks]
+        found = estimate(make_job(fake.base_url, tasks=others), store)
+    assert "words" not in found.basis
+    assert found.completion_tokens == (50 * 50 + 50 * 1000, 50 * 50 + 50 * 1000)
+
+
+async def test_consent_rests_on_what_stored_answers_took(store: Store, tmp_path: Path) -> None:
+    with provider(thinking) as fake:
+        await label_all(make_job(fake.base_url, 60, settings=("with-tools",)), store, tmp_path / "pilot")
+        job = make_job(fake.base_url, 1000, settings=("with-tools",), price=PRICE)
+        words = cost_at_a_glance(job, None)
+        stored = cost_at_a_glance(job, store)
+    assert words is not None
+    assert stored is not None
+    assert stored == pytest.approx(1000 * (1300 * 1 + 1000 * 10) / 1e6, rel=0.03)
+    assert words < stored / 3
 
 
 PRICE = Price(input=1, cached=0.1, written=1.25, output=10, source="the test")

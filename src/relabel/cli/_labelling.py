@@ -11,7 +11,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -122,12 +122,18 @@ def stopping_on_signals(stop: Stop, meanwhile: str, *, look: Look) -> Generator[
             signal.signal(number, handler)
 
 
+def _store_so_far(environment: Settings) -> AbstractContextManager[Store | None]:
+    """The store, to be read only; None where there is none yet."""
+    there = environment.store_dir.exists()
+    return Store(environment.store_dir, read_only=True) if there else nullcontext()
+
+
 MUCH_USD = 100.0
 MANY = 100_000
 """Labels; all tasks under two settings are some 38,000."""
 
 
-def get_consent(job: Job, folder: Path) -> None:
+def get_consent(job: Job, folder: Path, environment: Settings) -> None:
     """Say what a large run may cost before it begins, and on a terminal ask whether it is meant.
 
     A run that has labels already is not asked about again.
@@ -135,7 +141,8 @@ def get_consent(job: Job, folder: Path) -> None:
     Raises:
         UsageError: It was not meant.
     """
-    most = cost_at_a_glance(job)
+    with _store_so_far(environment) as store:
+        most = cost_at_a_glance(job, store)
     if (job.size < MANY if most is None else most < MUCH_USD) or labels_there(folder):
         return
     price = "at a price that is not known" if most is None else f"for up to {money(most)}"
@@ -154,11 +161,8 @@ def show_plan(
     job: Job, environment: Settings, engine: str, rpm: float | None, tpm: float | None, *, as_json: bool
 ) -> None:
     """Say what a job would ask, what it would cost, and how long it takes at least."""
-    if environment.store_dir.exists():
-        with Store(environment.store_dir, read_only=True) as store:
-            found = estimate(job, store)
-    else:
-        found = estimate(job, None)
+    with _store_so_far(environment) as store:
+        found = estimate(job, store)
     bounds = limits(found, engine, rpm=rpm, tpm=tpm)
     hours = max(limit.hours[0] for limit in bounds), bounds[0].hours[1]
     if as_json:

@@ -373,7 +373,7 @@ def _labelled(
         job = replace(job, parameters={**job.parameters, **extra})
         typer.echo(f"{name}: {job.size:,} labels", err=True)
         if options["max_cost"] is None:
-            get_consent(job, folder / name)
+            get_consent(job, folder / name, environment)
         outcome = label(chosen, job, connection, folder / name, environment, look="quiet" if quiet else "people")
         if outcome.interrupted or outcome.missing.total >= job.size:
             raise IncompleteRunError(

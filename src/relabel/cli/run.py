@@ -200,7 +200,7 @@ def run(
         labelling.show_plan(priced, environment, engine, rpm, tpm, as_json=as_json)
         return
     if not yes and max_cost is None and engine != "replay":
-        labelling.get_consent(priced, folder)
+        labelling.get_consent(priced, folder, environment)
     look = "quiet" if quiet else "json" if log_json else "people"
     go_on = "the same command goes on where it was"
     if engine == "batch":

@@ -140,13 +140,28 @@ def pieces(text: str) -> float:
 
 
 @dataclass
-class _Stored:
-    """What stored answers to the same prompts took, by request key."""
+class _Asked:
+    """What a plan asks under one setting, and what stored answers to the same requests about any task took."""
 
+    requests: int = 0
+    tasks: int = 0
+    size: float = 0.0
+    """Pieces of the prompts to send."""
+    bound: int | None = None
     prompt: float = 0.0
     pieces: float = 0.0
     completion: dict[str, float] = field(default_factory=dict[str, float])
-    """Tokens a task."""
+    """Tokens a task, by the key of the stored request."""
+    others: set[str] = field(default_factory=set[str])
+    """Parameters in which other stored answers to these prompts differ."""
+
+    @property
+    def from_answers(self) -> bool:
+        return len(self.completion) >= _FEWEST_ANSWERS
+
+    @property
+    def wants_more(self) -> bool:
+        return len(self.completion) < _MOST_ANSWERS
 
     def add(self, key: str, usage: Usage, size: float, tasks: int) -> None:
         if usage.prompt and key not in self.completion:
@@ -156,105 +171,117 @@ class _Stored:
 
 
 @dataclass
+class _Shared:
+    """The fixed part of some requests: messages but the last, and all else that is sent."""
+
+    setting: str
+    pieces: float
+    parameters: Mapping[str, Any]
+    requests: int = 0
+    """Those to send."""
+
+
+@dataclass
 class _Walk:
     """A plan, walked through once and never held whole."""
 
     job: Job
     store: Store | None
+    afresh: bool
     requests: int = 0
     known: int = 0
-    tasks: int = 0
-    size: float = 0.0
-    bound: int | None = None
-    prefixes: dict[str, tuple[str, float, int]] = field(default_factory=dict[str, "tuple[str, float, int]"])
-    """By their text: setting, pieces, requests to send."""
-    stored: _Stored = field(default_factory=_Stored)
+    prefixes: dict[str, _Shared] = field(default_factory=dict[str, _Shared])
+    """By their text."""
+    settings: dict[str, _Asked] = field(default_factory=dict[str, _Asked])
 
     def all(self) -> None:
         last: tuple[Any, float] = (None, 0.0)
         for planned in self.job.plan():
             self.requests += 1
-            body = planned.request.body
+            body, key = planned.request.body, planned.request.key
             *fixed, user = messages_of(body)
             text = "\n".join(message["content"] for message in fixed)
-            setting, shared, times = self.prefixes.get(text) or (planned.setting, pieces(text), 0)
+            if (shared := self.prefixes.get(text)) is None:
+                shared = self.prefixes[text] = _Shared(planned.setting, pieces(text), _parameters(body))
+            asked = self.settings.setdefault(planned.setting, _Asked())
             if last[0] is not body:  # the samples of a question have one body
                 last = body, pieces(user["content"])
-            size = shared + last[1]
-            if self.store is not None and self.store.has(planned.request.key):
-                self.known += 1
-                self.prefixes[text] = setting, shared, times
-                if len(self.stored.completion) < _MOST_ANSWERS and (answer := self.store.get(planned.request.key)):
-                    self.stored.add(planned.request.key, answer.usage, size, len(planned.tasks))
-                continue
-            self.prefixes[text] = setting, shared, times + 1
-            self.tasks += len(planned.tasks)
-            self.bound = output_bound(body)
-            self.size += size
-        if (
-            self.store is not None
-            and self.tasks
-            and len(self.stored.completion) < _FEWEST_ANSWERS
-            and self.job.pack == 1
-        ):
-            self._ask_the_newest(self.store)
+            size = shared.pieces + last[1]
+            if self.store is not None and self.store.has(key):
+                if asked.wants_more and (answer := self.store.get(key)):
+                    asked.add(key, answer.usage, size, len(planned.tasks))
+                self.known += not self.afresh
+                if not self.afresh:
+                    continue
+            shared.requests += 1
+            asked.requests += 1
+            asked.tasks += len(planned.tasks)
+            asked.bound = output_bound(body)
+            asked.size += size
+        if self.store is not None and self.job.pack == 1:
+            self._read_about_other_tasks(self.store)
 
-    def _ask_the_newest(self, store: Store) -> None:
-        """Take answers to the same prompts about other tasks."""
-        by_hash = {hashlib.sha256(text.encode()).hexdigest(): shared for text, (_, shared, _) in self.prefixes.items()}
+    def _read_about_other_tasks(self, store: Store) -> None:
+        wanting = [asked for asked in self.settings.values() if asked.requests and not asked.from_answers]
+        by_hash = {hashlib.sha256(text.encode()).hexdigest(): shared for text, shared in self.prefixes.items()}
         endpoint = self.job.endpoint
-        for key, row in store.newest(_NEWEST_ROWS):
+        for key, row in store.newest(_NEWEST_ROWS) if wanting else ():
             request: Mapping[str, Any] = row.get("request") or {}
             body = request.get("body") or {}
             if (request.get("host"), body.get("model")) != (endpoint.host, endpoint.model):
                 continue
             messages = messages_of(body)
             shared = by_hash.get(messages[0].get("sha256", ""))
-            if shared is not None and len(messages) == 2:
+            if shared is None or len(messages) != 2:
+                continue
+            asked, parameters = self.settings[shared.setting], _parameters(body)
+            if parameters == shared.parameters:
                 usage = Usage.model_validate(row["answer"]["usage"])
-                self.stored.add(key, usage, shared + pieces(messages[1]["content"]), 1)
+                asked.add(key, usage, shared.pieces + pieces(messages[1]["content"]), 1)
+                if not any(each.wants_more for each in wanting):
+                    break
+            else:
+                names = {*parameters, *shared.parameters}
+                asked.others |= {name for name in names if parameters.get(name) != shared.parameters.get(name)}
 
 
-def estimate(job: Job, store: Store | None) -> Estimate:
+def _parameters(body: Mapping[str, Any]) -> dict[str, Any]:
+    """All that is sent but the messages: two requests that differ in it may take different numbers of tokens."""
+    return {name: value for name, value in body.items() if name not in {"messages", "input"}}
+
+
+def estimate(job: Job, store: Store | None, *, afresh: bool = False) -> Estimate:
     """Walk through a job's plan without asking anything. The plan is never held whole.
 
     Args:
         job: The job.
         store: The store; None where there is none yet.
+        afresh: Whether to count what the store answers as if it were asked again.
     """
     job = job if store is None else with_known_format(job, store)
-    walk = _Walk(job, store)
+    walk = _Walk(job, store, afresh)
     walk.all()
-    to_ask = walk.requests - walk.known
-    model, answers = job.endpoint.model, walk.stored.completion
-    from_answers = len(answers) >= _FEWEST_ANSWERS
-    ratio = token_ratio(model)
-    if from_answers:
-        factor, marks, schema, spread = walk.stored.prompt / walk.stored.pieces, 0, 0.0, _SPREAD_FROM_ANSWERS
-        basis = f"from {len(answers):,} stored answers to the same prompts"
-    else:
-        factor, marks, spread = ratio.factor, _CHAT_MARKS, ratio.spread
-        strict = job.decide == "json" and job.endpoint.form == "json_schema"
-        schema = factor * pieces(canonical_json(answer_schema(job.rubric)).decode()) if strict else 0.0
-        basis = "from the words of the prompts and the words allowed for a rationale"
-        if reasons(model):
-            basis += (
-                f"; {model} thinks before it answers: the hidden tokens, billed as output, are not foreseen, and a pilot "
-                "(--sample 50) tells them"
-            )
-    tokens = walk.size * factor + to_ask * marks
-    prompt = int(tokens * (1 - spread)), int((tokens + to_ask * schema) * (1 + spread))
-    completion = _completion(job, walk, to_ask, list(answers.values()) if from_answers else [])
+    model, factors = job.endpoint.model, dict[str, float]()
+    prompt, completion = (0.0, 0.0), (0, 0)
+    for setting, asked in walk.settings.items():
+        factors[setting], of_prompts = _prompt(job, asked)
+        prompt = prompt[0] + of_prompts[0], prompt[1] + of_prompts[1]
+        of_answers = _completion(job, asked)
+        completion = completion[0] + of_answers[0], completion[1] + of_answers[1]
+    prompt = int(prompt[0]), int(prompt[1])
     price, cache = job.price, job.provider.prefix_cache(model)
     prefixes = tuple(
         Prefix(
-            setting=setting,
-            tokens=round(shared * factor + (0 if from_answers else marks / 2)),
-            requests=times,
-            passes=None if cache is None or cache.least is None else shared * factor >= cache.least,
+            setting=of.setting,
+            tokens=round(
+                of.pieces * (factor := factors[of.setting])
+                + (0 if walk.settings[of.setting].from_answers else _CHAT_MARKS / 2)
+            ),
+            requests=of.requests,
+            passes=None if cache is None or cache.least is None else of.pieces * factor >= cache.least,
         )
-        for setting, shared, times in walk.prefixes.values()
-        if times
+        for of in walk.prefixes.values()
+        if of.requests
     )
     cost = None
     if price is not None:
@@ -264,10 +291,10 @@ def estimate(job: Job, store: Store | None) -> Estimate:
         labels=job.size,
         requests=walk.requests,
         in_store=walk.known,
-        to_ask=to_ask,
+        to_ask=walk.requests - walk.known,
         prompt_tokens=prompt,
         completion_tokens=completion,
-        basis=basis,
+        basis=_basis(model, {name: asked for name, asked in walk.settings.items() if asked.requests}),
         cost_usd=cost,
         price_source=price.source if price else None,
         price_as_of=price.as_of if price else None,
@@ -278,18 +305,58 @@ def estimate(job: Job, store: Store | None) -> Estimate:
     )
 
 
-def _completion(job: Job, walk: _Walk, to_ask: int, answers: list[float]) -> tuple[int, int]:
+def _prompt(job: Job, asked: _Asked) -> tuple[float, tuple[float, float]]:
+    """Tokens a piece, and tokens of the prompts of one setting, low and high."""
+    if asked.from_answers:
+        factor = asked.prompt / asked.pieces
+        return factor, (
+            asked.size * factor * (1 - _SPREAD_FROM_ANSWERS),
+            asked.size * factor * (1 + _SPREAD_FROM_ANSWERS),
+        )
+    ratio = token_ratio(job.endpoint.model)
+    strict = job.decide == "json" and job.endpoint.form == "json_schema"
+    schema = ratio.factor * pieces(canonical_json(answer_schema(job.rubric)).decode()) if strict else 0.0
+    tokens = asked.size * ratio.factor + asked.requests * _CHAT_MARKS
+    return ratio.factor, (tokens * (1 - ratio.spread), (tokens + asked.requests * schema) * (1 + ratio.spread))
+
+
+def _completion(job: Job, asked: _Asked) -> tuple[int, int]:
+    """Tokens of the answers of one setting, low and high."""
     if job.decide == "logprob":
-        return to_ask, to_ask
-    if answers:
+        return asked.requests, asked.requests
+    if asked.from_answers:
+        answers = list(asked.completion.values())
         mean, error = statistics.fmean(answers), statistics.stdev(answers) / len(answers) ** 0.5
-        least, most = int(walk.tasks * max(0.0, mean - 2 * error)), int(walk.tasks * (mean + 2 * error))
+        least, most = int(asked.tasks * max(0.0, mean - 2 * error)), int(asked.tasks * (mean + 2 * error))
     else:
         words = job.rubric.rationale.max_words
-        least, most = (int(walk.tasks * (words * factor + 15)) for factor in _WORDS_TO_TOKENS)
-    if walk.bound:
-        most = min(most, to_ask * walk.bound)
+        least, most = (int(asked.tasks * (words * factor + 15)) for factor in _WORDS_TO_TOKENS)
+    if asked.bound:
+        most = min(most, asked.requests * asked.bound)
     return min(least, most), most
+
+
+def _basis(model: str, settings: Mapping[str, _Asked]) -> str:
+    known = {name: asked for name, asked in settings.items() if asked.from_answers}
+    if known and len(known) == len(settings):
+        return f"from {sum(len(asked.completion) for asked in known.values()):,} stored answers to the same prompts"
+    words = "from the words of the prompts and the words allowed for a rationale"
+    if known:
+        each = [
+            f"{name}: from {len(asked.completion):,} stored answers to the same prompt" for name, asked in known.items()
+        ]
+        words = "; ".join([*each, f"{', '.join(name for name in settings if name not in known)}: {words}"])
+    others = sorted(set().union(*(asked.others for name, asked in settings.items() if name not in known)))
+    if others:
+        words += (
+            f"; stored answers to these prompts were made with other parameters ({', '.join(others)}) and are not used"
+        )
+    if reasons(model):
+        words += (
+            f"; {model} thinks before it answers: the hidden tokens, billed as output, are not foreseen, and a pilot "
+            "(--sample 50) tells them"
+        )
+    return words
 
 
 def _with_hits(
@@ -312,8 +379,10 @@ def _with_hits(
     return low, high
 
 
-def cost_at_a_glance(job: Job) -> float | None:
-    """The most that a job may cost in USD, by a few of its tasks and whatever the store knows; None without a price."""
+def cost_at_a_glance(job: Job, store: Store | None) -> float | None:
+    """The most that a job may cost in USD, by a few of its tasks, their words and stored answers; None without a price."""
     few = job.tasks[:: max(1, len(job.tasks) // _A_FEW)]
-    cost = estimate(replace(job, tasks=few, samples=1, orders=()), None).cost_usd
-    return None if cost is None else cost[1] * len(job.tasks) / len(few) * job.repeats
+    sample = replace(job, tasks=few, samples=1, orders=())
+    found = [estimate(sample, known, afresh=True).cost_usd for known in ((None,) if store is None else (None, store))]
+    most = max((cost[1] for cost in found if cost is not None), default=None)
+    return None if most is None else most * len(job.tasks) / len(few) * job.repeats

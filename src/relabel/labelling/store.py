@@ -312,12 +312,10 @@ class Store:
             return sum(self._db.execute(size, (key,)).fetchone()[0] or 0 for key in keys)
 
     def newest(self, most: int) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The rows that came last, answers alone, the newest first; no more than so many rows are looked at."""
-        with self._guarded():
-            newest = self._db.execute("SELECT key FROM Cache WHERE raw = 1 ORDER BY rowid DESC LIMIT ?", (most,))
-            keys = [_name(key) for (key,) in newest]
-        for key in keys:
-            if is_answer(key) and (row := self.row(key)):
+        """The answers that came last, the newest first, and as many of those before, spread over all of them."""
+        keys = [key for key in self.keys(order="rowid DESC") if is_answer(key)]
+        for key in keys[:most] + keys[most :: max(1, (len(keys) - most) // most)]:
+            if row := self.row(key):
                 yield key, row
 
     def rejected_keys(self, of: Container[str]) -> list[str]:
