@@ -12,23 +12,34 @@ wage exposure) follow from the share's bounds; those of ranks and percentiles co
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pandera.pandas as pa
-from scipy.special import betaincinv
+import pyarrow as pyarrow_lib
+import pyarrow.parquet as pq
 
 from relabel.errors import DataError, UsageError
+from relabel.files import replacing
 from relabel.rubric import MEASURES, Measure
 from relabel.run import Run, open_run
 from relabel.scoring.measures import relabelled
-from relabel.scoring.noise import Answers, Confusion, Noise, Raters
 from relabel.scoring.options import SAMPLE
 from relabel.scoring.options import Noise as NoiseChoice
 from relabel.scoring.table import CLEAN, ScoreTable, half_up_all
+from relabel.settings import settings
+from relabel.task import TASK_KEY
+
+if TYPE_CHECKING:
+    from relabel.scoring.noise import Confusion, Noise, Raters
 
 Floats = npt.NDArray[np.float64]
 
@@ -154,6 +165,90 @@ def with_intervals(
         raise UsageError(f"{draws} draws are too few for a 95 % interval; give --draws {_FEWEST_DRAWS} or more")
     if seed < 0:
         raise UsageError(f"the seed {seed} is below 0; give a whole number of 0 or more with --seed")
+    try:
+        if gold is None and not raters and noise in ("auto", "confusion"):
+            gold_or_default: Run | None = _default_gold(run)
+        else:
+            gold_or_default = gold
+    except (DataError, UsageError):
+        gold_or_default = None  # `_simulated` says why
+    kept = _kept_path(table, [run, *filter(None, [gold_or_default]), *raters], [noise, gold is not None, draws, seed])
+    found = _kept(kept, table)
+    if found is None:
+        found = _simulated(table, run, noise, gold, raters, draws, seed)
+        _keep(kept, *found)
+    return _beside(table, *found)
+
+
+_VERSION = 1
+"""Counts up when intervals are made in another way, so that no earlier ones are taken from the cache."""
+
+
+def _kept_path(table: ScoreTable, runs: Sequence[Run], choices: Sequence[object]) -> Path:
+    """Where the intervals of a table are kept: under the hash of all that they depend on."""
+    about = [[run.ref, run.manifest.model, run.rubric.sha256, is_random_sample(run)] for run in runs]
+    text = json.dumps([_VERSION, version("numpy"), about, choices, table.describe(), table.labelled_list], default=str)
+    key = hashlib.sha256(text.encode())
+    labels = (run.labels[[*TASK_KEY, "setting", "sample", "label"]] for run in runs)
+    parts = [table.frame.drop(columns="note"), table.task_values[[*TASK_KEY, "labelled", "weight", *MEASURES]], *labels]
+    for part in parts:
+        key.update(pd.util.hash_pandas_object(part, index=False).to_numpy().tobytes())
+    full = table.full_map
+    for array in (full.group, full.source, full.share, full.weight):
+        key.update(np.ascontiguousarray(array).tobytes())
+    return settings().download_dir / "intervals" / f"{key.hexdigest()}.parquet"
+
+
+def _kept(path: Path, table: ScoreTable) -> tuple[dict[str, pd.Series], Intervals] | None:
+    """Intervals that were made before; None where there are none, or where their file is damaged."""
+    try:
+        held = pq.read_table(path, page_checksum_verification=True)
+        about = json.loads((held.schema.metadata or {})[b"relabel"])
+        own, other = (None if about[name] is None else Estimate(**about[name]) for name in ("own", "other"))
+        by_rater = pd.DataFrame(about["by_rater"], columns=["code", "rater", *MEASURES])
+    except (pyarrow_lib.ArrowException, OSError, ValueError, KeyError, TypeError):
+        return None
+    if own is None or held.num_rows != len(table.frame):
+        return None
+    frame = held.to_pandas().set_axis(table.frame.index)
+    whole = {name: "Int64" for name in frame.columns if name.startswith(_WHOLE)}
+    frame = frame.astype(whole)
+    return {str(name): frame[name] for name in frame.columns}, Intervals(
+        own, other, about["why"], about["draws"], about["seed"], by_rater
+    )
+
+
+def _keep(path: Path, added: Mapping[str, pd.Series], found: Intervals) -> None:
+    about = {
+        "own": dataclasses.asdict(found.own),
+        "other": found.other and dataclasses.asdict(found.other),
+        "why": found.why_no_other,
+        "draws": found.draws,
+        "seed": found.seed,
+        "by_rater": found.by_rater.astype(object).where(found.by_rater.notna(), None).to_numpy().tolist(),
+    }
+    # Where the cache cannot be written, the next command takes the time again.
+    with suppress(pyarrow_lib.ArrowException, OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = pyarrow_lib.Table.from_pandas(pd.DataFrame(dict(added)), preserve_index=False)
+        with replacing(path) as temporary:
+            pq.write_table(
+                made.replace_schema_metadata({"relabel": json.dumps(about)}), temporary, write_page_checksum=True
+            )
+
+
+def _simulated(
+    table: ScoreTable,
+    run: Run,
+    noise: NoiseChoice,
+    gold: Run | None,
+    raters: Sequence[Run],
+    draws: int,
+    seed: int,
+) -> tuple[dict[str, pd.Series], Intervals]:
+    """The columns of the intervals by name, and what they are for."""
+    from relabel.scoring.noise import Answers, Raters
+
     answers = Answers(run, table.task_values)
     if noise == "repeats" and not answers.repeated:
         raise UsageError(
@@ -176,14 +271,14 @@ def with_intervals(
     own = Estimate("", answers.name, None, note, totals)
     added, estimate = own_bounds, None
     if other is not None:
-        bounds, totals = _estimates(table, _drawn(other, table, draws, seed), other)
+        drawn = _drawn(other, table, draws, seed)
+        bounds, totals = _estimates(table, drawn, other.pooled if isinstance(other, Raters) else drawn.mean(axis=2))
         name: Literal["gold", "pooled"] = "pooled" if isinstance(other, Raters) else "gold"
         note = f"columns _{name}: {other.estimand}, with intervals that the score shown may lie outside of"
         estimate = Estimate(name, other.name, other.of, note, totals)
         added |= {f"{figure}_{name}{end}": column for (figure, end), column in bounds.items()}
     by_rater = _by_rater(table, other) if isinstance(other, Raters) else _by_rater(table, None)
-    found = Intervals(own, estimate, why, draws, seed, by_rater)
-    return _beside(table, added, found)
+    return added, Intervals(own, estimate, why, draws, seed, by_rater)
 
 
 def _beside(table: ScoreTable, added: Mapping[str, pd.Series], found: Intervals) -> ScoreTable:
@@ -245,6 +340,8 @@ def _other(
         return None
     if noise == "raters" or raters:
         return _raters(table, run, raters)
+    from relabel.scoring.noise import Confusion
+
     return Confusion(run, gold or _default_gold(run), table.task_values)
 
 
@@ -267,6 +364,8 @@ def _raters(table: ScoreTable, run: Run, others: Sequence[Run]) -> Raters:
         tasks = relabelled(table.task_values, other, table.repeats)
         names.append(other.name)
         scores.append(table.map_of(tasks).scores(tasks))
+    from relabel.scoring.noise import Raters
+
     return Raters(names, np.stack(scores))
 
 
@@ -367,10 +466,9 @@ def _around(bounds: Floats, shown: Floats) -> Floats:
 
 
 def _estimates(
-    table: ScoreTable, drawn: Floats, model: Confusion | Raters
+    table: ScoreTable, drawn: Floats, centre: Floats
 ) -> tuple[dict[tuple[str, str], pd.Series], dict[str, dict[str, float]]]:
     """Estimates with their bounds, by figure and end (empty for the estimate), and those of the totals."""
-    centre = model.pooled if isinstance(model, Raters) else drawn.mean(axis=2)
     ends = ("", "_low", "_high")
     share: dict[Measure, Floats] = {
         measure: _rounded(table, np.stack([centre[number], *_around(_quantiles(drawn[number]), centre[number])]))
@@ -502,6 +600,8 @@ def _ratio(weight: Floats, values: Floats, left: float) -> tuple[float, float, f
     mean = float(weight @ values / weight.sum())
     apart = weight * (values - mean) / weight.sum()
     variance = float(left * number / (number - 1) * (apart**2).sum())
+    from scipy.special import betaincinv
+
     # Equal labels have no variance; Kish's effective number keeps them from seeming certain.
     kish = float(weight.sum() ** 2 / (weight**2).sum())
     effective = min(mean * (1 - mean) / variance, number / max(left, 1e-9)) if variance > 0 else kish / max(left, 1e-9)
