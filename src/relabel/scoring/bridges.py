@@ -13,7 +13,7 @@ flows in. So a code that is split over many targets counts little in each, and n
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,7 @@ class Bridge:
     titles: pd.DataFrame
     files: tuple[tuple[str, str], ...] = ()
     lenders: frozenset[str] = frozenset()
+    _made: dict[tuple[frozenset[str], bool], pd.DataFrame] = field(default_factory=dict, repr=False, compare=False)
 
     def shares(self, scored: Collection[str]) -> pd.DataFrame:
         """What part of each target each O*NET-SOC code stands for, when only these codes have a score.
@@ -139,6 +140,12 @@ class Bridge:
         return found
 
     def _multiply_out(self, codes: Collection[str], *, relative_to_reached: bool) -> pd.DataFrame:
+        asked = (frozenset(codes), relative_to_reached)
+        if asked not in self._made:
+            self._made[asked] = self._product(codes, relative_to_reached=relative_to_reached)
+        return self._made[asked]
+
+    def _product(self, codes: Collection[str], *, relative_to_reached: bool) -> pd.DataFrame:
         at = _started(codes)
         for number, step in enumerate(self.steps):
             # Codes without task statements have nothing to label: the first step never counts them as missing.
@@ -147,13 +154,18 @@ class Bridge:
 
     def _borrowed(self, scored: Collection[str]) -> pd.DataFrame:
         """Shares of the targets that no code with task statements leads to, by way of their lenders."""
-        first, *others = [step.links for step in self.steps]
-        at = pd.concat([first, same_broad_group(first, self.lenders)])
-        at = _carried(_started(scored), at, relative_to_reached=True)
-        for links in others:
-            at = _carried(at, links, relative_to_reached=True)
         reached = set(self.reach(self.lenders)["code"])
-        return self._listed(at[~at["code"].isin(reached)])
+        lacking = set(self.titles["code"]) - reached
+        first, *others = [step.links for step in self.steps]
+        first = pd.concat([first, same_broad_group(first, self.lenders)])
+        # Only what leads to them; a step's weights are relative to all sources of a target, so whole targets are kept.
+        needed = [lacking]
+        for links in reversed(others):
+            needed.append(set(links.loc[links["target"].isin(needed[-1]), "source"]))
+        at = _started(scored)
+        for links, targets in zip((first, *others), reversed(needed), strict=True):
+            at = _carried(at, links[links["target"].isin(targets)], relative_to_reached=True)
+        return self._listed(at)
 
     def _listed(self, at: pd.DataFrame) -> pd.DataFrame:
         at = at[at["code"].isin(set(self.titles["code"]))]

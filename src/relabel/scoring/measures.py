@@ -132,8 +132,9 @@ def changed_tasks(tasks: pd.DataFrame, labelled_list: str) -> dict[str, int | No
     keys = ["onet_soc_code", "task_id"]
     both = tasks[[*keys, "text", "labelled"]].merge(before[[*keys, "text"]], how="left", on=keys, suffixes=("", "_old"))
     known = both["text_old"].notna()
-    same = both["text"].str.split().str.join(" ") == both["text_old"].str.split().str.join(" ")
-    return {"tasks_new": int((~known).sum()), "tasks_reworded": int((known & ~same & both["labelled"]).sum())}
+    apart = both[known & both["labelled"] & (both["text"] != both["text_old"])]
+    reworded = apart["text"].str.split().str.join(" ") != apart["text_old"].str.split().str.join(" ")
+    return {"tasks_new": int((~known).sum()), "tasks_reworded": int(reworded.sum())}
 
 
 def emerging_tasks(tasks: str) -> int | None:

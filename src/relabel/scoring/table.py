@@ -300,7 +300,8 @@ class ScoreTable:
 
     def map_of(self, tasks: pd.DataFrame) -> ScoreMap:
         """The map that other labels or weights of the same tasks lead to."""
-        return score_map(tasks, self.bridge.shares(counted(tasks)), self.map.codes)
+        same = counted(tasks) == counted(self.task_values)
+        return score_map(tasks, self.shares if same else self.bridge.shares(counted(tasks)), self.map.codes)
 
     @property
     def wage_bill(self) -> pd.Series:

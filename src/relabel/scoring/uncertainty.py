@@ -187,7 +187,8 @@ _VERSION = 1
 def _kept_path(table: ScoreTable, runs: Sequence[Run], choices: Sequence[object]) -> Path:
     """Where the intervals of a table are kept: under the hash of all that they depend on."""
     about = [[run.ref, run.manifest.model, run.rubric.sha256, is_random_sample(run)] for run in runs]
-    text = json.dumps([_VERSION, version("numpy"), about, choices, table.describe(), table.labelled_list], default=str)
+    made_by = [table.method, table.taxonomy, table.links, table.repeats, table.wage, table.spread is not None]
+    text = json.dumps([_VERSION, version("numpy"), about, choices, made_by, sorted(table.missing_measures)])
     key = hashlib.sha256(text.encode())
     labels = (run.labels[[*TASK_KEY, "setting", "sample", "label"]] for run in runs)
     parts = [table.frame.drop(columns="note"), table.task_values[[*TASK_KEY, "labelled", "weight", *MEASURES]], *labels]
