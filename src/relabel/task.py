@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from relabel.errors import DataError
 from relabel.rubric import Unit
-from relabel.settings import Frozen, asset_dir
+from relabel.settings import asset_dir
 from relabel.sources import fetch, registry
 from relabel.sources.statements import LABELS_OF_2023, occupation_columns, task_columns
 from relabel.sources.tables import ONET_SOC, TASK_TYPES, is_table_file, read_table
@@ -43,7 +43,8 @@ Columns = Mapping[str, Sequence[Any]]
 """A table as its columns."""
 
 
-class Task(Frozen):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
     """One task statement of one occupation; where occupations are rated, the occupation itself.
 
     An occupation goes by its O*NET-SOC code as `task_id`, with its description as `text`.
@@ -57,6 +58,7 @@ class Task(Frozen):
         importance: Mean importance rating (IM), 1-5; None where unrated.
     """
 
+    # No pydantic model: 19,000 of them are made from columns that were checked already.
     task_id: str
     onet_soc_code: str
     title: str
@@ -186,7 +188,7 @@ def load_tasks(
     """
     columns = _task_columns(ref) if unit == "task" else _occupation_columns(ref)
     rows = zip(*(columns[name] for name in TASK_COLUMNS), strict=True)
-    tasks = [Task(**dict(zip(TASK_COLUMNS, row, strict=True))) for row in rows]
+    tasks = [Task(task_id=i, onet_soc_code=c, title=t, text=x, task_type=k, importance=m) for i, c, t, x, k, m in rows]
     kind = "task" if unit == "task" else "occupation"
     if occupations:
         codes = {t.onet_soc_code for t in tasks}

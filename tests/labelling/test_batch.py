@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ async def test_what_the_store_has_needs_no_provider(store: Store, tmp_path: Path
 async def test_the_same_question_twice_is_asked_once(store: Store, tmp_path: Path) -> None:
     with batch_provider(by_number) as fake:
         task = make_job(fake.base_url, 1).tasks[0]
-        twin = task.model_copy(update={"task_id": "twin"})
+        twin = replace(task, task_id="twin")
         outcome = await batch(make_job(fake.base_url, tasks=[task, twin]), store, tmp_path)
     assert len(fake.made) == 2
     assert len(outcome.labels) == 4

@@ -235,7 +235,7 @@ async def test_what_may_have_been_charged_without_an_answer_is_in_the_manifest(s
 async def test_the_same_question_twice_is_paid_for_on_one_row(store: Store, tmp_path: Path) -> None:
     with provider(lambda seen: judged()) as fake:
         task = make_job(fake.base_url, 1).tasks[0]
-        twins = [task.model_copy(update={"task_id": str(n)}) for n in range(3)]
+        twins = [replace(task, task_id=str(n)) for n in range(3)]
         job = make_job(fake.base_url, tasks=twins, price=PRICE)
         engine = OnlineEngine(Connection(fake.base_url, price=PRICE))
         first = await run_job(job, engine, store, tmp_path / "run", concurrency=4)

@@ -263,9 +263,7 @@ async def test_stored_answers_to_the_same_prompt_tell_what_others_take(store: St
             assert high < 1.06 * low
         assert "from 24 stored answers" in found.basis
         # The same prompts about other tasks: none of this plan is in the store.
-        others = [
-            task.model_copy(update={"text": f"Something else, {task.text}"}) for task in make_job("http://x", 50).tasks
-        ]
+        others = [replace(task, text=f"Something else, {task.text}") for task in make_job("http://x", 50).tasks]
         elsewhere = estimate(make_job(fake.base_url, tasks=others), store)
         assert elsewhere.in_store == 0
         assert "from 24 stored answers" in elsewhere.basis

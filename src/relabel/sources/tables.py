@@ -11,12 +11,12 @@ import datetime
 import io
 import math
 import re
+import sys
 import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, cast
 
@@ -425,45 +425,62 @@ def text_columns(
     quoting = csv.QUOTE_NONE if path.suffix.lower() == ".txt" else csv.QUOTE_MINIMAL
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows: Rows = list(csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True))
-        if not rows:
-            raise DataError(f"{path} cannot be read as a table: it is empty; check that it is the right file")
+            rows = _even(path, csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True))
+            return pick_columns(path, rows, columns, optional=optional, header_first=True)
     except (csv.Error, UnicodeDecodeError, OSError) as error:
         raise DataError(f"{path} cannot be read as a table: {error}; check that it is the right file") from error
-    width = len(rows[0])
+
+
+def _even(path: Path, rows: Iterable[list[str]]) -> Iterator[list[str]]:
+    """The rows, none of which may hold more than the first; there is at least one."""
+    width = 0
     for number, row in enumerate(rows, start=1):
+        width = width or len(row)
         if len(row) > width and any(row[width:]):
             found = f"row {number} has {len(row)} cells where the header has {width}"
             raise DataError(f"{path} cannot be read as a table: {found}; check that it is the right file")
-    return pick_columns(path, rows, columns, optional=optional, header_in=1)
+        yield row
+    if not width:
+        raise DataError(f"{path} cannot be read as a table: it is empty; check that it is the right file")
 
 
 def pick_columns(
     path: Path,
-    rows: Rows,
+    rows: Iterable[Sequence[Any]],
     columns: Mapping[str, str],
     *,
     optional: Mapping[str, str] | None = None,
-    header_in: int | None = None,
+    header_first: bool = False,
 ) -> dict[str, list[str]]:
-    """The cells of some columns among raw rows, see `text_columns`; the header is sought in the first `header_in` rows."""
-    first, sought = next(iter(columns)), plain_name(next(iter(columns)))
-    headers = ([" ".join(cell_text(cell).split()) for cell in row] for row in rows[:header_in])
-    at, header = next(((n, names) for n, names in enumerate(headers) if sought in map(plain_name, names)), (None, []))
-    if at is None:
-        widest = max(rows[:20], key=lambda row: sum(cell is not None and cell != "" for cell in row), default=[])
+    """The cells of some columns among raw rows, see `text_columns`; with `header_first` the first row is the header."""
+    first = next(iter(columns))
+    skipped: list[Sequence[Any]] = []
+    rows = iter(rows)
+    for row in rows:
+        header = [" ".join(cell_text(cell).split()) for cell in row]
+        if plain_name(first) in map(plain_name, header):
+            break
+        skipped.append(row)
+        if header_first:
+            header = []
+            break
+    else:
+        header = []
+    if not header:
+        widest = max(skipped[:20], key=lambda row: sum(cell is not None and cell != "" for cell in row), default=[])
         raise ColumnError(path, first, [name for name in map(cell_text, widest) if name])
-    body = [row for row in rows[at + 1 :] if any(cell or cell == 0 for cell in row)]
-    by_column = list(zip_longest(*body, fillvalue=""))
-    picked: dict[str, list[str]] = {}
-    for wanted, new in {**columns, **(optional or {})}.items():
+    places: list[int] = []
+    for wanted in {**columns, **(optional or {})}:
         found = find_column([wanted], header, path)
         if found is None and wanted in columns:
             raise ColumnError(path, wanted, [name for name in header if name])
-        n = len(by_column) if found is None else header.index(found)
-        cells = by_column[n] if n < len(by_column) else [""] * len(body)
-        picked[new] = [cell_text(cell).strip() for cell in cells]
-    return picked
+        places.append(sys.maxsize if found is None else header.index(found))
+    picked: list[list[str]] = [[] for _ in places]
+    for row in rows:
+        if any(cell or cell == 0 for cell in row):
+            for place, cells in zip(places, picked, strict=True):
+                cells.append(cell_text(row[place]).strip() if place < len(row) else "")
+    return dict(zip([*columns.values(), *(optional or {}).values()], picked, strict=True))
 
 
 def require_values(
