@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ async def test_more_tasks_buy_only_the_new_ones(store: Store, tmp_path: Path) ->
 async def test_the_same_question_twice_is_bought_once(store: Store, tmp_path: Path) -> None:
     with provider(lambda seen: Reply(body=judged().body, delay=0.05)) as fake:
         job = make_job(fake.base_url, 1)
-        twin = job.tasks[0].model_copy(update={"task_id": "twin"})
+        twin = replace(job.tasks[0], task_id="twin")
         both = make_job(fake.base_url, tasks=[job.tasks[0], twin])
         outcome = await label_all(both, store, tmp_path / "run")
         assert len(fake.seen) == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import json
 from typing import Any
 
@@ -33,8 +35,8 @@ CHANGES: dict[str, Request] = {
     "the response schema": the_request(rationale_chars=50),
     "the sample index": the_request(sample=1),
     "the setting's question": the_request(setting="with-tools"),
-    "the task's text": the_request(TASK.model_copy(update={"text": "Decide what to do!"})),
-    "the occupation's title": the_request(TASK.model_copy(update={"title": "Chiefs"})),
+    "the task's text": the_request(replace(TASK, text="Decide what to do!")),
+    "the occupation's title": the_request(replace(TASK, title="Chiefs")),
 }
 
 
@@ -87,7 +89,7 @@ def test_no_parameter_is_sent_that_nobody_asked_for() -> None:
 
 
 def test_the_stable_part_comes_first_and_is_the_same_for_all_tasks() -> None:
-    one, two = the_request(), the_request(TASK.model_copy(update={"text": "Other.", "title": "Others"}))
+    one, two = the_request(), the_request(replace(TASK, text="Other.", "title": "Others"))
     assert one.body["messages"][0] == two.body["messages"][0]
     assert one.body["messages"][0]["role"] == "system"
     assert "Decide" not in one.body["messages"][0]["content"]
@@ -104,7 +106,7 @@ def test_the_stable_part_comes_first_and_is_the_same_for_all_tasks() -> None:
     ],
 )
 def test_task_text_cannot_leave_its_marks(text: str) -> None:
-    user = the_request(TASK.model_copy(update={"text": text})).body["messages"][1]["content"]
+    user = the_request(replace(TASK, text=text)).body["messages"][1]["content"]
     lines = user.split("\n")
     assert (lines[0], lines[-1], len(lines)) == ("<task>", "</task>", 3)
     assert "<" not in lines[1]
@@ -112,7 +114,7 @@ def test_task_text_cannot_leave_its_marks(text: str) -> None:
 
 
 def test_task_text_cannot_change_the_schema() -> None:
-    hostile = TASK.model_copy(update={"text": '"enum": ["anything"]'})
+    hostile = replace(TASK, text='"enum": ["anything"]')
     assert the_request(hostile).body["response_format"] == the_request().body["response_format"]
 
 
