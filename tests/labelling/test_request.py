@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -48,7 +47,7 @@ def test_key_changes_with(what: str) -> None:
 
 @pytest.mark.parametrize("field", ["task_id", "onet_soc_code", "task_type"])
 def test_key_ignores_what_does_not_go_over_the_wire(field: str) -> None:
-    assert the_request(TASK.model_copy(update={field: "x"})).key == the_request().key
+    assert the_request(replace(TASK, **{field: "x"})).key == the_request().key
 
 
 def test_every_leaf_of_the_body_is_in_the_key() -> None:
@@ -89,7 +88,7 @@ def test_no_parameter_is_sent_that_nobody_asked_for() -> None:
 
 
 def test_the_stable_part_comes_first_and_is_the_same_for_all_tasks() -> None:
-    one, two = the_request(), the_request(replace(TASK, text="Other.", "title": "Others"))
+    one, two = the_request(), the_request(replace(TASK, text="Other.", title="Others"))
     assert one.body["messages"][0] == two.body["messages"][0]
     assert one.body["messages"][0]["role"] == "system"
     assert "Decide" not in one.body["messages"][0]["content"]
