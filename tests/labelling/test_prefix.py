@@ -315,7 +315,7 @@ async def test_answers_of_a_setting_are_found_among_many_later_ones_of_the_other
     monkeypatch.setattr("relabel.labelling.estimate._NEWEST_ROWS", 30)
     with provider(thinking) as fake:
         await label_all(make_job(fake.base_url, 60), store, tmp_path / "run")
-        others = [task.model_copy(update={"text": f"Other: {task.text}"}) for task in make_job("http://x", 50).tasks]
+        others = [replace(task, text=f"Other: {task.text}") for task in make_job("http://x", 50).tasks]
         found = estimate(make_job(fake.base_url, tasks=others), store)
     assert "words" not in found.basis
     assert found.completion_tokens == (50 * 50 + 50 * 1000, 50 * 50 + 50 * 1000)
