@@ -114,6 +114,34 @@ def test_the_final_half_is_not_looked_at_twice_with_another_wording(
     assert "final half was used on" in capsys.readouterr().err
 
 
+def test_the_model_is_reached_as_for_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text('[[provider]]\nid = "campus"\nname = "Campus"\nbound = "max_tokens"\nkey_env = ["OTHER"]\n')
+    monkeypatch.setenv("RELABEL_PROVIDERS", str(mine))
+    monkeypatch.setenv("CAMPUS_KEY", "sk-campus-0123456789")
+    with provider(lambda seen: judged()) as fake:
+        words = [
+            "exposure",
+            "--model",
+            "m",
+            "--base-url",
+            fake.base_url,
+            "--tasks",
+            "sample",
+            "--sample",
+            "4",
+            "--quiet",
+        ]
+        more = ["--max-tokens", "77", "--provider", "campus", "--key-env", "CAMPUS_KEY", "--timeout", "44", "--yes"]
+        tried(*words, *more, "--out", "t", capsys=capsys)
+        assert {seen.body.get("max_tokens") for seen in fake.seen} == {77}
+        assert not any("max_completion_tokens" in seen.body for seen in fake.seen)
+        assert {seen.headers["authorization"] for seen in fake.seen} == {"Bearer sk-campus-0123456789"}
+    assert json.loads(Path("t/exposure@2/manifest.json").read_text())["answer_wait"]["timeout_s"] == 44
+
+
 LABELS = "task_id,setting,label\nS001,strict,exposed\nS002,strict,not-exposed\nS003,strict,not-exposed\n"
 
 

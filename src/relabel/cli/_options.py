@@ -70,6 +70,13 @@ Provider = Annotated[
         "--provider", help="The provider's name, if the address does not tell it; `relabel providers` lists them."
     ),
 ]
+KeyEnv = Annotated[
+    str | None,
+    typer.Option(
+        "--key-env",
+        help="Environment variable that holds the key. By default the provider's own; OPENAI_API_KEY at unknown addresses.",
+    ),
+]
 RubricRef = Annotated[str, typer.Option("--rubric", help="A rubric's name, or the path of a YAML file.")]
 Settings = Annotated[
     list[str] | None,
@@ -106,12 +113,25 @@ MaxTokens = Annotated[
     typer.Option(
         "--max-tokens",
         min=1,
-        help="Most tokens of one answer; sent as max_completion_tokens (chat) or max_output_tokens.",
+        help="Most tokens of one answer; sent under the provider's name for it, such as max_completion_tokens.",
     ),
 ]
 Concurrency = Annotated[
     str,
     typer.Option("--concurrency", help="Requests in flight, or auto to adapt to the provider. Local models: 4."),
+]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout",
+        min=1,
+        max=3600,
+        callback=finite,
+        help="Seconds to wait for one answer before the request is repeated. By default 90; 900 for local models. An abandoned request may be charged: raise it for models that think long.",
+    ),
+]
+Yes = Annotated[
+    bool, typer.Option("--yes", help="Start runs of over $100, or of 100,000 labels, without confirmation.")
 ]
 MaxCost = Annotated[
     float | None,

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from relabel.evaluation.gold import Gold
     from relabel.evaluation.trial import Half, TrialDocument
+    from relabel.labelling.options import RunOptions
     from relabel.rubric import Rubric
     from relabel.run import Run
     from relabel.task import Task
@@ -159,11 +160,15 @@ def try_rubrics(
     samples: o.Samples = 1,
     variants: o.Variants = 1,
     base_url: o.BaseUrl = None,
+    provider: o.Provider = None,
+    key_env: o.KeyEnv = None,
     param: o.Params = None,
     max_tokens: o.MaxTokens = None,
     concurrency: o.Concurrency = "auto",
+    timeout: o.Timeout = None,
     max_cost: o.MaxCost = None,
     price: o.Price = None,
+    yes: o.Yes = False,
     draws: Annotated[int, typer.Option(min=200, max=100_000, help="Draws of the bootstrap over occupations.")] = 2000,
     out: Annotated[
         Path | None,
@@ -182,6 +187,8 @@ def try_rubrics(
     from relabel.errors import UsageError
     from relabel.evaluation.gold import load_gold
     from relabel.evaluation.trial import trial
+    from relabel.labelling.options import RunOptions, read_concurrency, read_parameters
+    from relabel.labelling.pricing import given_price
     from relabel.rubric import load_rubric
 
     if (model is None) == (not labels):
@@ -206,12 +213,27 @@ def try_rubrics(
         tasks = next(iter(runs.values())).manifest.tasks
     else:
         tasks = tasks or "eloundou-2023"
-        options = {"param": param, "max_tokens": max_tokens, "base_url": base_url, "price": price, "max_cost": max_cost}
         chosen = _tasks_for(rubrics, golds, tasks, "final" if final else "development", sample, seed)
-        runs = _labelled(
-            rubrics, chosen, str(model), tasks, folder, options | {"concurrency": concurrency, "samples": samples, "variants": variants},
-            extra={"half": half, "sample": len(chosen), "seed": seed}, quiet=quiet,
-        )  # fmt: skip
+        options = RunOptions(
+            model=str(model),
+            rubric=next(iter(rubrics.values())),
+            base_url=base_url,
+            provider=provider,
+            key_env=key_env,
+            tasks=tasks,
+            chosen=chosen,
+            seed=seed,
+            samples=samples,
+            variants=variants,
+            params=read_parameters(param or ()),
+            max_tokens=max_tokens,
+            timeout=timeout,
+            price=given_price(price) if price else None,
+            concurrency=read_concurrency(concurrency),
+            max_cost=max_cost,
+        )
+        extra = {"half": half, "sample": len(chosen), "seed": seed}
+        runs = _labelled(rubrics, options, folder, extra, ask=not yes, quiet=quiet)
     document = trial(
         runs,
         golds,
@@ -331,48 +353,30 @@ def _plain(text: str) -> str:
 
 def _labelled(
     rubrics: Mapping[str, Rubric],
-    tasks: Sequence[Task],
-    model: str,
-    ref: str,
+    options: RunOptions,
     folder: Path,
-    options: Mapping[str, Any],
-    *,
     extra: Mapping[str, Any],
+    *,
+    ask: bool,
     quiet: bool,
 ) -> dict[str, Run]:
-    """Label the tasks under each rubric, one run after the other."""
+    """Label the tasks under each rubric, one run after the other; `extra` goes into the manifests."""
     from dataclasses import replace
 
     from relabel.cli._labelling import get_consent, label
     from relabel.errors import IncompleteRunError
-    from relabel.labelling.options import RunOptions, read_concurrency, read_parameters
-    from relabel.labelling.pricing import given_price
     from relabel.run import open_run
     from relabel.settings import settings
 
     environment = settings()
     runs: dict[str, Run] = {}
     for name, rubric in rubrics.items():
-        chosen = RunOptions(
-            model=model,
-            rubric=rubric,
-            base_url=options["base_url"],
-            tasks=ref,
-            chosen=tasks,
-            seed=extra["seed"],
-            samples=options["samples"],
-            variants=options["variants"],
-            params=read_parameters(options["param"] or ()),
-            max_tokens=options["max_tokens"],
-            price=given_price(options["price"]) if options["price"] else None,
-            concurrency=read_concurrency(options["concurrency"]),
-            max_cost=options["max_cost"],
-        )
+        chosen = replace(options, rubric=rubric)
         connection = chosen.connection(environment)
         job = chosen.job(connection)
         job = replace(job, parameters={**job.parameters, **extra})
         typer.echo(f"{name}: {job.size:,} labels", err=True)
-        if options["max_cost"] is None:
+        if ask and options.max_cost is None:
             get_consent(job, folder / name, environment)
         outcome = label(chosen, job, connection, folder / name, environment, look="quiet" if quiet else "people")
         if outcome.interrupted or outcome.missing.total >= job.size:

@@ -51,12 +51,7 @@ def run(
     model: o.ModelName,
     base_url: o.BaseUrl = None,
     provider: o.Provider = None,
-    key_env: Annotated[
-        str | None,
-        typer.Option(
-            help="Environment variable that holds the key. By default the provider's own; OPENAI_API_KEY at unknown addresses."
-        ),
-    ] = None,
+    key_env: o.KeyEnv = None,
     api: Annotated[Literal["chat", "responses"], typer.Option(help="Chat Completions or the Responses API.")] = "chat",
     rubric: o.RubricRef = "exposure",
     setting: o.Settings = None,
@@ -117,23 +112,13 @@ def run(
     ] = None,
     rpm: Annotated[float | None, typer.Option(min=0.001, callback=o.finite, help="Requests a minute at most.")] = None,
     tpm: Annotated[float | None, typer.Option(min=1, callback=o.finite, help="Tokens a minute at most.")] = None,
-    timeout: Annotated[
-        float | None,
-        typer.Option(
-            min=1,
-            max=3600,
-            callback=o.finite,
-            help="Seconds to wait for one answer before the request is repeated. By default 90; 900 for local models. An abandoned request may be charged: raise it for models that think long.",
-        ),
-    ] = None,
+    timeout: o.Timeout = None,
     max_cost: o.MaxCost = None,
     price: o.Price = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Estimate requests, tokens, cost, duration and bottleneck; send nothing.")
     ] = False,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Start runs of over $100, or of 100,000 labels, without confirmation.")
-    ] = False,
+    yes: o.Yes = False,
     out: Annotated[
         Path | None, typer.Option(help="The run folder. By default a name under runs/ made from the options.")
     ] = None,
