@@ -94,5 +94,5 @@ def hostile_pages(folder: Path) -> Pages:
             evaluate(named[0], gold, draws=200), named[0], gold, suite=result, comparison=change, details=details
         ),
         compare=compare_page(compare(named[0], named[1], gold, details=details, draws=200), named[:2], details),
-        several=several_page(compare_several(named, gold, draws=200), details),
+        several=several_page(compare_several(named, gold, details=details, draws=200)),
     )

@@ -170,7 +170,7 @@ def test_runs_of_both_rubrics_meet_in_what_they_share(make_run: MakeRun) -> None
     assert document.settings["with-tools"].changed == 1
 
 
-def test_a_gold_tells_what_was_mended_and_what_broken(make_run: MakeRun, write_gold: Callable[[str], Path]) -> None:
+def test_a_gold_tells_what_became_better_and_what_worse(make_run: MakeRun, write_gold: Callable[[str], Path]) -> None:
     keys = [("11-1011.00", str(n)) for n in range(1, 5)]
     sides = [dict(zip(keys, codes, strict=True)) for codes in (("E0", "E1", "E2", "E0"), ("E0", "E2", "E1", "E0"))]
     runs = [
@@ -179,7 +179,7 @@ def test_a_gold_tells_what_was_mended_and_what_broken(make_run: MakeRun, write_g
     ]
     gold = read_gold_csv(write_gold("task_id,code\n1,E0\n2,E2\n3,E1\n4,E2\n"))
     against = compare(runs[0], runs[1], gold, draws=200).against_gold["three-way"]
-    assert (against.n, against.mended, against.broken) == (4, 2, 0)
+    assert (against.n, against.better, against.worse) == (4, 2, 0)
     assert against.metrics["accuracy"].difference == pytest.approx(0.5)
 
 

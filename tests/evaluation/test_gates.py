@@ -391,6 +391,37 @@ def test_a_gate_that_nothing_can_be_said_about_has_not_passed() -> None:
     assert "cannot be judged" in gate_error(result.failures)
 
 
+def test_an_error_as_large_as_the_figures_range_cannot_be_judged() -> None:
+    """Two occupations, one all right and one all wrong: a bound within the range would only look like evidence."""
+    base = truth()
+    few = np.flatnonzero(np.isin(OCCUPATION, np.unique(OCCUPATION)[:2]))
+    rows = run_of(base).labels.iloc[few]
+    wrong = np.where(rows["label"] == "E0", "E1", "E0")
+    half = rows.assign(label=np.where(rows["onet_soc_code"] == OCCUPATION[few[0]], rows["label"], wrong))
+    run, same = replace(run_of(base), labels=half), replace(run_of(base), labels=rows)
+    gates = [
+        {"id": "low", "setting": "three-way", "metric": "accuracy", "min": 0.0001},
+        {"id": "drop", "setting": "three-way", "metric": "accuracy", "max_drop": 0},
+    ]
+    low, drop = judge(suite(*gates), run, GOLD, same).results
+    for result in (low, drop):
+        assert (result.judged, result.passed) == (False, False)
+        assert "cannot be judged" in result.message
+    assert judge(suite(gates[1]), same, GOLD, same).passed
+
+
+def test_the_interval_of_a_drop_never_contradicts_the_test_that_decides() -> None:
+    """Whatever the occupations that fell, an interval wholly below zero stands beside a fall only."""
+    for broken in range(1, 12):
+        codes = np.unique(OCCUPATION)[:broken]
+        hit = np.isin(OCCUPATION, codes)
+        run = np.where(hit & (np.arange(TASKS) % 3 > 0), np.where(truth() == "E0", "E1", "E0"), truth())
+        result = judge(suite({"id": "k", **KAPPA}), run_of(run), GOLD, run_of(truth())).results[0]
+        fell = "falls" in result.message
+        assert fell is not result.passed
+        assert result.high is None or (result.high < 0) is fell
+
+
 def test_a_single_occupation_is_no_certainty() -> None:
     # All draws of one occupation are alike: their lack of spread is no evidence.
     one = Figure(0.9, np.full(200, 0.9), 40, 1)
@@ -457,7 +488,7 @@ def test_a_gate_on_a_run_without_an_error_says_what_it_may_still_hide() -> None:
     result = judge(suite(gate), run_of(truth()), GOLD, run_of(truth())).results[0]
     assert (result.passed, result.value, result.high) == (False, 1, 1)
     assert result.low == pytest.approx(0.025 ** (1 / OCCUPATIONS))
-    assert "interval .940 to 1.000, 720 tasks), not surely at least .950" in result.message
+    assert "interval .940 to 1.000, 720 tasks): not shown to be at least .950" in result.message
     # The gold read as a run is no sample: that it agrees with itself is known.
     itself = judge(suite(gate), run_of(truth(), "gold"), GOLD, run_of(truth())).results[0]
     assert (itself.passed, itself.low) == (True, 1)

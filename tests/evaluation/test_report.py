@@ -93,7 +93,7 @@ def test_failed_gates_lead_the_verdict(tmp_path: Path) -> None:
 
 
 def test_charts_take_the_colours_of_the_page() -> None:
-    drawn = str(Charts().matrix({"a": {"a": 3, "b": 1}, "b": {"a": 0, "b": 2}}, rows="gold", columns="run"))
+    drawn = str(Charts().matrix("m", {"a": {"a": 3, "b": 1}, "b": {"a": 0, "b": 2}}, rows="gold", columns="run"))
     colours = set(re.findall(r'(?:fill|stroke)="([^"]+)"', drawn))
     assert colours <= {"none", "currentColor", "var(--accent)", "transparent"}, colours
     assert "<script" not in drawn

@@ -407,6 +407,26 @@ def task_details(run: Run) -> pd.DataFrame | None:
     return next((task_table(str(path)) for path in (Path(name), Path(list_name(run))) if is_own_list(run, path)), None)
 
 
+class TaskTexts:
+    """Statements of tasks and titles of their occupations, empty where they are unknown."""
+
+    def __init__(self, details: pd.DataFrame | None) -> None:
+        self._texts: dict[tuple[str, str], str] = {}
+        self._titles: dict[str, str] = {}
+        if details is not None:
+            keys = zip(details["onet_soc_code"], details["task_id"], strict=True)
+            self._texts = dict(zip(keys, details["text"], strict=True))
+            self._titles = dict(zip(details["onet_soc_code"], details["title"], strict=True))
+
+    def title(self, code: str) -> str:
+        """Title of an occupation."""
+        return self._titles.get(code, "")
+
+    def about(self, code: str, task_id: str) -> dict[str, str]:
+        """Title of a task's occupation (`title`) and its statement (`text`)."""
+        return {"title": self.title(code), "text": self._texts.get((code, task_id), "")}
+
+
 def is_own_list(run: Run, path: Path) -> bool:
     """Whether a file is, byte for byte, the user's own task list that a run was made from."""
     known = {use.sha256 for use in run.manifest.sources if use.source == TASK_FILE}

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from relabel.evaluation import metrics
-from relabel.evaluation.alignment import GOLD, AlignedLabels, align
+from relabel.evaluation.alignment import GOLD, AlignedLabels, TaskTexts, align
 from relabel.evaluation.document import SCALES, Bounds, Frozen, SettingName
 from relabel.evaluation.gold import Gold
 from relabel.evaluation.intervals import DRAWS, Figure, Places, change, few_occupations
@@ -67,14 +67,14 @@ class GoldComparison(Frozen):
     Attributes:
         n: Those tasks.
         metrics: Each figure of agreement with the gold.
-        mended: Tasks that the first run has wrong and the second right.
-        broken: Tasks that the first run has right and the second wrong.
+        better: Tasks that the first run has wrong and the second right.
+        worse: Tasks that the first run has right and the second wrong.
     """
 
     n: int
     metrics: Mapping[str, Difference]
-    mended: int
-    broken: int
+    better: int
+    worse: int
 
 
 class MeasureComparison(Difference):
@@ -97,20 +97,30 @@ class Flip(Frozen):
         second: Labels of the second run by setting.
         change: Change of the task's value, by measure.
         effect: Change of the occupation's mean that this flip alone makes, in the main measure.
+        title, text: Title of the occupation and statement of the task; empty where the task list is not on this machine.
     """
 
     onet_soc_code: str
     task_id: str
+    title: str = ""
+    text: str = ""
     first: Mapping[SettingName, str | None]
     second: Mapping[SettingName, str | None]
     change: Mapping[Measure, float]
     effect: float
 
 
+def label_in_words(labels: Mapping[SettingName, str | None]) -> str:
+    """A task's label by setting in few words: the code alone where there is one."""
+    code = labels.get("three-way")
+    return code or ", ".join(f"{setting}: {label or '-'}" for setting, label in labels.items())
+
+
 class OccupationMove(Frozen):
     """Mean of the measures over an occupation's common tasks, each weighing the same."""
 
     onet_soc_code: str
+    title: str = ""
     tasks: int
     flips: int
     measures: Mapping[Measure, tuple[float, float]]
@@ -244,10 +254,13 @@ class Disputed(Frozen):
     Attributes:
         labels: Label by run, in the runs' order, in the main setting.
         spread: Standard deviation (0-0.5) of the main measure's values over the runs.
+        title, text: As for `Flip`.
     """
 
     onet_soc_code: str
     task_id: str
+    title: str = ""
+    text: str = ""
     labels: tuple[str | None, ...]
     spread: float
 
@@ -298,7 +311,7 @@ def compare(
         first: The run that differences start from.
         second: The run that they lead to.
         gold: A gold that both are compared with.
-        details: Task table (`relabel.task.TASKS`) for slices by task type; without it these are left out.
+        details: Task table (`relabel.task.TASKS`) for titles, statements and slices by task type, which are left out without it.
         draws: Draws of the bootstrap over occupations.
         seed: Their seed.
 
@@ -321,8 +334,8 @@ def compare(
         against_gold=against,
         main_setting=aligned.main,
         main_measure=aligned.main_measure,
-        flips=_flips(aligned),
-        occupations=_moves(aligned),
+        flips=_flips(aligned, TaskTexts(details)),
+        occupations=_moves(aligned, TaskTexts(details)),
         slices=_slices(aligned, details),
         bootstrap=_method(aligned, draws, seed),
         verdict="\n".join([*first_said, *_verdict(aligned, settings, measures, against)]),
@@ -398,8 +411,8 @@ def _against_gold(aligned: AlignedLabels) -> dict[SettingName, GoldComparison]:
         found[setting] = GoldComparison(
             n=len(first),
             metrics={name: _difference(first.figure(name), second.figure(name), moved) for name in names},
-            mended=int((~right[0] & right[1]).sum()),
-            broken=int((right[0] & ~right[1]).sum()),
+            better=int((~right[0] & right[1]).sum()),
+            worse=int((right[0] & ~right[1]).sum()),
         )
     return found
 
@@ -410,7 +423,7 @@ def _value_table(aligned: AlignedLabels, measure: Measure) -> pd.DataFrame:
     return table[~table.index.duplicated()]
 
 
-def _flips(aligned: AlignedLabels) -> tuple[Flip, ...]:
+def _flips(aligned: AlignedLabels, texts: TaskTexts) -> tuple[Flip, ...]:
     main = aligned.main_measure
     if main is None:
         return ()
@@ -429,6 +442,7 @@ def _flips(aligned: AlignedLabels) -> tuple[Flip, ...]:
         Flip(
             onet_soc_code=str(code),
             task_id=str(task),
+            **texts.about(str(code), str(task)),
             first={s: words[0][row] for s, words in said.items()},
             second={s: words[1][row] for s, words in said.items()},
             change={m: float(v) for m, v in zip(tables, value, strict=True) if np.isfinite(v)},
@@ -440,7 +454,7 @@ def _flips(aligned: AlignedLabels) -> tuple[Flip, ...]:
     )
 
 
-def _moves(aligned: AlignedLabels) -> tuple[OccupationMove, ...]:
+def _moves(aligned: AlignedLabels, texts: TaskTexts) -> tuple[OccupationMove, ...]:
     main = aligned.main_measure
     if main is None:
         return ()
@@ -454,6 +468,7 @@ def _moves(aligned: AlignedLabels) -> tuple[OccupationMove, ...]:
     return tuple(
         OccupationMove(
             onet_soc_code=str(code),
+            title=texts.title(str(code)),
             tasks=int(sizes[code]),
             flips=int(flips[code]),
             measures={m: _two(t.loc[code]) for m, t in means.items() if code in t.index},
@@ -504,36 +519,53 @@ def _verdict(
     found = settings[aligned.main]
     if not found.n:
         return ["No task has a label in both runs."]
+    tasks = f"{found.n:,} task{'' if found.n == 1 else 's'}"
+    if not any(each.changed for each in settings.values()):
+        every = "" if len(settings) == 1 else " in every setting"
+        return [f"The runs are identical: they give all {tasks} the same label{every}."]
     said = [
-        f"{aligned.main}: the runs agree on {100 * (found.agreement or 0):.1f} % of {found.n:,} tasks"
+        f"{aligned.main}: the runs agree on {100 * (found.agreement or 0):.1f} % of {tasks}"
         + (f" (kappa {shown(found.kappa)})" if found.kappa is not None else "")
         + f"; {found.changed:,} label{'' if found.changed == 1 else 's'} changed."
     ]
     for measure, moved_by in measures.items():
-        if moved_by.difference is None or moved_by.ci95 is None:
+        if moved_by.difference is None:
+            continue
+        if not moved_by.difference:
+            said.append(f"Mean {measure} is the same in both runs ({shown(moved_by.first)}).")
+            continue
+        means = f"from {shown(moved_by.first)} to {shown(moved_by.second)}"
+        if moved_by.ci95 is None:
+            said.append(f"Mean {measure} goes {means}; all tasks are of one occupation, which gives no interval.")
             continue
         low, high = moved_by.ci95
-        moved = "falls" if high < 0 else "rises" if low > 0 else None
         by = f"{moved_by.difference:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}"
+        moved = "falls" if high < 0 else "rises" if low > 0 else None
         said.append(
-            f"Mean {measure} {moved} from {shown(moved_by.first)} to {shown(moved_by.second)} ({by})."
+            f"Mean {measure} {moved} {means} ({by})."
             if moved
-            else f"Mean {measure} cannot be said to change ({by})."
+            else f"Mean {measure} goes {means}, which may be chance ({by})."
         )
     if aligned.main in against and (lead := against[aligned.main].metrics["accuracy"]).ci95 is not None:
         low, high = lead.ci95
         word = "worse than" if high < 0 else "better than" if low > 0 else None
         by = f"{shown(lead.second)} against {shown(lead.first)}, change {low:+.3f} to {high:+.3f}"
-        said.append(
-            f"Against the gold the second run is {word} the first (accuracy {by})."
-            if word
-            else f"Against the gold the runs cannot be told apart (accuracy {by})."
-        )
+        if low == high == 0:
+            said.append(f"Against the gold both runs are equally good (accuracy {shown(lead.first)}).")
+        elif word:
+            said.append(f"Against the gold the second run is {word} the first (accuracy {by}).")
+        else:
+            said.append(f"Against the gold neither run is shown to be better (accuracy {by}).")
     return said
 
 
 def compare_several(
-    runs: Sequence[Run], gold: Gold | None = None, *, draws: int = DRAWS, seed: int = 0
+    runs: Sequence[Run],
+    gold: Gold | None = None,
+    *,
+    details: pd.DataFrame | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
 ) -> PairwiseDocument:
     """Compare three or more runs on the tasks that all of them hold; arguments and errors as for `compare`."""
     aligned = align(runs, gold).with_draws(draws, seed)
@@ -553,7 +585,7 @@ def compare_several(
         means=means,
         gold=None if gold is None else gold.name,
         main_setting=aligned.main,
-        disputed=_disputed(aligned, len(runs)),
+        disputed=_disputed(aligned, len(runs), TaskTexts(details)),
         bootstrap=_method(aligned, draws, seed),
         verdict="\n".join([*first_said, *_several_verdict(aligned, settings[aligned.main], means)]),
     )
@@ -627,7 +659,7 @@ def _most(votes: Places) -> tuple[Places, npt.NDArray[np.bool_]]:
     return votes.argmax(axis=1), (votes == best[:, None]).sum(axis=1) > 1
 
 
-def _disputed(aligned: AlignedLabels, count: int) -> tuple[Disputed, ...]:
+def _disputed(aligned: AlignedLabels, count: int, texts: TaskTexts) -> tuple[Disputed, ...]:
     once = ~aligned.index().duplicated()
     labels = pd.DataFrame({n: aligned.words(aligned.main, n).to_numpy() for n in range(count)}, index=aligned.index())
     labels = labels[once]
@@ -643,6 +675,7 @@ def _disputed(aligned: AlignedLabels, count: int) -> tuple[Disputed, ...]:
         Disputed(
             onet_soc_code=str(code),
             task_id=str(task),
+            **texts.about(str(code), str(task)),
             labels=tuple(label if isinstance(label, str) else None for label in row),
             spread=float(by),
         )
@@ -655,6 +688,8 @@ def _several_verdict(
 ) -> list[str]:
     if not found.n:
         return ["No task has a label in all runs."]
+    if found.majority.unanimous == 1:
+        return [f"{aligned.main}: the runs are identical: they give all {found.n:,} tasks the same label."]
     said = [
         f"{aligned.main}: {100 * found.majority.unanimous:.1f} % of {found.n:,} tasks have one label in all "
         f"{len(aligned.names)} runs; Krippendorff's alpha is {shown(found.krippendorff_nominal)}."

@@ -30,7 +30,7 @@ from relabel.evaluation import metrics
 from relabel.evaluation.alignment import GOLD, AlignedLabels, Pair, align, asked, match
 from relabel.evaluation.document import Frozen, SettingName
 from relabel.evaluation.gold import Gold, labels_of, make_gold
-from relabel.evaluation.intervals import Array, Figure, change
+from relabel.evaluation.intervals import Array, Bounds, Figure, change
 from relabel.evaluation.suite import Gate, Slice, Suite
 from relabel.rubric import Measure
 from relabel.run import Run, SourceUse, changed_rubrics
@@ -64,7 +64,7 @@ class GateResult(Frozen):
         value: The figure; for `max_drop` its paired change.
         low: Lower bound of its interval; null for plain counts.
         high: Upper bound.
-        level: Level of that interval, after adjustment.
+        level: Level of interval and test, after adjustment; null for plain counts.
         run: The run's own figure, for `max_drop`.
         baseline: The baseline's figure on the same tasks, for `max_drop`.
         p: One-sided p-value of a fall by more than the threshold, for `max_drop`, before adjustment: of the exact test,
@@ -210,9 +210,9 @@ def against_baseline(
         details: As for `judge`.
     """
     context = GateContext(aligned.with_draws(suite.draws, suite.seed), suite, details)
-    drops = [_Drop(gate, context.both(gate), suite.seed) for gate in suite.gates if gate.max_drop is not None]
-    levels = family_levels([drop.p for drop in drops], suite.level, suite.family)
-    return {drop.gate.id: drop.result(level) for drop, level in zip(drops, levels, strict=True)}
+    tests = [RegressionTest(gate, context.both(gate), suite.seed) for gate in suite.gates if gate.max_drop is not None]
+    levels = family_levels([test.p for test in tests], suite.level, suite.family)
+    return {test.gate.id: test.result(level) for test, level in zip(tests, levels, strict=True)}
 
 
 def family_levels(p_values: Sequence[float], level: float, family: str) -> list[float]:
@@ -454,7 +454,7 @@ def _check_pins(suite: Suite, gold: Gold, pin: str | None) -> None:
 
 
 @dataclass(frozen=True)
-class _Drop:
+class RegressionTest:
     """A gate against the baseline that waits for its level.
 
     Attributes:
@@ -475,14 +475,9 @@ class _Drop:
         run, baseline = (pair.figure(_metric(self.gate)) for pair in self.pairs)
         return (run, baseline) if math.isfinite(run.value) and math.isfinite(baseline.value) else None
 
-    @property
-    def allowed(self) -> float:
-        """The drop that is allowed."""
-        return self.gate.max_drop or 0.0
-
     @cached_property
     def p(self) -> float:
-        """One-sided p-value of a fall by more than that; 1 where there is nothing to go by."""
+        """One-sided p-value of a fall by more than is allowed; 1 where there is nothing to go by."""
         if self.pairs is None or self.figures is None:
             return 1.0
         run, baseline = self.pairs
@@ -490,102 +485,121 @@ class _Drop:
         formula = metrics.figure_formula(_metric(self.gate), run.scale)
         before, after = (run.draws.by_occupation(pair.sums.each) for pair in (baseline, run))
         share = run.draws.by_occupation(run.weight) / len(run)
-        return sign_flip_p(before, after, formula, share, allowed=self.allowed, seed=self.seed)
+        return sign_flip_p(before, after, formula, share, allowed=self.gate.max_drop or 0.0, seed=self.seed)
 
     def result(self, level: float) -> GateResult:
-        """The outcome, judged by an interval of this level."""
-        what = _what(self.gate)
+        """The outcome at this level."""
+        allowed = self.gate.max_drop or 0.0
         if self.pairs is None or self.figures is None:
-            return _unjudged(self.gate, "max_drop", self.allowed, 0 if self.pairs is None else len(self.pairs[0]), None)
+            return _unjudged(self.gate, "max_drop", 0 if self.pairs is None else len(self.pairs[0]), None, level)
         run, baseline = self.figures
         moved = change(baseline, run, self.pairs[0].differ(self.pairs[1]))
-        bounds = moved.interval(level)
         fell = self.p < (1 - level) / 2
-        ends = f"{_percent(level)} interval {bounds[0]:+.3f} to {bounds[1]:+.3f}, " if bounds else ""
-        by = f"from {shown(baseline.value)} to {shown(run.value)}, change {moved.value:+.3f} ({ends}{run.n:,} tasks; "
-        by += f"sign-flip test by occupation p {_p(self.p)})"
-        allowed = f"; a drop of {shown(self.allowed)} is allowed" if self.allowed else ""
-        said = f"{what} falls {by}{allowed}" if fell else f"{what} goes {by}: no sure fall{allowed}"
-        held = {"value": moved.value, "run": run.value, "baseline": baseline.value, "p": self.p}
+        if not fell and moved.says_nothing(level):
+            return _unjudged(self.gate, "max_drop", run.n, moved, level)
+        bounds = moved.interval(level)
+        if bounds is not None and fell != (bounds[1] < -allowed):
+            bounds = None  # the test decides; over few occupations the interval may say otherwise, and is left out
+        what, held = (
+            _what(self.gate),
+            "" if bounds is None else f"{_percent(level)} interval {bounds[0]:+.3f} to {bounds[1]:+.3f}, ",
+        )
+        by = f"from {shown(baseline.value)} to {shown(run.value)}, change {moved.value:+.3f} ({held}{run.n:,} tasks; "
+        by += f"sign-flip test by occupation p {'under .001' if self.p < 0.001 else shown(self.p)})"
+        limit = f"; a drop of {shown(allowed)} is allowed" if allowed else ""
+        said = f"{what} falls {by}{limit}" if fell else f"{what} goes {by}: no significant fall{limit}"
         return _result(
-            self.gate, "max_drop", self.allowed, run.n, said, passed=not fell, bounds=bounds, level=level, figures=held
+            self.gate,
+            "max_drop",
+            run.n,
+            said,
+            passed=not fell,
+            bounds=bounds,
+            level=level,
+            value=moved.value,
+            run=run.value,
+            baseline=baseline.value,
+            p=self.p,
         )
 
 
 def _bounds_of(gate: Gate, found: Figure | CountResult | None, level: float) -> Iterator[GateResult]:
     """Outcomes of a gate's `min` and `max`, by an interval of this level."""
-    if gate.min is not None:
-        yield _bounded(gate, "min", gate.min, found, level)
-    if gate.max is not None:
-        yield _bounded(gate, "max", gate.max, found, level)
-
-
-def _bounded(
-    gate: Gate, kind: Literal["min", "max"], threshold: float, found: Figure | CountResult | None, level: float
-) -> GateResult:
-    if found is None:
-        return _unjudged(gate, kind, threshold, 0, None)
-    what = _what(gate)
-    if isinstance(found, CountResult):
-        bounds, near = None, found.value
-        interval = f"counted over {found.n:,} tasks"
-    else:
-        bounds = found.interval(level)
+    thresholds: tuple[tuple[Literal["min", "max"], float | None], ...] = (("min", gate.min), ("max", gate.max))
+    for kind, threshold in thresholds:
+        if threshold is None:
+            continue
+        bounds = found.interval(level) if isinstance(found, Figure) else None
+        if found is None or (isinstance(found, Figure) and (bounds is None or found.says_nothing(level))):
+            yield _unjudged(gate, kind, 0 if found is None else found.n, found, level)
+            continue
+        near = found.value if bounds is None else bounds[0 if kind == "min" else 1]
+        holds = near >= threshold if kind == "min" else near <= threshold
+        word = f"at {'least' if kind == 'min' else 'most'} {shown(threshold)}"
         if bounds is None:
-            return _unjudged(gate, kind, threshold, found.n, found)
-        near = bounds[0] if kind == "min" else bounds[1]
-        interval = f"{_percent(level)} interval {shown(bounds[0])} to {shown(bounds[1])}, {found.n:,} tasks"
-    holds = near >= threshold if kind == "min" else near <= threshold
-    word = "at least" if kind == "min" else "at most"
-    surely = "" if bounds is None else "surely "
-    said = f"{what} is {shown(found.value)} ({interval}), "
-    said += f"{surely}{word} {shown(threshold)}" if holds else f"not {surely}{word} {shown(threshold)}"
-    return _result(
-        gate, kind, threshold, found.n, said, passed=holds, bounds=bounds, level=level, figures={"value": found.value}
-    )
+            said = f"is {shown(found.value)} (counted over {found.n:,} tasks), {'' if holds else 'not '}{word}"
+        else:
+            said = f"is {shown(found.value)} ({_percent(level)} interval {shown(bounds[0])} to {shown(bounds[1])}, {found.n:,} tasks)"
+            said += f": {word}" if holds else f": not shown to be {word}"
+        said = f"{_what(gate)} {said}"
+        yield _result(gate, kind, found.n, said, passed=holds, bounds=bounds, level=bounds and level, value=found.value)
 
 
-def _unjudged(gate: Gate, kind: Kind, threshold: float, n: int, found: Figure | None) -> GateResult:
+def _unjudged(gate: Gate, kind: Kind, n: int, found: Figure | CountResult | None, level: float) -> GateResult:
     value = None if found is None or not math.isfinite(found.value) else found.value
+    bounds = found.interval(level) if isinstance(found, Figure) else None
     if not n:
         reason = "no task has this figure"
-    elif value is None or found is None:
+    elif value is None or not isinstance(found, Figure):
         reason = f"it is undefined on these {n:,} tasks, as where one label only is used"
-    elif found.occupations < 2:
+    elif found.occupations < 2 and not found.change:
         reason = f"its {n:,} tasks are of one occupation, which gives no interval"
+    elif bounds is not None:
+        ends = f"{bounds[0]:+.3f} to {bounds[1]:+.3f}" if found.change else f"{shown(bounds[0])} to {shown(bounds[1])}"
+        reason = (
+            f"{n:,} tasks of {found.occupations} occupation{'' if found.occupations == 1 else 's'} leave it an error as large "
+            f"as its range ({_percent(level)} interval {ends}); use a larger gold"
+        )
     else:
         reason = f"too many bootstrap draws of its {n:,} tasks leave it undefined"
     said = f"{_what(gate)} cannot be judged: {reason}"
-    return _result(gate, kind, threshold, n, said, passed=False, judged=False, figures={"value": value})
+    return _result(gate, kind, n, said, passed=False, judged=False, bounds=bounds, level=bounds and level, value=value)
 
 
 def _result(
     gate: Gate,
     kind: Kind,
-    threshold: float,
     n: int,
-    said: str,
+    message: str,
     *,
     passed: bool,
     judged: bool = True,
-    bounds: tuple[float, float] | None = None,
+    bounds: Bounds | None = None,
     level: float | None = None,
-    figures: Mapping[str, float | None] | None = None,
+    **figures: float | None,
 ) -> GateResult:
-    held = {"threshold": threshold, "n": n, "message": said, "why": gate.why, "passed": passed, "judged": judged}
-    if bounds is not None:
-        held |= {"low": bounds[0], "high": bounds[1], "level": level}
-    return GateResult.model_validate({"id": gate.id, "what": _what(gate), "kind": kind, **held, **(figures or {})})
+    low, high = bounds or (None, None)
+    return GateResult(
+        id=gate.id,
+        what=_what(gate),
+        kind=kind,
+        passed=passed,
+        judged=judged,
+        threshold=getattr(gate, kind),
+        low=low,
+        high=high,
+        level=level,
+        n=n,
+        message=message,
+        why=gate.why,
+        **figures,
+    )
 
 
 def _what(gate: Gate) -> str:
     about = gate.setting or gate.measure
     said = gate.metric if about is None else f"{gate.metric} of {about}"
     return said if gate.slice is None else f"{said}, slice {gate.slice}"
-
-
-def _p(value: float) -> str:
-    return "under .001" if value < 0.001 else shown(value)
 
 
 def _percent(level: float) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import count
+from textwrap import shorten
 from typing import Any
 
 import altair as alt
@@ -18,8 +18,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from relabel import __version__
-from relabel.evaluation.alignment import GOLD, MAIN, AlignedLabels, match
-from relabel.evaluation.compare import CompareDocument, Flip, PairwiseDocument
+from relabel.evaluation.alignment import GOLD, MAIN, AlignedLabels, TaskTexts, match
+from relabel.evaluation.compare import CompareDocument, PairwiseDocument, label_in_words
 from relabel.evaluation.document import MAJOR_GROUPS, EvalDocument, SettingName
 from relabel.evaluation.gates import SuiteResult
 from relabel.evaluation.gold import Gold
@@ -60,6 +60,7 @@ def eval_page(
     suite: SuiteResult | None = None,
     comparison: CompareDocument | None = None,
     details: pd.DataFrame | None = None,
+    charts: Charts | None = None,
 ) -> str:
     """The report of an evaluation.
 
@@ -70,11 +71,12 @@ def eval_page(
         suite: The outcome of a suite, if one was run.
         comparison: The suite's baseline against the run.
         details: Task table (`relabel.task.TASKS`) for statements and titles; without it these are left out.
+        charts: What draws the charts, and keeps them for `Charts.files`.
 
     Returns:
         One HTML document.
     """
-    charts = Charts()
+    charts = charts or Charts()
     aligned = match(run, gold)
     differences = _differences(aligned, run, details)
     context: dict[str, Any] = {
@@ -82,7 +84,7 @@ def eval_page(
         "suite": suite,
         "yardsticks": _yardsticks(document),
         "matrices": {
-            name: charts.matrix(found.confusion, rows="gold", columns="run")
+            name: charts.matrix(f"confusion-{name}", found.confusion, rows="gold", columns="run")
             for name, found in document.settings.items()
             if found.n
         },
@@ -94,7 +96,8 @@ def eval_page(
                 {
                     "doc": of,
                     "svg": charts.reliability(
-                        [(b.probability, b.accuracy, b.n, b.ci95.get("accuracy")) for b in of.bins]
+                        f"calibration-{name}",
+                        [(b.probability, b.accuracy, b.n, b.ci95.get("accuracy")) for b in of.bins],
                     ),
                 },
             )
@@ -156,7 +159,7 @@ def _eval_slices(document: EvalDocument, charts: Charts) -> Iterable[dict[str, A
         ]
         drawn = [(row["title"], row["accuracy"], row["ci"]) for row in rows if row["accuracy"] is not None]
         if len(drawn) > 1:
-            svg = charts.ranges(drawn, title="accuracy", mark=document.settings[setting].accuracy)
+            svg = charts.ranges(f"accuracy-by-{by}", drawn, title="accuracy", mark=document.settings[setting].accuracy)
             yield {"title": SLICES[by], "setting": setting, "rows": rows, "svg": svg}
 
 
@@ -168,17 +171,17 @@ def _scatter(aligned: AlignedLabels, charts: Charts) -> dict[str, Any] | None:
     means = pd.DataFrame({"x": pair.gold, "y": pair.run}).groupby(aligned.codes[pair.tasks]).mean()
     if len(means) < 3:
         return None
-    svg = charts.scatter(means, x=f"mean {measure} by the gold", y=f"mean {measure} by the run")
+    svg = charts.scatter("occupations", means, x=f"mean {measure} by the gold", y=f"mean {measure} by the run")
     return {"svg": svg, "measure": measure, "n": len(means)}
 
 
 def _baseline(document: CompareDocument, charts: Charts, details: pd.DataFrame | None) -> dict[str, Any]:
     found = document.settings[document.main_setting]
-    flips = _flip_rows(document.flips, document, details, {}) or {"rows": [], "measure": document.main_measure or ""}
+    flips = _flip_rows(document, details, {}) or {"rows": [], "measure": document.main_measure or ""}
     return {
         **flips,
         "verdict": document.verdict.splitlines(),
-        "matrix": charts.matrix(found.transitions, rows="baseline", columns="run"),
+        "matrix": charts.matrix("changes-against-baseline", found.transitions, rows="baseline", columns="run"),
     }
 
 
@@ -204,27 +207,23 @@ def _differences(aligned: AlignedLabels, run: Run, details: pd.DataFrame | None)
     return {"rows": rows, "measure": measure}
 
 
-def compare_page(document: CompareDocument, runs: Sequence[Run], details: pd.DataFrame | None = None) -> str:
-    """The report of a comparison of two runs.
-
-    Args:
-        document: The comparison.
-        runs: The two runs, for rationales.
-        details: Task table for statements and titles; without it these are left out.
-
-    Returns:
-        One HTML document.
-    """
-    charts = Charts()
+def compare_page(
+    document: CompareDocument,
+    runs: Sequence[Run],
+    details: pd.DataFrame | None = None,
+    charts: Charts | None = None,
+) -> str:
+    """The report of a comparison of two runs, whose rationales it shows; other arguments as for `eval_page`."""
+    charts = charts or Charts()
     context: dict[str, Any] = {
         "doc": document,
         "matrices": {
-            name: charts.matrix(found.transitions, rows="first", columns="second")
+            name: charts.matrix(f"transitions-{name}", found.transitions, rows="first", columns="second")
             for name, found in document.settings.items()
             if found.n
         },
-        "moves": _moves(document, charts, details),
-        "flips": _flip_rows(document.flips, document, details, dict(zip(("first", "second"), runs, strict=True))),
+        "moves": _moves(document, charts),
+        "flips": _flip_rows(document, details, dict(zip(("first", "second"), runs, strict=True))),
         "slices": list(_compare_slices(document, charts)),
     }
     sections = [
@@ -233,64 +232,39 @@ def compare_page(document: CompareDocument, runs: Sequence[Run], details: pd.Dat
         ("transitions", "Transitions", bool(context["matrices"])),
         ("gold", "Against the gold", bool(document.against_gold)),
         ("occupations", "Occupations", context["moves"] is not None),
-        ("flips", "Flips", context["flips"] is not None),
+        ("flips", "Changed tasks", context["flips"] is not None),
         ("slices", "Parts of the tasks", bool(context["slices"])),
     ]
     return _render("compare.html.jinja", f"{document.runs[0]} and {document.runs[1]} compared", sections, context)
 
 
-def several_page(document: PairwiseDocument, details: pd.DataFrame | None = None) -> str:
-    """The report of a comparison of several runs; arguments as for `compare_page`."""
-    charts, known = Charts(), _Known(details)
-    context: dict[str, Any] = {
-        "doc": document,
-        "pairs": {
-            name: charts.ranges(
-                [
-                    (f"{pair.first + 1} and {pair.second + 1}", pair.kappa, pair.kappa_ci95)
-                    for pair in found.pairs
-                    if pair.kappa is not None
-                ],
-                title="kappa",
-            )
-            for name, found in document.settings.items()
-            if found.n
-        },
-        "disputed": [
-            task.model_dump() | known.task(task.onet_soc_code, task.task_id) for task in document.disputed[:SHOWN]
-        ],
-    }
+def several_page(document: PairwiseDocument, charts: Charts | None = None) -> str:
+    """The report of a comparison of several runs; arguments as for `eval_page`."""
+    charts = charts or Charts()
+    pairs: dict[str, Markup] = {}
+    for name, found in document.settings.items():
+        rows = [
+            (f"{p.first + 1} and {p.second + 1}", p.kappa, p.kappa_ci95) for p in found.pairs if p.kappa is not None
+        ]
+        if found.n:
+            pairs[name] = charts.ranges(f"pairs-{name}", rows, title="kappa")
+    context: dict[str, Any] = {"doc": document, "pairs": pairs, "disputed": document.disputed[:SHOWN]}
     sections = [
         ("verdict", "Verdict", True),
         ("runs", "Runs", True),
-        ("pairs", "Who agrees with whom", bool(context["pairs"])),
-        ("disputed", "Disagreement", bool(context["disputed"])),
+        ("pairs", "Who agrees with whom", bool(pairs)),
+        ("disputed", "Disagreement", bool(document.disputed)),
     ]
     return _render("several.html.jinja", f"{len(document.runs)} runs compared", sections, context)
 
 
-def _moves(document: CompareDocument, charts: Charts, details: pd.DataFrame | None) -> dict[str, Any] | None:
+def _moves(document: CompareDocument, charts: Charts) -> dict[str, Any] | None:
     measure = document.main_measure
     if measure is None or not document.occupations:
         return None
-    known = _Known(details)
-    rows: list[dict[str, Any]] = [
-        {
-            "code": move.onet_soc_code,
-            "title": known.title(move.onet_soc_code),
-            "tasks": move.tasks,
-            "flips": move.flips,
-            "move": move.move,
-            **dict(zip(("first", "second"), move.measures[measure], strict=True)),
-        }
-        for move in document.occupations[:SHOWN]
-    ]
-    named = [(_short(f"{row['code']} {row['title']}".strip()), row["first"], row["second"]) for row in rows]
-    return {"rows": rows, "svg": charts.moves(named, title=f"mean {measure}")}
-
-
-def _short(name: str, most: int = 42) -> str:
-    return name if len(name) <= most else f"{name[: most - 1].rstrip()}…"
+    shown = document.occupations[:SHOWN]
+    named = [(shorten(f"{m.onet_soc_code} {m.title}", 42, placeholder="…"), *m.measures[measure]) for m in shown]
+    return {"rows": shown, "measure": measure, "svg": charts.moves("occupations", named, title=f"mean {measure}")}
 
 
 def _compare_slices(document: CompareDocument, charts: Charts) -> Iterable[dict[str, Any]]:
@@ -299,28 +273,8 @@ def _compare_slices(document: CompareDocument, charts: Charts) -> Iterable[dict[
         drawn = [(name, part.agreement, part.agreement_ci95) for name, part in named if part.agreement is not None]
         if len(drawn) > 1:
             overall = document.settings[document.main_setting].agreement
-            svg = charts.ranges(drawn, title="agreement", mark=overall)
+            svg = charts.ranges(f"agreement-by-{by}", drawn, title="agreement", mark=overall)
             yield {"title": SLICES[by], "rows": named, "svg": svg}
-
-
-class _Known:
-    """What is known of tasks by code and id: their statements and their occupations' titles."""
-
-    def __init__(self, details: pd.DataFrame | None) -> None:
-        self._tasks: dict[tuple[str, str], str] = {}
-        self._titles: dict[str, str] = {}
-        if details is not None:
-            keys = zip(details["onet_soc_code"], details["task_id"], strict=True)
-            self._tasks = dict(zip(keys, details["text"], strict=True))
-            self._titles = dict(zip(details["onet_soc_code"], details["title"], strict=True))
-
-    def task(self, code: str, task_id: str) -> dict[str, str]:
-        """Statement (`text`) and occupation (`title`) of a task, empty where unknown."""
-        return {"text": self._tasks.get((code, task_id), ""), "title": self.title(code)}
-
-    def title(self, code: str) -> str:
-        """Title of an occupation, empty where unknown."""
-        return self._titles.get(code, "")
 
 
 def _rationales(
@@ -341,31 +295,29 @@ def _rationales(
 
 
 def _flip_rows(
-    flips: Sequence[Flip], document: CompareDocument, details: pd.DataFrame | None, runs: Mapping[str, Run]
+    document: CompareDocument, details: pd.DataFrame | None, runs: Mapping[str, Run]
 ) -> dict[str, Any] | None:
-    """Rows of the first flips of a comparison, and the measure that they move; None where there are none.
+    """Rows of the changed tasks that move most, and the measure that they move; None where there are none.
 
     Args:
-        flips: The flips, those that move most first.
         document: The comparison.
         details: Task table for statements and titles; without it these are left out.
         runs: The runs by the names under which their rationales are shown.
     """
-    if not flips or document.main_measure is None:
+    if not document.flips or document.main_measure is None:
         return None
     changed = [
-        ((flip.onet_soc_code, flip.task_id), _labels(flip.first), _labels(flip.second), flip.effect)
-        for flip in flips[:SHOWN]
+        ((flip.onet_soc_code, flip.task_id), label_in_words(flip.first), label_in_words(flip.second), flip.effect)
+        for flip in document.flips[:SHOWN]
     ]
-    rows = _task_rows(changed, details, runs)
-    return {"rows": rows, "measure": document.main_measure}
+    return {"rows": _task_rows(changed, details, runs), "measure": document.main_measure}
 
 
 def _task_rows(
     changed: Sequence[tuple[tuple[str, str], str, str, float]], details: pd.DataFrame | None, runs: Mapping[str, Run]
 ) -> list[dict[str, Any]]:
     """Rows of tasks: key, first and second label, effect; with statement, title and rationales."""
-    known, said = _Known(details), _rationales(runs, [key for key, *_ in changed])
+    known, said = TaskTexts(details), _rationales(runs, [key for key, *_ in changed])
     return [
         {
             "task_id": key[1],
@@ -374,16 +326,10 @@ def _task_rows(
             "second": second,
             "effect": effect,
             "rationales": said.get(key, []),
-            **known.task(*key),
+            **known.about(*key),
         }
         for key, first, second, effect in changed
     ]
-
-
-def _labels(said: Mapping[SettingName, str | None]) -> str:
-    if said.get("three-way"):
-        return str(said["three-way"])
-    return ", ".join(f"{setting}: {label or '–'}" for setting, label in said.items())
 
 
 def _render(template: str, title: str, sections: Iterable[tuple[str, str, bool]], context: Mapping[str, Any]) -> str:
@@ -429,12 +375,23 @@ class Charts:
     """Draws the charts of one page; ids inside their SVG stay unique on it."""
 
     def __init__(self) -> None:
-        self._numbers = count(1)
+        self._drawn: dict[str, str] = {}
 
-    def matrix(self, counts: Mapping[str, Mapping[str, int]], *, rows: str, columns: str) -> Markup:
+    def files(self) -> dict[str, bytes]:
+        """The charts as files for a paper, SVG and PDF, by name; black and blue on white."""
+        found: dict[str, bytes] = {}
+        for name, spec in self._drawn.items():
+            for ink, colour in {_INK: "#1a1a1a", _ACCENT: "#0b5cad", _OTHER: "#777777", "transparent": "white"}.items():
+                spec = spec.replace(f'"{ink}"', f'"{colour}"')  # noqa: PLW2901  one colour after another
+            found[f"{name}.svg"] = vl_convert.vegalite_to_svg(spec).encode()
+            found[f"{name}.pdf"] = vl_convert.vegalite_to_pdf(spec)
+        return found
+
+    def matrix(self, name: str, counts: Mapping[str, Mapping[str, int]], *, rows: str, columns: str) -> Markup:
         """A confusion or transition matrix, each cell shaded by its share of the row.
 
         Args:
+            name: Name of the chart's file, as for all charts.
             counts: Counts by row label, then by column label.
             rows: What the rows are.
             columns: What the columns are.
@@ -458,15 +415,19 @@ class Charts:
         )
         side = 62 if len(labels) < 5 else 46
         return self._svg(
+            name,
             (squares + base.mark_text(color=_INK, fontSize=13).encode(text="text:N")).properties(
                 width=side * len(labels) * 1.3, height=side * len(labels)
-            )
+            ),
         )
 
-    def ranges(self, rows: Sequence[tuple[str, float, Interval]], *, title: str, mark: float | None = None) -> Markup:
+    def ranges(
+        self, name: str, rows: Sequence[tuple[str, float, Interval]], *, title: str, mark: float | None = None
+    ) -> Markup:
         """Figures with their intervals, one a line.
 
         Args:
+            name: As for `matrix`.
             rows: Name, figure and interval.
             title: What the figure is.
             mark: Where to draw a line for comparison.
@@ -482,12 +443,13 @@ class Charts:
         if mark is not None:
             whole = alt.Chart(pd.DataFrame({"at": [mark]}))
             layers = whole.mark_rule(color=_INK, strokeDash=[4, 3], opacity=0.6).encode(x="at:Q") + layers
-        return self._svg(layers.properties(width=320, height=alt.Step(19)))
+        return self._svg(name, layers.properties(width=320, height=alt.Step(19)))
 
-    def scatter(self, table: pd.DataFrame, *, x: str, y: str) -> Markup:
+    def scatter(self, name: str, table: pd.DataFrame, *, x: str, y: str) -> Markup:
         """Occupations by two scores on 0-1, with the line of equality.
 
         Args:
+            name: As for `matrix`.
             table: Columns `x, y`.
             x: What `x` is.
             y: What `y` is.
@@ -499,12 +461,13 @@ class Charts:
             .encode(x=alt.X("x:Q", title=x, scale=scale, axis=axis), y=alt.Y("y:Q", title=y, scale=scale, axis=axis))
         )
         equal = alt.Chart(pd.DataFrame({"x": [0.0, 1.0], "y": [0.0, 1.0]}))
-        return self._svg((self._diagonal(equal) + points).properties(width=340, height=340))
+        return self._svg(name, (self._diagonal(equal) + points).properties(width=340, height=340))
 
-    def reliability(self, bins: Sequence[tuple[float, float, int, Interval]]) -> Markup:
+    def reliability(self, name: str, bins: Sequence[tuple[float, float, int, Interval]]) -> Markup:
         """A reliability curve: share of right labels by mean probability.
 
         Args:
+            name: As for `matrix`.
             bins: Mean probability, share of right labels, labels, and interval of the share.
         """
         spread = [(p, a, n, *(ci or (a, a))) for p, a, n, ci in bins]
@@ -520,12 +483,13 @@ class Charts:
             y=alt.Y("y:Q", scale=scale), size=alt.Size("n:Q", legend=None, scale=alt.Scale(range=[30, 220]))
         )
         equal = alt.Chart(pd.DataFrame({"x": [0.0, 1.0], "y": [0.0, 1.0]}))
-        return self._svg((self._diagonal(equal) + bars + curve + points).properties(width=340, height=340))
+        return self._svg(name, (self._diagonal(equal) + bars + curve + points).properties(width=340, height=340))
 
-    def moves(self, rows: Sequence[tuple[str, float, float]], *, title: str) -> Markup:
+    def moves(self, name: str, rows: Sequence[tuple[str, float, float]], *, title: str) -> Markup:
         """Where occupations were and where they are, one a line.
 
         Args:
+            name: As for `matrix`.
             rows: Name, first and second value.
             title: What the value is.
         """
@@ -546,13 +510,13 @@ class Charts:
                 color=alt.Color("side:N", scale=alt.Scale(domain=["a", "b"], range=[_OTHER, _ACCENT]), legend=None),
             )
         )
-        return self._svg((lines + ends).properties(width=360, height=alt.Step(20)))
+        return self._svg(name, (lines + ends).properties(width=360, height=alt.Step(20)))
 
     @staticmethod
     def _diagonal(chart: alt.Chart) -> alt.Chart:
         return chart.mark_line(color=_INK, strokeDash=[4, 3], opacity=0.5).encode(x="x:Q", y="y:Q")
 
-    def _svg(self, chart: alt.LayerChart | alt.FacetChart) -> Markup:
+    def _svg(self, name: str, chart: alt.LayerChart | alt.FacetChart) -> Markup:
         inked: dict[str, Any] = dict.fromkeys(
             ("labelColor", "titleColor", "domainColor", "tickColor", "gridColor"), _INK
         )
@@ -560,9 +524,9 @@ class Charts:
         words: dict[str, Any] = {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"}
         view, axis = alt.ViewConfig(stroke=None), alt.AxisConfig(**inked, **words)
         whole = chart.configure(background="transparent", font=_FONT, padding=4, view=view, axis=axis)
-        spec: dict[str, Any] = whole.to_dict()
+        self._drawn[name] = spec = whole.to_json()
         drawn = _SPOKEN.sub("", vl_convert.vegalite_to_svg(spec))
-        mark = f"c{next(self._numbers)}-"
+        mark = f"c{len(self._drawn)}-"
         drawn = _ID.sub(lambda found: f"{found[1]}{mark}{found[2]}", drawn)
         # Its words are repeated in the table beside it: to a screen reader the chart is one picture with a name.
         return Markup(drawn.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1))  # noqa: S704  made here
