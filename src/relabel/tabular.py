@@ -34,6 +34,11 @@ Cell = str | int | float | tuple[float, float] | None
 """A text, a count, a figure, an interval, or nothing."""
 
 
+def change(value: float | None, interval: tuple[float, float] | None) -> tuple[Cell, Cell]:
+    """A change and its interval, as cells that are shown with their signs."""
+    return None if value is None else Signed(value), None if interval is None else Change(*interval)
+
+
 @dataclass(frozen=True)
 class Table:
     """Figures with their heading, for a terminal, a paper or another program.

@@ -15,6 +15,7 @@ import typer
 from sklearn.metrics import accuracy_score, cohen_kappa_score
 from typer.testing import CliRunner
 
+from relabel.cli.app import run_app
 from relabel.cli.compare import register
 from relabel.errors import DataError, UsageError
 from relabel.evaluation.compare import compare, compare_several
@@ -23,6 +24,7 @@ from relabel.evaluation.intervals import occupation_draws
 from relabel.run import Run, open_run
 from relabel.task import task_table
 from run_workshop import Answers, MakeRun
+from snapshots.make import SAMPLE_GOLD
 
 CODES = ("E0", "E2", "E1")
 VALUE = {"E0": 0.0, "E2": 0.5, "E1": 1.0}
@@ -269,6 +271,29 @@ def test_three_runs_are_shown_in_pairs(app: typer.Typer, pair: tuple[Run, Run, A
     assert result.exit_code == 0, result.output
     assert "1 and 3" in result.stdout
     assert "Tasks with most disagreement" in result.stdout
+
+
+def test_identical_runs_are_said_to_be_identical(make_run: MakeRun) -> None:
+    first = labels_of(1)
+    runs = [make_run(first, name=name, rubric="eloundou") for name in "abc"]
+    assert "The runs are identical" in compare(runs[0], runs[1], draws=200).verdict
+    assert "may be chance" not in compare(runs[0], runs[1], draws=200).verdict
+    assert "the runs are identical" in compare_several(runs, draws=200).verdict
+
+
+def test_changed_tasks_and_occupations_are_shown_with_their_words(app: typer.Typer, tmp_path: Path) -> None:
+    rows = [line.split(",") for line in SAMPLE_GOLD.read_text(encoding="utf-8").splitlines()]
+    at = [rows[0].index(name) for name in ("task_id", "onet_soc_code")]
+    (tmp_path / "o.csv").write_text(
+        "task_id,onet_soc_code,label\n" + "".join(f"{row[at[0]]},{row[at[1]]},E0\n" for row in rows[1:])
+    )
+    assert run_app(["import", str(tmp_path / "o.csv"), "--model", "m", "--rubric", "eloundou", "--tasks", "sample",
+                    "--out", str(tmp_path / "other")]) == 0  # fmt: skip
+    result = CliRunner().invoke(app, ["compare", "sample", str(tmp_path / "other"), "--draws", "200"])
+    assert "Software Developers" in result.stdout
+    changed = result.stdout.split("Changed tasks that move")[1]
+    texts = task_table("sample")["text"]
+    assert any(text[:20] in changed for text in texts)
 
 
 def test_one_run_is_not_enough(app: typer.Typer) -> None:

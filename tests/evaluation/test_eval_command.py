@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -44,8 +45,9 @@ def test_people_get_the_verdict_before_the_figures_within_100_columns(app: typer
     assert "5 tasks matched" in lines
     assert "1 in the run but not in the gold" in lines
     assert "1 in the gold but not in the run" in lines
-    assert lines.index("Verdict") < lines.index("Agreement") < lines.index("Measures")
-    assert max(len(line) for line in lines[lines.index("Verdict") :]) <= 100
+    agreement, measures = (next(n for n, x in enumerate(lines) if x.startswith(w)) for w in ("Agreement", "Values of"))
+    assert lines.index("Verdict") < agreement < measures
+    assert max(len(line) for line in lines[lines.index("Verdict") :] if not line.startswith("next:")) <= 100
     assert "The figures are rough: they rest on 5 tasks." in result.stdout
     assert result.stderr == ""
 
@@ -109,9 +111,34 @@ def test_sample_run_is_held_against_the_sample_by_default(app: typer.Typer) -> N
 def test_a_published_set_is_held_against_another_by_name(app: typer.Typer) -> None:
     result = CliRunner().invoke(app, ["eval", "eloundou-2023:gpt4", "--gold", "eloundou-2023:human"])
     assert result.exit_code == 0
-    assert ["three-way", "19,265", ".656", ".532", ".437", ".587", ".433", ".629"] in [
-        line.split()[:8] for line in result.stdout.splitlines()
-    ]
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert ["accuracy", ".808", ".798-.818", ".821", ".813-.829", ".656", ".644-.668"] in lines
+    assert {line[0]: line[5] for line in lines if line[:1] in (["kappa"], ["AC1"])} == {"kappa": ".437", "AC1": ".507"}
+
+
+def test_tables_go_to_files_and_charts_to_a_folder(
+    app: typer.Typer, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--latex", "t.tex", "--markdown", "t.md", "--csv", "t.csv", "--figures", "charts"]
+    result = CliRunner().invoke(app, [*arguments, *options])
+    assert result.exit_code == 0, result.output
+    assert "Verdict" in result.stdout
+    tex = Path("t.tex").read_text()
+    assert tex.count(r"\begin{tabular}") == tex.count(r"\bottomrule") == Path("t.md").read_text().count("| --- |")
+    rows = pd.read_csv("t.csv")
+    accuracy = rows[(rows["row"] == "accuracy") & (rows["figure"] == "three-way")].iloc[0]
+    assert accuracy["value"] == pytest.approx(0.6)
+    drawn = {path.name for path in Path("charts").iterdir()}
+    assert {"confusion-three-way.svg", "confusion-three-way.pdf"} <= drawn
+    assert Path("charts/confusion-three-way.pdf").read_bytes().startswith(b"%PDF")
+    assert "currentColor" not in Path("charts/confusion-three-way.svg").read_text()
+
+
+def test_a_table_can_be_printed_alone(app: typer.Typer, arguments: list[str]) -> None:
+    result = CliRunner().invoke(app, [*arguments, "--csv", "-"])
+    assert result.stdout.startswith("table,row,figure,value,low,high\n")
+    assert "Verdict" not in result.stdout
 
 
 def test_missing_answers_are_shown_to_people(app: typer.Typer, make_run: MakeRun, write_gold: WriteGold) -> None:

@@ -48,6 +48,10 @@ Markdown = Annotated[
 Csv = Annotated[
     Path | None, typer.Option("--csv", metavar="F", help="Write the tables' figures as CSV, unrounded; - prints them.")
 ]
+Figures = Annotated[
+    Path | None, typer.Option("--figures", metavar="DIR", help="Write the report's charts as SVG and PDF files.")
+]
+Draws = Annotated[int, typer.Option(min=200, max=100_000, help="Bootstrap draws behind the intervals.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 LogJson = Annotated[
     bool, typer.Option("--log-json", help="Write progress as JSON events, one a line, to standard error.")
@@ -366,6 +370,13 @@ def give_tables(
             write(path, text, f"--{form}")
             typer.echo(f"written: {path}", err=True)
     return printed
+
+
+def write_figures(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write the charts of a report into a folder, which is made."""
+    for name, content in files.items():
+        write(folder / name, content, "--figures", make_folder=True)
+    typer.echo(f"written: {len(files)} files in {folder}", err=True)
 
 
 def write_table_or_json(

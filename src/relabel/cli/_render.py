@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import typer
 
 from relabel import tabular
-from relabel.tabular import Cell, Change, Signed, TableForm, bounds, cell_text, figure, signed, table_text
+from relabel.tabular import Cell, Change, Signed, TableForm, bounds, cell_text, change, figure, signed, table_text
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Cell", "Change", "Signed", "TableForm", "bounds", "cell_text", "figure", "signed", "table_text"]
+__all__ = ["Cell", "Change", "Signed", "TableForm", "bounds", "cell_text", "change", "figure", "signed", "table_text"]
 WIDEST = 100
 """Columns that a line takes at most, also where the terminal has more; a file or a pipe gets as many."""
 
@@ -56,6 +58,27 @@ def row(cells: str, title: str) -> str:
 def cut(text: str, most: int) -> str:
     """A text of so many characters at most; what is cut off is shown as dots."""
     return text if len(text) <= most else text[: most - 3].rstrip() + "..."
+
+
+@contextmanager
+def working(doing: str) -> Generator[None]:
+    """Say on a terminal what is being done, until it is done.
+
+    Args:
+        doing: What, such as `drawing the report`.
+    """
+    if not sys.stderr.isatty():
+        yield
+        return
+    from relabel.cli.terminal import make_console
+
+    with make_console(stderr=True).status(doing):
+        yield
+
+
+def say_next(command: str) -> None:
+    """Say on standard error which command comes next."""
+    typer.echo(f"next: {command}", err=True)
 
 
 def heading(text: str) -> None:

@@ -24,7 +24,7 @@ from relabel.evaluation.document import MAJOR_GROUPS, EvalDocument, SettingName
 from relabel.evaluation.gates import SuiteResult
 from relabel.evaluation.gold import Gold
 from relabel.run import Run
-from relabel.tabular import figure
+from relabel.tabular import figure, signed
 from relabel.task import TASK_KEY
 
 SHOWN = 25
@@ -351,18 +351,10 @@ def _render(template: str, title: str, sections: Iterable[tuple[str, str, bool]]
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(fig=_fig, signed=_signed, count="{:,}".format)
+    environment.filters.update(fig=figure, signed=signed, count="{:,}".format)
     shown = [(key, name) for key, name, there in sections if there]
     page = environment.get_template(template)
     return page.render(title=title, sections=shown, version=__version__, **context).strip() + "\n"
-
-
-def _fig(value: float | None) -> str:
-    return "–" if value is None else figure(value)
-
-
-def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.3f}"
 
 
 def _names(order: Sequence[str]) -> alt.Axis:
