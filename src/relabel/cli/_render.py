@@ -84,7 +84,7 @@ def say_next(command: str) -> None:
 def heading(text: str) -> None:
     """Print a heading after an empty line."""
     typer.echo()
-    typer.echo(typer.style(text, bold=True))
+    typer.echo(typer.style(wrapped(text), bold=True))
 
 
 class Table(tabular.Table):
