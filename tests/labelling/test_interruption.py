@@ -68,6 +68,58 @@ def one_sentence(text: str) -> str:
     return said[0]
 
 
+def test_the_start_after_a_kill_accounts_for_what_the_killed_one_bought_and_had_in_flight(tmp_path: Path) -> None:
+    def script(seen: Seen) -> Reply:
+        if len(fake.seen) == 13:
+            os.kill(child.pid, signal.SIGKILL)
+        return Reply(fault="hang") if child.poll() is None and len(fake.seen) in {5, 9, 13} else judged()
+
+    options = ["--price", "1000/1000", "--max-tokens", "100"]
+    with provider(script) as fake:
+        child = start(fake, *options)
+        child.communicate()
+        asked, answered = len(fake.seen), len(fake.answered)
+        assert run(fake, *options) == 0
+        manifest = open_run("r").manifest
+        killed, last = manifest.sessions
+        assert killed.status == "killed"
+        lost = killed.perhaps_charged
+        # What the server sent a moment before the kill may not have reached the process: then it was in flight.
+        assert killed.counts.fresh + lost.requests == asked
+        assert killed.counts.fresh <= answered
+        assert lost.requests <= 4
+        assert lost.usd is not None
+        assert lost.usd > 0
+        assert killed.cost_usd == pytest.approx(0.12 * killed.counts.fresh)
+        assert killed.tokens.prompt == 100 * killed.counts.fresh
+        assert last.counts.from_store == killed.counts.fresh
+        assert last.counts.fresh == 40 - killed.counts.fresh
+        assert "was killed" in (manifest.note or "")
+        assert not list(Path("r").glob(".journal"))
+        assert run(fake, *options) == 0  # a start that came to its end is counted once
+        assert len(open_run("r").manifest.sessions) == 3
+
+
+def test_what_a_killed_start_may_have_spent_counts_against_the_cap(tmp_path: Path) -> None:
+    def script(seen: Seen) -> Reply:
+        if len(fake.seen) == 20:
+            os.kill(child.pid, signal.SIGKILL)
+        return judged()
+
+    options = ["--price", "1000/1000", "--max-tokens", "20", "--max-cost", "60"]
+    with provider(script) as fake:
+        child = start(fake, *options)
+        child.communicate()
+        assert run(fake, *options) in {0, 5}
+        sessions = open_run("r").manifest.sessions
+        spent = sum((s.cost_usd or 0.0) + (s.perhaps_charged.usd or 0.0) for s in sessions)
+        assert len(sessions) == 2
+        assert sum((s.cost_usd or 0.0) for s in sessions) == pytest.approx(
+            0.12 * len({*map(id, fake.answered)}), abs=0.12 * 4
+        )
+        assert spent <= 60
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_what_is_in_flight_come_in(number: signal.Signals, tmp_path: Path) -> None:
     def script(seen: Seen) -> Reply:

@@ -203,6 +203,8 @@ async def test_other_versions_missing_keys_and_missing_files_end_the_start() -> 
     worker.hello = (node, version, False)
     with pytest.raises(ProviderError, match="there is no key for OpenAI, here or on the node"):
         await start(worker, "https://api.openai.com/v1")
+    with pytest.raises(ProviderError, match=r"there is no key for Groq, here or on the node .* set GROQ_API_KEY"):
+        await start(worker, "https://api.groq.com/openai/v1")
     worker.hello = DataError("there is no model file x.gguf")
     with pytest.raises(DataError, match=r"there is no model file x\.gguf"):
         await start(worker)
@@ -212,6 +214,7 @@ async def test_a_nodes_own_key_does_not_leave_it(monkeypatch: pytest.MonkeyPatch
     key = "sk-of-the-node-0123456789"
     monkeypatch.setenv("OPENAI_API_KEY", key)
     with provider(lambda seen: Reply(body={"echo": seen.headers["authorization"]})) as fake:
-        back = await Sender().post("chat", b"{}", fake.base_url, "", UNKNOWN, {}, 90.0)
+        back = await Sender().post("chat", b"{}", fake.base_url, "", UNKNOWN, {"X-Route": "eu"}, 90.0)
+        assert fake.seen[0].headers["x-route"] == "eu"
     assert not isinstance(back, Exception)
     assert back.content == b'{"echo": "Bearer [key]"}'

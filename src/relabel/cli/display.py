@@ -108,6 +108,13 @@ def panel(estimator: RateEstimator) -> Group:
     rate = "-" if estimator.rate is None else speed(estimator.rate)
     left = "-" if estimator.seconds_left is None else duration(estimator.seconds_left)
     lines.append(Text(f"in flight {len(progress.in_flight)}{_bound(progress, limiter)}   rate {rate}   left {left}"))
+    if (wait := limiter.answer_wait if limiter else None) is not None and wait.wait_s < wait.longest_s:
+        lines.append(
+            Text(
+                f"an answer is waited for {duration(wait.wait_s)}, as others came fast; {wait.cut:,} sent again",
+                style="dim",
+            )
+        )
     if ending := _ending(progress):
         lines.append(Text(ending, style="yellow"))
     if again := _trying_again(limiter):
@@ -231,6 +238,7 @@ def _emit(event: str, estimator: RateEstimator) -> None:
                 "in_flight": len(progress.in_flight),
                 "limit": limiter.limit if limiter else None,
                 "paused_s": round(limiter.paused_s, 1) if limiter else 0.0,
+                "answer_wait_s": limiter.answer_wait.wait_s if limiter and limiter.answer_wait else None,
                 "unreachable": (limiter.unreachable or None) if limiter else None,
                 "doing": progress.doing or "asking",
                 "rate": estimator.rate,
