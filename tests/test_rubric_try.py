@@ -13,10 +13,10 @@ import pytest
 
 from relabel.cli.app import run_app
 from relabel.evaluation.trial import half_of, rate_in_words, variance
-from relabel.rubric import load_rubric
+from relabel.rubric import load_rubric, rubric_path
 from relabel.run import Run, open_run
 from relabel.task import load_tasks
-from server import Reply, Seen, judged, provider
+from server import Reply, Seen, chat, judged, provider, refused
 
 STUDY = Path(__file__).resolve().parents[2] / "shared" / "rubric"
 
@@ -140,6 +140,108 @@ def test_the_model_is_reached_as_for_a_run(
         assert not any("max_completion_tokens" in seen.body for seen in fake.seen)
         assert {seen.headers["authorization"] for seen in fake.seen} == {"Bearer sk-campus-0123456789"}
     assert json.loads(Path("t/exposure@2/manifest.json").read_text())["answer_wait"]["timeout_s"] == 44
+
+
+def test_a_trial_with_missing_labels_says_so_wherever_it_is_read_and_ends_with_5(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Every third task gets no label in one setting, so that fewer have a code than a label."""
+
+    def script(seen: Seen) -> Reply:
+        tools = "software built around" in seen.messages[0]["content"]
+        return refused(400, "not this one") if tools and len(seen.prompt) % 3 == 0 else judged()
+
+    with provider(script) as fake:
+        words = [
+            "exposure",
+            "--model",
+            "m",
+            "--base-url",
+            fake.base_url,
+            "--tasks",
+            "sample",
+            "--sample",
+            "24",
+            "--quiet",
+        ]
+        document = tried(*words, "--out", "runs/t", capsys=capsys, code=5)
+        (of,) = document["rubrics"]
+        assert 0 < of["missing"] < 24
+        assert of["asked"] == 48
+        said = f"{of['missing']} of 48 labels under exposure@2 are missing"
+        block = document["validity"]["exposure@2"]
+        for text in (document["verdict"], document["note"], block["limits"]):
+            assert said in text
+        coded = 24 - of["missing"]
+        assert "three codes" in document["verdict"]
+        assert f"({coded} tasks) (kappa, three codes)" in document["verdict"]
+        assert (block["n"], block["golds"]["sample"]["n"]) == (24, coded)
+        assert f"strict 24, with-tools {coded}, three-way {coded}" in block["limits"]
+        assert block["labels"] == "runs/t/exposure@2"
+        assert json.loads(Path("runs/t/trial.json").read_text()) == document
+        path = Path("mine.yaml")
+        shipped = rubric_path("exposure").read_text().partition("validity:")[0]
+        path.write_text(shipped + json.dumps({"validity": [block]})[1:-1] + "\n")
+        assert load_rubric("mine.yaml").validity[0].limits == block["limits"]
+        assert run_app(["rubric", "try", *words, "--out", "runs/t"]) == 5
+    captured = capsys.readouterr()
+    assert "INCOMPLETE" in captured.out
+    assert "the same command asks for them again" in captured.err
+
+
+def test_the_cost_of_a_trial_holds_answers_that_were_no_labels(capsys: pytest.CaptureFixture[str]) -> None:
+    def script(seen: Seen) -> Reply:
+        first = len(seen.messages) == 2 and len(seen.prompt) % 2
+        return Reply(body=chat("I think it is exposed")) if first else judged()
+
+    with provider(script) as fake:
+        words = [
+            "exposure",
+            "--model",
+            "m",
+            "--base-url",
+            fake.base_url,
+            "--tasks",
+            "sample",
+            "--sample",
+            "20",
+            "--quiet",
+        ]
+        (of,) = tried(*words, "--price", "1/2", "--out", "t", capsys=capsys)["rubrics"]
+        (again,) = tried(*words, "--price", "1/2", "--out", "u", capsys=capsys)["rubrics"]
+        answers = len(fake.answered)
+    assert answers > 40
+    paid = json.loads(Path("t/exposure@2/manifest.json").read_text())
+    for found in (of, again):
+        assert found["cost_usd"] == pytest.approx(paid["cost_usd"])
+        assert (found["prompt_tokens"], found["completion_tokens"]) == (100 * answers, 20 * answers)
+
+
+def test_a_trial_with_an_answer_of_unknown_cost_has_no_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    def script(seen: Seen) -> Reply:
+        return (
+            Reply(body=chat(json.dumps({"rationale": "R.", "label": "exposed"}), usage=None)) if one(seen) else judged()
+        )
+
+    def one(seen: Seen) -> bool:
+        return seen is fake.seen[0]
+
+    with provider(script) as fake:
+        words = [
+            "exposure",
+            "--model",
+            "m",
+            "--base-url",
+            fake.base_url,
+            "--tasks",
+            "sample",
+            "--sample",
+            "20",
+            "--quiet",
+        ]
+        document = tried(*words, "--price", "1/2", "--out", "t", capsys=capsys)
+    assert document["rubrics"][0]["cost_usd"] is None
+    assert "tokens, of unknown cost" in document["verdict"]
 
 
 LABELS = "task_id,setting,label\nS001,strict,exposed\nS002,strict,not-exposed\nS003,strict,not-exposed\n"

@@ -13,6 +13,7 @@ from relabel.cli.app import run_app
 from relabel.errors import UsageError
 from relabel.evaluation.alignment import asked, match
 from relabel.evaluation.gold import load_gold
+from relabel.evaluation.trial import Variance
 from relabel.labelling.prompt import load_prompt
 from relabel.labelling.request import Endpoint, Planner
 from relabel.rubric import load_rubric, orders, reordered
@@ -122,5 +123,10 @@ def test_a_trial_reports_what_the_order_does(capsys: pytest.CaptureFixture[str])
     with provider(by_order) as fake:
         words = ["rubric", "try", "exposure", "--model", "m", "--base-url", fake.base_url, "--tasks", "sample"]
         assert run_app([*words, "--variants", "2", "--quiet", "--json", "--out", "t"]) == 0
-    shares = json.loads(capsys.readouterr().out)["rubrics"][0]["variance"]["strict"]
+    document = json.loads(capsys.readouterr().out)
+    shares = document["rubrics"][0]["variance"]["strict"]
     assert (shares["task"], shares["order"], shares["repeat"]) == (0, 1, None)
+    # Ordinary scatter would look the same.
+    said = Variance.model_validate(shares).in_words()
+    assert "100.0% between orders and repeats together (--samples 2 tells them apart)" in said
+    assert "between repeats" not in said

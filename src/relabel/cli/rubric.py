@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from relabel.evaluation.gold import Gold
-    from relabel.evaluation.trial import Half, TrialDocument
+    from relabel.evaluation.trial import Half, Spent, TrialDocument
     from relabel.labelling.options import RunOptions
     from relabel.rubric import Rubric
     from relabel.run import Run
@@ -184,7 +184,7 @@ def try_rubrics(
     """
     from datetime import UTC, datetime
 
-    from relabel.errors import UsageError
+    from relabel.errors import IncompleteRunError, UsageError
     from relabel.evaluation.gold import load_gold
     from relabel.evaluation.trial import trial
     from relabel.labelling.options import RunOptions, read_concurrency, read_parameters
@@ -208,6 +208,7 @@ def try_rubrics(
     half: Half | None = "final" if final else None if labels else "development"
     folder = out or Path("runs") / _trial_name(rubrics, model or "labels", half, sample, seed, labels)
     _refuse_second_look(folder, rubrics, final=final)
+    rejected: dict[str, Spent] = {}
     if labels:
         runs = _imported(rubrics, labels, tasks, folder, final=final)
         tasks = next(iter(runs.values())).manifest.tasks
@@ -233,7 +234,7 @@ def try_rubrics(
             max_cost=max_cost,
         )
         extra = {"half": half, "sample": len(chosen), "seed": seed}
-        runs = _labelled(rubrics, options, folder, extra, ask=not yes, quiet=quiet)
+        runs, rejected = _labelled(rubrics, options, folder, extra, ask=not yes, quiet=quiet)
     document = trial(
         runs,
         golds,
@@ -243,12 +244,19 @@ def try_rubrics(
         sample=None if labels else sample,
         seed=seed,
         draws=draws,
+        rejected=rejected,
     )
     o.write(folder / "trial.json", document.model_dump_json(indent=2) + "\n", "--out", make_folder=True)
     if as_json:
         typer.echo(document.model_dump_json(indent=2))
     else:
         _show_trial(document, folder)
+    if missing := [of for of in document.rubrics if of.missing]:
+        names = ", ".join(str(folder / of.name / "failures.jsonl") for of in missing)
+        raise IncompleteRunError(
+            f"{sum(of.missing for of in missing):,} of {sum(of.asked for of in document.rubrics):,} labels are missing, {names} says "
+            "which and why; the same command asks for them again, until then the figures are of the others alone"
+        )
 
 
 def _named(rubrics: Sequence[Rubric]) -> dict[str, Rubric]:
@@ -359,17 +367,24 @@ def _labelled(
     *,
     ask: bool,
     quiet: bool,
-) -> dict[str, Run]:
-    """Label the tasks under each rubric, one run after the other; `extra` goes into the manifests."""
+) -> tuple[dict[str, Run], dict[str, Spent]]:
+    """Label the tasks under each rubric, one run after the other; `extra` goes into the manifests.
+
+    Returns:
+        The runs, and what rejected answers took in each.
+    """
     from dataclasses import replace
 
     from relabel.cli._labelling import get_consent, label
     from relabel.errors import IncompleteRunError
+    from relabel.evaluation.trial import Spent
+    from relabel.labelling.store import Store
     from relabel.run import open_run
     from relabel.settings import settings
 
     environment = settings()
     runs: dict[str, Run] = {}
+    rejected: dict[str, Spent] = {}
     for name, rubric in rubrics.items():
         chosen = replace(options, rubric=rubric)
         connection = chosen.connection(environment)
@@ -385,7 +400,16 @@ def _labelled(
                 "and why; the same command goes on where it was"
             )
         runs[name] = open_run(str(folder / name))
-    return runs
+        keys = {row.request_key for row in (*outcome.labels, *outcome.failures)}
+        with Store(environment.store_dir, read_only=True) as store:
+            lost = [store.get(key) for key in store.rejected_keys(keys)]
+        costs = [None if answer is None else answer.cost_usd for answer in lost]  # a damaged row tells no cost
+        rejected[name] = Spent(
+            sum(cost for cost in costs if cost is not None) if None not in costs else None,
+            sum(answer.usage.prompt for answer in lost if answer),
+            sum(answer.usage.completion for answer in lost if answer),
+        )
+    return runs, rejected
 
 
 def _show_trial(document: TrialDocument, folder: Path) -> None:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,9 @@ _MOSTLY = 0.5
 """Share of the smaller set of tasks that two rubrics must have in common to be compared on these alone, paired by task."""
 
 
+_TOGETHER = "between orders and repeats together (--samples 2 tells them apart)"
+
+
 class Variance(Frozen):
     """Where labels of the same questions differ, as shares (0-1) of the variance of a label.
 
@@ -47,7 +50,7 @@ class Variance(Frozen):
         repeats: Times that each order was asked.
         task: Share between tasks.
         order: Share between orders, and of orders that move some tasks only; null where there is one order.
-        repeat: Share within a task and order; null where each order was asked once: then `order` holds it.
+        repeat: Share within a task and order; null where each order was asked once: then `order` is of both together.
     """
 
     tasks: int
@@ -60,7 +63,8 @@ class Variance(Frozen):
     def in_words(self) -> str:
         """The shares in a line."""
         parts = [f"{self.task:.1%} between tasks"]
-        parts += [] if self.order is None else [f"{self.order:.1%} between orders"]
+        orders = "between orders" if self.repeat is not None else _TOGETHER
+        parts += [] if self.order is None else [f"{self.order:.1%} {orders}"]
         parts += [] if self.repeat is None else [f"{self.repeat:.1%} between repeats"]
         asked = f"{self.tasks:,} tasks, {self.variants} order(s), {self.repeats} repeat(s) of each"
         return f"variance of a label: {', '.join(parts)} ({asked})"
@@ -72,15 +76,15 @@ class TriedRubric(Frozen):
     Attributes:
         name: How the document calls it.
         wording: Hash of what the model was shown; see `relabel.rubric.Rubric.wording`.
-        labels: Name of its run.
+        labels: Folder of its run, as it was given.
         raters: The model, or who labelled.
         tasks: Tasks with a label in at least one setting.
         halves: How many of them lie in each half.
         rates: Share labelled exposed (0-1) by setting; `E0`, `E1`, `E2` give the share of each code.
         ci95: Their intervals.
-        missing: Labels asked for and missing.
-        cost_usd: What its labels cost, those taken from the store included; null where that is unknown.
-        prompt_tokens, completion_tokens: Tokens behind the labels.
+        missing: Labels asked for and missing; `asked` counts all.
+        cost_usd: What its labels cost, those taken from the store and rejected answers included; null where that is unknown.
+        prompt_tokens, completion_tokens: Tokens behind the labels, those of rejected answers included.
         variance: Share of variance by task, order and repeat, by setting; empty where nothing was repeated.
     """
 
@@ -95,6 +99,7 @@ class TriedRubric(Frozen):
     halves: Mapping[Half, int]
     rates: Mapping[str, float]
     ci95: Intervals95
+    asked: int = 0
     missing: int = 0
     cost_usd: float | None = None
     prompt_tokens: int = 0
@@ -187,6 +192,17 @@ class TrialDocument(Frozen):
     verdict: str
 
 
+class Spent(NamedTuple):
+    """What some answers took; a cost of None is unknown."""
+
+    cost_usd: float | None
+    prompt_tokens: int
+    completion_tokens: int
+
+
+_NOTHING = Spent(0.0, 0, 0)
+
+
 @dataclass(frozen=True)
 class _Sides:
     """Labels of all rubrics, then all golds, over the tasks of the trial.
@@ -241,6 +257,7 @@ def trial(
     sample: int | None = None,
     seed: int = 0,
     draws: int = DRAWS,
+    rejected: Mapping[str, Spent] | None = None,
 ) -> TrialDocument:
     """Compare labels under one or several rubrics with reference labels and with each other.
 
@@ -257,6 +274,7 @@ def trial(
         sample: Number of tasks drawn.
         seed: Seed of the draw and of the intervals.
         draws: Bootstrap draws.
+        rejected: What answers that are not labels took, by the name of the rubric.
 
     Raises:
         DataError: A rubric and the golds share no task with a label on both sides.
@@ -277,7 +295,8 @@ def trial(
         for setting in MAIN
         if (found := _difference(sides, first, second, gold, setting)) is not None
     )
-    tried = tuple(_tried(run, sides, rater) for rater, run in enumerate(runs.values()))
+    lost = rejected or {}
+    tried = tuple(_tried(run, sides, rater, lost.get(name, _NOTHING)) for rater, (name, run) in enumerate(runs.items()))
     return TrialDocument(
         rubrics=tried,
         golds=tuple(TriedGold(name=gold.name, people=gold.human, sha256=gold.sha256) for gold in golds),
@@ -411,7 +430,7 @@ def _difference(sides: _Sides, first: int, second: int, gold: int, setting: Sett
     )
 
 
-def _tried(run: Run, sides: _Sides, rater: int) -> TriedRubric:
+def _tried(run: Run, sides: _Sides, rater: int, rejected: Spent) -> TriedRubric:
     labels, manifest = run.labels, run.manifest
     known: dict[SettingName, npt.NDArray[np.bool_]] = {s: sides.aligned.known(s, rater) for s in SCALES}
     any_known = np.any(list(known.values()), axis=0)
@@ -424,39 +443,51 @@ def _tried(run: Run, sides: _Sides, rater: int) -> TriedRubric:
             pair = sides.pair(setting, rater, rater, told)
             used = {setting: "exposed"} if len(pair.scale) == 2 else {label: label for label in pair.scale}
             found |= {name: pair.figure(f"run:{label}") for name, label in used.items()}
-    paid = labels["cost_usd"].dropna()
+    costs = labels["cost_usd"]
+    costs_known = rejected.cost_usd is not None and not costs.isna().any()
     return TriedRubric(
         name=sides.name(rater),
         id=run.rubric.id,
         version=run.rubric.version,
         sha256=manifest.rubric_sha256,
         wording=run.rubric.wording,
-        labels=run.name,
+        labels=run.ref,
         raters=manifest.model,
         tasks=int(any_known.sum()),
         halves=halves,
         rates={name: float(of.value) for name, of in found.items()},
         ci95={name: of.interval() for name, of in found.items()},
+        asked=manifest.counts.asked,
         missing=manifest.counts.failed,
-        cost_usd=float(paid.sum()) if len(paid) else None,
-        prompt_tokens=int(labels["prompt_tokens"].fillna(0).sum()),
-        completion_tokens=int(labels["completion_tokens"].fillna(0).sum()),
+        cost_usd=float(costs.sum()) + (rejected.cost_usd or 0.0) if costs_known else None,
+        prompt_tokens=int(labels["prompt_tokens"].fillna(0).sum()) + rejected.prompt_tokens,
+        completion_tokens=int(labels["completion_tokens"].fillna(0).sum()) + rejected.completion_tokens,
         variance=variance(run),
     )
 
 
 def _note(tried: Sequence[TriedRubric], half: Half | None) -> str | None:
+    notes = [missing for of in tried if (missing := _missing_in_words(of))]
     if half == "final":
-        return (
+        notes.append(
             "these tasks are of the half that is kept for the end: this is the one look at it, and a wording changed after it "
             "needs other tasks"
         )
     if half is None and (kept := max(of.halves["final"] for of in tried)):
-        return (
+        notes.append(
             f"the labels given were taken as they are: {kept:,} of the tasks are of the half that is kept for --final, so a "
             "wording tuned on them has no unseen tasks left there"
         )
-    return None
+    return "; ".join(notes) or None
+
+
+def _missing_in_words(of: TriedRubric) -> str:
+    if not of.missing:
+        return ""
+    return (
+        f"{of.missing:,} of {of.asked:,} labels under {of.name} are missing ({of.missing / of.asked:.0%}), and its figures are of "
+        "the others alone"
+    )
 
 
 def _validity(
@@ -473,9 +504,19 @@ def _validity(
         ours = [a for a in agreements if a.first == of.name and a.second == gold.name]
         compared[gold.name] = {
             "people": gold.human,
+            **({"n": least} if (least := min((a.n for a in ours), default=of.tasks)) != of.tasks else {}),
             "rates": {str(a.setting): _round(a.second_rate) for a in ours if a.second_rate is not None},
             "kappa": {str(a.setting): _round(a.kappa) for a in ours if a.kappa is not None},
         }
+    counted = (
+        {str(a.setting): a.n for a in agreements if a.first == of.name and a.second == golds[0].name} if golds else {}
+    )
+    uneven = (
+        f"tasks compared: {', '.join(f'{s} {n:,}' for s, n in counted.items())}"
+        if len(set(counted.values())) > 1
+        else ""
+    )
+    limits = "; ".join(limit for limit in (_missing_in_words(of), uneven) if limit)
     drawn = {"development": ", the half for tuning", "final": ", the half kept for the end", None: ""}[half]
     return {
         "study": f"relabel rubric try, {started_at[:10]}",
@@ -487,6 +528,7 @@ def _validity(
         "wording": of.wording,
         "rates": {name: _round(of.rates[name]) for name in ("strict", "with-tools") if name in of.rates},
         "golds": compared,
+        **({"limits": limits} if limits else {}),
     }
 
 
@@ -502,11 +544,13 @@ def _verdict(
 ) -> Iterator[str]:
     people = {gold.name: gold.human for gold in golds}
     for of in tried:
+        if missing := _missing_in_words(of):
+            yield f"INCOMPLETE: {missing}."
         ours = [a for a in agreements if a.first == of.name and a.second in people]
         main: SettingName | None = next((s for s in MAIN if any(a.setting == s for a in ours)), None)
         if main is None:
             continue
-        told = " and ".join(f"{_who(a.second)} at {shown(a.kappa)}" for a in ours if a.setting == main)
+        told = " and ".join(f"{_who(a.second)} at {shown(a.kappa)} ({a.n:,} tasks)" for a in ours if a.setting == main)
         rated = [a for a in agreements if a.on == of.name and a.first in people and a.setting == main]
         beside = "".join(
             f"; {_who(a.first)} and {_who(a.second)} agree with each other at {shown(a.kappa)}" for a in rated
@@ -516,7 +560,7 @@ def _verdict(
             if rates:
                 others = ", ".join(f"{_who(a.second)} {rate_in_words(a.second_rate)}" for a in rates)
                 yield f"{of.name} calls {rate_in_words(rates[0].first_rate)} of tasks exposed, {setting} ({others})."
-        yield f"{of.name} agrees with {told} (kappa, {_IN_WORDS.get(main, main)}, {of.tasks:,} tasks){beside}."
+        yield f"{of.name} agrees with {told} (kappa, {_IN_WORDS.get(main, main)}){beside}."
     for first, second in combinations(tried, 2):
         for gold in golds:
             told = [d for d in differences if (d.first, d.second, d.gold) == (first.name, second.name, gold.name)]
@@ -548,7 +592,7 @@ def _cost_in_words(of: TriedRubric) -> str:
     if of.cost_usd is not None:
         return f"{of.name} ${of.cost_usd:.4f} for {of.tasks:,} tasks (${1000 * of.cost_usd / max(of.tasks, 1):.2f} per 1,000)"
     tokens = of.prompt_tokens + of.completion_tokens
-    return f"{of.name} {f'{tokens:,} tokens, no price known' if tokens else 'not known, its labels were imported'}"
+    return f"{of.name} {f'{tokens:,} tokens, of unknown cost' if tokens else 'not known, its labels were imported'}"
 
 
 def rate_in_words(value: float | None) -> str:
