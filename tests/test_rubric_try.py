@@ -111,7 +111,43 @@ def test_the_final_half_is_not_looked_at_twice_with_another_wording(
         assert run_app(["rubric", "try", "exposure", *words]) == 0
         capsys.readouterr()
         assert run_app(["rubric", "try", "exposure@1", *words]) == 2
-    assert "final half was used on" in capsys.readouterr().err
+    assert "is the trial of the final half" in capsys.readouterr().err
+
+
+def test_a_changed_wording_gets_no_second_look_at_the_final_half_unnoticed(capsys: pytest.CaptureFixture[str]) -> None:
+    with provider(lambda seen: judged()) as fake:
+        words = ["--model", "m", "--base-url", fake.base_url, "--tasks", "sample", "--final", "--quiet"]
+        first = tried("exposure", *words, capsys=capsys)
+        assert (first["look"], first["validity"]["exposure@2"].get("limits")) == (1, None)
+        assert tried("exposure", *words, "--samples", "2", "--out", "repeats", capsys=capsys)["look"] == 1
+        asked = len(fake.seen)
+        changed = rubric_path("exposure").read_text().partition("validity:")[0].replace("half the usual time", "40 %")
+        Path("mine.yaml").write_text(changed.replace("version: 2", "version: 3"))
+        assert run_app(["rubric", "try", "mine.yaml", *words]) == 2
+        assert len(fake.seen) == asked
+        error = capsys.readouterr().err
+        assert "the final half of sample was used on 20" in error
+        assert "with another wording of exposure" in error
+        second = tried("mine.yaml", *words, "--out", "again", capsys=capsys)
+        assert second["look"] == 2
+        assert "this is look 2 at the half that is kept for the end: other wordings were tried" in second["note"]
+        assert "this is look 2" in second["validity"]["exposure@3"]["limits"]
+        assert tried("mine.yaml", *words, "--out", "once-more", capsys=capsys)["look"] == 2
+        assert tried("exposure", *words, "--out", "old", capsys=capsys)["look"] == 1
+        other = changed.replace("id: exposure", "id: another")
+        Path("other.yaml").write_text(other)
+        assert tried("other.yaml", *words, capsys=capsys)["look"] == 1
+
+
+def test_labels_of_another_half_do_not_replace_a_trial_of_the_final_one(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("l.csv").write_text(LABELS)
+    words = ["exposure", "--labels", "l.csv", "--gold", "sample", "--tasks", "sample", "--out", "o"]
+    final = tried(*words, "--final", capsys=capsys)
+    assert run_app(["rubric", "try", *words]) == 2
+    assert "would overwrite it with another half" in capsys.readouterr().err
+    assert json.loads(Path("o/trial.json").read_text()) == final
+    Path("o/trial.json").write_text("[]")
+    assert run_app(["rubric", "try", *words]) == 3
 
 
 def test_the_model_is_reached_as_for_a_run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from relabel.evaluation.gold import Gold
-    from relabel.evaluation.trial import Half, Spent, TrialDocument
+    from relabel.evaluation.trial import Half, Look, Spent, TrialDocument
     from relabel.labelling.options import RunOptions
     from relabel.rubric import Rubric
     from relabel.run import Run
@@ -207,13 +208,15 @@ def try_rubrics(
     started = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     half: Half | None = "final" if final else None if labels else "development"
     folder = out or Path("runs") / _trial_name(rubrics, model or "labels", half, sample, seed, labels)
-    _refuse_second_look(folder, rubrics, final=final)
+    _keep_final_trial(folder, rubrics, final=final)
     rejected: dict[str, Spent] = {}
     if labels:
         runs = _imported(rubrics, labels, tasks, folder, final=final)
-        tasks = next(iter(runs.values())).manifest.tasks
+        given, tasks = tasks, next(iter(runs.values())).manifest.tasks
+        looks = _final_looks(rubrics, given or tasks, final=final, named=out is not None)
     else:
         tasks = tasks or "eloundou-2023"
+        looks = _final_looks(rubrics, tasks, final=final, named=out is not None)
         chosen = _tasks_for(rubrics, golds, tasks, "final" if final else "development", sample, seed)
         options = RunOptions(
             model=str(model),
@@ -245,8 +248,10 @@ def try_rubrics(
         seed=seed,
         draws=draws,
         rejected=rejected,
+        look=looks.look,
     )
     o.write(folder / "trial.json", document.model_dump_json(indent=2) + "\n", "--out", make_folder=True)
+    looks.record(started, folder)
     if as_json:
         typer.echo(document.model_dump_json(indent=2))
     else:
@@ -294,19 +299,104 @@ def _trial_name(
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
 
 
-def _refuse_second_look(folder: Path, rubrics: Mapping[str, Rubric], *, final: bool) -> None:
-    """Make sure that the final half is not looked at again with another wording in the same folder."""
-    from relabel.errors import UsageError
+def _keep_final_trial(folder: Path, rubrics: Mapping[str, Rubric], *, final: bool) -> None:
+    """Make sure that a trial on the final half is not overwritten by one of other tasks or another wording."""
+    from relabel.errors import DataError, UsageError
 
     known = folder / "trial.json"
-    if not final or not known.is_file():
+    if not known.is_file():
         return
-    before = json.loads(known.read_text(encoding="utf-8"))
-    if before.get("final") and {of["sha256"] for of in before["rubrics"]} != {of.sha256 for of in rubrics.values()}:
+    try:
+        before = json.loads(known.read_text(encoding="utf-8"))
+        used, wordings = before["final"], {of["wording"] for of in before["rubrics"]}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{known} is not a trial that can be read; give --out another folder") from error
+    if used and (not final or wordings != {of.wording for of in rubrics.values()}):
         raise UsageError(
-            f"{known} says that the final half was used on {before['started_at'][:10]} with another wording; a second look tunes "
-            "on it: try wordings without --final, or give --out another folder and report both"
+            f"{known} is the trial of the final half of {before['started_at'][:10]}, and this would overwrite it with another "
+            f"{'wording' if final else 'half'}; give --out another folder and report both"
         )
+
+
+@dataclass
+class _FinalLooks:
+    """The record, kept in RELABEL_HOME, of the wordings that were tried on the final half of a task list."""
+
+    path: Path
+    look: Look
+    new: Sequence[Mapping[str, str]]
+
+    def record(self, when: str, folder: Path) -> None:
+        """Add the wordings of this trial, where they are new."""
+        from relabel.errors import DataError
+        from relabel.files import make_private_dir
+
+        try:
+            if self.new:
+                make_private_dir(self.path.parent)
+                with self.path.open("a", encoding="utf-8") as lines:
+                    lines.writelines(
+                        json.dumps({**of, "when": when, "folder": str(folder.resolve())}) + "\n" for of in self.new
+                    )
+        except OSError as error:
+            raise DataError(
+                f"cannot note in {self.path} that the final half was used ({error.strerror}); set RELABEL_HOME to another folder"
+            ) from error
+
+
+def _final_looks(rubrics: Mapping[str, Rubric], tasks: str, *, final: bool, named: bool) -> _FinalLooks:
+    """Which look at the final half of a task list this is for these rubrics' ids, by the record of earlier ones.
+
+    Args:
+        rubrics: The rubrics to try.
+        tasks: The list, as the user named it.
+        final: Whether the final half is used.
+        named: Whether the user named the folder: only then is a look with another wording taken for meant.
+
+    Raises:
+        UsageError: Another wording was tried on the half before, and the user may not know it.
+        DataError: The record cannot be read.
+    """
+    from relabel.errors import DataError, UsageError
+    from relabel.evaluation.trial import FIRST_LOOK, Look
+    from relabel.settings import settings
+    from relabel.sources.tables import is_table_file
+
+    path = settings().home / "final-looks.jsonl"
+    if not final:
+        return _FinalLooks(path, FIRST_LOOK, ())
+    of_list = str(Path(tasks).resolve()) if is_table_file(tasks) else tasks
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        before = [look for look in map(json.loads, lines) if look["tasks"] == of_list]
+        seen = {(look["rubric"], look["wording"]): look["when"] for look in before}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            f"{path}, which notes the uses of the final half, cannot be read; correct or remove it"
+        ) from error
+    now = {(rubric.id, rubric.wording): rubric for rubric in rubrics.values()}
+    new = [
+        {"tasks": of_list, "rubric": name, "wording": wording} for name, wording in now if (name, wording) not in seen
+    ]
+    number, others = 1, set[tuple[str, str]]()
+    for name, wording in now:
+        times = sorted({when for (known, _), when in seen.items() if known == name})
+        own = times.index(seen[name, wording]) if (name, wording) in seen else len(times)
+        number = max(number, own + 1)
+        others |= {
+            (look["when"][:10], look["folder"])
+            for look in before
+            if look["rubric"] == name and look["when"] in times[:own]
+        }
+    if number == 1:
+        return _FinalLooks(path, FIRST_LOOK, new)
+    earlier = " and ".join(f"on {when} in {folder}" for when, folder in sorted(others))
+    if not named:
+        raise UsageError(
+            f"the final half of {tasks} was used {earlier} with another wording of {' and '.join(dict.fromkeys(name for name, _ in now))}; "
+            "a second look tunes on it: try wordings without --final, or give --out a folder, and the result says which look it is"
+        )
+    return _FinalLooks(path, Look(number, earlier), new)
 
 
 def _imported(

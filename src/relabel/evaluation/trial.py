@@ -168,7 +168,8 @@ class TrialDocument(Frozen):
 
     Attributes:
         half: The half that the tasks were drawn from; null where the labels given were taken as they are.
-        final: Whether this is the one look at the other half.
+        final: Whether this is a look at the half that is kept for the end.
+        look: Which look that is, counted on this machine by the rubrics' ids: only the first one is of unseen tasks.
         note: What must be known of the tasks.
         agreements: Each rubric with each gold, the golds with each other, the rubrics with each other.
         differences: Each two rubrics with each gold.
@@ -181,6 +182,7 @@ class TrialDocument(Frozen):
     tasks: str
     half: Half | None
     final: bool
+    look: int | None = None
     sample: int | None
     seed: int
     draws: int
@@ -201,6 +203,16 @@ class Spent(NamedTuple):
 
 
 _NOTHING = Spent(0.0, 0, 0)
+
+
+class Look(NamedTuple):
+    """Which look at the final half a trial is, by the rubrics' ids, and when and where earlier wordings were tried on it."""
+
+    number: int
+    earlier: str
+
+
+FIRST_LOOK = Look(1, "")
 
 
 @dataclass(frozen=True)
@@ -258,6 +270,7 @@ def trial(
     seed: int = 0,
     draws: int = DRAWS,
     rejected: Mapping[str, Spent] | None = None,
+    look: Look = FIRST_LOOK,
 ) -> TrialDocument:
     """Compare labels under one or several rubrics with reference labels and with each other.
 
@@ -275,6 +288,7 @@ def trial(
         seed: Seed of the draw and of the intervals.
         draws: Bootstrap draws.
         rejected: What answers that are not labels took, by the name of the rubric.
+        look: Which look at the final half this is.
 
     Raises:
         DataError: A rubric and the golds share no task with a label on both sides.
@@ -303,14 +317,15 @@ def trial(
         tasks=tasks,
         half=half,
         final=half == "final",
+        look=look.number if half == "final" else None,
         sample=sample,
         seed=seed,
         draws=draws,
         started_at=started_at,
-        note=_note(tried, half),
+        note=_note(tried, half, look),
         agreements=tuple(agreements),
         differences=differences,
-        validity={of.name: _validity(of, agreements, golds, tasks, half, started_at) for of in tried},
+        validity={of.name: _validity(of, agreements, golds, tasks, half, started_at, look) for of in tried},
         verdict="\n".join(_verdict(tried, agreements, differences, golds)),
     )
 
@@ -466,12 +481,14 @@ def _tried(run: Run, sides: _Sides, rater: int, rejected: Spent) -> TriedRubric:
     )
 
 
-def _note(tried: Sequence[TriedRubric], half: Half | None) -> str | None:
+def _note(tried: Sequence[TriedRubric], half: Half | None, look: Look) -> str | None:
     notes = [missing for of in tried if (missing := _missing_in_words(of))]
     if half == "final":
         notes.append(
             "these tasks are of the half that is kept for the end: this is the one look at it, and a wording changed after it "
             "needs other tasks"
+            if look.number == 1
+            else f"{_later(look)}: other wordings were tried on it {look.earlier}, so that its tasks are no longer unseen"
         )
     if half is None and (kept := max(of.halves["final"] for of in tried)):
         notes.append(
@@ -479,6 +496,10 @@ def _note(tried: Sequence[TriedRubric], half: Half | None) -> str | None:
             "wording tuned on them has no unseen tasks left there"
         )
     return "; ".join(notes) or None
+
+
+def _later(look: Look) -> str:
+    return f"this is look {look.number} at the half that is kept for the end"
 
 
 def _missing_in_words(of: TriedRubric) -> str:
@@ -497,6 +518,7 @@ def _validity(
     tasks: str,
     half: Half | None,
     started_at: str,
+    look: Look,
 ) -> dict[str, Any]:
     """A block for the rubric's file, with figures rounded to three decimals; see `relabel.rubric.Study`."""
     compared: dict[str, dict[str, Any]] = {}
@@ -516,7 +538,8 @@ def _validity(
         if len(set(counted.values())) > 1
         else ""
     )
-    limits = "; ".join(limit for limit in (_missing_in_words(of), uneven) if limit)
+    again = _later(look) if look.number > 1 else ""
+    limits = "; ".join(limit for limit in (again, _missing_in_words(of), uneven) if limit)
     drawn = {"development": ", the half for tuning", "final": ", the half kept for the end", None: ""}[half]
     return {
         "study": f"relabel rubric try, {started_at[:10]}",
