@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from relabel.labelling.maintenance import Pruned
+    from relabel.run import Run
     from relabel.sources.fetch import FileCheck
 
 data_app = typer.Typer(no_args_is_help=True, help="List, fetch and check the source files.")
@@ -239,11 +240,10 @@ def verify_store(
                 f"the store {folder} has {faults:,} faults, listed above; a damaged row is never served and its question is asked "
                 "again: `relabel store verify --set-aside` moves what is damaged out of the way, or restore the store from a copy"
             )
-        packs = store.stats().from_packs
         typer.echo(f"the store {folder}: no errors found")
-        if packs:
+        if store.from_packs:
             typer.echo(
-                f"{sum(packs.values()):,} answers came from packs: that a model gave them, only the makers of the packs can say"
+                f"{store.from_packs:,} answers came from packs: that a model gave them, only the makers of the packs can say"
             )
 
 
@@ -269,16 +269,13 @@ def prune(
     from relabel.errors import UsageError
     from relabel.labelling.maintenance import prune as prune_rows
     from relabel.labelling.maintenance import selection
-    from relabel.labelling.prompt import system_messages
     from relabel.labelling.store import Store
-    from relabel.rubric import load_rubric
-    from relabel.run import open_run
     from relabel.settings import settings
 
     unwanted = selection(
         model=model,
-        messages=None if rubric is None else system_messages(load_rubric(rubric)),
-        run=None if run is None else open_run(run),
+        messages=None if rubric is None else _messages_of(rubric),
+        run=None if run is None else _opened(run),
         before=before,
         rejected=rejected,
     )
@@ -295,6 +292,19 @@ def prune(
         _print_json(asdict(pruned) | {"dry_run": dry_run})
     else:
         _say_pruned(pruned, dry_run=dry_run)
+
+
+def _opened(run: str) -> Run:
+    from relabel.run import open_run
+
+    return open_run(run)
+
+
+def _messages_of(rubric: str) -> set[str]:
+    from relabel.labelling.prompt import system_messages
+    from relabel.rubric import load_rubric
+
+    return system_messages(load_rubric(rubric))
 
 
 def _say_pruned(pruned: Pruned, *, dry_run: bool) -> None:
@@ -331,10 +341,9 @@ def pack(
     """Write answers into one portable file, from which anybody can replay the run without a key."""
     from relabel.labelling.packing import pack as pack_rows
     from relabel.labelling.store import Store
-    from relabel.run import open_run
     from relabel.settings import settings
 
-    opened = None if run is None else open_run(run)
+    opened = None if run is None else _opened(run)
     with Store(settings().store_dir, read_only=True) as store:
         count = pack_rows(store, file, opened)
     typer.echo(

@@ -19,18 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 from relabel.errors import DataError
 from relabel.files import replacing
-from relabel.labelling.store import (
+from relabel.labelling.rows import (
     ASIDE,
     NOTE,
-    REJECTED,
     TEXT,
     DamagedRowError,
-    Store,
     checked_answer,
     checked_note,
     checked_text,
     digests_of,
+    is_answer,
 )
+from relabel.labelling.store import Store
 
 if TYPE_CHECKING:
     from relabel.run import Run
@@ -39,6 +39,8 @@ FORMAT = "relabel store"
 VERSION = 1
 _KEY = re.compile(r"[0-9a-f]{64}")
 """A request's key."""
+_AT_ONCE = 500
+"""Rows that are written in one go; other processes wait meanwhile."""
 _PLAIN = re.compile(r"[^\w.-]")
 _LONGEST = 32_000_000
 """Characters of a line: a few times what the longest answer takes."""
@@ -72,7 +74,7 @@ def pack(store: Store, target: Path, run: Run | None = None) -> int:
         ):
             out.write(_line(head))
             for key, row in _chosen(store, wanted):
-                count += _is_answer(key)
+                count += is_answer(key)
                 out.write(_line({"key": key, "row": row}))
     except OSError as error:
         raise DataError(f"cannot write {target} ({error.strerror}); name another file") from error
@@ -101,15 +103,14 @@ def unpack(store: Store, source: Path) -> tuple[int, int]:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     origin = f"{_PLAIN.sub('_', source.name)[:80]} (sha256 {digest[:16]})"
     added = known = 0
-    for key, row in _checked(source):
-        new = store.add_row(key, row if key.startswith((TEXT, NOTE)) else row | {"origin": origin})
-        if _is_answer(key):
-            added, known = (added + 1, known) if new else (added, known + 1)
+    rows = _checked(source)
+    while some := list(itertools.islice(rows, _AT_ONCE)):
+        with store.writing_at_once():
+            for key, row in some:
+                new = store.add_row(key, row if key.startswith((TEXT, NOTE)) else row | {"origin": origin})
+                if is_answer(key):
+                    added, known = (added + 1, known) if new else (added, known + 1)
     return added, known
-
-
-def _is_answer(key: str) -> bool:
-    return not key.startswith((TEXT, NOTE)) and REJECTED not in key
 
 
 def _keys_of(run: Run, store: Store) -> set[str]:
@@ -131,18 +132,21 @@ def _keys_of(run: Run, store: Store) -> set[str]:
 
 
 def _chosen(store: Store, wanted: set[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows in order, what answers refer to before them; a row that is damaged is left out."""
-    keys = sorted(key for key in store.keys() if not key.startswith((TEXT, ASIDE)))  # noqa: SIM118  a method of its own
-    answers = [k for k in keys if not k.startswith(NOTE) and (wanted is None or k.split(REJECTED)[0] in wanted)]
-    for key in keys:
-        if key.startswith(NOTE) and (value := store.note(key.removeprefix(NOTE))) is not None:
+    """Rows by key, a shared message before the first that refers to it; a row that is damaged is left out."""
+    for key in store.keys(NOTE, "key"):
+        if (value := store.note(key.removeprefix(NOTE))) is not None:
             yield key, {"value": value}
-    for digest in sorted({digest for key in answers for digest in digests_of(store.row(key))}):
-        if (content := store.text(digest)) is not None:
-            yield TEXT + digest, {"content": content}
-    for key in answers:
-        if (row := store.row(key)) is not None:
-            yield key, row
+    told: set[str] = set()
+    for key in store.keys(order="key"):
+        if key.startswith((TEXT, NOTE, ASIDE)) or not (wanted is None or key.partition("/")[0] in wanted):
+            continue
+        if (row := store.row(key)) is None:
+            continue
+        for digest in digests_of(row):
+            if digest not in told and (content := store.text(digest)) is not None:
+                yield TEXT + digest, {"content": content}
+            told.add(digest)
+        yield key, row
 
 
 def _line(value: Any) -> bytes:

@@ -141,6 +141,7 @@ class Store:
     def __init__(self, folder: Path, *, read_only: bool = False) -> None:
         self.folder, self.read_only = folder, read_only
         self.damaged: set[str] = set()
+        self.from_packs = 0
         self._texts: dict[str, str] = {}
         self._written: set[str] = set()
         self._open = ExitStack()
@@ -424,7 +425,11 @@ class Store:
                 self.damaged.add(key)
 
     def verify(self) -> Iterator[str]:
-        """Read everything and say, a sentence each, what is wrong. Rows that are not what their key says go into `damaged`."""
+        """Read everything and say, a sentence each, what is wrong.
+
+        Rows that are not what their key says go into `damaged`; `from_packs` counts those that came from packs.
+        """
+        self.from_packs = 0
         if damage := integrity(self._db):
             yield f"the database is damaged ({damage})"
             return
@@ -441,7 +446,7 @@ class Store:
                 elif key.startswith(NOTE):
                     checked_note(key, document)
                 else:
-                    self._checked(key, document)
+                    self.from_packs += self._checked(key, document).origin is not None
             except DamagedRowError as error:
                 self.damaged.add(key)
                 yield str(error)
