@@ -23,7 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def _child(words: list[str], environment: dict[str, str], log: str) -> None:
     with Path(log).open("a", encoding="utf-8") as out:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
-    leases.Leases.__init__.__kwdefaults__["beat_s"] = 0.2
+    (leases.Leases.__init__.__kwdefaults__ or {})["beat_s"] = 0.2
     leases.LOOK_AGAIN_S = 0.05
     state.POLL_S = runner.PAUSE_S = 0.02
     pauses = refusals.RetryPolicy.__init__
@@ -127,7 +127,7 @@ class Schedule:
             kind = "good" if self.calm or chance.random() > self.faults else chance.choice(list(FAULTS))
             delay = 0.0 if self.calm else chance.random() * 0.05
         if kind in ERRORS:
-            return Reply(**{**vars(ERRORS[kind]), "delay": delay})
+            return replace(ERRORS[kind], delay=delay)
         content = BAD.get(kind, json.dumps({"rationale": f"Because of {len(seen.prompt)}.", "label": "exposed"}))
         by_batch = not seen.headers
         made = Given(
@@ -256,7 +256,7 @@ class Schedule:
 
     def end(self, url: str, folders: dict[str, int], engines: list[str]) -> None:
         """Starts that are left alone, until all is there; one more buys nothing."""
-        for _ in range(3):
+        for _ in range(5):
             for path in sorted((self.home / "batches").glob("*/state.json")):
                 self.wait(self.start("batch", "resume", path.parent.name))
             codes = [self.wait(self.start(*self.run_words(f, url, n, engines[-1]))) for f, n in folders.items()]
@@ -265,7 +265,8 @@ class Schedule:
         else:
             self.tally.faults.append("labels are missing at the end")
         before = self.turn
-        self.wait(*(self.start(*self.run_words(f, url, n, engines[-1])) for f, n in folders.items()))
+        for folder, tasks in folders.items():
+            self.wait(self.start(*self.run_words(folder, url, tasks, engines[-1])))
         self.wait(self.start("store", "verify"))
         if self.turn != before:
             self.tally.faults.append("a complete run asks again")

@@ -28,6 +28,7 @@ SLOW = {
     "test_report_in_browser",
     "test_score_us",
     "test_site_browser",
+    "test_soak",
     "test_uncertainty",
 }
 """Modules of which nearly every test takes long; single tests elsewhere carry the mark themselves."""

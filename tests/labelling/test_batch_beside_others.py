@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -288,3 +290,16 @@ def test_what_is_to_be_sent_is_held_on_but_not_taken_anew(tmp_path: Path) -> Non
     one.hold("run-1", ["sent"])
     assert [one.batch_of(key) for key in ("a", "sent")] == [None, "run-1"]
     one.close()
+
+
+@pytest.mark.slow
+async def test_what_a_dead_process_had_leased_goes_into_the_batch(store: Store, tmp_path: Path) -> None:
+    with batch_provider(by_number) as fake:
+        job = job_at(fake.base_url, 2)
+        code = (
+            "import os, sys; from pathlib import Path; from relabel.labelling.leases import Leases;"
+            "leases = Leases(Path(sys.argv[1])); [leases.take(key) for key in sys.argv[2:]]; os._exit(0)"
+        )
+        subprocess.run([sys.executable, "-c", code, str(store.folder), *keys_of(job)], check=True)
+        assert (await batch(job, store, tmp_path, sleep=asyncio.sleep)).complete
+        books_balance(fake, store)

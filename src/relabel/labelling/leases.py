@@ -125,16 +125,16 @@ class Leases:
     def _end_if_gone(self, owner: str) -> bool:
         """End the leases of a process that is gone; whether it is."""
         row = self._sql("SELECT beat FROM process WHERE id=?", owner).fetchone()
-        if row is not None:
-            last, since = self._seen.get(owner, (None, 0))
-            if last != row[0]:
-                self._seen[owner] = row[0], self._beats
-                return False
-            if self._beats - since < GONE_BEATS or (self._beats - since < STUCK_BEATS and not self._has_died(owner)):
-                return False
+        beat = -1 if row is None else row[0]
+        last, since = self._seen.get(owner, (None, 0))
+        if last != beat:
+            self._seen[owner] = beat, self._beats
+            return False
+        if self._beats - since < GONE_BEATS or (self._beats - since < STUCK_BEATS and not self._has_died(owner)):
+            return False
         with self._at_once() as db:  # only if it has not moved meanwhile
             still = "SELECT 1 FROM process WHERE id = :owner AND beat <> :beat"
-            values = {"owner": owner, "beat": None if row is None else row[0]}
+            values = {"owner": owner, "beat": beat}
             db.execute(f"DELETE FROM taken WHERE owner = :owner AND NOT EXISTS ({still})", values)  # noqa: S608  text of ours
             db.execute("DELETE FROM process WHERE id = :owner AND beat = :beat", values)
         return True

@@ -133,11 +133,11 @@ def _keys_of(run: Run, store: Store) -> set[str]:
 
 def _chosen(store: Store, wanted: set[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
     """Rows by key, a shared message before the first that refers to it; a row that is damaged is left out."""
-    for key in store.keys(NOTE, "key"):
+    for key in store.keys(NOTE):
         if (value := store.note(key.removeprefix(NOTE))) is not None:
             yield key, {"value": value}
     told: set[str] = set()
-    for key in store.keys(order="key"):
+    for key in store.keys(by_key=True):
         if key.startswith((TEXT, NOTE, ASIDE)) or not (wanted is None or key.partition("/")[0] in wanted):
             continue
         if (row := store.row(key)) is None:

@@ -299,8 +299,9 @@ class Store:
         whole = row.whole_request(self._texts)
         return {"api": wire.api, "host": wire.host, "body": dict(whole.body), "sample": wire.sample}
 
-    def keys(self, prefix: str = "", order: str = "rowid") -> Iterator[str]:
-        """Every key, in the order in which rows came, or by `key`; of one kind where its prefix is given."""
+    def keys(self, prefix: str = "", *, by_key: bool = False) -> Iterator[str]:
+        """Every key, in the order in which rows came or by key; of one kind where its prefix is given."""
+        order = "key" if by_key or prefix else "rowid"
         wanted = f"SELECT key FROM Cache WHERE raw = 1 AND key >= ? AND key < ? ORDER BY {order}"  # noqa: S608  text of ours
         with self._guarded():
             for (key,) in self._db.execute(wanted, (prefix, f"{prefix}\U0010ffff")):

@@ -30,7 +30,7 @@ from relabel.labelling.batch.requests import OpenRequests
 from relabel.labelling.batch.state import BatchFolder, BatchOptions, BatchState, Chunk, run_id
 from relabel.labelling.collector import LabelCollector
 from relabel.labelling.job import Job, Stop, with_known_format
-from relabel.labelling.leases import Leases
+from relabel.labelling.leases import BEAT_S, GONE_BEATS, Leases
 from relabel.labelling.pricing import Budget
 from relabel.labelling.progress import Progress
 from relabel.labelling.request import Request, WorkItem
@@ -232,6 +232,7 @@ class BatchRunner:
                 if key in self._requests:
                     self._requests[key].failed = failed
         checked = any(chunk.batch_id for chunk in self._state.chunks)
+        waits = GONE_BEATS + 2
         while True:
             if not checked and self._options.submit and (self._state.open or any(map(self._is_due, self._requests))):
                 # Before anything is uploaded: are there batches here at all, and are there some of ours?
@@ -241,7 +242,12 @@ class BatchRunner:
             changed = await self._write()
             self._hold()
             if not changed and not self._state.open:
-                return
+                # A process that has just died looks like one that asks, for a few heartbeats.
+                if not waits or all(request.elsewhere != (None,) for request in self._requests.values()):
+                    return
+                waits -= 1
+                await self._pause(BEAT_S)
+                continue
             await self._settle()
             if self._requests.fatal:
                 return
