@@ -300,6 +300,6 @@ async def test_what_a_dead_process_had_leased_goes_into_the_batch(store: Store, 
             "import os, sys; from pathlib import Path; from relabel.labelling.leases import Leases;"
             "leases = Leases(Path(sys.argv[1])); [leases.take(key) for key in sys.argv[2:]]; os._exit(0)"
         )
-        subprocess.run([sys.executable, "-c", code, str(store.folder), *keys_of(job)], check=True)
+        subprocess.run([sys.executable, "-c", code, str(store.folder), *keys_of(job)], check=True)  # noqa: ASYNC221  nothing else runs
         assert (await batch(job, store, tmp_path, sleep=asyncio.sleep)).complete
         books_balance(fake, store)

@@ -182,7 +182,9 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Close the store's files."""
+        """Close the store's files. What was written is on the disk itself then."""
+        if not self.read_only:
+            self.sync()
         self._open.close()
 
     def sync(self) -> None:
