@@ -317,7 +317,7 @@ class Store:
 
     def newest(self, most: int) -> Iterator[tuple[str, dict[str, Any]]]:
         """The answers that came last, the newest first, and as many of those before, spread over all of them."""
-        keys = [key for key in self.keys(order="rowid DESC") if is_answer(key)]
+        keys = [key for key in self.keys() if is_answer(key)][::-1]
         for key in keys[:most] + keys[most :: max(1, (len(keys) - most) // most)]:
             if row := self.row(key):
                 yield key, row
