@@ -31,6 +31,7 @@ _COMMANDS: Mapping[str, tuple[str, ...]] = {
     "data": ("answers", "data", "store"),
     "rubric": ("rubric",),
     "batch": ("batch",),
+    "study": ("study",),
 }
 """Modules of this folder with the commands that they register, in the order in which people meet them."""
 

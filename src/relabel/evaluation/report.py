@@ -24,7 +24,7 @@ from relabel.evaluation.document import MAJOR_GROUPS, EvalDocument, SettingName
 from relabel.evaluation.gates import SuiteResult
 from relabel.evaluation.gold import Gold
 from relabel.run import Run
-from relabel.tabular import figure, signed
+from relabel.tabular import Table, cell_text, figure, signed
 from relabel.task import TASK_KEY
 
 SHOWN = 25
@@ -330,6 +330,55 @@ def _task_rows(
         }
         for key, first, second, effect in changed
     ]
+
+
+def tables_page(
+    title: str, verdict: Sequence[str], sections: Sequence[tuple[str, Table, Markup | None]], about: str
+) -> str:
+    """A page of tables, the result in words first.
+
+    Args:
+        title: Its title.
+        verdict: Sentences.
+        sections: Key, table, and the chart of its figures where there is one.
+        about: What the page rests on.
+
+    Returns:
+        One HTML document.
+    """
+    context = {"verdict": verdict, "parts_of": sections, "about": about, "cell": cell_text}
+    named = [("verdict", "Verdict", True), *((key, table.title, True) for key, table, _ in sections)]
+    return _render("tables.html.jinja", title, named, context)
+
+
+_COLOURS = (("currentColor", "#1b1f24"), ("var(--accent)", "#0a5fb4"), ("var(--other)", "#7a4b00"))
+
+
+_TAG = re.compile(r"<[a-zA-Z][^>]*>")
+_OPACITY = re.compile(r' (?:(fill|stroke)-)?opacity="([\d.]+)"')
+_PAINT = re.compile(r'(fill|stroke)="#([0-9a-f]{6})"')
+
+
+def figure_files(chart: Markup) -> dict[str, bytes]:
+    """A chart of a page as files that stand alone: `svg` and `pdf`, in the colours of the light page.
+
+    Colours are mixed with white instead of being transparent, which the maker of PDF files writes in another order each time.
+    """
+    text = str(chart)
+    for variable, colour in _COLOURS:
+        text = text.replace(variable, colour)
+    text = _TAG.sub(lambda tag: _opaque(tag[0]), text)
+    return {"svg": text.encode(), "pdf": vl_convert.svg_to_pdf(text)}
+
+
+def _opaque(tag: str) -> str:
+    parts = {"": 1.0, "fill": 1.0, "stroke": 1.0} | {kind: float(part) for kind, part in _OPACITY.findall(tag)}
+
+    def mixed(found: re.Match[str]) -> str:
+        part, (red, green, blue) = parts[""] * parts[found[1]], bytes.fromhex(found[2])
+        return f'{found[1]}="#' + "".join(f"{round(255 - (255 - x) * part):02x}" for x in (red, green, blue)) + '"'
+
+    return _PAINT.sub(mixed, _OPACITY.sub("", tag))
 
 
 def _render(template: str, title: str, sections: Iterable[tuple[str, str, bool]], context: Mapping[str, Any]) -> str:

@@ -262,7 +262,7 @@ def _simulated(
         if noise != "auto" or gold is not None or raters:
             raise
         other, why = None, f"no estimate of what people's labels would give: {error}"
-    error = _sampling_error(table) if is_random_sample(run) else None
+    error = sampling_error(table) if is_random_sample(run) else None
     own_bounds, totals = _own_bounds(table, _drawn(answers, table, draws, seed), error)
     note = f"intervals hold 95 % of {draws:,} draws of {answers.estimand}"
     if error is not None:
@@ -385,7 +385,7 @@ def _following(table: ScoreTable, share: Mapping[Measure, Floats]) -> dict[str, 
     )
 
 
-def _sampling_error(table: ScoreTable) -> Floats:
+def sampling_error(table: ScoreTable) -> Floats:
     """Standard errors of the scores (measures by groups) by the design, where tasks were drawn at random.
 
     Each occupation is a stratum of a finite population of tasks: its weighted mean has the linearised variance of a ratio,

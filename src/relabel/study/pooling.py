@@ -88,12 +88,11 @@ class Votes:
         )
 
 
-def votes(runs: Mapping[str, Run], tasks: pd.DataFrame | None = None) -> Votes:
+def votes(runs: Mapping[str, Run]) -> Votes:
     """Line raters up on all tasks that any of them labelled.
 
     Args:
         runs: The raters' runs, by name.
-        tasks: The tasks of the study, columns `onet_soc_code, task_id`; others are left out.
 
     Raises:
         DataError: The raters share no setting, or none labelled a task of the study.
@@ -102,8 +101,6 @@ def votes(runs: Mapping[str, Run], tasks: pd.DataFrame | None = None) -> Votes:
     index = pd.MultiIndex.from_frame(
         pd.concat([table.index.to_frame(index=False) for table in tables.values()]).drop_duplicates()
     ).sort_values()
-    if tasks is not None:
-        index = index[index.isin(pd.MultiIndex.from_frame(tasks[TASK_KEY]))]
     if not len(index):
         raise DataError("no rater has a label for a task of the study; check the task list and the raters' files")
     setting: SettingName | None = next(
@@ -339,7 +336,7 @@ def without_each(votes_of: Votes, measure: Measure) -> dict[str, float]:
     }
 
 
-def corrected(predicted: Array, gold: Array, chance: Array) -> Array:
+def corrected(predicted: npt.ArrayLike, gold: npt.ArrayLike, chance: npt.ArrayLike) -> Array:
     """Outcomes for regressions of one's own, corrected for a model's errors by a gold drawn at random.
 
     Where the gold has a label, the difference to the prediction is added, over the chance that the task came into the gold.
@@ -353,4 +350,5 @@ def corrected(predicted: Array, gold: Array, chance: Array) -> Array:
 
     Source: Egami, Hinck, Stewart and Wei 2023, arXiv:2306.04746 (design-based supervised learning), equation 4.
     """
-    return predicted + np.where(np.isfinite(gold), (np.nan_to_num(gold) - predicted) / chance, 0.0)
+    y, known, p = (np.asarray(x, dtype=np.float64) for x in (predicted, gold, chance))
+    return y + np.where(np.isfinite(known), (np.nan_to_num(known) - y) / p, 0.0)

@@ -81,6 +81,20 @@ class SharedBudget(Budget):
         self._total.settle(worst_usd, cost_usd)
 
 
+class StopAll(Stop):
+    """Stops all raters; each has a stop of its own, for one that fails for good stops itself alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.each: list[Stop] = []
+
+    def __call__(self) -> None:
+        """See `Stop`."""
+        super().__call__()
+        for stop in self.each:
+            stop()
+
+
 @dataclass
 class RaterRun:
     """A rater on the way from its lines in the study file to a run.
@@ -211,7 +225,7 @@ async def run_raters(
     environment: Settings,
     *,
     replay: bool = False,
-    stop: Stop | None = None,
+    stop: StopAll | None = None,
     changed: Callable[[RaterRun], None] = lambda _: None,
 ) -> None:
     """Make the runs that are missing, side by side; a rater that fails does not stop the others.
@@ -225,7 +239,7 @@ async def run_raters(
         stop: Called to stop all of them.
         changed: Called when a rater starts and when it ends.
     """
-    stop = stop or Stop()
+    stop = stop or StopAll()
     total = Budget(study.budget_usd, None, before_usd=sum(spent_before(folder) for folder in place.runs.glob("*/")))
     missing = [one for one in raters if one.state != "complete"]
     for one in missing:
@@ -235,9 +249,11 @@ async def run_raters(
     asked = [one for one in missing if one.job is not None]
     if not asked:
         return
-    with Store(environment.store_dir) as store:
+    with Store(environment.store_dir, read_only=replay) as store:
+        stop.each = [Stop() for _ in asked]
+        pairs = zip(asked, stop.each, strict=True)
         await asyncio.gather(
-            *(_label(one, total, store, environment, replay=replay, stop=stop, changed=changed) for one in asked)
+            *(_label(one, total, store, replay=replay, stop=own, changed=changed) for one, own in pairs)
         )
 
 
@@ -245,7 +261,6 @@ async def _label(
     one: RaterRun,
     total: Budget,
     store: Store,
-    environment: Settings,
     *,
     replay: bool,
     stop: Stop,
@@ -261,7 +276,7 @@ async def _label(
         budget = Budget(one.options.max_cost, one.connection.price)
     else:
         budget = SharedBudget(one.options.max_cost, one.connection.price, total)
-    engine = make_engine(one.options, one.connection, environment, limiter, budget, replay=replay)
+    engine = make_engine(one.options, one.connection, limiter, budget, replay=replay)
     try:
         outcome = await run_job(
             one.job,
@@ -324,7 +339,7 @@ def estimates(raters: Sequence[RaterRun], environment: Settings) -> dict[str, tu
     """What the models that are not complete would be sent, take and cost."""
     found: dict[str, tuple[Estimate, list[Limit]]] = {}
     exists = environment.store_dir.exists()
-    store = Store(environment.store_dir) if exists else None
+    store = Store(environment.store_dir, read_only=True) if exists else None
     try:
         for one in raters:
             if one.job is not None and one.state != "complete":

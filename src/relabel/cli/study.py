@@ -1,0 +1,256 @@
+"""`relabel study`: many raters from one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from relabel.cli import _options as o
+from relabel.cli._render import say, table
+
+if TYPE_CHECKING:
+    from relabel.settings import Settings
+    from relabel.study.file import Study
+    from relabel.study.running import Place, RaterRun, StopAll
+
+app = typer.Typer(help="Label with many raters from one study file, and make its tables, pages and package.")
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")]
+
+
+def register(parent: typer.Typer) -> None:
+    """Add the commands."""
+    parent.add_typer(app, name="study")
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The file to write.")] = Path("study.yaml"),
+) -> None:
+    """Write a commented study file, with a schema for editors beside it."""
+    from relabel.study.file import init_study
+
+    schema = init_study(path)
+    say(f"Written: {path} and {schema}. Edit it, then: relabel study run {path} --dry-run")
+
+
+@app.command()
+def run(
+    path: StudyFile,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Take answers from the store only; send no request.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Estimate requests, cost and hours; send nothing.")
+    ] = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Make what is missing of a study, and only that: runs, tables, figures, scores and pages.
+
+    Raters are asked side by side, each under its own limits and all under the study's budget; one that fails does not stop the
+    others. The same command goes on where it was.
+    """
+    import asyncio
+
+    from relabel.settings import settings
+    from relabel.study.file import read_study
+    from relabel.study.running import Place, StopAll, plan, raise_first, run_raters, runs_of, study_tasks
+
+    study, place, environment = read_study(path), Place(path), settings()
+    raters = plan(study, place, environment)
+    if dry_run:
+        _estimates(raters, environment)
+        return
+
+    async def work(stop: StopAll) -> None:
+        from relabel.cli._labelling import stopping_on_signals
+
+        with stopping_on_signals(stop, "waiting for the answers in flight", look="quiet" if quiet else "people"):
+            await _shown(run_raters(raters, study, place, environment, replay=replay, stop=stop), raters, quiet=quiet)
+
+    asyncio.run(work(StopAll()))
+    _table(raters)
+    if any(one.state == "interrupted" for one in raters):
+        raise_first(raters)
+    if runs := runs_of(raters):
+        from relabel.study.results import write_results
+
+        results = write_results(study, place, runs, study_tasks(study, place))
+        typer.echo()
+        for sentence in results.verdict:
+            say(sentence)
+        typer.echo()
+        say(
+            f"Report: {results.folder / 'report.html'}. Tables: {results.folder / 'tables'}. Next: relabel study package {path}"
+        )
+    _judge(study, place, raters)
+    raise_first(raters)
+
+
+def _judge(study: Study, place: Place, raters: list[RaterRun]) -> None:
+    """Run the suite on each model; a failed gate of one does not hide those of the others."""
+    if study.suite is None:
+        return
+    from relabel.cli.app import run_app
+    from relabel.errors import GateError
+
+    failed: list[str] = []
+    for one in raters:
+        if one.job is not None and one.state == "complete":
+            typer.echo()
+            if run_app(["eval", one.ref, "--suite", place.at(study.suite)]):
+                failed.append(one.rater.name)
+    if failed:
+        raise GateError(f"gates failed for {', '.join(failed)}; the lines above say which")
+
+
+@app.command()
+def status(path: StudyFile, as_json: o.AsJson = False) -> None:
+    """Show where each rater of a study stands."""
+    import json
+
+    from relabel.settings import settings
+    from relabel.study.file import read_study
+    from relabel.study.running import Place, plan
+
+    study = read_study(path)
+    raters = plan(study, Place(path), settings())
+    if as_json:
+        rows = [
+            {
+                "rater": one.rater.name,
+                "state": one.state,
+                "labels": one.labels(),
+                "asked": one.asked,
+                "cost_usd": one.cost_usd(),
+                "folder": one.ref,
+            }
+            for one in raters
+        ]
+        typer.echo(json.dumps({"title": study.title, "budget_usd": study.budget_usd, "raters": rows}, indent=2))
+        return
+    _table(raters)
+    spent = sum(one.cost_usd() for one in raters)
+    of = "" if study.budget_usd is None else f" of {study.budget_usd:,.2f}"
+    say(f"Spent: ${spent:,.4f}{of}. Next: relabel study run {path}")
+
+
+@app.command()
+def package(
+    path: StudyFile,
+    out: Annotated[
+        Path | None, typer.Option(help="The zip file. By default STUDY-package.zip beside the study file.")
+    ] = None,
+) -> None:
+    """Write a replication package: one zip that rebuilds every table of the study offline."""
+    from relabel.settings import settings
+    from relabel.study.file import read_study
+    from relabel.study.package import write_package
+    from relabel.study.running import Place
+
+    place = Place(path)
+    target = out or path.with_name(f"{path.stem}-package.zip")
+    files = write_package(read_study(path), place, settings(), target)
+    say(
+        f"Written: {target}, {files} files, {target.stat().st_size:,} bytes. Its README.md says how to rebuild the tables."
+    )
+
+
+@app.command()
+def rebuild(path: StudyFile, quiet: o.Quiet = False) -> None:
+    """Make the results of an unpacked replication package again, from its answers alone, and compare their checksums."""
+    from relabel.errors import DataError
+    from relabel.settings import settings
+    from relabel.study.package import compare_checksums, unpack_answers
+    from relabel.study.running import Place
+
+    place = Place(path)
+    added, there = unpack_answers(place, settings())
+    say(f"Answers: {added:,} added to the store, {there:,} there already.")
+    run(path, replay=True, dry_run=False, quiet=quiet)
+    same, differ = compare_checksums(place)
+    if differ:
+        raise DataError(
+            f"{len(differ)} of {same + len(differ)} results are not those of the package: {', '.join(differ[:5])}"
+        )
+    say(f"All {same} results are those of the package, byte by byte.")
+
+
+def _table(raters: list[RaterRun]) -> None:
+    rows = [
+        [
+            one.rater.name,
+            one.state,
+            f"{one.labels():,}" if one.job is not None else "-",
+            f"{max(one.asked - one.labels(), 0):,}" if one.job is not None else "-",
+            f"${one.cost_usd():,.4f}" if one.job is not None else "-",
+            one.ref,
+        ]
+        for one in raters
+    ]
+    table(["rater", "state", "labels", "missing", "cost", "run"], rows, left=2)
+
+
+def _estimates(raters: list[RaterRun], environment: Settings) -> None:
+    from relabel.study.running import estimates
+
+    rows: list[list[str]] = []
+    low = high = hours = 0.0
+    unknown = False
+    for name, (found, bounds) in estimates(raters, environment).items():
+        cost = found.cost_usd
+        unknown |= cost is None
+        low, high = low + (cost or (0, 0))[0], high + (cost or (0, 0))[1]
+        longest = bounds[0].hours[1] if bounds else None
+        hours = max(hours, longest or 0.0)
+        shown = "not known" if cost is None else f"${cost[0]:,.4f} to ${cost[1]:,.4f}"
+        rows.append(
+            [name, f"{found.labels:,}", f"{found.to_ask:,}", shown, "-" if longest is None else f"{longest:,.2f}"]
+        )
+    if not rows:
+        say("Every rater is complete; nothing would be sent.")
+        return
+    table(["rater", "labels", "requests to send", "cost", "hours at most"], rows)
+    more = ", without the raters whose price is not known" if unknown else ""
+    say(f"All raters: ${low:,.4f} to ${high:,.4f}{more}; side by side {hours:,.2f} hours by the limits that are known.")
+
+
+async def _shown(work: object, raters: list[RaterRun], *, quiet: bool) -> None:
+    """Await the raters, with a line for each on a terminal, or a line when one ends."""
+    import asyncio
+    import sys
+    from collections.abc import Coroutine
+    from typing import cast
+
+    task = asyncio.ensure_future(cast("Coroutine[object, object, None]", work))
+    asked = [one for one in raters if one.job is not None and one.state != "complete"]
+    if quiet or not asked or not sys.stderr.isatty():
+        await task
+        if not quiet:
+            for one in asked:
+                typer.echo(f"{one.rater.name}: {one.state}, {one.labels():,} of {one.asked:,} labels", err=True)
+        return
+    from rich.console import Console
+    from rich.live import Live
+    from rich.table import Table
+
+    def look() -> Table:
+        shown = Table("rater", "state", "labels", "failed", "cost", box=None)
+        for one in asked:
+            p = one.progress
+            cost = "-" if p.cost_usd is None else f"${p.cost_usd:,.4f}"
+            shown.add_row(
+                one.rater.name,
+                one.state,
+                f"{p.from_store + p.fresh:,} of {one.asked:,}",
+                f"{sum(p.failed.values()):,}",
+                cost,
+            )
+        return shown
+
+    with Live(look(), console=Console(stderr=True), transient=True, refresh_per_second=4) as live:
+        while not task.done():
+            await asyncio.wait({task}, timeout=0.25)
+            live.update(look())
+    await task

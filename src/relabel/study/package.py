@@ -1,0 +1,272 @@
+"""A replication package: one zip from which anybody rebuilds every table of a study, without a key and without a provider."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from relabel import __version__
+from relabel.errors import DataError, UsageError
+from relabel.labelling.packing import pack, unpack
+from relabel.labelling.store import Store
+from relabel.redaction import masked
+from relabel.run import Run
+from relabel.settings import Settings
+from relabel.sources.registry import load_registry
+from relabel.study.file import Study
+from relabel.study.running import Place, plan, runs_of
+
+ANSWERS = "answers.pack"
+_TEXT = {".csv", ".json", ".jsonl", ".md", ".cff", ".yaml", ".yml", ".toml", ".txt", ".html", ".jinja"}
+_DAY = (2000, 1, 1, 0, 0, 0)
+"""Date of every file in the zip, so that the same study gives the same bytes."""
+
+_README = """# {title}: replication package
+
+Made with relabel {version}. Every table of the study follows from the answers in `{answers}`; no key and no model is needed.
+
+    pip install --constraint constraints.txt relabel-exposure=={version}
+    relabel study rebuild study.yaml
+
+The second command reads the packed answers, takes every label from them, and writes `study-results/`. `checksums.txt` names the files
+that it must come to, and the command compares them. Data of others (see DATA.md) are fetched from their publishers under a checksum, or
+read from the folder that RELABEL_DATA_MIRROR names.
+
+| file | what it is |
+|---|---|
+| study.yaml, inputs/ | the study and the files that it names |
+| {answers} | every answer of every model, with the request that it answers |
+| manifests/ | what was asked, when, of which model, at what cost |
+| checksums.txt | sha256 of every result |
+| constraints.txt | the exact versions that made them |
+| DATA.md | data used, their publishers, licences and checksums |
+| CITATION.cff | how to cite study and software |
+"""
+
+
+def write_package(study: Study, place: Place, environment: Settings, target: Path) -> int:
+    """Write the replication package of a study whose raters are complete.
+
+    Args:
+        study: The study.
+        place: Where it lies.
+        environment: Settings from the environment.
+        target: The zip file.
+
+    Returns:
+        Number of files in it.
+
+    Raises:
+        UsageError: A rater is not complete, or results are missing.
+        DataError: A file cannot be read or written.
+    """
+    raters = plan(study, place, environment)
+    if open_ones := [one.rater.name for one in raters if one.state != "complete"]:
+        raise UsageError(
+            f"{', '.join(open_ones)}: labels are missing; finish the study with `relabel study run {place.file}` first"
+        )
+    if not (place.results / "report.html").exists():
+        raise UsageError(f"there are no results yet; make them with `relabel study run {place.file}`")
+    runs = runs_of(raters)
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        data, copied = _inputs(study, place, folder)
+        for one in raters:
+            if one.connection is not None:  # an address that came from the environment is part of every request
+                at = next(r for r in data["raters"] if r["name"] == one.rater.name)
+                if one.connection.base_url is not None and one.rater.base_url is None and one.rater.provider is None:
+                    at["base_url"] = one.connection.shown_url
+        (folder / "study.yaml").write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        asked = [runs[one.rater.name] for one in raters if one.job is not None]
+        if asked:
+            _pack_answers(asked, environment, folder / ANSWERS)
+        for name, run in runs.items():
+            if run.folder is not None:
+                (folder / "manifests").mkdir(exist_ok=True)
+                shutil.copyfile(run.folder / "manifest.json", folder / "manifests" / f"{name}.json")
+        (folder / "checksums.txt").write_text(
+            "".join(f"{digest}  {name}\n" for name, digest in checksums(place)), encoding="utf-8"
+        )
+        (folder / "constraints.txt").write_text(_constraints(), encoding="utf-8")
+        (folder / "DATA.md").write_text(_data_statement(study, list(runs.values()), copied), encoding="utf-8")
+        (folder / "CITATION.cff").write_text(citation(study.title), encoding="utf-8")
+        (folder / "README.md").write_text(
+            _README.format(title=study.title, version=__version__, answers=ANSWERS), encoding="utf-8"
+        )
+        return _zip(folder, target)
+
+
+def _inputs(study: Study, place: Place, folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """Copy the files that a study names, and give its text with their new places."""
+    copied: dict[str, str] = {}
+
+    def moved(ref: str | None) -> str | None:
+        beside = None if ref is None else place.file.parent / ref
+        if ref is None or beside is None or not beside.exists():
+            return ref
+        if ref not in copied:
+            name = f"inputs/{len(copied) + 1}-{beside.name}"
+            copied[ref] = name
+            (folder / "inputs").mkdir(exist_ok=True)
+            if beside.is_dir():
+                shutil.copytree(beside, folder / name)
+            else:
+                shutil.copyfile(beside, folder / name)
+        return copied[ref]
+
+    data = study.model_dump(mode="json", exclude_unset=True)
+    for holder, keys in (
+        (data, ("rubric", "prompt", "suite")),
+        (data.get("tasks") or {}, ("list",)),
+        (data.get("scoring") or {}, ("pay", "bridge")),
+    ):
+        for key in keys:
+            if isinstance(holder.get(key), str):
+                holder[key] = moved(holder[key])
+    data["golds"] = [moved(ref) for ref in study.golds]
+    for rater in data["raters"]:
+        for key in ("run", "labels", "rubric"):
+            if isinstance(rater.get(key), str):
+                rater[key] = moved(rater[key])
+    return data, sorted(copied)
+
+
+def _pack_answers(runs: list[Run], environment: Settings, target: Path) -> None:
+    """The answers of several runs in one pack."""
+    with (
+        tempfile.TemporaryDirectory() as made,
+        Store(environment.store_dir, read_only=True) as store,
+        Store(Path(made) / "store") as joined,
+    ):
+        for number, run in enumerate(runs):
+            part = Path(made) / f"{number}.pack"
+            pack(store, part, run)
+            unpack(joined, part)
+        pack(joined, target)
+
+
+def checksums(place: Place) -> Iterator[tuple[str, str]]:
+    """Names and sha256 of the results that the same answers give again byte by byte: all but run folders, which hold times."""
+    for path in sorted(place.results.rglob("*")):
+        name = path.relative_to(place.results).as_posix()
+        if path.is_file() and not name.startswith("runs/"):
+            yield name, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _constraints() -> str:
+    """The exact versions of everything that is installed beside relabel, and of Python."""
+    found = {d.metadata["Name"]: d.version for d in metadata.distributions() if d.metadata["Name"]}
+    lines = [
+        f"{name}=={version}"
+        for name, version in sorted(found.items(), key=lambda x: x[0].lower())
+        if not name.startswith("relabel")
+    ]
+    return f"# Python {sys.version.split()[0]}\n" + "\n".join(lines) + "\n"
+
+
+def _data_statement(study: Study, runs: list[Run], copied: list[str]) -> str:
+    known = load_registry()
+    rows: dict[tuple[str, str], str] = {}
+    for use in (use for run in runs for use in run.manifest.sources):
+        source = known.get(use.source)
+        where = "" if source is None else f"{source.publisher}, {source.licence}"
+        rows[use.source, use.file] = f"| {use.source} | {use.file} | {where or 'given by the authors'} | {use.sha256} |"
+    lines = [
+        f"# Data availability: {study.title}",
+        "",
+        "Data of others are not in this package. Each file is fetched from its publisher under the checksum below.",
+        *(["", f"Files of the authors are under `inputs/`: {', '.join(copied)}."] if copied else []),
+        "",
+        "| source | file | publisher, licence | sha256 |",
+        "|---|---|---|---|",
+        *(rows[key] for key in sorted(rows)),
+        "",
+        f"Answers of the models are in `{ANSWERS}`. The terms of their providers apply to them.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def citation(title: str) -> str:
+    """A CITATION.cff file that names a study and the software that made it."""
+    document = {
+        "cff-version": "1.2.0",
+        "message": "Please cite this study, and the software that made it.",
+        "title": title,
+        "type": "dataset",
+        "authors": [{"name": "(the authors of the study)"}],
+        "references": [
+            {
+                "type": "software",
+                "title": "relabel",
+                "version": __version__,
+                "authors": [{"name": "The relabel developers"}],
+            },
+            {
+                "type": "article",
+                "title": "GPTs are GPTs: Labor market impact potential of LLMs",
+                "authors": [
+                    {"family-names": "Eloundou", "given-names": "Tyna"},
+                    {"family-names": "Manning", "given-names": "Sam"},
+                    {"family-names": "Mishkin", "given-names": "Pamela"},
+                    {"family-names": "Rock", "given-names": "Daniel"},
+                ],
+                "journal": "Science",
+                "year": 2024,
+                "doi": "10.1126/science.adj0998",
+            },
+        ],
+    }
+    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+
+
+def _zip(folder: Path, target: Path) -> int:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in files:
+        if path.suffix in _TEXT:
+            text = path.read_text(encoding="utf-8")
+            if masked(text) != text:
+                raise DataError(
+                    f"{path.relative_to(folder)} holds what looks like a key; take it out of the study's files, then make the package again"
+                )
+    try:
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as package:
+            for path in files:
+                name = f"{target.stem}/{path.relative_to(folder).as_posix()}"
+                package.writestr(zipfile.ZipInfo(name, _DAY), path.read_bytes(), zipfile.ZIP_DEFLATED)
+    except OSError as error:
+        raise DataError(f"cannot write {target} ({error.strerror}); name another file with --out") from error
+    return len(files)
+
+
+def unpack_answers(place: Place, environment: Settings) -> tuple[int, int]:
+    """Take the answers of a package into the store; how many were added, and how many were there.
+
+    Raises:
+        DataError: The pack is missing or damaged.
+    """
+    source = place.file.parent / ANSWERS
+    if not source.exists():
+        return 0, 0
+    with Store(environment.store_dir) as store:
+        return unpack(store, source)
+
+
+def compare_checksums(place: Place) -> tuple[int, list[str]]:
+    """How many results are those that the package names, and which are not."""
+    listed = place.file.parent / "checksums.txt"
+    try:
+        lines = [line.partition("  ") for line in listed.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{listed} cannot be read; unpack the package again") from error
+    found = dict(checksums(place))
+    differ = sorted(name for digest, _, name in lines if found.get(name) != digest)
+    return len(lines) - len(differ), differ

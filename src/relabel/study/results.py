@@ -1,0 +1,550 @@
+"""What a study comes to: tables, figures, wide labels, scores and a report. The same runs give the same bytes."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import krippendorff
+import numpy as np
+import pandas as pd
+
+from relabel import __version__
+from relabel.errors import DataError, RelabelError, UsageError
+from relabel.evaluation.alignment import GOLD, align, match
+from relabel.evaluation.document import SettingName
+from relabel.evaluation.gold import Gold, load_gold
+from relabel.evaluation.report import Charts, figure_files, tables_page
+from relabel.files import replacing
+from relabel.label import Label
+from relabel.manifest import Counts, Manifest, write_run
+from relabel.publishing.export import export_run
+from relabel.publishing.site.build import build_site
+from relabel.rubric import MEASURES, Measure, load_rubric
+from relabel.run import Run, open_run
+from relabel.scoring.noise import LEAST_RATERS as FOR_INTERVALS
+from relabel.scoring.noise import Raters
+from relabel.scoring.options import Choices
+from relabel.scoring.table import ScoreTable, score_by
+from relabel.scoring.uncertainty import sampling_error
+from relabel.study.file import Study
+from relabel.study.pooling import (
+    LEAST_RATERS,
+    Component,
+    LatentClasses,
+    Mean,
+    Votes,
+    components,
+    corrected,
+    latent_classes,
+    mean_of,
+    pooled_mean,
+    votes,
+    without_each,
+)
+from relabel.study.running import Place
+from relabel.tabular import Cell, Table, table_text
+from relabel.task import Task
+
+POOLED = "pooled"
+"""Name of the run that holds the labels of all raters, one sample each."""
+_SHOWN = 25
+
+
+@dataclass(frozen=True)
+class Results:
+    """What was made of a study.
+
+    Attributes:
+        folder: Where it lies.
+        verdict: The result in words, a sentence a line.
+        tables: The tables, by file stem.
+    """
+
+    folder: Path
+    verdict: tuple[str, ...]
+    tables: Mapping[str, Table]
+
+
+def write_results(study: Study, place: Place, runs: Mapping[str, Run], tasks: Sequence[Task]) -> Results:
+    """Make everything of a study but its runs.
+
+    Args:
+        study: The study.
+        place: Where it lies.
+        runs: The raters' runs, by name.
+        tasks: The tasks of the study.
+
+    Raises:
+        DataError: The raters share no tasks or setting, or a file cannot be read or written.
+        UsageError: Scoring choices do not go with the runs.
+    """
+    if not runs:
+        raise DataError("no rater has a label yet; finish one with `relabel study run`")
+    listed = pd.DataFrame(
+        [(task.onet_soc_code, task.task_id, task.title, task.text) for task in tasks],
+        columns=["onet_soc_code", "task_id", "title", "text"],
+    )
+    place_of = pd.MultiIndex.from_frame(listed[["onet_soc_code", "task_id"]])
+    runs = {name: _on(run, place_of) for name, run in runs.items()}
+    lined = votes(runs)
+    golds = [load_gold(place.at(name)) for name in study.golds]
+    classes = None
+    if len(runs) >= LEAST_RATERS:
+        classes = latent_classes(lined.labels, len(lined.scale), lined.tasks["onet_soc_code"].str[:2])
+    agreement, pairs = _agreement(study, runs, golds, lined), _pairs(study, runs)
+    means, parts = _means(study, lined, classes), _components(study, lined)
+    tables = {"agreement": agreement, "pairs": pairs, "means": means, "variance": parts}
+    if classes is not None:
+        tables["confusion"] = _confusion(lined, classes)
+    titles = dict(zip(listed["onet_soc_code"], listed["title"], strict=True))
+    tables["spread"] = _spread(lined, titles)
+    made: dict[str, bytes] = {
+        "labels_wide.csv": _csv(wide := _wide(lined, listed, classes)),
+        "labels_wide.dta": stata(wide),
+        "study.json": (study.model_dump_json(indent=2) + "\n").encode(),
+    }
+    for name, frame in _corrected(runs, golds, lined).items():
+        made[name] = _csv(frame)
+    pooled = _pooled_run(place, runs, lined)
+    if study.scoring is not None:
+        tables["totals"] = _scores(study, place, runs, pooled, made)
+    verdict = tuple(_verdict(lined, agreement, pairs, means, golds, classes))
+    charts = Charts()
+    drawn = {
+        "means": charts.ranges(_ranges(means), title=f"mean {_main(lined)}"),
+        "pairs": charts.ranges(_ranges(pairs), title="kappa") if len(runs) > 1 else None,
+    }
+    for stem, table in tables.items():
+        for form, end in (("csv", "csv"), ("markdown", "md"), ("latex", "tex")):
+            made[f"tables/{stem}.{end}"] = table_text(table, form).encode()  # pyright: ignore[reportArgumentType]  three literals
+    for stem, svg in drawn.items():
+        if svg is not None:
+            made |= {f"figures/{stem}.{end}": data for end, data in figure_files(svg).items()}
+    sections = [(stem, table, drawn.get(stem)) for stem, table in tables.items()]
+    made["report.html"] = tables_page(
+        study.title, verdict, sections, f"relabel {__version__}, {len(lined):,} tasks."
+    ).encode()
+    _write(place.results, made)
+    if study.export or study.site:
+        _pages(study, place, pooled)
+    return Results(place.results, verdict, tables)
+
+
+def _on(run: Run, tasks: pd.MultiIndex) -> Run:
+    """A run's labels of the study's tasks: published sets hold others too, and all raters are to be scored on the same."""
+    at = pd.MultiIndex.from_frame(run.labels[["onet_soc_code", "task_id"]])
+    labels = run.labels[at.isin(tasks)].reset_index(drop=True)
+    return run if len(labels) == len(run.labels) else replace(run, labels=labels)
+
+
+def _write(folder: Path, made: Mapping[str, bytes]) -> None:
+    try:
+        for name, content in sorted(made.items()):
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(target) as temporary:
+                temporary.write_bytes(content)
+    except OSError as error:
+        raise DataError(
+            f"cannot write the results to {folder} ({error.strerror}); free space or move the study"
+        ) from error
+
+
+def _main(lined: Votes) -> Measure:
+    order: tuple[Measure, ...] = ("beta", "gamma", "alpha")
+    return next(m for m in order if m in lined.values)
+
+
+def _codes(lined: Votes) -> Any:
+    return lined.tasks["onet_soc_code"].to_numpy(dtype=object)
+
+
+def _agreement(study: Study, runs: Mapping[str, Run], golds: Sequence[Gold], lined: Votes) -> Table:
+    """Raters by agreement with golds: rate of each setting, kappa with each gold and its interval."""
+    columns = ["rater", "model", "tasks"]
+    for gold in golds:
+        columns += [f"kappa, {gold.name}", "95 %", "accuracy"]
+    rows: list[list[Cell]] = []
+    for at, (name, run) in enumerate(runs.items()):
+        row: list[Cell] = [name, run.manifest.model, int((lined.labels[:, at] >= 0).sum())]
+        for gold in golds:
+            row += [None, None, None] if gold.name == run.ref else _with_gold(study, run, gold, lined)
+        rows.append(row)
+    return Table("Raters by agreement with reference labels", columns, rows, left=2, notes=_intervals_note(study))
+
+
+def _with_gold(study: Study, run: Run, gold: Gold, lined: Votes) -> list[Cell]:
+    try:
+        aligned = match(run, gold).with_draws(study.draws, study.seed)
+    except DataError:  # the gold holds none of this run's tasks
+        return [None, None, None]
+    setting = lined.setting if lined.setting in aligned.labels else aligned.main
+    pair = aligned.pair(setting, 0, GOLD)
+    if not len(pair):
+        return [None, None, None]
+    kappa, accuracy = pair.figure("kappa"), pair.figure("accuracy")
+    return [_known(kappa.value), kappa.interval(), _known(accuracy.value)]
+
+
+def _known(value: float | None) -> float | None:
+    return None if value is None or not np.isfinite(value) else float(value)
+
+
+def _pairs(study: Study, runs: Mapping[str, Run]) -> Table:
+    rows: list[list[Cell]] = []
+    for (one, first), (other, second) in itertools.combinations(runs.items(), 2):
+        name = f"{one} and {other}"
+        try:
+            aligned = align([first, second]).with_draws(study.draws, study.seed)
+        except DataError:  # no common task or setting
+            rows.append([name, 0, None, None, None, None])
+            continue
+        setting: SettingName = aligned.main
+        pair = aligned.pair(setting, 0, 1)
+        if not len(pair):
+            rows.append([name, 0, None, None, None, None])
+            continue
+        kappa, accuracy = pair.figure("kappa"), pair.figure("accuracy")
+        rows.append(
+            [name, len(pair), _known(kappa.value), kappa.interval(), _known(accuracy.value), accuracy.interval()]
+        )
+    columns = ["pair", "tasks", "kappa", "95 %", "agreement", "95 % of agreement"]
+    return Table("Agreement of raters with each other", columns, rows, notes=_intervals_note(study))
+
+
+def _intervals_note(study: Study) -> tuple[str, ...]:
+    return (f"Intervals: {study.draws:,} draws of occupations, seed {study.seed}.",) if study.draws else ()
+
+
+def _means(study: Study, lined: Votes, classes: LatentClasses | None) -> Table:
+    """Mean exposure by rater, pooled, by the latent-class model, and the range without each rater."""
+    codes, draws = _codes(lined), {"draws": study.draws, "seed": study.seed}
+    rows: list[list[Cell]] = []
+    notes = ["Means over tasks, each alike.", *_intervals_note(study)]
+    found: dict[Measure, list[Mean]] = {
+        m: [mean_of(n, lined.values[m][:, i], codes, **draws) for i, n in enumerate(lined.raters)] for m in lined.values
+    }
+    if len(lined.raters) > 1:
+        for measure, column in found.items():
+            column.append(pooled_mean(lined.values[measure], codes, **draws))
+            left = without_each(lined, measure)
+            if left:
+                low, high = min(left, key=left.__getitem__), max(left, key=left.__getitem__)
+                notes.append(
+                    f"{measure}, pooled without one rater: {left[low]:.3f} (without {low}) to {left[high]:.3f} (without {high})."
+                )
+        notes.append(
+            "pooled: tasks that all raters labelled; its interval holds the spread of raters and the drawing of occupations."
+        )
+    if classes is not None:
+        for measure, column in found.items():
+            value = float((classes.posterior @ lined.worth[measure]).mean())
+            column.append(Mean("latent class", value, None, len(lined)))
+        notes.append(
+            "latent class: Dawid and Skene's model with shares by major group; it takes raters to err independently of one another, which "
+            "models of one family may not do."
+        )
+    measures = list(found)
+    for at, first in enumerate(next(iter(found.values()))):
+        row: list[Cell] = [first.rater, first.tasks]
+        for measure in measures:
+            mean = found[measure][at]
+            row += [_known(mean.mean), mean.interval]
+        rows.append(row)
+    columns = ["rater", "tasks", *(name for m in measures for name in (f"mean {m}", f"95 % of {m}"))]
+    return Table("Mean exposure by rater", columns, rows, notes=notes)
+
+
+def _components(study: Study, lined: Votes) -> Table:
+    main = _main(lined)
+    found: list[Component] = components(
+        lined.values[main], lined.scatter[main], _codes(lined), draws=study.draws, seed=study.seed
+    )
+    rows: list[list[Cell]] = [[part.source, part.share, part.interval] for part in found]
+    notes = [
+        f"Shares of the variance of {main} over the tasks that all raters labelled. Intervals draw occupations and take these raters as they are."
+    ]
+    if found and not any(part.source == "repeat" for part in found):
+        notes.append("Without repeats, scatter of single answers is part of rater by task.")
+    return Table("Variance of labels", ["source", "share", "95 %"], rows, notes=notes)
+
+
+def _confusion(lined: Votes, classes: LatentClasses) -> Table:
+    scale = lined.scale
+    rows: list[list[Cell]] = [
+        [rater, true, *map(float, classes.confusion[at, k])]
+        for at, rater in enumerate(lined.raters)
+        for k, true in enumerate(scale)
+    ]
+    notes = () if classes.converged else ("The algorithm had not come to rest; read it with care.",)
+    return Table(
+        "Raters' labels by the true one, as the latent-class model has it",
+        ["rater", "true", *scale],
+        rows,
+        left=2,
+        notes=notes,
+    )
+
+
+def _spread(lined: Votes, titles: Mapping[str, str]) -> Table:
+    """Occupations by how far raters differ."""
+    main = _main(lined)
+    values = pd.DataFrame(lined.values[main], columns=list(lined.raters)).groupby(_codes(lined)).mean()
+    low, high = values.min(axis=1), values.max(axis=1)
+    order = (high - low).sort_values(ascending=False, kind="stable").index[:_SHOWN]
+    rows: list[list[Cell]] = [
+        [str(code), titles.get(str(code), ""), float(high[code] - low[code]), *(_known(x) for x in values.loc[code])]
+        for code in order
+        if np.isfinite(high[code] - low[code])
+    ]
+    return Table(
+        f"Occupations with the largest spread of mean {main}", ["code", "title", "spread", *lined.raters], rows, left=2
+    )
+
+
+def _wide(lined: Votes, listed: pd.DataFrame, classes: LatentClasses | None) -> pd.DataFrame:
+    """One row a task, a column a rater; the majority and the latent classes' shares beside them."""
+    scale = np.array([*lined.scale, None], dtype=object)
+    frame = lined.tasks.merge(listed, on=["onet_soc_code", "task_id"], how="left")
+    for at, name in enumerate(lined.raters):
+        frame[f"label_{name}"] = scale[lined.labels[:, at]]
+    for measure, values in lined.values.items():
+        known = np.isfinite(values).sum(axis=1)
+        frame[f"{measure}_mean"] = np.where(known > 0, np.nansum(values, axis=1) / np.maximum(known, 1), np.nan)
+    frame["majority"] = scale[lined.majority()]
+    if classes is not None:
+        for at, label in enumerate(lined.scale):
+            frame[f"chance_{label}"] = classes.posterior[:, at].round(6)
+    return frame
+
+
+def _csv(frame: pd.DataFrame) -> bytes:
+    return table_text(frame, "csv").encode()
+
+
+def stata(frame: pd.DataFrame) -> bytes:
+    """A frame as a Stata file (.dta, version 118), with names that Stata takes and no date in it."""
+    named: dict[str, str] = {}
+    for column in map(str, frame.columns):
+        name = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in column)[:32]
+        named[column] = name if name not in named.values() else f"{name[:29]}_{len(named)}"
+    out = frame.rename(columns=named)
+    text = [c for c in out.columns if not pd.api.types.is_numeric_dtype(out[c])]
+    out = out.assign(**{c: out[c].astype(object).where(out[c].notna(), "") for c in text})
+    stream = io.BytesIO()
+    stamp = pd.Timestamp("2000-01-01").to_pydatetime()
+    out.to_stata(stream, write_index=False, version=118, time_stamp=stamp, convert_strl=text)
+    return stream.getvalue()
+
+
+def _corrected(runs: Mapping[str, Run], golds: Sequence[Gold], lined: Votes) -> dict[str, pd.DataFrame]:
+    """For each gold that may be a random draw of the tasks: outcomes corrected for each rater's errors, for regressions."""
+    made: dict[str, pd.DataFrame] = {}
+    measure, place = _main(lined), pd.MultiIndex.from_frame(lined.tasks)
+    for number, gold in enumerate(golds, start=1):
+        frame = lined.tasks.copy()
+        for at, (name, run) in enumerate(runs.items()):
+            predicted = lined.values[measure][:, at]
+            try:
+                aligned = match(run, gold)
+            except DataError:  # the gold holds none of this run's tasks
+                continue
+            if gold.selected or measure not in aligned.values or np.isnan(predicted).any():
+                continue
+            table = pd.DataFrame(
+                {"gold": aligned.values[measure][:, GOLD], "weight": aligned.weight}, index=aligned.index()
+            )
+            table = table[~table.index.duplicated()].reindex(place)
+            known = np.isfinite(table["gold"].to_numpy(np.float64))
+            if not 0 < known.sum() < len(known):
+                continue
+            weight = np.where(known, table["weight"] / table["weight"][known].mean(), 1.0)
+            chance = np.minimum(known.sum() / (len(known) * weight), 1.0)
+            frame["gold"], frame["in_gold"], frame["chance"] = table["gold"].to_numpy(), known.astype(int), chance
+            frame[f"{measure}_{name}"] = predicted
+            frame[f"corrected_{measure}_{name}"] = corrected(predicted, table["gold"].to_numpy(np.float64), chance)
+        if len(frame.columns) > 2:
+            made[f"corrected_{number}.csv"] = frame
+    return made
+
+
+def _pooled_run(place: Place, runs: Mapping[str, Run], lined: Votes) -> Run:
+    """A run whose samples are the raters: its mean over samples is the mean over raters."""
+    rubrics = {run.rubric.wording for run in runs.values()}
+    first = next(iter(runs.values()))
+    by_code = lined.setting == "three-way"
+    rubric = load_rubric("eloundou") if by_code else first.rubric
+    scale, setting = lined.scale, "three-way" if by_code else str(lined.setting)
+    labels = [
+        Label(
+            task_id=str(task),
+            onet_soc_code=str(code),
+            setting=setting,
+            sample=at,
+            label=scale[lined.labels[row, at]],
+            rationale="",
+            probability=None,
+            request_key=f"{name}:{task}",
+            model_returned=None,
+            finish_reason=None,
+            attempts=0,
+            prompt_tokens=0,
+            cached_tokens=0,
+            completion_tokens=0,
+            cost_usd=None,
+            latency_s=0.0,
+            created_at="",
+            from_store=True,
+        )
+        for row, (code, task) in enumerate(lined.tasks.itertuples(index=False))
+        for at, name in enumerate(lined.raters)
+        if lined.labels[row, at] >= 0
+    ]
+    manifest = Manifest(
+        status="complete",
+        package_version=__version__,
+        model=f"{len(runs)} raters: {', '.join(runs)}",
+        engine="pooled",
+        rubric=rubric,
+        rubric_sha256=rubric.sha256,
+        sources=first.manifest.sources,
+        tasks=first.manifest.tasks,
+        settings=(setting,),
+        parameters={"samples": len(runs), "raters": {name: run.manifest.model for name, run in runs.items()}},
+        counts=Counts(asked=len(labels), from_store=len(labels)),
+        note="labels of several raters, one sample each"
+        + ("" if len(rubrics) == 1 else "; they used different rubrics"),
+    )
+    write_run(place.results / POOLED, manifest, labels, [])
+    return open_run(str(place.results / POOLED))
+
+
+def _scores(study: Study, place: Place, runs: Mapping[str, Run], pooled: Run, made: dict[str, bytes]) -> Table:
+    """Scores by group: pooled, by rater, with an interval over raters and sampling; plausible values; totals by rater."""
+    assert study.scoring is not None
+    given = study.scoring.choices
+    choices: Choices = replace(
+        given,
+        pay=None if given.pay is None else place.at(given.pay),
+        bridge=None if given.bridge is None else place.at(given.bridge),
+    )
+    whole = score_by(pooled, choices)
+    tables: dict[str, ScoreTable] = {}
+    for name, run in runs.items():
+        try:
+            tables[name] = score_by(run, choices)
+        except RelabelError as error:
+            raise UsageError(f"the rater {name} cannot be scored: {error}") from error
+    frame = whole.frame[
+        ["code", "title", *MEASURES, "strict_10", "with_tools_10", "tasks", "coverage", "status"]
+    ].copy()
+    scores = np.stack([table.frame[list(MEASURES)].to_numpy(dtype=float).T for table in tables.values()])
+    for at, name in enumerate(tables):
+        for number, measure in enumerate(MEASURES):
+            frame[f"{measure}_{name}"] = scores[at, number]
+    frame[[f"{m}_lowest" for m in MEASURES]] = np.fmin.reduce(scores).T
+    frame[[f"{m}_highest" for m in MEASURES]] = np.fmax.reduce(scores).T
+    note = "An interval over raters needs three raters or more."
+    if len(tables) >= FOR_INTERVALS:
+        drawn = Raters(tuple(tables), scores).draw(None, study.scoring.draws, study.seed)
+        error = sampling_error(whole)
+        noise = np.random.default_rng(study.seed + 1).standard_normal(drawn.shape[1:])
+        drawn = np.clip(drawn + error[:, :, None] * noise, 0, 1)
+        low, high = np.quantile(drawn, [0.025, 0.975], axis=2)
+        frame[[f"{m}_low" for m in MEASURES]], frame[[f"{m}_high" for m in MEASURES]] = low.T, high.T
+        values = study.scoring.plausible_values
+        if values:
+            parts = [
+                pd.DataFrame(drawn[number, :, :values], columns=[f"pv{i + 1}" for i in range(values)]).assign(
+                    code=frame["code"], measure=measure
+                )
+                for number, measure in enumerate(MEASURES)
+            ]
+            plausible = pd.concat(parts, ignore_index=True)
+            made["scores_plausible.csv"] = _csv(plausible[["code", "measure", *plausible.columns[:-2]]].round(6))
+        note = "low and high: 95 % interval of the mean over raters like these, drawing of tasks included."
+    made["scores.csv"] = _csv(frame)
+    made["scores.json"] = (
+        json.dumps({"note": note, "raters": list(tables), "notes": list(whole.notes)}, indent=2) + "\n"
+    ).encode()
+    rows: list[list[Cell]] = []
+    for name, table in {"pooled": whole, **tables}.items():
+        totals = table.totals or {}
+        rows.append(
+            [
+                name,
+                table.scored,
+                *(
+                    _known(float(np.nanmean(table.frame[m]))) if table.frame[m].notna().any() else None
+                    for m in MEASURES
+                ),
+                *(f"{float(totals[k] or 0) / 1e9:.1f}" if totals.get(k) is not None else None for k in _TOTALS),
+            ]
+        )
+    columns = ["rater", "groups scored", *(f"mean {m}" for m in MEASURES), *_TOTALS.values()]
+    return Table("Scores and totals by rater", columns, rows, notes=(note, *whole.notes))
+
+
+_TOTALS: Mapping[str, str] = {
+    "wage_exposure_alpha_gbp": "GBP bn, alone",
+    "wage_exposure_gamma_gbp": "GBP bn, with tools",
+}
+
+
+def _pages(study: Study, place: Place, pooled: Run) -> None:
+    assert study.scoring is not None
+    out = place.results / "export"
+    # Its own interval would take raters for repeats of one model; scores.csv has the interval over raters.
+    export_run(pooled, out, study.scoring.choices, allow_partial=True, draws=0)
+    if study.site:
+        build_site(out, place.results / "site")
+
+
+def _ranges(table: Table, column: int = 2) -> list[tuple[str, float, tuple[float, float] | None]]:
+    """Names, figures of a column and their intervals, which stand behind them."""
+    found: list[tuple[str, float, tuple[float, float] | None]] = []
+    for row in table.rows:
+        value, bounds = row[column], row[column + 1]
+        if isinstance(value, float):
+            found.append((str(row[0]), value, bounds if isinstance(bounds, tuple) else None))
+    return found
+
+
+def _verdict(
+    lined: Votes, agreement: Table, pairs: Table, means: Table, golds: Sequence[Gold], classes: LatentClasses | None
+) -> Iterator[str]:
+    several = int(((lined.labels >= 0).sum(axis=1) > 1).sum())
+    counts = lined.counts()
+    both = counts[counts.sum(axis=1) > 1]
+    if several and int((both.sum(axis=0) > 0).sum()) > 1:
+        nominal, ordinal = (
+            float(krippendorff.alpha(value_counts=both, level_of_measurement=level)) for level in ("nominal", "ordinal")
+        )
+        same = float((both.max(axis=1) == both.sum(axis=1)).mean())
+        yield (
+            f"{len(lined.raters)} raters labelled {several:,} tasks in common: {100 * same:.0f}% of these have one label from all, and "
+            f"Krippendorff's alpha is {nominal:.2f} (ordinal {ordinal:.2f})."
+        )
+    known = sorted(_ranges(pairs), key=lambda row: row[1])
+    if len(known) > 1:
+        (worst, low, _), (best, high, _) = known[0], known[-1]
+        yield f"Closest to each other are {best} (kappa {high:.2f}), farthest apart {worst} ({low:.2f})."
+    for at, gold in enumerate(golds):
+        told = sorted(_ranges(agreement, 3 + 3 * at), key=lambda row: -row[1])
+        if told:
+            yield f"Agreement with {gold.name} (kappa): {', '.join(f'{name} {value:.2f}' for name, value, _ in told)}."
+    main = _main(lined)
+    column = list(means.columns).index(f"mean {main}")
+    by_rater = sorted((row for row in _ranges(means, column) if row[0] in lined.raters), key=lambda row: row[1])
+    if len(by_rater) > 1:
+        (least, low, _), (most, high, _) = by_rater[0], by_rater[-1]
+        times = f", a factor of {high / low:.1f}" if low > 0 else ""
+        yield f"Mean {main} goes from {low:.3f} ({least}) to {high:.3f} ({most}){times}."
+    if classes is None:
+        yield "With fewer than three raters there is no latent-class model and no interval over raters."

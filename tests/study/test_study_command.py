@@ -1,0 +1,151 @@
+"""A study from its file to its package, on servers that count what they are asked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from relabel.cli.app import run_app
+from server import FakeProvider, Reply, Seen, judged, provider, refused
+
+KEY = "sk-planted-0123456789abcdef"
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+def by_words(rate: int) -> Callable[[Seen], Reply]:
+    """A rater that calls a share of tasks exposed, by a hash of the question."""
+
+    def answer(seen: Seen) -> Reply:
+        digest = int(hashlib.sha256(json.dumps(seen.messages).encode()).hexdigest(), 16)
+        return judged("exposed" if digest % 10 < rate else "not-exposed")
+
+    return answer
+
+
+def write(path: Path, *raters: dict[str, object], **more: object) -> None:
+    study = {"study": 1, "title": "A trial", "tasks": {"list": "sample", "sample": 20, "seed": 1}, "golds": ["sample"]}
+    scoring: dict[str, object] = {"draws": 100, "plausible_values": 3}
+    path.write_text(yaml.safe_dump({**study, "scoring": scoring, "draws": 100, **more, "raters": list(raters)}))
+
+
+def rater(name: str, fake: FakeProvider, **more: object) -> dict[str, object]:
+    return {"name": name, "model": f"model-{name}", "base_url": fake.base_url, "response_format": "json_object", **more}
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and "runs" not in p.relative_to(folder).parts
+    }
+
+
+def test_a_study_buys_what_is_missing_and_nothing_twice() -> None:
+    path = Path("study.yaml")
+    with provider(by_words(3)) as one, provider(by_words(6)) as two, provider(by_words(5)) as three:
+        write(path, rater("a", one), rater("b", two), {"name": "gold", "run": "sample"})
+        assert run_app(["study", "run", str(path), "--quiet"]) == 0
+        assert (len(one.seen), len(two.seen)) == (40, 40)
+        first = results(Path("study-results"))
+        assert run_app(["study", "run", str(path), "--quiet"]) == 0
+        assert (len(one.seen), len(two.seen)) == (40, 40)
+        assert results(Path("study-results")) == first
+        write(path, rater("a", one), rater("b", two), rater("c", three), {"name": "gold", "run": "sample"})
+        assert run_app(["study", "run", str(path), "--quiet"]) == 0
+        assert (len(one.seen), len(two.seen), len(three.seen)) == (40, 40, 40)
+    wide = pd.read_csv("study-results/labels_wide.csv")
+    assert len(wide) == 20
+    assert {"label_a", "label_b", "label_c", "label_gold", "chance_E1"} <= set(wide)
+    stata = pd.read_stata("study-results/labels_wide.dta")
+    assert stata["label_a"].tolist() == wide["label_a"].tolist()
+    # The pooled mean as anybody would make it of the wide table.
+    value = {"E0": 0.0, "E2": 0.5, "E1": 1.0}
+    mean = wide[["label_a", "label_b", "label_c", "label_gold"]].map(value.__getitem__).mean(axis=1)
+    assert mean.to_numpy() == pytest.approx(wide["beta_mean"].to_numpy())
+    for name in ("report.html", "tables/agreement.tex", "figures/means.pdf", "scores.csv", "scores_plausible.csv"):
+        assert Path("study-results", name).stat().st_size, name
+    assert KEY.encode() not in b"".join(p.read_bytes() for p in Path("study-results").rglob("*") if p.is_file())
+
+
+def test_a_rater_that_fails_does_not_stop_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path("study.yaml")
+    with provider(by_words(3)) as good, provider(lambda seen: refused(401, "bad key")) as bad:
+        write(path, rater("good", good), rater("bad", bad), scoring=None)
+        assert run_app(["study", "run", str(path), "--quiet"]) == 4
+        assert "bad: " in capsys.readouterr().err
+        assert run_app(["study", "status", str(path), "--json"]) == 0
+        found = {r["rater"]: r for r in json.loads(capsys.readouterr().out)["raters"]}
+    assert (found["good"]["state"], found["good"]["labels"]) == ("complete", 40)
+    assert (found["bad"]["state"], found["bad"]["labels"]) == ("incomplete", 0)
+    assert Path("study-results/report.html").exists()
+
+
+def test_the_budget_is_that_of_all_raters_over_all_starts() -> None:
+    path = Path("study.yaml")
+    priced = {"price": "1/1", "max_tokens": 50, "concurrency": 2}
+    with provider(by_words(3)) as one, provider(by_words(6)) as two:
+        write(path, rater("a", one, **priced), rater("b", two, **priced), budget_usd=0.0085, scoring=None)
+        for _ in range(3):
+            assert run_app(["study", "run", str(path), "--quiet"]) == 5
+    spent = (len(one.seen) + len(two.seen)) * 120e-6
+    assert 0.001 < spent <= 0.0085
+    assert len(one.seen) > 0 < len(two.seen)
+
+
+def test_the_package_rebuilds_the_tables_from_its_answers_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path("study.yaml")
+    with provider(by_words(3)) as one, provider(by_words(6)) as two:
+        write(path, rater("a", one), rater("b", two), {"name": "people", "run": "sample"}, export=True, site=True)
+        assert run_app(["study", "package", str(path)]) == 2
+        assert "labels are missing" in capsys.readouterr().err
+        assert run_app(["study", "run", str(path), "--quiet"]) == 0
+    made = results(Path("study-results"))
+    assert run_app(["study", "package", str(path)]) == 0
+    elsewhere = tmp_path / "elsewhere"
+    with zipfile.ZipFile("study-package.zip") as package:
+        package.extractall(elsewhere)
+    content = b"".join(p.read_bytes() for p in elsewhere.rglob("*") if p.is_file() and p.suffix != ".pack")
+    assert KEY.encode() not in content
+    assert str(tmp_path).encode() not in content
+    monkeypatch.setenv("RELABEL_HOME", str(tmp_path / "home-of-a-reader"))
+    monkeypatch.delenv("OPENAI_API_KEY")
+    monkeypatch.chdir(elsewhere / "study-package")
+    assert run_app(["study", "rebuild", "study.yaml", "--quiet"]) == 0
+    assert results(Path("study-results")) == made
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("  - {name: a, model: m, modle: x}", "line 5: raters.0.modle: is not a key"),
+        ("  - {name: a, model: m, run: r}", "needs one of model, run and labels; it has model and run"),
+        ("  - {name: A b, model: m}", "line 5: raters.0.name"),
+        ("  - {name: a, run: sample, samples: 3}", "samples has no effect"),
+        ("  - {name: a, model: m, params: {messages: []}}", "relabel sets it itself"),
+    ],
+)
+def test_a_bad_line_is_named(line: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("study.yaml").write_text(f"study: 1\ntitle: x\ntasks: sample\nraters:\n{line}\n")
+    assert run_app(["study", "status", "study.yaml"]) in {2, 3}
+    assert words in capsys.readouterr().err
+
+
+def test_the_first_file_is_a_study_that_can_be_read(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_app(["study", "init", "mine.yaml"]) == 0
+    assert run_app(["study", "init", "mine.yaml"]) == 3
+    assert "is there already" in capsys.readouterr().err
+    assert "raters" in json.loads(Path("study.schema.json").read_text())["properties"]
