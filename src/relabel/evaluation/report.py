@@ -351,27 +351,13 @@ def tables_page(
     return _render("tables.html.jinja", title, named, context)
 
 
-_COLOURS = (("currentColor", "#1b1f24"), ("var(--accent)", "#0a5fb4"), ("var(--other)", "#7a4b00"))
-
-
 _TAG = re.compile(r"<[a-zA-Z][^>]*>")
 _OPACITY = re.compile(r' (?:(fill|stroke)-)?opacity="([\d.]+)"')
 _PAINT = re.compile(r'(fill|stroke)="#([0-9a-f]{6})"')
 
 
-def figure_files(chart: Markup) -> dict[str, bytes]:
-    """A chart of a page as files that stand alone: `svg` and `pdf`, in the colours of the light page.
-
-    Colours are mixed with white instead of being transparent, which the maker of PDF files writes in another order each time.
-    """
-    text = str(chart)
-    for variable, colour in _COLOURS:
-        text = text.replace(variable, colour)
-    text = _TAG.sub(lambda tag: _opaque(tag[0]), text)
-    return {"svg": text.encode(), "pdf": vl_convert.svg_to_pdf(text)}
-
-
 def _opaque(tag: str) -> str:
+    """A tag with colours mixed with white instead of transparency, which PDF files would hold in another order each time."""
     parts = {"": 1.0, "fill": 1.0, "stroke": 1.0} | {kind: float(part) for kind, part in _OPACITY.findall(tag)}
 
     def mixed(found: re.Match[str]) -> str:
@@ -424,8 +410,8 @@ class Charts:
         for name, spec in self._drawn.items():
             for ink, colour in {_INK: "#1a1a1a", _ACCENT: "#0b5cad", _OTHER: "#777777", "transparent": "white"}.items():
                 spec = spec.replace(f'"{ink}"', f'"{colour}"')  # noqa: PLW2901  one colour after another
-            found[f"{name}.svg"] = vl_convert.vegalite_to_svg(spec).encode()
-            found[f"{name}.pdf"] = vl_convert.vegalite_to_pdf(spec)
+            svg = _TAG.sub(lambda tag: _opaque(tag[0]), vl_convert.vegalite_to_svg(spec))
+            found |= {f"{name}.svg": svg.encode(), f"{name}.pdf": vl_convert.svg_to_pdf(svg)}
         return found
 
     def matrix(self, name: str, counts: Mapping[str, Mapping[str, int]], *, rows: str, columns: str) -> Markup:

@@ -19,7 +19,7 @@ from relabel.errors import DataError, RelabelError, UsageError
 from relabel.evaluation.alignment import GOLD, align, match
 from relabel.evaluation.document import SettingName
 from relabel.evaluation.gold import Gold, load_gold
-from relabel.evaluation.report import Charts, figure_files, tables_page
+from relabel.evaluation.report import Charts, tables_page
 from relabel.files import replacing
 from relabel.label import Label
 from relabel.manifest import Counts, Manifest, write_run
@@ -117,15 +117,13 @@ def write_results(study: Study, place: Place, runs: Mapping[str, Run], tasks: Se
     verdict = tuple(_verdict(lined, agreement, pairs, means, golds, classes))
     charts = Charts()
     drawn = {
-        "means": charts.ranges(_ranges(means), title=f"mean {_main(lined)}"),
-        "pairs": charts.ranges(_ranges(pairs), title="kappa") if len(runs) > 1 else None,
+        "means": charts.ranges("means", _ranges(means), title=f"mean {_main(lined)}"),
+        "pairs": charts.ranges("pairs", _ranges(pairs), title="kappa") if len(runs) > 1 else None,
     }
     for stem, table in tables.items():
         for form, end in (("csv", "csv"), ("markdown", "md"), ("latex", "tex")):
             made[f"tables/{stem}.{end}"] = table_text(table, form).encode()  # pyright: ignore[reportArgumentType]  three literals
-    for stem, svg in drawn.items():
-        if svg is not None:
-            made |= {f"figures/{stem}.{end}": data for end, data in figure_files(svg).items()}
+    made |= {f"figures/{name}": content for name, content in charts.files().items()}
     sections = [(stem, table, drawn.get(stem)) for stem, table in tables.items()]
     made["report.html"] = tables_page(
         study.title, verdict, sections, f"relabel {__version__}, {len(lined):,} tasks."
