@@ -290,7 +290,9 @@ LABELS = "task_id,setting,label\nS001,strict,exposed\nS002,strict,not-exposed\nS
         (LABELS + "S999,strict,exposed\n", "line 5: the task id 'S999' is not in"),
         (LABELS + "S004,strict,perhaps\n", "line 5: 'perhaps' is no label|line 5: 'perhaps' is not a label"),
         (LABELS + "S004,lax,exposed\n", "line 5: 'lax' is no setting|line 5: 'lax' is not a setting"),
+        (LABELS + "S004,strict,E1\n", "line 5: 'E1' is not a label of the rubric exposure"),
         ("task_id,setting\nS001,strict\n", "no column 'label'"),
+        ("task_id,verdict,setting\nS001,exposed,strict\n", "no column 'label'"),
     ],
 )
 def test_a_label_file_that_cannot_be_used_is_refused_in_a_sentence(
@@ -301,6 +303,7 @@ def test_a_label_file_that_cannot_be_used_is_refused_in_a_sentence(
     error = capsys.readouterr().err.strip()
     assert re.search(words, error)
     assert "\n" not in error
+    assert not re.search("--(map|rubric|setting|.*-column)", error), "options of another command"
 
 
 def test_labels_of_one_setting_are_compared_in_that_setting(capsys: pytest.CaptureFixture[str]) -> None:

@@ -420,9 +420,19 @@ _ALIKE = 0.6
 """Share of words in common from which two statements count as one task; the shipped examples reach .38 at most."""
 
 
+_CONTAINED = 0.85
+"""Share of the words of the shorter statement from which it counts as a part of the other: cut short, or with a clause in front."""
+_FEWEST_WORDS = 5
+
+
 _NEGATION = re.compile(
-    r"\b(no|not|non|none|never|nothing|nobody|neither|nor|cannot|without|lacks?|unable|fails?)\b|n't\b"
+    r"\b(no|not|non|none|never|nothing|nobody|neither|nor|cannot|without|lacks?|lacking|unable|incapable|fails?|refuse[ds]?|"
+    r"hardly|barely|scarcely|rarely|seldom|impossible|inaccessible|unavailable|unknown|excluded|barred|blocked|banned|forbidden|"
+    r"prohibited|little more than|closed to|off limits|(limited|restricted|confined) to|(blind|deaf|prone) to|ignorant of|"
+    r"out of (its |their |the model's )?(reach|scope|bounds)|(outside|beyond) (its|their|the model's))\b|n't\b"
 )
+_COPULA = re.compile(r"\b(is|are|be|stays?|remains?|lies?)\b")
+_HELP = re.compile(r"\b(it|they|model|models|worker|workers|assistant|help|software|user)\b")
 
 
 _BUT = re.compile(r"[.;:!?]\s|\bbut\b|\bhowever\b|\balthough\b|\bthough\b|\byet\b|\bexcept\b")
@@ -472,14 +482,15 @@ def rubric_warnings(rubric: Rubric, tasks: Mapping[str, Iterable[str]]) -> list[
 def _clauses(text: str) -> Iterator[bool]:
     """For each part of a text between commas and full stops, whether it says what is not so.
 
-    A negation holds to the end of its sentence: `cannot see images, open files, or search`.
+    A negation holds to the end of its sentence (`cannot see images, open files, or search`), and for what is listed before it
+    (`images, files and the web are out of its reach`).
     """
     for sentence in _BUT.split(" ".join(text.casefold().split()) + " "):
-        negated = False
-        for part in re.split(r",|\band\b", sentence):
-            if part.strip():
-                negated |= _NEGATION.search(part) is not None
-                yield negated
+        parts = [part for part in re.split(r",|\band\b", sentence) if part.strip()]
+        first = next((n for n, part in enumerate(parts) if _NEGATION.search(part)), len(parts))
+        if first < len(parts) and _COPULA.search(parts[first]) and not any(map(_HELP.search, parts[:first])):
+            first = 0
+        yield from (n >= first for n in range(len(parts)))
 
 
 def _words(text: str) -> frozenset[str]:
@@ -489,4 +500,5 @@ def _words(text: str) -> frozenset[str]:
 
 def _alike(first: frozenset[str], second: frozenset[str]) -> bool:
     common = len(first & second)
-    return bool(common) and common >= _ALIKE * len(first | second)
+    part = common >= _FEWEST_WORDS and common >= _CONTAINED * min(len(first), len(second))
+    return part or (bool(common) and common >= _ALIKE * len(first | second))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -290,7 +291,6 @@ def _trial_name(
     labels: Sequence[Path] | None,
 ) -> str:
     import hashlib
-    import re
 
     whole = json.dumps(
         [[r.sha256 for r in rubrics.values()], model, half, sample, seed, [str(path) for path in labels or ()]]
@@ -399,20 +399,30 @@ def _final_looks(rubrics: Mapping[str, Rubric], tasks: str, *, final: bool, name
     return _FinalLooks(path, Look(number, earlier), new)
 
 
+_OF_IMPORT = re.compile(r"[;,:] [^;,:]*--(map|rubric|setting|[a-z]+-column)\b.*", re.DOTALL)
+"""Advice that names options of `relabel import`."""
+_COLUMNS = "; correct the file, which needs columns task_id, setting and label, with labels and settings of the rubric"
+
+
 def _imported(
     rubrics: Mapping[str, Rubric], files: Sequence[Path], tasks: str | None, folder: Path, *, final: bool
 ) -> dict[str, Run]:
     """Runs made of label files; with `final`, of their tasks in the final half alone."""
     from dataclasses import replace
 
-    from relabel.errors import DataError
+    from relabel.errors import DataError, UsageError
     from relabel.evaluation.trial import half_of
     from relabel.importing import import_labels
     from relabel.run import open_run
 
     runs: dict[str, Run] = {}
     for (name, rubric), path in zip(rubrics.items(), files, strict=True):
-        done = import_labels(path, model=path.stem, rubric=rubric, out=folder / name, tasks=tasks)
+        try:
+            done = import_labels(path, model=path.stem, rubric=rubric, out=folder / name, tasks=tasks)
+        except (DataError, UsageError) as error:
+            said, others = _OF_IMPORT.subn("", str(error))
+            kind = UsageError if isinstance(error, UsageError) else DataError
+            raise kind(said + _COLUMNS * bool(others)) from error
         run = open_run(str(done.folder))
         if final:
             run = replace(run, labels=run.labels[run.labels["task_id"].map(half_of) == "final"].reset_index(drop=True))
