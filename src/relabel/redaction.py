@@ -179,7 +179,10 @@ def clean_document(value: Any) -> Any:
 
 def may_hold_secret(text: str) -> bool:
     """Whether a JSON text may hold a known secret: what spares most replies the walk through all of their values."""
-    return "\\" in text or "://" in text or (_pattern is not None and _pattern.search(text) is not None)
+    # Of JSON's escapes only these spell what could stand plainly; keys with quotes in them are known in their escaped spelling.
+    return (
+        "\\u" in text or "\\/" in text or "://" in text or (_pattern is not None and _pattern.search(text) is not None)
+    )
 
 
 def printable(text: str) -> str:

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from relabel.errors import DataError, ProviderError
 from relabel.labelling import ray
 from relabel.labelling.connection import Connection
-from relabel.labelling.providers import UNKNOWN, provider_of
+from relabel.labelling.providers import provider_of
 from relabel.labelling.ray import Call, RayTransport, Sender, WorkerGoneError, WorkerLostError
 from relabel.labelling.request import Endpoint
 from relabel.labelling.transport import BrokenError, HttpReply, TimedOutError, UnreachableError
@@ -214,7 +214,7 @@ async def test_a_nodes_own_key_does_not_leave_it(monkeypatch: pytest.MonkeyPatch
     key = "sk-of-the-node-0123456789"
     monkeypatch.setenv("OPENAI_API_KEY", key)
     with provider(lambda seen: Reply(body={"echo": seen.headers["authorization"]})) as fake:
-        back = await Sender().post("chat", b"{}", fake.base_url, "", UNKNOWN, {"X-Route": "eu"}, 90.0)
+        back = await Sender().post("chat", b"{}", Connection(fake.base_url, headers={"X-Route": "eu"}))
         assert fake.seen[0].headers["x-route"] == "eu"
     assert not isinstance(back, Exception)
     assert back.content == b'{"echo": "Bearer [key]"}'

@@ -98,6 +98,7 @@ def resolve_model(
     named = None if provider is None else provider_of("", provider)
     url = base_url or (named.base_url if named else environment.openai_base_url) or OPENAI_URL
     guard_address(url)
+    endpoint = Endpoint(host=host_of(url, public_headers(headers or {})), model=model, api=api, params=dict(params))
     return Connection(
         url,
         key_for(known := named or provider_of(url), environment, key_env),
@@ -106,7 +107,7 @@ def resolve_model(
         known,
         headers or {},
         model,
-        Endpoint(host=host_of(url, public_headers(headers or {})), model=model, api=api, params=dict(params)),
+        endpoint,
     )
 
 

@@ -237,9 +237,8 @@ class OnlineEngine:
         if self._transport is None:
             await self._open()
         body = request.body if repair is None else _repaired(request.body, repair)
-        tokens = len(str(messages_of(body))) / _CHARACTERS_A_TOKEN + min(
-            output_bound(body) or _USUAL_ANSWER, _USUAL_ANSWER
-        )
+        written = sum(len(message["content"]) for message in messages_of(body))
+        tokens = written / _CHARACTERS_A_TOKEN + min(output_bound(body) or _USUAL_ANSWER, _USUAL_ANSWER)
         sending = _Sending(request, body, tokens, repair is not None, on_in_flight or (lambda _: None))
         try:
             return await self._retry.call(lambda: self._until_refused(sending), ends_at=lambda: sending.ends_at)

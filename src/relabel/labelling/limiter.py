@@ -76,7 +76,7 @@ class AnswerWait:
     """
 
     MULTIPLE, FLOOR_S, LONGER = 6.0, 10.0, 3.0
-    QUANTILE, FEWEST, EVERY = 0.95, 50, 10
+    QUANTILE, FEWEST, EVERY = 0.95, 50, 25
 
     def __init__(self, longest_s: float, *, adaptive: bool = True) -> None:
         self.longest_s, self._adaptive = longest_s, adaptive
@@ -93,9 +93,9 @@ class AnswerWait:
         if not self._adaptive or len(self._seen) < self.FEWEST or self._new < self.EVERY:
             return
         self._new = 0
-        high = sorted(self._seen)[int(self.QUANTILE * len(self._seen))]
+        before, high = self.wait_s, sorted(self._seen)[int(self.QUANTILE * len(self._seen))]
         self.wait_s = min(self.longest_s, max(self.FLOOR_S, self.MULTIPLE * high))
-        for timeout, (began, times) in self._open.items():
+        for timeout, (began, times) in self._open.items() if self.wait_s < before else ():
             if not timeout.expired() and (when := timeout.when()) is not None:
                 timeout.reschedule(min(when, began + times * self.wait_s))
 

@@ -253,29 +253,19 @@ class Sender:
             )
         return self._open.enter_context(LocalServer(weights, self._alias, threads=self._threads)).base_url
 
-    async def post(
-        self,
-        api: Api,
-        content: bytes,
-        base_url: str | None,
-        secret: str,
-        provider: Provider,
-        headers: Mapping[str, str],
-        attempt_s: float,
-    ) -> HttpReply | Exception:
+    async def post(self, api: Api, content: bytes, known: Connection) -> HttpReply | Exception:
         """Post a document and bring the reply back, or what went wrong.
 
         The key comes here and not into the constructor, whose arguments a cluster keeps; without one, the node's own is taken, and does
         not leave it.
         """
         if self._transport is None:
-            own = key_for(provider, settings())
-            self._transport = HttpTransport(
-                base_url, secret or (own.get_secret_value() if own else ""), provider, headers
-            )
+            own = None if known.secret else key_for(known.provider, settings())
+            secret = own.get_secret_value() if own else known.secret
+            self._transport = HttpTransport(known.base_url, secret, known.provider, known.headers)
         try:
             # The driver lets go earlier; this is for a driver that is gone.
-            async with asyncio.timeout(attempt_s + 5):
+            async with asyncio.timeout(known.timeouts.attempt_s + 5):
                 reply = await self._transport.send(api, content)
         except (UnreachableError, TimedOutError, BrokenError, UnreadableError) as error:
             if self._model and isinstance(error, UnreachableError):
@@ -314,10 +304,7 @@ class RayTransport:
     """
 
     def __init__(self, calls: Sequence[Call], connection: Connection) -> None:
-        self._provider, secret = connection.provider, connection.secret
-        headers, timeout_s = dict(connection.headers), connection.timeouts.attempt_s
-        self._given = connection.base_url, secret, self._provider, headers, timeout_s
-        self._needs_key = not secret and bool(self._provider.key_env)
+        self._known = connection
         self._workers = [_Worker(call, self._revive) for call in calls]
         self._changed = asyncio.Event()
         self._fatal: RelabelError | None = None
@@ -344,7 +331,7 @@ class RayTransport:
         worker = min((worker for worker in self._workers if worker.up), key=lambda worker: worker.in_flight)
         worker.in_flight += 1
         try:
-            back: HttpReply | Exception = await worker.call("post", api, content, *self._given)
+            back: HttpReply | Exception = await worker.call("post", api, content, self._known)
         except WorkerLostError as error:
             self._lose(worker, error)
             if self._fatal is not None:
@@ -394,7 +381,7 @@ class RayTransport:
         """Greet a worker until it answers: it starts, or the cluster starts it again."""
         while not worker.up and not worker.gone and self._fatal is None:
             try:
-                self._check(*await worker.call("hello", self._provider))
+                self._check(*await worker.call("hello", self._known.provider))
             except WorkerLostError as error:
                 self._lose(worker, error)
                 await asyncio.sleep(_AGAIN_S)
@@ -409,9 +396,10 @@ class RayTransport:
             raise ProviderError(
                 f"the node {node} runs relabel {version} and this machine {__version__}; install the same version on every node"
             )
-        if self._needs_key and not has_key:
+        provider = self._known.provider
+        if provider.key_env and not self._known.secret and not has_key:
             raise ProviderError(
-                f"there is no key for {self._provider.name}, here or on the node {node}; set {self._provider.key_env[0]}, or name another "
+                f"there is no key for {provider.name}, here or on the node {node}; set {provider.key_env[0]}, or name another "
                 "server with --base-url"
             )
 

@@ -282,15 +282,17 @@ class WorkerPool:
     async def _pull(self) -> None:
         while not self.stop.asked.is_set():
             try:
-                item = next(self._items, None)
+                item, fresh = next(self._items, None), self._progress.fresh
                 if item is None:
                     return
                 await self._one(self._planned(item))
             except Exception as error:  # noqa: BLE001  kept for the caller, who raises it once what is on the wire is in
                 self._end(error)
                 return
-            if time.perf_counter() - self._last_rest > MAX_BLOCKING_S:
-                await asyncio.sleep(0)  # store hits never wait: let the display and Ctrl-C have their turn
+            # After an answer, so that others which are here are stored before the next request is made; and as store hits never wait, now
+            # and then for the display and Ctrl-C.
+            if self._progress.fresh > fresh or time.perf_counter() - self._last_rest > MAX_BLOCKING_S:
+                await asyncio.sleep(0)
                 self._last_rest = time.perf_counter()
 
     def _planned(self, item: WorkItem) -> WorkItem:
