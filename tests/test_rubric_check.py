@@ -22,7 +22,7 @@ SCOPE = load_rubric("exposure").settings["strict"].scope
 
 def checked(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
     path = tmp_path / "mine.yaml"
-    path.write_text(text)
+    path.write_text(text.replace("id: exposure", "id: mine"))
     assert run_app(["rubric", "check", str(path), "--json"]) == 0
     document: Any = json.loads(capsys.readouterr().out)
     return document["warnings"]
@@ -129,7 +129,7 @@ def test_a_trial_of_other_words_is_no_trial_of_these(tmp_path: Path) -> None:
         study.wording == load_rubric(name).wording for name in rubric_names() for study in load_rubric(name).validity
     )
     path = tmp_path / "mine.yaml"
-    path.write_text(GOOD.replace("Nail shingles", "Nail slates"))
+    path.write_text(GOOD.replace("Nail shingles", "Nail slates").replace("version: 2", "version: 3"))
     changed = load_rubric(str(path))
     assert (changed.tried, changed.validity_in_words()[-1]) == (False, NOT_TRIED)
     assert "a trial of another wording" in changed.validity_in_words()[0]
@@ -153,7 +153,9 @@ def test_what_is_known_of_a_rubric_changes_neither_its_hash_nor_a_request(tmp_pa
         for setting in rubric.settings
     }
     assert len(keys) == 2
-    path.write_text(GOOD.replace("half the usual time or less", "a third of the usual time or less"))
+    path.write_text(
+        GOOD.replace("half the usual time or less", "a third of it or less").replace("id: exposure", "id: mine")
+    )
     assert load_rubric(str(path)).sha256 != shipped.sha256
 
 

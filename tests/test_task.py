@@ -84,7 +84,7 @@ def test_a_users_file_needs_four_columns_only(tmp_path: Path) -> None:
             r"no columns 'onet_soc_code', 'title' and 'text' \(it has 'ID', 'task_id', 'job'\); its first line must name "
             "task_id, onet_soc_code, title, text",
         ),
-        (HEAD + "1,11-1011.00,T,Do.,Core,6\n", "line 2: importance must be a number from 1 to 5"),
+        (HEAD + "1,11-1011.00,T,Do.,Core,6\n", "line 2: importance must be a number over 0, from 1 to 5"),
         (HEAD + "1,11-1011.00,T,Do.,Core,high\n", "line 2: importance must be a number"),
         (HEAD + "1,11-1011.00,T,Do.,,\n1,11-1011.00,T,Do it.,,\n", "line 3 repeats the task id '1'"),
         (HEAD + "1,11-1011.00,T,,,\n", "line 2 has no task_id or no text"),

@@ -397,7 +397,7 @@ def load_rubric(ref: str) -> Rubric:
             raise RubricError(f"{path}: {key}: is filled in by relabel; remove it")
     try:
         sha256 = hashlib.sha256(_VALIDITY.sub(b"", raw, count=1)).hexdigest()
-        return Rubric.model_validate(data | {"source": path.name, "sha256": sha256})
+        rubric = Rubric.model_validate(data | {"source": path.name, "sha256": sha256})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if part != "[key]")
@@ -409,6 +409,51 @@ def load_rubric(ref: str) -> Rubric:
         elif first["type"] != "value_error":  # a rule of ours says itself what holds
             reason += f"; {_ADVICE.get(first['type'], 'correct it')}"
         raise RubricError(f"{path}: {where + ': ' if where else ''}{reason}") from error
+    _refuse_copied_name(path, rubric)
+    return rubric
+
+
+def _refuse_copied_name(path: Path, rubric: Rubric) -> None:
+    """Make sure that a file whose text is not one of ours does not go by its id and version: labels would be mistaken."""
+    folder = asset_dir("rubrics")
+    if path.resolve().parent == folder.resolve():
+        return
+    for name in rubric_names():
+        if f"id: {rubric.id}" not in _lines(folder / f"{name}.yaml"):
+            continue
+        ours = load_rubric(name)
+        if (ours.id, ours.version) == (rubric.id, rubric.version) and ours.sha256 != rubric.sha256:
+            raise RubricError(
+                f"{path} has the id {rubric.id} and the version {rubric.version} of a rubric of relabel with another text; give "
+                "it an id of its own, as `relabel rubric new NAME` does"
+            )
+
+
+_HEAD = re.compile(r"^(id|version|title):.*$", re.MULTILINE)
+_NAME = re.compile(r"[a-z][a-z0-9-]*")
+
+
+def new_rubric(name: str, base: str = "exposure") -> str:
+    """The text of a new rubric: that of another one under an id of its own, without what trials have shown of it.
+
+    Args:
+        name: Its id.
+        base: The other rubric, as for `load_rubric`.
+
+    Raises:
+        RubricError: The other rubric does not exist or is malformed.
+        UsageError: The name is not an id, or one of relabel's.
+    """
+    if not _NAME.fullmatch(name) or name in rubric_names():
+        raise UsageError(
+            f"{name!r} cannot be the name of a new rubric: use small letters, digits and hyphens, and none of {', '.join(rubric_names())}"
+        )
+    other = load_rubric(base)
+    text = _VALIDITY.sub(b"", rubric_path(base).read_bytes().removeprefix(b"\xef\xbb\xbf"), count=1).decode()
+    body = text[re.search(r"^(?!#|\s*$)", text, re.MULTILINE).start() :]  # pyright: ignore[reportOptionalMemberAccess]  # a rubric has keys
+    head = {"id": name, "version": "1", "title": f"{name}, made from {other.id} version {other.version}"}
+    written = _HEAD.sub(lambda key: f"{key[1]}: {head[key[1]]}", body)
+    return f"# Change the texts below in your own words; raise the version whenever one of them changes.\n{written}"
 
 
 _IDLE = re.compile(

@@ -19,7 +19,7 @@ from relabel.rubric import Unit
 from relabel.settings import asset_dir
 from relabel.sources import fetch, registry
 from relabel.sources.statements import LABELS_OF_2023, occupation_columns, task_columns
-from relabel.sources.tables import ONET_SOC, TASK_TYPES, is_table_file, read_table
+from relabel.sources.tables import OCCUPATION_CODE, TASK_TYPES, Table, is_table_file, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +29,7 @@ TASK_KEY = ["onet_soc_code", "task_id"]
 """Columns that name a task together: one id may stand for tasks of several occupations. A list, as pandas takes no other."""
 
 TASK_COLUMNS = ("task_id", "onet_soc_code", "title", "text", "task_type", "importance")
-"""Columns of a task table; `importance` is IM on 1-5, missing where a task is unrated."""
+"""Columns of a task table; `importance` is IM on 1-5, or on the positive scale that a user's file declares; missing where a task is unrated."""
 
 OCCUPATION_COLUMNS = ("onet_soc_code", "title", "description")
 """Columns of a list of occupations."""
@@ -37,7 +37,9 @@ OCCUPATION_COLUMNS = ("onet_soc_code", "title", "description")
 TASK_LISTS = ("onet-30.2", "onet-29.1", "eloundou-2023", "sample")
 """Task lists that go by name; a release of O*NET in a user's own registry joins them."""
 
-_IM = (1, 5)
+_IM = (1.0, 5.0)
+_SCALE = re.compile(r"importance[\s_(]*(\d+(?:\.\d+)?)\s*(?:-|–|_|to)\s*(\d+(?:\.\d+)?)\)?", re.IGNORECASE)
+"""A column of importance that declares another scale than O*NET's, such as `importance 0-100`."""
 
 Columns = Mapping[str, Sequence[Any]]
 """A table as its columns."""
@@ -51,11 +53,11 @@ class Task:
 
     Attributes:
         task_id: Identifier within its list, a string without a decimal part.
-        onet_soc_code: O*NET-SOC code of the occupation, such as `11-3051.00`.
+        onet_soc_code: O*NET-SOC code of the occupation, such as `11-3051.00`; in a user's list perhaps of another classification.
         title: Title of the occupation.
         text: The statement.
         task_type: `Core` or `Supplemental`; None where the source has none.
-        importance: Mean importance rating (IM), 1-5; None where unrated.
+        importance: Mean importance rating (IM), 1-5, or on the scale of the user's list; None where unrated.
     """
 
     # No pydantic model: 19,000 of them are made from columns that were checked already.
@@ -75,11 +77,11 @@ def task_schema() -> pa.DataFrameSchema:
     return pa.DataFrameSchema(
         {
             "task_id": pa.Column("str", pa.Check.str_matches(r"\S")),
-            "onet_soc_code": pa.Column("str", pa.Check.str_matches(ONET_SOC)),
+            "onet_soc_code": pa.Column("str", pa.Check.str_matches(OCCUPATION_CODE)),
             "title": pa.Column("str"),
             "text": pa.Column("str"),
             "task_type": pa.Column("str", nullable=True),
-            "importance": pa.Column("float64", pa.Check.in_range(*_IM), nullable=True),
+            "importance": pa.Column("float64", pa.Check.gt(0), nullable=True),
         },
         checks=pa.Check(lambda table: len(table) > 0, error="at least one task"),
         unique=TASK_KEY,
@@ -292,7 +294,12 @@ def _read_tasks(path: Path) -> Columns:
     if not path.is_file():
         raise DataError(f"there is no task file {path}; give the path of a CSV or Excel file with the columns {needed}")
     file = read_table(path, rows_are="each task", advice=f"give a CSV or Excel file with the columns {needed}")
-    columns = file.columns(*TASK_COLUMNS[:4], optional=TASK_COLUMNS[4:])
+    free = file.column("onet_soc_code") is None and file.column("code") is not None
+    code_in = "code" if free else "onet_soc_code"
+    columns = file.columns("task_id", code_in, "title", "text", optional=TASK_COLUMNS[4:])
+    scale, rated_in = _scale_of(file)
+    if rated_in is not None:
+        columns["importance"] = rated_in
     seen: dict[tuple[str, str], int] = {}
     rows: list[dict[str, object]] = []
     for line, cells in file.rows:
@@ -301,18 +308,34 @@ def _read_tasks(path: Path) -> Columns:
             raise DataError(f"{path} line {line} has no task_id or no text; fill both or remove the line")
         task_id = file.task_id(line, row["task_id"])
         # The code names files of an export, so nothing but a code may pass.
-        code = file.onet_soc_code(line, row["onet_soc_code"])
+        code = (file.occupation_code if free else file.onet_soc_code)(line, row[code_in])
         if (first := seen.setdefault((code, task_id), line)) != line:
             raise DataError(
                 f"{path} line {line} repeats the task id {task_id!r} of line {first}; ids must be unique within an occupation"
             )
         written = row.get("importance", "").strip()
         importance = file.number(written) if written else None
-        if written and (importance is None or not _IM[0] <= importance <= _IM[1]):
-            raise DataError(f"{path} line {line}: importance must be a number from 1 to 5 or empty, not {written!r}")
+        if written and (importance is None or importance <= 0 or not scale[0] <= importance <= scale[1]):
+            raise DataError(
+                f"{path} line {line}: importance must be a number over 0, from {scale[0]:g} to {scale[1]:g}, or empty, not "
+                f"{written!r}; another scale is declared in the column's name, such as `importance 0-100`"
+            )
         kind = file.category(line, columns.get("task_type", "task_type"), row.get("task_type", ""), TASK_TYPES)
         rows.append({**row, "task_id": task_id, "onet_soc_code": code, "task_type": kind, "importance": importance})
     return {name: [row.get(name) for row in rows] for name in TASK_COLUMNS}
+
+
+def _scale_of(file: Table) -> tuple[tuple[float, float], str | None]:
+    """The scale of importance, and the column that declares it; O*NET's where none does."""
+    for name in file.header:
+        if match := _SCALE.fullmatch(name.strip()):
+            scale = float(match[1]), float(match[2])
+            if scale[0] >= scale[1]:
+                raise DataError(
+                    f"{file.path}: the column {name!r} declares a scale that does not rise; write it like `importance 0-100`"
+                )
+            return scale, name
+    return _IM, None
 
 
 def _read_occupations(path: Path) -> Columns:

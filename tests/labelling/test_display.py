@@ -62,7 +62,7 @@ def test_the_panel_shows_how_far_how_fast_and_how_dear(width: int) -> None:
         "from store 12,000",
         "fresh 2,000",
         "failed 40 timeout, 3 refusal",
-        "in flight 1 of 4 (auto)",
+        "in flight 1, concurrency 4 (auto)",
         "rate 20.4/s",
         "left 19 min 59 s",
         "1,400,000 in (1,200,000 cached), 90,000 out",
@@ -83,7 +83,7 @@ def test_the_panel_of_a_job_that_begins_promises_nothing() -> None:
     flat = " ".join(drawn(new(10), 80).split())
     assert "0 of 10" in flat
     assert "failed none" in flat
-    assert "in flight 0 of 8 (fixed) rate - left -" in flat
+    assert "in flight 0, concurrency 8 (fixed) rate - left -" in flat
     assert "slowest" not in flat
 
 
@@ -418,7 +418,7 @@ def test_a_limit_that_was_cut_says_that_more_are_still_out() -> None:
     estimator = new(10, Limiter(4))
     estimator.progress.in_flight.update({str(n): (f"{n} strict", time.monotonic()) for n in range(6)})
     flat = " ".join(drawn(estimator, 80).split())
-    assert "in flight 6, falling to 4 (fixed)" in flat
+    assert "in flight 6, concurrency falling to 4 (fixed)" in flat
 
 
 async def test_nothing_is_shown_when_quiet_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:

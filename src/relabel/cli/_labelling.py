@@ -24,7 +24,7 @@ from relabel.files import require_writable
 from relabel.labelling.connection import Connection
 from relabel.labelling.engine import Engine
 from relabel.labelling.estimate import Estimate, cost_at_a_glance, estimate, limits
-from relabel.labelling.job import Job, Stop
+from relabel.labelling.job import Job, Stop, other_addresses
 from relabel.labelling.limiter import Limiter
 from relabel.labelling.local import ADVICE, is_local
 from relabel.labelling.options import RunOptions, make_engine
@@ -281,7 +281,7 @@ def _cached(tokens: Tokens) -> str:
     return f"{tokens.cached:,} cached{share}"
 
 
-def report(outcome: Outcome, folder: Path, model: str, go_on: str, *, as_json: bool) -> None:
+def report(outcome: Outcome, folder: Path, model: str, go_on: str, *, as_json: bool, elsewhere: str = "") -> None:
     """Show what a run came to; an incomplete one ends with an error.
 
     Raises:
@@ -297,7 +297,7 @@ def report(outcome: Outcome, folder: Path, model: str, go_on: str, *, as_json: b
         asked = outcome.manifest.counts.asked
         raise RunInterruptedError(f"stopped with {missing:,} of {asked:,} labels missing; {go_on}")
     if missing:
-        raise IncompleteRunError(still_missing(outcome, folder))
+        raise IncompleteRunError(still_missing(outcome, folder, elsewhere))
 
 
 def _say(what: str, text: str) -> None:
@@ -324,7 +324,19 @@ def _show_settings(outcome: Outcome) -> None:
         )
 
 
-def still_missing(outcome: Outcome, folder: Path) -> str:
+def kept_elsewhere(job: Job, outcome: Outcome, environment: Settings) -> str:
+    """Where a replay that found nothing would find its answers: the address is part of what a stored answer is kept under."""
+    if outcome.labels:
+        return ""
+    with Store(environment.store_dir, read_only=True) as store:
+        hosts = other_addresses(job, store)
+    if not hosts:
+        return ""
+    urls = [f"{'http' if host.startswith(('localhost', '127.', '[')) else 'https'}://{host}" for host in hosts]
+    return f"the store has answers to these questions under {' and '.join(f'--base-url {url}' for url in urls)}"
+
+
+def still_missing(outcome: Outcome, folder: Path, elsewhere: str = "") -> str:
     """The sentence that an incomplete run ends with: what is missing, and how to get each part of it."""
     m, missing = outcome.manifest, outcome.missing
     ways: list[str] = []
@@ -336,7 +348,9 @@ def still_missing(outcome: Outcome, folder: Path) -> str:
         )
     if missing.kinds.get("budget"):
         ways.append("raise --max-cost to label the tasks that it left out")
-    if rest and m.engine == "replay":
+    if elsewhere:
+        ways.append(elsewhere)
+    elif rest and m.engine == "replay":
         ways.append("replay sends no request: remove --engine replay to request them")
     elif rest:
         ways.append("the same command asks for the others again" if ways else "the same command asks for them again")

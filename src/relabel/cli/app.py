@@ -8,13 +8,14 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from relabel.cli.terminal import lost_output, open_streams
+from relabel.cli.terminal import doing, lost_output, open_streams
 from relabel.redaction import clean
 
 _COMMANDS: Mapping[str, tuple[str, ...]] = {
@@ -26,6 +27,7 @@ _COMMANDS: Mapping[str, tuple[str, ...]] = {
     "review": ("review",),
     "score": ("score",),
     "explain": ("explain",),
+    "labels": ("labels", "cite"),
     "career": ("families", "resilience"),
     "export": ("export", "site"),
     "data": ("answers", "data", "store"),
@@ -56,6 +58,25 @@ def options(
     ] = False,
 ) -> None:
     """Renew the 2023 labels of task exposure to language models: label, evaluate, score, export."""
+
+
+_DOING: Mapping[str, str] = {
+    "import": "reading labels",
+    "eval": "evaluating",
+    "compare": "comparing",
+    "review": "choosing tasks for review",
+    "score": "scoring",
+    "explain": "explaining a score",
+    "labels": "writing labels",
+    "families": "scoring job families",
+    "resilience": "scoring resilience",
+    "export": "making the export",
+    "site": "making pages",
+    "tasks": "comparing task lists",
+    "store": "reading the store",
+    "answers": "reading answers",
+}
+"""What is shown while a command is silent; those that are left out show their own progress, or are quick."""
 
 
 def command_line(words: Sequence[str] = ()) -> typer.Typer:
@@ -105,7 +126,9 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        left = command.main(args=_json_file_as_out(words), prog_name="relabel", standalone_mode=False)
+        what = _DOING.get(words[0], "") if words and words[1:2] != ["serve"] else ""
+        with doing(what) if what else nullcontext():
+            left = command.main(args=_json_file_as_out(words), prog_name="relabel", standalone_mode=False)
         if left == 130:  # what the command line library makes of Ctrl-C
             _say("interrupted")
         return left if isinstance(left, int) else 0

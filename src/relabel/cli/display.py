@@ -202,7 +202,7 @@ def _bound(progress: Progress, limiter: Limiter | None) -> str:
     # What was sent before the limit was cut is out there still.
     falling = len(progress.in_flight) > limiter.limit
     how = "auto" if limiter.automatic else "fixed"
-    return f"{', falling to' if falling else ' of'} {limiter.limit} ({how})"
+    return f", concurrency {'falling to ' if falling else ''}{limiter.limit} ({how})"
 
 
 def _trying_again(limiter: Limiter | None) -> str:

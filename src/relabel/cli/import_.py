@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from relabel.cli._render import WIDEST, cut
 from relabel.errors import UsageError
 
 if TYPE_CHECKING:
+    from relabel.manifest import Manifest
     from relabel.task import TaskDiff
 
 tasks_app = typer.Typer(no_args_is_help=True, help="Compare task lists; carry a run from one list to another.")
@@ -201,7 +203,8 @@ def carry(
     from relabel.carrying import TO_ASK, carry_run
     from relabel.run import open_run
 
-    done = carry_run(open_run(run), to, out, old=old, fill=None if fill is None else open_run(fill))
+    opened = open_run(run)
+    done = carry_run(opened, to, out, old=old, fill=None if fill is None else open_run(fill))
     for sentence in done.warnings:
         typer.echo(f"WARNING: {sentence}", err=True)
     _show_diff(done.diff, examples=False)
@@ -209,8 +212,31 @@ def carry(
     typer.echo(f"{done.carried:,} labels carried{filled}; {done.to_ask:,} of {done.tasks:,} tasks are to be asked")
     typer.echo(f"written: {out}")
     if done.to_ask:
-        repeats = f" --samples {done.samples}" if done.samples > 1 else ""
-        typer.echo(f"next: relabel run --tasks {out / TO_ASK}{repeats} --out ASKED, then carry again with --fill ASKED")
+        typer.echo(
+            f"next: {_asking(opened.manifest, out / TO_ASK, done.samples)} --out ASKED, then carry again with --fill ASKED"
+        )
+
+
+def _asking(manifest: Manifest, tasks: Path, samples: int) -> str:
+    """The command that asks for the missing tasks as the run asked: same model, address, rubric, settings and repeats."""
+    import shlex
+
+    from relabel.errors import RelabelError
+    from relabel.rubric import load_rubric
+
+    rubric = manifest.rubric.source  # a file of the user's, unless one of ours has the text
+    for known in (manifest.rubric.id, f"{manifest.rubric.id}@{manifest.rubric.version}"):
+        with suppress(RelabelError):
+            if load_rubric(known).sha256 == manifest.rubric_sha256:
+                rubric = known
+                break
+    model = "MODEL" if manifest.engine in (None, "import", "carry") else manifest.model
+    options = {"--model": model, "--base-url": manifest.base_url, "--rubric": rubric, "--tasks": str(tasks)}
+    words = [word for option, value in options.items() if value for word in (option, value)]
+    if manifest.settings != tuple(manifest.rubric.settings):
+        words += [word for setting in manifest.settings for word in ("--setting", setting)]
+    words += ["--samples", str(samples)] if samples > 1 else []
+    return f"relabel run {shlex.join(words)}"
 
 
 def _show_diff(found: TaskDiff, *, examples: bool = True) -> None:

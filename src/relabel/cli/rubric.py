@@ -95,6 +95,30 @@ def show(
 
 
 @rubric_app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="Id of the new rubric; its file is NAME.yaml.")],
+    *,
+    base: Annotated[
+        str, typer.Option("--from", help="The rubric to start from: a name, or the path of a YAML file.")
+    ] = "exposure",
+    out: Annotated[Path | None, typer.Option(metavar="F", help="The file to write. By default NAME.yaml here.")] = None,
+) -> None:
+    """Write a rubric of your own to start from: a copy of another under an id of its own."""
+    from relabel.errors import UsageError
+    from relabel.rubric import new_rubric
+
+    text, file = new_rubric(name, base), out or Path(f"{name}.yaml")
+    if file.exists():
+        raise UsageError(f"{file} exists; give another name, or --out")
+    o.write(file, text, "--out")
+    typer.echo(f"written: {file}")
+    typer.echo(
+        f"next: change its texts, then relabel rubric check {file}, and relabel rubric try {file} --model MODEL",
+        err=True,
+    )
+
+
+@rubric_app.command()
 def check(
     rubric: Annotated[str, typer.Argument(help="A rubric's name, or the path of a YAML file.")],
     as_json: o.AsJson = False,

@@ -203,7 +203,8 @@ def run(
         )
     else:
         outcome = labelling.label(options, job, connection, folder, environment, replay=engine == "replay", look=look)
-    labelling.report(outcome, folder, model, go_on, as_json=as_json)
+    elsewhere = labelling.kept_elsewhere(job, outcome, environment) if engine == "replay" else ""
+    labelling.report(outcome, folder, model, go_on, as_json=as_json, elsewhere=elsewhere)
 
 
 def _cluster(

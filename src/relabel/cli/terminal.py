@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 import os
 import re
 import sys
-from collections.abc import Iterable
+import threading
+import time
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
@@ -49,6 +53,7 @@ class _Stream(io.TextIOWrapper):
         return self.write_rendered(printable(masked(text)))
 
     def write_rendered(self, text: str) -> int:
+        clear_spinner()
         return super().write(_COMMAND.sub(r"\1\\\2", text))
 
     def write_command(self, text: str) -> int:
@@ -122,6 +127,69 @@ def lost_output() -> str:
             if raw.failed is not None:
                 return os.strerror(raw.failed.errno or 0)
     return ""
+
+
+class _Spinner:
+    """Says on a terminal what a command is doing once it has been silent for a second; any output takes the line back."""
+
+    def __init__(self, text: str) -> None:
+        self._text, self._began = text, time.monotonic()
+        self._lock, self._ended = threading.Lock(), threading.Event()
+        self._shown, self._wait = False, SILENT_S
+        threading.Thread(target=self._turn, daemon=True).start()
+
+    def _turn(self) -> None:
+        for sign in itertools.cycle("|/-\\"):
+            wait, self._wait = self._wait, _TURN_S
+            if self._ended.wait(wait):
+                return
+            with self._lock:
+                if self._wait == _TURN_S and not self._ended.is_set():  # nothing was printed meanwhile
+                    self._shown = True
+                    os.write(2, f"\r{sign} {self._text} ({time.monotonic() - self._began:.0f} s)\x1b[K".encode())
+
+    def clear(self) -> None:
+        """Take the line away for what is printed now; silence after that brings it back."""
+        with self._lock:
+            self._wait = SILENT_S
+            if self._shown:
+                self._shown = False
+                os.write(2, b"\r\x1b[K")
+
+    def end(self) -> None:
+        self._ended.set()
+        self.clear()
+
+
+SILENT_S = 1.0
+_TURN_S = 0.2
+_spinners: list[_Spinner] = []
+
+
+@contextmanager
+def doing(text: str) -> Generator[None]:
+    """Show what is being done, on standard error and only on a terminal, when it takes more than a second.
+
+    Args:
+        text: In words, such as `scoring runs/a`. What begins within another one takes its place until it ends.
+    """
+    if not sys.stderr.isatty():
+        yield
+        return
+    clear_spinner()
+    spinner = _Spinner(printable(masked(text)))
+    _spinners.append(spinner)
+    try:
+        yield
+    finally:
+        _spinners.remove(spinner)
+        spinner.end()
+
+
+def clear_spinner() -> None:
+    """Take the line of what is being done away; what follows on the terminal begins on a free line."""
+    if _spinners:
+        _spinners[-1].clear()
 
 
 def workflow_command(line: str) -> None:

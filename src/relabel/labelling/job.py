@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import islice
 from typing import Annotated, Any
 
 from pydantic import BaseModel, PlainSerializer, PlainValidator, TypeAdapter
@@ -22,6 +23,10 @@ from relabel.manifest import Manifest, SourceUse
 from relabel.redaction import public_url
 from relabel.rubric import Order, Rubric
 from relabel.task import Task
+
+_LOOKED_AT = 2000
+"""Answers whose addresses are looked at, where a replay finds none of its own."""
+_QUESTIONS = 20
 
 
 class _StoredPrompt(BaseModel):
@@ -157,6 +162,18 @@ def with_known_format(job: Job, store: Store) -> Job:
         if noted is not None or (first is not None and store.get(first.request.key) is not None):
             return candidate
     return job
+
+
+def other_addresses(job: Job, store: Store) -> dict[str, int]:
+    """How many of a job's first questions the store answers under other addresses, by host; the address is part of the key."""
+    hosts = {row["request"]["host"] for _, row in store.newest(_LOOKED_AT)} - {job.endpoint.host}
+    found: dict[str, int] = {}
+    for host in sorted(hosts):
+        for form in FORMS:
+            endpoint = job.endpoint.model_copy(update={"host": host, "form": form})
+            items = islice(replace(job, endpoint=endpoint, probe=False).plan(), _QUESTIONS)
+            found[host] = max(found.get(host, 0), sum(store.has(item.request.key) for item in items))
+    return {host: count for host, count in found.items() if count}
 
 
 def job_to_json(job: Job) -> bytes:

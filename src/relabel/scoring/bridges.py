@@ -338,7 +338,7 @@ def _cured_bridge(taxonomy: Taxonomy, links: Links, lenders: frozenset[str]) -> 
     return Bridge("bridge", taxonomy, (*steps, last), _uk_titles(), files + _UK_FILES, lenders)
 
 
-_ONET_COLUMNS = ("onet_soc_code", "O*NET-SOC Code", "onetsoc_code")
+_ONET_COLUMNS = ("onet_soc_code", "O*NET-SOC Code", "onetsoc_code", "code")
 _UK_COLUMNS = ("uk_soc2020", "soc2020", "SOC2020 Unit Group")
 
 

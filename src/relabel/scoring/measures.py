@@ -29,7 +29,7 @@ TASKS = pa.DataFrameSchema(
     {
         "task_id": pa.Column("str"),
         "onet_soc_code": pa.Column("str"),
-        "importance": pa.Column("float64", pa.Check.in_range(1, 5), nullable=True),
+        "importance": pa.Column("float64", pa.Check.gt(0), nullable=True),
         "code": pa.Column("string", pa.Check.isin(["E0", "E1", "E2"]), nullable=True),
         "labelled": pa.Column("bool"),
         **{measure: pa.Column("float64", pa.Check.in_range(0, 1), nullable=True) for measure in MEASURES},

@@ -598,7 +598,7 @@ def _ratio(weight: Floats, values: Floats, left: float) -> tuple[float, float, f
     number = len(values)
     if number < 2 or np.isnan(values).any():
         return float("nan"), float("nan"), float("nan"), float("nan")
-    mean = float(weight @ values / weight.sum())
+    mean = min(1.0, float(weight @ values / weight.sum()))  # the sum of weights is rounded
     apart = weight * (values - mean) / weight.sum()
     variance = float(left * number / (number - 1) * (apart**2).sum())
     from scipy.special import betaincinv

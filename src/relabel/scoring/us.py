@@ -110,7 +110,8 @@ def us_figures(codes: Sequence[str]) -> pd.DataFrame:
 
 def has_us_figures(table: ScoreTable) -> bool:
     """Whether there are figures of the BLS for the codes of a table: not for UK groups, nor for the invented sample."""
-    return table.taxonomy in TAXONOMIES and table.tasks != SAMPLE
+    own_codes = not table.frame["code"].str.match(r"\d{2}-\d{4}").all()
+    return not own_codes and table.taxonomy in TAXONOMIES and table.tasks != SAMPLE
 
 
 def with_us_figures(table: ScoreTable) -> ScoreTable:
@@ -127,6 +128,8 @@ def with_us_figures(table: ScoreTable) -> ScoreTable:
         )
     if table.tasks == SAMPLE:
         raise UsageError("the sample's tasks are invented and say nothing about real US jobs; leave --us out")
+    if not table.frame["code"].str.match(r"\d{2}-\d{4}").all():
+        raise UsageError("the task list has codes of another classification, which no US figures go by; leave --us out")
     try:
         figures = us_figures([str(code) for code in table.frame["code"]])
     except NotAtHandError:
@@ -192,6 +195,7 @@ def _joined(
     frame[shared] = rows.fillna(0).astype("int64")
     words = frame["soc2018"].map({soc: said for soc, (_, said) in found.items()}).astype("object")
     # The detailed O*NET-SOC codes of one SOC code share its figures; so do, further, the SOC codes of a combined one.
+    words = words.astype("str")
     words = words.mask(rows > 1, words + "; shared by " + frame[shared].astype("str") + " rows of this table")
     military = frame["soc2018"].str.startswith(_MILITARY)
     none = pd.Series(f"none: the armed forces are outside of {name}", index=frame.index, dtype="object").where(

@@ -42,8 +42,12 @@ NOT_GIVEN = ("", "n/a")
 
 ONET_SOC = r"^\d{2}-\d{4}\.\d{2}$"
 
+OCCUPATION_CODE = r"^[A-Za-z0-9][A-Za-z0-9.-]{0,29}$"
+"""A code of any classification."""
+
 _CODE = re.compile(ONET_SOC, re.ASCII)
 _CUT_CODE = re.compile(r"\d{2}-\d{4}", re.ASCII)
+_FREE_CODE = re.compile(OCCUPATION_CODE, re.ASCII)
 _PLAIN = re.compile(r"[0-9]+(\.[0-9]+)?")
 _DECIMAL_COMMA = re.compile(r"[0-9]+,([0-9]{1,2}|[0-9]{4,})")
 _REWRITTEN = re.compile(r"[0-9.,]+[eE][+-]?[0-9]+|[0-9]{1,3}(,[0-9]{3})+", re.ASCII)
@@ -184,6 +188,19 @@ class Table:
             how = f"a SOC code cut to six digits; write it in full, such as {value}.00" if cut else ""
             raise DataError(
                 f"{self.path} line {line}: {value[:40]!r} is {how or 'not an O*NET-SOC code; write it like 11-3051.00'}"
+            )
+        return value
+
+    def occupation_code(self, line: int, written: str) -> str:
+        """A code of another classification than O*NET's: letters, digits, dots and hyphens, as it names files of an export.
+
+        Raises:
+            DataError: It is not one.
+        """
+        value = plain_id(written)
+        if not _FREE_CODE.fullmatch(value) or _REWRITTEN.fullmatch(value):
+            raise DataError(
+                f"{self.path} line {line}: {value[:40]!r} is not a code; write letters, digits, dots and hyphens, such as 2512"
             )
         return value
 
