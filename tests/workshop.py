@@ -12,6 +12,7 @@ from relabel.labelling.connection import Connection
 from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.job import Job, Stop
 from relabel.labelling.limiter import Limiter
+from relabel.labelling.pricing import Budget
 from relabel.labelling.prompt import load_prompt
 from relabel.labelling.request import Endpoint, host_of
 from relabel.labelling.runner import run_job
@@ -83,15 +84,17 @@ async def label_all(
     stop: Stop | None = None,
     key: str = KEY,
     timeouts: Timeouts | None = None,
+    budget: Budget | None = None,
 ) -> Outcome:
     assert job.base_url is not None
     engine = OnlineEngine(
         Connection(job.base_url, SecretStr(key), job.price, timeouts or Timeouts()),
         limiter=Limiter(concurrency),
+        budget=budget,
         sleep=no_sleep,
         jitter=lambda: 0.0,
     )
     try:
-        return await run_job(job, engine, store, out, concurrency=concurrency, stop=stop)
+        return await run_job(job, engine, store, out, concurrency=concurrency, stop=stop, budget=budget)
     finally:
         await engine.close()

@@ -14,10 +14,11 @@ from batch_server import Fate, batch_provider
 from batch_workshop import batch, books_balance, by_number
 from relabel.errors import DataError
 from relabel.label import Label
-from relabel.labelling.batch.state import BatchFolder, run_id
+from relabel.labelling.batch.state import BatchFolder, run_id, unaccounted_usd
 from relabel.labelling.job import Job
 from relabel.labelling.pricing import Budget, Price
 from relabel.labelling.request import Endpoint, canonical_json, host_of
+from relabel.labelling.session import spent_before
 from relabel.labelling.store import Store
 from relabel.labelling.wire import PATHS
 from relabel.run import open_run
@@ -247,6 +248,46 @@ async def test_the_cap_is_never_passed(store: Store, tmp_path: Path) -> None:
         assert spent <= cap
         assert len(fake.batches) > 1  # what earlier batches left over was spent
     books_balance(fake, store)
+
+
+class _DiedError(Exception):
+    pass
+
+
+async def test_the_cap_is_of_the_run_over_all_its_starts_killed_ones_and_online_ones_too(
+    store: Store, tmp_path: Path
+) -> None:
+    price = PRICE.halved()
+    one = (36 * 2 + 64 * 1 + 20 * 8) / 1e6 / 2
+
+    def job(url: str, count: int) -> Any:
+        endpoint = Endpoint(host="h", model="test-model", params={"max_completion_tokens": 100})
+        return make_job(url, count, price=PRICE, endpoint=endpoint)
+
+    def die(name: str) -> None:
+        if name == "taken":
+            raise _DiedError
+
+    with batch_provider(by_number, Fate(answered=6, status="expired")) as fake:
+        most = Budget(1.0, price).worst_case(next(job(fake.base_url, 6).plan()).request.body)
+        cap = 12 * most
+        with pytest.raises(_DiedError):
+            await batch(job(fake.base_url, 6), store, tmp_path, max_cost=cap, step=die)
+        assert len(fake.made) == 6
+        # The killed start wrote no manifest, and what it bought counts all the same.
+        outcome = await batch(job(fake.base_url, 6), store, tmp_path, max_cost=cap / 12 + 6 * one)
+        assert len(fake.made) == 7
+        assert {f.kind for f in outcome.failures} == {"budget"}
+        assert unaccounted_usd(tmp_path / "batches", job(fake.base_url, 6)) == 0
+        before = fake.made.copy()
+        assert not (await batch(job(fake.base_url, 6), store, tmp_path, max_cost=7 * one)).complete
+        assert fake.made == before
+        assert spent_before(tmp_path / "run") == pytest.approx(7 * one)
+        budget = Budget(7 * one, PRICE)
+        calls = len(fake.calls)
+        again = await label_all(job(fake.base_url, 6), store, tmp_path / "run", budget=budget)
+        assert {f.kind for f in again.failures} == {"budget"}
+        assert len(fake.calls) == calls
 
 
 async def test_nothing_that_is_written_holds_the_key(store: Store, tmp_path: Path) -> None:

@@ -61,7 +61,9 @@ async def test_kill_9_after_any_step_loses_nothing_and_buys_nothing_twice(tmp_pa
         with batch_provider(by_number, *fates()) as fake:
             assert die(fake, folder, at), name
             with Store(folder / "store") as store:
-                outcome = await batch(make_job(fake.base_url, TASKS), store, folder, max_requests=4)
+                outcome = await batch(
+                    make_job(fake.base_url, TASKS), store, folder, max_requests=4, sleep=asyncio.sleep
+                )
                 assert outcome.complete, name
                 books_balance(fake, store)
             assert len(fake.made) == 2 * TASKS, name
@@ -113,7 +115,9 @@ async def test_a_kill_within_the_results_keeps_evidence_once_and_asks_nothing_ag
         with batch_provider(script) as fake:
             assert die(fake, folder, at)
             with Store(folder / "store") as store:
-                outcome = await batch(make_job(fake.base_url, TASKS), store, folder, max_requests=4)
+                outcome = await batch(
+                    make_job(fake.base_url, TASKS), store, folder, max_requests=4, sleep=asyncio.sleep
+                )
                 assert {(f.task_id, f.kind) for f in outcome.failures} == {("1", "refusal")}
                 assert (store.stats().answers, store.stats().rejected) == (10, 2)
             assert len(fake.made) == 12

@@ -21,6 +21,7 @@ from relabel.cli._render import wrapped
 from relabel.cli.display import Look, money, say, shown
 from relabel.errors import IncompleteRunError, RunInterruptedError, UsageError
 from relabel.files import require_writable
+from relabel.labelling.batch.state import unaccounted_usd
 from relabel.labelling.connection import Connection
 from relabel.labelling.engine import Engine
 from relabel.labelling.estimate import Estimate, cost_at_a_glance, estimate, limits
@@ -61,7 +62,8 @@ def label(
     options.require_bounds(connection)
     require_writable(folder)
     limiter = options.limiter()
-    budget = Budget(options.max_cost, connection.price)
+    in_batches = 0.0 if options.max_cost is None else unaccounted_usd(environment.home / "batches", job)
+    budget = Budget(options.max_cost, connection.price, before_usd=in_batches)
     with Store(environment.store_dir, read_only=replay) as store:
         engine = make_engine(options, connection, limiter, budget, replay=replay)
         return asyncio.run(_work(job, engine, store, folder, limiter, budget, look=look))

@@ -106,7 +106,7 @@ async def run_job(
     """
     with open_session(job, store, out, engine.name, progress=progress, now=now) as session:
         if budget is not None:
-            budget.before_usd = session.spent_before
+            budget.before_usd += session.spent_before
         pool = WorkerPool(job, engine, session, stop or Stop(), clock, budget)
         job = await pool.probe()
         try:

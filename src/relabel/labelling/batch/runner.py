@@ -28,14 +28,13 @@ from relabel.labelling.batch.provider import (
 )
 from relabel.labelling.batch.requests import OpenRequests
 from relabel.labelling.batch.state import BatchFolder, BatchOptions, BatchState, Chunk, run_id
-from relabel.labelling.collector import LabelCollector
 from relabel.labelling.job import Job, Stop, with_known_format
-from relabel.labelling.leases import BEAT_S, GONE_BEATS, Leases
+from relabel.labelling.leases import BEAT_S, GONE_BEATS
 from relabel.labelling.pricing import Budget
 from relabel.labelling.progress import Progress
 from relabel.labelling.request import Request, WorkItem
 from relabel.labelling.runner import DRAIN_S, in_a_batch
-from relabel.labelling.session import Outcome, open_session
+from relabel.labelling.session import Outcome, RunSession, open_session
 from relabel.labelling.store import Store
 
 LONGEST_POLL_S = 60.0
@@ -101,9 +100,7 @@ async def run_batch(
         job = _settled(job, store, before)
         session.begin(job)
         state = _open_state(folder, before, job, out, provider.address, options)
-        runner = BatchRunner(
-            job, store, session.collector, session.leases, folder, state, provider, options, stop or Stop()
-        )
+        runner = BatchRunner(job, store, session, folder, state, provider, options, stop or Stop())
         fatal = await runner.run(new=before is None)
         outcome = session.finish(interrupted=runner.interrupted, fatal=fatal)
         if not state.open and not runner.interrupted:
@@ -154,8 +151,7 @@ class BatchRunner:
         self,
         job: Job,
         store: Store,
-        collector: LabelCollector,
-        leases: Leases,
+        session: RunSession,
         folder: BatchFolder,
         state: BatchState,
         provider: BatchProvider,
@@ -163,7 +159,9 @@ class BatchRunner:
         stop: Stop,
     ) -> None:
         self.interrupted = False
-        self._job, self._collector, self._leases, self._folder, self._state = job, collector, leases, folder, state
+        collector = session.collector
+        self._job, self._collector, self._folder, self._state = job, collector, folder, state
+        self._leases, self._journal, self._spent_usd = session.leases, session.journal, session.spent_before
         self._provider, self._options, self._stop = provider, options, stop
         self._requests = OpenRequests(job, store, collector, folder, provider)
         self._budget = Budget(options.max_cost, job.price)
@@ -293,12 +291,12 @@ class BatchRunner:
             if not leased:
                 continue
             request = self._requests.planned(key).request
-            worst = self._budget.worst_case(request.body)
+            worst = self._budget.most(request.body) or 0.0
             if worst > room:
                 self._leases.give_back(key)
                 self._no_money = (
                     f"this request may cost up to {worst:.4f} USD, and of the cap of {self._options.max_cost:.4f} USD "
-                    f"only {max(0.0, room):.4f} are left"
+                    f"only {max(0.0, room):.4f} are left, after {self._spent_usd:.4f} that it has cost"
                 )
                 break
             room -= worst
@@ -320,11 +318,10 @@ class BatchRunner:
         self._options.step("chunk")
 
     def _money(self) -> float:
-        """What the cap leaves, in USD, when all that is in flight costs its worst."""
+        """What the cap leaves, in USD, after all starts of the run, and when all that is in flight costs its worst."""
         if self._options.max_cost is None:
             return float("inf")
-        spent = (c.worst_usd if c.cost_usd is None else c.cost_usd for c in self._state.current)
-        return self._options.max_cost - sum(spent)
+        return self._options.max_cost - self._spent_usd - self._state.unaccounted_usd
 
     def _hold(self, *, leaving: bool = False) -> None:
         """Let other runs on the store know what batches have in flight; when leaving, what was not sent is let go."""
@@ -573,6 +570,9 @@ class BatchRunner:
             if result is None or (keys is not None and result.key not in keys):
                 lost += 1
             else:
+                self._journal.note(
+                    "<", result.key
+                )  # should this process be killed, the next start counts what it bought
                 stored, cost_usd = self._requests.enter(chunk, result, number)
                 lost += not stored
                 cost += cost_usd or 0.0
@@ -589,6 +589,7 @@ class BatchRunner:
             elif request is not None and not request.unanswered:
                 request.unanswered = f"the batch {chunk.batch_id} ended ({chunk.status}) before this was answered"
         chunk.cost_usd = None if unpriced or lost else cost
+        self._spent_usd += chunk.cost_usd or 0.0
         if lost:
             where = ", ".join(file for file in (chunk.output_file_id, chunk.error_file_id) if file is not None)
             chunk.note = f"of the batch {chunk.batch_id} {lost} line(s) could not be understood" + (

@@ -49,7 +49,7 @@ class BatchOptions:
 
     Attributes:
         submit: False takes what batches have, cancels those that go on, and sends nothing more.
-        max_cost: Cap of the cost in USD over one attempt, whatever the number of processes; needs bounded answers.
+        max_cost: Cap of the cost of the run in USD, over all its starts, online ones included; needs bounded answers.
         key_env: Environment variable that holds the key, for a process that goes on with the job.
         poll_s: Seconds before the first poll.
         max_requests: Lines of one input file.
@@ -80,7 +80,7 @@ class Chunk(BaseModel):
         sha256: Of the file.
         requests: Lines of the file.
         bytes: Size of the file.
-        worst_usd: The most that its answers may cost; 0 where no cap was set.
+        worst_usd: The most that its answers may cost; 0 where that is not known.
         attempt: The attempt at the run that it belongs to.
         tries: Batches that were made of it.
         creating_since: When a batch was about to be made, in seconds since the epoch; it may exist without being known.
@@ -167,6 +167,11 @@ class BatchState(BaseModel):
     def open(self) -> list[Chunk]:
         """Chunks whose results are not in the store yet."""
         return [chunk for chunk in self.chunks if not chunk.taken]
+
+    @property
+    def unaccounted_usd(self) -> float:
+        """The most that those batches cost, in USD, whose cost no manifest can have."""
+        return sum(chunk.worst_usd for chunk in self.chunks if not chunk.taken or chunk.cost_usd is None)
 
     @property
     def current(self) -> list[Chunk]:
@@ -330,6 +335,12 @@ class BatchFolder:
                 f"cannot write the batch state in {self.path} ({error.strerror or error}); free space or correct the permissions, "
                 "then start the same run again: its batches go on at the provider"
             ) from error
+
+
+def unaccounted_usd(batches: Path, job: Job) -> float:
+    """The most that those batches of a job cost, in USD, whose cost no manifest can have: those in flight, above all."""
+    state = BatchFolder(batches, run_id(job)).load()
+    return 0.0 if state is None else state.unaccounted_usd
 
 
 class ChunkWriter:
