@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,16 @@ def sample_answers(folder: Path, *, without: tuple[str, ...] = (), thin: tuple[s
     ]
     parameters = {"sample": 60, "seed": 7, "secret": "no business of a reader"}
     return a_run(folder, labels, tasks="sample", prompt_sha256="0" * 64, parameters=parameters, **changes)
+
+
+def tasks_on(export: Path, page: dict[str, Any]) -> list[dict[str, Any]]:
+    """The tasks of a group's page with what the pages of their O*NET codes say of them."""
+    found: list[dict[str, Any]] = []
+    for code, pairs in page["tasks"].items():
+        behind = json.loads((export / f"onet/{code}.json").read_text(encoding="utf-8"))["tasks"]
+        own = {task["task_id"]: task for task in behind}
+        found += [own[task] | {"onet_soc_code": code, "share": share} for task, share in pairs]
+    return found
 
 
 def sample_site(folder: Path) -> Site:

@@ -6,13 +6,16 @@ import gzip
 import json
 import re
 import shutil
+import struct
+import zipfile
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+from xml.etree import ElementTree
 
 import pytest
-from site_workshop import CLOSING, HOSTILE, hostile_site, sample_site
+from site_workshop import CLOSING, HOSTILE, hostile_site, sample_site, tasks_on
 
 from relabel.careers.pages import FamilyPage
 from relabel.errors import DataError, UsageError
@@ -99,9 +102,15 @@ def test_each_group_and_each_onet_code_has_a_page_and_the_export_lies_beside(sit
     for kind in ("occupations", "onet"):
         data = {p.stem for p in (export / kind).iterdir()}
         assert {p.stem for p in (site.folder / kind).iterdir()} == data
-    assert content(site.folder / "data") == content(export)
+    with zipfile.ZipFile(site.folder / "data/export.zip") as whole:
+        assert {name: whole.read(name) for name in whole.namelist()} == content(export)
+    tables = {name: data for name, data in content(export).items() if "/" not in name and "tasks." not in name}
+    beside = content(site.folder / "data")
+    assert {name: beside[name] for name in tables if name != "datapackage.json"} == {
+        name: data for name, data in tables.items() if name != "datapackage.json"
+    }
     assert site.files == len(content(site.folder))
-    assert site.pages == len(pages(site.folder))
+    assert site.pages == sum(path.parent.name != "embed" for path in pages(site.folder))
 
 
 def test_links_are_relative_and_whole(site: Site, hostile: Site) -> None:
@@ -195,7 +204,7 @@ def test_totals_leave_thin_occupations_out_and_say_how_many(sample_run: MakeRun,
             key = f"wage_exposure_{measure}_gbp"
             own = [money(ranges["own"]["totals"][key][end]) for end in ("low", "high")]
             low, mid, high = (money(ranges["other"]["totals"][key][end]) for end in ("low", "mid", "high"))
-            assert f"{money(totals[key])}95 % interval: {own[0]} to {own[1]}" in text
+            assert f"{money(totals[key])}95% interval: {own[0]} to {own[1]}" in text
             assert f"with the sample's own labels: about {mid}, {low} to {high}" in text
     assert "Occupations scored5 of 6and 1 thin" in " ".join(Seen(built.folder / "index.html").text.split())
 
@@ -221,7 +230,7 @@ def test_the_same_export_gives_the_same_bytes_wherever_it_is_written(site: Site,
 
 
 def test_a_page_shows_both_readings_without_any_script(site: Site) -> None:
-    page = json.loads((site.folder / "data/occupations/2134.json").read_text(encoding="utf-8"))
+    page = json.loads((site.folder.parent / "export/occupations/2134.json").read_text(encoding="utf-8"))
     seen = Seen(site.folder / "occupations/2134.html")
     text = " ".join(seen.text.split())
     for said in page["readings"].values():
@@ -229,23 +238,23 @@ def test_a_page_shows_both_readings_without_any_script(site: Site) -> None:
         assert said["meaning"] in text
         assert all(line in text for line in said["now"])
         assert said["higher_than"].capitalize() in text
-        assert f"95 % interval {said['low_10']:.1f} to {said['high_10']:.1f}" in text
+        assert f"95% interval {said['low_10']:.1f} to {said['high_10']:.1f}" in text
         other = said["other"]
-        held = f"{other['score_10']:.1f} (95 % range {other['score_10_low']:.1f} to {other['score_10_high']:.1f})"
+        held = f"{other['score_10']:.1f} (95% range {other['score_10_low']:.1f} to {other['score_10_high']:.1f})"
         assert f"{other['words']} {held}" in text
         assert f"{said['tasks_text']} tasks can be sped up" in text
     for part in page["onet"]:
         assert f"{part['title']} {part['onet_soc_code']}" in text
         assert f"{part['strict']} tasks" in text
-    for task in page["tasks"]:
+    for task in tasks_on(site.folder.parent / "export", page):
         assert task["text"] in text
     assert text.count("With the sample's own labels instead of") == 2
 
 
 def test_each_task_stands_once_in_the_full_list(site: Site) -> None:
-    page = json.loads((site.folder / "data/occupations/2134.json").read_text(encoding="utf-8"))
+    page = json.loads((site.folder.parent / "export/occupations/2134.json").read_text(encoding="utf-8"))
     text = Seen(site.folder / "occupations/2134.html").text.split("All tasks")[1]
-    for task in page["tasks"]:
+    for task in tasks_on(site.folder.parent / "export", page):
         assert text.count(task["text"]) == 1, task["text"]
 
 
@@ -262,14 +271,15 @@ def test_hostile_texts_are_shown_and_never_run(hostile: Site) -> None:
 
 
 def test_json_ld_can_be_read_and_names_the_occupation(site: Site, hostile: Site) -> None:
-    (block,) = [s for s in Seen(site.folder / "occupations/1121.html").scripts if "schema.org" in s]
+    block, data = (s for s in Seen(site.folder / "occupations/1121.html").scripts if "schema.org" in s)
+    assert json.loads(data)["@type"] == "Dataset"
     about = json.loads(block)
     assert about["@type"] == "Occupation"
     assert about["occupationalCategory"] == "UK SOC 2020 1121"
     assert about["estimatedSalary"][0]["currency"] == "GBP"
     (block,) = [s for s in Seen(site.folder / "index.html").scripts if "schema.org" in s]
     assert json.loads(block)["@type"] == "Dataset"
-    (block,) = [s for s in Seen(hostile.folder / "occupations/15-1252.00.html").scripts if "schema.org" in s]
+    block, _ = (s for s in Seen(hostile.folder / "occupations/15-1252.00.html").scripts if "schema.org" in s)
     assert json.loads(block)["name"] == CLOSING
 
 
@@ -492,7 +502,7 @@ def test_a_career_page_with_all_three_parts_shows_the_score_and_the_ratings(site
     path.write_text(json.dumps(page), encoding="utf-8")
     built = build_site(tmp_path / "export", tmp_path / "site")
     text = " ".join(Seen(built.folder / "careers/nursing.html").text.split())
-    for said in ("2 of 6", "9.0 of 25", "empathy 2.5, presence 1.5", "−14.0 %", "Projected change 2024–2034", "10 %"):
+    for said in ("2 of 6", "9.0 of 25", "empathy 2.5, presence 1.5", "−14.0%", "Projected change 2024–2034", "10%"):
         assert said in text, said
 
 
@@ -575,3 +585,35 @@ def test_the_published_labels_and_the_old_method_show_the_published_figures(tmp_
         size = len(gzip.compress((built.folder / f"{name}.html").read_bytes()))
         assert size < 400_000, name
     assert broken_links(built.folder) == []
+
+
+def test_the_api_lists_each_occupation_and_has_a_document_for_it(site: Site) -> None:
+    whole = json.loads((site.folder / "api/v1/occupations.json").read_text(encoding="utf-8"))
+    assert whole["api_version"] == "1"
+    for row in whole["occupations"]:
+        one = json.loads((site.folder / f"api/v1/occupations/{row['code']}.json").read_text(encoding="utf-8"))
+        export = json.loads((site.folder.parent / f"export/occupations/{row['code']}.json").read_text(encoding="utf-8"))
+        assert {name: one[name] for name in row} == row
+        assert (one["gamma"], one["data_version"]) == (export["score"]["gamma"], whole["data_version"])
+        assert [part["title"] for part in one["largest_sources"]] == [part["title"] for part in export["onet"][:3]]
+
+
+def test_a_card_to_embed_is_small_and_loads_nothing(site: Site, hostile: Site) -> None:
+    for folder in (site.folder, hostile.folder):
+        for path in (folder / "embed").iterdir():
+            text = path.read_text(encoding="utf-8")
+            assert len(text.encode()) < 10_000
+            assert "<script" not in text
+            assert "src=" not in text.replace("src=x onerror", "") or folder == hostile.folder
+
+
+def test_share_pictures_are_drawn_on_request_without_a_browser(site: Site, tmp_path: Path) -> None:
+    built = build_site(
+        site.folder.parent / "export", tmp_path / "site", base_url="https://example.org/jobs", pictures=True
+    )
+    png = (built.folder / "share/1121.png").read_bytes()
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    assert struct.unpack(">II", png[16:24]) == (1200, 630)
+    assert 'content="https://example.org/jobs/share/1121.png"' in (built.folder / "occupations/1121.html").read_text()
+    feed = ElementTree.fromstring((built.folder / "feed.xml").read_text(encoding="utf-8"))
+    assert feed.find("{http://www.w3.org/2005/Atom}entry/{http://www.w3.org/2005/Atom}summary") is not None

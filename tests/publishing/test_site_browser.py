@@ -139,7 +139,9 @@ def test_search_finds_by_title_and_code_and_says_how_many(site: Site, page: Open
 
 def test_search_takes_words_in_any_order_from_related_titles_too(site: Site, page: OpenPage) -> None:
     opened = page(address(site, "index.html"))
-    behind = json.loads((site.folder / "data/occupations/8160.json").read_text(encoding="utf-8"))["onet"][0]["title"]
+    behind = json.loads((site.folder.parent / "export/occupations/8160.json").read_text(encoding="utf-8"))["onet"][0][
+        "title"
+    ]
     words = [word.strip(",") for word in behind.split()]
     opened.locator("#search").fill(", ".join(reversed(words)))
     codes = opened.locator("#occupations tbody tr:visible .code").all_text_contents()

@@ -20,8 +20,8 @@ def test_little_exposure_with_falling_demand_and_little_human_advantage_is_two_o
     assert (found.score, found.words) == (2, "2 of 6")
     assert [part.points for part in found.parts] == [2, 0, 0]
     assert [part.words for part in found.parts] == [
-        "Low exposure gives 2 of 2: 10.0 % of the tasks are exposed to the model with tools (2 points up to 30 %, 1 up to 80 %)",
-        "Growing demand gives 0 of 2: employment is projected to change by -14.0 % from 2024 to 2034 (1 point from 0 %, 2 from 3.1 %)",
+        "Low exposure gives 2 of 2: 10.0% of the tasks are exposed to the model with tools (2 points up to 30%, 1 up to 80%)",
+        "Growing demand gives 0 of 2: employment is projected to change by -14.0% from 2024 to 2034 (1 point from 0.1%, 2 from 3.1%)",
         "Human advantage gives 0 of 2: the ratings of human advantage add up to 9.0 of 25 (1 point from 12, 2 from 19)",
     ]
 
@@ -32,11 +32,12 @@ def test_little_exposure_with_falling_demand_and_little_human_advantage_is_two_o
         (0.0, 99.0, 25, (2, 2, 2)),
         (0.30, 3.1, 19, (2, 2, 2)),
         (0.301, 3.0, 18.9, (1, 1, 1)),
-        (0.80, 0.0, 12, (1, 1, 1)),
+        (0.80, 0.1, 12, (1, 1, 1)),
+        (0.80, 0.0, 12, (1, 0, 1)),
         (0.801, -0.1, 11.9, (0, 0, 0)),
         (1.0, -99.0, 5, (0, 0, 0)),
         # One decimal decides: 30.04 counts as 30.0, -0.04 as 0.0.
-        (0.3004, -0.04, 11.96, (2, 1, 1)),
+        (0.3004, -0.04, 11.96, (2, 0, 1)),
     ],
 )
 def test_the_bounds_themselves_count(exposure: float, change: float, ratings: float, points: tuple[int, ...]) -> None:
@@ -46,14 +47,12 @@ def test_the_bounds_themselves_count(exposure: float, change: float, ratings: fl
     assert not re.search(r"-0\.0(?!\d)", " ".join(part.words for part in found.parts))
 
 
-def test_a_change_that_rounds_to_none_is_said_with_its_sign_and_with_what_it_counts_as() -> None:
+def test_jobs_that_stay_level_earn_no_point_for_growing_demand() -> None:
     found = resilience(CUTS, exposure=0.1, change_percent=-0.0355, ratings=None, span="from 2024 to 2034")
-    assert (found.parts[1].figure, found.parts[1].points) == (0.0, 1)
+    assert (found.parts[1].figure, found.parts[1].points) == (0.0, 0)
     assert found.parts[1].words == (
-        "Growing demand gives 1 of 2: employment is projected to change by -0.04 %, which counts as 0.0 %, from 2024 to 2034 "
-        "(1 point from 0 %, 2 from 3.1 %)"
+        "Growing demand gives 0 of 2: jobs are projected to stay level from 2024 to 2034 (1 point from 0.1%, 2 from 3.1%)"
     )
-    assert "counts as" not in resilience(CUTS, exposure=0, change_percent=0, ratings=5).parts[1].words
 
 
 @pytest.mark.parametrize(

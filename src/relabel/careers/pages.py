@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from relabel.run import SourceUse
+from pydantic import ConfigDict, computed_field
+
+from relabel.manifest import SourceUse
 from relabel.scoring.table import CLEAN, ENOUGH
 from relabel.settings import Frozen
 
@@ -55,6 +57,9 @@ class Resilience(Frozen):
     words: str
     parts: tuple[ResiliencePart, ...]
 
+    model_config = ConfigDict(extra="ignore")  # what is computed is written, and not read back
+
+    @computed_field
     @property
     def brief(self) -> str:
         """The score without reasons: `2 of 6`, `2 of 4 so far`, `not known`."""
@@ -162,6 +167,9 @@ class Role(Frozen):
     preparation: Preparation
     epoch: EpochScore | None
 
+    model_config = ConfigDict(extra="ignore")  # as above
+
+    @computed_field
     @property
     def thin(self) -> bool:
         """Whether its exposure rests on less than half of its task weight, too little to be read."""

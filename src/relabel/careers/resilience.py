@@ -125,8 +125,8 @@ def resilience(
             None if exposure is None else 100 * exposure,
             cuts.low_exposure,
             "percent",
-            f"{{}} % of the tasks are exposed to {reading}",
-            "2 points up to {two} %, 1 up to {one} %",
+            f"{{}}% of the tasks are exposed to {reading}",
+            "2 points up to {two}%, 1 up to {one}%",
             why,
         ),
         _part(
@@ -134,8 +134,8 @@ def resilience(
             change_percent,
             cuts.growing_demand,
             "percent",
-            f"employment is projected to change by {{}} %{' ' + span if span else ''}",
-            "1 point from {one} %, 2 from {two} %",
+            f"employment is projected to change by {{}}%{' ' + span if span else ''}",
+            "1 point from {one}%, 2 from {two}%",
             why,
         ),
         _part(
@@ -198,9 +198,8 @@ def _part(
         )
     figure = round(value, 1) + 0.0  # one decimal decides, and there is no -0.0
     said = f"{figure}"
-    if part == "growing-demand" and figure == 0 and (exact := shown_percent(value)) != "0.0":
-        # Rounding hides whether jobs grow or shrink, so what was rounded is said too.
-        said, figure_words = exact, figure_words.replace(" %", f" %, which counts as {figure} %,", 1)
+    if part == "growing-demand" and figure == 0:
+        figure_words = f"jobs are projected to stay level{figure_words.partition('%')[2]}"
     points = points_of(part, figure, cuts)
     shown = cut_words.format(one=f"{cuts.one_from:g}", two=f"{cuts.two_from:g}")
     return ResiliencePart(

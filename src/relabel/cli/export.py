@@ -120,6 +120,9 @@ def site(
             help="Folder of templates that take the place of the built-in ones. They are run, in a sandbox that is given the export alone."
         ),
     ] = None,
+    pictures: Annotated[
+        bool, typer.Option("--pictures", help="Draw a share picture (PNG) of each occupation; takes a while.")
+    ] = False,
     port: Annotated[
         int, typer.Option(help="After serve: port on this machine; 0 takes a free one.", min=0, max=65535)
     ] = 8000,
@@ -137,7 +140,7 @@ def site(
         raise UsageError("say where to write the site: relabel site EXPORT_DIR --out DIR")
     from relabel.publishing.site.build import build_site
 
-    done = build_site(Path(export), out, base_url=base_url, theme=theme)
+    done = build_site(Path(export), out, base_url=base_url, theme=theme, pictures=pictures)
     typer.echo(f"{done.pages:,} pages, {done.files:,} files ({done.size / 1e6:.1f} MB) in {out}")
     typer.echo(f"open {out / 'index.html'}, or look at it with: relabel site serve {out}")
 

@@ -138,7 +138,7 @@ def _bounds() -> dict[str, Column]:
     for name, column in _SCORE_COLUMNS.items():
         for end, word in (("low", "Lower"), ("high", "Upper")):
             if name in BOUNDED:
-                text = f"{word} bound of the 95 % interval of {name}, which contains it: what it would be if all tasks were asked again and again."
+                text = f"{word} bound of the 95% interval of {name}, which contains it: what it would be if all tasks were asked again and again."
                 found[f"{name}_{end}"] = column._replace(title=f"{column.title}, {end}", description=text)
             if name in MEASURES:
                 text = f"{word} end of {name} over several bridges."
@@ -154,7 +154,7 @@ def _bounds() -> dict[str, Column]:
                 text = f"Estimate of what {whose} would give for {name}; a figure apart, which {name} may differ from."
                 found[f"{name}_{other}"] = column._replace(title=title, description=text)
                 for end, word in (("low", "Lower"), ("high", "Upper")):
-                    text = f"{word} bound of the 95 % interval of {name}_{other}."
+                    text = f"{word} bound of the 95% interval of {name}_{other}."
                     found[f"{name}_{other}_{end}"] = column._replace(title=f"{title}, {end}", description=text)
     return found
 

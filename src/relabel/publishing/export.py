@@ -1,7 +1,7 @@
 """An export: the folder of tables and pages that a site takes.
 
     DIR/occupations.csv|json|parquet    the score table
-    DIR/occupations/CODE.json           one page a group: score, O*NET-SOC codes behind it, tasks under both readings
+    DIR/occupations/CODE.json           one page a group: score, O*NET-SOC codes behind it, shares of their tasks
     DIR/onet/CODE.json                  one page an O*NET-SOC code: tasks with readings, rationales, keys of the answers
     DIR/tasks.csv|parquet               all tasks with their codes and readings
     DIR/families.csv|json|parquet       job families with exposure, pay, outlook and resilience, where there are any
@@ -37,7 +37,7 @@ from relabel.publishing.datapackage import (
     resource,
     table_schema,
 )
-from relabel.publishing.folder import PACKAGE, files_of_export, written_whole
+from relabel.publishing.folder import EXPORT_FORMAT, PACKAGE, files_of_export, written_whole
 from relabel.publishing.methodology import describe, methodology, source_entries
 from relabel.publishing.occupation import Pages, answers_by_task, onet_path, task_frame
 from relabel.publishing.words import describe as describe_intervals
@@ -50,9 +50,6 @@ from relabel.scoring.options import SYSTEM_NAMES, Choices
 from relabel.scoring.table import WHOLE, ScoreTable, is_partial, score_by
 from relabel.scoring.uncertainty import DRAWS, with_intervals
 from relabel.sources.tables import is_table_file
-
-EXPORT_FORMAT = 6
-"""Counts up when the layout of an export changes."""
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 
@@ -158,7 +155,12 @@ def _build(
     about = table.describe()
     scores = table_schema(table.frame, OCCUPATION_COLUMNS, ["code"])
     write("occupations.csv", csv_bytes(table.frame), "Score table", scores)
-    write("occupations.json", json_bytes(table_json(table)), "Score table, with what it was made from", scores)
+    write(
+        "occupations.json",
+        json_bytes(table_json(table), indent=None),
+        "Score table, with what it was made from",
+        scores,
+    )
     write("occupations.parquet", parquet_bytes(table.frame, about), "Score table", scores)
     answers = answers_by_task(run)
     tasks = task_frame(table, answers)
@@ -289,6 +291,7 @@ def describe_baseline(run: Run, table: ScoreTable, moved: Moved, frame: pd.DataF
     return {
         "run": table.run,
         "model": table.model,
+        "model_name": model_name(table.model),
         "tasks": table.tasks,
         "note": table.note,
         "partial": table.partial or is_partial(run),

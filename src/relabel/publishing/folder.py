@@ -13,6 +13,8 @@ from relabel.errors import DataError, UsageError
 from relabel.files import inside
 
 PACKAGE = "datapackage.json"
+EXPORT_FORMAT = 7
+"""Counts up when the layout of an export changes."""
 
 FilesOf = Callable[[Path], Set[str] | None]
 """Names the files that an earlier writing left in a folder; None when the folder is no such thing."""

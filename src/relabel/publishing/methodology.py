@@ -111,7 +111,7 @@ def caveats(table: ScoreTable) -> list[str]:
     if counts["thin"]:
         noun = "1 group has" if counts["thin"] == 1 else f"{counts['thin']:,} groups have"
         said.append(
-            f"{noun} a thin score, without percentile and band: less than {100 * ENOUGH:.0f} % of what the group stands for "
+            f"{noun} a thin score, without percentile and band: less than {100 * ENOUGH:.0f}% of what the group stands for "
             "has labels; the column status says why."
         )
     if counts["tasks_half_labelled"]:

@@ -26,12 +26,12 @@ MAIN_PART = 0.6
 """A group's page holds the tasks of its largest codes, as many as it takes to stand for this part (0-1) of the group."""
 LARGE_SHARE = 0.1
 """It also holds the tasks of every code that stands for at least this part (0-1) of the group."""
-MOST_TASKS = 160
+MOST_TASKS = 60
 """It holds no further code once it holds this many tasks: the rest is on the pages of the codes."""
 TOP = 3
 """Number of most important tasks that a page names."""
 
-_PLACES = 9
+_PLACES = 6
 
 READINGS: tuple[Reading, ...] = ("strict", "with_tools")
 """The two readings of a task's code."""
@@ -46,6 +46,7 @@ Row = dict[str, Any]
 
 _TASK = ["task_id", "onet_soc_code", "title", "text", "task_type", "importance", "weight", "code"]
 _IN_GROUP = ("task_id", "onet_soc_code", "text", "importance", "code", "strict", "with_tools", "incoherent")
+_NOT_IN_ONET = ("onet_soc_code", "weight", "incoherent")
 _IN_TOP = ("task_id", "onet_soc_code", "text", "importance")
 _ANSWER = ["setting", "sample", "label", "rationale", "request_key", "model_returned"]
 _READING = {True: "exposed", False: "not-exposed"}
@@ -89,10 +90,14 @@ def task_frame(table: ScoreTable, answers: Mapping[TaskKey, list[Row]]) -> pd.Da
     keys = zip(frame["onet_soc_code"], frame["task_id"], strict=True)
     traced = [" ".join(a["request_key"] for a in answers.get(key, ()) if a["request_key"]) or None for key in keys]
     frame["request_keys"] = pd.Series(traced, index=frame.index, dtype="str")
-    # A row says what its labels are, not how the intervals of scores were made.
-    marks = [part for part in (table.note or "").split("; ") if part.startswith(("PARTIAL", "SAMPLE"))]
-    frame["note"] = pd.Series("; ".join(marks) or None, index=frame.index, dtype="str")
+    frame["note"] = pd.Series(marks_of(table), index=frame.index, dtype="str")
     return frame.sort_values("onet_soc_code", kind="stable", ignore_index=True)
+
+
+def marks_of(table: ScoreTable) -> str | None:
+    """What a row or page of tasks says of its labels, and nothing of how the intervals of scores were made."""
+    marks = [part for part in (table.note or "").split("; ") if part.startswith(("PARTIAL", "SAMPLE"))]
+    return "; ".join(marks) or None
 
 
 class Pages:
@@ -134,9 +139,9 @@ class Pages:
             there is no score, and without band and words where it is thin), `matter_most` (for a low strict score the
             most important tasks and whether they still need a person, else None), `onet` (O*NET-SOC codes with the
             share of the score that each stands for, largest first and of equal ones the one with most tasks, with
-            counts, the path of their own page and whether their tasks are here), `tasks` (of the main codes, see
-            `MAIN_PART` and `MOST_TASKS`, by importance within each code, each with its share of the score, its code and
-            readings), `tasks_left_out` (why tasks of the other codes are not here; None when all are), and `counts` over
+            counts, the path of their own page and whether their tasks are here), `tasks` (by main code, see `MAIN_PART` and
+            `MOST_TASKS`: its tasks by importance as pairs of id and share of the score; text and readings are on the code's
+            own page), `tasks_left_out` (why tasks of the other codes are not here; None when all are), and `counts` over
             the tasks of all codes.
         """
         behind: dict[str, list[tuple[str, float]]] = defaultdict(list)
@@ -149,6 +154,9 @@ class Pages:
             main = main_codes(parts, [len(self._tasks[code]) for code, _ in parts])
             every = [self._in_group(task, share) for code, share in parts for task in self._by_weight(code)]
             tasks = every[: sum(len(self._tasks[code]) for code, _ in parts[:main])]
+            shown: dict[str, list[list[Any]]] = {code: [] for code, _ in parts[:main]}
+            for task in tasks:
+                shown[task["onet_soc_code"]].append([task["task_id"], task["share"]])
             page = {
                 "code": score["code"],
                 "title": score["title"],
@@ -159,11 +167,11 @@ class Pages:
                     self._part(code, share) | {"tasks_here": number < main}
                     for number, (code, share) in enumerate(parts)
                 ],
-                "tasks": tasks,
+                "tasks": shown,
                 "tasks_left_out": None
                 if main == len(parts)
                 else f"The tasks of {len(parts) - main:,} of {len(parts):,} codes are on the pages of these codes only: the "
-                f"{main:,} largest stand for {half_up(100 * sum(share for _, share in parts[:main]), 0):.0f} % of the group.",
+                f"{main:,} largest stand for {half_up(100 * sum(share for _, share in parts[:main]), 0):.0f}% of the group.",
                 "counts": (counts := _summed([self._counts[code] for code, _ in parts])),
                 "readings": {
                     reading: _said(reading, score, counts, every, self._bands, self._table) for reading in READINGS
@@ -200,15 +208,16 @@ class Pages:
 
         Yields:
             A code, and its page: `score` (means, coverage), `thin` (whether less than half of the code's task weight
-            has labels), `tasks` (each with weight, code, readings, `share` of the
-            score, `alpha_if_flipped` and `gamma_if_flipped`, the score if the task's reading were the other one, and
-            answers; a published set has neither rationales nor keys, so no answers), `counts`.
+            has labels), `tasks` (each with code, readings, `share` of the score,
+            `alpha_if_flipped` and `gamma_if_flipped`, the score if the task's reading were the other one, and, where there
+            are any, `incoherent` and `answers`; a published set has neither rationales nor keys), `counts`.
         """
         for code in sorted(self._tasks):
             tasks = [
-                {name: value for name, value in task.items() if name != "onet_soc_code"}
+                {name: value for name, value in task.items() if name not in _NOT_IN_ONET}
+                | ({"incoherent": True} if task["incoherent"] else {})
                 | self._flipped(task)
-                | {"answers": self._answers_to(code, task["task_id"])}
+                | ({"answers": given} if (given := self._answers_to(code, task["task_id"])) else {})
                 for task in self._tasks[code]
             ]
             page = {
@@ -219,7 +228,7 @@ class Pages:
                 "tasks": tasks,
                 "counts": self._counts[code],
             }
-            yield code, self._about | page
+            yield code, self._about | {"note": marks_of(self._table)} | page
 
     def _answers_to(self, code: str, task_id: str) -> list[Row]:
         """The answers, where they say more than the task's readings do: a rationale, or the key of the request."""
@@ -302,7 +311,7 @@ def _said(
         "percentile": percentile,
         "higher_than": None
         if percentile is None
-        else f"higher than {percentile} % of the {table.scored:,} scored occupations",
+        else f"higher than {percentile}% of the {table.scored:,} scored occupations",
         "wage_exposure_gbp": score[f"wage_exposure_{measure}_gbp"],
         "wage_exposure_low_gbp": score.get(f"wage_exposure_{measure}_gbp_low"),
         "wage_exposure_high_gbp": score.get(f"wage_exposure_{measure}_gbp_high"),

@@ -90,11 +90,11 @@ def load_bands() -> Bands:
     return Bands.model_validate(yaml.safe_load(text))
 
 
-_OWN_BRIEF = "95 % interval"
+_OWN_BRIEF = "95% interval"
 _OWN_READ = {
-    "repeats": "A model asked twice does not always answer alike. The 95 % interval of a score holds what the score would be if the "
+    "repeats": "A model asked twice does not always answer alike. The 95% interval of a score holds what the score would be if the "
     "model were asked about all tasks again and again.",
-    "single": "The 95 % interval of a score holds what the score would be if {model} were asked about all tasks again and again. Each "
+    "single": "The 95% interval of a score holds what the score would be if {model} were asked about all tasks again and again. Each "
     "task was asked once, so how much answers vary cannot be seen: it is taken at its largest, and the interval is rather "
     "too wide than too narrow.",
 }

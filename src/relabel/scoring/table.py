@@ -605,7 +605,7 @@ def _status(covered: float, linked: float, *, published: bool) -> str:
 
 def _percent(part: float) -> str:
     # Rounded down, so that less than a half never reads as one.
-    return f"{math.floor(100 * round(part, CLEAN))} %" if part >= 0.01 else "under 1 %"
+    return f"{math.floor(100 * round(part, CLEAN))}%" if part >= 0.01 else "under 1%"
 
 
 def _with_pay(frame: pd.DataFrame, pay: Pay | None, wage: Wage) -> pd.DataFrame:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from relabel.errors import DataError
 from relabel.files import inside
-from relabel.publishing.export import EXPORT_FORMAT
-from relabel.publishing.folder import PACKAGE, files_of_export
+from relabel.publishing.folder import EXPORT_FORMAT, PACKAGE, files_of_export
 
 Row = dict[str, Any]
 
@@ -23,7 +22,7 @@ _CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}")
 
 @dataclass(frozen=True)
 class Book:
-    """An export in memory, its largest part, the pages of the O*NET-SOC codes, apart.
+    """An export in memory.
 
     Attributes:
         folder: The export's folder.
@@ -45,11 +44,13 @@ class Book:
     families: list[Row]
     files: list[str]
 
-    def onet(self) -> Iterator[Row]:
-        """Pages of the O*NET-SOC codes, one after the other."""
-        for path in self.files:
-            if path.startswith("onet/"):
-                yield _page(self.folder, path, "code")
+    @cached_property
+    def onet(self) -> dict[str, Row]:
+        """Pages of the O*NET-SOC codes by code."""
+        pages = [_page(self.folder, path, "code") for path in self.files if path.startswith("onet/")]
+        for page in pages:
+            page["tasks"] = [{"incoherent": False, "answers": []} | task for task in page["tasks"]]
+        return {page["code"]: page for page in pages}
 
     def content(self, path: str) -> bytes:
         """A file of the export, as it is.

@@ -10,7 +10,10 @@
     OUT/onet/CODE.html          a page an O*NET-SOC code: tasks, readings, rationales, keys of the answers
     OUT/careers/ID.html         a page a job family, where the export has them
     OUT/assets/                 one style sheet, one script
-    OUT/data/                   the export itself
+    OUT/data/                   the tables of the export; export.zip is the whole
+    OUT/api/v1/                 occupations.json, and occupations/CODE.json
+    OUT/embed/CODE.html         a card that other sites can show; OUT/share/CODE.png a picture, on request
+    OUT/feed.xml sitemap.xml    where the address of the site is known
 
 Links are relative, so the folder works from a disk and under any path. The same export gives the same bytes.
 """
@@ -33,16 +36,18 @@ from urllib.parse import urlsplit
 import typst
 from jinja2 import (
     ChoiceLoader,
+    Environment,
     FunctionLoader,
     PackageLoader,
     PrefixLoader,
+    StrictUndefined,
     TemplateError,
 )
 
 from relabel.errors import DataError, RelabelError, UsageError
 from relabel.files import inside, read_small
 from relabel.publishing.folder import written_whole
-from relabel.publishing.site import figures, views
+from relabel.publishing.site import figures, machines, views
 from relabel.publishing.site.book import Book, read_book
 from relabel.sandbox import Sandbox, plain
 
@@ -51,6 +56,8 @@ LISTING = "site.json"
 
 Row = dict[str, Any]
 
+_ONLY_ZIPPED = ("onet/", "occupations/", "datapackage.json", "tasks.")
+"""Files of an export that a site has in `data/export.zip` alone, because its pages and its API say the same."""
 _ASSETS = ("site.css", "site.js")
 _LARGEST_TEMPLATE = 1_000_000
 """Bytes."""
@@ -74,7 +81,9 @@ class Site:
     size: int
 
 
-def build_site(export: Path, out: Path, *, base_url: str | None = None, theme: Path | None = None) -> Site:
+def build_site(
+    export: Path, out: Path, *, base_url: str | None = None, theme: Path | None = None, pictures: bool = False
+) -> Site:
     """Make a site from an export.
 
     Args:
@@ -83,6 +92,7 @@ def build_site(export: Path, out: Path, *, base_url: str | None = None, theme: P
         base_url: Address that the site will have; gives canonical addresses and a site map.
         theme: Folder with templates, and style or script under `static/`, that take the place of those of the same name;
             a template may extend the built-in one as `builtin/NAME`.
+        pictures: Whether to draw a share picture of each occupation (PNG, 1200 x 630); that takes a while.
 
     Raises:
         UsageError: The folder is in use for something else, it lies in the export or the other way round, or the address
@@ -97,7 +107,7 @@ def build_site(export: Path, out: Path, *, base_url: str | None = None, theme: P
         raise UsageError(f"{out} and the export {export} lie in each other; give another folder to --out")
     with written_whole(out, "site", _files_of_site) as building:
         try:
-            writer = _Writer(building, read_book(export), address, theme)
+            writer = _Writer(building, read_book(export), address, theme, pictures=pictures)
             writer.write_all()
         except (RelabelError, OSError):
             raise
@@ -130,8 +140,9 @@ def _files_of_site(folder: Path) -> set[str] | None:
 
 
 class _Writer:
-    def __init__(self, folder: Path, book: Book, address: str | None, theme: Path | None) -> None:
+    def __init__(self, folder: Path, book: Book, address: str | None, theme: Path | None, *, pictures: bool) -> None:
         self._folder, self._book, self._address, self._theme = folder, book, address, theme
+        self._pictures = pictures
         self.pages: list[str] = []
         self.files: list[str] = []
         self.size = 0
@@ -144,6 +155,8 @@ class _Writer:
             # A new style is seen at once, whatever a browser has kept.
             "stamps": {name: hashlib.sha256(content).hexdigest()[:10] for name, content in assets.items()},
             "menu": views.menu(book),
+            "pictures": pictures,
+            "address": address,
         }
         self._templates.globals.update(plain(shared))
 
@@ -162,11 +175,21 @@ class _Writer:
             ),
         )
         for path in book.files:
-            self._write(f"data/{path}", book.content(path))
+            if not path.startswith(_ONLY_ZIPPED):
+                self._write(f"data/{path}", book.content(path))
+        self._write("data/export.zip", machines.archive(book))
+        for path, content in machines.api(book):
+            self._write(path, content)
+        for page in book.occupations:
+            link = f"{self._address or '../'}occupations/{page['code']}.html"
+            self._write(f"embed/{page['code']}.html", machines.card(page, about["title"], link))
+            if self._pictures:
+                self._write(f"share/{page['code']}.png", machines.picture(page, about["title"]))
         if self._theme is not None:
             self._extra_assets(self._theme)
         if self._address is not None:
-            self._write("sitemap.xml", _sitemap(self._address, self.pages, book.date))
+            self._write("sitemap.xml", machines.sitemap(self._address, self.pages, book.date))
+            self._write("feed.xml", machines.feed(book, about["title"], self._address))
             self._write("robots.txt", f"User-agent: *\nAllow: /\nSitemap: {self._address}sitemap.xml\n".encode())
         listing = json.dumps({"files": sorted(self.files), "export": book.package["version"]}, indent=1)
         self._write(LISTING, f"{listing}\n".encode())
@@ -174,17 +197,22 @@ class _Writer:
     def _many(self) -> Iterable[tuple[str, str, Row]]:
         book = self._book
         near = views.neighbours(book)
+        tasks = {code: {task["task_id"]: task for task in page["tasks"]} for code, page in book.onet.items()}
         for page in book.occupations:
-            yield f"occupations/{page['code']}.html", "occupation.html", views.occupation(page, near)
+            yield f"occupations/{page['code']}.html", "occupation.html", views.occupation(page, near, tasks)
         behind = views.groups_of_onet(book)
-        for page in book.onet():
+        for page in book.onet.values():
             yield f"onet/{page['code']}.html", "onet.html", views.onet(page, behind)
         for page in book.families:
             yield f"careers/{page['id']}.html", "career.html", views.career(page, book)
 
     def _page(self, path: str, template: str, content: Mapping[str, Any]) -> None:
-        given = plain({**content, "path": path, "root": "../" * path.count("/"), "canonical": self._canonical(path)})
-        text = self._templates.render(self._templates.get_template(template).generate(given))
+        given = {**content, "path": path, "root": "../" * path.count("/"), "canonical": self._canonical(path)}
+        found = self._templates.get_template(template)
+        if isinstance(self._templates, Sandbox):
+            text = self._templates.render(found.generate(plain(given)))
+        else:
+            text = found.render(given)
         self.pages.append(path)
         # Characters that no HTML may hold; what is left of a text is shown as it is.
         self._write(path, _UNPRINTABLE.sub("", text).encode("utf-8", "replace"))
@@ -217,23 +245,26 @@ def _built_in(name: str) -> bytes:
     return (Path(__file__).parent / "static" / name).read_bytes()
 
 
-def environment(theme: Path | None) -> Sandbox:
-    """The templates: those of the theme before the built-in ones, in a sandbox; every value is escaped."""
+def environment(theme: Path | None) -> Environment:
+    """The templates, every value escaped; those of a theme come first, and all run in a sandbox then."""
     own = PackageLoader("relabel.publishing.site", "templates")
+    options: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
+    if theme is None:
+        made = Environment(loader=own, undefined=StrictUndefined, **options)  # noqa: S701  autoescape is on
+        made.filters.update(_FILTERS)
+        return made
 
     def of_theme(name: str) -> str | None:
-        file = inside(theme, name) if theme is not None else None
-        return read_small(file, _LARGEST_TEMPLATE).decode("utf-8") if file is not None and file.is_file() else None
+        file = inside(theme, name)
+        return read_small(file, _LARGEST_TEMPLATE).decode("utf-8") if file.is_file() else None
 
     return Sandbox(
         loader=ChoiceLoader([PrefixLoader({"builtin": own}), FunctionLoader(of_theme), own]),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
         filters=_FILTERS,
         steps=20_000_000,
         seconds=120,
         chars=100_000_000,
+        **options,
     )
 
 
@@ -249,21 +280,11 @@ _FILTERS: dict[str, Callable[..., Any]] = {
     "percent": figures.percent,
     "signed": figures.signed,
     "change": figures.change,
-    "resilience": figures.resilience,
     "plain": figures.plain,
     "reason": figures.reason,
     "first_upper": figures.first_upper,
     "long_date": _long_date,
 }
-
-
-def _sitemap(address: str, pages: list[str], day: str | None) -> bytes:
-    changed = f"<lastmod>{day}</lastmod>" if day else ""
-    # Paths are made of codes that an export holds to letters, digits, dots and hyphens; the address is escaped.
-    start = address.replace("&", "&amp;").replace("<", "&lt;")
-    lines = [f"<url><loc>{start}{'' if page == 'index.html' else page}</loc>{changed}</url>" for page in pages]
-    head = '<?xml version="1.0" encoding="UTF-8"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n'
-    return (head + "\n".join(lines) + "\n</urlset>\n").encode()
 
 
 class _Quiet(SimpleHTTPRequestHandler):

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from decimal import ROUND_HALF_UP, Decimal
-from typing import Any, NamedTuple
-
-from relabel.careers.pages import Resilience
-from relabel.careers.resilience import shown_percent
+from typing import NamedTuple
 
 NONE = "–"
 """Stands where there is no figure."""
@@ -44,12 +41,12 @@ def tenth(value: float | None) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share (0-1) in whole percent; `under 1 %` where it would read as none; a dash where it is missing."""
+    """A share (0-1) in whole percent; `under 1%` where it would read as none; a dash where it is missing."""
     if share is None:
         return NONE
     if 0 < share < 0.005:
-        return "under 1 %"
-    return f"{_half_up(100 * share, 0):.0f} %"
+        return "under 1%"
+    return f"{_half_up(100 * share, 0):.0f}%"
 
 
 def signed(value: float | None, places: int = 1) -> str:
@@ -62,13 +59,12 @@ def signed(value: float | None, places: int = 1) -> str:
 
 
 def change(percent: float | None) -> str:
-    """A change in percent: `+3.1 %`, `−0.04 %`; with more than one decimal where one would hide it; a dash where it is missing."""
-    return NONE if percent is None else f"{shown_percent(percent).replace('-', '−')} %"
-
-
-def resilience(score: Mapping[str, Any]) -> str:
-    """A resilience score of an export: `2 of 6`, or `2 of 4 so far` while a part is missing."""
-    return Resilience.model_validate(score).brief
+    """A change in percent: `+3.1%`, `−0.04%`; with more than one decimal where one would hide it; a dash where it is missing."""
+    if percent is None:
+        return NONE
+    # Rounding must not hide whether jobs grow or shrink.
+    places = next((p for p in range(1, 5) if round(percent, p)), 1)
+    return f"{signed(percent, places)}%"
 
 
 def plain(text: str) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from relabel.careers.pages import Role
 from relabel.publishing.site.book import Book
 from relabel.publishing.site.figures import Box, log_axis, squarified
-from relabel.publishing.words import model_name
+from relabel.publishing.site.machines import largest_sources
 
 Row = dict[str, Any]
 
@@ -77,7 +76,7 @@ def _labels_of(baseline: Row, model: str) -> str:
     """The labels of a baseline in words: by their model, and where that is the same as now by their run."""
     if baseline["model"] == model:
         return f"the labels of the run {baseline['run']}"
-    return f"labels by {model_name(baseline['model'])}"
+    return f"labels by {baseline['model_name']}"
 
 
 def menu(book: Book) -> list[tuple[str, str]]:
@@ -186,19 +185,23 @@ def neighbours(book: Book) -> dict[str, list[Row]]:
     }
 
 
-def occupation(page: Row, near: dict[str, list[Row]]) -> Row:
-    """Content of the page of a group."""
-    by_code: dict[str, list[Row]] = defaultdict(list)
-    known: dict[tuple[str, str], Row] = {}
-    for task in page["tasks"]:
-        by_code[task["onet_soc_code"]].append(task)
-        known[task["onet_soc_code"], task["task_id"]] = task
+def occupation(page: Row, near: dict[str, list[Row]], onet: Mapping[str, Mapping[str, Row]]) -> Row:
+    """Content of the page of a group.
+
+    Args:
+        page: Its page in the export.
+        near: As `neighbours` returns them.
+        onet: Tasks by O*NET-SOC code and id.
+    """
+    by_code = {
+        code: [onet[code][task] | {"onet_soc_code": code, "task_id": task} for task, _ in tasks]
+        for code, tasks in page["tasks"].items()
+    }
     titles = {part["onet_soc_code"]: part["title"] for part in page["onet"]}
 
     def named(refs: Sequence[Row] | None) -> list[Row]:
-        # A task of the smaller codes is not on the page, and brings its text along.
         return [
-            known.get((ref["onet_soc_code"], ref["task_id"]), {}) | ref | {"from": titles[ref["onet_soc_code"]]}
+            onet[ref["onet_soc_code"]][ref["task_id"]] | ref | {"from": titles[ref["onet_soc_code"]]}
             for ref in refs or ()
         ]
 
@@ -209,8 +212,11 @@ def occupation(page: Row, near: dict[str, list[Row]]) -> Row:
         "readings": readings,
         "matter_most": named(page["matter_most"]),
         "parts_count": len(page["onet"]),
+        "largest": largest_sources(page),
         "parts_here": [
-            part | {"split": split(by_code[part["onet_soc_code"]])} for part in page["onet"] if part["tasks_here"]
+            part | {"split": split(by_code.get(part["onet_soc_code"], []))}
+            for part in page["onet"]
+            if part["tasks_here"]
         ],
         "rest": [part for part in page["onet"] if not part["tasks_here"]],
         "most_rest": _MOST_REST,
@@ -382,9 +388,6 @@ def career(page: Row, book: Book) -> Row:
     return {
         "page": page,
         "sources": sorted({titles[use["source"]] for use in page["sources"] if use["source"] in titles}),
-        "thin_roles": {role["onet_soc_code"] for role in page["roles"] if Role.model_validate(role).thin},
         "family_ids": {family["id"] for family in book.families},
-        "onet_codes": {
-            path.removeprefix("onet/").removesuffix(".json") for path in book.files if path.startswith("onet/")
-        },
+        "onet_codes": set(book.onet),
     }

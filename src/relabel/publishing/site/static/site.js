@@ -184,4 +184,12 @@
     form.addEventListener("submit", function (event) { event.preventDefault(); });
     compare();
   }
+
+  document.querySelectorAll("[data-copy]").forEach(function (button) {
+    if (!navigator.clipboard) { return; }
+    button.hidden = false;
+    button.addEventListener("click", function () {
+      navigator.clipboard.writeText(button.previousElementSibling.textContent).then(function () { button.textContent = "Copied"; });
+    });
+  });
 })();
