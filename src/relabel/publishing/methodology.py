@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from relabel.manifest import TASK_FILE, Manifest, SourceUse
 from relabel.publishing.datapackage import OCCUPATION_COLUMNS
 from relabel.publishing.words import CAUTION, READING_NAMES, load_bands, model_name
-from relabel.run import TASK_FILE, Manifest, Run, SourceUse
+from relabel.run import Run
 from relabel.scoring.bridges import Step
 from relabel.scoring.options import SAMPLE, SYSTEM_NAMES, UNRATED_NOTES, WEIGHT_NOTES
 from relabel.scoring.table import ENOUGH, ScoreTable

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
-from relabel.run import PUBLISHED
+from relabel.manifest import PUBLISHED
 from relabel.scoring.table import ScoreTable
 from relabel.settings import Frozen
 
