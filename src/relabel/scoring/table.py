@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from relabel.manifest import SourceUse
 from relabel.rubric import Measure
-from relabel.run import SourceUse
 from relabel.scoring.bridges import Bridge
 from relabel.scoring.measures import changed_tasks, emerging_tasks
 from relabel.scoring.options import (
@@ -40,9 +40,9 @@ import numpy.typing as npt
 import pandera.pandas as pa
 
 from relabel.errors import UsageError
-from relabel.manifest import task_sources
+from relabel.manifest import TASK_FILE, task_sources
 from relabel.rubric import MEASURES
-from relabel.run import TASK_FILE, Run
+from relabel.run import Run
 from relabel.scoring.bridges import codes_of, make_bridge, read_bridge
 from relabel.scoring.measures import (
     ScoreMap,
