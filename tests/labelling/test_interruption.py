@@ -85,7 +85,8 @@ def test_the_start_after_a_kill_accounts_for_what_the_killed_one_bought_and_had_
         assert killed.status == "killed"
         lost = killed.perhaps_charged
         # What the server sent a moment before the kill may not have reached the process: then it was in flight.
-        assert killed.counts.fresh + lost.requests == asked
+        # A request is noted before it is sent, so that one more may be counted for each that could be on the wire.
+        assert asked <= killed.counts.fresh + lost.requests <= asked + 4
         assert killed.counts.fresh <= answered
         assert lost.requests <= 4
         assert lost.usd is not None
