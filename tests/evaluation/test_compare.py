@@ -20,7 +20,7 @@ from relabel.cli.compare import register
 from relabel.errors import DataError, UsageError
 from relabel.evaluation.compare import compare, compare_several
 from relabel.evaluation.gold import load_gold, read_gold_csv
-from relabel.evaluation.intervals import occupation_draws
+from relabel.evaluation.statistics import occupation_draws
 from relabel.run import Run, open_run
 from relabel.task import task_table
 from run_workshop import Answers, MakeRun

@@ -12,9 +12,9 @@ from sklearn.metrics import brier_score_loss
 
 from relabel.errors import DataError
 from relabel.evaluation.document import EvalDocument, SettingName
-from relabel.evaluation.evaluate import evaluate, reliability
+from relabel.evaluation.evaluate import evaluate
 from relabel.evaluation.gold import load_gold, read_gold_csv
-from relabel.evaluation.yardsticks import self_agreement
+from relabel.evaluation.yardsticks import reliability, self_agreement
 from relabel.rubric import Rubric, load_rubric
 from relabel.run import open_run
 from relabel.task import task_table

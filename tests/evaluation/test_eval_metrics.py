@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn import metrics as sk
 
-from relabel.evaluation import metrics
+from relabel.evaluation import statistics as metrics
 from relabel.evaluation.alignment import Pair
 
 # Rows gold, columns run: 35 of 50 equal.

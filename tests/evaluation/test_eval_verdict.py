@@ -16,8 +16,8 @@ from relabel.evaluation.document import (
     Yardstick,
     Yardsticks,
 )
-from relabel.evaluation.metrics import setting_metrics
-from relabel.evaluation.verdict import strength, verdict
+from relabel.evaluation.evaluate import strength, verdict
+from relabel.evaluation.statistics import setting_metrics
 from relabel.tabular import figure
 
 SCALE = ("not-exposed", "exposed")

@@ -16,7 +16,7 @@ from relabel.evaluation.alignment import match
 from relabel.evaluation.document import EvalDocument
 from relabel.evaluation.evaluate import evaluate as evaluate_fully
 from relabel.evaluation.gold import load_gold, read_gold_csv
-from relabel.evaluation.metrics import clustered_se
+from relabel.evaluation.statistics import clustered_se
 from relabel.rubric import Rubric, load_rubric
 from relabel.run import open_run
 from relabel.task import task_table

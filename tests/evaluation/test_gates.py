@@ -32,7 +32,7 @@ from relabel.evaluation.gates import (
     size_needed,
 )
 from relabel.evaluation.gold import Gold, make_gold
-from relabel.evaluation.intervals import Figure, change, occupation_draws
+from relabel.evaluation.statistics import Figure, change, occupation_draws
 from relabel.evaluation.suite import Suite
 from relabel.manifest import Manifest, SourceUse
 from relabel.rubric import load_rubric

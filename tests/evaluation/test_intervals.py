@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from scipy import special, stats
 from sklearn import metrics as sk
 
-from relabel.evaluation import intervals, metrics
+from relabel.evaluation import statistics as intervals
+from relabel.evaluation import statistics as metrics
 from relabel.evaluation.alignment import GOLD, AlignedLabels, match
 from relabel.evaluation.document import SettingName
 from relabel.evaluation.gold import load_gold
-from relabel.evaluation.intervals import Figure, Sums, drawn_ranks, occupation_draws, on_scale
+from relabel.evaluation.statistics import Figure, Sums, drawn_ranks, occupation_draws, on_scale
 from relabel.run import open_run
 
 

@@ -19,8 +19,7 @@ from relabel.cli.review import register
 from relabel.errors import DataError, UsageError
 from relabel.evaluation.alignment import match
 from relabel.evaluation.compare import compare, compare_several
-from relabel.evaluation.evaluate import evaluate
-from relabel.evaluation.gold import Gold, read_gold_csv
+from relabel.evaluation.gold import SELECTED, Gold, evaluate, read_gold_csv
 from relabel.evaluation.ppi import debiased, powered_mean
 from relabel.evaluation.report import eval_page
 from relabel.evaluation.review import (
@@ -32,7 +31,6 @@ from relabel.evaluation.review import (
     review,
     review_csv,
 )
-from relabel.evaluation.verdict import SELECTED
 from relabel.manifest import TASK_FILE, task_sources
 from relabel.rubric import load_rubric
 from relabel.run import Run

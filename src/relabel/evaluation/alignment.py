@@ -14,10 +14,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from relabel.errors import DataError
-from relabel.evaluation import metrics
+from relabel.evaluation import statistics as metrics
 from relabel.evaluation.document import SCALES, ReplacedText, SettingName, UnmatchedReason
 from relabel.evaluation.gold import Gold, labelled, labels_of
-from relabel.evaluation.intervals import (
+from relabel.evaluation.statistics import (
     CORRELATION,
     DRAWS,
     SHARE,

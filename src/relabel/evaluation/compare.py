@@ -13,13 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from relabel.evaluation import metrics
+from relabel.evaluation import statistics as metrics
 from relabel.evaluation.alignment import GOLD, AlignedLabels, TaskTexts, align
 from relabel.evaluation.document import SCALES, Bounds, Frozen, SettingName
 from relabel.evaluation.gold import Gold
-from relabel.evaluation.intervals import DRAWS, Figure, Places, change, few_occupations
-from relabel.evaluation.metrics import known
-from relabel.evaluation.verdict import caveats
+from relabel.evaluation.statistics import DRAWS, Figure, Places, change, few_occupations, known
 from relabel.rubric import Measure
 from relabel.run import Run, changed_rubrics
 from relabel.tabular import figure as shown
@@ -322,7 +320,7 @@ def compare(
     settings: dict[SettingName, SettingComparison] = {s: _setting(aligned, s) for s in aligned.labels}
     measures: dict[Measure, MeasureComparison] = {m: _measure(aligned, m) for m in aligned.values}
     against = _against_gold(aligned) if gold is not None else {}
-    first_said = [*caveats(gold), *_warnings((first, second), gold, aligned)]
+    first_said = [*(gold.caveats if gold else ()), *_warnings((first, second), gold, aligned)]
     return CompareDocument(
         runs=(first.ref, second.ref),
         models=(first.manifest.model, second.manifest.model),
@@ -575,7 +573,7 @@ def compare_several(
     means: dict[Measure, tuple[float, ...]] = {
         m: tuple(float(x) for x in table.mean(axis=0)) for m, table in told.items() if len(table)
     }
-    first_said = [*caveats(gold), *_warnings(runs, gold, aligned)]
+    first_said = [*(gold.caveats if gold else ()), *_warnings(runs, gold, aligned)]
     return PairwiseDocument(
         runs=aligned.names,
         models=tuple(run.manifest.model for run in runs),

@@ -100,7 +100,7 @@ class SliceFigures(Frozen):
 
 
 class SettingMetrics(SliceFigures):
-    """Agreement of run and gold in one setting; formulas and their sources are in `relabel.evaluation.metrics`.
+    """Agreement of run and gold in one setting; formulas and their sources are in `relabel.evaluation.statistics`.
 
     Attributes:
         n: Tasks with a label on both sides.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -13,9 +13,8 @@ import pandas as pd
 
 from relabel.errors import DataError
 from relabel.evaluation import document as doc
-from relabel.evaluation import metrics
+from relabel.evaluation import statistics as metrics
 from relabel.evaluation.alignment import (
-    GOLD,
     MAIN,
     AlignedLabels,
     Pair,
@@ -24,36 +23,39 @@ from relabel.evaluation.alignment import (
     is_local,
     local_tasks,
     match,
-    mean_one,
 )
-from relabel.evaluation.document import SettingName
+from relabel.evaluation.document import Coherence, MajorityClass, SettingMetrics, SettingName, Yardstick, Yardsticks
 from relabel.evaluation.gold import Gold
-from relabel.evaluation.intervals import (
+from relabel.evaluation.ppi import debiased
+from relabel.evaluation.statistics import (
     CORRELATION,
     DRAWS,
-    Array,
-    Draws,
     Sums,
     ci95,
     drawn_ranks,
     few_occupations,
-    occupation_draws,
 )
-from relabel.evaluation.ppi import debiased
-from relabel.evaluation.verdict import caveats, verdict
-from relabel.evaluation.yardsticks import all_yardsticks, majority_class
+from relabel.evaluation.yardsticks import all_yardsticks, calibration, majority_class, mean_of
 from relabel.rubric import Measure
 from relabel.run import Run, changed_rubrics
+from relabel.tabular import figure
 from relabel.task import TASK_KEY
 
+FEW_TASKS = 400
+"""Below this number of tasks the figures are called rough."""
+NO_AGREEMENT = 0.05
+"""A kappa up to this is taken as no agreement beyond chance."""
+CLEAR = 2.0
+"""Standard errors by which accuracies must differ to be told apart, where there are no intervals."""
+EMBEDDED = "local"
+"""Name of the embedded model."""
+
+_TELLING: tuple[SettingName, ...] = ("three-way", "automation", "strict", "with-tools")
+_STRENGTH = ((0.2, "slight"), (0.4, "fair"), (0.6, "moderate"), (0.8, "substantial"))
 RATED_BY = "onet-30.2"
 """Release whose importance ratings stand in for a list without any."""
-BINS = 10
-"""Bins of the reliability curve, of equal width from 0 to 1."""
 _IMPORTANCE = (3.0, 3.5, 4.0, 4.5)
 _LENGTH = (60, 100, 150)
-_MEANS = {"brier": -1, "probability": -3, "accuracy": -2}
-"""Where the sums of `reliability` hold what these are means of."""
 _FEW_IDS = 20
 """Agreement on fewer tasks does not say whether a gold's ids are the run's."""
 _CHANCE = 0.05
@@ -69,18 +71,15 @@ def evaluate(
     yardsticks: bool = True,
     by_model: bool = False,
 ) -> doc.EvalDocument:
-    """Evaluate a run against a gold.
+    """Evaluate a run against a gold, which is taken as the truth; shares are on 0-1, unrounded.
 
     Args:
         run: The run; of several samples of a task the most frequent label counts.
-        gold: The gold, taken as the truth.
+        gold: The gold.
         draws: Bootstrap draws behind the intervals; 0 leaves the intervals out.
         seed: Seed of the draws, and of the yardstick that is trained.
         yardsticks: False leaves out all yardsticks but the majority class.
         by_model: Whether to evaluate the labels of each model apart, where several models answered.
-
-    Returns:
-        The eval document: shares on 0-1, unrounded.
 
     Raises:
         DataError: Run and gold share no task, no setting or no label; the gold's ids are not those of the run's tasks; or
@@ -100,11 +99,9 @@ def evaluate(
         held = all_yardsticks(run, gold, aligned, filled, texts, seed=seed, is_gold=is_gold)
         beside = beside.model_copy(update=held)
     total, unanswered = asked(run)
-    units = len(np.unique(aligned.codes))
-    method = doc.IntervalMethod(draws=draws, seed=seed, units=units, note=few_occupations(units)) if draws else None
     coherence = _coherence(run)
     warnings = (
-        *caveats(gold),
+        *gold.caveats,
         *changed_rubrics(*(each for each in (gold.run, run) if each is not None)),
         *_doubtful_ids(gold, run, pairs),
         *aligned.warnings,
@@ -137,7 +134,7 @@ def evaluate(
         model=run.manifest.model,
         weighted=gold.weighted,
         selected=gold.selected,
-        intervals=method,
+        intervals=_method(aligned) if draws else None,
         slices=slices(facts, filled, values),
         debiased=debiased(run, gold, aligned),
         calibration=calibration(run, aligned),
@@ -148,6 +145,13 @@ def evaluate(
         repeats_from_cache=run.repeats_from_cache,
         verdict=words,
     )
+
+
+def _method(aligned: AlignedLabels) -> doc.IntervalMethod:
+    assert aligned.draws is not None
+    units = aligned.draws.occupations
+    draws, seed = len(aligned.draws.counts), aligned.draws.seed
+    return doc.IntervalMethod(draws=draws, seed=seed, units=units, note=few_occupations(units))
 
 
 def refuse_worked_examples(run: Run, gold: Gold) -> None:
@@ -252,15 +256,11 @@ def _occupation_agreement(codes: np.ndarray, pair: Pair) -> doc.OccupationAgreem
         spearman = replace(spearman, draws=metrics.correlation(np.stack(parts, axis=1)))
     figures["spearman"] = spearman
     apart = np.stack([np.abs(run - gold), np.ones(len(means))], axis=1)
-    figures["mean_abs_difference"] = Sums(apart, draws).figure(_mean)
+    figures["mean_abs_difference"] = Sums(apart, draws).figure(mean_of)
     if len(means) < 3:
         figures |= {name: replace(figures[name], value=math.nan) for name in ("pearson", "spearman")}
     found = {name: metrics.known(figure.value) for name, figure in figures.items()}
     return doc.OccupationAgreement(**found, ci95=ci95(figures, draws))
-
-
-def _mean(sums: Array) -> Array:
-    return metrics.ratio(sums[..., 0], sums[..., 1])
 
 
 def _coherence(run: Run) -> doc.Coherence:
@@ -355,77 +355,155 @@ def _banded(
     }
 
 
-def calibration(run: Run, aligned: AlignedLabels) -> dict[SettingName, doc.Calibration] | None:
-    """Reliability of the probabilities that a run gives for its labels, the gold taken as the truth.
+def strength(kappa: float) -> str:
+    """A word for a kappa above 0, after Landis and Koch 1977 (doi:10.2307/2529310)."""
+    return next((word for bound, word in _STRENGTH if kappa <= bound), "almost perfect")
 
-    Of several samples of a task each label counts.
+
+def verdict(
+    settings: Mapping[SettingName, SettingMetrics],
+    yardsticks: Yardsticks,
+    *,
+    model: str,
+    is_gold: bool = False,
+    unanswered: Mapping[SettingName, float] | None = None,
+    coherence: Coherence | None = None,
+    warnings: Sequence[str] = (),
+) -> str:
+    """Say what the figures mean.
 
     Args:
-        run: The run.
-        aligned: The run and its gold.
+        settings: Figures by setting.
+        yardsticks: What the run must beat, and how steady it is.
+        model: The run's model; `local` is the embedded one.
+        is_gold: True when the run is the gold itself.
+        unanswered: Share (0-1) of the asked tasks without a label, by setting; settings that lack none may be absent.
+        coherence: Contradictions within the run.
+        warnings: What is said first.
 
     Returns:
-        Figures by setting that the rubric asks about; None when the run has no probabilities for compared tasks.
-
-    Source: Brier 1950; expected calibration error as in Naeini, Cooper and Hauskrecht 2015, with bins of equal width.
+        One sentence a line.
     """
-    answers = run.answers()
-    labels = answers[answers["probability"].notna()] if "probability" in answers else answers.iloc[:0]
-    found: dict[SettingName, doc.Calibration] = {}
-    for setting in aligned.labels:
-        truth = aligned.tasks.assign(truth=aligned.words(setting, GOLD))[aligned.known(setting)]
-        rows = labels[labels["setting"] == setting].merge(truth, on=TASK_KEY)
-        if len(rows):
-            draws = aligned.draws
-            found[setting] = reliability(
-                rows["probability"].to_numpy(dtype=np.float64),
-                (rows["label"] == rows["truth"]).to_numpy(),
-                rows["weight"].to_numpy(dtype=np.float64),
-                draws and occupation_draws(rows["onet_soc_code"].to_numpy(), len(draws.counts), draws.seed),
-            )
-    return found or None
+    if is_gold:
+        return "The run is the gold itself: full agreement says nothing about it."
+    majority = yardsticks.majority
+    said = list(warnings)
+    said += _gaps(unanswered or {})
+    if model == EMBEDDED:
+        said.append("The embedded model only tries the pipeline: its labels are no better than guessing.")
+    for name, found in settings.items():
+        words = _setting(found, majority[name]) if name in majority else "no task has a label on both sides"
+        said.append(f"{name}: {words}.")
+    said += _among_yardsticks(settings, yardsticks)
+    if coherence is not None and coherence.of and coherence.incoherent:
+        share = f"{100 * coherence.incoherent / coherence.of:.1f} %"
+        said.append(f"The two settings contradict each other on {coherence.incoherent:,} tasks ({share}).")
+    few = min((found.n for name, found in settings.items() if name in majority), default=0)
+    if few < FEW_TASKS:
+        said.append(f"The figures are rough: they rest on {few} task{'' if few == 1 else 's'}.")
+    return "\n".join(said)
 
 
-def reliability(probability: Array, right: np.ndarray, weight: Array, draws: Draws | None) -> doc.Calibration:
-    """Figures of a set of labels.
+def _among_yardsticks(settings: Mapping[SettingName, SettingMetrics], yardsticks: Yardsticks) -> list[str]:
+    """Where the run stands among the yardsticks, said of the setting that says most."""
+    present: list[SettingName] = [name for name in _TELLING if name in settings]
+    if not present:
+        return []
+    main = present[0]
+    said: list[str] = []
+    classifier = yardsticks.text_classifier
+    if classifier is not None and main in classifier.settings:
+        words = f"a word count trained on {classifier.trained_on:,} gold labels of other occupations"
+        said.append(_against(main, words, classifier.settings[main], floor=classifier.trained_on))
+    if yardsticks.raters is not None and main in yardsticks.raters.settings:
+        words = "the annotators and GPT-4 of 2023 are to each other"
+        said.append(_against(main, words, yardsticks.raters.settings[main]))
+    if yardsticks.annotators is not None and main in yardsticks.annotators.settings:
+        words = "the gold's annotators are to each other"
+        said.append(_against(main, words, yardsticks.annotators.settings[main]))
+    repeats = yardsticks.consistency.settings.get(main) if yardsticks.consistency is not None else None
+    if repeats is not None and repeats.run is not None:
+        gold = "" if repeats.gold is None else f", in the gold {100 * repeats.gold:.0f} %"
+        pairs = f"{repeats.pairs:,} pair{'' if repeats.pairs == 1 else 's'}"
+        said.append(f"Tasks with one text get one label in {100 * repeats.run:.0f} % of {pairs}{gold}.")
+    if yardsticks.self_agreement is not None:
+        shares = [
+            f"{100 * x.run:.0f} % ({s})" for s, x in yardsticks.self_agreement.settings.items() if x.run is not None
+        ]
+        if shares:
+            said.append(f"Asked again, the model gives the same label in {', '.join(shares)} of pairs of answers.")
+    return said
 
-    Args:
-        probability: Probability of each label, 0-1, shape (n,), n at least 1.
-        right: Whether it is right, shape (n,).
-        weight: Weight of each label, shape (n,).
-        draws: Draws for the labels; None leaves the intervals out.
+
+def _against(setting: SettingName, words: str, found: Yardstick, *, floor: int = 0) -> str:
+    """One sentence on the difference in kappa: what its interval says, and what to make of it.
+
+    `floor` is the number of labels behind a yardstick that a run must beat; 0 for one that it is only compared with.
     """
-    weight, hit = mean_one(weight), right.astype(np.float64)
-    # The upper bound belongs to a bin, so that a probability of 1 falls into the last one.
-    bin_of = np.clip(np.ceil(probability * BINS).astype(int) - 1, 0, BINS - 1)
-    member = np.zeros((len(hit), BINS))
-    member[np.arange(len(hit)), bin_of] = weight
-    squared = weight * (probability - hit) ** 2
-    # By task: the weight, the probability and the hit in its bin, then the weight, probability, hit and squared error.
-    parts = [member, member * probability[:, None], member * hit[:, None]]
-    sums = Sums(np.hstack([*parts, np.stack([weight, weight * probability, weight * hit, squared], axis=1)]), draws)
-
-    def ece(of: Array) -> Array:
-        gaps = np.abs(of[..., BINS : 2 * BINS] - of[..., 2 * BINS : 3 * BINS]).sum(axis=-1)
-        return metrics.ratio(gaps, of[..., -4])
-
-    figures = {
-        name: sums.figure(lambda of, at=at: metrics.ratio(of[..., at], of[..., -4])) for name, at in _MEANS.items()
-    }
-    figures["ece"] = sums.figure(ece)
-    curve: list[doc.ReliabilityBin] = []
-    for place in np.unique(bin_of):
-        here = bin_of == place
-        inside = Sums(np.stack([weight * hit, weight], axis=1)[here], draws and draws.of(here)).figure(_mean)
-        curve.append(
-            doc.ReliabilityBin(
-                low=place / BINS,
-                high=(place + 1) / BINS,
-                n=int(here.sum()),
-                probability=float(np.average(probability[here], weights=weight[here])),
-                accuracy=inside.value,
-                ci95={} if draws is None else {"accuracy": inside.interval()},
-            )
+    reached = f"kappa {figure(found.kappa)}, accuracy {figure(found.accuracy)}"
+    if found.kappa_difference == 0 and found.accuracy_difference == 0:
+        if floor:
+            return f"{setting}: exactly as good as {words} ({reached}): it is not shown to add anything."
+        return f"{setting}: exactly as close to the gold as {words} ({reached})."
+    bounds = found.ci95.get("kappa_difference")
+    if bounds is None or found.kappa_difference is None:
+        why = (
+            "kappa is undefined where one label only is used"
+            if found.kappa_difference is None
+            else "no interval was asked for"
+            if not found.ci95
+            else "all tasks are of one occupation, which gives no interval"
+            if found.ci95.get("accuracy") is None
+            else "too many bootstrap draws have no kappa"
         )
-    values = {name: figure.value for name, figure in figures.items()}
-    return doc.Calibration(n=len(hit), **values, bins=tuple(curve), ci95=ci95(figures, draws))
+        if floor:
+            return f"{setting}: {words} reaches {reached}; whether the run beats it cannot be said: {why}."
+        return f"{setting}: {words} at {reached}; how the run compares cannot be said: {why}."
+    apart = f"difference in kappa {figure(found.kappa_difference)}, 95 % {figure(bounds[0])} to {figure(bounds[1])}"
+    if bounds[0] > 0:
+        if floor:
+            return f"{setting}: better than {words} ({reached}; {apart})."
+        return f"{setting}: closer to the gold than {words} ({reached}; {apart})."
+    if bounds[1] < 0:
+        if floor:
+            nothing = f"by this gold, the run adds nothing to {floor:,} gold labels and a word count"
+            return f"{setting}: below {words} ({reached}; {apart}): {nothing}."
+        return f"{setting}: further from the gold than {words} ({reached}; {apart})."
+    if floor:
+        return f"{setting}: cannot be told from {words} ({reached}; {apart}): it is not shown to add anything."
+    return f"{setting}: about as close to the gold as {words} ({reached}; {apart})."
+
+
+def _gaps(unanswered: Mapping[SettingName, float]) -> list[str]:
+    """What is missing, said of each setting, or once where all settings lack the same."""
+    missing = {name: share for name, share in unanswered.items() if share > 0}
+    if {"strict", "with-tools"} <= set(missing) and len(set(missing.values())) == 1:
+        return [_gap("", next(iter(missing.values())))]
+    return [_gap(f"{name} ", share) for name, share in missing.items() if name != "three-way" or len(missing) == 1]
+
+
+def _gap(setting: str, share: float) -> str:
+    shown = f"{100 * share:.0f} %" if share >= 0.01 else "Under 1 %"
+    return f"{shown} of the asked tasks have no {setting}label: the figures speak for the rest only."
+
+
+def _setting(found: SettingMetrics, majority: MajorityClass) -> str:
+    accuracy, kappa, n = found.accuracy or 0.0, found.kappa, f"n={found.n:,}"
+    always, against = f"always answering {majority.label}", f"{figure(accuracy)} against {figure(majority.accuracy)}"
+    if majority.accuracy == 1:
+        reached = f"accuracy {figure(accuracy)}, {n}"
+        return f"the gold says {majority.label} throughout, so this cannot be told from {always} ({reached})"
+    if kappa is None or kappa <= NO_AGREEMENT:
+        beyond = f"no agreement beyond chance (kappa {figure(kappa)}, {n})"
+    else:
+        beyond = f"agreement beyond chance is {strength(kappa)} (kappa {figure(kappa)}, {n})"
+    bounds = majority.ci95.get("difference")
+    if bounds is None and majority.difference_se is not None:  # no intervals were asked for
+        reach = CLEAR * majority.difference_se
+        bounds = majority.difference - reach, majority.difference + reach
+    if bounds is not None and bounds[0] > 0:
+        return f"better than {always} (accuracy {against}); {beyond}"
+    if bounds is not None and bounds[1] < 0:
+        return f"in accuracy worse than {always} ({against}); {beyond}"
+    tasks = f"{found.n:,} task{'' if found.n == 1 else 's'}"
+    return f"cannot be told from {always} on {tasks} (accuracy {against}); {beyond}"

@@ -26,11 +26,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from relabel.errors import DataError
-from relabel.evaluation import metrics
+from relabel.evaluation import statistics as metrics
 from relabel.evaluation.alignment import GOLD, AlignedLabels, Pair, align, asked, match
 from relabel.evaluation.document import Frozen, SettingName
 from relabel.evaluation.gold import Gold, labels_of, make_gold
-from relabel.evaluation.intervals import Array, Bounds, Figure, change
+from relabel.evaluation.statistics import Array, Bounds, Figure, change
 from relabel.evaluation.suite import Gate, Slice, Suite
 from relabel.rubric import Measure
 from relabel.run import Run, SourceUse, changed_rubrics

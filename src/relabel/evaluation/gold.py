@@ -23,6 +23,11 @@ from relabel.sources.tables import COLUMN_NAMES, Table, is_table_file, plain_nam
 GOLD_NAMES = (*PUBLISHED, "sample")
 """Golds that go by name; any other is the path of a CSV file."""
 
+SELECTED = (
+    "The gold's tasks were chosen because they were doubtful: agreement on them, with its intervals, says nothing about "
+    "the run as a whole."
+)
+"""What is said first of a gold that `relabel review` chose the tasks of; for the rest of the run, `--random` draws some."""
 LEVELS = ("T0", "T1", "T2", "T3", "T4")
 """Labels of automation, from none to full."""
 
@@ -99,6 +104,17 @@ class Gold:
     def weighted(self) -> bool:
         """Whether its tasks have weights."""
         return bool(self.table["weight"].notna().any())
+
+    @property
+    def caveats(self) -> list[str]:
+        """What must be said first of figures against it, if anything."""
+        said = [SELECTED] if self.selected else []
+        if self.table["stratum"].notna().any() and not self.weighted:
+            said.append(
+                "The gold has strata but no weights: if some strata were sampled more densely than others, every figure leans "
+                "towards them; add a column weight (one over the chance of each task to be drawn)."
+            )
+        return said
 
 
 def default_gold(run: Run) -> str:

@@ -20,11 +20,22 @@ import numpy.typing as npt
 import pandas as pd
 
 from relabel.evaluation import document as doc
-from relabel.evaluation import metrics
-from relabel.evaluation.alignment import COLUMNS, AlignedLabels, Pair, gold_list, is_local, local_tasks, match, places
+from relabel.evaluation import statistics as metrics
+from relabel.evaluation.alignment import (
+    COLUMNS,
+    GOLD,
+    AlignedLabels,
+    Pair,
+    gold_list,
+    is_local,
+    local_tasks,
+    match,
+    mean_one,
+    places,
+)
 from relabel.evaluation.document import SettingName
 from relabel.evaluation.gold import Gold, load_gold
-from relabel.evaluation.intervals import (
+from relabel.evaluation.statistics import (
     CORRELATION,
     SHARE,
     Array,
@@ -46,7 +57,16 @@ TRAINED_ON = 2000
 """Labels that the classifier is trained on: as many as a small study could afford, the same for every gold."""
 FEWEST_TRAINED_ON = 200
 """Fewer labels give no classifier worth the name."""
+BINS = 10
+"""Bins of the reliability curve, of equal width from 0 to 1."""
+_MEANS = {"brier": -1, "probability": -3, "accuracy": -2}
+"""Where the sums of `reliability` hold what these are means of."""
 RATERS = ("eloundou-2023:gpt4", "eloundou-2023:human")
+
+
+def mean_of(sums: Array) -> Array:
+    """What the first of two sums is per unit of the second, shape (..., 2) to (...)."""
+    return metrics.ratio(sums[..., 0], sums[..., 1])
 
 
 def majority_class(pair: Pair, codes: npt.ArrayLike) -> doc.MajorityClass:
@@ -305,10 +325,7 @@ def _pair_agreement(
     first = np.unique(group, return_index=True)[1]
     drawn = draws and occupation_draws(np.asarray(clusters)[first], len(draws.counts), draws.seed)
 
-    shares = {
-        name: Sums(np.stack([x, pairs], axis=1), drawn).figure(lambda sums: metrics.ratio(sums[..., 0], sums[..., 1]))
-        for name, x in equal.items()
-    }
+    shares = {name: Sums(np.stack([x, pairs], axis=1), drawn).figure(mean_of) for name, x in equal.items()}
     values = {name: share.value for name, share in shares.items()}
     return doc.PairAgreement(pairs=int(total), run=values["run"], gold=values.get("gold"), ci95=ci95(shares, drawn))
 
@@ -357,3 +374,79 @@ def _predict(
         else:
             found[setting] = said
     return found
+
+
+def calibration(run: Run, aligned: AlignedLabels) -> dict[SettingName, doc.Calibration] | None:
+    """Reliability of the probabilities that a run gives for its labels, the gold taken as the truth.
+
+    Of several samples of a task each label counts.
+
+    Args:
+        run: The run.
+        aligned: The run and its gold.
+
+    Returns:
+        Figures by setting that the rubric asks about; None when the run has no probabilities for compared tasks.
+
+    Source: Brier 1950; expected calibration error as in Naeini, Cooper and Hauskrecht 2015, with bins of equal width.
+    """
+    answers = run.answers()
+    labels = answers[answers["probability"].notna()] if "probability" in answers else answers.iloc[:0]
+    found: dict[SettingName, doc.Calibration] = {}
+    for setting in aligned.labels:
+        truth = aligned.tasks.assign(truth=aligned.words(setting, GOLD))[aligned.known(setting)]
+        rows = labels[labels["setting"] == setting].merge(truth, on=TASK_KEY)
+        if len(rows):
+            draws = aligned.draws
+            found[setting] = reliability(
+                rows["probability"].to_numpy(dtype=np.float64),
+                (rows["label"] == rows["truth"]).to_numpy(),
+                rows["weight"].to_numpy(dtype=np.float64),
+                draws and occupation_draws(rows["onet_soc_code"].to_numpy(), len(draws.counts), draws.seed),
+            )
+    return found or None
+
+
+def reliability(probability: Array, right: np.ndarray, weight: Array, draws: Draws | None) -> doc.Calibration:
+    """Figures of a set of labels.
+
+    Args:
+        probability: Probability of each label, 0-1, shape (n,), n at least 1.
+        right: Whether it is right, shape (n,).
+        weight: Weight of each label, shape (n,).
+        draws: Draws for the labels; None leaves the intervals out.
+    """
+    weight, hit = mean_one(weight), right.astype(np.float64)
+    # The upper bound belongs to a bin, so that a probability of 1 falls into the last one.
+    bin_of = np.clip(np.ceil(probability * BINS).astype(int) - 1, 0, BINS - 1)
+    member = np.zeros((len(hit), BINS))
+    member[np.arange(len(hit)), bin_of] = weight
+    squared = weight * (probability - hit) ** 2
+    # By task: the weight, the probability and the hit in its bin, then the weight, probability, hit and squared error.
+    parts = [member, member * probability[:, None], member * hit[:, None]]
+    sums = Sums(np.hstack([*parts, np.stack([weight, weight * probability, weight * hit, squared], axis=1)]), draws)
+
+    def ece(of: Array) -> Array:
+        gaps = np.abs(of[..., BINS : 2 * BINS] - of[..., 2 * BINS : 3 * BINS]).sum(axis=-1)
+        return metrics.ratio(gaps, of[..., -4])
+
+    figures = {
+        name: sums.figure(lambda of, at=at: metrics.ratio(of[..., at], of[..., -4])) for name, at in _MEANS.items()
+    }
+    figures["ece"] = sums.figure(ece)
+    curve: list[doc.ReliabilityBin] = []
+    for place in np.unique(bin_of):
+        here = bin_of == place
+        inside = Sums(np.stack([weight * hit, weight], axis=1)[here], draws and draws.of(here)).figure(mean_of)
+        curve.append(
+            doc.ReliabilityBin(
+                low=place / BINS,
+                high=(place + 1) / BINS,
+                n=int(here.sum()),
+                probability=float(np.average(probability[here], weights=weight[here])),
+                accuracy=inside.value,
+                ci95={} if draws is None else {"accuracy": inside.interval()},
+            )
+        )
+    values = {name: figure.value for name, figure in figures.items()}
+    return doc.Calibration(n=len(hit), **values, bins=tuple(curve), ci95=ci95(figures, draws))

@@ -16,7 +16,7 @@ from scipy import stats
 from relabel.errors import DataError
 from relabel.evaluation.alignment import coded_table, places, run_settings
 from relabel.evaluation.document import SCALES, Bounds, SettingName
-from relabel.evaluation.intervals import SHARE, Draws, occupation_draws, on_scale
+from relabel.evaluation.statistics import SHARE, Draws, occupation_draws, on_scale
 from relabel.label_table import measures_of
 from relabel.rubric import MEASURES, Measure
 from relabel.run import Run
