@@ -19,7 +19,8 @@ from relabel.cli.review import register
 from relabel.errors import DataError, UsageError
 from relabel.evaluation.alignment import match
 from relabel.evaluation.compare import compare, compare_several
-from relabel.evaluation.gold import SELECTED, Gold, evaluate, read_gold_csv
+from relabel.evaluation.evaluate import evaluate
+from relabel.evaluation.gold import SELECTED, Gold, read_gold_csv
 from relabel.evaluation.ppi import debiased, powered_mean
 from relabel.evaluation.report import eval_page
 from relabel.evaluation.review import (

@@ -15,11 +15,12 @@ import pandas as pd
 
 from relabel.evaluation import statistics as metrics
 from relabel.evaluation.alignment import GOLD, AlignedLabels, TaskTexts, align
-from relabel.evaluation.document import SCALES, Bounds, Frozen, SettingName
+from relabel.evaluation.document import SCALES, Bounds, SettingName
 from relabel.evaluation.gold import Gold
 from relabel.evaluation.statistics import DRAWS, Figure, Places, change, few_occupations, known
 from relabel.rubric import Measure
 from relabel.run import Run, changed_rubrics
+from relabel.settings import Frozen
 from relabel.tabular import figure as shown
 from relabel.task import TASK_KEY
 

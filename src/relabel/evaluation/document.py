@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
+from relabel.manifest import SourceUse
 from relabel.rubric import CODES, Measure
-from relabel.run import SourceUse
 from relabel.settings import Frozen
 
 SettingName = Literal["strict", "with-tools", "three-way", "automation"]

@@ -14,16 +14,7 @@ import pandas as pd
 from relabel.errors import DataError
 from relabel.evaluation import document as doc
 from relabel.evaluation import statistics as metrics
-from relabel.evaluation.alignment import (
-    MAIN,
-    AlignedLabels,
-    Pair,
-    asked,
-    gold_list,
-    is_local,
-    local_tasks,
-    match,
-)
+from relabel.evaluation.alignment import MAIN, AlignedLabels, Pair, asked, gold_list, local_tasks, match
 from relabel.evaluation.document import Coherence, MajorityClass, SettingMetrics, SettingName, Yardstick, Yardsticks
 from relabel.evaluation.gold import Gold
 from relabel.evaluation.ppi import debiased
@@ -39,7 +30,7 @@ from relabel.evaluation.yardsticks import all_yardsticks, calibration, majority_
 from relabel.rubric import Measure
 from relabel.run import Run, changed_rubrics
 from relabel.tabular import figure
-from relabel.task import TASK_KEY
+from relabel.task import TASK_KEY, is_local
 
 FEW_TASKS = 400
 """Below this number of tasks the figures are called rough."""
@@ -71,15 +62,15 @@ def evaluate(
     yardsticks: bool = True,
     by_model: bool = False,
 ) -> doc.EvalDocument:
-    """Evaluate a run against a gold, which is taken as the truth; shares are on 0-1, unrounded.
+    """Evaluate a run against a gold; shares are on 0-1, unrounded.
 
     Args:
         run: The run; of several samples of a task the most frequent label counts.
-        gold: The gold.
+        gold: The gold, taken as the truth.
         draws: Bootstrap draws behind the intervals; 0 leaves the intervals out.
         seed: Seed of the draws, and of the yardstick that is trained.
         yardsticks: False leaves out all yardsticks but the majority class.
-        by_model: Whether to evaluate the labels of each model apart, where several models answered.
+        by_model: Whether to evaluate the labels of each model that answered.
 
     Raises:
         DataError: Run and gold share no task, no setting or no label; the gold's ids are not those of the run's tasks; or
@@ -95,11 +86,9 @@ def evaluate(
     is_gold = run.folder is None and run.ref == gold.name
     beside = doc.Yardsticks(majority={s: majority_class(pair, aligned.codes) for s, pair in filled.items()})
     if yardsticks:
-        texts = facts["text"] if "text" in facts else pd.Series(None, index=aligned.tasks.index, dtype="str")
-        held = all_yardsticks(run, gold, aligned, filled, texts, seed=seed, is_gold=is_gold)
+        held = all_yardsticks(run, gold, aligned, filled, facts.get("text"), seed=seed, is_gold=is_gold)
         beside = beside.model_copy(update=held)
     total, unanswered = asked(run)
-    coherence = _coherence(run)
     warnings = (
         *gold.caveats,
         *changed_rubrics(*(each for each in (gold.run, run) if each is not None)),
@@ -113,7 +102,7 @@ def evaluate(
         model=run.manifest.model,
         is_gold=is_gold,
         unanswered={s: count / total for s, count in unanswered.items() if count},
-        coherence=coherence,
+        coherence=_coherence(run),
         warnings=warnings,
     )
     return doc.EvalDocument(
@@ -129,7 +118,7 @@ def evaluate(
         settings=settings,
         measures={m: _measure_agreement(pair) for m, pair in values.items()},
         occupations=_occupations(aligned, values),
-        coherence=coherence,
+        coherence=_coherence(run),
         yardsticks=beside,
         model=run.manifest.model,
         weighted=gold.weighted,

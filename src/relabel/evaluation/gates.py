@@ -28,12 +28,14 @@ import pandas as pd
 from relabel.errors import DataError
 from relabel.evaluation import statistics as metrics
 from relabel.evaluation.alignment import GOLD, AlignedLabels, Pair, align, asked, match
-from relabel.evaluation.document import Frozen, SettingName
+from relabel.evaluation.document import SettingName
 from relabel.evaluation.gold import Gold, labels_of, make_gold
 from relabel.evaluation.statistics import Array, Bounds, Figure, change
 from relabel.evaluation.suite import Gate, Slice, Suite
+from relabel.manifest import SourceUse
 from relabel.rubric import Measure
-from relabel.run import Run, SourceUse, changed_rubrics
+from relabel.run import Run, changed_rubrics
+from relabel.settings import Frozen
 from relabel.tabular import figure as shown
 from relabel.task import TASK_KEY
 

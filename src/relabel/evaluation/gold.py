@@ -14,8 +14,9 @@ import pandera.pandas as pa
 
 from relabel.errors import ColumnError, DataError
 from relabel.evaluation.document import GoldRule
+from relabel.manifest import PUBLISHED, SourceUse
 from relabel.rubric import AUTOMATION, CODES
-from relabel.run import PUBLISHED, Run, SourceUse, open_run
+from relabel.run import Run, open_run
 from relabel.settings import asset_dir
 from relabel.sources.fetch import sha256_of
 from relabel.sources.tables import COLUMN_NAMES, Table, is_table_file, plain_name, read_table

@@ -19,10 +19,9 @@ import numpy as np
 import pandas as pd
 
 from relabel.errors import DataError
-from relabel.evaluation.document import Frozen
-from relabel.manifest import task_sources
+from relabel.manifest import SourceUse, task_sources
 from relabel.rubric import CODES, MEASURES, Measure
-from relabel.run import SourceUse
+from relabel.settings import Frozen
 from relabel.sources import bls, eloundou
 
 EMPLOYMENT = "bls-oews-2023"

@@ -15,10 +15,11 @@ import pandas as pd
 from relabel.errors import DataError
 from relabel.evaluation import statistics as metrics
 from relabel.evaluation.alignment import COLUMNS, MAIN, AlignedLabels, Pair, coded_table, gold_on_tasks, places
-from relabel.evaluation.document import SCALES, Frozen, Intervals95, SettingName
+from relabel.evaluation.document import SCALES, Intervals95, SettingName
 from relabel.evaluation.gold import Gold
 from relabel.evaluation.statistics import DRAWS, Figure, change
 from relabel.run import Run
+from relabel.settings import Frozen
 from relabel.tabular import figure as shown
 from relabel.task import TASK_KEY
 

@@ -27,7 +27,6 @@ from relabel.evaluation.alignment import (
     AlignedLabels,
     Pair,
     gold_list,
-    is_local,
     local_tasks,
     match,
     mean_one,
@@ -50,7 +49,7 @@ from relabel.evaluation.statistics import (
 from relabel.files import replacing
 from relabel.run import Run
 from relabel.settings import settings as app_settings
-from relabel.task import TASK_KEY
+from relabel.task import TASK_KEY, is_local
 
 FOLDS = 5
 TRAINED_ON = 2000
@@ -114,7 +113,7 @@ def all_yardsticks(
     gold: Gold,
     aligned: AlignedLabels,
     settings: Mapping[SettingName, Pair],
-    texts: pd.Series,
+    texts: pd.Series | None,
     *,
     seed: int,
     is_gold: bool,
@@ -125,7 +124,7 @@ def all_yardsticks(
         found = {
             "text_classifier": text_classifier(run, gold, aligned, settings, seed=seed),
             "raters": raters(run, gold, aligned, settings),
-            "consistency": consistency(texts, settings),
+            "consistency": consistency(pd.Series(dtype="str") if texts is None else texts, settings),
             "self_agreement": self_agreement(run, aligned.draws),
         }
     if gold.votes is not None:
