@@ -29,7 +29,8 @@ check: $(VENV)/.installed-dev
 	$(BIN)/python docs/cli_reference.py --check
 
 bench: $(VENV)/.installed-dev
-	$(BIN)/python bench/labelling.py
+	$(BIN)/python bench/start.py
+	$(BIN)/python bench/commands.py
 	$(BIN)/python bench/pack_tokens.py
 	$(BIN)/python bench/scale.py
 

@@ -1,8 +1,8 @@
 """A mock provider for benchmarks: one good answer after a fixed wait, for as little processor time as can be.
 
-    python bench/mock_server.py LATENCY_S
+    python bench/mock_server.py LATENCY_S [SHARE_THAT_HANGS]
 
-Its first line on standard output is its port.
+Its first line on standard output is its port. GET /answered says how many answers it has sent.
 """
 
 from __future__ import annotations
@@ -38,13 +38,21 @@ ANSWER = json.dumps(
         },
     }
 ).encode()
-REPLY = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(ANSWER) + ANSWER
+
+
+def _reply(body: bytes) -> bytes:
+    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+
+
+REPLY = _reply(ANSWER)
 
 
 class Provider(asyncio.Protocol):
     """Reads requests off one connection and answers each after the wait."""
 
     latency = 0.0
+    hang_every = 0
+    asked = answered = 0
 
     def __init__(self) -> None:
         self._read = b""
@@ -63,16 +71,28 @@ class Provider(asyncio.Protocol):
             if len(self._read) < end + 4 + length:
                 return
             self._read = self._read[end + 4 + length :]
-            asyncio.get_running_loop().call_later(self.latency, self._answer)
+            if head.startswith(b"get "):
+                self._write(_reply(json.dumps({"answered": Provider.answered}).encode()))
+                continue
+            Provider.asked += 1
+            if not Provider.hang_every or Provider.asked % Provider.hang_every:
+                asyncio.get_running_loop().call_later(self.latency, self._answer)
 
     def _answer(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(REPLY)
+        Provider.answered += self._write(REPLY)
+
+    def _write(self, reply: bytes) -> bool:
+        if self._transport is None or self._transport.is_closing():
+            return False
+        self._transport.write(reply)
+        return True
 
 
 async def main() -> None:
     """Serve until killed."""
     Provider.latency = float(sys.argv[1])
+    hanging = float(sys.argv[2]) if len(sys.argv) > 2 else 0.0
+    Provider.hang_every = round(1 / hanging) if hanging else 0
     server = await asyncio.get_running_loop().create_server(Provider, "127.0.0.1", 0, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
