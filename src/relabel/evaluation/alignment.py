@@ -185,7 +185,7 @@ class AlignedLabels:
 
     def known(self, about: SettingName | Measure, *raters: int) -> npt.NDArray[np.bool_]:
         """The tasks that some raters, by default all, have a label or value for."""
-        table = self.values.get(about)  # pyright: ignore[reportArgumentType,reportCallIssue]  a setting is no measure
+        table = self.values.get(about)  # pyright: ignore[reportArgumentType,reportCallIssue]  a setting is not a measure
         there = self.labels[about] >= 0 if table is None else np.isfinite(table)  # pyright: ignore[reportArgumentType]  the setting or measure that it is about
         return np.all(there[:, list(raters)] if raters else there, axis=1)
 

@@ -62,19 +62,18 @@ def evaluate(
     yardsticks: bool = True,
     by_model: bool = False,
 ) -> doc.EvalDocument:
-    """Evaluate a run against a gold; shares are on 0-1, unrounded.
+    """Evaluate a run against a gold, taken as the truth; shares are on 0-1, unrounded.
 
     Args:
         run: The run; of several samples of a task the most frequent label counts.
-        gold: The gold, taken as the truth.
-        draws: Bootstrap draws behind the intervals; 0 leaves the intervals out.
+        gold: The gold.
+        draws: Bootstrap draws; 0 leaves the intervals out.
         seed: Seed of the draws, and of the yardstick that is trained.
         yardsticks: False leaves out all yardsticks but the majority class.
         by_model: Whether to evaluate the labels of each model that answered.
 
     Raises:
-        DataError: Run and gold share no task, no setting or no label; the gold's ids are not those of the run's tasks; or
-            the model was shown a task of the gold as a worked example.
+        DataError: Run and gold share no label; their ids differ; or a task of the gold was shown to the model as an example.
     """
     refuse_worked_examples(run, gold)
     aligned = match(run, gold).with_draws(draws, seed)

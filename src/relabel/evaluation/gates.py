@@ -437,7 +437,7 @@ def _figure(gate: Gate, run: Run, context: GateContext, *, of_itself: bool) -> F
         n = int(both.sum())
         return CountResult(float((coded["incoherent"] & both).sum() / n), n) if n else None
     figure = context.figure(gate)
-    # A gold read as a run is no sample of anything: that it agrees with itself is known.
+    # A gold read as a run is not a sample of anything: that it agrees with itself is known.
     return figure if figure is None or not of_itself else replace(figure, exact=True)
 
 
