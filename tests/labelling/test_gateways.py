@@ -14,6 +14,7 @@ from relabel.labelling.connection import Connection, parse_headers, public_heade
 from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.limiter import AnswerWait, Limiter
 from relabel.labelling.pricing import Price
+from relabel.labelling.providers import stated_cost
 from relabel.labelling.runner import run_job
 from relabel.labelling.store import Store
 from relabel.run import open_run
@@ -195,3 +196,22 @@ async def test_a_request_that_hangs_is_asked_anew_long_before_the_timeout(
     assert wait is not None
     assert (wait["timeout_s"], wait["cut"]) == (90.0, 2)
     assert wait["wait_s"] < 90.0
+
+
+@pytest.mark.parametrize(
+    ("usage", "cost"),
+    [
+        ({"cost": 0.5}, 0.5),
+        ({"cost": 0.0}, 0.0),
+        ({"cost": 0.1, "is_byok": True, "cost_details": {"upstream_inference_cost": 0.4}}, 0.5),
+        ({"estimated_cost": 0.25}, 0.25),
+        ({"cost": {"input_tokens_cost": 0.1, "total_cost": 0.3}}, 0.3),
+        ({"cost_in_usd_ticks": 5_000_000_000}, 0.5),
+        ({"cost": True}, None),
+        ({"cost": -1}, None),
+        ({"cost": "much"}, None),
+        (None, None),
+    ],
+)
+def test_costs_are_read_in_the_words_of_each_provider(usage: Any, cost: float | None) -> None:
+    assert stated_cost({"usage": usage}) == (None if cost is None else pytest.approx(cost))

@@ -258,7 +258,7 @@ def _cache_key(model: str, prefix: str) -> str:
     return _KEY_PREFIX + hashlib.sha256(f"{model}\0{prefix}".encode()).hexdigest()[:32]
 
 
-COST_HEADERS = ("-response-cost", "-request-cost", "-cost-usd")
+COST_HEADERS = ("-response-cost", "-request-cost", "-total-cost", "-usage-cost", "-cost-usd")
 """Ends of names of headers in which gateways state what an answer cost, such as LiteLLM's `x-litellm-response-cost`."""
 UPSTREAM_HEADERS = (
     "x-litellm-model-api-base",
@@ -268,19 +268,25 @@ UPSTREAM_HEADERS = (
     "x-upstream",
 )
 """Headers in which gateways say who answered."""
+_TICKS_A_USD = 1e10
 _NO_HEADERS: Mapping[str, str] = {}
 
 
 def stated_cost(reply: Mapping[str, Any], headers: Mapping[str, str] = _NO_HEADERS) -> float | None:
     """What a reply says that it cost, in USD, in its usage or in a gateway's header; None where it does not say."""
     usage = reply.get("usage")
-    cost = usage.get("cost") if isinstance(usage, Mapping) else None
+    usage = usage if isinstance(usage, Mapping) else {}
+    cost = usage.get("cost", usage.get("estimated_cost"))  # OpenRouter's word, and DeepInfra's
+    if isinstance(cost, Mapping):
+        cost = cost.get("total_cost")  # Perplexity's
+    if cost is None and isinstance(ticks := usage.get("cost_in_usd_ticks"), int):
+        cost = ticks / _TICKS_A_USD  # xAI's
     if not isinstance(cost, (int, float)) or isinstance(cost, bool) or not 0 <= cost < 1e6:
         said = (_amount(value) for name, value in headers.items() if name.lower().endswith(COST_HEADERS))
         return next(
             (amount for amount in said if amount), None
         )  # gateways say 0 of models whose price they do not know
-    details = usage.get("cost_details") if isinstance(usage, Mapping) and usage.get("is_byok") else None
+    details = usage.get("cost_details") if usage.get("is_byok") else None
     # With a key of one's own at the provider behind the router, what that one charges comes on top of the router's fee.
     behind = details.get("upstream_inference_cost") if isinstance(details, Mapping) else None
     return float(cost) + (float(behind) if isinstance(behind, (int, float)) else 0.0)

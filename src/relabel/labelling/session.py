@@ -88,6 +88,8 @@ class RunSession:
         self.spent_before = spent_before(out) + (0.0 if self._killed is None else _spent(self._killed))
         self._started = now()
         self._manifest: Manifest | None = None
+        if self._killed is None:  # else the file tells of it until the manifest does
+            self._start_journal()
         self.leases = Leases(None if store.read_only else store.folder, on_beat=store.sync)
 
     def begin(self, job: Job) -> None:
@@ -110,7 +112,18 @@ class RunSession:
             there = there.model_copy(update={"sessions": (*there.sessions, self._killed)})
         if self._killed is not None or not exists:
             write_manifest(self.out, there)
+        if self._killed is not None:
+            self._start_journal()
+
+    def _start_journal(self) -> None:
         self.journal.restart({"started_at": self._started.isoformat(timespec="microseconds")})
+
+    def leave(self) -> None:
+        """Let go of the folder. What was never begun leaves nothing in it, and what came to no end leaves its journal."""
+        self.leases.close()
+        self.journal.close()
+        if self._manifest is None and self._killed is None:
+            self.journal.remove()
 
     def finish(
         self,
@@ -250,8 +263,7 @@ def open_session(
         try:
             yield session
         finally:
-            session.leases.close()
-            session.journal.close()
+            session.leave()
 
 
 class Journal:
@@ -283,7 +295,8 @@ class Journal:
             head, *lines = self._path.read_text(encoding="ascii").splitlines()
             last = datetime.fromtimestamp(self._path.stat().st_mtime, UTC)
             started: dict[str, Any] = json.loads(head)
-        except (OSError, ValueError):
+            datetime.fromisoformat(started["started_at"])
+        except (OSError, ValueError, KeyError, TypeError):
             return None
         unanswered: Counter[str] = Counter()
         asked: set[str] = set()
@@ -320,6 +333,9 @@ def _killed_session(journal: Journal, job: Job, store: Store, out: Path) -> Sess
         return None
     head, unanswered, asked, last = found
     started = str(head.get("started_at"))
+    began = datetime.fromisoformat(started).isoformat(timespec="seconds")
+    if (out / "manifest.json").exists() and began in {session.started_at for session in read_manifest(out).sessions}:
+        return None  # it was killed when all was written
     bought = [answer for key in asked if (answer := store.get(key)) is not None and answer.created_at >= started]
     rejected = [row.answer for key in store.rejected_keys(asked) if (row := store.checked(key)) is not None]
     answers = [*bought, *(answer for answer in rejected if answer.created_at >= started)]
@@ -337,7 +353,7 @@ def _killed_session(journal: Journal, job: Job, store: Store, out: Path) -> Sess
         usd = None if left else usd
     fresh = len(bought)
     return Session(
-        started_at=datetime.fromisoformat(started).isoformat(timespec="seconds"),
+        started_at=began,
         ended_at=last.isoformat(timespec="seconds"),
         status="killed",
         counts=Counts(asked=job.size, fresh=fresh, failed=max(0, job.size - fresh)),
