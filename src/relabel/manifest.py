@@ -228,7 +228,7 @@ def read_manifest(folder: Path) -> Manifest:
     except (ValueError, RecursionError) as error:
         reason = first_error(error) if isinstance(error, ValidationError) else str(error)
         raise DataError(
-            f"{path} is not a run manifest ({reason}); run the labelling again, answers come from the store"
+            f"{path} is not a run manifest ({reason}); move its folder away and run the labelling again: answers come from the store"
         ) from error
 
 
@@ -424,5 +424,5 @@ def read_label_file(folder: Path, columns: Sequence[str] | None = None) -> pyarr
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(
-            f"{path} is damaged ({reason}); run the labelling again, answers come from the store"
+            f"{path} is damaged ({reason}); move its folder away and run the labelling again: answers come from the store"
         ) from error

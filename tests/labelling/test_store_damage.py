@@ -169,3 +169,36 @@ def test_a_store_that_cannot_be_written_can_be_read(folder: Path, how: str, kill
                 assert done.returncode == 3
                 assert done.stderr.startswith("relabel: cannot use the store")
         assert (folder / "cache.db").read_bytes() == (store / "cache.db").read_bytes()
+
+
+def test_a_run_folder_with_a_cut_manifest_is_no_dead_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-planted-0123456789abcdef")
+    with provider(lambda seen: judged()) as fake:
+        words = ["run", "--model", "m", "--base-url", fake.base_url, "--tasks", "sample", "--sample", "2", "--out", "r"]
+        assert run_app(words) == 0
+        os.truncate(tmp_path / "r" / "manifest.json", 500)
+        asked = len(fake.seen)
+        assert run_app(words) == 3
+        assert "move its folder away and run the labelling again" in capsys.readouterr().err
+        (tmp_path / "r").rename(tmp_path / "away")
+        assert run_app(words) == 0
+        assert len(fake.seen) == asked
+
+
+def test_what_lies_below_home_is_private_whatever_the_umask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RELABEL_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-planted-0123456789abcdef")
+    before = os.umask(0)
+    try:
+        with provider(lambda seen: judged()) as fake:
+            words = ["run", "--model", "m", "--base-url", fake.base_url, "--tasks", "sample", "--sample", "2"]
+            assert run_app([*words, "--out", "r"]) == 0
+        Store(tmp_path / "home" / "store" / "below").close()
+    finally:
+        os.umask(before)
+    folders = [path for path in (tmp_path / "home", *(tmp_path / "home").rglob("*"), tmp_path / "r") if path.is_dir()]
+    assert {path.stat().st_mode & 0o777 for path in folders} == {0o700}

@@ -46,7 +46,7 @@ from relabel.evaluation.statistics import (
     ci95,
     occupation_draws,
 )
-from relabel.files import replacing
+from relabel.files import make_private_dir, replacing
 from relabel.run import Run
 from relabel.settings import settings as app_settings
 from relabel.task import TASK_KEY, is_local
@@ -197,7 +197,7 @@ def _kept_predictions(pool: pd.DataFrame, labels: Mapping[SettingName, Places], 
     made = _predict(pool["text"].to_numpy(dtype=object), pool["fold"].to_numpy(dtype=np.intp), labels, seed)
     # Where the cache cannot be written, the next evaluation takes the time again.
     with suppress(OSError):
-        kept.parent.mkdir(parents=True, exist_ok=True)
+        make_private_dir(kept.parent)
         with replacing(kept) as path, path.open("wb") as file:
             held: dict[str, Any] = {s: labels.astype(np.int8) for s, labels in made.items()}
             np.savez_compressed(file, **held)

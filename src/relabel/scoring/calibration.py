@@ -22,7 +22,7 @@ import numpy.typing as npt
 import scipy
 from scipy.special import expit, logsumexp
 
-from relabel.files import replacing
+from relabel.files import make_private_dir, replacing
 from relabel.settings import settings
 
 Floats = npt.NDArray[np.float64]
@@ -86,7 +86,7 @@ class Calibration:
         ]
         # Where the cache cannot be written, the next command takes the time again.
         with suppress(OSError):
-            kept.parent.mkdir(parents=True, exist_ok=True)
+            make_private_dir(kept.parent)
             with replacing(kept) as path, path.open("wb") as file:
                 arrays: dict[str, Any] = {f"mode{n}": step.mode for n, step in enumerate(made)}
                 arrays |= {f"covariance{n}": step.covariance for n, step in enumerate(made)}

@@ -28,7 +28,7 @@ import pyarrow as pyarrow_lib
 import pyarrow.parquet as pq
 
 from relabel.errors import DataError, UsageError
-from relabel.files import replacing
+from relabel.files import make_private_dir, replacing
 from relabel.rubric import MEASURES, Measure
 from relabel.run import Run, open_run
 from relabel.scoring.measures import relabelled
@@ -230,7 +230,7 @@ def _keep(path: Path, added: Mapping[str, pd.Series], found: Intervals) -> None:
     }
     # Where the cache cannot be written, the next command takes the time again.
     with suppress(pyarrow_lib.ArrowException, OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private_dir(path.parent)
         made = pyarrow_lib.Table.from_pandas(pd.DataFrame(dict(added)), preserve_index=False)
         with replacing(path) as temporary:
             pq.write_table(

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from relabel.errors import ChecksumError, DataError, NotAtHandError
+from relabel.files import make_private_dir
 from relabel.settings import Frozen, settings
 from relabel.sources.registry import CopyStatus, Source, SourceFile, get_source, load_registry
 
@@ -396,7 +397,7 @@ def download(source: Source, entry: SourceFile) -> Path:
         raise NotAtHandError(f"{source.id}/{entry.name} {_why_not(entry)}; {how_to_get(source, entry)}")
     folder = cached_path(source, entry).parent
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private_dir(folder)
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as scratch:
             got = _retrieve(entry.url, Path(scratch))
             if entry.download == "file":
@@ -600,7 +601,7 @@ def write_pin(source: Source, entry: SourceFile, path: Path, came_from: str) -> 
     _require_data(entry, path, came_from)
     found, path = sha256_of(path), _pin_path(source, entry)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private_dir(path.parent)
         handle, scratch = tempfile.mkstemp(prefix=".pin-", dir=path.parent)
         with os.fdopen(handle, "w", encoding="utf-8") as out:
             out.write(f"{found}  {entry.name}\n")
