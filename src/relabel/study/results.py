@@ -117,7 +117,9 @@ def write_results(study: Study, place: Place, runs: Mapping[str, Run], tasks: Se
     verdict = tuple(_verdict(lined, agreement, pairs, means, golds, classes))
     charts = Charts()
     drawn = {
-        "means": charts.ranges("means", _ranges(means), title=f"mean {_main(lined)}"),
+        "means": charts.ranges(
+            "means", _ranges(means, list(means.columns).index(f"mean {_main(lined)}")), title=f"mean {_main(lined)}"
+        ),
         "pairs": charts.ranges("pairs", _ranges(pairs), title="kappa") if len(runs) > 1 else None,
     }
     for stem, table in tables.items():

@@ -1,0 +1,263 @@
+"""The Python front: `relabel.label`, `relabel.alabel` and `relabel.study`, for notebooks and scripts."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from relabel.errors import UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from relabel.labelling.job import Stop
+    from relabel.labelling.options import RunOptions
+    from relabel.run import Run
+    from relabel.study.results import Results
+
+Result = TypeVar("Result")
+_OPTIONS = {
+    "base_url",
+    "key_env",
+    "api",
+    "headers",
+    "prompt",
+    "examples",
+    "sample",
+    "seed",
+    "occupations",
+    "variants",
+    "decide",
+    "pack",
+    "form",
+    "params",
+    "max_tokens",
+    "timeout",
+    "concurrency",
+    "rpm",
+    "tpm",
+}
+
+
+def label(
+    tasks: str | Path | pd.DataFrame | Sequence[str | int],
+    *,
+    model: str,
+    rubric: str = "exposure",
+    settings: Sequence[str] = (),
+    samples: int = 1,
+    provider: str | None = None,
+    max_cost: float | None = None,
+    price: str | None = None,
+    task_list: str = "onet-30.2",
+    out: str | Path | None = None,
+    replay: bool = False,
+    progress: bool = True,
+    **options: Any,
+) -> Run:
+    """Label tasks with a model; the same store, keys and run folders as `relabel run`.
+
+    Works in a notebook, also inside a running event loop. Interrupting the kernel stops the run: what was bought is stored, and the same
+    call goes on where it was.
+
+    Args:
+        tasks: A task list's name, the path of a CSV file, a frame with the columns of one (`task_id, onet_soc_code, title, text`, and
+            `task_type, importance` where known), or task ids of `task_list`.
+        model: `local`, `local:FILE.gguf`, or a model's name at the provider.
+        rubric: A rubric's name, or the path of a YAML file.
+        settings: Settings to ask; by default all of the rubric.
+        samples: Times that each question is asked.
+        provider: Name of the provider; by default told by the address.
+        max_cost: Cap of the cost over all starts, in USD.
+        price: USD a million tokens, as in `0.25/2`; by default the price table's.
+        task_list: The list that task ids are of.
+        out: The run folder; by default a name under `runs/` made from the options.
+        replay: Take answers from the store only.
+        progress: Show progress.
+        **options: Further options of `relabel run`, by their names in `relabel.labelling.options.RunOptions`.
+
+    Returns:
+        The run, also where some labels are missing: `run.failures()` names them.
+
+    Raises:
+        UsageError: An option is unknown, or two do not go together.
+        DataError: A file or frame cannot be used.
+        ProviderError: The provider refused for good.
+    """
+    from relabel.labelling.job import Stop
+
+    stop = Stop()
+    chosen = _options(tasks, model, rubric, settings, samples, provider, max_cost, price, task_list, options)
+    return _in_thread(_label(chosen, out, replay=replay, progress=progress, stop=stop), stop)
+
+
+async def alabel(
+    tasks: str | Path | pd.DataFrame | Sequence[str | int],
+    *,
+    model: str,
+    rubric: str = "exposure",
+    settings: Sequence[str] = (),
+    samples: int = 1,
+    provider: str | None = None,
+    max_cost: float | None = None,
+    price: str | None = None,
+    task_list: str = "onet-30.2",
+    out: str | Path | None = None,
+    replay: bool = False,
+    progress: bool = False,
+    **options: Any,
+) -> Run:
+    """`label` for code that runs in an event loop: `await relabel.alabel(...)`; cancelling it stops the run like an interrupt."""
+    from relabel.labelling.job import Stop
+
+    stop = Stop()
+    chosen = _options(tasks, model, rubric, settings, samples, provider, max_cost, price, task_list, options)
+    work = asyncio.ensure_future(_label(chosen, out, replay=replay, progress=progress, stop=stop))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        stop()
+        await asyncio.wait({work})
+        raise
+
+
+def study(path: str | Path = "study.yaml", *, replay: bool = False) -> Results:
+    """Make what is missing of a study, as `relabel study run`, and give its results.
+
+    Raises:
+        RelabelError: A rater failed, or labels are missing; the results of the others are written all the same.
+    """
+    from relabel.settings import settings
+    from relabel.study.file import read_study
+    from relabel.study.results import write_results
+    from relabel.study.running import Place, StopAll, plan, raise_first, run_raters, runs_of, study_tasks
+
+    place = Place(Path(path))
+    read, environment, stop = read_study(place.file), settings(), StopAll()
+    raters = plan(read, place, environment)
+    _in_thread(run_raters(raters, read, place, environment, replay=replay, stop=stop), stop)
+    results = write_results(read, place, runs_of(raters), study_tasks(read, place))
+    raise_first(raters)
+    return results
+
+
+def _options(
+    tasks: str | Path | pd.DataFrame | Sequence[str | int],
+    model: str,
+    rubric: str,
+    settings: Sequence[str],
+    samples: int,
+    provider: str | None,
+    max_cost: float | None,
+    price: str | None,
+    task_list: str,
+    more: Mapping[str, Any],
+) -> RunOptions:
+    from relabel.labelling.options import RunOptions, checked_parameters
+    from relabel.labelling.pricing import given_price
+    from relabel.rubric import load_rubric
+    from relabel.task import load_tasks
+
+    if unknown := sorted(set(more) - _OPTIONS):
+        raise UsageError(f"label() has no option {unknown[0]!r}; use one of {', '.join(sorted(_OPTIONS))}")
+    loaded = load_rubric(rubric)
+    ref, chosen = task_list, None
+    if isinstance(tasks, str | Path):
+        ref = str(tasks)
+    elif not hasattr(tasks, "columns"):
+        ids = [str(task) for task in tasks]
+        known = {task.task_id: task for task in load_tasks(task_list, unit=loaded.unit)}
+        if lacking := [task for task in ids if task not in known]:
+            raise UsageError(f"the task id {lacking[0]!r} is not in {task_list}; correct it, or name another task_list")
+        chosen = [known[task] for task in dict.fromkeys(ids)]
+    else:
+        ref = str(_written(tasks))
+    more = {**more, "params": checked_parameters(more.get("params", {}))}
+    return RunOptions(
+        model=model,
+        rubric=loaded,
+        settings=tuple(settings),
+        samples=samples,
+        provider=provider,
+        max_cost=max_cost,
+        price=given_price(price) if price else None,
+        tasks=ref,
+        chosen=chosen,
+        **more,
+    )
+
+
+def _written(frame: Any) -> Path:
+    """A frame as a task file, which the run and its scores can be read with later: named by its content."""
+    text = frame.to_csv(index=False, lineterminator="\n")
+    path = Path("runs") / f"tasks-{hashlib.sha256(text.encode()).hexdigest()[:12]}.csv"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return path
+
+
+async def _label(options: RunOptions, out: str | Path | None, *, replay: bool, progress: bool, stop: Stop) -> Run:
+    from relabel.cli.display import shown
+    from relabel.labelling.options import default_name, make_engine
+    from relabel.labelling.pricing import Budget
+    from relabel.labelling.progress import Progress
+    from relabel.labelling.runner import run_job
+    from relabel.labelling.store import Store
+    from relabel.run import open_run
+    from relabel.settings import settings
+
+    environment = settings()
+    connection = options.connection(environment)
+    options.require_bounds(connection)
+    job = options.job(connection)
+    folder = Path(out) if out is not None else Path("runs") / default_name(job)
+    limiter, counted = options.limiter(), Progress(asked=job.size)
+    budget = Budget(options.max_cost, connection.price)
+    with Store(environment.store_dir, read_only=replay) as store:
+        engine = make_engine(options, connection, limiter, budget, replay=replay)
+        try:
+            async with shown(counted, limiter, look="people" if progress else "quiet"):
+                await run_job(
+                    job, engine, store, folder, concurrency=limiter.largest, budget=budget, progress=counted, stop=stop
+                )
+        finally:
+            await engine.close()
+    return open_run(str(folder))
+
+
+def _in_thread(work: Coroutine[Any, Any, Result], stop: Stop) -> Result:
+    """Run to the end in a loop of its own, in another thread: a notebook has a running loop already.
+
+    An interrupt stops the work; it is raised again when what was on the wire is stored.
+    """
+    found: list[Result] = []
+    failed: list[BaseException] = []
+    loop = asyncio.new_event_loop()
+
+    def run() -> None:
+        try:
+            found.append(loop.run_until_complete(work))
+        except BaseException as error:  # noqa: BLE001  raised again by the caller
+            failed.append(error)
+        finally:
+            loop.close()
+
+    thread = threading.Thread(target=run, name="relabel", daemon=True)
+    thread.start()
+    interrupted: KeyboardInterrupt | None = None
+    while thread.is_alive():
+        try:
+            thread.join()
+        except KeyboardInterrupt as error:
+            interrupted = error
+            loop.call_soon_threadsafe(stop)
+    if interrupted is not None:
+        raise interrupted
+    if failed:
+        raise failed[0]
+    return found[0]

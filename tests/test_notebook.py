@@ -1,0 +1,108 @@
+"""Labelling from Python, with and without a running event loop, on a server that counts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import relabel
+from relabel.errors import UsageError
+from relabel.task import load_tasks
+from server import FakeProvider, Reply, Seen, judged, provider
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-planted-0123456789abcdef")
+
+
+def asked(fake: FakeProvider, tasks: object = "sample", **more: object) -> relabel.Run:
+    more = {"sample": 5, "seed": 1, "form": "json_object", "progress": False} | more
+    return relabel.label(tasks, model="m", base_url=fake.base_url, **more)  # pyright: ignore[reportArgumentType]
+
+
+def test_the_same_question_is_bought_once_by_either_way() -> None:
+    with provider(lambda seen: judged()) as fake:
+        run = asked(fake)
+        assert len(run.labels) == len(fake.seen) == 10
+        assert relabel.evaluate(run, relabel.load_gold("sample"), draws=0).matched == 5
+        asked(fake, out="again")
+        # Another model gets its own labels, in a folder of its own.
+        relabel.label("sample", model="n", base_url=fake.base_url, sample=5, seed=1, form="json_object", progress=False)
+        assert len(fake.seen) == 20
+
+
+def test_frames_and_ids_are_task_lists_too() -> None:
+    tasks = load_tasks("sample")[:3]
+    frame = pd.DataFrame(
+        [{"task_id": t.task_id, "onet_soc_code": t.onet_soc_code, "title": t.title, "text": t.text} for t in tasks]
+    )
+    with provider(lambda seen: judged()) as fake:
+        of_frame = asked(fake, frame, sample=None)
+        of_ids = asked(fake, [t.task_id for t in tasks], task_list="sample", sample=None)
+        assert len(fake.seen) == 6  # the same questions
+        with pytest.raises(UsageError, match="'nothing' is not in sample"):
+            asked(fake, ["nothing"], task_list="sample")
+        with pytest.raises(UsageError, match="no option 'temperature'"):
+            asked(fake, temperature=0)
+    assert list(of_frame.labels["label"]) == list(of_ids.labels["label"])
+    assert of_frame.own_task_list() is not None
+
+
+async def test_it_works_where_a_loop_runs_already() -> None:
+    with provider(lambda seen: judged()) as fake:
+        run = asked(fake)
+        assert len(run.labels) == 10
+        again = await relabel.alabel("sample", model="m", base_url=fake.base_url, sample=5, seed=1, form="json_object")
+        assert len(again.labels) == 10
+        assert len(fake.seen) == 10
+
+
+@pytest.mark.slow
+def test_an_interrupt_leaves_a_run_that_goes_on() -> None:
+    there = threading.Event()
+
+    def answer(seen: Seen) -> Reply:
+        there.set()
+        return Reply(body=judged().body, delay=0.2)
+
+    def interrupt() -> None:
+        there.wait(20)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with provider(answer) as fake:
+        killer = threading.Thread(target=interrupt)
+        killer.start()
+        with pytest.raises(KeyboardInterrupt):
+            asked(fake, sample=30, concurrency=2, out="r")
+        killer.join()
+        first = len(fake.seen)
+        assert 0 < first < 60
+        run = asked(fake, sample=30, concurrency=50, out="r")
+        assert len(run.labels) == 60
+        assert len(fake.seen) == 60
+
+
+async def test_a_cancelled_task_stores_what_was_on_the_wire() -> None:
+    arrived = threading.Event()
+
+    def answer(seen: Seen) -> Reply:
+        arrived.set()
+        return Reply(body=judged().body, delay=0.1)
+
+    with provider(answer) as fake:
+        options = {"base_url": fake.base_url, "sample": 30, "form": "json_object", "concurrency": 2, "out": "r"}
+        work = asyncio.ensure_future(relabel.alabel("sample", model="m", **options))  # pyright: ignore[reportArgumentType]
+        assert await asyncio.to_thread(arrived.wait, 20)
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+        await relabel.alabel("sample", model="m", **options)  # pyright: ignore[reportArgumentType]
+        assert len(fake.seen) == 60
