@@ -19,7 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from labelling import Mock, cpu, job, measured
-from relabel.label import Answer, Usage
 from relabel.labelling.connection import Connection
 from relabel.labelling.engine import Engine, OnInFlight, OnlineEngine, Repair
 from relabel.labelling.estimate import estimate
@@ -30,6 +29,7 @@ from relabel.labelling.ray import ClusterOptions, RayEngine
 from relabel.labelling.request import Request
 from relabel.labelling.runner import run_job
 from relabel.labelling.store import Store
+from relabel.labels import Answer, Usage
 
 HERE = Path(__file__).parent
 EACH = 16

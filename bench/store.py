@@ -14,9 +14,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from relabel.label import Answer, Usage
 from relabel.labelling.request import Request
 from relabel.labelling.store import Store
+from relabel.labels import Answer, Usage
 
 SYSTEM = "You judge tasks. " * 180
 STEPS = {

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from relabel.label import Failure, Label
+from relabel.labels import Failure, Label
 from relabel.manifest import Counts, Manifest, write_run
 from relabel.rubric import Rubric, load_rubric
 from relabel.run import Run, open_run

@@ -12,7 +12,7 @@ import pandas as pd
 from relabel import __version__
 from relabel.errors import DataError, UsageError
 from relabel.files import replacing, require_writable, writing
-from relabel.label import Label
+from relabel.labels import Label
 from relabel.manifest import Counts, Manifest, read_manifest, task_sources, write_run
 from relabel.run import Run, changed_rubrics
 from relabel.sources.fetch import sha256_of

@@ -18,7 +18,7 @@ import pandas as pd
 from relabel import __version__
 from relabel.errors import ColumnError, DataError, UsageError
 from relabel.files import require_writable, writing
-from relabel.label import MAX_RATIONALE, Label
+from relabel.labels import MAX_RATIONALE, Label
 from relabel.manifest import TASK_FILE, Counts, Manifest, SourceUse, read_manifest, task_sources, write_run
 from relabel.rubric import Rubric, Unit, load_rubric, rubric_names
 from relabel.sources import eloundou

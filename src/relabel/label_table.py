@@ -10,7 +10,7 @@ import pandera.pandas as pa
 import pyarrow
 
 from relabel.errors import ColumnError, DataError
-from relabel.label import cached_repeats
+from relabel.labels import cached_repeats
 from relabel.manifest import LABEL_COLUMNS, parquet_schema
 from relabel.rubric import MEASURES, Measure, Rubric
 
@@ -145,10 +145,10 @@ _NEEDS: Mapping[Measure, set[str]] = {"alpha": {"E1"}, "beta": {"E1", "E2"}, "ga
 def is_cached_repeat(labels: pd.DataFrame) -> pd.Series:
     """Samples of a question that a gateway's cache answered with an earlier one of them.
 
-    See `relabel.label.cached_repeats`.
+    See `relabel.labels.cached_repeats`.
 
     Args:
-        labels: Table of labels, `relabel.label.LABELS`.
+        labels: Table of labels, `relabel.labels.LABELS`.
 
     Returns:
         True for each such sample but the first, index of the table.
@@ -168,7 +168,7 @@ def decided(rubric: Rubric, labels: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         rubric: The rubric that the labels were given under.
-        labels: Table of labels, `relabel.label.LABELS`.
+        labels: Table of labels, `relabel.labels.LABELS`.
 
     Returns:
         Columns `task_id, onet_soc_code`, and one column a setting with its label, missing where there is none.
@@ -190,7 +190,7 @@ def coded(rubric: Rubric, labels: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         rubric: The rubric that the labels were given under; it labels tasks.
-        labels: Table of labels, `relabel.label.LABELS`.
+        labels: Table of labels, `relabel.labels.LABELS`.
 
     Returns:
         One row a task, sorted by code and id: `task_id, onet_soc_code, code` (E0, E1, E2; missing while any of the

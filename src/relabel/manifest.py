@@ -1,8 +1,8 @@
 """The folder of a run: what `relabel run` writes there, and the manifest, without any table library.
 
 RUN/manifest.json     which model was asked what, from which sources, with which counts and cost
-RUN/labels.parquet    one row a label (`relabel.label.Label`)
-RUN/failures.jsonl    one line a missing label (`relabel.label.Failure`)
+RUN/labels.parquet    one row a label (`relabel.labels.Label`)
+RUN/failures.jsonl    one line a missing label (`relabel.labels.Failure`)
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pydantic import ConfigDict, ValidationError
 
 from relabel.errors import ColumnError, DataError, first_error
 from relabel.files import make_private_dir, replacing, require_own
-from relabel.label import Failure, Label
+from relabel.labels import Failure, Label
 from relabel.redaction import clean_document, masked
 from relabel.rubric import Rubric, Unit
 from relabel.settings import Frozen, asset_dir

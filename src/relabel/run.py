@@ -13,8 +13,8 @@ import pandas as pd
 
 from relabel import __version__
 from relabel.errors import RelabelError, UsageError
-from relabel.label import Failure
 from relabel.label_table import checked_label_table, coded, decided, is_cached_repeat, label_table, missing_measures
+from relabel.labels import Failure
 from relabel.manifest import (
     PUBLISHED,
     TASK_FILE,
@@ -40,7 +40,7 @@ class Run:
         ref: How the user named it.
         folder: Its folder; None for a published set.
         manifest: What was done.
-        labels: Table of labels, `relabel.label.LABELS`.
+        labels: Table of labels, `relabel.labels.LABELS`.
     """
 
     ref: str

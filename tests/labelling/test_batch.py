@@ -13,7 +13,6 @@ import pytest
 from batch_server import Fate, batch_provider
 from batch_workshop import batch, books_balance, by_number
 from relabel.errors import DataError
-from relabel.label import Label
 from relabel.labelling.batch.state import BatchFolder, run_id, unaccounted_usd
 from relabel.labelling.job import Job
 from relabel.labelling.pricing import Budget, Price
@@ -21,6 +20,7 @@ from relabel.labelling.request import Endpoint, canonical_json, host_of
 from relabel.labelling.session import spent_before
 from relabel.labelling.store import Store
 from relabel.labelling.wire import PATHS
+from relabel.labels import Label
 from relabel.run import open_run
 from server import Reply, Seen, chat, judged, provider, refused
 from workshop import KEY, label_all, make_job

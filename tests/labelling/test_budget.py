@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from relabel.cli.app import run_app
-from relabel.label import Usage
 from relabel.labelling.connection import Connection
 from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.job import Job
@@ -24,6 +23,7 @@ from relabel.labelling.request import Endpoint, host_of
 from relabel.labelling.runner import run_job
 from relabel.labelling.session import Outcome
 from relabel.labelling.store import Store
+from relabel.labels import Usage
 from relabel.run import open_run
 from server import Reply, Seen, chat, judged, provider, refused
 from simulated import Clock, simulate

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from relabel.cli.app import run_app
 from relabel.errors import ProviderError
-from relabel.label import Answer, InvalidAnswerError, Usage
 from relabel.labelling.reply import decided, label_probability, letter_logprobs
 from relabel.labelling.request import Endpoint, host_of
 from relabel.labelling.store import Store
+from relabel.labels import Answer, InvalidAnswerError, Usage
 from relabel.rubric import load_rubric
 from relabel.run import open_run
 from server import Reply, Seen, chat, provider, responses

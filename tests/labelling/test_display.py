@@ -14,7 +14,6 @@ from rich.console import Console
 
 from relabel.cli.app import run_app
 from relabel.cli.display import Bar, PlainLines, duration, line, money, panel, paused_until, shown
-from relabel.label import Answer, Usage
 from relabel.labelling.connection import Connection
 from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.limiter import Limiter
@@ -23,6 +22,7 @@ from relabel.labelling.refusals import NoAnswerError
 from relabel.labelling.request import Request
 from relabel.labelling.runner import run_job
 from relabel.labelling.store import Store
+from relabel.labels import Answer, Usage
 from server import Reply, Seen, chat, judged, provider, refused
 from workshop import FakeTime, make_job
 

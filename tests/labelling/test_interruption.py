@@ -22,7 +22,6 @@ from pydantic import SecretStr
 
 from relabel.cli.app import run_app
 from relabel.errors import ProviderError, RubricError
-from relabel.label import Answer
 from relabel.labelling.collector import LabelCollector
 from relabel.labelling.connection import Connection
 from relabel.labelling.engine import OnlineEngine
@@ -36,6 +35,7 @@ from relabel.labelling.request import Request, WorkItem
 from relabel.labelling.runner import run_job
 from relabel.labelling.store import Store
 from relabel.labelling.transport import Timeouts
+from relabel.labels import Answer
 from relabel.redaction import clean
 from relabel.run import open_run
 from server import FakeProvider, Reply, Seen, chat, judged, provider, refused

@@ -10,7 +10,6 @@ import pytest
 from pydantic import SecretStr
 
 from relabel.errors import ProviderError
-from relabel.label import Answer
 from relabel.labelling.connection import Connection
 from relabel.labelling.engine import ATTEMPTS, OnlineEngine
 from relabel.labelling.limiter import Limiter
@@ -19,6 +18,7 @@ from relabel.labelling.prompt import load_prompt
 from relabel.labelling.refusals import NoAnswerError
 from relabel.labelling.request import Endpoint, Planner, Request
 from relabel.labelling.transport import Timeouts
+from relabel.labels import Answer
 from relabel.rubric import load_rubric
 from relabel.task import load_tasks
 from server import FakeProvider, Reply, Seen, chat, judged, provider, refused

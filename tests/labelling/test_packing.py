@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from relabel.errors import ProviderError
-from relabel.label import Label, Usage
 from relabel.labelling.job import Stop
 from relabel.labelling.pricing import Price
 from relabel.labelling.store import Store
+from relabel.labels import Label, Usage
 from relabel.run import open_run
 from relabel.task import Task
 from server import Reply, Seen, chat, judged, provider, refused

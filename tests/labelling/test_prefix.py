@@ -14,7 +14,6 @@ from pydantic import SecretStr, TypeAdapter
 
 from relabel.cli.app import run_app
 from relabel.errors import DataError, UsageError
-from relabel.label import Usage
 from relabel.labelling.connection import Connection
 from relabel.labelling.engine import Engine, OnlineEngine
 from relabel.labelling.estimate import cost_at_a_glance, estimate, pieces
@@ -25,6 +24,7 @@ from relabel.labelling.providers import provider_of, token_ratio, without_cache_
 from relabel.labelling.request import Endpoint, Request, host_of
 from relabel.labelling.runner import run_job
 from relabel.labelling.store import Store
+from relabel.labels import Usage
 from relabel.manifest import read_manifest
 from server import FakeProvider, Reply, Seen, chat, judged, provider, refused
 from workshop import label_all, make_job

@@ -8,8 +8,8 @@ import pytest
 
 from relabel.cli.app import run_app
 from relabel.errors import DataError
-from relabel.label import Usage
 from relabel.labelling.pricing import Price, find_price, given_price
+from relabel.labels import Usage
 
 OWN = """
 [[price]]

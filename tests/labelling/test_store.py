@@ -13,10 +13,10 @@ import diskcache
 import pytest
 
 from relabel.errors import StoreError
-from relabel.label import Answer, Usage
 from relabel.labelling.maintenance import set_damage_aside
 from relabel.labelling.request import Request
 from relabel.labelling.store import Store
+from relabel.labels import Answer, Usage
 
 
 def a_request(text: str = "Hello") -> Request:

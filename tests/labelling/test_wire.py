@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 
 from relabel.cli.app import run_app
-from relabel.label import Usage
 from relabel.labelling.request import Endpoint, host_of
 from relabel.labelling.store import Store
 from relabel.labelling.wire import Api, NotAReplyError, body, output_bound, read
+from relabel.labels import Usage
 from relabel.run import open_run
 from server import Reply, Seen, chat, provider, responses
 from workshop import label_all, make_job

@@ -1,4 +1,4 @@
-"""The Python front: `relabel.label`, `relabel.alabel` and `relabel.study`, for notebooks and scripts."""
+"""The Python front: `relabel.labels`, `relabel.alabel` and `relabel.study`, for notebooks and scripts."""
 
 from __future__ import annotations
 

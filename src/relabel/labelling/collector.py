@@ -6,7 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from relabel.label import (
+from relabel.labelling.job import Job
+from relabel.labelling.progress import Progress
+from relabel.labelling.reply import decided, label_probability, letter_logprobs
+from relabel.labelling.request import WorkItem
+from relabel.labelling.store import Store
+from relabel.labels import (
     Answer,
     Failure,
     FailureKind,
@@ -21,11 +26,6 @@ from relabel.label import (
     read_answer,
     read_packed,
 )
-from relabel.labelling.job import Job
-from relabel.labelling.progress import Progress
-from relabel.labelling.reply import decided, label_probability, letter_logprobs
-from relabel.labelling.request import WorkItem
-from relabel.labelling.store import Store
 from relabel.redaction import clean
 from relabel.task import Task
 

@@ -18,7 +18,6 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from relabel.errors import ProviderError, RelabelError
-from relabel.label import Answer
 from relabel.labelling.connection import Connection, require_key
 from relabel.labelling.limiter import AnswerWait, Limiter, Ticket
 from relabel.labelling.local import LocalServer, find_weights, is_local
@@ -46,6 +45,7 @@ from relabel.labelling.transport import (
     UnreadableError,
 )
 from relabel.labelling.wire import PATHS, Api, NotAReplyError, messages_of, output_bound, with_messages
+from relabel.labels import Answer
 from relabel.redaction import clean
 from relabel.settings import settings
 

@@ -11,13 +11,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from relabel.label import Usage, answer_schema
 from relabel.labelling.job import Job, with_known_format
 from relabel.labelling.pricing import Price
 from relabel.labelling.providers import PrefixCache, reasons, token_ratio
 from relabel.labelling.request import canonical_json
 from relabel.labelling.store import Store
 from relabel.labelling.wire import messages_of, output_bound
+from relabel.labels import Usage, answer_schema
 
 _PIECE = re.compile(r"[^\W\d_]+|\d{1,3}|[^\w\s]{1,3}|_+|\s{2,}|\n")
 _LONG_WORD = re.compile(r"[^\W\d_]{10,}")

@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError
 
 from relabel.errors import DataError, ProviderError, UsageError, first_error
-from relabel.label import Usage
 from relabel.labelling.providers import OPENAI_URL, provider_of
 from relabel.labelling.request import canonical_json
 from relabel.labelling.wire import output_bound
+from relabel.labels import Usage
 from relabel.manifest import PerhapsCharged
 from relabel.settings import Frozen, asset_dir, settings
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from relabel.label import Answer, FailureKind, Usage
 from relabel.labelling.limiter import Limiter
+from relabel.labels import Answer, FailureKind, Usage
 from relabel.manifest import Tokens
 
 

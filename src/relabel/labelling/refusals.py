@@ -15,9 +15,9 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from relabel.errors import ProviderError
-from relabel.label import FailureKind
 from relabel.labelling.providers import provider_of
 from relabel.labelling.transport import BrokenError, HttpReply, TimedOutError, UnreachableError
+from relabel.labels import FailureKind
 from relabel.redaction import clean, public_url
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from relabel.label import Answer, InvalidAnswerError, check_whole
 from relabel.labelling.pricing import Price
 from relabel.labelling.prompt import letters
 from relabel.labelling.providers import stated_cost, tier_of, upstream_of
 from relabel.labelling.wire import Api, NotAReplyError, read
+from relabel.labels import Answer, InvalidAnswerError, check_whole
 from relabel.redaction import clean_document, may_hold_secret
 from relabel.rubric import Rubric
 

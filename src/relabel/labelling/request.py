@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 from pydantic import Field
 
 from relabel.errors import UsageError
-from relabel.label import answer_schema
 from relabel.labelling.prompt import Message, Prompt
 from relabel.labelling.wire import Api, Form, with_messages
 from relabel.labelling.wire import body as wire_body
+from relabel.labels import answer_schema
 from relabel.redaction import api_version, public_url
 from relabel.rubric import Order, Rubric, reordered
 from relabel.settings import Frozen

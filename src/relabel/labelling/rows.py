@@ -23,9 +23,9 @@ from typing import Any
 from pydantic import ConfigDict, Field, ValidationError
 
 from relabel.errors import StoreError, first_error
-from relabel.label import Answer
 from relabel.labelling.request import Request
 from relabel.labelling.wire import FORMS, Api, messages_of, with_messages
+from relabel.labels import Answer
 from relabel.settings import Frozen
 
 REJECTED = "/rejected/"

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from relabel.errors import DataError, ProviderError, RelabelError, RubricError
-from relabel.label import InvalidAnswerError
 from relabel.labelling.engine import Engine, Repair
 from relabel.labelling.job import Job, Stop, response_format_note, with_known_format
 from relabel.labelling.pricing import Budget
@@ -23,6 +22,7 @@ from relabel.labelling.request import WorkItem
 from relabel.labelling.session import Outcome, RunSession, labels_there, open_session
 from relabel.labelling.store import Store
 from relabel.labelling.wire import FORMS, messages_of
+from relabel.labels import InvalidAnswerError
 
 DRAIN_S = 30.0
 """Seconds that an interrupted job waits for the answers in flight: they are paid for."""

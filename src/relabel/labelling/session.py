@@ -17,7 +17,6 @@ from typing import Any
 from relabel import __version__
 from relabel.errors import DataError
 from relabel.files import require_writable, writing
-from relabel.label import Failure, FailureKind, Label, Usage
 from relabel.labelling.collector import LabelCollector
 from relabel.labelling.job import Job, differences, with_known_format
 from relabel.labelling.leases import Leases
@@ -25,6 +24,7 @@ from relabel.labelling.pricing import Budget
 from relabel.labelling.progress import Progress
 from relabel.labelling.request import canonical_json
 from relabel.labelling.store import Store
+from relabel.labels import Failure, FailureKind, Label, Usage
 from relabel.manifest import Counts, Manifest, PerhapsCharged, Session, Tokens, read_manifest, write_manifest, write_run
 from relabel.redaction import public_url
 

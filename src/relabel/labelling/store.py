@@ -28,7 +28,6 @@ from diskcache.core import MODE_PICKLE
 
 from relabel.errors import StoreError
 from relabel.files import make_private_dir
-from relabel.label import Answer
 from relabel.labelling.request import Request
 from relabel.labelling.rows import (
     ASIDE,
@@ -48,6 +47,7 @@ from relabel.labelling.rows import (
     sha256_of,
 )
 from relabel.labelling.wire import messages_of, with_messages
+from relabel.labels import Answer
 from relabel.settings import Frozen
 
 _NEVER_FULL = 2**62

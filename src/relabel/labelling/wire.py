@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from relabel.label import Usage
+from relabel.labels import Usage
 
 Api = Literal["chat", "responses"]
 Form = Literal["json_schema", "json_object", "text"]

@@ -21,7 +21,7 @@ from relabel.evaluation.document import SettingName
 from relabel.evaluation.gold import Gold, load_gold
 from relabel.evaluation.report import Charts, tables_page
 from relabel.files import replacing
-from relabel.label import Label
+from relabel.labels import Label
 from relabel.manifest import Counts, Manifest, write_run
 from relabel.publishing.export import export_run
 from relabel.publishing.site.build import build_site

@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from relabel.errors import ProviderError
-from relabel.label import Answer, FailureKind, InvalidAnswerError
 from relabel.labelling.batch.provider import BatchProvider, Result
 from relabel.labelling.batch.state import BatchFolder, Chunk
 from relabel.labelling.collector import LabelCollector
@@ -19,6 +18,7 @@ from relabel.labelling.reply import answer_to
 from relabel.labelling.request import Request, WorkItem
 from relabel.labelling.store import Store
 from relabel.labelling.wire import PATHS, NotAReplyError
+from relabel.labels import Answer, FailureKind, InvalidAnswerError
 
 _NOT_ASKED = {"batch_expired", "batch_cancelled"}
 

@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from relabel.errors import ProviderError
-from relabel.label import FailureKind
 from relabel.labelling.batch.provider import (
     FINAL,
     BatchProvider,
@@ -36,6 +35,7 @@ from relabel.labelling.request import Request, WorkItem
 from relabel.labelling.runner import DRAIN_S, in_a_batch
 from relabel.labelling.session import Outcome, RunSession, open_session
 from relabel.labelling.store import Store
+from relabel.labels import FailureKind
 
 LONGEST_POLL_S = 60.0
 MAX_FAILED_POLLS = 30

@@ -27,10 +27,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from relabel.errors import DataError
 from relabel.files import BlockedError, locked, make_private_dir, replacing
-from relabel.label import FailureKind
 from relabel.labelling.job import Job, job_from_json, job_to_json
 from relabel.labelling.request import canonical_json
 from relabel.labelling.wire import Form
+from relabel.labels import FailureKind
 
 FORMAT = 2
 """Version of the state; in 1 the job was not stored."""
