@@ -11,11 +11,11 @@ from pydantic import SecretStr
 
 from relabel.errors import ProviderError
 from relabel.labelling.connection import Connection
-from relabel.labelling.engine import ATTEMPTS, OnlineEngine
+from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.limiter import Limiter
 from relabel.labelling.pricing import find_price
 from relabel.labelling.prompt import load_prompt
-from relabel.labelling.refusals import NoAnswerError
+from relabel.labelling.refusals import ATTEMPTS, NoAnswerError
 from relabel.labelling.request import Endpoint, Planner, Request
 from relabel.labelling.transport import Timeouts
 from relabel.labels import Answer
