@@ -301,7 +301,7 @@ def test_an_address_gives_canonical_links_and_a_site_map(site: Site, tmp_path: P
     "address", ["example.org", "ftp://example.org", "https://", "https://example.org/?a=1", "/jobs"]
 )
 def test_what_is_no_address_is_refused(site: Site, address: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is no address of a site"):
+    with pytest.raises(UsageError, match="is not the address of a site"):
         build_site(site.folder.parent / "export", tmp_path / "site", base_url=address)
 
 

@@ -210,6 +210,15 @@ def test_an_option_without_effect_is_refused(app: typer.Typer, options: str, sai
         CliRunner().invoke(app, ["score", "sample", *options.split()], catch_exceptions=False)
 
 
+def test_scores_are_written_for_a_paper(app: typer.Typer, tmp_path: Path) -> None:
+    words = ["score", "sample", "--draws", "100", "--latex", str(tmp_path / "t.tex"), "--csv", str(tmp_path / "t.csv")]
+    result = CliRunner().invoke(app, [*words, "--markdown", "-"], catch_exceptions=False)
+    assert "| 2134" in result.output
+    assert "\\toprule" in (tmp_path / "t.tex").read_text()
+    assert (tmp_path / "t.csv").read_text().startswith("table,row,figure,value,low,high")
+    assert "code  " not in result.output
+
+
 def test_a_run_that_two_models_answered_says_so_in_every_row(make_run: MakeRun, task_file: TaskFile) -> None:
     tasks = task_file([{"task_id": str(n), "onet_soc_code": "11-1011.00"} for n in range(4)])
     run = make_run({("11-1011.00", str(n)): {"strict": False, "with-tools": True} for n in range(4)})

@@ -46,9 +46,9 @@ def test_choices_are_written_as_names_with_values() -> None:
     [
         (
             ["colour=red"],
-            "'colour=red' is no choice of a score; write NAME=VALUE with one of method, taxonomy, weights",
+            "'colour=red' is not a choice of a score; write NAME=VALUE with one of method, taxonomy, weights",
         ),
-        (["method"], "'method' is no choice of a score"),
+        (["method"], "'method' is not a choice of a score"),
         (["method=bridge", "method=bridge"], "method is chosen twice"),
     ],
 )

@@ -47,7 +47,7 @@ def test_by_onet_soc_there_is_no_bridge_and_the_path_is_the_code_itself() -> Non
 
 
 def test_an_unknown_code_is_a_data_error_that_shows_what_codes_look_like() -> None:
-    with pytest.raises(DataError, match="'99' is no code of UK SOC 2020 or of O"):
+    with pytest.raises(DataError, match="'99' is not a code of UK SOC 2020 or O"):
         find_path("99", tasks="sample")
 
 

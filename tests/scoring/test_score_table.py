@@ -79,7 +79,7 @@ def test_a_user_s_pay_file_is_read_with_gaps(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("code,employees,median_pay_gbp\n1121,1,2\n112,1,2\n", "line 3, column code: '112' is no known group"),
+        ("code,employees,median_pay_gbp\n1121,1,2\n112,1,2\n", "line 3, column code: '112' is not a group"),
         ("code,employees,median_pay_gbp\n1121,1,2\n1121,1,2\n", "line 3, column code: 1121 is given twice"),
         ("code,employees,median_pay_gbp\n1121,many,2\n", "line 2, column employees: 'many'"),
         ("code,employees,median_pay_gbp\n1121,1.5,2\n", "line 2, column employees: '1.5'"),

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from relabel.cli._render import Table
     from relabel.run import Run
     from relabel.scoring.multiverse import Multiverse
     from relabel.scoring.table import ScoreTable
     from relabel.scoring.uncertainty import Estimate
+    from relabel.tabular import Cell
 
 _SHOWN = 5
 _MOST = 10
@@ -81,6 +83,9 @@ def score(
         ),
     ] = False,
     out: o.OutTable = None,
+    latex: o.Latex = None,
+    markdown: o.Markdown = None,
+    csv: o.Csv = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Score occupations: alpha, beta and gamma by code, with coverage, pay and percentiles."""
@@ -92,12 +97,15 @@ def score(
     if out is not None:
         require_suffix(out)
         o.require_file(out, "--out", make_folder=True)
+    for option, path in {"--latex": latex, "--markdown": markdown, "--csv": csv}.items():
+        o.require_file(path, option)
     if multiverse and draws:
         raise UsageError("a multiverse has no draws; remove --draws or --multiverse")
     if multiverse:
         o.reject_ineffective_options(
             ctx, "shapes intervals, and a multiverse has none; remove it", "seed", "noise", "gold"
         )
+        o.reject_ineffective_options(ctx, "is not for a multiverse; remove it", "latex", "markdown", "csv")
         if us:
             raise UsageError("a multiverse has no US figures; remove --us or --multiverse")
         if spread:
@@ -152,14 +160,40 @@ def score(
             extra["major_groups"] = records(means)
     if out is not None:
         write_table(table, out, extra)
+    printed = o.give_tables([_for_paper(table)], latex=latex, markdown=markdown, csv=csv)
     if as_json:
         typer.echo(json_bytes(table_json(table) | extra), nl=False)
+        return
+    if printed:
         return
     _show(table)
     if means is not None:
         _show_means(table, means)
     if out is not None:
         typer.echo(f"written: {out}")
+
+
+def _for_paper(table: ScoreTable) -> Table:
+    """The scores as a table for a paper: all codes with a score, with their intervals where there are any."""
+    from relabel.cli._render import Table
+    from relabel.scoring.files import records
+    from relabel.scoring.options import SYSTEM_NAMES
+
+    bounded = table.intervals is not None
+    columns = ["code", "title"]
+    for measure in ("alpha", "beta", "gamma"):
+        columns += [measure, "95 %"] if bounded else [measure]
+    rows: list[list[Cell]] = []
+    for score in records(table.frame[~table.frame["status"].str.startswith("unscored")]):
+        cells: list[Cell] = [score["code"], score["title"]]
+        for measure in ("alpha", "beta", "gamma"):
+            cells.append(score[measure])
+            if bounded:
+                low = score[f"{measure}_low"]
+                cells.append(None if low is None else (low, score[f"{measure}_high"]))
+        rows.append([*cells, score["tasks"], score["coverage"]])
+    title = f"Exposure by {SYSTEM_NAMES[table.taxonomy]}, labels of {table.run} on {table.tasks}, method {table.method}"
+    return Table(title, [*columns, "tasks", "coverage"], rows, left=2)
 
 
 def _with_us(table: ScoreTable, wanted: bool | None) -> ScoreTable:

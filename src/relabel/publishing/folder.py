@@ -17,7 +17,7 @@ EXPORT_FORMAT = 7
 """Counts up when the layout of an export changes."""
 
 FilesOf = Callable[[Path], Set[str] | None]
-"""Names the files that an earlier writing left in a folder; None when the folder is no such thing."""
+"""Names the files that an earlier writing left in a folder; None when the folder is something else."""
 
 
 @contextmanager

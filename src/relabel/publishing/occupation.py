@@ -417,7 +417,7 @@ def group_texts(table: ScoreTable) -> dict[str, Row]:
         twelve) and `above` (the wider groups as `major, sub_major, minor`, each `code, title`; empty in flat lists).
 
     Raises:
-        DataError: A source file is not to be had.
+        DataError: A source file cannot be obtained.
     """
     if table.taxonomy == "uk-soc2020" and table.tasks != SAMPLE:
         return _uk()

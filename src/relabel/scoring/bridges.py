@@ -248,7 +248,7 @@ def make_bridge(
 
     Raises:
         UsageError: The sample has no bridge to the taxonomy.
-        DataError: A source file is not to be had.
+        DataError: A source file cannot be obtained.
     """
     if tasks == SAMPLE:
         return _sample_bridge(taxonomy, occupations)
@@ -390,7 +390,7 @@ def read_bridge(path: Path, occupations: Collection[str]) -> Bridge:
 
 def _isco_titles(isco: pd.DataFrame) -> pd.DataFrame:
     titles = isco[["isco08", "isco08_title"]].set_axis(["code", "title"], axis=1)
-    # Two rows of the crosswalk name a three-digit group, which is no place for a score.
+    # Two rows of the crosswalk name a three-digit group, which cannot have a score.
     return _ordered(titles[titles["code"].str.len() == _ISCO_UNIT])
 
 
@@ -542,7 +542,7 @@ def us_jobs(codes: Collection[str], release: str) -> pd.Series:
         Jobs (persons, above 0), one value a code, sorted by code.
 
     Raises:
-        DataError: The workbook is not to be had or malformed.
+        DataError: The workbook cannot be obtained or is malformed.
     """
     wages = bls.read_wages(release)
     detailed = wages[wages["group"] == "detailed"].set_index("soc2018")["employment"].dropna()
@@ -625,7 +625,7 @@ def find_path(
         tasks: Task list that says which O*NET-SOC codes have task statements.
 
     Raises:
-        DataError: There is no such code, or a file is not to be had.
+        DataError: There is no such code, or a file cannot be obtained.
         UsageError: The sample has no bridge to the taxonomy, or the bridge has no links to weigh.
     """
     check_links(links, method, taxonomy, tasks)
@@ -636,7 +636,7 @@ def find_path(
 
 
 def path_in(bridge: Bridge, code: str, listed: list[str], known: pd.DataFrame, *, sample: bool) -> CodePath:
-    """The path of one code over a bridge that is at hand.
+    """The path of one code over a known bridge.
 
     Args:
         bridge: The bridge.
@@ -668,7 +668,7 @@ def path_in(bridge: Bridge, code: str, listed: list[str], known: pd.DataFrame, *
         title = titles["onet-soc"][code]
         return CodePath("onet-soc", code, title, bridge, False, _NO_LINKS, _forward(mine, titles))
     raise DataError(
-        f"{code!r} is no code of {SYSTEM_NAMES[target]} or of O*NET-SOC 2019; codes look like "
+        f"{code!r} is not a code of {SYSTEM_NAMES[target]} or O*NET-SOC 2019; codes look like "
         f"{bridge.titles['code'].iloc[0]} and {known['onet_soc_code'].iloc[0]}"
     )
 

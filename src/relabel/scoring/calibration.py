@@ -1,4 +1,4 @@
-"""What a gold label is likely to be, given a run's label: learned where both are at hand, predicted everywhere.
+"""What a gold label is likely to be, given a run's label: learned where both are known, predicted everywhere.
 
 The classes of a label are ordered by exposure and taken apart step by step: is the gold label above the lowest class; if
 so, is it above the next. Each step is a logistic regression on the run's own label and on the mix of the run's labels in

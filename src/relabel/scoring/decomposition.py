@@ -315,7 +315,7 @@ def _changes(
             "undivided": np.where(told, 0.0, exact[1] - exact[0]),
         }
     )
-    # What binary fractions leave over is no rounding.
+    # What binary fractions leave over is not rounding.
     frame["rounding"] = frame["rounding"].where(frame["rounding"].abs() > _CLOSE / 1000, 0.0)
     frame = frame.astype({"code": "str", "title": "str", "measure": "str"})
     return frame[np.isfinite(shown[0]) & np.isfinite(shown[1])]

@@ -6,7 +6,7 @@ and one source of pay.
 
 Which choice matters most is told by first-order shares: the variance, over universes, of the mean outcome given the
 choice, as a part of the whole variance. Where the choices are fully crossed the shares of all kinds sum to 1 at most, and
-what is left is their joint effects. Rater and rubric are seldom crossed (nobody has had each rater answer each rubric), so
+what is left is their joint effects. Rater and rubric are seldom crossed (raters rarely answer every rubric), so
 their shares can overlap; `labels`, the two taken together, is always clean.
 """
 
@@ -82,7 +82,7 @@ class Multiverse:
 
 
 def default_raters(run: Run) -> list[Run]:
-    """The raters that are at hand when none are named: the published label sets, the run itself left out.
+    """The raters when none are named: the published label sets, the run itself left out.
 
     Args:
         run: The run; one on the sample has no others.
@@ -106,7 +106,7 @@ def multiverse(table: ScoreTable, run: Run, raters: Sequence[Run]) -> Multiverse
 
     Raises:
         UsageError: A rater is given twice, or labelled the sample where the run did not.
-        DataError: A rater labelled none of the tasks, or a bridge's files are not to be had.
+        DataError: A rater labelled none of the tasks, or a bridge's files cannot be obtained.
     """
     names = [one.name for one in (run, *raters)]
     if len(set(names)) < len(names):

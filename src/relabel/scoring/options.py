@@ -130,7 +130,7 @@ class Choices:
         """Choices written as `NAME=VALUE`, each at most once; the defaults for the others.
 
         Raises:
-            UsageError: A word is no choice, or the choices do not go together.
+            UsageError: A word is not a choice, or the choices do not go together.
         """
         names = [field.name for field in fields(cls)]
         found: dict[str, Any] = {}
@@ -138,7 +138,7 @@ class Choices:
             name, equals, value = word.partition("=")
             if not equals or name not in names:
                 known = ", ".join(names)
-                raise UsageError(f"{word!r} is no choice of a score; write NAME=VALUE with one of {known}")
+                raise UsageError(f"{word!r} is not a choice of a score; write NAME=VALUE with one of {known}")
             if name in found:
                 raise UsageError(f"{name} is chosen twice for one table; choose once")
             found[name] = value

@@ -185,10 +185,10 @@ def _uses(*files: tuple[str, str]) -> tuple[SourceUse, ...]:
 
 
 def source_use(source_id: str, role: str) -> SourceUse:
-    """The file that plays a role in a source, with the checksum of the copy at hand and the kind of copy that it is.
+    """The file that plays a role in a source, with the checksum and the kind of this machine's copy.
 
     Raises:
-        DataError: The file is not to be had.
+        DataError: The file cannot be obtained.
     """
     known = fetch.provenance(source_id, registry.get_source(source_id).with_role(role).name)
     return SourceUse(source=source_id, file=known.file, sha256=known.sha256, copy_status=known.copy_status)
@@ -214,7 +214,7 @@ def _read_file(path: Path, known: Collection[str], origin: str) -> pd.DataFrame:
     for line, cells in file.rows:
         code = plain_id(cells[key])
         if code not in known:
-            raise DataError(f"{path} line {line}, column {key}: {code!r} is no known group of UK SOC 2020; correct it")
+            raise DataError(f"{path} line {line}, column {key}: {code!r} is not a group of UK SOC 2020; correct it")
         if (first := seen.setdefault(code, line)) != line:
             raise DataError(
                 f"{path} line {line}, column {key}: {code} is given twice, first in line {first}; keep one line a group"

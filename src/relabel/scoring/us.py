@@ -94,7 +94,7 @@ def us_figures(codes: Sequence[str]) -> pd.DataFrame:
         One row a code, in the order given, schema `us_schema`.
 
     Raises:
-        DataError: A source file is not to be had or malformed.
+        DataError: A source file cannot be obtained or is malformed.
     """
     frame = pd.DataFrame({"code": list(codes)}, dtype="str")
     frame["soc2018"] = frame["code"].str[:7]
@@ -119,7 +119,7 @@ def with_us_figures(table: ScoreTable) -> ScoreTable:
 
     Raises:
         UsageError: The taxonomy has no figures of the BLS, or the table is made from the invented sample.
-        NotAtHandError: A source file is not to be had.
+        NotAtHandError: A source file cannot be obtained.
         DataError: A source file is damaged or malformed.
     """
     if table.taxonomy not in TAXONOMIES:
@@ -158,7 +158,7 @@ def match_codes(codes: Sequence[str], rows: Mapping[str, str], known: frozenset[
     """Find for SOC 2018 codes the code under which the BLS publishes them.
 
     A code with a row of its own takes it. Any other takes the one row of its broad group (the first six characters) that
-    is no SOC 2018 code and so combines several; where there is none, or more than one, it stays without.
+    is not a SOC 2018 code and so combines several; where there is none, or more than one, it stays without.
 
     Args:
         codes: SOC 2018 codes.

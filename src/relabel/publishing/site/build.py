@@ -127,7 +127,7 @@ def _address(base_url: str | None) -> str | None:
     parts = urlsplit(base_url)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
         raise UsageError(
-            f"{base_url!r} is no address of a site; give one such as https://example.org/jobs to --base-url"
+            f"{base_url!r} is not the address of a site; give one such as https://example.org/jobs to --base-url"
         )
     return base_url.rstrip("/") + "/"
 
