@@ -12,8 +12,8 @@ import pandas as pd
 import pandera.pandas as pa
 
 from relabel.errors import ColumnError, DataError, UsageError
+from relabel.manifest import SourceUse
 from relabel.rubric import MEASURES
-from relabel.run import SourceUse
 from relabel.scoring.options import SAMPLE
 from relabel.settings import asset_dir
 from relabel.sources import fetch, ons, registry
