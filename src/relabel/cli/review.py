@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from relabel.cli._options import require_file, write
+from relabel.cli._options import RunArg, require_file, write
+from relabel.cli._render import say_next, working
 from relabel.errors import UsageError
 
 
@@ -16,9 +17,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command("review")
     def review_run(
-        run: Annotated[
-            str, typer.Argument(metavar="RUN", help="A run folder, a name under runs/, or a published set.")
-        ],
+        run: RunArg,
         out: Annotated[
             str, typer.Option(metavar="F.csv", help="Where the file goes; - prints it instead.")
         ] = "review.csv",
@@ -77,7 +76,9 @@ def register(app: typer.Typer) -> None:
         others = [open_run(other) for other in rater or ()]
         details = task_details(opened) if tasks is None else task_details_from(opened, tasks)
         if random is None:
-            found = review(opened, None if gold is None else load_gold(gold), others, details=details, most=n or 100)
+            with working("looking for doubtful tasks"):
+                truth = None if gold is None else load_gold(gold)
+                found = review(opened, truth, others, details=details, most=n or 100)
             about = f"{len(found.table):,} of {found.doubtful:,} tasks in doubt"
         else:
             found = random_review(opened, random, details=details, seed=seed or 0)
@@ -89,6 +90,7 @@ def register(app: typer.Typer) -> None:
             # With a byte order mark, by which spreadsheets know the encoding.
             write(Path(out), "\ufeff" + text, "--out")
             typer.echo(f"{about} written to {out}", err=True)
+            say_next(f"fill the column label, then relabel eval {run} --gold {out}")
         if details is None:
             typer.echo(
                 f"titles and texts are empty: the task list {list_name(opened)} is not on this machine as the run labelled it; "

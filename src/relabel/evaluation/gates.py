@@ -563,7 +563,9 @@ def _unjudged(gate: Gate, kind: Kind, n: int, found: Figure | CountResult | None
             f"as its range ({_percent(level)} interval {ends}); use a larger gold"
         )
     else:
-        reason = f"too many bootstrap draws of its {n:,} tasks leave it undefined"
+        reason = (
+            f"its {n:,} tasks are of {found.occupations} occupations, and too many bootstrap draws leave it undefined"
+        )
     said = f"{_what(gate)} cannot be judged: {reason}"
     return _result(gate, kind, n, said, passed=False, judged=False, bounds=bounds, level=bounds and level, value=value)
 
