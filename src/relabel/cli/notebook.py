@@ -237,7 +237,7 @@ def _in_thread(work: Coroutine[Any, Any, Result], stop: Stop) -> Result:
     """
     found: list[Result] = []
     failed: list[BaseException] = []
-    loop = asyncio.new_event_loop()
+    loop, done = asyncio.new_event_loop(), threading.Event()
 
     def run() -> None:
         try:
@@ -246,13 +246,13 @@ def _in_thread(work: Coroutine[Any, Any, Result], stop: Stop) -> Result:
             failed.append(error)
         finally:
             loop.close()
+            done.set()
 
-    thread = threading.Thread(target=run, name="relabel", daemon=True)
-    thread.start()
+    threading.Thread(target=run, name="relabel", daemon=True).start()
     interrupted: KeyboardInterrupt | None = None
-    while thread.is_alive():
+    while not done.is_set():  # not by joining the thread, which an interrupt makes look dead
         try:
-            thread.join()
+            done.wait()
         except KeyboardInterrupt as error:
             interrupted = error
             loop.call_soon_threadsafe(stop)
