@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from relabel.errors import DataError, ProviderError
-from relabel.labelling.local import MEMBER, LocalServer, find_weights, local_endpoint
+from relabel.labelling.local import MEMBER, LocalServer, find_weights, idle_threads, local_endpoint
 from relabel.settings import settings
 
 pytestmark = pytest.mark.local_model
@@ -43,6 +43,13 @@ def relabel(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "relabel", *arguments], cwd=cwd, capture_output=True, text=True, check=False, timeout=300
     )
+
+
+@pytest.mark.parametrize(
+    ("cores", "load", "threads"), [(2, 0.2, 2), (2, 11.0, 1), (8, 3.0, 5), (64, 1.0, 8), (1, 0.0, 1)]
+)
+def test_a_busy_machine_gives_the_model_few_threads(cores: int, load: float, threads: int) -> None:
+    assert idle_threads(cores, load) == threads
 
 
 def test_the_server_answers_and_stops(weights: Path) -> None:

@@ -414,12 +414,14 @@ def _final_looks(rubrics: Mapping[str, Rubric], tasks: str, *, final: bool, name
         }
     if number == 1:
         return _FinalLooks(path, FIRST_LOOK, new)
-    earlier = " and ".join(f"on {when} in {folder}" for when, folder in sorted(others))
     if not named:
+        used = " and ".join(f"on {when} in {folder}" for when, folder in sorted(others))
         raise UsageError(
-            f"the final half of {tasks} was used {earlier} with another wording of {' and '.join(dict.fromkeys(name for name, _ in now))}; "
+            f"the final half of {tasks} was used {used} with another wording of {' and '.join(dict.fromkeys(name for name, _ in now))}; "
             "a second look tunes on it: try wordings without --final, or give --out a folder, and the result says which look it is"
         )
+    # The document may be published, and folders are private.
+    earlier = " and ".join(f"on {when} ({Path(folder).name})" for when, folder in sorted(others))
     return _FinalLooks(path, Look(number, earlier), new)
 
 

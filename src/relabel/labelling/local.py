@@ -115,13 +115,30 @@ def local_endpoint(model: str) -> Endpoint:
     return Endpoint(host="local", model=f"{stem}@{digest[:12]}", params=PARAMS, rationale_chars=RATIONALE_CHARS)
 
 
+def idle_threads(cores: int | None = None, load: float | None = None) -> int:
+    """Threads that a model can use: one for each idle core, from 1 to 8.
+
+    Threads wait for each other hundreds of times a token. On a busy machine one of them is always not running, and two are then
+    ten times slower than one.
+
+    Args:
+        cores: Cores that this process may use; by default looked up.
+        load: Processes that run already, on average; by default looked up.
+    """
+    if cores is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if load is None:
+        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return max(1, min(round(cores - load), 8))
+
+
 class LocalServer:
     """A llama.cpp server on a free loopback port, for as long as the `with` block lasts.
 
     Args:
         weights: The GGUF file.
         alias: The model's name on the wire.
-        threads: Processor threads; by default as many as the machine has cores, up to 8.
+        threads: Processor threads; by default as many as the machine has idle cores, up to 8.
         log: Where the server's messages go; a temporary file by default.
 
     Raises:
@@ -145,7 +162,7 @@ class LocalServer:
         self.base_url = ""
 
     def __enter__(self) -> Self:
-        threads = self._threads or max(1, min(os.cpu_count() or 1, 8))
+        threads = self._threads or idle_threads()
         command = [sys.executable, "-m", "relabel.labelling.local_server", str(self._weights), self._alias]
         command += [str(self._slots), str(self._slot_tokens), str(threads)]
         self._process = subprocess.Popen(  # noqa: S603  our own module
