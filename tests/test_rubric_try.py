@@ -289,7 +289,7 @@ LABELS = "task_id,setting,label\nS001,strict,exposed\nS002,strict,not-exposed\nS
         (LABELS + "S001,strict,not-exposed\n", "line 5 repeats the task S001"),
         (LABELS + "S999,strict,exposed\n", "line 5: the task id 'S999' is not in"),
         (LABELS + "S004,strict,perhaps\n", "line 5: 'perhaps' is no label|line 5: 'perhaps' is not a label"),
-        (LABELS + "S004,lax,exposed\n", "line 5: 'lax' is no setting|line 5: 'lax' is not a setting"),
+        (LABELS + "S004,lax,exposed\n", "line 5: 'lax' is not a setting"),
         (LABELS + "S004,strict,E1\n", "line 5: 'E1' is not a label of the rubric exposure"),
         ("task_id,setting\nS001,strict\n", "no column 'label'"),
         ("task_id,verdict,setting\nS001,exposed,strict\n", "no column 'label'"),

@@ -19,7 +19,7 @@ MASK = "[key]"
 _SHORT = 6
 """A secret with fewer characters is taken out only where it stands as a word of its own."""
 _SHORTEST = 4
-"""Characters of a secret; what is shorter keeps nobody out and might be a label."""
+"""Characters of a secret; what is shorter protects nothing and might be a label."""
 _KEY_WORD = 16
 """Characters of a word of letters and digits that is taken for a key."""
 _LONGEST_WORD = 11

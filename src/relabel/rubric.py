@@ -35,7 +35,7 @@ class _Part(Frozen):
 
 
 class Setting(_Part):
-    """One setting of a rubric: what the worker has at hand, and the question asked.
+    """One setting of a rubric: what the worker can use, and the question asked.
 
     Attributes:
         anchors: What each label means under this setting, where that differs from setting to setting.
@@ -57,13 +57,13 @@ class Example(_Part):
 
 
 class RationaleRule(_Part):
-    """What is asked of a rationale."""
+    """The instruction for a rationale."""
 
     max_words: int = Field(ge=1, le=1000)
 
 
 NOT_TRIED = "not tried against people's labels"
-"""How a rubric is marked that nobody has compared with people's judgement."""
+"""How a rubric is marked that was never compared with people's judgement."""
 Share = Annotated[float, Field(ge=0, le=1, strict=False)]
 """A share, 0-1; YAML reads a bare 0 or 1 as a whole number."""
 Kappa = Annotated[float, Field(ge=-1, le=1, strict=False)]
@@ -148,7 +148,7 @@ class Rubric(_Part):
             where repeats tie, the later label counts.
         settings: The settings by name; each is one question per task or occupation.
         examples: Worked examples, shown to the model.
-        rationale: What is asked of a rationale.
+        rationale: The instruction for a rationale.
         codes: For each published code the labels by setting that lead to it; the first that fits counts. A rubric of the
             one setting `automation` has neither codes nor measures.
         incoherent: A pair of labels that contradicts itself; it is counted and listed for review.
@@ -222,7 +222,7 @@ class Rubric(_Part):
         if set(self.settings) == {AUTOMATION}:
             for key in ("codes", "measures"):
                 if getattr(self, key):
-                    raise ValueError(f"{key}: automation is no exposure, so its labels have none; remove it")
+                    raise ValueError(f"{key}: automation labels have no measures of exposure; remove it")
             return
         for key in ("codes", "measures"):
             if not getattr(self, key):
@@ -253,9 +253,9 @@ class Rubric(_Part):
     def _check_labels(self, key: str, labels: Mapping[str, str]) -> None:
         for setting, label in labels.items():
             if setting not in self.settings:
-                raise ValueError(f"{key}.{setting}: is no setting of this rubric ({', '.join(self.settings)})")
+                raise ValueError(f"{key}.{setting}: is not a setting of this rubric ({', '.join(self.settings)})")
             if label not in self.labels:
-                raise ValueError(f"{key}.{setting}: {label!r} is no label of this rubric ({', '.join(self.labels)})")
+                raise ValueError(f"{key}.{setting}: {label!r} is not a label of this rubric ({', '.join(self.labels)})")
 
     @property
     def wording(self) -> str:
@@ -376,7 +376,7 @@ def rubric_names() -> list[str]:
 
 
 _VALIDITY = re.compile(rb"^validity:.*\n?(?:(?:[ \t#-].*|\r?)(?:\n|\Z))*", re.MULTILINE)
-"""The block of a file that says what is known of the rubric, which is no part of what is asked."""
+"""The block of a file that says what is known of the rubric, which is not part of the question."""
 
 
 def load_rubric(ref: str) -> Rubric:
@@ -471,7 +471,7 @@ _FEWEST_WORDS = 5
 
 
 _NEGATION = re.compile(
-    r"\b(no|not|non|none|never|nothing|nobody|neither|nor|cannot|without|lacks?|lacking|unable|incapable|fails?|refuse[ds]?|"
+    r"\b(no|not|non|none|never|nothing|no(?:body)|neither|nor|cannot|without|lacks?|lacking|unable|incapable|fails?|refuse[ds]?|"
     r"hardly|barely|scarcely|rarely|seldom|impossible|inaccessible|unavailable|unknown|excluded|barred|blocked|banned|forbidden|"
     r"prohibited|little more than|closed to|off limits|(limited|restricted|confined) to|(blind|deaf|prone) to|ignorant of|"
     r"out of (its |their |the model's )?(reach|scope|bounds)|(outside|beyond) (its|their|the model's))\b|n't\b"

@@ -114,7 +114,7 @@ def stopping_on_signals(stop: Stop, meanwhile: str, *, look: Look) -> Generator[
     before: dict[signal.Signals, Any] = {}
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number: signal.Signals | None = getattr(signal, name, None)
-        # Under nohup a terminal that closes is no reason to stop.
+        # Under nohup a terminal that closes does not stop the run.
         if number is not None and not (name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN):
             before[number] = signal.signal(number, lambda *_: loop.call_soon_threadsafe(interrupt))
     try:

@@ -197,7 +197,7 @@ def _for_paper(table: ScoreTable) -> Table:
 
 
 def _with_us(table: ScoreTable, wanted: bool | None) -> ScoreTable:
-    """The table with US figures, where they are wanted; without, and said so, where nobody asked and a file lacks."""
+    """The table with US figures, where they are wanted; without, and said so, where it was not asked for and a file is missing."""
     from relabel.errors import NotAtHandError
     from relabel.scoring.us import has_us_figures, with_us_figures
 
@@ -414,7 +414,7 @@ def _multiverse(table: ScoreTable, run: Run, raters: Sequence[Run], *, out: Path
     Args:
         table: A score table of the run.
         run: The run.
-        raters: Other raters; none takes those at hand.
+        raters: Other raters; none takes those of this set.
         out: Where to write: the whole as `.json`, the ranges by occupation as `.csv` or `.parquet`.
         as_json: Whether to print the whole as JSON instead.
     """

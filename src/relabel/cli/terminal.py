@@ -107,7 +107,7 @@ def open_streams() -> None:
             opened = _Stream(
                 ours if stream.write_through else io.BufferedWriter(ours),
                 stream.encoding,
-                "backslashreplace",  # that a terminal knows few letters is no reason to fail
+                "backslashreplace",  # a terminal that knows few letters must not make a command fail
                 line_buffering=stream.line_buffering or name == "stderr",
                 write_through=stream.write_through,
             )

@@ -100,7 +100,7 @@ class RaterRun:
     """A rater on the way from its lines in the study file to a run.
 
     Attributes:
-        options, connection, job: For a model: what is asked of whom.
+        options, connection, job: For a model: which model is asked which questions.
         ref: The run: a folder, or the name of a published set.
         progress: Of a model that is being asked.
         state: Where it stands.
