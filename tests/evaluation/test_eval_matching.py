@@ -132,3 +132,13 @@ def test_a_run_without_a_single_label_is_refused_in_one_sentence(make_run: MakeR
         for way in ways:
             with pytest.raises(DataError, match="has no labels; finish it with the same `relabel run`"):
                 way()
+
+
+def test_ids_that_the_gold_has_under_another_code_are_said_first(make_run: MakeRun, write_gold: WriteGold) -> None:
+    run = make_run({(A, "1"): {"three-way": "E0"}, (A, "2"): {"three-way": "E1"}}, rubric="eloundou")
+    gold = read_gold_csv(write_gold(f"task_id,onet_soc_code,code\n1,{A},E0\n2,{B},E1\n"))
+    first = evaluate(run, gold, draws=0).verdict.splitlines()[0]
+    assert first.startswith("1 of 2 tasks of the run have the id of a task of the gold")
+    assert f"2 is of {A} in the run, of {B} in the gold" in first
+    same = read_gold_csv(write_gold(f"task_id,onet_soc_code,code\n1,{A},E0\n2,{A},E1\n"))
+    assert "occupation code" not in evaluate(run, same, draws=0).verdict

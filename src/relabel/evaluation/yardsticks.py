@@ -169,7 +169,7 @@ def text_classifier(
     # The code settles both readings; apart, each would cost a training of its own and could contradict the others.
     asked: list[SettingName] = ["three-way"] if "three-way" in settings else list(settings)
     places_of: dict[SettingName, Places] = {s: places(pool[COLUMNS[s]], s) for s in asked}
-    kept = _kept_predictions(pool, places_of, seed)
+    kept = kept_predictions(pool, places_of, seed)
     predicted: dict[SettingName, Places] = {s: kept[s][once][at] for s in asked if s in kept}
     if "three-way" in predicted:
         codes_of = np.array(doc.SCALES["three-way"])[predicted["three-way"]]
@@ -186,7 +186,7 @@ def text_classifier(
     return doc.TextClassifier(trained_on=least, folds=FOLDS, seed=seed, settings=found)
 
 
-def _kept_predictions(pool: pd.DataFrame, labels: Mapping[SettingName, Places], seed: int) -> dict[SettingName, Places]:
+def kept_predictions(pool: pd.DataFrame, labels: Mapping[SettingName, Places], seed: int) -> dict[SettingName, Places]:
     """Labels of all texts by `_predict`, by setting; kept in the cache under the hash of all that they depend on."""
     about = [pool["text"].tolist(), pool["fold"].tolist(), {s: places.tolist() for s, places in labels.items()}]
     method = [1, version("scikit-learn"), seed, FOLDS, TRAINED_ON, FEWEST_TRAINED_ON]
