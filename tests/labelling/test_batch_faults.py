@@ -10,7 +10,7 @@ import pytest
 from batch_server import Call, Fate, batch_provider, refuse
 from batch_workshop import batch, books_balance, by_number, no_wait
 from relabel.errors import ProviderError
-from relabel.labelling.batch import runner
+from relabel.labelling.batch import poller
 from relabel.labelling.batch.state import BatchFolder, run_id
 from relabel.labelling.pricing import Price
 from relabel.labelling.store import Store
@@ -163,7 +163,7 @@ async def test_a_queue_that_others_fill_is_waited_for_with_the_same_file(store: 
 async def test_a_queue_without_any_room_ends_the_run_in_the_end(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "QUEUE_TRIES", 3)
+    monkeypatch.setattr(poller, "QUEUE_TRIES", 3)
     with batch_provider(by_number, no_room()) as fake, pytest.raises(ProviderError, match="has had no room for a day"):
         await batch(make_job(fake.base_url, 4), store, tmp_path)
     assert fake.made == []

@@ -1,0 +1,388 @@
+"""Sending chunks, polling their batches, and taking the results."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from relabel.errors import ProviderError
+from relabel.labelling.batch.provider import (
+    FINAL,
+    BatchProvider,
+    FileNotReadyError,
+    GoneError,
+    RemoteBatch,
+    UnavailableError,
+)
+from relabel.labelling.batch.requests import OpenRequests
+from relabel.labelling.batch.state import BatchFolder, BatchOptions, BatchState, Chunk
+from relabel.labelling.job import Job, Stop
+from relabel.labelling.session import RunSession
+
+LONGEST_POLL_S = 60.0
+MAX_FAILED_POLLS = 30
+"""Polls in a row that may fail before the job gives up: a network that is away for a while loses nothing."""
+FILE_LOOKS = 10
+"""Polls of a batch that has ended until its files must be complete."""
+READY_LOOKS = 40
+"""Polls, half an hour of them, until an uploaded file must be processed."""
+QUEUE_TRIES = 300
+"""Batches tried, one every few minutes and so for about a day, while other jobs fill the provider's queue."""
+_QUEUE_FULL = re.compile(r"token_limit_exceeded|enqueued", re.IGNORECASE)
+_QUEUE_LIMIT = re.compile(r"limit:\s*([\d,]+)", re.IGNORECASE)
+_BYTES_A_TOKEN = 4
+REMEMBERED_S = 30 * 86400.0
+"""How far back a batch is looked for when the state is lost: the provider keeps results no longer."""
+TURN = 64
+"""Requests or lines that are worked through before the display and Ctrl-C have their turn."""
+
+
+class StoppedError(Exception):
+    """The job was told to stop."""
+
+
+class BatchPoller:
+    """Brings chunks to the provider, looks after their batches, and enters what they answer.
+
+    Attributes:
+        lost: Whether the provider has batches of this run although the state is new: somebody has removed the state.
+        refused: Why a batch was refused.
+        spent_usd: What the run has cost, over all its starts, as far as it is known.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        session: RunSession,
+        requests: OpenRequests,
+        folder: BatchFolder,
+        state: BatchState,
+        provider: BatchProvider,
+        options: BatchOptions,
+        stop: Stop,
+    ) -> None:
+        self.lost, self.refused, self.spent_usd = False, "", session.spent_before
+        self._job, self._requests, self._folder, self._state = job, requests, folder, state
+        self._collector, self._leases, self._journal = session.collector, session.leases, session.journal
+        self._provider, self._options, self._stop = provider, options, stop
+        self._in_flight = session.collector.progress.in_flight
+        self._failed_polls = 0
+        self._file_looks: Counter[int] = Counter()
+        self._room: dict[int, tuple[int, int, int]] = {}
+        """Of chunks that found the queue full: our other batches then, refusals, and polls to wait."""
+
+    async def settle(self) -> None:
+        """Send every open chunk, wait for its batch and take the results."""
+        wait_s = self._options.poll_s
+        while True:
+            for chunk in self._state.open:
+                if self._requests.fatal is None and chunk.batch_id is None:
+                    await self._send(chunk)
+            taken, late = 0, list[Chunk]()
+            in_flight = self._at_provider()
+            for chunk in in_flight:
+                taken += await self._poll(chunk)
+                late += [chunk] if self._file_looks[chunk.number] >= FILE_LOOKS and not chunk.taken else []
+            if not self._state.open or (self._requests.fatal is not None and taken == len(in_flight)):
+                return
+            if late and len(late) == len(self._state.open):
+                self._collector.progress.cost_usd = None
+                raise ProviderError(
+                    f"the batch {late[0].batch_id} has ended ({late[0].status}) and its results are not there yet; "
+                    f"`relabel batch resume {self._state.run_id}` takes them later, `relabel batch cancel` gives them up"
+                )
+            await self.pause(wait_s)
+            wait_s = self._options.poll_s if taken else min(wait_s * 1.5, max(self._options.poll_s, LONGEST_POLL_S))
+
+    def _at_provider(self) -> list[Chunk]:
+        return [chunk for chunk in self._state.open if chunk.batch_id is not None]
+
+    async def _send(self, chunk: Chunk) -> None:
+        """Bring a chunk to the provider, unless it is there or the queue has no room."""
+        if self._options.submit and self._must_wait_for_room(chunk):
+            return
+        if self._stop.asked.is_set():
+            raise StoppedError
+        mark = {
+            "relabel_run": self._state.run_id,
+            "relabel_chunk": f"{chunk.number}.{chunk.tries + 1}",
+            "relabel_sha256": chunk.sha256,
+        }
+        if not self._options.submit or not self._folder.path_of(chunk).exists() or not self._is_ours(chunk):
+            # Not to be sent, or no longer: all that counts is a batch that was made of it and is not known yet.
+            found = None
+            if chunk.creating_since is not None:
+                try:
+                    found = await self._provider.find(mark, chunk.file_id, chunk.creating_since)
+                except UnavailableError:
+                    raise
+                except ProviderError:  # where there are no batches, there is none of ours
+                    if self._options.submit:
+                        raise
+            if found is None:
+                await self._drop(chunk, "not sent")
+                return
+        else:
+            found = await self._create(chunk, mark)
+            if found is None:
+                return
+        chunk.batch_id, chunk.tries, chunk.note = found.id, chunk.tries + 1, None
+        chunk.submitted_at = datetime.fromtimestamp(found.created_at, UTC).isoformat(timespec="seconds")
+        self._update(chunk, found)
+        self.save("batch noted")
+
+    async def _create(self, chunk: Chunk, mark: dict[str, str]) -> RemoteBatch | None:
+        """Upload a chunk and make a batch of it; None when the queue has no room."""
+        for look in range(READY_LOOKS):
+            fresh = chunk.file_id is None
+            if chunk.file_id is None:
+                chunk.file_id = await self._provider.upload(self._folder.path_of(chunk))
+                self._options.step("uploaded")
+                self.save("file noted")
+            known, since = chunk.creating_since is not None, chunk.creating_since or self._options.now().timestamp()
+            if not known:
+                chunk.creating_since = since
+                self.save("intent noted")
+            if self.lost:
+                chunk.adopted = known = True
+                since -= REMEMBERED_S
+            try:
+                found = await self._provider.create(chunk.file_id, self._job.endpoint.api, mark, since, look=known)
+                self._options.step("created")
+                return found
+            except UnavailableError as error:
+                if not error.sent:
+                    chunk.creating_since = None
+                    self.save("refusal noted")
+                raise
+            except ProviderError as error:
+                chunk.creating_since = None
+                full = _QUEUE_FULL.search(str(error)) is not None
+                not_ready = isinstance(error, FileNotReadyError) and look + 1 < READY_LOOKS
+                if not (full or not_ready):
+                    await self._forget_file(chunk)  # it may be the file that is refused
+                elif not_ready and not fresh and look == 0 and "pending" not in str(error).lower():
+                    await self._forget_file(chunk)  # an earlier process uploaded it, and it is gone
+                self.save("refusal noted")
+                if full:
+                    await self._wait_for_room(chunk, str(error))
+                    return None
+                if not not_ready:
+                    raise
+            await self.pause(min(LONGEST_POLL_S, self._options.poll_s * 1.5**look))
+        return None
+
+    def _is_ours(self, chunk: Chunk) -> bool:
+        """Whether all that a chunk asks is wanted still, and nobody else may have asked it since it was written."""
+        keys = self._folder.keys(chunk) or set()
+        return not self._leases.pass_on(self._state.run_id, keys) and keys <= self._requests.keys()
+
+    def _must_wait_for_room(self, chunk: Chunk) -> bool:
+        ours, refusals, polls = self._room.get(chunk.number, (0, 0, 0))
+        if not refusals:
+            return False
+        if ours and len(self._at_provider()) >= ours:
+            return True
+        self._room[chunk.number] = ours, refusals, polls - 1
+        return not ours and polls > 0
+
+    async def _wait_for_room(self, chunk: Chunk, said: str) -> None:
+        """The queue is full: by our own batches, by a chunk that is too large, or by others, who are waited for."""
+        ours = len([c for c in self._at_provider() if c is not chunk])
+        limit = _QUEUE_LIMIT.search(said)
+        tokens = int(limit[1].replace(",", "")) if limit else None
+        if not ours and tokens is not None and chunk.requests > 1 and chunk.bytes / _BYTES_A_TOKEN > tokens / 4:
+            self._state.max_requests = max(1, chunk.requests // 2)
+            await self._drop(chunk, "too large for the queue")
+            return
+        refusals = self._room.get(chunk.number, (0, 0, 0))[1] + 1
+        self._in_flight.pop(chunk.batch_id or "", None)
+        chunk.batch_id = chunk.ended_at = chunk.creating_since = None
+        if refusals > QUEUE_TRIES:
+            raise ProviderError(
+                f"the provider's queue of batches has had no room for a day ({said}); once other batches have ended, "
+                f"`relabel batch resume {self._state.run_id}`"
+            )
+        self._room[chunk.number] = ours, refusals, min(5, refusals - 1)
+        chunk.status = "waits for room"
+        self._in_flight[f"chunk {chunk.number}"] = (
+            f"batch {chunk.number} waits: the queue is full",
+            self._options.clock(),
+        )
+        self.save("no room noted")
+
+    async def _poll(self, chunk: Chunk) -> bool:
+        """See how a batch does, and take its results when it has ended; whether it has."""
+        assert chunk.batch_id is not None
+        self._in_flight.pop(f"chunk {chunk.number}", None)
+        try:
+            if chunk.ended_at is None or self._file_looks[chunk.number]:
+                if not self._options.submit and chunk.status not in FINAL | {"cancelling", "finalizing"}:
+                    await self._provider.cancel(chunk.batch_id)
+                    self._options.step("cancelled")
+                batch = await self._provider.retrieve(chunk.batch_id)
+                before = chunk.status
+                self._update(chunk, batch)
+                if chunk.status in FINAL and chunk.ended_at is None:
+                    chunk.ended_at = self._options.now().isoformat(timespec="microseconds")
+                if chunk.status != before or chunk.ended_at is not None:
+                    self.save("status noted")
+            self._failed_polls = 0
+            return chunk.ended_at is not None and await self._take(chunk)
+        except GoneError as error:
+            if self._options.submit and not chunk.adopted:
+                raise ProviderError(
+                    f"the provider has no batch {chunk.batch_id} or no results of it ({error}); check that the key is of the project "
+                    f"that made it, or give it up with `relabel batch cancel {self._state.run_id}`"
+                ) from error
+            await self._drop(chunk, "gone")
+            return True
+        except UnavailableError:
+            self._failed_polls += 1
+            if self._failed_polls >= MAX_FAILED_POLLS:
+                raise
+            return False
+
+    def _update(self, chunk: Chunk, batch: RemoteBatch) -> None:
+        chunk.status, chunk.answered = batch.status, batch.answered
+        chunk.checked_at = self._options.now().isoformat(timespec="seconds")
+        chunk.output_file_id, chunk.error_file_id = batch.output_file_id, batch.error_file_id
+        if batch.error is not None:
+            chunk.note = self._provider.redact(": ".join(batch.error))
+        since = self._in_flight[batch.id][1] if batch.id in self._in_flight else self._options.clock()
+        shown = f"batch {chunk.number} {chunk.status} {chunk.answered}/{chunk.requests}"
+        self._in_flight[batch.id] = (shown, since)
+
+    # Taking results.
+
+    async def _take(self, chunk: Chunk) -> bool:
+        """Take the results of a batch that has ended; False when its files are not complete yet."""
+        remote = {"output": chunk.output_file_id, "errors": chunk.error_file_id}
+        if chunk.status == "failed" and not any(remote.values()):
+            await self._refuse(chunk)
+            return True
+        files: list[Path] = []
+        for kind, file_id in remote.items():
+            if file_id is not None:
+                files.append(self._folder.path / f"{self._folder.path_of(chunk).stem}.{kind}.jsonl")
+                await self._provider.download(file_id, files[-1])
+        whole = sum(line.rstrip().endswith(b"}") for line in _lines(files))
+        if whole < min(chunk.answered, chunk.requests) or (not files and chunk.status == "completed"):
+            self._file_looks[chunk.number] += 1
+            if self._file_looks[chunk.number] < FILE_LOOKS or (not files and self._options.submit):
+                return False  # the provider says that there is more; without any file, asking again would be paid again
+        self._options.step("downloaded")
+        understood = await self._enter(chunk, files)
+        chunk.taken = True
+        self.save("taken")
+        self._in_flight.pop(chunk.batch_id or "", None)
+        self._folder.remove(chunk)
+        for file_id in (chunk.file_id, *remote.values()):
+            if understood and file_id is not None:
+                await self._provider.delete(file_id)
+        self._options.step("forgotten")
+        return True
+
+    async def _enter(self, chunk: Chunk, files: list[Path]) -> bool:
+        """Enter all lines of a batch's results; whether all that was paid for is in the store."""
+        keys = self._folder.keys(chunk)
+        number, lost, cost = 0, 0, 0.0
+        unpriced = False
+        for number, line in enumerate(_lines(files), 1):
+            result = self._provider.result(line)
+            if result is None or (keys is not None and result.key not in keys):
+                lost += 1
+            else:
+                self._journal.note(
+                    "<", result.key
+                )  # should this process be killed, the next start counts what it bought
+                stored, cost_usd = self._requests.enter(chunk, result, number)
+                lost += not stored
+                cost += cost_usd or 0.0
+                unpriced |= cost_usd is None
+            self._options.step("entered")
+            if number % TURN == 0:
+                await asyncio.sleep(0)
+        lost += max(0, chunk.answered - number)
+        chunk.failed = {}
+        for key in keys if keys is not None else list(self._requests):
+            request = self._requests.get(key)
+            if request is not None and request.failed is not None:
+                chunk.failed[key] = request.failed
+            elif request is not None and not request.unanswered:
+                request.unanswered = f"the batch {chunk.batch_id} ended ({chunk.status}) before this was answered"
+        chunk.cost_usd = None if unpriced or lost else cost
+        self.spent_usd += chunk.cost_usd or 0.0
+        if lost:
+            where = ", ".join(file for file in (chunk.output_file_id, chunk.error_file_id) if file is not None)
+            chunk.note = f"of the batch {chunk.batch_id} {lost} line(s) could not be understood" + (
+                f"; the provider keeps them in {where}" if where else ""
+            )
+            self._collector.notes.append(chunk.note)
+            self._collector.progress.cost_usd = None  # what cannot be understood may have cost something all the same
+        return not lost
+
+    async def _refuse(self, chunk: Chunk) -> None:
+        """A batch failed before anything was asked: nothing was paid."""
+        code, _, said = (chunk.note or "").partition(": ")
+        self._in_flight.pop(chunk.batch_id or "", None)
+        if _QUEUE_FULL.search(chunk.note or ""):
+            await self._wait_for_room(chunk, said)
+            return
+        self.refused = chunk.note or "no reason given"
+        for key in self._folder.keys(chunk) or ():
+            if key in self._requests:
+                failed = self._requests[key].failed = ("provider", f"the batch was refused: {self.refused}", 1)
+                chunk.failed[key] = failed
+        self._requests.fatal = self._requests.fatal or self._provider.fatal(None, code, said, "/batches")
+        chunk.taken, chunk.cost_usd = True, 0.0
+        self.save("refusal noted")
+        self._folder.remove(chunk)
+        await self._forget_file(chunk)
+
+    async def _drop(self, chunk: Chunk, status: str) -> None:
+        """Give a chunk up that asks for nothing any more; its requests may go into another."""
+        for key in self._folder.keys(chunk) or ():
+            if key in self._requests and self._requests[key].tries:  # an earlier process may have written it
+                self._requests[key].tries -= 1
+        chunk.taken, chunk.status, chunk.cost_usd = True, status, 0.0
+        self.save("dropped")
+        self._folder.remove(chunk)
+        await self._forget_file(chunk)
+
+    async def _forget_file(self, chunk: Chunk) -> None:
+        if chunk.file_id is not None:
+            await self._provider.delete(chunk.file_id)
+            chunk.file_id = None
+
+    def save(self, step: str) -> None:
+        """Save the state after a step."""
+        self._folder.save(self._state)
+        self._options.step(step)
+
+    async def pause(self, seconds: float) -> None:
+        """Wait, unless the job is told to stop."""
+        nap = asyncio.ensure_future(self._options.sleep(seconds))
+        asked = asyncio.create_task(self._stop.asked.wait())
+        try:
+            await asyncio.wait({nap, asked}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (nap, asked):
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+        if self._stop.asked.is_set():
+            raise StoppedError
+
+
+def _lines(files: list[Path]) -> Iterator[bytes]:
+    for path in files:
+        with path.open("rb") as file:
+            for line in file:
+                if line.strip():
+                    yield line
