@@ -110,6 +110,7 @@ class Schedule:
         self.made: dict[int, Given] = {}
         self.running: dict[Any, float] = {}
         self.killed: list[float] = []
+        self.told: set[Any] = set()
         self.turn = 0
         self.act_at: set[int] = set()
         self.lock = threading.Lock()
@@ -173,11 +174,13 @@ class Schedule:
         alive = [process for process in self.running if process.is_alive()]
         if alive:
             number = self.chance.choice(SIGNALS)
+            process = self.chance.choice(alive)
             self.tally.signals += 1
-            if number == signal.SIGKILL:
+            if number == signal.SIGKILL or process in self.told:  # a second one makes it leave at once
                 self.killed.append(time.monotonic())
+            self.told.add(process)
             with suppress(ProcessLookupError):
-                os.kill(self.chance.choice(alive).pid, number)
+                os.kill(process.pid, number)
 
     def wait(self, *processes: Any) -> list[int]:
         """Wait for commands; their exit codes."""
@@ -288,7 +291,7 @@ class Schedule:
                 self.tally.on_the_wire += on_wire
                 self.tally.lost += not on_wire
                 if not on_wire:
-                    self.tally.faults.append(f"lost {made}")
+                    self.tally.faults.append(f"lost {made.reply_id}: {made.question[-120:]}")
                 continue
             good[made.question] += made.good
         for question, count in good.items():
