@@ -427,7 +427,7 @@ def _final_looks(rubrics: Mapping[str, Rubric], tasks: str, *, final: bool, name
 
 _OF_IMPORT = re.compile(r"[;,:] [^;,:]*--(map|rubric|setting|[a-z]+-column)\b.*", re.DOTALL)
 """Advice that names options of `relabel import`."""
-_COLUMNS = "; correct the file, which needs columns task_id, setting and label, with labels and settings of the rubric"
+_COLUMNS = "; rubric try reads the columns task_id, setting and label, in the words of the rubric"
 
 
 def _imported(
