@@ -215,7 +215,7 @@ async def bare(kind: str, base_url: str, count: int, concurrency: int) -> None:
         import openai
 
         async with openai.AsyncOpenAI(api_key="none", base_url=base_url, max_retries=0) as client:
-            await work(lambda: client.chat.completions.create(**body()))  # pyright: ignore[reportCallIssue, reportArgumentType]
+            await work(lambda: client.chat.completions.create(**body()))  # pyright: ignore[reportCallIssue, reportArgumentType]  a request as a plain dictionary
     else:
         import aiohttp
 

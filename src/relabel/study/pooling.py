@@ -16,7 +16,7 @@ from scipy import stats
 from relabel.errors import DataError
 from relabel.evaluation.alignment import coded_table, places, run_settings
 from relabel.evaluation.document import SCALES, Bounds, SettingName
-from relabel.evaluation.statistics import SHARE, Draws, occupation_draws, on_scale
+from relabel.evaluation.statistics import SHARE, occupation_draws, on_scale
 from relabel.label_table import measures_of
 from relabel.rubric import MEASURES, Measure
 from relabel.run import Run
@@ -243,8 +243,10 @@ def components(
     # All sums that the mean squares need, task by task, so that draws of occupations are weighted sums.
     parts = np.column_stack([np.ones(len(y)), y, y.mean(axis=1) ** 2, (y**2).sum(axis=1), scatter])
     whole = _shares(parts.sum(axis=0)[None, :], raters, repeated)
-    drawn: Draws = occupation_draws(np.asarray(codes)[keep], draws, seed) if draws else None  # pyright: ignore[reportAssignmentType]
-    bounds = np.nanquantile(_shares(drawn.sum(parts), raters, repeated), [0.025, 0.975], axis=0) if draws else None
+    bounds = None
+    if draws:
+        drawn = occupation_draws(np.asarray(codes)[keep], draws, seed)
+        bounds = np.nanquantile(_shares(drawn.sum(parts), raters, repeated), [0.025, 0.975], axis=0)
     names = ["task", "rater", "rater by task", *(["repeat"] if repeated else [])]
     return [
         Component(name, float(whole[0, i]), None if bounds is None else (float(bounds[0, i]), float(bounds[1, i])))

@@ -151,7 +151,7 @@ def study_tasks(study: Study, place: Place) -> list[Task]:
 
 
 def plan(study: Study, place: Place, environment: Settings) -> list[RaterRun]:
-    """What each rater is, without asking anything.
+    """What each rater is, without sending anything.
 
     Raises:
         UsageError: Options of a rater do not go together, or a cap cannot be kept.
