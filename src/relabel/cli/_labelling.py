@@ -143,9 +143,13 @@ def get_consent(job: Job, folder: Path, environment: Settings) -> None:
     Raises:
         UsageError: It was not meant.
     """
+    if labels_there(folder):
+        return
+    if job.price is None and job.size < MANY:  # an estimate reads the store, and would say nothing of the cost
+        return
     with _store_so_far(environment) as store:
         most = cost_at_a_glance(job, store)
-    if (job.size < MANY if most is None else most < MUCH_USD) or labels_there(folder):
+    if job.size < MANY if most is None else most < MUCH_USD:
         return
     price = "at a price that is not known" if most is None else f"for up to {money(most)}"
     repeats = f", each asked {job.samples:,} times" if job.samples > 1 else ""
