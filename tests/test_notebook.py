@@ -25,7 +25,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def asked(fake: FakeProvider, tasks: object = "sample", **more: object) -> relabel.Run:
     more = {"sample": 5, "seed": 1, "form": "json_object", "progress": False} | more
-    return relabel.label(tasks, model="m", base_url=fake.base_url, **more)  # pyright: ignore[reportArgumentType]
+    return relabel.label(tasks, model="m", base_url=fake.base_url, **more)  # pyright: ignore[reportArgumentType]  options by name
 
 
 def test_the_same_question_is_bought_once_by_either_way() -> None:
@@ -99,10 +99,10 @@ async def test_a_cancelled_task_stores_what_was_on_the_wire() -> None:
 
     with provider(answer) as fake:
         options = {"base_url": fake.base_url, "sample": 30, "form": "json_object", "concurrency": 2, "out": "r"}
-        work = asyncio.ensure_future(relabel.alabel("sample", model="m", **options))  # pyright: ignore[reportArgumentType]
+        work = asyncio.ensure_future(relabel.alabel("sample", model="m", **options))  # pyright: ignore[reportArgumentType]  options by name
         assert await asyncio.to_thread(arrived.wait, 20)
         work.cancel()
         with pytest.raises(asyncio.CancelledError):
             await work
-        await relabel.alabel("sample", model="m", **options)  # pyright: ignore[reportArgumentType]
+        await relabel.alabel("sample", model="m", **options)  # pyright: ignore[reportArgumentType]  options by name
         assert len(fake.seen) == 60

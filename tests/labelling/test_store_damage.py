@@ -77,7 +77,7 @@ def test_a_cut_database_is_rebuilt_from_what_is_left(folder: Path, capsys: pytes
 def test_a_used_store_without_its_database_is_not_taken_for_a_new_one(
     change: object, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    change(folder / "cache.db")  # type: ignore[operator]
+    change(folder / "cache.db")  # type: ignore[operator]  parametrised
     for words in (["stats"], ["verify"], ["pack", str(folder.parent / "x.gz")]):
         assert run_app(["store", *words]) == 3
         assert "restore it from a copy, or begin a new one" in capsys.readouterr().err
