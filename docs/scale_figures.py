@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from relabel.labelling.connection import describe
+from relabel.labelling.connection import resolve_model
 from relabel.labelling.estimate import Estimate, estimate, limits
 from relabel.labelling.job import Job
 from relabel.labelling.pricing import given_price
@@ -33,7 +33,7 @@ def once() -> Estimate:
     """What all tasks under both settings take, asked once."""
     rubric = load_rubric("exposure")
     price = given_price(PRICE)
-    described = describe("any", "http://any/v1", Settings(), {"max_completion_tokens": MAX_TOKENS}, price=price)
+    described = resolve_model("any", "http://any/v1", Settings(), {"max_completion_tokens": MAX_TOKENS}, price=price)
     whole = Job(
         tasks=load_tasks("onet-30.2"),
         tasks_ref="onet-30.2",

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from relabel.errors import DataError, ProviderError
 from relabel.labelling.job import Stop
-from relabel.labelling.store import NOTE, REJECTED, TEXT, Store
+from relabel.labelling.rows import NOTE, REJECTED, TEXT
+from relabel.labelling.store import Store
 from relabel.labelling.transport import Timeouts
 from relabel.run import Run, open_run
 from server import FakeProvider, Reply, Seen, chat, judged, provider, refused

@@ -21,7 +21,8 @@ from relabel.careers.figures import FamilyFigures, Inputs, occupation_ratings
 from relabel.careers.pages import FamilyPage, Related
 from relabel.careers.resilience import CutPoints, load_cut_points, resilience
 from relabel.errors import DataError, UsageError, first_error
-from relabel.run import Run, SourceUse
+from relabel.manifest import SourceUse
+from relabel.run import Run
 from relabel.scoring.pay import source_use
 from relabel.scoring.table import ScoreTable
 from relabel.scoring.us import us_figures, us_files
