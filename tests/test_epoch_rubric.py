@@ -83,7 +83,7 @@ def test_several_occupations_share_a_request_by_number() -> None:
             '      "0": The work goes',
             "settings.empathy.anchors: must name each label",
         ),
-        ('empathy: "5", presence', 'empathy: "6", presence', "examples.0.labels.empathy: '6' is no label"),
+        ('empathy: "5", presence', 'empathy: "6", presence', "examples.0.labels.empathy: '6' is not a label"),
     ],
 )
 def test_a_broken_rubric_of_occupations_names_key_and_reason(old: str, new: str, words: str, tmp_path: Path) -> None:

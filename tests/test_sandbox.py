@@ -182,8 +182,8 @@ def test_only_plain_data_is_given() -> None:
         plain({"rubric": RUBRIC})
 
 
-def test_themes_render_in_the_sandbox() -> None:
-    sandbox = environment(None)
+def test_themes_render_in_the_sandbox(tmp_path: Path) -> None:
+    sandbox = environment(tmp_path)
     assert isinstance(sandbox, Sandbox)
     with pytest.raises(Exception, match="unsafe"):
         sandbox.render(sandbox.from_string("{{ ''.__class__ }}").generate())

@@ -422,7 +422,10 @@ def _refuse_copied_name(path: Path, rubric: Rubric) -> None:
         if f"id: {rubric.id}" not in _lines(folder / f"{name}.yaml"):
             continue
         ours = load_rubric(name)
-        if (ours.id, ours.version) == (rubric.id, rubric.version) and ours.sha256 != rubric.sha256:
+        said = {"validity", "source", "sha256"}
+        if (ours.id, ours.version) == (rubric.id, rubric.version) and (
+            ours.model_dump(exclude=said) != rubric.model_dump(exclude=said)
+        ):
             raise RubricError(
                 f"{path} has the id {rubric.id} and the version {rubric.version} of a rubric of relabel with another text; give "
                 "it an id of its own, as `relabel rubric new NAME` does"

@@ -144,7 +144,7 @@ def test_partial_labels_show_in_coverage_and_status(make_run: MakeRun, task_file
     table = score_table(run, taxonomy="onet-soc", tasks=tasks)
     rows = by_code(table.frame)
     assert (rows[A]["alpha"], rows[A]["tasks"], rows[A]["coverage"]) == (1.0, 1, 0.25)
-    assert rows[A]["status"] == "thin: 25 % of the group's task weight has labels"
+    assert rows[A]["status"] == "thin: 25% of the group's task weight has labels"
     assert rows[B]["status"] == f"unscored: no labelled tasks for O*NET-SOC 2019 {B}"
     assert table.partial
     assert table.frame["note"].str.startswith("PARTIAL").all()
@@ -212,7 +212,7 @@ def test_a_complete_run_over_a_sample_of_tasks_is_partial_and_its_groups_thin(
     table = score_table(run, taxonomy="onet-soc", tasks=tasks)
     row = by_code(table.frame)[A]
     assert row["alpha"] == pytest.approx(1 / 3)
-    assert row["status"] == "thin: 3 % of the group's task weight has labels"
+    assert row["status"] == "thin: 3% of the group's task weight has labels"
     assert (row["percentile_alpha"], row["percentile_gamma"]) == (None, None)
     assert table.note == "PARTIAL: rests on 3 of 200 tasks"
     assert table.frame["note"].eq(table.note).all()
@@ -221,7 +221,7 @@ def test_a_complete_run_over_a_sample_of_tasks_is_partial_and_its_groups_thin(
 
 
 @pytest.mark.parametrize(
-    ("labelled", "status"), [(50, "scored"), (49, "thin: 49 % of the group's task weight has labels")]
+    ("labelled", "status"), [(50, "scored"), (49, "thin: 49% of the group's task weight has labels")]
 )
 @pytest.mark.parametrize("method", ["bridge", "site-2026"])
 def test_half_of_the_weight_is_enough(
@@ -237,7 +237,7 @@ def test_half_of_the_weight_is_enough(
 def test_a_coverage_below_one_percent_is_not_called_nought(make_run: MakeRun, task_file: TaskFile) -> None:
     tasks = task_file([{"task_id": str(n), "onet_soc_code": A} for n in range(300)])
     (row,) = by_code(score_table(make_run({(A, "1"): E0}), taxonomy="onet-soc", tasks=tasks).frame).values()
-    assert row["status"] == "thin: under 1 % of the group's task weight has labels"
+    assert row["status"] == "thin: under 1% of the group's task weight has labels"
 
 
 @pytest.mark.parametrize(("labelled", "partial"), [(100, False), (99, True)])
