@@ -134,6 +134,7 @@ def test_the_package_rebuilds_the_tables_from_its_answers_alone(
         ("  - {name: a, model: m, no_such: x}", "line 5: raters.0.no_such: is not a key"),
         ("  - {name: a, model: m, run: r}", "needs one of model, run and labels; it has model and run"),
         ("  - {name: A b, model: m}", "line 5: raters.0.name"),
+        ("  - {name: a, model: m, engine: batch}", "a study asks online only"),
         ("  - {name: a, run: sample, samples: 3}", "samples has no effect"),
         ("  - {name: a, model: m, params: {messages: []}}", "relabel sets it itself"),
     ],

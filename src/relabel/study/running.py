@@ -171,6 +171,10 @@ def plan(study: Study, place: Place, environment: Settings) -> list[RaterRun]:
             found.append(RaterRun(rater, str(place.runs / f"{rater.name}-{digest}")))
             continue
         assert rater.model is not None
+        if rater.engine == "batch":
+            raise UsageError(
+                f"the rater {rater.name}: a study asks online only; label with `relabel run --engine batch` first, and name its folder as `run`"
+            )
         try:
             options = _options(rater, study, place, model=rater.model)
             connection = options.connection(environment)
