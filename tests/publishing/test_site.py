@@ -566,12 +566,12 @@ def test_the_published_labels_and_the_old_method_show_the_published_figures(tmp_
     }
     for said in (
         "0.7 of 10", "7.3 of 10", "£1.77bn", "£18.49bn", "2 of 27 tasks", "25 of 27 tasks", "479,000", "£52,885",
-        "Higher than 32 % of the 379 scored occupations", "A model alone can speed up 2 of 27", "draws on 6 US occupations",
+        "Higher than 32% of the 379 scored occupations", "A model alone can speed up 2 of 27", "draws on 6 US occupations",
     ):  # fmt: skip
         assert said in text["1121"], said
     for said in (
         "1.5 of 10", "6.4 of 10", "£126m", "£539m", "3 of 20 tasks", "13 of 20 tasks", "24,000", "£35,092",
-        "Higher than 71 % of the 379 scored occupations",
+        "Higher than 71% of the 379 scored occupations",
     ):  # fmt: skip
         assert said in text["8160"], said
     page = (built.folder / "occupations/1121.html").read_text(encoding="utf-8")

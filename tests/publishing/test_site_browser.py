@@ -173,7 +173,8 @@ def test_whole_scores_of_families_come_before_those_so_far_either_way(
     for family, (so_far, of) in scores.items():
         path = tmp_path / f"export/families/{family}.json"
         data = json.loads(path.read_text(encoding="utf-8"))
-        data["resilience"] |= {"score": so_far if of == 6 else None, "so_far": so_far, "of": of}
+        brief = f"{so_far} of {of}" + " so far" * (of < 6)
+        data["resilience"] |= {"score": so_far if of == 6 else None, "so_far": so_far, "of": of, "brief": brief}
         path.write_text(json.dumps(data), encoding="utf-8")
     built = build_site(tmp_path / "export", tmp_path / "site")
     opened = page(address(built, "careers/index.html"))
