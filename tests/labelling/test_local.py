@@ -46,7 +46,7 @@ def relabel(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("cores", "load", "threads"), [(2, 0.2, 2), (2, 11.0, 1), (8, 3.0, 5), (64, 1.0, 8), (1, 0.0, 1)]
+    ("cores", "load", "threads"), [(2, 0.2, 2), (2, 2.5, 2), (2, 11.0, 1), (8, 3.0, 8), (64, 1.0, 8), (1, 0.0, 1)]
 )
 def test_a_busy_machine_gives_the_model_few_threads(cores: int, load: float, threads: int) -> None:
     assert idle_threads(cores, load) == threads

@@ -116,7 +116,7 @@ def local_endpoint(model: str) -> Endpoint:
 
 
 def idle_threads(cores: int | None = None, load: float | None = None) -> int:
-    """Threads that a model can use: one for each idle core, from 1 to 8.
+    """Threads that a model can use: one for each core, from 1 to 8, and half as many on a machine that is very busy.
 
     Threads wait for each other hundreds of times a token. On a busy machine one of them is always not running, and two are then
     ten times slower than one.
@@ -129,7 +129,8 @@ def idle_threads(cores: int | None = None, load: float | None = None) -> int:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if load is None:
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return max(1, min(round(cores - load), 8))
+    most = max(1, min(cores, 8))
+    return most if load < 2 * cores else max(1, most // 2)
 
 
 class LocalServer:
@@ -138,7 +139,7 @@ class LocalServer:
     Args:
         weights: The GGUF file.
         alias: The model's name on the wire.
-        threads: Processor threads; by default as many as the machine has idle cores, up to 8.
+        threads: Processor threads; by default one for each core, up to 8, and half as many on a busy machine.
         log: Where the server's messages go; a temporary file by default.
 
     Raises:
