@@ -377,7 +377,7 @@ class OnlineEngine:
             )
         except NotAReplyError as error:
             self.budget.unconfirmed(request.body, worst)
-            message = f"the server's reply is no completion: {clean(text)[:200]!r}"
+            message = f"the server's reply is not a completion: {clean(text)[:200]!r}"
             raise NoAnswerError("provider", message, sending.sent) from error
         self.budget.heed(request.body, answer.usage)
         self.budget.settle(worst, answer.cost_usd)
