@@ -151,7 +151,7 @@ async def test_no_server_at_all_is_said() -> None:
     "body", ["", "hello", "[]", "{}", '{"choices": []}', '{"choices": [{"message": null}]}', '{"choices": 5}']
 )
 async def test_a_reply_that_is_no_completion_is_a_failure(body: str) -> None:
-    with provider(lambda seen: Reply(body=body)) as fake, pytest.raises(NoAnswerError, match="no completion"):
+    with provider(lambda seen: Reply(body=body)) as fake, pytest.raises(NoAnswerError, match="is not a completion"):
         await ask(fake)
 
 
