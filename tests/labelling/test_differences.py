@@ -13,7 +13,7 @@ from relabel.errors import DataError
 from relabel.labelling.job import differences
 from relabel.labelling.prompt import load_prompt
 from relabel.labelling.request import Endpoint, host_of
-from relabel.labelling.session import manifest_of, out_is_free
+from relabel.labelling.session import job_for_folder, manifest_of
 from relabel.labelling.store import Store
 from relabel.manifest import Counts, Manifest, SourceUse, write_run
 from server import judged, provider
@@ -126,7 +126,7 @@ async def test_the_sentence_names_what_to_do(store: Store, tmp_path: Path) -> No
         await label_all(job, store, tmp_path / "run")
         more = replace(job, endpoint=job.endpoint.model_copy(update={"params": {"max_completion_tokens": 200}}))
         with pytest.raises(DataError) as caught:
-            out_is_free(tmp_path / "run", more)
+            job_for_folder(tmp_path / "run", more)
     assert str(caught.value) == (
         f"{tmp_path / 'run'} holds another run (--max-tokens differs: none there, 200 now); give another folder to --out"
     )
@@ -135,4 +135,31 @@ async def test_the_sentence_names_what_to_do(store: Store, tmp_path: Path) -> No
 def test_a_form_that_was_a_guess_does_not_make_another_run_of_a_folder_without_labels(tmp_path: Path) -> None:
     guessed = manifest().model_copy(update={"status": "incomplete", "counts": Counts(asked=6, failed=6)})
     write_run(tmp_path, guessed, [], [])
-    out_is_free(tmp_path, make_job(URL, 3, endpoint=endpoint(form="text")))
+    job_for_folder(tmp_path, make_job(URL, 3, endpoint=endpoint(form="text")))
+
+
+@pytest.mark.parametrize("probe", [True, False])
+async def test_nothing_is_sent_for_a_folder_of_another_run(store: Store, tmp_path: Path, *, probe: bool) -> None:
+    with provider(lambda seen: judged()) as fake:
+        job = replace(make_job(fake.base_url, 2), probe=probe)
+        await label_all(job, store, tmp_path / "run")
+        sent = len(fake.seen)
+        assert sent
+        other = replace(job, model="another", endpoint=job.endpoint.model_copy(update={"model": "another"}))
+        with pytest.raises(DataError, match="--model differs"):
+            await label_all(other, store, tmp_path / "run")
+        assert len(fake.seen) == sent
+
+
+async def test_a_run_goes_on_in_the_form_of_its_labels(tmp_path: Path) -> None:
+    with provider(lambda seen: judged()) as fake:
+        job = make_job(fake.base_url, 4)
+        asked_for = replace(job, endpoint=job.endpoint.model_copy(update={"form": "json_object"}))
+        with Store(tmp_path / "one") as one:
+            await label_all(asked_for, one, tmp_path / "run")
+        sent = len(fake.seen)
+        with Store(tmp_path / "one") as one:
+            outcome = await label_all(replace(job, probe=True), one, tmp_path / "run")
+        assert outcome.complete
+        assert outcome.manifest.response_form == "json_object"
+        assert len(fake.seen) == sent

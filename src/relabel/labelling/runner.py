@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from relabel.errors import DataError, ProviderError, RelabelError, RubricError
+from relabel.errors import ProviderError, RelabelError, RubricError
 from relabel.labelling.engine import Engine, Repair
 from relabel.labelling.job import Job, Stop, response_format_note, with_known_format
 from relabel.labelling.pricing import Budget
@@ -107,14 +107,8 @@ async def run_job(
     with open_session(job, store, out, engine.name, progress=progress, now=now) as session:
         if budget is not None:
             budget.before_usd += session.spent_before
-        pool = WorkerPool(job, engine, session, stop or Stop(), clock, budget)
-        job = await pool.probe()
-        try:
-            session.begin(job)
-        except DataError:
-            if pool.fatal is None:
-                raise
-            raise pool.fatal from None  # the format is not known, and the folder may be this run's
+        pool = WorkerPool(session.job, engine, session, stop or Stop(), clock, budget)
+        session.begin(await pool.probe())
         fatal = await pool.work(concurrency)
         session.collector.progress.doing = "writing"
         # Beside the loop, so that a display moves on: a million labels take a while.

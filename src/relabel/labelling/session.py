@@ -9,7 +9,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from relabel.labelling.pricing import Budget
 from relabel.labelling.progress import Progress
 from relabel.labelling.request import canonical_json
 from relabel.labelling.store import Store
+from relabel.labelling.wire import FORMS
 from relabel.labels import Failure, FailureKind, Label, Usage
 from relabel.manifest import Counts, Manifest, PerhapsCharged, Session, Tokens, read_manifest, write_manifest, write_run
 from relabel.redaction import public_url
@@ -75,6 +76,7 @@ class RunSession:
         collector: Gets labels and failures.
         leases: Says which requests are in flight in which process.
         journal: Notes what is sent, so that the next start can account for it if this one is killed.
+        job: What is labelled, in the response format of the labels that the folder has.
         spent_before: What earlier starts of the run took, in USD, the worst case of unanswered requests included.
     """
 
@@ -82,7 +84,8 @@ class RunSession:
         self, job: Job, store: Store, out: Path, engine: str, progress: Progress, now: Callable[[], datetime]
     ) -> None:
         self.out, self._engine, self._now = out, engine, now
-        self.collector = LabelCollector(job, store, progress)
+        self.job = job_for_folder(out, job)
+        self.collector = LabelCollector(self.job, store, progress)
         self.journal = Journal(out / JOURNAL)
         self._killed = _killed_session(self.journal, job, store, out)
         self.spent_before = spent_before(out) + (0.0 if self._killed is None else _spent(self._killed))
@@ -93,12 +96,7 @@ class RunSession:
         self.leases = Leases(None if store.read_only else store.folder, on_beat=store.sync)
 
     def begin(self, job: Job) -> None:
-        """Claim the folder for a job whose requests are settled, and write its first manifest.
-
-        Raises:
-            DataError: The folder holds another run.
-        """
-        out_is_free(self.out, job)
+        """Claim the folder for a job whose requests are settled, and write its first manifest."""
         self.collector.job = job
         self._manifest = manifest_of(job, self._engine, self._started)
         exists = (self.out / "manifest.json").exists()
@@ -254,7 +252,7 @@ def open_session(
         now: The time of day.
 
     Raises:
-        DataError: The folder cannot be written, or another process writes it.
+        DataError: The folder holds another run or cannot be written, or another process writes it.
         UsageError: It is a file, or holds other things.
     """
     require_writable(out)
@@ -375,23 +373,25 @@ def _tokens(used: Iterable[Usage]) -> Tokens:
     return progress.tokens
 
 
-def out_is_free(out: Path, job: Job) -> None:
-    """Make sure that a run folder is new, or holds the same run.
+def job_for_folder(out: Path, job: Job) -> Job:
+    """The job, in the response format of the labels that its folder has: nothing is asked to learn what is known.
 
     Raises:
-        DataError: It holds another run, or cannot be written.
-        UsageError: It is a file.
+        DataError: The folder holds another run.
     """
-    require_writable(out)
     if not (out / "manifest.json").exists():
-        return
-    there, new = read_manifest(out), manifest_of(job, "", datetime.now(UTC))
-    if there.counts.from_store + there.counts.fresh == 0:
-        # It holds nothing, and the form in which its server was asked may have been a guess.
-        same = {"schema_sha256": new.schema_sha256, "response_form": new.response_form}
-        there = there.model_copy(update=same)
-    if found := differences(there, new):
+        return job
+    there = read_manifest(out)
+    if job.probe and labels_there(out):
+        form = next((form for form in FORMS if form == there.response_form), None)
+        if form is not None:
+            job = replace(job, endpoint=job.endpoint.model_copy(update={"form": form}), probe=False)
+    now = manifest_of(job, "", datetime.now(UTC))
+    if there.counts.from_store + there.counts.fresh == 0:  # its format may have been a guess
+        now = now.model_copy(update={"schema_sha256": there.schema_sha256, "response_form": there.response_form})
+    if found := differences(there, now):
         raise DataError(f"{out} holds another run ({'; '.join(found)}); give another folder to --out")
+    return job
 
 
 def spent_before(out: Path) -> float:

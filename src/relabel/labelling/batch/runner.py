@@ -69,7 +69,7 @@ async def run_batch(
     with open_session(job, store, out, "batch", progress=progress, now=options.now) as session, folder.locked():
         before = folder.load()
         folder.save_job(job)
-        job = _settled(job, store, before)
+        job = _settled(session.job, store, before)
         session.begin(job)
         state = _open_state(folder, before, job, out, provider.address, options)
         runner = BatchRunner(job, store, session, folder, state, provider, options, stop or Stop())
