@@ -102,6 +102,24 @@ def test_two_rubrics_are_tried_on_the_same_tasks_of_one_half(capsys: pytest.Capt
     assert {half_of(t.task_id) for t in load_tasks("sample")} == {"development", "final"}
 
 
+@pytest.mark.parametrize("maker", ["people", None, "model"])
+def test_only_labels_known_to_be_people_s_mark_a_rubric_as_tried_against_people(
+    maker: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = [task.task_id for task in load_tasks("sample")]
+    labels, gold = tmp_path / "labels.csv", tmp_path / "gold.csv"
+    labels.write_text("task_id,label\n" + "".join(f"{i},{'E1' if n % 2 else 'E0'}\n" for n, i in enumerate(ids)))
+    gold.write_text("task_id,label\n" + "".join(f"{i},{'E1' if n % 3 else 'E0'}\n" for n, i in enumerate(ids)))
+    said = ["--gold-by", maker] if maker else []
+    words = ["eloundou", "--labels", str(labels), "--tasks", "sample", "--gold", str(gold), *said, "--out", "t"]
+    document = tried(*words, capsys=capsys)
+    (reference,) = document["golds"]
+    assert (reference["made_by"], reference["people"]) == (maker or "unknown", maker == "people")
+    (validity,) = document["validity"].values()
+    assert [of["people"] for of in validity["golds"].values()] == [maker == "people"]
+    assert ("is unknown, so its labels are not counted as people's" in (document["note"] or "")) == (maker is None)
+
+
 def test_the_final_half_is_not_looked_at_twice_with_another_wording(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

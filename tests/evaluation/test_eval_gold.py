@@ -8,8 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from relabel.errors import ColumnError, DataError
+from relabel.errors import ColumnError, DataError, UsageError
 from relabel.evaluation.gold import load_gold, read_gold_csv
+from run_workshop import MakeRun
 
 FROZEN = "5193b0da09d291cdd946ae75b7e69b5f10e96fdc3965d816e1931f40dda7feca"
 WriteGold = Callable[[str | bytes], Path]
@@ -127,7 +128,45 @@ def test_weights_and_strata_are_part_of_the_frozen_hash(write_gold: WriteGold) -
     assert weighted.table[["weight", "stratum"]].to_numpy().tolist() == [[1.5, "a"], [3.0, "b"]]
     assert (plain.weighted, weighted.weighted) == (False, True)
     assert plain.sha256 != weighted.sha256
-    assert plain.human
+
+
+@pytest.mark.parametrize(
+    ("lines", "maker"),
+    [
+        ("id,label\n1,E0\n", "unknown"),
+        ("id,label,annotator\n1,E0,ada\n1,E0,gpt-5\n", "unknown"),
+        ("id,label,made_by\n1,E0,people\n2,E1,\n", "people"),
+        ("id,label,Made By\n1,E0,Human\n", "people"),
+        ("id,label,made_by\n1,E0,model\n", "model"),
+        ("id,label,reviewer\n1,E0,Ada\n", "people"),
+        ("id,label,reviewer,made_by\n1,E0,gpt-5,model\n", "model"),
+    ],
+)
+def test_a_gold_s_labels_are_people_s_only_where_it_says_so(write_gold: WriteGold, lines: str, maker: str) -> None:
+    gold = read_gold_csv(write_gold(lines))
+    assert (gold.made_by, gold.human) == (maker, maker == "people")
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("id,label,made_by\n1,E0,gpt\n", "line 2: made_by is 'gpt'; use people, model or unknown"),
+        ("id,label,made_by\n1,E0,people\n2,E1,model\n", "line 3 is made by model, line 2 by people"),
+    ],
+)
+def test_a_gold_by_several_makers_is_refused(write_gold: WriteGold, lines: str, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        read_gold_csv(write_gold(lines))
+
+
+def test_who_made_a_gold_can_be_said_but_not_against_what_is_known(write_gold: WriteGold, make_run: MakeRun) -> None:
+    path = str(write_gold("id,label\n1,E0\n"))
+    assert load_gold(path, made_by="people").human
+    assert load_gold("sample").made_by == "unknown"
+    run = make_run({("11-1011.00", "1"): {"strict": True, "with-tools": True}})
+    assert load_gold(str(run.folder)).made_by in ("model", "unknown")
+    with pytest.raises(UsageError, match="was made by a model; remove --gold-by people"):
+        load_gold(str(write_gold("id,label,made_by\n1,E0,model\n")), made_by="people")
 
 
 def test_labels_of_automation_are_no_codes_of_exposure(write_gold: WriteGold) -> None:

@@ -10,6 +10,8 @@ import pytest
 from ppi_py import ppi_mean_ci, ppi_mean_pointestimate
 
 from relabel.evaluation.alignment import match
+from relabel.evaluation.document import Maker
+from relabel.evaluation.evaluate import evaluate
 from relabel.evaluation.gold import load_gold, read_gold_csv
 from relabel.evaluation.ppi import debiased, powered_mean
 from relabel.run import open_run
@@ -163,7 +165,31 @@ def test_strata_take_the_difference_between_strata_out_of_the_error() -> None:
     assert by_stratum.variance < 0.5 * plain.variance
 
 
-def test_only_people_s_labels_put_a_run_right(make_run: MakeRun, write_gold: WriteGold) -> None:
+@pytest.mark.parametrize(
+    ("maker", "said"),
+    [
+        ("people", "Estimated are the means of people's labels."),
+        (None, "who made it is unknown, and they are not counted as people's."),
+        ("model", None),
+    ],
+)
+def test_who_made_the_gold_is_said_of_what_it_corrects(
+    make_run: MakeRun, write_gold: WriteGold, maker: Maker | None, said: str | None
+) -> None:
+    answers = {(f"{11 + i % 13 * 2}-1011.00", str(i)): {"three-way": "E1" if i % 2 else "E0"} for i in range(200)}
+    run = make_run(answers, rubric="eloundou")
+    lines = [f"{task},{code},{'E1' if int(task) % 4 == 1 else 'E0'}" for code, task in list(answers)[:60]]
+    gold = load_gold(str(write_gold("\n".join(["id,onet_soc_code,label", *lines]))), made_by=maker)
+    document = evaluate(run, gold, draws=0)
+    assert document.gold_by == (maker or "unknown")
+    if said is None:
+        assert document.debiased is None
+    else:
+        assert document.debiased is not None
+        assert said in document.debiased.note
+
+
+def test_a_gold_puts_a_run_right(make_run: MakeRun, write_gold: WriteGold) -> None:
     answers = {(f"{11 + i % 13 * 2}-1011.00", str(i)): {"three-way": "E1" if i % 2 else "E0"} for i in range(200)}
     run = make_run(answers, rubric="eloundou")
     lines = [f"{task},{code},{'E1' if int(task) % 4 == 1 else 'E0'}" for code, task in list(answers)[:60]]

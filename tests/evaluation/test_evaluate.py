@@ -52,7 +52,7 @@ def test_document_holds_the_fields_of_the_contract(coded_run: MakeRun, write_gol
         *("run", "gold", "matched", "unmatched", "settings", "measures", "occupations", "yardsticks", "verdict"),
         *("coherence", "gold_sha256", "sources", "asked", "unanswered", "text_changed", "model", "weighted"),
         *("selected", "intervals", "slices", "debiased", "calibration"),
-        *("warnings", "models", "by_model", "repeats_from_cache", "texts_replaced"),
+        *("warnings", "models", "by_model", "repeats_from_cache", "texts_replaced", "gold_by"),
     }
     assert list(data["settings"]) == ["strict", "with-tools", "three-way"]
     assert set(data["settings"]["strict"]) == {

@@ -154,6 +154,14 @@ GoldRule = Annotated[
     ),
 ]
 
+GoldBy = Annotated[
+    Literal["people", "model"] | None,
+    typer.Option(
+        "--gold-by",
+        help="Who made the reference labels, where they do not say so (column made_by). Unknown, they do not count as people's.",
+    ),
+]
+
 ScoreMethod = Annotated[
     Method,
     typer.Option("--method", help="bridge, or site-2026: the older published method, kept for comparison."),

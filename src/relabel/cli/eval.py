@@ -16,6 +16,7 @@ from relabel.cli._options import (
     Csv,
     Draws,
     Figures,
+    GoldBy,
     GoldRule,
     Html,
     Latex,
@@ -99,6 +100,7 @@ def evaluate_run(
         ),
     ] = None,
     gold_rule: GoldRule = "majority",
+    gold_by: GoldBy = None,
     by_model: Annotated[
         bool, typer.Option("--by-model", help="Evaluate the labels of each model that answered, too.")
     ] = False,
@@ -175,7 +177,7 @@ def evaluate_run(
         opened = open_run(run)
         if gold is None and judged_by is not None and judged_by.gold is not None:
             gold = beside(judged_by, judged_by.gold)
-        truth = load_gold(gold or default_gold(opened), gold_rule)
+        truth = load_gold(gold or default_gold(opened), gold_rule, gold_by)
     with working("evaluating: agreement, intervals, yardsticks"):
         document = evaluate(opened, truth, draws=0 if no_intervals else draws, seed=seed, by_model=by_model)
     outcome = _judge_and_report(judged_by, opened, truth, document, html, figures)
@@ -253,6 +255,10 @@ def _show(document: EvalDocument, tables: list[Table], outcome: SuiteResult | No
     chosen = ", on tasks chosen for their doubt" if document.selected else ""
     say(f"{document.run} against the gold {document.gold}{chosen}", hang=0)
     typer.echo(f"{document.matched:,} tasks matched")
+    if document.gold_by == "unknown" and document.gold != "sample":
+        from relabel.evaluation.gold import UNKNOWN_MAKER
+
+        say(UNKNOWN_MAKER.format(name=document.gold), hang=0)
     for reason, count in document.unmatched.items():
         if count:
             typer.echo(f"{count:,} {_UNMATCHED[reason]}")

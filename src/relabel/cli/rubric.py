@@ -172,6 +172,7 @@ def try_rubrics(
             help="Reference labels; may be given more than once. By default eloundou-2023:human and eloundou-2023:gpt4.",
         ),
     ] = None,
+    gold_by: o.GoldBy = None,
     tasks: Annotated[str | None, typer.Option(help="Task list, as for relabel run. By default eloundou-2023.")] = None,
     sample: Annotated[
         int | None, typer.Option(min=2, help="Tasks to draw. By default 240, or as many as there are.")
@@ -227,7 +228,7 @@ def try_rubrics(
         raise UsageError("--sample draws tasks for a model, and --labels says which are labelled; remove one of them")
     rubrics = _named([load_rubric(file) for file in files])
     golds = [
-        load_gold(name)
+        load_gold(name, made_by=gold_by)
         for name in gold or (["sample"] if tasks == "sample" else ["eloundou-2023:human", "eloundou-2023:gpt4"])
     ]
     started = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

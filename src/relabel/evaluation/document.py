@@ -29,6 +29,7 @@ SCALES: Mapping[SettingName, tuple[str, ...]] = {
 
 SliceBy = Literal["major-group", "task-type", "importance", "text-length"]
 GoldRule = Literal["majority", "distribution"]
+Maker = Literal["people", "model", "unknown"]
 MAJOR_GROUPS: Mapping[str, str] = {
     "11": "Management",
     "13": "Business and finance",
@@ -488,6 +489,7 @@ class EvalDocument(Frozen):
         run: The run, as the user named it.
         gold: The gold's name.
         gold_sha256: Hash of the gold's labels.
+        gold_by: Who made the gold. Labels by an unknown maker do not count as people's.
         matched: Tasks with a label on both sides in at least one setting.
         unmatched: All other tasks of either side, by reason.
         asked: Tasks that the run was asked to label.
@@ -518,6 +520,7 @@ class EvalDocument(Frozen):
     run: str
     gold: str
     gold_sha256: str
+    gold_by: Maker = "unknown"
     matched: int
     unmatched: Mapping[UnmatchedReason, int]
     asked: int

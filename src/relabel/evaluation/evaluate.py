@@ -108,6 +108,7 @@ def evaluate(
         run=run.ref,
         gold=gold.name,
         gold_sha256=gold.sha256,
+        gold_by=gold.made_by,
         matched=len(aligned.index().unique()),
         unmatched=aligned.unmatched or {},
         asked=total,

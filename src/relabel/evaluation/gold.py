@@ -12,8 +12,8 @@ from pathlib import Path
 import pandas as pd
 import pandera.pandas as pa
 
-from relabel.errors import ColumnError, DataError
-from relabel.evaluation.document import GoldRule
+from relabel.errors import ColumnError, DataError, UsageError
+from relabel.evaluation.document import GoldRule, Maker
 from relabel.manifest import PUBLISHED, SourceUse
 from relabel.rubric import AUTOMATION, CODES
 from relabel.run import Run, open_run
@@ -61,6 +61,16 @@ _REVIEWER, _REVIEWED_AT = "reviewer", "reviewed_at"
 _PRIORITY = "priority"
 """Column by which `relabel review` lists the most doubtful tasks first."""
 _REVIEW = (_REVIEWER, _REVIEWED_AT, _PRIORITY)
+_MADE_BY = "made_by"
+_MAKERS: Mapping[str, Maker] = {
+    **dict.fromkeys(("people", "person", "human", "humans"), "people"),
+    **dict.fromkeys(("model", "models", "llm"), "model"),
+    "unknown": "unknown",
+}
+UNKNOWN_MAKER = (
+    "who made the gold {name} is unknown, so its labels are not counted as people's; say it with --gold-by people or "
+    "--gold-by model, or in a column made_by"
+)
 _ANNOTATOR = ("annotator", "annotator_id", "rater", "coder", "worker", "worker_id", "labeler", "labeller")
 _EXPOSED: Mapping[str, bool | None] = {"exposed": True, "not-exposed": False, "": None}
 _BY_CODE: Mapping[str, tuple[bool, bool]] = {"E0": (False, False), "E1": (True, True), "E2": (False, True)}
@@ -78,7 +88,7 @@ class Gold:
         sha256: Hash of the table's labels, weights and strata in canonical form, so independent of the order of rows and
             of the file's layout.
         source: The file that it comes from.
-        human: Whether the labels are people's; those of a user's own file are taken to be.
+        made_by: Who made the labels, as it is known or declared.
         selected: Whether its tasks were chosen because they were doubtful, so that they speak for no others.
         tasks: The task list that its ids belong to; empty for a file, whose ids are those of the run that it judges.
         run: The run that it was made of; None for a file.
@@ -93,13 +103,18 @@ class Gold:
     table: pd.DataFrame
     sha256: str
     source: SourceUse
-    human: bool = False
+    made_by: Maker = "unknown"
     selected: bool = False
     tasks: str = ""
     run: Run | None = None
     votes: pd.DataFrame | None = None
     rule: GoldRule = "majority"
     tied: int = 0
+
+    @property
+    def human(self) -> bool:
+        """Whether the labels are known to be people's."""
+        return self.made_by == "people"
 
     @property
     def weighted(self) -> bool:
@@ -125,34 +140,52 @@ def default_gold(run: Run) -> str:
     return "sample" if run.manifest.tasks == "sample" else "eloundou-2023:gpt4"
 
 
-def load_gold(ref: str, rule: GoldRule = "majority") -> Gold:
+def load_gold(ref: str, rule: GoldRule = "majority", made_by: Maker | None = None) -> Gold:
     """Load a gold.
 
     Args:
         ref: A name from `GOLD_NAMES`, a run (its folder, or its name under `runs/`), or the path of a CSV file as for
             `read_gold_csv`.
         rule: What several annotators' labels of a task become; see `Gold.rule`.
+        made_by: Who made it, where it does not say so itself.
 
     Returns:
         The gold, checked against `LABELLED`.
 
     Raises:
         DataError: There is no such gold, or its file is missing or malformed.
+        UsageError: It was made by others than `made_by` says.
     """
+    gold = _loaded(ref, rule)
+    if made_by in (None, gold.made_by):
+        return gold
+    if gold.made_by != "unknown":
+        said = "people" if gold.human else "a model"
+        raise UsageError(f"the gold {ref} was made by {said}; remove --gold-by {made_by}")
+    return replace(gold, made_by=made_by)
+
+
+def _loaded(ref: str, rule: GoldRule) -> Gold:
     is_run = any((folder / "manifest.json").is_file() for folder in (Path(ref), Path("runs") / ref))
     if ref in GOLD_NAMES or is_run:
         run = open_run(ref)
         source = run.manifest.sources[0] if run.manifest.sources else _sample_source()
         if run.folder is not None:
             source = SourceUse(source="run", file=run.name, sha256=sha256_of(run.folder / "labels.parquet"))
-        human = ref == "sample" or (run.folder is None and ":human" in ref)
-        made = make_gold(ref, labels_of(run), source, human=human)
+        made = make_gold(ref, labels_of(run), source, made_by=_maker(run))
         return replace(made, tasks=run.manifest.tasks, run=run)
     if Path(ref).is_file() or is_table_file(ref):
         return read_gold_csv(Path(ref), rule)
     raise DataError(
         f"there is no gold {ref!r}; give one of {', '.join(GOLD_NAMES)}, a run, or the path of a CSV or Excel file"
     )
+
+
+def _maker(run: Run) -> Maker:
+    if run.folder is None and run.ref in PUBLISHED:
+        return "people" if ":human" in run.ref else "model"
+    # Imported labels may be anyone's, those that an engine asked for are a model's.
+    return "unknown" if run.manifest.engine in (None, "import", "carry") else "model"
 
 
 def labels_of(run: Run) -> pd.DataFrame:
@@ -171,7 +204,7 @@ def labels_of(run: Run) -> pd.DataFrame:
 
 
 def make_gold(
-    name: str, table: pd.DataFrame, source: SourceUse, *, human: bool = False, selected: bool = False
+    name: str, table: pd.DataFrame, source: SourceUse, *, made_by: Maker = "unknown", selected: bool = False
 ) -> Gold:
     """Make a gold from a table.
 
@@ -179,17 +212,19 @@ def make_gold(
         name: How it is named.
         table: One row a task, columns as in `LABELLED`; others are dropped.
         source: The file that it comes from.
-        human: Whether the labels are people's.
+        made_by: Who made the labels.
         selected: Whether its tasks were chosen because they were doubtful.
 
     Raises:
         DataError: The table does not fit `LABELLED`.
     """
     table = labelled(table, name)
-    return Gold(name, table, _hash(table), source, human, selected)
+    return Gold(name, table, _hash(table), source, made_by, selected)
 
 
-def _several_annotators(name: str, votes: pd.DataFrame, source: SourceUse, rule: GoldRule, *, selected: bool) -> Gold:
+def _several_annotators(
+    name: str, votes: pd.DataFrame, source: SourceUse, rule: GoldRule, *, made_by: Maker, selected: bool
+) -> Gold:
     """A gold of rows by task and annotator."""
     labels = [*_LABEL_COLUMNS, AUTOMATION]
     keys = votes[["onet_soc_code", "task_id"]].fillna("")
@@ -209,7 +244,7 @@ def _several_annotators(name: str, votes: pd.DataFrame, source: SourceUse, rule:
     said = each[labels].count().sum(axis=1).reindex(first.index) > 0
     tied = int((decided.isna().all(axis=1) & said).sum())
     table = first.join(decided)
-    made = make_gold(name, table.reset_index(drop=True), source, human=True, selected=selected)
+    made = make_gold(name, table.reset_index(drop=True), source, made_by=made_by, selected=selected)
     if rule == "distribution":
         size = each[labels].transform("count").max(axis=1)
         spread = votes[size > 0].assign(weight=(votes["weight"].fillna(1.0) / size)[size > 0])
@@ -261,6 +296,9 @@ def read_gold_csv(path: Path, rule: GoldRule = "majority") -> Gold:
     and the gold's source says how many there are, who filled the others, and when (`reviewed_at`).
 
     With a column `annotator` a task may have several rows, one an annotator; `rule` says what they become.
+
+    A column `made_by` says who labelled: `people` or `model`. Without it, the labels of a filled review are people's, and
+    those of any other file are by an unknown maker.
 
     Args:
         path: The file.
@@ -319,9 +357,27 @@ def read_gold_csv(path: Path, rule: GoldRule = "majority") -> Gold:
     source = SourceUse(source="file", file=path.name, sha256=sha256_of(path))
     if _REVIEWER in header:
         source = _reviewed_source(path, source, reviewed, of=len(file.rows))
+    made_by = _declared_maker(file, header) or ("people" if reviewed else "unknown")
     if several:
-        return _several_annotators(str(path), table, source, rule, selected=selected)
-    return make_gold(str(path), table, source, human=True, selected=selected)
+        return _several_annotators(str(path), table, source, rule, made_by=made_by, selected=selected)
+    return make_gold(str(path), table, source, made_by=made_by, selected=selected)
+
+
+def _declared_maker(file: Table, header: Mapping[str, str]) -> Maker | None:
+    """Who made the labels, by the column `made_by`; None where it says nothing."""
+    first: tuple[int, Maker] | None = None
+    for line, cells in file.rows if _MADE_BY in header else ():
+        if not (said := cells[header[_MADE_BY]].strip().lower()):
+            continue
+        if (maker := _MAKERS.get(said)) is None:
+            raise DataError(f"{file.path} line {line}: made_by is {said[:40]!r}; use people, model or unknown")
+        first = first or (line, maker)
+        if maker != first[1]:
+            raise DataError(
+                f"{file.path} line {line} is made by {maker}, line {first[0]} by {first[1]}; give labels of each in a gold of "
+                "their own"
+            )
+    return first and first[1]
 
 
 def _reviewed_source(path: Path, source: SourceUse, rows: Sequence[Mapping[str, str]], *, of: int) -> SourceUse:
@@ -348,7 +404,7 @@ def _columns(file: Table) -> dict[str, str]:
     """
     names = {**COLUMN_NAMES, "code": ("code", "label"), "annotator": _ANNOTATOR}
     found: dict[str, str] = {}
-    for holds in ("task_id", "onet_soc_code", *_LABEL_COLUMNS, *_DESIGN, "text", "annotator", *_REVIEW):
+    for holds in ("task_id", "onet_soc_code", *_LABEL_COLUMNS, *_DESIGN, "text", "annotator", *_REVIEW, _MADE_BY):
         known = {plain_name(name) for name in names.get(holds, (holds,))}
         columns = [column for column in file.header if plain_name(column) in known]
         if len(columns) > 1:

@@ -1,7 +1,7 @@
 """Mean exposure corrected for the run's errors: prediction-powered inference, power-tuned (PPI++).
 
-A run labels all N tasks and errs; people label some of them and are taken as right. What is sought is the mean that people's
-labels would give over these very N tasks. It is estimated by the run's mean over all of them, plus its mean error where both
+A run labels all N tasks and errs; a gold holds labels of some of them that are taken as right. What is sought is the mean that
+the gold's makers would give over these very N tasks: people, where the gold is known to be theirs. It is estimated by the run's mean over all of them, plus its mean error where both
 labelled: the difference estimator of survey sampling, which is what PPI is for a population that is known task by task.
 
 This is right on average, whatever the run's errors are, where each task could have come into the gold and its chance is known:
@@ -194,7 +194,7 @@ def debiased(run: Run, gold: Gold, aligned: AlignedLabels) -> Debiased | None:
     Returns:
         The estimates; None where the gold's labels are a model's, or its tasks were chosen for their doubt.
     """
-    if not gold.human or gold.selected or run.ref == gold.name:
+    if gold.made_by == "model" or gold.selected or run.ref == gold.name:
         return None
     coded = run.coded()
     theirs = pd.DataFrame({f"{m}_gold": table[:, GOLD] for m, table in aligned.values.items()})
@@ -219,8 +219,13 @@ def debiased(run: Run, gold: Gold, aligned: AlignedLabels) -> Debiased | None:
         return None
     unlike = known["weight"].nunique() > 1
     chances = "with chances of one over their weights" if unlike else "with equal chances"
+    whose = (
+        "Estimated are the means of people's labels."
+        if gold.human
+        else "Estimated are the means of labels like the gold's; who made it is unknown, and they are not counted as people's."
+    )
     note = (
-        f"The gold's tasks are taken as drawn {chances} from all tasks of the run, and the means are those of these very "
+        f"{whose} The gold's tasks are taken as drawn {chances} from all tasks of the run, and the means are those of these very "
         "tasks, each weighing the same; errors are clustered by occupation. The naive mean is counted, not estimated: its "
         "error is the run's."
     )

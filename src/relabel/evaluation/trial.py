@@ -15,8 +15,8 @@ import pandas as pd
 from relabel.errors import DataError
 from relabel.evaluation import statistics as metrics
 from relabel.evaluation.alignment import COLUMNS, MAIN, AlignedLabels, Pair, coded_table, gold_on_tasks, places
-from relabel.evaluation.document import SCALES, Intervals95, SettingName
-from relabel.evaluation.gold import Gold
+from relabel.evaluation.document import SCALES, Intervals95, Maker, SettingName
+from relabel.evaluation.gold import UNKNOWN_MAKER, Gold
 from relabel.evaluation.statistics import DRAWS, Figure, change
 from relabel.run import Run
 from relabel.settings import Frozen
@@ -109,9 +109,10 @@ class TriedRubric(Frozen):
 
 
 class TriedGold(Frozen):
-    """Reference labels of a trial."""
+    """Reference labels of a trial; those by an unknown maker are not counted as people's."""
 
     name: str
+    made_by: Maker
     people: bool
     sha256: str
 
@@ -314,7 +315,9 @@ def trial(
     tried = tuple(_tried(run, sides, rater, lost.get(name, _NOTHING)) for rater, (name, run) in enumerate(runs.items()))
     return TrialDocument(
         rubrics=tried,
-        golds=tuple(TriedGold(name=gold.name, people=gold.human, sha256=gold.sha256) for gold in golds),
+        golds=tuple(
+            TriedGold(name=gold.name, made_by=gold.made_by, people=gold.human, sha256=gold.sha256) for gold in golds
+        ),
         tasks=tasks,
         half=half,
         final=half == "final",
@@ -323,7 +326,7 @@ def trial(
         seed=seed,
         draws=draws,
         started_at=started_at,
-        note=_note(tried, half, look),
+        note=_note(tried, golds, half, look),
         agreements=tuple(agreements),
         differences=differences,
         validity={of.name: _validity(of, agreements, golds, tasks, half, started_at, look) for of in tried},
@@ -482,8 +485,10 @@ def _tried(run: Run, sides: _Sides, rater: int, rejected: Spent) -> TriedRubric:
     )
 
 
-def _note(tried: Sequence[TriedRubric], half: Half | None, look: Look) -> str | None:
+def _note(tried: Sequence[TriedRubric], golds: Sequence[Gold], half: Half | None, look: Look) -> str | None:
     notes = [missing for of in tried if (missing := _missing_in_words(of))]
+    unknown = [gold.name for gold in golds if gold.made_by == "unknown" and gold.name != "sample"]
+    notes += [UNKNOWN_MAKER.format(name=name) for name in unknown]
     if half == "final":
         notes.append(
             "these tasks are of the half that is kept for the end: this is the one look at it, and a wording changed after it "
