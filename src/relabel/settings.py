@@ -31,6 +31,8 @@ class Settings(BaseSettings):
         store: Folder of the store of answers (`RELABEL_STORE`), by default `home/store`.
         data_mirror: Folder laid out as `SOURCE_ID/FILE` that is asked before the download cache (`RELABEL_DATA_MIRROR`).
         sources: File of sources of your own (`RELABEL_SOURCES`), in the form of `data/sources.toml`.
+        us_releases: Sources of US jobs, pay and projections to take in place of the latest (`RELABEL_US_RELEASES`), such as
+            `bls-oews-2023`; several with commas.
         prices: File of prices of your own (`RELABEL_PRICES`), in the form of `data/prices.toml`.
         providers: File of providers of your own (`RELABEL_PROVIDERS`), in the form of `data/providers.toml`.
         openai_api_key: Key for the provider (`OPENAI_API_KEY`); never printed.
@@ -43,6 +45,7 @@ class Settings(BaseSettings):
     store: Path | None = None
     data_mirror: Path | None = None
     sources: Path | None = None
+    us_releases: str = ""
     prices: Path | None = None
     providers: Path | None = None
     openai_api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_API_KEY")

@@ -136,3 +136,16 @@ def test_no_total_rests_on_thin_groups(make_run: MakeRun) -> None:
     assert table.thin > 0
     assert table.totals["groups"] == 0
     assert table.totals["wage_exposure_gamma_gbp"] is None
+
+
+def test_the_release_of_us_jobs_is_chosen_and_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = open_run("eloundou-2023:gpt4")
+    latest = score_table(run, links="employment")
+    monkeypatch.setenv("RELABEL_US_RELEASES", "bls-oews-2023")
+    older = score_table(run, links="employment")
+    for table, source in ((latest, "bls-oews-2024"), (older, "bls-oews-2023")):
+        assert table.describe()["us_jobs"] == source
+        assert [use.source for use in table.sources if use.source.startswith("bls-oews")] == [source]
+    assert score_table(run).describe()["us_jobs"] is None
+    apart = (latest.frame["gamma"] - older.frame["gamma"]).abs()
+    assert 0 < apart.max() < 0.1

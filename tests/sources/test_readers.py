@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import openpyxl
@@ -13,8 +14,9 @@ import pandas as pd
 import pytest
 from source_workshop import Workshop, sha256
 
-from relabel.errors import ColumnError, DataError
+from relabel.errors import ColumnError, DataError, UsageError
 from relabel.sources import bls, eloundou, onet, ons
+from relabel.sources.frames import numbers
 
 STATEMENTS = (
     "O*NET-SOC Code\tTask ID\tTask\tTask Type\tIncumbents Responding\tDate\tDomain Source\r\n"
@@ -305,7 +307,9 @@ def test_the_csv_and_excel_editions_of_onet_are_read_as_the_text_edition(worksho
         pd.testing.assert_frame_equal(onet.read_tasks(release), wanted)
 
 
-def test_releases_of_the_bls_come_from_the_registry_under_their_own_year(workshop: Workshop) -> None:
+def test_releases_of_the_bls_come_from_the_registry_under_their_own_year(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert [(r.source, r.suffix) for r in bls.wage_releases()] == [("bls-oews-2024", ""), ("bls-oews-2023", "_2023")]
     assert bls.projection_release() == bls.ProjectionRelease("bls-ep-2024-34", 2024, 2034)
     workshop.register("bls-oews-2025", {"name": "w.xlsx", "role": "wages"}, release="May 2025")
@@ -316,6 +320,32 @@ def test_releases_of_the_bls_come_from_the_registry_under_their_own_year(worksho
         ("bls-oews-2023", "May 2023", "_2023"),
     ]
     assert bls.projection_release() == bls.ProjectionRelease("bls-ep-2025-35", 2025, 2035)
+    monkeypatch.setenv("RELABEL_US_RELEASES", "bls-oews-2023, bls-ep-2024-34")
+    assert [(r.source, r.suffix) for r in bls.wage_releases()] == [
+        ("bls-oews-2023", ""),
+        ("bls-oews-2025", "_2025"),
+        ("bls-oews-2024", "_2024"),
+    ]
+    assert bls.projection_release().source == "bls-ep-2024-34"
+    for named, said in (
+        ("onet-30.2", "'onet-30.2', which has no US jobs or projections; choose from bls-ep-2024-34"),
+        ("bls-oews-2023,bls-oews-2024", "one release can be in use; keep one"),
+    ):
+        monkeypatch.setenv("RELABEL_US_RELEASES", named)
+        with pytest.raises(UsageError, match=said):
+            bls.wage_releases()
+    monkeypatch.delenv("RELABEL_US_RELEASES")
     workshop.register("wages-of-mine", {"name": "w.xlsx", "role": "wages"})
     with pytest.raises(DataError, match="wages-of-mine has the role wages but names no year"):
         bls.wage_releases()
+
+
+def test_commas_between_thousands_are_read_and_others_refused() -> None:
+    path = Path("w.xlsx")
+    read = numbers(path, pd.Series(["154,187,380", "1,000.5", "7", "**", ""]), "TOT_EMP", ("", "**"))
+    assert read.tolist()[:3] == [154_187_380, 1000.5, 7]
+    assert read.isna().tolist() == [False, False, False, True, True]
+    assert numbers(path, pd.Series([None, None], dtype="object"), "TOT_EMP").isna().all()
+    for wrong in ("1,5", "12,34", "1,000,00"):
+        with pytest.raises(DataError, match=f"'{wrong}' is not a number"):
+            numbers(path, pd.Series([wrong]), "TOT_EMP")

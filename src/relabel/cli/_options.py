@@ -170,7 +170,10 @@ ScoreTaxonomy = Annotated[Taxonomy, typer.Option("--taxonomy", help="Classificat
 TaskWeights = Annotated[Weights, typer.Option("--weights", help="How tasks weigh within their occupation.")]
 BridgeLinks = Annotated[
     Links | None,
-    typer.Option("--links", help="How the bridge weighs the sources of a code. By default index."),
+    typer.Option(
+        "--links",
+        help="How the bridge weighs the sources of a code. By default index. employment takes the latest US jobs (OEWS), or those of RELABEL_US_RELEASES.",
+    ),
 ]
 UnratedTasks = Annotated[
     Unrated | None,

@@ -227,7 +227,7 @@ def _show(table: ScoreTable) -> None:
         f"{counts['groups']:,} codes scored{thin} from {counts['tasks_labelled']:,} of {counts['tasks_listed']:,} tasks "
         f"of {table.tasks}, weights {table.weights}"
         f"{'' if table.unrated is None else f', unrated {table.unrated}'}"
-        f"{'' if table.links is None else f', links {table.links}'}"
+        f"{'' if table.links is None else f', links {table.links}'}{f' ({table.us_jobs})' if table.us_jobs else ''}"
     )
     if table.note:
         say(table.note)

@@ -323,6 +323,11 @@ class ScoreTable:
         return min(max(score + part * (low + high - 2 * value), 0.0), 1.0)
 
     @property
+    def us_jobs(self) -> str | None:
+        """The release of US jobs that links weigh by; None where they do not."""
+        return next((source for source, role in self.bridge.files if role == "wages"), None)
+
+    @property
     def scored(self) -> int:
         """Number of codes with a score that rests on enough."""
         return int(self.frame["status"].str.startswith("scored").sum())
@@ -370,6 +375,7 @@ class ScoreTable:
             "weights_note": WEIGHT_NOTES[self.weights],
             "links": self.links,
             "links_note": None if self.links is None else LINK_NOTES[self.links],
+            "us_jobs": self.us_jobs,
             "unrated": self.unrated,
             "unrated_note": None if self.unrated is None else UNRATED_NOTES[self.unrated],
             "tasks": self.tasks,

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import pandas as pd
 import pandera.pandas as pa
 
-from relabel.errors import ColumnError, DataError
+from relabel.errors import ColumnError, DataError, UsageError
+from relabel.settings import settings
 from relabel.sources.fetch import locate_role
 from relabel.sources.frames import cached, missing, number, numbers, read_columns, schema, text, validated
 from relabel.sources.registry import Source, load_registry
@@ -79,7 +80,8 @@ class WageRelease:
     Attributes:
         source: Its source, such as `bls-oews-2024`.
         period: Such as `May 2024`.
-        suffix: Ending of its columns, such as `_2023`; none for the latest.
+        suffix: Ending of its columns, such as `_2023`; none for the one in use, which is the latest or the one chosen by
+            `RELABEL_US_RELEASES`.
     """
 
     source: str
@@ -97,29 +99,51 @@ class ProjectionRelease:
 
 
 def wage_releases() -> tuple[WageRelease, ...]:
-    """Registered releases of OEWS, a user's own included, latest first; of one year the last registered.
+    """Registered releases of OEWS, a user's own included: the one in use, then the latest first; of one year the last registered.
 
     Raises:
         DataError: An entry does not say of which year it is.
+        UsageError: `RELABEL_US_RELEASES` names no such source.
     """
     found = _registered("wages", r"(?<!\d)((?:19|20)\d\d)(?!\d)")
-    by_year = {years[0]: source for source, years in found}
-    latest = max(by_year)
+    chosen = _chosen("wages")
+    by_year = {years[0]: source for source, years in sorted(found, key=lambda entry: entry[0].id == chosen)}
+    years = sorted(by_year, key=lambda year: (by_year[year].id == chosen, year), reverse=True)
     return tuple(
-        WageRelease(by_year[year].id, by_year[year].release, "" if year == latest else f"_{year}")
-        for year in sorted(by_year, reverse=True)
+        WageRelease(by_year[year].id, by_year[year].release, f"_{year}" if place else "")
+        for place, year in enumerate(years)
     )
 
 
 def projection_release() -> ProjectionRelease:
-    """The latest registered employment projections, a user's own included.
+    """The employment projections in use: the latest registered, a user's own included, or those of `RELABEL_US_RELEASES`.
 
     Raises:
         DataError: An entry does not say of which years it is.
+        UsageError: `RELABEL_US_RELEASES` names no such source.
     """
     found = _registered("projections", r"(?<!\d)((?:19|20)\d\d)\D+(\d\d(?:\d\d)?)(?!\d)")
-    source, (start, end) = max(found, key=lambda entry: entry[1][0])
+    chosen = _chosen("projections")
+    source, (start, end) = max(found, key=lambda entry: (entry[0].id == chosen, entry[1][0]))
     return ProjectionRelease(source.id, int(start), int(start[: 4 - len(end)] + end))
+
+
+def _chosen(role: str) -> str | None:
+    """The source with a role that `RELABEL_US_RELEASES` names, if any."""
+    known, found = load_registry(), list[str]()
+    for name in filter(None, (name.strip() for name in settings().us_releases.split(","))):
+        source = known.get(name)
+        if source is None or not (source.find_role("wages") or source.find_role("projections")):
+            able = [s.id for s in known.values() if s.find_role("wages") or s.find_role("projections")]
+            raise UsageError(
+                f"RELABEL_US_RELEASES names {name!r}, which has no US jobs or projections; choose from {', '.join(able)}, or "
+                "register it in your RELABEL_SOURCES file with the role wages or projections"
+            )
+        if source.find_role(role):
+            found.append(name)
+    if len(found) > 1:
+        raise UsageError(f"RELABEL_US_RELEASES names {' and '.join(found)}, and one release can be in use; keep one")
+    return found[0] if found else None
 
 
 def _registered(role: str, years: str) -> list[tuple[Source, Sequence[str]]]:
@@ -273,14 +297,18 @@ def read_wages(release: str = "bls-oews-2024") -> pd.DataFrame:
     columns = {
         "OCC_CODE": "soc2018",
         "OCC_TITLE": "title",
-        "O_GROUP": "group",
         "TOT_EMP": "employment",
         "EMP_PRSE": "employment_rse_percent",
         "MEAN_PRSE": "mean_rse_percent",
         "ANNUAL": "annual_only",
         "HOURLY": "hourly_only",
     }
-    frame = read_columns(path, columns | {head: wage for wage, head in _WAGES.items()})
+    # Until May 2018 the column had another name.
+    named = {"O_GROUP": "group", "OCC_GROUP": "older"}
+    frame = read_columns(path, columns | {head: wage for wage, head in _WAGES.items()}, optional=named)
+    frame["group"] = frame["group"].mask(frame["group"] == "", frame["older"])
+    if not frame["group"].any():
+        raise DataError(f"{path} has no column 'O_GROUP'; check that it is the right file and release")
     for name in ("annual_only", "hourly_only"):
         frame[name] = frame[name].str.upper() == "TRUE"
     marks = ("", *_NOT_AVAILABLE, _TOP_CODED, "~")

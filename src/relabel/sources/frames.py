@@ -72,8 +72,11 @@ def missing(frame: pd.DataFrame, columns: Sequence[str], marks: Iterable[str] = 
     return frame.assign(**{column: frame[column].mask(frame[column].isin(gaps)) for column in columns})
 
 
+_THOUSANDS = r"-?\d{1,3}(,\d{3})+(\.\d+)?"
+
+
 def numbers(path: Path, series: pd.Series, column: str, marks: Iterable[str] = ("",)) -> pd.Series:
-    """Text as float64; the marks become gaps.
+    """Text as float64; the marks become gaps. Commas between thousands are read over.
 
     Args:
         path: The file, for the message.
@@ -85,7 +88,9 @@ def numbers(path: Path, series: pd.Series, column: str, marks: Iterable[str] = (
         DataError: A text is neither a number nor a mark; the message names file, column and value.
     """
     marked = series.isin(list(marks)) | series.isna()
-    parsed = pd.to_numeric(series.mask(marked), errors="coerce").astype("float64")
+    plain = series.mask(marked).astype("str")
+    thousands = plain.str.fullmatch(_THOUSANDS).eq(True)
+    parsed = pd.to_numeric(plain.mask(thousands, plain.str.replace(",", "")), errors="coerce").astype("float64")
     if (bad := parsed.isna() & ~marked).any():
         raise DataError(
             f"{path}, column {column!r}: {series[bad].iloc[0]!r} is not a number; check that it is the right file"
