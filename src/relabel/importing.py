@@ -322,16 +322,7 @@ def _labels(reading: _Reading, tasks: str, created: str) -> Iterator[Label]:
                 rationale=rationale,
                 probability=probability,
                 request_key=f"{ENGINE}:{reading.sha256}:{line}",
-                model_returned=None,
-                finish_reason=None,
-                attempts=0,
-                prompt_tokens=0,
-                cached_tokens=0,
-                completion_tokens=0,
-                cost_usd=None,
-                latency_s=0.0,
                 created_at=created,
-                from_store=False,
             )
 
 

@@ -117,19 +117,19 @@ class Label:
     setting: str
     sample: int
     label: str
-    rationale: str
-    probability: float | None
-    request_key: str
-    model_returned: str | None
-    finish_reason: str | None
-    attempts: int
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
-    cost_usd: float | None
-    latency_s: float
-    created_at: str
-    from_store: bool
+    rationale: str = ""
+    probability: float | None = None
+    request_key: str = ""
+    model_returned: str | None = None
+    finish_reason: str | None = None
+    attempts: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float | None = None
+    latency_s: float = 0.0
+    created_at: str = ""
+    from_store: bool = False
     variant: int = 0
     origin: str | None = None
     repaired: bool = False

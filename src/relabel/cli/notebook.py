@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import threading
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,27 +20,6 @@ if TYPE_CHECKING:
     from relabel.study.results import Results
 
 Result = TypeVar("Result")
-_OPTIONS = {
-    "base_url",
-    "key_env",
-    "api",
-    "headers",
-    "prompt",
-    "examples",
-    "sample",
-    "seed",
-    "occupations",
-    "variants",
-    "decide",
-    "pack",
-    "form",
-    "params",
-    "max_tokens",
-    "timeout",
-    "concurrency",
-    "rpm",
-    "tpm",
-}
 
 
 def label(
@@ -91,7 +70,8 @@ def label(
     from relabel.labelling.job import Stop
 
     stop = Stop()
-    chosen = _options(tasks, model, rubric, settings, samples, provider, max_cost, price, task_list, options)
+    options |= {"samples": samples, "provider": provider, "max_cost": max_cost, "price": price, "task_list": task_list}
+    chosen = _options(tasks, model=model, rubric=rubric, settings=settings, **options)
     return _in_thread(_label(chosen, out, replay=replay, progress=progress, stop=stop), stop)
 
 
@@ -99,23 +79,18 @@ async def alabel(
     tasks: str | Path | pd.DataFrame | Sequence[str | int],
     *,
     model: str,
-    rubric: str = "exposure",
-    settings: Sequence[str] = (),
-    samples: int = 1,
-    provider: str | None = None,
-    max_cost: float | None = None,
-    price: str | None = None,
-    task_list: str = "onet-30.2",
     out: str | Path | None = None,
     replay: bool = False,
     progress: bool = False,
     **options: Any,
 ) -> Run:
-    """`label` for code that runs in an event loop: `await relabel.alabel(...)`; cancelling it stops the run like an interrupt."""
+    """`label` for code that runs in an event loop: `await relabel.alabel(...)`; cancelling it stops the run like an interrupt.
+
+    Further options are those of `label`.
+    """
     from relabel.labelling.job import Stop
 
-    stop = Stop()
-    chosen = _options(tasks, model, rubric, settings, samples, provider, max_cost, price, task_list, options)
+    stop, chosen = Stop(), _options(tasks, model=model, **options)
     work = asyncio.ensure_future(_label(chosen, out, replay=replay, progress=progress, stop=stop))
     try:
         return await asyncio.shield(work)
@@ -147,43 +122,39 @@ def study(path: str | Path = "study.yaml", *, replay: bool = False) -> Results:
 
 def _options(
     tasks: str | Path | pd.DataFrame | Sequence[str | int],
-    model: str,
-    rubric: str,
-    settings: Sequence[str],
-    samples: int,
-    provider: str | None,
-    max_cost: float | None,
-    price: str | None,
-    task_list: str,
-    more: Mapping[str, Any],
+    *,
+    rubric: str = "exposure",
+    settings: Sequence[str] = (),
+    price: str | None = None,
+    task_list: str = "onet-30.2",
+    **more: Any,
 ) -> RunOptions:
+    from dataclasses import fields
+
     from relabel.labelling.options import RunOptions, checked_parameters
     from relabel.labelling.pricing import given_price
     from relabel.rubric import load_rubric
     from relabel.task import load_tasks
 
-    if unknown := sorted(set(more) - _OPTIONS):
-        raise UsageError(f"label() has no option {unknown[0]!r}; use one of {', '.join(sorted(_OPTIONS))}")
+    known = {field.name for field in fields(RunOptions)} - {"tasks", "chosen", "cluster"}
+    if unknown := sorted(set(more) - known):
+        raise UsageError(f"label() has no option {unknown[0]!r}; use one of {', '.join(sorted(known))}")
     loaded = load_rubric(rubric)
     ref, chosen = task_list, None
     if isinstance(tasks, str | Path):
         ref = str(tasks)
     elif not hasattr(tasks, "columns"):
         ids = [str(task) for task in tasks]
-        known = {task.task_id: task for task in load_tasks(task_list, unit=loaded.unit)}
-        if lacking := [task for task in ids if task not in known]:
+        listed = {task.task_id: task for task in load_tasks(task_list, unit=loaded.unit)}
+        if lacking := [task for task in ids if task not in listed]:
             raise UsageError(f"the task id {lacking[0]!r} is not in {task_list}; correct it, or name another task_list")
-        chosen = [known[task] for task in dict.fromkeys(ids)]
+        chosen = [listed[task] for task in dict.fromkeys(ids)]
     else:
         ref = str(_written(tasks))
     more = {**more, "params": checked_parameters(more.get("params", {}))}
     return RunOptions(
-        model=model,
         rubric=loaded,
         settings=tuple(settings),
-        samples=samples,
-        provider=provider,
-        max_cost=max_cost,
         price=given_price(price) if price else None,
         tasks=ref,
         chosen=chosen,

@@ -132,6 +132,7 @@ class AlignedLabels:
         text_changed: Tasks of run and gold whose text differs; None where the texts are unknown.
         texts_replaced: Tasks whose text under one id is another task; they are left out.
         draws: Draws for the tasks; None where no intervals are wanted.
+        weights: Weight that each rater gives to each task, shape (n, raters), where there are several golds; else None.
     """
 
     names: tuple[str, ...]
@@ -145,6 +146,7 @@ class AlignedLabels:
     text_changed: int | None = None
     texts_replaced: tuple[ReplacedText, ...] = ()
     draws: Draws | None = None
+    weights: Array | None = None
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -205,14 +207,15 @@ class AlignedLabels:
             run: A rater.
             other: The rater that it is compared with.
             keep: Tasks to keep; by default all that both have a label for.
-            weight: Weights of all tasks; by default the gold's.
+            weight: Weights of all tasks; by default the gold's, or the other rater's where there are several golds.
         """
         at = np.flatnonzero(self.known(about, run, other) if keep is None else keep)
         table = self.values[about] if about in self.values else self.labels[about]  # pyright: ignore[reportArgumentType]  the setting or measure that it is about
-        weight = (self.weight if weight is None else weight)[at]
+        if weight is None:
+            weight = self.weight if self.weights is None else self.weights[:, other]
         scale = SCALES.get(about, ())  # pyright: ignore[reportArgumentType,reportCallIssue]  a measure has no scale
         draws = None if self.draws is None else self.draws.of(at)
-        return Pair(at, table[at, other], table[at, run], mean_one(weight), draws, scale=scale)
+        return Pair(at, table[at, other], table[at, run], mean_one(weight[at]), draws, scale=scale)
 
     def with_draws(self, draws: int = DRAWS, seed: int = 0) -> AlignedLabels:
         """The same with draws of its occupations; 0 leaves them out."""
@@ -320,6 +323,25 @@ def match(run: Run, gold: Gold) -> AlignedLabels:
     return replace(found, labels=settings, values=values).part(usable)
 
 
+def align_all(runs: Mapping[str, Run], golds: Sequence[Gold] = ()) -> AlignedLabels:
+    """Bring runs and golds together on all tasks that any run labelled: a column each, runs first; values are left out."""
+    tables = [coded_table(run).set_index(TASK_KEY) for run in runs.values()]
+    index = tables[0].index
+    for table in tables[1:]:
+        index = index.union(table.index)
+    tasks = index.sort_values().to_frame(index=False)
+    sides = [*tables, *(gold_on_tasks(gold, tasks) for gold in golds)]
+    sides = [side.reindex(pd.MultiIndex.from_frame(tasks)) for side in sides]
+    weights = [np.asarray(side["weight"].astype("float64").fillna(1.0), dtype=np.float64) for side in sides]
+    return AlignedLabels(
+        names=(*runs, *(gold.name for gold in golds)),
+        tasks=tasks.assign(weight=1.0, stratum=None),
+        labels={s: np.stack([places(side[column], s) for side in sides], axis=1) for s, column in COLUMNS.items()},
+        values={},
+        weights=np.stack(weights, axis=1),
+    )
+
+
 def run_settings(run: Run) -> tuple[SettingName, ...]:
     """Settings that a run can be compared in.
 
@@ -370,6 +392,13 @@ def asked(run: Run) -> tuple[int, Mapping[SettingName, int]]:
     total = len(table) + len(failed_tasks(run, table))
     total = max(total, -(-run.manifest.counts.asked // labels) if labels else 0)
     return total, {s: total - int(table[COLUMNS[s]].notna().sum()) for s in run_settings(run)}
+
+
+def incoherent_pairs(run: Run) -> tuple[int, int]:
+    """How many tasks are exposed without tools but not with them, and how many have both answers."""
+    coded = run.coded()
+    both = coded["strict"].notna() & coded["with_tools"].notna()
+    return int((coded["incoherent"] & both).sum()), int(both.sum())
 
 
 def failed_tasks(run: Run, table: pd.DataFrame) -> list[tuple[str, str]]:

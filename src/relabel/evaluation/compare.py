@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from relabel.evaluation import statistics as metrics
-from relabel.evaluation.alignment import GOLD, AlignedLabels, TaskTexts, align
+from relabel.evaluation.alignment import GOLD, AlignedLabels, Pair, TaskTexts, align
 from relabel.evaluation.document import SCALES, Bounds, SettingName
 from relabel.evaluation.gold import Gold
 from relabel.evaluation.statistics import DRAWS, Figure, Places, change, few_occupations, known
@@ -367,10 +367,16 @@ def _difference(first: Figure, second: Figure, occupations: int) -> Difference:
     )
 
 
+def _bounded(pair: Pair, **figures: str) -> dict[str, Any]:
+    """Figures by the names that a document gives them, each with its interval."""
+    found = {name: pair.figure(figure) for name, figure in figures.items()}
+    values = {name: known(figure.value) for name, figure in found.items()}
+    return values | {f"{name}_ci95": figure.interval() for name, figure in found.items()}
+
+
 def _setting(aligned: AlignedLabels, setting: SettingName) -> SettingComparison:
     pair = aligned.pair(setting, 1, 0, weight=aligned.unweighted)
     counts = pair.sums.total.astype(np.int64)
-    agreement, kappa = pair.figure("accuracy"), pair.figure("kappa")
     shares: dict[str, Difference] = {}
     for at, label in enumerate(pair.scale):
         gained = (pair.gold == at) != (pair.run == at)
@@ -379,10 +385,7 @@ def _setting(aligned: AlignedLabels, setting: SettingName) -> SettingComparison:
     return SettingComparison(
         n=len(pair),
         changed=int((pair.gold != pair.run).sum()),
-        agreement=known(agreement.value),
-        agreement_ci95=agreement.interval(),
-        kappa=known(kappa.value),
-        kappa_ci95=kappa.interval(),
+        **_bounded(pair, agreement="accuracy", kappa="kappa"),
         transitions={a: {b: int(counts[i, j]) for j, b in enumerate(pair.scale)} for i, a in enumerate(pair.scale)},
         prevalence=shares,
     )
@@ -496,13 +499,11 @@ def _slices(aligned: AlignedLabels, details: pd.DataFrame | None) -> dict[str, d
 def _slice(aligned: AlignedLabels, mask: npt.NDArray[np.bool_]) -> SliceAgreement:
     keep = aligned.known(aligned.main, 0, 1) & mask
     pair = aligned.pair(aligned.main, 1, 0, keep=keep, weight=aligned.unweighted)
-    agreement = pair.figure("accuracy")
     moved = None if aligned.main_measure is None else _measure(aligned, aligned.main_measure, mask)
     return SliceAgreement(
         n=len(pair),
-        occupations=agreement.occupations,
-        agreement=known(agreement.value),
-        agreement_ci95=agreement.interval(),
+        occupations=pair.figure("accuracy").occupations,
+        **_bounded(pair, agreement="accuracy"),
         kappa=known(pair.figure("kappa").value),
         difference=None if moved is None else moved.difference,
         difference_ci95=None if moved is None else moved.ci95,
@@ -522,39 +523,35 @@ def _verdict(
     if not any(each.changed for each in settings.values()):
         every = "" if len(settings) == 1 else " in every setting"
         return [f"The runs are identical: they give all {tasks} the same label{every}."]
+    kappa = "" if found.kappa is None else f" (kappa {shown(found.kappa)})"
     said = [
-        f"{aligned.main}: the runs agree on {100 * (found.agreement or 0):.1f} % of {tasks}"
-        + (f" (kappa {shown(found.kappa)})" if found.kappa is not None else "")
-        + f"; {found.changed:,} label{'' if found.changed == 1 else 's'} changed."
+        f"{aligned.main}: the runs agree on {100 * (found.agreement or 0):.1f} % of {tasks}{kappa}; {found.changed:,} "
+        f"label{'' if found.changed == 1 else 's'} changed."
     ]
-    for measure, moved_by in measures.items():
-        if moved_by.difference is None:
-            continue
-        if not moved_by.difference:
-            said.append(f"Mean {measure} is the same in both runs ({shown(moved_by.first)}).")
-            continue
-        means = f"from {shown(moved_by.first)} to {shown(moved_by.second)}"
-        if moved_by.ci95 is None:
+    for measure, moved in measures.items():
+        means = f"from {shown(moved.first)} to {shown(moved.second)}"
+        if moved.difference == 0:
+            said.append(f"Mean {measure} is the same in both runs ({shown(moved.first)}).")
+        elif moved.difference is not None and moved.ci95 is None:
             said.append(f"Mean {measure} goes {means}; all tasks are of one occupation, which gives no interval.")
-            continue
-        low, high = moved_by.ci95
-        by = f"{moved_by.difference:+.3f}, 95 % interval {low:+.3f} to {high:+.3f}"
-        moved = "falls" if high < 0 else "rises" if low > 0 else None
-        said.append(
-            f"Mean {measure} {moved} {means} ({by})."
-            if moved
-            else f"Mean {measure} goes {means}, which may be chance ({by})."
-        )
+        elif moved.difference is not None and moved.ci95 is not None:
+            low, high = moved.ci95
+            by = f"({moved.difference:+.3f}, 95 % interval {low:+.3f} to {high:+.3f})"
+            sure = "falls" if high < 0 else "rises" if low > 0 else None
+            said.append(
+                f"Mean {measure} {sure} {means} {by}."
+                if sure
+                else f"Mean {measure} goes {means}, which may be chance {by}."
+            )
     if aligned.main in against and (lead := against[aligned.main].metrics["accuracy"]).ci95 is not None:
         low, high = lead.ci95
-        word = "worse than" if high < 0 else "better than" if low > 0 else None
-        by = f"{shown(lead.second)} against {shown(lead.first)}, change {low:+.3f} to {high:+.3f}"
+        by = f"(accuracy {shown(lead.second)} against {shown(lead.first)}, change {low:+.3f} to {high:+.3f})"
         if low == high == 0:
             said.append(f"Against the gold both runs are equally good (accuracy {shown(lead.first)}).")
-        elif word:
-            said.append(f"Against the gold the second run is {word} the first (accuracy {by}).")
+        elif high < 0 or low > 0:
+            said.append(f"Against the gold the second run is {'worse' if high < 0 else 'better'} than the first {by}.")
         else:
-            said.append(f"Against the gold neither run is shown to be better (accuracy {by}).")
+            said.append(f"Against the gold neither run is shown to be better {by}.")
     return said
 
 
@@ -611,16 +608,12 @@ def _rater_pair(
     aligned: AlignedLabels, setting: SettingName, first: int, second: int, keep: npt.NDArray[np.bool_]
 ) -> RaterPair:
     pair = aligned.pair(setting, second, first, keep=keep, weight=aligned.unweighted)
-    agreement, kappa, quadratic = (pair.figure(m) for m in ("accuracy", "kappa", "kappa_quadratic"))
     return RaterPair(
         first=first,
         second=second,
         n=len(pair),
-        agreement=known(agreement.value),
-        agreement_ci95=agreement.interval(),
-        kappa=known(kappa.value),
-        kappa_ci95=kappa.interval(),
-        kappa_quadratic=known(quadratic.value),
+        **_bounded(pair, agreement="accuracy", kappa="kappa"),
+        kappa_quadratic=known(pair.figure("kappa_quadratic").value),
     )
 
 

@@ -14,18 +14,20 @@ import pandas as pd
 from relabel.errors import DataError
 from relabel.evaluation import document as doc
 from relabel.evaluation import statistics as metrics
-from relabel.evaluation.alignment import MAIN, AlignedLabels, Pair, asked, gold_list, local_tasks, match
+from relabel.evaluation.alignment import (
+    MAIN,
+    AlignedLabels,
+    Pair,
+    asked,
+    gold_list,
+    incoherent_pairs,
+    local_tasks,
+    match,
+)
 from relabel.evaluation.document import Coherence, MajorityClass, SettingMetrics, SettingName, Yardstick, Yardsticks
 from relabel.evaluation.gold import Gold
 from relabel.evaluation.ppi import debiased
-from relabel.evaluation.statistics import (
-    CORRELATION,
-    DRAWS,
-    Sums,
-    ci95,
-    drawn_ranks,
-    few_occupations,
-)
+from relabel.evaluation.statistics import CORRELATION, DRAWS, Sums, drawn_ranks, few_occupations, stated
 from relabel.evaluation.yardsticks import all_yardsticks, calibration, majority_class, mean_of
 from relabel.rubric import Measure
 from relabel.run import Run, changed_rubrics
@@ -42,6 +44,16 @@ EMBEDDED = "local"
 """Name of the embedded model."""
 
 _TELLING: tuple[SettingName, ...] = ("three-way", "automation", "strict", "with-tools")
+_STANDING = {
+    True: ("exactly as good as", "better than", "below", "cannot be told from"),
+    False: (
+        "exactly as close to the gold as",
+        "closer to the gold than",
+        "further from the gold than",
+        "about as close to the gold as",
+    ),
+}
+"""How a run stands to a yardstick that it must beat, and to one that it is only compared with: same, ahead, behind, unsure."""
 _STRENGTH = ((0.2, "slight"), (0.4, "fair"), (0.6, "moderate"), (0.8, "substantial"))
 RATED_BY = "onet-30.2"
 """Release whose importance ratings stand in for a list without any."""
@@ -80,7 +92,7 @@ def evaluate(
     pairs: dict[SettingName, Pair] = {s: aligned.pair(s) for s in aligned.labels}
     filled: dict[SettingName, Pair] = {s: pair for s, pair in pairs.items() if len(pair)}
     values: dict[Measure, Pair] = {m: aligned.pair(m) for m in aligned.values}
-    settings: dict[SettingName, doc.SettingMetrics] = {s: setting_metrics(pair) for s, pair in pairs.items()}
+    settings: dict[SettingName, doc.SettingMetrics] = {s: _setting_metrics(pair) for s, pair in pairs.items()}
     facts = task_facts(run, gold, aligned)
     is_gold = run.folder is None and run.ref == gold.name
     beside = doc.Yardsticks(majority={s: majority_class(pair, aligned.codes) for s, pair in filled.items()})
@@ -211,7 +223,7 @@ def _by_model(run: Run, gold: Gold, draws: int, seed: int) -> dict[str, dict[Set
     return found
 
 
-def setting_metrics(pair: Pair) -> doc.SettingMetrics:
+def _setting_metrics(pair: Pair) -> doc.SettingMetrics:
     """Figures of one setting with their intervals."""
     names = [*metrics.FIGURES, *(f"{kind}:{label}" for kind in ("f1", "gold", "run") for label in pair.scale)]
     counts = metrics.pairs(pair.gold, pair.run, len(pair.scale)).sum(axis=0)
@@ -219,9 +231,7 @@ def setting_metrics(pair: Pair) -> doc.SettingMetrics:
 
 
 def _measure_agreement(pair: Pair) -> doc.MeasureAgreement:
-    found = {name: pair.figure(name) for name in metrics.VALUE_FIGURES}
-    values = {name: metrics.known(figure.value) for name, figure in found.items()}
-    return doc.MeasureAgreement(**values, ci95=ci95(found, pair.draws))
+    return doc.MeasureAgreement(**stated({name: pair.figure(name) for name in metrics.VALUE_FIGURES}, pair.draws))
 
 
 def _occupations(aligned: AlignedLabels, values: Mapping[Measure, Pair]) -> doc.Occupations:
@@ -248,16 +258,13 @@ def _occupation_agreement(codes: np.ndarray, pair: Pair) -> doc.OccupationAgreem
     figures["mean_abs_difference"] = Sums(apart, draws).figure(mean_of)
     if len(means) < 3:
         figures |= {name: replace(figures[name], value=math.nan) for name in ("pearson", "spearman")}
-    found = {name: metrics.known(figure.value) for name, figure in figures.items()}
-    return doc.OccupationAgreement(**found, ci95=ci95(figures, draws))
+    return doc.OccupationAgreement(**stated(figures, draws))
 
 
 def _coherence(run: Run) -> doc.Coherence:
     if run.rubric.incoherent is None:
         return doc.Coherence(incoherent=0, of=0)
-    coded = run.coded()
-    both = coded["strict"].notna() & coded["with_tools"].notna()
-    return doc.Coherence(incoherent=int((coded["incoherent"] & both).sum()), of=int(both.sum()))
+    return doc.Coherence(**dict(zip(("incoherent", "of"), incoherent_pairs(run), strict=True)))
 
 
 def task_facts(run: Run, gold: Gold, aligned: AlignedLabels) -> pd.DataFrame:
@@ -320,14 +327,11 @@ def _slice(
 
 
 def _means(pair: Pair) -> doc.SliceMeans:
-    found = {name: pair.figure(name) for name in ("mean", "gold_mean")}
-    return doc.SliceMeans(**{name: of.value for name, of in found.items()}, ci95=ci95(found, pair.draws))
+    return doc.SliceMeans(**stated({name: pair.figure(name) for name in ("mean", "gold_mean")}, pair.draws))
 
 
 def _figures(pair: Pair) -> doc.SliceFigures:
-    found = {name: pair.figure(name) for name in metrics.FIGURES}
-    values = {name: metrics.known(of.value) for name, of in found.items()}
-    return doc.SliceFigures(n=len(pair), **values, ci95=ci95(found, pair.draws))
+    return doc.SliceFigures(n=len(pair), **stated({name: pair.figure(name) for name in metrics.FIGURES}, pair.draws))
 
 
 def _banded(
@@ -401,15 +405,14 @@ def _among_yardsticks(settings: Mapping[SettingName, SettingMetrics], yardsticks
     main = present[0]
     said: list[str] = []
     classifier = yardsticks.text_classifier
-    if classifier is not None and main in classifier.settings:
-        words = f"a word count trained on {classifier.trained_on:,} gold labels of other occupations"
-        said.append(_against(main, words, classifier.settings[main], floor=classifier.trained_on))
-    if yardsticks.raters is not None and main in yardsticks.raters.settings:
-        words = "the annotators and GPT-4 of 2023 are to each other"
-        said.append(_against(main, words, yardsticks.raters.settings[main]))
-    if yardsticks.annotators is not None and main in yardsticks.annotators.settings:
-        words = "the gold's annotators are to each other"
-        said.append(_against(main, words, yardsticks.annotators.settings[main]))
+    floor = 0 if classifier is None else classifier.trained_on
+    for group, words, labels in (
+        (classifier, f"a word count trained on {floor:,} gold labels of other occupations", floor),
+        (yardsticks.raters, "the annotators and GPT-4 of 2023 are to each other", 0),
+        (yardsticks.annotators, "the gold's annotators are to each other", 0),
+    ):
+        if group is not None and main in group.settings:
+            said.append(_against(main, words, group.settings[main], floor=labels))
     repeats = yardsticks.consistency.settings.get(main) if yardsticks.consistency is not None else None
     if repeats is not None and repeats.run is not None:
         gold = "" if repeats.gold is None else f", in the gold {100 * repeats.gold:.0f} %"
@@ -429,11 +432,11 @@ def _against(setting: SettingName, words: str, found: Yardstick, *, floor: int =
 
     `floor` is the number of labels behind a yardstick that a run must beat; 0 for one that it is only compared with.
     """
+    same, better, worse, alike = _STANDING[bool(floor)]
     reached = f"kappa {figure(found.kappa)}, accuracy {figure(found.accuracy)}"
+    nothing = ": it is not shown to add anything" if floor else ""
     if found.kappa_difference == 0 and found.accuracy_difference == 0:
-        if floor:
-            return f"{setting}: exactly as good as {words} ({reached}): it is not shown to add anything."
-        return f"{setting}: exactly as close to the gold as {words} ({reached})."
+        return f"{setting}: {same} {words} ({reached}){nothing}."
     bounds = found.ci95.get("kappa_difference")
     if bounds is None or found.kappa_difference is None:
         why = (
@@ -445,22 +448,14 @@ def _against(setting: SettingName, words: str, found: Yardstick, *, floor: int =
             if found.ci95.get("accuracy") is None
             else "too many bootstrap draws have no kappa"
         )
-        if floor:
-            return f"{setting}: {words} reaches {reached}; whether the run beats it cannot be said: {why}."
-        return f"{setting}: {words} at {reached}; how the run compares cannot be said: {why}."
+        how = f"reaches {reached}; whether the run beats it" if floor else f"at {reached}; how the run compares"
+        return f"{setting}: {words} {how} cannot be said: {why}."
+    place = better if bounds[0] > 0 else worse if bounds[1] < 0 else alike
+    if floor and place != alike:
+        lost = f": by this gold, the run adds nothing to {floor:,} gold labels and a word count"
+        nothing = lost if place == worse else ""
     apart = f"difference in kappa {figure(found.kappa_difference)}, 95 % {figure(bounds[0])} to {figure(bounds[1])}"
-    if bounds[0] > 0:
-        if floor:
-            return f"{setting}: better than {words} ({reached}; {apart})."
-        return f"{setting}: closer to the gold than {words} ({reached}; {apart})."
-    if bounds[1] < 0:
-        if floor:
-            nothing = f"by this gold, the run adds nothing to {floor:,} gold labels and a word count"
-            return f"{setting}: below {words} ({reached}; {apart}): {nothing}."
-        return f"{setting}: further from the gold than {words} ({reached}; {apart})."
-    if floor:
-        return f"{setting}: cannot be told from {words} ({reached}; {apart}): it is not shown to add anything."
-    return f"{setting}: about as close to the gold as {words} ({reached}; {apart})."
+    return f"{setting}: {place} {words} ({reached}; {apart}){nothing}."
 
 
 def _gaps(unanswered: Mapping[SettingName, float]) -> list[str]:

@@ -16,9 +16,8 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from statistics import NormalDist
-from typing import Literal
+from typing import Any, Literal
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -27,13 +26,11 @@ import pandas as pd
 
 from relabel.errors import DataError
 from relabel.evaluation import statistics as metrics
-from relabel.evaluation.alignment import GOLD, AlignedLabels, Pair, align, asked, match
-from relabel.evaluation.document import SettingName
+from relabel.evaluation.alignment import GOLD, AlignedLabels, Pair, align, asked, incoherent_pairs, match
 from relabel.evaluation.gold import Gold, labels_of, make_gold
 from relabel.evaluation.statistics import Array, Bounds, Figure, change
 from relabel.evaluation.suite import Gate, Slice, Suite
 from relabel.manifest import SourceUse
-from relabel.rubric import Measure
 from relabel.run import Run, changed_rubrics
 from relabel.settings import Frozen
 from relabel.tabular import figure as shown
@@ -80,7 +77,7 @@ class GateResult(Frozen):
     what: str
     kind: Kind
     passed: bool
-    judged: bool
+    judged: bool = True
     threshold: float
     value: float | None = None
     low: float | None = None
@@ -168,22 +165,22 @@ def judge(suite: Suite, run: Run, gold: Gold, baseline: Run | None, details: pd.
     """
     pin = None if baseline is None else labels_sha256(baseline)
     _check_pins(suite, gold, pin)
-    alone = GateContext(match(run, gold).with_draws(suite.draws, suite.seed), suite, details)
-    of_itself = run.folder is None and run.ref == gold.name
-    bounded = {
-        gate.id: tuple(_bounds_of(gate, _figure(gate, run, alone, of_itself=of_itself), suite.level))
-        for gate in suite.gates
-    }
+    alone = match(run, gold).with_draws(suite.draws, suite.seed)
+    results: dict[str, list[GateResult]] = {}
+    for gate in suite.gates:
+        found = _figure(gate, suite, run, alone, details)
+        if isinstance(found, Figure) and run.folder is None and run.ref == gold.name:
+            # A gold read as a run is not a sample of anything: that it agrees with itself is known.
+            found = replace(found, exact=True)
+        results[gate.id] = list(_bounds_of(gate, found, suite.level))
     drops: Mapping[str, GateResult] = {}
     size = None
     if baseline is not None and any(gate.max_drop is not None for gate in suite.gates):
         pair = align([run, baseline], gold)
         drops, size = against_baseline(suite, pair, details), size_needed(pair, suite)
-    results = tuple(
-        result
-        for gate in suite.gates
-        for result in (*bounded[gate.id], *([drops[gate.id]] if gate.id in drops else []))
-    )
+        for name, drop in drops.items():
+            results[name].append(drop)
+    every = tuple(result for gate in suite.gates for result in results[gate.id])
     known = [each for each in (gold.run, baseline, run) if each is not None]
     return SuiteResult(
         suite=suite.name,
@@ -196,8 +193,8 @@ def judge(suite: Suite, run: Run, gold: Gold, baseline: Run | None, details: pd.
         family=family_in_words(suite, len(drops)),
         size=size,
         warnings=(*changed_rubrics(*known), *run.warnings()),
-        passed=all(result.passed for result in results),
-        results=results,
+        passed=all(result.passed for result in every),
+        results=every,
     )
 
 
@@ -211,10 +208,14 @@ def against_baseline(
         aligned: The run and the baseline, in this order, and the gold.
         details: As for `judge`.
     """
-    context = GateContext(aligned.with_draws(suite.draws, suite.seed), suite, details)
-    tests = [RegressionTest(gate, context.both(gate), suite.seed) for gate in suite.gates if gate.max_drop is not None]
-    levels = family_levels([test.p for test in tests], suite.level, suite.family)
-    return {test.gate.id: test.result(level) for test, level in zip(tests, levels, strict=True)}
+    aligned = aligned.with_draws(suite.draws, suite.seed)
+    falls = [
+        _Fall.of(gate, [_pair(gate, suite, aligned, rater, details) for rater in (0, 1)], suite.seed)
+        for gate in suite.gates
+        if gate.max_drop is not None
+    ]
+    levels = family_levels([fall.p for fall in falls], suite.level, suite.family)
+    return {fall.gate.id: fall.result(level) for fall, level in zip(falls, levels, strict=True)}
 
 
 def family_levels(p_values: Sequence[float], level: float, family: str) -> list[float]:
@@ -319,10 +320,10 @@ def size_needed(aligned: AlignedLabels, suite: Suite) -> str | None:
     clustering = max(float((by_occupation**2).sum()) / alone, 1.0) if enough and alone else _USUAL_CLUSTERING
     level = 1 - (1 - suite.level) / (1 if suite.family == "none" else drops)
     needed, found = (gold_size(level, max(churn, _USUAL_CHURN), clustering, drop) for drop in (DROP, None))
-    least = math.sqrt(found / n)
+    digits = 10 ** max(math.floor(math.log10(max(needed, 1))) - 1, 0)
     return (
         f"To find a fall of {100 * DROP:.0f} points in accuracy in {100 * POWER:.0f} % of runs, the gold needs about "
-        f"{_rounded(needed):,} tasks; with its {n:,} it finds one of {100 * least:.1f} points "
+        f"{math.ceil(needed / digits) * digits:,} tasks; with its {n:,} it finds one of {100 * math.sqrt(found / n):.1f} points "
         f"({100 * churn:.1f} % of the labels went from right to wrong or back)."
     )
 
@@ -342,50 +343,19 @@ def gold_size(level: float, churn: float, clustering: float = _USUAL_CLUSTERING,
     return reach**2 * (max(churn, drop) - drop**2) * clustering / drop**2
 
 
-def _rounded(tasks: float) -> int:
-    digits = 10 ** max(math.floor(math.log10(max(tasks, 1))) - 1, 0)
-    return math.ceil(tasks / digits) * digits
-
-
-@dataclass(frozen=True)
-class GateContext:
-    """Runs and gold with draws, and what the suite's slices keep of them."""
-
-    aligned: AlignedLabels
-    suite: Suite
-    details: pd.DataFrame | None
-
-    def figure(self, gate: Gate) -> Figure | None:
-        """The gate's figure of the first run; None where no task has it."""
-        pair = self._pair(gate, 0)
-        return None if pair is None else pair.figure(_metric(gate))
-
-    def both(self, gate: Gate) -> tuple[Pair, Pair] | None:
-        """The first run and the second, each with the gold, on the tasks that all three have a label for."""
-        first, second = (self._pair(gate, rater) for rater in (0, 1))
-        return None if first is None or second is None else (first, second)
-
-    def _pair(self, gate: Gate, rater: int) -> Pair | None:
-        about: SettingName | Measure | None = gate.setting or gate.measure
-        if about is None or (about not in self.aligned.labels and about not in self.aligned.values):
-            return None
-        keep = self.aligned.known(about) & self._mask(gate.slice)
-        return self.aligned.pair(about, rater, GOLD, keep=keep) if keep.any() else None
-
-    @cached_property
-    def _masks(self) -> dict[str, npt.NDArray[np.bool_]]:
-        return {}
-
-    def _mask(self, name: str | None) -> npt.NDArray[np.bool_]:
-        if name is None:
-            return np.ones(len(self.aligned), dtype=bool)
-        if name not in self._masks:
-            self._masks[name] = in_slice(self.suite.slices[name], name, self.aligned.index(), self.details)
-        return self._masks[name]
+def _pair(gate: Gate, suite: Suite, aligned: AlignedLabels, rater: int, details: pd.DataFrame | None) -> Pair | None:
+    """A rater's labels and the gold's for a gate's figure; None where no task has both."""
+    about = gate.setting or gate.measure
+    if about is None or (about not in aligned.labels and about not in aligned.values):
+        return None
+    keep = aligned.known(about)
+    if gate.slice is not None:
+        keep &= in_slice(suite.slices[gate.slice], gate.slice, aligned.index(), details)
+    return aligned.pair(about, rater, GOLD, keep=keep) if keep.any() else None
 
 
 def _metric(gate: Gate) -> str:
-    return gate.metric.removeprefix("mean_") if gate.metric == "mean_difference" else gate.metric
+    return "difference" if gate.metric == "mean_difference" else gate.metric
 
 
 def in_slice(part: Slice, name: str, index: pd.MultiIndex, details: pd.DataFrame | None) -> npt.NDArray[np.bool_]:
@@ -424,21 +394,20 @@ def in_slice(part: Slice, name: str, index: pd.MultiIndex, details: pd.DataFrame
     return keep
 
 
-def _figure(gate: Gate, run: Run, context: GateContext, *, of_itself: bool) -> Figure | CountResult | None:
+def _figure(
+    gate: Gate, suite: Suite, run: Run, aligned: AlignedLabels, details: pd.DataFrame | None
+) -> Figure | CountResult | None:
     if gate.min is None and gate.max is None:
         return None
     if gate.metric == "coverage":
         total, unanswered = asked(run)
-        setting = gate.setting or context.aligned.main
+        setting = gate.setting or aligned.main
         return CountResult(1 - unanswered[setting] / total, total) if total and setting in unanswered else None
     if gate.metric == "incoherent":
-        coded = run.coded()
-        both = coded["strict"].notna() & coded["with_tools"].notna()
-        n = int(both.sum())
-        return CountResult(float((coded["incoherent"] & both).sum() / n), n) if n else None
-    figure = context.figure(gate)
-    # A gold read as a run is not a sample of anything: that it agrees with itself is known.
-    return figure if figure is None or not of_itself else replace(figure, exact=True)
+        count, n = incoherent_pairs(run)
+        return CountResult(count / n, n) if n else None
+    pair = _pair(gate, suite, aligned, 0, details)
+    return None if pair is None else pair.figure(_metric(gate))
 
 
 def _check_pins(suite: Suite, gold: Gold, pin: str | None) -> None:
@@ -456,79 +425,62 @@ def _check_pins(suite: Suite, gold: Gold, pin: str | None) -> None:
 
 
 @dataclass(frozen=True)
-class RegressionTest:
+class _Fall:
     """A gate against the baseline that waits for its level.
 
     Attributes:
         gate: The gate.
-        pairs: The run's labels and the baseline's, each with the gold's; None where no task has the figure.
-        seed: Seed of the swaps.
+        n: Tasks that run, baseline and gold have a label for.
+        run, baseline: Their figures; None where one of them is undefined.
+        moved: The paired change.
+        p: One-sided p-value of a fall by more than is allowed; 1 where there is nothing to go by.
     """
 
     gate: Gate
-    pairs: tuple[Pair, Pair] | None
-    seed: int
+    n: int = 0
+    run: float = math.nan
+    baseline: float = math.nan
+    moved: Figure | None = None
+    p: float = 1.0
 
-    @cached_property
-    def figures(self) -> tuple[Figure, Figure] | None:
-        """The run's figure and the baseline's; None where one of them is undefined."""
-        if self.pairs is None:
-            return None
-        run, baseline = (pair.figure(_metric(self.gate)) for pair in self.pairs)
-        return (run, baseline) if math.isfinite(run.value) and math.isfinite(baseline.value) else None
-
-    @cached_property
-    def p(self) -> float:
-        """One-sided p-value of a fall by more than is allowed; 1 where there is nothing to go by."""
-        if self.pairs is None or self.figures is None:
-            return 1.0
-        run, baseline = self.pairs
-        assert run.draws is not None
-        formula = metrics.figure_formula(_metric(self.gate), run.scale)
-        before, after = (run.draws.by_occupation(pair.sums.each) for pair in (baseline, run))
+    @classmethod
+    def of(cls, gate: Gate, pairs: Sequence[Pair | None], seed: int) -> _Fall:
+        run, baseline = pairs
+        if run is None or baseline is None or run.draws is None:
+            return cls(gate)
+        after, before = (pair.figure(_metric(gate)) for pair in (run, baseline))
+        if not (math.isfinite(after.value) and math.isfinite(before.value)):
+            return cls(gate, len(run))
+        old, new = (run.draws.by_occupation(pair.sums.each) for pair in (baseline, run))
         share = run.draws.by_occupation(run.weight) / len(run)
-        return sign_flip_p(before, after, formula, share, allowed=self.gate.max_drop or 0.0, seed=self.seed)
+        formula = metrics.figure_formula(_metric(gate), run.scale)
+        p = sign_flip_p(old, new, formula, share, allowed=gate.max_drop or 0.0, seed=seed)
+        return cls(gate, len(run), after.value, before.value, change(before, after, run.differ(baseline)), p)
 
     def result(self, level: float) -> GateResult:
         """The outcome at this level."""
-        allowed = self.gate.max_drop or 0.0
-        if self.pairs is None or self.figures is None:
-            return _unjudged(self.gate, "max_drop", 0 if self.pairs is None else len(self.pairs[0]), None, level)
-        run, baseline = self.figures
-        moved = change(baseline, run, self.pairs[0].differ(self.pairs[1]))
-        fell = self.p < (1 - level) / 2
-        if not fell and moved.says_nothing(level):
-            return _unjudged(self.gate, "max_drop", run.n, moved, level)
+        allowed, moved, fell = self.gate.max_drop or 0.0, self.moved, self.p < (1 - level) / 2
+        if moved is None or (not fell and moved.says_nothing(level)):
+            return _unjudged(self.gate, "max_drop", self.n, moved, level)
         bounds = moved.interval(level)
         if bounds is not None and fell != (bounds[1] < -allowed):
             bounds = None  # the test decides; over few occupations the interval may say otherwise, and is left out
-        what, held = (
-            _what(self.gate),
-            "" if bounds is None else f"{_percent(level)} interval {bounds[0]:+.3f} to {bounds[1]:+.3f}, ",
+        interval = "" if bounds is None else f"{_percent(level)} interval {bounds[0]:+.3f} to {bounds[1]:+.3f}, "
+        by = (
+            f"from {shown(self.baseline)} to {shown(self.run)}, change {moved.value:+.3f} ({interval}{self.n:,} tasks; "
         )
-        by = f"from {shown(baseline.value)} to {shown(run.value)}, change {moved.value:+.3f} ({held}{run.n:,} tasks; "
         by += f"sign-flip test by occupation p {'under .001' if self.p < 0.001 else shown(self.p)})"
-        limit = f"; a drop of {shown(allowed)} is allowed" if allowed else ""
-        said = f"{what} falls {by}{limit}" if fell else f"{what} goes {by}: no significant fall{limit}"
-        return _result(
-            self.gate,
-            "max_drop",
-            run.n,
-            said,
-            passed=not fell,
-            bounds=bounds,
-            level=level,
-            value=moved.value,
-            run=run.value,
-            baseline=baseline.value,
-            p=self.p,
-        )
+        said = f"falls {by}" if fell else f"goes {by}: no significant fall"
+        said += f"; a drop of {shown(allowed)} is allowed" if allowed else ""
+        figures = {"value": moved.value, "run": self.run, "baseline": self.baseline, "p": self.p}
+        return _result(self.gate, "max_drop", self.n, said, bounds, level, passed=not fell, **figures)
 
 
 def _bounds_of(gate: Gate, found: Figure | CountResult | None, level: float) -> Iterator[GateResult]:
     """Outcomes of a gate's `min` and `max`, by an interval of this level."""
-    thresholds: tuple[tuple[Literal["min", "max"], float | None], ...] = (("min", gate.min), ("max", gate.max))
-    for kind, threshold in thresholds:
+    kinds: tuple[Kind, ...] = ("min", "max")
+    for kind in kinds:
+        threshold: float | None = getattr(gate, kind)
         if threshold is None:
             continue
         bounds = found.interval(level) if isinstance(found, Figure) else None
@@ -543,8 +495,7 @@ def _bounds_of(gate: Gate, found: Figure | CountResult | None, level: float) -> 
         else:
             said = f"is {shown(found.value)} ({_percent(level)} interval {shown(bounds[0])} to {shown(bounds[1])}, {found.n:,} tasks)"
             said += f": {word}" if holds else f": not shown to be {word}"
-        said = f"{_what(gate)} {said}"
-        yield _result(gate, kind, found.n, said, passed=holds, bounds=bounds, level=bounds and level, value=found.value)
+        yield _result(gate, kind, found.n, said, bounds, bounds and level, passed=holds, value=found.value)
 
 
 def _unjudged(gate: Gate, kind: Kind, n: int, found: Figure | CountResult | None, level: float) -> GateResult:
@@ -563,41 +514,18 @@ def _unjudged(gate: Gate, kind: Kind, n: int, found: Figure | CountResult | None
             f"as its range ({_percent(level)} interval {ends}); use a larger gold"
         )
     else:
-        reason = (
-            f"its {n:,} tasks are of {found.occupations} occupations, and too many bootstrap draws leave it undefined"
-        )
-    said = f"{_what(gate)} cannot be judged: {reason}"
-    return _result(gate, kind, n, said, passed=False, judged=False, bounds=bounds, level=bounds and level, value=value)
+        reason = f"its {n:,} tasks are of {found.occupations} occupations, and too many draws leave it undefined"
+    said = f"cannot be judged: {reason}"
+    return _result(gate, kind, n, said, bounds, bounds and level, passed=False, judged=False, value=value)
 
 
 def _result(
-    gate: Gate,
-    kind: Kind,
-    n: int,
-    message: str,
-    *,
-    passed: bool,
-    judged: bool = True,
-    bounds: Bounds | None = None,
-    level: float | None = None,
-    **figures: float | None,
+    gate: Gate, kind: Kind, n: int, said: str, bounds: Bounds | None, level: float | None, **more: Any
 ) -> GateResult:
     low, high = bounds or (None, None)
-    return GateResult(
-        id=gate.id,
-        what=_what(gate),
-        kind=kind,
-        passed=passed,
-        judged=judged,
-        threshold=getattr(gate, kind),
-        low=low,
-        high=high,
-        level=level,
-        n=n,
-        message=message,
-        why=gate.why,
-        **figures,
-    )
+    about = {"id": gate.id, "what": _what(gate), "kind": kind, "threshold": getattr(gate, kind), "why": gate.why}
+    ends = {"low": low, "high": high, "level": level}
+    return GateResult.model_validate({**about, **ends, "n": n, "message": f"{_what(gate)} {said}", **more})
 
 
 def _what(gate: Gate) -> str:
@@ -643,38 +571,36 @@ def markdown(result: SuiteResult, verdict: str = "") -> str:
     Returns:
         GitHub-flavoured Markdown. Names and words from outside stand in it as text, never as markup.
     """
-    failed = len(result.failures)
-    gates = f"{len(result.results)} gate{'' if len(result.results) == 1 else 's'}"
-    outcome = f"{gates} passed" if result.passed else f"{failed} of {gates} failed"
-    lines = [f"## {'✅' if result.passed else '❌'} {_text(result.suite)}: {outcome}", ""]
-    if result.title:
-        lines += [_text(result.title), ""]
-    for sentence in result.warnings:
-        lines += [f"**{_text(sentence)}**", ""]
+    count = len(result.results)
+    gates = f"{count} gate{'' if count == 1 else 's'}"
+    outcome = f"{gates} passed" if result.passed else f"{len(result.failures)} of {gates} failed"
     about = f"Run **{_text(result.run)}** against the gold **{_text(result.gold)}**"
-    if result.baseline is not None:
-        about += f", baseline **{_text(result.baseline)}**"
-    lines += [about + ".", ""]
-    for gate in result.failures:
-        why = f" ({_text(gate.why.rstrip('.'))})" if gate.why else ""
-        lines.append(f"- **{_text(gate.label)}**: {_text(gate.message)}{why}")
-    lines += [""] if result.failures else []
-    lines += [
-        "| | gate | figure | value | interval | threshold | tasks |",
-        "|---|---|---|---:|---:|---:|---:|",
-        *(_row(gate) for gate in result.results),
-        "",
+    about += "" if result.baseline is None else f", baseline **{_text(result.baseline)}**"
+    parts = [
+        f"## {'✅' if result.passed else '❌'} {_text(result.suite)}: {outcome}",
+        _text(result.title),
+        *(f"**{_text(sentence)}**" for sentence in result.warnings),
+        f"{about}.",
+        "\n".join(
+            f"- **{_text(gate.label)}**: {_text(gate.message)}"
+            + (f" ({_text(gate.why.rstrip('.'))})" if gate.why else "")
+            for gate in result.failures
+        ),
+        "\n".join(
+            [
+                "| | gate | figure | value | interval | threshold | tasks |",
+                "|---|---|---|---:|---:|---:|---:|",
+                *map(_row, result.results),
+            ]
+        ),
         _text(" ".join(filter(None, [result.family, result.size]))),
-        "",
     ]
     if verdict:
-        lines += ["<details><summary>Verdict of the eval</summary>", ""]
-        lines += [f"- {_text(sentence)}" for sentence in verdict.splitlines()]
-        lines += ["", "</details>", ""]
-    pins = f"gold `{result.gold_sha256[:12]}`"
-    if result.baseline_sha256 is not None:
-        pins += f", baseline `{result.baseline_sha256[:12]}`"
-    return "\n".join([*lines, f"Labels: {pins}."]) + "\n"
+        parts.append("<details><summary>Verdict of the eval</summary>")
+        parts += ["\n".join(f"- {_text(sentence)}" for sentence in verdict.splitlines()), "</details>"]
+    pins = {"gold": result.gold_sha256, "baseline": result.baseline_sha256}
+    parts.append(f"Labels: {', '.join(f'{side} `{pin[:12]}`' for side, pin in pins.items() if pin)}.")
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def github_annotations(result: SuiteResult) -> list[str]:
@@ -691,14 +617,12 @@ def github_annotations(result: SuiteResult) -> list[str]:
 
 def _row(gate: GateResult) -> str:
     sign = "✅" if gate.passed else "❌" if gate.judged else "⚠️"
-    interval = (
-        "" if gate.low is None or gate.high is None else f"{_signed(gate, gate.low)} to {_signed(gate, gate.high)}"
-    )
+    interval = "" if gate.low is None else f"{_signed(gate, gate.low)} to {_signed(gate, gate.high)}"
     if interval and gate.level is not None and gate.level != 0.95:
-        interval += f" ({100 * gate.level:.4g} %)"
+        interval += f" ({_percent(gate.level)})"
     bound = {"min": "at least ", "max": "at most ", "max_drop": "drop at most "}[gate.kind] + shown(gate.threshold)
-    value = _signed(gate, gate.value)
-    return f"| {sign} | {_text(gate.label)} | {_text(gate.what)} | {value} | {interval} | {bound} | {gate.n:,} |"
+    cells = [_text(gate.label), _text(gate.what), _signed(gate, gate.value), interval, bound, f"{gate.n:,}"]
+    return f"| {' | '.join([sign, *cells])} |"
 
 
 def _signed(gate: GateResult, value: float | None) -> str:
@@ -732,30 +656,18 @@ def junit_xml(result: SuiteResult) -> str:
     root = ET.Element("testsuites", {"name": "relabel", **counts})
     suite = ET.SubElement(root, "testsuite", {"name": result.suite, **counts})
     properties = ET.SubElement(suite, "properties")
-    for name, value in (
-        ("run", result.run),
-        ("gold", result.gold),
-        ("gold_sha256", result.gold_sha256),
-        ("baseline", result.baseline),
-        ("baseline_sha256", result.baseline_sha256),
-        ("family", result.family),
-    ):
-        if value is not None:
+    for name in ("run", "gold", "gold_sha256", "baseline", "baseline_sha256", "family"):
+        if (value := getattr(result, name)) is not None:
             ET.SubElement(properties, "property", {"name": name, "value": _legal(value)})
     for each in result.results:
-        _case(suite, result.suite, each)
+        case = ET.SubElement(suite, "testcase", {"classname": f"relabel.{result.suite}", "name": each.label})
+        if not each.passed:
+            kind = "failure" if each.judged else "error"
+            found = ET.SubElement(case, kind, {"message": _legal(each.message), "type": each.kind})
+            found.text = _legal(each.why or each.message)
+        ET.SubElement(case, "system-out").text = _legal(each.message)
     ET.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
-
-
-def _case(parent: ET.Element, suite: str, result: GateResult) -> None:
-    name = result.label
-    case = ET.SubElement(parent, "testcase", {"classname": f"relabel.{suite}", "name": name})
-    if not result.passed:
-        kind = "failure" if result.judged else "error"
-        found = ET.SubElement(case, kind, {"message": _legal(result.message), "type": result.kind})
-        found.text = _legal(result.why or result.message)
-    ET.SubElement(case, "system-out").text = _legal(result.message)
 
 
 def _legal(text: str) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import product
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -50,6 +50,20 @@ gpt4 gamma: Accountants and Auditors 100; News Analysts, Reporters, and Journali
 """
 """Table 4: percent of exposed tasks, in the printed order; the print for GPT-4 under beta was not seen."""
 
+_FASTER: tuple[tuple[str, Measure, float, str], ...] = (
+    ("human", "alpha", 15, "a model alone"),
+    ("human", "gamma", 47, "with software, lower figure"),
+    ("gpt4", "gamma", 56, "with software, upper figure"),
+)
+"""Abstract: percent of tasks done significantly faster."""
+_WORKERS: tuple[tuple[str, Measure, float, str, float], ...] = (
+    ("abstract", "beta", 0.1, ">=", 80),
+    ("abstract", "beta", 0.5, ">=", 19),
+    ("section 4", "alpha", 0.5, ">", 3),
+    ("section 4", "gamma", 0.5, ">=", 49),
+)
+"""Percent of workers by the share of their tasks that is exposed."""
+
 
 class PaperFigure(Frozen):
     """A figure of the paper.
@@ -73,7 +87,7 @@ class PaperFigure(Frozen):
     figure: str
     printed: float | None
     ours: float | None
-    unit: Literal["percent", "share", "correlation", "count"]
+    unit: Literal["percent", "share", "correlation", "count"] = "percent"
     rule: str
     weights: str
     tolerance: float
@@ -143,30 +157,26 @@ def _agreement(labels: pd.DataFrame) -> Iterator[PaperFigure]:
         for measure, (share, correlation) in zip(MEASURES, printed, strict=True):
             one, other = _values(labels, first, measure), _values(labels, second, measure)
             who = f"{_NAMES[first]} and {_NAMES[second]}, {measure}"
-            ours = 100 * float((one == other).mean())
-            yield _cell("2", f"agreement, {who}", share, ours, "equal task values", tolerance=0.05)
-            ours = float(np.corrcoef(one, other)[0, 1])
-            yield _cell(
-                "2", f"Pearson's r, {who}", correlation, ours, "task values", unit="correlation", tolerance=5e-4
-            )
+            equal, r = 100 * float((one == other).mean()), float(np.corrcoef(one, other)[0, 1])
+            yield _cell("2", f"agreement, {who}", share, equal, "equal task values", tolerance=0.05)
+            yield _cell("2", f"Pearson's r, {who}", correlation, r, "task values", unit="correlation", tolerance=5e-4)
 
 
 def _summary(labels: pd.DataFrame, equal: pd.DataFrame, core: pd.DataFrame) -> Iterator[PaperFigure]:
-    words = (("mean", "mean"), ("standard deviation", "std"))
+    share: dict[str, Any] = {"unit": "share", "tolerance": 5e-3}
+    words = {"mean": "mean", "standard deviation": "std"}
     for who, measure in product(("human", "gpt4"), MEASURES):
-        for word, how in words:
+        about, weights = f"{_NAMES[who]}, {measure}", f"{_WITHIN}, occupations equal"
+        for word, how in words.items():
             ours, other = (float(getattr(table[who, measure], how)()) for table in (equal, core))
-            figure, weights = f"occupations, {word}, {_NAMES[who]}, {measure}", f"{_WITHIN}, occupations equal"
-            rule = "means by O*NET-SOC code"
-            yield _cell("3", figure, None, ours, rule, weights, unit="share", tolerance=5e-3, core_weighted=other)
-        for word, how in words:
+            rule, figure = "means by O*NET-SOC code", f"occupations, {word}, {about}"
+            yield _cell("3", figure, None, ours, rule, weights, core_weighted=other, **share)
+        for word, how in words.items():
             ours = float(getattr(_values(labels, who, measure), how)())
-            figure = f"tasks, {word}, {_NAMES[who]}, {measure}"
-            yield _cell("3", figure, None, ours, "task values", unit="share", tolerance=5e-3)
-    for who, name in _NAMES.items():
-        for code in CODES:
-            ours = 100 * float((labels[who] == code).mean())
-            yield _cell("-", f"tasks labelled {code}, {name}", None, ours, "=", tolerance=0.05)
+            yield _cell("3", f"tasks, {word}, {about}", None, ours, "task values", **share)
+    for (who, name), code in product(_NAMES.items(), CODES):
+        ours = 100 * float((labels[who] == code).mean())
+        yield _cell("-", f"tasks labelled {code}, {name}", None, ours, "=", tolerance=0.05)
 
 
 def _top(equal: pd.DataFrame, core: pd.DataFrame) -> Iterator[PaperFigure]:
@@ -174,69 +184,47 @@ def _top(equal: pd.DataFrame, core: pd.DataFrame) -> Iterator[PaperFigure]:
         about, _, listed = line.partition(":")
         who, measure = cast("tuple[str, Measure]", about.split())
         scores, other = equal[who, measure] * 100, core[who, measure] * 100
-        printed: list[tuple[str, float | None]] = [
-            (title, float(value))
-            for title, _, value in (entry.strip().rpartition(" ") for entry in listed.split(";"))
-            if title
-        ]
+        named = [entry.strip().rpartition(" ") for entry in listed.split(";") if entry.strip()]
         # Our own first five, where the printed ones were not seen.
         ours_first = scores.sort_values(ascending=False, kind="stable").index[:5]
-        for place, (title, value) in enumerate(printed or [(str(title), None) for title in ours_first], 1):
-            ours = float(scores.loc[title])
+        printed = [(title, float(value)) for title, _, value in named] or [(str(title), None) for title in ours_first]
+        for place, (title, value) in enumerate(printed, 1):
+            ours, weighted = float(scores.loc[title]), float(other.loc[title])
             # Ties stand in the paper in an order of its own: an occupation is in place when fewer than that many beat it.
             ahead = int((scores > ours + 1e-9).sum())
             figure, rule = f"top {place}, {_NAMES[who]}, {measure}: {title}", f"fewer than {place} occupations above"
-            weighted = float(other.loc[title])
             cell = _cell("4", figure, value, ours, rule, _WITHIN, tolerance=0.05, core_weighted=weighted)
             if value is not None and ahead >= place:
                 cell = cell.model_copy(update={"reproduced": False, "reason": f"{ahead} occupations lie above it"})
             yield cell
-    for who, printed_count in (("human", 15), ("gpt4", 86)):
-        ours, figure = (
-            float((equal[who, "gamma"] >= 1 - 1e-12).sum()),
-            f"occupations fully exposed, {_NAMES[who]}, gamma",
-        )
-        yield _cell("4", figure, printed_count, ours, ">= 1", _WITHIN, unit="count")
-    none = float((equal[["human", "gpt4"]] == 0).all(axis=1).sum())
-    figure = "occupations without an exposed task"
+    for who, count in (("human", 15), ("gpt4", 86)):
+        ours = float((equal[who, "gamma"] >= 1 - 1e-12).sum())
+        yield _cell("4", f"occupations fully exposed, {_NAMES[who]}, gamma", count, ours, ">= 1", _WITHIN, unit="count")
+    none, figure = float((equal[["human", "gpt4"]] == 0).all(axis=1).sum()), "occupations without an exposed task"
     yield _cell("appendix", figure, None, none, "= 0 in all six scores", _WITHIN, unit="count")
 
 
 def _shares(labels: pd.DataFrame, equal: pd.DataFrame, core: pd.DataFrame) -> Iterator[PaperFigure]:
-    faster: tuple[tuple[str, Measure, float, str], ...] = (
-        ("human", "alpha", 15, "a model alone"),
-        ("human", "gamma", 47, "with software, lower figure"),
-        ("gpt4", "gamma", 56, "with software, upper figure"),
-    )
-    for who, measure, printed, words in faster:
+    for who, measure, printed, words in _FASTER:
         figure = f"tasks done significantly faster, {words} ({_NAMES[who]}, {measure})"
         ours = 100 * float(_values(labels, who, measure).mean())
         yield _cell("abstract", figure, printed, ours, "mean of task values", tolerance=0.5)
     for who, measure in product(("human", "gpt4"), MEASURES):
-        printed = {("human", "alpha"): 1.8, ("human", "gamma"): 46}.get((who, measure))
+        seen = {("human", "alpha"): 1.8, ("human", "gamma"): 46}.get((who, measure))
         for rule, word in ((">", "over"), (">=", "at least")):
-            over, over_core = (
-                (t[who, measure] > 0.5) | ((t[who, measure] == 0.5) & (rule == ">=")) for t in (equal, core)
-            )
-            yield _cell(
-                "Science abstract" if printed is not None and rule == ">" else "-",
-                f"occupations with {word} half of their tasks, {_NAMES[who]}, {measure}",
-                printed if rule == ">" else None,
-                100 * float(over.mean()),
-                f"{rule} 0.5",
-                f"{_TASKS_EQUAL}, occupations equal",
-                tolerance=0.05 if measure == "alpha" else 0.5,
-                core_weighted=100 * float(over_core.mean()),
-            )
+            printed = seen if rule == ">" else None
+            ours, other = (100 * float(_above(table[who, measure], rule, 0.5).mean()) for table in (equal, core))
+            figure = f"occupations with {word} half of their tasks, {_NAMES[who]}, {measure}"
+            table, weights = "-" if printed is None else "Science abstract", f"{_TASKS_EQUAL}, occupations equal"
+            tolerance = 0.05 if measure == "alpha" else 0.5
+            yield _cell(table, figure, printed, ours, f"{rule} 0.5", weights, tolerance=tolerance, core_weighted=other)
+
+
+def _above(values: pd.Series, rule: str, bound: float) -> pd.Series:
+    return values > bound if rule == ">" else values >= bound
 
 
 def _workers(equal: pd.DataFrame) -> Iterator[PaperFigure]:
-    wanted: tuple[tuple[str, Measure, float, str, float], ...] = (
-        ("abstract", "beta", 0.1, ">=", 80),
-        ("abstract", "beta", 0.5, ">=", 19),
-        ("section 4", "alpha", 0.5, ">", 3),
-        ("section 4", "gamma", 0.5, ">=", 49),
-    )
     weights = f"jobs by six-digit SOC ({EMPLOYMENT}); tasks equal, detailed codes equal within a SOC"
     jobs, why = None, ""
     try:
@@ -244,20 +232,18 @@ def _workers(equal: pd.DataFrame) -> Iterator[PaperFigure]:
         jobs = wages[wages["group"] == "detailed"].set_index("soc2018")["employment"].dropna()
     except DataError as error:
         why = f"no employment figures: {error}"
-    for table, measure, bound, rule, printed in wanted:
+    for table, measure, bound, rule, printed in _WORKERS:
         ours = None
         if jobs is not None:
             soc = equal["human", measure].groupby(equal.index.str[:7]).mean()
             both = pd.DataFrame({"score": soc.round(12), "jobs": jobs}).dropna()
-            share = {
-                sign: 100 * float(both["jobs"][over].sum() / both["jobs"].sum())
-                for sign, over in ((">", both["score"] > bound), (">=", both["score"] >= bound))
-            }
-            ours, other = share[rule], ">=" if rule == ">" else ">"
-            covered = both["jobs"].sum() / jobs.sum()
+            total, other = both["jobs"].sum(), ">=" if rule == ">" else ">"
+            ours, instead = (
+                100 * float(both["jobs"][_above(both["score"], sign, bound)].sum() / total) for sign in (rule, other)
+            )
             why = (
-                f"other jobs: those of {EMPLOYMENT}, {100 * covered:.0f} % of which have a score under the same code; the "
-                f"paper used jobs of 2020 and 2021; with {other} instead of {rule} it would be {share[other]:.1f}"
+                f"other jobs: those of {EMPLOYMENT}, {100 * total / jobs.sum():.0f} % of which have a score under the same "
+                f"code; the paper used jobs of 2020 and 2021; with {other} instead of {rule} it would be {instead:.1f}"
             )
         over = "over" if rule == ">" else "at least"
         figure = f"workers with {over} {100 * bound:.0f} % of their tasks, human, {measure}"
@@ -272,10 +258,9 @@ def _cell(
     rule: str,
     weights: str = _TASKS_EQUAL,
     *,
-    unit: Literal["percent", "share", "correlation", "count"] = "percent",
     tolerance: float = 0,
     reason: str | None = None,
-    **more: float,
+    **more: Any,
 ) -> PaperFigure:
     reproduced = None
     if printed is None:
@@ -284,13 +269,5 @@ def _cell(
         # A hair more than half a unit, since the printed figure was rounded from one with more digits.
         reproduced = abs(ours - printed) <= tolerance * (1 + 1e-9) + 1e-12
         reason = None if reproduced else reason or "the published labels give another figure; the cause is not known"
-    held = {"rule": rule, "weights": weights, "unit": unit, "tolerance": tolerance, **more}
-    known = {
-        "table": table,
-        "figure": figure,
-        "printed": printed,
-        "ours": ours,
-        "reproduced": reproduced,
-        "reason": reason,
-    }
-    return PaperFigure.model_validate(known | held)
+    known = {"table": table, "figure": figure, "printed": printed, "ours": ours, "rule": rule, "weights": weights}
+    return PaperFigure(**known, tolerance=tolerance, reproduced=reproduced, reason=reason, **more)

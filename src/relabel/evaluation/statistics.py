@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -572,6 +572,11 @@ class Sums:
         units = 0 if self.draws is None else self.draws.occupations
         bent = extremes if self.corners is not None else None
         return Figure(value, formula(self.drawn), len(self.each), units, span, bent)
+
+
+def stated(figures: Mapping[str, Figure], draws: Draws | None) -> dict[str, Any]:
+    """Figures as a document states them: their values, None where they are undefined, and their intervals as `ci95`."""
+    return {**{name: known(figure.value) for name, figure in figures.items()}, "ci95": ci95(figures, draws)}
 
 
 def ci95(figures: Mapping[str, Figure], draws: Draws | None) -> dict[str, Bounds | None]:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from relabel.errors import DataError
 from relabel.evaluation import statistics as metrics
-from relabel.evaluation.alignment import COLUMNS, MAIN, AlignedLabels, Pair, coded_table, gold_on_tasks, places
+from relabel.evaluation.alignment import MAIN, AlignedLabels, align_all
 from relabel.evaluation.document import SCALES, Intervals95, Maker, SettingName
 from relabel.evaluation.gold import UNKNOWN_MAKER, Gold
-from relabel.evaluation.statistics import DRAWS, Figure, change
+from relabel.evaluation.statistics import DRAWS, Figure, change, stated
 from relabel.run import Run
 from relabel.settings import Frozen
 from relabel.tabular import figure as shown
@@ -133,8 +131,8 @@ class Closeness(Frozen):
     setting: SettingName
     n: int
     occupations: int
-    first_rate: float | None
-    second_rate: float | None
+    first_rate: float | None = None
+    second_rate: float | None = None
     accuracy: float | None
     kappa: float | None
     ci95: Intervals95
@@ -217,50 +215,6 @@ class Look(NamedTuple):
 FIRST_LOOK = Look(1, "")
 
 
-@dataclass(frozen=True)
-class _Sides:
-    """Labels of all rubrics, then all golds, over the tasks of the trial.
-
-    Attributes:
-        aligned: Their labels, a column each.
-        rubrics: How many of the columns are rubrics.
-        people: For each column, whether its labels are people's.
-        weights: For each column, weights of the tasks: a gold's own, else 1.
-    """
-
-    aligned: AlignedLabels
-    rubrics: int
-    people: Sequence[bool]
-    weights: Sequence[npt.NDArray[np.float64]]
-
-    @property
-    def golds(self) -> range:
-        """Columns of the golds."""
-        return range(self.rubrics, len(self.people))
-
-    def name(self, rater: int) -> str:
-        """What a rubric or gold is called."""
-        return self.aligned.names[rater]
-
-    def pair(self, setting: SettingName, first: int, second: int, keep: npt.NDArray[np.bool_]) -> Pair:
-        """Labels of two of them on some tasks, weighted as the second is."""
-        return self.aligned.pair(setting, first, second, keep=keep, weight=self.weights[second])
-
-
-def _sides(runs: Mapping[str, Run], golds: Sequence[Gold], draws: int, seed: int) -> _Sides:
-    tables = [coded_table(run) for run in runs.values()]
-    tasks = pd.concat([t[TASK_KEY] for t in tables]).drop_duplicates(ignore_index=True)
-    sides = [t.set_index(TASK_KEY) for t in tables] + [gold_on_tasks(gold, tasks) for gold in golds]
-    sides = [side.reindex(pd.MultiIndex.from_frame(tasks)) for side in sides]
-    labels: dict[SettingName, npt.NDArray[np.intp]] = {
-        s: np.stack([places(side[COLUMNS[s]], s) for side in sides], axis=1) for s in SCALES
-    }
-    weights = [np.asarray(side["weight"].astype("float64").fillna(1.0), dtype=np.float64) for side in sides]
-    names = (*runs, *(gold.name for gold in golds))
-    aligned = AlignedLabels(names, tasks.assign(weight=1.0, stratum=None), labels, {}).with_draws(draws, seed)
-    return _Sides(aligned, len(runs), [False] * len(runs) + [gold.human for gold in golds], weights)
-
-
 def trial(
     runs: Mapping[str, Run],
     golds: Sequence[Gold],
@@ -295,8 +249,8 @@ def trial(
     Raises:
         DataError: A rubric and the golds share no task with a label on both sides.
     """
-    sides = _sides(runs, golds, draws, seed)
-    agreements = list(_agreements(sides))
+    aligned = align_all(runs, golds).with_draws(draws, seed)
+    agreements = list(_agreements(aligned, len(runs)))
     names = [gold.name for gold in golds]
     for name in runs:
         if golds and not any(a.first == name and a.second in names for a in agreements):
@@ -307,12 +261,14 @@ def trial(
     differences = tuple(
         found
         for first, second in combinations(range(len(runs)), 2)
-        for gold in sides.golds
+        for at, gold in enumerate(golds, len(runs))
         for setting in MAIN
-        if (found := _difference(sides, first, second, gold, setting)) is not None
+        if (found := _difference(aligned, first, second, at, setting, people=gold.human)) is not None
     )
     lost = rejected or {}
-    tried = tuple(_tried(run, sides, rater, lost.get(name, _NOTHING)) for rater, (name, run) in enumerate(runs.items()))
+    tried = tuple(
+        _tried(run, aligned, rater, lost.get(name, _NOTHING)) for rater, (name, run) in enumerate(runs.items())
+    )
     return TrialDocument(
         rubrics=tried,
         golds=tuple(
@@ -387,58 +343,57 @@ def _components(y: npt.NDArray[np.float64]) -> Variance:
     )
 
 
-def _agreements(sides: _Sides) -> Iterator[Closeness]:
-    for rubric in range(sides.rubrics):
-        for first, second in [*((rubric, gold) for gold in sides.golds), *combinations(sides.golds, 2)]:
-            yield from _closeness(sides, first, second, rubric)
-    for first, second in combinations(range(sides.rubrics), 2):
-        yield from _closeness(sides, first, second, first)
+def _agreements(aligned: AlignedLabels, rubrics: int) -> Iterator[Closeness]:
+    golds = range(rubrics, len(aligned.names))
+    for rubric in range(rubrics):
+        for first, second in [*((rubric, gold) for gold in golds), *combinations(golds, 2)]:
+            yield from _closeness(aligned, first, second, rubric)
+    for first, second in combinations(range(rubrics), 2):
+        yield from _closeness(aligned, first, second, first)
 
 
-def _closeness(sides: _Sides, first: int, second: int, on: int) -> Iterator[Closeness]:
+def _closeness(aligned: AlignedLabels, first: int, second: int, on: int) -> Iterator[Closeness]:
     for setting in SCALES:
-        keep = sides.aligned.known(setting, first, second, on)
+        keep = aligned.known(setting, first, second, on)
         if not keep.any():
             continue
-        pair = sides.pair(setting, first, second, keep)
+        pair = aligned.pair(setting, first, second, keep=keep)
         found = {"accuracy": pair.figure("accuracy"), "kappa": pair.figure("kappa")}
         if len(pair.scale) == 2:
             found |= {"first_rate": pair.figure("run:exposed"), "second_rate": pair.figure("gold:exposed")}
-        values = {"first_rate": None, "second_rate": None} | {m: metrics.known(of.value) for m, of in found.items()}
         yield Closeness(
-            first=sides.name(first),
-            second=sides.name(second),
-            on=sides.name(on),
+            first=aligned.names[first],
+            second=aligned.names[second],
+            on=aligned.names[on],
             setting=setting,
             n=len(pair),
             occupations=found["kappa"].occupations,
-            **values,
-            ci95={name: of.interval() for name, of in found.items()},
+            **stated(found, pair.draws),
         )
 
 
-def _difference(sides: _Sides, first: int, second: int, gold: int, setting: SettingName) -> TrialDifference | None:
-    own = [sides.aligned.known(setting, rubric, gold) for rubric in (first, second)]
-    common = own[0] & own[1]
-    if not all(mask.any() for mask in own):
+def _difference(
+    aligned: AlignedLabels, first: int, second: int, gold: int, setting: SettingName, *, people: bool
+) -> TrialDifference | None:
+    masks = [aligned.known(setting, rubric, gold) for rubric in (first, second)]
+    common = masks[0] & masks[1]
+    least = min(int(mask.sum()) for mask in masks)
+    if not least:
         return None
-    paired = int(common.sum()) >= _MOSTLY * min(int(mask.sum()) for mask in own)
-    masks = [common, common] if paired else own
-    kappas = [
-        sides.pair(setting, rubric, gold, mask).figure("kappa")
-        for rubric, mask in zip((first, second), masks, strict=True)
-    ]
-    moved, labels = masks[0] | masks[1], sides.aligned.labels[setting]
+    if paired := int(common.sum()) >= _MOSTLY * least:
+        masks = [common, common]
+    raters = zip((first, second), masks, strict=True)
+    kappas = [aligned.pair(setting, rubric, gold, keep=mask).figure("kappa") for rubric, mask in raters]
+    moved, labels = masks[0] | masks[1], aligned.labels[setting]
     if paired:
         moved &= labels[:, first] != labels[:, second]
-    difference = change(kappas[0], kappas[1], len(np.unique(sides.aligned.codes[moved])))
-    bounds = difference.interval()
-    names = sides.name(first), sides.name(second)
+    difference = change(kappas[0], kappas[1], len(np.unique(aligned.codes[moved])))
+    bounds, names = difference.interval(), (aligned.names[first], aligned.names[second])
     return TrialDifference(
         first=names[0],
         second=names[1],
-        gold=sides.name(gold),
-        people=sides.people[gold],
+        gold=aligned.names[gold],
+        people=people,
         setting=setting,
         paired=paired,
         n=(int(masks[0].sum()), int(masks[1].sum())),
@@ -449,30 +404,29 @@ def _difference(sides: _Sides, first: int, second: int, gold: int, setting: Sett
     )
 
 
-def _tried(run: Run, sides: _Sides, rater: int, rejected: Spent) -> TriedRubric:
+def _tried(run: Run, aligned: AlignedLabels, rater: int, rejected: Spent) -> TriedRubric:
     labels, manifest = run.labels, run.manifest
-    known: dict[SettingName, npt.NDArray[np.bool_]] = {s: sides.aligned.known(s, rater) for s in SCALES}
-    any_known = np.any(list(known.values()), axis=0)
+    answered = np.any([aligned.known(s, rater) for s in SCALES], axis=0)
     halves: dict[Half, int] = {"development": 0, "final": 0}
-    for task in sides.aligned.tasks["task_id"][any_known]:
+    for task in aligned.tasks["task_id"][answered]:
         halves[half_of(str(task))] += 1
     found: dict[str, Figure] = {}
-    for setting, told in known.items():
-        if told.any():
-            pair = sides.pair(setting, rater, rater, told)
+    for setting in SCALES:
+        pair = aligned.pair(setting, rater, rater)
+        if len(pair):
             used = {setting: "exposed"} if len(pair.scale) == 2 else {label: label for label in pair.scale}
             found |= {name: pair.figure(f"run:{label}") for name, label in used.items()}
     costs = labels["cost_usd"]
     costs_known = rejected.cost_usd is not None and not costs.isna().any()
     return TriedRubric(
-        name=sides.name(rater),
+        name=aligned.names[rater],
         id=run.rubric.id,
         version=run.rubric.version,
         sha256=manifest.rubric_sha256,
         wording=run.rubric.wording,
         labels=run.ref,
         raters=manifest.model,
-        tasks=int(any_known.sum()),
+        tasks=int(answered.sum()),
         halves=halves,
         rates={name: float(of.value) for name, of in found.items()},
         ci95={name: of.interval() for name, of in found.items()},

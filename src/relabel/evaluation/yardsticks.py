@@ -45,6 +45,7 @@ from relabel.evaluation.statistics import (
     change,
     ci95,
     occupation_draws,
+    stated,
 )
 from relabel.files import make_private_dir, replacing
 from relabel.run import Run
@@ -104,8 +105,7 @@ def yardstick(pair: Pair, labels: Places, against: Places | None = None) -> doc.
     for name in ("accuracy", "kappa"):
         found[name] = other.figure(name)
         found[f"{name}_difference"] = change(other.figure(name), pair.figure(name), pair.differ(other))
-    values = {name: metrics.known(x.value) for name, x in found.items()}
-    return doc.Yardstick(n=len(pair), **values, ci95=ci95(found, pair.draws))
+    return doc.Yardstick(n=len(pair), **stated(found, pair.draws))
 
 
 def all_yardsticks(
@@ -256,8 +256,7 @@ def annotators(run: Run, gold: Gold, votes: pd.DataFrame, draws: Draws | None) -
             corners = np.eye(len(scale) ** 2).reshape(-1, len(scale), len(scale))
             theirs, mine = (Sums(x, drawn, corners).figure(metrics.FIGURES[name], span) for x in (among, with_run))
             figures |= {name: theirs, f"{name}_difference": change(theirs, mine, theirs.occupations)}
-        known = {name: metrics.known(figure.value) for name, figure in figures.items()}
-        found[setting] = doc.Yardstick(n=len(at), **known, ci95=ci95(figures, drawn))
+        found[setting] = doc.Yardstick(n=len(at), **stated(figures, drawn))
         alphas[setting] = metrics.krippendorff_several(votes_of.astype(int), "nominal")
     return doc.Annotators(
         count=int(votes["annotator"].nunique()),
@@ -325,8 +324,7 @@ def _pair_agreement(
     drawn = draws and occupation_draws(np.asarray(clusters)[first], len(draws.counts), draws.seed)
 
     shares = {name: Sums(np.stack([x, pairs], axis=1), drawn).figure(mean_of) for name, x in equal.items()}
-    values = {name: share.value for name, share in shares.items()}
-    return doc.PairAgreement(pairs=int(total), run=values["run"], gold=values.get("gold"), ci95=ci95(shares, drawn))
+    return doc.PairAgreement(pairs=int(total), **stated(shares, drawn))
 
 
 def _with_codes(gold: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
@@ -447,5 +445,4 @@ def reliability(probability: Array, right: np.ndarray, weight: Array, draws: Dra
                 ci95={} if draws is None else {"accuracy": inside.interval()},
             )
         )
-    values = {name: figure.value for name, figure in figures.items()}
-    return doc.Calibration(n=len(hit), **values, bins=tuple(curve), ci95=ci95(figures, draws))
+    return doc.Calibration(n=len(hit), bins=tuple(curve), **stated(figures, draws))

@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from relabel.errors import DataError
+from relabel.errors import DataError, first_error
 from relabel.files import read_user_yaml
 from relabel.scoring.options import Choices
 from relabel.settings import Frozen
 
 Positive = Annotated[float, Field(gt=0)]
+_PLAINLY = {
+    "extra_forbidden": "is not a key of a study file; remove it, or correct its name",
+    "missing": "is missing; add it",
+}
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
 
 
@@ -187,14 +192,8 @@ def read_study(path: Path) -> Study:
     try:
         study = Study.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        reason = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            reason = "is not a key of a study file; remove it, or correct its name"
-        elif first["type"] == "missing":
-            reason = "is missing; add it"
-        raise DataError(f"{path} line {_line(raw, first['loc'])}: {where + ': ' if where else ''}{reason}") from error
+        at = error.errors(include_url=False)[0]["loc"]
+        raise DataError(f"{path} line {_line(raw, at)}: {first_error(error, _PLAINLY)}") from error
     if study.scoring is not None:
         _ = study.scoring.choices
     return study
@@ -223,37 +222,10 @@ def schema() -> str:
     return json.dumps(Study.model_json_schema(), indent=2) + "\n"
 
 
-TEMPLATE = """\
-# yaml-language-server: $schema=study.schema.json
-# A study: `relabel study run {name}` does what is missing, `relabel study status {name}` shows where it stands.
-study: 1
-title: Exposure of tasks to language models
-
-tasks: {{list: onet-30.2, sample: 300, seed: 1}}   # or a list's name, or the path of a CSV file; without sample all tasks
-rubric: exposure                                 # a rubric's name, or the path of a YAML file
-
-raters:
-  - name: gpt                        # a model that is asked; the key comes from OPENAI_API_KEY
-    model: gpt-5-mini
-    max_tokens: 2000
-    max_cost_usd: 5
-  # - name: claude
-  #   model: claude-sonnet-4-5
-  #   provider: anthropic
-  #   samples: 3                     # ask each question three times
-  # - name: annotators               # labels made elsewhere
-  #   labels: annotators.csv
-  - name: gpt4-2023                  # a published set, or a run folder
-    run: eloundou-2023:gpt4
-
-golds: [eloundou-2023:human]         # reference labels; also CSV files and runs
-# suite: suites/mine.yaml            # gates that each model must pass
-
-scoring: {{taxonomy: uk-soc2020, draws: 1000}}     # the choices of `relabel score`; null makes no scores
-export: true                         # tables of the pooled scores
-site: true                           # pages of them
-budget_usd: 20                       # over all raters and all starts
-"""
+def template(file: str, **words: object) -> str:
+    """A file of `templates/` with its `{words}` filled in."""
+    text = resources.files("relabel.study").joinpath("templates", file).read_text(encoding="utf-8")
+    return text.format(**words)
 
 
 def init_study(path: Path) -> Path:
@@ -270,7 +242,7 @@ def init_study(path: Path) -> Path:
     beside = path.with_name("study.schema.json")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(TEMPLATE.format(name=path), encoding="utf-8")
+        path.write_text(template("study.yaml", name=path), encoding="utf-8")
         beside.write_text(schema(), encoding="utf-8")
     except OSError as error:
         raise DataError(f"cannot write {path} ({error.strerror}); name another file") from error

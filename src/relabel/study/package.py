@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import sys
 import tempfile
@@ -22,35 +23,13 @@ from relabel.redaction import masked
 from relabel.run import Run
 from relabel.settings import Settings
 from relabel.sources.registry import load_registry
-from relabel.study.file import Study
+from relabel.study.file import Study, template
 from relabel.study.running import Place, plan, runs_of
 
 ANSWERS = "answers.pack"
 _TEXT = {".csv", ".json", ".jsonl", ".md", ".cff", ".yaml", ".yml", ".toml", ".txt", ".html", ".jinja"}
 _DAY = (2000, 1, 1, 0, 0, 0)
 """Date of every file in the zip, so that the same study gives the same bytes."""
-
-_README = """# {title}: replication package
-
-Made with relabel {version}. Every table of the study follows from the answers in `{answers}`; no key and no model is needed.
-
-    pip install --constraint constraints.txt relabel-exposure=={version}
-    relabel study rebuild study.yaml
-
-The second command reads the packed answers, takes every label from them, and writes `study-results/`. `checksums.txt` names the files
-that it must come to, and the command compares them. Data of others (see DATA.md) are fetched from their publishers under a checksum, or
-read from the folder that RELABEL_DATA_MIRROR names.
-
-| file | what it is |
-|---|---|
-| study.yaml, inputs/ | the study and the files that it names |
-| {answers} | every answer of every model, with the request that it answers |
-| manifests/ | what was asked, when, of which model, at what cost |
-| checksums.txt | sha256 of every result |
-| constraints.txt | the exact versions that made them |
-| DATA.md | data used, their publishers, licences and checksums |
-| CITATION.cff | how to cite study and software |
-"""
 
 
 def write_package(study: Study, place: Place, environment: Settings, target: Path) -> int:
@@ -98,9 +77,14 @@ def write_package(study: Study, place: Place, environment: Settings, target: Pat
         )
         (folder / "constraints.txt").write_text(_constraints(), encoding="utf-8")
         (folder / "DATA.md").write_text(_data_statement(study, list(runs.values()), copied), encoding="utf-8")
-        (folder / "CITATION.cff").write_text(citation(study.title), encoding="utf-8")
+        (folder / "CITATION.cff").write_text(
+            template(
+                "CITATION.cff", title=json.dumps(study.title, ensure_ascii=False), version=json.dumps(__version__)
+            ),
+            encoding="utf-8",
+        )
         (folder / "README.md").write_text(
-            _README.format(title=study.title, version=__version__, answers=ANSWERS), encoding="utf-8"
+            template("README.md", title=study.title, version=__version__, answers=ANSWERS), encoding="utf-8"
         )
         return _zip(folder, target)
 
@@ -193,39 +177,6 @@ def _data_statement(study: Study, runs: list[Run], copied: list[str]) -> str:
         f"Answers of the models are in `{ANSWERS}`. The terms of their providers apply to them.",
     ]
     return "\n".join(lines) + "\n"
-
-
-def citation(title: str) -> str:
-    """A CITATION.cff file that names a study and the software that made it."""
-    document = {
-        "cff-version": "1.2.0",
-        "message": "Please cite this study, and the software that made it.",
-        "title": title,
-        "type": "dataset",
-        "authors": [{"name": "(the authors of the study)"}],
-        "references": [
-            {
-                "type": "software",
-                "title": "relabel",
-                "version": __version__,
-                "authors": [{"name": "The relabel developers"}],
-            },
-            {
-                "type": "article",
-                "title": "GPTs are GPTs: Labor market impact potential of LLMs",
-                "authors": [
-                    {"family-names": "Eloundou", "given-names": "Tyna"},
-                    {"family-names": "Manning", "given-names": "Sam"},
-                    {"family-names": "Mishkin", "given-names": "Pamela"},
-                    {"family-names": "Rock", "given-names": "Daniel"},
-                ],
-                "journal": "Science",
-                "year": 2024,
-                "doi": "10.1126/science.adj0998",
-            },
-        ],
-    }
-    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
 
 
 def _zip(folder: Path, target: Path) -> int:

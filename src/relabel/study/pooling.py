@@ -5,8 +5,8 @@ Labels are codes from the lowest exposure to the highest, as in `relabel.evaluat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from relabel.errors import DataError
-from relabel.evaluation.alignment import coded_table, places, run_settings
+from relabel.evaluation.alignment import COLUMNS, AlignedLabels, align_all, run_settings
 from relabel.evaluation.document import SCALES, Bounds, SettingName
 from relabel.evaluation.statistics import SHARE, occupation_draws, on_scale
 from relabel.label_table import measures_of
@@ -26,7 +26,6 @@ from relabel.task import TASK_KEY
 Array = npt.NDArray[np.float64]
 Places = npt.NDArray[np.int_]
 
-_COLUMNS: Mapping[SettingName, str] = {"three-way": "code", "with-tools": "with_tools", "strict": "strict"}
 LEAST_RATERS = 3
 """Raters that a latent-class model needs: two cannot tell who of them errs."""
 _OVERALL = 20.0
@@ -40,25 +39,36 @@ class Votes:
     """Labels of n tasks by R raters; a task is here when at least one of them labelled it.
 
     Attributes:
-        tasks: Columns `onet_soc_code, task_id`, sorted.
-        raters: Names.
+        aligned: Labels of all raters, tasks sorted.
         setting: What the labels answer: `three-way` where all raters have codes, else the one setting that all share.
-        labels: Place on the setting's scale, shape (n, R), -1 where there is none.
         values: Value 0-1 by measure, shape (n, R), NaN where there is none: the mean over a rater's samples.
         scatter: Variance of those means by the scatter of the samples, by measure, shape (n, R); NaN where there is one sample.
         worth: Value by measure of each label of the scale; measures that the labels settle.
     """
 
-    tasks: pd.DataFrame
-    raters: tuple[str, ...]
+    aligned: AlignedLabels
     setting: SettingName
-    labels: Places
     values: Mapping[Measure, Array]
     scatter: Mapping[Measure, Array]
     worth: Mapping[Measure, Array]
 
     def __len__(self) -> int:
-        return len(self.tasks)
+        return len(self.aligned)
+
+    @property
+    def tasks(self) -> pd.DataFrame:
+        """Columns `onet_soc_code, task_id`."""
+        return self.aligned.tasks[TASK_KEY]
+
+    @property
+    def raters(self) -> tuple[str, ...]:
+        """Names."""
+        return self.aligned.names
+
+    @property
+    def labels(self) -> Places:
+        """Place on the setting's scale, shape (n, R), -1 where there is none."""
+        return self.aligned.labels[self.setting]
 
     @property
     def scale(self) -> tuple[str, ...]:
@@ -74,19 +84,6 @@ class Votes:
         counts = self.counts()
         return np.where(counts.sum(axis=1) > 0, counts.argmax(axis=1), -1)
 
-    def only(self, raters: Sequence[str]) -> Votes:
-        """The same for some raters, and the tasks that they labelled."""
-        at = [self.raters.index(name) for name in raters]
-        keep = (self.labels[:, at] >= 0).any(axis=1)
-        return replace(
-            self,
-            tasks=self.tasks[keep].reset_index(drop=True),
-            raters=tuple(raters),
-            labels=self.labels[keep][:, at],
-            values={m: table[keep][:, at] for m, table in self.values.items()},
-            scatter={m: table[keep][:, at] for m, table in self.scatter.items()},
-        )
-
 
 def votes(runs: Mapping[str, Run]) -> Votes:
     """Line raters up on all tasks that any of them labelled.
@@ -97,23 +94,20 @@ def votes(runs: Mapping[str, Run]) -> Votes:
     Raises:
         DataError: The raters share no setting, or none labelled a task of the study.
     """
-    tables = {name: coded_table(run).set_index(TASK_KEY) for name, run in runs.items()}
-    index = pd.MultiIndex.from_frame(
-        pd.concat([table.index.to_frame(index=False) for table in tables.values()]).drop_duplicates()
-    ).sort_values()
-    if not len(index):
+    aligned = align_all(runs)
+    if not len(aligned):
         raise DataError("no rater has a label for a task of the study; check the task list and the raters' files")
-    setting: SettingName | None = next(
-        (s for s in _COLUMNS if all(s in run_settings(run) for run in runs.values())), None
-    )
+    index = aligned.index()
+    order: tuple[SettingName, ...] = ("three-way", "with-tools", "strict")
+    setting: SettingName | None = next((s for s in order if all(s in run_settings(run) for run in runs.values())), None)
     if setting is None:
         asked = "; ".join(f"{name}: {', '.join(run_settings(run))}" for name, run in runs.items())
         raise DataError(f"the raters share no setting ({asked}); give raters that answered the same settings")
-    column = _COLUMNS[setting]
-    labels = [places(table[column].reindex(index), setting) for table in tables.values()]
     readings = pd.DataFrame({"strict": [False, False, True], "with_tools": [False, True, True]}, dtype="boolean")
     if setting != "three-way":
-        readings = pd.DataFrame({column: pd.array([False, True], dtype="boolean")}).reindex(columns=readings.columns)
+        readings = pd.DataFrame({COLUMNS[setting]: pd.array([False, True], dtype="boolean")}).reindex(
+            columns=readings.columns
+        )
     first = next(iter(runs.values())).rubric
     worth: dict[Measure, Array] = {
         m: known for m in MEASURES if np.isfinite(known := measures_of(first, readings)[m].to_numpy(np.float64)).all()
@@ -122,10 +116,8 @@ def votes(runs: Mapping[str, Run]) -> Votes:
     means = [grouped.mean().reindex(index) for grouped in samples.values()]
     scatter = [(grouped.var(ddof=1) / grouped.count()).reindex(index) for grouped in samples.values()]
     return Votes(
-        tasks=index.to_frame(index=False),
-        raters=tuple(runs),
+        aligned=aligned,
         setting=setting,
-        labels=np.stack(labels, axis=1).astype(np.int_),
         values={m: np.stack([table[m].to_numpy(np.float64) for table in means], axis=1) for m in worth},
         scatter={m: np.stack([table[m].to_numpy(np.float64) for table in scatter], axis=1) for m in worth},
         worth=worth,

@@ -10,16 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import krippendorff
 import numpy as np
 import pandas as pd
 
 from relabel import __version__
 from relabel.errors import DataError, RelabelError, UsageError
-from relabel.evaluation.alignment import GOLD, align, match
-from relabel.evaluation.document import SettingName
+from relabel.evaluation.alignment import GOLD, match
 from relabel.evaluation.gold import Gold, load_gold
 from relabel.evaluation.report import Charts, tables_page
+from relabel.evaluation.statistics import krippendorff_several
 from relabel.files import replacing
 from relabel.labels import Label
 from relabel.manifest import Counts, Manifest, write_run
@@ -97,7 +96,7 @@ def write_results(study: Study, place: Place, runs: Mapping[str, Run], tasks: Se
     classes = None
     if len(runs) >= LEAST_RATERS:
         classes = latent_classes(lined.labels, len(lined.scale), lined.tasks["onet_soc_code"].str[:2])
-    agreement, pairs = _agreement(study, runs, golds, lined), _pairs(study, runs)
+    agreement, pairs = _agreement(study, runs, golds, lined), _pairs(study, lined)
     means, parts = _means(study, lined, classes), _components(study, lined)
     tables = {"agreement": agreement, "pairs": pairs, "means": means, "variance": parts}
     if classes is not None:
@@ -116,12 +115,10 @@ def write_results(study: Study, place: Place, runs: Mapping[str, Run], tasks: Se
         tables["totals"] = _scores(study, place, runs, pooled, made)
     verdict = tuple(_verdict(lined, agreement, pairs, means, golds, classes))
     charts = Charts()
-    drawn = {
-        "means": charts.ranges(
-            "means", _ranges(means, list(means.columns).index(f"mean {_main(lined)}")), title=f"mean {_main(lined)}"
-        ),
-        "pairs": charts.ranges("pairs", _ranges(pairs), title="kappa") if len(runs) > 1 else None,
-    }
+    main = f"mean {_main(lined)}"
+    drawn = {"means": charts.ranges("means", _ranges(means, list(means.columns).index(main)), title=main)}
+    if len(runs) > 1:
+        drawn["pairs"] = charts.ranges("pairs", _ranges(pairs), title="kappa")
     for stem, table in tables.items():
         for form, end in (("csv", "csv"), ("markdown", "md"), ("latex", "tex")):
             made[f"tables/{stem}.{end}"] = table_text(table, form).encode()  # pyright: ignore[reportArgumentType]  three literals
@@ -196,24 +193,15 @@ def _known(value: float | None) -> float | None:
     return None if value is None or not np.isfinite(value) else float(value)
 
 
-def _pairs(study: Study, runs: Mapping[str, Run]) -> Table:
+def _pairs(study: Study, lined: Votes) -> Table:
+    aligned = lined.aligned.with_draws(study.draws, study.seed)
     rows: list[list[Cell]] = []
-    for (one, first), (other, second) in itertools.combinations(runs.items(), 2):
-        name = f"{one} and {other}"
-        try:
-            aligned = align([first, second]).with_draws(study.draws, study.seed)
-        except DataError:  # no common task or setting
-            rows.append([name, 0, None, None, None, None])
-            continue
-        setting: SettingName = aligned.main
-        pair = aligned.pair(setting, 0, 1)
-        if not len(pair):
-            rows.append([name, 0, None, None, None, None])
-            continue
-        kappa, accuracy = pair.figure("kappa"), pair.figure("accuracy")
-        rows.append(
-            [name, len(pair), _known(kappa.value), kappa.interval(), _known(accuracy.value), accuracy.interval()]
-        )
+    for first, second in itertools.combinations(range(len(lined.raters)), 2):
+        pair = aligned.pair(lined.setting, first, second)
+        row: list[Cell] = [f"{lined.raters[first]} and {lined.raters[second]}", len(pair)]
+        for figure in [pair.figure(name) if len(pair) else None for name in ("kappa", "accuracy")]:
+            row += [None, None] if figure is None else [_known(figure.value), figure.interval()]
+        rows.append(row)
     columns = ["pair", "tasks", "kappa", "95 %", "agreement", "95 % of agreement"]
     return Table("Agreement of raters with each other", columns, rows, notes=_intervals_note(study))
 
@@ -388,18 +376,7 @@ def _pooled_run(place: Place, runs: Mapping[str, Run], lined: Votes) -> Run:
             setting=setting,
             sample=at,
             label=scale[lined.labels[row, at]],
-            rationale="",
-            probability=None,
             request_key=f"{name}:{task}",
-            model_returned=None,
-            finish_reason=None,
-            attempts=0,
-            prompt_tokens=0,
-            cached_tokens=0,
-            completion_tokens=0,
-            cost_usd=None,
-            latency_s=0.0,
-            created_at="",
             from_store=True,
         )
         for row, (code, task) in enumerate(lined.tasks.itertuples(index=False))
@@ -475,18 +452,9 @@ def _scores(study: Study, place: Place, runs: Mapping[str, Run], pooled: Run, ma
     ).encode()
     rows: list[list[Cell]] = []
     for name, table in {"pooled": whole, **tables}.items():
-        totals = table.totals or {}
-        rows.append(
-            [
-                name,
-                table.scored,
-                *(
-                    _known(float(np.nanmean(table.frame[m]))) if table.frame[m].notna().any() else None
-                    for m in MEASURES
-                ),
-                *(f"{float(totals[k] or 0) / 1e9:.1f}" if totals.get(k) is not None else None for k in _TOTALS),
-            ]
-        )
+        totals = [(table.totals or {}).get(key) for key in _TOTALS]
+        means = [_known(table.frame[m].mean()) for m in MEASURES]
+        rows.append([name, table.scored, *means, *(None if x is None else f"{float(x) / 1e9:.1f}" for x in totals)])
     columns = ["rater", "groups scored", *(f"mean {m}" for m in MEASURES), *_TOTALS.values()]
     return Table("Scores and totals by rater", columns, rows, notes=(note, *whole.notes))
 
@@ -520,12 +488,11 @@ def _verdict(
     lined: Votes, agreement: Table, pairs: Table, means: Table, golds: Sequence[Gold], classes: LatentClasses | None
 ) -> Iterator[str]:
     several = int(((lined.labels >= 0).sum(axis=1) > 1).sum())
-    counts = lined.counts()
+    counts = lined.counts().astype(np.int_)
     both = counts[counts.sum(axis=1) > 1]
-    if several and int((both.sum(axis=0) > 0).sum()) > 1:
-        nominal, ordinal = (
-            float(krippendorff.alpha(value_counts=both, level_of_measurement=level)) for level in ("nominal", "ordinal")
-        )
+    alphas = [krippendorff_several(both, level) for level in ("nominal", "ordinal")] if several else []
+    if several and None not in alphas:
+        nominal, ordinal = alphas
         same = float((both.max(axis=1) == both.sum(axis=1)).mean())
         yield (
             f"{len(lined.raters)} raters labelled {several:,} tasks in common: {100 * same:.0f}% of these have one label from all, and "

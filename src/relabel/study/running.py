@@ -195,30 +195,33 @@ def plan(study: Study, place: Place, environment: Settings) -> list[RaterRun]:
 
 def _options(rater: Rater, study: Study, place: Place, *, model: str) -> RunOptions:
     rubric = load_rubric(place.at(rater.rubric or study.rubric))
+    same = (
+        "base_url",
+        "provider",
+        "key_env",
+        "api",
+        "samples",
+        "variants",
+        "max_tokens",
+        "timeout",
+        "concurrency",
+        "rpm",
+        "tpm",
+    )
     return RunOptions(
         model=model,
         rubric=rubric,
-        base_url=rater.base_url,
-        provider=rater.provider,
-        key_env=rater.key_env,
-        api=rater.api,
         settings=tuple(s for s in study.settings if s in rubric.settings),
         prompt=None if study.prompt is None else place.at(study.prompt),
         tasks=place.at(study.tasks.list),
         sample=study.tasks.sample,
         seed=study.tasks.seed,
         occupations=study.tasks.occupations,
-        samples=rater.samples,
-        variants=rater.variants,
         form=None if rater.response_format == "auto" else rater.response_format,
         params=checked_parameters(rater.params),
-        max_tokens=rater.max_tokens,
-        timeout=rater.timeout,
         price=given_price(rater.price) if rater.price else None,
-        concurrency=rater.concurrency,
-        rpm=rater.rpm,
-        tpm=rater.tpm,
         max_cost=rater.max_cost_usd,
+        **{name: getattr(rater, name) for name in same},
     )
 
 
@@ -329,14 +332,10 @@ def raise_first(raters: Sequence[RaterRun]) -> None:
     failed = [one for one in raters if one.error is not None]
     if not failed:
         return
-    order: tuple[type[RelabelError], ...] = (RunInterruptedError, ProviderError, UsageError, DataError, RelabelError)
-    said = "; ".join(f"{one.rater.name}: {one.error}" for one in failed)
-    kind = next(kind for kind in order if any(isinstance(one.error, kind) for one in failed))
-    worst = next(one.error for one in failed if isinstance(one.error, kind))
-    assert worst is not None
-    known: tuple[type[RelabelError], ...] = (RunInterruptedError, ProviderError, UsageError, IncompleteRunError)
-    shown = next((known_kind for known_kind in known if isinstance(worst, known_kind)), DataError)
-    raise shown(f"{said}; the same command goes on where it was")
+    order = (RunInterruptedError, ProviderError, UsageError, DataError, IncompleteRunError)
+    kind = next((kind for kind in order if any(isinstance(one.error, kind) for one in failed)), DataError)
+    told = "; ".join(f"{one.rater.name}: {one.error}" for one in failed)
+    raise kind(f"{told}; the same command goes on where it was")
 
 
 def estimates(raters: Sequence[RaterRun], environment: Settings) -> dict[str, tuple[Estimate, list[Limit]]]:
