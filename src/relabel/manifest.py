@@ -8,6 +8,7 @@ RUN/failures.jsonl    one line a missing label (`relabel.labels.Failure`)
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
@@ -284,7 +285,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 LABEL_COLUMNS = tuple(field.name for field in fields(Label))
-_ROWS_AT_ONCE = 20_000
+_ROWS_AT_ONCE = 4_000
 """Labels that are turned into a table in one go."""
 
 
@@ -309,6 +310,7 @@ def write_label_table(path: Path, labels: Iterable[Label]) -> None:
     Raises:
         OSError: The file cannot be written.
     """
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # arrow's own takes 13 MB for itself
     import pyarrow
     import pyarrow.parquet as pq
 

@@ -20,7 +20,7 @@ _READ = ("RELABEL_", "OPENAI_", "HOME", "XDG_", "APPDATA", "LOCALAPPDATA", "USER
 class Frozen(BaseModel):
     """Base of what crosses rooms: it cannot be changed, takes no field that it does not know, and fits into JSON."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
 class Settings(BaseSettings):

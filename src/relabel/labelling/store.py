@@ -53,6 +53,8 @@ from relabel.settings import Frozen
 _NEVER_FULL = 2**62
 _NEVER_A_FILE = 2**30
 """Bytes; smaller values lie in the database itself, where none can get lost on its own."""
+_PAGES = 1024
+"""Pages of 4 kB that the writing connection keeps in memory; diskcache would take up to 96 MB."""
 ROW = "key, raw, mode, filename, typeof(value), value"
 """Columns that `text_of` reads."""
 
@@ -164,6 +166,8 @@ class Store:
                         statistics=0,
                         tag_index=0,
                         disk_min_file_size=_NEVER_A_FILE,
+                        sqlite_cache_size=_PAGES,
+                        sqlite_mmap_size=0,
                     )
                 )
                 (folder / "leases.db").touch(mode=0o600)
