@@ -25,6 +25,7 @@ _COMMANDS: Mapping[str, tuple[str, ...]] = {
     "eval": ("eval",),
     "compare": ("compare",),
     "review": ("review",),
+    "view": ("view",),
     "score": ("score",),
     "explain": ("explain",),
     "labels": ("labels", "cite"),

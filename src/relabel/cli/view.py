@@ -1,0 +1,109 @@
+"""`relabel view`: a page on this machine to look at labels and to review them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from relabel.cli._options import RUN_HELP
+from relabel.cli._render import say_next, working
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command `view`."""
+    app.command("view")(view)
+
+
+def view(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help=RUN_HELP)],
+    *,
+    gold: Annotated[
+        list[str] | None,
+        typer.Option(metavar="G", help="Show the labels of this gold too; repeatable. By default the one that fits."),
+    ] = None,
+    review: Annotated[
+        Path,
+        typer.Option(
+            metavar="F.csv",
+            help="Where reviews are kept. A file that is there is taken up, also one that `relabel review` wrote.",
+        ),
+    ] = Path("review.csv"),
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REF", help="Where titles and texts come from. By default the list that the run was made from."
+        ),
+    ] = None,
+    browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
+) -> None:
+    """Look through labels in the browser, and review them by keyboard.
+
+    Search, sort and filter tasks; see each rater's question, answer and rationale beside the golds. Under Review the labels stay
+    hidden while you decide. Each review is saved at once, as a gold: `relabel eval RUN --gold F.csv`.
+
+    The page is served to this machine alone, under an address that nobody can guess, until Ctrl-C.
+    """
+    import webbrowser
+
+    from relabel.errors import RelabelError
+    from relabel.evaluation.alignment import task_details, task_details_from
+    from relabel.evaluation.gold import default_gold, labels_of, load_gold
+    from relabel.publishing.viewer import Labels, Reviews, Viewer, label_of_runs
+    from relabel.run import open_run
+
+    with working("reading labels"):
+        opened = [open_run(run) for run in dict.fromkeys(runs)]
+        for run in opened:
+            run.require_tasks()
+            labels_of(run)
+        golds: dict[str, Any] = {}
+        if gold is not None:
+            golds = {name: load_gold(name).table for name in gold if name not in runs}
+        elif (name := default_gold(opened[0])) not in runs:
+            try:
+                golds = {name: load_gold(name).table}
+            except RelabelError:
+                typer.echo(f"shown without a gold: {name} is not on this machine; name one with --gold", err=True)
+        column, choices = label_of_runs(opened)
+        reviews = Reviews(review, column)
+        details = task_details(opened[0]) if tasks is None else task_details_from(opened[0], tasks)
+        server = Viewer(Labels(opened, golds, details, _answer_of), reviews, choices)
+    with server:
+        typer.echo(f"{server.url}\nreviews go to {review}; stop with Ctrl-C")
+        if browser:
+            webbrowser.open(server.url)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            typer.echo("stopped")
+    if reviews.reviewers:
+        say_next(f"relabel eval {runs[0]} --gold {review}")
+
+
+def _answer_of(key: str) -> dict[str, Any] | None:
+    """Question and raw answer behind a key, and the answers to it that were no labels; None where the store has none."""
+    from relabel.errors import StoreError
+    from relabel.labelling.rows import REJECTED, DamagedRowError
+    from relabel.labelling.store import Store
+    from relabel.settings import settings
+
+    try:
+        with Store(settings().store_dir, read_only=True) as store:
+            names = list(store.keys(f"{key}{REJECTED}"))
+            rejected = [row for name in names if (row := store.checked(name)) is not None]
+            answer = store.get(key)
+            asked = store.request(key if answer is not None or not names else names[-1])
+            if asked is None:
+                return None
+            body = asked["body"]
+            return {
+                "messages": body.get("messages") or body.get("input"),
+                "content": answer and answer.content,
+                "rejected": [
+                    {"content": row.answer.content, "reason": row.rejected.reason} for row in rejected if row.rejected
+                ],
+            }
+    except (StoreError, DamagedRowError):
+        return None

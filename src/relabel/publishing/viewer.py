@@ -1,0 +1,480 @@
+"""A page on this machine to look at labels and to review them: `relabel view`.
+
+A small server on 127.0.0.1 answers to whoever knows the random token in its address. The page asks it for one screen of tasks
+at a time, so that 19,000 tasks of several raters stay quick. Reviews are written to their file at each keystroke; the file is
+a gold, as `relabel review` makes it, with a row for each task and reviewer.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import combinations
+from pathlib import Path
+from threading import Lock
+from typing import Any, cast
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+import pandas as pd
+
+from relabel.errors import DataError, UsageError
+from relabel.files import read_small, replacing
+from relabel.rubric import AUTOMATION
+from relabel.run import Run
+from relabel.sources.tables import read_table
+from relabel.tabular import spreadsheet_safe
+
+Row = dict[str, Any]
+Key = tuple[str, str]
+
+TASK_KEY = ["onet_soc_code", "task_id"]
+COLUMNS = ("priority", "task_id", "onet_soc_code", "title", "text", "label", "reviewer", "reviewed_at", "comment")
+"""Columns of a new file of reviews; `annotator` and `blind` follow in any."""
+CODES = ("E0", "E1", "E2")
+_EXPOSED = {True: "exposed", False: "not-exposed"}
+_LARGEST_FILE = 50_000_000
+_LARGEST_POST = 20_000
+_MOST_ROWS = 200
+_PAGE = Path(__file__).parent / "viewer_page"
+_ASSETS = {
+    "": ("index.html", "text/html"),
+    "viewer.js": ("viewer.js", "text/javascript"),
+    "viewer.css": ("viewer.css", "text/css"),
+}
+
+
+class Reviews:
+    """The file of reviews: read when it is there, written whole after each change.
+
+    Args:
+        path: The file; one that `relabel review` wrote is taken up, and its tasks come first.
+        column: Where a label goes: `label`, or `strict` or `with_tools` where a run asked one of the two questions alone.
+
+    Raises:
+        UsageError: The file is something else, and would be written over.
+        DataError: It cannot be read.
+    """
+
+    def __init__(self, path: Path, column: str) -> None:
+        self.path, self.column = path, column
+        self.rows: list[Row] = []
+        header: Sequence[str] = [column if name == "label" else name for name in COLUMNS]
+        if path.exists():
+            table = read_table(path, rows_are="each task", advice="give another file to --review")
+            header = table.header
+            if lacking := {"task_id", "onet_soc_code", "reviewer", column} - set(header):
+                raise UsageError(
+                    f"{path} is not a file of reviews for these labels (no column {sorted(lacking)[0]}); give another to --review"
+                )
+            self.rows = [dict(cells) for _, cells in table.rows]
+        self.header = [*header, *(name for name in ("annotator", "blind") if name not in header)]
+        self.drawn = "weight" in self.header
+        self.queue = {self._key(row): place for place, row in reversed(list(enumerate(self.rows)))}
+        self._undo: dict[str, list[tuple[Key, Row | None]]] = {}
+
+    @staticmethod
+    def _key(row: Row) -> Key:
+        return row["onet_soc_code"], row["task_id"].removeprefix("'")
+
+    def by(self, reviewer: str) -> dict[Key, Row]:
+        """The filled rows of a reviewer by task."""
+        return {self._key(row): row for row in self.rows if row["reviewer"] == reviewer and row[self.column]}
+
+    @property
+    def reviewers(self) -> list[str]:
+        """Everybody with a filled row, in the order of the file."""
+        return list(dict.fromkeys(row["reviewer"] for row in self.rows if row["reviewer"] and row[self.column]))
+
+    def set(self, key: Key, reviewer: str, values: Row, about: Row) -> None:
+        """Write what a reviewer says of a task; an empty label takes it back.
+
+        Args:
+            key: The task.
+            reviewer: Who.
+            values: The label under the column's name, `comment`, `blind`.
+            about: `title` and `text` of the task, for a row that is new.
+
+        Raises:
+            UsageError: The file holds a random draw, which another task would spoil.
+        """
+        if self.drawn and key not in self.queue:
+            raise UsageError(f"{self.path.name} holds tasks drawn at random, and this one is not among them")
+        before = self.by(reviewer).get(key)
+        self._undo.setdefault(reviewer, []).append((key, before and dict(before)))
+        self._put(key, reviewer, values, about)
+
+    def undo(self, reviewer: str) -> Key | None:
+        """Take the last change of a reviewer back; None where there is none."""
+        if not (done := self._undo.get(reviewer)):
+            return None
+        key, before = done.pop()
+        self._put(key, reviewer, before or {self.column: "", "comment": ""}, {})
+        return key
+
+    def _put(self, key: Key, reviewer: str, values: Row, about: Row) -> None:
+        own = self.by(reviewer).get(key)
+        if own is None:
+            listed = [row for row in self.rows if self._key(row) == key]
+            own = next((row for row in listed if not row[self.column]), None)
+            if own is None:
+                # What the file says of the task holds for a second reviewer too.
+                own = dict(listed[0]) if listed else dict.fromkeys(self.header, "") | {"priority": "chosen"}
+                own |= {"onet_soc_code": key[0], "task_id": key[1], **about}
+                self.rows.append(own)
+        own |= values | {"reviewer": reviewer, "annotator": reviewer, "reviewed_at": _now()}
+        if not own[self.column]:
+            own |= dict.fromkeys(("reviewer", "annotator", "reviewed_at", "blind"), "")
+            if key not in self.queue or sum(self._key(row) == key for row in self.rows) > 1:
+                self.rows.remove(own)
+        self._write()
+
+    def _write(self) -> None:
+        out = io.StringIO()
+        writer = csv.DictWriter(out, self.header, restval="", extrasaction="ignore", lineterminator="\r\n")
+        writer.writeheader()
+        writer.writerows(
+            {name: spreadsheet_safe(cell.removeprefix("'")) for name, cell in row.items()} for row in self.rows
+        )
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(self.path) as temporary:
+                temporary.write_text("\ufeff" + out.getvalue(), encoding="utf-8", newline="")
+        except OSError as error:
+            raise DataError(
+                f"{self.path} cannot be written ({error.strerror}); free some space, then label again"
+            ) from error
+
+    def agreement(self) -> list[Row]:
+        """How far each two reviewers agree on the tasks that both labelled: `who, tasks, agreement, kappa` (None for one label)."""
+        found: list[Row] = []
+        for one, two in combinations(self.reviewers, 2):
+            a, b = ({key: row[self.column] for key, row in self.by(who).items()} for who in (one, two))
+            both = [(a[key], b[key]) for key in a if key in b]
+            if not both:
+                continue
+            share = float(np.mean([x == y for x, y in both]))
+            sides = (pd.Series(side).value_counts(normalize=True) for side in zip(*both, strict=True))
+            chance = float(next(sides).mul(next(sides), fill_value=0).sum())
+            kappa = None if chance == 1 else (share - chance) / (1 - chance)
+            found.append({"who": [one, two], "tasks": len(both), "agreement": share, "kappa": kappa})
+        return found
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def label_of_runs(runs: Sequence[Run]) -> tuple[str, tuple[str, ...]]:
+    """The column that a review of these runs fills, and the labels that it may hold."""
+    asked = {setting for run in runs for setting in run.rubric.settings if setting in run.manifest.settings}
+    if AUTOMATION in asked:
+        return "label", tuple(next(run for run in runs if AUTOMATION in run.rubric.settings).rubric.labels)
+    if len(asked & {"strict", "with-tools"}) == 1 and len(asked) == 1:
+        return asked.pop().replace("-", "_"), ("exposed", "not-exposed")
+    return "label", CODES
+
+
+def _said(table: pd.DataFrame) -> pd.Series:
+    """One label a task: its code, or the one reading or level that there is."""
+    said = pd.Series(pd.NA, index=table.index, dtype="object")
+    for name in ("code", AUTOMATION, "strict", "with_tools"):
+        if name in table:
+            values = table[name].astype("object")
+            said = said.fillna(values.map(_EXPOSED) if name in ("strict", "with_tools") else values)
+    return said.astype("object").where(said.notna(), None)
+
+
+class Labels:
+    """The tasks of some runs with what each rater says, for looking through.
+
+    Args:
+        runs: The raters.
+        golds: Reference labels by name: columns of a gold.
+        details: `onet_soc_code, task_id, title, text` of the tasks; None where their list is not on this machine.
+        answer_of: Finds the question and the raw answers behind a request's key; None where the store has none.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        golds: Mapping[str, pd.DataFrame],
+        details: pd.DataFrame | None,
+        answer_of: Callable[[str], Row | None],
+    ) -> None:
+        self.runs, self.answer_of = runs, answer_of
+        self.names = [run.ref for run in runs]
+        self.golds = list(golds)
+        said = {
+            name: _said(table.drop_duplicates(TASK_KEY).set_index(TASK_KEY))
+            for name, table in [*zip(self.names, map(_coded, runs), strict=True), *golds.items()]
+        }
+        self._failed = [{(f.onet_soc_code, f.task_id): f for f in run.failures()} for run in runs]
+        keys = pd.MultiIndex.from_tuples(
+            sorted({key for name in self.names for key in said[name].index} | {key for f in self._failed for key in f}),
+            names=TASK_KEY,
+        )
+        frame = pd.DataFrame(index=keys)
+        known = pd.DataFrame(columns=[*TASK_KEY, "title", "text"]) if details is None else details
+        frame = frame.join(known.drop_duplicates(TASK_KEY).set_index(TASK_KEY)[["title", "text"]]).fillna("")
+        for name, labels in said.items():
+            frame[f"said {name}"] = labels.reindex(keys)
+        raters = frame[[f"said {name}" for name in self.names]]
+        frame["labels"] = raters.nunique(axis=1)
+        everybody = frame[[f"said {name}" for name in said]]
+        frame["disagree"] = everybody.nunique(axis=1) > 1
+        labels = pd.concat([run.labels for run in runs])
+        by_task = labels.groupby(TASK_KEY)
+        frame["probability"] = by_task["probability"].min().reindex(keys).astype("float64")
+        frame["repaired"] = by_task["repaired"].any().reindex(keys, fill_value=False).astype(bool)
+        frame["rejected"] = [any(key in failed for failed in self._failed) for key in keys]
+        self.frame = frame
+        self._place = {key: place for place, key in enumerate(keys)}
+        self._words = [
+            " ".join(map(str, cells)).casefold()
+            for cells in zip(*(keys.get_level_values(n) for n in (0, 1)), frame["title"], frame["text"], strict=True)
+        ]
+        self._rows = [run.labels.groupby(TASK_KEY).indices for run in runs]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._place
+
+    def about(self, key: Key) -> Row:
+        """Title of the occupation and text of a task."""
+        row = self.frame.iloc[self._place[key]]
+        return {"title": row["title"], "text": row["text"]}
+
+    def find(
+        self, asked: Mapping[str, str], reviewed: Mapping[Key, Row], queue: Mapping[Key, int], *, blind: bool
+    ) -> Row:
+        """One page of the tasks that fit.
+
+        Args:
+            asked: `q` (words that all occur), `occupation`, `label` (of `rater`, or of any), `only` (`disagree`, `repaired`,
+                `rejected`, `open`, `done` or `listed`), `sort` (`task`, `occupation`, `disagree`, `probability`), `from`, `size`.
+            reviewed: Rows of the reviewer by task.
+            queue: Place of the tasks that the file of reviews lists.
+            blind: Whether labels are withheld, in the rows and as a filter.
+        """
+        frame = self.frame
+        keep = np.ones(len(frame), dtype=bool)
+        if words := asked.get("q", "").casefold().split():
+            keep &= np.fromiter((all(word in text for word in words) for text in self._words), bool, len(frame))
+        if occupation := asked.get("occupation", "").strip():
+            keep &= frame.index.get_level_values(0).str.startswith(occupation)
+        if (label := asked.get("label")) and not blind:
+            names = [asked["rater"]] if asked.get("rater") in self.names else self.names
+            keep &= np.logical_or.reduce([(frame[f"said {name}"] == label).to_numpy() for name in names])
+        only = asked.get("only", "")
+        if only in ("disagree", "repaired", "rejected"):
+            keep &= frame[only].to_numpy()
+        elif only in ("open", "done"):
+            keep &= np.fromiter(((key in reviewed) == (only == "done") for key in frame.index), bool, len(frame))
+        elif only == "listed":
+            keep &= np.fromiter((key in queue for key in frame.index), bool, len(frame))
+        places = np.flatnonzero(keep)
+        sort = asked.get("sort", "")
+        if sort == "probability":
+            places = places[np.argsort(frame["probability"].to_numpy()[places], kind="stable")]
+        elif sort == "disagree":
+            places = places[np.argsort(-frame["labels"].to_numpy()[places], kind="stable")]
+        elif sort == "occupation":
+            places = places[np.argsort(frame["title"].to_numpy().astype(str)[places], kind="stable")]
+        elif queue:
+            order = np.array([queue.get(cast("Key", key), len(frame)) for key in frame.index])
+            places = places[np.argsort(order[places], kind="stable")]
+        first = max(int(asked.get("from", "0") or 0), 0)
+        shown = places[first : first + min(int(asked.get("size", "50") or 50), _MOST_ROWS)]
+        return {
+            "total": len(places),
+            "from": first,
+            "rows": [self._row(int(at), reviewed, blind=blind) for at in shown],
+        }
+
+    def _row(self, at: int, reviewed: Mapping[Key, Row], *, blind: bool) -> Row:
+        code, task = cast("Key", self.frame.index[at])
+        row = self.frame.iloc[at]
+        found = {
+            "code": code,
+            "task": task,
+            "title": row["title"],
+            "text": row["text"],
+            "done": (code, task) in reviewed,
+        }
+        if blind:
+            return found
+        return found | {
+            "labels": {name: row[f"said {name}"] for name in [*self.names, *self.golds]},
+            "disagree": bool(row["disagree"]),
+            "probability": None if np.isnan(row["probability"]) else float(row["probability"]),
+            "flags": [name for name in ("repaired", "rejected") if row[name]],
+        }
+
+    def task(self, key: Key, review: Row | None, *, blind: bool) -> Row:
+        """All about a task: what each rater answered, with question and raw answer, and the golds; neither where `blind`."""
+        found = self._row(self._place[key], {}, blind=blind) | {"review": review}
+        return found if blind else found | {"raters": [self._rater(place, key) for place in range(len(self.runs))]}
+
+    def _rater(self, place: int, key: Key) -> Row:
+        run, answers = self.runs[place], []
+        for at in self._rows[place].get(key, ()):
+            row = run.labels.iloc[int(at)]
+            answer = {
+                name: _plain(row.get(name)) for name in ("setting", "sample", "label", "rationale", "probability")
+            }
+            answer |= {
+                name: _plain(row.get(name)) for name in ("repaired", "attempts", "model_returned", "finish_reason")
+            }
+            known = self.answer_of(row["request_key"]) if isinstance(row.get("request_key"), str) else None
+            answers.append(answer | (known or {"messages": None, "content": None, "rejected": []}))
+        failure = self._failed[place].get(key)
+        lost = None
+        if failure is not None:
+            lost = {"setting": failure.setting, "kind": failure.kind, "message": failure.message}
+            lost |= self.answer_of(failure.request_key) or {"messages": None, "content": None, "rejected": []}
+        return {"name": self.names[place], "answers": answers, "failure": lost}
+
+
+def _coded(run: Run) -> pd.DataFrame:
+    table = run.coded()
+    return table.merge(run.decided(), on=TASK_KEY) if AUTOMATION in run.rubric.settings else table
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if value is None or value is pd.NA or value != value else value  # noqa: PLR0124  NaN
+
+
+class Viewer(ThreadingHTTPServer):
+    """The server, bound to a free port of this machine and not yet serving.
+
+    Args:
+        labels: What is shown.
+        reviews: The file of reviews.
+        choices: Labels that a review may give.
+    """
+
+    def __init__(self, labels: Labels, reviews: Reviews, choices: Sequence[str]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.labels, self.reviews, self.choices = labels, reviews, choices
+        self.token, self.lock = secrets.token_urlsafe(24), Lock()
+
+    @property
+    def url(self) -> str:
+        """The address with its token."""
+        return f"http://127.0.0.1:{self.server_port}/{self.token}/"
+
+    def answer(self, path: str, asked: Mapping[str, str]) -> Row:
+        """The document at a path of the API."""
+        labels, reviews = self.labels, self.reviews
+        who, blind = asked.get("reviewer", ""), asked.get("blind") == "1"
+        if path == "about":
+            return {
+                "raters": labels.names,
+                "golds": labels.golds,
+                "choices": list(self.choices),
+                "tasks": len(labels.frame),
+                "listed": len(reviews.queue),
+                "file": str(reviews.path),
+                "sampled": reviews.drawn,
+            }
+        mine = reviews.by(who) if who else {}
+        if path == "tasks":
+            return labels.find(asked, mine, reviews.queue, blind=blind)
+        if path == "progress":
+            done = {name: len(reviews.by(name)) for name in reviews.reviewers}
+            return {"done": done, "agreement": reviews.agreement()}
+        key = (asked.get("code", ""), asked.get("task", ""))
+        if path != "task" or key not in labels:
+            raise KeyError(path)
+        own = mine.get(key)
+        review = own and {"label": own[reviews.column], "comment": own.get("comment", "").removeprefix("'")}
+        return labels.task(key, review, blind=blind)
+
+    def change(self, asked: Row) -> Row:
+        """Write a review, or take the last one back.
+
+        Raises:
+            UsageError: There is no such task or label, or nobody's name.
+        """
+        who = str(asked.get("reviewer") or "").strip()[:80]
+        if not who:
+            raise UsageError("enter your name first")
+        if asked.get("undo"):
+            key = self.reviews.undo(who)
+            return {"undone": key and {"code": key[0], "task": key[1]}}
+        key, label = (str(asked.get("code")), str(asked.get("task"))), asked.get("label") or ""
+        if key not in self.labels or (label and label not in self.choices):
+            raise UsageError("there is no such task or label")
+        values = {
+            self.reviews.column: label,
+            "comment": str(asked.get("comment") or "")[:2000],
+            "blind": "yes" if asked.get("blind") else "no",
+        }
+        self.reviews.set(key, who, values, self.labels.about(key))
+        return {"saved": True}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Viewer  # pyright: ignore[reportIncompatibleVariableOverride]  the one that it is made for
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+    def _path(self) -> str | None:
+        """The path behind the token; None for whoever does not know it, or comes by another name of this machine."""
+        first, _, rest = urlsplit(self.path).path.removeprefix("/").partition("/")
+        here = self.headers.get("Host") == f"127.0.0.1:{self.server.server_port}"
+        return rest if here and secrets.compare_digest(first.encode(), self.server.token.encode()) else None
+
+    def do_GET(self) -> None:
+        path = self._path()
+        if path in _ASSETS:
+            name, kind = _ASSETS[path]
+            self._send(HTTPStatus.OK, read_small(_PAGE / name, _LARGEST_FILE), kind)
+        elif path is None or not path.startswith("api/"):
+            self._give({"error": "not found"}, HTTPStatus.NOT_FOUND)
+        else:
+            asked = {name: values[-1] for name, values in parse_qs(urlsplit(self.path).query).items()}
+            self._try(lambda: self.server.answer(path.removeprefix("api/"), asked))
+
+    def do_POST(self) -> None:
+        size = int(self.headers.get("Content-Length") or 0)
+        if self._path() != "api/review" or not 0 < size <= _LARGEST_POST:
+            self._give({"error": "not found"}, HTTPStatus.NOT_FOUND)
+            return
+        body = self.rfile.read(size)
+        self._try(lambda: self.server.change(cast("Row", json.loads(body))))
+
+    def _try(self, work: Callable[[], Row]) -> None:
+        try:
+            with self.server.lock:
+                found = work()
+            self._give(found)
+        except (UsageError, DataError) as error:
+            self._give({"error": str(error)}, HTTPStatus.CONFLICT)
+        except (KeyError, ValueError, AttributeError, TypeError):
+            self._give({"error": "not understood"}, HTTPStatus.BAD_REQUEST)
+
+    def _give(self, document: Row, status: HTTPStatus = HTTPStatus.OK) -> None:
+        self._send(status, json.dumps(document, ensure_ascii=False).encode("utf-8", "replace"), "application/json")
+
+    def _send(self, status: HTTPStatus, content: bytes, kind: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", f"{kind}; charset=utf-8")
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header(
+            "Content-Security-Policy", "default-src 'self'; img-src data:; frame-ancestors 'none'; base-uri 'none'"
+        )
+        self.send_header("Referrer-Policy", "no-referrer")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.end_headers()
+        self.wfile.write(content)
