@@ -8,7 +8,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
@@ -54,7 +54,7 @@ def raters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
 
 
 @contextmanager
-def served(runs: list[Run], file: Path, **golds: Any) -> Iterator[Viewer]:
+def served(runs: list[Run], file: Path, **golds: Any) -> Generator[Viewer]:
     column, choices = label_of_runs(runs)
     with Viewer(Labels(runs, golds, task_details(runs[0]), _answer_of), Reviews(file, column), choices) as server:
         Thread(target=server.serve_forever, daemon=True).start()
