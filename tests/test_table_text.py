@@ -5,7 +5,7 @@ import io
 
 import pandas as pd
 
-from relabel.cli._render import Change, Signed, Table, table_text
+from relabel.tabular import Change, Signed, Table, table_text
 
 AGREEMENT = Table(
     "Agreement of a_run & gold, 50 %",

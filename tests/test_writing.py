@@ -65,10 +65,10 @@ def test_a_file_in_a_folder_that_is_not_there_is_refused_unless_the_folder_is_ma
         DataError, match=r"cannot write none/r\.html \(No such file or directory\); give --html another"
     ):
         require_file("none/r.html", "--html")
-    require_file("none/deep/scores.csv", "--out", make_folder=True)
+    require_file("none/deep/scores.csv", "--out")
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"cannot write file/scores\.csv \(Not a directory\)"):
-        require_file("file/scores.csv", "--out", make_folder=True)
+        require_file("file/scores.csv", "--out")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

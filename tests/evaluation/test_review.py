@@ -287,7 +287,7 @@ def test_the_command_draws_at_random_and_refuses_what_has_no_effect_then(
     path = tmp_path / "random.csv"
     words = ["review", str(run.folder), "--out", str(path), "--random", "50", "--seed", "2"]
     said = CliRunner().invoke(app, words, catch_exceptions=False).stderr
-    assert "50 of 600 tasks, drawn at random with seed 2, written to" in said
+    assert f"written: {path}: 50 of 600 tasks, drawn at random with seed 2" in said
     assert "in this order" in said
     assert len(pd.read_csv(path)) == 50
     for more in (["--n", "5"], ["--gold", "sample"], ["--rater", "sample"]):

@@ -60,7 +60,8 @@ def test_a_run_of_one_setting_is_shown_with_dashes(app: typer.Typer, make_run: M
     run = make_run({("11-1011.00", "1"): {"strict": True}}, settings=["strict"])
     words = ["score", str(run.folder), "--tasks", tasks, "--taxonomy", "onet-soc", "--no-us"]
     result = CliRunner().invoke(app, words)
-    assert "11-1011.00   1.000      -      -" in result.output
+    line = next(line for line in result.output.splitlines() if line.startswith("11-1011.00"))
+    assert line.split()[-5:-2] == ["1.000", "-", "-"]
 
 
 def test_json_is_one_document_and_nothing_else(app: typer.Typer, tmp_path: Path) -> None:
@@ -88,10 +89,10 @@ def test_with_draws_scores_are_shown_with_their_intervals(app: typer.Typer, oppo
     words, other = opposed
     result = CliRunner().invoke(app, [*words, "--gold", other])
     assert result.exit_code == 0, result.output
-    assert result.output.count("by the gold") == 2
+    assert "gold: what the gold's would give" in result.output
     line = next(line for line in result.output.splitlines() if line.startswith("11-1011.00"))
-    code, alpha, within, _, _, gamma, around, by_gold, of_gold, *_ = line.split()
-    assert (code, alpha, gamma) == ("11-1011.00", "0.000", "0.500")
+    alpha, within, _, _, gamma, around, by_gold, of_gold = line.split()[-8:]
+    assert (alpha, gamma) == (".000", ".500")
     for value, interval in ((alpha, within), (gamma, around), (by_gold, of_gold)):
         low, high = map(float, interval.split("-"))
         assert low <= float(value) <= high
@@ -109,8 +110,8 @@ def test_intervals_of_a_run_of_one_setting_are_shown_with_dashes(
     result = CliRunner().invoke(app, [*words, "--draws", "100", "--gold", str(run.folder)])
     assert result.exit_code == 0, result.output
     line = next(line for line in result.output.splitlines() if line.startswith("11-1011.00"))
-    assert line.split()[1] == "0.500"
-    assert line.split()[5:7] == ["-", "-"]
+    assert line.split()[-8] == ".500"
+    assert line.split()[-4:-2] == ["-", "-"]
 
 
 def test_each_rater_stands_beside_the_pooled_score(
@@ -122,7 +123,7 @@ def test_each_rater_stands_beside_the_pooled_score(
     third = shutil.copytree(other, tmp_path / "third-run")
     words += ["--rater", other, "--rater", str(third)]
     shown = CliRunner().invoke(app, words).output
-    assert [line.split()[0] for line in shown.partition("by rater")[2].splitlines()[1:5]] == [
+    assert [line.split()[0] for line in shown.partition("by rater")[2].splitlines()[3:7]] == [
         "a-run",
         "other-run",
         "third-run",
@@ -238,9 +239,9 @@ def test_no_line_runs_over_the_terminal(
     lines = result.output.splitlines()
     assert max(map(len, lines)) <= columns
     # A long title is cut, and only where it must be.
-    cut = [line.endswith("...") for line in lines if line.startswith("2134")]
+    cut = ["…" in line for line in lines if line.startswith("2134")]
     assert cut
-    assert set(cut) == {columns == 80}
+    assert any(cut) == (columns == 80 or options == "--draws 100")
 
 
 @pytest.mark.slow

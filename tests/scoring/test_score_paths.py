@@ -54,7 +54,7 @@ def test_an_unknown_code_is_a_data_error_that_shows_what_codes_look_like() -> No
 def test_the_command_shows_the_path_and_prints_json(app: typer.Typer) -> None:
     shown = CliRunner().invoke(app, ["explain", "2134", "--path", "--tasks", "sample"])
     assert shown.exit_code == 0, shown.output
-    assert "back to O*NET-SOC 2019" in shown.output
+    assert "Back to O*NET-SOC 2019" in shown.output
     assert "71.1%" in shown.output
     document = json.loads(CliRunner().invoke(app, ["explain", "2134", "--path", "--tasks", "sample", "--json"]).stdout)
     assert {row["code"] for row in document["back"]} == {"15-1252.00", "15-1254.00"}

@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from score_workshop import by_code
 
+from relabel.cli.app import run_app
 from relabel.errors import DataError, UsageError
 from relabel.run import open_run
-from relabel.scoring.files import csv_bytes, json_bytes, table_json, write_table
+from relabel.scoring.files import csv_bytes, json_bytes, table_json
 from relabel.scoring.options import Taxonomy
 from relabel.scoring.pay import read_pay
 from relabel.scoring.table import COLUMNS, half_up, percentiles, score_table
@@ -150,9 +151,8 @@ def test_no_cell_of_a_csv_runs_as_a_formula(first: str) -> None:
 
 
 def test_the_three_kinds_of_file_hold_the_same_table(tmp_path: Path) -> None:
-    table = score_table(open_run("sample"))
     for suffix in ("csv", "json", "parquet"):
-        write_table(table, tmp_path / f"deep/scores.{suffix}")
+        assert run_app(["score", "sample", "--out", str(tmp_path / f"deep/scores.{suffix}")]) == 0
     from_csv = pd.read_csv(tmp_path / "deep/scores.csv", dtype={"code": str})
     document = json.loads((tmp_path / "deep/scores.json").read_text(encoding="utf-8"))
     parquet = pq.read_table(tmp_path / "deep/scores.parquet")
@@ -170,13 +170,12 @@ def test_the_same_run_gives_the_same_bytes() -> None:
     assert csv_bytes(first.frame) == csv_bytes(second.frame)
 
 
-def test_a_file_that_cannot_be_written_is_a_data_error(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_a_data_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
-    table = score_table(open_run("sample"))
-    with pytest.raises(DataError, match="cannot write"):
-        write_table(table, tmp_path / "file" / "scores.csv")
-    with pytest.raises(UsageError, match=r"end the name of --out in \.csv, \.parquet or \.json"):
-        write_table(table, tmp_path / "scores.xlsx")
+    assert run_app(["score", "sample", "--out", str(tmp_path / "file" / "scores.csv")]) == 3
+    assert "cannot write" in capsys.readouterr().err
+    assert run_app(["score", "sample", "--out", str(tmp_path / "scores.xlsx")]) == 2
+    assert "end the name of --out in .csv, .parquet or .json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_list_names_every_source_within_a_hundred_columns() -> None:
     out = run("list")
 
     assert "onet-30.2" in out
-    assert "rebuilt copy" in out
+    assert "[rebuilt" in out
     assert max(map(len, out.splitlines())) <= 100
 
 

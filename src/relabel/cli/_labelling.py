@@ -6,7 +6,6 @@ What is heavy to import is here, so that `relabel run --help` starts at once.
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 import sys
 from collections import Counter
@@ -17,14 +16,15 @@ from typing import Any
 
 import typer
 
-from relabel.cli._render import wrapped
-from relabel.cli.display import Look, money, say, shown
+from relabel.cli._options import give_json
+from relabel.cli.display import Look, announce, money, shown
+from relabel.cli.terminal import say, say_of
 from relabel.errors import IncompleteRunError, RunInterruptedError, UsageError
 from relabel.files import require_writable
 from relabel.labelling.batch.state import unaccounted_usd
 from relabel.labelling.connection import Connection
 from relabel.labelling.engine import Engine
-from relabel.labelling.estimate import Estimate, cost_at_a_glance, estimate, limits
+from relabel.labelling.estimate import Estimate, Prefix, cost_at_a_glance, estimate, limits
 from relabel.labelling.job import Job, Stop, other_addresses
 from relabel.labelling.limiter import Limiter
 from relabel.labelling.local import ADVICE, is_local
@@ -90,6 +90,11 @@ async def _work(
         await engine.close()
 
 
+def look_of(*, quiet: bool, log_json: bool) -> Look:
+    """How progress looks by the options `--quiet` and `--log-json`."""
+    return "quiet" if quiet else "json" if log_json else "people"
+
+
 @contextmanager
 def stopping_on_signals(stop: Stop, meanwhile: str, *, look: Look) -> Generator[None]:
     """Let Ctrl-C, SIGTERM and a terminal that closes (SIGHUP) stop a job for as long as the block lasts.
@@ -107,9 +112,9 @@ def stopping_on_signals(stop: Stop, meanwhile: str, *, look: Look) -> Generator[
         again = stop.asked.is_set()
         stop()
         if again:
-            say("leaving", "leaving at once", look=look)
+            announce("leaving", "leaving at once", look=look)
         else:
-            say("stopping", f"stopping: {meanwhile}; once more to leave at once", look=look)
+            announce("stopping", f"stopping: {meanwhile}; once more to leave at once", look=look)
 
     before: dict[signal.Signals, Any] = {}
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
@@ -173,54 +178,50 @@ def show_plan(
     hours = max(limit.hours[0] for limit in bounds), bounds[0].hours[1]
     if as_json:
         timing = {"hours": hours, "bottleneck": bounds[0].name, "limits": [limit.model_dump() for limit in bounds]}
-        typer.echo(json.dumps({**found.model_dump(), **timing}, indent=2))
+        give_json({**found.model_dump(), **timing})
         return
     orders = f" x {len(job.orders)} orders" if job.orders else ""
-    typer.echo(
-        f"{job.size:,} labels: {len(job.tasks):,} {job.rubric.unit}s x {', '.join(job.settings)} x {job.samples} sample(s){orders}\n"
-        f"{found.requests:,} requests, {found.in_store:,} of them in the store; {found.to_ask:,} would be sent to {job.model} at {job.base_url}"
+    say(
+        f"{job.size:,} labels: {len(job.tasks):,} {job.rubric.unit}s x {', '.join(job.settings)} x {job.samples} sample(s){orders}",
+    )
+    say(
+        f"{found.requests:,} requests, {found.in_store:,} of them in the store; {found.to_ask:,} would be sent to {job.model} at {job.base_url}",
     )
     if not found.to_ask:
         return
-    typer.echo(
-        f"tokens   {found.prompt_tokens[0]:,} to {found.prompt_tokens[1]:,} in, {found.completion_tokens[0]:,} to {found.completion_tokens[1]:,} out ({found.basis})"
-    )
-    _show_prefixes(found)
+    (low, high), (least, most) = found.prompt_tokens, found.completion_tokens
+    _say("tokens", f"{low:,} to {high:,} in, {least:,} to {most:,} out ({found.basis})")
+    each = ", ".join(f"{name} {prefix.tokens:,}" for name, prefix in _prefixes(found).items())
+    _say("prefix", f"{each} tokens are the same in every request; {_cache_in_words(found)}")
     if found.cost_usd is None:
-        typer.echo(f"cost     unknown: no price of {job.model} is known; give it with --price IN/OUT")
+        _say("cost", f"unknown: no price of {job.model} is known; give it with --price IN/OUT")
     else:
         dated = f", as of {found.price_as_of}" if found.price_as_of else ""
-        hits = found.cost_cached_usd
-        cheaper = (
-            ""
-            if hits is None
-            else f", {money(hits[0])} to {money(hits[1])} if all requests of a setting but the first hit"
-        )
-        typer.echo(
-            f"cost     {money(found.cost_usd[0])} to {money(found.cost_usd[1])} without cache hits{cheaper} (by {found.price_source}{dated})"
-        )
+        cheaper = ""
+        if (hits := found.cost_cached_usd) is not None:
+            cheaper = f", {money(hits[0])} to {money(hits[1])} if all requests of a setting but the first hit"
+        bounds_usd = f"{money(found.cost_usd[0])} to {money(found.cost_usd[1])}"
+        _say("cost", f"{bounds_usd} without cache hits{cheaper} (by {found.price_source}{dated})")
     if engine == "batch" or rpm or tpm:
         shown = " to ".join(f"{end:,.0f}" if end >= 10 else f"{end:.2g}" for end in dict.fromkeys(hours))
-        typer.echo(f"hours    {shown}; bottleneck: {bounds[0].name} ({bounds[0].rate})")
+        _say("hours", f"{shown}; bottleneck: {bounds[0].name} ({bounds[0].rate})")
     else:
-        typer.echo("hours    not known; give the provider's limits with --rpm and --tpm")
+        _say("hours", "not known; give the provider's limits with --rpm and --tpm")
 
 
-def _show_prefixes(found: Estimate) -> None:
-    by_setting = {
-        prefix.setting: prefix for prefix in found.prefixes
-    }  # orders of the examples have much the same length
-    each = ", ".join(f"{name} {prefix.tokens:,}" for name, prefix in by_setting.items())
-    least, short = found.cache_least, [name for name, prefix in by_setting.items() if prefix.passes is False]
+def _prefixes(found: Estimate) -> dict[str, Prefix]:
+    """By setting; orders of the examples have much the same length."""
+    return {prefix.setting: prefix for prefix in found.prefixes}
+
+
+def _cache_in_words(found: Estimate) -> str:
     if found.cache_source is None:
-        said = "no prefix cache of this model is known"
-    elif least is None:
-        said = f"the prefix cache has no documented minimum ({found.cache_source})"
-    elif short:
-        said = f"too short for the prefix cache, which acts from {least:,} ({found.cache_source}): {', '.join(short)}"
-    else:
-        said = f"long enough for the prefix cache, which acts from {least:,} ({found.cache_source})"
-    _say("prefix", f"{each} tokens are the same in every request; {said}")
+        return "no prefix cache of this model is known"
+    if found.cache_least is None:
+        return f"the prefix cache has no documented minimum ({found.cache_source})"
+    short = [name for name, prefix in _prefixes(found).items() if prefix.passes is False]
+    size, named = ("too short", f": {', '.join(short)}") if short else ("long enough", "")
+    return f"{size} for the prefix cache, which acts from {found.cache_least:,} ({found.cache_source}){named}"
 
 
 def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
@@ -294,9 +295,7 @@ def report(outcome: Outcome, folder: Path, model: str, go_on: str, *, as_json: b
         RunInterruptedError: It was stopped.
         IncompleteRunError: Labels are missing.
     """
-    if as_json:
-        typer.echo(outcome.manifest.model_dump_json(indent=2))
-    else:
+    if not give_json(outcome.manifest, as_json=as_json):
         show_outcome(outcome, folder, model)
     missing = outcome.missing.total
     if outcome.interrupted and missing:
@@ -307,7 +306,7 @@ def report(outcome: Outcome, folder: Path, model: str, go_on: str, *, as_json: b
 
 
 def _say(what: str, text: str) -> None:
-    typer.echo(f"{what:<{_COLUMN}}{wrapped(text, indent=_COLUMN, hang=0)[_COLUMN:]}")
+    say_of(what, text, column=_COLUMN)
 
 
 def _show_settings(outcome: Outcome) -> None:

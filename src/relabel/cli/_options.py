@@ -1,27 +1,59 @@
-"""Options and arguments that several commands share, and what goes with them: checks, and the files that options name.
+"""Options that several commands share, in groups, with what goes with them: checks, and the files that options name.
 
-`--json` prints one JSON document and nothing else on standard output; `--out` writes a file; both mean so everywhere.
+A command takes a group as one parameter and is wrapped in `grouped`. `--json` prints one JSON document and nothing else on
+standard output; `--out` writes a file; both mean so everywhere.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
+from relabel.cli.terminal import Table, doing, say_written
 from relabel.errors import DataError, NotAtHandError, UsageError
-from relabel.scoring.options import Links, Method, Repeats, Taxonomy, Unrated, Wage, Weights
+from relabel.scoring.options import Choices, Links, Method, Repeats, Taxonomy, Unrated, Wage, Weights
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from relabel.cli._render import Table
+    from relabel.evaluation.report import Charts
+    from relabel.tabular import TableForm
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with an option for each field of the option groups (data classes) among its parameters."""
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name in groups:
+            own = get_type_hints(groups[name], include_extras=True)
+            parameters += [
+                inspect.Parameter(of.name, inspect.Parameter.KEYWORD_ONLY, default=of.default, annotation=own[of.name])
+                for of in fields(groups[name])
+            ]
+        else:
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name]))
+
+    @wraps(command)
+    def with_groups(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{of.name: given.pop(of.name) for of in fields(group)})
+        command(**given)
+
+    with_groups.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]  what typer reads
+    with_groups.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return with_groups
 
 
 def finite(value: float | None) -> float | None:
@@ -33,119 +65,15 @@ def finite(value: float | None) -> float | None:
 
 RUN_HELP = "A run folder, a name under runs/, or a published set such as eloundou-2023:gpt4."
 RunArg = Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP)]
-
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
+ManifestJson = Annotated[bool, typer.Option("--json", help="Print the manifest as one JSON document.")]
 OutJson = Annotated[Path | None, typer.Option("--out", metavar="F", help="Write the JSON document to this file.")]
 OutTable = Annotated[Path | None, typer.Option("--out", metavar="F", help="Write to a .csv, .parquet or .json file.")]
-Html = Annotated[Path | None, typer.Option("--html", metavar="F", help="Write a report as one HTML file.")]
-Latex = Annotated[
-    Path | None,
-    typer.Option("--latex", metavar="F", help="Write the tables as LaTeX, for the package booktabs; - prints them."),
-]
-Markdown = Annotated[
-    Path | None, typer.Option("--markdown", metavar="F", help="Write the tables as Markdown; - prints them.")
-]
-Csv = Annotated[
-    Path | None, typer.Option("--csv", metavar="F", help="Write the tables' figures as CSV, unrounded; - prints them.")
-]
-Figures = Annotated[
-    Path | None, typer.Option("--figures", metavar="DIR", help="Write the report's charts as SVG and PDF files.")
-]
 Draws = Annotated[int, typer.Option(min=200, max=100_000, help="Bootstrap draws behind the intervals.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 LogJson = Annotated[
     bool, typer.Option("--log-json", help="Write progress as JSON events, one a line, to standard error.")
 ]
-
-ModelName = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        help="A model's name at the provider; `local` for the embedded one; `local:FILE.gguf` for your own weights.",
-    ),
-]
-BaseUrl = Annotated[
-    str | None,
-    typer.Option("--base-url", help="Address of an OpenAI-compatible API. By default OPENAI_BASE_URL, else OpenAI."),
-]
-Provider = Annotated[
-    str | None,
-    typer.Option(
-        "--provider", help="The provider's name, if the address does not tell it; `relabel providers` lists them."
-    ),
-]
-KeyEnv = Annotated[
-    str | None,
-    typer.Option(
-        "--key-env",
-        help="Environment variable that holds the key. By default the provider's own; OPENAI_API_KEY at unknown addresses.",
-    ),
-]
-RubricRef = Annotated[str, typer.Option("--rubric", help="A rubric's name, or the path of a YAML file.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--setting", help="A setting of the rubric; may be given more than once. By default all."),
-]
-TaskList = Annotated[
-    str, typer.Option("--tasks", help="onet-30.2, onet-29.1, eloundou-2023, sample, or the path of a CSV file.")
-]
-Sample = Annotated[int | None, typer.Option("--sample", min=1, help="Draw this many tasks at random.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of the draw.")]
-Occupation = Annotated[
-    list[str] | None,
-    typer.Option("--occupation", help="Only tasks of this O*NET-SOC code; may be given more than once."),
-]
-Samples = Annotated[int, typer.Option("--samples", min=1, help="Times that each question is asked.")]
-Variants = Annotated[
-    int,
-    typer.Option(
-        "--variants",
-        min=1,
-        max=100,
-        help="Orders of labels and examples that each question is asked in; drawn with --seed.",
-    ),
-]
-Params = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--param",
-        help="A sampling parameter as NAME=VALUE, passed to the API unchanged. By default none is sent.",
-    ),
-]
-MaxTokens = Annotated[
-    int | None,
-    typer.Option(
-        "--max-tokens",
-        min=1,
-        help="Most tokens of one answer; sent under the provider's name for it, such as max_completion_tokens.",
-    ),
-]
-Concurrency = Annotated[
-    str,
-    typer.Option("--concurrency", help="Requests in flight, or auto to adapt to the provider. Local models: 4."),
-]
-Timeout = Annotated[
-    float | None,
-    typer.Option(
-        "--timeout",
-        min=1,
-        max=3600,
-        callback=finite,
-        help="Seconds to wait for one answer before the request is repeated. By default 90; 900 for local models. An abandoned request may be charged: raise it for models that think long.",
-    ),
-]
-Yes = Annotated[
-    bool, typer.Option("--yes", help="Start runs of over $100, or of 100,000 labels, without confirmation.")
-]
-MaxCost = Annotated[
-    float | None,
-    typer.Option("--max-cost", min=0, callback=finite, help="Most that a run may cost, in USD; needs --max-tokens."),
-]
-Price = Annotated[
-    str | None,
-    typer.Option("--price", help="The model's price as IN/OUT or IN/OUT/CACHED, in USD per million tokens."),
-]
-
 GoldRule = Annotated[
     Literal["majority", "distribution"],
     typer.Option(
@@ -153,7 +81,6 @@ GoldRule = Annotated[
         help="What several annotators' labels of a task become: their majority, or all of them, each with its share as weight.",
     ),
 ]
-
 GoldBy = Annotated[
     Literal["people", "model"] | None,
     typer.Option(
@@ -161,66 +88,254 @@ GoldBy = Annotated[
         help="Who made the reference labels, where they do not say so (column made_by). Unknown, they do not count as people's.",
     ),
 ]
-
-ScoreMethod = Annotated[
-    Method,
-    typer.Option("--method", help="bridge, or site-2026: the older published method, kept for comparison."),
-]
-ScoreTaxonomy = Annotated[Taxonomy, typer.Option("--taxonomy", help="Classification of the scored codes.")]
 TaskWeights = Annotated[Weights, typer.Option("--weights", help="How tasks weigh within their occupation.")]
-BridgeLinks = Annotated[
-    Links | None,
-    typer.Option(
-        "--links",
-        help="How the bridge weighs the sources of a code. By default index. employment takes the latest US jobs (OEWS), or those of RELABEL_US_RELEASES.",
-    ),
-]
-UnratedTasks = Annotated[
-    Unrated | None,
-    typer.Option(
-        "--unrated",
-        help="How to weigh tasks that lack an importance rating: one (1.0), mean (of their occupation), or drop.",
-    ),
-]
-ScoreTasks = Annotated[
+GoldRun = Annotated[
     str | None,
-    typer.Option(
-        "--tasks",
-        help="Task list for types and importance: onet-30.2, eloundou-2023 or FILE.csv. By default what fits.",
-    ),
-]
-Pay = Annotated[
-    str | None,
-    typer.Option(
-        "--pay",
-        help="ons-ashe-2024 (the default), ons-ashe-2025-medians, a source of your own with the role pay, or FILE.csv; uk-soc2020 only.",
-    ),
+    typer.Option("--gold", metavar="RUN", help="Estimate what these labels would give, with intervals."),
 ]
 
 
-OwnBridge = Annotated[
-    str | None,
-    typer.Option(
-        "--bridge",
-        metavar="FILE",
-        help="Your own mapping of O*NET-SOC to UK SOC 2020 (CSV or Excel: codes, perhaps weights).",
-    ),
-]
-RepeatsRule = Annotated[
-    Repeats,
-    typer.Option("--repeats", help="Value of a task with several samples: their mean, or the most frequent label's."),
-]
-WageOf = Annotated[Wage, typer.Option("--wage", help="Pay that wage exposure is made of; uk-soc2020 only.")]
+def _file(option: str, help_text: str) -> Any:
+    return typer.Option(option, metavar="F", help=help_text)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """How results are given beside the terminal."""
+
+    as_json: AsJson = False
+    latex: Annotated[
+        Path | None, _file("--latex", "Write the tables as LaTeX, for the package booktabs; - prints them.")
+    ] = None
+    markdown: Annotated[Path | None, _file("--markdown", "Write the tables as Markdown; - prints them.")] = None
+    csv: Annotated[Path | None, _file("--csv", "Write the tables' figures as CSV, unrounded; - prints them.")] = None
+
+    def require(self) -> None:
+        """Make sure, before any work, that all files can be written."""
+        for name in ("out", "latex", "markdown", "csv", "html"):
+            require_file(getattr(self, name, None), f"--{name}")
+
+    def give(self, tables: Sequence[Table]) -> bool:
+        """Write tables where options say.
+
+        Returns:
+            Whether one of them was printed, and nothing else should be.
+        """
+        from relabel.tabular import table_text
+
+        forms: dict[TableForm, Path | None] = {"latex": self.latex, "markdown": self.markdown, "csv": self.csv}
+        printed = False
+        for form, path in forms.items():
+            if path is None:
+                continue
+            text = table_text(tables, form)
+            if str(path) == "-":
+                typer.echo(text, nl=False)
+                printed = True
+            else:
+                write(path, text, f"--{form}")
+        return printed
+
+
+@dataclass(frozen=True)
+class Results(Tables):
+    """How the results of `eval` and `compare` are given beside the terminal."""
+
+    out: OutJson = None
+    html: Annotated[Path | None, _file("--html", "Write a report as one HTML file.")] = None
+    figures: Annotated[
+        Path | None, typer.Option("--figures", metavar="DIR", help="Write the report's charts as SVG and PDF files.")
+    ] = None
+
+    def draw(self, page: Callable[[Charts], str]) -> None:
+        """Write the report and its charts, where they are wanted; `page` makes the one and adds to the others."""
+        if self.html is None and self.figures is None:
+            return
+        from relabel.evaluation.report import Charts
+
+        charts = Charts()
+        with doing("drawing the report"):
+            text = page(charts)
+        if self.html is not None:
+            write(self.html, text, "--html")
+        if self.figures is not None:
+            for name, content in charts.files().items():
+                write(self.figures / name, content, "--figures")
+
+    def give_all(self, document: Any, tables: Sequence[Table]) -> bool:
+        """Give the document and its tables where options say.
+
+        Returns:
+            Whether something was printed, and nothing else should be.
+        """
+        printed = self.give(tables)
+        return give_json(document, out=self.out, as_json=self.as_json) or printed
+
+
+@dataclass(frozen=True)
+class Way:
+    """How an occupation's score is made of labels."""
+
+    method: Annotated[
+        Method,
+        typer.Option("--method", help="bridge, or site-2026: the older published method, kept for comparison."),
+    ] = "bridge"
+    weights: TaskWeights = "importance"
+    links: Annotated[
+        Links | None,
+        typer.Option(
+            "--links",
+            help="How the bridge weighs the sources of a code. By default index. employment takes the latest US jobs (OEWS), or those of RELABEL_US_RELEASES.",
+        ),
+    ] = None
+    unrated: Annotated[
+        Unrated | None,
+        typer.Option(
+            "--unrated",
+            help="How to weigh tasks that lack an importance rating: one (1.0), mean (of their occupation), or drop.",
+        ),
+    ] = None
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            "--tasks",
+            help="Task list for types and importance: onet-30.2, eloundou-2023 or FILE.csv. By default what fits.",
+        ),
+    ] = None
+    pay: Annotated[
+        str | None,
+        typer.Option(
+            "--pay",
+            help="ons-ashe-2024 (the default), ons-ashe-2025-medians, a source of your own with the role pay, or FILE.csv; uk-soc2020 only.",
+        ),
+    ] = None
+    bridge: Annotated[
+        str | None,
+        typer.Option(
+            "--bridge",
+            metavar="FILE",
+            help="Your own mapping of O*NET-SOC to UK SOC 2020 (CSV or Excel: codes, perhaps weights).",
+        ),
+    ] = None
+    repeats: Annotated[
+        Repeats,
+        typer.Option(
+            "--repeats", help="Value of a task with several samples: their mean, or the most frequent label's."
+        ),
+    ] = "mean"
+
+
+@dataclass(frozen=True)
+class Scoring(Way):
+    """How a table of scores is made."""
+
+    taxonomy: Annotated[Taxonomy, typer.Option("--taxonomy", help="Classification of the scored codes.")] = "uk-soc2020"
+    wage: Annotated[Wage, typer.Option("--wage", help="Pay that wage exposure is made of; uk-soc2020 only.")] = "median"
+
+    def choices(self) -> Choices:
+        """The same, checked."""
+        return Choices(**vars(self))
+
+
 Spread = Annotated[
     bool,
     typer.Option(
         "--spread", help="Add the lowest and highest score over several bridges, and add that to the intervals."
     ),
 ]
-GoldRun = Annotated[
-    str | None,
-    typer.Option("--gold", metavar="RUN", help="Estimate what these labels would give, with intervals."),
-]
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """How a model is asked."""
+
+    base_url: Annotated[
+        str | None,
+        typer.Option(
+            "--base-url", help="Address of an OpenAI-compatible API. By default OPENAI_BASE_URL, else OpenAI."
+        ),
+    ] = None
+    provider: Annotated[
+        str | None,
+        typer.Option(
+            "--provider", help="The provider's name, if the address does not tell it; `relabel providers` lists them."
+        ),
+    ] = None
+    key_env: Annotated[
+        str | None,
+        typer.Option(
+            "--key-env",
+            help="Environment variable that holds the key. By default the provider's own; OPENAI_API_KEY at unknown addresses.",
+        ),
+    ] = None
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Times that each question is asked.")] = 1
+    variants: Annotated[
+        int,
+        typer.Option(
+            "--variants",
+            min=1,
+            max=100,
+            help="Orders of labels and examples that each question is asked in; drawn with --seed.",
+        ),
+    ] = 1
+    param: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--param",
+            help="A sampling parameter as NAME=VALUE, passed to the API unchanged. By default none is sent.",
+        ),
+    ] = None
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-tokens",
+            min=1,
+            help="Most tokens of one answer; sent under the provider's name for it, such as max_completion_tokens.",
+        ),
+    ] = None
+    concurrency: Annotated[
+        str,
+        typer.Option("--concurrency", help="Requests in flight, or auto to adapt to the provider. Local models: 4."),
+    ] = "auto"
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            "--timeout",
+            min=1,
+            max=3600,
+            callback=finite,
+            help="Seconds to wait for one answer before the request is repeated. By default 90; 900 for local models. An abandoned request may be charged: raise it for models that think long.",
+        ),
+    ] = None
+    max_cost: Annotated[
+        float | None,
+        typer.Option(
+            "--max-cost", min=0, callback=finite, help="Most that a run may cost, in USD; needs --max-tokens."
+        ),
+    ] = None
+    price: Annotated[
+        str | None,
+        typer.Option("--price", help="The model's price as IN/OUT or IN/OUT/CACHED, in USD per million tokens."),
+    ] = None
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Start runs of over $100, or of 100,000 labels, without confirmation.")
+    ] = False
+    quiet: Quiet = False
+
+    def chosen(self) -> dict[str, Any]:
+        """The same as parts of `RunOptions`, checked."""
+        from relabel.labelling.options import read_concurrency, read_parameters
+        from relabel.labelling.pricing import given_price
+
+        shared = ("base_url", "provider", "key_env", "samples", "variants", "max_tokens", "timeout", "max_cost")
+        return {name: getattr(self, name) for name in shared} | {
+            "params": read_parameters(self.param or ()),
+            "concurrency": read_concurrency(self.concurrency),
+            "price": given_price(self.price) if self.price else None,
+        }
+
+
+NEEDS_DRAWS = "shapes intervals and has no effect without --draws; add --draws 1000 or remove it"
 
 
 def reject_ineffective_options(ctx: typer.Context, why: str, *names: str) -> None:
@@ -259,16 +374,17 @@ def suggest_onet_soc(taxonomy: str, options: str) -> Generator[None]:
         raise NotAtHandError(f"{error}; or score by O*NET code, which needs no such file: {options}") from error
 
 
+_MAKE_FOLDERS = {"--out", "--figures"}
+"""Options whose file may lie in a folder that is not there yet."""
 _EXAMPLES = {"--html": "report.html", "--junit": "gates.xml", "--markdown": "gates.md"}
 
 
-def require_file(path: Path | str | None, option: str, *, make_folder: bool = False) -> None:
-    """Make sure, before any work, that a file can be written.
+def require_file(path: Path | str | None, option: str) -> None:
+    """Make sure, before any work, that `write` can write a file.
 
     Args:
         path: The file; None and `-` need nothing.
         option: The option that named it.
-        make_folder: Whether `write` will make its folder.
 
     Raises:
         UsageError: It is a folder.
@@ -283,23 +399,22 @@ def require_file(path: Path | str | None, option: str, *, make_folder: bool = Fa
             raise UsageError(f"{option} {path} is a folder; name a file, such as {path / name}")
         if path.exists() and not path.is_file():  # a device or a pipe
             return
-        folder = path.parent
-        while make_folder and not folder.exists():
-            folder = folder.parent
+        made = path.parents if option in _MAKE_FOLDERS else path.parents[:1]
+        folder = next((folder for folder in made if folder.exists()), path.parent)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".write-test-"):
             pass
     except OSError as error:
         raise _cannot(path, option, error) from error
 
 
-def write(path: Path, content: str | bytes, option: str, *, make_folder: bool = False) -> None:
-    """Write a file whole or not at all.
+def write(path: Path, content: str | bytes, option: str, *, more: str = "") -> None:
+    """Write a file whole or not at all, and say so on standard error.
 
     Args:
         path: The file.
         content: What goes in; text is written as UTF-8.
         option: The option that named it.
-        make_folder: Whether to make its folder.
+        more: What is said behind its name.
 
     Raises:
         DataError: It cannot be written.
@@ -308,7 +423,7 @@ def write(path: Path, content: str | bytes, option: str, *, make_folder: bool = 
 
     raw = content.encode("utf-8") if isinstance(content, str) else content
     try:
-        if make_folder:
+        if option in _MAKE_FOLDERS:
             path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file() and not path.is_dir():
             with suppress(BrokenPipeError):  # the reader has seen enough
@@ -318,6 +433,7 @@ def write(path: Path, content: str | bytes, option: str, *, make_folder: bool = 
             temporary.write_bytes(raw)
     except OSError as error:
         raise _cannot(path, option, error) from error
+    say_written(path, more)
 
 
 def _cannot(path: Path, option: str, error: OSError) -> DataError:
@@ -346,68 +462,40 @@ def give_json(document: Any, *, out: Path | None = None, as_json: bool = True) -
     else:
         text = json.dumps(document, indent=2, ensure_ascii=False)
     if out is not None:
-        write(out, text + "\n", "--out", make_folder=True)
-        typer.echo(f"written: {out}", err=True)
+        write(out, text + "\n", "--out")
     if as_json:
         typer.echo(text)
     return as_json
 
 
-def give_tables(
-    tables: pd.DataFrame | Sequence[Table],
+def give_table_or_json(
+    document: Mapping[str, object],
+    frame: Callable[[], pd.DataFrame],
     *,
-    latex: Path | None,
-    markdown: Path | None,
-    csv: Path | None,
-    title: str = "",
+    rows: Sequence[str],
+    out: Path | None,
+    as_json: bool,
 ) -> bool:
-    """Write tables where `--latex`, `--markdown` and `--csv` say; as for `relabel.cli._render.table_text`.
-
-    Returns:
-        Whether one of them was printed, and nothing else should be.
-    """
-    from relabel.cli._render import TableForm, table_text
-
-    asked: dict[TableForm, Path | None] = {"latex": latex, "markdown": markdown, "csv": csv}
-    printed = False
-    for form, path in asked.items():
-        if path is None:
-            continue
-        text = table_text(tables, form, title=title)
-        if str(path) == "-":
-            typer.echo(text, nl=False)
-            printed = True
-        else:
-            write(path, text, f"--{form}")
-            typer.echo(f"written: {path}", err=True)
-    return printed
-
-
-def write_figures(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write the charts of a report into a folder, which is made."""
-    for name, content in files.items():
-        write(folder / name, content, "--figures", make_folder=True)
-    typer.echo(f"written: {len(files)} files in {folder}", err=True)
-
-
-def write_table_or_json(
-    out: Path, document: Mapping[str, object], frame: Callable[[], pd.DataFrame], *, rows: str
-) -> None:
-    """Write what `--out` asks for by its ending: the whole document as `.json`, its table as `.csv` or `.parquet`.
+    """Write what `--out` asks for by its ending, the whole as `.json` or its table as `.csv` or `.parquet`; print the whole for `--json`.
 
     Args:
-        out: The file.
         document: The whole.
         frame: Makes the table.
-        rows: Key of the document that holds the table's rows; the others go with a `.parquet` file as its metadata.
+        rows: Keys of the document that hold rows; the others go with a `.parquet` file as its metadata.
+        out: The file.
+        as_json: Whether `--json` was given.
+
+    Returns:
+        Whether it was printed, and nothing else should be.
     """
     from relabel.scoring.files import csv_bytes, json_bytes, parquet_bytes, require_suffix
 
-    kind = require_suffix(out)
-    if kind == "json":
-        content = json_bytes(document)
-    elif kind == "csv":
-        content = csv_bytes(frame())
-    else:
-        content = parquet_bytes(frame(), {name: value for name, value in document.items() if name != rows})
-    write(out, content, "--out", make_folder=True)
+    kind = "" if out is None else require_suffix(out)
+    if out is not None and kind == "json":
+        write(out, json_bytes(document), "--out")
+    elif out is not None and kind == "csv":
+        write(out, csv_bytes(frame()), "--out")
+    elif out is not None:
+        about = {name: value for name, value in document.items() if name not in rows}
+        write(out, parquet_bytes(frame(), about), "--out")
+    return give_json(json_bytes(document), as_json=as_json)

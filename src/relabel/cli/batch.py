@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relabel.cli._options import AsJson, LogJson, Quiet
+from relabel.cli._options import AsJson, LogJson, ManifestJson, Quiet
 
 if TYPE_CHECKING:
     from relabel.cli.display import Look
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 batch_app = typer.Typer(help="Look after runs that wait for the Batch API.", no_args_is_help=True)
 
 _Ref = Annotated[str, typer.Argument(metavar="RUN", help="A run id, the beginning of one, or a run folder.")]
-_ManifestJson = Annotated[bool, typer.Option("--json", help="Print the manifest as one JSON document.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -64,7 +63,7 @@ def resume(
     ref: _Ref,
     quiet: Quiet = False,
     log_json: LogJson = False,
-    as_json: _ManifestJson = False,
+    as_json: ManifestJson = False,
 ) -> None:
     """Go on with a batch job: wait for its batches, take their answers, ask again for what is missing.
 
@@ -79,7 +78,7 @@ def cancel(
     ref: _Ref,
     quiet: Quiet = False,
     log_json: LogJson = False,
-    as_json: _ManifestJson = False,
+    as_json: ManifestJson = False,
 ) -> None:
     """Cancel the batches of a job at the provider, and take the answers that they have: those are paid for.
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relabel.cli._options import AsJson, OutTable, RunArg, TaskWeights, require_file, write_table_or_json
-from relabel.cli._render import cut, say
+from relabel.cli import _options as o
+from relabel.cli.terminal import cut, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,16 +32,13 @@ def families(
     file: Annotated[
         Path | None, typer.Option("--families", help="A TOML file of your own in the form of data/families.toml.")
     ] = None,
-    as_json: AsJson = False,
+    as_json: o.AsJson = False,
 ) -> None:
     """List job families: groups of O*NET codes that career pages are made of."""
-    import json
-
     from relabel.careers.families import load_families
 
     found = load_families(file)
-    if as_json:
-        typer.echo(json.dumps([family.model_dump(mode="json") for family in found], indent=2, ensure_ascii=False))
+    if o.give_json([family.model_dump(mode="json") for family in found], as_json=as_json):
         return
     width = max(len(family.id) for family in found)
     for family in found:
@@ -49,7 +46,7 @@ def families(
 
 
 def resilience(
-    run: RunArg,
+    run: o.RunArg,
     family: Annotated[
         list[str] | None, typer.Argument(metavar="[FAMILY]...", help="Ids of families to show in full.")
     ] = None,
@@ -63,12 +60,12 @@ def resilience(
     cuts: Annotated[
         Path | None, typer.Option(help="Cut-points of your own in the form of data/resilience.toml.")
     ] = None,
-    weights: TaskWeights = "importance",
+    weights: o.TaskWeights = "importance",
     tasks: Annotated[
         str | None, typer.Option(help="Task list for texts, types and importance. By default what fits.")
     ] = None,
-    out: OutTable = None,
-    as_json: AsJson = False,
+    out: o.OutTable = None,
+    as_json: o.AsJson = False,
 ) -> None:
     """Score the resilience of job families: low exposure, growing demand, human advantage, 0 to 2 points each.
 
@@ -78,12 +75,12 @@ def resilience(
     from relabel.careers.families import family_frame, family_pages, load_families
     from relabel.careers.resilience import load_cut_points
     from relabel.run import open_run
-    from relabel.scoring.files import json_bytes, require_suffix
+    from relabel.scoring.files import require_suffix
     from relabel.scoring.table import score_table
 
     if out is not None:
         require_suffix(out)
-        require_file(out, "--out", make_folder=True)
+        o.require_file(out, "--out")
     cut_points = load_cut_points(cuts)
     chosen = _chosen(load_families(file), family or [])
     opened = open_run(run)
@@ -98,10 +95,8 @@ def resilience(
         "cut_points": cut_points.model_dump(mode="json", by_alias=True),
         "families": [page.model_dump(mode="json") for page in pages],
     }
-    if out is not None:
-        write_table_or_json(out, document, lambda: family_frame(pages), rows="families")
-    if as_json:
-        typer.echo(json_bytes(document), nl=False)
+    rows = ("families",)
+    if o.give_table_or_json(document, lambda: family_frame(pages), rows=rows, out=out, as_json=as_json):
         return
     if not pages:
         typer.echo(f"none of the {len(chosen)} families has an occupation in {table.tasks}")
@@ -110,8 +105,6 @@ def resilience(
             _show(page)
     else:
         _show_all(pages)
-    if out is not None:
-        typer.echo(f"written: {out}")
 
 
 def _chosen(known: Sequence[Family], wanted: Sequence[str]) -> Sequence[Family]:

@@ -7,28 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relabel.cli._options import (
-    AsJson,
-    Csv,
-    Draws,
-    Figures,
-    GoldRule,
-    Html,
-    Latex,
-    Markdown,
-    OutJson,
-    give_json,
-    give_tables,
-    require_file,
-    suggest_onet_soc,
-    write,
-    write_figures,
-)
-from relabel.cli._render import Cell, Signed, Table, cell_text, change, cut, figure, heading, say, say_next, working
+from relabel.cli._options import Draws, GoldRule, Results, grouped, suggest_onet_soc
+from relabel.cli.terminal import Table, cut, doing, heading, say, say_next
 from relabel.errors import UsageError
+from relabel.tabular import Cell, Signed, cell_text, change, figure
 
 if TYPE_CHECKING:
     from relabel.evaluation.compare import CompareDocument, Difference, PairwiseDocument
+    from relabel.evaluation.report import Charts
     from relabel.run import Run
     from relabel.scoring.decomposition import Moved
     from relabel.scoring.table import ScoreTable
@@ -41,7 +27,7 @@ _TITLE = 34
 
 def register(app: typer.Typer) -> None:
     """Add the command `compare`."""
-    app.command("compare")(compare_runs)
+    app.command("compare")(grouped(compare_runs))
 
 
 def compare_runs(
@@ -49,18 +35,12 @@ def compare_runs(
         list[str],
         typer.Argument(metavar="RUN RUN...", help="Two or more runs: folders, names under runs/, or published sets."),
     ],
+    results: Results,
     gold: Annotated[
         str | None,
         typer.Option(metavar="G", help="Also compare each run with these reference labels; as for `relabel eval`."),
     ] = None,
     gold_rule: GoldRule = "majority",
-    as_json: AsJson = False,
-    out: OutJson = None,
-    html_file: Html = None,
-    latex: Latex = None,
-    markdown: Markdown = None,
-    csv: Csv = None,
-    figures: Figures = None,
     draws: Draws = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
     scores: Annotated[
@@ -79,32 +59,23 @@ def compare_runs(
     Differences are the second run less the first. With more than two runs, each pair's agreement, the majority and
     the tasks of most disagreement are shown.
     """
+    if len(runs) < 2:
+        raise UsageError("compare needs two runs or more; give another run")
+    results.require()
     from relabel.evaluation.alignment import task_details
     from relabel.evaluation.compare import compare, compare_several
     from relabel.evaluation.gold import load_gold
     from relabel.run import open_run
 
-    if len(runs) < 2:
-        raise UsageError("compare needs two runs or more; give another run")
-    require_file(out, "--out", make_folder=True)
-    for option, path in {"--html": html_file, "--latex": latex, "--markdown": markdown, "--csv": csv}.items():
-        require_file(path, option)
     opened = [open_run(run) for run in runs]
     if scores:
-        if len(opened) > 2 or gold is not None or html_file is not None or figures is not None:
+        if len(opened) > 2 or gold is not None or results.html is not None or results.figures is not None:
             raise UsageError("--scores compares two runs, without --gold, --html and --figures; remove the others")
-        with working("scoring both runs"):
-            moved, of_each = _scores(opened[0], opened[1], before or (), after or ())
-        tables = list(_score_tables(moved))
-        printed = give_tables(tables, latex=latex, markdown=markdown, csv=csv)
-        from relabel.scoring.files import json_bytes
-
-        if not give_json(json_bytes(_document(moved, of_each)), out=out, as_json=as_json) and not printed:
-            _show_scores(moved, of_each, tables)
+        _compare_scores(opened[0], opened[1], before or (), after or (), results)
         return
     if before or after:
         raise UsageError("--before and --after apply to scores only; add --scores or remove them")
-    with working("comparing labels task by task"):
+    with doing("comparing labels task by task"):
         truth = None if gold is None else load_gold(gold, gold_rule)
         details = task_details(opened[0])
         if len(opened) == 2:
@@ -113,22 +84,16 @@ def compare_runs(
         else:
             document = compare_several(opened, truth, details=details, draws=draws, seed=seed)
             tables = list(_several_tables(document))
-    if html_file is not None or figures is not None:
-        from relabel.evaluation.report import Charts, compare_page, several_page
 
-        charts = Charts()
-        with working("drawing the report"):
-            if document.kind == "pair":
-                page = compare_page(document, opened, details, charts)  # pyright: ignore[reportArgumentType]  the kind tells which
-            else:
-                page = several_page(document, charts)  # pyright: ignore[reportArgumentType]  the kind tells which
-        if html_file is not None:
-            write(html_file, page, "--html")
-            typer.echo(f"written: {html_file}", err=True)
-        if figures is not None:
-            write_figures(figures, charts.files())
-    printed = give_tables(tables, latex=latex, markdown=markdown, csv=csv)
-    if give_json(document, out=out, as_json=as_json) or printed:
+    def page(charts: Charts) -> str:
+        from relabel.evaluation.report import compare_page, several_page
+
+        if document.kind == "pair":
+            return compare_page(document, opened, details, charts)  # pyright: ignore[reportArgumentType]  the kind tells which
+        return several_page(document, charts)  # pyright: ignore[reportArgumentType]  the kind tells which
+
+    results.draw(page)
+    if results.give_all(document, tables):
         return
     typer.echo(
         f"{' and '.join(document.runs) if len(runs) == 2 else f'{len(runs)} runs'}: {document.common:,} common tasks"
@@ -288,8 +253,8 @@ def _several_tables(document: PairwiseDocument) -> Iterator[Table]:
         )
 
 
-def _scores(a: Run, b: Run, before: Sequence[str], after: Sequence[str]) -> tuple[Moved, tuple[ScoreTable, ScoreTable]]:
-    """How the scores of two runs differ.
+def _compare_scores(a: Run, b: Run, before: Sequence[str], after: Sequence[str], results: Results) -> None:
+    """Say how the scores of two runs differ.
 
     Args:
         a: The first run.
@@ -297,34 +262,35 @@ def _scores(a: Run, b: Run, before: Sequence[str], after: Sequence[str]) -> tupl
         before: Choices of the first table as `NAME=VALUE`, named as the options of `relabel score`; by default its
             defaults.
         after: Choices of the second table.
+        results: How the result is given.
 
     Raises:
         UsageError: A choice is not known, or the tables cannot be compared.
     """
     from relabel.scoring.decomposition import what_moved
+    from relabel.scoring.files import json_bytes, records
     from relabel.scoring.options import Choices
     from relabel.scoring.table import score_by
-
-    chosen = Choices.of_words(before), Choices.of_words(after)
-    with suggest_onet_soc(chosen[0].taxonomy, "--before taxonomy=onet-soc --after taxonomy=onet-soc"):
-        tables = score_by(a, chosen[0]), score_by(b, chosen[1])
-    return what_moved(*tables), tables
-
-
-def _document(moved: Moved, tables: tuple[ScoreTable, ScoreTable]) -> dict[str, Any]:
-    from relabel.scoring.files import records
 
     def carriers(row: dict[str, Any]) -> list[dict[str, Any]]:
         return records(moved.carriers(row["code"], row["measure"]).head(_TASKS)) if row["change"] else []
 
-    return {
-        "before": tables[0].describe(),
-        "after": tables[1].describe(),
-        "changes": [row | {"carriers": carriers(row)} for row in records(moved.frame)],
-        "appeared": records(moved.appeared),
-        "disappeared": records(moved.disappeared),
-        "missing_measures": dict(moved.missing),
-    }
+    with doing("scoring both runs"):
+        chosen = Choices.of_words(before), Choices.of_words(after)
+        with suggest_onet_soc(chosen[0].taxonomy, "--before taxonomy=onet-soc --after taxonomy=onet-soc"):
+            tables = score_by(a, chosen[0]), score_by(b, chosen[1])
+        moved = what_moved(*tables)
+        document = {
+            "before": tables[0].describe(),
+            "after": tables[1].describe(),
+            "changes": [row | {"carriers": carriers(row)} for row in records(moved.frame)],
+            "appeared": records(moved.appeared),
+            "disappeared": records(moved.disappeared),
+            "missing_measures": dict(moved.missing),
+        }
+    shown = list(_score_tables(moved))
+    if not results.give_all(json_bytes(document), shown):
+        _show_scores(moved, tables, shown)
 
 
 def _show_scores(moved: Moved, tables: tuple[ScoreTable, ScoreTable], shown: Sequence[Table]) -> None:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relabel.cli._options import AsJson, RunArg
-from relabel.cli._render import wrapped
-from relabel.cli.terminal import make_console
+from relabel.cli._options import AsJson, RunArg, give_json
+from relabel.cli.terminal import Table, say
+from relabel.errors import DataError, StoreError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from relabel.labelling.maintenance import Pruned
-    from relabel.run import Run
     from relabel.sources.fetch import FileCheck
 
 data_app = typer.Typer(no_args_is_help=True, help="List, fetch and check the source files.")
@@ -41,21 +39,15 @@ def list_sources(as_json: AsJson = False) -> None:
     from relabel.sources.registry import load_registry
 
     sources = load_registry().values()
-    if as_json:
-        _print_json({"sources": [_renamed(source.model_dump(mode="json", by_alias=True)) for source in sources]})
+    document = {"sources": [_renamed(source.model_dump(mode="json", by_alias=True)) for source in sources]}
+    if give_json(document, as_json=as_json):
         return
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("ID", no_wrap=True)
-    table.add_column("Files", justify="right")
-    table.add_column("Licence", overflow="fold")
-    table.add_column("Title and release", overflow="fold")
+    rows: list[list[str | int]] = []
     for source in sources:
         odd = sorted({file.copy_status for file in source.files} - {"official"})
         mark = f" [{', '.join(odd)} copy]" if odd else ""
-        table.add_row(source.id, str(len(source.files)), source.licence, f"{source.title}; {source.release}{mark}")
-    _print_table(table)
+        rows.append([source.id, source.licence, f"{source.title}; {source.release}{mark}", len(source.files)])
+    Table("", ["source", "licence", "title and release", "files"], rows, left=3).show()
 
 
 @data_app.command()
@@ -64,7 +56,6 @@ def pull(ids: _Ids = None, as_json: AsJson = False) -> None:
 
     Files that no address gives are listed with what to do; they are an error only for sources that were named.
     """
-    from relabel.errors import DataError
     from relabel.sources import fetch
 
     announced: set[tuple[str, str]] = set()
@@ -94,7 +85,6 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Compare every file on this machine with its registered checksum; fetches nothing."""
-    from relabel.errors import DataError
     from relabel.sources import fetch
 
     checks = fetch.verify(ids)
@@ -122,8 +112,6 @@ def unpin(
 
 def _mismatch(bad: Sequence[FileCheck]) -> Exception:
     """The error for damaged files: the file's own when it is one, else one that names each with its checksums."""
-    from relabel.errors import DataError
-
     if len(bad) == 1:
         return DataError(bad[0].message)
     each = "; ".join(f"{check.path} (wanted sha256 {check.wanted}, found {check.found})" for check in bad)
@@ -134,28 +122,21 @@ def _show(checks: Sequence[FileCheck], *, as_json: bool, by_file: bool, tried: b
     counts = {
         state: sum(check.state == state for check in checks) for state in ("ok", "missing", "mismatch", "unreadable")
     }
-    if as_json:
-        _print_json({"files": [_renamed(check.model_dump(mode="json")) for check in checks], **counts})
+    files = [_renamed(check.model_dump(mode="json")) for check in checks]
+    if give_json({"files": files, **counts}, as_json=as_json):
         return
-    from rich.table import Table
-
     from relabel.sources.fetch import advice, to_fetch
 
-    table = Table(box=None, pad_edge=False)
-    table.add_column("State", no_wrap=True)
-    table.add_column("From", no_wrap=True)
-    table.add_column("Copy", no_wrap=True)
-    table.add_column("Source/file" if by_file else "Files", overflow="fold")
     rows: dict[tuple[str, str, str, str], list[str]] = {}
     for check in checks:
         copy = f"{check.copy_status}, pinned" if check.pinned else check.copy_status
-        place = check.source_id, check.state, check.where or "-", copy
-        rows.setdefault(place, []).append(check.file)
-    for (source, state, where, copy), files in rows.items():
-        names = [f"{source}/{file}" for file in files] if by_file else [f"{len(files)} of {source}"]
-        for name in names:
-            table.add_row(state, where, copy, name)
-    _print_table(table)
+        rows.setdefault((check.source_id, check.state, check.where or "-", copy), []).append(check.file)
+    cells = [
+        [name, state, where, copy]
+        for (source, state, where, copy), names in rows.items()
+        for name in ([f"{source}/{file}" for file in names] if by_file else [f"{len(names)} of {source}"])
+    ]
+    Table("", ["file" if by_file else "files", "state", "from", "copy"], cells, left=4).show()
     for line in advice(checks, tried=tried):
         typer.echo(line)
     if not tried and (sources := to_fetch(checks)):
@@ -177,14 +158,6 @@ def _renamed(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def _print_json(document: dict[str, Any]) -> None:
-    typer.echo(json.dumps(document, ensure_ascii=False, indent=2))
-
-
-def _print_table(table: Any) -> None:
-    make_console(wide=True).print(table)
-
-
 @store_app.command()
 def stats(as_json: AsJson = False) -> None:
     """Count the answers, by model, with their cost and size."""
@@ -193,8 +166,7 @@ def stats(as_json: AsJson = False) -> None:
 
     with Store(settings().store_dir, read_only=True) as store:
         found = store.stats()
-    if as_json:
-        typer.echo(found.model_dump_json(indent=2))
+    if give_json(found, as_json=as_json):
         return
     typer.echo(
         f"{found.answers} answers and {found.rejected} rejected ones in {found.folder} ({found.bytes / 1e6:.1f} MB)"
@@ -222,7 +194,6 @@ def verify_store(
     ] = False,
 ) -> None:
     """Read every answer and check it against the request that it belongs to."""
-    from relabel.errors import StoreError
     from relabel.labelling.maintenance import set_damage_aside
     from relabel.labelling.store import Store
     from relabel.settings import settings
@@ -266,16 +237,18 @@ def prune(
     """
     from dataclasses import asdict
 
-    from relabel.errors import UsageError
     from relabel.labelling.maintenance import prune as prune_rows
     from relabel.labelling.maintenance import selection
+    from relabel.labelling.prompt import system_messages
     from relabel.labelling.store import Store
+    from relabel.rubric import load_rubric
+    from relabel.run import open_run
     from relabel.settings import settings
 
     unwanted = selection(
         model=model,
-        messages=None if rubric is None else _messages_of(rubric),
-        run=None if run is None else _opened(run),
+        messages=None if rubric is None else system_messages(load_rubric(rubric)),
+        run=None if run is None else open_run(run),
         before=before,
         rejected=rejected,
     )
@@ -288,23 +261,8 @@ def prune(
         typer.confirm("Remove them for good?", abort=True, err=True)
     with Store(folder, read_only=dry_run) as store:
         pruned = prune_rows(store, unwanted, dry_run=dry_run)
-    if as_json:
-        _print_json(asdict(pruned) | {"dry_run": dry_run})
-    else:
+    if not give_json(asdict(pruned) | {"dry_run": dry_run}, as_json=as_json):
         _say_pruned(pruned, dry_run=dry_run)
-
-
-def _opened(run: str) -> Run:
-    from relabel.run import open_run
-
-    return open_run(run)
-
-
-def _messages_of(rubric: str) -> set[str]:
-    from relabel.labelling.prompt import system_messages
-    from relabel.rubric import load_rubric
-
-    return system_messages(load_rubric(rubric))
 
 
 def _say_pruned(pruned: Pruned, *, dry_run: bool) -> None:
@@ -341,9 +299,10 @@ def pack(
     """Write answers into one portable file, from which anybody can replay the run without a key."""
     from relabel.labelling.packing import pack as pack_rows
     from relabel.labelling.store import Store
+    from relabel.run import open_run
     from relabel.settings import settings
 
-    opened = None if run is None else _opened(run)
+    opened = None if run is None else open_run(run)
     with Store(settings().store_dir, read_only=True) as store:
         count = pack_rows(store, file, opened)
     typer.echo(
@@ -390,13 +349,12 @@ def answers(
     with Store(settings().store_dir, read_only=True) as store:
         keys = store.rejected_keys(wanted) if rejected else [key for key in wanted if store.has(key)]
         rows = [(wanted[key.partition("/")[0]], row) for key in keys if (row := store.checked(key)) is not None]
-    if as_json:
-        shown = [
-            {"task_id": task_id, "setting": setting, "sample": sample, **row.answer.model_dump()}
-            | ({"rejected": row.rejected.model_dump()} if row.rejected else {})
-            for (task_id, setting, sample), row in rows
-        ]
-        typer.echo(json.dumps(shown, indent=2, ensure_ascii=False))
+    shown = [
+        {"task_id": task_id, "setting": setting, "sample": sample, **row.answer.model_dump()}
+        | ({"rejected": row.rejected.model_dump()} if row.rejected else {})
+        for (task_id, setting, sample), row in rows
+    ]
+    if give_json(shown, as_json=as_json):
         return
     for (task_id, setting, sample), row in rows:
         one = row.answer
@@ -405,7 +363,7 @@ def answers(
             f"finished by {one.finish_reason}{', repaired' * one.repaired}"
         )
         if row.rejected:
-            typer.echo(wrapped(f"rejected as {row.rejected.kind}: {row.rejected.reason}", indent=2))
+            say(f"rejected as {row.rejected.kind}: {row.rejected.reason}", indent=2)
         typer.echo("  " + (one.content or one.refusal or "(empty)").replace("\n", "\n  "))
     if not rows:
         what = "rejected answers" if rejected else "answers"

@@ -253,7 +253,7 @@ def _emit(event: str, estimator: RateEstimator) -> None:
     )
 
 
-def say(event: str, text: str, *, look: Look) -> None:
+def announce(event: str, text: str, *, look: Look) -> None:
     """Say that something has happened: as a line, as a JSON event, or not at all.
 
     Args:

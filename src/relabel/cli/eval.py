@@ -10,32 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relabel.cli._options import (
-    RUN_HELP,
-    AsJson,
-    Csv,
-    Draws,
-    Figures,
-    GoldBy,
-    GoldRule,
-    Html,
-    Latex,
-    OutJson,
-    give_json,
-    give_tables,
-    require_file,
-    write,
-    write_figures,
-)
-from relabel.cli._render import Cell, Table, change, heading, say, say_next, working
+from relabel.cli._options import RUN_HELP, Draws, GoldBy, GoldRule, Results, grouped, require_file, write
+from relabel.cli.terminal import Table, doing, heading, say, say_next
 from relabel.errors import GateError, UsageError
+from relabel.tabular import Cell, change
 
 if TYPE_CHECKING:
     from relabel.evaluation.document import EvalDocument, SettingName
     from relabel.evaluation.gates import SuiteResult
-    from relabel.evaluation.gold import Gold
     from relabel.evaluation.paper import PaperDocument, PaperFigure
-    from relabel.evaluation.suite import Suite
+    from relabel.evaluation.report import Charts
     from relabel.run import Run
 
 _UNMATCHED = {
@@ -85,10 +69,11 @@ _LISTED = 10
 
 def register(app: typer.Typer) -> None:
     """Add the command `eval`."""
-    app.command("eval")(evaluate_run)
+    app.command("eval")(grouped(evaluate_run))
 
 
 def evaluate_run(
+    results: Results,
     run: Annotated[str | None, typer.Argument(metavar="RUN", help=RUN_HELP)] = None,
     gold: Annotated[
         str | None,
@@ -104,10 +89,6 @@ def evaluate_run(
     by_model: Annotated[
         bool, typer.Option("--by-model", help="Evaluate the labels of each model that answered, too.")
     ] = False,
-    as_json: AsJson = False,
-    out: OutJson = None,
-    latex: Latex = None,
-    csv: Csv = None,
     draws: Draws = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the draws, and of the trained yardstick.")] = 0,
     no_intervals: Annotated[bool, typer.Option("--no-intervals", help="Leave the intervals out.")] = False,
@@ -119,15 +100,6 @@ def evaluate_run(
         typer.Option(metavar="FILE", help="Judge the run by this suite of gates; exit 6 when one fails."),
     ] = None,
     junit: Annotated[Path | None, typer.Option(metavar="F", help="Write the suite's outcome as JUnit XML.")] = None,
-    markdown: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="F",
-            help="Write the tables as Markdown; with --suite its outcome instead, as a summary for a pull request.",
-        ),
-    ] = None,
-    html: Html = None,
-    figures: Figures = None,
     annotations: Annotated[
         bool | None,
         typer.Option(
@@ -141,95 +113,73 @@ def evaluate_run(
     A gold of your own is a CSV file with the columns task_id, onet_soc_code (where ids repeat over occupations),
     and code or label (E0, E1, E2; T0 to T4 for automation) or strict and with_tools (exposed, not-exposed); weight
     and stratum, if there are any, count in the estimates. With a column annotator, a task may have several rows.
+    With --suite, --markdown writes the suite's outcome instead of the tables, as a summary for a pull request.
     """
-    require_file(out, "--out", make_folder=True)
-    for option, path in {
-        "--latex": latex,
-        "--csv": csv,
-        "--junit": junit,
-        "--markdown": markdown,
-        "--html": html,
-    }.items():
-        require_file(path, option)
+    results.require()
+    require_file(junit, "--junit")
     if paper:
         if run is not None or gold is not None or suite is not None:
             raise UsageError("--paper stands alone: it takes no RUN, --gold or --suite")
         from relabel.evaluation.paper import recompute
 
-        with working("replicating the paper's figures"):
+        with doing("replicating the paper's figures"):
             recomputed = recompute()
         tables = list(_paper_tables(recomputed))
-        printed = give_tables(tables, latex=latex, markdown=markdown, csv=csv)
-        if not give_json(recomputed, out=out, as_json=as_json) and not printed:
+        if not results.give_all(recomputed, tables):
             _show_paper(recomputed, tables)
         return
     if run is None:
         raise UsageError("say which run: a run folder, a name under runs/, or a published set; or give --paper")
     if suite is None and junit is not None:
         raise UsageError("--junit writes the outcome of a suite; name one with --suite")
+    from relabel.evaluation.alignment import task_details
     from relabel.evaluation.evaluate import evaluate
     from relabel.evaluation.gold import default_gold, load_gold
     from relabel.evaluation.suite import beside, load_suite
     from relabel.run import open_run
 
     judged_by = None if suite is None else load_suite(suite)
-    with working("reading labels and gold"):
+    with doing("reading labels and gold"):
         opened = open_run(run)
         if gold is None and judged_by is not None and judged_by.gold is not None:
             gold = beside(judged_by, judged_by.gold)
         truth = load_gold(gold or default_gold(opened), gold_rule, gold_by)
-    with working("evaluating: agreement, intervals, yardsticks"):
+    with doing("evaluating: agreement, intervals, yardsticks"):
         document = evaluate(opened, truth, draws=0 if no_intervals else draws, seed=seed, by_model=by_model)
-    outcome = _judge_and_report(judged_by, opened, truth, document, html, figures)
+    outcome: SuiteResult | None = None
+    baseline: Run | None = None
+    details = task_details(opened) if suite or results.html or results.figures else None
+    if judged_by is not None:
+        from relabel.evaluation.gates import judge
+
+        with doing(f"judging by the suite {judged_by.name}"):
+            baseline = None if judged_by.baseline is None else open_run(beside(judged_by, judged_by.baseline.run))
+            outcome = judge(judged_by, opened, truth, baseline, details)
+
+    def page(charts: Charts) -> str:
+        from relabel.evaluation.compare import compare
+        from relabel.evaluation.report import eval_page
+
+        change = None if baseline is None else compare(baseline, opened, details=details)
+        return eval_page(document, opened, truth, suite=outcome, comparison=change, details=details, charts=charts)
+
+    results.draw(page)
     if outcome is not None:
-        _write_outcome(outcome, document, junit, markdown, annotations)
+        _write_outcome(outcome, document, junit, results.markdown, annotations)
+        results = replace(results, markdown=None)
     tables = list(_tables(document))
-    printed = give_tables(tables, latex=latex, markdown=markdown if outcome is None else None, csv=csv)
-    if not give_json(document, out=out, as_json=as_json) and not printed:
+    if not results.give_all(document, tables):
         _show(document, tables, outcome)
         if document.gold not in (run, "sample"):
             say_next(
                 f"relabel score {run}"
-                if html
+                if results.html
                 else f"relabel eval {run} --gold {gold or document.gold} --html report.html"
             )
     if outcome is not None and not outcome.passed:
         from relabel.evaluation.gates import gate_error
 
         raise GateError(gate_error(outcome.failures))
-
-
-def _judge_and_report(
-    suite: Suite | None, run: Run, gold: Gold, document: EvalDocument, html: Path | None, figures: Path | None
-) -> SuiteResult | None:
-    """Judge the run by the suite, if any, and write the report and its charts where they were asked for."""
-    from relabel.evaluation.alignment import task_details
-
-    result: SuiteResult | None = None
-    baseline: Run | None = None
-    details = task_details(run) if suite is not None or html is not None or figures is not None else None
-    if suite is not None:
-        from relabel.evaluation.gates import judge
-        from relabel.evaluation.suite import beside
-        from relabel.run import open_run
-
-        with working(f"judging by the suite {suite.name}"):
-            baseline = None if suite.baseline is None else open_run(beside(suite, suite.baseline.run))
-            result = judge(suite, run, gold, baseline, details)
-    if html is not None or figures is not None:
-        from relabel.evaluation.compare import compare
-        from relabel.evaluation.report import Charts, eval_page
-
-        charts = Charts()
-        with working("drawing the report"):
-            change = None if baseline is None else compare(baseline, run, details=details)
-            page = eval_page(document, run, gold, suite=result, comparison=change, details=details, charts=charts)
-        if html is not None:
-            write(html, page, "--html")
-            typer.echo(f"written: {html}", err=True)
-        if figures is not None:
-            write_figures(figures, charts.files())
-    return result
 
 
 def _write_outcome(
@@ -239,13 +189,10 @@ def _write_outcome(
     from relabel.cli.terminal import workflow_command
     from relabel.evaluation import gates
 
-    for path, option, text in (
-        (junit, "--junit", gates.junit_xml(result)),
-        (markdown, "--markdown", gates.markdown(result, document.verdict)),
-    ):
-        if path is not None:
-            write(path, text, option)
-            typer.echo(f"written: {path}", err=True)
+    if junit is not None:
+        write(junit, gates.junit_xml(result), "--junit")
+    if markdown is not None:
+        write(markdown, gates.markdown(result, document.verdict), "--markdown")
     if annotations or (annotations is None and os.environ.get("GITHUB_ACTIONS") == "true"):
         for line in gates.github_annotations(result):
             workflow_command(line)

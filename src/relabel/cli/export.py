@@ -8,31 +8,21 @@ from typing import Annotated
 import typer
 
 from relabel.cli import _options as o
-from relabel.cli._render import wrapped
+from relabel.cli.terminal import say
 from relabel.errors import UsageError
 
 
 def register(app: typer.Typer) -> None:
     """Add `export` and `site` to the command line."""
-    app.command("export")(export)
+    app.command("export")(o.grouped(export))
     app.command("site")(site)
 
 
 def export(
     ctx: typer.Context,
     run: o.RunArg,
-    *,
+    scoring: o.Scoring,
     out: Annotated[Path, typer.Option(help="Folder to write: new, empty, or an earlier export.")],
-    method: o.ScoreMethod = "bridge",
-    taxonomy: o.ScoreTaxonomy = "uk-soc2020",
-    weights: o.TaskWeights = "importance",
-    links: o.BridgeLinks = None,
-    unrated: o.UnratedTasks = None,
-    tasks: o.ScoreTasks = None,
-    pay: o.Pay = None,
-    bridge: o.OwnBridge = None,
-    repeats: o.RepeatsRule = "mean",
-    wage: o.WageOf = "median",
     spread: o.Spread = False,
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Export an incomplete run; each file is marked as partial.")
@@ -52,30 +42,19 @@ def export(
     ] = True,
 ) -> None:
     """Write score tables, a page a group, tasks, sources, methodology and a data package into a folder."""
+    from relabel.cli.score import headline
     from relabel.publishing.export import export_run
     from relabel.run import open_run
-    from relabel.scoring.options import SYSTEM_NAMES, Choices
     from relabel.sources.tables import is_table_file
 
     if not families:
         o.reject_ineffective_options(ctx, "rates the pages of job families; leave --no-families or this out", "epoch")
-    elif tasks is not None and is_table_file(tasks):
+    elif scoring.tasks is not None and is_table_file(scoring.tasks):
         o.reject_ineffective_options(
             ctx, "needs a task list of O*NET, not a file; leave it or --tasks out", "families", "epoch"
         )
-    choices = Choices(
-        method=method,
-        taxonomy=taxonomy,
-        weights=weights,
-        links=links,
-        unrated=unrated,
-        tasks=tasks,
-        pay=pay,
-        bridge=bridge,
-        repeats=repeats,
-        wage=wage,
-    )
-    with o.suggest_onet_soc(taxonomy, "--taxonomy onet-soc"):
+    choices = scoring.choices()
+    with o.suggest_onet_soc(scoring.taxonomy, "--taxonomy onet-soc"):
         done = export_run(
             open_run(run),
             out,
@@ -87,17 +66,10 @@ def export(
             families=families,
             epoch_run=None if epoch is None else open_run(epoch),
         )
-    table = done.table
-    counts = table.describe()["counts"]
     typer.echo(f"{done.files:,} files ({done.size / 1e6:.1f} MB) in {out}")
-    thin = f" and {counts['thin']:,} thin" if counts["thin"] else ""
-    headline = (
-        f"{table.run}, method {table.method}, {SYSTEM_NAMES[table.taxonomy]}: {counts['scored']:,} of "
-        f"{counts['groups']:,} codes scored{thin} from {counts['tasks_labelled']:,} of {counts['tasks_listed']:,} tasks"
-    )
-    typer.echo(wrapped(headline))
-    if table.note:
-        typer.echo(wrapped(table.note))
+    say(headline(done.table))
+    if done.table.note:
+        say(done.table.note)
     typer.echo(f"start with {out / 'datapackage.json'} and {out / 'occupations.csv'}")
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from relabel.cli._options import AsJson, OutJson, RunArg, give_json, require_file
-from relabel.cli._render import WIDEST, cut
+from relabel.cli.terminal import WIDTH, cut, say_next, say_written
 from relabel.errors import UsageError
 
 if TYPE_CHECKING:
@@ -86,8 +87,6 @@ def import_file(
     A label that the rubric does not know, a task given twice, an id that stands for several occupations: each is refused
     by its line, and nothing is written. The manifest names the file and its sha256, each label its line.
     """
-    import json
-
     from relabel.importing import Columns, import_labels
     from relabel.rubric import load_rubric
     from relabel.sources import eloundou
@@ -122,21 +121,7 @@ def import_file(
     )
     for note in done.notes:
         typer.echo(f"warning: {note}", err=True)
-    if as_json:
-        typer.echo(
-            json.dumps(
-                {
-                    "folder": str(done.folder),
-                    "task_list": done.task_list,
-                    "labels": done.labels,
-                    "tasks": done.tasks,
-                    "mapped": dict(done.mapped),
-                    "not_in_list": done.not_in_list,
-                    "notes": list(done.notes),
-                },
-                indent=2,
-            )
-        )
+    if give_json(asdict(done) | {"folder": str(done.folder)}, as_json=as_json):
         return
     plural = "" if done.labels == 1 else "s"
     typer.echo(
@@ -150,7 +135,7 @@ def import_file(
             f"{done.not_in_list:,} of the tasks {are} not in {done.task_list}, and can match no gold of that list"
         )
     rated = loaded.unit == "occupation"
-    typer.echo(f"next: relabel {'resilience RUN --epoch' if rated else 'eval'} {done.folder}", err=True)
+    say_next(f"relabel {'resilience RUN --epoch' if rated else 'eval'} {done.folder}")
 
 
 def _pairs(given: list[str], option: str, form: str) -> dict[str, str]:
@@ -176,7 +161,7 @@ def diff(
     """Compare two task lists by id and text: unchanged, reworded, moved, new, dropped."""
     from relabel.task import diff_lists
 
-    require_file(out, "--out", make_folder=True)
+    require_file(out, "--out")
     found = diff_lists(old, new)
     if not give_json(found.describe(), out=out, as_json=as_json):
         _show_diff(found)
@@ -210,11 +195,10 @@ def carry(
     _show_diff(done.diff, examples=False)
     filled = f", {done.filled:,} filled from {fill}" if fill is not None else ""
     typer.echo(f"{done.carried:,} labels carried{filled}; {done.to_ask:,} of {done.tasks:,} tasks are to be asked")
-    typer.echo(f"written: {out}")
+    say_written(out)
     if done.to_ask:
-        typer.echo(
-            f"next: {_asking(opened.manifest, out / TO_ASK, done.samples)} --out ASKED, then carry again with --fill ASKED"
-        )
+        asking = _asking(opened.manifest, out / TO_ASK, done.samples)
+        say_next(f"{asking} --out ASKED, then carry again with --fill ASKED")
 
 
 def _asking(manifest: Manifest, tasks: Path, samples: int) -> str:
@@ -256,6 +240,6 @@ def _show_diff(found: TaskDiff, *, examples: bool = True) -> None:
         for row in rows[:_SHOWN]:
             for mark, task in (("-", row.old), ("+", row.new)):
                 if task is not None:
-                    typer.echo(f"{mark} {task.onet_soc_code} {task.task_id:>6} {cut(task.text, WIDEST)}")
+                    typer.echo(f"{mark} {task.onet_soc_code} {task.task_id:>6} {cut(task.text, WIDTH)}")
         if len(rows) > _SHOWN:
             typer.echo(f"... and {len(rows) - _SHOWN:,} more (--json has all)")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from relabel.cli import _options as o
-from relabel.cli._render import say
+from relabel.cli.terminal import say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,15 +47,14 @@ def labels(
     chosen = form or (ending if ending in ("csv", "dta", "parquet") else "csv")
     if out is None and chosen != "csv":
         raise UsageError(f"--format {chosen} cannot be printed; name a file with --out")
-    o.require_file(out, "--out", make_folder=True)
+    o.require_file(out, "--out")
     opened = open_run(run)
     table = _wide(opened) if wide else opened.labels.reset_index(drop=True)
     content = _as_bytes(table, chosen, opened)
     if out is None:
         typer.echo(content.decode("utf-8"), nl=False)
     else:
-        o.write(out, content, "--out", make_folder=True)
-        typer.echo(f"written: {out} ({len(table):,} rows)", err=True)
+        o.write(out, content, "--out", more=f" ({len(table):,} rows)")
 
 
 def _wide(run: Run) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from relabel.cli._options import RunArg, require_file, write
-from relabel.cli._render import say_next, working
+from relabel.cli.terminal import doing, say_next
 from relabel.errors import UsageError
 
 
@@ -76,20 +76,19 @@ def register(app: typer.Typer) -> None:
         others = [open_run(other) for other in rater or ()]
         details = task_details(opened) if tasks is None else task_details_from(opened, tasks)
         if random is None:
-            with working("looking for doubtful tasks"):
+            with doing("looking for doubtful tasks"):
                 truth = None if gold is None else load_gold(gold)
                 found = review(opened, truth, others, details=details, most=n or 100)
             about = f"{len(found.table):,} of {found.doubtful:,} tasks in doubt"
         else:
             found = random_review(opened, random, details=details, seed=seed or 0)
-            about = f"{len(found.table):,} of {found.of:,} tasks, drawn at random with seed {found.seed},"
+            about = f"{len(found.table):,} of {found.of:,} tasks, drawn at random with seed {found.seed}"
         text = review_csv(found)
         if out == "-":
             typer.echo(text, nl=False)
         else:
             # With a byte order mark, by which spreadsheets know the encoding.
-            write(Path(out), "\ufeff" + text, "--out")
-            typer.echo(f"{about} written to {out}", err=True)
+            write(Path(out), "\ufeff" + text, "--out", more=f": {about}")
             say_next(f"fill the column label, then relabel eval {run} --gold {out}")
         if details is None:
             typer.echo(

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from relabel.cli import _options as o
-from relabel.cli._render import wrapped
+from relabel.cli.terminal import Table, say, say_next
+from relabel.errors import DataError, IncompleteRunError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,19 +38,18 @@ def list_rubrics(as_json: o.AsJson = False) -> None:
     from relabel.rubric import load_rubric, rubric_names
 
     rubrics = {name: load_rubric(name) for name in rubric_names()}
-    if as_json:
-        keys = {"id", "version", "title", "unit", "validity"}
-        listed = [
-            {"name": name, **r.model_dump(mode="json", include=keys), "settings": list(r.settings), "tried": r.tried}
-            for name, r in rubrics.items()
-        ]
-        typer.echo(json.dumps(listed, indent=2))
+    keys = {"id", "version", "title", "unit", "validity"}
+    listed = [
+        {"name": name, **r.model_dump(mode="json", include=keys), "settings": list(r.settings), "tried": r.tried}
+        for name, r in rubrics.items()
+    ]
+    if o.give_json(listed, as_json=as_json):
         return
     for name, r in rubrics.items():
         asks = f"unit: {r.unit}; settings: {', '.join(r.settings)}; labels: {', '.join(r.labels)}"
         typer.echo(f"{name:<12} v{r.version}  {r.title}")
         for line in (asks, *r.validity_in_words()):
-            typer.echo(wrapped(line, indent=17))
+            say(line, indent=17)
 
 
 @rubric_app.command()
@@ -64,16 +64,15 @@ def show(
     as_json: o.AsJson = False,
 ) -> None:
     """Show a rubric, or the very messages that it sends."""
-    from relabel.errors import UsageError
     from relabel.rubric import load_rubric
 
     loaded = load_rubric(rubric)
     if setting is None:
-        if as_json:
-            typer.echo(loaded.model_dump_json(indent=2))
-        else:
-            typer.echo(_as_text(loaded.model_dump()))
-            typer.echo("\n".join(f"# {line}" for line in loaded.validity_in_words()))
+        if not o.give_json(loaded, as_json=as_json):
+            import yaml
+
+            text = yaml.safe_dump(loaded.model_dump(), sort_keys=False, allow_unicode=True, width=100)
+            typer.echo("\n".join([text.rstrip(), *(f"# {line}" for line in loaded.validity_in_words())]))
         return
     from relabel.labelling.prompt import load_prompt
     from relabel.task import Task
@@ -87,8 +86,7 @@ def show(
         text=f"TEXT OF THE {loaded.unit.upper()}.",
     )
     messages = load_prompt(loaded.prompt).messages((task,), loaded, setting, examples=examples)
-    if as_json:
-        typer.echo(json.dumps(messages, indent=2, ensure_ascii=False))
+    if o.give_json(messages, as_json=as_json):
         return
     for message in messages:
         typer.echo(f"--- {message['role']}\n{message['content']}\n")
@@ -104,18 +102,13 @@ def new(
     out: Annotated[Path | None, typer.Option(metavar="F", help="The file to write. By default NAME.yaml here.")] = None,
 ) -> None:
     """Write a rubric of your own to start from: a copy of another under an id of its own."""
-    from relabel.errors import UsageError
     from relabel.rubric import new_rubric
 
     text, file = new_rubric(name, base), out or Path(f"{name}.yaml")
     if file.exists():
         raise UsageError(f"{file} exists; give another name, or --out")
     o.write(file, text, "--out")
-    typer.echo(f"written: {file}")
-    typer.echo(
-        f"next: change its texts, then relabel rubric check {file}, and relabel rubric try {file} --model MODEL",
-        err=True,
-    )
+    say_next(f"change its texts, then relabel rubric check {file}, and relabel rubric try {file} --model MODEL")
 
 
 @rubric_app.command()
@@ -137,26 +130,25 @@ def check(
     there = [name for name in lists if is_local(name)]
     warnings = rubric_warnings(loaded, {name: [task.text for task in load_tasks(name)] for name in there})
     unread = [name for name in lists if name not in there]
-    if as_json:
-        known = {"rubric": f"{loaded.id}@{loaded.version}", "source": loaded.source, "sha256": loaded.sha256}
-        typer.echo(
-            json.dumps({**known, "warnings": warnings, "tried": loaded.tried, "not_compared_with": unread}, indent=2)
-        )
+    known = {"rubric": f"{loaded.id}@{loaded.version}", "source": loaded.source, "sha256": loaded.sha256}
+    found = {**known, "warnings": warnings, "tried": loaded.tried, "not_compared_with": unread}
+    if o.give_json(found, as_json=as_json):
         return
     typer.echo(
         f"{loaded.source}: valid: {loaded.id} v{loaded.version}, {len(loaded.settings)} settings, {len(loaded.labels)} labels, "
         f"{len(loaded.examples)} worked examples, prompt {prompt.name}"
     )
     for line in [*(f"warning: {warning}" for warning in warnings), *loaded.validity_in_words()]:
-        typer.echo(wrapped(line))
+        say(line)
     for name in unread:
         typer.echo(f"examples were not compared with the tasks of {name}, which are not on this machine", err=True)
 
 
 @rubric_app.command("try")
+@o.grouped
 def try_rubrics(
     files: Annotated[list[str], typer.Argument(metavar="RUBRIC...", help="Rubrics by name, or paths of YAML files.")],
-    *,
+    labelling: o.Labelling,
     model: Annotated[str | None, typer.Option(help="The model that labels; as for relabel run.")] = None,
     labels: Annotated[
         list[Path] | None,
@@ -184,24 +176,11 @@ def try_rubrics(
             "--final", help="Use the half of the tasks that is kept for the end: once, with the final wording."
         ),
     ] = False,
-    samples: o.Samples = 1,
-    variants: o.Variants = 1,
-    base_url: o.BaseUrl = None,
-    provider: o.Provider = None,
-    key_env: o.KeyEnv = None,
-    param: o.Params = None,
-    max_tokens: o.MaxTokens = None,
-    concurrency: o.Concurrency = "auto",
-    timeout: o.Timeout = None,
-    max_cost: o.MaxCost = None,
-    price: o.Price = None,
-    yes: o.Yes = False,
-    draws: Annotated[int, typer.Option(min=200, max=100_000, help="Draws of the bootstrap over occupations.")] = 2000,
+    draws: o.Draws = 2000,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder for trial.json and one run a rubric. By default under runs/."),
     ] = None,
-    quiet: o.Quiet = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Label the same tasks under one or several rubrics and compare each with reference labels, and with each other.
@@ -211,11 +190,9 @@ def try_rubrics(
     """
     from datetime import UTC, datetime
 
-    from relabel.errors import IncompleteRunError, UsageError
     from relabel.evaluation.gold import load_gold
     from relabel.evaluation.trial import trial
-    from relabel.labelling.options import RunOptions, read_concurrency, read_parameters
-    from relabel.labelling.pricing import given_price
+    from relabel.labelling.options import RunOptions
     from relabel.rubric import load_rubric
 
     if (model is None) == (not labels):
@@ -247,23 +224,13 @@ def try_rubrics(
         options = RunOptions(
             model=str(model),
             rubric=next(iter(rubrics.values())),
-            base_url=base_url,
-            provider=provider,
-            key_env=key_env,
             tasks=tasks,
             chosen=chosen,
             seed=seed,
-            samples=samples,
-            variants=variants,
-            params=read_parameters(param or ()),
-            max_tokens=max_tokens,
-            timeout=timeout,
-            price=given_price(price) if price else None,
-            concurrency=read_concurrency(concurrency),
-            max_cost=max_cost,
+            **labelling.chosen(),
         )
         extra = {"half": half, "sample": len(chosen), "seed": seed}
-        runs, rejected = _labelled(rubrics, options, folder, extra, ask=not yes, quiet=quiet)
+        runs, rejected = _labelled(rubrics, options, folder, extra, ask=not labelling.yes, quiet=labelling.quiet)
     document = trial(
         runs,
         golds,
@@ -276,12 +243,10 @@ def try_rubrics(
         rejected=rejected,
         look=looks.look,
     )
-    o.write(folder / "trial.json", document.model_dump_json(indent=2) + "\n", "--out", make_folder=True)
+    printed = o.give_json(document, out=folder / "trial.json", as_json=as_json)
     looks.record(started, folder)
-    if as_json:
-        typer.echo(document.model_dump_json(indent=2))
-    else:
-        _show_trial(document, folder)
+    if not printed:
+        _show_trial(document)
     if missing := [of for of in document.rubrics if of.missing]:
         names = ", ".join(str(folder / of.name / "failures.jsonl") for of in missing)
         raise IncompleteRunError(
@@ -292,8 +257,6 @@ def try_rubrics(
 
 def _named(rubrics: Sequence[Rubric]) -> dict[str, Rubric]:
     """Rubrics by `ID@VERSION`; a second one of the same name and version by its file or number."""
-    from relabel.errors import UsageError
-
     named: dict[str, Rubric] = {}
     for rubric in rubrics:
         if rubric.unit != "task":
@@ -326,8 +289,6 @@ def _trial_name(
 
 def _keep_final_trial(folder: Path, rubrics: Mapping[str, Rubric], *, final: bool) -> None:
     """Make sure that a trial on the final half is not overwritten by one of other tasks or another wording."""
-    from relabel.errors import DataError, UsageError
-
     known = folder / "trial.json"
     if not known.is_file():
         return
@@ -353,7 +314,6 @@ class _FinalLooks:
 
     def record(self, when: str, folder: Path) -> None:
         """Add the wordings of this trial, where they are new."""
-        from relabel.errors import DataError
         from relabel.files import make_private_dir
 
         try:
@@ -382,7 +342,6 @@ def _final_looks(rubrics: Mapping[str, Rubric], tasks: str, *, final: bool, name
         UsageError: Another wording was tried on the half before, and the user may not know it.
         DataError: The record cannot be read.
     """
-    from relabel.errors import DataError, UsageError
     from relabel.evaluation.trial import FIRST_LOOK, Look
     from relabel.settings import settings
     from relabel.sources.tables import is_table_file
@@ -437,7 +396,6 @@ def _imported(
     """Runs made of label files; with `final`, of their tasks in the final half alone."""
     from dataclasses import replace
 
-    from relabel.errors import DataError, UsageError
     from relabel.evaluation.trial import half_of
     from relabel.importing import import_labels
     from relabel.run import open_run
@@ -465,7 +423,6 @@ def _tasks_for(
     rubrics: Mapping[str, Rubric], golds: Sequence[Gold], ref: str, half: Half, sample: int | None, seed: int
 ) -> list[Task]:
     """Tasks of one half that every gold has a label for, and that are no worked example of a rubric."""
-    from relabel.errors import DataError
     from relabel.evaluation.trial import half_of
     from relabel.task import draw_sample, load_tasks
 
@@ -503,7 +460,6 @@ def _labelled(
     from dataclasses import replace
 
     from relabel.cli._labelling import get_consent, label
-    from relabel.errors import IncompleteRunError
     from relabel.evaluation.trial import Spent
     from relabel.labelling.store import Store
     from relabel.run import open_run
@@ -539,48 +495,18 @@ def _labelled(
     return runs, rejected
 
 
-def _show_trial(document: TrialDocument, folder: Path) -> None:
-    from rich.table import Table
-
-    from relabel.cli.terminal import make_console
-    from relabel.evaluation.trial import rate_in_words as figure
-
-    names = [gold.name for gold in document.golds]
-    table = Table(
-        "on tasks of",
-        "labels",
-        "reference",
-        "setting",
-        "n",
-        "rate",
-        "ref. rate",
-        "kappa",
-        "95 %",
-        box=None,
-        pad_edge=False,
-    )
-    for a in document.agreements:
-        bounds = a.ci95.get("kappa")
-        interval = "-" if bounds is None else f"{figure(bounds[0])} to {figure(bounds[1])}"
-        cells = [figure(x) for x in (a.first_rate, a.second_rate, a.kappa)]
-        table.add_row(a.on, a.first, a.second, a.setting, f"{a.n:,}", *cells, interval)
-    console = make_console(wide=True)
-    console.width = max(110, console.width)
-    console.print(table, soft_wrap=True)
+def _show_trial(document: TrialDocument) -> None:
+    columns = ["on tasks of", "labels", "reference", "setting", "n", "rate", "ref. rate", "kappa", "95 %"]
+    rows = [
+        [a.on, a.first, a.second, a.setting, a.n, a.first_rate, a.second_rate, a.kappa, a.ci95.get("kappa")]
+        for a in document.agreements
+    ]
+    Table("", columns, rows, left=4).show()
     typer.echo()
     for line in [*document.verdict.splitlines(), *([f"Note: {document.note}."] if document.note else [])]:
-        typer.echo(wrapped(line))
+        say(line)
     for of in document.rubrics:
         for setting, share in of.variance.items():
-            typer.echo(wrapped(f"{of.name}, {setting}: {share.in_words()}."))
-    typer.echo(
-        wrapped(
-            f"Compared with {', '.join(names)}. Written: {folder / 'trial.json'}, with a block `validity` for each rubric file."
-        )
-    )
-
-
-def _as_text(data: dict[str, object]) -> str:
-    import yaml
-
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100).rstrip()
+            say(f"{of.name}, {setting}: {share.in_words()}.")
+    names = ", ".join(gold.name for gold in document.golds)
+    say(f"Compared with {names}. trial.json has a block `validity` for each rubric file.")

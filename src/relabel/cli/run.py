@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from relabel.cli import _options as o
+from relabel.cli.terminal import say, say_of
 from relabel.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,55 +19,60 @@ Engine = Literal["online", "batch", "replay", "ray"]
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("run")(run)
+    """Add `run` and `providers`."""
+    app.command("run")(o.grouped(run))
     app.command("providers")(list_providers)
 
 
 def list_providers(
     name: Annotated[str | None, typer.Argument(help="A provider's name; by default all are listed.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: o.AsJson = False,
 ) -> None:
     """Show the providers that relabel knows: addresses, keys, forms of answers, prefix caches, batches and what is odd about them."""
-    import json
-
-    from relabel.cli._render import wrapped
     from relabel.labelling.providers import provider_of, providers
 
     listed = providers() if name is None else (provider_of("", name),)
-    if as_json:
-        typer.echo(json.dumps([provider.model_dump(mode="json") for provider in listed], indent=2))
+    if o.give_json([provider.model_dump(mode="json") for provider in listed], as_json=as_json):
         return
     for one in listed:
         if name is None:
-            typer.echo(
-                f"{one.id:<11} {one.base_url or ', '.join(one.hosts)}  ({', '.join(one.key_env) or 'no key needed'})"
-            )
+            address, keys = one.base_url or ", ".join(one.hosts), ", ".join(one.key_env) or "no key needed"
+            typer.echo(f"{one.id:<11} {address}  ({keys})")
             continue
         for what, said in one.in_words().items():
-            typer.echo(f"{what:<10}{wrapped(said, indent=10, hang=0)[10:]}")
+            say_of(what, said, column=10)
 
 
 def run(
-    model: o.ModelName,
-    base_url: o.BaseUrl = None,
-    provider: o.Provider = None,
-    key_env: o.KeyEnv = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            help="A model's name at the provider; `local` for the embedded one; `local:FILE.gguf` for your own weights.",
+        ),
+    ],
+    labelling: o.Labelling,
     api: Annotated[Literal["chat", "responses"], typer.Option(help="Chat Completions or the Responses API.")] = "chat",
-    rubric: o.RubricRef = "exposure",
-    setting: o.Settings = None,
+    rubric: Annotated[str, typer.Option("--rubric", help="A rubric's name, or the path of a YAML file.")] = "exposure",
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--setting", help="A setting of the rubric; may be given more than once. By default all."),
+    ] = None,
     prompt: Annotated[
         str | None, typer.Option(help="A prompt's name, or the path of a .jinja file. By default the rubric's.")
     ] = None,
     examples: Annotated[
         bool, typer.Option("--examples/--no-examples", help="Show the rubric's worked examples to the model.")
     ] = True,
-    tasks: o.TaskList = "onet-30.2",
-    sample: o.Sample = None,
-    seed: o.Seed = 0,
-    occupation: o.Occupation = None,
-    samples: o.Samples = 1,
-    variants: o.Variants = 1,
+    tasks: Annotated[
+        str, typer.Option("--tasks", help="onet-30.2, onet-29.1, eloundou-2023, sample, or the path of a CSV file.")
+    ] = "onet-30.2",
+    sample: Annotated[int | None, typer.Option("--sample", min=1, help="Draw this many tasks at random.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the draw.")] = 0,
+    occupation: Annotated[
+        list[str] | None,
+        typer.Option("--occupation", help="Only tasks of this O*NET-SOC code; may be given more than once."),
+    ] = None,
     decide: Annotated[
         Literal["json", "logprob"],
         typer.Option(help="json: a rationale and a label; logprob: one token, whose probabilities decide."),
@@ -81,8 +87,6 @@ def run(
         Literal["auto", "json_schema", "json_object", "text"],
         typer.Option(help="How the shape of the answer is enforced; auto tries it with one question."),
     ] = "auto",
-    param: o.Params = None,
-    max_tokens: o.MaxTokens = None,
     header: Annotated[
         list[str] | None,
         typer.Option(
@@ -96,7 +100,6 @@ def run(
             help="online: one request a question; batch: the provider's Batch API (OpenAI, Azure, Groq, Mistral, Together), half the price within a day; replay: answers from the store only; ray: as online, from the workers of a Ray cluster."
         ),
     ] = "online",
-    concurrency: o.Concurrency = "auto",
     ray_address: Annotated[
         str | None,
         typer.Option(
@@ -112,31 +115,24 @@ def run(
     ] = None,
     rpm: Annotated[float | None, typer.Option(min=0.001, callback=o.finite, help="Requests a minute at most.")] = None,
     tpm: Annotated[float | None, typer.Option(min=1, callback=o.finite, help="Tokens a minute at most.")] = None,
-    timeout: o.Timeout = None,
-    max_cost: o.MaxCost = None,
-    price: o.Price = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Estimate requests, tokens, cost, duration and bottleneck; send nothing.")
     ] = False,
-    yes: o.Yes = False,
     out: Annotated[
         Path | None, typer.Option(help="The run folder. By default a name under runs/ made from the options.")
     ] = None,
-    quiet: o.Quiet = False,
     log_json: o.LogJson = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as one JSON document.")] = False,
+    as_json: o.ManifestJson = False,
 ) -> None:
     """Label tasks with a language model.
 
     Each task is asked under each setting. Answers are stored as they arrive: give the same command again to continue a run that
     was stopped, killed or refused; nothing is paid for twice.
     """
-    from relabel.cli import _labelling as labelling
-    from relabel.cli._render import wrapped
+    from relabel.cli import _labelling as work
     from relabel.labelling.connection import parse_headers
     from relabel.labelling.local import is_local
-    from relabel.labelling.options import RunOptions, default_name, read_concurrency, read_parameters
-    from relabel.labelling.pricing import given_price
+    from relabel.labelling.options import RunOptions, default_name
     from relabel.rubric import load_rubric
     from relabel.settings import settings
 
@@ -144,9 +140,6 @@ def run(
     options = RunOptions(
         model=model,
         rubric=load_rubric(rubric),
-        base_url=base_url,
-        provider=provider,
-        key_env=key_env,
         headers=parse_headers(header or ()),
         api=api,
         settings=tuple(setting or ()),
@@ -156,20 +149,13 @@ def run(
         sample=sample,
         seed=seed,
         occupations=tuple(occupation or ()),
-        samples=samples,
-        variants=variants,
         decide=decide,
         pack=pack,
         form=None if response_format == "auto" else response_format,
-        params=read_parameters(param or ()),
-        max_tokens=max_tokens,
-        timeout=timeout,
-        price=given_price(price) if price else None,
-        concurrency=read_concurrency(concurrency),
         rpm=rpm,
         tpm=tpm,
-        max_cost=max_cost,
         cluster=_cluster(engine, ray_address, workers, worker_cpus),
+        **labelling.chosen(),
     )
     if engine == "batch" and is_local(model):
         raise UsageError(f"--engine batch needs a provider with a Batch API, and {model} runs here; remove --engine")
@@ -178,33 +164,25 @@ def run(
     options.require_bounds(connection)
     job = options.job(connection)
     if doubts := options.doubts(job):
-        typer.echo(wrapped(f"warning: {doubts}"), err=True)
+        say(f"warning: {doubts}", err=True)
     folder = out or Path("runs") / default_name(job)
     priced = replace(job, price=job.price.halved()) if engine == "batch" and job.price else job
     if dry_run:
-        labelling.show_plan(priced, environment, engine, rpm, tpm, as_json=as_json)
+        work.show_plan(priced, environment, engine, rpm, tpm, as_json=as_json)
         return
-    if not yes and max_cost is None and engine != "replay":
-        labelling.get_consent(priced, folder, environment)
-    look = "quiet" if quiet else "json" if log_json else "people"
-    go_on = "the same command goes on where it was"
+    if not labelling.yes and options.max_cost is None and engine != "replay":
+        work.get_consent(priced, folder, environment)
+    look = work.look_of(quiet=labelling.quiet, log_json=log_json)
     if engine == "batch":
         from relabel.cli.batch import label_by_batch
 
-        outcome, go_on = label_by_batch(
-            job,
-            folder,
-            environment,
-            base_url=connection.base_url,
-            max_cost=max_cost,
-            key_env=key_env,
-            headers=connection.headers,
-            look=look,
-        )
+        by: dict[str, Any] = {"base_url": connection.base_url, "max_cost": options.max_cost, "key_env": options.key_env}
+        outcome, go_on = label_by_batch(job, folder, environment, **by, headers=connection.headers, look=look)
     else:
-        outcome = labelling.label(options, job, connection, folder, environment, replay=engine == "replay", look=look)
-    elsewhere = labelling.kept_elsewhere(job, outcome, environment) if engine == "replay" else ""
-    labelling.report(outcome, folder, model, go_on, as_json=as_json, elsewhere=elsewhere)
+        go_on = "the same command goes on where it was"
+        outcome = work.label(options, job, connection, folder, environment, replay=engine == "replay", look=look)
+    elsewhere = work.kept_elsewhere(job, outcome, environment) if engine == "replay" else ""
+    work.report(outcome, folder, model, go_on, as_json=as_json, elsewhere=elsewhere)
 
 
 def _cluster(

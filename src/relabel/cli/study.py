@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relabel.cli import _options as o
-from relabel.cli._render import say, table
+from relabel.cli.terminal import Table, say
 
 if TYPE_CHECKING:
     from relabel.settings import Settings
@@ -189,7 +189,7 @@ def _table(raters: list[RaterRun]) -> None:
         ]
         for one in raters
     ]
-    table(["rater", "state", "labels", "missing", "cost", "run"], rows, left=2)
+    Table("", ["rater", "state", "labels", "missing", "cost", "run"], rows, left=2).show()
 
 
 def _estimates(raters: list[RaterRun], environment: Settings) -> None:
@@ -211,7 +211,7 @@ def _estimates(raters: list[RaterRun], environment: Settings) -> None:
     if not rows:
         say("Every rater is complete; nothing would be sent.")
         return
-    table(["rater", "labels", "requests to send", "cost", "hours at most"], rows)
+    Table("", ["rater", "labels", "requests to send", "cost", "hours at most"], rows).show()
     more = ", without the raters whose price is not known" if unknown else ""
     say(f"All raters: ${low:,.4f} to ${high:,.4f}{more}; side by side {hours:,.2f} hours by the limits that are known.")
 
@@ -233,10 +233,10 @@ async def _shown(work: object, raters: list[RaterRun], *, quiet: bool) -> None:
         return
     from rich.console import Console
     from rich.live import Live
-    from rich.table import Table
+    from rich.table import Table as Grid
 
-    def look() -> Table:
-        shown = Table("rater", "state", "labels", "failed", "cost", box=None)
+    def look() -> Grid:
+        shown = Grid("rater", "state", "labels", "failed", "cost", box=None)
         for one in asked:
             p = one.progress
             cost = "-" if p.cost_usd is None else f"${p.cost_usd:,.4f}"

@@ -1,6 +1,6 @@
-"""Standard output and standard error: what is printed passes the door for secrets, and a reader may go away at any time.
+"""Standard output and standard error, and how results look there: sentences that fit the line, headings, tables.
 
-Whatever becomes of the streams, the verdict of a command is its exit code.
+What is printed passes the door for secrets, and a reader may go away at any time: the verdict of a command is its exit code.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import io
 import itertools
 import os
 import re
+import shutil
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Generator, Iterable
@@ -18,6 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
+import typer
+
+from relabel import tabular
 from relabel.redaction import masked, printable
 
 if TYPE_CHECKING:
@@ -209,6 +214,89 @@ def make_console(*, stderr: bool = False, wide: bool = False) -> Console:
     stream: Any = _Rendered(sys.stderr if stderr else sys.stdout)
     console = Console(file=stream, highlight=False, markup=False)
     if not wide:
-        console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
+        console.width = _columns()
     console.push_render_hook(cast("RenderHook", _Door()))
     return console
+
+
+def _columns() -> int:
+    return min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
+
+
+def wrapped(text: str, *, indent: int = 0, hang: int = 2) -> str:
+    """A sentence over as many lines as it takes; words, paths and codes stay whole.
+
+    Args:
+        text: The sentence.
+        indent: Columns in front of the first line.
+        hang: Columns more in front of each further line.
+    """
+    return textwrap.fill(
+        " ".join(text.split()),
+        _columns(),
+        initial_indent=" " * indent,
+        subsequent_indent=" " * (indent + hang),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def say(text: str, *, indent: int = 0, hang: int = 2, err: bool = False) -> None:
+    """Print a sentence, wrapped."""
+    typer.echo(wrapped(text, indent=indent, hang=hang), err=err)
+
+
+def say_of(what: str, text: str, *, column: int) -> None:
+    """Print a sentence behind the word that says what it is about, its lines flush from a column on."""
+    typer.echo(f"{what:<{column}}{wrapped(text, indent=column, hang=0)[column:]}")
+
+
+def say_next(command: str) -> None:
+    """Say on standard error which command comes next."""
+    typer.echo(f"next: {command}", err=True)
+
+
+def say_written(path: Path | str, more: str = "") -> None:
+    """Say on standard error that a file was written."""
+    typer.echo(f"written: {path}{more}", err=True)
+
+
+def heading(text: str) -> None:
+    """Print a heading after an empty line."""
+    typer.echo()
+    typer.echo(typer.style(wrapped(text), bold=True))
+
+
+def cut(text: str, most: int) -> str:
+    """A text of so many characters at most; what is cut off is shown as dots."""
+    return text if len(text) <= most else text[: most - 3].rstrip() + "..."
+
+
+_CUT = {"title", "task", "occupation", "group"}
+"""Columns whose texts are cut where they do not fit, and not carried on over several lines."""
+
+
+class Table(tabular.Table):
+    """A table that can be printed: its first `left` columns flush left, the others, figures, flush right."""
+
+    def show(self) -> None:
+        """Print it with its title and notes."""
+        from rich.box import SIMPLE_HEAD
+        from rich.table import Table
+        from rich.text import Text
+
+        if self.title:
+            heading(self.title)
+        made = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+        cut = [name in _CUT for name in self.columns]
+        for place, name in enumerate(self.columns):
+            justify = "left" if place < self.left else "right"
+            made.add_column(name, justify=justify, no_wrap=place == 0 and not cut[place])
+        for cells in self.rows:
+            texts = [Text(tabular.cell_text(cell)) for cell in cells]
+            for text, short in zip(texts, cut, strict=True):
+                text.no_wrap, text.overflow = (True, "ellipsis") if short else (None, None)
+            made.add_row(*texts)
+        make_console().print(made)
+        for note in self.notes:
+            say(note, indent=2, hang=0)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from relabel.cli._options import RUN_HELP
-from relabel.cli._render import say_next, working
+from relabel.cli.terminal import doing, say_next
 
 
 def register(app: typer.Typer) -> None:
@@ -53,7 +53,7 @@ def view(
     from relabel.publishing.viewer import Labels, Reviews, Viewer, label_of_runs
     from relabel.run import open_run
 
-    with working("reading labels"):
+    with doing("reading labels"):
         opened = [open_run(run) for run in dict.fromkeys(runs)]
         for run in opened:
             run.require_tasks()

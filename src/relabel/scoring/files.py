@@ -13,8 +13,7 @@ import pandas as pd
 import pyarrow as pyarrow_lib
 import pyarrow.parquet as pq
 
-from relabel.errors import DataError, UsageError
-from relabel.files import replacing
+from relabel.errors import UsageError
 from relabel.scoring.table import ScoreTable
 from relabel.tabular import spreadsheet_safe
 
@@ -99,31 +98,3 @@ def require_suffix(path: Path) -> str:
     if kind not in {"csv", "parquet", "json"}:
         raise UsageError(f"cannot tell what to write to {path}; end the name of --out in .csv, .parquet or .json")
     return kind
-
-
-def write_table(table: ScoreTable, path: Path, extra: Mapping[str, Any] | None = None) -> None:
-    """Write a score table as the suffix says: `.csv`, `.parquet` or `.json`; at once or not at all.
-
-    Args:
-        table: The score table.
-        path: Where it goes.
-        extra: Further parts of a JSON document.
-
-    Raises:
-        UsageError: The suffix is none of these.
-        DataError: The file cannot be written.
-    """
-    kind = require_suffix(path)
-    if kind == "csv":
-        content = csv_bytes(table.frame)
-    elif kind == "parquet":
-        about = table.describe() | ({} if table.intervals is None else {"intervals": table.intervals.describe()})
-        content = parquet_bytes(table.frame, about)
-    else:
-        content = json_bytes(table_json(table) | dict(extra or {}))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            temporary.write_bytes(content)
-    except OSError as error:
-        raise DataError(f"cannot write {path} ({error.strerror or error}); give another file to --out") from error
