@@ -14,6 +14,7 @@ from relabel.labelling.batch.hooks import WAYS
 from relabel.labelling.batch.runner import run_batch
 from relabel.labelling.batch.state import BatchOptions
 from relabel.labelling.job import Job
+from relabel.labelling.pricing import Price
 from relabel.labelling.session import Outcome
 from relabel.labelling.store import Store
 from relabel.labelling.transport import Http, certificates
@@ -21,6 +22,7 @@ from server import Reply, Seen, judged
 from workshop import KEY, make_job
 
 _OPTIONS = {field.name for field in fields(BatchOptions)}
+PRICE = Price(input=1.0, cached=1.0, output=4.0, source="test")
 certificates()  # read once here, and not in each process that is forked from this one
 
 
@@ -76,4 +78,5 @@ def run_and_die(base_url: str, folder: str, count: int, die_at: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     with Store(Path(folder) / "store") as store:
-        asyncio.run(batch(make_job(base_url, count), store, Path(folder), max_requests=4, step=step))
+        job = make_job(base_url, count, price=PRICE)
+        asyncio.run(batch(job, store, Path(folder), max_requests=4, step=step))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from batch_server import Call, FakeBatches, Fate, batch_provider
-from batch_workshop import batch, books_balance, by_number, no_wait, run_and_die
+from batch_workshop import PRICE, batch, books_balance, by_number, no_wait, run_and_die
 from relabel.labelling.batch.state import BatchFolder, run_id
 from relabel.labelling.job import Stop
 from relabel.labelling.store import Store
@@ -67,6 +67,33 @@ async def test_kill_9_after_any_step_loses_nothing_and_buys_nothing_twice(tmp_pa
                 assert outcome.complete, name
                 books_balance(fake, store)
             assert len(fake.made) == 2 * TASKS, name
+
+
+async def test_the_start_after_kills_accounts_for_each_of_them(tmp_path: Path) -> None:
+    names: list[str] = []
+    with batch_provider(by_number, Fate(looks=2), Fate(), Fate()) as fake, Store(tmp_path / "whole" / "store") as store:
+        await batch(
+            make_job(fake.base_url, TASKS, price=PRICE), store, tmp_path / "whole", max_requests=4, step=names.append
+        )
+        cost = open_run(str(tmp_path / "whole" / "run")).manifest.cost_usd
+    assert cost
+    for at in (names.index("batch noted") + 1, names.index("status noted") + 1, names.index("entered") + 3):
+        folder = tmp_path / str(at)
+        with batch_provider(by_number, Fate(looks=2), Fate(), Fate()) as fake:
+            assert die(fake, folder, at)
+            twice = die(fake, folder, 5)
+            with Store(folder / "store") as store:
+                outcome = await batch(make_job(fake.base_url, TASKS, price=PRICE), store, folder, max_requests=4)
+                books_balance(fake, store)
+            sessions = open_run(str(folder / "run")).manifest.sessions
+            states = [session.status for session in sessions]
+            assert states[0] == "killed"
+            assert states[-1] == "complete"
+            assert set(states) == {"killed", "complete"}
+            assert sum(session.counts.fresh for session in sessions) == len(fake.made) == 2 * TASKS
+            assert sum(session.cost_usd or 0.0 for session in sessions) == pytest.approx(cost)
+            assert not any(session.perhaps_charged.requests for session in sessions)
+            assert twice or "its batches go on" in (outcome.manifest.note or "")
 
 
 @pytest.mark.parametrize("seed", range(6))

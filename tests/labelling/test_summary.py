@@ -64,9 +64,9 @@ def shown(outcome: Outcome, capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize(
     ("usd", "said"),
     [
-        (0.0, "unsure 37 request(s) were sent and never answered folder"),
-        (0.25, "unsure 37 request(s) were sent and never answered; up to $0.2500 may be charged for them folder"),
-        (None, "unsure 37 request(s) were sent and never answered; an unknown sum may be charged for them folder"),
+        (0.0, "lost 37 request(s) ended without a usable answer folder"),
+        (0.25, "lost 37 request(s) ended without a usable answer; up to $0.2500 may be charged for them folder"),
+        (None, "lost 37 request(s) ended without a usable answer; an unknown sum may be charged for them folder"),
     ],
 )
 def test_nothing_is_said_of_charges_where_nothing_can_be_charged(

@@ -264,12 +264,12 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
     if m.answer_wait is not None and (cut := m.answer_wait.get("cut")):
         wait = f"{m.answer_wait['wait_s']:g} s or more, as other answers came much faster"
         _say("waits", f"{cut:,.0f} attempt(s) were given up after {wait}, and sent again")
-    unsure = m.perhaps_charged
-    if unsure.requests:
-        most = "an unknown sum" if unsure.usd is None else f"up to {money(unsure.usd)}"
-        free = unsure.usd == 0  # a request has a prompt, so that only a model without a price can come to nothing
-        charged = "" if free else f"; {most} may be charged for them"
-        _say("unsure", f"{unsure.requests:,} request(s) were sent and never answered{charged}")
+    charged = m.perhaps_charged
+    if charged.requests:
+        most = "an unknown sum" if charged.usd is None else f"up to {money(charged.usd)}"
+        free = charged.usd == 0  # a request has a prompt, so that only a model without a price can come to nothing
+        sum_ = "" if free else f"; {most} may be charged for them"
+        _say("lost", f"{charged.requests:,} request(s) ended without a usable answer{sum_}")
     if "variants" in m.parameters and there:
         from relabel.evaluation.trial import variance
         from relabel.run import open_run

@@ -106,6 +106,7 @@ class RunSession:
             self.collector.notes.append(
                 f"the start of {self._killed.started_at} was killed: the {bought:,} answers that it had bought and the {lost:,} "
                 "requests that it had in flight are counted under `sessions`"
+                + ("; its batches go on at the provider" if self._engine == "batch" else "")
             )
             there = there.model_copy(update={"sessions": (*there.sessions, self._killed)})
         if self._killed is not None or not exists:
@@ -267,7 +268,8 @@ def open_session(
 class Journal:
     """A file that outlives a SIGKILL: which requests were sent, and which are back.
 
-    Lines: `> KEY` for a request that is sent, `< KEY` for one that is back, `? KEY` for one that may be charged without an answer.
+    Lines: `> KEY` for a request that is sent, `< KEY` for one that is back, `? KEY` for one that may be charged without an answer,
+    `= ID` for a batch that is at the provider: what it answers counts when it is taken.
     """
 
     def __init__(self, path: Path) -> None:
@@ -334,7 +336,7 @@ def _killed_session(journal: Journal, job: Job, store: Store, out: Path) -> Sess
     began = datetime.fromisoformat(started).isoformat(timespec="seconds")
     if (out / "manifest.json").exists() and began in {session.started_at for session in read_manifest(out).sessions}:
         return None  # it was killed when all was written
-    bought = [answer for key in asked if (answer := store.get(key)) is not None and answer.created_at >= started]
+    bought = [answer for key in asked if (answer := store.get(key)) is not None]  # it asked, so nobody had bought it
     rejected = [row.answer for key in store.rejected_keys(asked) if (row := store.checked(key)) is not None]
     answers = [*bought, *(answer for answer in rejected if answer.created_at >= started)]
     for answer in bought:

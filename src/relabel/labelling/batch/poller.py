@@ -134,6 +134,7 @@ class BatchPoller:
         chunk.batch_id, chunk.tries, chunk.note = found.id, chunk.tries + 1, None
         chunk.submitted_at = datetime.fromtimestamp(found.created_at, UTC).isoformat(timespec="seconds")
         self._update(chunk, found)
+        self._journal.note("=", found.id)
         self.save("batch noted")
 
     async def _create(self, chunk: Chunk, mark: dict[str, str]) -> RemoteBatch | None:
@@ -298,9 +299,8 @@ class BatchPoller:
             if result is None or (keys is not None and result.key not in keys):
                 lost += 1
             else:
-                self._journal.note(
-                    "<", result.key
-                )  # should this process be killed, the next start counts what it bought
+                if result.key in self._requests:  # should this process be killed, the next start counts what it bought
+                    self._journal.note("<", result.key)
                 stored, cost_usd = self._requests.enter(chunk, result, number)
                 lost += not stored
                 cost += cost_usd or 0.0
