@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Protocol
 
 from relabel.errors import ProviderError, RelabelError
@@ -44,7 +45,7 @@ from relabel.labelling.transport import (
     UnreachableError,
     UnreadableError,
 )
-from relabel.labelling.wire import PATHS, Api, NotAReplyError, messages_of, output_bound, with_messages
+from relabel.labelling.wire import PATHS, NotAReplyError, messages_of, output_bound, with_messages
 from relabel.labels import Answer
 from relabel.redaction import clean
 from relabel.settings import settings
@@ -241,7 +242,7 @@ class OnlineEngine:
         tokens = written / _CHARACTERS_A_TOKEN + min(output_bound(body) or _USUAL_ANSWER, _USUAL_ANSWER)
         sending = _Sending(request, body, tokens, repair is not None, on_in_flight or (lambda _: None))
         try:
-            return await self._retry.call(lambda: self._until_refused(sending), ends_at=lambda: sending.ends_at)
+            return await self._retry.call(lambda: self._attempt(sending), ends_at=lambda: sending.ends_at)
         except NoBudgetError as error:
             raise NoAnswerError("budget", str(error), sending.sent) from error
         except TimedOutError as error:
@@ -265,11 +266,11 @@ class OnlineEngine:
             where, model = PATHS[request.api], request.body.get("model")
             raise refusal(error, sending.sent, address=self._address, path=where, model=model) from error
 
-    async def _until_refused(self, sending: _Sending) -> Answer:
+    async def _attempt(self, sending: _Sending) -> Answer:
         """Send until there is an answer or an error that counts: what a provider asks to wait for does not."""
         while True:
             try:
-                return await self._attempt(sending)
+                return await self._send(sending)
             except RefusedError as error:
                 if speaks_of_the_cache(error.reply) and sending.unsteered < 2:
                     # The provider does not know the fields that steer its cache (any more): without them the request is the same.
@@ -282,89 +283,77 @@ class OnlineEngine:
                 if not (passes and sending.sent < MOST_WAITS) and not spoiled:
                     raise
 
-    async def _attempt(self, sending: _Sending) -> Answer:
-        waiting_since = self._clock()
-        ticket, worst = await self._turn(sending)
+    async def _send(self, sending: _Sending) -> Answer:
+        """Send once, in turn and within the budget. Whatever comes of it, the limiter and the budget know."""
+        assert self._transport is not None
+        body, api, waiting_since = sending.body, sending.request.api, self._clock()
+        worst = self.budget.worst_case(body)
+        await self.budget.reserve(worst)
+        on_wire = charged = False  # charged: it may have been, with or without an answer
+        leave: Callable[[Ticket], None] = self.limiter.failed
+        ticket: Ticket | None = None
         try:
+            ticket = await self.limiter.acquire(sending.tokens)
             sending.on_in_flight(True)
+            on_wire = charged = True
+            sending.sent += 1
+            started = self._clock()
+            # Waiting for a turn does not count against the deadline.
+            left = (
+                self.connection.timeouts.deadline_s if sending.ends_at == math.inf else sending.ends_at - waiting_since
+            )
+            sending.ends_at = started + left
+            try:
+                # The client's own timeout starts anew with each byte that trickles in; this one does not.
+                async with self.wait.limit(sending.sent, left):
+                    # In the order in which it was made: models with strict schemas write in the schema's order, and the reason must
+                    # come before the label.
+                    posted = _SPELLING.encode(self._provider.posted(api, body)).encode()
+                    reply = accepted(await self._transport.send(api, posted))
+            except UnreachableError as error:
+                charged, leave = False, partial(self.limiter.missed, why=self._unreachable(error))
+                raise
+            except (TimeoutError, TimedOutError) as error:
+                leave = partial(self.limiter.limited, why="timeout")
+                raise TimedOutError from error
+            except RefusedError as error:
+                charged = error.may_have_been_charged
+                if is_transient(error) and error.reply.meaning == "wait":
+                    waits, headers = error.reply.wait_s or 0.0, error.response.headers
+                    leave = partial(self.limiter.limited, why="429", retry_after=waits, headers=headers)
+                raise
+            latency = self._clock() - started
+            self.wait.seen(latency)
+            leave = partial(self.limiter.release, headers=reply.headers)
+            answer = self._answer(sending, reply, latency)
         except BaseException:
-            self.limiter.failed(ticket)
-            self.budget.settle(worst, 0.0)
+            if charged:
+                self.budget.unconfirmed(body, worst)
+            else:
+                self.budget.settle(worst, 0.0)
             raise
-        sending.sent += 1
-        now = self._clock()
-        # Waiting for a turn does not count against the deadline.
-        ends = self.connection.timeouts.deadline_s if sending.ends_at == math.inf else sending.ends_at - waiting_since
-        sending.ends_at = now + ends
-        try:
-            response, latency = await self._once(sending, ticket, worst)
         finally:
-            sending.on_in_flight(False)
-        return self._answer(sending, response, latency, ticket, worst)
+            if ticket is not None:
+                leave(ticket)
+            if on_wire:
+                sending.on_in_flight(False)
+        self.budget.heed(body, answer.usage)
+        self.budget.settle(worst, answer.cost_usd)
+        self.limiter.correct(ticket, answer.usage.prompt + answer.usage.completion)
+        return answer
 
     def _unreachable(self, error: UnreachableError) -> str:
         return f"cannot reach {self._address} ({error})"
 
-    async def _turn(self, sending: _Sending) -> tuple[Ticket, float]:
-        worst = self.budget.worst_case(sending.body)
-        await self.budget.reserve(worst)
-        try:
-            return await self.limiter.acquire(sending.tokens), worst
-        except BaseException:
-            self.budget.settle(worst, 0.0)
-            raise
-
-    async def _once(self, sending: _Sending, ticket: Ticket, worst: float) -> tuple[HttpReply, float]:
-        assert self._transport is not None
-        body, started = sending.body, self._clock()
-        try:
-            # The client's own timeout starts anew with each byte that trickles in; this one does not.
-            async with self.wait.limit(sending.sent, sending.ends_at - started):
-                api = sending.request.api
-                response = accepted(await self._transport.send(api, self._posted(api, body)))
-        except UnreachableError as error:
-            self.limiter.missed(ticket, self._unreachable(error))
-            self.budget.settle(worst, 0.0)
-            raise
-        except (TimeoutError, TimedOutError) as error:
-            self.limiter.limited(ticket, why="timeout")
-            self.budget.unconfirmed(body, worst)  # it may have been charged all the same
-            raise TimedOutError from error
-        except RefusedError as error:
-            if error.may_have_been_charged:
-                self.budget.unconfirmed(body, worst)
-            else:
-                self.budget.settle(worst, 0.0)
-            if is_transient(error) and error.reply.meaning == "wait":
-                headers = error.response.headers
-                self.limiter.limited(ticket, why="429", retry_after=error.reply.wait_s or 0.0, headers=headers)
-            else:
-                self.limiter.failed(ticket)
-            raise
-        except BaseException:
-            self.limiter.failed(ticket)
-            self.budget.unconfirmed(body, worst)
-            raise
-        latency = self._clock() - started
-        self.wait.seen(latency)
-        self.limiter.release(ticket, headers=response.headers)
-        return response, latency
-
-    def _posted(self, api: Api, body: Mapping[str, Any]) -> bytes:
-        # In the order in which it was made: models with strict schemas write in the schema's order, and the reason must
-        # come before the label.
-        return _SPELLING.encode(self._provider.posted(api, body)).encode()
-
-    def _answer(self, sending: _Sending, response: HttpReply, latency: float, ticket: Ticket, worst: float) -> Answer:
-        text, request = response.content.decode("utf-8", "replace"), sending.request
+    def _answer(self, sending: _Sending, reply: HttpReply, latency: float) -> Answer:
+        text, request = reply.content.decode("utf-8", "replace"), sending.request
         try:
             document = parsed(text)
-            if self._replies.is_stale(document, text, request.key, reused=response.reused):
+            if self._replies.is_stale(document, text, request.key, reused=reply.reused):
                 assert self._transport is not None
                 self._transport.leave_connections()
-                self.budget.unconfirmed(request.body, worst)
                 raise StaleReplyError
-            answer = answer_to(
+            return answer_to(
                 request.key,
                 request.api,
                 document,
@@ -373,16 +362,11 @@ class OnlineEngine:
                 latency_s=round(latency, 4),
                 came=self._now(),
                 repaired=sending.repaired,
-                headers=response.headers,
+                headers=reply.headers,
             )
         except NotAReplyError as error:
-            self.budget.unconfirmed(request.body, worst)
             message = f"the server's reply is not a completion: {clean(text)[:200]!r}"
             raise NoAnswerError("provider", message, sending.sent) from error
-        self.budget.heed(request.body, answer.usage)
-        self.budget.settle(worst, answer.cost_usd)
-        self.limiter.correct(ticket, answer.usage.prompt + answer.usage.completion)
-        return answer
 
 
 class _Replies:
