@@ -14,10 +14,10 @@ from rich.console import Console
 
 from relabel.cli.app import run_app
 from relabel.cli.display import Bar, PlainLines, duration, line, money, panel, paused_until, shown
+from relabel.labelling.collector import Progress, RateEstimator
 from relabel.labelling.connection import Connection
 from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.limiter import Limiter
-from relabel.labelling.progress import Progress, RateEstimator
 from relabel.labelling.refusals import NoAnswerError
 from relabel.labelling.request import Request
 from relabel.labelling.runner import run_job

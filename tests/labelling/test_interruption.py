@@ -22,14 +22,13 @@ from pydantic import SecretStr
 
 from relabel.cli.app import run_app
 from relabel.errors import ProviderError, RubricError
-from relabel.labelling.collector import LabelCollector
+from relabel.labelling.collector import LabelCollector, Progress
 from relabel.labelling.connection import Connection
 from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.job import Stop
 from relabel.labelling.leases import Leases
 from relabel.labelling.limiter import Limiter
 from relabel.labelling.local import LocalServer
-from relabel.labelling.progress import Progress
 from relabel.labelling.prompt import Prompt, load_prompt
 from relabel.labelling.request import Request, WorkItem
 from relabel.labelling.runner import run_job

@@ -13,7 +13,7 @@ import pytest
 from relabel.errors import DataError
 from relabel.importing import import_labels
 from relabel.labelling.engine import ReplayEngine
-from relabel.labelling.packing import pack, unpack
+from relabel.labelling.maintenance import pack, unpack
 from relabel.labelling.runner import run_job
 from relabel.labelling.store import Store
 from relabel.rubric import load_rubric

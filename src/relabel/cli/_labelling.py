@@ -22,6 +22,7 @@ from relabel.cli.terminal import say, say_of
 from relabel.errors import IncompleteRunError, RunInterruptedError, UsageError
 from relabel.files import require_writable
 from relabel.labelling.batch.state import unaccounted_usd
+from relabel.labelling.collector import Progress
 from relabel.labelling.connection import Connection
 from relabel.labelling.engine import Engine
 from relabel.labelling.estimate import Estimate, Prefix, cost_at_a_glance, estimate, limits
@@ -30,7 +31,6 @@ from relabel.labelling.limiter import Limiter
 from relabel.labelling.local import ADVICE, is_local
 from relabel.labelling.options import RunOptions, make_engine
 from relabel.labelling.pricing import Budget
-from relabel.labelling.progress import Progress
 from relabel.labelling.runner import run_job
 from relabel.labelling.session import Outcome, labels_there
 from relabel.labelling.store import Store

@@ -139,8 +139,8 @@ def label_by_batch(
     from relabel.cli.display import shown
     from relabel.labelling.batch import state
     from relabel.labelling.batch.runner import run_batch
+    from relabel.labelling.collector import Progress
     from relabel.labelling.job import Stop
-    from relabel.labelling.progress import Progress
     from relabel.labelling.store import Store
 
     provider = _provider(base_url, job, environment, key_env, headers)

@@ -297,7 +297,7 @@ def pack(
     ] = None,
 ) -> None:
     """Write answers into one portable file, from which anybody can replay the run without a key."""
-    from relabel.labelling.packing import pack as pack_rows
+    from relabel.labelling.maintenance import pack as pack_rows
     from relabel.labelling.store import Store
     from relabel.run import open_run
     from relabel.settings import settings
@@ -313,7 +313,7 @@ def pack(
 @store_app.command()
 def unpack(file: Annotated[Path, typer.Argument(metavar="F", help="A file that `relabel store pack` wrote.")]) -> None:
     """Add the answers of a packed file to the store; what is there already stands."""
-    from relabel.labelling.packing import unpack as unpack_rows
+    from relabel.labelling.maintenance import unpack as unpack_rows
     from relabel.labelling.store import Store
     from relabel.settings import settings
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from relabel.cli.terminal import make_console
+from relabel.labelling.collector import Progress, RateEstimator
 from relabel.labelling.limiter import Limiter
-from relabel.labelling.progress import Progress, RateEstimator
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, Group, RenderResult

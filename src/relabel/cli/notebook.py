@@ -174,9 +174,9 @@ def _written(frame: Any) -> Path:
 
 async def _label(options: RunOptions, out: str | Path | None, *, replay: bool, progress: bool, stop: Stop) -> Run:
     from relabel.cli.display import shown
+    from relabel.labelling.collector import Progress
     from relabel.labelling.options import default_name, make_engine
     from relabel.labelling.pricing import Budget
-    from relabel.labelling.progress import Progress
     from relabel.labelling.runner import run_job
     from relabel.labelling.store import Store
     from relabel.run import open_run

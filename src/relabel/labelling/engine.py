@@ -289,11 +289,14 @@ class OnlineEngine:
         body, api, waiting_since = sending.body, sending.request.api, self._clock()
         worst = self.budget.worst_case(body)
         await self.budget.reserve(worst)
-        on_wire = charged = False  # charged: it may have been, with or without an answer
-        leave: Callable[[Ticket], None] = self.limiter.failed
-        ticket: Ticket | None = None
         try:
             ticket = await self.limiter.acquire(sending.tokens)
+        except BaseException:
+            self.budget.settle(worst, 0.0)
+            raise
+        on_wire = charged = False  # charged: it may have been, with or without an answer
+        leave: Callable[[Ticket], None] = self.limiter.failed
+        try:
             sending.on_in_flight(True)
             on_wire = charged = True
             sending.sent += 1
@@ -333,8 +336,7 @@ class OnlineEngine:
                 self.budget.settle(worst, 0.0)
             raise
         finally:
-            if ticket is not None:
-                leave(ticket)
+            leave(ticket)
             if on_wire:
                 sending.on_in_flight(False)
         self.budget.heed(body, answer.usage)

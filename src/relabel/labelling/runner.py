@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from relabel.errors import ProviderError, RelabelError, RubricError
+from relabel.labelling.collector import Progress
 from relabel.labelling.engine import Engine, Repair
 from relabel.labelling.job import Job, Stop, response_format_note, with_known_format
 from relabel.labelling.pricing import Budget
-from relabel.labelling.progress import Progress
 from relabel.labelling.refusals import NoAnswerError
 from relabel.labelling.request import WorkItem
 from relabel.labelling.session import Outcome, RunSession, labels_there, open_session

@@ -17,11 +17,10 @@ from typing import Any
 from relabel import __version__
 from relabel.errors import DataError
 from relabel.files import require_writable, writing
-from relabel.labelling.collector import LabelCollector
+from relabel.labelling.collector import LabelCollector, Progress
 from relabel.labelling.job import Job, differences, with_known_format
 from relabel.labelling.leases import Leases
 from relabel.labelling.pricing import Budget
-from relabel.labelling.progress import Progress
 from relabel.labelling.request import canonical_json
 from relabel.labelling.store import Store
 from relabel.labelling.wire import FORMS

@@ -17,7 +17,7 @@ import yaml
 
 from relabel import __version__
 from relabel.errors import DataError, UsageError
-from relabel.labelling.packing import pack, unpack
+from relabel.labelling.maintenance import pack, unpack
 from relabel.labelling.store import Store
 from relabel.redaction import masked
 from relabel.run import Run

@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 from relabel.errors import DataError, IncompleteRunError, ProviderError, RelabelError, RunInterruptedError, UsageError
 from relabel.importing import import_labels
+from relabel.labelling.collector import Progress
 from relabel.labelling.connection import Connection
 from relabel.labelling.estimate import Estimate, Limit, estimate, limits
 from relabel.labelling.job import Job, Stop
 from relabel.labelling.options import RunOptions, checked_parameters, default_name, make_engine
 from relabel.labelling.pricing import Budget, Price, given_price
-from relabel.labelling.progress import Progress
 from relabel.labelling.runner import run_job
 from relabel.labelling.session import spent_before
 from relabel.labelling.store import Store

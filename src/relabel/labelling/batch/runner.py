@@ -19,10 +19,10 @@ from relabel.labelling.batch.provider import (
 )
 from relabel.labelling.batch.requests import OpenRequests
 from relabel.labelling.batch.state import BatchFolder, BatchOptions, BatchState, run_id
+from relabel.labelling.collector import Progress
 from relabel.labelling.job import Job, Stop, with_known_format
 from relabel.labelling.leases import BEAT_S, GONE_BEATS
 from relabel.labelling.pricing import Budget
-from relabel.labelling.progress import Progress
 from relabel.labelling.request import Request, WorkItem
 from relabel.labelling.runner import DRAIN_S, in_a_batch
 from relabel.labelling.session import Outcome, RunSession, open_session
