@@ -12,6 +12,7 @@ import pytest
 from relabel.cli.app import run_app
 from relabel.run import open_run
 from run_workshop import a_label, a_run
+from server import judged, provider
 
 DIMENSIONS = ("empathy", "presence", "opinion", "creativity", "hope")
 OWN = '[[family]]\nid = "web"\nname = "Web"\ndescription = "Make sites."\ncodes = ["15-1254.00"]\n'
@@ -33,7 +34,7 @@ def test_resilience_of_the_sample_is_shown_with_what_is_missing(capsys: pytest.C
     said = capsys.readouterr().out
     assert "SAMPLE: invented tasks" in said
     assert "Growing demand is missing: no projection, because the sample is invented" in said
-    assert "Human advantage is missing: no ratings of occupations are given" in said
+    assert "Human advantage is missing: the occupations are not rated yet" in said
     assert max(map(len, said.splitlines())) <= 100
 
 
@@ -73,12 +74,45 @@ def test_a_thin_share_of_a_role_stands_in_brackets(tmp_path: Path, capsys: pytes
     assert "In brackets" not in capsys.readouterr().out
 
 
+def test_ratings_are_made_in_one_step_and_taken_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", "a key for tests")
+    with provider(lambda seen: judged("4")) as fake:
+        words = ["careers", "rate", "--model", "m", "--tasks", "sample", "--base-url", fake.base_url, "--quiet"]
+        assert run_app(words) == 0
+    assert "next: relabel resilience" in capsys.readouterr().err
+    assert run_app(["resilience", "sample", "nursing"]) == 0
+    said = capsys.readouterr()
+    assert "ratings of human advantage: runs/epoch, by m" in said.err
+    assert "Human advantage gives 2 of 2" in said.out
+    assert run_app(["export", "sample", "--draws", "0", "--out", "export"]) == 0
+    page = json.loads(Path("export/families/nursing.json").read_text("utf-8"))
+    assert (page["epoch_run"], page["resilience"]["so_far"], page["resilience"]["of"]) == ("epoch", 3, 4)
+
+
 @pytest.mark.mirror
-def test_a_family_that_shrinks_by_a_hair_shows_that_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+def test_rating_asks_about_the_occupations_of_families_and_gives_a_whole_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", "a key for tests")
+    with provider(lambda seen: judged("2")) as fake:
+        assert run_app(["careers", "rate", "--model", "m", "--base-url", fake.base_url, "--quiet"]) == 0
+    capsys.readouterr()
+    assert run_app(["resilience", "eloundou-2023:gpt4"]) == 0
+    said = capsys.readouterr().out
+    assert len(re.findall(r"\d of 6 ", said)) == 26
+    assert "so far" not in said
+
+
+@pytest.mark.mirror
+def test_jobs_that_change_by_a_hair_stay_level(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_app(["resilience", "eloundou-2023:gpt4"]) == 0
     said = capsys.readouterr().out
     (line,) = [line for line in said.splitlines() if line.startswith("Production Professionals")]
-    assert "-0.04 %  0" in line
+    assert "level  0" in line
     assert "2 of 4 so far" in line
     assert max(map(len, said.splitlines())) <= 100
 

@@ -502,7 +502,7 @@ def test_a_career_page_with_all_three_parts_shows_the_score_and_the_ratings(site
     path.write_text(json.dumps(page), encoding="utf-8")
     built = build_site(tmp_path / "export", tmp_path / "site")
     text = " ".join(Seen(built.folder / "careers/nursing.html").text.split())
-    for said in ("2 of 6", "9.0 of 25", "empathy 2.5, presence 1.5", "−14.0%", "Projected change 2024–2034", "10%"):
+    for said in ("2 of 6", "9.0 of 25", "empathy 2.5, presence 1.5", "−14.0%", "Jobs, 2024 to 2034", "10%"):
         assert said in text, said
 
 

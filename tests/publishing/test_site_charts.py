@@ -84,4 +84,4 @@ def test_figures_round_half_up_and_show_a_dash_where_there_is_none() -> None:
     assert [whole(479_000), whole(None)] == ["479,000", "–"]
     assert [percent(0.125), percent(0.002), percent(0), percent(None)] == ["13%", "under 1%", "0%", "–"]
     assert [signed(0.25), signed(-1.25), signed(-0.01), signed(None)] == ["+0.3", "−1.3", "0.0", "–"]
-    assert [change(5.098), change(-0.0355), change(0), change(None)] == ["+5.1%", "−0.04%", "0.0%", "–"]
+    assert [change(5.098), change(-0.0355), change(0), change(None)] == ["+5.1%", "level", "level", "–"]

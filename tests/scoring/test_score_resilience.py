@@ -58,16 +58,16 @@ def test_jobs_that_stay_level_earn_no_point_for_growing_demand() -> None:
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
-        (3.14, "+3.1"),
-        (-14, "-14.0"),
-        (-0.0355, "-0.04"),
-        (0.004, "+0.004"),
-        (0, "0.0"),
-        (-1e-9, "0.0"),
-        (-0.05, "-0.1"),
+        (3.14, "+3.1%"),
+        (-14, "-14.0%"),
+        (-0.0355, "level"),
+        (0.004, "level"),
+        (0, "level"),
+        (-1e-9, "level"),
+        (-0.06, "-0.1%"),
     ],
 )
-def test_a_change_is_shown_with_the_decimals_that_it_takes(value: float, shown: str) -> None:
+def test_a_change_of_jobs_has_one_decimal_or_is_level(value: float, shown: str) -> None:
     assert shown_percent(value) == shown
 
 

@@ -291,7 +291,7 @@ class FamilyFigures:
         """Ratings of human advantage, and why there are none where there are none."""
         ratings = self._in.ratings
         if ratings is None:
-            return None, "no ratings of occupations are given (make them with `relabel run --rubric epoch`)"
+            return None, "the occupations are not rated yet (rate them with `relabel careers rate`)"
         rated = {code: ratings[code] for code in self.codes if code in ratings}
         if not rated:
             return None, f"none of its {len(self.codes)} occupations is rated"

@@ -31,9 +31,6 @@ PARTS: Mapping[PartId, str] = {
 MOST = 2
 """Points of a part at most."""
 
-_MOST_PLACES = 4
-"""Decimals after which a change is taken for none."""
-
 _READINGS: Mapping[Reading, str] = {"strict": "the model alone", "with-tools": "the model with tools"}
 
 
@@ -166,11 +163,9 @@ def rank(score: Resilience) -> tuple[int, int]:
 
 
 def shown_percent(value: float) -> str:
-    """A change in percent with its sign and one decimal, or with as many as show that there is one: `+3.1`, `-0.04`, `0.0`."""
-    for places in range(1, _MOST_PLACES + 1):
-        if rounded := round(value, places):
-            return f"{rounded:+.{places}f}"
-    return "0.0"
+    """A projected change of jobs with its sign and one decimal, `+3.1%`; `level` where that is 0.0, as no point is given for it."""
+    rounded = round(value, 1)
+    return f"{rounded:+.1f}%" if rounded else "level"
 
 
 def points_of(part: PartId, figure: float, cuts: Cuts) -> int:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from relabel.evaluation.report import Charts
+    from relabel.run import Run
     from relabel.tabular import TableForm
 
 
@@ -74,6 +75,17 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 LogJson = Annotated[
     bool, typer.Option("--log-json", help="Write progress as JSON events, one a line, to standard error.")
 ]
+DEFAULT_RATINGS = Path("runs/epoch")
+"""Where `relabel careers rate` writes, and `export` and `resilience` look for ratings that nobody names."""
+Epoch = Annotated[
+    str | None,
+    typer.Option(
+        "--epoch",
+        metavar="RUN",
+        help="A run of the rubric epoch: ratings of human advantage. By default those of `relabel careers rate`, if there are any.",
+    ),
+]
+
 GoldRule = Annotated[
     Literal["majority", "distribution"],
     typer.Option(
@@ -336,6 +348,21 @@ class Labelling:
 
 
 NEEDS_DRAWS = "shapes intervals and has no effect without --draws; add --draws 1000 or remove it"
+
+
+def epoch_ratings(ref: str | None, *, sample: bool) -> Run | None:
+    """The run of ratings that was named, or else the one in `DEFAULT_RATINGS` where it fits; the user is told of that one."""
+    from relabel.run import open_run
+
+    if ref is not None:
+        return open_run(ref)
+    if not (DEFAULT_RATINGS / "manifest.json").is_file():
+        return None
+    found = open_run(str(DEFAULT_RATINGS))
+    if found.manifest.status != "complete" or (found.manifest.tasks == "sample") != sample:
+        return None
+    typer.echo(f"ratings of human advantage: {DEFAULT_RATINGS}, by {found.manifest.model}", err=True)
+    return found
 
 
 def reject_ineffective_options(ctx: typer.Context, why: str, *names: str) -> None:

@@ -29,7 +29,7 @@ _COMMANDS: Mapping[str, tuple[str, ...]] = {
     "score": ("score",),
     "explain": ("explain",),
     "labels": ("labels", "cite"),
-    "career": ("families", "resilience"),
+    "career": ("families", "resilience", "careers"),
     "export": ("export", "site"),
     "data": ("answers", "data", "store"),
     "rubric": ("rubric",),

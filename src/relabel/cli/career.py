@@ -1,4 +1,4 @@
-"""`relabel families` and `relabel resilience`: job families, and how they stand between exposure and demand."""
+"""`relabel families`, `resilience` and `careers rate`: job families, and how they stand between exposure and demand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relabel.cli import _options as o
-from relabel.cli.terminal import cut, say
+from relabel.cli.terminal import cut, say, say_next
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +21,9 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("families")(families)
     app.command("resilience")(resilience)
+    careers = typer.Typer(help="Ratings for the pages of careers.", no_args_is_help=True)
+    careers.command("rate", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(rate)
+    app.add_typer(careers, name="careers")
 
 
 def _plain(sentence: str, *, indent: int = 0, hang: int = 0) -> None:
@@ -45,15 +48,47 @@ def families(
         typer.echo(f"{family.id:<{width}}  {len(family.codes):>3}  {family.name}: {family.description}")
 
 
+def rate(
+    ctx: typer.Context,
+    model: Annotated[str, typer.Option("--model", help="A model's name, as for `relabel run`.")],
+    tasks: Annotated[
+        str, typer.Option("--tasks", help="onet-30.2, onet-29.1, sample, or the path of a CSV file.")
+    ] = "onet-30.2",
+    everything: Annotated[
+        bool, typer.Option("--all", help="Rate all occupations of the list, not only those of the job families.")
+    ] = False,
+    out: Annotated[
+        Path, typer.Option(help="The run folder. Ratings in the default one are taken up by export and resilience.")
+    ] = o.DEFAULT_RATINGS,
+) -> None:
+    """Rate occupations on human advantage, the third part of resilience: five questions each, under the rubric epoch.
+
+    All other options of `relabel run` can be given too, such as --base-url, --max-cost or --dry-run. Give the same command again to go
+    on after a stop.
+    """
+    from relabel.careers.families import load_families
+    from relabel.cli.app import run_app
+    from relabel.sources.statements import occupation_columns
+    from relabel.task import is_onet_release
+
+    only: list[str] = []
+    if not everything and is_onet_release(tasks):
+        codes = occupation_columns(tasks)["onet_soc_code"]
+        only = [word for family in load_families() for code in family.members(codes) for word in ("--occupation", code)]
+    words = ["run", "--model", model, "--rubric", "epoch", "--tasks", tasks, "--out", str(out), *only, *ctx.args]
+    if code := run_app(words):
+        raise typer.Exit(code)
+    if "--dry-run" not in ctx.args and out == o.DEFAULT_RATINGS:
+        say_next("relabel resilience RUN, or relabel export RUN --out DIR; both take up these ratings")
+
+
 def resilience(
     run: o.RunArg,
     family: Annotated[
         list[str] | None, typer.Argument(metavar="[FAMILY]...", help="Ids of families to show in full.")
     ] = None,
     *,
-    epoch: Annotated[
-        str | None, typer.Option(metavar="RUN", help="A run that rates occupations: `relabel run --rubric epoch`.")
-    ] = None,
+    epoch: o.Epoch = None,
     file: Annotated[
         Path | None, typer.Option("--families", help="A TOML file of your own in the form of data/families.toml.")
     ] = None,
@@ -69,8 +104,8 @@ def resilience(
 ) -> None:
     """Score the resilience of job families: low exposure, growing demand, human advantage, 0 to 2 points each.
 
-    Exposure comes from RUN, demand from the projections of the BLS, human advantage from the run that --epoch names;
-    without it that part is missing, and the score is of 4 so far.
+    Exposure comes from RUN, demand from the projections of the BLS, human advantage from the ratings of `relabel careers rate`, or
+    of the run that --epoch names; without ratings that part is missing, and the score is of 4 so far.
     """
     from relabel.careers.families import family_frame, family_pages, load_families
     from relabel.careers.resilience import load_cut_points
@@ -86,7 +121,7 @@ def resilience(
     opened = open_run(run)
     opened.require_tasks()
     table = score_table(opened, taxonomy="onet-soc", weights=weights, tasks=tasks)
-    pages = family_pages(table, opened, open_run(epoch) if epoch else None, families=chosen, cuts=cut_points)
+    pages = family_pages(table, opened, o.epoch_ratings(epoch, sample=table.sample), families=chosen, cuts=cut_points)
     document = {
         "run": table.run,
         "epoch_run": pages[0].epoch_run if pages else None,
@@ -166,7 +201,7 @@ def _brief(part: ResiliencePart, page: FamilyPage) -> str:
         return "-"
     if part.id == "growing-demand":
         return f"{_change(page.outlook.change_percent)}  {part.points}"
-    unit = " %" if part.unit == "percent" else ""
+    unit = "%" if part.unit == "percent" else ""
     return f"{part.figure:.1f}{unit}  {part.points}"
 
 
@@ -228,7 +263,10 @@ def _show(page: FamilyPage) -> None:
 def _show_roles(page: FamilyPage) -> None:
     periods = [pay.period for pay in page.pay]
     head = "".join(f"{period:>11}" for period in periods)
-    typer.echo(f"\nRoles, with median pay\n{'code':<12}{head}{'change':>9}{'alone':>8}{'tools':>8}  title")
+    span = f"{page.outlook.start} to {page.outlook.end}"
+    typer.echo(
+        f"\nRoles, with median pay and the projected change of jobs from {span}\n{'code':<12}{head}{'jobs':>9}{'alone':>8}{'tools':>8}  title"
+    )
     for role in page.roles:
         change = _change(role.outlook.change_percent)
         typer.echo(
@@ -262,7 +300,7 @@ def _percent(share: float | None) -> str:
 def _change(percent: float | None) -> str:
     from relabel.careers.resilience import shown_percent
 
-    return "-" if percent is None else f"{shown_percent(percent)} %"
+    return "-" if percent is None else shown_percent(percent)
 
 
 def _dollars(value: float | None) -> str:

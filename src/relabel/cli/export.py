@@ -33,10 +33,7 @@ def export(
     baseline: Annotated[
         str | None, typer.Option(metavar="RUN", help="An earlier run: list what moved since, and what moved it.")
     ] = None,
-    epoch: Annotated[
-        str | None,
-        typer.Option(metavar="RUN", help="A run of the rubric epoch: ratings for the pages of job families."),
-    ] = None,
+    epoch: o.Epoch = None,
     families: Annotated[
         bool, typer.Option(help="Make pages of US job families; they need the files of the BLS.")
     ] = True,
@@ -54,9 +51,11 @@ def export(
             ctx, "needs a task list of O*NET, not a file; leave it or --tasks out", "families", "epoch"
         )
     choices = scoring.choices()
+    opened = open_run(run)
+    sample = (scoring.tasks or opened.manifest.tasks) == "sample"
     with o.suggest_onet_soc(scoring.taxonomy, "--taxonomy onet-soc"):
         done = export_run(
-            open_run(run),
+            opened,
             out,
             choices,
             allow_partial=allow_partial,
@@ -64,7 +63,7 @@ def export(
             spread=spread,
             baseline=None if baseline is None else open_run(baseline),
             families=families,
-            epoch_run=None if epoch is None else open_run(epoch),
+            epoch_run=o.epoch_ratings(epoch, sample=sample) if families else None,
         )
     typer.echo(f"{done.files:,} files ({done.size / 1e6:.1f} MB) in {out}")
     say(headline(done.table))

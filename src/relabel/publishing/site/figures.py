@@ -11,7 +11,7 @@ from typing import NamedTuple
 NONE = "–"
 """Stands where there is no figure."""
 
-_ADVICE = re.compile(r" \(make them with `[^`]*`\)")
+_ADVICE = re.compile(r" \(rate them with `[^`]*`\)")
 _UNITS = ((1_000_000_000, "bn"), (1_000_000, "m"))
 _LARGE = 100
 """From so many billions on, one decimal is enough."""
@@ -59,12 +59,10 @@ def signed(value: float | None, places: int = 1) -> str:
 
 
 def change(percent: float | None) -> str:
-    """A change in percent: `+3.1%`, `−0.04%`; with more than one decimal where one would hide it; a dash where it is missing."""
+    """A projected change of jobs: `+3.1%`; `level` where one decimal shows none, a dash where it is missing."""
     if percent is None:
         return NONE
-    # Rounding must not hide whether jobs grow or shrink.
-    places = next((p for p in range(1, 5) if round(percent, p)), 1)
-    return f"{signed(percent, places)}%"
+    return f"{signed(percent)}%" if round(percent, 1) else "level"
 
 
 def plain(text: str) -> str:

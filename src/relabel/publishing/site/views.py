@@ -381,12 +381,80 @@ def changes(book: Book) -> Row:
     }
 
 
+_RESILIENT: Mapping[str, tuple[str, str, str]] = {
+    "low-exposure": ("most tasks are exposed", "a good part of the tasks is exposed", "few of the tasks are exposed"),
+    "growing-demand": ("jobs are projected to fall", "jobs are projected to grow slowly", "jobs are projected to grow"),
+    "human-advantage": (
+        "the work rests little on human strengths",
+        "the work rests partly on human strengths",
+        "the work rests on human strengths",
+    ),
+}
+"""What 0, 1 and 2 points of a part of resilience mean."""
+
+
+def resilience_sentence(page: Row) -> str:
+    """The resilience of a family in one sentence: what is known of each part, then what is not known yet."""
+    known: list[str] = []
+    for part in page["resilience"]["parts"]:
+        if part["points"] is not None:
+            level = part["id"] == "growing-demand" and part["figure"] == 0
+            known.append("jobs stay level" if level else _RESILIENT[part["id"]][part["points"]])
+    unknown = [part["name"].lower() for part in page["resilience"]["parts"] if part["points"] is None]
+    said = _and(known) if known else "none of its parts could be judged"
+    return f"{said[0].upper()}{said[1:]}" + (
+        f"; {_and(unknown)} could not be judged yet." if known and unknown else "."
+    )
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+_ZONES = {1: "Entry", 2: "Some preparation", 3: "Skilled", 4: "Advanced", 5: "Expert"}
+"""O*NET's job zones as steps of a career."""
+_STEPS = (("Entry", "p10", "p25"), ("Established", "p25", "p75"), ("Expert", "p75", "p90"))
+
+
+def progression(page: Row) -> list[Row]:
+    """Steps from entry to expert, each with its range of pay: by the preparation that roles need, where they differ in that.
+
+    Returns:
+        For each step `name, low, high` (US dollars a year), `start` and `width` (percent of the scale of all steps) and `roles`;
+        empty where pay is not known.
+    """
+    by_zone: dict[int, list[Row]] = defaultdict(list)
+    for role in page["roles"]:
+        if role["preparation"]["job_zone"] and role["pay"] and role["pay"][0]["median"] is not None:
+            by_zone[role["preparation"]["job_zone"]].append(role)
+    if len(by_zone) > 1:
+        paid = {zone: [role["pay"][0]["median"] for role in roles] for zone, roles in by_zone.items()}
+        steps = [
+            {"name": _ZONES[zone], "low": min(paid[zone]), "high": max(paid[zone]), "roles": by_zone[zone]}
+            for zone in sorted(by_zone)
+        ]
+    else:
+        means = page["pay"][0]["weighted"] if page["pay"] else {}
+        steps = [
+            {"name": name, "low": means[low], "high": means[high], "roles": []}
+            for name, low, high in _STEPS
+            if means.get(low) is not None and means.get(high) is not None
+        ]
+    most = max((step["high"] for step in steps), default=1)
+    for step in steps:
+        step["start"] = round(100 * step["low"] / most, 1)
+        step["width"] = round(100 * (step["high"] - step["low"]) / most, 1)
+    return steps
+
+
 def career(page: Row, book: Book) -> Row:
     """Content of the page of a job family."""
     titles = {source["id"]: source["title"] for source in book.sources}
     titles = {name: title for name, title in titles.items() if not name.startswith(_NOT_OF_CAREERS)}
     return {
         "page": page,
+        "sentence": resilience_sentence(page),
+        "steps": progression(page),
         "sources": sorted({titles[use["source"]] for use in page["sources"] if use["source"] in titles}),
         "family_ids": {family["id"] for family in book.families},
         "onet_codes": set(book.onet),
