@@ -429,13 +429,13 @@ def progression(page: Row) -> list[Row]:
             by_zone[role["preparation"]["job_zone"]].append(role)
     if len(by_zone) > 1:
         paid = {zone: [role["pay"][0]["median"] for role in roles] for zone, roles in by_zone.items()}
-        steps = [
+        steps: list[Row] = [
             {"name": _ZONES[zone], "low": min(paid[zone]), "high": max(paid[zone]), "roles": by_zone[zone]}
             for zone in sorted(by_zone)
         ]
     else:
         means = page["pay"][0]["weighted"] if page["pay"] else {}
-        steps = [
+        steps: list[Row] = [
             {"name": name, "low": means[low], "high": means[high], "roles": []}
             for name, low, high in _STEPS
             if means.get(low) is not None and means.get(high) is not None
