@@ -1,7 +1,7 @@
 """Files with care: written whole or not at all, one writer a folder, folders that only the user can enter.
 
 Folders and files may come from strangers. Names within them are resolved with `inside`, their files are read with
-`read_small` or after `require_own`, and nothing is written through a symbolic link.
+`read_small` or a reader that uses it, or after `require_own`, and nothing is written through a symbolic link.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 import secrets
 import stat
 import tempfile
+import tomllib
 import warnings
 from collections.abc import Generator, Hashable
 from contextlib import contextmanager
@@ -228,6 +229,24 @@ def read_user_yaml(path: Path, *, refuse: type[DataError] = DataError) -> tuple[
         raise refuse(f"{path}{where}: {error.problem or 'it is not YAML'}; correct the file") from error
     except RecursionError as error:
         raise refuse(f"{path}: it is nested too deeply; correct the file") from error
+
+
+def read_user_toml(path: Path, form: str) -> dict[str, Any]:
+    """Read a TOML file in UTF-8.
+
+    Args:
+        path: The file.
+        form: A file that shows what it should look like.
+
+    Raises:
+        DataError: The file cannot be read, or is not TOML.
+    """
+    try:
+        return tomllib.loads(read_small(path, _LARGEST).decode("utf-8-sig"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not valid TOML: {error}; {form} shows the form") from error
+    except RecursionError as error:
+        raise DataError(f"{path} is nested too deeply; {form} shows the form") from error
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -89,7 +89,7 @@ def test_the_users_own_prices_go_first() -> None:
 )
 def test_a_malformed_price_file_is_said_and_not_guessed_from(text: str, own_prices: Path) -> None:
     own_prices.write_text(text)
-    with pytest.raises(DataError, match=r"prices\.toml cannot be used"):
+    with pytest.raises(DataError, match=r"prices\.toml (cannot be used|is not valid TOML)"):
         find_price("mine", None)
 
 
@@ -99,7 +99,7 @@ def test_a_price_file_that_is_not_there_is_exit_3(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RELABEL_PRICES", "nowhere.toml")
     assert run_app(["run", "--model", "m", "--tasks", "sample", "--dry-run"]) == 3
-    assert "the price file nowhere.toml cannot be used" in capsys.readouterr().err
+    assert "nowhere.toml cannot be read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,34 @@ def test_nothing_that_a_run_writes_or_prints_holds_a_secret(tmp_path: Path) -> N
     assert MASK.encode() in found["r/failures.jsonl"]
 
 
+@pytest.mark.parametrize(
+    ("words", "environment"),
+    [
+        (["--key-env", "MY_KEY"], {"MY_KEY": KEY}),
+        (["--provider", "anthropic"], {"ANTHROPIC_API_KEY": KEY}),
+        (["--provider", "azure"], {"AZURE_OPENAI_API_KEY": KEY}),
+        (["--header", f"X-Subscription-Token={KEY}"], {}),
+        (["--header", f"Authorization=Bearer {KEY}"], {}),
+        (["--header", f"Cookie=session={TOKEN}"], {}),
+    ],
+)
+def test_a_key_by_another_way_holds_no_less_secret(
+    words: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    def tell(seen: Seen) -> Reply:
+        return echo(seen) if len(echoed) % 7 else refused(400, " ".join(f"{n}={v}" for n, v in seen.headers.items()))
+
+    echoed.clear()
+    with provider(tell) as fake:
+        done = relabel(
+            tmp_path, "run", "--model", "m", "--base-url", fake.base_url, "--tasks", "sample", "--sample", "6",
+            "--setting", "strict", "--out", "r", "--log-json", *words, **{"OPENAI_API_KEY": "", **environment},
+        )  # fmt: skip
+    assert done.returncode in {4, 5}, done.stderr
+    assert fake.seen
+    assert leaks(written(tmp_path, done.stdout, done.stderr)) == []
+
+
 def test_a_batch_holds_no_secret(tmp_path: Path) -> None:
     with batch_provider(echo) as fake:
         words = [

@@ -230,7 +230,7 @@ def test_similarity_is_one_for_the_same_work_and_zero_for_no_common_activity() -
         ('name = "Law"', "", "entry 'law': name: is missing"),
         ('id = "law"', 'id = "law"\ncolour = "red"', "entry 'law': colour: "),
         ("[[family]]", "[[families]]", "must hold [[family]] entries and nothing else"),
-        ('id = "law"', 'id = "law', "no valid TOML"),
+        ('id = "law"', 'id = "law', "not valid TOML"),
     ],
 )
 def test_a_file_of_families_is_read_with_care(old: str, new: str, words: str | None, tmp_path: Path) -> None:

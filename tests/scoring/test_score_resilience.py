@@ -113,7 +113,7 @@ def test_cut_points_of_a_user_are_taken(tmp_path: Path) -> None:
         ("two_from = 19.0", "two_from = nan", "human-advantage.two_from: "),
         ('"with-tools"', '"without"', "low-exposure.reading: "),
         ("[human-advantage]", "[human]", "human-advantage: is missing"),
-        ("[human-advantage]", "[human-advantage", "no valid TOML"),
+        ("[human-advantage]", "[human-advantage", "not valid TOML"),
     ],
 )
 def test_faulty_cut_points_are_refused_with_the_reason(old: str, new: str, words: str, tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_a_bad_registry_file_is_named_with_entry_and_key(tmp_path: Path, text: s
 
 
 def test_a_registry_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"gone\.toml cannot be read .*correct RELABEL_SOURCES"):
+    with pytest.raises(DataError, match=r"gone\.toml cannot be read"):
         load_registry(tmp_path / "gone.toml")
 
 

@@ -1,15 +1,26 @@
-"""YAML that a user wrote: what is wrong is said in one sentence, with its line."""
+"""YAML and TOML that a user wrote: what is wrong is said in one sentence, YAML with its line."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from relabel.careers.families import load_families
+from relabel.careers.resilience import load_cut_points
 from relabel.errors import DataError, RubricError
 from relabel.evaluation.suite import load_suite
 from relabel.files import read_user_yaml
+from relabel.labelling.pricing import find_price
+from relabel.labelling.providers import provider_of
 from relabel.rubric import load_rubric
+from relabel.sources.registry import load_registry
+
+BOMB = "a: &a [1, 2, 3, 4, 5, 6, 7, 8]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 8)}]\n" for before, name in zip("abcdef", "bcdefg", strict=True)
+)
+MERGES = "m0: &m0 {a: 1}\n" + "".join(f"m{n}: &m{n} {{<<: [*m{n - 1}, *m{n - 1}]}}\n" for n in range(1, 40))
 
 
 @pytest.mark.parametrize(
@@ -30,6 +41,8 @@ from relabel.rubric import load_rubric
         ("a: !!python/object/apply:os.getcwd []\n", " line 1: could not determine a constructor"),
         ("a: b\nc: \x07\n", " line 2 holds a control character"),
         ("[" * 5000, ": it is nested too deeply"),
+        (BOMB + "z: [*g, *g]\n", " line 6: it repeats itself to more than 100,000 values"),
+        (MERGES, " line 16: it repeats itself to more than 100,000 values"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_sentence_with_its_line(tmp_path: Path, text: str, said: str) -> None:
@@ -58,3 +71,41 @@ def test_what_is_right_comes_with_its_bytes(tmp_path: Path) -> None:
     assert str(said["a"]["b"]) == "2024-02-29"
     assert said["c"] == {"b": said["a"]["b"], "d": [1, True]}
     assert raw == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("variable", "ask"),
+    [
+        ("RELABEL_PRICES", lambda: find_price("m", None)),
+        ("RELABEL_PROVIDERS", lambda: provider_of("", "openai")),
+        ("RELABEL_SOURCES", load_registry),
+    ],
+)
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"a = " + b"[" * 20_000, "is nested too deeply"),
+        (b"a = [" + b"1," * 3_000_000 + b"]", "is larger than 5,000,000 bytes"),
+        (b"\xff", "is not valid TOML"),
+        (b"[[a\n", "is not valid TOML"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_toml_file_that_cannot_be_used_ends_in_one_sentence(
+    variable: str,
+    ask: Callable[[], object],
+    content: bytes | None,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / "mine.toml"
+    if content is not None:
+        path.write_bytes(content)
+    monkeypatch.setenv(variable, str(path))
+    with pytest.raises(DataError, match=said) as caught:
+        ask()
+    assert str(caught.value).count("\n") == 0
+    for read in (load_families, load_cut_points):
+        with pytest.raises(DataError, match=said):
+            read(path)

@@ -8,7 +8,6 @@ and the resilience score that follows.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, cast
@@ -21,6 +20,7 @@ from relabel.careers.figures import FamilyFigures, Inputs, occupation_ratings
 from relabel.careers.pages import FamilyPage, Related
 from relabel.careers.resilience import CutPoints, load_cut_points, resilience
 from relabel.errors import DataError, UsageError, first_error
+from relabel.files import read_user_toml
 from relabel.manifest import SourceUse
 from relabel.run import Run
 from relabel.scoring.pay import source_use
@@ -87,14 +87,7 @@ def load_families(path: Path | None = None) -> tuple[Family, ...]:
             twice.
     """
     path = path or asset_dir("data") / "families.toml"
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(
-            f"the job families {path} cannot be read ({error.strerror}); give a TOML file such as data/families.toml"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"the job families {path} are no valid TOML: {error}; correct the file") from error
+    document = read_user_toml(path, "data/families.toml")
     entries: object = document.get("family")
     if not isinstance(entries, list) or not entries or set(document) != {"family"}:
         raise DataError(f"the job families {path} must hold [[family]] entries and nothing else; correct the file")

@@ -7,7 +7,6 @@ cut-points are data, in `data/resilience.toml` or in a file of the user's.
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
@@ -16,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from relabel.careers.pages import Resilience, ResiliencePart
 from relabel.errors import DataError, first_error
+from relabel.files import read_user_toml
 from relabel.settings import Frozen, asset_dir
 
 Reading = Literal["strict", "with-tools"]
@@ -81,13 +81,7 @@ def load_cut_points(path: Path | None = None) -> CutPoints:
     """
     path = path or asset_dir("data") / "resilience.toml"
     try:
-        return CutPoints.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise DataError(
-            f"the cut-points {path} cannot be read ({error.strerror}); give a TOML file such as data/resilience.toml"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"the cut-points {path} are no valid TOML: {error}; correct the file") from error
+        return CutPoints.model_validate(read_user_toml(path, "data/resilience.toml"))
     except ValidationError as error:
         raise DataError(f"the cut-points {path}: {first_error(error)}; correct the file") from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import tomllib
 from collections.abc import Mapping
 from importlib.metadata import version
 from ipaddress import ip_address
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError
 
 from relabel.errors import DataError, ProviderError, UsageError, first_error
+from relabel.files import read_user_toml
 from relabel.labelling.providers import OPENAI_URL, provider_of
 from relabel.labelling.request import canonical_json
 from relabel.labelling.wire import output_bound
@@ -77,16 +77,20 @@ class _Override(Frozen):
     source: str
 
 
+class _Overrides(Frozen):
+    price: tuple[_Override, ...] = ()
+
+
 def _override(model: str, host: str | None) -> Price | None:
     own = settings().prices
     for path in ([own] if own else []) + [asset_dir("data") / "prices.toml"]:
         try:
-            entries = tomllib.loads(path.read_text(encoding="utf-8")).get("price", [])
-            prices = [_Override.model_validate(entry) for entry in entries]
-        except (OSError, ValueError, TypeError) as error:
-            why = first_error(error) if isinstance(error, ValidationError) else str(error).splitlines()[0]
-            raise DataError(f"the price file {path} cannot be used ({why}); data/prices.toml shows the form") from error
-        for price in prices:
+            prices = _Overrides.model_validate(read_user_toml(path, "data/prices.toml"))
+        except ValidationError as error:
+            raise DataError(
+                f"the price file {path} cannot be used ({first_error(error)}); data/prices.toml shows the form"
+            ) from error
+        for price in prices.price:
             if price.model == model and price.host in {None, host}:
                 cached = price.input if price.cached is None else price.cached
                 return Price(**price.model_dump(exclude={"model", "host", "cached"}), cached=cached)

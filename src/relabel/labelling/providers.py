@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tomllib
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
@@ -12,9 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from relabel.errors import DataError, UsageError
+from relabel.errors import DataError, UsageError, first_error
+from relabel.files import read_user_toml
 from relabel.labelling.wire import Api, Form, messages_of, with_messages
 from relabel.redaction import public_url
 from relabel.settings import Frozen, asset_dir, settings
@@ -236,10 +236,10 @@ def _known() -> _File:
 @cache
 def _read(path: Path) -> _File:
     try:
-        return _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        return _File.model_validate(read_user_toml(path, "data/providers.toml"))
+    except ValidationError as error:
         raise DataError(
-            f"the provider file {path} cannot be used ({' '.join(str(error).split())[:200]}); data/providers.toml shows the form"
+            f"the provider file {path} cannot be used ({first_error(error)}); data/providers.toml shows the form"
         ) from error
 
 

@@ -6,7 +6,6 @@ is laid over it, so that a newer release is an entry in a file and not a change 
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Annotated, Any, Literal, Self, cast
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from relabel.errors import DataError
+from relabel.files import read_user_toml
 from relabel.settings import Frozen, asset_dir, settings
 
 CopyStatus = Literal["official", "rebuilt", "derived"]
@@ -166,19 +166,14 @@ def get_source(source_id: str) -> Source:
 
 
 def _read(path: Path) -> Mapping[str, Source]:
-    try:
-        return _parsed(path, path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(
-            f"the source registry {path} cannot be read ({error.strerror}); correct {EXTRA_VARIABLE}"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"the source registry {path} is not valid TOML: {error}; correct the file") from error
+    stat = path.stat() if path.is_file() else None
+    return _parsed(path, stat and (stat.st_mtime_ns, stat.st_size))
 
 
 @lru_cache(maxsize=8)
-def _parsed(path: Path, text: str) -> Mapping[str, Source]:
-    document = tomllib.loads(text)
+def _parsed(path: Path, version: tuple[int, int] | None) -> Mapping[str, Source]:
+    del version  # a file that has changed is read anew
+    document = read_user_toml(path, "data/sources.toml")
     entries: object = document.get("source")
     if not isinstance(entries, list) or set(document) != {"source"}:
         strange = sorted(set(document) - {"source"})
