@@ -27,9 +27,11 @@ SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 ADVICE = "The embedded model only tries the pipeline: its labels are no better than guessing."
 """What every output that shows its labels must say."""
 
-SLOTS = 4
+SLOTS = 1
+"""Requests at a time. Each slot reads the part of the prompt that requests share for itself, which takes as long as ten labels,
+and on processors several at a time are no faster than one after the other."""
 SLOT_TOKENS = 2048
-RATIONALE_CHARS = 100
+RATIONALE_CHARS = 60
 PARAMS = {"temperature": 0, "max_tokens": 160}
 START_TIMEOUT_S = 120.0
 
