@@ -59,4 +59,16 @@ def _own_home(
     ):  # the weights are fetched once for all tests, the store is not shared
         monkeypatch.setenv("RELABEL_STORE", str(tmp_path_factory.mktemp("store") / "store"))
     else:
-        monkeypatch.setenv("RELABEL_HOME", str(tmp_path_factory.mktemp("home")))
+        home = tmp_path_factory.mktemp("home")
+        monkeypatch.setenv("RELABEL_HOME", str(home))
+        if request.node.get_closest_marker("mirror"):
+            _share_tables(tmp_path_factory, home)
+
+
+def _share_tables(folders: pytest.TempPathFactory, home: Path) -> None:
+    """The real workbooks are read once for all tests and workers: what was read is kept by the checksum of its file."""
+    base = folders.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tables"
+    shared.mkdir(mode=0o700, exist_ok=True)
+    (home / "data").mkdir(mode=0o700)
+    (home / "data" / ".tables").symlink_to(shared, target_is_directory=True)

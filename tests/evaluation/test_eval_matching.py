@@ -123,7 +123,7 @@ def test_a_run_without_a_single_label_is_refused_in_one_sentence(make_run: MakeR
     gold = read_gold_csv(write_gold("task_id,code\n1,E0\n"))
     for run in (refused, stopped):
         ways: list[Callable[[], object]] = [
-            lambda run=run: evaluate(run, gold, draws=0),
+            lambda run=run: evaluate(run, gold, draws=0, yardsticks=False),
             lambda run=run: compare(other, run),
             lambda run=run: compare_several([other, other, run]),
             lambda run=run: review(run),
@@ -137,8 +137,8 @@ def test_a_run_without_a_single_label_is_refused_in_one_sentence(make_run: MakeR
 def test_ids_that_the_gold_has_under_another_code_are_said_first(make_run: MakeRun, write_gold: WriteGold) -> None:
     run = make_run({(A, "1"): {"three-way": "E0"}, (A, "2"): {"three-way": "E1"}}, rubric="eloundou")
     gold = read_gold_csv(write_gold(f"task_id,onet_soc_code,code\n1,{A},E0\n2,{B},E1\n"))
-    first = evaluate(run, gold, draws=0).verdict.splitlines()[0]
+    first = evaluate(run, gold, draws=0, yardsticks=False).verdict.splitlines()[0]
     assert first.startswith("1 of 2 tasks of the run have the id of a task of the gold")
     assert f"2 is of {A} in the run, of {B} in the gold" in first
     same = read_gold_csv(write_gold(f"task_id,onet_soc_code,code\n1,{A},E0\n2,{A},E1\n"))
-    assert "occupation code" not in evaluate(run, same, draws=0).verdict
+    assert "occupation code" not in evaluate(run, same, draws=0, yardsticks=False).verdict

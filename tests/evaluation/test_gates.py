@@ -143,17 +143,20 @@ def _fires_alone(gate: GateResult) -> bool:
     return gate.p < 0.025
 
 
+@pytest.mark.slow
 def test_each_gate_fires_on_noise_in_at_most_five_of_a_hundred_runs(on_noise: list[dict[str, GateResult]]) -> None:
     fired = {gate["id"]: sum(_fires_alone(result[gate["id"]]) for result in on_noise) for gate in MANY}
     assert max(fired.values()) <= 5, fired
 
 
+@pytest.mark.slow
 def test_a_suite_of_nine_gates_fires_on_noise_in_at_most_five_of_a_hundred_runs(
     on_noise: list[dict[str, GateResult]],
 ) -> None:
     assert sum(not all(gate.passed for gate in result.values()) for result in on_noise) <= 5
 
 
+@pytest.mark.slow
 def test_without_a_family_rule_the_same_suite_would_flap(on_noise: list[dict[str, GateResult]]) -> None:
     assert sum(any(_fires_alone(gate) for gate in result.values()) for result in on_noise) > 5
 
@@ -410,6 +413,7 @@ def test_an_error_as_large_as_the_figures_range_cannot_be_judged() -> None:
     assert judge(suite(gates[1]), same, GOLD, same).passed
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_drop_never_contradicts_the_test_that_decides() -> None:
     """Whatever the occupations that fell, an interval wholly below zero stands beside a fall only."""
     for broken in range(1, 12):

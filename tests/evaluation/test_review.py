@@ -227,6 +227,7 @@ def test_the_command_says_so_before_any_figure(make_run: MakeRun, tmp_path: Path
     assert "PPI++" not in shown
 
 
+@pytest.mark.slow
 def test_tasks_drawn_at_random_give_the_truth_of_the_run_as_a_whole(make_run: MakeRun, tmp_path: Path) -> None:
     """100 files of 120 tasks, the first 100 of them filled: accuracy, mean and interval against the known truth."""
     run, _, codes = erring(make_run)

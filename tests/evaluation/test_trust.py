@@ -69,12 +69,12 @@ def test_two_models_that_answered_one_run_are_counted_said_first_and_told_apart(
     gold = read_gold_csv(
         write_gold("task_id,onet_soc_code,code\n" + "".join(f"{i},{A},{'E1' if i < 20 else 'E0'}\n" for i in range(30)))
     )
-    document = evaluate(run, gold, draws=200, by_model=True)
+    document = evaluate(run, gold, draws=200, yardsticks=False, by_model=True)
     assert document.models == {"m-1": 20, "m-2": 10}
     assert document.verdict.splitlines()[0].startswith("2 models answered this run (labels by model: m-1: 20, m-2: 10)")
     assert document.by_model is not None
     assert {m: of["three-way"].accuracy for m, of in document.by_model.items()} == {"m-1": 1.0, "m-2": 0.0}
-    assert evaluate(run, gold, draws=200).by_model is None
+    assert evaluate(run, gold, draws=200, yardsticks=False).by_model is None
 
 
 ANNOTATED = """task_id,onet_soc_code,label,annotator
@@ -98,9 +98,9 @@ def test_several_annotators_make_a_gold_by_majority_or_by_their_shares(
     assert majority.table.set_index("task_id")["code"].fillna("-").to_dict() == {"1": "E1", "2": "E0", "3": "-"}
     assert majority.table.set_index("task_id")["strict"].tolist()[:2] == [True, False]
     assert majority.tied == 1
-    document = evaluate(run, majority, draws=0)
+    document = evaluate(run, majority, draws=0, yardsticks=False)
     assert (document.matched, document.settings["three-way"].accuracy) == (2, 1.0)
-    shares = evaluate(run, read_gold_csv(path, "distribution"), draws=0)
+    shares = evaluate(run, read_gold_csv(path, "distribution"), draws=0, yardsticks=False)
     # Two of three, three of three, and one of two annotators agree with the run.
     assert (shares.matched, shares.settings["three-way"].accuracy) == (3, pytest.approx((2 / 3 + 1 + 1 / 2) / 3))
 
@@ -162,10 +162,13 @@ def test_a_rubric_that_was_changed_under_its_old_version_is_said_first(
     assert "ffffffffffff" in said
     assert "rubric eloundou was changed" not in compare(first, second, draws=200).verdict
     gold = load_gold(str(first.folder))
-    assert evaluate(other, gold, draws=0).warnings[0].startswith("The rubric eloundou was changed")
+    assert evaluate(other, gold, draws=0, yardsticks=False).warnings[0].startswith("The rubric eloundou was changed")
     # Against a file there is only the rubric that is shipped under this id and version to compare with.
     file = read_gold_csv(write_gold(f"task_id,onet_soc_code,code\n1,{A},E1\n2,{A},E0\n"))
-    assert "another text of the rubric eloundou" in evaluate(other, file, draws=0).verdict.splitlines()[0]
+    assert (
+        "another text of the rubric eloundou"
+        in evaluate(other, file, draws=0, yardsticks=False).verdict.splitlines()[0]
+    )
     suite = Suite.model_validate(
         {
             "name": "s",
@@ -180,9 +183,13 @@ def test_a_rubric_that_was_changed_under_its_old_version_is_said_first(
 def test_a_gold_with_strata_but_no_weights_is_warned_about(make_run: MakeRun, write_gold: WriteGold) -> None:
     run = make_run({(A, str(i)): {"three-way": "E1"} for i in range(4)}, rubric="eloundou")
     gold = read_gold_csv(write_gold(f"task_id,onet_soc_code,code,stratum\n1,{A},E1,rare\n2,{A},E0,common\n"))
-    assert evaluate(run, gold, draws=0).verdict.splitlines()[0].startswith("The gold has strata but no weights")
+    assert (
+        evaluate(run, gold, draws=0, yardsticks=False)
+        .verdict.splitlines()[0]
+        .startswith("The gold has strata but no weights")
+    )
     weighted = f"task_id,onet_soc_code,code,stratum,weight\n1,{A},E1,rare,1\n2,{A},E0,common,4\n"
-    assert not evaluate(run, read_gold_csv(write_gold(weighted)), draws=0).warnings
+    assert not evaluate(run, read_gold_csv(write_gold(weighted)), draws=0, yardsticks=False).warnings
 
 
 def test_rewordings_are_told_from_other_tasks_by_their_words() -> None:
@@ -213,7 +220,7 @@ def test_tasks_whose_text_was_replaced_under_their_id_are_left_out_and_listed(
         rows = zip(keys, texts, strict=True)
         return "task_id,onet_soc_code,code,text\n" + "".join(f'{t},{c},E0,"{x}"\n' for (c, t), x in rows)
 
-    document = evaluate(run, read_gold_csv(write_gold(gold(5))), draws=0)
+    document = evaluate(run, read_gold_csv(write_gold(gold(5))), draws=0, yardsticks=False)
     assert (document.matched, document.unmatched["other-text"]) == (35, 5)
     assert {row.task_id for row in document.texts_replaced} == {task for _, task in keys[:5]}
     assert document.texts_replaced[0].gold == "Knit jumpers for penguins."

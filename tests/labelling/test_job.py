@@ -257,6 +257,7 @@ with Store(Path(sys.argv[2])) as store:
 """
 
 
+@pytest.mark.slow
 async def test_kill_9_loses_and_repeats_nothing_but_what_was_in_flight(tmp_path: Path) -> None:
     folder = tmp_path / "store"
     killed_at = 25

@@ -160,6 +160,7 @@ def test_a_plan_is_never_held_whole(tmp_path: Path) -> None:
     assert many < 300
 
 
+@pytest.mark.slow
 @pytest.mark.mirror
 def test_the_tables_of_the_page_are_the_plans_own() -> None:
     done = subprocess.run([sys.executable, "docs/scale_figures.py", "--check"], check=False, cwd=ROOT)

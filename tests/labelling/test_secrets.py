@@ -110,6 +110,7 @@ def echo(seen: Seen) -> Reply:
 echoed: list[Seen] = []
 
 
+@pytest.mark.slow
 def test_nothing_that_a_run_writes_or_prints_holds_a_secret(tmp_path: Path) -> None:
     echoed.clear()
     with provider(echo) as fake:
@@ -205,7 +206,7 @@ def test_a_batch_holds_no_secret(tmp_path: Path) -> None:
     assert leaks(written(tmp_path, done.stdout, done.stderr)) == []
 
 
-@pytest.mark.parametrize("engine", ["online", "batch"])
+@pytest.mark.parametrize("engine", ["online", pytest.param("batch", marks=pytest.mark.slow)])
 def test_a_proxys_password_is_told_to_nobody(engine: str, tmp_path: Path) -> None:
     with proxy() as address:
         said = f"http://{USER}:s3cr%2Ft%20pass@{address}"

@@ -129,6 +129,7 @@ def read_only(folder: Path, how: str) -> Generator[tuple[str, ...]]:
         subprocess.run(["umount", folder], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["another user's", "a read-only file system"])
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_store_that_cannot_be_written_can_be_read(folder: Path, how: str, killed: bool) -> None:

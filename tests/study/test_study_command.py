@@ -104,6 +104,7 @@ def test_the_budget_is_that_of_all_raters_over_all_starts() -> None:
     assert len(one.seen) > 0 < len(two.seen)
 
 
+@pytest.mark.slow
 def test_the_package_rebuilds_the_tables_from_its_answers_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
