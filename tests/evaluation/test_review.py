@@ -15,7 +15,7 @@ import typer
 from typer.testing import CliRunner
 
 from relabel.cli.eval import register as register_eval
-from relabel.cli.review import register
+from relabel.cli.labels import register
 from relabel.errors import DataError, UsageError
 from relabel.evaluation.alignment import match
 from relabel.evaluation.compare import compare, compare_several

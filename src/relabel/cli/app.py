@@ -19,16 +19,14 @@ from relabel.cli.terminal import doing, lost_output, open_streams
 from relabel.redaction import clean
 
 _COMMANDS: Mapping[str, tuple[str, ...]] = {
-    "demo": ("demo",),
-    "run": ("run", "providers"),
+    "run": ("demo", "run", "providers"),
     "import_": ("import", "tasks"),
     "eval": ("eval",),
     "compare": ("compare",),
-    "review": ("review",),
     "view": ("view",),
     "score": ("score",),
     "explain": ("explain",),
-    "labels": ("labels", "cite"),
+    "labels": ("review", "labels", "cite"),
     "career": ("families", "resilience", "careers"),
     "export": ("export", "site"),
     "data": ("answers", "data", "store"),

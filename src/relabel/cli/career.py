@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relabel.cli import _options as o
-from relabel.cli.terminal import cut, say, say_next
+from relabel.cli.terminal import Table, say, say_next
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,10 +24,6 @@ def register(app: typer.Typer) -> None:
     careers = typer.Typer(help="Ratings for the pages of careers.", no_args_is_help=True)
     careers.command("rate", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(rate)
     app.add_typer(careers, name="careers")
-
-
-def _plain(sentence: str, *, indent: int = 0, hang: int = 0) -> None:
-    say(sentence, indent=indent, hang=hang)
 
 
 def families(
@@ -160,27 +156,32 @@ def _show_all(pages: Sequence[FamilyPage]) -> None:
     from relabel.careers.resilience import rank
 
     first = pages[0]
-    _plain(
+    say(
         f"{first.run}, tasks of {first.tasks}: resilience of {len(pages)} job families, points for low exposure, growing "
         "demand and human advantage"
     )
     if first.note:
-        _plain(first.note)
-    typer.echo(f"\n{'family':<26}{'score':<14}{'exposure':>11}{'demand':>11}{'human':>11}{'jobs':>8}  median pay")
+        say(first.note)
     order = sorted(pages, key=lambda page: (*rank(page.resilience), page.name))
-    for page in order:
-        score = page.resilience
-        parts = "".join(f"{_brief(part, page):>11}" for part in score.parts)
-        pay = page.pay[0]
-        jobs = "-" if pay.employment is None else f"{pay.employment / 1000:,.0f}k"
-        typer.echo(f"{cut(page.name, 25):<26}{score.brief:<14}{parts}{jobs:>8}  {_range(page)}")
+    rows = [
+        [
+            page.name,
+            page.resilience.brief,
+            *(_brief(part, page) for part in page.resilience.parts),
+            "-" if (jobs := page.pay[0].employment) is None else f"{jobs / 1000:,.0f}k",
+            _range(page),
+        ]
+        for page in order
+    ]
+    columns = ["family", "score", "exposure", "demand", "human", "jobs", "pay, USD"]
+    Table("Resilience of job families", columns, rows, left=2).show()
     typer.echo()
     if any(page.resilience.score is None for page in pages):
-        _plain(
+        say(
             "So far: a part is missing, and the score is of the points that the known parts can give; a whole score is of 6. "
             "Such scores stand after whole ones, and only among their like."
         )
-    _plain(
+    say(
         "Each part: its figure, then its points. Exposure is the share of exposed tasks, demand the projected change of "
         "employment, human the sum of five ratings. Pay is the range of the occupations' medians, US dollars a year, "
         f"{first.pay[0].period}."
@@ -188,9 +189,9 @@ def _show_all(pages: Sequence[FamilyPage]) -> None:
     for place, part in enumerate(first.resilience.parts):
         gaps = [page.resilience.parts[place].words for page in pages if page.resilience.parts[place].points is None]
         if gaps and len(set(gaps)) == 1:
-            _plain(gaps[0])
+            say(gaps[0])
         elif gaps:
-            _plain(
+            say(
                 f"{part.name} is missing for {len(gaps)} of {len(pages)} families; name a family to see why, such as "
                 f"{next(page.id for page in pages if page.resilience.parts[place].points is None)}"
             )
@@ -209,14 +210,14 @@ def _range(page: FamilyPage) -> str:
     low, high = page.pay[0].lowest_median, page.pay[0].highest_median
     if low is None:
         return "-"
-    return f"{low:,.0f} and more" if high is None else f"{low:,.0f}" if low == high else f"{low:,.0f} - {high:,.0f}"
+    return f"{low:,.0f} and more" if high is None else f"{low:,.0f}" if low == high else f"{low:,.0f}-{high:,.0f}"
 
 
 def _show(page: FamilyPage) -> None:
     typer.echo(f"{page.name} ({page.id})")
-    _plain(page.description)
+    say(page.description)
     if page.note:
-        _plain(page.note)
+        say(page.note)
     score = page.resilience
     typer.echo(f"\nResilience: {score.brief}{'' if score.score is not None else '; a whole score is of 6'}")
     for part in page.resilience.parts:
@@ -244,10 +245,10 @@ def _show(page: FamilyPage) -> None:
     if page.preparation.education:
         levels = ", ".join(f"{level.level} {level.share:.0%}" for level in page.preparation.education[:3])
         typer.echo()
-        _plain(f"Typical education: {levels}")
+        say(f"Typical education: {levels}")
     typer.echo("\nKey responsibilities")
     for task in page.responsibilities:
-        _plain(
+        say(
             f"- {task.text} [alone: {task.strict or 'no label'}; with tools: {task.with_tools or 'no label'}]",
             indent=2,
             hang=0,
@@ -256,33 +257,39 @@ def _show(page: FamilyPage) -> None:
     for name, near in (("Related families", page.related_families), ("Related careers", page.related_careers)):
         if near:
             typer.echo()
-            _plain(f"{name}: " + "; ".join(f"{one.name} ({one.similarity:.2f})" for one in near))
+            say(f"{name}: " + "; ".join(f"{one.name} ({one.similarity:.2f})" for one in near))
     typer.echo()
 
 
 def _show_roles(page: FamilyPage) -> None:
-    periods = [pay.period for pay in page.pay]
-    head = "".join(f"{period:>11}" for period in periods)
-    span = f"{page.outlook.start} to {page.outlook.end}"
-    typer.echo(
-        f"\nRoles, with median pay and the projected change of jobs from {span}\n{'code':<12}{head}{'jobs':>9}{'alone':>8}{'tools':>8}  title"
-    )
-    for role in page.roles:
-        change = _change(role.outlook.change_percent)
-        typer.echo(
-            f"{role.onet_soc_code:<12}{_medians(role, len(periods))}{change:>9}{_exposed(role, role.strict):>8}"
-            f"{_exposed(role, role.with_tools):>8}  {cut(role.title, 40)}"
-        )
-    if any(role.thin for role in page.roles):
-        _plain("In brackets: a share that is thin, because less than half of the role's task weight has labels.")
+    rows = [
+        [
+            role.onet_soc_code,
+            role.title,
+            *_medians(role, len(page.pay)),
+            _change(role.outlook.change_percent),
+            _exposed(role, role.strict),
+            _exposed(role, role.with_tools),
+        ]
+        for role in page.roles
+    ]
+    columns = ["code", "title", *(pay.period for pay in page.pay), "jobs", "alone", "tools"]
+    thin = "In brackets: a share that is thin, because less than half of the role's task weight has labels."
+    Table(
+        f"Roles: median pay (USD a year), projected change of jobs from {page.outlook.start} to {page.outlook.end}, share of exposed tasks",
+        columns,
+        rows,
+        left=2,
+        notes=[thin] if any(role.thin for role in page.roles) else (),
+    ).show()
 
 
 def _exposed(role: Role, share: float | None) -> str:
     return f"({_percent(share)})" if role.thin and share is not None else _percent(share)
 
 
-def _medians(role: Role, columns: int) -> str:
-    shown = [
+def _medians(role: Role, columns: int) -> list[str]:
+    return [
         f"{pay.median:,.0f}"
         if pay.median is not None
         else f">={pay.floor['median']:,.0f}"
@@ -290,7 +297,6 @@ def _medians(role: Role, columns: int) -> str:
         else "-"
         for pay in role.pay
     ] or ["-"] * columns
-    return "".join(f"{cell:>11}" for cell in shown)
 
 
 def _percent(share: float | None) -> str:
