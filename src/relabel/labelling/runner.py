@@ -45,8 +45,6 @@ FIRST_TRIES = 3
 _SHORTEST_CACHED = 3000
 """Characters, some 680 tokens: shorter prefixes have nothing to wait for."""
 _NAMED_AT_ONCE = 64
-_MAX_KEYS = 500_000
-"""Keys of the store in memory at most: some 60 MB."""
 _PROBE_TASKS = 3
 """Tasks that are asked about in one response format before it is given up, where the server's refusal does not name the format."""
 _FORMAT_STATUS = {400, 415, 422, 501}
@@ -444,13 +442,9 @@ class WorkerPool:
     async def _name_the_rest(self, reason: str) -> None:
         """Take what the store still has of what no worker has pulled, and name the rest; who is in a hurry need not wait for it."""
         self._progress.doing = "naming"
-        known = self.collector.store.keys_unless_more(min(self.job.size - self._progress.done, _MAX_KEYS))
         leave_at = None
         for number, planned in enumerate(self._left()):
-            if known is None or planned.request.key in known:
-                self._give_up((planned,), reason)
-            else:
-                self.collector.fail(planned, "provider", reason, 0)
+            self._give_up((planned,), reason)
             now = time.perf_counter()
             if number % _NAMED_AT_ONCE or now - self._last_rest < MAX_BLOCKING_S:
                 continue

@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import Container, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -64,27 +63,17 @@ class PickleRefusedError(Exception):
 
 
 class _PlainDisk(diskcache.Disk):
-    """A diskcache Disk that holds text by text and nothing else."""
+    """A diskcache Disk that writes text by text and nothing else. It is never read by: see `text_of`."""
 
     def put(self, key: Any) -> Any:
         if not isinstance(key, str):
             raise PickleRefusedError(f"a key must be text, not {type(key).__name__}")
         return super().put(key)
 
-    def get(self, key: Any, raw: Any) -> Any:
-        if not raw or not isinstance(key, str):
-            raise PickleRefusedError("a row has a pickled key")
-        return super().get(key, raw)
-
     def store(self, value: Any, read: Any, key: Any = diskcache.UNKNOWN) -> Any:
         if not isinstance(value, str):
             raise PickleRefusedError(f"a value must be text, not {type(value).__name__}")
         return super().store(value, read, key)
-
-    def fetch(self, mode: Any, filename: Any, value: Any, read: Any) -> Any:
-        if mode == MODE_PICKLE or filename or not isinstance(value, str):
-            raise PickleRefusedError("a row holds a pickled value")
-        return super().fetch(mode, filename, value, read)
 
 
 class StoreStats(Frozen):
@@ -238,11 +227,6 @@ class Store:
         """Whether there is an answer under this key. It is not read."""
         with self._guarded():
             return self._db.execute("SELECT 1 FROM Cache WHERE key=? AND raw=1", (key,)).fetchone() is not None
-
-    def keys_unless_more(self, than: int) -> set[str] | None:
-        """Every key, to look many up in no time; None where there are more rows than so many."""
-        found = list(islice(self.keys(), than + 1))
-        return None if len(found) > than else set(found)
 
     def put(self, request: Request, answer: Answer) -> bool:
         """Keep an answer. No death of this process takes it back once this returns; a power cut may, until `sync`.
