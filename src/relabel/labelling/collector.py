@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -31,7 +31,6 @@ from relabel.labels import (
 )
 from relabel.manifest import Tokens
 from relabel.redaction import clean
-from relabel.task import Task
 
 
 @dataclass
@@ -207,8 +206,7 @@ class LabelCollector:
                 f"{damaged:,} rows of the store were damaged and served to nobody; `relabel store verify` names them"
             )
         if self.job.repeats > 1:
-            change, self.repeats_from_cache = _with_share(self.labels, self.job.repeats)
-            self.labels = [change(row) for row in self.labels]
+            self.labels, self.repeats_from_cache = _with_share(self.labels, self.job.repeats)
 
     def _read(self, item: WorkItem, answer: Answer) -> dict[int, tuple[Judgement, float | None]]:
         """Judgements by the position of their task, each with its probability where the answer itself tells one.
@@ -237,13 +235,46 @@ class LabelCollector:
         # Before any label is entered: a prompt that fails for one task leaves no other both a label and a failure.
         left = [task for position, task in enumerate(item.tasks) if position not in said]
         rest = [self.job.planner.planned(WorkItem((task,), item.setting, item.sample)) for task in left]
+        as_json, progress = self.job.decide == "json", self.progress
+        unwrapped = as_json and is_unwrapped(answer)
+        usage, name = answer.usage, fingerprint(answer)
         for number, (position, (judgement, probability)) in enumerate(sorted(said.items())):
-            part = number, len(said)
-            self._label(item.tasks[position], item, answer, judgement, probability, from_store, part=part)
-        if from_store:
-            self.progress.from_store += len(said)
-        else:
-            self.progress.fresh += len(said)
+            task, part = item.tasks[position], (number, len(said))
+            self.labels.append(
+                Label(
+                    task_id=task.task_id,
+                    onet_soc_code=task.onet_soc_code,
+                    setting=item.setting,
+                    sample=item.sample,
+                    label=judgement.label,
+                    rationale=judgement.rationale,
+                    probability=probability,
+                    request_key=answer.request_key,
+                    model_returned=answer.model_returned,
+                    finish_reason=answer.finish_reason,
+                    attempts=answer.attempts,
+                    prompt_tokens=_share(usage.prompt, part),
+                    cached_tokens=_share(usage.cached, part),
+                    completion_tokens=_share(usage.completion, part),
+                    cost_usd=None if answer.cost_usd is None else answer.cost_usd / len(said),
+                    latency_s=answer.latency_s,
+                    created_at=answer.created_at,
+                    from_store=from_store,
+                    variant=item.sample // self.job.samples if len(self.job.orders) > 1 else 0,
+                    origin=answer.origin,
+                    repaired=answer.repaired,
+                    unwrapped=unwrapped,
+                    reasoning_tokens=_share(usage.reasoning, part),
+                    upstream=answer.upstream,
+                    service_tier=answer.service_tier,
+                    answer_id=name,
+                )
+            )
+        progress.repaired += answer.repaired * len(said)
+        progress.unwrapped += unwrapped * len(said)
+        progress.label_first += (as_json and is_label_first(answer)) * len(said)
+        progress.from_store += len(said) * from_store
+        progress.fresh += len(said) * (not from_store)
         return rest
 
     def _first_pays(self, key: str, answer: Answer, from_store: bool) -> tuple[Answer, bool]:
@@ -256,52 +287,6 @@ class LabelCollector:
             self._bought.add(key)
         return answer, from_store
 
-    def _label(
-        self,
-        task: Task,
-        item: WorkItem,
-        answer: Answer,
-        said: Judgement,
-        probability: float | None,
-        from_store: bool,
-        *,
-        part: tuple[int, int],
-    ) -> None:
-        unwrapped = self.job.decide == "json" and is_unwrapped(answer)
-        self.progress.repaired += answer.repaired
-        self.progress.unwrapped += unwrapped
-        self.progress.label_first += self.job.decide == "json" and is_label_first(answer)
-        self.labels.append(
-            Label(
-                task_id=task.task_id,
-                onet_soc_code=task.onet_soc_code,
-                setting=item.setting,
-                sample=item.sample,
-                label=said.label,
-                rationale=said.rationale,
-                probability=probability,
-                request_key=answer.request_key,
-                model_returned=answer.model_returned,
-                finish_reason=answer.finish_reason,
-                attempts=answer.attempts,
-                prompt_tokens=_share(answer.usage.prompt, part),
-                cached_tokens=_share(answer.usage.cached, part),
-                completion_tokens=_share(answer.usage.completion, part),
-                cost_usd=None if answer.cost_usd is None else answer.cost_usd / part[1],
-                latency_s=answer.latency_s,
-                created_at=answer.created_at,
-                from_store=from_store,
-                variant=item.sample // self.job.samples if len(self.job.orders) > 1 else 0,
-                origin=answer.origin,
-                repaired=answer.repaired,
-                unwrapped=unwrapped,
-                reasoning_tokens=_share(answer.usage.reasoning, part),
-                upstream=answer.upstream,
-                service_tier=answer.service_tier,
-                answer_id=fingerprint(answer),
-            )
-        )
-
 
 def _share(total: int, part: tuple[int, int]) -> int:
     """This label's share of an answer's tokens; the shares add up to the whole."""
@@ -309,25 +294,20 @@ def _share(total: int, part: tuple[int, int]) -> int:
     return total * (position + 1) // of - total * position // of
 
 
-def _with_share(labels: Iterable[Label], samples: int) -> tuple[Callable[[Label], Label], int]:
-    """Gives a label the share of the task's samples that agree with it; a sample without a label agrees with none.
+def _with_share(rows: Sequence[Label], samples: int) -> tuple[list[Label], int]:
+    """Labels with the share of the task's samples that agree with each; a sample without a label agrees with none.
 
     Samples that a cache answered with an earlier one are no repeats: they count once, and a question with one answer only
     has no probability. Returns the number of them as well.
     """
-    rows = list(labels)
     questions = [(row.onet_soc_code, row.task_id, row.setting) for row in rows]
     cached = cached_repeats([(q, x.sample, x.request_key, x.answer_id) for q, x in zip(questions, rows, strict=True)])
-    votes = Counter((*q, x.label) for q, x, again in zip(questions, rows, cached, strict=True) if not again)
-    again = Counter(q for q, again in zip(questions, cached, strict=True) if again)
-
-    def share(label: Label) -> Label:
-        question = (label.onet_soc_code, label.task_id, label.setting)
-        own = samples - again[question]
-        known = None if own == 1 else votes[*question, label.label] / own
-        return replace(label, probability=known)
-
-    return share, sum(cached)
+    votes = Counter((q, x.label) for q, x, again in zip(questions, rows, cached, strict=True) if not again)
+    own = dict.fromkeys(questions, samples)
+    for q, again in zip(questions, cached, strict=True):
+        own[q] -= again
+    shares = (None if own[q] == 1 else votes[q, x.label] / own[q] for q, x in zip(questions, rows, strict=True))
+    return [replace(x, probability=share) for x, share in zip(rows, shares, strict=True)], sum(cached)
 
 
 FEWEST = 3
