@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -427,24 +428,17 @@ class WorkerPool:
         if self.stop.asked.is_set() and task is not None:
             task.cancel()  # an answer that is there gets recorded before this is felt; nothing more is sent
 
-    def _left(self) -> Iterator[WorkItem]:
-        """What no worker has pulled; what cannot even be asked is recorded as missing."""
-        for item in self._items:
-            try:
-                planned = self._planned(item)
-            except RubricError:
-                continue
-            if planned.request.key in self._probed:
-                self._probed.discard(planned.request.key)
-                continue
-            yield planned
-
     async def _name_the_rest(self, reason: str) -> None:
         """Take what the store still has of what no worker has pulled, and name the rest; who is in a hurry need not wait for it."""
         self._progress.doing = "naming"
         leave_at = None
-        for number, planned in enumerate(self._left()):
-            self._give_up((planned,), reason)
+        for number, item in enumerate(self._items):
+            with suppress(RubricError):  # what cannot even be asked is recorded as missing
+                planned = self._planned(item)
+                if planned.request.key in self._probed:
+                    self._probed.discard(planned.request.key)
+                else:
+                    self._give_up((planned,), reason)
             now = time.perf_counter()
             if number % _NAMED_AT_ONCE or now - self._last_rest < MAX_BLOCKING_S:
                 continue

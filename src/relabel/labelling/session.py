@@ -147,15 +147,7 @@ class RunSession:
         self.collector.close()
         collector = self.collector
         ended = self._ended(self._manifest, interrupted, fatal, perhaps_charged or PerhapsCharged(), record or {})
-        session = Session(
-            started_at=ended.started_at or "",
-            ended_at=ended.ended_at or "",
-            status=ended.status,
-            counts=ended.counts,
-            tokens=ended.tokens,
-            cost_usd=ended.cost_usd,
-            perhaps_charged=ended.perhaps_charged,
-        )
+        session = Session.model_validate({name: getattr(ended, name) for name in Session.model_fields})
         before = read_manifest(self.out) if (self.out / "manifest.json").exists() else ended
         ended = ended.model_copy(update={"sessions": (*before.sessions, session)})
         missing = Missing(dict(collector.progress.failed), collector.unasked, dict(collector.held))

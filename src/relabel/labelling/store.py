@@ -405,15 +405,11 @@ class Store:
 
     def answers(self) -> Iterator[tuple[str, AnswerRow]]:
         """Every answer, rejected ones included, by key; damaged ones are left out, and go into `damaged`."""
-        for row in self._rows("1 ORDER BY rowid"):
-            key = _name(row[0])
-            try:
-                with self._guarded():
-                    key, text = text_of(row)
-                if not key.startswith((TEXT, NOTE, ASIDE)):
-                    yield key, self._checked(key, document_of(key, text))
-            except DamagedRowError:
-                self.damaged.add(key)
+        for key, found in self._checked_rows():
+            if isinstance(found, AnswerRow):
+                yield key, found
+            elif not isinstance(found, DamagedRowError):
+                raise found
 
     def verify(self) -> Iterator[str]:
         """Read everything and say, a sentence each, what is wrong.
@@ -424,6 +420,14 @@ class Store:
         if damage := integrity(self._db):
             yield f"the database is damaged ({damage})"
             return
+        for key, found in self._checked_rows():
+            if isinstance(found, AnswerRow):
+                self.from_packs += found.origin is not None
+            else:
+                yield str(found) if isinstance(found, DamagedRowError) else f"the row {brief(key)}: {found}"
+
+    def _checked_rows(self) -> Iterator[tuple[str, AnswerRow | StoreError]]:
+        """Every answer, and of every other row what is wrong with it."""
         for row in self._rows("1 ORDER BY rowid"):
             key = _name(row[0])
             try:
@@ -437,12 +441,11 @@ class Store:
                 elif key.startswith(NOTE):
                     checked_note(key, document)
                 else:
-                    self.from_packs += self._checked(key, document).origin is not None
-            except DamagedRowError as error:
-                self.damaged.add(key)
-                yield str(error)
+                    yield key, self._checked(key, document)
             except StoreError as error:
-                yield f"the row {brief(key)}: {error}"
+                if isinstance(error, DamagedRowError):
+                    self.damaged.add(key)
+                yield key, error
 
     def _rows(self, condition: str, *values: str) -> Iterator[tuple[Any, ...]]:
         with self._guarded():
