@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from batch_server import FakeBatches
-from relabel.labelling.batch.hooks import WAYS
+from relabel.labelling.batch.provider import WAYS
 from relabel.labelling.batch.runner import run_batch
 from relabel.labelling.batch.state import BatchOptions
 from relabel.labelling.job import Job

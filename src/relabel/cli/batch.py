@@ -172,7 +172,7 @@ def _provider(
     key_env: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> BatchProvider:
-    from relabel.labelling.batch.hooks import batch_provider
+    from relabel.labelling.batch.provider import batch_provider
     from relabel.labelling.connection import key_for, require_key
     from relabel.labelling.transport import Http
 

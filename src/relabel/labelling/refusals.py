@@ -50,6 +50,18 @@ class ErrorReply:
     param: str | None
     wait_s: float | None
 
+    @property
+    def passes(self) -> bool:
+        """Whether asking again may help, within the time that a run waits."""
+        soon = self.wait_s is None or self.wait_s <= MAX_RETRY_AFTER_S
+        return self.meaning == "passing" or (self.meaning == "wait" and soon)
+
+    @property
+    def kind(self) -> FailureKind:
+        """The kind of failure that it makes of a label."""
+        kinds: dict[ErrorMeaning, FailureKind] = {"content-filter": "content-filter", "bad-answer": "invalid-json"}
+        return kinds.get(self.meaning, "provider")
+
 
 def may_be_error(content: bytes) -> bool:
     """Whether a reply of status 200 may be an error all the same, as gateways send them; `read_error` decides."""
@@ -227,11 +239,6 @@ def _meaning(
     return "request"
 
 
-def meaning_of(status: int, code: str, message: str) -> ErrorMeaning:
-    """What an error is about, where no more is known of it than these."""
-    return _meaning(status, {code.lower()}, message, "", "", None)
-
-
 _RETRY_IN = re.compile(
     r"(?:try again|retry|wait|resets?)(?: your request)?(?: in| after| for)?[: ]+((?:\d+(?:\.\d+)?\s*(?:ms|milliseconds?|hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)\b[ ,]*(?:and )?)+"
     r"|(?:\d+(?:\.\d+)?(?:ms|h|m|s))+)",
@@ -330,7 +337,6 @@ MAX_RETRY_AFTER_S = 900.0
 """Seconds; who asks for a longer wait ends the run, which says when to come back."""
 _PERHAPS_CHARGED = {408, 502, 504, 524}
 """A gateway gave up waiting; whether the provider went on and charged, nobody knows."""
-_NOT_IMPLEMENTED = 501
 
 
 class RefusedError(Exception):
@@ -395,77 +401,49 @@ def refusal(
             f"{address} takes no more requests for {_hours(reply.wait_s)} ({said}); start the same run again after {back:%H:%M} UTC on "
             f"{back:%d %B}"
         )
-    fatal = fatal_refusal(status, reply.code, said, address=address, path=path, model=model, meaning=reply.meaning)
-    if fatal is not None:
+    if (fatal := fatal_refusal(reply, address=address, path=path, model=model)) is not None:
         return fatal
     refused = f", parameter {reply.param!r}" if reply.param else ""
-    kinds: dict[ErrorMeaning, FailureKind] = {"content-filter": "content-filter", "bad-answer": "invalid-json"}
-    return NoAnswerError(
-        kinds.get(reply.meaning, "provider"),
-        f"HTTP {status}{refused}: {said}",
-        sent,
-        status=status,
-        meaning=reply.meaning,
-    )
+    return NoAnswerError(reply.kind, f"HTTP {status}{refused}: {said}", sent, status=status, meaning=reply.meaning)
 
 
 def _hours(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds >= 7200 else f"{seconds / 60:.0f} min"
 
 
-def fatal_refusal(
-    status: int | None,
-    code: str,
-    said: str,
-    *,
-    address: str,
-    path: str,
-    model: str | None,
-    meaning: ErrorMeaning | None = None,
-) -> ProviderError | None:
+def fatal_refusal(reply: ErrorReply, *, address: str, path: str, model: str | None) -> ProviderError | None:
     """What to tell the user when no request will have an answer; None when the refusal is of one request only.
 
     Args:
-        status: HTTP status; None where there is none, or it says nothing of the others.
-        code: The provider's word for the error.
-        said: What the provider said, without keys.
+        reply: The refusal, understood.
         address: The provider's address, without credentials.
         path: What was asked for below the address.
         model: The model that was asked for.
-        meaning: What the error is about; by default told by the words.
     """
-    meaning = meaning or meaning_of(status or 400, code, said)
-    match meaning:
-        case _ if status == 407:
-            return ProviderError(f"the proxy on the way to {address} refuses ({said}); check its user and password")
+    said = reply.message
+    match reply.meaning:
+        case _ if reply.status == 407:
+            why = f"the proxy on the way to {address} refuses ({said}); check its user and password"
         case "key":
             variable = (provider_of(address).key_env or ("OPENAI_API_KEY",))[0]
-            return ProviderError(f"{address} does not accept the key ({said}); check {variable}")
+            why = f"{address} does not accept the key ({said}); check {variable}"
         case "access":
-            return ProviderError(f"{address} denies access ({said}); check the key's rights and the model's terms")
+            why = f"{address} denies access ({said}); check the key's rights and the model's terms"
         case "model":
-            return ProviderError(f"{address} has no model {model!r} ({said}); check --model and --base-url")
+            why = f"{address} has no model {model!r} ({said}); check --model and --base-url"
         case "quota":
-            return ProviderError(
-                f"{address} says that the quota is used up ({said}); add credit or wait until it is renewed, then start the same run again"
-            )
-        case _ if status == 404:
-            return ProviderError(f"{address} has no {path} ({said}); check --base-url, --model and --api")
+            why = f"{address} says that the quota is used up ({said}); add credit or wait until it is renewed, then start the same run again"
+        case _ if reply.status == 404:
+            why = f"{address} has no {path} ({said}); check --base-url, --model and --api"
         case _:
             return None
-
-
-def passes(status: int) -> bool:
-    """Whether an HTTP status speaks of something that passes."""
-    return status in {408, 409, 429} or (status >= 500 and status != _NOT_IMPLEMENTED)
+    return ProviderError(why)
 
 
 def is_transient(error: BaseException) -> bool:
     """Whether asking again may help."""
     if isinstance(error, RefusedError):
-        reply = error.reply
-        soon = reply.wait_s is None or reply.wait_s <= MAX_RETRY_AFTER_S
-        return reply.meaning == "passing" or (reply.meaning == "wait" and soon)
+        return error.reply.passes
     if isinstance(error, UnreachableError):
         return not error.lasting
     return isinstance(error, (BrokenError, TimedOutError, StaleReplyError))

@@ -12,6 +12,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from multidict import CIMultiDict
 from relabel.errors import DataError, ProviderError
 from relabel.files import replacing
 from relabel.labelling.providers import UNKNOWN, Provider
-from relabel.labelling.refusals import ATTEMPTS, MAX_RETRY_AFTER_S, ErrorReply, RetryPolicy, fatal_refusal, read_error
+from relabel.labelling.refusals import ATTEMPTS, ErrorReply, RetryPolicy, fatal_refusal, read_error
 from relabel.labelling.reply import parsed
 from relabel.labelling.request import Request
 from relabel.labelling.transport import LARGEST_REPLY, Http, connection_problem
@@ -102,18 +103,11 @@ class RemoteBatch:
 
 @dataclass(frozen=True)
 class Result:
-    """One line of a batch's results: a reply, or an error.
-
-    Attributes:
-        status: HTTP status; 0 where there is none.
-        body: The reply; the error's document where the status is not 2xx.
-    """
+    """One line of a batch's results: a reply, or an error; one of status 0 is not of the request, but of its batch."""
 
     key: str
-    status: int
     body: Any
-    code: str = ""
-    message: str = ""
+    error: ErrorReply | None = None
 
 
 class BatchProvider:
@@ -139,7 +133,7 @@ class BatchProvider:
         version = api_version(http.query)
         self.address = http.address + (f"?{version}" if version else "")
         self._retry = RetryPolicy(
-            lambda error: isinstance(error, _ApiError) and _is_transient(error.reply),
+            lambda error: isinstance(error, _ApiError) and error.reply.passes,
             lambda error: (error.reply.wait_s or 0.0) if isinstance(error, _ApiError) else 0.0,
             **policy,
         )
@@ -202,10 +196,14 @@ class BatchProvider:
         if not isinstance(key, str):
             return None
         status, body = response.get("status_code"), response.get("body")
-        error = _object(row.get("error")) or _object(_object(body).get("error"))
-        code, message = (str(error.get(name) or "") for name in ("code", "message"))
-        said = self.redact(" ".join((message or code or str(body)).split()))[:300]
-        return Result(key, status if isinstance(status, int) else 0, body, code, said)
+        if isinstance(status, int) and 200 <= status < 300:
+            return Result(key, body)
+        problem = {"error": row["error"]} if _object(row.get("error")) else body
+        status = status if isinstance(status, int) else 0
+        error = read_error(status, {}, json.dumps(problem)) or ErrorReply(
+            "request", status, "", self.redact(str(problem))[:300], None, None
+        )
+        return Result(key, body, error)
 
     # What is the same for all.
 
@@ -308,9 +306,9 @@ class BatchProvider:
         """Take the key, and whatever looks like one, out of a text; and lone surrogates, which no file can hold."""
         return clean(text)
 
-    def fatal(self, status: int | None, code: str, said: str, path: str) -> ProviderError | None:
+    def fatal(self, error: ErrorReply, path: str) -> ProviderError | None:
         """What to tell the user when no request will have an answer; see `fatal_refusal`."""
-        return fatal_refusal(status, code, said, address=self._http.address, path=path, model=self.model)
+        return fatal_refusal(error, address=self._http.address, path=path, model=self.model)
 
     async def _list(self, since: float) -> AsyncIterator[RemoteBatch]:
         last, seen = "", set[str]()
@@ -402,7 +400,7 @@ class BatchProvider:
                 "again: batches that are there go on",
                 sent=error.sent,
             )
-        if _is_transient(reply):
+        if reply.passes:
             return UnavailableError(
                 f"{address} fails at {path} (HTTP {status}: {said}) {ATTEMPTS} times; start the same run again later: batches "
                 "that are there go on",
@@ -414,17 +412,9 @@ class BatchProvider:
             )
         if status == 404:
             return GoneError(said)
-        fatal = fatal_refusal(
-            status, reply.code, said, address=address, path=path, model=self.model, meaning=reply.meaning
-        )
-        return fatal or ProviderError(
+        return self.fatal(reply, path) or ProviderError(
             f"{address} refuses {path} (HTTP {status}: {said}); correct that, then start the same run again"
         )
-
-
-def _is_transient(reply: ErrorReply) -> bool:
-    soon = reply.wait_s is None or reply.wait_s <= MAX_RETRY_AFTER_S
-    return reply.meaning == "passing" or (reply.meaning == "wait" and soon)
 
 
 async def _store(reply: aiohttp.ClientResponse, target: Path) -> None:
@@ -448,3 +438,140 @@ def _id_of(said: Mapping[str, Any]) -> str:
 
 def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+# Where other providers differ from OpenAI, each after its public API reference.
+
+_MISTRAL = dict(
+    zip(
+        ["QUEUED", "RUNNING", "SUCCESS", "FAILED", "TIMEOUT_EXCEEDED", "CANCELLATION_REQUESTED", "CANCELLED"],
+        ["validating", "in_progress", "completed", "failed", "expired", "cancelling", "cancelled"],
+        strict=True,
+    )
+)
+"""OpenAI's words for the states of a job."""
+
+
+class MistralBatches(BatchProvider):
+    """Mistral's batch jobs: one model a job, pages by number.
+
+    https://docs.mistral.ai/api/endpoint/batch
+    """
+
+    batches = "/batch/jobs"
+    apis = ("chat",)
+
+    def line(self, request: Request) -> dict[str, Any]:
+        """A line without address; the model is the job's."""
+        body = {name: value for name, value in super().line(request)["body"].items() if name != "model"}
+        return {"custom_id": request.key, "body": body}
+
+    def creation(self, file_id: str, api: Api, mark: Mapping[str, str]) -> dict[str, Any]:
+        """What is posted to make a job."""
+        endpoint = "/v1" + PATHS[api]
+        return {"input_files": [file_id], "endpoint": endpoint, "model": self.model, "metadata": dict(mark)}
+
+    def listing(self, page: int, last: str) -> str:
+        """The path of a page of the listing, the newest first."""
+        return f"{self.batches}?page={page}&page_size=100&order_by=-created"
+
+    def read(self, said: Mapping[str, Any]) -> RemoteBatch:
+        """A job, in OpenAI's words."""
+        problems = [problem for problem in said.get("errors") or () if isinstance(problem, Mapping)]
+        return RemoteBatch(
+            id=said["id"],
+            status=_MISTRAL.get(said["status"], "in_progress"),
+            created_at=float(said.get("created_at") or 0),
+            input_file_id=str((said.get("input_files") or [""])[0]),
+            mark=said.get("metadata") or {},
+            answered=int(said.get("succeeded_requests") or 0) + int(said.get("failed_requests") or 0),
+            output_file_id=said.get("output_file") or None,
+            error_file_id=said.get("error_file") or None,
+            error=("error", str(problems[0].get("message"))) if problems else None,
+        )
+
+
+class TogetherBatches(BatchProvider):
+    """Together's batches: no metadata, so that one is known by its input file.
+
+    https://docs.together.ai/reference/batch-create
+    """
+
+    purpose = "batch-api"
+    uploads = "/files/upload"
+    apis = ("chat",)
+
+    def fields(self, name: str) -> dict[str, str]:
+        """Fields of the upload beside the file."""
+        return {"purpose": self.purpose, "file_name": name, "file_type": "jsonl"}
+
+    def line(self, request: Request) -> dict[str, Any]:
+        """A line without method and address."""
+        whole = super().line(request)
+        return {"custom_id": whole["custom_id"], "body": whole["body"]}
+
+    def creation(self, file_id: str, api: Api, mark: Mapping[str, str]) -> dict[str, Any]:
+        """What is posted to make a batch."""
+        del mark
+        return {"input_file_id": file_id, "endpoint": "/v1" + PATHS[api], "completion_window": "24h"}
+
+    def read(self, said: Mapping[str, Any]) -> RemoteBatch:
+        """A batch, in OpenAI's words; the reply to its creation holds it inside."""
+        said = said.get("job") or said
+        return RemoteBatch(
+            id=said["id"],
+            status=str(said["status"]).lower(),
+            created_at=datetime.fromisoformat(said["created_at"]).timestamp(),
+            input_file_id=str(said.get("input_file_id")),
+            mark={},
+            answered=0,  # it counts in per cent
+            output_file_id=said.get("output_file_id") or None,
+            error_file_id=said.get("error_file_id") or None,
+            error=("error", str(said["error"])) if said.get("error") else None,
+        )
+
+
+class GroqBatches(BatchProvider):
+    """Groq's batches, which are OpenAI's.
+
+    https://console.groq.com/docs/batch
+    """
+
+    apis = ("chat",)
+
+
+class AzureBatches(BatchProvider):
+    """Azure's batches: no deployment in the address.
+
+    Both forms of the address: `/openai/v1`, and `/openai/deployments/NAME?api-version=...`, whose batches are of the resource.
+    https://learn.microsoft.com/en-us/azure/ai-services/openai/how-to/batch
+    """
+
+    def __init__(self, http: Http, secret: str, model: str, known: Provider = UNKNOWN, **policy: Any) -> None:
+        super().__init__(http, secret, model, known, **policy)
+        http.address, deployments, _ = http.address.partition("/deployments/")
+        if deployments:
+            self.version = ""
+
+
+WAYS: Mapping[str, type[BatchProvider]] = {
+    "openai": BatchProvider,
+    "azure": AzureBatches,
+    "groq": GroqBatches,
+    "mistral": MistralBatches,
+    "together": TogetherBatches,
+}
+
+
+def batch_provider(http: Http, secret: str, model: str, known: Provider, api: Api = "chat") -> BatchProvider:
+    """The batches of a provider, by what is known of it; an unknown one is taken to do as OpenAI does, and probed.
+
+    Raises:
+        ProviderError: It has no batches, or none that relabel supports, or not in this dialect.
+    """
+    way = WAYS.get(known.batch or "openai")
+    if way is None:
+        raise ProviderError(f"relabel supports no batches at {known.name}; use --engine online")
+    if api not in way.apis:
+        raise ProviderError(f"{known.name} has batches for Chat Completions alone; leave --api {api} out")
+    return way(http, secret, model, known)

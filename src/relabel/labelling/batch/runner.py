@@ -17,7 +17,6 @@ from relabel.labelling.batch.provider import (
     BatchProvider,
     UnavailableError,
 )
-from relabel.labelling.batch.requests import OpenRequests
 from relabel.labelling.batch.state import BatchFolder, BatchOptions, BatchState, run_id
 from relabel.labelling.collector import Progress
 from relabel.labelling.job import Job, Stop, with_known_format
@@ -25,7 +24,7 @@ from relabel.labelling.leases import BEAT_S, GONE_BEATS
 from relabel.labelling.pricing import Budget
 from relabel.labelling.request import Request, WorkItem
 from relabel.labelling.runner import DRAIN_S, in_a_batch
-from relabel.labelling.session import Outcome, RunSession, open_session
+from relabel.labelling.session import Outcome, open_session
 from relabel.labelling.store import Store
 from relabel.labels import FailureKind
 
@@ -112,34 +111,15 @@ def _open_state(
     return state
 
 
-class BatchRunner:
-    """A running batch job: plans chunks, sends them, polls their batches, and takes their results.
+class BatchRunner(BatchPoller):
+    """A running batch job: plans chunks, and has them sent, polled and taken.
 
     Attributes:
         interrupted: Whether it was told to stop before its end.
     """
 
-    def __init__(
-        self,
-        job: Job,
-        store: Store,
-        session: RunSession,
-        folder: BatchFolder,
-        state: BatchState,
-        provider: BatchProvider,
-        options: BatchOptions,
-        stop: Stop,
-    ) -> None:
-        self.interrupted = False
-        self._job, self._collector, self._leases = job, session.collector, session.leases
-        self._folder, self._state = folder, state
-        self._provider, self._options, self._stop = provider, options, stop
-        self._requests = OpenRequests(job, store, session.collector, folder, provider)
-        self._poller = BatchPoller(job, session, self._requests, folder, state, provider, options, stop)
-        self._budget = Budget(options.max_cost, job.price)
-        self._plan = job.plan()
-        self._in_flight = session.collector.progress.in_flight
-        self._no_money = ""
+    interrupted = False
+    _no_money = ""
 
     async def run(self, *, new: bool) -> ProviderError | None:
         """Do all there is to do; return what ended it early for good.
@@ -148,6 +128,8 @@ class BatchRunner:
             new: Whether the job's state is new.
         """
         fatal: ProviderError | None = None
+        self._plan = self._job.plan()
+        self._budget = Budget(self._options.max_cost, self._job.price)
         working = asyncio.create_task(self._work(new=new))
         asked = asyncio.create_task(self._stop.asked.wait())
         leave = asyncio.create_task(self._stop.at_once.wait())
@@ -168,9 +150,9 @@ class BatchRunner:
         elif error is not None:
             raise error
         fatal = fatal or self._requests.fatal
-        if fatal is None and self._poller.refused and not self._collector.progress.fresh:
+        if fatal is None and self.refused and not self._collector.progress.fresh:
             fatal = ProviderError(
-                f"the provider refused the batch: {self._poller.refused}; correct that, then start the same run again"
+                f"the provider refused the batch: {self.refused}; correct that, then start the same run again"
             )
         self._in_flight.clear()
         for turn, planned in enumerate(self._plan):  # what a stop has kept from being looked at
@@ -200,7 +182,7 @@ class BatchRunner:
             if not checked and self._options.submit and (self._state.open or any(map(self._is_due, self._requests))):
                 # Before anything is uploaded: are there batches here at all, and are there some of ours?
                 mark, since = {"relabel_run": self._state.run_id}, self._options.now().timestamp() - REMEMBERED_S
-                self._poller.lost = await self._provider.find(mark, None, since) is not None and new
+                self.lost = await self._provider.find(mark, None, since) is not None and new
                 checked = True
             changed = await self._write()
             self._hold()
@@ -209,9 +191,9 @@ class BatchRunner:
                 if not waits or all(request.elsewhere != (None,) for request in self._requests.values()):
                     return
                 waits -= 1
-                await self._poller.pause(BEAT_S)
+                await self.pause(BEAT_S)
                 continue
-            await self._poller.settle()
+            await self.settle()
             if self._requests.fatal:
                 return
 
@@ -261,7 +243,7 @@ class BatchRunner:
                 self._leases.give_back(key)
                 self._no_money = (
                     f"this request may cost up to {worst:.4f} USD, and of the cap of {self._options.max_cost:.4f} USD "
-                    f"only {max(0.0, room):.4f} are left, after {self._poller.spent_usd:.4f} that it has cost"
+                    f"only {max(0.0, room):.4f} are left, after {self.spent_usd:.4f} that it has cost"
                 )
                 break
             room -= worst
@@ -286,7 +268,7 @@ class BatchRunner:
         """What the cap leaves, in USD, after all starts of the run, and when all that is in flight costs its worst."""
         if self._options.max_cost is None:
             return float("inf")
-        return self._options.max_cost - self._poller.spent_usd - self._state.unaccounted_usd
+        return self._options.max_cost - self.spent_usd - self._state.unaccounted_usd
 
     def _hold(self, *, leaving: bool = False) -> None:
         """Let other runs on the store know what batches have in flight; when leaving, what was not sent is let go."""
@@ -309,7 +291,7 @@ class BatchRunner:
             if chunk.file_id is not None and chunk.creating_since is None:
                 await self._provider.delete(chunk.file_id)
                 chunk.file_id = None
-                self._poller.save("file deleted")
+                self.save("file deleted")
 
     # What is left.
 
