@@ -162,25 +162,28 @@ def _message(inner: Mapping[str, Any]) -> str:
 _QUOTA_CODES = {
     "insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "access_terminated", "insufficient_balance",
     "insufficient_credits", "credit_balance_too_low", "exceeded_current_quota_error", "free_quota_exceeded", "arrearage",
-    "payment_required", "billing_error",
+    "payment_required", "billing_error", "budget_exceeded", "1113",
 }  # fmt: skip
 _QUOTA_WORDS = re.compile(
     r"credit balance is too low|insufficient (credits?|balance|funds|quota)|not enough (credits?|balance)|out of credits?"
     r"|(credits?|balance|quota|allowance) (has|have|is|are|was) (been )?(exhausted|depleted|used up|exceeded)"
     r"|(quota|credits?) (used|exhausted|depleted)|add (more )?credits|purchase credits|more credits|billing (hard )?limit"
-    r"|spend(ing)? (limit|cap)|no (remaining|more) credits|(recharge|top[ -]up) your",
+    r"|spend(ing)? (limit|cap)|no (remaining|more) credits|(recharge|top[ -]up) your"
+    r"|(budget (has been )?|over |crossed |exceeded ?)(exceeded|budget)|account .{0,60}(is|was) suspended|free tier .{0,40}exhausted",
     re.IGNORECASE,
 )
 _CURRENT_QUOTA = re.compile(r"exceeded your (current )?quota|quota exceeded", re.IGNORECASE)
-_A_DAY = re.compile(r"per ?day|daily|\b[TR]PD\b|per ?month|monthly", re.IGNORECASE)
-_A_MINUTE = re.compile(r"per ?minute|\b[TR]PM\b|per ?second|per[- ]min\b", re.IGNORECASE)
+_A_DAY = re.compile(
+    r"(per|/|an?)[ _-]?(day|month)\b|per ?day|daily|\b[TR]PD\b|per ?month|monthly|\blimit: 0\b", re.IGNORECASE
+)
+_A_MINUTE = re.compile(r"(per|/)[ _-]?(minute|min|second)\b|per ?minute|\b[TR]PM\b|per ?second", re.IGNORECASE)
 _FILTER_CODES = {
     "content_filter", "content_policy_violation", "responsibleaipolicyviolation", "data_inspection_failed", "invalid_prompt",
-    "content_filtered", "moderation_blocked", "safety", "prohibited_content", "sensitive_content",
+    "content_filtered", "moderation_blocked", "safety", "prohibited_content", "sensitive_content", "sensitivecontentdetected",
 }  # fmt: skip
 _FILTER_WORDS = re.compile(
     r"content (management|filter|policy|policies|moderation|exists risk)|(input|prompt|content|request) (was|has been|is) (flagged|blocked|filtered)"
-    r"|requires moderation|usage polic|safety (system|filter|setting|polic)|prohibited content|inappropriate content|sensitive content",
+    r"|requires moderation|usage (polic|guideline)|unsafe request|blocked by .{0,20}guardrail|guardrail intervened|safety[ _](check|system|filter|setting|polic)|prohibited content|inappropriate content|sensitive (content|information)",
     re.IGNORECASE,
 )
 _BAD_ANSWER_CODES = {"json_validate_failed", "tool_use_failed", "output_parse_failed"}
@@ -216,12 +219,16 @@ def _meaning(
     if status == 402 or codes & _QUOTA_CODES:
         return "quota"
     # Before the words of quota: "no credits were charged" is said of what a filter refused.
-    if codes & _FILTER_CODES or (status in {400, 403, 422, 451} and _FILTER_WORDS.search(message)):
+    if codes & _FILTER_CODES or (status in {400, 403, 422, 451, 498} and _FILTER_WORDS.search(message)):
         return "content-filter"
-    if status in {400, 403, 429} and _QUOTA_WORDS.search(message):
+    if status in {400, 403, 412, 429} and _QUOTA_WORDS.search(message):
         return "quota"
     if status == 429 or (status == 403 and wait_s):
-        daily = _A_DAY.search(f"{message} {details}") and not _A_MINUTE.search(f"{message} {details}")
+        # Google asks to wait for seconds also where a day's quota is used up: the names of the quotas say which are.
+        soon = wait_s is None or wait_s <= MAX_RETRY_AFTER_S
+        if soon and (_A_DAY.search(details) or "limit: 0," in message):
+            return "quota"
+        daily = _A_DAY.search(message) and not _A_MINUTE.search(message)
         spent = _CURRENT_QUOTA.search(message) and not _A_MINUTE.search(f"{message} {details}")
         return "quota" if wait_s is None and (daily or spent) else "wait"
     if codes & _BAD_ANSWER_CODES:
