@@ -14,6 +14,7 @@ from relabel.cli._options import require_file, write
 from relabel.cli.app import run_app
 from relabel.errors import DataError
 from relabel.files import replacing
+from server import judged, provider
 
 
 @pytest.fixture(autouse=True)
@@ -139,15 +140,38 @@ def test_a_file_behind_a_json_that_only_prints_is_answered_with_how_to_write_it(
     assert "takes no file" not in capsys.readouterr().err
 
 
-def test_relabel_works_on_a_system_without_fcntl(tmp_path: Path) -> None:
-    code = """
-import sys
-sys.modules["fcntl"] = None
+WITHOUT_UNIX = """
+import signal, sys
+for name in ("fcntl", "resource", "termios", "tty", "pty", "pwd", "grp", "syslog"):
+    sys.modules[name] = None
+for name in ("SIGHUP", "SIGUSR1", "SIGQUIT", "SIGKILL"):
+    delattr(signal, name)
+"""
+"""Windows has none of these."""
+
+
+def test_relabel_works_on_a_system_without_the_modules_of_unix(tmp_path: Path) -> None:
+    code = (
+        WITHOUT_UNIX
+        + """
+from pathlib import Path
 from relabel.cli.app import run_app
 from relabel.errors import DataError
 from relabel.files import writing
-from pathlib import Path
-assert run_app(["eval", "sample"]) == 0
+ask = ["run", "--model", "m", "--base-url", sys.argv[1], "--tasks", "sample", "--out", "r", "--quiet"]
+for words in (
+    ask,
+    [*ask, "--engine", "replay"],
+    ["eval", "r", "--gold", "sample", "--html", "r.html"],
+    ["score", "r", "--out", "scores.csv"],
+    ["explain", "r", "1121"],
+    ["export", "r", "--out", "e"],
+    ["site", "e", "--out", "s"],
+    ["store", "verify"],
+    ["store", "pack", "a.gz"],
+    ["store", "unpack", "a.gz"],
+):
+    assert run_app(words) == 0, words
 folder = Path("held")
 folder.mkdir()
 with writing(folder):
@@ -159,5 +183,17 @@ with writing(folder):
 with writing(folder):
     pass
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    )
+    environment = {**os.environ, "OPENAI_API_KEY": "sk-planted-0123456789abcdef"}
+    with provider(lambda _: judged()) as fake:
+        done = subprocess.run(
+            [sys.executable, "-c", code, fake.base_url],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(fake.seen) >= 120
