@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-slow test-all check docs bench clean
+.PHONY: demo test test-slow test-all check docs bench clean lock
 
 demo: $(VENV)/.installed
 	$(BIN)/relabel demo
@@ -44,10 +44,23 @@ $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "relabel needs Python 3.11 or newer, this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+# Every file that is installed is checked by its hash; what builds the package itself is among them, so nothing else is fetched.
+INSTALL = $(BIN)/python -m pip install --quiet --no-compile --no-deps
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml locks/runtime.txt
+	$(INSTALL) --require-hashes --requirement locks/runtime.txt
+	$(INSTALL) --no-build-isolation --editable .
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+$(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml locks/dev.txt
+	$(INSTALL) --require-hashes --requirement locks/dev.txt
+	$(INSTALL) --no-build-isolation --editable .
 	touch $@ $(VENV)/.installed
+
+# After a change of pyproject.toml or constraints.txt; needs uv (https://docs.astral.sh/uv). Takes the hashes of all platforms.
+LOCK = uv pip compile pyproject.toml - --constraint constraints.txt --universal --python-version 3.11 --generate-hashes \
+	--no-header --no-annotate --quiet
+lock:
+	mkdir -p locks
+	printf 'hatchling==1.33.0\neditables\n' | $(LOCK) --output-file locks/runtime.txt
+	printf 'hatchling==1.33.0\neditables\n' | $(LOCK) --extra dev --output-file locks/dev.txt

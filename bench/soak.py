@@ -82,6 +82,9 @@ def _child(words: list[str], environment: dict[str, str], log: str) -> None:
     from relabel.labelling import leases, refusals, runner
     from relabel.labelling.batch import state
 
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a soak in the background would ignore it, and so would its children
     os.environ.update(environment)
     os.chdir(environment["RELABEL_HOME"])
     with Path(log).open("a", encoding="utf-8") as out:

@@ -67,3 +67,23 @@ def test_one_name_everywhere_and_the_command_stays() -> None:
     assert f"{NAME}[ray]" in RAY_EXTRA
     for workflow in (ROOT / "docs/workflows").glob("*.yml"):
         assert re.search(rf"PACKAGE: {NAME}\s", workflow.read_text("utf-8"))
+
+
+def pinned(name: str) -> dict[str, str]:
+    """Versions by name, as a file of requirements pins them; names in the one spelling that stands for all."""
+    found = re.findall(r"(?m)^([\w.-]+)==([^\s;\\]+)", (ROOT / name).read_text("utf-8"))
+    return {re.sub(r"[-_.]+", "-", package).lower(): version for package, version in found}
+
+
+def test_what_is_installed_is_pinned_by_its_hash() -> None:
+    """The Makefile installs from the locks; `make lock` writes them from pyproject.toml and constraints.txt."""
+    versions = pinned("constraints.txt")
+    assert versions.items() <= pinned("locks/dev.txt").items()
+    runtime = {re.split(r"[\[<>=~; ]", each)[0].lower() for each in PROJECT["dependencies"]}
+    assert runtime <= set(pinned("locks/runtime.txt"))
+    assert pinned("locks/runtime.txt").items() <= pinned("locks/dev.txt").items()
+    for lock in ("locks/runtime.txt", "locks/dev.txt"):
+        text = (ROOT / lock).read_text("utf-8")
+        assert "://" not in text
+        for entry in re.split(r"\n(?=\w)", text.strip()):
+            assert "--hash=sha256:" in entry, entry
