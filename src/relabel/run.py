@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -30,6 +31,9 @@ from relabel.rubric import AUTOMATION, Measure, Rubric, load_rubric
 from relabel.settings import asset_dir
 from relabel.sources import eloundou, fetch, registry
 from relabel.sources.tables import is_table_file
+
+if TYPE_CHECKING:
+    from relabel import EvalDocument, Gold, ScoreTable
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,43 @@ class Run:
                 "gateway's cache off and label again."
             )
         return said
+
+    def frame(self) -> pd.DataFrame:
+        """Its labels: one row a task, setting and sample."""
+        return self.answers().copy()
+
+    def wide(self) -> pd.DataFrame:
+        """One row a task: the label in each setting, and `code`, what they come to, for a rubric that labels tasks."""
+        table = self.decided()
+        if self.rubric.unit != "task":
+            return table
+        keys = ["onet_soc_code", "task_id"]
+        return table.merge(self.coded()[[*keys, "code"]], on=keys, how="left")
+
+    def evaluate(self, gold: Gold | str | None = None, **options: Any) -> EvalDocument:
+        """How far it agrees with a gold, by default the one for its tasks; options and errors as of `relabel.evaluate`."""
+        import relabel
+
+        return relabel.evaluate(self, gold, **options)
+
+    def score(self, **choices: Any) -> ScoreTable:
+        """Its scores of occupations; choices and errors as of `relabel.score_table`."""
+        import relabel
+
+        return relabel.score_table(self, **choices)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: whose labels they are, and how often each was given."""
+        made = self.manifest
+        facts = {
+            "run": self.name,
+            "model": made.model,
+            "rubric": made.rubric.id,
+            "tasks": made.tasks,
+            "state": made.status,
+        }
+        counts = self.labels.groupby(["setting", "label"]).size().rename("labels").reset_index()
+        return pd.Series(facts).to_frame().to_html(header=False) + counts.to_html(index=False)
 
     def decided(self) -> pd.DataFrame:
         """One label per task and setting: the most frequent over samples; see `relabel.run.decided`."""

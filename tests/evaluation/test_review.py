@@ -28,6 +28,7 @@ from relabel.evaluation.review import (
     RANDOM_COLUMNS,
     RandomReview,
     Review,
+    labels_for,
     random_review,
     review,
     review_csv,
@@ -391,3 +392,34 @@ def test_jobs_weigh_where_they_are_at_hand(make_run: MakeRun) -> None:
     # General managers are many; legislators few.
     assert list(found.table["onet_soc_code"]) == ["11-1021.00", "11-1031.00"]
     assert found.table["jobs"].iloc[0] > 1e6
+
+
+@pytest.mark.parametrize("pilot", [False, True])
+def test_the_labels_for_a_width_give_intervals_of_that_width(pilot: bool, make_run: MakeRun, tmp_path: Path) -> None:
+    """Drawn again and again from a population whose labels are known, the intervals are as wide as asked, and hold the mean."""
+    rng = np.random.default_rng(3)
+    keys = [(f"11-{1000 + i % 40}.00", str(i)) for i in range(2000)]
+    truth = rng.choice(["E0", "E2", "E1"], len(keys), p=[0.4, 0.3, 0.3])
+    said = np.where(rng.random(len(keys)) < 0.85, truth, "E0")
+    run = make_run({key: {"three-way": str(label)} for key, label in zip(keys, said, strict=True)}, rubric="eloundou")
+    worth = np.vectorize({"E0": 0.0, "E2": 0.5, "E1": 1.0}.__getitem__)
+    values, predicted = worth(truth), worth(said)
+    gold = None
+    if pilot:
+        rows = [f"{task},{code},{truth[i]}\n" for i, (code, task) in enumerate(keys[:300])]
+        (tmp_path / "pilot.csv").write_text("task_id,onet_soc_code,code\n" + "".join(rows))
+        gold = read_gold_csv(tmp_path / "pilot.csv")
+    count = labels_for(run, 0.08, gold)
+    assert count == labels_for(run, 0.08, gold) < len(keys)
+    assert not pilot or count < labels_for(run, 0.08) / 1.5
+    widths: list[float] = []
+    held = 0
+    for _ in range(300):
+        at = rng.choice(len(keys), count, replace=False)
+        found = powered_mean(values[at], predicted[at], predicted, power=None if pilot else 0.0)
+        low, high = found.bounds() or (0.0, 1.0)
+        widths.append(high - low)
+        held += low <= values.mean() <= high
+    assert np.mean(widths) < 0.08 * 1.1
+    assert np.mean(widths) > 0.08 * 0.6
+    assert held >= 0.92 * 300

@@ -88,6 +88,8 @@ def test_a_rater_that_fails_does_not_stop_the_others(capsys: pytest.CaptureFixtu
         assert run_app(["study", "status", str(path), "--json"]) == 0
         found = {r["rater"]: r for r in json.loads(capsys.readouterr().out)["raters"]}
     assert (found["good"]["state"], found["good"]["labels"]) == ("complete", 40)
+    assert -1 <= found["good"]["kappa"] <= 1
+    assert found["bad"]["kappa"] is None
     assert (found["bad"]["state"], found["bad"]["labels"]) == ("incomplete", 0)
     assert Path("study-results/report.html").exists()
 
@@ -151,3 +153,39 @@ def test_the_first_file_is_a_study_that_can_be_read(capsys: pytest.CaptureFixtur
     assert run_app(["study", "init", "mine.yaml"]) == 3
     assert "is there already" in capsys.readouterr().err
     assert "raters" in json.loads(Path("study.schema.json").read_text())["properties"]
+
+
+def test_pooled_scores_say_how_far_models_lie_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path("study.yaml")
+    with provider(by_words(2)) as one, provider(by_words(5)) as two:
+        write(
+            path,
+            rater("a", one),
+            rater("b", two),
+            {"name": "people", "run": "sample"},
+            export=True,
+            site=True,
+            tasks="sample",
+        )
+        assert run_app(["score", str(path)]) == 3
+        assert "no results yet" in capsys.readouterr().err
+        assert run_app(["study", "run", str(path), "--quiet"]) == 0
+    capsys.readouterr()
+    assert run_app(["score", str(path), "--json"]) == 0
+    shown = pd.DataFrame(json.loads(capsys.readouterr().out)["rows"]).set_index("code")
+    files = ("study-results/scores.csv", "study-results/export/occupations.csv")
+    made, exported = (pd.read_csv(name, dtype={"code": str}).set_index("code") for name in files)
+    scored = made.index[made["gamma"].notna()]
+    by_model = made.loc[scored, ["gamma_a", "gamma_b", "gamma_people"]]
+    for table in (shown, exported):
+        found = table.loc[scored].astype({"gamma_models_low": float, "gamma_models_high": float})
+        assert found["gamma_models_low"].to_numpy() == pytest.approx(by_model.min(axis=1).to_numpy())
+        assert found["gamma_models_high"].to_numpy() == pytest.approx(by_model.max(axis=1).to_numpy())
+        # One interval of the pooled score, wherever it is shown.
+        assert found["gamma_low"].to_numpy() == pytest.approx(made.loc[scored, "gamma_low"].to_numpy())
+        assert (found["gamma_low"] <= found["gamma"]).all()
+    pages = [p.read_text() for p in Path("study-results/site/occupations").glob("*.html")]
+    assert any("By model: " in page for page in pages)
+    assert run_app(["score", str(path), "--taxonomy", "soc2018"]) == 2
+    assert run_app(["score", str(path)]) == 0
+    assert "by model" in capsys.readouterr().out

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from click import Context
+from typer.core import TyperCommand
 
 from relabel.cli import _options as o
 from relabel.cli.terminal import doing, say, say_next
@@ -21,7 +23,7 @@ Format = Literal["csv", "dta", "parquet"]
 
 def register(app: typer.Typer) -> None:
     """Add `review`, `labels` and `cite`."""
-    app.command("review")(review_run)
+    app.command("review", cls=_ReviewCommand)(review_run)
     app.command("labels")(labels)
     app.command("cite")(cite)
 
@@ -148,6 +150,17 @@ def cite(run: o.RunArg, as_json: o.AsJson = False) -> None:
     say(f"relabel, version {manifest.package_version}; CITATION.cff of its repository has its authors", indent=2)
 
 
+class _ReviewCommand(TyperCommand):
+    """`--random` may stand without a number, where `--size-for` gives it."""
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        """See click: a 0 is put behind a `--random` that has no number."""
+        for at, word in reversed(list(enumerate(args))):
+            if word == "--random" and (at + 1 == len(args) or args[at + 1].startswith("-")):
+                args.insert(at + 1, "0")
+        return super().parse_args(ctx, args)
+
+
 def review_run(
     run: o.RunArg,
     out: Annotated[str, typer.Option(metavar="F.csv", help="Where the file goes; - prints it instead.")] = "review.csv",
@@ -159,8 +172,16 @@ def review_run(
         typer.Option(
             "--random",
             metavar="K",
-            min=1,
+            min=0,
             help="Draw K tasks at random from all of the run's instead, without its answers: filled, they speak for the run as a whole.",
+        ),
+    ] = None,
+    size_for: Annotated[
+        float | None,
+        typer.Option(
+            "--size-for",
+            metavar="WIDTH",
+            help="With --random, instead of K: draw as many as give the mean exposure a 95 % interval of this width, such as 0.1; with --gold, judged by these labels.",
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="S", min=0, help="Seed of --random; 0 by default.")] = None,
@@ -187,14 +208,24 @@ def review_run(
     """
     from relabel.evaluation.alignment import is_own_list, list_name, task_details, task_details_from
     from relabel.evaluation.gold import load_gold
-    from relabel.evaluation.review import RandomReview, random_review, review, review_csv
+    from relabel.evaluation.review import RandomReview, labels_for, random_review, review, review_csv
     from relabel.run import open_run
     from relabel.sources.tables import is_table_file
 
+    if random == 0 and size_for is None:
+        raise UsageError("--random needs a number of tasks; give --random K, or --random --size-for WIDTH")
+    if size_for is not None and random:
+        raise UsageError("--random K and --size-for both say how many tasks to draw; give one of the two")
+    if size_for is not None:
+        random = 0
     if random is None and seed is not None:
         raise UsageError("--seed is the seed of --random; give both, or neither")
     if random is not None:
-        for option, given in (("--n", n is not None), ("--gold", gold is not None), ("--rater", bool(rater))):
+        for option, given in (
+            ("--n", n is not None),
+            ("--gold", gold is not None and size_for is None),
+            ("--rater", bool(rater)),
+        ):
             if given:
                 raise UsageError(
                     f"--random draws from all tasks alike, so that {option} has no effect; give one of the two"
@@ -209,6 +240,10 @@ def review_run(
             found = review(opened, truth, others, details=details, most=n or 100)
         about = f"{len(found.table):,} of {found.doubtful:,} tasks in doubt"
     else:
+        if size_for is not None:
+            random = labels_for(opened, size_for, None if gold is None else load_gold(gold))
+            by = "whatever people say" if gold is None else f"if people agree with the run as {gold} does"
+            typer.echo(f"{random:,} labels give the mean a 95 % interval at most {size_for:g} wide, {by}", err=True)
         found = random_review(opened, random, details=details, seed=seed or 0)
         about = f"{len(found.table):,} of {found.of:,} tasks, drawn at random with seed {found.seed}"
     text = review_csv(found)

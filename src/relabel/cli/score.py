@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import isnan
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -75,7 +76,7 @@ def score(
     """Score occupations: alpha, beta and gamma by code, with coverage, pay and percentiles."""
     from relabel.errors import UsageError
     from relabel.run import open_run
-    from relabel.scoring.files import records, require_suffix, table_json
+    from relabel.scoring.files import require_suffix
     from relabel.scoring.table import score_by
 
     if out is not None:
@@ -95,6 +96,9 @@ def score(
             raise UsageError("--multiverse scores over all bridges; remove --spread")
     elif not draws:
         o.reject_ineffective_options(ctx, o.NEEDS_DRAWS, "seed", "noise", "gold", "rater")
+    if Path(run).suffix.lower() in {".yaml", ".yml"}:
+        _study(ctx, Path(run), given, out)
+        return
     choices = scoring.choices()
     opened, others = open_run(run), [open_run(ref) for ref in rater or ()]
     with o.suggest_onet_soc(scoring.taxonomy, "--taxonomy onet-soc"):
@@ -121,13 +125,31 @@ def score(
         known = None if gold is None else open_run(gold)
         with doing("drawing intervals"):
             table = with_intervals(table, opened, noise=noise, gold=known, raters=others, draws=draws, seed=seed)
+    _give(table, opened, given, out)
+
+
+def _study(ctx: typer.Context, path: Path, given: o.Tables, out: Path | None) -> None:
+    """The pooled scores of a study, with their range over models."""
+    from relabel.settings import settings
+    from relabel.study.results import study_scores
+
+    kept = {"ctx", "run", "out", "latex", "markdown", "csv", "as_json"}
+    why = "has no effect on a study, whose file says how it is scored; remove it"
+    o.reject_ineffective_options(ctx, why, *(name for name in ctx.params if name not in kept))
+    _give(*study_scores(path, settings()), given, out)
+
+
+def _give(table: ScoreTable, run: Run, given: o.Tables, out: Path | None) -> None:
+    """Write and print a score table as the options say."""
+    from relabel.scoring.files import records, table_json
+
     extra: dict[str, Any] = {}
     if table.spread is not None:
         extra["bridges"] = records(table.spread)
     if table.partial:
         from relabel.scoring.uncertainty import is_random_sample, major_groups
 
-        if is_random_sample(opened):
+        if is_random_sample(run):
             extra["major_groups"] = records(major_groups(table))
     scored = records(table.frame[~table.frame["status"].str.startswith("unscored")])
     title = f"Exposure by {SYSTEM_NAMES[table.taxonomy]}, labels of {table.run} on {table.tasks}, method {table.method}"
@@ -182,17 +204,26 @@ def _scores(
         other: Suffix of the columns with what other labels would give, and whose these are.
         counts: Whether to show the number of tasks and their coverage.
     """
+    by_model = bool(rows) and "gamma_models_low" in rows[0]
     columns = ["code", "title"]
     for measure in measures:
         columns += [measure, *(["95 %"] if bounded else []), *([other[1], "95 %"] if other else [])]
+        columns += ["by model, 0-10"] * by_model
     cells: list[list[Cell]] = []
     for row in rows:
         line: list[Cell] = [row["code"], row["title"]]
         for measure in measures:
             line += _interval(row, measure) if bounded else [row[measure]]
             line += _interval(row, f"{measure}_{other[0]}") if other else []
+            line += [_by_model(row, measure)] * by_model
         cells.append(line + [row["tasks"], row["coverage"]] * counts)
     return Table(title, [*columns, *["tasks", "coverage"] * counts], cells, left=2)
+
+
+def _by_model(row: Mapping[str, Any], measure: str) -> str | None:
+    """The range of the score over the raters of a study, such as `1.2 to 4.6`."""
+    low, high = row[f"{measure}_models_low"], row[f"{measure}_models_high"]
+    return None if low is None else f"{10 * low:.1f} to {10 * high:.1f}"
 
 
 def headline(table: ScoreTable) -> str:

@@ -9,6 +9,7 @@ import typer
 
 from relabel.cli import _options as o
 from relabel.cli.terminal import Table, say
+from relabel.tabular import figure
 
 if TYPE_CHECKING:
     from relabel.settings import Settings
@@ -114,8 +115,9 @@ def status(path: StudyFile, as_json: o.AsJson = False) -> None:
     from relabel.study.file import read_study
     from relabel.study.running import Place, plan
 
-    study = read_study(path)
-    raters = plan(study, Place(path), settings())
+    study, place = read_study(path), Place(path)
+    raters = plan(study, place, settings())
+    kappas = _closeness(study, place, raters)
     if as_json:
         rows = [
             {
@@ -124,16 +126,30 @@ def status(path: StudyFile, as_json: o.AsJson = False) -> None:
                 "labels": one.labels(),
                 "asked": one.asked,
                 "cost_usd": one.cost_usd(),
+                "kappa": kappas.get(one.rater.name),
+                "hours_left": one.hours_left(),
                 "folder": one.ref,
             }
             for one in raters
         ]
         typer.echo(json.dumps({"title": study.title, "budget_usd": study.budget_usd, "raters": rows}, indent=2))
         return
-    _table(raters)
+    _table(raters, kappas)
     spent = sum(one.cost_usd() for one in raters)
     of = "" if study.budget_usd is None else f" of {study.budget_usd:,.2f}"
-    say(f"Spent: ${spent:,.4f}{of}. Next: relabel study run {path}")
+    whom = f"the gold {study.golds[0]}" if study.golds else "the other raters, on average"
+    say(f"kappa: with {whom}. Spent: ${spent:,.4f}{of}. Next: relabel study run {path}")
+
+
+def _closeness(study: Study, place: Place, raters: list[RaterRun]) -> dict[str, float | None]:
+    from relabel.errors import RelabelError
+    from relabel.study.results import closeness
+    from relabel.study.running import runs_of
+
+    try:
+        return closeness(study, place, runs) if (runs := runs_of(raters)) else {}
+    except RelabelError:  # the state of the raters matters more than a gold that cannot be read
+        return {}
 
 
 @app.command()
@@ -177,19 +193,16 @@ def rebuild(path: StudyFile, quiet: o.Quiet = False) -> None:
     say(f"All {same} results are those of the package, byte by byte.")
 
 
-def _table(raters: list[RaterRun]) -> None:
-    rows = [
-        [
-            one.rater.name,
-            one.state,
-            f"{one.labels():,}" if one.job is not None else "-",
-            f"{max(one.asked - one.labels(), 0):,}" if one.job is not None else "-",
-            f"${one.cost_usd():,.4f}" if one.job is not None else "-",
-            one.ref,
-        ]
-        for one in raters
-    ]
-    Table("", ["rater", "state", "labels", "missing", "cost", "run"], rows, left=2).show()
+def _table(raters: list[RaterRun], kappas: dict[str, float | None] | None = None) -> None:
+    rows: list[list[str]] = []
+    for one in raters:
+        missing, hours = max(one.asked - one.labels(), 0), one.hours_left()
+        cells = [f"{one.labels():,}", f"{missing:,}", f"${one.cost_usd():,.4f}"] if one.job is not None else ["-"] * 3
+        if kappas is not None:
+            cells += [figure(kappas.get(one.rater.name)), "-" if hours is None else f"{hours:,.2f} h"]
+        rows.append([one.rater.name, one.state, *cells, one.ref])
+    more = [] if kappas is None else ["kappa", "time left"]
+    Table("", ["rater", "state", "labels", "missing", "cost", *more, "run"], rows, left=2).show()
 
 
 def _estimates(raters: list[RaterRun], environment: Settings) -> None:

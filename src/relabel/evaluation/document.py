@@ -15,6 +15,7 @@ from pydantic import SerializerFunctionWrapHandler, model_serializer
 from relabel.manifest import SourceUse
 from relabel.rubric import CODES, Measure
 from relabel.settings import Frozen
+from relabel.tabular import cell_text
 
 SettingName = Literal["strict", "with-tools", "three-way", "automation"]
 UnmatchedReason = Literal["not-in-gold", "not-in-run", "no-label-in-run", "no-label-in-gold", "other-text"]
@@ -545,3 +546,18 @@ class EvalDocument(Frozen):
     by_model: Mapping[str, Mapping[SettingName, SliceFigures]] | None = None
     repeats_from_cache: int = 0
     verdict: str
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the result in words, then the figures by setting with their intervals."""
+        import pandas as pd
+
+        names = ("n", "accuracy", "kappa", "krippendorff_nominal", "macro_f1")
+        rows = {
+            setting: {
+                name: cell_text(getattr(of, name)) + (f" ({cell_text(of.ci95[name])})" if of.ci95.get(name) else "")
+                for name in names
+            }
+            for setting, of in self.settings.items()
+        }
+        said = pd.DataFrame({f"{self.run} against {self.gold}": self.verdict.splitlines()})
+        return said.to_html(index=False) + pd.DataFrame(rows).to_html()

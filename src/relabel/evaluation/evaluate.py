@@ -25,7 +25,7 @@ from relabel.evaluation.alignment import (
     match,
 )
 from relabel.evaluation.document import Coherence, MajorityClass, SettingMetrics, SettingName, Yardstick, Yardsticks
-from relabel.evaluation.gold import Gold
+from relabel.evaluation.gold import Gold, default_gold, load_gold
 from relabel.evaluation.ppi import debiased
 from relabel.evaluation.statistics import CORRELATION, DRAWS, Sums, drawn_ranks, few_occupations, stated
 from relabel.evaluation.yardsticks import all_yardsticks, calibration, majority_class, mean_of
@@ -67,7 +67,7 @@ _CHANCE = 0.05
 
 def evaluate(
     run: Run,
-    gold: Gold,
+    gold: Gold | str | None = None,
     *,
     draws: int = DRAWS,
     seed: int = 0,
@@ -78,7 +78,7 @@ def evaluate(
 
     Args:
         run: The run; of several samples of a task the most frequent label counts.
-        gold: The gold.
+        gold: The gold, or what it is called as for `load_gold`; by default the one for the run's tasks.
         draws: Bootstrap draws; 0 leaves the intervals out.
         seed: Seed of the draws, and of the yardstick that is trained.
         yardsticks: False leaves out all yardsticks but the majority class.
@@ -87,6 +87,8 @@ def evaluate(
     Raises:
         DataError: Run and gold share no label; their ids differ; or a task of the gold was shown to the model as an example.
     """
+    if gold is None or isinstance(gold, str):
+        gold = load_gold(gold or default_gold(run))
     refuse_worked_examples(run, gold)
     aligned = match(run, gold).with_draws(draws, seed)
     pairs: dict[SettingName, Pair] = {s: aligned.pair(s) for s in aligned.labels}

@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
 
-from relabel.errors import DataError
+from relabel.errors import DataError, UsageError
 from relabel.evaluation.alignment import GOLD, align
 from relabel.evaluation.gold import Gold, labels_of
 from relabel.run import Run
@@ -61,6 +63,10 @@ RANDOM_COLUMNS = (
     "comment",
 )
 """Columns of a file of tasks drawn at random; it keeps what the run said to itself, so that no reviewer leans on it."""
+
+
+_PILOT = 20
+"""Labels below which a gold does not say how well a run foretells it, and below which no interval is made."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +178,39 @@ def random_review(run: Run, count: int, *, details: pd.DataFrame | None = None, 
     table["weight"] = f"{len(index) / len(drawn):.12g}"
     table["drawn"] = "at random"
     return RandomReview(_to_fill(_named(table, details), RANDOM_COLUMNS), len(index), seed)
+
+
+def labels_for(run: Run, width: float, gold: Gold | None = None) -> int:
+    """How many tasks drawn at random give a 95 % interval of this full width for the mean of the main measure (0-1).
+
+    Without a gold this holds whatever people say: their labels vary as much as labels can. A small gold drawn at random says
+    how far the run foretells them, and then fewer do (as for the prediction-powered mean that `relabel eval` gives).
+
+    Args:
+        run: The run.
+        width: Width of the interval, above 0 and below 1.
+        gold: Labels of some of its tasks, drawn at random.
+
+    Raises:
+        UsageError: The width is not between 0 and 1.
+        DataError: The gold has fewer than 20 labels of the run's tasks.
+    """
+    if not 0 < width < 1:
+        raise UsageError(f"--size-for {width:g} is not a width between 0 and 1; give one such as 0.05")
+    variance = 0.25
+    if gold is not None:
+        aligned = align([run], gold)
+        pair = None if aligned.main_measure is None else aligned.pair(aligned.main_measure)
+        if pair is None or len(pair) < _PILOT:
+            raise DataError(
+                f"the gold {gold.name} has labels for fewer than {_PILOT} of the run's tasks; leave it out, or label more"
+            )
+        told, guessed = pair.gold - pair.gold.mean(), pair.run - pair.run.mean()
+        slope = float((told * guessed).sum() / max((guessed**2).sum(), 1e-12))
+        variance = float(((told - np.clip(slope, 0, 1) * guessed) ** 2).sum() / (len(pair) - 2))
+    total = len(_labels(run))
+    without_end = (2 * NormalDist().inv_cdf(0.975) / width) ** 2 * variance
+    return min(max(math.ceil(without_end / (1 + without_end / total)), min(_PILOT, total)), total)
 
 
 def review_csv(found: Review | RandomReview) -> str:

@@ -142,6 +142,12 @@ def _bounds() -> dict[str, Column]:
                 found[f"{name}_{end}"] = column._replace(title=f"{column.title}, {end}", description=text)
             if name in MEASURES:
                 text = f"{word} end of {name} over several bridges."
+                models = (
+                    f"{'Lowest' if end == 'low' else 'Highest'} {name} by any of the raters whose labels are pooled."
+                )
+                found[f"{name}_models_{end}"] = column._replace(
+                    title=f"{column.title}, {'lowest' if end == 'low' else 'highest'} by rater", description=models
+                )
                 found[f"{name}_bridges_{end}"] = column._replace(
                     title=f"{column.title}, {end} over bridges", description=text
                 )

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ from relabel.scoring.files import csv_bytes, json_bytes, parquet_bytes, records,
 from relabel.scoring.multiverse import with_spread
 from relabel.scoring.options import SYSTEM_NAMES, Choices
 from relabel.scoring.table import WHOLE, ScoreTable, is_partial, score_by
-from relabel.scoring.uncertainty import DRAWS, with_intervals
+from relabel.scoring.uncertainty import DRAWS, with_intervals, with_raters
 from relabel.sources.tables import is_table_file
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
@@ -77,6 +78,7 @@ def export_run(
     choices: Choices | None = None,
     *,
     allow_partial: bool = False,
+    raters: Sequence[Run] = (),
     draws: int = DRAWS,
     spread: bool = False,
     baseline: Run | None = None,
@@ -92,6 +94,7 @@ def export_run(
         out: Folder to write: new, empty, or an earlier export without other files.
         choices: What the scores are made by; by default what `Choices` has as defaults.
         allow_partial: Export a run that is not complete, or labelled a part of the task list; every file then says so.
+        raters: For a run of pooled labels, the runs of its raters: scores then have the range over them.
         draws: Number of draws behind the intervals, at least 100; 0 for an export without intervals.
         spread: Whether to show how scores differ over bridges, and to add that to the intervals.
         baseline: An earlier run, scored the same way: what moved since is listed.
@@ -120,7 +123,9 @@ def export_run(
             )
         if spread:
             table = with_spread(table)
-        if draws:
+        if raters:
+            table = with_raters(table, run, raters, draws)
+        elif draws:
             table = with_intervals(table, run, draws=draws)
         earlier = None
         if baseline is not None:

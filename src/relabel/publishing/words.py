@@ -97,6 +97,8 @@ _OWN_READ = {
     "single": "The 95% interval of a score holds what the score would be if {model} were asked about all tasks again and again. Each "
     "task was asked once, so how much answers vary cannot be seen: it is taken at its largest, and the interval is rather "
     "too wide than too narrow.",
+    "raters": "The labels are those of several raters, pooled. The 95% interval of a score holds the mean score over raters like "
+    "these, the drawing of tasks included.",
 }
 _RIGHT = "It says nothing about whether the answers are right."
 _OTHER_BRIEF = {"gold": "with {labels}", "pooled": "mean over raters"}

@@ -433,6 +433,7 @@ class Raters(Noise):
     Args:
         names: Names of the raters.
         scores: Their scores: raters by measures by groups; missing where a rater gives none.
+        error: Standard errors (measures by groups) by the drawing of tasks, where that is part of the draws.
 
     Raises:
         UsageError: There are fewer than `LEAST_RATERS`.
@@ -440,12 +441,12 @@ class Raters(Noise):
 
     name = "raters"
 
-    def __init__(self, names: Sequence[str], scores: Floats) -> None:
+    def __init__(self, names: Sequence[str], scores: Floats, error: Floats | None = None) -> None:
         if len(names) < LEAST_RATERS:
             raise UsageError(
                 f"an interval over raters needs {LEAST_RATERS} or more, and these are {len(names)}; name others with --rater RUN"
             )
-        self.names, self.scores = tuple(names), scores
+        self.names, self.scores, self.error = tuple(names), scores, error
         self.of = ", ".join(names)
         self.estimand = f"the mean score over raters like these {len(names)} ({', '.join(names)})"
 
@@ -468,4 +469,7 @@ class Raters(Noise):
         scale = np.sqrt(count - 1) / np.sqrt(rng.chisquare(count - 1, size=draws))
         between = np.einsum("rmg,rd->mgd", apart, normal) / np.sqrt(2 * count * (count - 1))
         extra = rng.standard_normal((*own.shape, draws)) * np.sqrt(usual[:, None] * spread / (2 * count))[:, :, None]
-        return np.clip(self.pooled[:, :, None] + scale * (between + extra), 0, 1)
+        drawn = self.pooled[:, :, None] + scale * (between + extra)
+        if self.error is not None:
+            drawn += self.error[:, :, None] * rng.standard_normal(drawn.shape)
+        return np.clip(drawn, 0, 1)

@@ -363,6 +363,11 @@ class ScoreTable:
         """What every reader of the table must know; None where there is nothing."""
         return "; ".join(self.notes) or None
 
+    def _repr_html_(self) -> str:
+        """For notebooks: the first groups with their scores."""
+        columns = ["code", "title", *MEASURES, "strict_10", "with_tools_10", "tasks", "status"]
+        return self.frame[columns].head(20).to_html(index=False, float_format="{:.3f}".format, na_rep="-")
+
     def describe(self) -> dict[str, Any]:
         """All but the rows, as plain values: what was scored, how, from what, and how many."""
         labelled = int(self.task_values["labelled"].sum())

@@ -62,6 +62,10 @@ BOUNDED = (
 _WHOLE = ("percentile_", "rank_")
 
 
+POOLED = "pooled"
+"""Engine of a run whose samples are the labels of several raters."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Estimate:
     """What some interval columns are for.
@@ -250,6 +254,12 @@ def _simulated(
     """The columns of the intervals by name, and what they are for."""
     from relabel.scoring.noise import Answers, Raters
 
+    if run.manifest.engine == POOLED:
+        model = _raters(table, run, raters)
+        bounds, totals = _own_bounds(table, _drawn(model, table, draws, seed), None)
+        note = f"intervals hold 95 % of {draws:,} draws of {model.estimand}, drawing of tasks included"
+        own = Estimate("", model.name, None, note, totals)
+        return bounds, Intervals(own, None, "", draws, seed, _by_rater(table, model))
     answers = Answers(run, table.task_values)
     if noise == "repeats" and not answers.repeated:
         raise UsageError(
@@ -354,20 +364,58 @@ def _default_gold(run: Run) -> Run:
 
 
 def _raters(table: ScoreTable, run: Run, others: Sequence[Run]) -> Raters:
-    names, scores = [run.name], [table.map.scores(table.task_values)]
+    from relabel.scoring.noise import Raters
+
+    pooled = run.manifest.engine == POOLED
+    rows = _scores_by(table, run, others)
+    names, scores = list(rows)[pooled:], list(rows.values())[pooled:]
+    return Raters(names, np.stack(scores) if scores else np.empty(0), sampling_error(table) if pooled else None)
+
+
+def _scores_by(table: ScoreTable, run: Run, others: Sequence[Run]) -> dict[str, Floats]:
+    """Scores (measures by groups) of a run and of others on its tasks, by name."""
+    scores = {run.name: table.map.scores(table.task_values)}
     for other in others:
         if (other.manifest.tasks == SAMPLE) != table.sample:
             raise UsageError(
                 f"{other.ref} and {run.ref} labelled other task lists: the sample goes with the sample only"
             )
-        if other.name in names:
+        if other.name in scores:
             raise UsageError(f"the rater {other.ref} is given twice; name each once")
         tasks = relabelled(table.task_values, other, table.repeats)
-        names.append(other.name)
-        scores.append(table.map_of(tasks).scores(tasks))
-    from relabel.scoring.noise import Raters
+        scores[other.name] = table.map_of(tasks).scores(tasks)
+    return scores
 
-    return Raters(names, np.stack(scores))
+
+def _seed(run: Run) -> int:
+    return int(run.manifest.parameters.get("seed") or 0)
+
+
+def rater_draws(table: ScoreTable, run: Run, raters: Sequence[Run], draws: int) -> Floats:
+    """The draws behind the intervals of `with_raters`: measures by groups by draws."""
+    return _drawn(_raters(table, run, raters), table, draws, _seed(run))
+
+
+def with_raters(table: ScoreTable, run: Run, raters: Sequence[Run], draws: int = DRAWS) -> ScoreTable:
+    """The table of a pooled run with what each of its raters alone would give; the seed of draws is the run's.
+
+    Returns:
+        The table with `alpha_models_low, alpha_models_high` behind `alpha`, and so on: the lowest and the highest score by
+        any of the raters; and, from three raters on, with intervals that hold the spread of raters and the drawing of tasks.
+    """
+    from relabel.scoring.noise import LEAST_RATERS
+
+    if draws and len(raters) >= LEAST_RATERS:
+        table = with_intervals(table, run, noise="raters", raters=raters, draws=draws, seed=_seed(run))
+    _, *scores = _scores_by(table, run, raters).values()
+    frame = table.frame.copy()
+    for number, measure in enumerate(MEASURES):
+        at = list(frame.columns).index(measure) + 1
+        each = np.stack([score[number] for score in scores])
+        for place, (end, pick) in enumerate((("low", np.fmin), ("high", np.fmax))):
+            column = pd.Series(pick.reduce(each), index=frame.index).where(frame[measure].notna())
+            frame.insert(at + place, f"{measure}_models_{end}", column)
+    return dataclasses.replace(table, frame=frame)
 
 
 def _rounded(table: ScoreTable, shares: Floats) -> Floats:

@@ -26,12 +26,11 @@ from relabel.publishing.export import export_run
 from relabel.publishing.site.build import build_site
 from relabel.rubric import MEASURES, Measure, load_rubric
 from relabel.run import Run, open_run
-from relabel.scoring.noise import LEAST_RATERS as FOR_INTERVALS
-from relabel.scoring.noise import Raters
 from relabel.scoring.options import Choices
 from relabel.scoring.table import ScoreTable, score_by
-from relabel.scoring.uncertainty import sampling_error
-from relabel.study.file import Study
+from relabel.scoring.uncertainty import POOLED, rater_draws, with_raters
+from relabel.settings import Settings
+from relabel.study.file import Study, read_study
 from relabel.study.pooling import (
     LEAST_RATERS,
     Component,
@@ -46,12 +45,10 @@ from relabel.study.pooling import (
     votes,
     without_each,
 )
-from relabel.study.running import Place
-from relabel.tabular import Cell, Table, table_text
+from relabel.study.running import Place, plan, runs_of, study_tasks
+from relabel.tabular import Cell, Table, cell_text, table_text
 from relabel.task import Task
 
-POOLED = "pooled"
-"""Name of the run that holds the labels of all raters, one sample each."""
 _SHOWN = 25
 
 
@@ -68,6 +65,15 @@ class Results:
     folder: Path
     verdict: tuple[str, ...]
     tables: Mapping[str, Table]
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the result in words, then the tables."""
+        shown = [pd.DataFrame({"": self.verdict}).to_html(index=False, header=False)]
+        for table in self.tables.values():
+            rows = [[cell_text(cell) for cell in row] for row in table.rows]
+            shown.append(pd.DataFrame({"": [table.title]}).to_html(index=False, header=False))
+            shown.append(pd.DataFrame(rows, columns=list(table.columns)).to_html(index=False))
+        return "".join(shown)
 
 
 def write_results(study: Study, place: Place, runs: Mapping[str, Run], tasks: Sequence[Task]) -> Results:
@@ -110,7 +116,7 @@ def write_results(study: Study, place: Place, runs: Mapping[str, Run], tasks: Se
     }
     for name, frame in _corrected(runs, golds, lined).items():
         made[name] = _csv(frame)
-    pooled = _pooled_run(place, runs, lined)
+    pooled = _pooled_run(study, place, runs, lined)
     if study.scoring is not None:
         tables["totals"] = _scores(study, place, runs, pooled, made)
     verdict = tuple(_verdict(lined, agreement, pairs, means, golds, classes))
@@ -129,7 +135,7 @@ def write_results(study: Study, place: Place, runs: Mapping[str, Run], tasks: Se
     ).encode()
     _write(place.results, made)
     if study.export or study.site:
-        _pages(study, place, pooled)
+        _pages(study, place, pooled, runs)
     return Results(place.results, verdict, tables)
 
 
@@ -187,6 +193,23 @@ def _with_gold(study: Study, run: Run, gold: Gold, lined: Votes) -> list[Cell]:
         return [None, None, None]
     kappa, accuracy = pair.figure("kappa"), pair.figure("accuracy")
     return [_known(kappa.value), kappa.interval(), _known(accuracy.value)]
+
+
+def closeness(study: Study, place: Place, runs: Mapping[str, Run]) -> dict[str, float | None]:
+    """Cohen's kappa of each rater with the study's first gold, or without a gold its mean with the other raters."""
+    tasks = [(task.onet_soc_code, task.task_id) for task in study_tasks(study, place)]
+    runs = {name: _on(run, pd.MultiIndex.from_tuples(tasks)) for name, run in runs.items()}
+    lined, quick = votes(runs), study.model_copy(update={"draws": 0})
+    if study.golds:
+        gold = load_gold(place.at(study.golds[0]))
+        found = {n: _with_gold(quick, run, gold, lined)[0] for n, run in runs.items() if run.ref != gold.name}
+        return {name: kappa for name, kappa in found.items() if isinstance(kappa, float)}
+    kappas: dict[str, list[float]] = {name: [] for name in runs}
+    for pair, row in zip(itertools.combinations(runs, 2), _pairs(quick, lined).rows, strict=True):
+        if isinstance(row[2], float):
+            kappas[pair[0]].append(row[2])
+            kappas[pair[1]].append(row[2])
+    return {name: float(np.mean(each)) for name, each in kappas.items() if each}
 
 
 def _known(value: float | None) -> float | None:
@@ -362,7 +385,7 @@ def _corrected(runs: Mapping[str, Run], golds: Sequence[Gold], lined: Votes) -> 
     return made
 
 
-def _pooled_run(place: Place, runs: Mapping[str, Run], lined: Votes) -> Run:
+def _pooled_run(study: Study, place: Place, runs: Mapping[str, Run], lined: Votes) -> Run:
     """A run whose samples are the raters: its mean over samples is the mean over raters."""
     rubrics = {run.rubric.wording for run in runs.values()}
     first = next(iter(runs.values()))
@@ -387,13 +410,17 @@ def _pooled_run(place: Place, runs: Mapping[str, Run], lined: Votes) -> Run:
         status="complete",
         package_version=__version__,
         model=f"{len(runs)} raters: {', '.join(runs)}",
-        engine="pooled",
+        engine=POOLED,
         rubric=rubric,
         rubric_sha256=rubric.sha256,
         sources=first.manifest.sources,
         tasks=first.manifest.tasks,
         settings=(setting,),
-        parameters={"samples": len(runs), "raters": {name: run.manifest.model for name, run in runs.items()}},
+        parameters={
+            "samples": len(runs),
+            "seed": study.seed,
+            "raters": {name: run.manifest.model for name, run in runs.items()},
+        },
         counts=Counts(asked=len(labels), from_store=len(labels)),
         note="labels of several raters, one sample each"
         + ("" if len(rubrics) == 1 else "; they used different rubrics"),
@@ -405,12 +432,7 @@ def _pooled_run(place: Place, runs: Mapping[str, Run], lined: Votes) -> Run:
 def _scores(study: Study, place: Place, runs: Mapping[str, Run], pooled: Run, made: dict[str, bytes]) -> Table:
     """Scores by group: pooled, by rater, with an interval over raters and sampling; plausible values; totals by rater."""
     assert study.scoring is not None
-    given = study.scoring.choices
-    choices: Choices = replace(
-        given,
-        pay=None if given.pay is None else place.at(given.pay),
-        bridge=None if given.bridge is None else place.at(given.bridge),
-    )
+    choices = _choices(study, place)
     whole = score_by(pooled, choices)
     tables: dict[str, ScoreTable] = {}
     for name, run in runs.items():
@@ -421,30 +443,25 @@ def _scores(study: Study, place: Place, runs: Mapping[str, Run], pooled: Run, ma
     frame = whole.frame[
         ["code", "title", *MEASURES, "strict_10", "with_tools_10", "tasks", "coverage", "status"]
     ].copy()
-    scores = np.stack([table.frame[list(MEASURES)].to_numpy(dtype=float).T for table in tables.values()])
-    for at, name in enumerate(tables):
-        for number, measure in enumerate(MEASURES):
-            frame[f"{measure}_{name}"] = scores[at, number]
-    frame[[f"{m}_lowest" for m in MEASURES]] = np.fmin.reduce(scores).T
-    frame[[f"{m}_highest" for m in MEASURES]] = np.fmax.reduce(scores).T
+    for name, table in tables.items():
+        frame[[f"{m}_{name}" for m in MEASURES]] = table.frame[list(MEASURES)].to_numpy()
+    scoring = study.scoring
+    bounded = with_raters(whole, pooled, list(runs.values()), scoring.draws)
+    for mine, theirs in (("lowest", "models_low"), ("highest", "models_high"), ("low", "low"), ("high", "high")):
+        columns = {f"{m}_{mine}": bounded.frame[f"{m}_{theirs}"] for m in MEASURES if f"{m}_{theirs}" in bounded.frame}
+        frame = frame.assign(**columns)
     note = "An interval over raters needs three raters or more."
-    if len(tables) >= FOR_INTERVALS:
-        drawn = Raters(tuple(tables), scores).draw(None, study.scoring.draws, study.seed)
-        error = sampling_error(whole)
-        noise = np.random.default_rng(study.seed + 1).standard_normal(drawn.shape[1:])
-        drawn = np.clip(drawn + error[:, :, None] * noise, 0, 1)
-        low, high = np.quantile(drawn, [0.025, 0.975], axis=2)
-        frame[[f"{m}_low" for m in MEASURES]], frame[[f"{m}_high" for m in MEASURES]] = low.T, high.T
-        values = study.scoring.plausible_values
-        if values:
-            parts = [
-                pd.DataFrame(drawn[number, :, :values], columns=[f"pv{i + 1}" for i in range(values)]).assign(
-                    code=frame["code"], measure=measure
-                )
-                for number, measure in enumerate(MEASURES)
-            ]
-            plausible = pd.concat(parts, ignore_index=True)
-            made["scores_plausible.csv"] = _csv(plausible[["code", "measure", *plausible.columns[:-2]]].round(6))
+    if bounded.intervals is not None:
+        drawn = rater_draws(whole, pooled, list(runs.values()), scoring.draws)[:, :, : scoring.plausible_values]
+        names = [f"pv{i + 1}" for i in range(drawn.shape[2])]
+        parts = [
+            pd.DataFrame(drawn[number], columns=names).assign(code=frame["code"], measure=measure)
+            for number, measure in enumerate(MEASURES)
+        ]
+        if names:
+            made["scores_plausible.csv"] = _csv(
+                pd.concat(parts, ignore_index=True)[["code", "measure", *names]].round(6)
+            )
         note = "low and high: 95 % interval of the mean over raters like these, drawing of tasks included."
     made["scores.csv"] = _csv(frame)
     made["scores.json"] = (
@@ -465,11 +482,39 @@ _TOTALS: Mapping[str, str] = {
 }
 
 
-def _pages(study: Study, place: Place, pooled: Run) -> None:
+def _choices(study: Study, place: Place) -> Choices:
+    if study.scoring is None:
+        raise UsageError(f"{place.file} has scoring: null; remove that line to score its raters")
+    given = study.scoring.choices
+    files = {name: place.at(ref) for name in ("pay", "bridge") if (ref := getattr(given, name)) is not None}
+    return replace(given, **files)
+
+
+def study_scores(file: Path, environment: Settings) -> tuple[ScoreTable, Run]:
+    """Scores of a study's pooled labels, with the range over its raters and intervals; and the pooled run.
+
+    Raises:
+        UsageError: The study makes no scores.
+        DataError: Its results are not made yet.
+    """
+    study, place = read_study(file), Place(file)
+    choices = _choices(study, place)
     assert study.scoring is not None
-    out = place.results / "export"
-    # Its own interval would take raters for repeats of one model; scores.csv has the interval over raters.
-    export_run(pooled, out, study.scoring.choices, allow_partial=True, draws=0)
+    if not (place.results / POOLED / "manifest.json").is_file():
+        raise DataError(f"{file} has no results yet; make them with `relabel study run {file}`")
+    pooled = open_run(str(place.results / POOLED))
+    tasks = [(task.onet_soc_code, task.task_id) for task in study_tasks(study, place)]
+    raters = pooled.manifest.parameters["raters"]
+    runs = [run for name, run in runs_of(plan(study, place, environment)).items() if name in raters]
+    on = [_on(run, pd.MultiIndex.from_tuples(tasks)) for run in runs]
+    return with_raters(score_by(pooled, choices), pooled, on, study.scoring.draws), pooled
+
+
+def _pages(study: Study, place: Place, pooled: Run, runs: Mapping[str, Run]) -> None:
+    assert study.scoring is not None
+    out, draws = place.results / "export", study.scoring.draws
+    raters = list(runs.values())
+    export_run(pooled, out, _choices(study, place), allow_partial=True, raters=raters, draws=draws)
     if study.site:
         build_site(out, place.results / "site")
 

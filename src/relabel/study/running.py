@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -125,6 +126,19 @@ class RaterRun:
         """Labels that its folder holds."""
         manifest = _manifest(self.ref)
         return 0 if manifest is None else manifest.counts.from_store + manifest.counts.fresh
+
+    def hours_left(self) -> float | None:
+        """Hours for the missing labels at the pace of the last session; None where that has none."""
+        manifest, missing = _manifest(self.ref), self.asked - self.labels()
+        if (
+            manifest is None
+            or missing <= 0
+            or not manifest.counts.fresh
+            or None in (manifest.started_at, manifest.ended_at)
+        ):
+            return None
+        start, end = (datetime.fromisoformat(at) for at in (manifest.started_at, manifest.ended_at))
+        return missing / manifest.counts.fresh * (end - start).total_seconds() / 3600
 
     def cost_usd(self) -> float:
         """What all its starts took, in USD, with what may have been charged."""
