@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from click import Context
 from typer.core import TyperCommand
 
 from relabel.cli import _options as o
@@ -153,7 +152,7 @@ def cite(run: o.RunArg, as_json: o.AsJson = False) -> None:
 class _ReviewCommand(TyperCommand):
     """`--random` may stand without a number, where `--size-for` gives it."""
 
-    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """See click: a 0 is put behind a `--random` that has no number."""
         for at, word in reversed(list(enumerate(args))):
             if word == "--random" and (at + 1 == len(args) or args[at + 1].startswith("-")):

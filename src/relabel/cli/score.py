@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from relabel.run import Run
     from relabel.scoring.multiverse import Multiverse
     from relabel.scoring.table import ScoreTable
     from relabel.tabular import Cell
@@ -208,7 +209,7 @@ def _scores(
     columns = ["code", "title"]
     for measure in measures:
         columns += [measure, *(["95 %"] if bounded else []), *([other[1], "95 %"] if other else [])]
-        columns += ["by model, 0-10"] * by_model
+        columns += ["by model"] * by_model
     cells: list[list[Cell]] = []
     for row in rows:
         line: list[Cell] = [row["code"], row["title"]]
@@ -301,7 +302,9 @@ def _ends(rows: pd.DataFrame, table: ScoreTable) -> Table:
     if table.intervals is None:
         return _scores(title, ends, _MEASURES)
     if (other := table.intervals.other) is None:
-        return _scores(title, ends, ("alpha", "gamma"), bounded=True)
+        by_model = "gamma_models_low" in table.frame
+        title += "; by model: from the lowest to the highest, 0-10" if by_model else ""
+        return _scores(title, ends, ("alpha", "gamma"), bounded=True, counts=not by_model)
     whose = "mean" if other.name == "pooled" else "people" if other.of == PEOPLE else "gold"
     told = {
         "mean": "mean over raters",
