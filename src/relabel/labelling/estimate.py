@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from relabel.labelling.job import Job, with_known_format
 from relabel.labelling.pricing import Price
 from relabel.labelling.providers import PrefixCache, reasons, token_ratio
@@ -18,6 +16,7 @@ from relabel.labelling.request import canonical_json
 from relabel.labelling.store import Store
 from relabel.labelling.wire import messages_of, output_bound
 from relabel.labels import Usage, answer_schema
+from relabel.settings import Frozen
 
 _PIECE = re.compile(r"[^\W\d_]+|\d{1,3}|[^\w\s]{1,3}|_+|\s{2,}|\n")
 _LONG_WORD = re.compile(r"[^\W\d_]{10,}")
@@ -39,7 +38,7 @@ _A_FEW = 50
 """Tasks that stand for all."""
 
 
-class Prefix(BaseModel):
+class Prefix(Frozen):
     """The part of the prompt that the requests of one setting share.
 
     Attributes:
@@ -48,15 +47,13 @@ class Prefix(BaseModel):
         passes: Whether it is long enough for the model's prefix cache; None where no minimum or no cache is known.
     """
 
-    model_config = ConfigDict(frozen=True)
-
     setting: str
     tokens: int
     requests: int
     passes: bool | None
 
 
-class Estimate(BaseModel):
+class Estimate(Frozen):
     """A plan in numbers. Ranges are (low, high).
 
     Attributes:
@@ -71,8 +68,6 @@ class Estimate(BaseModel):
         cache_least: Tokens from which the model's prefix cache acts; None where that is not known.
         cache_source: Where that comes from, with its date.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     labels: int
     requests: int
@@ -90,7 +85,7 @@ class Estimate(BaseModel):
     cache_source: str | None = None
 
 
-class Limit(BaseModel):
+class Limit(Frozen):
     """One thing that bounds how fast a job goes.
 
     Attributes:
@@ -98,8 +93,6 @@ class Limit(BaseModel):
         rate: Its size, in words.
         hours: How long the job takes by this limit alone, low and high.
     """
-
-    model_config = ConfigDict(frozen=True)
 
     name: str
     rate: str

@@ -57,10 +57,6 @@ class Price(Frozen):
         half = {name: None if value is None else value / 2 for name, value in fields.items()}
         return self.model_copy(update={**half, "source": f"{self.source}, half for batch"})
 
-    def manifest_entry(self) -> Mapping[str, Any]:
-        """The price as a manifest records it."""
-        return self.model_dump()
-
 
 FREE = Price(input=0, cached=0, output=0, source="runs on this machine")
 """The price of a model that the user runs."""
@@ -92,8 +88,8 @@ def _override(model: str, host: str | None) -> Price | None:
             ) from error
         for price in prices.price:
             if price.model == model and price.host in {None, host}:
-                cached = price.input if price.cached is None else price.cached
-                return Price(**price.model_dump(exclude={"model", "host", "cached"}), cached=cached)
+                given = price.model_dump(exclude={"model", "host"}, exclude_none=True)
+                return Price(**{"cached": price.input, **given})
     return None
 
 

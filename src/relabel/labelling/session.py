@@ -424,7 +424,7 @@ def manifest_of(job: Job, engine: str, started: datetime) -> Manifest:
         settings=job.settings,
         parameters=job.all_parameters,
         counts=Counts(asked=job.size),
-        price=job.price.manifest_entry() if job.price else None,
+        price=job.price.model_dump() if job.price else None,
         started_at=started.isoformat(timespec="seconds"),
     )
 
