@@ -89,7 +89,7 @@ def _override(model: str, host: str | None) -> Price | None:
         for price in prices.price:
             if price.model == model and price.host in {None, host}:
                 given = price.model_dump(exclude={"model", "host"}, exclude_none=True)
-                return Price(**{"cached": price.input, **given})
+                return Price.model_validate({"cached": price.input, **given})
     return None
 
 
