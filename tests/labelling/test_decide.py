@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from relabel.cli.app import run_app
 from relabel.errors import ProviderError
-from relabel.labelling.reply import decided, label_probability, letter_logprobs
+from relabel.labelling.collector import decided, label_probability, letter_logprobs
 from relabel.labelling.request import Endpoint, host_of
 from relabel.labelling.store import Store
 from relabel.labels import Answer, InvalidAnswerError, Usage

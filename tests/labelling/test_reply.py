@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from relabel.labelling.engine import DEEPEST, answer_to, parsed
 from relabel.labelling.pricing import Price
-from relabel.labelling.reply import DEEPEST, answer_to, parsed
 from relabel.labelling.wire import NotAReplyError
 from relabel.redaction import guard
 from server import chat

@@ -24,10 +24,10 @@ from relabel.labelling.batch.provider import (
 )
 from relabel.labelling.batch.state import BatchFolder, BatchOptions, BatchState, Chunk
 from relabel.labelling.collector import LabelCollector
+from relabel.labelling.engine import answer_to
 from relabel.labelling.job import Job, Stop
 from relabel.labelling.providers import without_cache_fields
 from relabel.labelling.refusals import ErrorReply, read_error
-from relabel.labelling.reply import answer_to
 from relabel.labelling.request import Request, WorkItem
 from relabel.labelling.session import RunSession
 from relabel.labelling.store import Store

@@ -21,9 +21,9 @@ from multidict import CIMultiDict
 
 from relabel.errors import DataError, ProviderError
 from relabel.files import replacing
+from relabel.labelling.engine import parsed
 from relabel.labelling.providers import UNKNOWN, Provider
 from relabel.labelling.refusals import ATTEMPTS, ErrorReply, RetryPolicy, fatal_refusal, read_error
-from relabel.labelling.reply import parsed
 from relabel.labelling.request import Request
 from relabel.labelling.transport import LARGEST_REPLY, Http, connection_problem
 from relabel.labelling.wire import PATHS, Api, NotAReplyError
