@@ -198,7 +198,9 @@ def test_totals_leave_thin_occupations_out_and_say_how_many(sample_run: MakeRun,
     for name in ("index", "totals"):
         text = " ".join(Seen(built.folder / f"{name}.html").text.split())
         assert (
-            "over 4 occupations (1 thin left out)" if name == "index" else "4 of 6 occupations (1 thin left out)"
+            "over 4 occupations (1 with too few labels left out)"
+            if name == "index"
+            else "4 of 6 occupations (1 with too few labels left out)"
         ) in text
         for measure in ("alpha", "beta", "gamma"):
             key = f"wage_exposure_{measure}_gbp"
@@ -206,13 +208,15 @@ def test_totals_leave_thin_occupations_out_and_say_how_many(sample_run: MakeRun,
             low, mid, high = (money(ranges["other"]["totals"][key][end]) for end in ("low", "mid", "high"))
             assert f"{money(totals[key])}95% interval: {own[0]} to {own[1]}" in text
             assert f"with the sample's own labels: about {mid}, {low} to {high}" in text
-    assert "Occupations scored5 of 6and 1 thin" in " ".join(Seen(built.folder / "index.html").text.split())
+    assert "Occupations scored5 of 6and 1 with too few labels" in " ".join(
+        Seen(built.folder / "index.html").text.split()
+    )
 
 
 def test_there_are_no_totals_where_nothing_is_scored(sample_run: MakeRun, tmp_path: Path) -> None:
     built = made_thin(sample_run, tmp_path, *CODES)
     index = " ".join(Seen(built.folder / "index.html").text.split())
-    assert "Occupations scored0 of 6and 6 thin" in index
+    assert "Occupations scored0 of 6and 6 with too few labels" in index
     assert "Wage exposure, model alone" not in index
     assert "No sum is shown, because no occupation" in index
     totals = Seen(built.folder / "totals.html").text
@@ -234,11 +238,11 @@ def test_a_page_shows_both_readings_without_any_script(site: Site) -> None:
     seen = Seen(site.folder / "occupations/2134.html")
     text = " ".join(seen.text.split())
     for said in page["readings"].values():
-        assert f"{said['score_10']:.1f} of 10 {said['band_label']}" in text
+        assert f"{said['score_10']:.1f} of 10 95% interval {said['low_10']:.1f} to {said['high_10']:.1f}" in text
+        assert said["band_label"] in text
         assert said["meaning"] in text
         assert all(line in text for line in said["now"])
         assert said["higher_than"].capitalize() in text
-        assert f"95% interval {said['low_10']:.1f} to {said['high_10']:.1f}" in text
         other = said["other"]
         held = f"{other['score_10']:.1f} (95% range {other['score_10_low']:.1f} to {other['score_10_high']:.1f})"
         assert f"{other['words']} {held}" in text

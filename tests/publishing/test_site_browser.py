@@ -76,6 +76,46 @@ def test_no_kind_of_page_has_serious_findings_of_axe_or_runs_over_a_phone(
         assert opened.evaluate("document.documentElement.scrollWidth") <= 360, kind
 
 
+def test_the_table_is_searched_by_plurals_and_abbreviations_and_filtered_by_group(site: Site, page: OpenPage) -> None:
+    opened = page(address(site, "index.html"))
+    for typed, found in (
+        ("programmers", "2134"),
+        ("programmer", "2134"),
+        ("IT", "2134"),
+        ("nurses", "2237"),
+        ("plumber", "5315"),
+    ):
+        opened.fill("#search", typed)
+        assert any(found in text for text in opened.locator("#occupations tbody tr:visible").all_text_contents()), typed
+    opened.fill("#search", "hr")
+    expect(opened.locator("#found")).to_contain_text("Nothing found")  # and not what holds these letters
+    opened.fill("#search", "")
+    opened.locator("#group").select_option(index=1)
+    chosen = opened.locator("#group option:checked").get_attribute("value")
+    assert chosen
+    shown = opened.locator("#occupations tbody tr:visible .code").all_text_contents()
+    assert shown
+    assert all(code.startswith(chosen) for code in shown)
+
+
+def test_both_readings_are_shown_at_once_and_each_task_once(site: Site, page: OpenPage) -> None:
+    opened = page(address(site, "occupations/2134.html"))
+    opened.locator("#read-both").check()
+    expect(opened.locator(".card:visible")).to_have_count(2)
+    expect(opened.locator(".one-list .tools:visible")).to_have_count(0)
+    opened.goto(address(site, "index.html"))
+    expect(opened.locator("#read-both")).to_be_checked()
+    opened.goto(address(site, "map.html"))
+    expect(opened.locator("#read-strict")).to_be_checked()  # a map has one colour
+
+
+def test_print_keeps_the_bar_of_a_score(site: Site, page: OpenPage) -> None:
+    opened = page(address(site, "occupations/2134.html"))
+    opened.emulate_media(media="print")
+    kept = opened.locator(".meter:visible .fill").first.evaluate("e => getComputedStyle(e).printColorAdjust")
+    assert kept == "exact"
+
+
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_a_table_shows_at_which_edge_there_is_more_of_it(site: Site, page: OpenPage, dark: bool) -> None:
     opened = page(address(site, "totals.html"), width=360, height=740, dark=dark)

@@ -44,25 +44,25 @@ _OWN = {
 }
 _SOURCE_FIELDS = ("id", "title", "publisher", "release", "licence", "citation", "homepage", "notes")
 _COPIES = {
-    "rebuilt": "{file} of {source} is not the publisher's own file but a copy put together again; see sources.json",
-    "derived": "{file} of {source} is derived: an extract in a shape that the publisher does not offer; see sources.json",
+    "rebuilt": "One file of {source} is a rebuilt copy, not the publisher's own; the list of sources says which and how it was made.",
+    "derived": "One file of {source} is an extract that the publisher does not offer in this form; the list of sources says which.",
 }
 
 
 def describe(table: ScoreTable) -> str:
     """What a reader must know first: how many groups are scored, from how much, and how."""
     counts = table.describe()["counts"]
-    thin = f", {counts['thin']:,} thin" if counts["thin"] else ""
+    thin = f"; {counts['thin']:,} more have a score that rests on too few labels to be read" if counts["thin"] else ""
     text = (
-        f"{counts['scored']:,} of {counts['groups']:,} groups scored{thin}, from {counts['tasks_labelled']:,} labelled "
-        f"tasks of {counts['tasks_listed']:,} in {table.tasks}. {method_text(table)} {_csv_text()}"
+        f"{counts['scored']:,} of {counts['groups']:,} groups scored, from {counts['tasks_labelled']:,} labelled tasks of "
+        f"{counts['tasks_listed']:,} in {table.tasks}{thin}. {method_text(table)} {_csv_text()}"
     )
     return f"{table.note}. {text}" if table.note else text
 
 
 def method_text(table: ScoreTable) -> str:
     """The method in words, put together from the steps, weights and pay that were used."""
-    said = [f"Method {table.method}"]
+    said = [f"Scored by the method {table.method}"]
     for step in table.bridge.steps:
         note = f" ({step.note})" if step.note else ""
         said.append(f"{SYSTEM_NAMES[step.source]} to {SYSTEM_NAMES[step.target]}: {step.origin}{note}")
@@ -103,8 +103,9 @@ def _csv_text() -> str:
 
 def caveats(table: ScoreTable) -> list[str]:
     """What limits the figures, one sentence each."""
+    titles = {name: f"{source.title} ({source.release})" for name, source in registry.load_registry().items()}
     said = [
-        _COPIES[use.copy_status].format(file=use.file, source=use.source)
+        _COPIES[use.copy_status].format(source=titles.get(use.source, use.source))
         for use in table.sources
         if use.copy_status in _COPIES
     ]
@@ -113,7 +114,7 @@ def caveats(table: ScoreTable) -> list[str]:
         noun = "1 group has" if counts["thin"] == 1 else f"{counts['thin']:,} groups have"
         said.append(
             f"{noun} a thin score, without percentile and band: less than {100 * ENOUGH:.0f}% of what the group stands for "
-            "has labels; the column status says why."
+            "has labels. Each group's own page says why."
         )
     if counts["tasks_half_labelled"]:
         said.append(f"{counts['tasks_half_labelled']:,} tasks have some of their labels only and count as unlabelled.")
@@ -122,14 +123,14 @@ def caveats(table: ScoreTable) -> list[str]:
         left = "all of their tasks are left out" if table.unrated == "drop" else "their tasks weigh equally"
         said.append(f"{noun} no importance rating: {left}.")
     if table.frame["pay_source"].str.match("(median of )?ASHE ").any():
-        said.append("The publisher of the pay calls its counts of jobs indicative only.")
+        said.append("The publisher calls its numbers of jobs indicative only.")
     if table.population is not None:
         said.append(f"Jobs and pay are those of {table.population}.")
     if table.pay is not None:
         gaps = {"jobs": "employees", "median pay": "median_pay_gbp"}
         for name, column in gaps.items():
             if count := int(table.frame[column].isna().sum()):
-                said.append(f"For {count:,} groups there is no figure of {name}; the column pay_status says why.")
+                said.append(f"For {count:,} groups the publisher gives no figure for {name}.")
     return said
 
 

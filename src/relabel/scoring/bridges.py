@@ -182,7 +182,7 @@ class Bridge:
         why = self.why_unscored(code, listed)
         if not borrowed:
             return f"unscored: {why}"
-        return f"thin: stands on the other codes of the same SOC broad group, because {why}"
+        return f"thin: borrowed from the other occupations of the same broad group of US SOC, because {why}"
 
     def why_unscored(self, code: str, listed: Collection[str]) -> str:
         """The reason why a target has no score, in words.

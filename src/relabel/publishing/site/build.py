@@ -281,6 +281,7 @@ _FILTERS: dict[str, Callable[..., Any]] = {
     "signed": figures.signed,
     "change": figures.change,
     "plain": figures.plain,
+    "for_readers": views.for_readers,
     "reason": figures.reason,
     "first_upper": figures.first_upper,
     "long_date": _long_date,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,6 +17,8 @@ Row = dict[str, Any]
 _UNGROUPED = {"code": "", "title": "All occupations"}
 _WIDE, _TALL = Box(0, 0, 160, 90), Box(0, 0, 90, 200)
 _MOST_REST = 40
+_MOST_NAMED = 7
+"""Occupations that the chart of pay names under each reading."""
 _CAUSES = {
     "labels": "other labels",
     "tasks": "another task list",
@@ -27,6 +31,25 @@ _CAUSES = {
 _FOLLOWING = ("percentile", "wage_exposure_gbp")
 """Figures that follow from a score and from those of others."""
 _ENDS = {"mid": "", "low": "_low", "high": "_high"}
+ABBREVIATIONS: Mapping[str, tuple[str, ...]] = {
+    "gp": ("general medical practitioner", "general practitioner"),
+    "hr": ("human resource", "personnel officer"),
+    "it": ("information technology", "programmer", "software", "web design", "cyber security"),
+    "ceo": ("chief executive",),
+    "cfo": ("chief financial", "finance director", "financial managers and directors"),
+    "pa": ("personal assistant",),
+    "pr": ("public relations",),
+    "hgv": ("heavy goods", "large goods", "lorry driver"),
+    "lgv": ("large goods", "heavy goods", "lorry driver"),
+    "mp": ("elected officer", "member of parliament"),
+    "ta": ("teaching assistant",),
+    "qa": ("quality assurance", "quality control"),
+    "vet": ("veterinar",),
+    "ot": ("occupational therap",),
+    "cad": ("draughtsperson", "drafter"),
+    "dj": ("disc jockey",),
+}
+"""What people search for, with the words in titles that it stands for."""
 _NOT_OF_CAREERS = ("ons-", "bls-isco08", "bls-soc2010")
 """Sources of the table of UK groups, which pages of US careers owe nothing to."""
 _MEASURES = (
@@ -42,10 +65,10 @@ def about(book: Book) -> Row:
     counts = method["counts"]
     money = any(page["score"]["employees"] is not None for page in book.occupations)
     date = book.date
-    thin = f" and {counts['thin']:,} thin" if counts["thin"] else ""
+    thin = f", and {counts['thin']:,} more with too few labels for a score to be read" if counts["thin"] else ""
     made = (
-        f"{counts['scored']:,} of {counts['groups']:,} occupations scored{thin} from {counts['tasks_labelled']:,} labelled "
-        f"tasks; labels by {method['labels']['model_name']}"
+        f"Scores for {counts['scored']:,} of {counts['groups']:,} occupations{thin}, from {counts['tasks_labelled']:,} labelled "
+        f"tasks. Labels by {method['labels']['model_name']}"
     )
     return {
         "title": "Task exposure by occupation",
@@ -56,9 +79,10 @@ def about(book: Book) -> Row:
         "baseline": method["baseline"] and _labels_of(method["baseline"], method["model"]),
         "method": method["method"],
         "date": date,
-        "made": f"{made}{f' on {date}' if date else ''}.",
+        "made": f"{made}{f', made on {date}' if date else ''}.",
         "version": book.package["version"],
-        "note": method["note"],
+        "note": for_readers("; ".join(marks)) if (marks := marks_of(method)) else None,
+        "majors": list({row["code"]: row for page in book.occupations if (row := page["above"].get("major"))}.values()),
         "counts": counts,
         "caution": method["score"]["caution"],
         "bands": method["score"]["bands"],
@@ -70,6 +94,16 @@ def about(book: Book) -> Row:
         "careers": bool(book.families),
         "licences": [entry.get("title", entry["name"]) for entry in book.package["licenses"]],
     }
+
+
+def marks_of(page: Row) -> list[str]:
+    """What every reader must know of a document first: that it is a sample, or a part; not how intervals were made."""
+    return [part for part in (page["note"] or "").split("; ") if part.startswith(("PARTIAL", "SAMPLE"))]
+
+
+def for_readers(text: str) -> str:
+    """A remark as a page prints it: `95%`, and no names of columns."""
+    return re.sub(r"(\d) %", r"\1%", re.sub(r"columns _\w+: ", "", text))
 
 
 def _labels_of(baseline: Row, model: str) -> str:
@@ -128,7 +162,11 @@ def _search_words(page: Row) -> str:
     titles = [page["code"], page["title"], *page["job_titles"], *behind]
     words = dict.fromkeys(word.strip("(),;:") for title in titles for word in title.casefold().split())
     # A word within a word that is there already would be found anyway.
-    return " ".join(word for word in words if word and not any(word in other for other in words if other != word))
+    found = [word for word in words if word and not any(word in other for other in words if other != word)]
+    every = " ".join(titles).casefold()
+    return " ".join(
+        [*found, *(short for short, meant in ABBREVIATIONS.items() if any(words in every for words in meant))]
+    )
 
 
 def index_pages(book: Book, listed: list[Row]) -> Iterator[tuple[str, str, Row]]:
@@ -136,7 +174,11 @@ def index_pages(book: Book, listed: list[Row]) -> Iterator[tuple[str, str, Row]]
     has = about(book)
     summed = totals(book) if has["money"] else None
     ranges = book.method["intervals"]
-    yield "index.html", "index.html", {"rows": listed, "totals": summed, "intervals": ranges}
+    yield (
+        "index.html",
+        "index.html",
+        {"short": " ".join(ABBREVIATIONS), "rows": listed, "totals": summed, "intervals": ranges},
+    )
     if has["money"]:
         placed = [row for row in listed if row["jobs"]]
         yield (
@@ -211,6 +253,7 @@ def occupation(page: Row, near: dict[str, list[Row]], onet: Mapping[str, Mapping
         "score": page["score"],
         "readings": readings,
         "matter_most": named(page["matter_most"]),
+        "why": why_not(page),
         "parts_count": len(page["onet"]),
         "largest": largest_sources(page),
         "parts_here": [
@@ -228,6 +271,23 @@ def occupation(page: Row, near: dict[str, list[Row]], onet: Mapping[str, Mapping
             if row["measure"] != "beta"
         ],
     }
+
+
+def why_not(page: Row) -> str:
+    """Why a group has no score, or one that rests on little, in words for readers."""
+    kind, _, reason = page["score"]["status"].partition(": ")
+    if match := re.match(r"(borrowed from .*, because )?no task statements for (.*)", reason):
+        said = f"O*NET has no task statements for the US occupations that match this group ({match[2]})"
+        if not match[1]:
+            return f"{said}."
+        lent = [part["title"] for part in page["onet"]]
+        from_whom = _and([*lent[:3], f"{len(lent) - 3} more"] if len(lent) > 3 else lent)
+        return f"{said}. The figure is borrowed from their nearest relatives in the US classification: {from_whom}."
+    if match := re.match(
+        r"(\d+%) of the group's task weight has labels, because only (\d+%) of what is linked", reason
+    ):
+        return f"Only {match[2]} of the US occupations that match this group have task statements in O*NET."
+    return for_readers(f"{reason[:1].upper()}{reason[1:]}.") if kind != "scored" else ""
 
 
 def split(tasks: Sequence[Row]) -> Row:
@@ -308,7 +368,7 @@ def scatter(paid: Sequence[Row]) -> Row:
         paid: Rows with pay and a score.
     """
     if not paid:
-        return {"ticks": [], "dots": []}
+        return {"ticks": [], "dots": [], "named": []}
     axis = log_axis([row["pay"] for row in paid], 100)
     dots = [
         {
@@ -321,7 +381,26 @@ def scatter(paid: Sequence[Row]) -> Row:
         }
         for row in sorted(paid, key=lambda row: (row["pay"], row["code"]))
     ]
-    return {"ticks": [{"value": tick, "x": round(axis.at(tick), 2)} for tick in axis.ticks], "dots": dots}
+    ticks = [{"value": tick, "x": round(axis.at(tick), 2)} for tick in axis.ticks]
+    return {"ticks": ticks, "dots": dots, "named": [*_outliers(dots, "strict"), *_outliers(dots, "with_tools")]}
+
+
+def _outliers(dots: Sequence[Row], reading: str) -> list[Row]:
+    """Occupations far from what their pay would suggest, and the best paid one, as many as have room for their names."""
+    placed = [dot for dot in dots if dot[reading] is not None]
+    if len(placed) < 3:
+        return []
+    xs, ys = ([dot[axis] for dot in placed] for axis in ("x", reading))
+    mean_x, mean_y = math.fsum(xs) / len(xs), math.fsum(ys) / len(ys)
+    spread = math.fsum((x - mean_x) ** 2 for x in xs)
+    slope = math.fsum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / spread if spread else 0.0
+    far = sorted(placed, key=lambda dot: -abs(dot[reading] - mean_y - slope * (dot["x"] - mean_x)))
+    named: list[Row] = []
+    for dot in [placed[-1], *far]:
+        free = all(abs(dot[reading] - other["y"]) > 5 or abs(dot["x"] - other["x"]) > 18 for other in named)
+        if free and len(named) < _MOST_NAMED:
+            named.append({"x": dot["x"], "y": dot[reading], "title": dot["row"]["title"], "reading": reading})
+    return named
 
 
 def totals(book: Book) -> Row:
@@ -411,8 +490,8 @@ def _and(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-_ZONES = {1: "Entry", 2: "Some preparation", 3: "Skilled", 4: "Advanced", 5: "Expert"}
-"""O*NET's job zones as steps of a career."""
+_RUNGS = ("Entry", "Skilled", "Experienced", "Advanced", "Expert")
+"""Steps of a career; fewer than five leave out some in the middle."""
 _STEPS = (("Entry", "p10", "p25"), ("Established", "p25", "p75"), ("Expert", "p75", "p90"))
 
 
@@ -420,7 +499,7 @@ def progression(page: Row) -> list[Row]:
     """Steps from entry to expert, each with its range of pay: by the preparation that roles need, where they differ in that.
 
     Returns:
-        For each step `name, low, high` (US dollars a year), `start` and `width` (percent of the scale of all steps) and `roles`;
+        For each step `name, zone` (O*NET job zone; None where by pay), `low, high` (US dollars a year), `start` and `width` (percent of the scale of all steps) and `roles`;
         empty where pay is not known.
     """
     by_zone: dict[int, list[Row]] = defaultdict(list)
@@ -430,13 +509,13 @@ def progression(page: Row) -> list[Row]:
     if len(by_zone) > 1:
         paid = {zone: [role["pay"][0]["median"] for role in roles] for zone, roles in by_zone.items()}
         steps: list[Row] = [
-            {"name": _ZONES[zone], "low": min(paid[zone]), "high": max(paid[zone]), "roles": by_zone[zone]}
-            for zone in sorted(by_zone)
+            {"name": name, "zone": zone, "low": min(paid[zone]), "high": max(paid[zone]), "roles": by_zone[zone]}
+            for name, zone in zip([*_RUNGS[: len(by_zone) - 1], _RUNGS[-1]], sorted(by_zone), strict=True)
         ]
     else:
         means = page["pay"][0]["weighted"] if page["pay"] else {}
         steps: list[Row] = [
-            {"name": name, "low": means[low], "high": means[high], "roles": []}
+            {"name": name, "zone": None, "low": means[low], "high": means[high], "roles": []}
             for name, low, high in _STEPS
             if means.get(low) is not None and means.get(high) is not None
         ]

@@ -52,22 +52,37 @@
   all("input[data-search]").forEach(function (input) {
     var table = doc.getElementById(input.getAttribute("data-search"));
     var said = doc.getElementById("found");
+    var group = doc.querySelector('[data-group="' + input.id + '"]'), short = (input.getAttribute("data-short") || "").split(" ");
     input.closest(".search").hidden = false;
+    if (group) { group.closest(".search").hidden = false; group.addEventListener("change", search); }
+    /* An abbreviation is a word of its own; other words are found within words, in the plural too. */
+    function has(text, word) {
+      if (short.indexOf(word) >= 0) { return (" " + text + " ").indexOf(" " + word + " ") >= 0; }
+      return text.indexOf(word) >= 0 || forms(word).some(function (form) { return text.indexOf(form) >= 0; });
+    }
+    function forms(word) {
+      if (word.length < 4) { return []; }
+      if (/men$/.test(word)) { return [word.replace(/men$/, "man"), word.replace(/men$/, "person")]; }
+      if (/ies$/.test(word)) { return [word.replace(/ies$/, "y")]; }
+      if (/(s|x|ch|sh)es$/.test(word)) { return [word.slice(0, -2)]; }
+      return /s$/.test(word) ? [word.slice(0, -1)] : /y$/.test(word) ? [word.slice(0, -1) + "ies"] : [];
+    }
     function search() {
       var words = input.value.toLowerCase().split(/[\s,;:()]+/).filter(Boolean);
+      var wanted = group ? group.value : "";
       var found = 0;
       all("tbody tr", table).forEach(function (row) {
         var text = row.getAttribute("data-k");
-        row.hidden = !words.every(function (word) { return text.indexOf(word) >= 0; });
+        row.hidden = (wanted && row.getAttribute("data-g") !== wanted) || !words.every(function (word) { return has(text, word); });
         found += row.hidden ? 0 : 1;
       });
       table.closest(".scroll").hidden = !found;
-      if (!words.length) { said.textContent = ""; }
+      if (!words.length && !wanted) { said.textContent = ""; }
       else if (found) { said.textContent = found + (found === 1 ? " row found" : " rows found"); }
       else { said.textContent = "Nothing found; try " + (words.length > 1 ? "fewer words." : "another word, or its first letters."); }
     }
     input.addEventListener("input", search);
-    if (input.value) { search(); } /* a browser may restore what was typed */
+    if (input.value || (group && group.value)) { search(); } /* a browser may restore what was typed */
   });
 
   /* Charts: one stop for Tab, arrow keys between marks, a line that says what is under the pointer or the focus. */
@@ -147,7 +162,7 @@
         });
       }
       line("band", function (said) { return said.band === null ? "–" : said.band; });
-      line("higher than", function (said) { return said.percentile === null ? "–" : said.percentile + " % of occupations"; });
+      line("higher than", function (said) { return said.percentile === null ? "–" : said.percentile + "% of occupations"; });
       if (data.money) { line("wage exposure", function (said) { return pounds(said.wage); }); }
     });
     if (data.money) {
