@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import json
 import os
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -37,6 +40,22 @@ def test_the_same_question_is_bought_once_by_either_way() -> None:
         # Another model gets its own labels, in a folder of its own.
         relabel.label("sample", model="n", base_url=fake.base_url, sample=5, seed=1, form="json_object", progress=False)
         assert len(fake.seen) == 20
+
+
+def test_a_run_evaluates_scores_and_shows_itself() -> None:
+    with provider(lambda seen: judged("exposed")) as fake:
+        run = asked(fake)
+    assert len(run.frame()) == 10
+    wide = run.wide()
+    assert wide["code"].tolist() == ["E1"] * 5
+    assert set(wide["strict"]) == set(wide["with-tools"]) == {"exposed"}
+    found = run.evaluate(draws=0)
+    assert found == relabel.evaluate(run, relabel.load_gold("sample"), draws=0)
+    assert run.evaluate("sample", draws=0) == found
+    table = run.score(taxonomy="onet-soc")
+    assert table.frame.equals(relabel.score_table(run, taxonomy="onet-soc").frame)
+    for each in (run, found, table):
+        assert "<table" in each._repr_html_()  # pyright: ignore[reportPrivateUsage]  notebooks look for this name
 
 
 def test_frames_and_ids_are_task_lists_too() -> None:
@@ -106,3 +125,25 @@ async def test_a_cancelled_task_stores_what_was_on_the_wire() -> None:
             await work
         await relabel.alabel("sample", model="m", **options)  # pyright: ignore[reportArgumentType]  options by name
         assert len(fake.seen) == 60
+
+
+@pytest.mark.slow
+@pytest.mark.local_model
+def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each cell in turn, as in a fresh kernel; what a cell ends with can be shown as HTML."""
+    monkeypatch.chdir(tmp_path)
+    notebook = json.loads((Path(__file__).parents[1] / "docs/notebook.ipynb").read_text(encoding="utf-8"))
+    names: dict[str, Any] = {}
+    shown: list[str] = []
+    for cell in notebook["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        tree = ast.parse("".join(cell["source"]))
+        last = tree.body.pop()
+        assert isinstance(last, ast.Expr)
+        exec(compile(tree, "notebook", "exec"), names)
+        shown.append(eval(compile(ast.Expression(last.value), "notebook", "eval"), names)._repr_html_())
+    assert len(names["run"].frame()) == 8
+    assert "sample" in shown[0]
+    assert all("<table" in page for page in shown)
+    assert Path("study-results/report.html").is_file()

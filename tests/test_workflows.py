@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
+from relabel.cli.app import run_app
 from relabel.settings import asset_dir
-from server import Reply, Seen, chat, provider
+from server import Reply, Seen, chat, judged, provider
 
 WORKFLOWS = Path(__file__).parents[1] / "docs/workflows"
 KEY = "sk-planted-0123456789abcdef"
@@ -246,3 +247,37 @@ def test_both_workflows_ask_the_same_questions_and_only_the_second_has_the_key()
     assert shared in runs[1]["buy"]
     # No value from outside is put into a script; it arrives as a variable.
     assert not [script for run in runs for script in run.values() if "${{" in script]
+
+
+def test_a_study_is_made_again_without_a_key_and_what_is_missing_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    origin, clone = tmp_path / "origin", tmp_path / "clone"
+    subprocess.run(["git", "init", "--quiet", "--bare", "--initial-branch=main", str(origin)], check=True)
+    git(tmp_path, "clone", "--quiet", str(origin), str(clone))
+    monkeypatch.chdir(clone)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with provider(lambda seen: judged("exposed")) as fake:
+        model = {"name": "a", "model": "m", "base_url": fake.base_url, "response_format": "json_object"}
+        raters = [model, {"name": "authors", "run": "sample"}]
+        study = {"study": 1, "title": "T", "tasks": "sample", "golds": ["sample"], "draws": 100, "raters": raters}
+        (clone / "study.yaml").write_text(yaml.safe_dump(study))
+        assert run_app(["study", "run", "study.yaml", "--quiet"]) == 0
+        asked = len(fake.seen)
+    assert run_app(["store", "pack", "answers.jsonl.gz"]) == 0
+    git(clone, "add", "study.yaml", "answers.jsonl.gz")
+    git(clone, "commit", "--quiet", "-m", "study")
+    git(clone, "push", "--quiet", "origin", "HEAD:main")
+    runner = Runner(tmp_path, "")
+    done = runner.play("relabel-study", branch="main")
+    assert not done.failed, done.log
+    assert "Raters by agreement" in done.summary
+    assert asked == len(fake.seen)
+    raters.append({**model, "name": "b", "model": "n"})
+    (clone / "study.yaml").write_text(yaml.safe_dump(study))
+    git(clone, "commit", "--quiet", "-am", "another rater")
+    git(clone, "push", "--quiet", "origin", "HEAD:main")
+    done = runner.play("relabel-study", branch="main")
+    assert done.failed
+    assert "could not be made in full" in done.summary
+    assert "120 of 120 labels are missing" in done.summary
