@@ -1,6 +1,7 @@
 """A soak: seeded schedules of faults, kills, two processes, packs, repeats, Responses and batches against a server that counts.
 
     python bench/soak.py --seeds 1-200
+    python bench/soak.py --seeds 1-10 --ray
 
 Each schedule starts real commands on one store, kills some of them, and ends with starts that are left alone. Then it asks: is every
 answer that the server gave in the store, and was any question answered well more than once? What was on the wire when a process was killed
@@ -104,8 +105,9 @@ def _child(words: list[str], environment: dict[str, str], log: str) -> None:
 class Schedule:
     """One seed: a server, a home, and what happens to them."""
 
-    def __init__(self, seed: int, home: Path, keep_log: Path | None) -> None:
+    def __init__(self, seed: int, home: Path, keep_log: Path | None, ray: bool = False) -> None:
         self.chance = random.Random(seed)
+        self.ray = ray
         self.home, self.log = home, keep_log or home / "log.txt"
         self.tally = Tally()
         self.api = self.chance.choice(["chat", "chat", "responses"])
@@ -227,6 +229,8 @@ class Schedule:
         words += ["--out", folder, "--engine", engine, "--log-json"]
         if self.chance.random() < 0.5:
             words += ["--response-format", "json_schema"]
+        if engine == "ray":
+            words += ["--workers", "1"]
         return words + (["--concurrency", str(self.chance.choice([1, 2, 4, 8]))] if engine == "online" else [])
 
     def play(self) -> None:
@@ -249,6 +253,8 @@ class Schedule:
             url = opened.enter_context(front(fake.base_url, batches.base_url))
             tasks, other_tasks = chance.choice([4, 8, 12]), chance.choice([4, 8, 12])
             engines = chance.choice([["online"], ["online"], ["online", "batch"], ["batch"]])
+            if self.ray:  # the online engine takes over what a killed cluster leaves
+                engines = ["ray", "ray", "online"]
             two = chance.random() < 0.4
             for _ in range(chance.randrange(1, 4)):
                 self.act_at = {self.turn + chance.randrange(1, 30) for _ in range(chance.choice([0, 1, 1, 2]))}
@@ -384,12 +390,12 @@ def front(online: str, batches: str) -> Generator[str]:
         loop.close()
 
 
-def soak(seeds: range, log: Path | None = None, say: Callable[[str], None] = print) -> Tally:
+def soak(seeds: range, log: Path | None = None, say: Callable[[str], None] = print, ray: bool = False) -> Tally:
     """Play schedules, and say which have a fault."""
     whole = Tally()
     for seed in seeds:
         with tempfile.TemporaryDirectory() as home:
-            schedule = Schedule(seed, Path(home), log)
+            schedule = Schedule(seed, Path(home), log, ray)
             schedule.play()
             if schedule.tally.faults:
                 say(f"seed {seed}: {schedule.tally}")
@@ -404,10 +410,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="1-20", help="the first and the last seed")
     parser.add_argument("--log", type=Path, help="keep what the commands print in this file")
+    parser.add_argument("--ray", action="store_true", help="most starts go through a Ray cluster of their own")
     given = parser.parse_args()
     first, _, last = given.seeds.partition("-")
     started = time.monotonic()
-    whole = soak(range(int(first), int(last or first) + 1), given.log)
+    whole = soak(range(int(first), int(last or first) + 1), given.log, ray=given.ray)
     print(f"seeds {given.seeds}: {whole}; {time.monotonic() - started:.0f} s")
     sys.exit(bool(whole.faults or whole.lost or whole.twice))
 
