@@ -76,7 +76,7 @@ LogJson = Annotated[
     bool, typer.Option("--log-json", help="Write progress as JSON events, one a line, to standard error.")
 ]
 DEFAULT_RATINGS = Path("runs/epoch")
-"""Where `relabel careers rate` writes, and `export` and `resilience` look for ratings that nobody names."""
+"""Where `relabel careers rate` writes, and `export` and `resilience` look for ratings by default."""
 Epoch = Annotated[
     str | None,
     typer.Option(

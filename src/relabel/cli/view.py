@@ -43,7 +43,7 @@ def view(
     Search, sort and filter tasks; see each rater's question, answer and rationale beside the golds. Under Review the labels stay
     hidden while you decide. Each review is saved at once, as a gold: `relabel eval RUN --gold F.csv`.
 
-    The page is served to this machine alone, under an address that nobody can guess, until Ctrl-C.
+    The page is served to this machine alone, under an address that cannot be guessed, until Ctrl-C.
     """
     import webbrowser
 

@@ -402,7 +402,7 @@ class Viewer(ThreadingHTTPServer):
         """Write a review, or take the last one back.
 
         Raises:
-            UsageError: There is no such task or label, or nobody's name.
+            UsageError: There is no such task or label, or the reviewer's name is missing.
         """
         who = str(asked.get("reviewer") or "").strip()[:80]
         if not who:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from relabel.errors import DataError, IncompleteRunError, ProviderError, RelabelError, RunInterruptedError, UsageError
+from relabel.files import require_own
 from relabel.importing import import_labels
 from relabel.labelling.collector import Progress
 from relabel.labelling.connection import Connection
@@ -171,6 +172,8 @@ def plan(study: Study, place: Place, environment: Settings) -> list[RaterRun]:
         UsageError: Options of a rater do not go together, or a cap cannot be kept.
         DataError: A file that the study names cannot be used.
     """
+    for path in (place.results, *place.results.glob("*"), *place.runs.glob("*")):
+        require_own(path)  # a link in a stranger's folder would have files written elsewhere
     found: list[RaterRun] = []
     for rater in study.raters:
         rubric = load_rubric(place.at(rater.rubric or study.rubric))
