@@ -142,7 +142,6 @@ class LocalServer:
         weights: The GGUF file.
         alias: The model's name on the wire.
         threads: Processor threads; by default one for each core, up to 8, and half as many on a busy machine.
-        log: Where the server's messages go; a temporary file by default.
 
     Raises:
         ProviderError: The server did not start; the message has its last words.
@@ -156,11 +155,10 @@ class LocalServer:
         slots: int = SLOTS,
         slot_tokens: int = SLOT_TOKENS,
         threads: int | None = None,
-        log: IO[bytes] | None = None,
     ) -> None:
         self._weights, self._alias, self._slots, self._slot_tokens = weights, alias, slots, slot_tokens
         self._threads = threads
-        self._log: IO[bytes] = log or tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as the server
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as the server
         self._process: subprocess.Popen[bytes] | None = None
         self.base_url = ""
 

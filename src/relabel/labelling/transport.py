@@ -355,7 +355,7 @@ def proxy_of(address: str) -> URL | None:
     parts = urlsplit(address)
     proxies = getproxies()
     found = proxies.get(parts.scheme) or proxies.get("all")
-    if not found or _goes_direct(parts.hostname or "", parts.port, proxies.get("no", "")) or proxy_bypass(parts.netloc):
+    if not found or _in_a_network(parts.hostname or "", proxies.get("no", "")) or proxy_bypass(parts.netloc):
         return None
     guard_address(found)
     name = f"{parts.scheme if parts.scheme in proxies else 'all'}_proxy".upper()
@@ -378,20 +378,12 @@ def proxy_of(address: str) -> URL | None:
     return url
 
 
-def _goes_direct(host: str, port: int | None, exceptions: str) -> bool:
-    for entry in filter(None, (one.strip().lower() for one in exceptions.split(","))):
-        name = entry.strip("[]")
-        if (
-            entry == "*"
-            or host.lower() in {name, entry}
-            or f"{host.lower()}:{port}" == entry
-            or f"[{host}]:{port}" == entry
-        ):
+def _in_a_network(host: str, exceptions: str) -> bool:
+    """Whether `NO_PROXY` names a network that a host is in, or its domain as `*.NAME`; the library reads all else."""
+    for name in (one.strip().strip("[]").lower() for one in exceptions.split(",")):
+        if name.startswith("*.") and host.lower().endswith(name[1:]):
             return True
         with suppress(ValueError):
             if ip_address(host) in ip_network(name, strict=False):
                 return True
-            continue
-        if host.lower().endswith("." + name.lstrip("*.")):
-            return True
     return False
