@@ -108,8 +108,7 @@ def check_words() -> Iterator[str]:
     """Yield each banned phrase in a room that is clean of it."""
     files = [(path, path.relative_to(SOURCE).parts) for path in SOURCE.rglob("*") if path.suffix in (".py", ".html")]
     files += [
-        (path, ("docs", ""))
-        for path in (*(ROOT / "docs").glob("*.md"), *(ROOT / "evals").glob("*.md"), *ROOT.glob("*.md"))
+        (path, (folder or "readme", "")) for folder in ("docs", "evals", "") for path in (ROOT / folder).glob("*.md")
     ]
     for path, parts in sorted(files):
         if path.name == "CHANGELOG.md":

@@ -12,8 +12,11 @@ if TYPE_CHECKING:
 
 def main() -> NoReturn:
     """Run relabel; Ctrl-C before there is anything to save leaves without a traceback."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _leave)
+    try:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _leave)
+    except KeyboardInterrupt:  # pressed on just this line
+        _leave()
     from relabel.cli.app import main as run
 
     run()
