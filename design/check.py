@@ -55,6 +55,12 @@ BANNED: dict[str, set[str]] = {
     r"\b(whereof|thereof)\b": set(),
     r"\bone another's\b": set(),
     r"\bheld against\b": {"evaluation"},
+    r"\d %(?! of \d|\})(?![\w{])": {"careers", "publishing", "scoring", "sources", "labelling", "docs"},
+    r"\bcalls? for a review\b": set(),
+    r"\bforeseen\b": {"labelling", "docs"},
+    r"'s way\b": {"labelling", "docs"},
+    r"\banswered as no\b": set(),
+    r"\bno model named\b": set(),
 }
 """Phrases that are not current English, by the rooms and files of the root that are still to be reworded."""
 

@@ -139,7 +139,7 @@ def test_a_changed_wording_gets_no_second_look_at_the_final_half_unnoticed(capsy
         assert (first["look"], first["validity"]["exposure@2"].get("limits")) == (1, None)
         assert tried("exposure", *words, "--samples", "2", "--out", "repeats", capsys=capsys)["look"] == 1
         asked = len(fake.seen)
-        changed = rubric_path("exposure").read_text().partition("validity:")[0].replace("half the usual time", "40 %")
+        changed = rubric_path("exposure").read_text().partition("validity:")[0].replace("half the usual time", "40%")
         Path("mine.yaml").write_text(changed.replace("version: 2", "version: 3"))
         assert run_app(["rubric", "try", "mine.yaml", *words]) == 2
         assert len(fake.seen) == asked
@@ -228,7 +228,7 @@ def test_a_trial_with_missing_labels_says_so_wherever_it_is_read_and_ends_with_5
             assert said in text
         coded = 24 - of["missing"]
         assert "three codes" in document["verdict"]
-        assert f"({coded} tasks) (kappa, three codes)" in document["verdict"]
+        assert f"agrees (kappa, three codes) with sample at .000 ({coded} tasks)" in document["verdict"]
         assert (block["n"], block["golds"]["sample"]["n"]) == (24, coded)
         assert f"strict 24, with-tools {coded}, three-way {coded}" in block["limits"]
         assert block["labels"] == "runs/t/exposure@2"

@@ -8,8 +8,8 @@ import pandas as pd
 from relabel.tabular import Change, Signed, Table, table_text
 
 AGREEMENT = Table(
-    "Agreement of a_run & gold, 50 %",
-    ("setting", "n", "kappa", "95 %", "change", "95 %"),
+    "Agreement of a_run & gold, 50%",
+    ("setting", "n", "kappa", "95%", "change", "95%"),
     [
         ["strict", 1234, -0.0334, (-0.1, 0.2), Signed(0.02), Change(-0.1, 0.3)],
         ["a|b", 3, 0.5, (0.1, 0.2), None, None],
@@ -21,7 +21,7 @@ AGREEMENT = Table(
 def test_latex_escapes_names_and_sets_minus_signs_and_ranges() -> None:
     lines = table_text(AGREEMENT, "latex").splitlines()
 
-    assert r"\caption{Agreement of a\_run \& gold, 50 \%}" in lines
+    assert r"\caption{Agreement of a\_run \& gold, 50\%}" in lines
     assert r"strict & 1,234 & $-$.033 & $-$.100 to .200 & $+$0.020 & $-$0.100 to $+$0.300 \\" in lines
     assert r"a$|$b & 3 & .500 & .100--.200 & - & - \\" in lines
     assert lines.index(r"\toprule") < lines.index(r"\midrule") < lines.index(r"\bottomrule")

@@ -89,7 +89,7 @@ def _tidy(of: Table) -> Iterator[Sequence[Cell]]:
         name = ", ".join(str(cell) for cell in cells[: of.left])
         pairs = list(zip(of.columns, cells, strict=True))[of.left :]
         for place, (column, cell) in enumerate(pairs):
-            if isinstance(cell, tuple) or column.startswith("95 %"):
+            if isinstance(cell, tuple) or column.startswith("95%"):
                 continue
             after = pairs[place + 1][1] if place + 1 < len(pairs) else None
             yield of.title, name, column, cell, *(after if isinstance(after, tuple) else (None, None))

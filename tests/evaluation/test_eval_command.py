@@ -151,4 +151,4 @@ def test_missing_answers_are_shown_to_people(app: typer.Typer, make_run: MakeRun
     )
     assert "2 of 4 asked tasks have no with-tools label in the run" in result.stdout.splitlines()
     lines = result.stdout.splitlines()
-    assert "50 % of the asked tasks have no with-tools label" in lines[lines.index("Verdict") + 1]
+    assert "50% of the asked tasks have no with-tools label" in lines[lines.index("Verdict") + 1]

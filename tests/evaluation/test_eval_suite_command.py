@@ -53,7 +53,7 @@ def test_a_run_is_judged_from_packed_answers_without_a_key(
     said = capsys.readouterr().err
     last = said.strip().splitlines()[-1]
     assert last.startswith("relabel: gate agreement failed: accuracy of three-way is .")
-    assert "95 % interval" in last
+    assert "95% interval" in last
     assert "not shown to be at least .990" in last
     assert "::error title=relabel nightly%3A agreement::accuracy" in said
     suite = ET.parse("gates.xml").getroot().find("testsuite")

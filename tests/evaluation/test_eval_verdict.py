@@ -85,15 +85,15 @@ def test_few_tasks_make_the_figures_rough() -> None:
 def test_what_the_run_did_not_answer_is_said_first() -> None:
     lines = said([[450, 50], [50, 450]], unanswered={"strict": 0.004, "with-tools": 0.62, "three-way": 0.624})
     assert lines[:2] == [
-        "Under 1 % of the asked tasks have no strict label: the figures speak for the rest only.",
-        "62 % of the asked tasks have no with-tools label: the figures speak for the rest only.",
+        "Under 1% of the asked tasks have no strict label: the figures speak for the rest only.",
+        "62% of the asked tasks have no with-tools label: the figures speak for the rest only.",
     ]
     assert len(lines) == 3
     same: dict[SettingName, float] = {"strict": 0.5, "with-tools": 0.5, "three-way": 0.5}
-    assert said([[450, 50], [50, 450]], unanswered=same)[0].startswith("50 % of the asked tasks have no label:")
+    assert said([[450, 50], [50, 450]], unanswered=same)[0].startswith("50% of the asked tasks have no label:")
     only_tools: dict[SettingName, float] = {"with-tools": 0.5, "three-way": 0.5}
     assert said([[450, 50], [50, 450]], unanswered=only_tools)[0].startswith(
-        "50 % of the asked tasks have no with-tools"
+        "50% of the asked tasks have no with-tools"
     )
     assert "asked tasks" not in said([[450, 50], [50, 450]], unanswered={"strict": 0.0})[0]
 

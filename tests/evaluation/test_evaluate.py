@@ -244,8 +244,8 @@ def test_missing_answers_are_counted_by_setting(make_run: MakeRun, write_gold: W
     assert document.asked == 6
     assert document.unanswered == {"strict": 1, "with-tools": 4, "three-way": 4}
     assert document.verdict.splitlines()[:2] == [
-        "17 % of the asked tasks have no strict label: the figures speak for the rest only.",
-        "67 % of the asked tasks have no with-tools label: the figures speak for the rest only.",
+        "17% of the asked tasks have no strict label: the figures speak for the rest only.",
+        "67% of the asked tasks have no with-tools label: the figures speak for the rest only.",
     ]
 
 

@@ -138,7 +138,7 @@ def on_noise() -> list[dict[str, GateResult]]:
 
 
 def _fires_alone(gate: GateResult) -> bool:
-    """What the gate would do by the rule `none`: its own two-sided 95 % interval, and the lower side of it counts."""
+    """What the gate would do by the rule `none`: its own two-sided 95% interval, and the lower side of it counts."""
     assert gate.p is not None
     return gate.p < 0.025
 
@@ -314,7 +314,7 @@ def test_a_suite_says_what_size_of_gold_a_fall_of_three_points_needs() -> None:
     base = noisy(labels, 1)
     aligned = _pair(noisy(base, 2, 0.3), base, labels)
     said = size_needed(aligned, suite({"id": "k", **KAPPA})) or ""
-    assert "To find a fall of 3 points in accuracy in 80 % of runs, the gold needs about" in said
+    assert "To find a fall of 3 points in accuracy in 80% of runs, the gold needs about" in said
     assert "with its 720 it finds one of" in said
     assert size_needed(aligned, suite({"id": "k", "setting": "three-way", "metric": "kappa", "min": 0.1})) is None
     assert gold_size(0.95, 0.1) < gold_size(0.99, 0.1) < gold_size(0.99, 0.2)
@@ -455,7 +455,7 @@ def test_all_right_on_few_tasks_is_not_surely_all_right() -> None:
     more = _agreeing(60)
     for name in ("kappa", "macro_f1", "f1:E1", "pearson"):
         low, high = more[name].interval() or (1, 0)
-        # As if 1 - .025^(1/60), or 6 %, of the labels were wrong, and all in the same way.
+        # As if 1 - .025^(1/60), or 6%, of the labels were wrong, and all in the same way.
         assert 0.8 < low < 0.95
         assert high == pytest.approx(1)
         assert (more[name].interval(0.999) or (1, 0))[0] < low
@@ -483,7 +483,7 @@ def test_a_threshold_is_passed_on_luck_in_at_most_five_of_a_hundred_samples() ->
         run = np.where(rng.random(15) < 0.85, 2, 0)
         found = Pair(np.arange(15), np.full(15, 2), run, np.ones(15), draws, scale=tuple(SCALE)).figure("accuracy")
         passed += (found.interval() or (0, 0))[0] >= 0.85
-    # Samples without an error alone are 8.7 % of them.
+    # Samples without an error alone are 8.7% of them.
     assert passed / 2000 <= 0.05
 
 
@@ -580,7 +580,7 @@ def _result(**changes: Any) -> SuiteResult:
         "run": 0.55,
         "baseline": 0.6,
         "n": 1200,
-        "message": "kappa falls by 5 %\nfrom <b>x</b>",
+        "message": "kappa falls by 5%\nfrom <b>x</b>",
         "why": None,
     }
     fine = {**gate, "id": "fine", "kind": "min", "passed": True, "value": 0.5, "low": 0.4, "high": 0.6, "level": 0.95}
@@ -607,7 +607,7 @@ def test_junit_xml_counts_failures_and_errors_and_holds_any_text() -> None:
     assert (found.get("tests"), found.get("failures"), found.get("errors")) == ("3", "1", "1")
     failure = found.find("testcase/failure")
     assert failure is not None
-    assert failure.get("message") == "kappa falls by 5 %\nfrom <b>x</b>"
+    assert failure.get("message") == "kappa falls by 5%\nfrom <b>x</b>"
     assert [case.get("name") for case in found.findall("testcase")] == ["kappa max drop", "fine min", "odd max drop"]
 
 
@@ -620,12 +620,12 @@ def test_the_summary_puts_failures_first_and_lets_nothing_become_markup() -> Non
     assert r"run\|&lt;script&gt;&#64;all" in text
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert all(line.replace(r"\|", "").count("|") == 8 for line in rows)
-    assert "-0.080 to -0.020 (97.5 %)" in rows[1]
+    assert "-0.080 to -0.020 (97.5%)" in rows[1]
 
 
 def test_annotations_are_one_line_each() -> None:
     first, second = github_annotations(_result())
-    assert first == "::error title=relabel nightly%3A kappa::kappa falls by 5 %25%0Afrom <b>x</b>"
+    assert first == "::error title=relabel nightly%3A kappa::kappa falls by 5%25%0Afrom <b>x</b>"
     assert second.startswith("::error title=relabel nightly%3A odd::")
     passed = _result(passed=True, results=[_result().results[1]])
     assert github_annotations(passed) == ["::notice title=relabel nightly::1 gate passed for run|<script>@all"]
@@ -636,7 +636,7 @@ def test_the_error_names_gate_figure_and_interval() -> None:
     result = judge(suite({"id": "k", **KAPPA}), run_of(noisy(labels, 3, 0.5)), GOLD, run_of(noisy(labels, 4)))
     said = gate_error(result.failures)
     assert said.startswith("gate k failed: kappa of three-way falls from .")
-    assert "95 % interval -" in said
+    assert "95% interval -" in said
 
 
 def test_gold_is_not_changed_by_judging() -> None:

@@ -231,5 +231,5 @@ def test_real_intervals_match_a_bootstrap_by_index_with_scikit_learn() -> None:
     for name, samples in theirs.items():
         spread = np.std(samples, ddof=1)
         assert ours[name].mean() == pytest.approx(np.mean(samples), abs=4 * spread / 150**0.5), name
-        # The standard error of a standard deviation from 150 draws is 6 %.
+        # The standard error of a standard deviation from 150 draws is 6%.
         assert ours[name].std() == pytest.approx(spread, rel=0.2), name

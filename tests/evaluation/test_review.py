@@ -94,7 +94,7 @@ def test_a_task_weighs_less_among_many_of_its_occupation(make_run: MakeRun) -> N
 
 
 def test_a_run_without_doubt_has_nothing_to_review(make_run: MakeRun) -> None:
-    with pytest.raises(DataError, match=r"nothing in .* calls for a review"):
+    with pytest.raises(DataError, match=r"no task of .* needs a review"):
         review(make_run({(CODE, "1"): {"strict": False, "with-tools": True}}))
 
 

@@ -43,7 +43,7 @@ def _world() -> pd.DataFrame:
 def _map(world: pd.DataFrame) -> ScoreMap:
     """Each occupation is a group; its tasks weigh 1 to 5, so that scores are no multiples of a twentieth.
 
-    Few possible values would give any interval that holds its own bounds more than its 95 %.
+    Few possible values would give any interval that holds its own bounds more than its 95%.
     """
     weight = np.random.default_rng(1).uniform(1, 5, (OCCUPATIONS, EACH))
     codes = pd.Index(world["onet_soc_code"].unique())
@@ -153,7 +153,7 @@ def test_intervals_against_a_gold_hold_the_gold_s_score_in_95_of_100_cases() -> 
     trials = _try(4, 7, gold_first=False)
     covered = trials.held.mean(axis=(0, 2))
     assert covered.min() > 0.92, covered
-    # Where the truth is 0 an interval that begins at 0 always holds it: of alpha, which often is, more than 95 % are held.
+    # Where the truth is 0 an interval that begins at 0 always holds it: of alpha, which often is, more than 95% are held.
     assert covered[1:].max() < 0.98, covered
 
 

@@ -84,7 +84,7 @@ def test_repeats_are_told_from_disagreement() -> None:
 
 @pytest.mark.slow
 def test_the_interval_of_the_pooled_mean_covers_the_mean_of_all_raters() -> None:
-    """Raters and occupations are both drawn: 95 % of intervals hold the mean over all of either."""
+    """Raters and occupations are both drawn: 95% of intervals hold the mean over all of either."""
     rng = np.random.default_rng(7)
     inside, trials = 0, 400
     for trial in range(trials):

@@ -136,17 +136,17 @@ def _pair_tables(document: CompareDocument) -> Iterator[Table]:
         note = f"agreement {agreement[0]} ({agreement[1]}), kappa {agreement[2]} ({agreement[3]}); {found.changed:,} tasks changed"
         yield Table(
             f"Labels in {setting}, {found.n:,} tasks",
-            (*columns, "share, first", "second", "change", "95 %"),
+            (*columns, "share, first", "second", "change", "95%"),
             rows,
             notes=[note],
         )
     if document.measures:
         rows = [[measure, of.n, *_moved(of)] for measure, of in document.measures.items()]
-        yield Table("Means over tasks (0-1)", ("measure", "tasks", "first", "second", "change", "95 %"), rows)
+        yield Table("Means over tasks (0-1)", ("measure", "tasks", "first", "second", "change", "95%"), rows)
     for setting, against in document.against_gold.items():
         yield Table(
             f"Agreement in {setting} with the gold {document.gold}, {against.n:,} tasks",
-            ("figure", "first", "second", "change", "95 %"),
+            ("figure", "first", "second", "change", "95%"),
             [[metric.replace("_", " "), *_moved(of)] for metric, of in against.metrics.items()],
             notes=[
                 f"second run better on {against.better:,} tasks (now right), worse on {against.worse:,} (now wrong)"
@@ -180,7 +180,7 @@ def _pair_tables(document: CompareDocument) -> Iterator[Table]:
     for by, slices in document.slices.items():
         yield Table(
             f"Agreement in {document.main_setting} by {by.replace('_', ' ').replace('soc', 'SOC')}",
-            ("part", "tasks", "agreement", "95 %", "kappa", f"change of mean {measure}", "95 %"),
+            ("part", "tasks", "agreement", "95%", "kappa", f"change of mean {measure}", "95%"),
             [
                 [
                     f"{value} {MAJOR_GROUPS[value]}" if value in MAJOR_GROUPS else value,
@@ -206,7 +206,7 @@ def _several_tables(document: PairwiseDocument) -> Iterator[Table]:
             continue
         yield Table(
             f"Agreement of pairs in {setting}, {found.n:,} tasks with a label in all runs",
-            ("pair", "agreement", "95 %", "kappa", "95 %", "quadratic kappa"),
+            ("pair", "agreement", "95%", "kappa", "95%", "quadratic kappa"),
             [
                 [
                     f"{p.first + 1} and {p.second + 1}",
@@ -338,7 +338,7 @@ def _score_tables(moved: Moved) -> Iterator[Table]:
             for task in moved.carriers(str(row["code"]), row["measure"]).head(1).to_dict("records"):
                 labels = f"{task['label_before'] or 'none'} to {task['label_after'] or 'none'}"
                 notes.append(
-                    f"{row['code']} most by a task of {task['onet_soc_code']}, {task['change']:+.3f}, {labels}: "
+                    f"{row['code']}: largest change by a task of {task['onet_soc_code']} ({task['change']:+.3f}, {labels}): "
                     f"{cut(str(task['text']), _TEXT)}"
                 )
         title = f"Scores {measure} (0-1): {changed:,} of {len(rows):,} groups moved"

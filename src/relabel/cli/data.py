@@ -180,7 +180,7 @@ def stats(as_json: AsJson = False) -> None:
         typer.echo(f"{found.damaged} rows are damaged and never served; `relabel store verify` names them")
     if found.aside:
         typer.echo(f"{found.aside} damaged rows have been set aside")
-    typer.echo(f"they cost {found.cost_usd:.4f} USD{unknown}")
+    typer.echo(f"they cost ${found.cost_usd:.4f}{unknown}")
 
 
 @store_app.command("verify")
@@ -283,8 +283,7 @@ def notes(
     from relabel.settings import settings
 
     with Store(settings().store_dir, read_only=not drop) as store:
-        for line in store.notes():
-            typer.echo(line)
+        typer.echo("\n".join(store.notes()) or "no notes")
         if drop:
             typer.echo(f"{store.drop_notes():,} notes dropped")
 

@@ -241,7 +241,7 @@ def _show(document: EvalDocument, tables: list[Table], outcome: SuiteResult | No
 def _across(title: str, figures: Mapping[str, str], columns: Mapping[Any, Any]) -> Table:
     """A table with a line a figure: of each column the figure and its interval, where there are intervals."""
     bounded = any(of.ci95 for of in columns.values())
-    heads = [head for column in columns for head in ((column, "95 %") if bounded else (column,))]
+    heads = [head for column in columns for head in ((column, "95%") if bounded else (column,))]
     rows: list[list[Cell]] = []
     for words, key in figures.items():
         pairs = [(getattr(of, key), of.ci95.get(key)) for of in columns.values()]
@@ -261,11 +261,11 @@ def _tables(document: EvalDocument) -> Iterator[Table]:
         "label. kappa: Cohen's. AC1: Gwet's."
     ]
     if method is not None:
-        notes.append(f"95 %: {method.draws:,} bootstrap draws of {method.units:,} occupations, seed {method.seed}.")
+        notes.append(f"95%: {method.draws:,} bootstrap draws of {method.units:,} occupations, seed {method.seed}.")
         notes += [f"Few occupations: {method.note}."] if method.note else []
         notes += ["They are of tasks chosen for their doubt, not of the run as a whole."] if document.selected else []
     table = _across(f"Agreement {of_gold}, by setting", _FIGURES, settings)
-    step = 2 if "95 %" in table.columns else 1
+    step = 2 if "95%" in table.columns else 1
     always = [x for name in settings for x in (majority[name].accuracy if name in majority else None, None)[:step]]
     rows = [*table.rows[:2], ["majority label", *always], *table.rows[2:]]
     yield replace(table, rows=rows, notes=notes)
@@ -320,7 +320,7 @@ def _yardstick_tables(document: EvalDocument) -> Iterator[Table]:
         "accuracy",
         "kappa",
         "run less this, kappa",
-        *(["95 %"] if bounded else []),
+        *(["95%"] if bounded else []),
     )
     if rows:
         yield Table("Yardsticks", columns, rows, left=2)
@@ -345,7 +345,7 @@ def _slice_tables(document: EvalDocument) -> Iterator[Table]:
             for of in (part.settings.get(setting),)
             if of is not None
         ]
-        columns = ("part", "tasks", "occupations", "accuracy", "95 %", "kappa", "95 %")
+        columns = ("part", "tasks", "occupations", "accuracy", "95%", "kappa", "95%")
         yield Table(f"Agreement in {setting}, by {_SLICES[by]}", columns, rows)
 
 

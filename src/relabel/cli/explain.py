@@ -116,7 +116,7 @@ def _show_scores(explained: Explanation) -> None:
         figures = (explained.score.get(name), *explained.intervals.get(name, (None, None)), *estimate)
         rows.append([words, *(None if x is None else f"{x / unit:,.{places}f}" for x in figures)])
     notes = [f"estimate: what the labels of {explained.estimates_of} would give"] if others else ()
-    Table("Score, with 95 % intervals", ["figure", "score", "low", "high", *others], rows, notes=notes).show()
+    Table("Score, with 95% intervals", ["figure", "score", "low", "high", *others], rows, notes=notes).show()
 
 
 def _show_way(explained: Explanation) -> None:

@@ -120,7 +120,7 @@ def cite(run: o.RunArg, as_json: o.AsJson = False) -> None:
     registry = load_registry()
     used = [registry[name] for name in dict.fromkeys(use.source for use in manifest.sources) if name in registry]
     own = [use for use in manifest.sources if use.source not in registry]
-    rubric, answered = manifest.rubric, ", ".join(manifest.models_returned) or "no model named"
+    rubric, answered = manifest.rubric, ", ".join(manifest.models_returned)
     about = {
         "data": [
             {"id": s.id, "citation": s.citation, "release": s.release, "licence": s.licence, "homepage": s.homepage}
@@ -142,7 +142,7 @@ def cite(run: o.RunArg, as_json: o.AsJson = False) -> None:
         say("none is named in the manifest", indent=2)
     dated = "" if manifest.ended_at is None else f", {manifest.ended_at[:10]}"
     typer.echo("Model")
-    say(f"{manifest.model}, answered as {answered}{dated}", indent=2)
+    say(f"{manifest.model}{f', answered as {answered}' if answered else ''}{dated}", indent=2)
     typer.echo("Rubric")
     say(f"{rubric.title} ({rubric.id}, version {rubric.version}, sha256 {manifest.rubric_sha256[:16]})", indent=2)
     typer.echo("Software")
@@ -180,7 +180,7 @@ def review_run(
         typer.Option(
             "--size-for",
             metavar="WIDTH",
-            help="With --random, instead of K: draw as many as give the mean exposure a 95 % interval of this width, such as 0.1; with --gold, judged by these labels.",
+            help="With --random, instead of K: draw as many as give the mean exposure a 95% interval of this width, such as 0.1; with --gold, judged by these labels.",
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="S", min=0, help="Seed of --random; 0 by default.")] = None,
@@ -242,7 +242,7 @@ def review_run(
         if size_for is not None:
             random = labels_for(opened, size_for, None if gold is None else load_gold(gold))
             by = "whatever people say" if gold is None else f"if people agree with the run as {gold} does"
-            typer.echo(f"{random:,} labels give the mean a 95 % interval at most {size_for:g} wide, {by}", err=True)
+            typer.echo(f"{random:,} labels give the mean a 95% interval at most {size_for:g} wide, {by}", err=True)
         found = random_review(opened, random, details=details, seed=seed or 0)
         about = f"{len(found.table):,} of {found.of:,} tasks, drawn at random with seed {found.seed}"
     text = review_csv(found)

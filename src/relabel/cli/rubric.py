@@ -496,7 +496,7 @@ def _labelled(
 
 
 def _show_trial(document: TrialDocument) -> None:
-    columns = ["on tasks of", "labels", "reference", "setting", "n", "rate", "ref. rate", "kappa", "95 %"]
+    columns = ["on tasks of", "labels", "reference", "setting", "n", "rate", "ref. rate", "kappa", "95%"]
     rows = [
         [a.on, a.first, a.second, a.setting, a.n, a.first_rate, a.second_rate, a.kappa, a.ci95.get("kappa")]
         for a in document.agreements

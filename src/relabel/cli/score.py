@@ -208,7 +208,7 @@ def _scores(
     by_model = bool(rows) and "gamma_models_low" in rows[0]
     columns = ["code", "title"]
     for measure in measures:
-        columns += [measure, *(["95 %"] if bounded else []), *([other[1], "95 %"] if other else [])]
+        columns += [measure, *(["95%"] if bounded else []), *([other[1], "95%"] if other else [])]
         columns += ["by model"] * by_model
     cells: list[list[Cell]] = []
     for row in rows:
@@ -216,15 +216,15 @@ def _scores(
         for measure in measures:
             line += _interval(row, measure) if bounded else [row[measure]]
             line += _interval(row, f"{measure}_{other[0]}") if other else []
-            line += [_by_model(row, measure)] * by_model
+            line += [_by_model(row, measure)] if by_model else []
         cells.append(line + [row["tasks"], row["coverage"]] * counts)
     return Table(title, [*columns, *["tasks", "coverage"] * counts], cells, left=2)
 
 
 def _by_model(row: Mapping[str, Any], measure: str) -> str | None:
     """The range of the score over the raters of a study, such as `1.2 to 4.6`."""
-    low, high = row[f"{measure}_models_low"], row[f"{measure}_models_high"]
-    return None if low is None else f"{10 * low:.1f} to {10 * high:.1f}"
+    low, high = row.get(f"{measure}_models_low"), row.get(f"{measure}_models_high")
+    return None if low is None or high is None else f"{10 * low:.1f} to {10 * high:.1f}"
 
 
 def headline(table: ScoreTable) -> str:
@@ -278,8 +278,8 @@ def _show(table: ScoreTable, major_groups: Sequence[Mapping[str, Any]] | None) -
     if major_groups is not None:
         note = f"; {table.run} labelled too few for single groups" if table.scored < len(table.frame) / 2 else ""
         Table(
-            f"Means over groups, estimated from tasks drawn at random (95 %: sampling error{note})",
-            ["major group", "groups", "tasks", "alpha", "95 %", "gamma", "95 %"],
+            f"Means over groups, estimated from tasks drawn at random (95%: sampling error{note})",
+            ["major group", "groups", "tasks", "alpha", "95%", "gamma", "95%"],
             [
                 [row["major_group"], row["groups"], row["tasks"], *_interval(row, "alpha"), *_interval(row, "gamma")]
                 for row in major_groups
@@ -328,7 +328,7 @@ def _show_totals(table: ScoreTable) -> None:
     totals = table.totals
     if totals is None:
         return
-    thin = f"; {totals['thin_groups']:,} thin groups are left out" if totals["thin_groups"] else ""
+    thin = f"; {many} thin group{'s are' if many > 1 else ' is'} left out" if (many := totals["thin_groups"]) else ""
     said = [
         f"{measure} GBP {value / 1e9:,.1f}bn{_total_interval(table, measure)}"
         for measure in _MEASURES

@@ -272,8 +272,8 @@ def cut(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 3].rstrip() + "..."
 
 
-_CUT = {"title", "task", "occupation", "group"}
-"""Columns whose texts are cut where they do not fit, and not carried on over several lines."""
+_CUT = {"title": 12, "task": 32, "occupation": 12, "group": 12}
+"""Columns whose texts are cut where they do not fit, and not carried on over several lines; each with its least width."""
 
 
 class Table(tabular.Table):
@@ -291,7 +291,7 @@ class Table(tabular.Table):
         cut = [name in _CUT for name in self.columns]
         for place, name in enumerate(self.columns):
             justify = "left" if place < self.left else "right"
-            made.add_column(name, justify=justify, no_wrap=place == 0 and not cut[place])
+            made.add_column(name, justify=justify, no_wrap=place == 0 and not cut[place], min_width=_CUT.get(name))
         for cells in self.rows:
             texts = [Text(tabular.cell_text(cell)) for cell in cells]
             for text, short in zip(texts, cut, strict=True):

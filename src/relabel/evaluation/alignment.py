@@ -100,7 +100,7 @@ class Pair:
         return replace(found, value=math.nan) if name == "pearson" and len(self) < 3 else found
 
     def intervals(self, names: Iterable[str]) -> dict[str, Bounds | None]:
-        """95 % intervals of some figures; none without draws or tasks."""
+        """95% intervals of some figures; none without draws or tasks."""
         return ci95({name: self.figure(name) for name in names}, self.draws)
 
     def part(self, keep: npt.ArrayLike) -> Pair:

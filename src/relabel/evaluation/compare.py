@@ -525,7 +525,7 @@ def _verdict(
         return [f"The runs are identical: they give all {tasks} the same label{every}."]
     kappa = "" if found.kappa is None else f" (kappa {shown(found.kappa)})"
     said = [
-        f"{aligned.main}: the runs agree on {100 * (found.agreement or 0):.1f} % of {tasks}{kappa}; {found.changed:,} "
+        f"{aligned.main}: the runs agree on {100 * (found.agreement or 0):.1f}% of {tasks}{kappa}; {found.changed:,} "
         f"label{'' if found.changed == 1 else 's'} changed."
     ]
     for measure, moved in measures.items():
@@ -536,7 +536,7 @@ def _verdict(
             said.append(f"Mean {measure} goes {means}; all tasks are of one occupation, which gives no interval.")
         elif moved.difference is not None and moved.ci95 is not None:
             low, high = moved.ci95
-            by = f"({moved.difference:+.3f}, 95 % interval {low:+.3f} to {high:+.3f})"
+            by = f"({moved.difference:+.3f}, 95% interval {low:+.3f} to {high:+.3f})"
             sure = "falls" if high < 0 else "rises" if low > 0 else None
             said.append(
                 f"Mean {measure} {sure} {means} {by}."
@@ -683,7 +683,7 @@ def _several_verdict(
     if found.majority.unanimous == 1:
         return [f"{aligned.main}: the runs are identical: they give all {found.n:,} tasks the same label."]
     said = [
-        f"{aligned.main}: {100 * found.majority.unanimous:.1f} % of {found.n:,} tasks have one label in all "
+        f"{aligned.main}: {100 * found.majority.unanimous:.1f}% of {found.n:,} tasks have one label in all "
         f"{len(aligned.names)} runs; Krippendorff's alpha is {shown(found.krippendorff_nominal)}."
     ]
     apart = [pair for pair in found.pairs if pair.kappa is not None]

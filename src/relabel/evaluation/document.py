@@ -60,7 +60,7 @@ MAJOR_GROUPS: Mapping[str, str] = {
 
 Bounds = tuple[float, float]
 Intervals95 = Mapping[str, Bounds | None]
-"""95 % intervals, low and high, by name of the figure."""
+"""95% intervals, low and high, by name of the figure."""
 NO_INTERVALS: Intervals95 = {}
 
 

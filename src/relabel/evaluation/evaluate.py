@@ -391,7 +391,7 @@ def verdict(
         said.append(f"{name}: {words}.")
     said += _among_yardsticks(settings, yardsticks)
     if coherence is not None and coherence.of and coherence.incoherent:
-        share = f"{100 * coherence.incoherent / coherence.of:.1f} %"
+        share = f"{100 * coherence.incoherent / coherence.of:.1f}%"
         said.append(f"The two settings contradict each other on {coherence.incoherent:,} tasks ({share}).")
     few = min((found.n for name, found in settings.items() if name in majority), default=0)
     if few < FEW_TASKS:
@@ -417,12 +417,12 @@ def _among_yardsticks(settings: Mapping[SettingName, SettingMetrics], yardsticks
             said.append(_against(main, words, group.settings[main], floor=labels))
     repeats = yardsticks.consistency.settings.get(main) if yardsticks.consistency is not None else None
     if repeats is not None and repeats.run is not None:
-        gold = "" if repeats.gold is None else f", in the gold {100 * repeats.gold:.0f} %"
+        gold = "" if repeats.gold is None else f", in the gold {100 * repeats.gold:.0f}%"
         pairs = f"{repeats.pairs:,} pair{'' if repeats.pairs == 1 else 's'}"
-        said.append(f"Tasks with one text get one label in {100 * repeats.run:.0f} % of {pairs}{gold}.")
+        said.append(f"Tasks with one text get one label in {100 * repeats.run:.0f}% of {pairs}{gold}.")
     if yardsticks.self_agreement is not None:
         shares = [
-            f"{100 * x.run:.0f} % ({s})" for s, x in yardsticks.self_agreement.settings.items() if x.run is not None
+            f"{100 * x.run:.0f}% ({s})" for s, x in yardsticks.self_agreement.settings.items() if x.run is not None
         ]
         if shares:
             said.append(f"Asked again, the model gives the same label in {', '.join(shares)} of pairs of answers.")
@@ -456,7 +456,7 @@ def _against(setting: SettingName, words: str, found: Yardstick, *, floor: int =
     if floor and place != alike:
         lost = f": by this gold, the run adds nothing to {floor:,} gold labels and a word count"
         nothing = lost if place == worse else ""
-    apart = f"difference in kappa {figure(found.kappa_difference)}, 95 % {figure(bounds[0])} to {figure(bounds[1])}"
+    apart = f"difference in kappa {figure(found.kappa_difference)}, 95% {figure(bounds[0])} to {figure(bounds[1])}"
     return f"{setting}: {place} {words} ({reached}; {apart}){nothing}."
 
 
@@ -469,7 +469,7 @@ def _gaps(unanswered: Mapping[SettingName, float]) -> list[str]:
 
 
 def _gap(setting: str, share: float) -> str:
-    shown = f"{100 * share:.0f} %" if share >= 0.01 else "Under 1 %"
+    shown = f"{100 * share:.0f}%" if share >= 0.01 else "Under 1%"
     return f"{shown} of the asked tasks have no {setting}label: the figures speak for the rest only."
 
 

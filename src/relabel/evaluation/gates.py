@@ -251,13 +251,13 @@ def family_in_words(suite: Suite, drops: int) -> str:
         return "No gate is against a baseline; gates that ask for evidence need no adjustment for their number."
     noise = 100 * (1 - suite.level) / 2
     if suite.family == "none":
-        return f"Each of the {drops} gates against the baseline fires on pure noise in at most {noise:.3g} % of runs."
+        return f"Each of the {drops} gates against the baseline fires on pure noise in at most {noise:.3g}% of runs."
     if drops == 1:
-        return f"The gate against the baseline fires on pure noise in at most {noise:.3g} % of runs."
+        return f"The gate against the baseline fires on pure noise in at most {noise:.3g}% of runs."
     rule = {"holm": "Holm's", "bonferroni": "Bonferroni's"}[suite.family]
     return (
         f"The {drops} gates against the baseline are judged by {rule} rule: on pure noise any of them fires in at most "
-        f"{noise:.3g} % of runs."
+        f"{noise:.3g}% of runs."
     )
 
 
@@ -322,9 +322,9 @@ def size_needed(aligned: AlignedLabels, suite: Suite) -> str | None:
     needed, found = (gold_size(level, max(churn, _USUAL_CHURN), clustering, drop) for drop in (DROP, None))
     digits = 10 ** max(math.floor(math.log10(max(needed, 1))) - 1, 0)
     return (
-        f"To find a fall of {100 * DROP:.0f} points in accuracy in {100 * POWER:.0f} % of runs, the gold needs about "
+        f"To find a fall of {100 * DROP:.0f} points in accuracy in {100 * POWER:.0f}% of runs, the gold needs about "
         f"{math.ceil(needed / digits) * digits:,} tasks; with its {n:,} it finds one of {100 * math.sqrt(found / n):.1f} points "
-        f"({100 * churn:.1f} % of the labels went from right to wrong or back)."
+        f"({100 * churn:.1f}% of the labels went from right to wrong or back)."
     )
 
 
@@ -535,7 +535,7 @@ def _what(gate: Gate) -> str:
 
 
 def _percent(level: float) -> str:
-    return f"{100 * level:.4g} %"
+    return f"{100 * level:.4g}%"
 
 
 def gate_error(failures: Iterable[GateResult]) -> str:

@@ -242,11 +242,11 @@ def _workers(equal: pd.DataFrame) -> Iterator[PaperFigure]:
                 100 * float(both["jobs"][_above(both["score"], sign, bound)].sum() / total) for sign in (rule, other)
             )
             why = (
-                f"other jobs: those of {EMPLOYMENT}, {100 * total / jobs.sum():.0f} % of which have a score under the same "
+                f"other jobs: those of {EMPLOYMENT}, {100 * total / jobs.sum():.0f}% of which have a score under the same "
                 f"code; the paper used jobs of 2020 and 2021; with {other} instead of {rule} it would be {instead:.1f}"
             )
         over = "over" if rule == ">" else "at least"
-        figure = f"workers with {over} {100 * bound:.0f} % of their tasks, human, {measure}"
+        figure = f"workers with {over} {100 * bound:.0f}% of their tasks, human, {measure}"
         yield _cell(table, figure, printed, ours, f"{rule} {bound}", weights, tolerance=1, reason=why)
 
 

@@ -151,7 +151,7 @@ def review(
     table = table[table["doubt"] > 0]
     if table.empty:
         raise DataError(
-            f"nothing in {run.ref} calls for a review: no task lacks a label, contradicts itself or has a low "
+            f"no task of {run.ref} needs a review: none lacks a label, contradicts itself or has a low "
             "probability; give --gold or --rater to see where others disagree"
         )
     doubtful = len(table)
@@ -181,7 +181,7 @@ def random_review(run: Run, count: int, *, details: pd.DataFrame | None = None, 
 
 
 def labels_for(run: Run, width: float, gold: Gold | None = None) -> int:
-    """How many tasks drawn at random give a 95 % interval of this full width for the mean of the main measure (0-1).
+    """How many tasks drawn at random give a 95% interval of this full width for the mean of the main measure (0-1).
 
     Without a gold this holds whatever people say: their labels vary as much as labels can. A small gold drawn at random says
     how far the run foretells them, and then fewer do (as for the prediction-powered mean that `relabel eval` gives).

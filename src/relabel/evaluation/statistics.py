@@ -580,7 +580,7 @@ def stated(figures: Mapping[str, Figure], draws: Draws | None) -> dict[str, Any]
 
 
 def ci95(figures: Mapping[str, Figure], draws: Draws | None) -> dict[str, Bounds | None]:
-    """95 % intervals of figures; none without draws or tasks."""
+    """95% intervals of figures; none without draws or tasks."""
     if draws is None or not len(draws.place):
         return {}
     return {name: figure.interval() for name, figure in figures.items()}

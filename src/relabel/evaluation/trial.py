@@ -543,7 +543,7 @@ def _verdict(
             if rates:
                 others = ", ".join(f"{_who(a.second)} {rate_in_words(a.second_rate)}" for a in rates)
                 yield f"{of.name} calls {rate_in_words(rates[0].first_rate)} of tasks exposed, {setting} ({others})."
-        yield f"{of.name} agrees with {told} (kappa, {_IN_WORDS.get(main, main)}){beside}."
+        yield f"{of.name} agrees (kappa, {_IN_WORDS.get(main, main)}) with {told}{beside}."
     for first, second in combinations(tried, 2):
         for gold in golds:
             told = [d for d in differences if (d.first, d.second, d.gold) == (first.name, second.name, gold.name)]
@@ -564,7 +564,7 @@ def _closer_in_words(found: TrialDifference) -> str:
     worse, better = names[order[0]], names[order[1]]
     by = (
         f"kappa {shown(found.kappa[order[1]])} against {shown(found.kappa[order[0]])}, difference {sign * found.difference:+.3f}, "
-        f"95 % interval {low:+.3f} to {high:+.3f}; {setting}, {how}"
+        f"95% interval {low:+.3f} to {high:+.3f}; {setting}, {how}"
     )
     if found.closer is None:
         return f"{better} and {worse} cannot be told apart by their distance to {_who(found.gold)} ({by})."

@@ -346,8 +346,8 @@ def _basis(model: str, settings: Mapping[str, _Asked]) -> str:
         )
     if reasons(model):
         words += (
-            f"; {model} thinks before it answers: the hidden tokens, billed as output, are not foreseen, and a pilot "
-            "(--sample 50) tells them"
+            f"; {model} thinks before it answers: hidden tokens, billed as output, are not included; a pilot "
+            "(--sample 50) shows how many"
         )
     return words
 

@@ -106,7 +106,7 @@ class Provider(Frozen):
             "bound": f"--max-tokens is sent as {self.bound}",
             "thinking": f"counted {self.thinking}",
             "batch": {None: "tried as OpenAI's", "none": "none that relabel knows"}.get(
-                self.batch, f"in {self.batch}'s way"
+                self.batch, f"as {self.batch} does it"
             ),
             "cache": caches or "none known",
             "notes": "; ".join(self.notes) or "none",

@@ -166,7 +166,7 @@ def with_intervals(
         DataError: The labels do not suffice for the model.
     """
     if draws < _FEWEST_DRAWS:
-        raise UsageError(f"{draws} draws are too few for a 95 % interval; give --draws {_FEWEST_DRAWS} or more")
+        raise UsageError(f"{draws} draws are too few for a 95% interval; give --draws {_FEWEST_DRAWS} or more")
     if seed < 0:
         raise UsageError(f"the seed {seed} is below 0; give a whole number of 0 or more with --seed")
     try:

@@ -201,7 +201,7 @@ def latent_classes(
 
 @dataclass(frozen=True)
 class Component:
-    """One part of the variance of labels: its share of the whole (0-1), and a 95 % interval over occupations."""
+    """One part of the variance of labels: its share of the whole (0-1), and a 95% interval over occupations."""
 
     source: str
     share: float
@@ -269,7 +269,7 @@ def _shares(sums: Array, raters: int, repeated: bool) -> Array:
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over tasks (0-1) with a 95 % interval; `tasks` behind it. None where it cannot be given."""
+    """A mean over tasks (0-1) with a 95% interval; `tasks` behind it. None where it cannot be given."""
 
     rater: str
     mean: float

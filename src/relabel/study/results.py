@@ -172,7 +172,7 @@ def _agreement(study: Study, runs: Mapping[str, Run], golds: Sequence[Gold], lin
     """Raters by agreement with golds: rate of each setting, kappa with each gold and its interval."""
     columns = ["rater", "model", "tasks"]
     for gold in golds:
-        columns += [f"kappa, {gold.name}", "95 %", "accuracy"]
+        columns += [f"kappa, {gold.name}", "95%", "accuracy"]
     rows: list[list[Cell]] = []
     for at, (name, run) in enumerate(runs.items()):
         row: list[Cell] = [name, run.manifest.model, int((lined.labels[:, at] >= 0).sum())]
@@ -225,7 +225,7 @@ def _pairs(study: Study, lined: Votes) -> Table:
         for figure in [pair.figure(name) if len(pair) else None for name in ("kappa", "accuracy")]:
             row += [None, None] if figure is None else [_known(figure.value), figure.interval()]
         rows.append(row)
-    columns = ["pair", "tasks", "kappa", "95 %", "agreement", "95 % of agreement"]
+    columns = ["pair", "tasks", "kappa", "95%", "agreement", "95% of agreement"]
     return Table("Agreement of raters with each other", columns, rows, notes=_intervals_note(study))
 
 
@@ -268,7 +268,7 @@ def _means(study: Study, lined: Votes, classes: LatentClasses | None) -> Table:
             mean = found[measure][at]
             row += [_known(mean.mean), mean.interval]
         rows.append(row)
-    columns = ["rater", "tasks", *(name for m in measures for name in (f"mean {m}", f"95 % of {m}"))]
+    columns = ["rater", "tasks", *(name for m in measures for name in (f"mean {m}", f"95% of {m}"))]
     return Table("Mean exposure by rater", columns, rows, notes=notes)
 
 
@@ -283,7 +283,7 @@ def _components(study: Study, lined: Votes) -> Table:
     ]
     if found and not any(part.source == "repeat" for part in found):
         notes.append("Without repeats, scatter of single answers is part of rater by task.")
-    return Table("Variance of labels", ["source", "share", "95 %"], rows, notes=notes)
+    return Table("Variance of labels", ["source", "share", "95%"], rows, notes=notes)
 
 
 def _confusion(lined: Votes, classes: LatentClasses) -> Table:
@@ -462,7 +462,7 @@ def _scores(study: Study, place: Place, runs: Mapping[str, Run], pooled: Run, ma
             made["scores_plausible.csv"] = _csv(
                 pd.concat(parts, ignore_index=True)[["code", "measure", *names]].round(6)
             )
-        note = "low and high: 95 % interval of the mean over raters like these, drawing of tasks included."
+        note = "low and high: 95% interval of the mean over raters like these, drawing of tasks included."
     made["scores.csv"] = _csv(frame)
     made["scores.json"] = (
         json.dumps({"note": note, "raters": list(tables), "notes": list(whole.notes)}, indent=2) + "\n"
