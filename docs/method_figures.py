@@ -368,10 +368,11 @@ def of_the_totals(found: Mapping[str, ScoreTable]) -> Iterator[str]:
     yield f"the bridge makes up {share['wage_exposure_gamma_gbp', 'bridge']:.0f} % of the latter"
 
 
-def of_raters(worlds: int = 30) -> Iterator[str]:
+def of_raters(worlds: int = 300) -> Iterator[str]:
     """How often an interval over raters holds the mean over endlessly many; raters lean, and err by occupation too."""
     table = score_table(open_run(RUN))
-    centre = np.clip(np.nan_to_num(table.map.scores(table.task_values)), 0.01, 0.99)
+    # One group in eight: raters that lean do so in all of them, so that worlds count and not groups.
+    centre = np.clip(np.nan_to_num(table.map.scores(table.task_values)[:, ::8]), 0.01, 0.99)
     odds, rng = np.log(centre / (1 - centre)), np.random.default_rng(SEED)
 
     def rated(raters: int, lean: float, apart: float) -> npt.NDArray[np.float64]:

@@ -100,6 +100,16 @@ def test_text_fits_the_page_and_json_holds_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.mirror
+def test_the_three_largest_sources_are_named() -> None:
+    done = CliRunner().invoke(command_line(), ["explain", "eloundou-2023:gpt4", "1121", "--show", "0", "--draws", "0"])
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.output.split())
+    assert (
+        "It rests most on Industrial Production Managers (16.5%), Quality Control Systems Managers (16.5%) and" in said
+    )
+
+
+@pytest.mark.mirror
 def test_a_published_score_is_explained_with_its_interval_and_its_way(bounds_of: BoundsOf) -> None:
     run = open_run("eloundou-2023:gpt4")
     table = bounds_of("site-2026")

@@ -142,6 +142,8 @@ def _show_way(explained: Explanation) -> None:
         Table(title, ["code", "for", "title", "share"], rows, left=3, notes=notes).show()
     if explained.borrowed:
         say(_BORROWED)
+    largest = [f"{of.title or of.onet_soc_code} ({of.share:.1%})" for of in explained.occupations[:3] if of.share]
+    rests = [f"It rests most on {', '.join(largest[:-1])} and {largest[-1]}."] if len(largest) > 1 else []
     Table(
         "O*NET-SOC codes behind the score (0-1)",
         ["code", "title", "share", *_MEASURES, "labelled"],
@@ -158,6 +160,7 @@ def _show_way(explained: Explanation) -> None:
             for of in explained.occupations
         ],
         left=2,
+        notes=rests,
     ).show()
 
 

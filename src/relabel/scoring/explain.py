@@ -209,7 +209,7 @@ def explain(table: ScoreTable, run: Run, code: str) -> Explanation:
         ),
         occupations=_occupations(table, behind, linked),
         tasks=_tasks(table, run, linked, table.map.row(code), exact),
-        about={name: value for name, value in table.describe().items() if name != "counts"},
+        about=table.about(),
     )
 
 

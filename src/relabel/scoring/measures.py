@@ -103,16 +103,20 @@ def by_sample(run: Run) -> pd.DataFrame:
     return table.join(measures_of(run.rubric, table))
 
 
-def half_labelled(run: Run, tasks: pd.DataFrame) -> int:
-    """Number of tasks of a list that have some of the run's labels but not all, and so count as unlabelled.
+def left_out(run: Run, tasks: pd.DataFrame) -> tuple[int, int]:
+    """Tasks that some labels of a run are for and that yet have no value.
 
     Args:
         run: The run.
-        tasks: Columns `onet_soc_code, task_id`.
+        tasks: As `labelled_tasks` returns them.
+
+    Returns:
+        Number of tasks of the list that have some of the run's labels but not all, and of labelled tasks that are not in it.
     """
     table = run.coded()
-    half = table[~_whole(run, table)]
-    return len(half.merge(tasks[["onet_soc_code", "task_id"]], on=["onet_soc_code", "task_id"]))
+    whole = _whole(run, table)
+    half = table.loc[~whole, TASK_KEY].merge(tasks[TASK_KEY], on=TASK_KEY)
+    return len(half), int(whole.sum()) - int(tasks["labelled"].sum())
 
 
 def changed_tasks(tasks: pd.DataFrame, labelled_list: str) -> dict[str, int | None]:

@@ -46,11 +46,10 @@ from relabel.run import Run
 from relabel.scoring.bridges import codes_of, make_bridge, read_bridge
 from relabel.scoring.measures import (
     ScoreMap,
-    coded_tasks,
     counted,
     default_tasks,
-    half_labelled,
     labelled_tasks,
+    left_out,
     occupation_scores,
     score_map,
 )
@@ -370,7 +369,24 @@ class ScoreTable:
 
     def describe(self) -> dict[str, Any]:
         """All but the rows, as plain values: what was scored, how, from what, and how many."""
-        labelled = int(self.task_values["labelled"].sum())
+        return self.about() | {
+            "counts": {
+                "groups": len(self.frame),
+                "scored": self.scored,
+                "thin": self.thin,
+                "unscored": len(self.frame) - self.scored - self.thin,
+                "tasks_listed": len(self.task_values),
+                "tasks_labelled": int(self.task_values["labelled"].sum()),
+                "tasks_half_labelled": self.half_labelled,
+                "tasks_unrated": int(self.task_values["importance"].isna().sum()),
+                **self.release_counts,
+                "labels_unmatched": self.labels_unmatched,
+                "incoherent": int(self.task_values["incoherent"].sum()),
+            }
+        }
+
+    def about(self) -> dict[str, Any]:
+        """What was scored, how, and from what."""
         return {
             "run": self.run,
             "model": self.model,
@@ -392,19 +408,6 @@ class ScoreTable:
             "partial": self.partial,
             "note": self.note,
             "missing_measures": dict(self.missing_measures),
-            "counts": {
-                "groups": len(self.frame),
-                "scored": self.scored,
-                "thin": self.thin,
-                "unscored": len(self.frame) - self.scored - self.thin,
-                "tasks_listed": len(self.task_values),
-                "tasks_labelled": labelled,
-                "tasks_half_labelled": self.half_labelled,
-                "tasks_unrated": int(self.task_values["importance"].isna().sum()),
-                **self.release_counts,
-                "labels_unmatched": self.labels_unmatched,
-                "incoherent": int(self.task_values["incoherent"].sum()),
-            },
             "totals": self.totals,
             "sources": [use.model_dump(mode="json", exclude_none=True) for use in self.sources],
         }
@@ -466,6 +469,7 @@ def score_by(run: Run, choices: Choices) -> ScoreTable:
         default = SAMPLE if task_list == SAMPLE else ASHE
         money = read_pay(choices.pay if choices.pay is not None else default, frozenset(codes_of(bridge.titles)))
     frame = _with_pay(frame, money, choices.wage)
+    half, unmatched = left_out(run, values)
     sample, partial = task_list == SAMPLE, is_partial(run) or not bool(values["labelled"].all())
     if sample:
         frame["status"] += " (SAMPLE)"
@@ -502,7 +506,7 @@ def score_by(run: Run, choices: Choices) -> ScoreTable:
         partial=partial,
         notes=notes,
         missing_measures=lacks,
-        half_labelled=half_labelled(run, values),
+        half_labelled=half,
         bridge=bridge,
         map=mapped,
         occupations=by_occupation,
@@ -513,7 +517,7 @@ def score_by(run: Run, choices: Choices) -> ScoreTable:
             for measure in MEASURES
             if (worth := [float(run.rubric.measures[measure][code]) for code in run.rubric.codes])
         },
-        labels_unmatched=len(coded_tasks(run, "majority")) - int(values["labelled"].sum()),
+        labels_unmatched=unmatched,
         labelled_list=run.manifest.tasks,
         sources=_once(uses),
     )
