@@ -313,6 +313,10 @@ def of_the_bridges(found: Mapping[str, ScoreTable]) -> Iterator[str]:
     yield (
         f"gamma of 1121 is {shown(rules['1121'])}, and {shown(employed.map.scores(employed.task_values)[2, employed.map.codes.get_loc('1121')])} under `employment`"
     )
+    behind = found["index"].shares.set_index(["code", "onet_soc_code"])["share"].loc["1121"]
+    plants = behind[[f"11-3051.{n}" for n in ("02", "03", "04", "06")]].sum()
+    yield f"{100 * (plants + behind['11-3051.01']):.0f} % of 1121 (production managers in manufacturing)"
+    yield f"hydroelectric plants ({100 * plants:.0f} %)"
     yield f"In {rules['over half']} groups detailed codes make up more than half"
     for rule in ("half", "base"):
         of = rules[rule]
