@@ -202,7 +202,7 @@ def detail_rules(table: ScoreTable) -> dict[str, Any]:
     before = 1 / word_ranks(table.shares, alike, groups).loc[groups].to_numpy()
     rng = np.random.default_rng(SEED)
     drawn = [rng.integers(0, len(groups), len(groups)) for _ in range(DRAWS)]
-    found: dict[str, Any] = {"over half": int((own > 0.5).sum()), "1121": scores[2, at]}
+    found: dict[str, Any] = {"over half": int((own > 0.5).sum()), "1121": float(scores[2][at])}
     for rule, changed in rules.items():
         bridge = Bridge(
             rule,
@@ -265,7 +265,7 @@ def of_the_sources(found: Mapping[str, ScoreTable]) -> Iterator[str]:
     military = entries[entries["source"].str.startswith("0")].groupby("target")["weight"].sum()
     yield f"{military['3311']:.0f} of its {whole['3311']:.0f} index entries are military"
     yield f"All {military['1161']:.0f} entries are military"
-    covered = found["employment"].frame.set_index("code").loc["4151", "coverage"]
+    covered: Any = found["employment"].frame.set_index("code").loc["4151", "coverage"]
     yield f"4151 (sales administrators) rests for {100 * (1 - covered):.0f} % on residual codes"
 
 
@@ -309,7 +309,7 @@ def of_the_bridges(found: Mapping[str, ScoreTable]) -> Iterator[str]:
     both = found["index"].frame["alpha"].notna() & found["site-2026"].frame["alpha"].isna()
     yield f"The {both.sum()} groups that only the bridge scores"
     rules = detail_rules(found["index"])
-    employed = found["employment"]
+    employed: Any = found["employment"]
     yield (
         f"gamma of 1121 is {shown(rules['1121'])}, and {shown(employed.map.scores(employed.task_values)[2, employed.map.codes.get_loc('1121')])} under `employment`"
     )
@@ -343,12 +343,12 @@ def of_the_totals(found: Mapping[str, ScoreTable]) -> Iterator[str]:
     both = pay["median_pay_gbp"].notna() & pay["mean_pay_gbp"].notna() & jobs.notna()
     more = (jobs * pay["mean_pay_gbp"])[both].sum() / (jobs * pay["median_pay_gbp"])[both].sum() - 1
     yield f"Jobs x mean pay is {100 * more:.1f} % more than jobs x median pay"
-    spread = spread_summary(with_spread(table)).set_index(["bridge", "measure"])
+    spread: Any = spread_summary(with_spread(table)).set_index(["bridge", "measure"])
     yield f"moves gamma by more than .1 in {spread.loc[('employment', 'gamma'), 'moved']} groups"
-    most = spread.loc[spread["most"].astype("float64").idxmax()]
+    most: Any = spread.loc[spread["most"].astype("float64").idxmax()]
     yield f"in {most['code']}, {shown(most['most'], 2)}"
     bounded = with_intervals(table, run).frame.set_index("code")
-    chief = bounded.loc["1121"]
+    chief: Any = bounded.loc["1121"]
     yield f"gamma is {shown(chief['gamma'])}, and the labels of people are foreseen at about {shown(chief['gamma_gold'], 2)}"
     human = score_table(open_run("eloundou-2023:human")).frame.set_index("code")
     held = {
@@ -359,7 +359,7 @@ def of_the_totals(found: Mapping[str, ScoreTable]) -> Iterator[str]:
     others = [open_run(f"eloundou-2023:{who}") for who in ("gpt4-alt", "human")]
     many = multiverse(table, run, others)
     yield f"{len(many.universes)} for the labels of 2023"
-    ends = many.headline.set_index("outcome")
+    ends: Any = many.headline.set_index("outcome")
     low, high = (
         [f"{ends.loc[f'wage_exposure_{m}_gbp', end] / 1e9:.0f}" for m in ("alpha", "gamma")] for end in ("min", "max")
     )
@@ -476,7 +476,7 @@ def missing(told: list[str], page: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    asked = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     asked.add_argument("--check", action="store_true")
     asked.add_argument("--simulate", action="store_true")
     chosen = asked.parse_args()
