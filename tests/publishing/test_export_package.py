@@ -15,7 +15,7 @@ from relabel.careers.families import FRAME_COLUMNS
 from relabel.errors import UsageError
 from relabel.publishing.datapackage import CHANGE_COLUMNS, FAMILY_COLUMNS, OCCUPATION_COLUMNS
 from relabel.publishing.export import export_run
-from relabel.publishing.words import READING_NAMES, Bands, load_bands
+from relabel.publishing.methodology import READING_NAMES, Bands, load_bands
 from relabel.run import Run, open_run
 from relabel.scoring.decomposition import PARTS
 from relabel.scoring.explain import explain

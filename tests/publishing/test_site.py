@@ -20,9 +20,9 @@ from site_workshop import CLOSING, HOSTILE, hostile_site, sample_site, tasks_on
 from relabel.careers.pages import FamilyPage
 from relabel.errors import DataError, UsageError
 from relabel.publishing.export import export_run
+from relabel.publishing.methodology import load_bands
 from relabel.publishing.site.build import Site, build_site, site_server
 from relabel.publishing.site.figures import money
-from relabel.publishing.words import load_bands
 from relabel.run import open_run
 from relabel.scoring.options import Choices
 from run_workshop import MakeRun, answered

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from relabel.careers.resilience import CutPoints, load_cut_points, rank, resilience, shown_percent
+from relabel.careers.pages import CutPoints, load_cut_points, rank, resilience, shown_percent
 from relabel.errors import DataError
 from relabel.settings import asset_dir
 

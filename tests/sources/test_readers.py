@@ -89,7 +89,7 @@ def test_words_that_look_like_gaps_stay_words(workshop: Workshop) -> None:
     ("column", "read", "texts"),
     [
         ("Task ID", onet.read_tasks, {"tasks": STATEMENTS.replace("Task ID", "Number")}),
-        ("Scale ID", onet.read_importance, {"task_ratings": RATINGS.replace("Scale ID", "Scale")}),
+        ("Scale ID", onet.read_tasks, {"task_ratings": RATINGS.replace("Scale ID", "Scale")}),
         ("Title", onet.read_occupations, {"occupations": OCCUPATIONS.replace("Title", "Name")}),
     ],
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from relabel.careers.families import load_families
-from relabel.careers.resilience import load_cut_points
+from relabel.careers.pages import load_cut_points
 from relabel.errors import DataError, RubricError
 from relabel.evaluation.suite import load_suite
 from relabel.files import read_user_yaml

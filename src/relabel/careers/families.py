@@ -17,8 +17,7 @@ import pandas as pd
 from pydantic import Field, ValidationError, model_validator
 
 from relabel.careers.figures import FamilyFigures, Inputs, occupation_ratings
-from relabel.careers.pages import FamilyPage, Related
-from relabel.careers.resilience import CutPoints, load_cut_points, resilience
+from relabel.careers.pages import CutPoints, FamilyPage, Related, load_cut_points, resilience
 from relabel.errors import DataError, UsageError, first_error
 from relabel.files import read_user_toml
 from relabel.manifest import SourceUse

@@ -104,7 +104,7 @@ def resilience(
     of the run that --epoch names; without ratings that part is missing, and the score is of 4 so far.
     """
     from relabel.careers.families import family_frame, family_pages, load_families
-    from relabel.careers.resilience import load_cut_points
+    from relabel.careers.pages import load_cut_points
     from relabel.run import open_run
     from relabel.scoring.files import require_suffix
     from relabel.scoring.table import score_table
@@ -153,7 +153,7 @@ def _chosen(known: Sequence[Family], wanted: Sequence[str]) -> Sequence[Family]:
 
 
 def _show_all(pages: Sequence[FamilyPage]) -> None:
-    from relabel.careers.resilience import rank
+    from relabel.careers.pages import rank
 
     first = pages[0]
     say(
@@ -304,7 +304,7 @@ def _percent(share: float | None) -> str:
 
 
 def _change(percent: float | None) -> str:
-    from relabel.careers.resilience import shown_percent
+    from relabel.careers.pages import shown_percent
 
     return "-" if percent is None else shown_percent(percent)
 

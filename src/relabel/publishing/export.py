@@ -39,10 +39,8 @@ from relabel.publishing.datapackage import (
     table_schema,
 )
 from relabel.publishing.folder import EXPORT_FORMAT, PACKAGE, files_of_export, written_whole
-from relabel.publishing.methodology import describe, methodology, source_entries
+from relabel.publishing.methodology import describe, describe_intervals, methodology, model_name, source_entries
 from relabel.publishing.occupation import Pages, answers_by_task, onet_path, task_frame
-from relabel.publishing.words import describe as describe_intervals
-from relabel.publishing.words import model_name
 from relabel.run import Run
 from relabel.scoring.decomposition import PARTS, Moved, what_moved
 from relabel.scoring.files import csv_bytes, json_bytes, parquet_bytes, records, table_json

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from relabel.publishing.words import READING_NAMES, Bands, Reading, brief, load_bands, sentence
+from relabel.publishing.methodology import READING_NAMES, Bands, Reading, brief, load_bands, sentence
 from relabel.rubric import Measure
 from relabel.run import Run
 from relabel.scoring.files import records

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -23,6 +23,7 @@ from relabel.errors import ChecksumError, DataError, NotAtHandError
 from relabel.files import make_private_dir
 from relabel.settings import Frozen, settings
 from relabel.sources.registry import CopyStatus, Source, SourceFile, get_source, load_registry
+from relabel.sources.tables import plain_name
 
 Where = Literal["mirror", "cache", "download"]
 
@@ -31,12 +32,7 @@ class Provenance(Frozen):
     """What a run has to record about one file that it used.
 
     Attributes:
-        source_id: Id of the source.
-        file: File name.
-        release: Release of the source.
         sha256: Checksum of the very bytes that were used.
-        licence: Licence of the source.
-        citation: How to cite the source.
         copy_status: `official`, `rebuilt` or `derived`.
         where: `mirror`, `cache`, or `download` when this process fetched it.
         note: The registry's note on the file.
@@ -104,20 +100,12 @@ def locate(source_id: str, file: str) -> Path:
 
 
 def locate_role(source_id: str, role: str) -> Path:
-    """The verified path of the file that plays a role in a source.
-
-    Raises:
-        DataError: The source or the role is unknown, or the file is missing or not the registered one.
-    """
+    """The verified path of the file that plays a role in a source."""
     return locate(source_id, get_source(source_id).with_role(role).name)
 
 
 def provenance(source_id: str, file: str) -> Provenance:
-    """What a manifest records about a file; locates it first.
-
-    Raises:
-        DataError: As `locate`.
-    """
+    """What a manifest records about a file; locates it first."""
     source = get_source(source_id)
     entry = source.file(file)
     path, where, found, status = _resolve(source, entry)
@@ -148,9 +136,6 @@ def verify(source_ids: Iterable[str] | None = None) -> list[FileCheck]:
 
     Returns:
         One check a registered file, in the order of the registry.
-
-    Raises:
-        DataError: A source is unknown, or the mirror is not a folder.
     """
     return [_check_at_hand(source, entry) for source in _chosen(source_ids) for entry in source.files]
 
@@ -164,9 +149,6 @@ def unpin(source_id: str, file: str | None = None) -> list[str]:
 
     Returns:
         Names of the files whose checksums were forgotten.
-
-    Raises:
-        DataError: There is no such source or file, or nothing of it is pinned.
     """
     source = get_source(source_id)
     entries = source.files if file is None else (source.file(file),)
@@ -188,9 +170,6 @@ def pull(
 
     Returns:
         One check a registered file; `where` is `download` for those that were fetched.
-
-    Raises:
-        DataError: A source is unknown, or the mirror is not a folder.
     """
     done: list[FileCheck] = []
     failed: dict[str, FileCheck] = {}
@@ -319,11 +298,7 @@ _fetched: set[Path] = set()
 
 
 def sha256_of(path: Path) -> str:
-    """The sha256 of a file, as 64 hex digits; remembered as long as the file's time and size stay.
-
-    Raises:
-        DataError: The file cannot be read.
-    """
+    """The sha256 of a file, as 64 hex digits; remembered as long as the file's time and size stay."""
     try:
         status = path.stat()
         return _digest(path, status.st_mtime_ns, status.st_size)
@@ -514,11 +489,7 @@ def has_pin(source: Source, entry: SourceFile) -> bool:
 
 
 def read_pin(source: Source, entry: SourceFile) -> str | None:
-    """The pinned sha256 of a file, or None.
-
-    Raises:
-        DataError: The pin is unreadable or holds no checksum.
-    """
+    """The pinned sha256 of a file, or None."""
     path = _pin_path(source, entry)
     try:
         words = path.read_text(encoding="utf-8").split()
@@ -549,16 +520,8 @@ _HEADS = {
 """Columns that a text file of a role has, whatever its publisher or release."""
 
 
-def _bare(column: str) -> str:
-    return re.sub(r"[\W_]+", "", column).casefold()
-
-
 def _require_data(entry: SourceFile, path: Path, came_from: str) -> None:
-    """Look at a file without a known checksum before it is pinned: its kind by its first bytes, its header row.
-
-    Raises:
-        DataError: It is a web page, or not of the kind that its name says.
-    """
+    """Look at a file without a known checksum before it is pinned: its kind by its first bytes, its header row."""
     suffix = Path(entry.name).suffix.lower()
     with path.open("rb") as stream:
         start = stream.read(4096)
@@ -572,8 +535,8 @@ def _require_data(entry: SourceFile, path: Path, came_from: str) -> None:
         problem = "not JSON by its first character"
     elif suffix in _TEXT:
         line = head.splitlines()[0].decode("utf-8", "replace") if head else ""
-        columns = [_bare(cell) for cell in re.split("[\t,;]", line)]
-        lacks = [name for name in _HEADS.get(entry.role or "", ()) if _bare(name) not in columns]
+        columns = [plain_name(cell) for cell in re.split("[\t,;]", line)]
+        lacks = [name for name in _HEADS.get(entry.role or "", ()) if plain_name(name) not in columns]
         if b"\0" in start:
             problem = "not text"
         elif len(columns) < 2 or lacks:
@@ -594,9 +557,6 @@ def write_pin(source: Source, entry: SourceFile, path: Path, came_from: str) -> 
         entry: Its file, of which the registry knows no checksum.
         path: The first copy of it.
         came_from: Where that copy is from, in words.
-
-    Raises:
-        DataError: It is a web page or another kind of file, or the download cache cannot be written.
     """
     _require_data(entry, path, came_from)
     found, path = sha256_of(path), _pin_path(source, entry)
@@ -615,9 +575,6 @@ def _remove_pin(source: Source, entry: SourceFile) -> bool:
 
     Returns:
         Whether there was a pin.
-
-    Raises:
-        DataError: They cannot be removed.
     """
     try:
         pinned = has_pin(source, entry)
@@ -640,67 +597,3 @@ def _reason(error: OSError) -> str:
         "ReadTimeout": "no answer in time",
         "ChunkedEncodingError": "the connection broke off",
     }.get(type(error).__name__, type(error).__name__)
-
-
-def advice(checks: Sequence[FileCheck], *, tried: bool) -> list[str]:
-    """Say what to do about files that are missing or wrong.
-
-    Args:
-        checks: Checks of `verify`, or of `pull`.
-        tried: Whether they are of `pull`. What can be fetched and was not tried is left out: `to_fetch` has it.
-
-    Returns:
-        A line for each file that is not the registered one, a line for each source whose files could not be fetched, and
-        for each source with files that a person must fetch a line and, indented, the pages; what goes for all comes last.
-    """
-    registry = load_registry()
-    missing = [check for check in checks if check.state == "missing"]
-    lines = [
-        f"{check.source_id}: {check.message}"
-        for check in checks
-        if check.state not in ("ok", "missing") or (tried and check in missing and check.can_fetch and not check.why)
-    ]
-    failed = [check for check in missing if check.why]
-    by_hand = [check for check in missing if not check.can_fetch]
-    for group in _by_source(failed):
-        source = registry[group[0].source_id]
-        urls = list(dict.fromkeys(source.file(check.file).url or "" for check in group))
-        them = group[0].file if len(group) == 1 else f"{len(group)} files"
-        place = urls[0] if len(urls) == 1 else " and ".join(dict.fromkeys(url.split("/")[2] for url in urls))
-        why = ", ".join(dict.fromkeys(check.why for check in group))
-        lines.append(f"{source.id}: {them} could not be fetched from {place} ({why})")
-    for group in _by_source(by_hand):
-        source = registry[group[0].source_id]
-        lines += _by_hand(source, [source.file(check.file) for check in group])
-    if failed:
-        lines.append("to do: run `relabel data pull` again when the addresses answer; it fetches what is missing only")
-    if failed or by_hand:
-        lines.append("what you have already may lie in a folder that RELABEL_DATA_MIRROR names, as SOURCE_ID/FILE")
-    return lines
-
-
-def to_fetch(checks: Iterable[FileCheck]) -> list[str]:
-    """Sources with missing files that `relabel data pull` can fetch."""
-    return list(dict.fromkeys(check.source_id for check in checks if check.state == "missing" and check.can_fetch))
-
-
-def _by_source(checks: Iterable[FileCheck]) -> list[list[FileCheck]]:
-    groups: dict[str, list[FileCheck]] = {}
-    for check in checks:
-        groups.setdefault(check.source_id, []).append(check)
-    return list(groups.values())
-
-
-def _by_hand(source: Source, files: Sequence[SourceFile]) -> list[str]:
-    about = f" ({source.use})" if source.use else ""
-    lines = [f"{source.id}{about}: put into {cached_path(source, files[0]).parent}"]
-    pages: dict[tuple[str | None, str], list[str]] = {}
-    for file in files:
-        note = "" if file.download == "none" and file.copy_status == "official" else file.note
-        pages.setdefault((file.url, note), []).append(file.name)
-    for (url, note), names in pages.items():
-        lines.append(f"  {', '.join(names)}: {f'from {url}' if url else f'no address gives it; see {source.homepage}'}")
-        lines += [f"    {note}"] if note else []
-    if any(file.url is None for file in files) and source.notes:
-        lines.append(f"    {source.notes}")
-    return lines

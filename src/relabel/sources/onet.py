@@ -17,7 +17,7 @@ from relabel.sources.frames import (
     text,
     validated,
 )
-from relabel.sources.statements import importance, occupation_columns, task_columns
+from relabel.sources.statements import occupation_columns, task_columns
 from relabel.sources.tables import NOT_GIVEN, ONET_SOC, SOC, TASK_ID, TASK_TYPES
 
 TASKS = schema(
@@ -43,10 +43,6 @@ EMERGING_TASKS = schema(
     }
 )
 OCCUPATIONS = schema({"onet_soc_code": text(ONET_SOC, unique=True), "title": text(r"\S"), "description": text(r"\S")})
-RATINGS = schema(
-    {"onet_soc_code": text(ONET_SOC), "task_id": text(TASK_ID), "importance": number(1, 5, nullable=False)},
-    unique=["onet_soc_code", "task_id"],
-)
 JOB_ZONES = schema(
     {"onet_soc_code": text(ONET_SOC, unique=True), "job_zone": pa.Column("int64", pa.Check.in_range(1, 5))}
 )
@@ -83,22 +79,6 @@ def read_tasks(release: str = "onet-30.2") -> pd.DataFrame:
     """
     tasks = pd.DataFrame(task_columns(release)).astype(dict.fromkeys(TASKS.columns, "str") | {"importance": "float64"})
     return validated(locate_role(release, "tasks"), tasks, TASKS)
-
-
-@cached("task-ratings")
-def read_importance(release: str = "onet-30.2") -> pd.DataFrame:
-    """Importance ratings of tasks: the rows of scale IM; the scales RT and FT of the official file are left out.
-
-    Args:
-        release: Id of an O*NET source with a ratings file.
-
-    Returns:
-        One row a rated task: `onet_soc_code, task_id, importance` (float, 1 to 5).
-    """
-    rated = [(code, task, value) for (code, task), value in importance(release).items()]
-    columns = {"onet_soc_code": "str", "task_id": "str", "importance": "float64"}
-    ratings = pd.DataFrame(rated, columns=list(columns)).astype(columns)
-    return validated(locate_role(release, "task-ratings"), ratings, RATINGS)
 
 
 @cached("emerging-tasks", "occupations")

@@ -48,7 +48,7 @@ from relabel.errors import DataError, RelabelError, UsageError
 from relabel.files import inside, read_small
 from relabel.publishing.folder import written_whole
 from relabel.publishing.site import figures, machines, views
-from relabel.publishing.site.book import Book, read_book
+from relabel.publishing.site.bundle import ExportBundle, read_bundle
 from relabel.sandbox import Sandbox, plain
 
 LISTING = "site.json"
@@ -107,7 +107,7 @@ def build_site(
         raise UsageError(f"{out} and the export {export} lie in each other; give another folder to --out")
     with written_whole(out, "site", _files_of_site) as building:
         try:
-            writer = _Writer(building, read_book(export), address, theme, pictures=pictures)
+            writer = _Writer(building, read_bundle(export), address, theme, pictures=pictures)
             writer.write_all()
         except (RelabelError, OSError):
             raise
@@ -140,7 +140,9 @@ def _files_of_site(folder: Path) -> set[str] | None:
 
 
 class _Writer:
-    def __init__(self, folder: Path, book: Book, address: str | None, theme: Path | None, *, pictures: bool) -> None:
+    def __init__(
+        self, folder: Path, book: ExportBundle, address: str | None, theme: Path | None, *, pictures: bool
+    ) -> None:
         self._folder, self._book, self._address, self._theme = folder, book, address, theme
         self._pictures = pictures
         self.pages: list[str] = []

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from relabel.publishing.site import figures
-from relabel.publishing.site.book import Book
+from relabel.publishing.site.bundle import ExportBundle
 
 Row = dict[str, Any]
 
@@ -22,7 +22,7 @@ API_VERSION = "1"
 _LARGEST = 3
 
 
-def api(book: Book) -> Iterator[tuple[str, bytes]]:
+def api(book: ExportBundle) -> Iterator[tuple[str, bytes]]:
     """The files of `api/v1`: a list of all occupations, and one document for each."""
     about: Row = {
         "api_version": API_VERSION,
@@ -178,7 +178,7 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def archive(book: Book) -> bytes:
+def archive(book: ExportBundle) -> bytes:
     """The whole export as one ZIP file; the same export gives the same bytes."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as made:
@@ -187,7 +187,7 @@ def archive(book: Book) -> bytes:
     return out.getvalue()
 
 
-def feed(book: Book, title: str, address: str) -> bytes:
+def feed(book: ExportBundle, title: str, address: str) -> bytes:
     """The Atom feed of releases: this release, with how many scores moved since the baseline."""
     updated = f"{book.date or '1970-01-01'}T00:00:00Z"
     version = book.package["version"]

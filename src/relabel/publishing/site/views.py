@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from relabel.publishing.site.book import Book
+from relabel.publishing.site.bundle import ExportBundle
 from relabel.publishing.site.figures import Box, log_axis, squarified
 from relabel.publishing.site.machines import largest_sources
 
@@ -59,7 +59,7 @@ _MEASURES = (
 )
 
 
-def about(book: Book) -> Row:
+def about(book: ExportBundle) -> Row:
     """What every page says of the whole site."""
     method = book.method
     counts = method["counts"]
@@ -113,7 +113,7 @@ def _labels_of(baseline: Row, model: str) -> str:
     return f"labels by {baseline['model_name']}"
 
 
-def menu(book: Book) -> list[tuple[str, str]]:
+def menu(book: ExportBundle) -> list[tuple[str, str]]:
     """Pages of the menu: path and name."""
     has = about(book)
     entries = [("index.html", "Occupations")]
@@ -129,7 +129,7 @@ def menu(book: Book) -> list[tuple[str, str]]:
     return [*entries, ("method.html", "Method"), ("sources.html", "Sources")]
 
 
-def rows(book: Book) -> list[Row]:
+def rows(book: ExportBundle) -> list[Row]:
     """One row an occupation for tables, charts and the comparison."""
     found: list[Row] = []
     for page in book.occupations:
@@ -169,7 +169,7 @@ def _search_words(page: Row) -> str:
     )
 
 
-def index_pages(book: Book, listed: list[Row]) -> Iterator[tuple[str, str, Row]]:
+def index_pages(book: ExportBundle, listed: list[Row]) -> Iterator[tuple[str, str, Row]]:
     """The pages about all occupations: path, template, content."""
     has = about(book)
     summed = totals(book) if has["money"] else None
@@ -214,7 +214,7 @@ def _compared(row: Row) -> Row:
     return kept | {reading: row[reading] for reading in ("strict", "with_tools")}
 
 
-def neighbours(book: Book) -> dict[str, list[Row]]:
+def neighbours(book: ExportBundle) -> dict[str, list[Row]]:
     """Other occupations of the same minor group, by code."""
     by_minor: dict[str, list[Row]] = defaultdict(list)
     for page in book.occupations:
@@ -308,7 +308,7 @@ def split(tasks: Sequence[Row]) -> Row:
     return found | counts
 
 
-def groups_of_onet(book: Book) -> dict[str, list[Row]]:
+def groups_of_onet(book: ExportBundle) -> dict[str, list[Row]]:
     """The groups that each O*NET-SOC code stands behind, largest share first."""
     behind: dict[str, list[Row]] = defaultdict(list)
     for page in book.occupations:
@@ -403,7 +403,7 @@ def _outliers(dots: Sequence[Row], reading: str) -> list[Row]:
     return named
 
 
-def totals(book: Book) -> Row:
+def totals(book: ExportBundle) -> Row:
     """Wage exposure in all and by major group, over the occupations with a score, jobs and pay.
 
     Thin scores do not count, as in the totals of the export, but are counted apart.
@@ -438,7 +438,7 @@ def _line(major: Row) -> Row:
     return dict(major) | counted | {measure: None for measure, _, _ in _MEASURES}
 
 
-def changes(book: Book) -> Row:
+def changes(book: ExportBundle) -> Row:
     """What moved against the baseline, largest first, with the causes that the export names."""
     assert book.changes is not None
     moved = [
@@ -526,7 +526,7 @@ def progression(page: Row) -> list[Row]:
     return steps
 
 
-def career(page: Row, book: Book) -> Row:
+def career(page: Row, book: ExportBundle) -> Row:
     """Content of the page of a job family."""
     titles = {source["id"]: source["title"] for source in book.sources}
     titles = {name: title for name, title in titles.items() if not name.startswith(_NOT_OF_CAREERS)}

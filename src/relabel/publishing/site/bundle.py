@@ -21,7 +21,7 @@ _CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}")
 
 
 @dataclass(frozen=True)
-class Book:
+class ExportBundle:
     """An export in memory.
 
     Attributes:
@@ -72,7 +72,7 @@ class Book:
         return created[:10] if isinstance(created, str) else None
 
 
-def read_book(folder: Path) -> Book:
+def read_bundle(folder: Path) -> ExportBundle:
     """Read an export.
 
     Args:
@@ -91,7 +91,7 @@ def read_book(folder: Path) -> Book:
             "run `relabel export` again"
         )
     ordered = sorted(files)
-    return Book(
+    return ExportBundle(
         folder=folder,
         package=package,
         method=_json(inside(folder, "methodology.json")),
