@@ -24,10 +24,8 @@ from relabel.files import require_writable
 from relabel.labelling.batch.state import unaccounted_usd
 from relabel.labelling.collector import Progress
 from relabel.labelling.connection import Connection
-from relabel.labelling.engine import Engine
 from relabel.labelling.estimate import Estimate, Prefix, cost_at_a_glance, estimate, limits
 from relabel.labelling.job import Job, Stop, other_addresses
-from relabel.labelling.limiter import Limiter
 from relabel.labelling.local import ADVICE, is_local
 from relabel.labelling.options import RunOptions, make_engine
 from relabel.labelling.pricing import Budget
@@ -59,35 +57,25 @@ def label(
         replay: Whether answers come from the store alone.
         look: How progress looks.
     """
-    options.require_bounds(connection)
     require_writable(folder)
-    limiter = options.limiter()
+    limiter, stop, progress = options.limiter(), Stop(), Progress(asked=job.size)
     in_batches = 0.0 if options.max_cost is None else unaccounted_usd(environment.home / "batches", job)
     budget = Budget(options.max_cost, connection.price, before_usd=in_batches)
-    with Store(environment.store_dir, read_only=replay) as store:
+
+    async def work(store: Store) -> Outcome:
         engine = make_engine(options, connection, limiter, budget, replay=replay)
-        return asyncio.run(_work(job, engine, store, folder, limiter, budget, look=look))
-
-
-async def _work(
-    job: Job, engine: Engine, store: Store, folder: Path, limiter: Limiter, budget: Budget, *, look: Look
-) -> Outcome:
-    stop, progress = Stop(), Progress(asked=job.size)
-    try:
         with stopping_on_signals(stop, "waiting for the answers in flight", look=look):
-            async with shown(progress, limiter, look=look):
-                return await run_job(
-                    job,
-                    engine,
-                    store,
-                    folder,
-                    concurrency=limiter.largest,
-                    budget=budget,
-                    progress=progress,
-                    stop=stop,
-                )
-    finally:
-        await engine.close()
+            try:
+                async with shown(progress, limiter, look=look):
+                    at_once = limiter.largest
+                    return await run_job(
+                        job, engine, store, folder, concurrency=at_once, budget=budget, progress=progress, stop=stop
+                    )
+            finally:
+                await engine.close()
+
+    with Store(environment.store_dir, read_only=replay) as store:
+        return asyncio.run(work(store))
 
 
 def look_of(*, quiet: bool, log_json: bool) -> Look:
