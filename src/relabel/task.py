@@ -274,15 +274,8 @@ def disputed_titles(given: Iterable[tuple[str, str]], release: str = "onet-30.2"
 
 def _stems(title: str) -> set[str]:
     """Beginnings of a title's words, by which singular and plural, noun and adjective are one."""
-    return {word[:4] for word in re.findall(r"\w{3,}", title.casefold())} - {
-        "and",
-        "the",
-        "all",
-        "othe",
-        "exce",
-        "for",
-        "with",
-    }
+    stems = {word[:4] for word in re.findall(r"\w{3,}", title.casefold())}
+    return {stem for stem in stems if not re.fullmatch("and|the|all|othe|exce|for|with", stem)}
 
 
 def _draw(task: Task, seed: int) -> bytes:
