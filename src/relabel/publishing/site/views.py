@@ -281,7 +281,7 @@ def why_not(page: Row) -> str:
         if not match[1]:
             return f"{said}."
         lent = [part["title"] for part in page["onet"]]
-        from_whom = _and([*lent[:3], f"{len(lent) - 3} more"] if len(lent) > 3 else lent)
+        from_whom = "; ".join([*lent[:3], f"{len(lent) - 3} more"] if len(lent) > 3 else lent)
         return f"{said}. The figure is borrowed from their nearest relatives in the US classification: {from_whom}."
     if match := re.match(
         r"(\d+%) of the group's task weight has labels, because only (\d+%) of what is linked", reason
@@ -521,7 +521,7 @@ def progression(page: Row) -> list[Row]:
         ]
     most = max((step["high"] for step in steps), default=1)
     for step in steps:
-        step["start"] = round(100 * step["low"] / most, 1)
+        step["start"] = min(round(100 * step["low"] / most, 1), 98.0)  # room for a dot
         step["width"] = round(100 * (step["high"] - step["low"]) / most, 1)
     return steps
 
