@@ -69,7 +69,7 @@ async def test_kill_9_after_any_step_loses_nothing_and_buys_nothing_twice(tmp_pa
             assert len(fake.made) == 2 * TASKS, name
 
 
-async def test_the_start_after_kills_accounts_for_each_of_them(tmp_path: Path) -> None:
+async def test_the_start_after_a_kill_accounts_for_it(tmp_path: Path) -> None:
     names: list[str] = []
     with batch_provider(by_number, Fate(looks=2), Fate(), Fate()) as fake, Store(tmp_path / "whole" / "store") as store:
         await batch(
@@ -81,19 +81,16 @@ async def test_the_start_after_kills_accounts_for_each_of_them(tmp_path: Path) -
         folder = tmp_path / str(at)
         with batch_provider(by_number, Fate(looks=2), Fate(), Fate()) as fake:
             assert die(fake, folder, at)
-            twice = die(fake, folder, 5)
             with Store(folder / "store") as store:
                 outcome = await batch(make_job(fake.base_url, TASKS, price=PRICE), store, folder, max_requests=4)
                 books_balance(fake, store)
             sessions = open_run(str(folder / "run")).manifest.sessions
             states = [session.status for session in sessions]
-            assert states[0] == "killed"
-            assert states[-1] == "complete"
-            assert set(states) == {"killed", "complete"}
+            assert states == ["killed", "complete"]
             assert sum(session.counts.fresh for session in sessions) == len(fake.made) == 2 * TASKS
             assert sum(session.cost_usd or 0.0 for session in sessions) == pytest.approx(cost)
             assert not any(session.perhaps_charged.requests for session in sessions)
-            assert twice or "its batches go on" in (outcome.manifest.note or "")
+            assert "its batches go on" in (outcome.manifest.note or "")
 
 
 @pytest.mark.parametrize("seed", range(6))
