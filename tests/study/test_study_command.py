@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from relabel.cli.app import run_app
+from relabel.task import load_tasks
 from server import FakeProvider, Reply, Seen, judged, provider, refused
 
 KEY = "sk-planted-0123456789abcdef"
@@ -113,7 +114,13 @@ def test_the_package_rebuilds_the_tables_from_its_answers_alone(
 ) -> None:
     path = Path("study.yaml")
     with provider(by_words(3)) as one, provider(by_words(6)) as two:
-        write(path, rater("a", one), rater("b", two), {"name": "people", "run": "sample"}, export=True, site=True)
+        rows = "".join(f"{task.task_id},{task.onet_soc_code},E{n % 3}\n" for n, task in enumerate(load_tasks("sample")))
+        Path("own.csv").write_text(f"task_id,onet_soc_code,label\n{rows}")
+        others: tuple[dict[str, object], ...] = (
+            {"name": "people", "run": "sample"},
+            {"name": "own", "labels": "own.csv", "rubric": "eloundou"},
+        )
+        write(path, rater("a", one), rater("b", two), *others, export=True, site=True, golds=["sample", "own.csv"])
         assert run_app(["study", "package", str(path)]) == 2
         assert "labels are missing" in capsys.readouterr().err
         assert run_app(["study", "run", str(path), "--quiet"]) == 0

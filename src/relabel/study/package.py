@@ -98,9 +98,9 @@ def _inputs(study: Study, place: Place, folder: Path) -> tuple[dict[str, Any], l
         if ref is None or beside is None or not beside.exists():
             return ref
         if ref not in copied:
-            name = f"inputs/{len(copied) + 1}-{beside.name}"
+            name = f"inputs/{len(copied) + 1}/{beside.name}"
             copied[ref] = name
-            (folder / "inputs").mkdir(exist_ok=True)
+            (folder / name).parent.mkdir(parents=True)
             if beside.is_dir():
                 shutil.copytree(beside, folder / name)
             else:

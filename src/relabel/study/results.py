@@ -30,6 +30,7 @@ from relabel.scoring.options import Choices
 from relabel.scoring.table import ScoreTable, score_by
 from relabel.scoring.uncertainty import POOLED, rater_draws, with_raters
 from relabel.settings import Settings
+from relabel.sources.fetch import sha256_of
 from relabel.study.file import Study, read_study
 from relabel.study.pooling import (
     LEAST_RATERS,
@@ -98,7 +99,10 @@ def write_results(study: Study, place: Place, runs: Mapping[str, Run], tasks: Se
     place_of = pd.MultiIndex.from_frame(listed[["onet_soc_code", "task_id"]])
     runs = {name: _on(run, place_of) for name, run in runs.items()}
     lined = votes(runs)
-    golds = [load_gold(place.at(name)) for name in study.golds]
+    # A file goes by its name alone, which a package keeps.
+    golds = [
+        replace(load_gold(at), name=Path(at).name if Path(at).exists() else at) for at in map(place.at, study.golds)
+    ]
     classes = None
     if len(runs) >= LEAST_RATERS:
         classes = latent_classes(lined.labels, len(lined.scale), lined.tasks["onet_soc_code"].str[:2])
@@ -112,7 +116,7 @@ def write_results(study: Study, place: Place, runs: Mapping[str, Run], tasks: Se
     made: dict[str, bytes] = {
         "labels_wide.csv": _csv(wide := _wide(lined, listed, classes)),
         "labels_wide.dta": stata(wide),
-        "study.json": (study.model_dump_json(indent=2) + "\n").encode(),
+        "study.json": (json.dumps(_portable(study, place), indent=2, ensure_ascii=False) + "\n").encode(),
     }
     for name, frame in _corrected(runs, golds, lined).items():
         made[name] = _csv(frame)
@@ -144,6 +148,26 @@ def _on(run: Run, tasks: pd.MultiIndex) -> Run:
     at = pd.MultiIndex.from_frame(run.labels[["onet_soc_code", "task_id"]])
     labels = run.labels[at.isin(tasks)].reset_index(drop=True)
     return run if len(labels) == len(run.labels) else replace(run, labels=labels)
+
+
+def _portable(study: Study, place: Place) -> Any:
+    """The study as it is on every machine: files by their hash, addresses left out, as a package moves the former and names the latter."""
+
+    def known(value: Any) -> Any:
+        if isinstance(value, list):
+            return [known(each) for each in value]
+        if isinstance(value, dict):
+            return {
+                key: each if key in ("title", "name") else known(each)
+                for key, each in value.items()
+                if key != "base_url"
+            }
+        path = place.file.parent / value if isinstance(value, str) and value else None
+        if path is None or not path.exists():
+            return value
+        return f"sha256:{sha256_of(path / 'labels.parquet' if path.is_dir() else path)}"
+
+    return known(study.model_dump(mode="json"))
 
 
 def _write(folder: Path, made: Mapping[str, bytes]) -> None:
