@@ -100,7 +100,7 @@ def test_what_is_to_be_asked_after_a_carry_is_asked_as_the_run_asked(capsys: pyt
     Path("newer.csv").write_text(LIST + "4,2512,Developers,Read the news.,50\n")
     capsys.readouterr()
     assert run_app(["tasks", "carry", "r", "--to", "newer.csv", "--out", "carried"]) == 0
-    said = " ".join(capsys.readouterr().out.split())
+    said = " ".join("".join(capsys.readouterr()).split())
     command = f"relabel run --model m --base-url {server.base_url} --rubric mine.yaml --tasks carried/to-ask.csv --setting strict"
     assert f"next: {command} --out ASKED" in said
 
