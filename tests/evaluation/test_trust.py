@@ -137,7 +137,9 @@ def test_the_annotators_agreement_stands_beside_the_runs(make_run: MakeRun, writ
 
 
 def test_a_run_can_be_a_gold(make_run: MakeRun) -> None:
-    first = make_run({(A, str(i)): {"three-way": "E1"} for i in range(4)}, name="first", rubric="eloundou")
+    first = make_run(
+        {(A, str(i)): {"three-way": "E1"} for i in range(4)}, name="first", rubric="eloundou", engine="online"
+    )
     second = make_run(
         {(A, str(i)): {"three-way": "E1" if i else "E0"} for i in range(4)}, name="second", rubric="eloundou"
     )
