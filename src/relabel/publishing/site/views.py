@@ -45,7 +45,6 @@ ABBREVIATIONS: Mapping[str, tuple[str, ...]] = {
     "ta": ("teaching assistant",),
     "qa": ("quality assurance", "quality control"),
     "vet": ("veterinar",),
-    "ot": ("occupational therap",),
     "cad": ("draughtsperson", "drafter"),
     "dj": ("disc jockey",),
 }
