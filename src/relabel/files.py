@@ -13,12 +13,10 @@ import stat
 import tempfile
 import tomllib
 import warnings
-from collections.abc import Generator, Hashable
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from relabel.errors import DataError, UsageError
 
@@ -193,42 +191,8 @@ class replacing:  # noqa: N801  reads as a verb at the call
             self._temporary.unlink(missing_ok=True)  # nothing is left of it after all went well
 
 
-_LARGEST = 5_000_000
-"""Bytes of a file."""
-_NODES = 100_000
-"""Values in a file, those that it repeats by an alias or a merge counted each time."""
-
-
-def read_user_yaml(path: Path, *, refuse: type[DataError] = DataError) -> tuple[object, bytes]:
-    """Read a YAML file in UTF-8, with or without a byte order mark; no tag makes anything but plain values.
-
-    Args:
-        path: The file.
-        refuse: The error to raise.
-
-    Returns:
-        What the file says, None for an empty one; and the file's bytes, for a hash.
-
-    Raises:
-        DataError: The file cannot be read, or is not YAML by its own rules; the message names the line where it is known.
-    """
-    try:
-        raw = read_small(path, _LARGEST, refuse=refuse)
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise refuse(f"{path} is not in UTF-8 (byte {error.start}); save it again in UTF-8") from error
-    try:
-        return yaml.load(text, _StrictLoader), raw  # noqa: S506  a SafeLoader
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise refuse(
-            f"{path} line {line} holds a control character, which text files may not contain; correct the file"
-        ) from error
-    except yaml.MarkedYAMLError as error:
-        where = "" if error.problem_mark is None else f" line {error.problem_mark.line + 1}"
-        raise refuse(f"{path}{where}: {error.problem or 'it is not YAML'}; correct the file") from error
-    except RecursionError as error:
-        raise refuse(f"{path}: it is nested too deeply; correct the file") from error
+LARGEST_TEXT = 5_000_000
+"""Bytes of a YAML or TOML file."""
 
 
 def read_user_toml(path: Path, form: str) -> dict[str, Any]:
@@ -242,53 +206,8 @@ def read_user_toml(path: Path, form: str) -> dict[str, Any]:
         DataError: The file cannot be read, or is not TOML.
     """
     try:
-        return tomllib.loads(read_small(path, _LARGEST).decode("utf-8-sig"))
+        return tomllib.loads(read_small(path, LARGEST_TEXT).decode("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not valid TOML: {error}; {form} shows the form") from error
     except RecursionError as error:
         raise DataError(f"{path} is nested too deeply; {form} shows the form") from error
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, as YAML itself does, and names the line of each value it cannot read."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self._sizes: dict[int, int] = {}
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        alias = self.check_event(yaml.AliasEvent)
-        node = super().compose_node(parent, index)
-        if node is None or id(node) in self._sizes:
-            return node
-        if alias:
-            raise _fault("an alias stands within what it repeats", node)
-        parts: list[Any] = [] if isinstance(node, yaml.ScalarNode) else node.value
-        inside = [part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,))]
-        self._sizes[id(node)] = size = 1 + sum(self._sizes[id(part)] for part in inside)
-        if size > _NODES:
-            raise _fault(f"it repeats itself to more than {_NODES:,} values", node)
-        return node
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            return super().construct_object(node, deep)
-        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
-            # What PyYAML's own readers of dates, numbers and tags stumble over, such as the 30th of February.
-            about = f"{node.value[:40]!r}" if isinstance(node, yaml.ScalarNode) else "this"
-            kind = node.tag.rpartition(":")[2]
-            raise _fault(f"{about} cannot be read as {kind}: put text in quotes", node) from error
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise _fault("a key is a list or a mapping: put text with brackets or braces in quotes", key)
-            if key.value in seen:
-                raise _fault(f"the key {key.value!r} is given twice", key)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def _fault(problem: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
-    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)

@@ -10,9 +10,9 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from relabel.errors import DataError, first_error
 from relabel.evaluation.document import SCALES, SettingName
-from relabel.files import read_user_yaml
 from relabel.rubric import Measure
 from relabel.settings import Frozen, asset_dir
+from relabel.yaml_files import read_user_yaml
 
 SettingMetric = Literal[
     "accuracy",

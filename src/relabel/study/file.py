@@ -13,9 +13,9 @@ import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from relabel.errors import DataError, first_error
-from relabel.files import read_user_yaml
 from relabel.scoring.options import Choices
 from relabel.settings import Frozen
+from relabel.yaml_files import read_user_yaml
 
 Positive = Annotated[float, Field(gt=0)]
 _PLAINLY = {
