@@ -61,6 +61,7 @@ def _own_home(
     else:
         home = tmp_path_factory.mktemp("home")
         monkeypatch.setenv("RELABEL_HOME", str(home))
+        monkeypatch.delenv("COLUMNS", raising=False)  # tables look as in a pipe, whatever the terminal of the tests is
         if request.node.get_closest_marker("mirror"):
             _share_tables(tmp_path_factory, home)
 

@@ -142,7 +142,7 @@ def test_bridge_scores_all_groups_but_three_and_says_why(scored: Scored) -> None
     assert sorted(statuses) == ["1161", "3311", "9222"]
     assert statuses["1161"].startswith("unscored: no task statements for O*NET-SOC 2019 55-1011.00")
     assert statuses["9222"] == (
-        "thin: stands on the other codes of the same SOC broad group, because no task statements for "
+        "thin: borrowed from the other occupations of the same broad group of US SOC, because no task statements for "
         "O*NET-SOC 2019 37-3019.00"
     )
 

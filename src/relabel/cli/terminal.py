@@ -288,15 +288,34 @@ class Table(tabular.Table):
         if self.title:
             heading(self.title)
         made = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+        console = make_console()
+        widths = self._widths(console.width)
+        console.width = max(console.width, sum(widths) + 2 * (len(widths) - 1))
         cut = [name in _CUT for name in self.columns]
         for place, name in enumerate(self.columns):
-            justify = "left" if place < self.left else "right"
-            made.add_column(name, justify=justify, no_wrap=place == 0 and not cut[place], min_width=_CUT.get(name))
+            made.add_column(name, justify="left" if place < self.left else "right", width=widths[place])
         for cells in self.rows:
             texts = [Text(tabular.cell_text(cell)) for cell in cells]
             for text, short in zip(texts, cut, strict=True):
                 text.no_wrap, text.overflow = (True, "ellipsis") if short else (None, None)
             made.add_row(*texts)
-        make_console().print(made)
+        console.print(made)
         for note in self.notes:
             say(note, indent=2, hang=0)
+
+    def _widths(self, total: int) -> list[int]:
+        """Columns for each column of a table that takes `total` of them, or more where that would cut a figure."""
+        columns = [
+            [name, *(tabular.cell_text(cells[place]) for cells in self.rows)] for place, name in enumerate(self.columns)
+        ]
+        widths = [max(map(len, texts)) for texts in columns]
+        least: list[int] = []
+        for place, texts in enumerate(columns):
+            words = texts[1:] if place == 0 else [word for text in texts for word in text.split()]
+            least.append(min(widths[place], _CUT.get(texts[0]) or max(map(len, words), default=0)))
+        while sum(widths) + 2 * (len(widths) - 1) > total and widths != least:
+            # Where the fewest texts go on in a second line, the widest column first.
+            loose = [place for place, width in enumerate(widths) if width > least[place]]
+            split = {place: sum(len(text) >= widths[place] for text in columns[place]) for place in loose}
+            widths[min(loose, key=lambda place: (split[place], -widths[place]))] -= 1
+        return widths

@@ -260,7 +260,7 @@ def _simulated(
     if run.manifest.engine == POOLED:
         model = _raters(table, run, raters)
         bounds, totals = _own_bounds(table, _drawn(model, table, draws, seed), None)
-        note = f"intervals hold 95 % of {draws:,} draws of {model.estimand}, drawing of tasks included"
+        note = f"intervals hold 95% of {draws:,} draws of {model.estimand}, drawing of tasks included"
         own = Estimate("", model.name, None, note, totals)
         return bounds, Intervals(own, None, "", draws, seed, _by_rater(table, model))
     answers = Answers(run, table.task_values)
@@ -277,7 +277,7 @@ def _simulated(
         other, why = None, f"no estimate of what people's labels would give: {error}"
     error = sampling_error(table) if is_random_sample(run) else None
     own_bounds, totals = _own_bounds(table, _drawn(answers, table, draws, seed), error)
-    note = f"intervals hold 95 % of {draws:,} draws of {answers.estimand}"
+    note = f"intervals hold 95% of {draws:,} draws of {answers.estimand}"
     if error is not None:
         note += "; they are at least as wide as the sampling error of tasks drawn at random within their occupations"
     if table.spread is not None:
