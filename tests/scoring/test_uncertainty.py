@@ -204,6 +204,22 @@ def test_intervals_from_repeats_hold_the_score_of_endless_repeats_in_95_of_100_c
     assert np.abs(np.mean(errors, axis=(0, 2))).max() < 0.01
 
 
+def test_intervals_of_a_run_whose_repeats_agree_hold_the_score_of_tasks_without_a_label_too() -> None:
+    """Shares near 0 and 1 are drawn from gamma variates of tiny shapes, which must not be taken for unexposed tasks."""
+    rng, world = np.random.default_rng(8), _world()
+    mapped, held, errors = _map(world), [], []
+    for _ in range(5):
+        decided = _classes(_mixes(rng)[world["occupation"]], rng)
+        run = _run("stable", world, np.stack([decided] * 3, axis=1), rng.random(len(world)) < 0.6)
+        truth = mapped.scores(np.eye(3)[decided] @ VALUES)
+        inside, error = _coverage(Answers(run, _task_values(world, run)), mapped, truth)
+        held.append(inside)
+        errors.append(error)
+    covered = np.mean(held, axis=(0, 2))
+    assert np.all((covered > 0.92) & (covered < 0.985)), covered
+    assert np.abs(np.mean(errors, axis=(0, 2))).max() < 0.01
+
+
 def test_intervals_from_raters_are_t_intervals_around_the_pooled_score() -> None:
     scores = np.array([[[0.30]] * 3, [[0.36]] * 3, [[0.42]] * 3])
     drawn = Raters(["a", "b", "c"], scores).draw(None, 200_000, seed=2)
