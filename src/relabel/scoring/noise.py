@@ -245,6 +245,11 @@ def _inside(shares: Floats) -> Floats:
     return np.clip(shares, _LEAST_SHARE, 1 - _LEAST_SHARE)
 
 
+def _dirichlet(parameters: Floats, rng: np.random.Generator) -> Floats:
+    drawn = rng.standard_gamma(np.maximum(parameters, 1e-3))
+    return drawn / np.maximum(drawn.sum(axis=1, keepdims=True), 1e-300)
+
+
 class Confusion(_TaskNoise):
     """Errors as measured against a gold.
 
@@ -389,13 +394,13 @@ class Answers(_TaskNoise):
     def _parts(self, draws: int, rng: np.random.Generator) -> Iterator[list[npt.NDArray[np.float32]]]:
         for start in range(0, draws, _CHUNK):
             drawn = self._mixes.draw(min(_CHUNK, draws - start), rng)[self._mixes.occupation]
-            drawn = _dirichlet(self._within * drawn + self._counts[:, :, None], rng)
+            drawn = _sparse_dirichlet(self._within * drawn + self._counts[:, :, None], rng)
             # Labelled tasks scatter around their own labels, which the score is made of, and not around what is likely.
             drawn = drawn.astype(np.float32) * self._stretch + self._shift
             yield [np.ascontiguousarray(drawn[:, label]) for label in range(1, drawn.shape[1])]
 
 
-def _dirichlet(shapes: Floats, rng: np.random.Generator) -> Floats:
+def _sparse_dirichlet(shapes: Floats, rng: np.random.Generator) -> Floats:
     """Draw shares along axis 1, in logarithms: gamma variates of a shape near 0, where samples agree, underflow."""
     shapes = np.maximum(shapes, 1e-12)
     logs = np.log(rng.standard_gamma(shapes + 1)) - rng.standard_exponential(shapes.shape) / shapes
