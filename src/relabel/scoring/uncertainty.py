@@ -187,7 +187,7 @@ def with_intervals(
     return wide
 
 
-_VERSION = 1
+_VERSION = 2
 """Counts up when intervals are made in another way, so that no earlier ones are taken from the cache."""
 
 
