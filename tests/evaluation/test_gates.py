@@ -19,11 +19,12 @@ from relabel.evaluation.evaluate import evaluate
 from relabel.evaluation.gates import (
     GateResult,
     SuiteResult,
+    Swaps,
     against_baseline,
-    family_levels,
     gate_error,
     github_annotations,
     gold_size,
+    joint_p,
     judge,
     junit_xml,
     labels_sha256,
@@ -220,10 +221,41 @@ def _rights(
     return codes, base.astype(float), (run & ~lost).astype(float)
 
 
-def _p(codes: np.ndarray, base: np.ndarray, run: np.ndarray, allowed: float = 0.0) -> float:
+def _swaps(codes: np.ndarray, base: np.ndarray, run: np.ndarray, allowed: float = 0.0) -> Swaps:
     sums = [np.stack([np.bincount(codes, x), np.bincount(codes)], axis=1, dtype=np.float64) for x in (base, run)]
     share = np.bincount(codes) / len(codes)
-    return sign_flip_p(sums[0], sums[1], lambda of: of[..., 0] / of[..., 1], share, allowed=allowed, seed=1)
+    return Swaps(sums[0], sums[1], lambda of: of[..., 0] / of[..., 1], share, allowed)
+
+
+def _p(codes: np.ndarray, base: np.ndarray, run: np.ndarray, allowed: float = 0.0) -> float:
+    return sign_flip_p(_swaps(codes, base, run, allowed), seed=1)
+
+
+@pytest.mark.parametrize("churn", [0.005, 0.02, 0.1])
+def test_gates_judged_together_fire_on_noise_no_more_often_than_one(churn: float) -> None:
+    """Four figures: two unrelated ones, a third that mixes them, and a slice of the first, which has the fewest tasks."""
+    fired = 0
+    for seed in range(300):
+        (codes, *first), (_, *second) = (_rights(np.random.default_rng([seed, i]), 600, churn) for i in (0, 1))
+        mixed = [np.where(codes % 2, *sides) for sides in zip(first, second, strict=True)]
+        part = [side * (codes < 8) for side in first]
+        found = joint_p([_swaps(codes, base, run) for base, run in (first, second, mixed, part)], seed=1)
+        fired += min(found) < 0.025
+    # Seven or eight are expected at most; more than fifteen come by chance in less than one of a hundred.
+    assert fired <= 15
+
+
+@pytest.mark.slow
+def test_a_real_fall_makes_the_other_gates_fire_on_noise_no_more_often() -> None:
+    fired = found = 0
+    for seed in range(300):
+        (codes, *worse), (_, *alike) = (
+            _rights(np.random.default_rng([seed, i]), 600, 0.1, drop) for i, drop in enumerate((0.2, 0.0))
+        )
+        p = joint_p([_swaps(codes, base, run) for base, run in (worse, alike)], seed=1)
+        found, fired = found + (p[0] < 0.025), fired + (p[1] < 0.025)
+    assert found > 290
+    assert fired <= 15
 
 
 @pytest.mark.parametrize("n", [200, 1000])
@@ -295,6 +327,60 @@ def test_six_of_sixty_occupations_wholly_broken_are_stopped() -> None:
     assert failed(result) == {"a0", "a1"}
     # Each of the six fell: one way of 64.
     assert result.results[0].p == pytest.approx(1 / 64)
+
+
+TWO_GATES = ({"id": "kappa", **KAPPA}, {"id": "accuracy", "setting": "three-way", "metric": "accuracy", "max_drop": 0})
+
+
+def _broken(base: Codes, labels: Codes, occupations: int) -> Codes:
+    """The baseline with every label of some occupations wrong."""
+    hit = np.isin(OCCUPATION, np.unique(OCCUPATION)[:occupations])
+    return np.where(hit, np.roll(SCALE, 1)[[list(SCALE).index(label) for label in labels]], base)
+
+
+@pytest.mark.parametrize("gates", [TWO_GATES, (*TWO_GATES, *MANY[1:])])
+def test_six_broken_occupations_are_stopped_by_many_gates_as_by_one(gates: tuple[dict[str, Any], ...]) -> None:
+    labels = truth()
+    base = noisy(labels, 1)
+    result = judge(suite(*gates, slices=SLICES), run_of(_broken(base, labels, 6)), GOLD, run_of(base))
+    assert {"kappa", "accuracy"} <= failed(result)
+    first = result.results[0]
+    assert (first.p, first.p_adjusted) == (1 / 64, 1 / 64)
+    # Five can never be told from chance.
+    assert judge(suite(*gates, slices=SLICES), run_of(_broken(base, labels, 5)), GOLD, run_of(base)).passed
+    by_number = judge(suite(*TWO_GATES, family="bonferroni"), run_of(_broken(base, labels, 6)), GOLD, run_of(base))
+    assert (by_number.passed, by_number.results[0].p_adjusted) == (True, 2 / 64)
+    assert "p .016, with all gates .031): no significant fall" in by_number.results[0].message
+
+
+@pytest.mark.parametrize("corrected", [True, False])
+def test_one_changed_label_passes_two_gates_and_its_interval_is_not_widened_by_their_number(corrected: bool) -> None:
+    labels = truth()
+    base = noisy(labels, 1)
+    run = base.copy()
+    place = int(np.flatnonzero((base == labels) != corrected)[0])
+    run[place] = labels[place] if corrected else next(label for label in SCALE if label != labels[place])
+    both = judge(suite(*TWO_GATES), run_of(run), GOLD, run_of(base))
+    assert both.passed
+    alone = judge(suite(TWO_GATES[1]), run_of(run), GOLD, run_of(base)).results[0]
+    assert (both.results[1].low, both.results[1].high) == (alone.low, alone.high)
+
+
+def test_few_occupations_behind_a_gold_or_a_slice_are_said_first() -> None:
+    base = run_of(truth())
+    keep = np.isin(OCCUPATION, np.unique(OCCUPATION)[:6])
+    few = replace(base, labels=base.labels[keep].reset_index(drop=True))
+    told = markdown(judge(suite(*TWO_GATES), few, GOLD, few))
+    assert "**Few occupations: the tasks belong to 6 occupations only: intervals are wide, and say little.**" in told
+    sliced = suite({"id": "k", **KAPPA, "slice": "one"}, slices={"one": {"soc_major": ["11"], "importance": 4}})
+    kinds = np.where(keep, 4.5, 2.0)
+    details = pd.DataFrame({"onet_soc_code": OCCUPATION, "task_id": IDS, "task_type": "Core", "importance": kinds})
+    assert (
+        judge(sliced, base, GOLD, base, details)
+        .warnings[0]
+        .startswith("Few occupations in the slice one: the tasks belong to 6 occupations only")
+    )
+    assert not judge(suite(*TWO_GATES), base, GOLD, base).warnings
 
 
 def test_all_ways_to_swap_are_tried_where_they_are_few_and_drawn_where_they_are_many() -> None:
@@ -555,14 +641,20 @@ def test_coverage_is_counted_and_not_estimated() -> None:
     assert (gate.passed, gate.value, gate.low) == (True, 1.0, None)
 
 
-def test_holm_steps_down_and_bonferroni_does_not() -> None:
-    ps = [0.001, 0.04, 0.007]
-    assert family_levels(ps, 0.95, "none") == pytest.approx([0.95] * 3)
-    assert family_levels(ps, 0.95, "bonferroni") == pytest.approx([1 - 0.05 / 3] * 3)
-    # .001 < .05/6 goes, .007 < .05/4 goes, .04 > .05/2 stays.
-    assert family_levels(ps, 0.95, "holm") == pytest.approx([1 - 0.05 / 3, 0.95, 1 - 0.05 / 2])
-    # After the first that stays, none is held to an easier level.
-    assert family_levels([0.02, 0.024, 0.5], 0.95, "holm") == pytest.approx([1 - 0.05 / 3] * 3)
+def test_the_joint_p_steps_down_and_is_that_of_all_swaps() -> None:
+    """Two gates that move apart, against the rule written out: by their ranks over all 2^8 swaps."""
+    rng = np.random.default_rng(5)
+    moved = np.array([[-3, -2, -2, -2, -1, -1, -1, 1.0], rng.normal(size=8)])
+    gates = [Swaps(np.zeros(8), side, lambda of: of / 8, np.full(8, 1 / 8)) for side in moved]
+    signs = np.array(np.meshgrid(*[[1, -1]] * 8, indexing="ij")).reshape(8, -1)
+    falls = moved @ signs
+    ranks = np.array([[(side <= fall + 1e-9).mean() for fall in side] for side in falls])
+    first = float((ranks.min(axis=0) <= ranks[0, 0]).mean())
+    assert ranks[0, 0] < first < 2 * ranks[0, 0] + 1e-9
+    assert joint_p(gates) == pytest.approx([first, max(first, ranks[1, 0])])
+    # A gate and its copy cost nothing; one without a change neither.
+    still = Swaps(np.ones(8), np.ones(8), lambda of: of / 8, np.full(8, 1 / 8))
+    assert joint_p([gates[0], gates[0], still]) == pytest.approx([ranks[0, 0], ranks[0, 0], 1])
 
 
 def _result(**changes: Any) -> SuiteResult:

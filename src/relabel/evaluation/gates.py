@@ -6,15 +6,15 @@ Two kinds of gate differ in what must be shown:
   them must hold, so a bad run passes a suite no more easily for having many gates, and nothing is adjusted.
 - `max_drop` asks for evidence that the run is worse than the baseline, by an exact test: if the two are alike, each
   occupation's labels could as well have come from the other, so run and baseline are swapped occupation by occupation, and
-  the fall seen must be rare among the falls of all swaps. Many such gates would fire on noise now and then: by default their
-  levels are adjusted together after Holm 1979, and a suite fires on pure noise in at most one of forty runs.
+  the fall seen must be rare among the falls of all swaps. Many such gates would fire on noise now and then: by default they
+  are tested together on the same swaps, and a suite fires on pure noise in at most one of forty runs.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any, Literal
@@ -28,7 +28,7 @@ from relabel.errors import DataError
 from relabel.evaluation import statistics as metrics
 from relabel.evaluation.alignment import GOLD, AlignedLabels, Pair, align, asked, incoherent_pairs, match
 from relabel.evaluation.gold import Gold, labels_of, make_gold
-from relabel.evaluation.statistics import Array, Bounds, Figure, change
+from relabel.evaluation.statistics import Array, Bounds, Figure, Formula, change, few_occupations
 from relabel.evaluation.suite import Gate, Slice, Suite
 from relabel.manifest import SourceUse
 from relabel.run import Run, changed_rubrics
@@ -63,11 +63,12 @@ class GateResult(Frozen):
         value: The figure; for `max_drop` its paired change.
         low: Lower bound of its interval; null for plain counts.
         high: Upper bound.
-        level: Level of interval and test, after adjustment; null for plain counts.
+        level: Level of the interval; null for plain counts.
         run: The run's own figure, for `max_drop`.
         baseline: The baseline's figure on the same tasks, for `max_drop`.
-        p: One-sided p-value of a fall by more than the threshold, for `max_drop`, before adjustment: of the exact test,
-            which decides; the interval is that of `relabel compare`.
+        p: One-sided p-value of a fall by more than the threshold, for `max_drop`, by the exact test of this gate alone;
+            the interval is that of `relabel compare`.
+        p_adjusted: The p-value adjusted for the number of such gates, which decides.
         n: Tasks behind it.
         message: The outcome in one sentence.
         why: The suite's own words on the gate.
@@ -86,6 +87,7 @@ class GateResult(Frozen):
     run: float | None = None
     baseline: float | None = None
     p: float | None = None
+    p_adjusted: float | None = None
     n: int
     message: str
     why: str | None = None
@@ -192,10 +194,23 @@ def judge(suite: Suite, run: Run, gold: Gold, baseline: Run | None, details: pd.
         baseline_sha256=pin,
         family=family_in_words(suite, len(drops)),
         size=size,
-        warnings=(*changed_rubrics(*known), *run.warnings()),
+        warnings=(*changed_rubrics(*known), *_few_occupations(suite, alone, details), *run.warnings()),
         passed=all(result.passed for result in every),
         results=every,
     )
+
+
+def _few_occupations(suite: Suite, aligned: AlignedLabels, details: pd.DataFrame | None) -> list[str]:
+    """Warnings for gates whose tasks are of few occupations: one for all tasks, else one a slice."""
+    if few := few_occupations(len(np.unique(aligned.codes))):
+        return [f"Few occupations: {few}."]
+    parts = {gate.slice: gate for gate in suite.gates if gate.slice is not None}
+    pairs = {name: _pair(gate, suite, aligned, 0, details) for name, gate in parts.items()}
+    return [
+        f"Few occupations in the slice {name}: {few}."
+        for name, pair in pairs.items()
+        if pair is not None and pair.draws is not None and (few := few_occupations(pair.draws.occupations))
+    ]
 
 
 def against_baseline(
@@ -214,35 +229,23 @@ def against_baseline(
         for gate in suite.gates
         if gate.max_drop is not None
     ]
-    levels = family_levels([fall.p for fall in falls], suite.level, suite.family)
-    return {fall.gate.id: fall.result(level) for fall, level in zip(falls, levels, strict=True)}
+    adjusted = adjusted_p(falls, suite)
+    return {fall.gate.id: fall.result(suite.level, p) for fall, p in zip(falls, adjusted, strict=True)}
 
 
-def family_levels(p_values: Sequence[float], level: float, family: str) -> list[float]:
-    """The level of each gate's interval when several gates are judged together.
-
-    Args:
-        p_values: One-sided p-values, one a gate.
-        level: Level of a single gate's two-sided interval.
-        family: `holm`, `bonferroni` or `none`.
-
-    Returns:
-        Levels in the order of the p-values. A gate fires when its p-value is below half of what the level leaves, which for `holm`
-        is the step-down procedure: the smallest p is held to a level for all gates, the next to one for
-        all but one, and after the first that does not fire all others keep its level.
-
-    Source: Holm 1979, Scandinavian Journal of Statistics 6:65-70.
-    """
-    count, miss = len(p_values), 1 - level
-    if family != "holm" or count < 2:
-        return [1 - (miss / max(count, 1) if family == "bonferroni" else miss)] * count
-    levels, share, stopped = [0.0] * count, miss / count, False
-    for done, place in enumerate(sorted(range(count), key=lambda i: p_values[i])):
-        if not stopped:
-            share = miss / (count - done)
-        levels[place] = 1 - share
-        stopped = stopped or p_values[place] >= share / 2
-    return levels
+def adjusted_p(falls: Sequence[_Fall], suite: Suite) -> list[float]:
+    """The p-value of each gate against the baseline, adjusted for their number by the suite's rule."""
+    alone = [fall.p for fall in falls]
+    if suite.family == "bonferroni":
+        return [min(p * len(falls), 1.0) for p in alone]
+    tested = [place for place, fall in enumerate(falls) if fall.swaps is not None]
+    if suite.family == "none" or len(tested) < 2:
+        return alone
+    found = joint_p([swaps for fall in falls if (swaps := fall.swaps) is not None], seed=suite.seed)
+    for place, p in zip(tested, found, strict=True):
+        # Where its own test tries all swaps and the joint one draws them, the gate's own p-value is the exact one.
+        alone[place] = max(alone[place], p)
+    return alone
 
 
 def family_in_words(suite: Suite, drops: int) -> str:
@@ -254,16 +257,62 @@ def family_in_words(suite: Suite, drops: int) -> str:
         return f"Each of the {drops} gates against the baseline fires on pure noise in at most {noise:.3g}% of runs."
     if drops == 1:
         return f"The gate against the baseline fires on pure noise in at most {noise:.3g}% of runs."
-    rule = {"holm": "Holm's", "bonferroni": "Bonferroni's"}[suite.family]
+    rule = "by Bonferroni's rule" if suite.family == "bonferroni" else "together"
     return (
-        f"The {drops} gates against the baseline are judged by {rule} rule: on pure noise any of them fires in at most "
+        f"The {drops} gates against the baseline are judged {rule}: on pure noise any of them fires in at most "
         f"{noise:.3g}% of runs."
     )
 
 
-def sign_flip_p(
-    baseline: Array, run: Array, formula: Callable[[Array], Array], share: Array, *, allowed: float = 0.0, seed: int = 0
-) -> float:
+@dataclass(frozen=True)
+class Swaps:
+    """Run and baseline, to be swapped occupation by occupation.
+
+    Attributes:
+        baseline: Sums by occupation that make the baseline's figure, shape (n_occupations, ...).
+        run: The same of the run.
+        formula: Makes the figure of sums.
+        share: Share of the tasks in each occupation, shape (n_occupations,).
+        allowed: The fall that is allowed, 0 or more.
+    """
+
+    baseline: Array
+    run: Array
+    formula: Formula
+    share: Array
+    allowed: float = 0.0
+
+    @property
+    def moves(self) -> npt.NDArray[np.bool_]:
+        """Occupations whose swap changes the fall, shape (n_occupations,)."""
+        if self.allowed:
+            return self.share > 0
+        return np.abs(self.run - self.baseline).reshape(len(self.run), -1).max(axis=1, initial=0) > 0
+
+    def falls(self, signs: Array, moves: npt.NDArray[np.bool_]) -> Array:
+        """The run's figure less the baseline's and the allowed fall, shape (swaps,).
+
+        Args:
+            signs: -1 where an occupation is swapped, else 1, shape (swaps, count).
+            moves: The occupations they are for, at least all of `moves`, shape (n_occupations,).
+        """
+        shape, flat = self.baseline.shape[1:], [side.reshape(len(side), -1) for side in (self.baseline, self.run)]
+        fixed, by = (flat[0] + flat[1]).sum(axis=0) / 2, signs @ ((flat[1] - flat[0]) / 2)[moves]
+        after, before = (self.formula((fixed + sign * by).reshape(len(signs), *shape)) for sign in (1, -1))
+        # Swaps that leave a figure undefined count against the fall.
+        return np.nan_to_num(after - before, nan=-np.inf) + self.allowed * (signs @ self.share[moves])
+
+
+def _signs(count: int, seed: int) -> Array:
+    """Ways to swap some occupations: all of them, or those drawn; the first swaps none."""
+    if count <= ALL_SWAPS:
+        return 1.0 - 2.0 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)
+    signs = np.ones((SWAPS + 1, count))
+    signs[1:] -= 2 * np.random.default_rng(seed).integers(0, 2, size=(SWAPS, count), dtype=np.int8)
+    return signs
+
+
+def sign_flip_p(swaps: Swaps, seed: int = 0) -> float:
     """One-sided p-value of a fall by more than is allowed, by swapping run and baseline in whole occupations.
 
     For a mean over tasks this is the sign-flip test of the occupations' changes, each with the allowed fall added for its share of the
@@ -271,37 +320,34 @@ def sign_flip_p(
     of them no p-value is below one over 2 to the n.
 
     Args:
-        baseline: Sums by occupation that make the baseline's figure, shape (n_occupations, ...).
-        run: The same of the run.
-        formula: Makes the figure of sums.
-        share: Share of the tasks in each occupation, shape (n_occupations,).
-        allowed: The fall that is allowed, 0 or more.
+        swaps: Run and baseline.
         seed: Seed of the swaps, where not all of them are tried.
 
     Source: Fisher 1935, The Design of Experiments, section 21; Phipson and Smyth 2010, doi:10.2202/1544-6115.1585.
     """
-    flat = [side.reshape(len(side), -1) for side in (baseline, run)]
-    middle, half = (flat[0] + flat[1]).sum(axis=0) / 2, (flat[1] - flat[0]) / 2
-    moves = np.abs(half).max(axis=1, initial=0) > 0
-    if allowed:
-        moves = share > 0
-    half, share = half[moves], share[moves]
-    count, shape = int(moves.sum()), baseline.shape[1:]
-    signs: Array
-    if count <= ALL_SWAPS:
-        signs = 1.0 - 2.0 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)
-    else:
-        signs = np.ones((SWAPS + 1, count))
-        signs[1:] -= 2 * np.random.default_rng(seed).integers(0, 2, size=(SWAPS, count), dtype=np.int8)
+    return joint_p([swaps], seed)[0]
 
-    def falls(swaps: Array) -> Array:
-        by, fixed = swaps @ half, middle[None, :]
-        after, before = (formula((fixed + sign * by).reshape(len(swaps), *shape)) for sign in (1, -1))
-        # Swaps that leave a figure undefined count against the fall.
-        return np.nan_to_num(after - before, nan=-np.inf) + allowed * (swaps @ share)
 
-    found = falls(signs)
-    return float((found <= found[0] + 1e-12).mean())
+def joint_p(gates: Sequence[Swaps], seed: int = 0) -> list[float]:
+    """p-values as of `sign_flip_p`, adjusted for the number of gates: the step-down minimum p over the same swaps.
+
+    In each swap every gate has a p-value, its fall's rank among those of all swaps. The smallest p-value seen is adjusted to
+    the share of swaps in which any gate has one as small; the next likewise among the gates that are left, and is never below
+    the one before. Gates that move together therefore cost little, and those in which too little changed cost nothing.
+
+    Source: Westfall and Young 1993, Resampling-Based Multiple Testing, section 2.6.
+    """
+    moves = np.any([gate.moves for gate in gates], axis=0)
+    signs = _signs(int(moves.sum()), seed)
+    by_swap = np.empty((len(signs), len(gates)))
+    for place, gate in enumerate(gates):
+        falls = gate.falls(signs, moves)
+        by_swap[:, place] = np.searchsorted(np.sort(falls), falls + 1e-12, side="right") / len(signs)
+    order = np.argsort(by_swap[0], kind="stable")
+    smallest = np.minimum.accumulate(by_swap[:, order[::-1]], axis=1)[:, ::-1]
+    adjusted = np.empty(len(gates))
+    adjusted[order] = np.maximum.accumulate((smallest <= by_swap[0, order]).mean(axis=0))
+    return adjusted.tolist()
 
 
 def size_needed(aligned: AlignedLabels, suite: Suite) -> str | None:
@@ -426,7 +472,7 @@ def _check_pins(suite: Suite, gold: Gold, pin: str | None) -> None:
 
 @dataclass(frozen=True)
 class _Fall:
-    """A gate against the baseline that waits for its level.
+    """A gate against the baseline, before it is judged together with the others.
 
     Attributes:
         gate: The gate.
@@ -434,6 +480,7 @@ class _Fall:
         run, baseline: Their figures; None where one of them is undefined.
         moved: The paired change.
         p: One-sided p-value of a fall by more than is allowed; 1 where there is nothing to go by.
+        swaps: What it was tested by; None where there is nothing to go by.
     """
 
     gate: Gate
@@ -442,6 +489,7 @@ class _Fall:
     baseline: float = math.nan
     moved: Figure | None = None
     p: float = 1.0
+    swaps: Swaps | None = None
 
     @classmethod
     def of(cls, gate: Gate, pairs: Sequence[Pair | None], seed: int) -> _Fall:
@@ -454,12 +502,13 @@ class _Fall:
         old, new = (run.draws.by_occupation(pair.sums.each) for pair in (baseline, run))
         share = run.draws.by_occupation(run.weight) / len(run)
         formula = metrics.figure_formula(_metric(gate), run.scale)
-        p = sign_flip_p(old, new, formula, share, allowed=gate.max_drop or 0.0, seed=seed)
-        return cls(gate, len(run), after.value, before.value, change(before, after, run.differ(baseline)), p)
+        swaps = Swaps(old, new, formula, share, gate.max_drop or 0.0)
+        moved = change(before, after, run.differ(baseline))
+        return cls(gate, len(run), after.value, before.value, moved, sign_flip_p(swaps, seed), swaps)
 
-    def result(self, level: float) -> GateResult:
-        """The outcome at this level."""
-        allowed, moved, fell = self.gate.max_drop or 0.0, self.moved, self.p < (1 - level) / 2
+    def result(self, level: float, adjusted: float) -> GateResult:
+        """The outcome at this level, by the adjusted p-value."""
+        allowed, moved, fell = self.gate.max_drop or 0.0, self.moved, adjusted < (1 - level) / 2
         if moved is None or (not fell and moved.says_nothing(level)):
             return _unjudged(self.gate, "max_drop", self.n, moved, level)
         bounds = moved.interval(level)
@@ -469,10 +518,12 @@ class _Fall:
         by = (
             f"from {shown(self.baseline)} to {shown(self.run)}, change {moved.value:+.3f} ({interval}{self.n:,} tasks; "
         )
-        by += f"sign-flip test by occupation p {'under .001' if self.p < 0.001 else shown(self.p)})"
+        alone, together = ("under .001" if p < 0.001 else shown(p) for p in (self.p, adjusted))
+        by += f"sign-flip test by occupation p {alone}{'' if together == alone else f', with all gates {together}'})"
         said = f"falls {by}" if fell else f"goes {by}: no significant fall"
         said += f"; a drop of {shown(allowed)} is allowed" if allowed else ""
-        figures = {"value": moved.value, "run": self.run, "baseline": self.baseline, "p": self.p}
+        figures = {"value": moved.value, "run": self.run, "baseline": self.baseline}
+        figures |= {"p": self.p, "p_adjusted": adjusted}
         return _result(self.gate, "max_drop", self.n, said, bounds, level, passed=not fell, **figures)
 
 
