@@ -179,7 +179,7 @@ def test_a_rubric_that_was_changed_under_its_old_version_is_said_first(
         }
     )
     assert judge(suite, other, gold, first).warnings[0].startswith("The rubric eloundou was changed")
-    assert judge(suite, second, gold, first).warnings == ()
+    assert not any("rubric" in said for said in judge(suite, second, gold, first).warnings)
 
 
 def test_a_gold_with_strata_but_no_weights_is_warned_about(make_run: MakeRun, write_gold: WriteGold) -> None:
