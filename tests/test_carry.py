@@ -185,3 +185,14 @@ def test_the_labels_of_2023_are_carried_to_a_release_of_today(tmp_path: Path) ->
     published = open_run("eloundou-2023:gpt4").labels
     both = carried.labels.merge(published, on=["onet_soc_code", "task_id", "setting", "sample"])
     assert (len(both), (both["label_x"] == both["label_y"]).all()) == (18_681, True)
+
+
+def test_a_fill_that_labelled_another_statement_under_an_id_fills_nothing_there(
+    make_run: MakeRun, lists: tuple[str, str], tmp_path: Path
+) -> None:
+    run = make_run({(A, "1"): YES, (A, "2"): NO})
+    other = tasks(tmp_path / "other.csv", t2="Say it.", t4="Feed the penguins of the zoo.")
+    fresh = answered(tmp_path / "fresh", {(A, "2"): YES, (A, "4"): YES}, tasks=other)
+    done = carry_run(run, lists[1], tmp_path / "carried", old=lists[0], fill=fresh)
+    assert (done.carried, done.filled, done.to_ask) == (2, 2, 1)
+    assert open_run(str(tmp_path / "carried")).coded()["task_id"].tolist() == ["1", "2"]

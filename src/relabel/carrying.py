@@ -16,7 +16,7 @@ from relabel.labels import Label
 from relabel.manifest import Counts, Manifest, read_manifest, task_sources, write_run
 from relabel.run import Run, changed_rubrics
 from relabel.sources.fetch import sha256_of
-from relabel.task import TASK_COLUMNS, TASK_KEY, TaskDiff, diff_lists, task_table
+from relabel.task import TASK_COLUMNS, TASK_KEY, TaskDiff, diff_lists, other_statements, replaced, task_table
 
 TO_ASK = "to-ask.csv"
 """Name of the task list of what must be asked again, within the carried run's folder."""
@@ -91,7 +91,8 @@ def carry_run(run: Run, to: str, out: Path, *, old: str | None = None, fill: Run
     parts = [kept]
     if fill is not None:
         answer = [*TASK_KEY, "setting", "sample"]
-        fresh = _on(fill.labels, listed)
+        other = replaced(other_statements(listed, fill.own_task_list() or fill.manifest.tasks)["similarity"])
+        fresh = _on(fill.labels, listed[~other])
         fresh = fresh[fresh["setting"].isin(settings) & fresh["sample"].isin(repeats)]
         done = pd.MultiIndex.from_frame(kept[answer])
         parts.append(fresh[~pd.MultiIndex.from_frame(fresh[answer]).isin(done)])

@@ -465,6 +465,32 @@ REPLACED_BELOW = 0.35
 or above, 99 of 100 pairs of unrelated statements below .24."""
 
 
+def replaced(alike: pd.Series) -> pd.Series:
+    """Which statements are another task under an old id, by their `text_similarity`; a rewording keeps its label."""
+    return alike < REPLACED_BELOW
+
+
+def other_statements(tasks: pd.DataFrame, other: str) -> pd.DataFrame:
+    """What another list has under the codes and ids of tasks.
+
+    Args:
+        tasks: Columns `onet_soc_code, task_id, text`.
+        other: The other list, as for `task_table`.
+
+    Returns:
+        Columns `text` and `similarity` (see `text_similarity`) in the order of the tasks; missing where the other list lacks
+        the task, and throughout where it cannot be read any more.
+    """
+    import pandas as pd
+
+    try:
+        before = task_table(other).set_index(TASK_KEY)["text"]
+    except DataError:
+        before = pd.Series(dtype="str", index=pd.MultiIndex.from_arrays([[], []], names=TASK_KEY))
+    texts = before.reindex(pd.MultiIndex.from_frame(tasks[TASK_KEY])).set_axis(tasks.index)
+    return pd.DataFrame({"text": texts, "similarity": text_similarity(texts, tasks["text"])})
+
+
 def text_similarity(old: pd.Series, new: pd.Series) -> pd.Series:
     """How alike statements are, word by word: 1 for equal ones, 0 for those without a common word in order; NaN where unknown.
 

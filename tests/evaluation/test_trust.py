@@ -240,3 +240,20 @@ def test_a_gold_without_codes_that_agrees_by_chance_only_is_doubted(write_gold: 
     rows = "".join(f"{task},{label}\n" for task, label in zip(ids, rng.choice(["E0", "E1", "E2"], 300), strict=True))
     document = evaluate(run, read_gold_csv(write_gold("task_id,code\n" + rows)), draws=0, yardsticks=False)
     assert "agree with the run's by chance only" in document.verdict.splitlines()[0]
+
+
+@pytest.mark.mirror
+@pytest.mark.parametrize("column", ["statement", "Task", "task_text"])
+def test_statements_of_a_gold_are_compared_under_each_usual_name_of_their_column(
+    make_run: MakeRun, write_gold: WriteGold, column: str
+) -> None:
+    from relabel.task import task_table
+
+    tasks = task_table("onet-30.2").head(20)
+    keys = list(zip(tasks["onet_soc_code"], tasks["task_id"], strict=True))
+    run = make_run({key: {"three-way": "E0"} for key in keys}, rubric="eloundou", tasks="onet-30.2")
+    texts = ["Knit jumpers for penguins." if i < 4 else text for i, text in enumerate(tasks["text"])]
+    rows = "".join(f'{t},{c},E0,"{x}"\n' for (c, t), x in zip(keys, texts, strict=True))
+    gold = read_gold_csv(write_gold(f"task_id,onet_soc_code,code,{column}\n{rows}"))
+    document = evaluate(run, gold, draws=0, yardsticks=False)
+    assert (document.matched, document.unmatched["other-text"]) == (16, 4)

@@ -7,14 +7,20 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from relabel.errors import UsageError
 from relabel.importing import import_labels
+from relabel.publishing.export import export_run
 from relabel.rubric import load_rubric
 from relabel.run import open_run
+from relabel.scoring.explain import explain
+from relabel.scoring.measures import relabelled
+from relabel.scoring.options import Choices
 from relabel.scoring.table import score_table
 from relabel.sources.registry import get_source
+from relabel.task import task_table
 
 Register = Callable[[str, str, dict[str, str], dict[str, bytes]], None]
 HEADS = {
@@ -108,3 +114,61 @@ def test_titles_that_disagree_with_their_code_are_named_in_the_table(tmp_path: P
     tasks.write_text("Task ID,O*NET-SOC Code,Title,Task\n8823,11-1011.00,Agricultural advisers,Advise farmers.\n")
     table = score_table(open_run("eloundou-2023:gpt4"), weights="equal", tasks=str(tasks))
     assert "11-1011.00 is 'Agricultural advisers' in the list, 'Chief Executives' in O*NET" in (table.note or "")
+
+
+@pytest.mark.mirror
+def test_labels_of_exchanged_statements_do_not_count_where_ids_stayed(tmp_path: Path) -> None:
+    run = open_run("eloundou-2023:gpt4")
+    listed = task_table("onet-30.2")
+    exchanged = listed.index[:600]
+    # Each of the 600 gets the statement of another occupation, far away in the list; 58 others stay reworded.
+    texts = listed["text"].to_list()
+    listed.loc[exchanged, "text"] = texts[9000:9600]
+    file = tmp_path / "next.csv"
+    listed.to_csv(file, index=False)
+    before, after = (score_table(run, tasks=tasks) for tasks in ("onet-30.2", str(file)))
+    counts, own = after.describe()["counts"], before.describe()["counts"]
+    assert own["tasks_replaced"] == 0
+    assert 570 <= counts["tasks_replaced"] <= 600
+    assert counts["tasks_labelled"] == own["tasks_labelled"] - counts["tasks_replaced"]
+    assert counts["labels_unmatched"] == own["labels_unmatched"]
+    assert (after.partial, len(after.describe()["texts_replaced"])) == (True, counts["tasks_replaced"])
+    assert f"{counts['tasks_replaced']} tasks are other statements than the run labelled" in str(after.note)
+    assert after.occupations["coverage"].lt(0.1).sum() > before.occupations["coverage"].lt(0.1).sum()
+    gone = after.task_values[after.task_values["replaced"]]
+    assert set(gone["onet_soc_code"]) <= set(listed.loc[exchanged, "onet_soc_code"])
+    assert gone[["code", "alpha", "beta", "gamma"]].isna().all(axis=None)
+    # The published method goes by the id, and says so.
+    site = score_table(run, tasks=str(file), method="site-2026")
+    assert site.describe()["counts"]["tasks_labelled"] == own["tasks_labelled"]
+    assert "keep their label, as in the published method" in str(site.note)
+    # Raters beside the run are judged alike.
+    people = relabelled(after.task_values, open_run("eloundou-2023:human"), "mean", by_id=False)
+    assert people["replaced"].sum() == counts["tasks_replaced"]
+    assert not (people["labelled"] & people["replaced"]).any()
+
+
+def test_a_replaced_statement_shows_in_the_explanation_without_the_answers_to_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "13-2011.00"
+    monkeypatch.chdir(tmp_path)  # a run of imported labels knows its list by name
+    for name, second in (("old", "Prepare tax returns for clients."), ("new", "Feed penguins in the zoo at noon.")):
+        rows = f"1,{code},Accountants,Audit the books of firms.\n2,{code},Accountants,{second}\n"
+        (tmp_path / f"{name}.csv").write_text("task_id,onet_soc_code,title,text\n" + rows)
+    labels = tmp_path / "labels.csv"
+    labels.write_text(f"task_id,onet_soc_code,label\n1,{code},E1\n2,{code},E0\n")
+    old, new = str(tmp_path / "old.csv"), str(tmp_path / "new.csv")
+    import_labels(labels, model="m", rubric=load_rubric("eloundou"), out=tmp_path / "run", tasks=old)
+    run = open_run(str(tmp_path / "run"))
+    kept, lost = (score_table(run, tasks=tasks, taxonomy="onet-soc", weights="equal") for tasks in (old, new))
+    assert (kept.occupations["alpha"][code], lost.occupations["alpha"][code]) == (0.5, 1.0)
+    assert lost.occupations["coverage"][code] == 0.5
+    first, second = sorted(explain(lost, run, code).tasks, key=lambda task: task.task_id)
+    assert (first.code, len(first.given), first.missing) == ("E1", 1, ())
+    assert (second.code, second.given, second.part) == (None, (), 0.0)
+    assert second.missing == ("the run labelled another statement under this id",)
+    choices = Choices(taxonomy="onet-soc", weights="equal", tasks=new)
+    export_run(run, tmp_path / "out", choices, allow_partial=True, draws=0, families=False)
+    frame = pd.read_csv(tmp_path / "out" / "tasks.csv")
+    assert frame["code"].isna().tolist() == [False, True]

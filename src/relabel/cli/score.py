@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from relabel.tabular import Cell
 
 _SHOWN = 5
+_LISTED = 3
 _MOST = 10
 _MEASURES = ("alpha", "beta", "gamma")
 
@@ -238,6 +239,7 @@ def headline(table: ScoreTable) -> str:
 
 
 def _show(table: ScoreTable, major_groups: Sequence[Mapping[str, Any]] | None) -> None:
+    from relabel.scoring.measures import replaced_texts
     from relabel.scoring.us import us_summary
 
     counts = table.describe()["counts"]
@@ -256,6 +258,12 @@ def _show(table: ScoreTable, major_groups: Sequence[Mapping[str, Any]] | None) -
     }
     if said := [f"{counts[name]:,} {what}" for name, what in changes.items() if counts[name]]:
         say(f"of the tasks of {table.tasks} {'; '.join(said)}")
+    if counts["tasks_replaced"] is None:
+        say(
+            f"{table.labelled_list}, which the run labelled, cannot be read: labels go by task id, whatever the statement"
+        )
+    for row in replaced_texts(table.task_values)[:_LISTED]:
+        say(f"{row['task_id']} of {row['onet_soc_code']}: {row['scored']!r}, labelled as {row['labelled']!r}", indent=2)
     if table.half_labelled:
         say(f"{table.half_labelled:,} tasks have some of their labels only and count as unlabelled")
     if "wage_status" in table.frame:

@@ -37,7 +37,7 @@ from relabel.run import Run
 from relabel.settings import settings
 from relabel.sources.fetch import sha256_of
 from relabel.sources.tables import is_table_file
-from relabel.task import REPLACED_BELOW, TASK_KEY, is_local, task_table, text_similarity
+from relabel.task import TASK_KEY, is_local, replaced, task_table, text_similarity
 
 GOLD = -1
 """The gold's column, which is the last one; runs have the columns 0, 1, ... in the order in which they were given."""
@@ -248,14 +248,14 @@ def align(runs: Sequence[Run], gold: Gold | None = None) -> AlignedLabels:
     """
     tables = [coded_table(run).set_index(TASK_KEY) for run in runs]
     index = tables[0].index
-    changed, replaced = None, ()
+    changed, others = None, ()
     for run, table in zip(runs[1:], tables[1:], strict=True):
         index = index.intersection(table.index, sort=False)
         if not len(index):
             raise DataError(_no_common_task(runs[0], run))
         _, other = _changed_texts(index, runs[0].manifest.tasks, run.manifest.tasks, None)
         index = index.difference(_keys(other), sort=False)
-        replaced += other
+        others += other
     settings: list[SettingName] = [s for s in SCALES if all(s in run_settings(run) for run in runs)]
     if not settings:
         asked = "; ".join(f"{run.ref}: {', '.join(run_settings(run))}" for run in runs)
@@ -279,7 +279,7 @@ def align(runs: Sequence[Run], gold: Gold | None = None) -> AlignedLabels:
         warnings = _other_codes(pd.DataFrame(asked_of, columns=TASK_KEY), whole.index, gold)
         if other:
             unmatched |= {"other-text": len(other), "not-in-gold": unmatched["not-in-gold"] - len(other)}
-        replaced += other
+        others += other
         # A gold that keeps several labels of a task has a row for each.
         theirs = pd.DataFrame(index=index).join(whole)
         index = theirs.index
@@ -304,7 +304,7 @@ def align(runs: Sequence[Run], gold: Gold | None = None) -> AlignedLabels:
         has_gold=gold is not None,
         warnings=warnings,
         text_changed=changed,
-        texts_replaced=replaced,
+        texts_replaced=others,
     )
 
 
@@ -543,7 +543,7 @@ def _changed_texts(
     else:
         theirs = local_tasks(second).set_index(TASK_KEY)["text"].reindex(index)
     alike = text_similarity(theirs, texts)
-    found = alike[alike < REPLACED_BELOW].sort_values(kind="stable")
+    found = alike[replaced(alike)].sort_values(kind="stable")
     rows = tuple(
         ReplacedText(task_id=task, onet_soc_code=code, similarity=score, run=texts[code, task], gold=theirs[code, task])
         for (code, task), score in cast("Iterable[tuple[tuple[str, str], float]]", found.items())
@@ -555,12 +555,12 @@ def _keys(rows: Iterable[ReplacedText]) -> pd.MultiIndex:
     return pd.MultiIndex.from_tuples([(row.onet_soc_code, row.task_id) for row in rows], names=TASK_KEY)
 
 
-def _refuse_other_ids(replaced: Sequence[ReplacedText], tasks: int, run: Run, gold: Gold) -> None:
+def _refuse_other_ids(others: Sequence[ReplacedText], tasks: int, run: Run, gold: Gold) -> None:
     """Refuse a gold of whose tasks most have another text than those of the run under the same ids."""
-    if len(replaced) > tasks / 2:
-        first = replaced[0]
+    if len(others) > tasks / 2:
+        first = others[0]
         raise DataError(
-            f"the ids of the gold {gold.name} are not those of the run's tasks: {len(replaced):,} of {tasks:,} have another "
+            f"the ids of the gold {gold.name} are not those of the run's tasks: {len(others):,} of {tasks:,} have another "
             f"text, such as {first.task_id!r}, {first.gold[:60]!r} in the gold and {first.run[:60]!r} in "
             f"{run.manifest.tasks}; give the gold the ids of these tasks"
         )

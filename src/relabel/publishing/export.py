@@ -165,7 +165,7 @@ def _build(
         scores,
     )
     write("occupations.parquet", parquet_bytes(table.frame, about), "Score table", scores)
-    answers = answers_by_task(run)
+    answers = {key: rows for key, rows in answers_by_task(run).items() if key not in table.without_own_label}
     tasks = task_frame(table, answers)
     labelled = table_schema(tasks, TASK_COLUMNS, ["onet_soc_code", "task_id"])
     write("tasks.csv", csv_bytes(tasks), "Tasks with codes and readings", labelled)

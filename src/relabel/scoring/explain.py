@@ -262,6 +262,9 @@ def _tasks(
     for row in records(labels[["onet_soc_code", "task_id", *Given.model_fields]].sort_values(["setting", "sample"])):
         given[row.pop("onet_soc_code"), row.pop("task_id")].append(Given(**row))
     missing: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for key in table.without_own_label:
+        given.pop(key, None)
+        missing[key].append("the run labelled another statement under this id")
     for failure in run.failures():
         missing[failure.onet_soc_code, failure.task_id].append(f"{failure.setting}: {failure.kind}, {failure.message}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from relabel.rubric import MEASURES
 from relabel.run import Run
 from relabel.scoring.options import SAMPLE, Repeats, Taxonomy, Unrated, Weights
 from relabel.sources import onet
-from relabel.task import TASK_KEY, is_onet_release, task_table
+from relabel.task import TASK_KEY, is_onet_release, other_statements, replaced, task_table
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.intp]
@@ -32,6 +33,7 @@ TASKS = pa.DataFrameSchema(
         "importance": pa.Column("float64", pa.Check.gt(0), nullable=True),
         "code": pa.Column("string", pa.Check.isin(["E0", "E1", "E2"]), nullable=True),
         "labelled": pa.Column("bool"),
+        "replaced": pa.Column("bool"),
         **{measure: pa.Column("float64", pa.Check.in_range(0, 1), nullable=True) for measure in MEASURES},
         "weight": pa.Column("float64", pa.Check.ge(0)),
     },
@@ -115,30 +117,45 @@ def left_out(run: Run, tasks: pd.DataFrame) -> tuple[int, int]:
     """
     table = run.coded()
     whole = _whole(run, table)
-    half = table.loc[~whole, TASK_KEY].merge(tasks[TASK_KEY], on=TASK_KEY)
-    return len(half), int(whole.sum()) - int(tasks["labelled"].sum())
+    listed = pd.MultiIndex.from_frame(table[TASK_KEY]).isin(pd.MultiIndex.from_frame(tasks[TASK_KEY]))
+    return int((~whole & listed).sum()), int((whole & ~listed).sum())
 
 
-def changed_tasks(tasks: pd.DataFrame, labelled_list: str) -> dict[str, int | None]:
+def changed_tasks(tasks: pd.DataFrame) -> dict[str, int | None]:
     """How a task list differs from the one that a run labelled.
 
     Args:
-        tasks: Columns `onet_soc_code, task_id, text, labelled`.
-        labelled_list: The list that the run labelled, as for `relabel.task.task_table`.
+        tasks: As `labelled_tasks` returns them.
 
     Returns:
-        `tasks_new` and `tasks_reworded` (labelled ones), None where the run's list cannot be read any more.
+        `tasks_new`, `tasks_reworded` and `tasks_replaced` (the last two of those with labels), None where the run's list cannot
+        be read any more.
     """
-    try:
-        before = task_table(labelled_list)
-    except DataError:
-        return {"tasks_new": None, "tasks_reworded": None}
-    keys = ["onet_soc_code", "task_id"]
-    both = tasks[[*keys, "text", "labelled"]].merge(before[[*keys, "text"]], how="left", on=keys, suffixes=("", "_old"))
-    known = both["text_old"].notna()
-    apart = both[known & both["labelled"] & (both["text"] != both["text_old"])]
-    reworded = apart["text"].str.split().str.join(" ") != apart["text_old"].str.split().str.join(" ")
-    return {"tasks_new": int((~known).sum()), "tasks_reworded": int(reworded.sum())}
+    known = tasks["text_labelled"].notna()
+    if not known.any():
+        return {"tasks_new": None, "tasks_reworded": None, "tasks_replaced": None}
+    both = tasks[known & tasks["labelled"] & ~tasks["replaced"]]
+    reworded = both["text"].str.split().str.join(" ") != both["text_labelled"].str.split().str.join(" ")
+    return {
+        "tasks_new": int((~known).sum()),
+        "tasks_reworded": int(reworded.sum()),
+        "tasks_replaced": int(tasks["replaced"].sum()),
+    }
+
+
+def replaced_texts(tasks: pd.DataFrame) -> list[dict[str, Any]]:
+    """Tasks whose id stood for another statement when the run labelled it, most changed first, as plain values.
+
+    Args:
+        tasks: As `labelled_tasks` returns them.
+
+    Returns:
+        Code, id, `similarity` (0-1), and the statements `labelled` and `scored`.
+    """
+    found = tasks[tasks["replaced"]].sort_values("similarity", kind="stable")
+    columns = ["onet_soc_code", "task_id", "similarity", "text_labelled", "text"]
+    names = ["onet_soc_code", "task_id", "similarity", "labelled", "scored"]
+    return [dict(zip(names, row, strict=True)) for row in found[columns].itertuples(index=False, name=None)]
 
 
 def emerging_tasks(tasks: str) -> int | None:
@@ -160,11 +177,12 @@ def _whole(run: Run, table: pd.DataFrame) -> pd.Series:
 
 
 def labelled_tasks(
-    run: Run, tasks: str, weights: Weights, *, unrated: Unrated, repeats: Repeats = "mean"
+    run: Run, tasks: str, weights: Weights, *, unrated: Unrated, repeats: Repeats = "mean", by_id: bool = False
 ) -> pd.DataFrame:
     """Join a run's labels to a task list by occupation code and task id.
 
-    A task counts as labelled once each setting that the run labelled has a label, see `coded_tasks`.
+    A task counts as labelled once each setting that the run labelled has a label, see `coded_tasks`. A label of another
+    statement under the same id (`relabel.task.replaced`) is not the task's.
 
     Args:
         run: The run.
@@ -172,10 +190,12 @@ def labelled_tasks(
         weights: How tasks weigh within their occupation.
         unrated: Weight of a task without a rating, under `importance`.
         repeats: Value of a task that was asked several times.
+        by_id: Whether labels go by the id alone, whatever statement it stands for now.
 
     Returns:
         One row a task of the list, schema `TASKS`: the columns of the list, `code, strict, with_tools, incoherent`,
-        `labelled`, `alpha, beta, gamma` (0-1; missing where unlabelled, and throughout where the run cannot give the
+        `labelled`, `replaced` (the run's label under its id is of another statement), `text_labelled` (the statement that the
+        run labelled; missing where its list is gone), `similarity` of the two, `alpha, beta, gamma` (0-1; missing where unlabelled, and throughout where the run cannot give the
         measure) and `weight` (above 0; 0 for a task that is dropped because it is unrated).
 
     Raises:
@@ -197,7 +217,12 @@ def labelled_tasks(
             "importance, or --tasks onet-30.2"
         )
     given = coded_tasks(run, repeats)
-    joined = _joined(listed, given, run)
+    joined = _joined(listed, given, run, by_id=by_id)
+    if not joined["labelled"].any() and joined["replaced"].any():
+        raise DataError(
+            f"the ids of the task list {tasks} are not those that {run.ref} labelled: all {int(joined['replaced'].sum()):,} tasks "
+            f"that both have are other statements in {run.manifest.tasks}; give the list that the run labelled with --tasks"
+        )
     if not joined["labelled"].any():
         raise DataError(
             f"none of the {len(given):,} labelled tasks of {run.ref} is in the task list {tasks}; the run labelled "
@@ -372,13 +397,14 @@ def counted(tasks: pd.DataFrame) -> frozenset[str]:
     return frozenset(tasks["onet_soc_code"][tasks["labelled"] & (tasks["weight"] > 0)])
 
 
-def relabelled(tasks: pd.DataFrame, run: Run, repeats: Repeats) -> pd.DataFrame:
+def relabelled(tasks: pd.DataFrame, run: Run, repeats: Repeats, *, by_id: bool) -> pd.DataFrame:
     """The same tasks with the labels of another run.
 
     Args:
         tasks: As `ScoreTable.task_values`.
         run: The other run.
         repeats: Value of a task that was asked several times.
+        by_id: Whether labels go by the id alone, as in `labelled_tasks`.
 
     Returns:
         The tasks in the same order, with the run's readings, measures and `labelled`; other columns stay.
@@ -388,7 +414,7 @@ def relabelled(tasks: pd.DataFrame, run: Run, repeats: Repeats) -> pd.DataFrame:
     """
     coded = coded_tasks(run, repeats)
     labels = [name for name in coded.columns if name not in TASK_KEY]
-    joined = _joined(tasks.drop(columns=[*labels, "labelled"], errors="ignore"), coded, run)
+    joined = _joined(tasks.drop(columns=[*labels, "labelled"], errors="ignore"), coded, run, by_id=by_id)
     if not joined["labelled"].any():
         raise DataError(
             f"none of the labelled tasks of {run.ref} is in the task list of the scores; name a run on the same tasks"
@@ -396,9 +422,15 @@ def relabelled(tasks: pd.DataFrame, run: Run, repeats: Repeats) -> pd.DataFrame:
     return joined
 
 
-def _joined(tasks: pd.DataFrame, coded: pd.DataFrame, run: Run) -> pd.DataFrame:
+def _joined(tasks: pd.DataFrame, coded: pd.DataFrame, run: Run, *, by_id: bool) -> pd.DataFrame:
     """Tasks with a run's labels, and `labelled`: whether a task has all measures that the run gives."""
-    joined = tasks.merge(coded, how="left", on=["onet_soc_code", "task_id"], validate="1:1")
+    keys, given_keys = pd.MultiIndex.from_frame(tasks[TASK_KEY]), pd.MultiIndex.from_frame(coded[TASK_KEY])
+    before = other_statements(tasks, run.own_task_list() or run.manifest.tasks)
+    other = replaced(before["similarity"]) & keys.isin(given_keys)
+    tasks = tasks.assign(replaced=other, text_labelled=before["text"], similarity=before["similarity"])
+    if not by_id:
+        coded = coded[~given_keys.isin(keys[other])]
+    joined = tasks.merge(coded, how="left", on=TASK_KEY, validate="1:1")
     given = [measure for measure in MEASURES if measure not in run.missing_measures()]
     joined["labelled"] = joined[given].notna().all(axis=1) & bool(given)
     return joined

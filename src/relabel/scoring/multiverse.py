@@ -117,7 +117,10 @@ def multiverse(table: ScoreTable, run: Run, raters: Sequence[Run]) -> Multiverse
                 f"{rater.ref} and {run.ref} labelled other task lists: the sample goes with the sample only"
             )
     codes, left_out = pd.Index(table.frame["code"]), list[str]()
-    labelled = [table.task_values, *(relabelled(table.task_values, rater, table.repeats) for rater in raters)]
+    labelled = [
+        table.task_values,
+        *(relabelled(table.task_values, rater, table.repeats, by_id=table.by_id) for rater in raters),
+    ]
     bridges = _bridges(table)
     weights = list(_WEIGHTS)
     if table.task_values["importance"].isna().all():

@@ -12,7 +12,7 @@ import pandas as pd
 from relabel.manifest import SourceUse
 from relabel.rubric import Measure
 from relabel.scoring.bridges import Bridge
-from relabel.scoring.measures import changed_tasks, emerging_tasks
+from relabel.scoring.measures import changed_tasks, emerging_tasks, replaced_texts
 from relabel.scoring.options import (
     LINK_NOTES,
     UNRATED_NOTES,
@@ -65,7 +65,7 @@ from relabel.scoring.pay import ASHE, Pay, file_use, read_pay, source_use
 from relabel.settings import asset_dir
 from relabel.sources import eloundou, onet
 from relabel.sources.tables import is_table_file
-from relabel.task import disputed_titles, is_onet_release
+from relabel.task import TASK_KEY, disputed_titles, is_onet_release
 
 CLEAN = 12
 """Decimal places beyond which a binary fraction is noise."""
@@ -352,10 +352,22 @@ class ScoreTable:
 
         Returns:
             `tasks_new` (listed, but not in the list that the run labelled: they have no label and count in no mean),
-            `tasks_reworded` (another statement under the same id: they keep their label) and `tasks_emerging` (proposed by
-            O*NET without an id and a rating: never scored).
+            `tasks_reworded` (the same task in other words: they keep their label), `tasks_replaced` (another task under the
+            same id: they count as unlabelled, but for `by_id`) and `tasks_emerging` (proposed by O*NET without an id and a
+            rating: never scored).
         """
-        return changed_tasks(self.task_values, self.labelled_list) | {"tasks_emerging": emerging_tasks(self.tasks)}
+        return changed_tasks(self.task_values) | {"tasks_emerging": emerging_tasks(self.tasks)}
+
+    @property
+    def by_id(self) -> bool:
+        """Whether labels go by task id alone, as the published method has it."""
+        return self.method == "site-2026"
+
+    @cached_property
+    def without_own_label(self) -> frozenset[tuple[str, str]]:
+        """Code and id of the tasks whose label in the run is of another statement and does not count."""
+        gone = self.task_values[self.task_values["replaced"] & ~self.task_values["labelled"]]
+        return frozenset(gone[TASK_KEY].itertuples(index=False, name=None))
 
     @property
     def note(self) -> str | None:
@@ -370,6 +382,7 @@ class ScoreTable:
     def describe(self) -> dict[str, Any]:
         """All but the rows, as plain values: what was scored, how, from what, and how many."""
         return self.about() | {
+            "texts_replaced": replaced_texts(self.task_values),
             "counts": {
                 "groups": len(self.frame),
                 "scored": self.scored,
@@ -382,7 +395,7 @@ class ScoreTable:
                 **self.release_counts,
                 "labels_unmatched": self.labels_unmatched,
                 "incoherent": int(self.task_values["incoherent"].sum()),
-            }
+            },
         }
 
     def about(self) -> dict[str, Any]:
@@ -454,7 +467,8 @@ def score_by(run: Run, choices: Choices) -> ScoreTable:
     rule: Unrated = choices.unrated or ("one" if method == "site-2026" else "mean")
     one_way = method == "site-2026" or taxonomy in ONE_WAY or task_list == SAMPLE or choices.bridge is not None
     chosen = None if one_way else choices.links or DEFAULT_LINKS
-    values = labelled_tasks(run, task_list, weights, unrated=rule, repeats=choices.repeats)
+    by_id = method == "site-2026"
+    values = labelled_tasks(run, task_list, weights, unrated=rule, repeats=choices.repeats, by_id=by_id)
     occupations, uses = _occupations(task_list, values)
     listed = sorted(set(values["onet_soc_code"]))
     if choices.bridge is not None:
@@ -474,7 +488,7 @@ def score_by(run: Run, choices: Choices) -> ScoreTable:
     if sample:
         frame["status"] += " (SAMPLE)"
     lacks = run.missing_measures()
-    notes = tuple(_notes(run, values, lacks, sample=sample, partial=partial))
+    notes = tuple(_notes(run, values, lacks, sample=sample, partial=partial, by_id=by_id))
     if is_table_file(task_list) and (
         disputed := disputed_titles(zip(values["onet_soc_code"], values["title"], strict=True))
     ):
@@ -523,12 +537,19 @@ def score_by(run: Run, choices: Choices) -> ScoreTable:
     )
 
 
-def _notes(run: Run, values: pd.DataFrame, lacks: Mapping[Measure, str], *, sample: bool, partial: bool) -> list[str]:
+def _notes(
+    run: Run, values: pd.DataFrame, lacks: Mapping[Measure, str], *, sample: bool, partial: bool, by_id: bool
+) -> list[str]:
     notes = [SAMPLE_NOTE] if sample else []
     if partial:
         incomplete = "the run is incomplete, some labels are missing; " if is_partial(run) else ""
         rests = f"rests on {int(values['labelled'].sum()):,} of {len(values):,} tasks"
         notes.append(f"PARTIAL: {incomplete}{rests}")
+    if others := replaced_texts(values):
+        first = ", ".join(row["task_id"] for row in others[:3]) + (" and others" if len(others) > 3 else "")
+        then = "keep their label, as in the published method" if by_id else "count as unlabelled"
+        kind = "tasks are other statements" if len(others) > 1 else "task is another statement"
+        notes.append(f"{len(others):,} {kind} than the run labelled under the same id ({first}) and {then}")
     for why in dict.fromkeys(lacks.values()):
         notes.append(f"no {' or '.join(m for m in MEASURES if lacks.get(m) == why)}: {why}")
     return [*notes, *(sentence.rstrip(".") for sentence in run.warnings())]

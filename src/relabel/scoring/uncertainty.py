@@ -193,12 +193,18 @@ _VERSION = 2
 
 def _kept_path(table: ScoreTable, runs: Sequence[Run], choices: Sequence[object]) -> Path:
     """Where the intervals of a table are kept: under the hash of all that they depend on."""
-    about = [[run.ref, run.manifest.model, run.rubric.sha256, is_random_sample(run)] for run in runs]
+    about = [
+        [run.ref, run.manifest.tasks, run.manifest.model, run.rubric.sha256, is_random_sample(run)] for run in runs
+    ]
     made_by = [table.method, table.taxonomy, table.links, table.repeats, table.wage, table.spread is not None]
     text = json.dumps([_VERSION, version("numpy"), about, choices, made_by, sorted(table.missing_measures)])
     key = hashlib.sha256(text.encode())
     labels = (run.labels[[*TASK_KEY, "setting", "sample", "label"]] for run in runs)
-    parts = [table.frame.drop(columns="note"), table.task_values[[*TASK_KEY, "labelled", "weight", *MEASURES]], *labels]
+    parts = [
+        table.frame.drop(columns="note"),
+        table.task_values[[*TASK_KEY, "text", "labelled", "weight", *MEASURES]],
+        *labels,
+    ]
     for part in parts:
         key.update(pd.util.hash_pandas_object(part, index=False).to_numpy().tobytes())
     full = table.full_map
@@ -369,7 +375,7 @@ def _scores_by(table: ScoreTable, run: Run, others: Sequence[Run]) -> dict[str, 
             )
         if other.name in scores:
             raise UsageError(f"the rater {other.ref} is given twice; name each once")
-        tasks = relabelled(table.task_values, other, table.repeats)
+        tasks = relabelled(table.task_values, other, table.repeats, by_id=table.by_id)
         scores[other.name] = table.map_of(tasks).scores(tasks)
     return scores
 

@@ -29,7 +29,7 @@ COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
     "task_id": ("task_id", "id"),
     "onet_soc_code": ("onet_soc_code", "soc_code", "onet_soc_2019_code"),
     "title": ("title", "occupation_title", "occupation"),
-    "text": ("text", "task", "task_statement", "task_text", "task_title"),
+    "text": ("text", "task", "task_statement", "task_text", "task_title", "statement"),
     "task_type": ("task_type",),
     "importance": ("importance",),
     "description": ("description",),
