@@ -111,7 +111,10 @@ def test_core_weights_need_task_types(tmp_path: Path) -> None:
 @pytest.mark.mirror
 def test_titles_that_disagree_with_their_code_are_named_in_the_table(tmp_path: Path) -> None:
     tasks = tmp_path / "tasks.csv"
-    tasks.write_text("Task ID,O*NET-SOC Code,Title,Task\n8823,11-1011.00,Agricultural advisers,Advise farmers.\n")
+    # With O*NET's statement, as one that is another task would not keep the label.
+    text = task_table("onet-30.2").set_index("task_id")["text"]["8823"]
+    head = "Task ID,O*NET-SOC Code,Title,Task\n"
+    tasks.write_text(f'{head}8823,11-1011.00,Agricultural advisers,"{text}"\n')
     table = score_table(open_run("eloundou-2023:gpt4"), weights="equal", tasks=str(tasks))
     assert "11-1011.00 is 'Agricultural advisers' in the list, 'Chief Executives' in O*NET" in (table.note or "")
 
