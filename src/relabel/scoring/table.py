@@ -526,15 +526,16 @@ def score_by(run: Run, choices: Choices) -> ScoreTable:
         occupations=by_occupation,
         task_values=values,
         occupation_titles=dict(zip(occupations["onet_soc_code"], occupations["title"], strict=True)),
-        value_range={
-            measure: (min(worth), max(worth))
-            for measure in MEASURES
-            if (worth := [float(run.rubric.measures[measure][code]) for code in run.rubric.codes])
-        },
+        value_range=_value_range(run),
         labels_unmatched=unmatched,
         labelled_list=run.manifest.tasks,
         sources=_once(uses),
     )
+
+
+def _value_range(run: Run) -> dict[Measure, tuple[float, float]]:
+    codes, worth = run.rubric.codes, run.rubric.measures
+    return {m: (float(min(worth[m][c] for c in codes)), float(max(worth[m][c] for c in codes))) for m in MEASURES}
 
 
 def _notes(
