@@ -142,12 +142,12 @@ def change_answer(lines: list[str]) -> list[str]:
         (lambda lines: [*lines, '{"key": "aside/x", "row": {}}'], "no key of relabel's"),
         (lambda lines: [*lines, '{"key": "x", "row": ' + "[" * 100_000], "damaged"),
         (lambda lines: [*lines, '{"key": "' + "x" * 33_000_000], "longer than"),
-        (lambda lines: [line for line in lines if '"text/' not in line], "damaged or no packed store"),
+        (lambda lines: [line for line in lines if '"text/' not in line], "damaged or not a packed store"),
         (
             lambda lines: [line.replace("You label tasks", "You praise tasks") for line in lines],
             "is not what its key says",
         ),
-        (lambda lines: lines[1:], "is no packed store"),
+        (lambda lines: lines[1:], "is not a packed store"),
         (lambda lines: [lines[0].replace('"version":1', '"version":9'), *lines[1:]], "update relabel"),
         (lambda lines: [*lines, "{"], "damaged"),
         (lambda lines: [*lines, '{"key": 1, "row": 2}'], "damaged"),
@@ -168,7 +168,7 @@ async def test_a_false_file_adds_nothing(
 @pytest.mark.parametrize("content", [b"", b"not gzip", gzip.compress(b"x" * 100, mtime=0)[:-5]])
 def test_a_file_that_is_no_pack_is_refused(content: bytes, store: Store, tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(content)
-    with pytest.raises(DataError, match=r"f is .*no packed store"):
+    with pytest.raises(DataError, match=r"f is .*not a packed store"):
         unpack(store, tmp_path / "f")
 
 

@@ -421,7 +421,7 @@ def parsed(text: str) -> Any:
         text: What was sent.
 
     Raises:
-        NotAReplyError: It is no JSON, or nested too deep.
+        NotAReplyError: It is not JSON, or is nested too deep.
     """
     try:
         sent = json.loads(text, parse_constant=lambda _: None)  # NaN and Infinity are not JSON, and could not be stored
@@ -458,7 +458,7 @@ def answer_to(
         headers: Headers that came with it, by lower-case name.
 
     Raises:
-        NotAReplyError: It is no reply in this dialect.
+        NotAReplyError: It is not a reply in this dialect.
     """
     reply = read(api, sent)
     stated = stated_cost(sent, headers or {})

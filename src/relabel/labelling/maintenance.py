@@ -304,7 +304,7 @@ def unpack(store: Store, source: Path) -> tuple[int, int]:
         Number of answers added, and of those that were there already.
 
     Raises:
-        DataError: The file is damaged, is no packed store, or holds a row that is not what its key says.
+        DataError: The file is damaged, is not a packed store, or holds a row that is not what its key says.
     """
     for _ in _checked(source):
         pass
@@ -369,7 +369,7 @@ def _checked(source: Path) -> Generator[tuple[str, dict[str, Any]]]:
         with gzip.open(source, "rt", encoding="utf-8") as lines:
             head = json.loads(lines.readline(_LONGEST) or "null")
             if not isinstance(head, dict) or head.get("format") != FORMAT:
-                raise DataError(f"{source} is no packed store; give a file that `relabel store pack` wrote")
+                raise DataError(f"{source} is not a packed store; give a file that `relabel store pack` wrote")
             if head.get("version") != VERSION:
                 raise DataError(
                     f"{source} was packed by another relabel (version {head.get('version')}); update relabel"
@@ -401,7 +401,7 @@ def _checked(source: Path) -> Generator[tuple[str, dict[str, Any]]]:
     except FileNotFoundError as error:
         raise DataError(f"there is no file {source}; give a file that `relabel store pack` wrote") from error
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{source} is damaged or no packed store ({error}); get the file again") from error
+        raise DataError(f"{source} is damaged or not a packed store ({error}); get the file again") from error
 
 
 # Rows of a damaged database.
