@@ -248,7 +248,7 @@ def _csv_text() -> str:
 
 def caveats(table: ScoreTable) -> list[str]:
     """What limits the figures, one sentence each."""
-    titles = {name: f"{source.title} ({source.release})" for name, source in registry.load_registry().items()}
+    titles = {name: f"{source.title}, release {source.release}" for name, source in registry.load_registry().items()}
     said = [
         _COPIES[use.copy_status].format(source=titles.get(use.source, use.source))
         for use in table.sources
