@@ -15,8 +15,7 @@ import typer
 from sklearn.metrics import accuracy_score, cohen_kappa_score
 from typer.testing import CliRunner
 
-from relabel.cli.app import run_app
-from relabel.cli.compare import register
+from relabel.cli.app import command_line, run_app
 from relabel.errors import DataError, UsageError
 from relabel.evaluation.compare import compare, compare_several
 from relabel.evaluation.gold import load_gold, read_gold_csv
@@ -234,14 +233,7 @@ def test_among_several_runs_too_each_task_counts_by_the_weight_of_the_gold(make_
 
 @pytest.fixture
 def app() -> typer.Typer:
-    app = typer.Typer()
-
-    @app.callback()
-    def main() -> None:  # pyright: ignore[reportUnusedFunction]  typer then keeps `compare` as a subcommand
-        pass
-
-    register(app)
-    return app
+    return command_line(["compare"])
 
 
 def test_json_and_html_go_where_they_are_told(

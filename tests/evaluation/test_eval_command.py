@@ -11,7 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from relabel.cli.eval import register
+from relabel.cli.app import command_line
 from relabel.errors import DataError
 from run_workshop import MakeRun
 
@@ -20,14 +20,7 @@ WriteGold = Callable[[str | bytes], Path]
 
 @pytest.fixture
 def app() -> typer.Typer:
-    app = typer.Typer()
-
-    @app.callback()
-    def main() -> None:  # pyright: ignore[reportUnusedFunction]  typer then keeps `eval` as a subcommand
-        pass
-
-    register(app)
-    return app
+    return command_line(["eval"])
 
 
 @pytest.fixture

@@ -14,8 +14,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from relabel.cli.eval import register as register_eval
-from relabel.cli.labels import register
+from relabel.cli.app import command_line
 from relabel.errors import DataError, UsageError
 from relabel.evaluation.alignment import match
 from relabel.evaluation.compare import compare, compare_several
@@ -120,14 +119,7 @@ def test_a_cell_that_a_spreadsheet_would_run_is_made_text(tmp_path: Path) -> Non
 
 @pytest.fixture
 def app() -> typer.Typer:
-    app = typer.Typer()
-
-    @app.callback()
-    def main() -> None:  # pyright: ignore[reportUnusedFunction]  typer then keeps `review` as a subcommand
-        pass
-
-    register(app)
-    return app
+    return command_line(["review"])
 
 
 def test_the_filled_file_comes_back_as_gold_with_who_and_when(
@@ -217,11 +209,8 @@ def test_doubtful_tasks_are_said_to_speak_for_no_others(make_run: MakeRun, tmp_p
 def test_the_command_says_so_before_any_figure(make_run: MakeRun, tmp_path: Path) -> None:
     run, other, truth = erring(make_run)
     filled(review(run, None, [other], most=80), truth, tmp_path / "filled.csv")
-    tool = typer.Typer()
-    tool.callback()(lambda: None)
-    register_eval(tool)
     words = ["eval", str(run.folder), "--gold", str(tmp_path / "filled.csv"), "--draws", "200"]
-    shown = " ".join(CliRunner().invoke(tool, words, catch_exceptions=False).stdout.split())
+    shown = " ".join(CliRunner().invoke(command_line(["eval"]), words, catch_exceptions=False).stdout.split())
     assert "on tasks chosen for their doubt" in shown.partition("tasks matched")[0]
     assert SELECTED in shown.partition("Agreement")[0]
     assert "not of the run as a whole" in shown

@@ -384,7 +384,9 @@ def test_tasks_of_small_codes_are_left_to_their_own_pages() -> None:
 @pytest.mark.mirror
 def test_a_derived_extract_is_called_derived(tmp_path: Path) -> None:
     table = score_table(open_run("eloundou-2023:gpt4"), pay="ons-ashe-2025-medians")
-    derived = [said for said in caveats(table) if "is an extract that the publisher does not offer in this form" in said]
+    derived = [
+        said for said in caveats(table) if "is an extract that the publisher does not offer in this form" in said
+    ]
     assert len(derived) == 1
     assert "2025" in derived[0]
     text = method_text(table)

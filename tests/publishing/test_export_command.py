@@ -8,17 +8,14 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from relabel.cli import export
+from relabel.cli.app import command_line
 from relabel.errors import UsageError
 from run_workshop import MakeRun
 
 
 @pytest.fixture
 def app() -> typer.Typer:
-    made = typer.Typer(pretty_exceptions_enable=False)
-    made.callback()(lambda: None)
-    export.register(made)
-    return made
+    return command_line(["export"])
 
 
 def test_the_command_says_where_files_lie_and_how_many_groups_are_scored(app: typer.Typer, tmp_path: Path) -> None:

@@ -14,16 +14,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from relabel.cli import export
+from relabel.cli.app import command_line
 from relabel.errors import UsageError
 
 
 @pytest.fixture
 def app() -> typer.Typer:
-    made = typer.Typer(pretty_exceptions_enable=False)
-    made.callback()(lambda: None)
-    export.register(made)
-    return made
+    return command_line(["site"])
 
 
 def test_an_export_becomes_a_site(app: typer.Typer, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import typer
 from score_workshop import TaskFile
 from typer.testing import CliRunner
 
-from relabel.cli import score
+from relabel.cli.app import command_line
 from relabel.errors import UsageError
 from relabel.scoring.table import score_table
 from relabel.task import task_table
@@ -29,10 +29,7 @@ def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def app() -> typer.Typer:
-    made = typer.Typer(pretty_exceptions_enable=False)
-    made.callback()(lambda: None)
-    score.register(made)
-    return made
+    return command_line(["score"])
 
 
 def test_the_headline_names_method_and_counts(app: typer.Typer, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from relabel.cli import explain as command
+from relabel.cli.app import command_line
 from relabel.errors import DataError, UsageError
 from relabel.run import open_run
 from relabel.scoring.bridges import find_path
@@ -18,10 +18,7 @@ from relabel.scoring.table import score_table
 
 @pytest.fixture
 def app() -> typer.Typer:
-    made = typer.Typer(pretty_exceptions_enable=False)
-    made.callback()(lambda: None)
-    command.register(made)
-    return made
+    return command_line(["explain"])
 
 
 def test_the_path_of_a_group_ends_in_its_shares() -> None:

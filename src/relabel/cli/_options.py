@@ -1,6 +1,6 @@
 """Options that several commands share, in groups, with what goes with them: checks, and the files that options name.
 
-A command takes a group as one parameter and is wrapped in `grouped`. `--json` prints one JSON document and nothing else on
+A command takes a group as one parameter. `--json` prints one JSON document and nothing else on
 standard output; `--out` writes a file; both mean so everywhere.
 """
 
@@ -9,13 +9,15 @@ from __future__ import annotations
 import inspect
 import math
 import os
+import re
 import tempfile
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
 import typer
 
@@ -31,20 +33,42 @@ if TYPE_CHECKING:
     from relabel.tabular import TableForm
 
 
-def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """A command with an option for each field of the option groups (data classes) among its parameters."""
+Command = TypeVar("Command", bound=Callable[..., None])
+_ENTRY = re.compile(r"^    (\w+)(?: \((.+?)\))?: ", re.MULTILINE)
+"""Begin of what a docstring says about an option: its name and, in brackets, what its value is called in the help."""
+
+
+class Commands(typer.Typer):
+    """Commands whose docstrings describe their options and arguments, so that these take a line each.
+
+    What a command says under `Args:` is the help of the option; keyword-only parameters are options, others without a default
+    arguments; a data class among the parameters is a group of options, described under its `Attributes:`.
+    """
+
+    def command(self, name: str | None = None, **settings: Any) -> Callable[[Command], Command]:
+        """As of typer."""
+
+        def add(function: Command) -> Command:
+            super(Commands, self).command(name, **settings)(_with_options(function))
+            return function
+
+        return add
+
+
+def _with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """A command as typer takes it, with an option for each field of the groups among its parameters."""
+    about, texts = _described(command)
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
     parameters: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(command).parameters.items():
         if name in groups:
             own = get_type_hints(groups[name], include_extras=True)
-            parameters += [
-                inspect.Parameter(of.name, inspect.Parameter.KEYWORD_ONLY, default=of.default, annotation=own[of.name])
-                for of in fields(groups[name])
-            ]
+            of_group = {k: v for part in groups[name].__mro__ for k, v in _described(part)[1].items()}
+            parameters += [_option(of.name, own[of.name], of.default, of_group) for of in fields(groups[name])]
         else:
-            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name]))
+            argument = parameter.kind is not parameter.KEYWORD_ONLY and parameter.default is parameter.empty
+            parameters.append(_option(name, hints[name], parameter.default, texts, argument=argument))
 
     @wraps(command)
     def with_groups(**given: Any) -> None:
@@ -52,9 +76,33 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
             given[name] = group(**{of.name: given.pop(of.name) for of in fields(group)})
         command(**given)
 
+    with_groups.__doc__ = about
     with_groups.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]  what typer reads
     with_groups.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return with_groups
+
+
+def _described(what: Any) -> tuple[str, Mapping[str, tuple[str | None, str]]]:
+    """What a docstring says of the whole and of each parameter: what its value is called, and its help."""
+    about, _, listed = (
+        inspect.cleandoc(what.__doc__ or "").replace("\nAttributes:\n", "\nArgs:\n").partition("\n\nArgs:\n")
+    )
+    _, *parts = _ENTRY.split(listed)
+    found = zip(parts[::3], parts[1::3], parts[2::3], strict=True)
+    return about, {name: (metavar, " ".join(text.split())) for name, metavar, text in found}
+
+
+def _option(
+    name: str, hint: Any, default: Any, texts: Mapping[str, tuple[str | None, str]], *, argument: bool = False
+) -> inspect.Parameter:
+    kind, known = inspect.Parameter.KEYWORD_ONLY, getattr(hint, "__metadata__", ())
+    if hint is not typer.Context:
+        flag = () if default is not False else (f"--{name.replace('_', '-')}",)  # without its opposite
+        info = copy(known[0]) if known else typer.Argument() if argument else typer.Option(*flag)
+        metavar, text = texts.get(name, (None, None))
+        info.metavar, info.help = info.metavar or metavar, info.help or text
+        hint = Annotated[hint.__origin__ if known else hint, info]
+    return inspect.Parameter(name, kind, default=default, annotation=hint)
 
 
 def finite(value: float | None) -> float | None:
@@ -107,20 +155,20 @@ GoldRun = Annotated[
 ]
 
 
-def _file(option: str, help_text: str) -> Any:
-    return typer.Option(option, metavar="F", help=help_text)
-
-
 @dataclass(frozen=True)
 class Tables:
-    """How results are given beside the terminal."""
+    """How results are given beside the terminal.
+
+    Attributes:
+        latex (F): Write the tables as LaTeX, for the package booktabs; - prints them.
+        markdown (F): Write the tables as Markdown; - prints them.
+        csv (F): Write the tables' figures as CSV, unrounded; - prints them.
+    """
 
     as_json: AsJson = False
-    latex: Annotated[
-        Path | None, _file("--latex", "Write the tables as LaTeX, for the package booktabs; - prints them.")
-    ] = None
-    markdown: Annotated[Path | None, _file("--markdown", "Write the tables as Markdown; - prints them.")] = None
-    csv: Annotated[Path | None, _file("--csv", "Write the tables' figures as CSV, unrounded; - prints them.")] = None
+    latex: Path | None = None
+    markdown: Path | None = None
+    csv: Path | None = None
 
     def require(self) -> None:
         """Make sure, before any work, that all files can be written."""
@@ -151,13 +199,16 @@ class Tables:
 
 @dataclass(frozen=True)
 class Results(Tables):
-    """How the results of `eval` and `compare` are given beside the terminal."""
+    """How the results of `eval` and `compare` are given beside the terminal.
+
+    Attributes:
+        html (F): Write a report as one HTML file.
+        figures (DIR): Write the report's charts as SVG and PDF files.
+    """
 
     out: OutJson = None
-    html: Annotated[Path | None, _file("--html", "Write a report as one HTML file.")] = None
-    figures: Annotated[
-        Path | None, typer.Option("--figures", metavar="DIR", help="Write the report's charts as SVG and PDF files.")
-    ] = None
+    html: Path | None = None
+    figures: Path | None = None
 
     def draw(self, page: Callable[[Charts], str]) -> None:
         """Write the report and its charts, where they are wanted; `page` makes the one and adds to the others."""
@@ -186,63 +237,41 @@ class Results(Tables):
 
 @dataclass(frozen=True)
 class Way:
-    """How an occupation's score is made of labels."""
+    """How an occupation's score is made of labels.
 
-    method: Annotated[
-        Method,
-        typer.Option("--method", help="bridge, or site-2026: the older published method, kept for comparison."),
-    ] = "bridge"
+    Attributes:
+        method: bridge, or site-2026: the older published method, kept for comparison.
+        links: How the bridge weighs the sources of a code. By default index. employment takes the latest US jobs
+            (OEWS), or those of RELABEL_US_RELEASES.
+        unrated: How to weigh tasks that lack an importance rating: one (1.0), mean (of their occupation), or drop.
+        tasks: Task list for types and importance: onet-30.2, eloundou-2023 or FILE.csv. By default what fits.
+        pay: ons-ashe-2024 (the default), ons-ashe-2025-medians, a source of your own with the role pay, or
+            FILE.csv; uk-soc2020 only.
+        bridge (FILE): Your own mapping of O*NET-SOC to UK SOC 2020 (CSV or Excel: codes, perhaps weights).
+        repeats: Value of a task with several samples: their mean, or the most frequent label's.
+    """
+
+    method: Method = "bridge"
     weights: TaskWeights = "importance"
-    links: Annotated[
-        Links | None,
-        typer.Option(
-            "--links",
-            help="How the bridge weighs the sources of a code. By default index. employment takes the latest US jobs (OEWS), or those of RELABEL_US_RELEASES.",
-        ),
-    ] = None
-    unrated: Annotated[
-        Unrated | None,
-        typer.Option(
-            "--unrated",
-            help="How to weigh tasks that lack an importance rating: one (1.0), mean (of their occupation), or drop.",
-        ),
-    ] = None
-    tasks: Annotated[
-        str | None,
-        typer.Option(
-            "--tasks",
-            help="Task list for types and importance: onet-30.2, eloundou-2023 or FILE.csv. By default what fits.",
-        ),
-    ] = None
-    pay: Annotated[
-        str | None,
-        typer.Option(
-            "--pay",
-            help="ons-ashe-2024 (the default), ons-ashe-2025-medians, a source of your own with the role pay, or FILE.csv; uk-soc2020 only.",
-        ),
-    ] = None
-    bridge: Annotated[
-        str | None,
-        typer.Option(
-            "--bridge",
-            metavar="FILE",
-            help="Your own mapping of O*NET-SOC to UK SOC 2020 (CSV or Excel: codes, perhaps weights).",
-        ),
-    ] = None
-    repeats: Annotated[
-        Repeats,
-        typer.Option(
-            "--repeats", help="Value of a task with several samples: their mean, or the most frequent label's."
-        ),
-    ] = "mean"
+    links: Links | None = None
+    unrated: Unrated | None = None
+    tasks: str | None = None
+    pay: str | None = None
+    bridge: str | None = None
+    repeats: Repeats = "mean"
 
 
 @dataclass(frozen=True)
 class Scoring(Way):
-    """How a table of scores is made."""
+    """How a table of scores is made.
 
-    taxonomy: Annotated[Taxonomy, typer.Option("--taxonomy", help="Classification of the scored codes.")] = "uk-soc2020"
-    wage: Annotated[Wage, typer.Option("--wage", help="Pay that wage exposure is made of; uk-soc2020 only.")] = "median"
+    Attributes:
+        taxonomy: Classification of the scored codes.
+        wage: Pay that wage exposure is made of; uk-soc2020 only.
+    """
+
+    taxonomy: Taxonomy = "uk-soc2020"
+    wage: Wage = "median"
 
     def choices(self) -> Choices:
         """The same, checked."""
@@ -259,79 +288,37 @@ Spread = Annotated[
 
 @dataclass(frozen=True)
 class Labelling:
-    """How a model is asked."""
+    """How a model is asked.
 
-    base_url: Annotated[
-        str | None,
-        typer.Option(
-            "--base-url", help="Address of an OpenAI-compatible API. By default OPENAI_BASE_URL, else OpenAI."
-        ),
-    ] = None
-    provider: Annotated[
-        str | None,
-        typer.Option(
-            "--provider", help="The provider's name, if the address does not tell it; `relabel providers` lists them."
-        ),
-    ] = None
-    key_env: Annotated[
-        str | None,
-        typer.Option(
-            "--key-env",
-            help="Environment variable that holds the key. By default the provider's own; OPENAI_API_KEY at unknown addresses.",
-        ),
-    ] = None
-    samples: Annotated[int, typer.Option("--samples", min=1, help="Times that each question is asked.")] = 1
-    variants: Annotated[
-        int,
-        typer.Option(
-            "--variants",
-            min=1,
-            max=100,
-            help="Orders of labels and examples that each question is asked in; drawn with --seed.",
-        ),
-    ] = 1
-    param: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--param",
-            help="A sampling parameter as NAME=VALUE, passed to the API unchanged. By default none is sent.",
-        ),
-    ] = None
-    max_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--max-tokens",
-            min=1,
-            help="Most tokens of one answer; sent under the provider's name for it, such as max_completion_tokens.",
-        ),
-    ] = None
-    concurrency: Annotated[
-        str,
-        typer.Option("--concurrency", help="Requests in flight, or auto to adapt to the provider. Local models: 4."),
-    ] = "auto"
-    timeout: Annotated[
-        float | None,
-        typer.Option(
-            "--timeout",
-            min=1,
-            max=3600,
-            callback=finite,
-            help="Seconds to wait for one answer before the request is repeated. By default 90; 900 for local models. An abandoned request may be charged: raise it for models that think long.",
-        ),
-    ] = None
-    max_cost: Annotated[
-        float | None,
-        typer.Option(
-            "--max-cost", min=0, callback=finite, help="Most that a run may cost, in USD; needs --max-tokens."
-        ),
-    ] = None
-    price: Annotated[
-        str | None,
-        typer.Option("--price", help="The model's price as IN/OUT or IN/OUT/CACHED, in USD per million tokens."),
-    ] = None
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Start runs of over $100, or of 100,000 labels, without confirmation.")
-    ] = False
+    Attributes:
+        base_url: Address of an OpenAI-compatible API. By default OPENAI_BASE_URL, else OpenAI.
+        provider: The provider's name, if the address does not tell it; `relabel providers` lists them.
+        key_env: Environment variable that holds the key. By default the provider's own; OPENAI_API_KEY at unknown
+            addresses.
+        samples: Times that each question is asked.
+        variants: Orders of labels and examples that each question is asked in; drawn with --seed.
+        param: A sampling parameter as NAME=VALUE, passed to the API unchanged. By default none is sent.
+        max_tokens: Most tokens of one answer; sent under the provider's name for it, such as max_completion_tokens.
+        concurrency: Requests in flight, or auto to adapt to the provider. Local models: 4.
+        timeout: Seconds to wait for one answer before the request is repeated. By default 90; 900 for local models.
+            An abandoned request may be charged: raise it for models that think long.
+        max_cost: Most that a run may cost, in USD; needs --max-tokens.
+        price: The model's price as IN/OUT or IN/OUT/CACHED, in USD per million tokens.
+        yes: Start runs of over $100, or of 100,000 labels, without confirmation.
+    """
+
+    base_url: str | None = None
+    provider: str | None = None
+    key_env: str | None = None
+    samples: Annotated[int, typer.Option(min=1)] = 1
+    variants: Annotated[int, typer.Option(min=1, max=100)] = 1
+    param: list[str] | None = None
+    max_tokens: Annotated[int | None, typer.Option(min=1)] = None
+    concurrency: str = "auto"
+    timeout: Annotated[float | None, typer.Option(min=1, max=3600, callback=finite)] = None
+    max_cost: Annotated[float | None, typer.Option(min=0, callback=finite)] = None
+    price: str | None = None
+    yes: bool = False
     quiet: Quiet = False
 
     def chosen(self) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def command_line(words: Sequence[str] = ()) -> typer.Typer:
     app.callback()(options)
     named = [module for module, names in _COMMANDS.items() if words[:1] and words[0] in names]
     for module in named or _COMMANDS:
-        import_module(f"relabel.cli.{module}").register(app)
+        app.add_typer(import_module(f"relabel.cli.{module}").app)
     return app
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relabel.cli._options import AsJson, LogJson, ManifestJson, Quiet
+from relabel.cli._options import AsJson, Commands, LogJson, ManifestJson, Quiet
 
 if TYPE_CHECKING:
     from relabel.cli.display import Look
@@ -18,24 +18,23 @@ if TYPE_CHECKING:
     from relabel.labelling.session import Outcome
     from relabel.settings import Settings
 
-batch_app = typer.Typer(help="Look after runs that wait for the Batch API.", no_args_is_help=True)
+app = Commands()
+batch_app = Commands(name="batch", help="Look after runs that wait for the Batch API.", no_args_is_help=True)
+app.add_typer(batch_app)
 
 _Ref = Annotated[str, typer.Argument(metavar="RUN", help="A run id, the beginning of one, or a run folder.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands `batch ...`."""
-    app.add_typer(batch_app, name="batch")
-
-
 @batch_app.command("list")
 def list_batches(
-    refresh: Annotated[
-        bool, typer.Option("--refresh", help="Ask the provider how the open batches do; needs the key.")
-    ] = False,
+    refresh: bool = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the batch jobs of this machine, the newest first, with what the provider last said of their batches."""
+    """List the batch jobs of this machine, the newest first, with what the provider last said of their batches.
+
+    Args:
+        refresh: Ask the provider how the open batches do; needs the key.
+    """
     import asyncio
     import json
 

@@ -16,24 +16,22 @@ if TYPE_CHECKING:
     from relabel.careers.families import Family
     from relabel.careers.pages import FamilyPage, ResiliencePart, Role
 
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command("families")(families)
-    app.command("resilience")(resilience)
-    careers = typer.Typer(help="Ratings for the pages of careers.", no_args_is_help=True)
-    careers.command("rate", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(rate)
-    app.add_typer(careers, name="careers")
+app = o.Commands()
+careers_app = o.Commands(name="careers", help="Ratings for the pages of careers.", no_args_is_help=True)
+app.add_typer(careers_app)
 
 
+@app.command()
 def families(
     *,
-    file: Annotated[
-        Path | None, typer.Option("--families", help="A TOML file of your own in the form of data/families.toml.")
-    ] = None,
+    file: Annotated[Path | None, typer.Option("--families")] = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """List job families: groups of O*NET codes that career pages are made of."""
+    """List job families: groups of O*NET codes that career pages are made of.
+
+    Args:
+        file: A TOML file of your own in the form of data/families.toml.
+    """
     from relabel.careers.families import load_families
 
     found = load_families(file)
@@ -44,23 +42,25 @@ def families(
         typer.echo(f"{family.id:<{width}}  {len(family.codes):>3}  {family.name}: {family.description}")
 
 
+@careers_app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def rate(
     ctx: typer.Context,
-    model: Annotated[str, typer.Option("--model", help="A model's name, as for `relabel run`.")],
-    tasks: Annotated[
-        str, typer.Option("--tasks", help="onet-30.2, onet-29.1, sample, or the path of a CSV file.")
-    ] = "onet-30.2",
-    everything: Annotated[
-        bool, typer.Option("--all", help="Rate all occupations of the list, not only those of the job families.")
-    ] = False,
-    out: Annotated[
-        Path, typer.Option(help="The run folder. Ratings in the default one are taken up by export and resilience.")
-    ] = o.DEFAULT_RATINGS,
+    *,
+    model: str,
+    tasks: str = "onet-30.2",
+    everything: Annotated[bool, typer.Option("--all")] = False,
+    out: Path = o.DEFAULT_RATINGS,
 ) -> None:
     """Rate occupations on human advantage, the third part of resilience: five questions each, under the rubric epoch.
 
     All other options of `relabel run` can be given too, such as --base-url, --max-cost or --dry-run. Give the same command again to go
     on after a stop.
+
+    Args:
+        model: A model's name, as for `relabel run`.
+        tasks: onet-30.2, onet-29.1, sample, or the path of a CSV file.
+        everything: Rate all occupations of the list, not only those of the job families.
+        out: The run folder. Ratings in the default one are taken up by export and resilience.
     """
     from relabel.careers.families import load_families
     from relabel.cli.app import run_app
@@ -78,23 +78,16 @@ def rate(
         say_next("relabel resilience RUN, or relabel export RUN --out DIR; both take up these ratings")
 
 
+@app.command()
 def resilience(
     run: o.RunArg,
-    family: Annotated[
-        list[str] | None, typer.Argument(metavar="[FAMILY]...", help="Ids of families to show in full.")
-    ] = None,
+    family: Annotated[list[str] | None, typer.Argument()] = None,
     *,
     epoch: o.Epoch = None,
-    file: Annotated[
-        Path | None, typer.Option("--families", help="A TOML file of your own in the form of data/families.toml.")
-    ] = None,
-    cuts: Annotated[
-        Path | None, typer.Option(help="Cut-points of your own in the form of data/resilience.toml.")
-    ] = None,
+    file: Annotated[Path | None, typer.Option("--families")] = None,
+    cuts: Path | None = None,
     weights: o.TaskWeights = "importance",
-    tasks: Annotated[
-        str | None, typer.Option(help="Task list for texts, types and importance. By default what fits.")
-    ] = None,
+    tasks: str | None = None,
     out: o.OutTable = None,
     as_json: o.AsJson = False,
 ) -> None:
@@ -102,6 +95,12 @@ def resilience(
 
     Exposure comes from RUN, demand from the projections of the BLS, human advantage from the ratings of `relabel careers rate`, or
     of the run that --epoch names; without ratings that part is missing, and the score is of 4 so far.
+
+    Args:
+        family ([FAMILY]...): Ids of families to show in full.
+        file: A TOML file of your own in the form of data/families.toml.
+        cuts: Cut-points of your own in the form of data/resilience.toml.
+        tasks: Task list for texts, types and importance. By default what fits.
     """
     from relabel.careers.families import family_frame, family_pages, load_families
     from relabel.careers.pages import load_cut_points

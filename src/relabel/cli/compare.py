@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relabel.cli._options import Draws, GoldRule, Results, grouped, suggest_onet_soc
+from relabel.cli._options import Commands, Draws, GoldRule, Results, suggest_onet_soc
 from relabel.cli.terminal import Table, cut, doing, heading, say, say_next
 from relabel.errors import UsageError
 from relabel.tabular import Cell, Signed, cell_text, change, figure
@@ -24,40 +24,33 @@ _TASKS = 5
 _TEXT = 58
 _TITLE = 34
 
-
-def register(app: typer.Typer) -> None:
-    """Add the command `compare`."""
-    app.command("compare")(grouped(compare_runs))
+app = Commands()
 
 
+@app.command("compare")
 def compare_runs(
-    runs: Annotated[
-        list[str],
-        typer.Argument(metavar="RUN RUN...", help="Two or more runs: folders, names under runs/, or published sets."),
-    ],
+    runs: list[str],
     results: Results,
-    gold: Annotated[
-        str | None,
-        typer.Option(metavar="G", help="Also compare each run with these reference labels; as for `relabel eval`."),
-    ] = None,
+    gold: str | None = None,
     gold_rule: GoldRule = "majority",
     draws: Draws = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
-    scores: Annotated[
-        bool, typer.Option("--scores", help="Compare the scores of two runs instead, and split what moved.")
-    ] = False,
-    before: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="With --scores: a choice for the first run, such as method=site-2026."),
-    ] = None,
-    after: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="With --scores: a choice for the second run.")
-    ] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    scores: bool = False,
+    before: list[str] | None = None,
+    after: list[str] | None = None,
 ) -> None:
     """Compare runs, paired by task: what changed, by how much, and whether it is more than noise.
 
     Differences are the second run less the first. With more than two runs, each pair's agreement, the majority and
     the tasks of most disagreement are shown.
+
+    Args:
+        runs (RUN RUN...): Two or more runs: folders, names under runs/, or published sets.
+        gold (G): Also compare each run with these reference labels; as for `relabel eval`.
+        seed: Seed of the bootstrap.
+        scores: Compare the scores of two runs instead, and split what moved.
+        before (NAME=VALUE): With --scores: a choice for the first run, such as method=site-2026.
+        after (NAME=VALUE): With --scores: a choice for the second run.
     """
     if len(runs) < 2:
         raise UsageError("compare needs two runs or more; give another run")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relabel.cli._options import AsJson, RunArg, give_json
+from relabel.cli._options import AsJson, Commands, RunArg, give_json
 from relabel.cli.terminal import Table, say
 from relabel.errors import DataError, StoreError, UsageError
 
@@ -19,19 +19,15 @@ if TYPE_CHECKING:
     from relabel.sources.fetch import FileCheck
     from relabel.sources.registry import Source, SourceFile
 
-data_app = typer.Typer(no_args_is_help=True, help="List, fetch and check the source files.")
-store_app = typer.Typer(no_args_is_help=True, help="Look after the store of answers.")
+app = Commands()
+data_app = Commands(name="data", no_args_is_help=True, help="List, fetch and check the source files.")
+store_app = Commands(name="store", no_args_is_help=True, help="Look after the store of answers.")
+app.add_typer(data_app)
+app.add_typer(store_app)
 
 _Ids = Annotated[
     list[str] | None, typer.Argument(metavar="[ID]...", help="Sources; by default all.", show_default=False)
 ]
-
-
-def register(app: typer.Typer) -> None:
-    """Add `data`, `store` and `answers`."""
-    app.command("answers")(answers)
-    app.add_typer(data_app, name="data")
-    app.add_typer(store_app, name="store")
 
 
 @data_app.command("list")
@@ -82,10 +78,14 @@ def pull(ids: _Ids = None, as_json: AsJson = False) -> None:
 @data_app.command()
 def verify(
     ids: _Ids = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Take a missing file as an error, too.")] = False,
+    strict: bool = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare every file on this machine with its registered checksum; fetches nothing."""
+    """Compare every file on this machine with its registered checksum; fetches nothing.
+
+    Args:
+        strict: Take a missing file as an error, too.
+    """
     from relabel.sources import fetch
 
     checks = fetch.verify(ids)
@@ -98,11 +98,14 @@ def verify(
 
 @data_app.command()
 def unpin(
-    source: Annotated[str, typer.Argument(metavar="ID[/FILE]", help="A source, or one of its files.")],
+    source: str,
 ) -> None:
     """Forget the checksum of files that was pinned at their first use, because the registry has none.
 
     Copies in the download cache that an address gives go too, and are fetched anew by `relabel data pull`.
+
+    Args:
+        source (ID[/FILE]): A source, or one of its files.
     """
     from relabel.sources import fetch
 
@@ -252,15 +255,13 @@ def stats(as_json: AsJson = False) -> None:
 
 @store_app.command("verify")
 def verify_store(
-    set_aside: Annotated[
-        bool,
-        typer.Option(
-            "--set-aside",
-            help="Move what is damaged out of the way, save what can be read, and keep the damaged parts beside it.",
-        ),
-    ] = False,
+    set_aside: bool = False,
 ) -> None:
-    """Read every answer and check it against the request that it belongs to."""
+    """Read every answer and check it against the request that it belongs to.
+
+    Args:
+        set_aside: Move what is damaged out of the way, save what can be read, and keep the damaged parts beside it.
+    """
     from relabel.labelling.maintenance import set_damage_aside
     from relabel.labelling.store import Store
     from relabel.settings import settings
@@ -287,20 +288,27 @@ def verify_store(
 
 @store_app.command()
 def prune(
-    model: Annotated[str | None, typer.Option(help="Answers of this model, as asked for or as returned.")] = None,
-    rubric: Annotated[
-        str | None, typer.Option(help="Answers to this rubric as it is now, asked with its own prompt.")
-    ] = None,
-    run: Annotated[str | None, typer.Option(help="Answers of this run: its model, rubric and prompt.")] = None,
-    before: Annotated[str | None, typer.Option(help="Answers from before this day, such as 2026-01-31.")] = None,
-    rejected: Annotated[bool, typer.Option("--rejected", help="Only answers that are not labels.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    model: str | None = None,
+    rubric: str | None = None,
+    run: str | None = None,
+    before: str | None = None,
+    rejected: bool = False,
+    dry_run: bool = False,
+    yes: bool = False,
     as_json: AsJson = False,
 ) -> None:
     """Remove stored answers for good: those to which all of the given options apply.
 
     They were paid for, and the same questions would be bought anew: pack them first with `relabel store pack`.
+
+    Args:
+        model: Answers of this model, as asked for or as returned.
+        rubric: Answers to this rubric as it is now, asked with its own prompt.
+        run: Answers of this run: its model, rubric and prompt.
+        before: Answers from before this day, such as 2026-01-31.
+        rejected: Only answers that are not labels.
+        dry_run: Only say what would be removed.
+        yes: Do not ask.
     """
     from dataclasses import asdict
 
@@ -343,9 +351,13 @@ def _say_pruned(pruned: Pruned, *, dry_run: bool) -> None:
 
 @store_app.command()
 def notes(
-    drop: Annotated[bool, typer.Option("--drop", help="Delete them; each is tested again when needed.")] = False,
+    drop: bool = False,
 ) -> None:
-    """List what was noted about servers, such as the form in which one takes requests."""
+    """List what was noted about servers, such as the form in which one takes requests.
+
+    Args:
+        drop: Delete them; each is tested again when needed.
+    """
     from relabel.labelling.store import Store
     from relabel.settings import settings
 
@@ -357,12 +369,15 @@ def notes(
 
 @store_app.command()
 def pack(
-    file: Annotated[Path, typer.Argument(metavar="F", help="The file to write, such as answers.jsonl.gz.")],
-    run: Annotated[
-        str | None, typer.Option(help="Only the answers of this run. By default all that the store holds.")
-    ] = None,
+    file: Path,
+    run: str | None = None,
 ) -> None:
-    """Write answers into one portable file, from which anybody can replay the run without a key."""
+    """Write answers into one portable file, from which anybody can replay the run without a key.
+
+    Args:
+        file (F): The file to write, such as answers.jsonl.gz.
+        run: Only the answers of this run. By default all that the store holds.
+    """
     from relabel.labelling.maintenance import pack as pack_rows
     from relabel.labelling.store import Store
     from relabel.run import open_run
@@ -377,8 +392,12 @@ def pack(
 
 
 @store_app.command()
-def unpack(file: Annotated[Path, typer.Argument(metavar="F", help="A file that `relabel store pack` wrote.")]) -> None:
-    """Add the answers of a packed file to the store; what is there already stands."""
+def unpack(file: Path) -> None:
+    """Add the answers of a packed file to the store; what is there already stands.
+
+    Args:
+        file (F): A file that `relabel store pack` wrote.
+    """
     from relabel.labelling.maintenance import unpack as unpack_rows
     from relabel.labelling.store import Store
     from relabel.settings import settings
@@ -388,17 +407,19 @@ def unpack(file: Annotated[Path, typer.Argument(metavar="F", help="A file that `
     typer.echo(f"{added:,} answers added, marked as coming from this pack; {known:,} were there already")
 
 
+@app.command()
 def answers(
     run: RunArg,
-    task: Annotated[
-        list[str] | None, typer.Option(help="Only answers about this task's id; may be given more than once.")
-    ] = None,
-    rejected: Annotated[
-        bool, typer.Option("--rejected", help="Show answers that were paid for and are not labels, with the reason.")
-    ] = False,
+    task: list[str] | None = None,
+    rejected: bool = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show a run's raw answers, as the model wrote them."""
+    """Show a run's raw answers, as the model wrote them.
+
+    Args:
+        task: Only answers about this task's id; may be given more than once.
+        rejected: Show answers that were paid for and are not labels, with the reason.
+    """
     from relabel.labelling.store import Store
     from relabel.manifest import PUBLISHED, find_run, read_failures, read_label_file
     from relabel.settings import settings

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relabel.cli._options import RUN_HELP, Draws, GoldBy, GoldRule, Results, grouped, require_file, write
+from relabel.cli._options import Commands, Draws, GoldBy, GoldRule, Results, require_file, write
 from relabel.cli.terminal import Table, doing, heading, say, say_next
 from relabel.errors import GateError, UsageError
 from relabel.tabular import Cell, change
@@ -66,47 +66,24 @@ _SLICES = {
 }
 _LISTED = 10
 
-
-def register(app: typer.Typer) -> None:
-    """Add the command `eval`."""
-    app.command("eval")(grouped(evaluate_run))
+app = Commands()
 
 
+@app.command("eval")
 def evaluate_run(
     results: Results,
-    run: Annotated[str | None, typer.Argument(metavar="RUN", help=RUN_HELP)] = None,
-    gold: Annotated[
-        str | None,
-        typer.Option(
-            metavar="G",
-            help="Reference labels: eloundou-2023:gpt4 (the default), eloundou-2023:gpt4-alt, eloundou-2023:human, "
-            "eloundou-2023:gpt4-automation, eloundou-2023:human-automation, sample (the default for a run on the "
-            "sample), a run of your own, or a CSV file.",
-        ),
-    ] = None,
+    run: Annotated[str | None, typer.Argument()] = None,
+    gold: str | None = None,
     gold_rule: GoldRule = "majority",
     gold_by: GoldBy = None,
-    by_model: Annotated[
-        bool, typer.Option("--by-model", help="Evaluate the labels of each model that answered, too.")
-    ] = False,
+    by_model: bool = False,
     draws: Draws = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the draws, and of the trained yardstick.")] = 0,
-    no_intervals: Annotated[bool, typer.Option("--no-intervals", help="Leave the intervals out.")] = False,
-    paper: Annotated[
-        bool, typer.Option("--paper", help="Replicate the figures of the 2023 paper (no RUN argument).")
-    ] = False,
-    suite: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Judge the run by this suite of gates; exit 6 when one fails."),
-    ] = None,
-    junit: Annotated[Path | None, typer.Option(metavar="F", help="Write the suite's outcome as JUnit XML.")] = None,
-    annotations: Annotated[
-        bool | None,
-        typer.Option(
-            "--annotations/--no-annotations",
-            help="Print failed gates as GitHub annotations; by default where GITHUB_ACTIONS is true.",
-        ),
-    ] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    no_intervals: bool = False,
+    paper: bool = False,
+    suite: str | None = None,
+    junit: Path | None = None,
+    annotations: bool | None = None,
 ) -> None:
     """Evaluate a run's labels against reference labels.
 
@@ -114,6 +91,19 @@ def evaluate_run(
     and code or label (E0, E1, E2; T0 to T4 for automation) or strict and with_tools (exposed, not-exposed); weight
     and stratum, if there are any, count in the estimates. With a column annotator, a task may have several rows.
     With --suite, --markdown writes the suite's outcome instead of the tables, as a summary for a pull request.
+
+    Args:
+        run (RUN): A run folder, a name under runs/, or a published set such as eloundou-2023:gpt4.
+        gold (G): Reference labels: eloundou-2023:gpt4 (the default), eloundou-2023:gpt4-alt, eloundou-2023:human,
+            eloundou-2023:gpt4-automation, eloundou-2023:human-automation, sample (the default for a run on the
+            sample), a run of your own, or a CSV file.
+        by_model: Evaluate the labels of each model that answered, too.
+        seed: Seed of the draws, and of the trained yardstick.
+        no_intervals: Leave the intervals out.
+        paper: Replicate the figures of the 2023 paper (no RUN argument).
+        suite (FILE): Judge the run by this suite of gates; exit 6 when one fails.
+        junit (F): Write the suite's outcome as JUnit XML.
+        annotations: Print failed gates as GitHub annotations; by default where GITHUB_ACTIONS is true.
     """
     results.require()
     require_file(junit, "--junit")

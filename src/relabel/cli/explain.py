@@ -27,38 +27,36 @@ _SHOWN_AS = {
 }
 """Figures of a score: how each is called, what it is divided by, and its decimals."""
 
-
-def register(app: typer.Typer) -> None:
-    """Add `explain` to the command line."""
-    app.command("explain")(o.grouped(explain))
+app = o.Commands()
 
 
+@app.command()
 def explain(
     ctx: typer.Context,
     run: o.RunArg,
     way: o.Way,
-    code: Annotated[
-        str | None,
-        typer.Argument(metavar="CODE", help="Such as 1121 (UK SOC 2020), 11-1011 (SOC 2018), 11-1011.00 (O*NET)."),
-    ] = None,
-    taxonomy: Annotated[
-        Taxonomy | None, typer.Option(help="Classification of the code; by default what its form says, 1121 is UK SOC.")
-    ] = None,
+    code: Annotated[str | None, typer.Argument()] = None,
+    taxonomy: Taxonomy | None = None,
     gold: o.GoldRun = None,
-    rater: Annotated[
-        list[str] | None, typer.Option(metavar="RUN", help="Another rater, for the intervals; may be repeated.")
-    ] = None,
-    draws: Annotated[int, typer.Option(help="Draws of label noise behind the intervals; 0 for none.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
-    show: Annotated[int, typer.Option(min=0, help="Number of tasks to show; --json has all.")] = 10,
-    path: Annotated[
-        bool,
-        typer.Option("--path", help="Show only the way of the code over the bridge, forward and back; needs no RUN."),
-    ] = False,
+    rater: list[str] | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+    show: Annotated[int, typer.Option(min=0)] = 10,
+    path: bool = False,
     as_json: o.AsJson = False,
     out: o.OutJson = None,
 ) -> None:
-    """Explain a score: the way of its codes, its tasks with label, reason and key, and what each could change."""
+    """Explain a score: the way of its codes, its tasks with label, reason and key, and what each could change.
+
+    Args:
+        code (CODE): Such as 1121 (UK SOC 2020), 11-1011 (SOC 2018), 11-1011.00 (O*NET).
+        taxonomy: Classification of the code; by default what its form says, 1121 is UK SOC.
+        rater (RUN): Another rater, for the intervals; may be repeated.
+        draws: Draws of label noise behind the intervals; 0 for none.
+        seed: Seed of the draws.
+        show: Number of tasks to show; --json has all.
+        path: Show only the way of the code over the bridge, forward and back; needs no RUN.
+    """
     from relabel.run import open_run
     from relabel.scoring.explain import explain, taxonomy_of
     from relabel.scoring.table import score_by

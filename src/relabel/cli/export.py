@@ -11,34 +11,32 @@ from relabel.cli import _options as o
 from relabel.cli.terminal import say
 from relabel.errors import UsageError
 
-
-def register(app: typer.Typer) -> None:
-    """Add `export` and `site` to the command line."""
-    app.command("export")(o.grouped(export))
-    app.command("site")(site)
+app = o.Commands()
 
 
+@app.command()
 def export(
     ctx: typer.Context,
     run: o.RunArg,
     scoring: o.Scoring,
-    out: Annotated[Path, typer.Option(help="Folder to write: new, empty, or an earlier export.")],
+    *,
+    out: Path,
     spread: o.Spread = False,
-    allow_partial: Annotated[
-        bool, typer.Option("--allow-partial", help="Export an incomplete run; each file is marked as partial.")
-    ] = False,
-    draws: Annotated[
-        int, typer.Option(help="Draws of label noise behind the intervals, 100 or more; 0 for no intervals.", min=0)
-    ] = 1000,
-    baseline: Annotated[
-        str | None, typer.Option(metavar="RUN", help="An earlier run: list what moved since, and what moved it.")
-    ] = None,
+    allow_partial: bool = False,
+    draws: Annotated[int, typer.Option(min=0)] = 1000,
+    baseline: str | None = None,
     epoch: o.Epoch = None,
-    families: Annotated[
-        bool, typer.Option(help="Make pages of US job families; they need the files of the BLS.")
-    ] = True,
+    families: bool = True,
 ) -> None:
-    """Write score tables, a page a group, tasks, sources, methodology and a data package into a folder."""
+    """Write score tables, a page a group, tasks, sources, methodology and a data package into a folder.
+
+    Args:
+        out: Folder to write: new, empty, or an earlier export.
+        allow_partial: Export an incomplete run; each file is marked as partial.
+        draws: Draws of label noise behind the intervals, 100 or more; 0 for no intervals.
+        baseline (RUN): An earlier run: list what moved since, and what moved it.
+        families: Make pages of US job families; they need the files of the BLS.
+    """
     from relabel.cli.score import headline
     from relabel.publishing.export import export_run
     from relabel.run import open_run
@@ -72,33 +70,29 @@ def export(
     typer.echo(f"start with {out / 'datapackage.json'} and {out / 'occupations.csv'}")
 
 
+@app.command()
 def site(
-    export: Annotated[
-        str,
-        typer.Argument(metavar="EXPORT_DIR | serve", help="A folder that `relabel export` wrote; or the word serve."),
-    ],
-    folder: Annotated[
-        Path | None, typer.Argument(metavar="[SITE_DIR]", help="After serve: the site to look at.", show_default=False)
-    ] = None,
+    export: str,
+    folder: Annotated[Path | None, typer.Argument(show_default=False)] = None,
     *,
-    out: Annotated[Path | None, typer.Option(help="Folder to write: new, empty, or an earlier site.")] = None,
-    base_url: Annotated[
-        str | None, typer.Option(help="Address that the site will have; gives canonical addresses and a site map.")
-    ] = None,
-    theme: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of templates that take the place of the built-in ones. They are run, in a sandbox that is given the export alone."
-        ),
-    ] = None,
-    pictures: Annotated[
-        bool, typer.Option("--pictures", help="Draw a share picture (PNG) of each occupation; takes a while.")
-    ] = False,
-    port: Annotated[
-        int, typer.Option(help="After serve: port on this machine; 0 takes a free one.", min=0, max=65535)
-    ] = 8000,
+    out: Path | None = None,
+    base_url: str | None = None,
+    theme: Path | None = None,
+    pictures: bool = False,
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
 ) -> None:
-    """Make static pages from an export; `relabel site serve SITE_DIR` shows them on this machine."""
+    """Make static pages from an export; `relabel site serve SITE_DIR` shows them on this machine.
+
+    Args:
+        export (EXPORT_DIR | serve): A folder that `relabel export` wrote; or the word serve.
+        folder ([SITE_DIR]): After serve: the site to look at.
+        out: Folder to write: new, empty, or an earlier site.
+        base_url: Address that the site will have; gives canonical addresses and a site map.
+        theme: Folder of templates that take the place of the built-in ones. They are run, in a sandbox that is
+            given the export alone.
+        pictures: Draw a share picture (PNG) of each occupation; takes a while.
+        port: After serve: port on this machine; 0 takes a free one.
+    """
     # An export in a folder called serve can be given as ./serve.
     if export == "serve":
         if folder is None or out is not None:

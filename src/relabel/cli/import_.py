@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from relabel.cli._options import AsJson, OutJson, RunArg, give_json, require_file
+from relabel.cli._options import AsJson, Commands, OutJson, RunArg, give_json, require_file
 from relabel.cli.terminal import WIDTH, cut, say_next, say_written
 from relabel.errors import UsageError
 
@@ -17,75 +17,58 @@ if TYPE_CHECKING:
     from relabel.manifest import Manifest
     from relabel.task import TaskDiff
 
-tasks_app = typer.Typer(no_args_is_help=True, help="Compare task lists; carry a run from one list to another.")
+app = Commands()
+tasks_app = Commands(
+    name="tasks", no_args_is_help=True, help="Compare task lists; carry a run from one list to another."
+)
+app.add_typer(tasks_app)
 _SHOWN = 5
 
 _UNDERSTOOD = "By default"
 
 
-def register(app: typer.Typer) -> None:
-    """Add `import` and `tasks`."""
-    app.command("import")(import_file)
-    app.add_typer(tasks_app, name="tasks")
-
-
+@app.command("import")
 def import_file(
-    file: Annotated[
-        str,
-        typer.Argument(
-            metavar="FILE", help="A CSV or Excel file of labels, or a published set such as relabels-2026:gpt-5."
-        ),
-    ],
+    file: str,
     *,
-    model: Annotated[str | None, typer.Option(help="Who or what labelled; a published set knows it.")] = None,
-    rubric: Annotated[str, typer.Option(help="The rubric whose labels the file uses.")] = "eloundou",
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The run's folder.")],
-    tasks: Annotated[
-        str | None,
-        typer.Option(
-            help="Task list that the ids belong to: eloundou-2023, onet-30.2, sample or FILE.csv. By default the first that holds all."
-        ),
-    ] = None,
-    setting: Annotated[
-        str | None, typer.Option(help="Setting that all labels answer, where the file does not say.")
-    ] = None,
-    id_column: Annotated[
-        str | None, typer.Option(help=f"{_UNDERSTOOD} task_id (or Task ID, as O*NET spells it) or id.")
-    ] = None,
-    code_column: Annotated[
-        str | None,
-        typer.Option(
-            help=f"O*NET-SOC codes. {_UNDERSTOOD} onet_soc_code (or O*NET-SOC Code) or soc_code; without them an id must be unique in --tasks."
-        ),
-    ] = None,
-    label_column: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[SETTING=]COLUMN",
-            help=f"{_UNDERSTOOD} label or code, else columns named like the settings; several as SETTING=COLUMN.",
-        ),
-    ] = None,
-    setting_column: Annotated[
-        str | None, typer.Option(help=f"Setting of each line. {_UNDERSTOOD} setting, if there is one.")
-    ] = None,
-    sample_column: Annotated[
-        str | None, typer.Option(help=f"Number of the repeat, from 0. {_UNDERSTOOD} sample, if there is one.")
-    ] = None,
-    rationale_column: Annotated[
-        str | None, typer.Option(help=f"{_UNDERSTOOD} rationale or explanation, if there is one.")
-    ] = None,
-    probability_column: Annotated[
-        str | None, typer.Option(help=f"Probability of the label, 0-1. {_UNDERSTOOD} probability, if there is one.")
-    ] = None,
-    mapping: Annotated[
-        list[str] | None, typer.Option("--map", metavar="OLD=NEW", help="What a label becomes, such as E3=E2.")
-    ] = None,
+    model: str | None = None,
+    rubric: str = "eloundou",
+    out: Path,
+    tasks: str | None = None,
+    setting: str | None = None,
+    id_column: str | None = None,
+    code_column: str | None = None,
+    label_column: list[str] | None = None,
+    setting_column: str | None = None,
+    sample_column: str | None = None,
+    rationale_column: str | None = None,
+    probability_column: str | None = None,
+    mapping: Annotated[list[str] | None, typer.Option("--map")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Turn a CSV or Excel file of labels into a run like any other.
 
     A label that the rubric does not know, a task given twice, an id that stands for several occupations: each is refused
     by its line, and nothing is written. The manifest names the file and its sha256, each label its line.
+
+    Args:
+        file (FILE): A CSV or Excel file of labels, or a published set such as relabels-2026:gpt-5.
+        model: Who or what labelled; a published set knows it.
+        rubric: The rubric whose labels the file uses.
+        out (DIR): The run's folder.
+        tasks: Task list that the ids belong to: eloundou-2023, onet-30.2, sample or FILE.csv. By default the first
+            that holds all.
+        setting: Setting that all labels answer, where the file does not say.
+        id_column: By default task_id (or Task ID, as O*NET spells it) or id.
+        code_column: O*NET-SOC codes. By default onet_soc_code (or O*NET-SOC Code) or soc_code; without them an id
+            must be unique in --tasks.
+        label_column ([SETTING=]COLUMN): By default label or code, else columns named like the settings; several as
+            SETTING=COLUMN.
+        setting_column: Setting of each line. By default setting, if there is one.
+        sample_column: Number of the repeat, from 0. By default sample, if there is one.
+        rationale_column: By default rationale or explanation, if there is one.
+        probability_column: Probability of the label, 0-1. By default probability, if there is one.
+        mapping (OLD=NEW): What a label becomes, such as E3=E2.
     """
     from relabel.importing import Columns, import_labels
     from relabel.rubric import load_rubric
@@ -152,13 +135,18 @@ def _pairs(given: list[str], option: str, form: str) -> dict[str, str]:
 
 @tasks_app.command()
 def diff(
-    old: Annotated[str, typer.Argument(metavar="OLD", help="onet-29.1, eloundou-2023 or FILE.csv.")],
-    new: Annotated[str, typer.Argument(metavar="NEW", help="onet-30.2 or FILE.csv.")],
+    old: str,
+    new: str,
     *,
     as_json: AsJson = False,
     out: OutJson = None,
 ) -> None:
-    """Compare two task lists by id and text: unchanged, reworded, moved, new, dropped."""
+    """Compare two task lists by id and text: unchanged, reworded, moved, new, dropped.
+
+    Args:
+        old (OLD): onet-29.1, eloundou-2023 or FILE.csv.
+        new (NEW): onet-30.2 or FILE.csv.
+    """
     from relabel.task import diff_lists
 
     require_file(out, "--out")
@@ -171,19 +159,20 @@ def diff(
 def carry(
     run: RunArg,
     *,
-    to: Annotated[str, typer.Option("--to", metavar="TASKS", help="The newer task list: onet-30.2 or FILE.csv.")],
-    out: Annotated[Path, typer.Option(help="Folder of the carried run.")],
-    old: Annotated[
-        str | None, typer.Option("--from", metavar="TASKS", help="The list that the run labelled, if it moved.")
-    ] = None,
-    fill: Annotated[
-        str | None,
-        typer.Option(metavar="RUN", help="A run under the same rubric that labelled the tasks to be asked again."),
-    ] = None,
+    to: str,
+    out: Path,
+    old: Annotated[str | None, typer.Option("--from")] = None,
+    fill: str | None = None,
 ) -> None:
     """Carry a run to a newer task list: labels of unchanged tasks are kept, to-ask.csv lists the others.
 
     Answers of a run that is still in the store need no carrying: `relabel run --tasks` on the newer list finds them.
+
+    Args:
+        to (TASKS): The newer task list: onet-30.2 or FILE.csv.
+        out: Folder of the carried run.
+        old (TASKS): The list that the run labelled, if it moved.
+        fill (RUN): A run under the same rubric that labelled the tasks to be asked again.
     """
     from relabel.carrying import TO_ASK, carry_run
     from relabel.run import open_run

@@ -19,134 +19,7 @@ if TYPE_CHECKING:
 
 Format = Literal["csv", "dta", "parquet"]
 
-
-def register(app: typer.Typer) -> None:
-    """Add `review`, `labels` and `cite`."""
-    app.command("review", cls=_ReviewCommand)(review_run)
-    app.command("labels")(labels)
-    app.command("cite")(cite)
-
-
-def labels(
-    run: o.RunArg,
-    *,
-    form: Annotated[
-        Format | None,
-        typer.Option("--format", help="CSV, Stata or Parquet. By default what --out ends in, else CSV."),
-    ] = None,
-    wide: Annotated[
-        bool,
-        typer.Option(
-            "--wide", help="One row a task, with a column for each setting and sample, and the published code."
-        ),
-    ] = False,
-    out: Annotated[Path | None, typer.Option(metavar="F", help="The file to write. By default CSV is printed.")] = None,
-) -> None:
-    """Write the labels of a run as CSV, Stata or Parquet: one row a task, setting and sample, or one row a task."""
-    from relabel.run import open_run
-
-    ending = "" if out is None else out.suffix.lower().removeprefix(".")
-    chosen = form or (ending if ending in ("csv", "dta", "parquet") else "csv")
-    if out is None and chosen != "csv":
-        raise UsageError(f"--format {chosen} cannot be printed; name a file with --out")
-    o.require_file(out, "--out")
-    opened = open_run(run)
-    table = _wide(opened) if wide else opened.labels.reset_index(drop=True)
-    content = _as_bytes(table, chosen, opened)
-    if out is None:
-        typer.echo(content.decode("utf-8"), nl=False)
-    else:
-        o.write(out, content, "--out", more=f" ({len(table):,} rows)")
-
-
-def _wide(run: Run) -> pd.DataFrame:
-    """One row a task: the labels by setting and sample, what they come to, and for rubrics of tasks the published code."""
-    import pandas as pd
-
-    keys = ["onet_soc_code", "task_id"]
-    answers = run.answers()
-    several = answers["sample"].nunique() > 1
-    names = answers["setting"].str.replace("-", "_")
-    if several:
-        names += "_" + (answers["sample"] + 1).astype(str)
-    each = answers.assign(column=names).pivot(index=keys, columns="column", values="label")
-    decided = run.decided().set_index(keys).rename(columns=lambda name: str(name).replace("-", "_"))
-    parts = [decided, each] if several else [decided]
-    if run.rubric.unit == "task":
-        parts.append(run.coded().set_index(keys)[["code", "incoherent"]])
-    return pd.concat(parts, axis=1).sort_index().reset_index()
-
-
-def _as_bytes(table: pd.DataFrame, form: str, run: Run) -> bytes:
-    import io
-
-    from relabel.tabular import spreadsheet_safe
-
-    buffer = io.BytesIO()
-    if form == "parquet":
-        table.to_parquet(buffer, index=False)
-    elif form == "csv":
-        safe = table.copy()
-        for name in safe.select_dtypes(exclude=["number", "bool"]).columns:
-            safe[name] = [spreadsheet_safe(cell) if isinstance(cell, str) else cell for cell in safe[name]]
-        safe.to_csv(buffer, index=False, lineterminator="\n")
-    else:
-        plain = table.astype(dict.fromkeys(table.select_dtypes("bool").columns, "int8"))
-        for name in plain.select_dtypes(exclude="number").columns:  # Stata's missing text is the empty one
-            plain[name] = [cell if isinstance(cell, str) else "" for cell in plain[name]]
-        long = [name for name in plain.select_dtypes(exclude="number").columns if plain[name].str.len().max() > 2000]
-        plain.to_stata(
-            buffer,
-            write_index=False,
-            version=118,
-            convert_strl=long,
-            data_label=f"Labels of {run.name} by {run.manifest.model}"[:80],
-        )
-    return buffer.getvalue()
-
-
-def cite(run: o.RunArg, as_json: o.AsJson = False) -> None:
-    """Print what to cite of a run: its data with their licences, the model, the rubric and the software."""
-    from relabel import __version__
-    from relabel.manifest import PUBLISHED, find_run, read_manifest
-    from relabel.sources.registry import load_registry
-
-    if run in PUBLISHED or run == "sample":
-        from relabel.run import open_run
-
-        manifest = open_run(run).manifest
-    else:
-        manifest = read_manifest(find_run(run))
-    registry = load_registry()
-    used = [registry[name] for name in dict.fromkeys(use.source for use in manifest.sources) if name in registry]
-    own = [use for use in manifest.sources if use.source not in registry]
-    rubric, answered = manifest.rubric, ", ".join(manifest.models_returned)
-    about = {
-        "data": [
-            {"id": s.id, "citation": s.citation, "release": s.release, "licence": s.licence, "homepage": s.homepage}
-            for s in used
-        ],
-        "files": [{"file": use.file, "sha256": use.sha256} for use in own],
-        "model": {"asked": manifest.model, "answered": list(manifest.models_returned), "date": manifest.ended_at},
-        "rubric": {"id": rubric.id, "version": rubric.version, "sha256": manifest.rubric_sha256},
-        "software": {"name": "relabel", "version": manifest.package_version, "cited_with": __version__},
-    }
-    if o.give_json(about, as_json=as_json):
-        return
-    typer.echo("Data")
-    for source in used:
-        say(f"{source.citation} Release: {source.release}. Licence: {source.licence}. {source.homepage}", indent=2)
-    for use in own:
-        say(f"{use.file}, sha256 {use.sha256}", indent=2)
-    if not used and not own:
-        say("none is named in the manifest", indent=2)
-    dated = "" if manifest.ended_at is None else f", {manifest.ended_at[:10]}"
-    typer.echo("Model")
-    say(f"{manifest.model}{f', answered as {answered}' if answered else ''}{dated}", indent=2)
-    typer.echo("Rubric")
-    say(f"{rubric.title} ({rubric.id}, version {rubric.version}, sha256 {manifest.rubric_sha256[:16]})", indent=2)
-    typer.echo("Software")
-    say(f"relabel, version {manifest.package_version}; CITATION.cff of its repository has its authors", indent=2)
+app = o.Commands()
 
 
 class _ReviewCommand(TyperCommand):
@@ -160,42 +33,17 @@ class _ReviewCommand(TyperCommand):
         return super().parse_args(ctx, args)
 
 
+@app.command("review", cls=_ReviewCommand)
 def review_run(
     run: o.RunArg,
-    out: Annotated[str, typer.Option(metavar="F.csv", help="Where the file goes; - prints it instead.")] = "review.csv",
-    n: Annotated[
-        int | None, typer.Option("--n", metavar="N", min=1, help="Tasks to list at most; 100 by default.")
-    ] = None,
-    random: Annotated[
-        int | None,
-        typer.Option(
-            "--random",
-            metavar="K",
-            min=0,
-            help="Draw K tasks at random from all of the run's instead, without its answers: filled, they speak for the run as a whole.",
-        ),
-    ] = None,
-    size_for: Annotated[
-        float | None,
-        typer.Option(
-            "--size-for",
-            metavar="WIDTH",
-            help="With --random, instead of K: draw as many as give the mean exposure a 95% interval of this width, such as 0.1; with --gold, judged by these labels.",
-        ),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(metavar="S", min=0, help="Seed of --random; 0 by default.")] = None,
-    gold: Annotated[str | None, typer.Option(metavar="G", help="Count this gold's labels as another opinion.")] = None,
-    rater: Annotated[
-        list[str] | None,
-        typer.Option(metavar="RUN", help="Count this run's labels as another opinion; repeatable."),
-    ] = None,
-    tasks: Annotated[
-        str | None,
-        typer.Option(
-            metavar="REF",
-            help="Where titles and texts come from: sample, onet-30.2, or the path of a CSV file. By default the list that the run was made from, if it is on this machine.",
-        ),
-    ] = None,
+    out: str = "review.csv",
+    n: Annotated[int | None, typer.Option(min=1)] = None,
+    random: Annotated[int | None, typer.Option(min=0)] = None,
+    size_for: float | None = None,
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    gold: str | None = None,
+    rater: list[str] | None = None,
+    tasks: str | None = None,
 ) -> None:
     """Write the tasks most worth a person's look: doubt about the label, times what hangs on it.
 
@@ -204,6 +52,19 @@ def review_run(
 
     Tasks chosen for their doubt tell nothing about the others. To learn how good the run is as a whole, and what the
     mean exposure is without its errors, fill a file of --random tasks, in its order.
+
+    Args:
+        out (F.csv): Where the file goes; - prints it instead.
+        n (N): Tasks to list at most; 100 by default.
+        random (K): Draw K tasks at random from all of the run's instead, without its answers: filled, they speak
+            for the run as a whole.
+        size_for (WIDTH): With --random, instead of K: draw as many as give the mean exposure a 95% interval of this
+            width, such as 0.1; with --gold, judged by these labels.
+        seed (S): Seed of --random; 0 by default.
+        gold (G): Count this gold's labels as another opinion.
+        rater (RUN): Count this run's labels as another opinion; repeatable.
+        tasks (REF): Where titles and texts come from: sample, onet-30.2, or the path of a CSV file. By default the
+            list that the run was made from, if it is on this machine.
     """
     from relabel.evaluation.alignment import is_own_list, list_name, task_details, task_details_from
     from relabel.evaluation.gold import load_gold
@@ -271,3 +132,125 @@ def review_run(
         else "their share of an occupation alone: the jobs source is not on this machine"
     )
     typer.echo(f"weighed by {weighed}", err=True)
+
+
+def _wide(run: Run) -> pd.DataFrame:
+    """One row a task: the labels by setting and sample, what they come to, and for rubrics of tasks the published code."""
+    import pandas as pd
+
+    keys = ["onet_soc_code", "task_id"]
+    answers = run.answers()
+    several = answers["sample"].nunique() > 1
+    names = answers["setting"].str.replace("-", "_")
+    if several:
+        names += "_" + (answers["sample"] + 1).astype(str)
+    each = answers.assign(column=names).pivot(index=keys, columns="column", values="label")
+    decided = run.decided().set_index(keys).rename(columns=lambda name: str(name).replace("-", "_"))
+    parts = [decided, each] if several else [decided]
+    if run.rubric.unit == "task":
+        parts.append(run.coded().set_index(keys)[["code", "incoherent"]])
+    return pd.concat(parts, axis=1).sort_index().reset_index()
+
+
+def _as_bytes(table: pd.DataFrame, form: str, run: Run) -> bytes:
+    import io
+
+    from relabel.tabular import spreadsheet_safe
+
+    buffer = io.BytesIO()
+    if form == "parquet":
+        table.to_parquet(buffer, index=False)
+    elif form == "csv":
+        safe = table.copy()
+        for name in safe.select_dtypes(exclude=["number", "bool"]).columns:
+            safe[name] = [spreadsheet_safe(cell) if isinstance(cell, str) else cell for cell in safe[name]]
+        safe.to_csv(buffer, index=False, lineterminator="\n")
+    else:
+        plain = table.astype(dict.fromkeys(table.select_dtypes("bool").columns, "int8"))
+        for name in plain.select_dtypes(exclude="number").columns:  # Stata's missing text is the empty one
+            plain[name] = [cell if isinstance(cell, str) else "" for cell in plain[name]]
+        long = [name for name in plain.select_dtypes(exclude="number").columns if plain[name].str.len().max() > 2000]
+        plain.to_stata(
+            buffer,
+            write_index=False,
+            version=118,
+            convert_strl=long,
+            data_label=f"Labels of {run.name} by {run.manifest.model}"[:80],
+        )
+    return buffer.getvalue()
+
+
+@app.command()
+def labels(
+    run: o.RunArg,
+    *,
+    form: Annotated[Format | None, typer.Option("--format")] = None,
+    wide: bool = False,
+    out: Path | None = None,
+) -> None:
+    """Write the labels of a run as CSV, Stata or Parquet: one row a task, setting and sample, or one row a task.
+
+    Args:
+        form: CSV, Stata or Parquet. By default what --out ends in, else CSV.
+        wide: One row a task, with a column for each setting and sample, and the published code.
+        out (F): The file to write. By default CSV is printed.
+    """
+    from relabel.run import open_run
+
+    ending = "" if out is None else out.suffix.lower().removeprefix(".")
+    chosen = form or (ending if ending in ("csv", "dta", "parquet") else "csv")
+    if out is None and chosen != "csv":
+        raise UsageError(f"--format {chosen} cannot be printed; name a file with --out")
+    o.require_file(out, "--out")
+    opened = open_run(run)
+    table = _wide(opened) if wide else opened.labels.reset_index(drop=True)
+    content = _as_bytes(table, chosen, opened)
+    if out is None:
+        typer.echo(content.decode("utf-8"), nl=False)
+    else:
+        o.write(out, content, "--out", more=f" ({len(table):,} rows)")
+
+
+@app.command()
+def cite(run: o.RunArg, as_json: o.AsJson = False) -> None:
+    """Print what to cite of a run: its data with their licences, the model, the rubric and the software."""
+    from relabel import __version__
+    from relabel.manifest import PUBLISHED, find_run, read_manifest
+    from relabel.sources.registry import load_registry
+
+    if run in PUBLISHED or run == "sample":
+        from relabel.run import open_run
+
+        manifest = open_run(run).manifest
+    else:
+        manifest = read_manifest(find_run(run))
+    registry = load_registry()
+    used = [registry[name] for name in dict.fromkeys(use.source for use in manifest.sources) if name in registry]
+    own = [use for use in manifest.sources if use.source not in registry]
+    rubric, answered = manifest.rubric, ", ".join(manifest.models_returned)
+    about = {
+        "data": [
+            {"id": s.id, "citation": s.citation, "release": s.release, "licence": s.licence, "homepage": s.homepage}
+            for s in used
+        ],
+        "files": [{"file": use.file, "sha256": use.sha256} for use in own],
+        "model": {"asked": manifest.model, "answered": list(manifest.models_returned), "date": manifest.ended_at},
+        "rubric": {"id": rubric.id, "version": rubric.version, "sha256": manifest.rubric_sha256},
+        "software": {"name": "relabel", "version": manifest.package_version, "cited_with": __version__},
+    }
+    if o.give_json(about, as_json=as_json):
+        return
+    typer.echo("Data")
+    for source in used:
+        say(f"{source.citation} Release: {source.release}. Licence: {source.licence}. {source.homepage}", indent=2)
+    for use in own:
+        say(f"{use.file}, sha256 {use.sha256}", indent=2)
+    if not used and not own:
+        say("none is named in the manifest", indent=2)
+    dated = "" if manifest.ended_at is None else f", {manifest.ended_at[:10]}"
+    typer.echo("Model")
+    say(f"{manifest.model}{f', answered as {answered}' if answered else ''}{dated}", indent=2)
+    typer.echo("Rubric")
+    say(f"{rubric.title} ({rubric.id}, version {rubric.version}, sha256 {manifest.rubric_sha256[:16]})", indent=2)
+    typer.echo("Software")
+    say(f"relabel, version {manifest.package_version}; CITATION.cff of its repository has its authors", indent=2)

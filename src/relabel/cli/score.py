@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -27,55 +27,38 @@ _LISTED = 3
 _MOST = 10
 _MEASURES = ("alpha", "beta", "gamma")
 
-
-def register(app: typer.Typer) -> None:
-    """Add `score` to the command line."""
-    app.command("score")(o.grouped(score))
+app = o.Commands()
 
 
+@app.command()
 def score(
     ctx: typer.Context,
     run: o.RunArg,
     scoring: o.Scoring,
     given: o.Tables,
     spread: o.Spread = False,
-    us: Annotated[
-        bool | None,
-        typer.Option(
-            "--us/--no-us",
-            help="Add US jobs, pay and projections (BLS); onet-soc and soc2018 only, on by default there if the BLS files are available.",
-        ),
-    ] = None,
-    draws: Annotated[
-        int,
-        typer.Option(
-            help="Add intervals from this many draws of label noise, such as 1000; 0 adds none. The score's own, and what "
-            "other labels would give (--noise)."
-        ),
-    ] = 0,
-    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
-    noise: Annotated[
-        Noise,
-        typer.Option(
-            help="What to estimate beside the score: what a gold's labels would give (confusion), the mean over raters, or "
-            "nothing (repeats). By default raters or gold where given, else people's labels."
-        ),
-    ] = "auto",
+    us: bool | None = None,
+    draws: int = 0,
+    seed: int = 0,
+    noise: Noise = "auto",
     gold: o.GoldRun = None,
-    rater: Annotated[
-        list[str] | None,
-        typer.Option(metavar="RUN", help="Another rater, for intervals or --multiverse; may be repeated."),
-    ] = None,
-    multiverse: Annotated[
-        bool,
-        typer.Option(
-            "--multiverse",
-            help="Score under all choices of rater, rubric, weights, unrated tasks, bridge and comparison.",
-        ),
-    ] = False,
+    rater: list[str] | None = None,
+    multiverse: bool = False,
     out: o.OutTable = None,
 ) -> None:
-    """Score occupations: alpha, beta and gamma by code, with coverage, pay and percentiles."""
+    """Score occupations: alpha, beta and gamma by code, with coverage, pay and percentiles.
+
+    Args:
+        us: Add US jobs, pay and projections (BLS); onet-soc and soc2018 only, on by default there if the BLS files
+            are available.
+        draws: Add intervals from this many draws of label noise, such as 1000; 0 adds none. The score's own, and
+            what other labels would give (--noise).
+        seed: Seed of the draws.
+        noise: What to estimate beside the score: what a gold's labels would give (confusion), the mean over raters,
+            or nothing (repeats). By default raters or gold where given, else people's labels.
+        rater (RUN): Another rater, for intervals or --multiverse; may be repeated.
+        multiverse: Score under all choices of rater, rubric, weights, unrated tasks, bridge and comparison.
+    """
     from relabel.errors import UsageError
     from relabel.run import open_run
     from relabel.scoring.files import require_suffix

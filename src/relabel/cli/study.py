@@ -16,41 +16,44 @@ if TYPE_CHECKING:
     from relabel.study.file import Study
     from relabel.study.running import Place, RaterRun, StopAll
 
-app = typer.Typer(help="Label with many raters from one study file, and make its tables, pages and package.")
+app = o.Commands()
+study_app = o.Commands(
+    name="study", help="Label with many raters from one study file, and make its tables, pages and package."
+)
+app.add_typer(study_app)
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")]
 
 
-def register(parent: typer.Typer) -> None:
-    """Add the commands."""
-    parent.add_typer(app, name="study")
-
-
-@app.command()
+@study_app.command()
 def init(
-    path: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The file to write.")] = Path("study.yaml"),
+    path: Annotated[Path, typer.Argument()] = Path("study.yaml"),
 ) -> None:
-    """Write a commented study file, with a schema for editors beside it."""
+    """Write a commented study file, with a schema for editors beside it.
+
+    Args:
+        path (STUDY.yaml): The file to write.
+    """
     from relabel.study.file import init_study
 
     schema = init_study(path)
     say(f"Written: {path} and {schema}. Edit it, then: relabel study run {path} --dry-run")
 
 
-@app.command()
+@study_app.command()
 def run(
     path: StudyFile,
-    replay: Annotated[
-        bool, typer.Option("--replay", help="Take answers from the store only; send no request.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Estimate requests, cost and hours; send nothing.")
-    ] = False,
+    replay: bool = False,
+    dry_run: bool = False,
     quiet: o.Quiet = False,
 ) -> None:
     """Make what is missing of a study, and only that: runs, tables, figures, scores and pages.
 
     Raters are asked side by side, each under its own limits and all under the study's budget; one that fails does not stop the
     others. The same command goes on where it was.
+
+    Args:
+        replay: Take answers from the store only; send no request.
+        dry_run: Estimate requests, cost and hours; send nothing.
     """
     import asyncio
 
@@ -106,7 +109,7 @@ def _judge(study: Study, place: Place, raters: list[RaterRun]) -> None:
         raise GateError(f"gates failed for {', '.join(failed)}; the lines above say which")
 
 
-@app.command()
+@study_app.command()
 def status(path: StudyFile, as_json: o.AsJson = False) -> None:
     """Show where each rater of a study stands."""
     import json
@@ -152,14 +155,16 @@ def _closeness(study: Study, place: Place, raters: list[RaterRun]) -> dict[str, 
         return {}
 
 
-@app.command()
+@study_app.command()
 def package(
     path: StudyFile,
-    out: Annotated[
-        Path | None, typer.Option(help="The zip file. By default STUDY-package.zip beside the study file.")
-    ] = None,
+    out: Path | None = None,
 ) -> None:
-    """Write a replication package: one zip that rebuilds every table of the study offline."""
+    """Write a replication package: one zip that rebuilds every table of the study offline.
+
+    Args:
+        out: The zip file. By default STUDY-package.zip beside the study file.
+    """
     from relabel.settings import settings
     from relabel.study.file import read_study
     from relabel.study.package import write_package
@@ -173,7 +178,7 @@ def package(
     )
 
 
-@app.command()
+@study_app.command()
 def rebuild(path: StudyFile, quiet: o.Quiet = False) -> None:
     """Make the results of an unpacked replication package again, from its answers alone, and compare their checksums."""
     from relabel.errors import DataError

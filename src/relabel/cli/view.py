@@ -3,40 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from relabel.cli._options import RUN_HELP
+from relabel.cli._options import Commands
 from relabel.cli.terminal import doing, say_next
 
-
-def register(app: typer.Typer) -> None:
-    """Add the command `view`."""
-    app.command("view")(view)
+app = Commands()
 
 
+@app.command()
 def view(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help=RUN_HELP)],
+    runs: list[str],
     *,
-    gold: Annotated[
-        list[str] | None,
-        typer.Option(metavar="G", help="Show the labels of this gold too; repeatable. By default the one that fits."),
-    ] = None,
-    review: Annotated[
-        Path,
-        typer.Option(
-            metavar="F.csv",
-            help="Where reviews are kept. A file that is there is taken up, also one that `relabel review` wrote.",
-        ),
-    ] = Path("review.csv"),
-    tasks: Annotated[
-        str | None,
-        typer.Option(
-            metavar="REF", help="Where titles and texts come from. By default the list that the run was made from."
-        ),
-    ] = None,
-    browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
+    gold: list[str] | None = None,
+    review: Path = Path("review.csv"),
+    tasks: str | None = None,
+    browser: bool = True,
 ) -> None:
     """Look through labels in the browser, and review them by keyboard.
 
@@ -44,6 +28,14 @@ def view(
     hidden while you decide. Each review is saved at once, as a gold: `relabel eval RUN --gold F.csv`.
 
     The page is served to this machine alone, under an address that cannot be guessed, until Ctrl-C.
+
+    Args:
+        runs (RUN...): A run folder, a name under runs/, or a published set such as eloundou-2023:gpt4.
+        gold (G): Show the labels of this gold too; repeatable. By default the one that fits.
+        review (F.csv): Where reviews are kept. A file that is there is taken up, also one that `relabel review`
+            wrote.
+        tasks (REF): Where titles and texts come from. By default the list that the run was made from.
+        browser: Open the page in the browser.
     """
     import webbrowser
 
