@@ -7,10 +7,11 @@ environment and from addresses: keys, tokens in a header or in a query, user inf
 from __future__ import annotations
 
 import base64
+import html
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
@@ -22,37 +23,11 @@ _SHORTEST = 4
 """Characters of a secret; what is shorter protects nothing and might be a label."""
 _KEY_WORD = 16
 """Characters of a word of letters and digits that is taken for a key."""
-_LONGEST_WORD = 11
-"""Letters of a key that is a word: a placeholder, which may be a label too."""
 _PLACEHOLDERS = frozenset(
-    [
-        "none",
-        "null",
-        "empty",
-        "local",
-        "test",
-        "dummy",
-        "fake",
-        "key",
-        "secret",
-        "token",
-        "password",
-        "ollama",
-        "lm-studio",
-        "vllm",
-        "unused",
-        "anything",
-        "placeholder",
-        "no-key",
-        "not-needed",
-        "sk-no-key-required",
-        "-",
-        "x",
-        "xx",
-        "xxx",
-    ]
+    "none null empty local test dummy fake key secret token password ollama lm-studio vllm unused anything placeholder no-key "
+    "not-needed sk-no-key-required assistant choices content exposed length message messages object rationale strict".split()
 )
-"""What people give to servers that want a key and check none: taking these out would change answers."""
+"""What people give to servers that want a key and check none, and words of replies: taking these out would change answers."""
 _NAMES = r"(?:api[-_]?key|key|token|secret|sig|signature|password|passwd|pass|auth|authorization|credential|cookie)s?"
 _SECRET_NAME = re.compile(rf"(?:^|[-_.]){_NAMES}(?:$|[-_.])|apikey|(?-i:[a-z](?:Key|Token|Secret))$", re.IGNORECASE)
 _USER_INFORMATION = re.compile(r"(?<=://)[^\s/?#\"'<>@]*(?:@[^\s/?#\"'<>@]+)*@(?=[\w\[.])")
@@ -60,6 +35,11 @@ _QUERY = re.compile(rf"([?&;][\w.-]*?{_NAMES}=)(?!\[key\])[^&;#\s\"'<>)\]]+", re
 _BEARER = re.compile(r"\b(bearer|basic)\s+(?=\S*[\d=])[A-Za-z0-9+/=._~-]{8,}", re.IGNORECASE)
 _LOOKS_LIKE_A_KEY = re.compile(r"\b(?:sk|pk|key)-(?=[A-Za-z_-]*[\d*])[A-Za-z0-9_*-]{6,}")
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\(/)")
+_SPELLINGS: Mapping[str, Callable[[str], str]] = {
+    "\\": lambda text: _ESCAPE.sub(lambda match: match[2] or chr(int(match[1], 16)), text),
+    "%": unquote,
+    "&": html.unescape,
+}
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
 
 _known: set[str] = set()
@@ -78,19 +58,18 @@ def guard(*secrets: str | None) -> None:
             _known.update(
                 {value, secret, quote(value, safe=""), unquote(value), *quoted, quoted[0].replace("/", r"\/")}
             )
+            _known.update(_base64(text) for text in (value, f":{value}", f"{value}:"))
     if len(_known) > before:
-        _pattern = re.compile("|".join(map(_alternative, sorted(_known, key=len, reverse=True))))
-
-
-def guard_key(key: str) -> None:
-    """Keep an API key from being told; a short word is a placeholder, as servers take that check none."""
-    if not (key.isalpha() and len(key) <= _LONGEST_WORD):
-        guard(key)
+        _pattern = re.compile("|".join(map(_alternative, sorted(_known, key=len, reverse=True))), re.IGNORECASE)
 
 
 def _alternative(value: str) -> str:
     word = re.escape(value)
-    return word if len(value) >= _SHORT else rf"(?<![A-Za-z0-9]){word}(?![A-Za-z0-9])"
+    return word if len(value) >= _SHORT and not value.isalpha() else rf"(?<![A-Za-z0-9]){word}(?![A-Za-z0-9])"
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode("utf-8", "replace")).decode().rstrip("=")
 
 
 def guard_address(address: str | None) -> None:
@@ -102,7 +81,7 @@ def guard_address(address: str | None) -> None:
     if at:
         name, colon, password = user.partition(":")
         guard(password if colon else name, unquote(password if colon else name))
-        guard(*(base64.b64encode(unquote(text).encode()).decode() for text in (user, f"{name}:{password}")))
+        guard(*(_base64(unquote(text)) for text in (user, f"{name}:{password}")))
     query = address.partition("?")[2].partition("#")[0]
     guard(*(value for name, value in parse_qsl(query) if _SECRET_NAME.search(name)))
 
@@ -112,7 +91,7 @@ def guard_environment(environ: Mapping[str, str] = os.environ) -> None:
     for name, value in environ.items():
         upper = name.upper()
         if upper in {"OPENAI_API_KEY", "OPENAI_ADMIN_KEY"}:
-            guard_key(value)
+            guard(value)
         elif upper == "OPENAI_CUSTOM_HEADERS":
             guard_headers(dict(line.split(":", 1) for line in value.splitlines() if ":" in line))
         elif upper == "OPENAI_BASE_URL" or upper.endswith("_PROXY"):
@@ -146,18 +125,15 @@ def forget() -> None:
 
 
 def masked(text: str) -> str:
-    """A text without the secrets that are known, also where JSON escapes spell them."""
+    """A text without the secrets that are known, also where JSON, an address or HTML spells them by escapes."""
     if _pattern is not None:
         text = _pattern.sub(MASK, text)
-        if "\\" in text and (plain := _ESCAPE.sub(_unescaped, text)) != text and _pattern.search(plain):
-            text = _pattern.sub(MASK, plain)
+        for mark, decoded in _SPELLINGS.items():
+            if mark in text and (plain := decoded(text)) != text and _pattern.search(plain):
+                text = _pattern.sub(MASK, plain)
     if "://" in text:
         text = _QUERY.sub(rf"\1{MASK}", _USER_INFORMATION.sub("", text))
     return text
-
-
-def _unescaped(match: re.Match[str]) -> str:
-    return match[2] or chr(int(match[1], 16))
 
 
 def clean(text: str) -> str:
@@ -180,8 +156,8 @@ def clean_document(value: Any) -> Any:
 def may_hold_secret(text: str) -> bool:
     """Whether a JSON text may hold a known secret: what spares most replies the walk through all of their values."""
     # Of JSON's escapes only these spell what could stand plainly; keys with quotes in them are known in their escaped spelling.
-    return (
-        "\\u" in text or "\\/" in text or "://" in text or (_pattern is not None and _pattern.search(text) is not None)
+    return any(mark in text for mark in ("\\u", "\\/", "%", "&", "://")) or (
+        _pattern is not None and _pattern.search(text) is not None
     )
 
 

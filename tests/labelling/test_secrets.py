@@ -101,7 +101,8 @@ def echo(seen: Seen) -> Reply:
         return Reply(422, f"<html>{told} {escaped}")
     if number % 6 == 3:
         answer = chat(json.dumps({"rationale": told, "label": "exposed"}), model=told, finish_reason="stop")
-        return Reply(body=json.dumps({**answer, KEY: [told]}).replace(f'"{KEY}"', f'"{escaped}"'))
+        body = json.dumps({**answer, KEY: [told]}).replace(f'"{KEY}"', f'"{escaped}"')
+        return Reply(body=body, headers={"x-upstream": told, "x-litellm-model-api-base": f"http://{KEY}.example"})
     if number % 6 == 4:
         return Reply(body=f"no JSON {told} {escaped}")
     return Reply(body=chat(json.dumps({"rationale": told, "label": told})))
@@ -266,9 +267,13 @@ def test_every_spelling_of_a_secret_goes() -> None:
     assert masked(r"a sk\"/x-1 b") == "a [key] b"
     assert masked(r"a sk\"\/x-1 b") == "a [key] b"
     assert masked(r"a \u0073k\u0022\u002fx-1 b") == "a [key] b"
+    assert masked("a %73%6B%22%2F%78-1 b") == "a [key] b"
+    assert masked('a SK"/X-1 b') == "a [key] b"
+    assert masked("a sk&quot;&#47;x-1 b") == "a [key] b"
+    assert masked("Basic " + base64.b64encode(b':sk"/x-1').decode()).startswith("Basic [key]")
     assert clean_document({'sk"/x-1': ['sk"/x-1', {"a": 1}]}) == {MASK: [MASK, {"a": 1}]}
-    guard("k9!z")
-    assert masked("k9!z, ak9!zb") == f"{MASK}, ak9!zb"
+    guard("k9!z", "sesame")
+    assert masked("k9!z, ak9!zb, sesame, sesames") == f"{MASK}, ak9!zb, {MASK}, sesames"
 
 
 def test_what_looks_like_a_secret_goes_from_messages_and_titles_stay() -> None:

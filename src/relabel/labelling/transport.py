@@ -25,7 +25,7 @@ from relabel import __version__
 from relabel.errors import UsageError
 from relabel.labelling.providers import COST_HEADERS, OPENAI_URL, UNKNOWN, UPSTREAM_HEADERS, Provider, provider_of
 from relabel.labelling.wire import PATHS, Api
-from relabel.redaction import clean, guard_address, guard_key, public_url
+from relabel.redaction import clean, guard, guard_address, masked, public_url
 
 if TYPE_CHECKING:
     import aiohttp
@@ -202,7 +202,7 @@ class Http:
     def __init__(
         self, base_url: str | None, secret: str, provider: Provider = UNKNOWN, headers: Mapping[str, str] | None = None
     ) -> None:
-        guard_key(secret)
+        guard(secret)
         guard_address(base_url)
         secret = secret.strip(" ")
         require_sendable(secret)
@@ -279,7 +279,7 @@ class HttpTransport:
                         break
                 named = ((name.lower(), value) for name, value in reply.headers.items())
                 kept = {
-                    name: value
+                    name: masked(value)
                     for name, value in named
                     if name.startswith(_WORTH_KEEPING) or name.endswith(COST_HEADERS)
                 }
