@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
@@ -23,9 +24,9 @@ _SHORTEST = 4
 """Characters of a secret; what is shorter protects nothing and might be a label."""
 _KEY_WORD = 16
 """Characters of a word of letters and digits that is taken for a key."""
-_PLACEHOLDERS = frozenset(
+_PLACEHOLDERS = (
     "none null empty local test dummy fake key secret token password ollama lm-studio vllm unused anything placeholder no-key "
-    "not-needed sk-no-key-required assistant choices content exposed length message messages object rationale strict".split()
+    "not-needed sk-no-key-required assistant choices content exposed length message messages object rationale strict"
 )
 """What people give to servers that want a key and check none, and words of replies: taking these out would change answers."""
 _NAMES = r"(?:api[-_]?key|key|token|secret|sig|signature|password|passwd|pass|auth|authorization|credential|cookie)s?"
@@ -51,7 +52,7 @@ def guard(*secrets: str | None) -> None:
     global _pattern  # noqa: PLW0603  one set of secrets a process, as there is one environment
     before = len(_known)
     for secret in secrets:
-        if secret and (value := secret.strip()) and value.lower() not in _PLACEHOLDERS:
+        if secret and (value := secret.strip()) and value.lower() not in _PLACEHOLDERS.split():
             if len(value) < _SHORTEST or (len(value) < _SHORT and value.isalpha()):
                 continue
             quoted = [json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]]
@@ -99,10 +100,15 @@ def guard_environment(environ: Mapping[str, str] = os.environ) -> None:
 
 
 def guard_headers(headers: Mapping[str, str]) -> None:
-    """Keep from being told what headers hold of credentials."""
+    """Keep from being told what headers hold of credentials: whole values, words of them, and what `name=value` pairs name."""
     for name, value in headers.items():
-        if is_secret_name(name):
-            guard(value, value.strip().rpartition(" ")[2])
+        if is_secret_header(name, value):
+            guard(value, value.strip().rpartition(" ")[2], *re.findall(r"=\s*\"?([^\s;,\"]+)", value))
+            with suppress(ValueError):
+                scheme, _, coded = value.strip().partition(" ")
+                guard(
+                    *base64.b64decode(coded, validate=True).decode().split(":", 1) if scheme.lower() == "basic" else ()
+                )
 
 
 def is_secret_name(name: str) -> bool:

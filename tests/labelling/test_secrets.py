@@ -167,14 +167,17 @@ def test_nothing_that_a_run_writes_or_prints_holds_a_secret(tmp_path: Path) -> N
         (["--provider", "azure"], {"AZURE_OPENAI_API_KEY": KEY}),
         (["--header", f"X-Subscription-Token={KEY}"], {}),
         (["--header", f"Authorization=Bearer {KEY}"], {}),
-        (["--header", f"Cookie=session={TOKEN}"], {}),
+        (["--header", f"Cookie=a=b; session={TOKEN}"], {}),
+        (["--header", "Authorization=Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()], {}),
+        ([], {"OPENAI_CUSTOM_HEADERS": f"X-Token: id=1,sig={TOKEN}"}),
     ],
 )
 def test_a_key_by_another_way_holds_no_less_secret(
     words: list[str], environment: dict[str, str], tmp_path: Path
 ) -> None:
     def tell(seen: Seen) -> Reply:
-        return echo(seen) if len(echoed) % 7 else refused(400, " ".join(f"{n}={v}" for n, v in seen.headers.items()))
+        told = " ".join(f"{n}={v}" for n, v in seen.headers.items())
+        return echo(seen) if len(echoed) % 7 else refused(400, told + PASSWORD * ("Basic" in told))
 
     echoed.clear()
     with provider(tell) as fake:

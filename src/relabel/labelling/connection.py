@@ -17,7 +17,7 @@ from relabel.labelling.providers import OPENAI_URL, UNKNOWN, Provider, provider_
 from relabel.labelling.request import Endpoint, host_of
 from relabel.labelling.transport import LOCAL_TIMEOUTS, Timeouts
 from relabel.labelling.wire import Api
-from relabel.redaction import guard, guard_address, is_secret_header, public_url
+from relabel.redaction import guard_address, guard_headers, is_secret_header, public_url
 from relabel.settings import Settings
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
@@ -127,9 +127,8 @@ def parse_headers(given: Sequence[str]) -> dict[str, str]:
             raise UsageError(f"--header {_shown(name)} is not NAME=VALUE with the name and value of an HTTP header")
         if name.lower() in _TRANSPORT_HEADERS:
             raise UsageError(f"--header {name} cannot be replaced: relabel sets it for each request; remove the option")
-        if is_secret_header(name, value):
-            guard(value, value.rpartition(" ")[2])
         found[name] = value
+    guard_headers(found)
     return found
 
 
