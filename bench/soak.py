@@ -78,7 +78,14 @@ class Tally:
 
 
 def _child(words: list[str], environment: dict[str, str], log: str) -> None:
-    """A start, in a process of its own that has everything imported."""
+    """A start, in a process of its own that has everything imported; Ctrl-C before the command itself has begun leaves as it would."""
+    try:
+        _start(words, environment, log)
+    except KeyboardInterrupt:
+        os._exit(130)
+
+
+def _start(words: list[str], environment: dict[str, str], log: str) -> None:
     from relabel.cli.app import run_app
     from relabel.labelling import leases, refusals, runner
     from relabel.labelling.batch import state
