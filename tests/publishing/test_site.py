@@ -144,7 +144,7 @@ def test_a_partial_export_says_partial_on_every_page(sample_run: MakeRun, tmp_pa
     export_run(run, tmp_path / "export", allow_partial=True, draws=0)
     built = build_site(tmp_path / "export", tmp_path / "site")
     for page in pages(built.folder):
-        assert "PARTIAL: the run is incomplete" in Seen(page).text, page
+        assert "These scores are partial: they rest on 50 of 60 tasks, and the others" in Seen(page).text, page
     without = Seen(tmp_path / "site/occupations/2237.html").text
     assert "No score" in without
     assert "No labelled tasks for O*NET-SOC 2019 29-1141.00" in without
@@ -461,7 +461,8 @@ def test_only_a_site_is_served_and_only_on_this_machine(site: Site, tmp_path: Pa
 
 def test_changes_are_listed_with_their_causes_and_told_on_the_page(site: Site) -> None:
     seen = Seen(site.folder / "changes.html")
-    assert "against baseline" in " ".join(seen.text.split())
+    assert "the labels of the run baseline before" in " ".join(seen.text.split())
+    assert "The earlier scores are partial: they rest on 50 of 60 tasks" in seen.text
     assert [link for link in seen.links if link.startswith("occupations/")]
     export = (site.folder / "data/changes.csv").read_text(encoding="utf-8").splitlines()
     head = export[0].split(",")

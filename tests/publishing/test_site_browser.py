@@ -330,9 +330,41 @@ def test_the_site_works_from_a_server_as_from_a_folder(served: str, page: OpenPa
     expect(opened.locator("#compared tbody tr").first).to_be_visible()
 
 
-def test_a_page_prints_without_menu_and_switch(site: Site, page: OpenPage, tmp_path: Path) -> None:
+def test_a_page_prints_without_menu_and_names_the_reading_that_is_shown(site: Site, page: OpenPage) -> None:
     opened = page(address(site, "occupations/2134.html"))
     opened.emulate_media(media="print")
     expect(opened.locator("nav")).to_be_hidden()
-    expect(opened.locator(".switch")).to_be_hidden()
+    expect(opened.locator(".switch label:visible")).to_have_text(["Model alone"])
     expect(opened.locator("h1")).to_be_visible()
+
+
+def test_a_map_prints_with_its_colours_and_their_key_and_without_its_table(site: Site, page: OpenPage) -> None:
+    opened = page(address(site, "map.html"))
+    opened.emulate_media(media="print")
+    for coloured in (".tile", ".legend i"):
+        kept = opened.locator(coloured).first.evaluate("e => getComputedStyle(e).printColorAdjust")
+        assert kept == "exact"
+    expect(opened.locator(".legend")).to_be_visible()
+    expect(opened.locator("#map-table")).to_be_hidden()
+    assert "keyboard" not in opened.locator("main").inner_text()
+
+
+@pytest.mark.parametrize("width", [768, 1280, 1920])
+def test_every_kind_of_page_fits_screens_and_paper_without_gaps_among_its_facts(
+    site: Site, thin: Site, page: OpenPage, width: int
+) -> None:
+    opened = page(width=width)
+    for built, kinds in ((site, KINDS), (thin, ("totals", "index"))):
+        for kind in kinds:
+            opened.goto(address(built, f"{kind}.html"))
+            assert opened.evaluate("document.documentElement.scrollWidth") <= width, kind
+            for facts in opened.locator(".facts:visible").all():
+                edges = facts.evaluate(
+                    "e => [e, ...[...e.children].filter(c => c.offsetWidth)].map(c => c.getBoundingClientRect().right)"
+                )
+                assert edges[-1] == pytest.approx(edges[0], abs=2), kind  # the last row is full
+            opened.emulate_media(media="print")
+            opened.set_viewport_size({"width": 718, "height": 1000})  # A4 less its margins
+            assert opened.evaluate("document.documentElement.scrollWidth") <= 718, kind
+            opened.emulate_media(media="screen")
+            opened.set_viewport_size({"width": width, "height": 900})

@@ -157,7 +157,7 @@ class FamilyFigures:
         if not self._jobs:
             return dict.fromkeys(self.codes, 1.0), "occupations weigh alike, because their US jobs are not known"
         period = bls.wage_releases()[0].period
-        return self._jobs, f"occupations weigh by US jobs (OEWS, {period}; {_SPLIT})"
+        return self._jobs, f"occupations weigh by US jobs (OEWS, {period})"
 
     def _mean(self, values: Mapping[str, float]) -> tuple[float | None, str]:
         """Weighted mean over the occupations that have a value; None where they hold less than `ENOUGH` of the weight."""

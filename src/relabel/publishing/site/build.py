@@ -283,6 +283,7 @@ _FILTERS: dict[str, Callable[..., Any]] = {
     "signed": figures.signed,
     "change": figures.change,
     "plain": figures.plain,
+    "warning": figures.warning,
     "for_readers": views.for_readers,
     "reason": figures.reason,
     "first_upper": figures.first_upper,

@@ -76,6 +76,15 @@ def reason(text: str) -> str:
     return first_upper(plain(text.split(": ", 1)[-1]))
 
 
+def warning(note: str | None, whose: str = "These scores") -> str | None:
+    """What every reader must know of a document first, from its note: that it is a sample, or partial; None for neither."""
+    said = ["SAMPLE: the tasks, labels, jobs and pay are invented and say nothing about a real occupation."]
+    said = said if "SAMPLE: " in (note or "") else []
+    if rests := re.search(r"PARTIAL: .*?rests on ([\d,]+ of [\d,]+) tasks", note or ""):
+        said.append(f"{whose} are partial: they rest on {rests[1]} tasks, and the others have no label.")
+    return " ".join(said) or None
+
+
 def first_upper(text: str) -> str:
     """A remark with its first letter in upper case and all others as they are."""
     return text[:1].upper() + text[1:]

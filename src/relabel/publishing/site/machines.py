@@ -93,7 +93,7 @@ body{{margin:0;font:16px/1.4 system-ui,sans-serif;color:#1c2430;background:#fff}
 h1{{font-size:1.1em;margin:0 0 8px}}dl{{margin:0}}dt{{float:left}}dd{{text-align:right;margin:0;font-weight:600}}
 .bar{{clear:both;height:8px;background:#d5dbe1;margin:2px 0 8px}}.bar i{{display:block;height:8px;background:#2b6cb0}}
 p{{margin:4px 0 0;font-size:.85em}}
-</style></head><body><div class="card"><h1>{title}</h1><dl>{rows}</dl><p dir="auto">{words}.</p>
+</style></head><body><div class="card"><h1>{title}</h1><dl>{rows}</dl><p dir="auto">{words}</p>
 <p><a href="{link}" target="_blank" rel="noopener">{site}</a></p></div></body></html>
 """
 
@@ -117,8 +117,7 @@ def card(page: Row, site: str, link: str) -> bytes:
         words = "This score rests on too little to be read."
     elif not rows:
         words = "This occupation has no score."
-    marks = [part for part in (page["note"] or "").split("; ") if part.startswith(("PARTIAL", "SAMPLE"))]
-    words = html.escape(". ".join([words.rstrip("."), *marks]))
+    words = html.escape(f"{words} {figures.warning(page['note']) or ''}".strip())
     title = html.escape(page["title"][:200])
     return _CARD.format(
         title=title, rows=rows, words=words, link=html.escape(link, quote=True), site=html.escape(site)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from relabel.publishing.site.bundle import ExportBundle
-from relabel.publishing.site.figures import Box, log_axis, squarified
+from relabel.publishing.site.figures import Box, log_axis, squarified, warning
 from relabel.publishing.site.machines import largest_sources
 
 Row = dict[str, Any]
@@ -80,7 +80,7 @@ def about(book: ExportBundle) -> Row:
         "date": date,
         "made": f"{made}{f', made on {date}' if date else ''}.",
         "version": book.package["version"],
-        "note": for_readers("; ".join(marks)) if (marks := marks_of(method)) else None,
+        "note": warning(method["note"]),
         "majors": list({row["code"]: row for page in book.occupations if (row := page["above"].get("major"))}.values()),
         "counts": counts,
         "caution": method["score"]["caution"],
@@ -93,11 +93,6 @@ def about(book: ExportBundle) -> Row:
         "careers": bool(book.families),
         "licences": [entry.get("title", entry["name"]) for entry in book.package["licenses"]],
     }
-
-
-def marks_of(page: Row) -> list[str]:
-    """What every reader must know of a document first: that it is a sample, or a part; not how intervals were made."""
-    return [part for part in (page["note"] or "").split("; ") if part.startswith(("PARTIAL", "SAMPLE"))]
 
 
 def for_readers(text: str) -> str:
@@ -385,7 +380,7 @@ def scatter(paid: Sequence[Row]) -> Row:
 
 
 def _outliers(dots: Sequence[Row], reading: str) -> list[Row]:
-    """Occupations far from what their pay would suggest, and the best paid one, as many as have room for their names."""
+    """Occupations far from what their pay would suggest, and the best and the worst paid one, as many as have room for their names."""
     placed = [dot for dot in dots if dot[reading] is not None]
     if len(placed) < 3:
         return []
@@ -395,7 +390,7 @@ def _outliers(dots: Sequence[Row], reading: str) -> list[Row]:
     slope = math.fsum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / spread if spread else 0.0
     far = sorted(placed, key=lambda dot: -abs(dot[reading] - mean_y - slope * (dot["x"] - mean_x)))
     named: list[Row] = []
-    for dot in [placed[-1], *far]:
+    for dot in [placed[-1], placed[0], *far]:
         free = all(abs(dot[reading] - other["y"]) > 5 or abs(dot["x"] - other["x"]) > 18 for other in named)
         if free and len(named) < _MOST_NAMED:
             named.append({"x": dot["x"], "y": dot[reading], "title": dot["row"]["title"], "reading": reading})
