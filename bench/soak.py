@@ -77,15 +77,8 @@ class Tally:
         return f"{said}, {self.on_the_wire:,} on the wire of a killed process, {self.lost:,} lost, {self.twice:,} bought twice"
 
 
-def _child(words: list[str], environment: dict[str, str], log: str) -> None:
-    """A start, in a process of its own that has everything imported; Ctrl-C before the command itself has begun leaves as it would."""
-    try:
-        _start(words, environment, log)
-    except KeyboardInterrupt:
-        os._exit(130)
-
-
-def _start(words: list[str], environment: dict[str, str], log: str) -> None:
+def _child(words: list[str], environment: dict[str, str], log: str, begun: Any) -> None:
+    """A start, in a process of its own that has everything imported."""
     from relabel.cli.app import run_app
     from relabel.labelling import leases, refusals, runner
     from relabel.labelling.batch import state
@@ -104,7 +97,11 @@ def _start(words: list[str], environment: dict[str, str], log: str) -> None:
     pauses = refusals.RetryPolicy.__init__
     pauses.__defaults__ = tuple(0.05 if value == 60.0 else value for value in pauses.__defaults__ or ())
     print("$", *words, flush=True)
-    code = run_app(words)
+    try:
+        begun.set()
+        code = run_app(words)
+    except KeyboardInterrupt:  # on the line before the command
+        code = 130
     sys.stdout.flush()
     os._exit(code)
 
@@ -124,6 +121,7 @@ class Schedule:
         self.running: dict[Any, float] = {}
         self.killed: dict[Any, float] = {}
         self.deaths: list[tuple[float, float]] = []
+        self.begun: dict[Any, Any] = {}
         self.told: set[Any] = set()
         self.turn = 0
         self.act_at: set[int] = set()
@@ -177,9 +175,11 @@ class Schedule:
             "RELABEL_STORE": "",
             "NO_PROXY": "127.0.0.1",
         }
-        process = CONTEXT.Process(target=_child, args=(list(words), environment, str(self.log)))
+        begun = CONTEXT.Event()
+        process = CONTEXT.Process(target=_child, args=(list(words), environment, str(self.log), begun))
         process.start()
         self.tally.starts += 1
+        self.begun[process] = begun
         self.running[process] = time.monotonic()
         return process
 
@@ -189,6 +189,8 @@ class Schedule:
         if alive:
             number = self.chance.choice(SIGNALS)
             process = self.chance.choice(alive)
+            if number == signal.SIGINT:  # before the command begins, Ctrl-C meets this script and not relabel
+                self.begun[process].wait(LONGEST_S)
             self.tally.signals += 1
             if number == signal.SIGKILL or process in self.told:  # a second one makes it leave at once
                 self.killed.setdefault(process, time.monotonic())
