@@ -96,6 +96,33 @@ def test_a_rater_that_fails_does_not_stop_the_others(capsys: pytest.CaptureFixtu
     assert Path("study-results/report.html").exists()
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["http://HOST", "https://api.openai.com.example/v1", "http://api.openai.com/v1", "https://gw.example/anthropic"],
+)
+def test_a_study_file_alone_sends_nothing_to_a_host_that_its_user_does_not_know(
+    address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ANOTHER_SECRET", KEY)
+    path, run = Path("study.yaml"), ["study", "run", "study.yaml", "--quiet"]
+    with provider(by_words(3)) as fake:
+        address = address.replace("HOST", fake.base_url.removeprefix("http://").replace("127.0.0.1", "0.0.0.0"))
+        host = address.split("/")[2].partition(":")[0]
+        write(path, {**rater("a", fake), "base_url": address, "key_env": "ANOTHER_SECRET"}, scoring=None)
+        for more in ([], ["--dry-run"], ["--allow-host", "other.example"]):
+            assert run_app([*run, *more]) == 2
+            assert f"--allow-host {host}" in capsys.readouterr().err
+        assert fake.seen == []
+        assert run_app([*run, "--replay"]) == 5
+        if host == "0.0.0.0":
+            assert run_app([*run, "--allow-host", host]) == 0
+            assert len(fake.seen) == 40
+            assert run_app(run) == 0  # it is complete, and nothing would be sent
+        else:
+            monkeypatch.setenv("OPENAI_BASE_URL", address)
+            assert run_app([*run, "--dry-run"]) == 0
+
+
 def test_the_budget_is_that_of_all_raters_over_all_starts() -> None:
     path = Path("study.yaml")
     priced = {"price": "1/1", "max_tokens": 50, "concurrency": 2}
@@ -124,6 +151,11 @@ def test_the_package_rebuilds_the_tables_from_its_answers_alone(
         assert run_app(["study", "package", str(path)]) == 2
         assert "labels are missing" in capsys.readouterr().err
         assert run_app(["study", "run", str(path), "--quiet"]) == 0
+    Path("own.csv").rename("kept.csv")
+    Path("own.csv").symlink_to("kept.csv")
+    assert run_app(["study", "package", str(path)]) == 3
+    assert "own.csv is a symbolic link" in capsys.readouterr().err
+    Path("kept.csv").replace("own.csv")
     made = results(Path("study-results"))
     assert run_app(["study", "package", str(path)]) == 0
     elsewhere = tmp_path / "elsewhere"

@@ -100,8 +100,13 @@ async def alabel(
         raise
 
 
-def study(path: str | Path = "study.yaml", *, replay: bool = False) -> Results:
+def study(path: str | Path = "study.yaml", *, replay: bool = False, allow_hosts: Sequence[str] = ()) -> Results:
     """Make what is missing of a study, as `relabel study run`, and give its results.
+
+    Args:
+        path: The study file.
+        replay: Whether answers come from the store alone.
+        allow_hosts: Hosts that may get tasks and key though only the study file names them.
 
     Raises:
         RelabelError: A rater failed, or labels are missing; the results of the others are written all the same.
@@ -114,7 +119,7 @@ def study(path: str | Path = "study.yaml", *, replay: bool = False) -> Results:
     place = Place(Path(path))
     read, environment, stop = read_study(place.file), settings(), StopAll()
     raters = plan(read, place, environment)
-    _in_thread(run_raters(raters, read, place, environment, replay=replay, stop=stop), stop)
+    _in_thread(run_raters(raters, read, place, environment, replay=replay, allow_hosts=allow_hosts, stop=stop), stop)
     results = write_results(read, place, runs_of(raters), study_tasks(read, place))
     raise_first(raters)
     return results

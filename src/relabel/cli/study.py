@@ -44,6 +44,7 @@ def run(
     path: StudyFile,
     replay: bool = False,
     dry_run: bool = False,
+    allow_host: list[str] | None = None,
     quiet: o.Quiet = False,
 ) -> None:
     """Make what is missing of a study, and only that: runs, tables, figures, scores and pages.
@@ -54,16 +55,28 @@ def run(
     Args:
         replay: Take answers from the store only; send no request.
         dry_run: Estimate requests, cost and hours; send nothing.
+        allow_host: Send tasks and key to this host, which only the study file names; repeatable. Known providers and this machine need no
+            such word.
     """
     import asyncio
 
     from relabel.settings import settings
     from relabel.study.file import read_study
-    from relabel.study.running import Place, StopAll, plan, raise_first, run_raters, runs_of, study_tasks
+    from relabel.study.running import (
+        Place,
+        StopAll,
+        plan,
+        raise_first,
+        require_known_hosts,
+        run_raters,
+        runs_of,
+        study_tasks,
+    )
 
     study, place, environment = read_study(path), Place(path), settings()
     raters = plan(study, place, environment)
     if dry_run:
+        require_known_hosts(raters, environment, allow_host or ())
         _estimates(raters, environment)
         return
 
@@ -71,7 +84,10 @@ def run(
         from relabel.cli._labelling import stopping_on_signals
 
         with stopping_on_signals(stop, "waiting for the answers in flight", look="quiet" if quiet else "people"):
-            await _shown(run_raters(raters, study, place, environment, replay=replay, stop=stop), raters, quiet=quiet)
+            making = run_raters(
+                raters, study, place, environment, replay=replay, allow_hosts=allow_host or (), stop=stop
+            )
+            await _shown(making, raters, quiet=quiet)
 
     asyncio.run(work(StopAll()))
     _table(raters)

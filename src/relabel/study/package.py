@@ -17,6 +17,7 @@ import yaml
 
 from relabel import __version__
 from relabel.errors import DataError, UsageError
+from relabel.files import require_own
 from relabel.labelling.maintenance import pack, unpack
 from relabel.labelling.store import Store
 from relabel.redaction import masked
@@ -101,6 +102,8 @@ def _inputs(study: Study, place: Place, folder: Path) -> tuple[dict[str, Any], l
             name = f"inputs/{len(copied) + 1}/{beside.name}"
             copied[ref] = name
             (folder / name).parent.mkdir(parents=True)
+            for path in (beside, *beside.rglob("*")):
+                require_own(path)  # a link in a stranger's study would put another file of the user's into the package
             if beside.is_dir():
                 shutil.copytree(beside, folder / name)
             else:

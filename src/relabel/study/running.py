@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from relabel.errors import DataError, IncompleteRunError, ProviderError, RelabelError, RunInterruptedError, UsageError
 from relabel.files import require_own
@@ -19,6 +22,7 @@ from relabel.labelling.estimate import Estimate, Limit, estimate, limits
 from relabel.labelling.job import Job, Stop
 from relabel.labelling.options import RunOptions, checked_parameters, default_name, make_engine
 from relabel.labelling.pricing import Budget, Price, given_price
+from relabel.labelling.providers import UNKNOWN, provider_of
 from relabel.labelling.runner import run_job
 from relabel.labelling.session import spent_before
 from relabel.labelling.store import Store
@@ -242,6 +246,36 @@ def _options(rater: Rater, study: Study, place: Place, *, model: str) -> RunOpti
     )
 
 
+def require_known_hosts(raters: Sequence[RaterRun], environment: Settings, allow_hosts: Collection[str] = ()) -> None:
+    """Make sure that a study file, which may be a stranger's, sends tasks and key to nobody whom its user does not know.
+
+    Args:
+        raters: From `plan`.
+        environment: Settings from the environment; `OPENAI_BASE_URL` is the user's word.
+        allow_hosts: Further hosts that the user knows. Providers of `data/providers.toml` and `RELABEL_PROVIDERS` are known over https,
+            and so is this machine.
+
+    Raises:
+        UsageError: A rater that is not complete would send to another host.
+    """
+    for one in raters:
+        address = one.connection and one.rater.base_url and one.connection.base_url
+        if not address or one.state == "complete":
+            continue
+        parts, own = urlsplit(address), urlsplit(environment.openai_base_url or "")
+        host = parts.hostname or ""
+        by_user = host in allow_hosts or (parts.scheme, parts.netloc) == (own.scheme, own.netloc)
+        provider = parts.scheme == "https" and provider_of(f"https://{parts.netloc}") is not UNKNOWN
+        this_machine = host == "localhost"
+        with suppress(ValueError):
+            this_machine |= ip_address(host).is_loopback
+        if not (by_user or provider or this_machine):
+            raise UsageError(
+                f"the rater {one.rater.name} would send tasks and your key to {host}, which only the study file names; "
+                f"if you trust it, add --allow-host {host}"
+            )
+
+
 async def run_raters(
     raters: Sequence[RaterRun],
     study: Study,
@@ -249,6 +283,7 @@ async def run_raters(
     environment: Settings,
     *,
     replay: bool = False,
+    allow_hosts: Collection[str] = (),
     stop: StopAll | None = None,
     changed: Callable[[RaterRun], None] = lambda _: None,
 ) -> None:
@@ -260,9 +295,15 @@ async def run_raters(
         place: Where it lies.
         environment: Settings from the environment.
         replay: Whether answers come from the store alone.
+        allow_hosts: See `require_known_hosts`.
         stop: Called to stop all of them.
         changed: Called when a rater starts and when it ends.
+
+    Raises:
+        UsageError: A rater would send to a host that only the study file names.
     """
+    if not replay:
+        require_known_hosts(raters, environment, allow_hosts)
     stop = stop or StopAll()
     total = Budget(study.budget_usd, None, before_usd=sum(spent_before(folder) for folder in place.runs.glob("*/")))
     missing = [one for one in raters if one.state != "complete"]
