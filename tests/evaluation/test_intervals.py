@@ -176,7 +176,7 @@ def test_every_named_interval_covers_the_truth_about_as_often_as_it_says(occupat
             [np.arange(int(firsts[o]), int(ends[o])) for o in rng.choice(len(firsts), occupations, replace=False)]
         )
         sample = aligned_labels(codes[at], gold[at], run[at]).with_draws(400, trial)
-        found = sample.pair("three-way").intervals(NAMED) | sample.pair("beta").intervals(MEASURE)
+        found = sample.pair("three-way").stated(NAMED)["ci95"] | sample.pair("beta").stated(MEASURE)["ci95"]
         for name, bounds in found.items():
             # Where there is no interval nothing wrong is said.
             covered[name] += bounds is None or bounds[0] <= truth[name] <= bounds[1]

@@ -22,12 +22,10 @@ from relabel.evaluation.statistics import (
     DRAWS,
     SHARE,
     Array,
-    Bounds,
     Draws,
     Figure,
     Places,
     Sums,
-    ci95,
     occupation_draws,
 )
 from relabel.label_table import measures_of
@@ -99,9 +97,9 @@ class Pair:
         # Of two tasks it would be 1 or -1, whatever their values.
         return replace(found, value=math.nan) if name == "pearson" and len(self) < 3 else found
 
-    def intervals(self, names: Iterable[str]) -> dict[str, Bounds | None]:
-        """95% intervals of some figures; none without draws or tasks."""
-        return ci95({name: self.figure(name) for name in names}, self.draws)
+    def stated(self, names: Iterable[str]) -> dict[str, Any]:
+        """Some figures as a document states them, with their 95% intervals; see `statistics.stated`."""
+        return metrics.stated({name: self.figure(name) for name in names}, self.draws)
 
     def part(self, keep: npt.ArrayLike) -> Pair:
         """The same for some of the tasks, by a mask over (n,)."""
@@ -111,8 +109,11 @@ class Pair:
 
     def differ(self, other: Pair) -> int:
         """Occupations in which another pair on the same tasks says something else."""
-        unlike = (self.gold != other.gold) | (self.run != other.run)
-        return 0 if self.draws is None else len(np.unique(self.draws.place[unlike]))
+        return self.occupations((self.gold != other.gold) | (self.run != other.run))
+
+    def occupations(self, mask: npt.NDArray[np.bool_]) -> int:
+        """Occupations that some of the tasks belong to, by a mask over (n,); 0 without draws."""
+        return 0 if self.draws is None else len(np.unique(self.draws.place[mask]))
 
 
 @dataclass(frozen=True)
@@ -453,8 +454,9 @@ class TaskTexts:
         return self._titles.get(code, "")
 
     def about(self, code: str, task_id: str) -> dict[str, str]:
-        """Title of a task's occupation (`title`) and its statement (`text`)."""
-        return {"title": self.title(code), "text": self._texts.get((code, task_id), "")}
+        """What names a task: its key, the title of its occupation and its statement (`text`)."""
+        text = self._texts.get((code, task_id), "")
+        return {"onet_soc_code": code, "task_id": task_id, "title": self.title(code), "text": text}
 
 
 def is_own_list(run: Run, path: Path) -> bool:

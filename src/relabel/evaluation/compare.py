@@ -7,6 +7,7 @@ give is null.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -367,26 +368,24 @@ def _difference(first: Figure, second: Figure, occupations: int) -> Difference:
     )
 
 
-def _bounded(pair: Pair, **figures: str) -> dict[str, Any]:
-    """Figures by the names that a document gives them, each with its interval."""
-    found = {name: pair.figure(figure) for name, figure in figures.items()}
-    values = {name: known(figure.value) for name, figure in found.items()}
-    return values | {f"{name}_ci95": figure.interval() for name, figure in found.items()}
+def _bounded(pair: Pair, *names: str) -> dict[str, Any]:
+    """Figures by the names that a document gives them, and the intervals of accuracy and kappa."""
+    found = {"agreement" if name == "accuracy" else name: pair.figure(name) for name in names}
+    bounds = {f"{name}_ci95": of.interval() for name, of in found.items() if name != "kappa_quadratic"}
+    return {name: known(figure.value) for name, figure in found.items()} | bounds
 
 
 def _setting(aligned: AlignedLabels, setting: SettingName) -> SettingComparison:
     pair = aligned.pair(setting, 1, 0, weight=aligned.unweighted)
-    counts = pair.sums.total.astype(np.int64)
     shares: dict[str, Difference] = {}
     for at, label in enumerate(pair.scale):
-        gained = (pair.gold == at) != (pair.run == at)
-        changed = 0 if pair.draws is None else len(np.unique(pair.draws.place[gained]))
+        changed = pair.occupations((pair.gold == at) != (pair.run == at))
         shares[label] = _difference(pair.figure(f"gold:{label}"), pair.figure(f"run:{label}"), changed)
     return SettingComparison(
         n=len(pair),
         changed=int((pair.gold != pair.run).sum()),
-        **_bounded(pair, agreement="accuracy", kappa="kappa"),
-        transitions={a: {b: int(counts[i, j]) for j, b in enumerate(pair.scale)} for i, a in enumerate(pair.scale)},
+        **_bounded(pair, "accuracy", "kappa"),
+        transitions=metrics.cross_table(pair.sums.total, pair.scale),
         prevalence=shares,
     )
 
@@ -394,8 +393,7 @@ def _setting(aligned: AlignedLabels, setting: SettingName) -> SettingComparison:
 def _measure(aligned: AlignedLabels, measure: Measure, keep: npt.NDArray[np.bool_] | None = None) -> MeasureComparison:
     there = aligned.known(measure, 0, 1)
     pair = aligned.pair(measure, 1, 0, keep=there if keep is None else there & keep, weight=aligned.unweighted)
-    changed = 0 if pair.draws is None else len(np.unique(pair.draws.place[pair.gold != pair.run]))
-    found = _difference(pair.figure("gold_mean"), pair.figure("mean"), changed)
+    found = _difference(pair.figure("gold_mean"), pair.figure("mean"), pair.occupations(pair.gold != pair.run))
     return MeasureComparison(n=len(pair), **found.model_dump())
 
 
@@ -419,69 +417,49 @@ def _against_gold(aligned: AlignedLabels) -> dict[SettingName, GoldComparison]:
     return found
 
 
-def _value_table(aligned: AlignedLabels, measure: Measure) -> pd.DataFrame:
-    """Values of the two runs (columns 0 and 1), index code and id, one row a task."""
-    table = pd.DataFrame(aligned.values[measure][:, :2], index=aligned.index())
-    return table[~table.index.duplicated()]
-
-
 def _flips(aligned: AlignedLabels, texts: TaskTexts) -> tuple[Flip, ...]:
-    main = aligned.main_measure
-    if main is None:
+    if aligned.main_measure is None:
         return ()
-    tables: dict[Measure, pd.DataFrame] = {m: _value_table(aligned, m) for m in aligned.values}
-    changes = pd.DataFrame({m: table[1] - table[0] for m, table in tables.items()})
-    sizes = tables[main].notna().all(axis=1).groupby(level=0).sum()
-    changed = changes[(changes.fillna(0) != 0).any(axis=1)]
-    effects = (changed[main] / sizes.reindex(changed.index.get_level_values(0)).to_numpy()).fillna(0.0)
-    order = effects.abs().sort_values(ascending=False, kind="stable").index
-    at = pd.Series(np.arange(len(aligned)), index=aligned.index())
-    at = at[~at.index.duplicated()].loc[order].to_numpy()
-    said: dict[SettingName, list[Any]] = {
-        s: [aligned.words(s, rater).to_numpy()[at] for rater in (0, 1)] for s in aligned.labels
-    }
+    once = aligned.part(~aligned.index().duplicated())
+    changes: dict[Measure, npt.NDArray[np.float64]] = {m: v[:, 1] - v[:, 0] for m, v in once.values.items()}
+    main = pd.Series(changes[aligned.main_measure])
+    effects = main.fillna(0.0) / main.notna().groupby(once.codes).transform("sum")
+    changed = np.any([np.nan_to_num(by) != 0 for by in changes.values()], axis=0)
+    order = effects[changed].fillna(0.0).abs().sort_values(ascending=False, kind="stable").index
+    keys = once.index()
+    said = [{s: once.words(s, rater).to_numpy() for s in once.labels} for rater in (0, 1)]
     return tuple(
         Flip(
-            onet_soc_code=str(code),
-            task_id=str(task),
-            **texts.about(str(code), str(task)),
-            first={s: words[0][row] for s, words in said.items()},
-            second={s: words[1][row] for s, words in said.items()},
-            change={m: float(v) for m, v in zip(tables, value, strict=True) if np.isfinite(v)},
-            effect=float(effect),
+            **texts.about(*keys[at]),
+            first={s: words[at] for s, words in said[0].items()},
+            second={s: words[at] for s, words in said[1].items()},
+            change={m: by[at] for m, by in changes.items() if np.isfinite(by[at])},
+            effect=np.nan_to_num(effects[at]),
         )
-        for row, ((code, task), value, effect) in enumerate(
-            zip(order, changed.loc[order].to_numpy(), effects.loc[order].to_numpy(), strict=True)
-        )
+        for at in order
     )
 
 
 def _moves(aligned: AlignedLabels, texts: TaskTexts) -> tuple[OccupationMove, ...]:
-    main = aligned.main_measure
-    if main is None:
+    if aligned.main_measure is None:
         return ()
-    tables: dict[Measure, pd.DataFrame] = {m: _value_table(aligned, m).dropna() for m in aligned.values}
-    means: dict[Measure, pd.DataFrame] = {m: table.groupby(level=0).mean() for m, table in tables.items()}
-    told = tables[main]
-    sizes = told.groupby(level=0).size()
-    flips = (told[0] != told[1]).groupby(level=0).sum()
-    move = means[main][1] - means[main][0]
-    order = move.loc[flips.index[flips > 0]].abs().sort_values(ascending=False, kind="stable").index
+    once = aligned.part(~aligned.index().duplicated())
+    tables = {m: pd.DataFrame(v[:, :2], index=once.codes).dropna() for m, v in once.values.items()}
+    means = {m: table.groupby(level=0).mean() for m, table in tables.items()}
+    told, mean = tables[aligned.main_measure], means[aligned.main_measure]
+    sizes, flips = (by.groupby(level=0).sum() for by in (told.notna()[0], told[0] != told[1]))
+    move = (mean[1] - mean[0])[flips > 0]
     return tuple(
         OccupationMove(
-            onet_soc_code=str(code),
-            title=texts.title(str(code)),
+            onet_soc_code=code,
+            title=texts.title(code),
             tasks=int(sizes[code]),
             flips=int(flips[code]),
-            measures={m: _two(t.loc[code]) for m, t in means.items() if code in t.index},
-            move=float(move[code]),
+            measures={m: tuple(t.loc[code]) for m, t in means.items() if code in t.index},
+            move=move[code],
         )
-        for code in order
+        for code in move.abs().sort_values(ascending=False, kind="stable").index
     )
-
-
-def _two(row: pd.Series) -> tuple[float, float]:
-    return float(row[0]), float(row[1])
 
 
 def _slices(aligned: AlignedLabels, details: pd.DataFrame | None) -> dict[str, dict[str, SliceAgreement]]:
@@ -503,7 +481,7 @@ def _slice(aligned: AlignedLabels, mask: npt.NDArray[np.bool_]) -> SliceAgreemen
     return SliceAgreement(
         n=len(pair),
         occupations=pair.figure("accuracy").occupations,
-        **_bounded(pair, agreement="accuracy"),
+        **_bounded(pair, "accuracy"),
         kappa=known(pair.figure("kappa").value),
         difference=None if moved is None else moved.difference,
         difference_ci95=None if moved is None else moved.ci95,
@@ -598,22 +576,13 @@ def _pairs(aligned: AlignedLabels, setting: SettingName, count: int) -> SettingP
         n=len(ranks),
         krippendorff_nominal=metrics.krippendorff_several(votes, "nominal"),
         krippendorff_ordinal=metrics.krippendorff_several(votes, "ordinal"),
-        pairs=tuple(_rater_pair(aligned, setting, a, b, keep) for a in raters for b in raters if a < b),
+        pairs=tuple(
+            RaterPair(first=a, second=b, n=len(pair), **_bounded(pair, "accuracy", "kappa", "kappa_quadratic"))
+            for a, b in combinations(raters, 2)
+            for pair in [aligned.pair(setting, b, a, keep=keep, weight=aligned.unweighted)]
+        ),
         runs=tuple(_ranked(ranks, votes, rater, gold, weight, scale) for rater in raters),
         majority=_majority(votes, gold, weight, scale),
-    )
-
-
-def _rater_pair(
-    aligned: AlignedLabels, setting: SettingName, first: int, second: int, keep: npt.NDArray[np.bool_]
-) -> RaterPair:
-    pair = aligned.pair(setting, second, first, keep=keep, weight=aligned.unweighted)
-    return RaterPair(
-        first=first,
-        second=second,
-        n=len(pair),
-        **_bounded(pair, agreement="accuracy", kappa="kappa"),
-        kappa_quadratic=known(pair.figure("kappa_quadratic").value),
     )
 
 
@@ -652,26 +621,14 @@ def _most(votes: Places) -> tuple[Places, npt.NDArray[np.bool_]]:
 
 
 def _disputed(aligned: AlignedLabels, count: int, texts: TaskTexts) -> tuple[Disputed, ...]:
-    once = ~aligned.index().duplicated()
-    labels = pd.DataFrame({n: aligned.words(aligned.main, n).to_numpy() for n in range(count)}, index=aligned.index())
-    labels = labels[once]
-    differ = labels.nunique(axis=1) > 1
-    if aligned.main_measure is None:
-        spread = labels[differ].nunique(axis=1) * 0.0
-    else:
-        values = pd.DataFrame(aligned.values[aligned.main_measure][once][:, :count], index=labels.index)
-        spread = values[differ].std(axis=1, ddof=0).fillna(0.0)
-    order = spread.sort_values(ascending=False, kind="stable").index
-    rows = labels.loc[order].to_numpy(dtype=object)
+    once = aligned.part(~aligned.index().duplicated())
+    labels = pd.DataFrame({n: once.words(once.main, n) for n in range(count)})
+    values = np.zeros((len(once), 1)) if once.main_measure is None else once.values[once.main_measure][:, :count]
+    spread = pd.DataFrame(values).std(axis=1, ddof=0).fillna(0.0)[labels.nunique(axis=1) > 1]
+    keys, rows = once.index(), labels.astype(object).where(labels.notna(), None).to_numpy()
     return tuple(
-        Disputed(
-            onet_soc_code=str(code),
-            task_id=str(task),
-            **texts.about(str(code), str(task)),
-            labels=tuple(label if isinstance(label, str) else None for label in row),
-            spread=float(by),
-        )
-        for (code, task), row, by in zip(order, rows, spread.loc[order].to_numpy(), strict=True)
+        Disputed(**texts.about(*keys[at]), labels=tuple(rows[at]), spread=spread[at])
+        for at in spread.sort_values(ascending=False, kind="stable").index
     )
 
 

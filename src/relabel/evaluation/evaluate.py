@@ -229,7 +229,7 @@ def _setting_metrics(pair: Pair) -> doc.SettingMetrics:
     """Figures of one setting with their intervals."""
     names = [*metrics.FIGURES, *(f"{kind}:{label}" for kind in ("f1", "gold", "run") for label in pair.scale)]
     counts = metrics.pairs(pair.gold, pair.run, len(pair.scale)).sum(axis=0)
-    return metrics.setting_metrics(counts, pair.scale, weighted=pair.sums.total, ci95=pair.intervals(names))
+    return metrics.setting_metrics(counts, pair.scale, weighted=pair.sums.total, ci95=pair.stated(names)["ci95"])
 
 
 def _measure_agreement(pair: Pair) -> doc.MeasureAgreement:

@@ -320,8 +320,6 @@ def _task_rows(
     known, said = TaskTexts(details), _rationales(runs, [key for key, *_ in changed])
     return [
         {
-            "task_id": key[1],
-            "onet_soc_code": key[0],
             "first": first,
             "second": second,
             "effect": effect,

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from relabel.evaluation.document import Intervals95, LabelMetrics, Prevalence, SettingMetrics
+from relabel.evaluation.document import Intervals95, SettingMetrics
 
 Array = npt.NDArray[np.float64]
 Places = npt.NDArray[np.intp]
@@ -42,19 +42,16 @@ def pairs(gold: npt.ArrayLike, run: npt.ArrayLike, size: int) -> Array:
     Returns:
         Shape (n, k, k), rows gold, columns run.
     """
-    rows, columns = np.asarray(gold, dtype=np.intp), np.asarray(run, dtype=np.intp)
-    found = np.zeros((len(rows), size, size))
-    found[np.arange(len(rows)), rows, columns] = 1
-    return found
+    one_hot = np.eye(size)
+    return one_hot[np.asarray(gold, dtype=np.intp), :, None] * one_hot[np.asarray(run, dtype=np.intp), None, :]
 
 
-def accuracy(counts: npt.ArrayLike) -> Array:
+def accuracy(counts: Array) -> Array:
     """Share of equal labels, 0-1, shape (...); NaN without tasks."""
-    counts = np.asarray(counts, dtype=np.float64)
     return ratio(np.trace(counts, axis1=-2, axis2=-1), counts.sum(axis=(-2, -1)))
 
 
-def kappa(counts: npt.ArrayLike) -> Array:
+def kappa(counts: Array) -> Array:
     """Cohen's kappa: agreement beyond what the two sides' own label shares would give by chance.
 
     Args:
@@ -66,65 +63,91 @@ def kappa(counts: npt.ArrayLike) -> Array:
 
     Source: Cohen 1960, doi:10.1177/001316446002000104.
     """
-    counts = np.asarray(counts, dtype=np.float64)
-    return _weighted_kappa(counts, 1 - np.eye(counts.shape[-1]))
+    return _beyond_chance(counts, 1 - np.eye(counts.shape[-1]))
 
 
-def kappa_quadratic(counts: npt.ArrayLike) -> Array:
+def kappa_quadratic(counts: Array) -> Array:
     """Cohen's kappa, a disagreement weighing the square of its distance on the scale; shapes as for `kappa`.
 
     Source: Cohen 1968, doi:10.1037/h0026256.
     """
-    counts = np.asarray(counts, dtype=np.float64)
-    steps = np.arange(counts.shape[-1])
-    return _weighted_kappa(counts, (steps[:, None] - steps[None, :]).astype(np.float64) ** 2)
+    steps = np.arange(counts.shape[-1], dtype=np.float64)
+    return _beyond_chance(counts, (steps[:, None] - steps) ** 2)
 
 
-def krippendorff_nominal(counts: npt.ArrayLike) -> Array:
-    """Krippendorff's alpha for two coders without missing labels, labels unordered.
-
-    Args:
-        counts: Confusion matrices, shape (..., k, k).
-
-    Returns:
-        Shape (...), at most 1; NaN without tasks, or when both sides use one label only.
+def krippendorff_nominal(counts: Array) -> Array:
+    """Krippendorff's alpha for two coders without missing labels, labels unordered; shapes as for `kappa`.
 
     Source: Krippendorff 2004, Content Analysis, ch. 11.
     """
-    counts = np.asarray(counts, dtype=np.float64)
-    return _krippendorff(counts, 1 - np.eye(counts.shape[-1]))
+    return _beyond_chance(counts, 1 - np.eye(counts.shape[-1]), pooled=True)
 
 
-def krippendorff_ordinal(counts: npt.ArrayLike) -> Array:
+def krippendorff_ordinal(counts: Array) -> Array:
     """Krippendorff's alpha, labels in the order of the scale; shapes and source as for `krippendorff_nominal`.
 
     The distance of two labels is the number of values between them, so it follows from each matrix' own label shares.
     """
-    counts = np.asarray(counts, dtype=np.float64)
     used = counts.sum(axis=-1) + counts.sum(axis=-2)
     middle = np.cumsum(used, axis=-1) - used / 2
-    return _krippendorff(counts, (middle[..., :, None] - middle[..., None, :]) ** 2)
+    return _beyond_chance(counts, (middle[..., :, None] - middle[..., None, :]) ** 2, pooled=True)
 
 
-def ac1(counts: npt.ArrayLike) -> Array:
-    """Gwet's AC1: agreement beyond chance, steady where one label is rare.
+def ac1(counts: Array) -> Array:
+    """Gwet's AC1: agreement beyond chance, steady where one label is rare; shapes as for `kappa`, k at least 2.
 
     Chance is taken as the sum of p (1 - p) over the k labels, divided by k - 1, where p is the mean of a label's two
     shares.
 
-    Args:
-        counts: Confusion matrices, shape (..., k, k), k at least 2.
-
-    Returns:
-        Shape (...), at most 1; NaN without tasks, or when both sides use one label only.
-
     Source: Gwet 2008, doi:10.1348/000711006X126600.
     """
-    counts = np.asarray(counts, dtype=np.float64)
-    total = counts.sum(axis=(-2, -1))
-    shares = ratio(counts.sum(axis=-1) + counts.sum(axis=-2), 2 * total[..., None])
+    shares = (BY_LABEL["gold"](counts) + BY_LABEL["run"](counts)) / 2
     chance = (shares * (1 - shares)).sum(axis=-1) / (counts.shape[-1] - 1)
     return _where_told_apart(counts, ratio(accuracy(counts) - chance, 1 - chance))
+
+
+def macro_f1(counts: Array) -> Array:
+    """Plain mean of F1 over the labels that either side uses, shape (...); NaN when both use one label only."""
+    found = BY_LABEL["f1"](counts)
+    mean = ratio(np.nansum(found, axis=-1), np.isfinite(found).sum(axis=-1))
+    return _where_told_apart(counts, mean)
+
+
+def _beyond_chance(counts: Array, cost: Array, *, pooled: bool = False) -> Array:
+    """1 less the cost of the disagreements seen over that expected by chance; pooled, both sides have the same shares."""
+    rows, columns = counts.sum(axis=-1), counts.sum(axis=-2)
+    size = rows.sum(axis=-1)
+    if pooled:
+        # Each pair stands in the table of coincidences in both orders; a distance is the same in both.
+        rows = columns = rows + columns
+        size = 2 * (2 * size - 1)
+    by_chance = (rows[..., :, None] * columns[..., None, :] * cost).sum(axis=(-2, -1))
+    return _where_told_apart(counts, 1 - size * ratio((counts * cost).sum(axis=(-2, -1)), by_chance))
+
+
+def _where_told_apart(counts: Array, figure: Array) -> Array:
+    used = (counts.sum(axis=-1) + counts.sum(axis=-2) > 0).sum(axis=-1)
+    return np.where(used > 1, figure, np.nan)
+
+
+def _right(counts: Array) -> Array:
+    return np.diagonal(counts, axis1=-2, axis2=-1)
+
+
+FIGURES: Mapping[str, Formula] = {
+    formula.__name__: formula
+    for formula in (accuracy, kappa, kappa_quadratic, krippendorff_nominal, krippendorff_ordinal, ac1, macro_f1)
+}
+"""Figures of a setting by their names in the eval document; each takes (..., k, k) and gives (...)."""
+
+BY_LABEL: Mapping[str, Formula] = {
+    "f1": lambda counts: ratio(2 * _right(counts), counts.sum(axis=-1) + counts.sum(axis=-2)),
+    "precision": lambda counts: ratio(_right(counts), counts.sum(axis=-2)),
+    "recall": lambda counts: ratio(_right(counts), counts.sum(axis=-1)),
+    "gold": lambda counts: ratio(counts.sum(axis=-1), counts.sum(axis=(-2, -1))[..., None]),
+    "run": lambda counts: ratio(counts.sum(axis=-2), counts.sum(axis=(-2, -1))[..., None]),
+}
+"""Figures of each label, `gold` and `run` being its share; each takes (..., k, k) and gives (..., k), NaN where it is undefined."""
 
 
 def krippendorff_several(votes: npt.NDArray[np.integer], level: Literal["nominal", "ordinal"]) -> float | None:
@@ -142,60 +165,6 @@ def krippendorff_several(votes: npt.NDArray[np.integer], level: Literal["nominal
     if (votes.sum(axis=0) > 0).sum() < 2:
         return None
     return float(krippendorff.alpha(value_counts=votes, level_of_measurement=level))
-
-
-def precision(counts: npt.ArrayLike) -> Array:
-    """Share of the run's uses of each label that the gold confirms, shape (..., k); NaN where the run never uses it."""
-    counts = np.asarray(counts, dtype=np.float64)
-    return ratio(np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(axis=-2))
-
-
-def recall(counts: npt.ArrayLike) -> Array:
-    """Share of the gold's uses of each label that the run finds, shape (..., k); NaN where the gold never uses it."""
-    counts = np.asarray(counts, dtype=np.float64)
-    return ratio(np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(axis=-1))
-
-
-def f1(counts: npt.ArrayLike) -> Array:
-    """Harmonic mean of precision and recall of each label, shape (..., k); NaN where neither side uses the label."""
-    counts = np.asarray(counts, dtype=np.float64)
-    return ratio(2 * np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(axis=-1) + counts.sum(axis=-2))
-
-
-def macro_f1(counts: npt.ArrayLike) -> Array:
-    """Plain mean of F1 over the labels that either side uses, shape (...); NaN when both use one label only."""
-    counts = np.asarray(counts, dtype=np.float64)
-    found = f1(counts)
-    mean = ratio(np.nansum(found, axis=-1), np.isfinite(found).sum(axis=-1))
-    return _where_told_apart(counts, mean)
-
-
-def prevalence(counts: npt.ArrayLike) -> tuple[Array, Array]:
-    """Share of each label in the gold and in the run, each of shape (..., k); NaN without tasks."""
-    counts = np.asarray(counts, dtype=np.float64)
-    total = counts.sum(axis=(-2, -1))[..., None]
-    return ratio(counts.sum(axis=-1), total), ratio(counts.sum(axis=-2), total)
-
-
-FIGURES: Mapping[str, Callable[[npt.ArrayLike], Array]] = {
-    "accuracy": accuracy,
-    "kappa": kappa,
-    "kappa_quadratic": kappa_quadratic,
-    "krippendorff_nominal": krippendorff_nominal,
-    "krippendorff_ordinal": krippendorff_ordinal,
-    "ac1": ac1,
-    "macro_f1": macro_f1,
-}
-"""Figures of a setting by their names in the eval document; each takes (..., k, k) and gives (...)."""
-
-BY_LABEL: Mapping[str, Callable[[npt.ArrayLike], Array]] = {
-    "f1": f1,
-    "precision": precision,
-    "recall": recall,
-    "gold": lambda counts: prevalence(counts)[0],
-    "run": lambda counts: prevalence(counts)[1],
-}
-"""Figures of each label, `gold` and `run` being its share; each takes (..., k, k) and gives (..., k)."""
 
 
 def moments(first: npt.ArrayLike, second: npt.ArrayLike) -> Array:
@@ -220,7 +189,7 @@ def correlation(sums: Array) -> Array:
     return np.where(flat, np.nan, np.clip(found, -1, 1))
 
 
-VALUE_FIGURES: Mapping[str, Callable[[Array], Array]] = {
+VALUE_FIGURES: Mapping[str, Formula] = {
     "agreement": lambda sums: ratio(sums[..., 6], sums[..., 0]),
     "pearson": correlation,
     "mean": lambda sums: ratio(sums[..., 2], sums[..., 0]) + 0.5,
@@ -230,7 +199,7 @@ VALUE_FIGURES: Mapping[str, Callable[[Array], Array]] = {
 """Figures of two sets of task values (0-1) from sums of `task_values`, (..., 7) to (...); `mean` is the run's."""
 
 
-def figure_formula(name: str, scale: Sequence[str]) -> Callable[[Array], Array]:
+def figure_formula(name: str, scale: Sequence[str]) -> Formula:
     """What makes a figure of sums.
 
     Args:
@@ -247,11 +216,7 @@ def figure_formula(name: str, scale: Sequence[str]) -> Callable[[Array], Array]:
 
 
 def setting_metrics(
-    counts: npt.ArrayLike,
-    scale: Sequence[str],
-    *,
-    weighted: npt.ArrayLike | None = None,
-    ci95: Intervals95 | None = None,
+    counts: Array, scale: Sequence[str], *, weighted: Array | None = None, ci95: Intervals95 | None = None
 ) -> SettingMetrics:
     """All figures of one setting.
 
@@ -261,22 +226,23 @@ def setting_metrics(
         weighted: The same with each task counted by its weight; by default all weigh the same.
         ci95: Intervals of the figures by name.
     """
-    counts = np.asarray(counts)
-    used = np.asarray(counts if weighted is None else weighted, dtype=np.float64)
-    sides = [[known(x) for x in side] for side in prevalence(used)]
-    gold, run = ({label: x for label, x in zip(scale, side, strict=True) if x is not None} for side in sides)
-    by_label = zip(precision(used), recall(used), f1(used), counts.sum(axis=1), strict=True)
-    return SettingMetrics(
-        n=int(counts.sum()),
-        **{name: known(formula(used)) for name, formula in FIGURES.items()},
-        labels={
-            label: LabelMetrics(precision=known(p), recall=known(r), f1=known(f), support=int(n))
-            for label, (p, r, f, n) in zip(scale, by_label, strict=True)
-        },
-        confusion={g: {r: int(counts[i, j]) for j, r in enumerate(scale)} for i, g in enumerate(scale)},
-        prevalence=Prevalence(gold=gold, run=run),
-        ci95=ci95 or {},
-    )
+    used = counts if weighted is None else weighted
+    told = {kind: dict(zip(scale, map(known, formula(used)), strict=True)) for kind, formula in BY_LABEL.items()}
+    support = dict(zip(scale, counts.sum(axis=1).astype(int).tolist(), strict=True))
+    by_label = {
+        n: {kind: told[kind][n] for kind in ("precision", "recall", "f1")} | {"support": support[n]} for n in scale
+    }
+    shares = {side: {n: x for n, x in told[side].items() if x is not None} for side in ("gold", "run")}
+    figures = {name: known(formula(used)) for name, formula in FIGURES.items()}
+    about = {"labels": by_label, "confusion": cross_table(counts, scale), "prevalence": shares, "ci95": ci95 or {}}
+    return SettingMetrics.model_validate({"n": int(counts.sum()), **figures, **about})
+
+
+def cross_table(counts: Array, scale: Sequence[str]) -> dict[str, dict[str, int]]:
+    """A matrix of counts by label of its rows, then of its columns."""
+    return {
+        row: dict(zip(scale, line, strict=True)) for row, line in zip(scale, counts.astype(int).tolist(), strict=True)
+    }
 
 
 def clustered_se(values: Array, clusters: npt.ArrayLike) -> float | None:
@@ -302,27 +268,6 @@ def known(value: float | np.floating | Array) -> float | None:
     """A single figure for the eval document: None where it is undefined."""
     value = float(value)
     return value if math.isfinite(value) else None
-
-
-def _weighted_kappa(counts: Array, cost: Array) -> Array:
-    total = counts.sum(axis=(-2, -1))
-    by_chance = ratio(counts.sum(axis=-1)[..., :, None] * counts.sum(axis=-2)[..., None, :], total[..., None, None])
-    apart = ratio((counts * cost).sum(axis=(-2, -1)), (by_chance * cost).sum(axis=(-2, -1)))
-    return _where_told_apart(counts, 1 - apart)
-
-
-def _krippendorff(counts: Array, distance: Array) -> Array:
-    used = counts.sum(axis=-1) + counts.sum(axis=-2)
-    values = used.sum(axis=-1)
-    # Each pair stands in the table of coincidences in both orders; a distance is the same in both.
-    observed = (2 * counts * distance).sum(axis=(-2, -1))
-    expected = (used[..., :, None] * used[..., None, :] * distance).sum(axis=(-2, -1))
-    return _where_told_apart(counts, 1 - (values - 1) * ratio(observed, expected))
-
-
-def _where_told_apart(counts: Array, figure: Array) -> Array:
-    used = (counts.sum(axis=-1) + counts.sum(axis=-2) > 0).sum(axis=-1)
-    return np.where(used > 1, figure, np.nan)
 
 
 def ratio(above: npt.ArrayLike, below: npt.ArrayLike) -> Array:
