@@ -421,13 +421,13 @@ def _flips(aligned: AlignedLabels, texts: TaskTexts) -> tuple[Flip, ...]:
     if aligned.main_measure is None:
         return ()
     once = aligned.part(~aligned.index().duplicated())
-    changes: dict[Measure, npt.NDArray[np.float64]] = {m: v[:, 1] - v[:, 0] for m, v in once.values.items()}
+    changes: dict[Measure, Any] = {m: v[:, 1] - v[:, 0] for m, v in once.values.items()}
     main = pd.Series(changes[aligned.main_measure])
     effects = main.fillna(0.0) / main.notna().groupby(once.codes).transform("sum")
     changed = np.any([np.nan_to_num(by) != 0 for by in changes.values()], axis=0)
     order = effects[changed].fillna(0.0).abs().sort_values(ascending=False, kind="stable").index
     keys = once.index()
-    said = [{s: once.words(s, rater).to_numpy() for s in once.labels} for rater in (0, 1)]
+    said: list[dict[SettingName, Any]] = [{s: once.words(s, n).to_numpy() for s in once.labels} for n in (0, 1)]
     return tuple(
         Flip(
             **texts.about(*keys[at]),
@@ -444,8 +444,10 @@ def _moves(aligned: AlignedLabels, texts: TaskTexts) -> tuple[OccupationMove, ..
     if aligned.main_measure is None:
         return ()
     once = aligned.part(~aligned.index().duplicated())
-    tables = {m: pd.DataFrame(v[:, :2], index=once.codes).dropna() for m, v in once.values.items()}
-    means = {m: table.groupby(level=0).mean() for m, table in tables.items()}
+    tables: dict[Measure, pd.DataFrame] = {
+        m: pd.DataFrame(v[:, :2], index=once.codes).dropna() for m, v in once.values.items()
+    }
+    means: dict[Measure, Any] = {m: table.groupby(level=0).mean() for m, table in tables.items()}
     told, mean = tables[aligned.main_measure], means[aligned.main_measure]
     sizes, flips = (by.groupby(level=0).sum() for by in (told.notna()[0], told[0] != told[1]))
     move = (mean[1] - mean[0])[flips > 0]

@@ -7,7 +7,7 @@ in light, in dark and in print. Shading is opacity over whatever lies below, not
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from textwrap import shorten
 from typing import Any
 
@@ -20,7 +20,7 @@ from markupsafe import Markup
 from relabel import __version__
 from relabel.evaluation.alignment import GOLD, MAIN, AlignedLabels, TaskTexts, match
 from relabel.evaluation.compare import CompareDocument, PairwiseDocument, label_in_words
-from relabel.evaluation.document import MAJOR_GROUPS, EvalDocument, SettingName
+from relabel.evaluation.document import MAJOR_GROUPS, EvalDocument, ReliabilityBin, SettingName, SliceFigures
 from relabel.evaluation.gates import SuiteResult
 from relabel.evaluation.gold import Gold
 from relabel.run import Run
@@ -76,91 +76,43 @@ def eval_page(
     Returns:
         One HTML document.
     """
-    charts = charts or Charts()
-    aligned = match(run, gold)
-    differences = _differences(aligned, run, details)
-    context: dict[str, Any] = {
-        "doc": document,
-        "suite": suite,
-        "yardsticks": _yardsticks(document),
-        "matrices": {
-            name: charts.matrix(f"confusion-{name}", found.confusion, rows="gold", columns="run")
-            for name, found in document.settings.items()
-            if found.n
-        },
-        "slices": list(_eval_slices(document, charts)),
-        "scatter": _scatter(aligned, charts),
-        "calibration": [
-            (
-                name,
-                {
-                    "doc": of,
-                    "svg": charts.reliability(
-                        f"calibration-{name}",
-                        [(b.probability, b.accuracy, b.n, b.ci95.get("accuracy")) for b in of.bins],
-                    ),
-                },
-            )
-            for name, of in (document.calibration or {}).items()
-        ],
-        "flips": None if comparison is None else _baseline(comparison, charts, details),
-        "differences": differences,
-        # A published set was not labelled with the rubric that its codes are read by.
-        "rubric": None if run.folder is None else run.rubric,
+    charts, aligned = charts or Charts(), match(run, gold)
+    main: SettingName = next(s for s in MAIN if s in document.settings)
+    parts: dict[str, list[tuple[str, Any]]] = {
+        by: [(part.title, part.settings[main]) for part in found if main in part.settings]
+        for by, found in document.slices.items()
     }
-    sections = [
-        ("verdict", "Verdict", True),
-        ("gates", "Gates", suite is not None),
-        ("agreement", "Agreement", True),
-        ("confusion", "Confusion", bool(context["matrices"])),
-        ("slices", "Parts of the tasks", bool(context["slices"])),
-        ("measures", "Measures", bool(document.measures)),
-        ("calibration", "Calibration", bool(context["calibration"])),
-        ("flips", "Changes against the baseline", comparison is not None),
-        ("differences", "Differences", differences is not None),
-        ("rubric", "Rubric", run.folder is not None),
-    ]
-    title = f"{document.run} against the gold {document.gold}"
-    if document.selected:
-        title += ", on tasks chosen for their doubt"
-    return _render("eval.html.jinja", title, sections, context)
-
-
-def _yardsticks(document: EvalDocument) -> list[dict[str, Any]]:
-    marks = document.yardsticks
-    rows: list[dict[str, Any]] = []
-    for setting, of in marks.majority.items():
-        lead = {"lead": of.difference, "lead_ci": of.ci95.get("difference"), "kappa_lead": None, "kappa_lead_ci": None}
-        shown = {"name": f"always {of.label}", "setting": setting, "n": document.settings[setting].n}
-        rows.append({**shown, "accuracy": of.accuracy, "kappa": of.kappa, **lead})
-    others = (
-        ("word count", marks.text_classifier),
-        ("people against GPT-4, 2023", marks.raters),
-        ("the gold's annotators", marks.annotators),
+    return _render(
+        "eval.html.jinja",
+        f"{document.run} against the gold {document.gold}"
+        + (", on tasks chosen for their doubt" if document.selected else ""),
+        charts,
+        doc=document,
+        suite=suite,
+        main=main,
+        slices=list(_slices(charts, "accuracy", parts, document.settings[main].accuracy)),
+        scatter=_scatter(aligned, charts),
+        baseline=comparison,
+        flips=[] if comparison is None else _flip_rows(comparison, details, {}),
+        differences=_differences(aligned, run, details),
+        # A published set was not labelled with the rubric that its codes are read by.
+        rubric=None if run.folder is None else run.rubric,
     )
-    for title, group in others:
-        for setting, of in (group.settings if group is not None else {}).items():
-            lead = {"lead": of.accuracy_difference, "lead_ci": of.ci95.get("accuracy_difference")}
-            lead |= {"kappa_lead": of.kappa_difference, "kappa_lead_ci": of.ci95.get("kappa_difference")}
-            shown = {"name": title, "setting": setting, "n": of.n}
-            rows.append({**shown, "accuracy": of.accuracy, "kappa": of.kappa, **lead})
-    return rows
 
 
-def _eval_slices(document: EvalDocument, charts: Charts) -> Iterable[dict[str, Any]]:
-    setting: SettingName | None = next((s for s in MAIN if s in document.settings), None)
-    if setting is None:
-        return
-    for by, parts in document.slices.items():
-        told = [(part.title, part.settings[setting]) for part in parts if setting in part.settings]
-        rows: list[dict[str, Any]] = [
-            {"title": title, "n": of.n, "accuracy": of.accuracy, "ci": of.ci95.get("accuracy"), "kappa": of.kappa}
-            for title, of in told
+def _slices(
+    charts: Charts, what: str, slices: Mapping[str, Sequence[tuple[str, Any]]], overall: float | None
+) -> Iterator[dict[str, Any]]:
+    """Ways to part the tasks that give more than one figure: parts with their figures, and a chart of one of these."""
+    for by, parts in slices.items():
+        drawn = [
+            (title, value, of.ci95.get(what) if isinstance(of, SliceFigures) else of.agreement_ci95)
+            for title, of in parts
+            if (value := getattr(of, what)) is not None
         ]
-        drawn = [(row["title"], row["accuracy"], row["ci"]) for row in rows if row["accuracy"] is not None]
         if len(drawn) > 1:
-            svg = charts.ranges(f"accuracy-by-{by}", drawn, title="accuracy", mark=document.settings[setting].accuracy)
-            yield {"title": SLICES[by], "setting": setting, "rows": rows, "svg": svg}
+            svg = charts.ranges(f"{what}-by-{by}", drawn, title=what, mark=overall)
+            yield {"title": SLICES[by], "rows": parts, "svg": svg}
 
 
 def _scatter(aligned: AlignedLabels, charts: Charts) -> dict[str, Any] | None:
@@ -173,16 +125,6 @@ def _scatter(aligned: AlignedLabels, charts: Charts) -> dict[str, Any] | None:
         return None
     svg = charts.scatter("occupations", means, x=f"mean {measure} by the gold", y=f"mean {measure} by the run")
     return {"svg": svg, "measure": measure, "n": len(means)}
-
-
-def _baseline(document: CompareDocument, charts: Charts, details: pd.DataFrame | None) -> dict[str, Any]:
-    found = document.settings[document.main_setting]
-    flips = _flip_rows(document, details, {}) or {"rows": [], "measure": document.main_measure or ""}
-    return {
-        **flips,
-        "verdict": document.verdict.splitlines(),
-        "matrix": charts.matrix("changes-against-baseline", found.transitions, rows="baseline", columns="run"),
-    }
 
 
 def _differences(aligned: AlignedLabels, run: Run, details: pd.DataFrame | None) -> dict[str, Any] | None:
@@ -203,8 +145,7 @@ def _differences(aligned: AlignedLabels, run: Run, details: pd.DataFrame | None)
         (key, first[pair.tasks[at]], second[pair.tasks[at]], float(effect[at]))
         for at, key in zip(order, keys, strict=True)
     ]
-    rows = _task_rows(changed, details, {"run": run})
-    return {"rows": rows, "measure": measure}
+    return {"rows": _task_rows(changed, details, {"run": run}), "measure": measure}
 
 
 def compare_page(
@@ -215,66 +156,42 @@ def compare_page(
 ) -> str:
     """The report of a comparison of two runs, whose rationales it shows; other arguments as for `eval_page`."""
     charts = charts or Charts()
-    context: dict[str, Any] = {
-        "doc": document,
-        "matrices": {
-            name: charts.matrix(f"transitions-{name}", found.transitions, rows="first", columns="second")
-            for name, found in document.settings.items()
-            if found.n
-        },
-        "moves": _moves(document, charts),
-        "flips": _flip_rows(document, details, dict(zip(("first", "second"), runs, strict=True))),
-        "slices": list(_compare_slices(document, charts)),
+    parts = {
+        by: [(MAJOR_GROUPS.get(value, value), part) for value, part in found.items() if part.n]
+        for by, found in document.slices.items()
     }
-    sections = [
-        ("verdict", "Verdict", True),
-        ("measures", "Measures", True),
-        ("transitions", "Transitions", bool(context["matrices"])),
-        ("gold", "Against the gold", bool(document.against_gold)),
-        ("occupations", "Occupations", context["moves"] is not None),
-        ("flips", "Changed tasks", context["flips"] is not None),
-        ("slices", "Parts of the tasks", bool(context["slices"])),
-    ]
-    return _render("compare.html.jinja", f"{document.runs[0]} and {document.runs[1]} compared", sections, context)
+    return _render(
+        "compare.html.jinja",
+        f"{document.runs[0]} and {document.runs[1]} compared",
+        charts,
+        doc=document,
+        moves=_moves(document, charts),
+        flips=_flip_rows(document, details, dict(zip(("first", "second"), runs, strict=True))),
+        slices=list(_slices(charts, "agreement", parts, document.settings[document.main_setting].agreement)),
+    )
 
 
 def several_page(document: PairwiseDocument, charts: Charts | None = None) -> str:
     """The report of a comparison of several runs; arguments as for `eval_page`."""
-    charts = charts or Charts()
-    pairs: dict[str, Markup] = {}
+    charts, pairs = charts or Charts(), dict[str, Markup]()
     for name, found in document.settings.items():
         rows = [
             (f"{p.first + 1} and {p.second + 1}", p.kappa, p.kappa_ci95) for p in found.pairs if p.kappa is not None
         ]
         if found.n:
             pairs[name] = charts.ranges(f"pairs-{name}", rows, title="kappa")
-    context: dict[str, Any] = {"doc": document, "pairs": pairs, "disputed": document.disputed[:SHOWN]}
-    sections = [
-        ("verdict", "Verdict", True),
-        ("runs", "Runs", True),
-        ("pairs", "Who agrees with whom", bool(pairs)),
-        ("disputed", "Disagreement", bool(document.disputed)),
-    ]
-    return _render("several.html.jinja", f"{len(document.runs)} runs compared", sections, context)
+    return _render("several.html.jinja", f"{len(document.runs)} runs compared", charts, doc=document, pairs=pairs)
 
 
-def _moves(document: CompareDocument, charts: Charts) -> dict[str, Any] | None:
+def _moves(document: CompareDocument, charts: Charts) -> Markup | None:
     measure = document.main_measure
     if measure is None or not document.occupations:
         return None
-    shown = document.occupations[:SHOWN]
-    named = [(shorten(f"{m.onet_soc_code} {m.title}", 42, placeholder="…"), *m.measures[measure]) for m in shown]
-    return {"rows": shown, "measure": measure, "svg": charts.moves("occupations", named, title=f"mean {measure}")}
-
-
-def _compare_slices(document: CompareDocument, charts: Charts) -> Iterable[dict[str, Any]]:
-    for by, parts in document.slices.items():
-        named = [(MAJOR_GROUPS.get(value, value), part) for value, part in parts.items() if part.n]
-        drawn = [(name, part.agreement, part.agreement_ci95) for name, part in named if part.agreement is not None]
-        if len(drawn) > 1:
-            overall = document.settings[document.main_setting].agreement
-            svg = charts.ranges(f"agreement-by-{by}", drawn, title="agreement", mark=overall)
-            yield {"title": SLICES[by], "rows": named, "svg": svg}
+    named = [
+        (shorten(f"{m.onet_soc_code} {m.title}", 42, placeholder="…"), *m.measures[measure])
+        for m in document.occupations[:SHOWN]
+    ]
+    return charts.moves("occupations", named, title=f"mean {measure}")
 
 
 def _rationales(
@@ -296,21 +213,13 @@ def _rationales(
 
 def _flip_rows(
     document: CompareDocument, details: pd.DataFrame | None, runs: Mapping[str, Run]
-) -> dict[str, Any] | None:
-    """Rows of the changed tasks that move most, and the measure that they move; None where there are none.
-
-    Args:
-        document: The comparison.
-        details: Task table for statements and titles; without it these are left out.
-        runs: The runs by the names under which their rationales are shown.
-    """
-    if not document.flips or document.main_measure is None:
-        return None
+) -> list[dict[str, Any]]:
+    """Rows of the changed tasks that move most, with the rationales of runs by the names under which they are shown."""
     changed = [
         ((flip.onet_soc_code, flip.task_id), label_in_words(flip.first), label_in_words(flip.second), flip.effect)
         for flip in document.flips[:SHOWN]
     ]
-    return {"rows": _task_rows(changed, details, runs), "measure": document.main_measure}
+    return _task_rows(changed, details, runs)
 
 
 def _task_rows(
@@ -344,9 +253,7 @@ def tables_page(
     Returns:
         One HTML document.
     """
-    context = {"verdict": verdict, "parts_of": sections, "about": about, "cell": cell_text}
-    named = [("verdict", "Verdict", True), *((key, table.title, True) for key, table, _ in sections)]
-    return _render("tables.html.jinja", title, named, context)
+    return _render("tables.html.jinja", title, None, verdict=verdict, parts_of=sections, about=about, cell=cell_text)
 
 
 _TAG = re.compile(r"<[a-zA-Z][^>]*>")
@@ -365,18 +272,8 @@ def _opaque(tag: str) -> str:
     return _PAINT.sub(mixed, _OPACITY.sub("", tag))
 
 
-def _render(template: str, title: str, sections: Iterable[tuple[str, str, bool]], context: Mapping[str, Any]) -> str:
-    """Make a page of a template.
-
-    Args:
-        template: Its file in this folder.
-        title: Title of the page.
-        sections: Sections in order: key, name, and whether there is anything to show.
-        context: What the template shows.
-
-    Returns:
-        One HTML document.
-    """
+def _render(template: str, title: str, charts: Charts | None, **context: Any) -> str:
+    """Make a page, one HTML document, of a template in this folder and what it shows."""
     environment = Environment(
         loader=PackageLoader("relabel.evaluation", "templates"),
         autoescape=True,
@@ -385,9 +282,8 @@ def _render(template: str, title: str, sections: Iterable[tuple[str, str, bool]]
         lstrip_blocks=True,
     )
     environment.filters.update(fig=figure, signed=signed, count="{:,}".format)
-    shown = [(key, name) for key, name, there in sections if there]
     page = environment.get_template(template)
-    return page.render(title=title, sections=shown, version=__version__, **context).strip() + "\n"
+    return page.render(title=title, charts=charts, most=SHOWN, version=__version__, **context).strip() + "\n"
 
 
 def _names(order: Sequence[str]) -> alt.Axis:
@@ -485,30 +381,26 @@ class Charts:
             .mark_circle(color=_ACCENT, size=26, opacity=0.4)
             .encode(x=alt.X("x:Q", title=x, scale=scale, axis=axis), y=alt.Y("y:Q", title=y, scale=scale, axis=axis))
         )
-        equal = alt.Chart(pd.DataFrame({"x": [0.0, 1.0], "y": [0.0, 1.0]}))
-        return self._svg(name, (self._diagonal(equal) + points).properties(width=340, height=340))
+        return self._square(name, points)
 
-    def reliability(self, name: str, bins: Sequence[tuple[float, float, int, Interval]]) -> Markup:
-        """A reliability curve: share of right labels by mean probability.
-
-        Args:
-            name: As for `matrix`.
-            bins: Mean probability, share of right labels, labels, and interval of the share.
-        """
-        spread = [(p, a, n, *(ci or (a, a))) for p, a, n, ci in bins]
-        table = pd.DataFrame(spread, columns=["x", "y", "n", "low", "high"])
+    def reliability(self, name: str, bins: Sequence[ReliabilityBin]) -> Markup:
+        """A reliability curve: share of right labels by mean probability, with the intervals of the shares."""
+        ends = [(of.accuracy, of.accuracy) if (ci := of.ci95.get("accuracy")) is None else ci for of in bins]
+        table = pd.DataFrame([(of.probability, of.accuracy, of.n, *ci) for of, ci in zip(bins, ends, strict=True)])
+        table.columns = ["x", "y", "n", "low", "high"]
         scale = alt.Scale(domain=[0, 1])
         x = alt.X("x:Q", title="probability of the label", scale=scale, axis=alt.Axis(tickCount=5))
-        base = alt.Chart(table).encode(x=x)
+        base = alt.Chart(table).encode(x=x, y=alt.Y("y:Q", scale=scale))
         bars = base.mark_rule(color=_ACCENT, strokeWidth=2).encode(
             y=alt.Y("low:Q", title="share that is right", scale=scale), y2="high:Q"
         )
-        curve = base.mark_line(color=_ACCENT, opacity=0.6).encode(y=alt.Y("y:Q", scale=scale))
-        points = base.mark_circle(color=_ACCENT, opacity=1).encode(
-            y=alt.Y("y:Q", scale=scale), size=alt.Size("n:Q", legend=None, scale=alt.Scale(range=[30, 220]))
+        size = alt.Size("n:Q", legend=None, scale=alt.Scale(range=[30, 220]))
+        return self._square(
+            name,
+            bars,
+            base.mark_line(color=_ACCENT, opacity=0.6),
+            base.mark_circle(color=_ACCENT, opacity=1).encode(size=size),
         )
-        equal = alt.Chart(pd.DataFrame({"x": [0.0, 1.0], "y": [0.0, 1.0]}))
-        return self._svg(name, (self._diagonal(equal) + bars + curve + points).properties(width=340, height=340))
 
     def moves(self, name: str, rows: Sequence[tuple[str, float, float]], *, title: str) -> Markup:
         """Where occupations were and where they are, one a line.
@@ -537,9 +429,11 @@ class Charts:
         )
         return self._svg(name, (lines + ends).properties(width=360, height=alt.Step(20)))
 
-    @staticmethod
-    def _diagonal(chart: alt.Chart) -> alt.Chart:
-        return chart.mark_line(color=_INK, strokeDash=[4, 3], opacity=0.5).encode(x="x:Q", y="y:Q")
+    def _square(self, name: str, *layers: alt.Chart) -> Markup:
+        """Layers on two scales from 0 to 1, over the line of equality."""
+        equal = alt.Chart(pd.DataFrame({"x": [0.0, 1.0], "y": [0.0, 1.0]}))
+        dashed = equal.mark_line(color=_INK, strokeDash=[4, 3], opacity=0.5).encode(x="x:Q", y="y:Q")
+        return self._svg(name, alt.layer(dashed, *layers).properties(width=340, height=340))
 
     def _svg(self, name: str, chart: alt.LayerChart | alt.FacetChart) -> Markup:
         inked: dict[str, Any] = dict.fromkeys(
