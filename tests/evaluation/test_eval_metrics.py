@@ -17,7 +17,7 @@ from relabel.evaluation import statistics as metrics
 from relabel.evaluation.alignment import Pair
 
 # Rows gold, columns run: 35 of 50 equal.
-TABLE = np.array([[20, 5], [10, 15]], dtype=np.int64)
+TABLE = np.array([[20.0, 5.0], [10.0, 15.0]])
 
 ANY_NAN: Any = np.nan  # scikit-learn types the argument by its default, "warn"
 
