@@ -6,9 +6,9 @@ refused by its line. The run's manifest says which file the labels come from, an
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,13 +24,7 @@ from relabel.rubric import Rubric, Unit, load_rubric, rubric_names
 from relabel.sources import eloundou
 from relabel.sources.fetch import sha256_of
 from relabel.sources.tables import COLUMN_NAMES, Table, is_table_file, read_table
-from relabel.task import (
-    TASK_KEY,
-    occupation_table,
-    onet_releases,
-    same_statement,
-    task_table,
-)
+from relabel.task import TASK_KEY, onet_releases, same_statement, task_table
 
 ENGINE = "import"
 """What the manifest of an imported run names as its engine."""
@@ -113,7 +107,6 @@ class _Reading:
     columns: Columns
     setting: str | None
     mapping: Mapping[str, str]
-    by_id: Mapping[str, list[str]]
     sha256: str
     found: dict[str, str] = field(default_factory=dict[str, str])
     seen: dict[tuple[str, str, str, int], int] = field(default_factory=dict[tuple[str, str, str, int], int])
@@ -153,18 +146,16 @@ def import_labels(
         ColumnError: A column is missing.
     """
     mapping, columns = mapping or {}, columns or Columns()
-    _check_request(rubric, setting, mapping)
+    _check_request(rubric, setting, columns.label, mapping)
     if (out / "manifest.json").exists() and read_manifest(out).engine != ENGINE:
         raise UsageError(f"{out} holds a run already; give a new folder to --out")
     file = read_table(path, rows_are="each label", advice="give the path of a CSV or Excel file of labels")
-    reading = _Reading(file, rubric, columns, setting, mapping, {}, sha256_of(path))
+    reading = _Reading(file, rubric, columns, setting, mapping, sha256_of(path))
     tasks, listed = _task_list(reading, tasks)
-    by_id = reading.by_id = _codes_by_id(listed)
-    if rubric.unit == "task" and _column(reading, "code", columns.code) is None:
+    if rubric.unit == "task" and _column(reading, "code") is None:
         _confirm_ids(reading, tasks, listed)
     started = _now()
-    labels = list(_labels(reading, tasks, started))
-    settings = tuple(s for s in rubric.settings if any(label.setting == s for label in labels))
+    labels = list(_labels(reading, tasks, listed, started))
     manifest = Manifest(
         status="complete",
         package_version=__version__,
@@ -174,7 +165,7 @@ def import_labels(
         rubric_sha256=rubric.sha256,
         sources=(SourceUse(source=ENGINE, file=path.name, sha256=reading.sha256), *task_sources(tasks, rubric.unit)),
         tasks=TASK_FILE if is_table_file(tasks) else tasks,
-        settings=settings,
+        settings=tuple(s for s in rubric.settings if any(label.setting == s for label in labels)),
         parameters={
             "imported": True,
             "columns": reading.found,
@@ -190,14 +181,17 @@ def import_labels(
     with writing(out):
         write_run(out, manifest, labels, [])
     known = {(label.onet_soc_code, label.task_id) for label in labels}
-    pairs = {(code, task) for task, codes in by_id.items() for code in codes}
+    unlisted = known.difference(listed[TASK_KEY].itertuples(index=False, name=None))
     notes = () if "code" in reading.found else _chance_note(labels, tasks)
-    return Imported(out, tasks, len(labels), len(known), reading.mapped, len(known - pairs), notes)
+    return Imported(out, tasks, len(labels), len(known), reading.mapped, len(unlisted), notes)
 
 
-def _check_request(rubric: Rubric, setting: str | None, mapping: Mapping[str, str]) -> None:
-    if setting is not None and setting not in rubric.settings:
-        raise UsageError(f"{setting} is not a setting of the rubric {rubric.id} ({', '.join(rubric.settings)})")
+def _check_request(
+    rubric: Rubric, setting: str | None, labels: str | Mapping[str, str] | None, mapping: Mapping[str, str]
+) -> None:
+    asked = [*([setting] if setting is not None else []), *(labels if isinstance(labels, Mapping) else ())]
+    if unknown := [setting for setting in asked if setting not in rubric.settings]:
+        raise UsageError(f"{unknown[0]} is not a setting of the rubric {rubric.id} ({', '.join(rubric.settings)})")
     for old, new in mapping.items():
         if new not in rubric.labels:
             raise UsageError(
@@ -209,34 +203,20 @@ def _task_list(reading: _Reading, wanted: str | None) -> tuple[str, pd.DataFrame
     """The task list by name and as a table."""
     unit = reading.rubric.unit
     if wanted is not None:
-        return wanted, _table(wanted, unit)
+        return wanted, task_table(wanted, unit)
     column = _id_column(reading)
     ids = {reading.file.task_id(line, cells[column].strip()) for line, cells in reading.file.rows}
     found: list[tuple[int, str, pd.DataFrame]] = []
     lists = tuple(dict.fromkeys([*_LISTS[unit], *onet_releases()]))
     for name in lists:
-        try:
-            table = _table(name, unit)
-        except DataError:
-            continue  # a list that is not on this machine may still be named, and then says what it lacks
-        found.append((len(ids.intersection(table["task_id"])), name, table))
-        if found[-1][0] == len(ids):
+        with suppress(DataError):  # a list that is not on this machine may still be named, and then says what it lacks
+            table = task_table(name, unit)
+            found.append((len(ids.intersection(table["task_id"])), name, table))
+        if found and found[-1][0] == len(ids):
             break
     if not found:
         raise DataError(f"none of the lists {', '.join(lists)} is here to look the ids up in; name one with --tasks")
-    _, name, table = max(found, key=lambda entry: entry[0])
-    return name, table
-
-
-def _table(tasks: str, unit: Unit) -> pd.DataFrame:
-    return task_table(tasks) if unit == "task" else occupation_table(tasks)
-
-
-def _codes_by_id(table: pd.DataFrame) -> dict[str, list[str]]:
-    by_id: dict[str, list[str]] = {}
-    for code, task in table[TASK_KEY].itertuples(index=False, name=None):
-        by_id.setdefault(str(task), []).append(str(code))
-    return by_id
+    return max(found, key=lambda entry: entry[0])[1:]
 
 
 def _confirm_ids(reading: _Reading, tasks: str, listed: pd.DataFrame) -> None:
@@ -253,9 +233,7 @@ def _confirm_ids(reading: _Reading, tasks: str, listed: pd.DataFrame) -> None:
     if (text := file.column("text")) is None:
         file.refuse_row_numbers([task for _, task, _ in ids], advice)
         return
-    known: dict[str, list[str]] = {}
-    for task, statement in listed[["task_id", "text"]].itertuples(index=False, name=None):
-        known.setdefault(str(task), []).append(str(statement))
+    known = _by_id(listed, "text")
     said = [(line, task, cells[text]) for line, task, cells in ids if task in known and cells[text].strip()]
     others = [row for row in said if not any(same_statement(row[2], statement) for statement in known[row[1]])]
     if 2 * len(others) > len(said):
@@ -264,6 +242,14 @@ def _confirm_ids(reading: _Reading, tasks: str, listed: pd.DataFrame) -> None:
             f"{file.path} line {line}: the task {task} of {tasks} is another statement than the one in the column {text!r}, "
             f"and so are {len(others):,} of {len(said):,}: the ids are not those of {tasks}; {advice}"
         )
+
+
+def _by_id(listed: pd.DataFrame, column: str) -> dict[str, list[str]]:
+    """What a task list has in a column for each task id; one id may stand for tasks of several occupations."""
+    found: dict[str, list[str]] = {}
+    for task, value in zip(listed["task_id"], listed[column], strict=True):
+        found.setdefault(str(task), []).append(str(value))
+    return found
 
 
 def _chance_note(labels: Sequence[Label], tasks: str) -> tuple[str, ...]:
@@ -289,37 +275,41 @@ def _chance_note(labels: Sequence[Label], tasks: str) -> tuple[str, ...]:
     )
 
 
-def _labels(reading: _Reading, tasks: str, created: str) -> Iterator[Label]:
-    file, columns = reading.file, reading.columns
-    id_column = _id_column(reading)
-    code_column = _column(reading, "code", columns.code)
-    optional = {name: _column(reading, name, getattr(columns, name)) for name in ("sample", "rationale", "probability")}
-    label_columns, setting_column = _label_columns(reading)
+def _labels(reading: _Reading, tasks: str, listed: pd.DataFrame, created: str) -> Iterator[Label]:
+    file, codes, settings = reading.file, _by_id(listed, "onet_soc_code"), reading.rubric.settings
+    columns = {"id": _id_column(reading)} | {
+        name: _column(reading, name) for name in ("code", "sample", "rationale", "probability")
+    }
+    label_columns, columns["setting"] = _label_columns(reading)
     for line, cells in file.rows:
-        task = file.task_id(line, cells[id_column].strip())
-        code = _code(reading, line, task, cells[code_column].strip() if code_column else None, tasks)
-        sample = _sample(file, line, cells[optional["sample"]].strip() if optional["sample"] else "0")
-        rationale = cells[optional["rationale"]].strip() if optional["rationale"] else ""
-        if len(rationale) > MAX_RATIONALE:
-            raise DataError(f"{file.path} line {line}: the rationale is over {MAX_RATIONALE:,} characters; shorten it")
-        written = cells[optional["probability"]].strip() if optional["probability"] else ""
-        probability = file.number(written) if written else None
-        if written and (probability is None or probability > 1):
-            raise DataError(f"{file.path} line {line}: probability must be from 0 to 1 or empty, not {written[:40]!r}")
+        row = {name: cells[column].strip() if column else "" for name, column in columns.items()}
+        where = f"{file.path} line {line}"
+        task = file.task_id(line, row["id"])
+        code = file.onet_soc_code(line, row["code"]) if row["code"] else _only(codes.get(task, []), where, task, tasks)
+        sample = file.number(row["sample"] if columns["sample"] else "0")
+        if sample is None or not sample.is_integer() or sample >= 10_000:
+            raise DataError(f"{where}: sample must be a whole number from 0, not {row['sample'][:40]!r}")
+        if len(row["rationale"]) > MAX_RATIONALE:
+            raise DataError(f"{where}: the rationale is over {MAX_RATIONALE:,} characters; shorten it")
+        probability = file.number(row["probability"])
+        if row["probability"] and (probability is None or probability > 1):
+            raise DataError(f"{where}: probability must be from 0 to 1 or empty, not {row['probability'][:40]!r}")
         for fixed, column in label_columns:
-            setting = fixed or _setting(reading, line, cells[setting_column].strip() if setting_column else "")
-            label = _label(reading, line, cells[column].strip())
-            first = reading.seen.setdefault((code, task, setting, sample), line)
+            if (setting := fixed or row["setting"]) not in settings:
+                known = ", ".join(settings)
+                raise DataError(f"{where}: {setting[:40]!r} is not a setting of the rubric; use {known}")
+            label = _label(reading, where, cells[column].strip())
+            first = reading.seen.setdefault((code, task, setting, int(sample)), line)
             if first != line:
                 again = f"repeats the task {task} of {code} in the setting {setting} of line {first}"
-                raise DataError(f"{file.path} line {line} {again}; remove one, or number repeats in a column sample")
+                raise DataError(f"{where} {again}; remove one, or number repeats in a column sample")
             yield Label(
                 task_id=task,
                 onet_soc_code=code,
                 setting=setting,
-                sample=sample,
+                sample=int(sample),
                 label=label,
-                rationale=rationale,
+                rationale=row["rationale"],
                 probability=probability,
                 request_key=f"{ENGINE}:{reading.sha256}:{line}",
                 created_at=created,
@@ -327,38 +317,32 @@ def _labels(reading: _Reading, tasks: str, created: str) -> Iterator[Label]:
 
 
 def _id_column(reading: _Reading) -> str:
-    if reading.rubric.unit == "task":
-        return _required(reading, "id", reading.columns.id)
-    return _required(reading, "code", reading.columns.code)
+    return _required(reading, "id" if reading.rubric.unit == "task" else "code")
 
 
-def _required(reading: _Reading, holds: str, wanted: str | None) -> str:
-    column = _column(reading, holds, wanted)
-    if column is None:
-        advice = f"say which column it is with --{holds}-column"
-        fitting = _label_like(reading) if holds == "label" else []
+def _required(reading: _Reading, holds: str) -> str:
+    if (column := _column(reading, holds)) is not None:
+        return column
+    advice = f"say which column it is with --{holds}-column"
+    if holds == "label":
+        known = {*reading.rubric.labels, *reading.mapping, ""}
+        cells = {name: {row[name].strip() for _, row in reading.file.rows} for name in reading.file.header}
+        fitting = [name for name, values in cells.items() if values <= known and values != {""}]
         if fitting:
             advice = f"{' and '.join(map(repr, fitting))} hold labels of the rubric: say which one with --label-column"
-        elif holds == "label" and (other := next((r for r in _others(reading) if _by_setting(reading, r)), None)):
+        elif other := next((r for r in _others(reading) if _by_setting(reading, r)), None):
             advice = f"{' and '.join(_by_setting(reading, other).values())} are of the rubric {other.id}: give --rubric {other.id}"
-        raise ColumnError(reading.file.path, _KNOWN_NAMES[holds][0], reading.file.header, advice=advice)
-    return column
+    raise ColumnError(reading.file.path, _KNOWN_NAMES[holds][0], reading.file.header, advice=advice)
 
 
-def _column(reading: _Reading, holds: str, wanted: str | None) -> str | None:
-    column = reading.file.find(*(_KNOWN_NAMES[holds] if wanted is None else [wanted]))
+def _column(reading: _Reading, holds: str, wanted: str | None = None) -> str | None:
+    wanted = wanted or getattr(reading.columns, holds)
+    column = reading.file.find(*([wanted] if wanted else _KNOWN_NAMES[holds]))
     if column is not None:
         reading.found[holds] = column
-    elif wanted is not None:
+    elif wanted:
         raise ColumnError(reading.file.path, wanted, reading.file.header)
     return column
-
-
-def _label_like(reading: _Reading) -> list[str]:
-    """Columns that hold nothing but labels of the rubric, or what is mapped to them, and gaps."""
-    known = {*reading.rubric.labels, *reading.mapping, ""}
-    cells = {name: {row[name].strip() for _, row in reading.file.rows} for name in reading.file.header}
-    return [name for name, values in cells.items() if values <= known and values != {""}]
 
 
 def _by_setting(reading: _Reading, rubric: Rubric) -> dict[str, str]:
@@ -376,86 +360,56 @@ def _others(reading: _Reading) -> list[Rubric]:
 
 def _label_columns(reading: _Reading) -> tuple[Sequence[tuple[str | None, str]], str | None]:
     """Columns of labels, each with its setting where that is known, and the column that gives it where not."""
-    rubric, wanted = reading.rubric, reading.columns.label
-    if isinstance(wanted, Mapping):
-        named: list[tuple[str, str]] = []
-        for setting, column in wanted.items():
-            if setting not in rubric.settings:
-                raise UsageError(f"{setting} is not a setting of the rubric {rubric.id} ({', '.join(rubric.settings)})")
-            named.append((setting, _column(reading, f"label {setting}", column) or column))
-        return named, None
-    untold = wanted is None and reading.setting is None and _column(reading, "label", None) is None
-    if untold and (named_so := _by_setting(reading, rubric)):
-        reading.found |= {f"label {setting}": column for setting, column in named_so.items()}
-        return list(named_so.items()), None
-    column = _required(reading, "label", wanted)
-    only = next(iter(rubric.settings)) if len(rubric.settings) == 1 else None
+    rubric, named = reading.rubric, reading.columns.label
+    if named is None and reading.setting is None and _column(reading, "label") is None:
+        named = _by_setting(reading, rubric)
+    if named and not isinstance(named, str):
+        return [
+            (setting, _column(reading, f"label {setting}", column) or column) for setting, column in named.items()
+        ], None
+    column = _required(reading, "label")
     if reading.setting is not None:
         return [(reading.setting, column)], None
-    setting_column = _column(reading, "setting", reading.columns.setting)
-    if setting_column is None and only is None:
+    if (setting_column := _column(reading, "setting")) is not None:
+        return [(None, column)], setting_column
+    if len(rubric.settings) > 1:
         raise UsageError(
             f"the rubric {rubric.id} has the settings {', '.join(rubric.settings)}: say which one the labels answer with "
             "--setting, or name a column with --setting-column, or give --label-column SETTING=COLUMN for each"
         )
-    return [(only if setting_column is None else None, column)], setting_column
+    return [(next(iter(rubric.settings)), column)], None
 
 
-def _code(reading: _Reading, line: int, task: str, written: str | None, tasks: str) -> str:
-    path = reading.file.path
-    if written:
-        return reading.file.onet_soc_code(line, written)
-    codes = reading.by_id.get(task, [])
+def _only(codes: Sequence[str], where: str, task: str, tasks: str) -> str:
+    """The one occupation whose task an id is, where the file does not say."""
     if len(codes) == 1:
         return codes[0]
     add = "add a column onet_soc_code with O*NET-SOC codes"
     if codes:
-        raise DataError(f"{path} line {line}: the task id {task} stands for {len(codes)} tasks of {tasks}; {add}")
+        raise DataError(f"{where}: the task id {task} stands for {len(codes)} tasks of {tasks}; {add}")
     raise DataError(
-        f"{path} line {line}: the task id {task[:40]!r} is not in {tasks}; {add}, give --tasks another list, or remove the line"
+        f"{where}: the task id {task[:40]!r} is not in {tasks}; {add}, give --tasks another list, or remove the line"
     )
 
 
-def _sample(file: Table, line: int, written: str) -> int:
-    number = file.number(written)
-    if number is None or not number.is_integer() or number >= 10_000 or math.isnan(number):
-        raise DataError(f"{file.path} line {line}: sample must be a whole number from 0, not {written[:40]!r}")
-    return int(number)
-
-
-def _setting(reading: _Reading, line: int, written: str) -> str:
-    if written not in reading.rubric.settings:
-        known = ", ".join(reading.rubric.settings)
-        raise DataError(
-            f"{reading.file.path} line {line}: {written[:40]!r} is not a setting of the rubric; use {known}"
-        )
-    return written
-
-
-def _label(reading: _Reading, line: int, written: str) -> str:
-    path, rubric = reading.file.path, reading.rubric
-    if written in reading.mapping:
-        new = reading.mapping[written]
+def _label(reading: _Reading, where: str, written: str) -> str:
+    rubric = reading.rubric
+    if (new := reading.mapping.get(written)) is not None:
         reading.mapped[f"{written}={new}"] = reading.mapped.get(f"{written}={new}", 0) + 1
         return new
+    if written in rubric.labels:
+        return written
     if not written:
-        raise DataError(f"{path} line {line} has no label; fill it or remove the line")
-    if written not in rubric.labels:
-        known = ", ".join(rubric.labels)
-        # A mapping is suggested only for what a shell takes as it stands.
-        plain = re.fullmatch(r"[\w.-]{1,12}", written) is not None
-        mapped = f", or say what it stands for with --map {written}=LABEL" if plain else ""
-        if other := next((rubric for rubric in _others(reading) if written in rubric.labels), None):
-            settings = list(other.settings)
-            each = f", with --label-column SETTING=COLUMN for {' and for '.join(settings)}" if len(settings) > 1 else ""
-            raise DataError(
-                f"{path} line {line}: {written!r} is not a label of the rubric {rubric.id} ({known}) but one of the rubric "
-                f"{other.id}; give --rubric {other.id}{each}{mapped}"
-            )
-        raise DataError(
-            f"{path} line {line}: {written[:40]!r} is not a label of the rubric {rubric.id} ({known}); correct the line{mapped}"
-        )
-    return written
+        raise DataError(f"{where} has no label; fill it or remove the line")
+    # A mapping is suggested only for what a shell takes as it stands.
+    plain = re.fullmatch(r"[\w.-]{1,12}", written) is not None
+    mapped = f", or say what it stands for with --map {written}=LABEL" if plain else ""
+    wrong = f"{where}: {written[:40]!r} is not a label of the rubric {rubric.id} ({', '.join(rubric.labels)})"
+    if other := next((rubric for rubric in _others(reading) if written in rubric.labels), None):
+        settings = list(other.settings)
+        each = f", with --label-column SETTING=COLUMN for {' and for '.join(settings)}" if len(settings) > 1 else ""
+        raise DataError(f"{wrong} but one of the rubric {other.id}; give --rubric {other.id}{each}{mapped}")
+    raise DataError(f"{wrong}; correct the line{mapped}")
 
 
 def _now() -> str:

@@ -186,7 +186,7 @@ def task_sources(ref: str, unit: Unit = "task") -> tuple[SourceUse, ...]:
     """The files that a task list comes from, with their checksums, for a manifest.
 
     Args:
-        ref: As for `relabel.task.task_table`, or for the unit `occupation` as for `relabel.task.occupation_table`.
+        ref: As for `relabel.task.task_table`.
         unit: What is labelled.
 
     Raises:

@@ -90,56 +90,40 @@ def task_schema() -> pa.DataFrameSchema:
     )
 
 
-def task_table(ref: str) -> pd.DataFrame:
-    """Read a task list as a table.
+def task_table(ref: str, unit: Unit = "task") -> pd.DataFrame:
+    """Read a task list as a table, or a list of occupations where those are labelled.
 
     Args:
-        ref: A name from `TASK_LISTS`, or the path of a CSV file with the columns of `TASK_COLUMNS`
-            (`task_type` and `importance` may be left out).
+        ref: A name from `TASK_LISTS`, or the path of a CSV file with the columns of `TASK_COLUMNS` (`task_type` and
+            `importance` may be left out). Of occupations a release of O*NET, `sample`, or a CSV file with the columns of
+            `OCCUPATION_COLUMNS`.
+        unit: What is labelled. An occupation has its code as `task_id` and its description as `text`.
 
     Returns:
-        One row a task, schema `task_schema`, in the order of the source.
+        One row a task or an occupation, schema `task_schema`, in the order of the source.
 
     Raises:
         DataError: The list is unknown, or its file is missing or malformed.
     """
-    if ref == LABELS_OF_2023:
+    import pandas as pd
+
+    if unit == "task" and ref == LABELS_OF_2023:
         from relabel.sources import eloundou
 
         return eloundou.read_labels().assign(importance=math.nan)[list(TASK_COLUMNS)]
-    if ref not in TASK_LISTS[-1:] and not is_table_file(ref) and is_onet_release(ref):
+    if unit == "task" and is_onet_release(ref):
         from relabel.sources import onet
 
         return onet.read_tasks(ref)
-    return _as_table(_task_columns(ref))
-
-
-def occupation_table(ref: str) -> pd.DataFrame:
-    """Read a list of occupations as a table of items to label: for rubrics of the unit `occupation`.
-
-    Args:
-        ref: A release of O*NET, `sample`, or the path of a CSV file with the columns of `OCCUPATION_COLUMNS`.
-
-    Returns:
-        One row an occupation, schema `task_schema`, in the order of the source: its code as `task_id`, its description as
-        `text`.
-
-    Raises:
-        DataError: The list is unknown or has no descriptions, or its file is missing or malformed.
-    """
-    return _as_table(_occupation_columns(ref))
-
-
-def _as_table(columns: Columns) -> pd.DataFrame:
-    import pandas as pd
-
     types = dict.fromkeys(TASK_COLUMNS, "str") | {"importance": "float64"}
-    return task_schema().validate(pd.DataFrame(columns, columns=list(TASK_COLUMNS)).astype(types))
+    return task_schema().validate(pd.DataFrame(_columns(ref, unit), columns=list(TASK_COLUMNS)).astype(types))
 
 
-def _task_columns(ref: str) -> Columns:
+def _columns(ref: str, unit: Unit) -> Columns:
     if ref == "sample":
-        return _read_tasks(asset_dir("data") / "sample" / "tasks.csv")
+        ref = str(asset_dir("data") / "sample" / ("tasks.csv" if unit == "task" else "occupations.csv"))
+    if unit == "occupation":
+        return _occupation_columns(ref)
     if is_table_file(ref):
         return _read_tasks(Path(ref))
     if ref == LABELS_OF_2023 or is_onet_release(ref):
@@ -150,9 +134,7 @@ def _task_columns(ref: str) -> Columns:
 
 
 def _occupation_columns(ref: str) -> Columns:
-    if ref == "sample":
-        columns = _read_occupations(asset_dir("data") / "sample" / "occupations.csv")
-    elif is_table_file(ref):
+    if is_table_file(ref):
         columns = _read_occupations(Path(ref))
     elif is_onet_release(ref):
         columns = occupation_columns(ref)
@@ -162,9 +144,9 @@ def _occupation_columns(ref: str) -> Columns:
             f"the list {ref!r} {why}; give a release of O*NET such as onet-30.2, sample, or a CSV file with the columns "
             f"{', '.join(OCCUPATION_COLUMNS)}"
         )
-    codes, none = columns["onet_soc_code"], [None] * len(columns["onet_soc_code"])
-    known = {"title": columns["title"], "text": columns["description"]}
-    return {"task_id": codes, "onet_soc_code": codes, **known, "task_type": none, "importance": none}
+    codes = columns["onet_soc_code"]
+    about = {"title": columns["title"], "text": columns["description"]}
+    return {"task_id": codes, "onet_soc_code": codes, **about, **dict.fromkeys(TASK_COLUMNS[4:], [None] * len(codes))}
 
 
 def load_tasks(
@@ -176,7 +158,7 @@ def load_tasks(
     of the file, and with one seed a smaller sample is part of each larger one: growing it wastes no paid answer.
 
     Args:
-        ref: A list, as for `task_table`, or for the unit `occupation` as for `occupation_table`.
+        ref: A list, as for `task_table`.
         unit: What the run's rubric labels.
         occupations: O*NET-SOC codes to keep (`11-3051.00`, or `11-3051` for all of its detailed codes); none keeps all.
         sample: Number of tasks to draw, uniformly without replacement.
@@ -188,7 +170,7 @@ def load_tasks(
     Raises:
         DataError: The list cannot be read, an occupation is not in it, or it holds fewer tasks than asked for.
     """
-    columns = _task_columns(ref) if unit == "task" else _occupation_columns(ref)
+    columns = _columns(ref, unit)
     rows = zip(*(columns[name] for name in TASK_COLUMNS), strict=True)
     tasks = [Task(task_id=i, onet_soc_code=c, title=t, text=x, task_type=k, importance=m) for i, c, t, x, k, m in rows]
     kind = "task" if unit == "task" else "occupation"
