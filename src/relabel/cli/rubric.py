@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -187,7 +186,7 @@ def try_rubrics(
     from datetime import UTC, datetime
 
     from relabel.evaluation.gold import load_gold
-    from relabel.evaluation.trial import trial
+    from relabel.evaluation.trial import FIRST_LOOK, trial
     from relabel.labelling.options import RunOptions
     from relabel.rubric import load_rubric
 
@@ -209,18 +208,17 @@ def try_rubrics(
     folder = out or Path("runs") / _trial_name(rubrics, model or "labels", half, sample, seed, labels)
     _keep_final_trial(folder, rubrics, final=final)
     rejected: dict[str, Spent] = {}
+    runs = _imported(rubrics, labels, tasks, folder, final=final) if labels else {}
+    listed = tasks or (next(iter(runs.values())).manifest.tasks if labels else "eloundou-2023")
+    look, new = _final_look(rubrics, listed, named=out is not None) if final else (FIRST_LOOK, ())
     if labels:
-        runs = _imported(rubrics, labels, tasks, folder, final=final)
-        given, tasks = tasks, next(iter(runs.values())).manifest.tasks
-        looks = _final_looks(rubrics, given or tasks, final=final, named=out is not None)
+        listed = next(iter(runs.values())).manifest.tasks
     else:
-        tasks = tasks or "eloundou-2023"
-        looks = _final_looks(rubrics, tasks, final=final, named=out is not None)
-        chosen = _tasks_for(rubrics, golds, tasks, "final" if final else "development", sample, seed)
+        chosen = _tasks_for(rubrics, golds, listed, "final" if final else "development", sample, seed)
         options = RunOptions(
             model=str(model),
             rubric=next(iter(rubrics.values())),
-            tasks=tasks,
+            tasks=listed,
             chosen=chosen,
             seed=seed,
             **labelling.chosen(),
@@ -230,17 +228,18 @@ def try_rubrics(
     document = trial(
         runs,
         golds,
-        tasks=tasks,
+        tasks=listed,
         started_at=started,
         half=half,
         sample=None if labels else sample,
         seed=seed,
         draws=draws,
         rejected=rejected,
-        look=looks.look,
+        look=look,
     )
     printed = o.give_json(document, out=folder / "trial.json", as_json=as_json)
-    looks.record(started, folder)
+    if new:
+        _record_look(new, started, folder)
     if not printed:
         _show_trial(document)
     if missing := [of for of in document.rubrics if of.missing]:
@@ -300,85 +299,73 @@ def _keep_final_trial(folder: Path, rubrics: Mapping[str, Rubric], *, final: boo
         )
 
 
-@dataclass
-class _FinalLooks:
-    """The record, kept in RELABEL_HOME, of the wordings that were tried on the final half of a task list."""
-
-    path: Path
-    look: Look
-    new: Sequence[Mapping[str, str]]
-
-    def record(self, when: str, folder: Path) -> None:
-        """Add the wordings of this trial, where they are new."""
-        from relabel.files import make_private_dir
-
-        try:
-            if self.new:
-                make_private_dir(self.path.parent)
-                with self.path.open("a", encoding="utf-8") as lines:
-                    lines.writelines(
-                        json.dumps({**of, "when": when, "folder": str(folder.resolve())}) + "\n" for of in self.new
-                    )
-        except OSError as error:
-            raise DataError(
-                f"cannot note in {self.path} that the final half was used ({error.strerror}); set RELABEL_HOME to another folder"
-            ) from error
-
-
-def _final_looks(rubrics: Mapping[str, Rubric], tasks: str, *, final: bool, named: bool) -> _FinalLooks:
+def _final_look(rubrics: Mapping[str, Rubric], tasks: str, *, named: bool) -> tuple[Look, Sequence[Mapping[str, str]]]:
     """Which look at the final half of a task list this is for these rubrics' ids, by the record of earlier ones.
 
     Args:
         rubrics: The rubrics to try.
         tasks: The list, as the user named it.
-        final: Whether the final half is used.
         named: Whether the user named the folder: only then is a look with another wording taken for meant.
+
+    Returns:
+        The look, and what the record is to say of it.
 
     Raises:
         UsageError: Another wording was tried on the half before, and the user may not know it.
         DataError: The record cannot be read.
     """
     from relabel.evaluation.trial import FIRST_LOOK, Look
-    from relabel.settings import settings
     from relabel.sources.tables import is_table_file
 
-    path = settings().home / "final-looks.jsonl"
-    if not final:
-        return _FinalLooks(path, FIRST_LOOK, ())
     of_list = str(Path(tasks).resolve()) if is_table_file(tasks) else tasks
+    wordings = dict.fromkeys((rubric.id, rubric.wording) for rubric in rubrics.values())
+    path = _record_of_looks()
     try:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        before = [look for look in map(json.loads, lines) if look["tasks"] == of_list]
-        seen = {(look["rubric"], look["wording"]): look["when"] for look in before}
+        known = [look for look in map(json.loads, lines) if look["tasks"] == of_list]
+        seen = {(look["rubric"], look["wording"]): look["when"] for look in known}
+        before = [
+            [look for look in known if look["rubric"] == of[0] and (of not in seen or look["when"] < seen[of])]
+            for of in wordings
+        ]
+        number = 1 + max(len({look["when"] for look in looks}) for looks in before)
+        others = sorted({(look["when"][:10], look["folder"]) for looks in before for look in looks})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(
             f"{path}, which notes the uses of the final half, cannot be read; correct or remove it"
         ) from error
-    now = {(rubric.id, rubric.wording): rubric for rubric in rubrics.values()}
-    new = [
-        {"tasks": of_list, "rubric": name, "wording": wording} for name, wording in now if (name, wording) not in seen
-    ]
-    number, others = 1, set[tuple[str, str]]()
-    for name, wording in now:
-        times = sorted({when for (known, _), when in seen.items() if known == name})
-        own = times.index(seen[name, wording]) if (name, wording) in seen else len(times)
-        number = max(number, own + 1)
-        others |= {
-            (look["when"][:10], look["folder"])
-            for look in before
-            if look["rubric"] == name and look["when"] in times[:own]
-        }
+    new = [{"tasks": of_list, "rubric": of[0], "wording": of[1]} for of in wordings if of not in seen]
     if number == 1:
-        return _FinalLooks(path, FIRST_LOOK, new)
+        return FIRST_LOOK, new
     if not named:
-        used = " and ".join(f"on {when} in {folder}" for when, folder in sorted(others))
+        used = " and ".join(f"on {when} in {folder}" for when, folder in others)
         raise UsageError(
-            f"the final half of {tasks} was used {used} with another wording of {' and '.join(dict.fromkeys(name for name, _ in now))}; "
+            f"the final half of {tasks} was used {used} with another wording of {' and '.join(dict.fromkeys(of[0] for of in wordings))}; "
             "a second look tunes on it: try wordings without --final, or give --out a folder, and the result says which look it is"
         )
     # The document may be published, and folders are private.
-    earlier = " and ".join(f"on {when} ({Path(folder).name})" for when, folder in sorted(others))
-    return _FinalLooks(path, Look(number, earlier), new)
+    return Look(number, " and ".join(f"on {when} ({Path(folder).name})" for when, folder in others)), new
+
+
+def _record_of_looks() -> Path:
+    from relabel.settings import settings
+
+    return settings().home / "final-looks.jsonl"
+
+
+def _record_look(new: Sequence[Mapping[str, str]], when: str, folder: Path) -> None:
+    """Add the wordings of a trial on the final half to the record."""
+    from relabel.files import make_private_dir
+
+    path, about = _record_of_looks(), {"when": when, "folder": str(folder.resolve())}
+    try:
+        make_private_dir(path.parent)
+        with path.open("a", encoding="utf-8") as lines:
+            lines.writelines(json.dumps({**of, **about}) + "\n" for of in new)
+    except OSError as error:
+        raise DataError(
+            f"cannot note in {path} that the final half was used ({error.strerror}); set RELABEL_HOME to another folder"
+        ) from error
 
 
 _OF_IMPORT = re.compile(r"[;,:] [^;,:]*--(map|rubric|setting|[a-z]+-column)\b.*", re.DOTALL)
