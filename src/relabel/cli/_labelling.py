@@ -16,6 +16,7 @@ from typing import Any
 
 import typer
 
+import relabel
 from relabel.cli._options import give_json
 from relabel.cli.display import Look, announce, money, shown
 from relabel.cli.terminal import say, say_of
@@ -260,9 +261,8 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
         _say("lost", f"{charged.requests:,} request(s) ended without a usable answer{sum_}")
     if "variants" in m.parameters and there:
         from relabel.evaluation.trial import variance
-        from relabel.run import open_run
 
-        for setting, share in variance(open_run(str(folder))).items():
+        for setting, share in variance(relabel.open_run(str(folder))).items():
             _say("orders", f"{setting}: {share.in_words()}")
     if m.note:
         _say("note", m.note)

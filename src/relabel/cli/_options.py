@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hin
 
 import typer
 
+import relabel
 from relabel.cli.terminal import Table, doing, say_written
 from relabel.errors import DataError, NotAtHandError, UsageError
 from relabel.scoring.options import Choices, Links, Method, Repeats, Taxonomy, Unrated, Wage, Weights
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from relabel.evaluation.report import Charts
-    from relabel.run import Run
     from relabel.tabular import TableForm
 
 
@@ -337,15 +337,13 @@ class Labelling:
 NEEDS_DRAWS = "shapes intervals and has no effect without --draws; add --draws 1000 or remove it"
 
 
-def epoch_ratings(ref: str | None, *, sample: bool) -> Run | None:
+def epoch_ratings(ref: str | None, *, sample: bool) -> relabel.Run | None:
     """The run of ratings that was named, or else the one in `DEFAULT_RATINGS` where it fits; the user is told of that one."""
-    from relabel.run import open_run
-
     if ref is not None:
-        return open_run(ref)
+        return relabel.open_run(ref)
     if not (DEFAULT_RATINGS / "manifest.json").is_file():
         return None
-    found = open_run(str(DEFAULT_RATINGS))
+    found = relabel.open_run(str(DEFAULT_RATINGS))
     if found.manifest.status != "complete" or (found.manifest.tasks == "sample") != sample:
         return None
     typer.echo(f"ratings of human advantage: {DEFAULT_RATINGS}, by {found.manifest.model}", err=True)

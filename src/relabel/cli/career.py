@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import relabel
 from relabel.cli import _options as o
 from relabel.cli.terminal import Table, say, say_next
 
@@ -104,18 +105,16 @@ def resilience(
     """
     from relabel.careers.families import family_frame, family_pages, load_families
     from relabel.careers.pages import load_cut_points
-    from relabel.run import open_run
     from relabel.scoring.files import require_suffix
-    from relabel.scoring.table import score_table
 
     if out is not None:
         require_suffix(out)
         o.require_file(out, "--out")
     cut_points = load_cut_points(cuts)
     chosen = _chosen(load_families(file), family or [])
-    opened = open_run(run)
+    opened = relabel.open_run(run)
     opened.require_tasks()
-    table = score_table(opened, taxonomy="onet-soc", weights=weights, tasks=tasks)
+    table = relabel.score_table(opened, taxonomy="onet-soc", weights=weights, tasks=tasks)
     pages = family_pages(table, opened, o.epoch_ratings(epoch, sample=table.sample), families=chosen, cuts=cut_points)
     document = {
         "run": table.run,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import relabel
 from relabel.cli._options import Commands, Draws, GoldRule, Results, suggest_onet_soc
 from relabel.cli.terminal import Table, cut, doing, heading, say, say_next
 from relabel.errors import UsageError
@@ -15,9 +16,7 @@ from relabel.tabular import Cell, Signed, cell_text, change, figure
 if TYPE_CHECKING:
     from relabel.evaluation.compare import CompareDocument, Difference, PairwiseDocument
     from relabel.evaluation.report import Charts
-    from relabel.run import Run
     from relabel.scoring.decomposition import Moved
-    from relabel.scoring.table import ScoreTable
 
 _TOP = 10
 _TASKS = 5
@@ -57,10 +56,8 @@ def compare_runs(
     results.require()
     from relabel.evaluation.alignment import task_details
     from relabel.evaluation.compare import compare, compare_several
-    from relabel.evaluation.gold import load_gold
-    from relabel.run import open_run
 
-    opened = [open_run(run) for run in runs]
+    opened = [relabel.open_run(run) for run in runs]
     if scores:
         if len(opened) > 2 or gold is not None or results.html is not None or results.figures is not None:
             raise UsageError("--scores compares two runs, without --gold, --html and --figures; remove the others")
@@ -69,7 +66,7 @@ def compare_runs(
     if before or after:
         raise UsageError("--before and --after apply to scores only; add --scores or remove them")
     with doing("comparing labels task by task"):
-        truth = None if gold is None else load_gold(gold, gold_rule)
+        truth = None if gold is None else relabel.load_gold(gold, gold_rule)
         details = task_details(opened[0])
         if len(opened) == 2:
             document = compare(opened[0], opened[1], truth, details=details, draws=draws, seed=seed)
@@ -246,7 +243,9 @@ def _several_tables(document: PairwiseDocument) -> Iterator[Table]:
         )
 
 
-def _compare_scores(a: Run, b: Run, before: Sequence[str], after: Sequence[str], results: Results) -> None:
+def _compare_scores(
+    a: relabel.Run, b: relabel.Run, before: Sequence[str], after: Sequence[str], results: Results
+) -> None:
     """Say how the scores of two runs differ.
 
     Args:
@@ -286,7 +285,7 @@ def _compare_scores(a: Run, b: Run, before: Sequence[str], after: Sequence[str],
         _show_scores(moved, tables, shown)
 
 
-def _show_scores(moved: Moved, tables: tuple[ScoreTable, ScoreTable], shown: Sequence[Table]) -> None:
+def _show_scores(moved: Moved, tables: tuple[relabel.ScoreTable, relabel.ScoreTable], shown: Sequence[Table]) -> None:
     for which, of in zip(("before", "after"), tables, strict=True):
         choices = [f"method {of.method}", f"weights {of.weights}", f"tasks {of.tasks}"]
         choices += [f"{name} {value}" for name, value in (("links", of.links), ("unrated", of.unrated)) if value]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import relabel
 from relabel.cli._options import AsJson, Commands, RunArg, give_json
 from relabel.cli.terminal import Table, say
 from relabel.errors import DataError, StoreError, UsageError
@@ -316,14 +317,12 @@ def prune(
     from relabel.labelling.maintenance import selection
     from relabel.labelling.prompt import system_messages
     from relabel.labelling.store import Store
-    from relabel.rubric import load_rubric
-    from relabel.run import open_run
     from relabel.settings import settings
 
     unwanted = selection(
         model=model,
-        messages=None if rubric is None else system_messages(load_rubric(rubric)),
-        run=None if run is None else open_run(run),
+        messages=None if rubric is None else system_messages(relabel.load_rubric(rubric)),
+        run=None if run is None else relabel.open_run(run),
         before=before,
         rejected=rejected,
     )
@@ -380,10 +379,9 @@ def pack(
     """
     from relabel.labelling.maintenance import pack as pack_rows
     from relabel.labelling.store import Store
-    from relabel.run import open_run
     from relabel.settings import settings
 
-    opened = None if run is None else open_run(run)
+    opened = None if run is None else relabel.open_run(run)
     with Store(settings().store_dir, read_only=True) as store:
         count = pack_rows(store, file, opened)
     typer.echo(

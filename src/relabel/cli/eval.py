@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import relabel
 from relabel.cli._options import Commands, Draws, GoldBy, GoldRule, Results, require_file, write
 from relabel.cli.terminal import Table, doing, heading, say, say_next
 from relabel.errors import GateError, UsageError
 from relabel.tabular import Cell, change
 
 if TYPE_CHECKING:
-    from relabel.evaluation.document import EvalDocument, SettingName
+    from relabel.evaluation.document import SettingName
     from relabel.evaluation.gates import SuiteResult
     from relabel.evaluation.paper import PaperDocument, PaperFigure
     from relabel.evaluation.report import Charts
-    from relabel.run import Run
 
 _UNMATCHED = {
     "not-in-gold": "in the run but not in the gold",
@@ -123,27 +123,27 @@ def evaluate_run(
     if suite is None and junit is not None:
         raise UsageError("--junit writes the outcome of a suite; name one with --suite")
     from relabel.evaluation.alignment import task_details
-    from relabel.evaluation.evaluate import evaluate
-    from relabel.evaluation.gold import default_gold, load_gold
+    from relabel.evaluation.gold import default_gold
     from relabel.evaluation.suite import beside, load_suite
-    from relabel.run import open_run
 
     judged_by = None if suite is None else load_suite(suite)
     with doing("reading labels and gold"):
-        opened = open_run(run)
+        opened = relabel.open_run(run)
         if gold is None and judged_by is not None and judged_by.gold is not None:
             gold = beside(judged_by, judged_by.gold)
-        truth = load_gold(gold or default_gold(opened), gold_rule, gold_by)
+        truth = relabel.load_gold(gold or default_gold(opened), gold_rule, gold_by)
     with doing("evaluating: agreement, intervals, yardsticks"):
-        document = evaluate(opened, truth, draws=0 if no_intervals else draws, seed=seed, by_model=by_model)
+        document = relabel.evaluate(opened, truth, draws=0 if no_intervals else draws, seed=seed, by_model=by_model)
     outcome: SuiteResult | None = None
-    baseline: Run | None = None
+    baseline: relabel.Run | None = None
     details = task_details(opened) if suite or results.html or results.figures else None
     if judged_by is not None:
         from relabel.evaluation.gates import judge
 
         with doing(f"judging by the suite {judged_by.name}"):
-            baseline = None if judged_by.baseline is None else open_run(beside(judged_by, judged_by.baseline.run))
+            baseline = (
+                None if judged_by.baseline is None else relabel.open_run(beside(judged_by, judged_by.baseline.run))
+            )
             outcome = judge(judged_by, opened, truth, baseline, details)
 
     def page(charts: Charts) -> str:
@@ -173,7 +173,11 @@ def evaluate_run(
 
 
 def _write_outcome(
-    result: SuiteResult, document: EvalDocument, junit: Path | None, markdown: Path | None, annotations: bool | None
+    result: SuiteResult,
+    document: relabel.EvalDocument,
+    junit: Path | None,
+    markdown: Path | None,
+    annotations: bool | None,
 ) -> None:
     """Write a suite's outcome as CI wants it."""
     from relabel.cli.terminal import workflow_command
@@ -188,7 +192,7 @@ def _write_outcome(
             workflow_command(line)
 
 
-def _show(document: EvalDocument, tables: list[Table], outcome: SuiteResult | None) -> None:
+def _show(document: relabel.EvalDocument, tables: list[Table], outcome: SuiteResult | None) -> None:
     chosen = ", on tasks chosen for their doubt" if document.selected else ""
     say(f"{document.run} against the gold {document.gold}{chosen}", hang=0)
     typer.echo(f"{document.matched:,} tasks matched")
@@ -241,7 +245,7 @@ def _across(title: str, figures: Mapping[str, str], columns: Mapping[Any, Any]) 
     return Table(title, ("figure", *heads), rows)
 
 
-def _tables(document: EvalDocument) -> Iterator[Table]:
+def _tables(document: relabel.EvalDocument) -> Iterator[Table]:
     """All figures of a document."""
     of_gold = f"with the gold {document.gold}"
     settings, majority = document.settings, document.yardsticks.majority
@@ -289,7 +293,7 @@ def _tables(document: EvalDocument) -> Iterator[Table]:
         yield _across("Calibration of the probabilities, by setting", _CALIBRATION, document.calibration)
 
 
-def _yardstick_tables(document: EvalDocument) -> Iterator[Table]:
+def _yardstick_tables(document: relabel.EvalDocument) -> Iterator[Table]:
     """What the run is compared with besides the gold."""
     found = document.yardsticks
     groups = {
@@ -316,7 +320,7 @@ def _yardstick_tables(document: EvalDocument) -> Iterator[Table]:
         yield Table("Yardsticks", columns, rows, left=2)
 
 
-def _slice_tables(document: EvalDocument) -> Iterator[Table]:
+def _slice_tables(document: relabel.EvalDocument) -> Iterator[Table]:
     """Agreement by parts of the tasks, in the setting that says most."""
     from relabel.evaluation.alignment import MAIN
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import relabel
 from relabel.cli import _options as o
 from relabel.cli.terminal import Table, say
 from relabel.errors import UsageError
@@ -57,7 +58,6 @@ def explain(
         show: Number of tasks to show; --json has all.
         path: Show only the way of the code over the bridge, forward and back; needs no RUN.
     """
-    from relabel.run import open_run
     from relabel.scoring.explain import explain, taxonomy_of
     from relabel.scoring.table import score_by
     from relabel.scoring.uncertainty import with_intervals
@@ -79,11 +79,11 @@ def explain(
     if as_json:
         o.reject_ineffective_options(ctx, "has no effect with --json, which prints all tasks; remove it", "show")
     choices = Choices(**vars(way), taxonomy=taxonomy or taxonomy_of(code) or "uk-soc2020")
-    opened = open_run(run)
+    opened = relabel.open_run(run)
     table = score_by(opened, choices)
     if code in set(table.frame["code"]) and draws:
-        others = [open_run(ref) for ref in rater or ()]
-        known = None if gold is None else open_run(gold)
+        others = [relabel.open_run(ref) for ref in rater or ()]
+        known = None if gold is None else relabel.open_run(gold)
         table = with_intervals(table, opened, gold=known, raters=others, draws=draws, seed=seed)
     explained = explain(table, opened, code)
     if not o.give_json(explained, out=out, as_json=as_json):

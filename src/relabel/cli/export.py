@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+import relabel
 from relabel.cli import _options as o
 from relabel.cli.terminal import say
 from relabel.errors import UsageError
@@ -39,7 +40,6 @@ def export(
     """
     from relabel.cli.score import headline
     from relabel.publishing.export import export_run
-    from relabel.run import open_run
     from relabel.sources.tables import is_table_file
 
     if not families:
@@ -49,7 +49,7 @@ def export(
             ctx, "needs a task list of O*NET, not a file; leave it or --tasks out", "families", "epoch"
         )
     choices = scoring.choices()
-    opened = open_run(run)
+    opened = relabel.open_run(run)
     sample = (scoring.tasks or opened.manifest.tasks) == "sample"
     with o.suggest_onet_soc(scoring.taxonomy, "--taxonomy onet-soc"):
         done = export_run(
@@ -59,7 +59,7 @@ def export(
             allow_partial=allow_partial,
             draws=draws,
             spread=spread,
-            baseline=None if baseline is None else open_run(baseline),
+            baseline=None if baseline is None else relabel.open_run(baseline),
             families=families,
             epoch_run=o.epoch_ratings(epoch, sample=sample) if families else None,
         )

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import relabel
 from relabel.cli._options import AsJson, Commands, OutJson, RunArg, give_json, require_file
 from relabel.cli.terminal import WIDTH, cut, say_next, say_written
 from relabel.errors import UsageError
 
 if TYPE_CHECKING:
-    from relabel.manifest import Manifest
     from relabel.task import TaskDiff
 
 app = Commands()
@@ -71,7 +71,6 @@ def import_file(
         mapping (OLD=NEW): What a label becomes, such as E3=E2.
     """
     from relabel.importing import Columns, import_labels
-    from relabel.rubric import load_rubric
     from relabel.sources import eloundou
 
     pairs = _pairs(mapping or [], "--map", "OLD=NEW")
@@ -81,7 +80,7 @@ def import_file(
         pairs = dict(eloundou.RELABEL_MAP) | pairs
     if model is None:
         raise UsageError("say who labelled: give --model, such as --model gpt-5")
-    loaded = load_rubric(rubric)
+    loaded = relabel.load_rubric(rubric)
     labels = label_column or []
     many = len(labels) > 1 or any("=" in name for name in labels)
     done = import_labels(
@@ -175,10 +174,9 @@ def carry(
         fill (RUN): A run under the same rubric that labelled the tasks to be asked again.
     """
     from relabel.carrying import TO_ASK, carry_run
-    from relabel.run import open_run
 
-    opened = open_run(run)
-    done = carry_run(opened, to, out, old=old, fill=None if fill is None else open_run(fill))
+    opened = relabel.open_run(run)
+    done = carry_run(opened, to, out, old=old, fill=None if fill is None else relabel.open_run(fill))
     for sentence in done.warnings:
         typer.echo(f"WARNING: {sentence}", err=True)
     _show_diff(done.diff, examples=False)
@@ -190,17 +188,16 @@ def carry(
         say_next(f"{asking} --out ASKED, then carry again with --fill ASKED")
 
 
-def _asking(manifest: Manifest, tasks: Path, samples: int) -> str:
+def _asking(manifest: relabel.Manifest, tasks: Path, samples: int) -> str:
     """The command that asks for the missing tasks as the run asked: same model, address, rubric, settings and repeats."""
     import shlex
 
     from relabel.errors import RelabelError
-    from relabel.rubric import load_rubric
 
     rubric = manifest.rubric.source  # a file of the user's, unless one of ours has the text
     for known in (manifest.rubric.id, f"{manifest.rubric.id}@{manifest.rubric.version}"):
         with suppress(RelabelError):
-            if load_rubric(known).sha256 == manifest.rubric_sha256:
+            if relabel.load_rubric(known).sha256 == manifest.rubric_sha256:
                 rubric = known
                 break
     model = "MODEL" if manifest.engine in (None, "import", "carry") else manifest.model

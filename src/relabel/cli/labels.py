@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
+import relabel
 from relabel.cli import _options as o
 from relabel.cli.terminal import doing, say, say_next
 from relabel.errors import UsageError
@@ -15,7 +16,6 @@ from relabel.errors import UsageError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from relabel.run import Run
 
 Format = Literal["csv", "dta", "parquet"]
 
@@ -67,9 +67,7 @@ def review_run(
             list that the run was made from, if it is on this machine.
     """
     from relabel.evaluation.alignment import is_own_list, list_name, task_details, task_details_from
-    from relabel.evaluation.gold import load_gold
     from relabel.evaluation.review import RandomReview, labels_for, random_review, review, review_csv
-    from relabel.run import open_run
     from relabel.sources.tables import is_table_file
 
     if random == 0 and size_for is None:
@@ -81,27 +79,23 @@ def review_run(
     if random is None and seed is not None:
         raise UsageError("--seed is the seed of --random; give both, or neither")
     if random is not None:
-        for option, given in (
-            ("--n", n is not None),
-            ("--gold", gold is not None and size_for is None),
-            ("--rater", bool(rater)),
-        ):
-            if given:
-                raise UsageError(
-                    f"--random draws from all tasks alike, so that {option} has no effect; give one of the two"
-                )
+        without_effect = {"--n": n, "--gold": gold if size_for is None else None, "--rater": rater or None}
+        if option := next((option for option, given in without_effect.items() if given is not None), None):
+            raise UsageError(
+                f"--random draws from all tasks alike, so that {option} has no effect; give one of the two"
+            )
     o.require_file(out, "--out")
-    opened = open_run(run)
-    others = [open_run(other) for other in rater or ()]
+    opened = relabel.open_run(run)
+    others = [relabel.open_run(other) for other in rater or ()]
     details = task_details(opened) if tasks is None else task_details_from(opened, tasks)
+    truth = None if gold is None else relabel.load_gold(gold)
     if random is None:
         with doing("looking for doubtful tasks"):
-            truth = None if gold is None else load_gold(gold)
             found = review(opened, truth, others, details=details, most=n or 100)
         about = f"{len(found.table):,} of {found.doubtful:,} tasks in doubt"
     else:
         if size_for is not None:
-            random = labels_for(opened, size_for, None if gold is None else load_gold(gold))
+            random = labels_for(opened, size_for, truth)
             by = "whatever people say" if gold is None else f"if people agree with the run as {gold} does"
             typer.echo(f"{random:,} labels give the mean a 95% interval at most {size_for:g} wide, {by}", err=True)
         found = random_review(opened, random, details=details, seed=seed or 0)
@@ -126,15 +120,11 @@ def review_run(
             "fill them in this order: the first ones, too, are a fair sample; a choice among them is not", err=True
         )
         return
-    weighed = (
-        f"jobs of {found.jobs_from}"
-        if found.jobs_from
-        else "their share of an occupation alone: the jobs source is not on this machine"
-    )
-    typer.echo(f"weighed by {weighed}", err=True)
+    alone = "their share of an occupation alone: the jobs source is not on this machine"
+    typer.echo(f"weighed by {f'jobs of {found.jobs_from}' if found.jobs_from else alone}", err=True)
 
 
-def _wide(run: Run) -> pd.DataFrame:
+def _wide(run: relabel.Run) -> pd.DataFrame:
     """One row a task: the labels by setting and sample, what they come to, and for rubrics of tasks the published code."""
     import pandas as pd
 
@@ -152,7 +142,7 @@ def _wide(run: Run) -> pd.DataFrame:
     return pd.concat(parts, axis=1).sort_index().reset_index()
 
 
-def _as_bytes(table: pd.DataFrame, form: str, run: Run) -> bytes:
+def _as_bytes(table: pd.DataFrame, form: str, run: relabel.Run) -> bytes:
     import io
 
     from relabel.tabular import spreadsheet_safe
@@ -195,14 +185,12 @@ def labels(
         wide: One row a task, with a column for each setting and sample, and the published code.
         out (F): The file to write. By default CSV is printed.
     """
-    from relabel.run import open_run
-
     ending = "" if out is None else out.suffix.lower().removeprefix(".")
     chosen = form or (ending if ending in ("csv", "dta", "parquet") else "csv")
     if out is None and chosen != "csv":
         raise UsageError(f"--format {chosen} cannot be printed; name a file with --out")
     o.require_file(out, "--out")
-    opened = open_run(run)
+    opened = relabel.open_run(run)
     table = _wide(opened) if wide else opened.labels.reset_index(drop=True)
     content = _as_bytes(table, chosen, opened)
     if out is None:
@@ -214,43 +202,38 @@ def labels(
 @app.command()
 def cite(run: o.RunArg, as_json: o.AsJson = False) -> None:
     """Print what to cite of a run: its data with their licences, the model, the rubric and the software."""
-    from relabel import __version__
     from relabel.manifest import PUBLISHED, find_run, read_manifest
     from relabel.sources.registry import load_registry
 
-    if run in PUBLISHED or run == "sample":
-        from relabel.run import open_run
-
-        manifest = open_run(run).manifest
-    else:
-        manifest = read_manifest(find_run(run))
+    published = run in PUBLISHED or run == "sample"
+    manifest = relabel.open_run(run).manifest if published else read_manifest(find_run(run))
     registry = load_registry()
     used = [registry[name] for name in dict.fromkeys(use.source for use in manifest.sources) if name in registry]
     own = [use for use in manifest.sources if use.source not in registry]
-    rubric, answered = manifest.rubric, ", ".join(manifest.models_returned)
+    rubric, answered, version = manifest.rubric, list(manifest.models_returned), manifest.package_version
     about = {
         "data": [
             {"id": s.id, "citation": s.citation, "release": s.release, "licence": s.licence, "homepage": s.homepage}
             for s in used
         ],
         "files": [{"file": use.file, "sha256": use.sha256} for use in own],
-        "model": {"asked": manifest.model, "answered": list(manifest.models_returned), "date": manifest.ended_at},
+        "model": {"asked": manifest.model, "answered": answered, "date": manifest.ended_at},
         "rubric": {"id": rubric.id, "version": rubric.version, "sha256": manifest.rubric_sha256},
-        "software": {"name": "relabel", "version": manifest.package_version, "cited_with": __version__},
+        "software": {"name": "relabel", "version": version, "cited_with": relabel.__version__},
     }
     if o.give_json(about, as_json=as_json):
         return
-    typer.echo("Data")
-    for source in used:
-        say(f"{source.citation} Release: {source.release}. Licence: {source.licence}. {source.homepage}", indent=2)
-    for use in own:
-        say(f"{use.file}, sha256 {use.sha256}", indent=2)
-    if not used and not own:
-        say("none is named in the manifest", indent=2)
+    data = [f"{s.citation} Release: {s.release}. Licence: {s.licence}. {s.homepage}" for s in used]
+    data += [f"{use.file}, sha256 {use.sha256}" for use in own]
+    said_by = f", answered as {', '.join(answered)}" if answered else ""
     dated = "" if manifest.ended_at is None else f", {manifest.ended_at[:10]}"
-    typer.echo("Model")
-    say(f"{manifest.model}{f', answered as {answered}' if answered else ''}{dated}", indent=2)
-    typer.echo("Rubric")
-    say(f"{rubric.title} ({rubric.id}, version {rubric.version}, sha256 {manifest.rubric_sha256[:16]})", indent=2)
-    typer.echo("Software")
-    say(f"relabel, version {manifest.package_version}; CITATION.cff of its repository has its authors", indent=2)
+    parts = {
+        "Data": data or ["none is named in the manifest"],
+        "Model": [f"{manifest.model}{said_by}{dated}"],
+        "Rubric": [f"{rubric.title} ({rubric.id}, version {rubric.version}, sha256 {manifest.rubric_sha256[:16]})"],
+        "Software": [f"relabel, version {version}; CITATION.cff of its repository has its authors"],
+    }
+    for name, lines in parts.items():
+        typer.echo(name)
+        for line in lines:
+            say(line, indent=2)

@@ -9,6 +9,7 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import relabel
 from relabel.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from relabel.labelling.job import Stop
     from relabel.labelling.options import RunOptions
-    from relabel.run import Run
     from relabel.study.results import Results
 
 Result = TypeVar("Result")
@@ -37,7 +37,7 @@ def label(
     replay: bool = False,
     progress: bool = True,
     **options: Any,
-) -> Run:
+) -> relabel.Run:
     """Label tasks with a model; the same store, keys and run folders as `relabel run`.
 
     Works in a notebook, also inside a running event loop. Interrupting the kernel stops the run: what was bought is stored, and the same
@@ -83,7 +83,7 @@ async def alabel(
     replay: bool = False,
     progress: bool = False,
     **options: Any,
-) -> Run:
+) -> relabel.Run:
     """`label` for code that runs in an event loop: `await relabel.alabel(...)`; cancelling it stops the run like an interrupt.
 
     Further options are those of `label`.
@@ -138,19 +138,17 @@ def _options(
 
     from relabel.labelling.options import RunOptions, checked_parameters
     from relabel.labelling.pricing import given_price
-    from relabel.rubric import load_rubric
-    from relabel.task import load_tasks
 
     known = {field.name for field in fields(RunOptions)} - {"tasks", "chosen", "cluster"}
     if unknown := sorted(set(more) - known):
         raise UsageError(f"label() has no option {unknown[0]!r}; use one of {', '.join(sorted(known))}")
-    loaded = load_rubric(rubric)
+    loaded = relabel.load_rubric(rubric)
     ref, chosen = task_list, None
     if isinstance(tasks, str | Path):
         ref = str(tasks)
     elif not hasattr(tasks, "columns"):
         ids = [str(task) for task in tasks]
-        listed = {task.task_id: task for task in load_tasks(task_list, unit=loaded.unit)}
+        listed = {task.task_id: task for task in relabel.load_tasks(task_list, unit=loaded.unit)}
         if lacking := [task for task in ids if task not in listed]:
             raise UsageError(f"the task id {lacking[0]!r} is not in {task_list}; correct it, or name another task_list")
         chosen = [listed[task] for task in dict.fromkeys(ids)]
@@ -177,14 +175,15 @@ def _written(frame: Any) -> Path:
     return path
 
 
-async def _label(options: RunOptions, out: str | Path | None, *, replay: bool, progress: bool, stop: Stop) -> Run:
+async def _label(
+    options: RunOptions, out: str | Path | None, *, replay: bool, progress: bool, stop: Stop
+) -> relabel.Run:
     from relabel.cli.display import shown
     from relabel.labelling.collector import Progress
     from relabel.labelling.options import default_name, make_engine
     from relabel.labelling.pricing import Budget
     from relabel.labelling.runner import run_job
     from relabel.labelling.store import Store
-    from relabel.run import open_run
     from relabel.settings import settings
 
     environment = settings()
@@ -203,7 +202,7 @@ async def _label(options: RunOptions, out: str | Path | None, *, replay: bool, p
                 )
         finally:
             await engine.close()
-    return open_run(str(folder))
+    return relabel.open_run(str(folder))
 
 
 def _in_thread(work: Coroutine[Any, Any, Result], stop: Stop) -> Result:

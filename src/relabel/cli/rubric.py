@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import relabel
 from relabel.cli import _options as o
 from relabel.cli.terminal import Table, say, say_next
 from relabel.errors import DataError, IncompleteRunError, UsageError
@@ -16,12 +17,8 @@ from relabel.errors import DataError, IncompleteRunError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from relabel.evaluation.gold import Gold
     from relabel.evaluation.trial import Half, Look, Spent, TrialDocument
     from relabel.labelling.options import RunOptions
-    from relabel.rubric import Rubric
-    from relabel.run import Run
-    from relabel.task import Task
 
 app = o.Commands()
 rubric_app = o.Commands(name="rubric", help="List, show and check rubrics.", no_args_is_help=True)
@@ -31,9 +28,9 @@ app.add_typer(rubric_app)
 @rubric_app.command("list")
 def list_rubrics(as_json: o.AsJson = False) -> None:
     """List the rubrics that ship with relabel, with what trials have shown of each."""
-    from relabel.rubric import load_rubric, rubric_names
+    from relabel.rubric import rubric_names
 
-    rubrics = {name: load_rubric(name) for name in rubric_names()}
+    rubrics = {name: relabel.load_rubric(name) for name in rubric_names()}
     keys = {"id", "version", "title", "unit", "validity"}
     listed = [
         {"name": name, **r.model_dump(mode="json", include=keys), "settings": list(r.settings), "tried": r.tried}
@@ -62,9 +59,7 @@ def show(
         setting: Show the messages that are sent under this setting, with a made-up task.
         examples: With or without the worked examples.
     """
-    from relabel.rubric import load_rubric
-
-    loaded = load_rubric(rubric)
+    loaded = relabel.load_rubric(rubric)
     if setting is None:
         if not o.give_json(loaded, as_json=as_json):
             import yaml
@@ -73,11 +68,10 @@ def show(
             typer.echo("\n".join([text.rstrip(), *(f"# {line}" for line in loaded.validity_in_words())]))
         return
     from relabel.labelling.prompt import load_prompt
-    from relabel.task import Task
 
     if setting not in loaded.settings:
         raise UsageError(f"the rubric {loaded.id} has no setting {setting!r}; use one of {', '.join(loaded.settings)}")
-    task = Task(
+    task = relabel.Task(
         task_id="0",
         onet_soc_code="00-0000.00",
         title="TITLE OF THE OCCUPATION",
@@ -124,17 +118,17 @@ def check(
         rubric: A rubric's name, or the path of a YAML file.
     """
     from relabel.labelling.prompt import load_prompt
-    from relabel.rubric import load_rubric, rubric_warnings
-    from relabel.task import Task, is_local, load_tasks
+    from relabel.rubric import rubric_warnings
+    from relabel.task import is_local
 
-    loaded = load_rubric(rubric)
+    loaded = relabel.load_rubric(rubric)
     prompt = load_prompt(loaded.prompt)
-    task = Task(task_id="0", onet_soc_code="00-0000.00", title="Checkers", text="Check.")
+    task = relabel.Task(task_id="0", onet_soc_code="00-0000.00", title="Checkers", text="Check.")
     for setting in loaded.settings:
         prompt.messages((task,), loaded, setting)
     lists = ("sample", "eloundou-2023") if loaded.unit == "task" else ()
     there = [name for name in lists if is_local(name)]
-    warnings = rubric_warnings(loaded, {name: [task.text for task in load_tasks(name)] for name in there})
+    warnings = rubric_warnings(loaded, {name: [task.text for task in relabel.load_tasks(name)] for name in there})
     unread = [name for name in lists if name not in there]
     known = {"rubric": f"{loaded.id}@{loaded.version}", "source": loaded.source, "sha256": loaded.sha256}
     found = {**known, "warnings": warnings, "tried": loaded.tried, "not_compared_with": unread}
@@ -185,10 +179,8 @@ def try_rubrics(
     """
     from datetime import UTC, datetime
 
-    from relabel.evaluation.gold import load_gold
     from relabel.evaluation.trial import FIRST_LOOK, trial
     from relabel.labelling.options import RunOptions
-    from relabel.rubric import load_rubric
 
     if (model is None) == (not labels):
         raise UsageError("give either --model to label with, or --labels with one file for each rubric")
@@ -198,9 +190,9 @@ def try_rubrics(
         )
     if labels and sample is not None:
         raise UsageError("--sample draws tasks for a model, and --labels says which are labelled; remove one of them")
-    rubrics = _named([load_rubric(file) for file in files])
+    rubrics = _named([relabel.load_rubric(file) for file in files])
     golds = [
-        load_gold(name, made_by=gold_by)
+        relabel.load_gold(name, made_by=gold_by)
         for name in gold or (["sample"] if tasks == "sample" else ["eloundou-2023:human", "eloundou-2023:gpt4"])
     ]
     started = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -250,9 +242,9 @@ def try_rubrics(
         )
 
 
-def _named(rubrics: Sequence[Rubric]) -> dict[str, Rubric]:
+def _named(rubrics: Sequence[relabel.Rubric]) -> dict[str, relabel.Rubric]:
     """Rubrics by `ID@VERSION`; a second one of the same name and version by its file or number."""
-    named: dict[str, Rubric] = {}
+    named: dict[str, relabel.Rubric] = {}
     for rubric in rubrics:
         if rubric.unit != "task":
             raise UsageError(
@@ -266,7 +258,7 @@ def _named(rubrics: Sequence[Rubric]) -> dict[str, Rubric]:
 
 
 def _trial_name(
-    rubrics: Mapping[str, Rubric],
+    rubrics: Mapping[str, relabel.Rubric],
     model: str,
     half: str | None,
     sample: int | None,
@@ -282,7 +274,7 @@ def _trial_name(
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
 
 
-def _keep_final_trial(folder: Path, rubrics: Mapping[str, Rubric], *, final: bool) -> None:
+def _keep_final_trial(folder: Path, rubrics: Mapping[str, relabel.Rubric], *, final: bool) -> None:
     """Make sure that a trial on the final half is not overwritten by one of other tasks or another wording."""
     known = folder / "trial.json"
     if not known.is_file():
@@ -299,7 +291,9 @@ def _keep_final_trial(folder: Path, rubrics: Mapping[str, Rubric], *, final: boo
         )
 
 
-def _final_look(rubrics: Mapping[str, Rubric], tasks: str, *, named: bool) -> tuple[Look, Sequence[Mapping[str, str]]]:
+def _final_look(
+    rubrics: Mapping[str, relabel.Rubric], tasks: str, *, named: bool
+) -> tuple[Look, Sequence[Mapping[str, str]]]:
     """Which look at the final half of a task list this is for these rubrics' ids, by the record of earlier ones.
 
     Args:
@@ -374,16 +368,15 @@ _COLUMNS = "; rubric try reads the columns task_id, setting and label, in the wo
 
 
 def _imported(
-    rubrics: Mapping[str, Rubric], files: Sequence[Path], tasks: str | None, folder: Path, *, final: bool
-) -> dict[str, Run]:
+    rubrics: Mapping[str, relabel.Rubric], files: Sequence[Path], tasks: str | None, folder: Path, *, final: bool
+) -> dict[str, relabel.Run]:
     """Runs made of label files; with `final`, of their tasks in the final half alone."""
     from dataclasses import replace
 
     from relabel.evaluation.trial import half_of
     from relabel.importing import import_labels
-    from relabel.run import open_run
 
-    runs: dict[str, Run] = {}
+    runs: dict[str, relabel.Run] = {}
     for (name, rubric), path in zip(rubrics.items(), files, strict=True):
         try:
             done = import_labels(path, model=path.stem, rubric=rubric, out=folder / name, tasks=tasks)
@@ -391,7 +384,7 @@ def _imported(
             said, others = _OF_IMPORT.subn("", str(error))
             kind = UsageError if isinstance(error, UsageError) else DataError
             raise kind(said + _COLUMNS * bool(others)) from error
-        run = open_run(str(done.folder))
+        run = relabel.open_run(str(done.folder))
         if final:
             run = replace(run, labels=run.labels[run.labels["task_id"].map(half_of) == "final"].reset_index(drop=True))
             if run.labels.empty:
@@ -403,14 +396,19 @@ def _imported(
 
 
 def _tasks_for(
-    rubrics: Mapping[str, Rubric], golds: Sequence[Gold], ref: str, half: Half, sample: int | None, seed: int
-) -> list[Task]:
+    rubrics: Mapping[str, relabel.Rubric],
+    golds: Sequence[relabel.Gold],
+    ref: str,
+    half: Half,
+    sample: int | None,
+    seed: int,
+) -> list[relabel.Task]:
     """Tasks of one half that every gold has a label for, and that are no worked example of a rubric."""
     from relabel.evaluation.trial import half_of
-    from relabel.task import draw_sample, load_tasks
+    from relabel.task import draw_sample
 
     shown = {_plain(example.task) for rubric in rubrics.values() for example in rubric.examples if example.task}
-    tasks = [t for t in load_tasks(ref) if half_of(t.task_id) == half and _plain(t.text) not in shown]
+    tasks = [t for t in relabel.load_tasks(ref) if half_of(t.task_id) == half and _plain(t.text) not in shown]
     for of in golds:
         keys = set(zip(of.table["onet_soc_code"].fillna(""), of.table["task_id"], strict=True))
         tasks = [t for t in tasks if (t.onet_soc_code, t.task_id) in keys or ("", t.task_id) in keys]
@@ -427,14 +425,14 @@ def _plain(text: str) -> str:
 
 
 def _labelled(
-    rubrics: Mapping[str, Rubric],
+    rubrics: Mapping[str, relabel.Rubric],
     options: RunOptions,
     folder: Path,
     extra: Mapping[str, Any],
     *,
     ask: bool,
     quiet: bool,
-) -> tuple[dict[str, Run], dict[str, Spent]]:
+) -> tuple[dict[str, relabel.Run], dict[str, Spent]]:
     """Label the tasks under each rubric, one run after the other; `extra` goes into the manifests.
 
     Returns:
@@ -445,11 +443,10 @@ def _labelled(
     from relabel.cli._labelling import get_consent, label
     from relabel.evaluation.trial import Spent
     from relabel.labelling.store import Store
-    from relabel.run import open_run
     from relabel.settings import settings
 
     environment = settings()
-    runs: dict[str, Run] = {}
+    runs: dict[str, relabel.Run] = {}
     rejected: dict[str, Spent] = {}
     for name, rubric in rubrics.items():
         chosen = replace(options, rubric=rubric)
@@ -465,7 +462,7 @@ def _labelled(
                 f"{name}: {outcome.missing.total:,} of {job.size:,} labels are missing, {folder / name / 'failures.jsonl'} says which "
                 "and why; the same command goes on where it was"
             )
-        runs[name] = open_run(str(folder / name))
+        runs[name] = relabel.open_run(str(folder / name))
         keys = {row.request_key for row in (*outcome.labels, *outcome.failures)}
         with Store(environment.store_dir, read_only=True) as store:
             lost = [store.get(key) for key in store.rejected_keys(keys)]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+import relabel
 from relabel.cli import _options as o
 from relabel.cli.terminal import say, say_of
 from relabel.errors import UsageError
@@ -35,32 +37,20 @@ def demo(
         out: Where everything goes.
         quiet: Show no progress.
     """
+    import shutil
+
     from relabel.cli.app import run_app
     from relabel.labelling.local import ADVICE
 
-    folder = out / "run"
-    hush = ["--quiet"] if quiet else []
+    run, exported, made = (str(out / name) for name in ("run", "export", "eval.json"))
+    label = ["run", "--model", "local", "--tasks", "sample", "--out", run, *["--quiet"] * quiet]
+    evaluate = ["eval", run, "--gold", "sample", "--out", made, "--html", f"{out / 'report.html'}"]
     steps = [
-        (
-            "Label 60 made-up tasks under both settings",
-            ["run", "--model", "local", "--tasks", "sample", "--out", str(folder), *hush],
-        ),
-        (
-            "Evaluate against the sample's gold",
-            [
-                "eval",
-                str(folder),
-                "--gold",
-                "sample",
-                "--out",
-                f"{out / 'eval.json'}",
-                "--html",
-                f"{out / 'report.html'}",
-            ],
-        ),
-        ("Score occupations", ["score", str(folder), "--out", str(out / "scores.csv")]),
-        ("Export tables for a site", export := ["export", str(folder), "--out", str(out / "export")]),
-        ("Make pages of them", ["site", str(out / "export"), "--out", str(out / "site")]),
+        ("Label 60 made-up tasks under both settings", label),
+        ("Evaluate against the sample's gold", evaluate),
+        ("Score occupations", ["score", run, "--out", str(out / "scores.csv")]),
+        ("Export tables for a site", export := ["export", run, "--out", exported]),
+        ("Make pages of them", ["site", exported, "--out", str(out / "site")]),
     ]
     typer.echo(f"SAMPLE: tasks, gold, pay and labels of this demo say nothing about real work. {ADVICE}")
     for number, (title, command) in enumerate(steps, start=1):
@@ -71,18 +61,20 @@ def demo(
             export.append("--allow-partial")
         elif code:
             raise typer.Exit(code)
+    # How to put the command on the path, if it is not there.
+    activate = "" if shutil.which("relabel") else f"\n. {Path(sys.prefix) / 'bin' / 'activate'}"
     typer.echo(
         f"""
 === Where everything lies
-{folder}/manifest.json         what was asked, of which model, from which files, with counts
-{folder}/labels.parquet        each label with its rationale and the key of its answer
+{run}/manifest.json         what was asked, of which model, from which files, with counts
+{run}/labels.parquet        each label with its rationale and the key of its answer
 {out}/eval.json                agreement with the gold
 {out}/scores.csv               occupations, US tasks bridged to UK groups
 {out}/report.html              the same as a page with charts
 {out}/export/                  tables and one JSON per occupation, with datapackage.json
 {out}/site/index.html          the pages of a site
 
-=== What to look at next{_activate()}
+=== What to look at next{activate}
 relabel rubric show exposure --setting strict     the question, word for word
 relabel store stats                               the answers, kept for good
 relabel data list                                 the real data; `relabel data pull` fetches them
@@ -156,13 +148,12 @@ def run(
     from relabel.labelling.connection import parse_headers
     from relabel.labelling.local import is_local
     from relabel.labelling.options import RunOptions, default_name
-    from relabel.rubric import load_rubric
     from relabel.settings import settings
 
     environment = settings()
     options = RunOptions(
         model=model,
-        rubric=load_rubric(rubric),
+        rubric=relabel.load_rubric(rubric),
         headers=parse_headers(header or ()),
         api=api,
         settings=tuple(setting or ()),
@@ -246,11 +237,3 @@ def list_providers(
             continue
         for what, said in one.in_words().items():
             say_of(what, said, column=10)
-
-
-def _activate() -> str:
-    """How to put the command on the path, if it is not there."""
-    import shutil
-    import sys
-
-    return "" if shutil.which("relabel") else f"\n. {Path(sys.prefix) / 'bin' / 'activate'}"

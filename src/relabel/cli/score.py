@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+import relabel
 from relabel.cli import _options as o
 from relabel.cli.terminal import Table, doing, say, say_of
 from relabel.scoring.options import SYSTEM_NAMES, Noise
@@ -17,9 +18,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from relabel.run import Run
     from relabel.scoring.multiverse import Multiverse
-    from relabel.scoring.table import ScoreTable
     from relabel.tabular import Cell
 
 _SHOWN = 5
@@ -60,7 +59,6 @@ def score(
         multiverse: Score under all choices of rater, rubric, weights, unrated tasks, bridge and comparison.
     """
     from relabel.errors import UsageError
-    from relabel.run import open_run
     from relabel.scoring.files import require_suffix
     from relabel.scoring.table import score_by
 
@@ -85,7 +83,7 @@ def score(
         _study(ctx, Path(run), given, out)
         return
     choices = scoring.choices()
-    opened, others = open_run(run), [open_run(ref) for ref in rater or ()]
+    opened, others = relabel.open_run(run), [relabel.open_run(ref) for ref in rater or ()]
     with o.suggest_onet_soc(scoring.taxonomy, "--taxonomy onet-soc"):
         table = score_by(opened, choices)
     table = _with_us(table, us)
@@ -107,7 +105,7 @@ def score(
     if draws:
         from relabel.scoring.uncertainty import with_intervals
 
-        known = None if gold is None else open_run(gold)
+        known = None if gold is None else relabel.open_run(gold)
         with doing("drawing intervals"):
             table = with_intervals(table, opened, noise=noise, gold=known, raters=others, draws=draws, seed=seed)
     _give(table, opened, given, out)
@@ -124,7 +122,7 @@ def _study(ctx: typer.Context, path: Path, given: o.Tables, out: Path | None) ->
     _give(*study_scores(path, settings()), given, out)
 
 
-def _give(table: ScoreTable, run: Run, given: o.Tables, out: Path | None) -> None:
+def _give(table: relabel.ScoreTable, run: relabel.Run, given: o.Tables, out: Path | None) -> None:
     """Write and print a score table as the options say."""
     from relabel.scoring.files import records, table_json
 
@@ -148,7 +146,7 @@ def _give(table: ScoreTable, run: Run, given: o.Tables, out: Path | None) -> Non
         _show(table, extra.get("major_groups"))
 
 
-def _with_us(table: ScoreTable, wanted: bool | None) -> ScoreTable:
+def _with_us(table: relabel.ScoreTable, wanted: bool | None) -> relabel.ScoreTable:
     """The table with US figures, where they are wanted; without, and said so, where it was not asked for and a file is missing."""
     from relabel.errors import NotAtHandError
     from relabel.scoring.us import has_us_figures, with_us_figures
@@ -211,7 +209,7 @@ def _by_model(row: Mapping[str, Any], measure: str) -> str | None:
     return None if low is None or high is None else f"{10 * low:.1f} to {10 * high:.1f}"
 
 
-def headline(table: ScoreTable) -> str:
+def headline(table: relabel.ScoreTable) -> str:
     """What a table has scored, in a line."""
     counts = table.describe()["counts"]
     thin = f" and {counts['thin']:,} thin" if counts["thin"] else ""
@@ -221,7 +219,7 @@ def headline(table: ScoreTable) -> str:
     )
 
 
-def _show(table: ScoreTable, major_groups: Sequence[Mapping[str, Any]] | None) -> None:
+def _show(table: relabel.ScoreTable, major_groups: Sequence[Mapping[str, Any]] | None) -> None:
     from relabel.scoring.measures import replaced_texts
     from relabel.scoring.us import us_summary
 
@@ -278,7 +276,7 @@ def _show(table: ScoreTable, major_groups: Sequence[Mapping[str, Any]] | None) -
         ).show()
 
 
-def _ends(rows: pd.DataFrame, table: ScoreTable) -> Table:
+def _ends(rows: pd.DataFrame, table: relabel.ScoreTable) -> Table:
     """The groups of the highest and the lowest scores."""
     from relabel.scoring.files import records
     from relabel.scoring.uncertainty import PEOPLE
@@ -315,7 +313,7 @@ def _show_raters(by_rater: pd.DataFrame, codes: frozenset[str]) -> None:
     Table("Means over groups, by rater (0-1)", ["rater", *_MEASURES], [list(mean.values()) for mean in means]).show()
 
 
-def _show_totals(table: ScoreTable) -> None:
+def _show_totals(table: relabel.ScoreTable) -> None:
     totals = table.totals
     if totals is None:
         return
@@ -346,12 +344,12 @@ def _show_totals(table: ScoreTable) -> None:
         say(f"by {whose} it would be: {', '.join(bounds)}")
 
 
-def _total_interval(table: ScoreTable, measure: str) -> str:
+def _total_interval(table: relabel.ScoreTable, measure: str) -> str:
     known = table.intervals and table.intervals.own.totals.get(f"wage_exposure_{measure}_gbp")
     return f" ({known['low'] / 1e9:,.1f} to {known['high'] / 1e9:,.1f})" if known else ""
 
 
-def _show_spread(table: ScoreTable) -> None:
+def _show_spread(table: relabel.ScoreTable) -> None:
     if table.spread is None:
         return
     from relabel.scoring.multiverse import spread_summary
@@ -363,7 +361,7 @@ def _show_spread(table: ScoreTable) -> None:
             say(f"bridge {own} against {pair['bridge']}, {pair['measure']}: {text}")
 
 
-def _show_multiverse(found: Multiverse, table: ScoreTable) -> None:
+def _show_multiverse(found: Multiverse, table: relabel.ScoreTable) -> None:
     """Show how far the scores of all universes lie apart."""
     from relabel.scoring.multiverse import CHOICES
 

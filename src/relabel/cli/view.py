@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+import relabel
 from relabel.cli._options import Commands
 from relabel.cli.terminal import doing, say_next
 
@@ -41,21 +42,20 @@ def view(
 
     from relabel.errors import RelabelError
     from relabel.evaluation.alignment import task_details, task_details_from
-    from relabel.evaluation.gold import default_gold, labels_of, load_gold
+    from relabel.evaluation.gold import default_gold, labels_of
     from relabel.publishing.viewer import Labels, Reviews, Viewer, label_of_runs
-    from relabel.run import open_run
 
     with doing("reading labels"):
-        opened = [open_run(run) for run in dict.fromkeys(runs)]
+        opened = [relabel.open_run(run) for run in dict.fromkeys(runs)]
         for run in opened:
             run.require_tasks()
             labels_of(run)
         golds: dict[str, Any] = {}
         if gold is not None:
-            golds = {name: load_gold(name).table for name in gold if name not in runs}
+            golds = {name: relabel.load_gold(name).table for name in gold if name not in runs}
         elif (name := default_gold(opened[0])) not in runs:
             try:
-                golds = {name: load_gold(name).table}
+                golds = {name: relabel.load_gold(name).table}
             except RelabelError:
                 typer.echo(f"shown without a gold: {name} is not on this machine; name one with --gold", err=True)
         column, choices = label_of_runs(opened)
