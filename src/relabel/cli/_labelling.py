@@ -47,9 +47,32 @@ def label(
     replay: bool = False,
     look: Look = "people",
 ) -> Outcome:
-    """Run a job to its end.
+    """Run a job to its end, or until a signal stops it; see `label_until`."""
+    require_writable(folder)
+    stop = Stop()
+
+    async def work() -> Outcome:
+        with stopping_on_signals(stop, "waiting for the answers in flight", look=look):
+            return await label_until(stop, options, job, connection, folder, environment, replay=replay, look=look)
+
+    return asyncio.run(work())
+
+
+async def label_until(
+    stop: Stop,
+    options: RunOptions,
+    job: Job,
+    connection: Connection,
+    folder: Path,
+    environment: Settings,
+    *,
+    replay: bool,
+    look: Look,
+) -> Outcome:
+    """Run a job to its end, or until it is stopped.
 
     Args:
+        stop: Stops the job.
         options: What the user chose.
         job: What to label.
         connection: The model.
@@ -58,30 +81,19 @@ def label(
         replay: Whether answers come from the store alone.
         look: How progress looks.
     """
-    require_writable(folder)
-    limiter, stop, progress = options.limiter(), Stop(), Progress(asked=job.size)
+    limiter, progress = options.limiter(), Progress(asked=job.size)
     in_batches = 0.0 if options.max_cost is None else unaccounted_usd(environment.home / "batches", job)
     budget = Budget(options.max_cost, connection.price, before_usd=in_batches)
-
-    async def work(store: Store) -> Outcome:
-        engine = make_engine(options, connection, limiter, budget, replay=replay)
-        with stopping_on_signals(stop, "waiting for the answers in flight", look=look):
-            try:
-                async with shown(progress, limiter, look=look):
-                    at_once = limiter.largest
-                    return await run_job(
-                        job, engine, store, folder, concurrency=at_once, budget=budget, progress=progress, stop=stop
-                    )
-            finally:
-                await engine.close()
-
     with Store(environment.store_dir, read_only=replay) as store:
-        return asyncio.run(work(store))
-
-
-def look_of(*, quiet: bool, log_json: bool) -> Look:
-    """How progress looks by the options `--quiet` and `--log-json`."""
-    return "quiet" if quiet else "json" if log_json else "people"
+        engine = make_engine(options, connection, limiter, budget, replay=replay)
+        try:
+            async with shown(progress, limiter, look=look):
+                at_once = limiter.largest
+                return await run_job(
+                    job, engine, store, folder, concurrency=at_once, budget=budget, progress=progress, stop=stop
+                )
+        finally:
+            await engine.close()
 
 
 @contextmanager

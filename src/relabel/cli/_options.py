@@ -29,6 +29,7 @@ from relabel.scoring.options import Choices, Links, Method, Repeats, Taxonomy, U
 if TYPE_CHECKING:
     import pandas as pd
 
+    from relabel.cli.display import Look
     from relabel.evaluation.report import Charts
     from relabel.tabular import TableForm
 
@@ -332,6 +333,11 @@ class Labelling:
             "concurrency": read_concurrency(self.concurrency),
             "price": given_price(self.price) if self.price else None,
         }
+
+
+def look_of(*, quiet: bool, log_json: bool) -> Look:
+    """How progress looks by the options `--quiet` and `--log-json`."""
+    return "quiet" if quiet else "json" if log_json else "people"
 
 
 NEEDS_DRAWS = "shapes intervals and has no effect without --draws; add --draws 1000 or remove it"

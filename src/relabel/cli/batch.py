@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relabel.cli._options import AsJson, Commands, LogJson, ManifestJson, Quiet
+from relabel.cli._options import AsJson, Commands, LogJson, ManifestJson, Quiet, give_json, look_of
 
 if TYPE_CHECKING:
     from relabel.cli.display import Look
@@ -36,7 +36,6 @@ def list_batches(
         refresh: Ask the provider how the open batches do; needs the key.
     """
     import asyncio
-    import json
 
     from relabel.labelling.batch.state import known_states
     from relabel.settings import settings
@@ -45,9 +44,8 @@ def list_batches(
     states, damaged = known_states(_home(environment))
     if refresh:
         asyncio.run(_refresh(states, environment))
-    if as_json:
-        broken = [{"run_id": state.run_id, "problem": state.problem} for state in damaged]
-        typer.echo(json.dumps({"runs": [_document(state) for state in states], "damaged": broken}, indent=2))
+    broken = [{"run_id": state.run_id, "problem": state.problem} for state in damaged]
+    if give_json({"runs": [_document(state) for state in states], "damaged": broken}, as_json=as_json):
         return
     if not states and not damaged:
         typer.echo("no batch jobs; `relabel run --engine batch` makes one")
@@ -69,7 +67,7 @@ def resume(
     The job is stored with its batches: neither its files nor the folder that it was started in are needed, and nothing that a batch
     has is asked for again.
     """
-    _go_on(_state(ref), submit=True, look=_look(quiet, log_json), as_json=as_json)
+    _go_on(_state(ref), submit=True, look=look_of(quiet=quiet, log_json=log_json), as_json=as_json)
 
 
 @batch_app.command()
@@ -85,19 +83,20 @@ def cancel(
     """
     from relabel.errors import IncompleteRunError
 
-    if let_go := _let_go_without_state(ref):
+    state = _find(ref)
+    if state is None and (let_go := _let_go(ref)):
         typer.echo(
             f"this machine knows no batch of run {ref}: {let_go:,} requests that it held on the store are let go, and other runs may ask them",
             err=True,
         )
         return
-    state = _state(ref)
+    state = state or _state(ref)
     if not state.open:
         typer.echo(f"run {state.run_id} has no open batch; nothing to cancel", err=True)
         return
     many = len(state.open)
     try:
-        _go_on(state, submit=False, look=_look(quiet, log_json), as_json=as_json)
+        _go_on(state, submit=False, look=look_of(quiet=quiet, log_json=log_json), as_json=as_json)
     except IncompleteRunError as error:
         typer.echo(f"cancelled {many} batch(es) of run {state.run_id}, their answers are taken; {error}", err=True)
     else:
@@ -238,27 +237,30 @@ async def _refresh(states: list[BatchState], environment: Settings) -> None:
             await provider.close()
 
 
-def _state(ref: str) -> BatchState:
-    from relabel.errors import UsageError
+def _find(ref: str) -> BatchState | None:
     from relabel.labelling.batch.state import find_state
     from relabel.settings import settings
 
-    state = find_state(_home(settings()), ref)
-    if state is None:
+    return find_state(_home(settings()), ref)
+
+
+def _state(ref: str) -> BatchState:
+    from relabel.errors import UsageError
+
+    if (state := _find(ref)) is None:
         raise UsageError(f"there is no batch job {ref!r}; `relabel batch list` shows those of this machine")
     return state
 
 
-def _let_go_without_state(ref: str) -> int:
+def _let_go(ref: str) -> int:
     """Let go what a batch run held whose state has been lost; the number of its requests."""
-    from relabel.labelling.batch.state import find_state
     from relabel.labelling.leases import Leases
     from relabel.settings import settings
 
-    environment = settings()
-    if not environment.store_dir.is_dir() or find_state(_home(environment), ref) is not None:
+    folder = settings().store_dir
+    if not folder.is_dir():
         return 0
-    leases = Leases(environment.store_dir)
+    leases = Leases(folder)
     held = leases.held_by(ref)
     leases.hold(ref, ())
     leases.close()
@@ -267,10 +269,6 @@ def _let_go_without_state(ref: str) -> int:
 
 def _home(environment: Settings) -> Path:
     return environment.home / "batches"
-
-
-def _look(quiet: bool, log_json: bool) -> Look:
-    return "quiet" if quiet else "json" if log_json else "people"
 
 
 def _document(state: BatchState) -> dict[str, Any]:

@@ -178,30 +178,16 @@ def _written(frame: Any) -> Path:
 async def _label(
     options: RunOptions, out: str | Path | None, *, replay: bool, progress: bool, stop: Stop
 ) -> relabel.Run:
-    from relabel.cli.display import shown
-    from relabel.labelling.collector import Progress
-    from relabel.labelling.options import default_name, make_engine
-    from relabel.labelling.pricing import Budget
-    from relabel.labelling.runner import run_job
-    from relabel.labelling.store import Store
+    from relabel.cli._labelling import label_until
+    from relabel.labelling.options import default_name
     from relabel.settings import settings
 
     environment = settings()
     connection = options.connection(environment)
     options.require_bounds(connection)
     job = options.job(connection)
-    folder = Path(out) if out is not None else Path("runs") / default_name(job)
-    limiter, counted = options.limiter(), Progress(asked=job.size)
-    budget = Budget(options.max_cost, connection.price)
-    with Store(environment.store_dir, read_only=replay) as store:
-        engine = make_engine(options, connection, limiter, budget, replay=replay)
-        try:
-            async with shown(counted, limiter, look="people" if progress else "quiet"):
-                await run_job(
-                    job, engine, store, folder, concurrency=limiter.largest, budget=budget, progress=counted, stop=stop
-                )
-        finally:
-            await engine.close()
+    folder, look = Path(out or Path("runs") / default_name(job)), "people" if progress else "quiet"
+    await label_until(stop, options, job, connection, folder, environment, replay=replay, look=look)
     return relabel.open_run(str(folder))
 
 

@@ -186,7 +186,7 @@ def run(
         return
     if not labelling.yes and options.max_cost is None and engine != "replay":
         work.get_consent(priced, folder, environment)
-    look = work.look_of(quiet=labelling.quiet, log_json=log_json)
+    look = o.look_of(quiet=labelling.quiet, log_json=log_json)
     if engine == "batch":
         from relabel.cli.batch import label_by_batch
 
