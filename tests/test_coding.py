@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from relabel.label_table import measures_of
-from relabel.run import open_run
+from relabel.run import measures_of, open_run
 from run_workshop import a_label, a_run, one_sided_rubric
 
 

@@ -14,9 +14,8 @@ import pytest
 
 from relabel.errors import DataError
 from relabel.files import make_private_dir, replacing, writing
-from relabel.label_table import LABELS
 from relabel.manifest import task_sources, write_run
-from relabel.run import open_run
+from relabel.run import LABELS, open_run
 from run_workshop import a_failure, a_label, a_run
 
 

@@ -44,29 +44,23 @@ __all__ = [
 ]
 
 _HOME = {
-    "EvalDocument": "relabel.evaluation.document",
-    "Gold": "relabel.evaluation.gold",
-    "Manifest": "relabel.manifest",
-    "RelabelError": "relabel.errors",
-    "Rubric": "relabel.rubric",
-    "Run": "relabel.run",
-    "ScoreTable": "relabel.scoring.table",
-    "Task": "relabel.task",
-    "alabel": "relabel.cli.notebook",
-    "evaluate": "relabel.evaluation.evaluate",
-    "label": "relabel.cli.notebook",
-    "load_gold": "relabel.evaluation.gold",
-    "load_rubric": "relabel.rubric",
-    "load_tasks": "relabel.task",
-    "open_run": "relabel.run",
-    "score_table": "relabel.scoring.table",
-    "study": "relabel.cli.notebook",
+    "relabel.cli.notebook": ("alabel", "label", "study"),
+    "relabel.errors": ("RelabelError",),
+    "relabel.evaluation.document": ("EvalDocument",),
+    "relabel.evaluation.evaluate": ("evaluate",),
+    "relabel.evaluation.gold": ("Gold", "load_gold"),
+    "relabel.manifest": ("Manifest",),
+    "relabel.rubric": ("Rubric", "load_rubric"),
+    "relabel.run": ("Run", "open_run"),
+    "relabel.scoring.table": ("ScoreTable", "score_table"),
+    "relabel.task": ("Task", "load_tasks"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        from importlib import import_module
+    for module, names in _HOME.items():
+        if name in names:
+            from importlib import import_module
 
-        return getattr(import_module(_HOME[name]), name)
+            return getattr(import_module(module), name)
     raise AttributeError(f"module 'relabel' has no attribute {name!r}")

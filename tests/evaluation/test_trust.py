@@ -17,8 +17,7 @@ from relabel.evaluation.evaluate import evaluate
 from relabel.evaluation.gates import judge
 from relabel.evaluation.gold import load_gold, read_gold_csv
 from relabel.evaluation.suite import Suite
-from relabel.label_table import is_cached_repeat
-from relabel.run import Run
+from relabel.run import Run, is_cached_repeat
 from relabel.task import REPLACED_BELOW, text_similarity
 from run_workshop import MakeRun
 

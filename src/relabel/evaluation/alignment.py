@@ -28,10 +28,9 @@ from relabel.evaluation.statistics import (
     Sums,
     occupation_draws,
 )
-from relabel.label_table import measures_of
 from relabel.manifest import TASK_FILE
 from relabel.rubric import AUTOMATION, CODES, MEASURES, Measure
-from relabel.run import Run
+from relabel.run import Run, measures_of
 from relabel.settings import settings
 from relabel.sources.fetch import sha256_of
 from relabel.sources.tables import is_table_file

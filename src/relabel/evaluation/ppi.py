@@ -22,9 +22,8 @@ from relabel.evaluation.alignment import GOLD, AlignedLabels, mean_one
 from relabel.evaluation.document import MAJOR_GROUPS, Bounds, Debiased, Estimate
 from relabel.evaluation.gold import Gold
 from relabel.evaluation.statistics import SHARE, Array, few_occupations, on_scale, student_t
-from relabel.label_table import measures_of
 from relabel.rubric import MEASURES, Measure
-from relabel.run import Run
+from relabel.run import Run, measures_of
 from relabel.task import TASK_KEY
 
 FEWEST_LABELS = 20

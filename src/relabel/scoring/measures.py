@@ -12,9 +12,8 @@ import pandas as pd
 import pandera.pandas as pa
 
 from relabel.errors import DataError, UsageError
-from relabel.label_table import coded, measures_of
 from relabel.rubric import MEASURES
-from relabel.run import Run
+from relabel.run import Run, coded, measures_of
 from relabel.scoring.options import SAMPLE, Repeats, Taxonomy, Unrated, Weights
 from relabel.sources import onet
 from relabel.task import TASK_KEY, is_onet_release, other_statements, replaced, task_table

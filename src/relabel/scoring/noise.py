@@ -24,9 +24,8 @@ import pandas as pd
 from scipy.special import gammaln
 
 from relabel.errors import DataError, UsageError
-from relabel.label_table import measures_of
 from relabel.rubric import MEASURES, Measure, Rubric
-from relabel.run import Run
+from relabel.run import Run, measures_of
 from relabel.scoring.calibration import Calibration
 from relabel.scoring.measures import ScoreMap, by_sample
 from relabel.task import TASK_KEY

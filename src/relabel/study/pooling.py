@@ -17,9 +17,8 @@ from relabel.errors import DataError
 from relabel.evaluation.alignment import COLUMNS, AlignedLabels, align_all, run_settings
 from relabel.evaluation.document import SCALES, Bounds, SettingName
 from relabel.evaluation.statistics import SHARE, occupation_draws, on_scale
-from relabel.label_table import measures_of
 from relabel.rubric import MEASURES, Measure
-from relabel.run import Run
+from relabel.run import Run, measures_of
 from relabel.scoring.measures import by_sample
 from relabel.task import TASK_KEY
 
