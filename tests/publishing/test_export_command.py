@@ -25,6 +25,7 @@ def test_the_command_says_where_files_lie_and_how_many_groups_are_scored(app: ty
     assert f"26 files (0.2 MB) in {out}" in result.output
     assert "6 of 6 codes scored from 60 of 60 tasks" in result.output
     assert "SAMPLE" in result.output
+    assert f"next: relabel site {out} --out DIR" in result.stderr
     assert (out / "datapackage.json").exists()
 
 

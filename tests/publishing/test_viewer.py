@@ -66,7 +66,7 @@ def ask(server: Viewer, path: str, body: dict[str, Any] | None = None, **headers
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(server.url + path, data, headers)
     with urllib.request.urlopen(request) as reply:
-        return json.load(reply)
+        return json.load(reply, parse_constant=lambda name: pytest.fail(f"no browser reads {name}"))
 
 
 def a_review(row: dict[str, Any], label: str, who: str) -> dict[str, Any]:
@@ -113,6 +113,34 @@ def test_tasks_are_found_by_words_label_disagreement_and_what_went_wrong(raters:
         assert "three says so." in third["rationale"]
         assert repaired[0]["text"] in json.dumps(third["messages"])
         assert json.loads(third["content"])["label"] == third["label"]
+
+
+def test_rejected_answers_are_found_and_shown_with_their_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "a key for tests")
+    monkeypatch.chdir(tmp_path)
+
+    def answer(seen: Seen) -> Reply:
+        if "scrap" in seen.prompt.casefold():
+            return Reply(body=chat(f"I would rather not say. {HOSTILE}"))
+        return judged("exposed")
+
+    with provider(answer) as fake:
+        words = ["run", "--model", "one", "--base-url", fake.base_url, "--tasks", "sample", "--out", "one", "--quiet"]
+        assert (
+            subprocess.run([sys.executable, "-m", "relabel", *words], check=False, capture_output=True).returncode == 5
+        )
+    with served([open_run("one")], tmp_path / "review.csv") as server:
+        rejected = ask(server, "api/tasks?only=rejected")["rows"]
+        assert {row["task"] for row in rejected} == {failure.task_id for failure in open_run("one").failures()}
+        assert all(row["flags"] == ["rejected"] and row["labels"] == {"one": None} for row in rejected)
+        task = ask(server, f"api/task?code={rejected[0]['code']}&task={rejected[0]['task']}")
+        lost = task["raters"][0]["failure"]
+        assert lost["kind"] == "invalid-json"
+        assert rejected[0]["text"] in json.dumps(lost["messages"])
+        assert lost["content"] is None  # no label was kept
+        assert [HOSTILE in one["content"] and bool(one["reason"]) for one in lost["rejected"]] == [True, True]
 
 
 def test_reviews_become_a_gold_with_the_agreement_of_two(raters: list[Run], tmp_path: Path) -> None:

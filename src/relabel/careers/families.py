@@ -166,7 +166,7 @@ def family_pages(
     inputs = Inputs(
         table=table,
         us=us_figures(codes) if real else None,
-        ratings=None if epoch_run is None else _ratings(epoch_run),
+        ratings=None if epoch_run is None else occupation_ratings(epoch_run).to_dict("index"),  # pyright: ignore[reportArgumentType]  codes are text
         job_zones={} if zones is None else dict(zip(zones["onet_soc_code"], map(int, zones["job_zone"]), strict=True)),
         request_keys=_request_keys(run),
     )
@@ -297,14 +297,6 @@ def _related(
             nearest(family, [code for code in codes if code not in set(own)], RELATED_CAREERS),
         )
         for family, own in groups.items()
-    }
-
-
-def _ratings(run: Run) -> dict[str, dict[str, float]]:
-    table = occupation_ratings(run)
-    return {
-        str(code): {str(name): float(value) for name, value in zip(table.columns, row, strict=True)}
-        for code, row in zip(table.index, table.to_numpy(), strict=True)
     }
 
 

@@ -394,16 +394,7 @@ def _wages(row: Mapping[str, Any], source: str, period: str, suffix: str) -> Wag
 
 def _no_outlook(why: str) -> Outlook:
     projection = bls.projection_release()
-    return Outlook(
-        source=projection.source,
-        start=projection.start,
-        end=projection.end,
-        employment_start=None,
-        employment_end=None,
-        change_percent=None,
-        openings_a_year=None,
-        status=why,
-    )
+    return Outlook(source=projection.source, start=projection.start, end=projection.end, status=why)
 
 
 def _levels(weights: Mapping[str, float], levels: Mapping[str, str | None]) -> tuple[Level, ...]:

@@ -114,10 +114,10 @@ class Outlook(Frozen):
     source: str
     start: int
     end: int
-    employment_start: float | None
-    employment_end: float | None
-    change_percent: float | None
-    openings_a_year: float | None
+    employment_start: float | None = None
+    employment_end: float | None = None
+    change_percent: float | None = None
+    openings_a_year: float | None = None
     status: str
 
 

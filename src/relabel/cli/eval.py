@@ -162,7 +162,7 @@ def evaluate_run(
         _show(document, tables, outcome)
         if document.gold not in (run, "sample"):
             say_next(
-                f"relabel score {run}"
+                f"relabel {'view' if opened.manifest.parameters.get('sample') else 'score'} {run}"
                 if results.html
                 else f"relabel eval {run} --gold {gold or document.gold} --html report.html"
             )

@@ -9,7 +9,7 @@ import typer
 
 import relabel
 from relabel.cli import _options as o
-from relabel.cli.terminal import say
+from relabel.cli.terminal import say, say_next
 from relabel.errors import UsageError
 
 app = o.Commands()
@@ -68,6 +68,7 @@ def export(
     if done.table.note:
         say(done.table.note)
     typer.echo(f"start with {out / 'datapackage.json'} and {out / 'occupations.csv'}")
+    say_next(f"relabel site {out} --out DIR makes pages of it")
 
 
 @app.command()

@@ -10,7 +10,7 @@ import typer
 
 import relabel
 from relabel.cli import _options as o
-from relabel.cli.terminal import Table, doing, say, say_of
+from relabel.cli.terminal import Table, doing, say, say_next, say_of
 from relabel.scoring.options import SYSTEM_NAMES, Noise
 
 if TYPE_CHECKING:
@@ -144,6 +144,8 @@ def _give(table: relabel.ScoreTable, run: relabel.Run, given: o.Tables, out: Pat
         and not printed
     ):
         _show(table, extra.get("major_groups"))
+        way = "" if table.taxonomy == "uk-soc2020" else f" --taxonomy {table.taxonomy}"
+        say_next(f"relabel explain {run.ref} CODE{way}, or relabel export {run.ref}{way} --out DIR")
 
 
 def _with_us(table: relabel.ScoreTable, wanted: bool | None) -> relabel.ScoreTable:

@@ -188,7 +188,7 @@ def _said(table: pd.DataFrame) -> pd.Series:
         if name in table:
             values = table[name].astype("object")
             said = said.fillna(values.map(_EXPOSED) if name in ("strict", "with_tools") else values)
-    return said.astype("object").where(said.notna(), None)
+    return said
 
 
 class Labels:
@@ -224,7 +224,8 @@ class Labels:
         known = pd.DataFrame(columns=[*TASK_KEY, "title", "text"]) if details is None else details
         frame = frame.join(known.drop_duplicates(TASK_KEY).set_index(TASK_KEY)[["title", "text"]]).fillna("")
         for name, labels in said.items():
-            frame[f"said {name}"] = labels.reindex(keys)
+            found = labels.reindex(keys).astype("object")
+            frame[f"said {name}"] = found.where(found.notna(), None)  # a browser reads null, and no NaN
         raters = frame[[f"said {name}" for name in self.names]]
         frame["labels"] = raters.nunique(axis=1)
         everybody = frame[[f"said {name}" for name in said]]
