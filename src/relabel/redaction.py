@@ -52,9 +52,8 @@ def guard(*secrets: str | None) -> None:
     global _pattern  # noqa: PLW0603  one set of secrets a process, as there is one environment
     before = len(_known)
     for secret in secrets:
-        if secret and (value := secret.strip()) and value.lower() not in _PLACEHOLDERS.split():
-            if len(value) < _SHORTEST or (len(value) < _SHORT and value.isalpha()):
-                continue
+        value = (secret or "").strip()
+        if len(value) >= (_SHORT if value.isalpha() else _SHORTEST) and value.lower() not in _PLACEHOLDERS.split():
             quoted = [json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]]
             _known.update(
                 {value, secret, quote(value, safe=""), unquote(value), *quoted, quoted[0].replace("/", r"\/")}

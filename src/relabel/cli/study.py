@@ -61,22 +61,13 @@ def run(
     import asyncio
 
     from relabel.settings import settings
+    from relabel.study import running
     from relabel.study.file import read_study
-    from relabel.study.running import (
-        Place,
-        StopAll,
-        plan,
-        raise_first,
-        require_known_hosts,
-        run_raters,
-        runs_of,
-        study_tasks,
-    )
 
-    study, place, environment = read_study(path), Place(path), settings()
-    raters = plan(study, place, environment)
+    study, place, environment = read_study(path), running.Place(path), settings()
+    raters = running.plan(study, place, environment)
     if dry_run:
-        require_known_hosts(raters, environment, allow_host or ())
+        running.require_known_hosts(raters, environment, allow_host or ())
         _estimates(raters, environment)
         return
 
@@ -84,19 +75,18 @@ def run(
         from relabel.cli._labelling import stopping_on_signals
 
         with stopping_on_signals(stop, "waiting for the answers in flight", look="quiet" if quiet else "people"):
-            making = run_raters(
-                raters, study, place, environment, replay=replay, allow_hosts=allow_host or (), stop=stop
-            )
-            await _shown(making, raters, quiet=quiet)
+            hosts = allow_host or ()
+            made = running.run_raters(raters, study, place, environment, replay=replay, allow_hosts=hosts, stop=stop)
+            await _shown(made, raters, quiet=quiet)
 
-    asyncio.run(work(StopAll()))
+    asyncio.run(work(running.StopAll()))
     _table(raters)
     if any(one.state == "interrupted" for one in raters):
-        raise_first(raters)
-    if runs := runs_of(raters):
+        running.raise_first(raters)
+    if runs := running.runs_of(raters):
         from relabel.study.results import write_results
 
-        results = write_results(study, place, runs, study_tasks(study, place))
+        results = write_results(study, place, runs, running.study_tasks(study, place))
         typer.echo()
         for sentence in results.verdict:
             say(sentence)
@@ -105,7 +95,7 @@ def run(
             f"Report: {results.folder / 'report.html'}. Tables: {results.folder / 'tables'}. Next: relabel study package {path}"
         )
     _judge(study, place, raters)
-    raise_first(raters)
+    running.raise_first(raters)
 
 
 def _judge(study: Study, place: Place, raters: list[RaterRun]) -> None:

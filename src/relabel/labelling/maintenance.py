@@ -20,6 +20,7 @@ import shutil
 import sqlite3
 import struct
 import zlib
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -70,18 +71,17 @@ def set_damage_aside(folder: Path) -> Iterator[str]:
         return
     _require_alone(folder)
     try:
-        for name, rebuild in (("leases.db", None), (_DATABASE, _rebuild)):
+        for name in ("leases.db", _DATABASE):
             path = folder / name
             if path.exists() and not _is_whole(path):
                 aside = folder / f"damaged-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
                 make_private_dir(aside)
-                for beside in ("", *_BESIDE):
-                    if (file := path.with_name(name + beside)).exists():
-                        shutil.copyfile(file, aside / file.name)
-                saved = "" if rebuild is None else rebuild(folder, aside)
-                if rebuild is None:
-                    for beside in ("", *_BESIDE):
-                        path.with_name(name + beside).unlink(missing_ok=True)
+                files = [file for beside in ("", *_BESIDE) if (file := path.with_name(name + beside)).exists()]
+                for file in files:
+                    shutil.copyfile(file, aside / file.name)
+                saved = _rebuild(folder, aside) if name == _DATABASE else ""
+                for file in files if name != _DATABASE else ():
+                    file.unlink()
                 yield f"{name} was damaged and is kept in {aside}{saved}"
             elif name == _DATABASE and not path.exists() and (folder / "leases.db").exists():
                 (folder / "leases.db").unlink()
@@ -93,8 +93,7 @@ def set_damage_aside(folder: Path) -> Iterator[str]:
         ) from error
     with Store(folder) as store:
         gone = _delete_unread(folder)
-        for _ in store.verify():
-            pass
+        deque(store.verify(), maxlen=0)
         damaged = sorted(store.damaged)
         for key in damaged:
             store.set_aside(key)
@@ -178,7 +177,7 @@ def prune(store: Store, unwanted: Callable[[str, AnswerRow], bool], *, dry_run: 
     if not dry_run:  # a run writes a shared message once, and relies on it
         _require_alone(store.folder)
     going: list[str] = []
-    by_model: dict[str, int] = {}
+    by_model: Counter[str] = Counter()
     rejected, cost = 0, 0.0
     needed: set[str] = set()
     for key, row in store.answers():
@@ -187,10 +186,9 @@ def prune(store: Store, unwanted: Callable[[str, AnswerRow], bool], *, dry_run: 
             continue
         going.append(key)
         rejected += row.rejected is not None
-        model = row.answer.model_returned or "unknown"
-        by_model[model] = by_model.get(model, 0) + 1
+        by_model[row.answer.model_returned or "unknown"] += 1
         cost += row.answer.cost_usd or 0.0
-    answers = len(going)
+    answers = len(going) - rejected
     going += [key for key in store.keys(TEXT) if going and key.removeprefix(TEXT) not in needed]
     size = store.size_of(going)
     if not dry_run:
@@ -199,7 +197,7 @@ def prune(store: Store, unwanted: Callable[[str, AnswerRow], bool], *, dry_run: 
                 store.delete(key)
         with suppress(sqlite3.Error), closing(sqlite3.connect(store.folder / _DATABASE, timeout=60)) as db:
             db.execute("VACUUM")  # where there is no room to do so, the space is used by the next answers
-    return Pruned(answers - rejected, rejected, by_model, cost, size)
+    return Pruned(answers, rejected, dict(by_model), cost, size)
 
 
 def selection(
@@ -224,11 +222,7 @@ def selection(
     except ValueError as error:
         raise UsageError(f"--before {before!r} is not a day such as 2026-01-31") from error
     digests = None if messages is None else {sha256_of(text) for text in messages}
-    keys = (
-        None
-        if run is None
-        else {str(key) for key in run.labels["request_key"]} | {failure.request_key for failure in run.failures()}
-    )
+    keys = None if run is None else {*map(str, run.labels["request_key"]), *(one.request_key for one in run.failures())}
 
     def unwanted(key: str, row: AnswerRow) -> bool:
         return (
@@ -306,8 +300,7 @@ def unpack(store: Store, source: Path) -> tuple[int, int]:
     Raises:
         DataError: The file is damaged, is not a packed store, or holds a row that is not what its key says.
     """
-    for _ in _checked(source):
-        pass
+    deque(_checked(source), maxlen=0)
     with source.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     origin = f"{_PLAIN.sub('_', source.name)[:80]} (sha256 {digest[:16]})"

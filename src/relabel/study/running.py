@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from ipaddress import ip_address
 from pathlib import Path
@@ -216,19 +216,7 @@ def plan(study: Study, place: Place, environment: Settings) -> list[RaterRun]:
 
 def _options(rater: Rater, study: Study, place: Place, *, model: str) -> RunOptions:
     rubric = load_rubric(place.at(rater.rubric or study.rubric))
-    same = (
-        "base_url",
-        "provider",
-        "key_env",
-        "api",
-        "samples",
-        "variants",
-        "max_tokens",
-        "timeout",
-        "concurrency",
-        "rpm",
-        "tpm",
-    )
+    same = {one.name for one in fields(RunOptions)} & set(Rater.model_fields) - {"model", "rubric", "params", "price"}
     return RunOptions(
         model=model,
         rubric=rubric,
@@ -247,7 +235,7 @@ def _options(rater: Rater, study: Study, place: Place, *, model: str) -> RunOpti
 
 
 def require_known_hosts(raters: Sequence[RaterRun], environment: Settings, allow_hosts: Collection[str] = ()) -> None:
-    """Make sure that a study file, which may be a stranger's, sends tasks and key to nobody whom its user does not know.
+    """Make sure that a study file, which may be a stranger's, sends tasks and key only to hosts that its user knows.
 
     Args:
         raters: From `plan`.
