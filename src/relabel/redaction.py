@@ -55,9 +55,7 @@ def guard(*secrets: str | None) -> None:
         value = (secret or "").strip()
         if len(value) >= (_SHORT if value.isalpha() else _SHORTEST) and value.lower() not in _PLACEHOLDERS.split():
             quoted = [json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]]
-            _known.update(
-                {value, secret, quote(value, safe=""), unquote(value), *quoted, quoted[0].replace("/", r"\/")}
-            )
+            _known.update({value, quote(value, safe=""), unquote(value), *quoted, quoted[0].replace("/", r"\/")})
             _known.update(_base64(text) for text in (value, f":{value}", f"{value}:"))
     if len(_known) > before:
         _pattern = re.compile("|".join(map(_alternative, sorted(_known, key=len, reverse=True))), re.IGNORECASE)
