@@ -101,7 +101,7 @@ def test_no_key_is_exit_4(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
 
 
 def test_an_unreachable_server_is_exit_4(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("relabel.labelling.engine.ATTEMPTS", 1)
+    monkeypatch.setattr("relabel.labelling.engine.UNREACHED_S", 0.0)
     with provider(lambda seen: judged()) as fake:
         pass
     assert run(fake) == 4

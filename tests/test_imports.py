@@ -32,7 +32,6 @@ HEAVY = [
     "rich",
     "scipy",
     "sklearn",
-    "tenacity",
     "typst",
     "vl_convert",
     "xlrd",

@@ -135,7 +135,7 @@ def test_a_rubric_survives_its_manifest() -> None:
     ("text", "words"),
     [
         ("{% block system %}x{% endblock %}", "has no block 'user'"),
-        ("{% block system %}{% endblock %}{% block user %}{{ oops", "mend the template"),
+        ("{% block system %}{% endblock %}{% block user %}{{ oops", "correct the template"),
     ],
 )
 def test_a_broken_prompt_is_refused(text: str, words: str, tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ class Manifest(Frozen):
         upstreams: Who answered behind a gateway or router, as it says.
         service_tiers: Labels by the tier of service that their answers were given in, where the provider says it.
         answer_wait: How long one answer was waited for: the `timeout_s`, the `wait_s` that first attempts had at the end by the
-            latencies seen, and how many attempts were `cut` before the timeout.
+            latencies seen, how many attempts were `cut` before the timeout, and how many requests `--hedge` sent a second time.
         perhaps_charged: Requests without an answer that may have been charged all the same; `cost_usd` leaves them out.
         origins: Labels whose answers came from a pack, by the pack.
         sessions: Every start of the run that came to an end; their sums are what the run took in all.

@@ -14,11 +14,11 @@ from rich.console import Console
 
 from relabel.cli.app import run_app
 from relabel.cli.display import Bar, PlainLines, duration, line, money, panel, paused_until, shown
+from relabel.errors import ProviderError
 from relabel.labelling.collector import Progress, RateEstimator
 from relabel.labelling.connection import Connection
 from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.limiter import Limiter
-from relabel.labelling.refusals import NoAnswerError
 from relabel.labelling.request import Request
 from relabel.labelling.runner import run_job
 from relabel.labelling.store import Store
@@ -36,7 +36,7 @@ def busy(limiter: Limiter | None = None) -> RateEstimator:
     now.now += 100
     progress.fresh = 2_000
     progress.failed.update(refusal=3, timeout=40)
-    progress.prompt_tokens, progress.cached_tokens, progress.completion_tokens = 1_400_000, 1_200_000, 90_000
+    progress.bought_tokens.update(prompt=1_400_000, cached=1_200_000, completion=90_000)
     progress.cost_usd = 0.5
     estimator.look()
     return estimator
@@ -215,10 +215,10 @@ async def test_the_limiter_knows_that_nobody_is_there_before_the_request_is_give
 
     engine = OnlineEngine(Connection(base_url), limiter=limiter, sleep=sleep)
     request = Request(host="h", body={"model": "m", "messages": [{"role": "user", "content": "Hi"}]})
-    with pytest.raises(NoAnswerError, match=r"cannot reach .* \(connection refused\)"):
+    with pytest.raises(ProviderError, match=r"cannot reach .* \(connection refused\)"):
         await engine.ask(request)
     await engine.close()
-    assert seen == [f"cannot reach {base_url} (connection refused)"] * 5
+    assert set(seen) == {f"cannot reach {base_url} (connection refused)"}
 
 
 async def test_a_server_that_answers_is_not_said_to_be_out_of_reach() -> None:
@@ -343,7 +343,7 @@ async def test_a_cap_of_tokens_is_heeded() -> None:
     limiter = Limiter(4, tpm=1000, clock=time_, sleep=time_.sleep)
     estimator, now = begun(60, limiter)
     limiter.release(await limiter.acquire(100))
-    estimator.progress.prompt_tokens, estimator.progress.completion_tokens = 900, 100
+    estimator.progress.bought_tokens.update(prompt=900, completion=100)
     come(estimator, now, 1, fresh=10)  # packed: ten labels of one answer
     assert estimator.seconds_left == pytest.approx(50 / 10 * 60)
 

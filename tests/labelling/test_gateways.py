@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from relabel.cli.app import run_app
 from relabel.labelling.connection import Connection, parse_headers, public_headers
 from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.limiter import AnswerWait, Limiter
-from relabel.labelling.pricing import Price
+from relabel.labelling.pricing import Budget, Price
 from relabel.labelling.providers import stated_cost
 from relabel.labelling.runner import run_job
 from relabel.labelling.store import Store
+from relabel.labelling.transport import Timeouts
+from relabel.labels import Usage
 from relabel.run import open_run
 from server import FakeProvider, Reply, Seen, chat, judged, provider
 from workshop import KEY, make_job, no_sleep
@@ -196,6 +199,54 @@ async def test_a_request_that_hangs_is_asked_anew_long_before_the_timeout(
     assert wait is not None
     assert (wait["timeout_s"], wait["cut"]) == (90.0, 2)
     assert wait["wait_s"] < 90.0
+
+
+@pytest.mark.parametrize("cap", [None, 1.0])
+async def test_a_late_answer_is_asked_for_once_more_and_what_that_may_cost_is_recorded(
+    store: Store, tmp_path: Path, cap: float | None
+) -> None:
+    hung: list[str] = []
+
+    def script(seen: Seen) -> Reply:
+        if len(fake.seen) in {70, 90}:
+            hung.append(seen.prompt)
+            return Reply(fault="hang")
+        return judged()
+
+    with provider(script) as fake:
+        job = make_job(fake.base_url, 120, price=PRICE)
+        endpoint = job.endpoint.model_copy(update={"params": {"max_completion_tokens": 100}})
+        job = replace(job, endpoint=endpoint)
+        budget = Budget(cap, PRICE)
+        connection = Connection(fake.base_url, price=PRICE)
+        engine = OnlineEngine(connection, limiter=Limiter(4), budget=budget, sleep=no_sleep, hedge=True)
+        async with asyncio.timeout(60):  # the shortest wait for one answer is 10 s, and both requests hang for ever
+            outcome = await run_job(job, engine, store, tmp_path / "run", concurrency=4, budget=budget)
+        await engine.close()
+    wait, charged = outcome.manifest.answer_wait, outcome.manifest.perhaps_charged
+    assert outcome.complete
+    assert wait is not None
+    assert wait["cut"] == 0
+    assert wait["hedged"] == charged.requests == len(fake.seen) - 240 >= len(hung) == 2
+    assert {x.attempts for x in outcome.labels} == {1, 2}
+    assert charged.usd is not None
+    assert charged.usd > 0
+    assert budget.spent_usd == pytest.approx(outcome.manifest.cost_usd)
+
+
+async def test_a_cap_leaves_no_room_for_a_second_request(store: Store, tmp_path: Path) -> None:
+    with provider(lambda seen: Reply(fault="hang") if len(fake.seen) == 4 else judged()) as fake:
+        job = make_job(fake.base_url, 2, price=PRICE)
+        job = replace(job, endpoint=job.endpoint.model_copy(update={"params": {"max_completion_tokens": 100}}))
+        worst = Budget(1, PRICE).worst_case(next(iter(job.plan())).request.body)
+        budget = Budget(3 * PRICE.cost(Usage(prompt=100, completion=20)) + 1.5 * worst, PRICE)
+        connection = Connection(fake.base_url, price=PRICE, timeouts=Timeouts(3, 3))
+        engine = OnlineEngine(connection, limiter=Limiter(1), budget=budget, sleep=no_sleep, hedge=True)
+        engine.wait.late_s = 1.5
+        outcome = await run_job(job, engine, store, tmp_path / "run", concurrency=1, budget=budget)
+        await engine.close()
+    assert len(fake.seen) == 4
+    assert outcome.missing.kinds == {"timeout": 1}
 
 
 @pytest.mark.parametrize(

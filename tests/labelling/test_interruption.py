@@ -294,7 +294,7 @@ def mended(template: str, tmp_path: Path) -> Prompt:
 async def test_a_prompt_that_fails_for_one_task_loses_nothing_that_is_paid_for(store: Store, tmp_path: Path) -> None:
     prompt = mended('{% if "number 9." in data[0] %}{{ nosuch }}{% endif %}{{ data[0] }}', tmp_path)
     with provider(lambda seen: Reply(body=judged().body, delay=0.2)) as fake:
-        with pytest.raises(RubricError, match="'nosuch' is undefined; mend the template"):
+        with pytest.raises(RubricError, match="'nosuch' is undefined; correct the template"):
             await label_all(make_job(fake.base_url, 12, prompt=prompt), store, tmp_path / "run")
         assert len(fake.answered) == len(fake.seen) == store.stats().answers
     run = open_run(str(tmp_path / "run"))
@@ -303,7 +303,7 @@ async def test_a_prompt_that_fails_for_one_task_loses_nothing_that_is_paid_for(s
     assert len(missing) == 24 - len(run.labels)
     assert [missing["9", setting].request_key for setting in ("strict", "with-tools")] == ["", ""]
     assert {f.message for f in missing.values()} == {
-        f"prompt {prompt.name}: block user: 'nosuch' is undefined; mend the template"
+        f"prompt {prompt.name}: block user: 'nosuch' is undefined; correct the template"
     }
 
 
@@ -464,7 +464,7 @@ def test_a_run_folder_where_none_can_be_is_one_sentence(capsys: pytest.CaptureFi
 async def test_requests_that_are_never_answered_do_not_hold_up_the_others(
     fault: Any, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relabel.labelling.engine.ATTEMPTS", 2)
+    monkeypatch.setattr("relabel.labelling.refusals.ATTEMPTS", 2)
 
     def script(seen: Seen) -> Reply:
         stuck = "number 3." in seen.prompt or "number 7." in seen.prompt

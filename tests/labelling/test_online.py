@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from relabel.errors import ProviderError
 from relabel.labelling.connection import Connection
-from relabel.labelling.engine import OnlineEngine
+from relabel.labelling.engine import UNREACHED_S, OnlineEngine
 from relabel.labelling.limiter import Limiter
 from relabel.labelling.pricing import find_price
 from relabel.labelling.prompt import load_prompt
@@ -142,9 +142,25 @@ async def test_a_trickling_body_ends_at_the_deadline() -> None:
 async def test_no_server_at_all_is_said() -> None:
     with provider(lambda seen: judged()) as fake:
         pass
-    with pytest.raises(NoAnswerError, match=r"cannot reach http://127\.0\.0\.1") as caught:
-        await ask(fake)
+    pauses: list[float] = []
+    with pytest.raises(
+        ProviderError, match=r"cannot reach http://127\.0\.0\.1.* check --base-url and that the server runs"
+    ):
+        await ask(fake, pauses)
+    assert 5 < sum(pauses) < UNREACHED_S
+
+
+async def test_a_server_that_was_there_is_waited_for() -> None:
+    time = FakeTime()
+    with provider(lambda seen: judged()) as fake:
+        engine = OnlineEngine(Connection(fake.base_url), clock=time, sleep=time.sleep, jitter=lambda: 1.0)
+        request = Request(host="h", body={"model": "test-model", "messages": [{"role": "user", "content": "Hi"}]})
+        await engine.ask(request)
+    with pytest.raises(NoAnswerError, match="cannot reach") as caught:
+        await engine.ask(request)
     assert caught.value.status == 0
+    assert sum(time.slept) > 2 * UNREACHED_S
+    await engine.close()
 
 
 @pytest.mark.parametrize(

@@ -58,5 +58,5 @@ def test_the_tasks_of_a_pack_are_joined_as_the_template_says(tmp_path: Path) -> 
     "user", ["{{ nosuch }}", "{{ data[7] }}", "{{ 1 // 0 }}", "{{ data[0] + 1 }}", "{{ data[0].encode('no') }}"]
 )
 def test_a_template_that_fails_is_one_sentence(user: str, tmp_path: Path) -> None:
-    with pytest.raises(RubricError, match=r"mine\.jinja: block user: .+; mend the template"):
+    with pytest.raises(RubricError, match=r"mine\.jinja: block user: .+; correct the template"):
         prompt_of(user, tmp_path).messages(make_tasks(1), RUBRIC, "strict")

@@ -265,6 +265,8 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
     if m.answer_wait is not None and (cut := m.answer_wait.get("cut")):
         wait = f"{m.answer_wait['wait_s']:g} s or more, as other answers came much faster"
         _say("waits", f"{cut:,.0f} attempt(s) were given up after {wait}, and sent again")
+    if m.answer_wait is not None and (hedged := m.answer_wait.get("hedged")):
+        _say("hedged", f"{hedged:,.0f} request(s) were sent a second time, as their answers were late")
     charged = m.perhaps_charged
     if charged.requests:
         most = "an unknown sum" if charged.usd is None else f"up to {money(charged.usd)}"

@@ -124,7 +124,7 @@ def panel(estimator: RateEstimator) -> Group:
     end = "" if estimator.cost_at_end is None else f", {money(estimator.cost_at_end)} at the end"
     lines.append(
         Text(
-            f"tokens {progress.prompt_tokens:,} in ({progress.cached_tokens:,} cached), {progress.completion_tokens:,} out   "
+            f"tokens {progress.tokens.prompt:,} in ({progress.tokens.cached:,} cached), {progress.tokens.completion:,} out   "
             f"{money(progress.cost_usd)}{end}"
         )
     )
@@ -172,7 +172,7 @@ class PlainLines:
             if alert:
                 return self._say(alert, now)
         until = paused_until(limiter)
-        told = (progress.done, progress.prompt_tokens, progress.cost_usd)
+        told = (progress.done, progress.tokens.prompt, progress.cost_usd)
         first_pause = until is not None and not self._pause_known
         changed = told != self._said or (until is not None and not self._said_paused)
         due = _PLAIN_EVERY_S if changed else _AT_LEAST_EVERY_S
@@ -243,9 +243,9 @@ def _emit(event: str, estimator: RateEstimator) -> None:
                 "doing": progress.doing or "asking",
                 "rate": estimator.rate,
                 "seconds_left": estimator.seconds_left,
-                "prompt_tokens": progress.prompt_tokens,
-                "cached_tokens": progress.cached_tokens,
-                "completion_tokens": progress.completion_tokens,
+                "prompt_tokens": progress.tokens.prompt,
+                "cached_tokens": progress.tokens.cached,
+                "completion_tokens": progress.tokens.completion,
                 "cost_usd": progress.cost_usd,
                 "cost_at_end_usd": estimator.cost_at_end,
             }
@@ -283,7 +283,7 @@ def line(estimator: RateEstimator) -> str:
         parts.append(speed(estimator.rate))
     if estimator.seconds_left:
         parts.append(f"{duration(estimator.seconds_left)} left")
-    parts.append(f"{progress.prompt_tokens + progress.completion_tokens:,} tokens")
+    parts.append(f"{progress.tokens.prompt + progress.tokens.completion:,} tokens")
     parts.append(money(progress.cost_usd))
     return " | ".join(parts)
 

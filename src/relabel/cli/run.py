@@ -106,6 +106,7 @@ def run(
     worker_cpus: Annotated[int | None, typer.Option(min=1)] = None,
     rpm: Annotated[float | None, typer.Option(min=0.001, callback=o.finite)] = None,
     tpm: Annotated[float | None, typer.Option(min=1, callback=o.finite)] = None,
+    hedge: bool = False,
     dry_run: bool = False,
     out: Path | None = None,
     log_json: o.LogJson = False,
@@ -141,6 +142,8 @@ def run(
         worker_cpus: With --engine ray: cores that a worker reserves, and uses for a local model.
         rpm: Requests a minute at most.
         tpm: Tokens a minute at most.
+        hedge: Send a request once more when its answer is later than nearly all others. The first answer counts; both may
+            be charged.
         dry_run: Estimate requests, tokens, cost, duration and bottleneck; send nothing.
         out: The run folder. By default a name under runs/ made from the options.
     """
@@ -168,9 +171,12 @@ def run(
         form=None if response_format == "auto" else response_format,
         rpm=rpm,
         tpm=tpm,
+        hedge=hedge,
         cluster=_cluster(engine, ray_address, workers, worker_cpus),
         **labelling.chosen(),
     )
+    if hedge and engine != "online":
+        raise UsageError(f"--hedge needs --engine online, and this is --engine {engine}; remove one of them")
     if engine == "batch" and is_local(model):
         raise UsageError(f"--engine batch needs a provider with a Batch API, and {model} runs here; remove --engine")
     options.asked_settings()

@@ -47,8 +47,7 @@ class Progress:
         fresh: Labels bought by this run.
         failed: Missing labels by kind.
         flying: Requests on the wire, by key: what is asked, and since when on the job's clock.
-        prompt_tokens: Tokens bought by this run; `cached_tokens` of them were read from the provider's prefix cache and
-            `written_tokens` written to it.
+        bought_tokens: Tokens bought by this run, by the names of `Usage`.
         cost_usd: Cost of this run; None once an answer's price is unknown.
         table_usd: The same by the price table, where providers state costs of their own.
         repaired: Labels from answers that were asked for again; `unwrapped` those that were read from within other text, and
@@ -63,11 +62,7 @@ class Progress:
     fresh: int = 0
     failed: Counter[FailureKind] = field(default_factory=Counter[FailureKind])
     in_flight: dict[str, tuple[str, float]] = field(default_factory=dict[str, tuple[str, float]])
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    written_tokens: int = 0
-    completion_tokens: int = 0
-    reasoning_tokens: int = 0
+    bought_tokens: Counter[str] = field(default_factory=Counter[str])
     cost_usd: float | None = 0.0
     table_usd: float | None = 0.0
     repaired: int = 0
@@ -85,23 +80,13 @@ class Progress:
     @property
     def tokens(self) -> Tokens:
         """Tokens bought by this run, as a manifest has them."""
-        share = round(self.cached_tokens / self.prompt_tokens, 4) if self.prompt_tokens else None
-        return Tokens(
-            prompt=self.prompt_tokens,
-            cached=self.cached_tokens,
-            written=self.written_tokens,
-            completion=self.completion_tokens,
-            reasoning=self.reasoning_tokens,
-            cached_share=share,
-        )
+        bought = self.bought_tokens
+        share = round(bought["cached"] / bought["prompt"], 4) if bought["prompt"] else None
+        return Tokens(**bought, cached_share=share)
 
     def used(self, usage: Usage) -> None:
         """Count tokens that were paid for."""
-        self.prompt_tokens += usage.prompt
-        self.cached_tokens += usage.cached
-        self.written_tokens += usage.written
-        self.completion_tokens += usage.completion
-        self.reasoning_tokens += usage.reasoning
+        self.bought_tokens.update(dict(usage))
 
     def bought(self, answer: Answer) -> None:
         """Count an answer that this run paid for."""
@@ -498,7 +483,7 @@ class RateEstimator:
             return cap
         if limiter.rpm and limiter.returned:
             cap = limiter.rpm / 60 * asked / limiter.returned  # a request may ask for several, and may be sent again
-        tokens = p.prompt_tokens + p.completion_tokens
+        tokens = p.tokens.prompt + p.tokens.completion
         if limiter.tpm and tokens and asked:
             cap = min(cap, limiter.tpm / 60 * asked / tokens)
         return cap

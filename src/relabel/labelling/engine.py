@@ -25,7 +25,6 @@ from relabel.labelling.local import LocalServer, find_weights, is_local
 from relabel.labelling.pricing import Budget, NoBudgetError, Price
 from relabel.labelling.providers import stated_cost, tier_of, upstream_of
 from relabel.labelling.refusals import (
-    ATTEMPTS,
     NoAnswerError,
     RefusedError,
     RetryPolicy,
@@ -54,6 +53,8 @@ MOST_WAITS = 40
 """Times that a request waits for a limit to pass, as its provider asks, before it counts as failed."""
 MOST_SPOILED = 2
 """Times that a request is sent again because the provider says that the model spoiled its answer."""
+UNREACHED_S = 12.0
+"""Seconds that a server which has never answered is tried: nothing may run there at all."""
 _CHARACTERS_A_TOKEN = 4
 _USUAL_ANSWER = 80
 """Tokens; only the pace depends on it, never a cap of cost."""
@@ -140,6 +141,8 @@ class _Sending:
     spoiled: int = 0
     unsteered: int = 0
     ends_at: float = math.inf
+    posted: asyncio.Future[None] | None = None
+    hedged: bool = False
 
 
 class OnlineEngine:
@@ -154,6 +157,7 @@ class OnlineEngine:
         sleep: Waits for some seconds.
         jitter: A random number in 0-1.
         now: The time of day.
+        hedge: Whether to send a request once more when its answer takes longer than nearly all others; the first answer counts.
     """
 
     name = "online"
@@ -169,6 +173,7 @@ class OnlineEngine:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        hedge: bool = False,
     ) -> None:
         self.connection = connection
         self.limiter = limiter or Limiter(16)
@@ -178,21 +183,22 @@ class OnlineEngine:
         self._address = connection.shown_url
         self._provider = connection.provider
         self._transport = transport
+        self._send_once = self._hedged if hedge else self._send
+        self._hedges = 0
+        self._reached = False
         self._failed: RelabelError | None = None
         self._opening = asyncio.Lock()
         self._exit = ExitStack()
         self._replies = _Replies()
         self._clock, self._now = clock, now
-        self._retry = RetryPolicy(
-            is_transient, _server_wait, attempts=ATTEMPTS, clock=clock, sleep=sleep, jitter=jitter
-        )
+        self._retry = RetryPolicy(is_transient, _server_wait, clock=clock, sleep=sleep, jitter=jitter)
 
     def record(self) -> Mapping[str, Any]:
         """See `Engine.record`."""
-        wait = self.wait
+        wait, waits = self.wait, {"timeout_s": self.wait.longest_s, "wait_s": round(self.wait.wait_s, 3)}
         return {
             "history": tuple(self.limiter.history),
-            "answer_wait": {"timeout_s": wait.longest_s, "wait_s": round(wait.wait_s, 3), "cut": wait.cut},
+            "answer_wait": {**waits, "cut": wait.cut, "hedged": self._hedges},
         }
 
     async def close(self) -> None:
@@ -254,6 +260,8 @@ class OnlineEngine:
         except UnreachableError as error:
             if error.lasting:
                 raise ProviderError(self._unreachable(error)) from error
+            if not self._reached:
+                raise ProviderError(f"{self._unreachable(error)}; check --base-url and that the server runs") from error
             raise NoAnswerError("provider", self._unreachable(error), sending.sent, status=0) from error
         except (UnreadableError, StaleReplyError, BrokenError) as error:
             said: dict[type[Exception], str] = {
@@ -270,7 +278,7 @@ class OnlineEngine:
         """Send until there is an answer or an error that counts: what a provider asks to wait for does not."""
         while True:
             try:
-                return await self._send(sending)
+                return await self._send_once(sending)
             except RefusedError as error:
                 if speaks_of_the_cache(error.reply) and sending.unsteered < 2:
                     # The provider does not know the fields that steer its cache (any more): without them the request is the same.
@@ -282,6 +290,32 @@ class OnlineEngine:
                 spoiled = error.reply.meaning == "bad-answer" and sending.spoiled <= MOST_SPOILED
                 if not (passes and sending.sent < MOST_WAITS) and not spoiled:
                     raise
+
+    async def _hedged(self, sending: _Sending) -> Answer:
+        """Send, and once more where the answer is late: the first answer counts, and the other request may be charged."""
+        posted = sending.posted = asyncio.get_running_loop().create_future()
+        tries = [asyncio.create_task(self._send(sending))]
+        stopped: asyncio.CancelledError | None = None
+        try:
+            await asyncio.wait({posted, *tries}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tries, timeout=self.wait.late_s)
+            if not tries[0].done() and not sending.hedged:
+                sending.hedged = True
+                tries.append(asyncio.create_task(self._send(sending)))
+            left = set(tries)
+            while left and not any(map(_has_come, tries)):
+                _, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError as error:
+            stopped = error
+        for task in tries:
+            task.cancel()
+        await asyncio.wait(tries)
+        came = [task.result() for task in tries if _has_come(task)]
+        for answer in came[1:]:
+            self.budget.dropped(answer.cost_usd)
+        if not came and stopped is not None:
+            raise stopped
+        return came[0] if came else tries[0].result()  # what is paid for is recorded, though the run may be stopped
 
     async def _send(self, sending: _Sending) -> Answer:
         """Send once, in turn and within the budget. Whatever comes of it, the limiter and the budget know."""
@@ -301,6 +335,10 @@ class OnlineEngine:
             on_wire = charged = True
             sending.sent += 1
             started = self._clock()
+            if sending.posted is not None and not sending.posted.done():
+                sending.posted.set_result(None)
+            elif sending.hedged:
+                self._hedges += 1
             # Waiting for a turn does not count against the deadline.
             left = (
                 self.connection.timeouts.deadline_s if sending.ends_at == math.inf else sending.ends_at - waiting_since
@@ -312,8 +350,12 @@ class OnlineEngine:
                     # In the order in which it was made: models with strict schemas write in the schema's order, and the reason must
                     # come before the label.
                     posted = _SPELLING.encode(self._provider.posted(api, body)).encode()
-                    reply = accepted(await self._transport.send(api, posted))
+                    reply = await self._transport.send(api, posted)
+                    self._reached = True
+                    reply = accepted(reply)
             except UnreachableError as error:
+                if not self._reached and sending.sent == 1:
+                    sending.ends_at = started + min(left, UNREACHED_S)
                 charged, leave = False, partial(self.limiter.missed, why=self._unreachable(error))
                 raise
             except (TimeoutError, TimedOutError) as error:
@@ -351,7 +393,7 @@ class OnlineEngine:
         text, request = reply.content.decode("utf-8", "replace"), sending.request
         try:
             document = parsed(text)
-            if self._replies.is_stale(document, text, request.key, reused=reply.reused):
+            if self._replies.is_stale(document, text, request.key, reply.connection):
                 assert self._transport is not None
                 self._transport.leave_connections()
                 raise StaleReplyError
@@ -371,26 +413,31 @@ class OnlineEngine:
             raise NoAnswerError("provider", message, sending.sent) from error
 
 
+def _has_come(task: asyncio.Task[Answer]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None
+
+
 class _Replies:
     """Replies of late: one that comes again under another key came too late, and is not the answer to that question."""
 
     _most = 100_000
 
     def __init__(self) -> None:
-        self._seen: dict[str, tuple[str, int]] = {}
+        self._seen: dict[str, tuple[str, tuple[int, int]]] = {}
         self._repeat = False
 
-    def is_stale(self, document: Any, text: str, key: str, *, reused: bool) -> bool:
-        """Whether a reply was seen under another key. A server that sends it over a new connection means it."""
+    def is_stale(self, document: Any, text: str, key: str, connection: int) -> bool:
+        """Whether a reply was seen under another key. A server that sends it over another connection means it."""
         name = document.get("id") if isinstance(document, dict) else None
         if self._repeat or not isinstance(name, str) or not name:
             return False
-        earlier, seen = self._seen.setdefault(name, (key, hash(text)))
+        came = hash(text), connection
+        earlier, seen = self._seen.setdefault(name, (key, came))
         if len(self._seen) > self._most:
             del self._seen[next(iter(self._seen))]
         if earlier == key:
             return False
-        if not reused or seen != hash(text):  # its names tell nothing apart, or a cache before it repeats answers
+        if seen != came:  # its names tell nothing apart, or a cache before it repeats answers
             self._repeat = True
             return False
         return True

@@ -25,8 +25,10 @@ _UNHEARD_S = 0.25
 """Pause while all that a provider granted is sent and none of it has come back to say more."""
 _LONGEST_RESET_S = 25 * 3600.0
 """Limits are granted by the minute or by the day; what promises more room only later than that is no such header."""
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+DURATION = r"(?:\d+(?:\.\d+)?\s*(?:ms|milliseconds?|days?|d|hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)(?![a-z])[ ,]*(?:and )?)+"
+"""How amounts of time are written; letters of either case."""
+_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|milli|d|h|m|s)", re.IGNORECASE)
+_UNIT_S = {"ms": 0.001, "milli": 0.001, "d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 
 
 @dataclass
@@ -72,6 +74,7 @@ class AnswerWait:
 
     Attributes:
         wait_s: Seconds that a first attempt waits now.
+        late_s: Seconds after which an answer is later than nearly all others; None while too few have come.
         cut: Attempts that were given up before the timeout.
     """
 
@@ -81,6 +84,7 @@ class AnswerWait:
     def __init__(self, longest_s: float, *, adaptive: bool = True) -> None:
         self.longest_s, self._adaptive = longest_s, adaptive
         self.wait_s, self.cut = longest_s, 0
+        self.late_s: float | None = None
         self._seen: deque[float] = deque(maxlen=500)
         self._new = 0
         self._open: dict[asyncio.Timeout, tuple[float, float]] = {}
@@ -94,6 +98,7 @@ class AnswerWait:
             return
         self._new = 0
         before, high = self.wait_s, sorted(self._seen)[int(self.QUANTILE * len(self._seen))]
+        self.late_s = high
         self.wait_s = min(self.longest_s, max(self.FLOOR_S, self.MULTIPLE * high))
         for timeout, (began, times) in self._open.items() if self.wait_s < before else ():
             if not timeout.expired() and (when := timeout.when()) is not None:
@@ -355,7 +360,7 @@ def _said(name: str, headers: Mapping[str, str]) -> tuple[float | None, float, f
 
 
 def parse_seconds(text: str) -> float:
-    """Seconds from a header such as `20ms`, `1.5s`, `6m0s` or a bare number.
+    """Seconds from words such as `20ms`, `1.5s`, `6m0s`, `2 hours and 5 minutes` or a bare number.
 
     Raises:
         ValueError: It is none of these.
@@ -363,7 +368,6 @@ def parse_seconds(text: str) -> float:
     try:
         return max(0.0, float(text))
     except ValueError:
-        parts = _PART.findall(text.strip())
-        if "".join(number + unit for number, unit in parts) != text.strip() or not parts:
+        if not re.fullmatch(DURATION, text.strip(), re.IGNORECASE):
             raise
-        return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+        return sum(float(number) * _UNIT_S[unit.lower()] for number, unit in _AMOUNT.findall(text))

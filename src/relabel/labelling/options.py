@@ -66,6 +66,7 @@ class RunOptions:
         concurrency: Requests in flight; None finds it out.
         rpm, tpm: Requests and tokens a minute at most.
         max_cost: Cap of the cost, in USD.
+        hedge: Whether a late answer is asked for once more.
         cluster: The Ray cluster whose workers ask.
     """
 
@@ -97,6 +98,7 @@ class RunOptions:
     rpm: float | None = None
     tpm: float | None = None
     max_cost: float | None = None
+    hedge: bool = False
     cluster: ClusterOptions | None = None
 
     def asked_settings(self) -> tuple[str, ...]:
@@ -240,7 +242,7 @@ def make_engine(
         from relabel.labelling.ray import RayEngine
 
         return RayEngine(connection, limiter, budget, options.cluster)
-    return OnlineEngine(connection, limiter=limiter, budget=budget)
+    return OnlineEngine(connection, limiter=limiter, budget=budget, hedge=options.hedge)
 
 
 def read_parameters(given: Sequence[str]) -> dict[str, Any]:

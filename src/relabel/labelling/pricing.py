@@ -9,11 +9,10 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError
+from pydantic import Field, model_validator
 
-from relabel.errors import DataError, ProviderError, UsageError, first_error
-from relabel.files import read_user_toml
-from relabel.labelling.providers import OPENAI_URL, provider_of
+from relabel.errors import ProviderError, UsageError
+from relabel.labelling.providers import OPENAI_URL, provider_of, read_entries
 from relabel.labelling.request import canonical_json
 from relabel.labelling.wire import output_bound
 from relabel.labels import Usage
@@ -62,15 +61,15 @@ FREE = Price(input=0, cached=0, output=0, source="runs on this machine")
 """The price of a model that the user runs."""
 
 
-class _Override(Frozen):
+class _Override(Price):
     model: str
     host: str | None = None
-    input: float = Field(ge=0)
-    cached: float | None = Field(default=None, ge=0)
-    output: float = Field(ge=0)
-    written: float | None = Field(default=None, ge=0)
     as_of: str
-    source: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _cached_as_input(cls, given: Any) -> Any:
+        return {"cached": given.get("input"), **given} if isinstance(given, dict) else given
 
 
 class _Overrides(Frozen):
@@ -80,16 +79,9 @@ class _Overrides(Frozen):
 def _override(model: str, host: str | None) -> Price | None:
     own = settings().prices
     for path in ([own] if own else []) + [asset_dir("data") / "prices.toml"]:
-        try:
-            prices = _Overrides.model_validate(read_user_toml(path, "data/prices.toml"))
-        except ValidationError as error:
-            raise DataError(
-                f"the price file {path} cannot be used ({first_error(error)}); data/prices.toml shows the form"
-            ) from error
-        for price in prices.price:
+        for price in read_entries(path, "data/prices.toml", _Overrides).price:
             if price.model == model and price.host in {None, host}:
-                given = price.model_dump(exclude={"model", "host"}, exclude_none=True)
-                return Price.model_validate({"cached": price.input, **given})
+                return Price.model_validate(price.model_dump(exclude={"model", "host"}))
     return None
 
 
@@ -222,6 +214,13 @@ class Budget:
             self._bounded = False
         else:
             self.unconfirmed_usd += most
+
+    def dropped(self, cost_usd: float | None) -> None:
+        """An answer came second to a request that was sent twice: it was charged all the same."""
+        self.unconfirmed_requests += 1
+        self.spent_usd -= cost_usd or 0.0
+        self.unconfirmed_usd += cost_usd or 0.0
+        self._bounded = self._bounded and (cost_usd is not None or self.cap_usd is not None)
 
     def most(self, body: Mapping[str, Any]) -> float | None:
         """The most that a request can cost, in USD; None where no bound of it is known."""

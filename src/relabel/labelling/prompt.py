@@ -25,21 +25,8 @@ Message = dict[str, str]
 _LARGEST = 1_000_000
 """Bytes of a template, and characters of a message that it may make."""
 _OF_RUBRIC = {
-    *(
-        "id",
-        "version",
-        "title",
-        "unit",
-        "definition",
-        "labels",
-        "settings",
-        "examples",
-        "rationale",
-        "codes",
-        "incoherent",
-    ),
-    "measures",
-}
+    "id", "version", "title", "unit", "definition", "labels", "settings", "examples", "rationale", "codes", "incoherent", "measures",
+}  # fmt: skip
 """What a template is given of a rubric."""
 _SPELLING = json.JSONEncoder(ensure_ascii=False)  # made once: `json.dumps` with arguments makes one each time
 
@@ -124,7 +111,7 @@ class Prompt:
         try:
             return self._sandbox.render(self._template.blocks[block](context)).strip()
         except Exception as error:  # whatever goes wrong in a template is the template's: it may call and divide
-            raise RubricError(f"prompt {self.name}: block {block}: {error}; mend the template") from error
+            raise RubricError(f"prompt {self.name}: block {block}: {error}; correct the template") from error
 
 
 def _shown(rubric: Rubric, setting: str) -> list[dict[str, str]]:
@@ -181,7 +168,7 @@ def parse_prompt(name: str, raw: bytes) -> Prompt:
         template = sandbox.from_string(text)
     except Exception as error:  # jinja lets through what Python says to code that it made, of ten thousand brackets say
         line = f" line {error.lineno}" if isinstance(error, TemplateSyntaxError) else ""
-        raise RubricError(f"prompt {name}{line}: {error}; mend the template") from error
+        raise RubricError(f"prompt {name}{line}: {error}; correct the template") from error
     for block in ("system", "user"):
         if block not in template.blocks:
             raise RubricError(f"prompt {name}: has no block {block!r}; a prompt needs the blocks system and user")

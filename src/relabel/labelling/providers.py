@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError
@@ -51,6 +51,13 @@ class TokenRatio(Frozen):
     factor: float = Field(gt=0)
     spread: float = Field(ge=0, lt=1)
     source: str
+
+
+_BATCH = {
+    None: "not known; OpenAI's Files and Batch API is looked for before anything is uploaded",
+    "openai": "OpenAI's Files and Batch API",
+    "none": "none that relabel supports",
+}
 
 
 class Provider(Frozen):
@@ -104,10 +111,8 @@ class Provider(Frozen):
             "key": f"{' or '.join(self.key_env)}, sent in {self.key_header}" if self.key_env else "not needed",
             "answers": ", ".join((*self.forms, "text")),
             "bound": f"--max-tokens is sent as {self.bound}",
-            "thinking": f"counted {self.thinking}",
-            "batch": {None: "tried as OpenAI's", "none": "none that relabel knows"}.get(
-                self.batch, f"as {self.batch} does it"
-            ),
+            "thinking": f"hidden tokens are counted {self.thinking}",
+            "batch": _BATCH.get(self.batch, f"the Batch API of {str(self.batch).title()}"),
             "cache": caches or "none known",
             "notes": "; ".join(self.notes) or "none",
             "sources": f"{', '.join(self.sources) or 'none'} (as of {self.as_of or 'an unknown day'})",
@@ -160,6 +165,7 @@ class _File(Frozen):
     provider: tuple[Provider, ...] = ()
 
 
+M = TypeVar("M", bound=Frozen)
 _KEY_PREFIX = "relabel-"
 UNKNOWN = Provider(id="unknown", name="an unknown provider")
 """What is taken for granted at an address that no entry names."""
@@ -235,12 +241,19 @@ def _known() -> _File:
 
 @cache
 def _read(path: Path) -> _File:
+    return read_entries(path, "data/providers.toml", _File)
+
+
+def read_entries(path: Path, form: str, model: type[M]) -> M:
+    """Read a TOML file whose entries a model describes; `form` is a file that shows what it should look like.
+
+    Raises:
+        DataError: It cannot be used.
+    """
     try:
-        return _File.model_validate(read_user_toml(path, "data/providers.toml"))
+        return model.model_validate(read_user_toml(path, form))
     except ValidationError as error:
-        raise DataError(
-            f"the provider file {path} cannot be used ({first_error(error)}); data/providers.toml shows the form"
-        ) from error
+        raise DataError(f"{path} cannot be used ({first_error(error)}); {form} shows the form") from error
 
 
 def _fits(model: str, patterns: Sequence[str]) -> bool:

@@ -9,19 +9,18 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from relabel.errors import ProviderError
+from relabel.labelling.limiter import DURATION, parse_seconds
 from relabel.labelling.providers import provider_of
 from relabel.labelling.transport import BrokenError, HttpReply, TimedOutError, UnreachableError
 from relabel.labels import FailureKind
 from relabel.redaction import clean, public_url
-
-if TYPE_CHECKING:
-    import tenacity
 
 ErrorMeaning = Literal[
     "quota", "wait", "key", "access", "model", "content-filter", "bad-answer", "form", "passing", "request"
@@ -45,10 +44,10 @@ class ErrorReply:
 
     meaning: ErrorMeaning
     status: int
-    code: str
     message: str
-    param: str | None
-    wait_s: float | None
+    code: str = ""
+    param: str | None = None
+    wait_s: float | None = None
 
     @property
     def passes(self) -> bool:
@@ -104,8 +103,8 @@ def read_error(
     return ErrorReply(
         _meaning(status, codes, message, str(details), param if isinstance(param, str) else "", wait_s),
         status,
-        code,
         message,
+        code,
         param if isinstance(param, str) else None,
         wait_s,
     )
@@ -247,14 +246,10 @@ def _meaning(
 
 
 _RETRY_IN = re.compile(
-    r"(?:try again|retry|wait|resets?)(?: your request)?(?: in| after| for)?[: ]+((?:\d+(?:\.\d+)?\s*(?:ms|milliseconds?|hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)\b[ ,]*(?:and )?)+"
-    r"|(?:\d+(?:\.\d+)?(?:ms|h|m|s))+)",
-    re.IGNORECASE,
+    rf"(?:try again|retry|wait|resets?)(?: your request)?(?: in| after| for)?[: ]+({DURATION})", re.IGNORECASE
 )
-_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|milli|h|m|s)", re.IGNORECASE)
 _LONGEST_WAIT_S = 32 * 86400.0
 """Seconds; a header that asks for a longer wait is taken for a fault."""
-_UNIT_S = {"ms": 0.001, "milli": 0.001, "h": 3600.0, "m": 60.0, "s": 1.0}
 
 
 def _wait(
@@ -283,8 +278,9 @@ def _wait(
 
 
 def _seconds(text: str) -> float | None:
-    amounts = _AMOUNT.findall(text)
-    return sum(float(number) * _UNIT_S[unit.lower()] for number, unit in amounts) if amounts else None
+    with suppress(ValueError):
+        return parse_seconds(text)
+    return None
 
 
 def retry_after(headers: Mapping[str, str], now: Callable[[], float] = time.time) -> float | None:
@@ -294,11 +290,8 @@ def retry_after(headers: Mapping[str, str], now: Callable[[], float] = time.time
             wanted = float(headers["retry-after-ms"]) / 1000
         elif "retry-after" in headers:
             text = headers["retry-after"].strip()
-            try:
-                wanted = float(text)
-            except ValueError:
-                told = _seconds(text) if text[:1].isdigit() else None
-                wanted = parsedate_to_datetime(text).timestamp() - now() if told is None else told
+            told = _seconds(text)
+            wanted = parsedate_to_datetime(text).timestamp() - now() if told is None else told
         else:
             return None
     except (ValueError, TypeError, OverflowError):
@@ -457,6 +450,8 @@ def is_transient(error: BaseException) -> bool:
 
 
 ATTEMPTS = 6
+LONGEST_PAUSE_S = 60.0
+"""Seconds; a server may ask for longer ones."""
 T = TypeVar("T")
 
 
@@ -467,8 +462,6 @@ class RetryPolicy:
     Attributes:
         is_transient: Whether an error is worth another attempt.
         server_wait: Seconds that the server asked to wait, by its error.
-        attempts: Attempts in all.
-        longest_pause_s: Upper bound of a pause that the server did not ask for, in seconds.
         clock: Seconds on a monotonic clock.
         sleep: Waits for some seconds.
         jitter: A random number in 0-1.
@@ -476,8 +469,6 @@ class RetryPolicy:
 
     is_transient: Callable[[BaseException], bool]
     server_wait: Callable[[BaseException], float] = lambda _: 0.0
-    attempts: int = ATTEMPTS
-    longest_pause_s: float = 60.0
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     jitter: Callable[[], float] = random.random
@@ -489,33 +480,14 @@ class RetryPolicy:
             once: One attempt.
             ends_at: When time runs out, on the clock; an attempt that could only start later is not made.
         """
-        try:
-            return await once()  # outside of tenacity, which costs more than most requests do
-        except Exception as error:
-            if not self.is_transient(error):
-                raise
-            first: Exception | None = error
-        import tenacity
-
-        async def attempt() -> T:
-            nonlocal first
-            if first is not None:  # so that tenacity counts the attempt that has failed
-                error, first = first, None
-                raise error
-            return await once()
-
-        retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(self.is_transient),
-            stop=lambda state: (
-                state.attempt_number >= self.attempts or self.clock() + state.upcoming_sleep >= ends_at()
-            ),
-            wait=self._pause,
-            sleep=self.sleep,
-            reraise=True,
-        )
-        return await retrying(attempt)
-
-    def _pause(self, state: tenacity.RetryCallState) -> float:
-        wanted = min(self.longest_pause_s, 0.5 * 2**state.attempt_number) * (0.5 + self.jitter() / 2)
-        error = state.outcome.exception() if state.outcome else None
-        return wanted if error is None else max(wanted, self.server_wait(error))
+        attempt = 1
+        while True:
+            try:
+                return await once()
+            except Exception as error:
+                usual = min(LONGEST_PAUSE_S, 0.5 * 2**attempt) * (0.5 + self.jitter() / 2)
+                pause = max(usual, self.server_wait(error))
+                if not self.is_transient(error) or attempt >= ATTEMPTS or self.clock() + pause >= ends_at():
+                    raise
+            attempt += 1
+            await self.sleep(pause)

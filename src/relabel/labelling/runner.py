@@ -148,12 +148,12 @@ class WorkerPool:
         self._items = job.items()
         self._probed: set[str] = set()
         self._asking: dict[str, asyncio.Future[None]] = {}
-        self._breaker = _CircuitBreaker(job.size, has_earlier_labels=labels_there(session.out) > 0)
+        self._breaker = _CircuitBreaker(has_earlier_labels=labels_there(session.out) > 0)
         self._prefixes = _PrefixGate()
         self._last_rest = time.perf_counter()
         self._sent: Counter[str] = Counter()
         self._unconfirmed = 0
-        self._on_wire: set[asyncio.Task[Any] | None] = set()
+        self._on_wire: Counter[asyncio.Task[Any] | None] = Counter()
 
     async def probe(self) -> Job:
         """Process the first work items one at a time, until the response format that the server takes is known.
@@ -212,7 +212,7 @@ class WorkerPool:
 
     async def _drain(self, pending: set[asyncio.Task[Any]]) -> None:
         """Wait for what is on the wire; what waits for its turn, a pause or another process is not sent any more."""
-        for task in pending - self._on_wire:
+        for task in pending.difference(self._on_wire):
             task.cancel()
         leave = asyncio.create_task(self.stop.at_once.wait())
         landed = asyncio.create_task(asyncio.wait(pending))
@@ -388,7 +388,7 @@ class WorkerPool:
         """
         if self.stop.asked.is_set():  # a cancellation that is under way is only felt where something is waited for
             raise asyncio.CancelledError
-        on_in_flight = partial(self._moved, item)
+        on_in_flight = partial(self._moved, item, asyncio.current_task())
         attempts = 0
         try:
             answer = await self.engine.ask(item.request, on_in_flight=on_in_flight)
@@ -408,23 +408,26 @@ class WorkerPool:
             error.attempts += attempts
             raise
 
-    def _moved(self, item: WorkItem, on_wire: bool) -> None:
-        """A request goes on the wire, or is off it again."""
-        task, key = asyncio.current_task(), item.request.key
+    def _moved(self, item: WorkItem, task: asyncio.Task[Any] | None, on_wire: bool) -> None:
+        """A worker's request goes on the wire, or is off it again."""
+        key = item.request.key
         if on_wire:
             if self.stop.asked.is_set():
                 raise asyncio.CancelledError
             self._sent[key] += 1
             self._progress.in_flight[key] = (f"{item.tasks[0].task_id} {item.setting}", self.clock())
-            self._on_wire.add(task)
+            self._on_wire[task] += 1
             self.journal.note(">", key)
             return
         if self.budget is not None and self.budget.unconfirmed_requests > self._unconfirmed:
             self._unconfirmed = self.budget.unconfirmed_requests
             self.journal.note("?", key)
         self.journal.note("<", key)
+        self._on_wire[task] -= 1
+        if self._on_wire[task]:  # it was sent twice, and the other one is still out
+            return
+        del self._on_wire[task]
         self._progress.in_flight.pop(key, None)
-        self._on_wire.discard(task)
         if self.stop.asked.is_set() and task is not None:
             task.cancel()  # an answer that is there gets recorded before this is felt; nothing more is sent
 
@@ -466,8 +469,8 @@ class WorkerPool:
 class _CircuitBreaker:
     """Ends a run whose requests all fail alike: the first ones, or nearly all of the last ones and one more after a pause."""
 
-    def __init__(self, labels: int, *, has_earlier_labels: bool) -> None:
-        self._labels, self._has_earlier_labels = labels, has_earlier_labels
+    def __init__(self, *, has_earlier_labels: bool) -> None:
+        self._has_earlier_labels = has_earlier_labels
         self._first: Counter[str] = Counter()
         self._last: deque[str] = deque(maxlen=LAST)
         self._paused: asyncio.Future[None] | None = None
@@ -505,13 +508,9 @@ class _CircuitBreaker:
         if error.kind in _ABOUT_THE_TASK:
             return
         how = error.kind if error.status is None else f"status {error.status}"
-        unreachable = how == "status 0"
-        advice = (
-            "check --base-url and that the server runs" if unreachable else "fix the cause and start the same run again"
-        )
-        enough = min(CIRCUIT_BREAKER_FAILURES, self._labels) if unreachable else CIRCUIT_BREAKER_FAILURES
-        if self._count_first(how) and self._first[how] == self._first.total() == enough:
-            raise CircuitOpenError(f"the first {enough} requests all failed alike: {error}; {advice}")
+        advice = "fix the cause and start the same run again"
+        if self._count_first(how) and self._first[how] == self._first.total() == CIRCUIT_BREAKER_FAILURES:
+            raise CircuitOpenError(f"the first {CIRCUIT_BREAKER_FAILURES} requests all failed alike: {error}; {advice}")
         if self._has_earlier_labels and not how.startswith(_OF_THE_SERVER):
             return
         if self._paused is None:

@@ -218,7 +218,7 @@ class RunSession:
                 "note": "; ".join(collector.notes) or None,
                 "origins": dict(sorted(origins.items())),
                 "perhaps_charged": perhaps_charged,
-                "ended_at": self._now().isoformat(timespec="seconds"),
+                "ended_at": self._now().isoformat(timespec="microseconds"),
             }
         )
 
@@ -324,8 +324,7 @@ def _killed_session(journal: Journal, job: Job, store: Store, out: Path) -> Sess
         return None
     head, unanswered, asked, last = found
     started = str(head.get("started_at"))
-    began = datetime.fromisoformat(started).isoformat(timespec="seconds")
-    if (out / "manifest.json").exists() and began in {session.started_at for session in read_manifest(out).sessions}:
+    if (out / "manifest.json").exists() and started in {session.started_at for session in read_manifest(out).sessions}:
         return None  # it was killed when all was written
     bought = [answer for key in asked if (answer := store.get(key)) is not None]  # it asked, so nobody had bought it
     rejected = [row.answer for key in store.rejected_keys(asked) if (row := store.checked(key)) is not None]
@@ -344,8 +343,8 @@ def _killed_session(journal: Journal, job: Job, store: Store, out: Path) -> Sess
         usd = None if left else usd
     fresh = len(bought)
     return Session(
-        started_at=began,
-        ended_at=last.isoformat(timespec="seconds"),
+        started_at=started,
+        ended_at=last.isoformat(timespec="microseconds"),
         status="killed",
         counts=Counts(asked=job.size, fresh=fresh, failed=max(0, job.size - fresh)),
         tokens=_tokens(answer.usage for answer in answers),
@@ -425,7 +424,7 @@ def manifest_of(job: Job, engine: str, started: datetime) -> Manifest:
         parameters=job.all_parameters,
         counts=Counts(asked=job.size),
         price=job.price.model_dump() if job.price else None,
-        started_at=started.isoformat(timespec="seconds"),
+        started_at=started.isoformat(timespec="microseconds"),
     )
 
 

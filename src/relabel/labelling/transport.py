@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -112,7 +112,7 @@ class UnreadableError(Exception):
     """A reply came in an encoding that nobody offered to read."""
 
 
-_reused: ContextVar[bool] = ContextVar("_reused", default=False)
+_connection: ContextVar[int] = ContextVar("_connection", default=0)
 
 
 @cache
@@ -128,8 +128,12 @@ def _connector_class() -> type[aiohttp.TCPConnector]:
                 if protocol is not None and not protocol.should_close and not _is_readable(protocol.transport):
                     break
                 found.close()
-            _reused.set(found is not None)
             return found
+
+        async def connect(self, *args: Any, **options: Any) -> Any:
+            connection = await super().connect(*args, **options)
+            _connection.set(id(connection.protocol))
+            return connection
 
     return Connector
 
@@ -145,15 +149,12 @@ def _is_readable(transport: asyncio.Transport | None) -> bool:
 
 
 class HttpReply(NamedTuple):
-    """What a server sent: status, those of the headers that matter, by lower-case name, and the body.
-
-    `reused` says whether the connection had carried other requests: what comes over a new one was asked for.
-    """
+    """What a server sent: status, those of the headers that matter, by lower-case name, the body, and over which connection."""
 
     status: int
     headers: Mapping[str, str]
     content: bytes
-    reused: bool = False
+    connection: int = 0
 
 
 class Transport(Protocol):
@@ -255,21 +256,19 @@ class Http:
         )
 
 
-class HttpTransport:
+class HttpTransport(Http):
     """Posts over HTTP from this process; see `Http` for the arguments."""
 
-    def __init__(
-        self, base_url: str | None, secret: str, provider: Provider = UNKNOWN, headers: Mapping[str, str] | None = None
-    ) -> None:
-        self._http = Http(base_url, secret, provider, headers)
-        self._urls: Mapping[Api, URL] = {api: self._http.url(path) for api, path in PATHS.items()}
+    @cached_property
+    def _urls(self) -> Mapping[Api, URL]:
+        return {api: self.url(path) for api, path in PATHS.items()}
 
     async def send(self, api: Api, content: bytes) -> HttpReply:
         """Post a document; see `Transport.send`."""
         import aiohttp
 
         try:
-            async with self._http.request("POST", self._urls[api], content) as reply:
+            async with self.request("POST", self._urls[api], content) as reply:
                 pieces: list[bytes] = []
                 size = 0
                 async for piece in reply.content.iter_any():
@@ -283,7 +282,7 @@ class HttpTransport:
                     for name, value in named
                     if name.startswith(_WORTH_KEEPING) or name.endswith(COST_HEADERS)
                 }
-                return HttpReply(reply.status, kept, b"".join(pieces), _reused.get())
+                return HttpReply(reply.status, kept, b"".join(pieces), _connection.get())
         except aiohttp.ClientConnectorError as error:
             lasting = isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError))
             raise UnreachableError(connection_problem(error), lasting=lasting) from error
@@ -302,14 +301,6 @@ class HttpTransport:
             raise TimedOutError from error
         except (aiohttp.ClientError, OSError) as error:
             raise BrokenError(str(error) or type(error).__name__) from error
-
-    def leave_connections(self) -> None:
-        """See `Transport.leave_connections`."""
-        self._http.leave_connections()
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._http.close()
 
 
 def connection_problem(error: aiohttp.ClientConnectorError) -> str:

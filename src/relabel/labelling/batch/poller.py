@@ -33,6 +33,7 @@ from relabel.labelling.session import RunSession
 from relabel.labelling.store import Store
 from relabel.labelling.wire import PATHS, NotAReplyError
 from relabel.labels import Answer, FailureKind, InvalidAnswerError
+from relabel.redaction import clean
 
 LONGEST_POLL_S = 60.0
 MAX_FAILED_POLLS = 30
@@ -150,7 +151,7 @@ class OpenRequests(dict[str, OpenRequest]):
         try:
             answer = self._answer(chunk, result, number)
         except NotAReplyError:
-            said = self._provider.redact(str(result.body))[:200]
+            said = clean(str(result.body))[:200]
             self.fail(key, "provider", f"the batch's reply is not a completion: {said!r}")
             return False, None
         if key in self:
@@ -421,7 +422,7 @@ class BatchPoller:
         chunk.checked_at = self._options.now().isoformat(timespec="seconds")
         chunk.output_file_id, chunk.error_file_id = batch.output_file_id, batch.error_file_id
         if batch.error is not None:
-            chunk.note = self._provider.redact(": ".join(batch.error))
+            chunk.note = clean(": ".join(batch.error))
         since = self._in_flight[batch.id][1] if batch.id in self._in_flight else self._options.clock()
         shown = f"batch {chunk.number} {chunk.status} {chunk.answered}/{chunk.requests}"
         self._in_flight[batch.id] = (shown, since)

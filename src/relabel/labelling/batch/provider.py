@@ -77,7 +77,7 @@ class _ApiError(Exception):
 
 
 def _not_an_api(said: str) -> _ApiError:
-    return _ApiError(ErrorReply("request", 501, "", said, None, None))
+    return _ApiError(ErrorReply("request", 501, said))
 
 
 @dataclass(frozen=True)
@@ -200,9 +200,7 @@ class BatchProvider:
             return Result(key, body)
         problem = {"error": row["error"]} if _object(row.get("error")) else body
         status = status if isinstance(status, int) else 0
-        error = read_error(status, {}, json.dumps(problem)) or ErrorReply(
-            "request", status, "", self.redact(str(problem))[:300], None, None
-        )
+        error = read_error(status, {}, json.dumps(problem)) or ErrorReply("request", status, clean(str(problem))[:300])
         return Result(key, body, error)
 
     # What is the same for all.
@@ -302,10 +300,6 @@ class BatchProvider:
         """Close the connections."""
         await self._http.close()
 
-    def redact(self, text: str) -> str:
-        """Take the key, and whatever looks like one, out of a text; and lone surrogates, which no file can hold."""
-        return clean(text)
-
     def fatal(self, error: ErrorReply, path: str) -> ProviderError | None:
         """What to tell the user when no request will have an answer; see `fatal_refusal`."""
         return fatal_refusal(error, address=self._http.address, path=path, model=self.model)
@@ -370,15 +364,13 @@ class BatchProvider:
                 while not reply.content.at_eof() and len(raw) < LARGEST_REPLY:
                     raw += await reply.content.read(LARGEST_REPLY)
         except aiohttp.ClientConnectorError as error:
-            raise _ApiError(ErrorReply("passing", 0, "", connection_problem(error), None, None), sent=False) from error
+            raise _ApiError(ErrorReply("passing", 0, connection_problem(error)), sent=False) from error
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
             said = str(error) or type(error).__name__
-            raise _ApiError(ErrorReply("passing", 0, "", said, None, None)) from error
+            raise _ApiError(ErrorReply("passing", 0, said)) from error
         if 300 <= reply.status < 400:
             where = public_url(reply.headers.get("location", ""))[:200] or "nowhere"
-            raise _ApiError(
-                ErrorReply("request", reply.status, "", f"redirects to {where}, which is not followed", None, None)
-            )
+            raise _ApiError(ErrorReply("request", reply.status, f"redirects to {where}, which is not followed"))
         if reply.status >= 400 and (understood := read_error(reply.status, reply.headers, raw)) is not None:
             raise _ApiError(understood)
         try:
@@ -393,7 +385,7 @@ class BatchProvider:
 
     def _refusal(self, error: _ApiError, path: str) -> Exception:
         address, reply = self._http.address, error.reply
-        status, said = reply.status, self.redact(reply.message)
+        status, said = reply.status, clean(reply.message)
         if status == 0:
             return UnavailableError(
                 f"cannot reach {address} for its batches ({said}); check --base-url and the network, then start the same run "
