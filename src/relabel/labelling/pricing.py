@@ -64,7 +64,7 @@ FREE = Price(input=0, cached=0, output=0, source="runs on this machine")
 class _Override(Price):
     model: str
     host: str | None = None
-    as_of: str | None
+    as_of: str | None = Field(...)
 
     @model_validator(mode="before")
     @classmethod
