@@ -29,7 +29,6 @@ from relabel.evaluation.gates import (
     junit_xml,
     labels_sha256,
     markdown,
-    sign_flip_p,
     size_needed,
 )
 from relabel.evaluation.gold import Gold, make_gold
@@ -228,7 +227,7 @@ def _swaps(codes: np.ndarray, base: np.ndarray, run: np.ndarray, allowed: float 
 
 
 def _p(codes: np.ndarray, base: np.ndarray, run: np.ndarray, allowed: float = 0.0) -> float:
-    return sign_flip_p(_swaps(codes, base, run, allowed), seed=1)
+    return joint_p([_swaps(codes, base, run, allowed)], seed=1)[0]
 
 
 @pytest.mark.parametrize("churn", [0.005, 0.02, 0.1])

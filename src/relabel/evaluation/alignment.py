@@ -157,6 +157,16 @@ class AlignedLabels:
         return self.tasks["onet_soc_code"].to_numpy(dtype=object)
 
     @property
+    def occupations(self) -> int:
+        """Number of occupations that the tasks belong to."""
+        return self.tasks["onet_soc_code"].nunique()
+
+    @property
+    def few_occupations(self) -> str | None:
+        """The warning that goes with intervals over few occupations."""
+        return metrics.few_occupations(self.occupations)
+
+    @property
     def weight(self) -> Array:
         """Weight that the gold gives to each task."""
         return self.tasks["weight"].to_numpy(dtype=np.float64)

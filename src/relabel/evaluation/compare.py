@@ -16,9 +16,9 @@ import pandas as pd
 
 from relabel.evaluation import statistics as metrics
 from relabel.evaluation.alignment import GOLD, AlignedLabels, Pair, TaskTexts, align
-from relabel.evaluation.document import SCALES, Bounds, SettingName
+from relabel.evaluation.document import SCALES, Bootstrap, Bounds, SettingName
 from relabel.evaluation.gold import Gold
-from relabel.evaluation.statistics import DRAWS, Figure, Places, change, few_occupations, known
+from relabel.evaluation.statistics import DRAWS, Figure, Places, change, known
 from relabel.rubric import Measure
 from relabel.run import Run, changed_rubrics
 from relabel.settings import Frozen
@@ -137,16 +137,6 @@ class SliceAgreement(Frozen):
     kappa: float | None
     difference: float | None
     difference_ci95: Interval
-
-
-class Bootstrap(Frozen):
-    """How intervals were made; `note` is a warning where occupations are few."""
-
-    unit: str = "occupation"
-    draws: int
-    seed: int
-    level: float = 0.95
-    note: str | None = None
 
 
 class CompareDocument(Frozen):
@@ -337,7 +327,7 @@ def compare(
         flips=_flips(aligned, TaskTexts(details)),
         occupations=_moves(aligned, TaskTexts(details)),
         slices=_slices(aligned, details),
-        bootstrap=_method(aligned, draws, seed),
+        bootstrap=Bootstrap(draws=draws, seed=seed, note=aligned.few_occupations),
         verdict="\n".join([*first_said, *_verdict(aligned, settings, measures, against)]),
     )
 
@@ -351,13 +341,8 @@ def _warnings(runs: Sequence[Run], gold: Gold | None, aligned: AlignedLabels) ->
             f"{count:,} task{' has' if count == 1 else 's have'} another statement under the same id, such as "
             f"{example.task_id}: left out."
         )
-    few = few_occupations(len(np.unique(aligned.codes)))
-    said += [f"Few occupations: {few}."] if few else []
+    said += [f"Few occupations: {aligned.few_occupations}."] if aligned.few_occupations else []
     return [*said, *(sentence for run in runs for sentence in run.warnings())]
-
-
-def _method(aligned: AlignedLabels, draws: int, seed: int) -> Bootstrap:
-    return Bootstrap(draws=draws, seed=seed, note=few_occupations(len(np.unique(aligned.codes))))
 
 
 def _difference(first: Figure, second: Figure, occupations: int) -> Difference:
@@ -562,7 +547,7 @@ def compare_several(
         gold=None if gold is None else gold.name,
         main_setting=aligned.main,
         disputed=_disputed(aligned, len(runs), TaskTexts(details)),
-        bootstrap=_method(aligned, draws, seed),
+        bootstrap=Bootstrap(draws=draws, seed=seed, note=aligned.few_occupations),
         verdict="\n".join([*first_said, *_several_verdict(aligned, settings[aligned.main], means)]),
     )
 

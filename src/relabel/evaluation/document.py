@@ -444,26 +444,29 @@ class Yardsticks(Frozen):
     annotators: Annotators | None = None
 
 
-class IntervalMethod(Frozen):
-    """How the intervals were made.
+class Bootstrap(Frozen):
+    """How intervals were made.
 
     Attributes:
-        level: Nominal coverage.
+        unit: What was drawn.
         draws: Bootstrap draws.
         seed: Their seed.
-        unit: What was drawn.
-        units: How many there are.
-        method: How bounds follow from the draws.
+        level: Nominal coverage.
         note: A warning where occupations are few.
     """
 
-    level: float = 0.95
+    unit: Literal["occupation"] = "occupation"
     draws: int
     seed: int
-    unit: Literal["occupation"] = "occupation"
+    level: float = 0.95
+    note: str | None = None
+
+
+class IntervalMethod(Bootstrap):
+    """How the intervals of an evaluation were made: of how many `units`, and how bounds follow from the draws."""
+
     units: int
     method: str = "Student's t over occupations, on the logit of the figure's range"
-    note: str | None = None
 
 
 class Sources(Frozen):

@@ -24,10 +24,10 @@ from relabel.evaluation.alignment import (
     local_tasks,
     match,
 )
-from relabel.evaluation.document import Coherence, MajorityClass, SettingMetrics, SettingName, Yardstick, Yardsticks
+from relabel.evaluation.document import SettingName
 from relabel.evaluation.gold import Gold, default_gold, load_gold
 from relabel.evaluation.ppi import debiased
-from relabel.evaluation.statistics import CORRELATION, DRAWS, Sums, drawn_ranks, few_occupations, stated
+from relabel.evaluation.statistics import CORRELATION, DRAWS, Sums, drawn_ranks, stated
 from relabel.evaluation.yardsticks import all_yardsticks, calibration, majority_class, mean_of
 from relabel.rubric import Measure
 from relabel.run import Run, changed_rubrics
@@ -96,12 +96,13 @@ def evaluate(
     values: dict[Measure, Pair] = {m: aligned.pair(m) for m in aligned.values}
     settings: dict[SettingName, doc.SettingMetrics] = {s: _setting_metrics(pair) for s, pair in pairs.items()}
     facts = task_facts(run, gold, aligned)
-    is_gold = run.folder is None and run.ref == gold.name
     beside = doc.Yardsticks(majority={s: majority_class(pair, aligned.codes) for s, pair in filled.items()})
     if yardsticks:
-        held = all_yardsticks(run, gold, aligned, filled, facts.get("text"), seed=seed, is_gold=is_gold)
+        held = all_yardsticks(run, gold, aligned, filled, facts.get("text"), seed=seed)
         beside = beside.model_copy(update=held)
     total, unanswered = asked(run)
+    incoherent, both = (0, 0) if run.rubric.incoherent is None else incoherent_pairs(run)
+    coherence = doc.Coherence(incoherent=incoherent, of=both)
     warnings = (
         *gold.caveats,
         *changed_rubrics(*(each for each in (gold.run, run) if each is not None)),
@@ -113,9 +114,9 @@ def evaluate(
         settings,
         beside,
         model=run.manifest.model,
-        is_gold=is_gold,
+        is_gold=gold.is_run(run),
         unanswered={s: count / total for s, count in unanswered.items() if count},
-        coherence=_coherence(run),
+        coherence=coherence,
         warnings=warnings,
     )
     return doc.EvalDocument(
@@ -130,14 +131,19 @@ def evaluate(
         text_changed=aligned.text_changed,
         texts_replaced=aligned.texts_replaced,
         settings=settings,
-        measures={m: _measure_agreement(pair) for m, pair in values.items()},
-        occupations=_occupations(aligned, values),
-        coherence=_coherence(run),
+        measures={m: doc.MeasureAgreement(**pair.stated(metrics.VALUE_FIGURES)) for m, pair in values.items()},
+        occupations=doc.Occupations.model_validate(
+            {"n": aligned.occupations}
+            | {m: _occupation_agreement(aligned.codes[pair.tasks], pair) for m, pair in values.items()}
+        ),
+        coherence=coherence,
         yardsticks=beside,
         model=run.manifest.model,
         weighted=gold.weighted,
         selected=gold.selected,
-        intervals=_method(aligned) if draws else None,
+        intervals=doc.IntervalMethod(draws=draws, seed=seed, units=aligned.occupations, note=aligned.few_occupations)
+        if draws
+        else None,
         slices=slices(facts, filled, values),
         debiased=debiased(run, gold, aligned),
         calibration=calibration(run, aligned),
@@ -148,13 +154,6 @@ def evaluate(
         repeats_from_cache=run.repeats_from_cache,
         verdict=words,
     )
-
-
-def _method(aligned: AlignedLabels) -> doc.IntervalMethod:
-    assert aligned.draws is not None
-    units = aligned.draws.occupations
-    draws, seed = len(aligned.draws.counts), aligned.draws.seed
-    return doc.IntervalMethod(draws=draws, seed=seed, units=units, note=few_occupations(units))
 
 
 def refuse_worked_examples(run: Run, gold: Gold) -> None:
@@ -221,7 +220,7 @@ def _by_model(run: Run, gold: Gold, draws: int, seed: int) -> dict[str, dict[Set
             aligned = match(part, gold).with_draws(draws, seed)
         except DataError:
             continue  # none of this model's labels has a counterpart in the gold
-        found[model] = {s: _figures(pair) for s in aligned.labels if len(pair := aligned.pair(s))}
+        found[model] = {s: figures for s in aligned.labels if (figures := _figures(aligned.pair(s))).n}
     return found
 
 
@@ -230,15 +229,6 @@ def _setting_metrics(pair: Pair) -> doc.SettingMetrics:
     names = [*metrics.FIGURES, *(f"{kind}:{label}" for kind in ("f1", "gold", "run") for label in pair.scale)]
     counts = metrics.pairs(pair.gold, pair.run, len(pair.scale)).sum(axis=0)
     return metrics.setting_metrics(counts, pair.scale, weighted=pair.sums.total, ci95=pair.stated(names)["ci95"])
-
-
-def _measure_agreement(pair: Pair) -> doc.MeasureAgreement:
-    return doc.MeasureAgreement(**stated({name: pair.figure(name) for name in metrics.VALUE_FIGURES}, pair.draws))
-
-
-def _occupations(aligned: AlignedLabels, values: Mapping[Measure, Pair]) -> doc.Occupations:
-    found = {measure: _occupation_agreement(aligned.codes[pair.tasks], pair) for measure, pair in values.items()}
-    return doc.Occupations.model_validate({"n": len(np.unique(aligned.codes)), **found})
 
 
 def _occupation_agreement(codes: np.ndarray, pair: Pair) -> doc.OccupationAgreement:
@@ -261,12 +251,6 @@ def _occupation_agreement(codes: np.ndarray, pair: Pair) -> doc.OccupationAgreem
     if len(means) < 3:
         figures |= {name: replace(figures[name], value=math.nan) for name in ("pearson", "spearman")}
     return doc.OccupationAgreement(**stated(figures, draws))
-
-
-def _coherence(run: Run) -> doc.Coherence:
-    if run.rubric.incoherent is None:
-        return doc.Coherence(incoherent=0, of=0)
-    return doc.Coherence(**dict(zip(("incoherent", "of"), incoherent_pairs(run), strict=True)))
 
 
 def task_facts(run: Run, gold: Gold, aligned: AlignedLabels) -> pd.DataFrame:
@@ -304,9 +288,9 @@ def slices(
     found: dict[doc.SliceBy, tuple[doc.Slice, ...]] = {}
     for by, (band, titles) in ways.items():
         order = [*titles, *sorted(set(band) - set(titles))]
-        present = [value for value in order if (band == value).any()]
+        parts = [(value, facts.index[band == value]) for value in order if (band == value).any()]
         found[by] = tuple(
-            _slice(value, titles.get(value, value), facts[band == value], settings, values) for value in present
+            _slice(value, titles.get(value, value), facts.loc[at], settings, values) for value, at in parts
         )
     return found
 
@@ -314,26 +298,16 @@ def slices(
 def _slice(
     value: str, title: str, facts: pd.DataFrame, settings: Mapping[SettingName, Pair], values: Mapping[Measure, Pair]
 ) -> doc.Slice:
-    parts: dict[SettingName, Pair] = {s: pair.part(np.isin(pair.tasks, facts.index)) for s, pair in settings.items()}
-    known: dict[Measure, Pair] = {m: pair.part(np.isin(pair.tasks, facts.index)) for m, pair in values.items()}
-    figures: dict[SettingName, doc.SliceFigures] = {s: _figures(pair) for s, pair in parts.items() if len(pair)}
-    means: dict[Measure, doc.SliceMeans] = {m: _means(pair) for m, pair in known.items() if len(pair)}
-    return doc.Slice(
-        value=value,
-        title=title,
-        n=len(facts),
-        occupations=int(facts["onet_soc_code"].nunique()),
-        settings=figures,
-        measures=means,
-    )
-
-
-def _means(pair: Pair) -> doc.SliceMeans:
-    return doc.SliceMeans(**stated({name: pair.figure(name) for name in ("mean", "gold_mean")}, pair.draws))
+    figures = {s: _figures(pair.part(np.isin(pair.tasks, facts.index))) for s, pair in settings.items()}
+    parts = {m: pair.part(np.isin(pair.tasks, facts.index)) for m, pair in values.items()}
+    means = {m: doc.SliceMeans(**part.stated(("mean", "gold_mean"))) for m, part in parts.items() if len(part)}
+    occupations = facts["onet_soc_code"].nunique()
+    about = {"value": value, "title": title, "n": len(facts), "occupations": occupations, "measures": means}
+    return doc.Slice.model_validate(about | {"settings": {s: found for s, found in figures.items() if found.n}})
 
 
 def _figures(pair: Pair) -> doc.SliceFigures:
-    return doc.SliceFigures(n=len(pair), **stated({name: pair.figure(name) for name in metrics.FIGURES}, pair.draws))
+    return doc.SliceFigures(n=len(pair), **pair.stated(metrics.FIGURES))
 
 
 def _banded(
@@ -342,12 +316,9 @@ def _banded(
     """Each number's band, and the bands' titles in order; a bound belongs to the band above it."""
     names = [f"under-{bounds[0]:g}", *(f"{low:g}-{high:g}" for low, high in pairwise(bounds))]
     names.append(f"from-{bounds[-1]:g}")
-    place = np.digitize(numbers.to_numpy(dtype=np.float64), bounds)
-    band = pd.Series(np.array(names, dtype=object)[np.minimum(place, len(bounds))], index=numbers.index)
+    band = pd.cut(numbers, [-np.inf, *bounds, np.inf], right=False, labels=names).astype("object")
     titles = {name: words.format(name.replace("-", " ") if name[0] in "uf" else name) for name in names}
-    return band.where(numbers.notna(), "none"), {name: t[0].upper() + t[1:] for name, t in titles.items()} | {
-        "none": without
-    }
+    return band.fillna("none"), {name: t[0].upper() + t[1:] for name, t in titles.items()} | {"none": without}
 
 
 def strength(kappa: float) -> str:
@@ -356,13 +327,13 @@ def strength(kappa: float) -> str:
 
 
 def verdict(
-    settings: Mapping[SettingName, SettingMetrics],
-    yardsticks: Yardsticks,
+    settings: Mapping[SettingName, doc.SettingMetrics],
+    yardsticks: doc.Yardsticks,
     *,
     model: str,
     is_gold: bool = False,
     unanswered: Mapping[SettingName, float] | None = None,
-    coherence: Coherence | None = None,
+    coherence: doc.Coherence | None = None,
     warnings: Sequence[str] = (),
 ) -> str:
     """Say what the figures mean.
@@ -399,7 +370,7 @@ def verdict(
     return "\n".join(said)
 
 
-def _among_yardsticks(settings: Mapping[SettingName, SettingMetrics], yardsticks: Yardsticks) -> list[str]:
+def _among_yardsticks(settings: Mapping[SettingName, doc.SettingMetrics], yardsticks: doc.Yardsticks) -> list[str]:
     """Where the run stands among the yardsticks, said of the setting that says most."""
     present: list[SettingName] = [name for name in _TELLING if name in settings]
     if not present:
@@ -429,7 +400,7 @@ def _among_yardsticks(settings: Mapping[SettingName, SettingMetrics], yardsticks
     return said
 
 
-def _against(setting: SettingName, words: str, found: Yardstick, *, floor: int = 0) -> str:
+def _against(setting: SettingName, words: str, found: doc.Yardstick, *, floor: int = 0) -> str:
     """One sentence on the difference in kappa: what its interval says, and what to make of it.
 
     `floor` is the number of labels behind a yardstick that a run must beat; 0 for one that it is only compared with.
@@ -462,18 +433,18 @@ def _against(setting: SettingName, words: str, found: Yardstick, *, floor: int =
 
 def _gaps(unanswered: Mapping[SettingName, float]) -> list[str]:
     """What is missing, said of each setting, or once where all settings lack the same."""
-    missing = {name: share for name, share in unanswered.items() if share > 0}
-    if {"strict", "with-tools"} <= set(missing) and len(set(missing.values())) == 1:
-        return [_gap("", next(iter(missing.values())))]
-    return [_gap(f"{name} ", share) for name, share in missing.items() if name != "three-way" or len(missing) == 1]
+    missing = {f"{name} ": share for name, share in unanswered.items() if share > 0}
+    if {"strict ", "with-tools "} <= set(missing) and len(set(missing.values())) == 1:
+        missing = {"": next(iter(missing.values()))}
+    return [
+        f"{f'{100 * share:.0f}%' if share >= 0.01 else 'Under 1%'} of the asked tasks have no {setting}label: the figures "
+        "speak for the rest only."
+        for setting, share in missing.items()
+        if setting != "three-way " or len(missing) == 1
+    ]
 
 
-def _gap(setting: str, share: float) -> str:
-    shown = f"{100 * share:.0f}%" if share >= 0.01 else "Under 1%"
-    return f"{shown} of the asked tasks have no {setting}label: the figures speak for the rest only."
-
-
-def _setting(found: SettingMetrics, majority: MajorityClass) -> str:
+def _setting(found: doc.SettingMetrics, majority: doc.MajorityClass) -> str:
     accuracy, kappa, n = found.accuracy or 0.0, found.kappa, f"n={found.n:,}"
     always, against = f"always answering {majority.label}", f"{figure(accuracy)} against {figure(majority.accuracy)}"
     if majority.accuracy == 1:

@@ -23,6 +23,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from jinja2 import Environment, PackageLoader
 
 from relabel.errors import DataError
 from relabel.evaluation import statistics as metrics
@@ -34,6 +35,7 @@ from relabel.manifest import SourceUse
 from relabel.run import Run, changed_rubrics
 from relabel.settings import Frozen
 from relabel.tabular import figure as shown
+from relabel.tabular import signed
 from relabel.task import TASK_KEY
 
 Kind = Literal["min", "max", "max_drop"]
@@ -135,14 +137,6 @@ class SuiteResult(Frozen):
         return tuple(result for result in self.results if not result.passed)
 
 
-@dataclass(frozen=True)
-class CountResult:
-    """A share (0-1) that was counted over n tasks, not estimated."""
-
-    value: float
-    n: int
-
-
 def labels_sha256(run: Run) -> str:
     """Hash of a run's labels, the same as that of a gold made of them: what a suite pins a baseline by."""
     return make_gold(run.ref, labels_of(run), SourceUse(source="run", file=run.ref, sha256="")).sha256
@@ -171,7 +165,7 @@ def judge(suite: Suite, run: Run, gold: Gold, baseline: Run | None, details: pd.
     results: dict[str, list[GateResult]] = {}
     for gate in suite.gates:
         found = _figure(gate, suite, run, alone, details)
-        if isinstance(found, Figure) and run.folder is None and run.ref == gold.name:
+        if found is not None and gold.is_run(run):
             # A gold read as a run is not a sample of anything: that it agrees with itself is known.
             found = replace(found, exact=True)
         results[gate.id] = list(_bounds_of(gate, found, suite.level))
@@ -202,7 +196,7 @@ def judge(suite: Suite, run: Run, gold: Gold, baseline: Run | None, details: pd.
 
 def _few_occupations(suite: Suite, aligned: AlignedLabels, details: pd.DataFrame | None) -> list[str]:
     """Warnings for gates whose tasks are of few occupations: one for all tasks, else one a slice."""
-    if few := few_occupations(len(np.unique(aligned.codes))):
+    if few := aligned.few_occupations:
         return [f"Few occupations: {few}."]
     parts = {gate.slice: gate for gate in suite.gates if gate.slice is not None}
     pairs = {name: _pair(gate, suite, aligned, 0, details) for name, gate in parts.items()}
@@ -224,27 +218,21 @@ def against_baseline(
         details: As for `judge`.
     """
     aligned = aligned.with_draws(suite.draws, suite.seed)
-    falls = [
-        _Fall.of(gate, [_pair(gate, suite, aligned, rater, details) for rater in (0, 1)], suite.seed)
-        for gate in suite.gates
-        if gate.max_drop is not None
-    ]
-    adjusted = adjusted_p(falls, suite)
+    falls = [_Fall.of(gate, suite, aligned, details) for gate in suite.gates if gate.max_drop is not None]
+    adjusted = _adjusted_p(falls, suite)
     return {fall.gate.id: fall.result(suite.level, p) for fall, p in zip(falls, adjusted, strict=True)}
 
 
-def adjusted_p(falls: Sequence[_Fall], suite: Suite) -> list[float]:
+def _adjusted_p(falls: Sequence[_Fall], suite: Suite) -> list[float]:
     """The p-value of each gate against the baseline, adjusted for their number by the suite's rule."""
     alone = [fall.p for fall in falls]
     if suite.family == "bonferroni":
         return [min(p * len(falls), 1.0) for p in alone]
-    tested = [place for place, fall in enumerate(falls) if fall.swaps is not None]
-    if suite.family == "none" or len(tested) < 2:
-        return alone
-    found = joint_p([swaps for fall in falls if (swaps := fall.swaps) is not None], seed=suite.seed)
-    for place, p in zip(tested, found, strict=True):
-        # Where its own test tries all swaps and the joint one draws them, the gate's own p-value is the exact one.
-        alone[place] = max(alone[place], p)
+    swaps = {place: fall.swaps for place, fall in enumerate(falls) if fall.swaps is not None}
+    if suite.family == "joint" and len(swaps) > 1:
+        for place, p in zip(swaps, joint_p(list(swaps.values()), seed=suite.seed), strict=True):
+            # Where its own test tries all swaps and the joint one draws them, the gate's own p-value is the exact one.
+            alone[place] = max(alone[place], p)
     return alone
 
 
@@ -252,16 +240,12 @@ def family_in_words(suite: Suite, drops: int) -> str:
     """What a suite does about the number of its gates against the baseline, of which there are `drops`."""
     if not drops:
         return "No gate is against a baseline; gates that ask for evidence need no adjustment for their number."
-    noise = 100 * (1 - suite.level) / 2
-    if suite.family == "none":
-        return f"Each of the {drops} gates against the baseline fires on pure noise in at most {noise:.3g}% of runs."
-    if drops == 1:
-        return f"The gate against the baseline fires on pure noise in at most {noise:.3g}% of runs."
+    noise = f"in at most {100 * (1 - suite.level) / 2:.3g}% of runs."
+    if suite.family == "none" or drops == 1:
+        which = f"Each of the {drops} gates" if suite.family == "none" else "The gate"
+        return f"{which} against the baseline fires on pure noise {noise}"
     rule = "by Bonferroni's rule" if suite.family == "bonferroni" else "together"
-    return (
-        f"The {drops} gates against the baseline are judged {rule}: on pure noise any of them fires in at most "
-        f"{noise:.3g}% of runs."
-    )
+    return f"The {drops} gates against the baseline are judged {rule}: on pure noise any of them fires {noise}"
 
 
 @dataclass(frozen=True)
@@ -312,30 +296,24 @@ def _signs(count: int, seed: int) -> Array:
     return signs
 
 
-def sign_flip_p(swaps: Swaps, seed: int = 0) -> float:
-    """One-sided p-value of a fall by more than is allowed, by swapping run and baseline in whole occupations.
+def joint_p(gates: Sequence[Swaps], seed: int = 0) -> list[float]:
+    """One-sided p-values of falls by more than is allowed, by swapping run and baseline in whole occupations.
 
     For a mean over tasks this is the sign-flip test of the occupations' changes, each with the allowed fall added for its share of the
     tasks. Where nothing is allowed it is exact: only occupations in which something changed count, and with n
     of them no p-value is below one over 2 to the n.
 
+    Those of several gates are adjusted for their number: the step-down minimum p over the same swaps. In each swap every gate
+    has a p-value, its fall's rank among those of all swaps. The smallest p-value seen is adjusted to the share of swaps in which
+    any gate has one as small; the next likewise among the gates that are left, and is never below the one before. Gates that
+    move together therefore cost little, and those in which too little changed cost nothing.
+
     Args:
-        swaps: Run and baseline.
+        gates: Run and baseline, by gate.
         seed: Seed of the swaps, where not all of them are tried.
 
-    Source: Fisher 1935, The Design of Experiments, section 21; Phipson and Smyth 2010, doi:10.2202/1544-6115.1585.
-    """
-    return joint_p([swaps], seed)[0]
-
-
-def joint_p(gates: Sequence[Swaps], seed: int = 0) -> list[float]:
-    """p-values as of `sign_flip_p`, adjusted for the number of gates: the step-down minimum p over the same swaps.
-
-    In each swap every gate has a p-value, its fall's rank among those of all swaps. The smallest p-value seen is adjusted to
-    the share of swaps in which any gate has one as small; the next likewise among the gates that are left, and is never below
-    the one before. Gates that move together therefore cost little, and those in which too little changed cost nothing.
-
-    Source: Westfall and Young 1993, Resampling-Based Multiple Testing, section 2.6.
+    Source: Fisher 1935, The Design of Experiments, section 21; Phipson and Smyth 2010, doi:10.2202/1544-6115.1585; Westfall and
+    Young 1993, Resampling-Based Multiple Testing, section 2.6.
     """
     moves = np.any([gate.moves for gate in gates], axis=0)
     signs = _signs(int(moves.sum()), seed)
@@ -420,9 +398,8 @@ def in_slice(part: Slice, name: str, index: pd.MultiIndex, details: pd.DataFrame
         DataError: The slice needs a task table, and there is none.
     """
     keep = np.ones(len(index), dtype=bool)
-    codes = pd.Series(index.get_level_values(0))
     if part.soc_major:
-        keep &= codes.str[:2].isin(part.soc_major).to_numpy()
+        keep &= index.get_level_values(0).str[:2].isin(part.soc_major)
     if not part.needs_tasks:
         return keep
     if details is None:
@@ -433,25 +410,22 @@ def in_slice(part: Slice, name: str, index: pd.MultiIndex, details: pd.DataFrame
     told = details.set_index(TASK_KEY)[["task_type", "importance"]].reindex(index)
     if part.task_type:
         keep &= told["task_type"].isin(part.task_type).to_numpy()
-    if part.importance is not None:
-        keep &= (told["importance"] >= part.importance).to_numpy()
-    if part.max_importance is not None:
-        keep &= (told["importance"] < part.max_importance).to_numpy()
+    if part.importance is not None or part.max_importance is not None:
+        low, high = part.importance or 0.0, part.max_importance or math.inf
+        keep &= told["importance"].between(low, high, inclusive="left").to_numpy()
     return keep
 
 
-def _figure(
-    gate: Gate, suite: Suite, run: Run, aligned: AlignedLabels, details: pd.DataFrame | None
-) -> Figure | CountResult | None:
+def _figure(gate: Gate, suite: Suite, run: Run, aligned: AlignedLabels, details: pd.DataFrame | None) -> Figure | None:
     if gate.min is None and gate.max is None:
         return None
     if gate.metric == "coverage":
         total, unanswered = asked(run)
         setting = gate.setting or aligned.main
-        return CountResult(1 - unanswered[setting] / total, total) if total and setting in unanswered else None
+        return Figure(1 - unanswered[setting] / total, None, total) if total and setting in unanswered else None
     if gate.metric == "incoherent":
         count, n = incoherent_pairs(run)
-        return CountResult(count / n, n) if n else None
+        return Figure(count / n, None, n) if n else None
     pair = _pair(gate, suite, aligned, 0, details)
     return None if pair is None else pair.figure(_metric(gate))
 
@@ -476,67 +450,63 @@ class _Fall:
 
     Attributes:
         gate: The gate.
-        n: Tasks that run, baseline and gold have a label for.
-        run, baseline: Their figures; None where one of them is undefined.
-        moved: The paired change.
+        moved: The paired change; None where no task has the figure.
+        baseline, run: The figures.
         p: One-sided p-value of a fall by more than is allowed; 1 where there is nothing to go by.
         swaps: What it was tested by; None where there is nothing to go by.
     """
 
     gate: Gate
-    n: int = 0
-    run: float = math.nan
-    baseline: float = math.nan
     moved: Figure | None = None
+    baseline: float = math.nan
+    run: float = math.nan
     p: float = 1.0
     swaps: Swaps | None = None
 
     @classmethod
-    def of(cls, gate: Gate, pairs: Sequence[Pair | None], seed: int) -> _Fall:
-        run, baseline = pairs
+    def of(cls, gate: Gate, suite: Suite, aligned: AlignedLabels, details: pd.DataFrame | None) -> _Fall:
+        run, baseline = (_pair(gate, suite, aligned, rater, details) for rater in (0, 1))
         if run is None or baseline is None or run.draws is None:
             return cls(gate)
         after, before = (pair.figure(_metric(gate)) for pair in (run, baseline))
-        if not (math.isfinite(after.value) and math.isfinite(before.value)):
-            return cls(gate, len(run))
+        moved = change(before, after, run.differ(baseline))
+        if not math.isfinite(moved.value):
+            return cls(gate, moved)
         old, new = (run.draws.by_occupation(pair.sums.each) for pair in (baseline, run))
         share = run.draws.by_occupation(run.weight) / len(run)
-        formula = metrics.figure_formula(_metric(gate), run.scale)
-        swaps = Swaps(old, new, formula, share, gate.max_drop or 0.0)
-        moved = change(before, after, run.differ(baseline))
-        return cls(gate, len(run), after.value, before.value, moved, sign_flip_p(swaps, seed), swaps)
+        swaps = Swaps(old, new, metrics.figure_formula(_metric(gate), run.scale), share, gate.max_drop or 0.0)
+        return cls(gate, moved, before.value, after.value, joint_p([swaps], suite.seed)[0], swaps)
 
     def result(self, level: float, adjusted: float) -> GateResult:
         """The outcome at this level, by the adjusted p-value."""
         allowed, moved, fell = self.gate.max_drop or 0.0, self.moved, adjusted < (1 - level) / 2
-        if moved is None or (not fell and moved.says_nothing(level)):
-            return _unjudged(self.gate, "max_drop", self.n, moved, level)
+        if moved is None or self.swaps is None or (not fell and moved.says_nothing(level)):
+            return _unjudged(self.gate, "max_drop", moved, level)
         bounds = moved.interval(level)
         if bounds is not None and fell != (bounds[1] < -allowed):
             bounds = None  # the test decides; over few occupations the interval may say otherwise, and is left out
         interval = "" if bounds is None else f"{_percent(level)} interval {bounds[0]:+.3f} to {bounds[1]:+.3f}, "
-        by = (
-            f"from {shown(self.baseline)} to {shown(self.run)}, change {moved.value:+.3f} ({interval}{self.n:,} tasks; "
-        )
         alone, together = ("under .001" if p < 0.001 else shown(p) for p in (self.p, adjusted))
-        by += f"sign-flip test by occupation p {alone}{'' if together == alone else f', with all gates {together}'})"
-        said = f"falls {by}" if fell else f"goes {by}: no significant fall"
-        said += f"; a drop of {shown(allowed)} is allowed" if allowed else ""
+        said = (
+            f"{'falls' if fell else 'goes'} from {shown(self.baseline)} to {shown(self.run)}, change {moved.value:+.3f} "
+            f"({interval}{moved.n:,} tasks; sign-flip test by occupation p {alone}"
+            f"{'' if together == alone else f', with all gates {together}'}){'' if fell else ': no significant fall'}"
+            f"{f'; a drop of {shown(allowed)} is allowed' if allowed else ''}"
+        )
         figures = {"value": moved.value, "run": self.run, "baseline": self.baseline}
         figures |= {"p": self.p, "p_adjusted": adjusted}
-        return _result(self.gate, "max_drop", self.n, said, bounds, level, passed=not fell, **figures)
+        return _result(self.gate, "max_drop", moved.n, said, bounds, level, passed=not fell, **figures)
 
 
-def _bounds_of(gate: Gate, found: Figure | CountResult | None, level: float) -> Iterator[GateResult]:
+def _bounds_of(gate: Gate, found: Figure | None, level: float) -> Iterator[GateResult]:
     """Outcomes of a gate's `min` and `max`, by an interval of this level."""
-    kinds: tuple[Kind, ...] = ("min", "max")
-    for kind in kinds:
-        threshold: float | None = getattr(gate, kind)
+    conditions: tuple[tuple[Kind, float | None], ...] = (("min", gate.min), ("max", gate.max))
+    for kind, threshold in conditions:
         if threshold is None:
             continue
-        bounds = found.interval(level) if isinstance(found, Figure) else None
-        if found is None or (isinstance(found, Figure) and (bounds is None or found.says_nothing(level))):
-            yield _unjudged(gate, kind, 0 if found is None else found.n, found, level)
+        bounds = None if found is None else found.interval(level)
+        if found is None or (found.draws is not None and (bounds is None or found.says_nothing(level))):
+            yield _unjudged(gate, kind, found, level)
             continue
         near = found.value if bounds is None else bounds[0 if kind == "min" else 1]
         holds = near >= threshold if kind == "min" else near <= threshold
@@ -549,17 +519,18 @@ def _bounds_of(gate: Gate, found: Figure | CountResult | None, level: float) -> 
         yield _result(gate, kind, found.n, said, bounds, bounds and level, passed=holds, value=found.value)
 
 
-def _unjudged(gate: Gate, kind: Kind, n: int, found: Figure | CountResult | None, level: float) -> GateResult:
-    value = None if found is None or not math.isfinite(found.value) else found.value
-    bounds = found.interval(level) if isinstance(found, Figure) else None
-    if not n:
+def _unjudged(gate: Gate, kind: Kind, found: Figure | None, level: float) -> GateResult:
+    n = 0 if found is None else found.n
+    value = None if found is None else metrics.known(found.value)
+    bounds = None if found is None else found.interval(level)
+    if found is None:
         reason = "no task has this figure"
-    elif value is None or not isinstance(found, Figure):
+    elif value is None:
         reason = f"it is undefined on these {n:,} tasks, as where one label only is used"
     elif found.occupations < 2 and not found.change:
         reason = f"its {n:,} tasks are of one occupation, which gives no interval"
     elif bounds is not None:
-        ends = f"{bounds[0]:+.3f} to {bounds[1]:+.3f}" if found.change else f"{shown(bounds[0])} to {shown(bounds[1])}"
+        ends = " to ".join(f"{end:+.3f}" if found.change else shown(end) for end in bounds)
         reason = (
             f"{n:,} tasks of {found.occupations} occupation{'' if found.occupations == 1 else 's'} leave it an error as large "
             f"as its range ({_percent(level)} interval {ends}); use a larger gold"
@@ -622,36 +593,11 @@ def markdown(result: SuiteResult, verdict: str = "") -> str:
     Returns:
         GitHub-flavoured Markdown. Names and words from outside stand in it as text, never as markup.
     """
-    count = len(result.results)
-    gates = f"{count} gate{'' if count == 1 else 's'}"
-    outcome = f"{gates} passed" if result.passed else f"{len(result.failures)} of {gates} failed"
-    about = f"Run **{_text(result.run)}** against the gold **{_text(result.gold)}**"
-    about += "" if result.baseline is None else f", baseline **{_text(result.baseline)}**"
-    parts = [
-        f"## {'✅' if result.passed else '❌'} {_text(result.suite)}: {outcome}",
-        _text(result.title),
-        *(f"**{_text(sentence)}**" for sentence in result.warnings),
-        f"{about}.",
-        "\n".join(
-            f"- **{_text(gate.label)}**: {_text(gate.message)}"
-            + (f" ({_text(gate.why.rstrip('.'))})" if gate.why else "")
-            for gate in result.failures
-        ),
-        "\n".join(
-            [
-                "| | gate | figure | value | interval | threshold | tasks |",
-                "|---|---|---|---:|---:|---:|---:|",
-                *map(_row, result.results),
-            ]
-        ),
-        _text(" ".join(filter(None, [result.family, result.size]))),
-    ]
-    if verdict:
-        parts.append("<details><summary>Verdict of the eval</summary>")
-        parts += ["\n".join(f"- {_text(sentence)}" for sentence in verdict.splitlines()), "</details>"]
-    pins = {"gold": result.gold_sha256, "baseline": result.baseline_sha256}
-    parts.append(f"Labels: {', '.join(f'{side} `{pin[:12]}`' for side, pin in pins.items() if pin)}.")
-    return "\n\n".join(filter(None, parts)) + "\n"
+    loader = PackageLoader("relabel.evaluation", "templates")
+    environment = Environment(loader=loader, trim_blocks=True, lstrip_blocks=True)  # noqa: S701  `text` escapes
+    environment.filters.update(text=_text, fig=shown, signed=signed, count="{:,}".format)
+    page = environment.get_template("gates.md.jinja").render(result=result, verdict=verdict)
+    return re.sub(r"\n{3,}", "\n\n", page.strip()) + "\n"
 
 
 def github_annotations(result: SuiteResult) -> list[str]:
@@ -664,20 +610,6 @@ def github_annotations(result: SuiteResult) -> list[str]:
         f"::error title={_property(f'relabel {result.suite}: {gate.id}')}::{_message(gate.message)}"
         for gate in result.failures
     ]
-
-
-def _row(gate: GateResult) -> str:
-    sign = "✅" if gate.passed else "❌" if gate.judged else "⚠️"
-    interval = "" if gate.low is None else f"{_signed(gate, gate.low)} to {_signed(gate, gate.high)}"
-    if interval and gate.level is not None and gate.level != 0.95:
-        interval += f" ({_percent(gate.level)})"
-    bound = {"min": "at least ", "max": "at most ", "max_drop": "drop at most "}[gate.kind] + shown(gate.threshold)
-    cells = [_text(gate.label), _text(gate.what), _signed(gate, gate.value), interval, bound, f"{gate.n:,}"]
-    return f"| {' | '.join([sign, *cells])} |"
-
-
-def _signed(gate: GateResult, value: float | None) -> str:
-    return f"{value:+.3f}" if gate.kind == "max_drop" and value is not None else shown(value)
 
 
 def _text(said: str) -> str:

@@ -121,6 +121,10 @@ class Gold:
         """Whether its tasks have weights."""
         return bool(self.table["weight"].notna().any())
 
+    def is_run(self, run: Run) -> bool:
+        """Whether a run is this published set itself, so that full agreement says nothing."""
+        return run.folder is None and run.ref == self.name
+
     @property
     def caveats(self) -> list[str]:
         """What must be said first of figures against it, if anything."""

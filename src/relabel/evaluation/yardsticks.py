@@ -116,11 +116,10 @@ def all_yardsticks(
     texts: pd.Series | None,
     *,
     seed: int,
-    is_gold: bool,
 ) -> dict[str, Any]:
     """All yardsticks but the majority class, by their names in the document; `texts` are those of the compared tasks."""
     found: dict[str, Any] = {}
-    if not is_gold:  # full agreement with itself proves nothing that another labelling could be compared with
+    if not gold.is_run(run):  # full agreement with itself proves nothing that another labelling could be compared with
         found = {
             "text_classifier": text_classifier(run, gold, aligned, settings, seed=seed),
             "raters": raters(run, gold, aligned, settings),
