@@ -422,10 +422,10 @@ def _figure(gate: Gate, suite: Suite, run: Run, aligned: AlignedLabels, details:
     if gate.metric == "coverage":
         total, unanswered = asked(run)
         setting = gate.setting or aligned.main
-        return Figure(1 - unanswered[setting] / total, None, total) if total and setting in unanswered else None
+        return Figure(1 - unanswered[setting] / total, np.empty(0), total) if total and setting in unanswered else None
     if gate.metric == "incoherent":
         count, n = incoherent_pairs(run)
-        return Figure(count / n, None, n) if n else None
+        return Figure(count / n, np.empty(0), n) if n else None
     pair = _pair(gate, suite, aligned, 0, details)
     return None if pair is None else pair.figure(_metric(gate))
 
@@ -505,7 +505,7 @@ def _bounds_of(gate: Gate, found: Figure | None, level: float) -> Iterator[GateR
         if threshold is None:
             continue
         bounds = None if found is None else found.interval(level)
-        if found is None or (found.draws is not None and (bounds is None or found.says_nothing(level))):
+        if found is None or (len(found.draws) and (bounds is None or found.says_nothing(level))):
             yield _unjudged(gate, kind, found, level)
             continue
         near = found.value if bounds is None else bounds[0 if kind == "min" else 1]

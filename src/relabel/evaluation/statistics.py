@@ -368,8 +368,8 @@ class Figure:
 
     Attributes:
         value: The figure; NaN where the data cannot give it.
-        draws: The figure by draw, shape (draws,), NaN where a draw cannot give it; None for a share that was counted over
-            all tasks, not estimated.
+        draws: The figure by draw, shape (draws,), NaN where a draw cannot give it; empty for a share that was counted
+            over all tasks, not estimated.
         n: Tasks behind it.
         occupations: Occupations that say something about its spread: those with tasks; for a change, those in which
             something changed.
@@ -381,7 +381,7 @@ class Figure:
     """
 
     value: float
-    draws: Array | None
+    draws: Array
     n: int
     occupations: int = 0
     span: Bounds = SHARE
@@ -403,9 +403,9 @@ class Figure:
             Low and high bound; None where the data cannot give them: one occupation only, or too many draws without the
             figure.
         """
-        if not math.isfinite(self.value) or self.draws is None:
+        if not math.isfinite(self.value):
             return None
-        if self.exact or (self.change and not self.occupations):
+        if (self.exact and len(self.draws)) or (self.change and not self.occupations):
             return self.value, self.value
         reach = self._reach(level)
         if reach is None:
@@ -420,8 +420,6 @@ class Figure:
 
     def _reach(self, level: float) -> float | None:
         """Half the width of the plain interval; 0 where draws are all alike, None where they give no interval."""
-        if self.draws is None:
-            return None
         defined = self.draws[np.isfinite(self.draws)]
         if not len(defined) or len(defined) < (1 - MOST_UNDEFINED) * len(self.draws):
             return None
@@ -478,8 +476,8 @@ def change(first: Figure, second: Figure, occupations: int) -> Figure:
             them would make a handful of changes look sure.
     """
     reach = second.span[1] - second.span[0]
-    moved = None if first.draws is None or second.draws is None else second.draws - first.draws
-    return Figure(second.value - first.value, moved, second.n, occupations, (-reach, reach), change=True)
+    draws = second.draws - first.draws
+    return Figure(second.value - first.value, draws, second.n, occupations, (-reach, reach), change=True)
 
 
 @dataclass(frozen=True)
