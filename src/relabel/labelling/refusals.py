@@ -8,7 +8,7 @@ import math
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -91,17 +91,17 @@ def read_error(
     codes = {str(inner.get(name) or "").lower() for name in ("code", "type", "status", "reason")}
     if isinstance(nested := inner.get("innererror"), Mapping):
         codes.add(str(nested.get("code") or "").lower())
-    details = [d for d in inner.get("details") or () if isinstance(d, Mapping)]
-    codes |= {str(detail.get("reason") or "").lower() for detail in details}
+    codes |= {str(d.get("reason") or "").lower() for d in inner.get("details") or () if isinstance(d, Mapping)}
     metadata = inner.get("metadata")
     metadata = metadata if isinstance(metadata, Mapping) else {}
     if metadata.get("reasons") and metadata.get("flagged_input") is not None:
         codes.add("content_filter")
-    wait_s = _wait(status, headers, message, details, metadata, now)
+    text = text[:_MOST_READ]
+    wait_s = _wait(status, headers, message, text, metadata, now)
     code = str(inner.get("code") or inner.get("type") or "").lower()
     param = inner.get("param")
     return ErrorReply(
-        _meaning(status, codes, message, str(details), param if isinstance(param, str) else "", wait_s),
+        _meaning(status, codes, message, text, param if isinstance(param, str) else "", wait_s),
         status,
         message,
         code,
@@ -164,27 +164,43 @@ _QUOTA_CODES = {
     "payment_required", "billing_error", "budget_exceeded", "1113",
 }  # fmt: skip
 _QUOTA_WORDS = re.compile(
-    r"credit balance is too low|insufficient (credits?|balance|funds|quota)|not enough (credits?|balance)|out of credits?"
+    r"balance (is|was|has been) .{0,20}(low|negative|insufficient|zero)|negative balance|(no|insufficient) (account )?(balance|funds)"
+    r"|insufficient (credits?|quota)|not enough (credits?|balance)|out of (credits?|call volume quota)"
+    r"|no (remaining|more|available) credits?|no credits? (left|remaining|available)"
     r"|(credits?|balance|quota|allowance) (has|have|is|are|was) (been )?(exhausted|depleted|used up|exceeded)"
     r"|(quota|credits?) (used|exhausted|depleted)|add (more )?credits|purchase credits|more credits|billing (hard )?limit"
-    r"|spend(ing)? (limit|cap)|no (remaining|more) credits|(recharge|top[ -]up) your"
+    r"|spend(ing)? (limit|cap)|(recharge|top[ -]?up) your|please (recharge|top[ -]?up)"
     r"|(budget (has been )?|over |crossed |exceeded ?)(exceeded|budget)|account .{0,60}(is|was) suspended|free tier .{0,40}exhausted",
     re.IGNORECASE,
 )
-_CURRENT_QUOTA = re.compile(r"exceeded your (current )?quota|quota exceeded", re.IGNORECASE)
-_A_DAY = re.compile(
-    r"(per|/|an?)[ _-]?(day|month)\b|per ?day|daily|\b[TR]PD\b|per ?month|monthly|\blimit: 0\b", re.IGNORECASE
+_CURRENT_QUOTA = re.compile(
+    r"exceeded your (current )?quota|quota exceeded|(reached|exceeded|hit|over|used up) (your|the|this) .{0,30}usage (limit|cap|quota)",
+    re.IGNORECASE,
 )
+_RATE = re.compile(r"rate[ _-]?limit|too many requests|resource[ _]exhausted", re.IGNORECASE)
+_A_DAY = re.compile(
+    r"(per|/|an?|this)[ _-]?(day|week|month)\b|per ?day|daily|weekly|\b[TR]PD\b|per ?month|monthly|\blimit: 0\b",
+    re.IGNORECASE,
+)
+_QUOTA_OF_A_DAY = re.compile(r"quota_?id\W{1,8}\w*per_?(day|month)|\blimit: 0,", re.IGNORECASE)
+"""What Google says of a quota, also within the message of a gateway."""
 _A_MINUTE = re.compile(r"(per|/)[ _-]?(minute|min|second)\b|per ?minute|\b[TR]PM\b|per ?second", re.IGNORECASE)
 _FILTER_CODES = {
     "content_filter", "content_policy_violation", "responsibleaipolicyviolation", "data_inspection_failed", "invalid_prompt",
-    "content_filtered", "moderation_blocked", "safety", "prohibited_content", "sensitive_content", "sensitivecontentdetected",
+    "content_filtered", "moderation_blocked", "safety", "prohibited_content", "sensitive_content", "sensitivecontentdetected", "1301",
 }  # fmt: skip
 _FILTER_WORDS = re.compile(
     r"content (management|filter|policy|policies|moderation|exists risk)|(input|prompt|content|request) (was|has been|is) (flagged|blocked|filtered)"
-    r"|requires moderation|usage (polic|guideline)|unsafe request|blocked by .{0,20}guardrail|guardrail intervened|safety[ _](check|system|filter|setting|polic)|prohibited content|inappropriate content|sensitive (content|information)",
+    r"|usage (polic|guideline)|guardrails? .{0,20}(triggered|intervened|block|violat)|(by|violat\w*) .{0,20}guardrail|\bunsafe\b|harmful|敏感"
+    r"|moderation (policy|layer|system|filter|service|check)|(by|requires|failed) (our |the )?moderation|violat.{0,40}polic|safety[ _](check|system|filter|setting|polic)|prohibited content|inappropriate content|sensitive (content|information)",
     re.IGNORECASE,
 )
+_NOT_THE_QUESTION = re.compile(
+    r"(unknown|unrecognized|unsupported|invalid) (name|param|field|arg)|extra inputs"
+    r"|\b(account|organi[sz]ation|team|project|key)\b.{0,80}(suspend|disabled|banned|deactivated|terminated|permission|verif)",
+    re.IGNORECASE,
+)
+"""What tells a refusal of a parameter or an account from one of a question, in words that filters use as well."""
 _BAD_ANSWER_CODES = {"json_validate_failed", "tool_use_failed", "output_parse_failed"}
 _MODEL_CODES = {
     "model_not_found", "invalid_model", "unknown_model", "model_not_available", "deploymentnotfound", "model_not_supported",
@@ -211,24 +227,25 @@ _FORM_WORDS = re.compile(
 )
 
 
-def _meaning(
-    status: int, codes: set[str], message: str, details: str, param: str, wait_s: float | None
-) -> ErrorMeaning:
+def _meaning(status: int, codes: set[str], message: str, text: str, param: str, wait_s: float | None) -> ErrorMeaning:
     bad = status in {400, 413, 415, 422, 501}
     if status == 402 or codes & _QUOTA_CODES:
         return "quota"
     # Before the words of quota: "no credits were charged" is said of what a filter refused.
-    if codes & _FILTER_CODES or (status in {400, 403, 422, 451, 498} and _FILTER_WORDS.search(message)):
+    filtered = status in {400, 403, 422, 451, 498} and _FILTER_WORDS.search(message)
+    if codes & _FILTER_CODES or (filtered and not _NOT_THE_QUESTION.search(message)):
         return "content-filter"
-    if status in {400, 403, 412, 429} and _QUOTA_WORDS.search(message):
+    # Not where the words may be the question's, which such a refusal repeats.
+    if status not in {404, 413, 415, 422} and _QUOTA_WORDS.search(message):
         return "quota"
-    if status == 429 or (status == 403 and wait_s):
+    rewritten = status != 422 and (_CURRENT_QUOTA.search(message) or (status >= 500 and _RATE.search(message)))
+    if status == 429 or (status == 403 and wait_s) or rewritten:
         # Google asks to wait for seconds also where a day's quota is used up: the names of the quotas say which are.
         soon = wait_s is None or wait_s <= MAX_RETRY_AFTER_S
-        if soon and (_A_DAY.search(details) or "limit: 0," in message):
+        if soon and _QUOTA_OF_A_DAY.search(text):
             return "quota"
         daily = _A_DAY.search(message) and not _A_MINUTE.search(message)
-        spent = _CURRENT_QUOTA.search(message) and not _A_MINUTE.search(f"{message} {details}")
+        spent = _CURRENT_QUOTA.search(message) and not _A_MINUTE.search(text)
         return "quota" if wait_s is None and (daily or spent) else "wait"
     if codes & _BAD_ANSWER_CODES:
         return "bad-answer"
@@ -248,6 +265,12 @@ def _meaning(
 _RETRY_IN = re.compile(
     rf"(?:try again|retry|wait|resets?)(?: your request)?(?: in| after| for)?[: ]+({DURATION})", re.IGNORECASE
 )
+_FIELD = re.compile(
+    r'retry[_-]?(?:delay|after)(_?ms)?(?:_?s(?:ec(?:onds)?)?)?\\*"\s*:\s*(?:\{\s*\\*"seconds\\*"\s*:\s*)?\\*"?(\d+(?:\.\d+)?)\s*(ms|s)?(?=[\\"\s,}])',
+    re.IGNORECASE,
+)
+_MOST_READ = 20_000
+"""Characters of an error."""
 _LONGEST_WAIT_S = 32 * 86400.0
 """Seconds; a header that asks for a longer wait is taken for a fault."""
 
@@ -256,16 +279,15 @@ def _wait(
     status: int,
     headers: Mapping[str, str],
     message: str,
-    details: Sequence[Mapping[str, Any]],
+    text: str,
     metadata: Mapping[str, Any],
     now: Callable[[], float],
 ) -> float | None:
-    """Seconds to wait, by header, by Google's `retryDelay`, by the words of the message, or by when a window ends."""
+    """Seconds to wait, by header, by a field such as Google's `retryDelay` wherever it stands, by the words of the message, or by when a window ends."""
     if (asked := retry_after(headers, now)) is not None:
         return asked
-    for detail in details:
-        if (delay := _seconds(str(detail.get("retryDelay") or ""))) is not None:
-            return delay
+    if (told := _FIELD.search(text)) is not None:
+        return float(told[2]) * (0.001 if told[1] or told[3] == "ms" else 1.0)
     if status >= 300 and (said := _RETRY_IN.search(message)) is not None:
         return _seconds(said[1])
     inner = metadata.get("headers")
