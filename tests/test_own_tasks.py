@@ -47,6 +47,21 @@ def test_ratings_on_a_declared_scale_weigh_tasks_by_codes_of_another_classificat
     assert rows["2512"]["title"] == "Developers"
 
 
+def test_tables_and_pages_of_such_a_list_do_not_call_it_onets(capsys: pytest.CaptureFixture[str]) -> None:
+    label_own()
+    assert run_app(["score", "r", "--taxonomy", "onet-soc"]) == 0
+    assert "r, method bridge, own classification: 2 of 2 codes scored" in capsys.readouterr().out
+    assert run_app(["export", "r", "--taxonomy", "onet-soc", "--draws", "0", "--out", "t"]) == 0
+    assert run_app(["site", "t", "--out", "p"]) == 0
+    package = json.loads(Path("t/datapackage.json").read_text("utf-8"))
+    assert "(own classification)" in package["title"]
+    tasks = next(entry for entry in package["resources"] if entry["path"] == "tasks.csv")
+    field = next(field for field in tasks["schema"]["fields"] if field["name"] == "importance")
+    assert field["constraints"] == {"minimum": 0}  # a rating of 80 is within them
+    for page in ("index", "method", "occupations/2512", "onet/2512", "compare"):
+        assert "O*NET" not in Path(f"p/{page}.html").read_text("utf-8"), page
+
+
 @pytest.mark.mirror
 def test_a_crosswalk_of_ones_own_leads_to_uk_groups(capsys: pytest.CaptureFixture[str]) -> None:
     label_own()

@@ -51,7 +51,7 @@ def test_thin_groups_are_counted_apart(app: typer.Typer, make_run: MakeRun, task
     assert "0 of 1 codes scored and 1 thin from 1 of 10 tasks of tasks.csv" in " ".join(result.output.split())
     assert "PARTIAL: rests on 1 of 10 tasks" in result.output
     assert "thin: 11-1011.00 (the column status says why)" in result.output
-    assert f"next: relabel explain {run.folder} CODE --taxonomy onet-soc, or relabel export" in result.stderr
+    assert f"next: relabel explain {run.folder} CODE, with the same options" in result.stderr
 
 
 def test_a_run_of_one_setting_is_shown_with_dashes(app: typer.Typer, make_run: MakeRun, task_file: TaskFile) -> None:

@@ -87,12 +87,12 @@ def explain(
         table = with_intervals(table, opened, gold=known, raters=others, draws=draws, seed=seed)
     explained = explain(table, opened, code)
     if not o.give_json(explained, out=out, as_json=as_json):
-        _show(explained, show)
+        _show(explained, show, table.taxonomy_name)
 
 
-def _show(explained: Explanation, show: int) -> None:
+def _show(explained: Explanation, show: int, taxonomy: str) -> None:
     about = explained.about
-    say(f"{explained.code} {explained.title} ({SYSTEM_NAMES[explained.taxonomy]})")
+    say(f"{explained.code} {explained.title} ({taxonomy})")
     choices = [f"{name} {about[name]}" for name in ("method", "weights", "links", "unrated") if about[name] is not None]
     say(f"labels of {about['run']} on {about['tasks']}; {', '.join(choices)}")
     say(f"status: {explained.status}; coverage {explained.score['coverage']:.1%}")

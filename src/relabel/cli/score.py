@@ -11,7 +11,7 @@ import typer
 import relabel
 from relabel.cli import _options as o
 from relabel.cli.terminal import Table, doing, say, say_next, say_of
-from relabel.scoring.options import SYSTEM_NAMES, Noise
+from relabel.scoring.options import Noise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -135,7 +135,7 @@ def _give(table: relabel.ScoreTable, run: relabel.Run, given: o.Tables, out: Pat
         if is_random_sample(run):
             extra["major_groups"] = records(major_groups(table))
     scored = records(table.frame[~table.frame["status"].str.startswith("unscored")])
-    title = f"Exposure by {SYSTEM_NAMES[table.taxonomy]}, labels of {table.run} on {table.tasks}, method {table.method}"
+    title = f"Exposure by {table.taxonomy_name}, labels of {table.run} on {table.tasks}, method {table.method}"
     printed = given.give([_scores(title, scored, _MEASURES, bounded=table.intervals is not None)])
     rows = ("rows", "by_rater", *extra)
     document = table_json(table) | extra
@@ -144,8 +144,7 @@ def _give(table: relabel.ScoreTable, run: relabel.Run, given: o.Tables, out: Pat
         and not printed
     ):
         _show(table, extra.get("major_groups"))
-        way = "" if table.taxonomy == "uk-soc2020" else f" --taxonomy {table.taxonomy}"
-        say_next(f"relabel explain {run.ref} CODE{way}, or relabel export {run.ref}{way} --out DIR")
+        say_next(f"relabel explain {run.ref} CODE, with the same options")
 
 
 def _with_us(table: relabel.ScoreTable, wanted: bool | None) -> relabel.ScoreTable:
@@ -216,7 +215,7 @@ def headline(table: relabel.ScoreTable) -> str:
     counts = table.describe()["counts"]
     thin = f" and {counts['thin']:,} thin" if counts["thin"] else ""
     return (
-        f"{table.run}, method {table.method}, {SYSTEM_NAMES[table.taxonomy]}: {counts['scored']:,} of "
+        f"{table.run}, method {table.method}, {table.taxonomy_name}: {counts['scored']:,} of "
         f"{counts['groups']:,} codes scored{thin} from {counts['tasks_labelled']:,} of {counts['tasks_listed']:,} tasks"
     )
 

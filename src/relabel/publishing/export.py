@@ -34,6 +34,7 @@ from relabel.publishing.datapackage import (
     FAMILY_COLUMNS,
     OCCUPATION_COLUMNS,
     TASK_COLUMNS,
+    Column,
     data_package,
     resource,
     table_schema,
@@ -45,7 +46,7 @@ from relabel.run import Run
 from relabel.scoring.decomposition import PARTS, Moved, what_moved
 from relabel.scoring.files import csv_bytes, json_bytes, parquet_bytes, records, table_json
 from relabel.scoring.multiverse import with_spread
-from relabel.scoring.options import SYSTEM_NAMES, Choices
+from relabel.scoring.options import Choices
 from relabel.scoring.table import WHOLE, ScoreTable, is_partial, score_by
 from relabel.scoring.uncertainty import DRAWS, with_intervals, with_raters
 from relabel.sources.tables import is_table_file
@@ -167,7 +168,10 @@ def _build(
     write("occupations.parquet", parquet_bytes(table.frame, about), "Score table", scores)
     answers = {key: rows for key, rows in answers_by_task(run).items() if key not in table.without_own_label}
     tasks = task_frame(table, answers)
-    labelled = table_schema(tasks, TASK_COLUMNS, ["onet_soc_code", "task_id"])
+    columns = {**TASK_COLUMNS}
+    if is_table_file(table.tasks):
+        columns["importance"] = Column("number", "Importance", "Importance as the task list rates it.", None, 0)
+    labelled = table_schema(tasks, columns, ["onet_soc_code", "task_id"])
     write("tasks.csv", csv_bytes(tasks), "Tasks with codes and readings", labelled)
     write("tasks.parquet", parquet_bytes(tasks, about), "Tasks with codes and readings", labelled)
     uses = [*table.sources, *(use for page in careers for use in page.sources)]
@@ -204,7 +208,7 @@ def _build(
         write(onet_path(code), json_bytes(page, indent=None), f"{code} {page['title']}")
     package = data_package(
         name=f"relabel-{run.name}-{table.taxonomy}-{table.method}",
-        title=f"Exposure of occupations ({SYSTEM_NAMES[table.taxonomy]}) to language models, labels by {model_name(table.model)}",
+        title=f"Exposure of occupations ({table.taxonomy_name}) to language models, labels by {model_name(table.model)}",
         description=describe(table),
         version=_version(tasks),
         created=run.manifest.ended_at or run.manifest.started_at,

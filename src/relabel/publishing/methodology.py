@@ -212,14 +212,19 @@ def method_text(table: ScoreTable) -> str:
         note = f" ({step.note})" if step.note else ""
         said.append(f"{SYSTEM_NAMES[step.source]} to {SYSTEM_NAMES[step.target]}: {step.origin}{note}")
     if not table.bridge.steps:
-        said.append(f"{SYSTEM_NAMES['onet-soc']} codes are scored as they are, without a bridge")
-    said.append(f"a task weighs {WEIGHT_NOTES[table.weights]}{_unrated_text(table)}")
+        said.append(f"{table.taxonomy_name} codes are scored as they are, without a bridge")
+    said.append(f"a task weighs {_weights_text(table)}{_unrated_text(table)}")
     if table.method == "site-2026":
         said.append("shares are rounded half up to two decimals before anything is made from them")
     else:
         said.append("nothing is rounded on the way")
     said.append(_pay_text(table))
     return "; ".join(part for part in said if part) + "."
+
+
+def _weights_text(table: ScoreTable) -> str:
+    own = is_table_file(table.tasks) and table.weights == "importance"
+    return "its importance in the task list" if own else WEIGHT_NOTES[table.weights]
 
 
 def _unrated_text(table: ScoreTable) -> str:
@@ -322,9 +327,9 @@ def methodology(run: Run, table: ScoreTable) -> dict[str, Any]:
             "method": table.method,
             "method_text": method_text(table),
             "taxonomy": table.taxonomy,
-            "taxonomy_name": SYSTEM_NAMES[table.taxonomy],
+            "taxonomy_name": table.taxonomy_name,
             "weights": table.weights,
-            "weights_text": WEIGHT_NOTES[table.weights],
+            "weights_text": _weights_text(table),
             "rounded": table.method == "site-2026",
             "bridge": {
                 "name": table.bridge.name,

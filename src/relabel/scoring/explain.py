@@ -233,7 +233,7 @@ def _unknown(table: ScoreTable, code: str) -> str:
     shown = near or list(titles)[:1]
     kind = "near codes are" if near else "codes look like"
     listed = ", ".join(f"{known} ({titles[known]})" for known in shown)
-    return f"{code!r} is not a code of {SYSTEM_NAMES[table.taxonomy]}; {kind} {listed}"
+    return f"{code!r} is not a code of {table.taxonomy_name}; {kind} {listed}"
 
 
 def _occupations(table: ScoreTable, behind: Mapping[str, float], linked: set[str]) -> tuple[ExplainedOccupation, ...]:

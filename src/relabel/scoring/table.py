@@ -58,6 +58,7 @@ from relabel.scoring.options import (
     ONE_WAY,
     SAMPLE,
     SAMPLE_NOTE,
+    SYSTEM_NAMES,
     Choices,
     check_links,
 )
@@ -325,6 +326,16 @@ class ScoreTable:
     def us_jobs(self) -> str | None:
         """The release of US jobs that links weigh by; None where they do not."""
         return next((source for source, role in self.bridge.files if role == "wages"), None)
+
+    @property
+    def own_codes(self) -> bool:
+        """Whether its codes are those of a task list of the user's, in a classification that is not O*NET's."""
+        return self.taxonomy == "onet-soc" and not self.frame["code"].str.match(r"\d{2}-\d{4}").all()
+
+    @property
+    def taxonomy_name(self) -> str:
+        """Its classification in words."""
+        return "own classification" if self.own_codes else SYSTEM_NAMES[self.taxonomy]
 
     @property
     def scored(self) -> int:

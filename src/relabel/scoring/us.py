@@ -110,8 +110,7 @@ def us_figures(codes: Sequence[str]) -> pd.DataFrame:
 
 def has_us_figures(table: ScoreTable) -> bool:
     """Whether there are figures of the BLS for the codes of a table: not for UK groups, nor for the invented sample."""
-    own_codes = not table.frame["code"].str.match(r"\d{2}-\d{4}").all()
-    return not own_codes and table.taxonomy in TAXONOMIES and table.tasks != SAMPLE
+    return not table.own_codes and table.taxonomy in TAXONOMIES and table.tasks != SAMPLE
 
 
 def with_us_figures(table: ScoreTable) -> ScoreTable:

@@ -136,23 +136,18 @@ def _worst(row: Sequence[float], side: float) -> float:
 
 
 def _lay(row: Sequence[float], free: Box) -> tuple[list[Box], Box]:
-    total = sum(row)
+    upright = free.width >= free.height
+    x, y, width, height = free
+    side = height if upright else width
+    depth = sum(row) / side if side else 0
     boxes: list[Box] = []
-    if free.width >= free.height:
-        width = total / free.height if free.height else 0
-        y = free.y
-        for value in row:
-            height = value / width if width else 0
-            boxes.append(Box(free.x, y, width, height))
-            y += height
-        return boxes, Box(free.x + width, free.y, max(free.width - width, 0), free.height)
-    height = total / free.width if free.width else 0
-    x = free.x
     for value in row:
-        width = value / height if height else 0
-        boxes.append(Box(x, free.y, width, height))
-        x += width
-    return boxes, Box(free.x, free.y + height, free.width, max(free.height - height, 0))
+        length = value / depth if depth else 0
+        boxes.append(Box(x, y, depth, length) if upright else Box(x, y, length, depth))
+        x, y = (x, y + length) if upright else (x + length, y)
+    if upright:
+        return boxes, Box(free.x + depth, free.y, max(width - depth, 0), height)
+    return boxes, Box(free.x, free.y + depth, width, max(height - depth, 0))
 
 
 class Axis(NamedTuple):

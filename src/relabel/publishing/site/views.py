@@ -11,6 +11,7 @@ from typing import Any
 from relabel.publishing.site.bundle import ExportBundle
 from relabel.publishing.site.figures import Box, log_axis, squarified, warning
 from relabel.publishing.site.machines import largest_sources
+from relabel.sources.tables import is_table_file
 
 Row = dict[str, Any]
 
@@ -72,6 +73,7 @@ def about(book: ExportBundle) -> Row:
     return {
         "title": "Task exposure by occupation",
         "uk": method["taxonomy"] == "uk-soc2020",
+        "own_tasks": is_table_file(method["tasks"]),
         "taxonomy": method["score"]["taxonomy_name"],
         "model": method["labels"]["model_name"],
         "run": method["run"],
@@ -347,12 +349,7 @@ def treemap(placed: Sequence[Row]) -> list[Row]:
 
 
 def _percent(box: Box, whole: Box) -> tuple[float, ...]:
-    return (
-        round(100 * box.x / whole.width, 3),
-        round(100 * box.y / whole.height, 3),
-        round(100 * box.width / whole.width, 3),
-        round(100 * box.height / whole.height, 3),
-    )
+    return tuple(round(100 * part / of, 3) for part, of in zip(box, (whole.width, whole.height) * 2, strict=True))
 
 
 def scatter(paid: Sequence[Row]) -> Row:
