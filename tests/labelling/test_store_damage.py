@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -203,3 +204,15 @@ def test_what_lies_below_home_is_private_whatever_the_umask(tmp_path: Path, monk
         os.umask(before)
     folders = [path for path in (tmp_path / "home", *(tmp_path / "home").rglob("*"), tmp_path / "r") if path.is_dir()]
     assert {path.stat().st_mode & 0o777 for path in folders} == {0o700}
+
+
+def test_a_new_store_that_another_process_is_making_is_empty_and_a_used_one_without_answers_damaged(
+    tmp_path: Path,
+) -> None:
+    with closing(sqlite3.connect(tmp_path / "cache.db")) as database:
+        database.execute("CREATE TABLE Settings(key)")  # as far as the other process has come
+    with Store(tmp_path, read_only=True) as store:
+        assert list(store.keys()) == []
+    (tmp_path / "leases.db").touch()
+    with pytest.raises(StoreError, match="set-aside"):
+        Store(tmp_path, read_only=True)

@@ -265,7 +265,7 @@ class OnlineEngine:
             raise NoAnswerError("provider", self._unreachable(error), sending.sent, status=0) from error
         except (UnreadableError, StaleReplyError, BrokenError) as error:
             said: dict[type[Exception], str] = {
-                UnreadableError: f"{self._address} sent a reply in an encoding that was not offered ({error}); turn compression off there",
+                UnreadableError: f"{self._address} sent a reply that cannot be decoded as {error}; turn compression off there",
                 StaleReplyError: f"{self._address} sent the reply to another request",
             }
             message = said.get(type(error), f"the connection to {self._address} broke ({error})")

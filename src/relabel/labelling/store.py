@@ -521,11 +521,12 @@ def integrity(db: sqlite3.Connection) -> str:
 @contextmanager
 def _reading(database: Path, *, writable: bool) -> Generator[sqlite3.Connection]:
     """A connection that only reads; of a database in a folder that nobody may write, too."""
+    # Of a new store, whose tables another process may be about to make, there are no leases yet.
+    used = database.with_name("leases.db").exists()
     with ExitStack() as opened:
         parameters = "mode=ro"
         if not database.exists():
             db = sqlite3.connect(":memory:")
-            db.execute("CREATE TABLE Cache(key, raw, mode, filename, value)")
         else:
             if not writable and not os.access(database.parent, os.W_OK):
                 beside = database.with_name("cache.db-wal")
@@ -539,6 +540,8 @@ def _reading(database: Path, *, writable: bool) -> Generator[sqlite3.Connection]
             uri = f"{database.absolute().as_uri()}?{parameters}"
             db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=60, check_same_thread=False)
         opened.callback(db.close)
+        if not used and not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'Cache'").fetchone():
+            db.execute("CREATE TEMP TABLE Cache(key, raw, mode, filename, value)")
         db.execute("SELECT 1 FROM Cache LIMIT 1").fetchone()
         yield db
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import re
 import select
 import ssl
 from collections.abc import Mapping
@@ -109,7 +110,7 @@ class BrokenError(Exception):
 
 
 class UnreadableError(Exception):
-    """A reply came in an encoding that nobody offered to read."""
+    """A reply came in an encoding that was not offered, or is not in the one that it names; the message is its name."""
 
 
 _connection: ContextVar[int] = ContextVar("_connection", default=0)
@@ -172,7 +173,7 @@ class Transport(Protocol):
 
         Raises:
             UnreachableError: Nothing was sent.
-            UnreadableError: The reply is in an encoding that was not offered.
+            UnreadableError: The reply cannot be decoded.
             TimedOutError: It took too long.
             BrokenError: The connection broke; the provider may have the request.
             ProviderError: Nothing can be sent any more.
@@ -293,14 +294,13 @@ class HttpTransport(Http):
             raise UnreachableError(why) from error
         except aiohttp.ConnectionTimeoutError as error:
             raise UnreachableError(f"no connection within {CONNECT_TIMEOUT_S:g} s") from error
-        except aiohttp.ClientResponseError as error:
-            if "content-encoding" in error.message.lower():
-                raise UnreadableError(error.message) from error
-            raise BrokenError(f"{error.status}, {error.message}") from error
         except TimeoutError as error:
             raise TimedOutError from error
         except (aiohttp.ClientError, OSError) as error:
-            raise BrokenError(str(error) or type(error).__name__) from error
+            why = " ".join(str(error).split()) or type(error).__name__
+            if (encoding := re.search(r"(?i)can not decode content-encoding: ([^.]*)", why)) is not None:
+                raise UnreadableError(encoding[1]) from error
+            raise BrokenError(why) from error
 
 
 def connection_problem(error: aiohttp.ClientConnectorError) -> str:
