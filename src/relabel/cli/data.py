@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from relabel.labelling.maintenance import Pruned
+    from relabel.labelling.store import Store
     from relabel.sources.fetch import FileCheck
     from relabel.sources.registry import Source, SourceFile
 
@@ -92,9 +93,12 @@ def verify(
     checks = fetch.verify(ids)
     _show(checks, as_json=as_json, by_file=bool(ids))
     if bad := [check for check in checks if check.state in ("mismatch", "unreadable")]:
-        raise _mismatch(bad)
-    if strict and (lost := [check for check in checks if check.state == "missing"]):
-        raise DataError(f"{len(lost)} of {len(checks)} files are missing: {_names(lost)}; run `relabel data pull`")
+        each = "; ".join(f"{check.path} (wanted sha256 {check.wanted}, found {check.found})" for check in bad)
+        several = f"{len(bad)} files are not the registered ones: {each}; replace them or run `relabel data pull`"
+        raise DataError(bad[0].message if len(bad) == 1 else several)
+    if strict and (lost := [f"{check.source_id}/{check.file}" for check in checks if check.state == "missing"]):
+        named = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
+        raise DataError(f"{len(lost)} of {len(checks)} files are missing: {named}; run `relabel data pull`")
 
 
 @data_app.command()
@@ -115,18 +119,9 @@ def unpin(
         typer.echo(f"forgotten: the pinned checksum of {name}/{forgotten}")
 
 
-def _mismatch(bad: Sequence[FileCheck]) -> Exception:
-    """The error for damaged files: the file's own when it is one, else one that names each with its checksums."""
-    if len(bad) == 1:
-        return DataError(bad[0].message)
-    each = "; ".join(f"{check.path} (wanted sha256 {check.wanted}, found {check.found})" for check in bad)
-    return DataError(f"{len(bad)} files are not the registered ones: {each}; replace them or run `relabel data pull`")
-
-
 def _show(checks: Sequence[FileCheck], *, as_json: bool, by_file: bool, tried: bool = False) -> None:
-    counts = {
-        state: sum(check.state == state for check in checks) for state in ("ok", "missing", "mismatch", "unreadable")
-    }
+    states = ("ok", "missing", "mismatch", "unreadable")
+    counts = {state: sum(check.state == state for check in checks) for state in states}
     files = [_renamed(check.model_dump(mode="json")) for check in checks]
     if give_json({"files": files, **counts}, as_json=as_json):
         return
@@ -142,8 +137,9 @@ def _show(checks: Sequence[FileCheck], *, as_json: bool, by_file: bool, tried: b
     Table("", ["file" if by_file else "files", "state", "from", "copy"], cells, left=4).show()
     for line in _advice(checks, tried=tried):
         typer.echo(line)
-    if not tried and (sources := _to_fetch(checks)):
-        typer.echo(f"to fetch: relabel data pull {' '.join(sources)}")
+    to_fetch = dict.fromkeys(check.source_id for check in checks if check.state == "missing" and check.can_fetch)
+    if to_fetch and not tried:
+        typer.echo(f"to fetch: relabel data pull {' '.join(to_fetch)}")
     typer.echo(", ".join(f"{count} {state}" for state, count in counts.items() if count or state == "ok"))
 
 
@@ -152,7 +148,7 @@ def _advice(checks: Sequence[FileCheck], *, tried: bool) -> list[str]:
 
     Args:
         checks: Checks of `verify`, or of `pull`.
-        tried: Whether they are of `pull`. What can be fetched and was not tried is left out: `_to_fetch` has it.
+        tried: Whether they are of `pull`. What can be fetched and was not tried is left out: it is listed by its sources.
 
     Returns:
         A line for each file that is not the registered one, a line for each source whose files could not be fetched, and
@@ -186,11 +182,6 @@ def _advice(checks: Sequence[FileCheck], *, tried: bool) -> list[str]:
     return lines
 
 
-def _to_fetch(checks: Iterable[FileCheck]) -> list[str]:
-    """Sources with missing files that `relabel data pull` can fetch."""
-    return list(dict.fromkeys(check.source_id for check in checks if check.state == "missing" and check.can_fetch))
-
-
 def _by_source(checks: Iterable[FileCheck]) -> list[list[FileCheck]]:
     groups: dict[str, list[FileCheck]] = {}
     for check in checks:
@@ -215,11 +206,6 @@ def _by_hand(source: Source, files: Sequence[SourceFile]) -> list[str]:
     return lines
 
 
-def _names(checks: Sequence[FileCheck]) -> str:
-    names = [f"{check.source_id}/{check.file}" for check in checks]
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
 def _renamed(document: dict[str, Any]) -> dict[str, Any]:
     """Field names of the registry file, where a word is taken in Python."""
     if "copy_status" in document:
@@ -229,13 +215,17 @@ def _renamed(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-@store_app.command()
-def stats(as_json: AsJson = False) -> None:
-    """Count the answers, by model, with their cost and size."""
+def _store(*, read_only: bool = True) -> Store:
     from relabel.labelling.store import Store
     from relabel.settings import settings
 
-    with Store(settings().store_dir, read_only=True) as store:
+    return Store(settings().store_dir, read_only=read_only)
+
+
+@store_app.command()
+def stats(as_json: AsJson = False) -> None:
+    """Count the answers, by model, with their cost and size."""
+    with _store() as store:
         found = store.stats()
     if give_json(found, as_json=as_json):
         return
@@ -264,13 +254,12 @@ def verify_store(
         set_aside: Move what is damaged out of the way, save what can be read, and keep the damaged parts beside it.
     """
     from relabel.labelling.maintenance import set_damage_aside
-    from relabel.labelling.store import Store
     from relabel.settings import settings
 
     folder = settings().store_dir
     for line in set_damage_aside(folder) if set_aside else ():
         typer.echo(line)
-    with Store(folder, read_only=True) as store:
+    with _store() as store:
         faults = 0
         for fault in store.verify():
             typer.echo(fault)
@@ -282,9 +271,8 @@ def verify_store(
             )
         typer.echo(f"the store {folder}: no errors found")
         if store.from_packs:
-            typer.echo(
-                f"{store.from_packs:,} answers came from packs: that a model gave them, only the makers of the packs can say"
-            )
+            said = "answers came from packs: that a model gave them, only the makers of the packs can say"
+            typer.echo(f"{store.from_packs:,} {said}")
 
 
 @store_app.command()
@@ -313,28 +301,24 @@ def prune(
     """
     from dataclasses import asdict
 
-    from relabel.labelling.maintenance import prune as prune_rows
-    from relabel.labelling.maintenance import selection
+    from relabel.labelling import maintenance
     from relabel.labelling.prompt import system_messages
-    from relabel.labelling.store import Store
-    from relabel.settings import settings
 
-    unwanted = selection(
+    unwanted = maintenance.selection(
         model=model,
         messages=None if rubric is None else system_messages(relabel.load_rubric(rubric)),
         run=None if run is None else relabel.open_run(run),
         before=before,
         rejected=rejected,
     )
-    folder = settings().store_dir
     if not dry_run and not yes:
         if not sys.stdin.isatty():
             raise UsageError("nothing was removed: give --dry-run to see what would go, or --yes to remove it")
-        with Store(folder, read_only=True) as store:
-            _say_pruned(prune_rows(store, unwanted, dry_run=True), dry_run=True)
+        with _store() as store:
+            _say_pruned(maintenance.prune(store, unwanted, dry_run=True), dry_run=True)
         typer.confirm("Remove them for good?", abort=True, err=True)
-    with Store(folder, read_only=dry_run) as store:
-        pruned = prune_rows(store, unwanted, dry_run=dry_run)
+    with _store(read_only=dry_run) as store:
+        pruned = maintenance.prune(store, unwanted, dry_run=dry_run)
     if not give_json(asdict(pruned) | {"dry_run": dry_run}, as_json=as_json):
         _say_pruned(pruned, dry_run=dry_run)
 
@@ -357,10 +341,7 @@ def notes(
     Args:
         drop: Delete them; each is tested again when needed.
     """
-    from relabel.labelling.store import Store
-    from relabel.settings import settings
-
-    with Store(settings().store_dir, read_only=not drop) as store:
+    with _store(read_only=not drop) as store:
         typer.echo("\n".join(store.notes()) or "no notes")
         if drop:
             typer.echo(f"{store.drop_notes():,} notes dropped")
@@ -377,13 +358,11 @@ def pack(
         file (F): The file to write, such as answers.jsonl.gz.
         run: Only the answers of this run. By default all that the store holds.
     """
-    from relabel.labelling.maintenance import pack as pack_rows
-    from relabel.labelling.store import Store
-    from relabel.settings import settings
+    from relabel.labelling import maintenance
 
     opened = None if run is None else relabel.open_run(run)
-    with Store(settings().store_dir, read_only=True) as store:
-        count = pack_rows(store, file, opened)
+    with _store() as store:
+        count = maintenance.pack(store, file, opened)
     typer.echo(
         f"{count:,} answers in {file} ({file.stat().st_size / 1e6:.1f} MB); `relabel store unpack {file}` takes them in"
     )
@@ -396,12 +375,10 @@ def unpack(file: Path) -> None:
     Args:
         file (F): A file that `relabel store pack` wrote.
     """
-    from relabel.labelling.maintenance import unpack as unpack_rows
-    from relabel.labelling.store import Store
-    from relabel.settings import settings
+    from relabel.labelling import maintenance
 
-    with Store(settings().store_dir) as store:
-        added, known = unpack_rows(store, file)
+    with _store(read_only=False) as store:
+        added, known = maintenance.unpack(store, file)
     typer.echo(f"{added:,} answers added, marked as coming from this pack; {known:,} were there already")
 
 
@@ -418,20 +395,15 @@ def answers(
         task: Only answers about this task's id; may be given more than once.
         rejected: Show answers that were paid for and are not labels, with the reason.
     """
-    from relabel.labelling.store import Store
     from relabel.manifest import PUBLISHED, find_run, read_failures, read_label_file
-    from relabel.settings import settings
 
-    if run in PUBLISHED or run == "sample":
-        asked: list[tuple[str, str, str, int]] = []
-    else:
+    wanted: dict[str, tuple[str, str, int]] = {}
+    if run not in PUBLISHED and run != "sample":
         folder, columns = find_run(run), ("request_key", "task_id", "setting", "sample")
         asked = [tuple(row.values()) for row in read_label_file(folder, columns).to_pylist()]
-        asked += [
-            (missing.request_key, missing.task_id, missing.setting, missing.sample) for missing in read_failures(folder)
-        ]
-    wanted = {key: (task_id, setting, sample) for key, task_id, setting, sample in asked if not task or task_id in task}
-    with Store(settings().store_dir, read_only=True) as store:
+        asked += [(of.request_key, of.task_id, of.setting, of.sample) for of in read_failures(folder)]
+        wanted = {key: (name, setting, sample) for key, name, setting, sample in asked if not task or name in task}
+    with _store() as store:
         keys = store.rejected_keys(wanted) if rejected else [key for key in wanted if store.has(key)]
         rows = [(wanted[key.partition("/")[0]], row) for key in keys if (row := store.checked(key)) is not None]
     shown = [

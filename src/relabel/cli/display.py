@@ -8,16 +8,14 @@ import sys
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from relabel.cli.terminal import make_console
+from relabel.cli.terminal import clean_text, make_console
 from relabel.labelling.collector import Progress, RateEstimator
 from relabel.labelling.limiter import Limiter
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, Group, RenderResult
-    from rich.measure import Measurement
 
 Look = Literal["people", "json", "quiet"]
 
@@ -67,8 +65,7 @@ async def _live(estimator: RateEstimator) -> None:
             await asyncio.sleep(_LIVE_EVERY_S)
 
 
-@dataclass(frozen=True)
-class Bar:
+class Bar(NamedTuple):
     """How much of something is done, told by its characters and not by colour alone."""
 
     done: int
@@ -82,58 +79,38 @@ class Bar:
         filled = _BAR * min(self.done, self.total) // max(1, self.total)
         yield Text(full * filled, style="bar.complete", end="").append(empty * (_BAR - filled), style="bar.back")
 
-    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        """Its width, which is fixed."""
-        from rich.measure import Measurement
-
-        return Measurement(_BAR, _BAR)
-
 
 def panel(estimator: RateEstimator) -> Group:
     """A job's progress as a few lines for a terminal."""
     from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
+    from rich.table import Column, Table
 
     progress, limiter = estimator.progress, estimator.limiter
-    bar = Table.grid(padding=(0, 1))
+    bar = Table.grid(Column(width=_BAR), "", padding=(0, 1))
     bar.add_row(Bar(progress.done, progress.asked), f"{progress.done:,} of {progress.asked:,}")
-    lines: list[Any] = [bar]
-    lines.append(
-        Text(
-            f"from store {progress.from_store:,}   fresh {progress.fresh:,}   failed {_failed(progress) or 'none'}",
-            style="red" if progress.failed else "",
-        )
-    )
     rate = "-" if estimator.rate is None else speed(estimator.rate)
     left = "-" if estimator.seconds_left is None else duration(estimator.seconds_left)
-    lines.append(Text(f"in flight {len(progress.in_flight)}{_bound(progress, limiter)}   rate {rate}   left {left}"))
+    counts = f"from store {progress.from_store:,}   fresh {progress.fresh:,}   failed {_failed(progress) or 'none'}"
+    lines = [
+        (counts, "red" if progress.failed else ""),
+        (f"in flight {len(progress.in_flight)}{_bound(progress, limiter)}   rate {rate}   left {left}", ""),
+    ]
     if (wait := limiter.answer_wait if limiter else None) is not None and wait.wait_s < wait.longest_s:
-        lines.append(
-            Text(
-                f"an answer is waited for {duration(wait.wait_s)}, as others came fast; {wait.cut:,} sent again",
-                style="dim",
-            )
-        )
-    if ending := _ending(progress):
-        lines.append(Text(ending, style="yellow"))
-    if again := _trying_again(limiter):
-        lines.append(Text(again, style="yellow"))
+        waited = f"an answer is waited for {duration(wait.wait_s)}, as others came fast; {wait.cut:,} sent again"
+        lines.append((waited, "dim"))
+    lines += [(text, "yellow") for text in (_ending(progress), _trying_again(limiter)) if text]
     if (until := paused_until(limiter)) is not None:
-        lines.append(Text(f"paused until {until}, as the provider's limits or --rpm and --tpm ask", style="yellow"))
+        lines.append((f"paused until {until}, as the provider's limits or --rpm and --tpm ask", "yellow"))
     end = "" if estimator.cost_at_end is None else f", {money(estimator.cost_at_end)} at the end"
-    lines.append(
-        Text(
-            f"tokens {progress.tokens.prompt:,} in ({progress.tokens.cached:,} cached), {progress.tokens.completion:,} out   "
-            f"{money(progress.cost_usd)}{end}"
-        )
-    )
+    of = progress.tokens
+    tokens = f"tokens {of.prompt:,} in ({of.cached:,} cached), {of.completion:,} out"
+    lines.append((f"{tokens}   {money(progress.cost_usd)}{end}", ""))
     now = time.monotonic()
     slowest = sorted(progress.in_flight.values(), key=lambda item: item[1])[:_SLOWEST]
     if slowest and now - slowest[0][1] > _SLOW_S:
         said = ", ".join(f"{what} {duration(now - since)}" for what, since in slowest)
-        lines.append(Text(f"slowest in flight: {said}", style="dim"))
-    return Group(*lines)
+        lines.append((f"slowest in flight: {said}", "dim"))
+    return Group(bar, *(clean_text(text, style) for text, style in lines))
 
 
 async def _plain(estimator: RateEstimator) -> None:
@@ -170,7 +147,8 @@ class PlainLines:
         if kind != self._alert:
             self._alert = kind
             if alert:
-                return self._say(alert, now)
+                self._last = now
+                return alert
         until = paused_until(limiter)
         told = (progress.done, progress.tokens.prompt, progress.cost_usd)
         first_pause = until is not None and not self._pause_known
@@ -188,12 +166,8 @@ class PlainLines:
             parts.append(f"paused until {until}")
         if alert:
             parts.append(alert)
-        self._said, self._said_paused = told, until is not None
-        return self._say(" | ".join(parts), now)
-
-    def _say(self, text: str, now: float) -> str:
-        self._last = now
-        return text
+        self._said, self._said_paused, self._last = told, until is not None, now
+        return " | ".join(parts)
 
 
 def _bound(progress: Progress, limiter: Limiter | None) -> str:
@@ -225,32 +199,29 @@ async def _events(estimator: RateEstimator) -> None:
 
 def _emit(event: str, estimator: RateEstimator) -> None:
     progress, limiter = estimator.progress, estimator.limiter
-    _write(
-        json.dumps(
-            {
-                "event": event,
-                "time": time.time(),
-                "asked": progress.asked,
-                "done": progress.done,
-                "from_store": progress.from_store,
-                "fresh": progress.fresh,
-                "failed": dict(progress.failed),
-                "in_flight": len(progress.in_flight),
-                "limit": limiter.limit if limiter else None,
-                "paused_s": round(limiter.paused_s, 1) if limiter else 0.0,
-                "answer_wait_s": limiter.answer_wait.wait_s if limiter and limiter.answer_wait else None,
-                "unreachable": (limiter.unreachable or None) if limiter else None,
-                "doing": progress.doing or "asking",
-                "rate": estimator.rate,
-                "seconds_left": estimator.seconds_left,
-                "prompt_tokens": progress.tokens.prompt,
-                "cached_tokens": progress.tokens.cached,
-                "completion_tokens": progress.tokens.completion,
-                "cost_usd": progress.cost_usd,
-                "cost_at_end_usd": estimator.cost_at_end,
-            }
-        )
-    )
+
+    def named(of: object, names: str) -> dict[str, object]:
+        return {name: getattr(of, name) for name in names.split()}
+
+    document = {
+        "event": event,
+        "time": time.time(),
+        **named(progress, "asked done from_store fresh"),
+        "failed": dict(progress.failed),
+        "in_flight": len(progress.in_flight),
+        "limit": limiter.limit if limiter else None,
+        "paused_s": round(limiter.paused_s, 1) if limiter else 0.0,
+        "answer_wait_s": limiter.answer_wait.wait_s if limiter and limiter.answer_wait else None,
+        "unreachable": (limiter.unreachable or None) if limiter else None,
+        "doing": progress.doing or "asking",
+        **named(estimator, "rate seconds_left"),
+        "prompt_tokens": progress.tokens.prompt,
+        "cached_tokens": progress.tokens.cached,
+        "completion_tokens": progress.tokens.completion,
+        "cost_usd": progress.cost_usd,
+        "cost_at_end_usd": estimator.cost_at_end,
+    }
+    _write(json.dumps(document))
 
 
 def announce(event: str, text: str, *, look: Look) -> None:

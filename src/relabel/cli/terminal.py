@@ -15,10 +15,10 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
@@ -26,7 +26,8 @@ from relabel import tabular
 from relabel.redaction import masked, printable
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderableType, RenderHook, RenderResult
+    from rich.console import Console
+    from rich.text import Text
 
 WIDTH = 100
 """Columns at most; also those of a pipe or a file, where no terminal says how many there are."""
@@ -76,28 +77,6 @@ class _Rendered:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
-
-
-class _Cleaned:
-    """A renderable whose texts pass the door."""
-
-    def __init__(self, inner: RenderableType) -> None:
-        self._inner = inner
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        from rich.segment import Segment
-
-        for segment in console.render(self._inner, options):
-            yield segment if segment.control else Segment(printable(masked(segment.text)), segment.style)
-
-
-class _Door:
-    """Hook of a console."""
-
-    def process_renderables(self, renderables: Iterable[RenderableType]) -> list[RenderableType]:
-        from rich.control import Control
-
-        return [one if isinstance(one, Control) else _Cleaned(one) for one in renderables]
 
 
 def open_streams() -> None:
@@ -203,7 +182,7 @@ def workflow_command(line: str) -> None:
 
 
 def make_console(*, stderr: bool = False, wide: bool = False) -> Console:
-    """A console for tables and sentences, without markup and without colours for what looks like a number.
+    """A console for tables and panels of `clean_text`, without markup and without colours for what looks like a number.
 
     Args:
         stderr: Write to standard error.
@@ -212,11 +191,14 @@ def make_console(*, stderr: bool = False, wide: bool = False) -> Console:
     from rich.console import Console
 
     stream: Any = _Rendered(sys.stderr if stderr else sys.stdout)
-    console = Console(file=stream, highlight=False, markup=False)
-    if not wide:
-        console.width = _columns()
-    console.push_render_hook(cast("RenderHook", _Door()))
-    return console
+    return Console(file=stream, highlight=False, markup=False, width=None if wide else _columns())
+
+
+def clean_text(text: str, style: str = "") -> Text:
+    """A text for a console, which writes past the door: without secrets, control characters escaped."""
+    from rich.text import Text
+
+    return Text(printable(masked(text)), style)
 
 
 def _columns() -> int:
@@ -283,7 +265,6 @@ class Table(tabular.Table):
         """Print it with its title and notes."""
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
-        from rich.text import Text
 
         if self.title:
             heading(self.title)
@@ -293,9 +274,9 @@ class Table(tabular.Table):
         console.width = max(console.width, sum(widths) + 2 * (len(widths) - 1))
         cut = [name in _CUT for name in self.columns]
         for place, name in enumerate(self.columns):
-            made.add_column(name, justify="left" if place < self.left else "right", width=widths[place])
+            made.add_column(clean_text(name), justify="left" if place < self.left else "right", width=widths[place])
         for cells in self.rows:
-            texts = [Text(tabular.cell_text(cell)) for cell in cells]
+            texts = [clean_text(tabular.cell_text(cell)) for cell in cells]
             for text, short in zip(texts, cut, strict=True):
                 text.no_wrap, text.overflow = (True, "ellipsis") if short else (None, None)
             made.add_row(*texts)
