@@ -26,10 +26,7 @@ _Ref = Annotated[str, typer.Argument(metavar="RUN", help="A run id, the beginnin
 
 
 @batch_app.command("list")
-def list_batches(
-    refresh: bool = False,
-    as_json: AsJson = False,
-) -> None:
+def list_batches(refresh: bool = False, as_json: AsJson = False) -> None:
     """List the batch jobs of this machine, the newest first, with what the provider last said of their batches.
 
     Args:
@@ -56,12 +53,7 @@ def list_batches(
 
 
 @batch_app.command()
-def resume(
-    ref: _Ref,
-    quiet: Quiet = False,
-    log_json: LogJson = False,
-    as_json: ManifestJson = False,
-) -> None:
+def resume(ref: _Ref, quiet: Quiet = False, log_json: LogJson = False, as_json: ManifestJson = False) -> None:
     """Go on with a batch job: wait for its batches, take their answers, ask again for what is missing.
 
     The job is stored with its batches: neither its files nor the folder that it was started in are needed, and nothing that a batch
@@ -71,12 +63,7 @@ def resume(
 
 
 @batch_app.command()
-def cancel(
-    ref: _Ref,
-    quiet: Quiet = False,
-    log_json: LogJson = False,
-    as_json: ManifestJson = False,
-) -> None:
+def cancel(ref: _Ref, quiet: Quiet = False, log_json: LogJson = False, as_json: ManifestJson = False) -> None:
     """Cancel the batches of a job at the provider, and take the answers that they have: those are paid for.
 
     The run folder is written with what there is. The command of the run asks for the rest, should you want it after all.

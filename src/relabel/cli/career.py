@@ -23,11 +23,7 @@ app.add_typer(careers_app)
 
 
 @app.command()
-def families(
-    *,
-    file: Annotated[Path | None, typer.Option("--families")] = None,
-    as_json: o.AsJson = False,
-) -> None:
+def families(*, file: Annotated[Path | None, typer.Option("--families")] = None, as_json: o.AsJson = False) -> None:
     """List job families: groups of O*NET codes that career pages are made of.
 
     Args:
@@ -216,47 +212,44 @@ def _show(page: FamilyPage) -> None:
     say(page.description)
     if page.note:
         say(page.note)
-    score = page.resilience
-    typer.echo(f"\nResilience: {score.brief}{'' if score.score is not None else '; a whole score is of 6'}")
-    for part in page.resilience.parts:
-        say(part.words, indent=2, hang=0)
-    typer.echo(
-        f"\nExposure: {_percent(page.exposure.strict)} to the model alone, {_percent(page.exposure.with_tools)} with tools"
-    )
-    say(page.exposure.words, indent=2, hang=0)
-    outlook = page.outlook
+    score, outlook = page.resilience, page.outlook
+    whole = "" if score.score is not None else "; a whole score is of 6"
+    _section(f"Resilience: {score.brief}{whole}", *(part.words for part in score.parts))
+    strict, with_tools = _percent(page.exposure.strict), _percent(page.exposure.with_tools)
+    _section(f"Exposure: {strict} to the model alone, {with_tools} with tools", page.exposure.words)
     if outlook.employment_start is not None and outlook.employment_end is not None:
-        typer.echo(
-            f"\nEmployment: {outlook.employment_start:,.0f} in {outlook.start}, {outlook.employment_end:,.0f} in "
+        _section(
+            f"Employment: {outlook.employment_start:,.0f} in {outlook.start}, {outlook.employment_end:,.0f} in "
             f"{outlook.end} ({_change(outlook.change_percent)}); {outlook.openings_a_year:,.0f} openings a year"
         )
     for pay in page.pay:
         if pay.lowest_median is not None:
-            typer.echo(
-                f"\nPay, {pay.period}: median {_dollars(pay.weighted['median'])} (mean of the occupations' medians)"
-            )
-            say(pay.words, indent=2, hang=0)
+            median = pay.weighted["median"]
+            shown = "not known" if median is None else f"{median:,.0f} USD"
+            _section(f"Pay, {pay.period}: median {shown} (mean of the occupations' medians)", pay.words)
     if page.epoch is not None:
         given = ", ".join(f"{name} {value:.1f}" for name, value in page.epoch.dimensions.items())
-        typer.echo(f"\nHuman advantage: {page.epoch.total:.1f} of 25 ({given})")
-        say(page.epoch.words, indent=2, hang=0)
+        _section(f"Human advantage: {page.epoch.total:.1f} of 25 ({given})", page.epoch.words)
     if page.preparation.education:
         levels = ", ".join(f"{level.level} {level.share:.0%}" for level in page.preparation.education[:3])
         typer.echo()
         say(f"Typical education: {levels}")
-    typer.echo("\nKey responsibilities")
-    for task in page.responsibilities:
-        say(
-            f"- {task.text} [alone: {task.strict or 'no label'}; with tools: {task.with_tools or 'no label'}]",
-            indent=2,
-            hang=0,
-        )
+    labels = [(task.text, task.strict or "no label", task.with_tools or "no label") for task in page.responsibilities]
+    _section(
+        "Key responsibilities", *(f"- {text} [alone: {alone}; with tools: {tools}]" for text, alone, tools in labels)
+    )
     _show_roles(page)
     for name, near in (("Related families", page.related_families), ("Related careers", page.related_careers)):
         if near:
             typer.echo()
             say(f"{name}: " + "; ".join(f"{one.name} ({one.similarity:.2f})" for one in near))
     typer.echo()
+
+
+def _section(title: str, *words: str) -> None:
+    typer.echo(f"\n{title}")
+    for text in words:
+        say(text, indent=2, hang=0)
 
 
 def _show_roles(page: FamilyPage) -> None:
@@ -287,14 +280,11 @@ def _exposed(role: Role, share: float | None) -> str:
 
 
 def _medians(role: Role, columns: int) -> list[str]:
-    return [
-        f"{pay.median:,.0f}"
-        if pay.median is not None
-        else f">={pay.floor['median']:,.0f}"
-        if "median" in pay.floor
-        else "-"
-        for pay in role.pay
-    ] or ["-"] * columns
+    above = [f">={pay.floor['median']:,.0f}" if "median" in pay.floor else "-" for pay in role.pay]
+    known = [
+        f"{pay.median:,.0f}" if pay.median is not None else least for pay, least in zip(role.pay, above, strict=True)
+    ]
+    return known or ["-"] * columns
 
 
 def _percent(share: float | None) -> str:
@@ -305,7 +295,3 @@ def _change(percent: float | None) -> str:
     from relabel.careers.pages import shown_percent
 
     return "-" if percent is None else shown_percent(percent)
-
-
-def _dollars(value: float | None) -> str:
-    return "not known" if value is None else f"{value:,.0f} USD"

@@ -78,11 +78,7 @@ def pull(ids: _Ids = None, as_json: AsJson = False) -> None:
 
 
 @data_app.command()
-def verify(
-    ids: _Ids = None,
-    strict: bool = False,
-    as_json: AsJson = False,
-) -> None:
+def verify(ids: _Ids = None, strict: bool = False, as_json: AsJson = False) -> None:
     """Compare every file on this machine with its registered checksum; fetches nothing.
 
     Args:
@@ -102,9 +98,7 @@ def verify(
 
 
 @data_app.command()
-def unpin(
-    source: str,
-) -> None:
+def unpin(source: str) -> None:
     """Forget the checksum of files that was pinned at their first use, because the registry has none.
 
     Copies in the download cache that an address gives go too, and are fetched anew by `relabel data pull`.
@@ -245,9 +239,7 @@ def stats(as_json: AsJson = False) -> None:
 
 
 @store_app.command("verify")
-def verify_store(
-    set_aside: bool = False,
-) -> None:
+def verify_store(set_aside: bool = False) -> None:
     """Read every answer and check it against the request that it belongs to.
 
     Args:
@@ -333,9 +325,7 @@ def _say_pruned(pruned: Pruned, *, dry_run: bool) -> None:
 
 
 @store_app.command()
-def notes(
-    drop: bool = False,
-) -> None:
+def notes(drop: bool = False) -> None:
     """List what was noted about servers, such as the form in which one takes requests.
 
     Args:
@@ -348,10 +338,7 @@ def notes(
 
 
 @store_app.command()
-def pack(
-    file: Path,
-    run: str | None = None,
-) -> None:
+def pack(file: Path, run: str | None = None) -> None:
     """Write answers into one portable file, from which anybody can replay the run without a key.
 
     Args:
@@ -383,12 +370,7 @@ def unpack(file: Path) -> None:
 
 
 @app.command()
-def answers(
-    run: RunArg,
-    task: list[str] | None = None,
-    rejected: bool = False,
-    as_json: AsJson = False,
-) -> None:
+def answers(run: RunArg, task: list[str] | None = None, rejected: bool = False, as_json: AsJson = False) -> None:
     """Show a run's raw answers, as the model wrote them.
 
     Args:

@@ -133,13 +133,7 @@ def _pairs(given: list[str], option: str, form: str) -> dict[str, str]:
 
 
 @tasks_app.command()
-def diff(
-    old: str,
-    new: str,
-    *,
-    as_json: AsJson = False,
-    out: OutJson = None,
-) -> None:
+def diff(old: str, new: str, *, as_json: AsJson = False, out: OutJson = None) -> None:
     """Compare two task lists by id and text: unchanged, reworded, moved, new, dropped.
 
     Args:

@@ -46,12 +46,7 @@ def list_rubrics(as_json: o.AsJson = False) -> None:
 
 
 @rubric_app.command()
-def show(
-    rubric: str,
-    setting: str | None = None,
-    examples: bool = True,
-    as_json: o.AsJson = False,
-) -> None:
+def show(rubric: str, setting: str | None = None, examples: bool = True, as_json: o.AsJson = False) -> None:
     """Show a rubric, or the very messages that it sends.
 
     Args:
@@ -85,12 +80,7 @@ def show(
 
 
 @rubric_app.command()
-def new(
-    name: str,
-    *,
-    base: Annotated[str, typer.Option("--from")] = "exposure",
-    out: Path | None = None,
-) -> None:
+def new(name: str, *, base: Annotated[str, typer.Option("--from")] = "exposure", out: Path | None = None) -> None:
     """Write a rubric of your own to start from: a copy of another under an id of its own.
 
     Args:
@@ -108,10 +98,7 @@ def new(
 
 
 @rubric_app.command()
-def check(
-    rubric: str,
-    as_json: o.AsJson = False,
-) -> None:
+def check(rubric: str, as_json: o.AsJson = False) -> None:
     """Check a rubric and the prompt that it names: refuse what is wrong, and warn of what will mislead.
 
     Args:

@@ -23,10 +23,7 @@ app = o.Commands()
 
 
 @app.command()
-def demo(
-    out: Path = Path("demo"),
-    quiet: bool = False,
-) -> None:
+def demo(out: Path = Path("demo"), quiet: bool = False) -> None:
     """Take the built-in sample through the whole chain, with the embedded model.
 
     It is labelled, evaluated, scored, exported and made into pages.
@@ -222,10 +219,7 @@ def _cluster(
 
 
 @app.command("providers")
-def list_providers(
-    name: Annotated[str | None, typer.Argument()] = None,
-    as_json: o.AsJson = False,
-) -> None:
+def list_providers(name: Annotated[str | None, typer.Argument()] = None, as_json: o.AsJson = False) -> None:
     """Show the providers that relabel knows: addresses, keys, forms of answers, prefix caches, batches and what is odd about them.
 
     Args:

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relabel.cli import _options as o
-from relabel.cli.terminal import Table, say
+from relabel.cli.terminal import Table, make_console, say
 from relabel.tabular import figure
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from rich.console import RenderableType
+
     from relabel.settings import Settings
     from relabel.study.file import Study
     from relabel.study.running import Place, RaterRun, StopAll
@@ -25,9 +29,7 @@ StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study
 
 
 @study_app.command()
-def init(
-    path: Annotated[Path, typer.Argument()] = Path("study.yaml"),
-) -> None:
+def init(path: Annotated[Path, typer.Argument()] = Path("study.yaml")) -> None:
     """Write a commented study file, with a schema for editors beside it.
 
     Args:
@@ -98,6 +100,14 @@ def run(
     running.raise_first(raters)
 
 
+def _opened(path: Path) -> tuple[Study, Place, Settings]:
+    from relabel.settings import settings
+    from relabel.study.file import read_study
+    from relabel.study.running import Place
+
+    return read_study(path), Place(path), settings()
+
+
 def _judge(study: Study, place: Place, raters: list[RaterRun]) -> None:
     """Run the suite on each model; a failed gate of one does not hide those of the others."""
     if study.suite is None:
@@ -118,30 +128,25 @@ def _judge(study: Study, place: Place, raters: list[RaterRun]) -> None:
 @study_app.command()
 def status(path: StudyFile, as_json: o.AsJson = False) -> None:
     """Show where each rater of a study stands."""
-    import json
+    from relabel.study.running import plan
 
-    from relabel.settings import settings
-    from relabel.study.file import read_study
-    from relabel.study.running import Place, plan
-
-    study, place = read_study(path), Place(path)
-    raters = plan(study, place, settings())
+    study, place, environment = _opened(path)
+    raters = plan(study, place, environment)
     kappas = _closeness(study, place, raters)
-    if as_json:
-        rows = [
-            {
-                "rater": one.rater.name,
-                "state": one.state,
-                "labels": one.labels(),
-                "asked": one.asked,
-                "cost_usd": one.cost_usd(),
-                "kappa": kappas.get(one.rater.name),
-                "hours_left": one.hours_left(),
-                "folder": one.ref,
-            }
-            for one in raters
-        ]
-        typer.echo(json.dumps({"title": study.title, "budget_usd": study.budget_usd, "raters": rows}, indent=2))
+    rows = [
+        {
+            "rater": one.rater.name,
+            "state": one.state,
+            "labels": one.labels(),
+            "asked": one.asked,
+            "cost_usd": one.cost_usd(),
+            "kappa": kappas.get(one.rater.name),
+            "hours_left": one.hours_left(),
+            "folder": one.ref,
+        }
+        for one in raters
+    ]
+    if o.give_json({"title": study.title, "budget_usd": study.budget_usd, "raters": rows}, as_json=as_json):
         return
     _table(raters, kappas)
     spent = sum(one.cost_usd() for one in raters)
@@ -162,23 +167,16 @@ def _closeness(study: Study, place: Place, raters: list[RaterRun]) -> dict[str, 
 
 
 @study_app.command()
-def package(
-    path: StudyFile,
-    out: Path | None = None,
-) -> None:
+def package(path: StudyFile, out: Path | None = None) -> None:
     """Write a replication package: one zip that rebuilds every table of the study offline.
 
     Args:
         out: The zip file. By default STUDY-package.zip beside the study file.
     """
-    from relabel.settings import settings
-    from relabel.study.file import read_study
     from relabel.study.package import write_package
-    from relabel.study.running import Place
 
-    place = Place(path)
     target = out or path.with_name(f"{path.stem}-package.zip")
-    files = write_package(read_study(path), place, settings(), target)
+    files = write_package(*_opened(path), target)
     say(
         f"Written: {target}, {files} files, {target.stat().st_size:,} bytes. Its README.md says how to rebuild the tables."
     )
@@ -240,14 +238,12 @@ def _estimates(raters: list[RaterRun], environment: Settings) -> None:
     say(f"All raters: ${low:,.4f} to ${high:,.4f}{more}; side by side {hours:,.2f} hours by the limits that are known.")
 
 
-async def _shown(work: object, raters: list[RaterRun], *, quiet: bool) -> None:
+async def _shown(work: Coroutine[object, object, None], raters: list[RaterRun], *, quiet: bool) -> None:
     """Await the raters, with a line for each on a terminal, or a line when one ends."""
     import asyncio
     import sys
-    from collections.abc import Coroutine
-    from typing import cast
 
-    task = asyncio.ensure_future(cast("Coroutine[object, object, None]", work))
+    task = asyncio.ensure_future(work)
     asked = [one for one in raters if one.job is not None and one.state != "complete"]
     if quiet or not asked or not sys.stderr.isatty():
         await task
@@ -255,25 +251,22 @@ async def _shown(work: object, raters: list[RaterRun], *, quiet: bool) -> None:
             for one in asked:
                 typer.echo(f"{one.rater.name}: {one.state}, {one.labels():,} of {one.asked:,} labels", err=True)
         return
-    from rich.console import Console
     from rich.live import Live
-    from rich.table import Table as Grid
 
-    def look() -> Grid:
-        shown = Grid("rater", "state", "labels", "failed", "cost", box=None)
-        for one in asked:
-            p = one.progress
-            cost = "-" if p.cost_usd is None else f"${p.cost_usd:,.4f}"
-            shown.add_row(
-                one.rater.name,
-                one.state,
-                f"{p.from_store + p.fresh:,} of {one.asked:,}",
-                f"{sum(p.failed.values()):,}",
-                cost,
-            )
-        return shown
+    console = make_console(stderr=True)
 
-    with Live(look(), console=Console(stderr=True), transient=True, refresh_per_second=4) as live:
+    def look() -> RenderableType:
+        rows = [
+            [
+                *(one.rater.name, one.state, f"{p.from_store + p.fresh:,} of {one.asked:,}", p.failed.total()),
+                "-" if p.cost_usd is None else f"${p.cost_usd:,.4f}",
+            ]
+            for one in asked
+            for p in (one.progress,)
+        ]
+        return Table("", ["rater", "state", "labels", "failed", "cost"], rows, left=2).drawn(console)
+
+    with Live(look(), console=console, transient=True, refresh_per_second=4) as live:
         while not task.done():
             await asyncio.wait({task}, timeout=0.25)
             live.update(look())

@@ -26,7 +26,7 @@ from relabel import tabular
 from relabel.redaction import masked, printable
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.text import Text
 
 WIDTH = 100
@@ -263,26 +263,29 @@ class Table(tabular.Table):
 
     def show(self) -> None:
         """Print it with its title and notes."""
+        if self.title:
+            heading(self.title)
+        console = make_console()
+        console.print(self.drawn(console))
+        for note in self.notes:
+            say(note, indent=2, hang=0)
+
+    def drawn(self, console: Console) -> RenderableType:
+        """Its columns and rows for a console, which is made as wide as no figure is cut."""
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
 
-        if self.title:
-            heading(self.title)
         made = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-        console = make_console()
         widths = self._widths(console.width)
         console.width = max(console.width, sum(widths) + 2 * (len(widths) - 1))
-        cut = [name in _CUT for name in self.columns]
         for place, name in enumerate(self.columns):
             made.add_column(clean_text(name), justify="left" if place < self.left else "right", width=widths[place])
         for cells in self.rows:
             texts = [clean_text(tabular.cell_text(cell)) for cell in cells]
-            for text, short in zip(texts, cut, strict=True):
-                text.no_wrap, text.overflow = (True, "ellipsis") if short else (None, None)
+            for name, text in zip(self.columns, texts, strict=True):
+                text.no_wrap, text.overflow = (True, "ellipsis") if name in _CUT else (None, None)
             made.add_row(*texts)
-        console.print(made)
-        for note in self.notes:
-            say(note, indent=2, hang=0)
+        return made
 
     def _widths(self, total: int) -> list[int]:
         """Columns for each column of a table that takes `total` of them, or more where that would cut a figure."""
