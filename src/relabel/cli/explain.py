@@ -13,6 +13,7 @@ from relabel.errors import UsageError
 from relabel.scoring.options import ONE_WAY, SAMPLE, SYSTEM_NAMES, Choices, Taxonomy
 
 if TYPE_CHECKING:
+    from relabel.rubric import Measure
     from relabel.scoring.bridges import CodePath as BridgePath
     from relabel.scoring.explain import ExplainedTask, Explanation
     from relabel.tabular import Cell
@@ -120,46 +121,32 @@ def _show_scores(explained: Explanation) -> None:
 def _show_way(explained: Explanation) -> None:
     for step in reversed(explained.steps):
         target, _, source = step.partition(" to ")
-        all_links = [link for link in explained.path if link.system == target]
-        links = [link for link in all_links if link.share is None or link.share >= 0.01]
+        source, _, origin = source.partition(": ")
+        links = [link for link in explained.path if link.system == target]
+        large = [link for link in links if link.share is None or link.share >= 0.01]
         rows = [
-            [
-                link.code,
-                link.target,
-                link.title or "",
-                "no tasks" if link.share is None else f"{link.share:.1%}",
-            ]
-            for link in links
+            [link.code, link.target, link.title or "", "no tasks" if link.share is None else f"{link.share:.1%}"]
+            for link in large
         ]
-        count = len(all_links) - len(links)
-        notes = [
-            step.partition(": ")[2],
-            *([f"and {count} {'link' if count == 1 else 'links'} of under 1%"] * bool(count)),
-        ]
-        title = f"From {source.partition(':')[0]} back to {target}"
-        Table(title, ["code", "for", "title", "share"], rows, left=3, notes=notes).show()
+        small = len(links) - len(large)
+        notes = [origin, *([f"and {small} {'link' if small == 1 else 'links'} of under 1%"] if small else [])]
+        Table(f"From {source} back to {target}", ["code", "for", "title", "share"], rows, left=3, notes=notes).show()
     if explained.borrowed:
         say(_BORROWED)
     largest = [f"{of.title or of.onet_soc_code} ({of.share:.1%})" for of in explained.occupations[:3] if of.share]
     rests = [f"It rests most on {', '.join(largest[:-1])} and {largest[-1]}."] if len(largest) > 1 else []
-    Table(
-        "O*NET-SOC codes behind the score (0-1)",
-        ["code", "title", "share", *_MEASURES, "labelled"],
+    rows = [
         [
-            [
-                of.onet_soc_code,
-                of.title or "",
-                f"{of.share:.1%}",
-                of.alpha,
-                of.beta,
-                of.gamma,
-                f"{of.tasks} of {of.listed}",
-            ]
-            for of in explained.occupations
-        ],
-        left=2,
-        notes=rests,
-    ).show()
+            *(of.onet_soc_code, of.title or "", f"{of.share:.1%}"),
+            of.alpha,
+            of.beta,
+            of.gamma,
+            f"{of.tasks} of {of.listed}",
+        ]
+        for of in explained.occupations
+    ]
+    columns = ["code", "title", "share", *_MEASURES, "labelled"]
+    Table("O*NET-SOC codes behind the score (0-1)", columns, rows, left=2, notes=rests).show()
 
 
 def _show_tasks(explained: Explanation, show: int) -> None:
@@ -183,16 +170,17 @@ def _show_task(task: ExplainedTask, explained: Explanation) -> None:
     label = f"{task.code or 'no code'}{', incoherent' if task.incoherent else ''}"
     say(f"{task.onet_soc_code} task {task.task_id}: {label}; {task.part:.2%} of the score; {kind}, {rated}")
     say(task.text, indent=2)
-    flips = [
+    flips: dict[tuple[Measure, str], float | None] = {
+        ("alpha", "strict"): task.alpha_if_flipped,
+        ("gamma", "with tools"): task.gamma_if_flipped,
+    }
+    said = [
         f"{name} {before:.3f} -> {after:.3f} ({scale} {explained.ten(before):.1f} -> {explained.ten(after):.1f})"
-        for name, scale, before, after in (
-            ("alpha", "strict", explained.exact["alpha"], task.alpha_if_flipped),
-            ("gamma", "with tools", explained.exact["gamma"], task.gamma_if_flipped),
-        )
-        if before is not None and after is not None
+        for (name, scale), after in flips.items()
+        if (before := explained.exact[name]) is not None and after is not None
     ]
-    if flips:
-        say("if flipped: " + "; ".join(flips), indent=2)
+    if said:
+        say("if flipped: " + "; ".join(said), indent=2)
     for label in task.given:
         if label.rationale is None and label.request_key is None:
             continue
@@ -237,28 +225,21 @@ def _show_back(path: BridgePath) -> None:
         say(_BORROWED)
     for step in reversed(path.bridge.steps):
         links = path.back[path.back["system"] == step.source].to_dict("records")
-        rows = [
-            [
-                *(link["code"], link["target"], str(link["title"])),
-                *(
-                    (f"{link['share']:.1%}", f"{link['weight']:,.4g}", f"{link['part']:.1%}")
-                    if link["with_tasks"]
-                    else ("no tasks", f"{link['weight']:,.4g}", None)
-                ),
-            ]
-            for link in links
-        ]
+        rows: list[list[Cell]] = []
+        for link in links:
+            known = bool(link["with_tasks"])
+            share, part = (f"{link['share']:.1%}", f"{link['part']:.1%}") if known else ("no tasks", None)
+            rows.append([link["code"], link["target"], str(link["title"]), share, f"{link['weight']:,.4g}", part])
         title, columns = f"Back to {SYSTEM_NAMES[step.source]}", ["code", "for", "title", "share", "weight", "part"]
         Table(title, columns, rows, left=3, notes=[step.origin]).show()
 
 
 def _show_others(path: BridgePath) -> None:
-    rows: list[list[str]] = []
+    rows: list[list[Cell]] = []
     for code, led in sorted(path.forward.groupby("onet_soc_code"), key=lambda x: -float(x[1]["share"].iloc[0])):
-        others = [f"{other['code']} {other['share']:.0%}" for other in led.iloc[1 : 1 + _ELSEWHERE].to_dict("records")]
-        more = f" and {len(led) - 1 - _ELSEWHERE} more" if len(led) - 1 > _ELSEWHERE else ""
-        first = led.iloc[0]
-        elsewhere = f"{', '.join(others)}{more}" if others else "-"
-        rows.append([str(code), str(first["onet_soc_title"]), elsewhere, f"{first['share']:.1%}"])
+        first, *others = led.to_dict("records")
+        named = ", ".join(f"{other['code']} {other['share']:.0%}" for other in others[:_ELSEWHERE])
+        more = f" and {len(others) - _ELSEWHERE} more" if len(others) > _ELSEWHERE else ""
+        rows.append([str(code), str(first["onet_soc_title"]), f"{named}{more}" or "-", f"{first['share']:.1%}"])
     columns = ["code", "title", "elsewhere", "here"]
     Table("Forward: what its O*NET-SOC codes count here, and most elsewhere", columns, rows, left=3).show()

@@ -283,25 +283,20 @@ def _ends(rows: pd.DataFrame, table: relabel.ScoreTable) -> Table:
     from relabel.scoring.uncertainty import PEOPLE
 
     ends = records(rows if len(rows) <= 2 * _SHOWN else rows.iloc[[*range(_SHOWN), *range(-_SHOWN, 0)]])
-    which = (
-        "All groups"
-        if len(rows) <= 2 * _SHOWN
-        else f"The {_SHOWN} highest and the {_SHOWN} lowest of {len(rows):,} groups"
-    )
-    title = f"{which}, by gamma (scores 0-1)"
+    some = f"The {_SHOWN} highest and the {_SHOWN} lowest of {len(rows):,} groups"
+    title = f"{'All groups' if len(rows) <= 2 * _SHOWN else some}, by gamma (scores 0-1)"
     if table.intervals is None:
         return _scores(title, ends, _MEASURES)
     if (other := table.intervals.other) is None:
         by_model = "gamma_models_low" in table.frame
         title += "; by model: from the lowest to the highest, 0-10" if by_model else ""
         return _scores(title, ends, ("alpha", "gamma"), bounded=True, counts=not by_model)
-    whose = "mean" if other.name == "pooled" else "people" if other.of == PEOPLE else "gold"
-    told = {
-        "mean": "mean over raters",
-        "people": "what people's labels would give",
-        "gold": "what the gold's would give",
-    }
-    title = f"{title}; {whose}: {told[whose]}"
+    whose, told = (
+        ("people", "what people's labels would give") if other.of == PEOPLE else ("gold", "what the gold's would give")
+    )
+    if other.name == "pooled":
+        whose, told = "mean", "mean over raters"
+    title = f"{title}; {whose}: {told}"
     return _scores(title, ends, ("alpha", "gamma"), bounded=True, other=(other.name, whose), counts=False)
 
 
@@ -315,14 +310,19 @@ def _show_raters(by_rater: pd.DataFrame, codes: frozenset[str]) -> None:
 
 
 def _show_totals(table: relabel.ScoreTable) -> None:
-    totals = table.totals
+    totals, found = table.totals, table.intervals
     if totals is None:
         return
+
+    def billions(what: Mapping[str, Any] | None) -> str:
+        return f" ({what['low'] / 1e9:,.1f} to {what['high'] / 1e9:,.1f})" if what else ""
+
+    names = {measure: f"wage_exposure_{measure}_gbp" for measure in _MEASURES}
     thin = f"; {many} thin group{'s are' if many > 1 else ' is'} left out" if (many := totals["thin_groups"]) else ""
     said = [
-        f"{measure} GBP {value / 1e9:,.1f}bn{_total_interval(table, measure)}"
-        for measure in _MEASURES
-        if (value := totals[f"wage_exposure_{measure}_gbp"]) is not None
+        f"{measure} GBP {value / 1e9:,.1f}bn{billions(found.own.totals.get(name) if found else None)}"
+        for measure, name in names.items()
+        if (value := totals[name]) is not None
     ]
     if not said:
         say(f"no total: no scored group has jobs and {table.wage} pay in {table.pay}{thin}")
@@ -334,20 +334,12 @@ def _show_totals(table: relabel.ScoreTable) -> None:
     say(f"wage exposure a year: {', '.join(said)}, over {over}")
     if table.population is not None:
         say(f"jobs and pay are those of {table.population}")
-    other = table.intervals and table.intervals.other
+    other = found and found.other
     if other is not None and other.totals:
-        bounds = [
-            f"{measure} GBP {known['mid'] / 1e9:,.1f}bn ({known['low'] / 1e9:,.1f} to {known['high'] / 1e9:,.1f})"
-            for measure in _MEASURES
-            if (known := other.totals.get(f"wage_exposure_{measure}_gbp")) is not None
-        ]
+        known = {measure: other.totals[name] for measure, name in names.items() if other.totals.get(name) is not None}
+        bounds = [f"{measure} GBP {of['mid'] / 1e9:,.1f}bn{billions(of)}" for measure, of in known.items()]
         whose = "the mean over raters" if other.name == "pooled" else f"the labels of {other.of}"
         say(f"by {whose} it would be: {', '.join(bounds)}")
-
-
-def _total_interval(table: relabel.ScoreTable, measure: str) -> str:
-    known = table.intervals and table.intervals.own.totals.get(f"wage_exposure_{measure}_gbp")
-    return f" ({known['low'] / 1e9:,.1f} to {known['high'] / 1e9:,.1f})" if known else ""
 
 
 def _show_spread(table: relabel.ScoreTable) -> None:
@@ -377,55 +369,30 @@ def _show_multiverse(found: Multiverse, table: relabel.ScoreTable) -> None:
         say(f"left out: {why}")
     rows: list[list[Cell]] = []
     for of in found.headline.to_dict("records"):
-        money = str(of["outcome"]).startswith("wage")
+        unit = 1e9 if str(of["outcome"]).startswith("wage") else 0
         numbers = [float(of[name]) for name in ("chosen", "min", "max")]
-        rows.append(
-            [
-                named(of["outcome"]),
-                of["most"] or "nothing",
-                *(f"{x / 1e9:,.1f}" if money and not isnan(x) else x for x in numbers),
-            ]
-        )
-    Table(
-        "Headline figures (means and shares are of jobs, wage exposure in GBP billion)",
-        ["figure", "most by", "chosen", "min", "max"],
-        rows,
-        left=2,
-    ).show()
-    choices = ("labels", *CHOICES)
-    parts = found.effects.pivot(index="outcome", columns="choice", values="first_order")
-    cells = [
-        [
-            named(outcome),
-            *(
-                "-" if isnan(x := float(parts.loc[outcome].get(choice, float("nan")))) else f"{x:.0%}"
-                for choice in choices
-            ),
-        ]
+        shown = [f"{x / unit:,.1f}" if unit and not isnan(x) else x for x in numbers]
+        rows.append([named(of["outcome"]), of["most"] or "nothing", *shown])
+    title = "Headline figures (means and shares are of jobs, wage exposure in GBP billion)"
+    Table(title, ["figure", "most by", "chosen", "min", "max"], rows, left=2).show()
+    choices = ["labels", *CHOICES]
+    parts = found.effects.pivot(index="outcome", columns="choice", values="first_order").reindex(columns=choices)
+    rows = [
+        [named(outcome), *("-" if isnan(x) else f"{x:.0%}" for x in parts.loc[outcome])]
         for outcome in dict.fromkeys(found.effects["outcome"])
     ]
-    Table(
-        "Part of the variance that each choice alone accounts for (labels: rater and rubric together)",
-        ["figure", *choices],
-        cells,
-    ).show()
+    title = "Part of the variance that each choice alone accounts for (labels: rater and rubric together)"
+    Table(title, ["figure", *choices], rows).show()
     for measure in ("alpha", "gamma"):
-        ranges = found.occupations.dropna(subset=[f"{measure}_range"])
+        width, columns = f"{measure}_range", [f"{measure}_most", measure, f"{measure}_min", f"{measure}_max"]
+        ranges = found.occupations.dropna(subset=[width])
         if ranges.empty:
             continue
-        widths = ranges[f"{measure}_range"]
-        wide = ranges.sort_values([f"{measure}_range", "code"], ascending=[False, True]).head(_MOST)
+        wide = ranges.sort_values([width, "code"], ascending=[False, True]).head(_MOST)
+        middle, most = ranges[width].median(), ranges[width].max()
         Table(
-            f"Groups whose {measure} ranges most ({widths.median():.3f} in the median group, {widths.max():.3f} at most)",
+            f"Groups whose {measure} ranges most ({middle:.3f} in the median group, {most:.3f} at most)",
             ["code", "title", "most by", "score", "min", "max"],
-            [
-                [
-                    of["code"],
-                    of["title"],
-                    of[f"{measure}_most"],
-                    *(float(of[name]) for name in (measure, f"{measure}_min", f"{measure}_max")),
-                ]
-                for of in wide.to_dict("records")
-            ],
+            wide[["code", "title", *columns]].to_numpy().tolist(),
             left=3,
         ).show()
