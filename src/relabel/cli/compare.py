@@ -14,7 +14,7 @@ from relabel.errors import UsageError
 from relabel.tabular import Cell, Signed, cell_text, change, figure
 
 if TYPE_CHECKING:
-    from relabel.evaluation.compare import CompareDocument, Difference, PairwiseDocument
+    from relabel.evaluation.compare import CompareDocument, Difference, Disputed, Flip, PairwiseDocument
     from relabel.evaluation.report import Charts
     from relabel.scoring.decomposition import Moved
 
@@ -88,13 +88,11 @@ def compare_runs(
     typer.echo(
         f"{' and '.join(document.runs) if len(runs) == 2 else f'{len(runs)} runs'}: {document.common:,} common tasks"
     )
-    for run, alone in zip(document.runs, document.only if document.kind == "pair" else document.alone, strict=True):  # pyright: ignore[reportAttributeAccessIssue]  as above
+    only = document.only if document.kind == "pair" else document.alone  # pyright: ignore[reportAttributeAccessIssue]  as above
+    for run, alone in zip(document.runs, only, strict=True):
+        what = f"tasks not common: in {run} only, or not in all others" if len(runs) > 2 else f"tasks only in {run}"
         if alone:
-            typer.echo(
-                f"{alone:,} tasks not common: in {run} only, or not in all others"
-                if len(runs) > 2
-                else f"{alone:,} tasks only in {run}"
-            )
+            typer.echo(f"{alone:,} {what}")
     heading("Verdict")
     for sentence in document.verdict.splitlines():
         say(sentence, indent=2, hang=0)
@@ -112,75 +110,59 @@ def _named(code: str, title: str) -> str:
     return f"{code} {cut(title, _TITLE)}" if title else code
 
 
+def _task(of: Flip | Disputed) -> list[Cell]:
+    return [f"{of.task_id} {cut(of.text, _TITLE)}".strip(), _named(of.onet_soc_code, cut(of.title, 20))]
+
+
 def _pair_tables(document: CompareDocument) -> Iterator[Table]:
     """All figures of a comparison of two runs."""
     from relabel.evaluation.compare import label_in_words
     from relabel.evaluation.document import MAJOR_GROUPS
 
+    moved = ("first", "second", "change", "95%")
     for setting, found in document.settings.items():
         if not found.n:
             continue
-        columns = ("first run", *(f"second: {label}" for label in found.transitions))
+        columns = ("first run", *(f"second: {label}" for label in found.transitions), "share, first", *moved[1:])
         rows = [[label, *row.values(), *_moved(found.prevalence[label])] for label, row in found.transitions.items()]
         agreement = [cell_text(x) for x in (found.agreement, found.agreement_ci95, found.kappa, found.kappa_ci95)]
         note = f"agreement {agreement[0]} ({agreement[1]}), kappa {agreement[2]} ({agreement[3]}); {found.changed:,} tasks changed"
-        yield Table(
-            f"Labels in {setting}, {found.n:,} tasks",
-            (*columns, "share, first", "second", "change", "95%"),
-            rows,
-            notes=[note],
-        )
+        yield Table(f"Labels in {setting}, {found.n:,} tasks", columns, rows, notes=[note])
     if document.measures:
         rows = [[measure, of.n, *_moved(of)] for measure, of in document.measures.items()]
-        yield Table("Means over tasks (0-1)", ("measure", "tasks", "first", "second", "change", "95%"), rows)
+        yield Table("Means over tasks (0-1)", ("measure", "tasks", *moved), rows)
     for setting, against in document.against_gold.items():
-        yield Table(
-            f"Agreement in {setting} with the gold {document.gold}, {against.n:,} tasks",
-            ("figure", "first", "second", "change", "95%"),
-            [[metric.replace("_", " "), *_moved(of)] for metric, of in against.metrics.items()],
-            notes=[
-                f"second run better on {against.better:,} tasks (now right), worse on {against.worse:,} (now wrong)"
-            ],
-        )
+        title = f"Agreement in {setting} with the gold {document.gold}, {against.n:,} tasks"
+        rows = [[metric.replace("_", " "), *_moved(of)] for metric, of in against.metrics.items()]
+        note = f"second run better on {against.better:,} tasks (now right), worse on {against.worse:,} (now wrong)"
+        yield Table(title, ("figure", *moved), rows, notes=[note])
     measure = document.main_measure
     if measure is not None and document.occupations:
-        yield Table(
-            f"Occupations that move most, by mean {measure} over tasks ({len(document.occupations):,} in all)",
-            ("occupation", "tasks", "changed", "first", "second", "change"),
-            [
-                [_named(of.onet_soc_code, of.title), of.tasks, of.flips, *of.measures[measure], Signed(of.move)]
-                for of in document.occupations[:_TOP]
-            ],
-        )
-        yield Table(
-            f"Changed tasks that move an occupation's mean {measure} most ({len(document.flips):,} in all)",
-            ("task", "occupation", "first", "second", "change of mean"),
-            [
-                [
-                    f"{of.task_id} {cut(of.text, _TITLE)}".strip(),
-                    _named(of.onet_soc_code, cut(of.title, 20)),
-                    label_in_words(of.first),
-                    label_in_words(of.second),
-                    Signed(of.effect),
-                ]
-                for of in document.flips[:_TOP]
-            ],
-            left=2,
-        )
+        rows = [
+            [_named(of.onet_soc_code, of.title), of.tasks, of.flips, *of.measures[measure], Signed(of.move)]
+            for of in document.occupations[:_TOP]
+        ]
+        title = f"Occupations that move most, by mean {measure} over tasks ({len(document.occupations):,} in all)"
+        yield Table(title, ("occupation", "tasks", "changed", *moved[:3]), rows)
+        rows = [
+            [*_task(of), label_in_words(of.first), label_in_words(of.second), Signed(of.effect)]
+            for of in document.flips[:_TOP]
+        ]
+        title = f"Changed tasks that move an occupation's mean {measure} most ({len(document.flips):,} in all)"
+        yield Table(title, ("task", "occupation", "first", "second", "change of mean"), rows, left=2)
     for by, slices in document.slices.items():
-        yield Table(
-            f"Agreement in {document.main_setting} by {by.replace('_', ' ').replace('soc', 'SOC')}",
-            ("part", "tasks", "agreement", "95%", "kappa", f"change of mean {measure}", "95%"),
+        rows = [
             [
-                [
-                    f"{value} {MAJOR_GROUPS[value]}" if value in MAJOR_GROUPS else value,
-                    *(part.n, part.agreement, part.agreement_ci95, part.kappa),
-                    *change(part.difference, part.difference_ci95),
-                ]
-                for value, part in slices.items()
-                if part.n
-            ],
-        )
+                f"{value} {MAJOR_GROUPS[value]}" if value in MAJOR_GROUPS else value,
+                *(part.n, part.agreement, part.agreement_ci95, part.kappa),
+                *change(part.difference, part.difference_ci95),
+            ]
+            for value, part in slices.items()
+            if part.n
+        ]
+        title = f"Agreement in {document.main_setting} by {by.replace('_', ' ').replace('soc', 'SOC')}"
+        columns = ("part", "tasks", "agreement", "95%", "kappa", f"change of mean {measure}", "95%")
+        yield Table(title, columns, rows)
 
 
 def _several_tables(document: PairwiseDocument) -> Iterator[Table]:
@@ -194,53 +176,28 @@ def _several_tables(document: PairwiseDocument) -> Iterator[Table]:
     for setting, found in document.settings.items():
         if not found.n:
             continue
-        yield Table(
-            f"Agreement of pairs in {setting}, {found.n:,} tasks with a label in all runs",
-            ("pair", "agreement", "95%", "kappa", "95%", "quadratic kappa"),
+        rows = [
             [
-                [
-                    f"{p.first + 1} and {p.second + 1}",
-                    p.agreement,
-                    p.agreement_ci95,
-                    p.kappa,
-                    p.kappa_ci95,
-                    p.kappa_quadratic,
-                ]
-                for p in found.pairs
-            ],
-        )
-        gold = ("gold accuracy", "gold kappa") if document.gold else ()
-        of_gold = f", accuracy {figure(found.majority.gold_accuracy)} against {document.gold}" if gold else ""
-        yield Table(
-            f"Each run among the others, {setting}",
-            ("run", *(f"share {label}" for label in found.majority.labels), "with others", *gold),
-            [
-                [
-                    name,
-                    *run.prevalence.values(),
-                    run.with_others,
-                    *((run.gold_accuracy, run.gold_kappa) if gold else ()),
-                ]
-                for name, run in zip(numbered, found.runs, strict=True)
-            ],
-            notes=[
-                f"majority: {found.majority.tied:,} tasks without one, {figure(found.majority.unanimous)} unanimous{of_gold}"
-            ],
-        )
-    rows = [
-        [
-            f"{of.task_id} {cut(of.text, _TITLE)}".strip(),
-            _named(of.onet_soc_code, cut(of.title, 20)),
-            *of.labels,
-            of.spread,
+                f"{p.first + 1} and {p.second + 1}",
+                *(p.agreement, p.agreement_ci95, p.kappa, p.kappa_ci95, p.kappa_quadratic),
+            ]
+            for p in found.pairs
         ]
-        for of in document.disputed[:_TOP]
-    ]
-    columns = ("task", "occupation", *(f"run {n + 1}" for n in range(len(document.runs))), "spread")
-    if rows:
-        yield Table(
-            f"Tasks with most disagreement ({len(document.disputed):,} with several labels)", columns, rows, left=2
-        )
+        columns = ("pair", "agreement", "95%", "kappa", "95%", "quadratic kappa")
+        yield Table(f"Agreement of pairs in {setting}, {found.n:,} tasks with a label in all runs", columns, rows)
+        gold, majority = ("gold accuracy", "gold kappa") if document.gold else (), found.majority
+        of_gold = f", accuracy {figure(majority.gold_accuracy)} against {document.gold}" if gold else ""
+        columns = ("run", *(f"share {label}" for label in majority.labels), "with others", *gold)
+        rows = [
+            [name, *run.prevalence.values(), run.with_others, *((run.gold_accuracy, run.gold_kappa) if gold else ())]
+            for name, run in zip(numbered, found.runs, strict=True)
+        ]
+        note = f"majority: {majority.tied:,} tasks without one, {figure(majority.unanimous)} unanimous{of_gold}"
+        yield Table(f"Each run among the others, {setting}", columns, rows, notes=[note])
+    if rows := [[*_task(of), *of.labels, of.spread] for of in document.disputed[:_TOP]]:
+        columns = ("task", "occupation", *(f"run {n + 1}" for n in range(len(document.runs))), "spread")
+        title = f"Tasks with most disagreement ({len(document.disputed):,} with several labels)"
+        yield Table(title, columns, rows, left=2)
 
 
 def _compare_scores(

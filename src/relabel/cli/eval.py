@@ -160,12 +160,10 @@ def evaluate_run(
     tables = list(_tables(document))
     if not results.give_all(document, tables):
         _show(document, tables, outcome)
+        report = f"relabel eval {run} --gold {gold or document.gold} --html report.html"
+        after = f"relabel {'view' if opened.manifest.parameters.get('sample') else 'score'} {run}"
         if document.gold not in (run, "sample"):
-            say_next(
-                f"relabel {'view' if opened.manifest.parameters.get('sample') else 'score'} {run}"
-                if results.html
-                else f"relabel eval {run} --gold {gold or document.gold} --html report.html"
-            )
+            say_next(after if results.html else report)
     if outcome is not None and not outcome.passed:
         from relabel.evaluation.gates import gate_error
 
@@ -206,11 +204,8 @@ def _show(document: relabel.EvalDocument, tables: list[Table], outcome: SuiteRes
     if document.texts_replaced:
         listed = ", ".join(row.task_id for row in document.texts_replaced[:_LISTED])
         more = " and others" if len(document.texts_replaced) > _LISTED else ""
-        say(
-            f"their statements share too few words to be the same task: {listed}{more}; all are in --json",
-            indent=2,
-            hang=0,
-        )
+        why = "their statements share too few words to be the same task"
+        say(f"{why}: {listed}{more}; all are in --json", indent=2, hang=0)
     if document.text_changed:
         typer.echo(f"{document.text_changed:,} of the matched tasks have another text in the gold than in the run")
     for setting, count in document.unanswered.items():
@@ -280,42 +275,30 @@ def _tables(document: relabel.EvalDocument) -> Iterator[Table]:
         rows = [*table.rows, *_across("", _OCCUPATIONS, each).rows]
         yield replace(table, rows=rows, notes=[note])
     yield from _slice_tables(document)
-    debiased = document.debiased
-    sure = (
-        {m: groups[0] for m, groups in debiased.measures.items() if groups and groups[0].ppi is not None}
-        if debiased
-        else {}
-    )
-    if debiased is not None and sure:
+    if (debiased := document.debiased) is not None:
+        sure = {m: groups[0] for m, groups in debiased.measures.items() if groups and groups[0].ppi is not None}
         parts = {"gold tasks": "n_gold", "run tasks": "n_run", "run": "naive", "gold alone": "gold", "PPI++": "ppi"}
-        yield replace(_across("Mean exposure of all tasks of the run (0-1)", parts, sure), notes=[debiased.note])
+        if sure:
+            table = _across("Mean exposure of all tasks of the run (0-1)", parts, sure)
+            yield replace(table, notes=[debiased.note])
     if document.calibration is not None:
         yield _across("Calibration of the probabilities, by setting", _CALIBRATION, document.calibration)
 
 
 def _yardstick_tables(document: relabel.EvalDocument) -> Iterator[Table]:
     """What the run is compared with besides the gold."""
-    found = document.yardsticks
+    found, bounded = document.yardsticks, document.intervals is not None
     groups = {
         "word count": found.text_classifier,
         "people and GPT-4, 2023": found.raters,
         "annotators": found.annotators,
     }
-    bounded = document.intervals is not None
     rows: list[list[Cell]] = []
     for name, group in groups.items():
         for setting, of in (group.settings if group is not None else {}).items():
             lead = change(of.kappa_difference, of.ci95.get("kappa_difference"))
             rows.append([name, setting, of.n, of.accuracy, of.kappa, *(lead if bounded else lead[:1])])
-    columns = (
-        "yardstick",
-        "setting",
-        "tasks",
-        "accuracy",
-        "kappa",
-        "run less this, kappa",
-        *(["95%"] if bounded else []),
-    )
+    columns = ("yardstick", "setting", "tasks", "accuracy", "kappa", "run less this, kappa", *["95%"] * bounded)
     if rows:
         yield Table("Yardsticks", columns, rows, left=2)
 
@@ -327,35 +310,26 @@ def _slice_tables(document: relabel.EvalDocument) -> Iterator[Table]:
     setting: SettingName | None = next((s for s in MAIN if s in document.settings), None)
     if setting is None:
         return
+    columns = ("part", "tasks", "occupations", "accuracy", "95%", "kappa", "95%")
     for by, parts in document.slices.items():
         rows = [
             [
-                f"{part.value} {part.title}" if part.value.isdigit() else part.title,
-                of.n,
-                part.occupations,
-                *(x for key in ("accuracy", "kappa") for x in (getattr(of, key), of.ci95.get(key))),
+                *(f"{part.value} {part.title}" if part.value.isdigit() else part.title, of.n, part.occupations),
+                *(of.accuracy, of.ci95.get("accuracy"), of.kappa, of.ci95.get("kappa")),
             ]
             for part in parts
-            for of in (part.settings.get(setting),)
-            if of is not None
+            if (of := part.settings.get(setting)) is not None
         ]
-        columns = ("part", "tasks", "occupations", "accuracy", "95%", "kappa", "95%")
         yield Table(f"Agreement in {setting}, by {_SLICES[by]}", columns, rows)
 
 
 def _show_paper(document: PaperDocument, tables: list[Table]) -> None:
     """The paper's figures beside ours."""
     heading("The figures of the 2023 paper, replicated from its published labels")
-    say(
-        f"{document.reproduced} reproduced, {document.not_reproduced} not, {document.not_compared} recomputed only: their "
-        "print was not seen",
-        hang=0,
-    )
-    say(
-        "Printed figures are those of public transcripts of the paper; weights and full rules are in --json.",
-        indent=2,
-        hang=0,
-    )
+    counts = f"{document.reproduced} reproduced, {document.not_reproduced} not, {document.not_compared} recomputed only"
+    say(f"{counts}: their print was not seen", hang=0)
+    of_print = "Printed figures are those of public transcripts of the paper; weights and full rules are in --json."
+    say(of_print, indent=2, hang=0)
     for table in tables:
         table.show()
 
@@ -367,17 +341,14 @@ def _paper_tables(document: PaperDocument) -> Iterator[Table]:
     for name, cells in by_table.items():
         title = f"Table {name}" if name.isdigit() else "Not printed" if name == "-" else name.capitalize()
         rows = [
-            [
-                of.figure,
-                _number(of.printed, of),
-                _number(of.ours, of),
-                of.rule,
-                {True: "yes", False: "no", None: "-"}[of.reproduced],
-            ]
+            [of.figure, _number(of.printed, of), _number(of.ours, of), of.rule, _REPRODUCED[of.reproduced]]
             for of in cells
         ]
         notes = [f"{of.figure}: {of.reason}." for of in cells if of.reproduced is False]
         yield Table(title, ("figure", "printed", "ours", "rule", "reproduced"), rows, notes=notes)
+
+
+_REPRODUCED = {True: "yes", False: "no", None: "-"}
 
 
 def _number(value: float | None, cell: PaperFigure) -> str:
