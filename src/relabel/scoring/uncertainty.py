@@ -5,7 +5,7 @@ tasks endlessly often (`noise.Answers`). Separately, where a gold or several rat
 labels would give, with the interval of that estimate (`alpha_gold`, `alpha_gold_low`, `alpha_gold_high`; or `alpha_pooled`
 and so on). The score may lie outside the latter: then the run and the gold differ by more than chance.
 
-An interval holds the middle 95 % of the draws of a noise model. Bounds of figures that follow from a share (10-point scores,
+An interval holds the middle 95% of the draws of a noise model. Bounds of figures that follow from a share (10-point scores,
 wage exposure) follow from the share's bounds; those of ranks and percentiles come from ranking all groups anew in each draw.
 """
 
@@ -588,7 +588,7 @@ MAJOR_GROUPS = pa.DataFrameSchema(
     },
     strict=True,
 )
-"""Means (0-1) over the groups of a major group, each group alike, with standard error and 95 % interval."""
+"""Means (0-1) over the groups of a major group, each group alike, with standard error and 95% interval."""
 
 
 def is_random_sample(run: Run) -> bool:

@@ -178,7 +178,7 @@ def read_ashe(release: str = "ons-ashe-2024") -> pd.DataFrame:
         percentiles 10, 20, 25, 30, 40, 60, 70, 75, 80, 90: the value (`jobs` in persons; `median_pay_gbp`,
         `mean_pay_gbp`, `p10_pay_gbp` ... in pounds a year), `STEM_flag` (why a value is missing: `unreliable`,
         `disclosive`, `not-applicable`, `nil-or-negligible`), `STEM_cv` (coefficient of variation in percent) and
-        `STEM_quality` (`precise` up to 5 %, `reasonably precise` up to 10 %, `acceptable` up to 20 %, else
+        `STEM_quality` (`precise` up to 5%, `reasonably precise` up to 10%, `acceptable` up to 20%, else
         `unreliable`), where STEM is `jobs`, `median`, `mean`, `p10` ... The publisher calls jobs indicative only.
     """
     path = locate_role(release, "pay")

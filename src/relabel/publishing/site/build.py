@@ -209,7 +209,8 @@ class _Writer:
             yield f"careers/{page['id']}.html", "career.html", views.career(page, book)
 
     def _page(self, path: str, template: str, content: Mapping[str, Any]) -> None:
-        given = {**content, "path": path, "root": "../" * path.count("/"), "canonical": self._canonical(path)}
+        canonical = self._address and self._address + ("" if path == "index.html" else path)
+        given = {**content, "path": path, "root": "../" * path.count("/"), "canonical": canonical}
         found = self._templates.get_template(template)
         if isinstance(self._templates, Sandbox):
             text = self._templates.render(found.generate(plain(given)))
@@ -219,15 +220,10 @@ class _Writer:
         # Characters that no HTML may hold; what is left of a text is shown as it is.
         self._write(path, _UNPRINTABLE.sub("", text).encode("utf-8", "replace"))
 
-    def _canonical(self, path: str) -> str | None:
-        if self._address is None:
-            return None
-        return self._address + ("" if path == "index.html" else path)
-
     def _asset(self, name: str) -> bytes:
         if self._theme is not None and (own := inside(self._theme, f"static/{name}")).is_file():
             return own.read_bytes()
-        return _built_in(name)
+        return (Path(__file__).parent / "static" / name).read_bytes()
 
     def _extra_assets(self, theme: Path) -> None:
         for file in sorted((theme / "static").rglob("*")):
@@ -241,10 +237,6 @@ class _Writer:
         target.write_bytes(content)
         self.files.append(path)
         self.size += len(content)
-
-
-def _built_in(name: str) -> bytes:
-    return (Path(__file__).parent / "static" / name).read_bytes()
 
 
 def environment(theme: Path | None) -> Environment:
