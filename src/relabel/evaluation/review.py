@@ -11,8 +11,6 @@ chances, in a file that is filled in the same way.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from contextlib import suppress
@@ -23,47 +21,21 @@ import numpy as np
 import pandas as pd
 
 from relabel.errors import DataError, UsageError
-from relabel.evaluation.alignment import GOLD, align
+from relabel.evaluation.alignment import align
 from relabel.evaluation.gold import Gold, labels_of
 from relabel.run import Run
 from relabel.sources import bls, fetch
 from relabel.tabular import spreadsheet_safe
 from relabel.task import TASK_KEY
 
-COLUMNS = (
-    "priority",
-    "reasons",
-    "task_id",
-    "onet_soc_code",
-    "title",
-    "text",
-    "run_code",
-    "run_strict",
-    "run_with_tools",
-    "gold_code",
-    "rationale",
-    "jobs",
-    "label",
-    "reviewer",
-    "reviewed_at",
-    "comment",
-)
+_TASK = ("task_id", "onet_soc_code", "title", "text")
+_TO_FILL = ("label", "reviewer", "reviewed_at", "comment")
+_SAID = ("run_code", "run_strict", "run_with_tools", "gold_code", "rationale", "jobs")
+COLUMNS = ("priority", "reasons", *_TASK, *_SAID, *_TO_FILL)
 """Columns of the file; the last four are for the reviewer to fill."""
 
-RANDOM_COLUMNS = (
-    "drawn",
-    "weight",
-    "task_id",
-    "onet_soc_code",
-    "title",
-    "text",
-    "label",
-    "reviewer",
-    "reviewed_at",
-    "comment",
-)
+RANDOM_COLUMNS = ("drawn", "weight", *_TASK, *_TO_FILL)
 """Columns of a file of tasks drawn at random; it keeps what the run said to itself, so that no reviewer leans on it."""
-
 
 _PILOT = 20
 """Labels below which a gold does not say how well a run foretells it, and below which no interval is made."""
@@ -124,14 +96,21 @@ def review(
         DataError: No task of the run is doubtful, or it has no label at all.
     """
     table = _labels(run)
+    incoherent = "exposed by the model alone, yet not with tools: one of the answers is wrong"
     doubts = [
-        _no_label(table),
-        _incoherent(table),
+        (table["failed"] != "", "no label: " + table["failed"]),
+        (table["incoherent"], pd.Series(incoherent, index=table.index)),
         _repeats(run, table.index),
         _unsure(run, table.index),
-        *([] if gold is None else [_against_gold(run, gold, table.index)]),
-        *([] if not raters else [_against_raters(run, raters, table.index)]),
     ]
+    if gold is not None:
+        ours, theirs = (side.reindex(table.index) for side in _two_labels(run, gold))
+        table["gold_code"] = theirs
+        words = "the gold says " + theirs.astype("string") + ", the run " + ours.astype("string")
+        # One of the two is wrong, and it is not known which.
+        doubts.append(((ours.notna() & theirs.notna() & (ours != theirs)) * 0.5, words))
+    if raters:
+        doubts.append(_against_raters(run, raters, table.index))
     trust = np.ones(len(table))
     reasons: list[list[str]] = [[] for _ in range(len(table))]
     for doubt, words in doubts:
@@ -146,8 +125,6 @@ def review(
     heavy = jobs.fillna(jobs.median()) / jobs.median() if jobs.notna().any() else pd.Series(1.0, index=table.index)
     table["priority"] = table["doubt"] * heavy / size
     table["reasons"] = ["; ".join(said) for said in reasons]
-    if gold is not None:
-        table["gold_code"] = _gold_codes(run, gold, table.index)
     table = table[table["doubt"] > 0]
     if table.empty:
         raise DataError(
@@ -219,12 +196,7 @@ def review_csv(found: Review | RandomReview) -> str:
     A cell that a spreadsheet would take for a formula gets an apostrophe in front, which spreadsheets hide; the reader of
     golds takes it away from ids again.
     """
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\r\n")
-    writer.writerow(found.table.columns)
-    for row in found.table.itertuples(index=False):
-        writer.writerow([_safe(value) for value in row])
-    return out.getvalue()
+    return found.table.map(_safe).to_csv(index=False, lineterminator="\r\n")
 
 
 def _labels(run: Run) -> pd.DataFrame:
@@ -250,16 +222,6 @@ def _labels(run: Run) -> pd.DataFrame:
     )
 
 
-def _no_label(table: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
-    lacking = table["failed"] != ""
-    return lacking.astype(float), "no label: " + table["failed"]
-
-
-def _incoherent(table: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
-    words = pd.Series("exposed by the model alone, yet not with tools: one of the answers is wrong", index=table.index)
-    return table["incoherent"].astype(float), words
-
-
 def _repeats(run: Run, index: pd.Index) -> tuple[pd.Series, pd.Series]:
     """Repeats of one question that disagree: the share outside the majority, twice, as half of them make no majority."""
     each = run.labels.groupby([*TASK_KEY, "setting", "label"]).size()
@@ -267,11 +229,9 @@ def _repeats(run: Run, index: pd.Index) -> tuple[pd.Series, pd.Series]:
     votes["doubt"] = 2 * (1 - votes["most"] / votes["total"])
     split = votes[votes["doubt"] > 0].sort_values("doubt", ascending=False).reset_index("setting")
     split = split[~split.index.duplicated()].reindex(index)
-    words = "repeats disagree in " + split["setting"].astype("string")
-    words += (
-        " (" + split["most"].astype("Int64").astype("string") + " of " + split["total"].astype("Int64").astype("string")
-    )
-    return split["doubt"].fillna(0.0), words + " say the same)"
+    most, total = (split[name].astype("Int64").astype("string") for name in ("most", "total"))
+    words = "repeats disagree in " + split["setting"].astype("string") + " (" + most + " of " + total + " say the same)"
+    return split["doubt"].fillna(0.0), words
 
 
 def _unsure(run: Run, index: pd.Index) -> tuple[pd.Series, pd.Series]:
@@ -285,39 +245,21 @@ def _unsure(run: Run, index: pd.Index) -> tuple[pd.Series, pd.Series]:
     return doubt, "probability " + sure.round(2).astype("string")
 
 
-def _against_gold(run: Run, gold: Gold, index: pd.Index) -> tuple[pd.Series, pd.Series]:
-    ours, theirs = _two_labels(run, gold)
-    differs = ours.notna() & theirs.notna() & (ours != theirs)
-    words = ("the gold says " + theirs.astype("string") + ", the run " + ours.astype("string"))[differs]
-    # One of the two is wrong, and it is not known which.
-    doubt = pd.Series(0.5, index=words.index).reindex(index).fillna(0.0)
-    return doubt, words.reindex(index)
-
-
 def _against_raters(run: Run, raters: Sequence[Run], index: pd.Index) -> tuple[pd.Series, pd.Series]:
     others, against = pd.Series(0, index=index), pd.Series(0, index=index)
     for rater in raters:
-        both = align([run, rater])
-        ours, theirs = (pd.Series(both.words(both.main, n).to_numpy(), index=both.index()) for n in (0, 1))
+        ours, theirs = (side.reindex(index) for side in _two_labels(run, rater))
         known = ours.notna() & theirs.notna()
-        others = others.add(known.astype(int), fill_value=0).reindex(index).fillna(0)
-        against = against.add((known & (ours != theirs)).astype(int), fill_value=0).reindex(index).fillna(0)
+        others, against = others + known, against + (known & (ours != theirs))
     doubt = (against / others.where(others > 0)).fillna(0.0) * 0.9
-    words = (
-        against.astype(int).astype("string") + " of " + others.astype(int).astype("string") + " other raters disagree"
-    )
-    return doubt, words
+    return doubt, against.astype("string") + " of " + others.astype("string") + " other raters disagree"
 
 
-def _gold_codes(run: Run, gold: Gold, index: pd.Index) -> pd.Series:
-    return _two_labels(run, gold)[1].reindex(index)
-
-
-def _two_labels(run: Run, gold: Gold) -> tuple[pd.Series, pd.Series]:
-    """Labels of run and gold in the main setting, by code and id, one a task."""
-    both = align([run], gold)
+def _two_labels(run: Run, other: Gold | Run) -> tuple[pd.Series, pd.Series]:
+    """Labels of a run and of another or a gold in the main setting, by code and id, one a task."""
+    both = align([run], other) if isinstance(other, Gold) else align([run, other])
     once = ~both.index().duplicated()
-    ours, theirs = (pd.Series(both.words(both.main, n).to_numpy(), index=both.index())[once] for n in (0, GOLD))
+    ours, theirs = (pd.Series(both.words(both.main, n).to_numpy(), index=both.index())[once] for n in (0, -1))
     return ours, theirs
 
 
@@ -344,15 +286,14 @@ def _jobs(index: pd.Index) -> tuple[pd.Series, str | None]:
 
 def _described(table: pd.DataFrame, run: Run, details: pd.DataFrame | None) -> pd.DataFrame:
     table = _named(table, details)
+    table = table.assign(rationale=None)
     if "rationale" in run.labels:
         first = run.labels[run.labels["sample"] == 0].dropna(subset=["rationale"])
         words = first["rationale"].astype(str)
         if len(run.rubric.settings) > 1:
             words = first["setting"].astype(str) + ": " + words
         said = words.groupby([first["onet_soc_code"], first["task_id"]]).agg("\n".join)
-        table = table.assign(rationale=said.reindex(table.index))
-    else:
-        table = table.assign(rationale=None)
+        table["rationale"] = said.reindex(table.index)
     return _to_fill(table, COLUMNS)
 
 
@@ -364,8 +305,7 @@ def _named(table: pd.DataFrame, details: pd.DataFrame | None) -> pd.DataFrame:
 
 
 def _to_fill(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    empty = dict.fromkeys(("label", "reviewer", "reviewed_at", "comment"), "")
-    return table.reset_index().assign(**empty)[list(columns)]
+    return table.reset_index().assign(**dict.fromkeys(_TO_FILL, ""))[list(columns)]
 
 
 def _safe(value: object) -> str:
@@ -373,5 +313,4 @@ def _safe(value: object) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.0f}" if value >= 1000 else f"{value:.4g}"
-    text = str(value)
-    return spreadsheet_safe(text)
+    return spreadsheet_safe(str(value))
