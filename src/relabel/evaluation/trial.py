@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -61,12 +61,11 @@ class Variance(Frozen):
 
     def in_words(self) -> str:
         """The shares in a line."""
-        parts = [f"{self.task:.1%} between tasks"]
         orders = "between orders" if self.repeat is not None else _TOGETHER
-        parts += [] if self.order is None else [f"{self.order:.1%} {orders}"]
-        parts += [] if self.repeat is None else [f"{self.repeat:.1%} between repeats"]
+        parts = [(self.task, "between tasks"), (self.order, orders), (self.repeat, "between repeats")]
+        shares = ", ".join(f"{share:.1%} {words}" for share, words in parts if share is not None)
         asked = f"{self.tasks:,} tasks, {self.variants} order(s), {self.repeats} repeat(s) of each"
-        return f"variance of a label: {', '.join(parts)} ({asked})"
+        return f"variance of a label: {shares} ({asked})"
 
 
 class TriedRubric(Frozen):
@@ -265,9 +264,9 @@ def trial(
         for setting in MAIN
         if (found := _difference(aligned, first, second, at, setting, people=gold.human)) is not None
     )
-    lost = rejected or {}
     tried = tuple(
-        _tried(run, aligned, rater, lost.get(name, _NOTHING)) for rater, (name, run) in enumerate(runs.items())
+        _tried(run, aligned, rater, (rejected or {}).get(name, _NOTHING))
+        for rater, (name, run) in enumerate(runs.items())
     )
     return TrialDocument(
         rubrics=tried,
@@ -322,38 +321,31 @@ def _components(y: npt.NDArray[np.float64]) -> Variance:
     tasks, orders, repeats = y.shape
     mean, by_task, by_order, cell = y.mean(), y.mean(axis=(1, 2)), y.mean(axis=(0, 2)), y.mean(axis=2)
     of_task = orders * repeats * ((by_task - mean) ** 2).sum() / (tasks - 1)
-    within = ((y - cell[:, :, None]) ** 2).sum() / (tasks * orders * (repeats - 1)) if repeats > 1 else 0.0
+    within = both = ((y - cell[:, :, None]) ** 2).sum() / (tasks * orders * (repeats - 1)) if repeats > 1 else 0.0
     order = 0.0
-    both = within
     if orders > 1:
         rest = cell - by_task[:, None] - by_order[None, :] + mean
         both = repeats * (rest**2).sum() / ((tasks - 1) * (orders - 1))
         of_order = tasks * repeats * ((by_order - mean) ** 2).sum() / (orders - 1)
         order = max((of_order - both) / (tasks * repeats), 0) + max((both - within) / repeats, 0)
-    task = max((of_task - both) / (orders * repeats), 0)
-    total = task + order + within
-    share = [part / total if total else 0.0 for part in (task, order, within)]
-    return Variance(
-        tasks=tasks,
-        variants=orders,
-        repeats=repeats,
-        task=share[0] if total else 1.0,
-        order=share[1] if orders > 1 else None,
-        repeat=share[2] if repeats > 1 else None,
+    parts = {"task": max((of_task - both) / (orders * repeats), 0), "order": order, "repeat": within}
+    total = sum(parts.values())
+    shares = (
+        {name: part / total for name, part in parts.items()} if total else {"task": 1.0, "order": 0.0, "repeat": 0.0}
     )
+    shares |= ({} if orders > 1 else {"order": None}) | ({} if repeats > 1 else {"repeat": None})
+    return Variance.model_validate({"tasks": tasks, "variants": orders, "repeats": repeats, **shares})
 
 
 def _agreements(aligned: AlignedLabels, rubrics: int) -> Iterator[Closeness]:
     golds = range(rubrics, len(aligned.names))
-    for rubric in range(rubrics):
-        for first, second in [*((rubric, gold) for gold in golds), *combinations(golds, 2)]:
-            yield from _closeness(aligned, first, second, rubric)
-    for first, second in combinations(range(rubrics), 2):
-        yield from _closeness(aligned, first, second, first)
-
-
-def _closeness(aligned: AlignedLabels, first: int, second: int, on: int) -> Iterator[Closeness]:
-    for setting in SCALES:
+    compared = [
+        (first, second, rubric)
+        for rubric in range(rubrics)
+        for first, second in [*((rubric, gold) for gold in golds), *combinations(golds, 2)]
+    ]
+    compared += [(first, second, first) for first, second in combinations(range(rubrics), 2)]
+    for (first, second, on), setting in product(compared, SCALES):
         keep = aligned.known(setting, first, second, on)
         if not keep.any():
             continue
@@ -361,15 +353,9 @@ def _closeness(aligned: AlignedLabels, first: int, second: int, on: int) -> Iter
         found = {"accuracy": pair.figure("accuracy"), "kappa": pair.figure("kappa")}
         if len(pair.scale) == 2:
             found |= {"first_rate": pair.figure("run:exposed"), "second_rate": pair.figure("gold:exposed")}
-        yield Closeness(
-            first=aligned.names[first],
-            second=aligned.names[second],
-            on=aligned.names[on],
-            setting=setting,
-            n=len(pair),
-            occupations=found["kappa"].occupations,
-            **stated(found, pair.draws),
-        )
+        names = {"first": aligned.names[first], "second": aligned.names[second], "on": aligned.names[on]}
+        sizes = {"n": len(pair), "occupations": found["kappa"].occupations}
+        yield Closeness(**names, setting=setting, **sizes, **stated(found, pair.draws))
 
 
 def _difference(
@@ -407,14 +393,12 @@ def _difference(
 def _tried(run: Run, aligned: AlignedLabels, rater: int, rejected: Spent) -> TriedRubric:
     labels, manifest = run.labels, run.manifest
     answered = np.any([aligned.known(s, rater) for s in SCALES], axis=0)
-    halves: dict[Half, int] = {"development": 0, "final": 0}
-    for task in aligned.tasks["task_id"][answered]:
-        halves[half_of(str(task))] += 1
+    in_half = [half_of(str(task)) for task in aligned.tasks["task_id"][answered]]
     found: dict[str, Figure] = {}
     for setting in SCALES:
         pair = aligned.pair(setting, rater, rater)
         if len(pair):
-            used = {setting: "exposed"} if len(pair.scale) == 2 else {label: label for label in pair.scale}
+            used = {setting: "exposed"} if len(pair.scale) == 2 else dict(zip(pair.scale, pair.scale, strict=True))
             found |= {name: pair.figure(f"run:{label}") for name, label in used.items()}
     costs = labels["cost_usd"]
     costs_known = rejected.cost_usd is not None and not costs.isna().any()
@@ -427,7 +411,7 @@ def _tried(run: Run, aligned: AlignedLabels, rater: int, rejected: Spent) -> Tri
         labels=run.ref,
         raters=manifest.model,
         tasks=int(answered.sum()),
-        halves=halves,
+        halves={half: in_half.count(half) for half in ("development", "final")},
         rates={name: float(of.value) for name, of in found.items()},
         ci95={name: of.interval() for name, of in found.items()},
         asked=manifest.counts.asked,
@@ -490,16 +474,11 @@ def _validity(
             "rates": {str(a.setting): _round(a.second_rate) for a in ours if a.second_rate is not None},
             "kappa": {str(a.setting): _round(a.kappa) for a in ours if a.kappa is not None},
         }
-    counted = (
-        {str(a.setting): a.n for a in agreements if a.first == of.name and a.second == golds[0].name} if golds else {}
-    )
-    uneven = (
-        f"tasks compared: {', '.join(f'{s} {n:,}' for s, n in counted.items())}"
-        if len(set(counted.values())) > 1
-        else ""
-    )
+    counted = {a.setting: a.n for a in agreements if golds and (a.first, a.second) == (of.name, golds[0].name)}
+    sizes = ", ".join(f"{setting} {n:,}" for setting, n in counted.items())
+    uneven = f"tasks compared: {sizes}" if len(set(counted.values())) > 1 else ""
     again = _later(look) if look.number > 1 else ""
-    limits = "; ".join(limit for limit in (again, _missing_in_words(of), uneven) if limit)
+    limits = "; ".join(filter(None, (again, _missing_in_words(of), uneven)))
     drawn = {"development": ", the half for tuning", "final": ", the half kept for the end", None: ""}[half]
     return {
         "study": f"relabel rubric try, {started_at[:10]}",
@@ -535,9 +514,8 @@ def _verdict(
             continue
         told = " and ".join(f"{_who(a.second)} at {shown(a.kappa)} ({a.n:,} tasks)" for a in ours if a.setting == main)
         rated = [a for a in agreements if a.on == of.name and a.first in people and a.setting == main]
-        beside = "".join(
-            f"; {_who(a.first)} and {_who(a.second)} agree with each other at {shown(a.kappa)}" for a in rated
-        )
+        each_other = "; {} and {} agree with each other at {}"
+        beside = "".join(each_other.format(_who(a.first), _who(a.second), shown(a.kappa)) for a in rated)
         for setting in ("strict", "with-tools"):
             rates = [a for a in ours if a.setting == setting]
             if rates:
@@ -557,15 +535,10 @@ def _closer_in_words(found: TrialDifference) -> str:
         return f"{found.first} and {found.second} cannot be compared with {_who(found.gold)} ({setting}): too few labels differ."
     how = f"{found.n[0]:,} tasks, paired" if found.paired else "not paired: each on its own tasks"
     low, high = found.ci95
-    order, sign = (0, 1), 1
+    (worse, least), (better, most) = zip((found.first, found.second), found.kappa, strict=True)
     if found.difference < 0:
-        order, sign, low, high = (1, 0), -1, -high, -low
-    names = (found.first, found.second)
-    worse, better = names[order[0]], names[order[1]]
-    by = (
-        f"kappa {shown(found.kappa[order[1]])} against {shown(found.kappa[order[0]])}, difference {sign * found.difference:+.3f}, "
-        f"95% interval {low:+.3f} to {high:+.3f}; {setting}, {how}"
-    )
+        worse, least, better, most, low, high = better, most, worse, least, -high, -low
+    by = f"kappa {shown(most)} against {shown(least)}, difference {abs(found.difference):+.3f}, 95% interval {low:+.3f} to {high:+.3f}; {setting}, {how}"
     if found.closer is None:
         return f"{better} and {worse} cannot be told apart by their distance to {_who(found.gold)} ({by})."
     return f"{better} is closer to {_who(found.gold)} than {worse} ({by})."
