@@ -10,19 +10,11 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator, m
 
 from relabel.errors import DataError, first_error
 from relabel.evaluation.document import SCALES, SettingName
+from relabel.evaluation.statistics import FIGURES
 from relabel.rubric import Measure
 from relabel.settings import Frozen, asset_dir
 from relabel.yaml_files import read_user_yaml
 
-SettingMetric = Literal[
-    "accuracy",
-    "kappa",
-    "kappa_quadratic",
-    "krippendorff_nominal",
-    "krippendorff_ordinal",
-    "ac1",
-    "macro_f1",
-]
 MeasureMetric = Literal["agreement", "pearson", "mean", "mean_difference"]
 CountMetric = Literal["coverage", "incoherent"]
 FamilyRule = Literal["joint", "bonferroni", "none"]
@@ -244,8 +236,8 @@ def _check_setting_metric(metric: str, setting: SettingName) -> None:
         labels = SCALES[setting]
         if label not in labels:
             raise ValueError(f"metric: {label!r} is not a label of {setting}; use {_either(labels)}")
-    elif metric not in SettingMetric.__args__:
-        known = (*SettingMetric.__args__, "f1:LABEL", "precision:LABEL", "recall:LABEL")
+    elif metric not in FIGURES:
+        known = (*FIGURES, "f1:LABEL", "precision:LABEL", "recall:LABEL")
         raise ValueError(f"metric: {metric!r} is not a figure of a setting; use {_either(known)}")
 
 
