@@ -19,7 +19,7 @@ import typer
 import relabel
 from relabel.cli._options import give_json
 from relabel.cli.display import Look, announce, money, shown
-from relabel.cli.terminal import say, say_next, say_of
+from relabel.cli.terminal import say, say_of
 from relabel.errors import IncompleteRunError, RunInterruptedError, UsageError
 from relabel.files import require_writable
 from relabel.labelling.batch.state import unaccounted_usd
@@ -299,8 +299,6 @@ def report(outcome: Outcome, folder: Path, model: str, go_on: str, *, as_json: b
     """
     if not give_json(outcome.manifest, as_json=as_json):
         show_outcome(outcome, folder, model)
-        if not outcome.missing.total and outcome.manifest.rubric.unit == "task":
-            say_next(f"relabel eval {folder}")
     missing = outcome.missing.total
     if outcome.interrupted and missing:
         asked = outcome.manifest.counts.asked

@@ -11,7 +11,7 @@ import typer
 
 import relabel
 from relabel.cli import _options as o
-from relabel.cli.terminal import say, say_of
+from relabel.cli.terminal import say, say_next, say_of
 from relabel.errors import UsageError
 
 if TYPE_CHECKING:
@@ -200,6 +200,8 @@ def run(
         outcome = work.label(options, job, connection, folder, environment, replay=engine == "replay", look=look)
     elsewhere = work.kept_elsewhere(job, outcome, environment) if engine == "replay" else ""
     work.report(outcome, folder, model, go_on, as_json=as_json, elsewhere=elsewhere)
+    if look == "people" and not as_json and job.rubric.unit == "task":
+        say_next(f"relabel eval {folder}")
 
 
 def _cluster(
