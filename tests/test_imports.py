@@ -32,6 +32,7 @@ HEAVY = [
     "rich",
     "scipy",
     "sklearn",
+    "tenacity",
     "typst",
     "vl_convert",
     "xlrd",
