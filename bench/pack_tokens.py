@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import urllib.request
 
-from relabel.labelling.local import LocalServer, find_weights, local_endpoint
+from relabel.labelling.local import find_weights, local_endpoint, serve
 from relabel.labelling.prompt import load_prompt
 from relabel.labelling.request import Planner
 from relabel.rubric import load_rubric
@@ -19,7 +19,7 @@ def main() -> None:
     endpoint = local_endpoint("local")
     planner = Planner(load_rubric("exposure"), load_prompt("task"), endpoint)
     tasks = load_tasks("sample", sample=20)
-    with LocalServer(weights, endpoint.model, slots=1, slot_tokens=4096) as server:
+    with serve(weights, endpoint.model, slots=1, slot_tokens=4096) as server:
         for pack in (1, 5, 20):
             total = 0
             for start in range(0, len(tasks), pack):

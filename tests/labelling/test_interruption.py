@@ -28,7 +28,7 @@ from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.job import Stop
 from relabel.labelling.leases import Leases
 from relabel.labelling.limiter import Limiter
-from relabel.labelling.local import LocalServer
+from relabel.labelling.local import serve
 from relabel.labelling.prompt import Prompt, load_prompt
 from relabel.labelling.request import Request, WorkItem
 from relabel.labelling.runner import run_job
@@ -586,7 +586,7 @@ def test_the_local_servers_command_line_and_environment_hold_no_key(
     stub.write_text(f"#!{sys.executable}\nprint('http://127.0.0.1:1', flush=True)\nimport sys\nsys.stdin.read()\n")
     stub.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(stub))
-    with LocalServer(tmp_path / "x.gguf", "alias") as server:
+    with serve(tmp_path / "x.gguf", "alias") as server:
         folder = Path(f"/proc/{server.pid}")
         if not folder.exists():
             pytest.skip("this system shows no processes under /proc")

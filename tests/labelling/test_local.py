@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from relabel.errors import DataError, ProviderError
-from relabel.labelling.local import MEMBER, LocalServer, find_weights, idle_threads, local_endpoint
+from relabel.labelling.local import MEMBER, find_weights, idle_threads, local_endpoint, serve
 from relabel.settings import settings
 
 pytestmark = pytest.mark.local_model
@@ -53,9 +53,8 @@ def test_a_busy_machine_gives_the_model_few_threads(cores: int, load: float, thr
 
 
 def test_the_server_answers_and_stops(weights: Path) -> None:
-    with LocalServer(weights, "alias-of-mine") as server:
+    with serve(weights, "alias-of-mine") as server:
         pid = server.pid
-        assert pid is not None
         assert alive(pid)
         assert server.base_url.startswith("http://127.0.0.1:")
     assert not alive(pid)
@@ -63,8 +62,8 @@ def test_the_server_answers_and_stops(weights: Path) -> None:
 
 def test_the_server_stops_when_its_parent_is_killed(weights: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from relabel.labelling.local import LocalServer\n"
-        "server = LocalServer(Path(sys.argv[1]), 'x').__enter__(); print(server.pid, flush=True); time.sleep(600)"
+        "import sys, time; from pathlib import Path; from relabel.labelling.local import serve\n"
+        "with serve(Path(sys.argv[1]), 'x') as server: print(server.pid, flush=True); time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(weights)], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
@@ -76,7 +75,7 @@ def test_the_server_stops_when_its_parent_is_killed(weights: Path) -> None:
 
 def test_the_server_does_not_get_the_key(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-planted-0123456789")
-    with LocalServer(weights, "x") as server:
+    with serve(weights, "x") as server:
         assert b"sk-planted" not in Path(f"/proc/{server.pid}/environ").read_bytes()
 
 
@@ -173,7 +172,7 @@ def test_a_server_that_does_not_start_says_so(tmp_path: Path) -> None:
     path = tmp_path / "broken.gguf"
     path.write_bytes(b"GGUF" + b"\0" * 100)
     with pytest.raises(ProviderError, match=r"did not start with broken\.gguf"):
-        LocalServer(path, "x").__enter__()
+        serve(path, "x").__enter__()
 
 
 def test_a_users_own_weights_go_by_their_hash(weights: Path, tmp_path: Path) -> None:

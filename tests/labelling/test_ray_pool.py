@@ -17,7 +17,7 @@ from relabel.labelling.connection import Connection
 from relabel.labelling.providers import provider_of
 from relabel.labelling.ray import Call, RayTransport, Sender, WorkerGoneError, WorkerLostError
 from relabel.labelling.request import Endpoint
-from relabel.labelling.transport import BrokenError, HttpReply, TimedOutError, UnreachableError
+from relabel.labelling.transport import BrokenError, HttpReply, UnreachableError
 from relabel.labelling.wire import Api
 from server import Reply, provider
 
@@ -177,7 +177,7 @@ async def test_when_all_workers_are_gone_for_good_the_run_ends() -> None:
     ("raised", "seen"),
     [
         (UnreachableError("refused"), UnreachableError),
-        (TimedOutError(), TimedOutError),
+        (TimeoutError(), TimeoutError),
         (BrokenError("reset"), BrokenError),
     ],
 )

@@ -218,3 +218,12 @@ def test_a_count_that_cannot_be_true_makes_usage_unknown_and_keeps_the_answer(fi
     ):
         reply = read("chat", chat(GOOD, usage=usage))
         assert reply.content == GOOD
+
+
+def test_a_reply_without_choices_or_message_is_a_blocked_question() -> None:
+    for choices in ([], None):
+        with pytest.raises(NotAReplyError) as caught:
+            read("chat", {"choices": choices, "promptFeedback": {"blockReason": "SAFETY"}})
+        assert caught.value.kind == "content-filter"
+    reply = read("chat", {"choices": [{"finish_reason": "SAFETY"}]})
+    assert (reply.content, reply.finish_reason) == (None, "content_filter")

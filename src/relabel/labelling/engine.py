@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from relabel.errors import ProviderError, RelabelError
 from relabel.labelling.connection import Connection, require_key
 from relabel.labelling.limiter import AnswerWait, Limiter, Ticket
-from relabel.labelling.local import LocalServer, find_weights, is_local
+from relabel.labelling.local import find_weights, is_local, serve
 from relabel.labelling.pricing import Budget, NoBudgetError, Price
 from relabel.labelling.providers import stated_cost, tier_of, upstream_of
 from relabel.labelling.refusals import (
@@ -39,7 +39,6 @@ from relabel.labelling.transport import (
     BrokenError,
     HttpReply,
     HttpTransport,
-    TimedOutError,
     Transport,
     UnreachableError,
     UnreadableError,
@@ -231,7 +230,7 @@ class OnlineEngine:
 
     def _serve(self) -> str:
         weights = find_weights(self.connection.model, settings().models_dir)
-        return self._exit.enter_context(LocalServer(weights, self.connection.endpoint.model)).base_url
+        return self._exit.enter_context(serve(weights, self.connection.endpoint.model)).base_url
 
     async def ask(
         self, request: Request, repair: Repair | None = None, *, on_in_flight: OnInFlight | None = None
@@ -251,7 +250,7 @@ class OnlineEngine:
             return await self._retry.call(lambda: self._attempt(sending), ends_at=lambda: sending.ends_at)
         except NoBudgetError as error:
             raise NoAnswerError("budget", str(error), sending.sent) from error
-        except TimedOutError as error:
+        except TimeoutError as error:
             message = (
                 f"no answer within {self.connection.timeouts.attempt_s:g} s, asked {sending.sent} times; a model that thinks for longer "
                 "needs a larger --timeout"
@@ -358,9 +357,9 @@ class OnlineEngine:
                     sending.ends_at = started + min(left, UNREACHED_S)
                 charged, leave = False, partial(self.limiter.missed, why=self._unreachable(error))
                 raise
-            except (TimeoutError, TimedOutError) as error:
+            except TimeoutError:
                 leave = partial(self.limiter.limited, why="timeout")
-                raise TimedOutError from error
+                raise
             except RefusedError as error:
                 charged = error.may_have_been_charged
                 if is_transient(error) and error.reply.meaning == "wait":
@@ -410,7 +409,7 @@ class OnlineEngine:
             )
         except NotAReplyError as error:
             message = f"the server's reply is not a completion: {clean(text)[:200]!r}"
-            raise NoAnswerError("provider", message, sending.sent) from error
+            raise NoAnswerError(error.kind, message, sending.sent) from error
 
 
 def _has_come(task: asyncio.Task[Answer]) -> bool:

@@ -13,9 +13,10 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Self
+from typing import NamedTuple
 
 from relabel.errors import DataError, ProviderError
 from relabel.files import make_private_dir
@@ -135,88 +136,55 @@ def idle_threads(cores: int | None = None, load: float | None = None) -> int:
     return most if load < 2 * cores else max(1, most // 2)
 
 
-class LocalServer:
-    """A llama.cpp server on a free loopback port, for as long as the `with` block lasts.
+class Served(NamedTuple):
+    """A running server: its address, and its process id."""
+
+    base_url: str
+    pid: int
+
+
+@contextmanager
+def serve(
+    weights: Path, alias: str, *, slots: int = SLOTS, slot_tokens: int = SLOT_TOKENS, threads: int | None = None
+) -> Generator[Served]:
+    """Run a llama.cpp server on a free loopback port for as long as the block lasts.
 
     Args:
         weights: The GGUF file.
         alias: The model's name on the wire.
+        slots: Requests at a time, each of so many `slot_tokens`.
+        slot_tokens: Tokens of a prompt and its answer.
         threads: Processor threads; by default one for each core, up to 8, and half as many on a busy machine.
 
     Raises:
         ProviderError: The server did not start; the message has its last words.
     """
-
-    def __init__(
-        self,
-        weights: Path,
-        alias: str,
-        *,
-        slots: int = SLOTS,
-        slot_tokens: int = SLOT_TOKENS,
-        threads: int | None = None,
-    ) -> None:
-        self._weights, self._alias, self._slots, self._slot_tokens = weights, alias, slots, slot_tokens
-        self._threads = threads
-        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as the server
-        self._process: subprocess.Popen[bytes] | None = None
-        self.base_url = ""
-
-    def __enter__(self) -> Self:
-        threads = self._threads or idle_threads()
-        command = [sys.executable, "-m", "relabel.labelling.local_server", str(self._weights), self._alias]
-        command += [str(self._slots), str(self._slot_tokens), str(threads)]
-        self._process = subprocess.Popen(  # noqa: S603  our own module
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            start_new_session=True,
-            env={k: v for k, v in os.environ.items() if k != "OPENAI_API_KEY"},
-        )
-        try:
-            self.base_url = f"{self._first_line()}/v1"
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    @property
-    def pid(self) -> int | None:
-        """Process id of the running server."""
-        return self._process.pid if self._process else None
-
-    def stop(self) -> None:
-        """Stop the server and wait until it is gone."""
-        process, self._process = self._process, None
-        if process is None:
-            return
+    command = [sys.executable, "-m", "relabel.labelling.local_server", str(weights), alias]
+    command += [str(slots), str(slot_tokens), str(threads or idle_threads())]
+    without_key = {k: v for k, v in os.environ.items() if k != "OPENAI_API_KEY"}
+    pipe = subprocess.PIPE
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=log, start_new_session=True, env=without_key
+        ) as process,
+    ):
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.close()
         try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
+            with selectors.DefaultSelector() as selector:
+                selector.register(process.stdout, selectors.EVENT_READ)
+                line = process.stdout.readline() if selector.select(START_TIMEOUT_S) else b""
+            if not line.startswith(b"http"):
+                log.seek(0)
+                words = log.read().decode("utf-8", "replace").strip().splitlines()
+                raise ProviderError(
+                    f"the embedded server did not start with {weights.name} ({words[-1] if words else 'it said nothing'}); "
+                    "check that the file is a chat model in GGUF, or free some memory"
+                )
+            yield Served(f"{line.decode().strip()}/v1", process.pid)
+        finally:
+            process.stdin.close()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(5)
             process.kill()
-            process.wait()
-        process.stdout.close()
-
-    def _first_line(self) -> str:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
-            line = self._process.stdout.readline() if selector.select(START_TIMEOUT_S) else b""
-        if not line.startswith(b"http"):
-            self._log.seek(0)
-            words = self._log.read().decode("utf-8", "replace").strip().splitlines()
-            raise ProviderError(
-                f"the embedded server did not start with {self._weights.name} ({words[-1] if words else 'it said nothing'}); "
-                "check that the file is a chat model in GGUF, or free some memory"
-            )
-        return line.decode().strip()

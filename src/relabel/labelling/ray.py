@@ -30,14 +30,13 @@ from relabel.errors import DataError, ProviderError, RelabelError, UsageError
 from relabel.labelling.connection import Connection, key_for
 from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.limiter import Limiter
-from relabel.labelling.local import SLOTS, LocalServer, find_weights, is_local, local_endpoint
+from relabel.labelling.local import SLOTS, find_weights, is_local, local_endpoint, serve
 from relabel.labelling.pricing import Budget
 from relabel.labelling.providers import UNKNOWN, Provider
 from relabel.labelling.transport import (
     BrokenError,
     HttpReply,
     HttpTransport,
-    TimedOutError,
     Transport,
     UnreachableError,
     UnreadableError,
@@ -251,7 +250,7 @@ class Sender:
             raise DataError(
                 f"{weights} on the node {socket.gethostname()} is {found}, and the run asks {self._alias}; put the same file on each node"
             )
-        return self._open.enter_context(LocalServer(weights, self._alias, threads=self._threads)).base_url
+        return self._open.enter_context(serve(weights, self._alias, threads=self._threads)).base_url
 
     async def post(self, api: Api, content: bytes, known: Connection) -> HttpReply | Exception:
         """Post a document and bring the reply back, or what went wrong.
@@ -267,12 +266,10 @@ class Sender:
             # The driver lets go earlier; this is for a driver that is gone.
             async with asyncio.timeout(known.timeouts.attempt_s + 5):
                 reply = await self._transport.send(api, content)
-        except (UnreachableError, TimedOutError, BrokenError, UnreadableError) as error:
+        except (UnreachableError, TimeoutError, BrokenError, UnreadableError) as error:
             if self._model and isinstance(error, UnreachableError):
                 os._exit(1)  # its own server is gone: the cluster starts this worker again, with a new one
             return error
-        except TimeoutError:
-            return TimedOutError()
         # A key from this node's environment must not leave it; errors are cleaned where they are made.
         text = reply.content.decode("utf-8", "replace")
         return reply._replace(content=masked(text).encode()) if may_hold_secret(text) else reply

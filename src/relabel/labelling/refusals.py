@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from relabel.errors import ProviderError
 from relabel.labelling.limiter import DURATION, parse_seconds
 from relabel.labelling.providers import provider_of
-from relabel.labelling.transport import BrokenError, HttpReply, TimedOutError, UnreachableError
+from relabel.labelling.transport import BrokenError, HttpReply, UnreachableError
 from relabel.labels import FailureKind
 from relabel.redaction import clean, public_url
 
@@ -471,7 +471,7 @@ def is_transient(error: BaseException) -> bool:
         return error.reply.passes
     if isinstance(error, UnreachableError):
         return not error.lasting
-    return isinstance(error, (BrokenError, TimedOutError, StaleReplyError))
+    return isinstance(error, (BrokenError, TimeoutError, StaleReplyError))
 
 
 ATTEMPTS = 6

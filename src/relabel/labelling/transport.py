@@ -98,10 +98,6 @@ class UnreachableError(Exception):
         self.lasting = lasting
 
 
-class TimedOutError(Exception):
-    """An attempt took too long; the provider may have the request."""
-
-
 class BrokenError(Exception):
     """The connection broke; the provider may have the request."""
 
@@ -174,7 +170,7 @@ class Transport(Protocol):
         Raises:
             UnreachableError: Nothing was sent.
             UnreadableError: The reply cannot be decoded.
-            TimedOutError: It took too long.
+            TimeoutError: It took too long.
             BrokenError: The connection broke; the provider may have the request.
             ProviderError: Nothing can be sent any more.
         """
@@ -294,8 +290,8 @@ class HttpTransport(Http):
             raise UnreachableError(why) from error
         except aiohttp.ConnectionTimeoutError as error:
             raise UnreachableError(f"no connection within {CONNECT_TIMEOUT_S:g} s") from error
-        except TimeoutError as error:
-            raise TimedOutError from error
+        except TimeoutError:
+            raise
         except (aiohttp.ClientError, OSError) as error:
             why = " ".join(str(error).split()) or type(error).__name__
             if (encoding := re.search(r"(?i)can not decode content-encoding: ([^.]*)", why)) is not None:

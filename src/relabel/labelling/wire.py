@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from relabel.labels import Usage
+from relabel.labels import FailureKind, Usage
 
 Api = Literal["chat", "responses"]
 Form = Literal["json_schema", "json_object", "text"]
@@ -19,7 +19,9 @@ PATHS: Mapping[Api, str] = {"chat": "/chat/completions", "responses": "/response
 
 
 class NotAReplyError(Exception):
-    """What came back is no reply in this dialect."""
+    """What came back is not a reply in this dialect; without any choice it is what a blocked question gets."""
+
+    kind: FailureKind = "provider"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +129,14 @@ def _finish(word: Any) -> str | None:
 def _read_chat(raw: Any) -> Reply:
     usage = raw.get("usage") or {}
     tokens = _usage(usage, "prompt_tokens", "completion_tokens")
-    if raw["choices"] == [] and usage:  # what a prompt gets that a safety filter refuses
-        return Reply(None, None, "content_filter", _text(raw.get("model")), tokens)
+    if not raw["choices"]:  # what a prompt gets that a safety filter refuses
+        if usage:
+            return Reply(None, None, "content_filter", _text(raw.get("model")), tokens)
+        blocked = NotAReplyError("no choices")
+        blocked.kind = "content-filter"
+        raise blocked
     choice = raw["choices"][0]
-    message = choice["message"]
+    message = (choice.get("message") or {}) if choice.get("finish_reason") else choice["message"]
     return Reply(
         content=_content(message.get("content")),
         refusal=_text(message.get("refusal")),

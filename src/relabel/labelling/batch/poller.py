@@ -150,9 +150,9 @@ class OpenRequests(dict[str, OpenRequest]):
             return True, 0.0
         try:
             answer = self._answer(chunk, result, number)
-        except NotAReplyError:
+        except NotAReplyError as error:
             said = clean(str(result.body))[:200]
-            self.fail(key, "provider", f"the batch's reply is not a completion: {said!r}")
+            self.fail(key, error.kind, f"the batch's reply is not a completion: {said!r}")
             return False, None
         if key in self:
             self._buy(key, answer)
