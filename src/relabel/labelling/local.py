@@ -165,7 +165,7 @@ def serve(
     pipe = subprocess.PIPE
     with (
         tempfile.TemporaryFile() as log,
-        subprocess.Popen(
+        subprocess.Popen(  # noqa: S603  our own module
             command, stdin=pipe, stdout=pipe, stderr=log, start_new_session=True, env=without_key
         ) as process,
     ):
