@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +18,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from batch_server import Call, Fate, batch_provider
 from relabel.cli.app import run_app
 from relabel.task import load_tasks
 from server import FakeProvider, Reply, Seen, judged, provider, refused
@@ -135,6 +141,92 @@ def test_the_budget_is_that_of_all_raters_over_all_starts() -> None:
     assert len(one.seen) > 0 < len(two.seen)
 
 
+def test_batches_are_sent_once_waited_for_and_taken_by_a_later_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("relabel.labelling.batch.state.POLL_S", 0.0)
+    path = Path("study.yaml")
+
+    def status() -> dict[str, dict[str, object]]:
+        capsys.readouterr()
+        assert run_app(["study", "status", str(path), "--json"]) == 0
+        return {r["rater"]: r for r in json.loads(capsys.readouterr().out)["raters"]}
+
+    def stop_at_third_look(call: Call) -> Reply | None:
+        if batches.count("GET", "/batches/.+") == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return None
+
+    with provider(by_words(3)) as online, batch_provider(by_words(6), Fate(looks=10**9)) as batches:
+        batches.trouble = stop_at_third_look
+        priced = {"price": "1/1", "max_tokens": 50}
+        asked = {**priced, "base_url": batches.base_url, "engine": "batch"}
+        write(path, rater("a", online, **priced), rater("b", online, **asked), budget_usd=5, export=True)
+        assert run_app(["study", "run", str(path), "--dry-run"]) == 0
+        assert "24.00" in capsys.readouterr().out
+        assert run_app(["study", "run", str(path), "--quiet"]) == 130
+        found = status()["b"]
+        assert (found["state"], found["labels"], found["waiting"]) == ("in batches", 0, [40, 0])
+        assert run_app(["study", "status", str(path)]) == 0
+        assert "in batches:" in capsys.readouterr().out
+        for batch in batches.batches.values():
+            batch["_"]["fate"].looks = 0
+        assert run_app(["study", "run", str(path), "--quiet"]) == 0
+        assert (len(online.seen), batches.count("POST", "/batches"), len(batches.made)) == (40, 1, 40)
+        found = status()["b"]
+        assert (found["state"], found["labels"]) == ("complete", 40)
+        assert found["cost_usd"] == pytest.approx(40 * 120e-6 / 2)
+        assert run_app(["study", "run", str(path), "--quiet"]) == 0
+        assert (len(online.seen), len(batches.made)) == (40, 40)
+    made = results(Path("study-results"))
+    assert run_app(["study", "package", str(path)]) == 0
+    with zipfile.ZipFile("study-package.zip") as package:
+        package.extractall(tmp_path / "elsewhere")
+    monkeypatch.setenv("RELABEL_HOME", str(tmp_path / "home-of-a-reader"))
+    monkeypatch.chdir(tmp_path / "elsewhere" / "study-package")
+    assert run_app(["study", "rebuild", "study.yaml", "--quiet"]) == 0
+    assert results(Path("study-results")) == made
+
+
+def test_batches_and_requests_share_one_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relabel.labelling.batch.state.POLL_S", 0.0)
+    path = Path("study.yaml")
+    with provider(by_words(3)) as online, batch_provider(by_words(6)) as batches:
+        priced = {"price": "1/1", "max_tokens": 50, "concurrency": 2}
+        asked = {**priced, "base_url": batches.base_url, "engine": "batch"}
+        write(path, rater("a", online, **priced), rater("b", online, **asked), budget_usd=0.02, scoring=None)
+        for _ in range(3):  # each has its part, and together they stay below the cap at each start
+            assert run_app(["study", "run", str(path), "--quiet"]) in {0, 5}
+            assert len(online.seen) > 0 < len(batches.made)
+            assert len(online.seen) * 120e-6 + len(batches.made) * 60e-6 <= 0.02
+
+
+def test_what_a_killed_start_spent_counts_in_the_budget_and_the_status(capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path("study.yaml")
+    priced = {"price": "1/1", "max_tokens": 50, "concurrency": 1}
+    killed = threading.Event()
+
+    def answer(seen: Seen) -> Reply:
+        if len(one.seen) == 9 and not killed.is_set():
+            killed.set()
+            process.kill()
+        return by_words(3)(seen)
+
+    with provider(answer) as one:
+        write(path, *(rater(name, one, **priced) for name in "ab"), budget_usd=0.0075, scoring=None, golds=[])
+        command = [sys.executable, "-m", "relabel", "study", "run", str(path), "--quiet"]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        assert process.wait(60) == -signal.SIGKILL
+        assert run_app(["study", "status", str(path), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)["raters"]
+        assert {r["state"] for r in found} == {"interrupted"}
+        assert sum(r["labels"] for r in found) >= 7
+        assert sum(r["cost_usd"] for r in found) >= 7 * 120e-6
+        counted = len(one.seen)
+        assert run_app(["study", "run", str(path), "--quiet"]) == 5
+    assert counted <= len(one.seen) < 15  # a start of its own would have had room for thirteen
+
+
 @pytest.mark.slow
 def test_the_package_rebuilds_the_tables_from_its_answers_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -177,7 +269,7 @@ def test_the_package_rebuilds_the_tables_from_its_answers_alone(
         ("  - {name: a, model: m, no_such: x}", "line 5: raters.0.no_such: is not a key"),
         ("  - {name: a, model: m, run: r}", "needs one of model, run and labels; it has model and run"),
         ("  - {name: A b, model: m}", "line 5: raters.0.name"),
-        ("  - {name: a, model: m, engine: batch}", "a study asks online only"),
+        ("  - {name: a, model: local, engine: batch}", "the rater a: the model runs here"),
         ("  - {name: a, run: sample, samples: 3}", "samples has no effect"),
         ("  - {name: a, model: m, params: {messages: []}}", "relabel sets it itself"),
     ],

@@ -10,7 +10,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,14 @@ from relabel.cli.display import Look, announce, money, shown
 from relabel.cli.terminal import say, say_of
 from relabel.errors import IncompleteRunError, RunInterruptedError, UsageError
 from relabel.files import require_writable
-from relabel.labelling.batch.state import unaccounted_usd
 from relabel.labelling.collector import Progress
 from relabel.labelling.connection import Connection
 from relabel.labelling.estimate import Estimate, Prefix, cost_at_a_glance, estimate, limits
 from relabel.labelling.job import Job, Stop, other_addresses
 from relabel.labelling.local import ADVICE, is_local
-from relabel.labelling.options import RunOptions, make_engine
-from relabel.labelling.pricing import Budget
-from relabel.labelling.runner import run_job
+from relabel.labelling.options import RunOptions, run_online
 from relabel.labelling.session import Outcome, labels_there
-from relabel.labelling.store import Store
+from relabel.labelling.store import Store, store_so_far
 from relabel.manifest import Tokens
 from relabel.settings import Settings
 
@@ -82,18 +79,11 @@ async def label_until(
         look: How progress looks.
     """
     limiter, progress = options.limiter(), Progress(asked=job.size)
-    in_batches = 0.0 if options.max_cost is None else unaccounted_usd(environment.home / "batches", job)
-    budget = Budget(options.max_cost, connection.price, before_usd=in_batches)
+    budget = options.budget(connection, job, environment)
     with Store(environment.store_dir, read_only=replay) as store:
-        engine = make_engine(options, connection, limiter, budget, replay=replay)
-        try:
-            async with shown(progress, limiter, look=look):
-                at_once = limiter.largest
-                return await run_job(
-                    job, engine, store, folder, concurrency=at_once, budget=budget, progress=progress, stop=stop
-                )
-        finally:
-            await engine.close()
+        async with shown(progress, limiter, look=look):
+            how: Any = {"limiter": limiter, "budget": budget, "progress": progress, "stop": stop, "replay": replay}
+            return await run_online(options, connection, job, store, folder, **how)
 
 
 @contextmanager
@@ -130,12 +120,6 @@ def stopping_on_signals(stop: Stop, meanwhile: str, *, look: Look) -> Generator[
             signal.signal(number, handler)
 
 
-def _store_so_far(environment: Settings) -> AbstractContextManager[Store | None]:
-    """The store, to be read only; None where there is none yet."""
-    there = environment.store_dir.exists()
-    return Store(environment.store_dir, read_only=True) if there else nullcontext()
-
-
 MUCH_USD = 100.0
 MANY = 100_000
 """Labels; all tasks under two settings are some 38,000."""
@@ -153,7 +137,7 @@ def get_consent(job: Job, folder: Path, environment: Settings) -> None:
         return
     if job.price is None and job.size < MANY:  # an estimate reads the store, and would say nothing of the cost
         return
-    with _store_so_far(environment) as store:
+    with store_so_far(environment.store_dir) as store:
         most = cost_at_a_glance(job, store)
     if job.size < MANY if most is None else most < MUCH_USD:
         return
@@ -173,7 +157,7 @@ def show_plan(
     job: Job, environment: Settings, engine: str, rpm: float | None, tpm: float | None, *, as_json: bool
 ) -> None:
     """Say what a job would ask, what it would cost, and how long it takes at least."""
-    with _store_so_far(environment) as store:
+    with store_so_far(environment.store_dir) as store:
         found = estimate(job, store)
     bounds = limits(found, engine, rpm=rpm, tpm=tpm)
     hours = max(limit.hours[0] for limit in bounds), bounds[0].hours[1]

@@ -12,7 +12,6 @@ from relabel.cli._options import AsJson, Commands, LogJson, ManifestJson, Quiet,
 
 if TYPE_CHECKING:
     from relabel.cli.display import Look
-    from relabel.labelling.batch.provider import BatchProvider
     from relabel.labelling.batch.state import BatchState
     from relabel.labelling.job import Job
     from relabel.labelling.session import Outcome
@@ -123,49 +122,28 @@ def label_by_batch(
     from relabel.cli._labelling import stopping_on_signals
     from relabel.cli.display import shown
     from relabel.labelling.batch import state
+    from relabel.labelling.batch.provider import batch_provider
     from relabel.labelling.batch.runner import run_batch
     from relabel.labelling.collector import Progress
     from relabel.labelling.job import Stop
     from relabel.labelling.store import Store
 
-    provider = _provider(base_url, job, environment, key_env, headers)
+    provider = batch_provider(job, base_url, environment, key_env, headers)
     name, home = state.run_id(job), _home(environment)
     go_on = f"batches that were sent go on at the provider, `relabel batch resume {name}` takes their answers"
     if look == "people" and submit:
         typer.echo(f"batch run {name}, its state is in {home / name}; once stopped, {go_on}", err=True)
-    options = state.BatchOptions(submit=submit, max_cost=max_cost, key_env=key_env, poll_s=state.POLL_S)
+    options = state.BatchOptions(submit=submit, max_cost=max_cost, key_env=key_env)
 
     async def work(store: Store) -> Outcome:
         stop, progress = Stop(), Progress(asked=job.size)
-        try:
-            with stopping_on_signals(stop, "what is being sent may finish", look=look):
-                async with shown(progress, None, look=look):  # the provider's queue bounds the batches in flight
-                    return await run_batch(
-                        job, store, folder, provider, home, options=options, progress=progress, stop=stop
-                    )
-        finally:
-            await provider.close()
+        with stopping_on_signals(stop, "what is being sent may finish", look=look):
+            async with shown(progress, None, look=look):  # the provider's queue bounds the batches in flight
+                how: Any = {"options": options, "progress": progress, "stop": stop}
+                return await run_batch(job, store, folder, provider, home, **how)
 
     with Store(environment.store_dir) as store:
         return asyncio.run(work(store)), go_on
-
-
-def _provider(
-    base_url: str | None,
-    job: Job,
-    environment: Settings,
-    key_env: str | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> BatchProvider:
-    from relabel.labelling.batch.provider import batch_provider
-    from relabel.labelling.connection import key_for, require_key
-    from relabel.labelling.transport import Http
-
-    key = key_for(job.provider, environment, key_env)
-    secret = key.get_secret_value().strip(" ") if key else ""
-    http = Http(base_url, secret, job.provider, headers or job.parameters.get("headers"))
-    require_key(job.provider, key)
-    return batch_provider(http, secret, job.endpoint.model, job.provider, job.endpoint.api)
 
 
 def _go_on(state: BatchState, *, submit: bool, look: Look, as_json: bool) -> None:
@@ -202,14 +180,14 @@ async def _refresh(states: list[BatchState], environment: Settings) -> None:
     """Ask how open batches do. It is only shown: the state belongs to the process that works on the job."""
     from datetime import UTC, datetime
 
-    from relabel.labelling.batch.provider import GoneError
+    from relabel.labelling.batch.provider import GoneError, batch_provider
     from relabel.labelling.batch.state import BatchFolder
 
     for state in states:
         job = BatchFolder(_home(environment), state.run_id).load_job()
         if job is None or not any(chunk.batch_id for chunk in state.open):
             continue
-        provider = _provider(state.base_url, job, environment, state.key_env)
+        provider = batch_provider(job, state.base_url, environment, state.key_env)
         try:
             for chunk in state.open:
                 if chunk.batch_id is None:

@@ -347,9 +347,9 @@ def pack(file: Path, run: str | None = None) -> None:
     """
     from relabel.labelling import maintenance
 
-    opened = None if run is None else relabel.open_run(run)
+    opened = [] if run is None else [relabel.open_run(run)]
     with _store() as store:
-        count = maintenance.pack(store, file, opened)
+        count = maintenance.pack(store, file, *opened)
     typer.echo(
         f"{count:,} answers in {file} ({file.stat().st_size / 1e6:.1f} MB); `relabel store unpack {file}` takes them in"
     )

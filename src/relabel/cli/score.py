@@ -255,7 +255,7 @@ def _show(table: relabel.ScoreTable, major_groups: Sequence[Mapping[str, Any]] |
     rows = table.frame[table.frame["status"].str.startswith("scored")]
     rows = rows.sort_values(["gamma", "alpha", "code"], ascending=[False, False, True])
     found = table.intervals
-    if found is not None and not found.by_rater.empty:
+    if found is not None and not found.by_rater.empty and len(rows):
         _show_raters(found.by_rater, frozenset(str(code) for code in rows["code"]))
     if len(rows):
         _ends(rows, table).show()

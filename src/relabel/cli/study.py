@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from relabel.settings import Settings
     from relabel.study.file import Study
-    from relabel.study.running import Place, RaterRun, StopAll
+    from relabel.study.running import Place, RaterRun, Standing, StopAll
 
 app = o.Commands()
 study_app = o.Commands(
@@ -82,7 +82,7 @@ def run(
             await _shown(made, raters, quiet=quiet)
 
     asyncio.run(work(running.StopAll()))
-    _table(raters)
+    _table(raters, running.standings(raters, environment))
     if any(one.state == "interrupted" for one in raters):
         running.raise_first(raters)
     if runs := running.runs_of(raters):
@@ -117,7 +117,7 @@ def _judge(study: Study, place: Place, raters: list[RaterRun]) -> None:
 
     failed: list[str] = []
     for one in raters:
-        if one.job is not None and one.state == "complete":
+        if one.model is not None and one.state == "complete":
             typer.echo()
             if run_app(["eval", one.ref, "--suite", place.at(study.suite)]):
                 failed.append(one.rater.name)
@@ -128,42 +128,31 @@ def _judge(study: Study, place: Place, raters: list[RaterRun]) -> None:
 @study_app.command()
 def status(path: StudyFile, as_json: o.AsJson = False) -> None:
     """Show where each rater of a study stands."""
-    from relabel.study.running import plan
+    from contextlib import suppress
+    from dataclasses import asdict
+
+    from relabel.errors import RelabelError
+    from relabel.study.results import closeness
+    from relabel.study.running import plan, runs_of, standings
 
     study, place, environment = _opened(path)
     raters = plan(study, place, environment)
-    kappas = _closeness(study, place, raters)
-    rows = [
-        {
-            "rater": one.rater.name,
-            "state": one.state,
-            "labels": one.labels(),
-            "asked": one.asked,
-            "cost_usd": one.cost_usd(),
-            "kappa": kappas.get(one.rater.name),
-            "hours_left": one.hours_left(),
-            "folder": one.ref,
-        }
-        for one in raters
-    ]
+    found = standings(raters, environment)
+    kappas: dict[str, float | None] = {}
+    with suppress(RelabelError):  # the state of the raters matters more than a gold that cannot be read
+        kappas = closeness(study, place, runs) if (runs := runs_of(raters)) else {}
+    rows: list[dict[str, object]] = []
+    for one in raters:
+        none = {"state": one.state, "asked": 0, "labels": 0, "cost_usd": 0.0}
+        told = asdict(at) if (at := found.get(one.rater.name)) else none
+        rows.append({"rater": one.rater.name, **told, "kappa": kappas.get(one.rater.name), "folder": one.ref})
     if o.give_json({"title": study.title, "budget_usd": study.budget_usd, "raters": rows}, as_json=as_json):
         return
-    _table(raters, kappas)
-    spent = sum(one.cost_usd() for one in raters)
+    _table(raters, found, kappas)
+    spent = sum(at.cost_usd for at in found.values())
     of = "" if study.budget_usd is None else f" of {study.budget_usd:,.2f}"
     whom = f"the gold {study.golds[0]}" if study.golds else "the other raters, on average"
     say(f"kappa: with {whom}. Spent: ${spent:,.4f}{of}. Next: relabel study run {path}")
-
-
-def _closeness(study: Study, place: Place, raters: list[RaterRun]) -> dict[str, float | None]:
-    from relabel.errors import RelabelError
-    from relabel.study.results import closeness
-    from relabel.study.running import runs_of
-
-    try:
-        return closeness(study, place, runs) if (runs := runs_of(raters)) else {}
-    except RelabelError:  # the state of the raters matters more than a gold that cannot be read
-        return {}
 
 
 @study_app.command()
@@ -202,15 +191,17 @@ def rebuild(path: StudyFile, quiet: o.Quiet = False) -> None:
     say(f"All {same} results are those of the package, byte by byte.")
 
 
-def _table(raters: list[RaterRun], kappas: dict[str, float | None] | None = None) -> None:
+def _table(raters: list[RaterRun], found: dict[str, Standing], kappas: dict[str, float | None] | None = None) -> None:
     rows: list[list[str]] = []
     for one in raters:
-        missing, hours = max(one.asked - one.labels(), 0), one.hours_left()
-        cells = [f"{one.labels():,}", f"{missing:,}", f"${one.cost_usd():,.4f}"] if one.job is not None else ["-"] * 3
-        if kappas is not None:
-            cells += [figure(kappas.get(one.rater.name)), "-" if hours is None else f"{hours:,.2f} h"]
-        rows.append([one.rater.name, one.state, *cells, one.ref])
-    more = [] if kappas is None else ["kappa", "time left"]
+        state, cells, left = one.state, ["-"] * 3, "-"
+        if (at := found.get(one.rater.name)) is not None:
+            cells = [f"{at.labels:,}", f"{max(at.asked - at.labels, 0):,}", f"${at.cost_usd:,.4f}"]
+            left = "-" if at.hours_left is None else f"{at.hours_left:,.2f}"
+            state = f"{at.state}: {at.waiting[1]:,} of {at.waiting[0]:,} done" if at.waiting[0] else at.state
+        more = [] if kappas is None else [figure(kappas.get(one.rater.name)), left]
+        rows.append([one.rater.name, state, *cells, *more, one.ref])
+    more = [] if kappas is None else ["kappa", "hours left"]
     Table("", ["rater", "state", "labels", "missing", "cost", *more, "run"], rows, left=2).show()
 
 
@@ -227,15 +218,15 @@ def _estimates(raters: list[RaterRun], environment: Settings) -> None:
         longest = bounds[0].hours[1] if bounds else None
         hours = max(hours, longest or 0.0)
         shown = "not known" if cost is None else f"${cost[0]:,.4f} to ${cost[1]:,.4f}"
-        rows.append(
-            [name, f"{found.labels:,}", f"{found.to_ask:,}", shown, "-" if longest is None else f"{longest:,.2f}"]
-        )
+        at_most = "-" if longest is None else f"{longest:,.2f}"
+        rows.append([name, f"{found.labels:,}", f"{found.to_ask:,}", shown, at_most])
     if not rows:
         say("Every rater is complete; nothing would be sent.")
         return
     Table("", ["rater", "labels", "requests to send", "cost", "hours at most"], rows).show()
     more = ", without the raters whose price is not known" if unknown else ""
-    say(f"All raters: ${low:,.4f} to ${high:,.4f}{more}; side by side {hours:,.2f} hours by the limits that are known.")
+    time = f"up to {hours:,.2f} hours side by side" if hours else "hours not known, as no rater has rpm or tpm"
+    say(f"All raters: ${low:,.4f} to ${high:,.4f}{more}; {time}.")
 
 
 async def _shown(work: Coroutine[object, object, None], raters: list[RaterRun], *, quiet: bool) -> None:
@@ -244,12 +235,13 @@ async def _shown(work: Coroutine[object, object, None], raters: list[RaterRun], 
     import sys
 
     task = asyncio.ensure_future(work)
-    asked = [one for one in raters if one.job is not None and one.state != "complete"]
+    asked = [one for one in raters if one.model is not None and one.state != "complete"]
     if quiet or not asked or not sys.stderr.isatty():
         await task
         if not quiet:
             for one in asked:
-                typer.echo(f"{one.rater.name}: {one.state}, {one.labels():,} of {one.asked:,} labels", err=True)
+                p = one.progress
+                typer.echo(f"{one.rater.name}: {one.state}, {p.from_store + p.fresh:,} of {p.asked:,} labels", err=True)
         return
     from rich.live import Live
 
@@ -258,7 +250,7 @@ async def _shown(work: Coroutine[object, object, None], raters: list[RaterRun], 
     def look() -> RenderableType:
         rows = [
             [
-                *(one.rater.name, one.state, f"{p.from_store + p.fresh:,} of {one.asked:,}", p.failed.total()),
+                *(one.rater.name, one.state, f"{p.from_store + p.fresh:,} of {p.asked:,}", p.failed.total()),
                 "-" if p.cost_usd is None else f"${p.cost_usd:,.4f}",
             ]
             for one in asked

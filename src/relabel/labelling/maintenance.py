@@ -251,24 +251,24 @@ _MOST_TEXT = 64_000_000
 """Characters of all shared messages together."""
 
 
-def pack(store: Store, target: Path, run: Run | None = None) -> int:
+def pack(store: Store, target: Path, *runs: Run) -> int:
     """Write rows of a store into one file.
 
     Args:
         store: The store.
         target: The file; replaced at once or not at all.
-        run: Take the answers of this run, its rejected ones included; by default all.
+        *runs: Take the answers of these runs, their rejected ones included; by default all.
 
     Returns:
         Number of answers, rejected ones not counted.
 
     Raises:
-        DataError: The run's labels come from no store, or this store lacks one of its answers, or the file cannot be
+        DataError: A run's labels come from no store, or this store lacks one of its answers, or the file cannot be
             written.
     """
-    wanted = None if run is None else _keys_of(run, store)
+    wanted = {key for run in runs for key in _keys_of(run, store)} if runs else None
     count = 0
-    head = {"format": FORMAT, "version": VERSION, "model": None if run is None else run.manifest.model}
+    head = {"format": FORMAT, "version": VERSION, "model": runs[0].manifest.model if len(runs) == 1 else None}
     try:
         with (
             replacing(target) as temporary,
@@ -335,7 +335,7 @@ def _keys_of(run: Run, store: Store) -> set[str]:
 
 def _chosen(store: Store, wanted: set[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
     """Rows by key, a shared message before the first that refers to it; a row that is damaged is left out."""
-    for key in store.keys(NOTE):
+    for key in store.keys(NOTE) if wanted is None else ():  # they name addresses, and hold for a day
         if (value := store.note(key.removeprefix(NOTE))) is not None:
             yield key, {"value": value}
     told: set[str] = set()

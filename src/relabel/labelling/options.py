@@ -11,15 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relabel.errors import UsageError
+from relabel.labelling.batch.state import unaccounted_usd
+from relabel.labelling.collector import Progress
 from relabel.labelling.connection import Connection, public_headers, resolve_model
 from relabel.labelling.engine import Engine, OnlineEngine, ReplayEngine
-from relabel.labelling.job import Job
+from relabel.labelling.job import Job, Stop
 from relabel.labelling.limiter import LARGEST_LIMIT, Limiter
 from relabel.labelling.local import SLOTS, is_local
 from relabel.labelling.pricing import Budget, Price
 from relabel.labelling.prompt import load_prompt
 from relabel.labelling.providers import OPENAI_URL, provider_of
 from relabel.labelling.request import ONE_TOKEN, Decide, canonical_json
+from relabel.labelling.runner import run_job
+from relabel.labelling.session import Outcome
+from relabel.labelling.store import Store
 from relabel.labelling.wire import Api, Form, output_bound
 from relabel.manifest import task_sources
 from relabel.rubric import Rubric, orders
@@ -209,6 +214,11 @@ class RunOptions:
                 at_once = SLOTS * self.cluster.workers if self.cluster.workers else LARGEST_LIMIT
         return Limiter(at_once, rpm=self.rpm, tpm=self.tpm)
 
+    def budget(self, connection: Connection, job: Job, environment: Settings) -> Budget:
+        """The cap of the cost, within which what batches of the job hold counts as spent."""
+        in_batches = 0.0 if self.max_cost is None else unaccounted_usd(environment.home / "batches", job)
+        return Budget(self.max_cost, connection.price, before_usd=in_batches)
+
     def require_bounds(self, connection: Connection, capped: bool | None = None) -> None:
         """Make sure that a cap can be kept, where there is one.
 
@@ -227,22 +237,35 @@ class RunOptions:
             )
 
 
-def make_engine(
+async def run_online(
     options: RunOptions,
     connection: Connection,
+    job: Job,
+    store: Store,
+    out: Path,
+    *,
     limiter: Limiter,
     budget: Budget,
-    *,
-    replay: bool,
-) -> Engine:
-    """The engine that the options ask for; nothing starts before its first question."""
+    progress: Progress,
+    stop: Stop,
+    replay: bool = False,
+) -> Outcome:
+    """Run a job by the engine that the options ask for, or from the store alone; see `run_job`."""
+    engine: Engine
     if replay:
-        return ReplayEngine()
-    if options.cluster is not None:
+        engine = ReplayEngine()
+    elif options.cluster is not None:
         from relabel.labelling.ray import RayEngine
 
-        return RayEngine(connection, limiter, budget, options.cluster)
-    return OnlineEngine(connection, limiter=limiter, budget=budget, hedge=options.hedge)
+        engine = RayEngine(connection, limiter, budget, options.cluster)
+    else:
+        engine = OnlineEngine(connection, limiter=limiter, budget=budget, hedge=options.hedge)
+    try:
+        return await run_job(
+            job, engine, store, out, concurrency=limiter.largest, budget=budget, progress=progress, stop=stop
+        )
+    finally:
+        await engine.close()
 
 
 def read_parameters(given: Sequence[str]) -> dict[str, Any]:

@@ -86,8 +86,8 @@ class RunSession:
         self.job = job_for_folder(out, job)
         self.collector = LabelCollector(self.job, store, progress)
         self.journal = Journal(out / JOURNAL)
-        self._killed = _killed_session(self.journal, job, store, out)
-        self.spent_before = spent_before(out) + (0.0 if self._killed is None else _spent(self._killed))
+        self._killed = unfinished(job, store, out)
+        self.spent_before = spent_before(out, self._killed)
         self._started = now()
         self._manifest: Manifest | None = None
         if self._killed is None:  # else the file tells of it until the manifest does
@@ -317,9 +317,9 @@ class Journal:
             self._path.unlink(missing_ok=True)
 
 
-def _killed_session(journal: Journal, job: Job, store: Store, out: Path) -> Session | None:
-    """What the last start of a run bought and had in flight, where it was killed before it could say so."""
-    found = journal.read()
+def unfinished(job: Job, store: Store, out: Path) -> Session | None:
+    """What the last start of a run bought and has in flight, where it was killed before it could say so, or is under way."""
+    found = Journal(out / JOURNAL).read()
     if found is None or not found[2]:
         return None
     head, unanswered, asked, last = found
@@ -386,9 +386,15 @@ def job_for_folder(out: Path, job: Job) -> Job:
     return job
 
 
-def spent_before(out: Path) -> float:
-    """What earlier starts of a run took, in USD, with what may have been charged for requests that were never answered."""
-    return sum(map(_spent, read_manifest(out).sessions)) if (out / "manifest.json").exists() else 0.0
+def spent_before(out: Path, killed: Session | None = None) -> float:
+    """What earlier starts of a run took, in USD, with what may have been charged for requests that were never answered.
+
+    Args:
+        out: The run folder.
+        killed: From `unfinished`: a start that the manifest does not tell of.
+    """
+    there = read_manifest(out).sessions if (out / "manifest.json").exists() else ()
+    return sum(map(_spent, [*there, *([] if killed is None else [killed])]))
 
 
 def _spent(session: Session) -> float:

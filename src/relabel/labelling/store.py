@@ -16,7 +16,7 @@ import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Container, Generator, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -553,3 +553,8 @@ def answer_of(row: AnswerRow) -> Answer:
     if cost is not None and not (math.isfinite(cost) and cost >= 0):  # a sum must not be spoilt by one row
         changes["cost_usd"] = None
     return row.answer.model_copy(update=changes) if changes else row.answer
+
+
+def store_so_far(folder: Path) -> AbstractContextManager[Store | None]:
+    """The store in a folder, to be read only; None where there is none yet."""
+    return Store(folder, read_only=True) if folder.exists() else nullcontext()

@@ -22,6 +22,8 @@ _PLAINLY = {
     "extra_forbidden": "is not a key of a study file; remove it, or correct its name",
     "missing": "is missing; add it",
 }
+TAKEN = {"pooled", "low", "high", "lowest", "highest"}
+"""Rows and ends of column names in tables."""
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
 
 
@@ -169,6 +171,8 @@ class Study(_Part):
         names = [rater.name for rater in self.raters]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two raters are called {twice[0]}; give each its own name")
+        if taken := sorted(TAKEN & {*names}):
+            raise ValueError(f"no rater can be called {taken[0]}, which tables use themselves; give it another name")
         if (self.site or self.export) and self.scoring is None:
             raise ValueError("export and site need scoring; remove them, or scoring: null")
         return self

@@ -21,14 +21,12 @@ from relabel.files import require_own
 from relabel.labelling.maintenance import pack, unpack
 from relabel.labelling.store import Store
 from relabel.redaction import masked
-from relabel.run import Run
 from relabel.settings import Settings
 from relabel.sources.registry import load_registry
 from relabel.study.file import Study, template
 from relabel.study.running import Place, plan, runs_of
 
 ANSWERS = "answers.pack"
-_TEXT = {".csv", ".json", ".jsonl", ".md", ".cff", ".yaml", ".yml", ".toml", ".txt", ".html", ".jinja"}
 _DAY = (2000, 1, 1, 0, 0, 0)
 """Date of every file in the zip, so that the same study gives the same bytes."""
 
@@ -61,32 +59,32 @@ def write_package(study: Study, place: Place, environment: Settings, target: Pat
         folder = Path(made)
         data, copied = _inputs(study, place, folder)
         for one in raters:
-            if one.connection is not None:  # an address that came from the environment is part of every request
+            if one.model is not None:  # an address that came from the environment is part of every request
                 at = next(r for r in data["raters"] if r["name"] == one.rater.name)
-                if one.connection.base_url is not None and one.rater.base_url is None and one.rater.provider is None:
-                    at["base_url"] = one.connection.shown_url
-        (folder / "study.yaml").write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding="utf-8")
-        asked = [runs[one.rater.name] for one in raters if one.job is not None]
+                if (
+                    one.model.connection.base_url is not None
+                    and one.rater.base_url is None
+                    and one.rater.provider is None
+                ):
+                    at["base_url"] = one.model.connection.shown_url
+        asked = [runs[one.rater.name] for one in raters if one.model is not None]
         if asked:
-            _pack_answers(asked, environment, folder / ANSWERS)
+            with Store(environment.store_dir, read_only=True) as store:
+                pack(store, folder / ANSWERS, *asked)
         for name, run in runs.items():
             if run.folder is not None:
                 (folder / "manifests").mkdir(exist_ok=True)
                 shutil.copyfile(run.folder / "manifest.json", folder / "manifests" / f"{name}.json")
-        (folder / "checksums.txt").write_text(
-            "".join(f"{digest}  {name}\n" for name, digest in checksums(place)), encoding="utf-8"
-        )
-        (folder / "constraints.txt").write_text(_constraints(), encoding="utf-8")
-        (folder / "DATA.md").write_text(_data_statement(study, list(runs.values()), copied), encoding="utf-8")
-        (folder / "CITATION.cff").write_text(
-            template(
-                "CITATION.cff", title=json.dumps(study.title, ensure_ascii=False), version=json.dumps(__version__)
-            ),
-            encoding="utf-8",
-        )
-        (folder / "README.md").write_text(
-            template("README.md", title=study.title, version=__version__, answers=ANSWERS), encoding="utf-8"
-        )
+        title, version = json.dumps(study.title, ensure_ascii=False), json.dumps(__version__)
+        for name, text in {
+            "study.yaml": yaml.safe_dump(data, sort_keys=False, allow_unicode=True),
+            "checksums.txt": "".join(f"{digest}  {name}\n" for name, digest in checksums(place)),
+            "constraints.txt": _constraints(),
+            "DATA.md": _data_statement(study, place, copied),
+            "CITATION.cff": template("CITATION.cff", title=title, version=version),
+            "README.md": template("README.md", title=study.title, version=__version__, answers=ANSWERS),
+        }.items():
+            (folder / name).write_text(text, encoding="utf-8")
         return _zip(folder, target)
 
 
@@ -115,30 +113,13 @@ def _inputs(study: Study, place: Place, folder: Path) -> tuple[dict[str, Any], l
         (data, ("rubric", "prompt", "suite")),
         (data.get("tasks") or {}, ("list",)),
         (data.get("scoring") or {}, ("pay", "bridge")),
+        *((rater, ("run", "labels", "rubric")) for rater in data["raters"]),
     ):
         for key in keys:
             if isinstance(holder.get(key), str):
                 holder[key] = moved(holder[key])
     data["golds"] = [moved(ref) for ref in study.golds]
-    for rater in data["raters"]:
-        for key in ("run", "labels", "rubric"):
-            if isinstance(rater.get(key), str):
-                rater[key] = moved(rater[key])
     return data, sorted(copied)
-
-
-def _pack_answers(runs: list[Run], environment: Settings, target: Path) -> None:
-    """The answers of several runs in one pack."""
-    with (
-        tempfile.TemporaryDirectory() as made,
-        Store(environment.store_dir, read_only=True) as store,
-        Store(Path(made) / "store") as joined,
-    ):
-        for number, run in enumerate(runs):
-            part = Path(made) / f"{number}.pack"
-            pack(store, part, run)
-            unpack(joined, part)
-        pack(joined, target)
 
 
 def checksums(place: Place) -> Iterator[tuple[str, str]]:
@@ -160,13 +141,13 @@ def _constraints() -> str:
     return f"# Python {sys.version.split()[0]}\n" + "\n".join(lines) + "\n"
 
 
-def _data_statement(study: Study, runs: list[Run], copied: list[str]) -> str:
+def _data_statement(study: Study, place: Place, copied: list[str]) -> str:
     known = load_registry()
-    rows: dict[tuple[str, str], str] = {}
-    for use in (use for run in runs for use in run.manifest.sources):
-        source = known.get(use.source)
-        where = "" if source is None else f"{source.publisher}, {source.licence}"
-        rows[use.source, use.file] = f"| {use.source} | {use.file} | {where or 'given by the authors'} | {use.sha256} |"
+    rows: list[str] = []
+    for name, file, sha256 in json.loads((place.results / "study.json").read_text(encoding="utf-8"))["sources"]:
+        source = known.get(name)
+        where = "given by the authors" if source is None else f"{source.publisher}, {source.licence}"
+        rows.append(f"| {name} | {file} | {where} | {sha256} |")
     lines = [
         f"# Data availability: {study.title}",
         "",
@@ -175,7 +156,7 @@ def _data_statement(study: Study, runs: list[Run], copied: list[str]) -> str:
         "",
         "| source | file | publisher, licence | sha256 |",
         "|---|---|---|---|",
-        *(rows[key] for key in sorted(rows)),
+        *rows,
         "",
         f"Answers of the models are in `{ANSWERS}`. The terms of their providers apply to them.",
     ]
@@ -185,12 +166,11 @@ def _data_statement(study: Study, runs: list[Run], copied: list[str]) -> str:
 def _zip(folder: Path, target: Path) -> int:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in files:
-        if path.suffix in _TEXT:
-            text = path.read_text(encoding="utf-8")
-            if masked(text) != text:
-                raise DataError(
-                    f"{path.relative_to(folder)} holds what looks like a key; take it out of the study's files, then make the package again"
-                )
+        text = "" if path.name == ANSWERS else path.read_bytes().decode("utf-8", "replace")
+        if masked(text) != text:
+            raise DataError(
+                f"{path.relative_to(folder)} holds what looks like a key; take it out of the study's files, then make the package again"
+            )
     try:
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as package:
             for path in files:

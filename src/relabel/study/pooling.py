@@ -246,13 +246,8 @@ def components(
 
 
 def _shares(sums: Array, raters: int, repeated: bool) -> Array:
-    n, of_raters, squares, all_squares, scatter = (
-        sums[:, 0],
-        sums[:, 1 : 1 + raters] / sums[:, [0]],
-        sums[:, 1 + raters],
-        sums[:, 2 + raters],
-        sums[:, 3 + raters],
-    )
+    n, squares, all_squares, scatter = sums[:, [0, 1 + raters, 2 + raters, 3 + raters]].T
+    of_raters = sums[:, 1 : 1 + raters] / n[:, None]
     mean = of_raters.mean(axis=1)
     task_ms = raters * (squares - n * mean**2) / (n - 1)
     rater_ms = n * ((of_raters - mean[:, None]) ** 2).sum(axis=1) / (raters - 1)
@@ -319,14 +314,10 @@ def pooled_mean(values: Array, codes: npt.ArrayLike, *, draws: int, seed: int) -
 
 def without_each(votes_of: Votes, measure: Measure) -> dict[str, float]:
     """Mean of a measure over raters and tasks that all labelled, without each rater in turn."""
-    values = votes_of.values[measure]
-    y = values[np.isfinite(values).all(axis=1)]
-    if y.shape[1] < 2 or not len(y):
+    y = pd.DataFrame(votes_of.values[measure], columns=list(votes_of.raters)).dropna()
+    if y.shape[1] < 2 or y.empty:
         return {}
-    total = y.sum()
-    return {
-        name: float((total - y[:, at].sum()) / (len(y) * (y.shape[1] - 1))) for at, name in enumerate(votes_of.raters)
-    }
+    return {str(name): float(y.drop(columns=name).to_numpy().mean()) for name in y.columns}
 
 
 def corrected(predicted: npt.ArrayLike, gold: npt.ArrayLike, chance: npt.ArrayLike) -> Array:

@@ -21,7 +21,7 @@ from relabel.evaluation.report import Charts, tables_page
 from relabel.evaluation.statistics import krippendorff_several
 from relabel.files import replacing
 from relabel.labels import Label
-from relabel.manifest import Counts, Manifest, write_run
+from relabel.manifest import Counts, Manifest, SourceUse, write_run
 from relabel.publishing.export import export_run
 from relabel.publishing.site.build import build_site
 from relabel.rubric import MEASURES, Measure, load_rubric
@@ -103,6 +103,7 @@ def write_results(study: Study, place: Place, runs: Mapping[str, Run], tasks: Se
     golds = [
         replace(load_gold(at), name=Path(at).name if Path(at).exists() else at) for at in map(place.at, study.golds)
     ]
+    uses = [*(gold.source for gold in golds), *(use for run in runs.values() for use in run.manifest.sources)]
     classes = None
     if len(runs) >= LEAST_RATERS:
         classes = latent_classes(lined.labels, len(lined.scale), lined.tasks["onet_soc_code"].str[:2])
@@ -116,13 +117,16 @@ def write_results(study: Study, place: Place, runs: Mapping[str, Run], tasks: Se
     made: dict[str, bytes] = {
         "labels_wide.csv": _csv(wide := _wide(lined, listed, classes)),
         "labels_wide.dta": stata(wide),
-        "study.json": (json.dumps(_portable(study, place), indent=2, ensure_ascii=False) + "\n").encode(),
     }
     for name, frame in _corrected(runs, golds, lined).items():
         made[name] = _csv(frame)
     pooled = _pooled_run(study, place, runs, lined)
     if study.scoring is not None:
-        tables["totals"] = _scores(study, place, runs, pooled, made)
+        tables["totals"], scored = _scores(study, place, runs, pooled, made)
+        uses += scored
+    sources = sorted({(used.source, Path(used.file).name, used.sha256) for used in uses})
+    told = {**_portable(study, place), "sources": sources}
+    made["study.json"] = (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode()
     verdict = tuple(_verdict(lined, agreement, pairs, means, golds, classes))
     charts = Charts()
     main = f"mean {_main(lined)}"
@@ -331,16 +335,13 @@ def _spread(lined: Votes, titles: Mapping[str, str]) -> Table:
     """Occupations by how far raters differ."""
     main = _main(lined)
     values = pd.DataFrame(lined.values[main], columns=list(lined.raters)).groupby(_codes(lined)).mean()
-    low, high = values.min(axis=1), values.max(axis=1)
-    order = (high - low).sort_values(ascending=False, kind="stable").index[:_SHOWN]
+    spread = (values.max(axis=1) - values.min(axis=1)).dropna().sort_values(ascending=False, kind="stable")
     rows: list[list[Cell]] = [
-        [str(code), titles.get(str(code), ""), float(high[code] - low[code]), *(_known(x) for x in values.loc[code])]
-        for code in order
-        if np.isfinite(high[code] - low[code])
+        [str(code), titles.get(str(code), ""), float(gap), *(_known(x) for x in values.loc[code])]
+        for code, gap in spread.head(_SHOWN).items()
     ]
-    return Table(
-        f"Occupations with the largest spread of mean {main}", ["code", "title", "spread", *lined.raters], rows, left=2
-    )
+    columns = ["code", "title", "spread", *lined.raters]
+    return Table(f"Occupations with the largest spread of mean {main}", columns, rows, left=2)
 
 
 def _wide(lined: Votes, listed: pd.DataFrame, classes: LatentClasses | None) -> pd.DataFrame:
@@ -350,8 +351,7 @@ def _wide(lined: Votes, listed: pd.DataFrame, classes: LatentClasses | None) -> 
     for at, name in enumerate(lined.raters):
         frame[f"label_{name}"] = scale[lined.labels[:, at]]
     for measure, values in lined.values.items():
-        known = np.isfinite(values).sum(axis=1)
-        frame[f"{measure}_mean"] = np.where(known > 0, np.nansum(values, axis=1) / np.maximum(known, 1), np.nan)
+        frame[f"{measure}_mean"] = pd.DataFrame(values).mean(axis=1)
     frame["majority"] = scale[lined.majority()]
     if classes is not None:
         for at, label in enumerate(lined.scale):
@@ -390,11 +390,10 @@ def _corrected(runs: Mapping[str, Run], golds: Sequence[Gold], lined: Votes) -> 
                 aligned = match(run, gold)
             except DataError:  # the gold holds none of this run's tasks
                 continue
-            if gold.selected or measure not in aligned.values or np.isnan(predicted).any():
+            if gold.selected or measure not in aligned.values:
                 continue
-            table = pd.DataFrame(
-                {"gold": aligned.values[measure][:, GOLD], "weight": aligned.weight}, index=aligned.index()
-            )
+            columns = {"gold": aligned.values[measure][:, GOLD], "weight": aligned.weight}
+            table = pd.DataFrame(columns, index=aligned.index())
             table = table[~table.index.duplicated()].reindex(place)
             known = np.isfinite(table["gold"].to_numpy(np.float64))
             if not 0 < known.sum() < len(known):
@@ -403,7 +402,9 @@ def _corrected(runs: Mapping[str, Run], golds: Sequence[Gold], lined: Votes) -> 
             chance = np.minimum(known.sum() / (len(known) * weight), 1.0)
             frame["gold"], frame["in_gold"], frame["chance"] = table["gold"].to_numpy(), known.astype(int), chance
             frame[f"{measure}_{name}"] = predicted
-            frame[f"corrected_{measure}_{name}"] = corrected(predicted, table["gold"].to_numpy(np.float64), chance)
+            # Any guess will do where the model has no label: the correction is right on average whatever the guess is.
+            guess = np.where(np.isnan(predicted), np.nanmean(predicted), predicted)
+            frame[f"corrected_{measure}_{name}"] = corrected(guess, table["gold"].to_numpy(np.float64), chance)
         if len(frame.columns) > 2:
             made[f"corrected_{number}.csv"] = frame
     return made
@@ -453,8 +454,10 @@ def _pooled_run(study: Study, place: Place, runs: Mapping[str, Run], lined: Vote
     return open_run(str(place.results / POOLED))
 
 
-def _scores(study: Study, place: Place, runs: Mapping[str, Run], pooled: Run, made: dict[str, bytes]) -> Table:
-    """Scores by group: pooled, by rater, with an interval over raters and sampling; plausible values; totals by rater."""
+def _scores(
+    study: Study, place: Place, runs: Mapping[str, Run], pooled: Run, made: dict[str, bytes]
+) -> tuple[Table, Sequence[SourceUse]]:
+    """Scores by group: pooled, by rater, with an interval over raters and sampling; plausible values; totals by rater, and the files used."""
     assert study.scoring is not None
     choices = _choices(study, place)
     whole = score_by(pooled, choices)
@@ -488,16 +491,15 @@ def _scores(study: Study, place: Place, runs: Mapping[str, Run], pooled: Run, ma
             )
         note = "low and high: 95% interval of the mean over raters like these, drawing of tasks included."
     made["scores.csv"] = _csv(frame)
-    made["scores.json"] = (
-        json.dumps({"note": note, "raters": list(tables), "notes": list(whole.notes)}, indent=2) + "\n"
-    ).encode()
+    told = {"note": note, "raters": list(tables), "notes": list(whole.notes)}
+    made["scores.json"] = (json.dumps(told, indent=2) + "\n").encode()
     rows: list[list[Cell]] = []
     for name, table in {"pooled": whole, **tables}.items():
         totals = [(table.totals or {}).get(key) for key in _TOTALS]
         means = [_known(table.frame[m].mean()) for m in MEASURES]
         rows.append([name, table.scored, *means, *(None if x is None else f"{float(x) / 1e9:.1f}" for x in totals)])
     columns = ["rater", "groups scored", *(f"mean {m}" for m in MEASURES), *_TOTALS.values()]
-    return Table("Scores and totals by rater", columns, rows, notes=(note, *whole.notes))
+    return Table("Scores and totals by rater", columns, rows, notes=(note, *whole.notes)), whole.sources
 
 
 _TOTALS: Mapping[str, str] = {

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
-from datetime import datetime
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from relabel.errors import DataError, IncompleteRunError, ProviderError, RelabelError, RunInterruptedError, UsageError
-from relabel.files import require_own
+from relabel.files import require_own, writing
 from relabel.importing import import_labels
+from relabel.labelling.batch.provider import batch_provider
+from relabel.labelling.batch.runner import run_batch
+from relabel.labelling.batch.state import BatchOptions, batches_of, unaccounted_usd
 from relabel.labelling.collector import Progress
 from relabel.labelling.connection import Connection
-from relabel.labelling.estimate import Estimate, Limit, estimate, limits
-from relabel.labelling.job import Job, Stop
-from relabel.labelling.options import RunOptions, checked_parameters, default_name, make_engine
+from relabel.labelling.estimate import BATCH_WINDOW_H, Estimate, Limit, estimate, limits
+from relabel.labelling.job import Job, Stop, with_known_format
+from relabel.labelling.local import is_local
+from relabel.labelling.options import RunOptions, checked_parameters, default_name, run_online
 from relabel.labelling.pricing import Budget, Price, given_price
 from relabel.labelling.providers import UNKNOWN, provider_of
-from relabel.labelling.runner import run_job
-from relabel.labelling.session import spent_before
-from relabel.labelling.store import Store
+from relabel.labelling.session import Outcome, labels_there, spent_before, unfinished
+from relabel.labelling.store import Store, store_so_far
 from relabel.manifest import read_manifest
 from relabel.rubric import load_rubric
 from relabel.run import Run, open_run
@@ -34,7 +37,7 @@ from relabel.sources.fetch import sha256_of
 from relabel.study.file import Rater, Study
 from relabel.task import Task, load_tasks
 
-State = Literal["complete", "incomplete", "interrupted", "failed", "not started", "running"]
+State = Literal["complete", "incomplete", "interrupted", "failed", "not started", "running", "in batches"]
 
 
 @dataclass(frozen=True)
@@ -63,13 +66,13 @@ class SharedBudget(Budget):
     """A rater's budget within that of the study: a request needs room in both.
 
     Args:
-        cap_usd: The rater's own cap; None for the study's alone.
+        own: With the rater's own cap, if it has one.
         price: The model's price.
         total: The study's budget.
     """
 
-    def __init__(self, cap_usd: float | None, price: Price | None, total: Budget) -> None:
-        super().__init__(total.cap_usd if cap_usd is None else cap_usd, price)
+    def __init__(self, own: Budget, price: Price | None, total: Budget) -> None:
+        super().__init__(total.cap_usd if own.cap_usd is None else own.cap_usd, price, before_usd=own.before_usd)
         self._total = total
 
     async def reserve(self, worst_usd: float) -> None:
@@ -101,12 +104,20 @@ class StopAll(Stop):
             stop()
 
 
+class Model(NamedTuple):
+    """Which model is asked which questions."""
+
+    options: RunOptions
+    connection: Connection
+    job: Job
+
+
 @dataclass
 class RaterRun:
     """A rater on the way from its lines in the study file to a run.
 
     Attributes:
-        options, connection, job: For a model: which model is asked which questions.
+        model: Of a rater that is asked.
         ref: The run: a folder, or the name of a published set.
         progress: Of a model that is being asked.
         state: Where it stands.
@@ -115,43 +126,76 @@ class RaterRun:
 
     rater: Rater
     ref: str
-    options: RunOptions | None = None
-    connection: Connection | None = None
-    job: Job | None = None
+    model: Model | None = None
     progress: Progress = field(default_factory=lambda: Progress(asked=0))
     state: State = "not started"
     error: RelabelError | None = None
 
     @property
-    def asked(self) -> int:
-        """Labels wanted; 0 where that is not known before."""
-        return 0 if self.job is None else self.job.size
+    def batched(self) -> bool:
+        """Whether it is asked by the provider's Batch API."""
+        return self.rater.engine == "batch"
 
-    def labels(self) -> int:
-        """Labels that its folder holds."""
-        manifest = _manifest(self.ref)
-        return 0 if manifest is None else manifest.counts.from_store + manifest.counts.fresh
-
-    def hours_left(self) -> float | None:
-        """Hours for the missing labels at the pace of the last session; None where that has none."""
-        manifest, missing = _manifest(self.ref), self.asked - self.labels()
-        if (
-            manifest is None
-            or missing <= 0
-            or not manifest.counts.fresh
-            or None in (manifest.started_at, manifest.ended_at)
-        ):
-            return None
-        start, end = (datetime.fromisoformat(at) for at in (manifest.started_at, manifest.ended_at))
-        return missing / manifest.counts.fresh * (end - start).total_seconds() / 3600
-
-    def cost_usd(self) -> float:
-        """What all its starts took, in USD, with what may have been charged."""
-        return spent_before(Path(self.ref)) if self.job is not None else 0.0
+    @property
+    def out(self) -> Path:
+        """The run folder."""
+        return Path(self.ref)
 
 
-def _manifest(ref: str) -> Any:
-    return read_manifest(Path(ref)) if (Path(ref) / "manifest.json").exists() else None
+@dataclass(frozen=True)
+class Standing:
+    """How far a model is, also while it is being asked, and after a start that was killed.
+
+    Attributes:
+        state: Its state.
+        asked, labels: Labels wanted, and those that are there.
+        cost_usd: What all its starts took, with what may have been charged.
+        hours_left: Hours for the missing labels: at the pace of its last start, or until the window of its batches ends.
+        waiting: Requests in batches at the provider, and those of them that it counts as done.
+    """
+
+    state: State
+    asked: int
+    labels: int
+    cost_usd: float
+    hours_left: float | None
+    waiting: tuple[int, int]
+
+
+def standings(raters: Sequence[RaterRun], environment: Settings) -> dict[str, Standing]:
+    """Where each model stands."""
+    with store_so_far(environment.store_dir) as store:
+        return {one.rater.name: _standing(one, one.model.job, store, environment) for one in raters if one.model}
+
+
+def _standing(one: RaterRun, job: Job, store: Store | None, environment: Settings) -> Standing:
+    state, labels, killed, hours = one.state, labels_there(one.out), None, None
+    if state != "complete" and store is not None:
+        labels = max(labels, sum(store.has(item.request.key) for item in with_known_format(job, store).plan()))
+        killed = unfinished(job, store, one.out)
+        if state == "running":
+            with suppress(DataError), writing(one.out):  # it can be locked, so that its process was killed
+                state = "interrupted"
+    starts = [killed, *reversed(manifest.sessions if (manifest := _manifest(one.out)) else ())]
+    last = next((start for start in starts if start is not None and start.counts.fresh and start.ended_at), None)
+    if labels < job.size and last is not None:
+        hours = (job.size - labels) / last.counts.fresh * _hours(last.started_at, last.ended_at)
+    sent = batches_of(environment.home / "batches", job) if state != "complete" else []
+    if sent:
+        state = "in batches"
+        first = min(str(chunk.submitted_at) for chunk in sent)
+        hours = max(0.0, BATCH_WINDOW_H - _hours(first, datetime.now(UTC).isoformat()))
+    waiting = sum(chunk.requests for chunk in sent), sum(chunk.answered for chunk in sent)
+    return Standing(state, job.size, labels, spent_before(one.out, killed), hours, waiting)
+
+
+def _hours(start: str | None, end: str | None) -> float:
+    began, ended = (datetime.fromisoformat(str(at)) for at in (start, end))
+    return (ended - began).total_seconds() / 3600
+
+
+def _manifest(out: Path) -> Any:
+    return read_manifest(out) if (out / "manifest.json").exists() else None
 
 
 def study_tasks(study: Study, place: Place) -> list[Task]:
@@ -192,22 +236,20 @@ def plan(study: Study, place: Place, environment: Settings) -> list[RaterRun]:
             found.append(RaterRun(rater, str(place.runs / f"{rater.name}-{digest}")))
             continue
         assert rater.model is not None
-        if rater.engine == "batch":
-            raise UsageError(
-                f"the rater {rater.name}: a study asks online only; label with `relabel run --engine batch` first, and name its folder as `run`"
-            )
         try:
             options = _options(rater, study, place, model=rater.model)
             connection = options.connection(environment)
             options.require_bounds(connection, capped=bool(study.budget_usd or rater.max_cost_usd))
             job = options.job(connection)
+            if rater.engine == "batch" and is_local(rater.model):
+                raise UsageError("the model runs here, where there is no Batch API; remove `engine`")
         except UsageError as error:
             raise UsageError(f"the rater {rater.name}: {error}") from error
         folder = place.runs / f"{rater.name}-{default_name(job).rpartition('-')[2]}"
-        found.append(RaterRun(rater, str(folder), options, connection, job, Progress(asked=job.size)))
+        found.append(RaterRun(rater, str(folder), Model(options, connection, job), Progress(asked=job.size)))
     for one in found:
-        manifest = _manifest(one.ref)
-        if one.job is None:
+        manifest = _manifest(one.out)
+        if one.model is None:
             one.state = "complete" if one.rater.run is not None or manifest is not None else "not started"
         elif manifest is not None:
             one.state = manifest.status
@@ -230,7 +272,7 @@ def _options(rater: Rater, study: Study, place: Place, *, model: str) -> RunOpti
         params=checked_parameters(rater.params),
         price=given_price(rater.price) if rater.price else None,
         max_cost=rater.max_cost_usd,
-        **{name: getattr(rater, name) for name in same},
+        **rater.model_dump(include=same),
     )
 
 
@@ -247,7 +289,7 @@ def require_known_hosts(raters: Sequence[RaterRun], environment: Settings, allow
         UsageError: A rater that is not complete would send to another host.
     """
     for one in raters:
-        address = one.connection and one.rater.base_url and one.connection.base_url
+        address = one.model and one.rater.base_url and one.model.connection.base_url
         if not address or one.state == "complete":
             continue
         parts, own = urlsplit(address), urlsplit(environment.openai_base_url or "")
@@ -273,7 +315,6 @@ async def run_raters(
     replay: bool = False,
     allow_hosts: Collection[str] = (),
     stop: StopAll | None = None,
-    changed: Callable[[RaterRun], None] = lambda _: None,
 ) -> None:
     """Make the runs that are missing, side by side; a rater that fails does not stop the others.
 
@@ -285,7 +326,6 @@ async def run_raters(
         replay: Whether answers come from the store alone.
         allow_hosts: See `require_known_hosts`.
         stop: Called to stop all of them.
-        changed: Called when a rater starts and when it ends.
 
     Raises:
         UsageError: A rater would send to a host that only the study file names.
@@ -293,80 +333,84 @@ async def run_raters(
     if not replay:
         require_known_hosts(raters, environment, allow_hosts)
     stop = stop or StopAll()
-    total = Budget(study.budget_usd, None, before_usd=sum(spent_before(folder) for folder in place.runs.glob("*/")))
     missing = [one for one in raters if one.state != "complete"]
-    for one in missing:
-        if one.job is None:
-            _import(one, study, place)
-            changed(one)
-    asked = [one for one in missing if one.job is not None]
+    await asyncio.gather(*(_label(one, _import(one, study, place)) for one in missing if one.model is None))
+    asked = [(one, one.model) for one in missing if one.model is not None]
     if not asked:
         return
+    batches = environment.home / "batches"
     with Store(environment.store_dir, read_only=replay) as store:
         stop.each = [Stop() for _ in asked]
-        pairs = zip(asked, stop.each, strict=True)
-        await asyncio.gather(
-            *(_label(one, total, store, replay=replay, stop=own, changed=changed) for one, own in pairs)
-        )
+        spent = {folder: spent_before(folder) for folder in place.runs.glob("*/")}
+        spent |= {one.out: spent_before(one.out, unfinished(model.job, store, one.out)) for one, model in asked}
+        open_usd = {one.rater.name: unaccounted_usd(batches, model.job) for one, model in asked}
+        before = sum(spent.values()) + sum(open_usd[one.rater.name] for one, _ in asked if not one.batched)
+        total = Budget(study.budget_usd, None, before_usd=before)
+        shares: dict[str, float] = {}
+        if total.cap_usd is not None and not replay and any(one.batched for one, _ in asked):
+            shares = _shares(asked, total.cap_usd - before, open_usd, store)
+            total.before_usd += sum(shares.values())
+        ways: list[Coroutine[Any, Any, None]] = []
+        for (one, model), own in zip(asked, stop.each, strict=True):
+            if one.batched and not replay:
+                share = shares.get(one.rater.name)
+                caps = [model.options.max_cost, None if share is None else spent.get(one.out, 0.0) + share]
+                cap = min((cap for cap in caps if cap is not None), default=None)
+                way = _by_batch(one, model, cap, store, environment, own)
+            else:
+                budget = model.options.budget(model.connection, model.job, environment)
+                if total.cap_usd is not None:
+                    budget = SharedBudget(budget, model.connection.price, total)
+                how: Any = {"limiter": model.options.limiter(), "budget": budget, "progress": one.progress}
+                way = run_online(*model, store, one.out, **how, stop=own, replay=replay)
+            ways.append(_label(one, way))
+        await asyncio.gather(*ways)
 
 
-async def _label(
-    one: RaterRun,
-    total: Budget,
-    store: Store,
-    *,
-    replay: bool,
-    stop: Stop,
-    changed: Callable[[RaterRun], None],
-) -> None:
-    assert one.options is not None
-    assert one.connection is not None
-    assert one.job is not None
+def _shares(
+    asked: Sequence[tuple[RaterRun, Model]], left_usd: float, open_usd: Mapping[str, float], store: Store
+) -> dict[str, float]:
+    """What of a budget is set aside for each rater's batches: what they may cost at most, or less where not all raters have room."""
+    most: dict[str, float] = {}
+    for one, (_, _, job) in asked:
+        assert job.price is not None  # a cap needs one
+        budget = Budget(None, job.price.halved() if one.batched else job.price)
+        plan = with_known_format(job, store).plan()
+        worst = sum(budget.most(item.request.body) or 0.0 for item in plan if not store.has(item.request.key))
+        most[one.rater.name] = worst * (1 + 1e-9)
+    scale = min(1.0, max(0.0, left_usd) / (sum(most.values()) or 1.0))
+    return {name: max(most[name] * scale, open_usd[name]) for name in (o.rater.name for o, _ in asked if o.batched)}
+
+
+async def _by_batch(
+    one: RaterRun, model: Model, cap: float | None, store: Store, environment: Settings, stop: Stop
+) -> Outcome:
+    options, connection, home = model.options, model.connection, environment.home / "batches"
+    how = BatchOptions(max_cost=cap, key_env=options.key_env)
+    provider = batch_provider(model.job, connection.base_url, environment, options.key_env, connection.headers)
+    return await run_batch(model.job, store, one.out, provider, home, options=how, progress=one.progress, stop=stop)
+
+
+async def _label(one: RaterRun, way: Coroutine[Any, Any, Outcome | None]) -> None:
     one.state = "running"
-    changed(one)
-    limiter = one.options.limiter()
-    if total.cap_usd is None:
-        budget = Budget(one.options.max_cost, one.connection.price)
-    else:
-        budget = SharedBudget(one.options.max_cost, one.connection.price, total)
-    engine = make_engine(one.options, one.connection, limiter, budget, replay=replay)
     try:
-        outcome = await run_job(
-            one.job,
-            engine,
-            store,
-            Path(one.ref),
-            concurrency=limiter.largest,
-            budget=budget,
-            progress=one.progress,
-            stop=stop,
-        )
-        one.state = "complete" if outcome.complete else "interrupted" if outcome.interrupted else "incomplete"
-        if not outcome.complete:
+        outcome = await way
+        if outcome is None or outcome.complete:
+            one.state = "complete"
+        else:
+            one.state = "interrupted" if outcome.interrupted else "incomplete"
             kind = RunInterruptedError if outcome.interrupted else IncompleteRunError
             one.error = kind(
-                f"{outcome.missing.total:,} of {one.job.size:,} labels are missing, {one.ref}/failures.jsonl says which and why"
+                f"{outcome.missing.total:,} of {one.progress.asked:,} labels are missing, {one.ref}/failures.jsonl says which and why"
             )
     except RelabelError as error:
         one.state, one.error = "failed", error
-    finally:
-        await engine.close()
-        changed(one)
 
 
-def _import(one: RaterRun, study: Study, place: Place) -> None:
+async def _import(one: RaterRun, study: Study, place: Place) -> None:
     rater = one.rater
-    try:
-        import_labels(
-            Path(place.at(rater.labels or "")),
-            model=rater.name,
-            rubric=load_rubric(place.at(rater.rubric or study.rubric)),
-            out=Path(one.ref),
-            tasks=place.at(study.tasks.list),
-        )
-        one.state = "complete"
-    except RelabelError as error:
-        one.state, one.error = "failed", error
+    rubric, file = load_rubric(place.at(rater.rubric or study.rubric)), Path(place.at(rater.labels or ""))
+    import_labels(file, model=rater.name, rubric=rubric, out=one.out, tasks=place.at(study.tasks.list))
 
 
 def raise_first(raters: Sequence[RaterRun]) -> None:
@@ -387,16 +431,14 @@ def raise_first(raters: Sequence[RaterRun]) -> None:
 def estimates(raters: Sequence[RaterRun], environment: Settings) -> dict[str, tuple[Estimate, list[Limit]]]:
     """What the models that are not complete would be sent, take and cost."""
     found: dict[str, tuple[Estimate, list[Limit]]] = {}
-    exists = environment.store_dir.exists()
-    store = Store(environment.store_dir, read_only=True) if exists else None
-    try:
+    with store_so_far(environment.store_dir) as store:
         for one in raters:
-            if one.job is not None and one.state != "complete":
-                told = estimate(one.job, store)
-                found[one.rater.name] = told, limits(told, one.rater.engine, rpm=one.rater.rpm, tpm=one.rater.tpm)
-    finally:
-        if store is not None:
-            store.close()
+            if one.model is not None and one.state != "complete":
+                job = one.model.job
+                told = estimate(replace(job, price=job.price.halved()) if one.batched and job.price else job, store)
+                rpm, tpm = one.rater.rpm, one.rater.tpm
+                bounds = limits(told, one.rater.engine, rpm=rpm, tpm=tpm) if one.batched or rpm or tpm else []
+                found[one.rater.name] = told, bounds
     return found
 
 
@@ -405,5 +447,5 @@ def runs_of(raters: Sequence[RaterRun]) -> Mapping[str, Run]:
     return {
         one.rater.name: open_run(one.ref)
         for one in raters
-        if one.rater.run is not None or (_manifest(one.ref) is not None and one.labels())
+        if one.rater.run is not None or (labels_there(Path(one.ref)))
     }

@@ -21,13 +21,16 @@ from multidict import CIMultiDict
 
 from relabel.errors import DataError, ProviderError
 from relabel.files import replacing
+from relabel.labelling.connection import key_for, require_key
 from relabel.labelling.engine import parsed
+from relabel.labelling.job import Job
 from relabel.labelling.providers import UNKNOWN, Provider
 from relabel.labelling.refusals import ATTEMPTS, ErrorReply, RetryPolicy, fatal_refusal, read_error
 from relabel.labelling.request import Request
 from relabel.labelling.transport import LARGEST_REPLY, Http, connection_problem
 from relabel.labelling.wire import PATHS, Api, NotAReplyError
 from relabel.redaction import api_version, clean, public_url
+from relabel.settings import Settings
 
 TIMEOUT_S = 600.0
 """For one call: a chunk of 200 MB goes up in it."""
@@ -555,15 +558,33 @@ WAYS: Mapping[str, type[BatchProvider]] = {
 }
 
 
-def batch_provider(http: Http, secret: str, model: str, known: Provider, api: Api = "chat") -> BatchProvider:
-    """The batches of a provider, by what is known of it; an unknown one is taken to do as OpenAI does, and probed.
+def batch_provider(
+    job: Job,
+    base_url: str | None,
+    environment: Settings,
+    key_env: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> BatchProvider:
+    """The batches of a job's provider, by what is known of it; an unknown one is taken to do as OpenAI does, and probed.
+
+    Args:
+        job: What is labelled.
+        base_url: The provider's address.
+        environment: Settings from the environment.
+        key_env: Environment variable that holds the key; by default the provider's own.
+        headers: Headers that the user adds to each request; by default those that the job was started with, credentials left out.
 
     Raises:
-        ProviderError: It has no batches, or none that relabel supports, or not in this dialect.
+        ProviderError: It has no batches, or none that relabel supports, or not in this dialect; or there is no key.
     """
+    known, api = job.provider, job.endpoint.api
+    key = key_for(known, environment, key_env)
+    secret = key.get_secret_value().strip(" ") if key else ""
+    http = Http(base_url, secret, known, headers or job.parameters.get("headers"))
+    require_key(known, key)
     way = WAYS.get(known.batch or "openai")
     if way is None:
         raise ProviderError(f"relabel supports no batches at {known.name}; use --engine online")
     if api not in way.apis:
         raise ProviderError(f"{known.name} has batches for Chat Completions alone; leave --api {api} out")
-    return way(http, secret, model, known)
+    return way(http, secret, job.endpoint.model, known)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,7 +53,7 @@ async def run_batch(
         job: What to label.
         store: Keeps answers.
         out: The run folder.
-        provider: Has the files and batches; the caller closes it.
+        provider: Has the files and batches; closed at the end.
         batches: The folder of all batch jobs.
         options: How the job is worked on.
         progress: Counted up as the job goes on; in flight are batches.
@@ -65,7 +66,10 @@ async def run_batch(
     """
     options = options or BatchOptions()
     folder = BatchFolder(batches, run_id(job))
-    with open_session(job, store, out, "batch", progress=progress, now=options.now) as session, folder.locked():
+    async with AsyncExitStack() as at_end:
+        at_end.push_async_callback(provider.close)
+        session = at_end.enter_context(open_session(job, store, out, "batch", progress=progress, now=options.now))
+        at_end.enter_context(folder.locked())
         before = folder.load()
         folder.save_job(job)
         job = _settled(session.job, store, before)

@@ -18,7 +18,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,7 +63,7 @@ class BatchOptions:
     submit: bool = True
     max_cost: float | None = None
     key_env: str | None = None
-    poll_s: float = POLL_S
+    poll_s: float = field(default_factory=lambda: POLL_S)
     max_requests: int = MAX_REQUESTS
     max_bytes: int = MAX_BYTES
     clock: Callable[[], float] = time.monotonic
@@ -341,6 +341,12 @@ def unaccounted_usd(batches: Path, job: Job) -> float:
     """The most that those batches of a job cost, in USD, whose cost no manifest can have: those in flight, above all."""
     state = BatchFolder(batches, run_id(job)).load()
     return 0.0 if state is None else state.unaccounted_usd
+
+
+def batches_of(batches: Path, job: Job) -> list[Chunk]:
+    """The chunks of a job that are at the provider."""
+    state = BatchFolder(batches, run_id(job)).load()
+    return [] if state is None else [chunk for chunk in state.open if chunk.batch_id and chunk.submitted_at]
 
 
 class ChunkWriter:
