@@ -243,6 +243,33 @@ def test_labels_without_codes_that_agree_by_chance_only_are_warned_about(write: 
     assert imported(write(f"task_id,label\n{right}"), tmp_path / "right", tasks="eloundou-2023").notes == ()
 
 
+@pytest.mark.mirror
+def test_titles_that_disagree_with_their_code_are_named(write: Write, tmp_path: Path) -> None:
+    rows = "Task ID,O*NET-SOC Code,Title,label\n8823,11-1011.00,{},E1\n"
+    done = imported(write(rows.format("Agricultural advisers")), tmp_path / "run", tasks="eloundou-2023")
+    (note,) = done.notes
+    assert note.endswith("11-1011.00 is 'Agricultural advisers' in the list, 'Chief Executives' in O*NET")
+    assert imported(write(rows.format("Chief Executives")), tmp_path / "right", tasks="eloundou-2023").notes == ()
+
+
+@pytest.mark.mirror
+def test_an_imported_random_sample_of_tasks_gives_means_by_major_group(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = open_run("eloundou-2023:gpt4").labels.sample(600, random_state=1)
+    path = write(labels[["task_id", "onet_soc_code", "label"]].to_csv(index=False))
+    words = ["import", str(path), "--model", "m", "--tasks", "eloundou-2023", "--out"]
+    for name, declared in (("plain", []), ("random", ["--random-sample"])):
+        assert run_app([*words, str(tmp_path / name), *declared]) == 0
+        capsys.readouterr()
+        score = ["score", str(tmp_path / name), "--tasks", "eloundou-2023", "--weights", "core", "--json"]
+        assert run_app(score) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert ("major_groups" in document) == bool(declared)
+    everything = document["major_groups"][-1]
+    assert everything["gamma_low"] < 0.50 < everything["gamma_high"]
+
+
 def test_a_file_without_a_column_of_labels_is_answered_with_those_that_hold_some(write: Write, tmp_path: Path) -> None:
     path = write(f"task_id,onet_soc_code,a,b,automation\nS001,{A},E0,x,1\nS002,{A},,y,0\n")
     with pytest.raises(ColumnError, match="'a' hold labels of the rubric: say which one with --label-column"):

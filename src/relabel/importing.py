@@ -19,12 +19,12 @@ from relabel import __version__
 from relabel.errors import ColumnError, DataError, UsageError
 from relabel.files import require_writable, writing
 from relabel.labels import MAX_RATIONALE, Label
-from relabel.manifest import TASK_FILE, Counts, Manifest, SourceUse, read_manifest, task_sources, write_run
+from relabel.manifest import TASK_FILE, Counts, Manifest, read_manifest, task_sources, write_run
 from relabel.rubric import Rubric, Unit, load_rubric, rubric_names
 from relabel.sources import eloundou
-from relabel.sources.fetch import sha256_of
+from relabel.sources.fetch import SourceUse, sha256_of
 from relabel.sources.tables import COLUMN_NAMES, Table, is_table_file, read_table
-from relabel.task import TASK_KEY, onet_releases, same_statement, task_table
+from relabel.task import TASK_KEY, disputed_titles, onet_releases, same_statement, task_table
 
 ENGINE = "import"
 """What the manifest of an imported run names as its engine."""
@@ -123,6 +123,7 @@ def import_labels(
     setting: str | None = None,
     columns: Columns | None = None,
     mapping: Mapping[str, str] | None = None,
+    random_sample: bool = False,
 ) -> Imported:
     """Turn a CSV file of labels into a run folder.
 
@@ -136,6 +137,7 @@ def import_labels(
         setting: The setting that all labels answer, where the file does not say.
         columns: Which column holds what.
         mapping: Labels of the file by what they become, such as `E3` by `E2`.
+        random_sample: Whether the tasks were drawn at random from all of the task list.
 
     Returns:
         What was imported.
@@ -156,6 +158,7 @@ def import_labels(
         _confirm_ids(reading, tasks, listed)
     started = _now()
     labels = list(_labels(reading, tasks, listed, started))
+    known = {(label.onet_soc_code, label.task_id) for label in labels}
     manifest = Manifest(
         status="complete",
         package_version=__version__,
@@ -171,6 +174,7 @@ def import_labels(
             "columns": reading.found,
             "map": dict(mapping),
             "samples": len({label.sample for label in labels}),
+            "sample": len(known) if random_sample else None,
         },
         counts=Counts(asked=len(labels), fresh=len(labels)),
         note=f"labels made elsewhere, imported from {path.name}; the rubric shown is the one that they were read by",
@@ -180,10 +184,9 @@ def import_labels(
     require_writable(out)
     with writing(out):
         write_run(out, manifest, labels, [])
-    known = {(label.onet_soc_code, label.task_id) for label in labels}
     unlisted = known.difference(listed[TASK_KEY].itertuples(index=False, name=None))
-    notes = () if "code" in reading.found else _chance_note(labels, tasks)
-    return Imported(out, tasks, len(labels), len(known), reading.mapped, len(unlisted), notes)
+    note = _title_note(reading) if "code" in reading.found else _chance_note(labels, tasks)
+    return Imported(out, tasks, len(labels), len(known), reading.mapped, len(unlisted), (note,) if note else ())
 
 
 def _check_request(
@@ -252,26 +255,32 @@ def _by_id(listed: pd.DataFrame, column: str) -> dict[str, list[str]]:
     return found
 
 
-def _chance_note(labels: Sequence[Label], tasks: str) -> tuple[str, ...]:
-    """A warning where labels whose ids nothing confirms agree with GPT-4's of 2023 no better than chance."""
+def _title_note(reading: _Reading) -> str:
+    """A warning, if titles in the file disagree with their codes."""
+    title, code = reading.file.column("title"), reading.found["code"]
+    return disputed_titles((row[code].strip(), row[title].strip()) for _, row in reading.file.rows) if title else ""
+
+
+def _chance_note(labels: Sequence[Label], tasks: str) -> str:
+    """A warning, if labels whose ids nothing confirms agree with GPT-4's of 2023 no better than chance."""
     ours = pd.DataFrame(
         [(label.onet_soc_code, label.task_id, label.label) for label in labels], columns=[*TASK_KEY, "ours"]
     )
     try:
         gpt4 = eloundou.read_labels()[[*TASK_KEY, "gpt4"]]
     except DataError:
-        return ()
+        return ""
     both = ours[ours["ours"].isin(gpt4["gpt4"])].merge(gpt4, on=TASK_KEY)
     shares = [both[column].value_counts(normalize=True) for column in ("ours", "gpt4")]
     expected = float(shares[0].mul(shares[1], fill_value=0).sum())
     if len(both) < _FEW or expected >= 1:
-        return ()
+        return ""
     kappa = (float((both["ours"] == both["gpt4"]).mean()) - expected) / (1 - expected)
     if kappa >= _CHANCE:
-        return ()
+        return ""
     return (
         f"the labels agree with GPT-4's of 2023 no better than chance (kappa {kappa:.2f} on {len(both):,} tasks): the file has "
-        f"neither codes nor statements that confirm its ids; check that they are the Task IDs of {tasks}",
+        f"neither codes nor statements that confirm its ids; check that they are the Task IDs of {tasks}"
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -82,11 +81,22 @@ class Answer(Frozen):
     origin: str | None = Field(default=None, exclude=True)
 
 
+_WORDY = 45
+"""Characters of a reply that is more than a label, so that two do not come to the same words within a second by chance."""
+_A_TIME = 1_000_000_000
+
+
 def fingerprint(answer: Answer) -> str:
-    """What tells one completion from another: its id and text, or the whole reply where it has no id."""
-    own = answer.raw.get("id")
-    said = f"{own}\n{answer.content}" if own else json.dumps(answer.raw, sort_keys=True, default=str)
-    return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+    """What tells one completion from another, in one or two marks with a hyphen between them.
+
+    The first is of its id and text, or of the whole reply where it has no id. The second is of its text and the time when it
+    was made, as a cache may give a stored reply a new id.
+    """
+    own, made, text = answer.raw.get("id"), answer.raw.get("created"), answer.content or ""
+    said = [f"{own}\n{answer.content}" if own else json.dumps(answer.raw, sort_keys=True, default=str)]
+    if isinstance(made, int) and made > _A_TIME and len(text) >= _WORDY:
+        said.append(f"{made}\n{text}")
+    return "-".join(hashlib.sha256(part.encode("utf-8", "surrogatepass")).hexdigest()[:24] for part in said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,28 +153,24 @@ class Label:
 def cached_repeats(samples: Sequence[tuple[tuple[str, str, str], int, str, str | None]]) -> list[bool]:
     """Which samples of a question a gateway's cache answered with an earlier one of them; the first of each is none.
 
-    They carry the answer of the first: the same completion id, or the same reply with the same time where the provider gives
-    no id. A server that gives one id to different questions tells nothing by it, so that its ids do not count.
+    They carry the answer of the first: the same completion id, or the same words with the same time. A server that gives one
+    id, or the same words, to different questions tells nothing by it, so that these do not count.
 
     Args:
         samples: Question (code, task and setting), sample, request key and answer id (None where it is not known) of each.
     """
-    keys: set[tuple[str, str | None]] = set()
-    answered: set[tuple[object, str | None]] = set()
-    questions: Counter[str | None] = Counter()
-    for question, _, key, answer in samples:
-        # Tasks with one and the same question share its answer, by the request's key.
-        if (key, answer) not in keys and (question, answer) not in answered:
-            questions[answer] += 1
-            answered.add((question, answer))
-        keys.add((key, answer))
-    repeated = [False] * len(samples)
-    answered.clear()
+    marks = [tuple(answer.split("-")) if answer else () for *_, answer in samples]
+    # Tasks with one and the same question share its answer, by the request's key: they count as the first of them.
+    first: dict[tuple[str, str | None], tuple[str, str, str]] = {}
+    asked: dict[str, set[tuple[str, str, str]]] = {}
+    for (question, _, key, answer), own in zip(samples, marks, strict=True):
+        for mark in own:
+            asked.setdefault(mark, set()).add(first.setdefault((key, answer), question))
+    repeated, answered = [False] * len(samples), set[tuple[object, str]]()
     for at in sorted(range(len(samples)), key=lambda at: samples[at][1]):
-        question, _, _, answer = samples[at]
-        if answer is not None and questions[answer] == 1:
-            repeated[at] = (question, answer) in answered
-            answered.add((question, answer))
+        told = {(samples[at][0], mark) for mark in marks[at] if len(asked[mark]) == 1}
+        repeated[at] = not told.isdisjoint(answered)
+        answered |= told
     return repeated
 
 

@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from relabel.errors import ColumnError, DataError, first_error
 from relabel.files import make_private_dir, replacing, require_own
@@ -25,6 +25,7 @@ from relabel.redaction import clean_document, masked
 from relabel.rubric import Rubric, Unit
 from relabel.settings import Frozen, asset_dir
 from relabel.sources import fetch, registry
+from relabel.sources.fetch import SourceUse
 from relabel.sources.tables import is_table_file
 
 if TYPE_CHECKING:
@@ -45,17 +46,6 @@ TASK_FILE = "task-file"
 
 
 FORMAT_VERSION = 1
-
-
-class SourceUse(Frozen):
-    """A source file that went into a run."""
-
-    model_config = ConfigDict(extra="allow")
-
-    source: str
-    file: str
-    sha256: str
-    copy_status: str | None = None
 
 
 class Counts(Frozen):
@@ -203,9 +193,7 @@ def task_sources(ref: str, unit: Unit = "task") -> tuple[SourceUse, ...]:
         roles = ("occupations",)
     else:
         roles = ("labels",) if ref == "eloundou-2023" else ("tasks", "occupations", "task-ratings")
-    entries = [entry for role in roles if (entry := source.find_role(role)) is not None]
-    known = [fetch.provenance(ref, entry.name) for entry in entries]
-    return tuple(SourceUse(source=k.source_id, file=k.file, sha256=k.sha256, copy_status=k.copy_status) for k in known)
+    return tuple(fetch.source_use(ref, role) for role in roles if source.find_role(role) is not None)
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -25,7 +25,6 @@ from relabel.manifest import (
     TASK_FILE,
     Counts,
     Manifest,
-    SourceUse,
     find_run,
     parquet_schema,
     read_failures,
@@ -34,7 +33,8 @@ from relabel.manifest import (
 )
 from relabel.rubric import AUTOMATION, MEASURES, Measure, Rubric, load_rubric
 from relabel.settings import asset_dir
-from relabel.sources import eloundou, fetch, registry
+from relabel.sources import eloundou, fetch
+from relabel.sources.fetch import SourceUse
 from relabel.sources.tables import is_table_file
 
 if TYPE_CHECKING:
@@ -384,8 +384,8 @@ class Run:
             )
         if self.repeats_from_cache:
             said.append(
-                f"{self.repeats_from_cache:,} of {len(self.labels):,} samples are an earlier answer that a cache on the way "
-                "to the model gave again: they count once, and say nothing about how steady the model is; switch the "
+                f"{self.repeats_from_cache:,} of {len(self.labels):,} samples are an earlier answer again, as a cache on the "
+                "way to the model gives it: they count once, and say nothing about how steady the model is; switch the "
                 "gateway's cache off and label again."
             )
         return said
@@ -529,9 +529,8 @@ def _published(ref: str) -> Run:
         note = f"published labels: {who}; the rubric shown is relabel's own wording of that question"
         labels = source.assign(setting=next(iter(rubric.settings)), label=source[column], rationale=None)
         labels = labels[labels["label"].isin(list(rubric.labels))]
-        file = registry.get_source("eloundou-2023").with_role("automation-labels" if automation else "labels").name
-        known = fetch.provenance("eloundou-2023", file)
-        uses = (SourceUse(source="eloundou-2023", file=file, sha256=known.sha256),)
+        known = fetch.source_use("eloundou-2023", "automation-labels" if automation else "labels")
+        uses = (known.model_copy(update={"copy_status": None}),)
     manifest = Manifest(
         status="published",
         package_version=__version__,

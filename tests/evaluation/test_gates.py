@@ -34,9 +34,10 @@ from relabel.evaluation.gates import (
 from relabel.evaluation.gold import Gold, make_gold
 from relabel.evaluation.statistics import Figure, change, occupation_draws
 from relabel.evaluation.suite import Suite
-from relabel.manifest import Manifest, SourceUse
+from relabel.manifest import Manifest
 from relabel.rubric import load_rubric
 from relabel.run import Run
+from relabel.sources.fetch import SourceUse
 
 TASKS, OCCUPATIONS = 720, 60
 SCALE = np.array(["E0", "E2", "E1"])

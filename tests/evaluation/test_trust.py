@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from relabel.cli.app import run_app
 from relabel.errors import DataError
 from relabel.evaluation.alignment import match
 from relabel.evaluation.compare import compare
@@ -17,6 +20,7 @@ from relabel.evaluation.evaluate import evaluate
 from relabel.evaluation.gates import judge
 from relabel.evaluation.gold import load_gold, read_gold_csv
 from relabel.evaluation.suite import Suite
+from relabel.labels import Answer, Usage, fingerprint
 from relabel.run import Run, is_cached_repeat
 from relabel.task import REPLACED_BELOW, text_similarity
 from run_workshop import MakeRun
@@ -45,6 +49,48 @@ def test_an_id_that_a_server_gives_to_different_questions_says_nothing() -> None
     # Two tasks with one text are one question: they share the request, and its answers.
     shared = labels.assign(request_key=["k0", "k1", "k0", "k1"])
     assert is_cached_repeat(shared).tolist() == [False, True, False, True]
+
+
+def test_the_same_words_at_the_same_time_are_no_repeats_whatever_their_ids() -> None:
+    rows = [
+        ("1", 0, "x", "a-w1"),
+        ("1", 1, "x", "b-w1"),
+        ("1", 2, "x", "c-w2"),
+        ("2", 0, "x", "d-w3"),
+        ("2", 1, "x", "e"),
+    ]
+    assert is_cached_repeat(_samples(*rows)).tolist() == [False, True, False, False, False]
+    # Words that other questions got in that second, too, say nothing.
+    assert not is_cached_repeat(_samples(*rows, ("3", 0, "x", "f-w1"))).any()
+
+
+def _answer(text: str, **raw: Any) -> str:
+    usage = Usage()
+    return fingerprint(
+        Answer(
+            request_key="k",
+            content=text,
+            finish_reason="stop",
+            model_returned="m",
+            usage=usage,
+            attempts=1,
+            latency_s=1,
+            created_at="2026-11-01T00:00:00Z",
+            cost_usd=None,
+            raw=raw,
+        )
+    )
+
+
+def test_an_answer_is_known_by_its_id_and_by_its_words_and_time() -> None:
+    long = '{"rationale": "Most of the work is done with the hands.", "label": "E0"}'
+    first, other_id = (_answer(long, id=name, created=1_760_000_000).split("-") for name in "ab")
+    assert first[0] != other_id[0]
+    assert first[1] == other_id[1]
+    assert _answer(long, id="a", created=1_760_000_001).split("-")[1] != first[1]
+    # A bare label is the same by chance, and 1 is not the time.
+    assert "-" not in _answer('{"label": "E0"}', id="a", created=1_760_000_000)
+    assert "-" not in _answer(long, id="a", created=1)
 
 
 def test_labels_without_ids_are_taken_as_they_are() -> None:
@@ -179,6 +225,29 @@ def test_a_rubric_that_was_changed_under_its_old_version_is_said_first(
     )
     assert judge(suite, other, gold, first).warnings[0].startswith("The rubric eloundou was changed")
     assert not any("rubric" in said for said in judge(suite, second, gold, first).warnings)
+
+
+def test_the_terminal_says_of_a_suite_first_that_the_rubric_was_changed(
+    make_run: MakeRun, write_gold: WriteGold, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = {(A, str(i)): {"three-way": "E1"} for i in range(4)}
+    first, second = (make_run(labels, name=name, rubric="eloundou") for name in ("first", "second"))
+    assert second.folder is not None
+    manifest = second.folder / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(first.manifest.rubric_sha256, "f" * 64))
+    gold = write_gold(f"task_id,onet_soc_code,code\n1,{A},E1\n2,{A},E0\n")
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(
+        f"name: s\ngold: {gold}\nbaseline: {{run: {first.folder}}}\n"
+        "gates: [{id: k, setting: three-way, metric: accuracy, max_drop: 0}]\n"
+    )
+    run_app(["eval", str(second.folder), "--suite", str(suite), "--out", str(tmp_path / "eval.json")])
+    capsys.readouterr()
+    run_app(["eval", str(second.folder), "--suite", str(suite)])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Verdict The rubric eloundou was changed under its old version" in said
+    assert said.count("was changed under its old version") == 1
+    assert json.loads((tmp_path / "eval.json").read_text())["warnings"][0].startswith("The rubric eloundou was changed")
 
 
 def test_a_gold_with_strata_but_no_weights_is_warned_about(make_run: MakeRun, write_gold: WriteGold) -> None:

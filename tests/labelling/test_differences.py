@@ -15,7 +15,8 @@ from relabel.labelling.prompt import load_prompt
 from relabel.labelling.request import Endpoint, host_of
 from relabel.labelling.session import job_for_folder, manifest_of
 from relabel.labelling.store import Store
-from relabel.manifest import Counts, Manifest, SourceUse, write_run
+from relabel.manifest import Counts, Manifest, write_run
+from relabel.sources.fetch import SourceUse
 from server import judged, provider
 from workshop import label_all, make_job
 

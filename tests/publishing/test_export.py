@@ -15,7 +15,7 @@ import pytest
 from site_workshop import tasks_on
 
 from relabel.errors import DataError, IncompleteRunError, UsageError
-from relabel.manifest import TASK_FILE, SourceUse, task_sources
+from relabel.manifest import TASK_FILE, task_sources
 from relabel.publishing.export import export_run
 from relabel.publishing.methodology import caveats, method_text
 from relabel.publishing.occupation import Pages, main_codes
@@ -23,6 +23,7 @@ from relabel.rubric import load_rubric
 from relabel.run import open_run
 from relabel.scoring.options import Choices
 from relabel.scoring.table import score_table
+from relabel.sources.fetch import SourceUse
 from relabel.task import task_table
 from run_workshop import MakeRun, answered
 

@@ -121,6 +121,7 @@ def test_a_published_score_is_explained_with_its_interval_and_its_way(bounds_of:
     assert low < explained.score["gamma"] < high
     estimate, low, high = explained.estimates["gamma"]
     assert (low < estimate < high, explained.estimates_of) == (True, "eloundou-2023:human")
+    assert explained.estimates_name == "people"
     assert explained.score["gamma"] == 0.73
     assert high == pytest.approx(0.73, abs=0.021)
     assert "alpha_low" not in explained.score

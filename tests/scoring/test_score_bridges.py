@@ -61,19 +61,21 @@ def test_reach_does_not_count_detailed_codes_without_tasks() -> None:
     ],
 )
 def test_the_reason_names_the_step_that_breaks(code: str, reason: str) -> None:
-    assert TWO_STEPS.why_unscored(code, ["a", "b", "c"]) == reason
+    assert TWO_STEPS.status_without(code, ["a", "b", "c"]) == f"unscored: {reason}"
 
 
 def test_the_reason_repeats_what_the_step_says_about_its_codes() -> None:
     made = bridge(
         step("onet-soc", "soc2018", ("a", "s", 1)), step("soc2018", "isco08", ("t", "i", 1), note="old"), codes=("i",)
     )
-    assert made.why_unscored("i", ["a"]) == "no O*NET-SOC 2019 code leads to US SOC 2018 t (old)"
+    assert made.status_without("i", ["a"]) == "unscored: no O*NET-SOC 2019 code leads to US SOC 2018 t (old)"
 
 
 def test_a_long_reason_is_cut() -> None:
     links = [(letter, "1", 1.0) for letter in "abcdef"]
-    reason = bridge(step("onet-soc", "uk-soc2020", *links), codes=("1",)).why_unscored("1", [])
+    reason = (
+        bridge(step("onet-soc", "uk-soc2020", *links), codes=("1",)).status_without("1", []).removeprefix("unscored: ")
+    )
     assert reason == "no task statements for O*NET-SOC 2019 a, b, c, d and 2 more"
 
 

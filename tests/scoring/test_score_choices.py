@@ -9,6 +9,7 @@ import pytest
 from score_workshop import Scored, TaskFile, by_code
 
 from relabel.careers.families import family_pages, load_families
+from relabel.cli.score import headline
 from relabel.errors import DataError, UsageError
 from relabel.run import open_run
 from relabel.scoring.multiverse import spread_summary, with_spread
@@ -66,6 +67,7 @@ def test_a_bridge_of_one_s_own_gives_the_weighted_means_of_its_file(tmp_path: Pa
     assert by_code(table.frame)["1121"]["status"] == "unscored: no O*NET-SOC 2019 code leads to UK SOC 2020 1121"
     (use,) = [use for use in table.sources if use.source == "bridge-file"]
     assert use.file == "own.csv"
+    assert "method bridge by own.csv, UK SOC 2020: 1 of 412" in headline(table)
 
 
 @pytest.mark.mirror

@@ -171,7 +171,7 @@ def test_a_run_of_one_setting_gives_one_measure_and_says_why(
     run = make_run({(A, str(n)): {setting: n == 1} for n in (1, 2, 3, 4)}, settings=[setting])
     table = score_table(run, taxonomy="onet-soc", tasks=tasks)
     (row,) = by_code(table.frame).values()
-    assert (row[given], row[ten], row["status"], row[f"percentile_{given}"]) == (0.25, 2.5, "scored", 0)
+    assert (row[given], row[ten], row["status"], row[f"percentile_{given}"]) == (0.25, 2.5, "scored", 100)
     assert [row[measure] for measure in gone] == [None, None]
     lacks = "with-tools" if setting == "strict" else "strict"
     assert row["note"] == f"no {' or '.join(gone)}: the run has no labels for the setting {lacks}"

@@ -210,13 +210,13 @@ def test_the_armed_forces_are_not_scored_as_engineering_technicians(scored: Scor
     assert "55-" in step.note
 
 
-def test_percentiles_are_shares_of_scored_groups_below(scored: Scored) -> None:
+def test_percentiles_are_positions_counted_from_one(scored: Scored) -> None:
     frame = scored().frame
     done = frame[frame["status"] == "scored"]
     for measure in ("alpha", "gamma"):
         for value, place in zip(done[measure].round(12), done[f"percentile_{measure}"], strict=True):
             below = int((done[measure].round(12) < value).sum())
-            assert place == int(100 * below / 409 + 0.5)
+            assert place == int(100 * (below + 1) / 409 + 0.5)
     assert frame.loc[frame["status"] != "scored", ["percentile_alpha", "percentile_gamma"]].isna().all().all()
 
 

@@ -87,6 +87,8 @@ def test_the_medians_of_may_2023_are_those_that_are_published(soc: pd.DataFrame)
     medians = soc.set_index("code")["median_wage_usd_2023"]
     codes = ["51-4192", "51-4111", "51-4121", "51-4194", "51-4122"]
     assert [int(medians[code]) for code in codes] == [62270, 61490, 48940, 46410, 45350]
+    row = by_code(soc)["51-4192"]
+    assert (row["wage_source"], row["wage_source_2023"]) == ("OEWS May 2024", "OEWS May 2023")
 
 
 @pytest.mark.mirror

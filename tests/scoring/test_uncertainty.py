@@ -265,8 +265,12 @@ def test_where_nothing_is_known_of_other_labels_the_table_says_so(small: tuple[R
     assert not [name for name in found.frame.columns if "_gold" in name]
     with pytest.raises(UsageError, match="100 or more"):
         with_intervals(table, run, draws=10)
-    with pytest.raises(UsageError, match="one answer a task"):
+    with pytest.raises(UsageError, match=r"one answer a task, so .* run it with --samples 5"):
         with_intervals(table, run, noise="repeats", draws=100)
+    again = pd.concat([run.labels, run.labels.assign(sample=1)], ignore_index=True)
+    same = dataclasses.replace(run, labels=again.assign(answer_id=again["task_id"] + again["setting"]))
+    with pytest.raises(UsageError, match=r"the others are from a cache, .* switch the gateway's cache off"):
+        with_intervals(score_table(same), same, noise="repeats", draws=100)
 
 
 def _flipped(run: Run, name: str, every: int) -> Run:

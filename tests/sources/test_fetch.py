@@ -42,7 +42,7 @@ def test_the_mirror_comes_before_the_cache(workshop: Workshop) -> None:
     workshop.put_cached("s", "t.tsv", CONTENT)
 
     assert fetch.locate("s", "t.tsv") == workshop.mirror / "s" / "t.tsv"
-    assert fetch.provenance("s", "t.tsv").where == "mirror"
+    assert fetch.verify(["s"])[0].where == "mirror"
 
 
 def test_the_cache_comes_before_the_official_address(workshop: Workshop, publisher: Publisher) -> None:
@@ -50,29 +50,23 @@ def test_the_cache_comes_before_the_official_address(workshop: Workshop, publish
     workshop.put_cached("s", "t.tsv", CONTENT)
 
     assert fetch.locate("s", "t.tsv") == workshop.cache / "s" / "t.tsv"
-    assert fetch.provenance("s", "t.tsv").where == "cache"
+    assert fetch.verify(["s"])[0].where == "cache"
     assert publisher.asked == []
 
 
 def test_a_file_is_fetched_once_and_its_origin_recorded(workshop: Workshop, publisher: Publisher) -> None:
-    workshop.register("s", one_file(publisher, note="mind"), licence="MIT", citation="Me")
+    workshop.register("s", one_file(publisher, role="crosswalk"))
 
     path = fetch.locate("s", "t.tsv")
     fetch.locate("s", "t.tsv")
 
     assert path.read_bytes() == CONTENT
     assert publisher.asked == ["/t.tsv"]
-    origin = fetch.provenance("s", "t.tsv")
-    assert origin.model_dump() == {
-        "source_id": "s",
+    assert fetch.source_use("s", "crosswalk").model_dump() == {
+        "source": "s",
         "file": "t.tsv",
-        "release": "made for a test",
         "sha256": sha256(CONTENT),
-        "licence": "MIT",
-        "citation": "Me",
         "copy_status": "official",
-        "where": "download",
-        "note": "mind",
     }
     assert sorted(found.name for found in path.parent.iterdir()) == ["t.tsv"]
 
@@ -203,7 +197,7 @@ class TestPins:
         workshop.register("s", self.entry(publisher))
         workshop.put("s", "t.tsv", self.REBUILT)
 
-        assert fetch.provenance("s", "t.tsv").copy_status == "rebuilt"
+        assert fetch.verify(["s"])[0].copy_status == "rebuilt"
         assert publisher.asked == []
 
     def test_another_file_is_not_accepted_in_its_place(self, workshop: Workshop, publisher: Publisher) -> None:
@@ -219,7 +213,7 @@ class TestPins:
 
         path = fetch.locate("s", "t.tsv")
 
-        assert fetch.provenance("s", "t.tsv").copy_status == "official"
+        assert fetch.verify(["s"])[0].copy_status == "official"
         assert (path.parent / "t.tsv.sha256").read_text() == f"{sha256(CONTENT)}  t.tsv\n"
 
     def test_later_uses_are_checked_against_the_pin(self, workshop: Workshop, publisher: Publisher) -> None:
@@ -246,7 +240,7 @@ class TestPins:
         fetch.locate("s", "t.tsv")
         workshop.put("s", "t.tsv", CONTENT)
 
-        assert fetch.provenance("s", "t.tsv").copy_status == "official"
+        assert fetch.verify(["s"])[0].copy_status == "official"
 
     def test_a_file_registered_without_checksum_is_pinned_at_first_sight(self, workshop: Workshop) -> None:
         workshop.register("s", {"name": "t.tsv"})

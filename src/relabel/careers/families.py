@@ -20,13 +20,12 @@ from relabel.careers.figures import FamilyFigures, Inputs, occupation_ratings
 from relabel.careers.pages import CutPoints, FamilyPage, Related, load_cut_points, resilience
 from relabel.errors import DataError, UsageError, first_error
 from relabel.files import read_user_toml
-from relabel.manifest import SourceUse
 from relabel.run import Run
-from relabel.scoring.pay import source_use
 from relabel.scoring.table import ScoreTable
 from relabel.scoring.us import us_figures, us_files
 from relabel.settings import Frozen, asset_dir
 from relabel.sources import onet
+from relabel.sources.fetch import SourceUse, source_use
 from relabel.sources.registry import load_registry
 
 RELATED_FAMILIES = 3
@@ -36,7 +35,7 @@ LEAST_SIMILAR = 0.05
 FRAME_COLUMNS = (
     *("id", "name", "resilience", "points_so_far", "points_of", "low_exposure", "growing_demand", "human_advantage"),
     *("strict", "with_tools", "change_percent", "epoch", "occupations", "employment_us", "median_wage_usd"),
-    *("lowest_median_wage_usd", "highest_median_wage_usd", "words"),
+    *("lowest_median_wage_usd", "highest_median_wage_usd", "wage_source", "words"),
 )
 """Columns of `family_frame`."""
 _RELEASE = "onet-30.2"
@@ -186,7 +185,7 @@ def family_frame(pages: Sequence[FamilyPage]) -> pd.DataFrame:
         Columns `id, name, resilience` (0-6; missing while a part is), `points_so_far, points_of`, the points of the parts,
         `strict, with_tools` (shares, 0-1), `change_percent`, `epoch` (5-25), `occupations`, and of the latest release
         `employment_us` (jobs), `median_wage_usd` (mean of the medians weighted by jobs), `lowest_median_wage_usd,
-        highest_median_wage_usd`; `words` says what is missing.
+        highest_median_wage_usd, wage_source` (such as `OEWS May 2024`); `words` says what is missing.
     """
     rows = [
         {
@@ -205,6 +204,7 @@ def family_frame(pages: Sequence[FamilyPage]) -> pd.DataFrame:
             "median_wage_usd": page.pay[0].weighted["median"],
             "lowest_median_wage_usd": page.pay[0].lowest_median,
             "highest_median_wage_usd": page.pay[0].highest_median,
+            "wage_source": f"OEWS {page.pay[0].period}",
             "words": page.resilience.words,
         }
         for page in pages
@@ -218,7 +218,7 @@ def family_frame(pages: Sequence[FamilyPage]) -> pd.DataFrame:
         "human_advantage",
         "occupations",
     )
-    text = ("id", "name", "words")
+    text = ("id", "name", "wage_source", "words")
     kinds = {name: "Int64" if name in whole else "str" if name in text else "float64" for name in FRAME_COLUMNS}
     return pd.DataFrame(rows, columns=list(FRAME_COLUMNS)).astype(kinds)
 

@@ -18,9 +18,9 @@ from pydantic import ConfigDict, Field, ValidationError, computed_field, model_v
 
 from relabel.errors import DataError, first_error
 from relabel.files import read_user_toml
-from relabel.manifest import SourceUse
 from relabel.scoring.table import CLEAN, ENOUGH
 from relabel.settings import Frozen, asset_dir
+from relabel.sources.fetch import SourceUse
 
 
 class ResiliencePart(Frozen):

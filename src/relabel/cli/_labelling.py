@@ -232,8 +232,8 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
     if m.repeats_from_cache:
         _say(
             "repeats",
-            f"WARNING: {m.repeats_from_cache:,} of {there:,} samples are an earlier answer that a cache on the way to the "
-            "model gave again; they do not count as repeats. Switch the gateway's cache off and label again",
+            f"WARNING: {m.repeats_from_cache:,} of {there:,} samples are an earlier answer again, as a cache on the way to "
+            "the model gives it; they do not count as repeats. Switch the gateway's cache off and label again",
         )
     if m.service_tiers:
         _say("tier", ", ".join(f"{name} {count:,}" for name, count in m.service_tiers.items()))

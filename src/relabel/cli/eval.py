@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -145,6 +145,7 @@ def evaluate_run(
                 None if judged_by.baseline is None else relabel.open_run(beside(judged_by, judged_by.baseline.run))
             )
             outcome = judge(judged_by, opened, truth, baseline, details)
+        document = _said_first(document, outcome.warnings)
 
     def page(charts: Charts) -> str:
         from relabel.evaluation.compare import compare
@@ -168,6 +169,13 @@ def evaluate_run(
         from relabel.evaluation.gates import gate_error
 
         raise GateError(gate_error(outcome.failures))
+
+
+def _said_first(document: relabel.EvalDocument, sentences: Sequence[str]) -> relabel.EvalDocument:
+    """The document with what a suite knows, such as a rubric that differs from the baseline's, before all else."""
+    new = [sentence for sentence in sentences if sentence not in document.warnings]
+    said = {"warnings": (*new, *document.warnings), "verdict": "\n".join([*new, document.verdict])}
+    return document.model_copy(update=said)
 
 
 def _write_outcome(
@@ -223,7 +231,7 @@ def _show(document: relabel.EvalDocument, tables: list[Table], outcome: SuiteRes
         return
     signs = {(True, True): "ok", (False, True): "FAILED", (False, False): "?"}
     rows = [(signs[g.passed, g.judged], g.label, g.message) for g in outcome.results]
-    notes = [*outcome.warnings, outcome.family, *([outcome.size] if outcome.size is not None else [])]
+    notes = [outcome.family, *([outcome.size] if outcome.size is not None else [])]
     Table(f"Gates of the suite {outcome.suite}", ("", "gate", "outcome"), rows, left=3, notes=notes).show()
 
 

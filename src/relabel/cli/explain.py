@@ -8,6 +8,7 @@ import typer
 
 import relabel
 from relabel.cli import _options as o
+from relabel.cli.score import ESTIMATES
 from relabel.cli.terminal import Table, say
 from relabel.errors import UsageError
 from relabel.scoring.options import ONE_WAY, SAMPLE, SYSTEM_NAMES, Choices, Taxonomy
@@ -94,7 +95,11 @@ def explain(
 def _show(explained: Explanation, show: int, taxonomy: str) -> None:
     about = explained.about
     say(f"{explained.code} {explained.title} ({taxonomy})")
-    choices = [f"{name} {about[name]}" for name in ("method", "weights", "links", "unrated") if about[name] is not None]
+    choices = [
+        f"{name} {about[name]}"
+        for name in ("method", "bridge", "weights", "links", "unrated")
+        if about[name] is not None
+    ]
     say(f"labels of {about['run']} on {about['tasks']}; {', '.join(choices)}")
     say(f"status: {explained.status}; coverage {explained.score['coverage']:.1%}")
     if explained.note:
@@ -106,7 +111,8 @@ def _show(explained: Explanation, show: int, taxonomy: str) -> None:
 
 
 def _show_scores(explained: Explanation) -> None:
-    others = ("estimate", "low", "high") if explained.estimates_of else ()
+    whose = explained.estimates_name
+    others = (whose, "low", "high") if whose else ()
     rows: list[list[Cell]] = []
     for name, (words, unit, places) in _SHOWN_AS.items():
         if name.startswith("wage") and explained.score.get(name) is None:
@@ -114,7 +120,7 @@ def _show_scores(explained: Explanation) -> None:
         estimate = explained.estimates.get(name, (None,) * len(others))
         figures = (explained.score.get(name), *explained.intervals.get(name, (None, None)), *estimate)
         rows.append([words, *(None if x is None else f"{x / unit:,.{places}f}" for x in figures)])
-    notes = [f"estimate: what the labels of {explained.estimates_of} would give"] if others else ()
+    notes = [f"{whose}: {ESTIMATES[whose]} ({explained.estimates_of})"] if whose else ()
     Table("Score, with 95% intervals", ["figure", "score", "low", "high", *others], rows, notes=notes).show()
 
 

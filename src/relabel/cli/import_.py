@@ -44,6 +44,7 @@ def import_file(
     rationale_column: str | None = None,
     probability_column: str | None = None,
     mapping: Annotated[list[str] | None, typer.Option("--map")] = None,
+    random_sample: bool = False,
     as_json: AsJson = False,
 ) -> None:
     """Turn a CSV or Excel file of labels into a run like any other.
@@ -69,6 +70,7 @@ def import_file(
         rationale_column: By default rationale or explanation, if there is one.
         probability_column: Probability of the label, 0-1. By default probability, if there is one.
         mapping (OLD=NEW): What a label becomes, such as E3=E2.
+        random_sample: The tasks were drawn at random from all of --tasks: `relabel score` then estimates means from them.
     """
     from relabel.importing import Columns, import_labels
     from relabel.sources import eloundou
@@ -100,6 +102,7 @@ def import_file(
             probability=probability_column,
         ),
         mapping=pairs,
+        random_sample=random_sample,
     )
     for note in done.notes:
         typer.echo(f"warning: {note}", err=True)

@@ -25,6 +25,12 @@ _SHOWN = 5
 _LISTED = 3
 _MOST = 10
 _MEASURES = ("alpha", "beta", "gamma")
+ESTIMATES = {
+    "mean": "mean over raters",
+    "people": "what people's labels would give",
+    "gold": "what the gold's would give",
+}
+"""What stands beside a score, by what its column is called."""
 
 app = o.Commands()
 
@@ -214,8 +220,9 @@ def headline(table: relabel.ScoreTable) -> str:
     """What a table has scored, in a line."""
     counts = table.describe()["counts"]
     thin = f" and {counts['thin']:,} thin" if counts["thin"] else ""
+    bridge = f" by {table.bridge_file}" if table.bridge_file else ""
     return (
-        f"{table.run}, method {table.method}, {table.taxonomy_name}: {counts['scored']:,} of "
+        f"{table.run}, method {table.method}{bridge}, {table.taxonomy_name}: {counts['scored']:,} of "
         f"{counts['groups']:,} codes scored{thin} from {counts['tasks_labelled']:,} of {counts['tasks_listed']:,} tasks"
     )
 
@@ -280,7 +287,6 @@ def _show(table: relabel.ScoreTable, major_groups: Sequence[Mapping[str, Any]] |
 def _ends(rows: pd.DataFrame, table: relabel.ScoreTable) -> Table:
     """The groups of the highest and the lowest scores."""
     from relabel.scoring.files import records
-    from relabel.scoring.uncertainty import PEOPLE
 
     ends = records(rows if len(rows) <= 2 * _SHOWN else rows.iloc[[*range(_SHOWN), *range(-_SHOWN, 0)]])
     some = f"The {_SHOWN} highest and the {_SHOWN} lowest of {len(rows):,} groups"
@@ -291,13 +297,8 @@ def _ends(rows: pd.DataFrame, table: relabel.ScoreTable) -> Table:
         by_model = "gamma_models_low" in table.frame
         title += "; by model: from the lowest to the highest, 0-10" if by_model else ""
         return _scores(title, ends, ("alpha", "gamma"), bounded=True, counts=not by_model)
-    whose, told = (
-        ("people", "what people's labels would give") if other.of == PEOPLE else ("gold", "what the gold's would give")
-    )
-    if other.name == "pooled":
-        whose, told = "mean", "mean over raters"
-    title = f"{title}; {whose}: {told}"
-    return _scores(title, ends, ("alpha", "gamma"), bounded=True, other=(other.name, whose), counts=False)
+    title = f"{title}; {other.whose}: {ESTIMATES[other.whose]}"
+    return _scores(title, ends, ("alpha", "gamma"), bounded=True, other=(other.name, other.whose), counts=False)
 
 
 def _show_raters(by_rater: pd.DataFrame, codes: frozenset[str]) -> None:

@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
-from relabel.manifest import SourceUse
 from relabel.rubric import CODES, Measure
 from relabel.settings import Frozen
+from relabel.sources.fetch import SourceUse
 from relabel.tabular import cell_text
 
 SettingName = Literal["strict", "with-tools", "three-way", "automation"]

@@ -31,9 +31,9 @@ from relabel.evaluation.alignment import GOLD, AlignedLabels, Pair, align, asked
 from relabel.evaluation.gold import Gold, labels_of, make_gold
 from relabel.evaluation.statistics import Array, Bounds, Figure, Formula, change, few_occupations
 from relabel.evaluation.suite import Gate, Slice, Suite
-from relabel.manifest import SourceUse
 from relabel.run import Run, changed_rubrics
 from relabel.settings import Frozen
+from relabel.sources.fetch import SourceUse
 from relabel.tabular import figure as shown
 from relabel.tabular import signed
 from relabel.task import TASK_KEY

@@ -14,11 +14,11 @@ import pandera.pandas as pa
 
 from relabel.errors import ColumnError, DataError, UsageError
 from relabel.evaluation.document import GoldRule, Maker
-from relabel.manifest import PUBLISHED, SourceUse
+from relabel.manifest import PUBLISHED
 from relabel.rubric import AUTOMATION, CODES
 from relabel.run import Run, open_run
 from relabel.settings import asset_dir
-from relabel.sources.fetch import sha256_of
+from relabel.sources.fetch import SourceUse, sha256_of
 from relabel.sources.tables import COLUMN_NAMES, Table, is_table_file, plain_name, read_table
 
 GOLD_NAMES = (*PUBLISHED, "sample")

@@ -19,10 +19,11 @@ import numpy as np
 import pandas as pd
 
 from relabel.errors import DataError
-from relabel.manifest import SourceUse, task_sources
+from relabel.manifest import task_sources
 from relabel.rubric import CODES, MEASURES, Measure
 from relabel.settings import Frozen
 from relabel.sources import bls, eloundou
+from relabel.sources.fetch import SourceUse
 
 EMPLOYMENT = "bls-oews-2023"
 """Jobs by occupation, the earliest release in the registry; the paper used those of 2020 and 2021."""

@@ -19,9 +19,10 @@ from relabel.labelling.providers import UNKNOWN, Provider
 from relabel.labelling.request import Decide, Endpoint, Planner, WorkItem
 from relabel.labelling.store import Store
 from relabel.labelling.wire import FORMS
-from relabel.manifest import Manifest, SourceUse
+from relabel.manifest import Manifest
 from relabel.redaction import public_url
 from relabel.rubric import Order, Rubric
+from relabel.sources.fetch import SourceUse
 from relabel.task import Task
 
 _LOOKED_AT = 2000

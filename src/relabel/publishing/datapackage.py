@@ -89,8 +89,8 @@ _SCORE_COLUMNS: Mapping[str, Column] = {
     "percentile_alpha": Column(
         "integer",
         "Percentile, strict",
-        "Share of the scored groups with a lower alpha; under the method site-2026 the position of the group, counted from 1, "
-        "ties in the order of the codes. Empty where the status is not scored.",
+        "Position of the group by alpha, counted from 1, over the number of scored groups; equal scores share it, but under "
+        "site-2026 go by code. Empty where the status is not scored.",
         "percent",
         0,
         100,
@@ -251,6 +251,7 @@ FAMILY_COLUMNS: Mapping[str, Column] = {
     ),
     "lowest_median_wage_usd": Column("number", "Lowest median", "Lowest median among its roles.", "USD a year", 0),
     "highest_median_wage_usd": Column("number", "Highest median", "Highest known one.", "USD a year", 0),
+    "wage_source": Column("string", "Source of jobs and pay", "Release of OEWS that US jobs and medians are from."),
     "words": Column("string", "Words", "The resilience score in a line, with what is missing."),
     "note": _NOTE,
 }

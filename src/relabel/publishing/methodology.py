@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
-from relabel.manifest import PUBLISHED, TASK_FILE, Manifest, SourceUse
+from relabel.manifest import PUBLISHED, TASK_FILE, Manifest
 from relabel.publishing.datapackage import OCCUPATION_COLUMNS
 from relabel.run import Run
 from relabel.scoring.bridges import Step
@@ -19,6 +19,7 @@ from relabel.scoring.options import SAMPLE, SYSTEM_NAMES, UNRATED_NOTES, WEIGHT_
 from relabel.scoring.table import ENOUGH, ScoreTable
 from relabel.settings import Frozen
 from relabel.sources import registry
+from relabel.sources.fetch import SourceUse
 from relabel.sources.tables import is_table_file
 from relabel.tabular import FORMULA
 

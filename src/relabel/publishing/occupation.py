@@ -311,7 +311,8 @@ def _said(
         "percentile": percentile,
         "higher_than": None
         if percentile is None
-        else f"higher than {percentile}% of the {table.scored:,} scored occupations",
+        else f"{'among the highest' if percentile == 100 else f'higher than {percentile}%'} of the {table.scored:,} scored "
+        "occupations",
         "wage_exposure_gbp": score[f"wage_exposure_{measure}_gbp"],
         "wage_exposure_low_gbp": score.get(f"wage_exposure_{measure}_gbp_low"),
         "wage_exposure_high_gbp": score.get(f"wage_exposure_{measure}_gbp_high"),

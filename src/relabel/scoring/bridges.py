@@ -179,29 +179,21 @@ class Bridge:
             listed: O*NET-SOC codes that have tasks.
             borrowed: Whether it has borrowed a score.
         """
-        why = self.why_unscored(code, listed)
-        if not borrowed:
-            return f"unscored: {why}"
-        return f"thin: borrowed from the other occupations of the same broad group of US SOC, because {why}"
-
-    def why_unscored(self, code: str, listed: Collection[str]) -> str:
-        """The reason why a target has no score, in words.
-
-        Args:
-            code: A code of the taxonomy that `shares` does not reach.
-            listed: O*NET-SOC codes that have tasks.
-        """
         at, reached, note = [code], {code}, ""
         for step in reversed(self.steps):
             links = step.links[step.links["target"].isin(reached)]
             if links.empty:
-                return f"no {SYSTEM_NAMES[step.source]} code leads to {SYSTEM_NAMES[step.target]} {_shown(at)}{note}"
+                why = f"no {SYSTEM_NAMES[step.source]} code leads to {SYSTEM_NAMES[step.target]} {_shown(at)}{note}"
+                break
             note = f" ({step.note})" if step.note else ""
             reached = set(links["source"])
             at = sorted(reached)
-        if not reached & set(listed):
-            return f"no task statements for {SYSTEM_NAMES['onet-soc']} {_shown(at)}"
-        return f"no labelled tasks for {SYSTEM_NAMES['onet-soc']} {_shown(at)}"
+        else:
+            lacking = "labelled tasks" if reached & set(listed) else "task statements"
+            why = f"no {lacking} for {SYSTEM_NAMES['onet-soc']} {_shown(at)}"
+        if not borrowed:
+            return f"unscored: {why}"
+        return f"thin: borrowed from the other occupations of the same broad group of US SOC, because {why}"
 
 
 def _started(codes: Collection[str]) -> pd.DataFrame:
@@ -250,11 +242,11 @@ def make_bridge(
         UsageError: The sample has no bridge to the taxonomy.
         DataError: A source file cannot be obtained.
     """
-    if tasks == SAMPLE:
-        return _sample_bridge(taxonomy, occupations)
     if taxonomy == "onet-soc":
         titles = occupations.rename(columns={"onet_soc_code": "code"})[["code", "title"]]
         return Bridge("none", taxonomy, (), _ordered(titles))
+    if tasks == SAMPLE:
+        return _sample_bridge(taxonomy)
     if method == "site-2026":
         return _site_bridge(taxonomy)
     return _cured_bridge(taxonomy, links or DEFAULT_LINKS, frozenset(lenders))
@@ -309,7 +301,7 @@ def _cured_bridge(taxonomy: Taxonomy, links: Links, lenders: frozenset[str]) -> 
         to_isco = to_isco[to_isco["target"].str.len() == _ISCO_UNIT].reset_index(drop=True)
         wages = bls.wage_releases()[0].source
         to_2010 = by_jobs(to_2010, us_jobs(codes_of(titles), wages))
-        to_isco = by_jobs(to_isco, received(to_2010))
+        to_isco = by_jobs(to_isco, to_2010.groupby("target")["weight"].sum())
         mean, files = f"mean weighted by US jobs ({wages})", (*_FILES, (wages, "wages"))
     steps = (
         first,
@@ -438,10 +430,7 @@ def most_frequent(entries: pd.DataFrame) -> pd.DataFrame:
     return ranked.drop_duplicates("target").assign(weight=1.0).reset_index(drop=True)
 
 
-def _sample_bridge(taxonomy: Taxonomy, occupations: pd.DataFrame) -> Bridge:
-    if taxonomy == "onet-soc":
-        titles = occupations.rename(columns={"onet_soc_code": "code"})[["code", "title"]]
-        return Bridge("none", taxonomy, (), _ordered(titles))
+def _sample_bridge(taxonomy: Taxonomy) -> Bridge:
     if taxonomy != "uk-soc2020":
         raise UsageError(f"the sample has no bridge to {taxonomy}; choose --taxonomy onet-soc or uk-soc2020")
     path = asset_dir("data") / SAMPLE / "bridge.csv"
@@ -498,11 +487,6 @@ def by_jobs(links: pd.DataFrame, jobs: pd.Series) -> pd.DataFrame:
     return links.assign(weight=part.astype("float64"))
 
 
-def received(links: pd.DataFrame) -> pd.Series:
-    """Jobs by target code, as the weights of `by_jobs` bring them."""
-    return links.groupby("target")["weight"].sum()
-
-
 def same_broad_group(links: pd.DataFrame, listed: Collection[str]) -> pd.DataFrame:
     """Lenders to SOC 2018 codes without task statements: the O*NET-SOC codes of the same broad group that have some.
 
@@ -556,9 +540,6 @@ def us_jobs(codes: Collection[str], release: str) -> pd.Series:
     whole = shared.map(combined.groupby(combined.index.str[:_BROAD]).sum())
     jobs = jobs.fillna(whole / shared.map(shared.value_counts()))
     return jobs.fillna(float(detailed.min())).rename("jobs")
-
-
-_DOTTED = "."
 
 
 @dataclass(frozen=True)
@@ -650,7 +631,7 @@ def path_in(bridge: Bridge, code: str, listed: list[str], known: pd.DataFrame, *
     """
     titles = _titles(bridge, known, sample=sample)
     target = bridge.target
-    if code in titles[target] and (target == "onet-soc" or _DOTTED not in code):
+    if code in titles[target] and (target == "onet-soc" or "." not in code):
         shares = bridge.shares(listed)
         own = shares[shares["code"] == code]
         found = shares[shares["onet_soc_code"].isin(own["onet_soc_code"])]

@@ -11,19 +11,11 @@ extreme occupations would move to the middle: where nearly all tasks are labelle
 
 from __future__ import annotations
 
-import hashlib
-import zipfile
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy
 from scipy.special import expit, logsumexp
-
-from relabel.files import make_private_dir, replacing
-from relabel.settings import settings
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.intp]
@@ -33,8 +25,6 @@ _EFFECT_SD = 2.5
 _SPREAD = 0.7
 """Prior median of the standard deviations between families and between the occupations of one, in log odds; their logarithms
 have a standard deviation of 1."""
-_VERSION = 1
-"""Counts up when the fit changes, so that no earlier one is taken from the cache."""
 _NODES = 15
 _ROUNDS = 50
 _WIDTH = 0.1
@@ -67,31 +57,12 @@ class Calibration:
         self._design = np.zeros((*labels.shape, 2 * classes - 1))
         self._design[:, range(classes), range(classes)] = 1.0
         self._design[:, :, classes:] = context[:, None, :]
-        self._steps = self._kept(pairs)
-
-    def _kept(self, pairs: Floats) -> list[_Posterior]:
-        """The steps' posteriors, kept in the cache under the hash of all that they depend on: the fit takes a second."""
-        parts = (self._design, pairs, self._families)
-        about = hashlib.sha256(repr([_VERSION, scipy.__version__, [part.shape for part in parts]]).encode())
-        for part in parts:
-            about.update(np.ascontiguousarray(part).tobytes())
-        kept = settings().download_dir / "calibration" / f"{about.hexdigest()}.npz"
-        with suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), np.load(kept, allow_pickle=False) as file:
-            return [_Posterior(file[f"mode{n}"], file[f"covariance{n}"]) for n in range(len(pairs[0]) - 1)]
-        made = [
+        self._steps = [
             _Step(
-                self._design, pairs[:, :, step + 1 :].sum(axis=2), pairs[:, :, step:].sum(axis=2), self._families
+                self._design, pairs[:, :, step + 1 :].sum(axis=2), pairs[:, :, step:].sum(axis=2), families
             ).posterior()
-            for step in range(len(pairs[0]) - 1)
+            for step in range(classes - 1)
         ]
-        # Where the cache cannot be written, the next command takes the time again.
-        with suppress(OSError):
-            make_private_dir(kept.parent)
-            with replacing(kept) as path, path.open("wb") as file:
-                arrays: dict[str, Any] = {f"mode{n}": step.mode for n, step in enumerate(made)}
-                arrays |= {f"covariance{n}": step.covariance for n, step in enumerate(made)}
-                np.savez(file, **arrays)
-        return made
 
     def draw(self, draws: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
         """Draw probabilities of the gold's classes.

@@ -18,10 +18,11 @@ from relabel.scoring.bridges import codes_of, path_in
 from relabel.scoring.files import records
 from relabel.scoring.options import SYSTEM_NAMES, Taxonomy
 from relabel.scoring.table import ScoreTable, half_up
-from relabel.scoring.uncertainty import BOUNDED, ESTIMATED
+from relabel.scoring.uncertainty import BOUNDED, ESTIMATED, Estimate
 from relabel.settings import Frozen
 
 _NEAR = 4
+_INTERVAL = re.compile("_(low|high|gold|pooled)$")
 _READING = {True: "exposed", False: "not-exposed"}
 _TAXONOMY: Sequence[tuple[str, Taxonomy]] = (
     (r"\d{2}-\d{4}\.\d{2}", "onet-soc"),
@@ -113,6 +114,7 @@ class Explanation(Frozen):
         intervals: Low and high by figure, which contain the figure; empty where the table has none.
         estimates: What other labels would give, with low and high, by figure; empty where nothing is known of it.
         estimates_of: Whose labels these are: a gold, or several raters.
+        estimates_name: What a heading calls them: `people`, `gold`, or `mean` of raters.
         borrowed: Whether no task statements lead to the group, and it stands on the codes of its neighbours.
         steps: Where the links of each step of the bridge come from.
         path: Links back from the group, nearest step first.
@@ -130,6 +132,7 @@ class Explanation(Frozen):
     intervals: Mapping[str, tuple[float | None, float | None]]
     estimates: Mapping[str, tuple[float, float, float]]
     estimates_of: str | None
+    estimates_name: str | None
     note: str | None
     borrowed: bool
     steps: tuple[str, ...]
@@ -138,14 +141,9 @@ class Explanation(Frozen):
     tasks: tuple[ExplainedTask, ...]
     about: Mapping[str, Any]
 
-    @property
-    def tenths(self) -> int:
-        """Decimal places that a share is rounded to before it becomes a 10-point score; 0 where it is not."""
-        return 2 if self.about["method"] == "site-2026" else 0
-
     def ten(self, share: float) -> float:
-        """A share (0-1) as the 10-point score that the table would show."""
-        return half_up(10 * (half_up(share, self.tenths) if self.tenths else share), 1)
+        """A share (0-1) as the 10-point score that the table would show; `site-2026` rounds shares to two decimals first."""
+        return half_up(10 * (half_up(share, 2) if self.about["method"] == "site-2026" else share), 1)
 
 
 def taxonomy_of(code: str) -> Taxonomy | None:
@@ -171,6 +169,7 @@ def explain(table: ScoreTable, run: Run, code: str) -> Explanation:
     if not rows:
         raise DataError(_unknown(table, code))
     row = rows[0]
+    other = table.intervals and table.intervals.other
     scores = table.map.scores(table.task_values)[:, table.map.codes.get_loc(code)]
     exact: dict[Measure, float | None] = {m: _number(score) for m, score in zip(MEASURES, scores, strict=True)}
     known = pd.DataFrame(sorted(table.occupation_titles.items()), columns=["onet_soc_code", "title"])
@@ -185,13 +184,14 @@ def explain(table: ScoreTable, run: Run, code: str) -> Explanation:
         title=row["title"],
         taxonomy=table.taxonomy,
         status=row["status"],
-        score={name: value for name, value in row.items() if not _is_interval(name)},
+        score={name: value for name, value in row.items() if not _INTERVAL.search(name)},
         exact=exact,
         intervals={
             name: (row[f"{name}_low"], row[f"{name}_high"]) for name in BOUNDED if row.get(f"{name}_low") is not None
         },
-        estimates=_estimates(table, row),
-        estimates_of=None if table.intervals is None or table.intervals.other is None else table.intervals.other.of,
+        estimates=_estimates(other, row),
+        estimates_of=other and other.of,
+        estimates_name=other and other.whose,
         note=table.note,
         borrowed=way.borrowed,
         steps=tuple(f"{SYSTEM_NAMES[s.source]} to {SYSTEM_NAMES[s.target]}: {s.origin}" for s in table.bridge.steps),
@@ -213,15 +213,10 @@ def explain(table: ScoreTable, run: Run, code: str) -> Explanation:
     )
 
 
-def _is_interval(name: str) -> bool:
-    return re.search(r"_(low|high|gold|pooled)$", name) is not None
-
-
-def _estimates(table: ScoreTable, row: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:
-    if table.intervals is None or table.intervals.other is None:
+def _estimates(other: Estimate | None, row: Mapping[str, Any]) -> dict[str, tuple[float, float, float]]:
+    if other is None:
         return {}
-    suffix = table.intervals.other.name
-    found = {name: [row[f"{name}_{suffix}{end}"] for end in ("", "_low", "_high")] for name in ESTIMATED}
+    found = {name: [row[f"{name}_{other.name}{end}"] for end in ("", "_low", "_high")] for name in ESTIMATED}
     return {name: (low, mid, high) for name, (low, mid, high) in found.items() if low is not None}
 
 

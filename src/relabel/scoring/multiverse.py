@@ -128,7 +128,7 @@ def multiverse(table: ScoreTable, run: Run, raters: Sequence[Run]) -> Multiverse
         left_out.append(f"importance weights: {table.tasks} has no importance ratings")
     scores: dict[tuple[int, Weights, Unrated, str], Floats] = {}
     shares: dict[tuple[str, frozenset[str]], pd.DataFrame] = {}  # most universes count the same occupations
-    rows: list[dict[str, object]] = []
+    rows: list[tuple[object, ...]] = []
     for number, weight, rule, bridge in itertools.product(range(len(names)), weights, _UNRATED, bridges):
         asked = rule if weight == "importance" else _UNRATED[0]
         key = (number, weight, asked, bridge)
@@ -139,19 +139,8 @@ def multiverse(table: ScoreTable, run: Run, raters: Sequence[Run]) -> Multiverse
             if over not in shares:
                 shares[over] = bridges[bridge].shares(over[1])
             scores[key] = score_map(tasks, shares[over], codes).scores(tasks)
-        rater, rubric = _who((run, *raters)[number])
-        rows.append(
-            {
-                "labels": names[number],
-                "rater": rater,
-                "rubric": rubric,
-                "weights": weight,
-                "unrated": rule,
-                "bridge": bridge,
-                "key": key,
-            }
-        )
-    base = pd.DataFrame(rows)
+        rows.append((names[number], *_who((run, *raters)[number]), weight, rule, bridge, key))
+    base = pd.DataFrame(rows, columns=["labels", "rater", "rubric", "weights", "unrated", "bridge", "key"])
     cube = np.stack([scores[key] for key in base["key"]])
     universes = _universes(base.drop(columns="key"), cube, table)
     effects = _effects(universes, base, cube)

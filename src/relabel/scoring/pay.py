@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +12,11 @@ import pandas as pd
 import pandera.pandas as pa
 
 from relabel.errors import ColumnError, DataError, UsageError
-from relabel.manifest import SourceUse
 from relabel.rubric import MEASURES
 from relabel.scoring.options import SAMPLE
 from relabel.settings import asset_dir
 from relabel.sources import fetch, ons, registry
+from relabel.sources.fetch import SourceUse
 from relabel.sources.registry import Source
 from relabel.sources.tables import Table, is_table_file, plain_id, read_table
 
@@ -84,8 +84,8 @@ def read_pay(ref: str, known: Collection[str]) -> Pay:
         ref: A source with the role `pay`, which is ASHE table 14.7 of some year, such as `ons-ashe-2024`; one with the role
             `quartiles`, `ons-ashe-2025-medians` (medians of 2025 where the extract has one, 2024 otherwise, with the jobs
             of 2024); `sample`; or the path of a table with the columns `code` (or `uk_soc2020`), `employees` and
-            `median_pay_gbp`, or names that declare other units, and perhaps `mean_pay_gbp` (pounds a year). A user's file stands alone: a group that it does not
-            name has no pay.
+            `median_pay_gbp`, and perhaps `mean_pay_gbp`, or names that declare units. A user's file stands alone: a group
+            that it does not name has no pay.
         known: Codes of the unit groups; a user's file may name no others.
 
     Raises:
@@ -95,10 +95,12 @@ def read_pay(ref: str, known: Collection[str]) -> Pay:
     source = registry.load_registry().get(ref)
     if source is not None and source.find_role("pay") is not None:
         frame, workforce = _ashe(source)
-        quality = [(ref, "pay-quality")] if source.find_role("pay-quality") else []
-        return Pay(ref, PAY.validate(frame), _uses((ref, "pay"), *quality), workforce, ASHE_POPULATION)
+        roles = ["pay", *(["pay-quality"] if source.find_role("pay-quality") else [])]
+        return Pay(
+            ref, PAY.validate(frame), tuple(fetch.source_use(ref, role) for role in roles), workforce, ASHE_POPULATION
+        )
     if source is not None and source.find_role("quartiles") is not None:
-        uses = _uses((ref, "quartiles"), (ASHE, "pay"), (ASHE, "pay-quality"))
+        uses = tuple(fetch.source_use(*file) for file in ((ref, "quartiles"), (ASHE, "pay"), (ASHE, "pay-quality")))
         frame, workforce = _newer_medians(source)
         return Pay(ref, PAY.validate(frame), uses, workforce, ASHE_POPULATION)
     if ref == SAMPLE:
@@ -143,7 +145,7 @@ def _ashe(source: Source) -> tuple[pd.DataFrame, int | None]:
         "jobs": ashe["jobs_flag"].map(_FLAGS).where(frame["employees"].isna()),
         "median pay": ashe["median_flag"].map(_FLAGS).where(frame["median_pay_gbp"].isna()),
     }
-    frame = frame.assign(pay_source=_text(f"ASHE {_release(source)}", frame), pay_status=_reasons(reasons))
+    frame = frame.assign(pay_source=f"ASHE {_release(source)}", pay_status=_reasons(reasons))
     return frame.reset_index(drop=True), workforce
 
 
@@ -159,7 +161,7 @@ def _newer_medians(source: Source) -> tuple[pd.DataFrame, int | None]:
     # The extract comes without coefficients of variation.
     frame["median_pay_cv"] = frame["median_pay_cv"].mask(renewed)
     frame["median_pay_quality"] = frame["median_pay_quality"].mask(renewed)
-    frame["pay_source"] = _text(said, frame).where(renewed, frame["pay_source"])
+    frame["pay_source"] = frame["pay_source"].mask(renewed, said)
     # A newer median stands in for one that was withheld; the jobs stay those of the older release.
     only_jobs = frame["pay_status"].str.replace(r"(^|; )median pay: .*$", "", regex=True)
     frame["pay_status"] = frame["pay_status"].mask(renewed, only_jobs.where(only_jobs != ""))
@@ -176,24 +178,6 @@ def _reasons(by_figure: dict[str, pd.Series]) -> pd.Series:
     return pd.Series([text or None for text in said], index=first.index, dtype="str")
 
 
-def _text(value: str, frame: pd.DataFrame) -> pd.Series:
-    return pd.Series(value, index=frame.index, dtype="str")
-
-
-def _uses(*files: tuple[str, str]) -> tuple[SourceUse, ...]:
-    return tuple(source_use(source, role) for source, role in files)
-
-
-def source_use(source_id: str, role: str) -> SourceUse:
-    """The file that plays a role in a source, with the checksum and the kind of this machine's copy.
-
-    Raises:
-        DataError: The file cannot be obtained.
-    """
-    known = fetch.provenance(source_id, registry.get_source(source_id).with_role(role).name)
-    return SourceUse(source=source_id, file=known.file, sha256=known.sha256, copy_status=known.copy_status)
-
-
 def file_use(path: Path, source: str) -> SourceUse:
     """A file outside the registry, by its name without the folder, with its checksum."""
     return SourceUse(source=source, file=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
@@ -206,11 +190,9 @@ def _read_file(path: Path, known: Collection[str], origin: str) -> pd.DataFrame:
     file = read_table(path, rows_are="each group", advice=advice)
     key = file.find("uk_soc2020") if file.find("code") is None else None
     key = key or file.columns("code")["code"]
-    jobs_unit, jobs_column = _unit(file, "employees", _JOBS_UNITS)
-    pay_unit, pay_column = _unit(file, "median_pay_gbp", _PAY_UNITS)
-    mean_column = file.find("mean_pay_gbp")
+    found = {figure: _unit(file, figure) for figure in _UNITS}
     seen: dict[str, int] = {}
-    rows: list[dict[str, object]] = []
+    rows: list[Mapping[str, object]] = []
     for line, cells in file.rows:
         code = plain_id(cells[key])
         if code not in known:
@@ -219,24 +201,29 @@ def _read_file(path: Path, known: Collection[str], origin: str) -> pd.DataFrame:
             raise DataError(
                 f"{path} line {line}, column {key}: {code} is given twice, first in line {first}; keep one line a group"
             )
-        jobs = _number(file, line, jobs_column, cells[jobs_column], whole=jobs_unit.factor == 1)
-        median = _number(file, line, pay_column, cells[pay_column])
-        mean = None if mean_column is None else _number(file, line, mean_column, cells[mean_column])
-        rows.append({"code": code, "employees": jobs, "median_pay_gbp": median, "mean_pay_gbp": mean})
-    frame = pd.DataFrame(rows, columns=["code", "employees", "median_pay_gbp", "mean_pay_gbp"]).astype(
-        {"code": "str", "employees": "float64", "median_pay_gbp": "float64", "mean_pay_gbp": "float64"}
-    )
-    frame["employees"] = (frame["employees"] * jobs_unit.factor).round().astype("Int64")
-    frame["median_pay_gbp"] *= pay_unit.factor
-    _check_ranges(path, frame, jobs=not jobs_unit.declared, pay=not pay_unit.declared)
+        rows.append(
+            {"code": code}
+            | {
+                figure: _number(file, line, column, cells[column], whole=figure == "employees" and unit.factor == 1)
+                for figure, (unit, column) in found.items()
+                if column
+            }
+        )
+    frame = pd.DataFrame(rows, columns=["code", *_UNITS]).astype({"code": "str", **dict.fromkeys(_UNITS, "float64")})
+    for figure, (unit, column) in found.items():
+        frame[figure] *= unit.factor
+        plausible = _JOBS if figure == "employees" else _PAY
+        _require_plausible(path, column, frame.set_index("code")[figure], plausible, declared=unit.declared)
+    frame["employees"] = frame["employees"].round().astype("Int64")
     empty = {
         name: pd.Series("left empty in the file", index=frame.index, dtype="str").where(frame[column].isna())
         for name, column in (("jobs", "employees"), ("median pay", "median_pay_gbp"))
     }
     for name in _QUALITY:
         frame[name] = pd.Series(None, index=frame.index, dtype="float64" if name.endswith("_cv") else "str")
-    origin += f" ({pay_unit.note})" if pay_unit.note else ""
-    return PAY.validate(frame.assign(pay_source=_text(origin, frame), pay_status=_reasons(empty)))
+    note = found["median_pay_gbp"][0].note
+    origin += f" ({note})" if note else ""
+    return PAY.validate(frame.assign(pay_source=origin, pay_status=_reasons(empty)))
 
 
 @dataclass(frozen=True)
@@ -249,71 +236,117 @@ class _Unit:
     note: str = ""
 
 
-_JOBS_UNITS = (
-    _Unit(("employees", "jobs", "number_of_jobs"), 1, declared=False),
-    _Unit(("employees_persons", "jobs_persons"), 1),
-    _Unit(("employees_thousands", "jobs_thousands", "employees_thousand", "jobs_thousand", "thousand"), 1000),
-)
-_PAY_UNITS = (
-    _Unit(("median_pay_gbp", "median", "median_pay"), 1, declared=False),
-    _Unit(("median_annual_pay_gbp", "annual_pay_gbp"), 1),
-    _Unit(("median_monthly_pay_gbp", "monthly_pay_gbp"), 12, note="monthly pay x 12"),
-    _Unit(("median_weekly_pay_gbp", "weekly_pay_gbp"), 52, note="weekly pay x 52"),
-)
-_LARGEST_GROUP, _ALL_JOBS = 1_000, 50_000_000
-_PAY_RANGE, _MIDDLE_RANGE = (2_000, 300_000), (8_000, 200_000)
+_UNITS: Mapping[str, tuple[_Unit, ...]] = {
+    "employees": (
+        _Unit(("employees", "jobs", "number_of_jobs"), 1, declared=False),
+        _Unit(("employees_persons", "jobs_persons"), 1),
+        _Unit(("employees_thousands", "jobs_thousands", "employees_thousand", "jobs_thousand", "thousand"), 1000),
+    ),
+    "median_pay_gbp": (
+        _Unit(("median_pay_gbp", "median", "median_pay"), 1, declared=False),
+        _Unit(("median_annual_pay_gbp", "annual_pay_gbp"), 1),
+        _Unit(("median_monthly_pay_gbp", "monthly_pay_gbp"), 12, note="monthly pay x 12"),
+        _Unit(("median_weekly_pay_gbp", "weekly_pay_gbp"), 52, note="weekly pay x 52"),
+    ),
+    "mean_pay_gbp": (
+        _Unit(("mean_pay_gbp", "mean", "mean_pay"), 1, declared=False),
+        _Unit(("mean_annual_pay_gbp",), 1),
+        _Unit(("mean_monthly_pay_gbp",), 12),
+        _Unit(("mean_weekly_pay_gbp",), 52),
+    ),
+}
+"""Columns of a pay file and their units; mean pay may be left out."""
 
 
-def _unit(file: Table, column: str, units: Sequence[_Unit]) -> tuple[_Unit, str]:
-    """The one column of a file that holds jobs or pay, and its unit.
+def _unit(file: Table, figure: str) -> tuple[_Unit, str]:
+    """The one column of a file that holds jobs or pay, and its unit; an empty name where there is no mean pay.
 
     Raises:
         ColumnError: There is none; the message says which names declare which unit.
         DataError: There are several.
     """
-    found = [(unit, name) for unit in units if (name := file.find(*unit.names)) is not None]
+    found = [(unit, name) for unit in _UNITS[figure] if (name := file.find(*unit.names)) is not None]
     if len(found) > 1:
         both = " and ".join(name for _, name in found)
-        raise DataError(f"{file.path} has the columns {both}, which both are {column}; keep one")
+        raise DataError(f"{file.path} has the columns {both}, which both are {figure}; keep one")
+    if not found and figure == "mean_pay_gbp":
+        return _UNITS[figure][0], ""
     if not found:
-        names = ", ".join(unit.names[0] for unit in units)
+        names = ", ".join(unit.names[0] for unit in _UNITS[figure])
         advice = f"name it by its unit: {names}; convert other units and currencies first"
-        raise ColumnError(file.path, column, file.header, advice=advice)
+        raise ColumnError(file.path, figure, file.header, advice=advice)
     if foreign := re.search(r"[$€¥]|\b(usd|eur)\b", found[0][1], re.IGNORECASE):
         raise DataError(f"{file.path}: the column {found[0][1]!r} is in {foreign[0]}; convert it to pounds a year")
     return found[0]
 
 
-def _check_ranges(path: Path, frame: pd.DataFrame, *, jobs: bool, pay: bool) -> None:
-    """Refuse jobs and pay whose unit no column name declares and that cannot be persons or pounds a year.
+@dataclass(frozen=True)
+class _Plausible:
+    """What a figure of a unit group can be, so that another unit shows."""
 
-    The smallest unit group of ASHE 2024 has 4,000 jobs and the largest 814,000; medians are 2,393 to 96,415 pounds a year,
-    and half of them under 32,127.
+    each: tuple[int, int]
+    middle: tuple[int, int]
+    unit: str
+    advice: str
+
+
+_JOBS = _Plausible(
+    (2_000, 2_000_000),
+    (5_000, 200_000),
+    "persons in the UK",
+    "name the column employees_thousands if it is in thousands, employees_persons if these are persons",
+)
+"""In ASHE 2024 a group has 4,000 to 814,000 jobs, the middle one 36,000: what is under 2,000 may well be thousands."""
+_PAY = _Plausible(
+    (10_000, 200_000),
+    (15_000, 80_000),
+    "pounds a year",
+    "name the column {0}_weekly_pay_gbp or {0}_monthly_pay_gbp if it is that, {0}_annual_pay_gbp if these are pounds a year, "
+    "and convert other currencies",
+)
+"""In ASHE 2024 medians are 10,322 to 96,415 pounds a year, the middle one 32,127, but for the groups of `_FEW_HOURS`: no
+monthly pay reaches 10,000."""
+_FEW_HOURS = ("6117", "6137", "7112", "9223", "9232", "9233", "9263", "9264", "9265", "9267")
+"""Groups such as midday supervisors and cleaners, with 1,902 to 12,000 pounds a year in ASHE 2024 and 2025."""
+_FEW_HOURS_LOW = 1_500
+_ALL_JOBS = 50_000_000
+_MANY = 10
+"""Groups from which on the middle one is judged, too."""
+
+
+def _require_plausible(path: Path, column: str, figures: pd.Series, known: _Plausible, *, declared: bool) -> None:
+    """Refuse figures that cannot be persons or pounds a year: too large, or too small in a column that declares no unit.
+
+    Args:
+        path: The file.
+        column: Its column, for the message.
+        figures: Figures by code, in persons or pounds a year.
+        known: What is plausible.
+        declared: Whether the column's name declares the unit.
 
     Raises:
-        DataError: They lie outside the plausible range, which the message names.
+        DataError: They lie outside the plausible range; the message names it, and the groups.
     """
-    employees, medians = frame["employees"].dropna(), frame["median_pay_gbp"].dropna()
-    if jobs and len(employees) and (employees.max() < _LARGEST_GROUP or employees.sum() > _ALL_JOBS):
-        raise DataError(
-            f"{path}: the most jobs of a group are {employees.max():,} and all together {employees.sum():,}, which cannot be "
-            f"persons in the UK (plausible: a largest group of {_LARGEST_GROUP:,} or more, {_ALL_JOBS:,} or less in all); "
-            "name the column employees_thousands if it is in thousands, employees_persons if these are persons"
-        )
-    low, high = _PAY_RANGE
-    odd = medians[(medians < low) | (medians > high)]
-    middle = float(medians.median()) if len(medians) else _MIDDLE_RANGE[0]
-    if pay and (len(odd) or not _MIDDLE_RANGE[0] <= middle <= _MIDDLE_RANGE[1]):
-        what = (
-            f"a median pay of {odd.iloc[0]:,.0f} (group {frame.loc[odd.index[0], 'code']})"
-            if len(odd)
-            else (f"half of the groups with pay under {middle:,.0f}")
-        )
-        raise DataError(
-            f"{path}: {what} cannot be pounds a year (plausible: {low:,} to {high:,} for each group, "
-            f"{_MIDDLE_RANGE[0]:,} to {_MIDDLE_RANGE[1]:,} for the middle one); name the column median_weekly_pay_gbp or "
-            "median_monthly_pay_gbp if it is that, median_annual_pay_gbp if these are pounds a year, and convert other currencies"
-        )
+    figures = figures.dropna().astype("float64")
+    low, high = known.each
+    lowest = pd.Series(low, index=figures.index)
+    if known is _PAY:
+        lowest[figures.index.isin(_FEW_HOURS)] = _FEW_HOURS_LOW
+    odd = figures[(figures > high) | ((figures > 0) & (figures < lowest) & (not declared))]
+    middle, total = float(figures.median()), float(figures.sum())
+    advice = known.advice.format("mean" if column.casefold().startswith("mean") else "median")
+    said = ""
+    if len(odd):
+        named = ", ".join(f"{code}: {figure:,.0f}" for code, figure in odd.head(3).items())
+        more = f" and {len(odd) - 3:,} more" if len(odd) > 3 else ""
+        said = f"{named}{more} cannot be {known.unit} (plausible: {low:,} to {high:,} for each group)"
+    elif not declared and len(figures) >= _MANY and not known.middle[0] <= middle <= known.middle[1]:
+        plausible = "{:,} to {:,}".format(*known.middle)
+        said = f"{middle:,.0f} for the middle group cannot be {known.unit} (plausible: {plausible})"
+    elif known is _JOBS and total > _ALL_JOBS:
+        said = f"{total:,.0f} in all cannot be {known.unit} (plausible: {_ALL_JOBS:,} or less)"
+    if said:
+        raise DataError(f"{path}, column {column}: {said}; {advice}")
 
 
 def wage_totals(frame: pd.DataFrame, workforce: int | None) -> dict[str, float | int | None]:

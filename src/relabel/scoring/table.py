@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from relabel.manifest import SourceUse
 from relabel.rubric import Measure
 from relabel.scoring.bridges import Bridge
 from relabel.scoring.measures import changed_tasks, emerging_tasks, replaced_texts
@@ -26,6 +25,7 @@ from relabel.scoring.options import (
     Weights,
 )
 from relabel.scoring.pay import wage_totals
+from relabel.sources.fetch import SourceUse
 
 if TYPE_CHECKING:  # scipy waits until intervals are asked for
     from relabel.scoring.uncertainty import Intervals
@@ -62,9 +62,10 @@ from relabel.scoring.options import (
     Choices,
     check_links,
 )
-from relabel.scoring.pay import ASHE, Pay, file_use, read_pay, source_use
+from relabel.scoring.pay import ASHE, Pay, file_use, read_pay
 from relabel.settings import asset_dir
 from relabel.sources import eloundou, onet
+from relabel.sources.fetch import source_use
 from relabel.sources.tables import is_table_file
 from relabel.task import TASK_KEY, disputed_titles, is_onet_release
 
@@ -90,23 +91,21 @@ def half_up_all(values: npt.NDArray[np.float64], places: int) -> npt.NDArray[np.
 
 
 def percentiles(values: pd.Series, codes: pd.Series, *, ties: Literal["shared", "by-code"]) -> pd.Series:
-    """Percentile of each value among those that are not missing.
+    """Percentile of each value among those that are not missing: its position, counted from 1, over their number.
 
     Args:
         values: Shares.
         codes: Their codes.
-        ties: `shared`: the part of the values that are strictly smaller. `by-code`: the position, counted from 1, equal
-            values in the order of their codes, which is how the site numbered its groups in 2026.
+        ties: `shared`: equal values have the position of the first of them. `by-code`: they are numbered in the order of
+            their codes, as the site did in 2026.
 
     Returns:
         Percent, rounded half up to a whole number; missing stays missing.
     """
     order = pd.DataFrame({"value": values.round(CLEAN), "code": codes}).dropna(subset="value")
     order = order.sort_values(["value", "code"], kind="stable")
-    places = range(1, len(order) + 1)
-    if ties == "shared":
-        places = [int(rank) - 1 for rank in order["value"].rank(method="min")]
-    place = [int(half_up(100 * number / len(order), 0)) for number in places]
+    positions = order["value"].rank(method="min" if ties == "shared" else "first")
+    place = [int(half_up(100 * number / len(order), 0)) for number in positions]
     return pd.Series(place, index=order.index, dtype="Int64").reindex(values.index)
 
 
@@ -338,6 +337,11 @@ class ScoreTable:
         return "own classification" if self.own_codes else SYSTEM_NAMES[self.taxonomy]
 
     @property
+    def bridge_file(self) -> str | None:
+        """Name of the user's file that the bridge was read from; None for a bridge of ours."""
+        return next((use.file for use in self.sources if use.source == "bridge-file"), None)
+
+    @property
     def scored(self) -> int:
         """Number of codes with a score that rests on enough."""
         return int(self.frame["status"].str.startswith("scored").sum())
@@ -421,6 +425,7 @@ class ScoreTable:
             "links": self.links,
             "links_note": None if self.links is None else LINK_NOTES[self.links],
             "us_jobs": self.us_jobs,
+            "bridge": self.bridge_file,
             "unrated": self.unrated,
             "unrated_note": None if self.unrated is None else UNRATED_NOTES[self.unrated],
             "tasks": self.tasks,
@@ -446,8 +451,8 @@ def score_table(run: Run, **choices: Any) -> ScoreTable:
     """Score the codes of a taxonomy from a run's labels.
 
     Under `site-2026` the columns alpha, beta and gamma hold shares rounded to two decimals, as the site publishes them;
-    under `bridge` they are not rounded. A percentile is the share of scored groups below a group, in percent; under
-    `site-2026` it is the position of the group, counted from 1, ties in the order of the codes, as published. Measures that
+    under `bridge` they are not rounded. A percentile is the position of the group, counted from 1, over the number of scored
+    groups, in percent; groups of equal scores share it, but are numbered by code under `site-2026`, as published. Measures that
     the run cannot give (one setting alone, or a rubric without one of the codes) are missing, and `note` says why.
 
     Args:

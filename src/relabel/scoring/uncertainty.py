@@ -15,7 +15,6 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,7 +27,6 @@ import pyarrow as pyarrow_lib
 import pyarrow.parquet as pq
 
 from relabel.errors import DataError, UsageError
-from relabel.files import make_private_dir, replacing
 from relabel.rubric import MEASURES, Measure
 from relabel.run import Run, open_run
 from relabel.scoring.measures import relabelled
@@ -36,6 +34,7 @@ from relabel.scoring.options import SAMPLE
 from relabel.scoring.options import Noise as NoiseChoice
 from relabel.scoring.table import CLEAN, ScoreTable, half_up_all
 from relabel.settings import settings
+from relabel.sources.frames import keep
 from relabel.task import TASK_KEY
 
 if TYPE_CHECKING:
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 
 LEVEL = 0.95
+_ENDS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 DRAWS = 1000
 _FEWEST_DRAWS = 100
 PEOPLE = "eloundou-2023:human"
@@ -84,6 +84,11 @@ class Estimate:
     of: str | None
     note: str
     totals: Mapping[str, Mapping[str, float]]
+
+    @property
+    def whose(self) -> Literal["mean", "people", "gold"]:
+        """What a heading calls it."""
+        return "mean" if self.name == "pooled" else "people" if self.of == PEOPLE else "gold"
 
     def describe(self) -> dict[str, Any]:
         """As plain values."""
@@ -187,7 +192,7 @@ def with_intervals(
     return wide
 
 
-_VERSION = 2
+_VERSION = 3
 """Counts up when intervals are made in another way, so that no earlier ones are taken from the cache."""
 
 
@@ -241,14 +246,8 @@ def _keep(path: Path, added: Mapping[str, pd.Series], found: Intervals) -> None:
         "seed": found.seed,
         "by_rater": found.by_rater.astype(object).where(found.by_rater.notna(), None).to_numpy().tolist(),
     }
-    # Where the cache cannot be written, the next command takes the time again.
-    with suppress(pyarrow_lib.ArrowException, OSError):
-        make_private_dir(path.parent)
-        made = pyarrow_lib.Table.from_pandas(pd.DataFrame(dict(added)), preserve_index=False)
-        with replacing(path) as temporary:
-            pq.write_table(
-                made.replace_schema_metadata({"relabel": json.dumps(about)}), temporary, write_page_checksum=True
-            )
+    made = pyarrow_lib.Table.from_pandas(pd.DataFrame(dict(added)), preserve_index=False)
+    keep(path, made.replace_schema_metadata({"relabel": json.dumps(about)}))
 
 
 def _simulated(
@@ -271,8 +270,12 @@ def _simulated(
         return bounds, Intervals(own, None, "", draws, seed, _by_rater(table, model))
     answers = Answers(run, table.task_values)
     if noise == "repeats" and not answers.repeated:
+        again = (
+            "switch the gateway's cache off and label again" if run.repeats_from_cache else "run it with --samples 5"
+        )
+        counts = " that counts, as the others are from a cache" if run.repeats_from_cache else ""
         raise UsageError(
-            f"{run.name} has one answer a task, so it shows no scatter; run it with --samples 5, or remove --noise"
+            f"{run.name} has one answer a task{counts}, so it shows no scatter; {again}, or remove --noise"
         )
     why = ""
     try:
@@ -480,13 +483,10 @@ def _own_bounds(
         share[measure] = _rounded(table, bounds)
     found = _following(table, share)
     scored = (table.frame["status"].str.startswith("scored")).to_numpy(dtype=bool)
-    position = 1 if table.method == "site-2026" else 0
     for measure in _RANKED:
         best, below = _ranks(drawn[MEASURES.index(measure)], scored)
         found[f"rank_{measure}"] = half_up_all(_quantiles(best), 0)
-        found[f"percentile_{measure}"] = half_up_all(
-            _quantiles(100 * (below + position) / max(int(scored.sum()), 1)), 0
-        )
+        found[f"percentile_{measure}"] = half_up_all(_quantiles(100 * (below + 1) / max(int(scored.sum()), 1)), 0)
     columns: dict[str, pd.Series] = {}
     for name in BOUNDED:
         values = np.asarray(table.frame[name].astype("float64"), dtype=np.float64)
@@ -533,20 +533,16 @@ def _totals(table: ScoreTable, drawn: Floats) -> dict[str, dict[str, float]]:
         counted = scored & ~np.isnan(pay) & ~np.isnan(draws).any(axis=1)
         if counted.any():
             total = pay[counted] @ draws[counted]
-            low, high = (float(bound) for bound in np.quantile(total, _levels()))
+            low, high = (float(bound) for bound in np.quantile(total, _ENDS))
             totals[f"wage_exposure_{measure}_gbp"] = {"low": low, "mid": float(total.mean()), "high": high}
     return totals
-
-
-def _levels() -> list[float]:
-    return [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
 
 
 def _quantiles(draws: Floats) -> Floats:
     """Low and high of each group: 2 by groups."""
     bounds = np.full((2, len(draws)), np.nan)
     known = ~np.isnan(draws).any(axis=1)
-    bounds[:, known] = np.quantile(draws[known], _levels(), axis=1)
+    bounds[:, known] = np.quantile(draws[known], _ENDS, axis=1)
     return bounds
 
 

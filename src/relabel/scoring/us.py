@@ -16,9 +16,9 @@ import pandera.pandas as pa
 
 from relabel.errors import DataError, NotAtHandError, UsageError
 from relabel.scoring.options import SAMPLE, Taxonomy
-from relabel.scoring.pay import source_use
 from relabel.scoring.table import ScoreTable
 from relabel.sources import bls
+from relabel.sources.fetch import source_use
 
 TAXONOMIES: tuple[Taxonomy, ...] = ("onet-soc", "soc2018")
 """Taxonomies whose codes have a SOC 2018 code, and so figures of the BLS."""
@@ -40,6 +40,7 @@ def _wage_columns(suffix: str) -> dict[str, pa.Column]:
         f"wage_cap_usd{suffix}": _NUMBER,
         f"capped_wages{suffix}": _TEXT,
         f"wage_code{suffix}": _TEXT,
+        f"wage_source{suffix}": _TEXT,
         f"wage_shared_by{suffix}": _COUNT,
         f"wage_status{suffix}": pa.Column("str"),
     }
@@ -48,7 +49,8 @@ def _wage_columns(suffix: str) -> dict[str, pa.Column]:
 def us_schema() -> pa.DataFrameSchema:
     """US figures by code, for the registered releases.
 
-    Columns without a suffix are of the latest OEWS, by default of May 2024, those that end in `_2023` of May 2023.
+    Columns without a suffix are of the latest OEWS, by default of May 2024, those that end in `_2023` of May 2023;
+    `wage_source` says which.
     `employment_us` counts the jobs of employees (OEWS), `projected_employment_*` all jobs, those of the self-employed
     included (National Employment Matrix); both are of the BLS code named beside them. A wage is US dollars a year; those
     that `capped_wages` names are missing because the publisher only says that they are at least `wage_cap_usd`.
@@ -215,6 +217,7 @@ def _wages(release: bls.WageRelease) -> pd.DataFrame:
             "row": table["soc2018"],
             "row_title": table["title"],
             f"employment_us{release.suffix}": table["employment"],
+            f"wage_source{release.suffix}": f"OEWS {release.period}",
         }
     )
     flags = {rate: table[f"annual_{rate}_flag"] for rate in RATES}

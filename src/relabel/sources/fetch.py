@@ -19,6 +19,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from pydantic import ConfigDict
+
 from relabel.errors import ChecksumError, DataError, NotAtHandError
 from relabel.files import make_private_dir
 from relabel.settings import Frozen, settings
@@ -28,25 +30,20 @@ from relabel.sources.tables import plain_name
 Where = Literal["mirror", "cache", "download"]
 
 
-class Provenance(Frozen):
-    """What a run has to record about one file that it used.
+class SourceUse(Frozen):
+    """A source file that went into a run.
 
     Attributes:
         sha256: Checksum of the very bytes that were used.
-        copy_status: `official`, `rebuilt` or `derived`.
-        where: `mirror`, `cache`, or `download` when this process fetched it.
-        note: The registry's note on the file.
+        copy_status: `official`, `rebuilt` or `derived`; None for a file outside the registry.
     """
 
-    source_id: str
+    model_config = ConfigDict(extra="allow")
+
+    source: str
     file: str
-    release: str
     sha256: str
-    licence: str
-    citation: str
-    copy_status: CopyStatus
-    where: Where
-    note: str
+    copy_status: str | None = None
 
 
 class FileCheck(Frozen):
@@ -104,22 +101,12 @@ def locate_role(source_id: str, role: str) -> Path:
     return locate(source_id, get_source(source_id).with_role(role).name)
 
 
-def provenance(source_id: str, file: str) -> Provenance:
-    """What a manifest records about a file; locates it first."""
+def source_use(source_id: str, role: str) -> SourceUse:
+    """The file that plays a role in a source, with the checksum and the kind of this machine's copy; locates it first."""
     source = get_source(source_id)
-    entry = source.file(file)
-    path, where, found, status = _resolve(source, entry)
-    return Provenance(
-        source_id=source.id,
-        file=entry.name,
-        release=source.release,
-        sha256=found,
-        licence=source.licence,
-        citation=source.citation,
-        copy_status=status,
-        where="download" if was_fetched(path) else where,
-        note=entry.note,
-    )
+    entry = source.with_role(role)
+    _, _, found, status = _resolve(source, entry)
+    return SourceUse(source=source.id, file=entry.name, sha256=found, copy_status=status)
 
 
 def is_here(source_id: str, role: str) -> bool:
@@ -193,7 +180,7 @@ def pull(
                     failed[url] = check
                 except DataError as error:
                     check = check.model_copy(update={"message": str(error)})
-            if check.path is not None and was_fetched(check.path):
+            if check.path in _fetched:
                 check = check.model_copy(update={"where": "download"})
             done.append(check)
     return done
@@ -273,7 +260,7 @@ def _check_at_hand(source: Source, entry: SourceFile) -> FileCheck:
         wanted=entry.sha256,
         copy_status=entry.copy_status,
         can_fetch=entry.download in ("file", "zip"),
-        pinned=has_pin(source, entry),
+        pinned=_pin_path(source, entry).exists(),
     )
     if at_hand is None:
         return check.model_copy(update={"message": how_to_get(source, entry)})
@@ -315,11 +302,6 @@ def _digest(path: Path, mtime_ns: int, size: int) -> str:  # pyright: ignore[rep
 def cached_path(source: Source, entry: SourceFile) -> Path:
     """Where the file lies in the download cache, whether or not it is there."""
     return settings().download_dir / source.id / entry.name
-
-
-def was_fetched(path: Path) -> bool:
-    """Whether this process has fetched the file itself."""
-    return path in _fetched
 
 
 def is_pinned_kind(entry: SourceFile) -> bool:
@@ -483,11 +465,6 @@ def _pin_path(source: Source, entry: SourceFile) -> Path:
     return settings().download_dir / source.id / f"{entry.name}.sha256"
 
 
-def has_pin(source: Source, entry: SourceFile) -> bool:
-    """Whether a checksum of the file was pinned."""
-    return _pin_path(source, entry).exists()
-
-
 def read_pin(source: Source, entry: SourceFile) -> str | None:
     """The pinned sha256 of a file, or None."""
     path = _pin_path(source, entry)
@@ -577,7 +554,7 @@ def _remove_pin(source: Source, entry: SourceFile) -> bool:
         Whether there was a pin.
     """
     try:
-        pinned = has_pin(source, entry)
+        pinned = _pin_path(source, entry).exists()
         if pinned and entry.download in ("file", "zip"):
             cached_path(source, entry).unlink(missing_ok=True)
         _pin_path(source, entry).unlink(missing_ok=True)

@@ -148,6 +148,15 @@ def read_columns(
     return pd.DataFrame(text_columns(path, columns, sheet=sheet, optional=optional), dtype="str")
 
 
+def keep(path: Path, table: pyarrow.Table) -> None:
+    """Keep a table in the download cache; where that cannot be written, the next command takes the time again."""
+    with contextlib.suppress(pyarrow.ArrowException, OSError):
+        make_private_dir(path.parent)
+        with replacing(path) as temporary:
+            temporary.touch(mode=0o600)
+            pq.write_table(table, temporary, write_page_checksum=True)
+
+
 P = ParamSpec("P")
 _CACHE = ".tables"
 
@@ -178,12 +187,8 @@ def cached(*roles: str, source: str | None = None) -> Callable[[Callable[P, pd.D
             with contextlib.suppress(pyarrow.ArrowException, OSError):
                 return pq.read_table(path, page_checksum_verification=True).to_pandas()
             frame = read(*args, **kwargs).reset_index(drop=True)
-            with contextlib.suppress(pyarrow.ArrowException, OSError):
-                make_private_dir(path.parent)
-                with replacing(path) as temporary:
-                    temporary.touch(mode=0o600)
-                    table = pyarrow.Table.from_pandas(frame, preserve_index=False)
-                    pq.write_table(table, temporary, write_page_checksum=True)
+            with contextlib.suppress(OSError):
+                keep(path, pyarrow.Table.from_pandas(frame, preserve_index=False))
                 for old in path.parent.glob(f"{name}.*.parquet"):
                     if old != path:
                         old.unlink(missing_ok=True)
