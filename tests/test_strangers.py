@@ -8,6 +8,7 @@ import pytest
 
 from relabel.cli.app import run_app
 from relabel.settings import asset_dir
+from server import judged, provider
 
 SECRET = "secret-token-abc"
 GATES = "gates: [{id: a, metric: coverage, min: 0.1}]"
@@ -94,4 +95,23 @@ def test_a_file_that_is_written_takes_the_place_of_a_link(words: str, tmp_path: 
     precious.write_text("precious")
     Path("l").symlink_to(precious)
     assert run_app(words.split()) == 0
+    assert precious.read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", [".journal", ".lock"])
+def test_a_run_is_not_written_through_a_link_in_its_folder(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    Path("r").mkdir()
+    Path("r", name).symlink_to(precious)
+    with provider(lambda seen: judged()) as fake:
+        words = ["run", "--model", "m", "--base-url", fake.base_url, "--tasks", "sample", "--sample", "2", "--out", "r"]
+        assert run_app(words) == 3
+        assert f"{name} is a symbolic link, which is not followed" in capsys.readouterr().err
+        assert fake.seen == []
+        Path("r", name).unlink()
+        Path("r", name).hardlink_to(precious)
+        assert run_app(words) == 0
     assert precious.read_text() == "precious"

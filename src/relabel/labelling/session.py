@@ -16,7 +16,7 @@ from typing import Any
 
 from relabel import __version__
 from relabel.errors import DataError
-from relabel.files import require_writable, writing
+from relabel.files import require_own, require_writable, writing
 from relabel.labelling.collector import LabelCollector, Progress
 from relabel.labelling.job import Job, differences, with_known_format
 from relabel.labelling.leases import Leases
@@ -264,6 +264,7 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
+        require_own(path)
         self._path = path
         self._lines: list[str] | None = []
         self._file: int | None = None
@@ -300,7 +301,8 @@ class Journal:
         """Begin anew, with what was noted since this start."""
         content = json.dumps(head) + "\n" + "".join(self._lines or ())
         with suppress(OSError):
-            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+            self._path.unlink(missing_ok=True)  # it may be another name of a file of the user's
+            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
             os.write(self._file, content.encode())
         self._lines = None
 
