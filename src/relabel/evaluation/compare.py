@@ -312,37 +312,41 @@ def compare(
     settings: dict[SettingName, SettingComparison] = {s: _setting(aligned, s) for s in aligned.labels}
     measures: dict[Measure, MeasureComparison] = {m: _measure(aligned, m) for m in aligned.values}
     against = _against_gold(aligned) if gold is not None else {}
-    first_said = [*(gold.caveats if gold else ()), *_warnings((first, second), gold, aligned)]
     return CompareDocument(
-        runs=(first.ref, second.ref),
-        models=(first.manifest.model, second.manifest.model),
-        common=len(aligned.index().unique()),
+        **_about((first, second), gold, aligned, draws, seed),
         only=(aligned.only[0], aligned.only[1]),
         settings=settings,
         measures=measures,
-        gold=None if gold is None else gold.name,
         against_gold=against,
-        main_setting=aligned.main,
         main_measure=aligned.main_measure,
         flips=_flips(aligned, TaskTexts(details)),
         occupations=_moves(aligned, TaskTexts(details)),
         slices=_slices(aligned, details),
-        bootstrap=Bootstrap(draws=draws, seed=seed, note=aligned.few_occupations),
-        verdict="\n".join([*first_said, *_verdict(aligned, settings, measures, against)]),
+        verdict=_told((first, second), gold, aligned, _verdict(aligned, settings, measures, against)),
     )
 
 
-def _warnings(runs: Sequence[Run], gold: Gold | None, aligned: AlignedLabels) -> list[str]:
+def _about(runs: Sequence[Run], gold: Gold | None, aligned: AlignedLabels, draws: int, seed: int) -> dict[str, Any]:
+    """What both documents say of the runs and of how they were compared."""
+    return {
+        "runs": aligned.names,
+        "models": tuple(run.manifest.model for run in runs),
+        "common": len(aligned.index().unique()),
+        "gold": None if gold is None else gold.name,
+        "main_setting": aligned.main,
+        "bootstrap": Bootstrap(draws=draws, seed=seed, note=aligned.few_occupations),
+    }
+
+
+def _told(runs: Sequence[Run], gold: Gold | None, aligned: AlignedLabels, verdict: Sequence[str]) -> str:
+    """A verdict, after what must be known before it is read."""
     known_runs = [*([gold.run] if gold is not None and gold.run is not None else []), *runs]
-    said = changed_rubrics(*known_runs)
-    if aligned.texts_replaced:
-        count, example = len(aligned.texts_replaced), aligned.texts_replaced[0]
-        said.append(
-            f"{count:,} task{' has' if count == 1 else 's have'} another statement under the same id, such as "
-            f"{example.task_id}: left out."
-        )
+    said = [*(gold.caveats if gold else ()), *changed_rubrics(*known_runs)]
+    if others := aligned.texts_replaced:
+        have = f"{len(others):,} task{' has' if len(others) == 1 else 's have'}"
+        said.append(f"{have} another statement under the same id, such as {others[0].task_id}: left out.")
     said += [f"Few occupations: {aligned.few_occupations}."] if aligned.few_occupations else []
-    return [*said, *(sentence for run in runs for sentence in run.warnings())]
+    return "\n".join([*said, *(sentence for run in runs for sentence in run.warnings()), *verdict])
 
 
 def _difference(first: Figure, second: Figure, occupations: int) -> Difference:
@@ -499,15 +503,13 @@ def _verdict(
             said.append(f"Mean {measure} is the same in both runs ({shown(moved.first)}).")
         elif moved.difference is not None and moved.ci95 is None:
             said.append(f"Mean {measure} goes {means}; all tasks are of one occupation, which gives no interval.")
-        elif moved.difference is not None and moved.ci95 is not None:
+        elif moved.ci95 is not None:
             low, high = moved.ci95
-            by = f"({moved.difference:+.3f}, 95% interval {low:+.3f} to {high:+.3f})"
-            sure = "falls" if high < 0 else "rises" if low > 0 else None
-            said.append(
-                f"Mean {measure} {sure} {means} {by}."
-                if sure
-                else f"Mean {measure} goes {means}, which may be chance {by}."
+            goes, chance = (
+                ("falls", "") if high < 0 else ("rises", "") if low > 0 else ("goes", ", which may be chance")
             )
+            by = f"({moved.difference:+.3f}, 95% interval {low:+.3f} to {high:+.3f})"
+            said.append(f"Mean {measure} {goes} {means}{chance} {by}.")
     if aligned.main in against and (lead := against[aligned.main].metrics["accuracy"]).ci95 is not None:
         low, high = lead.ci95
         by = f"(accuracy {shown(lead.second)} against {shown(lead.first)}, change {low:+.3f} to {high:+.3f})"
@@ -536,19 +538,13 @@ def compare_several(
     means: dict[Measure, tuple[float, ...]] = {
         m: tuple(float(x) for x in table.mean(axis=0)) for m, table in told.items() if len(table)
     }
-    first_said = [*(gold.caveats if gold else ()), *_warnings(runs, gold, aligned)]
     return PairwiseDocument(
-        runs=aligned.names,
-        models=tuple(run.manifest.model for run in runs),
-        common=len(aligned.index().unique()),
+        **_about(runs, gold, aligned, draws, seed),
         alone=aligned.only,
         settings=settings,
         means=means,
-        gold=None if gold is None else gold.name,
-        main_setting=aligned.main,
         disputed=_disputed(aligned, len(runs), TaskTexts(details)),
-        bootstrap=Bootstrap(draws=draws, seed=seed, note=aligned.few_occupations),
-        verdict="\n".join([*first_said, *_several_verdict(aligned, settings[aligned.main], means)]),
+        verdict=_told(runs, gold, aligned, _several_verdict(aligned, settings[aligned.main], means)),
     )
 
 

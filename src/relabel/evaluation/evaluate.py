@@ -391,12 +391,10 @@ def _among_yardsticks(settings: Mapping[SettingName, doc.SettingMetrics], yardst
         gold = "" if repeats.gold is None else f", in the gold {100 * repeats.gold:.0f}%"
         pairs = f"{repeats.pairs:,} pair{'' if repeats.pairs == 1 else 's'}"
         said.append(f"Tasks with one text get one label in {100 * repeats.run:.0f}% of {pairs}{gold}.")
-    if yardsticks.self_agreement is not None:
-        shares = [
-            f"{100 * x.run:.0f}% ({s})" for s, x in yardsticks.self_agreement.settings.items() if x.run is not None
-        ]
-        if shares:
-            said.append(f"Asked again, the model gives the same label in {', '.join(shares)} of pairs of answers.")
+    again = {} if yardsticks.self_agreement is None else yardsticks.self_agreement.settings
+    shares = [f"{100 * x.run:.0f}% ({s})" for s, x in again.items() if x.run is not None]
+    if shares:
+        said.append(f"Asked again, the model gives the same label in {', '.join(shares)} of pairs of answers.")
     return said
 
 

@@ -431,17 +431,16 @@ def _figure(gate: Gate, suite: Suite, run: Run, aligned: AlignedLabels, details:
 
 
 def _check_pins(suite: Suite, gold: Gold, pin: str | None) -> None:
-    if suite.gold_sha256 is not None and suite.gold_sha256 != gold.sha256:
-        raise DataError(
-            f"{suite.path}: gold_sha256: the gold {gold.name} has labels with the hash {gold.sha256}, not the pinned "
-            "one; restore the gold, or pin the new hash if the change is meant"
-        )
-    wanted = None if suite.baseline is None else suite.baseline.labels_sha256
-    if wanted is not None and wanted != pin:
-        raise DataError(
-            f"{suite.path}: baseline.labels_sha256: the baseline {suite.baseline and suite.baseline.run} has labels with "
-            f"the hash {pin}, not the pinned one; restore the run, or pin the new hash if the change is meant"
-        )
+    baseline = suite.baseline
+    pins = [("gold_sha256", f"gold {gold.name}", "gold", suite.gold_sha256, gold.sha256)]
+    if baseline is not None:
+        pins.append(("baseline.labels_sha256", f"baseline {baseline.run}", "run", baseline.labels_sha256, pin or ""))
+    for key, name, what, wanted, found in pins:
+        if wanted not in (None, found):
+            raise DataError(
+                f"{suite.path}: {key}: the {name} has labels with the hash {found}, not the pinned one; restore the {what}, "
+                "or pin the new hash if the change is meant"
+            )
 
 
 @dataclass(frozen=True)

@@ -388,15 +388,13 @@ def _reviewed_source(path: Path, source: SourceUse, rows: Sequence[Mapping[str, 
     """The source with who labelled how much, and when, as the filled rows say it."""
     if not rows:
         raise DataError(f"{path} has no row with a label; fill the column label (E0, E1 or E2) in some")
-    who = sorted({row[_REVIEWER] for row in rows if row[_REVIEWER]})
     when = sorted({row[_REVIEWED_AT] for row in rows if row.get(_REVIEWED_AT)})
     said = {
-        "reviewers": who,
+        "reviewers": sorted({row[_REVIEWER] for row in rows} - {""}),
         "reviewed_at": [when[0], when[-1]] if when else [],
-        "rows_reviewed": len(rows),
-        "rows_not_filled_in": of - len(rows),
     }
-    return SourceUse.model_validate({**source.model_dump(), **said})
+    counts = {"rows_reviewed": len(rows), "rows_not_filled_in": of - len(rows)}
+    return SourceUse.model_validate({**source.model_dump(), **said, **counts})
 
 
 def _columns(file: Table) -> dict[str, str]:
@@ -418,18 +416,14 @@ def _columns(file: Table) -> dict[str, str]:
         if columns:
             found[holds] = columns[0]
 
-    def values(column: str) -> set[str]:
-        return {cells[column].strip() for _, cells in file.rows} - {""}
-
-    if AUTOMATION in found and not values(found[AUTOMATION]) & set(LEVELS):
+    values = {column: {cells[column].strip() for _, cells in file.rows} - {""} for column in file.header}
+    if AUTOMATION in found and not values[found[AUTOMATION]] & set(LEVELS):
         del found[AUTOMATION]  # the set of 2023 has a column of this name with other things in it
     if "task_id" not in found:
         raise ColumnError(file.path, "task_id", file.header)
     if not found.keys() & {*_LABEL_COLUMNS, AUTOMATION}:
         wanted = "code or label (E0, E1, E2), or strict and/or with_tools (exposed, not-exposed)"
-        named = [
-            column for column in file.header if {cells[column].strip() for _, cells in file.rows} - {""} <= set(CODES)
-        ]
+        named = [column for column in file.header if values[column] <= set(CODES)]
         like = f"; {' and '.join(named)} hold such labels: rename the one that is meant" if named else ""
         raise DataError(f"{file.path} has no column of labels; it needs {wanted}{like}")
     return found

@@ -11,8 +11,8 @@ the same for all, or one over its weight. It says nothing of the run as a whole 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -234,45 +234,31 @@ def debiased(run: Run, gold: Gold, aligned: AlignedLabels) -> Debiased | None:
 def _estimate(group: str, title: str, rows: pd.DataFrame, measure: Measure) -> Estimate:
     labelled = rows[rows[f"{measure}_gold"].notna()]
     everything = rows[measure].to_numpy(dtype=np.float64)
-    estimate = Estimate(
-        group=group,
-        title=title,
-        n_gold=len(labelled),
-        n_run=len(rows),
-        naive=float(everything.mean()),
-        gold=None,
-        ppi=None,
-        power=None,
-        # The run's own mean is counted, not estimated: it has an error, but none of sampling.
-        ci95={"naive": None},
-    )
-    if len(labelled) < FEWEST_LABELS:
-        return estimate.model_copy(update={"note": f"fewer than {FEWEST_LABELS} tasks of the group have a gold label"})
+    # The run's own mean is counted, not estimated: it has an error, but none of sampling.
+    found: dict[str, Any] = {"gold": None, "ppi": None, "power": None, "ci95": {"naive": None}}
     gold = labelled[f"{measure}_gold"].to_numpy(dtype=np.float64)
-    if len(labelled) == len(rows):
-        note = "the gold holds every task of the run: its mean is the answer"
-        none: Mapping[str, Bounds | None] = {"naive": None, "gold": None, "ppi": None}
-        return estimate.model_copy(update={"gold": float(gold.mean()), "ci95": none, "note": note})
+    if len(labelled) < FEWEST_LABELS:
+        found["note"] = f"fewer than {FEWEST_LABELS} tasks of the group have a gold label"
+    elif len(labelled) == len(rows):
+        found |= {"gold": float(gold.mean()), "ci95": dict.fromkeys(("naive", "gold", "ppi"))}
+        found["note"] = "the gold holds every task of the run: its mean is the answer"
+    else:
+        found |= _powered(labelled, gold, labelled[measure].to_numpy(dtype=np.float64), everything)
+    about = {"group": group, "title": title, "n_gold": len(labelled), "n_run": len(rows)}
+    return Estimate.model_validate(about | {"naive": float(everything.mean())} | found)
+
+
+def _powered(labelled: pd.DataFrame, gold: Array, predicted: Array, everything: Array) -> dict[str, Any]:
+    """The gold's mean and the prediction-powered one, with their intervals."""
     strata = labelled["stratum"]
-    alone, powered = (
-        powered_mean(
-            gold,
-            labelled[measure].to_numpy(dtype=np.float64),
-            everything,
-            weight=labelled["weight"].to_numpy(dtype=np.float64),
-            clusters=labelled["onet_soc_code"].to_numpy(),
-            strata=strata.to_numpy(dtype=object) if strata.notna().all() else None,
-            power=power,
-        )
-        for power in (0.0, None)
-    )
-    found: dict[str, float | Mapping[str, Bounds | None] | str | None] = {
-        "gold": alone.mean,
-        "ppi": powered.mean,
-        "power": powered.power,
-        "ci95": {"naive": None, "gold": alone.bounds(), "ppi": powered.bounds()},
+    design = {
+        "weight": labelled["weight"].to_numpy(dtype=np.float64),
+        "clusters": labelled["onet_soc_code"].to_numpy(),
+        "strata": strata.to_numpy(dtype=object) if strata.notna().all() else None,
     }
+    alone, powered = (powered_mean(gold, predicted, everything, **design, power=power) for power in (0.0, None))
     few = few_occupations(powered.clusters)
     if powered.clusters >= 2 and powered.bounds() is None:
         few = "the gold differs from the run by the same throughout: no spread to make an interval of"
-    return estimate.model_copy(update=found | {"note": few})
+    bounds = {"naive": None, "gold": alone.bounds(), "ppi": powered.bounds()}
+    return {"gold": alone.mean, "ppi": powered.mean, "power": powered.power, "ci95": bounds, "note": few}

@@ -153,10 +153,9 @@ def text_classifier(
         codes_of = np.array(doc.SCALES["three-way"])[predicted["three-way"]]
         predicted["strict"] = (codes_of == "E1").astype(np.intp)
         predicted["with-tools"] = (codes_of != "E0").astype(np.intp)
-    found: dict[SettingName, doc.Yardstick] = {}
-    for setting, side in settings.items():
-        if setting in predicted and len(side):
-            found[setting] = yardstick(side, predicted[setting][side.tasks])
+    found: dict[SettingName, doc.Yardstick] = {
+        s: yardstick(side, predicted[s][side.tasks]) for s, side in settings.items() if s in predicted
+    }
     if not found:
         few = f"the gold has fewer than {FEWEST_TRAINED_ON} labels of other occupations, or only one kind of label"
         return nothing.model_copy(update={"note": few})
