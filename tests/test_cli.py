@@ -54,10 +54,13 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 def test_a_run_prints_where_it_is_and_what_it_holds(capsys: pytest.CaptureFixture[str]) -> None:
     with provider(lambda seen: judged()) as fake:
         assert run(fake) == 0
-    text, said = capsys.readouterr()
+        text, said = capsys.readouterr()
+        more = ["--tasks", "sample", "--sample", "5", "--out", "again"]
+        assert run_app(["run", "--model", "m", "--base-url", fake.base_url, *more]) == 0
     assert "labels   10 of 10: 0 from the store, 10 fresh" in text
     assert "folder   r" in text
-    assert said.endswith("next: relabel eval r\n")
+    assert said == ""
+    assert capsys.readouterr().err.endswith("next: relabel eval again\n")
 
 
 def test_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from relabel import __version__
 from relabel.errors import DataError, UsageError
 from relabel.files import replacing, require_writable, writing
 from relabel.labels import Label
-from relabel.manifest import Counts, Manifest, read_manifest, task_sources, write_run
+from relabel.manifest import LABEL_COLUMNS, Counts, Manifest, read_manifest, task_sources, write_run
 from relabel.run import Run, changed_rubrics
 from relabel.sources.fetch import sha256_of
 from relabel.task import TASK_COLUMNS, TASK_KEY, TaskDiff, diff_lists, other_statements, replaced, task_table
@@ -23,9 +22,6 @@ TO_ASK = "to-ask.csv"
 
 
 _ENGINE = "carry"
-
-
-_LABEL_FIELDS = tuple(field.name for field in fields(Label))
 
 
 @dataclass(frozen=True)
@@ -100,30 +96,18 @@ def carry_run(run: Run, to: str, out: Path, *, old: str | None = None, fill: Run
     whole = len(settings) * len(repeats)
     answered = labels.groupby(TASK_KEY).size().reindex(pd.MultiIndex.from_frame(listed[TASK_KEY]), fill_value=0)
     missing = listed[answered.to_numpy() < whole]
-    _require_own(out)
-    counts = Counts(asked=len(listed) * whole, from_store=len(labels), failed=len(listed) * whole - len(labels))
-    manifest = _manifest(run, fill, diff, to, counts, len(repeats))
-    with writing(out):
-        write_run(out, manifest, list(_carried_labels(labels)), [])
-        with replacing(out / TO_ASK) as temporary:
-            missing[list(TASK_COLUMNS)].to_csv(temporary, index=False, lineterminator="\n")
-    return Carried(
-        out,
-        diff,
-        len(kept),
-        len(labels) - len(kept),
-        len(missing),
-        len(listed),
-        len(repeats),
-        tuple(changed_rubrics(run)),
-    )
-
-
-def _require_own(out: Path) -> None:
-    """Make sure that the folder is free or holds an earlier carried run, and can be written."""
     require_writable(out)
     if (out / "manifest.json").is_file() and read_manifest(out).engine != _ENGINE:
         raise UsageError(f"{out} holds a run that was not carried, whose labels would be lost; give another --out")
+    counts = Counts(asked=len(listed) * whole, from_store=len(labels), failed=len(listed) * whole - len(labels))
+    manifest = _manifest(run, fill, diff, to, counts, len(repeats))
+    with writing(out):
+        write_run(out, manifest, _carried_labels(labels), [])
+        with replacing(out / TO_ASK) as temporary:
+            missing[list(TASK_COLUMNS)].to_csv(temporary, index=False, lineterminator="\n")
+    filled, repeated = len(labels) - len(kept), len(repeats)
+    warnings = tuple(changed_rubrics(run))
+    return Carried(out, diff, len(kept), filled, len(missing), len(listed), repeated, warnings)
 
 
 def _on(labels: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame:
@@ -137,11 +121,10 @@ def _repeats(run: Run) -> set[int]:
     return seen if len(seen) >= samples else seen | set(range(samples))
 
 
-def _carried_labels(table: pd.DataFrame) -> Iterator[Label]:
-    plain = table.reindex(columns=list(_LABEL_FIELDS)).astype(object)
+def _carried_labels(table: pd.DataFrame) -> list[Label]:
+    plain = table.reindex(columns=list(LABEL_COLUMNS)).astype(object)
     plain = plain.where(plain.notna(), None).assign(from_store=True)
-    for values in zip(*(plain[name] for name in _LABEL_FIELDS), strict=True):
-        yield Label(*values)
+    return [Label(*values) for values in plain.itertuples(index=False, name=None)]
 
 
 def _manifest(run: Run, fill: Run | None, diff: TaskDiff, to: str, counts: Counts, samples: int) -> Manifest:

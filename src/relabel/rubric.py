@@ -114,23 +114,21 @@ class Study(_Part):
 
     def in_words(self) -> str:
         """The trial in a line."""
-        rates = [f"{setting} {rate:g}" + self._of_golds("rates", setting) for setting, rate in self.rates.items()]
-        kappas = [
-            f"{setting} "
-            + ", ".join(
-                f"{gold} {found.kappa[setting]:g}" for gold, found in self.golds.items() if setting in found.kappa
-            )
-            for setting in dict.fromkeys(setting for found in self.golds.values() for setting in found.kappa)
+        shares = {gold: found.rates for gold, found in self.golds.items()}
+        kappa = {gold: found.kappa for gold, found in self.golds.items()}
+
+        def of_golds(values: Mapping[str, Mapping[str, float]], setting: str) -> str:
+            return ", ".join(f"{gold} {known[setting]:g}" for gold, known in values.items() if setting in known)
+
+        rates = [
+            f"{setting} {rate:g}" + (f" ({others})" if (others := of_golds(shares, setting)) else "")
+            for setting, rate in self.rates.items()
         ]
+        settings = dict.fromkeys(setting for known in kappa.values() for setting in known)
+        kappas = [f"{setting} {of_golds(kappa, setting)}" for setting in settings]
         said = [f"{self.study} ({self.when}): {self.n:,} tasks by {self.raters}"]
         said += [f"share exposed: {'; '.join(rates)}"] * bool(rates) + [f"kappa: {'; '.join(kappas)}"] * bool(kappas)
         return ". ".join(said)
-
-    def _of_golds(self, what: Literal["rates"], setting: str) -> str:
-        found = [
-            f"{gold} {getattr(of, what)[setting]:g}" for gold, of in self.golds.items() if setting in getattr(of, what)
-        ]
-        return f" ({', '.join(found)})" if found else ""
 
 
 class Rubric(_Part):

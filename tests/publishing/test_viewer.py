@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from browser import OpenPage, serious_findings
 from relabel.cli.app import command_line
-from relabel.cli.view import _answer_of  # pyright: ignore[reportPrivateUsage]  what the page asks
+from relabel.cli.labels import _answer_of  # pyright: ignore[reportPrivateUsage]  what the page asks
 from relabel.errors import UsageError
 from relabel.evaluation.alignment import task_details
 from relabel.evaluation.gold import load_gold

@@ -9,7 +9,7 @@ import asyncio
 import signal
 import sys
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,12 @@ from relabel.errors import IncompleteRunError, RunInterruptedError, UsageError
 from relabel.files import require_writable
 from relabel.labelling.collector import Progress
 from relabel.labelling.connection import Connection
-from relabel.labelling.estimate import Estimate, Prefix, cost_at_a_glance, estimate, limits
+from relabel.labelling.estimate import Estimate, cost_at_a_glance, estimate, limits
 from relabel.labelling.job import Job, Stop, other_addresses
 from relabel.labelling.local import ADVICE, is_local
 from relabel.labelling.options import RunOptions, run_online
 from relabel.labelling.session import Outcome, labels_there
 from relabel.labelling.store import Store, store_so_far
-from relabel.manifest import Tokens
 from relabel.settings import Settings
 
 
@@ -176,8 +175,10 @@ def show_plan(
         return
     (low, high), (least, most) = found.prompt_tokens, found.completion_tokens
     _say("tokens", f"{low:,} to {high:,} in, {least:,} to {most:,} out ({found.basis})")
-    each = ", ".join(f"{name} {prefix.tokens:,}" for name, prefix in _prefixes(found).items())
-    _say("prefix", f"{each} tokens are the same in every request; {_cache_in_words(found)}")
+    prefixes = {prefix.setting: prefix for prefix in found.prefixes}  # orders of the examples have much the same length
+    each = ", ".join(f"{name} {prefix.tokens:,}" for name, prefix in prefixes.items())
+    short = [name for name, prefix in prefixes.items() if prefix.passes is False]
+    _say("prefix", f"{each} tokens are the same in every request; {_cache_in_words(found, short)}")
     if found.cost_usd is None:
         _say("cost", f"unknown: no price of {job.model} is known; give it with --price IN/OUT")
     else:
@@ -194,17 +195,11 @@ def show_plan(
         _say("hours", "not known; give the provider's limits with --rpm and --tpm")
 
 
-def _prefixes(found: Estimate) -> dict[str, Prefix]:
-    """By setting; orders of the examples have much the same length."""
-    return {prefix.setting: prefix for prefix in found.prefixes}
-
-
-def _cache_in_words(found: Estimate) -> str:
+def _cache_in_words(found: Estimate, short: Sequence[str]) -> str:
     if found.cache_source is None:
         return "no prefix cache of this model is known"
     if found.cache_least is None:
         return f"the prefix cache has no documented minimum ({found.cache_source})"
-    short = [name for name, prefix in _prefixes(found).items() if prefix.passes is False]
     size, named = ("too short", f": {', '.join(short)}") if short else ("long enough", "")
     return f"{size} for the prefix cache, which acts from {found.cache_least:,} ({found.cache_source}){named}"
 
@@ -241,7 +236,11 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
     cost = money(m.cost_usd)
     if m.table_cost_usd is not None:
         cost += f" as the provider states it, {money(m.table_cost_usd)} by the price table"
-    _say("tokens", f"{m.tokens.prompt:,} in ({_cached(m.tokens)}), {m.tokens.completion:,} out{thinking}; {cost}")
+    share = "" if m.tokens.cached_share is None else f", {m.tokens.cached_share:.0%}"
+    _say(
+        "tokens",
+        f"{m.tokens.prompt:,} in ({m.tokens.cached:,} cached{share}), {m.tokens.completion:,} out{thinking}; {cost}",
+    )
     if m.counts.repaired or m.counts.unwrapped:
         _say("answers", f"{m.counts.repaired:,} repaired, {m.counts.unwrapped:,} read from within other text")
     if m.upstreams:
@@ -267,11 +266,6 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
     _say("folder", str(folder))
     if is_local(model):
         typer.echo(ADVICE if model == "local" else "Labels of a model of your own: evaluate them before you use them.")
-
-
-def _cached(tokens: Tokens) -> str:
-    share = "" if tokens.cached_share is None else f", {tokens.cached_share:.0%}"
-    return f"{tokens.cached:,} cached{share}"
 
 
 def report(outcome: Outcome, folder: Path, model: str, go_on: str, *, as_json: bool, elsewhere: str = "") -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from relabel.cli._options import AsJson, Commands, LogJson, ManifestJson, Quiet, give_json, look_of
+from relabel.errors import DataError, IncompleteRunError, UsageError
 
 if TYPE_CHECKING:
     from relabel.cli.display import Look
@@ -67,8 +68,6 @@ def cancel(ref: _Ref, quiet: Quiet = False, log_json: LogJson = False, as_json: 
 
     The run folder is written with what there is. The command of the run asks for the rest, should you want it after all.
     """
-    from relabel.errors import IncompleteRunError
-
     state = _find(ref)
     if state is None and (let_go := _let_go(ref)):
         typer.echo(
@@ -151,7 +150,6 @@ def _go_on(state: BatchState, *, submit: bool, look: Look, as_json: bool) -> Non
     import shlex
 
     from relabel.cli._labelling import report
-    from relabel.errors import DataError
     from relabel.labelling.batch.state import BatchFolder
     from relabel.settings import settings
 
@@ -210,8 +208,6 @@ def _find(ref: str) -> BatchState | None:
 
 
 def _state(ref: str) -> BatchState:
-    from relabel.errors import UsageError
-
     if (state := _find(ref)) is None:
         raise UsageError(f"there is no batch job {ref!r}; `relabel batch list` shows those of this machine")
     return state

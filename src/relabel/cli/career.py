@@ -10,6 +10,7 @@ import typer
 import relabel
 from relabel.cli import _options as o
 from relabel.cli.terminal import Table, say, say_next
+from relabel.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -134,8 +135,6 @@ def resilience(
 
 def _chosen(known: Sequence[Family], wanted: Sequence[str]) -> Sequence[Family]:
     import difflib
-
-    from relabel.errors import UsageError
 
     by_id = {family.id: family for family in known}
     for name in wanted:

@@ -12,7 +12,7 @@ import typer
 import relabel
 from relabel.cli._options import AsJson, Commands, OutJson, RunArg, give_json, require_file
 from relabel.cli.terminal import WIDTH, cut, say_next, say_written
-from relabel.errors import UsageError
+from relabel.errors import RelabelError, UsageError
 
 if TYPE_CHECKING:
     from relabel.task import TaskDiff
@@ -188,8 +188,6 @@ def carry(
 def _asking(manifest: relabel.Manifest, tasks: Path, samples: int) -> str:
     """The command that asks for the missing tasks as the run asked: same model, address, rubric, settings and repeats."""
     import shlex
-
-    from relabel.errors import RelabelError
 
     rubric = manifest.rubric.source  # a file of the user's, unless one of ours has the text
     for known in (manifest.rubric.id, f"{manifest.rubric.id}@{manifest.rubric.version}"):

@@ -11,6 +11,7 @@ import typer
 import relabel
 from relabel.cli import _options as o
 from relabel.cli.terminal import Table, doing, say, say_next, say_of
+from relabel.errors import NotAtHandError, UsageError
 from relabel.scoring.options import Noise
 
 if TYPE_CHECKING:
@@ -64,7 +65,6 @@ def score(
         rater (RUN): Another rater, for intervals or --multiverse; may be repeated.
         multiverse: Score under all choices of rater, rubric, weights, unrated tasks, bridge and comparison.
     """
-    from relabel.errors import UsageError
     from relabel.scoring.files import require_suffix
     from relabel.scoring.table import score_by
 
@@ -155,7 +155,6 @@ def _give(table: relabel.ScoreTable, run: relabel.Run, given: o.Tables, out: Pat
 
 def _with_us(table: relabel.ScoreTable, wanted: bool | None) -> relabel.ScoreTable:
     """The table with US figures, where they are wanted; without, and said so, where it was not asked for and a file is missing."""
-    from relabel.errors import NotAtHandError
     from relabel.scoring.us import has_us_figures, with_us_figures
 
     if wanted:

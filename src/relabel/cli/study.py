@@ -9,6 +9,7 @@ import typer
 
 from relabel.cli import _options as o
 from relabel.cli.terminal import Table, make_console, say
+from relabel.errors import DataError, GateError, RelabelError
 from relabel.tabular import figure
 
 if TYPE_CHECKING:
@@ -113,7 +114,6 @@ def _judge(study: Study, place: Place, raters: list[RaterRun]) -> None:
     if study.suite is None:
         return
     from relabel.cli.app import run_app
-    from relabel.errors import GateError
 
     failed: list[str] = []
     for one in raters:
@@ -131,7 +131,6 @@ def status(path: StudyFile, as_json: o.AsJson = False) -> None:
     from contextlib import suppress
     from dataclasses import asdict
 
-    from relabel.errors import RelabelError
     from relabel.study.results import closeness
     from relabel.study.running import plan, runs_of, standings
 
@@ -174,7 +173,6 @@ def package(path: StudyFile, out: Path | None = None) -> None:
 @study_app.command()
 def rebuild(path: StudyFile, quiet: o.Quiet = False) -> None:
     """Make the results of an unpacked replication package again, from its answers alone, and compare their checksums."""
-    from relabel.errors import DataError
     from relabel.settings import settings
     from relabel.study.package import compare_checksums, unpack_answers
     from relabel.study.running import Place
