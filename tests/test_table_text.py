@@ -2,8 +2,13 @@
 
 import csv
 import io
+import re
+import shutil
+import subprocess
+from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from relabel.tabular import Change, Signed, Table, table_text
 
@@ -25,6 +30,26 @@ def test_latex_escapes_names_and_sets_minus_signs_and_ranges() -> None:
     assert r"strict & 1,234 & $-$.033 & $-$.100 to .200 & $+$0.020 & $-$0.100 to $+$0.300 \\" in lines
     assert r"a$|$b & 3 & .500 & .100--.200 & - & - \\" in lines
     assert lines.index(r"\toprule") < lines.index(r"\midrule") < lines.index(r"\bottomrule")
+
+
+@pytest.mark.parametrize(("rows", "pages"), [(12, 1), (412, 8)])
+def test_latex_compiles_and_loses_no_row_of_a_long_table(tmp_path: Path, rows: int, pages: int) -> None:
+    of = Table(
+        "Scores", ["code", "title", "alpha"], [[str(n), f"Group {n}", n / rows] for n in range(rows)], notes=["A."]
+    )
+    text = table_text(of, "latex")
+    assert text.count(r"\\") >= rows + 1
+    if (program := shutil.which("pdflatex")) is None:
+        pytest.skip("needs the program pdflatex to set a table")
+    head = r"\documentclass{article}\usepackage{booktabs,longtable}\begin{document}"
+    (tmp_path / "t.tex").write_text(f"{head}\n{text}\\end{{document}}\n", "utf-8")
+    done = subprocess.run(
+        [program, "-interaction=nonstopmode", "t.tex"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    found = re.search(r"Output written on t.pdf \((\d+) page", done.stdout)
+    assert found
+    assert int(found[1]) >= pages
+    assert "too large for page" not in done.stdout
 
 
 def test_markdown_keeps_its_columns_whatever_a_name_holds() -> None:

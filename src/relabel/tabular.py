@@ -59,6 +59,8 @@ class Table:
 
 
 TableForm = Literal["latex", "markdown", "csv"]
+_PAGE, _LINE = 40, 75
+"""Rows that fit on a page of a paper, and characters on a line of it."""
 
 
 def table_text(what: pd.DataFrame | Table | Sequence[Table], form: TableForm, *, title: str = "") -> str:
@@ -66,7 +68,7 @@ def table_text(what: pd.DataFrame | Table | Sequence[Table], form: TableForm, *,
 
     Args:
         what: A frame, one table or several.
-        form: `latex` gives `table` environments for the package booktabs, `markdown` pipe tables as GitHub reads them. `csv`
+        form: `latex` gives `table` environments for the package booktabs, those of many rows as `longtable`, `markdown` pipe tables as GitHub reads them. `csv`
             gives a frame as it is; of tables a line a figure, `table, row, figure, value, low, high`, unrounded.
         title: The title of a frame.
     """
@@ -140,20 +142,18 @@ def _latex(of: Table) -> str:
     notes = (
         [rf"\par\smallskip\footnotesize {' '.join(note.translate(_LATEX) for note in of.notes)}"] if of.notes else []
     )
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        *([rf"\caption{{{of.title.translate(_LATEX)}}}"] if of.title else []),
-        rf"\begin{{tabular}}{{{width}}}",
-        r"\toprule",
-        line(name.translate(_LATEX) for name in of.columns),
-        r"\midrule",
-        *(line(text(cell) for cell in cells) for cells in of.rows),
-        r"\bottomrule",
-        r"\end{tabular}",
-        *notes,
-        r"\end{table}",
-    ]
+    long = len(of.rows) > _PAGE
+    wide = sum(2 + max(map(len, map(cell_text, c))) for c in zip(of.columns, *of.rows, strict=True)) > _LINE
+    head = [r"\toprule", line(name.translate(_LATEX) for name in of.columns), r"\midrule"]
+    body = [*(line(text(cell) for cell in cells) for cells in of.rows), r"\bottomrule"]
+    title = [rf"\caption{{{of.title.translate(_LATEX)}}}"] if of.title else []
+    size = [r"\footnotesize\setlength{\tabcolsep}{3pt}"] if wide else []
+    if long:  # over pages: a float would end with the first
+        lines = ["{", *size, rf"\begin{{longtable}}{{{width}}}", *(f"{said}\\\\" for said in title), *head, r"\endhead"]
+        lines += [*body, r"\end{longtable}", *notes, "}"]
+    else:
+        lines = [r"\begin{table}", r"\centering", *title, *size, rf"\begin{{tabular}}{{{width}}}", *head, *body]
+        lines += [r"\end{tabular}", *notes, r"\end{table}"]
     return "\n".join(lines) + "\n"
 
 

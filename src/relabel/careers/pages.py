@@ -437,14 +437,6 @@ def resilience(
     return found.model_copy(update={"words": words})
 
 
-def rank(score: Resilience) -> tuple[int, int]:
-    """Sorts the most resilient first, and scores with parts missing after whole ones, among their like.
-
-    4 of 4 so far can become anything from 4 to 6 of 6, so it has no place among whole scores.
-    """
-    return -score.of, -score.so_far
-
-
 def shown_percent(value: float) -> str:
     """A projected change of jobs with its sign and one decimal, `+3.1%`; `level` where that is 0.0, as no point is given for it."""
     rounded = round(value, 1)

@@ -161,7 +161,7 @@ class Tables:
     """How results are given beside the terminal.
 
     Attributes:
-        latex (F): Write the tables as LaTeX, for the package booktabs; - prints them.
+        latex (F): Write the tables as LaTeX, for the packages booktabs and longtable; - prints them.
         markdown (F): Write the tables as Markdown; - prints them.
         csv (F): Write the tables' figures as CSV, unrounded; - prints them.
     """

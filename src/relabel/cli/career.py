@@ -146,8 +146,6 @@ def _chosen(known: Sequence[Family], wanted: Sequence[str]) -> Sequence[Family]:
 
 
 def _show_all(pages: Sequence[FamilyPage]) -> None:
-    from relabel.careers.pages import rank
-
     first = pages[0]
     say(
         f"{first.run}, tasks of {first.tasks}: resilience of {len(pages)} job families, points for low exposure, growing "
@@ -155,7 +153,8 @@ def _show_all(pages: Sequence[FamilyPage]) -> None:
     )
     if first.note:
         say(first.note)
-    order = sorted(pages, key=lambda page: (*rank(page.resilience), page.name))
+    # Scores with parts missing stand after whole ones: 4 of 4 so far can become anything from 4 to 6 of 6.
+    order = sorted(pages, key=lambda page: (-page.resilience.of, -page.resilience.so_far, page.name))
     rows = [
         [
             page.name,
