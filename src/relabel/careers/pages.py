@@ -404,27 +404,21 @@ def resilience(
             "low-exposure",
             None if exposure is None else 100 * exposure,
             cuts.low_exposure,
-            "percent",
             f"{{}}% of the tasks are exposed to {reading}",
-            "2 points up to {two}%, 1 up to {one}%",
             why,
         ),
         _part(
             "growing-demand",
             change_percent,
             cuts.growing_demand,
-            "percent",
             f"employment is projected to change by {{}}%{' ' + span if span else ''}",
-            "1 point from {one}%, 2 from {two}%",
             why,
         ),
         _part(
             "human-advantage",
             ratings,
             cuts.human_advantage,
-            "points of 25",
             "the ratings of human advantage add up to {} of 25",
-            "1 point from {one}, 2 from {two}",
             why,
         ),
     )
@@ -435,6 +429,14 @@ def resilience(
     found = Resilience(score=so_far if complete else None, so_far=so_far, of=of, words="", parts=parts)
     words = found.brief if complete else f"{found.brief}. {gaps}"
     return found.model_copy(update={"words": words})
+
+
+def rank(score: Resilience) -> tuple[int, int]:
+    """Sorts the most resilient first, and scores with parts missing after whole ones, among their like.
+
+    4 of 4 so far can become anything from 4 to 6 of 6, so it has no place among whole scores.
+    """
+    return -score.of, -score.so_far
 
 
 def shown_percent(value: float) -> str:
@@ -454,24 +456,23 @@ def _part(
     part: PartId,
     value: float | None,
     cuts: Cuts,
-    unit: str,
     figure_words: str,
-    cut_words: str,
     why: Mapping[PartId, str],
 ) -> ResiliencePart:
     bounds = {"one_from": cuts.one_from, "two_from": cuts.two_from}
     name = PARTS[part]
+    unit, sign = ("points of 25", "") if part == "human-advantage" else ("percent", "%")
     if value is None or math.isnan(value):
         reason = why.get(part, "its figure is not known")
         return ResiliencePart(
             id=part, name=name, points=None, figure=None, unit=unit, **bounds, words=f"{name} is missing: {reason}"
         )
     figure = round(value, 1) + 0.0  # one decimal decides, and there is no -0.0
-    said = f"{figure}"
     if part == "growing-demand" and figure == 0:
         figure_words = f"jobs are projected to stay level{figure_words.partition('%')[2]}"
     points = points_of(part, figure, cuts)
-    shown = cut_words.format(one=f"{cuts.one_from:g}", two=f"{cuts.two_from:g}")
+    one, two = f"{cuts.one_from:g}{sign}", f"{cuts.two_from:g}{sign}"
+    shown = f"2 points up to {two}, 1 up to {one}" if part == "low-exposure" else f"1 point from {one}, 2 from {two}"
     return ResiliencePart(
         id=part,
         name=name,
@@ -479,5 +480,5 @@ def _part(
         figure=figure,
         unit=unit,
         **bounds,
-        words=f"{name} gives {points} of {MOST}: {figure_words.format(said)} ({shown})",
+        words=f"{name} gives {points} of {MOST}: {figure_words.format(figure)} ({shown})",
     )

@@ -146,6 +146,8 @@ def _chosen(known: Sequence[Family], wanted: Sequence[str]) -> Sequence[Family]:
 
 
 def _show_all(pages: Sequence[FamilyPage]) -> None:
+    from relabel.careers.pages import rank
+
     first = pages[0]
     say(
         f"{first.run}, tasks of {first.tasks}: resilience of {len(pages)} job families, points for low exposure, growing "
@@ -153,8 +155,7 @@ def _show_all(pages: Sequence[FamilyPage]) -> None:
     )
     if first.note:
         say(first.note)
-    # Scores with parts missing stand after whole ones: 4 of 4 so far can become anything from 4 to 6 of 6.
-    order = sorted(pages, key=lambda page: (-page.resilience.of, -page.resilience.so_far, page.name))
+    order = sorted(pages, key=lambda page: (*rank(page.resilience), page.name))
     rows = [
         [
             page.name,

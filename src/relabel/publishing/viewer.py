@@ -38,6 +38,17 @@ TASK_KEY = ["onet_soc_code", "task_id"]
 COLUMNS = ("priority", "task_id", "onet_soc_code", "title", "text", "label", "reviewer", "reviewed_at", "comment")
 """Columns of a new file of reviews; `annotator` and `blind` follow in any."""
 CODES = ("E0", "E1", "E2")
+_SHOWN = [
+    "setting",
+    "sample",
+    "label",
+    "rationale",
+    "probability",
+    "repaired",
+    "attempts",
+    "model_returned",
+    "finish_reason",
+]
 _EXPOSED = {True: "exposed", False: "not-exposed"}
 _LARGEST_FILE = 50_000_000
 _LARGEST_POST = 20_000
@@ -326,12 +337,7 @@ class Labels:
         run, answers = self.runs[place], []
         for at in self._rows[place].get(key, ()):
             row = run.labels.iloc[int(at)]
-            answer = {
-                name: _plain(row.get(name)) for name in ("setting", "sample", "label", "rationale", "probability")
-            }
-            answer |= {
-                name: _plain(row.get(name)) for name in ("repaired", "attempts", "model_returned", "finish_reason")
-            }
+            answer = {name: _plain(row.get(name)) for name in _SHOWN}
             known = self.answer_of(row["request_key"]) if isinstance(row.get("request_key"), str) else None
             answers.append(answer | (known or {"messages": None, "content": None, "rejected": []}))
         failure = self._failed[place].get(key)

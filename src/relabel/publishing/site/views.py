@@ -29,6 +29,7 @@ _CAUSES = {
     "undivided": "several of these at once",
 }
 """What moves a score, as an export calls it and as a page does."""
+_COMPARED = ["code", "title", "status", "thin", "jobs", "pay", "strict_10", "with_tools_10", "strict", "with_tools"]
 _FOLLOWING = ("percentile", "wage_exposure_gbp")
 """Figures that follow from a score and from those of others."""
 _ENDS = {"mid": "", "low": "_low", "high": "_high"}
@@ -194,20 +195,17 @@ def index_pages(book: ExportBundle, listed: list[Row]) -> Iterator[tuple[str, st
             },
         )
     brief = {kind: ((ranges or {}).get(kind) or {}).get("words") for kind in ("own", "other")}
-    yield "compare.html", "compare.html", {"rows": [_compared(row) for row in listed], "brief": brief}
+    yield (
+        "compare.html",
+        "compare.html",
+        {"rows": [{name: row[name] for name in _COMPARED} for row in listed], "brief": brief},
+    )
     if book.changes is not None:
         yield "changes.html", "changes.html", changes(book)
     if book.families:
         yield "careers/index.html", "careers.html", {"families": book.families}
     yield "method.html", "method.html", {"method": book.method}
     yield "sources.html", "sources.html", {"sources": book.sources, "package": book.package, "method": book.method}
-
-
-def _compared(row: Row) -> Row:
-    kept = {
-        name: row[name] for name in ("code", "title", "status", "thin", "jobs", "pay", "strict_10", "with_tools_10")
-    }
-    return kept | {reading: row[reading] for reading in ("strict", "with_tools")}
 
 
 def neighbours(book: ExportBundle) -> dict[str, list[Row]]:
