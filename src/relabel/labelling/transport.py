@@ -280,14 +280,10 @@ class HttpTransport(Http):
                     if name.startswith(_WORTH_KEEPING) or name.endswith(COST_HEADERS)
                 }
                 return HttpReply(reply.status, kept, b"".join(pieces), _connection.get())
-        except aiohttp.ClientConnectorError as error:
-            lasting = isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError))
-            raise UnreachableError(connection_problem(error), lasting=lasting) from error
-        except aiohttp.ClientHttpProxyError as error:
-            why = f"the proxy answers HTTP {error.status}"
-            if error.status < 500:
-                raise UnreachableError(f"{why}; check its address, user and password", lasting=True) from error
-            raise UnreachableError(why) from error
+        except (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError) as error:
+            refused = isinstance(error, aiohttp.ClientHttpProxyError) and error.status < 500
+            distrusted = isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError))
+            raise UnreachableError(connection_problem(error), lasting=refused or distrusted) from error
         except aiohttp.ConnectionTimeoutError as error:
             raise UnreachableError(f"no connection within {CONNECT_TIMEOUT_S:g} s") from error
         except TimeoutError:
@@ -299,10 +295,12 @@ class HttpTransport(Http):
             raise BrokenError(why) from error
 
 
-def connection_problem(error: aiohttp.ClientConnectorError) -> str:
+def connection_problem(error: aiohttp.ClientConnectorError | aiohttp.ClientHttpProxyError) -> str:
     """Why there is no connection, in the system's words: without address, which is said already, and numbers."""
     import aiohttp
 
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return f"the proxy answers HTTP {error.status}; check its address, user and password"
     if isinstance(error, aiohttp.ClientProxyConnectionError):
         return f"its proxy {error.host}:{error.port}: {error.strerror or error.os_error}".lower()
     if isinstance(error, aiohttp.ClientConnectorDNSError):

@@ -366,7 +366,7 @@ class BatchProvider:
                 raw = b""
                 while not reply.content.at_eof() and len(raw) < LARGEST_REPLY:
                     raw += await reply.content.read(LARGEST_REPLY)
-        except aiohttp.ClientConnectorError as error:
+        except (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError) as error:
             raise _ApiError(ErrorReply("passing", 0, connection_problem(error)), sent=False) from error
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
             said = str(error) or type(error).__name__
