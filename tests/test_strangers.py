@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,19 @@ def test_results_never_go_through_a_link(link: str, tmp_path: Path, capsys: pyte
     assert run_app(["study", "run", "f.yaml", "--quiet"]) == 3
     assert f"{link} is a symbolic link, which is not followed" in capsys.readouterr().err
     assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize("link", [True, False], ids=["a link", "a pipe"])
+def test_answers_of_a_package_are_a_file_of_its_own(
+    link: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("f.yaml").write_text(study(), encoding="utf-8")
+    if link:
+        Path("answers.pack").symlink_to(tmp_path / "secret.txt")
+    else:
+        os.mkfifo("answers.pack")  # whoever opens it waits for ever
+    assert run_app(["study", "rebuild", "f.yaml", "--quiet"]) == 3
+    assert "answers.pack is " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", ["eval sample --html l", "eval sample --out l", "store pack l"])

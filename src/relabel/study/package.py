@@ -188,6 +188,7 @@ def unpack_answers(place: Place, environment: Settings) -> tuple[int, int]:
         DataError: The pack is missing or damaged.
     """
     source = place.file.parent / ANSWERS
+    require_own(source)
     if not source.exists():
         return 0, 0
     with Store(environment.store_dir) as store:
