@@ -101,8 +101,10 @@ def carry_run(run: Run, to: str, out: Path, *, old: str | None = None, fill: Run
         raise UsageError(f"{out} holds a run that was not carried, whose labels would be lost; give another --out")
     counts = Counts(asked=len(listed) * whole, from_store=len(labels), failed=len(listed) * whole - len(labels))
     manifest = _manifest(run, fill, diff, to, counts, len(repeats))
+    rows = labels.reindex(columns=list(LABEL_COLUMNS)).astype(object)
+    rows = rows.where(rows.notna(), None).assign(from_store=True)
     with writing(out):
-        write_run(out, manifest, _carried_labels(labels), [])
+        write_run(out, manifest, [Label(*row) for row in rows.itertuples(index=False, name=None)], [])
         with replacing(out / TO_ASK) as temporary:
             missing[list(TASK_COLUMNS)].to_csv(temporary, index=False, lineterminator="\n")
     filled, repeated = len(labels) - len(kept), len(repeats)
@@ -119,12 +121,6 @@ def _repeats(run: Run) -> set[int]:
     """Numbers of the times that a run asked each question; labels of the last one may all be missing."""
     seen, samples = set(run.labels["sample"]), int(run.manifest.parameters.get("samples") or 1)
     return seen if len(seen) >= samples else seen | set(range(samples))
-
-
-def _carried_labels(table: pd.DataFrame) -> list[Label]:
-    plain = table.reindex(columns=list(LABEL_COLUMNS)).astype(object)
-    plain = plain.where(plain.notna(), None).assign(from_store=True)
-    return [Label(*values) for values in plain.itertuples(index=False, name=None)]
 
 
 def _manifest(run: Run, fill: Run | None, diff: TaskDiff, to: str, counts: Counts, samples: int) -> Manifest:
