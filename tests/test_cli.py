@@ -132,7 +132,7 @@ def test_missing_labels_are_exit_5_and_named(capsys: pytest.CaptureFixture[str])
         (["run", "--model", "m", "--tasks", "sample", "--rubric", "no-such.yaml"], 3, "no rubric file no-such.yaml"),
         (["run", "--model", "m", "--tasks", "sample", "--rubric", "nope"], 3, "there is no rubric 'nope'"),
         (["run", "--model", "m", "--tasks", "sample", "--setting", "loose"], 2, "no setting 'loose'"),
-        (["run", "--model", "m", "--tasks", "sample", "--base-url", "localhost"], 2, "no address of an API"),
+        (["run", "--model", "m", "--tasks", "sample", "--base-url", "localhost"], 2, "not the address of an API"),
         (["run", "--model", "m", "--tasks", "sample", "--param", "temperature"], 2, "NAME=VALUE"),
         (["run", "--model", "local:no.gguf", "--tasks", "sample"], 3, "there is no model file no.gguf"),
         (["rubric", "check", "no-such.yaml"], 3, "no rubric file"),

@@ -14,8 +14,9 @@ import pytest
 
 from relabel.cli.app import run_app
 from relabel.labelling import ray as ray_engine
-from relabel.labelling.connection import resolve_model
 from relabel.labelling.estimate import Estimate, limits
+from relabel.labelling.options import RunOptions
+from relabel.rubric import load_rubric
 from relabel.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -126,7 +127,7 @@ def test_what_is_no_cluster_is_told_at_once(
         assert run_app([*words, "--engine", "ray", "--ray-address", address, "--out", str(tmp_path / "r")]) == 4
         over.set()
         thread.join()
-    assert f"what listens at {address} is no Ray cluster" in capsys.readouterr().err
+    assert f"what listens at {address} is not a Ray cluster" in capsys.readouterr().err
 
 
 def test_without_ray_its_absence_is_told_in_a_sentence(
@@ -169,7 +170,8 @@ def test_the_tables_of_the_page_are_the_plans_own() -> None:
 
 def test_how_long_to_wait_follows_where_the_model_is() -> None:
     def timeouts(model: str, timeout: float | None) -> tuple[float, float]:
-        found = resolve_model(model, "http://x/v1", Settings(), {}, timeout=timeout).timeouts
+        options = RunOptions(model, load_rubric("exposure"), base_url="http://x/v1", timeout=timeout)
+        found = options.connection(Settings()).timeouts
         return found.attempt_s, found.deadline_s
 
     assert timeouts("m", None) == (90, 300)

@@ -130,7 +130,7 @@ def test_credentials_in_an_address_are_no_part_of_it(url: str, host: str) -> Non
 
 
 def test_an_address_that_is_none_is_refused() -> None:
-    with pytest.raises(UsageError, match="no address of an API"):
+    with pytest.raises(UsageError, match="not the address of an API"):
         host_of("localhost:8000")
 
 

@@ -158,7 +158,7 @@ def test_verify_finds_an_answer_under_a_wrong_key_and_a_damaged_row(store: Store
     faults = list(store.verify())
     assert len(faults) == 2
     assert any("f" * 64 in fault and one.key in fault for fault in faults)
-    assert any(two.key in fault and "no JSON" in fault for fault in faults)
+    assert any(two.key in fault and "not JSON" in fault for fault in faults)
 
 
 def rows_of(store: Store) -> Any:

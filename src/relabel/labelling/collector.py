@@ -53,7 +53,7 @@ class Progress:
         repaired: Labels from answers that were asked for again; `unwrapped` those that were read from within other text, and
             `label_first` those that were written before their reason.
         uncounted: Answers bought whose tokens the server did not count, or counted in a way that cannot be true.
-        unasked: Those of the missing labels that nobody was asked for.
+        unasked: Those of the missing labels that were never asked for.
         doing: What is done once nothing more is asked: `naming` what is missing, `writing` the run folder.
     """
 
@@ -144,7 +144,7 @@ class LabelCollector:
             What is still to be asked alone: tasks that an answer to a shared request left out.
 
         Raises:
-            InvalidAnswerError: It is no label; it is kept in the store as evidence.
+            InvalidAnswerError: It is not a label; it is kept in the store as evidence.
         """
         self.progress.bought(answer)
         try:
@@ -155,7 +155,7 @@ class LabelCollector:
         if not self.store.put(item.request, answer):
             if (rest := self.take(item)) is not None:
                 return rest  # another process bought one first: every label leads to the answer that is in the store
-            self.store.replace(item.request, answer)  # what stands there is no label by today's rules
+            self.store.replace(item.request, answer)  # what stands there is not a label by today's rules
         return self._enter(item, answer, said, from_store=False)
 
     def fail(self, item: WorkItem, kind: FailureKind, message: str, attempts: int) -> None:
@@ -192,7 +192,7 @@ class LabelCollector:
         """Decide what needs the run as a whole: probabilities from repeats."""
         if damaged := len(self.store.damaged):
             self.notes.append(
-                f"{damaged:,} rows of the store were damaged and served to nobody; `relabel store verify` names them"
+                f"{damaged:,} rows of the store are damaged and were not used; `relabel store verify` names them"
             )
         if self.job.repeats > 1:
             self.labels, self.repeats_from_cache = _with_share(self.labels, self.job.repeats)
@@ -201,7 +201,7 @@ class LabelCollector:
         """Judgements by the position of their task, each with its probability where the answer itself tells one.
 
         Raises:
-            InvalidAnswerError: It is no label.
+            InvalidAnswerError: It is not a label.
         """
         rubric, api = self.job.rubric, self.job.endpoint.api
         if self.job.decide == "logprob":
@@ -286,7 +286,7 @@ def _share(total: int, part: tuple[int, int]) -> int:
 def _with_share(rows: Sequence[Label], samples: int) -> tuple[list[Label], int]:
     """Labels with the share of the task's samples that agree with each; a sample without a label agrees with none.
 
-    Samples that a cache answered with an earlier one are no repeats: they count once, and a question with one answer only
+    Samples that a cache answered with an earlier one are not repeats: they count once, and a question with one answer only
     has no probability. Returns the number of them as well.
     """
     questions = [(row.onet_soc_code, row.task_id, row.setting) for row in rows]

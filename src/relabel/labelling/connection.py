@@ -6,18 +6,16 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from pydantic import SecretStr
 
 from relabel.errors import ProviderError, UsageError
-from relabel.labelling.local import is_local, local_endpoint
-from relabel.labelling.pricing import FREE, Price, find_price
-from relabel.labelling.providers import OPENAI_URL, UNKNOWN, Provider, provider_of
-from relabel.labelling.request import Endpoint, host_of
-from relabel.labelling.transport import LOCAL_TIMEOUTS, Timeouts
-from relabel.labelling.wire import Api
-from relabel.redaction import guard_address, guard_headers, is_secret_header, public_url
+from relabel.labelling.local import is_local
+from relabel.labelling.pricing import Price
+from relabel.labelling.providers import OPENAI_URL, UNKNOWN, Provider
+from relabel.labelling.request import Endpoint
+from relabel.labelling.transport import Timeouts
+from relabel.redaction import guard_headers, is_secret_header, public_url
 from relabel.settings import Settings
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
@@ -57,58 +55,6 @@ class Connection:
     def secret(self) -> str:
         """The key in plain text; empty where there is none."""
         return self.key.get_secret_value() if self.key else ""
-
-
-def resolve_model(
-    model: str,
-    base_url: str | None,
-    environment: Settings,
-    params: Mapping[str, Any],
-    *,
-    api: Api = "chat",
-    price: Price | None = None,
-    timeout: float | None = None,
-    provider: str | None = None,
-    key_env: str | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> Connection:
-    """Say what a model is, without starting or asking anything.
-
-    Args:
-        model: `local`, `local:FILE.gguf`, or a model's name at the provider.
-        base_url: Address of the API; by default `OPENAI_BASE_URL`, else OpenAI's own.
-        environment: Settings from the environment.
-        params: Sampling parameters that the user asked for; they go before those that the embedded model needs.
-        api: The dialect to speak.
-        price: The user's word on the price; by default the table's.
-        timeout: Seconds to wait for one answer; by default longer for a model on this machine.
-        provider: Name of the provider; by default told by the address.
-        key_env: Environment variable that holds the key; by default the provider's own.
-        headers: Headers that the user adds to each request.
-
-    Raises:
-        DataError: The user's own weights are missing.
-        UsageError: The address is not valid, there is no such provider, or the variable is not set.
-    """
-    timeouts = None if timeout is None else Timeouts.of(timeout)
-    if is_local(model):
-        endpoint = local_endpoint(model)
-        endpoint = endpoint.model_copy(update={"api": api, "params": {**endpoint.params, **params}})
-        return Connection(None, price=FREE, timeouts=timeouts or LOCAL_TIMEOUTS, model=model, endpoint=endpoint)
-    named = None if provider is None else provider_of("", provider)
-    url = base_url or (named.base_url if named else environment.openai_base_url) or OPENAI_URL
-    guard_address(url)
-    endpoint = Endpoint(host=host_of(url, public_headers(headers or {})), model=model, api=api, params=dict(params))
-    return Connection(
-        url,
-        key_for(known := named or provider_of(url), environment, key_env),
-        price or find_price(model, url),
-        timeouts or Timeouts(),
-        known,
-        headers or {},
-        model,
-        endpoint,
-    )
 
 
 def parse_headers(given: Sequence[str]) -> dict[str, str]:

@@ -62,7 +62,7 @@ _SPELLING = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """A second try: the answer that was no label, and why."""
+    """A second try: the answer that was not a label, and why."""
 
     answer: str
     reason: str
@@ -86,7 +86,7 @@ class Engine(Protocol):
 
         Args:
             request: What to ask.
-            repair: An earlier answer to it that was no label: the model is shown it with the error.
+            repair: An earlier answer to it that was not a label: the model is shown it with the error.
             on_in_flight: Told when the request is on the wire: before and between, it waits for its turn and nothing is lost
                 by leaving it.
 
@@ -116,7 +116,7 @@ class ReplayEngine:
         """Refuse: the job asks an engine only for what the store lacks."""
         del repair, on_in_flight
         raise NoAnswerError(
-            "provider", f"the store has no answer with the key {request.key}, and replay asks nobody", 0
+            "provider", f"the store has no answer with the key {request.key}, and replay sends no request", 0
         )
 
     def record(self) -> Mapping[str, Any]:

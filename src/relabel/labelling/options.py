@@ -13,20 +13,22 @@ from typing import TYPE_CHECKING, Any
 from relabel.errors import UsageError
 from relabel.labelling.batch.state import unaccounted_usd
 from relabel.labelling.collector import Progress
-from relabel.labelling.connection import Connection, public_headers, resolve_model
+from relabel.labelling.connection import Connection, key_for, public_headers
 from relabel.labelling.engine import Engine, OnlineEngine, ReplayEngine
 from relabel.labelling.job import Job, Stop
 from relabel.labelling.limiter import LARGEST_LIMIT, Limiter
-from relabel.labelling.local import SLOTS, is_local
-from relabel.labelling.pricing import Budget, Price
+from relabel.labelling.local import SLOTS, is_local, local_endpoint
+from relabel.labelling.pricing import FREE, Budget, Price, find_price
 from relabel.labelling.prompt import load_prompt
 from relabel.labelling.providers import OPENAI_URL, provider_of
-from relabel.labelling.request import ONE_TOKEN, Decide, canonical_json
+from relabel.labelling.request import ONE_TOKEN, Decide, Endpoint, canonical_json, host_of
 from relabel.labelling.runner import run_job
 from relabel.labelling.session import Outcome
 from relabel.labelling.store import Store
+from relabel.labelling.transport import LOCAL_TIMEOUTS, Timeouts
 from relabel.labelling.wire import Api, Form, output_bound
 from relabel.manifest import task_sources
+from relabel.redaction import guard_address
 from relabel.rubric import Rubric, orders
 from relabel.settings import Settings
 from relabel.sources.tables import is_table_file
@@ -131,25 +133,25 @@ class RunOptions:
             raise UsageError("--model is empty; name a model at the provider, local, or local:FILE.gguf")
         if self.decide == "logprob" and (self.pack > 1 or self.api == "responses"):
             raise UsageError("--decide logprob asks one token about one task by chat; remove --pack and --api")
-        known = provider_of(self.base_url or environment.openai_base_url or OPENAI_URL, self.provider)
-        found = dict(self.params)
+        named = provider_of("", self.provider) if self.provider else None
+        url = self.base_url or (named.base_url if named else environment.openai_base_url) or OPENAI_URL
+        known, local = named or provider_of(url), is_local(self.model)
+        params = dict(self.params)
         if self.decide == "logprob":
-            _leave_to_one_token(found, self.max_tokens)
+            _leave_to_one_token(params, self.max_tokens)
         if self.max_tokens is not None:
-            at_home = "max_tokens" if is_local(self.model) else known.bound
-            found["max_output_tokens" if self.api == "responses" else at_home] = self.max_tokens
-        return resolve_model(
-            self.model,
-            self.base_url,
-            environment,
-            found,
-            api=self.api,
-            price=self.price,
-            timeout=self.timeout,
-            provider=self.provider,
-            key_env=self.key_env,
-            headers=self.headers,
-        )
+            bound = "max_tokens" if local else known.bound
+            params["max_output_tokens" if self.api == "responses" else bound] = self.max_tokens
+        timeouts = Timeouts.of(self.timeout) if self.timeout else LOCAL_TIMEOUTS if local else Timeouts()
+        if local:
+            endpoint = local_endpoint(self.model)
+            endpoint = endpoint.model_copy(update={"api": self.api, "params": {**endpoint.params, **params}})
+            return Connection(None, price=FREE, timeouts=timeouts, model=self.model, endpoint=endpoint)
+        guard_address(url)
+        host = host_of(url, public_headers(self.headers))
+        endpoint = Endpoint(host=host, model=self.model, api=self.api, params=params)
+        key, price = key_for(known, environment, self.key_env), self.price or find_price(self.model, url)
+        return Connection(url, key, price, timeouts, known, self.headers, self.model, endpoint)
 
     def job(self, connection: Connection) -> Job:
         """The job.

@@ -260,7 +260,7 @@ class Budget:
         """Set money aside, waiting for requests in flight to settle where they might leave room.
 
         Raises:
-            NoBudgetError: There is no room, and nothing in flight could make some.
+            NoBudgetError: There is no room, and nothing in flight may free some.
             ProviderError: The server does not heed the bound that the reserve rests on.
         """
         if self.cap_usd is None:

@@ -143,7 +143,7 @@ class Provider(Frozen):
     def posted(self, api: Api, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """A request's body as it is sent: with the fields that steer a prefix cache.
 
-        They change what a request costs and never what it asks, so that they are no part of its key.
+        They change what a request costs and never what it asks, so that they are not part of its key.
         """
         rule = self.prefix_cache(str(body.get("model", "")))
         if rule is None or len(messages := messages_of(body)) < 2:

@@ -57,7 +57,7 @@ _LOCAL_STORE_BYTES = 80 * 2**20
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_NUM_REDIS_GET_RETRIES": "2",  # an address that answers, but is no cluster, would be asked for ten minutes
+    "RAY_NUM_REDIS_GET_RETRIES": "2",  # an address that answers but is not a cluster, would be asked for ten minutes
 }
 
 
@@ -200,7 +200,7 @@ def _reach(address: str) -> None:
         ) from error
     if len(head) < _FRAME_HEAD or head[3] != _SETTINGS:
         raise ProviderError(
-            f"what listens at {address} is no Ray cluster; give --ray-address the address that `ray start --head` printed"
+            f"what listens at {address} is not a Ray cluster; give --ray-address the address that `ray start --head` printed"
         )
 
 

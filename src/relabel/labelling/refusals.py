@@ -361,7 +361,7 @@ class NoAnswerError(Exception):
 MAX_RETRY_AFTER_S = 900.0
 """Seconds; who asks for a longer wait ends the run, which says when to come back."""
 _PERHAPS_CHARGED = {408, 502, 504, 524}
-"""A gateway gave up waiting; whether the provider went on and charged, nobody knows."""
+"""A gateway gave up waiting; the provider may have gone on and charged."""
 
 
 class RefusedError(Exception):

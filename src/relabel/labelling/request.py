@@ -202,7 +202,7 @@ def host_of(base_url: str, headers: Mapping[str, str] | None = None) -> str:
     """Host, port, path and API version of an address, and headers that the user adds: what tells one endpoint from another.
 
     Raises:
-        UsageError: It is no http or https address.
+        UsageError: It is not an http or https address.
     """
     try:
         parts = urlsplit(base_url)
@@ -211,11 +211,13 @@ def host_of(base_url: str, headers: Mapping[str, str] | None = None) -> str:
             f"the address of the API is malformed ({error}); give one such as http://localhost:8000/v1"
         ) from None
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise UsageError(f"{public_url(base_url)!r} is no address of an API; give one such as http://localhost:8000/v1")
+        raise UsageError(
+            f"{public_url(base_url)!r} is not the address of an API; give one such as http://localhost:8000/v1"
+        )
     try:
         port = f":{parts.port}" if parts.port else ""
     except ValueError as error:
-        raise UsageError(f"{public_url(base_url)!r} is no address of an API ({error}); mend the port") from None
+        raise UsageError(f"{public_url(base_url)!r} is not the address of an API ({error}); correct the port") from None
     version = api_version(parts.query)
     added = "".join(f" {name}={value}" for name, value in (headers or {}).items())
     return f"{parts.hostname}{port}{parts.path.rstrip('/')}{'?' + version if version else ''}{added}"

@@ -1,7 +1,7 @@
 """What rows of the store must be. Whatever reads one, a command or a run, checks it here before anything is done with it.
 
     KEY                  the answer to the request with that key, with the request
-    KEY/rejected/WHEN    an answer that was paid for and is no label: kept as evidence, never served
+    KEY/rejected/WHEN    an answer that was paid for and is not a label: kept as evidence, never served
     text/SHA256          a system message, kept once for all requests that share it
     note/NAME            the form in which a server takes requests
     aside/KEY/WHEN       the text of a row that was damaged: kept as evidence, never read again
@@ -179,7 +179,7 @@ def document_of(key: str, text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DamagedRowError(f"the row {brief(key)} is no JSON") from error
+        raise DamagedRowError(f"the row {brief(key)} is not JSON") from error
 
 
 def is_answer(key: str) -> bool:

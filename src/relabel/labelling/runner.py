@@ -321,7 +321,7 @@ class WorkerPool:
     async def _once(
         self, item: WorkItem, ask: Callable[[WorkItem], Coroutine[Any, Any, list[WorkItem] | None]]
     ) -> list[WorkItem]:
-        """Buy an answer that nobody has bought and nobody is buying; what is to be asked alone."""
+        """Buy an answer that no other run has bought or is buying; what is to be asked alone."""
         key = item.request.key
         while key in self._asking:  # the same question twice in one plan is one answer
             await asyncio.wait({self._asking[key]})

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -24,8 +24,8 @@ from relabel.labelling.pricing import Budget
 from relabel.labelling.request import canonical_json
 from relabel.labelling.store import Store
 from relabel.labelling.wire import FORMS
-from relabel.labels import Failure, FailureKind, Label, Usage
-from relabel.manifest import Counts, Manifest, PerhapsCharged, Session, Tokens, read_manifest, write_manifest, write_run
+from relabel.labels import Failure, FailureKind, Label
+from relabel.manifest import Counts, Manifest, PerhapsCharged, Session, read_manifest, write_manifest, write_run
 from relabel.redaction import public_url
 
 JOURNAL = ".journal"
@@ -38,7 +38,7 @@ class Missing:
 
     Attributes:
         kinds: Missing labels by kind, as `failures.jsonl` has them.
-        unasked: Those that nobody was asked for, other than for want of money.
+        unasked: Those that were never asked for, other than for want of money.
         held: Those that a batch run has in flight, by its name.
     """
 
@@ -343,28 +343,18 @@ def unfinished(job: Job, store: Store, out: Path) -> Session | None:
             if not left:
                 break
         usd = None if left else usd
-    fresh = len(bought)
+    fresh, progress = len(bought), Progress(asked=0)
+    for answer in answers:
+        progress.bought(answer)
     return Session(
         started_at=started,
         ended_at=last.isoformat(timespec="microseconds"),
         status="killed",
         counts=Counts(asked=job.size, fresh=fresh, failed=max(0, job.size - fresh)),
-        tokens=_tokens(answer.usage for answer in answers),
-        cost_usd=_sum(answer.cost_usd for answer in answers),
+        tokens=progress.tokens,
+        cost_usd=progress.cost_usd,
         perhaps_charged=PerhapsCharged(requests=unanswered.total(), usd=usd),
     )
-
-
-def _sum(costs: Iterable[float | None]) -> float | None:
-    known = list(costs)
-    return None if None in known else sum(cost for cost in known if cost is not None)
-
-
-def _tokens(used: Iterable[Usage]) -> Tokens:
-    progress = Progress(asked=0)
-    for usage in used:
-        progress.used(usage)
-    return progress.tokens
 
 
 def job_for_folder(out: Path, job: Job) -> Job:

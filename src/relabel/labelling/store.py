@@ -126,7 +126,7 @@ class Store:
             taken for an empty store.
 
     Raises:
-        StoreError: The folder cannot be read or written, is no store, or has lost its database.
+        StoreError: The folder cannot be read or written, is not a store, or has lost its database.
     """
 
     def __init__(self, folder: Path, *, read_only: bool = False) -> None:
@@ -243,14 +243,14 @@ class Store:
         return False
 
     def replace(self, request: Request, answer: Answer) -> None:
-        """Let an answer stand in the place of one that is no label; that one is kept as evidence."""
+        """Let an answer stand in the place of one that is not a label; that one is kept as evidence."""
         before = self.get(request.key)
         if before is not None:
             self.put_rejected(request, before, "outdated", "it no longer passes as a label")
         self.put_text(request.key, sealed(self._document(request, answer)))
 
     def put_rejected(self, request: Request, answer: Answer, kind: str, reason: str) -> None:
-        """Keep an answer that was paid for and is no label, with the reason."""
+        """Keep an answer that was paid for and is not a label, with the reason."""
         document = self._document(request, answer) | {"rejected": {"kind": kind, "reason": reason}}
         self.put_text(f"{request.key}{REJECTED}{answer.created_at}", sealed(document))
 

@@ -35,7 +35,7 @@ CONNECT_TIMEOUT_S = 20.0
 
 
 LARGEST_REPLY = 16 * 2**20
-"""Bytes; what is longer is no answer about a task, and is not read to its end."""
+"""Bytes; what is longer is not an answer about a task, and is not read to its end."""
 _WORTH_KEEPING = ("x-ratelimit-", "retry-after", "location", "content-type", *UPSTREAM_HEADERS)
 """Beginnings of names of headers that are read."""
 
