@@ -403,7 +403,7 @@ def test_the_labels_for_a_width_give_intervals_of_that_width(pilot: bool, make_r
     assert not pilot or count < labels_for(run, 0.08) / 1.5
     widths: list[float] = []
     held = 0
-    for _ in range(300):
+    for _ in range(2000):
         at = rng.choice(len(keys), count, replace=False)
         found = powered_mean(values[at], predicted[at], predicted, power=None if pilot else 0.0)
         low, high = found.bounds() or (0.0, 1.0)
@@ -411,4 +411,5 @@ def test_the_labels_for_a_width_give_intervals_of_that_width(pilot: bool, make_r
         held += low <= values.mean() <= high
     assert np.mean(widths) < 0.08 * 1.1
     assert np.mean(widths) > 0.08 * 0.6
-    assert held >= 0.9 * 300
+    # Seldom errors that all go one way are foreseen a little too surely: see docs/method.md.
+    assert held >= (0.93 if pilot else 0.95) * 2000
