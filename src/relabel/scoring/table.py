@@ -80,8 +80,7 @@ def half_up(value: float, places: int) -> float:
         value: A finite number.
         places: Decimal places to keep.
     """
-    exact = Decimal(repr(round(float(value), CLEAN)))
-    return float(exact.quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP))
+    return float(Decimal(repr(round(float(value), CLEAN))).quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP))
 
 
 def half_up_all(values: npt.NDArray[np.float64], places: int) -> npt.NDArray[np.float64]:
@@ -105,7 +104,7 @@ def percentiles(values: pd.Series, codes: pd.Series, *, ties: Literal["shared", 
     order = pd.DataFrame({"value": values.round(CLEAN), "code": codes}).dropna(subset="value")
     order = order.sort_values(["value", "code"], kind="stable")
     positions = order["value"].rank(method="min" if ties == "shared" else "first")
-    place = [int(half_up(100 * number / len(order), 0)) for number in positions]
+    place = half_up_all(100 * positions.to_numpy(dtype="float64") / max(len(order), 1), 0)
     return pd.Series(place, index=order.index, dtype="Int64").reindex(values.index)
 
 

@@ -327,14 +327,6 @@ def how_to_get(source: Source, entry: SourceFile) -> str:
     )
 
 
-def _why_not(entry: SourceFile) -> str:
-    if entry.download == "page":
-        return "cannot be fetched automatically"
-    if entry.copy_status == "derived":
-        return "is a derived extract that the publisher does not offer"
-    return "has no official address"
-
-
 def download(source: Source, entry: SourceFile) -> Path:
     """Fetch a file into the download cache, together with its neighbours of the same archive.
 
@@ -351,7 +343,10 @@ def download(source: Source, entry: SourceFile) -> Path:
         DataError: What was sent is not an archive, or lacks the file.
     """
     if entry.url is None or entry.download in ("page", "none"):
-        raise NotAtHandError(f"{source.id}/{entry.name} {_why_not(entry)}; {how_to_get(source, entry)}")
+        derived = entry.copy_status == "derived"
+        why = "is a derived extract that the publisher does not offer" if derived else "has no official address"
+        why = "cannot be fetched automatically" if entry.download == "page" else why
+        raise NotAtHandError(f"{source.id}/{entry.name} {why}; {how_to_get(source, entry)}")
     folder = cached_path(source, entry).parent
     try:
         make_private_dir(folder)

@@ -62,7 +62,7 @@ def number(low: float | None = None, high: float | None = None, *, nullable: boo
 
 def schema(columns: Mapping[str, Any], *, unique: list[str] | None = None) -> pa.DataFrameSchema:
     """A schema that allows these columns only, in this order, and at least one row."""
-    filled = pa.Check(_has_rows, error="at least one row")
+    filled = pa.Check(lambda frame: len(frame) > 0, error="at least one row")
     return pa.DataFrameSchema(dict(columns), checks=filled, strict=True, ordered=True, unique=unique)
 
 
@@ -128,17 +128,12 @@ def _complaint(error: pandera.errors.SchemaError) -> str:
     value, row = first["failure_case"], first.get("index")
     shown = f"{value:g}" if isinstance(value, float) else repr(value)
     at = "" if row is None or pd.isna(row) else f" in row {int(row) + 1} of the table"
-    code: Any = getattr(error, "reason_code", None)
-    reason = getattr(code, "name", "")
+    reason = getattr(getattr(error, "reason_code", None), "name", "")
     if reason == "SERIES_CONTAINS_NULLS":
         return f", column {column!r}: a value is missing{at}"
     if "DUPLICATES" in reason:
         return f", column {column!r}: {shown} occurs more than once{at and ', first' + at}"
     return f", column {column!r}: {shown}{at} is not {expected}"
-
-
-def _has_rows(frame: pd.DataFrame) -> bool:
-    return len(frame) > 0
 
 
 def read_columns(
