@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -256,6 +257,12 @@ def test_the_package_rebuilds_the_tables_from_its_answers_alone(
     content = b"".join(p.read_bytes() for p in elsewhere.rglob("*") if p.is_file() and p.suffix != ".pack")
     assert KEY.encode() not in content
     assert str(tmp_path).encode() not in content
+    with gzip.open(elsewhere / "study-package" / "answers.pack") as packed:
+        answers = packed.read()
+    assert KEY.encode() not in answers
+    assert b'"note/' not in answers  # addresses of other studies on the same store
+    data = (elsewhere / "study-package" / "DATA.md").read_text()
+    assert all(f"| {name} |" in data for name in ("own.csv", "gold.csv")), data
     monkeypatch.setenv("RELABEL_HOME", str(tmp_path / "home-of-a-reader"))
     monkeypatch.delenv("OPENAI_API_KEY")
     monkeypatch.chdir(elsewhere / "study-package")
@@ -269,6 +276,7 @@ def test_the_package_rebuilds_the_tables_from_its_answers_alone(
         ("  - {name: a, model: m, no_such: x}", "line 5: raters.0.no_such: is not a key"),
         ("  - {name: a, model: m, run: r}", "needs one of model, run and labels; it has model and run"),
         ("  - {name: A b, model: m}", "line 5: raters.0.name"),
+        ("  - {name: pooled, model: m}", "no rater can be called pooled"),
         ("  - {name: a, model: local, engine: batch}", "the rater a: the model runs here"),
         ("  - {name: a, run: sample, samples: 3}", "samples has no effect"),
         ("  - {name: a, model: m, params: {messages: []}}", "relabel sets it itself"),
@@ -278,6 +286,30 @@ def test_a_bad_line_is_named(line: str, words: str, capsys: pytest.CaptureFixtur
     Path("study.yaml").write_text(f"study: 1\ntitle: x\ntasks: sample\nraters:\n{line}\n")
     assert run_app(["study", "status", "study.yaml"]) in {2, 3}
     assert words in capsys.readouterr().err
+
+
+def test_a_rater_that_lacks_a_label_is_corrected_all_the_same() -> None:
+    path, tasks = Path("study.yaml"), list(load_tasks("sample"))[:30]
+    for name, some in (("own.csv", tasks[1:]), ("gold.csv", tasks[::3])):
+        rows = "".join(f"{task.task_id},{task.onet_soc_code},E{n % 3}\n" for n, task in enumerate(some))
+        Path(name).write_text(f"task_id,onet_soc_code,label\n{rows}")
+    raters: tuple[dict[str, object], ...] = (
+        {"name": "own", "labels": "own.csv", "rubric": "eloundou"},
+        {"name": "people", "run": "sample"},
+    )
+    write(path, *raters, tasks="sample", golds=["gold.csv"], scoring=None)
+    assert run_app(["study", "run", str(path), "--quiet"]) == 0
+    made = pd.read_csv("study-results/corrected_1.csv")
+    own = made.dropna(subset=["corrected_beta_own"])
+    assert made["beta_own"].isna().sum() == len(made) - 29
+    assert len(own) == len(made)
+    outside = own[own["in_gold"] == 0]
+    assert outside["corrected_beta_own"].to_numpy() == pytest.approx(
+        outside["beta_own"].fillna(made["beta_own"].mean()).to_numpy()
+    )
+    inside = own[(own["in_gold"] == 1) & own["beta_own"].notna()]
+    by_hand = inside["beta_own"] + (inside["gold"] - inside["beta_own"]) / inside["chance"]
+    assert inside["corrected_beta_own"].to_numpy() == pytest.approx(by_hand.to_numpy())
 
 
 def test_the_first_file_is_a_study_that_can_be_read(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,8 @@ class Results:
         shown = [pd.DataFrame({"": self.verdict}).to_html(index=False, header=False)]
         for table in self.tables.values():
             rows = [[cell_text(cell) for cell in row] for row in table.rows]
-            shown.append(pd.DataFrame({"": [table.title]}).to_html(index=False, header=False))
-            shown.append(pd.DataFrame(rows, columns=list(table.columns)).to_html(index=False))
+            titled = pd.DataFrame(rows, columns=pd.MultiIndex.from_product([[table.title], table.columns]))
+            shown.append(titled.to_html(index=False))
         return "".join(shown)
 
 
@@ -188,8 +189,7 @@ def _write(folder: Path, made: Mapping[str, bytes]) -> None:
 
 
 def _main(lined: Votes) -> Measure:
-    order: tuple[Measure, ...] = ("beta", "gamma", "alpha")
-    return next(m for m in order if m in lined.values)
+    return next(m for m in ("beta", "gamma", "alpha") if m in lined.values)
 
 
 def _codes(lined: Votes) -> Any:
@@ -383,30 +383,29 @@ def _corrected(runs: Mapping[str, Run], golds: Sequence[Gold], lined: Votes) -> 
     made: dict[str, pd.DataFrame] = {}
     measure, place = _main(lined), pd.MultiIndex.from_frame(lined.tasks)
     for number, gold in enumerate(golds, start=1):
-        frame = lined.tasks.copy()
-        for at, (name, run) in enumerate(runs.items()):
-            predicted = lined.values[measure][:, at]
-            try:
+        table = pd.DataFrame(columns=["gold", "weight"], index=place, dtype=np.float64)
+        asked: list[str] = []
+        for name, run in runs.items():
+            with suppress(DataError):  # the gold holds none of this run's tasks
                 aligned = match(run, gold)
-            except DataError:  # the gold holds none of this run's tasks
-                continue
-            if gold.selected or measure not in aligned.values:
-                continue
-            columns = {"gold": aligned.values[measure][:, GOLD], "weight": aligned.weight}
-            table = pd.DataFrame(columns, index=aligned.index())
-            table = table[~table.index.duplicated()].reindex(place)
-            known = np.isfinite(table["gold"].to_numpy(np.float64))
-            if not 0 < known.sum() < len(known):
-                continue
-            weight = np.where(known, table["weight"] / table["weight"][known].mean(), 1.0)
-            chance = np.minimum(known.sum() / (len(known) * weight), 1.0)
-            frame["gold"], frame["in_gold"], frame["chance"] = table["gold"].to_numpy(), known.astype(int), chance
+                if not gold.selected and measure in aligned.values:
+                    columns = {"gold": aligned.values[measure][:, GOLD], "weight": aligned.weight}
+                    found = pd.DataFrame(columns, index=aligned.index())
+                    table = table.fillna(found[~found.index.duplicated()])
+                    asked.append(name)
+        known = np.isfinite(table["gold"].to_numpy(np.float64))
+        if not 0 < known.sum() < len(known):
+            continue
+        weight = np.where(known, table["weight"] / table["weight"][known].mean(), 1.0)
+        chance = np.minimum(known.sum() / (len(known) * weight), 1.0)
+        frame = lined.tasks.assign(gold=table["gold"].to_numpy(), in_gold=known.astype(int), chance=chance)
+        for name in asked:
+            predicted = lined.values[measure][:, lined.raters.index(name)]
             frame[f"{measure}_{name}"] = predicted
             # Any guess will do where the model has no label: the correction is right on average whatever the guess is.
             guess = np.where(np.isnan(predicted), np.nanmean(predicted), predicted)
             frame[f"corrected_{measure}_{name}"] = corrected(guess, table["gold"].to_numpy(np.float64), chance)
-        if len(frame.columns) > 2:
-            made[f"corrected_{number}.csv"] = frame
+        made[f"corrected_{number}.csv"] = frame
     return made
 
 
@@ -538,8 +537,7 @@ def study_scores(file: Path, environment: Settings) -> tuple[ScoreTable, Run]:
 
 def _pages(study: Study, place: Place, pooled: Run, runs: Mapping[str, Run]) -> None:
     assert study.scoring is not None
-    out, draws = place.results / "export", study.scoring.draws
-    raters = list(runs.values())
+    out, draws, raters = place.results / "export", study.scoring.draws, list(runs.values())
     export_run(pooled, out, _choices(study, place), allow_partial=True, raters=raters, draws=draws)
     if study.site:
         build_site(out, place.results / "site")

@@ -190,8 +190,7 @@ def _standing(one: RaterRun, job: Job, store: Store | None, environment: Setting
 
 
 def _hours(start: str | None, end: str | None) -> float:
-    began, ended = (datetime.fromisoformat(str(at)) for at in (start, end))
-    return (ended - began).total_seconds() / 3600
+    return (datetime.fromisoformat(str(end)) - datetime.fromisoformat(str(start))).total_seconds() / 3600
 
 
 def _manifest(out: Path) -> Any:
