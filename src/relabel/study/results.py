@@ -22,7 +22,7 @@ from relabel.evaluation.report import Charts, tables_page
 from relabel.evaluation.statistics import krippendorff_several
 from relabel.files import replacing
 from relabel.labels import Label
-from relabel.manifest import Counts, Manifest, SourceUse, write_run
+from relabel.manifest import Counts, Manifest, write_run
 from relabel.publishing.export import export_run
 from relabel.publishing.site.build import build_site
 from relabel.rubric import MEASURES, Measure, load_rubric
@@ -31,7 +31,7 @@ from relabel.scoring.options import Choices
 from relabel.scoring.table import ScoreTable, score_by
 from relabel.scoring.uncertainty import POOLED, rater_draws, with_raters
 from relabel.settings import Settings
-from relabel.sources.fetch import sha256_of
+from relabel.sources.fetch import SourceUse, sha256_of
 from relabel.study.file import Study, read_study
 from relabel.study.pooling import (
     LEAST_RATERS,
