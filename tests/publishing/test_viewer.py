@@ -136,11 +136,13 @@ def test_rejected_answers_are_found_and_shown_with_their_reason(
         assert {row["task"] for row in rejected} == {failure.task_id for failure in open_run("one").failures()}
         assert all(row["flags"] == ["rejected"] and row["labels"] == {"one": None} for row in rejected)
         task = ask(server, f"api/task?code={rejected[0]['code']}&task={rejected[0]['task']}")
-        lost = task["raters"][0]["failure"]
-        assert lost["kind"] == "invalid-json"
-        assert rejected[0]["text"] in json.dumps(lost["messages"])
-        assert lost["content"] is None  # no label was kept
-        assert [HOSTILE in one["content"] and bool(one["reason"]) for one in lost["rejected"]] == [True, True]
+        failures = task["raters"][0]["failures"]
+        assert [lost["setting"] for lost in failures] == ["strict", "with-tools"]
+        for lost in failures:
+            assert lost["kind"] == "invalid-json"
+            assert rejected[0]["text"] in json.dumps(lost["messages"])
+            assert lost["content"] is None  # no label was kept
+            assert [HOSTILE in one["content"] and bool(one["reason"]) for one in lost["rejected"]] == [True, True]
 
 
 def test_reviews_become_a_gold_with_the_agreement_of_two(raters: list[Run], tmp_path: Path) -> None:

@@ -226,9 +226,10 @@ class Labels:
             name: _said(table.drop_duplicates(TASK_KEY).set_index(TASK_KEY))
             for name, table in [*zip(self.names, map(_coded, runs), strict=True), *golds.items()]
         }
-        self._failed = [{(f.onet_soc_code, f.task_id): f for f in run.failures()} for run in runs]
+        self._failed = [{(f.onet_soc_code, f.task_id, f.setting): f for f in run.failures()} for run in runs]
+        failed = {key[:2] for of_run in self._failed for key in of_run}
         keys = pd.MultiIndex.from_tuples(
-            sorted({key for name in self.names for key in said[name].index} | {key for f in self._failed for key in f}),
+            sorted({key for name in self.names for key in said[name].index} | failed),
             names=TASK_KEY,
         )
         frame = pd.DataFrame(index=keys)
@@ -241,11 +242,10 @@ class Labels:
         frame["labels"] = raters.nunique(axis=1)
         everybody = frame[[f"said {name}" for name in said]]
         frame["disagree"] = everybody.nunique(axis=1) > 1
-        labels = pd.concat([run.labels for run in runs])
-        by_task = labels.groupby(TASK_KEY)
+        by_task = pd.concat([run.labels for run in runs]).groupby(TASK_KEY)
         frame["probability"] = by_task["probability"].min().reindex(keys).astype("float64")
         frame["repaired"] = by_task["repaired"].any().reindex(keys, fill_value=False).astype(bool)
-        frame["rejected"] = [any(key in failed for failed in self._failed) for key in keys]
+        frame["rejected"] = [key in failed for key in keys]
         self.frame = frame
         self._place = {key: place for place, key in enumerate(keys)}
         self._words = [
@@ -340,12 +340,13 @@ class Labels:
             answer = {name: _plain(row.get(name)) for name in _SHOWN}
             known = self.answer_of(row["request_key"]) if isinstance(row.get("request_key"), str) else None
             answers.append(answer | (known or {"messages": None, "content": None, "rejected": []}))
-        failure = self._failed[place].get(key)
-        lost = None
-        if failure is not None:
-            lost = {"setting": failure.setting, "kind": failure.kind, "message": failure.message}
-            lost |= self.answer_of(failure.request_key) or {"messages": None, "content": None, "rejected": []}
-        return {"name": self.names[place], "answers": answers, "failure": lost}
+        failures = [
+            {"setting": f.setting, "kind": f.kind, "message": f.message}
+            | (self.answer_of(f.request_key) or {"messages": None, "content": None, "rejected": []})
+            for name in run.manifest.settings
+            if (f := self._failed[place].get((*key, name)))
+        ]
+        return {"name": self.names[place], "answers": answers, "failures": failures}
 
 
 def _coded(run: Run) -> pd.DataFrame:

@@ -99,12 +99,12 @@
       if (answer.rationale) { var why = make("p", answer.rationale); why.dir = "auto"; box.appendChild(why); }
       raw(box, answer);
     });
-    if (rater.failure) {
-      box.appendChild(make("p", rater.failure.setting + ": no label (" + rater.failure.kind + ")", "tag warn"));
-      box.appendChild(make("p", rater.failure.message));
-      raw(box, rater.failure);
-    }
-    if (!rater.answers.length && !rater.failure) { box.appendChild(make("p", "This rater did not label the task.", "soft")); }
+    rater.failures.forEach(function (failure) {
+      box.appendChild(make("p", failure.setting + ": no label (" + failure.kind + ")", "tag warn"));
+      box.appendChild(make("p", failure.message));
+      raw(box, failure);
+    });
+    if (!rater.answers.length && !rater.failures.length) { box.appendChild(make("p", "This rater did not label the task.", "soft")); }
     return box;
   }
   function raw(box, answer) {
