@@ -9,14 +9,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from relabel.labelling.connection import resolve_model
 from relabel.labelling.estimate import Estimate, estimate, limits
-from relabel.labelling.job import Job
+from relabel.labelling.options import RunOptions
 from relabel.labelling.pricing import given_price
-from relabel.labelling.prompt import load_prompt
 from relabel.rubric import load_rubric
 from relabel.settings import Settings
-from relabel.task import load_tasks
 
 PAGE = Path(__file__).parent / "scale.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
@@ -31,22 +28,10 @@ Range = tuple[float, float]
 
 def once() -> Estimate:
     """What all tasks under both settings take, asked once."""
-    rubric = load_rubric("exposure")
-    price = given_price(PRICE)
-    described = resolve_model("any", "http://any/v1", Settings(), {"max_completion_tokens": MAX_TOKENS}, price=price)
-    whole = Job(
-        tasks=load_tasks("onet-30.2"),
-        tasks_ref="onet-30.2",
-        sources=(),
-        rubric=rubric,
-        prompt=load_prompt(rubric.prompt),
-        settings=tuple(rubric.settings),
-        endpoint=described.endpoint,
-        model="any",
-        base_url=None,
-        price=price,
+    options = RunOptions(
+        "any", load_rubric("exposure"), base_url="http://any/v1", max_tokens=MAX_TOKENS, price=given_price(PRICE)
     )
-    return estimate(whole, None)
+    return estimate(options.job(options.connection(Settings())), None)
 
 
 def tables(asked: Estimate) -> Iterator[str]:

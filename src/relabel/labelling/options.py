@@ -65,12 +65,12 @@ class RunOptions:
         variants: Orders of the rubric's labels and examples that each question is asked in.
         decide: How an answer says its label.
         pack: Tasks in one request.
-        form: How the server is held to the answer's shape; None finds it out.
+        form: How the server is held to the answer's shape; None: in the strictest way it takes.
         params: What is sent beside the question, by name, as it is.
         max_tokens: Tokens of an answer at most.
         timeout: Seconds to wait for one answer.
         price: The user's word on the price; by default the table's.
-        concurrency: Requests in flight; None finds it out.
+        concurrency: Requests in flight; None: adapted to what the server takes.
         rpm, tpm: Requests and tokens a minute at most.
         max_cost: Cap of the cost, in USD.
         hedge: Whether a late answer is asked for once more.
