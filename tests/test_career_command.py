@@ -11,7 +11,7 @@ import pytest
 
 from relabel.cli.app import run_app
 from relabel.run import open_run
-from run_workshop import a_label, a_run
+from run_builders import a_label, a_run
 from server import judged, provider
 
 DIMENSIONS = ("empathy", "presence", "opinion", "creativity", "hope")

@@ -16,7 +16,7 @@ from relabel.manifest import Counts, read_manifest
 from relabel.run import Run, open_run
 from relabel.sources.fetch import sha256_of
 from relabel.task import task_table
-from run_workshop import MakeRun, a_label, a_run, answered, one_sided_rubric
+from run_builders import MakeRun, a_label, a_run, answered, one_sided_rubric
 
 A = "11-1011.00"
 YES = {"strict": True, "with-tools": True}

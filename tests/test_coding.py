@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from relabel.run import measures_of, open_run
-from run_workshop import a_label, a_run, one_sided_rubric
+from run_builders import a_label, a_run, one_sided_rubric
 
 
 def test_all_four_pairs_are_coded_and_the_incoherent_one_is_marked(tmp_path: Path) -> None:

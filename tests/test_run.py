@@ -16,7 +16,7 @@ from relabel.errors import DataError
 from relabel.files import make_private_dir, replacing, writing
 from relabel.manifest import task_sources, write_run
 from relabel.run import LABELS, open_run
-from run_workshop import a_failure, a_label, a_run
+from run_builders import a_failure, a_label, a_run
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from job_builders import make_tasks
 from relabel.errors import RubricError
 from relabel.labelling.prompt import Prompt, load_prompt
 from relabel.publishing.site.build import environment
 from relabel.rubric import load_rubric
 from relabel.sandbox import Sandbox, plain
-from workshop import make_tasks
 
 RUBRIC = load_rubric("exposure")
 PLAIN = (str, int, float, bool, type(None), dict, list, tuple, frozenset)

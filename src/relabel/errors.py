@@ -5,7 +5,7 @@
     |-- DataError             3   a file, a data set, a rubric or a store is bad
     |   |-- ChecksumError         a file is not the one that the registry names
     |   |-- ColumnError           a file lacks a column
-    |   |-- NotAtHandError        a source file is not here and could not be fetched
+    |   |-- SourceMissingError    a source file is not here and could not be fetched
     |   |-- RubricError           a rubric or prompt breaks its own rules
     |   `-- StoreError            the store of answers cannot be read or written
     |-- ProviderError         4   the provider refused or failed for good
@@ -94,7 +94,7 @@ class ColumnError(DataError):
         self.column = column
 
 
-class NotAtHandError(DataError):
+class SourceMissingError(DataError):
     """A source file is not on this machine, and could not be fetched.
 
     Args:

@@ -8,7 +8,7 @@ import pytest
 
 from browser import browser, page
 from relabel.run import Run
-from run_workshop import Answers, MakeRun, answered
+from run_builders import Answers, MakeRun, answered
 
 __all__ = ["browser", "page"]  # fixtures of tests that open pages
 

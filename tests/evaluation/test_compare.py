@@ -22,7 +22,7 @@ from relabel.evaluation.gold import load_gold, read_gold_csv
 from relabel.evaluation.statistics import occupation_draws
 from relabel.run import Run, open_run
 from relabel.task import task_table
-from run_workshop import Answers, MakeRun
+from run_builders import Answers, MakeRun
 from snapshots.make import SAMPLE_GOLD
 
 CODES = ("E0", "E2", "E1")

@@ -19,7 +19,7 @@ from relabel.evaluation.yardsticks import FOLDS, kept_predictions, reliability, 
 from relabel.rubric import Rubric, load_rubric
 from relabel.run import open_run
 from relabel.task import task_table
-from run_workshop import MakeRun, a_label, a_run
+from run_builders import MakeRun, a_label, a_run
 
 WriteGold = Callable[[str | bytes], Path]
 briefly = partial(evaluate, draws=0, yardsticks=False)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from relabel.cli.app import command_line
 from relabel.errors import DataError
-from run_workshop import MakeRun
+from run_builders import MakeRun
 
 WriteGold = Callable[[str | bytes], Path]
 

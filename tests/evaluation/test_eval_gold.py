@@ -10,7 +10,7 @@ import pytest
 
 from relabel.errors import ColumnError, DataError, UsageError
 from relabel.evaluation.gold import load_gold, read_gold_csv
-from run_workshop import MakeRun
+from run_builders import MakeRun
 
 FROZEN = "5193b0da09d291cdd946ae75b7e69b5f10e96fdc3965d816e1931f40dda7feca"
 WriteGold = Callable[[str | bytes], Path]

@@ -13,7 +13,7 @@ from relabel.evaluation.compare import compare, compare_several
 from relabel.evaluation.evaluate import evaluate
 from relabel.evaluation.gold import default_gold, read_gold_csv
 from relabel.evaluation.review import review
-from run_workshop import MakeRun
+from run_builders import MakeRun
 
 WriteGold = Callable[[str | bytes], Path]
 A, B = "11-1011.00", "53-7065.00"

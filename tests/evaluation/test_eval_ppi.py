@@ -15,7 +15,7 @@ from relabel.evaluation.evaluate import evaluate
 from relabel.evaluation.gold import load_gold, read_gold_csv
 from relabel.evaluation.ppi import debiased, powered_mean
 from relabel.run import open_run
-from run_workshop import MakeRun
+from run_builders import MakeRun
 
 WriteGold = Callable[[str | bytes], Path]
 

@@ -20,7 +20,7 @@ from relabel.evaluation.statistics import clustered_se
 from relabel.rubric import Rubric, load_rubric
 from relabel.run import open_run
 from relabel.task import task_table
-from run_workshop import MakeRun
+from run_builders import MakeRun
 
 WriteGold = Callable[[str | bytes], Path]
 A, B, C = "11-1011.00", "53-7065.00", "29-1141.00"

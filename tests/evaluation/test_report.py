@@ -14,7 +14,7 @@ from relabel.evaluation.gates import judge
 from relabel.evaluation.gold import read_gold_csv
 from relabel.evaluation.report import Charts, eval_page
 from relabel.evaluation.suite import Suite
-from report_workshop import HOSTILE, Pages, hostile_pages, hostile_run
+from report_builders import HOSTILE, Pages, hostile_pages, hostile_run
 
 
 class _Tags(HTMLParser):

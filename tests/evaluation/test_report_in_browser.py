@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from browser import BROKEN_WORDS, OpenPage, serious_findings, shaded_edges
-from report_workshop import HOSTILE, hostile_pages
+from report_builders import HOSTILE, hostile_pages
 
 KINDS = ("eval", "compare", "several")
 

@@ -35,7 +35,7 @@ from relabel.evaluation.review import (
 from relabel.manifest import TASK_FILE, task_sources
 from relabel.rubric import load_rubric
 from relabel.run import Run
-from run_workshop import MakeRun, a_label, a_run
+from run_builders import MakeRun, a_label, a_run
 
 CODE = "11-1011.00"
 

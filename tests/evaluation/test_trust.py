@@ -23,7 +23,7 @@ from relabel.evaluation.suite import Suite
 from relabel.labels import Answer, Usage, fingerprint
 from relabel.run import Run, is_cached_repeat
 from relabel.task import REPLACED_BELOW, text_similarity
-from run_workshop import MakeRun
+from run_builders import MakeRun
 
 WriteGold = Callable[[str | bytes], Path]
 A, B = "11-1011.00", "53-7065.00"

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from batch_builders import batch, books_balance, by_number
 from batch_server import Fate, batch_provider
-from batch_workshop import batch, books_balance, by_number
+from job_builders import KEY, label_all, make_job
 from relabel.errors import DataError
 from relabel.labelling.batch.state import BatchFolder, run_id, unaccounted_usd
 from relabel.labelling.job import Job
@@ -23,7 +24,6 @@ from relabel.labelling.wire import PATHS
 from relabel.labels import Label
 from relabel.run import open_run
 from server import Reply, Seen, chat, judged, provider, refused
-from workshop import KEY, label_all, make_job
 
 PRICE = Price(input=2.0, cached=1.0, output=8.0, source="test")
 

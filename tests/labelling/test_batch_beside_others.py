@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from batch_builders import batch, books_balance, by_number, no_wait
 from batch_server import Fate, batch_provider
-from batch_workshop import batch, books_balance, by_number, no_wait
+from job_builders import label_all, make_job
 from relabel.labelling.batch.state import BatchFolder, run_id
 from relabel.labelling.job import Job, Stop
 from relabel.labelling.leases import Leases
@@ -22,7 +23,6 @@ from relabel.labelling.runner import in_a_batch
 from relabel.labelling.session import Outcome
 from relabel.labelling.store import Store
 from server import FakeProvider, provider
-from workshop import label_all, make_job
 
 
 def job_at(url: str, count: int, **changes: Any) -> Job:

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from batch_builders import by_number
 from batch_server import Call, FakeBatches, Fate, batch_provider
-from batch_workshop import by_number
 from relabel.cli.app import run_app
 from relabel.labelling.job import response_format_note
 from relabel.labelling.request import Endpoint, host_of

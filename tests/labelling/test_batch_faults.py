@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from batch_builders import batch, books_balance, by_number, no_wait
 from batch_server import Call, Fate, batch_provider, refuse
-from batch_workshop import batch, books_balance, by_number, no_wait
+from job_builders import KEY, label_all, make_job
 from relabel.errors import ProviderError
 from relabel.labelling.batch import poller
 from relabel.labelling.batch.state import BatchFolder, run_id
@@ -16,7 +17,6 @@ from relabel.labelling.pricing import Price
 from relabel.labelling.store import Store
 from relabel.run import open_run
 from server import Reply, Seen, chat, judged, provider, refused
-from workshop import KEY, label_all, make_job
 
 
 async def test_a_download_that_is_cut_is_fetched_again(store: Store, tmp_path: Path) -> None:

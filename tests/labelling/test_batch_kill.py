@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
+from batch_builders import PRICE, batch, books_balance, by_number, no_wait, run_and_die
 from batch_server import Call, FakeBatches, Fate, batch_provider
-from batch_workshop import PRICE, batch, books_balance, by_number, no_wait, run_and_die
+from job_builders import make_job
 from relabel.labelling.batch.state import BatchFolder, run_id
 from relabel.labelling.job import Stop
 from relabel.labelling.store import Store
 from relabel.run import open_run
 from server import Reply, Seen, chat, judged
-from workshop import make_job
 
 _FORKED = multiprocessing.get_context("forkserver")
-_FORKED.set_forkserver_preload(["batch_workshop"])
+_FORKED.set_forkserver_preload(["batch_builders"])
 TASKS = 6
 
 

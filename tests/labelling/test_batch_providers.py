@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from batch_builders import batch, books_balance, by_number, no_wait
 from batch_server import Azure, Call, FakeBatches, Fate, Mistral, Together, batch_provider
-from batch_workshop import batch, books_balance, by_number, no_wait
+from job_builders import KEY, make_job
 from relabel.cli.app import run_app
 from relabel.labelling.job import Stop
 from relabel.labelling.store import Store
 from relabel.run import open_run
 from relabel.settings import settings
 from server import Reply, provider
-from workshop import KEY, make_job
 
 KINDS = [("groq", FakeBatches), ("mistral", Mistral), ("together", Together)]
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from job_builders import KEY, make_job, no_sleep
 from relabel.cli.app import run_app
 from relabel.labelling.connection import Connection
 from relabel.labelling.engine import OnlineEngine
@@ -27,7 +28,6 @@ from relabel.labels import Usage
 from relabel.run import open_run
 from server import Reply, Seen, chat, judged, provider, refused
 from simulated import Clock, simulate
-from workshop import KEY, make_job, no_sleep
 
 PRICE = Price(input=10, cached=1, output=100, source="the test")
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from job_builders import label_all, make_job
 from relabel.cli.app import run_app
 from relabel.errors import ProviderError
 from relabel.labelling.collector import decided, label_probability, letter_logprobs
@@ -21,7 +22,6 @@ from relabel.labels import Answer, InvalidAnswerError, Usage
 from relabel.rubric import load_rubric
 from relabel.run import open_run
 from server import Reply, Seen, chat, provider, responses
-from workshop import label_all, make_job
 
 RUBRIC = load_rubric("exposure")  # A = exposed, B = not-exposed
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from job_builders import label_all, make_job
 from relabel.errors import DataError
 from relabel.labelling.job import differences
 from relabel.labelling.prompt import load_prompt
@@ -18,7 +19,6 @@ from relabel.labelling.store import Store
 from relabel.manifest import Counts, Manifest, write_run
 from relabel.sources.fetch import SourceUse
 from server import judged, provider
-from workshop import label_all, make_job
 
 URL = "http://127.0.0.1:1/v1"
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from job_builders import FakeTime, make_job
 from relabel.cli.app import run_app
 from relabel.cli.display import Bar, PlainLines, duration, line, money, panel, paused_until, shown
 from relabel.errors import ProviderError
@@ -24,7 +25,6 @@ from relabel.labelling.runner import run_job
 from relabel.labelling.store import Store
 from relabel.labels import Answer, Usage
 from server import Reply, Seen, chat, judged, provider, refused
-from workshop import FakeTime, make_job
 
 
 def busy(limiter: Limiter | None = None) -> RateEstimator:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from job_builders import label_all, make_job
 from relabel.cli.app import run_app
 from relabel.labelling.estimate import estimate
 from relabel.labelling.pricing import Price
 from relabel.labelling.request import Endpoint, host_of
 from relabel.labelling.store import Store
 from server import Reply, chat, judged, provider
-from workshop import label_all, make_job
 
 URL = "http://127.0.0.1:1/v1"
 PRICE = Price(input=1, cached=0.5, output=10, source="the test", as_of="2026-11-01")

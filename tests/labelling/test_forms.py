@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from job_builders import label_all, make_job
 from relabel.cli.app import run_app
 from relabel.errors import ProviderError
 from relabel.labelling.job import Stop, response_format_note, with_known_format
 from relabel.labelling.store import Store
 from relabel.run import open_run
 from server import FakeProvider, Reply, Seen, chat, judged, provider, refused
-from workshop import label_all, make_job
 
 ORDER = ("json_schema", "json_object", "text")
 

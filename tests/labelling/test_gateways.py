@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from job_builders import KEY, make_job, no_sleep
 from relabel.cli.app import run_app
 from relabel.labelling.connection import Connection, parse_headers, public_headers
 from relabel.labelling.engine import OnlineEngine
@@ -22,7 +23,6 @@ from relabel.labelling.transport import Timeouts
 from relabel.labels import Usage
 from relabel.run import open_run
 from server import FakeProvider, Reply, Seen, chat, judged, provider
-from workshop import KEY, make_job, no_sleep
 
 PRICE = Price(input=1, cached=1, output=1, source="test")
 SECRET = "zq7Hk29fLmW3xT8vB1nR"

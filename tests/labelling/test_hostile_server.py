@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from job_builders import KEY, label_all, make_job
 from relabel.errors import ProviderError
 from relabel.labelling.store import Store
 from relabel.labelling.transport import LARGEST_REPLY
 from server import chat
-from workshop import KEY, label_all, make_job
 
 GOOD = json.dumps(chat(json.dumps({"rationale": "Because.", "label": "exposed"}))).encode()
 Wire = Callable[[int], bytes]

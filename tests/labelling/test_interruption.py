@@ -20,6 +20,7 @@ import diskcache
 import pytest
 from pydantic import SecretStr
 
+from job_builders import KEY, FakeTime, label_all, make_job, no_sleep
 from relabel.cli.app import run_app
 from relabel.errors import ProviderError, RubricError
 from relabel.labelling.collector import LabelCollector, Progress
@@ -38,7 +39,6 @@ from relabel.labels import Answer
 from relabel.redaction import clean
 from relabel.run import open_run
 from server import FakeProvider, Reply, Seen, chat, judged, provider, refused
-from workshop import KEY, FakeTime, label_all, make_job, no_sleep
 
 WORDS = ["--tasks", "sample", "--sample", "20", "--response-format", "text", "--concurrency", "4", "--out", "r"]
 

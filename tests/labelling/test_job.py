@@ -15,12 +15,12 @@ from typing import Any
 import diskcache
 import pytest
 
+from job_builders import KEY, label_all, make_job
 from relabel.errors import DataError, ProviderError, StoreError, UsageError
 from relabel.labelling.job import Stop
 from relabel.labelling.store import Store
 from relabel.run import open_run
 from server import Reply, Seen, chat, judged, provider, refused
-from workshop import KEY, label_all, make_job
 
 
 async def test_a_run_labels_every_task_under_both_settings(store: Store, tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ CHILD = """
 import asyncio, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[4])
-from workshop import label_all, make_job
+from job_builders import label_all, make_job
 from relabel.labelling.store import Store
 with Store(Path(sys.argv[2])) as store:
     asyncio.run(label_all(make_job(sys.argv[1], 40), store, Path(sys.argv[3])))

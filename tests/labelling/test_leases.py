@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from batch_builders import batch, by_number
 from batch_server import Fate, batch_provider
-from batch_workshop import batch, by_number
+from job_builders import label_all, make_job
 from relabel.errors import StoreError
 from relabel.labelling.batch.state import run_id
 from relabel.labelling.job import Stop
@@ -25,7 +26,6 @@ from relabel.labelling.runner import in_a_batch
 from relabel.labelling.store import Store
 from relabel.run import open_run
 from server import FakeProvider, Reply, Seen, judged, provider, refused
-from workshop import label_all, make_job
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ if ahead := float(sys.argv[5]):
 sys.path.insert(0, sys.argv[4])
 import relabel.labelling.leases as leases_module
 leases_module.LOOK_AGAIN_S = 0.02
-from workshop import label_all, make_job
+from job_builders import label_all, make_job
 from relabel.labelling.store import Store
 with Store(Path(sys.argv[2])) as store:
     asyncio.run(label_all(make_job(sys.argv[1], 40, probe=True), store, Path(sys.argv[3]), concurrency=8))

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from job_builders import label_all, make_job
 from relabel.errors import DataError, ProviderError
 from relabel.labelling.job import Stop
 from relabel.labelling.rows import NOTE, REJECTED, TEXT
@@ -26,7 +27,6 @@ from relabel.labelling.store import Store
 from relabel.labelling.transport import Timeouts
 from relabel.run import Run, open_run
 from server import FakeProvider, Reply, Seen, chat, judged, provider, refused
-from workshop import label_all, make_job
 
 TASKS = 12
 WANTED = sorted((str(n), setting) for n in range(TASKS) for setting in ("strict", "with-tools"))
@@ -175,7 +175,7 @@ CHILD = """
 import asyncio, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[4])
-from workshop import label_all, make_job
+from job_builders import label_all, make_job
 from relabel.labelling.store import Store
 with Store(Path(sys.argv[2])) as store:
     asyncio.run(label_all(make_job(sys.argv[1], int(sys.argv[5])), store, Path(sys.argv[3]), concurrency=int(sys.argv[6])))

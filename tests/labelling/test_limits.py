@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from job_builders import FakeTime
 from relabel.labelling.limiter import Limiter, Ticket, parse_seconds
 from relabel.labelling.refusals import retry_after
 from simulated import Clock, FixedWindow, LeakyBucket, Provider, Traffic, simulate, talk
-from workshop import FakeTime
 
 
 def made(concurrency: int | None = None, **options: float) -> tuple[Limiter, FakeTime]:

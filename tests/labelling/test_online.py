@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from job_builders import KEY, FakeTime, no_sleep
 from relabel.errors import ProviderError
 from relabel.labelling.connection import Connection
 from relabel.labelling.engine import UNREACHED_S, OnlineEngine
@@ -22,7 +23,6 @@ from relabel.labels import Answer
 from relabel.rubric import load_rubric
 from relabel.task import load_tasks
 from server import FakeProvider, Reply, Seen, chat, judged, provider, refused
-from workshop import KEY, FakeTime, no_sleep
 
 
 async def ask(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from job_builders import label_all, make_job, make_tasks
 from relabel.errors import ProviderError
 from relabel.labelling.job import Stop
 from relabel.labelling.pricing import Price
@@ -18,7 +19,6 @@ from relabel.labels import Label, Usage
 from relabel.run import open_run
 from relabel.task import Task
 from server import Reply, Seen, chat, judged, provider, refused
-from workshop import label_all, make_job, make_tasks
 
 Entry = dict[str, Any]
 

@@ -12,6 +12,7 @@ import pytest
 from openai.types.chat import completion_create_params
 from pydantic import SecretStr, TypeAdapter
 
+from job_builders import label_all, make_job
 from relabel.cli.app import run_app
 from relabel.errors import DataError, UsageError
 from relabel.labelling.connection import Connection
@@ -27,7 +28,6 @@ from relabel.labelling.store import Store
 from relabel.labels import Usage
 from relabel.manifest import read_manifest
 from server import FakeProvider, Reply, Seen, chat, judged, provider, refused
-from workshop import label_all, make_job
 
 LABEL = json.dumps({"rationale": "Because.", "label": "exposed"})
 

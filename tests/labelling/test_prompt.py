@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from job_builders import make_tasks
 from relabel.errors import RubricError
 from relabel.labelling.prompt import Prompt, load_prompt
 from relabel.rubric import load_rubric
-from workshop import make_tasks
 
 RUBRIC = load_rubric("exposure")
 

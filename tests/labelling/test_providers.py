@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from job_builders import KEY, label_all, make_job
 from relabel.cli.app import run_app
 from relabel.errors import ProviderError
 from relabel.labelling.connection import Connection
@@ -22,7 +23,6 @@ from relabel.labelling.store import Store
 from relabel.labelling.wire import body
 from relabel.manifest import read_manifest
 from server import Reply, Seen, chat, judged, provider
-from workshop import KEY, label_all, make_job
 
 
 def google(status: int, message: str, word: str, **details: Any) -> list[dict[str, Any]]:

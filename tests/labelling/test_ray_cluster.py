@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from ray_workshop import VARIABLES, WORKER, Nodes, label_on, nodes, processes, until
+from job_builders import KEY, label_all, make_job
+from ray_builders import VARIABLES, WORKER, Nodes, label_on, nodes, processes, until
 from relabel.errors import ProviderError
 from relabel.labelling import ray as ray_engine
 from relabel.labelling.pricing import Price
@@ -21,7 +22,6 @@ from relabel.labelling.ray import ClusterOptions, join
 from relabel.labelling.store import Store
 from relabel.run import open_run
 from server import Reply, Seen, chat, judged, provider, refused
-from workshop import KEY, label_all, make_job
 
 # Importing it here would settle which network it uses before the cluster's variables are set.
 pytestmark = pytest.mark.skipif(

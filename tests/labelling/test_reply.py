@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from job_builders import KEY
 from relabel.labelling.engine import DEEPEST, answer_to, parsed
 from relabel.labelling.pricing import Price
 from relabel.labelling.wire import NotAReplyError
 from relabel.redaction import guard
 from server import chat
-from workshop import KEY
 
 PRICE = Price(input=2.0, cached=1.0, output=8.0, source="test")
 FREE = Price(input=0.0, cached=0.0, output=0.0, source="test")

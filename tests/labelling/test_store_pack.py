@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from job_builders import KEY, label_all, make_job
 from relabel.errors import DataError
 from relabel.importing import import_labels
 from relabel.labelling.engine import ReplayEngine
@@ -20,7 +21,6 @@ from relabel.rubric import load_rubric
 from relabel.run import open_run
 from relabel.task import load_tasks
 from server import Reply, chat, judged, provider
-from workshop import KEY, label_all, make_job
 
 
 async def packed(store: Store, tmp_path: Path) -> tuple[Path, str]:

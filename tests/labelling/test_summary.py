@@ -14,7 +14,7 @@ from relabel.labelling.leases import Leases
 from relabel.labelling.session import Missing, Outcome
 from relabel.manifest import Counts, Manifest, PerhapsCharged
 from relabel.rubric import load_rubric
-from run_workshop import a_label
+from run_builders import a_label
 from server import FakeProvider, Reply, chat, judged, provider
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from job_builders import label_all, make_job
 from relabel.cli.app import run_app
 from relabel.labelling.request import Endpoint, host_of
 from relabel.labelling.store import Store
@@ -16,7 +17,6 @@ from relabel.labelling.wire import Api, NotAReplyError, body, output_bound, read
 from relabel.labels import Usage
 from relabel.run import open_run
 from server import Reply, Seen, chat, provider, responses
-from workshop import label_all, make_job
 
 GOOD = '{"rationale": "Because.", "label": "exposed"}'
 BAD = '{"rationale": "x", "label": "maybe"}'

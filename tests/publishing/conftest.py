@@ -3,11 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from site_workshop import sample_answers
+from site_builders import sample_answers
 
 from browser import browser, page
 from relabel.run import Run
-from run_workshop import MakeRun
+from run_builders import MakeRun
 
 __all__ = ["browser", "page"]  # fixtures
 

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from site_workshop import tasks_on
+from site_builders import tasks_on
 
 from relabel.errors import DataError, IncompleteRunError, UsageError
 from relabel.manifest import TASK_FILE, task_sources
@@ -25,7 +25,7 @@ from relabel.scoring.options import Choices
 from relabel.scoring.table import score_table
 from relabel.sources.fetch import SourceUse
 from relabel.task import task_table
-from run_workshop import MakeRun, answered
+from run_builders import MakeRun, answered
 
 
 def load(path: Path) -> Any:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from relabel.cli.app import command_line
 from relabel.errors import UsageError
-from run_workshop import MakeRun
+from run_builders import MakeRun
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from frictionless import Package
-from site_workshop import FORMULA, hostile_run, sample_answers, tasks_on
+from site_builders import FORMULA, hostile_run, sample_answers, tasks_on
 
 from relabel.careers.families import FRAME_COLUMNS
 from relabel.errors import UsageError
@@ -22,7 +22,7 @@ from relabel.scoring.explain import explain
 from relabel.scoring.options import Choices
 from relabel.scoring.table import score_table
 from relabel.scoring.uncertainty import BOUNDED, ESTIMATED
-from run_workshop import MakeRun, a_label, a_run
+from run_builders import MakeRun, a_label, a_run
 
 FLIPPED = "15-1252.00"
 

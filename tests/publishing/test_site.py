@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from xml.etree import ElementTree
 
 import pytest
-from site_workshop import CLOSING, HOSTILE, hostile_site, sample_site, tasks_on
+from site_builders import CLOSING, HOSTILE, hostile_site, sample_site, tasks_on
 
 from relabel.careers.pages import FamilyPage
 from relabel.errors import DataError, UsageError
@@ -25,7 +25,7 @@ from relabel.publishing.site.build import Site, build_site, site_server
 from relabel.publishing.site.figures import money
 from relabel.run import open_run
 from relabel.scoring.options import Choices
-from run_workshop import MakeRun, answered
+from run_builders import MakeRun, answered
 
 
 class Seen(HTMLParser):

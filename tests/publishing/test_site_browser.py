@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
-from site_workshop import hostile_site, sample_answers, sample_site
+from site_builders import hostile_site, sample_answers, sample_site
 
 from browser import BROKEN_WORDS, OpenPage, serious_findings, shaded_edges
 from relabel.publishing.export import export_run

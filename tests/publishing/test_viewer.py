@@ -26,7 +26,7 @@ from relabel.evaluation.alignment import task_details
 from relabel.evaluation.gold import load_gold
 from relabel.publishing.viewer import Labels, Reviews, Viewer, label_of_runs
 from relabel.run import Run, open_run
-from run_workshop import a_label, a_run
+from run_builders import a_label, a_run
 from server import Reply, Seen, chat, judged, provider
 
 HOSTILE = '<img src="https://example.org/x"><script>document.title = "taken"</script>'

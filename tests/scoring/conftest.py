@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from score_workshop import BoundsOf, Scored, TaskFile
+from score_builders import BoundsOf, Scored, TaskFile
 
 from relabel.run import open_run
 from relabel.scoring.options import Links, Method, Taxonomy, Unrated, Weights
 from relabel.scoring.table import ScoreTable, score_table
 from relabel.scoring.uncertainty import with_intervals
 from relabel.sources import ons
-from run_workshop import MakeRun, answered
+from run_builders import MakeRun, answered
 
 
 @pytest.fixture(scope="session")

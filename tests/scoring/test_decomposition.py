@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from score_workshop import Scored, TaskFile
+from score_builders import Scored, TaskFile
 
 from relabel.errors import UsageError
 from relabel.rubric import MEASURES
 from relabel.run import open_run
 from relabel.scoring.decomposition import PARTS, WAYS, Moved, State, split_by_order, what_moved
 from relabel.scoring.table import ScoreTable, score_table
-from run_workshop import MakeRun, answered
+from run_builders import MakeRun, answered
 
 A, B = "11-1011.00", "15-1252.00"
 E0 = {"strict": False, "with-tools": False}

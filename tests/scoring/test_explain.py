@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from score_workshop import BoundsOf, TaskFile
+from score_builders import BoundsOf, TaskFile
 from typer.testing import CliRunner
 
 from relabel.cli.app import command_line
@@ -14,7 +14,7 @@ from relabel.errors import DataError, UsageError
 from relabel.run import open_run
 from relabel.scoring.explain import explain, taxonomy_of
 from relabel.scoring.table import score_table
-from run_workshop import MakeRun, answered
+from run_builders import MakeRun, answered
 
 A, B = "11-1011.00", "15-1252.00"
 E0 = {"strict": False, "with-tools": False}

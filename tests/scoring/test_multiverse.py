@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from score_workshop import Scored, TaskFile, by_code
+from score_builders import Scored, TaskFile, by_code
 from typer.testing import CliRunner
 
 from relabel.cli.app import command_line
@@ -15,7 +15,7 @@ from relabel.errors import UsageError
 from relabel.run import open_run
 from relabel.scoring.multiverse import CHOICES, Multiverse, default_raters, multiverse
 from relabel.scoring.table import score_table
-from run_workshop import MakeRun, answered
+from run_builders import MakeRun, answered
 
 A, B = "11-1011.00", "15-1252.00"
 E0 = {"strict": False, "with-tools": False}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from score_workshop import Scored, TaskFile, by_code
+from score_builders import Scored, TaskFile, by_code
 
 from relabel.careers.families import family_pages, load_families
 from relabel.cli.score import headline
@@ -16,7 +16,7 @@ from relabel.scoring.multiverse import spread_summary, with_spread
 from relabel.scoring.noise import Raters
 from relabel.scoring.table import score_table
 from relabel.scoring.us import with_us_figures
-from run_workshop import MakeRun, a_label, a_run
+from run_builders import MakeRun, a_label, a_run
 
 A = "11-1011.00"
 

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 import typer
-from score_workshop import TaskFile
+from score_builders import TaskFile
 from typer.testing import CliRunner
 
 from relabel.cli.app import command_line
 from relabel.errors import UsageError
 from relabel.scoring.table import score_table
 from relabel.task import task_table
-from run_workshop import MakeRun, answered
+from run_builders import MakeRun, answered
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from score_workshop import Scored
+from score_builders import Scored
 
 from relabel.careers.families import activity_similarity, family_frame, family_pages, load_families
 from relabel.careers.figures import FamilyFigures, Inputs, occupation_ratings
@@ -20,7 +20,7 @@ from relabel.scoring.table import score_table
 from relabel.scoring.us import us_schema
 from relabel.settings import asset_dir
 from relabel.sources import bls, onet
-from run_workshop import a_label, a_run
+from run_builders import a_label, a_run
 
 GOOD = (asset_dir("data") / "families.toml").read_text()
 DIMENSIONS = ("empathy", "presence", "opinion", "creativity", "hope")

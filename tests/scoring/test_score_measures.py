@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from score_workshop import TaskFile, by_code
+from score_builders import TaskFile, by_code
 
 from relabel.errors import DataError, UsageError
 from relabel.run import open_run
 from relabel.scoring.options import Method, Unrated, Weights
 from relabel.scoring.table import score_table
 from relabel.sources.fetch import sha256_of
-from run_workshop import MakeRun, one_sided_rubric
+from run_builders import MakeRun, one_sided_rubric
 
 A, B = "11-1011.00", "15-1252.00"
 E0 = {"strict": False, "with-tools": False}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from score_workshop import Scored, by_code
+from score_builders import Scored, by_code
 
 from relabel.errors import UsageError
 from relabel.run import open_run

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from score_workshop import by_code
+from score_builders import by_code
 
 from relabel.cli.app import run_app
 from relabel.errors import DataError, UsageError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from score_workshop import Scored, by_code
+from score_builders import Scored, by_code
 
 from relabel.cli.app import run_app
 from relabel.errors import UsageError

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import expit
-from score_workshop import BoundsOf, Scored, TaskFile, by_code
+from score_builders import BoundsOf, Scored, TaskFile, by_code
 
 from relabel.errors import DataError, UsageError
 from relabel.manifest import Manifest
@@ -19,7 +19,7 @@ from relabel.scoring.noise import Answers, Confusion, Noise, Raters
 from relabel.scoring.options import Method
 from relabel.scoring.table import score_table
 from relabel.scoring.uncertainty import BOUNDED, ESTIMATED, major_groups, with_intervals
-from run_workshop import MakeRun
+from run_builders import MakeRun
 
 A, B = "11-1011.00", "15-1252.00"
 OCCUPATIONS, EACH = 240, 20

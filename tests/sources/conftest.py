@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from source_workshop import Publisher, Workshop
+from source_builders import Publisher, Workshop
 
 from relabel.sources import bls, eloundou, onet, ons
 
 
 @pytest.fixture
-def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
+def job_builders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
     shop = Workshop(tmp_path)
     monkeypatch.setenv("RELABEL_DATA_MIRROR", str(shop.mirror))
     monkeypatch.setenv("RELABEL_HOME", str(shop.home))

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from source_workshop import Publisher, Workshop, sha256
+from source_builders import Publisher, Workshop, sha256
 from typer.testing import CliRunner
 
 from relabel.cli.data import data_app as app
@@ -28,17 +28,17 @@ def error_of(*arguments: str) -> str:
 
 
 @pytest.fixture
-def three(workshop: Workshop, publisher: Publisher) -> Workshop:
+def three(job_builders: Workshop, publisher: Publisher) -> Workshop:
     """A source with a good file, one that can be fetched, and one that cannot."""
     publisher.pages["/far"] = CONTENT
     far = {"name": "far", "download": "file", "url": publisher.url("/far")}
     files = ({"name": "near"}, far, {"name": "lost"})
-    workshop.register("mine", *({"sha256": sha256(CONTENT), **file} for file in files))
-    workshop.put("mine", "near", CONTENT)
-    return workshop
+    job_builders.register("mine", *({"sha256": sha256(CONTENT), **file} for file in files))
+    job_builders.put("mine", "near", CONTENT)
+    return job_builders
 
 
-@pytest.mark.usefixtures("workshop")
+@pytest.mark.usefixtures("job_builders")
 def test_list_names_every_source_within_a_hundred_columns() -> None:
     out = run("list")
 
@@ -47,7 +47,7 @@ def test_list_names_every_source_within_a_hundred_columns() -> None:
     assert max(map(len, out.splitlines())) <= 100
 
 
-@pytest.mark.usefixtures("workshop")
+@pytest.mark.usefixtures("job_builders")
 def test_list_as_json_gives_what_the_registry_holds() -> None:
     sources = {source["id"]: source for source in json.loads(run("list", "--json"))["sources"]}
 
@@ -104,12 +104,14 @@ def test_pull_fetches_and_says_from_where() -> None:
     assert states == {"near": ("ok", "mirror"), "far": ("ok", "download"), "lost": ("missing", None)}
 
 
-def test_what_cannot_be_fetched_is_said_by_source_with_what_to_do(workshop: Workshop, publisher: Publisher) -> None:
+def test_what_cannot_be_fetched_is_said_by_source_with_what_to_do(job_builders: Workshop, publisher: Publisher) -> None:
     archive = {"download": "zip", "url": publisher.url("/none.zip")}
-    workshop.register("far", *({"name": n, "member": n, "sha256": sha256(CONTENT), **archive} for n in ("a", "b")))
+    job_builders.register("far", *({"name": n, "member": n, "sha256": sha256(CONTENT), **archive} for n in ("a", "b")))
     page = {"download": "page", "url": "https://example.org/page"}
-    workshop.register("hand", *({"name": n, "sha256": sha256(CONTENT), **page} for n in ("c", "d")), use="UK scores")
-    workshop.register("nowhere", {"name": "e", "sha256": sha256(CONTENT)}, use="optional")
+    job_builders.register(
+        "hand", *({"name": n, "sha256": sha256(CONTENT), **page} for n in ("c", "d")), use="UK scores"
+    )
+    job_builders.register("nowhere", {"name": "e", "sha256": sha256(CONTENT)}, use="optional")
 
     result = CliRunner().invoke(app, ["pull", "far", "hand", "nowhere"])
 
@@ -117,9 +119,9 @@ def test_what_cannot_be_fetched_is_said_by_source_with_what_to_do(workshop: Work
     said = result.stdout[result.stdout.index("far: 2 files") :].splitlines()
     assert said == [
         f"far: 2 files could not be fetched from {publisher.url('/none.zip')} (the server answered 404)",
-        f"hand (UK scores): put into {workshop.cache / 'hand'}",
+        f"hand (UK scores): put into {job_builders.cache / 'hand'}",
         "  c, d: from https://example.org/page",
-        f"nowhere (optional): put into {workshop.cache / 'nowhere'}",
+        f"nowhere (optional): put into {job_builders.cache / 'nowhere'}",
         "  e: no address gives it; see https://example.org/about",
         "to do: run `relabel data pull` again when the addresses answer; it fetches what is missing only",
         "what you have already may lie in a folder that RELABEL_DATA_MIRROR names, as SOURCE_ID/FILE",
@@ -128,7 +130,7 @@ def test_what_cannot_be_fetched_is_said_by_source_with_what_to_do(workshop: Work
     assert "5 of 5 files could not be obtained, of far, hand, nowhere;" in str(result.exception)
 
 
-@pytest.mark.usefixtures("workshop")
+@pytest.mark.usefixtures("job_builders")
 def test_all_sources_are_shown_by_source_and_named_ones_by_file() -> None:
     assert "9 of onet-30.2" not in run("verify", "onet-30.2")
     assert "onet-30.2/Task Ratings.txt" in run("verify", "onet-30.2")
@@ -137,7 +139,7 @@ def test_all_sources_are_shown_by_source_and_named_ones_by_file() -> None:
     assert len(everything.splitlines()) < 40
 
 
-@pytest.mark.usefixtures("workshop")
+@pytest.mark.usefixtures("job_builders")
 def test_an_unknown_source_is_an_error() -> None:
     assert error_of("pull", "nonsense").startswith("unknown source 'nonsense'; known: ")
 

@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from source_workshop import Publisher, Workshop, sha256, write
+from source_builders import Publisher, Workshop, sha256, write
 
 from relabel.errors import ChecksumError, DataError
 from relabel.sources import fetch
@@ -37,25 +37,25 @@ def two_members(publisher: Publisher) -> list[dict[str, object]]:
     ]
 
 
-def test_the_mirror_comes_before_the_cache(workshop: Workshop) -> None:
-    workshop.give("s", "t", "t.tsv", CONTENT)
-    workshop.put_cached("s", "t.tsv", CONTENT)
+def test_the_mirror_comes_before_the_cache(job_builders: Workshop) -> None:
+    job_builders.give("s", "t", "t.tsv", CONTENT)
+    job_builders.put_cached("s", "t.tsv", CONTENT)
 
-    assert fetch.locate("s", "t.tsv") == workshop.mirror / "s" / "t.tsv"
+    assert fetch.locate("s", "t.tsv") == job_builders.mirror / "s" / "t.tsv"
     assert fetch.verify(["s"])[0].where == "mirror"
 
 
-def test_the_cache_comes_before_the_official_address(workshop: Workshop, publisher: Publisher) -> None:
-    workshop.register("s", one_file(publisher))
-    workshop.put_cached("s", "t.tsv", CONTENT)
+def test_the_cache_comes_before_the_official_address(job_builders: Workshop, publisher: Publisher) -> None:
+    job_builders.register("s", one_file(publisher))
+    job_builders.put_cached("s", "t.tsv", CONTENT)
 
-    assert fetch.locate("s", "t.tsv") == workshop.cache / "s" / "t.tsv"
+    assert fetch.locate("s", "t.tsv") == job_builders.cache / "s" / "t.tsv"
     assert fetch.verify(["s"])[0].where == "cache"
     assert publisher.asked == []
 
 
-def test_a_file_is_fetched_once_and_its_origin_recorded(workshop: Workshop, publisher: Publisher) -> None:
-    workshop.register("s", one_file(publisher, role="crosswalk"))
+def test_a_file_is_fetched_once_and_its_origin_recorded(job_builders: Workshop, publisher: Publisher) -> None:
+    job_builders.register("s", one_file(publisher, role="crosswalk"))
 
     path = fetch.locate("s", "t.tsv")
     fetch.locate("s", "t.tsv")
@@ -72,8 +72,10 @@ def test_a_file_is_fetched_once_and_its_origin_recorded(workshop: Workshop, publ
 
 
 @pytest.mark.parametrize("changed", [CONTENT[:-5], CONTENT.replace(b"1111", b"1112"), b""])
-def test_a_cut_or_changed_file_in_the_mirror_is_refused_with_both_checksums(workshop: Workshop, changed: bytes) -> None:
-    path = workshop.give("s", "t", "t.tsv", CONTENT)
+def test_a_cut_or_changed_file_in_the_mirror_is_refused_with_both_checksums(
+    job_builders: Workshop, changed: bytes
+) -> None:
+    path = job_builders.give("s", "t", "t.tsv", CONTENT)
     write(path, changed)
 
     with pytest.raises(ChecksumError) as caught:
@@ -85,16 +87,16 @@ def test_a_cut_or_changed_file_in_the_mirror_is_refused_with_both_checksums(work
     assert sha256(changed) in str(caught.value)
 
 
-def test_a_file_cut_short_is_said_to_be_cut_short(workshop: Workshop) -> None:
-    workshop.register("s", {"name": "t.tsv", "sha256": sha256(CONTENT), "bytes": len(CONTENT)})
-    workshop.put("s", "t.tsv", CONTENT[:10])
+def test_a_file_cut_short_is_said_to_be_cut_short(job_builders: Workshop) -> None:
+    job_builders.register("s", {"name": "t.tsv", "sha256": sha256(CONTENT), "bytes": len(CONTENT)})
+    job_builders.put("s", "t.tsv", CONTENT[:10])
 
     with pytest.raises(ChecksumError, match=f"it has 10 of {len(CONTENT)} bytes and looks cut short"):
         fetch.locate("s", "t.tsv")
 
 
-def test_a_file_that_changes_under_way_is_noticed(workshop: Workshop) -> None:
-    path = workshop.give("s", "t", "t.tsv", CONTENT)
+def test_a_file_that_changes_under_way_is_noticed(job_builders: Workshop) -> None:
+    path = job_builders.give("s", "t", "t.tsv", CONTENT)
     fetch.locate("s", "t.tsv")
     write(path, CONTENT + b"more")
 
@@ -102,8 +104,8 @@ def test_a_file_that_changes_under_way_is_noticed(workshop: Workshop) -> None:
         fetch.locate("s", "t.tsv")
 
 
-def test_a_file_is_hashed_once_as_long_as_it_stays(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    workshop.give("s", "t", "t.tsv", CONTENT)
+def test_a_file_is_hashed_once_as_long_as_it_stays(job_builders: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_builders.give("s", "t", "t.tsv", CONTENT)
     fetch.locate("s", "t.tsv")
 
     def refuse(*_: object) -> None:
@@ -114,68 +116,68 @@ def test_a_file_is_hashed_once_as_long_as_it_stays(workshop: Workshop, monkeypat
     assert fetch.locate("s", "t.tsv").name == "t.tsv"
 
 
-def test_a_publisher_who_sends_another_file_is_refused(workshop: Workshop, publisher: Publisher) -> None:
-    workshop.register("s", one_file(publisher))
+def test_a_publisher_who_sends_another_file_is_refused(job_builders: Workshop, publisher: Publisher) -> None:
+    job_builders.register("s", one_file(publisher))
     publisher.pages["/t.tsv"] = OTHER
 
     with pytest.raises(ChecksumError) as caught:
         fetch.locate("s", "t.tsv")
 
     assert (caught.value.wanted, caught.value.found) == (sha256(CONTENT), sha256(OTHER))
-    assert list((workshop.cache / "s").iterdir()) == []
+    assert list((job_builders.cache / "s").iterdir()) == []
 
 
-def test_an_address_that_fails_is_one_sentence(workshop: Workshop, publisher: Publisher) -> None:
-    workshop.register("s", one_file(publisher))
+def test_an_address_that_fails_is_one_sentence(job_builders: Workshop, publisher: Publisher) -> None:
+    job_builders.register("s", one_file(publisher))
     del publisher.pages["/t.tsv"]
 
     with pytest.raises(DataError, match=r"s/t\.tsv could not be fetched from .*/t\.tsv \(the server answered 404\)"):
         fetch.locate("s", "t.tsv")
 
 
-def test_a_connection_that_breaks_off_leaves_nothing_behind(workshop: Workshop, publisher: Publisher) -> None:
-    workshop.register("s", one_file(publisher))
+def test_a_connection_that_breaks_off_leaves_nothing_behind(job_builders: Workshop, publisher: Publisher) -> None:
+    job_builders.register("s", one_file(publisher))
     publisher.cut_after = 5
 
     with pytest.raises(DataError, match=r"could not be fetched from .* \((the connection broke off|no connection)\)"):
         fetch.locate("s", "t.tsv")
-    assert list((workshop.cache / "s").iterdir()) == []
+    assert list((job_builders.cache / "s").iterdir()) == []
 
 
-def test_one_archive_gives_all_members_of_its_source(workshop: Workshop, publisher: Publisher) -> None:
-    workshop.register("s", *two_members(publisher))
+def test_one_archive_gives_all_members_of_its_source(job_builders: Workshop, publisher: Publisher) -> None:
+    job_builders.register("s", *two_members(publisher))
 
     assert fetch.locate("s", "a.txt").read_bytes() == CONTENT
     assert fetch.locate("s", "b.txt").read_bytes() == OTHER
     assert publisher.asked == ["/db.zip"]
-    assert sorted(path.name for path in (workshop.cache / "s").iterdir()) == ["a.txt", "b.txt"]
+    assert sorted(path.name for path in (job_builders.cache / "s").iterdir()) == ["a.txt", "b.txt"]
 
 
-def test_a_member_is_found_when_the_publisher_renames_its_folder(workshop: Workshop, publisher: Publisher) -> None:
-    workshop.register("s", *two_members(publisher))
+def test_a_member_is_found_when_the_publisher_renames_its_folder(job_builders: Workshop, publisher: Publisher) -> None:
+    job_builders.register("s", *two_members(publisher))
     publisher.pages["/db.zip"] = archive(db_new__a_dot_txt=CONTENT)
 
     assert fetch.locate("s", "a.txt").read_bytes() == CONTENT
 
 
-def test_an_archive_without_the_member_is_named(workshop: Workshop, publisher: Publisher) -> None:
-    workshop.register("s", *two_members(publisher))
+def test_an_archive_without_the_member_is_named(job_builders: Workshop, publisher: Publisher) -> None:
+    job_builders.register("s", *two_members(publisher))
     publisher.pages["/db.zip"] = archive(db__z_dot_txt=CONTENT)
 
     with pytest.raises(DataError, match=r"has no member 'db/a\.txt' \(it has db/z\.txt\)"):
         fetch.locate("s", "a.txt")
 
 
-def test_an_archive_cut_short_is_named(workshop: Workshop, publisher: Publisher) -> None:
-    workshop.register("s", *two_members(publisher))
+def test_an_archive_cut_short_is_named(job_builders: Workshop, publisher: Publisher) -> None:
+    job_builders.register("s", *two_members(publisher))
     publisher.pages["/db.zip"] = publisher.pages["/db.zip"][:40]
 
     with pytest.raises(DataError, match=r"db\.zip sent is not a readable zip archive"):
         fetch.locate("s", "a.txt")
 
 
-def test_a_changed_member_is_refused_and_the_good_one_kept(workshop: Workshop, publisher: Publisher) -> None:
-    workshop.register("s", *two_members(publisher))
+def test_a_changed_member_is_refused_and_the_good_one_kept(job_builders: Workshop, publisher: Publisher) -> None:
+    job_builders.register("s", *two_members(publisher))
     publisher.pages["/db.zip"] = archive(db__a_dot_txt=b"changed", db__b_dot_txt=OTHER)
 
     with pytest.raises(ChecksumError, match=r"s/a\.txt is not the registered file: .* came from .*/db\.zip"):
@@ -192,32 +194,34 @@ class TestPins:
         return one_file(publisher, sha256=sha256(self.REBUILT), copy="rebuilt")
 
     def test_a_rebuilt_copy_in_the_mirror_is_accepted_and_called_rebuilt(
-        self, workshop: Workshop, publisher: Publisher
+        self, job_builders: Workshop, publisher: Publisher
     ) -> None:
-        workshop.register("s", self.entry(publisher))
-        workshop.put("s", "t.tsv", self.REBUILT)
+        job_builders.register("s", self.entry(publisher))
+        job_builders.put("s", "t.tsv", self.REBUILT)
 
         assert fetch.verify(["s"])[0].copy_status == "rebuilt"
         assert publisher.asked == []
 
-    def test_another_file_is_not_accepted_in_its_place(self, workshop: Workshop, publisher: Publisher) -> None:
-        workshop.register("s", self.entry(publisher))
-        workshop.put("s", "t.tsv", OTHER)
+    def test_another_file_is_not_accepted_in_its_place(self, job_builders: Workshop, publisher: Publisher) -> None:
+        job_builders.register("s", self.entry(publisher))
+        job_builders.put("s", "t.tsv", OTHER)
 
         with pytest.raises(ChecksumError) as caught:
             fetch.locate("s", "t.tsv")
         assert caught.value.wanted == sha256(self.REBUILT)
 
-    def test_the_official_file_is_pinned_at_its_first_download(self, workshop: Workshop, publisher: Publisher) -> None:
-        workshop.register("s", self.entry(publisher))
+    def test_the_official_file_is_pinned_at_its_first_download(
+        self, job_builders: Workshop, publisher: Publisher
+    ) -> None:
+        job_builders.register("s", self.entry(publisher))
 
         path = fetch.locate("s", "t.tsv")
 
         assert fetch.verify(["s"])[0].copy_status == "official"
         assert (path.parent / "t.tsv.sha256").read_text() == f"{sha256(CONTENT)}  t.tsv\n"
 
-    def test_later_uses_are_checked_against_the_pin(self, workshop: Workshop, publisher: Publisher) -> None:
-        workshop.register("s", self.entry(publisher))
+    def test_later_uses_are_checked_against_the_pin(self, job_builders: Workshop, publisher: Publisher) -> None:
+        job_builders.register("s", self.entry(publisher))
         path = fetch.locate("s", "t.tsv")
         write(path, OTHER)
 
@@ -225,8 +229,8 @@ class TestPins:
             fetch.locate("s", "t.tsv")
         assert (caught.value.wanted, caught.value.found) == (sha256(CONTENT), sha256(OTHER))
 
-    def test_a_second_download_must_be_the_pinned_file(self, workshop: Workshop, publisher: Publisher) -> None:
-        workshop.register("s", self.entry(publisher))
+    def test_a_second_download_must_be_the_pinned_file(self, job_builders: Workshop, publisher: Publisher) -> None:
+        job_builders.register("s", self.entry(publisher))
         fetch.locate("s", "t.tsv").unlink()
         publisher.pages["/t.tsv"] = OTHER
 
@@ -234,46 +238,46 @@ class TestPins:
             fetch.locate("s", "t.tsv")
 
     def test_the_pinned_official_file_is_also_accepted_in_the_mirror(
-        self, workshop: Workshop, publisher: Publisher
+        self, job_builders: Workshop, publisher: Publisher
     ) -> None:
-        workshop.register("s", self.entry(publisher))
+        job_builders.register("s", self.entry(publisher))
         fetch.locate("s", "t.tsv")
-        workshop.put("s", "t.tsv", CONTENT)
+        job_builders.put("s", "t.tsv", CONTENT)
 
         assert fetch.verify(["s"])[0].copy_status == "official"
 
-    def test_a_file_registered_without_checksum_is_pinned_at_first_sight(self, workshop: Workshop) -> None:
-        workshop.register("s", {"name": "t.tsv"})
-        path = workshop.put("s", "t.tsv", CONTENT)
+    def test_a_file_registered_without_checksum_is_pinned_at_first_sight(self, job_builders: Workshop) -> None:
+        job_builders.register("s", {"name": "t.tsv"})
+        path = job_builders.put("s", "t.tsv", CONTENT)
         fetch.locate("s", "t.tsv")
         write(path, OTHER)
 
         with pytest.raises(ChecksumError, match=sha256(CONTENT)):
             fetch.locate("s", "t.tsv")
 
-    def test_a_pin_that_is_no_checksum_is_named(self, workshop: Workshop) -> None:
-        workshop.register("s", {"name": "t.tsv"})
-        workshop.put("s", "t.tsv", CONTENT)
-        workshop.put_cached("s", "t.tsv.sha256", b"?")
+    def test_a_pin_that_is_no_checksum_is_named(self, job_builders: Workshop) -> None:
+        job_builders.register("s", {"name": "t.tsv"})
+        job_builders.put("s", "t.tsv", CONTENT)
+        job_builders.put_cached("s", "t.tsv.sha256", b"?")
 
         with pytest.raises(DataError, match=r"t\.tsv\.sha256 does not hold a sha256"):
             fetch.locate("s", "t.tsv")
 
 
-def test_a_file_behind_a_page_says_which_page_and_where_to_put_it(workshop: Workshop) -> None:
+def test_a_file_behind_a_page_says_which_page_and_where_to_put_it(job_builders: Workshop) -> None:
     page = "https://example.org/page"
-    workshop.register("s", {"name": "t.tsv", "sha256": sha256(CONTENT), "download": "page", "url": page})
+    job_builders.register("s", {"name": "t.tsv", "sha256": sha256(CONTENT), "download": "page", "url": page})
 
     with pytest.raises(DataError) as caught:
         fetch.locate("s", "t.tsv")
 
     assert str(caught.value) == (
         f"s/t.tsv cannot be fetched automatically; download 't.tsv' by hand from {page} "
-        f"and put it into {workshop.cache / 's'}, or set RELABEL_DATA_MIRROR"
+        f"and put it into {job_builders.cache / 's'}, or set RELABEL_DATA_MIRROR"
     )
 
 
-def test_a_derived_file_says_what_it_was_taken_from_and_that_it_is_optional(workshop: Workshop) -> None:
+def test_a_derived_file_says_what_it_was_taken_from_and_that_it_is_optional(job_builders: Workshop) -> None:
     with pytest.raises(DataError) as caught:
         fetch.locate("ons-ashe-2025-medians", "ashe-2025-uk.json")
 
@@ -281,37 +285,37 @@ def test_a_derived_file_says_what_it_was_taken_from_and_that_it_is_optional(work
         "ons-ashe-2025-medians/ashe-2025-uk.json is a derived extract that the publisher does not offer; no address gives "
         "ons-ashe-2025-medians/ashe-2025-uk.json (optional: only --pay ons-ashe-2025-medians needs it): what it was taken "
         "from is at https://www.ons.gov.uk/employmentandlabourmarket/peopleinwork/earningsandworkinghours/datasets/"
-        f"occupation4digitsoc2010ashetable14; put it into {workshop.cache / 'ons-ashe-2025-medians'}, or set "
+        f"occupation4digitsoc2010ashetable14; put it into {job_builders.cache / 'ons-ashe-2025-medians'}, or set "
         "RELABEL_DATA_MIRROR"
     )
 
 
-def test_a_source_without_official_address_says_where_to_look(workshop: Workshop) -> None:
+def test_a_source_without_official_address_says_where_to_look(job_builders: Workshop) -> None:
     with pytest.raises(DataError, match=r"optional: only `relabel import .*: see https://github\.com/danparshall/"):
         fetch.locate("relabels-2026", "o1.csv")
 
 
-def test_a_mirror_that_is_no_folder_is_named(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RELABEL_DATA_MIRROR", str(workshop.registry))
+def test_a_mirror_that_is_no_folder_is_named(job_builders: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RELABEL_DATA_MIRROR", str(job_builders.registry))
 
     with pytest.raises(DataError, match=r"RELABEL_DATA_MIRROR names .*, which is not a folder"):
         fetch.locate("eloundou-2023", "occ_level.csv")
 
 
-def test_a_folder_in_place_of_a_file_is_one_sentence(workshop: Workshop) -> None:
-    workshop.register("s", {"name": "t.tsv", "sha256": sha256(CONTENT)})
-    (workshop.mirror / "s" / "t.tsv").mkdir(parents=True)
+def test_a_folder_in_place_of_a_file_is_one_sentence(job_builders: Workshop) -> None:
+    job_builders.register("s", {"name": "t.tsv", "sha256": sha256(CONTENT)})
+    (job_builders.mirror / "s" / "t.tsv").mkdir(parents=True)
 
     with pytest.raises(DataError, match=r"t\.tsv cannot be read"):
         fetch.locate("s", "t.tsv")
     assert [check.state for check in fetch.verify(["s"])] == ["unreadable"]
 
 
-def test_verify_tells_good_missing_and_changed_files_apart(workshop: Workshop) -> None:
+def test_verify_tells_good_missing_and_changed_files_apart(job_builders: Workshop) -> None:
     names = ("good", "gone", "changed")
-    workshop.register("s", *({"name": name, "sha256": sha256(CONTENT)} for name in names))
-    workshop.put("s", "good", CONTENT)
-    workshop.put_cached("s", "changed", OTHER)
+    job_builders.register("s", *({"name": name, "sha256": sha256(CONTENT)} for name in names))
+    job_builders.put("s", "good", CONTENT)
+    job_builders.put_cached("s", "changed", OTHER)
 
     checks = fetch.verify(["s"])
 
@@ -324,11 +328,11 @@ def test_verify_tells_good_missing_and_changed_files_apart(workshop: Workshop) -
 
 
 def test_pull_fetches_what_is_missing_or_damaged_and_leaves_the_mirror(
-    workshop: Workshop, publisher: Publisher
+    job_builders: Workshop, publisher: Publisher
 ) -> None:
-    workshop.register("s", *two_members(publisher), one_file(publisher), {"name": "nowhere"})
-    workshop.put("s", "a.txt", CONTENT)
-    workshop.put_cached("s", "t.tsv", b"damaged")
+    job_builders.register("s", *two_members(publisher), one_file(publisher), {"name": "nowhere"})
+    job_builders.put("s", "a.txt", CONTENT)
+    job_builders.put_cached("s", "t.tsv", b"damaged")
     said: list[str] = []
 
     checks = fetch.pull(["s"], on_fetch=lambda place, _: said.append(place))
@@ -343,9 +347,9 @@ def test_pull_fetches_what_is_missing_or_damaged_and_leaves_the_mirror(
     assert "no address gives s/nowhere: see https://example.org/about" in checks[3].message
 
 
-def test_pull_reports_a_failure_and_goes_on(workshop: Workshop, publisher: Publisher) -> None:
+def test_pull_reports_a_failure_and_goes_on(job_builders: Workshop, publisher: Publisher) -> None:
     bad = one_file(publisher) | {"name": "bad", "url": publisher.url("/gone")}
-    workshop.register("s", bad, one_file(publisher))
+    job_builders.register("s", bad, one_file(publisher))
 
     first, second = fetch.pull(["s"])
 
@@ -353,10 +357,10 @@ def test_pull_reports_a_failure_and_goes_on(workshop: Workshop, publisher: Publi
     assert second.state == "ok"
 
 
-def test_an_archive_that_is_not_to_be_had_is_asked_for_once(workshop: Workshop, publisher: Publisher) -> None:
+def test_an_archive_that_is_not_to_be_had_is_asked_for_once(job_builders: Workshop, publisher: Publisher) -> None:
     url = publisher.url("/none.zip")
     files = [{"name": n, "sha256": sha256(CONTENT), "download": "zip", "member": n, "url": url} for n in ("a", "b")]
-    workshop.register("s", *files)
+    job_builders.register("s", *files)
 
     checks = fetch.pull(["s"])
 
@@ -390,24 +394,24 @@ PAGE = b"<!doctype html><html><title>Access Denied</title></html>"
     ],
 )
 def test_what_is_no_data_is_neither_kept_nor_pinned(
-    workshop: Workshop, publisher: Publisher, name: str, role: str, content: bytes, said: str
+    job_builders: Workshop, publisher: Publisher, name: str, role: str, content: bytes, said: str
 ) -> None:
     publisher.pages[f"/{name}"] = content
     about = {"name": name, "download": "file", "url": publisher.url(f"/{name}")}
-    workshop.register("s", about | ({"role": role} if role else {}))
+    job_builders.register("s", about | ({"role": role} if role else {}))
     with pytest.raises(DataError, match=said):
         fetch.locate("s", name)
-    assert not list((workshop.cache / "s").iterdir())
-    workshop.put("s", name, content)
+    assert not list((job_builders.cache / "s").iterdir())
+    job_builders.put("s", name, content)
     with pytest.raises(DataError, match=said):
         fetch.locate("s", name)
 
 
 def test_a_pin_can_be_seen_and_undone_and_the_mismatch_names_the_command(
-    workshop: Workshop, publisher: Publisher
+    job_builders: Workshop, publisher: Publisher
 ) -> None:
     publisher.pages["/t.tsv"] = b"a\tb\n1\t2\n"
-    workshop.register("s", {"name": "t.tsv", "download": "file", "url": publisher.url("/t.tsv")})
+    job_builders.register("s", {"name": "t.tsv", "download": "file", "url": publisher.url("/t.tsv")})
     path = fetch.locate("s", "t.tsv")
     assert fetch.verify(["s"])[0].pinned
     path.unlink()

@@ -12,7 +12,7 @@ from typing import Any
 import openpyxl
 import pandas as pd
 import pytest
-from source_workshop import Workshop, sha256
+from source_builders import Workshop, sha256
 
 from relabel.errors import ColumnError, DataError, UsageError
 from relabel.sources import bls, eloundou, onet, ons
@@ -37,14 +37,14 @@ LABELS = (
 )
 
 
-def register_onet(workshop: Workshop, release: str = "onet-9.9", **texts: str) -> None:
+def register_onet(job_builders: Workshop, release: str = "onet-9.9", **texts: str) -> None:
     roles = {"tasks": STATEMENTS, "occupations": OCCUPATIONS, "task-ratings": RATINGS} | {
         name.replace("_", "-"): text for name, text in texts.items()
     }
     files = [{"name": f"{role}.txt", "role": role, "sha256": sha256(text.encode())} for role, text in roles.items()]
-    workshop.register(release, *files)
+    job_builders.register(release, *files)
     for role, text in roles.items():
-        workshop.put(release, f"{role}.txt", text.encode())
+        job_builders.put(release, f"{role}.txt", text.encode())
 
 
 def workbook(sheets: dict[str, list[list[Any]]]) -> bytes:
@@ -60,14 +60,14 @@ def workbook(sheets: dict[str, list[list[Any]]]) -> bytes:
     return buffer.getvalue()
 
 
-def test_a_newer_release_is_an_entry_in_the_users_own_file(workshop: Workshop) -> None:
-    register_onet(workshop, "onet-31.0")
+def test_a_newer_release_is_an_entry_in_the_users_own_file(job_builders: Workshop) -> None:
+    register_onet(job_builders, "onet-31.0")
 
     assert onet.read_tasks("onet-31.0")["task_id"].tolist() == ["8823", "8824"]
 
 
-def test_importance_is_taken_from_its_own_scale_of_the_official_layout(workshop: Workshop) -> None:
-    register_onet(workshop)
+def test_importance_is_taken_from_its_own_scale_of_the_official_layout(job_builders: Workshop) -> None:
+    register_onet(job_builders)
 
     tasks = onet.read_tasks("onet-9.9")
 
@@ -75,8 +75,8 @@ def test_importance_is_taken_from_its_own_scale_of_the_official_layout(workshop:
     assert pd.isna(tasks["importance"].iloc[1])
 
 
-def test_words_that_look_like_gaps_stay_words(workshop: Workshop) -> None:
-    register_onet(workshop)
+def test_words_that_look_like_gaps_stay_words(job_builders: Workshop) -> None:
+    register_onet(job_builders)
 
     tasks = onet.read_tasks("onet-9.9")
 
@@ -94,9 +94,9 @@ def test_words_that_look_like_gaps_stay_words(workshop: Workshop) -> None:
     ],
 )
 def test_a_missing_column_is_named(
-    workshop: Workshop, column: str, read: Callable[[str], pd.DataFrame], texts: dict[str, str]
+    job_builders: Workshop, column: str, read: Callable[[str], pd.DataFrame], texts: dict[str, str]
 ) -> None:
-    register_onet(workshop, **texts)
+    register_onet(job_builders, **texts)
 
     with pytest.raises(ColumnError, match=f"has no column '{column}'") as caught:
         read("onet-9.9")
@@ -119,8 +119,8 @@ def test_a_missing_column_is_named(
         ({"tasks": ""}, r"tasks\.txt cannot be read as a table: it is empty"),
     ],
 )
-def test_a_bad_value_is_named_with_file_and_column(workshop: Workshop, texts: dict[str, str], said: str) -> None:
-    register_onet(workshop, **texts)
+def test_a_bad_value_is_named_with_file_and_column(job_builders: Workshop, texts: dict[str, str], said: str) -> None:
+    register_onet(job_builders, **texts)
 
     with pytest.raises(DataError, match=said) as caught:
         onet.read_tasks("onet-9.9")
@@ -128,8 +128,8 @@ def test_a_bad_value_is_named_with_file_and_column(workshop: Workshop, texts: di
     assert "\n" not in str(caught.value)
 
 
-def test_float_task_ids_lose_their_tail(workshop: Workshop) -> None:
-    workshop.give("eloundou-2023", "labels", "l.tsv", LABELS.encode())
+def test_float_task_ids_lose_their_tail(job_builders: Workshop) -> None:
+    job_builders.give("eloundou-2023", "labels", "l.tsv", LABELS.encode())
 
     labels = eloundou.read_labels()
 
@@ -139,37 +139,37 @@ def test_float_task_ids_lose_their_tail(workshop: Workshop) -> None:
     assert labels["task_type"].isna().all()
 
 
-def test_a_label_outside_the_rubric_is_refused(workshop: Workshop) -> None:
-    workshop.give("eloundou-2023", "labels", "l.tsv", LABELS.replace("E2", "E7").encode())
+def test_a_label_outside_the_rubric_is_refused(job_builders: Workshop) -> None:
+    job_builders.give("eloundou-2023", "labels", "l.tsv", LABELS.replace("E2", "E7").encode())
 
     with pytest.raises(DataError, match=r"l\.tsv, column 'gpt4': 'E7' in row 1 of the table is not one of E0, E1, E2"):
         eloundou.read_labels()
 
 
-def test_a_workbook_without_the_sheet_is_named(workshop: Workshop) -> None:
-    workshop.give("bls-soc2010-soc2018", "crosswalk", "c.xlsx", workbook({"Other": [["x"]]}))
+def test_a_workbook_without_the_sheet_is_named(job_builders: Workshop) -> None:
+    job_builders.give("bls-soc2010-soc2018", "crosswalk", "c.xlsx", workbook({"Other": [["x"]]}))
 
     with pytest.raises(DataError, match=r"c\.xlsx has no sheet 'Sorted by 2010' \(it has 'Other'\)"):
         bls.read_soc2010_soc2018()
 
 
-def test_a_workbook_without_the_column_is_named(workshop: Workshop) -> None:
+def test_a_workbook_without_the_column_is_named(job_builders: Workshop) -> None:
     rows = [["U.S. Bureau"], ["2010 SOC Code", "2010 SOC Title", "2018 SOC Code"], ["11-1011", "A", "11-1011"]]
-    workshop.give("bls-soc2010-soc2018", "crosswalk", "c.xlsx", workbook({"Sorted by 2010": rows}))
+    job_builders.give("bls-soc2010-soc2018", "crosswalk", "c.xlsx", workbook({"Sorted by 2010": rows}))
 
     with pytest.raises(ColumnError, match=r"c\.xlsx has no column '2018 SOC Title' \(it has '2010 SOC Code'"):
         bls.read_soc2010_soc2018()
 
 
 @pytest.mark.parametrize("name", ["c.xlsx", "c.xls"])
-def test_a_file_that_is_no_workbook_is_named(workshop: Workshop, name: str) -> None:
-    workshop.give("bls-isco08-soc2010", "crosswalk", name, b"<html>not found</html>")
+def test_a_file_that_is_no_workbook_is_named(job_builders: Workshop, name: str) -> None:
+    job_builders.give("bls-isco08-soc2010", "crosswalk", name, b"<html>not found</html>")
 
     with pytest.raises(DataError, match=rf"{name} cannot be read as a workbook"):
         bls.read_isco08_soc2010()
 
 
-def test_projections_of_other_years_name_their_columns_by_those_years(workshop: Workshop) -> None:
+def test_projections_of_other_years_name_their_columns_by_those_years(job_builders: Workshop) -> None:
     head = [
         *("2025 National Employment Matrix title", "2025 National Employment Matrix code", "Occupation type"),
         *("Employment, 2025", "Employment, 2035", "Employment change, numeric, 2025–35"),
@@ -184,7 +184,7 @@ def test_projections_of_other_years_name_their_columns_by_those_years(workshop: 
         ["  Surgeons", "29-1240", "Line item", 9.5, 10, 0.5, 5, "—", 0.2, ">=$239,200", "Degree", "None", "—"],
         ["Footnotes:"],
     ]
-    workshop.give("bls-ep-2025-35", "projections", "occupation.xlsx", workbook({"Table 1.2": rows}))
+    job_builders.give("bls-ep-2025-35", "projections", "occupation.xlsx", workbook({"Table 1.2": rows}))
 
     (row,) = bls.read_projections("bls-ep-2025-35").to_dict("records")
 
@@ -195,7 +195,7 @@ def test_projections_of_other_years_name_their_columns_by_those_years(workshop: 
     assert (row["experience"], pd.isna(row["training"])) == ("None", True)
 
 
-def test_leading_zeros_that_a_workbook_drops_come_back(workshop: Workshop) -> None:
+def test_leading_zeros_that_a_workbook_drops_come_back(job_builders: Workshop) -> None:
     head = ["UNIQUE ID", "D", "SOC_2020", "SOC_2020_ext", "INDEXOCC", "ADD", "IND", "SEE"]
     head += ["ISCO-08 code based on SOC2020", "INDEXOCC-natural_word_order"]
     rows = [
@@ -203,7 +203,7 @@ def test_leading_zeros_that_a_workbook_drops_come_back(workshop: Workshop) -> No
         ["a", None, 1161, "1161/00", "Officer, army", None, None, None, 110, "Army officer"],
         ["b", None, "}}}}", "}}}}/}}", "Advisor", None, None, "see Adviser", "}}}}", "Advisor"],
     ]
-    workshop.give("ons-soc2020", "coding-index", "index.xlsx", workbook({"SOC2020 coding index": rows}))
+    job_builders.give("ons-soc2020", "coding-index", "index.xlsx", workbook({"SOC2020 coding index": rows}))
 
     index = ons.read_coding_index()
 
@@ -218,17 +218,17 @@ def ashe_sheet(*rows: list[Any]) -> bytes:
     return workbook({"All": [["Table 14.7"], head, *rows, footnote]})
 
 
-def give_ashe(workshop: Workshop, pay: bytes, quality: bytes) -> None:
+def give_ashe(job_builders: Workshop, pay: bytes, quality: bytes) -> None:
     files = {"a.xlsx": ("pay", pay), "b.xlsx": ("pay-quality", quality)}
-    workshop.register(
+    job_builders.register(
         "ons-ashe-2026",
         *({"name": name, "role": role, "sha256": sha256(content)} for name, (role, content) in files.items()),
     )
     for name, (_, content) in files.items():
-        workshop.put("ons-ashe-2026", name, content)
+        job_builders.put("ons-ashe-2026", name, content)
 
 
-def test_ashe_marks_become_reasons_and_variation_becomes_words(workshop: Workshop) -> None:
+def test_ashe_marks_become_reasons_and_variation_becomes_words(job_builders: Workshop) -> None:
     rest = [None] * 4
     figures = [100, 200, 250, 300, 400, 600, 700, 750]
     pay = ashe_sheet(
@@ -239,7 +239,7 @@ def test_ashe_marks_become_reasons_and_variation_becomes_words(workshop: Worksho
         ["   Makers", "1121", 5, 5.1, ".", 10.1, ".", 20, ".", 1, 1, 1, 1, 1, 1, 20.1, "x"],
         ["   Menders", "1122", "x", *rest],
     )
-    give_ashe(workshop, pay, quality)
+    give_ashe(job_builders, pay, quality)
 
     makers, menders = ons.read_ashe("ons-ashe-2026").to_dict("records")
 
@@ -253,25 +253,25 @@ def test_ashe_marks_become_reasons_and_variation_becomes_words(workshop: Worksho
     assert pd.isna(menders["jobs"])
 
 
-def test_ashe_files_of_two_releases_are_not_mixed(workshop: Workshop) -> None:
+def test_ashe_files_of_two_releases_are_not_mixed(job_builders: Workshop) -> None:
     row = ["   Makers", "1121", *[1] * 15]
-    give_ashe(workshop, ashe_sheet(row), ashe_sheet(["   Makers", "1129", *[1] * 15]))
+    give_ashe(job_builders, ashe_sheet(row), ashe_sheet(["   Makers", "1129", *[1] * 15]))
 
     with pytest.raises(DataError, match="do not list the same groups; take both from one release"):
         ons.read_ashe("ons-ashe-2026")
 
 
-def test_quartiles_without_a_key_name_it(workshop: Workshop) -> None:
+def test_quartiles_without_a_key_name_it(job_builders: Workshop) -> None:
     document = json.dumps({"1121": {"description": "Makers", "p25": 1, "p75": None}})
-    workshop.give("ons-ashe-2025-medians", "quartiles", "q.json", document.encode())
+    job_builders.give("ons-ashe-2025-medians", "quartiles", "q.json", document.encode())
 
     with pytest.raises(ColumnError, match="has no column 'p50'"):
         ons.read_ashe_medians()
 
 
 @pytest.mark.parametrize("content", [b"[]", b"{", b"\xff"])
-def test_quartiles_that_are_no_json_object_are_named(workshop: Workshop, content: bytes) -> None:
-    workshop.give("ons-ashe-2025-medians", "quartiles", "q.json", content)
+def test_quartiles_that_are_no_json_object_are_named(job_builders: Workshop, content: bytes) -> None:
+    job_builders.give("ons-ashe-2025-medians", "quartiles", "q.json", content)
 
     with pytest.raises(DataError, match=r"q\.json"):
         ons.read_ashe_medians()
@@ -282,8 +282,8 @@ def test_an_unknown_set_of_newer_labels_is_an_error() -> None:
         eloundou.locate_relabels("relabels-2026:gpt-9")
 
 
-def test_the_csv_and_excel_editions_of_onet_are_read_as_the_text_edition(workshop: Workshop) -> None:
-    register_onet(workshop)
+def test_the_csv_and_excel_editions_of_onet_are_read_as_the_text_edition(job_builders: Workshop) -> None:
+    register_onet(job_builders)
     wanted = onet.read_tasks("onet-9.9")
     tables = {
         "tasks": ("Task Statements", STATEMENTS),
@@ -301,19 +301,19 @@ def test_the_csv_and_excel_editions_of_onet_are_read_as_the_text_edition(worksho
         csv_files[role] = (f"{name.lower().replace(' ', '_')}.csv", out.getvalue().encode())
         excel[role] = (f"{name}.xlsx", workbook({name: cells[role]}))
     for release, files in (("onet-31.0", csv_files), ("onet-31.1", excel)):
-        workshop.register(release, *({"name": name, "role": role} for role, (name, _) in files.items()))
+        job_builders.register(release, *({"name": name, "role": role} for role, (name, _) in files.items()))
         for name, content in files.values():
-            workshop.put(release, name, content)
+            job_builders.put(release, name, content)
         pd.testing.assert_frame_equal(onet.read_tasks(release), wanted)
 
 
 def test_releases_of_the_bls_come_from_the_registry_under_their_own_year(
-    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+    job_builders: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert [(r.source, r.suffix) for r in bls.wage_releases()] == [("bls-oews-2024", ""), ("bls-oews-2023", "_2023")]
     assert bls.projection_release() == bls.ProjectionRelease("bls-ep-2024-34", 2024, 2034)
-    workshop.register("bls-oews-2025", {"name": "w.xlsx", "role": "wages"}, release="May 2025")
-    workshop.register("bls-ep-2025-35", {"name": "p.xlsx", "role": "projections"}, release="2025-35")
+    job_builders.register("bls-oews-2025", {"name": "w.xlsx", "role": "wages"}, release="May 2025")
+    job_builders.register("bls-ep-2025-35", {"name": "p.xlsx", "role": "projections"}, release="2025-35")
     assert [(r.source, r.period, r.suffix) for r in bls.wage_releases()] == [
         ("bls-oews-2025", "May 2025", ""),
         ("bls-oews-2024", "May 2024", "_2024"),
@@ -335,7 +335,7 @@ def test_releases_of_the_bls_come_from_the_registry_under_their_own_year(
         with pytest.raises(UsageError, match=said):
             bls.wage_releases()
     monkeypatch.delenv("RELABEL_US_RELEASES")
-    workshop.register("wages-of-mine", {"name": "w.xlsx", "role": "wages"})
+    job_builders.register("wages-of-mine", {"name": "w.xlsx", "role": "wages"})
     with pytest.raises(DataError, match="wages-of-mine has the role wages but names no year"):
         bls.wage_releases()
 

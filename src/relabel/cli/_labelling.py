@@ -233,7 +233,8 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
     if m.service_tiers:
         _say("tier", ", ".join(f"{name} {count:,}" for name, count in m.service_tiers.items()))
     thinking = f", {m.tokens.reasoning:,} of them thinking" if m.tokens.reasoning else ""
-    cost = money(m.cost_usd)
+    unsure = not m.cost_usd and m.perhaps_charged.requests and m.perhaps_charged.usd is None
+    cost = money(None if unsure else m.cost_usd)
     if m.table_cost_usd is not None:
         cost += f" as the provider states it, {money(m.table_cost_usd)} by the price table"
     share = "" if m.tokens.cached_share is None else f", {m.tokens.cached_share:.0%}"

@@ -23,7 +23,7 @@ import typer
 
 import relabel
 from relabel.cli.terminal import Table, doing, say_written
-from relabel.errors import DataError, NotAtHandError, UsageError
+from relabel.errors import DataError, SourceMissingError, UsageError
 from relabel.scoring.options import Choices, Links, Method, Repeats, Taxonomy, Unrated, Wage, Weights
 
 if TYPE_CHECKING:
@@ -382,14 +382,14 @@ def suggest_onet_soc(taxonomy: str, options: str) -> Generator[None]:
         options: The options that ask for O*NET codes instead.
 
     Raises:
-        NotAtHandError: As it was raised within, with that advice where it helps.
+        SourceMissingError: As it was raised within, with that advice where it helps.
     """
     try:
         yield
-    except NotAtHandError as error:
+    except SourceMissingError as error:
         if error.why or taxonomy == "onet-soc":  # a file that can be fetched, and could not be
             raise
-        raise NotAtHandError(f"{error}; or score by O*NET code, which needs no such file: {options}") from error
+        raise SourceMissingError(f"{error}; or score by O*NET code, which needs no such file: {options}") from error
 
 
 _MAKE_FOLDERS = {"--out", "--figures"}

@@ -232,9 +232,9 @@ def stats(as_json: AsJson = False) -> None:
     for pack, count in found.from_packs.items():
         typer.echo(f"{count:,} of them came from the pack {pack}, for which only its maker can vouch")
     if found.damaged:
-        typer.echo(f"{found.damaged} rows are damaged and never served; `relabel store verify` names them")
+        typer.echo(f"damaged and never served: {found.damaged:,} (`relabel store verify` names them)")
     if found.aside:
-        typer.echo(f"{found.aside} damaged rows have been set aside")
+        typer.echo(f"damaged and set aside: {found.aside:,}")
     typer.echo(f"they cost ${found.cost_usd:.4f}{unknown}")
 
 
@@ -258,7 +258,7 @@ def verify_store(set_aside: bool = False) -> None:
             faults += 1
         if faults:
             raise StoreError(
-                f"the store {folder} has {faults:,} faults, listed above; a damaged row is never served and its question is asked "
+                f"faults in the store {folder}: {faults:,}, listed above; a damaged row is never served and its question is asked "
                 "again: `relabel store verify --set-aside` moves what is damaged out of the way, or restore the store from a copy"
             )
         typer.echo(f"the store {folder}: no errors found")

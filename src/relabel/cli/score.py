@@ -11,7 +11,7 @@ import typer
 import relabel
 from relabel.cli import _options as o
 from relabel.cli.terminal import Table, doing, say, say_next, say_of
-from relabel.errors import NotAtHandError, UsageError
+from relabel.errors import SourceMissingError, UsageError
 from relabel.scoring.options import Noise
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _with_us(table: relabel.ScoreTable, wanted: bool | None) -> relabel.ScoreTab
         return table
     try:
         return with_us_figures(table)
-    except NotAtHandError as error:
+    except SourceMissingError as error:
         say(f"scored without US columns: {error}", err=True)
         return table
 

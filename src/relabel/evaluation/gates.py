@@ -593,7 +593,7 @@ def markdown(result: SuiteResult, verdict: str = "") -> str:
         GitHub-flavoured Markdown. Names and words from outside stand in it as text, never as markup.
     """
     loader = PackageLoader("relabel.evaluation", "templates")
-    environment = Environment(loader=loader, trim_blocks=True, lstrip_blocks=True)  # noqa: S701  `text` escapes
+    environment = Environment(loader=loader, trim_blocks=True, lstrip_blocks=True)  # noqa: S701  the filter `text` escapes
     environment.filters.update(text=_text, fig=shown, signed=signed, count="{:,}".format)
     page = environment.get_template("gates.md.jinja").render(result=result, verdict=verdict)
     return re.sub(r"\n{3,}", "\n\n", page.strip()) + "\n"

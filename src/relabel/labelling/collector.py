@@ -191,9 +191,7 @@ class LabelCollector:
     def close(self) -> None:
         """Decide what needs the run as a whole: probabilities from repeats."""
         if damaged := len(self.store.damaged):
-            self.notes.append(
-                f"{damaged:,} rows of the store are damaged and were not used; `relabel store verify` names them"
-            )
+            self.notes.append(f"damaged rows of the store, not used: {damaged:,}; `relabel store verify` names them")
         if self.job.repeats > 1:
             self.labels, self.repeats_from_cache = _with_share(self.labels, self.job.repeats)
 

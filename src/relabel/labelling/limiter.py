@@ -135,8 +135,8 @@ class Limiter:
     """Hands out permission to send.
 
     Args:
-        concurrency: Requests in flight at most; None finds it out.
-        largest: Bound of what is found out.
+        concurrency: Requests in flight at most; None: as many as the server takes.
+        largest: Most requests in flight, where none are named.
         rpm: Requests a minute at most, by the user's word.
         tpm: Tokens a minute at most, by the user's word.
         clock: Seconds on a clock that never runs back.

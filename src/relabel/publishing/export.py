@@ -28,7 +28,7 @@ import pandas as pd
 
 from relabel.careers.families import family_frame, family_pages
 from relabel.careers.pages import FamilyPage
-from relabel.errors import DataError, IncompleteRunError, NotAtHandError
+from relabel.errors import DataError, IncompleteRunError, SourceMissingError
 from relabel.publishing.datapackage import (
     CHANGE_COLUMNS,
     FAMILY_COLUMNS,
@@ -133,8 +133,10 @@ def export_run(
         if families and not is_table_file(table.tasks):
             try:
                 careers = family_pages(table, run, epoch_run)
-            except NotAtHandError as error:
-                raise NotAtHandError(f"{error}; or leave the pages of job families out with --no-families") from error
+            except SourceMissingError as error:
+                raise SourceMissingError(
+                    f"{error}; or leave the pages of job families out with --no-families"
+                ) from error
         files, size = _build(building, run, table, earlier, careers)
     return Export(out, files, size, table)
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
-from relabel.errors import DataError, NotAtHandError, UsageError
+from relabel.errors import DataError, SourceMissingError, UsageError
 from relabel.scoring.options import SAMPLE, Taxonomy
 from relabel.scoring.table import ScoreTable
 from relabel.sources import bls
@@ -120,7 +120,7 @@ def with_us_figures(table: ScoreTable) -> ScoreTable:
 
     Raises:
         UsageError: The taxonomy has no figures of the BLS, or the table is made from the invented sample.
-        NotAtHandError: A source file cannot be obtained.
+        SourceMissingError: A source file cannot be obtained.
         DataError: A source file is damaged or malformed.
     """
     if table.taxonomy not in TAXONOMIES:
@@ -133,7 +133,7 @@ def with_us_figures(table: ScoreTable) -> ScoreTable:
         raise UsageError("the task list has codes of another classification, which no US figures go by; leave --us out")
     try:
         figures = us_figures([str(code) for code in table.frame["code"]])
-    except NotAtHandError:
+    except SourceMissingError:
         raise
     except DataError as error:
         raise DataError(f"{error}; or leave the US figures out with --no-us") from error

@@ -21,7 +21,7 @@ from typing import Any, Literal, cast
 
 from pydantic import ConfigDict
 
-from relabel.errors import ChecksumError, DataError, NotAtHandError
+from relabel.errors import ChecksumError, DataError, SourceMissingError
 from relabel.files import make_private_dir
 from relabel.settings import Frozen, settings
 from relabel.sources.registry import CopyStatus, Source, SourceFile, get_source, load_registry
@@ -175,7 +175,7 @@ def pull(
                 try:
                     download(source, entry)
                     check = _check_at_hand(source, entry)
-                except NotAtHandError as error:
+                except SourceMissingError as error:
                     check = check.model_copy(update={"message": str(error), "why": error.why})
                     failed[url] = check
                 except DataError as error:
@@ -339,14 +339,14 @@ def download(source: Source, entry: SourceFile) -> Path:
 
     Raises:
         ChecksumError: The publisher sent another file.
-        NotAtHandError: The file cannot be fetched automatically, or the download failed.
+        SourceMissingError: The file cannot be fetched automatically, or the download failed.
         DataError: What was sent is not an archive, or lacks the file.
     """
     if entry.url is None or entry.download in ("page", "none"):
         derived = entry.copy_status == "derived"
         why = "is a derived extract that the publisher does not offer" if derived else "has no official address"
         why = "cannot be fetched automatically" if entry.download == "page" else why
-        raise NotAtHandError(f"{source.id}/{entry.name} {why}; {how_to_get(source, entry)}")
+        raise SourceMissingError(f"{source.id}/{entry.name} {why}; {how_to_get(source, entry)}")
     folder = cached_path(source, entry).parent
     try:
         make_private_dir(folder)
@@ -357,7 +357,7 @@ def download(source: Source, entry: SourceFile) -> Path:
             else:
                 _unpack(source, entry, got)
     except OSError as error:
-        raise NotAtHandError(
+        raise SourceMissingError(
             f"{source.id}/{entry.name} could not be fetched from {entry.url} ({_reason(error)}); "
             f"try again or put it into a folder named by RELABEL_DATA_MIRROR",
             why=_reason(error),
@@ -409,7 +409,7 @@ def _unpack(source: Source, entry: SourceFile, archive: Path) -> None:
                 except ChecksumError as error:
                     refused = error if other == entry else refused
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise NotAtHandError(
+        raise SourceMissingError(
             f"{source.id}/{entry.name} could not be fetched: what {entry.url} sent is not a readable zip archive ({error}); "
             "try again later",
             why="the reply is not a zip archive",

@@ -11,7 +11,7 @@ from relabel.publishing.site.build import Site, build_site
 from relabel.run import Run, open_run
 from relabel.scoring.files import records
 from relabel.scoring.options import Choices
-from run_workshop import a_label, a_run
+from run_builders import a_label, a_run
 
 A, B = "11-1011.00", "15-1252.00"
 CLOSING = "</script><script>window.broken = 1</script>"

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from job_builders import KEY
 from relabel.labelling.connection import Connection
 from relabel.labelling.job import Job, Stop
 from relabel.labelling.limiter import Limiter
@@ -22,7 +23,6 @@ from relabel.labelling.ray import ClusterOptions, RayEngine
 from relabel.labelling.runner import run_job
 from relabel.labelling.session import Outcome
 from relabel.labelling.store import Store
-from workshop import KEY
 
 VARIABLES = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # everything on loopback

@@ -15,7 +15,7 @@ from relabel.evaluation.gold import read_gold_csv
 from relabel.evaluation.report import compare_page, eval_page, several_page
 from relabel.evaluation.suite import Suite
 from relabel.run import Run
-from run_workshop import a_label, a_run
+from run_builders import a_label, a_run
 
 HOSTILE = '"><script>document.title="owned"</script><img src=x onerror="document.title=1"><b>é &amp; \'</b>'
 CODES = ("E0", "E2", "E1")

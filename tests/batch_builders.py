@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from batch_server import FakeBatches
+from job_builders import KEY, make_job
 from relabel.labelling.batch.provider import WAYS
 from relabel.labelling.batch.runner import run_batch
 from relabel.labelling.batch.state import BatchOptions
@@ -19,7 +20,6 @@ from relabel.labelling.session import Outcome
 from relabel.labelling.store import Store
 from relabel.labelling.transport import Http, certificates
 from server import Reply, Seen, judged
-from workshop import KEY, make_job
 
 _OPTIONS = {field.name for field in fields(BatchOptions)}
 PRICE = Price(input=1.0, cached=1.0, output=4.0, source="test")
