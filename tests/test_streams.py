@@ -53,10 +53,15 @@ def shell(words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     "line",
     [
         "set -o pipefail; relabel eval sample --suite fails.yaml | true; echo ${PIPESTATUS[0]}",
-        "set -o pipefail; relabel eval sample --suite fails.yaml | grep -q kappa; echo ${PIPESTATUS[0]}",
-        "relabel eval sample --suite fails.yaml > /dev/full; echo $?",
+        pytest.param(
+            "set -o pipefail; relabel eval sample --suite fails.yaml | grep -q kappa; echo ${PIPESTATUS[0]}",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("relabel eval sample --suite fails.yaml > /dev/full; echo $?", marks=pytest.mark.slow),
         "relabel eval sample --suite fails.yaml >&-; echo $?",
-        "relabel eval sample --suite fails.yaml 2>&1 >&- | true; echo ${PIPESTATUS[0]}",
+        pytest.param(
+            "relabel eval sample --suite fails.yaml 2>&1 >&- | true; echo ${PIPESTATUS[0]}", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_failed_gate_is_the_exit_code_whatever_becomes_of_the_output(line: str) -> None:
@@ -66,6 +71,7 @@ def test_a_failed_gate_is_the_exit_code_whatever_becomes_of_the_output(line: str
     assert "Exception ignored" not in done.stderr
 
 
+@pytest.mark.slow
 def test_output_that_is_lost_on_a_full_disk_is_an_error_where_all_else_went_well() -> None:
     done = shell("relabel eval sample > /dev/full; echo $?")
     assert done.stdout.strip() == "3"

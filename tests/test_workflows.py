@@ -249,6 +249,7 @@ def test_both_workflows_ask_the_same_questions_and_only_the_second_has_the_key()
     assert not [script for run in runs for script in run.values() if "${{" in script]
 
 
+@pytest.mark.slow
 def test_a_study_is_made_again_without_a_key_and_what_is_missing_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

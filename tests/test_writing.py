@@ -150,6 +150,7 @@ for name in ("SIGHUP", "SIGUSR1", "SIGQUIT", "SIGKILL"):
 """Windows has none of these."""
 
 
+@pytest.mark.slow
 def test_relabel_works_on_a_system_without_the_modules_of_unix(tmp_path: Path) -> None:
     code = (
         WITHOUT_UNIX

@@ -209,6 +209,7 @@ def test_the_interval_of_a_change_covers_it_at_low_and_high_churn() -> None:
         assert covered / 200 >= 0.91, churn
 
 
+@pytest.mark.slow
 @pytest.mark.mirror
 def test_real_intervals_match_a_bootstrap_by_index_with_scikit_learn() -> None:
     aligned = match(open_run("eloundou-2023:gpt4"), load_gold("eloundou-2023:human"))

@@ -142,6 +142,7 @@ def test_the_budget_is_that_of_all_raters_over_all_starts() -> None:
     assert len(one.seen) > 0 < len(two.seen)
 
 
+@pytest.mark.slow
 def test_batches_are_sent_once_waited_for_and_taken_by_a_later_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,6 +190,7 @@ def test_batches_are_sent_once_waited_for_and_taken_by_a_later_start(
     assert results(Path("study-results")) == made
 
 
+@pytest.mark.slow
 def test_batches_and_requests_share_one_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("relabel.labelling.batch.state.POLL_S", 0.0)
     path = Path("study.yaml")
@@ -202,6 +204,7 @@ def test_batches_and_requests_share_one_budget(monkeypatch: pytest.MonkeyPatch) 
             assert len(online.seen) * 120e-6 + len(batches.made) * 60e-6 <= 0.02
 
 
+@pytest.mark.slow
 def test_what_a_killed_start_spent_counts_in_the_budget_and_the_status(capsys: pytest.CaptureFixture[str]) -> None:
     path = Path("study.yaml")
     priced = {"price": "1/1", "max_tokens": 50, "concurrency": 1}
@@ -319,6 +322,7 @@ def test_the_first_file_is_a_study_that_can_be_read(capsys: pytest.CaptureFixtur
     assert "raters" in json.loads(Path("study.schema.json").read_text())["properties"]
 
 
+@pytest.mark.slow
 def test_pooled_scores_say_how_far_models_lie_apart(capsys: pytest.CaptureFixture[str]) -> None:
     path = Path("study.yaml")
     with provider(by_words(2)) as one, provider(by_words(5)) as two:

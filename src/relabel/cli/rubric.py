@@ -182,7 +182,7 @@ def try_rubrics(
         relabel.load_gold(name, made_by=gold_by)
         for name in gold or (["sample"] if tasks == "sample" else ["eloundou-2023:human", "eloundou-2023:gpt4"])
     ]
-    started = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    started = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     half: Half | None = "final" if final else None if labels else "development"
     folder = out or Path("runs") / _trial_name(rubrics, model or "labels", half, sample, seed, labels)
     _keep_final_trial(folder, rubrics, final=final)
