@@ -137,7 +137,7 @@ def word_ranks(shares: pd.DataFrame, alike: pd.DataFrame, groups: pd.Index) -> p
 def agreement(found: Mapping[str, ScoreTable]) -> dict[str, dict[str, Any]]:
     """Agreement of each way with pay and words, over the groups that every way has a score for.
 
-    `better` is the difference from the site's method with its 95 % interval, groups drawn again with replacement.
+    `better` is the difference from the site's method with its 95% interval, groups drawn again with replacement.
     """
     frames = [t.frame.dropna(subset="alpha").set_index("code").index for t in found.values()]
     groups = frames[0]
@@ -266,7 +266,7 @@ def of_the_sources(found: Mapping[str, ScoreTable]) -> Iterator[str]:
     yield f"{military['3311']:.0f} of its {whole['3311']:.0f} index entries are military"
     yield f"All {military['1161']:.0f} entries are military"
     covered: Any = found["employment"].frame.set_index("code").loc["4151", "coverage"]
-    yield f"4151 (sales administrators) rests for {100 * (1 - covered):.0f} % on residual codes"
+    yield f"4151 (sales administrators) rests for {100 * (1 - covered):.0f}% on residual codes"
 
 
 def of_the_bridges(found: Mapping[str, ScoreTable]) -> Iterator[str]:
@@ -301,11 +301,11 @@ def of_the_bridges(found: Mapping[str, ScoreTable]) -> Iterator[str]:
         yield row(name, [shown(measured[way][source]["value"]) for way in WAYS])
         gains = [measured[way][source] for way in WAYS[1:]]
         yield row(
-            "gain on site-2026, 95 %",
+            "gain on site-2026, 95%",
             ["", *(f"{shown(g['better'])} ({shown(g['low'])} to {shown(g['high'])})" for g in gains)],
         ).replace("|  |", "| |")
     yield row("pay: rank correlation", [shown(measured[way]["pay"]["spearman"]) for way in WAYS])
-    yield row("words: own group is the first", [f"{100 * measured[way]['words']['first']:.0f} %" for way in WAYS])
+    yield row("words: own group is the first", [f"{100 * measured[way]['words']['first']:.0f}%" for way in WAYS])
     both = found["index"].frame["alpha"].notna() & found["site-2026"].frame["alpha"].isna()
     yield f"The {both.sum()} groups that only the bridge scores"
     rules = detail_rules(found["index"])
@@ -315,8 +315,8 @@ def of_the_bridges(found: Mapping[str, ScoreTable]) -> Iterator[str]:
     )
     behind = found["index"].shares.set_index(["code", "onet_soc_code"])["share"].loc["1121"]
     plants = behind[[f"11-3051.{n}" for n in ("02", "03", "04", "06")]].sum()
-    yield f"{100 * (plants + behind['11-3051.01']):.0f} % of 1121 (production managers in manufacturing)"
-    yield f"hydroelectric plants ({100 * plants:.0f} %)"
+    yield f"{100 * (plants + behind['11-3051.01']):.0f}% of 1121 (production managers in manufacturing)"
+    yield f"hydroelectric plants ({100 * plants:.0f}%)"
     yield f"In {rules['over half']} groups detailed codes make up more than half"
     for rule in ("half", "base"):
         of = rules[rule]
@@ -333,16 +333,16 @@ def of_the_totals(found: Mapping[str, ScoreTable]) -> Iterator[str]:
     new, old = (dict(found[way].totals or {}) for way in ("index", "site-2026"))
     yield (
         f"{new['groups']} groups, {(new['employees'] or 0) / 1e6:.1f} of {(new['workforce'] or 0) / 1e6:.1f} million jobs "
-        f"({100 * (new['coverage'] or 0):.1f} %), alpha {billions('index', 'alpha')}, beta {billions('index', 'beta')} and gamma "
+        f"({100 * (new['coverage'] or 0):.1f}%), alpha {billions('index', 'alpha')}, beta {billions('index', 'beta')} and gamma "
         f"{billions('index', 'gamma')} billion pounds; with site-2026 {old['groups']} groups and "
-        f"{100 * (old['coverage'] or 0):.1f} % of the jobs, alpha {billions('site-2026', 'alpha')}, gamma "
+        f"{100 * (old['coverage'] or 0):.1f}% of the jobs, alpha {billions('site-2026', 'alpha')}, gamma "
         f"{billions('site-2026', 'gamma')} billion"
     )
     pay = read_pay("ons-ashe-2024", frozenset(codes_of(table.bridge.titles))).frame
     jobs = pay["employees"].astype("float64")
     both = pay["median_pay_gbp"].notna() & pay["mean_pay_gbp"].notna() & jobs.notna()
     more = (jobs * pay["mean_pay_gbp"])[both].sum() / (jobs * pay["median_pay_gbp"])[both].sum() - 1
-    yield f"Jobs x mean pay is {100 * more:.1f} % more than jobs x median pay"
+    yield f"Jobs x mean pay is {100 * more:.1f}% more than jobs x median pay"
     spread: Any = spread_summary(with_spread(table)).set_index(["bridge", "measure"])
     yield f"moves gamma by more than .1 in {spread.loc[('employment', 'gamma'), 'moved']} groups"
     most: Any = spread.loc[spread["most"].astype("float64").idxmax()]
@@ -366,10 +366,10 @@ def of_the_totals(found: Mapping[str, ScoreTable]) -> Iterator[str]:
     yield f"wage exposure is {low[0]} to {high[0]} billion pounds under alpha and {low[1]} to {high[1]} under gamma"
     share = 100 * many.effects.set_index(["outcome", "choice"])["first_order"]
     yield (
-        f"variance of mean gamma ({share['mean_gamma', 'labels']:.0f} %), and {share['wage_exposure_gamma_gbp', 'labels']:.0f} % of "
+        f"variance of mean gamma ({share['mean_gamma', 'labels']:.0f}%), and {share['wage_exposure_gamma_gbp', 'labels']:.0f}% of "
         "that of gamma wages"
     )
-    yield f"the bridge makes up {share['wage_exposure_gamma_gbp', 'bridge']:.0f} % of the latter"
+    yield f"the bridge makes up {share['wage_exposure_gamma_gbp', 'bridge']:.0f}% of the latter"
 
 
 def of_raters(worlds: int = 300) -> Iterator[str]:
@@ -456,7 +456,7 @@ def of_occupations(samples: int = 300) -> Iterator[str]:
     for name, sizes in (("2 to 9", range(2, 10)), ("10 to 15", range(10, 16))):
         ends = [(min(covered[n][of] for n in sizes), max(covered[n][of] for n in sizes)) for of in truth]
         yield row(name, [f"{shown(low, 2)} to {shown(high, 2)}" for low, high in ends])
-    yield f"in {100 * useless[2]:.0f} % of samples, with three in {100 * useless[3]:.0f} %, with five in {'none' if useless[5] == 0 else f'{100 * useless[5]:.0f} %'}"
+    yield f"in {100 * useless[2]:.0f}% of samples, with three in {100 * useless[3]:.0f}%, with five in {'none' if useless[5] == 0 else f'{100 * useless[5]:.0f}%'}"
 
 
 SIMULATED = (of_raters, of_parts, of_occupations)

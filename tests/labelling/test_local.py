@@ -120,7 +120,7 @@ def test_ctrl_c_keeps_what_was_paid_for_and_stops_the_server(tmp_path: Path) -> 
     command += ["--no-examples", "--concurrency", "2", "--out", "r"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         store = Path(os.environ["RELABEL_STORE"]) / "cache.db"
-        for _ in range(1200):
+        for _ in range(3000):
             if store.exists() and answers(store) >= 3:
                 break
             time.sleep(0.05)

@@ -270,7 +270,7 @@ def test_where_nothing_is_known_of_other_labels_the_table_says_so(small: tuple[R
     again = pd.concat([run.labels, run.labels.assign(sample=1)], ignore_index=True)
     same = dataclasses.replace(run, labels=again.assign(answer_id=again["task_id"] + again["setting"]))
     with pytest.raises(UsageError, match=r"the others are from a cache, .* switch the gateway's cache off"):
-        with_intervals(score_table(same), same, noise="repeats", draws=100)
+        with_intervals(score_table(same, taxonomy="onet-soc", tasks=tasks), same, noise="repeats", draws=100)
 
 
 def _flipped(run: Run, name: str, every: int) -> Run:
