@@ -118,6 +118,7 @@ class Manifest(Frozen):
         repeats_from_cache: Samples that a cache on the way to the model answered with an earlier one of the question.
         cost_usd: Cost of what was bought; None where the price is unknown.
         table_cost_usd: The same by the price table, where the provider stated costs of its own that differ.
+        rejected: Answers bought that were no label; no row has their cost, `rejected_usd`, which is part of `cost_usd`.
         upstreams: Who answered behind a gateway or router, as it says.
         service_tiers: Labels by the tier of service that their answers were given in, where the provider says it.
         answer_wait: How long one answer was waited for: the `timeout_s`, the `wait_s` that first attempts had at the end by the
@@ -158,6 +159,8 @@ class Manifest(Frozen):
     tokens: Tokens = Tokens()
     cost_usd: float | None = None
     table_cost_usd: float | None = None
+    rejected: int = 0
+    rejected_usd: float | None = 0.0
     perhaps_charged: PerhapsCharged = PerhapsCharged()
     price: Mapping[str, Any] | None = None
     api: str | None = None

@@ -125,6 +125,22 @@ async def label_capped(job: Job, store: Store, out: Path, cap: float) -> tuple[O
         await engine.close()
 
 
+async def test_rows_and_rejected_answers_sum_to_what_the_run_cost(store: Store, tmp_path: Path) -> None:
+    def script(seen: Seen) -> Reply:
+        return (
+            Reply(body=chat("I would rather not say."))
+            if len(seen.messages) == 2 and len(seen.prompt) % 3
+            else judged()
+        )
+
+    with provider(script) as fake:
+        outcome, _ = await label_capped(capped_job(fake.base_url, 10), store, tmp_path / "run", 5.0)
+    m, rows = outcome.manifest, sum(label.cost_usd or 0.0 for label in outcome.labels)
+    assert m.rejected == m.counts.repaired > 0
+    assert rows + (m.rejected_usd or 0.0) == pytest.approx(m.cost_usd)
+    assert rows < (m.cost_usd or 0.0)
+
+
 async def test_a_run_stops_buying_below_its_cap_and_names_what_is_missing(store: Store, tmp_path: Path) -> None:
     turn = 0
 

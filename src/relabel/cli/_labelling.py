@@ -237,6 +237,8 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
     cost = money(None if unsure else m.cost_usd)
     if m.table_cost_usd is not None:
         cost += f" as the provider states it, {money(m.table_cost_usd)} by the price table"
+    if m.rejected:
+        cost += f", {money(m.rejected_usd)} of it for rejected answers ({m.rejected:,})"
     share = "" if m.tokens.cached_share is None else f", {m.tokens.cached_share:.0%}"
     _say(
         "tokens",

@@ -50,6 +50,7 @@ class Progress:
         bought_tokens: Tokens bought by this run, by the names of `Usage`.
         cost_usd: Cost of this run; None once an answer's price is unknown.
         table_usd: The same by the price table, where providers state costs of their own.
+        rejected: Answers bought that were no label; `rejected_usd` is what they cost.
         repaired: Labels from answers that were asked for again; `unwrapped` those that were read from within other text, and
             `label_first` those that were written before their reason.
         uncounted: Answers bought whose tokens the server did not count, or counted in a way that cannot be true.
@@ -65,6 +66,8 @@ class Progress:
     bought_tokens: Counter[str] = field(default_factory=Counter[str])
     cost_usd: float | None = 0.0
     table_usd: float | None = 0.0
+    rejected: int = 0
+    rejected_usd: float | None = 0.0
     repaired: int = 0
     unwrapped: int = 0
     label_first: int = 0
@@ -93,8 +96,8 @@ class Progress:
         self.used(answer.usage)
         self.uncounted += answer.usage.prompt + answer.usage.completion == 0
         table = answer.cost_usd if answer.table_usd is None else answer.table_usd
-        self.cost_usd = None if self.cost_usd is None or answer.cost_usd is None else self.cost_usd + answer.cost_usd
-        self.table_usd = None if self.table_usd is None or table is None else self.table_usd + table
+        self.cost_usd = _sum(self.cost_usd, answer.cost_usd)
+        self.table_usd = _sum(self.table_usd, table)
 
 
 class LabelCollector:
@@ -150,6 +153,8 @@ class LabelCollector:
         try:
             said = self._read(item, answer)
         except InvalidAnswerError as error:
+            self.progress.rejected += 1
+            self.progress.rejected_usd = _sum(self.progress.rejected_usd, answer.cost_usd)
             self.store.put_rejected(item.request, answer, error.kind, error.reason)
             raise
         if not self.store.put(item.request, answer):
@@ -273,6 +278,11 @@ class LabelCollector:
         if not from_store:
             self._bought.add(key)
         return answer, from_store
+
+
+def _sum(total: float | None, more: float | None) -> float | None:
+    """A sum of costs; None once one is unknown."""
+    return None if total is None or more is None else total + more
 
 
 def _share(total: int, part: tuple[int, int]) -> int:

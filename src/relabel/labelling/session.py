@@ -214,6 +214,8 @@ class RunSession:
                 "upstreams": tuple(sorted({x.upstream for x in labels if x.upstream})),
                 "service_tiers": dict(Counter(x.service_tier for x in labels if x.service_tier).most_common()),
                 "cost_usd": progress.cost_usd,
+                "rejected": progress.rejected,
+                "rejected_usd": progress.rejected_usd,
                 "table_cost_usd": None if progress.table_usd == progress.cost_usd else progress.table_usd,
                 "note": "; ".join(collector.notes) or None,
                 "origins": dict(sorted(origins.items())),
