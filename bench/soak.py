@@ -410,7 +410,11 @@ def soak(seeds: range, log: Path | None = None, say: Callable[[str], None] = pri
                 say(f"seed {seed}: {schedule.tally}")
                 for fault in schedule.tally.faults[:5]:
                     say(f"    {fault}")
+                if log is None:  # a fault may not come again: what the commands printed is all there is to find its cause by
+                    say(schedule.log.read_text(encoding="utf-8", errors="replace")[-20_000:])
             whole.add(schedule.tally)
+        if seed % 100 == 0:
+            print(f"to seed {seed}: {whole}", file=sys.stderr, flush=True)
     return whole
 
 
