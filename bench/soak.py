@@ -410,7 +410,7 @@ def soak(seeds: range, log: Path | None = None, say: Callable[[str], None] = pri
                 say(f"seed {seed}: {schedule.tally}")
                 for fault in schedule.tally.faults[:5]:
                     say(f"    {fault}")
-                if log is None:  # a fault may not come again: what the commands printed is all there is to find its cause by
+                if log is None:  # the fault may not come again, so that its cause is to be found here
                     say(schedule.log.read_text(encoding="utf-8", errors="replace")[-20_000:])
             whole.add(schedule.tally)
         if seed % 100 == 0:
