@@ -94,8 +94,7 @@ def _child(words: list[str], environment: dict[str, str], log: str, begun: Any) 
     (leases.Leases.__init__.__kwdefaults__ or {})["beat_s"] = 0.2
     leases.LOOK_AGAIN_S = 0.05
     state.POLL_S = runner.PAUSE_S = 0.02
-    pauses = refusals.RetryPolicy.__init__
-    pauses.__defaults__ = tuple(0.05 if value == 60.0 else value for value in pauses.__defaults__ or ())
+    refusals.LONGEST_PAUSE_S = 0.05
     print("$", *words, flush=True)
     try:
         begun.set()
