@@ -184,7 +184,7 @@ class Schedule:
 
     def kill_one(self) -> None:
         """Send a signal to something that runs."""
-        alive = [process for process in self.running if process.is_alive()]
+        alive = [process for process in list(self.running) if process.is_alive()]  # another thread takes them out
         if alive:
             number = self.chance.choice(SIGNALS)
             process = self.chance.choice(alive)
