@@ -238,7 +238,7 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
     if m.table_cost_usd is not None:
         cost += f" as the provider states it, {money(m.table_cost_usd)} by the price table"
     if m.rejected:
-        cost += f", {money(m.rejected_usd)} of it for rejected answers ({m.rejected:,})"
+        cost += f"; rejected answers: {m.rejected:,}" + (f", {money(m.rejected_usd)} of it" if m.rejected_usd else "")
     share = "" if m.tokens.cached_share is None else f", {m.tokens.cached_share:.0%}"
     _say(
         "tokens",
