@@ -88,7 +88,7 @@ def compare_runs(
     typer.echo(
         f"{' and '.join(document.runs) if len(runs) == 2 else f'{len(runs)} runs'}: {document.common:,} common tasks"
     )
-    only = document.only if document.kind == "pair" else document.alone  # pyright: ignore[reportAttributeAccessIssue]  as above
+    only = document.only if document.kind == "pair" else document.alone  # pyright: ignore[reportAttributeAccessIssue]  the kind tells which
     for run, alone in zip(document.runs, only, strict=True):
         what = f"tasks not common: in {run} only, or not in all others" if len(runs) > 2 else f"tasks only in {run}"
         if alone:

@@ -260,7 +260,7 @@ class Budget:
         """Set money aside, waiting for requests in flight to settle where they might leave room.
 
         Raises:
-            NoBudgetError: There is no room, and nothing in flight may free some.
+            NoBudgetError: The cap leaves too little for this request, and no request in flight can free any of it.
             ProviderError: The server does not heed the bound that the reserve rests on.
         """
         if self.cap_usd is None:

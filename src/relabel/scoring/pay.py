@@ -259,7 +259,7 @@ _UNITS: Mapping[str, tuple[_Unit, ...]] = {
 
 
 def _unit(file: Table, figure: str) -> tuple[_Unit, str]:
-    """The one column of a file that holds jobs or pay, and its unit; an empty name where there is no mean pay.
+    """The one column of a file that holds jobs or pay, and its unit; the name is empty if the file has no mean pay.
 
     Raises:
         ColumnError: There is none; the message says which names declare which unit.

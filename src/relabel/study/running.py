@@ -241,7 +241,7 @@ def plan(study: Study, place: Place, environment: Settings) -> list[RaterRun]:
             options.require_bounds(connection, capped=bool(study.budget_usd or rater.max_cost_usd))
             job = options.job(connection)
             if rater.engine == "batch" and is_local(rater.model):
-                raise UsageError("the model runs here, where there is no Batch API; remove `engine`")
+                raise UsageError("the embedded model has no Batch API; remove `engine`")
         except UsageError as error:
             raise UsageError(f"the rater {rater.name}: {error}") from error
         folder = place.runs / f"{rater.name}-{default_name(job).rpartition('-')[2]}"

@@ -575,7 +575,7 @@ def batch_provider(
         headers: Headers that the user adds to each request; by default those that the job was started with, credentials left out.
 
     Raises:
-        ProviderError: It has no batches, or none that relabel supports, or not in this dialect; or there is no key.
+        ProviderError: The provider has no Batch API that relabel supports for this API, or the key is missing.
     """
     known, api = job.provider, job.endpoint.api
     key = key_for(known, environment, key_env)
