@@ -280,7 +280,7 @@ def test_the_package_rebuilds_the_tables_from_its_answers_alone(
         ("  - {name: a, model: m, run: r}", "needs one of model, run and labels; it has model and run"),
         ("  - {name: A b, model: m}", "line 5: raters.0.name"),
         ("  - {name: pooled, model: m}", "no rater can be called pooled"),
-        ("  - {name: a, model: local, engine: batch}", "the rater a: the model runs here"),
+        ("  - {name: a, model: local, engine: batch}", "the rater a: the embedded model has no Batch API"),
         ("  - {name: a, run: sample, samples: 3}", "samples has no effect"),
         ("  - {name: a, model: m, params: {messages: []}}", "relabel sets it itself"),
     ],
