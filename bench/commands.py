@@ -256,7 +256,9 @@ asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
 import sys
 from bespokelabs import curator
 url, count, concurrency = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-llm = curator.LLM(model_name="openai/mock", backend="litellm", backend_params={"base_url": url, "max_concurrent_requests": concurrency})
+unlimited = {"max_requests_per_minute": 10**9, "max_tokens_per_minute": 10**12}
+params = {"base_url": url, "max_concurrent_requests": concurrency, **unlimited}
+llm = curator.LLM(model_name="openai/mock", backend="litellm", backend_params=params)
 llm([f"Task {n}" for n in range(count)])
 """,
 }
@@ -269,7 +271,9 @@ def peer(name: str, count: int, concurrency: int, latency: float) -> Taken | Non
         return None
     with Mock(latency) as mock, tempfile.TemporaryDirectory() as folder:
         command = [python, "-c", PEER_PROGRAM[name], mock.base_url, str(count), str(concurrency)]
-        return taken(command, Path(folder), os.environ | {"OPENAI_API_KEY": "none", "CURATOR_VIEWER": "0"})
+        quiet = {"CURATOR_VIEWER": "0", "TELEMETRY_ENABLED": "false", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+        ours = {"OPENAI_API_KEY": "none", "CURATOR_CACHE_DIR": folder}
+        return taken(command, Path(folder), os.environ | quiet | ours)
 
 
 def show(name: str, ours: list[Taken], theirs: list[Taken], loops: dict[str, list[Taken]]) -> None:

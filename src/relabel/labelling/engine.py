@@ -139,6 +139,7 @@ class _Sending:
     sent: int = 0
     spoiled: int = 0
     unsteered: int = 0
+    stale: bool = False
     ends_at: float = math.inf
     posted: asyncio.Future[None] | None = None
     hedged: bool = False
@@ -289,6 +290,10 @@ class OnlineEngine:
                 spoiled = error.reply.meaning == "bad-answer" and sending.spoiled <= MOST_SPOILED
                 if not (passes and sending.sent < MOST_WAITS) and not spoiled:
                     raise
+            except StaleReplyError:
+                if sending.stale:
+                    raise
+                sending.stale = True  # the next connection is a new one, so that there is nothing to wait for
 
     async def _hedged(self, sending: _Sending) -> Answer:
         """Send, and once more where the answer is late: the first answer counts, and the other request may be charged."""

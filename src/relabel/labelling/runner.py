@@ -151,6 +151,7 @@ class WorkerPool:
         self._breaker = _CircuitBreaker(has_earlier_labels=labels_there(session.out) > 0)
         self._prefixes = _PrefixGate()
         self._last_rest = time.perf_counter()
+        self._turn = asyncio.Lock()
         self._sent: Counter[str] = Counter()
         self._unconfirmed = 0
         self._on_wire: Counter[asyncio.Task[Any] | None] = Counter()
@@ -252,6 +253,7 @@ class WorkerPool:
                 rest = self.collector.take(item)
                 if rest is None:
                     rest = await self._once(item, self._bought)
+                    self._prefixes.answered(item)
             except NoAnswerError as error:
                 if isinstance(error.__cause__, InvalidAnswerError):  # an answer came, and so the format is taken
                     self.collector.fail(item, error.kind, str(error), error.attempts)
@@ -282,10 +284,11 @@ class WorkerPool:
             except Exception as error:  # noqa: BLE001  kept for the caller, who raises it once what is on the wire is in
                 self._end(error)
                 return
-            # After an answer, so that others which are here are stored before the next request is made; and as store hits never wait, now
-            # and then for the display and Ctrl-C.
+            # After an answer, so that others which are here are stored before the next request is made, and one worker after the other, so
+            # that requests do not leave in waves; and as store hits never wait, now and then for the display and Ctrl-C.
             if self._progress.fresh > fresh or time.perf_counter() - self._last_rest > MAX_BLOCKING_S:
-                await asyncio.sleep(0)
+                async with self._turn:
+                    await asyncio.sleep(0)
                 self._last_rest = time.perf_counter()
 
     def _planned(self, item: WorkItem) -> WorkItem:
@@ -548,9 +551,7 @@ class _PrefixGate:
 
     async def enter(self, item: WorkItem) -> str | None:
         """Wait for the first request with the same prefix; the prefix, where this one is the first."""
-        *fixed, _ = messages_of(item.request.body)
-        prefix = fixed[-1]["content"] if fixed else ""
-        if len(prefix) < _SHORTEST_CACHED:
+        if len(prefix := self._prefix(item)) < _SHORTEST_CACHED:
             return None
         while (first := self._first.get(prefix)) is not None:
             if first.done():
@@ -560,6 +561,16 @@ class _PrefixGate:
                 return None
         self._first[prefix] = asyncio.get_running_loop().create_future()
         return prefix
+
+    def answered(self, item: WorkItem) -> None:
+        """A request was answered before the others were made."""
+        first = self._first[self._prefix(item)] = asyncio.get_running_loop().create_future()
+        first.set_result(None)
+
+    @staticmethod
+    def _prefix(item: WorkItem) -> str:
+        *fixed, _ = messages_of(item.request.body)
+        return fixed[-1]["content"] if fixed else ""
 
     def leave(self, prefix: str, *, answered: bool) -> None:
         """The first request with a prefix is over; where it failed, another one is the first, up to some tries."""
