@@ -206,12 +206,11 @@ def coded(rubric: Rubric, labels: pd.DataFrame) -> pd.DataFrame:
         rubric without the code E2 gives no `with_tools`, one without E1 no `strict`), `incoherent` (bool).
     """
     table = decided(rubric, labels)
-    answers = table[list(rubric.settings)].astype(object).where(table[list(rubric.settings)].notna(), None)
-    rows = [{str(k): str(v) for k, v in row.items() if v is not None} for row in answers.to_dict("records")]
-    whole = len(rubric.settings)
-    code = pd.Series(
-        [rubric.code(row) if len(row) == whole else None for row in rows], index=table.index, dtype="string"
-    )
+    answers = [table[setting].astype(object).where(table[setting].notna(), None) for setting in rubric.settings]
+    rows = list(zip(*answers, strict=True))
+    patterns = {row: dict(zip(rubric.settings, row, strict=True)) for row in set(rows)}
+    codes = {row: rubric.code(pattern) for row, pattern in patterns.items() if None not in row}
+    code = pd.Series([codes.get(row) for row in rows], index=table.index, dtype="string")
     out = table[["task_id", "onet_soc_code"]].assign(code=code)
     if {"strict", "with-tools"} <= set(rubric.settings):
         for column, setting in _READINGS.items():
@@ -225,7 +224,7 @@ def coded(rubric: Rubric, labels: pd.DataFrame) -> pd.DataFrame:
         out["strict"] = (code == "E1").astype("boolean").where(known["strict"])
         out["with_tools"] = code.isin(["E1", "E2"]).astype("boolean").where(known["with_tools"])
     clash = rubric.incoherent
-    out["incoherent"] = [clash is not None and dict(clash) == row for row in rows]
+    out["incoherent"] = [clash is not None and dict(clash) == patterns[row] for row in rows]
     return out.sort_values(["onet_soc_code", "task_id"], ignore_index=True)
 
 
