@@ -104,6 +104,16 @@ class Inputs:
     request_keys: Mapping[tuple[str, str], tuple[str, ...]]
 
     @cached_property
+    def wages(self) -> tuple[bls.WageRelease, ...]:
+        """The releases of pay and jobs, see `bls.wage_releases`."""
+        return bls.wage_releases()
+
+    @cached_property
+    def projection(self) -> bls.ProjectionRelease:
+        """The release of the projections."""
+        return bls.projection_release()
+
+    @cached_property
     def us_rows(self) -> dict[str, dict[str, Any]]:
         """Figures of the BLS as plain values by code; missing ones are None."""
         return {} if self.us is None else {row["code"]: row for row in records(self.us)}
@@ -156,7 +166,7 @@ class FamilyFigures:
         """Weights of the occupations, and how they weigh in words."""
         if not self._jobs:
             return dict.fromkeys(self.codes, 1.0), "occupations weigh alike, because their US jobs are not known"
-        period = bls.wage_releases()[0].period
+        period = self._in.wages[0].period
         return self._jobs, f"occupations weigh by US jobs (OEWS, {period})"
 
     def _mean(self, values: Mapping[str, float]) -> tuple[float | None, str]:
@@ -202,7 +212,7 @@ class FamilyFigures:
 
     def outlook(self) -> Outlook:
         """Projected employment, summed over the occupations."""
-        projection = bls.projection_release()
+        projection = self._in.projection
         start, end = projection.start, projection.end
         parts = {
             name: {c: self._part(c, column, "projection_shared_by") for c in self.codes}
@@ -233,7 +243,7 @@ class FamilyFigures:
 
     def pay(self) -> tuple[FamilyPay, ...]:
         """Pay by release, latest first."""
-        return tuple(self._pay(release.source, release.period, release.suffix) for release in bls.wage_releases())
+        return tuple(self._pay(release.source, release.period, release.suffix) for release in self._in.wages)
 
     def _pay(self, source: str, period: str, suffix: str) -> FamilyPay:
         jobs = {c: self._part(c, f"employment_us{suffix}", f"wage_shared_by{suffix}") for c in self.codes}
@@ -274,7 +284,7 @@ class FamilyFigures:
 
     def preparation(self) -> FamilyPreparation:
         """Typical preparation by share of projected employment; of occupations without any, each alike."""
-        start = f"projected_employment_{bls.projection_release().start}"
+        start = f"projected_employment_{self._in.projection.start}"
         jobs = {c: self._part(c, start, "projection_shared_by") for c in self.codes}
         weights = {c: count for c, count in jobs.items() if count} or dict.fromkeys(self.codes, 1.0)
         rows = self._in.us_rows
@@ -339,7 +349,7 @@ class FamilyFigures:
     def _role(self, code: str, weights: Mapping[str, float], total: float) -> Role:
         score, row = self._in.scores[code], self._in.us_rows.get(code)
         rated = (self._in.ratings or {}).get(code)
-        projection = bls.projection_release()
+        projection = self._in.projection
         start, end = projection.start, projection.end
         return Role(
             onet_soc_code=code,
@@ -350,7 +360,7 @@ class FamilyFigures:
             tasks=score["tasks"],
             coverage=score["coverage"],
             share=weights[code] / total if code in self._scored and code in weights and total else None,
-            pay=() if row is None else tuple(_wages(row, r.source, r.period, r.suffix) for r in bls.wage_releases()),
+            pay=() if row is None else tuple(_wages(row, r.source, r.period, r.suffix) for r in self._in.wages),
             outlook=_no_outlook("no projection, because the sample is invented")
             if row is None
             else Outlook(

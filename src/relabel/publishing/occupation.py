@@ -45,7 +45,6 @@ TaskKey = tuple[str, str]
 Row = dict[str, Any]
 
 _TASK = ["task_id", "onet_soc_code", "title", "text", "task_type", "importance", "weight", "code"]
-_IN_GROUP = ("task_id", "onet_soc_code", "text", "importance", "code", "strict", "with_tools", "incoherent")
 _NOT_IN_ONET = ("onet_soc_code", "weight", "incoherent")
 _IN_TOP = ("task_id", "onet_soc_code", "text", "importance")
 _ANSWER = ["setting", "sample", "label", "rationale", "request_key", "model_returned"]
@@ -116,6 +115,10 @@ class Pages:
         self._tasks: dict[str, list[Row]] = defaultdict(list)
         for task in records(tasks.drop(columns=["title", "request_keys", "note"])):
             self._tasks[task["onet_soc_code"]].append(task)
+        # By importance, unrated ones last; equal ones in the order of the list.
+        self._by_weight = {
+            code: sorted(listed, key=lambda task: -(task["importance"] or 0)) for code, listed in self._tasks.items()
+        }
         values = table.task_values.set_index(["onet_soc_code", "task_id"])
         self._values = {m: values[m].dropna().to_dict() for m, _ in _OF_READING.values()}
         self._counts = {code: _counts(listed) for code, listed in self._tasks.items()}
@@ -152,11 +155,12 @@ class Pages:
         for score in records(self._table.frame):
             parts = sorted(behind.get(score["code"], []), key=self._lead_first)
             main = main_codes(parts, [len(self._tasks[code]) for code, _ in parts])
-            every = [self._in_group(task, share) for code, share in parts for task in self._by_weight(code)]
+            every = [task for code, _ in parts for task in self._by_weight[code]]
             tasks = every[: sum(len(self._tasks[code]) for code, _ in parts[:main])]
-            shown: dict[str, list[list[Any]]] = {code: [] for code, _ in parts[:main]}
-            for task in tasks:
-                shown[task["onet_soc_code"]].append([task["task_id"], task["share"]])
+            shown = {
+                code: [[task["task_id"], self._of_group(task, share)] for task in self._by_weight[code]]
+                for code, share in parts[:main]
+            }
             page = {
                 "code": score["code"],
                 "title": score["title"],
@@ -198,10 +202,6 @@ class Pages:
     def _lead_first(self, part: tuple[str, float]) -> tuple[float, int, str]:
         code, share = part
         return -round(share, _PLACES), -self._counts[code]["labelled"], code
-
-    def _by_weight(self, code: str) -> list[Row]:
-        """Tasks of a code by importance, unrated ones last; equal ones in the order of the list."""
-        return sorted(self._tasks[code], key=lambda task: -(task["importance"] or 0))
 
     def occupations(self) -> Iterator[tuple[str, Row]]:
         """One page for each O*NET-SOC code of the task list, with all that stands behind its labels.
@@ -248,12 +248,11 @@ class Pages:
             said[f"{measure}_if_flipped"] = _rounded(self._table.flipped(measure, score, part, value))
         return said
 
-    def _in_group(self, task: Row, share: float) -> Row:
-        """A task with its part of the group's score: the code's share times the task's weight among labelled ones."""
-        part = 0.0
-        if _is_labelled(task):
-            part = share * task["weight"] / self._labelled_weight[task["onet_soc_code"]]
-        return {name: task[name] for name in _IN_GROUP} | {"share": round(part, _PLACES)}
+    def _of_group(self, task: Row, share: float) -> float:
+        """A task's part of the group's score: the code's share times the task's weight among labelled ones."""
+        if not _is_labelled(task):
+            return 0.0
+        return round(share * task["weight"] / self._labelled_weight[task["onet_soc_code"]], _PLACES)
 
 
 def main_codes(parts: Sequence[tuple[str, float]], tasks: Sequence[int] | None = None) -> int:
@@ -374,7 +373,7 @@ def _is_exposed(task: Row, reading: Reading) -> bool:
 
 
 def _is_labelled(task: Row) -> bool:
-    return any(task[reading] is not None for reading in READINGS)
+    return task["strict"] is not None or task["with_tools"] is not None
 
 
 def _counts(tasks: Sequence[Row]) -> Row:
