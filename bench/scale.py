@@ -44,7 +44,7 @@ SIZES = (10_000, 100_000)
 MILLION = 1_000_000
 
 
-class Simulated:
+class Simulated(Engine):
     """Answers at once, with as much text as usual."""
 
     name = "online"
@@ -71,12 +71,6 @@ class Simulated:
             cost_usd=None,
             raw={"id": request.key[:12]},
         )
-
-    def record(self) -> dict[str, object]:
-        return {}
-
-    async def close(self) -> None:
-        return
 
 
 def planned(requests: int, base_url: str = "http://bench/v1") -> Job:
@@ -156,9 +150,8 @@ def on_ray_until(requests: int, answers: int) -> dict[str, float]:
         async def work() -> None:
             engine, stop = on_ray(mock.base_url, 2, 64), Stop()
 
-            class Counting:
+            class Counting(Engine):
                 name = "ray"
-                record, close = engine.record, engine.close
                 asked = 0
 
                 async def ask(
@@ -171,13 +164,12 @@ def on_ray_until(requests: int, answers: int) -> dict[str, float]:
                         stop()
                     return await engine.ask(request, repair, on_in_flight=on_in_flight)
 
-            counting = Counting()
             try:
                 outcome = await run_job(
-                    planned(requests, mock.base_url), counting, store, Path(folder) / "run", concurrency=64, stop=stop
+                    planned(requests, mock.base_url), Counting(), store, Path(folder) / "run", concurrency=64, stop=stop
                 )
             finally:
-                await counting.close()
+                await engine.close()
             assert len(outcome.labels) + len(outcome.failures) == requests
             assert outcome.complete != bool(answers)
 

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from relabel.errors import ProviderError, RelabelError
 from relabel.labelling.connection import Connection, require_key
@@ -74,10 +74,10 @@ OnInFlight = Callable[[bool], None]
 What it raises at True keeps the request from being sent."""
 
 
-class Engine(Protocol):
-    """Turns requests into answers."""
+class Engine:
+    """Turns requests into answers. This one refuses what the store does not answer, so that a replay needs neither network nor key."""
 
-    name: str
+    name = "replay"
 
     async def ask(
         self, request: Request, repair: Repair | None = None, *, on_in_flight: OnInFlight | None = None
@@ -94,37 +94,17 @@ class Engine(Protocol):
             NoAnswerError: This request has no answer.
             ProviderError: No request will have one: key, quota or model are refused.
         """
-        ...
-
-    def record(self) -> Mapping[str, Any]:
-        """What a manifest says of how requests were sent: its fields `history` and `answer_wait`."""
-        ...
-
-    async def close(self) -> None:
-        """Let go of connections."""
-        ...
-
-
-class ReplayEngine:
-    """Refuses every request that the store does not answer, so that a run needs neither network nor key."""
-
-    name = "replay"
-
-    async def ask(
-        self, request: Request, repair: Repair | None = None, *, on_in_flight: OnInFlight | None = None
-    ) -> Answer:
-        """Refuse: the job asks an engine only for what the store lacks."""
         del repair, on_in_flight
         raise NoAnswerError(
             "provider", f"the store has no answer with the key {request.key}, and replay sends no request", 0
         )
 
     def record(self) -> Mapping[str, Any]:
-        """Nothing: nothing is sent."""
+        """What a manifest says of how requests were sent: its fields `history` and `answer_wait`."""
         return {}
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Let go of connections."""
 
 
 @dataclass
@@ -145,18 +125,16 @@ class _Sending:
     hedged: bool = False
 
 
-class OnlineEngine:
+class OnlineEngine(Engine):
     """Asks a server over HTTP, connected at the first question: a run that the store answers needs no server and no key.
 
     Args:
         connection: Whom to ask, with which key, and how long to wait.
         limiter: How fast to ask; by default 16 requests in flight.
         budget: Cap of the cost; by default none.
-        transport: Carries requests; by default HTTP from this process.
         clock: Seconds on a clock that never runs back.
         sleep: Waits for some seconds.
         jitter: A random number in 0-1.
-        now: The time of day.
         hedge: Whether to send a request once more when its answer takes longer than nearly all others; the first answer counts.
     """
 
@@ -168,11 +146,9 @@ class OnlineEngine:
         *,
         limiter: Limiter | None = None,
         budget: Budget | None = None,
-        transport: Transport | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
         hedge: bool = False,
     ) -> None:
         self.connection = connection
@@ -182,7 +158,7 @@ class OnlineEngine:
         self.limiter.answer_wait = self.wait
         self._address = connection.shown_url
         self._provider = connection.provider
-        self._transport = transport
+        self._transport: Transport | None = None
         self._send_once = self._hedged if hedge else self._send
         self._hedges = 0
         self._reached = False
@@ -190,7 +166,7 @@ class OnlineEngine:
         self._opening = asyncio.Lock()
         self._exit = ExitStack()
         self._replies = _Replies()
-        self._clock, self._now = clock, now
+        self._clock = clock
         self._retry = RetryPolicy(is_transient, _server_wait, clock=clock, sleep=sleep, jitter=jitter)
 
     def record(self) -> Mapping[str, Any]:
@@ -408,7 +384,7 @@ class OnlineEngine:
                 self.connection.price,
                 attempts=sending.sent,
                 latency_s=round(latency, 4),
-                came=self._now(),
+                came=datetime.now(UTC),
                 repaired=sending.repaired,
                 headers=reply.headers,
             )

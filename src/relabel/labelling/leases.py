@@ -22,8 +22,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from relabel.errors import DataError, StoreError
+from relabel.errors import DataError
 from relabel.files import BlockedError, locked, make_private_dir
+from relabel.labelling.store import unusable
 
 BEAT_S = 1.0
 GONE_BEATS = 4
@@ -70,7 +71,7 @@ class Leases:
                 make_private_dir(folder / "processes")
                 self._open.enter_context(locked(self._lock_of(self._id)))
         except (sqlite3.Error, OSError, DataError) as error:
-            raise _unusable(folder, error) from error
+            raise unusable(folder, error) from error
         self._heart = threading.Thread(target=self._keep_beating, args=(beat_s,), daemon=True)
         if beat_s is not None and folder is not None:
             self._heart.start()
@@ -89,7 +90,7 @@ class Leases:
         try:
             return self._db.execute(statement, values)
         except sqlite3.Error as error:
-            raise _unusable(self._folder, error) from error
+            raise unusable(self._folder, error) from error
 
     def _keep_beating(self, beat_s: float) -> None:
         with suppress(sqlite3.Error):
@@ -204,7 +205,7 @@ class Leases:
                 self._db.execute("BEGIN IMMEDIATE")
                 yield self._db
         except sqlite3.Error as error:
-            raise _unusable(self._folder, error) from error
+            raise unusable(self._folder, error) from error
 
     def close(self) -> None:
         """Give everything back."""
@@ -225,14 +226,3 @@ def _take_over_version_1(db: sqlite3.Connection) -> None:
     with suppress(sqlite3.OperationalError):  # there are none
         db.execute("INSERT OR IGNORE INTO held SELECT key, run FROM batch")
         db.execute("DELETE FROM batch")
-
-
-def _unusable(folder: Path | None, error: Exception) -> StoreError:
-    reason = getattr(error, "strerror", None) or str(error)
-    if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
-        return StoreError(
-            f"the file of leases in the store {folder} is damaged ({reason}); end other runs on this store, then `relabel store verify "
-            "--set-aside` moves it out of the way: it holds no answer"
-        )
-    advice = "free space, correct the permissions, or name another folder with RELABEL_STORE"
-    return StoreError(f"cannot use the store {folder} ({reason}); {advice}")

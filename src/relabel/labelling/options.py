@@ -14,7 +14,7 @@ from relabel.errors import UsageError
 from relabel.labelling.batch.state import unaccounted_usd
 from relabel.labelling.collector import Progress
 from relabel.labelling.connection import Connection, key_for, public_headers
-from relabel.labelling.engine import Engine, OnlineEngine, ReplayEngine
+from relabel.labelling.engine import Engine, OnlineEngine
 from relabel.labelling.job import Job, Stop
 from relabel.labelling.limiter import LARGEST_LIMIT, Limiter
 from relabel.labelling.local import SLOTS, is_local, local_endpoint
@@ -255,7 +255,7 @@ async def run_online(
     """Run a job by the engine that the options ask for, or from the store alone; see `run_job`."""
     engine: Engine
     if replay:
-        engine = ReplayEngine()
+        engine = Engine()
     elif options.cluster is not None:
         from relabel.labelling.ray import RayEngine
 

@@ -8,7 +8,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -77,8 +76,6 @@ async def run_job(
     budget: Budget | None = None,
     progress: Progress | None = None,
     stop: Stop | None = None,
-    clock: Callable[[], float] = time.monotonic,
-    now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Outcome:
     """Label all tasks of a job and write its run folder.
 
@@ -94,8 +91,6 @@ async def run_job(
         budget: The engine's, which knows what may have been charged without an answer.
         progress: Counted up as the job goes on.
         stop: Called to stop the job early.
-        clock: Seconds on a clock that never runs back.
-        now: The time of day.
 
     Raises:
         ProviderError: The provider refused for good; what had come in is stored, and the run folder says what is missing.
@@ -103,10 +98,10 @@ async def run_job(
         StoreError: The store failed.
         RubricError: The prompt fails for a task. Then, too, what was on the wire is stored and the run folder written.
     """
-    with open_session(job, store, out, engine.name, progress=progress, now=now) as session:
+    with open_session(job, store, out, engine.name, progress=progress) as session:
         if budget is not None:
             budget.before_usd += session.spent_before
-        pool = WorkerPool(session.job, engine, session, stop or Stop(), clock, budget)
+        pool = WorkerPool(session.job, engine, session, stop or Stop(), budget)
         session.begin(await pool.probe())
         fatal = await pool.work(concurrency)
         session.collector.progress.doing = "writing"
@@ -131,16 +126,8 @@ class WorkerPool:
         fatal: What ended it for good.
     """
 
-    def __init__(
-        self,
-        job: Job,
-        engine: Engine,
-        session: RunSession,
-        stop: Stop,
-        clock: Callable[[], float],
-        budget: Budget | None,
-    ) -> None:
-        self.job, self.engine, self.stop, self.clock, self.budget = job, engine, stop, clock, budget
+    def __init__(self, job: Job, engine: Engine, session: RunSession, stop: Stop, budget: Budget | None) -> None:
+        self.job, self.engine, self.stop, self.budget = job, engine, stop, budget
         self.collector, self.leases, self.journal = session.collector, session.leases, session.journal
         self.interrupted = False
         self.fatal: Exception | None = None
@@ -418,7 +405,7 @@ class WorkerPool:
             if self.stop.asked.is_set():
                 raise asyncio.CancelledError
             self._sent[key] += 1
-            self._progress.in_flight[key] = (f"{item.tasks[0].task_id} {item.setting}", self.clock())
+            self._progress.in_flight[key] = (f"{item.tasks[0].task_id} {item.setting}", time.monotonic())
             self._on_wire[task] += 1
             self.journal.note(">", key)
             return

@@ -19,13 +19,12 @@ from collections.abc import Container, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 import diskcache
 from diskcache.core import MODE_PICKLE
 
-from relabel.errors import StoreError
+from relabel.errors import DataError, StoreError
 from relabel.files import make_private_dir
 from relabel.labelling.request import Request
 from relabel.labelling.rows import (
@@ -164,14 +163,12 @@ class Store:
             self._db.text_factory = bytes
         except (OSError, sqlite3.Error, diskcache.Timeout, ValueError, TypeError, KeyError, AttributeError) as error:
             self._open.close()
-            self._fail(error)
+            raise unusable(folder, error) from error
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -200,7 +197,7 @@ class Store:
                 "`relabel store verify --set-aside` deletes it unread"
             ) from error
         except (OSError, sqlite3.Error, diskcache.Timeout) as error:
-            self._fail(error)
+            raise unusable(self.folder, error) from error
 
     @contextmanager
     def writing_at_once(self) -> Generator[None]:
@@ -486,24 +483,26 @@ class Store:
         with self._guarded():
             return bool(self._cache.add(key, sealed(document)))
 
-    def _fail(self, error: Exception) -> NoReturn:
-        advice = "free space, correct the permissions, or name another folder with RELABEL_STORE"
-        reason = getattr(error, "strerror", None) or str(error)
-        if isinstance(error, diskcache.Timeout):
-            reason, advice = "another program has locked it", "wait for that program or stop it"
-        elif is_damage(error):
-            advice = "it is damaged: `relabel store verify --set-aside` saves what can be read, and keeps the damaged database beside it"
-        raise StoreError(f"cannot use the store {self.folder} ({reason}); {advice}") from error
+
+def unusable(folder: Path | None, error: Exception) -> StoreError:
+    """What to tell the user when the files of a store cannot be used."""
+    advice = "free space, correct the permissions, or name another folder with RELABEL_STORE"
+    reason = getattr(error, "strerror", None) or str(error)
+    if isinstance(error, diskcache.Timeout):
+        reason, advice = "another program has locked it", "wait for that program or stop it"
+    elif _is_damage(error):
+        advice = "it is damaged: `relabel store verify --set-aside` saves what can be read, and keeps the damaged database beside it"
+    return StoreError(f"cannot use the store {folder} ({reason}); {advice}")
 
 
 def _name(key: Any) -> str:
     return key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key)
 
 
-def is_damage(error: Exception) -> bool:
+def _is_damage(error: Exception) -> bool:
     """Whether an error says that a database is damaged, and not that it is locked, full or out of reach."""
     if not isinstance(error, sqlite3.Error):
-        return not isinstance(error, OSError)
+        return not isinstance(error, (OSError, DataError))
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
     return code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_FORMAT}
 

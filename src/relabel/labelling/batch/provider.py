@@ -39,7 +39,15 @@ CLOCK_SKEW_S = 3600.0
 MAX_PAGES = 100
 """Pages of a listing at most: one that never ends is a fault of the server."""
 FINAL = {"completed", "failed", "expired", "cancelled"}
-"""OpenAI's words for a batch that will not change any more; hooks translate the provider's own."""
+"""OpenAI's words for a batch that will not change any more."""
+_STATUS = {
+    "queued": "validating",
+    "running": "in_progress",
+    "success": "completed",
+    "timeout_exceeded": "expired",
+    "cancellation_requested": "cancelling",
+}
+"""OpenAI's words for Mistral's; the others are the same."""
 _NOT_HERE = {404, 405, 501}
 _NOT_READY = re.compile(
     r"pending|not.{0,20}(ready|processed|valid state)|being processed|(cannot|not|no such).{0,20}(find|found|exist|file)",
@@ -127,7 +135,6 @@ class BatchProvider:
         address: Where it is, without credentials, but with the version of the API that the address asks for.
     """
 
-    purpose = "batch"
     uploads, batches, version = "/files", "/batches", "/v1"
     apis: tuple[Api, ...] = ("chat", "responses")
 
@@ -162,30 +169,42 @@ class BatchProvider:
     def fields(self, name: str) -> dict[str, str]:
         """Fields of an upload beside the file."""
         del name
-        return {"purpose": self.purpose}
+        return {"purpose": "batch"}
 
     def listing(self, page: int, last: str) -> str:
         """The path of a page of the listing, counted from 0; `last` is the id that the page before ended with."""
         return f"{self.batches}?limit=100{f'&after={last}' if page else ''}"
 
     def read(self, said: Mapping[str, Any]) -> RemoteBatch:
-        """A batch from its document."""
-        counts = _object(said.get("request_counts"))
-        problems = _object(said.get("errors")).get("data") or []
-        error = None
+        """A batch from its document, by whichever of the providers' names its fields have."""
+        said = said.get("job") or said  # Together's reply to a creation holds the batch inside
+        counts, made, status = (
+            _object(said.get("request_counts")),
+            said.get("created_at") or 0,
+            str(said["status"]).lower(),
+        )
+        counted = (
+            counts.get("completed"),
+            counts.get("failed"),
+            said.get("succeeded_requests"),
+            said.get("failed_requests"),
+        )
+        found, error = said.get("errors") or said.get("error") or [], None
+        problems = _object(found).get("data", found)
         if problems:
-            first = _object(problems[0])
-            where = f" (line {first['line']})" if first.get("line") is not None else ""
-            error = str(first.get("code") or "error"), f"{first.get('message')}{where}"
+            first = problems[0] if isinstance(problems, list) else problems
+            about = _object(first)
+            where = f" (line {about['line']})" if about.get("line") is not None else ""
+            error = str(about.get("code") or "error"), f"{about.get('message', first)}{where}"
         return RemoteBatch(
             id=said["id"],
-            status=str(said["status"]),
-            created_at=float(said.get("created_at") or 0),
-            input_file_id=str(said.get("input_file_id")),
+            status=_STATUS.get(status, status),
+            created_at=datetime.fromisoformat(made).timestamp() if isinstance(made, str) else float(made),
+            input_file_id=str(said.get("input_file_id") or (said.get("input_files") or [""])[0]),
             mark=_object(said.get("metadata")),
-            answered=int(counts.get("completed") or 0) + int(counts.get("failed") or 0),
-            output_file_id=said.get("output_file_id") or None,  # some send "" for no file
-            error_file_id=said.get("error_file_id") or None,
+            answered=sum(int(count or 0) for count in counted),
+            output_file_id=said.get("output_file_id") or said.get("output_file") or None,  # some send "" for no file
+            error_file_id=said.get("error_file_id") or said.get("error_file") or None,
             error=error,
         )
 
@@ -437,15 +456,6 @@ def _object(value: Any) -> dict[str, Any]:
 
 # Where other providers differ from OpenAI, each after its public API reference.
 
-_MISTRAL = dict(
-    zip(
-        ["QUEUED", "RUNNING", "SUCCESS", "FAILED", "TIMEOUT_EXCEEDED", "CANCELLATION_REQUESTED", "CANCELLED"],
-        ["validating", "in_progress", "completed", "failed", "expired", "cancelling", "cancelled"],
-        strict=True,
-    )
-)
-"""OpenAI's words for the states of a job."""
-
 
 class MistralBatches(BatchProvider):
     """Mistral's batch jobs: one model a job, pages by number.
@@ -470,21 +480,6 @@ class MistralBatches(BatchProvider):
         """The path of a page of the listing, the newest first."""
         return f"{self.batches}?page={page}&page_size=100&order_by=-created"
 
-    def read(self, said: Mapping[str, Any]) -> RemoteBatch:
-        """A job, in OpenAI's words."""
-        problems = [problem for problem in said.get("errors") or () if isinstance(problem, Mapping)]
-        return RemoteBatch(
-            id=said["id"],
-            status=_MISTRAL.get(said["status"], "in_progress"),
-            created_at=float(said.get("created_at") or 0),
-            input_file_id=str((said.get("input_files") or [""])[0]),
-            mark=said.get("metadata") or {},
-            answered=int(said.get("succeeded_requests") or 0) + int(said.get("failed_requests") or 0),
-            output_file_id=said.get("output_file") or None,
-            error_file_id=said.get("error_file") or None,
-            error=("error", str(problems[0].get("message"))) if problems else None,
-        )
-
 
 class TogetherBatches(BatchProvider):
     """Together's batches: no metadata, so that one is known by its input file.
@@ -492,13 +487,12 @@ class TogetherBatches(BatchProvider):
     https://docs.together.ai/reference/batch-create
     """
 
-    purpose = "batch-api"
     uploads = "/files/upload"
     apis = ("chat",)
 
     def fields(self, name: str) -> dict[str, str]:
         """Fields of the upload beside the file."""
-        return {"purpose": self.purpose, "file_name": name, "file_type": "jsonl"}
+        return {"purpose": "batch-api", "file_name": name, "file_type": "jsonl"}
 
     def line(self, request: Request) -> dict[str, Any]:
         """A line without method and address."""
@@ -509,21 +503,6 @@ class TogetherBatches(BatchProvider):
         """What is posted to make a batch."""
         del mark
         return {"input_file_id": file_id, "endpoint": "/v1" + PATHS[api], "completion_window": "24h"}
-
-    def read(self, said: Mapping[str, Any]) -> RemoteBatch:
-        """A batch, in OpenAI's words; the reply to its creation holds it inside."""
-        said = said.get("job") or said
-        return RemoteBatch(
-            id=said["id"],
-            status=str(said["status"]).lower(),
-            created_at=datetime.fromisoformat(said["created_at"]).timestamp(),
-            input_file_id=str(said.get("input_file_id")),
-            mark={},
-            answered=0,  # it counts in per cent
-            output_file_id=said.get("output_file_id") or None,
-            error_file_id=said.get("error_file_id") or None,
-            error=("error", str(said["error"])) if said.get("error") else None,
-        )
 
 
 class GroqBatches(BatchProvider):

@@ -226,9 +226,10 @@ class BatchRunner(BatchPoller):
                 return 0  # what this batch asks for is known once its results are here
             in_flight.update(keys)
         limit = min(self._options.max_requests, self._state.max_requests or self._options.max_requests)
-        writer = self._folder.writer(self._state, limit, self._options.max_bytes)
+        self._folder.tidy(self._state)
         room, changed, self._no_money = self._money(), 0, ""
-        unsaved: list[str] = []
+        lines: dict[str, bytes] = {}
+        size, most = 0, 0.0
         for turn, key in enumerate(list(self._requests)):
             await self._take_turn(turn)
             if key in in_flight or not self._is_due(key):
@@ -255,17 +256,21 @@ class BatchRunner(BatchPoller):
             changed += 1
             # Not in the spelling that is hashed: a model writes its answer in the order of the schema.
             line = json.dumps(self._provider.line(request), ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
-            if writer.add(line, worst) is not None:
-                self._pass_on(unsaved)
-            unsaved.append(key)
-        if writer.close() is not None:
-            self._pass_on(unsaved)
+            if len(lines) >= limit or (lines and size + len(line) > self._options.max_bytes):
+                self._save_chunk(lines, most)
+                size, most = 0, 0.0
+            lines[key] = line
+            size += len(line)
+            most += worst
+        if lines:
+            self._save_chunk(lines, most)
         return changed
 
-    def _pass_on(self, keys: list[str]) -> None:
-        """Hold what a chunk asks that has just been saved. Whether all of it was still leased is seen before it is sent."""
-        self._leases.pass_on(self._state.run_id, keys)
-        keys.clear()
+    def _save_chunk(self, lines: dict[str, bytes], worst_usd: float) -> None:
+        """Save a chunk and hold what it asks. Whether all of that was still leased is seen before it is sent."""
+        self._folder.add(self._state, [*lines.values()], worst_usd)
+        self._leases.pass_on(self._state.run_id, lines)
+        lines.clear()
         self._options.step("chunk")
 
     def _money(self) -> float:

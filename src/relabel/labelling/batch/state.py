@@ -16,7 +16,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -294,14 +294,33 @@ class BatchFolder:
         except OSError:
             return None
 
-    def writer(self, state: BatchState, max_requests: int, max_bytes: int) -> ChunkWriter:
-        """Begin to write chunks. What an earlier process left half-written is removed."""
+    def tidy(self, state: BatchState) -> None:
+        """Remove what an earlier process left half-written."""
         known = {chunk.file_name for chunk in state.open}
         with self._writing():
-            for path in self.path.glob("chunk-*"):
+            for path in self.path.glob("*chunk-*"):
                 if path.name not in known:
                     path.unlink(missing_ok=True)
-        return ChunkWriter(self, state, max_requests, max_bytes)
+
+    def add(self, state: BatchState, lines: Sequence[bytes], worst_usd: float) -> None:
+        """Write a chunk of some lines, and the state with it.
+
+        Raises:
+            DataError: The disk is full or refuses.
+        """
+        content = b"".join(lines)
+        chunk = Chunk(
+            number=max((chunk.number for chunk in state.chunks), default=0) + 1,
+            sha256=hashlib.sha256(content).hexdigest(),
+            requests=len(lines),
+            bytes=len(content),
+            worst_usd=worst_usd,
+            attempt=state.attempt,
+        )
+        with self._writing(), replacing(self.path_of(chunk)) as temporary:
+            temporary.write_bytes(content)
+        state.chunks.append(chunk)
+        self.save(state)
 
     def remove(self, chunk: Chunk) -> None:
         """Remove a chunk's files: what was in them is in the store."""
@@ -347,81 +366,6 @@ def batches_of(batches: Path, job: Job) -> list[Chunk]:
     """The chunks of a job that are at the provider."""
     state = BatchFolder(batches, run_id(job)).load()
     return [] if state is None else [chunk for chunk in state.open if chunk.batch_id and chunk.submitted_at]
-
-
-class ChunkWriter:
-    """Writes requests into chunk files line by line, so that a plan of any length needs no memory.
-
-    Args:
-        folder: The job's folder.
-        state: Gets each chunk once its file is whole.
-        max_requests: Lines of a file at most.
-        max_bytes: Bytes of a file at most.
-    """
-
-    def __init__(self, folder: BatchFolder, state: BatchState, max_requests: int, max_bytes: int) -> None:
-        self._folder, self._state = folder, state
-        self._max_requests, self._max_bytes = max_requests, max_bytes
-        self._part = folder.path / "chunk-new.part"
-        self._file: Any = None
-        self._begin()
-
-    def add(self, line: bytes, worst_usd: float) -> Chunk | None:
-        """Write one line.
-
-        Returns:
-            The chunk that this line found full; mostly None.
-
-        Raises:
-            DataError: The disk is full or refuses.
-        """
-        full = None
-        if self._requests and (self._requests >= self._max_requests or self._bytes + len(line) > self._max_bytes):
-            full = self.close()
-            self._begin()
-        try:
-            self._file = self._file or self._part.open("wb")
-            self._file.write(line)
-        except OSError as error:
-            self._fail(error)
-        self._digest.update(line)
-        self._requests += 1
-        self._bytes += len(line)
-        self._worst_usd += worst_usd
-        return full
-
-    def close(self) -> Chunk | None:
-        """Finish the file that is being written, and save the state with it; None when nothing was written."""
-        if not self._requests:
-            return None
-        chunk = Chunk(
-            number=max((chunk.number for chunk in self._state.chunks), default=0) + 1,
-            sha256=self._digest.hexdigest(),
-            requests=self._requests,
-            bytes=self._bytes,
-            worst_usd=self._worst_usd,
-            attempt=self._state.attempt,
-        )
-        try:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            self._part.replace(self._folder.path_of(chunk))
-        except OSError as error:
-            self._fail(error)
-        self._file, self._requests = None, 0
-        self._state.chunks.append(chunk)
-        self._folder.save(self._state)
-        return chunk
-
-    def _begin(self) -> None:
-        self._digest = hashlib.sha256()
-        self._requests, self._bytes, self._worst_usd = 0, 0, 0.0
-
-    def _fail(self, error: OSError) -> None:
-        raise DataError(
-            f"cannot write {self._part} ({error.strerror or error}); free space, then start the same run again"
-        ) from error
 
 
 class DamagedState(NamedTuple):
