@@ -13,7 +13,7 @@ from relabel.cli.app import run_app
 from relabel.errors import ColumnError, DataError, UsageError
 from relabel.evaluation.alignment import match
 from relabel.evaluation.gold import load_gold
-from relabel.importing import Columns, Imported, import_labels
+from relabel.importing import Imported, import_labels
 from relabel.rubric import load_rubric
 from relabel.run import open_run
 from relabel.sources.eloundou import relabel_models
@@ -131,7 +131,7 @@ def test_two_settings_come_as_lines_or_as_columns(write: Write, tmp_path: Path) 
     lines = write(f"{HEAD},setting,sample\nS001,{A},exposed,strict,0\nS001,{A},exposed,with-tools,0\n")
     imported(lines, tmp_path / "a", "exposure")
     columns = write(f"task_id,soc_code,alone,tools\nS001,{A},exposed,exposed\n")
-    imported(columns, tmp_path / "b", "exposure", columns=Columns(label={"strict": "alone", "with-tools": "tools"}))
+    imported(columns, tmp_path / "b", "exposure", columns={"label": {"strict": "alone", "with-tools": "tools"}})
     first, second = (open_run(str(tmp_path / name)).coded() for name in "ab")
     assert first["code"].tolist() == second["code"].tolist() == ["E1"]
 
@@ -161,7 +161,7 @@ def test_a_bad_line_is_refused_and_nothing_is_written(write: Write, tmp_path: Pa
 def test_a_wrong_request_is_refused(write: Write, tmp_path: Path) -> None:
     path = write(f"{HEAD}\nS001,{A},exposed\n")
     with pytest.raises(ColumnError, match="no column 'answer'"):
-        imported(path, tmp_path / "run", columns=Columns(label="answer"))
+        imported(path, tmp_path / "run", columns={"label": "answer"})
     with pytest.raises(UsageError, match="E9 is not a label of the rubric"):
         imported(path, tmp_path / "run", mapping={"exposed": "E9"})
     with pytest.raises(UsageError, match="say which one the labels answer with --setting"):

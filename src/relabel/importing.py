@@ -51,28 +51,9 @@ _KNOWN_NAMES: Mapping[str, tuple[str, ...]] = {
 are spelled like the first ones (`Table.find`)."""
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Which column of a file holds what; None takes a name that is understood by itself, where the file has one.
-
-    Attributes:
-        id: Task ids; ratings of occupations go by their codes alone.
-        code: O*NET-SOC codes; without them an id must stand for one task of the task list.
-        label: Labels; several columns are given by the setting that each answers. Without a column of labels, columns
-            named like the settings are understood.
-        setting: Settings, for files with one line a task and setting.
-        sample: Numbers of repeats, from 0.
-        rationale: Reasons.
-        probability: Probabilities of the labels, 0-1.
-    """
-
-    id: str | None = None
-    code: str | None = None
-    label: str | Mapping[str, str] | None = None
-    setting: str | None = None
-    sample: str | None = None
-    rationale: str | None = None
-    probability: str | None = None
+Columns = Mapping[str, str | Mapping[str, str] | None]
+"""Which column of a file holds what, by the names in `_KNOWN_NAMES`; where None or nothing is said, a name that is understood by
+itself is taken. `label` may be a mapping from the settings to the columns of their labels."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +128,8 @@ def import_labels(
         DataError: A line is bad; the message names it and says what to do.
         ColumnError: A column is missing.
     """
-    mapping, columns = mapping or {}, columns or Columns()
-    _check_request(rubric, setting, columns.label, mapping)
+    mapping, columns = mapping or {}, columns or {}
+    _check_request(rubric, setting, columns.get("label"), mapping)
     if (out / "manifest.json").exists() and read_manifest(out).engine != ENGINE:
         raise UsageError(f"{out} holds a run already; give a new folder to --out")
     file = read_table(path, rows_are="each label", advice="give the path of a CSV or Excel file of labels")
@@ -345,7 +326,8 @@ def _required(reading: _Reading, holds: str) -> str:
 
 
 def _column(reading: _Reading, holds: str, wanted: str | None = None) -> str | None:
-    wanted = wanted or getattr(reading.columns, holds)
+    if wanted is None and isinstance(given := reading.columns.get(holds), str):
+        wanted = given
     column = reading.file.find(*([wanted] if wanted else _KNOWN_NAMES[holds]))
     if column is not None:
         reading.found[holds] = column
@@ -369,7 +351,7 @@ def _others(reading: _Reading) -> list[Rubric]:
 
 def _label_columns(reading: _Reading) -> tuple[Sequence[tuple[str | None, str]], str | None]:
     """Columns of labels, each with its setting where that is known, and the column that gives it where not."""
-    rubric, named = reading.rubric, reading.columns.label
+    rubric, named = reading.rubric, reading.columns.get("label")
     if named is None and reading.setting is None and _column(reading, "label") is None:
         named = _by_setting(reading, rubric)
     if named and not isinstance(named, str):

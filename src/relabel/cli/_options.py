@@ -24,7 +24,7 @@ import typer
 import relabel
 from relabel.cli.terminal import Table, doing, say_written
 from relabel.errors import DataError, SourceMissingError, UsageError
-from relabel.scoring.options import Choices, Links, Method, Repeats, Taxonomy, Unrated, Wage, Weights
+from relabel.scoring.options import Weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -234,49 +234,6 @@ class Results(Tables):
         """
         printed = self.give(tables)
         return give_json(document, out=self.out, as_json=self.as_json) or printed
-
-
-@dataclass(frozen=True)
-class Way:
-    """How an occupation's score is made of labels.
-
-    Attributes:
-        method: bridge, or site-2026: the older published method, kept for comparison.
-        links: How the bridge weighs the sources of a code. By default index. employment takes the latest US jobs
-            (OEWS), or those of RELABEL_US_RELEASES.
-        unrated: How to weigh tasks that lack an importance rating: one (1.0), mean (of their occupation), or drop.
-        tasks: Task list for types and importance: onet-30.2, eloundou-2023 or FILE.csv. By default what fits.
-        pay: ons-ashe-2024 (the default), ons-ashe-2025-medians, a source of your own with the role pay, or
-            FILE.csv; uk-soc2020 only.
-        bridge (FILE): Your own mapping of O*NET-SOC to UK SOC 2020 (CSV or Excel: codes, perhaps weights).
-        repeats: Value of a task with several samples: their mean, or the most frequent label's.
-    """
-
-    method: Method = "bridge"
-    weights: TaskWeights = "importance"
-    links: Links | None = None
-    unrated: Unrated | None = None
-    tasks: str | None = None
-    pay: str | None = None
-    bridge: str | None = None
-    repeats: Repeats = "mean"
-
-
-@dataclass(frozen=True)
-class Scoring(Way):
-    """How a table of scores is made.
-
-    Attributes:
-        taxonomy: Classification of the scored codes.
-        wage: Pay that wage exposure is made of; uk-soc2020 only.
-    """
-
-    taxonomy: Taxonomy = "uk-soc2020"
-    wage: Wage = "median"
-
-    def choices(self) -> Choices:
-        """The same, checked."""
-        return Choices(**vars(self))
 
 
 Spread = Annotated[

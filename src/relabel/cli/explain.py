@@ -11,7 +11,7 @@ from relabel.cli import _options as o
 from relabel.cli.score import ESTIMATES
 from relabel.cli.terminal import Table, say
 from relabel.errors import UsageError
-from relabel.scoring.options import ONE_WAY, SAMPLE, SYSTEM_NAMES, Choices, Taxonomy
+from relabel.scoring.options import ONE_WAY, SAMPLE, SYSTEM_NAMES, Choices, Taxonomy, Way
 
 if TYPE_CHECKING:
     from relabel.rubric import Measure
@@ -37,7 +37,7 @@ app = o.Commands()
 def explain(
     ctx: typer.Context,
     run: o.RunArg,
-    way: o.Way,
+    way: Way,
     code: Annotated[str | None, typer.Argument()] = None,
     taxonomy: Taxonomy | None = None,
     gold: o.GoldRun = None,
@@ -199,7 +199,7 @@ def _show_task(task: ExplainedTask, explained: Explanation) -> None:
         say(f"no label, {why}", indent=2)
 
 
-def _path(unit: str, way: o.Way, taxonomy: Taxonomy) -> BridgePath:
+def _path(unit: str, way: Way, taxonomy: Taxonomy) -> BridgePath:
     """Which O*NET-SOC codes stand for a group and by which way, or where an O*NET-SOC code leads."""
     from relabel.scoring.bridges import find_path
 

@@ -11,6 +11,7 @@ import relabel
 from relabel.cli import _options as o
 from relabel.cli.terminal import say, say_next
 from relabel.errors import UsageError
+from relabel.scoring.options import Choices
 
 app = o.Commands()
 
@@ -19,7 +20,7 @@ app = o.Commands()
 def export(
     ctx: typer.Context,
     run: o.RunArg,
-    scoring: o.Scoring,
+    choices: Choices,
     *,
     out: Path,
     spread: o.Spread = False,
@@ -44,14 +45,13 @@ def export(
 
     if not families:
         o.reject_ineffective_options(ctx, "rates the pages of job families; leave --no-families or this out", "epoch")
-    elif scoring.tasks is not None and is_table_file(scoring.tasks):
+    elif choices.tasks is not None and is_table_file(choices.tasks):
         o.reject_ineffective_options(
             ctx, "needs a task list of O*NET, not a file; leave it or --tasks out", "families", "epoch"
         )
-    choices = scoring.choices()
     opened = relabel.open_run(run)
-    sample = (scoring.tasks or opened.manifest.tasks) == "sample"
-    with o.suggest_onet_soc(scoring.taxonomy, "--taxonomy onet-soc"):
+    sample = (choices.tasks or opened.manifest.tasks) == "sample"
+    with o.suggest_onet_soc(choices.taxonomy, "--taxonomy onet-soc"):
         done = export_run(
             opened,
             out,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,7 +24,30 @@ tasks_app = Commands(
 app.add_typer(tasks_app)
 _SHOWN = 5
 
-_UNDERSTOOD = "By default"
+
+@dataclass(frozen=True)
+class LabelColumns:
+    """Which column of a file holds what.
+
+    Attributes:
+        id_column: By default task_id (or Task ID, as O*NET spells it) or id.
+        code_column: O*NET-SOC codes. By default onet_soc_code (or O*NET-SOC Code) or soc_code; without them an id
+            must be unique in --tasks.
+        label_column ([SETTING=]COLUMN): By default label or code, else columns named like the settings; several as
+            SETTING=COLUMN.
+        setting_column: Setting of each line. By default setting, if there is one.
+        sample_column: Number of the repeat, from 0. By default sample, if there is one.
+        rationale_column: By default rationale or explanation, if there is one.
+        probability_column: Probability of the label, 0-1. By default probability, if there is one.
+    """
+
+    id_column: str | None = None
+    code_column: str | None = None
+    label_column: list[str] | None = None
+    setting_column: str | None = None
+    sample_column: str | None = None
+    rationale_column: str | None = None
+    probability_column: str | None = None
 
 
 @app.command("import")
@@ -36,13 +59,7 @@ def import_file(
     out: Path,
     tasks: str | None = None,
     setting: str | None = None,
-    id_column: str | None = None,
-    code_column: str | None = None,
-    label_column: list[str] | None = None,
-    setting_column: str | None = None,
-    sample_column: str | None = None,
-    rationale_column: str | None = None,
-    probability_column: str | None = None,
+    columns: LabelColumns,
     mapping: Annotated[list[str] | None, typer.Option("--map")] = None,
     random_sample: bool = False,
     as_json: AsJson = False,
@@ -60,19 +77,10 @@ def import_file(
         tasks: Task list that the ids belong to: eloundou-2023, onet-30.2, sample or FILE.csv. By default the first
             that holds all.
         setting: Setting that all labels answer, where the file does not say.
-        id_column: By default task_id (or Task ID, as O*NET spells it) or id.
-        code_column: O*NET-SOC codes. By default onet_soc_code (or O*NET-SOC Code) or soc_code; without them an id
-            must be unique in --tasks.
-        label_column ([SETTING=]COLUMN): By default label or code, else columns named like the settings; several as
-            SETTING=COLUMN.
-        setting_column: Setting of each line. By default setting, if there is one.
-        sample_column: Number of the repeat, from 0. By default sample, if there is one.
-        rationale_column: By default rationale or explanation, if there is one.
-        probability_column: Probability of the label, 0-1. By default probability, if there is one.
         mapping (OLD=NEW): What a label becomes, such as E3=E2.
         random_sample: The tasks were drawn at random from all of --tasks: `relabel score` then estimates means from them.
     """
-    from relabel.importing import Columns, import_labels
+    from relabel.importing import import_labels
     from relabel.sources import eloundou
 
     pairs = _pairs(mapping or [], "--map", "OLD=NEW")
@@ -83,8 +91,10 @@ def import_file(
     if model is None:
         raise UsageError("say who labelled: give --model, such as --model gpt-5")
     loaded = relabel.load_rubric(rubric)
-    labels = label_column or []
+    labels = columns.label_column or []
     many = len(labels) > 1 or any("=" in name for name in labels)
+    by_name = {name.removesuffix("_column"): column for name, column in vars(columns).items()}
+    by_name["label"] = _pairs(labels, "--label-column", "SETTING=COLUMN") if many else next(iter(labels), None)
     done = import_labels(
         path,
         model=model,
@@ -92,15 +102,7 @@ def import_file(
         out=out,
         tasks=tasks,
         setting=setting,
-        columns=Columns(
-            id=id_column,
-            code=code_column,
-            label=_pairs(labels, "--label-column", "SETTING=COLUMN") if many else next(iter(labels), None),
-            setting=setting_column,
-            sample=sample_column,
-            rationale=rationale_column,
-            probability=probability_column,
-        ),
+        columns=by_name,
         mapping=pairs,
         random_sample=random_sample,
     )

@@ -12,7 +12,7 @@ import relabel
 from relabel.cli import _options as o
 from relabel.cli.terminal import Table, doing, say, say_next, say_of
 from relabel.errors import SourceMissingError, UsageError
-from relabel.scoring.options import Noise
+from relabel.scoring.options import Choices, Noise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ app = o.Commands()
 def score(
     ctx: typer.Context,
     run: o.RunArg,
-    scoring: o.Scoring,
+    choices: Choices,
     given: o.Tables,
     spread: o.Spread = False,
     us: bool | None = None,
@@ -88,9 +88,8 @@ def score(
     if Path(run).suffix.lower() in {".yaml", ".yml"}:
         _study(ctx, Path(run), given, out)
         return
-    choices = scoring.choices()
     opened, others = relabel.open_run(run), [relabel.open_run(ref) for ref in rater or ()]
-    with o.suggest_onet_soc(scoring.taxonomy, "--taxonomy onet-soc"):
+    with o.suggest_onet_soc(choices.taxonomy, "--taxonomy onet-soc"):
         table = score_by(opened, choices)
     table = _with_us(table, us)
     if multiverse:

@@ -69,29 +69,23 @@ _CLOSED: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Choices:
-    """The choices that a score table is made by. Those that can never go together are refused, whatever the run.
+class Way:
+    """How an occupation's score is made of labels; what is said here of each choice is the help of its option.
 
     Attributes:
-        method: `site-2026` (as published in 2026, faults included) or `bridge`.
-        taxonomy: Classification of the codes.
+        method: bridge, or site-2026: the older published method, kept for comparison.
         weights: How tasks weigh within their occupation.
-        links: How the bridge weighs the sources of a code, by default `DEFAULT_LINKS`; there is no choice where
-            `check_links` says so.
-        unrated: What a task without an importance rating weighs; by default `one` under `site-2026` and `mean` under
-            `bridge`. Importance weights only.
-        tasks: Task list that gives types and importance; by default `measures.default_tasks`.
-        pay: Source of pay, as for `pay.read_pay`; by default `pay.ASHE`, and the sample's own for the sample.
-        bridge: A CSV or Excel file with a bridge of the user's own from O*NET-SOC to UK SOC 2020, see `bridges.read_bridge`.
-        repeats: Value of a task that was asked several times.
-        wage: Pay that wage exposure is made of.
-
-    Raises:
-        UsageError: A choice is not known, or two do not go together.
+        links: How the bridge weighs the sources of a code. By default index. employment takes the latest US jobs
+            (OEWS), or those of RELABEL_US_RELEASES.
+        unrated: How to weigh tasks that lack an importance rating: one (1.0), mean (of their occupation), or drop.
+        tasks: Task list for types and importance: onet-30.2, eloundou-2023 or FILE.csv. By default what fits.
+        pay: ons-ashe-2024 (the default), ons-ashe-2025-medians, a source of your own with the role pay, or
+            FILE.csv; uk-soc2020 only.
+        bridge (FILE): Your own mapping of O*NET-SOC to UK SOC 2020 (CSV or Excel: codes, perhaps weights).
+        repeats: Value of a task with several samples: their mean, or the most frequent label's.
     """
 
     method: Method = "bridge"
-    taxonomy: Taxonomy = "uk-soc2020"
     weights: Weights = "importance"
     links: Links | None = None
     unrated: Unrated | None = None
@@ -99,6 +93,18 @@ class Choices:
     pay: str | None = None
     bridge: str | None = None
     repeats: Repeats = "mean"
+
+
+@dataclass(frozen=True)
+class Choices(Way):
+    """The choices that a score table is made by. One that is not known, and two that cannot go together, are a `UsageError`.
+
+    Attributes:
+        taxonomy: Classification of the scored codes.
+        wage: Pay that wage exposure is made of; uk-soc2020 only.
+    """
+
+    taxonomy: Taxonomy = "uk-soc2020"
     wage: Wage = "median"
 
     def __post_init__(self) -> None:
