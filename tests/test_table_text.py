@@ -7,7 +7,6 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from relabel.tabular import Change, Signed, Table, table_text
@@ -24,7 +23,7 @@ AGREEMENT = Table(
 
 
 def test_latex_escapes_names_and_sets_minus_signs_and_ranges() -> None:
-    lines = table_text(AGREEMENT, "latex").splitlines()
+    lines = table_text([AGREEMENT], "latex").splitlines()
 
     assert r"\caption{Agreement of a\_run \& gold, 50\%}" in lines
     assert r"strict & 1,234 & $-$.033 & $-$.100 to .200 & $+$0.020 & $-$0.100 to $+$0.300 \\" in lines
@@ -37,7 +36,7 @@ def test_latex_compiles_and_loses_no_row_of_a_long_table(tmp_path: Path, rows: i
     of = Table(
         "Scores", ["code", "title", "alpha"], [[str(n), f"Group {n}", n / rows] for n in range(rows)], notes=["A."]
     )
-    text = table_text(of, "latex")
+    text = table_text([of], "latex")
     assert text.count(r"\\") >= rows + 1
     if (program := shutil.which("pdflatex")) is None:
         pytest.skip("needs the program pdflatex to set a table")
@@ -53,7 +52,7 @@ def test_latex_compiles_and_loses_no_row_of_a_long_table(tmp_path: Path, rows: i
 
 
 def test_markdown_keeps_its_columns_whatever_a_name_holds() -> None:
-    rows = [line for line in table_text(AGREEMENT, "markdown").splitlines() if line.startswith("|")]
+    rows = [line for line in table_text([AGREEMENT], "markdown").splitlines() if line.startswith("|")]
 
     assert {row.replace(r"\|", "").count("|") for row in rows} == {7}
     assert rows[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"
@@ -67,10 +66,3 @@ def test_csv_of_tables_is_a_line_a_figure_unrounded_with_its_interval() -> None:
         "table": AGREEMENT.title, "row": "strict", "figure": "kappa", "value": "-0.0334", "low": "-0.1", "high": "0.2"
     }  # fmt: skip
     assert rows[5]["value"] == ""
-
-
-def test_a_frame_is_a_table_too() -> None:
-    frame = pd.DataFrame({"code": ["=1+1", "2"], "alpha": [0.25, None]})
-
-    assert table_text(frame, "csv") == "code,alpha\n'=1+1,0.25\n2,\n"
-    assert r"2 & - \\" in table_text(frame, "latex", title="Scores")

@@ -5,10 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
-
-if TYPE_CHECKING:
-    import pandas as pd
+from typing import Literal, NamedTuple
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """What a spreadsheet may run as a formula when a cell begins with it, full-width forms included."""
@@ -63,27 +60,17 @@ _PAGE, _LINE = 40, 75
 """Rows that fit on a page of a paper, and characters on a line of it."""
 
 
-def table_text(what: pd.DataFrame | Table | Sequence[Table], form: TableForm, *, title: str = "") -> str:
+def table_text(tables: Sequence[Table], form: TableForm) -> str:
     """Write tables for a paper, a page or another program.
 
     Args:
-        what: A frame, one table or several.
-        form: `latex` gives `table` environments for the package booktabs, those of many rows as `longtable`, `markdown` pipe tables as GitHub reads them. `csv`
-            gives a frame as it is; of tables a line a figure, `table, row, figure, value, low, high`, unrounded.
-        title: The title of a frame.
+        tables: One or several.
+        form: `latex` gives `table` environments for the package booktabs, those of many rows as `longtable`, `markdown` pipe
+            tables as GitHub reads them, `csv` a line a figure, `table, row, figure, value, low, high`, unrounded.
     """
-    import pandas as pd
-
-    if isinstance(what, pd.DataFrame):
-        if form == "csv":
-            return _csv(list(what.columns), what.itertuples(index=False))
-        cells = what.astype(object).where(what.notna(), None)
-        what = Table(title, [str(name) for name in what.columns], cells.to_numpy().tolist())
-    tables = [what] if isinstance(what, Table) else what
     if form == "csv":
         return _csv(("table", "row", "figure", "value", "low", "high"), (row for of in tables for row in _tidy(of)))
-    write = _latex if form == "latex" else _markdown
-    return "\n".join(write(of) for of in tables)
+    return "\n".join((_latex if form == "latex" else _markdown)(of) for of in tables)
 
 
 def _tidy(of: Table) -> Iterator[Sequence[Cell]]:

@@ -46,7 +46,7 @@ def test_choices_are_written_as_names_with_values() -> None:
     [
         (
             ["colour=red"],
-            "'colour=red' is not a choice of a score; write NAME=VALUE with one of method, taxonomy, weights",
+            "'colour=red' is not a choice of a score; write NAME=VALUE with one of method, weights, links",
         ),
         (["method"], "'method' is not a choice of a score"),
         (["method=bridge", "method=bridge"], "method is chosen twice"),

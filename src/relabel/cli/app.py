@@ -40,6 +40,8 @@ _WrongUsage: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 _TOOK_JSON_FILES = {"eval", "compare", "explain", "tasks"}
+_SHOW_THEMSELVES = {"demo", "run", "view", "careers", "rubric", "batch", "study"}
+"""Commands that show their own progress; a terminal shows after a second that the others work."""
 
 
 def _show_version(wanted: bool) -> None:
@@ -58,25 +60,6 @@ def options(
     """Renew the 2023 labels of task exposure to language models: label, evaluate, score, export."""
 
 
-_DOING: Mapping[str, str] = {
-    "import": "reading labels",
-    "eval": "evaluating",
-    "compare": "comparing",
-    "review": "choosing tasks for review",
-    "score": "scoring",
-    "explain": "explaining a score",
-    "labels": "writing labels",
-    "families": "scoring job families",
-    "resilience": "scoring resilience",
-    "export": "making the export",
-    "site": "making pages",
-    "tasks": "comparing task lists",
-    "store": "reading the store",
-    "answers": "reading answers",
-}
-"""What is shown while a command is silent; those that are left out show their own progress, or are quick."""
-
-
 def command_line(words: Sequence[str] = ()) -> typer.Typer:
     """The commands.
 
@@ -85,7 +68,6 @@ def command_line(words: Sequence[str] = ()) -> typer.Typer:
     """
     app = typer.Typer(
         name="relabel",
-        help="Renew the 2023 labels of task exposure to language models: label, evaluate, score, export.",
         no_args_is_help=True,
         add_completion=False,
         rich_markup_mode=None,  # plain help starts in half the time
@@ -124,8 +106,8 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        what = _DOING.get(words[0], "") if words and words[1:2] != ["serve"] else ""
-        with doing(what) if what else nullcontext():
+        silent = words and words[0] not in _SHOW_THEMSELVES and words[1:2] not in (["serve"], ["prune"])
+        with doing(f"relabel {words[0]}") if silent else nullcontext():
             left = command.main(args=_json_file_as_out(words), prog_name="relabel", standalone_mode=False)
         if left == 130:  # what the command line library makes of Ctrl-C
             _say("interrupted")
@@ -146,9 +128,7 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EIO, errno.EDQUOT}:
             _say(f"cannot write the output ({error.strerror}); free some space and try again")
             return 3
-        _say(
-            f"internal error ({type(error).__name__}: {error}); set RELABEL_DEBUG=1 to see where, and please report it"
-        )
+        _say(f"internal error ({type(error).__name__}: {error}); please report it; RELABEL_DEBUG=1 shows where")
         return 1
 
 

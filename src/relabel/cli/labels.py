@@ -142,32 +142,10 @@ def _wide(run: relabel.Run) -> pd.DataFrame:
     return pd.concat(parts, axis=1).sort_index().reset_index()
 
 
-def _as_bytes(table: pd.DataFrame, form: str, run: relabel.Run) -> bytes:
-    import io
+def _as_bytes(table: pd.DataFrame, form: str) -> bytes:
+    from relabel.scoring.files import csv_bytes, stata_bytes
 
-    from relabel.tabular import spreadsheet_safe
-
-    buffer = io.BytesIO()
-    if form == "parquet":
-        table.to_parquet(buffer, index=False)
-    elif form == "csv":
-        safe = table.copy()
-        for name in safe.select_dtypes(exclude=["number", "bool"]).columns:
-            safe[name] = [spreadsheet_safe(cell) if isinstance(cell, str) else cell for cell in safe[name]]
-        safe.to_csv(buffer, index=False, lineterminator="\n")
-    else:
-        plain = table.astype(dict.fromkeys(table.select_dtypes("bool").columns, "int8"))
-        for name in plain.select_dtypes(exclude="number").columns:  # Stata's missing text is the empty one
-            plain[name] = [cell if isinstance(cell, str) else "" for cell in plain[name]]
-        long = [name for name in plain.select_dtypes(exclude="number").columns if plain[name].str.len().max() > 2000]
-        plain.to_stata(
-            buffer,
-            write_index=False,
-            version=118,
-            convert_strl=long,
-            data_label=f"Labels of {run.name} by {run.manifest.model}"[:80],
-        )
-    return buffer.getvalue()
+    return table.to_parquet(index=False) if form == "parquet" else (csv_bytes if form == "csv" else stata_bytes)(table)
 
 
 @app.command()
@@ -192,7 +170,7 @@ def labels(
     o.require_file(out, "--out")
     opened = relabel.open_run(run)
     table = _wide(opened) if wide else opened.labels.reset_index(drop=True)
-    content = _as_bytes(table, chosen, opened)
+    content = _as_bytes(table, chosen)
     if out is None:
         typer.echo(content.decode("utf-8"), nl=False)
     else:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import threading
 from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -196,29 +196,15 @@ def _in_thread(work: Coroutine[Any, Any, Result], stop: Stop) -> Result:
 
     An interrupt stops the work; it is raised again when what was on the wire is stored.
     """
-    found: list[Result] = []
-    failed: list[BaseException] = []
-    loop, done = asyncio.new_event_loop(), threading.Event()
-
-    def run() -> None:
+    loop, interrupted = asyncio.new_event_loop(), False
+    done = ThreadPoolExecutor(1, "relabel").submit(loop.run_until_complete, work)
+    while not done.done():
         try:
-            found.append(loop.run_until_complete(work))
-        except BaseException as error:  # noqa: BLE001  raised again by the caller
-            failed.append(error)
-        finally:
-            loop.close()
-            done.set()
-
-    threading.Thread(target=run, name="relabel", daemon=True).start()
-    interrupted: KeyboardInterrupt | None = None
-    while not done.is_set():  # not by joining the thread, which an interrupt makes look dead
-        try:
-            done.wait()
-        except KeyboardInterrupt as error:
-            interrupted = error
+            wait([done])
+        except KeyboardInterrupt:
+            interrupted = True
             loop.call_soon_threadsafe(stop)
-    if interrupted is not None:
-        raise interrupted
-    if failed:
-        raise failed[0]
-    return found[0]
+    loop.close()
+    if interrupted:
+        raise KeyboardInterrupt
+    return done.result()

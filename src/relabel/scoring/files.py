@@ -17,6 +17,9 @@ from relabel.errors import UsageError
 from relabel.scoring.table import ScoreTable
 from relabel.tabular import spreadsheet_safe
 
+_LONGEST_TEXT = 2045
+"""Bytes of a text that Stata can sort and merge by."""
+
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as plain values that JSON can hold; missing values are None."""
@@ -62,6 +65,22 @@ def _safe_cell(value: Any) -> Any:
     shown = spreadsheet_safe(value)
     # With LF line ends a bare CR would stand unquoted and break the row for some readers.
     return shown.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def stata_bytes(frame: pd.DataFrame) -> bytes:
+    """A frame as a Stata file (.dta, version 118), with names that Stata takes and no date in it."""
+    named: dict[str, str] = {}
+    for column in map(str, frame.columns):
+        name = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in column)[:32]
+        named[column] = name if name not in named.values() else f"{name[:29]}_{len(named)}"
+    plain = frame.rename(columns=named)
+    plain = plain.astype(dict.fromkeys(plain.select_dtypes("bool").columns, "int8"))
+    texts = list(plain.select_dtypes(exclude="number").columns)
+    plain[texts] = plain[texts].map(lambda cell: cell if isinstance(cell, str) else "")  # as Stata marks a missing text
+    long = [name for name in texts if max((len(text.encode()) for text in plain[name]), default=0) > _LONGEST_TEXT]
+    sink, stamp = io.BytesIO(), pd.Timestamp("2000-01-01").to_pydatetime()
+    plain.to_stata(sink, write_index=False, version=118, time_stamp=stamp, convert_strl=long)
+    return sink.getvalue()
 
 
 def json_bytes(document: Any, *, indent: int | None = 2) -> bytes:

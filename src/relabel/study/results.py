@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from relabel.publishing.export import export_run
 from relabel.publishing.site.build import build_site
 from relabel.rubric import MEASURES, Measure, load_rubric
 from relabel.run import Run, open_run
+from relabel.scoring.files import csv_bytes, stata_bytes
 from relabel.scoring.options import Choices
 from relabel.scoring.table import ScoreTable, score_by
 from relabel.scoring.uncertainty import POOLED, rater_draws, with_raters
@@ -116,11 +116,11 @@ def write_results(study: Study, place: Place, runs: Mapping[str, Run], tasks: Se
     titles = dict(zip(listed["onet_soc_code"], listed["title"], strict=True))
     tables["spread"] = _spread(lined, titles)
     made: dict[str, bytes] = {
-        "labels_wide.csv": _csv(wide := _wide(lined, listed, classes)),
-        "labels_wide.dta": stata(wide),
+        "labels_wide.csv": csv_bytes(wide := _wide(lined, listed, classes)),
+        "labels_wide.dta": stata_bytes(wide),
     }
     for name, frame in _corrected(runs, golds, lined).items():
-        made[name] = _csv(frame)
+        made[name] = csv_bytes(frame)
     pooled = _pooled_run(study, place, runs, lined)
     if study.scoring is not None:
         tables["totals"], scored = _scores(study, place, runs, pooled, made)
@@ -136,7 +136,7 @@ def write_results(study: Study, place: Place, runs: Mapping[str, Run], tasks: Se
         drawn["pairs"] = charts.ranges("pairs", _ranges(pairs), title="kappa")
     for stem, table in tables.items():
         for form, end in (("csv", "csv"), ("markdown", "md"), ("latex", "tex")):
-            made[f"tables/{stem}.{end}"] = table_text(table, form).encode()  # pyright: ignore[reportArgumentType]  three literals
+            made[f"tables/{stem}.{end}"] = table_text([table], form).encode()  # pyright: ignore[reportArgumentType]  three literals
     made |= {f"figures/{name}": content for name, content in charts.files().items()}
     sections = [(stem, table, drawn.get(stem)) for stem, table in tables.items()]
     made["report.html"] = tables_page(
@@ -359,25 +359,6 @@ def _wide(lined: Votes, listed: pd.DataFrame, classes: LatentClasses | None) -> 
     return frame
 
 
-def _csv(frame: pd.DataFrame) -> bytes:
-    return table_text(frame, "csv").encode()
-
-
-def stata(frame: pd.DataFrame) -> bytes:
-    """A frame as a Stata file (.dta, version 118), with names that Stata takes and no date in it."""
-    named: dict[str, str] = {}
-    for column in map(str, frame.columns):
-        name = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in column)[:32]
-        named[column] = name if name not in named.values() else f"{name[:29]}_{len(named)}"
-    out = frame.rename(columns=named)
-    text = [c for c in out.columns if not pd.api.types.is_numeric_dtype(out[c])]
-    out = out.assign(**{c: out[c].astype(object).where(out[c].notna(), "") for c in text})
-    stream = io.BytesIO()
-    stamp = pd.Timestamp("2000-01-01").to_pydatetime()
-    out.to_stata(stream, write_index=False, version=118, time_stamp=stamp, convert_strl=text)
-    return stream.getvalue()
-
-
 def _corrected(runs: Mapping[str, Run], golds: Sequence[Gold], lined: Votes) -> dict[str, pd.DataFrame]:
     """For each gold that may be a random draw of the tasks: outcomes corrected for each rater's errors, for regressions."""
     made: dict[str, pd.DataFrame] = {}
@@ -485,11 +466,11 @@ def _scores(
             for number, measure in enumerate(MEASURES)
         ]
         if names:
-            made["scores_plausible.csv"] = _csv(
+            made["scores_plausible.csv"] = csv_bytes(
                 pd.concat(parts, ignore_index=True)[["code", "measure", *names]].round(6)
             )
         note = "low and high: 95% interval of the mean over raters like these, drawing of tasks included."
-    made["scores.csv"] = _csv(frame)
+    made["scores.csv"] = csv_bytes(frame)
     told = {"note": note, "raters": list(tables), "notes": list(whole.notes)}
     made["scores.json"] = (json.dumps(told, indent=2) + "\n").encode()
     rows: list[list[Cell]] = []
