@@ -13,13 +13,12 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 from labelling import Mock, cpu, job, measured
-from relabel.labelling.connection import Connection
 from relabel.labelling.engine import Engine, OnInFlight, OnlineEngine, Repair
 from relabel.labelling.estimate import estimate
 from relabel.labelling.job import Job, Stop
@@ -29,6 +28,7 @@ from relabel.labelling.ray import ClusterOptions, RayEngine
 from relabel.labelling.request import Request
 from relabel.labelling.runner import run_job
 from relabel.labelling.store import Store
+from relabel.labelling.transport import Connection
 from relabel.labels import Answer, Usage
 
 HERE = Path(__file__).parent
@@ -111,12 +111,14 @@ def _timed(make: Callable[[str], Engine], labels: int, concurrency: int, latency
             try:
                 whole = planned(labels, mock.base_url)
                 await engine.ask(whole.planner.request(whole.tasks[:1], "strict", 10**6))
-                wall, used = time.perf_counter(), cpu()
-                outcome = await run_job(whole, engine, store, Path(folder) / "run", concurrency=concurrency)
-                wall, used = time.perf_counter() - wall, cpu() - used
+                used = cpu()
+                outcome = await run_job(whole, engine, store, Path(folder) / "run")
+                used = cpu() - used
             finally:
                 await engine.close()
             assert outcome.complete
+            started, ended = outcome.manifest.started_at or "", outcome.manifest.ended_at or ""
+            wall = (datetime.fromisoformat(ended) - datetime.fromisoformat(started)).total_seconds()
             return {"ideal": labels * latency / concurrency, "wall": wall, "ms": 1000 * used / labels}
 
         return asyncio.run(work())
@@ -136,7 +138,7 @@ def simulated(requests: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "store") as store:
 
         async def work() -> None:
-            outcome = await run_job(planned(requests), Simulated(), store, Path(folder) / "run", concurrency=256)
+            outcome = await run_job(planned(requests), Simulated(Limiter(256)), store, Path(folder) / "run")
             assert outcome.complete
 
         return measured(work)
@@ -166,7 +168,7 @@ def on_ray_until(requests: int, answers: int) -> dict[str, float]:
 
             try:
                 outcome = await run_job(
-                    planned(requests, mock.base_url), Counting(), store, Path(folder) / "run", concurrency=64, stop=stop
+                    planned(requests, mock.base_url), Counting(engine.limiter), store, Path(folder) / "run", stop=stop
                 )
             finally:
                 await engine.close()

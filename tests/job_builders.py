@@ -8,7 +8,6 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from relabel.labelling.connection import Connection
 from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.job import Job, Stop
 from relabel.labelling.limiter import Limiter
@@ -18,7 +17,7 @@ from relabel.labelling.request import Endpoint, host_of
 from relabel.labelling.runner import run_job
 from relabel.labelling.session import Outcome
 from relabel.labelling.store import Store
-from relabel.labelling.transport import Timeouts
+from relabel.labelling.transport import Connection, Timeouts
 from relabel.rubric import load_rubric
 from relabel.task import Task
 
@@ -94,7 +93,4 @@ async def label_all(
         sleep=no_sleep,
         jitter=lambda: 0.0,
     )
-    try:
-        return await run_job(job, engine, store, out, concurrency=concurrency, stop=stop, budget=budget)
-    finally:
-        await engine.close()
+    return await run_job(job, engine, store, out, stop=stop)

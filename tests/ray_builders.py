@@ -15,7 +15,6 @@ from typing import Any
 from pydantic import SecretStr
 
 from job_builders import KEY
-from relabel.labelling.connection import Connection
 from relabel.labelling.job import Job, Stop
 from relabel.labelling.limiter import Limiter
 from relabel.labelling.pricing import Budget
@@ -23,6 +22,7 @@ from relabel.labelling.ray import ClusterOptions, RayEngine
 from relabel.labelling.runner import run_job
 from relabel.labelling.session import Outcome
 from relabel.labelling.store import Store
+from relabel.labelling.transport import Connection
 
 VARIABLES = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # everything on loopback
@@ -149,7 +149,4 @@ async def label_on(
     options = ClusterOptions(address, workers)
     budget = Budget(max_cost, job.price)
     engine = RayEngine(connection(job), limiter, budget, options)
-    try:
-        return await run_job(job, engine, store, out, concurrency=concurrency, budget=budget, stop=stop)
-    finally:
-        await engine.close()
+    return await run_job(job, engine, store, out, stop=stop)

@@ -15,7 +15,6 @@ from pydantic import SecretStr
 
 from job_builders import KEY, make_job, no_sleep
 from relabel.cli.app import run_app
-from relabel.labelling.connection import Connection
 from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.job import Job
 from relabel.labelling.limiter import Limiter
@@ -24,6 +23,7 @@ from relabel.labelling.request import Endpoint, host_of
 from relabel.labelling.runner import run_job
 from relabel.labelling.session import Outcome
 from relabel.labelling.store import Store
+from relabel.labelling.transport import Connection
 from relabel.labels import Usage
 from relabel.run import open_run
 from server import Reply, Seen, chat, judged, provider, refused
@@ -119,10 +119,7 @@ async def label_capped(job: Job, store: Store, out: Path, cap: float) -> tuple[O
         sleep=no_sleep,
         jitter=lambda: 0.0,
     )
-    try:
-        return await run_job(job, engine, store, out, concurrency=8), budget
-    finally:
-        await engine.close()
+    return await run_job(job, engine, store, out), budget
 
 
 async def test_rows_and_rejected_answers_sum_to_what_the_run_cost(store: Store, tmp_path: Path) -> None:
@@ -238,7 +235,7 @@ async def test_what_may_have_been_charged_without_an_answer_is_in_the_manifest(s
                 Connection(fake.base_url, price=PRICE), budget=budget, sleep=no_sleep, jitter=lambda: 0.0
             )
             asked = replace(job, endpoint=endpoint)
-            outcome = await run_job(asked, engine, store, tmp_path / out, concurrency=2, budget=budget)
+            outcome = await run_job(asked, engine, store, tmp_path / out)
             await engine.close()
             unconfirmed = outcome.manifest.perhaps_charged
             assert unconfirmed.requests == sum(f.attempts for f in outcome.failures) == 12
@@ -254,8 +251,8 @@ async def test_the_same_question_twice_is_paid_for_on_one_row(store: Store, tmp_
         twins = [replace(task, task_id=str(n)) for n in range(3)]
         job = make_job(fake.base_url, tasks=twins, price=PRICE)
         engine = OnlineEngine(Connection(fake.base_url, price=PRICE))
-        first = await run_job(job, engine, store, tmp_path / "run", concurrency=4)
-        again = await run_job(job, engine, store, tmp_path / "again", concurrency=4)
+        first = await run_job(job, engine, store, tmp_path / "run")
+        again = await run_job(job, engine, store, tmp_path / "again")
         await engine.close()
     assert len(fake.seen) == 2
     assert (first.manifest.counts.fresh, first.manifest.counts.from_store) == (6, 0)

@@ -17,12 +17,12 @@ from relabel.cli.app import run_app
 from relabel.cli.display import Bar, PlainLines, duration, line, money, panel, paused_until, shown
 from relabel.errors import ProviderError
 from relabel.labelling.collector import Progress, RateEstimator
-from relabel.labelling.connection import Connection
 from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.limiter import Limiter
 from relabel.labelling.request import Request
 from relabel.labelling.runner import run_job
 from relabel.labelling.store import Store
+from relabel.labelling.transport import Connection
 from relabel.labels import Answer, Usage
 from server import Reply, Seen, chat, judged, provider, refused
 
@@ -364,7 +364,8 @@ async def test_the_first_pause_is_said_at_once() -> None:
 async def test_only_requests_on_the_wire_are_shown_in_flight(store: Store, tmp_path: Path) -> None:
     seen_at_once: list[tuple[int, int]] = []
     progress = Progress(asked=80)
-    limiter = Limiter(3)
+    limiter = Limiter(50)
+    limiter.limit = 3
 
     def script(seen: Seen) -> Reply:
         seen_at_once.append((len(progress.in_flight), limiter.limit))
@@ -372,7 +373,7 @@ async def test_only_requests_on_the_wire_are_shown_in_flight(store: Store, tmp_p
 
     with provider(script) as fake:
         engine = OnlineEngine(Connection(fake.base_url), limiter=limiter)
-        await run_job(make_job(fake.base_url, 40), engine, store, tmp_path / "run", concurrency=50, progress=progress)
+        await run_job(make_job(fake.base_url, 40), engine, store, tmp_path / "run", progress=progress)
         await engine.close()
     assert {limit for _, limit in seen_at_once} == {3}
     assert max(in_flight for in_flight, _ in seen_at_once) == 3
@@ -381,7 +382,8 @@ async def test_only_requests_on_the_wire_are_shown_in_flight(store: Store, tmp_p
 
 async def test_an_answer_that_waits_to_be_entered_is_not_in_flight_any_more(store: Store, tmp_path: Path) -> None:
     """A clump of answers is entered a few at a time; meanwhile others are sent in their place."""
-    progress, limiter, rounds = Progress(asked=128), Limiter(32), list[tuple[int, int]]()
+    progress, limiter, rounds = Progress(asked=128), Limiter(64), list[tuple[int, int]]()
+    limiter.limit = 32
 
     async def look() -> None:
         while True:
@@ -391,7 +393,7 @@ async def test_an_answer_that_waits_to_be_entered_is_not_in_flight_any_more(stor
     looking = asyncio.create_task(look())
     with provider(lambda seen: Reply(body=judged().body, delay=0.05)) as fake:
         engine = OnlineEngine(Connection(fake.base_url), limiter=limiter)
-        await run_job(make_job(fake.base_url, 64), engine, store, tmp_path / "run", concurrency=64, progress=progress)
+        await run_job(make_job(fake.base_url, 64), engine, store, tmp_path / "run", progress=progress)
         await engine.close()
     looking.cancel()
     assert max(in_flight for in_flight, _ in rounds) == 32
@@ -408,7 +410,7 @@ async def test_the_first_question_is_in_flight_too(store: Store, tmp_path: Path)
     with provider(script) as fake:
         engine = OnlineEngine(Connection(fake.base_url), limiter=Limiter(2))
         job = make_job(fake.base_url, 2, probe=True)
-        await run_job(job, engine, store, tmp_path / "run", concurrency=2, progress=progress)
+        await run_job(job, engine, store, tmp_path / "run", progress=progress)
         await engine.close()
     assert seen_in_flight[0] == ["0 strict"]
     assert progress.in_flight == {}

@@ -12,14 +12,13 @@ import pytest
 
 from job_builders import KEY, make_job, no_sleep
 from relabel.cli.app import run_app
-from relabel.labelling.connection import Connection, parse_headers, public_headers
 from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.limiter import AnswerWait, Limiter
 from relabel.labelling.pricing import Budget, Price
 from relabel.labelling.providers import stated_cost
 from relabel.labelling.runner import run_job
 from relabel.labelling.store import Store
-from relabel.labelling.transport import Timeouts
+from relabel.labelling.transport import Connection, Timeouts, parse_headers, public_headers
 from relabel.labels import Usage
 from relabel.run import open_run
 from server import FakeProvider, Reply, Seen, chat, judged, provider
@@ -192,7 +191,7 @@ async def test_a_request_that_hangs_is_asked_anew_long_before_the_timeout(
         engine = OnlineEngine(Connection(fake.base_url), limiter=Limiter(4), sleep=no_sleep)
         job = make_job(fake.base_url, 120)
         async with asyncio.timeout(60):  # the timeout of one answer is 90 s
-            outcome = await run_job(job, engine, store, tmp_path / "run", concurrency=4)
+            outcome = await run_job(job, engine, store, tmp_path / "run")
         await engine.close()
     assert (outcome.complete, len(hung)) == (True, 2)
     wait = outcome.manifest.answer_wait
@@ -221,7 +220,7 @@ async def test_a_late_answer_is_asked_for_once_more_and_what_that_may_cost_is_re
         connection = Connection(fake.base_url, price=PRICE)
         engine = OnlineEngine(connection, limiter=Limiter(4), budget=budget, sleep=no_sleep, hedge=True)
         async with asyncio.timeout(60):  # the shortest wait for one answer is 10 s, and both requests hang for ever
-            outcome = await run_job(job, engine, store, tmp_path / "run", concurrency=4, budget=budget)
+            outcome = await run_job(job, engine, store, tmp_path / "run")
         await engine.close()
     wait, charged = outcome.manifest.answer_wait, outcome.manifest.perhaps_charged
     assert outcome.complete
@@ -243,7 +242,7 @@ async def test_a_cap_leaves_no_room_for_a_second_request(store: Store, tmp_path:
         connection = Connection(fake.base_url, price=PRICE, timeouts=Timeouts(3, 3))
         engine = OnlineEngine(connection, limiter=Limiter(1), budget=budget, sleep=no_sleep, hedge=True)
         engine.wait.late_s = 1.5
-        outcome = await run_job(job, engine, store, tmp_path / "run", concurrency=1, budget=budget)
+        outcome = await run_job(job, engine, store, tmp_path / "run")
         await engine.close()
     assert len(fake.seen) == 4
     assert outcome.missing.kinds == {"timeout": 1}

@@ -24,7 +24,6 @@ from job_builders import KEY, FakeTime, label_all, make_job, no_sleep
 from relabel.cli.app import run_app
 from relabel.errors import ProviderError, RubricError
 from relabel.labelling.collector import LabelCollector, Progress
-from relabel.labelling.connection import Connection
 from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.job import Stop
 from relabel.labelling.leases import Leases
@@ -34,7 +33,7 @@ from relabel.labelling.prompt import Prompt, load_prompt
 from relabel.labelling.request import Request, WorkItem
 from relabel.labelling.runner import run_job
 from relabel.labelling.store import Store
-from relabel.labelling.transport import Timeouts
+from relabel.labelling.transport import Connection, Timeouts
 from relabel.labels import Answer
 from relabel.redaction import clean
 from relabel.run import open_run
@@ -205,7 +204,6 @@ async def test_while_missing_labels_are_named_the_display_moves_on(
             engine,
             store,
             tmp_path / "run",
-            concurrency=4,
             progress=progress,
             stop=stop,
         )
@@ -274,7 +272,7 @@ async def test_nothing_more_is_sent_once_a_run_is_stopped(store: Store, tmp_path
         # Hundreds of workers wait for their turn, as they do when the number in flight is being found out.
         # The prompt is too short for a prefix cache, so that no request waits for the first.
         job = make_job(fake.base_url, 200, examples=False)
-        outcome = await run_job(job, engine, store, tmp_path / "run", concurrency=300, stop=stop)
+        outcome = await run_job(job, engine, store, tmp_path / "run", stop=stop)
         await engine.close()
         assert len(fake.seen) == 4
     assert outcome.interrupted

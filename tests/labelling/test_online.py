@@ -11,14 +11,13 @@ from pydantic import SecretStr
 
 from job_builders import KEY, FakeTime, no_sleep
 from relabel.errors import ProviderError
-from relabel.labelling.connection import Connection
 from relabel.labelling.engine import UNREACHED_S, OnlineEngine
 from relabel.labelling.limiter import Limiter
 from relabel.labelling.pricing import find_price
 from relabel.labelling.prompt import load_prompt
 from relabel.labelling.refusals import ATTEMPTS, NoAnswerError
 from relabel.labelling.request import Endpoint, Planner, Request
-from relabel.labelling.transport import Timeouts
+from relabel.labelling.transport import Connection, Timeouts
 from relabel.labels import Answer
 from relabel.rubric import load_rubric
 from relabel.task import load_tasks

@@ -15,7 +15,6 @@ from pydantic import SecretStr, TypeAdapter
 from job_builders import label_all, make_job
 from relabel.cli.app import run_app
 from relabel.errors import DataError, UsageError
-from relabel.labelling.connection import Connection
 from relabel.labelling.engine import Engine, OnlineEngine
 from relabel.labelling.estimate import cost_at_a_glance, estimate, pieces
 from relabel.labelling.job import Job, Stop
@@ -25,6 +24,7 @@ from relabel.labelling.providers import provider_of, token_ratio, without_cache_
 from relabel.labelling.request import Endpoint, Request, host_of
 from relabel.labelling.runner import run_job
 from relabel.labelling.store import Store
+from relabel.labelling.transport import Connection
 from relabel.labels import Usage
 from relabel.manifest import read_manifest
 from server import FakeProvider, Reply, Seen, chat, judged, provider, refused
@@ -100,7 +100,7 @@ async def test_a_first_request_that_never_comes_back_holds_nothing_up_for_long(
 
         loop = asyncio.get_running_loop()
         fake.script = enough
-        outcome = await run_job(job, engine, store, tmp_path / "run", concurrency=8, stop=stop)
+        outcome = await run_job(job, engine, store, tmp_path / "run", stop=stop)
         await engine.close()
     assert len(outcome.labels) >= 3
 
@@ -173,7 +173,7 @@ async def test_cache_fields_reach_the_wire_and_neither_key_nor_store(store: Stor
         endpoint = Endpoint(host=host_of(fake.base_url), model="gpt-5.6")
         job = make_job(fake.base_url, 2, endpoint=endpoint, provider=openai)
         engine = OnlineEngine(Connection(fake.base_url, SecretStr("sk-test-0123456789"), provider=openai))
-        outcome = await run_job(job, engine, store, tmp_path / "run", concurrency=4)
+        outcome = await run_job(job, engine, store, tmp_path / "run")
         await engine.close()
         assert all("prompt_cache_key" in seen.body for seen in fake.seen)
         again = make_job(fake.base_url, 2, endpoint=endpoint)
@@ -393,8 +393,9 @@ async def test_a_provider_that_does_not_know_the_cache_fields_is_asked_without_t
     with provider(script) as fake:
         endpoint = Endpoint(host=host_of(fake.base_url), model="gpt-5.6")
         job = make_job(fake.base_url, 6, endpoint=endpoint, provider=provider_of("", "openai"))
-        engine = OnlineEngine(Connection(fake.base_url, SecretStr("sk-test-0123456789"), provider=job.provider))
-        outcome = await run_job(job, engine, store, tmp_path / "run", concurrency=4)
+        connection = Connection(fake.base_url, SecretStr("sk-test-0123456789"), provider=job.provider)
+        engine = OnlineEngine(connection, limiter=Limiter(4))
+        outcome = await run_job(job, engine, store, tmp_path / "run")
         await engine.close()
         assert len(fake.seen) == 12 + 1
     assert outcome.complete

@@ -11,7 +11,6 @@ import pytest
 from job_builders import KEY, label_all, make_job
 from relabel.cli.app import run_app
 from relabel.errors import ProviderError
-from relabel.labelling.connection import Connection
 from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.limiter import Limiter
 from relabel.labelling.pricing import Budget, Price
@@ -20,6 +19,7 @@ from relabel.labelling.refusals import ErrorMeaning, read_error
 from relabel.labelling.request import Endpoint, host_of
 from relabel.labelling.runner import run_job
 from relabel.labelling.store import Store
+from relabel.labelling.transport import Connection
 from relabel.labelling.wire import body
 from relabel.manifest import read_manifest
 from server import Reply, Seen, chat, judged, provider
@@ -364,7 +364,7 @@ async def test_a_server_that_ignores_the_bound_of_answers_ends_a_run_with_a_cap(
         engine = OnlineEngine(Connection(fake.base_url, price=PRICE), limiter=Limiter(4), budget=budget)
         job = make_job(fake.base_url, 100, price=PRICE, endpoint=endpoint)
         with pytest.raises(ProviderError, match="wrote 3,000 tokens where at most 100 were asked for"):
-            await run_job(job, engine, store, tmp_path / "run", concurrency=4, budget=budget)
+            await run_job(job, engine, store, tmp_path / "run")
         await engine.close()
         assert len(fake.seen) <= 1 + 4  # the first, and what was in flight when it was read
     assert read_manifest(tmp_path / "run").cost_usd == pytest.approx(len(fake.seen) * (700 + 30000) / 1e6)
@@ -378,7 +378,7 @@ async def test_thinking_beyond_the_bound_is_reserved_for(store: Store, tmp_path:
         budget = Budget(cap, PRICE)
         engine = OnlineEngine(Connection(fake.base_url, price=PRICE), limiter=Limiter(1), budget=budget)
         job = make_job(fake.base_url, 100, price=PRICE, endpoint=endpoint)
-        outcome = await run_job(job, engine, store, tmp_path / "run", concurrency=1, budget=budget)
+        outcome = await run_job(job, engine, store, tmp_path / "run")
         await engine.close()
     assert cap / 2 < (outcome.manifest.cost_usd or 0) <= cap
     assert {failure.kind for failure in outcome.failures} == {"budget"}

@@ -13,11 +13,10 @@ from pydantic import SecretStr
 
 from relabel.errors import DataError, ProviderError
 from relabel.labelling import ray
-from relabel.labelling.connection import Connection
 from relabel.labelling.providers import provider_of
 from relabel.labelling.ray import Call, RayTransport, Sender, WorkerGoneError, WorkerLostError
 from relabel.labelling.request import Endpoint
-from relabel.labelling.transport import BrokenError, HttpReply, UnreachableError
+from relabel.labelling.transport import BrokenError, Connection, HttpReply, UnreachableError
 from relabel.labelling.wire import Api
 from server import Reply, provider
 

@@ -40,7 +40,7 @@ async def test_a_run_is_replayed_elsewhere_label_by_label(store: Store, tmp_path
         assert unpack(other, file) == (8, 0)
         assert unpack(other, file) == (0, 8)
         assert list(other.verify()) == []
-        outcome = await run_job(make_job(base_url), Engine(), other, tmp_path / "replayed", concurrency=4)
+        outcome = await run_job(make_job(base_url), Engine(), other, tmp_path / "replayed")
     before, after = open_run(str(tmp_path / "run")), open_run(str(tmp_path / "replayed"))
     columns = ["task_id", "setting", "label", "rationale", "request_key", "cost_usd", "created_at"]
     assert before.labels[columns].equals(after.labels[columns])
@@ -50,7 +50,7 @@ async def test_a_run_is_replayed_elsewhere_label_by_label(store: Store, tmp_path
 
 async def test_a_replay_names_every_miss_however_many_there_are(store: Store, tmp_path: Path) -> None:
     job = make_job("http://127.0.0.1:9/v1", 15)
-    outcome = await run_job(job, Engine(), store, tmp_path / "replayed", concurrency=4)
+    outcome = await run_job(job, Engine(), store, tmp_path / "replayed")
     assert (outcome.manifest.status, len(outcome.failures)) == ("incomplete", 30)
     assert all(f.request_key in f.message for f in outcome.failures)
 
@@ -103,7 +103,7 @@ async def test_answers_of_a_pack_are_marked_from_the_store_to_the_label(store: S
         stats = other.stats()
         assert sum(stats.from_packs.values()) == stats.answers + stats.rejected == 16
         assert (stats.cost_usd, stats.cost_unknown) == (0, 0)
-        outcome = await run_job(make_job(base_url), Engine(), other, tmp_path / "replayed", concurrency=4)
+        outcome = await run_job(make_job(base_url), Engine(), other, tmp_path / "replayed")
         pack(other, tmp_path / "again.gz")
     run = open_run(str(tmp_path / "replayed"))
     (origin,) = set(run.labels["origin"])

@@ -23,13 +23,14 @@ from relabel.cli.terminal import say, say_of
 from relabel.errors import IncompleteRunError, RunInterruptedError, UsageError
 from relabel.files import require_writable
 from relabel.labelling.collector import Progress
-from relabel.labelling.connection import Connection
 from relabel.labelling.estimate import Estimate, cost_at_a_glance, estimate, limits
 from relabel.labelling.job import Job, Stop, other_addresses
 from relabel.labelling.local import ADVICE, is_local
-from relabel.labelling.options import RunOptions, run_online
+from relabel.labelling.options import RunOptions
+from relabel.labelling.runner import run_job
 from relabel.labelling.session import Outcome, labels_there
 from relabel.labelling.store import Store, store_so_far
+from relabel.labelling.transport import Connection
 from relabel.settings import Settings
 
 
@@ -77,12 +78,11 @@ async def label_until(
         replay: Whether answers come from the store alone.
         look: How progress looks.
     """
-    limiter, progress = options.limiter(), Progress(asked=job.size)
-    budget = options.budget(connection, job, environment)
+    progress, budget = Progress(asked=job.size), options.budget(connection, job, environment)
+    engine = options.engine(connection, budget, replay=replay)
     with Store(environment.store_dir, read_only=replay) as store:
-        async with shown(progress, limiter, look=look):
-            how: Any = {"limiter": limiter, "budget": budget, "progress": progress, "stop": stop, "replay": replay}
-            return await run_online(options, connection, job, store, folder, **how)
+        async with shown(progress, engine.limiter, look=look):
+            return await run_job(job, engine, store, folder, progress=progress, stop=stop)
 
 
 @contextmanager

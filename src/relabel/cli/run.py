@@ -145,9 +145,9 @@ def run(
         out: The run folder. By default a name under runs/ made from the options.
     """
     from relabel.cli import _labelling as work
-    from relabel.labelling.connection import parse_headers
     from relabel.labelling.local import is_local
     from relabel.labelling.options import RunOptions, default_name
+    from relabel.labelling.transport import parse_headers
     from relabel.settings import settings
 
     environment = settings()

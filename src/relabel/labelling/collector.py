@@ -7,8 +7,8 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
 from relabel.labelling.job import Job
 from relabel.labelling.limiter import Limiter
@@ -35,6 +35,9 @@ from relabel.labels import (
 from relabel.manifest import Tokens
 from relabel.redaction import clean
 from relabel.rubric import Rubric
+
+_OF_ANSWER = {field.name for field in fields(Label)} & Answer.model_fields.keys()
+"""What a label has from its answer as it is; its cost is divided among the tasks of the answer."""
 
 
 @dataclass
@@ -229,7 +232,11 @@ class LabelCollector:
         rest = [self.job.planner.planned(WorkItem((task,), item.setting, item.sample)) for task in left]
         as_json, progress = self.job.decide == "json", self.progress
         unwrapped = as_json and is_unwrapped(answer)
-        usage, name = answer.usage, fingerprint(answer)
+        usage, cost = answer.usage, None if answer.cost_usd is None else answer.cost_usd / len(said)
+        given: dict[str, Any] = {name: getattr(answer, name) for name in _OF_ANSWER} | {
+            "cost_usd": cost,
+            "answer_id": fingerprint(answer),
+        }
         for number, (position, (judgement, probability)) in enumerate(sorted(said.items())):
             task, part = item.tasks[position], (number, len(said))
             self.labels.append(
@@ -241,25 +248,14 @@ class LabelCollector:
                     label=judgement.label,
                     rationale=judgement.rationale,
                     probability=probability,
-                    request_key=answer.request_key,
-                    model_returned=answer.model_returned,
-                    finish_reason=answer.finish_reason,
-                    attempts=answer.attempts,
                     prompt_tokens=_share(usage.prompt, part),
                     cached_tokens=_share(usage.cached, part),
                     completion_tokens=_share(usage.completion, part),
-                    cost_usd=None if answer.cost_usd is None else answer.cost_usd / len(said),
-                    latency_s=answer.latency_s,
-                    created_at=answer.created_at,
+                    reasoning_tokens=_share(usage.reasoning, part),
                     from_store=from_store,
                     variant=item.sample // self.job.samples if len(self.job.orders) > 1 else 0,
-                    origin=answer.origin,
-                    repaired=answer.repaired,
                     unwrapped=unwrapped,
-                    reasoning_tokens=_share(usage.reasoning, part),
-                    upstream=answer.upstream,
-                    service_tier=answer.service_tier,
-                    answer_id=name,
+                    **given,
                 )
             )
         progress.repaired += answer.repaired * len(said)

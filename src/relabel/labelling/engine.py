@@ -19,7 +19,6 @@ from functools import partial
 from typing import Any
 
 from relabel.errors import ProviderError, RelabelError
-from relabel.labelling.connection import Connection, require_key
 from relabel.labelling.limiter import AnswerWait, Limiter, Ticket
 from relabel.labelling.local import find_weights, is_local, serve
 from relabel.labelling.pricing import Budget, NoBudgetError, Price
@@ -37,11 +36,13 @@ from relabel.labelling.refusals import (
 from relabel.labelling.request import Request
 from relabel.labelling.transport import (
     BrokenError,
+    Connection,
     HttpReply,
     HttpTransport,
     Transport,
     UnreachableError,
     UnreadableError,
+    require_key,
 )
 from relabel.labelling.wire import PATHS, Api, NotAReplyError, messages_of, output_bound, read, with_messages
 from relabel.labels import Answer
@@ -75,9 +76,17 @@ What it raises at True keeps the request from being sent."""
 
 
 class Engine:
-    """Turns requests into answers. This one refuses what the store does not answer, so that a replay needs neither network nor key."""
+    """Turns requests into answers. This one refuses what the store does not answer, so that a replay needs neither network nor key.
+
+    Args:
+        limiter: How fast to ask; by default 16 requests in flight.
+        budget: Cap of the cost; by default none.
+    """
 
     name = "replay"
+
+    def __init__(self, limiter: Limiter | None = None, budget: Budget | None = None) -> None:
+        self.limiter, self.budget = limiter or Limiter(16), budget or Budget(None, None)
 
     async def ask(
         self, request: Request, repair: Repair | None = None, *, on_in_flight: OnInFlight | None = None
@@ -151,9 +160,8 @@ class OnlineEngine(Engine):
         jitter: Callable[[], float] = random.random,
         hedge: bool = False,
     ) -> None:
+        super().__init__(limiter, budget or Budget(None, connection.price))
         self.connection = connection
-        self.limiter = limiter or Limiter(16)
-        self.budget = budget or Budget(None, connection.price)
         self.wait = AnswerWait(connection.timeouts.attempt_s, adaptive=not is_local(connection.model))
         self.limiter.answer_wait = self.wait
         self._address = connection.shown_url

@@ -18,7 +18,7 @@ from relabel.labelling.prompt import Prompt, parse_prompt
 from relabel.labelling.providers import UNKNOWN, Provider
 from relabel.labelling.request import Decide, Endpoint, Planner, WorkItem
 from relabel.labelling.store import Store
-from relabel.labelling.wire import FORMS
+from relabel.labelling.wire import FORMS, Form
 from relabel.manifest import Manifest
 from relabel.redaction import public_url
 from relabel.rubric import Order, Rubric
@@ -102,6 +102,16 @@ class Job:
             }
         return {**self.parameters, **own, "params": dict(self.endpoint.params)}
 
+    @property
+    def asked(self) -> list[Any]:
+        """What tells one job from another, but for its tasks: names of runs are made of its hash."""
+        prompt, rubric = self.prompt.sha256, self.rubric.sha256
+        return [self.endpoint.model_dump(), rubric, prompt, self.settings, self.all_parameters]
+
+    def in_form(self, form: Form) -> Job:
+        """The same job whose requests hold the server to the answer's shape in one way; no probe is needed then."""
+        return replace(self, endpoint=self.endpoint.model_copy(update={"form": form}), probe=False)
+
     @cached_property
     def planner(self) -> Planner:
         """Makes the requests."""
@@ -157,8 +167,7 @@ def with_known_format(job: Job, store: Store) -> Job:
     if not job.probe:
         return job
     noted = store.note(response_format_note(job.endpoint))
-    for form in FORMS if noted is None else (noted,):
-        candidate = replace(job, endpoint=job.endpoint.model_copy(update={"form": form}), probe=False)
+    for candidate in (job.in_form(form) for form in FORMS if noted in {None, form}):
         first = next(candidate.plan(), None)
         if noted is not None or (first is not None and store.get(first.request.key) is not None):
             return candidate
@@ -171,8 +180,8 @@ def other_addresses(job: Job, store: Store) -> dict[str, int]:
     found: dict[str, int] = {}
     for host in sorted(hosts):
         for form in FORMS:
-            endpoint = job.endpoint.model_copy(update={"host": host, "form": form})
-            items = islice(replace(job, endpoint=endpoint, probe=False).plan(), _QUESTIONS)
+            endpoint = job.endpoint.model_copy(update={"host": host})
+            items = islice(replace(job, endpoint=endpoint).in_form(form).plan(), _QUESTIONS)
             found[host] = max(found.get(host, 0), sum(store.has(item.request.key) for item in items))
     return {host: count for host, count in found.items() if count}
 
@@ -204,6 +213,7 @@ class Stop:
         (self.at_once if self.asked.is_set() else self.asked).set()
 
 
+_FIELDS = {"model": "--model", "base_url": "--base-url", "api": "--api", "tasks": "--tasks", "settings": "--setting"}
 _OPTIONS: Mapping[str, str] = {
     "sample": "--sample",
     "seed": "--seed",
@@ -240,12 +250,9 @@ def differences(there: Manifest, now: Manifest) -> list[str]:
 
 
 def _options(there: Manifest, now: Manifest) -> Iterator[str]:
-    yield from _differs("--model", there.model, now.model)
-    yield from _differs("--base-url", there.base_url, now.base_url)
-    if there.api is not None:
-        yield from _differs("--api", there.api, now.api)
-    yield from _differs("--tasks", there.tasks, now.tasks)
-    yield from _differs("--setting", there.settings, now.settings)
+    for name, option in _FIELDS.items():
+        if (before := getattr(there, name)) is not None or name != "api":  # early runs do not say it
+            yield from _differs(option, before, getattr(now, name))
     if there.rubric_sha256 != now.rubric_sha256:
         before, after = there.rubric, now.rubric
         yield from (

@@ -12,20 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from relabel.errors import UsageError
 from relabel.labelling.batch.state import unaccounted_usd
-from relabel.labelling.collector import Progress
-from relabel.labelling.connection import Connection, key_for, public_headers
 from relabel.labelling.engine import Engine, OnlineEngine
-from relabel.labelling.job import Job, Stop
+from relabel.labelling.job import Job
 from relabel.labelling.limiter import LARGEST_LIMIT, Limiter
 from relabel.labelling.local import SLOTS, is_local, local_endpoint
 from relabel.labelling.pricing import FREE, Budget, Price, find_price
 from relabel.labelling.prompt import load_prompt
 from relabel.labelling.providers import OPENAI_URL, provider_of
 from relabel.labelling.request import ONE_TOKEN, Decide, Endpoint, canonical_json, host_of
-from relabel.labelling.runner import run_job
-from relabel.labelling.session import Outcome
-from relabel.labelling.store import Store
-from relabel.labelling.transport import LOCAL_TIMEOUTS, Timeouts
+from relabel.labelling.transport import LOCAL_TIMEOUTS, Connection, Timeouts, key_for, public_headers
 from relabel.labelling.wire import Api, Form, output_bound
 from relabel.manifest import task_sources
 from relabel.redaction import guard_address
@@ -221,6 +216,16 @@ class RunOptions:
         in_batches = 0.0 if self.max_cost is None else unaccounted_usd(environment.home / "batches", job)
         return Budget(self.max_cost, connection.price, before_usd=in_batches)
 
+    def engine(self, connection: Connection, budget: Budget, *, replay: bool) -> Engine:
+        """What asks within a budget; in a replay, what refuses to."""
+        if replay:
+            return Engine(self.limiter(), budget)
+        if self.cluster is None:
+            return OnlineEngine(connection, limiter=self.limiter(), budget=budget, hedge=self.hedge)
+        from relabel.labelling.ray import RayEngine
+
+        return RayEngine(connection, self.limiter(), budget, self.cluster)
+
     def require_bounds(self, connection: Connection, capped: bool | None = None) -> None:
         """Make sure that a cap can be kept, where there is one.
 
@@ -237,37 +242,6 @@ class RunOptions:
             raise UsageError(
                 "--max-cost needs --max-tokens: without a bound of the answer the worst case of a request is not known"
             )
-
-
-async def run_online(
-    options: RunOptions,
-    connection: Connection,
-    job: Job,
-    store: Store,
-    out: Path,
-    *,
-    limiter: Limiter,
-    budget: Budget,
-    progress: Progress,
-    stop: Stop,
-    replay: bool = False,
-) -> Outcome:
-    """Run a job by the engine that the options ask for, or from the store alone; see `run_job`."""
-    engine: Engine
-    if replay:
-        engine = Engine()
-    elif options.cluster is not None:
-        from relabel.labelling.ray import RayEngine
-
-        engine = RayEngine(connection, limiter, budget, options.cluster)
-    else:
-        engine = OnlineEngine(connection, limiter=limiter, budget=budget, hedge=options.hedge)
-    try:
-        return await run_job(
-            job, engine, store, out, concurrency=limiter.largest, budget=budget, progress=progress, stop=stop
-        )
-    finally:
-        await engine.close()
 
 
 def read_parameters(given: Sequence[str]) -> dict[str, Any]:
@@ -350,13 +324,6 @@ def default_name(job: Job) -> str:
     parts = [job.model, job.rubric.id, Path(job.tasks_ref).stem if is_table_file(job.tasks_ref) else job.tasks_ref]
     if job.parameters["sample"]:
         parts.append(f"n{job.parameters['sample']}-s{job.parameters['seed']}")
-    whole: list[Any] = [
-        job.endpoint.model_dump(),
-        job.rubric.sha256,
-        job.prompt.sha256,
-        job.settings,
-        job.all_parameters,
-        [source.sha256 for source in job.sources],
-    ]
+    whole = [*job.asked, [source.sha256 for source in job.sources]]
     digest = hashlib.sha256(canonical_json(whole)).hexdigest()[:6]
     return re.sub(r"[^a-z0-9.]+", "-", "-".join([*parts, digest]).lower()).strip("-")

@@ -27,7 +27,6 @@ from typing import Any, NamedTuple
 
 from relabel import __version__
 from relabel.errors import DataError, ProviderError, RelabelError, UsageError
-from relabel.labelling.connection import Connection, key_for
 from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.limiter import Limiter
 from relabel.labelling.local import SLOTS, find_weights, is_local, local_endpoint, serve
@@ -35,11 +34,13 @@ from relabel.labelling.pricing import Budget
 from relabel.labelling.providers import UNKNOWN, Provider
 from relabel.labelling.transport import (
     BrokenError,
+    Connection,
     HttpReply,
     HttpTransport,
     Transport,
     UnreachableError,
     UnreadableError,
+    key_for,
 )
 from relabel.labelling.wire import Api
 from relabel.redaction import masked, may_hold_secret

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,6 @@ from relabel.errors import ProviderError, RelabelError, RubricError
 from relabel.labelling.collector import Progress
 from relabel.labelling.engine import Engine, Repair
 from relabel.labelling.job import Job, Stop, response_format_note, with_known_format
-from relabel.labelling.pricing import Budget
 from relabel.labelling.refusals import NoAnswerError
 from relabel.labelling.request import WorkItem
 from relabel.labelling.session import Outcome, RunSession, labels_there, open_session
@@ -72,8 +71,6 @@ async def run_job(
     store: Store,
     out: Path,
     *,
-    concurrency: int,
-    budget: Budget | None = None,
     progress: Progress | None = None,
     stop: Stop | None = None,
 ) -> Outcome:
@@ -84,11 +81,9 @@ async def run_job(
 
     Args:
         job: What to label.
-        engine: Turns requests into answers.
+        engine: Turns requests into answers; closed at the end.
         store: Keeps answers.
         out: The run folder.
-        concurrency: Requests in flight at once.
-        budget: The engine's, which knows what may have been charged without an answer.
         progress: Counted up as the job goes on.
         stop: Called to stop the job early.
 
@@ -98,20 +93,18 @@ async def run_job(
         StoreError: The store failed.
         RubricError: The prompt fails for a task. Then, too, what was on the wire is stored and the run folder written.
     """
-    with open_session(job, store, out, engine.name, progress=progress) as session:
-        if budget is not None:
-            budget.before_usd += session.spent_before
-        pool = WorkerPool(session.job, engine, session, stop or Stop(), budget)
+    async with AsyncExitStack() as at_end:
+        at_end.push_async_callback(engine.close)
+        session = at_end.enter_context(open_session(job, store, out, engine.name, progress=progress))
+        engine.budget.before_usd += session.spent_before
+        pool = WorkerPool(session.job, engine, session, stop or Stop())
         session.begin(await pool.probe())
-        fatal = await pool.work(concurrency)
+        fatal = await pool.work()
         session.collector.progress.doing = "writing"
         # Beside the loop, so that a display moves on: a million labels take a while.
+        charged, record = engine.budget.perhaps_charged, engine.record()
         outcome = await asyncio.to_thread(
-            session.finish,
-            interrupted=pool.interrupted,
-            fatal=fatal,
-            perhaps_charged=None if budget is None else budget.perhaps_charged,
-            record=engine.record(),
+            session.finish, interrupted=pool.interrupted, fatal=fatal, perhaps_charged=charged, record=record
         )
         if fatal is not None:
             raise fatal
@@ -126,8 +119,8 @@ class WorkerPool:
         fatal: What ended it for good.
     """
 
-    def __init__(self, job: Job, engine: Engine, session: RunSession, stop: Stop, budget: Budget | None) -> None:
-        self.job, self.engine, self.stop, self.budget = job, engine, stop, budget
+    def __init__(self, job: Job, engine: Engine, session: RunSession, stop: Stop) -> None:
+        self.job, self.engine, self.stop = job, engine, stop
         self.collector, self.leases, self.journal = session.collector, session.leases, session.journal
         self.interrupted = False
         self.fatal: Exception | None = None
@@ -155,19 +148,17 @@ class WorkerPool:
             self._items = self.job.items()
         return self.job
 
-    async def work(self, concurrency: int) -> Exception | None:
+    async def work(self) -> Exception | None:
         """Work through the plan, until its end or until the job is stopped.
 
         Whatever goes wrong, a fault of this program too, what is on the wire is awaited and recorded: it is paid for.
-
-        Args:
-            concurrency: Requests that the engine has in flight at most.
 
         Returns:
             What ended it early for good, if anything did.
         """
         # A few more than may be in flight, so that a slot is refilled while the last answer is still being stored.
-        ready = min(concurrency + concurrency // PREFETCH_SHARE, max(1, self.job.size))
+        most = self.engine.limiter.largest
+        ready = min(most + most // PREFETCH_SHARE, max(1, self.job.size))
         await self._supervise([self._pull() for _ in range(ready)])
         if self.stop.asked.is_set():
             try:
@@ -215,8 +206,7 @@ class WorkerPool:
             while not self.leases.take(name):  # no two processes try the same
                 await self.leases.pause()
             for form in FORMS:
-                endpoint = strictest.endpoint.model_copy(update={"form": form})
-                self.job = self.collector.job = replace(strictest, endpoint=endpoint)
+                self.job = self.collector.job = strictest.in_form(form)
                 if not await self._refuses_format(strictest, name):
                     return
             self.job = strictest  # what is wrong is something else, and the run will meet it
@@ -409,8 +399,8 @@ class WorkerPool:
             self._on_wire[task] += 1
             self.journal.note(">", key)
             return
-        if self.budget is not None and self.budget.unconfirmed_requests > self._unconfirmed:
-            self._unconfirmed = self.budget.unconfirmed_requests
+        if self.engine.budget.unconfirmed_requests > self._unconfirmed:
+            self._unconfirmed = self.engine.budget.unconfirmed_requests
             self.journal.note("?", key)
         self.journal.note("<", key)
         self._on_wire[task] -= 1

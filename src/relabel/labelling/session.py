@@ -9,7 +9,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -369,9 +369,7 @@ def job_for_folder(out: Path, job: Job) -> Job:
         return job
     there = read_manifest(out)
     if job.probe and labels_there(out):
-        form = next((form for form in FORMS if form == there.response_form), None)
-        if form is not None:
-            job = replace(job, endpoint=job.endpoint.model_copy(update={"form": form}), probe=False)
+        job = next((job.in_form(form) for form in FORMS if form == there.response_form), job)
     now = manifest_of(job, "", datetime.now(UTC))
     if there.counts.from_store + there.counts.fresh == 0:  # its format may have been a guess
         now = now.model_copy(update={"schema_sha256": there.schema_sha256, "response_form": there.response_form})

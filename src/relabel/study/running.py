@@ -20,15 +20,16 @@ from relabel.labelling.batch.provider import batch_provider
 from relabel.labelling.batch.runner import run_batch
 from relabel.labelling.batch.state import BatchOptions, batches_of, unaccounted_usd
 from relabel.labelling.collector import Progress
-from relabel.labelling.connection import Connection
 from relabel.labelling.estimate import BATCH_WINDOW_H, Estimate, Limit, estimate, limits
 from relabel.labelling.job import Job, Stop, with_known_format
 from relabel.labelling.local import is_local
-from relabel.labelling.options import RunOptions, checked_parameters, default_name, run_online
+from relabel.labelling.options import RunOptions, checked_parameters, default_name
 from relabel.labelling.pricing import Budget, Price, given_price
 from relabel.labelling.providers import UNKNOWN, provider_of
+from relabel.labelling.runner import run_job
 from relabel.labelling.session import Outcome, labels_there, spent_before, unfinished
 from relabel.labelling.store import Store, store_so_far
+from relabel.labelling.transport import Connection
 from relabel.manifest import read_manifest
 from relabel.rubric import load_rubric
 from relabel.run import Run, open_run
@@ -360,8 +361,8 @@ async def run_raters(
                 budget = model.options.budget(model.connection, model.job, environment)
                 if total.cap_usd is not None:
                     budget = SharedBudget(budget, model.connection.price, total)
-                how: Any = {"limiter": model.options.limiter(), "budget": budget, "progress": one.progress}
-                way = run_online(*model, store, one.out, **how, stop=own, replay=replay)
+                engine = model.options.engine(model.connection, budget, replay=replay)
+                way = run_job(model.job, engine, store, one.out, progress=one.progress, stop=own)
             ways.append(_label(one, way))
         await asyncio.gather(*ways)
 

@@ -21,13 +21,12 @@ from multidict import CIMultiDict
 
 from relabel.errors import DataError, ProviderError
 from relabel.files import replacing
-from relabel.labelling.connection import key_for, require_key
 from relabel.labelling.engine import parsed
 from relabel.labelling.job import Job
 from relabel.labelling.providers import UNKNOWN, Provider
 from relabel.labelling.refusals import ATTEMPTS, ErrorReply, RetryPolicy, fatal_refusal, read_error
 from relabel.labelling.request import Request
-from relabel.labelling.transport import LARGEST_REPLY, Http, connection_problem
+from relabel.labelling.transport import LARGEST_REPLY, Http, connection_problem, key_for, require_key
 from relabel.labelling.wire import PATHS, Api, NotAReplyError
 from relabel.redaction import api_version, clean, public_url
 from relabel.settings import Settings

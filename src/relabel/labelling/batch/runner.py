@@ -95,7 +95,7 @@ def _settled(job: Job, store: Store, state: BatchState | None) -> Job:
     """
     known = with_known_format(job, store)
     if job.probe and state is not None and state.open and state.form is not None:
-        known = replace(job, endpoint=job.endpoint.model_copy(update={"form": state.form}))
+        known = job.in_form(state.form)
     return replace(known, probe=False, price=job.price.halved() if job.price else None)
 
 

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -181,15 +181,8 @@ class BatchState(BaseModel):
 
 def run_id(job: Job) -> str:
     """A name for what a job asks: the same job has the same, whatever its run folder and whatever it may cost."""
-    whole: list[Any] = [
-        job.endpoint.model_dump(),
-        job.model,
-        job.rubric.sha256,
-        job.prompt.sha256,
-        job.settings,
-        job.all_parameters,
-    ]
-    digest = hashlib.sha256(canonical_json(whole))
+    endpoint, *asked = job.asked
+    digest = hashlib.sha256(canonical_json([endpoint, job.model, *asked]))
     for task in job.tasks:
         digest.update(canonical_json([task.task_id, task.onet_soc_code, task.title, task.text]))
     return digest.hexdigest()[:_ID_LENGTH]
