@@ -11,7 +11,7 @@ import pytest
 
 from relabel.carrying import TO_ASK, carry_run
 from relabel.errors import DataError, UsageError
-from relabel.evaluation.alignment import asked
+from relabel.evaluation.gold import asked
 from relabel.manifest import Counts, read_manifest
 from relabel.run import Run, open_run
 from relabel.sources.fetch import sha256_of

@@ -335,9 +335,19 @@ class Run:
         """
         if self.manifest.tasks != TASK_FILE and not is_table_file(self.manifest.tasks):
             return self.manifest.tasks
-        known = {use.file: use.sha256 for use in self.manifest.sources if use.source == TASK_FILE}
-        paths = [Path(self.manifest.tasks), *map(Path, known)]
-        return next((str(p) for p in paths if p.is_file() and fetch.sha256_of(p) in known.values()), None)
+        paths = [self.manifest.tasks, *(use.file for use in self.manifest.sources if use.source == TASK_FILE)]
+        return next((path for path in paths if self.is_own_list(Path(path))), None)
+
+    def is_own_list(self, path: Path) -> bool:
+        """Whether a file is, byte for byte, the user's own task list that the run was made from."""
+        known = {use.sha256 for use in self.manifest.sources if use.source == TASK_FILE}
+        return path.is_file() and fetch.sha256_of(path) in known
+
+    @property
+    def list_name(self) -> str:
+        """What its task list is called; for a user's own file its name where the manifest keeps no path."""
+        names = [self.manifest.tasks, *(use.file for use in self.manifest.sources if use.source == TASK_FILE)]
+        return next((name for name in names if name != TASK_FILE), TASK_FILE)
 
     def require_tasks(self) -> None:
         """Make sure that the run labelled tasks, and did not rate occupations.

@@ -10,13 +10,13 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from relabel.errors import DataError
 from relabel.rubric import Unit
-from relabel.settings import asset_dir
+from relabel.settings import Settings, asset_dir, settings
 from relabel.sources import fetch, registry
 from relabel.sources.statements import LABELS_OF_2023, occupation_columns, task_columns
 from relabel.sources.tables import OCCUPATION_CODE, TASK_TYPES, Table, is_table_file, read_table
@@ -215,6 +215,16 @@ def is_local(ref: str) -> bool:
         return False
     needed = {file.name for file in registry.get_source(ref).files if file.role in roles}
     return all(check.state == "ok" for check in fetch.verify([ref]) if check.file in needed)
+
+
+def local_tasks(ref: str) -> pd.DataFrame | None:
+    """A task list as a table, read once, if nothing needs to be fetched (`is_local`), else None; copy it before changing it."""
+    return _read_once(ref, settings()) if is_local(ref) else None
+
+
+@lru_cache(maxsize=4)
+def _read_once(ref: str, _where: Settings) -> pd.DataFrame:
+    return task_table(ref)
 
 
 def onet_releases() -> list[str]:

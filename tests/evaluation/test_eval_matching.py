@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from relabel.errors import DataError
-from relabel.evaluation.alignment import GOLD, AlignedLabels, match, run_settings
+from relabel.evaluation.alignment import GOLD, AlignedLabels, match
 from relabel.evaluation.compare import compare, compare_several
 from relabel.evaluation.evaluate import evaluate
-from relabel.evaluation.gold import default_gold, read_gold_csv
+from relabel.evaluation.gold import default_gold, read_gold_csv, run_settings
 from relabel.evaluation.review import review
 from run_builders import MakeRun
 

@@ -17,23 +17,25 @@ from relabel.evaluation.alignment import AlignedLabels, Pair, align
 from relabel.evaluation.compare import compare
 from relabel.evaluation.evaluate import evaluate
 from relabel.evaluation.gates import (
-    GateResult,
-    SuiteResult,
     Swaps,
     against_baseline,
-    gate_error,
-    github_annotations,
     gold_size,
     joint_p,
     judge,
-    junit_xml,
     labels_sha256,
-    markdown,
     size_needed,
 )
 from relabel.evaluation.gold import Gold, make_gold
 from relabel.evaluation.statistics import Figure, change, occupation_draws
-from relabel.evaluation.suite import Suite
+from relabel.evaluation.suite import (
+    GateResult,
+    Suite,
+    SuiteResult,
+    gate_error,
+    github_annotations,
+    junit_xml,
+    markdown,
+)
 from relabel.manifest import Manifest
 from relabel.rubric import load_rubric
 from relabel.run import Run

@@ -11,8 +11,8 @@ import pytest
 
 from relabel.cli.app import run_app
 from relabel.errors import UsageError
-from relabel.evaluation.alignment import asked, match
-from relabel.evaluation.gold import load_gold
+from relabel.evaluation.alignment import match
+from relabel.evaluation.gold import asked, load_gold
 from relabel.evaluation.trial import Variance
 from relabel.labelling.prompt import load_prompt
 from relabel.labelling.request import Endpoint, Planner

@@ -18,9 +18,9 @@ from relabel.tabular import Cell, change
 
 if TYPE_CHECKING:
     from relabel.evaluation.document import SettingName
-    from relabel.evaluation.gates import SuiteResult
     from relabel.evaluation.paper import PaperDocument, PaperFigure
     from relabel.evaluation.report import Charts
+    from relabel.evaluation.suite import SuiteResult
 
 _UNMATCHED = {
     "not-in-gold": "in the run but not in the gold",
@@ -166,7 +166,7 @@ def evaluate_run(
         if document.gold not in (run, "sample"):
             say_next(after if results.html else report)
     if outcome is not None and not outcome.passed:
-        from relabel.evaluation.gates import gate_error
+        from relabel.evaluation.suite import gate_error
 
         raise GateError(gate_error(outcome.failures))
 
@@ -187,14 +187,14 @@ def _write_outcome(
 ) -> None:
     """Write a suite's outcome as CI wants it."""
     from relabel.cli.terminal import workflow_command
-    from relabel.evaluation import gates
+    from relabel.evaluation import suite
 
     if junit is not None:
-        write(junit, gates.junit_xml(result), "--junit")
+        write(junit, suite.junit_xml(result), "--junit")
     if markdown is not None:
-        write(markdown, gates.markdown(result, document.verdict), "--markdown")
+        write(markdown, suite.markdown(result, document.verdict), "--markdown")
     if annotations or (annotations is None and os.environ.get("GITHUB_ACTIONS") == "true"):
-        for line in gates.github_annotations(result):
+        for line in suite.github_annotations(result):
             workflow_command(line)
 
 

@@ -66,7 +66,7 @@ def review_run(
         tasks (REF): Where titles and texts come from: sample, onet-30.2, or the path of a CSV file. By default the
             list that the run was made from, if it is on this machine.
     """
-    from relabel.evaluation.alignment import is_own_list, list_name, task_details, task_details_from
+    from relabel.evaluation.alignment import task_details
     from relabel.evaluation.review import RandomReview, labels_for, random_review, review, review_csv
     from relabel.sources.tables import is_table_file
 
@@ -87,7 +87,7 @@ def review_run(
     o.require_file(out, "--out")
     opened = relabel.open_run(run)
     others = [relabel.open_run(other) for other in rater or ()]
-    details = task_details(opened) if tasks is None else task_details_from(opened, tasks)
+    details = task_details(opened, tasks)
     truth = None if gold is None else relabel.load_gold(gold)
     if random is None:
         with doing("looking for doubtful tasks"):
@@ -109,11 +109,11 @@ def review_run(
         say_next(f"fill the column label, then relabel eval {run} --gold {out}")
     if details is None:
         typer.echo(
-            f"titles and texts are empty: the task list {list_name(opened)} is not on this machine as the run labelled it; "
+            f"titles and texts are empty: the task list {opened.list_name} is not on this machine as the run labelled it; "
             "name it with --tasks",
             err=True,
         )
-    elif tasks is not None and is_table_file(tasks) and not is_own_list(opened, Path(tasks)):
+    elif tasks is not None and is_table_file(tasks) and not opened.is_own_list(Path(tasks)):
         typer.echo(f"{tasks} is not the very file that the run labelled: some texts may be others", err=True)
     if isinstance(found, RandomReview):
         typer.echo(
@@ -243,7 +243,7 @@ def view(
     """
     import webbrowser
 
-    from relabel.evaluation.alignment import task_details, task_details_from
+    from relabel.evaluation.alignment import task_details
     from relabel.evaluation.gold import default_gold, labels_of
     from relabel.publishing.viewer import Labels, Reviews, Viewer, label_of_runs
 
@@ -262,7 +262,7 @@ def view(
                 typer.echo(f"shown without a gold: {name} is not on this machine; name one with --gold", err=True)
         column, choices = label_of_runs(opened)
         reviews = Reviews(review, column)
-        details = task_details(opened[0]) if tasks is None else task_details_from(opened[0], tasks)
+        details = task_details(opened[0], tasks)
         server = Viewer(Labels(opened, golds, details, _answer_of), reviews, choices)
     with server:
         typer.echo(f"{server.url}\nreviews go to {review}; stop with Ctrl-C")

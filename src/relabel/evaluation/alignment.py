@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +16,7 @@ import pandas as pd
 from relabel.errors import DataError
 from relabel.evaluation import statistics as metrics
 from relabel.evaluation.document import SCALES, ReplacedText, SettingName, UnmatchedReason
-from relabel.evaluation.gold import Gold, labelled, labels_of
+from relabel.evaluation.gold import COLUMNS, Gold, coded_table, failed_tasks, full_codes, places, run_settings
 from relabel.evaluation.statistics import (
     CORRELATION,
     DRAWS,
@@ -29,22 +29,13 @@ from relabel.evaluation.statistics import (
     occupation_draws,
 )
 from relabel.manifest import TASK_FILE
-from relabel.rubric import AUTOMATION, CODES, MEASURES, Measure
+from relabel.rubric import AUTOMATION, MEASURES, Measure
 from relabel.run import Run, measures_of
-from relabel.settings import settings
-from relabel.sources.fetch import sha256_of
 from relabel.sources.tables import is_table_file
-from relabel.task import TASK_KEY, is_local, replaced, task_table, text_similarity
+from relabel.task import TASK_KEY, local_tasks, replaced, task_table, text_similarity
 
 GOLD = -1
 """The gold's column, which is the last one; runs have the columns 0, 1, ... in the order in which they were given."""
-COLUMNS: Mapping[SettingName, str] = {
-    "strict": "strict",
-    "with-tools": "with_tools",
-    "three-way": "code",
-    "automation": "automation",
-}
-"""Column of a setting's label in a coded table."""
 MAIN: tuple[SettingName, ...] = ("three-way", "automation", "with-tools", "strict")
 """Settings, the one that says most first."""
 _NEEDS: Mapping[Measure, SettingName] = {"alpha": "strict", "beta": "three-way", "gamma": "with-tools"}
@@ -172,11 +163,6 @@ class AlignedLabels:
         return self.tasks["weight"].to_numpy(dtype=np.float64)
 
     @property
-    def unweighted(self) -> Array:
-        """Weights of 1."""
-        return np.ones(len(self))
-
-    @property
     def main(self) -> SettingName:
         """The setting that says most: the three-way code where there is one."""
         return next(s for s in MAIN if s in self.labels)
@@ -208,7 +194,7 @@ class AlignedLabels:
         other: int = GOLD,
         *,
         keep: npt.NDArray[np.bool_] | None = None,
-        weight: Array | None = None,
+        weighted: bool = True,
     ) -> Pair:
         """Labels in a setting, or values of a measure, of two raters.
 
@@ -217,15 +203,21 @@ class AlignedLabels:
             run: A rater.
             other: The rater that it is compared with.
             keep: Tasks to keep; by default all that both have a label for.
-            weight: Weights of all tasks; by default the gold's, or the other rater's where there are several golds.
+            weighted: Whether tasks weigh as the gold says, or the other rater where there are several golds.
         """
         at = np.flatnonzero(self.known(about, run, other) if keep is None else keep)
         table = self.values[about] if about in self.values else self.labels[about]  # pyright: ignore[reportArgumentType]  the setting or measure that it is about
-        if weight is None:
-            weight = self.weight if self.weights is None else self.weights[:, other]
+        weight = self.weight if self.weights is None else self.weights[:, other]
         scale = SCALES.get(about, ())  # pyright: ignore[reportArgumentType,reportCallIssue]  a measure has no scale
         draws = None if self.draws is None else self.draws.of(at)
-        return Pair(at, table[at, other], table[at, run], mean_one(weight[at]), draws, scale=scale)
+        return Pair(
+            at,
+            table[at, other],
+            table[at, run],
+            mean_one(weight[at] if weighted else np.ones(len(at))),
+            draws,
+            scale=scale,
+        )
 
     def with_draws(self, draws: int = DRAWS, seed: int = 0) -> AlignedLabels:
         """The same with draws of its occupations; 0 leaves them out."""
@@ -256,7 +248,7 @@ def align(runs: Sequence[Run], gold: Gold | None = None) -> AlignedLabels:
         DataError: The runs share no task or no setting, or the first shares no task with the gold; or the gold has no
             occupation codes and one of its ids stands for tasks of several occupations.
     """
-    tables = [coded_table(run).set_index(TASK_KEY) for run in runs]
+    tables = [coded_table(run) for run in runs]
     index = tables[0].index
     changed, others = None, ()
     for run, table in zip(runs[1:], tables[1:], strict=True):
@@ -275,7 +267,7 @@ def align(runs: Sequence[Run], gold: Gold | None = None) -> AlignedLabels:
     warnings: tuple[str, ...] = ()
     theirs = pd.DataFrame(index=index, columns=["weight", "stratum"], dtype="string")
     if gold is not None:
-        asked_of = [*tables[0].index, *failed_tasks(runs[0], tables[0].reset_index())]
+        asked_of = [*tables[0].index, *failed_tasks(runs[0], tables[0].index)]
         whole = gold_on_tasks(gold, pd.DataFrame(asked_of, columns=TASK_KEY))
         changed, other = _changed_texts(
             tables[0].index.intersection(whole.index, sort=False),
@@ -335,11 +327,8 @@ def match(run: Run, gold: Gold) -> AlignedLabels:
 
 def align_all(runs: Mapping[str, Run], golds: Sequence[Gold] = ()) -> AlignedLabels:
     """Bring runs and golds together on all tasks that any run labelled: a column each, runs first; values are left out."""
-    tables = [coded_table(run).set_index(TASK_KEY) for run in runs.values()]
-    index = tables[0].index
-    for table in tables[1:]:
-        index = index.union(table.index)
-    tasks = index.sort_values().to_frame(index=False)
+    tables = [coded_table(run) for run in runs.values()]
+    tasks = reduce(pd.Index.union, (table.index for table in tables)).sort_values().to_frame(index=False)
     sides = [*tables, *(gold_on_tasks(gold, tasks) for gold in golds)]
     sides = [side.reindex(pd.MultiIndex.from_frame(tasks)) for side in sides]
     weights = [np.asarray(side["weight"].astype("float64").fillna(1.0), dtype=np.float64) for side in sides]
@@ -352,111 +341,43 @@ def align_all(runs: Mapping[str, Run], golds: Sequence[Gold] = ()) -> AlignedLab
     )
 
 
-def run_settings(run: Run) -> tuple[SettingName, ...]:
-    """Settings that a run can be compared in.
+def task_details(run: Run, named: str | None = None) -> pd.DataFrame | None:
+    """What a run was asked about, schema `relabel.task.TASKS`; None where its list is not on this machine as it was.
 
-    A rubric with two questions gives those that were asked, and the code when both were. A rubric with one question
-    gives its codes, and what they say about each setting.
+    Args:
+        run: The run; nothing is fetched for its own list.
+        named: A list that the user names in its place.
+
+    Raises:
+        UsageError: A list is named, and the run rates occupations.
+        DataError: The named list cannot be read, or lacks a task that the run was asked about. A list that the run itself
+            names may lack some, for imported labels may reach beyond their list.
     """
-    rubric = run.rubric
-    found: set[SettingName]
-    if AUTOMATION in rubric.settings:
-        found = {"automation"}
-    elif {"strict", "with-tools"} <= set(rubric.settings):
-        found = {s for s in ("strict", "with-tools") if s in run.manifest.settings}
-        if len(found) == 2:
-            found.add("three-way")
-    elif set(rubric.codes) == set(CODES):
-        found = {"strict", "with-tools", "three-way"}
-    else:
-        # E0 and E1 alone tell nothing about tools, E0 and E2 alone nothing about the model by itself.
-        found = {"strict"} if "E1" in rubric.codes else {"with-tools"}
-    return tuple(s for s in SCALES if s in found)
-
-
-def coded_table(run: Run) -> pd.DataFrame:
-    """A run's labelled tasks in the columns of a gold; columns of settings that it was not asked in are empty."""
-    table = labelled(labels_of(run), f"the run {run.ref}")
-    known = run_settings(run)
-    for setting, column in COLUMNS.items():
-        if setting not in known:
-            table[column] = table[column].where(pd.Series(False, index=table.index))
-    return table.assign(code=_full_codes(table))
-
-
-def places(column: pd.Series, setting: SettingName) -> Places:
-    """A coded table's column as places on the setting's scale, -1 where there is no label."""
-    scale = SCALES[setting]
-    place = dict(zip((False, True) if len(scale) == 2 else scale, range(len(scale)), strict=True))
-    return np.asarray(column.astype("object").map(place).fillna(-1), dtype=np.intp)
-
-
-def asked(run: Run) -> tuple[int, Mapping[SettingName, int]]:
-    """How many tasks the run was asked to label, and how many of them have no label, by setting.
-
-    Tasks that were never reached, because the run was stopped, are known by the manifest's count alone.
-    """
-    table = coded_table(run)
-    repeats = [int(run.manifest.parameters.get(name) or 1) for name in ("samples", "variants")]
-    labels = len(run.manifest.settings) * repeats[0] * repeats[1]
-    total = len(table) + len(failed_tasks(run, table))
-    total = max(total, -(-run.manifest.counts.asked // labels) if labels else 0)
-    return total, {s: total - int(table[COLUMNS[s]].notna().sum()) for s in run_settings(run)}
-
-
-def incoherent_pairs(run: Run) -> tuple[int, int]:
-    """How many tasks are exposed without tools but not with them, and how many have both answers."""
-    coded = run.coded()
-    both = coded["strict"].notna() & coded["with_tools"].notna()
-    return int((coded["incoherent"] & both).sum()), int(both.sum())
-
-
-def failed_tasks(run: Run, table: pd.DataFrame) -> list[tuple[str, str]]:
-    """Tasks (code, id) that a run names as failed and that have no label at all."""
-    done = set(zip(table["onet_soc_code"], table["task_id"], strict=True))
-    return sorted({(f.onet_soc_code, f.task_id) for f in run.failures()} - done)
-
-
-def local_tasks(name: str) -> pd.DataFrame:
-    """A task list that is on this machine (`is_local`), schema `relabel.task.TASKS`, read once; copy it before changing it."""
-    where = settings()
-    return _read_once(name, (where.home, where.data_mirror, where.sources))
-
-
-@lru_cache(maxsize=4)
-def _read_once(name: str, _where: tuple[Path | None, ...]) -> pd.DataFrame:
-    return task_table(name)
-
-
-def gold_list(gold: Gold, run: Run) -> str:
-    """The task list that a gold's ids belong to; those of a user's own file belong to the run's."""
-    return gold.tasks or run.manifest.tasks
-
-
-def task_details(run: Run) -> pd.DataFrame | None:
-    """What a run was asked about, schema `relabel.task.TASKS`; None where its list is not on this machine.
-
-    Nothing is fetched. A user's own file is read again only if it is still the file that the run was made from: under the
-    path that the run was given, or under its name alone, which is all that a run of imported labels keeps.
-    """
-    name = run.manifest.tasks
-    if run.rubric.unit != "task":
-        return None
-    if is_local(name):
-        return local_tasks(name)
-    return next((task_table(str(path)) for path in (Path(name), Path(list_name(run))) if is_own_list(run, path)), None)
+    if named is None:
+        own = run.own_task_list() if run.rubric.unit == "task" else None
+        return None if own is None else task_table(own) if is_table_file(own) else local_tasks(own)
+    run.require_tasks()
+    table = task_table(named)
+    if run.is_own_list(Path(named)) or (named == run.manifest.tasks and not is_table_file(named)):
+        return table
+    wanted = {(str(code), str(task)) for code, task in run.labels[TASK_KEY].itertuples(index=False)}
+    wanted |= {(failure.onet_soc_code, failure.task_id) for failure in run.failures()}
+    if lacking := sorted(wanted - set(table[TASK_KEY].itertuples(index=False, name=None))):
+        code, task = lacking[0]
+        raise DataError(
+            f"{named} is not the list that {run.ref} labelled: it lacks {len(lacking):,} of the run's {len(wanted):,} tasks, "
+            f"such as {task!r} of {code}; give the list that the run was made from, {run.list_name}"
+        )
+    return table
 
 
 class TaskTexts:
     """Statements of tasks and titles of their occupations, empty where they are unknown."""
 
     def __init__(self, details: pd.DataFrame | None) -> None:
-        self._texts: dict[tuple[str, str], str] = {}
-        self._titles: dict[str, str] = {}
-        if details is not None:
-            keys = zip(details["onet_soc_code"], details["task_id"], strict=True)
-            self._texts = dict(zip(keys, details["text"], strict=True))
-            self._titles = dict(zip(details["onet_soc_code"], details["title"], strict=True))
+        known = pd.DataFrame(columns=[*TASK_KEY, "title", "text"]) if details is None else details
+        self._texts: dict[tuple[str, str], str] = known.set_index(TASK_KEY)["text"].to_dict()  # pyright: ignore[reportAttributeAccessIssue]  keys are pairs
+        self._titles = dict(zip(known["onet_soc_code"], known["title"], strict=True))
 
     def title(self, code: str) -> str:
         """Title of an occupation."""
@@ -466,44 +387,6 @@ class TaskTexts:
         """What names a task: its key, the title of its occupation and its statement (`text`)."""
         text = self._texts.get((code, task_id), "")
         return {"onet_soc_code": code, "task_id": task_id, "title": self.title(code), "text": text}
-
-
-def is_own_list(run: Run, path: Path) -> bool:
-    """Whether a file is, byte for byte, the user's own task list that a run was made from."""
-    known = {use.sha256 for use in run.manifest.sources if use.source == TASK_FILE}
-    return is_table_file(path) and path.is_file() and sha256_of(path) in known
-
-
-def list_name(run: Run) -> str:
-    """What the task list of a run is called; for a user's own file its name where the manifest keeps no path."""
-    if run.manifest.tasks != TASK_FILE:
-        return run.manifest.tasks
-    return next((use.file for use in run.manifest.sources if use.source == TASK_FILE), TASK_FILE)
-
-
-def task_details_from(run: Run, tasks: str) -> pd.DataFrame:
-    """What a run was asked about, from a list that the user names, schema `relabel.task.TASKS`.
-
-    Raises:
-        UsageError: The run rates occupations.
-        DataError: The list cannot be read, or lacks a task that the run was asked about. A list that the run itself
-            names may lack some, for imported labels may reach beyond their list.
-    """
-    run.require_tasks()
-    table = task_table(tasks)
-    is_file = is_table_file(tasks)
-    if is_own_list(run, Path(tasks)) or (tasks == run.manifest.tasks and not is_file):
-        return table
-    wanted = {(str(code), str(task)) for code, task in run.labels[TASK_KEY].itertuples(index=False)}
-    wanted |= {(failure.onet_soc_code, failure.task_id) for failure in run.failures()}
-    lacking = sorted(wanted - set(table[TASK_KEY].itertuples(index=False, name=None)))
-    if lacking:
-        code, task = lacking[0]
-        raise DataError(
-            f"{tasks} is not the list that {run.ref} labelled: it lacks {len(lacking):,} of the run's {len(wanted):,} tasks, "
-            f"such as {task!r} of {code}; give the list that the run was made from, {list_name(run)}"
-        )
-    return table
 
 
 def mean_one(weight: Array) -> Array:
@@ -517,7 +400,7 @@ def gold_on_tasks(gold: Gold, known: pd.DataFrame) -> pd.DataFrame:
     Raises:
         DataError: One of its ids stands for several of these tasks.
     """
-    theirs = gold.table.assign(code=_full_codes(gold.table))
+    theirs = gold.table.assign(code=full_codes(gold.table))
     if theirs["onet_soc_code"].notna().any():
         return theirs.set_index(TASK_KEY)
     doubled = known[known["task_id"].duplicated() & known["task_id"].isin(theirs["task_id"])]
@@ -543,16 +426,17 @@ def _changed_texts(
     Returns:
         Nothing is fetched: None and nothing where a list is not on this machine.
     """
-    has_own = own is not None and own.notna().any()
-    if first == second and not has_own:
+    brought = own if own is not None and own.notna().any() else None
+    if first == second and brought is None:
         return 0, ()
-    if not is_local(first) or not (has_own or is_local(second)):
+    lists = [local_tasks(name) for name in ([first, second] if brought is None else [first])]
+    sides = [
+        *(table.set_index(TASK_KEY)["text"] for table in lists if table is not None),
+        *([brought] if brought is not None else []),
+    ]
+    if len(sides) < 2:
         return None, ()
-    texts = local_tasks(first).set_index(TASK_KEY)["text"].reindex(index)
-    if own is not None and has_own:
-        theirs = own[~own.index.duplicated()].reindex(index)
-    else:
-        theirs = local_tasks(second).set_index(TASK_KEY)["text"].reindex(index)
+    texts, theirs = (side[~side.index.duplicated()].reindex(index) for side in sides)
     alike = text_similarity(theirs, texts)
     found = alike[replaced(alike)].sort_values(kind="stable")
     rows = tuple(
@@ -600,7 +484,7 @@ def _unmatched(run: Run, ours: pd.DataFrame, theirs: pd.DataFrame, gold: Gold) -
     Raises:
         DataError: No task can be compared.
     """
-    failed = pd.MultiIndex.from_tuples(failed_tasks(run, ours.reset_index()), names=TASK_KEY)
+    failed = pd.MultiIndex.from_tuples(failed_tasks(run, ours.index), names=TASK_KEY)
     mine = ours.index.append(failed) if len(failed) else ours.index
     if theirs.index.has_duplicates:  # one row a task, also of several annotators
         theirs = theirs.groupby(level=TASK_KEY, sort=False, dropna=False).first()
@@ -637,7 +521,7 @@ def _unmatched(run: Run, ours: pd.DataFrame, theirs: pd.DataFrame, gold: Gold) -
 
 def _no_common_task(first: Run, second: Run) -> str:
     lists = [
-        (list_name(run), {u.sha256 for u in run.manifest.sources if u.source == TASK_FILE}) for run in (first, second)
+        (run.list_name, {u.sha256 for u in run.manifest.sources if u.source == TASK_FILE}) for run in (first, second)
     ]
     if lists[0] != lists[1]:
         return (
@@ -666,10 +550,6 @@ def _other_question(run: Run, gold: Gold) -> str:
     if (AUTOMATION in run.rubric.settings) == bool(gold.table[AUTOMATION].notna().any()):
         return ""
     return ", for automation asks what a model does by itself, exposure what a worker gains from it"
-
-
-def _full_codes(table: pd.DataFrame) -> pd.Series:
-    return table["code"].where(table["strict"].notna() & table["with_tools"].notna())
 
 
 def _such_as(table: pd.DataFrame) -> str:

@@ -365,7 +365,7 @@ def _bounded(pair: Pair, *names: str) -> dict[str, Any]:
 
 
 def _setting(aligned: AlignedLabels, setting: SettingName) -> SettingComparison:
-    pair = aligned.pair(setting, 1, 0, weight=aligned.unweighted)
+    pair = aligned.pair(setting, 1, 0, weighted=False)
     shares: dict[str, Difference] = {}
     for at, label in enumerate(pair.scale):
         changed = pair.occupations((pair.gold == at) != (pair.run == at))
@@ -381,7 +381,7 @@ def _setting(aligned: AlignedLabels, setting: SettingName) -> SettingComparison:
 
 def _measure(aligned: AlignedLabels, measure: Measure, keep: npt.NDArray[np.bool_] | None = None) -> MeasureComparison:
     there = aligned.known(measure, 0, 1)
-    pair = aligned.pair(measure, 1, 0, keep=there if keep is None else there & keep, weight=aligned.unweighted)
+    pair = aligned.pair(measure, 1, 0, keep=there if keep is None else there & keep, weighted=False)
     found = _difference(pair.figure("gold_mean"), pair.figure("mean"), pair.occupations(pair.gold != pair.run))
     return MeasureComparison(n=len(pair), **found.model_dump())
 
@@ -467,7 +467,7 @@ def _slices(aligned: AlignedLabels, details: pd.DataFrame | None) -> dict[str, d
 
 def _slice(aligned: AlignedLabels, mask: npt.NDArray[np.bool_]) -> SliceAgreement:
     keep = aligned.known(aligned.main, 0, 1) & mask
-    pair = aligned.pair(aligned.main, 1, 0, keep=keep, weight=aligned.unweighted)
+    pair = aligned.pair(aligned.main, 1, 0, keep=keep, weighted=False)
     moved = None if aligned.main_measure is None else _measure(aligned, aligned.main_measure, mask)
     return SliceAgreement(
         n=len(pair),
@@ -562,7 +562,7 @@ def _pairs(aligned: AlignedLabels, setting: SettingName, count: int) -> SettingP
         pairs=tuple(
             RaterPair(first=a, second=b, n=len(pair), **_bounded(pair, "accuracy", "kappa", "kappa_quadratic"))
             for a, b in combinations(raters, 2)
-            for pair in [aligned.pair(setting, b, a, keep=keep, weight=aligned.unweighted)]
+            for pair in [aligned.pair(setting, b, a, keep=keep, weighted=False)]
         ),
         runs=tuple(_ranked(ranks, votes, rater, gold, weight, scale) for rater in raters),
         majority=_majority(votes, gold, weight, scale),

@@ -18,21 +18,17 @@ from relabel.evaluation.alignment import (
     MAIN,
     AlignedLabels,
     Pair,
-    asked,
-    gold_list,
-    incoherent_pairs,
-    local_tasks,
     match,
 )
 from relabel.evaluation.document import SettingName
-from relabel.evaluation.gold import Gold, default_gold, load_gold
+from relabel.evaluation.gold import Gold, asked, default_gold, incoherent_pairs, load_gold
 from relabel.evaluation.ppi import debiased
 from relabel.evaluation.statistics import CORRELATION, DRAWS, Sums, drawn_ranks, stated
 from relabel.evaluation.yardsticks import all_yardsticks, calibration, majority_class, mean_of
 from relabel.rubric import Measure
 from relabel.run import Run, changed_rubrics
 from relabel.tabular import figure
-from relabel.task import TASK_KEY, is_local
+from relabel.task import TASK_KEY, local_tasks
 
 FEW_TASKS = 400
 """Below this number of tasks the figures are called rough."""
@@ -169,9 +165,8 @@ def refuse_worked_examples(run: Run, gold: Gold) -> None:
     if not examples:
         return
     texts = gold.table["text"]
-    name = gold_list(gold, run)
-    if texts.isna().all() and is_local(name):
-        by_id = local_tasks(name).drop_duplicates("task_id").set_index("task_id")["text"]
+    if texts.isna().all() and (tasks := local_tasks(gold.task_list(run))) is not None:
+        by_id = tasks.drop_duplicates("task_id").set_index("task_id")["text"]
         texts = gold.table["task_id"].map(by_id)
     shown = texts.dropna().map(_plain).isin(examples)
     if shown.any():
@@ -262,13 +257,12 @@ def task_facts(run: Run, gold: Gold, aligned: AlignedLabels) -> pd.DataFrame:
     """
     codes = aligned.tasks["onet_soc_code"]
     facts = pd.DataFrame({"onet_soc_code": codes, "major_group": codes.str[:2]})
-    name = next((n for n in (run.manifest.tasks, gold_list(gold, run)) if is_local(n)), None)
-    if name is None:
+    lists = map(local_tasks, (run.manifest.tasks, gold.task_list(run)))
+    if (tasks := next((table for table in lists if table is not None), None)) is None:
         return facts
-    tasks = local_tasks(name).set_index(TASK_KEY)
-    if tasks["importance"].isna().all() and is_local(RATED_BY):
-        tasks["importance"] = local_tasks(RATED_BY).set_index(TASK_KEY)["importance"].reindex(tasks.index)
-    known = tasks.reindex(aligned.index())
+    known = tasks.set_index(TASK_KEY).reindex(aligned.index())
+    if tasks["importance"].isna().all() and (rated := local_tasks(RATED_BY)) is not None:
+        known["importance"] = rated.set_index(TASK_KEY)["importance"].reindex(known.index)
     return facts.assign(**{column: known[column].to_numpy() for column in ("text", "task_type", "importance")})
 
 

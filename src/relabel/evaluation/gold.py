@@ -1,4 +1,4 @@
-"""Gold: a reference label set that runs are compared with."""
+"""Gold: a reference label set that runs are compared with, and the labels of a run in the same columns."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
 from relabel.errors import ColumnError, DataError, UsageError
-from relabel.evaluation.document import GoldRule, Maker
+from relabel.evaluation.document import SCALES, GoldRule, Maker, SettingName
+from relabel.evaluation.statistics import Places
 from relabel.manifest import PUBLISHED
 from relabel.rubric import AUTOMATION, CODES
 from relabel.run import Run, open_run
 from relabel.settings import asset_dir
 from relabel.sources.fetch import SourceUse, sha256_of
 from relabel.sources.tables import COLUMN_NAMES, Table, is_table_file, plain_name, read_table
+from relabel.task import TASK_KEY
 
 GOLD_NAMES = (*PUBLISHED, "sample")
 """Golds that go by name; any other is the path of a CSV file."""
@@ -31,6 +34,14 @@ SELECTED = (
 """What is said first of a gold that `relabel review` chose the tasks of; for the rest of the run, `--random` draws some."""
 LEVELS = ("T0", "T1", "T2", "T3", "T4")
 """Labels of automation, from none to full."""
+
+COLUMNS: Mapping[SettingName, str] = {
+    "strict": "strict",
+    "with-tools": "with_tools",
+    "three-way": "code",
+    "automation": "automation",
+}
+"""Column of a setting's label in a coded table."""
 
 LABELLED = pa.DataFrameSchema(
     {
@@ -115,6 +126,10 @@ class Gold:
     def human(self) -> bool:
         """Whether the labels are known to be people's."""
         return self.made_by == "people"
+
+    def task_list(self, run: Run) -> str:
+        """The task list that its ids belong to; those of a user's own file belong to the run's."""
+        return self.tasks or run.manifest.tasks
 
     @property
     def weighted(self) -> bool:
@@ -205,6 +220,71 @@ def labels_of(run: Run) -> pd.DataFrame:
     if AUTOMATION not in run.rubric.settings:
         return coded
     return coded.merge(run.decided(), on=["onet_soc_code", "task_id"], validate="one_to_one")
+
+
+def run_settings(run: Run) -> tuple[SettingName, ...]:
+    """Settings that a run can be compared in.
+
+    A rubric with two questions gives those that were asked, and the code when both were. A rubric with one question
+    gives its codes, and what they say about each setting.
+    """
+    rubric = run.rubric
+    if AUTOMATION in rubric.settings:
+        return ("automation",)
+    if {"strict", "with-tools"} <= set(rubric.settings):
+        asked: tuple[SettingName, ...] = tuple(s for s in SCALES if s in run.manifest.settings)
+        return (*asked, "three-way") if len(asked) == 2 else asked
+    if set(rubric.codes) == set(CODES):
+        return ("strict", "with-tools", "three-way")
+    # E0 and E1 alone tell nothing about tools, E0 and E2 alone nothing about the model by itself.
+    return ("strict",) if "E1" in rubric.codes else ("with-tools",)
+
+
+def coded_table(run: Run) -> pd.DataFrame:
+    """A run's labelled tasks by code and id, in the columns of a gold; columns of settings that it was not asked in are empty."""
+    table = labelled(labels_of(run), f"the run {run.ref}")
+    known = run_settings(run)
+    for setting, column in COLUMNS.items():
+        if setting not in known:
+            table[column] = table[column].where(pd.Series(False, index=table.index))
+    return table.assign(code=full_codes(table)).set_index(TASK_KEY)
+
+
+def places(column: pd.Series, setting: SettingName) -> Places:
+    """A coded table's column as places on the setting's scale, -1 where there is no label."""
+    scale = SCALES[setting]
+    place = dict(zip((False, True) if len(scale) == 2 else scale, range(len(scale)), strict=True))
+    return np.asarray(column.astype("object").map(place).fillna(-1), dtype=np.intp)
+
+
+def asked(run: Run) -> tuple[int, Mapping[SettingName, int]]:
+    """How many tasks the run was asked to label, and how many of them have no label, by setting.
+
+    Tasks that were never reached, because the run was stopped, are known by the manifest's count alone.
+    """
+    table = coded_table(run)
+    repeats = [int(run.manifest.parameters.get(name) or 1) for name in ("samples", "variants")]
+    labels = len(run.manifest.settings) * repeats[0] * repeats[1]
+    total = len(table) + len(failed_tasks(run, table.index))
+    total = max(total, -(-run.manifest.counts.asked // labels) if labels else 0)
+    return total, {s: total - int(table[COLUMNS[s]].notna().sum()) for s in run_settings(run)}
+
+
+def incoherent_pairs(run: Run) -> tuple[int, int]:
+    """How many tasks are exposed without tools but not with them, and how many have both answers."""
+    coded = run.coded()
+    both = coded["strict"].notna() & coded["with_tools"].notna()
+    return int((coded["incoherent"] & both).sum()), int(both.sum())
+
+
+def failed_tasks(run: Run, done: pd.Index) -> list[tuple[str, str]]:
+    """Tasks (code, id) that a run names as failed and that are not among those with a label."""
+    return sorted({(f.onet_soc_code, f.task_id) for f in run.failures()} - set(done))
+
+
+def full_codes(table: pd.DataFrame) -> pd.Series:
+    """The codes of the tasks whose both readings are known."""
+    return table["code"].where(table["strict"].notna() & table["with_tools"].notna())
 
 
 def make_gold(

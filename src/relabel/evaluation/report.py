@@ -21,8 +21,8 @@ from relabel import __version__
 from relabel.evaluation.alignment import GOLD, MAIN, AlignedLabels, TaskTexts, match
 from relabel.evaluation.compare import CompareDocument, PairwiseDocument, label_in_words
 from relabel.evaluation.document import MAJOR_GROUPS, EvalDocument, ReliabilityBin, SettingName, SliceFigures
-from relabel.evaluation.gates import SuiteResult
 from relabel.evaluation.gold import Gold
+from relabel.evaluation.suite import SuiteResult
 from relabel.run import Run
 from relabel.tabular import Table, cell_text, figure, signed
 from relabel.task import TASK_KEY

@@ -1,11 +1,17 @@
-"""Eval suites: YAML files that say against which gold a run is measured, on which tasks, and where the gates are."""
+"""Eval suites: YAML files that say against which gold a run is measured, on which tasks, and where the gates are.
+
+The outcome of a suite is told to people and to CI: as Markdown, as GitHub annotations, as JUnit XML.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from xml.etree import ElementTree as ET
 
+from jinja2 import Environment, PackageLoader
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from relabel.errors import DataError, first_error
@@ -13,12 +19,16 @@ from relabel.evaluation.document import SCALES, SettingName
 from relabel.evaluation.statistics import FIGURES
 from relabel.rubric import Measure
 from relabel.settings import Frozen, asset_dir
+from relabel.tabular import figure as shown
+from relabel.tabular import signed
 from relabel.yaml_files import read_user_yaml
 
 MeasureMetric = Literal["agreement", "pearson", "mean", "mean_difference"]
 CountMetric = Literal["coverage", "incoherent"]
 FamilyRule = Literal["joint", "bonferroni", "none"]
 TaskType = Literal["Core", "Supplemental"]
+
+Kind = Literal["min", "max", "max_drop"]
 
 COUNTS: tuple[CountMetric, ...] = ("coverage", "incoherent")
 
@@ -243,3 +253,185 @@ def _check_setting_metric(metric: str, setting: SettingName) -> None:
 
 def _either(names: tuple[str, ...]) -> str:
     return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+class GateResult(Frozen):
+    """The outcome of one condition of a gate.
+
+    Attributes:
+        id: The gate's id.
+        what: The figure in words, such as `kappa of three-way, slice core`.
+        kind: Which of the gate's thresholds.
+        passed: Whether it holds.
+        judged: False where the data cannot give the figure or its interval; such a gate has not passed.
+        threshold: The threshold.
+        value: The figure; for `max_drop` its paired change.
+        low: Lower bound of its interval; null for plain counts.
+        high: Upper bound.
+        level: Level of the interval; null for plain counts.
+        run: The run's own figure, for `max_drop`.
+        baseline: The baseline's figure on the same tasks, for `max_drop`.
+        p: One-sided p-value of a fall by more than the threshold, for `max_drop`, by the exact test of this gate alone;
+            the interval is that of `relabel compare`.
+        p_adjusted: The p-value adjusted for the number of such gates, which decides.
+        n: Tasks behind it.
+        message: The outcome in one sentence.
+        why: The suite's own words on the gate.
+    """
+
+    id: str
+    what: str
+    kind: Kind
+    passed: bool
+    judged: bool = True
+    threshold: float
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    level: float | None = None
+    run: float | None = None
+    baseline: float | None = None
+    p: float | None = None
+    p_adjusted: float | None = None
+    n: int
+    message: str
+    why: str | None = None
+
+    @property
+    def label(self) -> str:
+        """Id and condition: a gate with several conditions has an outcome for each."""
+        return f"{self.id} {self.kind.replace('_', ' ')}"
+
+
+class SuiteResult(Frozen):
+    """The outcome of a suite.
+
+    Attributes:
+        suite: The suite's name.
+        title: Its title.
+        run: The run, as the user named it.
+        gold: The gold's name.
+        gold_sha256: Hash of the gold's labels.
+        baseline: The baseline, as the suite names it.
+        baseline_sha256: Hash of its labels.
+        family: What was done about many gates, in words.
+        size: What size of gold finds a fall of 3 points, in words; null without gates against the baseline.
+        warnings: What must be known before any outcome is read.
+        passed: Whether all gates hold.
+        results: One entry a threshold, in the suite's order.
+    """
+
+    suite: str
+    title: str
+    run: str
+    gold: str
+    gold_sha256: str
+    baseline: str | None
+    baseline_sha256: str | None
+    family: str
+    size: str | None = None
+    warnings: tuple[str, ...] = ()
+    passed: bool
+    results: tuple[GateResult, ...]
+
+    @property
+    def failures(self) -> tuple[GateResult, ...]:
+        """The conditions that do not hold."""
+        return tuple(result for result in self.results if not result.passed)
+
+
+def gate_error(failures: Iterable[GateResult]) -> str:
+    """What the command says when gates failed: the first of them, and how many more."""
+    first, *rest = failures
+    more = f" (and {len(rest)} more)" if rest else ""
+    why = f"; {first.why.rstrip('.')}" if first.why else ""
+    return f"gate {first.id} failed{more}: {first.message}{why}"
+
+
+_ILLEGAL = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Control characters that XML 1.0 cannot hold, in whatever escape."""
+_ESCAPED = str.maketrans(
+    {
+        **{char: f"\\{char}" for char in "\\`*_{}[]()#+!|~"},
+        "<": "&lt;",
+        ">": "&gt;",
+        "&": "&amp;",
+        "@": "&#64;",  # else a run's name could call on somebody
+        "\n": " ",
+        "\r": " ",
+    }
+)
+
+
+def markdown(result: SuiteResult, verdict: str = "") -> str:
+    """Write a suite's outcome as Markdown, the outcome first.
+
+    Args:
+        result: The outcome.
+        verdict: The eval's verdict, one sentence a line.
+
+    Returns:
+        GitHub-flavoured Markdown. Names and words from outside stand in it as text, never as markup.
+    """
+    loader = PackageLoader("relabel.evaluation", "templates")
+    environment = Environment(loader=loader, trim_blocks=True, lstrip_blocks=True)  # noqa: S701  the filter `text` escapes
+    environment.filters.update(text=_text, fig=shown, signed=signed, count="{:,}".format)
+    page = environment.get_template("gates.md.jinja").render(result=result, verdict=verdict)
+    return re.sub(r"\n{3,}", "\n\n", page.strip()) + "\n"
+
+
+def github_annotations(result: SuiteResult) -> list[str]:
+    """GitHub's workflow commands: one error a gate that does not hold, and a notice when all hold."""
+    if result.passed:
+        count = len(result.results)
+        said = f"{count} gate{'' if count == 1 else 's'} passed for {result.run}"
+        return [f"::notice title={_property(f'relabel {result.suite}')}::{_message(said)}"]
+    return [
+        f"::error title={_property(f'relabel {result.suite}: {gate.id}')}::{_message(gate.message)}"
+        for gate in result.failures
+    ]
+
+
+def _text(said: str) -> str:
+    return said.translate(_ESCAPED)
+
+
+def _message(said: str) -> str:
+    return said.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(said: str) -> str:
+    return _message(said).replace(":", "%3A").replace(",", "%2C")
+
+
+def junit_xml(result: SuiteResult) -> str:
+    """Write a suite's outcome as JUnit XML: one test case a threshold.
+
+    Args:
+        result: The outcome. A gate that could not be judged is an error, one that does not hold a failure.
+
+    Returns:
+        The document, with its declaration. It holds no time, so that the same outcome is the same text.
+    """
+    errors = sum(not r.judged for r in result.results)
+    failures = len(result.failures) - errors
+    counts = {"tests": str(len(result.results)), "failures": str(failures), "errors": str(errors)}
+    root = ET.Element("testsuites", {"name": "relabel", **counts})
+    suite = ET.SubElement(root, "testsuite", {"name": result.suite, **counts})
+    properties = ET.SubElement(suite, "properties")
+    for name in ("run", "gold", "gold_sha256", "baseline", "baseline_sha256", "family"):
+        if (value := getattr(result, name)) is not None:
+            ET.SubElement(properties, "property", {"name": name, "value": _legal(value)})
+    for each in result.results:
+        case = ET.SubElement(suite, "testcase", {"classname": f"relabel.{result.suite}", "name": each.label})
+        if not each.passed:
+            kind = "failure" if each.judged else "error"
+            found = ET.SubElement(case, kind, {"message": _legal(each.message), "type": each.kind})
+            found.text = _legal(each.why or each.message)
+        ET.SubElement(case, "system-out").text = _legal(each.message)
+    ET.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+
+
+def _legal(text: str) -> str:
+    return _ILLEGAL.sub("\N{REPLACEMENT CHARACTER}", text)

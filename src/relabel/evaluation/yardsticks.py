@@ -19,17 +19,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from relabel.evaluation import alignment
 from relabel.evaluation import document as doc
 from relabel.evaluation import statistics as metrics
-from relabel.evaluation.alignment import COLUMNS, GOLD, AlignedLabels, Pair, gold_list, local_tasks, match
+from relabel.evaluation.alignment import GOLD, AlignedLabels, Pair, match, mean_one
 from relabel.evaluation.document import SettingName
-from relabel.evaluation.gold import Gold, load_gold
+from relabel.evaluation.gold import COLUMNS, Gold, load_gold, places
 from relabel.evaluation.statistics import Array, Draws, Figure, Places, Sums, change, ci95, occupation_draws, stated
 from relabel.files import make_private_dir, replacing
 from relabel.run import Run
 from relabel.settings import settings as app_settings
-from relabel.task import TASK_KEY, is_local
+from relabel.task import TASK_KEY, is_local, local_tasks
 
 FOLDS = 5
 TRAINED_ON = 2000
@@ -130,10 +129,9 @@ def text_classifier(
         The yardstick; with a note and no figures where the texts are unknown or the gold is too small.
     """
     nothing = doc.TextClassifier(trained_on=0, folds=FOLDS, seed=seed, settings={})
-    name = gold_list(gold, run)
-    if not is_local(name):
+    if (tasks := local_tasks(gold.task_list(run))) is None:
         return nothing.model_copy(update={"note": "the texts of the tasks are not on this machine"})
-    tasks = local_tasks(name).set_index(TASK_KEY)
+    tasks = tasks.set_index(TASK_KEY)
     texts = (tasks["title"] + ": " + tasks["text"]).rename("text")
     pool = _with_codes(gold.table, aligned.tasks).merge(texts.reset_index(), on=TASK_KEY, suffixes=("_gold", ""))
     codes = sorted(set(pool["onet_soc_code"]))
@@ -146,7 +144,7 @@ def text_classifier(
     pool = pool.assign(fold=pool["onet_soc_code"].map(fold_of))
     # The code settles both readings; apart, each would cost a training of its own and could contradict the others.
     asked: list[SettingName] = ["three-way"] if "three-way" in settings else list(settings)
-    places_of: dict[SettingName, Places] = {s: alignment.places(pool[COLUMNS[s]], s) for s in asked}
+    places_of: dict[SettingName, Places] = {s: places(pool[COLUMNS[s]], s) for s in asked}
     kept = kept_predictions(pool, places_of, seed)
     predicted: dict[SettingName, Places] = {s: kept[s][once][at] for s in asked if s in kept}
     if "three-way" in predicted:
@@ -191,7 +189,7 @@ def raters(run: Run, gold: Gold, aligned: AlignedLabels, settings: Mapping[Setti
     gpt4, human = (each.table.drop_duplicates(TASK_KEY).set_index(TASK_KEY).reindex(aligned.index()) for each in golds)
     found: dict[SettingName, doc.Yardstick] = {}
     for setting, pair in settings.items():
-        first, second = (alignment.places(rater[COLUMNS[setting]], setting)[pair.tasks] for rater in (human, gpt4))
+        first, second = (places(rater[COLUMNS[setting]], setting)[pair.tasks] for rater in (human, gpt4))
         known = (first >= 0) & (second >= 0)
         if known.any():
             found[setting] = yardstick(pair.part(known), first[known], second[known])
@@ -214,7 +212,7 @@ def annotators(run: Run, gold: Gold, votes: pd.DataFrame, draws: Draws | None) -
     several = 0
     for setting in aligned.labels:
         scale = doc.SCALES[setting]
-        rows = votes.assign(label=alignment.places(votes[COLUMNS[setting]], setting)).query("label >= 0")
+        rows = votes.assign(label=places(votes[COLUMNS[setting]], setting)).query("label >= 0")
         counts = np.zeros((len(aligned), len(scale)))
         np.add.at(counts, (rows["at"].to_numpy(dtype=np.intp), rows["label"].to_numpy(dtype=np.intp)), 1)
         own = aligned.labels[setting][:, 0]
@@ -390,7 +388,7 @@ def reliability(probability: Array, right: np.ndarray, weight: Array, draws: Dra
         weight: Weight of each label, shape (n,).
         draws: Draws for the labels; None leaves the intervals out.
     """
-    weight, hit = alignment.mean_one(weight), right.astype(np.float64)
+    weight, hit = mean_one(weight), right.astype(np.float64)
     # The upper bound belongs to a bin, so that a probability of 1 falls into the last one.
     bin_of = np.clip(np.ceil(probability * BINS).astype(int) - 1, 0, BINS - 1)
     member = np.zeros((len(hit), BINS))

@@ -14,8 +14,9 @@ import pandas as pd
 from scipy import stats
 
 from relabel.errors import DataError
-from relabel.evaluation.alignment import COLUMNS, AlignedLabels, align_all, run_settings
+from relabel.evaluation.alignment import AlignedLabels, align_all
 from relabel.evaluation.document import SCALES, Bounds, SettingName
+from relabel.evaluation.gold import COLUMNS, run_settings
 from relabel.evaluation.statistics import SHARE, occupation_draws, on_scale
 from relabel.rubric import MEASURES, Measure
 from relabel.run import Run, measures_of
