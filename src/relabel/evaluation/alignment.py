@@ -118,7 +118,6 @@ class AlignedLabels:
         values: The same by measure: values 0-1, NaN where there is none.
         only: By run, tasks that not all others hold.
         unmatched: Tasks of the first run and the gold that are not compared, by reason.
-        has_gold: Whether there is a gold.
         warnings: What must be said first of the alignment with the gold.
         text_changed: Tasks of run and gold whose text differs; None where the texts are unknown.
         texts_replaced: Tasks whose text under one id is another task; they are left out.
@@ -132,7 +131,6 @@ class AlignedLabels:
     values: Mapping[Measure, Array]
     only: tuple[int, ...] = ()
     unmatched: Mapping[UnmatchedReason, int] | None = None
-    has_gold: bool = False
     warnings: tuple[str, ...] = ()
     text_changed: int | None = None
     texts_replaced: tuple[ReplacedText, ...] = ()
@@ -303,7 +301,6 @@ def align(runs: Sequence[Run], gold: Gold | None = None) -> AlignedLabels:
         values=values,
         only=tuple(len(table) - len(index) for table in tables),
         unmatched=unmatched,
-        has_gold=gold is not None,
         warnings=warnings,
         text_changed=changed,
         texts_replaced=others,

@@ -87,23 +87,24 @@ class MeasureComparison(Difference):
     n: int
 
 
-class Flip(Frozen):
-    """A task whose measure changed.
-
-    Attributes:
-        onet_soc_code: Occupation.
-        task_id: Task.
-        first: Labels of the first run by setting.
-        second: Labels of the second run by setting.
-        change: Change of the task's value, by measure.
-        effect: Change of the occupation's mean that this flip alone makes, in the main measure.
-        title, text: Title of the occupation and statement of the task; empty where the task list is not on this machine.
-    """
+class NamedTask(Frozen):
+    """A task with its statement and the title of its occupation; both are empty where the task list is not on this machine."""
 
     onet_soc_code: str
     task_id: str
     title: str = ""
     text: str = ""
+
+
+class Flip(NamedTask):
+    """A task whose measure changed.
+
+    Attributes:
+        first, second: Labels of the first and of the second run by setting.
+        change: Change of the task's value, by measure.
+        effect: Change of the occupation's mean that this flip alone makes, in the main measure.
+    """
+
     first: Mapping[SettingName, str | None]
     second: Mapping[SettingName, str | None]
     change: Mapping[Measure, float]
@@ -139,31 +140,40 @@ class SliceAgreement(Frozen):
     difference_ci95: Interval
 
 
-class CompareDocument(Frozen):
+class Comparison(Frozen):
+    """What all comparisons begin with; what stands in all of them further down is told here, too.
+
+    Attributes:
+        runs: The runs, as the user named them.
+        models: Models asked.
+        common: Tasks that all hold.
+        gold: Name of the gold; null without one.
+        bootstrap: How intervals were made.
+        verdict: The result in words, one sentence a line.
+    """
+
+    kind: str
+    runs: tuple[str, ...]
+    models: tuple[str, ...]
+    common: int
+
+
+class CompareDocument(Comparison):
     """Two runs, paired by task.
 
     Attributes:
-        runs: First and second run, as the user named them.
-        models: Models asked.
-        common: Tasks that both hold.
         only: Tasks that only the first, and only the second holds.
         settings: Changes by setting.
         measures: Changes of means by measure.
-        gold: Name of the gold; null without one.
         against_gold: Both runs against the gold, by setting.
         main_setting: Setting of the slices.
         main_measure: Measure of flips' effects, occupations' moves and slices' differences.
         flips: Tasks whose value changed in any measure, largest effect first.
         occupations: Occupations that moved, largest move first.
         slices: Agreement by slice: `soc_major` by two digits, `task_type` where the task list is on this machine.
-        bootstrap: How intervals were made.
-        verdict: The result in words, one sentence a line.
     """
 
     kind: str = "pair"
-    runs: tuple[str, str]
-    models: tuple[str, str]
-    common: int
     only: tuple[int, int]
     settings: Mapping[SettingName, SettingComparison]
     measures: Mapping[Measure, MeasureComparison]
@@ -238,44 +248,30 @@ class SettingPairs(Frozen):
     majority: Majority
 
 
-class Disputed(Frozen):
+class Disputed(NamedTask):
     """A task that the runs differ on.
 
     Attributes:
         labels: Label by run, in the runs' order, in the main setting.
         spread: Standard deviation (0-0.5) of the main measure's values over the runs.
-        title, text: As for `Flip`.
     """
 
-    onet_soc_code: str
-    task_id: str
-    title: str = ""
-    text: str = ""
     labels: tuple[str | None, ...]
     spread: float
 
 
-class PairwiseDocument(Frozen):
-    """What `relabel compare --json` writes for more than two runs.
+class PairwiseDocument(Comparison):
+    """Three runs or more.
 
     Attributes:
-        runs: The runs, as the user named them.
-        models: Models asked.
-        common: Tasks that all hold.
         alone: By run, tasks that not all others hold.
         settings: Agreement by setting.
         means: Mean of each measure by run, over tasks with a value in all.
-        gold: Name of the gold; null without one.
         main_setting: Setting of the disputed tasks' labels.
         disputed: Tasks that the runs differ on, largest spread first.
-        bootstrap: How intervals were made.
-        verdict: The result in words, one sentence a line.
     """
 
     kind: str = "several"
-    runs: tuple[str, ...]
-    models: tuple[str, ...]
-    common: int
     alone: tuple[int, ...]
     settings: Mapping[SettingName, SettingPairs]
     means: Mapping[Measure, tuple[float, ...]]
@@ -312,22 +308,30 @@ def compare(
     settings: dict[SettingName, SettingComparison] = {s: _setting(aligned, s) for s in aligned.labels}
     measures: dict[Measure, MeasureComparison] = {m: _measure(aligned, m) for m in aligned.values}
     against = _against_gold(aligned) if gold is not None else {}
+    flips, moves = _moved(aligned, TaskTexts(details))
     return CompareDocument(
-        **_about((first, second), gold, aligned, draws, seed),
+        **_about((first, second), gold, aligned, _verdict(aligned, settings, measures, against), draws, seed),
         only=(aligned.only[0], aligned.only[1]),
         settings=settings,
         measures=measures,
         against_gold=against,
         main_measure=aligned.main_measure,
-        flips=_flips(aligned, TaskTexts(details)),
-        occupations=_moves(aligned, TaskTexts(details)),
+        flips=flips,
+        occupations=moves,
         slices=_slices(aligned, details),
-        verdict=_told((first, second), gold, aligned, _verdict(aligned, settings, measures, against)),
     )
 
 
-def _about(runs: Sequence[Run], gold: Gold | None, aligned: AlignedLabels, draws: int, seed: int) -> dict[str, Any]:
-    """What both documents say of the runs and of how they were compared."""
+def _about(
+    runs: Sequence[Run], gold: Gold | None, aligned: AlignedLabels, verdict: Sequence[str], draws: int, seed: int
+) -> dict[str, Any]:
+    """What both documents say of the runs, of how they were compared, and in words, after what must be known before."""
+    known_runs = [*([gold.run] if gold is not None and gold.run is not None else []), *runs]
+    said = [*(gold.caveats if gold else ()), *changed_rubrics(*known_runs)]
+    if others := aligned.texts_replaced:
+        have = f"{len(others):,} task{' has' if len(others) == 1 else 's have'}"
+        said.append(f"{have} another statement under the same id, such as {others[0].task_id}: left out.")
+    said += [f"Few occupations: {aligned.few_occupations}."] if aligned.few_occupations else []
     return {
         "runs": aligned.names,
         "models": tuple(run.manifest.model for run in runs),
@@ -335,18 +339,8 @@ def _about(runs: Sequence[Run], gold: Gold | None, aligned: AlignedLabels, draws
         "gold": None if gold is None else gold.name,
         "main_setting": aligned.main,
         "bootstrap": Bootstrap(draws=draws, seed=seed, note=aligned.few_occupations),
+        "verdict": "\n".join([*said, *(sentence for run in runs for sentence in run.warnings()), *verdict]),
     }
-
-
-def _told(runs: Sequence[Run], gold: Gold | None, aligned: AlignedLabels, verdict: Sequence[str]) -> str:
-    """A verdict, after what must be known before it is read."""
-    known_runs = [*([gold.run] if gold is not None and gold.run is not None else []), *runs]
-    said = [*(gold.caveats if gold else ()), *changed_rubrics(*known_runs)]
-    if others := aligned.texts_replaced:
-        have = f"{len(others):,} task{' has' if len(others) == 1 else 's have'}"
-        said.append(f"{have} another statement under the same id, such as {others[0].task_id}: left out.")
-    said += [f"Few occupations: {aligned.few_occupations}."] if aligned.few_occupations else []
-    return "\n".join([*said, *(sentence for run in runs for sentence in run.warnings()), *verdict])
 
 
 def _difference(first: Figure, second: Figure, occupations: int) -> Difference:
@@ -406,18 +400,19 @@ def _against_gold(aligned: AlignedLabels) -> dict[SettingName, GoldComparison]:
     return found
 
 
-def _flips(aligned: AlignedLabels, texts: TaskTexts) -> tuple[Flip, ...]:
-    if aligned.main_measure is None:
-        return ()
+def _moved(aligned: AlignedLabels, texts: TaskTexts) -> tuple[tuple[Flip, ...], tuple[OccupationMove, ...]]:
+    """Tasks whose value changed, and occupations that moved, by the main measure; none without one."""
+    main = aligned.main_measure
+    if main is None:
+        return (), ()
     once = aligned.part(~aligned.index().duplicated())
     changes: dict[Measure, Any] = {m: v[:, 1] - v[:, 0] for m, v in once.values.items()}
-    main = pd.Series(changes[aligned.main_measure])
-    effects = main.fillna(0.0) / main.notna().groupby(once.codes).transform("sum")
+    moved = pd.Series(changes[main])
+    effects = moved.fillna(0.0) / moved.notna().groupby(once.codes).transform("sum")
     changed = np.any([np.nan_to_num(by) != 0 for by in changes.values()], axis=0)
-    order = effects[changed].fillna(0.0).abs().sort_values(ascending=False, kind="stable").index
     keys = once.index()
     said: list[dict[SettingName, Any]] = [{s: once.words(s, n).to_numpy() for s in once.labels} for n in (0, 1)]
-    return tuple(
+    flips = tuple(
         Flip(
             **texts.about(*keys[at]),
             first={s: words[at] for s, words in said[0].items()},
@@ -425,32 +420,29 @@ def _flips(aligned: AlignedLabels, texts: TaskTexts) -> tuple[Flip, ...]:
             change={m: by[at] for m, by in changes.items() if np.isfinite(by[at])},
             effect=np.nan_to_num(effects[at]),
         )
-        for at in order
+        for at in _by_size(effects[changed].fillna(0.0))
     )
-
-
-def _moves(aligned: AlignedLabels, texts: TaskTexts) -> tuple[OccupationMove, ...]:
-    if aligned.main_measure is None:
-        return ()
-    once = aligned.part(~aligned.index().duplicated())
-    tables: dict[Measure, pd.DataFrame] = {
-        m: pd.DataFrame(v[:, :2], index=once.codes).dropna() for m, v in once.values.items()
-    }
-    means: dict[Measure, Any] = {m: table.groupby(level=0).mean() for m, table in tables.items()}
-    told, mean = tables[aligned.main_measure], means[aligned.main_measure]
-    sizes, flips = (by.groupby(level=0).sum() for by in (told.notna()[0], told[0] != told[1]))
-    move = (mean[1] - mean[0])[flips > 0]
-    return tuple(
+    values: dict[Measure, Any] = {m: pd.DataFrame(v[:, :2], index=once.codes).dropna() for m, v in once.values.items()}
+    means: dict[Measure, Any] = {m: table.groupby(level=0).mean() for m, table in values.items()}
+    counts = (values[main][0] != values[main][1]).groupby(level=0).agg(["size", "sum"])
+    move = (means[main][1] - means[main][0])[counts["sum"] > 0]
+    moves = tuple(
         OccupationMove(
             onet_soc_code=code,
             title=texts.title(code),
-            tasks=int(sizes[code]),
-            flips=int(flips[code]),
+            tasks=int(counts["size"][code]),
+            flips=int(counts["sum"][code]),
             measures={m: tuple(t.loc[code]) for m, t in means.items() if code in t.index},
             move=move[code],
         )
-        for code in move.abs().sort_values(ascending=False, kind="stable").index
+        for code in _by_size(move)
     )
+    return flips, moves
+
+
+def _by_size(values: pd.Series) -> pd.Index:
+    """The index of some values, the largest first, whatever their sign."""
+    return values.abs().sort_values(ascending=False, kind="stable").index
 
 
 def _slices(aligned: AlignedLabels, details: pd.DataFrame | None) -> dict[str, dict[str, SliceAgreement]]:
@@ -498,27 +490,31 @@ def _verdict(
         f"label{'' if found.changed == 1 else 's'} changed."
     ]
     for measure, moved in measures.items():
-        means = f"from {shown(moved.first)} to {shown(moved.second)}"
-        if moved.difference == 0:
-            said.append(f"Mean {measure} is the same in both runs ({shown(moved.first)}).")
-        elif moved.difference is not None and moved.ci95 is None:
-            said.append(f"Mean {measure} goes {means}; all tasks are of one occupation, which gives no interval.")
-        elif moved.ci95 is not None:
-            low, high = moved.ci95
-            goes, chance = (
-                ("falls", "") if high < 0 else ("rises", "") if low > 0 else ("goes", ", which may be chance")
-            )
-            by = f"({moved.difference:+.3f}, 95% interval {low:+.3f} to {high:+.3f})"
-            said.append(f"Mean {measure} {goes} {means}{chance} {by}.")
+        if moved.difference is None:
+            continue
+        (low, high), means = moved.ci95 or (0.0, 0.0), f"from {shown(moved.first)} to {shown(moved.second)}"
+        by = f"({moved.difference:+.3f}, 95% interval {low:+.3f} to {high:+.3f})"
+        how = (
+            f"is the same in both runs ({shown(moved.first)})"
+            if moved.difference == 0
+            else f"goes {means}; all tasks are of one occupation, which gives no interval"
+            if moved.ci95 is None
+            else f"{'falls' if high < 0 else 'rises'} {means} {by}"
+            if high < 0 or low > 0
+            else f"goes {means}, which may be chance {by}"
+        )
+        said.append(f"Mean {measure} {how}.")
     if aligned.main in against and (lead := against[aligned.main].metrics["accuracy"]).ci95 is not None:
         low, high = lead.ci95
         by = f"(accuracy {shown(lead.second)} against {shown(lead.first)}, change {low:+.3f} to {high:+.3f})"
-        if low == high == 0:
-            said.append(f"Against the gold both runs are equally good (accuracy {shown(lead.first)}).")
-        elif high < 0 or low > 0:
-            said.append(f"Against the gold the second run is {'worse' if high < 0 else 'better'} than the first {by}.")
-        else:
-            said.append(f"Against the gold neither run is shown to be better {by}.")
+        how = (
+            f"both runs are equally good (accuracy {shown(lead.first)})"
+            if low == high == 0
+            else f"the second run is {'worse' if high < 0 else 'better'} than the first {by}"
+            if high < 0 or low > 0
+            else f"neither run is shown to be better {by}"
+        )
+        said.append(f"Against the gold {how}.")
     return said
 
 
@@ -533,28 +529,45 @@ def compare_several(
     """Compare three or more runs on the tasks that all of them hold; arguments and errors as for `compare`."""
     aligned = align(runs, gold).with_draws(draws, seed)
     settings: dict[SettingName, SettingPairs] = {s: _pairs(aligned, s, len(runs)) for s in aligned.labels}
-    raters = list(range(len(runs)))
-    told: dict[Measure, Any] = {m: table[aligned.known(m, *raters)][:, raters] for m, table in aligned.values.items()}
+    raters = range(len(runs))
     means: dict[Measure, tuple[float, ...]] = {
-        m: tuple(float(x) for x in table.mean(axis=0)) for m, table in told.items() if len(table)
+        m: tuple(table[there][:, raters].mean(axis=0).tolist())
+        for m, table in aligned.values.items()
+        if (there := aligned.known(m, *raters)).any()
     }
     return PairwiseDocument(
-        **_about(runs, gold, aligned, draws, seed),
+        **_about(runs, gold, aligned, _several_verdict(aligned, settings[aligned.main], means), draws, seed),
         alone=aligned.only,
         settings=settings,
         means=means,
         disputed=_disputed(aligned, len(runs), TaskTexts(details)),
-        verdict=_told(runs, gold, aligned, _several_verdict(aligned, settings[aligned.main], means)),
     )
 
 
 def _pairs(aligned: AlignedLabels, setting: SettingName, count: int) -> SettingPairs:
-    scale, raters = SCALES[setting], list(range(count))
+    scale, raters = SCALES[setting], range(count)
     keep = aligned.known(setting, *raters)
-    ranks = aligned.labels[setting][keep]
-    gold = ranks[:, GOLD] if aligned.has_gold else np.full(len(ranks), -1)
-    ranks, weight = ranks[:, raters], aligned.weight[keep]
-    votes = (ranks[:, :, None] == np.arange(len(scale))).sum(axis=1)
+    ranks, weight = aligned.labels[setting][keep], aligned.weight[keep]
+    gold = ranks[:, GOLD] if ranks.shape[1] > count else np.full(len(ranks), -1)
+    known_gold = gold >= 0
+    each = (ranks[:, :count, None] == np.arange(len(scale))).astype(np.intp)
+    votes = each.sum(axis=1)
+
+    def ranked(rater: int) -> RankedRun:
+        own = ranks[:, rater]
+        label, tied = _most(votes - each[:, rater])
+        shares = each[:, rater].sum(axis=0) / max(len(own), 1)
+        both = metrics.pairs(gold[known_gold], own[known_gold], len(scale)) * weight[known_gold, None, None]
+        return RankedRun(
+            prevalence=dict(zip(scale, shares.tolist(), strict=True)),
+            with_others=float((own == label)[~tied].mean()) if (~tied).any() else None,
+            with_others_n=int((~tied).sum()),
+            gold_accuracy=known(metrics.accuracy(both.sum(axis=0))),
+            gold_kappa=known(metrics.kappa(both.sum(axis=0))),
+        )
+
+    label, tied = _most(votes)
+    right = ((label == gold) & ~tied)[known_gold]
     return SettingPairs(
         n=len(ranks),
         krippendorff_nominal=metrics.krippendorff_several(votes, "nominal"),
@@ -564,36 +577,13 @@ def _pairs(aligned: AlignedLabels, setting: SettingName, count: int) -> SettingP
             for a, b in combinations(raters, 2)
             for pair in [aligned.pair(setting, b, a, keep=keep, weighted=False)]
         ),
-        runs=tuple(_ranked(ranks, votes, rater, gold, weight, scale) for rater in raters),
-        majority=_majority(votes, gold, weight, scale),
-    )
-
-
-def _ranked(
-    ranks: Places, votes: Places, rater: int, gold: Places, weight: npt.NDArray[np.float64], scale: Sequence[str]
-) -> RankedRun:
-    own = ranks[:, rater]
-    label, tied = _most(votes - (own[:, None] == np.arange(len(scale))))
-    shares = np.bincount(own, minlength=len(scale)) / max(len(own), 1)
-    at = gold >= 0
-    counts = (metrics.pairs(gold[at], own[at], len(scale)) * weight[at, None, None]).sum(axis=0)
-    return RankedRun(
-        prevalence={name: float(share) for name, share in zip(scale, shares, strict=True)},
-        with_others=float((own == label)[~tied].mean()) if (~tied).any() else None,
-        with_others_n=int((~tied).sum()),
-        gold_accuracy=known(metrics.accuracy(counts)),
-        gold_kappa=known(metrics.kappa(counts)),
-    )
-
-
-def _majority(votes: Places, gold: Places, weight: npt.NDArray[np.float64], scale: Sequence[str]) -> Majority:
-    label, tied = _most(votes)
-    at, right = gold >= 0, (label == gold) & ~tied
-    return Majority(
-        labels={name: int(((label == i) & ~tied).sum()) for i, name in enumerate(scale)},
-        tied=int(tied.sum()),
-        unanimous=float(((votes > 0).sum(axis=1) == 1).mean()) if len(votes) else 0.0,
-        gold_accuracy=float(np.average(right[at], weights=weight[at])) if at.any() else None,
+        runs=tuple(ranked(rater) for rater in raters),
+        majority=Majority(
+            labels=dict(zip(scale, np.bincount(label[~tied], minlength=len(scale)).tolist(), strict=True)),
+            tied=int(tied.sum()),
+            unanimous=float(((votes > 0).sum(axis=1) == 1).mean()) if len(votes) else 0.0,
+            gold_accuracy=float(np.average(right, weights=weight[known_gold])) if known_gold.any() else None,
+        ),
     )
 
 
@@ -610,8 +600,7 @@ def _disputed(aligned: AlignedLabels, count: int, texts: TaskTexts) -> tuple[Dis
     spread = pd.DataFrame(values).std(axis=1, ddof=0).fillna(0.0)[labels.nunique(axis=1) > 1]
     keys, rows = once.index(), labels.astype(object).where(labels.notna(), None).to_numpy()
     return tuple(
-        Disputed(**texts.about(*keys[at]), labels=tuple(rows[at]), spread=spread[at])
-        for at in spread.sort_values(ascending=False, kind="stable").index
+        Disputed(**texts.about(*keys[at]), labels=tuple(rows[at]), spread=spread[at]) for at in _by_size(spread)
     )
 
 
