@@ -116,8 +116,7 @@ def _task(of: Flip | Disputed) -> list[Cell]:
 
 def _pair_tables(document: CompareDocument) -> Iterator[Table]:
     """All figures of a comparison of two runs."""
-    from relabel.evaluation.compare import label_in_words
-    from relabel.evaluation.document import MAJOR_GROUPS
+    from relabel.evaluation.document import MAJOR_GROUPS, label_in_words
 
     moved = ("first", "second", "change", "95%")
     for setting, found in document.settings.items():

@@ -16,7 +16,7 @@ import pandas as pd
 
 from relabel.evaluation import statistics as metrics
 from relabel.evaluation.alignment import GOLD, AlignedLabels, Pair, TaskTexts, align
-from relabel.evaluation.document import SCALES, Bootstrap, Bounds, SettingName
+from relabel.evaluation.document import SCALES, Bootstrap, Bounds, NamedTask, SettingName
 from relabel.evaluation.gold import Gold
 from relabel.evaluation.statistics import DRAWS, Figure, Places, change, known
 from relabel.rubric import Measure
@@ -25,8 +25,6 @@ from relabel.settings import Frozen
 from relabel.tabular import figure as shown
 from relabel.task import TASK_KEY
 
-Interval = Bounds | None
-
 
 class Difference(Frozen):
     """A figure of both runs, and its paired change."""
@@ -34,7 +32,7 @@ class Difference(Frozen):
     first: float | None
     second: float | None
     difference: float | None
-    ci95: Interval
+    ci95: Bounds | None
 
 
 class SettingComparison(Frozen):
@@ -43,10 +41,7 @@ class SettingComparison(Frozen):
     Attributes:
         n: Tasks with a label in both runs.
         changed: Tasks whose label changed.
-        agreement: Share of equal labels.
-        agreement_ci95: Its interval.
-        kappa: Cohen's kappa between the runs.
-        kappa_ci95: Its interval.
+        agreement, kappa: Share of equal labels, and Cohen's kappa between the runs, with their intervals.
         transitions: Counts by label of the first run, then by label of the second.
         prevalence: Share of each label, by run.
     """
@@ -54,21 +49,19 @@ class SettingComparison(Frozen):
     n: int
     changed: int
     agreement: float | None
-    agreement_ci95: Interval
+    agreement_ci95: Bounds | None
     kappa: float | None
-    kappa_ci95: Interval
+    kappa_ci95: Bounds | None
     transitions: Mapping[str, Mapping[str, int]]
     prevalence: Mapping[str, Difference]
 
 
 class GoldComparison(Frozen):
-    """Both runs against a gold, on the tasks that all three have a label for.
+    """Both runs against a gold, on the n tasks that all three have a label for.
 
     Attributes:
-        n: Those tasks.
         metrics: Each figure of agreement with the gold.
-        better: Tasks that the first run has wrong and the second right.
-        worse: Tasks that the first run has right and the second wrong.
+        better, worse: Tasks that the second run alone has right, and that the first alone has right.
     """
 
     n: int
@@ -78,22 +71,9 @@ class GoldComparison(Frozen):
 
 
 class MeasureComparison(Difference):
-    """Mean of a measure over tasks, each weighing the same.
-
-    Attributes:
-        n: Tasks with a value in both runs.
-    """
+    """Mean of a measure over the n tasks with a value in both runs, each weighing the same."""
 
     n: int
-
-
-class NamedTask(Frozen):
-    """A task with its statement and the title of its occupation; both are empty where the task list is not on this machine."""
-
-    onet_soc_code: str
-    task_id: str
-    title: str = ""
-    text: str = ""
 
 
 class Flip(NamedTask):
@@ -109,12 +89,6 @@ class Flip(NamedTask):
     second: Mapping[SettingName, str | None]
     change: Mapping[Measure, float]
     effect: float
-
-
-def label_in_words(labels: Mapping[SettingName, str | None]) -> str:
-    """A task's label by setting in few words: the code alone where there is one."""
-    code = labels.get("three-way")
-    return code or ", ".join(f"{setting}: {label or '-'}" for setting, label in labels.items())
 
 
 class OccupationMove(Frozen):
@@ -134,10 +108,10 @@ class SliceAgreement(Frozen):
     n: int
     occupations: int
     agreement: float | None
-    agreement_ci95: Interval
+    agreement_ci95: Bounds | None
     kappa: float | None
     difference: float | None
-    difference_ci95: Interval
+    difference_ci95: Bounds | None
 
 
 class Comparison(Frozen):
@@ -195,9 +169,9 @@ class RaterPair(Frozen):
     second: int
     n: int
     agreement: float | None
-    agreement_ci95: Interval
+    agreement_ci95: Bounds | None
     kappa: float | None
-    kappa_ci95: Interval
+    kappa_ci95: Bounds | None
     kappa_quadratic: float | None
 
 
@@ -208,9 +182,8 @@ class RankedRun(Frozen):
         prevalence: Share of each of its labels.
         with_others: Share of its labels that are the majority of the other runs; ties among these are left out.
         with_others_n: Tasks behind it.
-        gold_accuracy: Accuracy against the gold on tasks that all runs and the gold have a label for, each counting by
-            the weight that the gold gives it.
-        gold_kappa: Kappa on the same.
+        gold_accuracy, gold_kappa: Agreement with the gold on tasks that all runs and the gold have a label for, each
+            counting by the weight that the gold gives it.
     """
 
     prevalence: Mapping[str, float]
@@ -326,7 +299,7 @@ def _about(
     runs: Sequence[Run], gold: Gold | None, aligned: AlignedLabels, verdict: Sequence[str], draws: int, seed: int
 ) -> dict[str, Any]:
     """What both documents say of the runs, of how they were compared, and in words, after what must be known before."""
-    known_runs = [*([gold.run] if gold is not None and gold.run is not None else []), *runs]
+    known_runs = [run for run in (gold and gold.run, *runs) if run is not None]
     said = [*(gold.caveats if gold else ()), *changed_rubrics(*known_runs)]
     if others := aligned.texts_replaced:
         have = f"{len(others):,} task{' has' if len(others) == 1 else 's have'}"
@@ -382,20 +355,18 @@ def _measure(aligned: AlignedLabels, measure: Measure, keep: npt.NDArray[np.bool
 
 def _against_gold(aligned: AlignedLabels) -> dict[SettingName, GoldComparison]:
     found: dict[SettingName, GoldComparison] = {}
-    for setting in aligned.labels:
-        scale = SCALES[setting]
-        keep = aligned.known(setting)
-        if not keep.any():
+    for setting, scale in SCALES.items():
+        if setting not in aligned.labels or not (keep := aligned.known(setting)).any():
             continue
         first, second = (aligned.pair(setting, rater, GOLD, keep=keep) for rater in (0, 1))
         moved = first.differ(second)
         names = (*metrics.FIGURES, *(f"f1:{label}" for label in scale))
-        right = [pair.run == pair.gold for pair in (first, second)]
+        lead = (second.run == second.gold).astype(int) - (first.run == first.gold)
         found[setting] = GoldComparison(
             n=len(first),
             metrics={name: _difference(first.figure(name), second.figure(name), moved) for name in names},
-            better=int((~right[0] & right[1]).sum()),
-            worse=int((right[0] & ~right[1]).sum()),
+            better=int((lead > 0).sum()),
+            worse=int((lead < 0).sum()),
         )
     return found
 
@@ -420,7 +391,7 @@ def _moved(aligned: AlignedLabels, texts: TaskTexts) -> tuple[tuple[Flip, ...], 
             change={m: by[at] for m, by in changes.items() if np.isfinite(by[at])},
             effect=np.nan_to_num(effects[at]),
         )
-        for at in _by_size(effects[changed].fillna(0.0))
+        for at in effects[changed].fillna(0.0).sort_values(key=np.abs, ascending=False, kind="stable").index
     )
     values: dict[Measure, Any] = {m: pd.DataFrame(v[:, :2], index=once.codes).dropna() for m, v in once.values.items()}
     means: dict[Measure, Any] = {m: table.groupby(level=0).mean() for m, table in values.items()}
@@ -435,14 +406,9 @@ def _moved(aligned: AlignedLabels, texts: TaskTexts) -> tuple[tuple[Flip, ...], 
             measures={m: tuple(t.loc[code]) for m, t in means.items() if code in t.index},
             move=move[code],
         )
-        for code in _by_size(move)
+        for code in move.sort_values(key=np.abs, ascending=False, kind="stable").index
     )
     return flips, moves
-
-
-def _by_size(values: pd.Series) -> pd.Index:
-    """The index of some values, the largest first, whatever their sign."""
-    return values.abs().sort_values(ascending=False, kind="stable").index
 
 
 def _slices(aligned: AlignedLabels, details: pd.DataFrame | None) -> dict[str, dict[str, SliceAgreement]]:
@@ -492,28 +458,24 @@ def _verdict(
     for measure, moved in measures.items():
         if moved.difference is None:
             continue
-        (low, high), means = moved.ci95 or (0.0, 0.0), f"from {shown(moved.first)} to {shown(moved.second)}"
-        by = f"({moved.difference:+.3f}, 95% interval {low:+.3f} to {high:+.3f})"
-        how = (
-            f"is the same in both runs ({shown(moved.first)})"
-            if moved.difference == 0
-            else f"goes {means}; all tasks are of one occupation, which gives no interval"
-            if moved.ci95 is None
-            else f"{'falls' if high < 0 else 'rises'} {means} {by}"
-            if high < 0 or low > 0
-            else f"goes {means}, which may be chance {by}"
-        )
+        means = f"from {shown(moved.first)} to {shown(moved.second)}"
+        if moved.difference == 0:
+            how = f"is the same in both runs ({shown(moved.first)})"
+        elif moved.ci95 is None:
+            how = f"goes {means}; all tasks are of one occupation, which gives no interval"
+        else:
+            low, high = moved.ci95
+            goes = "falls" if high < 0 else "rises" if low > 0 else "goes"
+            chance = ", which may be chance" if goes == "goes" else ""
+            how = f"{goes} {means}{chance} ({moved.difference:+.3f}, 95% interval {low:+.3f} to {high:+.3f})"
         said.append(f"Mean {measure} {how}.")
     if aligned.main in against and (lead := against[aligned.main].metrics["accuracy"]).ci95 is not None:
         low, high = lead.ci95
         by = f"(accuracy {shown(lead.second)} against {shown(lead.first)}, change {low:+.3f} to {high:+.3f})"
-        how = (
-            f"both runs are equally good (accuracy {shown(lead.first)})"
-            if low == high == 0
-            else f"the second run is {'worse' if high < 0 else 'better'} than the first {by}"
-            if high < 0 or low > 0
-            else f"neither run is shown to be better {by}"
-        )
+        better = "worse" if high < 0 else "better" if low > 0 else ""
+        how = f"the second run is {better} than the first {by}" if better else f"neither run is shown to be better {by}"
+        if low == high == 0:
+            how = f"both runs are equally good (accuracy {shown(lead.first)})"
         said.append(f"Against the gold {how}.")
     return said
 
@@ -600,7 +562,8 @@ def _disputed(aligned: AlignedLabels, count: int, texts: TaskTexts) -> tuple[Dis
     spread = pd.DataFrame(values).std(axis=1, ddof=0).fillna(0.0)[labels.nunique(axis=1) > 1]
     keys, rows = once.index(), labels.astype(object).where(labels.notna(), None).to_numpy()
     return tuple(
-        Disputed(**texts.about(*keys[at]), labels=tuple(rows[at]), spread=spread[at]) for at in _by_size(spread)
+        Disputed(**texts.about(*keys[at]), labels=tuple(rows[at]), spread=spread[at])
+        for at in spread.sort_values(ascending=False, kind="stable").index
     )
 
 

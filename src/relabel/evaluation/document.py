@@ -64,6 +64,21 @@ Intervals95 = Mapping[str, Bounds | None]
 NO_INTERVALS: Intervals95 = {}
 
 
+def label_in_words(labels: Mapping[SettingName, str | None]) -> str:
+    """A task's label by setting in few words: the code alone where there is one."""
+    code = labels.get("three-way")
+    return code or ", ".join(f"{setting}: {label or '-'}" for setting, label in labels.items())
+
+
+class NamedTask(Frozen):
+    """A task with its statement and the title of its occupation; both are empty where the task list is not on this machine."""
+
+    onet_soc_code: str
+    task_id: str
+    title: str = ""
+    text: str = ""
+
+
 class LabelMetrics(Frozen):
     """Agreement on one label, the gold taken as the truth.
 

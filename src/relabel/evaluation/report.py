@@ -12,6 +12,7 @@ from textwrap import shorten
 from typing import Any
 
 import altair as alt
+import numpy as np
 import pandas as pd
 import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -19,8 +20,15 @@ from markupsafe import Markup
 
 from relabel import __version__
 from relabel.evaluation.alignment import GOLD, MAIN, AlignedLabels, TaskTexts, match
-from relabel.evaluation.compare import CompareDocument, PairwiseDocument, label_in_words
-from relabel.evaluation.document import MAJOR_GROUPS, EvalDocument, ReliabilityBin, SettingName, SliceFigures
+from relabel.evaluation.compare import CompareDocument, PairwiseDocument
+from relabel.evaluation.document import (
+    MAJOR_GROUPS,
+    EvalDocument,
+    ReliabilityBin,
+    SettingName,
+    SliceFigures,
+    label_in_words,
+)
 from relabel.evaluation.gold import Gold
 from relabel.evaluation.suite import SuiteResult
 from relabel.run import Run
@@ -135,7 +143,7 @@ def _differences(aligned: AlignedLabels, run: Run, details: pd.DataFrame | None)
     pair = aligned.pair(measure)
     codes = pd.Series(aligned.codes[pair.tasks])
     effect = pd.Series(pair.run - pair.gold) / codes.groupby(codes).transform("size")
-    order = effect[effect != 0].abs().sort_values(ascending=False, kind="stable").index[:SHOWN]
+    order = effect[effect != 0].sort_values(key=np.abs, ascending=False, kind="stable").index[:SHOWN]
     if not len(order):
         return None
     index = aligned.index().to_list()
