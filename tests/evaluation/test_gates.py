@@ -119,7 +119,7 @@ def _pair(run: Codes, baseline: Codes, gold: Codes) -> AlignedLabels:
     tasks = pd.DataFrame({"onet_soc_code": OCCUPATION, "task_id": IDS, "weight": 1.0, "stratum": None})
     place = {label: at for at, label in enumerate(SCALE)}
     codes = np.array([[place[label] for label in side] for side in (run, baseline, gold)]).T
-    return AlignedLabels(("run", "base"), tasks, {"three-way": codes}, {"beta": codes / 2}, has_gold=True)
+    return AlignedLabels(("run", "base"), tasks, {"three-way": codes}, {"beta": codes / 2})
 
 
 def test_the_pairs_of_the_simulation_are_those_of_real_runs() -> None:

@@ -152,7 +152,7 @@ def aligned_labels(codes: np.ndarray, gold: np.ndarray, run: np.ndarray) -> Alig
         "with-tools": exposed,
         "three-way": both.astype(np.intp),
     }
-    return AlignedLabels(("run",), tasks.assign(stratum=None), labels, {"beta": both / 2}, has_gold=True)
+    return AlignedLabels(("run",), tasks.assign(stratum=None), labels, {"beta": both / 2})
 
 
 NAMED = ("accuracy", "kappa", "kappa_quadratic", "krippendorff_ordinal", "ac1", "macro_f1", "f1:E2", "run:E1")

@@ -39,7 +39,6 @@ CLEAR = 2.0
 EMBEDDED = "local"
 """Name of the embedded model."""
 
-_TELLING: tuple[SettingName, ...] = ("three-way", "automation", "strict", "with-tools")
 _STANDING = {
     True: ("exactly as good as", "better than", "below", "cannot be told from"),
     False: (
@@ -366,10 +365,9 @@ def verdict(
 
 def _among_yardsticks(settings: Mapping[SettingName, doc.SettingMetrics], yardsticks: doc.Yardsticks) -> list[str]:
     """Where the run stands among the yardsticks, said of the setting that says most."""
-    present: list[SettingName] = [name for name in _TELLING if name in settings]
-    if not present:
+    main = next((name for name in MAIN if name in settings), None)
+    if main is None:
         return []
-    main = present[0]
     said: list[str] = []
     classifier = yardsticks.text_classifier
     floor = 0 if classifier is None else classifier.trained_on

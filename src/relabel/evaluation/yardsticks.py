@@ -37,8 +37,6 @@ FEWEST_TRAINED_ON = 200
 """Fewer labels give no classifier worth the name."""
 BINS = 10
 """Bins of the reliability curve, of equal width from 0 to 1."""
-_MEANS = {"brier": -1, "probability": -3, "accuracy": -2}
-"""Where the sums of `reliability` hold what these are means of."""
 RATERS = ("eloundou-2023:gpt4", "eloundou-2023:human")
 
 
@@ -292,8 +290,7 @@ def _pair_agreement(
         return doc.PairAgreement(pairs=0, run=None)
     equal: dict[str, Array] = {}
     for name, said in labels.items():
-        counts = np.zeros((len(size), int(said.max()) + 1))
-        np.add.at(counts, (group, said), 1)
+        counts = pd.crosstab(group, said).to_numpy()
         equal[name] = (counts * (counts - 1) / 2).sum(axis=1)
     first = np.unique(group, return_index=True)[1]
     drawn = draws and occupation_draws(np.asarray(clusters)[first], len(draws.counts), draws.seed)
@@ -391,31 +388,29 @@ def reliability(probability: Array, right: np.ndarray, weight: Array, draws: Dra
     weight, hit = mean_one(weight), right.astype(np.float64)
     # The upper bound belongs to a bin, so that a probability of 1 falls into the last one.
     bin_of = np.clip(np.ceil(probability * BINS).astype(int) - 1, 0, BINS - 1)
-    member = np.zeros((len(hit), BINS))
-    member[np.arange(len(hit)), bin_of] = weight
-    squared = weight * (probability - hit) ** 2
-    # By task: the weight, the probability and the hit in its bin, then the weight, probability, hit and squared error.
-    parts = [member, member * probability[:, None], member * hit[:, None]]
-    sums = Sums(np.hstack([*parts, np.stack([weight, weight * probability, weight * hit, squared], axis=1)]), draws)
 
-    def ece(of: Array) -> Array:
-        gaps = np.abs(of[..., BINS : 2 * BINS] - of[..., 2 * BINS : 3 * BINS]).sum(axis=-1)
-        return metrics.ratio(gaps, of[..., -4])
+    def mean(values: Array, part: npt.NDArray[np.bool_]) -> Figure:
+        return Sums(np.stack([weight * values, weight], axis=1)[part], draws and draws.of(part)).figure(mean_of)
 
-    figures = {
-        name: sums.figure(lambda of, at=at: metrics.ratio(of[..., at], of[..., -4])) for name, at in _MEANS.items()
-    }
-    figures["ece"] = sums.figure(ece)
+    whole = np.ones(len(hit), dtype=bool)
+    figures = {"brier": mean((probability - hit) ** 2, whole), "probability": mean(probability, whole)}
+    figures["accuracy"] = mean(hit, whole)
+    # By task: what probability exceeds the hit by, in its bin, and the weight.
+    gaps = np.zeros((len(hit), BINS + 1))
+    gaps[np.arange(len(hit)), bin_of], gaps[:, BINS] = weight * (probability - hit), weight
+    figures["ece"] = Sums(gaps, draws).figure(
+        lambda of: metrics.ratio(np.abs(of[..., :BINS]).sum(axis=-1), of[..., BINS])
+    )
     curve: list[doc.ReliabilityBin] = []
     for place in np.unique(bin_of):
         here = bin_of == place
-        inside = Sums(np.stack([weight * hit, weight], axis=1)[here], draws and draws.of(here)).figure(mean_of)
+        inside = mean(hit, here)
         curve.append(
             doc.ReliabilityBin(
                 low=place / BINS,
                 high=(place + 1) / BINS,
                 n=int(here.sum()),
-                probability=float(np.average(probability[here], weights=weight[here])),
+                probability=mean(probability, here).value,
                 accuracy=inside.value,
                 ci95={} if draws is None else {"accuracy": inside.interval()},
             )
