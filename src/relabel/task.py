@@ -219,7 +219,7 @@ def is_local(ref: str) -> bool:
 
 def local_tasks(ref: str) -> pd.DataFrame | None:
     """A task list as a table, read once, if nothing needs to be fetched (`is_local`), else None; copy it before changing it."""
-    return _read_once(ref, settings()) if is_local(ref) else None
+    return _read_once(ref, settings()) if is_local(ref) else None  # pyright: ignore[reportArgumentType]  frozen models have a hash
 
 
 @lru_cache(maxsize=4)

@@ -365,7 +365,7 @@ def verdict(
 
 def _among_yardsticks(settings: Mapping[SettingName, doc.SettingMetrics], yardsticks: doc.Yardsticks) -> list[str]:
     """Where the run stands among the yardsticks, said of the setting that says most."""
-    main = next((name for name in MAIN if name in settings), None)
+    main: SettingName | None = next((name for name in MAIN if name in settings), None)
     if main is None:
         return []
     said: list[str] = []
