@@ -83,7 +83,7 @@ def test_the_scale_of_onet_needs_no_declaration_and_stays_as_it_was() -> None:
     [
         (HEAD + "1,2512,T,Do.,101\n", "line 2: importance must be a number over 0, from 0 to 100"),
         (HEAD + "1,2512,T,Do.,0\n", "line 2: importance must be a number over 0"),
-        (HEAD.replace("0-100", "7-1") + "1,2512,T,Do.,3\n", "declares a scale that does not rise"),
+        (HEAD.replace("0-100", "7-1") + "1,2512,T,Do.,3\n", "the scale in .* does not rise"),
         (HEAD + "1,../x,T,Do.,3\n", "line 2: '../x' is not a code"),
         (HEAD + '1,"2,512",T,Do.,3\n', "line 2: '2,512' is not a code"),
         (HEAD + "1,,T,Do.,3\n", "line 2: '' is not a code"),

@@ -88,7 +88,7 @@ def test_measures_are_those_of_the_paper(name: str) -> None:
         (
             "  not-exposed: It",
             "  unexposed: It",
-            "labels: the settings strict and with-tools are answered exposed or not-exposed",
+            "labels: strict and with-tools are answered exposed or not-exposed",
         ),
         ("  exposed: With", "  yes: The", "(YAML reads bare yes, no, on and off as true or false: put it in quotes)"),
         ("unit: task", "unit: task\nunit: task", "the key 'unit' is given twice"),

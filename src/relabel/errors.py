@@ -86,10 +86,9 @@ class ColumnError(DataError):
         others: Sequence[str] = (),
         advice: str = "check that it is the right file and release",
     ) -> None:
-        shown = ", ".join(repr(c) for c in present[:12]) or "none"
-        lacking = " and ".join(
-            filter(None, [", ".join(repr(c) for c in (column, *others[:-1])), *map(repr, others[-1:])])
-        )
+        shown = ", ".join(map(repr, present[:12])) or "none"
+        *first, last = map(repr, (column, *others))
+        lacking = f"{', '.join(first)} and {last}" if first else last
         super().__init__(f"{path} has no column{'s' if others else ''} {lacking} (it has {shown}); {advice}")
         self.column = column
 

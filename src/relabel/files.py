@@ -48,9 +48,7 @@ def inside(root: Path, name: object) -> Path:
         DataError: It is not such a path, or leads through a symbolic link.
     """
     if not isinstance(name, str) or not all(_NAME.fullmatch(part) for part in name.split("/")):
-        raise DataError(
-            f"{root} names the file {str(name)[:100]!r}, which is not a plain path below it; get the folder again"
-        )
+        raise DataError(f"{root} names {str(name)[:100]!r}, which is not a plain path below it; get the folder again")
     path = root
     for part in name.split("/"):
         path /= part
@@ -108,9 +106,7 @@ def writing(folder: Path) -> Generator[None]:
         with locked(folder / _LOCK):
             yield
     except BlockedError as error:
-        raise DataError(
-            f"another relabel is writing {folder}; wait until it has ended, or give another --out"
-        ) from error
+        raise DataError(f"another relabel is writing {folder}; wait until it ends, or give another --out") from error
 
 
 class BlockedError(Exception):
@@ -157,9 +153,7 @@ def require_writable(folder: Path) -> None:
             and not p.name.startswith((".write-test-", *(f".{name}." for name in _OWN_FILES)))
         ]
         if others:
-            raise UsageError(
-                f"{folder} holds other things ({sorted(others)[0]}) and no run; give a new folder to --out"
-            )
+            raise UsageError(f"{folder} holds other things ({min(others)}) and no run; give a new folder to --out")
     try:
         make_private_dir(folder)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".write-test-"):

@@ -178,9 +178,8 @@ def _check_request(
         raise UsageError(f"{unknown[0]} is not a setting of the rubric {rubric.id} ({', '.join(rubric.settings)})")
     for old, new in mapping.items():
         if new not in rubric.labels:
-            raise UsageError(
-                f"--map {old}={new}: {new} is not a label of the rubric {rubric.id} ({', '.join(rubric.labels)})"
-            )
+            known = ", ".join(rubric.labels)
+            raise UsageError(f"--map {old}={new}: {new} is not a label of the rubric {rubric.id} ({known})")
 
 
 def _task_list(reading: _Reading, wanted: str | None) -> tuple[str, pd.DataFrame]:
@@ -211,9 +210,7 @@ def _confirm_ids(reading: _Reading, tasks: str, listed: pd.DataFrame) -> None:
     """
     file, column = reading.file, _id_column(reading)
     ids = [(line, file.task_id(line, cells[column]), cells) for line, cells in file.rows]
-    advice = (
-        "add a column with O*NET-SOC codes (--code-column), or name the column with O*NET's Task ID with --id-column"
-    )
+    advice = "add a column of O*NET-SOC codes (--code-column), or say which one has O*NET's Task ID with --id-column"
     if (text := file.column("text")) is None:
         file.refuse_row_numbers([task for _, task, _ in ids], advice)
         return
@@ -379,7 +376,7 @@ def _only(codes: Sequence[str], where: str, task: str, tasks: str) -> str:
     if codes:
         raise DataError(f"{where}: the task id {task} stands for {len(codes)} tasks of {tasks}; {add}")
     raise DataError(
-        f"{where}: the task id {task[:40]!r} is not in {tasks}; {add}, give --tasks another list, or remove the line"
+        f"{where}: the task id {task[:40]!r} is not in {tasks}; {add}, name another --tasks, or remove the line"
     )
 
 

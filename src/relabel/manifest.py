@@ -46,6 +46,7 @@ TASK_FILE = "task-file"
 
 
 FORMAT_VERSION = 1
+_AGAIN = "move its folder away and run the labelling again: answers come from the store"
 
 
 class Counts(Frozen):
@@ -219,9 +220,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise DataError(f"{path} cannot be read ({error.strerror}); check the folder") from error
     except (ValueError, RecursionError) as error:
         reason = first_error(error) if isinstance(error, ValidationError) else str(error)
-        raise DataError(
-            f"{path} is not a run manifest ({reason}); move its folder away and run the labelling again: answers come from the store"
-        ) from error
+        raise DataError(f"{path} is not a run manifest ({reason}); {_AGAIN}") from error
 
 
 def write_run(
@@ -348,9 +347,7 @@ def find_run(ref: str, runs_dir: Path = Path("runs")) -> Path:
         if ref and Path(ref).is_file():
             if is_table_file(ref):
                 made = runs_dir / Path(ref).stem
-                advice = (
-                    f"make a run of its labels with `relabel import {ref} --model NAME --out {made}`, and give that"
-                )
+                advice = f"make a run of it with `relabel import {ref} --model NAME --out {made}`, and give that"
             raise DataError(f"{ref} is a file, and a run is a folder; {advice}")
     except OSError as error:
         raise DataError(f"the run {_short(ref)!r} cannot be looked up ({error.strerror}); {advice}") from error
@@ -366,10 +363,7 @@ def _failure(line: bytes, number: int, path: Path) -> Failure:
     try:
         return Failure.model_validate_json(line)
     except ValidationError as error:
-        raise DataError(
-            f"{path} line {number} names no missing label ({first_error(error)}); remove the line or make the run again, "
-            "answers come from the store"
-        ) from error
+        raise DataError(f"{path} line {number} names no missing label ({first_error(error)}); {_AGAIN}") from error
 
 
 def read_failures(folder: Path) -> list[Failure]:
@@ -402,9 +396,8 @@ def read_label_file(folder: Path, columns: Sequence[str] | None = None) -> pyarr
     path = folder / "labels.parquet"
     require_own(path)
     if not path.is_file():
-        why = (
-            "is still running or was killed" if read_manifest(folder).status == "running" else "lost its labels.parquet"
-        )
+        running = read_manifest(folder).status == "running"
+        why = "is still running or was killed" if running else "lost its labels.parquet"
         raise DataError(f"the run {folder} {why}; start the same `relabel run` again, answers come from the store")
     try:
         with pq.ParquetFile(path) as file:
@@ -416,6 +409,4 @@ def read_label_file(folder: Path, columns: Sequence[str] | None = None) -> pyarr
             return file.read(None if columns is None else list(columns))
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise DataError(
-            f"{path} is damaged ({reason}); move its folder away and run the labelling again: answers come from the store"
-        ) from error
+        raise DataError(f"{path} is damaged ({reason}); {_AGAIN}") from error

@@ -187,9 +187,7 @@ class Rubric(_Part):
             and {"strict", "with-tools"} & set(self.settings)
             and set(self.labels) != {"exposed", "not-exposed"}
         ):
-            raise ValueError(
-                f"labels: the settings strict and with-tools are answered exposed or not-exposed, not {shown}"
-            )
+            raise ValueError(f"labels: strict and with-tools are answered exposed or not-exposed, not {shown}")
         for name, setting in self.settings.items():
             if setting.anchors is not None and tuple(setting.anchors) != tuple(self.labels):
                 raise ValueError(f"settings.{name}.anchors: must name each label once, in their order ({shown})")
@@ -206,9 +204,8 @@ class Rubric(_Part):
                 raise ValueError(f"examples.{number}.{other}: does not go with the unit {self.unit}; remove it")
             for key, said in (("labels", example.labels), ("rationale", example.rationale)):
                 if set(said) != set(self.settings):
-                    raise ValueError(
-                        f"examples.{number}.{key}: must name each setting once ({', '.join(self.settings)})"
-                    )
+                    names = ", ".join(self.settings)
+                    raise ValueError(f"examples.{number}.{key}: must name each setting once ({names})")
             self._check_labels(f"examples.{number}.labels", example.labels)
 
     def _check_codes(self) -> None:
@@ -242,10 +239,10 @@ class Rubric(_Part):
                 if value is None or not 0 <= value <= 1:
                     raise ValueError(f"measures.{measure}.{code}: must be a number from 0 to 1, not {value}")
         for code in self.codes:
-            alpha, beta, gamma = (self.measures[m][code] for m in MEASURES)
-            if not alpha <= beta <= gamma:
+            values = [self.measures[m][code] for m in MEASURES]
+            if values != sorted(values):
                 raise ValueError(
-                    f"measures: alpha <= beta <= gamma must hold for {code}, found {alpha}, {beta}, {gamma}"
+                    f"measures: alpha <= beta <= gamma must hold for {code}, found {', '.join(map(str, values))}"
                 )
 
     def _check_labels(self, key: str, labels: Mapping[str, str]) -> None:
@@ -271,9 +268,8 @@ class Rubric(_Part):
         """What is known of the rubric's validity: one line a trial, and a mark where no trial compares it with people."""
         notes = {self.wording: "", "": " (the trial does not record which wording it tried)"}
         other = " (a trial of another wording: this one may do better or worse)"
-        return [study.in_words() + notes.get(study.wording, other) for study in self.validity] + [NOT_TRIED] * (
-            not self.tried
-        )
+        known = [study.in_words() + notes.get(study.wording, other) for study in self.validity]
+        return known if self.tried else [*known, NOT_TRIED]
 
     def code(self, labels: Mapping[str, str]) -> Code | None:
         """The published code of a task from its labels by setting; None while labels are missing."""
@@ -306,13 +302,9 @@ def orders(rubric: Rubric, variants: int, *, seed: int, examples: bool = True) -
     """
     own = Order(tuple(rubric.labels), tuple(range(len(rubric.examples))))
     move_labels, move_examples = rubric.unit == "task", examples and len(rubric.examples) > 1
-    most = (math.factorial(len(own.labels)) if move_labels else 1) * (
-        math.factorial(len(own.examples)) if move_examples else 1
-    )
+    most = math.factorial(len(own.labels) * move_labels) * math.factorial(len(own.examples) * move_examples)
     if variants > most:
-        raise UsageError(
-            f"the rubric {rubric.id} can be shown in {most} order{'s' * (most > 1)} only; give --variants that many at most"
-        )
+        raise UsageError(f"the rubric {rubric.id} has {most} order{'s' * (most > 1)}; give at most --variants {most}")
     draw, found = random.Random(seed), [own]  # noqa: S311  an order of words, not a secret
     while len(found) < variants:
         labels, places = list(own.labels), list(own.examples)
@@ -446,8 +438,9 @@ def new_rubric(name: str, base: str = "exposure") -> str:
         UsageError: The name is not an id, or one of relabel's.
     """
     if not _NAME.fullmatch(name) or name in rubric_names():
+        known = ", ".join(rubric_names())
         raise UsageError(
-            f"{name!r} cannot be the name of a new rubric: use small letters, digits and hyphens, and none of {', '.join(rubric_names())}"
+            f"{name!r} cannot name a new rubric: use small letters, digits and hyphens, and none of {known}"
         )
     other = load_rubric(base)
     text = _VALIDITY.sub(b"", rubric_path(base).read_bytes().removeprefix(b"\xef\xbb\xbf"), count=1).decode()
@@ -503,8 +496,7 @@ def rubric_warnings(rubric: Rubric, tasks: Mapping[str, Iterable[str]]) -> list[
         labels = {example.labels[setting] for example in rubric.examples}
         if len(labels) == 1:
             found.append(
-                f"settings.{setting}: all worked examples are labelled {labels.pop()}, which teaches the model to give that "
-                "label; add examples of the others"
+                f"settings.{setting}: all worked examples are labelled {labels.pop()}; add examples of the others"
             )
         clauses = list(_clauses(asked.scope))
         if clauses and sum(clauses) >= _MOSTLY_NEGATIVE * len(clauses):
@@ -518,10 +510,7 @@ def rubric_warnings(rubric: Rubric, tasks: Mapping[str, Iterable[str]]) -> list[
         for place, words in shown:
             text = next((text for text, of in known if _alike(words, of)), None)
             if text is not None:
-                found.append(
-                    f"{place}.task: repeats, or nearly, the task {text[:80]!r} of {name}, so labels cannot be compared with those "
-                    "of that task; use a made-up task"
-                )
+                found.append(f"{place}.task: repeats, or nearly, the task {text[:80]!r} of {name}; use a made-up task")
     return found
 
 

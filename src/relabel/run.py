@@ -91,17 +91,14 @@ def _whole(table: pyarrow.Table, path: Path | str) -> pd.DataFrame:
             continue
         columns[name] = table[name]
         if asked is not None and not asked.nullable and table[name].null_count:
-            raise DataError(
-                _no_table(path, f"its column {name} is empty in {table[name].null_count} of {len(table)} rows")
-            )
+            raise _no_table(path, f"its column {name} is empty in {table[name].null_count} of {len(table)} rows")
         # Texts that all rests on are taken as they are: an id that became a number would match no task.
         if asked is None or field.type != pyarrow.string():
             try:
                 columns[name] = table[name].cast(field.type)
             except pyarrow.ArrowException as error:
-                raise DataError(
-                    _no_table(path, f"its column {name} holds no {field.type} ({str(error).splitlines()[0]})")
-                ) from error
+                reason = str(error).splitlines()[0]
+                raise _no_table(path, f"its column {name} holds no {field.type} ({reason})") from error
     return pyarrow.table(columns).to_pandas()
 
 
@@ -114,32 +111,26 @@ def _checked(labels: pd.DataFrame, rubric: Rubric, where: Path | str) -> pd.Data
         if len(twice):
             row = twice.iloc[0]
             reason = f"{_unit(row, rubric)} has two labels in the setting {row['setting']} as sample {row['sample']}"
-        raise DataError(_no_table(where, reason)) from error
+        raise _no_table(where, reason) from error
     # What reads labels asks whether they are the ones it knows: all else would count as their opposite.
     known = labels["label"].isin(list(rubric.labels)) & labels["setting"].isin(list(rubric.settings))
-    if not known.all():
-        raise DataError(_unknown(labels[~known].iloc[0], rubric, where))
+    for row in labels[~known].head(1).to_dict("records"):
+        setting, unit = row["setting"], _unit(row, rubric)
+        said = f"{unit} in the setting {setting!r}, which is not a setting"
+        if setting in rubric.settings:
+            said = f"{unit} {row['label']!r} in the setting {setting}, which is not a label"
+        names = ", ".join(rubric.labels if setting in rubric.settings else rubric.settings)
+        raise DataError(f"{where} labels {said} of the rubric {rubric.id} ({names}); fix the file or label again")
     return labels
 
 
-def _unknown(row: pd.Series, rubric: Rubric, where: Path | str) -> str:
-    setting, unit = row["setting"], _unit(row, rubric)
-    if setting in rubric.settings:
-        said = f"labels {unit} {row['label']!r} in the setting {setting}, which is not a label"
-        known = ", ".join(rubric.labels)
-    else:
-        said = f"labels {unit} in the setting {setting!r}, which is not a setting"
-        known = ", ".join(rubric.settings)
-    return f"{where} {said} of the rubric {rubric.id} ({known}); fix the file or run the labelling again"
-
-
-def _unit(row: pd.Series, rubric: Rubric) -> str:
+def _unit(row: Mapping[Any, Any] | pd.Series, rubric: Rubric) -> str:
     code = row["onet_soc_code"]
     return f"the task {row['task_id']} of {code}" if rubric.unit == "task" else f"the occupation {code}"
 
 
-def _no_table(where: Path | str, why: str) -> str:
-    return f"{where} is not a label table: {why}; fix the file or run the labelling again"
+def _no_table(where: Path | str, why: str) -> DataError:
+    return DataError(f"{where} is not a label table: {why}; fix the file or run the labelling again")
 
 
 _READINGS = {"strict": "strict", "with_tools": "with-tools"}
@@ -243,7 +234,9 @@ def missing_measures(rubric: Rubric, answered: Collection[str]) -> dict[Measure,
             missing |= {m: why for m in MEASURES if code in _NEEDS[m] and m not in missing}
     if unasked:
         # What one setting alone settles, whatever the other answers would be.
-        settled = measures_of(rubric, _lone_readings(rubric, answered)).notna().all()
+        known = {name: setting in answered and setting in rubric.settings for name, setting in _READINGS.items()}
+        either = {name: pd.array([True, False] if there else [None] * 2, "boolean") for name, there in known.items()}
+        settled = measures_of(rubric, pd.DataFrame(either)).notna().all()
         why = f"the run has no labels for the setting {' or '.join(unasked)}"
         missing |= {measure: why for measure in MEASURES if measure not in missing and not settled[measure]}
     return missing
@@ -283,14 +276,6 @@ def measures_of(rubric: Rubric, table: pd.DataFrame) -> pd.DataFrame:
                 yes, no = (value.pop() for value in worth)
                 values[measure] = values[measure].fillna(reading.astype("object").map({True: yes, False: no}))
     return pd.DataFrame(values).astype("float64")
-
-
-def _lone_readings(rubric: Rubric, answered: Collection[str]) -> pd.DataFrame:
-    """Both answers to the one setting that was asked; no reading where none or another was."""
-    known = {name: setting in answered and setting in rubric.settings for name, setting in _READINGS.items()}
-    return pd.DataFrame(
-        {name: pd.array([True, False] if there else [None, None], dtype="boolean") for name, there in known.items()}
-    )
 
 
 @dataclass(frozen=True)
@@ -387,10 +372,7 @@ class Run:
         # A carried run has the labels of several on purpose.
         if len(models := self.models()) > 1:
             parts = ", ".join(f"{model}: {count:,}" for model, count in models.items())
-            said.append(
-                f"{len(models)} models answered this run (labels by model: {parts}): its figures are of a mixture; "
-                "`relabel eval --by-model` shows each."
-            )
+            said.append(f"{len(models)} models answered this run (labels by model: {parts}); see `relabel eval --by-model`.")
         if self.repeats_from_cache:
             said.append(
                 f"{self.repeats_from_cache:,} of {len(self.labels):,} samples are an earlier answer again, as a cache on the "

@@ -187,9 +187,7 @@ def load_tasks(
         tasks = [t for t in tasks if t.onet_soc_code in keep]
     if sample is not None:
         if sample > len(tasks):
-            raise DataError(
-                f"cannot draw {sample} {kind}s: {ref} holds {len(tasks)} that fit; ask for at most that many"
-            )
+            raise DataError(f"cannot draw {sample} {kind}s: {ref} holds {len(tasks)} that fit; draw at most that many")
         tasks = draw_sample(tasks, sample, seed)
     return tasks
 
@@ -295,9 +293,8 @@ def _read_tasks(path: Path) -> Columns:
         # The code names files of an export, so nothing but a code may pass.
         code = (file.occupation_code if free else file.onet_soc_code)(line, row[code_in])
         if (first := seen.setdefault((code, task_id), line)) != line:
-            raise DataError(
-                f"{path} line {line} repeats the task id {task_id!r} of line {first}; ids must be unique within an occupation"
-            )
+            again = f"repeats the task id {task_id!r} of line {first}"
+            raise DataError(f"{path} line {line} {again}; ids must be unique within an occupation")
         written = row.get("importance", "").strip()
         importance = file.number(written) if written else None
         if written and (importance is None or importance <= 0 or not scale[0] <= importance <= scale[1]):
@@ -316,9 +313,7 @@ def _scale_of(file: Table) -> tuple[tuple[float, float], str | None]:
         if match := _SCALE.fullmatch(name.strip()):
             scale = float(match[1]), float(match[2])
             if scale[0] >= scale[1]:
-                raise DataError(
-                    f"{file.path}: the column {name!r} declares a scale that does not rise; write it like `importance 0-100`"
-                )
+                raise DataError(f"{file.path}: the scale in {name!r} does not rise; write it like `importance 0-100`")
             return scale, name
     return _IM, None
 

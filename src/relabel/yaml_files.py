@@ -37,9 +37,7 @@ def read_user_yaml(path: Path, *, refuse: type[DataError] = DataError) -> tuple[
         return yaml.load(text, _StrictLoader), raw  # noqa: S506  a SafeLoader
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise refuse(
-            f"{path} line {line} holds a control character, which text files may not contain; correct the file"
-        ) from error
+        raise refuse(f"{path} line {line} holds a control character; correct the file") from error
     except yaml.MarkedYAMLError as error:
         where = "" if error.problem_mark is None else f" line {error.problem_mark.line + 1}"
         raise refuse(f"{path}{where}: {error.problem or 'it is not YAML'}; correct the file") from error

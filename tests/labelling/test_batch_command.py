@@ -360,5 +360,5 @@ def test_what_a_run_holds_whose_state_is_lost_is_let_go_by_cancel(
     assert run(fake, "--out", str(tmp_path / "online"), engine="online") == 5
     assert f"relabel batch cancel {name}" in capsys.readouterr().err
     assert run_app(["batch", "cancel", name]) == 0
-    assert "8 requests that it held on the store are let go" in capsys.readouterr().err
+    assert "its 8 reserved requests are released" in capsys.readouterr().err
     assert run_app(["batch", "cancel", name]) == 2

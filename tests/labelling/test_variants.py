@@ -94,7 +94,7 @@ def test_more_orders_begin_with_the_same_ones_and_none_comes_twice() -> None:
     assert orders(rubric, 20, seed=3) != orders(rubric, 20, seed=4)
     ratings = load_rubric("epoch")
     assert {order.labels for order in orders(ratings, 5, seed=0)} == {tuple(ratings.labels)}
-    with pytest.raises(UsageError, match="2 orders only"):
+    with pytest.raises(UsageError, match="has 2 orders; give at most --variants 2"):
         orders(rubric, 3, seed=0, examples=False)
 
 

@@ -183,10 +183,10 @@ def show_plan(
         _say("cost", f"unknown: no price of {job.model} is known; give it with --price IN/OUT")
     else:
         dated = f", as of {found.price_as_of}" if found.price_as_of else ""
-        cheaper = ""
-        if (hits := found.cost_cached_usd) is not None:
-            cheaper = f", {money(hits[0])} to {money(hits[1])} if all requests of a setting but the first hit"
-        bounds_usd = f"{money(found.cost_usd[0])} to {money(found.cost_usd[1])}"
+        hits, bounds_usd = found.cost_cached_usd, f"{money(found.cost_usd[0])} to {money(found.cost_usd[1])}"
+        cheaper = (
+            f", {money(hits[0])} to {money(hits[1])} if all but the first request of a setting hit" if hits else ""
+        )
         _say("cost", f"{bounds_usd} without cache hits{cheaper} (by {found.price_source}{dated})")
     if engine == "batch" or rpm or tpm:
         shown = " to ".join(f"{end:,.0f}" if end >= 10 else f"{end:.2g}" for end in dict.fromkeys(hours))
@@ -220,10 +220,7 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
     _say("model", f"{m.model}, answered as {', '.join(m.models_returned) or 'nothing'}")
     if len(m.labels_by_model) > 1:
         parts = ", ".join(f"{name}: {count:,}" for name, count in m.labels_by_model.items())
-        _say(
-            "",
-            f"WARNING: {len(m.labels_by_model)} models answered ({parts}); compare them with `relabel eval --by-model`",
-        )
+        _say("", f"WARNING: {len(m.labels_by_model)} models answered ({parts}); see `relabel eval --by-model`")
     if m.repeats_from_cache:
         _say(
             "repeats",
@@ -240,10 +237,8 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
     if m.rejected:
         cost += f"; rejected answers: {m.rejected:,}" + (f", {money(m.rejected_usd)} of it" if m.rejected_usd else "")
     share = "" if m.tokens.cached_share is None else f", {m.tokens.cached_share:.0%}"
-    _say(
-        "tokens",
-        f"{m.tokens.prompt:,} in ({m.tokens.cached:,} cached{share}), {m.tokens.completion:,} out{thinking}; {cost}",
-    )
+    read = f"{m.tokens.prompt:,} in ({m.tokens.cached:,} cached{share})"
+    _say("tokens", f"{read}, {m.tokens.completion:,} out{thinking}; {cost}")
     if m.counts.repaired or m.counts.unwrapped:
         _say("answers", f"{m.counts.repaired:,} repaired, {m.counts.unwrapped:,} read from within other text")
     if m.upstreams:
@@ -305,11 +300,7 @@ def _show_settings(outcome: Outcome) -> None:
         _say("", f"{setting}: {': '.join(parts)}")
     none = [setting for setting, counts in by_setting.items() if not counts]
     if none and len(none) < len(by_setting):
-        _say(
-            "",
-            f"{' and '.join(none)} {'has' if len(none) == 1 else 'have'} no label yet: until the run is finished nothing can be "
-            "judged three-way, and no measure that needs it scored",
-        )
+        _say("", f"until the run is finished, nothing that needs {' and '.join(none)} can be judged or scored")
 
 
 def kept_elsewhere(job: Job, outcome: Outcome, environment: Settings) -> str:

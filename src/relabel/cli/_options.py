@@ -122,7 +122,7 @@ OutTable = Annotated[Path | None, typer.Option("--out", metavar="F", help="Write
 Draws = Annotated[int, typer.Option(min=200, max=100_000, help="Bootstrap draws behind the intervals.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 LogJson = Annotated[
-    bool, typer.Option("--log-json", help="Write progress as JSON events, one a line, to standard error.")
+    bool, typer.Option("--log-json", help="Write progress to standard error as JSON events, one a line.")
 ]
 DEFAULT_RATINGS = Path("runs/epoch")
 """Where `relabel careers rate` writes, and `export` and `resilience` look for ratings by default."""
@@ -150,10 +150,7 @@ GoldBy = Annotated[
     ),
 ]
 TaskWeights = Annotated[Weights, typer.Option("--weights", help="How tasks weigh within their occupation.")]
-GoldRun = Annotated[
-    str | None,
-    typer.Option("--gold", metavar="RUN", help="Estimate what these labels would give, with intervals."),
-]
+GoldRun = Annotated[str | None, typer.Option("--gold", metavar="RUN", help="Estimate what these labels would give.")]
 
 
 @dataclass(frozen=True)
@@ -237,10 +234,7 @@ class Results(Tables):
 
 
 Spread = Annotated[
-    bool,
-    typer.Option(
-        "--spread", help="Add the lowest and highest score over several bridges, and add that to the intervals."
-    ),
+    bool, typer.Option("--spread", help="Add the range of scores over several bridges, also to intervals.")
 ]
 
 
@@ -412,9 +406,8 @@ def write(path: Path, content: str | bytes, option: str, *, more: str = "") -> N
 
 
 def _cannot(path: Path, option: str, error: OSError) -> DataError:
-    return DataError(
-        f"cannot write {path} ({error.strerror or os.strerror(error.errno or 0)}); give {option} another path"
-    )
+    why = error.strerror or os.strerror(error.errno or 0)
+    return DataError(f"cannot write {path} ({why}); give {option} another path")
 
 
 def give_json(document: Any, *, out: Path | None = None, as_json: bool = True) -> bool:

@@ -70,10 +70,7 @@ def cancel(ref: _Ref, quiet: Quiet = False, log_json: LogJson = False, as_json: 
     """
     state = _find(ref)
     if state is None and (let_go := _let_go(ref)):
-        typer.echo(
-            f"this machine knows no batch of run {ref}: {let_go:,} requests that it held on the store are let go, and other runs may ask them",
-            err=True,
-        )
+        typer.echo(f"no batch of run {ref} is known here; its {let_go:,} reserved requests are released", err=True)
         return
     state = state or _state(ref)
     if not state.open:
@@ -233,10 +230,8 @@ def _home(environment: Settings) -> Path:
 
 
 def _document(state: BatchState) -> dict[str, Any]:
-    chunks = [
-        {**chunk.model_dump(exclude={"failed", "creating_since"}), "failed": len(chunk.failed)}
-        for chunk in state.current
-    ]
+    hidden = {"failed", "creating_since"}
+    chunks = [{**chunk.model_dump(exclude=hidden), "failed": len(chunk.failed)} for chunk in state.current]
     return {
         "run_id": state.run_id,
         "state": _stands(state),

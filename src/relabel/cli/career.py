@@ -149,10 +149,7 @@ def _show_all(pages: Sequence[FamilyPage]) -> None:
     from relabel.careers.pages import rank
 
     first = pages[0]
-    say(
-        f"{first.run}, tasks of {first.tasks}: resilience of {len(pages)} job families, points for low exposure, growing "
-        "demand and human advantage"
-    )
+    say(f"{first.run}, tasks of {first.tasks}: {len(pages)} job families")
     if first.note:
         say(first.note)
     order = sorted(pages, key=lambda page: (*rank(page.resilience), page.name))
@@ -234,9 +231,7 @@ def _show(page: FamilyPage) -> None:
         typer.echo()
         say(f"Typical education: {levels}")
     labels = [(task.text, task.strict or "no label", task.with_tools or "no label") for task in page.responsibilities]
-    _section(
-        "Key responsibilities", *(f"- {text} [alone: {alone}; with tools: {tools}]" for text, alone, tools in labels)
-    )
+    _section("Key responsibilities", *(f"- {text} [alone: {a}; with tools: {b}]" for text, a, b in labels))
     _show_roles(page)
     for name, near in (("Related families", page.related_families), ("Related careers", page.related_careers)):
         if near:

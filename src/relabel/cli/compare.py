@@ -85,9 +85,8 @@ def compare_runs(
     results.draw(page)
     if results.give_all(document, tables):
         return
-    typer.echo(
-        f"{' and '.join(document.runs) if len(runs) == 2 else f'{len(runs)} runs'}: {document.common:,} common tasks"
-    )
+    which = " and ".join(document.runs) if len(runs) == 2 else f"{len(runs)} runs"
+    typer.echo(f"{which}: {document.common:,} common tasks")
     only = document.only if document.kind == "pair" else document.alone  # pyright: ignore[reportAttributeAccessIssue]  the kind tells which
     for run, alone in zip(document.runs, only, strict=True):
         what = f"tasks not common: in {run} only, or not in all others" if len(runs) > 2 else f"tasks only in {run}"
@@ -178,7 +177,11 @@ def _several_tables(document: PairwiseDocument) -> Iterator[Table]:
         rows = [
             [
                 f"{p.first + 1} and {p.second + 1}",
-                *(p.agreement, p.agreement_ci95, p.kappa, p.kappa_ci95, p.kappa_quadratic),
+                p.agreement,
+                p.agreement_ci95,
+                p.kappa,
+                p.kappa_ci95,
+                p.kappa_quadratic,
             ]
             for p in found.pairs
         ]
@@ -285,9 +288,7 @@ def _score_tables(moved: Moved) -> Iterator[Table]:
             cells.append([_named(str(row["code"]), str(row["title"])), row["before"], row["after"], *numbers])
             for task in moved.carriers(str(row["code"]), row["measure"]).head(1).to_dict("records"):
                 labels = f"{task['label_before'] or 'none'} to {task['label_after'] or 'none'}"
-                notes.append(
-                    f"{row['code']}: largest change by a task of {task['onet_soc_code']} ({task['change']:+.3f}, {labels}): "
-                    f"{cut(str(task['text']), _TEXT)}"
-                )
+                by = f"by a task of {task['onet_soc_code']} ({task['change']:+.3f}, {labels})"
+                notes.append(f"{row['code']}: largest change {by}: {cut(str(task['text']), _TEXT)}")
         title = f"Scores {measure} (0-1): {changed:,} of {len(rows):,} groups moved"
         yield Table(title, ("group", "before", "after", "change", *parts), cells, notes=notes)

@@ -10,7 +10,7 @@ import typer
 
 import relabel
 from relabel.cli._options import AsJson, Commands, RunArg, give_json
-from relabel.cli.terminal import Table, say
+from relabel.cli.terminal import Table, say, say_next
 from relabel.errors import DataError, StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ app.add_typer(data_app)
 app.add_typer(store_app)
 
 _Ids = Annotated[
-    list[str] | None, typer.Argument(metavar="[ID]...", help="Sources; by default all.", show_default=False)
+    list[str] | None, typer.Argument(metavar="[ID]...", help="Sources; all by default.", show_default=False)
 ]
 
 
@@ -223,9 +223,8 @@ def stats(as_json: AsJson = False) -> None:
         found = store.stats()
     if give_json(found, as_json=as_json):
         return
-    typer.echo(
-        f"{found.answers} answers and {found.rejected} rejected ones in {found.folder} ({found.bytes / 1e6:.1f} MB)"
-    )
+    size = f"{found.bytes / 1e6:.1f} MB"
+    typer.echo(f"{found.answers} answers and {found.rejected} rejected ones in {found.folder} ({size})")
     for model, count in found.by_model.items():
         typer.echo(f"  {count:>8}  {model}")
     unknown = f", and {found.cost_unknown} answers of unknown price" if found.cost_unknown else ""
@@ -350,9 +349,8 @@ def pack(file: Path, run: str | None = None) -> None:
     opened = [] if run is None else [relabel.open_run(run)]
     with _store() as store:
         count = maintenance.pack(store, file, *opened)
-    typer.echo(
-        f"{count:,} answers in {file} ({file.stat().st_size / 1e6:.1f} MB); `relabel store unpack {file}` takes them in"
-    )
+    typer.echo(f"{count:,} answers in {file} ({file.stat().st_size / 1e6:.1f} MB)")
+    say_next(f"relabel store unpack {file}")
 
 
 @store_app.command()

@@ -141,9 +141,8 @@ def evaluate_run(
         from relabel.evaluation.gates import judge
 
         with doing(f"judging by the suite {judged_by.name}"):
-            baseline = (
-                None if judged_by.baseline is None else relabel.open_run(beside(judged_by, judged_by.baseline.run))
-            )
+            if judged_by.baseline is not None:
+                baseline = relabel.open_run(beside(judged_by, judged_by.baseline.run))
             outcome = judge(judged_by, opened, truth, baseline, details)
         document = _said_first(document, outcome.warnings)
 
@@ -253,10 +252,7 @@ def _tables(document: relabel.EvalDocument) -> Iterator[Table]:
     of_gold = f"with the gold {document.gold}"
     settings, majority = document.settings, document.yardsticks.majority
     method = document.intervals
-    notes = [
-        "Shares and coefficients, at most 1; -: undefined. majority label: accuracy of always giving the gold's most frequent "
-        "label. kappa: Cohen's. AC1: Gwet's."
-    ]
+    notes = ["-: undefined. majority label: always giving the gold's most frequent label. kappa: Cohen's. AC1: Gwet's."]
     if method is not None:
         notes.append(f"95%: {method.draws:,} bootstrap draws of {method.units:,} occupations, seed {method.seed}.")
         notes += [f"Few occupations: {method.note}."] if method.note else []

@@ -95,12 +95,9 @@ def explain(
 def _show(explained: Explanation, show: int, taxonomy: str) -> None:
     about = explained.about
     say(f"{explained.code} {explained.title} ({taxonomy})")
-    choices = [
-        f"{name} {about[name]}"
-        for name in ("method", "bridge", "weights", "links", "unrated")
-        if about[name] is not None
-    ]
-    say(f"labels of {about['run']} on {about['tasks']}; {', '.join(choices)}")
+    names = ("method", "bridge", "weights", "links", "unrated")
+    choices = ", ".join(f"{name} {about[name]}" for name in names if about[name] is not None)
+    say(f"labels of {about['run']} on {about['tasks']}; {choices}")
     say(f"status: {explained.status}; coverage {explained.score['coverage']:.1%}")
     if explained.note:
         say(explained.note)
@@ -141,14 +138,8 @@ def _show_way(explained: Explanation) -> None:
         say(_BORROWED)
     largest = [f"{of.title or of.onet_soc_code} ({of.share:.1%})" for of in explained.occupations[:3] if of.share]
     rests = [f"It rests most on {', '.join(largest[:-1])} and {largest[-1]}."] if len(largest) > 1 else []
-    rows = [
-        [
-            *(of.onet_soc_code, of.title or "", f"{of.share:.1%}"),
-            of.alpha,
-            of.beta,
-            of.gamma,
-            f"{of.tasks} of {of.listed}",
-        ]
+    rows: list[list[Cell]] = [
+        [of.onet_soc_code, of.title or "", f"{of.share:.1%}", of.alpha, of.beta, of.gamma, f"{of.tasks} of {of.listed}"]
         for of in explained.occupations
     ]
     columns = ["code", "title", "share", *_MEASURES, "labelled"]

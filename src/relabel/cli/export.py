@@ -46,9 +46,7 @@ def export(
     if not families:
         o.reject_ineffective_options(ctx, "rates the pages of job families; leave --no-families or this out", "epoch")
     elif choices.tasks is not None and is_table_file(choices.tasks):
-        o.reject_ineffective_options(
-            ctx, "needs a task list of O*NET, not a file; leave it or --tasks out", "families", "epoch"
-        )
+        o.reject_ineffective_options(ctx, "needs a task list of O*NET; leave it or --tasks out", "families", "epoch")
     opened = relabel.open_run(run)
     sample = (choices.tasks or opened.manifest.tasks) == "sample"
     with o.suggest_onet_soc(choices.taxonomy, "--taxonomy onet-soc"):

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from relabel.task import TaskDiff
 
 app = Commands()
-tasks_app = Commands(
-    name="tasks", no_args_is_help=True, help="Compare task lists; carry a run from one list to another."
-)
+tasks_app = Commands(name="tasks", no_args_is_help=True, help="Compare task lists; carry a run from one to another.")
 app.add_typer(tasks_app)
 _SHOWN = 5
 
@@ -110,17 +108,12 @@ def import_file(
         typer.echo(f"warning: {note}", err=True)
     if give_json(asdict(done) | {"folder": str(done.folder)}, as_json=as_json):
         return
-    plural = "" if done.labels == 1 else "s"
-    typer.echo(
-        f"{done.labels:,} label{plural} imported ({loaded.unit}s: {done.tasks:,}, list: {done.task_list}) into {done.folder}"
-    )
+    of = f"{loaded.unit}s: {done.tasks:,}, list: {done.task_list}"
+    typer.echo(f"{done.labels:,} label{'s' * (done.labels != 1)} imported ({of}) into {done.folder}")
     for change, count in done.mapped.items():
         typer.echo(f"{count:,} labels mapped {change}")
     if done.not_in_list:
-        are = "is" if done.not_in_list == 1 else "are"
-        typer.echo(
-            f"{done.not_in_list:,} of the tasks {are} not in {done.task_list}, and can match no gold of that list"
-        )
+        typer.echo(f"tasks not in {done.task_list}, which can match no gold of that list: {done.not_in_list:,}")
     rated = loaded.unit == "occupation"
     say_next(f"relabel {'resilience RUN --epoch' if rated else 'eval'} {done.folder}")
 
