@@ -40,13 +40,9 @@ def test_a_release_without_ratings_has_no_importance() -> None:
     assert tasks["importance"].isna().all()
 
 
-@pytest.mark.parametrize(("release", "rows", "revisions"), [("onet-30.2", 328, 53), ("onet-29.1", 240, 46)])
-def test_emerging_tasks_name_the_task_that_they_revise(release: str, rows: int, revisions: int) -> None:
-    emerging = onet.read_emerging_tasks(release)
-
-    assert len(emerging) == rows
-    assert counts(emerging["category"])["Revision"] == revisions
-    assert emerging["original_task_id"].notna().sum() == revisions
+@pytest.mark.parametrize(("release", "rows"), [("onet-30.2", 328), ("onet-29.1", 240)])
+def test_emerging_tasks_are_counted(release: str, rows: int) -> None:
+    assert onet.count_emerging_tasks(release) == rows
 
 
 def test_onet_side_tables_have_their_rows() -> None:
@@ -102,7 +98,6 @@ def test_isco_crosswalk_codes_are_clean() -> None:
     crosswalk = bls.read_isco08_soc2010()
 
     assert len(crosswalk) == 1_125
-    assert crosswalk["part"].sum() == 970
     assert crosswalk["isco08"].iloc[0] == "0110"
     assert sorted(crosswalk.loc[crosswalk["isco08"].str.len() == 3, "isco08"]) == ["211", "315"]
 
@@ -115,16 +110,12 @@ def test_soc_crosswalk_titles_carry_no_marks() -> None:
     assert not crosswalk["soc2018_title"].str.contains("#").any()
 
 
-def test_projections_flag_top_coded_wages_and_keep_the_word_none() -> None:
+def test_projections_keep_the_word_none() -> None:
     projections = bls.read_projections()
 
     assert counts(projections["kind"]) == {"line-item": 832, "summary": 281}
     total = projections.set_index("soc2018").loc["00-0000"]
     assert (total["employment_2024_thousands"], total["employment_2034_thousands"]) == (169_956.1, 175_167.9)
-    capped = projections[projections["median_wage_flag"] == "top-coded"]
-    assert len(capped) == 19
-    assert capped["median_wage_usd"].isna().all()
-    assert set(capped["median_wage_floor_usd"]) == {239_200.0}
     assert counts(projections["training"])["None"] == 322
     assert projections["training"].isna().sum() == 281
 
@@ -134,7 +125,7 @@ def test_wages_flag_what_is_not_published(wages: pd.DataFrame) -> None:
     assert counts(wages["annual_median_flag"]) == {"top-coded": 19, "not-available": 7}
     assert wages["annual_median_usd"].isna().sum() == 26
     assert wages.set_index("group").loc["total", "employment"] == 154_187_380
-    assert (wages["annual_only"].sum(), wages["hourly_only"].sum()) == (83, 7)
+    assert wages["hourly_only"].sum() == 7
 
 
 def test_the_wages_of_the_year_before_read_the_same() -> None:
@@ -147,8 +138,6 @@ def test_the_coding_index_keeps_every_row_and_leaves_references_uncoded(coding_i
     assert coding_index["isco08"].isna().sum() == 234
     assert coding_index["soc2020"].nunique() == 412
     assert coding_index["isco08"].dropna().min() == "0110"
-    odd = coding_index[coding_index["soc2020"].isna()].iloc[0]
-    assert (odd["job_title"], odd["see"]) == ("Advisor", "see Adviser")
 
 
 def test_unit_groups_are_those_of_the_coding_index(coding_index: pd.DataFrame) -> None:
@@ -166,12 +155,12 @@ def test_ashe_counts_jobs_in_persons_and_pay_in_pounds(ashe: pd.DataFrame) -> No
     assert (makers["jobs"], makers["median_pay_gbp"], makers["mean_pay_gbp"]) == (535_000, 49_791, 62_822)
     assert (makers["median_cv"], makers["median_quality"]) == (2.7, "precise")
     total = ashe[ashe["level"] == "all"].iloc[0]
-    assert (total["jobs"], total["median_pay_gbp"], total["p90_pay_gbp"]) == (23_385_000, 31_602, 65_227)
+    assert (total["jobs"], total["median_pay_gbp"]) == (23_385_000, 31_602)
 
 
 def test_ashe_says_why_a_figure_is_missing(ashe: pd.DataFrame) -> None:
     assert counts(ashe["jobs_flag"]) == {"unreliable": 82, "not-applicable": 3, "disclosive": 2}
-    for value, stem in (("jobs", "jobs"), ("median_pay_gbp", "median"), ("p10_pay_gbp", "p10")):
+    for value, stem in (("jobs", "jobs"), ("median_pay_gbp", "median"), ("mean_pay_gbp", "mean")):
         assert ashe[value].isna().tolist() == ashe[f"{stem}_flag"].notna().tolist()
     (elected,) = ashe[ashe["code"] == "1112"].to_dict("records")
     assert (elected["jobs"], pd.isna(elected["median_pay_gbp"])) == (9_000, True)

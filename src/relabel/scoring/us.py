@@ -18,13 +18,11 @@ from relabel.errors import DataError, SourceMissingError, UsageError
 from relabel.scoring.options import SAMPLE, Taxonomy
 from relabel.scoring.table import ScoreTable
 from relabel.sources import bls
+from relabel.sources.bls import RATES
 from relabel.sources.fetch import source_use
 
 TAXONOMIES: tuple[Taxonomy, ...] = ("onet-soc", "soc2018")
 """Taxonomies whose codes have a SOC 2018 code, and so figures of the BLS."""
-
-RATES = ("mean", "p10", "p25", "median", "p75", "p90")
-"""What OEWS says about pay: the mean, the median, and percentiles."""
 
 _MILITARY = "55-"
 _NONE = "None"

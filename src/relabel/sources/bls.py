@@ -30,7 +30,6 @@ ISCO08_SOC2010 = schema(
         "isco08_title": text(r"\S"),
         "soc2010": text(SOC),
         "soc2010_title": text(r"\S"),
-        "part": pa.Column("bool"),
     },
     unique=["isco08", "soc2010"],
 )
@@ -44,21 +43,15 @@ SOC2010_SOC2018 = schema(
     unique=["soc2010", "soc2018"],
 )
 
-_RATES = ("mean", "p10", "p25", "median", "p75", "p90")
-_WAGES = {
-    f"{period}_{rate}": f"{period[0].upper()}_{rate.upper().replace('P', 'PCT', 1) if rate[0] == 'p' else rate.upper()}"
-    for period in ("hourly", "annual")
-    for rate in _RATES
-}
+RATES = ("mean", "p10", "p25", "median", "p75", "p90")
+"""What OEWS says about pay: the mean, the median, and percentiles."""
+_WAGES = {f"annual_{rate}": f"A_{rate.upper().replace('P', 'PCT')}" for rate in RATES}
 WAGES = schema(
     {
         "soc2018": text(SOC),
         "title": text(r"\S"),
         "group": text(among=("total", "major", "minor", "broad", "detailed")),
         "employment": number(0),
-        "employment_flag": text(among=("not-available",), nullable=True),
-        "employment_rse_percent": number(0),
-        "mean_rse_percent": number(0),
     }
     | {
         name: column
@@ -68,7 +61,7 @@ WAGES = schema(
             (f"{wage}_flag", text(among=_WAGE_FLAGS, nullable=True)),
         )
     }
-    | {"annual_only": pa.Column("bool"), "hourly_only": pa.Column("bool")},
+    | {"hourly_only": pa.Column("bool")},
     unique=["soc2018", "group"],
 )
 
@@ -166,9 +159,8 @@ def read_isco08_soc2010() -> pd.DataFrame:
     """The crosswalk between ISCO-08 and SOC 2010.
 
     Returns:
-        One row a pair of codes, many-to-many, in the order of ISCO-08: `isco08, isco08_title, soc2010, soc2010_title`
-        and `part` (bool: only a part of the SOC group belongs there). 1,125 rows; two of them match a three-digit
-        ISCO-08 group, 211 and 315.
+        One row a pair of codes, many-to-many, in the order of ISCO-08: `isco08, isco08_title, soc2010, soc2010_title`;
+        1,125 rows. Two of them match a three-digit ISCO-08 group, 211 and 315.
     """
     path = locate_role("bls-isco08-soc2010", "crosswalk")
     columns = {
@@ -176,10 +168,8 @@ def read_isco08_soc2010() -> pd.DataFrame:
         "ISCO-08 Title EN": "isco08_title",
         "2010 SOC Code": "soc2010",
         "2010 SOC Title": "soc2010_title",
-        "part": "part",
     }
-    frame = read_columns(path, columns, sheet="ISCO-08 to 2010 SOC")
-    return validated(path, frame.assign(part=frame["part"] == "*"), ISCO08_SOC2010)
+    return validated(path, read_columns(path, columns, sheet="ISCO-08 to 2010 SOC"), ISCO08_SOC2010)
 
 
 @cached("crosswalk", source="bls-soc2010-soc2018")
@@ -211,10 +201,8 @@ def read_projections(release: str = "bls-ep-2024-34") -> pd.DataFrame:
 
     Returns:
         One row a code and kind, 1,113 for 2024-34 (832 line items, 281 summaries): `soc2018, title, kind` (`line-item`
-        or `summary`), `employment_2024_thousands, employment_2034_thousands, change_thousands` (jobs),
-        `change_percent, self_employed_percent, openings_thousands` (annual average), `median_wage_usd` (a year; missing
-        when top-coded or not given), `median_wage_flag` (`top-coded` or missing), `median_wage_floor_usd` (the
-        published bound of a top-coded wage), `education, experience, training` (text; `None` there is the publisher's
+        or `summary`), `employment_2024_thousands, employment_2034_thousands` (jobs), `change_percent,
+        openings_thousands` (annual average), `education, experience, training` (text; `None` there is the publisher's
         word for "none is needed").
     """
     path = locate_role(release, "projections")
@@ -234,12 +222,9 @@ def read_projections(release: str = "bls-ep-2024-34") -> pd.DataFrame:
     measures = {
         f"Employment, {start}": f"employment_{start}_thousands",
         f"Employment, {end}": f"employment_{end}_thousands",
-        f"Employment change, numeric, {span}": "change_thousands",
         f"Employment change, percent, {span}": "change_percent",
-        f"Percent self employed, {start}": "self_employed_percent",
         f"Occupational openings, {span} annual average": "openings_thousands",
     }
-    wage = f"Median annual wage, dollars, {start}[1]"
     needs = {
         "Typical education needed for entry": "education",
         "Work experience in a related occupation": "experience",
@@ -250,28 +235,16 @@ def read_projections(release: str = "bls-ep-2024-34") -> pd.DataFrame:
         f"{start} National Employment Matrix title": "title",
         "Occupation type": "kind",
     }
-    columns = names | measures | {wage: "median_wage_usd"} | needs
-    frame = pd.DataFrame(pick_columns(path, rows, columns), dtype="str")
+    frame = pd.DataFrame(pick_columns(path, rows, names | measures | needs), dtype="str")
     # Footnotes stand below the table, in the first column only.
     frame = frame[frame["kind"] != ""].reset_index(drop=True)
     frame["kind"] = frame["kind"].str.lower().str.replace(" ", "-")
     for head, name in measures.items():
         frame[name] = numbers(path, frame[name], head, _DASH)
-    raw = frame["median_wage_usd"]
-    capped = raw.str.startswith(">")
-    frame["median_wage_usd"] = numbers(path, raw.mask(capped), wage, _DASH)
-    frame["median_wage_flag"] = pd.Series("top-coded", index=frame.index, dtype="str").where(capped)
-    floors = raw.where(capped).str.replace(r"[>=$,]", "", regex=True)
-    frame["median_wage_floor_usd"] = numbers(path, floors, wage)
     frame = missing(frame, list(needs.values()), _DASH)
     at_the_door = schema(
         {"soc2018": text(SOC), "title": text(r"\S"), "kind": text(among=("line-item", "summary"))}
         | {name: number() if name.startswith("change") else number(0) for name in measures.values()}
-        | {
-            "median_wage_usd": number(0),
-            "median_wage_flag": text(among=("top-coded",), nullable=True),
-            "median_wage_floor_usd": number(0),
-        }
         | {name: text(r"\S", nullable=True) for name in needs.values()},
         unique=["soc2018", "kind"],
     )
@@ -287,20 +260,15 @@ def read_wages(release: str = "bls-oews-2024") -> pd.DataFrame:
 
     Returns:
         One row a code and group, 1,403: `soc2018` (or an OEWS code for a combination of SOC codes), `title`, `group`
-        (`total`, `major`, `minor`, `broad`, `detailed`), `employment` (jobs), `employment_flag,
-        employment_rse_percent, mean_rse_percent`; for each of `hourly_` and `annual_` times `mean`, `p10`, `p25`,
-        `median`, `p75`, `p90` a wage `..._usd` and a `..._flag`; `annual_only, hourly_only` (bool). A flag is
-        `top-coded` where the publisher gives only a lower bound, `not-available` where it gives nothing; the wage is
-        then missing, never a guess.
+        (`total`, `major`, `minor`, `broad`, `detailed`), `employment` (jobs); for each of `RATES` a wage
+        `annual_..._usd` and an `annual_..._flag`; `hourly_only` (bool). A flag is `top-coded` where the publisher gives
+        only a lower bound, `not-available` where it gives nothing; the wage is then missing, never a guess.
     """
     path = locate_role(release, "wages")
     columns = {
         "OCC_CODE": "soc2018",
         "OCC_TITLE": "title",
         "TOT_EMP": "employment",
-        "EMP_PRSE": "employment_rse_percent",
-        "MEAN_PRSE": "mean_rse_percent",
-        "ANNUAL": "annual_only",
         "HOURLY": "hourly_only",
     }
     # Until May 2018 the column had another name.
@@ -309,16 +277,12 @@ def read_wages(release: str = "bls-oews-2024") -> pd.DataFrame:
     frame["group"] = frame["group"].mask(frame["group"] == "", frame["older"])
     if not frame["group"].any():
         raise DataError(f"{path} has no column 'O_GROUP'; check that it is the right file and release")
-    for name in ("annual_only", "hourly_only"):
-        frame[name] = frame[name].str.upper() == "TRUE"
-    marks = ("", *_NOT_AVAILABLE, _TOP_CODED, "~")
-    for name, head in (("employment_rse_percent", "EMP_PRSE"), ("mean_rse_percent", "MEAN_PRSE")):
-        frame[name] = numbers(path, frame[name], head, marks)
+    frame["hourly_only"] = frame["hourly_only"].str.upper() == "TRUE"
     flags = dict.fromkeys(_NOT_AVAILABLE, "not-available") | {_TOP_CODED: "top-coded"}
-    for name, head in ({"employment": "TOT_EMP"} | _WAGES).items():
-        raw = frame[name]
-        frame[f"{name}_flag"] = raw.map(flags).astype("str")
-        frame[name if name == "employment" else f"{name}_usd"] = numbers(path, raw, head, ("", *flags))
+    frame["employment"] = numbers(path, frame["employment"], "TOT_EMP", ("", *_NOT_AVAILABLE))
+    for name, head in _WAGES.items():
+        frame[f"{name}_flag"] = frame[name].map(flags).astype("str")
+        frame[f"{name}_usd"] = numbers(path, frame[name], head, ("", *flags))
     return validated(path, frame[list(WAGES.columns)], WAGES)
 
 

@@ -1,4 +1,4 @@
-"""O*NET: tasks with their importance, emerging tasks, occupations, job zones, work activities, taxonomy crosswalks."""
+"""O*NET: tasks with their importance, occupations, job zones, work activities, taxonomy crosswalks."""
 
 from __future__ import annotations
 
@@ -6,43 +6,10 @@ import pandas as pd
 import pandera.pandas as pa
 
 from relabel.sources.fetch import locate_role
-from relabel.sources.frames import (
-    cached,
-    missing,
-    number,
-    numbers,
-    plain_task_id,
-    read_columns,
-    schema,
-    text,
-    validated,
-)
+from relabel.sources.frames import cached, numbers, plain_task_id, read_columns, schema, text, validated
 from relabel.sources.statements import occupation_columns, task_columns
-from relabel.sources.tables import NOT_GIVEN, ONET_SOC, SOC, TASK_ID, TASK_TYPES
+from relabel.sources.tables import ONET_SOC, SOC, TASK_ID, text_columns
 
-TASKS = schema(
-    {
-        "task_id": text(TASK_ID, unique=True),
-        "onet_soc_code": text(ONET_SOC),
-        "title": text(r"\S"),
-        "text": text(r"\S"),
-        "task_type": text(among=TASK_TYPES, nullable=True),
-        "importance": number(1, 5),
-    }
-)
-EMERGING_TASKS = schema(
-    {
-        "onet_soc_code": text(ONET_SOC),
-        "title": text(r"\S"),
-        "text": text(r"\S"),
-        "category": text(among=("New", "Revision")),
-        "original_task_id": text(TASK_ID, nullable=True),
-        "original_text": text(r"\S", nullable=True),
-        "date": text(r"^\d{2}/\d{4}$"),
-        "domain_source": text(r"\S"),
-    }
-)
-OCCUPATIONS = schema({"onet_soc_code": text(ONET_SOC, unique=True), "title": text(r"\S"), "description": text(r"\S")})
 JOB_ZONES = schema(
     {"onet_soc_code": text(ONET_SOC, unique=True), "job_zone": pa.Column("int64", pa.Check.in_range(1, 5))}
 )
@@ -77,36 +44,17 @@ def read_tasks(release: str = "onet-30.2") -> pd.DataFrame:
         `Supplemental`, or missing) and `importance` (float, 1 to 5; missing where the task is not rated or the release
         is registered without ratings). 30.2 and 29.1 have 18,796 tasks of 923 codes each.
     """
-    tasks = pd.DataFrame(task_columns(release)).astype(dict.fromkeys(TASKS.columns, "str") | {"importance": "float64"})
-    return validated(locate_role(release, "tasks"), tasks, TASKS)
+    columns = task_columns(release)
+    return pd.DataFrame(columns).astype(dict.fromkeys(columns, "str") | {"importance": "float64"})
 
 
-@cached("emerging-tasks", "occupations")
-def read_emerging_tasks(release: str = "onet-30.2") -> pd.DataFrame:
-    """Tasks that O*NET has found but not yet taken in; they have no task id.
+def count_emerging_tasks(release: str = "onet-30.2") -> int:
+    """Number of tasks that O*NET has found but not yet taken in, which have no id: 328 in 30.2, 240 in 29.1.
 
     Args:
         release: Id of an O*NET source.
-
-    Returns:
-        One row a task: `onet_soc_code, title, text, category` (`New` or `Revision`), `original_task_id` and
-        `original_text` (missing for new ones), `date` (MM/YYYY), `domain_source`. 328 rows in 30.2, 240 in 29.1.
     """
-    path = locate_role(release, "emerging-tasks")
-    columns = {
-        "O*NET-SOC Code": "onet_soc_code",
-        "Task": "text",
-        "Category": "category",
-        "Original Task ID": "original_task_id",
-        "Original Task": "original_text",
-        "Date": "date",
-        "Domain Source": "domain_source",
-    }
-    tasks = read_columns(path, columns)
-    tasks = tasks.assign(original_task_id=plain_task_id(tasks["original_task_id"]))
-    tasks = missing(tasks, ["original_task_id", "original_text"], NOT_GIVEN)
-    tasks = tasks.merge(read_occupations(release)[["onet_soc_code", "title"]], how="left", on="onet_soc_code")
-    return validated(path, tasks[list(EMERGING_TASKS.columns)], EMERGING_TASKS)
+    return len(text_columns(locate_role(release, "emerging-tasks"), {"Task": "text"})["text"])
 
 
 @cached("occupations")
@@ -119,8 +67,7 @@ def read_occupations(release: str = "onet-30.2") -> pd.DataFrame:
     Returns:
         One row a code: `onet_soc_code, title, description`; 1,016 rows.
     """
-    frame = pd.DataFrame(occupation_columns(release), dtype="str")
-    return validated(locate_role(release, "occupations"), frame, OCCUPATIONS)
+    return pd.DataFrame(occupation_columns(release), dtype="str")
 
 
 @cached("job-zones")

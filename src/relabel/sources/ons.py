@@ -20,14 +20,7 @@ CODING_INDEX = schema(
     {
         "unique_id": text(r"\S", unique=True),
         "soc2020": text(UK_SOC_UNIT, nullable=True),
-        "soc2020_extended": text(r"^\d{4}/\d{2}$", nullable=True),
         "isco08": text(r"^\d{4}$", nullable=True),
-        "job_title": text(r"\S"),
-        "index_entry": text(r"\S"),
-        "additional": text(r"\S", nullable=True),
-        "industry": text(r"\S", nullable=True),
-        "see": text(r"\S", nullable=True),
-        "default": text(among=("O", "I", "A", "Q", "QS", "M"), nullable=True),
     }
 )
 GROUPS = schema(
@@ -41,14 +34,8 @@ GROUPS = schema(
     }
 )
 
-_PERCENTILES = ("10", "20", "25", "30", "40", "60", "70", "75", "80", "90")
 # Head in the workbook, then value column, then the stem of its flag, coefficient of variation and quality.
-_MEASURES = [
-    ("(thousand)", "jobs", "jobs"),
-    ("Median", "median_pay_gbp", "median"),
-    ("Mean", "mean_pay_gbp", "mean"),
-    *((percentile, f"p{percentile}_pay_gbp", f"p{percentile}") for percentile in _PERCENTILES),
-]
+_MEASURES = [("(thousand)", "jobs", "jobs"), ("Median", "median_pay_gbp", "median"), ("Mean", "mean_pay_gbp", "mean")]
 _FLAGS = {"x": "unreliable", "..": "disclosive", ":": "not-applicable", "-": "nil-or-negligible", ".": "unavailable"}
 _BANDS = ("precise", "reasonably precise", "acceptable", "unreliable")
 
@@ -69,15 +56,7 @@ ASHE = schema(
         )
     }
 )
-ASHE_QUARTILES = schema(
-    {
-        "soc2020": text(UK_SOC_UNIT, unique=True),
-        "title": text(r"\S"),
-        "p25_pay_gbp": number(0),
-        "median_pay_gbp": number(0),
-        "p75_pay_gbp": number(0),
-    }
-)
+ASHE_MEDIANS = schema({"soc2020": text(UK_SOC_UNIT, unique=True), "median_pay_gbp": number(0)})
 
 
 @cached("coding-index")
@@ -88,31 +67,16 @@ def read_coding_index(release: str = "ons-soc2020") -> pd.DataFrame:
         release: Id of a source with a coding index.
 
     Returns:
-        One row an index entry, all 32,376 of version 13: `unique_id, soc2020, soc2020_extended` (such as `2439/99`),
-        `isco08, job_title` (natural word order), `index_entry` (reverse word order), `additional, industry` (qualifying
-        terms), `see` (reference), `default` (code of a default entry). Codes are missing where the index only refers to
-        another entry (`}}}}`): SOC 2020 in 231 rows, ISCO-08 in 234.
+        One row an index entry, all 32,376 of version 13: `unique_id, soc2020, isco08`. Codes are missing where the index
+        only refers to another entry (`}}}}`): SOC 2020 in 231 rows, ISCO-08 in 234.
     """
     path = locate_role(release, "coding-index")
-    columns = {
-        "UNIQUE ID": "unique_id",
-        "SOC_2020": "soc2020",
-        "SOC_2020_ext": "soc2020_extended",
-        "ISCO-08 code based on SOC2020": "isco08",
-        "INDEXOCC-natural_word_order": "job_title",
-        "INDEXOCC": "index_entry",
-        "ADD": "additional",
-        "IND": "industry",
-        "SEE": "see",
-        "D": "default",
-    }
+    columns = {"UNIQUE ID": "unique_id", "SOC_2020": "soc2020", "ISCO-08 code based on SOC2020": "isco08"}
     frame = read_columns(path, columns, sheet="SOC2020 coding index")
     for name in ("soc2020", "isco08"):
         # A cell that is a number has lost the leading zero of the armed forces' codes.
         padded = frame[name].where(~frame[name].str.fullmatch(r"\d{3}"), "0" + frame[name])
         frame[name] = padded.where(padded.str.fullmatch(r"\d{4}"))
-    frame["soc2020_extended"] = frame["soc2020_extended"].where(frame["soc2020_extended"].str.fullmatch(r"\d{4}/\d{2}"))
-    frame = missing(frame, ["additional", "industry", "see", "default"])
     return validated(path, frame, CODING_INDEX)
 
 
@@ -174,12 +138,11 @@ def read_ashe(release: str = "ons-ashe-2024") -> pd.DataFrame:
 
     Returns:
         One row a group of SOC 2020 of any level: `code` (missing for the totals), `title`, `level` (`all`, `major`,
-        `sub-major`, `minor`, `unit`, `not-classified`). Then four columns for each of jobs, median, mean and the
-        percentiles 10, 20, 25, 30, 40, 60, 70, 75, 80, 90: the value (`jobs` in persons; `median_pay_gbp`,
-        `mean_pay_gbp`, `p10_pay_gbp` ... in pounds a year), `STEM_flag` (why a value is missing: `unreliable`,
-        `disclosive`, `not-applicable`, `nil-or-negligible`), `STEM_cv` (coefficient of variation in percent) and
-        `STEM_quality` (`precise` up to 5%, `reasonably precise` up to 10%, `acceptable` up to 20%, else
-        `unreliable`), where STEM is `jobs`, `median`, `mean`, `p10` ... The publisher calls jobs indicative only.
+        `sub-major`, `minor`, `unit`, `not-classified`). Then four columns for each of jobs, median and mean: the value
+        (`jobs` in persons; `median_pay_gbp`, `mean_pay_gbp` in pounds a year), `STEM_flag` (why a value is missing:
+        `unreliable`, `disclosive`, `not-applicable`, `nil-or-negligible`), `STEM_cv` (coefficient of variation in
+        percent) and `STEM_quality` (`precise` up to 5%, `reasonably precise` up to 10%, `acceptable` up to 20%, else
+        `unreliable`), where STEM is `jobs`, `median` or `mean`. The publisher calls jobs indicative only.
     """
     path = locate_role(release, "pay")
     pay = _ashe_table(path)
@@ -207,22 +170,23 @@ def read_ashe(release: str = "ons-ashe-2024") -> pd.DataFrame:
 
 @cached("quartiles")
 def read_ashe_medians(release: str = "ons-ashe-2025-medians") -> pd.DataFrame:
-    """Quartiles of annual gross pay; a derived extract, without job counts or quality.
+    """Medians of annual gross pay; a derived extract, without job counts or quality.
 
     Args:
         release: Id of a source with the role `quartiles`.
 
     Returns:
-        One row a unit group of SOC 2020, 412: `soc2020, title, p25_pay_gbp, median_pay_gbp, p75_pay_gbp` (pounds a
-        year, missing where withheld; the median in 49 rows).
+        One row a unit group of SOC 2020, 412: `soc2020, median_pay_gbp` (pounds a year, missing where withheld, in 49
+        rows).
     """
     path = locate_role(release, "quartiles")
-    names = {"description": "title", "p25": "p25_pay_gbp", "p50": "median_pay_gbp", "p75": "p75_pay_gbp"}
-    rows = [{"soc2020": code} | _renamed(path, entry, names) for code, entry in _json_object(path).items()]
-    frame = pd.DataFrame(rows).astype({"soc2020": "str", "title": "str"})
-    for old, new in list(names.items())[1:]:
-        frame[new] = numbers(path, frame[new], old)
-    return validated(path, frame, ASHE_QUARTILES)
+    groups = _json_object(path)
+    for entry in groups.values():
+        if "p50" not in entry:
+            raise ColumnError(path, "p50", sorted(entry))
+    frame = pd.DataFrame({"soc2020": list(groups), "median_pay_gbp": [entry["p50"] for entry in groups.values()]})
+    frame["median_pay_gbp"] = numbers(path, frame["median_pay_gbp"], "p50")
+    return validated(path, frame.astype({"soc2020": "str"}), ASHE_MEDIANS)
 
 
 def _ashe_table(path: Path) -> pd.DataFrame:
@@ -246,10 +210,3 @@ def _json_object(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise DataError(f"{path} holds no JSON object; check that it is the right file")
     return cast("dict[str, Any]", document)
-
-
-def _renamed(path: Path, entry: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
-    for name in names:
-        if name not in entry:
-            raise ColumnError(path, name, sorted(entry))
-    return {new: entry[old] for old, new in names.items()}
