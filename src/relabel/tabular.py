@@ -16,6 +16,12 @@ def spreadsheet_safe(text: str) -> str:
     return f"'{text}" if text.lstrip(" ").startswith(FORMULA) else text
 
 
+def listed_names(names: Sequence[str], most: int) -> str:
+    """Names in a sentence: the first ones, and how many there are beside."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 class Signed(float):
     """A change: shown with its sign."""
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from relabel.cli.app import command_line
 from relabel.errors import DataError, UsageError
 from relabel.run import open_run
-from relabel.scoring.bridges import find_path
+from relabel.scoring.explain import find_path
 from relabel.scoring.options import Links
 from relabel.scoring.table import score_table
 

@@ -7,6 +7,7 @@ and the resilience score that follows.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from relabel.careers.pages import CutPoints, FamilyPage, Related, load_cut_point
 from relabel.errors import DataError, UsageError, first_error
 from relabel.files import read_user_toml
 from relabel.run import Run
+from relabel.scoring.explain import answers_by_task
 from relabel.scoring.table import ScoreTable
 from relabel.scoring.us import us_figures, us_files
 from relabel.settings import Frozen, asset_dir
@@ -167,7 +169,10 @@ def family_pages(
         us=us_figures(codes) if real else None,
         ratings=None if epoch_run is None else occupation_ratings(epoch_run).to_dict("index"),  # pyright: ignore[reportArgumentType]  codes are text
         job_zones={} if zones is None else dict(zip(zones["onet_soc_code"], map(int, zones["job_zone"]), strict=True)),
-        request_keys=_request_keys(run),
+        request_keys={
+            task: tuple(dict.fromkeys(answer["request_key"] for answer in answers if answer["request_key"] is not None))
+            for task, answers in answers_by_task(run, set(itertools.chain.from_iterable(members.values()))).items()
+        },
     )
     related = _related(chosen, members, table, release) if real else {}
     uses = (*table.sources, *_sources(release, epoch_run, real=real))
@@ -298,16 +303,6 @@ def _related(
         )
         for family, own in groups.items()
     }
-
-
-def _request_keys(run: Run) -> dict[tuple[str, str], tuple[str, ...]]:
-    order = {setting: rank for rank, setting in enumerate(run.rubric.settings)}
-    labels = run.labels[run.labels["request_key"].notna()]
-    labels = labels.assign(rank=labels["setting"].map(order)).sort_values(["rank", "sample"], kind="stable")
-    found: dict[tuple[str, str], list[str]] = {}
-    for code, task, key in zip(labels["onet_soc_code"], labels["task_id"], labels["request_key"], strict=True):
-        found.setdefault((code, task), []).append(key)
-    return {task: tuple(dict.fromkeys(keys)) for task, keys in found.items()}
 
 
 def _sources(release: str, epoch_run: Run | None, *, real: bool) -> list[SourceUse]:

@@ -30,10 +30,12 @@ from relabel.careers.pages import (
 from relabel.errors import UsageError
 from relabel.rubric import MEASURES
 from relabel.run import Run
+from relabel.scoring.explain import READING_OF
 from relabel.scoring.files import records
 from relabel.scoring.table import ENOUGH, ScoreTable
 from relabel.scoring.us import RATES
 from relabel.sources import bls
+from relabel.tabular import listed_names
 
 LOWEST, HIGHEST = 5, 25
 """Bounds of the sum of the ratings, on which cut-points and pages rest."""
@@ -78,7 +80,6 @@ def occupation_ratings(run: Run) -> pd.DataFrame:
 RESPONSIBILITIES = 8
 """Tasks that a page shows as key responsibilities."""
 
-_READINGS = {True: "exposed", False: "not-exposed"}
 _PERCENTILES = ("p10", "p25", "median", "p75", "p90")
 _SHOWN = 6
 _SPLIT = "figures that several occupations share are split evenly among them"
@@ -197,9 +198,9 @@ class FamilyFigures:
         counted = [code for code in self.codes if code in self._scored and code in weights]
         said = [f"mean over {len(counted)} of {len(self.codes)} occupations; {words}"]
         if without := [code for code in self.codes if code not in self._scored]:
-            said.append(f"left out for lack of labels: {_listed(without)}")
+            said.append(f"left out for lack of labels: {listed_names(without, _SHOWN)}")
         if without := [code for code in self.codes if code not in weights]:
-            said.append(f"without known jobs, and so without weight: {_listed(without)}")
+            said.append(f"without known jobs, and so without weight: {listed_names(without, _SHOWN)}")
         if self._scored and found["strict"] is None and found["with_tools"] is None:
             said.append("no mean, because the labelled occupations hold less than half of the family")
         said += [f"no {m}: {why}" for m, why in self._in.table.missing_measures.items() if m != "beta"]
@@ -229,7 +230,7 @@ class FamilyFigures:
             return _no_outlook(f"no projection, because {why}")
         words = f"sum over {len(have)} of {len(self.codes)} occupations (BLS; {_SPLIT})"
         if without := [code for code in self.codes if code not in have]:
-            words += f"; not projected: {_listed(without)}"
+            words += f"; not projected: {listed_names(without, _SHOWN)}"
         return Outlook(
             source=projection.source,
             start=start,
@@ -262,14 +263,14 @@ class FamilyFigures:
         if any(weighted[rate] is not None for rate in _PERCENTILES):
             said.append(f"means weighted by jobs; {_SPLIT}; a mean of medians is not the median of the family")
         if capped:
-            said.append(f"median published only as a lower bound: {_listed(capped)}")
+            said.append(f"median published only as a lower bound: {listed_names(capped, _SHOWN)}")
         if gaps := [rate for rate in _PERCENTILES if weighted[rate] is None and counted]:
             said.append(f"no mean of {', '.join(gaps)}, because an occupation lacks it")
         if without:
             said.append(
                 "no figures, because the sample is invented"
                 if self._in.table.sample
-                else f"no jobs: {_listed(without)}"
+                else f"no jobs: {listed_names(without, _SHOWN)}"
             )
         return FamilyPay(
             period=period,
@@ -333,8 +334,8 @@ class FamilyFigures:
                 title=self._in.table.occupation_titles[task["onet_soc_code"]],
                 text=task["text"],
                 importance=task["importance"],
-                strict=_READINGS.get(task["strict"]),
-                with_tools=_READINGS.get(task["with_tools"]),
+                strict=READING_OF.get(task["strict"]),
+                with_tools=READING_OF.get(task["with_tools"]),
                 request_keys=self._in.request_keys.get((task["onet_soc_code"], task["task_id"]), ()),
             )
             for task in sorted(chosen.values(), key=_by_importance)
@@ -416,8 +417,3 @@ def _levels(weights: Mapping[str, float], levels: Mapping[str, str | None]) -> t
     return tuple(
         Level(level=level, share=share) for level, share in sorted(sums.items(), key=lambda item: (-item[1], item[0]))
     )
-
-
-def _listed(codes: Sequence[str]) -> str:
-    more = f" and {len(codes) - _SHOWN} more" if len(codes) > _SHOWN else ""
-    return ", ".join(codes[:_SHOWN]) + more

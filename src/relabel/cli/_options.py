@@ -24,7 +24,6 @@ import typer
 import relabel
 from relabel.cli.terminal import Table, doing, say_written
 from relabel.errors import DataError, SourceMissingError, UsageError
-from relabel.scoring.options import Weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -149,7 +148,6 @@ GoldBy = Annotated[
         help="Who made the reference labels, where they do not say so (column made_by). Unknown, they do not count as people's.",
     ),
 ]
-TaskWeights = Annotated[Weights, typer.Option("--weights", help="How tasks weigh within their occupation.")]
 GoldRun = Annotated[str | None, typer.Option("--gold", metavar="RUN", help="Estimate what these labels would give.")]
 
 

@@ -11,6 +11,7 @@ import relabel
 from relabel.cli import _options as o
 from relabel.cli.terminal import Table, say, say_next
 from relabel.errors import UsageError
+from relabel.scoring.options import Weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,7 +85,7 @@ def resilience(
     epoch: o.Epoch = None,
     file: Annotated[Path | None, typer.Option("--families")] = None,
     cuts: Path | None = None,
-    weights: o.TaskWeights = "importance",
+    weights: Weights = "importance",
     tasks: str | None = None,
     out: o.OutTable = None,
     as_json: o.AsJson = False,
@@ -98,6 +99,7 @@ def resilience(
         family ([FAMILY]...): Ids of families to show in full.
         file: A TOML file of your own in the form of data/families.toml.
         cuts: Cut-points of your own in the form of data/resilience.toml.
+        weights: How tasks weigh within their occupation.
         tasks: Task list for texts, types and importance. By default what fits.
     """
     from relabel.careers.families import family_frame, family_pages, load_families

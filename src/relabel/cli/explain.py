@@ -15,7 +15,7 @@ from relabel.scoring.options import ONE_WAY, SAMPLE, SYSTEM_NAMES, Choices, Taxo
 
 if TYPE_CHECKING:
     from relabel.rubric import Measure
-    from relabel.scoring.bridges import CodePath as BridgePath
+    from relabel.scoring.explain import CodePath as BridgePath
     from relabel.scoring.explain import ExplainedTask, Explanation
     from relabel.tabular import Cell
 
@@ -192,7 +192,7 @@ def _show_task(task: ExplainedTask, explained: Explanation) -> None:
 
 def _path(unit: str, way: Way, taxonomy: Taxonomy) -> BridgePath:
     """Which O*NET-SOC codes stand for a group and by which way, or where an O*NET-SOC code leads."""
-    from relabel.scoring.bridges import find_path
+    from relabel.scoring.explain import find_path
 
     tasks = way.tasks or "onet-30.2"
     if way.method == "site-2026" and (taxonomy in ONE_WAY or tasks == SAMPLE):
@@ -232,11 +232,12 @@ def _show_back(path: BridgePath) -> None:
 
 
 def _show_others(path: BridgePath) -> None:
+    from relabel.tabular import listed_names
+
     rows: list[list[Cell]] = []
     for code, led in sorted(path.forward.groupby("onet_soc_code"), key=lambda x: -float(x[1]["share"].iloc[0])):
         first, *others = led.to_dict("records")
-        named = ", ".join(f"{other['code']} {other['share']:.0%}" for other in others[:_ELSEWHERE])
-        more = f" and {len(others) - _ELSEWHERE} more" if len(others) > _ELSEWHERE else ""
-        rows.append([str(code), str(first["onet_soc_title"]), f"{named}{more}" or "-", f"{first['share']:.1%}"])
+        named = listed_names([f"{other['code']} {other['share']:.0%}" for other in others], _ELSEWHERE)
+        rows.append([str(code), str(first["onet_soc_title"]), named or "-", f"{first['share']:.1%}"])
     columns = ["code", "title", "elsewhere", "here"]
     Table("Forward: what its O*NET-SOC codes count here, and most elsewhere", columns, rows, left=3).show()

@@ -228,6 +228,7 @@ def headline(table: relabel.ScoreTable) -> str:
 def _show(table: relabel.ScoreTable, major_groups: Sequence[Mapping[str, Any]] | None) -> None:
     from relabel.scoring.measures import replaced_texts
     from relabel.scoring.us import us_summary
+    from relabel.tabular import listed_names
 
     counts = table.describe()["counts"]
     choices = {"weights": table.weights, "unrated": table.unrated, "links": table.links}
@@ -267,9 +268,8 @@ def _show(table: relabel.ScoreTable, major_groups: Sequence[Mapping[str, Any]] |
     for kind in ("thin", "unscored"):
         codes = [str(code) for code in table.frame.loc[table.frame["status"].str.startswith(kind), "code"]]
         if codes:
-            more = f" and {len(codes) - 8:,} more" if len(codes) > 8 else ""
             typer.echo("")
-            say(f"{kind}: {', '.join(codes[:8])}{more} (the column status says why)")
+            say(f"{kind}: {listed_names(codes, 8)} (the column status says why)")
     if major_groups is not None:
         note = f"; {table.run} labelled too few for single groups" if table.scored < len(table.frame) / 2 else ""
         Table(

@@ -41,9 +41,10 @@ from relabel.publishing.datapackage import (
 )
 from relabel.publishing.folder import EXPORT_FORMAT, PACKAGE, files_of_export, written_whole
 from relabel.publishing.methodology import describe, describe_intervals, methodology, model_name, source_entries
-from relabel.publishing.occupation import Pages, answers_by_task, onet_path, task_frame
+from relabel.publishing.occupation import Pages, onet_path, task_frame
 from relabel.run import Run
 from relabel.scoring.decomposition import PARTS, Moved, what_moved
+from relabel.scoring.explain import answers_by_task
 from relabel.scoring.files import csv_bytes, json_bytes, parquet_bytes, records, table_json
 from relabel.scoring.multiverse import with_spread
 from relabel.scoring.options import Choices
@@ -268,13 +269,9 @@ def changes_frame(before: ScoreTable, after: ScoreTable) -> tuple[pd.DataFrame, 
     frame["reason"] = pd.Series(None, index=frame.index, dtype="str")
     measures = [str(m) for m in frame["measure"].unique()]
     for alone, side, table in ((moved.appeared, "after", after), (moved.disappeared, "before", before)):
-        scores = table.frame.set_index("code")
-        for code, title, reason in alone.itertuples(index=False):
-            rows = [
-                {"code": code, "title": title, "measure": m, side: float(scores.loc[code, m]), "reason": reason}  # pyright: ignore[reportArgumentType]  one cell
-                for m in measures
-            ]
-            frame = pd.concat([frame, pd.DataFrame(rows)], ignore_index=True)
+        scores = alone.merge(table.frame[["code", *measures]], on="code")
+        rows = scores.melt(["code", "title", "reason"], measures, "measure", side)
+        frame = pd.concat([frame, rows], ignore_index=True) if len(rows) else frame
     parts = ["change", *PARTS]
     frame[parts] = frame[parts].mask(frame[parts].abs() < _MOST, 0.0)
     for figure, by_measure in _FIGURES.items():
@@ -287,9 +284,7 @@ def changes_frame(before: ScoreTable, after: ScoreTable) -> tuple[pd.DataFrame, 
                     values = frame.loc[of_measure, "code"].map(scores[column].astype("float64"))
                     frame.loc[of_measure, f"{figure}_{side}"] = values
     frame["note"] = pd.Series(after.note, index=frame.index, dtype="str")
-    order = {"alpha": 0, "beta": 1, "gamma": 2}
-    frame["order"] = frame["measure"].map(order)
-    frame = frame.sort_values(["code", "order"], ignore_index=True).drop(columns="order")
+    frame = frame.sort_values(["code", "measure"], ignore_index=True)
     last = ["reason", "note"]
     return frame[[*(c for c in frame.columns if c not in last), *last]], moved
 

@@ -15,12 +15,12 @@ import pandas as pd
 
 from relabel.publishing.methodology import READING_NAMES, Bands, Reading, brief, load_bands, sentence
 from relabel.rubric import Measure
-from relabel.run import Run
+from relabel.scoring.explain import READING_OF, TaskKey
 from relabel.scoring.files import records
 from relabel.scoring.options import SAMPLE
 from relabel.scoring.table import CLEAN, ENOUGH, ScoreTable, half_up
 from relabel.sources import onet, ons
-from relabel.task import is_onet_release
+from relabel.task import TASK_KEY, is_onet_release
 
 MAIN_PART = 0.6
 """A group's page holds the tasks of its largest codes, as many as it takes to stand for this part (0-1) of the group."""
@@ -41,32 +41,13 @@ _OF_READING: Mapping[Reading, tuple[Measure, str]] = {
     "with_tools": ("gamma", "with_tools_10"),
 }
 
-TaskKey = tuple[str, str]
 Row = dict[str, Any]
 
 _TASK = ["task_id", "onet_soc_code", "title", "text", "task_type", "importance", "weight", "code"]
 _NOT_IN_ONET = ("onet_soc_code", "weight", "incoherent")
+_ROUNDED = ("share", "alpha_if_flipped", "gamma_if_flipped")
 _IN_TOP = ("task_id", "onet_soc_code", "text", "importance")
-_ANSWER = ["setting", "sample", "label", "rationale", "request_key", "model_returned"]
-_READING = {True: "exposed", False: "not-exposed"}
 _ABOUT = ("run", "model", "method", "taxonomy", "weights", "tasks", "sample", "partial", "note", "missing_measures")
-
-
-def answers_by_task(run: Run) -> dict[TaskKey, list[Row]]:
-    """The run's labels with what they can be traced by, by O*NET-SOC code and task id.
-
-    Returns:
-        For each task its labels in the order of settings and samples: `setting, sample, label, rationale, request_key,
-        model_returned`; what the run does not have is None.
-    """
-    order = {setting: rank for rank, setting in enumerate(run.rubric.settings)}
-    labels = run.labels.assign(rank=run.labels["setting"].map(order)).sort_values(
-        ["onet_soc_code", "task_id", "rank", "sample"], kind="stable"
-    )
-    found: dict[TaskKey, list[Row]] = defaultdict(list)
-    for row in records(labels[["onet_soc_code", "task_id", *_ANSWER]]):
-        found[row.pop("onet_soc_code"), row.pop("task_id")].append(row)
-    return dict(found)
 
 
 def task_frame(table: ScoreTable, answers: Mapping[TaskKey, list[Row]]) -> pd.DataFrame:
@@ -84,7 +65,7 @@ def task_frame(table: ScoreTable, answers: Mapping[TaskKey, list[Row]]) -> pd.Da
     frame = table.task_values[_TASK].copy()
     frame["code"] = frame["code"].astype("object").where(frame["code"].notna(), None).astype("str")
     for reading in READINGS:
-        frame[reading] = table.task_values[reading].map(_READING).astype("str")
+        frame[reading] = table.task_values[reading].map(READING_OF).astype("str")
     frame["incoherent"] = table.task_values["incoherent"].astype(bool)
     keys = zip(frame["onet_soc_code"], frame["task_id"], strict=True)
     traced = [" ".join(a["request_key"] for a in answers.get(key, ()) if a["request_key"]) or None for key in keys]
@@ -113,23 +94,26 @@ class Pages:
         described = table.describe()
         self._about: Row = {key: described[key] for key in _ABOUT}
         self._tasks: dict[str, list[Row]] = defaultdict(list)
-        for task in records(tasks.drop(columns=["title", "request_keys", "note"])):
+        for task in records(tasks.drop(columns=["title", "request_keys", "note"]).merge(self._weighed(), on=TASK_KEY)):
             self._tasks[task["onet_soc_code"]].append(task)
         # By importance, unrated ones last; equal ones in the order of the list.
-        self._by_weight = {
+        self._by_importance = {
             code: sorted(listed, key=lambda task: -(task["importance"] or 0)) for code, listed in self._tasks.items()
         }
-        values = table.task_values.set_index(["onet_soc_code", "task_id"])
-        self._values = {m: values[m].dropna().to_dict() for m, _ in _OF_READING.values()}
         self._counts = {code: _counts(listed) for code, listed in self._tasks.items()}
-        # Weight of the labelled tasks by code, summed once: a task's part of a score is its weight over this.
-        self._labelled_weight = {
-            code: sum(task["weight"] for task in listed if _is_labelled(task)) for code, listed in self._tasks.items()
-        }
         self._scores: dict[str, Row] = {
             row["onet_soc_code"]: row | {"title": table.occupation_titles.get(row["onet_soc_code"])}
             for row in records(table.occupations.reset_index())
         }
+
+    def _weighed(self) -> pd.DataFrame:
+        """What each task weighs in the score of its code, and that score with the task's reading the other way round."""
+        table = self._table
+        weighed = table.task_values[TASK_KEY].assign(share=table.map.part)
+        for measure, _ in _OF_READING.values():
+            scores = table.occupations[measure].to_numpy()[table.map.occupation]
+            weighed[f"{measure}_if_flipped"] = table.flipped(measure, scores, table.map.part)
+        return weighed
 
     def groups(self) -> Iterator[tuple[str, Row]]:
         """One page for each code of the table, unscored ones included.
@@ -155,12 +139,8 @@ class Pages:
         for score in records(self._table.frame):
             parts = sorted(behind.get(score["code"], []), key=self._lead_first)
             main = main_codes(parts, [len(self._tasks[code]) for code, _ in parts])
-            every = [task for code, _ in parts for task in self._by_weight[code]]
-            tasks = every[: sum(len(self._tasks[code]) for code, _ in parts[:main])]
-            shown = {
-                code: [[task["task_id"], self._of_group(task, share)] for task in self._by_weight[code]]
-                for code, share in parts[:main]
-            }
+            every = [task for code, _ in parts for task in self._by_importance[code]]
+            tasks = [task for code, _ in parts[:main] for task in self._by_importance[code]]
             page = {
                 "code": score["code"],
                 "title": score["title"],
@@ -171,7 +151,12 @@ class Pages:
                     self._part(code, share) | {"tasks_here": number < main}
                     for number, (code, share) in enumerate(parts)
                 ],
-                "tasks": shown,
+                "tasks": {
+                    code: [
+                        [task["task_id"], round(share * task["share"], _PLACES)] for task in self._by_importance[code]
+                    ]
+                    for code, share in parts[:main]
+                },
                 "tasks_left_out": None
                 if main == len(parts)
                 else f"The tasks of {len(parts) - main:,} of {len(parts):,} codes are on the pages of these codes only: the "
@@ -214,9 +199,12 @@ class Pages:
         """
         for code in sorted(self._tasks):
             tasks = [
-                {name: value for name, value in task.items() if name not in _NOT_IN_ONET}
+                {
+                    name: _rounded(value) if name in _ROUNDED else value
+                    for name, value in task.items()
+                    if name not in _NOT_IN_ONET
+                }
                 | ({"incoherent": True} if task["incoherent"] else {})
-                | self._flipped(task)
                 | ({"answers": given} if (given := self._answers_to(code, task["task_id"])) else {})
                 for task in self._tasks[code]
             ]
@@ -236,23 +224,6 @@ class Pages:
         if all(answer["rationale"] is None and answer["request_key"] is None for answer in given):
             return []
         return [{name: value for name, value in answer.items() if value is not None} for answer in given]
-
-    def _flipped(self, task: Row) -> Row:
-        """What the task weighs in the score of its code, and the score with its reading the other way round."""
-        code = task["onet_soc_code"]
-        part = task["weight"] / self._labelled_weight[code] if _is_labelled(task) else 0.0
-        said: Row = {"share": round(part, _PLACES)}
-        for measure, _ in _OF_READING.values():
-            value = self._values[measure].get((code, task["task_id"]))
-            score = self._scores[code][measure]
-            said[f"{measure}_if_flipped"] = _rounded(self._table.flipped(measure, score, part, value))
-        return said
-
-    def _of_group(self, task: Row, share: float) -> float:
-        """A task's part of the group's score: the code's share times the task's weight among labelled ones."""
-        if not _is_labelled(task):
-            return 0.0
-        return round(share * task["weight"] / self._labelled_weight[task["onet_soc_code"]], _PLACES)
 
 
 def main_codes(parts: Sequence[tuple[str, float]], tasks: Sequence[int] | None = None) -> int:

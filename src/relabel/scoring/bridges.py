@@ -12,20 +12,20 @@ flows in. So a code that is split over many targets counts little in each, and n
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pandera.pandas as pa
 
 from relabel.errors import ColumnError, DataError, UsageError
-from relabel.scoring.options import DEFAULT_LINKS, SAMPLE, SYSTEM_NAMES, Links, Method, System, Taxonomy, check_links
+from relabel.scoring.options import DEFAULT_LINKS, SAMPLE, SYSTEM_NAMES, Links, Method, System, Taxonomy
 from relabel.settings import asset_dir
-from relabel.sources import bls, onet, ons
+from relabel.sources import bls, eloundou, onet, ons
 from relabel.sources.tables import plain_id, read_table
-from relabel.task import is_onet_release, task_table
+from relabel.tabular import listed_names
+from relabel.task import is_onet_release
 
 LINKS = pa.DataFrameSchema(
     {
@@ -183,17 +183,32 @@ class Bridge:
         for step in reversed(self.steps):
             links = step.links[step.links["target"].isin(reached)]
             if links.empty:
-                why = f"no {SYSTEM_NAMES[step.source]} code leads to {SYSTEM_NAMES[step.target]} {_shown(at)}{note}"
+                why = f"no {SYSTEM_NAMES[step.source]} code leads to {SYSTEM_NAMES[step.target]} {listed_names(at, _SHOWN)}{note}"
                 break
             note = f" ({step.note})" if step.note else ""
             reached = set(links["source"])
             at = sorted(reached)
         else:
             lacking = "labelled tasks" if reached & set(listed) else "task statements"
-            why = f"no {lacking} for {SYSTEM_NAMES['onet-soc']} {_shown(at)}"
+            why = f"no {lacking} for {SYSTEM_NAMES['onet-soc']} {listed_names(at, _SHOWN)}"
         if not borrowed:
             return f"unscored: {why}"
         return f"thin: borrowed from the other occupations of the same broad group of US SOC, because {why}"
+
+
+def onet_occupations(tasks: str, listed: pd.DataFrame) -> pd.DataFrame:
+    """Codes and titles that have a place in a table by O*NET-SOC: `onet_soc_code, title`, sorted by code.
+
+    Args:
+        tasks: Name of a task list.
+        listed: Its tasks, columns `onet_soc_code, title`.
+    """
+    if tasks == "eloundou-2023":
+        return eloundou.read_occupations()[["onet_soc_code", "title"]]
+    if is_onet_release(tasks):
+        return onet.read_occupations(tasks)[["onet_soc_code", "title"]]
+    own = listed[["onet_soc_code", "title"]].drop_duplicates("onet_soc_code")
+    return own.sort_values("onet_soc_code", ignore_index=True)
 
 
 def _started(codes: Collection[str]) -> pd.DataFrame:
@@ -211,11 +226,6 @@ def _carried(at: pd.DataFrame, links: pd.DataFrame, *, relative_to_reached: bool
     at["share"] *= at["part"]
     summed = at.groupby(["target", "onet_soc_code"])["share"].sum().reset_index()
     return summed.set_axis(["code", "onet_soc_code", "share"], axis=1)
-
-
-def _shown(codes: Sequence[str]) -> str:
-    more = f" and {len(codes) - _SHOWN} more" if len(codes) > _SHOWN else ""
-    return ", ".join(codes[:_SHOWN]) + more
 
 
 def make_bridge(
@@ -247,9 +257,9 @@ def make_bridge(
         return Bridge("none", taxonomy, (), _ordered(titles))
     if tasks == SAMPLE:
         return _sample_bridge(taxonomy)
-    if method == "site-2026":
-        return _site_bridge(taxonomy)
-    return _cured_bridge(taxonomy, links or DEFAULT_LINKS, frozenset(lenders))
+    return _public_bridge(
+        method, taxonomy, links or DEFAULT_LINKS, frozenset() if method == "site-2026" else frozenset(lenders)
+    )
 
 
 def _first_step() -> tuple[Step, pd.DataFrame]:
@@ -261,12 +271,31 @@ def _first_step() -> tuple[Step, pd.DataFrame]:
     return Step("onet-soc", "soc2018", links, origin), _ordered(titles)
 
 
-def _site_bridge(taxonomy: Taxonomy) -> Bridge:
+def _public_bridge(method: Method, taxonomy: Taxonomy, links: Links, lenders: frozenset[str]) -> Bridge:
     first, titles = _first_step()
     if taxonomy == "soc2018":
-        return Bridge("site-2026", taxonomy, (first,), titles, _FILES[:1])
-    isco = bls.read_isco08_soc2010()
-    second = Step(
+        return Bridge(method, taxonomy, (first,), titles, _FILES[:1])
+    published, isco = method == "site-2026", bls.read_isco08_soc2010()
+    steps, files = _site_steps(isco) if published else _steps(isco, codes_of(titles), links)
+    if taxonomy == "isco08":
+        return Bridge(method, taxonomy, (first, *steps), _isco_titles(isco), files, lenders)
+    entries = index_entries(ons.read_coding_index())
+    if published:
+        entries = most_frequent(entries)
+        origin = (
+            "the most frequent ISCO-08 code of the group in the ONS coding index; of equally frequent ones the lowest"
+        )
+    else:
+        entries = entries.assign(weight=1.0) if links == "equal" else entries
+        how = "all alike" if links == "equal" else "weighted by index entries"
+        origin = f"all ISCO-08 codes of the group in the ONS coding index, {how}"
+    last = Step("isco08", "uk-soc2020", entries, origin)
+    return Bridge(method, taxonomy, (first, *steps, last), _uk_titles(), files + _UK_FILES, lenders)
+
+
+def _site_steps(isco: pd.DataFrame) -> tuple[tuple[Step, ...], tuple[tuple[str, str], ...]]:
+    """From SOC 2018 to ISCO-08 as the site had it, and the files behind it."""
+    step = Step(
         "soc2018",
         "isco08",
         plain_links(isco, "soc2010", "isco08"),
@@ -274,22 +303,13 @@ def _site_bridge(taxonomy: Taxonomy) -> Bridge:
         f"ISCO-08 code; {_THREE_DIGITS}",
         note="SOC 2010 codes are read as SOC 2018",
     )
-    if taxonomy == "isco08":
-        return Bridge("site-2026", taxonomy, (first, second), _isco_titles(isco), _FILES[:2])
-    last = Step(
-        "isco08",
-        "uk-soc2020",
-        most_frequent(index_entries(ons.read_coding_index())),
-        "the most frequent ISCO-08 code of the group in the ONS coding index; of equally frequent ones the lowest",
-    )
-    return Bridge("site-2026", taxonomy, (first, second, last), _uk_titles(), _FILES[:2] + _UK_FILES)
+    return (step,), _FILES[:2]
 
 
-def _cured_bridge(taxonomy: Taxonomy, links: Links, lenders: frozenset[str]) -> Bridge:
-    first, titles = _first_step()
-    if taxonomy == "soc2018":
-        return Bridge("bridge", taxonomy, (first,), titles, _FILES[:1])
-    isco = bls.read_isco08_soc2010()
+def _steps(
+    isco: pd.DataFrame, soc2018: Collection[str], links: Links
+) -> tuple[tuple[Step, ...], tuple[tuple[str, str], ...]]:
+    """From SOC 2018 by way of SOC 2010 to ISCO-08, and the files behind it."""
     to_2010 = plain_links(_military_apart(bls.read_soc2010_soc2018()), "soc2018", "soc2010")
     to_isco = plain_links(isco, "soc2010", "isco08")
     mean, files = "plain mean", _FILES
@@ -300,11 +320,10 @@ def _cured_bridge(taxonomy: Taxonomy, links: Links, lenders: frozenset[str]) -> 
         # The rows for three-digit groups lead nowhere: jobs must not flow into them.
         to_isco = to_isco[to_isco["target"].str.len() == _ISCO_UNIT].reset_index(drop=True)
         wages = bls.wage_releases()[0].source
-        to_2010 = by_jobs(to_2010, us_jobs(codes_of(titles), wages))
+        to_2010 = by_jobs(to_2010, us_jobs(soc2018, wages))
         to_isco = by_jobs(to_isco, to_2010.groupby("target")["weight"].sum())
         mean, files = f"mean weighted by US jobs ({wages})", (*_FILES, (wages, "wages"))
     steps = (
-        first,
         Step(
             "soc2018",
             "soc2010",
@@ -319,15 +338,7 @@ def _cured_bridge(taxonomy: Taxonomy, links: Links, lenders: frozenset[str]) -> 
             f"BLS crosswalk of ISCO-08 and SOC 2010; {mean} over the SOC 2010 codes of an ISCO-08 code; {_THREE_DIGITS}",
         ),
     )
-    if taxonomy == "isco08":
-        return Bridge("bridge", taxonomy, steps, _isco_titles(isco), files, lenders)
-    entries = index_entries(ons.read_coding_index())
-    if links == "equal":
-        entries, how = entries.assign(weight=1.0), "all alike"
-    else:
-        how = "weighted by index entries"
-    last = Step("isco08", "uk-soc2020", entries, f"all ISCO-08 codes of the group in the ONS coding index, {how}")
-    return Bridge("bridge", taxonomy, (*steps, last), _uk_titles(), files + _UK_FILES, lenders)
+    return steps, files
 
 
 _ONET_COLUMNS = ("onet_soc_code", "O*NET-SOC Code", "onetsoc_code", "code")
@@ -540,185 +551,3 @@ def us_jobs(codes: Collection[str], release: str) -> pd.Series:
     whole = shared.map(combined.groupby(combined.index.str[:_BROAD]).sum())
     jobs = jobs.fillna(whole / shared.map(shared.value_counts()))
     return jobs.fillna(float(detailed.min())).rename("jobs")
-
-
-@dataclass(frozen=True)
-class CodePath:
-    """The path of one code.
-
-    Attributes:
-        system: Classification of the code.
-        code: The code.
-        title: Its title.
-        bridge: The bridge.
-        borrowed: Whether the code takes the shares of other codes, because no task statements lead to it.
-        back: For a group: one row a link on the way back, columns `system, code, title, target_system, target, weight,
-            part, share, with_tasks`, nearest step first. `weight` is that of the link, `part` (0-1) what the code counts
-            among the codes of its target that task statements lead to, `share` (0-1) what the group owes to the link.
-            Codes without task statements behind them have neither. Empty for an O*NET-SOC code.
-        forward: One row an O*NET-SOC code of the path and a code that it counts in, columns `onet_soc_code,
-            onet_soc_title, system, code, title, share` (0-1, of that code): of a group its own share and those of the
-            other groups that its O*NET-SOC codes count in; of an O*NET-SOC code every step of its way.
-    """
-
-    system: System
-    code: str
-    title: str
-    bridge: Bridge
-    borrowed: bool
-    back: pd.DataFrame
-    forward: pd.DataFrame
-
-    def describe(self) -> dict[str, Any]:
-        """The path as plain values."""
-        return {
-            "system": self.system,
-            "system_name": SYSTEM_NAMES[self.system],
-            "code": self.code,
-            "title": self.title,
-            "method": self.bridge.name,
-            "taxonomy": self.bridge.target,
-            "borrowed": self.borrowed,
-            "steps": [
-                {"source": step.source, "target": step.target, "origin": step.origin, "note": step.note}
-                for step in self.bridge.steps
-            ],
-            "back": _records(self.back),
-            "forward": _records(self.forward),
-        }
-
-
-def find_path(
-    code: str,
-    *,
-    method: Method = "bridge",
-    taxonomy: Taxonomy = "uk-soc2020",
-    links: Links | None = None,
-    tasks: str = "onet-30.2",
-) -> CodePath:
-    """The path of one code.
-
-    Args:
-        code: A code of the taxonomy, such as `1121`, or an O*NET-SOC code, such as `11-1011.00`.
-        method: `bridge` or `site-2026`.
-        taxonomy: Where the bridge leads.
-        links: How the bridge weighs its links, by default as `score_table` does.
-        tasks: Task list that says which O*NET-SOC codes have task statements.
-
-    Raises:
-        DataError: There is no such code, or a file cannot be obtained.
-        UsageError: The sample has no bridge to the taxonomy, or the bridge has no links to weigh.
-    """
-    check_links(links, method, taxonomy, tasks)
-    known = _occupations(tasks)
-    listed = sorted(set(codes_of(task_table(tasks), "onet_soc_code")))
-    bridge = make_bridge(method, taxonomy, tasks, known, links=links, lenders=listed)
-    return path_in(bridge, code, listed, known, sample=tasks == SAMPLE)
-
-
-def path_in(bridge: Bridge, code: str, listed: list[str], known: pd.DataFrame, *, sample: bool) -> CodePath:
-    """The path of one code over a known bridge.
-
-    Args:
-        bridge: The bridge.
-        code: A code of its target, or an O*NET-SOC code.
-        listed: O*NET-SOC codes with task statements.
-        known: Columns `onet_soc_code, title`.
-        sample: Whether it is the sample's bridge.
-
-    Raises:
-        DataError: There is no such code.
-    """
-    titles = _titles(bridge, known, sample=sample)
-    target = bridge.target
-    if code in titles[target] and (target == "onet-soc" or "." not in code):
-        shares = bridge.shares(listed)
-        own = shares[shares["code"] == code]
-        found = shares[shares["onet_soc_code"].isin(own["onet_soc_code"])]
-        found = found.assign(own=found["code"] == code).sort_values(
-            ["onet_soc_code", "own", "share", "code"], ascending=[True, False, False, True]
-        )
-        forward = _forward(found.assign(system=target), titles)
-        borrowed = not own.empty and code not in set(bridge.reach(listed)["code"])
-        back = _trace_back(bridge, code, listed, titles, borrowed=borrowed)
-        return CodePath(target, code, titles[target][code], bridge, borrowed, back, forward)
-    if code in titles["onet-soc"]:
-        levels = [level.assign(system=system) for system, level in bridge.levels(listed)]
-        mine = pd.concat(levels)
-        mine = mine[mine["onet_soc_code"] == code]
-        title = titles["onet-soc"][code]
-        return CodePath("onet-soc", code, title, bridge, False, _NO_LINKS, _forward(mine, titles))
-    raise DataError(
-        f"{code!r} is not a code of {SYSTEM_NAMES[target]} or O*NET-SOC 2019; codes look like "
-        f"{bridge.titles['code'].iloc[0]} and {known['onet_soc_code'].iloc[0]}"
-    )
-
-
-_NO_LINKS = pd.DataFrame(
-    columns=["system", "code", "title", "target_system", "target", "weight", "part", "share", "with_tasks"]
-)
-
-
-def _trace_back(
-    bridge: Bridge, code: str, listed: list[str], titles: Mapping[System, Mapping[str, str]], *, borrowed: bool
-) -> pd.DataFrame:
-    reached: list[set[str]] = [set(listed)]
-    tables: list[pd.DataFrame] = []
-    for number, step in enumerate(bridge.steps):
-        links = step.links
-        if number == 0 and borrowed:
-            links = pd.concat([links, same_broad_group(links, listed)], ignore_index=True)
-        tables.append(links)
-        reached.append(set(links.loc[links["source"].isin(reached[-1]), "target"]))
-    owed = {code: 1.0}
-    rows: list[pd.DataFrame] = []
-    for step, links, alive in reversed(list(zip(bridge.steps, tables, reached[:-1], strict=True))):
-        here = links[links["target"].isin(owed)].copy()
-        here["with_tasks"] = here["source"].isin(alive)
-        counted = here["weight"].where(here["with_tasks"])
-        here["part"] = counted / counted.groupby(here["target"]).transform("sum")
-        here["share"] = here["part"] * here["target"].map(owed).astype("float64")
-        here = here.assign(system=step.source, target_system=step.target, code=here["source"])
-        here["title"] = here["code"].map(titles[step.source])
-        rows.append(here.sort_values(["share", "code"], ascending=[False, True])[list(_NO_LINKS.columns)])
-        owed = {str(source): float(share) for source, share in here.groupby("source")["share"].sum().items()}
-    return pd.concat(rows, ignore_index=True) if rows else _NO_LINKS
-
-
-def _forward(shares: pd.DataFrame, titles: Mapping[System, Mapping[str, str]]) -> pd.DataFrame:
-    told = shares.assign(
-        onet_soc_title=shares["onet_soc_code"].map(titles["onet-soc"]),
-        title=[titles[system].get(code, "") for system, code in zip(shares["system"], shares["code"], strict=True)],
-    )
-    return told[["onet_soc_code", "onet_soc_title", "system", "code", "title", "share"]].reset_index(drop=True)
-
-
-def _occupations(tasks: str) -> pd.DataFrame:
-    if is_onet_release(tasks):
-        return onet.read_occupations(tasks)[["onet_soc_code", "title"]]
-    own = task_table(tasks)[["onet_soc_code", "title"]].drop_duplicates("onet_soc_code")
-    return own.sort_values("onet_soc_code", ignore_index=True)
-
-
-def _titles(bridge: Bridge, occupations: pd.DataFrame, *, sample: bool) -> dict[System, dict[str, str]]:
-    """Titles of the codes of all classifications on the way."""
-    tables: dict[System, tuple[pd.DataFrame, str, str]] = {}
-    if not sample:
-        crosswalk, isco = onet.read_onet_to_soc2018(), bls.read_isco08_soc2010()
-        tables = {
-            "soc2018": (crosswalk, "soc2018", "soc2018_title"),
-            "soc2010": (bls.read_soc2010_soc2018(), "soc2010", "soc2010_title"),
-            "isco08": (isco, "isco08", "isco08_title"),
-        }
-    tables |= {"onet-soc": (occupations, "onet_soc_code", "title")}
-    if bridge.target != "onet-soc":
-        tables |= {bridge.target: (bridge.titles, "code", "title")}
-    return {
-        system: dict(zip(codes_of(table, code), codes_of(table, title), strict=True))
-        for system, (table, code, title) in tables.items()
-    }
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    plain = frame.astype(object).where(frame.notna(), None)
-    return [{str(key): value for key, value in row.items()} for row in plain.to_dict("records")]

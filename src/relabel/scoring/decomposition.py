@@ -276,10 +276,8 @@ def what_moved(before: ScoreTable, after: ScoreTable) -> Moved:
         _changes(before, after, measure, hybrids.codes, states, split) for measure in MEASURES if measure not in missing
     ]
     frame = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=list(MOVED.columns))
-    frame["order"] = frame["measure"].map({measure: number for number, measure in enumerate(MEASURES)})
-    frame = frame.sort_values(["code", "order"], ignore_index=True).drop(columns="order")
     return Moved(
-        frame=MOVED.validate(frame),
+        frame=MOVED.validate(frame.sort_values(["code", "measure"], ignore_index=True)),
         appeared=_alone(after, before),
         disappeared=_alone(before, after),
         missing=missing,

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from relabel.errors import DataError
 from relabel.rubric import MEASURES, Measure
 from relabel.run import Run
-from relabel.scoring.bridges import codes_of, path_in
+from relabel.scoring.bridges import Bridge, codes_of, make_bridge, onet_occupations, same_broad_group
 from relabel.scoring.files import records
-from relabel.scoring.options import SYSTEM_NAMES, Taxonomy
+from relabel.scoring.measures import Floats
+from relabel.scoring.options import SYSTEM_NAMES, Links, Method, System, Taxonomy, check_links
 from relabel.scoring.table import ScoreTable, half_up
 from relabel.scoring.uncertainty import BOUNDED, ESTIMATED, Estimate
 from relabel.settings import Frozen
+from relabel.sources import bls, onet
+from relabel.task import TASK_KEY, task_table
 
 _NEAR = 4
 _INTERVAL = re.compile("_(low|high|gold|pooled)$")
-_READING = {True: "exposed", False: "not-exposed"}
+READING_OF = {True: "exposed", False: "not-exposed"}
+"""A reading in words."""
+TaskKey = tuple[str, str]
+"""O*NET-SOC code and id of a task."""
 _TAXONOMY: Sequence[tuple[str, Taxonomy]] = (
     (r"\d{2}-\d{4}\.\d{2}", "onet-soc"),
     (r"\d{2}-\d{4}", "soc2018"),
@@ -171,10 +178,12 @@ def explain(table: ScoreTable, run: Run, code: str) -> Explanation:
     row = rows[0]
     other = table.intervals and table.intervals.other
     scores = table.map.scores(table.task_values)[:, table.map.codes.get_loc(code)]
-    exact: dict[Measure, float | None] = {m: _number(score) for m, score in zip(MEASURES, scores, strict=True)}
+    exact: dict[Measure, float | None] = {
+        m: None if math.isnan(score) else float(score) for m, score in zip(MEASURES, scores, strict=True)
+    }
     known = pd.DataFrame(sorted(table.occupation_titles.items()), columns=["onet_soc_code", "title"])
     listed = [str(c) for c in table.occupations.index[table.occupations["listed"] > 0]]
-    way = path_in(table.bridge, code, listed, known, sample=table.sample or not table.bridge.steps)
+    way = path_in(table.bridge, code, listed, known)
     own = table.shares[table.shares["code"] == code]
     behind = dict(zip(codes_of(own, "onet_soc_code"), own["share"].tolist(), strict=True))
     # Codes that are linked but have no labels yet belong to the picture too.
@@ -196,19 +205,11 @@ def explain(table: ScoreTable, run: Run, code: str) -> Explanation:
         borrowed=way.borrowed,
         steps=tuple(f"{SYSTEM_NAMES[s.source]} to {SYSTEM_NAMES[s.target]}: {s.origin}" for s in table.bridge.steps),
         path=tuple(
-            Link(
-                system=SYSTEM_NAMES[link["system"]],
-                code=link["code"],
-                title=link["title"],
-                target=link["target"],
-                weight=link["weight"],
-                part=_number(link["part"]),
-                share=_number(link["share"]),
-            )
-            for link in records(way.back)
+            Link.model_validate(link | {"system": SYSTEM_NAMES[link["system"]]})
+            for link in records(way.back[list(Link.model_fields)])
         ),
         occupations=_occupations(table, behind, linked),
-        tasks=_tasks(table, run, linked, table.map.row(code), exact),
+        tasks=_tasks(table, run, linked, table.map.row(code), dict(zip(MEASURES, map(float, scores), strict=True))),
         about=table.about(),
     )
 
@@ -245,41 +246,218 @@ def _tasks(
     table: ScoreTable,
     run: Run,
     linked: set[str],
-    parts: np.ndarray[Any, np.dtype[np.float64]],
-    exact: Mapping[Measure, float | None],
+    parts: Floats,
+    scores: Mapping[Measure, float],
 ) -> tuple[ExplainedTask, ...]:
-    values = table.task_values.assign(part=parts)
+    values = table.task_values.assign(
+        part=parts,
+        alpha_if_flipped=table.flipped("alpha", scores["alpha"], parts),
+        gamma_if_flipped=table.flipped("gamma", scores["gamma"], parts),
+        **{reading: table.task_values[reading].map(READING_OF) for reading in ("strict", "with_tools")},
+    )
     values = values[values["onet_soc_code"].isin(linked)].sort_values(
         ["part", "onet_soc_code", "task_id"], ascending=[False, True, True]
     )
-    labels = run.labels[run.labels["onet_soc_code"].isin(linked)]
-    given: dict[tuple[str, str], list[Given]] = defaultdict(list)
-    for row in records(labels[["onet_soc_code", "task_id", *Given.model_fields]].sort_values(["setting", "sample"])):
-        given[row.pop("onet_soc_code"), row.pop("task_id")].append(Given(**row))
-    missing: dict[tuple[str, str], list[str]] = defaultdict(list)
+    given = answers_by_task(run, linked)
+    missing: dict[TaskKey, list[str]] = defaultdict(list)
     for key in table.without_own_label:
         given.pop(key, None)
         missing[key].append("the run labelled another statement under this id")
     for failure in run.failures():
         missing[failure.onet_soc_code, failure.task_id].append(f"{failure.setting}: {failure.kind}, {failure.message}")
-
-    wanted = ["onet_soc_code", "task_id", "text", "task_type", "importance", "code", "incoherent", "part"]
     found: list[ExplainedTask] = []
-    for row in records(values[[*wanted, "strict", "with_tools", "alpha", "gamma"]]):
+    for row in records(values[[name for name in ExplainedTask.model_fields if name not in ("given", "missing")]]):
         key = (row["onet_soc_code"], row["task_id"])
-        found.append(
-            ExplainedTask(
-                **{name: row[name] for name in wanted},
-                strict=_READING.get(row["strict"]),
-                with_tools=_READING.get(row["with_tools"]),
-                alpha_if_flipped=table.flipped("alpha", exact["alpha"], row["part"], row["alpha"]),
-                gamma_if_flipped=table.flipped("gamma", exact["gamma"], row["part"], row["gamma"]),
-                given=tuple(given[key]),
-                missing=tuple(missing[key]),
-            )
-        )
+        labels = tuple(Given(**label) for label in given.get(key, ()))
+        found.append(ExplainedTask(**row, given=labels, missing=tuple(missing[key])))
     return tuple(found)
 
 
-def _number(value: Any) -> float | None:
-    return None if value is None or pd.isna(value) else float(value)
+def answers_by_task(run: Run, codes: Collection[str] | None = None) -> dict[TaskKey, list[dict[str, Any]]]:
+    """A run's labels with what they can be traced by.
+
+    Args:
+        run: The run.
+        codes: O*NET-SOC codes; by default all.
+
+    Returns:
+        For each task its labels as plain values, in the order of settings and samples: the fields of `Given`; what the run
+        does not have is None.
+    """
+    order = {setting: rank for rank, setting in enumerate(run.rubric.settings)}
+    labels = run.labels if codes is None else run.labels[run.labels["onet_soc_code"].isin(codes)]
+    labels = labels.assign(rank=labels["setting"].map(order)).sort_values([*TASK_KEY, "rank", "sample"], kind="stable")
+    found: dict[TaskKey, list[dict[str, Any]]] = defaultdict(list)
+    for row in records(labels[[*TASK_KEY, *Given.model_fields]]):
+        found[row.pop("onet_soc_code"), row.pop("task_id")].append(row)
+    return dict(found)
+
+
+@dataclass(frozen=True)
+class CodePath:
+    """The path of one code.
+
+    Attributes:
+        system: Classification of the code.
+        code: The code.
+        title: Its title.
+        bridge: The bridge.
+        borrowed: Whether the code takes the shares of other codes, because no task statements lead to it.
+        back: For a group: one row a link on the way back, columns `system, code, title, target_system, target, weight,
+            part, share, with_tasks`, nearest step first. `weight` is that of the link, `part` (0-1) what the code counts
+            among the codes of its target that task statements lead to, `share` (0-1) what the group owes to the link.
+            Codes without task statements behind them have neither. Empty for an O*NET-SOC code.
+        forward: One row an O*NET-SOC code of the path and a code that it counts in, columns `onet_soc_code,
+            onet_soc_title, system, code, title, share` (0-1, of that code): of a group its own share and those of the
+            other groups that its O*NET-SOC codes count in; of an O*NET-SOC code every step of its way.
+    """
+
+    system: System
+    code: str
+    title: str
+    bridge: Bridge
+    borrowed: bool
+    back: pd.DataFrame
+    forward: pd.DataFrame
+
+    def describe(self) -> dict[str, Any]:
+        """The path as plain values."""
+        return {
+            "system": self.system,
+            "system_name": SYSTEM_NAMES[self.system],
+            "code": self.code,
+            "title": self.title,
+            "method": self.bridge.name,
+            "taxonomy": self.bridge.target,
+            "borrowed": self.borrowed,
+            "steps": [
+                {"source": step.source, "target": step.target, "origin": step.origin, "note": step.note}
+                for step in self.bridge.steps
+            ],
+            "back": records(self.back),
+            "forward": records(self.forward),
+        }
+
+
+def find_path(
+    code: str,
+    *,
+    method: Method = "bridge",
+    taxonomy: Taxonomy = "uk-soc2020",
+    links: Links | None = None,
+    tasks: str = "onet-30.2",
+) -> CodePath:
+    """The path of one code.
+
+    Args:
+        code: A code of the taxonomy, such as `1121`, or an O*NET-SOC code, such as `11-1011.00`.
+        method: `bridge` or `site-2026`.
+        taxonomy: Where the bridge leads.
+        links: How the bridge weighs its links, by default as `score_table` does.
+        tasks: Task list that says which O*NET-SOC codes have task statements.
+
+    Raises:
+        DataError: There is no such code, or a file cannot be obtained.
+        UsageError: The sample has no bridge to the taxonomy, or the bridge has no links to weigh.
+    """
+    check_links(links, method, taxonomy, tasks)
+    table = task_table(tasks)
+    known, listed = onet_occupations(tasks, table), sorted(set(codes_of(table, "onet_soc_code")))
+    bridge = make_bridge(method, taxonomy, tasks, known, links=links, lenders=listed)
+    return path_in(bridge, code, listed, known)
+
+
+def path_in(bridge: Bridge, code: str, listed: list[str], known: pd.DataFrame) -> CodePath:
+    """The path of one code over a known bridge.
+
+    Args:
+        bridge: The bridge.
+        code: A code of its target, or an O*NET-SOC code.
+        listed: O*NET-SOC codes with task statements.
+        known: Columns `onet_soc_code, title`.
+
+    Raises:
+        DataError: There is no such code.
+    """
+    titles = _titles(bridge, known)
+    target = bridge.target
+    if code in titles[target] and (target == "onet-soc" or "." not in code):
+        shares = bridge.shares(listed)
+        own = shares[shares["code"] == code]
+        found = shares[shares["onet_soc_code"].isin(own["onet_soc_code"])]
+        found = found.assign(own=found["code"] == code).sort_values(
+            ["onet_soc_code", "own", "share", "code"], ascending=[True, False, False, True]
+        )
+        forward = _forward(found.assign(system=target), titles)
+        borrowed = not own.empty and code not in set(bridge.reach(listed)["code"])
+        back = _trace_back(bridge, code, listed, titles, borrowed=borrowed)
+        return CodePath(target, code, titles[target][code], bridge, borrowed, back, forward)
+    if code in titles["onet-soc"]:
+        levels = [level.assign(system=system) for system, level in bridge.levels(listed)]
+        mine = pd.concat(levels)
+        mine = mine[mine["onet_soc_code"] == code]
+        title = titles["onet-soc"][code]
+        return CodePath("onet-soc", code, title, bridge, False, _NO_LINKS, _forward(mine, titles))
+    raise DataError(
+        f"{code!r} is not a code of {SYSTEM_NAMES[target]} or O*NET-SOC 2019; codes look like "
+        f"{bridge.titles['code'].iloc[0]} and {known['onet_soc_code'].iloc[0]}"
+    )
+
+
+_NO_LINKS = pd.DataFrame(
+    columns=["system", "code", "title", "target_system", "target", "weight", "part", "share", "with_tasks"]
+)
+
+
+def _trace_back(
+    bridge: Bridge, code: str, listed: list[str], titles: Mapping[System, Mapping[str, str]], *, borrowed: bool
+) -> pd.DataFrame:
+    reached: list[set[str]] = [set(listed)]
+    tables: list[pd.DataFrame] = []
+    for number, step in enumerate(bridge.steps):
+        links = step.links
+        if number == 0 and borrowed:
+            links = pd.concat([links, same_broad_group(links, listed)], ignore_index=True)
+        tables.append(links)
+        reached.append(set(links.loc[links["source"].isin(reached[-1]), "target"]))
+    owed = {code: 1.0}
+    rows: list[pd.DataFrame] = []
+    for step, links, alive in reversed(list(zip(bridge.steps, tables, reached[:-1], strict=True))):
+        here = links[links["target"].isin(owed)].copy()
+        here["with_tasks"] = here["source"].isin(alive)
+        counted = here["weight"].where(here["with_tasks"])
+        here["part"] = counted / counted.groupby(here["target"]).transform("sum")
+        here["share"] = here["part"] * here["target"].map(owed).astype("float64")
+        here = here.assign(system=step.source, target_system=step.target, code=here["source"])
+        here["title"] = here["code"].map(titles[step.source])
+        rows.append(here.sort_values(["share", "code"], ascending=[False, True])[list(_NO_LINKS.columns)])
+        owed = {str(source): float(share) for source, share in here.groupby("source")["share"].sum().items()}
+    return pd.concat(rows, ignore_index=True) if rows else _NO_LINKS
+
+
+def _forward(shares: pd.DataFrame, titles: Mapping[System, Mapping[str, str]]) -> pd.DataFrame:
+    told = shares.assign(
+        onet_soc_title=shares["onet_soc_code"].map(titles["onet-soc"]),
+        title=[titles[system].get(code, "") for system, code in zip(shares["system"], shares["code"], strict=True)],
+    )
+    return told[["onet_soc_code", "onet_soc_title", "system", "code", "title", "share"]].reset_index(drop=True)
+
+
+_CROSSWALKS: Mapping[System, Callable[[], pd.DataFrame]] = {
+    "soc2018": onet.read_onet_to_soc2018,
+    "soc2010": bls.read_soc2010_soc2018,
+    "isco08": bls.read_isco08_soc2010,
+}
+
+
+def _titles(bridge: Bridge, occupations: pd.DataFrame) -> dict[System, dict[str, str]]:
+    """Titles of the codes of all classifications on the way."""
+
+    def titles(table: pd.DataFrame, code: str, title: str) -> dict[str, str]:
+        return dict(zip(codes_of(table, code), codes_of(table, title), strict=True))
+
+    found: dict[System, dict[str, str]] = {"onet-soc": titles(occupations, "onet_soc_code", "title")}
+    for step in bridge.steps[:-1]:
+        found[step.target] = titles(_CROSSWALKS[step.target](), step.target, f"{step.target}_title")
+    found[bridge.target] = titles(bridge.titles, "code", "title")
+    return found

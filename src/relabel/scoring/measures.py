@@ -152,9 +152,10 @@ def replaced_texts(tasks: pd.DataFrame) -> list[dict[str, Any]]:
         Code, id, `similarity` (0-1), and the statements `labelled` and `scored`.
     """
     found = tasks[tasks["replaced"]].sort_values("similarity", kind="stable")
-    columns = ["onet_soc_code", "task_id", "similarity", "text_labelled", "text"]
-    names = ["onet_soc_code", "task_id", "similarity", "labelled", "scored"]
-    return [dict(zip(names, row, strict=True)) for row in found[columns].itertuples(index=False, name=None)]
+    told = found[[*TASK_KEY, "similarity", "text_labelled", "text"]].rename(
+        columns={"text_labelled": "labelled", "text": "scored"}
+    )
+    return [{str(name): value for name, value in row.items()} for row in told.to_dict("records")]
 
 
 def emerging_tasks(tasks: str) -> int | None:
@@ -164,7 +165,7 @@ def emerging_tasks(tasks: str) -> int | None:
         tasks: Name of a task list.
     """
     try:
-        return len(onet.read_emerging_tasks(tasks)) if is_onet_release(tasks) else None
+        return onet.count_emerging_tasks(tasks) if is_onet_release(tasks) else None
     except DataError:
         return None
 

@@ -24,7 +24,7 @@ import pandas as pd
 from relabel.errors import UsageError
 from relabel.rubric import MEASURES
 from relabel.run import Run, open_run
-from relabel.scoring.bridges import Bridge, codes_of, make_bridge
+from relabel.scoring.bridges import Bridge, make_bridge
 from relabel.scoring.files import records
 from relabel.scoring.measures import counted, relabelled, score_map, task_weights
 from relabel.scoring.options import ONE_WAY, SAMPLE, Links, Method, Unrated, Weights
@@ -167,14 +167,14 @@ def _bridges(table: ScoreTable) -> dict[str, Bridge]:
     found = {_name(table.method, table.links): table.bridge}
     if table.sample or table.taxonomy in ONE_WAY:
         return found  # there is one way only
+    others = {_name(*which): which for which in _BRIDGES}
+    return found | {name: _bridge(table, *which) for name, which in others.items() if name not in found}
+
+
+def _bridge(table: ScoreTable, method: Method, links: Links | None) -> Bridge:
     titles = pd.DataFrame(sorted(table.occupation_titles.items()), columns=["onet_soc_code", "title"])
-    listed = codes_of(table.occupations.reset_index(), "onet_soc_code")
-    for method, links in _BRIDGES:
-        if _name(method, links) not in found:
-            found[_name(method, links)] = make_bridge(
-                method, table.taxonomy, table.tasks, titles, links=links, lenders=listed
-            )
-    return found
+    listed = table.occupations.index
+    return make_bridge(method, table.taxonomy, table.tasks, titles, links=links, lenders=listed)
 
 
 _SPREAD: Sequence[Links] = ("index", "employment", "equal", "split")
@@ -198,12 +198,8 @@ def with_spread(table: ScoreTable) -> ScoreTable:
             "--spread needs several bridges: give --method bridge and --taxonomy uk-soc2020 or isco08, or remove it"
         )
     codes, done = pd.Index(table.frame["code"]), counted(table.task_values)
-    titles = pd.DataFrame(sorted(table.occupation_titles.items()), columns=["onet_soc_code", "title"])
-    listed = codes_of(table.occupations.reset_index(), "onet_soc_code")
     bridges = {table.links or table.bridge.name: table.bridge} | {
-        links: make_bridge("bridge", table.taxonomy, table.tasks, titles, links=links, lenders=listed)
-        for links in _SPREAD
-        if links != table.links
+        links: _bridge(table, "bridge", links) for links in _SPREAD if links != table.links
     }
     parts: list[pd.DataFrame] = []
     for name, bridge in bridges.items():
@@ -333,9 +329,7 @@ def _occupations(table: ScoreTable, base: pd.DataFrame, cube: Floats) -> pd.Data
     scored = ~np.isnan(cube)
     for number, measure in enumerate(MEASURES):
         values = cube[:, number]
-        there = scored[:, number].any(axis=0)
-        low = np.where(there, np.where(scored[:, number], values, np.inf).min(axis=0), np.nan)
-        high = np.where(there, np.where(scored[:, number], values, -np.inf).max(axis=0), np.nan)
+        low, high = np.fmin.reduce(values), np.fmax.reduce(values)  # missing where no universe has a score
         frame[measure] = table.frame[measure].to_numpy()
         frame[f"{measure}_min"], frame[f"{measure}_max"], frame[f"{measure}_range"] = low, high, high - low
         between = np.stack([_between(values, base[choice])[0] for choice in CHOICES[:-1]])

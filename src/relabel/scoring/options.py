@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, get_args, get_type_hints
 
 from relabel.errors import UsageError
 
@@ -57,16 +57,6 @@ ONE_WAY: Collection[Taxonomy] = ("onet-soc", "soc2018")
 SAMPLE = "sample"
 SAMPLE_NOTE = "SAMPLE: invented tasks, labels, jobs and pay; says nothing about a real occupation"
 
-_CLOSED: Mapping[str, Any] = {
-    "method": Method,
-    "taxonomy": Taxonomy,
-    "weights": Weights,
-    "links": Links,
-    "unrated": Unrated,
-    "repeats": Repeats,
-    "wage": Wage,
-}
-
 
 @dataclass(frozen=True)
 class Way:
@@ -108,11 +98,16 @@ class Choices(Way):
     wage: Wage = "median"
 
     def __post_init__(self) -> None:
-        """Refuse what is not known or cannot go together."""
-        for name, known in _CLOSED.items():
+        """Refuse what is not known or cannot go together.
+
+        Raises:
+            UsageError: A choice is not known, or two do not go together.
+        """
+        for name, hint in get_type_hints(type(self)).items():
+            known = [word for part in (hint, *get_args(hint)) for word in get_args(part) if isinstance(word, str)]
             value = getattr(self, name)
-            if value is not None and value not in get_args(known):
-                raise UsageError(f"{name} has no {value!r}; choose one of {', '.join(get_args(known))}")
+            if known and value is not None and value not in known:
+                raise UsageError(f"{name} has no {value!r}; choose one of {', '.join(known)}")
         if self.pay is not None and self.taxonomy != "uk-soc2020":
             raise UsageError(f"there is pay for uk-soc2020 only, not for {self.taxonomy}; leave --pay out")
         check_links(self.links, self.method, self.taxonomy, self.tasks)

@@ -19,6 +19,7 @@ from relabel.sources import fetch, ons, registry
 from relabel.sources.fetch import SourceUse
 from relabel.sources.registry import Source
 from relabel.sources.tables import Table, is_table_file, plain_id, read_table
+from relabel.tabular import listed_names
 
 PAY = pa.DataFrameSchema(
     {
@@ -40,7 +41,8 @@ PAY = pa.DataFrameSchema(
 `pay_status` says why for jobs and median. `..._cv` is the publisher's coefficient of variation in percent, `..._quality` its word for it; both
 are missing where the publisher gives none."""
 
-_QUALITY = ("employees_cv", "employees_quality", "median_pay_cv", "median_pay_quality")
+QUALITY = ("employees_cv", "employees_quality", "median_pay_cv", "median_pay_quality")
+"""How sure the publisher is of jobs and of median pay."""
 
 _FLAGS = {
     "unreliable": "withheld as unreliable",
@@ -219,7 +221,7 @@ def _read_file(path: Path, known: Collection[str], origin: str) -> pd.DataFrame:
         name: pd.Series("left empty in the file", index=frame.index, dtype="str").where(frame[column].isna())
         for name, column in (("jobs", "employees"), ("median pay", "median_pay_gbp"))
     }
-    for name in _QUALITY:
+    for name in QUALITY:
         frame[name] = pd.Series(None, index=frame.index, dtype="float64" if name.endswith("_cv") else "str")
     note = found["median_pay_gbp"][0].note
     origin += f" ({note})" if note else ""
@@ -337,9 +339,8 @@ def _require_plausible(path: Path, column: str, figures: pd.Series, known: _Plau
     advice = known.advice.format("mean" if column.casefold().startswith("mean") else "median")
     said = ""
     if len(odd):
-        named = ", ".join(f"{code}: {figure:,.0f}" for code, figure in odd.head(3).items())
-        more = f" and {len(odd) - 3:,} more" if len(odd) > 3 else ""
-        said = f"{named}{more} cannot be {known.unit} (plausible: {low:,} to {high:,} for each group)"
+        named = listed_names([f"{code}: {figure:,.0f}" for code, figure in odd.items()], 3)
+        said = f"{named} cannot be {known.unit} (plausible: {low:,} to {high:,} for each group)"
     elif not declared and len(figures) >= _MANY and not known.middle[0] <= middle <= known.middle[1]:
         plausible = "{:,} to {:,}".format(*known.middle)
         said = f"{middle:,.0f} for the middle group cannot be {known.unit} (plausible: {plausible})"

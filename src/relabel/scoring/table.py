@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
+import pandera.pandas as pa
 
-from relabel.rubric import Measure
-from relabel.scoring.bridges import Bridge
-from relabel.scoring.measures import changed_tasks, emerging_tasks, replaced_texts
+from relabel.errors import UsageError
+from relabel.manifest import TASK_FILE, task_sources
+from relabel.rubric import MEASURES, Measure
+from relabel.run import Run
+from relabel.scoring.bridges import Bridge, codes_of, make_bridge, onet_occupations, read_bridge
+from relabel.scoring.measures import (
+    Floats,
+    ScoreMap,
+    changed_tasks,
+    counted,
+    default_tasks,
+    emerging_tasks,
+    labelled_tasks,
+    left_out,
+    occupation_scores,
+    replaced_texts,
+    score_map,
+)
 from relabel.scoring.options import (
+    DEFAULT_LINKS,
     LINK_NOTES,
+    ONE_WAY,
+    SAMPLE,
+    SAMPLE_NOTE,
+    SYSTEM_NAMES,
     UNRATED_NOTES,
     WEIGHT_NOTES,
+    Choices,
     Links,
     Method,
     Repeats,
@@ -23,51 +51,16 @@ from relabel.scoring.options import (
     Unrated,
     Wage,
     Weights,
+    check_links,
 )
-from relabel.scoring.pay import wage_totals
-from relabel.sources.fetch import SourceUse
+from relabel.scoring.pay import ASHE, PAY, QUALITY, Pay, file_use, read_pay, wage_totals
+from relabel.settings import asset_dir
+from relabel.sources.fetch import SourceUse, source_use
+from relabel.sources.tables import is_table_file
+from relabel.task import TASK_KEY, disputed_titles
 
 if TYPE_CHECKING:  # scipy waits until intervals are asked for
     from relabel.scoring.uncertainty import Intervals
-import itertools
-import math
-from decimal import ROUND_HALF_UP, Decimal
-from pathlib import Path
-from typing import Literal
-
-import numpy as np
-import numpy.typing as npt
-import pandera.pandas as pa
-
-from relabel.errors import UsageError
-from relabel.manifest import TASK_FILE, task_sources
-from relabel.rubric import MEASURES
-from relabel.run import Run
-from relabel.scoring.bridges import codes_of, make_bridge, read_bridge
-from relabel.scoring.measures import (
-    ScoreMap,
-    counted,
-    default_tasks,
-    labelled_tasks,
-    left_out,
-    occupation_scores,
-    score_map,
-)
-from relabel.scoring.options import (
-    DEFAULT_LINKS,
-    ONE_WAY,
-    SAMPLE,
-    SAMPLE_NOTE,
-    SYSTEM_NAMES,
-    Choices,
-    check_links,
-)
-from relabel.scoring.pay import ASHE, Pay, file_use, read_pay
-from relabel.settings import asset_dir
-from relabel.sources import eloundou, onet
-from relabel.sources.fetch import source_use
-from relabel.sources.tables import is_table_file
-from relabel.task import TASK_KEY, disputed_titles, is_onet_release
 
 CLEAN = 12
 """Decimal places beyond which a binary fraction is noise."""
@@ -108,46 +101,15 @@ def percentiles(values: pd.Series, codes: pd.Series, *, ties: Literal["shared", 
     return pd.Series(place, index=order.index, dtype="Int64").reindex(values.index)
 
 
-COLUMNS = (
-    "code",
-    "title",
-    "alpha",
-    "beta",
-    "gamma",
-    "strict_10",
-    "with_tools_10",
-    "tasks",
-    "coverage",
-    "status",
-    "employees",
-    "median_pay_gbp",
-    "wage_exposure_alpha_gbp",
-    "wage_exposure_gamma_gbp",
-    "percentile_alpha",
-    "percentile_gamma",
-    "rank_alpha",
-    "rank_gamma",
-    "weight_labelled",
-    "wage_exposure_beta_gbp",
-    "mean_pay_gbp",
-    "employees_cv",
-    "employees_quality",
-    "median_pay_cv",
-    "median_pay_quality",
-    "pay_source",
-    "pay_status",
-    "note",
-)
-"""Columns of a score table, in order; those after the percentiles are extras beyond the contract."""
-
 ENOUGH = 0.5
 """Least part (0-1) of a group's task weight that must have labels; with less its score is thin: no percentile."""
 
 _TOLERANCE = 1e-9
 
 
-def _share():
-    return pa.Column("float64", pa.Check.in_range(0, 1 + _TOLERANCE), nullable=True)
+def _figure(most: float | None = None, *, kind: str = "float64", least: int = 0, nullable: bool = True) -> pa.Column:
+    inside = pa.Check.ge(least) if most is None else pa.Check.in_range(least, most)
+    return pa.Column(kind, inside, nullable=nullable)
 
 
 def _in_order(frame: pd.DataFrame) -> bool:
@@ -164,32 +126,20 @@ SCORES = pa.DataFrameSchema(
     {
         "code": pa.Column("str", unique=True),
         "title": pa.Column("str"),
-        "alpha": _share(),
-        "beta": _share(),
-        "gamma": _share(),
-        "strict_10": pa.Column("float64", pa.Check.in_range(0, 10), nullable=True),
-        "with_tools_10": pa.Column("float64", pa.Check.in_range(0, 10), nullable=True),
-        "tasks": pa.Column("int64", pa.Check.ge(0)),
-        "coverage": pa.Column("float64", pa.Check.in_range(0, 1 + _TOLERANCE)),
+        **{measure: _figure(1 + _TOLERANCE) for measure in MEASURES},
+        **{score: _figure(10) for score in ("strict_10", "with_tools_10")},
+        "tasks": _figure(kind="int64", nullable=False),
+        "coverage": _figure(1 + _TOLERANCE, nullable=False),
         "status": pa.Column("str", pa.Check.str_matches(r"^(scored|thin: .+|unscored: .+)( \(SAMPLE\))?$")),
-        "employees": pa.Column("Int64", pa.Check.ge(0), nullable=True),
-        "median_pay_gbp": pa.Column("float64", pa.Check.ge(0), nullable=True),
-        "wage_exposure_alpha_gbp": pa.Column("float64", pa.Check.ge(0), nullable=True),
-        "wage_exposure_gamma_gbp": pa.Column("float64", pa.Check.ge(0), nullable=True),
-        "percentile_alpha": pa.Column("Int64", pa.Check.in_range(0, 100), nullable=True),
-        "percentile_gamma": pa.Column("Int64", pa.Check.in_range(0, 100), nullable=True),
-        "rank_alpha": pa.Column("Int64", pa.Check.ge(1), nullable=True),
-        "rank_gamma": pa.Column("Int64", pa.Check.ge(1), nullable=True),
-        "weight_labelled": pa.Column("float64", pa.Check.in_range(0, 1 + _TOLERANCE), nullable=True),
-        "wage_exposure_beta_gbp": pa.Column("float64", pa.Check.ge(0), nullable=True),
-        "mean_pay_gbp": pa.Column("float64", pa.Check.ge(0), nullable=True),
-        "employees_cv": pa.Column("float64", pa.Check.ge(0), nullable=True),
-        "employees_quality": pa.Column("str", nullable=True),
-        "median_pay_cv": pa.Column("float64", pa.Check.ge(0), nullable=True),
-        "median_pay_quality": pa.Column("str", nullable=True),
-        "pay_source": pa.Column("str", nullable=True),
-        "pay_status": pa.Column("str", nullable=True),
-        "note": pa.Column("str", nullable=True),
+        "employees": PAY.columns["employees"],
+        "median_pay_gbp": PAY.columns["median_pay_gbp"],
+        **{f"wage_exposure_{measure}_gbp": _figure() for measure in ("alpha", "gamma")},
+        **{f"percentile_{measure}": _figure(100, kind="Int64") for measure in ("alpha", "gamma")},
+        **{f"rank_{measure}": _figure(kind="Int64", least=1) for measure in ("alpha", "gamma")},
+        "weight_labelled": _figure(1 + _TOLERANCE),
+        "wage_exposure_beta_gbp": _figure(),
+        **{name: PAY.columns[name] for name in ("mean_pay_gbp", *QUALITY)},
+        **{name: pa.Column("str", nullable=True) for name in ("pay_source", "pay_status", "note")},
     },
     checks=[
         pa.Check(_same_gaps, error="a measure for all reached groups or for none"),
@@ -198,7 +148,7 @@ SCORES = pa.DataFrameSchema(
     strict=True,
     ordered=True,
 )
-"""The score table, sorted by code.
+"""The score table, sorted by code; columns after the percentiles are extras beyond the contract.
 
 `coverage` is the share (0-1) of all that a code stands for which the labels reach. By O*NET-SOC: labelled tasks as a
 share of the task weight of the occupation. In every other taxonomy: that share, averaged with the weights of the bridge
@@ -212,8 +162,18 @@ its bridge reaches: the gaps of that bridge are faults that it was published wit
 """
 
 
+COLUMNS = tuple(map(str, SCORES.columns))
+"""Columns of a score table, in order."""
+
 WHOLE = 0.9
 """Least part (0-1) of the listed tasks that must have labels; a table with less is exported on request only."""
+
+_ABOUT = (
+    *("run", "model", "method", "taxonomy", "weights", "weights_note", "links", "links_note", "us_jobs", "bridge"),
+    *("unrated", "unrated_note", "tasks", "repeats", "pay", "pay_population", "wage", "sample", "partial", "note"),
+    *("missing_measures", "totals", "sources"),
+)
+"""What a table says of itself, in the order of its document."""
 
 
 @dataclass(frozen=True)
@@ -306,19 +266,17 @@ class ScoreTable:
         """Jobs x pay (pounds a year) of each group, which its score is multiplied with; missing where either is."""
         return self.frame["employees"].astype("float64") * self.frame[f"{self.wage}_pay_gbp"]
 
-    def flipped(self, measure: Measure, score: float | None, part: float, value: float | None) -> float | None:
-        """A score with the answers to one task the other way round.
+    def flipped(self, measure: Measure, score: float | Floats, part: Floats) -> Floats:
+        """A score with the answers to one task the other way round; tasks, missing where score or label is.
 
         Args:
             measure: `alpha` or `gamma`.
-            score: The exact score.
-            part: Part of the score that the task stands for.
-            value: Value of the task.
+            score: The exact score, by task or the same for all.
+            part: Part of the score that each task stands for.
         """
-        if score is None or value is None:
-            return None
         low, high = self.value_range[measure]
-        return min(max(score + part * (low + high - 2 * value), 0.0), 1.0)
+        values = self.task_values[measure].to_numpy(dtype="float64")
+        return np.clip(score + part * (low + high - 2 * values), 0.0, 1.0)
 
     @property
     def us_jobs(self) -> str | None:
@@ -414,29 +372,14 @@ class ScoreTable:
 
     def about(self) -> dict[str, Any]:
         """What was scored, how, and from what."""
-        return {
-            "run": self.run,
-            "model": self.model,
-            "method": self.method,
-            "taxonomy": self.taxonomy,
-            "weights": self.weights,
+        told = {name: getattr(self, name, None) for name in _ABOUT}
+        return told | {
             "weights_note": WEIGHT_NOTES[self.weights],
-            "links": self.links,
             "links_note": None if self.links is None else LINK_NOTES[self.links],
-            "us_jobs": self.us_jobs,
             "bridge": self.bridge_file,
-            "unrated": self.unrated,
             "unrated_note": None if self.unrated is None else UNRATED_NOTES[self.unrated],
-            "tasks": self.tasks,
-            "repeats": self.repeats,
-            "pay": self.pay,
             "pay_population": self.population,
-            "wage": self.wage,
-            "sample": self.sample,
-            "partial": self.partial,
-            "note": self.note,
             "missing_measures": dict(self.missing_measures),
-            "totals": self.totals,
             "sources": [use.model_dump(mode="json", exclude_none=True) for use in self.sources],
         }
 
@@ -484,7 +427,9 @@ def score_by(run: Run, choices: Choices) -> ScoreTable:
     chosen = None if one_way else choices.links or DEFAULT_LINKS
     by_id = method == "site-2026"
     values = labelled_tasks(run, task_list, weights, unrated=rule, repeats=choices.repeats, by_id=by_id)
-    occupations, uses = _occupations(task_list, values)
+    occupations, uses = onet_occupations(task_list, values), list(task_sources(task_list))
+    if task_list == "eloundou-2023":
+        uses.append(source_use(task_list, "occupation-scores"))
     listed = sorted(set(values["onet_soc_code"]))
     if choices.bridge is not None:
         bridge = read_bridge(Path(choices.bridge), codes_of(occupations, "onet_soc_code"))
@@ -588,18 +533,6 @@ def _once(uses: list[SourceUse]) -> tuple[SourceUse, ...]:
     return tuple(kept[key] for key in sorted(kept))
 
 
-def _occupations(tasks: str, values: pd.DataFrame) -> tuple[pd.DataFrame, list[SourceUse]]:
-    """Codes and titles that have a place in a table by O*NET-SOC, and the files that they and the tasks come from."""
-    uses = list(task_sources(tasks))
-    if tasks == "eloundou-2023":
-        known = eloundou.read_occupations()[["onet_soc_code", "title"]]
-        return known, [*uses, source_use("eloundou-2023", "occupation-scores")]
-    if is_onet_release(tasks):
-        return onet.read_occupations(tasks)[["onet_soc_code", "title"]], uses
-    own = values[["onet_soc_code", "title"]].drop_duplicates("onet_soc_code")
-    return own.sort_values("onet_soc_code", ignore_index=True), uses
-
-
 def _frame(
     bridge: Bridge, mapped: ScoreMap, occupations: pd.DataFrame, listed: list[str], method: Method
 ) -> pd.DataFrame:
@@ -661,15 +594,11 @@ def _percent(part: float) -> str:
 
 
 def _with_pay(frame: pd.DataFrame, pay: Pay | None, wage: Wage) -> pd.DataFrame:
-    if pay is None:
-        frame["employees"] = pd.array([None] * len(frame), dtype="Int64")
-        for column in ("median_pay_gbp", "mean_pay_gbp", "employees_cv", "median_pay_cv"):
-            frame[column] = np.nan
-        for column in ("employees_quality", "median_pay_quality", "pay_source", "pay_status"):
-            frame[column] = pd.Series(None, index=frame.index, dtype="str")
-    else:
-        given = frame["code"].isin(pay.frame["code"])
-        frame = frame.merge(pay.frame, how="left", on="code", validate="1:1")
+    none = pd.DataFrame(columns=list(PAY.columns)).astype({name: str(kind) for name, kind in PAY.dtypes.items()})
+    paid = none if pay is None else pay.frame
+    given = frame["code"].isin(paid["code"])
+    frame = frame.merge(paid, how="left", on="code", validate="1:1")
+    if pay is not None:
         frame["pay_status"] = frame["pay_status"].where(given, f"jobs and median pay: no row in {pay.name}")
         if wage == "mean" and frame["mean_pay_gbp"].isna().all():
             raise UsageError(f"{pay.name} has no mean pay; add a column mean_pay_gbp, or remove --wage mean")
