@@ -33,8 +33,8 @@ from relabel.run import Run
 from relabel.scoring.explain import READING_OF
 from relabel.scoring.files import records
 from relabel.scoring.table import ENOUGH, ScoreTable
-from relabel.scoring.us import RATES
 from relabel.sources import bls
+from relabel.sources.bls import RATES
 from relabel.tabular import listed_names
 
 LOWEST, HIGHEST = 5, 25
