@@ -57,9 +57,7 @@ async def batch(
 ) -> Outcome:
     given = {name: options.pop(name) for name in _OPTIONS & options.keys()}
     how = replace(BatchOptions(sleep=no_wait, poll_s=0.0), **given)
-    provider = WAYS[way](
-        Http(base_url or job.base_url, key), key, job.endpoint.model, sleep=no_wait, jitter=lambda: 0.0
-    )
+    provider = WAYS[way](Http(base_url or job.base_url, key), job.endpoint.model, sleep=no_wait, jitter=lambda: 0.0)
     try:
         return await run_batch(job, store, folder / out, provider, folder / "batches", options=how, **options)
     finally:

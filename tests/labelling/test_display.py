@@ -223,7 +223,7 @@ async def test_the_limiter_knows_that_nobody_is_there_before_the_request_is_give
 
 async def test_a_server_that_answers_is_not_said_to_be_out_of_reach() -> None:
     limiter = Limiter(4)
-    limiter.missed(await limiter.acquire(1), "cannot reach it")
+    limiter.failed(await limiter.acquire(1), unreachable="cannot reach it")
     assert limiter.unreachable
     limiter.failed(await limiter.acquire(1))
     assert not limiter.unreachable

@@ -442,8 +442,8 @@ class RateEstimator:
     @property
     def rate(self) -> float | None:
         """Labels a second, of those that are asked for; None until some have come."""
-        asked = self._marks[-1].asked - self._marks[0].asked
-        seconds = self._marks[-1].at - self._marks[0].at
+        first, last = self._marks[0], self._marks[-1]
+        asked, seconds = last.asked - first.asked, last.at - first.at
         rate = asked / seconds if asked >= FEWEST and seconds > 0 else math.inf
         rate = min(rate, self._cap()) if asked else math.inf
         return None if rate == math.inf else rate
@@ -453,10 +453,8 @@ class RateEstimator:
         """Labels that are still to be asked for, where the store has as much of the rest as of the last; None while unknown."""
         if self.rate is None:
             return None
-        asked, free = (
-            self._marks[-1].asked - self._marks[0].asked,
-            self._marks[-1].free - self._marks[0].free,
-        )
+        first, last = self._marks[0], self._marks[-1]
+        asked, free = last.asked - first.asked, last.free - first.free
         return (self.progress.asked - self.progress.done) * asked / (asked + free)
 
     @property
@@ -480,9 +478,7 @@ class RateEstimator:
 
     def _cap(self) -> float:
         """Labels a second that the user's own limits allow."""
-        p, limiter = self.progress, self.limiter
-        asked = p.fresh + p.failed.total() - p.unasked
-        cap = math.inf
+        p, limiter, asked, cap = self.progress, self.limiter, self._mark().asked, math.inf
         if limiter is None:
             return cap
         if limiter.rpm and limiter.returned:

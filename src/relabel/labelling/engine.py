@@ -344,7 +344,7 @@ class OnlineEngine(Engine):
             except UnreachableError as error:
                 if not self._reached and sending.sent == 1:
                     sending.ends_at = started + min(left, UNREACHED_S)
-                charged, leave = False, partial(self.limiter.missed, why=self._unreachable(error))
+                charged, leave = False, partial(self.limiter.failed, unreachable=self._unreachable(error))
                 raise
             except TimeoutError:
                 leave = partial(self.limiter.limited, why="timeout")

@@ -265,19 +265,15 @@ class Limiter:
             self.limit = max(1, self.limit // 2)
             self._note(why)
 
-    def failed(self, ticket: Ticket) -> None:
-        """A request failed in a way that says nothing about limits."""
-        self._leave(ticket, {})
-
-    def missed(self, ticket: Ticket, why: str) -> None:
-        """A request was not even sent, because there is nobody to send it to.
+    def failed(self, ticket: Ticket, *, unreachable: str = "") -> None:
+        """A request failed in a way that says nothing about limits.
 
         Args:
             ticket: Its permission.
-            why: A clause for people, shown until some other request comes through.
+            unreachable: Why it was not even sent; shown until some other request comes through.
         """
         self._leave(ticket, {})
-        self.unreachable = why
+        self.unreachable = unreachable
 
     def _leave(self, ticket: Ticket, headers: Mapping[str, str]) -> None:
         self.in_flight -= 1

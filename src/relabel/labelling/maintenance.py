@@ -429,9 +429,9 @@ def readable_rows(database: Path) -> Iterator[tuple[str, str]]:
             content = page(number)
             if len(content) < PAGE or content[0] != _LEAF:
                 continue
-            for at in range(8, min(8 + 2 * _u16(content, 3), PAGE - 1), 2):
+            for at in range(8, min(8 + 2 * _number(">H", content, 3), PAGE - 1), 2):
                 try:
-                    row = _row(content, _u16(content, at), page)
+                    row = _row(content, _number(">H", content, at), page)
                 except (IndexError, ValueError, struct.error):
                     continue
                 if row is not None:
@@ -445,7 +445,7 @@ def _logged(log: Path) -> dict[int, bytes]:
     for at in range(32, len(content) - PAGE - 23, PAGE + 24):
         if content[at + 8 : at + 16] != content[16:24]:  # what follows was written before the log was begun anew
             break
-        pages[_u32(content, at)] = content[at + 24 : at + 24 + PAGE]
+        pages[_number(">I", content, at)] = content[at + 24 : at + 24 + PAGE]
     return pages
 
 
@@ -457,13 +457,13 @@ def _row(leaf: bytes, at: int, page: Callable[[int], bytes]) -> tuple[str, str] 
     else:
         here = _LEAST + (size - _LEAST) % (PAGE - 4)
         here = here if here <= _MOST else _LEAST
-        payload, follows = leaf[at : at + here], _u32(leaf, at + here)
+        payload, follows = leaf[at : at + here], _number(">I", leaf, at + here)
         while len(payload) < size:
             more = page(follows)
             if len(more) < PAGE:
                 raise ValueError
             payload += more[4 : 4 + size - len(payload)]
-            follows = _u32(more, 0)
+            follows = _number(">I", more, 0)
     end, at = _varint(payload, 0)
     sizes: list[int] = []
     while at < end:
@@ -495,9 +495,5 @@ def _varint(content: bytes, at: int) -> tuple[int, int]:
     raise ValueError
 
 
-def _u16(content: bytes, at: int) -> int:
-    return struct.unpack_from(">H", content, at)[0]
-
-
-def _u32(content: bytes, at: int) -> int:
-    return struct.unpack_from(">I", content, at)[0]
+def _number(form: str, content: bytes, at: int) -> int:
+    return struct.unpack_from(form, content, at)[0]

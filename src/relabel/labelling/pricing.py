@@ -226,17 +226,17 @@ class Budget:
         """The most that a request can cost, in USD; None where no bound of it is known."""
         if self._price is None or (output_bound(body) is None and self._price.output > 0):
             return None
-        return self._worst_case(body, self._price)
+        return self._worst_case(body)
 
     def worst_case(self, body: Mapping[str, Any]) -> float:
         """What to reserve for a request, in USD: the most that it can cost; nothing where there is no cap."""
-        if self.cap_usd is None or self._price is None:
-            return 0.0
-        return self._worst_case(body, self._price)
+        return 0.0 if self.cap_usd is None else self._worst_case(body)
 
-    def _worst_case(self, body: Mapping[str, Any], price: Price) -> float:
-        # A token is at least a byte of the posted document.
-        prompt = len(canonical_json(body)) + 64
+    def _worst_case(self, body: Mapping[str, Any]) -> float:
+        price, prompt = (
+            self._price or FREE,
+            len(canonical_json(body)) + 64,
+        )  # a token is at least a byte of what is posted
         return (prompt * price.dearest_input + ((output_bound(body) or 0) + self._hidden) * price.output) / 1e6
 
     def heed(self, body: Mapping[str, Any], usage: Usage) -> None:

@@ -141,7 +141,8 @@ def parse_headers(given: Sequence[str]) -> dict[str, str]:
     for item in given:
         name, equals, value = (part.strip() for part in item.partition("="))
         if not equals or not _HEADER_NAME.fullmatch(name) or not value.isprintable() or not value.isascii():
-            raise UsageError(f"--header {_shown(name)} is not NAME=VALUE with the name and value of an HTTP header")
+            shown = name if _HEADER_NAME.fullmatch(name) else "(its name)"
+            raise UsageError(f"--header {shown} is not NAME=VALUE with the name and value of an HTTP header")
         if name.lower() in _TRANSPORT_HEADERS:
             raise UsageError(f"--header {name} cannot be replaced: relabel sets it for each request; remove the option")
         found[name] = value
@@ -152,10 +153,6 @@ def parse_headers(given: Sequence[str]) -> dict[str, str]:
 def public_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Those of the headers that may be told, and that may change answers: all but credentials, by lower-case name."""
     return {name.lower(): value for name, value in sorted(headers.items()) if not is_secret_header(name, value)}
-
-
-def _shown(name: str) -> str:
-    return name if _HEADER_NAME.fullmatch(name) else "(its name)"
 
 
 def key_for(provider: Provider, environment: Settings, key_env: str | None = None) -> SecretStr | None:
@@ -417,17 +414,14 @@ def require_sendable(key: str) -> None:
     Raises:
         UsageError: It holds what no key holds: line breaks, quotes around it, characters beyond ASCII.
     """
-    if "\n" in key or "\r" in key:
-        wrong = "holds a line break"
-    elif key[:1] in {"'", '"', "`"} and key[-1:] == key[:1]:
-        wrong = "stands in quotes"
-    elif not key.isascii():
-        wrong = "holds characters that no key has, such as typographic quotes"
-    elif not key.isprintable():
-        wrong = "holds control characters"
-    else:
-        return
-    raise UsageError(f"the key {wrong}; set OPENAI_API_KEY again, to the key alone")
+    faults = {
+        "holds a line break": "\n" in key or "\r" in key,
+        "stands in quotes": key[:1] in {"'", '"', "`"} and key[-1:] == key[:1],
+        "holds characters that no key has, such as typographic quotes": not key.isascii(),
+        "holds control characters": not key.isprintable(),
+    }
+    if wrong := next((words for words, found in faults.items() if found), ""):
+        raise UsageError(f"the key {wrong}; set OPENAI_API_KEY again, to the key alone")
 
 
 def proxy_of(address: str) -> URL | None:

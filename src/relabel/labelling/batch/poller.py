@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -381,7 +382,7 @@ class BatchPoller:
         chunk.status = "waits for room"
         self._in_flight[f"chunk {chunk.number}"] = (
             f"batch {chunk.number} waits: the queue is full",
-            self._options.clock(),
+            time.monotonic(),
         )
         self.save("no room noted")
 
@@ -423,7 +424,7 @@ class BatchPoller:
         chunk.output_file_id, chunk.error_file_id = batch.output_file_id, batch.error_file_id
         if batch.error is not None:
             chunk.note = clean(": ".join(batch.error))
-        since = self._in_flight[batch.id][1] if batch.id in self._in_flight else self._options.clock()
+        since = self._in_flight[batch.id][1] if batch.id in self._in_flight else time.monotonic()
         shown = f"batch {chunk.number} {chunk.status} {chunk.answered}/{chunk.requests}"
         self._in_flight[batch.id] = (shown, since)
 
@@ -509,18 +510,20 @@ class BatchPoller:
                 failed = self._requests[key].failed = ("provider", f"the batch was refused: {self.refused}", 1)
                 chunk.failed[key] = failed
         self._requests.fatal = self._requests.fatal or (self._provider.fatal(error, "/batches") if error else None)
-        chunk.taken, chunk.cost_usd = True, 0.0
-        self.save("refusal noted")
-        self._folder.remove(chunk)
-        await self._forget_file(chunk)
+        await self._close(chunk, "refusal noted")
 
     async def _drop(self, chunk: Chunk, status: str) -> None:
         """Give a chunk up that asks for nothing any more; its requests may go into another."""
         for key in self._folder.keys(chunk) or ():
             if key in self._requests and self._requests[key].tries:  # an earlier process may have written it
                 self._requests[key].tries -= 1
-        chunk.taken, chunk.status, chunk.cost_usd = True, status, 0.0
-        self.save("dropped")
+        chunk.status = status
+        await self._close(chunk, "dropped")
+
+    async def _close(self, chunk: Chunk, step: str) -> None:
+        """A chunk is over that cost nothing."""
+        chunk.taken, chunk.cost_usd = True, 0.0
+        self.save(step)
         self._folder.remove(chunk)
         await self._forget_file(chunk)
 

@@ -125,7 +125,6 @@ class BatchProvider:
 
     Args:
         http: The provider's address and key.
-        secret: The key, to be taken out of whatever the provider sends.
         model: The model, for messages.
         known: What is known of the provider.
         policy: Fields of the retry policy: `sleep` and `jitter`.
@@ -137,8 +136,8 @@ class BatchProvider:
     uploads, batches, version = "/files", "/batches", "/v1"
     apis: tuple[Api, ...] = ("chat", "responses")
 
-    def __init__(self, http: Http, secret: str, model: str, known: Provider = UNKNOWN, **policy: Any) -> None:
-        self._http, self.secret, self.model, self._known = http, secret, model, known
+    def __init__(self, http: Http, model: str, known: Provider = UNKNOWN, **policy: Any) -> None:
+        self._http, self.model, self._known = http, model, known
         version = api_version(http.query)
         self.address = http.address + (f"?{version}" if version else "")
         self._retry = RetryPolicy(
@@ -152,12 +151,8 @@ class BatchProvider:
     def line(self, request: Request) -> dict[str, Any]:
         """A request as a line of the input file; `custom_id`, its key, comes first."""
         url = self.version + PATHS[request.api]
-        return {
-            "custom_id": request.key,
-            "method": "POST",
-            "url": url,
-            "body": self._known.posted(request.api, request.body),
-        }
+        body = self._known.posted(request.api, request.body)
+        return {"custom_id": request.key, "method": "POST", "url": url, "body": body}
 
     def creation(self, file_id: str, api: Api, mark: Mapping[str, str]) -> dict[str, Any]:
         """What is posted to make a batch."""
@@ -520,8 +515,8 @@ class AzureBatches(BatchProvider):
     https://learn.microsoft.com/en-us/azure/ai-services/openai/how-to/batch
     """
 
-    def __init__(self, http: Http, secret: str, model: str, known: Provider = UNKNOWN, **policy: Any) -> None:
-        super().__init__(http, secret, model, known, **policy)
+    def __init__(self, http: Http, *given: Any, **policy: Any) -> None:
+        super().__init__(http, *given, **policy)
         http.address, deployments, _ = http.address.partition("/deployments/")
         if deployments:
             self.version = ""
@@ -557,7 +552,7 @@ def batch_provider(
     """
     known, api = job.provider, job.endpoint.api
     key = key_for(known, environment, key_env)
-    secret = key.get_secret_value().strip(" ") if key else ""
+    secret = key.get_secret_value() if key else ""
     http = Http(base_url, secret, known, headers or job.parameters.get("headers"))
     require_key(known, key)
     way = WAYS.get(known.batch or "openai")
@@ -565,4 +560,4 @@ def batch_provider(
         raise ProviderError(f"relabel supports no batches at {known.name}; use --engine online")
     if api not in way.apis:
         raise ProviderError(f"{known.name} has batches for Chat Completions alone; leave --api {api} out")
-    return way(http, secret, job.endpoint.model, known)
+    return way(http, job.endpoint.model, known)

@@ -15,15 +15,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from relabel.errors import DataError
 from relabel.files import BlockedError, locked, make_private_dir, replacing
@@ -40,6 +39,7 @@ MAX_BYTES = 200_000_000
 POLL_S = 10.0
 """Seconds before the first poll; pauses grow."""
 _ID_LENGTH = 12
+T = TypeVar("T")
 _KEY = slice(len('{"custom_id":"'), len('{"custom_id":"') + 64)
 
 
@@ -54,7 +54,6 @@ class BatchOptions:
         poll_s: Seconds before the first poll.
         max_requests: Lines of one input file.
         max_bytes: Bytes of one input file.
-        clock: Seconds on a monotonic clock.
         sleep: Waits for some seconds.
         now: The time of day.
         step: Called with the name of each step once it is done; tests kill the process there.
@@ -66,7 +65,6 @@ class BatchOptions:
     poll_s: float = field(default_factory=lambda: POLL_S)
     max_requests: int = MAX_REQUESTS
     max_bytes: int = MAX_BYTES
-    clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     step: Callable[[str], None] = lambda name: None
@@ -122,11 +120,6 @@ class Chunk(BaseModel):
     cost_usd: float | None = None
     note: str | None = None
     failed: dict[str, tuple[FailureKind, str, int]] = {}
-
-    @property
-    def file_name(self) -> str:
-        """Name of its file in the job's folder."""
-        return f"chunk-{self.number:04}.jsonl"
 
 
 class BatchState(BaseModel):
@@ -202,7 +195,7 @@ class BatchFolder:
 
     def path_of(self, chunk: Chunk) -> Path:
         """The file with a chunk's lines."""
-        return self.path / chunk.file_name
+        return self.path / f"chunk-{chunk.number:04}.jsonl"
 
     def load(self) -> BatchState | None:
         """Read the state; None when there is none yet.
@@ -211,16 +204,9 @@ class BatchFolder:
             DataError: It is damaged, or a later version of relabel wrote it.
         """
         path = self.path / "state.json"
-        try:
-            state = BatchState.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except (OSError, ValidationError) as error:
-            raise DataError(
-                f"the batch state {path} cannot be read ({str(error).splitlines()[0]}); repair it, or move its folder away: "
-                "the batches are then looked for at the provider"
-            ) from error
-        if state.format_version > FORMAT:
+        advice = "repair it, or move its folder away: the batches are then looked for at the provider"
+        state = _read(f"batch state {path}", path, BatchState.model_validate_json, advice)
+        if state is not None and state.format_version > FORMAT:
             raise DataError(
                 f"the batch state {path} has format {state.format_version} and this relabel reads up to {FORMAT}; update relabel"
             )
@@ -233,14 +219,7 @@ class BatchFolder:
             DataError: It is damaged.
         """
         path = self.path / "job.json"
-        try:
-            return job_from_json(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"the batch job {path} cannot be read ({str(error).splitlines()[0]}); remove it and give the command of the run again"
-            ) from error
+        return _read(f"batch job {path}", path, job_from_json, "remove it and give the command of the run again")
 
     def save_job(self, job: Job) -> None:
         """Write the job."""
@@ -289,11 +268,10 @@ class BatchFolder:
 
     def tidy(self, state: BatchState) -> None:
         """Remove what an earlier process left half-written."""
-        known = {chunk.file_name for chunk in state.open}
+        known = {self.path_of(chunk) for chunk in state.open}
         with self._writing():
-            for path in self.path.glob("*chunk-*"):
-                if path.name not in known:
-                    path.unlink(missing_ok=True)
+            for path in {*self.path.glob("*chunk-*")} - known:
+                path.unlink(missing_ok=True)
 
     def add(self, state: BatchState, lines: Sequence[bytes], worst_usd: float) -> None:
         """Write a chunk of some lines, and the state with it.
@@ -347,6 +325,15 @@ class BatchFolder:
                 f"cannot write the batch state in {self.path} ({error.strerror or error}); free space or correct the permissions, "
                 "then start the same run again: its batches go on at the provider"
             ) from error
+
+
+def _read(what: str, path: Path, read: Callable[[bytes], T], advice: str) -> T | None:
+    try:
+        return read(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DataError(f"the {what} cannot be read ({str(error).splitlines()[0]}); {advice}") from error
 
 
 def unaccounted_usd(batches: Path, job: Job) -> float:
