@@ -90,13 +90,9 @@ class Progress:
         share = round(bought["cached"] / bought["prompt"], 4) if bought["prompt"] else None
         return Tokens(**bought, cached_share=share)
 
-    def used(self, usage: Usage) -> None:
-        """Count tokens that were paid for."""
-        self.bought_tokens.update(dict(usage))
-
     def bought(self, answer: Answer) -> None:
         """Count an answer that this run paid for."""
-        self.used(answer.usage)
+        self.bought_tokens.update(dict(answer.usage))
         self.uncounted += answer.usage.prompt + answer.usage.completion == 0
         table = answer.cost_usd if answer.table_usd is None else answer.table_usd
         self.cost_usd = _sum(self.cost_usd, answer.cost_usd)
@@ -114,7 +110,6 @@ class LabelCollector:
     Attributes:
         held: Missing labels that a batch run has in flight, by its name.
         unasked: Missing labels that were never asked for, for another reason than money.
-        unnamed: Missing labels that there was no time to name.
         repeats_from_cache: Samples that a cache on the way to the model answered with an earlier one of the question.
     """
 
@@ -124,7 +119,7 @@ class LabelCollector:
         self.failures: list[Failure] = []
         self.notes: list[str] = []
         self.held: Counter[str] = Counter()
-        self.unasked = self.unnamed = self.repeats_from_cache = 0
+        self.unasked = self.repeats_from_cache = 0
         self._paid: set[str] = set()
         self._bought: set[str] = set()
 
@@ -191,7 +186,6 @@ class LabelCollector:
         self.progress.failed["provider"] += labels
         self.progress.unasked += labels
         self.unasked += labels
-        self.unnamed += labels
         self.notes.append(
             f"left at once: failures.jsonl names {len(self.failures):,} of {len(self.failures) + labels:,} missing labels"
         )

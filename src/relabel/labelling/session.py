@@ -205,7 +205,7 @@ class RunSession:
                     asked=collector.job.size,
                     from_store=progress.from_store,
                     fresh=progress.fresh,
-                    failed=len(collector.failures) + collector.unnamed,
+                    failed=progress.failed.total(),
                     repaired=progress.repaired,
                     unwrapped=progress.unwrapped,
                     label_first=progress.label_first,
@@ -386,11 +386,8 @@ def spent_before(out: Path, killed: Session | None = None) -> float:
         killed: From `unfinished`: a start that the manifest does not tell of.
     """
     there = read_manifest(out).sessions if (out / "manifest.json").exists() else ()
-    return sum(map(_spent, [*there, *([] if killed is None else [killed])]))
-
-
-def _spent(session: Session) -> float:
-    return (session.cost_usd or 0.0) + (session.perhaps_charged.usd or 0.0)
+    sessions = [*there, *([] if killed is None else [killed])]
+    return sum((session.cost_usd or 0.0) + (session.perhaps_charged.usd or 0.0) for session in sessions)
 
 
 def labels_there(out: Path) -> int:

@@ -8,7 +8,6 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -544,10 +543,9 @@ class BatchPoller:
         try:
             await asyncio.wait({nap, asked}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (nap, asked):
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+            nap.cancel()
+            asked.cancel()
+            await asyncio.wait({nap, asked})
         if self._stop.asked.is_set():
             raise StoppedError
 

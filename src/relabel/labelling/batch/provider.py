@@ -238,7 +238,10 @@ class BatchProvider:
             made.add_field("file", file, filename=path.name, content_type="application/jsonl")
             return made
 
-        return _id_of(await self._call("POST", self.uploads, form))
+        said = await self._call("POST", self.uploads, form)
+        if not isinstance(said.get("id"), str):
+            raise ProviderError(f"an uploaded file was expected, not {str(said)[:100]}; use --engine online")
+        return said["id"]
 
     async def create(self, file_id: str, api: Api, mark: Mapping[str, str], since: float, *, look: bool) -> RemoteBatch:
         """Make a batch, once.
@@ -436,12 +439,6 @@ async def _store(reply: aiohttp.ClientResponse, target: Path) -> None:
         raise DataError(
             f"cannot write {target} ({error.strerror or error}); free space, then start the same run again"
         ) from error
-
-
-def _id_of(said: Mapping[str, Any]) -> str:
-    if not isinstance(said.get("id"), str):
-        raise ProviderError(f"an uploaded file was expected, not {str(said)[:100]}; use --engine online")
-    return said["id"]
 
 
 def _object(value: Any) -> dict[str, Any]:
