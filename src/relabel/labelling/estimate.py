@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import statistics
 from collections.abc import Mapping
@@ -12,7 +11,8 @@ from typing import Any
 from relabel.labelling.job import Job, with_known_format
 from relabel.labelling.pricing import Price
 from relabel.labelling.providers import PrefixCache, reasons, token_ratio
-from relabel.labelling.request import canonical_json
+from relabel.labelling.request import Endpoint, canonical_json
+from relabel.labelling.rows import sha256_of
 from relabel.labelling.store import Store
 from relabel.labelling.wire import messages_of, output_bound
 from relabel.labels import Usage, answer_schema
@@ -111,13 +111,12 @@ def limits(found: Estimate, engine: str, *, rpm: float | None = None, tpm: float
     if engine == "batch":
         return [Limit(name="the batch window", rate="answers within 24 h, in any order", hours=(0.0, BATCH_WINDOW_H))]
     requests = found.to_ask, found.to_ask
-    tokens = (
-        found.prompt_tokens[0] + found.completion_tokens[0],
-        found.prompt_tokens[1] + found.completion_tokens[1],
+    least, most = map(sum, zip(found.prompt_tokens, found.completion_tokens, strict=True))
+    bounds = (
+        ("requests per minute", requests, rpm),
+        ("tokens per minute", (least, most), tpm),
+        ("answers per minute that one process handles", requests, DRIVER_ANSWERS_A_SECOND * 60),
     )
-    driver = DRIVER_ANSWERS_A_SECOND * 60
-    known = (("requests per minute", requests, rpm), ("tokens per minute", tokens, tpm))
-    bounds = (*known, ("answers per minute that one process handles", requests, driver))
     listed = [
         Limit(name=name, rate=f"{rate:,.0f}", hours=(amount[0] / rate / 60, amount[1] / rate / 60))
         for name, amount, rate in bounds
@@ -174,68 +173,57 @@ class _Shared:
     """Those to send."""
 
 
-@dataclass
-class _Walk:
-    """A plan, walked through once and never held whole."""
-
-    job: Job
-    store: Store | None
-    afresh: bool
-    requests: int = 0
-    known: int = 0
-    prefixes: dict[str, _Shared] = field(default_factory=dict[str, _Shared])
-    """By their text."""
-    settings: dict[str, _Asked] = field(default_factory=dict[str, _Asked])
-
-    def all(self) -> None:
-        last: tuple[Any, float] = (None, 0.0)
-        for planned in self.job.plan():
-            self.requests += 1
-            body, key = planned.request.body, planned.request.key
-            *fixed, user = messages_of(body)
-            text = "\n".join(message["content"] for message in fixed)
-            if (shared := self.prefixes.get(text)) is None:
-                shared = self.prefixes[text] = _Shared(planned.setting, pieces(text), _parameters(body))
-            asked = self.settings.setdefault(planned.setting, _Asked())
-            if last[0] is not body:  # the samples of a question have one body
-                last = body, pieces(user["content"])
-            size = shared.pieces + last[1]
-            if self.store is not None and self.store.has(key):
-                if asked.wants_more and (answer := self.store.get(key)):
-                    asked.add(key, answer.usage, size, len(planned.tasks))
-                self.known += not self.afresh
-                if not self.afresh:
-                    continue
-            shared.requests += 1
-            asked.requests += 1
-            asked.tasks += len(planned.tasks)
-            asked.bound = output_bound(body)
-            asked.size += size
-        if self.store is not None and self.job.pack == 1:
-            self._read_about_other_tasks(self.store)
-
-    def _read_about_other_tasks(self, store: Store) -> None:
-        wanting = [asked for asked in self.settings.values() if asked.requests and not asked.from_answers]
-        by_hash = {hashlib.sha256(text.encode()).hexdigest(): shared for text, shared in self.prefixes.items()}
-        endpoint = self.job.endpoint
-        for key, row in store.newest(_NEWEST_ROWS) if wanting else ():
-            request: Mapping[str, Any] = row.get("request") or {}
-            body = request.get("body") or {}
-            if (request.get("host"), body.get("model")) != (endpoint.host, endpoint.model):
+def _walk(job: Job, store: Store | None, *, afresh: bool) -> tuple[int, dict[str, _Shared], dict[str, _Asked]]:
+    """A plan, walked through once and never held whole: its requests, what they share by its text, and what each setting asks."""
+    requests, prefixes, settings = 0, dict[str, _Shared](), dict[str, _Asked]()
+    last: tuple[Any, float] = (None, 0.0)
+    for planned in job.plan():
+        requests += 1
+        body, key = planned.request.body, planned.request.key
+        *fixed, user = messages_of(body)
+        text = "\n".join(message["content"] for message in fixed)
+        if (shared := prefixes.get(text)) is None:
+            shared = prefixes[text] = _Shared(planned.setting, pieces(text), _parameters(body))
+        asked = settings.setdefault(planned.setting, _Asked())
+        if last[0] is not body:  # the samples of a question have one body
+            last = body, pieces(user["content"])
+        size = shared.pieces + last[1]
+        if store is not None and store.has(key):
+            if asked.wants_more and (answer := store.get(key)):
+                asked.add(key, answer.usage, size, len(planned.tasks))
+            if not afresh:
                 continue
-            messages = messages_of(body)
-            shared = by_hash.get(messages[0].get("sha256", ""))
-            if shared is None or len(messages) != 2:
-                continue
-            asked, parameters = self.settings[shared.setting], _parameters(body)
-            if parameters == shared.parameters:
-                usage = Usage.model_validate(row["answer"]["usage"])
-                asked.add(key, usage, shared.pieces + pieces(messages[1]["content"]), 1)
-                if not any(each.wants_more for each in wanting):
-                    break
-            else:
-                names = {*parameters, *shared.parameters}
-                asked.others |= {name for name in names if parameters.get(name) != shared.parameters.get(name)}
+        shared.requests += 1
+        asked.requests += 1
+        asked.tasks += len(planned.tasks)
+        asked.bound = output_bound(body)
+        asked.size += size
+    if store is not None and job.pack == 1:
+        _read_about_other_tasks(store, job.endpoint, prefixes, settings)
+    return requests, prefixes, settings
+
+
+def _read_about_other_tasks(
+    store: Store, endpoint: Endpoint, prefixes: Mapping[str, _Shared], settings: Mapping[str, _Asked]
+) -> None:
+    wanting = [asked for asked in settings.values() if asked.requests and not asked.from_answers]
+    by_hash = {sha256_of(text): shared for text, shared in prefixes.items()}
+    for key, row in store.newest(_NEWEST_ROWS) if wanting else ():
+        body = row.request.body
+        if (row.request.host, body.get("model")) != (endpoint.host, endpoint.model):
+            continue
+        messages = messages_of(body)
+        shared = by_hash.get(messages[0].get("sha256", ""))
+        if shared is None or len(messages) != 2:
+            continue
+        asked, parameters = settings[shared.setting], _parameters(body)
+        if parameters == shared.parameters:
+            asked.add(key, row.answer.usage, shared.pieces + pieces(messages[1]["content"]), 1)
+            if not any(each.wants_more for each in wanting):
+                break
+        else:
+            names = {*parameters, *shared.parameters}
+            asked.others |= {name for name in names if parameters.get(name) != shared.parameters.get(name)}
 
 
 def _parameters(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -252,11 +240,11 @@ def estimate(job: Job, store: Store | None, *, afresh: bool = False) -> Estimate
         afresh: Whether to count what the store answers as if it were asked again.
     """
     job = job if store is None else with_known_format(job, store)
-    walk = _Walk(job, store, afresh)
-    walk.all()
+    requests, shared, settings = _walk(job, store, afresh=afresh)
+    to_ask = sum(asked.requests for asked in settings.values())
     model, factors = job.endpoint.model, dict[str, float]()
     prompt, completion = (0.0, 0.0), (0, 0)
-    for setting, asked in walk.settings.items():
+    for setting, asked in settings.items():
         factors[setting], of_prompts = _prompt(job, asked)
         prompt = prompt[0] + of_prompts[0], prompt[1] + of_prompts[1]
         of_answers = _completion(job, asked)
@@ -268,12 +256,12 @@ def estimate(job: Job, store: Store | None, *, afresh: bool = False) -> Estimate
             setting=of.setting,
             tokens=round(
                 of.pieces * (factor := factors[of.setting])
-                + (0 if walk.settings[of.setting].from_answers else _CHAT_MARKS / 2)
+                + (0 if settings[of.setting].from_answers else _CHAT_MARKS / 2)
             ),
             requests=of.requests,
             passes=None if cache is None or cache.least is None else of.pieces * factor >= cache.least,
         )
-        for of in walk.prefixes.values()
+        for of in shared.values()
         if of.requests
     )
     cost = None
@@ -282,12 +270,12 @@ def estimate(job: Job, store: Store | None, *, afresh: bool = False) -> Estimate
         cost = low, high
     return Estimate(
         labels=job.size,
-        requests=walk.requests,
-        in_store=walk.known,
-        to_ask=walk.requests - walk.known,
+        requests=requests,
+        in_store=requests - to_ask,
+        to_ask=to_ask,
         prompt_tokens=prompt,
         completion_tokens=completion,
-        basis=_basis(model, {name: asked for name, asked in walk.settings.items() if asked.requests}),
+        basis=_basis(model, {name: asked for name, asked in settings.items() if asked.requests}),
         cost_usd=cost,
         price_source=price.source if price else None,
         price_as_of=price.as_of if price else None,
@@ -302,10 +290,8 @@ def _prompt(job: Job, asked: _Asked) -> tuple[float, tuple[float, float]]:
     """Tokens a piece, and tokens of the prompts of one setting, low and high."""
     if asked.from_answers:
         factor = asked.prompt / asked.pieces
-        return factor, (
-            asked.size * factor * (1 - _SPREAD_FROM_ANSWERS),
-            asked.size * factor * (1 + _SPREAD_FROM_ANSWERS),
-        )
+        tokens = asked.size * factor
+        return factor, (tokens * (1 - _SPREAD_FROM_ANSWERS), tokens * (1 + _SPREAD_FROM_ANSWERS))
     ratio = token_ratio(job.endpoint.model)
     strict = job.decide == "json" and job.endpoint.form == "json_schema"
     schema = ratio.factor * pieces(canonical_json(answer_schema(job.rubric)).decode()) if strict else 0.0

@@ -176,7 +176,7 @@ def with_known_format(job: Job, store: Store) -> Job:
 
 def other_addresses(job: Job, store: Store) -> dict[str, int]:
     """How many of a job's first questions the store answers under other addresses, by host; the address is part of the key."""
-    hosts = {row["request"]["host"] for _, row in store.newest(_LOOKED_AT)} - {job.endpoint.host}
+    hosts = {row.request.host for _, row in store.newest(_LOOKED_AT)} - {job.endpoint.host}
     found: dict[str, int] = {}
     for host in sorted(hosts):
         for form in FORMS:

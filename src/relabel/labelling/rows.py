@@ -71,20 +71,13 @@ class AnswerRow(Frozen):
     rejected: _Why | None = None
 
     def whole_request(self, texts: Mapping[str, str]) -> Request:
-        """The request as it went over the wire.
-
-        Raises:
-            DamagedRowError: It lacks a message.
-        """
-        try:
-            messages = [
-                {"role": m["role"], "content": texts[m["sha256"]]} if "sha256" in m else m
-                for m in messages_of(self.request.body)
-            ]
-            body = with_messages(self.request.body, messages)
-            return Request(self.request.host, body, self.request.sample, self.request.api)
-        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-            raise DamagedRowError(f"its request cannot be read ({type(error).__name__}: {error})") from error
+        """The request as it went over the wire; of one that was not checked, any part may be missing."""
+        messages = [
+            {"role": m["role"], "content": texts[m["sha256"]]} if "sha256" in m else m
+            for m in messages_of(self.request.body)
+        ]
+        body = with_messages(self.request.body, messages)
+        return Request(self.request.host, body, self.request.sample, self.request.api)
 
 
 def checked_answer(key: str, row: object, texts: Mapping[str, str]) -> AnswerRow:
@@ -105,8 +98,9 @@ def checked_answer(key: str, row: object, texts: Mapping[str, str]) -> AnswerRow
         request_key = found.whole_request(texts).key
     except ValidationError as error:
         raise DamagedRowError(f"the answer {key} is damaged ({first_error(error)})") from error
-    except DamagedRowError as error:
-        raise DamagedRowError(f"the answer {key} is damaged: {error}") from error
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        why = f"its request cannot be read, {type(error).__name__}: {error}"
+        raise DamagedRowError(f"the answer {key} is damaged ({why})") from error
     asked = key.split("/", maxsplit=1)[0]
     if request_key != asked:
         raise DamagedRowError(f"the answer {key} belongs to a request with the key {request_key}")

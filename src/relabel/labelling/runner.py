@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from functools import partial
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -560,13 +561,8 @@ class _PrefixGate:
 
 def _different_tasks(job: Job) -> Iterator[WorkItem]:
     """The first work items about different tasks."""
-    tasks, left = (), _PROBE_TASKS
-    for item in job.items():
-        if item.tasks != tasks:
-            tasks, left = item.tasks, left - 1
-            yield job.planner.planned(item)
-        if not left:
-            return
+    first = (next(items) for _, items in groupby(job.items(), key=lambda item: item.tasks))
+    return map(job.planner.planned, islice(first, _PROBE_TASKS))
 
 
 def _says_little(error: NoAnswerError) -> bool:

@@ -300,12 +300,13 @@ class Store:
         with self._guarded():
             return sum(self._db.execute(size, (key,)).fetchone()[0] or 0 for key in keys)
 
-    def newest(self, most: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    def newest(self, most: int) -> Iterator[tuple[str, AnswerRow]]:
         """The answers that came last, the newest first, and as many of those before, spread over all of them."""
         keys = [key for key in self.keys() if is_answer(key)][::-1]
         for key in keys[:most] + keys[most :: max(1, (len(keys) - most) // most)]:
-            if row := self.row(key):
-                yield key, row
+            with suppress(DamagedRowError):
+                if (row := self.checked(key)) is not None:
+                    yield key, row
 
     def rejected_keys(self, of: Container[str]) -> list[str]:
         """Keys of answers to these requests that were paid for and are not labels."""
