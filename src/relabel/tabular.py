@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Literal, NamedTuple
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
@@ -14,6 +15,20 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 def spreadsheet_safe(text: str) -> str:
     """A cell that no spreadsheet runs as a formula, also where it drops leading spaces: with an apostrophe in front."""
     return f"'{text}" if text.lstrip(" ").startswith(FORMULA) else text
+
+
+CLEAN = 12
+"""Decimal places beyond which a binary fraction is noise."""
+
+
+def half_up(value: float, places: int) -> float:
+    """Round half up, as people do; noise of binary fractions beyond twelve places does not decide.
+
+    Args:
+        value: A finite number.
+        places: Decimal places to keep.
+    """
+    return float(Decimal(repr(round(float(value), CLEAN))).quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP))
 
 
 def listed_names(names: Sequence[str], most: int) -> str:

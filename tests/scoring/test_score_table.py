@@ -21,7 +21,8 @@ from relabel.run import open_run
 from relabel.scoring.files import csv_bytes, json_bytes, table_json
 from relabel.scoring.options import Taxonomy
 from relabel.scoring.pay import read_pay
-from relabel.scoring.table import COLUMNS, half_up, percentiles, score_table
+from relabel.scoring.table import COLUMNS, percentiles, score_table
+from relabel.tabular import half_up
 
 KNOWN = frozenset({"1121", "8160"})
 Ties = Literal["shared", "by-code"]

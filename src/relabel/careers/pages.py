@@ -18,9 +18,10 @@ from pydantic import ConfigDict, Field, ValidationError, computed_field, model_v
 
 from relabel.errors import DataError, first_error
 from relabel.files import read_user_toml
-from relabel.scoring.table import CLEAN, ENOUGH
+from relabel.scoring.table import ENOUGH
 from relabel.settings import Frozen, asset_dir
 from relabel.sources.fetch import SourceUse
+from relabel.tabular import CLEAN
 
 
 class ResiliencePart(Frozen):

@@ -135,7 +135,8 @@ def _give(table: relabel.ScoreTable, run: relabel.Run, given: o.Tables, out: Pat
     if table.spread is not None:
         extra["bridges"] = records(table.spread)
     if table.partial:
-        from relabel.scoring.uncertainty import is_random_sample, major_groups
+        from relabel.scoring.noise import major_groups
+        from relabel.scoring.uncertainty import is_random_sample
 
         if is_random_sample(run):
             extra["major_groups"] = records(major_groups(table))

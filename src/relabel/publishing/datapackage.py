@@ -132,36 +132,33 @@ _SCORE_COLUMNS: Mapping[str, Column] = {
 }
 
 
+_ENDS = (("low", "Lower", "lowest"), ("high", "Upper", "highest"))
+_OTHERS = (
+    ("gold", "by gold", "the labels of a gold, such as people's,"),
+    ("pooled", "mean over raters", "the mean over several raters"),
+)
+
+
 def _bounds() -> dict[str, Column]:
     """Columns of intervals; methodology.json says what they are intervals for."""
     found: dict[str, Column] = {}
     for name, column in _SCORE_COLUMNS.items():
-        for end, word in (("low", "Lower"), ("high", "Upper")):
+        told: dict[str, tuple[str, str]] = {}
+        for end, word, most in _ENDS:
             if name in BOUNDED:
                 text = f"{word} bound of the 95% interval of {name}, which contains it: what it would be if all tasks were asked again and again."
-                found[f"{name}_{end}"] = column._replace(title=f"{column.title}, {end}", description=text)
+                told[end] = end, text
             if name in MEASURES:
-                text = f"{word} end of {name} over several bridges."
-                models = (
-                    f"{'Lowest' if end == 'low' else 'Highest'} {name} by any of the raters whose labels are pooled."
-                )
-                found[f"{name}_models_{end}"] = column._replace(
-                    title=f"{column.title}, {'lowest' if end == 'low' else 'highest'} by rater", description=models
-                )
-                found[f"{name}_bridges_{end}"] = column._replace(
-                    title=f"{column.title}, {end} over bridges", description=text
-                )
-        for other, whose in (
-            ("gold", "the labels of a gold, such as people's,"),
-            ("pooled", "the mean over several raters"),
-        ):
-            if name in ESTIMATED:
-                title = f"{column.title}, {'by gold' if other == 'gold' else 'mean over raters'}"
-                text = f"Estimate of what {whose} would give for {name}; a figure apart, which {name} may differ from."
-                found[f"{name}_{other}"] = column._replace(title=title, description=text)
-                for end, word in (("low", "Lower"), ("high", "Upper")):
-                    text = f"{word} bound of the 95% interval of {name}_{other}."
-                    found[f"{name}_{other}_{end}"] = column._replace(title=f"{title}, {end}", description=text)
+                by_rater = f"{most.capitalize()} {name} by any of the raters whose labels are pooled."
+                told[f"models_{end}"] = f"{most} by rater", by_rater
+                told[f"bridges_{end}"] = f"{end} over bridges", f"{word} end of {name} over several bridges."
+        for other, title, whose in _OTHERS if name in ESTIMATED else ():
+            text = f"Estimate of what {whose} would give for {name}; a figure apart, which {name} may differ from."
+            told[other] = title, text
+            for end, word, _ in _ENDS:
+                told[f"{other}_{end}"] = f"{title}, {end}", f"{word} bound of the 95% interval of {name}_{other}."
+        for suffix, (title, text) in told.items():
+            found[f"{name}_{suffix}"] = column._replace(title=f"{column.title}, {title}", description=text)
     return found
 
 

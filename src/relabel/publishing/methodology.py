@@ -163,30 +163,23 @@ def describe_intervals(table: ScoreTable) -> dict[str, Any] | None:
     return document
 
 
+_OF_MANIFEST = {
+    *("status", "note", "model", "models_returned", "engine", "package_version", "git_commit", "settings", "counts"),
+    *("rubric_sha256", "prompt_sha256", "schema_sha256", "started_at", "ended_at"),
+}
+"""What a methodology repeats of a run's manifest as it is."""
 _PARAMETERS = ("sample", "seed", "occupations", "samples", "examples")
-_OWN = {
-    SAMPLE: {
-        "title": "The sample of relabel: invented tasks, labels, jobs and pay on real codes",
-        "publisher": "relabel",
-        "licence": "MIT",
-        "citation": "Codes, titles and crosswalks: O*NET, USDOL/ETA (CC BY 4.0); US Bureau of Labor Statistics (public "
-        "domain); Office for National Statistics (Open Government Licence v3.0). All else: relabel.",
-    },
-    TASK_FILE: {
-        "title": "Tasks given as a file by the maker of the run or of this export",
-        "publisher": "not stated",
-        "licence": "not stated",
-    },
-    "bridge-file": {
-        "title": "Bridge from O*NET-SOC to UK SOC 2020 given as a file by the maker of this export",
-        "publisher": "not stated",
-        "licence": "not stated",
-    },
-    "pay-file": {
-        "title": "Jobs and pay given as a file by the maker of this export",
-        "publisher": "not stated",
-        "licence": "not stated",
-    },
+_SAMPLE = {
+    "title": "The sample of relabel: invented tasks, labels, jobs and pay on real codes",
+    "publisher": "relabel",
+    "licence": "MIT",
+    "citation": "Codes, titles and crosswalks: O*NET, USDOL/ETA (CC BY 4.0); US Bureau of Labor Statistics (public "
+    "domain); Office for National Statistics (Open Government Licence v3.0). All else: relabel.",
+}
+_OWN_FILES = {
+    TASK_FILE: "Tasks given as a file by the maker of the run or of this export",
+    "bridge-file": "Bridge from O*NET-SOC to UK SOC 2020 given as a file by the maker of this export",
+    "pay-file": "Jobs and pay given as a file by the maker of this export",
 }
 _SOURCE_FIELDS = ("id", "title", "publisher", "release", "licence", "citation", "homepage", "notes")
 _COPIES = {
@@ -310,7 +303,8 @@ def source_entries(uses: Iterable[SourceUse]) -> list[dict[str, Any]]:
         if source is not None:
             fields = source.model_dump(mode="json", include={*_SOURCE_FIELDS})
         else:
-            own = _OWN.get(source_id, {"title": source_id, "publisher": "not stated", "licence": "not stated"})
+            given = {"title": _OWN_FILES.get(source_id, source_id), "publisher": "not stated", "licence": "not stated"}
+            own = _SAMPLE if source_id == SAMPLE else given
             fields = dict.fromkeys(_SOURCE_FIELDS, "") | own | {"id": source_id}
         entries.append(fields | {"files": files[source_id]})
     return entries
@@ -354,26 +348,13 @@ def methodology(run: Run, table: ScoreTable) -> dict[str, Any]:
             "caution": CAUTION,
         },
         "labels": {
+            **manifest.model_dump(mode="json", include=_OF_MANIFEST),
             "run": run.name,
-            "status": manifest.status,
-            "note": manifest.note,
-            "model": manifest.model,
             "model_name": model_name(manifest.model),
-            "models_returned": list(manifest.models_returned),
-            "engine": manifest.engine,
-            "package_version": manifest.package_version,
-            "git_commit": manifest.git_commit,
             "tasks": _name(manifest.tasks),
-            "settings": list(manifest.settings),
             "rubric": rubric | {name: _name(rubric[name]) for name in ("source", "prompt")},
             "rubric_validity": [] if run.folder is None else manifest.rubric.validity_in_words(),
-            "rubric_sha256": manifest.rubric_sha256,
-            "prompt_sha256": manifest.prompt_sha256,
-            "schema_sha256": manifest.schema_sha256,
             "parameters": {key: manifest.parameters[key] for key in _PARAMETERS if key in manifest.parameters},
-            "counts": manifest.counts.model_dump(mode="json"),
-            "started_at": manifest.started_at,
-            "ended_at": manifest.ended_at,
         },
     }
 

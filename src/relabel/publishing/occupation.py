@@ -18,8 +18,9 @@ from relabel.rubric import Measure
 from relabel.scoring.explain import READING_OF, TaskKey
 from relabel.scoring.files import records
 from relabel.scoring.options import SAMPLE
-from relabel.scoring.table import CLEAN, ENOUGH, ScoreTable, half_up
+from relabel.scoring.table import ENOUGH, ScoreTable
 from relabel.sources import onet, ons
+from relabel.tabular import CLEAN, half_up
 from relabel.task import TASK_KEY, is_onet_release
 
 MAIN_PART = 0.6

@@ -28,13 +28,14 @@ from relabel.errors import DataError, UsageError
 from relabel.files import read_small, replacing
 from relabel.rubric import AUTOMATION
 from relabel.run import Run
+from relabel.scoring.files import records
 from relabel.sources.tables import read_table
 from relabel.tabular import spreadsheet_safe
+from relabel.task import TASK_KEY
 
 Row = dict[str, Any]
 Key = tuple[str, str]
 
-TASK_KEY = ["onet_soc_code", "task_id"]
 COLUMNS = ("priority", "task_id", "onet_soc_code", "title", "text", "label", "reviewer", "reviewed_at", "comment")
 """Columns of a new file of reviews; `annotator` and `blind` follow in any."""
 CODES = ("E0", "E1", "E2")
@@ -334,30 +335,27 @@ class Labels:
         return found if blind else found | {"raters": [self._rater(place, key) for place in range(len(self.runs))]}
 
     def _rater(self, place: int, key: Key) -> Row:
-        run, answers = self.runs[place], []
-        for at in self._rows[place].get(key, ()):
-            row = run.labels.iloc[int(at)]
-            answer = {name: _plain(row.get(name)) for name in _SHOWN}
-            known = self.answer_of(row["request_key"]) if isinstance(row.get("request_key"), str) else None
-            answers.append(answer | (known or {"messages": None, "content": None, "rejected": []}))
+        run = self.runs[place]
+        answers = [
+            {name: row.get(name) for name in _SHOWN} | self._stored(row.get("request_key"))
+            for row in records(run.labels.iloc[self._rows[place].get(key, [])])
+        ]
         failures = [
-            {"setting": f.setting, "kind": f.kind, "message": f.message}
-            | (self.answer_of(f.request_key) or {"messages": None, "content": None, "rejected": []})
+            {"setting": f.setting, "kind": f.kind, "message": f.message} | self._stored(f.request_key)
             for name in run.manifest.settings
             if (f := self._failed[place].get((*key, name)))
         ]
         return {"name": self.names[place], "answers": answers, "failures": failures}
 
+    def _stored(self, request_key: str | None) -> Row:
+        """The question and the raw answers behind a key, as far as the store has them."""
+        known = None if request_key is None else self.answer_of(request_key)
+        return known or {"messages": None, "content": None, "rejected": []}
+
 
 def _coded(run: Run) -> pd.DataFrame:
     table = run.coded()
     return table.merge(run.decided(), on=TASK_KEY) if AUTOMATION in run.rubric.settings else table
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if value is None or value is pd.NA or value != value else value  # noqa: PLR0124  NaN
 
 
 class Viewer(ThreadingHTTPServer):

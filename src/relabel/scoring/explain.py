@@ -19,10 +19,11 @@ from relabel.scoring.bridges import Bridge, codes_of, make_bridge, onet_occupati
 from relabel.scoring.files import records
 from relabel.scoring.measures import Floats
 from relabel.scoring.options import SYSTEM_NAMES, Links, Method, System, Taxonomy, check_links
-from relabel.scoring.table import ScoreTable, half_up
+from relabel.scoring.table import ScoreTable
 from relabel.scoring.uncertainty import BOUNDED, ESTIMATED, Estimate
 from relabel.settings import Frozen
 from relabel.sources import bls, onet
+from relabel.tabular import half_up
 from relabel.task import TASK_KEY, task_table
 
 _NEAR = 4

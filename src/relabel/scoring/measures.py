@@ -202,7 +202,11 @@ def labelled_tasks(
         UsageError: The list has no importance ratings, or the sample is mixed with other lists.
         DataError: The run has no labels to score, or none of them belongs to a task of the list.
     """
-    _check_choice(run, tasks)
+    if (run.manifest.tasks == SAMPLE) != (tasks == SAMPLE):
+        raise UsageError(
+            f"the run {run.ref} labelled the task list {run.manifest.tasks} and cannot be scored by {tasks}: the "
+            "sample goes with the sample only; leave --tasks out"
+        )
     lacks = run.missing_measures()
     if len(lacks) == len(MEASURES):
         raise DataError(f"the run {run.ref} gives no measure to score: {next(iter(lacks.values()))}")
@@ -232,14 +236,6 @@ def labelled_tasks(
     joined["incoherent"] = joined["incoherent"].astype("boolean").fillna(False).astype(bool)
     joined["weight"] = task_weights(joined, weights, unrated=unrated)
     return TASKS.validate(joined)
-
-
-def _check_choice(run: Run, tasks: str) -> None:
-    if (run.manifest.tasks == SAMPLE) != (tasks == SAMPLE):
-        raise UsageError(
-            f"the run {run.ref} labelled the task list {run.manifest.tasks} and cannot be scored by {tasks}: the "
-            "sample goes with the sample only; leave --tasks out"
-        )
 
 
 def task_weights(tasks: pd.DataFrame, weights: Weights, *, unrated: Unrated) -> pd.Series:

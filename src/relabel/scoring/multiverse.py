@@ -28,7 +28,8 @@ from relabel.scoring.bridges import Bridge, make_bridge
 from relabel.scoring.files import records
 from relabel.scoring.measures import counted, relabelled, score_map, task_weights
 from relabel.scoring.options import ONE_WAY, SAMPLE, Links, Method, Unrated, Weights
-from relabel.scoring.table import CLEAN, ScoreTable
+from relabel.scoring.table import ScoreTable
+from relabel.tabular import CLEAN
 
 Floats = npt.NDArray[np.float64]
 Comparison = Literal[">", ">="]

@@ -1,6 +1,6 @@
 """Models of label noise: what else the labels of a run could have been, as draws of the scores of groups.
 
-Each model says what its draws are draws of (`Noise.estimand`); an interval without that says nothing.
+Each model says what its draws are draws of (`estimand`); an interval without that says nothing.
 
 `Answers` is about the score itself: what the run would score if it asked all tasks of the list again and again.
 `Confusion` and `Raters` are about another figure: the score that the labels of a gold would give, learned where it labelled
@@ -9,25 +9,29 @@ some of the same tasks, and the mean score over all raters of which several runs
 A task without a label is drawn from what the labels of its occupation, and of all others, say about it. That is right where
 the labelled tasks were drawn at random; else it assumes that the others are like them. Errors of weights, bridges and pay
 are in none of the models: `relabel.scoring.multiverse` shows what choices of these do.
+
+`sampling_error` and `major_groups` are about the drawing of tasks, where they were drawn at random.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import gammaln
+import pandera.pandas as pa
+from scipy.special import betaincinv, gammaln
 
 from relabel.errors import DataError, UsageError
 from relabel.rubric import MEASURES, Measure, Rubric
 from relabel.run import Run, measures_of
 from relabel.scoring.calibration import Calibration
 from relabel.scoring.measures import ScoreMap, by_sample
+from relabel.scoring.table import ScoreTable
 from relabel.task import TASK_KEY
 
 Floats = npt.NDArray[np.float64]
@@ -77,10 +81,11 @@ def classes_of(run: Run) -> Classes:
     lacks = run.missing_measures()
     pairs: tuple[tuple[str, Measure], ...] = (("strict", "alpha"), ("with_tools", "gamma"))
     readings = tuple(reading for reading, measure in pairs if measure not in lacks)
-    return Classes(readings, _values(run.rubric, readings))
+    return Classes(readings, class_values(run.rubric, readings))
 
 
-def _values(rubric: Rubric, readings: tuple[str, ...]) -> Floats:
+def class_values(rubric: Rubric, readings: tuple[str, ...]) -> Floats:
+    """Value (0-1) by class of some readings and measure; missing where they do not settle the measure."""
     if len(readings) > 1:
         return measures_of(rubric, _BOTH.astype("boolean"))[list(MEASURES)].to_numpy()
     table = pd.DataFrame({name: pd.array([None, None], dtype="boolean") for name in _BOTH.columns})
@@ -89,20 +94,15 @@ def _values(rubric: Rubric, readings: tuple[str, ...]) -> Floats:
     return measures_of(rubric, table)[list(MEASURES)].to_numpy()
 
 
-class Noise(ABC):
-    """A model of label noise.
+class _TaskNoise:
+    """Noise of single tasks: draws of the part of each class, in chunks, so that memory stays bounded."""
 
-    Attributes:
-        name: Short name.
-        estimand: What the draws are draws of, in words.
-        of: Whose labels are estimated; None where it is the run itself.
-    """
+    classes: Classes
 
-    name: str
-    estimand: str
-    of: str | None = None
+    def _parts(self, draws: int, rng: np.random.Generator) -> Iterator[list[npt.NDArray[np.float32]]]:
+        """Yield chunks: for each class above the lowest, its part (0-1) of each task; tasks by draws of the chunk."""
+        raise NotImplementedError
 
-    @abstractmethod
     def draw(self, mapped: ScoreMap, draws: int, seed: int) -> Floats:
         """Draw scores.
 
@@ -114,19 +114,6 @@ class Noise(ABC):
         Returns:
             Measures (alpha, beta, gamma) by groups by draws, 0-1; missing where there is no score.
         """
-
-
-class _TaskNoise(Noise):
-    """Noise of single tasks: draws of the part of each class, in chunks, so that memory stays bounded."""
-
-    classes: Classes
-
-    @abstractmethod
-    def _parts(self, draws: int, rng: np.random.Generator) -> Iterator[list[npt.NDArray[np.float32]]]:
-        """Yield chunks: for each class above the lowest, its part (0-1) of each task; tasks by draws of the chunk."""
-
-    def draw(self, mapped: ScoreMap, draws: int, seed: int) -> Floats:
-        """Draw scores; see `Noise.draw`."""
         rng = np.random.default_rng(seed)
         return self._values_of(([mapped.drawn(part) for part in parts] for parts in self._parts(draws, rng)), mapped)
 
@@ -375,7 +362,7 @@ class Answers(_TaskNoise):
             self.estimand += f"; {lacking:,} tasks without a label are drawn like the labelled ones of their occupation"
 
     def draw(self, mapped: ScoreMap, draws: int, seed: int) -> Floats:
-        """Draw scores; see `Noise.draw`."""
+        """Draw scores; see `_TaskNoise.draw`."""
         if self.repeated:
             return super().draw(mapped, draws, seed)
         # With one answer a task, the tasks of an occupation are drawn as one; a labelled one is shifted to its own label.
@@ -424,7 +411,7 @@ def _concentration(centre: Floats, counts: Floats) -> float:
     return float(np.exp(found.x))
 
 
-class Raters(Noise):
+class Raters:
     """Differences between raters.
 
     Raters err each in a way of their own over all tasks, so the rater is the unit: a few raters say little, however many
@@ -460,7 +447,7 @@ class Raters(Noise):
         return self.scores.mean(axis=0)
 
     def draw(self, mapped: ScoreMap | None, draws: int, seed: int) -> Floats:
-        """Draw scores; see `Noise.draw`. The raters' scores need no map."""
+        """Draw scores, as the other models do. The raters' scores need no map."""
         rng, count = np.random.default_rng(seed), len(self.names)
         apart = self.scores - self.pooled
         # A group on which all agree at 0 or 1 may still be off by what half a task makes of its raters.
@@ -477,3 +464,111 @@ class Raters(Noise):
         if self.error is not None:
             drawn += self.error[:, :, None] * rng.standard_normal(drawn.shape)
         return np.clip(drawn, 0, 1)
+
+
+Noise = Answers | Confusion | Raters
+"""A model of label noise: its `name`, its `estimand` (what the draws are draws of, in words), and how it draws."""
+
+
+def sampling_error(table: ScoreTable) -> Floats:
+    """Standard errors of the scores (measures by groups) by the design, where tasks were drawn at random.
+
+    Each occupation is a stratum of a finite population of tasks: its weighted mean has the linearised variance of a ratio,
+    times the part of its tasks that has no label. An occupation with fewer than two labels takes the variance of the tasks
+    of its major group (collapsed strata), as if it had one.
+    """
+    full, tasks = table.full_map, table.task_values
+    major, majors = pd.factorize(full.occupations.str[:2])
+    drawn = tasks["labelled"].to_numpy(dtype=bool) & (full.weight > 0)
+    weight = full.weight * drawn
+
+    def summed(what: npt.NDArray[Any]) -> Floats:
+        return np.bincount(full.occupation, weights=what, minlength=len(full.occupations)).astype("float64")
+
+    labelled, mass = summed(drawn), np.maximum(summed(weight), 1e-12)
+    left = 1 - labelled / np.maximum(summed(full.weight > 0), 1)
+    rows: list[Floats] = []
+    for measure in MEASURES:
+        values = np.nan_to_num(tasks[measure].to_numpy(dtype="float64"))
+        mean = summed(weight * values) / mass
+        own = summed((weight * (values - mean[full.occupation])) ** 2) / mass**2
+        own *= labelled / np.maximum(labelled - 1, 1)
+        of_major = major[full.occupation][drawn]
+        count = np.maximum(np.bincount(of_major, minlength=len(majors)), 1)
+        first, second = (
+            np.bincount(of_major, weights=values[drawn] ** power, minlength=len(majors)) / count for power in (1, 2)
+        )
+        variance = np.where(labelled > 1, own, (second - first**2)[major])
+        rows.append(np.sqrt(full.shares**2 @ (left * variance)))
+    return np.stack(rows)
+
+
+_MAJOR: Mapping[str, int] = {"uk-soc2020": 1, "isco08": 1, "soc2018": 2, "onet-soc": 2}
+"""Characters of a code that name its major group."""
+MAJOR_GROUPS = pa.DataFrameSchema(
+    {
+        "major_group": pa.Column("str", unique=True),
+        "groups": pa.Column("int64", pa.Check.ge(1)),
+        "tasks": pa.Column("int64", pa.Check.ge(0)),
+        **{
+            f"{measure}{end}": pa.Column("float64", pa.Check.in_range(0, 1), nullable=True)
+            for measure in MEASURES
+            for end in ("", "_se", "_low", "_high")
+        },
+    },
+    strict=True,
+)
+"""Means (0-1) over the groups of a major group, each group alike, with standard error and 95% interval."""
+
+
+def major_groups(table: ScoreTable) -> pd.DataFrame:
+    """What a random sample of tasks says: the mean score by major group, and over all groups, that all tasks would give.
+
+    The design is that of simple random sampling from the task list: a ratio estimator, its variance linearised and with
+    the correction for a finite population, and the interval of Korn and Graubard (Clopper-Pearson with the effective
+    number of tasks), which stays within 0 and 1 and does not shrink to nothing where all labels are equal.
+
+    Args:
+        table: The score table of a run whose tasks were drawn at random, see `is_random_sample`.
+
+    Returns:
+        Table of schema `MAJOR_GROUPS`; the last row is `all`.
+    """
+    full = table.full_map
+    codes, reached = table.frame["code"].str[: _MAJOR[table.taxonomy]].to_numpy(), full.reached
+    tasks = table.task_values
+    drawn = tasks["labelled"].to_numpy(dtype=bool)
+    left = 1 - drawn.mean()
+    rows: list[dict[str, Any]] = []
+    for name in [*sorted(set(codes[reached])), "all"]:
+        inside = reached & ((codes == name) | (name == "all"))
+        part = (full.shares[inside].sum(axis=0)[full.occupation] * full.part)[drawn]
+        used = part > 0
+        row: dict[str, Any] = {"major_group": name, "groups": int(inside.sum()), "tasks": int(used.sum())}
+        for measure in MEASURES:
+            values = tasks[measure].to_numpy(dtype="float64")[drawn]
+            row |= dict(
+                zip(
+                    (measure, *(f"{measure}_{e}" for e in ("se", "low", "high"))),
+                    _ratio(part[used], values[used], left),
+                    strict=True,
+                )
+            )
+        rows.append(row)
+    return MAJOR_GROUPS.validate(pd.DataFrame(rows).astype({"major_group": "str"}))
+
+
+def _ratio(weight: Floats, values: Floats, left: float) -> tuple[float, float, float, float]:
+    """Weighted mean of a random sample, its standard error, and its interval."""
+    number = len(values)
+    if number < 2 or np.isnan(values).any():
+        return float("nan"), float("nan"), float("nan"), float("nan")
+    mean = min(1.0, float(weight @ values / weight.sum()))  # the sum of weights is rounded
+    apart = weight * (values - mean) / weight.sum()
+    variance = float(left * number / (number - 1) * (apart**2).sum())
+    # Equal labels have no variance; Kish's effective number keeps them from seeming certain.
+    kish = float(weight.sum() ** 2 / (weight**2).sum())
+    effective = min(mean * (1 - mean) / variance, number / max(left, 1e-9)) if variance > 0 else kish / max(left, 1e-9)
+    low = float(betaincinv(mean * effective, (1 - mean) * effective + 1, 0.025)) if mean > 0 else 0.0
+    high = float(betaincinv(mean * effective + 1, (1 - mean) * effective, 0.975)) if mean < 1 else 1.0
+    return mean, variance**0.5, low, high

@@ -6,7 +6,6 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -57,27 +56,15 @@ from relabel.scoring.pay import ASHE, PAY, QUALITY, Pay, file_use, read_pay, wag
 from relabel.settings import asset_dir
 from relabel.sources.fetch import SourceUse, source_use
 from relabel.sources.tables import is_table_file
+from relabel.tabular import CLEAN
 from relabel.task import TASK_KEY, disputed_titles
 
 if TYPE_CHECKING:  # scipy waits until intervals are asked for
     from relabel.scoring.uncertainty import Intervals
 
-CLEAN = 12
-"""Decimal places beyond which a binary fraction is noise."""
-
-
-def half_up(value: float, places: int) -> float:
-    """Round half up, as people do; noise of binary fractions beyond twelve places does not decide.
-
-    Args:
-        value: A finite number.
-        places: Decimal places to keep.
-    """
-    return float(Decimal(repr(round(float(value), CLEAN))).quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP))
-
 
 def half_up_all(values: npt.NDArray[np.float64], places: int) -> npt.NDArray[np.float64]:
-    """`half_up` of many numbers; missing ones stay missing."""
+    """`relabel.tabular.half_up` of many numbers; missing ones stay missing."""
     scale = 10.0**places
     return np.floor(np.round(values * scale, CLEAN - places) + 0.5) / scale
 

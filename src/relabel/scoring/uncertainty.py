@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pandera.pandas as pa
 import pyarrow as pyarrow_lib
 import pyarrow.parquet as pq
 
@@ -32,9 +31,10 @@ from relabel.run import Run, open_run
 from relabel.scoring.measures import relabelled
 from relabel.scoring.options import SAMPLE
 from relabel.scoring.options import Noise as NoiseChoice
-from relabel.scoring.table import CLEAN, ScoreTable, half_up_all
+from relabel.scoring.table import ScoreTable, half_up_all
 from relabel.settings import settings
 from relabel.sources.frames import keep
+from relabel.tabular import CLEAN
 from relabel.task import TASK_KEY
 
 if TYPE_CHECKING:
@@ -260,7 +260,7 @@ def _simulated(
     seed: int,
 ) -> tuple[dict[str, pd.Series], Intervals]:
     """The columns of the intervals by name, and what they are for."""
-    from relabel.scoring.noise import Answers, Raters
+    from relabel.scoring.noise import Answers, Raters, sampling_error
 
     if run.manifest.engine == POOLED:
         model = _raters(table, run, raters)
@@ -360,7 +360,7 @@ def _default_gold(run: Run) -> Run:
 
 
 def _raters(table: ScoreTable, run: Run, others: Sequence[Run]) -> Raters:
-    from relabel.scoring.noise import Raters
+    from relabel.scoring.noise import Raters, sampling_error
 
     pooled = run.manifest.engine == POOLED
     rows = _scores_by(table, run, others)
@@ -414,6 +414,12 @@ def with_raters(table: ScoreTable, run: Run, raters: Sequence[Run], draws: int =
     return dataclasses.replace(table, frame=frame)
 
 
+def is_random_sample(run: Run) -> bool:
+    """Whether the run labelled tasks that were drawn at random from all of its list."""
+    chosen = run.manifest.parameters
+    return bool(chosen.get("sample")) and not chosen.get("occupations")
+
+
 def _rounded(table: ScoreTable, shares: Floats) -> Floats:
     # As the site's shares: everything else follows from shares of two decimals.
     return half_up_all(shares, 2) if table.method == "site-2026" else shares
@@ -427,39 +433,6 @@ def _following(table: ScoreTable, share: Mapping[Measure, Floats]) -> dict[str, 
         | {name: half_up_all(10 * share[measure], 1) for name, measure in _TENTHS.items()}
         | {f"wage_exposure_{measure}_gbp": (share[measure] * pay).round(2) for measure in MEASURES}
     )
-
-
-def sampling_error(table: ScoreTable) -> Floats:
-    """Standard errors of the scores (measures by groups) by the design, where tasks were drawn at random.
-
-    Each occupation is a stratum of a finite population of tasks: its weighted mean has the linearised variance of a ratio,
-    times the part of its tasks that has no label. An occupation with fewer than two labels takes the variance of the tasks
-    of its major group (collapsed strata), as if it had one.
-    """
-    full, tasks = table.full_map, table.task_values
-    major, majors = pd.factorize(full.occupations.str[:2])
-    drawn = tasks["labelled"].to_numpy(dtype=bool) & (full.weight > 0)
-    weight = full.weight * drawn
-
-    def summed(what: npt.NDArray[Any]) -> Floats:
-        return np.bincount(full.occupation, weights=what, minlength=len(full.occupations)).astype("float64")
-
-    labelled, mass = summed(drawn), np.maximum(summed(weight), 1e-12)
-    left = 1 - labelled / np.maximum(summed(full.weight > 0), 1)
-    rows: list[Floats] = []
-    for measure in MEASURES:
-        values = np.nan_to_num(tasks[measure].to_numpy(dtype="float64"))
-        mean = summed(weight * values) / mass
-        own = summed((weight * (values - mean[full.occupation])) ** 2) / mass**2
-        own *= labelled / np.maximum(labelled - 1, 1)
-        of_major = major[full.occupation][drawn]
-        count = np.maximum(np.bincount(of_major, minlength=len(majors)), 1)
-        first, second = (
-            np.bincount(of_major, weights=values[drawn] ** power, minlength=len(majors)) / count for power in (1, 2)
-        )
-        variance = np.where(labelled > 1, own, (second - first**2)[major])
-        rows.append(np.sqrt(full.shares**2 @ (left * variance)))
-    return np.stack(rows)
 
 
 def _own_bounds(
@@ -567,82 +540,3 @@ def _by_rater(table: ScoreTable, model: Raters | None) -> pd.DataFrame:
         for name, scores in [*zip(model.names, model.scores, strict=True), ("pooled", model.pooled)]
     ]
     return pd.concat(parts, ignore_index=True)
-
-
-_MAJOR: Mapping[str, int] = {"uk-soc2020": 1, "isco08": 1, "soc2018": 2, "onet-soc": 2}
-"""Characters of a code that name its major group."""
-MAJOR_GROUPS = pa.DataFrameSchema(
-    {
-        "major_group": pa.Column("str", unique=True),
-        "groups": pa.Column("int64", pa.Check.ge(1)),
-        "tasks": pa.Column("int64", pa.Check.ge(0)),
-        **{
-            f"{measure}{end}": pa.Column("float64", pa.Check.in_range(0, 1), nullable=True)
-            for measure in MEASURES
-            for end in ("", "_se", "_low", "_high")
-        },
-    },
-    strict=True,
-)
-"""Means (0-1) over the groups of a major group, each group alike, with standard error and 95% interval."""
-
-
-def is_random_sample(run: Run) -> bool:
-    """Whether the run labelled tasks that were drawn at random from all of its list."""
-    chosen = run.manifest.parameters
-    return bool(chosen.get("sample")) and not chosen.get("occupations")
-
-
-def major_groups(table: ScoreTable) -> pd.DataFrame:
-    """What a random sample of tasks says: the mean score by major group, and over all groups, that all tasks would give.
-
-    The design is that of simple random sampling from the task list: a ratio estimator, its variance linearised and with
-    the correction for a finite population, and the interval of Korn and Graubard (Clopper-Pearson with the effective
-    number of tasks), which stays within 0 and 1 and does not shrink to nothing where all labels are equal.
-
-    Args:
-        table: The score table of a run whose tasks were drawn at random, see `is_random_sample`.
-
-    Returns:
-        Table of schema `MAJOR_GROUPS`; the last row is `all`.
-    """
-    full = table.full_map
-    codes, reached = table.frame["code"].str[: _MAJOR[table.taxonomy]].to_numpy(), full.reached
-    tasks = table.task_values
-    drawn = tasks["labelled"].to_numpy(dtype=bool)
-    left = 1 - drawn.mean()
-    rows: list[dict[str, Any]] = []
-    for name in [*sorted(set(codes[reached])), "all"]:
-        inside = reached & ((codes == name) | (name == "all"))
-        part = (full.shares[inside].sum(axis=0)[full.occupation] * full.part)[drawn]
-        used = part > 0
-        row: dict[str, Any] = {"major_group": name, "groups": int(inside.sum()), "tasks": int(used.sum())}
-        for measure in MEASURES:
-            values = tasks[measure].to_numpy(dtype="float64")[drawn]
-            row |= dict(
-                zip(
-                    (measure, *(f"{measure}_{e}" for e in ("se", "low", "high"))),
-                    _ratio(part[used], values[used], left),
-                    strict=True,
-                )
-            )
-        rows.append(row)
-    return MAJOR_GROUPS.validate(pd.DataFrame(rows).astype({"major_group": "str"}))
-
-
-def _ratio(weight: Floats, values: Floats, left: float) -> tuple[float, float, float, float]:
-    """Weighted mean of a random sample, its standard error, and its interval."""
-    number = len(values)
-    if number < 2 or np.isnan(values).any():
-        return float("nan"), float("nan"), float("nan"), float("nan")
-    mean = min(1.0, float(weight @ values / weight.sum()))  # the sum of weights is rounded
-    apart = weight * (values - mean) / weight.sum()
-    variance = float(left * number / (number - 1) * (apart**2).sum())
-    from scipy.special import betaincinv
-
-    # Equal labels have no variance; Kish's effective number keeps them from seeming certain.
-    kish = float(weight.sum() ** 2 / (weight**2).sum())
-    effective = min(mean * (1 - mean) / variance, number / max(left, 1e-9)) if variance > 0 else kish / max(left, 1e-9)
-    low = float(betaincinv(mean * effective, (1 - mean) * effective + 1, 0.025)) if mean > 0 else 0.0
-    high = float(betaincinv(mean * effective + 1, (1 - mean) * effective, 0.975)) if mean < 1 else 1.0
-    return mean, variance**0.5, low, high

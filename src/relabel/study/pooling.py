@@ -19,8 +19,9 @@ from relabel.evaluation.document import SCALES, Bounds, SettingName
 from relabel.evaluation.gold import COLUMNS, run_settings
 from relabel.evaluation.statistics import SHARE, occupation_draws, on_scale
 from relabel.rubric import MEASURES, Measure
-from relabel.run import Run, measures_of
+from relabel.run import Run
 from relabel.scoring.measures import by_sample
+from relabel.scoring.noise import class_values
 from relabel.task import TASK_KEY
 
 Array = npt.NDArray[np.float64]
@@ -103,15 +104,9 @@ def votes(runs: Mapping[str, Run]) -> Votes:
     if setting is None:
         asked = "; ".join(f"{name}: {', '.join(run_settings(run))}" for name, run in runs.items())
         raise DataError(f"the raters share no setting ({asked}); give raters that answered the same settings")
-    readings = pd.DataFrame({"strict": [False, False, True], "with_tools": [False, True, True]}, dtype="boolean")
-    if setting != "three-way":
-        readings = pd.DataFrame({COLUMNS[setting]: pd.array([False, True], dtype="boolean")}).reindex(
-            columns=readings.columns
-        )
-    first = next(iter(runs.values())).rubric
-    worth: dict[Measure, Array] = {
-        m: known for m in MEASURES if np.isfinite(known := measures_of(first, readings)[m].to_numpy(np.float64)).all()
-    }
+    readings = ("strict", "with_tools") if setting == "three-way" else (COLUMNS[setting],)
+    values = class_values(next(iter(runs.values())).rubric, readings)
+    worth: dict[Measure, Array] = {m: v for m, v in zip(MEASURES, values.T, strict=True) if np.isfinite(v).all()}
     samples = {name: by_sample(run).groupby(TASK_KEY)[list(worth)] for name, run in runs.items()}
     means = [grouped.mean().reindex(index) for grouped in samples.values()]
     scatter = [(grouped.var(ddof=1) / grouped.count()).reindex(index) for grouped in samples.values()]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from decimal import ROUND_HALF_UP, Decimal
 from typing import NamedTuple
+
+from relabel.tabular import half_up
 
 NONE = "–"
 """Stands where there is no figure."""
@@ -25,19 +26,19 @@ def money(value: float | None, sign: str = "£") -> str:
     for unit, name in _UNITS:
         # Judged after rounding, so that 999.6 million is 1.00bn and no 1000m.
         if round(size / (unit / 1000)) >= 1000:
-            places = 0 if name == "m" else 2 if _half_up(size / unit, 2) < _LARGE else 1
-            return f"{minus}{sign}{_half_up(size / unit, places):,.{places}f}{name}"
-    return f"{minus}{sign}{_half_up(size, 0):,.0f}"
+            places = 0 if name == "m" else 2 if half_up(size / unit, 2) < _LARGE else 1
+            return f"{minus}{sign}{half_up(size / unit, places):,.{places}f}{name}"
+    return f"{minus}{sign}{half_up(size, 0):,.0f}"
 
 
 def whole(value: float | None) -> str:
     """A count with separators: `479,000`; a dash where it is missing."""
-    return NONE if value is None else f"{_half_up(value, 0):,.0f}"
+    return NONE if value is None else f"{half_up(value, 0):,.0f}"
 
 
 def tenth(value: float | None) -> str:
     """One decimal, half up: `4.6`; a dash where it is missing."""
-    return NONE if value is None else f"{_half_up(value, 1):.1f}"
+    return NONE if value is None else f"{half_up(value, 1):.1f}"
 
 
 def percent(share: float | None) -> str:
@@ -46,14 +47,14 @@ def percent(share: float | None) -> str:
         return NONE
     if 0 < share < 0.005:
         return "under 1%"
-    return f"{_half_up(100 * share, 0):.0f}%"
+    return f"{half_up(100 * share, 0):.0f}%"
 
 
 def signed(value: float | None, places: int = 1) -> str:
     """A change with its sign: `+0.4`, `−1.2`, `0.0`; a dash where it is missing."""
     if value is None:
         return NONE
-    rounded = _half_up(abs(value), places)
+    rounded = half_up(abs(value), places)
     sign = "" if rounded == 0 else ("+" if value > 0 else "−")
     return f"{sign}{rounded:,.{places}f}"
 
@@ -88,10 +89,6 @@ def warning(note: str | None, whose: str = "These scores") -> str | None:
 def first_upper(text: str) -> str:
     """A remark with its first letter in upper case and all others as they are."""
     return text[:1].upper() + text[1:]
-
-
-def _half_up(value: float, places: int) -> Decimal:
-    return Decimal(repr(round(float(value), 12))).quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP)
 
 
 class Box(NamedTuple):

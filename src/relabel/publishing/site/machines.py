@@ -19,6 +19,8 @@ Row = dict[str, Any]
 
 API_VERSION = "1"
 """Counts up when a key of the API changes its meaning or goes; new keys may come at any time."""
+_OF_READING = ("score_10", "low_10", "high_10", "band", "percentile", "wage_exposure_gbp")
+_OF_SCORE = ("alpha", "beta", "gamma", "strict_10", "with_tools_10", "median_pay_gbp")
 _LARGEST = 3
 
 
@@ -45,30 +47,16 @@ def api(book: ExportBundle) -> Iterator[tuple[str, bytes]]:
 def _occupation(page: Row) -> Row:
     score = page["score"]
     readings: Row = {
-        name: said
-        and {
-            "score_10": said["score_10"],
-            "low_10": said["low_10"],
-            "high_10": said["high_10"],
-            "band": said["band"],
-            "percentile": said["percentile"],
-            "wage_exposure_gbp": said["wage_exposure_gbp"],
-        }
-        for name, said in page["readings"].items()
+        name: said and {figure: said[figure] for figure in _OF_READING} for name, said in page["readings"].items()
     }
     return {
         "code": page["code"],
         "title": page["title"],
         "status": score["status"].split(":")[0],
         "reason": score["status"].partition(": ")[2] or None,
-        "alpha": score["alpha"],
-        "beta": score["beta"],
-        "gamma": score["gamma"],
-        "strict_10": score["strict_10"],
-        "with_tools_10": score["with_tools_10"],
+        **{figure: score[figure] for figure in _OF_SCORE},
         "readings": readings,
         "jobs": score["employees"],
-        "median_pay_gbp": score["median_pay_gbp"],
         "tasks": page["counts"]["labelled"],
         "largest_sources": largest_sources(page),
         "page": f"occupations/{page['code']}.html",
