@@ -78,9 +78,8 @@ def carry_run(run: Run, to: str, out: Path, *, old: str | None = None, fill: Run
     diff = diff_lists(old or run.manifest.tasks, to)
     listed = task_table(to)
     unchanged = [task.new for task in diff.tasks if task.change == "unchanged" and task.new]
-    kept = _on(
-        run.labels, pd.DataFrame([(t.onet_soc_code, t.task_id) for t in unchanged], columns=TASK_KEY, dtype="str")
-    )
+    keys = [(task.onet_soc_code, task.task_id) for task in unchanged]
+    kept = _on(run.labels, pd.DataFrame(keys, columns=TASK_KEY, dtype="str"))
     if kept.empty:
         raise DataError(f"no label of {run.ref} belongs to a task that is unchanged in {to}; name its list with --from")
     settings, repeats = run.manifest.settings, _repeats(run)

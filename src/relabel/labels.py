@@ -213,16 +213,12 @@ class InvalidAnswerError(Exception):
 
 @cache
 def _answer_model(labels: tuple[str, ...]) -> type[Judgement]:
+    """What an answer must fit: a rationale, then one of the rubric's labels."""
     fields: dict[str, Any] = {
         "rationale": (str, Field(min_length=1, max_length=MAX_RATIONALE)),
         "label": (Literal[labels], ...),
     }
     return create_model("answer", __base__=Judgement, **fields)
-
-
-def answer_model(rubric: Rubric) -> type[Judgement]:
-    """The pydantic model that an answer under this rubric must fit: a rationale, then one of the rubric's labels."""
-    return _answer_model(tuple(rubric.labels))
 
 
 def answer_schema(rubric: Rubric, *, max_chars: int | None = None, packed: bool = False) -> dict[str, Any]:
@@ -372,7 +368,7 @@ def _excerpt(text: str) -> str:
 
 def _judgement(data: Mapping[str, Any], rubric: Rubric) -> Judgement:
     try:
-        return answer_model(rubric).model_validate(dict(data))
+        return _answer_model(tuple(rubric.labels)).model_validate(dict(data))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "answer"

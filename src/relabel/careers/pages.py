@@ -412,7 +412,7 @@ def resilience(
             "growing-demand",
             change_percent,
             cuts.growing_demand,
-            f"employment is projected to change by {{}}%{' ' + span if span else ''}",
+            f"jobs are projected to {{}}{' ' + span if span else ''}",
             why,
         ),
         _part(
@@ -469,8 +469,9 @@ def _part(
             id=part, name=name, points=None, figure=None, unit=unit, **bounds, words=f"{name} is missing: {reason}"
         )
     figure = round(value, 1) + 0.0  # one decimal decides, and there is no -0.0
-    if part == "growing-demand" and figure == 0:
-        figure_words = f"jobs are projected to stay level{figure_words.partition('%')[2]}"
+    said = f"{figure}"
+    if part == "growing-demand":
+        said = f"{'grow' if figure > 0 else 'fall'} by {abs(figure)}%" if figure else "stay level"
     points = points_of(part, figure, cuts)
     one, two = f"{cuts.one_from:g}{sign}", f"{cuts.two_from:g}{sign}"
     shown = f"2 points up to {two}, 1 up to {one}" if part == "low-exposure" else f"1 point from {one}, 2 from {two}"
@@ -481,5 +482,5 @@ def _part(
         figure=figure,
         unit=unit,
         **bounds,
-        words=f"{name} gives {points} of {MOST}: {figure_words.format(figure)} ({shown})",
+        words=f"{name} gives {points} of {MOST}: {figure_words.format(said)} ({shown})",
     )

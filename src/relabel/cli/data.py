@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,9 +14,10 @@ import relabel
 from relabel.cli._options import AsJson, Commands, RunArg, give_json
 from relabel.cli.terminal import Table, say, say_next
 from relabel.errors import DataError, StoreError, UsageError
+from relabel.tabular import listed_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from relabel.labelling.maintenance import Pruned
     from relabel.labelling.store import Store
@@ -93,8 +96,9 @@ def verify(ids: _Ids = None, strict: bool = False, as_json: AsJson = False) -> N
         several = f"{len(bad)} files are not the registered ones: {each}; replace them or run `relabel data pull`"
         raise DataError(bad[0].message if len(bad) == 1 else several)
     if strict and (lost := [f"{check.source_id}/{check.file}" for check in checks if check.state == "missing"]):
-        named = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
-        raise DataError(f"{len(lost)} of {len(checks)} files are missing: {named}; run `relabel data pull`")
+        raise DataError(
+            f"{len(lost)} of {len(checks)} files are missing: {listed_names(lost, 5)}; run `relabel data pull`"
+        )
 
 
 @data_app.command()
@@ -159,28 +163,20 @@ def _advice(checks: Sequence[FileCheck], *, tried: bool) -> list[str]:
     ]
     failed = [check for check in missing if check.why]
     by_hand = [check for check in missing if not check.can_fetch]
-    for group in _by_source(failed):
-        source = registry[group[0].source_id]
+    for name, found in groupby(failed, attrgetter("source_id")):
+        source, group = registry[name], list(found)
         urls = list(dict.fromkeys(source.file(check.file).url or "" for check in group))
         them = group[0].file if len(group) == 1 else f"{len(group)} files"
         place = urls[0] if len(urls) == 1 else " and ".join(dict.fromkeys(url.split("/")[2] for url in urls))
         why = ", ".join(dict.fromkeys(check.why for check in group))
         lines.append(f"{source.id}: {them} could not be fetched from {place} ({why})")
-    for group in _by_source(by_hand):
-        source = registry[group[0].source_id]
-        lines += _by_hand(source, [source.file(check.file) for check in group])
+    for name, found in groupby(by_hand, attrgetter("source_id")):
+        lines += _by_hand(registry[name], [registry[name].file(check.file) for check in found])
     if failed:
         lines.append("to do: run `relabel data pull` again when the addresses answer; it fetches what is missing only")
     if failed or by_hand:
         lines.append("what you have already may lie in a folder that RELABEL_DATA_MIRROR names, as SOURCE_ID/FILE")
     return lines
-
-
-def _by_source(checks: Iterable[FileCheck]) -> list[list[FileCheck]]:
-    groups: dict[str, list[FileCheck]] = {}
-    for check in checks:
-        groups.setdefault(check.source_id, []).append(check)
-    return list(groups.values())
 
 
 def _by_hand(source: Source, files: Sequence[SourceFile]) -> list[str]:

@@ -12,6 +12,7 @@ from relabel.cli.score import ESTIMATES
 from relabel.cli.terminal import Table, say
 from relabel.errors import UsageError
 from relabel.scoring.options import ONE_WAY, SAMPLE, SYSTEM_NAMES, Choices, Taxonomy, Way
+from relabel.tabular import listed_names
 
 if TYPE_CHECKING:
     from relabel.rubric import Measure
@@ -210,9 +211,8 @@ def _show_path(path: BridgePath) -> None:
     if path.forward.empty:
         typer.echo("it has no task statements, or leads nowhere")
     for step in path.bridge.steps:
-        led = path.forward[path.forward["system"] == step.target].sort_values(
-            ["share", "code"], ascending=[False, True]
-        )
+        led = path.forward[path.forward["system"] == step.target]
+        led = led.sort_values(["share", "code"], ascending=[False, True])
         rows = [[row["code"], str(row["title"]), f"{row['share']:.1%}"] for row in led.to_dict("records")]
         Table(f"Forward to {SYSTEM_NAMES[step.target]}", ["code", "title", "share"], rows, left=2).show()
 
@@ -232,7 +232,6 @@ def _show_back(path: BridgePath) -> None:
 
 
 def _show_others(path: BridgePath) -> None:
-    from relabel.tabular import listed_names
 
     rows: list[list[Cell]] = []
     for code, led in sorted(path.forward.groupby("onet_soc_code"), key=lambda x: -float(x[1]["share"].iloc[0])):

@@ -81,9 +81,7 @@ def review_run(
     if random is not None:
         without_effect = {"--n": n, "--gold": gold if size_for is None else None, "--rater": rater or None}
         if option := next((option for option, given in without_effect.items() if given is not None), None):
-            raise UsageError(
-                f"--random draws from all tasks alike, so that {option} has no effect; give one of the two"
-            )
+            raise UsageError(f"{option} has no effect on --random, which draws from all tasks; give one of the two")
     o.require_file(out, "--out")
     opened = relabel.open_run(run)
     others = [relabel.open_run(other) for other in rater or ()]
@@ -108,17 +106,12 @@ def review_run(
         o.write(Path(out), "\ufeff" + text, "--out", more=f": {about}")
         say_next(f"fill the column label, then relabel eval {run} --gold {out}")
     if details is None:
-        typer.echo(
-            f"titles and texts are empty: the task list {opened.list_name} is not on this machine as the run labelled it; "
-            "name it with --tasks",
-            err=True,
-        )
+        said = "is not on this machine as the run labelled it; name it with --tasks"
+        typer.echo(f"titles and texts are empty: the task list {opened.list_name} {said}", err=True)
     elif tasks is not None and is_table_file(tasks) and not opened.is_own_list(Path(tasks)):
         typer.echo(f"{tasks} is not the very file that the run labelled: some texts may be others", err=True)
     if isinstance(found, RandomReview):
-        typer.echo(
-            "fill them in this order: the first ones, too, are a fair sample; a choice among them is not", err=True
-        )
+        typer.echo("fill them in this order: the first ones are a fair sample, a choice among them is not", err=True)
         return
     alone = "their share of an occupation alone: the jobs source is not on this machine"
     typer.echo(f"weighed by {f'jobs of {found.jobs_from}' if found.jobs_from else alone}", err=True)

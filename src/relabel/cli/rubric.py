@@ -66,12 +66,8 @@ def show(rubric: str, setting: str | None = None, examples: bool = True, as_json
 
     if setting not in loaded.settings:
         raise UsageError(f"the rubric {loaded.id} has no setting {setting!r}; use one of {', '.join(loaded.settings)}")
-    task = relabel.Task(
-        task_id="0",
-        onet_soc_code="00-0000.00",
-        title="TITLE OF THE OCCUPATION",
-        text=f"TEXT OF THE {loaded.unit.upper()}.",
-    )
+    title, text = "TITLE OF THE OCCUPATION", f"TEXT OF THE {loaded.unit.upper()}."
+    task = relabel.Task(task_id="0", onet_soc_code="00-0000.00", title=title, text=text)
     messages = load_prompt(loaded.prompt).messages((task,), loaded, setting, examples=examples)
     if o.give_json(messages, as_json=as_json):
         return
@@ -172,16 +168,12 @@ def try_rubrics(
     if (model is None) == (not labels):
         raise UsageError("give either --model to label with, or --labels with one file for each rubric")
     if labels and len(labels) != len(files):
-        raise UsageError(
-            f"{len(files)} rubric(s) need as many --labels, not {len(labels)}; give one for each, in their order"
-        )
+        raise UsageError(f"give as many --labels as rubrics: {len(files)}, not {len(labels)}")
     if labels and sample is not None:
         raise UsageError("--sample draws tasks for a model, and --labels says which are labelled; remove one of them")
     rubrics = _named([relabel.load_rubric(file) for file in files])
-    golds = [
-        relabel.load_gold(name, made_by=gold_by)
-        for name in gold or (["sample"] if tasks == "sample" else ["eloundou-2023:human", "eloundou-2023:gpt4"])
-    ]
+    usual = ["sample"] if tasks == "sample" else ["eloundou-2023:human", "eloundou-2023:gpt4"]
+    golds = [relabel.load_gold(name, made_by=gold_by) for name in gold or usual]
     started = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     half: Half | None = "final" if final else None if labels else "development"
     folder = out or Path("runs") / _trial_name(rubrics, model or "labels", half, sample, seed, labels)
@@ -234,9 +226,7 @@ def _named(rubrics: Sequence[relabel.Rubric]) -> dict[str, relabel.Rubric]:
     named: dict[str, relabel.Rubric] = {}
     for rubric in rubrics:
         if rubric.unit != "task":
-            raise UsageError(
-                f"the rubric {rubric.id} rates occupations, and no reference labels of these exist; give a rubric of tasks"
-            )
+            raise UsageError(f"the rubric {rubric.id} rates occupations, without reference labels; give one of tasks")
         name = f"{rubric.id}@{rubric.version}"
         if name in named:
             name = next(f"{name}#{n}" for n in range(2, len(rubrics) + 2) if f"{name}#{n}" not in named)
@@ -254,9 +244,8 @@ def _trial_name(
 ) -> str:
     import hashlib
 
-    whole = json.dumps(
-        [[r.sha256 for r in rubrics.values()], model, half, sample, seed, [str(path) for path in labels or ()]]
-    )
+    texts, files = [rubric.sha256 for rubric in rubrics.values()], list(map(str, labels or ()))
+    whole = json.dumps([texts, model, half, sample, seed, files])
     name = "-".join(["try", *rubrics, model, *([half] if half else []), hashlib.sha256(whole.encode()).hexdigest()[:6]])
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
 
@@ -312,9 +301,7 @@ def _final_look(
         number = 1 + max(len({look["when"] for look in looks}) for looks in before)
         others = sorted({(look["when"][:10], look["folder"]) for looks in before for look in looks})
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(
-            f"{path}, which notes the uses of the final half, cannot be read; correct or remove it"
-        ) from error
+        raise DataError(f"{path}, the record of final trials, cannot be read; correct or remove it") from error
     new = [{"tasks": of_list, "rubric": of[0], "wording": of[1]} for of in wordings if of not in seen]
     if number == 1:
         return FIRST_LOOK, new
@@ -344,9 +331,7 @@ def _record_look(new: Sequence[Mapping[str, str]], when: str, folder: Path) -> N
         with path.open("a", encoding="utf-8") as lines:
             lines.writelines(json.dumps({**of, **about}) + "\n" for of in new)
     except OSError as error:
-        raise DataError(
-            f"cannot note in {path} that the final half was used ({error.strerror}); set RELABEL_HOME to another folder"
-        ) from error
+        raise DataError(f"cannot write {path} ({error.strerror}); set RELABEL_HOME to another folder") from error
 
 
 _OF_IMPORT = re.compile(r"[;,:] [^;,:]*--(map|rubric|setting|[a-z]+-column)\b.*", re.DOTALL)
@@ -375,9 +360,7 @@ def _imported(
         if final:
             run = replace(run, labels=run.labels[run.labels["task_id"].map(half_of) == "final"].reset_index(drop=True))
             if run.labels.empty:
-                raise DataError(
-                    f"{path} has no task of the half that is kept for --final; remove --final, or give other labels"
-                )
+                raise DataError(f"{path} has no task of the final half; remove --final, or give other labels")
         runs[name] = run
     return runs
 

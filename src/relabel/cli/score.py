@@ -13,6 +13,7 @@ from relabel.cli import _options as o
 from relabel.cli.terminal import Table, doing, say, say_next, say_of
 from relabel.errors import SourceMissingError, UsageError
 from relabel.scoring.options import Choices, Noise
+from relabel.tabular import listed_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -75,9 +76,8 @@ def score(
     if multiverse and draws:
         raise UsageError("a multiverse has no draws; remove --draws or --multiverse")
     if multiverse:
-        o.reject_ineffective_options(
-            ctx, "shapes intervals, and a multiverse has none; remove it", "seed", "noise", "gold"
-        )
+        why = "shapes intervals, and a multiverse has none; remove it"
+        o.reject_ineffective_options(ctx, why, "seed", "noise", "gold")
         o.reject_ineffective_options(ctx, "is not for a multiverse; remove it", "latex", "markdown", "csv")
         if us:
             raise UsageError("a multiverse has no US figures; remove --us or --multiverse")
@@ -229,7 +229,6 @@ def headline(table: relabel.ScoreTable) -> str:
 def _show(table: relabel.ScoreTable, major_groups: Sequence[Mapping[str, Any]] | None) -> None:
     from relabel.scoring.measures import replaced_texts
     from relabel.scoring.us import us_summary
-    from relabel.tabular import listed_names
 
     counts = table.describe()["counts"]
     choices = {"weights": table.weights, "unrated": table.unrated, "links": table.links}
@@ -248,9 +247,7 @@ def _show(table: relabel.ScoreTable, major_groups: Sequence[Mapping[str, Any]] |
     if said := [f"{counts[name]:,} {what}" for name, what in changes.items() if counts[name]]:
         say(f"of the tasks of {table.tasks} {'; '.join(said)}")
     if counts["tasks_replaced"] is None:
-        say(
-            f"{table.labelled_list}, which the run labelled, cannot be read: labels go by task id, whatever the statement"
-        )
+        say(f"{table.labelled_list}, the list of the run, cannot be read: labels go by task id, whatever the statement")
     for row in replaced_texts(table.task_values)[:_LISTED]:
         say(f"{row['task_id']} of {row['onet_soc_code']}: {row['scored']!r}, labelled as {row['labelled']!r}", indent=2)
     if table.half_labelled:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from relabel.cli import _options as o
-from relabel.cli.terminal import Table, make_console, say
+from relabel.cli.terminal import Table, make_console, say, say_next, say_written
 from relabel.errors import DataError, GateError, RelabelError
-from relabel.tabular import figure
+from relabel.tabular import figure, listed_names
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 app = o.Commands()
 study_app = o.Commands(
-    name="study", help="Label with many raters from one study file, and make its tables, pages and package."
+    name="study", help="Label with many raters from one study file; make tables, pages and a package."
 )
 app.add_typer(study_app)
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")]
@@ -31,7 +31,7 @@ StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study
 
 @study_app.command()
 def init(path: Annotated[Path, typer.Argument()] = Path("study.yaml")) -> None:
-    """Write a commented study file, with a schema for editors beside it.
+    """Write a commented study file and, beside it, study.schema.json for editors, in place of an earlier one.
 
     Args:
         path (STUDY.yaml): The file to write.
@@ -94,9 +94,8 @@ def run(
         for sentence in results.verdict:
             say(sentence)
         typer.echo()
-        say(
-            f"Report: {results.folder / 'report.html'}. Tables: {results.folder / 'tables'}. Next: relabel study package {path}"
-        )
+        say(f"Report: {results.folder / 'report.html'}. Tables: {results.folder / 'tables'}.")
+        say_next(f"relabel study package {path}")
     _judge(study, place, raters)
     running.raise_first(raters)
 
@@ -165,9 +164,7 @@ def package(path: StudyFile, out: Path | None = None) -> None:
 
     target = out or path.with_name(f"{path.stem}-package.zip")
     files = write_package(*_opened(path), target)
-    say(
-        f"Written: {target}, {files} files, {target.stat().st_size:,} bytes. Its README.md says how to rebuild the tables."
-    )
+    say_written(target, f", {files} files; its README.md says how to rebuild the tables")
 
 
 @study_app.command()
@@ -183,9 +180,7 @@ def rebuild(path: StudyFile, quiet: o.Quiet = False) -> None:
     run(path, replay=True, dry_run=False, quiet=quiet)
     same, differ = compare_checksums(place)
     if differ:
-        raise DataError(
-            f"{len(differ)} of {same + len(differ)} results are not those of the package: {', '.join(differ[:5])}"
-        )
+        raise DataError(f"{len(differ)} results are not those of the package: {listed_names(differ, 5)}; {same} are")
     say(f"All {same} results are those of the package, byte by byte.")
 
 
