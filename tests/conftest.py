@@ -12,6 +12,9 @@ from relabel.redaction import forget
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
+# Each worker has a processor: more threads of a library would only wait for each other. Set before any library is loaded.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 MIRROR = os.environ.get("RELABEL_DATA_MIRROR", "")
 SLOW = {
     "test_batch_kill",
@@ -46,11 +49,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
+@pytest.fixture(scope="session")
+def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all tests and workers: what has been read of the real workbooks is kept there by the checksum of its file."""
+    base = tmp_path_factory.getbasetemp()
+    home = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    (home / "data" / ".tables").mkdir(mode=0o700, parents=True, exist_ok=True)
+    return home
+
+
 @pytest.fixture(autouse=True)
 def _own_home(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    tmp_path_factory: pytest.TempPathFactory,
+    shared_home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
-    """No test sees the user's store, key or provider, or another test's secrets."""
+    """No test sees the user's store, key or provider, or another test's secrets; nor real data that it does not ask for."""
     forget()
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "RELABEL_STORE"):
         monkeypatch.delenv(name, raising=False)
@@ -58,18 +73,12 @@ def _own_home(
         "local_model"
     ):  # the weights are fetched once for all tests, the store is not shared
         monkeypatch.setenv("RELABEL_STORE", str(tmp_path_factory.mktemp("store") / "store"))
+        return
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("RELABEL_HOME", str(home))
+    monkeypatch.delenv("COLUMNS", raising=False)  # tables look as in a pipe, whatever the terminal of the tests is
+    if request.node.get_closest_marker("mirror"):
+        (home / "data").mkdir(mode=0o700)
+        (home / "data" / ".tables").symlink_to(shared_home / "data" / ".tables", target_is_directory=True)
     else:
-        home = tmp_path_factory.mktemp("home")
-        monkeypatch.setenv("RELABEL_HOME", str(home))
-        monkeypatch.delenv("COLUMNS", raising=False)  # tables look as in a pipe, whatever the terminal of the tests is
-        if request.node.get_closest_marker("mirror"):
-            _share_tables(tmp_path_factory, home)
-
-
-def _share_tables(folders: pytest.TempPathFactory, home: Path) -> None:
-    """The real workbooks are read once for all tests and workers: what was read is kept by the checksum of its file."""
-    base = folders.getbasetemp()
-    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tables"
-    shared.mkdir(mode=0o700, exist_ok=True)
-    (home / "data").mkdir(mode=0o700)
-    (home / "data" / ".tables").symlink_to(shared, target_is_directory=True)
+        monkeypatch.delenv("RELABEL_DATA_MIRROR", raising=False)

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from relabel.settings import asset_dir
+from relabel.sources import ons
 
 SAMPLE = asset_dir("data") / "sample"
 COLUMNS = {
@@ -263,22 +264,17 @@ def test_each_step_of_the_bridge_to_isco_is_in_the_crosswalks(bridge: pd.DataFra
 
 
 @pytest.mark.mirror
-def test_weights_follow_the_ons_coding_index(bridge: pd.DataFrame, mirror: Path) -> None:
-    index = pd.read_excel(
-        mirror / "ons-soc2020/soc2020volume2thecodingindexexcel03122025.xlsx",
-        sheet_name="SOC2020 coding index",
-        usecols=["SOC_2020", "SOC2020_unit_group_title", "ISCO-08 code based on SOC2020"],
-        dtype=str,
-    )
-    assert pairs(bridge, "uk_soc2020", "uk_title") <= pairs(index, "SOC_2020", "SOC2020_unit_group_title")
-    count = Counter(zip(index["SOC_2020"], index["ISCO-08 code based on SOC2020"], strict=True))
+def test_weights_follow_the_ons_coding_index(bridge: pd.DataFrame) -> None:
+    index = ons.read_coding_index()
+    assert pairs(bridge, "uk_soc2020", "uk_title") <= pairs(ons.read_unit_groups(), "soc2020", "title")
+    count = Counter(zip(index["soc2020"], index["isco08"], strict=True))
     entries = pd.Series(
         [count[pair] for pair in zip(bridge["uk_soc2020"], bridge["isco08"], strict=True)], index=bridge.index
     )
     share = entries / entries.groupby(bridge["uk_soc2020"]).transform("sum")
     assert (share - bridge["weight"].astype(float)).abs().max() < 0.0005
     # The kept ISCO groups hold most of each UK group's entries.
-    kept = entries.groupby(bridge["uk_soc2020"]).sum() / index["SOC_2020"].value_counts().reindex(
+    kept = entries.groupby(bridge["uk_soc2020"]).sum() / index["soc2020"].value_counts().reindex(
         bridge["uk_soc2020"].unique()
     )
     assert kept.min() > 0.7

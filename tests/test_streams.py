@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from relabel.cli.app import run_app
 from relabel.redaction import printable
 from server import Reply, Seen, chat, judged, provider
 
@@ -162,9 +163,9 @@ def test_control_characters_from_outside_are_shown_escaped() -> None:
     assert not [line for line in shown.splitlines() if line.lstrip().startswith("::")]
 
 
-def test_text_of_a_gate_makes_no_workflow_command() -> None:
-    done = shell("relabel eval sample --suite fails.yaml --annotations")
-    commands = [line for line in (done.stdout + done.stderr).splitlines() if line.lstrip().startswith(("::", "##["))]
+def test_text_of_a_gate_makes_no_workflow_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_app(["eval", "sample", "--suite", "fails.yaml", "--annotations"]) == 6
+    commands = [line for line in "".join(capsys.readouterr()).splitlines() if line.lstrip().startswith(("::", "##["))]
     assert len(commands) == 1
     assert commands[0].startswith("::error title=relabel fails%3A x::")
 

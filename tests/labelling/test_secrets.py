@@ -61,6 +61,43 @@ def relabel(folder: Path, *words: str, **environment: str) -> subprocess.Complet
     )
 
 
+class Here:
+    """Runs one command in this process, which has loaded the libraries; `said` is all that it printed or logged."""
+
+    def __init__(
+        self,
+        folder: Path,
+        patch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        self._folder, self._patch, self._capsys, self._caplog = folder, patch, capsys, caplog
+        self.said: tuple[str, ...] = ()
+
+    def relabel(self, *words: str, **environment: str) -> int:
+        for name in [name for name in os.environ if name.upper().endswith("_PROXY")]:
+            self._patch.delenv(name)
+        for name, value in {"OPENAI_API_KEY": KEY, "RELABEL_HOME": str(self._folder / "home"), **environment}.items():
+            self._patch.setenv(name, value)
+        self._patch.chdir(self._folder)
+        code = run_app([*words])
+        self.said = (*self._capsys.readouterr(), self._caplog.text)
+        return code
+
+    def leaks(self) -> list[tuple[str, str]]:
+        return leaks(written(self._folder, *self.said))
+
+
+@pytest.fixture
+def here(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> Here:
+    return Here(tmp_path, monkeypatch, capsys, caplog)
+
+
 @contextmanager
 def proxy() -> Generator[str]:
     """A proxy that refuses everybody and repeats what it was told."""
@@ -172,25 +209,23 @@ def test_nothing_that_a_run_writes_or_prints_holds_a_secret(tmp_path: Path) -> N
         ([], {"OPENAI_CUSTOM_HEADERS": f"X-Token: id=1,sig={TOKEN}"}),
     ],
 )
-def test_a_key_by_another_way_holds_no_less_secret(
-    words: list[str], environment: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_key_by_another_way_holds_no_less_secret(words: list[str], environment: dict[str, str], here: Here) -> None:
     def tell(seen: Seen) -> Reply:
         told = " ".join(f"{n}={v}" for n, v in seen.headers.items())
         return echo(seen) if len(echoed) % 7 else refused(400, told + PASSWORD * ("Basic" in told))
 
     echoed.clear()
     with provider(tell) as fake:
-        done = relabel(
-            tmp_path, "run", "--model", "m", "--base-url", fake.base_url, "--tasks", "sample", "--sample", "6",
+        code = here.relabel(
+            "run", "--model", "m", "--base-url", fake.base_url, "--tasks", "sample", "--sample", "6",
             "--setting", "strict", "--out", "r", "--log-json", *words, **{"OPENAI_API_KEY": "", **environment},
         )  # fmt: skip
-    assert done.returncode in {4, 5}, done.stderr
+    assert code in {4, 5}, here.said
     assert fake.seen
-    assert leaks(written(tmp_path, done.stdout, done.stderr)) == []
+    assert here.leaks() == []
 
 
-def test_a_batch_holds_no_secret(tmp_path: Path) -> None:
+def test_a_batch_holds_no_secret(here: Here) -> None:
     with batch_provider(echo) as fake:
         words = [
             "--model",
@@ -204,14 +239,12 @@ def test_a_batch_holds_no_secret(tmp_path: Path) -> None:
             "--engine",
             "batch",
         ]
-        done = relabel(
-            tmp_path, "run", *words, "--setting", "strict", "--out", "r", "--yes", "--response-format", "text"
-        )
-    assert leaks(written(tmp_path, done.stdout, done.stderr)) == []
+        here.relabel("run", *words, "--setting", "strict", "--out", "r", "--yes", "--response-format", "text")
+    assert here.leaks() == []
 
 
 @pytest.mark.parametrize("engine", ["online", pytest.param("batch", marks=pytest.mark.slow)])
-def test_a_proxys_password_is_told_to_nobody(engine: str, tmp_path: Path) -> None:
+def test_a_proxys_password_is_told_to_nobody(engine: str, here: Here) -> None:
     with proxy() as address:
         said = f"http://{USER}:s3cr%2Ft%20pass@{address}"
         words = [
@@ -226,12 +259,12 @@ def test_a_proxys_password_is_told_to_nobody(engine: str, tmp_path: Path) -> Non
             "--out",
             "r",
         ]
-        done = relabel(
-            tmp_path, "run", *words, "--engine", engine, "--yes", "--timeout", "5", HTTPS_PROXY=said, ALL_PROXY=said
+        assert (
+            here.relabel("run", *words, "--engine", engine, "--yes", "--timeout", "5", HTTPS_PROXY=said, ALL_PROXY=said)
+            == 4
         )
-    assert done.returncode == 4
-    assert "the proxy answers HTTP 407; check its address, user and password" in done.stderr
-    assert leaks(written(tmp_path, done.stdout, done.stderr)) == []
+    assert "the proxy answers HTTP 407; check its address, user and password" in here.said[1]
+    assert here.leaks() == []
 
 
 @pytest.mark.parametrize(

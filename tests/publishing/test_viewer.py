@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 import urllib.error
@@ -32,11 +33,10 @@ from server import Reply, Seen, chat, judged, provider
 HOSTILE = '<img src="https://example.org/x"><script>document.title = "taken"</script>'
 
 
-@pytest.fixture
-def raters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three models that labelled 60 tasks: the second says no more often, the third answers the first task badly at first."""
-    monkeypatch.setenv("OPENAI_API_KEY", "a key for tests")
-    monkeypatch.chdir(tmp_path)
+    folder = tmp_path_factory.mktemp("raters")
 
     def answer(seen: Seen) -> Reply:
         model, again = seen.body["model"], len(seen.messages) > 2
@@ -47,9 +47,24 @@ def raters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
 
     with provider(answer) as fake:
         for name in ("one", "two", "three"):
-            # A process of its own: the browser's event loop runs in this thread.
-            words = ["run", "--model", name, "--base-url", fake.base_url, "--tasks", "sample", "--out", name, "--quiet"]
-            subprocess.run([sys.executable, "-m", "relabel", *words], check=True, capture_output=True)
+            assert label(folder, name, fake.base_url) == 0
+    return folder
+
+
+def label(folder: Path, name: str, url: str) -> int:
+    """Run in a process of its own, because the browser's event loop runs in this thread; its exit code."""
+    words = ["run", "--model", name, "--base-url", url, "--tasks", "sample", "--out", name, "--quiet"]
+    given = {**os.environ, "OPENAI_API_KEY": "a key for tests", "RELABEL_HOME": str(folder / "home")}
+    return subprocess.run(
+        [sys.executable, "-m", "relabel", *words], cwd=folder, env=given, check=False, capture_output=True
+    ).returncode
+
+
+@pytest.fixture
+def raters(labelled: Path, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
+    """Their runs, and the store with their answers."""
+    monkeypatch.chdir(labelled)
+    monkeypatch.setenv("RELABEL_HOME", str(labelled / "home"))
     return [open_run(name) for name in ("one", "two", "three")]
 
 
@@ -118,8 +133,8 @@ def test_tasks_are_found_by_words_label_disagreement_and_what_went_wrong(raters:
 def test_rejected_answers_are_found_and_shown_with_their_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "a key for tests")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RELABEL_HOME", str(tmp_path / "home"))
 
     def answer(seen: Seen) -> Reply:
         if "scrap" in seen.prompt.casefold():
@@ -127,10 +142,7 @@ def test_rejected_answers_are_found_and_shown_with_their_reason(
         return judged("exposed")
 
     with provider(answer) as fake:
-        words = ["run", "--model", "one", "--base-url", fake.base_url, "--tasks", "sample", "--out", "one", "--quiet"]
-        assert (
-            subprocess.run([sys.executable, "-m", "relabel", *words], check=False, capture_output=True).returncode == 5
-        )
+        assert label(tmp_path, "one", fake.base_url) == 5
     with served([open_run("one")], tmp_path / "review.csv") as server:
         rejected = ask(server, "api/tasks?only=rejected")["rows"]
         assert {row["task"] for row in rejected} == {failure.task_id for failure in open_run("one").failures()}

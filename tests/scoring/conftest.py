@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -17,19 +16,10 @@ from relabel.sources import ons
 from run_builders import MakeRun, answered
 
 
-@pytest.fixture(scope="session")
-def one_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for all workers: what is kept there is written whole or not at all."""
-    base = tmp_path_factory.getbasetemp()
-    home = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "scoring"
-    home.mkdir(exist_ok=True)
-    return home
-
-
 @pytest.fixture(autouse=True)
-def _sheets_are_read_once(_own_home: None, one_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _sheets_are_read_once(_own_home: None, shared_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What has been read of a workbook is kept by the checksum of its file, so tests of scoring can share it."""
-    monkeypatch.setenv("RELABEL_HOME", str(one_home))
+    monkeypatch.setenv("RELABEL_HOME", str(shared_home))
 
 
 @pytest.fixture(scope="session")

@@ -140,6 +140,7 @@ def test_no_total_rests_on_thin_groups(make_run: MakeRun) -> None:
     assert table.totals["wage_exposure_gamma_gbp"] is None
 
 
+@pytest.mark.mirror
 def test_the_release_of_us_jobs_is_chosen_and_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     run = open_run("eloundou-2023:gpt4")
     latest = score_table(run, links="employment")

@@ -42,7 +42,6 @@ def register(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Register:
     registry.write_text("source = []")
     monkeypatch.setenv("RELABEL_DATA_MIRROR", str(mirror))
     monkeypatch.setenv("RELABEL_SOURCES", str(registry))
-    monkeypatch.setenv("RELABEL_HOME", str(tmp_path / "home"))
 
     def add(source: str, release: str, files: dict[str, str], contents: dict[str, bytes]) -> None:
         about = dict.fromkeys(("title", "publisher", "licence", "citation"), "made for a test")

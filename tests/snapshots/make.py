@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -108,8 +109,8 @@ def changed_labels(target: Path) -> None:
             )
 
 
-def of_sample(folder: Path) -> dict[str, str]:
-    """The snapshots that need no data: name to content."""
+def of_sample(folder: Path, relabel: Callable[..., str] = relabel) -> dict[str, str]:
+    """The snapshots that need no data: name to content; `relabel` runs one command in a folder."""
     changed_labels(folder / "other.csv")
     relabel(
         folder, "import", "other.csv", "--model", "other", "--rubric", "eloundou", "--tasks", "sample", "--out", "other"

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -8,6 +8,8 @@ import pytest
 from source_builders import Publisher, Workshop
 
 from relabel.sources import bls, eloundou, onet, ons
+
+Read = Callable[[Callable[[], pd.DataFrame]], pd.DataFrame]
 
 
 @pytest.fixture
@@ -29,27 +31,38 @@ def publisher(monkeypatch: pytest.MonkeyPatch) -> Iterator[Publisher]:
     server.close()
 
 
-# The real files are read once: the coding index alone takes seconds.
 @pytest.fixture(scope="session")
-def coding_index() -> pd.DataFrame:
-    return ons.read_coding_index()
+def read(shared_home: Path) -> Read:
+    """Reads a real file in the home that tests share: the coding index alone takes seconds."""
 
+    def once(reader: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("RELABEL_HOME", str(shared_home))
+            return reader()
 
-@pytest.fixture(scope="session")
-def ashe() -> pd.DataFrame:
-    return ons.read_ashe()
-
-
-@pytest.fixture(scope="session")
-def tasks() -> pd.DataFrame:
-    return onet.read_tasks()
+    return once
 
 
 @pytest.fixture(scope="session")
-def labels() -> pd.DataFrame:
-    return eloundou.read_labels()
+def coding_index(read: Read) -> pd.DataFrame:
+    return read(ons.read_coding_index)
 
 
 @pytest.fixture(scope="session")
-def wages() -> pd.DataFrame:
-    return bls.read_wages()
+def ashe(read: Read) -> pd.DataFrame:
+    return read(ons.read_ashe)
+
+
+@pytest.fixture(scope="session")
+def tasks(read: Read) -> pd.DataFrame:
+    return read(onet.read_tasks)
+
+
+@pytest.fixture(scope="session")
+def labels(read: Read) -> pd.DataFrame:
+    return read(eloundou.read_labels)
+
+
+@pytest.fixture(scope="session")
+def wages(read: Read) -> pd.DataFrame:
+    return read(bls.read_wages)
