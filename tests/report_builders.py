@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from relabel.cli.compare import pair_tables, several_tables
+from relabel.cli.eval import eval_tables
 from relabel.evaluation.compare import compare, compare_several
+from relabel.evaluation.document import EvalDocument
 from relabel.evaluation.evaluate import evaluate
 from relabel.evaluation.gates import judge
-from relabel.evaluation.gold import read_gold_csv
-from relabel.evaluation.report import compare_page, eval_page, several_page
+from relabel.evaluation.gold import Gold, read_gold_csv
+from relabel.evaluation.report import compare_page, eval_page
 from relabel.evaluation.suite import Suite
 from relabel.run import Run
 from run_builders import a_label, a_run
@@ -89,10 +93,17 @@ def hostile_pages(folder: Path) -> Pages:
     )
     result = judge(suite, named[0], gold, named[1], details)
     change = compare(named[1], named[0], draws=200, details=details)
+    pair = compare(named[0], named[1], gold, details=details, draws=200)
+    several = compare_several(named, gold, details=details, draws=200)
     return Pages(
-        eval=eval_page(
+        eval=page_of(
             evaluate(named[0], gold, draws=200), named[0], gold, suite=result, comparison=change, details=details
         ),
-        compare=compare_page(compare(named[0], named[1], gold, details=details, draws=200), named[:2], details),
-        several=several_page(compare_several(named, gold, details=details, draws=200)),
+        compare=compare_page(pair, list(pair_tables(pair, page=True)), named[:2]),
+        several=compare_page(several, list(several_tables(several, page=True)), named),
     )
+
+
+def page_of(document: EvalDocument, run: Run, gold: Gold, **more: Any) -> str:
+    """The page of an evaluation, with its tables."""
+    return eval_page(document, list(eval_tables(document, page=True)), run, gold, **more)

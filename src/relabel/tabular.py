@@ -67,6 +67,7 @@ class Table:
         rows: Cells, unrounded.
         left: Columns flush left: names, not figures.
         notes: Sentences below it.
+        key: What a page knows it by.
     """
 
     title: str
@@ -74,6 +75,24 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     left: int = 1
     notes: Sequence[str] = ()
+    key: str = ""
+
+    def ranges(self, column: int = 2) -> list[tuple[str, float, tuple[float, float] | None]]:
+        """Names, figures of a column and their intervals, which stand behind them; rows without the figure are left out."""
+        cells = [(str(row[0]), row[column], row[column + 1]) for row in self.rows]
+        return [(n, x, ci if isinstance(ci, tuple) else None) for n, x, ci in cells if isinstance(x, float)]
+
+    def on_page(self) -> list[list[list[str]]]:
+        """The lines of each cell, names of columns first: those of its text, and the interval below the figure it belongs to."""
+        rows: list[list[list[str]]] = []
+        for cells in (self.columns, *self.rows):
+            rows.append([])
+            for name, cell in zip(self.columns, cells, strict=True):
+                if not name.startswith("95%"):
+                    rows[-1].append(cell_text(cell).split("\n"))
+                elif cell is not None:
+                    rows[-1][-1].append(cell_text(cell))
+        return rows
 
 
 TableForm = Literal["latex", "markdown", "csv"]

@@ -12,9 +12,9 @@ from relabel.evaluation.document import TextClassifier, Yardstick
 from relabel.evaluation.evaluate import evaluate
 from relabel.evaluation.gates import judge
 from relabel.evaluation.gold import read_gold_csv
-from relabel.evaluation.report import Charts, eval_page
+from relabel.evaluation.report import Charts
 from relabel.evaluation.suite import Suite
-from report_builders import HOSTILE, Pages, hostile_pages, hostile_run
+from report_builders import HOSTILE, Pages, hostile_pages, hostile_run, page_of
 
 
 class _Tags(HTMLParser):
@@ -87,7 +87,7 @@ def test_failed_gates_lead_the_verdict(tmp_path: Path) -> None:
         {"name": "s", "gates": [{"id": "sure", "setting": "three-way", "metric": "accuracy", "min": 0.99}]}
     )
     result = judge(suite, run, gold, None)
-    page = eval_page(evaluate(run, gold, draws=200), run, gold, suite=result)
+    page = page_of(evaluate(run, gold, draws=200), run, gold, suite=result)
     assert "1 of 1 gates failed" in page
     assert page.index("gates failed") < page.index('id="agreement"')
 
@@ -103,7 +103,7 @@ def test_a_run_with_few_tasks_still_gives_a_page(tmp_path: Path) -> None:
     run = hostile_run(tmp_path / "run", seed=1, tasks=1)
     (tmp_path / "g.csv").write_text("task_id,onet_soc_code,code\n0,11-1000.00,E0\n")
     gold = read_gold_csv(tmp_path / "g.csv")
-    assert "figures are rough" in eval_page(evaluate(run, gold, draws=200), run, gold)
+    assert "figures are rough" in page_of(evaluate(run, gold, draws=200), run, gold)
 
 
 def test_the_word_count_has_the_name_that_verdict_and_terminal_give_it(tmp_path: Path) -> None:
@@ -114,6 +114,6 @@ def test_the_word_count_has_the_name_that_verdict_and_terminal_give_it(tmp_path:
     other = Yardstick(n=3, accuracy=0.8, kappa=0.7, accuracy_difference=0.1, kappa_difference=0.2)
     trained = TextClassifier(trained_on=2000, folds=5, seed=0, settings={"three-way": other})
     marks = document.yardsticks.model_copy(update={"text_classifier": trained})
-    page = eval_page(document.model_copy(update={"yardsticks": marks}), run, gold)
+    page = page_of(document.model_copy(update={"yardsticks": marks}), run, gold)
     assert '<th scope="row">word count</th>' in page
     assert "classifier" not in page

@@ -50,7 +50,7 @@ def test_wide_tables_can_be_reached_and_scrolled_by_keyboard(page: OpenPage, fol
     shown = page((folder / "eval.html").as_uri(), width=360, height=800)
     shown.keyboard.press("Tab")
     assert shown.evaluate("() => document.activeElement.textContent") == "Skip to the verdict"
-    table = shown.get_by_role("region", name="Agreement by setting")
+    table = shown.get_by_role("region", name="Yardsticks")
     table.focus()
     shown.keyboard.press("ArrowRight")
     shown.wait_for_function("() => document.activeElement.scrollLeft > 0")
@@ -59,7 +59,7 @@ def test_wide_tables_can_be_reached_and_scrolled_by_keyboard(page: OpenPage, fol
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_what_is_wider_than_a_phone_shows_at_which_edge_there_is_more(page: OpenPage, folder: Path, dark: bool) -> None:
     shown = page((folder / "eval.html").as_uri(), width=360, height=800, dark=dark)
-    for name in ("Agreement by setting", "Accuracy by major group"):
+    for name in ("Yardsticks", "Chart: Agreement in three-way, by SOC major group"):
         region = shown.locator(f".scroll[aria-label='{name}']")
         assert shaded_edges(shown, region) == (False, True), name
         region.evaluate("element => { element.scrollLeft = element.scrollWidth; }")
@@ -68,7 +68,7 @@ def test_what_is_wider_than_a_phone_shows_at_which_edge_there_is_more(page: Open
 
 def test_words_of_a_table_stay_whole_on_a_phone(page: OpenPage, folder: Path) -> None:
     shown = page((folder / "eval.html").as_uri(), width=360, height=800)
-    for name in ("Agreement by major group", "Yardsticks", "Measures"):
+    for name in ("Agreement in three-way, by SOC major group", "Yardsticks", "Tasks by label, three-way"):
         assert shown.get_by_role("region", name=name, exact=True).evaluate(BROKEN_WORDS) == [], name
 
 

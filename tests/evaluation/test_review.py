@@ -21,7 +21,6 @@ from relabel.evaluation.compare import compare, compare_several
 from relabel.evaluation.evaluate import evaluate
 from relabel.evaluation.gold import SELECTED, Gold, read_gold_csv
 from relabel.evaluation.ppi import debiased, powered_mean
-from relabel.evaluation.report import eval_page
 from relabel.evaluation.review import (
     COLUMNS,
     RANDOM_COLUMNS,
@@ -35,6 +34,7 @@ from relabel.evaluation.review import (
 from relabel.manifest import TASK_FILE, task_sources
 from relabel.rubric import load_rubric
 from relabel.run import Run
+from report_builders import page_of
 from run_builders import MakeRun, a_label, a_run
 
 CODE = "11-1011.00"
@@ -192,7 +192,7 @@ def test_doubtful_tasks_are_said_to_speak_for_no_others(make_run: MakeRun, tmp_p
     assert found.debiased is None
     assert found.verdict.splitlines()[0] == SELECTED
     assert "the run as a whole" in SELECTED
-    page = eval_page(found, run, gold)
+    page = page_of(found, run, gold)
     assert ", on tasks chosen for their doubt</h1>" in page
     assert SELECTED.replace("'", "&#39;") in page
     assert "They are of tasks chosen for their doubt, not of the run as a whole." in page

@@ -22,6 +22,8 @@ _TOP = 10
 _TASKS = 5
 _TEXT = 58
 _TITLE = 34
+_ON_PAGE, _LONG = 25, 2000
+"""Rows of tasks and of occupations on a page, and characters of a text there."""
 
 app = Commands()
 
@@ -65,22 +67,21 @@ def compare_runs(
         return
     if before or after:
         raise UsageError("--before and --after apply to scores only; add --scores or remove them")
+    tables_of: Any = pair_tables if len(opened) == 2 else several_tables
     with doing("comparing labels task by task"):
         truth = None if gold is None else relabel.load_gold(gold, gold_rule)
         details = task_details(opened[0])
         if len(opened) == 2:
             document = compare(opened[0], opened[1], truth, details=details, draws=draws, seed=seed)
-            tables = list(_pair_tables(document))
         else:
             document = compare_several(opened, truth, details=details, draws=draws, seed=seed)
-            tables = list(_several_tables(document))
+
+    tables = list(tables_of(document))
 
     def page(charts: Charts) -> str:
-        from relabel.evaluation.report import compare_page, several_page
+        from relabel.evaluation.report import compare_page
 
-        if document.kind == "pair":
-            return compare_page(document, opened, details, charts)  # pyright: ignore[reportArgumentType]  the kind tells which
-        return several_page(document, charts)  # pyright: ignore[reportArgumentType]  the kind tells which
+        return compare_page(document, list(tables_of(document, page=True)), opened, charts)
 
     results.draw(page)
     if results.give_all(document, tables):
@@ -105,19 +106,20 @@ def _moved(of: Difference) -> list[Cell]:
     return [of.first, of.second, *change(of.difference, of.ci95)]
 
 
-def _named(code: str, title: str) -> str:
-    return f"{code} {cut(title, _TITLE)}" if title else code
+def _named(code: str, title: str, width: int = _TITLE) -> str:
+    return f"{code} {cut(title, width)}" if title else code
 
 
-def _task(of: Flip | Disputed) -> list[Cell]:
-    return [f"{of.task_id} {cut(of.text, _TITLE)}".strip(), _named(of.onet_soc_code, cut(of.title, 20))]
+def _task(of: Flip | Disputed, *, page: bool = False) -> list[Cell]:
+    text, title = (_LONG, _LONG) if page else (_TITLE, 20)
+    return [f"{of.task_id} {cut(of.text, text)}".strip(), _named(of.onet_soc_code, of.title, title)]
 
 
-def _pair_tables(document: CompareDocument) -> Iterator[Table]:
-    """All figures of a comparison of two runs."""
+def pair_tables(document: CompareDocument, *, page: bool = False) -> Iterator[Table]:
+    """All figures of a comparison of two runs, for a terminal or a page."""
     from relabel.evaluation.document import MAJOR_GROUPS, label_in_words
 
-    moved = ("first", "second", "change", "95%")
+    moved, most = ("first", "second", "change", "95%"), _ON_PAGE if page else _TOP
     for setting, found in document.settings.items():
         if not found.n:
             continue
@@ -125,29 +127,34 @@ def _pair_tables(document: CompareDocument) -> Iterator[Table]:
         rows = [[label, *row.values(), *_moved(found.prevalence[label])] for label, row in found.transitions.items()]
         agreement = [cell_text(x) for x in (found.agreement, found.agreement_ci95, found.kappa, found.kappa_ci95)]
         note = f"agreement {agreement[0]} ({agreement[1]}), kappa {agreement[2]} ({agreement[3]}); {found.changed:,} tasks changed"
-        yield Table(f"Labels in {setting}, {found.n:,} tasks", columns, rows, notes=[note])
+        yield Table(
+            f"Labels in {setting}, {found.n:,} tasks", columns, rows, notes=[note], key=f"transitions-{setting}"
+        )
     if document.measures:
         rows = [[measure, of.n, *_moved(of)] for measure, of in document.measures.items()]
-        yield Table("Means over tasks (0-1)", ("measure", "tasks", *moved), rows)
+        yield Table("Means over tasks (0-1)", ("measure", "tasks", *moved), rows, key="measures")
     for setting, against in document.against_gold.items():
         title = f"Agreement in {setting} with the gold {document.gold}, {against.n:,} tasks"
         rows = [[metric.replace("_", " "), *_moved(of)] for metric, of in against.metrics.items()]
         note = f"second run better on {against.better:,} tasks (now right), worse on {against.worse:,} (now wrong)"
-        yield Table(title, ("figure", *moved), rows, notes=[note])
+        yield Table(title, ("figure", *moved), rows, notes=[note], key=f"gold-{setting}")
     measure = document.main_measure
     if measure is not None and document.occupations:
         rows = [
-            [_named(of.onet_soc_code, of.title), of.tasks, of.flips, *of.measures[measure], Signed(of.move)]
-            for of in document.occupations[:_TOP]
+            [
+                _named(of.onet_soc_code, of.title, _LONG if page else _TITLE),
+                *(of.tasks, of.flips, *of.measures[measure], Signed(of.move)),
+            ]
+            for of in document.occupations[:most]
         ]
         title = f"Occupations that move most, by mean {measure} over tasks ({len(document.occupations):,} in all)"
-        yield Table(title, ("occupation", "tasks", "changed", *moved[:3]), rows)
+        yield Table(title, ("occupation", "tasks", "changed", *moved[:3]), rows, key="occupations")
         rows = [
             [*_task(of), label_in_words(of.first), label_in_words(of.second), Signed(of.effect)]
             for of in document.flips[:_TOP]
         ]
         title = f"Changed tasks that move an occupation's mean {measure} most ({len(document.flips):,} in all)"
-        yield Table(title, ("task", "occupation", "first", "second", "change of mean"), rows, left=2)
+        yield Table(title, ("task", "occupation", "first", "second", "change of mean"), rows, left=2, key="flips")
     for by, slices in document.slices.items():
         rows = [
             [
@@ -160,17 +167,19 @@ def _pair_tables(document: CompareDocument) -> Iterator[Table]:
         ]
         title = f"Agreement in {document.main_setting} by {by.replace('_', ' ').replace('soc', 'SOC')}"
         columns = ("part", "tasks", "agreement", "95%", "kappa", f"change of mean {measure}", "95%")
-        yield Table(title, columns, rows)
+        yield Table(title, columns, rows, key=f"agreement-by-{by}")
 
 
-def _several_tables(document: PairwiseDocument) -> Iterator[Table]:
-    """All figures of a comparison of three or more runs."""
+def several_tables(document: PairwiseDocument, *, page: bool = False) -> Iterator[Table]:
+    """All figures of a comparison of three or more runs, for a terminal or a page."""
     numbered = [f"{place + 1} {run}" for place, run in enumerate(document.runs)]
     rows = [
         [name, *(by_run[place] for by_run in document.means.values()), document.alone[place]]
         for place, name in enumerate(numbered)
     ]
-    yield Table("Runs", ("run", *(f"mean {measure}" for measure in document.means), "tasks not common"), rows)
+    yield Table(
+        "Runs", ("run", *(f"mean {measure}" for measure in document.means), "tasks not common"), rows, key="runs"
+    )
     for setting, found in document.settings.items():
         if not found.n:
             continue
@@ -186,7 +195,10 @@ def _several_tables(document: PairwiseDocument) -> Iterator[Table]:
             for p in found.pairs
         ]
         columns = ("pair", "agreement", "95%", "kappa", "95%", "quadratic kappa")
-        yield Table(f"Agreement of pairs in {setting}, {found.n:,} tasks with a label in all runs", columns, rows)
+        alphas = [figure(x) for x in (found.krippendorff_nominal, found.krippendorff_ordinal)]
+        note = f"Krippendorff's alpha of all: {alphas[0]}, ordinal {alphas[1]}"
+        title = f"Agreement of pairs in {setting}, {found.n:,} tasks with a label in all runs"
+        yield Table(title, columns, rows, notes=[note], key=f"pairs-{setting}")
         gold, majority = ("gold accuracy", "gold kappa") if document.gold else (), found.majority
         of_gold = f", accuracy {figure(majority.gold_accuracy)} against {document.gold}" if gold else ""
         columns = ("run", *(f"share {label}" for label in majority.labels), "with others", *gold)
@@ -194,12 +206,14 @@ def _several_tables(document: PairwiseDocument) -> Iterator[Table]:
             [name, *run.prevalence.values(), run.with_others, *((run.gold_accuracy, run.gold_kappa) if gold else ())]
             for name, run in zip(numbered, found.runs, strict=True)
         ]
-        note = f"majority: {majority.tied:,} tasks without one, {figure(majority.unanimous)} unanimous{of_gold}"
-        yield Table(f"Each run among the others, {setting}", columns, rows, notes=[note])
-    if rows := [[*_task(of), *of.labels, of.spread] for of in document.disputed[:_TOP]]:
+        most = ", ".join(f"{n:,} {label}" for label, n in majority.labels.items())
+        note = f"majority: {most}; {majority.tied:,} tasks without one, {figure(majority.unanimous)} unanimous{of_gold}"
+        yield Table(f"Each run among the others, {setting}", columns, rows, notes=[note], key=f"runs-{setting}")
+    disputed = document.disputed[: _ON_PAGE if page else _TOP]
+    if rows := [[*_task(of, page=page), *of.labels, of.spread] for of in disputed]:
         columns = ("task", "occupation", *(f"run {n + 1}" for n in range(len(document.runs))), "spread")
         title = f"Tasks with most disagreement ({len(document.disputed):,} with several labels)"
-        yield Table(title, columns, rows, left=2)
+        yield Table(title, columns, rows, left=2, key="disputed")
 
 
 def _compare_scores(

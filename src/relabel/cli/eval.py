@@ -151,13 +151,16 @@ def evaluate_run(
         from relabel.evaluation.report import eval_page
 
         change = None if baseline is None else compare(baseline, opened, details=details)
-        return eval_page(document, opened, truth, suite=outcome, comparison=change, details=details, charts=charts)
+        shown = list(eval_tables(document, page=True))
+        return eval_page(
+            document, shown, opened, truth, suite=outcome, comparison=change, details=details, charts=charts
+        )
 
     results.draw(page)
     if outcome is not None:
         _write_outcome(outcome, document, junit, results.markdown, annotations)
         results = replace(results, markdown=None)
-    tables = list(_tables(document))
+    tables = list(eval_tables(document))
     if not results.give_all(document, tables):
         _show(document, tables, outcome)
         report = f"relabel eval {run} --gold {gold or document.gold} --html report.html"
@@ -247,8 +250,8 @@ def _across(title: str, figures: Mapping[str, str], columns: Mapping[Any, Any]) 
     return Table(title, ("figure", *heads), rows)
 
 
-def _tables(document: relabel.EvalDocument) -> Iterator[Table]:
-    """All figures of a document."""
+def eval_tables(document: relabel.EvalDocument, *, page: bool = False) -> Iterator[Table]:
+    """All figures of a document, for a terminal or, with more of them, for a page."""
     of_gold = f"with the gold {document.gold}"
     settings, majority = document.settings, document.yardsticks.majority
     method = document.intervals
@@ -261,50 +264,64 @@ def _tables(document: relabel.EvalDocument) -> Iterator[Table]:
     step = 2 if "95%" in table.columns else 1
     always = [x for name in settings for x in (majority[name].accuracy if name in majority else None, None)[:step]]
     rows = [*table.rows[:2], ["majority label", *always], *table.rows[2:]]
-    yield replace(table, rows=rows, notes=notes)
+    yield replace(table, rows=rows, notes=notes, key="agreement")
     for name, found in settings.items():
-        columns = ("gold", *(f"run {label}" for label in found.confusion), "precision", "recall", "F1")
+        columns = ("gold", *(f"run {label}" for label in found.confusion), "precision", "recall", "F1", *["95%"] * page)
         labels = [
-            [label, *row.values(), *(getattr(found.labels[label], key) for key in ("precision", "recall", "f1"))]
+            [
+                *(label, *row.values(), *(getattr(found.labels[label], key) for key in ("precision", "recall", "f1"))),
+                *[found.ci95.get(f"f1:{label}")] * page,
+            ]
             for label, row in found.confusion.items()
         ]
-        yield Table(f"Tasks by label, {name}", columns, labels)
-    for model, found in (document.by_model or {}).items():
-        yield _across(f"Labels by {model} ({document.models[model]:,})", _FIGURES, found)
-    yield from _yardstick_tables(document)
+        yield Table(f"Tasks by label, {name}", columns, labels, key=f"confusion-{name}")
+    for number, (model, found) in enumerate((document.by_model or {}).items(), 1):
+        by_model = _across(f"Labels by {model} ({document.models[model]:,})", _FIGURES, found)
+        yield replace(by_model, key=f"model-{number}")
+    yield from _yardstick_tables(document, page=page)
     if document.measures:
         table = _across(f"Values of tasks (0-1) {of_gold}, by measure", _MEASURES, document.measures)
         each = {measure: getattr(document.occupations, measure) for measure in document.measures}
         note = f"Means of {document.occupations.n:,} occupations; tasks and occupations weigh the same."
         rows = [*table.rows, *_across("", _OCCUPATIONS, each).rows]
-        yield replace(table, rows=rows, notes=[note])
+        yield replace(table, rows=rows, notes=[note], key="measures")
     yield from _slice_tables(document)
     if (debiased := document.debiased) is not None:
         sure = {m: groups[0] for m, groups in debiased.measures.items() if groups and groups[0].ppi is not None}
         parts = {"gold tasks": "n_gold", "run tasks": "n_run", "run": "naive", "gold alone": "gold", "PPI++": "ppi"}
         if sure:
             table = _across("Mean exposure of all tasks of the run (0-1)", parts, sure)
-            yield replace(table, notes=[debiased.note])
+            yield replace(table, notes=[debiased.note], key="debiased")
     if document.calibration is not None:
-        yield _across("Calibration of the probabilities, by setting", _CALIBRATION, document.calibration)
+        table = _across("Calibration of the probabilities, by setting", _CALIBRATION, document.calibration)
+        yield replace(table, key="calibration")
 
 
-def _yardstick_tables(document: relabel.EvalDocument) -> Iterator[Table]:
-    """What the run is compared with besides the gold."""
+def _yardstick_tables(document: relabel.EvalDocument, *, page: bool) -> Iterator[Table]:
+    """What the run is compared with besides the gold; on a page by accuracy, too, and with the majority's label."""
     found, bounded = document.yardsticks, document.intervals is not None
-    groups = {
+    others = {
         "word count": found.text_classifier,
         "people and GPT-4, 2023": found.raters,
         "annotators": found.annotators,
     }
+
+    def lead(of: Any, name: str) -> Sequence[Cell]:
+        return change(getattr(of, name, None), of.ci95.get(name))[: 2 if bounded else 1]
+
     rows: list[list[Cell]] = []
-    for name, group in groups.items():
+    for setting, of in found.majority.items() if page else ():
+        about = (f"always {of.label}", setting, document.settings[setting].n, of.accuracy, of.kappa)
+        rows.append([*about, *lead(of, "difference"), *[None] * (1 + bounded)])
+    for name, group in others.items():
         for setting, of in (group.settings if group is not None else {}).items():
-            lead = change(of.kappa_difference, of.ci95.get("kappa_difference"))
-            rows.append([name, setting, of.n, of.accuracy, of.kappa, *(lead if bounded else lead[:1])])
-    columns = ("yardstick", "setting", "tasks", "accuracy", "kappa", "run less this, kappa", *["95%"] * bounded)
+            apart = lead(of, "accuracy_difference") if page else ()
+            rows.append([name, setting, of.n, of.accuracy, of.kappa, *apart, *lead(of, "kappa_difference")])
+    ends = ["95%"] * bounded
+    by_accuracy = ["run less this, accuracy", *ends] if page else []
+    columns = ["yardstick", "setting", "tasks", "accuracy", "kappa", *by_accuracy, "run less this, kappa", *ends]
     if rows:
-        yield Table("Yardsticks", columns, rows, left=2)
+        yield Table("Yardsticks", columns, rows, left=2, key="yardsticks")
 
 
 def _slice_tables(document: relabel.EvalDocument) -> Iterator[Table]:
@@ -324,7 +341,7 @@ def _slice_tables(document: relabel.EvalDocument) -> Iterator[Table]:
             for part in parts
             if (of := part.settings.get(setting)) is not None
         ]
-        yield Table(f"Agreement in {setting}, by {_SLICES[by]}", columns, rows)
+        yield Table(f"Agreement in {setting}, by {_SLICES[by]}", columns, rows, key=f"slices-{by}")
 
 
 def _show_paper(document: PaperDocument, tables: list[Table]) -> None:

@@ -281,7 +281,7 @@ def compare(
     settings: dict[SettingName, SettingComparison] = {s: _setting(aligned, s) for s in aligned.labels}
     measures: dict[Measure, MeasureComparison] = {m: _measure(aligned, m) for m in aligned.values}
     against = _against_gold(aligned) if gold is not None else {}
-    flips, moves = _moved(aligned, TaskTexts(details))
+    texts = TaskTexts(details)
     return CompareDocument(
         **_about((first, second), gold, aligned, _verdict(aligned, settings, measures, against), draws, seed),
         only=(aligned.only[0], aligned.only[1]),
@@ -289,8 +289,8 @@ def compare(
         measures=measures,
         against_gold=against,
         main_measure=aligned.main_measure,
-        flips=flips,
-        occupations=moves,
+        flips=flips_of(aligned, 0, 1, texts),
+        occupations=_moves(aligned, texts),
         slices=_slices(aligned, details),
     )
 
@@ -371,19 +371,20 @@ def _against_gold(aligned: AlignedLabels) -> dict[SettingName, GoldComparison]:
     return found
 
 
-def _moved(aligned: AlignedLabels, texts: TaskTexts) -> tuple[tuple[Flip, ...], tuple[OccupationMove, ...]]:
-    """Tasks whose value changed, and occupations that moved, by the main measure; none without one."""
-    main = aligned.main_measure
-    if main is None:
-        return (), ()
+def flips_of(aligned: AlignedLabels, first: int, second: int, texts: TaskTexts) -> tuple[Flip, ...]:
+    """Tasks whose value differs between two raters in any measure, the largest effect first; none without a main measure."""
+    if aligned.main_measure is None:
+        return ()
     once = aligned.part(~aligned.index().duplicated())
-    changes: dict[Measure, Any] = {m: v[:, 1] - v[:, 0] for m, v in once.values.items()}
-    moved = pd.Series(changes[main])
-    effects = moved.fillna(0.0) / moved.notna().groupby(once.codes).transform("sum")
+    changes: dict[Measure, Any] = {m: v[:, second] - v[:, first] for m, v in once.values.items()}
+    main = pd.Series(changes[aligned.main_measure])
+    effects = main.fillna(0.0) / main.notna().groupby(once.codes).transform("sum")
     changed = np.any([np.nan_to_num(by) != 0 for by in changes.values()], axis=0)
     keys = once.index()
-    said: list[dict[SettingName, Any]] = [{s: once.words(s, n).to_numpy() for s in once.labels} for n in (0, 1)]
-    flips = tuple(
+    said: list[dict[SettingName, Any]] = [
+        {s: once.words(s, rater).to_numpy() for s in once.labels} for rater in (first, second)
+    ]
+    return tuple(
         Flip(
             **texts.about(*keys[at]),
             first={s: words[at] for s, words in said[0].items()},
@@ -393,11 +394,18 @@ def _moved(aligned: AlignedLabels, texts: TaskTexts) -> tuple[tuple[Flip, ...], 
         )
         for at in effects[changed].fillna(0.0).sort_values(key=np.abs, ascending=False, kind="stable").index
     )
+
+
+def _moves(aligned: AlignedLabels, texts: TaskTexts) -> tuple[OccupationMove, ...]:
+    if aligned.main_measure is None:
+        return ()
+    once = aligned.part(~aligned.index().duplicated())
     values: dict[Measure, Any] = {m: pd.DataFrame(v[:, :2], index=once.codes).dropna() for m, v in once.values.items()}
     means: dict[Measure, Any] = {m: table.groupby(level=0).mean() for m, table in values.items()}
-    counts = (values[main][0] != values[main][1]).groupby(level=0).agg(["size", "sum"])
-    move = (means[main][1] - means[main][0])[counts["sum"] > 0]
-    moves = tuple(
+    main, mean = values[aligned.main_measure], means[aligned.main_measure]
+    counts = (main[0] != main[1]).groupby(level=0).agg(["size", "sum"])
+    move = (mean[1] - mean[0])[counts["sum"] > 0]
+    return tuple(
         OccupationMove(
             onet_soc_code=code,
             title=texts.title(code),
@@ -408,7 +416,6 @@ def _moved(aligned: AlignedLabels, texts: TaskTexts) -> tuple[tuple[Flip, ...], 
         )
         for code in move.sort_values(key=np.abs, ascending=False, kind="stable").index
     )
-    return flips, moves
 
 
 def _slices(aligned: AlignedLabels, details: pd.DataFrame | None) -> dict[str, dict[str, SliceAgreement]]:
@@ -448,8 +455,9 @@ def _verdict(
         return ["No task has a label in both runs."]
     tasks = f"{found.n:,} task{'' if found.n == 1 else 's'}"
     if not any(each.changed for each in settings.values()):
-        every = "" if len(settings) == 1 else " in every setting"
-        return [f"The runs are identical: they give all {tasks} the same label{every}."]
+        return [
+            f"The runs are identical: they give all {tasks} the same label{' in every setting' * (len(settings) > 1)}."
+        ]
     kappa = "" if found.kappa is None else f" (kappa {shown(found.kappa)})"
     said = [
         f"{aligned.main}: the runs agree on {100 * (found.agreement or 0):.1f}% of {tasks}{kappa}; {found.changed:,} "
@@ -458,12 +466,13 @@ def _verdict(
     for measure, moved in measures.items():
         if moved.difference is None:
             continue
-        means = f"from {shown(moved.first)} to {shown(moved.second)}"
-        if moved.difference == 0:
-            how = f"is the same in both runs ({shown(moved.first)})"
-        elif moved.ci95 is None:
+        how, means = (
+            f"is the same in both runs ({shown(moved.first)})",
+            f"from {shown(moved.first)} to {shown(moved.second)}",
+        )
+        if moved.difference and moved.ci95 is None:
             how = f"goes {means}; all tasks are of one occupation, which gives no interval"
-        else:
+        elif moved.difference and moved.ci95 is not None:
             low, high = moved.ci95
             goes = "falls" if high < 0 else "rises" if low > 0 else "goes"
             chance = ", which may be chance" if goes == "goes" else ""
@@ -557,10 +566,11 @@ def _most(votes: Places) -> tuple[Places, npt.NDArray[np.bool_]]:
 
 def _disputed(aligned: AlignedLabels, count: int, texts: TaskTexts) -> tuple[Disputed, ...]:
     once = aligned.part(~aligned.index().duplicated())
+    keys = once.index()
     labels = pd.DataFrame({n: once.words(once.main, n) for n in range(count)})
     values = np.zeros((len(once), 1)) if once.main_measure is None else once.values[once.main_measure][:, :count]
     spread = pd.DataFrame(values).std(axis=1, ddof=0).fillna(0.0)[labels.nunique(axis=1) > 1]
-    keys, rows = once.index(), labels.astype(object).where(labels.notna(), None).to_numpy()
+    rows = labels.astype(object).where(labels.notna(), None).to_numpy()
     return tuple(
         Disputed(**texts.about(*keys[at]), labels=tuple(rows[at]), spread=spread[at])
         for at in spread.sort_values(ascending=False, kind="stable").index

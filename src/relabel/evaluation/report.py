@@ -7,12 +7,12 @@ in light, in dark and in print. Shading is opacity over whatever lies below, not
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from textwrap import shorten
-from typing import Any
+from typing import Any, cast
 
 import altair as alt
-import numpy as np
 import pandas as pd
 import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -20,34 +20,22 @@ from markupsafe import Markup
 
 from relabel import __version__
 from relabel.evaluation.alignment import GOLD, MAIN, AlignedLabels, TaskTexts, match
-from relabel.evaluation.compare import CompareDocument, PairwiseDocument
+from relabel.evaluation.compare import CompareDocument, Flip, PairwiseDocument, flips_of
 from relabel.evaluation.document import (
-    MAJOR_GROUPS,
     EvalDocument,
     ReliabilityBin,
     SettingName,
-    SliceFigures,
     label_in_words,
 )
 from relabel.evaluation.gold import Gold
 from relabel.evaluation.suite import SuiteResult
+from relabel.rubric import Measure
 from relabel.run import Run
-from relabel.tabular import Table, cell_text, figure, signed
+from relabel.tabular import Cell, Signed, Table, figure, signed
 from relabel.task import TASK_KEY
 
 SHOWN = 25
-"""Rows of tasks and of occupations that a page lists; the JSON document has all of them."""
-
-SLICES = {
-    "major-group": "major group",
-    "task-type": "task type",
-    "importance": "importance",
-    "text-length": "length of the statement",
-    "soc_major": "major group",
-    "task_type": "task type",
-}
-"""Names of the ways to part the tasks."""
-
+"""Rows of tasks that a page lists; the JSON document has all of them."""
 
 _INK, _ACCENT, _OTHER = "currentColor", "var(--accent)", "var(--other)"
 _FONT = "system-ui, sans-serif"
@@ -62,6 +50,7 @@ _WIDEST = 7.2
 
 def eval_page(
     document: EvalDocument,
+    tables: Sequence[Table],
     run: Run,
     gold: Gold,
     *,
@@ -74,6 +63,7 @@ def eval_page(
 
     Args:
         document: The evaluation.
+        tables: Its figures, by their keys.
         run: The run, for rationales and the occupations' means.
         gold: The gold.
         suite: The outcome of a suite, if one was run.
@@ -86,44 +76,46 @@ def eval_page(
     """
     charts, aligned = charts or Charts(), match(run, gold)
     main: SettingName = next(s for s in MAIN if s in document.settings)
-    parts: dict[str, list[tuple[str, Any]]] = {
-        by: [(part.title, part.settings[main]) for part in found if main in part.settings]
-        for by, found in document.slices.items()
-    }
+    sections = list[tuple[str, Table, Markup | None]]()
+    for table in tables:
+        kind, _, name = table.key.partition("-")
+        svg = None
+        if kind == "confusion":
+            found = document.settings[cast("SettingName", name)].confusion
+            svg = charts.matrix(table.key, found, rows="gold", columns="run")
+        elif kind == "slices" and len(ranges := table.ranges(3)) > 1:
+            overall = document.settings[main].accuracy
+            svg = charts.ranges(f"accuracy-by-{name}", ranges, title="accuracy", mark=overall)
+        elif kind == "measures":
+            svg = _scatter(aligned, charts)
+        sections.append((table.key, table, svg))
+    for setting, found in (document.calibration or {}).items():
+        curve = Table(f"Reliability of the probabilities, {setting}", (), ())
+        sections.append((f"calibration-{setting}", curve, charts.reliability(f"calibration-{setting}", found.bins)))
+    if comparison is not None:
+        moved = _flip_table(comparison.flips, ("baseline", "run"), {}, comparison.main_measure)
+        said = [*comparison.verdict.splitlines(), *moved.notes]
+        counts = comparison.settings[comparison.main_setting].transitions
+        svg = charts.matrix("changes-against-baseline", counts, rows="baseline", columns="run")
+        sections.append(("flips", replace(moved, title="Changes against the baseline", notes=said), svg))
+    if differences := [of for of in flips_of(aligned, GOLD, 0, TaskTexts(details)) if of.effect]:
+        found = _flip_table(differences, ("gold", "run"), {"run": run}, aligned.main_measure)
+        sections.append(("differences", replace(found, title="Where run and gold differ most"), None))
     return _render(
         "eval.html.jinja",
         f"{document.run} against the gold {document.gold}"
         + (", on tasks chosen for their doubt" if document.selected else ""),
-        charts,
+        verdict=document.verdict.splitlines(),
+        parts_of=sections,
         doc=document,
         suite=suite,
-        main=main,
-        slices=list(_slices(charts, "accuracy", parts, document.settings[main].accuracy)),
-        scatter=_scatter(aligned, charts),
-        baseline=comparison,
-        flips=[] if comparison is None else _flip_rows(comparison, details, {}),
-        differences=_differences(aligned, run, details),
         # A published set was not labelled with the rubric that its codes are read by.
         rubric=None if run.folder is None else run.rubric,
     )
 
 
-def _slices(
-    charts: Charts, what: str, slices: Mapping[str, Sequence[tuple[str, Any]]], overall: float | None
-) -> Iterator[dict[str, Any]]:
-    """Ways to part the tasks that give more than one figure: parts with their figures, and a chart of one of these."""
-    for by, parts in slices.items():
-        drawn = [
-            (title, value, of.ci95.get(what) if isinstance(of, SliceFigures) else of.agreement_ci95)
-            for title, of in parts
-            if (value := getattr(of, what)) is not None
-        ]
-        if len(drawn) > 1:
-            svg = charts.ranges(f"{what}-by-{by}", drawn, title=what, mark=overall)
-            yield {"title": SLICES[by], "rows": parts, "svg": svg}
-
-
-def _scatter(aligned: AlignedLabels, charts: Charts) -> dict[str, Any] | None:
+def _scatter(aligned: AlignedLabels, charts: Charts) -> Markup | None:
+    """Occupations' means by the gold and by the run."""
     measure = aligned.main_measure
     if measure is None:
         return None
@@ -131,124 +123,86 @@ def _scatter(aligned: AlignedLabels, charts: Charts) -> dict[str, Any] | None:
     means = pd.DataFrame({"x": pair.gold, "y": pair.run}).groupby(aligned.codes[pair.tasks]).mean()
     if len(means) < 3:
         return None
-    svg = charts.scatter("occupations", means, x=f"mean {measure} by the gold", y=f"mean {measure} by the run")
-    return {"svg": svg, "measure": measure, "n": len(means)}
-
-
-def _differences(aligned: AlignedLabels, run: Run, details: pd.DataFrame | None) -> dict[str, Any] | None:
-    """Tasks where the run's value differs most from the gold's, by their effect on the occupation's mean."""
-    measure = aligned.main_measure
-    if measure is None:
-        return None
-    pair = aligned.pair(measure)
-    codes = pd.Series(aligned.codes[pair.tasks])
-    effect = pd.Series(pair.run - pair.gold) / codes.groupby(codes).transform("size")
-    order = effect[effect != 0].sort_values(key=np.abs, ascending=False, kind="stable").index[:SHOWN]
-    if not len(order):
-        return None
-    index = aligned.index().to_list()
-    keys: list[tuple[str, str]] = [index[pair.tasks[at]] for at in order]
-    first, second = (aligned.words(aligned.main, rater).to_numpy() for rater in (GOLD, 0))
-    changed = [
-        (key, first[pair.tasks[at]], second[pair.tasks[at]], float(effect[at]))
-        for at, key in zip(order, keys, strict=True)
-    ]
-    return {"rows": _task_rows(changed, details, {"run": run}), "measure": measure}
+    return charts.scatter("occupations", means, x=f"mean {measure} by the gold", y=f"mean {measure} by the run")
 
 
 def compare_page(
-    document: CompareDocument,
+    document: CompareDocument | PairwiseDocument,
+    tables: Sequence[Table],
     runs: Sequence[Run],
-    details: pd.DataFrame | None = None,
     charts: Charts | None = None,
 ) -> str:
-    """The report of a comparison of two runs, whose rationales it shows; other arguments as for `eval_page`."""
-    charts = charts or Charts()
-    parts = {
-        by: [(MAJOR_GROUPS.get(value, value), part) for value, part in found.items() if part.n]
-        for by, found in document.slices.items()
-    }
-    return _render(
-        "compare.html.jinja",
-        f"{document.runs[0]} and {document.runs[1]} compared",
-        charts,
-        doc=document,
-        moves=_moves(document, charts),
-        flips=_flip_rows(document, details, dict(zip(("first", "second"), runs, strict=True))),
-        slices=list(_slices(charts, "agreement", parts, document.settings[document.main_setting].agreement)),
-    )
+    """The report of a comparison: its tables with their charts; of two runs the rationales for changed tasks, too.
 
-
-def several_page(document: PairwiseDocument, charts: Charts | None = None) -> str:
-    """The report of a comparison of several runs; arguments as for `eval_page`."""
-    charts, pairs = charts or Charts(), dict[str, Markup]()
-    for name, found in document.settings.items():
-        rows = [
-            (f"{p.first + 1} and {p.second + 1}", p.kappa, p.kappa_ci95) for p in found.pairs if p.kappa is not None
-        ]
-        if found.n:
-            pairs[name] = charts.ranges(f"pairs-{name}", rows, title="kappa")
-    return _render("several.html.jinja", f"{len(document.runs)} runs compared", charts, doc=document, pairs=pairs)
-
-
-def _moves(document: CompareDocument, charts: Charts) -> Markup | None:
-    measure = document.main_measure
-    if measure is None or not document.occupations:
-        return None
-    named = [
-        (shorten(f"{m.onet_soc_code} {m.title}", 42, placeholder="…"), *m.measures[measure])
-        for m in document.occupations[:SHOWN]
+    Args:
+        document: The comparison.
+        tables: Its figures, by their keys.
+        runs: The runs.
+        charts: What draws the charts, and keeps them for `Charts.files`.
+    """
+    charts, sections = charts or Charts(), list[tuple[str, Table, Markup | None]]()
+    for table in tables:
+        kind, _, name = table.key.partition("-")
+        svg = None
+        if isinstance(document, CompareDocument):
+            if kind == "transitions":
+                found = document.settings[cast("SettingName", name)].transitions
+                svg = charts.matrix(table.key, found, rows="first", columns="second")
+            elif kind == "agreement" and len(ranges := table.ranges()) > 1:
+                overall = document.settings[document.main_setting].agreement
+                svg = charts.ranges(table.key, ranges, title="agreement", mark=overall)
+            elif kind == "occupations":
+                named = [(shorten(str(row[0]), 42, placeholder="…"), row[3], row[4]) for row in table.rows]
+                svg = charts.moves(table.key, named, title=f"mean {document.main_measure}")
+            elif kind == "flips":
+                names = ("first", "second")
+                with_words = dict(zip(names, runs, strict=True))
+                whole = _flip_table(document.flips, names, with_words, document.main_measure)
+                table = replace(whole, title=table.title)  # noqa: PLW2901  the same, with rationales
+        elif kind == "pairs":
+            svg = charts.ranges(table.key, table.ranges(3), title="kappa")
+        sections.append((table.key, table, svg))
+    about = [f"{document.common:,} common tasks."]
+    about += [
+        f"{n}: {run} ({model})." for n, (run, model) in enumerate(zip(document.runs, document.models, strict=True), 1)
     ]
-    return charts.moves("occupations", named, title=f"mean {measure}")
+    many = f"{len(document.runs)} runs" if len(document.runs) > 2 else " and ".join(document.runs)
+    foot = f"Intervals: {document.bootstrap.draws:,} draws of occupations, seed {document.bootstrap.seed}."
+    return tables_page(f"{many} compared", document.verdict.splitlines(), sections, " ".join(about), foot)
 
 
-def _rationales(
-    runs: Mapping[str, Run], keys: Iterable[tuple[str, str]]
-) -> dict[tuple[str, str], list[tuple[str, str]]]:
-    """What each run said about some tasks: by task, who in which setting, and the words."""
+def _rationales(runs: Mapping[str, Run], keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], list[str]]:
+    """What each run said about some tasks, with its name, by task."""
     wanted = pd.MultiIndex.from_tuples(list(keys), names=TASK_KEY)
-    found: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    found: dict[tuple[str, str], list[str]] = {}
     for name, run in runs.items():
-        if "rationale" not in run.labels or not len(wanted):
+        if "rationale" not in run.labels:
             continue
         labels = run.labels[run.labels["sample"] == 0].set_index(TASK_KEY)
         said = labels.loc[labels.index.isin(wanted), ["setting", "rationale"]].dropna()
         for (code, task), setting, words in zip(said.index, said["setting"], said["rationale"], strict=True):
             who = name if len(run.rubric.settings) == 1 else f"{name}, {setting}"
-            found.setdefault((str(code), str(task)), []).append((who, str(words)))
+            found.setdefault((str(code), str(task)), []).append(f"{who}: {words}")
     return found
 
 
-def _flip_rows(
-    document: CompareDocument, details: pd.DataFrame | None, runs: Mapping[str, Run]
-) -> list[dict[str, Any]]:
-    """Rows of the changed tasks that move most, with the rationales of runs by the names under which they are shown."""
-    changed = [
-        ((flip.onet_soc_code, flip.task_id), label_in_words(flip.first), label_in_words(flip.second), flip.effect)
-        for flip in document.flips[:SHOWN]
-    ]
-    return _task_rows(changed, details, runs)
-
-
-def _task_rows(
-    changed: Sequence[tuple[tuple[str, str], str, str, float]], details: pd.DataFrame | None, runs: Mapping[str, Run]
-) -> list[dict[str, Any]]:
-    """Rows of tasks: key, first and second label, effect; with statement, title and rationales."""
-    known, said = TaskTexts(details), _rationales(runs, [key for key, *_ in changed])
-    return [
-        {
-            "first": first,
-            "second": second,
-            "effect": effect,
-            "rationales": said.get(key, []),
-            **known.about(*key),
-        }
-        for key, first, second, effect in changed
-    ]
+def _flip_table(
+    flips: Sequence[Flip], names: tuple[str, str], runs: Mapping[str, Run], measure: Measure | None
+) -> Table:
+    """The tasks of most effect, with their statements and what runs said, by the names under which they are shown."""
+    most = flips[:SHOWN]
+    said, rows = _rationales(runs, [(of.onet_soc_code, of.task_id) for of in most]), list[Sequence[Cell]]()
+    for of in most:
+        lines = [of.text or "(statement not on this machine)", *([of.title] if of.title else [])]
+        lines += said.get((of.onet_soc_code, of.task_id), [])
+        labels = (label_in_words(of.first), label_in_words(of.second))
+        rows.append([f"{of.task_id}\n{of.onet_soc_code}", *labels, "\n".join(lines), Signed(of.effect)])
+    note = f"Effect: change of the occupation's mean {measure} that this task alone makes, all its tasks weighing the same."
+    return Table("", ("task", *names, "statement", "effect"), rows, left=4, notes=[note])
 
 
 def tables_page(
-    title: str, verdict: Sequence[str], sections: Sequence[tuple[str, Table, Markup | None]], about: str
+    title: str, verdict: Sequence[str], sections: Sequence[tuple[str, Table, Markup | None]], about: str, foot: str = ""
 ) -> str:
     """A page of tables, the result in words first.
 
@@ -257,11 +211,12 @@ def tables_page(
         verdict: Sentences.
         sections: Key, table, and the chart of its figures where there is one.
         about: What the page rests on.
+        foot: What is said last.
 
     Returns:
         One HTML document.
     """
-    return _render("tables.html.jinja", title, None, verdict=verdict, parts_of=sections, about=about, cell=cell_text)
+    return _render("tables.html.jinja", title, verdict=verdict, parts_of=sections, about=about, foot=foot)
 
 
 _TAG = re.compile(r"<[a-zA-Z][^>]*>")
@@ -280,7 +235,7 @@ def _opaque(tag: str) -> str:
     return _PAINT.sub(mixed, _OPACITY.sub("", tag))
 
 
-def _render(template: str, title: str, charts: Charts | None, **context: Any) -> str:
+def _render(template: str, title: str, **context: Any) -> str:
     """Make a page, one HTML document, of a template in this folder and what it shows."""
     environment = Environment(
         loader=PackageLoader("relabel.evaluation", "templates"),
@@ -291,7 +246,7 @@ def _render(template: str, title: str, charts: Charts | None, **context: Any) ->
     )
     environment.filters.update(fig=figure, signed=signed, count="{:,}".format)
     page = environment.get_template(template)
-    return page.render(title=title, charts=charts, most=SHOWN, version=__version__, **context).strip() + "\n"
+    return page.render(title=title, version=__version__, **context).strip() + "\n"
 
 
 def _names(order: Sequence[str]) -> alt.Axis:

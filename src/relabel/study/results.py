@@ -131,9 +131,9 @@ def write_results(study: Study, place: Place, runs: Mapping[str, Run], tasks: Se
     verdict = tuple(_verdict(lined, agreement, pairs, means, golds, classes))
     charts = Charts()
     main = f"mean {_main(lined)}"
-    drawn = {"means": charts.ranges("means", _ranges(means, list(means.columns).index(main)), title=main)}
+    drawn = {"means": charts.ranges("means", means.ranges(list(means.columns).index(main)), title=main)}
     if len(runs) > 1:
-        drawn["pairs"] = charts.ranges("pairs", _ranges(pairs), title="kappa")
+        drawn["pairs"] = charts.ranges("pairs", pairs.ranges(), title="kappa")
     for stem, table in tables.items():
         for form, end in (("csv", "csv"), ("markdown", "md"), ("latex", "tex")):
             made[f"tables/{stem}.{end}"] = table_text([table], form).encode()  # pyright: ignore[reportArgumentType]  three literals
@@ -524,16 +524,6 @@ def _pages(study: Study, place: Place, pooled: Run, runs: Mapping[str, Run]) -> 
         build_site(out, place.results / "site")
 
 
-def _ranges(table: Table, column: int = 2) -> list[tuple[str, float, tuple[float, float] | None]]:
-    """Names, figures of a column and their intervals, which stand behind them."""
-    found: list[tuple[str, float, tuple[float, float] | None]] = []
-    for row in table.rows:
-        value, bounds = row[column], row[column + 1]
-        if isinstance(value, float):
-            found.append((str(row[0]), value, bounds if isinstance(bounds, tuple) else None))
-    return found
-
-
 def _verdict(
     lined: Votes, agreement: Table, pairs: Table, means: Table, golds: Sequence[Gold], classes: LatentClasses | None
 ) -> Iterator[str]:
@@ -548,17 +538,17 @@ def _verdict(
             f"{len(lined.raters)} raters labelled {several:,} tasks in common: {100 * same:.0f}% of these have one label from all, and "
             f"Krippendorff's alpha is {nominal:.2f} (ordinal {ordinal:.2f})."
         )
-    known = sorted(_ranges(pairs), key=lambda row: row[1])
+    known = sorted(pairs.ranges(), key=lambda row: row[1])
     if len(known) > 1:
         (worst, low, _), (best, high, _) = known[0], known[-1]
         yield f"Closest to each other are {best} (kappa {high:.2f}), farthest apart {worst} ({low:.2f})."
     for at, gold in enumerate(golds):
-        told = sorted(_ranges(agreement, 3 + 3 * at), key=lambda row: -row[1])
+        told = sorted(agreement.ranges(3 + 3 * at), key=lambda row: -row[1])
         if told:
             yield f"Agreement with {gold.name} (kappa): {', '.join(f'{name} {value:.2f}' for name, value, _ in told)}."
     main = _main(lined)
     column = list(means.columns).index(f"mean {main}")
-    by_rater = sorted((row for row in _ranges(means, column) if row[0] in lined.raters), key=lambda row: row[1])
+    by_rater = sorted((row for row in means.ranges(column) if row[0] in lined.raters), key=lambda row: row[1])
     if len(by_rater) > 1:
         (least, low, _), (most, high, _) = by_rater[0], by_rater[-1]
         times = f", a factor of {high / low:.1f}" if low > 0 else ""
