@@ -94,7 +94,7 @@ class Pair:
     def part(self, keep: npt.ArrayLike) -> Pair:
         """The same for some of the tasks, by a mask over (n,)."""
         at = np.asarray(keep)
-        draws = None if self.draws is None else self.draws.of(at)
+        draws = self.draws and self.draws.of(at)
         return Pair(self.tasks[at], self.gold[at], self.run[at], mean_one(self.weight[at]), draws, scale=self.scale)
 
     def differ(self, other: Pair) -> int:
@@ -205,17 +205,10 @@ class AlignedLabels:
         """
         at = np.flatnonzero(self.known(about, run, other) if keep is None else keep)
         table = self.values[about] if about in self.values else self.labels[about]  # pyright: ignore[reportArgumentType]  the setting or measure that it is about
-        weight = self.weight if self.weights is None else self.weights[:, other]
         scale = SCALES.get(about, ())  # pyright: ignore[reportArgumentType,reportCallIssue]  a measure has no scale
-        draws = None if self.draws is None else self.draws.of(at)
-        return Pair(
-            at,
-            table[at, other],
-            table[at, run],
-            mean_one(weight[at] if weighted else np.ones(len(at))),
-            draws,
-            scale=scale,
-        )
+        given = self.weight if self.weights is None else self.weights[:, other]
+        weight = mean_one(given[at]) if weighted else np.ones(len(at))
+        return Pair(at, table[at, other], table[at, run], weight, self.draws and self.draws.of(at), scale=scale)
 
     def with_draws(self, draws: int = DRAWS, seed: int = 0) -> AlignedLabels:
         """The same with draws of its occupations; 0 leaves them out."""

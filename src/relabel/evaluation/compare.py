@@ -180,8 +180,7 @@ class RankedRun(Frozen):
 
     Attributes:
         prevalence: Share of each of its labels.
-        with_others: Share of its labels that are the majority of the other runs; ties among these are left out.
-        with_others_n: Tasks behind it.
+        with_others: Share of its labels that are the majority of the other runs, over `with_others_n` tasks: ties are left out.
         gold_accuracy, gold_kappa: Agreement with the gold on tasks that all runs and the gold have a label for, each
             counting by the weight that the gold gives it.
     """
@@ -197,8 +196,7 @@ class Majority(Frozen):
     """The label that most runs give.
 
     Attributes:
-        labels: Tasks by their majority label.
-        tied: Tasks without one.
+        labels, tied: Tasks by their majority label, and tasks without one.
         unanimous: Share of tasks on which all runs agree.
         gold_accuracy: Accuracy of the majority against the gold, tied tasks counting as wrong; same tasks and weights as
             the runs'.
@@ -382,7 +380,7 @@ def flips_of(aligned: AlignedLabels, first: int, second: int, texts: TaskTexts) 
     changed = np.any([np.nan_to_num(by) != 0 for by in changes.values()], axis=0)
     keys = once.index()
     said: list[dict[SettingName, Any]] = [
-        {s: once.words(s, rater).to_numpy() for s in once.labels} for rater in (first, second)
+        {s: once.words(s, n).to_numpy() for s in once.labels} for n in (first, second)
     ]
     return tuple(
         Flip(
@@ -466,13 +464,12 @@ def _verdict(
     for measure, moved in measures.items():
         if moved.difference is None:
             continue
-        how, means = (
-            f"is the same in both runs ({shown(moved.first)})",
-            f"from {shown(moved.first)} to {shown(moved.second)}",
-        )
-        if moved.difference and moved.ci95 is None:
+        means = f"from {shown(moved.first)} to {shown(moved.second)}"
+        if moved.difference == 0:
+            how = f"is the same in both runs ({shown(moved.first)})"
+        elif moved.ci95 is None:
             how = f"goes {means}; all tasks are of one occupation, which gives no interval"
-        elif moved.difference and moved.ci95 is not None:
+        else:
             low, high = moved.ci95
             goes = "falls" if high < 0 else "rises" if low > 0 else "goes"
             chance = ", which may be chance" if goes == "goes" else ""
@@ -566,11 +563,10 @@ def _most(votes: Places) -> tuple[Places, npt.NDArray[np.bool_]]:
 
 def _disputed(aligned: AlignedLabels, count: int, texts: TaskTexts) -> tuple[Disputed, ...]:
     once = aligned.part(~aligned.index().duplicated())
-    keys = once.index()
     labels = pd.DataFrame({n: once.words(once.main, n) for n in range(count)})
     values = np.zeros((len(once), 1)) if once.main_measure is None else once.values[once.main_measure][:, :count]
     spread = pd.DataFrame(values).std(axis=1, ddof=0).fillna(0.0)[labels.nunique(axis=1) > 1]
-    rows = labels.astype(object).where(labels.notna(), None).to_numpy()
+    keys, rows = once.index(), labels.astype(object).where(labels.notna(), None).to_numpy()
     return tuple(
         Disputed(**texts.about(*keys[at]), labels=tuple(rows[at]), spread=spread[at])
         for at in spread.sort_values(ascending=False, kind="stable").index
