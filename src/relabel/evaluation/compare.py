@@ -118,8 +118,7 @@ class Comparison(Frozen):
     """What all comparisons begin with; what stands in all of them further down is told here, too.
 
     Attributes:
-        runs: The runs, as the user named them.
-        models: Models asked.
+        runs, models: The runs, as the user named them, and the models asked.
         common: Tasks that all hold.
         gold: Name of the gold; null without one.
         bootstrap: How intervals were made.

@@ -152,10 +152,10 @@ def compare_page(
                 overall = document.settings[document.main_setting].agreement
                 svg = charts.ranges(table.key, ranges, title="agreement", mark=overall)
             elif kind == "occupations":
-                named = [(shorten(str(row[0]), 42, placeholder="…"), row[3], row[4]) for row in table.rows]
+                named: list[Any] = [(shorten(str(row[0]), 42, placeholder="…"), row[3], row[4]) for row in table.rows]
                 svg = charts.moves(table.key, named, title=f"mean {document.main_measure}")
             elif kind == "flips":
-                names = ("first", "second")
+                names: tuple[str, str] = ("first", "second")
                 with_words = dict(zip(names, runs, strict=True))
                 whole = _flip_table(document.flips, names, with_words, document.main_measure)
                 table = replace(whole, title=table.title)  # noqa: PLW2901  the same, with rationales
