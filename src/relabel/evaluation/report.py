@@ -155,9 +155,8 @@ def compare_page(
                 named: list[Any] = [(shorten(str(row[0]), 42, placeholder="…"), row[3], row[4]) for row in table.rows]
                 svg = charts.moves(table.key, named, title=f"mean {document.main_measure}")
             elif kind == "flips":
-                names: tuple[str, str] = ("first", "second")
-                with_words = dict(zip(names, runs, strict=True))
-                whole = _flip_table(document.flips, names, with_words, document.main_measure)
+                with_words = {"first": runs[0], "second": runs[1]}
+                whole = _flip_table(document.flips, ("first", "second"), with_words, document.main_measure)
                 table = replace(whole, title=table.title)  # noqa: PLW2901  the same, with rationales
         elif kind == "pairs":
             svg = charts.ranges(table.key, table.ranges(3), title="kappa")
