@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from job_builders import KEY, label_all, make_job
 from relabel.cli.app import run_app
@@ -19,9 +20,10 @@ from relabel.labelling.refusals import ErrorMeaning, read_error
 from relabel.labelling.request import Endpoint, host_of
 from relabel.labelling.runner import run_job
 from relabel.labelling.store import Store
-from relabel.labelling.transport import Connection
+from relabel.labelling.transport import Connection, key_for
 from relabel.labelling.wire import body
 from relabel.manifest import read_manifest
+from relabel.settings import Settings
 from server import Reply, Seen, chat, judged, provider
 
 
@@ -446,14 +448,22 @@ def test_a_provider_is_recognised_by_its_address(url: str, name: str) -> None:
     assert provider_of(url).id == name
 
 
-def test_a_key_goes_to_its_own_provider_alone() -> None:
-    environment = {"ANTHROPIC_API_KEY": "sk-ant", "GOOGLE_API_KEY": "AIza"}
-    keys = {
-        name: provider_of("", name).key("sk-openai", environment)
-        for name in ("openai", "anthropic", "google", "xai", "vllm")
+def test_a_key_goes_to_its_own_provider_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {name: provider_of("", name) for name in ("openai", "anthropic", "google", "xai", "vllm")}
+    for variable in (variable for of in known.values() for variable in of.key_env):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant")
+    monkeypatch.setenv("GOOGLE_API_KEY", "AIza")
+    given = Settings.model_construct(openai_api_key=SecretStr("sk-openai"))
+    keys = {name: key_for(of, given) for name, of in {**known, "unknown": UNKNOWN}.items()}
+    assert {name: key and key.get_secret_value() for name, key in keys.items()} == {
+        "openai": None,
+        "anthropic": "sk-ant",
+        "google": "AIza",
+        "xai": None,
+        "vllm": "sk-openai",
+        "unknown": "sk-openai",
     }
-    assert keys == {"openai": None, "anthropic": "sk-ant", "google": "AIza", "xai": None, "vllm": "sk-openai"}
-    assert UNKNOWN.key("sk-openai", environment) == "sk-openai"
 
 
 def test_a_missing_key_is_one_sentence(

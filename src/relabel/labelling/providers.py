@@ -118,23 +118,13 @@ class Provider(Frozen):
             "sources": f"{', '.join(self.sources) or 'none'} (as of {self.as_of or 'an unknown day'})",
         }
 
-    def headers(self, secret: str, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    def headers(self, secret: str) -> dict[str, str]:
         """Headers that carry the key, and at OpenAI organisation and project as the environment names them."""
         bearer = self.key_header == "Authorization" or secret.startswith("eyJ")  # a token, where others have a key
         found = {"Authorization": f"Bearer {secret}"} if bearer else {self.key_header: secret}
-        own = (
-            (("OpenAI-Organization", "OPENAI_ORG_ID"), ("OpenAI-Project", "OPENAI_PROJECT_ID"))
-            if self.id == "openai"
-            else ()
-        )
-        said = {header: environment.get(name, "").strip() for header, name in own}
+        own = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
+        said = {header: os.environ.get(name, "").strip() for header, name in own.items() if self.id == "openai"}
         return {**(found if secret else {}), **{header: value for header, value in said.items() if value}}
-
-    def key(self, openai_key: str | None, environment: Mapping[str, str] = os.environ) -> str | None:
-        """The key from the environment. `OPENAI_API_KEY` goes to OpenAI, and to addresses that relabel knows nothing of."""
-        if not self.key_env:
-            return openai_key
-        return next((value for name in self.key_env if (value := environment.get(name, "").strip())), None)
 
     def prefix_cache(self, model: str) -> PrefixCache | None:
         """The prefix cache for a model; None where none is known."""
@@ -232,11 +222,7 @@ def _known() -> _File:
     if own is None:
         return shipped
     mine = _read(own)
-    return _File(
-        reasoning=(*mine.reasoning, *shipped.reasoning),
-        tokens=(*mine.tokens, *shipped.tokens),
-        provider=(*mine.provider, *shipped.provider),
-    )
+    return _File(**{name: (*getattr(mine, name), *getattr(shipped, name)) for name in _File.model_fields})
 
 
 @cache

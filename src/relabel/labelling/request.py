@@ -206,18 +206,13 @@ def host_of(base_url: str, headers: Mapping[str, str] | None = None) -> str:
     """
     try:
         parts = urlsplit(base_url)
-    except ValueError as error:
-        raise UsageError(
-            f"the address of the API is malformed ({error}); give one such as http://localhost:8000/v1"
-        ) from None
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise UsageError(
-            f"{public_url(base_url)!r} is not the address of an API; give one such as http://localhost:8000/v1"
-        )
-    try:
         port = f":{parts.port}" if parts.port else ""
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError("it lacks http:// or a host")
     except ValueError as error:
-        raise UsageError(f"{public_url(base_url)!r} is not the address of an API ({error}); correct the port") from None
+        raise UsageError(
+            f"{public_url(base_url)!r} is not the address of an API ({error}); give one such as http://localhost:8000/v1"
+        ) from None
     version = api_version(parts.query)
     added = "".join(f" {name}={value}" for name, value in (headers or {}).items())
     return f"{parts.hostname}{port}{parts.path.rstrip('/')}{'?' + version if version else ''}{added}"

@@ -167,8 +167,9 @@ def key_for(provider: Provider, environment: Settings, key_env: str | None = Non
         if not (value := os.environ.get(key_env, "").strip()):
             raise UsageError(f"--key-env names {key_env}, which is not set; export it, or leave --key-env out")
         return SecretStr(value)
-    own = environment.openai_api_key
-    found = provider.key(own.get_secret_value() if own else None)
+    if not provider.key_env:
+        return environment.openai_api_key
+    found = next((value for name in provider.key_env if (value := os.environ.get(name, "").strip())), None)
     return SecretStr(found) if found else None
 
 
