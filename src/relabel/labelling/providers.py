@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 
 from relabel.errors import DataError, UsageError, first_error
 from relabel.files import read_user_toml
-from relabel.labelling.wire import Api, Form, messages_of, with_messages
+from relabel.labelling.wire import Api, Form, messages_of, object_of, with_messages
 from relabel.redaction import public_url
 from relabel.settings import Frozen, asset_dir, settings
 
@@ -273,8 +273,7 @@ _NO_HEADERS: Mapping[str, str] = {}
 
 def stated_cost(reply: Mapping[str, Any], headers: Mapping[str, str] = _NO_HEADERS) -> float | None:
     """What a reply says that it cost, in USD, in its usage or in a gateway's header; None where it does not say."""
-    usage = reply.get("usage")
-    usage = usage if isinstance(usage, Mapping) else {}
+    usage = object_of(reply.get("usage"))
     cost = usage.get("cost", usage.get("estimated_cost"))  # OpenRouter's word, and DeepInfra's
     if isinstance(cost, Mapping):
         cost = cost.get("total_cost")  # Perplexity's
@@ -285,9 +284,8 @@ def stated_cost(reply: Mapping[str, Any], headers: Mapping[str, str] = _NO_HEADE
         return next(
             (amount for amount in said if amount), None
         )  # gateways say 0 of models whose price they do not know
-    details = usage.get("cost_details") if usage.get("is_byok") else None
     # With a key of one's own at the provider behind the router, what that one charges comes on top of the router's fee.
-    behind = details.get("upstream_inference_cost") if isinstance(details, Mapping) else None
+    behind = object_of(usage.get("cost_details")).get("upstream_inference_cost") if usage.get("is_byok") else None
     return float(cost) + (float(behind) if isinstance(behind, (int, float)) else 0.0)
 
 
@@ -307,6 +305,5 @@ def upstream_of(reply: Mapping[str, Any], headers: Mapping[str, str] = _NO_HEADE
 
 def tier_of(reply: Mapping[str, Any]) -> str | None:
     """The service tier that an answer was given in, as the reply says."""
-    usage = reply.get("usage")
-    said = reply.get("service_tier") or (usage.get("service_tier") if isinstance(usage, Mapping) else None)
+    said = reply.get("service_tier") or object_of(reply.get("usage")).get("service_tier")
     return said[:40] if isinstance(said, str) and said else None

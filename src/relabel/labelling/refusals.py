@@ -19,6 +19,7 @@ from relabel.errors import ProviderError
 from relabel.labelling.limiter import DURATION, parse_seconds
 from relabel.labelling.providers import provider_of
 from relabel.labelling.transport import BrokenError, HttpReply, UnreachableError
+from relabel.labelling.wire import object_of
 from relabel.labels import FailureKind
 from relabel.redaction import clean, public_url
 
@@ -92,11 +93,9 @@ def read_error(
     text = content.decode("utf-8", "replace") if isinstance(content, bytes) else content
     message = _message(inner) or clean(" ".join(text.split()))[:200] or f"HTTP {status}"
     codes = {str(inner.get(name) or "").lower() for name in ("code", "type", "status", "reason")}
-    if isinstance(nested := inner.get("innererror"), Mapping):
-        codes.add(str(nested.get("code") or "").lower())
+    codes.add(str(object_of(inner.get("innererror")).get("code") or "").lower())
     codes |= {str(d.get("reason") or "").lower() for d in inner.get("details") or () if isinstance(d, Mapping)}
-    metadata = inner.get("metadata")
-    metadata = metadata if isinstance(metadata, Mapping) else {}
+    metadata = object_of(inner.get("metadata"))
     if metadata.get("reasons") and metadata.get("flagged_input") is not None:
         codes.add("content_filter")
     text = text[:_MOST_READ]
@@ -139,7 +138,7 @@ def _innermost(document: Any, status: int) -> tuple[Mapping[str, Any] | None, in
         return error, _status_of(error.get("code"), 502)
     error = document.get("error")
     if status < 300 and document.get("status") == "failed":
-        error = error if isinstance(error, Mapping) else {}
+        error = object_of(error)
         return error, _FAILED.get(str(error.get("code")), 500)
     if isinstance(error, str) and error:
         return {"message": error}, status if status >= 300 else 404
@@ -156,7 +155,7 @@ def _message(inner: Mapping[str, Any]) -> str:
     said = inner.get("message") or inner.get("detail") or inner.get("error")
     if isinstance(said, (Mapping, list)):
         said = json.dumps(said, ensure_ascii=False)
-    raw = (inner.get("metadata") or {}).get("raw") if isinstance(inner.get("metadata"), Mapping) else None
+    raw = object_of(inner.get("metadata")).get("raw")
     whole = f"{said or ''} {raw if isinstance(raw, str) else ''}"
     return clean(" ".join(whole.split()))[:300]
 
@@ -293,12 +292,10 @@ def _wait(
         return float(told[2]) * (0.001 if told[1] or told[3] == "ms" else 1.0)
     if status >= 300 and (said := _RETRY_IN.search(message)) is not None:
         return _seconds(said[1])
-    inner = metadata.get("headers")
-    if status == 429 and isinstance(inner, Mapping):
-        reset = {str(name).lower(): value for name, value in inner.items()}.get("x-ratelimit-reset")
-        if str(reset).isdigit():
-            ends = int(str(reset)) / (1000 if len(str(reset)) > 11 else 1)
-            return max(0.0, ends - now())
+    inner = {str(name).lower(): str(value) for name, value in object_of(metadata.get("headers")).items()}
+    reset = inner.get("x-ratelimit-reset", "")
+    if status == 429 and reset.isdigit():
+        return max(0.0, int(reset) / (1000 if len(reset) > 11 else 1) - now())
     return None
 
 

@@ -77,17 +77,13 @@ class Request:
 
     def __post_init__(self) -> None:
         if not self.key:
-            object.__setattr__(self, "key", hashlib.sha256(canonical_json(_wire(self))).hexdigest())
+            hashed = canonical_json({"key_version": KEY_VERSION, **self.document})
+            object.__setattr__(self, "key", hashlib.sha256(hashed).hexdigest())
 
-
-def _wire(request: Request) -> dict[str, Any]:
-    return {
-        "key_version": KEY_VERSION,
-        "api": request.api,
-        "host": request.host,
-        "body": request.body,
-        "sample": request.sample,
-    }
+    @property
+    def document(self) -> dict[str, Any]:
+        """All of it but the key."""
+        return {"api": self.api, "host": self.host, "body": self.body, "sample": self.sample}
 
 
 UNPLANNED = Request("", {})
@@ -180,7 +176,8 @@ class Planner:
         user = _SPELLING.encode(messages[-1]["content"]).encode()
         if (setting, packed, variant) not in self._hashers:
             marked = with_messages(body, [*messages[:-1], {**messages[-1], "content": _MARK}])
-            whole = canonical_json(_wire(Request(self._endpoint.host, marked, 0, self._endpoint.api, key="-")))
+            all_but_key = Request(self._endpoint.host, marked, 0, self._endpoint.api, key="-").document
+            whole = canonical_json({"key_version": KEY_VERSION, **all_but_key})
             head, _, tail = whole.partition(json.dumps(_MARK).encode())
             self._hashers[setting, packed, variant] = (hashlib.sha256(head), tail.removesuffix(b'"sample":0}'))
         hasher, tail = self._hashers[setting, packed, variant]

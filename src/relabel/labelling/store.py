@@ -280,11 +280,7 @@ class Store:
     def request(self, key: str) -> dict[str, Any] | None:
         """The request behind an answer, whole, as it went over the wire; None when the key is unknown."""
         row = self.checked(key)
-        if row is None:
-            return None
-        wire = row.request
-        whole = row.whole_request(self._texts)
-        return {"api": wire.api, "host": wire.host, "body": dict(whole.body), "sample": wire.sample}
+        return None if row is None else row.whole_request(self._texts).document
 
     def keys(self, prefix: str = "", *, by_key: bool = False) -> Iterator[str]:
         """Every key, in the order in which rows came or by key; of one kind where its prefix is given."""
@@ -461,9 +457,8 @@ class Store:
                 self._written.add(digest)
             slim.append({"role": "system", "sha256": digest})
         body = with_messages(request.body, slim)
-        wire = {"api": request.api, "host": request.host, "body": body, "sample": request.sample}
         origin = {} if answer.origin is None else {"origin": answer.origin}
-        return {"format": 1, "request": wire, "answer": answer.model_dump(), **origin}
+        return {"format": 1, "request": {**request.document, "body": body}, "answer": answer.model_dump(), **origin}
 
     def _load(self, key: str) -> Any:
         with self._guarded():

@@ -84,6 +84,11 @@ def with_messages(document: Mapping[str, Any], messages: Sequence[Mapping[str, A
     return {**document, ("messages" if "messages" in document else "input"): [dict(m) for m in messages]}
 
 
+def object_of(value: Any) -> Mapping[str, Any]:
+    """A value that should be an object; an empty one where it is none."""
+    return value if isinstance(value, Mapping) else {}
+
+
 def output_bound(document: Mapping[str, Any]) -> int | None:
     """The most tokens that a posted document lets the model write; None where it sets no bound."""
     given = [document.get(name) for name in ("max_completion_tokens", "max_output_tokens", "max_tokens")]
@@ -183,10 +188,8 @@ def _read_responses(raw: Any) -> Reply:
 
 def _usage(usage: Any, prompt: str, completion: str) -> Usage:
     """Token counts; none at all, which means unknown, where one of them cannot be a count: what an answer cost is not guessed."""
-    if not isinstance(usage, Mapping):
-        return Usage()
-    details, more = (usage.get(f"{name}_details") for name in (prompt, completion))
-    details, more = (inner if isinstance(inner, Mapping) else {} for inner in (details, more))
+    usage = object_of(usage)
+    details, more = (object_of(usage.get(f"{name}_details")) for name in (prompt, completion))
     cached = details.get("cached_tokens") or usage.get("prompt_cache_hit_tokens") or usage.get("cached_tokens")
     written = details.get("cache_write_tokens") or usage.get("cache_creation_input_tokens")
     said = (

@@ -27,7 +27,7 @@ from relabel.labelling.providers import UNKNOWN, Provider
 from relabel.labelling.refusals import ATTEMPTS, ErrorReply, RetryPolicy, fatal_refusal, read_error
 from relabel.labelling.request import Request
 from relabel.labelling.transport import LARGEST_REPLY, Http, connection_problem, key_for, require_key
-from relabel.labelling.wire import PATHS, Api, NotAReplyError
+from relabel.labelling.wire import PATHS, Api, NotAReplyError, object_of
 from relabel.redaction import api_version, clean, public_url
 from relabel.settings import Settings
 
@@ -173,7 +173,7 @@ class BatchProvider:
         """A batch from its document, by whichever of the providers' names its fields have."""
         said = said.get("job") or said  # Together's reply to a creation holds the batch inside
         counts, made, status = (
-            _object(said.get("request_counts")),
+            object_of(said.get("request_counts")),
             said.get("created_at") or 0,
             str(said["status"]).lower(),
         )
@@ -184,10 +184,10 @@ class BatchProvider:
             said.get("failed_requests"),
         )
         found, error = said.get("errors") or said.get("error") or [], None
-        problems = _object(found).get("data", found)
+        problems = object_of(found).get("data", found)
         if problems:
             first = problems[0] if isinstance(problems, list) else problems
-            about = _object(first)
+            about = object_of(first)
             where = f" (line {about['line']})" if about.get("line") is not None else ""
             error = str(about.get("code") or "error"), f"{about.get('message', first)}{where}"
         return RemoteBatch(
@@ -195,7 +195,7 @@ class BatchProvider:
             status=_STATUS.get(status, status),
             created_at=datetime.fromisoformat(made).timestamp() if isinstance(made, str) else float(made),
             input_file_id=str(said.get("input_file_id") or (said.get("input_files") or [""])[0]),
-            mark=_object(said.get("metadata")),
+            mark=object_of(said.get("metadata")),
             answered=sum(int(count or 0) for count in counted),
             output_file_id=said.get("output_file_id") or said.get("output_file") or None,  # some send "" for no file
             error_file_id=said.get("error_file_id") or said.get("error_file") or None,
@@ -205,16 +205,16 @@ class BatchProvider:
     def result(self, line: bytes) -> Result | None:
         """A line of results; None when it cannot be understood."""
         try:
-            row = _object(parsed(line.decode("utf-8", "replace")))
+            row = object_of(parsed(line.decode("utf-8", "replace")))
         except NotAReplyError:
             return None
-        key, response = row.get("custom_id"), _object(row.get("response"))
+        key, response = row.get("custom_id"), object_of(row.get("response"))
         if not isinstance(key, str):
             return None
         status, body = response.get("status_code"), response.get("body")
         if isinstance(status, int) and 200 <= status < 300:
             return Result(key, body)
-        problem = {"error": row["error"]} if _object(row.get("error")) else body
+        problem = {"error": row["error"]} if object_of(row.get("error")) else body
         status = status if isinstance(status, int) else 0
         error = read_error(status, {}, json.dumps(problem)) or ErrorReply("request", status, clean(str(problem))[:300])
         return Result(key, body, error)
@@ -439,10 +439,6 @@ async def _store(reply: aiohttp.ClientResponse, target: Path) -> None:
         raise DataError(
             f"cannot write {target} ({error.strerror or error}); free space, then start the same run again"
         ) from error
-
-
-def _object(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 # Where other providers differ from OpenAI, each after its public API reference.
