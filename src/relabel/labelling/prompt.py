@@ -100,11 +100,9 @@ class Prompt:
             system = self._render("system", self._template.new_context({**given, "examples": worked}))
             self._known[key] = system, self._template.new_context({**given, "data": []})
         system, context = self._known[key]
-        if packed:
-            data = [as_data(id=str(n), **_facts(rubric, t.title, t.text)) for n, t in enumerate(tasks, start=1)]
-        else:
-            data = [as_data(**_facts(rubric, tasks[0].title, tasks[0].text))]
-        context.parent["data"] = data
+        facts = [_facts(rubric, task.title, task.text) for task in tasks]
+        numbered = [{"id": str(n), **of} for n, of in enumerate(facts, start=1)] if packed else facts
+        context.parent["data"] = [as_data(**of) for of in numbered]
         return [{"role": "system", "content": system}, {"role": "user", "content": self._render("user", context)}]
 
     def _render(self, block: str, context: Context) -> str:
