@@ -375,9 +375,7 @@ def _only(codes: Sequence[str], where: str, task: str, tasks: str) -> str:
     add = "add a column onet_soc_code with O*NET-SOC codes"
     if codes:
         raise DataError(f"{where}: the task id {task} stands for {len(codes)} tasks of {tasks}; {add}")
-    raise DataError(
-        f"{where}: the task id {task[:40]!r} is not in {tasks}; {add}, name another --tasks, or remove the line"
-    )
+    raise DataError(f"{where}: the task id {task[:40]!r} is not in {tasks}; {add}, name another --tasks, or drop it")
 
 
 def _label(reading: _Reading, where: str, written: str) -> str:

@@ -103,9 +103,8 @@ def guard_headers(headers: Mapping[str, str]) -> None:
             guard(value, value.strip().rpartition(" ")[2], *re.findall(r"=\s*\"?([^\s;,\"]+)", value))
             with suppress(ValueError):
                 scheme, _, coded = value.strip().partition(" ")
-                guard(
-                    *base64.b64decode(coded, validate=True).decode().split(":", 1) if scheme.lower() == "basic" else ()
-                )
+                if scheme.lower() == "basic":
+                    guard(*base64.b64decode(coded, validate=True).decode().split(":", 1))
 
 
 def is_secret_name(name: str) -> bool:

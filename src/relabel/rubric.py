@@ -241,9 +241,7 @@ class Rubric(_Part):
         for code in self.codes:
             values = [self.measures[m][code] for m in MEASURES]
             if values != sorted(values):
-                raise ValueError(
-                    f"measures: alpha <= beta <= gamma must hold for {code}, found {', '.join(map(str, values))}"
-                )
+                raise ValueError(f"measures: alpha <= beta <= gamma must hold for {code}, found {values}")
 
     def _check_labels(self, key: str, labels: Mapping[str, str]) -> None:
         for setting, label in labels.items():
@@ -439,9 +437,7 @@ def new_rubric(name: str, base: str = "exposure") -> str:
     """
     if not _NAME.fullmatch(name) or name in rubric_names():
         known = ", ".join(rubric_names())
-        raise UsageError(
-            f"{name!r} cannot name a new rubric: use small letters, digits and hyphens, and none of {known}"
-        )
+        raise UsageError(f"{name!r} cannot name a rubric: use small letters, digits and hyphens, but none of {known}")
     other = load_rubric(base)
     text = _VALIDITY.sub(b"", rubric_path(base).read_bytes().removeprefix(b"\xef\xbb\xbf"), count=1).decode()
     body = text[re.search(r"^(?!#|\s*$)", text, re.MULTILINE).start() :]  # pyright: ignore[reportOptionalMemberAccess]  # a rubric has keys
@@ -495,9 +491,7 @@ def rubric_warnings(rubric: Rubric, tasks: Mapping[str, Iterable[str]]) -> list[
     for setting, asked in rubric.settings.items():
         labels = {example.labels[setting] for example in rubric.examples}
         if len(labels) == 1:
-            found.append(
-                f"settings.{setting}: all worked examples are labelled {labels.pop()}; add examples of the others"
-            )
+            found.append(f"settings.{setting}: all worked examples are labelled {labels.pop()}; add others")
         clauses = list(_clauses(asked.scope))
         if clauses and sum(clauses) >= _MOSTLY_NEGATIVE * len(clauses):
             found.append(

@@ -371,10 +371,8 @@ class Run:
         said: list[str] = []
         # A carried run has the labels of several on purpose.
         if len(models := self.models()) > 1:
-            parts = ", ".join(f"{model}: {count:,}" for model, count in models.items())
-            said.append(
-                f"{len(models)} models answered this run (labels by model: {parts}); see `relabel eval --by-model`."
-            )
+            parts = "labels by model: " + ", ".join(f"{model}: {count:,}" for model, count in models.items())
+            said.append(f"{len(models)} models answered this run ({parts}); see `relabel eval --by-model`.")
         if self.repeats_from_cache:
             said.append(
                 f"{self.repeats_from_cache:,} of {len(self.labels):,} samples are an earlier answer again, as a cache on the "

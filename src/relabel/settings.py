@@ -70,9 +70,7 @@ class Settings(BaseSettings):
 def settings() -> Settings:
     """Read the environment as it is now; what it holds of secrets is never told."""
     guard_environment()
-    return _settings(
-        tuple(sorted((name, value) for name, value in os.environ.items() if name.upper().startswith(_READ)))
-    )
+    return _settings(tuple(sorted(of for of in os.environ.items() if of[0].upper().startswith(_READ))))
 
 
 @lru_cache(maxsize=4)

@@ -166,9 +166,8 @@ def _latex(of: Table) -> str:
         return re.sub(r"(?<![\w.])([-+])(?=[\d.])", r"$\1$", shown)
 
     width = "l" * of.left + "r" * (len(of.columns) - of.left)
-    notes = (
-        [rf"\par\smallskip\footnotesize {' '.join(note.translate(_LATEX) for note in of.notes)}"] if of.notes else []
-    )
+    said = " ".join(note.translate(_LATEX) for note in of.notes)
+    notes = [rf"\par\smallskip\footnotesize {said}"] if of.notes else []
     long = len(of.rows) > _PAGE
     wide = sum(2 + max(map(len, map(cell_text, c))) for c in zip(of.columns, *of.rows, strict=True)) > _LINE
     head = [r"\toprule", line(name.translate(_LATEX) for name in of.columns), r"\midrule"]

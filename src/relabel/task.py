@@ -122,31 +122,21 @@ def task_table(ref: str, unit: Unit = "task") -> pd.DataFrame:
 def _columns(ref: str, unit: Unit) -> Columns:
     if ref == "sample":
         ref = str(asset_dir("data") / "sample" / ("tasks.csv" if unit == "task" else "occupations.csv"))
-    if unit == "occupation":
-        return _occupation_columns(ref)
     if is_table_file(ref):
-        return _read_tasks(Path(ref))
-    if ref == LABELS_OF_2023 or is_onet_release(ref):
-        return task_columns(ref)
-    near = difflib.get_close_matches(ref, TASK_LISTS, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(TASK_LISTS)}, or the path of a CSV file"
-    raise DataError(f"there is no task list {ref!r}; {hint}")
-
-
-def _occupation_columns(ref: str) -> Columns:
-    if is_table_file(ref):
-        columns = _read_occupations(Path(ref))
-    elif is_onet_release(ref):
-        columns = occupation_columns(ref)
-    else:
+        return _read_list(Path(ref), unit)
+    if unit == "task":
+        if ref == LABELS_OF_2023 or is_onet_release(ref):
+            return task_columns(ref)
+        near = difflib.get_close_matches(ref, TASK_LISTS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(TASK_LISTS)}, or the path of a CSV file"
+        raise DataError(f"there is no task list {ref!r}; {hint}")
+    if not is_onet_release(ref):
         why = "has no descriptions of occupations" if ref in TASK_LISTS else "is unknown"
-        raise DataError(
-            f"the list {ref!r} {why}; give a release of O*NET such as onet-30.2, sample, or a CSV file with the columns "
-            f"{', '.join(OCCUPATION_COLUMNS)}"
-        )
-    codes = columns["onet_soc_code"]
-    about = {"title": columns["title"], "text": columns["description"]}
-    return {"task_id": codes, "onet_soc_code": codes, **about, **dict.fromkeys(TASK_COLUMNS[4:], [None] * len(codes))}
+        files = f"sample, or a CSV file with the columns {', '.join(OCCUPATION_COLUMNS)}"
+        raise DataError(f"the list {ref!r} {why}; give a release of O*NET such as onet-30.2, {files}")
+    codes, title, text = occupation_columns(ref).values()
+    unrated = dict.fromkeys(TASK_COLUMNS[4:], [None] * len(codes))
+    return {"task_id": codes, "onet_soc_code": codes, "title": title, "text": text, **unrated}
 
 
 def load_tasks(
@@ -272,29 +262,35 @@ def _draw(task: Task, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}|{task.onet_soc_code}|{task.task_id}".encode()).digest()
 
 
-def _read_tasks(path: Path) -> Columns:
-    needed = ", ".join(TASK_COLUMNS[:4])
+def _read_list(path: Path, unit: Unit) -> Columns:
+    """A user's list of tasks, or of occupations, each of which goes by its code and has its description as text."""
+    by_code = unit == "occupation"
+    needed, must = (
+        (OCCUPATION_COLUMNS, ("title", "description")) if by_code else (TASK_COLUMNS[:4], ("task_id", "text"))
+    )
+    advice = f"give a CSV or Excel file with the columns {', '.join(needed)}"
     if not path.is_file():
-        raise DataError(f"there is no task file {path}; give the path of a CSV or Excel file with the columns {needed}")
-    file = read_table(path, rows_are="each task", advice=f"give a CSV or Excel file with the columns {needed}")
-    free = file.column("onet_soc_code") is None and file.column("code") is not None
+        raise DataError(f"there is no {unit} file {path}; {advice}")
+    file = read_table(path, rows_are=f"each {unit}", advice=advice)
+    free = not by_code and file.column("onet_soc_code") is None and file.column("code") is not None
     code_in = "code" if free else "onet_soc_code"
-    columns = file.columns("task_id", code_in, "title", "text", optional=TASK_COLUMNS[4:])
+    wanted = [code_in if name == "onet_soc_code" else name for name in needed]
+    columns = file.columns(*wanted, optional=() if by_code else TASK_COLUMNS[4:])
     scale, rated_in = _scale_of(file)
-    if rated_in is not None:
+    if rated_in is not None and not by_code:
         columns["importance"] = rated_in
     seen: dict[tuple[str, str], int] = {}
     rows: list[dict[str, object]] = []
     for line, cells in file.rows:
         row = {holds: cells[column] for holds, column in columns.items()}
-        if not row["task_id"].strip() or not row["text"].strip():
-            raise DataError(f"{path} line {line} has no task_id or no text; fill both or remove the line")
-        task_id = file.task_id(line, row["task_id"])
+        if not all(row[name].strip() for name in must):
+            raise DataError(f"{path} line {line} has no {' or no '.join(must)}; fill both or remove the line")
         # The code names files of an export, so nothing but a code may pass.
         code = (file.occupation_code if free else file.onet_soc_code)(line, row[code_in])
+        task_id = code if by_code else file.task_id(line, row["task_id"])
         if (first := seen.setdefault((code, task_id), line)) != line:
-            again = f"repeats the task id {task_id!r} of line {first}"
-            raise DataError(f"{path} line {line} {again}; ids must be unique within an occupation")
+            again = f"code {code}" if by_code else f"task id {task_id!r}"
+            raise DataError(f"{path} line {line} repeats the {again} of line {first}; remove one of the lines")
         written = row.get("importance", "").strip()
         importance = file.number(written) if written else None
         if written and (importance is None or importance <= 0 or not scale[0] <= importance <= scale[1]):
@@ -303,7 +299,8 @@ def _read_tasks(path: Path) -> Columns:
                 f"{written!r}; another scale is declared in the column's name, such as `importance 0-100`"
             )
         kind = file.category(line, columns.get("task_type", "task_type"), row.get("task_type", ""), TASK_TYPES)
-        rows.append({**row, "task_id": task_id, "onet_soc_code": code, "task_type": kind, "importance": importance})
+        known = {"task_id": task_id, "onet_soc_code": code, "text": row[must[1]]}
+        rows.append({**row, **known, "task_type": kind, "importance": importance})
     return {name: [row.get(name) for row in rows] for name in TASK_COLUMNS}
 
 
@@ -316,23 +313,6 @@ def _scale_of(file: Table) -> tuple[tuple[float, float], str | None]:
                 raise DataError(f"{file.path}: the scale in {name!r} does not rise; write it like `importance 0-100`")
             return scale, name
     return _IM, None
-
-
-def _read_occupations(path: Path) -> Columns:
-    needed = f"give a CSV or Excel file with the columns {', '.join(OCCUPATION_COLUMNS)}"
-    file = read_table(path, rows_are="each occupation", advice=needed)
-    columns = file.columns(*OCCUPATION_COLUMNS)
-    seen: dict[str, int] = {}
-    rows: list[dict[str, str]] = []
-    for line, cells in file.rows:
-        row = {holds: cells[column] for holds, column in columns.items()}
-        code = file.onet_soc_code(line, row["onet_soc_code"])
-        if (first := seen.setdefault(code, line)) != line:
-            raise DataError(f"{path} line {line} repeats the code {code} of line {first}; keep one line an occupation")
-        if not row["title"].strip() or not row["description"].strip():
-            raise DataError(f"{path} line {line} has no title or no description; fill both or remove the line")
-        rows.append(row | {"onet_soc_code": code})
-    return {name: [row[name] for row in rows] for name in OCCUPATION_COLUMNS}
 
 
 Change = Literal["unchanged", "reworded", "moved", "new", "dropped"]

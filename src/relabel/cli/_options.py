@@ -112,17 +112,15 @@ def finite(value: float | None) -> float | None:
     return value
 
 
-RUN_HELP = "A run folder, a name under runs/, or a published set such as eloundou-2023:gpt4."
-RunArg = Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP)]
+_RUN = "A run folder, a name under runs/, or a published set such as eloundou-2023:gpt4."
+RunArg = Annotated[str, typer.Argument(metavar="RUN", help=_RUN)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 ManifestJson = Annotated[bool, typer.Option("--json", help="Print the manifest as one JSON document.")]
 OutJson = Annotated[Path | None, typer.Option("--out", metavar="F", help="Write the JSON document to this file.")]
 OutTable = Annotated[Path | None, typer.Option("--out", metavar="F", help="Write to a .csv, .parquet or .json file.")]
 Draws = Annotated[int, typer.Option(min=200, max=100_000, help="Bootstrap draws behind the intervals.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
-LogJson = Annotated[
-    bool, typer.Option("--log-json", help="Write progress to standard error as JSON events, one a line.")
-]
+LogJson = Annotated[bool, typer.Option("--log-json", help="Write progress as JSON lines to standard error.")]
 DEFAULT_RATINGS = Path("runs/epoch")
 """Where `relabel careers rate` writes, and `export` and `resilience` look for ratings by default."""
 Epoch = Annotated[
@@ -231,9 +229,7 @@ class Results(Tables):
         return give_json(document, out=self.out, as_json=self.as_json) or printed
 
 
-Spread = Annotated[
-    bool, typer.Option("--spread", help="Add the range of scores over several bridges, also to intervals.")
-]
+Spread = Annotated[bool, typer.Option("--spread", help="Add the range of scores over bridges, also to intervals.")]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from relabel.errors import DataError, IncompleteRunError, UsageError
 
 if TYPE_CHECKING:
     from relabel.cli.display import Look
-    from relabel.labelling.batch.state import BatchState
+    from relabel.labelling.batch.state import BatchOptions, BatchState
     from relabel.labelling.job import Job
     from relabel.labelling.session import Outcome
     from relabel.settings import Settings
@@ -90,11 +90,9 @@ def label_by_batch(
     folder: Path,
     environment: Settings,
     *,
+    options: BatchOptions,
     base_url: str | None,
-    max_cost: float | None,
-    key_env: str | None = None,
     headers: Mapping[str, str] | None = None,
-    submit: bool = True,
     look: Look,
 ) -> tuple[Outcome, str]:
     """Run a job by batches to its end.
@@ -103,11 +101,9 @@ def label_by_batch(
         job: What to label.
         folder: The run folder.
         environment: Settings from the environment.
+        options: How the job is worked on; without `submit` batches are cancelled, and what they have is taken.
         base_url: The provider's address.
-        max_cost: Cap of the cost, in USD.
-        key_env: Environment variable that holds the key; by default the provider's own.
         headers: Headers that the user adds to each request; by default those that the job was started with, credentials left out.
-        submit: Whether anything is sent; else batches are cancelled, and what they have is taken.
         look: How progress looks.
 
     Returns:
@@ -124,12 +120,11 @@ def label_by_batch(
     from relabel.labelling.job import Stop
     from relabel.labelling.store import Store
 
-    provider = batch_provider(job, base_url, environment, key_env, headers)
+    provider = batch_provider(job, base_url, environment, options.key_env, headers)
     name, home = state.run_id(job), _home(environment)
     go_on = f"batches that were sent go on at the provider, `relabel batch resume {name}` takes their answers"
-    if look == "people" and submit:
+    if look == "people" and options.submit:
         typer.echo(f"batch run {name}, its state is in {home / name}; once stopped, {go_on}", err=True)
-    options = state.BatchOptions(submit=submit, max_cost=max_cost, key_env=key_env)
 
     async def work(store: Store) -> Outcome:
         stop, progress = Stop(), Progress(asked=job.size)
@@ -147,7 +142,7 @@ def _go_on(state: BatchState, *, submit: bool, look: Look, as_json: bool) -> Non
     import shlex
 
     from relabel.cli._labelling import report
-    from relabel.labelling.batch.state import BatchFolder
+    from relabel.labelling.batch.state import BatchFolder, BatchOptions
     from relabel.settings import settings
 
     environment = settings()
@@ -158,17 +153,9 @@ def _go_on(state: BatchState, *, submit: bool, look: Look, as_json: bool) -> Non
             f"run {state.run_id} was started by an earlier version of relabel, which did not store the job; give {command} again: it "
             f"goes on with the batches that are there, and from then on `relabel batch` does too"
         )
-    outcome, go_on = label_by_batch(
-        job,
-        Path(state.out),
-        environment,
-        base_url=state.base_url,
-        max_cost=state.max_cost,
-        key_env=state.key_env,
-        submit=submit,
-        look=look,
-    )
-    report(outcome, Path(state.out), job.model, go_on, as_json=as_json)
+    folder, options = Path(state.out), BatchOptions(submit=submit, max_cost=state.max_cost, key_env=state.key_env)
+    outcome, go_on = label_by_batch(job, folder, environment, options=options, base_url=state.base_url, look=look)
+    report(outcome, folder, job.model, go_on, as_json=as_json)
 
 
 async def _refresh(states: list[BatchState], environment: Settings) -> None:

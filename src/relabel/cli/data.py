@@ -31,7 +31,7 @@ app.add_typer(data_app)
 app.add_typer(store_app)
 
 _Ids = Annotated[
-    list[str] | None, typer.Argument(metavar="[ID]...", help="Sources; all by default.", show_default=False)
+    list[str] | None, typer.Argument(metavar="[ID]...", help="By default all sources.", show_default=False)
 ]
 
 
@@ -97,7 +97,7 @@ def verify(ids: _Ids = None, strict: bool = False, as_json: AsJson = False) -> N
         raise DataError(bad[0].message if len(bad) == 1 else several)
     if strict and (lost := [f"{check.source_id}/{check.file}" for check in checks if check.state == "missing"]):
         raise DataError(
-            f"{len(lost)} of {len(checks)} files are missing: {listed_names(lost, 5)}; run `relabel data pull`"
+            f"{len(lost)} of {len(checks)} files are missing: {listed_names(lost, 5)}; try `relabel data pull`"
         )
 
 

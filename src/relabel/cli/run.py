@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -79,31 +79,53 @@ relabel run --model MODEL --sample 50             a real run, with OPENAI_API_KE
     )
 
 
+@dataclass(frozen=True)
+class Asking:
+    """What is asked, by the names of `RunOptions`.
+
+    Attributes:
+        api: Chat Completions or the Responses API.
+        prompt: A prompt's name, or the path of a .jinja file. By default the rubric's.
+        examples: Show the rubric's worked examples to the model.
+        tasks: onet-30.2, onet-29.1, eloundou-2023, sample, or the path of a CSV file.
+        sample: Draw this many tasks at random.
+        seed: Seed of the draw.
+        decide: json: a rationale and a label; logprob: one token, whose probabilities decide.
+        pack: Tasks in one request. More than one is cheaper and changes labels: compare first.
+        rpm: Requests a minute at most.
+        tpm: Tokens a minute at most.
+        hedge: Send a request once more when its answer is later than nearly all others. The first answer counts; both may
+            be charged.
+    """
+
+    api: Literal["chat", "responses"] = "chat"
+    prompt: str | None = None
+    examples: bool = True
+    tasks: str = "onet-30.2"
+    sample: Annotated[int | None, typer.Option(min=1)] = None
+    seed: int = 0
+    decide: Literal["json", "logprob"] = "json"
+    pack: Annotated[int, typer.Option(min=1, max=100)] = 1
+    rpm: Annotated[float | None, typer.Option(min=0.001, callback=o.finite)] = None
+    tpm: Annotated[float | None, typer.Option(min=1, callback=o.finite)] = None
+    hedge: bool = False
+
+
 @app.command()
 def run(
     *,
     model: str,
-    labelling: o.Labelling,
-    api: Literal["chat", "responses"] = "chat",
     rubric: str = "exposure",
     setting: list[str] | None = None,
-    prompt: str | None = None,
-    examples: bool = True,
-    tasks: str = "onet-30.2",
-    sample: Annotated[int | None, typer.Option(min=1)] = None,
-    seed: int = 0,
     occupation: list[str] | None = None,
-    decide: Literal["json", "logprob"] = "json",
-    pack: Annotated[int, typer.Option(min=1, max=100)] = 1,
+    asking: Asking,
+    labelling: o.Labelling,
     response_format: Literal["auto", "json_schema", "json_object", "text"] = "auto",
     header: list[str] | None = None,
     engine: Engine = "online",
     ray_address: str | None = None,
     workers: Annotated[int | None, typer.Option(min=1, max=1024)] = None,
     worker_cpus: Annotated[int | None, typer.Option(min=1)] = None,
-    rpm: Annotated[float | None, typer.Option(min=0.001, callback=o.finite)] = None,
-    tpm: Annotated[float | None, typer.Option(min=1, callback=o.finite)] = None,
-    hedge: bool = False,
     dry_run: bool = False,
     out: Path | None = None,
     log_json: o.LogJson = False,
@@ -116,17 +138,9 @@ def run(
 
     Args:
         model: A model's name at the provider; `local` for the embedded one; `local:FILE.gguf` for your own weights.
-        api: Chat Completions or the Responses API.
         rubric: A rubric's name, or the path of a YAML file.
         setting: A setting of the rubric; may be given more than once. By default all.
-        prompt: A prompt's name, or the path of a .jinja file. By default the rubric's.
-        examples: Show the rubric's worked examples to the model.
-        tasks: onet-30.2, onet-29.1, eloundou-2023, sample, or the path of a CSV file.
-        sample: Draw this many tasks at random.
-        seed: Seed of the draw.
         occupation: Only tasks of this O*NET-SOC code; may be given more than once.
-        decide: json: a rationale and a label; logprob: one token, whose probabilities decide.
-        pack: Tasks in one request. More than one is cheaper and changes labels: compare first.
         response_format: How the shape of the answer is enforced; auto tries it with one question.
         header (NAME=VALUE): A header that is added to each request; repeatable. Credentials in it are never written
             down.
@@ -137,10 +151,6 @@ def run(
             started on this machine.
         workers: With --engine ray: worker processes. By default one a node.
         worker_cpus: With --engine ray: cores that a worker reserves, and uses for a local model.
-        rpm: Requests a minute at most.
-        tpm: Tokens a minute at most.
-        hedge: Send a request once more when its answer is later than nearly all others. The first answer counts; both may
-            be charged.
         dry_run: Estimate requests, tokens, cost, duration and bottleneck; send nothing.
         out: The run folder. By default a name under runs/ made from the options.
     """
@@ -155,24 +165,14 @@ def run(
         model=model,
         rubric=relabel.load_rubric(rubric),
         headers=parse_headers(header or ()),
-        api=api,
         settings=tuple(setting or ()),
-        prompt=prompt,
-        examples=examples,
-        tasks=tasks,
-        sample=sample,
-        seed=seed,
         occupations=tuple(occupation or ()),
-        decide=decide,
-        pack=pack,
         form=None if response_format == "auto" else response_format,
-        rpm=rpm,
-        tpm=tpm,
-        hedge=hedge,
         cluster=_cluster(engine, ray_address, workers, worker_cpus),
+        **vars(asking),
         **labelling.chosen(),
     )
-    if hedge and engine != "online":
+    if asking.hedge and engine != "online":
         raise UsageError(f"--hedge needs --engine online, and this is --engine {engine}; remove one of them")
     if engine == "batch" and is_local(model):
         raise UsageError(f"--engine batch needs a provider with a Batch API, and {model} runs here; remove --engine")
@@ -185,16 +185,18 @@ def run(
     folder = out or Path("runs") / default_name(job)
     priced = replace(job, price=job.price.halved()) if engine == "batch" and job.price else job
     if dry_run:
-        work.show_plan(priced, environment, engine, rpm, tpm, as_json=as_json)
+        work.show_plan(priced, environment, engine, asking.rpm, asking.tpm, as_json=as_json)
         return
     if not labelling.yes and options.max_cost is None and engine != "replay":
         work.get_consent(priced, folder, environment)
     look = o.look_of(quiet=labelling.quiet, log_json=log_json)
     if engine == "batch":
         from relabel.cli.batch import label_by_batch
+        from relabel.labelling.batch.state import BatchOptions
 
-        by: dict[str, Any] = {"base_url": connection.base_url, "max_cost": options.max_cost, "key_env": options.key_env}
-        outcome, go_on = label_by_batch(job, folder, environment, **by, headers=connection.headers, look=look)
+        how: Any = {"base_url": connection.base_url, "headers": connection.headers, "look": look}
+        chosen = BatchOptions(max_cost=options.max_cost, key_env=options.key_env)
+        outcome, go_on = label_by_batch(job, folder, environment, options=chosen, **how)
     else:
         go_on = "the same command goes on where it was"
         outcome = work.label(options, job, connection, folder, environment, replay=engine == "replay", look=look)

@@ -157,13 +157,13 @@ def _with_us(table: relabel.ScoreTable, wanted: bool | None) -> relabel.ScoreTab
     """The table with US figures, where they are wanted; without, and said so, where it was not asked for and a file is missing."""
     from relabel.scoring.us import has_us_figures, with_us_figures
 
-    if wanted:
-        return with_us_figures(table)
-    if wanted is False or not has_us_figures(table):
+    if wanted is False or (wanted is None and not has_us_figures(table)):
         return table
     try:
         return with_us_figures(table)
     except SourceMissingError as error:
+        if wanted:
+            raise
         say(f"scored without US columns: {error}", err=True)
         return table
 

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from relabel.study.running import Place, RaterRun, Standing, StopAll
 
 app = o.Commands()
-study_app = o.Commands(
-    name="study", help="Label with many raters from one study file; make tables, pages and a package."
-)
+study_app = o.Commands(name="study", help="Label with many raters from one file; make tables, pages and a package.")
 app.add_typer(study_app)
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study file.")]
 
@@ -63,11 +61,9 @@ def run(
     """
     import asyncio
 
-    from relabel.settings import settings
     from relabel.study import running
-    from relabel.study.file import read_study
 
-    study, place, environment = read_study(path), running.Place(path), settings()
+    study, place, environment = _opened(path)
     raters = running.plan(study, place, environment)
     if dry_run:
         running.require_known_hosts(raters, environment, allow_host or ())
@@ -170,12 +166,10 @@ def package(path: StudyFile, out: Path | None = None) -> None:
 @study_app.command()
 def rebuild(path: StudyFile, quiet: o.Quiet = False) -> None:
     """Make the results of an unpacked replication package again, from its answers alone, and compare their checksums."""
-    from relabel.settings import settings
     from relabel.study.package import compare_checksums, unpack_answers
-    from relabel.study.running import Place
 
-    place = Place(path)
-    added, there = unpack_answers(place, settings())
+    _, place, environment = _opened(path)
+    added, there = unpack_answers(place, environment)
     say(f"Answers: {added:,} added to the store, {there:,} there already.")
     run(path, replay=True, dry_run=False, quiet=quiet)
     same, differ = compare_checksums(place)
