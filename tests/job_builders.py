@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from relabel.labelling.transport import Connection, Timeouts
 from relabel.rubric import load_rubric
 from relabel.task import Task
 
+prompt_of = cache(load_prompt)  # compiled once for all tests
 KEY = "sk-planted-0123456789abcdef"
 
 
@@ -44,7 +46,7 @@ def make_job(base_url: str, count: int = 5, **changes: Any) -> Job:
         "tasks_ref": "made-up",
         "sources": (),
         "rubric": rubric,
-        "prompt": load_prompt(rubric.prompt),
+        "prompt": prompt_of(rubric.prompt),
         "settings": tuple(rubric.settings),
         "endpoint": Endpoint(host=host_of(base_url), model="test-model"),
         "model": "test-model",

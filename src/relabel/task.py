@@ -163,7 +163,6 @@ def load_tasks(
     columns = _columns(ref, unit)
     rows = zip(*(columns[name] for name in TASK_COLUMNS), strict=True)
     tasks = [Task(task_id=i, onet_soc_code=c, title=t, text=x, task_type=k, importance=m) for i, c, t, x, k, m in rows]
-    kind = "task" if unit == "task" else "occupation"
     if occupations:
         codes = {t.onet_soc_code for t in tasks}
         keep: set[str] = set()
@@ -172,20 +171,21 @@ def load_tasks(
             if not found:
                 near = difflib.get_close_matches(wanted, sorted(codes), n=3)
                 hint = f"nearest: {', '.join(near)}" if near else "codes look like 11-3051.00"
-                raise DataError(f"no {kind} of {ref} belongs to the occupation code {wanted!r}; {hint}")
+                raise DataError(f"no {unit} of {ref} belongs to the occupation code {wanted!r}; {hint}")
             keep |= found
         tasks = [t for t in tasks if t.onet_soc_code in keep]
     if sample is not None:
         if sample > len(tasks):
-            raise DataError(f"cannot draw {sample} {kind}s: {ref} holds {len(tasks)} that fit; draw at most that many")
+            raise DataError(f"cannot draw {sample} {unit}s: {ref} holds {len(tasks)} that fit; draw at most that many")
         tasks = draw_sample(tasks, sample, seed)
     return tasks
 
 
 def draw_sample(tasks: Sequence[Task], sample: int, seed: int) -> list[Task]:
     """The first `sample` tasks in the order of a hash of seed, code and id; see `load_tasks`."""
-    chosen = {id(t) for t in sorted(tasks, key=lambda t: _draw(t, seed))[:sample]}
-    return [t for t in tasks if id(t) in chosen]
+    digests = [hashlib.sha256(f"{seed}|{t.onet_soc_code}|{t.task_id}".encode()).digest() for t in tasks]
+    chosen = sorted(range(len(tasks)), key=digests.__getitem__)[:sample]
+    return [tasks[place] for place in sorted(chosen)]
 
 
 def is_onet_release(ref: str) -> bool:
@@ -254,12 +254,7 @@ def disputed_titles(given: Iterable[tuple[str, str]], release: str = "onet-30.2"
 
 def _stems(title: str) -> set[str]:
     """Beginnings of a title's words, by which singular and plural, noun and adjective are one."""
-    stems = {word[:4] for word in re.findall(r"\w{3,}", title.casefold())}
-    return {stem for stem in stems if not re.fullmatch("and|the|all|othe|exce|for|with", stem)}
-
-
-def _draw(task: Task, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}|{task.onet_soc_code}|{task.task_id}".encode()).digest()
+    return {word[:4] for word in re.findall(r"\b(?!(?:and|the|all|for)\b|othe|exce|with)\w{3,}", title.casefold())}
 
 
 def _read_list(path: Path, unit: Unit) -> Columns:

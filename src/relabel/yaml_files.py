@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def read_user_yaml(path: Path, *, refuse: type[DataError] = DataError) -> tuple[
         refuse: The error to raise.
 
     Returns:
-        What the file says, None for an empty one; and the file's bytes, for a hash.
+        What the file says, None for an empty one, not to be changed; and the file's bytes, for a hash.
 
     Raises:
         DataError: The file cannot be read, or is not YAML by its own rules; the message names the line where it is known.
@@ -34,7 +35,7 @@ def read_user_yaml(path: Path, *, refuse: type[DataError] = DataError) -> tuple[
     except UnicodeDecodeError as error:
         raise refuse(f"{path} is not in UTF-8 (byte {error.start}); save it again in UTF-8") from error
     try:
-        return yaml.load(text, _StrictLoader), raw  # noqa: S506  a SafeLoader
+        return _parsed(text), raw
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise refuse(f"{path} line {line} holds a control character; correct the file") from error
@@ -84,6 +85,10 @@ class _StrictLoader(yaml.SafeLoader):
                 raise _fault(f"the key {key.value!r} is given twice", key)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+_parsed = lru_cache(maxsize=32)(partial(yaml.load, Loader=_StrictLoader))
+"""What a text says: a command reads its rubric several times, and each time would take 30 ms."""
 
 
 def _fault(problem: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
