@@ -81,6 +81,7 @@ RESPONSIBILITIES = 8
 """Tasks that a page shows as key responsibilities."""
 
 _PERCENTILES = ("p10", "p25", "median", "p75", "p90")
+_NEEDS = ("education", "experience", "training")
 _SHOWN = 6
 _SPLIT = "figures that several occupations share are split evenly among them"
 
@@ -290,9 +291,7 @@ class FamilyFigures:
         weights = {c: count for c, count in jobs.items() if count} or dict.fromkeys(self.codes, 1.0)
         rows = self._in.us_rows
         return FamilyPreparation(
-            education=_levels(weights, {c: rows[c]["education"] for c in weights if c in rows}),
-            experience=_levels(weights, {c: rows[c]["experience"] for c in weights if c in rows}),
-            training=_levels(weights, {c: rows[c]["training"] for c in weights if c in rows}),
+            **{need: _levels(weights, {c: rows[c][need] for c in weights if c in rows}) for need in _NEEDS},
             job_zones=_levels(
                 weights, {c: f"Job zone {self._in.job_zones[c]}" for c in weights if c in self._in.job_zones}
             ),
@@ -375,9 +374,7 @@ class FamilyFigures:
                 status=row["projection_status"],
             ),
             preparation=Preparation(
-                education=None if row is None else row["education"],
-                experience=None if row is None else row["experience"],
-                training=None if row is None else row["training"],
+                **{need: None if row is None else row[need] for need in _NEEDS},
                 job_zone=self._in.job_zones.get(code),
             ),
             epoch=None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+import tomllib
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -33,7 +35,7 @@ _MEDIA = {"csv": "text/csv", "json": "application/json", "parquet": "application
 
 
 class Column(NamedTuple):
-    """What a column means. `unit` and the bounds are None where there is none."""
+    """What a column means, see `columns.toml`. `unit` and the bounds are None where there is none."""
 
     type: str
     title: str
@@ -42,94 +44,16 @@ class Column(NamedTuple):
     minimum: float | None = None
     maximum: float | None = None
     required: bool = False
-    enum: tuple[str, ...] | None = None
+    enum: Sequence[str] | None = None
 
 
-_NOTE = Column("string", "Note", "SAMPLE, PARTIAL or a missing measure and what it means; else empty.")
-_SHARE = "share (0-1)"
+def _columns() -> dict[str, dict[str, Column]]:
+    text = resources.files("relabel.publishing").joinpath("columns.toml").read_text(encoding="utf-8")
+    tables: dict[str, dict[str, Any]] = tomllib.loads(text)
+    return {table: {name: Column(**about) for name, about in columns.items()} for table, columns in tables.items()}
 
-_SCORE_COLUMNS: Mapping[str, Column] = {
-    "code": Column("string", "Code", "Code of the group in the taxonomy of the export.", required=True),
-    "title": Column("string", "Title", "Title of the group in that taxonomy.", required=True),
-    "alpha": Column(
-        "number", "Alpha", "Strict exposure: E1. Empty where unscored or not asked; the note says.", _SHARE, 0, 1
-    ),
-    "beta": Column("number", "Beta", "Mean of alpha and gamma: E1 and half of E2.", _SHARE, 0, 1),
-    "gamma": Column("number", "Gamma", "Exposure with tools: E1 and E2.", _SHARE, 0, 1),
-    "strict_10": Column("number", "Strict score", "10 x alpha, one decimal, half up.", "score (0-10)", 0, 10),
-    "with_tools_10": Column("number", "Score with tools", "10 x gamma, one decimal, half up.", "score (0-10)", 0, 10),
-    "tasks": Column("integer", "Tasks", "Labelled tasks behind the score.", "tasks", 0, required=True),
-    "coverage": Column(
-        "number",
-        "Coverage",
-        "Share of all that the group stands for which the labels reach: labelled share of the task weight of each "
-        "O*NET-SOC code, averaged with the weights of the bridge, linked codes without a score counting as 0.",
-        _SHARE,
-        0,
-        1,
-        required=True,
-    ),
-    "status": Column(
-        "string",
-        "Status",
-        "scored; or thin with the reason, where less than half of the task weight has labels: the score stands, but has no "
-        "percentile and no band; or unscored with the reason.",
-        required=True,
-    ),
-    "employees": Column("integer", "Jobs", "Number of employee jobs; empty where suppressed or unknown.", "jobs", 0),
-    "median_pay_gbp": Column(
-        "number", "Median pay", "Median gross annual pay; empty where suppressed or unknown.", "GBP a year", 0
-    ),
-    "wage_exposure_alpha_gbp": Column(
-        "number", "Wage exposure, strict", "alpha x jobs x median pay, to the pence.", "GBP a year", 0
-    ),
-    "wage_exposure_gamma_gbp": Column(
-        "number", "Wage exposure, with tools", "gamma x jobs x median pay, to the pence.", "GBP a year", 0
-    ),
-    "percentile_alpha": Column(
-        "integer",
-        "Percentile, strict",
-        "Position of the group by alpha, counted from 1, over the number of scored groups; equal scores share it, but under "
-        "site-2026 go by code. Empty where the status is not scored.",
-        "percent",
-        0,
-        100,
-    ),
-    "percentile_gamma": Column("integer", "Percentile, with tools", "The same by gamma.", "percent", 0, 100),
-    "rank_alpha": Column(
-        "integer", "Rank, strict", "Rank by alpha among the scored groups; 1 is the most exposed.", "rank", 1
-    ),
-    "rank_gamma": Column("integer", "Rank, with tools", "The same by gamma.", "rank", 1),
-    "weight_labelled": Column(
-        "number",
-        "Weight labelled",
-        "Share of the weight of the tasks linked to the group which has labels.",
-        _SHARE,
-        0,
-        1,
-    ),
-    "wage_exposure_beta_gbp": Column(
-        "number", "Wage exposure, mean", "beta x jobs x median pay, to the pence.", "GBP a year", 0
-    ),
-    "mean_pay_gbp": Column(
-        "number", "Mean pay", "Mean gross annual pay; empty where suppressed or unknown.", "GBP a year", 0
-    ),
-    "employees_cv": Column(
-        "number", "Error of jobs", "Coefficient of variation of the jobs; empty where not given.", "percent", 0
-    ),
-    "employees_quality": Column(
-        "string", "Quality of jobs", "The publisher's word for that error; empty where not given."
-    ),
-    "median_pay_cv": Column(
-        "number", "Error of median pay", "Coefficient of variation of the median; empty where not given.", "percent", 0
-    ),
-    "median_pay_quality": Column(
-        "string", "Quality of median pay", "The publisher's word for that error; empty where not given."
-    ),
-    "pay_source": Column("string", "Source of pay", "Where jobs and pay of this row come from."),
-    "pay_status": Column("string", "Gaps of pay", "Why jobs or median pay are missing; empty where neither is."),
-    "note": _NOTE,
-}
+
+_COLUMNS = _columns()
 
 
 _ENDS = (("low", "Lower", "lowest"), ("high", "Upper", "highest"))
@@ -142,7 +66,7 @@ _OTHERS = (
 def _bounds() -> dict[str, Column]:
     """Columns of intervals; methodology.json says what they are intervals for."""
     found: dict[str, Column] = {}
-    for name, column in _SCORE_COLUMNS.items():
+    for name, column in _COLUMNS["occupations"].items():
         told: dict[str, tuple[str, str]] = {}
         for end, word, most in _ENDS:
             if name in BOUNDED:
@@ -162,96 +86,15 @@ def _bounds() -> dict[str, Column]:
     return found
 
 
-OCCUPATION_COLUMNS: Mapping[str, Column] = {**_SCORE_COLUMNS, **_bounds()}
+OCCUPATION_COLUMNS: Mapping[str, Column] = {**_COLUMNS["occupations"], **_bounds()}
 """What the columns of a score table mean, those of its intervals included."""
-
-_READINGS = ("exposed", "not-exposed")
-
-TASK_COLUMNS: Mapping[str, Column] = {
-    "task_id": Column("string", "Task id", "Identifier of the task in its list.", required=True),
-    "onet_soc_code": Column("string", "O*NET-SOC code", "Occupation that the task belongs to.", required=True),
-    "title": Column("string", "Occupation", "Title of that occupation."),
-    "text": Column("string", "Task", "The task statement.", required=True),
-    "task_type": Column("string", "Type", "Core or Supplemental; empty where the source has none."),
-    "importance": Column("number", "Importance", "O*NET importance rating (IM); empty where unrated.", "1-5", 1, 5),
-    "weight": Column("number", "Weight", "Weight of the task within its occupation, in the method's unit.", None, 0),
-    "code": Column("string", "Code", "Published code; empty where unlabelled.", enum=("E0", "E1", "E2")),
-    "strict": Column("string", "Strict reading", "Answer for the model alone.", enum=_READINGS),
-    "with_tools": Column("string", "Reading with tools", "Answer for the model with software.", enum=_READINGS),
-    "incoherent": Column("boolean", "Incoherent", "Exposed alone but not with tools; taken as E1.", required=True),
-    "request_keys": Column("string", "Request keys", "Keys of the answers behind the code, separated by spaces."),
-    "note": _NOTE,
-}
-
-
-_PART = "part of the change (0-1)"
-_PARTS = {
-    "labels": "other labels",
-    "tasks": "another list of tasks, types or ratings",
-    "weights": "another rule for weights",
-    "bridge": "another bridge",
-    "rounding": "rounding of the published shares",
-    "undivided": "what cannot be told apart",
-}
-
-
-def _sides(name: str, title: str, unit: str, top: float | None = None) -> dict[str, Column]:
-    return {
-        f"{name}_{side}": Column("number", f"{title}, {side}", f"{title} {words}.", unit, 0, top)
-        for side, words in (("before", "by the baseline"), ("after", "in this export"))
-    }
-
-
+TASK_COLUMNS: Mapping[str, Column] = _COLUMNS["tasks"]
 CHANGE_COLUMNS: Mapping[str, Column] = {
-    "code": OCCUPATION_COLUMNS["code"],
-    "title": OCCUPATION_COLUMNS["title"],
-    "measure": Column("string", "Measure", "Measure that changed.", required=True, enum=("alpha", "beta", "gamma")),
-    "before": Column("number", "Before", "Share by the baseline; empty where it has none.", _SHARE, 0, 1),
-    "after": Column("number", "After", "Share in this export; empty where it has none.", _SHARE, 0, 1),
-    "change": Column("number", "Change", "After less before; empty where one is missing.", _SHARE, -1, 1),
-    **{
-        name: Column("number", name.capitalize(), f"Part that comes from {words}.", _PART)
-        for name, words in _PARTS.items()
-    },
-    **_sides("score_10", "Score", "score (0-10)", 10),
-    **_sides("percentile", "Percentile", "percent", 100),
-    **_sides("wage_exposure_gbp", "Wage exposure", "GBP a year"),
-    "reason": Column("string", "Reason", "Why a score is missing on one side; else empty."),
-    "note": _NOTE,
+    **{name: OCCUPATION_COLUMNS[name] for name in ("code", "title")},
+    **_COLUMNS["changes"],
 }
 """What the columns of the changes against a baseline mean; the parts add up to the change."""
-
-_POINTS = "0, 1 or 2 points; empty while the figure is not known."
-FAMILY_COLUMNS: Mapping[str, Column] = {
-    "id": Column("string", "Id", "Short name of the job family.", required=True),
-    "name": Column("string", "Name", "Name of the job family.", required=True),
-    "resilience": Column(
-        "integer", "Resilience", "Sum of the points of three parts; empty while one is missing.", "points", 0, 6
-    ),
-    "points_so_far": Column("integer", "Points so far", "Sum of the points of the known parts.", "points", 0, 6),
-    "points_of": Column("integer", "Points of", "Most points that the known parts can give.", "points", 0, 6),
-    "low_exposure": Column("integer", "Low exposure", _POINTS, "points", 0, 2),
-    "growing_demand": Column("integer", "Growing demand", _POINTS, "points", 0, 2),
-    "human_advantage": Column("integer", "Human advantage", _POINTS, "points", 0, 2),
-    "strict": Column("number", "Exposed, strict", "Share of the tasks exposed to the model alone.", _SHARE, 0, 1),
-    "with_tools": Column("number", "Exposed, with tools", "Share exposed to the model with tools.", _SHARE, 0, 1),
-    "change_percent": Column("number", "Projected change", "Projected change of employment (BLS).", "percent"),
-    "epoch": Column("number", "EPOCH score", "Sum of the ratings of human advantage.", "points", 5, 25),
-    "occupations": Column("integer", "Occupations", "Occupations of the family in the table.", "occupations", 0),
-    "employment_us": Column("number", "US jobs", "Jobs of the family (OEWS).", "jobs", 0),
-    "median_wage_usd": Column(
-        "number",
-        "Median pay, weighted",
-        "Mean of its roles' medians weighted by jobs; no median of the family.",
-        "USD a year",
-        0,
-    ),
-    "lowest_median_wage_usd": Column("number", "Lowest median", "Lowest median among its roles.", "USD a year", 0),
-    "highest_median_wage_usd": Column("number", "Highest median", "Highest known one.", "USD a year", 0),
-    "wage_source": Column("string", "Source of jobs and pay", "Release of OEWS that US jobs and medians are from."),
-    "words": Column("string", "Words", "The resilience score in a line, with what is missing."),
-    "note": _NOTE,
-}
+FAMILY_COLUMNS: Mapping[str, Column] = _COLUMNS["families"]
 """What the columns of the table of job families mean."""
 
 

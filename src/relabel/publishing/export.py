@@ -293,11 +293,8 @@ def describe_baseline(run: Run, table: ScoreTable, moved: Moved, frame: pd.DataF
     """What a methodology says about the baseline."""
     changed = frame[frame["change"].fillna(0) != 0]
     return {
-        "run": table.run,
-        "model": table.model,
+        **{name: getattr(table, name) for name in ("run", "model", "tasks", "note")},
         "model_name": model_name(table.model),
-        "tasks": table.tasks,
-        "note": table.note,
         "partial": table.partial or is_partial(run),
         "missing_measures": dict(moved.missing),
         "counts": {

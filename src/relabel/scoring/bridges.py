@@ -142,15 +142,12 @@ class Bridge:
     def _multiply_out(self, codes: Collection[str], *, relative_to_reached: bool) -> pd.DataFrame:
         asked = (frozenset(codes), relative_to_reached)
         if asked not in self._made:
-            self._made[asked] = self._product(codes, relative_to_reached=relative_to_reached)
+            at = _started(codes)
+            for number, step in enumerate(self.steps):
+                # Codes without task statements have nothing to label: the first step never counts them as missing.
+                at = _carried(at, step.links, relative_to_reached=relative_to_reached or number == 0)
+            self._made[asked] = self._listed(at)
         return self._made[asked]
-
-    def _product(self, codes: Collection[str], *, relative_to_reached: bool) -> pd.DataFrame:
-        at = _started(codes)
-        for number, step in enumerate(self.steps):
-            # Codes without task statements have nothing to label: the first step never counts them as missing.
-            at = _carried(at, step.links, relative_to_reached=relative_to_reached or number == 0)
-        return self._listed(at)
 
     def _borrowed(self, scored: Collection[str]) -> pd.DataFrame:
         """Shares of the targets that no code with task statements leads to, by way of their lenders."""

@@ -11,8 +11,6 @@ extreme occupations would move to the middle: where nearly all tasks are labelle
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 from scipy.special import expit, logsumexp
@@ -28,14 +26,6 @@ have a standard deviation of 1."""
 _NODES = 15
 _ROUNDS = 50
 _WIDTH = 0.1
-
-
-@dataclass(frozen=True)
-class _Posterior:
-    """What is known of the coefficients and of the logs of the spreads between families and between occupations."""
-
-    mode: Floats
-    covariance: Floats
 
 
 class Calibration:
@@ -79,8 +69,8 @@ class Calibration:
         occupations, classes = self._families.shape[1], len(self._steps) + 1
         drawn = np.empty((draws, occupations, classes, classes), dtype=np.float32)
         left = np.ones((draws, occupations, classes))
-        for number, step in enumerate(self._steps):
-            parameters = rng.multivariate_normal(step.mode, step.covariance, size=draws, method="eigh")
+        for number, (mode, covariance) in enumerate(self._steps):
+            parameters = rng.multivariate_normal(mode, covariance, size=draws, method="eigh")
             spreads = len(self._families) + 1
             spread = np.exp(parameters[:, -spreads:])
             shift = rng.standard_normal((draws, occupations)) * spread[:, -1:]
@@ -118,8 +108,8 @@ class _Step:
         nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
         self._nodes, self._weights = nodes, np.log(weights / weights.sum())
 
-    def posterior(self) -> _Posterior:
-        """What the labels say, normal around its mode."""
+    def posterior(self) -> tuple[Floats, Floats]:
+        """What the labels say of the coefficients and of the logs of the spreads: mode and covariance."""
         from scipy import optimize
 
         spreads = int(self._level.max()) + 2
@@ -138,7 +128,7 @@ class _Step:
         covariance = np.zeros((size + spreads, size + spreads))
         covariance[:size, :size] = _inverse(information, least=1 / _EFFECT_SD**2)[:size, :size]
         covariance[size:, size:] = of_spread
-        return _Posterior(np.append(self._mode[:size], spread), covariance)
+        return np.append(self._mode[:size], spread), covariance
 
     def _loss(self, log_spread: Floats) -> float:
         """Negative log density of the spreads, with all else integrated out."""

@@ -28,7 +28,7 @@ from relabel.scoring.bridges import Bridge, make_bridge
 from relabel.scoring.files import records
 from relabel.scoring.measures import counted, relabelled, score_map, task_weights
 from relabel.scoring.options import ONE_WAY, SAMPLE, Links, Method, Unrated, Weights
-from relabel.scoring.table import ScoreTable
+from relabel.scoring.table import ScoreTable, beside
 from relabel.tabular import CLEAN
 
 Floats = npt.NDArray[np.float64]
@@ -208,15 +208,13 @@ def with_spread(table: ScoreTable) -> ScoreTable:
         parts.append(pd.DataFrame({"code": codes, "bridge": name, **dict(zip(MEASURES, scores, strict=True))}))
     spread = pd.concat(parts, ignore_index=True)
     ends = spread.groupby("code", sort=False)[list(MEASURES)].agg(["min", "max"])
-    columns: dict[str, pd.Series] = {}
-    for name in map(str, table.frame.columns):
-        columns[name] = table.frame[name]
-        if name in MEASURES:
-            for end, kind in (("low", "min"), ("high", "max")):
-                # The score itself is one of them; rounding of sums must not put it outside.
-                bound = table.frame["code"].map(ends[name, kind]).where(columns[name].notna())
-                columns[f"{name}_bridges_{end}"] = bound.combine(columns[name], min if end == "low" else max)
-    return replace(table, frame=pd.DataFrame(columns), spread=spread)
+    added: dict[str, pd.Series] = {}
+    for measure, (end, pick) in itertools.product(MEASURES, (("low", min), ("high", max))):
+        own = table.frame[measure]
+        # The score itself is one of them; rounding of sums must not put it outside.
+        bound = table.frame["code"].map(ends[measure, pick.__name__]).where(own.notna())
+        added[f"{measure}_bridges_{end}"] = bound.combine(own, pick)
+    return replace(table, frame=beside(table.frame, added), spread=spread)
 
 
 def spread_summary(table: ScoreTable) -> pd.DataFrame:

@@ -371,6 +371,15 @@ class ScoreTable:
         }
 
 
+def beside(frame: pd.DataFrame, added: Mapping[str, pd.Series]) -> pd.DataFrame:
+    """A score table with further columns, each behind the figure that its name begins with."""
+    columns: dict[str, pd.Series] = {}
+    for name in map(str, frame.columns):
+        columns[name] = frame[name]
+        columns |= {other: column for other, column in added.items() if other.startswith(f"{name}_")}
+    return pd.DataFrame(columns)
+
+
 def is_partial(run: Run) -> bool:
     """Whether the run has not labelled all that it was asked to."""
     return run.manifest.status not in {"complete", "published"}
@@ -434,18 +443,13 @@ def score_by(run: Run, choices: Choices) -> ScoreTable:
     sample, partial = task_list == SAMPLE, is_partial(run) or not bool(values["labelled"].all())
     if sample:
         frame["status"] += " (SAMPLE)"
-    lacks = run.missing_measures()
-    notes = tuple(_notes(run, values, lacks, sample=sample, partial=partial, by_id=by_id))
-    if is_table_file(task_list) and (
-        disputed := disputed_titles(zip(values["onet_soc_code"], values["title"], strict=True))
-    ):
-        notes = (*notes, disputed)
+    notes = tuple(_notes(run, task_list, values, partial=partial, by_id=by_id))
     frame["note"] = pd.Series("; ".join(notes) or None, index=frame.index, dtype="str")
     uses = [*run.manifest.sources, *uses, *(source_use(*file) for file in bridge.files)]
     if choices.bridge is not None:
         uses.append(file_use(Path(choices.bridge), "bridge-file"))
-    if sample:
-        uses += _sample_uses(taxonomy)
+    if sample and taxonomy != "onet-soc":
+        uses.append(file_use(asset_dir("data") / SAMPLE / "bridge.csv", SAMPLE))
     if money is not None:
         uses += money.sources
     return ScoreTable(
@@ -466,7 +470,7 @@ def score_by(run: Run, choices: Choices) -> ScoreTable:
         sample=sample,
         partial=partial,
         notes=notes,
-        missing_measures=lacks,
+        missing_measures=run.missing_measures(),
         half_labelled=half,
         bridge=bridge,
         map=mapped,
@@ -485,10 +489,8 @@ def _value_range(run: Run) -> dict[Measure, tuple[float, float]]:
     return {m: (float(min(worth[m][c] for c in codes)), float(max(worth[m][c] for c in codes))) for m in MEASURES}
 
 
-def _notes(
-    run: Run, values: pd.DataFrame, lacks: Mapping[Measure, str], *, sample: bool, partial: bool, by_id: bool
-) -> list[str]:
-    notes = [SAMPLE_NOTE] if sample else []
+def _notes(run: Run, task_list: str, values: pd.DataFrame, *, partial: bool, by_id: bool) -> list[str]:
+    notes, lacks = [SAMPLE_NOTE] if task_list == SAMPLE else [], run.missing_measures()
     if partial:
         incomplete = "the run is incomplete, some labels are missing; " if is_partial(run) else ""
         rests = f"rests on {int(values['labelled'].sum()):,} of {len(values):,} tasks"
@@ -500,13 +502,10 @@ def _notes(
         notes.append(f"{len(others):,} {kind} than the run labelled under the same id ({first}) and {then}")
     for why in dict.fromkeys(lacks.values()):
         notes.append(f"no {' or '.join(m for m in MEASURES if lacks.get(m) == why)}: {why}")
-    return [*notes, *(sentence.rstrip(".") for sentence in run.warnings())]
-
-
-def _sample_uses(taxonomy: Taxonomy) -> list[SourceUse]:
-    if taxonomy == "onet-soc":
-        return []
-    return [file_use(asset_dir("data") / SAMPLE / "bridge.csv", SAMPLE)]
+    notes += [sentence.rstrip(".") for sentence in run.warnings()]
+    if is_table_file(task_list):
+        notes.append(disputed_titles(zip(values["onet_soc_code"], values["title"], strict=True)))
+    return [*filter(None, notes)]
 
 
 def _once(uses: list[SourceUse]) -> tuple[SourceUse, ...]:

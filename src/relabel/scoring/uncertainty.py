@@ -11,6 +11,7 @@ wage exposure) follow from the share's bounds; those of ranks and percentiles co
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -31,7 +32,7 @@ from relabel.run import Run, open_run
 from relabel.scoring.measures import relabelled
 from relabel.scoring.options import SAMPLE
 from relabel.scoring.options import Noise as NoiseChoice
-from relabel.scoring.table import ScoreTable, half_up_all
+from relabel.scoring.table import ScoreTable, beside, half_up_all
 from relabel.settings import settings
 from relabel.sources.frames import keep
 from relabel.tabular import CLEAN
@@ -174,14 +175,11 @@ def with_intervals(
         raise UsageError(f"{draws} draws are too few for a 95% interval; give --draws {_FEWEST_DRAWS} or more")
     if seed < 0:
         raise UsageError(f"the seed {seed} is below 0; give a whole number of 0 or more with --seed")
-    try:
-        if gold is None and not raters and noise in ("auto", "confusion"):
-            gold_or_default: Run | None = _default_gold(run)
-        else:
-            gold_or_default = gold
-    except (DataError, UsageError):
-        gold_or_default = None  # `_simulated` says why
-    kept = _kept_path(table, [run, *filter(None, [gold_or_default]), *raters], [noise, gold is not None, draws, seed])
+    others = [*filter(None, [gold]), *raters]
+    if not others and noise in ("auto", "confusion"):
+        with contextlib.suppress(DataError, UsageError):  # `_simulated` says why there is none
+            others = [_default_gold(run)]
+    kept = _kept_path(table, [run, *others], [noise, gold is not None, draws, seed])
     found = _kept(kept, table)
     if found is not None:
         return _beside(table, *found)
@@ -308,12 +306,7 @@ def _beside(table: ScoreTable, added: Mapping[str, pd.Series], found: Intervals)
     """The table with each added column behind the figure that it belongs to."""
     notes = (*table.notes, *found.notes)
     frame = table.frame.assign(note=pd.Series("; ".join(notes), index=table.frame.index, dtype="str"))
-    ends = ["_low", "_high", *(f"_{name}{end}" for name in ("gold", "pooled") for end in ("", "_low", "_high"))]
-    columns: dict[str, pd.Series] = {}
-    for name in map(str, frame.columns):
-        columns[name] = frame[name]
-        columns |= {f"{name}{end}": added[f"{name}{end}"] for end in ends if f"{name}{end}" in added}
-    return dataclasses.replace(table, frame=pd.DataFrame(columns), notes=notes, intervals=found)
+    return dataclasses.replace(table, frame=beside(frame, added), notes=notes, intervals=found)
 
 
 def _check(frame: pd.DataFrame, found: Intervals) -> None:
@@ -404,14 +397,12 @@ def with_raters(table: ScoreTable, run: Run, raters: Sequence[Run], draws: int =
     if draws and len(raters) >= LEAST_RATERS:
         table = with_intervals(table, run, noise="raters", raters=raters, draws=draws, seed=_seed(run))
     _, *scores = _scores_by(table, run, raters).values()
-    frame = table.frame.copy()
-    for number, measure in enumerate(MEASURES):
-        at = list(frame.columns).index(measure) + 1
-        each = np.stack([score[number] for score in scores])
-        for place, (end, pick) in enumerate((("low", np.fmin), ("high", np.fmax))):
-            column = pd.Series(pick.reduce(each), index=frame.index).where(frame[measure].notna())
-            frame.insert(at + place, f"{measure}_models_{end}", column)
-    return dataclasses.replace(table, frame=frame)
+    added = {
+        f"{measure}_models_{end}": pd.Series(bounds, index=table.frame.index).where(table.frame[measure].notna())
+        for end, pick in (("low", np.fmin), ("high", np.fmax))
+        for measure, bounds in zip(MEASURES, pick.reduce(scores), strict=True)
+    }
+    return dataclasses.replace(table, frame=beside(table.frame, added))
 
 
 def is_random_sample(run: Run) -> bool:

@@ -151,7 +151,7 @@ class _Writer:
         assets = {name: self._asset(name) for name in _ASSETS}
         for name, content in assets.items():
             self._write(f"assets/{name}", content)
-        self._templates = environment(theme)
+        self._templates, self._own = environment(theme), environment(None)
         shared: dict[str, Any] = {
             "site": views.about(book),
             # A new style is seen at once, whatever a browser has kept.
@@ -184,14 +184,16 @@ class _Writer:
             self._write(path, content)
         for page in book.occupations:
             link = f"{self._address or '../'}occupations/{page['code']}.html"
-            self._write(f"embed/{page['code']}.html", machines.card(page, about["title"], link))
+            self._render(f"embed/{page['code']}.html", "card.html", machines.card(page, about["title"], link))
             if self._pictures:
-                self._write(f"share/{page['code']}.png", machines.picture(page, about["title"]))
+                svg = self._own.get_template("share.svg").render(machines.share(page, about["title"]))
+                self._write(f"share/{page['code']}.png", machines.picture(svg))
         if self._theme is not None:
             self._extra_assets(self._theme)
         if self._address is not None:
-            self._write("sitemap.xml", machines.sitemap(self._address, self.pages, book.date))
-            self._write("feed.xml", machines.feed(book, about["title"], self._address))
+            listed = {"address": self._address, "pages": self.pages, "day": book.date}
+            self._render("sitemap.xml", "sitemap.xml", listed)
+            self._render("feed.xml", "feed.xml", machines.feed(book, about["title"], self._address))
             self._write("robots.txt", f"User-agent: *\nAllow: /\nSitemap: {self._address}sitemap.xml\n".encode())
         listing = json.dumps({"files": sorted(self.files), "export": book.package["version"]}, indent=1)
         self._write(LISTING, f"{listing}\n".encode())
@@ -218,6 +220,11 @@ class _Writer:
             text = found.render(given)
         self.pages.append(path)
         # Characters that no HTML may hold; what is left of a text is shown as it is.
+        self._write(path, _UNPRINTABLE.sub("", text).encode("utf-8", "replace"))
+
+    def _render(self, path: str, template: str, content: Row) -> None:
+        """Write a file for programs and other sites, whose template no theme replaces."""
+        text = self._own.get_template(template).render(content)
         self._write(path, _UNPRINTABLE.sub("", text).encode("utf-8", "replace"))
 
     def _asset(self, name: str) -> bytes:
@@ -269,6 +276,7 @@ def _long_date(day: str) -> str:
 
 _FILTERS: dict[str, Callable[..., Any]] = {
     "money": figures.money,
+    "printable": machines.printable,
     "whole": figures.whole,
     "tenth": figures.tenth,
     "percent": figures.percent,

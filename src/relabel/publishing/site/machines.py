@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import io
 import json
 import struct
@@ -72,77 +71,40 @@ def _json(document: Row) -> bytes:
     return (json.dumps(document, ensure_ascii=False, sort_keys=True, separators=(",", ":")) + "\n").encode()
 
 
-_CARD = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}: card</title><meta name="description" content="Exposure of {title} to language models"><style>
-body{{margin:0;font:16px/1.4 system-ui,sans-serif;color:#1c2430;background:#fff}}
-@media (prefers-color-scheme:dark){{body{{color:#e7ebf0;background:#171c23}}a{{color:#8ab8ff}}}}
-.card{{border:1px solid #9aa5b1;border-radius:8px;padding:12px 16px;max-width:420px}}
-h1{{font-size:1.1em;margin:0 0 8px}}dl{{margin:0}}dt{{float:left}}dd{{text-align:right;margin:0;font-weight:600}}
-.bar{{clear:both;height:8px;background:#d5dbe1;margin:2px 0 8px}}.bar i{{display:block;height:8px;background:#2b6cb0}}
-p{{margin:4px 0 0;font-size:.85em}}
-</style></head><body><div class="card"><h1>{title}</h1><dl>{rows}</dl><p dir="auto">{words}</p>
-<p><a href="{link}" target="_blank" rel="noopener">{site}</a></p></div></body></html>
-"""
-
-
-def card(page: Row, site: str, link: str) -> bytes:
-    """The card of an occupation that another site can show in a frame; under 10 kB, no script, nothing loaded.
+def card(page: Row, site: str, link: str) -> Row:
+    """Content of the card of an occupation that another site can show in a frame: under 10 kB, no script, nothing loaded.
 
     Args:
         page: Its page in the export.
         site: Title of the site.
         link: Address of its page, from the card's own place or whole.
     """
-    rows = "".join(
-        f"<dt>{html.escape(said['name'])}</dt><dd>{figures.tenth(said['score_10'])} of 10</dd>"
-        f'<div class="bar"><i style="width:{10 * said["score_10"]:.0f}%"></i></div>'
-        for said in page["readings"].values()
-        if said
-    )
+    readings = [said for said in page["readings"].values() if said]
     words = "How much of the work a language model could speed up, from 0 (none) to 10 (all)."
     if page["thin"]:
         words = "This score rests on too little to be read."
-    elif not rows:
+    elif not readings:
         words = "This occupation has no score."
-    words = html.escape(f"{words} {figures.warning(page['note']) or ''}".strip())
-    title = html.escape(page["title"][:200])
-    return _CARD.format(
-        title=title, rows=rows, words=words, link=html.escape(link, quote=True), site=html.escape(site)
-    ).encode("utf-8", "replace")
+    words = f"{words} {figures.warning(page['note']) or ''}".strip()
+    return {"title": page["title"][:200], "readings": readings, "words": words, "link": link, "site": site}
 
 
-def picture(page: Row, site: str) -> bytes:
-    """The picture that is shown where a page is shared: PNG, 1200 x 630."""
+def share(page: Row, site: str) -> Row:
+    """Content of the picture that is shown where a page is shared, 1200 x 630."""
+    said = [said for said in page["readings"].values() if said and not page["thin"]]
+    return {"lines": textwrap.wrap(page["title"], 38)[:3], "readings": said, "site": site}
+
+
+def picture(svg: str) -> bytes:
+    """A drawing as PNG."""
     import vl_convert
 
-    title = textwrap.wrap(page["title"], 38)[:3]
-    lines = "".join(
-        f'<text x="70" y="{120 + 66 * number}" font-size="54" font-weight="bold" fill="#1c2430">{_xml(line)}</text>'
-        for number, line in enumerate(title)
-    )
-    said = [said for said in page["readings"].values() if said and not page["thin"]]
-    for number, one in enumerate(said):
-        y = 370 + 110 * number
-        lines += (
-            f'<text x="70" y="{y}" font-size="38" fill="#1c2430">{_xml(one["name"])}</text>'
-            f'<text x="1130" y="{y}" font-size="54" font-weight="bold" text-anchor="end" fill="#2b6cb0">'
-            f"{figures.tenth(one['score_10'])} of 10</text>"
-            f'<rect x="70" y="{y + 18}" width="1060" height="20" fill="#d5dbe1"/>'
-            f'<rect x="70" y="{y + 18}" width="{106 * one["score_10"]:.0f}" height="20" fill="#2b6cb0"/>'
-        )
-    if not said:
-        lines += '<text x="70" y="400" font-size="38" fill="#1c2430">No score that could be read</text>'
-    svg = (
-        '<svg xmlns="http://www.w3.org/2000/svg" width="1200" height="630" font-family="sans-serif">'
-        f'<rect width="1200" height="630" fill="#fff"/>{lines}'
-        f'<text x="70" y="590" font-size="28" fill="#52606d">{_xml(site)}</text></svg>'
-    )
     return _repacked(vl_convert.svg_to_png(svg, scale=1.0))
 
 
-def _xml(text: str) -> str:
-    return html.escape("".join(char if char.isprintable() else " " for char in text))
+def printable(text: str) -> str:
+    """A text without characters that XML may not hold."""
+    return "".join(char if char.isprintable() else " " for char in text)
 
 
 def _repacked(png: bytes) -> bytes:
@@ -174,26 +136,10 @@ def archive(book: ExportBundle) -> bytes:
     return out.getvalue()
 
 
-def feed(book: ExportBundle, title: str, address: str) -> bytes:
-    """The Atom feed of releases: this release, with how many scores moved since the baseline."""
-    updated = f"{book.date or '1970-01-01'}T00:00:00Z"
-    version = book.package["version"]
+def feed(book: ExportBundle, title: str, address: str) -> Row:
+    """Content of the Atom feed of releases: this release, with how many scores moved since the baseline."""
     words = f"{book.method['counts']['scored']} occupations scored; labels by {book.method['labels']['model_name']}."
     if baseline := book.method["baseline"]:
         words += f" {baseline['counts']['changed']} scores changed since {baseline['run']}."
-    return (
-        '<?xml version="1.0" encoding="utf-8"?>\n<feed xmlns="http://www.w3.org/2005/Atom">'
-        f"<title>{_xml(title)}</title><id>{_xml(address)}</id><updated>{updated}</updated>"
-        f'<link href="{_xml(address)}feed.xml" rel="self"/><link href="{_xml(address)}"/><author><name>relabel</name></author>'
-        f"<entry><title>{_xml(title)}, {_xml(version)}</title><id>{_xml(address)}#{_xml(version)}</id>"
-        f'<updated>{updated}</updated><link href="{_xml(address)}"/><summary>{_xml(words)}</summary></entry></feed>\n'
-    ).encode()
-
-
-def sitemap(address: str, pages: list[str], day: str | None) -> bytes:
-    """The site map of all pages."""
-    changed = f"<lastmod>{day}</lastmod>" if day else ""
-    # Paths are made of codes that an export holds to letters, digits, dots and hyphens; the address is escaped.
-    lines = [f"<url><loc>{_xml(address)}{'' if page == 'index.html' else page}</loc>{changed}</url>" for page in pages]
-    head = '<?xml version="1.0" encoding="UTF-8"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n'
-    return (head + "\n".join(lines) + "\n</urlset>\n").encode()
+    about = {"title": title, "address": address, "version": book.package["version"]}
+    return about | {"updated": f"{book.date or '1970-01-01'}T00:00:00Z", "words": words}
