@@ -417,33 +417,23 @@ class RayEngine(OnlineEngine):
     def __init__(self, connection: Connection, limiter: Limiter, budget: Budget, options: ClusterOptions) -> None:
         super().__init__(connection, limiter=limiter, budget=budget)
         self._options = options
-        self._cluster: Any = None
-        self._handles: list[Any] = []
-
-    async def close(self) -> None:
-        """End the workers and leave the cluster."""
-        try:
-            await super().close()
-        finally:
-            for handle in self._handles:
-                with suppress(Exception):  # it is gone already, or the cluster is
-                    self._cluster.ray.kill(handle, no_restart=True)
-            if self._cluster is not None:
-                await asyncio.to_thread(self._cluster.leave)
 
     async def _connect(self) -> Transport:
         local = is_local(self.connection.model)
-        self._cluster = await asyncio.to_thread(join, self._options)
+        cluster = await asyncio.to_thread(join, self._options)
+        self._exit.callback(cluster.leave)
         keep_signals()
-        self._handles = await asyncio.to_thread(self._hire, self._cluster, local)
-        transport = RayTransport([partial(self._call, handle) for handle in self._handles], self.connection)
+        handles = await asyncio.to_thread(self._hire, cluster, local)
+        for handle in handles:
+            self._exit.callback(_dismiss, cluster, handle)
+        transport = RayTransport([partial(_call, cluster, handle) for handle in handles], self.connection)
         try:
             await transport.open(START_S)
         except BaseException:
             await transport.close()
             raise
         if local:  # a server of its own for each worker: together they take as many as all have places for
-            self.limiter.limit = min(self.limiter.limit, SLOTS * len(self._handles))
+            self.limiter.limit = min(self.limiter.limit, SLOTS * len(handles))
         return transport
 
     def _hire(self, cluster: Cluster, local: bool) -> list[Any]:
@@ -466,17 +456,23 @@ class RayEngine(OnlineEngine):
         places = ["SPREAD" if cpus else on(nodes[n % len(nodes)]["NodeID"], soft=True) for n in range(wanted)]
         return [actor.options(**usual, scheduling_strategy=place).remote(*model) for place in places]
 
-    async def _call(self, handle: Any, method: str, *arguments: Any) -> Any:
-        """Call a worker, with Ray's errors as what they mean here."""
-        errors = self._cluster.ray.exceptions
-        try:
-            return await getattr(handle, method).remote(*arguments)
-        except errors.ActorDiedError as error:
-            raise WorkerGoneError(str(error).strip().partition("\n")[0][:200]) from error
-        except errors.RayTaskError as error:
-            if isinstance(error.cause, RelabelError):
-                raise error.cause from None
-            said = str(error).strip().rpartition("\n")[2][:300]
-            raise ProviderError(f"a worker of the cluster failed ({said}); please report it") from error
-        except errors.RayError as error:
-            raise WorkerLostError(str(error).strip().partition("\n")[0][:200]) from error
+
+def _dismiss(cluster: Cluster, handle: Any) -> None:
+    with suppress(Exception):  # it is gone already, or the cluster is
+        cluster.ray.kill(handle, no_restart=True)
+
+
+async def _call(cluster: Cluster, handle: Any, method: str, *arguments: Any) -> Any:
+    """Call a worker, with Ray's errors as what they mean here."""
+    errors = cluster.ray.exceptions
+    try:
+        return await getattr(handle, method).remote(*arguments)
+    except errors.ActorDiedError as error:
+        raise WorkerGoneError(str(error).strip().partition("\n")[0][:200]) from error
+    except errors.RayTaskError as error:
+        if isinstance(error.cause, RelabelError):
+            raise error.cause from None
+        said = str(error).strip().rpartition("\n")[2][:300]
+        raise ProviderError(f"a worker of the cluster failed ({said}); please report it") from error
+    except errors.RayError as error:
+        raise WorkerLostError(str(error).strip().partition("\n")[0][:200]) from error

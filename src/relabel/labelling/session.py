@@ -185,15 +185,12 @@ class RunSession:
                 f"{count:,} labels rest on answers of the pack {origin}, for which only its maker can vouch"
             )
         by_model = Counter(label.model_returned for label in labels)
-        if progress.label_first:
-            collector.notes.append(
-                f"{progress.label_first:,} answers gave the label before the reason, which then explains it and does not lead to it: "
-                "the provider reorders the keys of an answer"
-            )
-        if progress.uncounted:
-            collector.notes.append(
-                f"{progress.uncounted:,} answers came without usable token counts: what they cost is unknown"
-            )
+        said = {
+            "answers gave the label before the reason, which then explains it and does not lead to it: the provider reorders the keys "
+            "of an answer": progress.label_first,
+            "answers came without usable token counts: what they cost is unknown": progress.uncounted,
+        }
+        collector.notes += [f"{count:,} {what}" for what, count in said.items() if count]
         return manifest.model_copy(
             update={
                 **record,
