@@ -419,18 +419,15 @@ def refusal(
         )
     if reply.meaning == "wait" and reply.wait_s is not None and reply.wait_s > MAX_RETRY_AFTER_S:
         back = datetime.now(UTC) + timedelta(seconds=reply.wait_s)
+        span = f"{reply.wait_s / 3600:.1f} h" if reply.wait_s >= 7200 else f"{reply.wait_s / 60:.0f} min"
         return ProviderError(
-            f"{address} takes no more requests for {_hours(reply.wait_s)} ({said}); start the same run again after {back:%H:%M} UTC on "
+            f"{address} takes no more requests for {span} ({said}); start the same run again after {back:%H:%M} UTC on "
             f"{back:%d %B}"
         )
     if (fatal := fatal_refusal(reply, address=address, path=path, model=model)) is not None:
         return fatal
     refused = f", parameter {reply.param!r}" if reply.param else ""
     return NoAnswerError(reply.kind, f"HTTP {status}{refused}: {said}", sent, status=status, meaning=reply.meaning)
-
-
-def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds >= 7200 else f"{seconds / 60:.0f} min"
 
 
 def fatal_refusal(reply: ErrorReply, *, address: str, path: str, model: str | None) -> ProviderError | None:

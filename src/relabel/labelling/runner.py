@@ -240,9 +240,9 @@ class WorkerPool:
                     refusals.append(error)
                     if error.meaning == "form" or (len(refusals) == 2 and _alike(*refusals)):
                         return True
-                    if not _says_little(error):
+                    if error.kind not in {"content-filter", "invalid-json"} and error.status not in _FORMAT_STATUS:
                         break
-                    continue
+                    continue  # it may be about the question alone, so that another one must tell
             self._probed.add(item.request.key)
             if self.leases.batch_of(item.request.key) is None:
                 self.collector.store.put_note(name, self.job.endpoint.form)
@@ -563,11 +563,6 @@ def _different_tasks(job: Job) -> Iterator[WorkItem]:
     """The first work items about different tasks."""
     first = (next(items) for _, items in groupby(job.items(), key=lambda item: item.tasks))
     return map(job.planner.planned, islice(first, _PROBE_TASKS))
-
-
-def _says_little(error: NoAnswerError) -> bool:
-    """Whether a refusal may be about the question alone, so that another one must tell."""
-    return error.kind in {"content-filter", "invalid-json"} or error.status in _FORMAT_STATUS
 
 
 def _alike(one: NoAnswerError, other: NoAnswerError) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -227,7 +228,9 @@ class BatchRunner(BatchPoller):
             in_flight.update(keys)
         limit = min(self._options.max_requests, self._state.max_requests or self._options.max_requests)
         self._folder.tidy(self._state)
-        room, changed, self._no_money = self._money(), 0, ""
+        # What the cap leaves, after all starts of the run, and when all that is in flight costs its worst.
+        cap, changed, self._no_money = self._options.max_cost, 0, ""
+        room = math.inf if cap is None else cap - self.spent_usd - self._state.unaccounted_usd
         lines: dict[str, bytes] = {}
         size, most = 0, 0.0
         for turn, key in enumerate(list(self._requests)):
@@ -247,7 +250,7 @@ class BatchRunner(BatchPoller):
             if worst > room:
                 self._leases.give_back(key)
                 self._no_money = (
-                    f"this request may cost up to {worst:.4f} USD, and of the cap of {self._options.max_cost:.4f} USD "
+                    f"this request may cost up to {worst:.4f} USD, and of the cap of {cap:.4f} USD "
                     f"only {max(0.0, room):.4f} are left, after {self.spent_usd:.4f} that it has cost"
                 )
                 break
@@ -272,12 +275,6 @@ class BatchRunner(BatchPoller):
         self._leases.pass_on(self._state.run_id, lines)
         lines.clear()
         self._options.step("chunk")
-
-    def _money(self) -> float:
-        """What the cap leaves, in USD, after all starts of the run, and when all that is in flight costs its worst."""
-        if self._options.max_cost is None:
-            return float("inf")
-        return self._options.max_cost - self.spent_usd - self._state.unaccounted_usd
 
     def _hold(self, *, leaving: bool = False) -> None:
         """Let other runs on the store know what batches have in flight; when leaving, what was not sent is let go."""
