@@ -92,6 +92,7 @@ def test_ratings_are_made_in_one_step_and_taken_up(
     assert (page["epoch_run"], page["resilience"]["so_far"], page["resilience"]["of"]) == ("epoch", 3, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.mirror
 def test_rating_asks_about_the_occupations_of_families_and_gives_a_whole_score(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

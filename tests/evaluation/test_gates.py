@@ -233,7 +233,7 @@ def _p(codes: np.ndarray, base: np.ndarray, run: np.ndarray, allowed: float = 0.
     return joint_p([_swaps(codes, base, run, allowed)], seed=1)[0]
 
 
-@pytest.mark.parametrize("churn", [0.005, 0.02, 0.1])
+@pytest.mark.parametrize("churn", [0.005, 0.02, pytest.param(0.1, marks=pytest.mark.slow)])
 def test_gates_judged_together_fire_on_noise_no_more_often_than_one(churn: float) -> None:
     """Four figures: two unrelated ones, a third that mixes them, and a slice of the first, which has the fewest tasks."""
     fired = 0

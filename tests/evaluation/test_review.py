@@ -383,6 +383,7 @@ def test_jobs_weigh_where_they_are_at_hand(make_run: MakeRun) -> None:
     assert found.table["jobs"].iloc[0] > 1e6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pilot", [False, True])
 def test_the_labels_for_a_width_give_intervals_of_that_width(pilot: bool, make_run: MakeRun, tmp_path: Path) -> None:
     """Drawn again and again from a population whose labels are known, the intervals are as wide as asked, and hold the mean."""

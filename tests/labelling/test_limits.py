@@ -261,7 +261,7 @@ async def test_a_request_larger_than_a_whole_window_is_sent_all_the_same() -> No
     assert (await limiter.acquire(5000)).sent_at == began + 6
 
 
-@pytest.mark.parametrize("concurrency", [None, 16, 64])
+@pytest.mark.parametrize("concurrency", [None, 16, pytest.param(64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("requests", "tokens", "allowed"), [(30, math.inf, 30), (600, math.inf, 600), (6000, 30_000, 300)]
 )

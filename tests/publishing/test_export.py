@@ -12,11 +12,11 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from site_builders import tasks_on
+from site_builders import sample_answers, tasks_on
 
 from relabel.errors import DataError, IncompleteRunError, UsageError
 from relabel.manifest import TASK_FILE, task_sources
-from relabel.publishing.export import export_run
+from relabel.publishing.export import Export, export_run
 from relabel.publishing.methodology import caveats, method_text
 from relabel.publishing.occupation import Pages, main_codes
 from relabel.rubric import load_rubric
@@ -36,9 +36,15 @@ def content(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_the_folder_holds_tables_pages_and_descriptions(sample_run: MakeRun, tmp_path: Path) -> None:
-    done = export_run(sample_run(), tmp_path / "out")
-    files = content(tmp_path / "out")
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """An export of the sample, for tests that only read it."""
+    folder = tmp_path_factory.mktemp("exported")
+    return export_run(sample_answers(folder / "made-run"), folder / "out")
+
+
+def test_the_folder_holds_tables_pages_and_descriptions(exported: Export) -> None:
+    files = content(exported.folder)
     pages = [f"occupations/{code}.json" for code in ("1121", "2134", "2237", "5250", "5315", "8160")]
     assert sorted(files) == sorted(
         [
@@ -56,7 +62,7 @@ def test_the_folder_holds_tables_pages_and_descriptions(sample_run: MakeRun, tmp
             "tasks.parquet",
         ]
     )
-    assert (done.files, done.size) == (len(files), sum(map(len, files.values())))
+    assert (exported.files, exported.size) == (len(files), sum(map(len, files.values())))
 
 
 def test_the_same_run_gives_the_same_bytes_wherever_it_is_written(sample_run: MakeRun, tmp_path: Path) -> None:
@@ -68,27 +74,24 @@ def test_the_same_run_gives_the_same_bytes_wherever_it_is_written(sample_run: Ma
     assert content(tmp_path / "one") == content(tmp_path / "deep" / "two")
 
 
-def test_no_file_names_the_machine(sample_run: MakeRun, tmp_path: Path) -> None:
-    export_run(sample_run(), tmp_path / "out")
-    for name, data in content(tmp_path / "out").items():
-        assert str(tmp_path).encode() not in data, name
+def test_no_file_names_the_machine(exported: Export) -> None:
+    for name, data in content(exported.folder).items():
+        assert str(exported.folder.parent).encode() not in data, name
         assert b"no business of a reader" not in data, name
 
 
-def test_every_file_of_the_sample_says_sample(sample_run: MakeRun, tmp_path: Path) -> None:
-    export_run(sample_run(), tmp_path / "out")
-    assert all(b"SAMPLE" in data for data in content(tmp_path / "out").values())
+def test_every_file_of_the_sample_says_sample(exported: Export) -> None:
+    assert all(b"SAMPLE" in data for data in content(exported.folder).values())
 
 
-def test_a_page_leads_from_the_score_to_the_answers(sample_run: MakeRun, tmp_path: Path) -> None:
-    export_run(sample_run(), tmp_path / "out")
-    page = load(tmp_path / "out/occupations/2134.json")
+def test_a_page_leads_from_the_score_to_the_answers(exported: Export) -> None:
+    page = load(exported.folder / "occupations/2134.json")
     assert [(part["onet_soc_code"], part["share"]) for part in page["onet"]] == [
         ("15-1252.00", 0.711),
         ("15-1254.00", 0.289),
     ]
     assert page["score"]["status"] == "scored (SAMPLE)"
-    tasks = tasks_on(tmp_path / "out", page)
+    tasks = tasks_on(exported.folder, page)
     assert sum(task["share"] for task in tasks) == pytest.approx(1, abs=1e-5)
     alpha = sum(task["share"] for task in tasks if task["code"] == "E1")
     assert alpha == pytest.approx(page["score"]["alpha"], abs=1e-5)
@@ -96,7 +99,7 @@ def test_a_page_leads_from_the_score_to_the_answers(sample_run: MakeRun, tmp_pat
     assert task["text"]
     assert (task["strict"], task["with_tools"], task["code"]) == ("exposed", "exposed", "E1")
     assert page["tasks_left_out"] is None
-    behind = load(tmp_path / "out" / page["onet"][0]["page"])
+    behind = load(exported.folder / page["onet"][0]["page"])
     (again,) = [t for t in behind["tasks"] if t["task_id"] == task["task_id"]]
     assert [(a["setting"], a["request_key"], a["rationale"]) for a in again["answers"]] == [
         ("strict", f"key-{task['task_id']}-strict", f"because of {task['task_id']}"),
@@ -107,9 +110,8 @@ def test_a_page_leads_from_the_score_to_the_answers(sample_run: MakeRun, tmp_pat
     assert page["counts"]["codes"] == {c: sum(t["code"] == c for t in tasks) for c in ("E0", "E1", "E2")}
 
 
-def test_the_tables_agree_with_each_other(sample_run: MakeRun, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    export_run(sample_run(), out)
+def test_the_tables_agree_with_each_other(exported: Export) -> None:
+    out = exported.folder
     table = pd.read_csv(out / "occupations.csv", dtype={"code": str})
     assert table["alpha"].tolist() == [row["alpha"] for row in load(out / "occupations.json")["rows"]]
     assert table["alpha"].tolist() == pq.read_table(out / "occupations.parquet")["alpha"].to_pylist()
@@ -120,9 +122,8 @@ def test_the_tables_agree_with_each_other(sample_run: MakeRun, tmp_path: Path) -
     assert pq.read_table(out / "tasks.parquet")["task_id"].to_pylist() == tasks["task_id"].tolist()
 
 
-def test_the_data_package_describes_every_file_and_column(sample_run: MakeRun, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    export_run(sample_run(), out)
+def test_the_data_package_describes_every_file_and_column(exported: Export) -> None:
+    out = exported.folder
     package = load(out / "datapackage.json")
     files = content(out)
     assert {entry["path"] for entry in package["resources"]} == set(files) - {"datapackage.json"}
@@ -145,15 +146,14 @@ def test_the_data_package_describes_every_file_and_column(sample_run: MakeRun, t
     assert package["sources"]
 
 
-def test_the_methodology_says_how_and_from_how_much(sample_run: MakeRun, tmp_path: Path) -> None:
-    export_run(sample_run(), tmp_path / "out")
-    method = load(tmp_path / "out/methodology.json")
+def test_the_methodology_says_how_and_from_how_much(exported: Export) -> None:
+    method = load(exported.folder / "methodology.json")
     assert method["score"]["bridge"]["steps"][0]["target"] == "uk-soc2020"
     assert method["labels"]["rubric"]["id"] == "exposure"
     assert method["labels"]["prompt_sha256"] == "0" * 64
     assert method["labels"]["parameters"] == {"sample": 60, "seed": 7}
     assert "60 labelled tasks of 60" in method["description"]
-    sources = load(tmp_path / "out/sources.json")["sources"]
+    sources = load(exported.folder / "sources.json")["sources"]
     assert [source["id"] for source in sources] == ["sample"]
     assert all(len(file["sha256"]) == 64 for file in sources[0]["files"])
 

@@ -24,8 +24,8 @@ def _sheets_are_read_once(_own_home: None, shared_home: Path, monkeypatch: pytes
 
 @pytest.fixture(scope="session")
 def scored() -> Scored:
-    """Scores from the real data; the coding index is read once, and so is each table made."""
-    read_once = cache(ons.read_coding_index)
+    """Scores from the real data; the coding index and each run are read once, and so is each table made."""
+    read_once, opened = cache(ons.read_coding_index), cache(open_run)
 
     @cache
     def score(
@@ -42,7 +42,7 @@ def scored() -> Scored:
         with pytest.MonkeyPatch.context() as patch:  # other tests read other indexes
             patch.setattr(ons, "read_coding_index", read_once)
             return score_table(
-                open_run(ref),
+                opened(ref),
                 method=method,
                 taxonomy=taxonomy,
                 weights=weights,

@@ -109,6 +109,7 @@ def test_the_three_largest_sources_are_named() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.mirror
 def test_a_published_score_is_explained_with_its_interval_and_its_way(bounds_of: BoundsOf) -> None:
     run = open_run("eloundou-2023:gpt4")
