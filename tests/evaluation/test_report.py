@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from relabel.cli.compare import pair_tables
+from relabel.evaluation.compare import compare
 from relabel.evaluation.document import TextClassifier, Yardstick
 from relabel.evaluation.evaluate import evaluate
 from relabel.evaluation.gates import judge
 from relabel.evaluation.gold import read_gold_csv
-from relabel.evaluation.report import Charts
+from relabel.evaluation.report import Charts, compare_page
 from relabel.evaluation.suite import Suite
+from relabel.tabular import Table, cell_text
 from report_builders import HOSTILE, Pages, hostile_pages, hostile_run, page_of
 
 
@@ -117,3 +120,24 @@ def test_the_word_count_has_the_name_that_verdict_and_terminal_give_it(tmp_path:
     page = page_of(document.model_copy(update={"yardsticks": marks}), run, gold)
     assert '<th scope="row">word count</th>' in page
     assert "classifier" not in page
+
+
+def test_a_page_shows_every_figure_of_the_tables_that_the_command_prints(tmp_path: Path) -> None:
+    runs = [hostile_run(tmp_path / f"r{seed}", seed=seed) for seed in (1, 2)]
+    document = compare(runs[0], runs[1], draws=200)
+    found = parsed(compare_page(document, list(pair_tables(document, page=True)), runs))
+    shown = {text.strip() for text in found.text}
+    for table in pair_tables(document):
+        assert table.title in shown
+        figures = [cell for cells in table.rows for cell in cells if cell is not None and not isinstance(cell, str)]
+        assert figures
+        assert {cell_text(cell) for cell in figures} <= shown
+
+
+def test_an_interval_stands_below_its_figure_and_lines_of_a_cell_below_each_other() -> None:
+    table = Table("T", ("name", "kappa", "95%", "n"), [("a\nb", 0.5, (0.25, 0.75), 3), ("c", None, None, 0)])
+    assert table.on_page() == [
+        [["name"], ["kappa", "95%"], ["n"]],
+        [["a", "b"], [".500", ".250-.750"], ["3"]],
+        [["c"], ["-"], ["0"]],
+    ]

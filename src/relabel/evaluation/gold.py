@@ -311,16 +311,14 @@ def _several_annotators(
 ) -> Gold:
     """A gold of rows by task and annotator."""
     labels = [*_LABEL_COLUMNS, AUTOMATION]
-    keys = votes[["onet_soc_code", "task_id"]].fillna("")
-    task = pd.Series(keys.agg("\n".join, axis=1).to_numpy(), index=votes.index)
+    task = votes.groupby(TASK_KEY, sort=False, dropna=False).ngroup()
     each = votes.groupby(task, sort=False)
     first = each.head(1).set_index(task[each.head(1).index]).drop(columns=["annotator", *labels])
     decided = pd.DataFrame({column: _majority(votes[column], task).reindex(first.index) for column in labels})
     if votes["code"].notna().any():
         # The code decides: majorities of its parts could make a code that no annotator gave.
-        known = decided["code"].map(_BY_CODE)
         for place, column in enumerate(("strict", "with_tools")):
-            decided[column] = known.map(lambda pair, place=place: pair[place], na_action="ignore")
+            decided[column] = decided["code"].map({code: pair[place] for code, pair in _BY_CODE.items()})
     else:
         pair = decided[["strict", "with_tools"]]
         code = pd.Series("E0", index=pair.index, dtype="object").mask(pair["with_tools"].eq(True), "E2")
