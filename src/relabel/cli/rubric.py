@@ -375,10 +375,11 @@ def _tasks_for(
 ) -> list[relabel.Task]:
     """Tasks of one half that every gold has a label for, and that are no worked example of a rubric."""
     from relabel.evaluation.trial import half_of
+    from relabel.sources.tables import plain_name
     from relabel.task import draw_sample
 
-    shown = {_plain(example.task) for rubric in rubrics.values() for example in rubric.examples if example.task}
-    tasks = [t for t in relabel.load_tasks(ref) if half_of(t.task_id) == half and _plain(t.text) not in shown]
+    shown = {plain_name(example.task) for rubric in rubrics.values() for example in rubric.examples if example.task}
+    tasks = [t for t in relabel.load_tasks(ref) if half_of(t.task_id) == half and plain_name(t.text) not in shown]
     for of in golds:
         keys = set(zip(of.table["onet_soc_code"].fillna(""), of.table["task_id"], strict=True))
         tasks = [t for t in tasks if (t.onet_soc_code, t.task_id) in keys or ("", t.task_id) in keys]
@@ -388,10 +389,6 @@ def _tasks_for(
             "--sample, or --gold with labels of these tasks"
         )
     return draw_sample(tasks, min(sample or 240, len(tasks)), seed)
-
-
-def _plain(text: str) -> str:
-    return " ".join("".join(c if c.isalnum() else " " for c in text.casefold()).split())
 
 
 def _labelled(

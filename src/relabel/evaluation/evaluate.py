@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -27,6 +26,7 @@ from relabel.evaluation.statistics import CORRELATION, DRAWS, Sums, drawn_ranks,
 from relabel.evaluation.yardsticks import all_yardsticks, calibration, majority_class, mean_of
 from relabel.rubric import Measure
 from relabel.run import Run, changed_rubrics
+from relabel.sources.tables import plain_name
 from relabel.tabular import figure
 from relabel.task import TASK_KEY, local_tasks
 
@@ -160,24 +160,20 @@ def refuse_worked_examples(run: Run, gold: Gold) -> None:
     Raises:
         DataError: One is.
     """
-    examples = {_plain(example.task) for example in run.rubric.examples if example.task}
+    examples = {plain_name(example.task) for example in run.rubric.examples if example.task}
     if not examples:
         return
     texts = gold.table["text"]
     if texts.isna().all() and (tasks := local_tasks(gold.task_list(run))) is not None:
         by_id = tasks.drop_duplicates("task_id").set_index("task_id")["text"]
         texts = gold.table["task_id"].map(by_id)
-    shown = texts.dropna().map(_plain).isin(examples)
+    shown = texts.dropna().map(plain_name).isin(examples)
     if shown.any():
         first = shown[shown].index[0]
         raise DataError(
             f"the task {gold.table['task_id'][first]!r} of the gold {gold.name} is a worked example of the rubric "
             f"{run.rubric.id}, so the model was shown its label; take it out of the gold, or label with another rubric"
         )
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"[\W_]+", "", text.casefold())
 
 
 def _doubtful_ids(gold: Gold, run: Run, pairs: Mapping[SettingName, Pair]) -> list[str]:

@@ -22,6 +22,7 @@ from relabel import __version__
 from relabel.evaluation.alignment import GOLD, MAIN, AlignedLabels, TaskTexts, match
 from relabel.evaluation.compare import CompareDocument, Flip, PairwiseDocument, flips_of
 from relabel.evaluation.document import (
+    Bounds,
     EvalDocument,
     ReliabilityBin,
     SettingName,
@@ -41,8 +42,6 @@ _INK, _ACCENT, _OTHER = "currentColor", "var(--accent)", "var(--other)"
 _FONT = "system-ui, sans-serif"
 _ID = re.compile(r'(\bid="|url\(#|href="#)([\w-]+)')
 _SPOKEN = re.compile(r' (?:role|aria-[a-z]+)="[^"]*"')
-
-Interval = tuple[float, float] | None
 
 _WIDEST = 7.2
 """Pixels that a character of a label may take in the reader's own font, which cannot be measured here."""
@@ -305,7 +304,7 @@ class Charts:
         )
 
     def ranges(
-        self, name: str, rows: Sequence[tuple[str, float, Interval]], *, title: str, mark: float | None = None
+        self, name: str, rows: Sequence[tuple[str, float, Bounds | None]], *, title: str, mark: float | None = None
     ) -> Markup:
         """Figures with their intervals, one a line.
 

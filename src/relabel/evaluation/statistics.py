@@ -22,11 +22,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from relabel.evaluation.document import Intervals95, SettingMetrics
+from relabel.evaluation.document import Bounds, Intervals95, SettingMetrics
 
 Array = npt.NDArray[np.float64]
 Places = npt.NDArray[np.intp]
-Bounds = tuple[float, float]
 Formula = Callable[[Array], Array]
 """Makes a figure of sums, shape (..., m) or (..., k, k) to (...)."""
 

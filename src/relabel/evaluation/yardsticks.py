@@ -21,7 +21,7 @@ import pandas as pd
 
 from relabel.evaluation import document as doc
 from relabel.evaluation import statistics as metrics
-from relabel.evaluation.alignment import GOLD, AlignedLabels, Pair, match, mean_one
+from relabel.evaluation.alignment import GOLD, AlignedLabels, Pair, gold_on_tasks, match, mean_one
 from relabel.evaluation.document import SettingName
 from relabel.evaluation.gold import COLUMNS, Gold, load_gold, places
 from relabel.evaluation.statistics import Array, Draws, Figure, Places, Sums, change, ci95, occupation_draws, stated
@@ -131,7 +131,8 @@ def text_classifier(
         return nothing.model_copy(update={"note": "the texts of the tasks are not on this machine"})
     tasks = tasks.set_index(TASK_KEY)
     texts = (tasks["title"] + ": " + tasks["text"]).rename("text")
-    pool = _with_codes(gold.table, aligned.tasks).merge(texts.reset_index(), on=TASK_KEY, suffixes=("_gold", ""))
+    pool = gold_on_tasks(gold, aligned.tasks[TASK_KEY].drop_duplicates()).drop(columns="text")
+    pool = pool.reset_index().merge(texts.reset_index(), on=TASK_KEY)
     codes = sorted(set(pool["onet_soc_code"]))
     index = pd.MultiIndex.from_frame(pool[TASK_KEY])
     once = ~index.duplicated()
@@ -297,13 +298,6 @@ def _pair_agreement(
 
     shares = {name: Sums(np.stack([x, pairs], axis=1), drawn).figure(mean_of) for name, x in equal.items()}
     return doc.PairAgreement(pairs=int(total), **stated(shares, drawn))
-
-
-def _with_codes(gold: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """The gold's tasks with an occupation, taken from the matched tasks where the gold itself has none."""
-    if gold["onet_soc_code"].notna().any():
-        return gold.drop(columns="text")
-    return gold.drop(columns=["text", "onet_soc_code"]).merge(table[TASK_KEY], on="task_id")
 
 
 def _predict(
