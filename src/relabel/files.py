@@ -146,12 +146,8 @@ def require_writable(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; give a folder to --out")
     if folder.is_dir() and not (folder / "manifest.json").exists():
-        others = [
-            p.name
-            for p in folder.iterdir()
-            if p.name not in _OWN_FILES
-            and not p.name.startswith((".write-test-", *(f".{name}." for name in _OWN_FILES)))
-        ]
+        halves = (".write-test-", *(f".{name}." for name in _OWN_FILES))
+        others = [name for name in {p.name for p in folder.iterdir()} - _OWN_FILES if not name.startswith(halves)]
         if others:
             raise UsageError(f"{folder} holds other things ({min(others)}) and no run; give a new folder to --out")
     try:

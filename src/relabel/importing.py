@@ -241,9 +241,8 @@ def _title_note(reading: _Reading) -> str:
 
 def _chance_note(labels: Sequence[Label], tasks: str) -> str:
     """A warning, if labels whose ids nothing confirms agree with GPT-4's of 2023 no better than chance."""
-    ours = pd.DataFrame(
-        [(label.onet_soc_code, label.task_id, label.label) for label in labels], columns=[*TASK_KEY, "ours"]
-    )
+    rows = [(label.onet_soc_code, label.task_id, label.label) for label in labels]
+    ours = pd.DataFrame(rows, columns=[*TASK_KEY, "ours"])
     try:
         gpt4 = eloundou.read_labels()[[*TASK_KEY, "gpt4"]]
     except DataError:
@@ -264,9 +263,8 @@ def _chance_note(labels: Sequence[Label], tasks: str) -> str:
 
 def _labels(reading: _Reading, tasks: str, listed: pd.DataFrame, created: str) -> Iterator[Label]:
     file, codes, settings = reading.file, _by_id(listed, "onet_soc_code"), reading.rubric.settings
-    columns = {"id": _id_column(reading)} | {
-        name: _column(reading, name) for name in ("code", "sample", "rationale", "probability")
-    }
+    columns = {name: _column(reading, name) for name in ("code", "sample", "rationale", "probability")}
+    columns["id"] = _id_column(reading)
     label_columns, columns["setting"] = _label_columns(reading)
     for line, cells in file.rows:
         row = {name: cells[column].strip() if column else "" for name, column in columns.items()}
@@ -352,9 +350,8 @@ def _label_columns(reading: _Reading) -> tuple[Sequence[tuple[str | None, str]],
     if named is None and reading.setting is None and _column(reading, "label") is None:
         named = _by_setting(reading, rubric)
     if named and not isinstance(named, str):
-        return [
-            (setting, _column(reading, f"label {setting}", column) or column) for setting, column in named.items()
-        ], None
+        names = named.items()
+        return [(setting, _column(reading, f"label {setting}", name) or name) for setting, name in names], None
     column = _required(reading, "label")
     if reading.setting is not None:
         return [(reading.setting, column)], None

@@ -321,9 +321,8 @@ def _column(values: list[Any], of: pyarrow.DataType) -> pyarrow.Array:
     if pyarrow.types.is_string(of):
         texts = [b"" if value is None else value.encode() for value in values]
         ends = np.cumsum([0, *map(len, texts)], dtype=np.int32)
-        return pyarrow.Array.from_buffers(
-            of, len(values), [valid, pyarrow.py_buffer(ends), pyarrow.py_buffer(b"".join(texts))]
-        )
+        buffers = [valid, pyarrow.py_buffer(ends), pyarrow.py_buffer(b"".join(texts))]
+        return pyarrow.Array.from_buffers(of, len(values), buffers)
     if pyarrow.types.is_boolean(of):
         bits = np.packbits(np.fromiter(map(bool, values), bool, len(values)), bitorder="little")
         return pyarrow.Array.from_buffers(of, len(values), [valid, pyarrow.py_buffer(bits)])

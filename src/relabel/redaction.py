@@ -179,9 +179,8 @@ def public_url(url: str) -> str:
         return url.partition("?")[0].rpartition("@")[2]
     # Without `//` the credentials lie in the path, as in `user:secret@host/v1`.
     path = parts.path if parts.netloc else parts.path.rpartition("@")[2]
-    return urlunsplit(
-        (parts.scheme if parts.netloc else "", parts.netloc.rpartition("@")[2], path, api_version(parts.query), "")
-    )
+    scheme, host = parts.scheme if parts.netloc else "", parts.netloc.rpartition("@")[2]
+    return urlunsplit((scheme, host, path, api_version(parts.query), ""))
 
 
 def api_version(query: str) -> str:

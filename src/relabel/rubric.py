@@ -120,10 +120,8 @@ class Study(_Part):
         def of_golds(values: Mapping[str, Mapping[str, float]], setting: str) -> str:
             return ", ".join(f"{gold} {known[setting]:g}" for gold, known in values.items() if setting in known)
 
-        rates = [
-            f"{setting} {rate:g}" + (f" ({others})" if (others := of_golds(shares, setting)) else "")
-            for setting, rate in self.rates.items()
-        ]
+        golds = {setting: of_golds(shares, setting) for setting in self.rates}
+        rates = [f"{name} {rate:g}" + f" ({golds[name]})" * bool(golds[name]) for name, rate in self.rates.items()]
         settings = dict.fromkeys(setting for known in kappa.values() for setting in known)
         kappas = [f"{setting} {of_golds(kappa, setting)}" for setting in settings]
         said = [f"{self.study} ({self.when}): {self.n:,} tasks by {self.raters}"]

@@ -208,12 +208,8 @@ def coded(rubric: Rubric, labels: pd.DataFrame) -> pd.DataFrame:
             out[column] = (table[setting] == "exposed").astype("boolean").where(table[setting].notna())
     else:
         # Without E2 among its codes a rubric says nothing about tools, without E1 nothing about the model alone.
-        known = {
-            "strict": code.notna() & ("E1" in rubric.codes),
-            "with_tools": code.notna() & ("E2" in rubric.codes),
-        }
-        out["strict"] = (code == "E1").astype("boolean").where(known["strict"])
-        out["with_tools"] = code.isin(["E1", "E2"]).astype("boolean").where(known["with_tools"])
+        for column, known, exposed in (("strict", "E1", ["E1"]), ("with_tools", "E2", ["E1", "E2"])):
+            out[column] = code.isin(exposed).astype("boolean").where(code.notna() & (known in rubric.codes))
     clash = rubric.incoherent
     out["incoherent"] = [clash is not None and dict(clash) == patterns[row] for row in rows]
     return out.sort_values(["onet_soc_code", "task_id"], ignore_index=True)
@@ -508,10 +504,8 @@ def _published(ref: str) -> Run:
         rubric, tasks = load_rubric("exposure"), "sample"
         note = "gold of the built-in sample, made up by the authors of relabel"
         columns = {setting: gold[setting.replace("-", "_")] for setting in rubric.settings}
-        labels = pd.concat(
-            [gold.assign(setting=s, label=column, rationale=gold["note"]) for s, column in columns.items()],
-            ignore_index=True,
-        )
+        parts = [gold.assign(setting=s, label=column, rationale=gold["note"]) for s, column in columns.items()]
+        labels = pd.concat(parts, ignore_index=True)
     else:
         column, who = PUBLISHED[ref]
         automation = ref.endswith("-automation")

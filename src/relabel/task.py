@@ -260,9 +260,8 @@ def _stems(title: str) -> set[str]:
 def _read_list(path: Path, unit: Unit) -> Columns:
     """A user's list of tasks, or of occupations, each of which goes by its code and has its description as text."""
     by_code = unit == "occupation"
-    needed, must = (
-        (OCCUPATION_COLUMNS, ("title", "description")) if by_code else (TASK_COLUMNS[:4], ("task_id", "text"))
-    )
+    needed = OCCUPATION_COLUMNS if by_code else TASK_COLUMNS[:4]
+    must = ("title", "description") if by_code else ("task_id", "text")
     advice = f"give a CSV or Excel file with the columns {', '.join(needed)}"
     if not path.is_file():
         raise DataError(f"there is no {unit} file {path}; {advice}")

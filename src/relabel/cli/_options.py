@@ -84,9 +84,8 @@ def _with_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _described(what: Any) -> tuple[str, Mapping[str, tuple[str | None, str]]]:
     """What a docstring says of the whole and of each parameter: what its value is called, and its help."""
-    about, _, listed = (
-        inspect.cleandoc(what.__doc__ or "").replace("\nAttributes:\n", "\nArgs:\n").partition("\n\nArgs:\n")
-    )
+    text = inspect.cleandoc(what.__doc__ or "").replace("\nAttributes:\n", "\nArgs:\n")
+    about, _, listed = text.partition("\n\nArgs:\n")
     _, *parts = _ENTRY.split(listed)
     found = zip(parts[::3], parts[1::3], parts[2::3], strict=True)
     return about, {name: (metavar, " ".join(text.split())) for name, metavar, text in found}

@@ -183,17 +183,10 @@ def several_tables(document: PairwiseDocument, *, page: bool = False) -> Iterato
     for setting, found in document.settings.items():
         if not found.n:
             continue
-        rows = [
-            [
-                f"{p.first + 1} and {p.second + 1}",
-                p.agreement,
-                p.agreement_ci95,
-                p.kappa,
-                p.kappa_ci95,
-                p.kappa_quadratic,
-            ]
-            for p in found.pairs
-        ]
+        rows = []
+        for p in found.pairs:
+            figures = (p.agreement, p.agreement_ci95, p.kappa, p.kappa_ci95, p.kappa_quadratic)
+            rows.append([f"{p.first + 1} and {p.second + 1}", *figures])
         columns = ("pair", "agreement", "95%", "kappa", "95%", "quadratic kappa")
         alphas = [figure(x) for x in (found.krippendorff_nominal, found.krippendorff_ordinal)]
         note = f"Krippendorff's alpha of all: {alphas[0]}, ordinal {alphas[1]}"

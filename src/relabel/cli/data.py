@@ -96,9 +96,8 @@ def verify(ids: _Ids = None, strict: bool = False, as_json: AsJson = False) -> N
         several = f"{len(bad)} files are not the registered ones: {each}; replace them or run `relabel data pull`"
         raise DataError(bad[0].message if len(bad) == 1 else several)
     if strict and (lost := [f"{check.source_id}/{check.file}" for check in checks if check.state == "missing"]):
-        raise DataError(
-            f"{len(lost)} of {len(checks)} files are missing: {listed_names(lost, 5)}; try `relabel data pull`"
-        )
+        named = listed_names(lost, 5)
+        raise DataError(f"{len(lost)} of {len(checks)} files are missing: {named}; run `relabel data pull`")
 
 
 @data_app.command()
