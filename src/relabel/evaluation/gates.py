@@ -25,8 +25,9 @@ import pandas as pd
 from relabel.errors import DataError
 from relabel.evaluation import statistics as metrics
 from relabel.evaluation.alignment import GOLD, AlignedLabels, Pair, align, match
+from relabel.evaluation.document import Bounds
 from relabel.evaluation.gold import Gold, asked, incoherent_pairs, labels_of, make_gold
-from relabel.evaluation.statistics import Array, Bounds, Figure, Formula, change, few_occupations
+from relabel.evaluation.statistics import Array, Figure, Formula, change, few_occupations
 from relabel.evaluation.suite import Gate, GateResult, Kind, Slice, Suite, SuiteResult
 from relabel.run import Run, changed_rubrics
 from relabel.sources.fetch import SourceUse
