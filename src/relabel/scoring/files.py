@@ -62,9 +62,8 @@ def csv_bytes(frame: pd.DataFrame) -> bytes:
 def _safe_cell(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    shown = spreadsheet_safe(value)
     # With LF line ends a bare CR would stand unquoted and break the row for some readers.
-    return shown.replace("\r\n", "\n").replace("\r", "\n")
+    return spreadsheet_safe(value).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def stata_bytes(frame: pd.DataFrame) -> bytes:
