@@ -160,10 +160,9 @@ def compare_page(
         elif kind == "pairs":
             svg = charts.ranges(table.key, table.ranges(3), title="kappa")
         sections.append((table.key, table, svg))
+    numbered = enumerate(zip(document.runs, document.models, strict=True), 1)
     about = [f"{document.common:,} common tasks."]
-    about += [
-        f"{n}: {run} ({model})." for n, (run, model) in enumerate(zip(document.runs, document.models, strict=True), 1)
-    ]
+    about += [f"{n}: {run if run == model else f'{run} ({model})'}." for n, (run, model) in numbered]
     many = f"{len(document.runs)} runs" if len(document.runs) > 2 else " and ".join(document.runs)
     foot = f"Intervals: {document.bootstrap.draws:,} draws of occupations, seed {document.bootstrap.seed}."
     return tables_page(f"{many} compared", document.verdict.splitlines(), sections, " ".join(about), foot)
