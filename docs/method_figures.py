@@ -349,7 +349,7 @@ def of_the_totals(found: Mapping[str, ScoreTable]) -> Iterator[str]:
     yield f"in {most['code']}, {shown(most['most'], 2)}"
     bounded = with_intervals(table, run).frame.set_index("code")
     chief: Any = bounded.loc["1121"]
-    yield f"gamma is {shown(chief['gamma'])}, and the labels of people are foreseen at about {shown(chief['gamma_gold'], 2)}"
+    yield f"gamma is {shown(chief['gamma'])}, and the labels of people are predicted at about {shown(chief['gamma_gold'], 2)}"
     human = score_table(open_run("eloundou-2023:human")).frame.set_index("code")
     held = {
         m: human[m].between(bounded[f"{m}_gold_low"], bounded[f"{m}_gold_high"])[human[m].notna()].mean()

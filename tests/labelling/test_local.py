@@ -159,7 +159,9 @@ def test_weights_that_are_not_the_right_ones_are_refused(tmp_path: Path) -> None
         find_weights("local", tmp_path)
 
 
-@pytest.mark.parametrize(("content", "words"), [(None, "there is no model file"), (b"PK\x03\x04", "is no GGUF file")])
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, "there is no model file"), (b"PK\x03\x04", "is not a GGUF file")]
+)
 def test_a_users_file_that_is_no_model_is_refused(content: bytes | None, words: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.gguf"
     if content:

@@ -403,8 +403,8 @@ class _Snapshot:
 class RateEstimator:
     """The speed of a job, from its last answers.
 
-    What the store knows comes much faster than an answer, and mostly in one go: while it gives most of the labels nothing is
-    foreseen, because nobody knows how much of the rest it has, and the speed is taken from what comes afterwards.
+    Labels from the store come much faster than answers, and mostly in one go. While they are the majority there is no estimate,
+    because it is unknown how much of the rest the store has; the speed is measured from what comes afterwards.
 
     Args:
         progress: The job's numbers.
@@ -460,7 +460,7 @@ class RateEstimator:
 
     @property
     def cost_at_end(self) -> float | None:
-        """The run's whole cost in USD, as far as it can be foreseen; None while unknown."""
+        """Estimated total cost of the run in USD; None while unknown."""
         cost, fresh = self.progress.cost_usd, self.progress.fresh
         if cost is None or not fresh or self.fresh_left is None:
             return None

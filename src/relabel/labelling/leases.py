@@ -179,8 +179,8 @@ class Leases:
 
         Args:
             run: The batch run.
-            keys: What is at the provider: it is held if nobody else has it, whoever had it before.
-            still: What is to be sent: it is held on if the run has it, and not taken anew.
+            keys: Requests at the provider: held unless another run holds them, whoever had them before.
+            still: Requests still to be sent: kept if the run holds them, but not acquired.
         """
         sent = set(keys)
         with self._at_once() as db:
@@ -199,7 +199,7 @@ class Leases:
 
     @contextmanager
     def _at_once(self) -> Generator[sqlite3.Connection]:
-        """All of the block or nothing, and nobody else meanwhile."""
+        """Run the block as one exclusive transaction."""
         try:
             with self._db:
                 self._db.execute("BEGIN IMMEDIATE")

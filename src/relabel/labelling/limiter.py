@@ -328,7 +328,7 @@ class Limiter:
             known = self._windows.get(name)
             said = _said(name, headers)
             if said is None or (known is not None and ticket.number <= known.granted_after):
-                if known is not None:  # it may have been counted, and nobody else will say so
+                if known is not None:  # the server may have counted it, and no later reply says so
                     known.remaining -= taken
                 continue
             limit, remaining, resets_at = said[0], said[1], self._clock() + said[2]

@@ -58,7 +58,7 @@ def find_weights(model: str, models_dir: Path) -> Path:
             raise DataError(f"there is no model file {path}; give the path of a GGUF file after local:")
         with path.open("rb") as opened:
             if opened.read(4) != b"GGUF":
-                raise DataError(f"{path} is no GGUF file; llama.cpp reads that format only")
+                raise DataError(f"{path} is not a GGUF file; llama.cpp reads that format only")
         return path
     path = models_dir / Path(MEMBER).name
     if not path.exists():
@@ -100,7 +100,7 @@ def local_endpoint(model: str) -> Endpoint:
     """The endpoint of a local model: named by its weights, whatever port its server gets. Nothing is fetched or started.
 
     Raises:
-        DataError: The user's file is missing or is no GGUF file.
+        DataError: The user's file is missing or is not a GGUF file.
     """
     if model == "local":
         stem, digest = Path(MEMBER).stem, SHA256

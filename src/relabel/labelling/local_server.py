@@ -41,7 +41,7 @@ def main(gguf: str, alias: str, slots: str, slot_tokens: str, threads: str) -> N
     answer_to.write(server.listening_address + "\n")
     answer_to.flush()
     sys.stdin.buffer.read()
-    os._exit(0)  # the server's own shutdown waits for answers in flight; nobody reads them any more
+    os._exit(0)  # the server's own shutdown would wait for answers in flight, which are no longer read
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def _require_alone(folder: Path) -> None:
 
 def _is_whole(path: Path) -> bool:
     if not path.stat().st_size:
-        return path.name != _DATABASE  # a file of leases that nobody has used yet
+        return path.name != _DATABASE  # a lease file that was never used
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
         try:
             db.execute("SELECT 1 FROM Cache LIMIT 1" if path.name == _DATABASE else "SELECT 1").fetchone()
@@ -287,8 +287,8 @@ def pack(store: Store, target: Path, *runs: Run) -> int:
 def unpack(store: Store, source: Path) -> tuple[int, int]:
     """Add the rows of a packed file to a store, marked with the pack that they came from. Answers that are there stand.
 
-    The whole file is checked before the first row is written: every key is computed anew from what the row holds. That an
-    answer is what a model said, nobody can check but who made the pack.
+    The whole file is checked before the first row is written: every key is recomputed from the content of its row. Only
+    the maker of the pack can vouch that an answer came from a model.
 
     Args:
         store: The store.

@@ -125,7 +125,8 @@ def join(options: ClusterOptions) -> Cluster:
             made = opened.enter_context(tempfile.TemporaryDirectory(prefix="relabel-", ignore_cleanup_errors=True))
             folder, token = Path(made) / "ray", Path(made) / "token"
             folder.mkdir()  # Ray opens its own folder to everybody; this one's parent stays shut
-            token.touch(mode=0o600)  # a token of its own: nobody else on this machine can give the cluster work
+            # Its own token, so that no other user of this machine can submit work to the cluster.
+            token.touch(mode=0o600)
             token.write_text(secrets.token_hex(32), encoding="utf-8")
             variables |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
             variables["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # so that all ports are on loopback

@@ -327,7 +327,7 @@ def unfinished(job: Job, store: Store, out: Path) -> Session | None:
     started = str(head.get("started_at"))
     if (out / "manifest.json").exists() and started in {session.started_at for session in read_manifest(out).sessions}:
         return None  # it was killed when all was written
-    bought = [answer for key in asked if (answer := store.get(key)) is not None]  # it asked, so nobody had bought it
+    bought = [answer for key in asked if (answer := store.get(key)) is not None]  # asked, so new when it was stored
     rejected = [row.answer for key in store.rejected_keys(asked) if (row := store.checked(key)) is not None]
     answers = [*bought, *(answer for answer in rejected if answer.created_at >= started)]
     for answer in bought:

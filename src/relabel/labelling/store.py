@@ -515,7 +515,7 @@ def integrity(db: sqlite3.Connection) -> str:
 
 @contextmanager
 def _reading(database: Path, *, writable: bool) -> Generator[sqlite3.Connection]:
-    """A connection that only reads; of a database in a folder that nobody may write, too."""
+    """A read-only connection, also to a database in a folder without write permission."""
     # Of a new store, whose tables another process may be about to make, there are no leases yet.
     used = database.with_name("leases.db").exists()
     with ExitStack() as opened:

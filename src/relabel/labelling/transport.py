@@ -187,10 +187,10 @@ def require_key(provider: Provider, key: SecretStr | None) -> None:
 
 
 class UnreachableError(Exception):
-    """Nothing was sent, because there is nobody to send to.
+    """Nothing was sent, because the server cannot be reached.
 
     Attributes:
-        lasting: Whether trying again is of no use: the certificate is not trusted, or the proxy refuses.
+        lasting: Whether a retry is useless: the certificate is not trusted, or the proxy refuses.
     """
 
     def __init__(self, why: str, *, lasting: bool = False) -> None:

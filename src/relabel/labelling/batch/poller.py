@@ -54,7 +54,7 @@ TURN = 64
 
 
 _NOT_ASKED = {"batch_expired", "batch_cancelled"}
-"""What results say of requests that nobody looked at."""
+"""Error codes of requests that were never processed."""
 
 
 class StoppedError(Exception):
@@ -347,7 +347,7 @@ class BatchPoller:
         return None
 
     def _is_ours(self, chunk: Chunk) -> bool:
-        """Whether all that a chunk asks is wanted still, and nobody else may have asked it since it was written."""
+        """Whether every request of a chunk is still needed, and none may have been sent by another run since it was written."""
         keys = self._folder.keys(chunk) or set()
         return not self._leases.pass_on(self._state.run_id, keys) and keys <= self._requests.keys()
 

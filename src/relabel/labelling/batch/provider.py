@@ -121,12 +121,12 @@ class Result:
 
 
 class BatchProvider:
-    """Files and batches in OpenAI's way; subclasses override what is another provider's.
+    """OpenAI's Files and Batch API; subclasses override what differs at other providers.
 
     Args:
         http: The provider's address and key.
         model: The model, for messages.
-        known: What is known of the provider.
+        known: The provider's entry in the table of providers.
         policy: Fields of the retry policy: `sleep` and `jitter`.
 
     Attributes:

@@ -1,7 +1,7 @@
 """The batch engine: all requests of a job in a few files, at half the price, within a day.
 
-There is nobody to wait for a single answer, so it is not an `Engine`: it walks the same plan as an online run, takes the same answers
-from the same store under the same keys, and writes the same run folder. A run begun with one goes on with the other.
+No caller waits for a single answer, so it is not an `Engine`. It follows the same plan as an online run, reads the same answers from
+the same store under the same keys, and writes the same run folder. A run started with one can be continued with the other.
 """
 
 from __future__ import annotations
@@ -90,9 +90,9 @@ async def run_batch(
 
 
 def _settled(job: Job, store: Store, state: BatchState | None) -> Job:
-    """The job at half the price, in the form that its server is known to take, else the strictest: a batch is no place to try.
+    """The job at half the price, in the response format that its server is known to accept, else the strictest: no probing.
 
-    Batches in flight keep the job to the form that they ask in: another would be other requests, bought once more.
+    Batches in flight fix the response format: another one would make new requests, to be paid for again.
     """
     known = with_known_format(job, store)
     if job.probe and state is not None and state.open and state.form is not None:
@@ -277,13 +277,13 @@ class BatchRunner(BatchPoller):
         self._options.step("chunk")
 
     def _hold(self, *, leaving: bool = False) -> None:
-        """Let other runs on the store know what batches have in flight; when leaving, what was not sent is let go."""
+        """Reserve what batches have in flight against other runs on the store; on leaving, release what was not sent."""
         sent: set[str] = set()
         written: set[str] = set()
         for chunk in self._state.open:
             keys = self._folder.keys(chunk)
             if keys is None:
-                return  # what this batch asks for is held from before, and nobody can tell it from what is not in flight
+                return  # its requests are held already, and without the file they cannot be told from the others
             if chunk.batch_id is not None:
                 sent |= keys
             elif not leaving or chunk.creating_since is not None:
@@ -291,7 +291,7 @@ class BatchRunner(BatchPoller):
         self._leases.hold(self._state.run_id, sent, still=written)
 
     async def _let_go(self, fatal: ProviderError | None) -> None:
-        """Keep nobody from asking what was never sent; after a refusal, delete what was uploaded for nothing."""
+        """Release what was never sent; after a refusal, delete files that were uploaded in vain."""
         self._hold(leaving=True)
         for chunk in self._state.open if fatal is not None and not isinstance(fatal, UnavailableError) else ():
             if chunk.file_id is not None and chunk.creating_since is None:

@@ -300,7 +300,7 @@ class BatchFolder:
 
     @contextmanager
     def locked(self) -> Generator[None]:
-        """Hold the job for one process. The lock of a process that has ended holds nobody up.
+        """Lock the job for this process. The lock of a process that has ended is free.
 
         Raises:
             DataError: Another process works on the job.
