@@ -51,9 +51,9 @@ def test_a_score_with_a_part_missing_reads_so_far_wherever_it_stands(
         assert shown == f"{rows[name]['points_so_far']} of {rows[name]['points_of']} so far"
         assert rows[name]["words"].startswith(f"{shown}. ")
         assert rows[name]["resilience"] == ""
-    assert "a whole score is of 6" in " ".join(said.split())
+    assert "a complete score is out of 6" in " ".join(said.split())
     assert run_app(["resilience", "sample", "nursing"]) == 0
-    assert f"Resilience: {table['Nursing']}; a whole score is of 6" in capsys.readouterr().out
+    assert f"Resilience: {table['Nursing']}; a complete score is out of 6" in capsys.readouterr().out
 
 
 def test_a_thin_share_of_a_role_stands_in_brackets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,7 +69,7 @@ def test_a_thin_share_of_a_role_stands_in_brackets(tmp_path: Path, capsys: pytes
     said = capsys.readouterr().out
     (role,) = [line for line in said.splitlines() if line.startswith("29-1141.00")]
     assert len(re.findall(r"\(\d+%\)", role)) == 2
-    assert "In brackets: a share that is thin" in said
+    assert "In brackets: a thin share" in said
     assert run_app(["resilience", "sample", "nursing"]) == 0
     assert "In brackets" not in capsys.readouterr().out
 
@@ -144,7 +144,7 @@ def test_a_rated_family_is_shown_in_full_and_written_down(tmp_path: Path, capsys
 @pytest.mark.parametrize(
     ("words", "code", "sentence"),
     [
-        (["resilience", "sample", "produktion"], 2, "there is no job family 'produktion'"),
+        (["resilience", "sample", "produktion"], 2, "unknown job family 'produktion'"),
         (["resilience", "sample", "--out", "x.txt"], 2, "end the name of --out in .csv, .parquet or .json"),
         (["resilience", "sample", "--epoch", "sample"], 2, "labels tasks (rubric exposure) and rates no occupations"),
         (["resilience", "sample", "--cuts", "none.toml"], 3, "none.toml cannot be read"),

@@ -125,21 +125,25 @@ def test_missing_labels_are_exit_5_and_named(capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("words", "code", "sentence"),
     [
-        (["eval", "no-such-run"], 3, "there is no run 'no-such-run'"),
+        (["eval", "no-such-run"], 3, "run 'no-such-run' was not found"),
         (["eval", "sample", "--gold", "no-such.csv"], 3, "no-such.csv"),
-        (["run", "--model", "m", "--tasks", "no-such.csv"], 3, "there is no task file no-such.csv"),
+        (["run", "--model", "m", "--tasks", "no-such.csv"], 3, "task file no-such.csv was not found"),
         (["run", "--model", "m", "--tasks", "sample", "--occupation", "99-9999.00"], 3, "occupation code '99-9999.00'"),
-        (["run", "--model", "m", "--tasks", "sample", "--rubric", "no-such.yaml"], 3, "no rubric file no-such.yaml"),
-        (["run", "--model", "m", "--tasks", "sample", "--rubric", "nope"], 3, "there is no rubric 'nope'"),
+        (
+            ["run", "--model", "m", "--tasks", "sample", "--rubric", "no-such.yaml"],
+            3,
+            "rubric file no-such.yaml was not found",
+        ),
+        (["run", "--model", "m", "--tasks", "sample", "--rubric", "nope"], 3, "unknown rubric 'nope'"),
         (["run", "--model", "m", "--tasks", "sample", "--setting", "loose"], 2, "no setting 'loose'"),
         (["run", "--model", "m", "--tasks", "sample", "--base-url", "localhost"], 2, "not the address of an API"),
         (["run", "--model", "m", "--tasks", "sample", "--param", "temperature"], 2, "NAME=VALUE"),
-        (["run", "--model", "local:no.gguf", "--tasks", "sample"], 3, "there is no model file no.gguf"),
-        (["rubric", "check", "no-such.yaml"], 3, "no rubric file"),
+        (["run", "--model", "local:no.gguf", "--tasks", "sample"], 3, "model file no.gguf was not found"),
+        (["rubric", "check", "no-such.yaml"], 3, "rubric file no-such.yaml was not found"),
         (["rubric", "show", "exposure", "--setting", "x"], 2, "no setting 'x'"),
-        (["score", "no-such-run"], 3, "there is no run"),
+        (["score", "no-such-run"], 3, "was not found"),
         (["score", "sample", "--out", "x.docx"], 2, ".docx"),
-        (["export", "no-such-run", "--out", "e"], 3, "there is no run"),
+        (["export", "no-such-run", "--out", "e"], 3, "was not found"),
     ],
 )
 def test_bad_input_is_one_sentence_and_its_exit_code(
@@ -158,7 +162,7 @@ def test_bad_input_is_one_sentence_and_its_exit_code(
         (["run", "--model"], "option '--model' requires an argument; see"),
         (["run", "--model", "m", "--engine", "x"], "'x' is not one of 'online', 'batch', 'replay', 'ray'; see"),
         (["data", "list", "x", "y"], "(x y); see `relabel data list --help`"),
-        (["eval"], "say which run"),
+        (["eval"], "name a run"),
     ],
 )
 def test_wrong_usage_is_one_sentence_and_exit_2(

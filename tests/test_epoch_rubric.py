@@ -72,10 +72,10 @@ def test_several_occupations_share_a_request_by_number() -> None:
         (
             "unit: occupation",
             "unit: occupation\nmeasures: {alpha: {E0: 0}}",
-            "measures: goes with the unit task only",
+            "measures: applies to the unit task only",
         ),
-        ("unit: occupation", "unit: occupation\ncodes: {E1: {hope: '1'}}", "codes: goes with the unit task only"),
-        ("unit: occupation", "unit: occupation\nincoherent: {hope: '1'}", "incoherent: goes with the unit task only"),
+        ("unit: occupation", "unit: occupation\ncodes: {E1: {hope: '1'}}", "codes: applies to the unit task only"),
+        ("unit: occupation", "unit: occupation\nincoherent: {hope: '1'}", "incoherent: applies to the unit task only"),
         ('  "1": The work hardly', "  1: The work hardly", "(YAML reads bare digits as a number: put it in quotes)"),
         ('  "1": The work hardly', '  "one": The work hardly', "settings.empathy.anchors: must name each label once"),
         (

@@ -174,7 +174,7 @@ def test_a_run_that_was_paid_for_is_not_overwritten(write: Write, tmp_path: Path
     imported(path, out)  # an import may be made again
     manifest = json.loads((out / "manifest.json").read_text())
     (out / "manifest.json").write_text(json.dumps(manifest | {"engine": "online"}))
-    with pytest.raises(UsageError, match="holds a run already"):
+    with pytest.raises(UsageError, match="already holds a run"):
         imported(path, out)
 
 
@@ -186,7 +186,7 @@ def test_the_command_says_what_it_did(write: Write, tmp_path: Path, capsys: pyte
     assert run_app([*arguments, "--map", "E3"]) == 2
     assert "--map E3: write it as OLD=NEW" in capsys.readouterr().err
     assert run_app(["import", str(path), "--out", str(tmp_path / "run")]) == 2
-    assert "give --model" in capsys.readouterr().err
+    assert "--model gpt-5" in capsys.readouterr().err
 
 
 @pytest.mark.mirror
@@ -272,5 +272,5 @@ def test_an_imported_random_sample_of_tasks_gives_means_by_major_group(
 
 def test_a_file_without_a_column_of_labels_is_answered_with_those_that_hold_some(write: Write, tmp_path: Path) -> None:
     path = write(f"task_id,onet_soc_code,a,b,automation\nS001,{A},E0,x,1\nS002,{A},,y,0\n")
-    with pytest.raises(ColumnError, match="'a' hold labels of the rubric: say which one with --label-column"):
+    with pytest.raises(ColumnError, match="'a' hold labels of the rubric: choose one with --label-column"):
         imported(path, tmp_path / "run")

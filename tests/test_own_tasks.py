@@ -101,7 +101,7 @@ def test_a_replay_under_another_address_says_which_one_holds_its_answers(capsys:
     capsys.readouterr()
     words = ["run", "--model", "m", "--tasks", "own.csv", "--engine", "replay", "--out", "none", "--quiet"]
     assert run_app([*words, "--base-url", "https://api.example.org/v1"]) == 5
-    assert f"the store has answers to these questions under --base-url {url}" in capsys.readouterr().err
+    assert f"the store has answers to these questions for --base-url {url}" in capsys.readouterr().err
     assert run_app([*words[:-2], "again", "--quiet", "--base-url", url]) == 0
     assert run_app([*words[:-2], "other", "--quiet", "--base-url", url, "--prompt", "task", "--samples", "3"]) == 5
     assert "under --base-url" not in capsys.readouterr().err

@@ -59,7 +59,7 @@ def test_an_example_that_is_nearly_a_gold_task_is_warned_of(
     (warning,) = checked(
         GOOD.replace("Nail shingles in overlapping rows to cover roof surfaces.", f'"{text}"'), tmp_path, capsys
     )
-    assert warning.startswith("examples.2.task: repeats, or nearly, the task 'Walk the shop floor")
+    assert warning.startswith("examples.2.task: is too close to the task 'Walk the shop floor")
 
 
 @pytest.mark.mirror

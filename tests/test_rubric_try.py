@@ -97,7 +97,7 @@ def test_two_rubrics_are_tried_on_the_same_tasks_of_one_half(capsys: pytest.Capt
     assert json.loads(Path("t/trial.json").read_text()) == document
     assert not document["final"]
     assert final["final"]
-    assert "one look" in final["note"]
+    assert "only look" in final["note"]
     assert all(of["halves"]["development"] == 0 for of in final["rubrics"])
     assert {half_of(t.task_id) for t in load_tasks("sample")} == {"development", "final"}
 
@@ -144,11 +144,11 @@ def test_a_changed_wording_gets_no_second_look_at_the_final_half_unnoticed(capsy
         assert run_app(["rubric", "try", "mine.yaml", *words]) == 2
         assert len(fake.seen) == asked
         error = capsys.readouterr().err
-        assert "the final half of sample was used on 20" in error
+        assert "the final half of sample was already used on 20" in error
         assert "with another wording of exposure" in error
         second = tried("mine.yaml", *words, "--out", "again", capsys=capsys)
         assert second["look"] == 2
-        assert "this is look 2 at the half that is kept for the end: other wordings were tried" in second["note"]
+        assert "this is look 2 at the half kept for the end: other wordings were tried" in second["note"]
         assert "this is look 2" in second["validity"]["exposure@3"]["limits"]
         assert tried("mine.yaml", *words, "--out", "once-more", capsys=capsys)["look"] == 2
         assert tried("exposure", *words, "--out", "old", capsys=capsys)["look"] == 1
@@ -240,7 +240,7 @@ def test_a_trial_with_missing_labels_says_so_wherever_it_is_read_and_ends_with_5
         assert run_app(["rubric", "try", *words, "--out", "runs/t"]) == 5
     captured = capsys.readouterr()
     assert "INCOMPLETE" in captured.out
-    assert "the same command asks for them again" in captured.err
+    assert "run the same command again to request them" in captured.err
 
 
 def test_the_cost_of_a_trial_holds_answers_that_were_no_labels(capsys: pytest.CaptureFixture[str]) -> None:
@@ -339,8 +339,8 @@ def test_labels_of_one_setting_are_compared_in_that_setting(capsys: pytest.Captu
     [
         ([], "--model to label with, or --labels"),
         (["--labels", "l.csv", "--model", "m"], "--model to label with, or --labels"),
-        (["--labels", "l.csv", "--labels", "l.csv"], "as many --labels"),
-        (["--labels", "l.csv", "--sample", "3"], "--sample draws tasks for a model"),
+        (["--labels", "l.csv", "--labels", "l.csv"], "one --labels for each"),
+        (["--labels", "l.csv", "--sample", "3"], "--sample applies to --model only"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(

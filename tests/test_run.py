@@ -227,7 +227,7 @@ def test_an_unknown_run_is_answered_with_the_known_ones(ref: str) -> None:
 def test_no_folder_is_taken_where_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     a_run(tmp_path, [])
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match="there is no run ''"):
+    with pytest.raises(DataError, match="run '' was not found"):
         open_run("")
 
 

@@ -47,7 +47,7 @@ def rubric(**changes: str) -> str:
         (study("x\n::error::boo"), "study run f.yaml", "name"),
         (study(labels="labels: ../secret.csv"), "study run f.yaml", "has no column"),
         (study(gold="../secret.csv"), "study run f.yaml", "has no column"),
-        (study(rubric="../secret.txt"), "study run f.yaml", "there is no rubric"),
+        (study(rubric="../secret.txt"), "study run f.yaml", "unknown rubric"),
         (study() + "export: ../elsewhere\n", "study run f.yaml", "export"),
         ('study: 1\ntitle: !!python/object/apply:os.system ["touch ../owned"]\n', "study run f.yaml", "constructor"),
         (f"name: s\ngold: ../secret.csv\n{GATES}", "eval sample --suite f.yaml", "has no column"),
@@ -60,7 +60,7 @@ def rubric(**changes: str) -> str:
             "constructor",
         ),
         (rubric(id='"../../x"'), "rubric check f.yaml", "id"),
-        (rubric(id="mine", prompt="../secret.txt"), "rubric check f.yaml", "there is no prompt"),
+        (rubric(id="mine", prompt="../secret.txt"), "rubric check f.yaml", "unknown prompt"),
         (rubric(title='!!python/object/apply:os.system ["touch ../owned"]'), "rubric check f.yaml", "constructor"),
     ],
 )

@@ -95,7 +95,7 @@ def test_a_list_is_unchanged_against_itself(same: list[Row]) -> None:
 
 
 def test_an_unknown_list_is_a_data_error() -> None:
-    with pytest.raises(DataError, match="there is no task list 'onet'"):
+    with pytest.raises(DataError, match="unknown task list 'onet'"):
         diff_lists("onet", "sample")
 
 

@@ -180,7 +180,7 @@ with writing(folder):
         with writing(folder):
             raise SystemExit("held twice")
     except DataError as error:
-        assert "another relabel is writing" in str(error)
+        assert "another process is writing" in str(error)
 with writing(folder):
     pass
 """

@@ -67,7 +67,7 @@ def carry_run(run: Run, to: str, out: Path, *, old: str | None = None, fill: Run
         DataError: A list cannot be read, or nothing can be carried.
     """
     if run.rubric.unit != "task":
-        raise UsageError(f"{run.ref} labelled occupations, and a task list says nothing about them; label them again")
+        raise UsageError(f"{run.ref} rates occupations, which cannot be carried between task lists; rate them again")
     if fill is not None and fill.manifest.rubric_sha256 != run.manifest.rubric_sha256:
         raise UsageError(
             f"{run.ref} and {fill.ref} were labelled under different rubrics; fill with a run under the rubric "
@@ -148,7 +148,7 @@ def _manifest(run: Run, fill: Run | None, diff: TaskDiff, to: str, counts: Count
             "samples": samples,
         },
         counts=counts,
-        note=f"labels of {origin}, carried from the task list {diff.old}; tasks that changed are asked again",
+        note=f"labels of {origin}, carried from the task list {diff.old}; tasks that changed are labelled again",
     )
 
 

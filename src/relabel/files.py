@@ -106,7 +106,7 @@ def writing(folder: Path) -> Generator[None]:
         with locked(folder / _LOCK):
             yield
     except BlockedError as error:
-        raise DataError(f"another relabel is writing {folder}; wait until it ends, or give another --out") from error
+        raise DataError(f"another process is writing {folder}; wait until it ends, or give another --out") from error
 
 
 class BlockedError(Exception):
@@ -149,7 +149,7 @@ def require_writable(folder: Path) -> None:
         halves = (".write-test-", *(f".{name}." for name in _OWN_FILES))
         others = [name for name in {p.name for p in folder.iterdir()} - _OWN_FILES if not name.startswith(halves)]
         if others:
-            raise UsageError(f"{folder} holds other things ({min(others)}) and no run; give a new folder to --out")
+            raise UsageError(f"{folder} holds other files ({min(others)}) but no run; give a new folder to --out")
     try:
         make_private_dir(folder)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".write-test-"):

@@ -131,7 +131,7 @@ def import_labels(
     mapping, columns = mapping or {}, columns or {}
     _check_request(rubric, setting, columns.get("label"), mapping)
     if (out / "manifest.json").exists() and read_manifest(out).engine != ENGINE:
-        raise UsageError(f"{out} holds a run already; give a new folder to --out")
+        raise UsageError(f"{out} already holds a run; give a new folder to --out")
     file = read_table(path, rows_are="each label", advice="give the path of a CSV or Excel file of labels")
     reading = _Reading(file, rubric, columns, setting, mapping, sha256_of(path))
     tasks, listed = _task_list(reading, tasks)
@@ -198,7 +198,9 @@ def _task_list(reading: _Reading, wanted: str | None) -> tuple[str, pd.DataFrame
         if found and found[-1][0] == len(ids):
             break
     if not found:
-        raise DataError(f"none of the lists {', '.join(lists)} is here to look the ids up in; name one with --tasks")
+        raise DataError(
+            f"none of the lists {', '.join(lists)} is on this machine to look up the ids; name one with --tasks"
+        )
     return max(found, key=lambda entry: entry[0])[1:]
 
 
@@ -308,13 +310,13 @@ def _id_column(reading: _Reading) -> str:
 def _required(reading: _Reading, holds: str) -> str:
     if (column := _column(reading, holds)) is not None:
         return column
-    advice = f"say which column it is with --{holds}-column"
+    advice = f"name the column with --{holds}-column"
     if holds == "label":
         known = {*reading.rubric.labels, *reading.mapping, ""}
         cells = {name: {row[name].strip() for _, row in reading.file.rows} for name in reading.file.header}
         fitting = [name for name, values in cells.items() if values <= known and values != {""}]
         if fitting:
-            advice = f"{' and '.join(map(repr, fitting))} hold labels of the rubric: say which one with --label-column"
+            advice = f"{' and '.join(map(repr, fitting))} hold labels of the rubric: choose one with --label-column"
         elif other := next((r for r in _others(reading) if _by_setting(reading, r)), None):
             advice = f"{' and '.join(_by_setting(reading, other).values())} are of the rubric {other.id}: give --rubric {other.id}"
     raise ColumnError(reading.file.path, _KNOWN_NAMES[holds][0], reading.file.header, advice=advice)

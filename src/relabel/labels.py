@@ -277,7 +277,7 @@ def read_packed(answer: Answer, rubric: Rubric, count: int) -> dict[int, Judgeme
     """
     entries = _document(answer).get("answers")
     if not isinstance(entries, list):
-        raise InvalidAnswerError("schema", "the answer has no list of answers")
+        raise InvalidAnswerError("schema", "the reply has no list of answers")
     found: dict[str, list[Mapping[str, Any]]] = {}
     for entry in entries:
         if isinstance(entry, Mapping):
@@ -379,7 +379,7 @@ def _judgement(data: Mapping[str, Any], rubric: Rubric) -> Judgement:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key is given twice")
+        raise ValueError("a key occurs twice")
     return found
 
 

@@ -351,7 +351,7 @@ def find_run(ref: str, runs_dir: Path = Path("runs")) -> Path:
     except OSError as error:
         raise DataError(f"the run {_short(ref)!r} cannot be looked up ({error.strerror}); {advice}") from error
     known = ", ".join([*PUBLISHED, "sample"])
-    raise DataError(f"there is no run {_short(ref)!r}; give a run folder, a name under {runs_dir}/, or one of {known}")
+    raise DataError(f"run {_short(ref)!r} was not found; use a run folder, a name under {runs_dir}/, or one of {known}")
 
 
 def _short(ref: str) -> str:
@@ -362,7 +362,7 @@ def _failure(line: bytes, number: int, path: Path) -> Failure:
     try:
         return Failure.model_validate_json(line)
     except ValidationError as error:
-        raise DataError(f"{path} line {number} names no missing label ({first_error(error)}); {_AGAIN}") from error
+        raise DataError(f"{path} line {number} is not a missing label ({first_error(error)}); {_AGAIN}") from error
 
 
 def read_failures(folder: Path) -> list[Failure]:

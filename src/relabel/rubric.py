@@ -199,7 +199,7 @@ class Rubric(_Part):
             if getattr(example, wanted) is None:
                 raise ValueError(f"examples.{number}.{wanted}: is missing; the unit of this rubric is {self.unit}")
             if getattr(example, other) is not None:
-                raise ValueError(f"examples.{number}.{other}: does not go with the unit {self.unit}; remove it")
+                raise ValueError(f"examples.{number}.{other}: does not apply to the unit {self.unit}; remove it")
             for key, said in (("labels", example.labels), ("rationale", example.rationale)):
                 if set(said) != set(self.settings):
                     names = ", ".join(self.settings)
@@ -210,7 +210,7 @@ class Rubric(_Part):
         if self.unit == "occupation":
             for key in ("codes", "measures", "incoherent"):
                 if getattr(self, key):
-                    raise ValueError(f"{key}: goes with the unit task only, and the unit of this rubric is {self.unit}")
+                    raise ValueError(f"{key}: applies to the unit task only; the unit of this rubric is {self.unit}")
             return
         if set(self.settings) == {AUTOMATION}:
             for key in ("codes", "measures"):
@@ -343,13 +343,13 @@ def rubric_path(ref: str) -> Path:
     path = Path(ref)
     if path.suffix.lower() in {".yaml", ".yml"}:
         if not path.is_file():
-            raise RubricError(f"there is no rubric file {path}; give the path of a YAML file")
+            raise RubricError(f"rubric file {path} was not found; give the path of a YAML file")
         return path
     folder, (name, _, version) = asset_dir("rubrics"), ref.partition("@")
     for known in (ref, name) if version else (ref,):
         if known in rubric_names() and (known == ref or f"version: {version}" in _lines(folder / f"{known}.yaml")):
             return folder / f"{known}.yaml"
-    raise RubricError(f"there is no rubric {ref!r}; use one of {', '.join(rubric_names())}, or the path of a YAML file")
+    raise RubricError(f"unknown rubric {ref!r}; use one of {', '.join(rubric_names())}, or the path of a YAML file")
 
 
 def _lines(path: Path) -> list[str]:
@@ -380,7 +380,7 @@ def load_rubric(ref: str) -> Rubric:
         raise RubricError(f"{path}: a rubric is a mapping of keys such as id, labels and settings; this is not one")
     for key in ("source", "sha256"):
         if key in data:
-            raise RubricError(f"{path}: {key}: is filled in by relabel; remove it")
+            raise RubricError(f"{path}: {key}: is set by relabel; remove it")
     try:
         sha256 = hashlib.sha256(_VALIDITY.sub(b"", raw, count=1)).hexdigest()
         rubric = Rubric.model_validate(data | {"source": path.name, "sha256": sha256})
@@ -493,8 +493,8 @@ def rubric_warnings(rubric: Rubric, tasks: Mapping[str, Iterable[str]]) -> list[
         clauses = list(_clauses(asked.scope))
         if clauses and sum(clauses) >= _MOSTLY_NEGATIVE * len(clauses):
             found.append(
-                f"settings.{setting}.scope: {sum(clauses)} of {len(clauses)} parts say what the help cannot do, and few what it "
-                "does, so that too little will be labelled exposed; name what it does"
+                f"settings.{setting}.scope: {sum(clauses)} of {len(clauses)} parts say what the help cannot do and few what it "
+                "can, so too few tasks will be labelled exposed; say what it can do"
             )
     shown = [(f"examples.{n}", _words(e.task)) for n, e in enumerate(rubric.examples) if e.task]
     for name, texts in tasks.items():
@@ -502,7 +502,7 @@ def rubric_warnings(rubric: Rubric, tasks: Mapping[str, Iterable[str]]) -> list[
         for place, words in shown:
             text = next((text for text, of in known if _alike(words, of)), None)
             if text is not None:
-                found.append(f"{place}.task: repeats, or nearly, the task {text[:80]!r} of {name}; use a made-up task")
+                found.append(f"{place}.task: is too close to the task {text[:80]!r} of {name}; use a made-up task")
     return found
 
 

@@ -129,7 +129,7 @@ def _columns(ref: str, unit: Unit) -> Columns:
             return task_columns(ref)
         near = difflib.get_close_matches(ref, TASK_LISTS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(TASK_LISTS)}, or the path of a CSV file"
-        raise DataError(f"there is no task list {ref!r}; {hint}")
+        raise DataError(f"unknown task list {ref!r}; {hint}")
     if not is_onet_release(ref):
         why = "has no descriptions of occupations" if ref in TASK_LISTS else "is unknown"
         files = f"sample, or a CSV file with the columns {', '.join(OCCUPATION_COLUMNS)}"
@@ -249,7 +249,7 @@ def disputed_titles(given: Iterable[tuple[str, str]], release: str = "onet-30.2"
         return ""
     more = f"; and {len(disputed) - 3:,} more" if len(disputed) > 3 else ""
     named = "; ".join(list(disputed.values())[:3])
-    return f"titles that disagree with their code, by which jobs and pay are joined: {named}{more}"
+    return f"titles disagree with their codes, by which jobs and pay are joined: {named}{more}"
 
 
 def _stems(title: str) -> set[str]:
@@ -264,7 +264,7 @@ def _read_list(path: Path, unit: Unit) -> Columns:
     must = ("title", "description") if by_code else ("task_id", "text")
     advice = f"give a CSV or Excel file with the columns {', '.join(needed)}"
     if not path.is_file():
-        raise DataError(f"there is no {unit} file {path}; {advice}")
+        raise DataError(f"{unit} file {path} was not found; {advice}")
     file = read_table(path, rows_are=f"each {unit}", advice=advice)
     free = not by_code and file.column("onet_soc_code") is None and file.column("code") is not None
     code_in = "code" if free else "onet_soc_code"

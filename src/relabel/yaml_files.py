@@ -59,12 +59,12 @@ class _StrictLoader(yaml.SafeLoader):
         if node is None or id(node) in self._sizes:
             return node
         if alias:
-            raise _fault("an alias stands within what it repeats", node)
+            raise _fault("an alias refers to itself", node)
         parts: list[Any] = [] if isinstance(node, yaml.ScalarNode) else node.value
         inside = [part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,))]
         self._sizes[id(node)] = size = 1 + sum(self._sizes[id(part)] for part in inside)
         if size > _NODES:
-            raise _fault(f"it repeats itself to more than {_NODES:,} values", node)
+            raise _fault(f"its aliases expand to more than {_NODES:,} values", node)
         return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
@@ -82,7 +82,7 @@ class _StrictLoader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode):
                 raise _fault("a key is a list or a mapping: put text with brackets or braces in quotes", key)
             if key.value in seen:
-                raise _fault(f"the key {key.value!r} is given twice", key)
+                raise _fault(f"the key {key.value!r} occurs twice", key)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 

@@ -157,7 +157,7 @@ def test_runs_without_a_common_task_are_told_why(make_run: MakeRun) -> None:
     with pytest.raises(DataError, match=r"\(tasks onet-30\.2\) and .*\(tasks eloundou-2023\) share no task"):
         compare(first, other_list)
     same_draw = run("e", "5", tasks="onet-30.2", parameters=drawn)
-    with pytest.raises(DataError, match="they hold other tasks of it"):
+    with pytest.raises(DataError, match="they hold different tasks of it"):
         compare(first, same_draw)
 
 

@@ -108,7 +108,7 @@ def test_a_file_in_another_encoding_is_refused(write_gold: WriteGold) -> None:
 def test_a_missing_file_and_an_unknown_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         load_gold(str(tmp_path / "none.csv"))
-    with pytest.raises(DataError, match="there is no gold 'eloundou'; give one of eloundou-2023:gpt4"):
+    with pytest.raises(DataError, match="unknown gold 'eloundou'; give one of eloundou-2023:gpt4"):
         load_gold("eloundou")
 
 

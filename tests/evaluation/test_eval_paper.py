@@ -9,7 +9,7 @@ import pytest
 from relabel.cli.app import run_app
 from relabel.evaluation.paper import PaperDocument, PaperFigure, recompute
 
-NOT_SEEN = "the printed figure was not seen; recomputed only"
+NOT_SEEN = "the printed figure was not available; recomputed only"
 
 PEOPLE = {"alpha": (0.15, 0.36, 0.14, 0.14), "beta": (0.31, 0.37, 0.30, 0.21), "gamma": (0.47, 0.50, 0.46, 0.30)}
 """Mean and deviation of tasks, then of occupations, all weighing the same: recomputed by others with other code."""
@@ -92,5 +92,5 @@ def test_the_command_stands_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_app(["eval", "--paper", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["reproduced"] == 40
     assert run_app(["eval", "--paper", "eloundou-2023:gpt4"]) == 2
-    assert "--paper stands alone" in capsys.readouterr().err
+    assert "--paper cannot be combined" in capsys.readouterr().err
     assert run_app(["eval"]) == 2

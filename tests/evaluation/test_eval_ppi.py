@@ -168,8 +168,8 @@ def test_strata_take_the_difference_between_strata_out_of_the_error() -> None:
 @pytest.mark.parametrize(
     ("maker", "said"),
     [
-        ("people", "Estimated are the means of people's labels."),
-        (None, "who made it is unknown, and they are not counted as people's."),
+        ("people", "The estimates are means of people's labels."),
+        (None, "its maker is unknown, so they do not count as people's."),
         ("model", None),
     ],
 )

@@ -48,7 +48,7 @@ def said(
 
 def test_a_run_that_always_gives_the_majority_label_cannot_be_told_from_that() -> None:
     assert said([[600, 0], [400, 0]], se=0.0) == [
-        "strict: cannot be told from always answering not-exposed on 1,000 tasks (accuracy .600 against .600); "
+        "strict: cannot be distinguished from always answering not-exposed on 1,000 tasks (accuracy .600 against .600); "
         "no agreement beyond chance (kappa .000, n=1,000)."
     ]
 
@@ -73,7 +73,7 @@ def test_a_good_run_is_called_better_with_the_strength_of_its_kappa() -> None:
 def test_better_means_by_more_than_two_standard_errors(se: float | None, better: bool) -> None:
     (line,) = said([[500, 0], [460, 40]], se=se)  # .540 against .500
     assert line.startswith("strict: better than always answering") == better
-    assert ("cannot be told from always answering not-exposed on 1,000 tasks" in line) != better
+    assert ("cannot be distinguished from always answering not-exposed on 1,000 tasks" in line) != better
 
 
 def test_few_tasks_make_the_figures_rough() -> None:
@@ -85,8 +85,8 @@ def test_few_tasks_make_the_figures_rough() -> None:
 def test_what_the_run_did_not_answer_is_said_first() -> None:
     lines = said([[450, 50], [50, 450]], unanswered={"strict": 0.004, "with-tools": 0.62, "three-way": 0.624})
     assert lines[:2] == [
-        "Under 1% of the asked tasks have no strict label: the figures speak for the rest only.",
-        "62% of the asked tasks have no with-tools label: the figures speak for the rest only.",
+        "Under 1% of the asked tasks have no strict label: the figures describe the rest only.",
+        "62% of the asked tasks have no with-tools label: the figures describe the rest only.",
     ]
     assert len(lines) == 3
     same: dict[SettingName, float] = {"strict": 0.5, "with-tools": 0.5, "three-way": 0.5}
@@ -109,7 +109,7 @@ def test_a_setting_without_a_compared_task_is_said_to_have_none() -> None:
 @pytest.mark.parametrize(("model", "embedded"), [("local", True), ("local/smol", False), ("localai-large", False)])
 def test_only_the_embedded_model_is_called_no_better_than_guessing(model: str, embedded: bool) -> None:
     first = said([[450, 50], [50, 450]], model=model)[0]
-    assert (first == "The embedded model only tries the pipeline: its labels are no better than guessing.") == embedded
+    assert (first == "The embedded model only tests the pipeline: its labels are no better than guessing.") == embedded
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_figures_have_three_decimals(value: float | None, shown: str) -> None:
             "by this gold, the run adds nothing to 2,000 gold labels and a word count",
         ),
         ({"kappa_difference": None}, "whether the run beats it cannot be said: all tasks are of one occupation"),
-        ({}, "whether the run beats it cannot be said: no interval was asked for"),
+        ({}, "whether the run beats it cannot be said: no interval was requested"),
     ],
 )
 def test_a_run_below_the_word_count_adds_nothing_only_where_that_is_sure(ci95: Intervals95, words: str) -> None:

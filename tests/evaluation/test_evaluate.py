@@ -244,8 +244,8 @@ def test_missing_answers_are_counted_by_setting(make_run: MakeRun, write_gold: W
     assert document.asked == 6
     assert document.unanswered == {"strict": 1, "with-tools": 4, "three-way": 4}
     assert document.verdict.splitlines()[:2] == [
-        "17% of the asked tasks have no strict label: the figures speak for the rest only.",
-        "67% of the asked tasks have no with-tools label: the figures speak for the rest only.",
+        "17% of the asked tasks have no strict label: the figures describe the rest only.",
+        "67% of the asked tasks have no with-tools label: the figures describe the rest only.",
     ]
 
 
@@ -270,7 +270,7 @@ def test_one_occupation_or_a_lucky_few_do_not_beat_the_majority(make_run: MakeRu
     gold = "task_id,onet_soc_code,code\n" + "".join(f"{i},{A},{code}\n" for i, code in enumerate(codes))
     run = make_run({(A, str(i)): {"three-way": code} for i, code in enumerate(codes)}, rubric="eloundou")
     assert (
-        "strict: cannot be told from always answering not-exposed on 10 tasks"
+        "strict: cannot be distinguished from always answering not-exposed on 10 tasks"
         in evaluate(run, read_gold_csv(write_gold(gold))).verdict
     )
 

@@ -328,7 +328,7 @@ async def test_two_processes_cannot_work_on_one_job(store: Store, tmp_path: Path
         job = make_job(fake.base_url)
         with (
             BatchFolder(tmp_path / "batches", run_id(job)).locked(),
-            pytest.raises(DataError, match="another process works on"),
+            pytest.raises(DataError, match="another process is working on"),
         ):
             await batch(job, store, tmp_path)
         assert fake.calls == []

@@ -93,7 +93,7 @@ def test_ctrl_c_says_how_to_go_on_and_resume_does(fake: FakeBatches, capsys: pyt
     assert run(fake, "--setting", "strict", "--price", "2/8") == 130
     said = capsys.readouterr().err
     run_id = listed(capsys)[0]["run_id"]
-    assert f"`relabel batch resume {run_id}` takes their answers" in said
+    assert f"`relabel batch resume {run_id}` collects their answers" in said
     for batch in fake.batches.values():
         batch["_"]["fate"].looks = 0
     assert run_app(["batch", "resume", run_id[:6], "--quiet", "--json"]) == 0
@@ -195,7 +195,9 @@ def test_cancel_takes_what_there_is_and_says_so(fake: FakeBatches, capsys: pytes
     fake.batches["batch_1"]["_"]["fate"].answered = 3
     assert run_app(["batch", "cancel", run_id, "--quiet"]) == 0
     captured = capsys.readouterr()
-    assert f"cancelled 1 batch(es) of run {run_id}, their answers are taken; 5 of 8 labels are missing" in captured.err
+    assert (
+        f"cancelled 1 batch(es) of run {run_id} and collected their answers; 5 of 8 labels are missing" in captured.err
+    )
     assert fake.batches["batch_1"]["status"] == "cancelled"
     assert len(fake.batches) == 1
     assert len(open_run("r").labels) == 3
@@ -260,7 +262,7 @@ def test_list_says_where_lines_lie_that_could_not_be_understood(
     assert (
         capsys.readouterr()
         .out.rstrip()
-        .endswith("; of the batch batch_1 1 line(s) could not be understood; the provider keeps them in file-2")
+        .endswith("; of the batch batch_1 1 line(s) could not be parsed; the provider keeps them in file-2")
     )
 
 
@@ -292,7 +294,7 @@ def test_what_else_lies_among_the_jobs_is_no_job_and_a_damaged_one_is_named(
 def test_an_unknown_run_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("resume", "cancel"):
         assert run_app(["batch", command, "nope"]) == 2
-        assert "`relabel batch list` shows" in capsys.readouterr().err
+        assert "`relabel batch list` lists" in capsys.readouterr().err
 
 
 def test_a_local_model_has_no_batches(capsys: pytest.CaptureFixture[str]) -> None:
@@ -360,5 +362,5 @@ def test_what_a_run_holds_whose_state_is_lost_is_let_go_by_cancel(
     assert run(fake, "--out", str(tmp_path / "online"), engine="online") == 5
     assert f"relabel batch cancel {name}" in capsys.readouterr().err
     assert run_app(["batch", "cancel", name]) == 0
-    assert "its 8 reserved requests are released" in capsys.readouterr().err
+    assert "released its 8 reserved requests" in capsys.readouterr().err
     assert run_app(["batch", "cancel", name]) == 2

@@ -88,7 +88,7 @@ async def test_a_lost_state_finds_its_batches_at_the_provider(store: Store, tmp_
         (refuse(404), "has no Files or Batch API .* check --base-url"),
         (Reply(429, {"error": {"message": "pay", "code": "insufficient_quota"}}), "quota is used up"),
         (refuse(400, "no batches here"), "refuses /files"),
-        (refuse(500), "HTTP 500: no. 6 times"),
+        (refuse(500), "failed 6 times at /files .HTTP 500: no"),
     ],
 )
 async def test_a_refusal_for_good_ends_the_run(trouble: Reply, said: str, store: Store, tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ async def test_a_queue_without_any_room_ends_the_run_in_the_end(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(poller, "QUEUE_TRIES", 3)
-    with batch_provider(by_number, no_room()) as fake, pytest.raises(ProviderError, match="has had no room for a day"):
+    with batch_provider(by_number, no_room()) as fake, pytest.raises(ProviderError, match="has been full for a day"):
         await batch(make_job(fake.base_url, 4), store, tmp_path)
     assert fake.made == []
     assert "file-1" in fake.deleted
@@ -190,7 +190,7 @@ async def test_a_batch_whose_files_never_appear_is_not_paid_for_again_and_its_co
     with batch_provider(by_number, Fate(late=10**9)) as fake:
         job = make_job(fake.base_url, price=price)
         for _ in range(2):
-            with pytest.raises(ProviderError, match=r"batch_1 has ended .* its results are not there yet"):
+            with pytest.raises(ProviderError, match=r"batch_1 has ended .* its results are not available yet"):
                 await batch(job, store, tmp_path)
         assert len(fake.made) == 10
         assert open_run(str(tmp_path / "run")).manifest.sessions[-1].cost_usd is None
@@ -339,7 +339,7 @@ async def test_files_with_lines_that_could_not_be_understood_stay_at_the_provide
         assert fake.deleted == []
         state = BatchFolder(tmp_path / "batches", run_id(job)).load()
         assert state is not None
-        note = "of the batch batch_1 2 line(s) could not be understood; the provider keeps them in file-2"
+        note = "of the batch batch_1 2 line(s) could not be parsed; the provider keeps them in file-2"
         assert state.chunks[0].note == outcome.manifest.note == note
         assert state.chunks[0].cost_usd is None
 

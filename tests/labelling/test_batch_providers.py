@@ -126,8 +126,8 @@ def test_a_prompt_that_azure_filters_is_that_labels_failure(tmp_path: Path, monk
 @pytest.mark.parametrize(
     ("way", "more", "said"),
     [
-        ("none", [], "relabel supports no batches at Mine"),
-        ("mistral", ["--api", "responses"], "Chat Completions alone"),
+        ("none", [], "relabel does not support batches at Mine"),
+        ("mistral", ["--api", "responses"], "Chat Completions only"),
     ],
 )
 def test_a_provider_without_batches_is_told_before_anything_is_asked(

@@ -86,7 +86,7 @@ async def test_what_may_have_been_charged_counts_at_its_worst() -> None:
     budget = Budget(1.0, PRICE)
     await budget.reserve(0.6)
     budget.settle(0.6, None)
-    with pytest.raises(NoBudgetError, match=r"up to 0\.5000 USD, and of the cap of 1\.0000 USD only 0\.4000"):
+    with pytest.raises(NoBudgetError, match=r"up to 0\.5000 USD, and only 0\.4000 USD of the cap of 1\.0000"):
         await budget.reserve(0.5)
 
 
@@ -301,5 +301,5 @@ def test_odd_usage_is_counted_and_said_and_its_cost_is_unknown(
     assert run.manifest.cost_usd is None
     assert run.labels["cost_usd"].isna().sum() == 2
     assert run.labels["prompt_tokens"].sum() == run.manifest.tokens.prompt == 100 * (len(run.labels) - 2)
-    assert "2 answers came without usable token counts: what they cost is unknown" in str(run.manifest.note)
+    assert "2 answers came without usable token counts: their cost is unknown" in str(run.manifest.note)
     capsys.readouterr()

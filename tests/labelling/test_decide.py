@@ -183,7 +183,7 @@ async def test_a_run_decided_by_one_token_takes_the_likeliest_label(store: Store
 
 async def test_a_server_without_log_probabilities_ends_a_run_with_the_way_out(store: Store, tmp_path: Path) -> None:
     with provider(lambda seen: Reply(body=spoken("A", None, "length"))) as fake:
-        with pytest.raises(ProviderError, match=r"first 10 requests all failed alike: .*use --decide json"):
+        with pytest.raises(ProviderError, match=r"first 10 requests failed with the same error: .*use --decide json"):
             await label_all(make_job(fake.base_url, 20, decide="logprob"), store, tmp_path / "run")
         assert len(fake.seen) <= 10 + 4
 

@@ -72,7 +72,7 @@ DRAWN = {"sample": 10, "seed": 0, "occupations": []}
         (
             {"sources": (CSV,)},
             {"sources": (CSV.model_copy(update={"sha256": "2" * 64}),)},
-            "the file mine.csv has other contents than it had there",
+            "the file mine.csv has changed since",
         ),
     ],
 )
@@ -117,7 +117,7 @@ def test_decide_explains_the_form_that_goes_with_it() -> None:
 def test_requests_of_another_version_of_relabel_are_told_by_it() -> None:
     old = manifest().model_copy(update={"schema_sha256": "0", "package_version": "0.1"})
     assert differences(old, manifest()) == [
-        "the requests differ: relabel 0.1, which made that run, worded them in another way"
+        "the requests differ: relabel 0.1, which made that run, worded them differently"
     ]
 
 

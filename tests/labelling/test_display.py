@@ -252,7 +252,7 @@ async def test_the_end_of_a_pause_is_no_news() -> None:
 def test_what_is_done_at_the_end_of_a_run_is_said() -> None:
     now, estimator = FakeTime(), new(1_000_000)
     estimator.progress.doing = "naming"
-    words = "naming 1,000,000 missing labels; Ctrl-C leaves at once"
+    words = "listing 1,000,000 missing labels; Ctrl-C quits now"
     assert plain_lines(estimator, now, 5) == [(1, words)]
     assert words in " ".join(drawn(estimator, 80).split())
     estimator.progress.doing = "writing"

@@ -53,10 +53,10 @@ def run(base_url: str, *more: str) -> int:
         ("HTTP_PROXY", "socks5h://127.0.0.1:9", "sends through HTTP proxies only"),
         ("HTTP_PROXY", "127.0.0.1:9", "write HTTP_PROXY=http://127.0.0.1:9"),
         ("HTTP_PROXY", "http://u:secret-pass/x@127.0.0.1:9", "special characters of the password as %XX"),
-        ("OPENAI_API_KEY", "sk-secret-pass-1\n", "the key holds a line break"),
-        ("OPENAI_API_KEY", "sk-secret-\r\npass", "the key holds a line break"),
+        ("OPENAI_API_KEY", "sk-secret-pass-1\n", "the key contains a line break"),
+        ("OPENAI_API_KEY", "sk-secret-\r\npass", "the key contains a line break"),
         ("OPENAI_API_KEY", "\u201csk-secret-pass-1\u201d", "such as typographic quotes"),
-        ("OPENAI_API_KEY", "'sk-secret-pass-1'", "the key stands in quotes"),
+        ("OPENAI_API_KEY", "'sk-secret-pass-1'", "the key is in quotes"),
     ],
 )
 @pytest.mark.parametrize("engine", ["online", "batch"])

@@ -89,5 +89,5 @@ def test_the_commands_dry_run_shows_the_range_with_its_source(
     assert found["price_source"] == "given with --price"
     assert found["cost_usd"][0] < found["cost_usd"][1]
     assert run_app(["run", "--model", "who", "--base-url", URL, "--tasks", "sample", "--dry-run"]) == 0
-    assert "no price of who is known; give it with --price IN/OUT" in capsys.readouterr().out
+    assert "unknown; give the price of who with --price IN/OUT" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []

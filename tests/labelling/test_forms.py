@@ -175,7 +175,7 @@ def test_a_refused_parameter_is_named(capsys: pytest.CaptureFixture[str]) -> Non
         assert run(fake, "--param", "temperature=0") == 4
         assert len(fake.seen) <= 3 + 10 + 16
     said = capsys.readouterr().err
-    assert "the first 10 requests all failed alike: HTTP 400, parameter 'temperature'" in said
+    assert "the first 10 requests failed with the same error: HTTP 400, parameter 'temperature'" in said
     assert message in said
 
 
@@ -194,7 +194,7 @@ def test_when_the_first_ten_all_fail_alike_the_run_stops_and_says_so(
         assert run(fake, "--response-format", "text", "--concurrency", "1") == 4
         assert len(fake.seen) in {10, 20}
     said = capsys.readouterr().err
-    assert said.startswith("relabel: the first 10 requests all failed alike: ")
+    assert said.startswith("relabel: the first 10 requests failed with the same error: ")
     assert words in said
     found = open_run("r")
     assert (found.manifest.status, len(found.failures())) == ("incomplete", 12)
@@ -222,7 +222,10 @@ async def test_different_failures_are_not_alike(store: Store, tmp_path: Path) ->
 
 
 async def test_every_missing_label_is_named_once_when_the_run_gives_up(store: Store, tmp_path: Path) -> None:
-    with provider(lambda seen: refused(422, "no")) as fake, pytest.raises(ProviderError, match="all failed alike"):
+    with (
+        provider(lambda seen: refused(422, "no")) as fake,
+        pytest.raises(ProviderError, match="failed with the same error"),
+    ):
         await label_all(make_job(fake.base_url, 10), store, tmp_path / "run", concurrency=5)
     missing = [(x.task_id, x.setting) for x in open_run(str(tmp_path / "run")).failures()]
     assert sorted(missing) == sorted((str(n), s) for n in range(10) for s in ("strict", "with-tools"))

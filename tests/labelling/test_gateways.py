@@ -152,7 +152,7 @@ def test_labels_that_stand_before_their_reason_are_counted_and_said(capsys: pyte
     with provider(script) as fake:
         assert run(fake, "--concurrency", "1") == 0
     assert open_run("r").manifest.counts.label_first == 4
-    assert "4 answers gave the label before the reason" in " ".join(capsys.readouterr().out.split())
+    assert "4 answers gave the label before the rationale" in " ".join(capsys.readouterr().out.split())
 
 
 async def test_the_wait_for_one_answer_follows_the_latencies_seen() -> None:

@@ -1,4 +1,4 @@
-"""A server that speaks broken HTTP, sends elsewhere, or says nonsense with a good status costs labels, never the run."""
+"""A server that speaks broken HTTP, redirects, or returns nonsense with a good status costs labels, never the run."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ async def test_a_redirect_is_not_followed_and_ends_the_run(status: int, store: S
     with raw_server(lambda n: reply()) as (elsewhere, led_away):
         there = elsewhere.replace("http://", "http://user:sk-other-0123456789@")
         gone = reply(b"", status=status, location=f"{there}/chat/completions")
-        with raw_server(lambda n: gone) as (url, seen), pytest.raises(ProviderError, match="sends elsewhere") as error:
+        with raw_server(lambda n: gone) as (url, seen), pytest.raises(ProviderError, match="redirects") as error:
             await label_all(make_job(url), store, tmp_path / "run")
     assert led_away == []
     assert 1 <= len(seen) <= 4

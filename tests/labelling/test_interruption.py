@@ -132,8 +132,8 @@ def test_a_signal_lets_what_is_in_flight_come_in(number: signal.Signals, tmp_pat
         assert child.returncode == 130
         answered = len(fake.answered)
         assert len(fake.seen) == answered <= 12 + 4
-    assert "the same command goes on where it was" in one_sentence(err)
-    assert err.count("stopping: waiting for the answers in flight") == 1
+    assert "run the same command again to continue" in one_sentence(err)
+    assert err.count("stopping: waiting for answers in flight") == 1
     assert out.startswith(f"MISSING  {40 - answered} of 40 labels")
     run_ = open_run("r")
     assert (run_.manifest.status, len(run_.labels), len(run_.failures())) == ("interrupted", answered, 40 - answered)
@@ -234,7 +234,7 @@ async def test_who_is_in_a_hurry_need_not_wait_until_all_that_is_missing_is_name
     assert 0 < named < 2000
     assert (run.manifest.status, run.manifest.counts.asked, run.manifest.counts.failed) == ("interrupted", 2000, 2000)
     assert outcome.missing.total == outcome.missing.unasked == 2000
-    assert run.manifest.note == f"left at once: failures.jsonl names {named:,} of 2,000 missing labels"
+    assert run.manifest.note == f"quit early: failures.jsonl lists {named:,} of 2,000 missing labels"
 
 
 async def test_a_run_that_is_left_at_once_takes_nothing_away_from_its_folder(

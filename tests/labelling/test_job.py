@@ -338,7 +338,7 @@ async def test_a_server_that_was_still_starting_does_not_spoil_the_folder(store:
     up = False
     with provider(script) as fake:
         job = make_job(fake.base_url, 8, probe=True)
-        with pytest.raises(ProviderError, match="failed alike"):
+        with pytest.raises(ProviderError, match="failed with the same error"):
             await label_all(job, store, tmp_path / "run")
         up = True
         outcome = await label_all(job, store, tmp_path / "run")

@@ -149,7 +149,7 @@ def test_nothing_that_was_answered_is_lost_or_bought_again(plan: list[str], hang
                     timeouts=Timeouts(3.0),
                 )
             except ProviderError as error:
-                if "failed alike" not in str(error):
+                if "failed with the same error" not in str(error):
                     raise
                 return False
             finally:

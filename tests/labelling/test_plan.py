@@ -73,7 +73,7 @@ def test_batch_costs_half_and_takes_a_day(capsys: pytest.CaptureFixture[str]) ->
     ("words", "said"),
     [
         (["--rpm", "2"], "hours    1; bottleneck: requests per minute (2)"),
-        ([], "hours    not known; give the provider's limits with --rpm and --tpm"),
+        ([], "hours    unknown; give the provider's limits with --rpm and --tpm"),
         (["--engine", "batch"], "hours    0 to 24; bottleneck: the batch window"),
     ],
 )
@@ -85,7 +85,7 @@ def test_people_read_the_bottleneck(words: list[str], said: str, capsys: pytest.
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--workers", "2"], "--workers says how a cluster is used, and --engine online uses none"),
+        (["--workers", "2"], "--workers configures a Ray cluster, and --engine online uses none"),
         (["--engine", "ray", "--ray-address", "nonsense"], "is neither auto nor HOST:PORT"),
         (["--engine", "ray", "--ray-address", "ray://head:10001"], "the driver itself must run on a node"),
     ],
@@ -127,7 +127,7 @@ def test_what_is_no_cluster_is_told_at_once(
         assert run_app([*words, "--engine", "ray", "--ray-address", address, "--out", str(tmp_path / "r")]) == 4
         over.set()
         thread.join()
-    assert f"what listens at {address} is not a Ray cluster" in capsys.readouterr().err
+    assert f"{address} is not a Ray cluster" in capsys.readouterr().err
 
 
 def test_without_ray_its_absence_is_told_in_a_sentence(

@@ -374,7 +374,7 @@ def test_users_add_providers_of_their_own(tmp_path: Path, monkeypatch: pytest.Mo
     )
     assert provider_of("https://llm.campus.edu/v1").id == "campus"
     assert provider_of("https://api.openai.com/v1").id == "openai"
-    with pytest.raises(UsageError, match="there is no provider 'nobody'; use one of"):
+    with pytest.raises(UsageError, match="unknown provider 'nobody'; use one of"):
         provider_of("", "nobody")
     worse = tmp_path / "worse.toml"
     worse.write_text('[[provider]]\nname = "no id"\n')

@@ -171,7 +171,7 @@ def test_a_body_that_is_no_json_still_has_a_meaning() -> None:
         ),
         (400, {"error": {"message": "Your credit balance is too low"}}, "the quota is used up"),
         (429, google(429, SPENT, "RESOURCE_EXHAUSTED", QuotaFailure=quota("PerDay")), "the quota is used up"),
-        (429, {"error": {"message": "Please try again in 1h30m0s."}}, "takes no more requests for 90 min"),
+        (429, {"error": {"message": "Please try again in 1h30m0s."}}, "accepts no requests for 90 min"),
     ],
 )
 async def test_a_run_ends_when_credit_does_and_no_more_is_sent_than_was_in_flight(
@@ -335,7 +335,7 @@ async def test_a_run_whose_last_requests_fail_alike_pauses_tries_one_and_ends_wi
 ) -> None:
     monkeypatch.setattr("relabel.labelling.runner.PAUSE_S", 0.0)
     with provider(lambda seen: judged() if len(fake.seen) <= 30 else Reply(400, "the upstream is gone")) as fake:
-        with pytest.raises(ProviderError, match=r"one more after a pause: HTTP 400: the upstream is gone"):
+        with pytest.raises(ProviderError, match=r"another one after a pause: HTTP 400: the upstream is gone"):
             await label_all(make_job(fake.base_url, 200), store, tmp_path / "run", concurrency=4)
         assert len(fake.seen) < 30 + 20 + 2 * 4
     assert store.stats().answers == 30
@@ -365,7 +365,7 @@ async def test_a_server_that_ignores_the_bound_of_answers_ends_a_run_with_a_cap(
         budget = Budget(1.0, PRICE)
         engine = OnlineEngine(Connection(fake.base_url, price=PRICE), limiter=Limiter(4), budget=budget)
         job = make_job(fake.base_url, 100, price=PRICE, endpoint=endpoint)
-        with pytest.raises(ProviderError, match="wrote 3,000 tokens where at most 100 were asked for"):
+        with pytest.raises(ProviderError, match="wrote 3,000 tokens although at most 100 were allowed"):
             await run_job(job, engine, store, tmp_path / "run")
         await engine.close()
         assert len(fake.seen) <= 1 + 4  # the first, and what was in flight when it was read
@@ -483,7 +483,7 @@ def test_a_missing_key_is_one_sentence(
         "--quiet",
     ]
     assert run_app([*words, "--out", str(tmp_path / "a")]) == 4
-    assert "there is no key for xAI; set XAI_API_KEY" in capsys.readouterr().err
+    assert "no key for xAI: set XAI_API_KEY" in capsys.readouterr().err
     assert run_app([*words, "--key-env", "NOT_THERE", "--out", str(tmp_path / "b")]) == 2
     assert "--key-env names NOT_THERE, which is not set" in capsys.readouterr().err
 
@@ -547,7 +547,7 @@ def test_raw_answers_are_shown_rejected_ones_too(
     task = good[0]["task_id"]
     assert run_app(["answers", str(tmp_path / "run"), "--rejected", "--task", task]) == 0
     said = capsys.readouterr().out
-    assert said.startswith(f"{task} strict sample 0  test-model-2026, 100 tokens in, 20 out, finished by stop")
+    assert said.startswith(f"{task} strict sample 0  test-model-2026, 100 tokens in, 20 out, finish reason stop")
     assert "rejected as invalid-json" in said
     assert "  I would say so.\n" in said
     assert run_app(["answers", str(tmp_path / "run"), "--task", "none"]) == 0

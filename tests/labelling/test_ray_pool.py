@@ -200,12 +200,12 @@ async def test_other_versions_missing_keys_and_missing_files_end_the_start() -> 
     with pytest.raises(ProviderError, match=r"the node far runs relabel 0\.0\.1 and this machine .* on every node"):
         await start(worker)
     worker.hello = (node, version, False)
-    with pytest.raises(ProviderError, match="there is no key for OpenAI, here or on the node"):
+    with pytest.raises(ProviderError, match="no key for OpenAI, here or on the node"):
         await start(worker, "https://api.openai.com/v1")
-    with pytest.raises(ProviderError, match=r"there is no key for Groq, here or on the node .* set GROQ_API_KEY"):
+    with pytest.raises(ProviderError, match=r"no key for Groq, here or on the node .* set GROQ_API_KEY"):
         await start(worker, "https://api.groq.com/openai/v1")
-    worker.hello = DataError("there is no model file x.gguf")
-    with pytest.raises(DataError, match=r"there is no model file x\.gguf"):
+    worker.hello = DataError("model file x.gguf was not found")
+    with pytest.raises(DataError, match=r"model file x\.gguf was not found"):
         await start(worker)
 
 

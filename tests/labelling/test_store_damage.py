@@ -81,7 +81,7 @@ def test_a_used_store_without_its_database_is_not_taken_for_a_new_one(
     change(folder / "cache.db")  # type: ignore[operator]  parametrised
     for words in (["stats"], ["verify"], ["pack", str(folder.parent / "x.gz")]):
         assert run_app(["store", *words]) == 3
-        assert "restore it from a copy, or begin a new one" in capsys.readouterr().err
+        assert "restore it from a copy, or start a new one" in capsys.readouterr().err
     with pytest.raises(StoreError, match="--set-aside"):
         Store(folder)
     assert run_app(["store", "verify", "--set-aside"]) == 0
@@ -107,7 +107,7 @@ def test_garbage_in_the_file_of_leases_is_a_sentence_whose_advice_works(
 
 def test_nothing_is_set_aside_under_a_run(folder: Path) -> None:
     leases = Leases(folder)
-    with pytest.raises(StoreError, match="another relabel uses the store"):
+    with pytest.raises(StoreError, match="another process is using the store"):
         list(set_damage_aside(folder))
     leases.close()
     assert list(set_damage_aside(folder)) == ["0 damaged rows set aside"]

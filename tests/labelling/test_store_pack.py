@@ -109,7 +109,7 @@ async def test_answers_of_a_pack_are_marked_from_the_store_to_the_label(store: S
     (origin,) = set(run.labels["origin"])
     assert origin.startswith("run.gz (sha256 ")
     assert run.manifest.origins == {origin: 8}
-    assert "8 labels rest on answers of the pack run.gz" in (outcome.manifest.note or "")
+    assert "8 labels come from answers in the pack run.gz" in (outcome.manifest.note or "")
     assert store.stats().from_packs == {}
     assert open_run(str(tmp_path / "run")).labels["origin"].isna().all()
     with Store(tmp_path / "third") as third:  # who packs them again takes nothing of it away: the new pack is named
@@ -135,17 +135,17 @@ def change_answer(lines: list[str]) -> list[str]:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (change_answer, "is not what its key says"),
-        (change_key, "is not what its key says"),
+        (change_answer, "does not match its key"),
+        (change_key, "does not match its key"),
         (lambda lines: [*lines, '{"key": "note/anything", "row": {"value": "text"}}'], "not one that relabel writes"),
         (lambda lines: [*lines, '{"key": "note/form/chat/h/m", "row": {"value": ["text"]}}'], "not one that relabel"),
-        (lambda lines: [*lines, '{"key": "aside/x", "row": {}}'], "no key of relabel's"),
+        (lambda lines: [*lines, '{"key": "aside/x", "row": {}}'], "an unknown key"),
         (lambda lines: [*lines, '{"key": "x", "row": ' + "[" * 100_000], "damaged"),
         (lambda lines: [*lines, '{"key": "' + "x" * 33_000_000], "longer than"),
         (lambda lines: [line for line in lines if '"text/' not in line], "damaged or not a packed store"),
         (
             lambda lines: [line.replace("You label tasks", "You praise tasks") for line in lines],
-            "is not what its key says",
+            "does not match its key",
         ),
         (lambda lines: lines[1:], "is not a packed store"),
         (lambda lines: [lines[0].replace('"version":1', '"version":9'), *lines[1:]], "update relabel"),
@@ -173,5 +173,5 @@ def test_a_file_that_is_no_pack_is_refused(content: bytes, store: Store, tmp_pat
 
 
 def test_a_missing_file_is_said(store: Store, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there is no file"):
+    with pytest.raises(DataError, match="was not found"):
         unpack(store, tmp_path / "f")

@@ -106,6 +106,6 @@ def test_nothing_goes_that_was_not_meant(words: list[str], home: Path, capsys: p
 def test_nothing_is_pruned_under_a_run(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     leases = Leases(home / "store")
     assert run_app(["store", "prune", "--model", "m-1", "--yes"]) == 3
-    assert "another relabel uses the store" in capsys.readouterr().err
+    assert "another process is using the store" in capsys.readouterr().err
     leases.close()
     assert count(home) == (10, 1)

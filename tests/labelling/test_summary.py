@@ -84,10 +84,7 @@ def test_an_incomplete_run_says_how_much_it_has_of_each_setting(capsys: pytest.C
 
 def test_a_setting_without_a_label_leaves_nothing_to_judge_three_way(capsys: pytest.CaptureFixture[str]) -> None:
     said = shown(an_outcome(3, 0, 4), capsys)
-    assert (
-        "         with-tools: none of 4\n         until the run is finished, nothing that needs with-tools can be judged or scored"
-        in said
-    )
+    assert "         with-tools: none of 4\n         finish the run before you evaluate or score with-tools" in said
     assert max(len(text) for text in said.splitlines()) <= 100
 
 
@@ -100,7 +97,7 @@ def test_a_cap_that_is_too_low_is_to_be_raised(capsys: pytest.CaptureFixture[str
         assert run(fake, "--price", "1/1", "--max-tokens", "100", "--max-cost", "0.00001") == 5
     captured = capsys.readouterr()
     assert captured.out.splitlines()[0] == "MISSING  10 of 10 labels (10 budget)"
-    assert captured.err.strip().endswith("raise --max-cost to label the tasks that it left out")
+    assert captured.err.strip().endswith("raise --max-cost to label the remaining tasks")
     assert "same command" not in captured.err
 
 
@@ -110,7 +107,7 @@ def test_a_replay_that_lacks_answers_does_not_promise_to_ask(capsys: pytest.Capt
     captured = capsys.readouterr()
     assert captured.out.splitlines()[:2] == [
         "MISSING  10 of 10 labels (10 provider)",
-        "         10 of them were not asked",
+        "         10 of them were not requested",
     ]
     assert captured.err.strip().endswith("replay sends no request: remove --engine replay to request them")
 
@@ -129,11 +126,11 @@ def test_what_a_batch_run_has_in_flight_is_said_with_its_name(
     captured = capsys.readouterr()
     assert captured.out.splitlines()[:2] == [
         "MISSING  10 of 10 labels (10 provider)",
-        "         10 of them were not asked: batch job b-0123 is processing them",
+        "         10 of them were not requested: batch job b-0123 is processing them",
     ]
     assert captured.err.strip().endswith(
-        "batch job b-0123 is still processing all of them: `relabel batch resume b-0123` takes their answers, "
-        "`relabel batch cancel b-0123` lets others ask"
+        "batch job b-0123 is still processing all of them: `relabel batch resume b-0123` collects their answers, "
+        "`relabel batch cancel b-0123` releases them"
     )
     kinds = {json.loads(text)["kind"] for text in Path("r/failures.jsonl").read_text().splitlines()}
     assert kinds == {"provider"}
@@ -144,14 +141,14 @@ def test_what_went_wrong_in_passing_is_asked_for_again_by_the_same_command(
 ) -> None:
     with provider(lambda seen: judged() if len(fake.seen) != 3 else Reply(body=chat(None, refusal="No."))) as fake:
         assert run(fake) == 5
-    assert capsys.readouterr().err.strip().endswith("; the same command asks for them again")
+    assert capsys.readouterr().err.strip().endswith("; run the same command again to request them")
 
 
 def test_each_part_of_what_is_missing_has_its_own_way() -> None:
     missing = Missing({"budget": 2, "provider": 4, "timeout": 1}, 3, {"b-1": 3})
     said = still_missing(an_outcome(1, 0, 4, missing=missing), Path("r"))
     assert said == (
-        "7 of 8 labels are missing, r/failures.jsonl says which and why; batch job b-1 is still processing 3 of them: "
-        "`relabel batch resume b-1` takes their answers, `relabel batch cancel b-1` lets others ask; raise --max-cost to "
-        "label the tasks that it left out; the same command asks for the others again"
+        "7 of 8 labels are missing (see r/failures.jsonl); batch job b-1 is still processing 3 of them: "
+        "`relabel batch resume b-1` collects their answers, `relabel batch cancel b-1` releases them; raise --max-cost to "
+        "label the remaining tasks; run the same command again to request the others"
     )

@@ -35,9 +35,9 @@ def test_an_export_becomes_a_site(app: typer.Typer, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["site", "export"], "say where to write the site"),
-        (["site", "export", "other", "--out", "x"], "one folder too many"),
-        (["site", "serve"], "give the folder of a site to look at"),
+        (["site", "export"], "name the output folder"),
+        (["site", "export", "other", "--out", "x"], "unexpected second folder"),
+        (["site", "serve"], "name the folder of a site"),
         (["site", "serve", "nowhere"], "holds no index.html"),
     ],
 )

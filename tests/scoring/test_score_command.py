@@ -193,16 +193,16 @@ def test_scoring_imports_no_neighbour_and_no_terminal() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("--links equal", "the sample has a bridge of its own, without links"),
-        ("--seed 3", "--seed shapes intervals and has no effect without --draws"),
-        ("--noise repeats", "--noise shapes intervals"),
-        ("--gold sample", "--gold shapes intervals"),
-        ("--rater sample", "--rater shapes intervals"),
-        ("--multiverse --seed 3", "--seed shapes intervals, and a multiverse has none"),
-        ("--multiverse --gold sample", "--gold shapes intervals, and a multiverse has none"),
-        ("--multiverse --noise repeats", "--noise shapes intervals, and a multiverse has none"),
-        ("--multiverse --draws 200", "a multiverse has no draws"),
-        ("--multiverse --us", "a multiverse has no US figures"),
+        ("--links equal", "the sample has its own bridge"),
+        ("--seed 3", "--seed has no effect without --draws"),
+        ("--noise repeats", "--noise has no effect without --draws"),
+        ("--gold sample", "--gold has no effect without --draws"),
+        ("--rater sample", "--rater has no effect without --draws"),
+        ("--multiverse --seed 3", "--seed has no effect with --multiverse"),
+        ("--multiverse --gold sample", "--gold has no effect with --multiverse"),
+        ("--multiverse --noise repeats", "--noise has no effect with --multiverse"),
+        ("--multiverse --draws 200", "--draws cannot be combined with --multiverse"),
+        ("--multiverse --us", "--us cannot be combined with --multiverse"),
     ],
 )
 def test_an_option_without_effect_is_refused(app: typer.Typer, options: str, said: str) -> None:

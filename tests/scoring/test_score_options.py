@@ -17,11 +17,11 @@ from relabel.scoring.options import Choices
         ({"method": "site-2025"}, "method has no 'site-2025'; choose one of site-2026, bridge"),
         ({"weights": "importence"}, "weights has no 'importence'; choose one of importance, core, equal"),
         ({"links": ""}, "links has no ''"),
-        ({"taxonomy": "isco08", "pay": "ons-ashe-2024"}, "there is pay for uk-soc2020 only, not for isco08"),
-        ({"method": "site-2026", "links": "equal"}, "the method site-2026 has links of its own"),
-        ({"taxonomy": "soc2018", "links": "equal"}, "one way only to soc2018"),
-        ({"tasks": "sample", "links": "equal"}, "the sample has a bridge of its own"),
-        ({"weights": "core", "unrated": "drop"}, "weights core ask for no rating"),
+        ({"taxonomy": "isco08", "pay": "ons-ashe-2024"}, "pay is available for uk-soc2020 only, not for isco08"),
+        ({"method": "site-2026", "links": "equal"}, "--method site-2026 has its own links"),
+        ({"taxonomy": "soc2018", "links": "equal"}, "--links does not apply to soc2018"),
+        ({"tasks": "sample", "links": "equal"}, "the sample has its own bridge"),
+        ({"weights": "core", "unrated": "drop"}, "--weights core uses no ratings"),
     ],
 )
 def test_choices_that_no_run_can_be_scored_by_are_refused_wherever_they_are_made(

@@ -61,12 +61,12 @@ def test_the_command_shows_the_path_and_prints_json(app: typer.Typer) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("1121 --method site-2026 --links equal", "the method site-2026 has links of its own"),
-        ("11-1011 --taxonomy soc2018 --links employment", "one way only to soc2018, without links"),
-        ("11-1011.00 --taxonomy onet-soc --links index", "one way only to onet-soc, without links"),
-        ("1121 --tasks sample --links index", "the sample has a bridge of its own"),
-        ("11-1011 --taxonomy soc2018 --method site-2026", "one way only to soc2018, the same by every method"),
-        ("1121 --tasks sample --method site-2026", "one way only over the sample, the same by every method"),
+        ("1121 --method site-2026 --links equal", "--method site-2026 has its own links"),
+        ("11-1011 --taxonomy soc2018 --links employment", "--links does not apply to soc2018"),
+        ("11-1011.00 --taxonomy onet-soc --links index", "--links does not apply to onet-soc"),
+        ("1121 --tasks sample --links index", "the sample has its own bridge"),
+        ("11-1011 --taxonomy soc2018 --method site-2026", "only one bridge to soc2018, the same for every method"),
+        ("1121 --tasks sample --method site-2026", "only one bridge over the sample, the same for every method"),
     ],
 )
 def test_a_choice_without_effect_on_the_path_is_refused(app: typer.Typer, words: str, said: str) -> None:

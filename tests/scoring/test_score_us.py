@@ -194,14 +194,14 @@ def test_scores_by_onet_code_and_job_families_need_no_file_that_is_fetched_by_ha
     assert run_app(["score", "eloundou-2023:gpt4"]) == 3
     said = capsys.readouterr().err
     assert "'2019_to_SOC_Crosswalk.xlsx' by hand from https://www.onetcenter.org" in said
-    assert "or score by O*NET code, which needs no such file: --taxonomy onet-soc" in said
+    assert "or score by O*NET code, which does not need it: --taxonomy onet-soc" in said
     export = ["export", "eloundou-2023:gpt4", "--draws", "0", "--out", str(tmp_path / "export")]
     assert run_app(export) == 3
-    assert "which needs no such file: --taxonomy onet-soc" in capsys.readouterr().err
+    assert "which does not need it: --taxonomy onet-soc" in capsys.readouterr().err
     moved = ["compare", "eloundou-2023:gpt4", "eloundou-2023:human", "--scores"]
     by_code = ["--before", "taxonomy=onet-soc", "--after", "taxonomy=onet-soc"]
     assert run_app(moved) == 3
-    assert f"which needs no such file: {' '.join(by_code)}" in capsys.readouterr().err
+    assert f"which does not need it: {' '.join(by_code)}" in capsys.readouterr().err
     assert run_app([*moved, *by_code]) == 0
 
 
@@ -221,7 +221,7 @@ def test_without_a_file_of_the_bls_the_us_columns_are_left_out_and_said_so_unles
     assert "bls-oews-2024/pay.xlsx" in capsys.readouterr().err
     export = ["export", "eloundou-2023:gpt4", "--taxonomy", "onet-soc", "--draws", "0", "--out", str(tmp_path / "e")]
     assert run_app(export) == 3
-    assert "or leave the pages of job families out with --no-families" in capsys.readouterr().err
+    assert "or use --no-families" in capsys.readouterr().err
 
 
 @pytest.mark.mirror
@@ -233,7 +233,7 @@ def test_a_damaged_file_of_the_bls_is_an_error_even_where_nobody_asked_for_it(
     damaged.parent.mkdir()
     damaged.write_bytes(b"cut short")
     assert run_app(["score", "eloundou-2023:gpt4", "--taxonomy", "onet-soc"]) == 3
-    assert "or leave the US figures out with --no-us" in capsys.readouterr().err
+    assert "or use --no-us" in capsys.readouterr().err
 
 
 @pytest.mark.mirror

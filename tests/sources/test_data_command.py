@@ -89,7 +89,7 @@ def test_verify_names_each_of_several_changed_files(three: Workshop) -> None:
 
     message = error_of("verify", "mine")
 
-    assert message.startswith("2 files are not the registered ones: ")
+    assert message.startswith("2 files do not match the registry: ")
     assert sha256(b"changed, too") in message
 
 
@@ -122,12 +122,12 @@ def test_what_cannot_be_fetched_is_said_by_source_with_what_to_do(job_builders: 
         f"hand (UK scores): put into {job_builders.cache / 'hand'}",
         "  c, d: from https://example.org/page",
         f"nowhere (optional): put into {job_builders.cache / 'nowhere'}",
-        "  e: no address gives it; see https://example.org/about",
-        "to do: run `relabel data pull` again when the addresses answer; it fetches what is missing only",
-        "what you have already may lie in a folder that RELABEL_DATA_MIRROR names, as SOURCE_ID/FILE",
+        "  e: no download address; see https://example.org/about",
+        "next: run `relabel data pull` again later; it fetches only what is missing",
+        "files that you already have can be put into the folder RELABEL_DATA_MIRROR, as SOURCE_ID/FILE",
         "0 ok, 5 missing",
     ]
-    assert "5 of 5 files could not be obtained, of far, hand, nowhere;" in str(result.exception)
+    assert "5 of 5 files of far, hand, nowhere could not be obtained;" in str(result.exception)
 
 
 @pytest.mark.usefixtures("job_builders")

@@ -327,7 +327,7 @@ def test_releases_of_the_bls_come_from_the_registry_under_their_own_year(
     assert bls.projection_release().source == "bls-ep-2024-34"
     for named, said in (
         ("onet-30.2", "'onet-30.2', which has no US jobs or projections; choose from bls-ep-2024-34"),
-        ("bls-oews-2023,bls-oews-2024", "one release can be in use; keep one"),
+        ("bls-oews-2023,bls-oews-2024", "only one release can be used; keep one"),
     ):
         monkeypatch.setenv("RELABEL_US_RELEASES", named)
         with pytest.raises(UsageError, match=said):

@@ -35,14 +35,14 @@ MERGES = "m0: &m0 {a: 1}\n" + "".join(f"m{n}: &m{n} {{<<: [*m{n - 1}, *m{n - 1}]
         (f"n: {'9' * 5000}\n", " line 1: '9999999"),
         ("a: !!bool perhaps\n", " line 1: 'perhaps' cannot be read as bool"),
         ("a: !!timestamp never\n", " line 1: 'never' cannot be read as timestamp"),
-        ("a: 1\nb: {c: 1,\n    c: 2}\n", " line 3: the key 'c' is given twice"),
+        ("a: 1\nb: {c: 1,\n    c: 2}\n", " line 3: the key 'c' occurs twice"),
         ("a: [1\n", " line 2: "),
         ("a: *b\n", " line 1: found undefined alias"),
         ("a: !!python/object/apply:os.getcwd []\n", " line 1: could not determine a constructor"),
         ("a: b\nc: \x07\n", " line 2 holds a control character"),
         ("[" * 5000, ": it is nested too deeply"),
-        (BOMB + "z: [*g, *g]\n", " line 6: it repeats itself to more than 100,000 values"),
-        (MERGES, " line 16: it repeats itself to more than 100,000 values"),
+        (BOMB + "z: [*g, *g]\n", " line 6: its aliases expand to more than 100,000 values"),
+        (MERGES, " line 16: its aliases expand to more than 100,000 values"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_sentence_with_its_line(tmp_path: Path, text: str, said: str) -> None:

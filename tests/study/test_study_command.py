@@ -318,7 +318,7 @@ def test_a_rater_that_lacks_a_label_is_corrected_all_the_same() -> None:
 def test_the_first_file_is_a_study_that_can_be_read(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_app(["study", "init", "mine.yaml"]) == 0
     assert run_app(["study", "init", "mine.yaml"]) == 3
-    assert "is there already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert "raters" in json.loads(Path("study.schema.json").read_text())["properties"]
 
 

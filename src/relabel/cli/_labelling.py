@@ -49,7 +49,7 @@ def label(
     stop = Stop()
 
     async def work() -> Outcome:
-        with stopping_on_signals(stop, "waiting for the answers in flight", look=look):
+        with stopping_on_signals(stop, "waiting for answers in flight", look=look):
             return await label_until(stop, options, job, connection, folder, environment, replay=replay, look=look)
 
     return asyncio.run(work())
@@ -102,9 +102,9 @@ def stopping_on_signals(stop: Stop, meanwhile: str, *, look: Look) -> Generator[
         again = stop.asked.is_set()
         stop()
         if again:
-            announce("leaving", "leaving at once", look=look)
+            announce("leaving", "quitting now", look=look)
         else:
-            announce("stopping", f"stopping: {meanwhile}; once more to leave at once", look=look)
+            announce("stopping", f"stopping: {meanwhile}; press Ctrl-C again to quit now", look=look)
 
     before: dict[signal.Signals, Any] = {}
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
@@ -140,11 +140,11 @@ def get_consent(job: Job, folder: Path, environment: Settings) -> None:
         most = cost_at_a_glance(job, store)
     if job.size < MANY if most is None else most < MUCH_USD:
         return
-    price = "at a price that is not known" if most is None else f"for up to {money(most)}"
+    price = "at an unknown price" if most is None else f"for up to {money(most)}"
     repeats = f", each asked {job.samples:,} times" if job.samples > 1 else ""
     typer.echo(f"{job.size:,} labels: {len(job.tasks):,} {job.rubric.unit}s{repeats}, {price}", err=True)
     asks = sys.stdin.isatty() and sys.stderr.isatty()
-    if asks and not typer.confirm("Go on? (--yes does not ask, --max-cost caps the cost)", err=True):
+    if asks and not typer.confirm("Continue? (--yes skips this question, --max-cost caps the cost)", err=True):
         raise UsageError("nothing was sent; --sample N draws N tasks, --samples N asks each question N times")
 
 
@@ -180,7 +180,7 @@ def show_plan(
     short = [name for name, prefix in prefixes.items() if prefix.passes is False]
     _say("prefix", f"{each} tokens are the same in every request; {_cache_in_words(found, short)}")
     if found.cost_usd is None:
-        _say("cost", f"unknown: no price of {job.model} is known; give it with --price IN/OUT")
+        _say("cost", f"unknown; give the price of {job.model} with --price IN/OUT")
     else:
         dated = f", as of {found.price_as_of}" if found.price_as_of else ""
         hits, bounds_usd = found.cost_cached_usd, f"{money(found.cost_usd[0])} to {money(found.cost_usd[1])}"
@@ -190,12 +190,12 @@ def show_plan(
         shown = " to ".join(f"{end:,.0f}" if end >= 10 else f"{end:.2g}" for end in dict.fromkeys(hours))
         _say("hours", f"{shown}; bottleneck: {bounds[0].name} ({bounds[0].rate})")
     else:
-        _say("hours", "not known; give the provider's limits with --rpm and --tpm")
+        _say("hours", "unknown; give the provider's limits with --rpm and --tpm")
 
 
 def _cache_in_words(found: Estimate, short: Sequence[str]) -> str:
     if found.cache_source is None:
-        return "no prefix cache of this model is known"
+        return "this model has no known prefix cache"
     if found.cache_least is None:
         return f"the prefix cache has no documented minimum ({found.cache_source})"
     size, named = ("too short", f": {', '.join(short)}") if short else ("long enough", "")
@@ -209,43 +209,43 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
         said = ", ".join(f"{count:,} {kind}" for kind, count in sorted(missing.kinds.items()))
         _say("MISSING", f"{missing.total:,} of {m.counts.asked:,} labels ({said})")
         for run, count in sorted(missing.held.items()):
-            _say("", f"{count:,} of them were not asked: batch job {run} is processing them")
+            _say("", f"{count:,} of them were not requested: batch job {run} is processing them")
         if others := missing.unasked - sum(missing.held.values()):
-            _say("", f"{others:,} of them were not asked")
+            _say("", f"{others:,} of them were not requested")
     there = m.counts.from_store + m.counts.fresh
     _say("labels", f"{there:,} of {m.counts.asked:,}: {m.counts.from_store:,} from the store, {m.counts.fresh:,} fresh")
     _show_settings(outcome)
-    _say("model", f"{m.model}, answered as {', '.join(m.models_returned) or 'nothing'}")
+    _say("model", f"{m.model}, reported as {', '.join(m.models_returned) or 'nothing'}")
     if len(m.labels_by_model) > 1:
         parts = ", ".join(f"{name}: {count:,}" for name, count in m.labels_by_model.items())
         _say("", f"WARNING: {len(m.labels_by_model)} models answered ({parts}); see `relabel eval --by-model`")
     if m.repeats_from_cache:
         _say(
             "repeats",
-            f"WARNING: {m.repeats_from_cache:,} of {there:,} samples are an earlier answer again, as a cache on the way to "
-            "the model gives it; they do not count as repeats. Switch the gateway's cache off and label again",
+            f"WARNING: {m.repeats_from_cache:,} of {there:,} samples repeat an earlier answer, which a "
+            "gateway returned from its cache; they do not count as repeats. Switch off the cache and label again",
         )
     if m.service_tiers:
         _say("tier", ", ".join(f"{name} {count:,}" for name, count in m.service_tiers.items()))
-    thinking = f", {m.tokens.reasoning:,} of them thinking" if m.tokens.reasoning else ""
+    thinking = f", {m.tokens.reasoning:,} of them reasoning" if m.tokens.reasoning else ""
     unsure = not m.cost_usd and m.perhaps_charged.requests and m.perhaps_charged.usd is None
     cost = money(None if unsure else m.cost_usd)
     if m.table_cost_usd is not None:
-        cost += f" as the provider states it, {money(m.table_cost_usd)} by the price table"
+        cost += f" as billed by the provider, {money(m.table_cost_usd)} by the price table"
     if m.rejected:
         cost += f"; rejected answers: {m.rejected:,}" + (f", {money(m.rejected_usd)} of it" if m.rejected_usd else "")
     share = "" if m.tokens.cached_share is None else f", {m.tokens.cached_share:.0%}"
     read = f"{m.tokens.prompt:,} in ({m.tokens.cached:,} cached{share})"
     _say("tokens", f"{read}, {m.tokens.completion:,} out{thinking}; {cost}")
     if m.counts.repaired or m.counts.unwrapped:
-        _say("answers", f"{m.counts.repaired:,} repaired, {m.counts.unwrapped:,} read from within other text")
+        _say("answers", f"{m.counts.repaired:,} repaired, {m.counts.unwrapped:,} extracted from surrounding text")
     if m.upstreams:
         _say("upstream", ", ".join(m.upstreams))
     if m.answer_wait is not None and (cut := m.answer_wait.get("cut")):
-        wait = f"{m.answer_wait['wait_s']:g} s or more, as other answers came much faster"
-        _say("waits", f"{cut:,.0f} attempt(s) were given up after {wait}, and sent again")
+        wait = f"{m.answer_wait['wait_s']:g} s or more, because other answers came much faster"
+        _say("waits", f"{cut:,.0f} attempt(s) were aborted after {wait}, and sent again")
     if m.answer_wait is not None and (hedged := m.answer_wait.get("hedged")):
-        _say("hedged", f"{hedged:,.0f} request(s) were sent a second time, as their answers were late")
+        _say("hedged", f"{hedged:,.0f} request(s) were sent a second time, because their answers were late")
     charged = m.perhaps_charged
     if charged.requests:
         most = "an unknown sum" if charged.usd is None else f"up to {money(charged.usd)}"
@@ -261,7 +261,7 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
         _say("note", m.note)
     _say("folder", str(folder))
     if is_local(model):
-        typer.echo(ADVICE if model == "local" else "Labels of a model of your own: evaluate them before you use them.")
+        typer.echo(ADVICE if model == "local" else "Labels of your own model: evaluate them before you use them.")
 
 
 def report(outcome: Outcome, folder: Path, model: str, go_on: str, *, as_json: bool, elsewhere: str = "") -> None:
@@ -298,7 +298,7 @@ def _show_settings(outcome: Outcome) -> None:
         _say("", f"{setting}: {': '.join(parts)}")
     none = [setting for setting, counts in by_setting.items() if not counts]
     if none and len(none) < len(by_setting):
-        _say("", f"until the run is finished, nothing that needs {' and '.join(none)} can be judged or scored")
+        _say("", f"finish the run before you evaluate or score {' and '.join(none)}")
 
 
 def kept_elsewhere(job: Job, outcome: Outcome, environment: Settings) -> str:
@@ -310,7 +310,7 @@ def kept_elsewhere(job: Job, outcome: Outcome, environment: Settings) -> str:
     if not hosts:
         return ""
     urls = [f"{'http' if host.startswith(('localhost', '127.', '[')) else 'https'}://{host}" for host in hosts]
-    return f"the store has answers to these questions under {' and '.join(f'--base-url {url}' for url in urls)}"
+    return f"the store has answers to these questions for {' and '.join(f'--base-url {url}' for url in urls)}"
 
 
 def still_missing(outcome: Outcome, folder: Path, elsewhere: str = "") -> str:
@@ -321,17 +321,17 @@ def still_missing(outcome: Outcome, folder: Path, elsewhere: str = "") -> str:
     for run, count in sorted(missing.held.items()):
         ways.append(
             f"batch job {run} is still processing {'all' if count == missing.total else f'{count:,}'} of them: `relabel batch resume {run}` "
-            f"takes their answers, `relabel batch cancel {run}` lets others ask"
+            f"collects their answers, `relabel batch cancel {run}` releases them"
         )
     if missing.kinds.get("budget"):
-        ways.append("raise --max-cost to label the tasks that it left out")
+        ways.append("raise --max-cost to label the remaining tasks")
     if elsewhere:
         ways.append(elsewhere)
     elif rest and m.engine == "replay":
         ways.append("replay sends no request: remove --engine replay to request them")
     elif rest:
-        ways.append("the same command asks for the others again" if ways else "the same command asks for them again")
+        ways.append(f"run the same command again to request {'the others' if ways else 'them'}")
     return (
-        f"{missing.total:,} of {m.counts.asked:,} labels are missing, {folder / 'failures.jsonl'} says which and why; "
+        f"{missing.total:,} of {m.counts.asked:,} labels are missing (see {folder / 'failures.jsonl'}); "
         + "; ".join(ways)
     )

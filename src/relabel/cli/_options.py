@@ -127,7 +127,7 @@ Epoch = Annotated[
     typer.Option(
         "--epoch",
         metavar="RUN",
-        help="A run of the rubric epoch: ratings of human advantage. By default those of `relabel careers rate`, if there are any.",
+        help="A run of the rubric epoch with ratings of human advantage. Default: the ratings of `relabel careers rate`, if any.",
     ),
 ]
 
@@ -135,17 +135,17 @@ GoldRule = Annotated[
     Literal["majority", "distribution"],
     typer.Option(
         "--gold-rule",
-        help="What several annotators' labels of a task become: their majority, or all of them, each with its share as weight.",
+        help="How to combine several annotators' labels of a task: take the majority, or weight each label by its share.",
     ),
 ]
 GoldBy = Annotated[
     Literal["people", "model"] | None,
     typer.Option(
         "--gold-by",
-        help="Who made the reference labels, where they do not say so (column made_by). Unknown, they do not count as people's.",
+        help="Who made the reference labels, if the file does not say (column made_by). Labels of unknown origin do not count as people's.",
     ),
 ]
-GoldRun = Annotated[str | None, typer.Option("--gold", metavar="RUN", help="Estimate what these labels would give.")]
+GoldRun = Annotated[str | None, typer.Option("--gold", metavar="RUN", help="Estimate the scores of these labels.")]
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ class Results(Tables):
         return give_json(document, out=self.out, as_json=self.as_json) or printed
 
 
-Spread = Annotated[bool, typer.Option("--spread", help="Add the range of scores over bridges, also to intervals.")]
+Spread = Annotated[bool, typer.Option("--spread", help="Add the range of scores over bridges, also to the intervals.")]
 
 
 @dataclass(frozen=True)
@@ -284,7 +284,7 @@ def look_of(*, quiet: bool, log_json: bool) -> Look:
     return "quiet" if quiet else "json" if log_json else "people"
 
 
-NEEDS_DRAWS = "shapes intervals and has no effect without --draws; add --draws 1000 or remove it"
+NEEDS_DRAWS = "has no effect without --draws; add --draws 1000 or remove it"
 
 
 def epoch_ratings(ref: str | None, *, sample: bool) -> relabel.Run | None:
@@ -333,7 +333,7 @@ def suggest_onet_soc(taxonomy: str, options: str) -> Generator[None]:
     except SourceMissingError as error:
         if error.why or taxonomy == "onet-soc":  # a file that can be fetched, and could not be
             raise
-        raise SourceMissingError(f"{error}; or score by O*NET code, which needs no such file: {options}") from error
+        raise SourceMissingError(f"{error}; or score by O*NET code, which does not need it: {options}") from error
 
 
 _MAKE_FOLDERS = {"--out", "--figures"}

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from relabel.settings import Settings
 
 app = Commands()
-batch_app = Commands(name="batch", help="Look after runs that wait for the Batch API.", no_args_is_help=True)
+batch_app = Commands(name="batch", help="Manage runs that use the Batch API.", no_args_is_help=True)
 app.add_typer(batch_app)
 
-_Ref = Annotated[str, typer.Argument(metavar="RUN", help="A run id, the beginning of one, or a run folder.")]
+_Ref = Annotated[str, typer.Argument(metavar="RUN", help="A run id, its first characters, or a run folder.")]
 
 
 @batch_app.command("list")
@@ -45,7 +45,7 @@ def list_batches(refresh: bool = False, as_json: AsJson = False) -> None:
     if give_json({"runs": [_document(state) for state in states], "damaged": broken}, as_json=as_json):
         return
     if not states and not damaged:
-        typer.echo("no batch jobs; `relabel run --engine batch` makes one")
+        typer.echo("no batch jobs; `relabel run --engine batch` starts one")
     for state in states:
         typer.echo(_line(state))
     for state in damaged:
@@ -64,13 +64,13 @@ def resume(ref: _Ref, quiet: Quiet = False, log_json: LogJson = False, as_json: 
 
 @batch_app.command()
 def cancel(ref: _Ref, quiet: Quiet = False, log_json: LogJson = False, as_json: ManifestJson = False) -> None:
-    """Cancel the batches of a job at the provider, and take the answers that they have: those are paid for.
+    """Cancel the batches of a job at the provider, and collect the answers that are ready: they are paid for.
 
-    The run folder is written with what there is. The command of the run asks for the rest, should you want it after all.
+    The run folder is written with these answers. The command of the run requests the rest, if you want it after all.
     """
     state = _find(ref)
     if state is None and (let_go := _let_go(ref)):
-        typer.echo(f"no batch of run {ref} is known here; its {let_go:,} reserved requests are released", err=True)
+        typer.echo(f"this machine has no batch of run {ref}; released its {let_go:,} reserved requests", err=True)
         return
     state = state or _state(ref)
     if not state.open:
@@ -80,9 +80,9 @@ def cancel(ref: _Ref, quiet: Quiet = False, log_json: LogJson = False, as_json: 
     try:
         _go_on(state, submit=False, look=look_of(quiet=quiet, log_json=log_json), as_json=as_json)
     except IncompleteRunError as error:
-        typer.echo(f"cancelled {many} batch(es) of run {state.run_id}, their answers are taken; {error}", err=True)
+        typer.echo(f"cancelled {many} batch(es) of run {state.run_id} and collected their answers; {error}", err=True)
     else:
-        typer.echo(f"run {state.run_id} was complete: there was nothing left to cancel", err=True)
+        typer.echo(f"run {state.run_id} was already complete; nothing to cancel", err=True)
 
 
 def label_by_batch(
@@ -122,13 +122,13 @@ def label_by_batch(
 
     provider = batch_provider(job, base_url, environment, options.key_env, headers)
     name, home = state.run_id(job), _home(environment)
-    go_on = f"batches that were sent go on at the provider, `relabel batch resume {name}` takes their answers"
+    go_on = f"submitted batches continue at the provider; `relabel batch resume {name}` collects their answers"
     if look == "people" and options.submit:
-        typer.echo(f"batch run {name}, its state is in {home / name}; once stopped, {go_on}", err=True)
+        typer.echo(f"batch run {name}, state in {home / name}; after a stop, {go_on}", err=True)
 
     async def work(store: Store) -> Outcome:
         stop, progress = Stop(), Progress(asked=job.size)
-        with stopping_on_signals(stop, "what is being sent may finish", look=look):
+        with stopping_on_signals(stop, "waiting for uploads in progress", look=look):
             async with shown(progress, None, look=look):  # the provider's queue bounds the batches in flight
                 how: Any = {"options": options, "progress": progress, "stop": stop}
                 return await run_batch(job, store, folder, provider, home, **how)
@@ -150,8 +150,8 @@ def _go_on(state: BatchState, *, submit: bool, look: Look, as_json: bool) -> Non
     if job is None:
         command = f"`relabel {shlex.join(state.command)}`" if state.command else "the command of the run"
         raise DataError(
-            f"run {state.run_id} was started by an earlier version of relabel, which did not store the job; give {command} again: it "
-            f"goes on with the batches that are there, and from then on `relabel batch` does too"
+            f"run {state.run_id} was started by an earlier version of relabel, which did not store the job; run {command} again: it "
+            f"continues with the existing batches, and `relabel batch` works from then on"
         )
     folder, options = Path(state.out), BatchOptions(submit=submit, max_cost=state.max_cost, key_env=state.key_env)
     outcome, go_on = label_by_batch(job, folder, environment, options=options, base_url=state.base_url, look=look)
@@ -193,7 +193,7 @@ def _find(ref: str) -> BatchState | None:
 
 def _state(ref: str) -> BatchState:
     if (state := _find(ref)) is None:
-        raise UsageError(f"there is no batch job {ref!r}; `relabel batch list` shows those of this machine")
+        raise UsageError(f"unknown batch job {ref!r}; `relabel batch list` lists the jobs of this machine")
     return state
 
 
@@ -246,7 +246,7 @@ def _line(state: BatchState) -> str:
     requests = sum(chunk.requests for chunk in mine)
     answered = sum(chunk.requests if chunk.taken else chunk.answered for chunk in mine)
     checked = max((chunk.checked_at for chunk in mine if chunk.checked_at), default=None)
-    seen = f", seen {checked}" if checked and state.open else ""
+    seen = f", last checked {checked}" if checked and state.open else ""
     notes = "".join(f"; {chunk.note}" for chunk in mine if chunk.note)
     return (
         f"{state.run_id}  {_stands(state):<5}  {len(mine)} chunk(s): {said}; {answered:,} of {requests:,} requests done; "

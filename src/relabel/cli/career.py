@@ -74,7 +74,7 @@ def rate(
     if code := run_app(words):
         raise typer.Exit(code)
     if "--dry-run" not in ctx.args and out == o.DEFAULT_RATINGS:
-        say_next("relabel resilience RUN, or relabel export RUN --out DIR; both take up these ratings")
+        say_next("relabel resilience RUN, or relabel export RUN --out DIR; both use these ratings")
 
 
 @app.command()
@@ -143,7 +143,7 @@ def _chosen(known: Sequence[Family], wanted: Sequence[str]) -> Sequence[Family]:
         if name not in by_id:
             near = difflib.get_close_matches(name, by_id, n=3)
             hint = f"nearest: {', '.join(near)}" if near else "`relabel families` lists them"
-            raise UsageError(f"there is no job family {name!r}; {hint}")
+            raise UsageError(f"unknown job family {name!r}; {hint}")
     return [by_id[name] for name in dict.fromkeys(wanted)] if wanted else known
 
 
@@ -170,8 +170,8 @@ def _show_all(pages: Sequence[FamilyPage]) -> None:
     typer.echo()
     if any(page.resilience.score is None for page in pages):
         say(
-            "So far: a part is missing, and the score is of the points that the known parts can give; a whole score is of 6. "
-            "Such scores stand after whole ones, and only among their like."
+            "So far: a part is missing, so the score is out of the points of the known parts; a complete score is out of 6. "
+            "Such scores are listed after complete ones and are comparable only with each other."
         )
     say(
         "Each part: its figure, then its points. Exposure is the share of exposed tasks, demand the projected change of "
@@ -211,7 +211,7 @@ def _show(page: FamilyPage) -> None:
     if page.note:
         say(page.note)
     score, outlook = page.resilience, page.outlook
-    whole = "" if score.score is not None else "; a whole score is of 6"
+    whole = "" if score.score is not None else "; a complete score is out of 6"
     _section(f"Resilience: {score.brief}{whole}", *(part.words for part in score.parts))
     strict, with_tools = _percent(page.exposure.strict), _percent(page.exposure.with_tools)
     _section(f"Exposure: {strict} to the model alone, {with_tools} with tools", page.exposure.words)
@@ -261,7 +261,7 @@ def _show_roles(page: FamilyPage) -> None:
         for role in page.roles
     ]
     columns = ["code", "title", *(pay.period for pay in page.pay), "jobs", "alone", "tools"]
-    thin = "In brackets: a share that is thin, because less than half of the role's task weight has labels."
+    thin = "In brackets: a thin share, as less than half of the role's task weight has labels."
     Table(
         f"Roles: median pay (USD a year), projected change of jobs from {page.outlook.start} to {page.outlook.end}, share of exposed tasks",
         columns,

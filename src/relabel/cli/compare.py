@@ -62,7 +62,7 @@ def compare_runs(
     opened = [relabel.open_run(run) for run in runs]
     if scores:
         if len(opened) > 2 or gold is not None or results.html is not None or results.figures is not None:
-            raise UsageError("--scores compares two runs, without --gold, --html and --figures; remove the others")
+            raise UsageError("--scores compares two runs and takes no --gold, --html or --figures; remove these")
         _compare_scores(opened[0], opened[1], before or (), after or (), results)
         return
     if before or after:
@@ -286,7 +286,7 @@ def _score_tables(moved: Moved) -> Iterator[Table]:
         means, sizes = rows[["before", "after", "change", *parts]].mean(), rows[["change", *parts]].abs().mean()
         cells: list[list[Cell]] = [
             ["mean over groups", float(means["before"]), float(means["after"]), *signed(means, ["change", *parts])],
-            ["mean size of a change", None, None, *(float(sizes[name]) for name in ("change", *parts))],
+            ["mean absolute change", None, None, *(float(sizes[name]) for name in ("change", *parts))],
         ]
         most = rows.assign(size=rows["change"].abs()).sort_values(["size", "code"], ascending=[False, True]).head(_TOP)
         notes: list[str] = []

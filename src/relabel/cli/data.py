@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 app = Commands()
 data_app = Commands(name="data", no_args_is_help=True, help="List, fetch and check the source files.")
-store_app = Commands(name="store", no_args_is_help=True, help="Look after the store of answers.")
+store_app = Commands(name="store", no_args_is_help=True, help="Manage the store of answers.")
 app.add_typer(data_app)
 app.add_typer(store_app)
 
@@ -75,8 +75,8 @@ def pull(ids: _Ids = None, as_json: AsJson = False) -> None:
         raise DataError(
             bad[0].message
             if len(bad) == 1
-            else f"{len(bad)} of {len(checks)} files could not be obtained, of {', '.join(sources)}; run `relabel data pull` "
-            "again, or fetch them by hand as said for each source"
+            else f"{len(bad)} of {len(checks)} files of {', '.join(sources)} could not be obtained; run `relabel data pull` "
+            "again, or download them by hand as described above"
         )
 
 
@@ -92,8 +92,8 @@ def verify(ids: _Ids = None, strict: bool = False, as_json: AsJson = False) -> N
     checks = fetch.verify(ids)
     _show(checks, as_json=as_json, by_file=bool(ids))
     if bad := [check for check in checks if check.state in ("mismatch", "unreadable")]:
-        each = "; ".join(f"{check.path} (wanted sha256 {check.wanted}, found {check.found})" for check in bad)
-        several = f"{len(bad)} files are not the registered ones: {each}; replace them or run `relabel data pull`"
+        each = "; ".join(f"{check.path} (expected sha256 {check.wanted}, found {check.found})" for check in bad)
+        several = f"{len(bad)} files do not match the registry: {each}; replace them or run `relabel data pull`"
         raise DataError(bad[0].message if len(bad) == 1 else several)
     if strict and (lost := [f"{check.source_id}/{check.file}" for check in checks if check.state == "missing"]):
         named = listed_names(lost, 5)
@@ -113,7 +113,7 @@ def unpin(source: str) -> None:
 
     name, _, file = source.partition("/")
     for forgotten in fetch.unpin(name, file or None):
-        typer.echo(f"forgotten: the pinned checksum of {name}/{forgotten}")
+        typer.echo(f"removed the pinned checksum of {name}/{forgotten}")
 
 
 def _show(checks: Sequence[FileCheck], *, as_json: bool, by_file: bool, tried: bool = False) -> None:
@@ -172,9 +172,9 @@ def _advice(checks: Sequence[FileCheck], *, tried: bool) -> list[str]:
     for name, found in groupby(by_hand, attrgetter("source_id")):
         lines += _by_hand(registry[name], [registry[name].file(check.file) for check in found])
     if failed:
-        lines.append("to do: run `relabel data pull` again when the addresses answer; it fetches what is missing only")
+        lines.append("next: run `relabel data pull` again later; it fetches only what is missing")
     if failed or by_hand:
-        lines.append("what you have already may lie in a folder that RELABEL_DATA_MIRROR names, as SOURCE_ID/FILE")
+        lines.append("files that you already have can be put into the folder RELABEL_DATA_MIRROR, as SOURCE_ID/FILE")
     return lines
 
 
@@ -188,7 +188,7 @@ def _by_hand(source: Source, files: Sequence[SourceFile]) -> list[str]:
         note = "" if file.download == "none" and file.copy_status == "official" else file.note
         pages.setdefault((file.url, note), []).append(file.name)
     for (url, note), names in pages.items():
-        lines.append(f"  {', '.join(names)}: {f'from {url}' if url else f'no address gives it; see {source.homepage}'}")
+        lines.append(f"  {', '.join(names)}: {f'from {url}' if url else f'no download address; see {source.homepage}'}")
         lines += [f"    {note}"] if note else []
     if any(file.url is None for file in files) and source.notes:
         lines.append(f"    {source.notes}")
@@ -252,12 +252,12 @@ def verify_store(set_aside: bool = False) -> None:
             faults += 1
         if faults:
             raise StoreError(
-                f"faults in the store {folder}: {faults:,}, listed above; a damaged row is never served and its question is asked "
-                "again: `relabel store verify --set-aside` moves what is damaged out of the way, or restore the store from a copy"
+                f"faults in the store {folder}: {faults:,}, listed above; damaged rows are never used: run "
+                "`relabel store verify --set-aside` to move them out of the way, or restore the store from a copy"
             )
         typer.echo(f"the store {folder}: no errors found")
         if store.from_packs:
-            said = "answers came from packs: that a model gave them, only the makers of the packs can say"
+            said = "answers came from packs; only the makers of the packs can vouch for them"
             typer.echo(f"{store.from_packs:,} {said}")
 
 
@@ -299,10 +299,10 @@ def prune(
     )
     if not dry_run and not yes:
         if not sys.stdin.isatty():
-            raise UsageError("nothing was removed: give --dry-run to see what would go, or --yes to remove it")
+            raise UsageError("nothing was removed; use --dry-run for a preview, or --yes to remove the answers")
         with _store() as store:
             _say_pruned(maintenance.prune(store, unwanted, dry_run=True), dry_run=True)
-        typer.confirm("Remove them for good?", abort=True, err=True)
+        typer.confirm("Remove them permanently?", abort=True, err=True)
     with _store(read_only=dry_run) as store:
         pruned = maintenance.prune(store, unwanted, dry_run=dry_run)
     if not give_json(asdict(pruned) | {"dry_run": dry_run}, as_json=as_json):
@@ -392,7 +392,7 @@ def answers(run: RunArg, task: list[str] | None = None, rejected: bool = False, 
         one = row.answer
         typer.echo(
             f"{task_id} {setting} sample {sample}  {one.model_returned}, {one.usage.prompt:,} tokens in, {one.usage.completion:,} out, "
-            f"finished by {one.finish_reason}{', repaired' * one.repaired}"
+            f"finish reason {one.finish_reason}{', repaired' * one.repaired}"
         )
         if row.rejected:
             say(f"rejected as {row.rejected.kind}: {row.rejected.reason}", indent=2)

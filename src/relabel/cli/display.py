@@ -96,11 +96,11 @@ def panel(estimator: RateEstimator) -> Group:
         (f"in flight {len(progress.in_flight)}{_bound(progress, limiter)}   rate {rate}   left {left}", ""),
     ]
     if (wait := limiter.answer_wait if limiter else None) is not None and wait.wait_s < wait.longest_s:
-        waited = f"an answer is waited for {duration(wait.wait_s)}, as others came fast; {wait.cut:,} sent again"
+        waited = f"answers time out after {duration(wait.wait_s)}, as others came fast; {wait.cut:,} sent again"
         lines.append((waited, "dim"))
     lines += [(text, "yellow") for text in (_ending(progress), _trying_again(limiter)) if text]
     if (until := paused_until(limiter)) is not None:
-        lines.append((f"paused until {until}, as the provider's limits or --rpm and --tpm ask", "yellow"))
+        lines.append((f"paused until {until}, by the provider's limits or --rpm and --tpm", "yellow"))
     end = "" if estimator.cost_at_end is None else f", {money(estimator.cost_at_end)} at the end"
     of = progress.tokens
     tokens = f"tokens {of.prompt:,} in ({of.cached:,} cached), {of.completion:,} out"
@@ -185,7 +185,7 @@ def _trying_again(limiter: Limiter | None) -> str:
 
 def _ending(progress: Progress) -> str:
     if progress.doing == "naming":
-        return f"naming {progress.asked - progress.done:,} missing labels; Ctrl-C leaves at once"
+        return f"listing {progress.asked - progress.done:,} missing labels; Ctrl-C quits now"
     return "writing the run folder" if progress.doing else ""
 
 

@@ -27,7 +27,7 @@ _UNMATCHED = {
     "not-in-run": "in the gold but not in the run",
     "no-label-in-run": "without a label in the run",
     "no-label-in-gold": "without a label in the gold",
-    "other-text": "left out, as their id is now another task's",
+    "other-text": "left out: their id now belongs to another task",
 }
 _FIGURES = {
     "tasks": "n",
@@ -44,7 +44,7 @@ _MEASURES = {
     "Pearson's r": "pearson",
     "mean of the run": "mean",
     "mean of the gold": "gold_mean",
-    "run less gold": "difference",
+    "run minus gold": "difference",
 }
 _OCCUPATIONS = {
     "occupations: Pearson's r": "pearson",
@@ -109,7 +109,7 @@ def evaluate_run(
     require_file(junit, "--junit")
     if paper:
         if run is not None or gold is not None or suite is not None:
-            raise UsageError("--paper stands alone: it takes no RUN, --gold or --suite")
+            raise UsageError("--paper cannot be combined with RUN, --gold or --suite")
         from relabel.evaluation.paper import recompute
 
         with doing("replicating the paper's figures"):
@@ -119,9 +119,9 @@ def evaluate_run(
             _show_paper(recomputed, tables)
         return
     if run is None:
-        raise UsageError("say which run: a run folder, a name under runs/, or a published set; or give --paper")
+        raise UsageError("name a run: a run folder, a name under runs/, or a published set; or use --paper")
     if suite is None and junit is not None:
-        raise UsageError("--junit writes the outcome of a suite; name one with --suite")
+        raise UsageError("--junit reports on a suite; add --suite FILE")
     from relabel.evaluation.alignment import task_details
     from relabel.evaluation.gold import default_gold
     from relabel.evaluation.suite import beside, load_suite
@@ -201,7 +201,7 @@ def _write_outcome(
 
 
 def _show(document: relabel.EvalDocument, tables: list[Table], outcome: SuiteResult | None) -> None:
-    chosen = ", on tasks chosen for their doubt" if document.selected else ""
+    chosen = ", on tasks chosen because they were doubtful" if document.selected else ""
     say(f"{document.run} against the gold {document.gold}{chosen}", hang=0)
     typer.echo(f"{document.matched:,} tasks matched")
     if document.gold_by == "unknown" and document.gold != "sample":
@@ -217,7 +217,7 @@ def _show(document: relabel.EvalDocument, tables: list[Table], outcome: SuiteRes
         why = "their statements share too few words to be the same task"
         say(f"{why}: {listed}{more}; all are in --json", indent=2, hang=0)
     if document.text_changed:
-        typer.echo(f"{document.text_changed:,} of the matched tasks have another text in the gold than in the run")
+        typer.echo(f"{document.text_changed:,} of the matched tasks have different texts in the run and the gold")
     for setting, count in document.unanswered.items():
         if count:
             typer.echo(f"{count:,} of {document.asked:,} asked tasks have no {setting} label in the run")
@@ -259,7 +259,7 @@ def eval_tables(document: relabel.EvalDocument, *, page: bool = False) -> Iterat
     if method is not None:
         notes.append(f"95%: {method.draws:,} bootstrap draws of {method.units:,} occupations, seed {method.seed}.")
         notes += [f"Few occupations: {method.note}."] if method.note else []
-        notes += ["They are of tasks chosen for their doubt, not of the run as a whole."] if document.selected else []
+        notes += ["They describe doubtful tasks only, not the run as a whole."] if document.selected else []
     table = _across(f"Agreement {of_gold}, by setting", _FIGURES, settings)
     step = 2 if "95%" in table.columns else 1
     always = [x for name in settings for x in (majority[name].accuracy if name in majority else None, None)[:step]]
@@ -318,8 +318,8 @@ def _yardstick_tables(document: relabel.EvalDocument, *, page: bool) -> Iterator
             apart = lead(of, "accuracy_difference") if page else ()
             rows.append([name, setting, of.n, of.accuracy, of.kappa, *apart, *lead(of, "kappa_difference")])
     ends = ["95%"] * bounded
-    by_accuracy = ["run less this, accuracy", *ends] if page else []
-    columns = ["yardstick", "setting", "tasks", "accuracy", "kappa", *by_accuracy, "run less this, kappa", *ends]
+    by_accuracy = ["run minus this, accuracy", *ends] if page else []
+    columns = ["yardstick", "setting", "tasks", "accuracy", "kappa", *by_accuracy, "run minus this, kappa", *ends]
     if rows:
         yield Table("Yardsticks", columns, rows, left=2, key="yardsticks")
 
@@ -348,8 +348,8 @@ def _show_paper(document: PaperDocument, tables: list[Table]) -> None:
     """The paper's figures beside ours."""
     heading("The figures of the 2023 paper, replicated from its published labels")
     counts = f"{document.reproduced} reproduced, {document.not_reproduced} not, {document.not_compared} recomputed only"
-    say(f"{counts}: their print was not seen", hang=0)
-    of_print = "Printed figures are those of public transcripts of the paper; weights and full rules are in --json."
+    say(f"{counts}: the printed figure was not available", hang=0)
+    of_print = "Printed figures are taken from public transcripts of the paper; weights and full rules are in --json."
     say(of_print, indent=2, hang=0)
     for table in tables:
         table.show()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from relabel.tabular import Cell
 
 _ELSEWHERE = 3
-_BORROWED = "no task statements lead here; it borrows from the other codes of the same SOC broad group"
+_BORROWED = "no task statements map to it; its score is borrowed from the other codes of the same SOC broad group"
 _MEASURES = ("alpha", "beta", "gamma")
 _SHOWN_AS = {
     **{name: (name, 1, 3) for name in _MEASURES},
@@ -76,7 +76,7 @@ def explain(
             _show_path(found)
         return
     if code is None:
-        raise UsageError("give a RUN and a CODE; for the way of a code over the bridge alone, a CODE and --path")
+        raise UsageError("give a RUN and a CODE; or a CODE and --path for its bridge only")
     if not draws:
         o.reject_ineffective_options(ctx, o.NEEDS_DRAWS, "seed", "gold", "rater")
     if as_json:
@@ -138,7 +138,7 @@ def _show_way(explained: Explanation) -> None:
     if explained.borrowed:
         say(_BORROWED)
     largest = [f"{of.title or of.onet_soc_code} ({of.share:.1%})" for of in explained.occupations[:3] if of.share]
-    rests = [f"It rests most on {', '.join(largest[:-1])} and {largest[-1]}."] if len(largest) > 1 else []
+    rests = [f"It depends most on {', '.join(largest[:-1])} and {largest[-1]}."] if len(largest) > 1 else []
     rows: list[list[Cell]] = [
         [of.onet_soc_code, of.title or "", f"{of.share:.1%}", of.alpha, of.beta, of.gamma, f"{of.tasks} of {of.listed}"]
         for of in explained.occupations
@@ -198,7 +198,7 @@ def _path(unit: str, way: Way, taxonomy: Taxonomy) -> BridgePath:
     tasks = way.tasks or "onet-30.2"
     if way.method == "site-2026" and (taxonomy in ONE_WAY or tasks == SAMPLE):
         where = "over the sample" if tasks == SAMPLE else f"to {taxonomy}"
-        raise UsageError(f"there is one way only {where}, the same by every method; remove --method")
+        raise UsageError(f"there is only one bridge {where}, the same for every method; remove --method")
     return find_path(unit, method=way.method, taxonomy=taxonomy, links=way.links, tasks=tasks)
 
 
@@ -209,7 +209,7 @@ def _show_path(path: BridgePath) -> None:
         _show_others(path)
         return
     if path.forward.empty:
-        typer.echo("it has no task statements, or leads nowhere")
+        typer.echo("it has no task statements or no link")
     for step in path.bridge.steps:
         led = path.forward[path.forward["system"] == step.target]
         led = led.sort_values(["share", "code"], ascending=[False, True])

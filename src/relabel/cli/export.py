@@ -44,9 +44,9 @@ def export(
     from relabel.sources.tables import is_table_file
 
     if not families:
-        o.reject_ineffective_options(ctx, "rates the pages of job families; leave --no-families or this out", "epoch")
+        o.reject_ineffective_options(ctx, "has no effect with --no-families; remove one of them", "epoch")
     elif choices.tasks is not None and is_table_file(choices.tasks):
-        o.reject_ineffective_options(ctx, "needs a task list of O*NET; leave it or --tasks out", "families", "epoch")
+        o.reject_ineffective_options(ctx, "needs a task list of O*NET; remove it or --tasks", "families", "epoch")
     opened = relabel.open_run(run)
     sample = (choices.tasks or opened.manifest.tasks) == "sample"
     with o.suggest_onet_soc(choices.taxonomy, "--taxonomy onet-soc"):
@@ -95,13 +95,13 @@ def site(
     # An export in a folder called serve can be given as ./serve.
     if export == "serve":
         if folder is None or out is not None:
-            raise UsageError("give the folder of a site to look at: relabel site serve SITE_DIR")
+            raise UsageError("name the folder of a site: relabel site serve SITE_DIR")
         _serve(folder, port)
         return
     if folder is not None:
-        raise UsageError(f"one folder too many ({folder}); give where to write with --out")
+        raise UsageError(f"unexpected second folder {folder}; name the output folder with --out")
     if out is None:
-        raise UsageError("say where to write the site: relabel site EXPORT_DIR --out DIR")
+        raise UsageError("name the output folder: relabel site EXPORT_DIR --out DIR")
     from relabel.publishing.site.build import build_site
 
     done = build_site(Path(export), out, base_url=base_url, theme=theme, pictures=pictures)

@@ -87,7 +87,7 @@ def import_file(
         path, model = eloundou.locate_relabels(file), model or file.partition(":")[2]
         pairs = dict(eloundou.RELABEL_MAP) | pairs
     if model is None:
-        raise UsageError("say who labelled: give --model, such as --model gpt-5")
+        raise UsageError("name the labeller with --model, such as --model gpt-5")
     loaded = relabel.load_rubric(rubric)
     labels = columns.label_column or []
     many = len(labels) > 1 or any("=" in name for name in labels)
@@ -113,7 +113,7 @@ def import_file(
     for change, count in done.mapped.items():
         typer.echo(f"{count:,} labels mapped {change}")
     if done.not_in_list:
-        typer.echo(f"tasks not in {done.task_list}, which can match no gold of that list: {done.not_in_list:,}")
+        typer.echo(f"tasks not in {done.task_list}, so they match no gold of that list: {done.not_in_list:,}")
     rated = loaded.unit == "occupation"
     say_next(f"relabel {'resilience RUN --epoch' if rated else 'eval'} {done.folder}")
 
@@ -173,7 +173,7 @@ def carry(
         typer.echo(f"WARNING: {sentence}", err=True)
     _show_diff(done.diff, examples=False)
     filled = f", {done.filled:,} filled from {fill}" if fill is not None else ""
-    typer.echo(f"{done.carried:,} labels carried{filled}; {done.to_ask:,} of {done.tasks:,} tasks are to be asked")
+    typer.echo(f"{done.carried:,} labels carried{filled}; {done.to_ask:,} of {done.tasks:,} tasks are left to label")
     say_written(out)
     if done.to_ask:
         asking = _asking(opened.manifest, out / TO_ASK, done.samples)

@@ -73,7 +73,7 @@ def review_run(
     if random == 0 and size_for is None:
         raise UsageError("--random needs a number of tasks; give --random K, or --random --size-for WIDTH")
     if size_for is not None and random:
-        raise UsageError("--random K and --size-for both say how many tasks to draw; give one of the two")
+        raise UsageError("--random K and --size-for both set the number of tasks; give one of the two")
     if size_for is not None:
         random = 0
     if random is None and seed is not None:
@@ -109,11 +109,11 @@ def review_run(
         said = "is not on this machine as the run labelled it; name it with --tasks"
         typer.echo(f"titles and texts are empty: the task list {opened.list_name} {said}", err=True)
     elif tasks is not None and is_table_file(tasks) and not opened.is_own_list(Path(tasks)):
-        typer.echo(f"{tasks} is not the very file that the run labelled: some texts may be others", err=True)
+        typer.echo(f"{tasks} differs from the file that the run labelled; some texts may differ", err=True)
     if isinstance(found, RandomReview):
-        typer.echo("fill them in this order: the first ones are a fair sample, a choice among them is not", err=True)
+        typer.echo("label them in this order: the first ones are a random sample, a selection is not", err=True)
         return
-    alone = "their share of an occupation alone: the jobs source is not on this machine"
+    alone = "their share of an occupation only (the jobs source is not on this machine)"
     typer.echo(f"weighed by {f'jobs of {found.jobs_from}' if found.jobs_from else alone}", err=True)
 
 

@@ -41,7 +41,7 @@ def label(
     """Label tasks with a model; the same store, keys and run folders as `relabel run`.
 
     Works in a notebook, also inside a running event loop. Interrupting the kernel stops the run: what was bought is stored, and the same
-    call goes on where it was.
+    call continues.
 
     Args:
         tasks: A task list's name, the path of a CSV file, a frame with the columns of one (`task_id, onet_soc_code, title, text`, and

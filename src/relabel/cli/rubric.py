@@ -168,9 +168,9 @@ def try_rubrics(
     if (model is None) == (not labels):
         raise UsageError("give either --model to label with, or --labels with one file for each rubric")
     if labels and len(labels) != len(files):
-        raise UsageError(f"give as many --labels as rubrics: {len(files)}, not {len(labels)}")
+        raise UsageError(f"give one --labels for each rubric: {len(files)}, not {len(labels)}")
     if labels and sample is not None:
-        raise UsageError("--sample draws tasks for a model, and --labels says which are labelled; remove one of them")
+        raise UsageError("--sample applies to --model only; remove it or --labels")
     rubrics = _named([relabel.load_rubric(file) for file in files])
     usual = ["sample"] if tasks == "sample" else ["eloundou-2023:human", "eloundou-2023:gpt4"]
     golds = [relabel.load_gold(name, made_by=gold_by) for name in gold or usual]
@@ -216,8 +216,8 @@ def try_rubrics(
     if missing := [of for of in document.rubrics if of.missing]:
         names = ", ".join(str(folder / of.name / "failures.jsonl") for of in missing)
         raise IncompleteRunError(
-            f"{sum(of.missing for of in missing):,} of {sum(of.asked for of in document.rubrics):,} labels are missing, {names} says "
-            "which and why; the same command asks for them again, until then the figures are of the others alone"
+            f"{sum(of.missing for of in missing):,} of {sum(of.asked for of in document.rubrics):,} labels are missing (see {names}); "
+            "run the same command again to request them; until then the figures cover the others only"
         )
 
 
@@ -259,7 +259,7 @@ def _keep_final_trial(folder: Path, rubrics: Mapping[str, relabel.Rubric], *, fi
         before = json.loads(known.read_text(encoding="utf-8"))
         used, wordings = before["final"], {of["wording"] for of in before["rubrics"]}
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{known} is not a trial that can be read; give --out another folder") from error
+        raise DataError(f"{known} is not a readable trial; use another --out") from error
     if used and (not final or wordings != {of.wording for of in rubrics.values()}):
         raise UsageError(
             f"{known} is the trial of the final half of {before['started_at'][:10]}, and this would overwrite it with another "
@@ -308,8 +308,8 @@ def _final_look(
     if not named:
         used = " and ".join(f"on {when} in {folder}" for when, folder in others)
         raise UsageError(
-            f"the final half of {tasks} was used {used} with another wording of {' and '.join(dict.fromkeys(of[0] for of in wordings))}; "
-            "a second look tunes on it: try wordings without --final, or give --out a folder, and the result says which look it is"
+            f"the final half of {tasks} was already used {used} with another wording of {' and '.join(dict.fromkeys(of[0] for of in wordings))}; "
+            "a second look would tune on it: try wordings without --final, or name a folder with --out, and the result records which look it is"
         )
     # The document may be published, and folders are private.
     return Look(number, " and ".join(f"on {when} ({Path(folder).name})" for when, folder in others)), new
@@ -426,8 +426,8 @@ def _labelled(
         outcome = label(chosen, job, connection, folder / name, environment, look="quiet" if quiet else "people")
         if outcome.interrupted or outcome.missing.total >= job.size:
             raise IncompleteRunError(
-                f"{name}: {outcome.missing.total:,} of {job.size:,} labels are missing, {folder / name / 'failures.jsonl'} says which "
-                "and why; the same command goes on where it was"
+                f"{name}: {outcome.missing.total:,} of {job.size:,} labels are missing "
+                f"(see {folder / name / 'failures.jsonl'}); run the same command again to continue"
             )
         runs[name] = relabel.open_run(str(folder / name))
         keys = {row.request_key for row in (*outcome.labels, *outcome.failures)}

@@ -54,7 +54,7 @@ def demo(out: Path = Path("demo"), quiet: bool = False) -> None:
         typer.echo(f"\n=== {number}/{len(steps)}  {title}\n$ relabel {' '.join(command)}\n")
         code = run_app(command)
         if code == 5:  # some labels are missing: the run folder names them, and the rest of the chain shows the gap
-            typer.echo("(the chain goes on without the missing labels)")
+            typer.echo("(continuing without the missing labels)")
             export.append("--allow-partial")
         elif code:
             raise typer.Exit(code)
@@ -62,7 +62,7 @@ def demo(out: Path = Path("demo"), quiet: bool = False) -> None:
     activate = "" if shutil.which("relabel") else f"\n. {Path(sys.prefix) / 'bin' / 'activate'}"
     typer.echo(
         f"""
-=== Where everything lies
+=== Files
 {run}/manifest.json         what was asked, of which model, from which files, with counts
 {run}/labels.parquet        each label with its rationale and the key of its answer
 {out}/eval.json                agreement with the gold
@@ -198,7 +198,7 @@ def run(
         chosen = BatchOptions(max_cost=options.max_cost, key_env=options.key_env)
         outcome, go_on = label_by_batch(job, folder, environment, options=chosen, **how)
     else:
-        go_on = "the same command goes on where it was"
+        go_on = "run the same command again to continue"
         outcome = work.label(options, job, connection, folder, environment, replay=engine == "replay", look=look)
     elsewhere = work.kept_elsewhere(job, outcome, environment) if engine == "replay" else ""
     work.report(outcome, folder, model, go_on, as_json=as_json, elsewhere=elsewhere)
@@ -218,7 +218,7 @@ def _cluster(
     given = {"--ray-address": address, "--workers": workers, "--worker-cpus": worker_cpus}
     for option, value in given.items():
         if value is not None:
-            raise UsageError(f"{option} says how a cluster is used, and --engine {engine} uses none; add --engine ray")
+            raise UsageError(f"{option} configures a Ray cluster, and --engine {engine} uses none; add --engine ray")
     return None
 
 

@@ -74,13 +74,13 @@ def score(
         o.require_file(out, "--out")
     given.require()
     if multiverse and draws:
-        raise UsageError("a multiverse has no draws; remove --draws or --multiverse")
+        raise UsageError("--draws cannot be combined with --multiverse; remove one of them")
     if multiverse:
-        why = "shapes intervals, and a multiverse has none; remove it"
+        why = "has no effect with --multiverse; remove it"
         o.reject_ineffective_options(ctx, why, "seed", "noise", "gold")
-        o.reject_ineffective_options(ctx, "is not for a multiverse; remove it", "latex", "markdown", "csv")
+        o.reject_ineffective_options(ctx, "cannot be combined with --multiverse; remove it", "latex", "markdown", "csv")
         if us:
-            raise UsageError("a multiverse has no US figures; remove --us or --multiverse")
+            raise UsageError("--us cannot be combined with --multiverse; remove one of them")
         if spread:
             raise UsageError("--multiverse scores over all bridges; remove --spread")
     elif not draws:
@@ -122,7 +122,7 @@ def _study(ctx: typer.Context, path: Path, given: o.Tables, out: Path | None) ->
     from relabel.study.results import study_scores
 
     kept = {"ctx", "run", "out", "latex", "markdown", "csv", "as_json"}
-    why = "has no effect on a study, whose file says how it is scored; remove it"
+    why = "has no effect on a study; set it in the study file instead"
     o.reject_ineffective_options(ctx, why, *(name for name in ctx.params if name not in kept))
     _give(*study_scores(path, settings()), given, out)
 
@@ -247,7 +247,7 @@ def _show(table: relabel.ScoreTable, major_groups: Sequence[Mapping[str, Any]] |
     if said := [f"{counts[name]:,} {what}" for name, what in changes.items() if counts[name]]:
         say(f"of the tasks of {table.tasks} {'; '.join(said)}")
     if counts["tasks_replaced"] is None:
-        say(f"{table.labelled_list}, the list of the run, cannot be read: labels go by task id, whatever the statement")
+        say(f"{table.labelled_list}, the list of the run, cannot be read: labels are matched by task id only")
     for row in replaced_texts(table.task_values)[:_LISTED]:
         say(f"{row['task_id']} of {row['onet_soc_code']}: {row['scored']!r}, labelled as {row['labelled']!r}", indent=2)
     if table.half_labelled:
@@ -269,7 +269,7 @@ def _show(table: relabel.ScoreTable, major_groups: Sequence[Mapping[str, Any]] |
             typer.echo("")
             say(f"{kind}: {listed_names(codes, 8)} (the column status says why)")
     if major_groups is not None:
-        note = f"; {table.run} labelled too few for single groups" if table.scored < len(table.frame) / 2 else ""
+        note = f"; {table.run} has too few labels for single groups" if table.scored < len(table.frame) / 2 else ""
         Table(
             f"Means over groups, estimated from tasks drawn at random (95%: sampling error{note})",
             ["major group", "groups", "tasks", "alpha", "95%", "gamma", "95%"],

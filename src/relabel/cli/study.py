@@ -51,7 +51,7 @@ def run(
     """Make what is missing of a study, and only that: runs, tables, figures, scores and pages.
 
     Raters are asked side by side, each under its own limits and all under the study's budget; one that fails does not stop the
-    others. The same command goes on where it was.
+    others. Run the same command again to continue.
 
     Args:
         replay: Take answers from the store only; send no request.
@@ -73,7 +73,7 @@ def run(
     async def work(stop: StopAll) -> None:
         from relabel.cli._labelling import stopping_on_signals
 
-        with stopping_on_signals(stop, "waiting for the answers in flight", look="quiet" if quiet else "people"):
+        with stopping_on_signals(stop, "waiting for answers in flight", look="quiet" if quiet else "people"):
             hosts = allow_host or ()
             made = running.run_raters(raters, study, place, environment, replay=replay, allow_hosts=hosts, stop=stop)
             await _shown(made, raters, quiet=quiet)
@@ -170,7 +170,7 @@ def rebuild(path: StudyFile, quiet: o.Quiet = False) -> None:
 
     _, place, environment = _opened(path)
     added, there = unpack_answers(place, environment)
-    say(f"Answers: {added:,} added to the store, {there:,} there already.")
+    say(f"Answers: {added:,} added to the store, {there:,} already there.")
     run(path, replay=True, dry_run=False, quiet=quiet)
     same, differ = compare_checksums(place)
     if differ:
@@ -211,8 +211,8 @@ def _estimates(raters: list[RaterRun], environment: Settings) -> None:
         say("Every rater is complete; nothing would be sent.")
         return
     Table("", ["rater", "labels", "requests to send", "cost", "hours at most"], rows).show()
-    more = ", without the raters whose price is not known" if unknown else ""
-    time = f"up to {hours:,.2f} hours side by side" if hours else "hours not known, as no rater has rpm or tpm"
+    more = ", without raters of unknown price" if unknown else ""
+    time = f"up to {hours:,.2f} hours side by side" if hours else "hours unknown, as no rater has rpm or tpm"
     say(f"All raters: ${low:,.4f} to ${high:,.4f}{more}; {time}.")
 
 

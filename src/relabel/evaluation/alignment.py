@@ -463,8 +463,8 @@ def _other_codes(ours: pd.DataFrame, theirs: pd.Index, gold: Gold) -> tuple[str,
     code, task = found.iloc[0]
     return (
         f"{len(found):,} of {len(ours):,} tasks of the run have the id of a task of the gold {gold.name}, but another "
-        f"occupation code ({task} is of {code} in the run, of {under[task]} in the gold): they are not compared. Give both the "
-        "codes of one taxonomy, O*NET-SOC 2019.",
+        f"occupation code ({task} is of {code} in the run, of {under[task]} in the gold): they are not compared. Use "
+        "O*NET-SOC 2019 codes in both.",
     )
 
 
@@ -482,14 +482,14 @@ def _unmatched(run: Run, ours: pd.DataFrame, theirs: pd.DataFrame, gold: Gold) -
     if not len(shared):
         raise DataError(
             f"no task of the run is in the gold {gold.name}: these tasks are {run.manifest.tasks} "
-            f"({_such_as(ours.reset_index())}), the gold is about others ({_such_as(gold.table)}); "
-            "give --gold one for these tasks"
+            f"({_such_as(ours.reset_index())}), the gold has others ({_such_as(gold.table)}); "
+            "use a gold for these tasks with --gold"
         )
     settings: list[SettingName] = [s for s in run_settings(run) if theirs[COLUMNS[s]].notna().any()]
     if not settings:
         raise DataError(
             f"the gold {gold.name} has no label for the settings of the run ({', '.join(run_settings(run))})"
-            f"{_other_question(run, gold)}; give --gold another, or run the labelling in a setting that it has"
+            f"{_other_question(run, gold)}; use another --gold, or label in a setting that it has"
         )
     columns = [COLUMNS[s] for s in settings]
     first, second = (side.reindex(shared)[columns].notna().to_numpy() for side in (ours, theirs))
@@ -521,7 +521,7 @@ def _no_common_task(first: Run, second: Run) -> str:
     same = f"{first.ref} and {second.ref} share no task, though both are on {lists[0][0]}"
     drawn = [_drawn(run) for run in (first, second)]
     if drawn[0] == drawn[1]:
-        return f"{same}: they hold other tasks of it; compare runs of the same tasks"
+        return f"{same}: they hold different tasks of it; compare runs of the same tasks"
     return (
         f"{same}: their samples differ ({drawn[0]}; {drawn[1]}); label both with the same --sample and --seed, and the same "
         "--occupation if there is one"
@@ -539,7 +539,7 @@ def _drawn(run: Run) -> str:
 def _other_question(run: Run, gold: Gold) -> str:
     if (AUTOMATION in run.rubric.settings) == bool(gold.table[AUTOMATION].notna().any()):
         return ""
-    return ", for automation asks what a model does by itself, exposure what a worker gains from it"
+    return ": automation is what a model does by itself, exposure what a worker gains from it"
 
 
 def _such_as(table: pd.DataFrame) -> str:

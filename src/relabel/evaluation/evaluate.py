@@ -40,7 +40,7 @@ EMBEDDED = "local"
 """Name of the embedded model."""
 
 _STANDING = {
-    True: ("exactly as good as", "better than", "below", "cannot be told from"),
+    True: ("exactly as good as", "better than", "below", "cannot be distinguished from"),
     False: (
         "exactly as close to the gold as",
         "closer to the gold than",
@@ -345,7 +345,7 @@ def verdict(
     said = list(warnings)
     said += _gaps(unanswered or {})
     if model == EMBEDDED:
-        said.append("The embedded model only tries the pipeline: its labels are no better than guessing.")
+        said.append("The embedded model only tests the pipeline: its labels are no better than guessing.")
     for name, found in settings.items():
         words = _setting(found, majority[name]) if name in majority else "no task has a label on both sides"
         said.append(f"{name}: {words}.")
@@ -401,7 +401,7 @@ def _against(setting: SettingName, words: str, found: doc.Yardstick, *, floor: i
         why = (
             "kappa is undefined where one label only is used"
             if found.kappa_difference is None
-            else "no interval was asked for"
+            else "no interval was requested"
             if not found.ci95
             else "all tasks are of one occupation, which gives no interval"
             if found.ci95.get("accuracy") is None
@@ -424,7 +424,7 @@ def _gaps(unanswered: Mapping[SettingName, float]) -> list[str]:
         missing = {"": next(iter(missing.values()))}
     return [
         f"{f'{100 * share:.0f}%' if share >= 0.01 else 'Under 1%'} of the asked tasks have no {setting}label: the figures "
-        "speak for the rest only."
+        "describe the rest only."
         for setting, share in missing.items()
         if setting != "three-way " or len(missing) == 1
     ]
@@ -435,7 +435,7 @@ def _setting(found: doc.SettingMetrics, majority: doc.MajorityClass) -> str:
     always, against = f"always answering {majority.label}", f"{figure(accuracy)} against {figure(majority.accuracy)}"
     if majority.accuracy == 1:
         reached = f"accuracy {figure(accuracy)}, {n}"
-        return f"the gold says {majority.label} throughout, so this cannot be told from {always} ({reached})"
+        return f"the gold says {majority.label} throughout, so this cannot be distinguished from {always} ({reached})"
     if kappa is None or kappa <= NO_AGREEMENT:
         beyond = f"no agreement beyond chance (kappa {figure(kappa)}, {n})"
     else:
@@ -449,4 +449,4 @@ def _setting(found: doc.SettingMetrics, majority: doc.MajorityClass) -> str:
     if bounds is not None and bounds[1] < 0:
         return f"in accuracy worse than {always} ({against}); {beyond}"
     tasks = f"{found.n:,} task{'' if found.n == 1 else 's'}"
-    return f"cannot be told from {always} on {tasks} (accuracy {against}); {beyond}"
+    return f"cannot be distinguished from {always} on {tasks} (accuracy {against}); {beyond}"

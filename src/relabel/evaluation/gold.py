@@ -79,7 +79,7 @@ _MAKERS: Mapping[str, Maker] = {
     "unknown": "unknown",
 }
 UNKNOWN_MAKER = (
-    "who made the gold {name} is unknown, so its labels are not counted as people's; say it with --gold-by people or "
+    "who made the gold {name} is unknown, so its labels are not counted as people's; set it with --gold-by people or "
     "--gold-by model, or in a column made_by"
 )
 _ANNOTATOR = ("annotator", "annotator_id", "rater", "coder", "worker", "worker_id", "labeler", "labeller")
@@ -196,7 +196,7 @@ def _loaded(ref: str, rule: GoldRule) -> Gold:
     if Path(ref).is_file() or is_table_file(ref):
         return read_gold_csv(Path(ref), rule)
     raise DataError(
-        f"there is no gold {ref!r}; give one of {', '.join(GOLD_NAMES)}, a run, or the path of a CSV or Excel file"
+        f"unknown gold {ref!r}; give one of {', '.join(GOLD_NAMES)}, a run, or the path of a CSV or Excel file"
     )
 
 

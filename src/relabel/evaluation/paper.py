@@ -31,7 +31,7 @@ EMPLOYMENT = "bls-oews-2023"
 _WORTH: Mapping[Measure, tuple[float, float, float]] = {"alpha": (0, 0, 1), "beta": (0, 0.5, 1), "gamma": (0, 1, 1)}
 """Value of E0, E2 and E1."""
 _NAMES = {"gpt4": "GPT-4", "gpt4_alt": "GPT-4 alt", "human": "human"}
-_NOT_SEEN = "the printed figure was not seen; recomputed only"
+_NOT_SEEN = "the printed figure was not available; recomputed only"
 _TASKS_EQUAL = "tasks equal"
 _WITHIN = "tasks equal within an occupation"
 

@@ -219,9 +219,9 @@ def debiased(run: Run, gold: Gold, aligned: AlignedLabels) -> Debiased | None:
     unlike = known["weight"].nunique() > 1
     chances = "with chances of one over their weights" if unlike else "with equal chances"
     whose = (
-        "Estimated are the means of people's labels."
+        "The estimates are means of people's labels."
         if gold.human
-        else "Estimated are the means of labels like the gold's; who made it is unknown, and they are not counted as people's."
+        else "The estimates are means of labels like the gold's; its maker is unknown, so they do not count as people's."
     )
     note = (
         f"{whose} The gold's tasks are taken as drawn {chances} from all tasks of the run, and the means are those of these very "
@@ -259,6 +259,6 @@ def _powered(labelled: pd.DataFrame, gold: Array, predicted: Array, everything: 
     alone, powered = (powered_mean(gold, predicted, everything, **design, power=power) for power in (0.0, None))
     few = few_occupations(powered.clusters)
     if powered.clusters >= 2 and powered.bounds() is None:
-        few = "the gold differs from the run by the same throughout: no spread to make an interval of"
+        few = "the gold differs from the run by a constant, which gives no interval"
     bounds = {"naive": None, "gold": alone.bounds(), "ppi": powered.bounds()}
     return {"gold": alone.mean, "ppi": powered.mean, "power": powered.power, "ci95": bounds, "note": few}

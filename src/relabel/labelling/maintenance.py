@@ -85,11 +85,11 @@ def set_damage_aside(folder: Path) -> Iterator[str]:
                 yield f"{name} was damaged and is kept in {aside}{saved}"
             elif name == _DATABASE and not path.exists() and (folder / "leases.db").exists():
                 (folder / "leases.db").unlink()
-                yield f"{name} was missing: the store begins anew"
+                yield f"{name} was missing; a new store was started"
     except (OSError, sqlite3.Error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise StoreError(
-            f"cannot set aside what is damaged in {folder} ({reason}); free space or correct the permissions"
+            f"cannot set aside the damaged files in {folder} ({reason}); free space or correct the permissions"
         ) from error
     with Store(folder) as store:
         gone = _delete_unread(folder)
@@ -106,7 +106,7 @@ def _require_alone(folder: Path) -> None:
             with locked(path):
                 path.unlink()
         except BlockedError as error:
-            raise StoreError(f"another relabel uses the store {folder}; wait until it has ended, or stop it") from error
+            raise StoreError(f"another process is using the store {folder}; wait until it ends, or stop it") from error
 
 
 def _is_whole(path: Path) -> bool:
@@ -216,11 +216,11 @@ def selection(
         UsageError: Nothing is given, or the day is not one.
     """
     if model is messages is run is before is None and not rejected:
-        raise UsageError("say which answers to remove: give --model, --rubric, --run, --before or --rejected")
+        raise UsageError("choose the answers to remove with --model, --rubric, --run, --before or --rejected")
     try:
         day = None if before is None else datetime.fromisoformat(before).date().isoformat()
     except ValueError as error:
-        raise UsageError(f"--before {before!r} is not a day such as 2026-01-31") from error
+        raise UsageError(f"--before {before!r} is not a date such as 2026-01-31") from error
     digests = None if messages is None else {sha256_of(text) for text in messages}
     keys = None if run is None else {*map(str, run.labels["request_key"]), *(one.request_key for one in run.failures())}
 
@@ -388,11 +388,11 @@ def _checked(source: Path) -> Generator[tuple[str, dict[str, Any]]]:
                         checked_answer(key, row, texts)
                 except DamagedRowError as error:
                     raise DataError(
-                        f"{source} line {number}: the row {key[:100]!r} is not what its key says: {error}; get the file again"
+                        f"{source} line {number}: the row {key[:100]!r} does not match its key: {error}; get the file again"
                     ) from error
                 yield key, row
     except FileNotFoundError as error:
-        raise DataError(f"there is no file {source}; give a file that `relabel store pack` wrote") from error
+        raise DataError(f"{source} was not found; give a file that `relabel store pack` wrote") from error
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{source} is damaged or not a packed store ({error}); get the file again") from error
 

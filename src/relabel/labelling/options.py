@@ -240,7 +240,7 @@ class RunOptions:
             )
         if self.decide != "logprob" and output_bound(connection.endpoint.params) is None:
             raise UsageError(
-                "--max-cost needs --max-tokens: without a bound of the answer the worst case of a request is not known"
+                "--max-cost needs --max-tokens: without a limit on the answer, the most that a request can cost is unknown"
             )
 
 
@@ -274,7 +274,7 @@ def checked_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
             )
         if name == "text" and not (isinstance(value, dict) and "format" not in value):
             raise UsageError(
-                '--param text takes an object without `format`, such as text={"verbosity":"low"}: the format is relabel\'s'
+                '--param text takes an object without `format`, such as text={"verbosity":"low"}: relabel sets the format'
             )
     return dict(given)
 
@@ -302,9 +302,7 @@ def _value(item: str, name: str, text: str) -> Any:
     try:
         canonical_json({name: value})
     except ValueError:  # what JSON has no word for: NaN, what is beyond all numbers, half a character
-        raise UsageError(
-            f"--param {item!r} cannot be sent as JSON; give a finite number, or text that is whole"
-        ) from None
+        raise UsageError(f"--param {item!r} cannot be sent as JSON; use a finite number, or valid text") from None
     return value
 
 

@@ -252,8 +252,8 @@ class Budget:
             self._hidden = max(self._hidden, 2 * (usage.completion - bound))
         else:
             self._ignored = (
-                f"the server wrote {usage.completion:,} tokens where at most {bound:,} were asked for, so that --max-cost cannot be kept and "
-                "the run stops; give the bound by the name that this server knows, such as --param max_tokens=N"
+                f"the server wrote {usage.completion:,} tokens although at most {bound:,} were allowed, so --max-cost cannot be "
+                "guaranteed and the run stops; set the limit by the name that this server uses, such as --param max_tokens=N"
             )
 
     async def reserve(self, worst_usd: float) -> None:
@@ -269,8 +269,8 @@ class Budget:
             if not self._open:
                 earlier = f", after {self.before_usd:.4f} in earlier starts of this run" if self.before_usd else ""
                 raise NoBudgetError(
-                    f"the next request may cost up to {worst_usd:.4f} USD, and of the cap of {self.cap_usd:.4f} USD "
-                    f"only {max(0.0, self._left_usd):.4f} are left{earlier}"
+                    f"the next request may cost up to {worst_usd:.4f} USD, and only {max(0.0, self._left_usd):.4f} USD "
+                    f"of the cap of {self.cap_usd:.4f} USD are left{earlier}"
                 )
             self._settled.clear()
             await self._settled.wait()

@@ -137,7 +137,7 @@ def load_prompt(ref: str) -> Prompt:
         path = asset_dir("prompts") / f"{ref}.jinja"
     if not path.is_file():
         names = ", ".join(sorted(p.stem for p in asset_dir("prompts").glob("*.jinja")))
-        raise RubricError(f"there is no prompt {ref!r}; use one of {names}, or the path of a .jinja file")
+        raise RubricError(f"unknown prompt {ref!r}; use one of {names}, or the path of a .jinja file")
     return parse_prompt(ref, read_small(path, _LARGEST, refuse=RubricError))
 
 

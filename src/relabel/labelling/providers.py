@@ -54,7 +54,7 @@ class TokenRatio(Frozen):
 
 
 _BATCH = {
-    None: "not known; OpenAI's Files and Batch API is looked for before anything is uploaded",
+    None: "unknown; relabel looks for OpenAI's Files and Batch API before it uploads anything",
     "openai": "OpenAI's Files and Batch API",
     "none": "none that relabel supports",
 }
@@ -173,7 +173,7 @@ def provider_of(base_url: str, name: str | None = None) -> Provider:
         for provider in known:
             if provider.id == name:
                 return provider
-        raise UsageError(f"there is no provider {name!r}; use one of {', '.join(sorted({p.id for p in known}))}")
+        raise UsageError(f"unknown provider {name!r}; use one of {', '.join(sorted({p.id for p in known}))}")
     try:
         parts = urlsplit(base_url)
         names = ((parts.hostname or "").lower(), f"{parts.hostname}:{parts.port}".lower())

@@ -84,7 +84,7 @@ class ClusterOptions:
             UsageError: Ray is not installed, or the address is none.
         """
         if importlib.util.find_spec("ray") is None:
-            raise UsageError(f"--engine ray needs Ray, which is not installed; {RAY_EXTRA}, or leave --engine out")
+            raise UsageError(f"--engine ray needs Ray, which is not installed; {RAY_EXTRA}, or remove --engine")
         address = self.where
         if address not in {None, "auto", "local"} and not re.fullmatch(r"(?!.*://).+:\d+", address or ""):
             raise UsageError(
@@ -202,7 +202,7 @@ def _reach(address: str) -> None:
         ) from error
     if len(head) < _FRAME_HEAD or head[3] != _SETTINGS:
         raise ProviderError(
-            f"what listens at {address} is not a Ray cluster; give --ray-address the address that `ray start --head` printed"
+            f"{address} is not a Ray cluster; give --ray-address the address that `ray start --head` printed"
         )
 
 
@@ -216,7 +216,7 @@ def _explained(error: Exception, address: str | None) -> ProviderError:
     advice = "run this on a node of the cluster, with the address that `ray start` printed"
     what = f"cannot join the Ray cluster at {address}"
     if address is None or address == "local":
-        what, advice = "Ray does not start on this machine", "leave --engine ray out"
+        what, advice = "Ray does not start on this machine", "remove --engine ray"
     return ProviderError(f"{what} ({text[:300]}); {advice}")
 
 
@@ -320,7 +320,7 @@ class RayTransport:
         """
         if not (await self._wait(len(self._workers), wait_s) or await self._wait(1, wait_s)):
             raise ProviderError(
-                f"no worker of the cluster came up within {2 * wait_s:.0f} s; `ray status` says whether there is room for them, and fewer --workers or --worker-cpus may help"
+                f"no worker of the cluster came up within {2 * wait_s:.0f} s; check `ray status` for free resources, or use fewer --workers or --worker-cpus"
             )
 
     async def send(self, api: Api, content: bytes) -> HttpReply:
@@ -370,7 +370,7 @@ class RayTransport:
             worker.gone = str(error)
             if all(other.gone for other in self._workers):
                 self._fatal = self._fatal or ProviderError(
-                    f"all workers of the cluster are gone ({worker.gone}); start the same run again, answers come from the store"
+                    f"all workers of the cluster are gone ({worker.gone}); start the same run again to continue"
                 )
         elif worker.reviving.done():
             worker.reviving = asyncio.create_task(self._revive(worker))
@@ -446,7 +446,7 @@ class RayEngine(OnlineEngine):
                 wanted = room
             if wanted > room or not room:
                 raise UsageError(
-                    f"the cluster has room for {room} workers of {cpus} cores, not for {wanted or 1}; give fewer --workers or --worker-cpus"
+                    f"the cluster has room for {room} workers of {cpus} cores, not for {wanted or 1}; use fewer --workers or --worker-cpus"
                 )
         known = self.connection
         model = (known.model, known.endpoint.model, cpus) if local else ()

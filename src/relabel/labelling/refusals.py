@@ -414,14 +414,14 @@ def refusal(
     if 300 <= status < 400:
         where = public_url(error.response.headers.get("location", ""))[:200]
         return ProviderError(
-            f"{address} sends elsewhere (HTTP {status}, to {where or 'nowhere'}), and requests with a key are not "
-            "sent on; if you trust that address, give it to --base-url"
+            f"{address} redirects (HTTP {status}, to {where or 'nowhere'}), and requests with a key do not follow; "
+            "if you trust that address, set it with --base-url"
         )
     if reply.meaning == "wait" and reply.wait_s is not None and reply.wait_s > MAX_RETRY_AFTER_S:
         back = datetime.now(UTC) + timedelta(seconds=reply.wait_s)
         span = f"{reply.wait_s / 3600:.1f} h" if reply.wait_s >= 7200 else f"{reply.wait_s / 60:.0f} min"
         return ProviderError(
-            f"{address} takes no more requests for {span} ({said}); start the same run again after {back:%H:%M} UTC on "
+            f"{address} accepts no requests for {span} ({said}); start the same run again after {back:%H:%M} UTC on "
             f"{back:%d %B}"
         )
     if (fatal := fatal_refusal(reply, address=address, path=path, model=model)) is not None:
@@ -442,7 +442,7 @@ def fatal_refusal(reply: ErrorReply, *, address: str, path: str, model: str | No
     said = reply.message
     match reply.meaning:
         case _ if reply.status == 407:
-            why = f"the proxy on the way to {address} refuses ({said}); check its user and password"
+            why = f"the proxy for {address} refuses requests ({said}); check its user and password"
         case "key":
             variable = (provider_of(address).key_env or ("OPENAI_API_KEY",))[0]
             why = f"{address} does not accept the key ({said}); check {variable}"

@@ -92,7 +92,7 @@ def checked_answer(key: str, row: object, texts: Mapping[str, str]) -> AnswerRow
         DamagedRowError: It is something else.
     """
     if not _KEY.fullmatch(key):
-        raise DamagedRowError(f"the row {brief(key)} has no key of relabel's")
+        raise DamagedRowError(f"the row {brief(key)} has an unknown key")
     try:
         found = AnswerRow.model_validate(row)
         request_key = found.whole_request(texts).key
@@ -119,7 +119,7 @@ def checked_text(key: str, row: object) -> str:
     """
     content = row.get("content") if isinstance(row, dict) and len(row) == 1 else None
     if not isinstance(content, str) or TEXT + sha256_of(content) != key:
-        raise DamagedRowError(f"the message {brief(key)} is not what its key says")
+        raise DamagedRowError(f"the message {brief(key)} does not match its key")
     return content
 
 

@@ -51,14 +51,14 @@ _FORMAT_STATUS = {400, 415, 422, 501}
 _REPAIRABLE = {"invalid-json", "schema"}
 _ABOUT_THE_TASK = {"budget", "refusal", "content-filter"}
 _OF_THE_SERVER = ("status 0", "status 429", "status 5", "timeout", "provider")
-_NOT_ASKED = "the run was stopped before this was asked"
+_NOT_ASKED = "the run was stopped before this was sent"
 
 
 def in_a_batch(run: str) -> str:
     """Why something is not asked that a batch run has in flight."""
     return (
-        f"the batch run {run} has this in flight: `relabel batch resume {run}` takes its answer, "
-        f"`relabel batch cancel {run}` lets others ask"
+        f"the batch run {run} has this in flight: `relabel batch resume {run}` collects its answer, "
+        f"`relabel batch cancel {run}` releases it"
     )
 
 
@@ -491,7 +491,9 @@ class _CircuitBreaker:
         how = error.kind if error.status is None else f"status {error.status}"
         advice = "fix the cause and start the same run again"
         if self._count_first(how) and self._first[how] == self._first.total() == CIRCUIT_BREAKER_FAILURES:
-            raise CircuitOpenError(f"the first {CIRCUIT_BREAKER_FAILURES} requests all failed alike: {error}; {advice}")
+            raise CircuitOpenError(
+                f"the first {CIRCUIT_BREAKER_FAILURES} requests failed with the same error: {error}; {advice}"
+            )
         if self._has_earlier_labels and not how.startswith(_OF_THE_SERVER):
             return
         if self._paused is None:
@@ -500,7 +502,7 @@ class _CircuitBreaker:
                 self._paused = asyncio.get_running_loop().create_future()
         elif trial and self._last[-1] == how:
             raise CircuitOpenError(
-                f"nearly all of the last {LAST} requests failed alike, and so did one more after a pause: {error}; {advice}"
+                f"nearly all of the last {LAST} requests failed with the same error, as did another one after a pause: {error}; {advice}"
             )
 
     def end_trial(self) -> None:

@@ -103,9 +103,9 @@ class RunSession:
         if self._killed is not None:
             bought, lost = self._killed.counts.fresh, self._killed.perhaps_charged.requests
             self.collector.notes.append(
-                f"the start of {self._killed.started_at} was killed: the {bought:,} answers that it had bought and the {lost:,} "
-                "requests that it had in flight are counted under `sessions`"
-                + ("; its batches go on at the provider" if self._engine == "batch" else "")
+                f"the attempt started at {self._killed.started_at} was killed: its {bought:,} paid answers and its {lost:,} "
+                "requests in flight are counted under `sessions`"
+                + ("; its batches continue at the provider" if self._engine == "batch" else "")
             )
             there = there.model_copy(update={"sessions": (*there.sessions, self._killed)})
         if self._killed is not None or not exists:
@@ -162,8 +162,8 @@ class RunSession:
             self.journal.remove()
         if fatal is None and not interrupted:
             raise DataError(
-                f"{self.out} already holds {there} labels of this run and this attempt found {found}, so the folder is left "
-                "as it is; use the store that the run was made with, or give another --out"
+                f"{self.out} already holds {there} labels of this run and this attempt found {found}, so the folder was not "
+                "changed; use the store that the run was made with, or give another --out"
             )
         kept = f"the folder keeps the {there:,} labels that it had"
         ended = ended.model_copy(update={"note": "; ".join([*collector.notes, kept])})
@@ -182,13 +182,13 @@ class RunSession:
         origins = Counter(x.origin for x in labels if x.origin)
         for origin, count in sorted(origins.items()):
             collector.notes.append(
-                f"{count:,} labels rest on answers of the pack {origin}, for which only its maker can vouch"
+                f"{count:,} labels come from answers in the pack {origin}, for which only its maker can vouch"
             )
         by_model = Counter(label.model_returned for label in labels)
         said = {
-            "answers gave the label before the reason, which then explains it and does not lead to it: the provider reorders the keys "
-            "of an answer": progress.label_first,
-            "answers came without usable token counts: what they cost is unknown": progress.uncounted,
+            "answers gave the label before the rationale, which then justifies the label but did not lead to it: the provider "
+            "reorders the keys of an answer": progress.label_first,
+            "answers came without usable token counts: their cost is unknown": progress.uncounted,
         }
         collector.notes += [f"{count:,} {what}" for what, count in said.items() if count]
         return manifest.model_copy(

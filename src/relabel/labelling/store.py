@@ -140,7 +140,7 @@ class Store:
             if (folder / "leases.db").exists() and not (database.exists() and database.stat().st_size):
                 raise StoreError(
                     f"the store {folder} has been used before and its database is {'empty' if database.exists() else 'missing'}; "
-                    "restore it from a copy, or begin a new one with `relabel store verify --set-aside`"
+                    "restore it from a copy, or start a new one with `relabel store verify --set-aside`"
                 )
             if not read_only:
                 make_private_dir(folder)
@@ -193,7 +193,7 @@ class Store:
             yield
         except PickleRefusedError as error:
             raise StoreError(
-                f"{error} in the store {self.folder}: relabel never writes one, so somebody else did, and reading it could run code; "
+                f"{error} in the store {self.folder}: relabel never writes one, and reading it could run code; "
                 "`relabel store verify --set-aside` deletes it unread"
             ) from error
         except (OSError, sqlite3.Error, diskcache.Timeout) as error:
@@ -236,7 +236,7 @@ class Store:
             self.set_aside(request.key)
         if self._add(request.key, document):
             return True
-        self.put_rejected(request, answer, "duplicate", "another answer to this request was there first")
+        self.put_rejected(request, answer, "duplicate", "another answer to this request was stored first")
         return False
 
     def replace(self, request: Request, answer: Answer) -> None:

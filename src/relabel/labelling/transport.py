@@ -142,9 +142,9 @@ def parse_headers(given: Sequence[str]) -> dict[str, str]:
         name, equals, value = (part.strip() for part in item.partition("="))
         if not equals or not _HEADER_NAME.fullmatch(name) or not value.isprintable() or not value.isascii():
             shown = name if _HEADER_NAME.fullmatch(name) else "(its name)"
-            raise UsageError(f"--header {shown} is not NAME=VALUE with the name and value of an HTTP header")
+            raise UsageError(f"--header {shown} must be NAME=VALUE, the name and value of an HTTP header")
         if name.lower() in _TRANSPORT_HEADERS:
-            raise UsageError(f"--header {name} cannot be replaced: relabel sets it for each request; remove the option")
+            raise UsageError(f"--header {name} cannot be set: relabel sets it for each request; remove the option")
         found[name] = value
     guard_headers(found)
     return found
@@ -165,7 +165,7 @@ def key_for(provider: Provider, environment: Settings, key_env: str | None = Non
     """
     if key_env is not None:
         if not (value := os.environ.get(key_env, "").strip()):
-            raise UsageError(f"--key-env names {key_env}, which is not set; export it, or leave --key-env out")
+            raise UsageError(f"--key-env names {key_env}, which is not set; export it, or remove --key-env")
         return SecretStr(value)
     if not provider.key_env:
         return environment.openai_api_key
@@ -181,7 +181,7 @@ def require_key(provider: Provider, key: SecretStr | None) -> None:
     """
     if provider.key_env and not (key and key.get_secret_value().strip()):
         raise ProviderError(
-            f"there is no key for {provider.name}; set {provider.key_env[0]}, or name the variable that holds it with --key-env, or try "
+            f"no key for {provider.name}: set {provider.key_env[0]}, or name the variable that holds it with --key-env, or try "
             "--model local"
         )
 
@@ -416,10 +416,10 @@ def require_sendable(key: str) -> None:
         UsageError: It holds what no key holds: line breaks, quotes around it, characters beyond ASCII.
     """
     faults = {
-        "holds a line break": "\n" in key or "\r" in key,
-        "stands in quotes": key[:1] in {"'", '"', "`"} and key[-1:] == key[:1],
-        "holds characters that no key has, such as typographic quotes": not key.isascii(),
-        "holds control characters": not key.isprintable(),
+        "contains a line break": "\n" in key or "\r" in key,
+        "is in quotes": key[:1] in {"'", '"', "`"} and key[-1:] == key[:1],
+        "contains characters that no key has, such as typographic quotes": not key.isascii(),
+        "contains control characters": not key.isprintable(),
     }
     if wrong := next((words for words, found in faults.items() if found), ""):
         raise UsageError(f"the key {wrong}; set OPENAI_API_KEY again, to the key alone")

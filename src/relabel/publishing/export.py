@@ -135,9 +135,7 @@ def export_run(
             try:
                 careers = family_pages(table, run, epoch_run)
             except SourceMissingError as error:
-                raise SourceMissingError(
-                    f"{error}; or leave the pages of job families out with --no-families"
-                ) from error
+                raise SourceMissingError(f"{error}; or use --no-families") from error
         files, size = _build(building, run, table, earlier, careers)
     return Export(out, files, size, table)
 

@@ -81,7 +81,7 @@ def _require_free(folder: Path, shown: Path, kind: str, files_of: FilesOf) -> No
         return
     known = files_of(folder)
     if known is None:
-        raise UsageError(f"{shown} holds files that are no earlier {kind}; give an empty or new folder to --out")
+        raise UsageError(f"{shown} holds files other than an earlier {kind}; give an empty or new folder to --out")
     there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
     if strange := sorted(there - known):
         raise UsageError(

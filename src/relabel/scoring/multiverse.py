@@ -115,7 +115,7 @@ def multiverse(table: ScoreTable, run: Run, raters: Sequence[Run]) -> Multiverse
     for rater in raters:
         if (rater.manifest.tasks == SAMPLE) != table.sample:
             raise UsageError(
-                f"{rater.ref} and {run.ref} labelled other task lists: the sample goes with the sample only"
+                f"{rater.ref} and {run.ref} labelled different task lists, and the sample can only be combined with the sample"
             )
     codes, left_out = pd.Index(table.frame["code"]), list[str]()
     labelled = [

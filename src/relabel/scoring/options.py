@@ -109,22 +109,20 @@ class Choices(Way):
             if known and value is not None and value not in known:
                 raise UsageError(f"{name} has no {value!r}; choose one of {', '.join(known)}")
         if self.pay is not None and self.taxonomy != "uk-soc2020":
-            raise UsageError(f"there is pay for uk-soc2020 only, not for {self.taxonomy}; leave --pay out")
+            raise UsageError(f"pay is available for uk-soc2020 only, not for {self.taxonomy}; remove --pay")
         check_links(self.links, self.method, self.taxonomy, self.tasks)
         if self.bridge is not None and (
             self.taxonomy != "uk-soc2020" or self.method != "bridge" or self.links is not None
         ):
             raise UsageError(
-                "--bridge gives the whole way to uk-soc2020; remove --links, and --method or --taxonomy if they name another"
+                "--bridge replaces the whole bridge to uk-soc2020; remove --links, and --method or --taxonomy if they name another"
             )
         if self.bridge is not None and self.tasks == SAMPLE:
             raise UsageError("the sample has its own bridge; remove --bridge")
         if self.wage == "mean" and self.taxonomy != "uk-soc2020":
             raise UsageError(f"--wage applies to uk-soc2020 only, not to {self.taxonomy}; remove it")
         if self.unrated is not None and self.weights != "importance":
-            raise UsageError(
-                f"weights {self.weights} ask for no rating; leave --unrated out, or choose --weights importance"
-            )
+            raise UsageError(f"--weights {self.weights} uses no ratings; remove --unrated, or use --weights importance")
 
     @classmethod
     def of_words(cls, words: Sequence[str]) -> Self:
@@ -161,8 +159,8 @@ def check_links(links: Links | None, method: Method, taxonomy: Taxonomy, tasks: 
     if links is None:
         return
     if method == "site-2026":
-        raise UsageError("the method site-2026 has links of its own; leave --links out, or choose --method bridge")
+        raise UsageError("--method site-2026 has its own links; remove --links, or use --method bridge")
     if taxonomy in ONE_WAY:
-        raise UsageError(f"there is one way only to {taxonomy}, without links to weigh; leave --links out")
+        raise UsageError(f"--links does not apply to {taxonomy}; remove it")
     if tasks == SAMPLE:
-        raise UsageError("the sample has a bridge of its own, without links to weigh; leave --links out")
+        raise UsageError("the sample has its own bridge; remove --links")

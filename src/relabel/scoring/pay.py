@@ -114,7 +114,7 @@ def read_pay(ref: str, known: Collection[str]) -> Pay:
             s.id for s in registry.load_registry().values() if s.find_role("pay") or s.find_role("quartiles")
         )
         raise UsageError(
-            f"there is no source of pay {ref!r}; use one of {known_names}, or the path of a CSV or Excel file; another year of "
+            f"unknown source of pay {ref!r}; use one of {known_names}, or the path of a CSV or Excel file; another year of "
             "ASHE table 14.7 is an entry with the roles pay and pay-quality in your RELABEL_SOURCES file"
         )
     return Pay(path.name, _read_file(path, known, f"file {path.name}"), (file_use(path, "pay-file"),))
@@ -188,7 +188,7 @@ def file_use(path: Path, source: str) -> SourceUse:
 def _read_file(path: Path, known: Collection[str], origin: str) -> pd.DataFrame:
     advice = "give a CSV or Excel file with columns code, employees, median_pay_gbp"
     if not path.is_file():
-        raise DataError(f"there is no pay file {path}; {advice}")
+        raise DataError(f"pay file {path} was not found; {advice}")
     file = read_table(path, rows_are="each group", advice=advice)
     key = file.find("uk_soc2020") if file.find("code") is None else None
     key = key or file.columns("code")["code"]

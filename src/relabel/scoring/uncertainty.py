@@ -367,7 +367,7 @@ def _scores_by(table: ScoreTable, run: Run, others: Sequence[Run]) -> dict[str, 
     for other in others:
         if (other.manifest.tasks == SAMPLE) != table.sample:
             raise UsageError(
-                f"{other.ref} and {run.ref} labelled other task lists: the sample goes with the sample only"
+                f"{other.ref} and {run.ref} labelled different task lists, and the sample can only be combined with the sample"
             )
         if other.name in scores:
             raise UsageError(f"the rater {other.ref} is given twice; name each once")

@@ -123,18 +123,18 @@ def with_us_figures(table: ScoreTable) -> ScoreTable:
     """
     if table.taxonomy not in TAXONOMIES:
         raise UsageError(
-            f"there are US figures for {' and '.join(TAXONOMIES)} only, not for {table.taxonomy}; leave --us out"
+            f"there are US figures for {' and '.join(TAXONOMIES)} only, not for {table.taxonomy}; remove --us"
         )
     if table.tasks == SAMPLE:
-        raise UsageError("the sample's tasks are invented and say nothing about real US jobs; leave --us out")
+        raise UsageError("the sample's tasks are invented and say nothing about real US jobs; remove --us")
     if not table.frame["code"].str.match(r"\d{2}-\d{4}").all():
-        raise UsageError("the task list has codes of another classification, which no US figures go by; leave --us out")
+        raise UsageError("the task list has codes of another classification, without US figures; remove --us")
     try:
         figures = us_figures([str(code) for code in table.frame["code"]])
     except SourceMissingError:
         raise
     except DataError as error:
-        raise DataError(f"{error}; or leave the US figures out with --no-us") from error
+        raise DataError(f"{error}; or use --no-us") from error
     frame = table.frame.merge(figures, how="left", on="code", validate="1:1")
     return replace(table, frame=frame, sources=(*table.sources, *(source_use(*file) for file in us_files())))
 

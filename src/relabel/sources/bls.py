@@ -135,7 +135,7 @@ def _chosen(role: str) -> str | None:
         if source.find_role(role):
             found.append(name)
     if len(found) > 1:
-        raise UsageError(f"RELABEL_US_RELEASES names {' and '.join(found)}, and one release can be in use; keep one")
+        raise UsageError(f"RELABEL_US_RELEASES names {' and '.join(found)}, but only one release can be used; keep one")
     return found[0] if found else None
 
 

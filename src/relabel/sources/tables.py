@@ -277,7 +277,7 @@ def read_table(path: Path, *, rows_are: str, advice: str) -> Table:
         )
     for name in header:
         if name != name.strip():
-            raise DataError(f"{path} line {top}: the column {name!r} has blanks around its name; take them away")
+            raise DataError(f"{path} line {top}: the column {name!r} has blanks around its name; remove them")
         if name and header.count(name) > 1:
             raise DataError(f"{path} line {top} has the column {name!r} more than once; remove one")
     rows: list[tuple[int, Mapping[str, str]]] = []
@@ -305,7 +305,7 @@ def _text(path: Path, advice: str) -> str:
         raise DataError(f"{path} is not in {kind} (byte {error.start}); save it again as CSV in UTF-8") from error
     if (nul := text.find("\0")) >= 0:
         line = text.count("\n", 0, nul) + 1
-        raise DataError(f"{path} line {line} holds a NUL character, which no text does; save the file again as CSV")
+        raise DataError(f"{path} line {line} contains a NUL character; save the file again as CSV")
     return text
 
 

@@ -170,7 +170,7 @@ class Study(_Part):
     def _consistent(self) -> Self:
         names = [rater.name for rater in self.raters]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"two raters are called {twice[0]}; give each its own name")
+            raise ValueError(f"two raters are named {twice[0]}; give each its own name")
         if taken := sorted(TAKEN & {*names}):
             raise ValueError(f"no rater can be called {taken[0]}, which tables use themselves; give it another name")
         if (self.site or self.export) and self.scoring is None:
@@ -242,7 +242,7 @@ def init_study(path: Path) -> Path:
         DataError: The file is there already, or cannot be written.
     """
     if path.exists():
-        raise DataError(f"{path} is there already; name a new file")
+        raise DataError(f"{path} already exists; name a new file")
     beside = path.with_name("study.schema.json")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

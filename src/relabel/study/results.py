@@ -321,7 +321,7 @@ def _confusion(lined: Votes, classes: LatentClasses) -> Table:
         for at, rater in enumerate(lined.raters)
         for k, true in enumerate(scale)
     ]
-    notes = () if classes.converged else ("The algorithm had not come to rest; read it with care.",)
+    notes = () if classes.converged else ("The algorithm did not converge; interpret with care.",)
     return Table(
         "Raters' labels by the true one, as the latent-class model has it",
         ["rater", "true", *scale],

@@ -231,7 +231,7 @@ def plan(study: Study, place: Place, environment: Settings) -> list[RaterRun]:
         if rater.labels is not None:
             file = Path(place.at(rater.labels))
             if not file.is_file():
-                raise DataError(f"the rater {rater.name}: there is no file {file}; correct `labels`")
+                raise DataError(f"the rater {rater.name}: file {file} was not found; correct `labels`")
             digest = hashlib.sha256(f"{sha256_of(file)} {rubric.sha256}".encode()).hexdigest()[:6]
             found.append(RaterRun(rater, str(place.runs / f"{rater.name}-{digest}")))
             continue
@@ -401,7 +401,7 @@ async def _label(one: RaterRun, way: Coroutine[Any, Any, Outcome | None]) -> Non
             one.state = "interrupted" if outcome.interrupted else "incomplete"
             kind = RunInterruptedError if outcome.interrupted else IncompleteRunError
             one.error = kind(
-                f"{outcome.missing.total:,} of {one.progress.asked:,} labels are missing, {one.ref}/failures.jsonl says which and why"
+                f"{outcome.missing.total:,} of {one.progress.asked:,} labels are missing (see {one.ref}/failures.jsonl)"
             )
     except RelabelError as error:
         one.state, one.error = "failed", error
@@ -425,7 +425,7 @@ def raise_first(raters: Sequence[RaterRun]) -> None:
     order = (RunInterruptedError, ProviderError, UsageError, DataError, IncompleteRunError)
     kind = next((kind for kind in order if any(isinstance(one.error, kind) for one in failed)), DataError)
     told = "; ".join(f"{one.rater.name}: {one.error}" for one in failed)
-    raise kind(f"{told}; the same command goes on where it was")
+    raise kind(f"{told}; run the same command again to continue")
 
 
 def estimates(raters: Sequence[RaterRun], environment: Settings) -> dict[str, tuple[Estimate, list[Limit]]]:

@@ -181,7 +181,7 @@ class OpenRequests(dict[str, OpenRequest]):
         if rest is not None:
             # Another run has bought it meanwhile. It is paid for twice, and that is said and kept.
             self._collector.progress.bought(answer)
-            self._store.put_rejected(planned.request, answer, "provider", "another run had bought an answer before")
+            self._store.put_rejected(planned.request, answer, "provider", "another run has already paid for an answer")
         else:
             try:
                 rest = self._collector.buy(planned, answer)
@@ -261,8 +261,8 @@ class BatchPoller:
             if late and len(late) == len(self._state.open):
                 self._collector.progress.cost_usd = None
                 raise ProviderError(
-                    f"the batch {late[0].batch_id} has ended ({late[0].status}) and its results are not there yet; "
-                    f"`relabel batch resume {self._state.run_id}` takes them later, `relabel batch cancel` gives them up"
+                    f"the batch {late[0].batch_id} has ended ({late[0].status}) and its results are not available yet; "
+                    f"`relabel batch resume {self._state.run_id}` collects them later, `relabel batch cancel` gives them up"
                 )
             await self.pause(wait_s)
             wait_s = self._options.poll_s if taken else min(wait_s * 1.5, max(self._options.poll_s, LONGEST_POLL_S))
@@ -374,8 +374,8 @@ class BatchPoller:
         chunk.batch_id = chunk.ended_at = chunk.creating_since = None
         if refusals > QUEUE_TRIES:
             raise ProviderError(
-                f"the provider's queue of batches has had no room for a day ({said}); once other batches have ended, "
-                f"`relabel batch resume {self._state.run_id}`"
+                f"the provider's batch queue has been full for a day ({said}); run `relabel batch resume {self._state.run_id}` "
+                "once other batches have ended"
             )
         self._room[chunk.number] = ours, refusals, min(5, refusals - 1)
         chunk.status = "waits for room"
@@ -488,7 +488,7 @@ class BatchPoller:
         self.spent_usd += chunk.cost_usd or 0.0
         if lost:
             where = ", ".join(file for file in (chunk.output_file_id, chunk.error_file_id) if file is not None)
-            chunk.note = f"of the batch {chunk.batch_id} {lost} line(s) could not be understood" + (
+            chunk.note = f"of the batch {chunk.batch_id} {lost} line(s) could not be parsed" + (
                 f"; the provider keeps them in {where}" if where else ""
             )
             self._collector.notes.append(chunk.note)

@@ -408,13 +408,13 @@ class BatchProvider:
         if status == 0:
             return UnavailableError(
                 f"cannot reach {address} for its batches ({said}); check --base-url and the network, then start the same run "
-                "again: batches that are there go on",
+                "again: existing batches continue",
                 sent=error.sent,
             )
         if reply.passes:
             return UnavailableError(
-                f"{address} fails at {path} (HTTP {status}: {said}) {ATTEMPTS} times; start the same run again later: batches "
-                "that are there go on",
+                f"{address} failed {ATTEMPTS} times at {path} (HTTP {status}: {said}); start the same run again later: "
+                "existing batches continue",
                 sent=True,
             )
         if status in _NOT_HERE and path in {self.uploads, self.batches}:
@@ -550,7 +550,7 @@ def batch_provider(
     require_key(known, key)
     way = WAYS.get(known.batch or "openai")
     if way is None:
-        raise ProviderError(f"relabel supports no batches at {known.name}; use --engine online")
+        raise ProviderError(f"relabel does not support batches at {known.name}; use --engine online")
     if api not in way.apis:
-        raise ProviderError(f"{known.name} has batches for Chat Completions alone; leave --api {api} out")
+        raise ProviderError(f"{known.name} supports batches for Chat Completions only; remove --api {api}")
     return way(http, job.endpoint.model, known)

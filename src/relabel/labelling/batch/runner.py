@@ -250,8 +250,8 @@ class BatchRunner(BatchPoller):
             if worst > room:
                 self._leases.give_back(key)
                 self._no_money = (
-                    f"this request may cost up to {worst:.4f} USD, and of the cap of {cap:.4f} USD "
-                    f"only {max(0.0, room):.4f} are left, after {self.spent_usd:.4f} that it has cost"
+                    f"this request may cost up to {worst:.4f} USD, and only {max(0.0, room):.4f} USD "
+                    f"of the cap of {cap:.4f} USD are left, after {self.spent_usd:.4f} USD spent so far"
                 )
                 break
             room -= worst
@@ -324,7 +324,7 @@ class BatchRunner(BatchPoller):
                 said = request.unanswered
             elif request.elsewhere is not None:
                 (run,) = request.elsewhere
-                said = "another run is asking this; start the same run again" if run is None else in_a_batch(run)
+                said = "another run has sent this request; start the same run again" if run is None else in_a_batch(run)
                 if run is not None:
                     self._collector.held[run] += sum(len(wanted.tasks) for wanted in request.wanted)
             elif fatal is not None:
@@ -332,7 +332,7 @@ class BatchRunner(BatchPoller):
             elif self._no_money and not self.interrupted:
                 kind, said = "budget", self._no_money
             else:
-                said, attempts = "the run was stopped before this was asked", 0  # written, perhaps, and not sent
+                said, attempts = "the run was stopped before this was sent", 0  # written, perhaps, and not sent
             bare = Request(self._job.endpoint.host, {}, 0, self._job.endpoint.api, key)
             for wanted in request.wanted:
                 self._collector.fail(WorkItem(wanted.tasks, wanted.setting, wanted.sample, bare), kind, said, attempts)

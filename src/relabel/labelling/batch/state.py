@@ -204,7 +204,7 @@ class BatchFolder:
             DataError: It is damaged, or a later version of relabel wrote it.
         """
         path = self.path / "state.json"
-        advice = "repair it, or move its folder away: the batches are then looked for at the provider"
+        advice = "restore it, or move its folder away; the batches are then looked up at the provider"
         state = _read(f"batch state {path}", path, BatchState.model_validate_json, advice)
         if state is not None and state.format_version > FORMAT:
             raise DataError(
@@ -219,7 +219,7 @@ class BatchFolder:
             DataError: It is damaged.
         """
         path = self.path / "job.json"
-        return _read(f"batch job {path}", path, job_from_json, "remove it and give the command of the run again")
+        return _read(f"batch job {path}", path, job_from_json, "remove it and repeat the command of the run")
 
     def save_job(self, job: Job) -> None:
         """Write the job."""
@@ -312,8 +312,8 @@ class BatchFolder:
                 yield
         except BlockedError as error:
             raise DataError(
-                f"another process works on the batches of run {self.name}; wait until it has ended, "
-                "or stop it: its batches go on at the provider"
+                f"another process is working on the batches of run {self.name}; wait until it ends, "
+                "or stop it: its batches continue at the provider"
             ) from error
 
     @contextmanager
@@ -323,7 +323,7 @@ class BatchFolder:
         except OSError as error:
             raise DataError(
                 f"cannot write the batch state in {self.path} ({error.strerror or error}); free space or correct the permissions, "
-                "then start the same run again: its batches go on at the provider"
+                "then start the same run again: its batches continue at the provider"
             ) from error
 
 
@@ -384,7 +384,7 @@ def find_state(batches: Path, ref: str) -> BatchState | None:
     # Two jobs may have had one folder, one after the other: the one that is still open is meant.
     found = [state for state in found if state.open] or found
     if len(found) > 1:
-        raise DataError(f"{ref} may mean {', '.join(state.run_id for state in found)}; give more of the run id")
+        raise DataError(f"{ref} matches {', '.join(state.run_id for state in found)}; give more of the run id")
     problem = next((state.problem for state in damaged if state.run_id.startswith(ref)), None)
     if not found and problem is not None:
         raise DataError(problem)

@@ -101,7 +101,7 @@ def build_site(
     """
     address = _address(base_url)
     if theme is not None and not theme.is_dir():
-        raise UsageError(f"there is no theme folder {theme}; give a folder with templates to --theme")
+        raise UsageError(f"theme folder {theme} was not found; give a folder with templates to --theme")
     inside = (export.resolve(), out.resolve())
     if inside[0].is_relative_to(inside[1]) or inside[1].is_relative_to(inside[0]):
         raise UsageError(f"{out} and the export {export} lie in each other; give another folder to --out")
@@ -112,11 +112,11 @@ def build_site(
         except (RelabelError, OSError):
             raise
         except TemplateError as error:
-            raise DataError(f"a template cannot be used ({error}); correct it, or leave --theme out") from error
+            raise DataError(f"a template cannot be used ({error}); correct it, or remove --theme") from error
         except Exception as error:  # an export of a stranger's may lack anything, and hold anything in its place
             raise DataError(
                 f"{export} is damaged ({type(error).__name__}: {str(error)[:200]}); run `relabel export` again"
-                + (", or leave --theme out" if theme else "")
+                + (", or remove --theme" if theme else "")
             ) from error
     return Site(out, len(writer.pages), len(writer.files), writer.size)
 

@@ -82,7 +82,7 @@ def card(page: Row, site: str, link: str) -> Row:
     readings = [said for said in page["readings"].values() if said]
     words = "How much of the work a language model could speed up, from 0 (none) to 10 (all)."
     if page["thin"]:
-        words = "This score rests on too little to be read."
+        words = "This score rests on too few labels to be reliable."
     elif not readings:
         words = "This occupation has no score."
     words = f"{words} {figures.warning(page['note']) or ''}".strip()
