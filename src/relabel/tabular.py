@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Decimal
 from typing import Literal, NamedTuple
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
@@ -28,7 +28,8 @@ def half_up(value: float, places: int) -> float:
         value: A finite number.
         places: Decimal places to keep.
     """
-    return float(Decimal(repr(round(float(value), CLEAN))).quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP))
+    scale = 10.0**places
+    return math.copysign(math.floor(round(abs(value) * scale, CLEAN - places) + 0.5) / scale, value)
 
 
 def listed_names(names: Sequence[str], most: int) -> str:

@@ -461,10 +461,9 @@ def text_similarity(old: pd.Series, new: pd.Series) -> pd.Series:
     """
     import pandas as pd
 
-    both = [side.astype("object").where(side.notna(), "").astype(str).str.casefold().str.split() for side in (old, new)]
-    unknown = (old.isna() | new.isna()).to_numpy()
-    found = [
-        math.nan if gap else 1.0 if a == b else SequenceMatcher(None, a, b, autojunk=False).ratio()
-        for a, b, gap in zip(*both, unknown, strict=True)
-    ]
-    return pd.Series(found, index=old.index, dtype="float64")
+    found = pd.Series(1.0, index=old.index).mask(old.isna() | new.isna())
+    differ = found.notna() & (old != new)
+    words = (side[differ].str.casefold().str.split() for side in (old, new))
+    alike = [SequenceMatcher(None, a, b, autojunk=False).ratio() for a, b in zip(*words, strict=True)]
+    found.loc[differ] = pd.array(alike, dtype="float64")
+    return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -34,12 +34,28 @@ RELATED_FAMILIES = 3
 RELATED_CAREERS = 8
 LEAST_SIMILAR = 0.05
 """Least similarity (cosine, 0-1) of what a page names as related."""
-FRAME_COLUMNS = (
-    *("id", "name", "resilience", "points_so_far", "points_of", "low_exposure", "growing_demand", "human_advantage"),
-    *("strict", "with_tools", "change_percent", "epoch", "occupations", "employment_us", "median_wage_usd"),
-    *("lowest_median_wage_usd", "highest_median_wage_usd", "wage_source", "words"),
-)
-"""Columns of `family_frame`."""
+FRAME_COLUMNS: Mapping[str, tuple[str, Callable[[FamilyPage], Any]]] = {
+    "id": ("str", lambda page: page.id),
+    "name": ("str", lambda page: page.name),
+    "resilience": ("Int64", lambda page: page.resilience.score),
+    "points_so_far": ("Int64", lambda page: page.resilience.so_far),
+    "points_of": ("Int64", lambda page: page.resilience.of),
+    "low_exposure": ("Int64", lambda page: page.resilience.parts[0].points),
+    "growing_demand": ("Int64", lambda page: page.resilience.parts[1].points),
+    "human_advantage": ("Int64", lambda page: page.resilience.parts[2].points),
+    "strict": ("float64", lambda page: page.exposure.strict),
+    "with_tools": ("float64", lambda page: page.exposure.with_tools),
+    "change_percent": ("float64", lambda page: page.outlook.change_percent),
+    "epoch": ("float64", lambda page: page.epoch and page.epoch.total),
+    "occupations": ("Int64", lambda page: len(page.roles)),
+    "employment_us": ("float64", lambda page: page.pay[0].employment),
+    "median_wage_usd": ("float64", lambda page: page.pay[0].weighted["median"]),
+    "lowest_median_wage_usd": ("float64", lambda page: page.pay[0].lowest_median),
+    "highest_median_wage_usd": ("float64", lambda page: page.pay[0].highest_median),
+    "wage_source": ("str", lambda page: f"OEWS {page.pay[0].period}"),
+    "words": ("str", lambda page: page.resilience.words),
+}
+"""Columns of `family_frame`: their type, and what they hold."""
 _RELEASE = "onet-30.2"
 """Where job zones and activities come from when the task list is not a release of O*NET that has them."""
 _ONET_ROLES = ("job-zones", "tasks-to-dwas", "dwas")
@@ -192,40 +208,8 @@ def family_frame(pages: Sequence[FamilyPage]) -> pd.DataFrame:
         `employment_us` (jobs), `median_wage_usd` (mean of the medians weighted by jobs), `lowest_median_wage_usd,
         highest_median_wage_usd, wage_source` (such as `OEWS May 2024`); `words` says what is missing.
     """
-    rows = [
-        {
-            "id": page.id,
-            "name": page.name,
-            "resilience": page.resilience.score,
-            "points_so_far": page.resilience.so_far,
-            "points_of": page.resilience.of,
-            **{part.id.replace("-", "_"): part.points for part in page.resilience.parts},
-            "strict": page.exposure.strict,
-            "with_tools": page.exposure.with_tools,
-            "change_percent": page.outlook.change_percent,
-            "epoch": None if page.epoch is None else page.epoch.total,
-            "occupations": len(page.roles),
-            "employment_us": page.pay[0].employment,
-            "median_wage_usd": page.pay[0].weighted["median"],
-            "lowest_median_wage_usd": page.pay[0].lowest_median,
-            "highest_median_wage_usd": page.pay[0].highest_median,
-            "wage_source": f"OEWS {page.pay[0].period}",
-            "words": page.resilience.words,
-        }
-        for page in pages
-    ]
-    whole = (
-        "resilience",
-        "points_so_far",
-        "points_of",
-        "low_exposure",
-        "growing_demand",
-        "human_advantage",
-        "occupations",
-    )
-    text = ("id", "name", "wage_source", "words")
-    kinds = {name: "Int64" if name in whole else "str" if name in text else "float64" for name in FRAME_COLUMNS}
-    return pd.DataFrame(rows, columns=list(FRAME_COLUMNS)).astype(kinds)
+    columns = {name: pd.Series([of(page) for page in pages], dtype=kind) for name, (kind, of) in FRAME_COLUMNS.items()}
+    return pd.DataFrame(columns)
 
 
 def _page(
@@ -299,7 +283,7 @@ def _related(
     return {
         family: (
             nearest(family, [other for other in groups if other != family], RELATED_FAMILIES),
-            nearest(family, [code for code in codes if code not in set(own)], RELATED_CAREERS),
+            nearest(family, sorted(set(codes).difference(own)), RELATED_CAREERS),
         )
         for family, own in groups.items()
     }

@@ -14,8 +14,6 @@ import pandas as pd
 from relabel.rubric import MEASURES
 from relabel.scoring.uncertainty import BOUNDED, ESTIMATED
 
-PROFILE = "https://datapackage.org/profiles/2.0/datapackage.json"
-
 _LICENCES: Mapping[str, Mapping[str, str]] = {
     "MIT": {"name": "MIT", "title": "MIT Licence", "path": "https://opensource.org/licenses/MIT"},
     "CC BY 4.0": {
@@ -128,6 +126,11 @@ def _field(name: str, column: Column) -> dict[str, Any]:
     return field
 
 
+def package_name(name: str) -> str:
+    """A name of the letters that a data package allows."""
+    return re.sub(r"[^a-z0-9._-]+", "-", name.lower())
+
+
 def resource(path: str, content: bytes, title: str, schema: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The entry of one file.
 
@@ -139,7 +142,7 @@ def resource(path: str, content: bytes, title: str, schema: Mapping[str, Any] | 
     """
     stem, kind = path.rsplit(".", 1)
     entry: dict[str, Any] = {
-        "name": re.sub(r"[^a-z0-9._-]+", "-", f"{stem}-{kind}".lower()),
+        "name": package_name(f"{stem}-{kind}"),
         "path": path,
         "title": title,
         "format": kind,
@@ -168,46 +171,3 @@ def licence(text: str) -> dict[str, str]:
         if text.startswith(known):
             return dict(entry)
     return {"name": re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-") or "unknown", "title": text}
-
-
-def data_package(
-    *,
-    name: str,
-    title: str,
-    description: str,
-    version: str,
-    created: str | None,
-    sources: Sequence[Mapping[str, Any]],
-    resources: Sequence[Mapping[str, Any]],
-    about: Mapping[str, Any],
-) -> dict[str, Any]:
-    """The descriptor of an export.
-
-    Args:
-        name: Machine-readable name.
-        title: What the package is.
-        description: What a reader must know first.
-        version: Of the package: changes when the layout or the labels do.
-        created: When the run ended, ISO 8601; None where the run does not say.
-        sources: As `publishing.export` writes them to `sources.json`: `title, licence, homepage` each.
-        resources: Entries of all files.
-        about: Kept under the key `relabel`: format of the export, sample, partial, counts.
-    """
-    licences = {entry["name"]: entry for entry in (licence(str(source["licence"])) for source in sources)}
-    package: dict[str, Any] = {
-        "$schema": PROFILE,
-        "name": re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-"),
-        "title": title,
-        "description": description,
-        "version": version,
-        "licenses": [licences[key] for key in sorted(licences)],
-        "sources": [
-            {"title": source["title"]} | ({"path": source["homepage"]} if source["homepage"] else {})
-            for source in sources
-        ],
-        "resources": list(resources),
-        "relabel": dict(about),
-    }
-    if created is not None:
-        package["created"] = created
-    return package

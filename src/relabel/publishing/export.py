@@ -35,7 +35,8 @@ from relabel.publishing.datapackage import (
     OCCUPATION_COLUMNS,
     TASK_COLUMNS,
     Column,
-    data_package,
+    licence,
+    package_name,
     resource,
     table_schema,
 )
@@ -52,6 +53,7 @@ from relabel.scoring.table import WHOLE, ScoreTable, is_partial, score_by
 from relabel.scoring.uncertainty import DRAWS, with_intervals, with_raters
 from relabel.sources.tables import is_table_file
 
+_PROFILE = "https://datapackage.org/profiles/2.0/datapackage.json"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 
 
@@ -149,12 +151,12 @@ def _build(
 ) -> tuple[int, int]:
     """Write all files; returns their number and their bytes."""
     entries: list[dict[str, Any]] = []
+    for name in ("occupations", "onet", *(["families"] if careers else [])):
+        (folder / name).mkdir()
     marks = {"sample": table.sample, "partial": table.partial, "note": table.note}
 
     def write(path: str, content: bytes, title: str, schema: dict[str, Any] | None = None) -> None:
-        target = folder / path
-        target.parent.mkdir(exist_ok=True)
-        target.write_bytes(content)
+        (folder / path).write_bytes(content)
         entries.append(resource(path, content, title, schema))
 
     about = table.describe()
@@ -207,25 +209,30 @@ def _build(
     for code, page in pages.occupations():
         _require_code(code)
         write(onet_path(code), json_bytes(page, indent=None), f"{code} {page['title']}")
-    package = data_package(
-        name=f"relabel-{run.name}-{table.taxonomy}-{table.method}",
-        title=f"Exposure of occupations ({table.taxonomy_name}) to language models, labels by {model_name(table.model)}",
-        description=describe(table),
-        version=_version(tasks),
-        created=run.manifest.ended_at or run.manifest.started_at,
-        sources=sources,
-        resources=entries,
-        about=marks | {"export_format": EXPORT_FORMAT, "counts": about["counts"]},
-    )
+    package = _package(run, table, sources, tasks) | {
+        "resources": entries,
+        "relabel": marks | {"export_format": EXPORT_FORMAT, "counts": about["counts"]},
+    }
     content = json_bytes(package)
     (folder / PACKAGE).write_bytes(content)
     return len(entries) + 1, sum(entry["bytes"] for entry in entries) + len(content)
 
 
-def _version(tasks: pd.DataFrame) -> str:
-    """Version of an export: its format, and a checksum of the codes that the tasks were given."""
+def _package(run: Run, table: ScoreTable, sources: Sequence[dict[str, Any]], tasks: pd.DataFrame) -> dict[str, Any]:
+    """The data package but for its files; its version is that of the format, and a checksum of the codes of the tasks."""
     said = tasks[["onet_soc_code", "task_id", "code", "strict", "with_tools"]]
-    return f"{EXPORT_FORMAT}.0.0+{hashlib.sha256(csv_bytes(said)).hexdigest()[:12]}"
+    licences = {entry["name"]: entry for entry in (licence(str(source["licence"])) for source in sources)}
+    links = ({"path": source["homepage"]} if source["homepage"] else {} for source in sources)
+    created = run.manifest.ended_at or run.manifest.started_at
+    return {
+        "$schema": _PROFILE,
+        "name": package_name(f"relabel-{run.name}-{table.taxonomy}-{table.method}").strip("-"),
+        "title": f"Exposure of occupations ({table.taxonomy_name}) to language models, labels by {model_name(table.model)}",
+        "description": describe(table),
+        "version": f"{EXPORT_FORMAT}.0.0+{hashlib.sha256(csv_bytes(said)).hexdigest()[:12]}",
+        "licenses": [licences[key] for key in sorted(licences)],
+        "sources": [{"title": source["title"]} | link for source, link in zip(sources, links, strict=True)],
+    } | ({} if created is None else {"created": created})
 
 
 def _require_code(code: str) -> None:

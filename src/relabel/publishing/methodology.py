@@ -14,7 +14,6 @@ from pydantic import Field, model_validator
 from relabel.manifest import PUBLISHED, TASK_FILE, Manifest
 from relabel.publishing.datapackage import OCCUPATION_COLUMNS
 from relabel.run import Run
-from relabel.scoring.bridges import Step
 from relabel.scoring.options import SAMPLE, SYSTEM_NAMES, UNRATED_NOTES, WEIGHT_NOTES
 from relabel.scoring.table import ENOUGH, ScoreTable
 from relabel.settings import Frozen
@@ -329,8 +328,9 @@ def methodology(run: Run, table: ScoreTable) -> dict[str, Any]:
             "bridge": {
                 "name": table.bridge.name,
                 "steps": [
-                    _step_names(s)
-                    | {
+                    {
+                        "source_name": SYSTEM_NAMES[s.source],
+                        "target_name": SYSTEM_NAMES[s.target],
                         "source": s.source,
                         "target": s.target,
                         "links": len(s.links),
@@ -357,10 +357,6 @@ def methodology(run: Run, table: ScoreTable) -> dict[str, Any]:
             "parameters": {key: manifest.parameters[key] for key in _PARAMETERS if key in manifest.parameters},
         },
     }
-
-
-def _step_names(step: Step) -> dict[str, str]:
-    return {"source_name": SYSTEM_NAMES[step.source], "target_name": SYSTEM_NAMES[step.target]}
 
 
 def _name(path: str) -> str:

@@ -8,7 +8,7 @@ behind many groups.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import pandas as pd
@@ -268,7 +268,7 @@ def _said(
     band = None if _is_thin(score) else bands.of(score[ten])
     words = None if band is None else getattr(band, reading)
     percentile = score[f"percentile_{measure}"]
-    doable = [task for task in tasks if _is_exposed(task, reading)]
+    doable = (task for task in tasks if _is_exposed(task, reading))
     return {
         "name": READING_NAMES[reading],
         "score_10": score[ten],
@@ -311,7 +311,7 @@ def _matter_most(score: Row, tasks: Sequence[Row], bands: Bands) -> list[Row] | 
         return None
     return [
         {"task_id": task["task_id"], "onet_soc_code": task["onet_soc_code"], "needs": _needs(task)}
-        for task in _first([task for task in tasks if _is_labelled(task)])
+        for task in _first(task for task in tasks if _is_labelled(task))
     ]
 
 
@@ -327,12 +327,14 @@ def _needs(task: Row) -> str:
     return "still needs a person" if task["with_tools"] is not None else "more than a model alone"
 
 
-def _first(tasks: Sequence[Row]) -> list[Row]:
+def _first(tasks: Iterable[Row]) -> list[Row]:
     """The first tasks, no text twice: codes of one family repeat each other's statements."""
     once: dict[str, Row] = {}
     for task in tasks:
         once.setdefault(task["text"], task)
-    return list(once.values())[:TOP]
+        if len(once) == TOP:
+            break
+    return list(once.values())
 
 
 def _rounded(value: float | None) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +16,9 @@ import pyarrow.parquet as pq
 
 from relabel.errors import UsageError
 from relabel.scoring.table import ScoreTable
-from relabel.tabular import spreadsheet_safe
+from relabel.tabular import FORMULA, spreadsheet_safe
+
+_UNSAFE = rf"^ *[{re.escape(''.join(FORMULA))}]|\r"
 
 _LONGEST_TEXT = 2045
 """Bytes of a text that Stata can sort and merge by."""
@@ -53,9 +56,9 @@ def csv_bytes(frame: pd.DataFrame) -> bytes:
     returns become line feeds. Missing values are empty cells.
     """
     safe = frame.copy()
-    for name in safe.columns:
-        if not (pd.api.types.is_numeric_dtype(safe[name]) or pd.api.types.is_bool_dtype(safe[name])):
-            safe[name] = safe[name].astype("object").map(_safe_cell)
+    for name in map(str, safe.select_dtypes(exclude=["number", "bool"])):
+        unsafe = safe[name].astype("str").str.contains(_UNSAFE, na=False)
+        safe.loc[unsafe, name] = safe.loc[unsafe, name].map(_safe_cell)
     return safe.to_csv(index=False, lineterminator="\n").encode("utf-8")
 
 

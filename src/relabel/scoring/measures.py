@@ -133,7 +133,7 @@ def changed_tasks(tasks: pd.DataFrame) -> dict[str, int | None]:
     known = tasks["text_labelled"].notna()
     if not known.any():
         return {"tasks_new": None, "tasks_reworded": None, "tasks_replaced": None}
-    both = tasks[known & tasks["labelled"] & ~tasks["replaced"]]
+    both = tasks[known & tasks["labelled"] & ~tasks["replaced"] & (tasks["text"] != tasks["text_labelled"])]
     reworded = both["text"].str.split().str.join(" ") != both["text_labelled"].str.split().str.join(" ")
     return {
         "tasks_new": int((~known).sum()),

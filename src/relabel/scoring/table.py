@@ -285,12 +285,12 @@ class ScoreTable:
         """Name of the user's file that the bridge was read from; None for a bridge of ours."""
         return next((use.file for use in self.sources if use.source == "bridge-file"), None)
 
-    @property
+    @cached_property
     def scored(self) -> int:
         """Number of codes with a score that rests on enough."""
         return int(self.frame["status"].str.startswith("scored").sum())
 
-    @property
+    @cached_property
     def thin(self) -> int:
         """Number of codes with a score that rests on too little."""
         return int(self.frame["status"].str.startswith("thin").sum())

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -61,7 +60,8 @@ _ONLY_ZIPPED = ("onet/", "occupations/", "datapackage.json", "tasks.")
 _ASSETS = ("site.css", "site.js")
 _LARGEST_TEMPLATE = 1_000_000
 """Bytes."""
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_UNPRINTABLE = bytes({*range(0x20), 0x7F} - {*b"\t\n\r"})
+"""Characters that no HTML may hold; what is left of a text is shown as it is."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,7 @@ class _Writer:
         self._pictures = pictures
         self.pages: list[str] = []
         self.files: list[str] = []
+        self._made: set[Path] = set()
         self.size = 0
         assets = {name: self._asset(name) for name in _ASSETS}
         for name, content in assets.items():
@@ -219,13 +220,14 @@ class _Writer:
         else:
             text = found.render(given)
         self.pages.append(path)
-        # Characters that no HTML may hold; what is left of a text is shown as it is.
-        self._write(path, _UNPRINTABLE.sub("", text).encode("utf-8", "replace"))
+        self._write_text(path, text)
 
     def _render(self, path: str, template: str, content: Row) -> None:
         """Write a file for programs and other sites, whose template no theme replaces."""
-        text = self._own.get_template(template).render(content)
-        self._write(path, _UNPRINTABLE.sub("", text).encode("utf-8", "replace"))
+        self._write_text(path, self._own.get_template(template).render(content))
+
+    def _write_text(self, path: str, text: str) -> None:
+        self._write(path, text.encode("utf-8", "replace").translate(None, _UNPRINTABLE))
 
     def _asset(self, name: str) -> bytes:
         if self._theme is not None and (own := inside(self._theme, f"static/{name}")).is_file():
@@ -239,11 +241,19 @@ class _Writer:
                 self._write(f"assets/{name}", inside(theme, f"static/{name}").read_bytes())
 
     def _write(self, path: str, content: bytes) -> None:
-        target = inside(self._folder, path)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target = self._folder / path
+        if target.parent not in self._made:
+            self._made.add(target.parent)
+            target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
         self.files.append(path)
         self.size += len(content)
+
+
+class _Environment(Environment):
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """Most data are dictionaries, which jinja would ask for an attribute first, in vain."""
+        return obj[attribute] if type(obj) is dict and attribute in obj else super().getattr(obj, attribute)
 
 
 def environment(theme: Path | None) -> Environment:
@@ -251,7 +261,7 @@ def environment(theme: Path | None) -> Environment:
     own = PackageLoader("relabel.publishing.site", "templates")
     options: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
     if theme is None:
-        made = Environment(loader=own, undefined=StrictUndefined, **options)  # noqa: S701  autoescape is on
+        made = _Environment(loader=own, undefined=StrictUndefined, **options)
         made.filters.update(_FILTERS)
         return made
 
@@ -279,6 +289,7 @@ _FILTERS: dict[str, Callable[..., Any]] = {
     "printable": machines.printable,
     "whole": figures.whole,
     "tenth": figures.tenth,
+    "weighs": figures.weighs,
     "percent": figures.percent,
     "signed": figures.signed,
     "change": figures.change,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from relabel.tabular import half_up
 
@@ -39,6 +39,13 @@ def whole(value: float | None) -> str:
 def tenth(value: float | None) -> str:
     """One decimal, half up: `4.6`; a dash where it is missing."""
     return NONE if value is None else f"{half_up(value, 1):.1f}"
+
+
+def weighs(task: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """What hangs on one label: its part of the score, and the score with the reading the other way round."""
+    flipped = ((names["strict"], task["alpha_if_flipped"]), (names["with_tools"], task["gamma_if_flipped"]))
+    ways = ", ".join(f"{name.lower()} {tenth(10 * value)}" for name, value in flipped if value is not None)
+    return f"{tenth(100 * task['share'])}% of the score" + (f"; if labelled the other way: {ways}" if ways else "")
 
 
 def percent(share: float | None) -> str:
