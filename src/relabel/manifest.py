@@ -281,8 +281,10 @@ _ROWS_AT_ONCE = 4_000
 
 @cache
 def parquet_schema() -> pyarrow.Schema:
-    """The columns of `labels.parquet`, those of `Label`, with their types."""
+    """The columns of `labels.parquet`, those of `Label`, with their types. Loads what writes them, which takes longer than writing."""
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # arrow's own takes 13 MB for itself
     import pyarrow
+    import pyarrow.parquet  # pyright: ignore[reportUnusedImport]
 
     whole, small, real, text = pyarrow.int64(), pyarrow.int32(), pyarrow.float64(), pyarrow.string()
     types = {
@@ -300,11 +302,10 @@ def write_label_table(path: Path, labels: Iterable[Label]) -> None:
     Raises:
         OSError: The file cannot be written.
     """
-    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # arrow's own takes 13 MB for itself
+    rows, schema = iter(labels), parquet_schema()
     import pyarrow
     import pyarrow.parquet as pq
 
-    rows, schema = iter(labels), parquet_schema()
     with pq.ParquetWriter(path, schema) as table:
         while some := list(islice(rows, _ROWS_AT_ONCE)):
             columns = [_column([getattr(x, name) for x in some], schema.field(name).type) for name in LABEL_COLUMNS]

@@ -23,6 +23,7 @@ from relabel.labelling.session import Outcome, RunSession, labels_there, open_se
 from relabel.labelling.store import Store
 from relabel.labelling.wire import FORMS, messages_of
 from relabel.labels import InvalidAnswerError
+from relabel.manifest import parquet_schema
 
 DRAIN_S = 30.0
 """Seconds that an interrupted job waits for the answers in flight: they are paid for."""
@@ -136,6 +137,7 @@ class WorkerPool:
         self._sent: Counter[str] = Counter()
         self._unconfirmed = 0
         self._on_wire: Counter[asyncio.Task[Any] | None] = Counter()
+        self._writer: asyncio.Future[Any] | None = None
 
     async def probe(self) -> Job:
         """Process the first work items one at a time, until the response format that the server takes is known.
@@ -160,6 +162,7 @@ class WorkerPool:
         # A few more than may be in flight, so that a slot is refilled while the last answer is still being stored.
         most = self.engine.limiter.largest
         ready = min(most + most // PREFETCH_SHARE, max(1, self.job.size))
+        self._items = _with_prefixes_ahead(self._items, 2 * ready)
         await self._supervise([self._pull() for _ in range(ready)])
         if self.stop.asked.is_set():
             try:
@@ -399,6 +402,8 @@ class WorkerPool:
             self._progress.in_flight[key] = (f"{item.tasks[0].task_id} {item.setting}", time.monotonic())
             self._on_wire[task] += 1
             self.journal.note(">", key)
+            if self._writer is None:  # what writes the run folder is loaded while the first answer is awaited
+                self._writer = asyncio.get_running_loop().run_in_executor(None, parquet_schema)
             return
         if self.engine.budget.unconfirmed_requests > self._unconfirmed:
             self._unconfirmed = self.engine.budget.unconfirmed_requests
@@ -559,6 +564,18 @@ class _PrefixGate:
         if not answered and self._failed[prefix] < FIRST_TRIES:
             del self._first[prefix]
         first.set_result(None)
+
+
+def _with_prefixes_ahead(items: Iterable[WorkItem], places: int) -> Iterator[WorkItem]:
+    """Move the first work item of each later setting up, so that its prefix is in the provider's cache when its setting begins."""
+    queue: deque[WorkItem] = deque()
+    for number, (_, of_setting) in enumerate(groupby(items, key=lambda item: item.setting)):
+        yield from islice(of_setting, 1 if number and len(queue) == places else 0)
+        for item in of_setting:
+            queue.append(item)
+            if len(queue) > places:
+                yield queue.popleft()
+    yield from queue
 
 
 def _different_tasks(job: Job) -> Iterator[WorkItem]:
