@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 def main() -> NoReturn:
     """Run relabel; Ctrl-C before there is anything to save leaves without a traceback."""
-    gc.set_threshold(20_000)  # what is loaded stays; to look through it every 700 objects takes a tenth of a start
+    # What is loaded stays: looking through it every 700 objects takes a tenth of a start. So does looking for plugins of pydantic.
+    gc.set_threshold(20_000)
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, _leave)
