@@ -92,7 +92,7 @@ class Progress:
 
     def bought(self, answer: Answer) -> None:
         """Count an answer that this run paid for."""
-        self.bought_tokens.update(dict(answer.usage))
+        self.bought_tokens.update(vars(answer.usage))
         self.uncounted += answer.usage.prompt + answer.usage.completion == 0
         table = answer.cost_usd if answer.table_usd is None else answer.table_usd
         self.cost_usd = _sum(self.cost_usd, answer.cost_usd)

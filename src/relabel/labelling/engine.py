@@ -59,6 +59,8 @@ _CHARACTERS_A_TOKEN = 4
 _USUAL_ANSWER = 80
 """Tokens; only the pace depends on it, never a cap of cost."""
 _SPELLING = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+_READER = json.JSONDecoder(parse_constant=lambda _: None)
+"""NaN and Infinity are not JSON, and could not be stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -459,7 +461,7 @@ def parsed(text: str) -> Any:
         NotAReplyError: It is not JSON, or is nested too deep.
     """
     try:
-        sent = json.loads(text, parse_constant=lambda _: None)  # NaN and Infinity are not JSON, and could not be stored
+        sent = _READER.decode(text)
     except (ValueError, RecursionError) as error:
         raise NotAReplyError("no JSON") from error
     if text.count("[") + text.count("{") > DEEPEST and _is_deep(sent):
