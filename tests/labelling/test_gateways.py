@@ -226,7 +226,8 @@ async def test_a_late_answer_is_asked_for_once_more_and_what_that_may_cost_is_re
     assert outcome.complete
     assert wait is not None
     assert wait["cut"] == 0
-    assert wait["hedged"] == charged.requests == len(fake.seen) - 240 >= len(hung) == 2
+    assert wait["hedged"] == charged.requests
+    assert charged.requests >= len(fake.seen) - 240 >= len(hung) == 2, "one that is stopped before it leaves counts too"
     assert {x.attempts for x in outcome.labels} == {1, 2}
     assert charged.usd is not None
     assert charged.usd > 0
