@@ -102,11 +102,11 @@ def check_size() -> Iterator[str]:
 
 def check_words() -> Iterator[str]:
     """Yield each banned phrase of the code, the pages and the documentation."""
-    texts = [path for path in SOURCE.rglob("*") if path.suffix in (".py", ".html")]
+    texts = [path for path in SOURCE.rglob("*") if path.suffix in (".py", ".html", ".jinja")]
     texts += [path for folder in ("docs", "evals", "") for path in (ROOT / folder).glob("*.*")]
     banned = re.compile("|".join(BANNED), re.IGNORECASE)
     for path in sorted(texts):
-        if path.name == "CHANGELOG.md" or path.suffix not in (".py", ".html", ".md", ".yaml"):
+        if path.name == "CHANGELOG.md" or path.suffix not in (".py", ".html", ".jinja", ".md", ".yaml"):
             continue  # the changelog says what was
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
             for found in banned.finditer(line):

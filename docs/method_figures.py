@@ -448,7 +448,7 @@ def of_occupations(samples: int = 300) -> Iterator[str]:
             part = whole.part(chosen).with_draws(400, draw)
             of = part.pair("three-way")
             found = of.stated(labels)["ci95"] | part.pair("beta").stated(values)["ci95"]
-            wide.append(of.figure("accuracy").says_nothing())
+            wide.append(of.figure("accuracy").is_uninformative())
             for name, bounds in found.items():
                 held[name].append(bounds is None or bounds[0] <= truth[name] <= bounds[1])
         covered[size] = {name: float(np.mean(each)) for name, each in held.items()}

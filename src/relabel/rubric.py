@@ -172,7 +172,7 @@ class Rubric(_Part):
     sha256: str = ""
 
     @model_validator(mode="after")
-    def _hang_together(self) -> Self:
+    def _validate_consistency(self) -> Self:
         self._check_scale()
         self._check_examples()
         self._check_codes()

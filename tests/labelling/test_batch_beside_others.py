@@ -51,7 +51,7 @@ async def test_what_an_online_run_bought_while_the_batch_waited_is_taken_and_not
     with batch_provider(by_number, Fate(looks=2), Fate()) as fake, provider(by_number) as online:
         job, small = job_at(fake.base_url, 6), job_at(online.base_url, 2)
         others = Leases(store.folder)
-        assert all(others.take(key) for key in keys_of(small))
+        assert all(others.acquire(key) for key in keys_of(small))
 
         async def sleep(seconds: float) -> None:
             await no_wait(seconds)
@@ -90,7 +90,7 @@ async def test_what_is_written_and_not_yet_noted_is_leased(store: Store, tmp_pat
         def step(name: str) -> None:
             if name == "chunk":
                 other = Leases(store.folder)
-                free.append({key for key in keys_of(job) if other.take(key)})
+                free.append({key for key in keys_of(job) if other.acquire(key)})
                 other.close()
 
         assert (await batch(job, store, tmp_path, step=step, max_requests=3)).complete
@@ -222,7 +222,7 @@ async def test_the_question_that_finds_out_the_form_is_not_asked_while_another_r
         assert answer is not None
         online.answered.clear()
         other = Leases(store.folder)
-        assert other.take(first.key)
+        assert other.acquire(first.key)
 
         async def pause(leases: Leases) -> None:
             del leases
@@ -265,29 +265,29 @@ async def test_a_form_that_is_found_out_while_batches_wait_does_not_make_them_ot
 
 def test_a_lease_passes_to_a_batch_run_only_from_who_has_it(tmp_path: Path) -> None:
     one, other = Leases(tmp_path), Leases(tmp_path)
-    assert one.take("a")
-    assert one.take("b")
-    assert other.take("c")
-    assert one.pass_on("run-1", ["a", "c", "d"]) == {"c", "d"}
-    assert one.pass_on("run-1", ["a"]) == set()
+    assert one.acquire("a")
+    assert one.acquire("b")
+    assert other.acquire("c")
+    assert one.transfer("run-1", ["a", "c", "d"]) == {"c", "d"}
+    assert one.transfer("run-1", ["a"]) == set()
     assert (other.batch_of("a"), other.batch_of("b"), other.batch_of("c")) == ("run-1", None, None)
-    assert not one.take("a")  # what it passed on is the batch's
-    assert not other.take("b")
-    assert other.pass_on("run-2", ["a", "c"]) == {"a"}
-    one.give_back("b")
-    assert other.take("b")
-    assert one.pass_on("run-1", ["b"]) == {"b"}
+    assert not one.acquire("a")  # what it passed on is the batch's
+    assert not other.acquire("b")
+    assert other.transfer("run-2", ["a", "c"]) == {"a"}
+    one.release("b")
+    assert other.acquire("b")
+    assert one.transfer("run-1", ["b"]) == {"b"}
     one.close()
     other.close()
 
 
 def test_what_is_to_be_sent_is_held_on_but_not_taken_anew(tmp_path: Path) -> None:
     one = Leases(tmp_path)
-    assert one.take("a")
-    assert one.pass_on("run-1", ["a"]) == set()
-    one.hold("run-1", ["sent"], still=["a", "b"])
+    assert one.acquire("a")
+    assert one.transfer("run-1", ["a"]) == set()
+    one.reserve("run-1", ["sent"], still=["a", "b"])
     assert [one.batch_of(key) for key in ("a", "b", "sent")] == ["run-1", None, "run-1"]
-    one.hold("run-1", ["sent"])
+    one.reserve("run-1", ["sent"])
     assert [one.batch_of(key) for key in ("a", "sent")] == [None, "run-1"]
     one.close()
 
@@ -298,7 +298,7 @@ async def test_what_a_dead_process_had_leased_goes_into_the_batch(store: Store, 
         job = job_at(fake.base_url, 2)
         code = (
             "import os, sys; from pathlib import Path; from relabel.labelling.leases import Leases;"
-            "leases = Leases(Path(sys.argv[1])); [leases.take(key) for key in sys.argv[2:]]; os._exit(0)"
+            "leases = Leases(Path(sys.argv[1])); [leases.acquire(key) for key in sys.argv[2:]]; os._exit(0)"
         )
         subprocess.run([sys.executable, "-c", code, str(store.folder), *keys_of(job)], check=True)  # noqa: ASYNC221  nothing else runs
         assert (await batch(job, store, tmp_path, sleep=asyncio.sleep)).complete

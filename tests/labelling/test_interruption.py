@@ -339,7 +339,7 @@ async def test_a_run_that_waits_for_another_one_can_be_stopped(store: Store, tmp
         job = make_job(fake.base_url, 2)
         other = Leases(store.folder)
         for planned in job.plan():
-            assert other.take(planned.request.key)
+            assert other.acquire(planned.request.key)
         asyncio.get_running_loop().call_later(0.05, stop)
         outcome = await label_all(job, store, tmp_path / "run", stop=stop)
         other.close()
@@ -398,9 +398,9 @@ def test_leases_that_cannot_be_written_are_one_sentence(capsys: pytest.CaptureFi
         self._db.execute("DROP TABLE IF EXISTS taken")
         return real(self, key)
 
-    real = Leases.take
+    real = Leases.acquire
     with provider(lambda seen: judged()) as fake, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Leases, "take", broken)
+        patch.setattr(Leases, "acquire", broken)
         assert run(fake) == 3
     assert "cannot use the store" in one_sentence(capsys.readouterr().err)
 

@@ -36,48 +36,48 @@ def folder(tmp_path: Path) -> Path:
 
 def test_what_one_has_the_other_does_not_get(folder: Path) -> None:
     one, other = Leases(folder), Leases(folder)
-    assert one.take("a")
-    assert one.take("a")
-    assert not other.take("a")
-    assert other.take("b")
-    one.give_back("a")
-    assert other.take("a")
-    one.give_back("a")  # not its own any more
-    assert not one.take("a")
+    assert one.acquire("a")
+    assert one.acquire("a")
+    assert not other.acquire("a")
+    assert other.acquire("b")
+    one.release("a")
+    assert other.acquire("a")
+    one.release("a")  # not its own any more
+    assert not one.acquire("a")
     other.close()
-    assert one.take("a")
+    assert one.acquire("a")
     one.close()
 
 
 def test_a_process_that_stands_still_loses_its_leases_and_no_clock_matters(folder: Path) -> None:
     one, other = (Leases(folder, beat_s=None) for _ in range(2))
-    assert one.take("a")
+    assert one.acquire("a")
     for _ in range(3):
         for _ in range(STUCK_BEATS):
-            assert not other.take("a")
+            assert not other.acquire("a")
             other.beat()
         one.beat()
-    assert not other.take("a")
+    assert not other.acquire("a")
     for _ in range(STUCK_BEATS):
-        assert not other.take("a")
+        assert not other.acquire("a")
         other.beat()
-    assert other.take("a")
-    assert not one.take("a")
+    assert other.acquire("a")
+    assert not one.acquire("a")
     one.beat()  # it goes on, and has to begin anew
-    assert one.take("b")
-    assert not other.take("b")
+    assert one.acquire("b")
+    assert not other.acquire("b")
     one.close()
     other.close()
 
 
 def test_what_a_dead_process_had_is_free_after_a_few_heartbeats(folder: Path) -> None:
-    code = "import sys, os; from pathlib import Path; from relabel.labelling.leases import Leases; assert Leases(Path(sys.argv[1])).take('a'); os._exit(0)"
+    code = "import sys, os; from pathlib import Path; from relabel.labelling.leases import Leases; assert Leases(Path(sys.argv[1])).acquire('a'); os._exit(0)"
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
     leases = Leases(folder, beat_s=None)
     for _ in range(GONE_BEATS):
-        assert not leases.take("a")
+        assert not leases.acquire("a")
         leases.beat()
-    assert leases.take("a")
+    assert leases.acquire("a")
     leases.close()
     assert list((folder / "processes").iterdir()) == []
 
@@ -89,13 +89,13 @@ def test_what_version_0_1_held_for_batches_is_held_on(folder: Path) -> None:
         old.execute("INSERT INTO lease VALUES('a', 'host/1/00', 9e9)")
         old.execute("INSERT INTO batch VALUES('b', 'run-1', 9e9)")
     leases = Leases(folder)
-    assert leases.take("a")
-    assert not leases.take("b")
+    assert leases.acquire("a")
+    assert not leases.acquire("b")
     assert leases.batch_of("b") == "run-1"
-    leases.hold("run-1", [])
+    leases.reserve("run-1", [])
     leases.close()
     leases = Leases(folder)
-    assert leases.take("b")
+    assert leases.acquire("b")
     leases.close()
 
 
@@ -108,7 +108,7 @@ def test_a_lease_file_that_breaks_later_is_one_sentence(folder: Path) -> None:
     leases = Leases(folder)
     leases._db.execute("DROP TABLE taken")  # pyright: ignore[reportPrivateUsage]  damage has to come from somewhere
     with pytest.raises(StoreError, match=r"cannot use the store"):
-        leases.take("a")
+        leases.acquire("a")
     leases.close()
 
 
@@ -221,16 +221,16 @@ async def test_a_run_that_was_killed_does_not_block_another(tmp_path: Path) -> N
 
 def test_what_a_batch_has_in_flight_is_leased_to_nobody_until_it_ends(folder: Path) -> None:
     one, other = Leases(folder), Leases(folder)
-    one.hold("run-1", ["a", "b"])
+    one.reserve("run-1", ["a", "b"])
     one.close()  # the batch goes on without its process
-    assert not other.take("a")
+    assert not other.acquire("a")
     assert (other.batch_of("a"), other.batch_of("c")) == ("run-1", None)
-    other.hold("run-2", ["a", "c"])
+    other.reserve("run-2", ["a", "c"])
     assert other.batch_of("a") == "run-1"
-    other.hold("run-1", ["b"])
-    assert other.take("a")
-    assert not other.take("b")
-    assert other.held_by("run-1") == 1
+    other.reserve("run-1", ["b"])
+    assert other.acquire("a")
+    assert not other.acquire("b")
+    assert other.reserved_count("run-1") == 1
     other.close()
 
 
@@ -265,7 +265,7 @@ async def test_what_is_asked_elsewhere_goes_into_no_batch(store: Store, tmp_path
         job = make_job(fake.base_url, 2)
         keys = [planned.request.key for planned in job.plan()]
         other = Leases(store.folder)
-        assert other.take(keys[0])
+        assert other.acquire(keys[0])
         outcome = await batch(job, store, tmp_path)
         assert [(f.request_key, f.kind) for f in outcome.failures] == [(keys[0], "provider")]
         other.close()

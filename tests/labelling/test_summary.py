@@ -118,7 +118,7 @@ def test_what_a_batch_run_has_in_flight_is_said_with_its_name(
     def held(self: Leases, key: str) -> str:
         return "b-0123"
 
-    monkeypatch.setattr(Leases, "take", lambda self, key: False)
+    monkeypatch.setattr(Leases, "acquire", lambda self, key: False)
     monkeypatch.setattr(Leases, "batch_of", held)
     with provider(lambda seen: judged()) as fake:
         assert run(fake) == 5

@@ -301,7 +301,7 @@ def _show_settings(outcome: Outcome) -> None:
         _say("", f"finish the run before you evaluate or score {' and '.join(none)}")
 
 
-def kept_elsewhere(job: Job, outcome: Outcome, environment: Settings) -> str:
+def stored_elsewhere(job: Job, outcome: Outcome, environment: Settings) -> str:
     """Where a replay that found nothing would find its answers: the address is part of what a stored answer is kept under."""
     if outcome.labels:
         return ""

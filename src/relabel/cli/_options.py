@@ -279,7 +279,7 @@ class Labelling:
         }
 
 
-def look_of(*, quiet: bool, log_json: bool) -> Look:
+def progress_style(*, quiet: bool, log_json: bool) -> Look:
     """How progress looks by the options `--quiet` and `--log-json`."""
     return "quiet" if quiet else "json" if log_json else "people"
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from relabel.cli._options import AsJson, Commands, LogJson, ManifestJson, Quiet, give_json, look_of
+from relabel.cli._options import AsJson, Commands, LogJson, ManifestJson, Quiet, give_json, progress_style
 from relabel.errors import DataError, IncompleteRunError, UsageError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def resume(ref: _Ref, quiet: Quiet = False, log_json: LogJson = False, as_json: 
     The job is stored with its batches: neither its files nor the folder that it was started in are needed, and nothing that a batch
     has is asked for again.
     """
-    _go_on(_state(ref), submit=True, look=look_of(quiet=quiet, log_json=log_json), as_json=as_json)
+    _resume(_state(ref), submit=True, look=progress_style(quiet=quiet, log_json=log_json), as_json=as_json)
 
 
 @batch_app.command()
@@ -69,8 +69,8 @@ def cancel(ref: _Ref, quiet: Quiet = False, log_json: LogJson = False, as_json: 
     The run folder is written with these answers. The command of the run requests the rest, if you want it after all.
     """
     state = _find(ref)
-    if state is None and (let_go := _let_go(ref)):
-        typer.echo(f"this machine has no batch of run {ref}; released its {let_go:,} reserved requests", err=True)
+    if state is None and (released := _release_reserved(ref)):
+        typer.echo(f"this machine has no batch of run {ref}; released its {released:,} reserved requests", err=True)
         return
     state = state or _state(ref)
     if not state.open:
@@ -78,7 +78,7 @@ def cancel(ref: _Ref, quiet: Quiet = False, log_json: LogJson = False, as_json: 
         return
     many = len(state.open)
     try:
-        _go_on(state, submit=False, look=look_of(quiet=quiet, log_json=log_json), as_json=as_json)
+        _resume(state, submit=False, look=progress_style(quiet=quiet, log_json=log_json), as_json=as_json)
     except IncompleteRunError as error:
         typer.echo(f"cancelled {many} batch(es) of run {state.run_id} and collected their answers; {error}", err=True)
     else:
@@ -137,7 +137,7 @@ def label_by_batch(
         return asyncio.run(work(store)), go_on
 
 
-def _go_on(state: BatchState, *, submit: bool, look: Look, as_json: bool) -> None:
+def _resume(state: BatchState, *, submit: bool, look: Look, as_json: bool) -> None:
     """Go on with a stored job."""
     import shlex
 
@@ -197,7 +197,7 @@ def _state(ref: str) -> BatchState:
     return state
 
 
-def _let_go(ref: str) -> int:
+def _release_reserved(ref: str) -> int:
     """Let go what a batch run held whose state has been lost; the number of its requests."""
     from relabel.labelling.leases import Leases
     from relabel.settings import settings
@@ -206,8 +206,8 @@ def _let_go(ref: str) -> int:
     if not folder.is_dir():
         return 0
     leases = Leases(folder)
-    held = leases.held_by(ref)
-    leases.hold(ref, ())
+    held = leases.reserved_count(ref)
+    leases.reserve(ref, ())
     leases.close()
     return held
 
@@ -221,7 +221,7 @@ def _document(state: BatchState) -> dict[str, Any]:
     chunks = [{**chunk.model_dump(exclude=hidden), "failed": len(chunk.failed)} for chunk in state.current]
     return {
         "run_id": state.run_id,
-        "state": _stands(state),
+        "state": _status(state),
         "model": state.model,
         "base_url": state.base_url,
         "folder": state.out,
@@ -233,7 +233,7 @@ def _document(state: BatchState) -> dict[str, Any]:
     }
 
 
-def _stands(state: BatchState) -> str:
+def _status(state: BatchState) -> str:
     return "ended" if state.ended_at is not None else "open"
 
 
@@ -249,6 +249,6 @@ def _line(state: BatchState) -> str:
     seen = f", last checked {checked}" if checked and state.open else ""
     notes = "".join(f"; {chunk.note}" for chunk in mine if chunk.note)
     return (
-        f"{state.run_id}  {_stands(state):<5}  {len(mine)} chunk(s): {said}; {answered:,} of {requests:,} requests done; "
+        f"{state.run_id}  {_status(state):<5}  {len(mine)} chunk(s): {said}; {answered:,} of {requests:,} requests done; "
         f"since {state.started_at}{seen}; {state.model}; {state.out}{notes}"
     )

@@ -170,7 +170,7 @@ def _advice(checks: Sequence[FileCheck], *, tried: bool) -> list[str]:
         why = ", ".join(dict.fromkeys(check.why for check in group))
         lines.append(f"{source.id}: {them} could not be fetched from {place} ({why})")
     for name, found in groupby(by_hand, attrgetter("source_id")):
-        lines += _by_hand(registry[name], [registry[name].file(check.file) for check in found])
+        lines += _manual_downloads(registry[name], [registry[name].file(check.file) for check in found])
     if failed:
         lines.append("next: run `relabel data pull` again later; it fetches only what is missing")
     if failed or by_hand:
@@ -178,7 +178,7 @@ def _advice(checks: Sequence[FileCheck], *, tried: bool) -> list[str]:
     return lines
 
 
-def _by_hand(source: Source, files: Sequence[SourceFile]) -> list[str]:
+def _manual_downloads(source: Source, files: Sequence[SourceFile]) -> list[str]:
     from relabel.sources.fetch import cached_path
 
     about = f" ({source.use})" if source.use else ""

@@ -91,10 +91,11 @@ def panel(estimator: RateEstimator) -> Group:
     rate = "-" if estimator.rate is None else speed(estimator.rate)
     left = "-" if estimator.seconds_left is None else duration(estimator.seconds_left)
     counts = f"from store {progress.from_store:,}   fresh {progress.fresh:,}   failed {_failed(progress) or 'none'}"
-    lines = [
-        (counts, "red" if progress.failed else ""),
-        (f"in flight {len(progress.in_flight)}{_bound(progress, limiter)}   rate {rate}   left {left}", ""),
-    ]
+    flight = f"in flight {len(progress.in_flight)}"
+    if limiter is not None:
+        falling = "falling to " if len(progress.in_flight) > limiter.limit else ""  # requests sent before the cut
+        flight += f", concurrency {falling}{limiter.limit} ({'auto' if limiter.automatic else 'fixed'})"
+    lines = [(counts, "red" if progress.failed else ""), (f"{flight}   rate {rate}   left {left}", "")]
     if (wait := limiter.answer_wait if limiter else None) is not None and wait.wait_s < wait.longest_s:
         waited = f"answers time out after {duration(wait.wait_s)}, as others came fast; {wait.cut:,} sent again"
         lines.append((waited, "dim"))
@@ -129,7 +130,7 @@ class PlainLines:
     for. A server that cannot be reached, the first pause and the naming of missing labels are said at once.
 
     Args:
-        trend: The job's numbers.
+        estimator: The job's numbers.
         now: Seconds on the clock of the requests in flight.
     """
 
@@ -168,15 +169,6 @@ class PlainLines:
             parts.append(alert)
         self._said, self._said_paused, self._last = told, until is not None, now
         return " | ".join(parts)
-
-
-def _bound(progress: Progress, limiter: Limiter | None) -> str:
-    if limiter is None:
-        return ""
-    # What was sent before the limit was cut is out there still.
-    falling = len(progress.in_flight) > limiter.limit
-    how = "auto" if limiter.automatic else "fixed"
-    return f", concurrency {'falling to ' if falling else ''}{limiter.limit} ({how})"
 
 
 def _trying_again(limiter: Limiter | None) -> str:

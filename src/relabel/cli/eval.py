@@ -144,7 +144,7 @@ def evaluate_run(
             if judged_by.baseline is not None:
                 baseline = relabel.open_run(beside(judged_by, judged_by.baseline.run))
             outcome = judge(judged_by, opened, truth, baseline, details)
-        document = _said_first(document, outcome.warnings)
+        document = _with_suite_warnings(document, outcome.warnings)
 
     def page(charts: Charts) -> str:
         from relabel.evaluation.compare import compare
@@ -173,7 +173,7 @@ def evaluate_run(
         raise GateError(gate_error(outcome.failures))
 
 
-def _said_first(document: relabel.EvalDocument, sentences: Sequence[str]) -> relabel.EvalDocument:
+def _with_suite_warnings(document: relabel.EvalDocument, sentences: Sequence[str]) -> relabel.EvalDocument:
     """The document with what a suite knows, such as a rubric that differs from the baseline's, before all else."""
     new = [sentence for sentence in sentences if sentence not in document.warnings]
     said = {"warnings": (*new, *document.warnings), "verdict": "\n".join([*new, document.verdict])}
@@ -306,17 +306,17 @@ def _yardstick_tables(document: relabel.EvalDocument, *, page: bool) -> Iterator
         "annotators": found.annotators,
     }
 
-    def lead(of: Any, name: str) -> Sequence[Cell]:
+    def difference_cells(of: Any, name: str) -> Sequence[Cell]:
         return change(getattr(of, name, None), of.ci95.get(name))[: 2 if bounded else 1]
 
     rows: list[list[Cell]] = []
     for setting, of in found.majority.items() if page else ():
         about = (f"always {of.label}", setting, document.settings[setting].n, of.accuracy, of.kappa)
-        rows.append([*about, *lead(of, "difference"), *[None] * (1 + bounded)])
+        rows.append([*about, *difference_cells(of, "difference"), *[None] * (1 + bounded)])
     for name, group in others.items():
         for setting, of in (group.settings if group is not None else {}).items():
-            apart = lead(of, "accuracy_difference") if page else ()
-            rows.append([name, setting, of.n, of.accuracy, of.kappa, *apart, *lead(of, "kappa_difference")])
+            apart = difference_cells(of, "accuracy_difference") if page else ()
+            rows.append([name, setting, of.n, of.accuracy, of.kappa, *apart, *difference_cells(of, "kappa_difference")])
     ends = ["95%"] * bounded
     by_accuracy = ["run minus this, accuracy", *ends] if page else []
     columns = ["yardstick", "setting", "tasks", "accuracy", "kappa", *by_accuracy, "run minus this, kappa", *ends]

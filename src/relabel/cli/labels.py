@@ -135,12 +135,6 @@ def _wide(run: relabel.Run) -> pd.DataFrame:
     return pd.concat(parts, axis=1).sort_index().reset_index()
 
 
-def _as_bytes(table: pd.DataFrame, form: str) -> bytes:
-    from relabel.scoring.files import csv_bytes, stata_bytes
-
-    return table.to_parquet(index=False) if form == "parquet" else (csv_bytes if form == "csv" else stata_bytes)(table)
-
-
 @app.command()
 def labels(
     run: o.RunArg,
@@ -156,6 +150,8 @@ def labels(
         wide: One row a task, with a column for each setting and sample, and the published code.
         out (F): The file to write. By default CSV is printed.
     """
+    from relabel.scoring.files import csv_bytes, stata_bytes
+
     ending = "" if out is None else out.suffix.lower().removeprefix(".")
     chosen = form or (ending if ending in ("csv", "dta", "parquet") else "csv")
     if out is None and chosen != "csv":
@@ -163,7 +159,9 @@ def labels(
     o.require_file(out, "--out")
     opened = relabel.open_run(run)
     table = _wide(opened) if wide else opened.labels.reset_index(drop=True)
-    content = _as_bytes(table, chosen)
+    content = (
+        table.to_parquet(index=False) if chosen == "parquet" else (csv_bytes if chosen == "csv" else stata_bytes)(table)
+    )
     if out is None:
         typer.echo(content.decode("utf-8"), nl=False)
     else:

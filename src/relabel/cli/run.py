@@ -189,7 +189,7 @@ def run(
         return
     if not labelling.yes and options.max_cost is None and engine != "replay":
         work.get_consent(priced, folder, environment)
-    look = o.look_of(quiet=labelling.quiet, log_json=log_json)
+    look = o.progress_style(quiet=labelling.quiet, log_json=log_json)
     if engine == "batch":
         from relabel.cli.batch import label_by_batch
         from relabel.labelling.batch.state import BatchOptions
@@ -200,7 +200,7 @@ def run(
     else:
         go_on = "run the same command again to continue"
         outcome = work.label(options, job, connection, folder, environment, replay=engine == "replay", look=look)
-    elsewhere = work.kept_elsewhere(job, outcome, environment) if engine == "replay" else ""
+    elsewhere = work.stored_elsewhere(job, outcome, environment) if engine == "replay" else ""
     work.report(outcome, folder, model, go_on, as_json=as_json, elsewhere=elsewhere)
     if look == "people" and not as_json and job.rubric.unit == "task":
         say_next(f"relabel eval {folder}")

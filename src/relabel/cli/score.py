@@ -262,7 +262,7 @@ def _show(table: relabel.ScoreTable, major_groups: Sequence[Mapping[str, Any]] |
     if found is not None and not found.by_rater.empty and len(rows):
         _show_raters(found.by_rater, frozenset(str(code) for code in rows["code"]))
     if len(rows):
-        _ends(rows, table).show()
+        _highest_and_lowest(rows, table).show()
     for kind in ("thin", "unscored"):
         codes = [str(code) for code in table.frame.loc[table.frame["status"].str.startswith(kind), "code"]]
         if codes:
@@ -280,7 +280,7 @@ def _show(table: relabel.ScoreTable, major_groups: Sequence[Mapping[str, Any]] |
         ).show()
 
 
-def _ends(rows: pd.DataFrame, table: relabel.ScoreTable) -> Table:
+def _highest_and_lowest(rows: pd.DataFrame, table: relabel.ScoreTable) -> Table:
     """The groups of the highest and the lowest scores."""
     from relabel.scoring.files import records
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from relabel.settings import Settings
     from relabel.study.file import Study
-    from relabel.study.running import Place, RaterRun, Standing, StopAll
+    from relabel.study.running import Place, RaterRun, RaterState, StopAll
 
 app = o.Commands()
 study_app = o.Commands(name="study", help="Label with many raters from one file; make tables, pages and a package.")
@@ -79,7 +79,7 @@ def run(
             await _shown(made, raters, quiet=quiet)
 
     asyncio.run(work(running.StopAll()))
-    _table(raters, running.standings(raters, environment))
+    _table(raters, running.rater_states(raters, environment))
     if any(one.state == "interrupted" for one in raters):
         running.raise_first(raters)
     if runs := running.runs_of(raters):
@@ -127,11 +127,11 @@ def status(path: StudyFile, as_json: o.AsJson = False) -> None:
     from dataclasses import asdict
 
     from relabel.study.results import closeness
-    from relabel.study.running import plan, runs_of, standings
+    from relabel.study.running import plan, rater_states, runs_of
 
     study, place, environment = _opened(path)
     raters = plan(study, place, environment)
-    found = standings(raters, environment)
+    found = rater_states(raters, environment)
     kappas: dict[str, float | None] = {}
     with suppress(RelabelError):  # the state of the raters matters more than a gold that cannot be read
         kappas = closeness(study, place, runs) if (runs := runs_of(raters)) else {}
@@ -178,7 +178,7 @@ def rebuild(path: StudyFile, quiet: o.Quiet = False) -> None:
     say(f"All {same} results are those of the package, byte by byte.")
 
 
-def _table(raters: list[RaterRun], found: dict[str, Standing], kappas: dict[str, float | None] | None = None) -> None:
+def _table(raters: list[RaterRun], found: dict[str, RaterState], kappas: dict[str, float | None] | None = None) -> None:
     rows: list[list[str]] = []
     for one in raters:
         state, cells, left = one.state, ["-"] * 3, "-"

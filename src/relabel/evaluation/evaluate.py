@@ -349,7 +349,7 @@ def verdict(
     for name, found in settings.items():
         words = _setting(found, majority[name]) if name in majority else "no task has a label on both sides"
         said.append(f"{name}: {words}.")
-    said += _among_yardsticks(settings, yardsticks)
+    said += _yardstick_sentences(settings, yardsticks)
     if coherence is not None and coherence.of and coherence.incoherent:
         share = f"{100 * coherence.incoherent / coherence.of:.1f}%"
         said.append(f"The two settings contradict each other on {coherence.incoherent:,} tasks ({share}).")
@@ -359,7 +359,7 @@ def verdict(
     return "\n".join(said)
 
 
-def _among_yardsticks(settings: Mapping[SettingName, doc.SettingMetrics], yardsticks: doc.Yardsticks) -> list[str]:
+def _yardstick_sentences(settings: Mapping[SettingName, doc.SettingMetrics], yardsticks: doc.Yardsticks) -> list[str]:
     """Where the run stands among the yardsticks, said of the setting that says most."""
     main: SettingName | None = next((name for name in MAIN if name in settings), None)
     if main is None:

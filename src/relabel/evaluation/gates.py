@@ -388,7 +388,7 @@ class _Fall:
     def result(self, level: float, adjusted: float) -> GateResult:
         """The outcome at this level, by the adjusted p-value."""
         allowed, moved, fell = self.gate.max_drop or 0.0, self.moved, adjusted < (1 - level) / 2
-        if moved is None or self.swaps is None or (not fell and moved.says_nothing(level)):
+        if moved is None or self.swaps is None or (not fell and moved.is_uninformative(level)):
             return _unjudged(self.gate, "max_drop", moved, level)
         bounds = moved.interval(level)
         if bounds is not None and fell != (bounds[1] < -allowed):
@@ -413,7 +413,7 @@ def _bounds_of(gate: Gate, found: Figure | None, level: float) -> Iterator[GateR
         if threshold is None:
             continue
         bounds = None if found is None else found.interval(level)
-        if found is None or (len(found.draws) and (bounds is None or found.says_nothing(level))):
+        if found is None or (len(found.draws) and (bounds is None or found.is_uninformative(level))):
             yield _unjudged(gate, kind, found, level)
             continue
         near = found.value if bounds is None else bounds[0 if kind == "min" else 1]

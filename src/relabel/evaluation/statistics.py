@@ -102,14 +102,14 @@ def ac1(counts: Array) -> Array:
     """
     shares = (BY_LABEL["gold"](counts) + BY_LABEL["run"](counts)) / 2
     chance = (shares * (1 - shares)).sum(axis=-1) / (counts.shape[-1] - 1)
-    return _where_told_apart(counts, ratio(accuracy(counts) - chance, 1 - chance))
+    return _where_several_labels(counts, ratio(accuracy(counts) - chance, 1 - chance))
 
 
 def macro_f1(counts: Array) -> Array:
     """Plain mean of F1 over the labels that either side uses, shape (...); NaN when both use one label only."""
     found = BY_LABEL["f1"](counts)
     mean = ratio(np.nansum(found, axis=-1), np.isfinite(found).sum(axis=-1))
-    return _where_told_apart(counts, mean)
+    return _where_several_labels(counts, mean)
 
 
 def _beyond_chance(counts: Array, cost: Array, *, pooled: bool = False) -> Array:
@@ -121,10 +121,10 @@ def _beyond_chance(counts: Array, cost: Array, *, pooled: bool = False) -> Array
         rows = columns = rows + columns
         size = 2 * (2 * size - 1)
     by_chance = (rows[..., :, None] * columns[..., None, :] * cost).sum(axis=(-2, -1))
-    return _where_told_apart(counts, 1 - size * ratio((counts * cost).sum(axis=(-2, -1)), by_chance))
+    return _where_several_labels(counts, 1 - size * ratio((counts * cost).sum(axis=(-2, -1)), by_chance))
 
 
-def _where_told_apart(counts: Array, figure: Array) -> Array:
+def _where_several_labels(counts: Array, figure: Array) -> Array:
     used = (counts.sum(axis=-1) + counts.sum(axis=-2) > 0).sum(axis=-1)
     return np.where(used > 1, figure, np.nan)
 
@@ -411,7 +411,7 @@ class Figure:
             return None
         return on_scale(self.value, reach, self.span) if reach else self._without_spread((1 - level) / 2)
 
-    def says_nothing(self, level: float = 0.95) -> bool:
+    def is_uninformative(self, level: float = 0.95) -> bool:
         """Whether its interval, before it is bent to stay within the figure's range, is wider than that range."""
         reach = None if self.exact or not math.isfinite(self.value) else self._reach(level)
         width = (self.span[1] - self.span[0]) / (2 if self.change else 1)

@@ -49,7 +49,7 @@ class Progress:
         from_store: Labels that the store answered.
         fresh: Labels bought by this run.
         failed: Missing labels by kind.
-        flying: Requests on the wire, by key: what is asked, and since when on the job's clock.
+        in_flight: Requests on the wire, by key: what is asked, and since when on the job's clock.
         bought_tokens: Tokens bought by this run, by the names of `Usage`.
         cost_usd: Cost of this run; None once an answer's price is unknown.
         table_usd: The same by the price table, where providers state costs of their own.

@@ -29,9 +29,9 @@ from relabel.labelling.refusals import (
     RetryPolicy,
     StaleReplyError,
     accepted,
+    is_about_prefix_cache,
     is_transient,
     refusal,
-    speaks_of_the_cache,
 )
 from relabel.labelling.request import Request
 from relabel.labelling.transport import (
@@ -266,7 +266,7 @@ class OnlineEngine(Engine):
             try:
                 return await self._send_once(sending)
             except RefusedError as error:
-                if speaks_of_the_cache(error.reply) and sending.unsteered < 2:
+                if is_about_prefix_cache(error.reply) and sending.unsteered < 2:
                     # The provider does not know the fields that steer its cache (any more): without them the request is the same.
                     sending.unsteered += 1
                     self._provider = self._provider.model_copy(update={"cache": ()})
@@ -293,14 +293,14 @@ class OnlineEngine(Engine):
                 sending.hedged = True
                 tries.append(asyncio.create_task(self._send(sending)))
             left = set(tries)
-            while left and not any(map(_has_come, tries)):
+            while left and not any(map(_has_answer, tries)):
                 _, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError as error:
             stopped = error
         for task in tries:
             task.cancel()
         await asyncio.wait(tries)
-        came = [task.result() for task in tries if _has_come(task)]
+        came = [task.result() for task in tries if _has_answer(task)]
         for answer in came[1:]:
             self.budget.dropped(answer.cost_usd)
         if not came and stopped is not None:
@@ -371,7 +371,7 @@ class OnlineEngine(Engine):
             leave(ticket)
             if on_wire:
                 sending.on_in_flight(False)
-        self.budget.heed(body, answer.usage)
+        self.budget.check_bound(body, answer.usage)
         self.budget.settle(worst, answer.cost_usd)
         self.limiter.correct(ticket, answer.usage.prompt + answer.usage.completion)
         return answer
@@ -403,7 +403,7 @@ class OnlineEngine(Engine):
             raise NoAnswerError(error.kind, message, sending.sent) from error
 
 
-def _has_come(task: asyncio.Task[Answer]) -> bool:
+def _has_answer(task: asyncio.Task[Answer]) -> bool:
     return task.done() and not task.cancelled() and task.exception() is None
 
 

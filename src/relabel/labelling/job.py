@@ -284,10 +284,10 @@ def _options(there: Manifest, now: Manifest) -> Iterator[str]:
 
 
 def _differs(what: str, before: Any, after: Any) -> list[str]:
-    return [] if before == after else [f"{what} differs: {_said(before)} there, {_said(after)} now"]
+    return [] if before == after else [f"{what} differs: {_value_in_words(before)} there, {_value_in_words(after)} now"]
 
 
-def _said(value: Any) -> str:
+def _value_in_words(value: Any) -> str:
     if value is None or (isinstance(value, (list, tuple)) and not value):
         return "none"
     if isinstance(value, bool):

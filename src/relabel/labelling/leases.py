@@ -108,14 +108,14 @@ class Leases:
                 (db or self._db).execute("INSERT INTO process VALUES(?, 0)", (self._id,))
             self._beats += 1
 
-    def take(self, key: str) -> bool:
+    def acquire(self, key: str) -> bool:
         """Take the lease of a request; False while another process or a batch has it."""
-        if self._take(key):
+        if self._acquire(key):
             return True
         row = self._sql("SELECT owner FROM taken WHERE key=?", key).fetchone()
-        return row is not None and self._end_if_gone(row[0]) and self._take(key)
+        return row is not None and self._end_if_gone(row[0]) and self._acquire(key)
 
-    def _take(self, key: str) -> bool:
+    def _acquire(self, key: str) -> bool:
         taken = self._sql(
             "INSERT INTO taken SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM held WHERE key = ?) "
             "ON CONFLICT(key) DO UPDATE SET owner=owner WHERE owner = excluded.owner",
@@ -155,12 +155,12 @@ class Leases:
         """Wait a little for the other process: no event of its reaches this one."""
         await asyncio.sleep(LOOK_AGAIN_S)
 
-    def give_back(self, key: str) -> None:
+    def release(self, key: str) -> None:
         """The request is over, without an answer: one with an answer may keep its lease, because the store is asked first."""
         with suppress(sqlite3.Error):  # on a full disk, too: leases end with their process
             self._db.execute("DELETE FROM taken WHERE key=? AND owner=?", (key, self._id))
 
-    def pass_on(self, run: str, keys: Iterable[str]) -> set[str]:
+    def transfer(self, run: str, keys: Iterable[str]) -> set[str]:
         """Make what this process has leased a batch run's own, in one go: there is no moment in which another may take it.
 
         Returns:
@@ -174,7 +174,7 @@ class Leases:
             held = {key for (key,) in db.execute("SELECT key FROM held WHERE run=?", (run,))}
         return wanted - held
 
-    def hold(self, run: str, keys: Iterable[str], *, still: Iterable[str] = ()) -> None:
+    def reserve(self, run: str, keys: Iterable[str], *, still: Iterable[str] = ()) -> None:
         """Hold what a batch run has in flight, and nothing else that it held before. It is held until the run says otherwise.
 
         Args:
@@ -188,7 +188,7 @@ class Leases:
             db.executemany("DELETE FROM held WHERE key=?", ((key,) for key in held - sent - set(still)))
             db.executemany("INSERT OR IGNORE INTO held VALUES(?, ?)", ((key, run) for key in sent))
 
-    def held_by(self, run: str) -> int:
+    def reserved_count(self, run: str) -> int:
         """Number of requests that a batch run holds."""
         return self._sql("SELECT count(*) FROM held WHERE run=?", run).fetchone()[0]
 

@@ -176,19 +176,19 @@ class Limiter:
         self._windows: dict[str, _Window] = {}
         self._paused_until = 0.0
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._flying = 0
-        self._flying_tokens = 0.0
+        self._on_wire = 0
+        self._tokens_on_wire = 0.0
         self._numbers = 0
 
     @property
     def returned(self) -> int:
         """Requests that were sent and are back, whatever came of them."""
-        return self._numbers - self._flying
+        return self._numbers - self._on_wire
 
     @property
     def paused_s(self) -> float:
         """Seconds until the next request may be sent, by the provider's word or the user's; 0 when one may be now."""
-        return max(0.0, self._paused_until - self._clock()) if self.in_flight > self._flying == 0 else 0.0
+        return max(0.0, self._paused_until - self._clock()) if self.in_flight > self._on_wire == 0 else 0.0
 
     async def acquire(self, tokens: float) -> Ticket:
         """Wait until a request may be sent.
@@ -214,8 +214,8 @@ class Limiter:
             self.in_flight -= 1
             self._wake()
             raise
-        self._flying += 1
-        self._flying_tokens += tokens
+        self._on_wire += 1
+        self._tokens_on_wire += tokens
         now = self._clock()
         if self.rpm:
             self._next_request = max(now, self._next_request) + 60 / self.rpm
@@ -277,9 +277,9 @@ class Limiter:
 
     def _leave(self, ticket: Ticket, headers: Mapping[str, str]) -> None:
         self.in_flight -= 1
-        self._flying -= 1
-        self._flying_tokens = self._flying_tokens - ticket.tokens if self._flying else 0.0
-        self._listen(ticket, headers)
+        self._on_wire -= 1
+        self._tokens_on_wire = self._tokens_on_wire - ticket.tokens if self._on_wire else 0.0
+        self._read_limits(ticket, headers)
         self.unreachable = ""
         self._wake()
 
@@ -308,25 +308,25 @@ class Limiter:
             until = max(until, self._next_request)
         if self.tpm:
             until = max(until, self._next_token)
-        for name, need, flying in (("requests", 1.0, float(self._flying)), ("tokens", tokens, self._flying_tokens)):
+        for name, need, pending in (("requests", 1.0, float(self._on_wire)), ("tokens", tokens, self._tokens_on_wire)):
             window = self._windows.get(name)
-            if window is None or window.remaining - flying >= need:
+            if window is None or window.remaining - pending >= need:
                 continue
-            if now < window.resets_at and (self._flying or window.resets_at != math.inf):
+            if now < window.resets_at and (self._on_wire or window.resets_at != math.inf):
                 # Replies under way may say that there is more room than has to be feared: look again soon.
-                until = max(until, min(window.resets_at, now + _UNHEARD_S) if self._flying else window.resets_at)
+                until = max(until, min(window.resets_at, now + _UNHEARD_S) if self._on_wire else window.resets_at)
             elif window.limit is None or need > window.limit:
                 del self._windows[name]  # nothing is known of what the provider grants now; its next reply will say
             else:
                 window.remaining, window.resets_at, window.granted_after = window.limit, math.inf, self._numbers
-                if window.remaining - flying < need:
+                if window.remaining - pending < need:
                     until = max(until, now + _UNHEARD_S)
         return max(0.0, until - now)
 
-    def _listen(self, ticket: Ticket, headers: Mapping[str, str]) -> None:
+    def _read_limits(self, ticket: Ticket, headers: Mapping[str, str]) -> None:
         for name, taken in (("requests", 1.0), ("tokens", ticket.tokens)):
             known = self._windows.get(name)
-            said = _said(name, headers)
+            said = _limit_in_headers(name, headers)
             if said is None or (known is not None and ticket.number <= known.granted_after):
                 if known is not None:  # the server may have counted it, and no later reply says so
                     known.remaining -= taken
@@ -341,7 +341,7 @@ class Limiter:
                 known.resets_at = max(known.resets_at, resets_at)
 
 
-def _said(name: str, headers: Mapping[str, str]) -> tuple[float | None, float, float] | None:
+def _limit_in_headers(name: str, headers: Mapping[str, str]) -> tuple[float | None, float, float] | None:
     """What headers say about a limit: how much is granted, what is left, and the seconds until it is granted anew."""
     try:
         remaining = float(headers[f"x-ratelimit-remaining-{name}"])

@@ -239,7 +239,7 @@ class Budget:
         )  # a token is at least a byte of what is posted
         return (prompt * price.dearest_input + ((output_bound(body) or 0) + self._hidden) * price.output) / 1e6
 
-    def heed(self, body: Mapping[str, Any], usage: Usage) -> None:
+    def check_bound(self, body: Mapping[str, Any], usage: Usage) -> None:
         """Learn from an answer whether the bound of answers holds.
 
         Thinking beyond it is reserved for from then on. Where the server does not know the bound, no cap can be kept, and nothing
@@ -261,7 +261,7 @@ class Budget:
 
         Raises:
             NoBudgetError: The cap leaves too little for this request, and no request in flight can free any of it.
-            ProviderError: The server does not heed the bound that the reserve rests on.
+            ProviderError: The server does not check_bound the bound that the reserve rests on.
         """
         if self.cap_usd is None:
             return

@@ -141,7 +141,7 @@ def join(options: ClusterOptions) -> Cluster:
         if ray.is_initialized():  # the program that calls this has joined already
             return Cluster(ray, ExitStack().close)
         try:
-            with _hushed():
+            with _native_stderr_silenced():
                 ray.init(**init, log_to_driver=False, configure_logging=False)
         except Exception as error:  # Ray raises bare errors of many kinds, each with several lines
             raise _explained(error, address) from error
@@ -164,7 +164,7 @@ def _load() -> Any:
 
 
 @contextmanager
-def _hushed() -> Generator[None]:
+def _native_stderr_silenced() -> Generator[None]:
     """Keep what native code writes off standard error for as long as the block lasts; what is wrong comes as an exception."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
@@ -304,7 +304,7 @@ class RayTransport:
 
     def __init__(self, calls: Sequence[Call], connection: Connection) -> None:
         self._known = connection
-        self._workers = [_Worker(call, self._revive) for call in calls]
+        self._workers = [_Worker(call, self._wait_until_up) for call in calls]
         self._changed = asyncio.Event()
         self._fatal: RelabelError | None = None
 
@@ -332,7 +332,7 @@ class RayTransport:
         try:
             back: HttpReply | Exception = await worker.call("post", api, content, self._known)
         except WorkerLostError as error:
-            self._lose(worker, error)
+            self._mark_lost(worker, error)
             if self._fatal is not None:
                 raise self._fatal from error
             raise BrokenError(str(error)) from error
@@ -364,7 +364,7 @@ class RayTransport:
             raise self._fatal
         return True
 
-    def _lose(self, worker: _Worker, error: WorkerLostError) -> None:
+    def _mark_lost(self, worker: _Worker, error: WorkerLostError) -> None:
         worker.up = False
         if isinstance(error, WorkerGoneError):
             worker.gone = str(error)
@@ -373,16 +373,16 @@ class RayTransport:
                     f"all workers of the cluster are gone ({worker.gone}); start the same run again to continue"
                 )
         elif worker.reviving.done():
-            worker.reviving = asyncio.create_task(self._revive(worker))
+            worker.reviving = asyncio.create_task(self._wait_until_up(worker))
         self._changed.set()
 
-    async def _revive(self, worker: _Worker) -> None:
+    async def _wait_until_up(self, worker: _Worker) -> None:
         """Greet a worker until it answers: it starts, or the cluster starts it again."""
         while not worker.up and not worker.gone and self._fatal is None:
             try:
                 self._check(*await worker.call("hello", self._known.provider))
             except WorkerLostError as error:
-                self._lose(worker, error)
+                self._mark_lost(worker, error)
                 await asyncio.sleep(_AGAIN_S)
             except RelabelError as error:
                 self._fatal = self._fatal or error
@@ -424,9 +424,9 @@ class RayEngine(OnlineEngine):
         cluster = await asyncio.to_thread(join, self._options)
         self._exit.callback(cluster.leave)
         keep_signals()
-        handles = await asyncio.to_thread(self._hire, cluster, local)
+        handles = await asyncio.to_thread(self._start_workers, cluster, local)
         for handle in handles:
-            self._exit.callback(_dismiss, cluster, handle)
+            self._exit.callback(_kill_worker, cluster, handle)
         transport = RayTransport([partial(_call, cluster, handle) for handle in handles], self.connection)
         try:
             await transport.open(START_S)
@@ -437,7 +437,7 @@ class RayEngine(OnlineEngine):
             self.limiter.limit = min(self.limiter.limit, SLOTS * len(handles))
         return transport
 
-    def _hire(self, cluster: Cluster, local: bool) -> list[Any]:
+    def _start_workers(self, cluster: Cluster, local: bool) -> list[Any]:
         nodes, cpus = cluster.nodes, self._options.worker_cpus
         wanted = self._options.workers or len(nodes)
         if cpus:
@@ -458,7 +458,7 @@ class RayEngine(OnlineEngine):
         return [actor.options(**usual, scheduling_strategy=place).remote(*model) for place in places]
 
 
-def _dismiss(cluster: Cluster, handle: Any) -> None:
+def _kill_worker(cluster: Cluster, handle: Any) -> None:
     with suppress(Exception):  # it is gone already, or the cluster is
         cluster.ray.kill(handle, no_restart=True)
 

@@ -86,7 +86,7 @@ def read_error(
         document: Any = json.loads(content)
     except (ValueError, RecursionError):
         document = None
-    inner, status = _innermost(document, status)
+    inner, status = _error_object(document, status)
     if status < 300 and inner is None:
         return None
     inner = inner or {}
@@ -118,7 +118,7 @@ _FAILED = {"rate_limit_exceeded": 429, "insufficient_quota": 429, "invalid_promp
 """Codes of a failed response of the Responses API; others are faults that pass."""
 
 
-def _innermost(document: Any, status: int) -> tuple[Mapping[str, Any] | None, int]:
+def _error_object(document: Any, status: int) -> tuple[Mapping[str, Any] | None, int]:
     """The object that says what is wrong, and the status that it goes with."""
     if isinstance(document, list) and document:
         document = document[0]
@@ -321,7 +321,7 @@ def retry_after(headers: Mapping[str, str], now: Callable[[], float] = time.time
     return max(0.0, wanted) if wanted <= _LONGEST_WAIT_S else None
 
 
-def speaks_of_the_cache(reply: ErrorReply) -> bool:
+def is_about_prefix_cache(reply: ErrorReply) -> bool:
     """Whether a refusal is about the fields that steer a prefix cache."""
     return reply.status in {400, 422} and any(
         f in f"{reply.param} {reply.message}" for f in ("prompt_cache_", "cache_control")

@@ -166,7 +166,7 @@ class WorkerPool:
         await self._supervise([self._pull() for _ in range(ready)])
         if self.stop.asked.is_set():
             try:
-                await self._name_the_rest(_said(self.fatal))
+                await self._name_the_rest(_reason(self.fatal))
             except Exception as error:  # noqa: BLE001  what there is gets written first; the caller raises what ended the run
                 self.fatal = self.fatal or error
         return self.fatal
@@ -207,7 +207,7 @@ class WorkerPool:
     async def _probe(self) -> None:
         strictest, name = self.job, response_format_note(self.job.endpoint)
         try:
-            while not self.leases.take(name):  # no two processes try the same
+            while not self.leases.acquire(name):  # no two processes try the same
                 await self.leases.pause()
             for form in FORMS:
                 self.job = self.collector.job = strictest.in_form(form)
@@ -221,12 +221,13 @@ class WorkerPool:
             self.job = strictest
             self._end(error)
         finally:
-            self.leases.give_back(name)
+            self.leases.release(name)
 
     async def _refuses_format(self, strictest: Job, name: str) -> bool:
         """Process work items about different tasks in the job's format; False once it is known which one to go on with."""
         refusals: list[NoAnswerError] = []
-        for item in _different_tasks(self.job):
+        different = (next(items) for _, items in groupby(self.job.items(), key=lambda item: item.tasks))
+        for item in map(self.job.planner.planned, islice(different, _PROBE_TASKS)):
             if not (known := with_known_format(strictest, self.collector.store)).probe:
                 self.job = known  # another run has tried just this
                 return False
@@ -293,13 +294,13 @@ class WorkerPool:
         except (asyncio.CancelledError, Exception) as error:
             sent = self._sent.pop(item.request.key, 0)
             left = "the run was stopped while this was in flight" if sent else _NOT_ASKED
-            self.collector.fail(item, "provider", _said(error, left), sent)
+            self.collector.fail(item, "provider", _reason(error, left), sent)
             raise
         for number, single in enumerate(rest):
             try:
                 await self._one(single)
             except (asyncio.CancelledError, Exception) as error:
-                self._give_up(rest[number + 1 :], _said(error))
+                self._give_up(rest[number + 1 :], _reason(error))
                 raise
 
     async def _once(
@@ -313,7 +314,7 @@ class WorkerPool:
                 return rest
         future = self._asking[key] = asyncio.get_running_loop().create_future()
         try:
-            while not self.leases.take(key):
+            while not self.leases.acquire(key):
                 if (run := self.leases.batch_of(key)) is not None:
                     self.collector.held[run] += len(item.tasks)
                     self.collector.fail(item, "provider", in_a_batch(run), 0)
@@ -331,7 +332,7 @@ class WorkerPool:
                 return rest or []
             finally:
                 if not bought:
-                    self.leases.give_back(key)
+                    self.leases.release(key)
         finally:
             del self._asking[key]
             future.cancel()
@@ -578,18 +579,12 @@ def _with_prefixes_ahead(items: Iterable[WorkItem], places: int) -> Iterator[Wor
     yield from queue
 
 
-def _different_tasks(job: Job) -> Iterator[WorkItem]:
-    """The first work items about different tasks."""
-    first = (next(items) for _, items in groupby(job.items(), key=lambda item: item.tasks))
-    return map(job.planner.planned, islice(first, _PROBE_TASKS))
-
-
 def _alike(one: NoAnswerError, other: NoAnswerError) -> bool:
     """Whether two refusals are the same and not about what was asked."""
     return one.kind == other.kind == "provider" and (one.status, one.meaning) == (other.status, other.meaning)
 
 
-def _said(error: BaseException | None, otherwise: str = _NOT_ASKED) -> str:
+def _reason(error: BaseException | None, otherwise: str = _NOT_ASKED) -> str:
     """Why a label is missing, in words; those of a fault of this program are not known to be fit for a file."""
     if error is None or isinstance(error, asyncio.CancelledError):
         return otherwise

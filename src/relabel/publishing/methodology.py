@@ -125,15 +125,15 @@ _OTHER_READ = {
 
 def brief(table: ScoreTable) -> str | None:
     """What the separate estimate is, in a few words; None where there is none."""
-    return _said(table, _OTHER_BRIEF)
+    return _estimate_sentence(table, _OTHER_BRIEF)
 
 
 def sentence(table: ScoreTable) -> str | None:
     """The start of a sentence that the separate estimate and its range complete; None where there is none."""
-    return _said(table, _OTHER_LONG)
+    return _estimate_sentence(table, _OTHER_LONG)
 
 
-def _said(table: ScoreTable, words: dict[str, str]) -> str | None:
+def _estimate_sentence(table: ScoreTable, words: dict[str, str]) -> str | None:
     found = table.intervals
     if found is None or found.other is None:
         return None
@@ -158,7 +158,7 @@ def describe_intervals(table: ScoreTable) -> dict[str, Any] | None:
         "how_to_read": f"{_OWN_READ[found.own.noise].format(model=_model(table))} {_RIGHT}",
     }
     if found.other is not None:
-        document["other"] |= {"words": brief(table), "how_to_read": _said(table, _OTHER_READ)}
+        document["other"] |= {"words": brief(table), "how_to_read": _estimate_sentence(table, _OTHER_READ)}
     return document
 
 

@@ -95,7 +95,7 @@ class Pages:
         described = table.describe()
         self._about: Row = {key: described[key] for key in _ABOUT}
         self._tasks: dict[str, list[Row]] = defaultdict(list)
-        for task in records(tasks.drop(columns=["title", "request_keys", "note"]).merge(self._weighed(), on=TASK_KEY)):
+        for task in records(tasks.drop(columns=["title", "request_keys", "note"]).merge(self._weights(), on=TASK_KEY)):
             self._tasks[task["onet_soc_code"]].append(task)
         # By importance, unrated ones last; equal ones in the order of the list.
         self._by_importance = {
@@ -107,7 +107,7 @@ class Pages:
             for row in records(table.occupations.reset_index())
         }
 
-    def _weighed(self) -> pd.DataFrame:
+    def _weights(self) -> pd.DataFrame:
         """What each task weighs in the score of its code, and that score with the task's reading the other way round."""
         table = self._table
         weighed = table.task_values[TASK_KEY].assign(share=table.map.part)
@@ -164,9 +164,10 @@ class Pages:
                 f"{main:,} largest stand for {half_up(100 * sum(share for _, share in parts[:main]), 0):.0f}% of the group.",
                 "counts": (counts := _summed([self._counts[code] for code, _ in parts])),
                 "readings": {
-                    reading: _said(reading, score, counts, every, self._bands, self._table) for reading in READINGS
+                    reading: _reading_section(reading, score, counts, every, self._bands, self._table)
+                    for reading in READINGS
                 },
-                "matter_most": _matter_most(score, tasks, self._bands),
+                "matter_most": _most_important(score, tasks, self._bands),
             }
             yield score["code"], self._about | (texts.get(score["code"]) or none) | page
 
@@ -250,7 +251,7 @@ def onet_path(code: str) -> str:
     return f"onet/{code}.json"
 
 
-def _said(
+def _reading_section(
     reading: Reading,
     score: Row,
     counts: Row,
@@ -306,7 +307,7 @@ def _other(score: Row, measure: str, ten: str, table: ScoreTable) -> Row | None:
     }
 
 
-def _matter_most(score: Row, tasks: Sequence[Row], bands: Bands) -> list[Row] | None:
+def _most_important(score: Row, tasks: Sequence[Row], bands: Bands) -> list[Row] | None:
     if score["strict_10"] is None or _is_thin(score) or not bands.of(score["strict_10"]).low:
         return None
     return [

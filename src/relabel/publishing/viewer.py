@@ -193,7 +193,7 @@ def label_of_runs(runs: Sequence[Run]) -> tuple[str, tuple[str, ...]]:
     return "label", CODES
 
 
-def _said(table: pd.DataFrame) -> pd.Series:
+def _single_labels(table: pd.DataFrame) -> pd.Series:
     """One label a task: its code, or the one reading or level that there is."""
     said = pd.Series(pd.NA, index=table.index, dtype="object")
     for name in ("code", AUTOMATION, "strict", "with_tools"):
@@ -224,7 +224,7 @@ class Labels:
         self.names = [run.ref for run in runs]
         self.golds = list(golds)
         said = {
-            name: _said(table.drop_duplicates(TASK_KEY).set_index(TASK_KEY))
+            name: _single_labels(table.drop_duplicates(TASK_KEY).set_index(TASK_KEY))
             for name, table in [*zip(self.names, map(_coded, runs), strict=True), *golds.items()]
         }
         self._failed = [{(f.onet_soc_code, f.task_id, f.setting): f for f in run.failures()} for run in runs]

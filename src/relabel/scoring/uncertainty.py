@@ -179,8 +179,8 @@ def with_intervals(
     if not others and noise in ("auto", "confusion"):
         with contextlib.suppress(DataError, UsageError):  # `_simulated` says why there is none
             others = [_default_gold(run)]
-    kept = _kept_path(table, [run, *others], [noise, gold is not None, draws, seed])
-    found = _kept(kept, table)
+    kept = _cache_path(table, [run, *others], [noise, gold is not None, draws, seed])
+    found = _read_cache(kept, table)
     if found is not None:
         return _beside(table, *found)
     found = _simulated(table, run, noise, gold, raters, draws, seed)
@@ -194,7 +194,7 @@ _VERSION = 3
 """Counts up when intervals are made in another way, so that no earlier ones are taken from the cache."""
 
 
-def _kept_path(table: ScoreTable, runs: Sequence[Run], choices: Sequence[object]) -> Path:
+def _cache_path(table: ScoreTable, runs: Sequence[Run], choices: Sequence[object]) -> Path:
     """Where the intervals of a table are kept: under the hash of all that they depend on."""
     about = [
         [run.ref, run.manifest.tasks, run.manifest.model, run.rubric.sha256, is_random_sample(run)] for run in runs
@@ -216,7 +216,7 @@ def _kept_path(table: ScoreTable, runs: Sequence[Run], choices: Sequence[object]
     return settings().download_dir / "intervals" / f"{key.hexdigest()}.parquet"
 
 
-def _kept(path: Path, table: ScoreTable) -> tuple[dict[str, pd.Series], Intervals] | None:
+def _read_cache(path: Path, table: ScoreTable) -> tuple[dict[str, pd.Series], Intervals] | None:
     """Intervals that were made before; None where there are none, or where their file is damaged."""
     try:
         held = pq.read_table(path, page_checksum_verification=True)
@@ -436,7 +436,7 @@ def _own_bounds(
     shown = {measure: table.frame[measure].to_numpy(dtype="float64") for measure in MEASURES}
     share: dict[Measure, Floats] = {}
     for number, (measure, draws) in enumerate(zip(MEASURES, drawn, strict=True)):
-        bounds = _around(_quantiles(draws), shown[measure])
+        bounds = _containing(_quantiles(draws), shown[measure])
         if error is not None:
             half = 1.96 * error[number]
             low, high = shown[measure] - half, shown[measure] + half
@@ -454,7 +454,7 @@ def _own_bounds(
     columns: dict[str, pd.Series] = {}
     for name in BOUNDED:
         values = np.asarray(table.frame[name].astype("float64"), dtype=np.float64)
-        for end, bound in zip(("low", "high"), _around(found[name], values), strict=True):
+        for end, bound in zip(("low", "high"), _containing(found[name], values), strict=True):
             column = pd.Series(bound, index=table.frame.index)
             columns[f"{name}_{end}"] = column.astype("Int64") if name.startswith(_WHOLE) else column
     totals = _totals(table, drawn)
@@ -464,7 +464,7 @@ def _own_bounds(
     return columns, totals
 
 
-def _around(bounds: Floats, shown: Floats) -> Floats:
+def _containing(bounds: Floats, shown: Floats) -> Floats:
     """Bounds (2 by groups) that contain the figures shown; missing where there is no figure."""
     low, high = np.fmin(bounds[0], shown), np.fmax(bounds[1], shown)
     missing = np.isnan(shown) | np.isnan(bounds).any(axis=0)
@@ -477,7 +477,7 @@ def _estimates(
     """Estimates with their bounds, by figure and end (empty for the estimate), and those of the totals."""
     ends = ("", "_low", "_high")
     share: dict[Measure, Floats] = {
-        measure: _rounded(table, np.stack([centre[number], *_around(_quantiles(drawn[number]), centre[number])]))
+        measure: _rounded(table, np.stack([centre[number], *_containing(_quantiles(drawn[number]), centre[number])]))
         for number, measure in enumerate(MEASURES)
     }
     found = _following(table, share)

@@ -112,7 +112,7 @@ def source_use(source_id: str, role: str) -> SourceUse:
 def is_here(source_id: str, role: str) -> bool:
     """Whether the file that plays a role in a source is on this machine, unchecked; fetches nothing."""
     source = get_source(source_id)
-    return _at_hand(source, source.with_role(role)) is not None
+    return _local_path(source, source.with_role(role)) is not None
 
 
 def verify(source_ids: Iterable[str] | None = None) -> list[FileCheck]:
@@ -124,7 +124,7 @@ def verify(source_ids: Iterable[str] | None = None) -> list[FileCheck]:
     Returns:
         One check a registered file, in the order of the registry.
     """
-    return [_check_at_hand(source, entry) for source in _chosen(source_ids) for entry in source.files]
+    return [_check_local(source, entry) for source in _chosen(source_ids) for entry in source.files]
 
 
 def unpin(source_id: str, file: str | None = None) -> list[str]:
@@ -162,7 +162,7 @@ def pull(
     failed: dict[str, FileCheck] = {}
     for source in _chosen(source_ids):
         for entry in source.files:
-            check = _check_at_hand(source, entry)
+            check = _check_local(source, entry)
             damaged = check.state == "mismatch" and check.where == "cache"
             if check.can_fetch and (check.state == "missing" or damaged):
                 url = entry.url or ""
@@ -174,7 +174,7 @@ def pull(
                     on_fetch(f"{source.id}/{entry.name}", url)
                 try:
                     download(source, entry)
-                    check = _check_at_hand(source, entry)
+                    check = _check_local(source, entry)
                 except SourceMissingError as error:
                     check = check.model_copy(update={"message": str(error), "why": error.why})
                     failed[url] = check
@@ -198,7 +198,7 @@ def _mirror() -> Path | None:
     return mirror
 
 
-def _at_hand(source: Source, entry: SourceFile) -> tuple[Path, Where] | None:
+def _local_path(source: Source, entry: SourceFile) -> tuple[Path, Where] | None:
     mirror = _mirror()
     path = cached_path(source, entry)
     try:
@@ -212,8 +212,8 @@ def _at_hand(source: Source, entry: SourceFile) -> tuple[Path, Where] | None:
 
 
 def _resolve(source: Source, entry: SourceFile) -> tuple[Path, Where, str, CopyStatus]:
-    at_hand = _at_hand(source, entry)
-    path, where = at_hand if at_hand is not None else (download(source, entry), "cache")
+    local = _local_path(source, entry)
+    path, where = local if local is not None else (download(source, entry), "cache")
     found, status = _accept(source, entry, path, where)
     return path, where, found, status
 
@@ -251,8 +251,8 @@ def _mismatch_advice(source: Source, entry: SourceFile, path: Path, where: Where
     return f"{reason}delete it and put the registered file in its place"
 
 
-def _check_at_hand(source: Source, entry: SourceFile) -> FileCheck:
-    at_hand = _at_hand(source, entry)
+def _check_local(source: Source, entry: SourceFile) -> FileCheck:
+    local = _local_path(source, entry)
     check = FileCheck(
         source_id=source.id,
         file=entry.name,
@@ -262,9 +262,9 @@ def _check_at_hand(source: Source, entry: SourceFile) -> FileCheck:
         can_fetch=entry.download in ("file", "zip"),
         pinned=_pin_path(source, entry).exists(),
     )
-    if at_hand is None:
+    if local is None:
         return check.model_copy(update={"message": how_to_get(source, entry)})
-    path, where = at_hand
+    path, where = local
     check = check.model_copy(update={"path": path, "where": where})
     try:
         found, status = _accept(source, entry, path, where)

@@ -442,13 +442,13 @@ def text_columns(
     quoting = csv.QUOTE_NONE if path.suffix.lower() == ".txt" else csv.QUOTE_MINIMAL
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = _even(path, csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True))
+            rows = _rows_of_one_width(path, csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True))
             return pick_columns(path, rows, columns, optional=optional, header_first=True)
     except (csv.Error, UnicodeDecodeError, OSError) as error:
         raise DataError(f"{path} cannot be read as a table: {error}; check that it is the right file") from error
 
 
-def _even(path: Path, rows: Iterable[list[str]]) -> Iterator[list[str]]:
+def _rows_of_one_width(path: Path, rows: Iterable[list[str]]) -> Iterator[list[str]]:
     """The rows, none of which may hold more than the first; there is at least one."""
     width = 0
     for number, row in enumerate(rows, start=1):

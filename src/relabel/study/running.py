@@ -144,7 +144,7 @@ class RaterRun:
 
 
 @dataclass(frozen=True)
-class Standing:
+class RaterState:
     """How far a model is, also while it is being asked, and after a start that was killed.
 
     Attributes:
@@ -163,13 +163,13 @@ class Standing:
     waiting: tuple[int, int]
 
 
-def standings(raters: Sequence[RaterRun], environment: Settings) -> dict[str, Standing]:
+def rater_states(raters: Sequence[RaterRun], environment: Settings) -> dict[str, RaterState]:
     """Where each model stands."""
     with store_so_far(environment.store_dir) as store:
-        return {one.rater.name: _standing(one, one.model.job, store, environment) for one in raters if one.model}
+        return {one.rater.name: _rater_state(one, one.model.job, store, environment) for one in raters if one.model}
 
 
-def _standing(one: RaterRun, job: Job, store: Store | None, environment: Settings) -> Standing:
+def _rater_state(one: RaterRun, job: Job, store: Store | None, environment: Settings) -> RaterState:
     state, labels, killed, hours = one.state, labels_there(one.out), None, None
     if state != "complete" and store is not None:
         labels = max(labels, sum(store.has(item.request.key) for item in with_known_format(job, store).plan()))
@@ -187,7 +187,7 @@ def _standing(one: RaterRun, job: Job, store: Store | None, environment: Setting
         first = min(str(chunk.submitted_at) for chunk in sent)
         hours = max(0.0, BATCH_WINDOW_H - _hours(first, datetime.now(UTC).isoformat()))
     waiting = sum(chunk.requests for chunk in sent), sum(chunk.answered for chunk in sent)
-    return Standing(state, job.size, labels, spent_before(one.out, killed), hours, waiting)
+    return RaterState(state, job.size, labels, spent_before(one.out, killed), hours, waiting)
 
 
 def _hours(start: str | None, end: str | None) -> float:

@@ -349,7 +349,7 @@ class BatchPoller:
     def _is_ours(self, chunk: Chunk) -> bool:
         """Whether every request of a chunk is still needed, and none may have been sent by another run since it was written."""
         keys = self._folder.keys(chunk) or set()
-        return not self._leases.pass_on(self._state.run_id, keys) and keys <= self._requests.keys()
+        return not self._leases.transfer(self._state.run_id, keys) and keys <= self._requests.keys()
 
     def _must_wait_for_room(self, chunk: Chunk) -> bool:
         ours, refusals, polls = self._room.get(chunk.number, (0, 0, 0))

@@ -237,9 +237,9 @@ class BatchRunner(BatchPoller):
             await self._take_turn(turn)
             if key in in_flight or not self._is_due(key):
                 continue
-            leased = self._leases.take(key)
+            leased = self._leases.acquire(key)
             if self._requests.is_here(key):
-                self._leases.give_back(key)
+                self._leases.release(key)
                 changed += 1
                 continue
             self._requests[key].elsewhere = None if leased else (self._leases.batch_of(key),)
@@ -248,7 +248,7 @@ class BatchRunner(BatchPoller):
             request = self._requests.planned(key).request
             worst = self._budget.most(request.body) or 0.0
             if worst > room:
-                self._leases.give_back(key)
+                self._leases.release(key)
                 self._no_money = (
                     f"this request may cost up to {worst:.4f} USD, and only {max(0.0, room):.4f} USD "
                     f"of the cap of {cap:.4f} USD are left, after {self.spent_usd:.4f} USD spent so far"
@@ -272,7 +272,7 @@ class BatchRunner(BatchPoller):
     def _save_chunk(self, lines: dict[str, bytes], worst_usd: float) -> None:
         """Save a chunk and hold what it asks. Whether all of that was still leased is seen before it is sent."""
         self._folder.add(self._state, [*lines.values()], worst_usd)
-        self._leases.pass_on(self._state.run_id, lines)
+        self._leases.transfer(self._state.run_id, lines)
         lines.clear()
         self._options.step("chunk")
 
@@ -288,7 +288,7 @@ class BatchRunner(BatchPoller):
                 sent |= keys
             elif not leaving or chunk.creating_since is not None:
                 written |= keys
-        self._leases.hold(self._state.run_id, sent, still=written)
+        self._leases.reserve(self._state.run_id, sent, still=written)
 
     async def _let_go(self, fatal: ProviderError | None) -> None:
         """Release what was never sent; after a refusal, delete files that were uploaded in vain."""

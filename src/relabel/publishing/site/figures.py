@@ -129,7 +129,7 @@ def squarified(values: Sequence[float], area: Box) -> list[Box]:
         while count < len(left) and _worst(left[: count + 1], side) <= _worst(left[:count], side):
             count += 1
         row, left = left[:count], left[count:]
-        placed, free = _lay(row, free)
+        placed, free = _place_row(row, free)
         boxes += placed
     return boxes
 
@@ -139,7 +139,7 @@ def _worst(row: Sequence[float], side: float) -> float:
     return max(side**2 * max(row) / total**2, total**2 / (side**2 * min(row)))
 
 
-def _lay(row: Sequence[float], free: Box) -> tuple[list[Box], Box]:
+def _place_row(row: Sequence[float], free: Box) -> tuple[list[Box], Box]:
     upright = free.width >= free.height
     x, y, width, height = free
     side = height if upright else width
