@@ -101,6 +101,7 @@ def test_answers_of_a_package_are_a_file_of_its_own(
         os.mkfifo("answers.pack")  # whoever opens it waits for ever
     assert run_app(["study", "rebuild", "f.yaml", "--quiet"]) == 3
     assert "answers.pack is " in capsys.readouterr().err
+    assert link or run_app(["store", "unpack", "answers.pack"]) == 3
 
 
 @pytest.mark.parametrize("words", ["eval sample --html l", "eval sample --out l", "store pack l"])

@@ -158,27 +158,20 @@ def require_writable(folder: Path) -> None:
         raise DataError(f"cannot write into {folder} ({error.strerror}); give another folder to --out") from error
 
 
-class replacing:  # noqa: N801  reads as a verb at the call
-    """Write a file at once or not at all: `with replacing(path) as temporary: ...`.
+@contextmanager
+def replacing(target: Path) -> Generator[Path]:
+    """Write a file at once or not at all.
 
     Hands out a path beside the target; moves it there when all went well, removes it otherwise.
     """
-
-    def __init__(self, target: Path) -> None:
-        self._target = target
-        self._temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
-
-    def __enter__(self) -> Path:
-        return self._temporary
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        try:
-            if kind is None:
-                with self._temporary.open("rb+") as written:
-                    os.fsync(written.fileno())
-                self._temporary.replace(self._target)
-        finally:
-            self._temporary.unlink(missing_ok=True)  # nothing is left of it after all went well
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
+    try:
+        yield temporary
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)  # nothing is left of it after all went well
 
 
 LARGEST_TEXT = 5_000_000

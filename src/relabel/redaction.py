@@ -34,17 +34,19 @@ _SECRET_NAME = re.compile(rf"(?:^|[-_.]){_NAMES}(?:$|[-_.])|apikey|(?-i:[a-z](?:
 _USER_INFORMATION = re.compile(r"(?<=://)[^\s/?#\"'<>@]*(?:@[^\s/?#\"'<>@]+)*@(?=[\w\[.])")
 _QUERY = re.compile(rf"([?&;][\w.-]*?{_NAMES}=)(?!\[key\])[^&;#\s\"'<>)\]]+", re.IGNORECASE)
 _BEARER = re.compile(r"\b(bearer|basic)\s+(?=\S*[\d=])[A-Za-z0-9+/=._~-]{8,}", re.IGNORECASE)
-_LOOKS_LIKE_A_KEY = re.compile(r"\b(?:sk|pk|key)-(?=[A-Za-z_-]*[\d*])[A-Za-z0-9_*-]{6,}")
-_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|\\(/)")
+_LOOKS_LIKE_A_KEY = re.compile(r"\b(?:sk|pk|key)-(?=[A-Za-z_-]{0,100}[\d*])[A-Za-z0-9_*-]{6,}")
+_ESCAPE = re.compile(r"\\{1,4}(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(/))")
 _SPELLINGS: Mapping[str, Callable[[str], str]] = {
-    "\\": lambda text: _ESCAPE.sub(lambda match: match[2] or chr(int(match[1], 16)), text),
-    "%": unquote,
+    "\\": lambda text: _ESCAPE.sub(lambda match: match[3] or chr(int(match[1] or match[2], 16)), text),
+    "%": lambda text: unquote(unquote(text)),
     "&": html.unescape,
 }
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]")
 
 _known: set[str] = set()
-_pattern: re.Pattern[str] | None = None
+_folded: list[str] = []
+"""What is known, as a search without regard to case takes it."""
+_pattern = re.compile(r"(?!)")
 
 
 def guard(*secrets: str | None) -> None:
@@ -54,32 +56,35 @@ def guard(*secrets: str | None) -> None:
     for secret in secrets:
         value = (secret or "").strip()
         if len(value) >= (_SHORT if value.isalpha() else _SHORTEST) and value.lower() not in _PLACEHOLDERS.split():
+            raw = value.encode("utf-8", "replace")
             quoted = [json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]]
-            _known.update({value, quote(value, safe=""), unquote(value), *quoted, quoted[0].replace("/", r"\/")})
-            _known.update(_base64(text) for text in (value, f":{value}", f"{value}:"))
+            _known.update({value, quote(raw, safe=""), unquote(value), *quoted, quoted[0].replace("/", r"\/")})
+            _known.update({raw.hex(), raw.hex(":"), *_in_base64(raw)})
     if len(_known) > before:
         _pattern = re.compile("|".join(map(_alternative, sorted(_known, key=len, reverse=True))), re.IGNORECASE)
+        _folded[:] = {word.casefold() for word in _known}
 
 
 def _alternative(value: str) -> str:
     word = re.escape(value)
-    return word if len(value) >= _SHORT and not value.isalpha() else rf"(?<![A-Za-z0-9]){word}(?![A-Za-z0-9])"
+    is_a_word = value.isalpha() and (value.islower() or value.istitle() or value.isupper())
+    return word if len(value) >= _SHORT and not is_a_word else rf"(?<![A-Za-z0-9]){word}(?![A-Za-z0-9])"
 
 
-def _base64(text: str) -> str:
-    return base64.b64encode(text.encode("utf-8", "replace")).decode().rstrip("=")
+def _in_base64(raw: bytes) -> set[str]:
+    """How base64 spells bytes wherever they stand in a text, such as `user:secret`: what does not depend on their neighbours."""
+    coded = (
+        base64.b64encode(bytes(n) + raw).decode()[first : (n + len(raw)) * 8 // 6] for n, first in enumerate((0, 2, 3))
+    )
+    return {way for text in coded if len(text) >= _SHORT for way in (text, text.translate(str.maketrans("+/", "-_")))}
 
 
 def guard_address(address: str | None) -> None:
     """Keep from being told what an address holds of credentials: user information, keys and tokens of its query."""
-    if not address:
-        return
-    rest = address.partition("://")[2] or address
-    user, at, _ = rest.rpartition("@")
-    if at:
-        name, colon, password = user.partition(":")
-        guard(password if colon else name, unquote(password if colon else name))
-        guard(*(_base64(unquote(text)) for text in (user, f"{name}:{password}")))
+    address = address or ""
+    user = (address.partition("://")[2] or address).rpartition("@")[0]
+    secret = user.partition(":")[2] or user
+    guard(secret, unquote(secret))
     query = address.partition("?")[2].partition("#")[0]
     guard(*(value for name, value in parse_qsl(query) if _SECRET_NAME.search(name)))
 
@@ -92,7 +97,7 @@ def guard_environment(environ: Mapping[str, str] = os.environ) -> None:
             guard(value)
         elif upper == "OPENAI_CUSTOM_HEADERS":
             guard_headers(dict(line.split(":", 1) for line in value.splitlines() if ":" in line))
-        elif upper == "OPENAI_BASE_URL" or upper.endswith("_PROXY"):
+        elif upper.endswith(("_PROXY", "_BASE_URL")) or (upper.startswith("RELABEL_") and "://" in value):
             guard_address(value)
 
 
@@ -121,18 +126,22 @@ def is_secret_header(name: str, value: str) -> bool:
 
 def forget() -> None:
     """Forget what was guarded; for tests, which are many lives in one process."""
-    global _pattern  # noqa: PLW0603  made again when a secret is added
     _known.clear()
-    _pattern = None
+    _folded.clear()
+
+
+def _is_told(text: str) -> bool:
+    """Whether a text may hold what is known; far sooner said than by the pattern."""
+    folded = text.casefold()
+    return any(word in folded for word in _folded)
 
 
 def masked(text: str) -> str:
     """A text without the secrets that are known, also where JSON, an address or HTML spells them by escapes."""
-    if _pattern is not None:
-        text = _pattern.sub(MASK, text)
-        for mark, decoded in _SPELLINGS.items():
-            if mark in text and (plain := decoded(text)) != text and _pattern.search(plain):
-                text = _pattern.sub(MASK, plain)
+    text = _pattern.sub(MASK, text) if _is_told(text) else text
+    for mark, decoded in _SPELLINGS.items() if _known else ():
+        if mark in text and _is_told(plain := decoded(text)):
+            text = _pattern.sub(MASK, plain)
     if "://" in text:
         text = _QUERY.sub(rf"\1{MASK}", _USER_INFORMATION.sub("", text))
     return text
@@ -140,7 +149,8 @@ def masked(text: str) -> str:
 
 def clean(text: str) -> str:
     """A message as people may read it: without secrets and what looks like one, control characters escaped."""
-    text = _LOOKS_LIKE_A_KEY.sub(MASK, _BEARER.sub(rf"\1 {MASK}", masked(text)))
+    # A hostile server's message of megabytes is not searched to its end, and not shown either.
+    text = _LOOKS_LIKE_A_KEY.sub(MASK, _BEARER.sub(rf"\1 {MASK}", masked(text[:100_000])))
     return printable(text.encode("utf-8", "replace").decode())
 
 
@@ -158,9 +168,7 @@ def clean_document(value: Any) -> Any:
 def may_hold_secret(text: str) -> bool:
     """Whether a JSON text may hold a known secret: what spares most replies the walk through all of their values."""
     # Of JSON's escapes only these spell what could stand plainly; keys with quotes in them are known in their escaped spelling.
-    return any(mark in text for mark in ("\\u", "\\/", "%", "&", "://")) or (
-        _pattern is not None and _pattern.search(text) is not None
-    )
+    return any(mark in text for mark in ("\\u", "\\/", "\\x", "%", "&", "://")) or _is_told(text)
 
 
 def printable(text: str) -> str:

@@ -57,6 +57,7 @@ def run(base_url: str, *more: str) -> int:
         ("OPENAI_API_KEY", "sk-secret-\r\npass", "the key contains a line break"),
         ("OPENAI_API_KEY", "\u201csk-secret-pass-1\u201d", "such as typographic quotes"),
         ("OPENAI_API_KEY", "'sk-secret-pass-1'", "the key is in quotes"),
+        ("OPENAI_API_KEY", "sk-secret-pass-\udcff", "characters that no key has"),
     ],
 )
 @pytest.mark.parametrize("engine", ["online", "batch"])

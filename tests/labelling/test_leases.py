@@ -230,7 +230,7 @@ def test_what_a_batch_has_in_flight_is_leased_to_nobody_until_it_ends(folder: Pa
     other.reserve("run-1", ["b"])
     assert other.acquire("a")
     assert not other.acquire("b")
-    assert other.reserved_count("run-1") == 1
+    assert other.reserve("run-1", ["b"]) == 1
     other.close()
 
 

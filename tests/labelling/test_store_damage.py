@@ -217,3 +217,19 @@ def test_a_new_store_that_another_process_is_making_is_empty_and_a_used_one_with
     (tmp_path / "leases.db").touch()
     with pytest.raises(StoreError, match="set-aside"):
         Store(tmp_path, read_only=True)
+
+
+def test_what_is_bought_again_because_its_row_was_damaged_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RELABEL_STORE", str(tmp_path / "answers"))
+    with provider(lambda seen: judged()) as fake:
+        words = f"run --model m --base-url {fake.base_url} --tasks sample --sample 4 --setting strict --out".split()
+        assert run_app([*words, str(tmp_path / "one")]) == 0
+        with closing(sqlite3.connect(tmp_path / "answers" / "cache.db")) as db, db:
+            db.execute("UPDATE Cache SET value = replace(value, 'exposed', 'exposer') WHERE length(key) = 64")
+        capsys.readouterr()
+        assert run_app([*words, str(tmp_path / "two")]) == 0
+        assert len(fake.seen) == 8
+    assert "4 damaged rows of the store were skipped" in " ".join("".join(capsys.readouterr()).split())
+    assert run_app(["store", "verify"]) == 0

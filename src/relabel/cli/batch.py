@@ -206,8 +206,7 @@ def _release_reserved(ref: str) -> int:
     if not folder.is_dir():
         return 0
     leases = Leases(folder)
-    held = leases.reserved_count(ref)
-    leases.reserve(ref, ())
+    held = leases.reserve(ref, ())
     leases.close()
     return held
 

@@ -62,8 +62,7 @@ class _Stream(io.TextIOWrapper):
         clear_spinner()
         return super().write(_COMMAND.sub(r"\1\\\2", text))
 
-    def write_command(self, text: str) -> int:
-        return super().write(text)
+    write_command = io.TextIOWrapper.write
 
 
 class _Rendered:

@@ -192,8 +192,8 @@ class LabelCollector:
 
     def close(self) -> None:
         """Decide what needs the run as a whole: probabilities from repeats."""
-        if damaged := len(self.store.damaged):
-            self.notes.append(f"{damaged:,} damaged rows of the store were skipped; `relabel store verify` lists them")
+        if damaged := len(self.store.damaged) + self.store.replaced:
+            self.notes.append(f"{damaged:,} damaged rows of the store were skipped; `relabel store stats` counts them")
         if self.job.repeats > 1:
             self.labels, self.repeats_from_cache = _with_share(self.labels, self.job.repeats)
 

@@ -174,23 +174,23 @@ class Leases:
             held = {key for (key,) in db.execute("SELECT key FROM held WHERE run=?", (run,))}
         return wanted - held
 
-    def reserve(self, run: str, keys: Iterable[str], *, still: Iterable[str] = ()) -> None:
+    def reserve(self, run: str, keys: Iterable[str], *, still: Iterable[str] = ()) -> int:
         """Hold what a batch run has in flight, and nothing else that it held before. It is held until the run says otherwise.
 
         Args:
             run: The batch run.
             keys: Requests at the provider: held unless another run holds them, whoever had them before.
             still: Requests still to be sent: kept if the run holds them, but not acquired.
+
+        Returns:
+            Number of requests that it held before.
         """
         sent = set(keys)
         with self._at_once() as db:
             held = {key for (key,) in db.execute("SELECT key FROM held WHERE run=?", (run,))}
             db.executemany("DELETE FROM held WHERE key=?", ((key,) for key in held - sent - set(still)))
             db.executemany("INSERT OR IGNORE INTO held VALUES(?, ?)", ((key, run) for key in sent))
-
-    def reserved_count(self, run: str) -> int:
-        """Number of requests that a batch run holds."""
-        return self._sql("SELECT count(*) FROM held WHERE run=?", run).fetchone()[0]
+        return len(held)
 
     def batch_of(self, key: str) -> str | None:
         """The batch run that has a request in flight; None when there is none."""

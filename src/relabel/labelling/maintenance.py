@@ -46,7 +46,7 @@ from relabel.labelling.rows import (
     is_answer,
     sha256_of,
 )
-from relabel.labelling.store import Store, integrity
+from relabel.labelling.store import ROW, Store, integrity
 
 if TYPE_CHECKING:
     from relabel.run import Run
@@ -114,7 +114,7 @@ def _is_whole(path: Path) -> bool:
         return path.name != _DATABASE  # a lease file that was never used
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
         try:
-            db.execute("SELECT 1 FROM Cache LIMIT 1" if path.name == _DATABASE else "SELECT 1").fetchone()
+            db.execute(f"SELECT {ROW} FROM Cache LIMIT 1" if path.name == _DATABASE else "SELECT 1").fetchone()  # noqa: S608  text of ours
         except sqlite3.Error:
             return False
         return not integrity(db)
@@ -358,6 +358,8 @@ def _line(value: Any) -> bytes:
 def _checked(source: Path) -> Generator[tuple[str, dict[str, Any]]]:
     """Yield the rows of a packed file, each checked against its own key."""
     texts: dict[str, str] = {}
+    if not source.is_file():
+        raise DataError(f"{source} was not found, or is not a file; give one that `relabel store pack` wrote")
     try:
         with gzip.open(source, "rt", encoding="utf-8") as lines:
             head = json.loads(lines.readline(_LONGEST) or "null")
@@ -391,8 +393,6 @@ def _checked(source: Path) -> Generator[tuple[str, dict[str, Any]]]:
                         f"{source} line {number}: the row {key[:100]!r} does not match its key: {error}; get the file again"
                     ) from error
                 yield key, row
-    except FileNotFoundError as error:
-        raise DataError(f"{source} was not found; give a file that `relabel store pack` wrote") from error
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{source} is damaged or not a packed store ({error}); get the file again") from error
 

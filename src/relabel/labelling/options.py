@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 
 MOST_IN_FLIGHT = 4096
 """Requests in flight that a user may ask for."""
-_CREDENTIALS = {"api_key", "apikey", "authorization", "token", "access_token", "secret", "password"}
+_CREDENTIALS = re.compile(
+    r'"(?:x[-_])?(?:api[-_]?key|authorization|(?:access[-_])?token|secret|password)":', re.IGNORECASE
+)
 _OURS = {"model", "messages", "input", "response_format", "stream", "n"}
 """Fields of a request that relabel sets itself."""
 
@@ -266,7 +268,7 @@ def checked_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
         UsageError: A name holds a credential, or would replace what makes the request.
     """
     for name, value in given.items():
-        if name.lower().replace("-", "_") in _CREDENTIALS:
+        if _CREDENTIALS.search(json.dumps({name: value})):
             raise UsageError(f"--param {name} would write a credential into the store; set OPENAI_API_KEY instead")
         if not name or name in _OURS:
             raise UsageError(

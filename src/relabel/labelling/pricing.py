@@ -39,11 +39,6 @@ class Price(Frozen):
     source: str
     as_of: str | None = None
 
-    @property
-    def dearest_input(self) -> float:
-        """The most that a prompt token can cost."""
-        return max(self.input, self.cached, self.written or 0.0)
-
     def cost(self, usage: Usage) -> float:
         """Cost of an answer in USD."""
         fresh = max(0, usage.prompt - usage.cached - usage.written)
@@ -237,7 +232,8 @@ class Budget:
             self._price or FREE,
             len(canonical_json(body)) + 64,
         )  # a token is at least a byte of what is posted
-        return (prompt * price.dearest_input + ((output_bound(body) or 0) + self._hidden) * price.output) / 1e6
+        dearest = max(price.input, price.cached, price.written or 0.0)
+        return (prompt * dearest + ((output_bound(body) or 0) + self._hidden) * price.output) / 1e6
 
     def check_bound(self, body: Mapping[str, Any], usage: Usage) -> None:
         """Learn from an answer whether the bound of answers holds.

@@ -206,6 +206,7 @@ def host_of(base_url: str, headers: Mapping[str, str] | None = None) -> str:
         port = f":{parts.port}" if parts.port else ""
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError("it lacks http:// or a host")
+        parts.hostname.encode("idna")
     except ValueError as error:
         raise UsageError(
             f"{public_url(base_url)!r} is not the address of an API ({error}); give one such as http://localhost:8000/v1"

@@ -129,7 +129,7 @@ def checked_note(key: str, row: object) -> str:
     Raises:
         DamagedRowError: It is something else.
     """
-    value = row.get("value") if isinstance(row, dict) else None
+    value = row.get("value") if isinstance(row, dict) and len(row) == 1 else None
     if not _NOTE.fullmatch(key) or value not in FORMS:
         raise DamagedRowError(f"the note {brief(key)} is not one that relabel writes")
     return str(value)

@@ -131,7 +131,7 @@ class Store:
     def __init__(self, folder: Path, *, read_only: bool = False) -> None:
         self.folder, self.read_only = folder, read_only
         self.damaged: set[str] = set()
-        self.from_packs = 0
+        self.from_packs = self.replaced = 0
         self._texts: dict[str, str] = {}
         self._written: set[str] = set()
         self._open = ExitStack()
@@ -234,6 +234,7 @@ class Store:
         document = self._document(request, answer)
         if request.key in self.damaged:
             self.set_aside(request.key)
+            self.replaced += 1
         if self._add(request.key, document):
             return True
         self.put_rejected(request, answer, "duplicate", "another answer to this request was stored first")

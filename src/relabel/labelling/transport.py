@@ -165,7 +165,9 @@ def key_for(provider: Provider, environment: Settings, key_env: str | None = Non
     """
     if key_env is not None:
         if not (value := os.environ.get(key_env, "").strip()):
-            raise UsageError(f"--key-env names {key_env}, which is not set; export it, or remove --key-env")
+            raise UsageError(
+                f"--key-env names {key_env if key_env.isupper() else 'a variable'}, which is not set; export it, or remove --key-env"
+            )
         return SecretStr(value)
     if not provider.key_env:
         return environment.openai_api_key
@@ -399,14 +401,14 @@ def connection_problem(error: aiohttp.ClientConnectorError | aiohttp.ClientHttpP
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return f"the proxy answers HTTP {error.status}; check its address, user and password"
     if isinstance(error, aiohttp.ClientProxyConnectionError):
-        return f"its proxy {error.host}:{error.port}: {error.strerror or error.os_error}".lower()
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "no such host"
-    number = error.errno
-    # A certificate's fault has a number that means something else.
-    if number is None or number <= 0 or isinstance(error, aiohttp.ClientSSLError):
-        return str(error)
-    return os.strerror(number).lower()
+        return f"its proxy {error.host}:{error.port}: {os.strerror(error.errno or errno.ECONNREFUSED)}".lower()
+    if isinstance(error, aiohttp.ClientConnectorDNSError):  # the host may be the proxy
+        return f"there is no host {error.host}"
+    if isinstance(error, aiohttp.ClientSSLError):
+        fault: Any = getattr(error, "certificate_error", None) or error.os_error
+        why = getattr(fault, "verify_message", "") or getattr(fault, "reason", "") or fault
+        return f"TLS with {error.host}:{error.port} fails: {why}".replace("_", " ").lower()
+    return os.strerror(error.errno).lower() if error.errno else str(error)
 
 
 def require_sendable(key: str) -> None:
@@ -433,7 +435,7 @@ def proxy_of(address: str) -> URL | None:
     """
     parts = urlsplit(address)
     proxies = getproxies()
-    found = proxies.get(parts.scheme) or proxies.get("all")
+    found = (proxies.get(parts.scheme) or proxies.get("all") or "").strip()
     if not found or _in_a_network(parts.hostname or "", proxies.get("no", "")) or proxy_bypass(parts.netloc):
         return None
     guard_address(found)
