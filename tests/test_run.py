@@ -175,15 +175,11 @@ def test_a_task_labelled_twice_is_named(tmp_path: Path) -> None:
 
 def test_columns_that_a_table_of_labels_may_lack_are_read_as_missing(tmp_path: Path) -> None:
     path, whole = tmp_path / "labels.parquet", a_run(tmp_path, [a_label("a", "strict", "exposed")]).labels
-    whole[list(LABELS.columns)].assign(note="of a colleague").to_parquet(path)
+    whole[list(LABELS)].assign(note="of a colleague").to_parquet(path)
     bare = open_run(str(tmp_path)).labels
     assert list(bare) == list(whole)
-    assert bare[list(LABELS.columns)].equals(whole[list(LABELS.columns)])
-    assert (
-        bare.drop(columns=[*LABELS.columns, "variant", "repaired", "unwrapped", "reasoning_tokens"])
-        .isna()
-        .all(axis=None)
-    )
+    assert bare[list(LABELS)].equals(whole[list(LABELS)])
+    assert bare.drop(columns=[*LABELS, "variant", "repaired", "unwrapped", "reasoning_tokens"]).isna().all(axis=None)
     assert list(bare["variant"]) == [0]  # a table from before there were orders has one
     assert bare["probability"].dtype == "float64"
     assert bare["rationale"].dtype == whole["rationale"].dtype
@@ -194,12 +190,12 @@ def test_columns_that_a_table_of_labels_may_lack_are_read_as_missing(tmp_path: P
     [
         ({"probability": "high"}, "its column probability holds no double"),
         ({"attempts": 1.5}, "its column attempts holds no int32"),
-        ({"task_id": 1}, "series 'task_id' to have type"),
+        ({"task_id": 1}, "its column task_id holds int64, not text"),
         ({"label": None}, "its column label is empty in 1 of 1 rows"),
         ({"sample": "first"}, "its column sample holds no int32"),
         ({"sample": 0.5}, "its column sample holds no int32"),
         ({"sample": None}, "its column sample is empty in 1 of 1 rows"),
-        ({"sample": -1}, "'sample' failed"),
+        ({"sample": -1}, "its column sample holds -1, which is below 0"),
     ],
 )
 def test_a_column_of_the_wrong_kind_is_named(change: dict[str, Any], words: str, tmp_path: Path) -> None:

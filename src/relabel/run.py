@@ -12,8 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
-import pandera.pandas as pa
 import pyarrow
 
 from relabel import __version__
@@ -45,19 +45,9 @@ _OF_OLD = {"variant": 0, "repaired": False, "unwrapped": False, "reasoning_token
 """What columns hold that a run was made before."""
 
 
-LABELS = pa.DataFrameSchema(
-    {
-        "task_id": pa.Column(str),
-        "onet_soc_code": pa.Column(str),
-        "setting": pa.Column(str),
-        "sample": pa.Column(int, pa.Check.ge(0), coerce=True),
-        "label": pa.Column(str),
-        "request_key": pa.Column(str, nullable=True),
-    },
-    unique=["onet_soc_code", "task_id", "setting", "sample"],
-    strict=False,
-)
-"""What every label table must hold; other columns of `Label` may be missing values."""
+LABELS = ("task_id", "onet_soc_code", "setting", "sample", "label", "request_key")
+"""What every label table must hold, none but `request_key` with gaps; other columns of `Label` may be missing values."""
+_LABEL_KEY = ["onet_soc_code", "task_id", "setting", "sample"]
 
 
 def checked_label_table(table: pyarrow.Table, rubric: Rubric, path: Path | str) -> pd.DataFrame:
@@ -74,44 +64,12 @@ def checked_label_table(table: pyarrow.Table, rubric: Rubric, path: Path | str) 
     Raises:
         DataError: It is not a table of labels, or holds a label or setting that the rubric lacks.
     """
-    return _checked(_whole(table, path), rubric, path)
-
-
-def _whole(table: pyarrow.Table, path: Path | str) -> pd.DataFrame:
-    """The columns of `Label`, of the types that a run is written with; those that `LABELS` does not ask for may lack."""
-    columns: dict[str, pyarrow.ChunkedArray | pyarrow.Array] = {}
-    for field in parquet_schema():
-        name, asked = field.name, LABELS.columns.get(field.name)
-        if name not in table.column_names:
-            if asked is not None:
-                raise ColumnError(path, name, table.column_names)
-            of_old = _OF_OLD.get(name)
-            nulls = pyarrow.nulls(len(table), field.type)
-            columns[name] = nulls if of_old is None else pyarrow.repeat(of_old, len(table)).cast(field.type)
-            continue
-        columns[name] = table[name]
-        if asked is not None and not asked.nullable and table[name].null_count:
-            raise _no_table(path, f"its column {name} is empty in {table[name].null_count} of {len(table)} rows")
-        # Texts that all rests on are taken as they are: an id that became a number would match no task.
-        if asked is None or field.type != pyarrow.string():
-            try:
-                columns[name] = table[name].cast(field.type)
-            except pyarrow.ArrowException as error:
-                reason = str(error).splitlines()[0]
-                raise _no_table(path, f"its column {name} holds no {field.type} ({reason})") from error
-    return pyarrow.table(columns).to_pandas()
-
-
-def _checked(labels: pd.DataFrame, rubric: Rubric, where: Path | str) -> pd.DataFrame:
-    try:
-        labels = LABELS.validate(labels)
-    except pa.errors.SchemaError as error:
-        reason = str(error).splitlines()[0].removesuffix(":")
-        twice = labels[labels.duplicated(LABELS.unique)]
-        if len(twice):
-            row = twice.iloc[0]
-            reason = f"{_unit(row, rubric)} has two labels in the setting {row['setting']} as sample {row['sample']}"
-        raise _no_table(where, reason) from error
+    labels = _whole(table, path)
+    if (labels["sample"] < 0).any():
+        raise _no_table(path, f"its column sample holds {labels['sample'].min()}, which is below 0")
+    for row in labels[labels.duplicated(_LABEL_KEY)].head(1).to_dict("records"):
+        twice_as = f"in the setting {row['setting']} as sample {row['sample']}"
+        raise _no_table(path, f"{_unit(row, rubric)} has two labels {twice_as}")
     # What reads labels asks whether they are the ones it knows: all else would count as their opposite.
     known = labels["label"].isin(list(rubric.labels)) & labels["setting"].isin(list(rubric.settings))
     for row in labels[~known].head(1).to_dict("records"):
@@ -120,8 +78,33 @@ def _checked(labels: pd.DataFrame, rubric: Rubric, where: Path | str) -> pd.Data
         if setting in rubric.settings:
             said = f"{unit} {row['label']!r} in the setting {setting}, which is not a label"
         names = ", ".join(rubric.labels if setting in rubric.settings else rubric.settings)
-        raise DataError(f"{where} labels {said} of the rubric {rubric.id} ({names}); fix the file or label again")
+        raise DataError(f"{path} labels {said} of the rubric {rubric.id} ({names}); fix the file or label again")
     return labels
+
+
+def _whole(table: pyarrow.Table, path: Path | str) -> pd.DataFrame:
+    """The columns of `Label`, of the types that a run is written with; those that `LABELS` does not ask for may lack."""
+    columns: dict[str, pyarrow.ChunkedArray | pyarrow.Array] = {}
+    for field in parquet_schema():
+        name = field.name
+        if name not in table.column_names:
+            if name in LABELS:
+                raise ColumnError(path, name, table.column_names)
+            columns[name] = pyarrow.repeat(pyarrow.scalar(_OF_OLD.get(name), field.type), len(table))
+            continue
+        column = table[name]
+        if name in LABELS and name != "request_key" and column.null_count:
+            raise _no_table(path, f"its column {name} is empty in {column.null_count} of {len(table)} rows")
+        # Texts that all rests on are taken as they are: an id that became a number would match no task.
+        taken = str(column.type) in ("string", "large_string", "null")
+        if name in LABELS and field.type == pyarrow.string() and not taken:
+            raise _no_table(path, f"its column {name} holds {column.type}, not text")
+        try:
+            columns[name] = column.cast(field.type)
+        except pyarrow.ArrowException as error:
+            reason = str(error).splitlines()[0]
+            raise _no_table(path, f"its column {name} holds no {field.type} ({reason})") from error
+    return pyarrow.table(columns).to_pandas().astype({"sample": "int64"})
 
 
 def _unit(row: Mapping[Any, Any] | pd.Series, rubric: Rubric) -> str:
@@ -173,11 +156,12 @@ def decided(rubric: Rubric, labels: pd.DataFrame) -> pd.DataFrame:
     """
     order = {label: rank for rank, label in enumerate(rubric.labels)}
     keys = ["onet_soc_code", "task_id", "setting"]
-    votes = labels.groupby([*keys, "label"], sort=False).size().rename("votes").reset_index()
-    votes["rank"] = votes["label"].map(order)
-    # A label without a rank, in tables that were put together by hand, wins no tie.
-    best = votes.sort_values([*keys, "votes", "rank"], na_position="first").drop_duplicates(keys, keep="last")
-    wide = best.pivot(index=keys[:2], columns="setting", values="label")
+    if labels.duplicated(keys).any():
+        votes = labels.groupby([*keys, "label"], sort=False).size().rename("votes").reset_index()
+        votes["rank"] = votes["label"].map(order)
+        # A label without a rank, in tables that were put together by hand, wins no tie.
+        labels = votes.sort_values([*keys, "votes", "rank"], na_position="first").drop_duplicates(keys, keep="last")
+    wide = labels.pivot(index=keys[:2], columns="setting", values="label")
     wide = wide.reindex(columns=list(rubric.settings))
     wide.columns.name = None
     return wide.reset_index()
@@ -251,27 +235,22 @@ def measures_of(rubric: Rubric, table: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Columns `alpha, beta, gamma`, float64, missing where the readings do not settle them; index of the table.
     """
-    strict, tools = table["strict"].astype("boolean"), table["with_tools"].astype("boolean")
-    code = pd.Series("E0", index=table.index, dtype="object")
-    code = code.mask(tools.fillna(False), "E2").mask(strict.fillna(False), "E1").where(strict.notna() & tools.notna())
-    alone: Mapping[Measure, tuple[pd.Series, str, str]] = {
-        "alpha": (strict, "E1", "E0 E2"),
-        "gamma": (tools, "E1 E2", "E0"),
-    }
-    values: dict[str, pd.Series] = {}
+    no_yes_unknown = [table[name].astype("boolean").to_numpy(dtype=np.intp, na_value=2) for name in _READINGS]
+    values: dict[str, np.ndarray] = {}
     for measure in MEASURES:
-        if not _NEEDS[measure] <= set(rubric.codes):
-            values[measure] = pd.Series(float("nan"), index=table.index)
-            continue
-        by_code = {str(c): float(rubric.measures[measure][c]) for c in rubric.codes}
-        values[measure] = code.map(by_code).astype("float64")
-        if measure in alone:
-            reading, if_exposed, if_not = alone[measure]
-            worth = [{by_code[c] for c in codes.split() if c in by_code} for codes in (if_exposed, if_not)]
-            if all(len(value) == 1 for value in worth):
-                yes, no = (value.pop() for value in worth)
-                values[measure] = values[measure].fillna(reading.astype("object").map({True: yes, False: no}))
-    return pd.DataFrame(values).astype("float64")
+        found = np.full((3, 3), np.nan)
+        if _NEEDS[measure] <= set(rubric.codes):
+            by_code = {str(code): float(rubric.measures[measure][code]) for code in rubric.codes}
+            neither, tools, both = (by_code.get(code, np.nan) for code in ("E0", "E2", "E1"))
+            found[:2, :2] = [[neither, tools], [both, both]]
+            alone = {"alpha": ("E0 E2", "E1"), "gamma": ("E0", "E1 E2")}.get(measure, ())
+            worth = [{by_code[code] for code in codes.split() if code in by_code} for codes in alone]
+            if worth and all(len(value) == 1 for value in worth):
+                by_reading = found[:2] if measure == "alpha" else found[:, :2].T
+                ends = np.array([[value.pop()] for value in worth])
+                by_reading[:] = np.where(np.isnan(by_reading), ends, by_reading)
+        values[measure] = found[*no_yes_unknown]
+    return pd.DataFrame(values, index=table.index)
 
 
 @dataclass(frozen=True)
@@ -529,6 +508,5 @@ def _published(ref: str) -> Run:
         note=note,
     )
     labels = labels[[name for name in LABEL_COLUMNS if name in labels]].assign(sample=0, request_key=None)
-    plain = labels.astype(object).where(labels.notna(), None)
-    table = pyarrow.Table.from_pandas(plain, preserve_index=False)
+    table = pyarrow.Table.from_pandas(labels, preserve_index=False)
     return Run(ref, None, manifest, checked_label_table(table, rubric, ref))

@@ -201,8 +201,7 @@ def is_local(ref: str) -> bool:
     roles = {"labels"} if ref == LABELS_OF_2023 else {"tasks", "occupations", "task-ratings"}
     if ref != LABELS_OF_2023 and not is_onet_release(ref):
         return False
-    needed = {file.name for file in registry.get_source(ref).files if file.role in roles}
-    return all(check.state == "ok" for check in fetch.verify([ref]) if check.file in needed)
+    return all(check.state == "ok" for check in fetch.verify([ref], roles))
 
 
 def local_tasks(ref: str) -> pd.DataFrame | None:

@@ -40,7 +40,7 @@ def rows_of(draws: intervals.Draws, draw: int) -> np.ndarray:
 def test_a_draw_s_sums_are_those_of_the_tasks_it_holds(few: tuple[np.ndarray, ...]) -> None:
     codes, gold, run = few
     draws = occupation_draws(codes, 20, 3)
-    drawn = draws.sum(metrics.pairs(gold, run, 3))
+    drawn = draws.sum(metrics.pairs(gold, run, 3))[0]
     assert draws.counts.sum(axis=1).tolist() == [15] * 20
     for i in (0, 19):
         rows = rows_of(draws, i)
@@ -82,7 +82,7 @@ def test_the_same_draws_serve_a_part_of_the_tasks(few: tuple[np.ndarray, ...]) -
 def test_equal_runs_differ_by_exactly_nothing_in_each_draw(few: tuple[np.ndarray, ...]) -> None:
     codes, gold, run = few
     draws = occupation_draws(codes, 30, 0)
-    one, other = (draws.sum(metrics.pairs(gold, side, 3)) for side in (run, run.copy()))
+    one, other = (draws.sum(metrics.pairs(gold, side, 3))[0] for side in (run, run.copy()))
     assert (metrics.kappa(one) - metrics.kappa(other) == 0).all()
 
 
@@ -216,7 +216,7 @@ def test_real_intervals_match_a_bootstrap_by_index_with_scikit_learn() -> None:
     table = aligned.tasks
     draws = occupation_draws(aligned.codes)
     run, gold = (aligned.labels["three-way"][:, rater] for rater in (0, GOLD))
-    drawn = draws.sum(metrics.pairs(gold, run, 3))
+    drawn = draws.sum(metrics.pairs(gold, run, 3))[0]
     ours = {name: formula(drawn) for name, formula in metrics.FIGURES.items()}
     assert ours["accuracy"].std() == pytest.approx(0.0060, abs=1e-4)
 

@@ -16,7 +16,7 @@ import pandas as pd
 from relabel.errors import DataError
 from relabel.evaluation import statistics as metrics
 from relabel.evaluation.document import SCALES, ReplacedText, SettingName, UnmatchedReason
-from relabel.evaluation.gold import COLUMNS, Gold, coded_table, failed_tasks, full_codes, places, run_settings
+from relabel.evaluation.gold import COLUMNS, Gold, asked_tasks, coded_table, full_codes, places, run_settings
 from relabel.evaluation.statistics import (
     CORRELATION,
     DRAWS,
@@ -81,15 +81,29 @@ class Pair:
 
     def figure(self, name: str) -> Figure:
         """A figure of these labels or values by its name in `metrics.figure_formula`; with draws it has an interval."""
-        kind = name.partition(":")[0]
-        share = kind in {"accuracy", "macro_f1", "agreement", "mean", "gold_mean", *metrics.BY_LABEL}
-        found = self.sums.figure(metrics.figure_formula(name, self.scale), SHARE if share else CORRELATION)
+        found = self._figures(self.sums, name)[0]
         # Of two tasks it would be 1 or -1, whatever their values.
         return replace(found, value=math.nan) if name == "pearson" and len(self) < 3 else found
+
+    def _figures(self, sums: Sums, name: str) -> list[Figure]:
+        kind = name.partition(":")[0]
+        share = kind in {"accuracy", "macro_f1", "agreement", "mean", "gold_mean", *metrics.BY_LABEL}
+        return sums.figures(metrics.figure_formula(name, self.scale), SHARE if share else CORRELATION)
 
     def stated(self, names: Iterable[str]) -> dict[str, Any]:
         """Some figures as a document states them, with their 95% intervals; see `statistics.stated`."""
         return metrics.stated({name: self.figure(name) for name in names}, self.draws)
+
+    def stated_by(self, group: Places, groups: int, names: Iterable[str]) -> list[tuple[int, dict[str, Any]]]:
+        """How many tasks each group has, of the group of each task, shape (n,), and some of its figures; not `pearson`."""
+        weight = np.bincount(group, self.weight, groups) / np.maximum(np.bincount(group, minlength=groups), 1)
+        each = (self.sums.each.T / weight[group]).T
+        sums = replace(self.sums, each=each, group=group, groups=groups)
+        found = {name: self._figures(sums, name) for name in names}
+        return [
+            (n, metrics.stated({name: figures[at] for name, figures in found.items()}, self.draws))
+            for at, (n, _) in enumerate(sums.sizes)
+        ]
 
     def part(self, keep: npt.ArrayLike) -> Pair:
         """The same for some of the tasks, by a mask over (n,)."""
@@ -251,15 +265,15 @@ def align(runs: Sequence[Run], gold: Gold | None = None) -> AlignedLabels:
         others += other
     settings: list[SettingName] = [s for s in SCALES if all(s in run_settings(run) for run in runs)]
     if not settings:
-        asked = "; ".join(f"{run.ref}: {', '.join(run_settings(run))}" for run in runs)
-        raise DataError(f"the runs share no setting ({asked}); compare runs of the same settings")
+        each = "; ".join(f"{run.ref}: {', '.join(run_settings(run))}" for run in runs)
+        raise DataError(f"the runs share no setting ({each}); compare runs of the same settings")
     rubrics = [run.rubric for run in runs]
     unmatched: Mapping[UnmatchedReason, int] | None = None
     warnings: tuple[str, ...] = ()
     theirs = pd.DataFrame(index=index, columns=["weight", "stratum"], dtype="string")
     if gold is not None:
-        asked_of = [*tables[0].index, *failed_tasks(runs[0], tables[0].index)]
-        whole = gold_on_tasks(gold, pd.DataFrame(asked_of, columns=TASK_KEY))
+        asked = asked_tasks(runs[0], tables[0].index).to_frame(index=False)
+        whole = gold_on_tasks(gold, asked)
         changed, other = _changed_texts(
             tables[0].index.intersection(whole.index, sort=False),
             runs[0].manifest.tasks,
@@ -269,7 +283,7 @@ def align(runs: Sequence[Run], gold: Gold | None = None) -> AlignedLabels:
         _refuse_other_ids(other, len(whole), runs[0], gold)
         whole = whole[~whole.index.isin(_keys(other))].drop(columns="text")
         unmatched = _unmatched(runs[0], tables[0], whole, gold)
-        warnings = _other_codes(pd.DataFrame(asked_of, columns=TASK_KEY), whole.index, gold)
+        warnings = _other_codes(asked, whole.index, gold)
         if other:
             unmatched |= {"other-text": len(other), "not-in-gold": unmatched["not-in-gold"] - len(other)}
         others += other
@@ -308,9 +322,7 @@ def match(run: Run, gold: Gold) -> AlignedLabels:
     """
     found = align([run], gold)
     settings = {s: table for s, table in found.labels.items() if (table[:, GOLD] >= 0).any()}
-    usable = np.zeros(len(found), dtype=bool)
-    for table in settings.values():
-        usable |= (table >= 0).all(axis=1)
+    usable = np.any([(table >= 0).all(axis=1) for table in settings.values()], axis=0)
     values = {m: table for m, table in found.values.items() if _NEEDS[m] in settings}
     return replace(found, labels=settings, values=values).part(usable)
 
@@ -474,8 +486,7 @@ def _unmatched(run: Run, ours: pd.DataFrame, theirs: pd.DataFrame, gold: Gold) -
     Raises:
         DataError: No task can be compared.
     """
-    failed = pd.MultiIndex.from_tuples(failed_tasks(run, ours.index), names=TASK_KEY)
-    mine = ours.index.append(failed) if len(failed) else ours.index
+    mine = asked_tasks(run, ours.index)
     if theirs.index.has_duplicates:  # one row a task, also of several annotators
         theirs = theirs.groupby(level=TASK_KEY, sort=False, dropna=False).first()
     shared = mine.intersection(theirs.index)

@@ -338,7 +338,7 @@ def _setting(aligned: AlignedLabels, setting: SettingName) -> SettingComparison:
         n=len(pair),
         changed=int((pair.gold != pair.run).sum()),
         **_bounded(pair, "accuracy", "kappa"),
-        transitions=metrics.cross_table(pair.sums.total, pair.scale),
+        transitions=metrics.cross_table(pair.sums.total[0], pair.scale),
         prevalence=shares,
     )
 

@@ -13,12 +13,7 @@ import pandas as pd
 from relabel.errors import DataError
 from relabel.evaluation import document as doc
 from relabel.evaluation import statistics as metrics
-from relabel.evaluation.alignment import (
-    MAIN,
-    AlignedLabels,
-    Pair,
-    match,
-)
+from relabel.evaluation.alignment import MAIN, AlignedLabels, Pair, match
 from relabel.evaluation.document import SettingName
 from relabel.evaluation.gold import Gold, asked, default_gold, incoherent_pairs, load_gold
 from relabel.evaluation.ppi import debiased
@@ -56,6 +51,8 @@ _IMPORTANCE = (3.0, 3.5, 4.0, 4.5)
 _LENGTH = (60, 100, 150)
 _FEW_IDS = 20
 """Agreement on fewer tasks does not say whether a gold's ids are the run's."""
+_BLOCKS = 8
+"""Parts of the draws that are ranked one after the other, as each then stays within a processor's cache."""
 _CHANCE = 0.05
 """Kappa up to which ids that were matched without codes are suspected to be row numbers."""
 
@@ -167,9 +164,9 @@ def refuse_worked_examples(run: Run, gold: Gold) -> None:
     if texts.isna().all() and (tasks := local_tasks(gold.task_list(run))) is not None:
         by_id = tasks.drop_duplicates("task_id").set_index("task_id")["text"]
         texts = gold.table["task_id"].map(by_id)
-    shown = texts.dropna().map(plain_name).isin(examples)
-    if shown.any():
-        first = shown[shown].index[0]
+    texts = texts.dropna()
+    shown = (at for at, text in zip(texts.index, texts.tolist(), strict=True) if plain_name(text) in examples)
+    if (first := next(shown, None)) is not None:
         raise DataError(
             f"the task {gold.table['task_id'][first]!r} of the gold {gold.name} is a worked example of the rubric "
             f"{run.rubric.id}, so the model was shown its label; take it out of the gold, or label with another rubric"
@@ -210,7 +207,8 @@ def _by_model(run: Run, gold: Gold, draws: int, seed: int) -> dict[str, dict[Set
             aligned = match(part, gold).with_draws(draws, seed)
         except DataError:
             continue  # none of this model's labels has a counterpart in the gold
-        found[model] = {s: figures for s in aligned.labels if (figures := _figures(aligned.pair(s))).n}
+        pairs: dict[SettingName, Pair] = {s: pair for s in aligned.labels if len(pair := aligned.pair(s))}
+        found[model] = {s: doc.SliceFigures(n=len(p), **p.stated(metrics.FIGURES)) for s, p in pairs.items()}
     return found
 
 
@@ -218,7 +216,7 @@ def _setting_metrics(pair: Pair) -> doc.SettingMetrics:
     """Figures of one setting with their intervals."""
     names = [*metrics.FIGURES, *(f"{kind}:{label}" for kind in ("f1", "gold", "run") for label in pair.scale)]
     counts = metrics.pairs(pair.gold, pair.run, len(pair.scale)).sum(axis=0)
-    return metrics.setting_metrics(counts, pair.scale, weighted=pair.sums.total, ci95=pair.stated(names)["ci95"])
+    return metrics.setting_metrics(counts, pair.scale, weighted=pair.sums.total[0], ci95=pair.stated(names)["ci95"])
 
 
 def _occupation_agreement(codes: np.ndarray, pair: Pair) -> doc.OccupationAgreement:
@@ -230,11 +228,13 @@ def _occupation_agreement(codes: np.ndarray, pair: Pair) -> doc.OccupationAgreem
     ranks = means.rank() - (len(means) + 1) / 2
     spearman = Sums(metrics.moments(ranks["gold"], ranks["run"]), draws).figure(metrics.correlation, CORRELATION)
     if draws is not None:
-        counts = draws.counts[:, draws.place]
-        x, y = (drawn_ranks(counts, side) for side in (gold, run))
-        # Each draw has ranks of its own.
-        parts = [counts.sum(axis=1), *((counts * each).sum(axis=1) for each in (x, y, x * x, y * y, x * y))]
-        spearman = replace(spearman, draws=metrics.correlation(np.stack(parts, axis=1)))
+        parts: list[np.ndarray] = []
+        for counts in np.array_split(draws.counts.T[draws.place], _BLOCKS, axis=1):
+            x, y = (drawn_ranks(counts.T, side).T for side in (gold, run))
+            # Each draw has ranks of its own, whose mean is 0.
+            products = [np.einsum("id,id,id->d", counts, *sides) for sides in ((x, x), (y, y), (x, y))]
+            parts.append(np.stack([counts.sum(axis=0), *[np.zeros(counts.shape[1])] * 2, *products], axis=1))
+        spearman = replace(spearman, draws=metrics.correlation(np.concatenate(parts)))
     figures["spearman"] = spearman
     apart = np.stack([np.abs(run - gold), np.ones(len(means))], axis=1)
     figures["mean_abs_difference"] = Sums(apart, draws).figure(mean_of)
@@ -276,27 +276,26 @@ def slices(
         ways["text-length"] = _banded(facts["text"].str.len().astype("float64"), _LENGTH, "{} characters", "No text")
     found: dict[doc.SliceBy, tuple[doc.Slice, ...]] = {}
     for by, (band, titles) in ways.items():
-        order = [*titles, *sorted(set(band) - set(titles))]
-        parts = [(value, facts.index[band == value]) for value in order if (band == value).any()]
+        there = set(band)
+        order = [*(value for value in titles if value in there), *sorted(there - set(titles))]
+        group = pd.Categorical(band, order).codes.astype(np.intp)
+        figures = {s: pair.stated_by(group[pair.tasks], len(order), metrics.FIGURES) for s, pair in settings.items()}
+        means = {m: pair.stated_by(group[pair.tasks], len(order), ("mean", "gold_mean")) for m, pair in values.items()}
         found[by] = tuple(
-            _slice(value, titles.get(value, value), facts.loc[at], settings, values) for value, at in parts
+            doc.Slice.model_validate(
+                {"value": value, "title": titles.get(value, value), "n": n, "occupations": occupations}
+                | {
+                    "settings": {
+                        s: {"n": many, **of} for s, parts in figures.items() for many, of in parts[at : at + 1] if many
+                    }
+                }
+                | {"measures": {m: of for m, parts in means.items() for many, of in parts[at : at + 1] if many}}
+            )
+            for at, (value, n, occupations) in enumerate(
+                zip(order, np.bincount(group).tolist(), facts["onet_soc_code"].groupby(group).nunique(), strict=True)
+            )
         )
     return found
-
-
-def _slice(
-    value: str, title: str, facts: pd.DataFrame, settings: Mapping[SettingName, Pair], values: Mapping[Measure, Pair]
-) -> doc.Slice:
-    figures = {s: _figures(pair.part(np.isin(pair.tasks, facts.index))) for s, pair in settings.items()}
-    parts = {m: pair.part(np.isin(pair.tasks, facts.index)) for m, pair in values.items()}
-    means = {m: doc.SliceMeans(**part.stated(("mean", "gold_mean"))) for m, part in parts.items() if len(part)}
-    occupations = facts["onet_soc_code"].nunique()
-    about = {"value": value, "title": title, "n": len(facts), "occupations": occupations, "measures": means}
-    return doc.Slice.model_validate(about | {"settings": {s: found for s, found in figures.items() if found.n}})
-
-
-def _figures(pair: Pair) -> doc.SliceFigures:
-    return doc.SliceFigures(n=len(pair), **pair.stated(metrics.FIGURES))
 
 
 def _banded(

@@ -5,13 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-import pandera.pandas as pa
 
 from relabel.errors import ColumnError, DataError, UsageError
 from relabel.evaluation.document import SCALES, GoldRule, Maker, SettingName
@@ -43,27 +40,19 @@ COLUMNS: Mapping[SettingName, str] = {
 }
 """Column of a setting's label in a coded table."""
 
-LABELLED = pa.DataFrameSchema(
-    {
-        "task_id": pa.Column(str),
-        "onet_soc_code": pa.Column(str, nullable=True),
-        "code": pa.Column("string", pa.Check.isin(CODES), nullable=True, coerce=True),
-        "strict": pa.Column("boolean", nullable=True, coerce=True),
-        "with_tools": pa.Column("boolean", nullable=True, coerce=True),
-        "automation": pa.Column("string", pa.Check.isin(LEVELS), nullable=True, coerce=True),
-        "weight": pa.Column("float64", pa.Check.gt(0), nullable=True, coerce=True),
-        "stratum": pa.Column("string", nullable=True, coerce=True),
-        "text": pa.Column("string", nullable=True, coerce=True),
-    },
-    unique=["onet_soc_code", "task_id"],
-    strict="filter",
-    add_missing_columns=True,
-)
+LABELLED = {
+    "task_id": "str",
+    "onet_soc_code": "str",
+    "code": "string",
+    "strict": "boolean",
+    "with_tools": "boolean",
+    AUTOMATION: "string",
+    "weight": "float64",
+    "stratum": "string",
+    "text": "string",
+}
 """One row a task: its code, and whether it is exposed in each setting; or its level of automation. A gold's table;
 `Run.coded()` fits it too. `weight` counts in estimates, tasks of one `stratum` were drawn together, `text` is the statement."""
-
-_REPEATED = copy(LABELLED)
-_REPEATED.unique = None
 
 _LABEL_COLUMNS = ("code", "strict", "with_tools")
 _DESIGN = (AUTOMATION, "weight", "stratum")
@@ -169,7 +158,7 @@ def load_gold(ref: str, rule: GoldRule = "majority", made_by: Maker | None = Non
         made_by: Who made it, where it does not say so itself.
 
     Returns:
-        The gold, checked against `LABELLED`.
+        The gold.
 
     Raises:
         DataError: There is no such gold, or its file is missing or malformed.
@@ -242,19 +231,16 @@ def run_settings(run: Run) -> tuple[SettingName, ...]:
 
 def coded_table(run: Run) -> pd.DataFrame:
     """A run's labelled tasks by code and id, in the columns of a gold; columns of settings that it was not asked in are empty."""
-    table = labelled(labels_of(run), f"the run {run.ref}")
-    known = run_settings(run)
-    for setting, column in COLUMNS.items():
-        if setting not in known:
-            table[column] = table[column].where(pd.Series(False, index=table.index))
+    unasked = {column for setting, column in COLUMNS.items() if setting not in run_settings(run)}
+    table = labelled(labels_of(run).drop(columns=unasked, errors="ignore"))
     return table.assign(code=full_codes(table)).set_index(TASK_KEY)
 
 
 def places(column: pd.Series, setting: SettingName) -> Places:
     """A coded table's column as places on the setting's scale, -1 where there is no label."""
     scale = SCALES[setting]
-    place = dict(zip((False, True) if len(scale) == 2 else scale, range(len(scale)), strict=True))
-    return np.asarray(column.astype("object").map(place).fillna(-1), dtype=np.intp)
+    known = pd.Index((False, True) if len(scale) == 2 else scale, dtype=object)
+    return known.get_indexer(pd.Index(column.astype(object)))
 
 
 def asked(run: Run) -> tuple[int, Mapping[SettingName, int]]:
@@ -265,7 +251,7 @@ def asked(run: Run) -> tuple[int, Mapping[SettingName, int]]:
     table = coded_table(run)
     repeats = [int(run.manifest.parameters.get(name) or 1) for name in ("samples", "variants")]
     labels = len(run.manifest.settings) * repeats[0] * repeats[1]
-    total = len(table) + len(failed_tasks(run, table.index))
+    total = len(asked_tasks(run, table.index))
     total = max(total, -(-run.manifest.counts.asked // labels) if labels else 0)
     return total, {s: total - int(table[COLUMNS[s]].notna().sum()) for s in run_settings(run)}
 
@@ -277,9 +263,11 @@ def incoherent_pairs(run: Run) -> tuple[int, int]:
     return int((coded["incoherent"] & both).sum()), int(both.sum())
 
 
-def failed_tasks(run: Run, done: pd.Index) -> list[tuple[str, str]]:
-    """Tasks (code, id) that a run names as failed and that are not among those with a label."""
-    return sorted({(f.onet_soc_code, f.task_id) for f in run.failures()} - set(done))
+def asked_tasks(run: Run, done: pd.Index) -> pd.Index:
+    """Code and id of the tasks with a label, then of the others that the run names as failed."""
+    failed = {(f.onet_soc_code, f.task_id) for f in run.failures()}
+    failed = sorted(failed.difference(done)) if failed else []
+    return done.append(pd.MultiIndex.from_tuples(failed, names=TASK_KEY)) if failed else done
 
 
 def full_codes(table: pd.DataFrame) -> pd.Series:
@@ -298,11 +286,8 @@ def make_gold(
         source: The file that it comes from.
         made_by: Who made the labels.
         selected: Whether its tasks were chosen because they were doubtful.
-
-    Raises:
-        DataError: The table does not fit `LABELLED`.
     """
-    table = labelled(table, name)
+    table = labelled(table)
     return Gold(name, table, _hash(table), source, made_by, selected)
 
 
@@ -330,11 +315,9 @@ def _several_annotators(
     if rule == "distribution":
         size = each[labels].transform("count").max(axis=1)
         spread = votes[size > 0].assign(weight=(votes["weight"].fillna(1.0) / size)[size > 0])
-        made = replace(made, table=labelled(spread, name, repeated=True))
+        made = replace(made, table=labelled(spread))
         made = replace(made, sha256=_hash(made.table))
-    return replace(
-        made, votes=labelled(votes, name, repeated=True).assign(annotator=votes["annotator"]), rule=rule, tied=tied
-    )
+    return replace(made, votes=labelled(votes).assign(annotator=votes["annotator"]), rule=rule, tied=tied)
 
 
 def _majority(column: pd.Series, task: pd.Series) -> pd.Series:
@@ -346,22 +329,9 @@ def _majority(column: pd.Series, task: pd.Series) -> pd.Series:
     return single.astype(object)
 
 
-def labelled(table: pd.DataFrame, name: str, *, repeated: bool = False) -> pd.DataFrame:
-    """Check a table against `LABELLED` and drop its other columns.
-
-    Args:
-        table: One row a task.
-        name: What to call the table in an error.
-        repeated: Whether a task may have several rows, one an annotator.
-
-    Raises:
-        DataError: The table does not fit.
-    """
-    try:
-        return (_REPEATED if repeated else LABELLED).validate(table).reset_index(drop=True)
-    except (pa.errors.SchemaError, pa.errors.SchemaErrors) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{name} cannot be read as labelled tasks: {reason}; check its labels and ids") from error
+def labelled(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of labelled tasks in the columns of `LABELLED`, those that it lacks missing throughout."""
+    return table.reindex(columns=list(LABELLED)).astype(LABELLED).reset_index(drop=True)
 
 
 def read_gold_csv(path: Path, rule: GoldRule = "majority") -> Gold:
@@ -561,5 +531,5 @@ def _hash(table: pd.DataFrame) -> str:
     columns = ["onet_soc_code", "task_id", *_LABEL_COLUMNS]
     columns += [column for column in _DESIGN if table[column].notna().any()]
     rows = table[columns].astype(object).where(table[columns].notna(), None).to_numpy().tolist()
-    lines = sorted(json.dumps(row, ensure_ascii=True, separators=(",", ":")) for row in rows)
+    lines = sorted(map(json.JSONEncoder(separators=(",", ":")).encode, rows))
     return hashlib.sha256("\n".join(lines).encode("ascii")).hexdigest()

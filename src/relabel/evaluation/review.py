@@ -22,7 +22,7 @@ import pandas as pd
 
 from relabel.errors import DataError, UsageError
 from relabel.evaluation.alignment import align
-from relabel.evaluation.gold import Gold, failed_tasks, labels_of
+from relabel.evaluation.gold import Gold, asked_tasks, labels_of
 from relabel.run import Run
 from relabel.sources import bls, fetch
 from relabel.tabular import spreadsheet_safe
@@ -202,9 +202,7 @@ def review_csv(found: Review | RandomReview) -> str:
 def _labels(run: Run) -> pd.DataFrame:
     """What the run says of each task that it was asked about."""
     coded = labels_of(run).set_index(TASK_KEY)
-    if missing := failed_tasks(run, coded.index):
-        empty = pd.DataFrame(index=pd.MultiIndex.from_tuples(missing, names=TASK_KEY), columns=coded.columns)
-        coded = pd.concat([coded.astype(object), empty])
+    coded = coded.astype(object).reindex(asked_tasks(run, coded.index))
     failed: dict[tuple[str, str], str] = {}
     for failure in run.failures():
         failed.setdefault((failure.onet_soc_code, failure.task_id), f"{failure.kind} in {failure.setting}")

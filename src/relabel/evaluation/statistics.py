@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache, cached_property
+from dataclasses import dataclass
+from functools import cache, cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -308,42 +308,37 @@ class Draws:
     counts: Array
     place: Places
     seed: int
-    _parts: dict[bytes, Array] = field(default_factory=dict[bytes, Array], repr=False, compare=False)
 
-    @cached_property
-    def held(self) -> npt.NDArray[np.bool_]:
-        """Occupations that have tasks, shape (n_occupations,)."""
-        return np.bincount(self.place, minlength=self.counts.shape[1]) > 0
-
-    @cached_property
+    @property
     def occupations(self) -> int:
         """Number of occupations that the tasks belong to."""
-        return int(self.held.sum())
+        return len(np.unique(self.place))
 
     def of(self, tasks: npt.ArrayLike) -> Draws:
         """The same draws for some of the tasks, by mask or positions over (n_tasks,)."""
-        return Draws(self.counts, self.place[np.asarray(tasks)], self.seed, self._parts)
+        return Draws(self.counts, self.place[np.asarray(tasks)], self.seed)
 
     def by_occupation(self, values: npt.ArrayLike) -> Array:
         """Sums by occupation, shape (n_occupations, ...), of task values, shape (n_tasks, ...)."""
-        values = np.asarray(values, dtype=np.float64)
-        flat, size = values.reshape(len(values), -1), self.counts.shape[1]
-        summed = np.empty((size, flat.shape[1]))
-        for column in range(flat.shape[1]):
-            summed[:, column] = np.bincount(self.place, weights=flat[:, column], minlength=size)
-        return summed.reshape(size, *values.shape[1:])
+        return summed(values, self.place, self.counts.shape[1])
 
-    def sum(self, values: npt.ArrayLike) -> Array:
-        """Resampled sums, shape (draws, ...), of task values; one-hot pairs of labels give a confusion matrix a draw."""
-        summed = self.by_occupation(values)
-        flat, counts = summed.reshape(len(summed), -1), self.counts
-        if self.occupations < len(self.held) / 2:
-            key = self.held.tobytes()
-            if key not in self._parts:
-                self._parts[key] = np.ascontiguousarray(counts.T[self.held])
-            flat, counts = flat[self.held], self._parts[key].T
-        # Draws lie side by side in memory, as what is made of them runs over the draws.
-        return (flat.T @ counts.T).T.reshape(len(counts), *summed.shape[1:])
+    def sum(self, values: npt.ArrayLike, group: Places | int = 0, groups: int = 1) -> Array:
+        """Resampled sums of task values by group of the tasks, shape (groups, draws, ...), in one product for all.
+
+        One-hot pairs of labels give a confusion matrix a draw.
+        """
+        size = self.counts.shape[1]
+        by = summed(values, self.place * groups + group, size * groups)
+        drawn = by.reshape(size, math.prod(by.shape) // max(size, 1)).T @ self.counts.T
+        return np.moveaxis(drawn.reshape(groups, *by.shape[1:], len(self.counts)), -1, 1)
+
+
+def summed(values: npt.ArrayLike, place: Places, size: int) -> Array:
+    """Sums of values, shape (n, ...), by their places, shape (n,), out of so many: shape (size, ...)."""
+    values = np.asarray(values, dtype=np.float64)
+    columns = values.reshape(len(values), math.prod(values.shape[1:])).T
+    found = [np.bincount(place, weights=column, minlength=size) for column in columns]
+    return np.stack(found, axis=1, dtype=np.float64).reshape(size, *values.shape[1:])
 
 
 def occupation_draws(codes: npt.ArrayLike, draws: int = DRAWS, seed: int = 0) -> Draws:
@@ -358,7 +353,8 @@ def occupation_draws(codes: npt.ArrayLike, draws: int = DRAWS, seed: int = 0) ->
     if not len(names):
         return Draws(np.zeros((draws, 0)), place, seed)
     counts = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
-    return Draws(counts.astype(np.float64), place, seed)
+    # Draws lie side by side in memory, as what is made of them runs over the draws.
+    return Draws(counts.T.astype(np.float64, order="C").T, place, seed)
 
 
 @dataclass(frozen=True)
@@ -373,8 +369,8 @@ class Figure:
         occupations: Occupations that say something about its spread: those with tasks; for a change, those in which
             something changed.
         span: Least and largest value that the figure can take.
-        extremes: Least and largest value that the figure would have if a share (0-1) of the tasks were otherwise; None
-            where the span says it.
+        extremes: Least and largest value that the figure would have if the share of the tasks that `unseen` gives for a tail
+            were otherwise; None where the span says it.
         change: Whether it is a paired change, which is known to be 0 where nothing changed.
         exact: Whether it is known and not an estimate: a gold against itself.
     """
@@ -436,10 +432,15 @@ class Figure:
         if self.occupations < 2:
             # All draws of one occupation are alike; that says nothing about its spread.
             return None
-        share = 1 - tail ** (1 / self.occupations)
         if self.extremes is not None:
-            return self.extremes(share)
+            return self.extremes(tail)
+        share = unseen(tail, self.occupations)
         return tuple((1 - share) * self.value + share * end for end in self.span)  # pyright: ignore[reportReturnType]  two ends
+
+
+def unseen(tail: float, occupations: int) -> float:
+    """Share of occupations that may be otherwise though none of so many was: its exact bound."""
+    return 1 - tail ** (1 / occupations)
 
 
 @cache
@@ -481,41 +482,66 @@ def change(first: Figure, second: Figure, occupations: int) -> Figure:
 
 @dataclass(frozen=True)
 class Sums:
-    """What figures are made of: values of the tasks, summed over all of them and over those of each draw.
+    """What figures are made of: values of the tasks, by group summed over all of them and over those of each draw.
 
     Attributes:
-        each: Values, shape (n, m) or (n, k, k), times the task's weight, which is 1 on average.
+        each: Values, shape (n, m) or (n, k, k), times the task's weight, which is 1 on average within its group.
         draws: Draws for these tasks; None where no intervals are wanted.
         corners: Values that a task has at the extremes, shape (c, ...); None where the range of a figure says it.
+        group: Group of each task, shape (n,), out of `groups`; by default all are one.
     """
 
     each: Array
     draws: Draws | None
     corners: Array | None = None
+    group: Places | None = None
+    groups: int = 1
 
     @cached_property
     def total(self) -> Array:
-        """Sums over all tasks, shape (...)."""
-        return self.each.sum(axis=0)
+        """Sums over all tasks, shape (groups, ...)."""
+        return self.each.sum(axis=0)[None] if self.group is None else summed(self.each, self.group, self.groups)
 
     @cached_property
     def drawn(self) -> Array:
-        """Sums by draw, shape (draws, ...)."""
-        return np.zeros((0, *self.each.shape[1:])) if self.draws is None else self.draws.sum(self.each)
+        """Sums by draw, shape (groups, draws, ...)."""
+        if self.draws is None:
+            return np.zeros((self.groups, 0, *self.each.shape[1:]))
+        return self.draws.sum(self.each, 0 if self.group is None else self.group, self.groups)
 
-    def figure(self, formula: Formula, span: Bounds = SHARE) -> Figure:
-        """A figure; with draws it has an interval."""
-        value = float(formula(self.total))
+    @cached_property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Tasks and occupations of each group, no occupations without draws."""
+        group = np.zeros(len(self.each), dtype=np.intp) if self.group is None else self.group
+        place = np.zeros(0, dtype=np.intp) if self.draws is None else self.draws.place * self.groups + group
+        held, tasks = np.unique(place) % self.groups, np.bincount(group, minlength=self.groups)
+        return list(zip(tasks.tolist(), np.bincount(held, minlength=self.groups).tolist(), strict=True))
 
-        def extremes(share: float) -> Bounds:
+    def figures(self, formula: Formula, span: Bounds = SHARE) -> list[Figure]:
+        """A figure of each group; with draws it has an interval."""
+        values, drawn = formula(self.total), formula(self.drawn)
+
+        @cache
+        def ends(tail: float) -> tuple[Array, Array]:
             # All that is otherwise falls on one corner, whichever moves the figure most.
             assert self.corners is not None
-            found = formula((1 - share) * self.total + share * len(self.each) * self.corners)
-            return float(np.nanmin([value, *found])), float(np.nanmax([value, *found]))
+            tasks, shares = np.array([(n, unseen(tail, max(units, 1))) for n, units in self.sizes]).T
+            share, most = (x.reshape(-1, *[1] * self.corners.ndim) for x in (shares, shares * tasks))
+            found = formula((1 - share) * self.total[:, None] + most * self.corners)
+            return np.fmin(values, np.fmin.reduce(found, axis=1)), np.fmax(values, np.fmax.reduce(found, axis=1))
 
-        units = 0 if self.draws is None else self.draws.occupations
-        bent = extremes if self.corners is not None else None
-        return Figure(value, formula(self.drawn), len(self.each), units, span, bent)
+        def extremes(at: int, tail: float) -> Bounds:
+            low, high = ends(tail)
+            return float(low[at]), float(high[at])
+
+        bent = [None if self.corners is None else partial(extremes, at) for at in range(self.groups)]
+        return [
+            Figure(float(values[at]), drawn[at], n, units, span, bent[at]) for at, (n, units) in enumerate(self.sizes)
+        ]
+
+    def figure(self, formula: Formula, span: Bounds = SHARE) -> Figure:
+        """The figure of all tasks, where they are one group."""
+        return self.figures(formula, span)[0]
 
 
 def stated(figures: Mapping[str, Figure], draws: Draws | None) -> dict[str, Any]:
@@ -539,8 +565,10 @@ def drawn_ranks(counts: Array, values: Array) -> Array:
     """
     order = np.argsort(values, kind="stable")
     starts = np.flatnonzero(np.diff(values[order], prepend=np.nan) != 0)
-    held = np.add.reduceat(counts[:, order], starts, axis=1)
-    middle = np.cumsum(held, axis=1) - held / 2
+    held = np.add.reduceat(counts.T[order], starts)
+    middle = np.cumsum(held, axis=0)
+    middle -= held / 2
+    middle -= counts.sum(axis=1) / 2
     group = np.empty(len(values), dtype=np.intp)
     group[order] = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(values)))
-    return (middle - counts.sum(axis=1)[:, None] / 2)[:, group]
+    return middle[group].T

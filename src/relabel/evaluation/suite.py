@@ -199,6 +199,11 @@ class Suite(Frozen):
                     )
         return self
 
+    def beside(self, ref: str) -> str:
+        """What the suite's file means by a path: beside the file if it is there, else as it stands."""
+        near = self.path.parent / ref
+        return str(near) if near.exists() else ref
+
 
 def _above(low: float | None, high: float | None) -> bool:
     return low is not None and high is not None and low > high
@@ -221,12 +226,6 @@ def load_suite(ref: str) -> Suite:
         return Suite.model_validate({**data, "path": path})
     except ValidationError as error:
         raise DataError(f"{path}: {first_error(error, _PLAINLY)}") from error
-
-
-def beside(suite: Suite, ref: str) -> str:
-    """What a suite's file means by a path: beside the file if it is there, else as it stands."""
-    near = suite.path.parent / ref
-    return str(near) if near.exists() else ref
 
 
 def _path(ref: str) -> Path:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
-import pandera.pandas as pa
 
 from relabel.errors import ColumnError, DataError, UsageError
 from relabel.settings import settings
@@ -61,7 +60,7 @@ WAGES = schema(
             (f"{wage}_flag", text(among=_WAGE_FLAGS, nullable=True)),
         )
     }
-    | {"hourly_only": pa.Column("bool")},
+    | {"hourly_only": number(nullable=False, dtype="bool")},
     unique=["soc2018", "group"],
 )
 
@@ -248,7 +247,7 @@ def read_projections(release: str = "bls-ep-2024-34") -> pd.DataFrame:
         | {name: text(r"\S", nullable=True) for name in needs.values()},
         unique=["soc2018", "kind"],
     )
-    return validated(path, frame[list(at_the_door.columns)], at_the_door)
+    return validated(path, frame[list(at_the_door().columns)], at_the_door)
 
 
 @cached("wages")
@@ -283,7 +282,7 @@ def read_wages(release: str = "bls-oews-2024") -> pd.DataFrame:
     for name, head in _WAGES.items():
         frame[f"{name}_flag"] = frame[name].map(flags).astype("str")
         frame[f"{name}_usd"] = numbers(path, frame[name], head, ("", *flags))
-    return validated(path, frame[list(WAGES.columns)], WAGES)
+    return validated(path, frame[list(WAGES().columns)], WAGES)
 
 
 def read_wage_cap(release: str = "bls-oews-2024") -> float:

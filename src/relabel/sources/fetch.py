@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -115,16 +115,18 @@ def is_here(source_id: str, role: str) -> bool:
     return _local_path(source, source.with_role(role)) is not None
 
 
-def verify(source_ids: Iterable[str] | None = None) -> list[FileCheck]:
+def verify(source_ids: Iterable[str] | None = None, roles: Container[str | None] | None = None) -> list[FileCheck]:
     """Check every file that is here against the registry; fetches nothing, but pins what is registered without checksum.
 
     Args:
         source_ids: Sources to check; by default all.
+        roles: Roles of their files to check; by default all.
 
     Returns:
         One check a registered file, in the order of the registry.
     """
-    return [_check_local(source, entry) for source in _chosen(source_ids) for entry in source.files]
+    files = [(source, entry) for source in _chosen(source_ids) for entry in source.files]
+    return [_check_local(*file) for file in files if roles is None or file[1].role in roles]
 
 
 def unpin(source_id: str, file: str | None = None) -> list[str]:

@@ -8,13 +8,11 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import pandas as pd
-import pandera.errors
-import pandera.pandas as pa
 import pyarrow
 import pyarrow.parquet as pq
 
@@ -26,7 +24,20 @@ from relabel.sources.fetch import locate_role, sha256_of
 from relabel.sources.registry import get_source
 from relabel.sources.tables import text_columns
 
+if TYPE_CHECKING:
+    import pandera.errors
+    import pandera.pandas as pa
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _later(make: Callable[P, T]) -> Callable[P, Callable[[], T]]:
+    """Schemas are made when a table is checked: pandera takes long to load, and what the cache has was checked."""
+    return lambda *args, **kwargs: cache(partial(make, *args, **kwargs))
+
+
+@_later
 def text(
     pattern: str | None = None, *, among: Iterable[str] | None = None, nullable: bool = False, unique: bool = False
 ) -> pa.Column:
@@ -41,29 +52,36 @@ def text(
     Returns:
         A pandera column.
     """
-    checks: list[pa.Check] = []
-    if pattern is not None:
-        checks.append(pa.Check.str_matches(pattern, error=f"a value like {pattern}"))
+    import pandera.pandas as pa
+
+    checks = [] if pattern is None else [pa.Check.str_matches(pattern, error=f"a value like {pattern}")]
     if among is not None:
         allowed = list(among)
         checks.append(pa.Check.isin(allowed, error=f"one of {', '.join(allowed)}"))
     return pa.Column("str", checks, nullable=nullable, unique=unique)
 
 
-def number(low: float | None = None, high: float | None = None, *, nullable: bool = True) -> pa.Column:
-    """A schema column of float64, by default with gaps, within bounds that are themselves allowed."""
-    checks: list[pa.Check] = []
-    if low is not None:
-        checks.append(pa.Check.ge(low, error=f"at least {low:g}"))
+@_later
+def number(
+    low: float | None = None, high: float | None = None, *, nullable: bool = True, dtype: str = "float64"
+) -> pa.Column:
+    """A schema column of numbers, by default with gaps, within bounds that are themselves allowed."""
+    import pandera.pandas as pa
+
+    checks = [] if low is None else [pa.Check.ge(low, error=f"at least {low:g}")]
     if high is not None:
         checks.append(pa.Check.le(high, error=f"at most {high:g}"))
-    return pa.Column("float64", checks, nullable=nullable)
+    return pa.Column(dtype, checks, nullable=nullable)
 
 
-def schema(columns: Mapping[str, Any], *, unique: list[str] | None = None) -> pa.DataFrameSchema:
+@_later
+def schema(columns: Mapping[str, Callable[[], pa.Column]], *, unique: list[str] | None = None) -> pa.DataFrameSchema:
     """A schema that allows these columns only, in this order, and at least one row."""
+    import pandera.pandas as pa
+
     filled = pa.Check(lambda frame: len(frame) > 0, error="at least one row")
-    return pa.DataFrameSchema(dict(columns), checks=filled, strict=True, ordered=True, unique=unique)
+    made = {name: column() for name, column in columns.items()}
+    return pa.DataFrameSchema(made, checks=filled, strict=True, ordered=True, unique=unique)
 
 
 def missing(frame: pd.DataFrame, columns: Sequence[str], marks: Iterable[str] = ("",)) -> pd.DataFrame:
@@ -103,15 +121,17 @@ def plain_task_id(series: pd.Series) -> pd.Series:
     return series.str.replace(r"\.0+$", "", regex=True)
 
 
-def validated(path: Path, frame: pd.DataFrame, at_the_door: pa.DataFrameSchema) -> pd.DataFrame:
+def validated(path: Path, frame: pd.DataFrame, at_the_door: Callable[[], pa.DataFrameSchema]) -> pd.DataFrame:
     """The frame if it keeps its schema.
 
     Raises:
         ColumnError: A column is missing.
         DataError: A value breaks the schema; the message names file, column, first bad value and row.
     """
+    import pandera.errors
+
     try:
-        return at_the_door.validate(frame)
+        return at_the_door().validate(frame)
     except pandera.errors.SchemaError as error:
         raise DataError(f"{path}{_complaint(error)}; check that it is the right file and release") from error
 
@@ -152,7 +172,6 @@ def keep(path: Path, table: pyarrow.Table) -> None:
             pq.write_table(table, temporary, write_page_checksum=True)
 
 
-P = ParamSpec("P")
 _CACHE = ".tables"
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import pandas as pd
-import pandera.pandas as pa
 
 from relabel.sources.fetch import locate_role
-from relabel.sources.frames import cached, numbers, plain_task_id, read_columns, schema, text, validated
+from relabel.sources.frames import cached, number, numbers, plain_task_id, read_columns, schema, text, validated
 from relabel.sources.statements import occupation_columns, task_columns
 from relabel.sources.tables import ONET_SOC, SOC, TASK_ID, text_columns
 
 JOB_ZONES = schema(
-    {"onet_soc_code": text(ONET_SOC, unique=True), "job_zone": pa.Column("int64", pa.Check.in_range(1, 5))}
+    {"onet_soc_code": text(ONET_SOC, unique=True), "job_zone": number(1, 5, nullable=False, dtype="int64")}
 )
 DWAS = schema(
     {

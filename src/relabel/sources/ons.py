@@ -112,7 +112,7 @@ def read_groups(release: str = "ons-soc2020") -> pd.DataFrame:
     for name in ("tasks", "job_titles"):
         frame[name] = frame[name].str.replace(r"\s*\n\s*", "\n", regex=True).str.replace(r"(?m)^~", "", regex=True)
     frame = frame.assign(soc2020=code, level=code.str.len().map(_LEVELS).astype("str"))
-    return validated(path, frame[list(GROUPS.columns)], GROUPS)
+    return validated(path, frame[list(GROUPS().columns)], GROUPS)
 
 
 def read_unit_groups(release: str = "ons-soc2020") -> pd.DataFrame:

@@ -52,6 +52,7 @@ _PLAIN = re.compile(r"[0-9]+(\.[0-9]+)?")
 _DECIMAL_COMMA = re.compile(r"[0-9]+,([0-9]{1,2}|[0-9]{4,})")
 _REWRITTEN = re.compile(r"[0-9.,]+[eE][+-]?[0-9]+|[0-9]{1,3}(,[0-9]{3})+", re.ASCII)
 _WHOLE = re.compile(r"([0-9]+)\.0+", re.ASCII)
+_ASCII_SIGNS = {place: None for place in range(128) if not chr(place).isalnum()}
 _LARGEST = 1e15
 _ROW_NUMBERS = 10
 
@@ -65,7 +66,8 @@ def is_table_file(ref: str | Path) -> bool:
 
 def plain_name(column: str) -> str:
     """A column's name without case, blanks and signs: `O*NET-SOC Code` and `onet_soc_code` are one."""
-    return re.sub(r"[\W_]+", "", column).casefold()
+    plain = column.translate(_ASCII_SIGNS)
+    return (plain if plain.isascii() else re.sub(r"[\W_]+", "", plain)).casefold()
 
 
 def find_column(names: Sequence[str], header: Iterable[str], path: Path) -> str | None:

@@ -233,7 +233,7 @@ def components(
     bounds = None
     if draws:
         drawn = occupation_draws(np.asarray(codes)[keep], draws, seed)
-        bounds = np.nanquantile(_shares(drawn.sum(parts), raters, repeated), [0.025, 0.975], axis=0)
+        bounds = np.nanquantile(_shares(drawn.sum(parts)[0], raters, repeated), [0.025, 0.975], axis=0)
     names = ["task", "rater", "rater by task", *(["repeat"] if repeated else [])]
     return [
         Component(name, float(whole[0, i]), None if bounds is None else (float(bounds[0, i]), float(bounds[1, i])))
@@ -284,7 +284,7 @@ def _sampling_error(y: Array, codes: npt.NDArray[np.object_], draws: int, seed: 
     if not draws:
         return 0.0, len(set(codes))
     drawn = occupation_draws(codes, draws, seed)
-    sums = drawn.sum(np.column_stack([y, np.ones(len(y))]))
+    sums = drawn.sum(np.column_stack([y, np.ones(len(y))]))[0]
     return float((sums[:, 0] / sums[:, 1]).std(ddof=1)), drawn.occupations
 
 
