@@ -135,7 +135,7 @@ def test_a_file_behind_a_json_that_only_prints_is_answered_with_how_to_write_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert run_app(["score", "sample", "--json", "out.json"]) == 2
-    assert "--json takes no file: redirect the output, or name a file with --out" in capsys.readouterr().err
+    assert "--json takes no file: redirect the output, or use --out" in capsys.readouterr().err
     assert run_app(["score", "sample", "more", "--json"]) == 2
     assert "takes no file" not in capsys.readouterr().err
 

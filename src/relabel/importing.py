@@ -212,7 +212,7 @@ def _confirm_ids(reading: _Reading, tasks: str, listed: pd.DataFrame) -> None:
     """
     file, column = reading.file, _id_column(reading)
     ids = [(line, file.task_id(line, cells[column]), cells) for line, cells in file.rows]
-    advice = "add a column of O*NET-SOC codes (--code-column), or say which one has O*NET's Task ID with --id-column"
+    advice = "add a column of O*NET-SOC codes (--code-column), or name the column of O*NET's Task ID with --id-column"
     if (text := file.column("text")) is None:
         file.refuse_row_numbers([task for _, task, _ in ids], advice)
         return

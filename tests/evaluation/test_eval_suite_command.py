@@ -82,7 +82,7 @@ def test_github_gets_annotations_by_itself(monkeypatch: pytest.MonkeyPatch, caps
     ("arguments", "code", "said"),
     [
         (["--junit", "x.xml"], 2, "--junit reports on a suite; add --suite FILE"),
-        (["--suite", "none.yaml"], 3, "there is no suite 'none.yaml'"),
+        (["--suite", "none.yaml"], 3, "unknown suite 'none.yaml'"),
         (["--suite", "low.yaml", "--junit", "no/x.xml"], 3, "cannot write no/x.xml"),
         (["--html", "no/x.html"], 3, "cannot write no/x.html"),
     ],

@@ -87,7 +87,7 @@ def test_a_fault_is_named_by_file_and_key_in_one_sentence(write: Write, text: st
 
 
 def test_an_unknown_suite_names_those_that_ship() -> None:
-    with pytest.raises(DataError, match=r"there is no suite 'none'; .* sample"):
+    with pytest.raises(DataError, match=r"unknown suite 'none'; .* sample"):
         load_suite("none")
 
 

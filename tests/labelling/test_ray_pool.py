@@ -168,7 +168,7 @@ async def test_when_all_workers_are_gone_for_good_the_run_ends() -> None:
         for worker in workers:
             worker.dead = WorkerGoneError("killed")
         await got(send(transport, 2))
-        with pytest.raises(ProviderError, match=r"all workers of the cluster are gone .*start the same run again"):
+        with pytest.raises(ProviderError, match=r"all workers of the cluster were lost .*start the same run again"):
             await transport.send("chat", b"{}")
 
 
@@ -200,9 +200,9 @@ async def test_other_versions_missing_keys_and_missing_files_end_the_start() -> 
     with pytest.raises(ProviderError, match=r"the node far runs relabel 0\.0\.1 and this machine .* on every node"):
         await start(worker)
     worker.hello = (node, version, False)
-    with pytest.raises(ProviderError, match="no key for OpenAI, here or on the node"):
+    with pytest.raises(ProviderError, match="no key for OpenAI, neither here nor on the node"):
         await start(worker, "https://api.openai.com/v1")
-    with pytest.raises(ProviderError, match=r"no key for Groq, here or on the node .* set GROQ_API_KEY"):
+    with pytest.raises(ProviderError, match=r"no key for Groq, neither here nor on the node .* set GROQ_API_KEY"):
         await start(worker, "https://api.groq.com/openai/v1")
     worker.hello = DataError("model file x.gguf was not found")
     with pytest.raises(DataError, match=r"model file x\.gguf was not found"):

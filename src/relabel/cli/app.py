@@ -153,7 +153,7 @@ def _wrongly_used(error: Any, words: Sequence[str]) -> int:
         path = "relabel" if context is None else context.command_path
         after = words[words.index("--json") + 1 :][:1] if "--json" in words else []
         if "unexpected extra argument" in said and after and after[0] in said:
-            said += "; --json takes no file: redirect the output, or name a file with --out where there is one"
+            said += "; --json takes no file: redirect the output, or use --out where available"
         _say(f"{said[:1].lower()}{said[1:]}; see `{path} --help`")
     return 2
 

@@ -27,10 +27,10 @@ _Ref = Annotated[str, typer.Argument(metavar="RUN", help="A run id, its first ch
 
 @batch_app.command("list")
 def list_batches(refresh: bool = False, as_json: AsJson = False) -> None:
-    """List the batch jobs of this machine, the newest first, with what the provider last said of their batches.
+    """List the batch jobs of this machine, newest first, with the last known state of their batches.
 
     Args:
-        refresh: Ask the provider how the open batches do; needs the key.
+        refresh: Ask the provider for the state of open batches; needs the key.
     """
     import asyncio
 
@@ -54,10 +54,10 @@ def list_batches(refresh: bool = False, as_json: AsJson = False) -> None:
 
 @batch_app.command()
 def resume(ref: _Ref, quiet: Quiet = False, log_json: LogJson = False, as_json: ManifestJson = False) -> None:
-    """Go on with a batch job: wait for its batches, take their answers, ask again for what is missing.
+    """Resume a batch job: wait for its batches, collect their answers, and request again what is missing.
 
-    The job is stored with its batches: neither its files nor the folder that it was started in are needed, and nothing that a batch
-    has is asked for again.
+    The job is stored with its batches: neither its files nor its start folder are needed, and nothing that a batch
+    has is requested again.
     """
     _resume(_state(ref), submit=True, look=progress_style(quiet=quiet, log_json=log_json), as_json=as_json)
 

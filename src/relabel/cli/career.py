@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from relabel.careers.pages import FamilyPage, ResiliencePart, Role
 
 app = o.Commands()
-careers_app = o.Commands(name="careers", help="Ratings for the pages of careers.", no_args_is_help=True)
+careers_app = o.Commands(name="careers", help="Rate occupations for career pages.", no_args_is_help=True)
 app.add_typer(careers_app)
 
 
@@ -52,14 +52,14 @@ def rate(
 ) -> None:
     """Rate occupations on human advantage, the third part of resilience: five questions each, under the rubric epoch.
 
-    All other options of `relabel run` can be given too, such as --base-url, --max-cost or --dry-run. Give the same command again to go
-    on after a stop.
+    All other options of `relabel run` can be given too, such as --base-url, --max-cost or --dry-run. Run the same
+    command again to continue after a stop.
 
     Args:
         model: A model's name, as for `relabel run`.
         tasks: onet-30.2, onet-29.1, sample, or the path of a CSV file.
         everything: Rate all occupations of the list, not only those of the job families.
-        out: The run folder. Ratings in the default one are taken up by export and resilience.
+        out: The run folder. Export and resilience use the ratings in the default folder.
     """
     from relabel.careers.families import load_families
     from relabel.cli.app import run_app

@@ -54,9 +54,9 @@ def list_sources(as_json: AsJson = False) -> None:
 
 @data_app.command()
 def pull(ids: _Ids = None, as_json: AsJson = False) -> None:
-    """Fetch the files that are missing here from their official addresses.
+    """Download missing files from their official addresses.
 
-    Files that no address gives are listed with what to do; they are an error only for sources that were named.
+    Files without a download address are listed with instructions; they are an error only for sources given as ID.
     """
     from relabel.sources import fetch
 
@@ -85,7 +85,7 @@ def verify(ids: _Ids = None, strict: bool = False, as_json: AsJson = False) -> N
     """Compare every file on this machine with its registered checksum; fetches nothing.
 
     Args:
-        strict: Take a missing file as an error, too.
+        strict: Treat a missing file as an error, too.
     """
     from relabel.sources import fetch
 
@@ -102,9 +102,9 @@ def verify(ids: _Ids = None, strict: bool = False, as_json: AsJson = False) -> N
 
 @data_app.command()
 def unpin(source: str) -> None:
-    """Forget the checksum of files that was pinned at their first use, because the registry has none.
+    """Remove checksums that were pinned at first use, because the registry has none.
 
-    Copies in the download cache that an address gives go too, and are fetched anew by `relabel data pull`.
+    Cached downloads are deleted too, and fetched again by `relabel data pull`.
 
     Args:
         source (ID[/FILE]): A source, or one of its files.
@@ -237,7 +237,7 @@ def verify_store(set_aside: bool = False) -> None:
     """Read every answer and check it against the request that it belongs to.
 
     Args:
-        set_aside: Move what is damaged out of the way, save what can be read, and keep the damaged parts beside it.
+        set_aside: Move damaged parts out of the way, save what can be read, and keep the damaged parts beside it.
     """
     from relabel.labelling.maintenance import set_damage_aside
     from relabel.settings import settings
@@ -272,9 +272,9 @@ def prune(
     yes: bool = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove stored answers for good: those to which all of the given options apply.
+    """Remove stored answers permanently: those that match all of the given options.
 
-    They were paid for, and the same questions would be bought anew: pack them first with `relabel store pack`.
+    They were paid for, and asking the same questions again costs again: pack them first with `relabel store pack`.
 
     Args:
         model: Answers of this model, as asked for or as returned.
@@ -320,7 +320,7 @@ def _say_pruned(pruned: Pruned, *, dry_run: bool) -> None:
 
 @store_app.command()
 def notes(drop: bool = False) -> None:
-    """List what was noted about servers, such as the form in which one takes requests.
+    """List notes about servers, such as the response format that one accepts.
 
     Args:
         drop: Delete them; each is tested again when needed.
@@ -350,7 +350,7 @@ def pack(file: Path, run: str | None = None) -> None:
 
 @store_app.command()
 def unpack(file: Path) -> None:
-    """Add the answers of a packed file to the store; what is there already stands.
+    """Add the answers of a packed file to the store; existing answers are kept.
 
     Args:
         file (F): A file that `relabel store pack` wrote.

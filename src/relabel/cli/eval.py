@@ -88,8 +88,8 @@ def evaluate_run(
     """Evaluate a run's labels against reference labels.
 
     A gold of your own is a CSV file with the columns task_id, onet_soc_code (where ids repeat over occupations),
-    and code or label (E0, E1, E2; T0 to T4 for automation) or strict and with_tools (exposed, not-exposed); weight
-    and stratum, if there are any, count in the estimates. With a column annotator, a task may have several rows.
+    and code or label (E0, E1, E2; T0 to T4 for automation) or strict and with_tools (exposed, not-exposed); the
+    estimates use weight and stratum, if present. With a column annotator, a task may have several rows.
     With --suite, --markdown writes the suite's outcome instead of the tables, as a summary for a pull request.
 
     Args:
@@ -99,7 +99,7 @@ def evaluate_run(
             sample), a run of your own, or a CSV file.
         by_model: Evaluate the labels of each model that answered, too.
         seed: Seed of the draws, and of the trained yardstick.
-        no_intervals: Leave the intervals out.
+        no_intervals: Skip the intervals.
         paper: Replicate the figures of the 2023 paper (no RUN argument).
         suite (FILE): Judge the run by this suite of gates; exit 6 when one fails.
         junit (F): Write the suite's outcome as JUnit XML.

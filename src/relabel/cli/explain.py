@@ -50,16 +50,16 @@ def explain(
     as_json: o.AsJson = False,
     out: o.OutJson = None,
 ) -> None:
-    """Explain a score: the way of its codes, its tasks with label, reason and key, and what each could change.
+    """Explain a score: its crosswalk, its tasks with label, rationale and key, and what each could change.
 
     Args:
         code (CODE): Such as 1121 (UK SOC 2020), 11-1011 (SOC 2018), 11-1011.00 (O*NET).
-        taxonomy: Classification of the code; by default what its form says, 1121 is UK SOC.
+        taxonomy: Classification of the code; by default inferred from its form; 1121 is UK SOC.
         rater (RUN): Another rater, for the intervals; may be repeated.
         draws: Draws of label noise behind the intervals; 0 for none.
         seed: Seed of the draws.
         show: Number of tasks to show; --json has all.
-        path: Show only the way of the code over the bridge, forward and back; needs no RUN.
+        path: Show only the crosswalk of the code, forward and back; needs no RUN.
     """
     from relabel.scoring.explain import explain, taxonomy_of
     from relabel.scoring.table import score_by

@@ -64,18 +64,18 @@ def import_file(
 ) -> None:
     """Turn a CSV or Excel file of labels into a run like any other.
 
-    A label that the rubric does not know, a task given twice, an id that stands for several occupations: each is refused
-    by its line, and nothing is written. The manifest names the file and its sha256, each label its line.
+    Unknown labels, duplicate tasks and ambiguous ids are refused with their line, and nothing is written. The
+    manifest names the file and its sha256, each label its line.
 
     Args:
         file (FILE): A CSV or Excel file of labels, or a published set such as relabels-2026:gpt-5.
-        model: Who or what labelled; a published set knows it.
+        model: Who or what labelled; not needed for a published set.
         rubric: The rubric whose labels the file uses.
         out (DIR): The run's folder.
         tasks: Task list that the ids belong to: eloundou-2023, onet-30.2, sample or FILE.csv. By default the first
             that holds all.
-        setting: Setting that all labels answer, where the file does not say.
-        mapping (OLD=NEW): What a label becomes, such as E3=E2.
+        setting: Setting of all labels, if the file does not say.
+        mapping (OLD=NEW): Replace a label, such as E3=E2.
         random_sample: The tasks were drawn at random from all of --tasks: `relabel score` then estimates means from them.
     """
     from relabel.importing import import_labels

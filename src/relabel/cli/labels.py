@@ -45,19 +45,19 @@ def review_run(
     rater: list[str] | None = None,
     tasks: str | None = None,
 ) -> None:
-    """Write the tasks most worth a person's look: doubt about the label, times what hangs on it.
+    """Write the tasks most worth reviewing, by doubt about the label times weight in the scores.
 
     Fill label (E0, E1 or E2), reviewer and reviewed_at, and the file is a gold: `relabel eval RUN --gold F.csv`.
     Rows without a label are left out of it.
 
-    Tasks chosen for their doubt tell nothing about the others. To learn how good the run is as a whole, and what the
+    Doubtful tasks say nothing about the others. To learn how good the run is as a whole, and what the
     mean exposure is without its errors, fill a file of --random tasks, in its order.
 
     Args:
         out (F.csv): Where the file goes; - prints it instead.
         n (N): Tasks to list at most; 100 by default.
-        random (K): Draw K tasks at random from all of the run's instead, without its answers: filled, they speak
-            for the run as a whole.
+        random (K): Draw K tasks at random from all of the run's instead, without its answers: filled in, they
+            represent the run as a whole.
         size_for (WIDTH): With --random, instead of K: draw as many as give the mean exposure a 95% interval of this
             width, such as 0.1; with --gold, judged by these labels.
         seed (S): Seed of --random; 0 by default.
@@ -217,18 +217,17 @@ def view(
     tasks: str | None = None,
     browser: bool = True,
 ) -> None:
-    """Look through labels in the browser, and review them by keyboard.
+    """Browse labels in the browser, and review them by keyboard.
 
     Search, sort and filter tasks; see each rater's question, answer and rationale beside the golds. Under Review the labels stay
     hidden while you decide. Each review is saved at once, as a gold: `relabel eval RUN --gold F.csv`.
 
-    The page is served to this machine alone, under an address that cannot be guessed, until Ctrl-C.
+    The page is served to this machine only, under an address that cannot be guessed, until Ctrl-C.
 
     Args:
         runs (RUN...): A run folder, a name under runs/, or a published set such as eloundou-2023:gpt4.
         gold (G): Show the labels of this gold too; repeatable. By default the one that fits.
-        review (F.csv): Where reviews are kept. A file that is there is taken up, also one that `relabel review`
-            wrote.
+        review (F.csv): Where reviews are kept. An existing file is continued, also one written by `relabel review`.
         tasks (REF): Where titles and texts come from. By default the list that the run was made from.
         browser: Open the page in the browser.
     """

@@ -47,7 +47,7 @@ def list_rubrics(as_json: o.AsJson = False) -> None:
 
 @rubric_app.command()
 def show(rubric: str, setting: str | None = None, examples: bool = True, as_json: o.AsJson = False) -> None:
-    """Show a rubric, or the very messages that it sends.
+    """Show a rubric, or the exact messages that it sends.
 
     Args:
         rubric: A rubric's name, or the path of a YAML file.
@@ -77,7 +77,7 @@ def show(rubric: str, setting: str | None = None, examples: bool = True, as_json
 
 @rubric_app.command()
 def new(name: str, *, base: Annotated[str, typer.Option("--from")] = "exposure", out: Path | None = None) -> None:
-    """Write a rubric of your own to start from: a copy of another under an id of its own.
+    """Create a rubric of your own, as a copy of another under a new id.
 
     Args:
         name: Id of the new rubric; its file is NAME.yaml.
@@ -95,7 +95,7 @@ def new(name: str, *, base: Annotated[str, typer.Option("--from")] = "exposure",
 
 @rubric_app.command()
 def check(rubric: str, as_json: o.AsJson = False) -> None:
-    """Check a rubric and the prompt that it names: refuse what is wrong, and warn of what will mislead.
+    """Check a rubric and the prompt that it names: report errors, and warn of what may mislead.
 
     Args:
         rubric: A rubric's name, or the path of a YAML file.
@@ -145,8 +145,8 @@ def try_rubrics(
 ) -> None:
     """Label the same tasks under one or several rubrics and compare each with reference labels, and with each other.
 
-    Tasks are drawn from the half of the list that is meant for tuning a wording. --final takes them from the other half: look
-    at it once, when the wording is final.
+    Tasks are drawn from the half of the list for tuning a wording. --final draws from the other half: use it once,
+    when the wording is final.
 
     Args:
         files (RUBRIC...): Rubrics by name, or paths of YAML files.
@@ -157,7 +157,7 @@ def try_rubrics(
         tasks: Task list, as for relabel run. By default eloundou-2023.
         sample: Tasks to draw. By default 240, or as many as there are.
         seed: Seed of the draw and of the intervals.
-        final: Use the half of the tasks that is kept for the end: once, with the final wording.
+        final: Use the half of the tasks kept for the end: once, with the final wording.
         out (DIR): Folder for trial.json and one run a rubric. By default under runs/.
     """
     from datetime import UTC, datetime

@@ -133,8 +133,8 @@ def run(
 ) -> None:
     """Label tasks with a language model.
 
-    Each task is asked under each setting. Answers are stored as they arrive: give the same command again to continue a run that
-    was stopped, killed or refused; nothing is paid for twice.
+    Each task is asked under each setting. Answers are stored as they arrive: run the same command again to continue
+    after a stop, a kill or a refusal; nothing is paid for twice.
 
     Args:
         model: A model's name at the provider; `local` for the embedded one; `local:FILE.gguf` for your own weights.
@@ -224,7 +224,7 @@ def _cluster(
 
 @app.command("providers")
 def list_providers(name: Annotated[str | None, typer.Argument()] = None, as_json: o.AsJson = False) -> None:
-    """Show the providers that relabel knows: addresses, keys, forms of answers, prefix caches, batches and what is odd about them.
+    """Show the providers that relabel knows: addresses, keys, response formats, prefix caches, batches and quirks.
 
     Args:
         name: A provider's name; by default all are listed.

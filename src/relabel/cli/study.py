@@ -29,7 +29,7 @@ StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study
 
 @study_app.command()
 def init(path: Annotated[Path, typer.Argument()] = Path("study.yaml")) -> None:
-    """Write a commented study file and, beside it, study.schema.json for editors, in place of an earlier one.
+    """Write a commented study file and, beside it, study.schema.json for editors, replacing an earlier schema.
 
     Args:
         path (STUDY.yaml): The file to write.
@@ -48,16 +48,16 @@ def run(
     allow_host: list[str] | None = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Make what is missing of a study, and only that: runs, tables, figures, scores and pages.
+    """Make what a study still lacks, and only that: runs, tables, figures, scores and pages.
 
-    Raters are asked side by side, each under its own limits and all under the study's budget; one that fails does not stop the
-    others. Run the same command again to continue.
+    Raters run in parallel, each under its own limits and all under the study's budget; one that fails does not stop
+    the others. Run the same command again to continue.
 
     Args:
         replay: Take answers from the store only; send no request.
         dry_run: Estimate requests, cost and hours; send nothing.
-        allow_host: Send tasks and key to this host, which only the study file names; repeatable. Known providers and this machine need no
-            such word.
+        allow_host: Send tasks and key to this host, which only the study file names; repeatable. Known providers and
+            this machine do not need it.
     """
     import asyncio
 
@@ -122,7 +122,7 @@ def _judge(study: Study, place: Place, raters: list[RaterRun]) -> None:
 
 @study_app.command()
 def status(path: StudyFile, as_json: o.AsJson = False) -> None:
-    """Show where each rater of a study stands."""
+    """Show the state of each rater of a study."""
     from contextlib import suppress
     from dataclasses import asdict
 
@@ -165,7 +165,7 @@ def package(path: StudyFile, out: Path | None = None) -> None:
 
 @study_app.command()
 def rebuild(path: StudyFile, quiet: o.Quiet = False) -> None:
-    """Make the results of an unpacked replication package again, from its answers alone, and compare their checksums."""
+    """Rebuild the results of an unpacked replication package from its answers alone, and compare their checksums."""
     from relabel.study.package import compare_checksums, unpack_answers
 
     _, place, environment = _opened(path)

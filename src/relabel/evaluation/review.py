@@ -180,7 +180,7 @@ def labels_for(run: Run, width: float, gold: Gold | None = None) -> int:
         pair = None if aligned.main_measure is None else aligned.pair(aligned.main_measure)
         if pair is None or len(pair) < _PILOT:
             raise DataError(
-                f"the gold {gold.name} has labels for fewer than {_PILOT} of the run's tasks; leave it out, or label more"
+                f"the gold {gold.name} has labels for fewer than {_PILOT} of the run's tasks; remove --gold, or label more"
             )
         told, guessed = pair.gold - pair.gold.mean(), pair.run - pair.run.mean()
         slope = float((told * guessed).sum() / max((guessed**2).sum(), 1e-12))

@@ -236,7 +236,7 @@ def _path(ref: str) -> Path:
     if path.suffix.lower() not in {".yaml", ".yml"} and shipped.is_file():
         return shipped
     names = ", ".join(sorted(p.stem for p in asset_dir("evals").glob("*.yaml")))
-    raise DataError(f"there is no suite {ref!r}; give the path of a YAML file, or one of {names}")
+    raise DataError(f"unknown suite {ref!r}; give the path of a YAML file, or one of {names}")
 
 
 def _check_setting_metric(metric: str, setting: SettingName) -> None:

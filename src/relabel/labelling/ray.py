@@ -370,7 +370,7 @@ class RayTransport:
             worker.gone = str(error)
             if all(other.gone for other in self._workers):
                 self._fatal = self._fatal or ProviderError(
-                    f"all workers of the cluster are gone ({worker.gone}); start the same run again to continue"
+                    f"all workers of the cluster were lost ({worker.gone}); start the same run again to continue"
                 )
         elif worker.reviving.done():
             worker.reviving = asyncio.create_task(self._wait_until_up(worker))
@@ -398,7 +398,7 @@ class RayTransport:
         provider = self._known.provider
         if provider.key_env and not self._known.secret and not has_key:
             raise ProviderError(
-                f"there is no key for {provider.name}, here or on the node {node}; set {provider.key_env[0]}, or name another "
+                f"no key for {provider.name}, neither here nor on the node {node}: set {provider.key_env[0]}, or name another "
                 "server with --base-url"
             )
 

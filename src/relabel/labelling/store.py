@@ -102,7 +102,7 @@ def text_of(row: tuple[Any, ...]) -> tuple[str, str]:
     """Key and text of a row that was read with the columns of `ROW`.
 
     Raises:
-        DamagedRowError: It holds no text.
+        DamagedRowError: It is not text.
         PickleRefusedError: It is a pickle.
     """
     key, raw, mode, filename, kind, value = row
@@ -113,7 +113,7 @@ def text_of(row: tuple[Any, ...]) -> tuple[str, str]:
             raise DamagedRowError(f"the row {brief(_name(key))} names a file")
         return key.decode(), value.decode()
     except (ValueError, AttributeError) as error:
-        raise DamagedRowError(f"the row {brief(_name(key))} holds no text") from error
+        raise DamagedRowError(f"the row {brief(_name(key))} is not text") from error
 
 
 class Store:

@@ -424,7 +424,7 @@ def require_sendable(key: str) -> None:
         "contains control characters": not key.isprintable(),
     }
     if wrong := next((words for words, found in faults.items() if found), ""):
-        raise UsageError(f"the key {wrong}; set OPENAI_API_KEY again, to the key alone")
+        raise UsageError(f"the key {wrong}; set OPENAI_API_KEY to the key only")
 
 
 def proxy_of(address: str) -> URL | None:

@@ -122,9 +122,7 @@ def with_us_figures(table: ScoreTable) -> ScoreTable:
         DataError: A source file is damaged or malformed.
     """
     if table.taxonomy not in TAXONOMIES:
-        raise UsageError(
-            f"there are US figures for {' and '.join(TAXONOMIES)} only, not for {table.taxonomy}; remove --us"
-        )
+        raise UsageError(f"US figures exist for {' and '.join(TAXONOMIES)} only, not for {table.taxonomy}; remove --us")
     if table.tasks == SAMPLE:
         raise UsageError("the sample's tasks are invented and say nothing about real US jobs; remove --us")
     if not table.frame["code"].str.match(r"\d{2}-\d{4}").all():

@@ -307,9 +307,7 @@ class BatchRunner(BatchPoller):
             self._requests.is_here(key)  # its answer may be here by now
         waiting: dict[str, tuple[str, bool]] = {}
         for chunk in self._state.open:
-            said = (
-                f"it is in the batch {chunk.batch_id or 'to come'}; `relabel batch resume {self._state.run_id}` goes on"
-            )
+            said = f"it is in the batch {chunk.batch_id or 'to come'}; `relabel batch resume {self._state.run_id}` continues"
             waiting |= dict.fromkeys(self._folder.keys(chunk) or (), (said, chunk.batch_id is not None))
         for key, request in self._requests.items():
             kind: FailureKind = "provider"

@@ -254,7 +254,7 @@ class BatchFolder:
             return None
         except (OSError, ValueError) as error:
             raise DataError(
-                f"{self.path_of(chunk)} is damaged ({error}); remove it: its batch is taken without it"
+                f"{self.path_of(chunk)} is damaged ({error}); remove it: its batch is collected without it"
             ) from error
         return keys
 
