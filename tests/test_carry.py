@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from relabel.carrying import TO_ASK, carry_run
 from relabel.errors import DataError, UsageError
 from relabel.evaluation.gold import asked
+from relabel.importing import TO_ASK, carry_run
 from relabel.manifest import Counts, read_manifest
 from relabel.run import Run, open_run
 from relabel.sources.fetch import sha256_of

@@ -165,7 +165,7 @@ def carry(
         old (TASKS): The list that the run labelled, if it moved.
         fill (RUN): A run under the same rubric that labelled the tasks to be asked again.
     """
-    from relabel.carrying import TO_ASK, carry_run
+    from relabel.importing import TO_ASK, carry_run
 
     opened = relabel.open_run(run)
     done = carry_run(opened, to, out, old=old, fill=None if fill is None else relabel.open_run(fill))
