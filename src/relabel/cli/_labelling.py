@@ -1,6 +1,6 @@
-"""From the options of `relabel run` to a job, from the job to its end, and what is said before and after.
+"""Run the job of `relabel run`, and print what comes before and after.
 
-What is heavy to import is here, so that `relabel run --help` starts at once.
+Heavy imports are here, which keeps `relabel run --help` fast.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def stopping_on_signals(stop: Stop, meanwhile: str, *, look: Look) -> Generator[
 
     Args:
         stop: Stops the job.
-        meanwhile: What happens until it has stopped, in words.
+        meanwhile: What the user waits for until then, in words.
         look: How it is said.
     """
     loop = asyncio.get_running_loop()

@@ -107,7 +107,7 @@ def label_by_batch(
         look: How progress looks.
 
     Returns:
-        What it came to, and how to go on if it was interrupted.
+        The outcome, and how to resume if it was interrupted.
     """
     import asyncio
 
@@ -198,7 +198,7 @@ def _state(ref: str) -> BatchState:
 
 
 def _release_reserved(ref: str) -> int:
-    """Let go what a batch run held whose state has been lost; the number of its requests."""
+    """Release the requests of a batch run whose state was lost; returns their number."""
     from relabel.labelling.leases import Leases
     from relabel.settings import settings
 

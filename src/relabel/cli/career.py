@@ -1,4 +1,4 @@
-"""`relabel families`, `resilience` and `careers rate`: job families, and how they stand between exposure and demand."""
+"""`relabel families`, `resilience` and `careers rate`: job families by exposure, demand and human advantage."""
 
 from __future__ import annotations
 

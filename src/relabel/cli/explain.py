@@ -192,7 +192,7 @@ def _show_task(task: ExplainedTask, explained: Explanation) -> None:
 
 
 def _path(unit: str, way: Way, taxonomy: Taxonomy) -> BridgePath:
-    """Which O*NET-SOC codes stand for a group and by which way, or where an O*NET-SOC code leads."""
+    """The crosswalk of a code: the O*NET-SOC codes behind a group, or the groups of an O*NET-SOC code."""
     from relabel.scoring.explain import find_path
 
     tasks = way.tasks or "onet-30.2"

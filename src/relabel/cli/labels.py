@@ -23,7 +23,7 @@ app = o.Commands()
 
 
 class _ReviewCommand(TyperCommand):
-    """`--random` may stand without a number, where `--size-for` gives it."""
+    """`--random` needs no number with `--size-for`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """See click: a 0 is put behind a `--random` that has no number."""

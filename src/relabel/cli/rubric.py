@@ -278,7 +278,7 @@ def _final_look(
         named: Whether the user named the folder: only then is a look with another wording taken for meant.
 
     Returns:
-        The look, and what the record is to say of it.
+        The look, and what to add to the record.
 
     Raises:
         UsageError: Another wording was tried on the half before, and the user may not know it.

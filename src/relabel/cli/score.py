@@ -32,7 +32,7 @@ ESTIMATES = {
     "people": "what people's labels would give",
     "gold": "what the gold's would give",
 }
-"""What stands beside a score, by what its column is called."""
+"""Estimates shown next to a score, by the name of their column."""
 
 app = o.Commands()
 

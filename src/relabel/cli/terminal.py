@@ -36,7 +36,7 @@ _READER_GONE = {errno.EPIPE, errno.ECONNRESET, errno.ESHUTDOWN}
 
 
 class _Raw(io.FileIO):
-    """A stream that goes on into nothing when it cannot be written any more."""
+    """A stream that discards output once it can no longer be written."""
 
     failed: OSError | None = None
     """Why output was lost, unless it is that the reader went away."""
@@ -66,7 +66,7 @@ class _Stream(io.TextIOWrapper):
 
 
 class _Rendered:
-    """The same stream for a console of ours, which has cleaned what it renders and adds colours and moves of its own."""
+    """The same stream for our own console, which has cleaned its text and adds colours and cursor moves."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

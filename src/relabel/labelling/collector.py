@@ -37,7 +37,7 @@ from relabel.redaction import clean
 from relabel.rubric import Rubric
 
 _OF_ANSWER = {field.name for field in fields(Label)} & Answer.model_fields.keys()
-"""What a label has from its answer as it is; its cost is divided among the tasks of the answer."""
+"""Fields that a label copies from its answer; the cost is divided among the tasks of the answer."""
 
 
 @dataclass
@@ -54,8 +54,8 @@ class Progress:
         cost_usd: Cost of this run; None once an answer's price is unknown.
         table_usd: The same by the price table, where providers state costs of their own.
         rejected: Answers bought that were no label; `rejected_usd` is what they cost.
-        repaired: Labels from answers that were asked for again; `unwrapped` those that were read from within other text, and
-            `label_first` those that were written before their reason.
+        repaired: Labels from repeated requests after an invalid answer; `unwrapped` those extracted from surrounding
+            text, and `label_first` those written before their rationale.
         uncounted: Answers bought whose tokens the server did not count, or counted in a way that cannot be true.
         unasked: Those of the missing labels that were never asked for.
         doing: What is done once nothing more is asked: `naming` what is missing, `writing` the run folder.
@@ -158,7 +158,7 @@ class LabelCollector:
         if not self.store.put(item.request, answer):
             if (rest := self.take(item)) is not None:
                 return rest  # another process bought one first: every label leads to the answer that is in the store
-            self.store.replace(item.request, answer)  # what stands there is not a label by today's rules
+            self.store.replace(item.request, answer)  # the stored answer is not a label by today's rules
         return self._enter(item, answer, said, from_store=False)
 
     def fail(self, item: WorkItem, kind: FailureKind, message: str, attempts: int) -> None:
@@ -377,11 +377,11 @@ def decided(row: Mapping[str, float]) -> tuple[str, float]:
 
 
 FEWEST = 3
-"""Answers before a speed is told."""
+"""Answers needed for an estimate of the speed."""
 ENOUGH = 20
-"""Answers that a speed is taken from, where they come fast enough."""
+"""Answers that the speed is measured over, if they come fast enough."""
 WINDOW_S = 30.0
-"""Seconds that it is taken from at least, where answers come faster."""
+"""Minimum seconds that it is measured over, if answers come faster."""
 _BURST = 20
 
 
@@ -391,8 +391,8 @@ class _Snapshot:
 
     Attributes:
         at: Seconds on the clock.
-        asked: Labels that somebody was asked for, with or without success.
-        free: Labels that were decided without asking anybody: by the store, mostly.
+        asked: Labels that were requested, with or without success.
+        free: Labels that were decided without a request, mostly by the store.
     """
 
     at: float
@@ -408,7 +408,7 @@ class RateEstimator:
 
     Args:
         progress: The job's numbers.
-        limiter: How fast it may ask; None where nothing of ours bounds that.
+        limiter: The limits of the run; None if it has none of its own.
         clock: Seconds on a clock that never runs back.
     """
 
@@ -420,7 +420,7 @@ class RateEstimator:
         self._marks = deque([self._mark()])
 
     def look(self) -> None:
-        """See how far the job is now."""
+        """Record the progress so far."""
         mark, last = self._mark(), self._marks[-1]
         asked, free = mark.asked - last.asked, mark.free - last.free
         nothing_sent = not mark.asked and not self.progress.in_flight

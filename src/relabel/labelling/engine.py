@@ -120,7 +120,7 @@ class Engine:
 
 @dataclass
 class _Sending:
-    """A request on its way: what is posted, and what came of it so far."""
+    """A request in progress: what is posted, and its result so far."""
 
     request: Request
     body: Mapping[str, Any]
@@ -308,7 +308,7 @@ class OnlineEngine(Engine):
         return came[0] if came else tries[0].result()  # what is paid for is recorded, though the run may be stopped
 
     async def _send(self, sending: _Sending) -> Answer:
-        """Send once, in turn and within the budget. Whatever comes of it, the limiter and the budget know."""
+        """Send once, within limits and budget, and settle both whatever happens."""
         assert self._transport is not None
         body, api, waiting_since = sending.body, sending.request.api, self._clock()
         worst = self.budget.worst_case(body)
@@ -408,7 +408,7 @@ def _has_answer(task: asyncio.Task[Answer]) -> bool:
 
 
 class _Replies:
-    """Replies of late: one that comes again under another key came too late, and is not the answer to that question."""
+    """Recent replies: one that repeats under another key came late, and is not the answer to that request."""
 
     _most = 100_000
 
@@ -500,7 +500,7 @@ def answer_to(
     reply = read(api, sent)
     stated = stated_cost(sent, headers or {})
     # A server that counts no tokens does not work for nothing: what the answer cost is unknown.
-    # What a provider says that it charged is what it charged; the table stands beside it.
+    # The provider's stated charge counts; the price table's is kept as well.
     counted = reply.usage.prompt + reply.usage.completion > 0 or price is None or price.input == price.output == 0
     table = price.cost(reply.usage) if price is not None and counted else None
     return Answer(

@@ -33,7 +33,7 @@ _SPREAD_FROM_ANSWERS = 0.02
 BATCH_WINDOW_H = 24.0
 """Hours within which a batch is answered; batches run side by side."""
 DRIVER_ANSWERS_A_SECOND = 1200.0
-"""Answers that one process plans, validates and stores, as measured on two shared cores; `bench/scale.py` measures it anew."""
+"""Answers that one process plans, validates and stores, as measured on two shared cores; `bench/scale.py` measures it again."""
 _A_FEW = 50
 """Tasks that stand for all."""
 
@@ -133,7 +133,7 @@ def pieces(text: str) -> float:
 
 @dataclass
 class _Asked:
-    """What a plan asks under one setting, and what stored answers to the same requests about any task took."""
+    """Totals of a plan under one setting, and the tokens of stored answers to the same prompt about any task."""
 
     requests: int = 0
     tasks: int = 0
@@ -174,7 +174,7 @@ class _Shared:
 
 
 def _walk(job: Job, store: Store | None, *, afresh: bool) -> tuple[int, dict[str, _Shared], dict[str, _Asked]]:
-    """A plan, walked through once and never held whole: its requests, what they share by its text, and what each setting asks."""
+    """Walk a plan once, without holding it in memory: number of requests, shared prompts by text, and totals by setting."""
     requests, prefixes, settings = 0, dict[str, _Shared](), dict[str, _Asked]()
     last: tuple[Any, float] = (None, 0.0)
     for planned in job.plan():
@@ -232,7 +232,7 @@ def _parameters(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def estimate(job: Job, store: Store | None, *, afresh: bool = False) -> Estimate:
-    """Walk through a job's plan without asking anything. The plan is never held whole.
+    """Estimate a job from its plan, without sending a request or holding the plan in memory.
 
     Args:
         job: The job.

@@ -1,4 +1,4 @@
-"""A job: what is to be labelled, how, and the plan that follows; and what tells one job from another. Nothing here sends or writes anything."""
+"""A job: what to label and how, the plan of its requests, and the differences between jobs. Nothing here sends or writes anything."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _read_prompt(value: Any) -> Prompt:
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be labelled, and how.
+    """What to label, and how.
 
     Attributes:
         tasks_ref: The task list as the user named it.
@@ -53,7 +53,7 @@ class Job:
         examples: Whether worked examples are shown.
         decide: `json`, or `logprob` for an answer of one token.
         pack: Tasks in one request.
-        probe: Whether to find out how the server can be held to the answer's shape; else the endpoint's form stands.
+        probe: Whether to probe the server for a response format; else the endpoint's form is used.
         model: The model as the user named it.
         base_url: The server's address without credentials; None for OpenAI's own.
         parameters: Options that shape the run, for the manifest.
@@ -187,7 +187,7 @@ def other_addresses(job: Job, store: Store) -> dict[str, int]:
 
 
 def job_to_json(job: Job) -> bytes:
-    """The job as data, complete but for credentials: nothing else is needed to go on with it."""
+    """The job as JSON, complete except for credentials: it can be resumed from this alone."""
     return TypeAdapter(Job).dump_json(replace(job, base_url=public_url(job.base_url) if job.base_url else None))
 
 
@@ -202,7 +202,7 @@ def job_from_json(data: bytes) -> Job:
 
 
 class Stop:
-    """Tells a job to stop: once to send no more and wait for what is in flight, twice to leave at once."""
+    """Tells a job to stop: the first call sends no more and waits for requests in flight, the second quits at once."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()

@@ -101,7 +101,7 @@ class Leases:
             db.close()
 
     def beat(self, db: sqlite3.Connection | None = None) -> None:
-        """Show that this process is there."""
+        """Raise the heartbeat of this process."""
         with suppress(sqlite3.Error):  # the next time may be in time still
             beating = (db or self._db).execute("UPDATE process SET beat = beat + 1 WHERE id=?", (self._id,)).rowcount
             if not beating:  # this process stood still for so long that another took its leases
@@ -161,7 +161,7 @@ class Leases:
             self._db.execute("DELETE FROM taken WHERE key=? AND owner=?", (key, self._id))
 
     def transfer(self, run: str, keys: Iterable[str]) -> set[str]:
-        """Make what this process has leased a batch run's own, in one go: there is no moment in which another may take it.
+        """Transfer this process's leases to a batch run atomically, so that no other process can acquire them in between.
 
         Returns:
             The keys that neither this process had leased nor the run had held: others may have asked them, and have an answer.
@@ -175,7 +175,7 @@ class Leases:
         return wanted - held
 
     def reserve(self, run: str, keys: Iterable[str], *, still: Iterable[str] = ()) -> int:
-        """Hold what a batch run has in flight, and nothing else that it held before. It is held until the run says otherwise.
+        """Reserve what a batch run has in flight, and nothing else, until the run reserves something else.
 
         Args:
             run: The batch run.

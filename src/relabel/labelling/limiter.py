@@ -182,7 +182,7 @@ class Limiter:
 
     @property
     def returned(self) -> int:
-        """Requests that were sent and are back, whatever came of them."""
+        """Requests that were sent and have returned, with or without an answer."""
         return self._numbers - self._on_wire
 
     @property
@@ -342,7 +342,7 @@ class Limiter:
 
 
 def _limit_in_headers(name: str, headers: Mapping[str, str]) -> tuple[float | None, float, float] | None:
-    """What headers say about a limit: how much is granted, what is left, and the seconds until it is granted anew."""
+    """A limit in the headers: the amount granted, the amount left, and the seconds until the reset."""
     try:
         remaining = float(headers[f"x-ratelimit-remaining-{name}"])
         reset = parse_seconds(headers[f"x-ratelimit-reset-{name}"])

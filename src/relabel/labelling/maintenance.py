@@ -121,7 +121,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _rebuild(folder: Path, aside: Path) -> str:
-    """Put a new database with all rows that can be read in the place of a damaged one, a copy of which lies aside."""
+    """Replace a damaged database, which has been copied aside, by a new one with all readable rows."""
     work = aside / "rebuilt"
     saved: set[str] = set()
     with Store(work) as new, new.writing_at_once():
@@ -164,7 +164,7 @@ class Pruned:
 
 
 def prune(store: Store, unwanted: Callable[[str, AnswerRow], bool], *, dry_run: bool) -> Pruned:
-    """Remove answers for good, and shared messages that no other answer refers to.
+    """Remove answers permanently, and shared messages that no other answer refers to.
 
     Args:
         store: The store.

@@ -43,7 +43,7 @@ _OURS = {"model", "messages", "input", "response_format", "stream", "n"}
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What a user chose of a labelling, as the options of `relabel run` say it.
+    """The user's choices for a run, by the options of `relabel run`.
 
     Attributes:
         model: `local`, `local:FILE.gguf`, or a model's name at the provider.
@@ -62,8 +62,8 @@ class RunOptions:
         variants: Orders of the rubric's labels and examples that each question is asked in.
         decide: How an answer says its label.
         pack: Tasks in one request.
-        form: How the server is held to the answer's shape; None: in the strictest way it takes.
-        params: What is sent beside the question, by name, as it is.
+        form: The response format; None for the strictest that the server accepts.
+        params: Further request parameters by name, passed on unchanged.
         max_tokens: Tokens of an answer at most.
         timeout: Seconds to wait for one answer.
         price: The user's word on the price; by default the table's.

@@ -38,7 +38,7 @@ def as_data(**fields: str) -> str:
 
 
 def _facts(rubric: Rubric, title: str, text: str) -> dict[str, str]:
-    """What a model is told about what it labels; a change here changes every request key."""
+    """What the prompt says about a task; a change here changes every request key."""
     return {"occupation": title, "task" if rubric.unit == "task" else "description": text}
 
 

@@ -1,4 +1,4 @@
-"""Providers: what is known of each, as data in `data/providers.toml`, and what that means for a request."""
+"""Providers: their entries in `data/providers.toml`, and the effect on requests."""
 
 from __future__ import annotations
 

@@ -221,7 +221,7 @@ def _explained(error: Exception, address: str | None) -> ProviderError:
 
 
 class Sender:
-    """An actor: posts what the driver hands it, with the online engine's own HTTP. It knows nothing of Ray.
+    """An actor: posts what the driver hands it, with the online engine's own HTTP. It does not use Ray itself.
 
     Args:
         model: The model as the user named it, where each worker serves it for itself; else empty.

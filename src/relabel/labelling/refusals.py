@@ -329,7 +329,7 @@ def is_about_prefix_cache(reply: ErrorReply) -> bool:
 
 
 class NoAnswerError(Exception):
-    """There is no answer to one request; the run goes on.
+    """A request has no answer; the run continues.
 
     Attributes:
         kind: The kind of failure.

@@ -28,7 +28,7 @@ _MARK = "\x00the task\x00"
 _SPELLING = json.JSONEncoder(ensure_ascii=False)  # made once: `json.dumps` with arguments makes one each time
 
 KEY_VERSION = 1
-"""Counts up when the meaning of a key changes; answers under older keys are then asked anew."""
+"""Raised when the meaning of a key changes; requests with older keys are then sent again."""
 
 
 def canonical_json(value: Any) -> bytes:
@@ -44,7 +44,7 @@ class Endpoint(Frozen):
             port changes from start to start.
         model: The model's name on the wire.
         api: The dialect that the server speaks.
-        form: How the server is held to the answer's shape.
+        form: The response format.
         params: Sampling parameters that somebody asked for; nothing else is sent.
         rationale_chars: Bound of the rationale in the schema, for servers whose grammar can hold one.
     """

@@ -8,7 +8,7 @@
 
 Each is one JSON document, sealed by a checksum of its text, so that a byte that has changed on a disk is seen. Rows of version 0.1 have none.
 
-A row is served only if it is what its key says: the key is computed anew at each read from the request in the row. An answer
+A row is served only if it is what its key says: the key is recomputed from the request in the row at each read. An answer
 of a pack carries its `origin`.
 """
 

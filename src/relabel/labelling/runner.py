@@ -34,9 +34,9 @@ MAX_BLOCKING_S = 0.02
 PREFETCH_SHARE = 8
 """One worker in so many more than requests may be in flight."""
 LEAVE_S = 2.0
-"""Seconds for which missing labels are still named when the user wants to leave at once."""
+"""Seconds for which missing labels are still recorded after a second Ctrl-C."""
 LAST = 20
-"""Requests that show whether a run has come to a stop: when nearly all of the last ones failed alike, it pauses and tries one."""
+"""Requests that show whether a run has come to a stop: when nearly all of the last ones failed with the same error, it pauses and tries one."""
 NEARLY_ALL = 18
 PAUSE_S = 30.0
 FIRST_S = 60.0
@@ -56,7 +56,7 @@ _NOT_ASKED = "the run was stopped before this was sent"
 
 
 def in_a_batch(run: str) -> str:
-    """Why something is not asked that a batch run has in flight."""
+    """Why a request is not sent that a batch run has in flight."""
     return (
         f"the batch run {run} has this in flight: `relabel batch resume {run}` collects its answer, "
         f"`relabel batch cancel {run}` releases it"
@@ -86,7 +86,7 @@ async def run_job(
         engine: Turns requests into answers; closed at the end.
         store: Keeps answers.
         out: The run folder.
-        progress: Counted up as the job goes on.
+        progress: Updated by the job.
         stop: Called to stop the job early.
 
     Raises:
@@ -114,7 +114,7 @@ async def run_job(
 
 
 class WorkerPool:
-    """The state of a running job: workers pull from one plan, so that no more work items than workers are ever held.
+    """The state of a running job: workers pull from one plan, so only one work item a worker is in memory.
 
     Attributes:
         interrupted: Whether it was told to stop before its end.
@@ -224,7 +224,7 @@ class WorkerPool:
             self.leases.release(name)
 
     async def _refuses_format(self, strictest: Job, name: str) -> bool:
-        """Process work items about different tasks in the job's format; False once it is known which one to go on with."""
+        """Process work items about different tasks in the job's format; False once the format to use is known."""
         refusals: list[NoAnswerError] = []
         different = (next(items) for _, items in groupby(self.job.items(), key=lambda item: item.tasks))
         for item in map(self.job.planner.planned, islice(different, _PROBE_TASKS)):
@@ -306,7 +306,7 @@ class WorkerPool:
     async def _once(
         self, item: WorkItem, ask: Callable[[WorkItem], Coroutine[Any, Any, list[WorkItem] | None]]
     ) -> list[WorkItem]:
-        """Buy an answer that no other run has bought or is buying; what is to be asked alone."""
+        """Buy an answer that no other run has bought or is buying; returns work items to send separately."""
         key = item.request.key
         while key in self._asking:  # the same question twice in one plan is one answer
             await asyncio.wait({self._asking[key]})
@@ -338,7 +338,7 @@ class WorkerPool:
             future.cancel()
 
     async def _ask(self, item: WorkItem) -> list[WorkItem] | None:
-        """Buy an answer, in its turn; what is to be asked alone, or None when there is no answer."""
+        """Buy an answer, in its turn; returns work items to send separately, or None without an answer."""
         key = item.request.key
         prefix, answered = await self._prefixes.enter(item), False
         try:
@@ -394,7 +394,7 @@ class WorkerPool:
             raise
 
     def _moved(self, item: WorkItem, task: asyncio.Task[Any] | None, on_wire: bool) -> None:
-        """A worker's request goes on the wire, or is off it again."""
+        """A worker's request is sent, or has returned."""
         key = item.request.key
         if on_wire:
             if self.stop.asked.is_set():
@@ -419,7 +419,7 @@ class WorkerPool:
             task.cancel()  # an answer that is there gets recorded before this is felt; nothing more is sent
 
     async def _name_the_rest(self, reason: str) -> None:
-        """Take what the store still has of what no worker has pulled, and name the rest; who is in a hurry need not wait for it."""
+        """Label the remaining work items from the store and record the rest as missing; a second Ctrl-C cuts this short."""
         self._progress.doing = "naming"
         leave_at = None
         for number, item in enumerate(self._items):
@@ -441,7 +441,7 @@ class WorkerPool:
                     return
 
     def _give_up(self, rest: Iterable[WorkItem], reason: str) -> None:
-        """Take what the store still has, and name the rest."""
+        """Label work items from the store, and record the rest as missing."""
         for item in rest:
             try:
                 singles = self.collector.take(item)
@@ -465,7 +465,7 @@ class _CircuitBreaker:
         self._trying = False
 
     async def wait(self) -> bool:
-        """Wait while the run pauses; True for the one request that tries whether it can go on."""
+        """Wait while the run pauses; True for the one trial request of a pause."""
         while self._paused is not None:
             if self._trying:
                 await asyncio.wait({self._paused})

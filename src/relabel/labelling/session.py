@@ -1,4 +1,4 @@
-"""One start of a run: its folder, its manifest and what it came to. Online and batch runs open, begin and finish alike."""
+"""One start of a run: its folder, manifest and outcome, the same for online and batch runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from relabel.manifest import Counts, Manifest, PerhapsCharged, Session, read_man
 from relabel.redaction import public_url
 
 JOURNAL = ".journal"
-"""File of a run folder that tells, while a run is under way, which requests were sent and which are back."""
+"""File of a run folder that records, during a run, which requests were sent and which have returned."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Missing:
 
 @dataclass
 class Outcome:
-    """What a job came to."""
+    """The outcome of a job."""
 
     labels: Sequence[Label]
     failures: Sequence[Failure]
@@ -117,7 +117,7 @@ class RunSession:
         self.journal.restart({"started_at": self._started.isoformat(timespec="microseconds")})
 
     def leave(self) -> None:
-        """Let go of the folder. What was never begun leaves nothing in it, and what came to no end leaves its journal."""
+        """Release the folder. A start that never began leaves nothing in it; one that did not finish leaves its journal."""
         self.leases.close()
         self.journal.close()
         if self._manifest is None and self._killed is None:
@@ -156,7 +156,7 @@ class RunSession:
             write_run(self.out, ended, collector.labels, collector.failures)
             self.journal.remove()
             return Outcome(collector.labels, collector.failures, interrupted, ended, missing)
-        # What this start bought is in the store; that it was paid for is noted, and the labels stand.
+        # What this start bought is in the store; its cost is noted, and the labels are kept.
         with suppress(OSError):  # do not mask what ended the run
             write_manifest(self.out, before.model_copy(update={"sessions": (*before.sessions, session)}))
             self.journal.remove()
@@ -232,14 +232,14 @@ def open_session(
     progress: Progress | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Generator[RunSession]:
-    """Hold a run folder for one start of a run.
+    """Open and lock a run folder for one start of a run.
 
     Args:
         job: What is labelled.
         store: Keeps answers.
         out: The run folder.
         engine: Name of the engine.
-        progress: Counted up as the job goes on.
+        progress: Updated by the job.
         now: The time of day.
 
     Raises:
@@ -297,7 +297,7 @@ class Journal:
         return started, +unanswered, asked, last
 
     def restart(self, head: Mapping[str, Any]) -> None:
-        """Begin anew, with what was noted since this start."""
+        """Start a new file, with the notes since this start."""
         content = json.dumps(head) + "\n" + "".join(self._lines or ())
         with suppress(OSError):
             self._path.unlink(missing_ok=True)  # it may be another name of a file of the user's
@@ -357,7 +357,7 @@ def unfinished(job: Job, store: Store, out: Path) -> Session | None:
 
 
 def job_for_folder(out: Path, job: Job) -> Job:
-    """The job, in the response format of the labels that its folder has: nothing is asked to learn what is known.
+    """The job in the response format of the labels in its folder, which needs no probe.
 
     Raises:
         DataError: The folder holds another run.
@@ -396,7 +396,7 @@ def labels_there(out: Path) -> int:
 
 
 def manifest_of(job: Job, engine: str, started: datetime) -> Manifest:
-    """What a run folder says of a job that begins."""
+    """The manifest of a job that begins."""
     return Manifest(
         status="running",
         package_version=__version__,

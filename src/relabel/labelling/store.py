@@ -178,7 +178,7 @@ class Store:
         self._open.close()
 
     def sync(self) -> None:
-        """Bring what was written to the disk itself, so that a power cut does not take it back. A run does so every second."""
+        """Flush writes to disk, so that they survive a power cut. A run does so every second."""
         with suppress(OSError):  # there is no such file when nothing was written
             file = os.open(self.folder / "cache.db-wal", os.O_RDONLY)
             try:
@@ -241,7 +241,7 @@ class Store:
         return False
 
     def replace(self, request: Request, answer: Answer) -> None:
-        """Let an answer stand in the place of one that is not a label; that one is kept as evidence."""
+        """Replace an answer that is not a label; the old one is kept as evidence."""
         before = self.get(request.key)
         if before is not None:
             self.put_rejected(request, before, "outdated", "it no longer passes as a label")
@@ -347,7 +347,7 @@ class Store:
         return self._texts.get(digest)
 
     def add_row(self, key: str, row: dict[str, Any]) -> bool:
-        """Add a row of a pack that has been checked; False when there is one already, which stands unless it is damaged."""
+        """Add a row of a pack that has been checked; False when there is one already, which is kept unless it is damaged."""
         if key.startswith(TEXT):
             self.put_text(key, sealed(row))
             return True

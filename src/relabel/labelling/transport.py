@@ -151,7 +151,7 @@ def parse_headers(given: Sequence[str]) -> dict[str, str]:
 
 
 def public_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Those of the headers that may be told, and that may change answers: all but credentials, by lower-case name."""
+    """Headers that may be recorded and may change answers: all except credentials, by lower-case name."""
     return {name.lower(): value for name, value in sorted(headers.items()) if not is_secret_header(name, value)}
 
 
@@ -216,7 +216,7 @@ def _connector_class() -> type[aiohttp.TCPConnector]:
     import aiohttp
 
     class Connector(aiohttp.TCPConnector):
-        """Connections on which nothing came unasked: what lies on an idle one would be taken for the next answer."""
+        """Connections without unread data: data on an idle one would be taken for the next answer."""
 
         async def _get(self, key: Any, traces: Any) -> Any:
             while (found := await super()._get(key, traces)) is not None:
@@ -412,7 +412,7 @@ def connection_problem(error: aiohttp.ClientConnectorError | aiohttp.ClientHttpP
 
 
 def require_sendable(key: str) -> None:
-    """Make sure that a key can stand in a header, before anything is sent.
+    """Check that a key can be sent in a header.
 
     Raises:
         UsageError: It holds what no key holds: line breaks, quotes around it, characters beyond ASCII.

@@ -11,7 +11,7 @@ from relabel.labels import FailureKind, Usage
 
 Api = Literal["chat", "responses"]
 Form = Literal["json_schema", "json_object", "text"]
-"""How a server is held to the answer's shape, from strict to not at all."""
+"""Response formats, from the strictest to none."""
 
 FORMS: tuple[Form, ...] = ("json_schema", "json_object", "text")
 PATHS: Mapping[Api, str] = {"chat": "/chat/completions", "responses": "/responses"}
@@ -56,7 +56,7 @@ def body(
         api: The dialect.
         model: Name on the wire.
         messages: Chat messages.
-        form: How the server is held to the schema.
+        form: The response format.
         schema: JSON schema of the answer.
         params: Parameters that somebody asked for; nothing else is sent.
     """

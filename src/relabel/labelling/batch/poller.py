@@ -179,7 +179,7 @@ class OpenRequests(dict[str, OpenRequest]):
         planned = self.planned(key)
         rest = self._collector.take(planned)
         if rest is not None:
-            # Another run has bought it meanwhile. It is paid for twice, and that is said and kept.
+            # Another run has bought it in the meantime. It is paid for twice, and a note records that.
             self._collector.progress.bought(answer)
             self._store.put_rejected(planned.request, answer, "provider", "another run has already paid for an answer")
         else:
@@ -214,7 +214,7 @@ class OpenRequests(dict[str, OpenRequest]):
 
 
 class BatchPoller:
-    """Brings chunks to the provider, looks after their batches, and enters what they answer.
+    """Submits chunks to the provider, polls their batches, and stores their answers.
 
     Attributes:
         lost: Whether the provider has batches of this run although the state is new: somebody has removed the state.
@@ -271,7 +271,7 @@ class BatchPoller:
         return [chunk for chunk in self._state.open if chunk.batch_id is not None]
 
     async def _send(self, chunk: Chunk) -> None:
-        """Bring a chunk to the provider, unless it is there or the queue has no room."""
+        """Submit a chunk, unless it is submitted already or the queue is full."""
         if self._options.submit and self._must_wait_for_room(chunk):
             return
         if self._stop.asked.is_set():

@@ -63,7 +63,7 @@ class FileNotReadyError(ProviderError):
 
 
 class UnavailableError(ProviderError):
-    """The provider did not answer, or only with transient errors; its batches go on.
+    """The provider did not answer, or only with transient errors; its batches continue.
 
     Attributes:
         sent: Whether anything may have reached it.
@@ -288,7 +288,7 @@ class BatchProvider:
         return self._batch(await self._call("GET", f"{self.batches}/{batch_id}"))
 
     async def cancel(self, batch_id: str) -> None:
-        """Cancel a batch. What is answered already is kept, and paid for; one that has ended is left as it is.
+        """Cancel a batch. Finished answers are kept, and paid for; a batch that has ended is not changed.
 
         Raises:
             GoneError: The provider knows no such batch.
@@ -469,7 +469,7 @@ class MistralBatches(BatchProvider):
 
 
 class TogetherBatches(BatchProvider):
-    """Together's batches: no metadata, so that one is known by its input file.
+    """Together's batches: without metadata, a batch is identified by its input file.
 
     https://docs.together.ai/reference/batch-create
     """
@@ -531,7 +531,7 @@ def batch_provider(
     key_env: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> BatchProvider:
-    """The batches of a job's provider, by what is known of it; an unknown one is taken to do as OpenAI does, and probed.
+    """The batch API of a job's provider; an unknown provider is assumed to follow OpenAI's, and probed.
 
     Args:
         job: What is labelled.

@@ -47,8 +47,8 @@ async def run_batch(
 ) -> Outcome:
     """Label all tasks of a job by batches and write its run folder.
 
-    Every answer is in the store before it counts, and each step is saved, so that a process killed at any moment loses nothing and
-    buys nothing twice: the same job started again goes on. Stopping leaves the batches at the provider.
+    Every answer is in the store before it counts, and each step is saved, so that a process killed at any moment loses
+    nothing and buys nothing twice: the same job started again continues. Stopping leaves the batches at the provider.
 
     Args:
         job: What to label.
@@ -57,7 +57,7 @@ async def run_batch(
         provider: Has the files and batches; closed at the end.
         batches: The folder of all batch jobs.
         options: How the job is worked on.
-        progress: Counted up as the job goes on; in flight are batches.
+        progress: Updated by the job; batches count as in flight.
         stop: Called to stop the job early.
 
     Raises:
@@ -185,7 +185,7 @@ class BatchRunner(BatchPoller):
         waits = GONE_BEATS + 2
         while True:
             if not checked and self._options.submit and (self._state.open or any(map(self._is_due, self._requests))):
-                # Before anything is uploaded: are there batches here at all, and are there some of ours?
+                # Before any upload: does this address have a batch API, and does it have batches of this job?
                 mark, since = {"relabel_run": self._state.run_id}, self._options.now().timestamp() - REMEMBERED_S
                 self.lost = await self._provider.find(mark, None, since) is not None and new
                 checked = True

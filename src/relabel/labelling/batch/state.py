@@ -48,9 +48,9 @@ class BatchOptions:
     """How a batch job is worked on. None of it is part of a request.
 
     Attributes:
-        submit: False takes what batches have, cancels those that go on, and sends nothing more.
+        submit: False collects what batches have, cancels those that are still running, and sends nothing more.
         max_cost: Cap of the cost of the run in USD, over all its starts, online ones included; needs bounded answers.
-        key_env: Environment variable that holds the key, for a process that goes on with the job.
+        key_env: Environment variable that holds the key, for a process that resumes the job.
         poll_s: Seconds before the first poll.
         max_requests: Lines of one input file.
         max_bytes: Bytes of one input file.
@@ -123,7 +123,7 @@ class Chunk(BaseModel):
 
 
 class BatchState(BaseModel):
-    """All that a batch job remembers, but for the job itself.
+    """The state of a batch job, without the job itself.
 
     Attributes:
         format_version: See `FORMAT`.
