@@ -300,7 +300,7 @@ class ScoreTable:
         """Number of O*NET-SOC codes of the list without any importance rating."""
         return int(self.task_values["importance"].isna().groupby(self.task_values["onet_soc_code"]).all().sum())
 
-    @property
+    @cached_property
     def totals(self) -> dict[str, float | int | None] | None:
         """Wage exposure over all groups with pay, and how much of the workforce that is; None without pay."""
         return None if self.pay is None else wage_totals(self.frame, self.workforce)

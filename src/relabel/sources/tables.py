@@ -17,10 +17,14 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from relabel.errors import ColumnError, DataError
+
+if TYPE_CHECKING:
+    from openpyxl import Workbook
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".xlsx", ".xls")
 """Endings by which the path of a table is told from the name of a source."""
@@ -383,19 +387,21 @@ def cell_text(cell: object) -> str:
 
 
 def _rows_of_xlsx(path: Path, sheet: str | None) -> Rows:
-    import openpyxl
-
     with warnings.catch_warnings():
         # Publishers' workbooks carry styles and extensions that openpyxl reports and drops.
         warnings.simplefilter("ignore", UserWarning)
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-        try:
-            if sheet is not None and sheet not in book.sheetnames:
-                raise _no_sheet(path, sheet, book.sheetnames)
-            leaf = book.worksheets[0] if sheet is None else book[sheet]
-            return [list(row) for row in leaf.iter_rows(values_only=True)]
-        finally:
-            book.close()
+        book = _workbook(path, path.stat().st_mtime_ns)
+        if sheet is not None and sheet not in book.sheetnames:
+            raise _no_sheet(path, sheet, book.sheetnames)
+        leaf = book.worksheets[0] if sheet is None else book[sheet]
+        return [list(row) for row in leaf.iter_rows(values_only=True)]
+
+
+@lru_cache(maxsize=1)  # a reader may want several sheets, and opening reads all texts
+def _workbook(path: Path, changed: int) -> Workbook:  # pyright: ignore[reportUnusedParameter]  key of the cache
+    import openpyxl
+
+    return openpyxl.load_workbook(path, read_only=True, data_only=True)
 
 
 def _rows_of_xls(path: Path, sheet: str | None) -> Rows:
@@ -496,7 +502,7 @@ def pick_columns(
         places.append(sys.maxsize if found is None else header.index(found))
     picked: list[list[str]] = [[] for _ in places]
     for row in rows:
-        if any(cell or cell == 0 for cell in row):
+        if any(row) or 0 in row:
             for place, cells in zip(places, picked, strict=True):
                 cells.append(cell_text(row[place]).strip() if place < len(row) else "")
     return dict(zip([*columns.values(), *(optional or {}).values()], picked, strict=True))
