@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import resources
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from relabel.publishing.datapackage import OCCUPATION_COLUMNS
 from relabel.run import Run
 from relabel.scoring.options import SAMPLE, SYSTEM_NAMES, UNRATED_NOTES, WEIGHT_NOTES
 from relabel.scoring.table import ENOUGH, ScoreTable
+from relabel.scoring.uncertainty import Estimate
 from relabel.settings import Frozen
 from relabel.sources import registry
 from relabel.sources.fetch import SourceUse
@@ -110,37 +111,28 @@ _OWN_READ = {
     "these, the drawing of tasks included.",
 }
 _RIGHT = "It says nothing about whether the answers are right."
-_OTHER_BRIEF = {"gold": "with {labels}", "pooled": "mean over raters"}
-_OTHER_LONG = {
-    "gold": "With {labels} instead of {model}, this score would be about",
-    "pooled": "With the labels of several raters taken together, this score would be about",
+_OTHER: Mapping[str, Mapping[str, str]] = {
+    "gold": {
+        "brief": "with {labels}",
+        "words": "With {labels} instead of {model}, this score would be about",
+        "how_to_read": "A separate figure says what the score would be with {labels}. They were given to some of the same tasks "
+        "and often differ from those of {model}. What is known about these differences is used to estimate that score, with a "
+        "range that holds it in 95 of 100 cases. The score shown may lie outside that range: then the two differ by more than "
+        "chance.",
+    },
+    "pooled": {
+        "brief": "mean over raters",
+        "words": "With the labels of several raters taken together, this score would be about",
+        "how_to_read": "A separate figure is the mean score over several raters, with a range for the mean of such raters.",
+    },
 }
-_OTHER_READ = {
-    "gold": "A separate figure says what the score would be with {labels}. They were given to some of the same tasks and often differ from "
-    "those of {model}. What is known about these differences is used to estimate that score, with a range that holds it in 95 of "
-    "100 cases. The score shown may lie outside that range: then the two differ by more than chance.",
-    "pooled": "A separate figure is the mean score over several raters, with a range for the mean of such raters.",
-}
 
 
-def brief(table: ScoreTable) -> str | None:
-    """What the separate estimate is, in a few words; None where there is none."""
-    return _estimate_sentence(table, _OTHER_BRIEF)
-
-
-def sentence(table: ScoreTable) -> str | None:
-    """The start of a sentence that the separate estimate and its range complete; None where there is none."""
-    return _estimate_sentence(table, _OTHER_LONG)
-
-
-def _estimate_sentence(table: ScoreTable, words: dict[str, str]) -> str | None:
-    found = table.intervals
-    if found is None or found.other is None:
-        return None
+def other_words(table: ScoreTable, other: Estimate) -> dict[str, str]:
+    """What a separate estimate is: `brief`, `words` (the start of a sentence that figure and range complete), `how_to_read`."""
     known = {"eloundou-2023:human": "labels from people", "sample": "the sample's own labels"}
-    of = found.other.of or ""
-    labels = known.get(of, f"labels from {model_name(of)}")
-    return words[found.other.name].format(model=_model(table), labels=labels)
+    labels = known.get(other.of or "", f"labels from {model_name(other.of or '')}")
+    return {name: text.format(model=_model(table), labels=labels) for name, text in _OTHER[other.name].items()}
 
 
 def _model(table: ScoreTable) -> str:
@@ -158,7 +150,8 @@ def describe_intervals(table: ScoreTable) -> dict[str, Any] | None:
         "how_to_read": f"{_OWN_READ[found.own.noise].format(model=_model(table))} {_RIGHT}",
     }
     if found.other is not None:
-        document["other"] |= {"words": brief(table), "how_to_read": _estimate_sentence(table, _OTHER_READ)}
+        said = other_words(table, found.other)
+        document["other"] |= {"words": said["brief"], "how_to_read": said["how_to_read"]}
     return document
 
 

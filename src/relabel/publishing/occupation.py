@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from relabel.publishing.methodology import READING_NAMES, Bands, Reading, brief, load_bands, sentence
+from relabel.publishing.methodology import READING_NAMES, Bands, Reading, load_bands, other_words
 from relabel.rubric import Measure
 from relabel.scoring.explain import READING_OF, TaskKey
 from relabel.scoring.files import records
@@ -295,13 +295,12 @@ def _reading_section(
 
 def _other(score: Row, measure: str, ten: str, table: ScoreTable) -> Row | None:
     """What the labels of a gold, or of all raters, would give: a figure apart from the score."""
-    if table.intervals is None or table.intervals.other is None:
+    other = table.intervals and table.intervals.other
+    if other is None or score[f"{ten}_{other.name}"] is None:
         return None
-    name, wage = table.intervals.other.name, f"wage_exposure_{measure}_gbp"
-    if score[f"{ten}_{name}"] is None:
-        return None
-    return {"words": sentence(table), "brief": brief(table)} | {
-        f"{figure}{end}": score[f"{column}_{name}{end}"]
+    wage, said = f"wage_exposure_{measure}_gbp", other_words(table, other)
+    return {"words": said["words"], "brief": said["brief"]} | {
+        f"{figure}{end}": score[f"{column}_{other.name}{end}"]
         for figure, column in (("score_10", ten), ("wage_exposure_gbp", wage))
         for end in ("", "_low", "_high")
     }

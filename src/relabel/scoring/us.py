@@ -207,7 +207,7 @@ def _joined(
 def _wages(release: bls.WageRelease) -> pd.DataFrame:
     table = bls.read_wages(release.source)
     table = table[table["group"] == "detailed"].reset_index(drop=True)
-    cap = bls.read_wage_cap(release.source)
+    cap = float(bls.read_wage_cap(release.source)["annual_usd"].iloc[0])
     out = pd.DataFrame(
         {
             "row": table["soc2018"],

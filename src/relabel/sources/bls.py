@@ -285,20 +285,16 @@ def read_wages(release: str = "bls-oews-2024") -> pd.DataFrame:
     return validated(path, frame[list(WAGES().columns)], WAGES)
 
 
-def read_wage_cap(release: str = "bls-oews-2024") -> float:
+@cached("wages")
+def read_wage_cap(release: str = "bls-oews-2024") -> pd.DataFrame:
     """The annual wage from which on OEWS publishes no figure, only that it is at least this.
 
     Args:
         release: Id of a source with a wages workbook.
 
     Returns:
-        US dollars a year, from the workbook's own description of its marks; 239,200 in May 2023 and May 2024.
+        One row: `annual_usd`, from the workbook's own description of its marks; 239,200 in May 2023 and May 2024.
     """
-    return float(_wage_cap(release)["annual_usd"].iloc[0])
-
-
-@cached("wages")
-def _wage_cap(release: str) -> pd.DataFrame:
     path = locate_role(release, "wages")
     for row in read_rows(path, "Field Descriptions"):
         for cell in row:

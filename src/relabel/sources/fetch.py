@@ -93,7 +93,10 @@ def locate(source_id: str, file: str) -> Path:
         DataError: There is no such source or file, it cannot be read, or it cannot be fetched automatically.
     """
     source = get_source(source_id)
-    return _resolve(source, source.file(file))[0]
+    entry = source.file(file)
+    path, where = _obtained(source, entry)
+    _accept(source, entry, path, where)
+    return path
 
 
 def locate_role(source_id: str, role: str) -> Path:
@@ -105,7 +108,7 @@ def source_use(source_id: str, role: str) -> SourceUse:
     """The file that plays a role in a source, with the checksum and the kind of this machine's copy; locates it first."""
     source = get_source(source_id)
     entry = source.with_role(role)
-    _, _, found, status = _resolve(source, entry)
+    found, status = _accept(source, entry, *_obtained(source, entry))
     return SourceUse(source=source.id, file=entry.name, sha256=found, copy_status=status)
 
 
@@ -213,11 +216,8 @@ def _local_path(source: Source, entry: SourceFile) -> tuple[Path, Where] | None:
     return None
 
 
-def _resolve(source: Source, entry: SourceFile) -> tuple[Path, Where, str, CopyStatus]:
-    local = _local_path(source, entry)
-    path, where = local if local is not None else (download(source, entry), "cache")
-    found, status = _accept(source, entry, path, where)
-    return path, where, found, status
+def _obtained(source: Source, entry: SourceFile) -> tuple[Path, Where]:
+    return _local_path(source, entry) or (download(source, entry), "cache")
 
 
 def _accept(source: Source, entry: SourceFile, path: Path, where: Where) -> tuple[str, CopyStatus]:
