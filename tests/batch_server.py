@@ -37,7 +37,7 @@ class Fate:
         junk: Lines of output that are put in front, as they are.
         silent: Lines that are not answered, without a word.
         late: Times that the batch must be looked at, once it has ended, until the ids of its files appear.
-        empty: Ids that are sent where there is no file, or not yet.
+        empty: Fields of a batch that has not ended; ids of them stand where there is no file, too.
     """
 
     status: str = "completed"
@@ -49,7 +49,7 @@ class Fate:
     stranger: bool = False
     silent: int = 0
     late: int = 0
-    empty: dict[str, str] = field(default_factory=dict[str, str])
+    empty: dict[str, Any] = field(default_factory=dict[str, Any])
     junk: list[str] = field(default_factory=list[str])
 
 

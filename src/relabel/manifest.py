@@ -217,7 +217,7 @@ def read_manifest(folder: Path) -> Manifest:
             raise DataError(f"{path} was written by a newer relabel (format {version}); update relabel to read it")
         return Manifest.model_validate(data)
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); check the folder") from error
+        raise DataError(f"{path} cannot be read ({error.strerror}); correct its permissions, or {_AGAIN}") from error
     except (ValueError, RecursionError) as error:
         reason = first_error(error) if isinstance(error, ValidationError) else str(error)
         raise DataError(f"{path} is not a run manifest ({reason}); {_AGAIN}") from error

@@ -170,9 +170,19 @@ async def test_a_queue_without_any_room_ends_the_run_in_the_end(
     assert "file-1" in fake.deleted
 
 
-@pytest.mark.parametrize("ids", [{"error_file_id": ""}, {"error_file_id": "", "output_file_id": ""}])
-async def test_an_empty_file_id_is_no_file(ids: dict[str, str], store: Store, tmp_path: Path) -> None:
-    with batch_provider(by_number, Fate(looks=2, empty=ids)) as fake:
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"error_file_id": ""},
+        {"error_file_id": "", "output_file_id": ""},
+        {"request_counts": {"total": None, "completed": -3, "failed": "x"}},
+        {"request_counts": [], "created_at": None},
+    ],
+)
+async def test_a_batch_with_an_empty_file_id_or_odd_counts_is_taken(
+    fields: dict[str, Any], store: Store, tmp_path: Path
+) -> None:
+    with batch_provider(by_number, Fate(looks=2, empty=fields)) as fake:
         assert (await batch(make_job(fake.base_url), store, tmp_path)).complete
         books_balance(fake, store)
 

@@ -172,17 +172,9 @@ class BatchProvider:
     def read(self, said: Mapping[str, Any]) -> RemoteBatch:
         """A batch from its document, by whichever of the providers' names its fields have."""
         said = said.get("job") or said  # Together's reply to a creation holds the batch inside
-        counts, made, status = (
-            object_of(said.get("request_counts")),
-            said.get("created_at") or 0,
-            str(said["status"]).lower(),
-        )
-        counted = (
-            counts.get("completed"),
-            counts.get("failed"),
-            said.get("succeeded_requests"),
-            said.get("failed_requests"),
-        )
+        made, counts = said.get("created_at") or 0, {**said, **object_of(said.get("request_counts"))}
+        status = str(said["status"]).lower()
+        counted = map(counts.get, ("completed", "failed", "succeeded_requests", "failed_requests"))
         found, error = said.get("errors") or said.get("error") or [], None
         problems = object_of(found).get("data", found)
         if problems:
@@ -196,7 +188,7 @@ class BatchProvider:
             created_at=datetime.fromisoformat(made).timestamp() if isinstance(made, str) else float(made),
             input_file_id=str(said.get("input_file_id") or (said.get("input_files") or [""])[0]),
             mark=object_of(said.get("metadata")),
-            answered=sum(int(count or 0) for count in counted),
+            answered=sum(count for count in counted if isinstance(count, int) and count > 0),
             output_file_id=said.get("output_file_id") or said.get("output_file") or None,  # some send "" for no file
             error_file_id=said.get("error_file_id") or said.get("error_file") or None,
             error=error,
@@ -216,7 +208,9 @@ class BatchProvider:
             return Result(key, body)
         problem = {"error": row["error"]} if object_of(row.get("error")) else body
         status = status if isinstance(status, int) else 0
-        error = read_error(status, {}, json.dumps(problem)) or ErrorReply("request", status, clean(str(problem))[:300])
+        error = read_error(status, {}, json.dumps(problem)) or ErrorReply(
+            "request", status, clean(str(problem or "no answer"))[:300]
+        )
         return Result(key, body, error)
 
     # What is the same for all.
@@ -351,7 +345,9 @@ class BatchProvider:
         try:
             return self.read(said)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise _not_an_api(f"a batch was expected, not {str(said)[:100]}") from error
+            raise ProviderError(
+                f"{self._http.address} sent a batch that cannot be read ({str(said)[:200]}); check --base-url, then start the same run again"
+            ) from error
 
     async def _call(
         self, method: str, path: str, data: Callable[[], Any] = lambda: None, *, into: Path | None = None
