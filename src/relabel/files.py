@@ -131,7 +131,7 @@ def locked(path: Path) -> Generator[None]:
     except OSError as error:
         raise DataError(f"{path} cannot be opened ({error.strerror}); remove it, or use another folder") from error
     try:
-        yield  # the file stays: one who waits for it and one who makes it anew would both hold "the" lock
+        yield  # the file stays: a process that waits for it and one that creates it again would both hold "the" lock
     finally:
         lock.release()
 

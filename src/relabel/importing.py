@@ -1,7 +1,6 @@
 """Runs made without asking a model: from a file of labels made elsewhere, or from a run on an older task list.
 
-Nothing is guessed. A label that the rubric does not know, a task twice, an id that stands for several occupations: each is
-refused by its line. The run's manifest says which file the labels come from, and each label which line.
+Nothing is guessed: unknown labels, duplicate tasks and ambiguous ids are refused with their line. The run's manifest says which file the labels come from, and each label which line.
 """
 
 from __future__ import annotations

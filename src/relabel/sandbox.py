@@ -156,7 +156,7 @@ def _filter(node: Any, name: str, line: int | None = None) -> nodes.Filter:
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """An environment for templates that somebody else may have written.
+    """An environment for templates from untrusted authors.
 
     Args:
         steps: Turns of loops, calls and values that one rendering may take.

@@ -464,7 +464,7 @@ def _refuse_other_ids(others: Sequence[ReplacedText], tasks: int, run: Run, gold
 
 
 def _other_codes(ours: pd.DataFrame, theirs: pd.Index, gold: Gold) -> tuple[str, ...]:
-    """What is to be said of tasks whose id the gold has under another occupation: codes of another taxonomy, or cut ones."""
+    """A warning about tasks whose id the gold has under another occupation: codes of another taxonomy, or truncated ones."""
     alone = ours[~pd.MultiIndex.from_frame(ours).isin(theirs)]
     free = theirs[~theirs.isin(pd.MultiIndex.from_frame(ours))]
     under = pd.Series(free.get_level_values(0), index=free.get_level_values(1))

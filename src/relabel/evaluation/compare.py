@@ -115,7 +115,7 @@ class SliceAgreement(Frozen):
 
 
 class Comparison(Frozen):
-    """What all comparisons begin with; what stands in all of them further down is told here, too.
+    """Fields that all comparisons share.
 
     Attributes:
         runs, models: The runs, as the user named them, and the models asked.

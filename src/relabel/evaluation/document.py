@@ -492,7 +492,7 @@ class Sources(Frozen):
 
 
 class ReplacedText(Frozen):
-    """A task whose id now stands for another statement; `similarity` is 0-1."""
+    """A task whose id now belongs to another statement; `similarity` is 0-1."""
 
     task_id: str
     onet_soc_code: str

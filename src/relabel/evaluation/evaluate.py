@@ -174,7 +174,7 @@ def refuse_worked_examples(run: Run, gold: Gold) -> None:
 
 
 def _doubtful_ids(gold: Gold, run: Run, pairs: Mapping[SettingName, Pair]) -> list[str]:
-    """What is to be said of ids that were matched without codes and agree by chance only: they may be row numbers.
+    """A warning about ids that were matched without codes and agree by chance only: they may be row numbers.
 
     Raises:
         DataError: They are 1, 2, 3 and so on, and the run's list is O*NET's.
@@ -359,7 +359,7 @@ def verdict(
 
 
 def _yardstick_sentences(settings: Mapping[SettingName, doc.SettingMetrics], yardsticks: doc.Yardsticks) -> list[str]:
-    """Where the run stands among the yardsticks, said of the setting that says most."""
+    """Sentences on the run among the yardsticks, for the main setting."""
     main: SettingName | None = next((name for name in MAIN if name in settings), None)
     if main is None:
         return []
@@ -417,7 +417,7 @@ def _against(setting: SettingName, words: str, found: doc.Yardstick, *, floor: i
 
 
 def _gaps(unanswered: Mapping[SettingName, float]) -> list[str]:
-    """What is missing, said of each setting, or once where all settings lack the same."""
+    """Sentences on missing labels by setting, or one where all settings lack the same."""
     missing = {f"{name} ": share for name, share in unanswered.items() if share > 0}
     if {"strict ", "with-tools "} <= set(missing) and len(set(missing.values())) == 1:
         missing = {"": next(iter(missing.values()))}

@@ -1,6 +1,6 @@
 """Eval suites: YAML files that say against which gold a run is measured, on which tasks, and where the gates are.
 
-The outcome of a suite is told to people and to CI: as Markdown, as GitHub annotations, as JUnit XML.
+The outcome of a suite is written for people and CI: as Markdown, GitHub annotations and JUnit XML.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ _GOLDS: Mapping[str, str] = {"eloundou-2023:human": "people", "eloundou-2023:gpt
 
 
 def half_of(task_id: str) -> Half:
-    """The half that a task belongs to for good: wordings are tuned on one, and tried once on the other."""
+    """The fixed half that a task belongs to: wordings are tuned on one, and tried once on the other."""
     return "development" if hashlib.sha256(f"rubric-try|{task_id}".encode()).digest()[0] < 128 else "final"
 
 

@@ -62,7 +62,7 @@ class Export:
     """An export that has been written.
 
     Attributes:
-        folder: Where it lies.
+        folder: Its folder.
         files: Number of files.
         size: Bytes in all.
         table: The score table in it.

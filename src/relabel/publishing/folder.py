@@ -1,4 +1,4 @@
-"""Folders that are written whole or not at all, and never over somebody's own files."""
+"""Folders that are written completely or not at all, and never over a user's own files."""
 
 from __future__ import annotations
 

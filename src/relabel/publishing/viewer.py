@@ -1,6 +1,6 @@
 """A page on this machine to look at labels and to review them: `relabel view`.
 
-A small server on 127.0.0.1 answers to whoever knows the random token in its address. The page asks it for one screen of tasks
+A small server on 127.0.0.1 answers requests with the random token in their address. The page asks it for one screen of tasks
 at a time, so that 19,000 tasks of several raters stay quick. Reviews are written to their file at each keystroke; the file is
 a gold, as `relabel review` makes it, with a row for each task and reviewer.
 """
@@ -66,7 +66,7 @@ class Reviews:
     """The file of reviews: read when it is there, written whole after each change.
 
     Args:
-        path: The file; one that `relabel review` wrote is taken up, and its tasks come first.
+        path: The file; one written by `relabel review` is continued, and its tasks come first.
         column: Where a label goes: `label`, or `strict` or `with_tools` where a run asked one of the two questions alone.
 
     Raises:
@@ -435,7 +435,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
     def _path(self) -> str | None:
-        """The path behind the token; None for whoever does not know it, or comes by another name of this machine."""
+        """The path behind the token; None without the token, or by another name of this machine."""
         first, _, rest = urlsplit(self.path).path.removeprefix("/").partition("/")
         here = self.headers.get("Host") == f"127.0.0.1:{self.server.server_port}"
         return rest if here and secrets.compare_digest(first.encode(), self.server.token.encode()) else None

@@ -4,7 +4,7 @@ A universe is one choice of each kind: rater and rubric (a set of labels), task 
 rating, the bridge with its links, and whether "above one half" includes one half. All universes stand on one task list
 and one source of pay.
 
-Which choice matters most is told by first-order shares: the variance, over universes, of the mean outcome given the
+First-order shares show which choice matters most: the variance, over universes, of the mean outcome given the
 choice, as a part of the whole variance. Where the choices are fully crossed the shares of all kinds sum to 1 at most, and
 what is left is their joint effects. Rater and rubric are seldom crossed (raters rarely answer every rubric), so
 their shares can overlap; `labels`, the two taken together, is always clean.

@@ -6,7 +6,7 @@ labels would give, with the interval of that estimate (`alpha_gold`, `alpha_gold
 and so on). The score may lie outside the latter: then the run and the gold differ by more than chance.
 
 An interval holds the middle 95% of the draws of a noise model. Bounds of figures that follow from a share (10-point scores,
-wage exposure) follow from the share's bounds; those of ranks and percentiles come from ranking all groups anew in each draw.
+wage exposure) follow from the share's bounds; those of ranks and percentiles come from ranking all groups again in each draw.
 """
 
 from __future__ import annotations

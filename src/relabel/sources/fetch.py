@@ -34,7 +34,7 @@ class SourceUse(Frozen):
     """A source file that went into a run.
 
     Attributes:
-        sha256: Checksum of the very bytes that were used.
+        sha256: Checksum of the exact bytes that were used.
         copy_status: `official`, `rebuilt` or `derived`; None for a file outside the registry.
     """
 
@@ -302,7 +302,7 @@ def _digest(path: Path, mtime_ns: int, size: int) -> str:  # pyright: ignore[rep
 
 
 def cached_path(source: Source, entry: SourceFile) -> Path:
-    """Where the file lies in the download cache, whether or not it is there."""
+    """Path of the file in the download cache, whether or not it exists."""
     return settings().download_dir / source.id / entry.name
 
 

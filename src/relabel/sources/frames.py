@@ -179,7 +179,7 @@ def cached(*roles: str, source: str | None = None) -> Callable[[Callable[P, pd.D
     """Keep what a reader makes of a source as parquet in the download cache: the next command reads that instead.
 
     It is found by the checksums of the files, the source's entry and the reader's own code, so that none of them can change
-    unnoticed. One that cannot be read is made anew; where none can be written, the next reader takes the time again.
+    unnoticed. One that cannot be read is made again; where none can be written, the next reader takes the time again.
 
     Args:
         roles: Roles of the files that the reader reads; one that the source has not is left out.

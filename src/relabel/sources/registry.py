@@ -172,7 +172,7 @@ def _read(path: Path) -> Mapping[str, Source]:
 
 @lru_cache(maxsize=8)
 def _parsed(path: Path, version: tuple[int, int] | None) -> Mapping[str, Source]:
-    del version  # a file that has changed is read anew
+    del version  # a file that has changed is read again
     document = read_user_toml(path, "data/sources.toml")
     entries: object = document.get("source")
     if not isinstance(entries, list) or set(document) != {"source"}:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from openpyxl import Workbook
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".xlsx", ".xls")
-"""Endings by which the path of a table is told from the name of a source."""
+"""Suffixes that distinguish the path of a table from the name of a source."""
 
 COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
     "task_id": ("task_id", "id"),

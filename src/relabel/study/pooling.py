@@ -129,7 +129,7 @@ class LatentClasses:
         confusion: Chance that a rater gives a label where another is true, shape (R, K true, K given).
         log_likelihood: Of the labels, priors left out.
         iterations: Steps of the EM algorithm.
-        converged: Whether it came to rest.
+        converged: Whether the algorithm converged.
     """
 
     posterior: Array

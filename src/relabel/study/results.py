@@ -59,7 +59,7 @@ class Results:
     """What was made of a study.
 
     Attributes:
-        folder: Where it lies.
+        folder: Its folder.
         verdict: The result in words, a sentence a line.
         tables: The tables, by file stem.
     """

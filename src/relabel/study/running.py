@@ -43,7 +43,7 @@ State = Literal["complete", "incomplete", "interrupted", "failed", "not started"
 
 @dataclass(frozen=True)
 class Place:
-    """Where a study lies: its file, and the folder of what is made of it."""
+    """The location of a study: its file, and the folder of its results."""
 
     file: Path
 
@@ -92,7 +92,7 @@ class SharedBudget(Budget):
 
 
 class StopAll(Stop):
-    """Stops all raters; each has a stop of its own, for one that fails for good stops itself alone."""
+    """Stops all raters; each has its own stop, as a rater that fails stops only itself."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -417,7 +417,7 @@ def raise_first(raters: Sequence[RaterRun]) -> None:
     """End with the gravest failure of the raters, if any failed.
 
     Raises:
-        RelabelError: With the exit code of: interrupted, refused for good, a fault in a file, labels missing.
+        RelabelError: With the exit code for: interrupted, refused by the provider, an error in a file, labels missing.
     """
     failed = [one for one in raters if one.error is not None]
     if not failed:

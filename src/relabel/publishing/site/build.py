@@ -69,7 +69,7 @@ class Site:
     """A site that has been written.
 
     Attributes:
-        folder: Where it lies.
+        folder: Its folder.
         pages: Number of pages.
         files: Number of files, those of the export included.
         size: Bytes in all.

@@ -108,7 +108,7 @@ def printable(text: str) -> str:
 
 
 def _repacked(png: bytes) -> bytes:
-    """The same picture with its pixels compressed well; the renderer is in a hurry."""
+    """The same picture, compressed better than the renderer does."""
     at, made, pixels = 8, [png[:8]], b""
     while at < len(png):
         size, kind = struct.unpack(">I4s", png[at : at + 8])
