@@ -21,6 +21,8 @@ def main() -> NoReturn:
             signal.signal(signal.SIGINT, _leave)
     except KeyboardInterrupt:  # pressed on just this line
         _leave()
+    # Our matrices are small: a second thread waits for its share of them longer than it takes to multiply them.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from relabel.cli.app import main as run
 
     run()
