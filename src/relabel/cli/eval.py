@@ -12,7 +12,7 @@ import typer
 
 import relabel
 from relabel.cli._options import Commands, Draws, GoldBy, GoldRule, Results, require_file, write
-from relabel.cli.terminal import Table, doing, heading, say, say_next
+from relabel.cli.terminal import Table, doing, heading, say, say_next, workflow_command
 from relabel.errors import GateError, UsageError
 from relabel.tabular import Cell, change
 
@@ -191,7 +191,6 @@ def _write_outcome(
     annotations: bool | None,
 ) -> None:
     """Write a suite's outcome as CI wants it."""
-    from relabel.cli.terminal import workflow_command
     from relabel.evaluation import suite
 
     if junit is not None:
