@@ -90,7 +90,7 @@ async def test_the_start_after_a_kill_accounts_for_it(tmp_path: Path) -> None:
             assert sum(session.counts.fresh for session in sessions) == len(fake.made) == 2 * TASKS
             assert sum(session.cost_usd or 0.0 for session in sessions) == pytest.approx(cost)
             assert not any(session.perhaps_charged.requests for session in sessions)
-            assert "its batches go on" in (outcome.manifest.note or "")
+            assert "its batches continue" in (outcome.manifest.note or "")
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -161,7 +161,7 @@ async def test_stopping_leaves_the_batches_and_the_next_run_takes_them(store: St
         assert outcome.interrupted
         assert open_run(str(tmp_path / "run")).manifest.status == "interrupted"
         assert {f.message for f in outcome.failures} == {
-            f"it is in the batch batch_1; `relabel batch resume {run_id(job)}` goes on"
+            f"it is in the batch batch_1; `relabel batch resume {run_id(job)}` continues"
         }
         again = await batch(job, store, tmp_path)
         assert again.complete

@@ -1,4 +1,4 @@
-"""How a server is held to the answer's shape, what happens to an invalid answer, and when a run gives up."""
+"""Response formats, what happens to an invalid answer, and when a run gives up."""
 
 from __future__ import annotations
 
