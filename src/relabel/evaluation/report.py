@@ -103,7 +103,7 @@ def eval_page(
     return _render(
         "eval.html.jinja",
         f"{document.run} against the gold {document.gold}"
-        + (", on tasks chosen for their doubt" if document.selected else ""),
+        + (", on tasks chosen because they were doubtful" if document.selected else ""),
         verdict=document.verdict.splitlines(),
         parts_of=sections,
         doc=document,
