@@ -94,10 +94,10 @@ def test_a_complete_setting_is_shown_without_its_number(capsys: pytest.CaptureFi
 
 def test_a_cap_that_is_too_low_is_to_be_raised(capsys: pytest.CaptureFixture[str]) -> None:
     with provider(lambda seen: judged()) as fake:
-        assert run(fake, "--price", "1/1", "--max-tokens", "100", "--max-cost", "0.00001") == 5
+        assert run(fake, "--price", "1/1", "--max-tokens", "100", "--max-cost", "0.0001") == 5
     captured = capsys.readouterr()
     assert captured.out.splitlines()[0] == "MISSING  10 of 10 labels (10 budget)"
-    assert captured.err.strip().endswith("raise --max-cost to label the remaining tasks")
+    assert captured.err.strip().endswith("USD are left: raise --max-cost to label the remaining tasks")
     assert "same command" not in captured.err
 
 
@@ -149,6 +149,6 @@ def test_each_part_of_what_is_missing_has_its_own_way() -> None:
     said = still_missing(an_outcome(1, 0, 4, missing=missing), Path("r"))
     assert said == (
         "7 of 8 labels are missing (see r/failures.jsonl); batch job b-1 is still processing 3 of them: "
-        "`relabel batch resume b-1` collects their answers, `relabel batch cancel b-1` releases them; raise --max-cost to "
-        "label the remaining tasks; run the same command again to request the others"
+        "`relabel batch resume b-1` collects their answers, `relabel batch cancel b-1` releases them; the cap is reached: "
+        "raise --max-cost to label the remaining tasks; run the same command again to request the others"
     )

@@ -307,10 +307,9 @@ def stored_elsewhere(job: Job, outcome: Outcome, environment: Settings) -> str:
         return ""
     with Store(environment.store_dir, read_only=True) as store:
         hosts = other_addresses(job, store)
-    if not hosts:
-        return ""
-    urls = [f"{'http' if host.startswith(('localhost', '127.', '[')) else 'https'}://{host}" for host in hosts]
-    return f"the store has answers to these questions for {' and '.join(f'--base-url {url}' for url in urls)}"
+    schemes = ("http" if host.startswith(("localhost", "127.", "[")) else "https" for host in hosts)
+    urls = [f"--base-url {scheme}://{host}" for scheme, host in zip(schemes, hosts, strict=True)]
+    return f"the store has answers to these questions for {' and '.join(urls)}" if urls else ""
 
 
 def still_missing(outcome: Outcome, folder: Path, elsewhere: str = "") -> str:
@@ -324,7 +323,8 @@ def still_missing(outcome: Outcome, folder: Path, elsewhere: str = "") -> str:
             f"collects their answers, `relabel batch cancel {run}` releases them"
         )
     if missing.kinds.get("budget"):
-        ways.append("raise --max-cost to label the remaining tasks")
+        left = next((x.message for x in outcome.failures if x.kind == "budget"), "the cap is reached")
+        ways.append(f"{left}: raise --max-cost to label the remaining tasks")
     if elsewhere:
         ways.append(elsewhere)
     elif rest and m.engine == "replay":

@@ -257,7 +257,7 @@ class Budget:
 
         Raises:
             NoBudgetError: The cap leaves too little for this request, and no request in flight can free any of it.
-            ProviderError: The server does not check_bound the bound that the reserve rests on.
+            ProviderError: The server does not keep to the bound on which the reserve rests.
         """
         if self.cap_usd is None:
             return
