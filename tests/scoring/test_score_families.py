@@ -175,7 +175,7 @@ def test_pages_of_the_sample_claim_nothing_about_real_jobs(tmp_path: Path) -> No
         assert page.resilience.parts[2].figure == 9
         assert "the sample is invented" in page.resilience.words
         assert FamilyPage.model_validate_json(page.model_dump_json()) == page
-    with pytest.raises(UsageError, match="the sample goes with the sample only"):
+    with pytest.raises(UsageError, match="the built-in sample cannot be mixed with other lists"):
         family_pages(table, run, rated(tmp_path / "f", {DEVELOPERS: (1, 1, 1, 1, 1)}))
 
 

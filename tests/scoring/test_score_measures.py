@@ -287,8 +287,8 @@ def test_a_list_without_any_rating_refuses_importance(make_run: MakeRun, task_fi
         score_table(make_run({(A, "1"): E1}), taxonomy="onet-soc", tasks=tasks)
 
 
-def test_the_sample_goes_with_the_sample_only(make_run: MakeRun) -> None:
-    with pytest.raises(UsageError, match="sample goes with the sample only"):
+def test_the_sample_is_not_mixed_with_other_lists(make_run: MakeRun) -> None:
+    with pytest.raises(UsageError, match="built-in sample cannot be mixed with other lists"):
         score_table(open_run("sample"), tasks="onet-30.2")
-    with pytest.raises(UsageError, match="sample goes with the sample only"):
+    with pytest.raises(UsageError, match="built-in sample cannot be mixed with other lists"):
         score_table(make_run({(A, "1"): E1}), tasks="sample")

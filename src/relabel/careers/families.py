@@ -167,8 +167,8 @@ def family_pages(
     cuts = cuts or load_cut_points()
     if epoch_run is not None and (epoch_run.manifest.tasks == "sample") != table.sample:
         raise UsageError(
-            f"the run {epoch_run.ref} rates {epoch_run.manifest.tasks} and the scores are of {table.tasks}: the sample goes "
-            "with the sample only; use another --epoch"
+            f"the run {epoch_run.ref} rates {epoch_run.manifest.tasks} and the scores are of {table.tasks}: the built-in "
+            "sample cannot be mixed with other lists; use another --epoch"
         )
     # Codes without tasks have jobs too, and share published figures with the others, as in a score table.
     codes = sorted(table.occupation_titles)

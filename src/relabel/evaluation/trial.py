@@ -450,8 +450,8 @@ def _missing_in_words(of: TriedRubric) -> str:
     if not of.missing:
         return ""
     return (
-        f"{of.missing:,} of {of.asked:,} labels under {of.name} are missing ({of.missing / of.asked:.0%}), and its figures are of "
-        "the others alone"
+        f"{of.missing:,} of {of.asked:,} labels under {of.name} are missing ({of.missing / of.asked:.0%}); its figures cover "
+        "only the others"
     )
 
 

@@ -205,7 +205,7 @@ def labelled_tasks(
     if (run.manifest.tasks == SAMPLE) != (tasks == SAMPLE):
         raise UsageError(
             f"the run {run.ref} labelled the task list {run.manifest.tasks} and cannot be scored by {tasks}: the "
-            "sample goes with the sample only; remove --tasks"
+            "built-in sample cannot be mixed with other lists; remove --tasks"
         )
     lacks = run.missing_measures()
     if len(lacks) == len(MEASURES):
