@@ -284,7 +284,7 @@ def parquet_schema() -> pyarrow.Schema:
     """The columns of `labels.parquet`, those of `Label`, with their types. Loads what writes them, which takes longer than writing."""
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # arrow's own takes 13 MB for itself
     import pyarrow
-    import pyarrow.parquet  # pyright: ignore[reportUnusedImport]
+    import pyarrow.parquet  # pyright: ignore[reportUnusedImport]  loaded ahead
 
     whole, small, real, text = pyarrow.int64(), pyarrow.int32(), pyarrow.float64(), pyarrow.string()
     types = {
