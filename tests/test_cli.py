@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 
+from relabel.cli import app
 from relabel.cli.app import run_app
+from relabel.errors import DataError
 from server import FakeProvider, Reply, Seen, judged, provider, refused
 
 KEY = "sk-planted-0123456789abcdef"
@@ -252,3 +257,27 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
         assert process.stderr is not None
         assert process.stderr.read() == b""
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_ctrl_c_that_a_library_turns_into_an_error_is_ctrl_c(
+    turned: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def odd() -> None:
+        database = sqlite3.connect(":memory:")
+        database.create_function("press", 0, lambda: signal.raise_signal(signal.SIGINT))
+        try:
+            database.execute("SELECT press()")
+        except sqlite3.Error as error:
+            raise (DataError("the database cannot be read") if turned else error) from error
+
+    commands = typer.Typer()
+    commands.command("odd")(odd)
+    commands.command("other")(lambda: None)
+    monkeypatch.setattr(app, "command_line", lambda _: commands)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert app.run_app(["odd"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == "relabel: interrupted\n"

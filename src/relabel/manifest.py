@@ -283,7 +283,6 @@ _ROWS_AT_ONCE = 4_000
 def parquet_schema() -> pyarrow.Schema:
     """The columns of `labels.parquet`, those of `Label`, with their types. Loads what writes them, which takes longer than writing."""
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # arrow's own takes 13 MB for itself
-    import pyarrow
     import pyarrow.parquet  # pyright: ignore[reportUnusedImport]  loaded ahead
 
     whole, small, real, text = pyarrow.int64(), pyarrow.int32(), pyarrow.float64(), pyarrow.string()
@@ -303,10 +302,9 @@ def write_label_table(path: Path, labels: Iterable[Label]) -> None:
         OSError: The file cannot be written.
     """
     rows, schema = iter(labels), parquet_schema()
-    import pyarrow
-    import pyarrow.parquet as pq
+    import pyarrow.parquet
 
-    with pq.ParquetWriter(path, schema) as table:
+    with pyarrow.parquet.ParquetWriter(path, schema) as table:
         while some := list(islice(rows, _ROWS_AT_ONCE)):
             columns = [_column([getattr(x, name) for x in some], schema.field(name).type) for name in LABEL_COLUMNS]
             table.write_table(pyarrow.Table.from_arrays(columns, schema=schema))

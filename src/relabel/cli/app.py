@@ -101,10 +101,16 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
     """
     from relabel.errors import RelabelError
 
+    pressed = threading.Event()
+
+    def interrupt(*_: object) -> None:
+        pressed.set()  # a library in C that is called at that moment may raise an error of its own in place of this one
+        raise KeyboardInterrupt
+
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = typer.main.get_command(command_line(words))
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, interrupt)
     try:
         silent = words and words[0] not in _SHOW_THEMSELVES and words[1:2] not in (["serve"], ["prune"])
         with doing(f"relabel {words[0]}") if silent else nullcontext():
@@ -116,13 +122,13 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
         return gone.code if isinstance(gone.code, int) else 0
     except _WrongUsage as error:
         return _wrongly_used(error, words)
-    except (KeyboardInterrupt, typer.Abort):  # the second is Ctrl-C or Ctrl-D at a question
-        _say("interrupted")
-        return 130
-    except RelabelError as error:
-        _say(str(error))
-        return error.exit_code
-    except Exception as error:
+    except (KeyboardInterrupt, Exception) as error:
+        if pressed.is_set() or isinstance(error, (KeyboardInterrupt, typer.Abort)):  # Ctrl-C, or Ctrl-D at a question
+            _say("interrupted")
+            return 130
+        if isinstance(error, RelabelError):
+            _say(str(error))
+            return error.exit_code
         if os.environ.get("RELABEL_DEBUG"):
             raise
         if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EIO, errno.EDQUOT}:

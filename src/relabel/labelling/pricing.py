@@ -228,10 +228,8 @@ class Budget:
         return 0.0 if self.cap_usd is None else self._worst_case(body)
 
     def _worst_case(self, body: Mapping[str, Any]) -> float:
-        price, prompt = (
-            self._price or FREE,
-            len(canonical_json(body)) + 64,
-        )  # a token is at least a byte of what is posted
+        price = self._price or FREE
+        prompt = len(canonical_json(body)) + 64  # a token is at least a byte of what is posted
         dearest = max(price.input, price.cached, price.written or 0.0)
         return (prompt * dearest + ((output_bound(body) or 0) + self._hidden) * price.output) / 1e6
 
