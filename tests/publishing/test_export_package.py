@@ -99,7 +99,7 @@ def test_every_column_that_can_come_is_described() -> None:
     assert set(PARTS) <= set(CHANGE_COLUMNS)
     assert set(FRAME_COLUMNS) <= set(FAMILY_COLUMNS)
     for columns in (OCCUPATION_COLUMNS, CHANGE_COLUMNS, FAMILY_COLUMNS):
-        assert all(column.title and column.description.endswith(".") for column in columns.values())
+        assert all(column["title"] and column["description"].endswith(".") for column in columns.values())
 
 
 def test_changes_list_every_score_with_parts_that_add_up(compared: Path) -> None:

@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
@@ -32,28 +32,11 @@ _LICENCES: Mapping[str, Mapping[str, str]] = {
 _MEDIA = {"csv": "text/csv", "json": "application/json", "parquet": "application/vnd.apache.parquet"}
 
 
-class Column(NamedTuple):
-    """What a column means, see `columns.toml`. `unit` and the bounds are None where there is none."""
-
-    type: str
-    title: str
-    description: str
-    unit: str | None = None
-    minimum: float | None = None
-    maximum: float | None = None
-    required: bool = False
-    enum: Sequence[str] | None = None
-
-
-def _columns() -> dict[str, dict[str, Column]]:
-    text = resources.files("relabel.publishing").joinpath("columns.toml").read_text(encoding="utf-8")
-    tables: dict[str, dict[str, Any]] = tomllib.loads(text)
-    return {table: {name: Column(**about) for name, about in columns.items()} for table, columns in tables.items()}
-
-
-_COLUMNS = _columns()
-
-
+Column = Mapping[str, Any]
+"""A field of a Table Schema but for its name: type, title, description, perhaps unit and constraints; see `columns.toml`."""
+_COLUMNS: Mapping[str, Mapping[str, Column]] = tomllib.loads(
+    resources.files("relabel.publishing").joinpath("columns.toml").read_text(encoding="utf-8")
+)
 _ENDS = (("low", "Lower", "lowest"), ("high", "Upper", "highest"))
 _OTHERS = (
     ("gold", "by gold", "the labels of a gold, such as people's,"),
@@ -80,7 +63,7 @@ def _bounds() -> dict[str, Column]:
             for end, word, _ in _ENDS:
                 told[f"{other}_{end}"] = f"{title}, {end}", f"{word} bound of the 95% interval of {name}_{other}."
         for suffix, (title, text) in told.items():
-            found[f"{name}_{suffix}"] = column._replace(title=f"{column.title}, {title}", description=text)
+            found[f"{name}_{suffix}"] = {**column, "title": f"{column['title']}, {title}", "description": text}
     return found
 
 
@@ -104,26 +87,8 @@ def table_schema(frame: pd.DataFrame, columns: Mapping[str, Column], key: Sequen
         columns: What the columns mean.
         key: Columns that identify a row.
     """
-    fields = [_field(str(name), columns[str(name)]) for name in frame.columns]
+    fields = [{"name": str(name), **columns[str(name)]} for name in frame.columns]
     return {"fields": fields, "primaryKey": list(key), "missingValues": [""]}
-
-
-def _field(name: str, column: Column) -> dict[str, Any]:
-    bounds = {"minimum": column.minimum, "maximum": column.maximum, "enum": column.enum and list(column.enum)}
-    constraints: dict[str, Any] = {key: value for key, value in bounds.items() if value is not None}
-    if column.required:
-        constraints["required"] = True
-    field: dict[str, Any] = {
-        "name": name,
-        "type": column.type,
-        "title": column.title,
-        "description": column.description,
-    }
-    if column.unit is not None:
-        field["unit"] = column.unit
-    if constraints:
-        field["constraints"] = constraints
-    return field
 
 
 def package_name(name: str) -> str:

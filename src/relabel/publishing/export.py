@@ -34,7 +34,6 @@ from relabel.publishing.datapackage import (
     FAMILY_COLUMNS,
     OCCUPATION_COLUMNS,
     TASK_COLUMNS,
-    Column,
     licence,
     package_name,
     resource,
@@ -52,6 +51,8 @@ from relabel.scoring.options import Choices
 from relabel.scoring.table import WHOLE, ScoreTable, is_partial, score_by
 from relabel.scoring.uncertainty import DRAWS, with_intervals, with_raters
 from relabel.sources.tables import is_table_file
+
+Row = dict[str, Any]
 
 _PROFILE = "https://datapackage.org/profiles/2.0/datapackage.json"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
@@ -150,36 +151,39 @@ def _build(
     careers: list[FamilyPage],
 ) -> tuple[int, int]:
     """Write all files; returns their number and their bytes."""
-    entries: list[dict[str, Any]] = []
+    entries: list[Row] = []
     for name in ("occupations", "onet", *(["families"] if careers else [])):
         (folder / name).mkdir()
     marks = {"sample": table.sample, "partial": table.partial, "note": table.note}
 
-    def write(path: str, content: bytes, title: str, schema: dict[str, Any] | None = None) -> None:
+    def write(path: str, content: bytes, title: str, schema: Row | None = None) -> None:
         (folder / path).write_bytes(content)
         entries.append(resource(path, content, title, schema))
 
     about = table.describe()
+
+    def write_table(
+        name: str, frame: pd.DataFrame, title: str, schema: Row, json: tuple[bytes, str] | None = None
+    ) -> None:
+        write(f"{name}.csv", csv_bytes(frame), title, schema)
+        if json is not None:
+            write(f"{name}.json", *json, schema)
+        write(f"{name}.parquet", parquet_bytes(frame, about), title, schema)
+
+    document = json_bytes(table_json(table), indent=None), "Score table, with what it was made from"
     scores = table_schema(table.frame, OCCUPATION_COLUMNS, ["code"])
-    write("occupations.csv", csv_bytes(table.frame), "Score table", scores)
-    write(
-        "occupations.json",
-        json_bytes(table_json(table), indent=None),
-        "Score table, with what it was made from",
-        scores,
-    )
-    write("occupations.parquet", parquet_bytes(table.frame, about), "Score table", scores)
+    write_table("occupations", table.frame, "Score table", scores, document)
     answers = {key: rows for key, rows in answers_by_task(run).items() if key not in table.without_own_label}
     tasks = task_frame(table, answers)
     columns = {**TASK_COLUMNS}
     if is_table_file(table.tasks):
-        columns["importance"] = Column("number", "Importance", "Importance as the task list rates it.", None, 0)
+        rated = {"type": "number", "title": "Importance", "description": "Importance as the task list rates it."}
+        columns["importance"] = {**rated, "constraints": {"minimum": 0}}
     labelled = table_schema(tasks, columns, ["onet_soc_code", "task_id"])
-    write("tasks.csv", csv_bytes(tasks), "Tasks with codes and readings", labelled)
-    write("tasks.parquet", parquet_bytes(tasks, about), "Tasks with codes and readings", labelled)
+    write_table("tasks", tasks, "Tasks with codes and readings", labelled)
     uses = [*table.sources, *(use for page in careers for use in page.sources)]
     baseline = None
-    changes: dict[str, list[dict[str, Any]]] = {}
+    changes: dict[str, list[Row]] = {}
     if earlier is not None:
         uses += earlier[1].sources
         frame, moved = changes_frame(earlier[1], table)
@@ -191,10 +195,8 @@ def _build(
     if careers:
         listed = family_frame(careers).assign(note=pd.Series([table.note] * len(careers), dtype="str"))
         schema = table_schema(listed, FAMILY_COLUMNS, ["id"])
-        rows = marks | {"rows": records(listed)}
-        write("families.csv", csv_bytes(listed), "Job families: exposure, outlook, resilience", schema)
-        write("families.json", json_bytes(rows), "Job families: exposure, outlook, resilience", schema)
-        write("families.parquet", parquet_bytes(listed, about), "Job families: exposure, outlook, resilience", schema)
+        title, rows = "Job families: exposure, outlook, resilience", marks | {"rows": records(listed)}
+        write_table("families", listed, title, schema, (json_bytes(rows), title))
         for page in careers:
             write(f"families/{page.id}.json", json_bytes(page.model_dump(mode="json"), indent=None), page.name)
     sources = source_entries(uses)
@@ -218,7 +220,7 @@ def _build(
     return len(entries) + 1, sum(entry["bytes"] for entry in entries) + len(content)
 
 
-def _package(run: Run, table: ScoreTable, sources: Sequence[dict[str, Any]], tasks: pd.DataFrame) -> dict[str, Any]:
+def _package(run: Run, table: ScoreTable, sources: Sequence[Row], tasks: pd.DataFrame) -> Row:
     """The data package but for its files; its version is that of the format, and a checksum of the codes of the tasks."""
     said = tasks[["onet_soc_code", "task_id", "code", "strict", "with_tools"]]
     licences = {entry["name"]: entry for entry in (licence(str(source["licence"])) for source in sources)}
@@ -294,7 +296,7 @@ def changes_frame(before: ScoreTable, after: ScoreTable) -> tuple[pd.DataFrame, 
     return frame[[*(c for c in frame.columns if c not in last), *last]], moved
 
 
-def describe_baseline(run: Run, table: ScoreTable, moved: Moved, frame: pd.DataFrame) -> dict[str, Any]:
+def describe_baseline(run: Run, table: ScoreTable, moved: Moved, frame: pd.DataFrame) -> Row:
     """What a methodology says about the baseline."""
     changed = frame[frame["change"].fillna(0) != 0]
     return {

@@ -334,7 +334,9 @@ def methodology(run: Run, table: ScoreTable) -> dict[str, Any]:
                 ],
             },
             "columns": {
-                name: column.description for name, column in OCCUPATION_COLUMNS.items() if name in table.frame.columns
+                name: column["description"]
+                for name, column in OCCUPATION_COLUMNS.items()
+                if name in table.frame.columns
             },
             "bands": load_bands().cut_points(),
             "readings": dict(READING_NAMES),

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from relabel.publishing.methodology import READING_NAMES, Bands, Reading, load_bands, other_words
+from relabel.publishing.methodology import READING_NAMES, Reading, load_bands, other_words
 from relabel.rubric import Measure
 from relabel.scoring.explain import READING_OF, TaskKey
 from relabel.scoring.files import records
@@ -91,7 +91,7 @@ class Pages:
     """
 
     def __init__(self, table: ScoreTable, tasks: pd.DataFrame, answers: Mapping[TaskKey, list[Row]]) -> None:
-        self._answers, self._bands, self._table = answers, load_bands(), table
+        self._answers, self._table = answers, table
         described = table.describe()
         self._about: Row = {key: described[key] for key in _ABOUT}
         self._tasks: dict[str, list[Row]] = defaultdict(list)
@@ -162,12 +162,11 @@ class Pages:
                 if main == len(parts)
                 else f"The tasks of {len(parts) - main:,} of {len(parts):,} codes are on the pages of these codes only: the "
                 f"{main:,} largest stand for {half_up(100 * sum(share for _, share in parts[:main]), 0):.0f}% of the group.",
-                "counts": (counts := _summed([self._counts[code] for code, _ in parts])),
+                "counts": (counts := _counts(every)),
                 "readings": {
-                    reading: _reading_section(reading, score, counts, every, self._bands, self._table)
-                    for reading in READINGS
+                    reading: _reading_section(reading, score, counts, every, self._table) for reading in READINGS
                 },
-                "matter_most": _most_important(score, tasks, self._bands),
+                "matter_most": _most_important(score, tasks),
             }
             yield score["code"], self._about | (texts.get(score["code"]) or none) | page
 
@@ -251,14 +250,7 @@ def onet_path(code: str) -> str:
     return f"onet/{code}.json"
 
 
-def _reading_section(
-    reading: Reading,
-    score: Row,
-    counts: Row,
-    tasks: Sequence[Row],
-    bands: Bands,
-    table: ScoreTable,
-) -> Row | None:
+def _reading_section(reading: Reading, score: Row, counts: Row, tasks: Sequence[Row], table: ScoreTable) -> Row | None:
     """All that a page says about a group under one reading; None where it has no score.
 
     A thin score stands as a figure, but nothing is read into it: it has no band, no meaning and no advice.
@@ -266,7 +258,7 @@ def _reading_section(
     measure, ten = _OF_READING[reading]
     if score[ten] is None:
         return None
-    band = None if _is_thin(score) else bands.of(score[ten])
+    band = None if _is_thin(score) else load_bands().of(score[ten])
     words = None if band is None else getattr(band, reading)
     percentile = score[f"percentile_{measure}"]
     doable = (task for task in tasks if _is_exposed(task, reading))
@@ -306,8 +298,8 @@ def _other(score: Row, measure: str, ten: str, table: ScoreTable) -> Row | None:
     }
 
 
-def _most_important(score: Row, tasks: Sequence[Row], bands: Bands) -> list[Row] | None:
-    if score["strict_10"] is None or _is_thin(score) or not bands.of(score["strict_10"]).low:
+def _most_important(score: Row, tasks: Sequence[Row]) -> list[Row] | None:
+    if score["strict_10"] is None or _is_thin(score) or not load_bands().of(score["strict_10"]).low:
         return None
     return [
         {"task_id": task["task_id"], "onet_soc_code": task["onet_soc_code"], "needs": _needs(task)}
@@ -360,20 +352,9 @@ def _counts(tasks: Sequence[Row]) -> Row:
     }
     for reading in READINGS:
         said = [task for task in labelled if task[reading] is not None]
-        counts[reading] = _reading(sum(_is_exposed(task, reading) for task in said), len(said))
+        exposed = sum(_is_exposed(task, reading) for task in said)
+        counts[reading] = {"exposed": exposed, "of": len(said), "text": f"{exposed} of {len(said)}"}
     return counts
-
-
-def _reading(exposed: int, of: int) -> Row:
-    return {"exposed": exposed, "of": of, "text": f"{exposed} of {of}"}
-
-
-def _summed(counts: Sequence[Row]) -> Row:
-    total: Row = {name: sum(part[name] for part in counts) for name in ("tasks", "labelled", "incoherent")}
-    total["codes"] = {code: sum(part["codes"][code] for part in counts) for code in ("E0", "E1", "E2")}
-    for reading in READINGS:
-        total[reading] = _reading(*(sum(part[reading][name] for part in counts) for name in ("exposed", "of")))
-    return total
 
 
 _MOST_TITLES = 12

@@ -47,7 +47,7 @@ from relabel.errors import DataError, RelabelError, UsageError
 from relabel.files import inside, read_small
 from relabel.publishing.folder import written_whole
 from relabel.publishing.site import figures, machines, views
-from relabel.publishing.site.bundle import ExportBundle, read_bundle
+from relabel.publishing.site.bundle import ExportBundle
 from relabel.sandbox import Sandbox, plain
 
 LISTING = "site.json"
@@ -57,7 +57,6 @@ Row = dict[str, Any]
 
 _ONLY_ZIPPED = ("onet/", "occupations/", "datapackage.json", "tasks.")
 """Files of an export that a site has in `data/export.zip` alone, because its pages and its API say the same."""
-_ASSETS = ("site.css", "site.js")
 _LARGEST_TEMPLATE = 1_000_000
 """Bytes."""
 _UNPRINTABLE = bytes({*range(0x20), 0x7F} - {*b"\t\n\r"})
@@ -107,7 +106,7 @@ def build_site(
         raise UsageError(f"{out} and the export {export} lie in each other; give another folder to --out")
     with written_whole(out, "site", _files_of_site) as building:
         try:
-            writer = _Writer(building, read_bundle(export), address, theme, pictures=pictures)
+            writer = _Writer(building, ExportBundle(export), address, theme, pictures=pictures)
             writer.write_all()
         except (RelabelError, OSError):
             raise
@@ -149,7 +148,7 @@ class _Writer:
         self.files: list[str] = []
         self._made: set[Path] = set()
         self.size = 0
-        assets = {name: self._asset(name) for name in _ASSETS}
+        assets = self._assets()
         for name, content in assets.items():
             self._write(f"assets/{name}", content)
         self._templates, self._own = environment(theme), environment(None)
@@ -189,8 +188,6 @@ class _Writer:
             if self._pictures:
                 svg = self._own.get_template("share.svg").render(machines.share(page, about["title"]))
                 self._write(f"share/{page['code']}.png", machines.picture(svg))
-        if self._theme is not None:
-            self._extra_assets(self._theme)
         if self._address is not None:
             listed = {"address": self._address, "pages": self.pages, "day": book.date}
             self._render("sitemap.xml", "sitemap.xml", listed)
@@ -229,16 +226,13 @@ class _Writer:
     def _write_text(self, path: str, text: str) -> None:
         self._write(path, text.encode("utf-8", "replace").translate(None, _UNPRINTABLE))
 
-    def _asset(self, name: str) -> bytes:
-        if self._theme is not None and (own := inside(self._theme, f"static/{name}")).is_file():
-            return own.read_bytes()
-        return (Path(__file__).parent / "static" / name).read_bytes()
-
-    def _extra_assets(self, theme: Path) -> None:
-        for file in sorted((theme / "static").rglob("*")):
-            name = file.relative_to(theme / "static").as_posix()
-            if file.is_file() and name not in _ASSETS:
-                self._write(f"assets/{name}", inside(theme, f"static/{name}").read_bytes())
+    def _assets(self) -> dict[str, bytes]:
+        """Style and script, and whatever the theme has in their place or beside them."""
+        found = {file.name: file.read_bytes() for file in (Path(__file__).parent / "static").iterdir()}
+        if (theme := self._theme) is not None:
+            names = (p.relative_to(theme / "static").as_posix() for p in (theme / "static").rglob("*") if p.is_file())
+            found |= {name: inside(theme, f"static/{name}").read_bytes() for name in names}
+        return found
 
     def _write(self, path: str, content: bytes) -> None:
         target = self._folder / path

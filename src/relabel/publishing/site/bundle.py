@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from relabel.errors import DataError
 from relabel.files import inside
 from relabel.publishing.folder import EXPORT_FORMAT, PACKAGE, files_of_export
+from relabel.scoring.files import records
 
 Row = dict[str, Any]
 
@@ -20,12 +21,13 @@ _CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}")
 """What names a page: it becomes a file's name and a link."""
 
 
-@dataclass(frozen=True)
 class ExportBundle:
     """An export in memory.
 
+    Args:
+        folder: A folder that `relabel export` wrote.
+
     Attributes:
-        folder: The export's folder.
         package: `datapackage.json`.
         method: `methodology.json`.
         sources: Entries of `sources.json`.
@@ -33,21 +35,41 @@ class ExportBundle:
         changes: Rows of `changes.csv`, numbers as numbers; None where the export has no baseline.
         families: Pages of the job families; empty where the export has none.
         files: All files of the export, paths relative to it.
+
+    Raises:
+        DataError: The folder holds none, it was written by another version, or a file is missing or damaged.
     """
 
-    folder: Path
-    package: Row
-    method: Row
-    sources: list[Row]
-    occupations: list[Row]
-    changes: list[Row] | None
-    families: list[Row]
-    files: list[str]
+    def __init__(self, folder: Path) -> None:
+        named = files_of_export(folder)
+        if named is None:
+            raise DataError(f"{folder} holds no export; give the folder that `relabel export --out` wrote")
+        self.folder, self.files = folder, sorted(named)
+        self.package: Row = _json(folder / PACKAGE)
+        if (found := self.package["relabel"]["export_format"]) != EXPORT_FORMAT:
+            raise DataError(
+                f"{folder} was written by another version of relabel (export format {found}, this one reads {EXPORT_FORMAT}); "
+                "run `relabel export` again"
+            )
+        self.method: Row = _json(inside(folder, "methodology.json"))
+        self.sources: list[Row] = _json(inside(folder, "sources.json"))["sources"]
+        self.occupations = self._pages("occupations", "code")
+        self.changes = _changes(inside(folder, "changes.csv")) if "changes.csv" in named else None
+        self.families = self._pages("families", "id")
+
+    def _pages(self, kind: str, key: str) -> list[Row]:
+        pages = {path: _json(inside(self.folder, path)) for path in self.files if path.startswith(f"{kind}/")}
+        for path, page in pages.items():
+            if not isinstance(page, dict) or not isinstance(page.get(key), str) or not _CODE.fullmatch(page[key]):
+                raise DataError(
+                    f"{self.folder / path} does not name its page by a plain {key}; run `relabel export` again"
+                )
+        return list(pages.values())
 
     @cached_property
     def onet(self) -> dict[str, Row]:
         """Pages of the O*NET-SOC codes by code."""
-        pages = [_page(self.folder, path, "code") for path in self.files if path.startswith("onet/")]
+        pages = self._pages("onet", "code")
         for page in pages:
             page["tasks"] = [{"incoherent": False, "answers": []} | task for task in page["tasks"]]
         return {page["code"]: page for page in pages}
@@ -72,44 +94,6 @@ class ExportBundle:
         return created[:10] if isinstance(created, str) else None
 
 
-def read_bundle(folder: Path) -> ExportBundle:
-    """Read an export.
-
-    Args:
-        folder: A folder that `relabel export` wrote.
-
-    Raises:
-        DataError: It is none, was written by another version, or a file is missing or damaged.
-    """
-    files = files_of_export(folder)
-    if files is None:
-        raise DataError(f"{folder} holds no export; give the folder that `relabel export --out` wrote")
-    package = _json(folder / PACKAGE)
-    if (found := package["relabel"]["export_format"]) != EXPORT_FORMAT:
-        raise DataError(
-            f"{folder} was written by another version of relabel (export format {found}, this one reads {EXPORT_FORMAT}); "
-            "run `relabel export` again"
-        )
-    ordered = sorted(files)
-    return ExportBundle(
-        folder=folder,
-        package=package,
-        method=_json(inside(folder, "methodology.json")),
-        sources=_json(inside(folder, "sources.json"))["sources"],
-        occupations=[_page(folder, path, "code") for path in ordered if path.startswith("occupations/")],
-        changes=_changes(inside(folder, "changes.csv")) if "changes.csv" in files else None,
-        families=[_page(folder, path, "id") for path in ordered if path.startswith("families/")],
-        files=ordered,
-    )
-
-
-def _page(folder: Path, path: str, key: str) -> Any:
-    page = _json(inside(folder, path))
-    if not isinstance(page, dict) or not isinstance(page.get(key), str) or not _CODE.fullmatch(page[key]):
-        raise DataError(f"{folder / path} does not name its page by a plain {key}; run `relabel export` again")
-    return page
-
-
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -118,22 +102,9 @@ def _json(path: Path) -> Any:
 
 
 def _changes(path: Path) -> list[Row]:
-    words = {"code", "title", "measure"}
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = [
-                {name: cell if name in words else _number(cell) for name, cell in row.items()}
-                for row in csv.DictReader(file)
-            ]
+        frame = pd.read_csv(path, dtype="str", keep_default_na=False, na_values=[""])
+        numbers = frame.columns.difference(["code", "title", "measure", "reason", "note"])
+        return records(frame.astype(dict.fromkeys(numbers, "float64")))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is missing or damaged ({error}); run `relabel export` again") from error
-    return rows
-
-
-def _number(cell: str) -> float | str | None:
-    if not cell:
-        return None
-    try:
-        return float(cell)
-    except ValueError:
-        return cell
