@@ -373,3 +373,71 @@ async def test_an_answer_that_cannot_be_put_away_is_left_where_it_is(how: str, s
             fake.trouble = lambda call: "short" if call.path == "/files/file-2/content" else None
         await batch(make_job(fake.base_url), store, tmp_path)
         assert not {"file-1", "file-2"} & set(fake.deleted)
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        lambda good: good.replace(b'"custom_id": "', b'"custom_id": "x'),
+        lambda good: b"\xff\x00 {no line\n" * 10,
+        lambda good: b"\n",
+    ],
+    ids=["answers to strangers", "no line can be read", "no line at all"],
+)
+async def test_results_without_one_answer_of_ours_end_the_run_and_are_taken_once_they_are_right(
+    spoilt: Any, store: Store, tmp_path: Path
+) -> None:
+    with batch_provider(by_number) as fake:
+        job, good = make_job(fake.base_url), list[bytes]()
+
+        def spoil(call: Call) -> None:
+            if call.path == "/files/file-2/content" and not good:
+                good.append(fake.files["file-2"])
+                fake.files["file-2"] = spoilt(good[0])
+
+        fake.trouble = spoil
+        with pytest.raises(
+            ProviderError, match=r"batch_1 has ended .* in file-2 answers a request of this run; nothing"
+        ):
+            await batch(job, store, tmp_path)
+        assert len(fake.batches) == 1
+        assert {f.kind for f in open_run(str(tmp_path / "run")).failures()} == {"provider"}
+        fake.files["file-2"] = good[0]
+        assert (await batch(job, store, tmp_path)).complete
+        assert len(fake.batches) == 1
+        books_balance(fake, store)
+
+
+async def test_results_without_one_answer_of_ours_are_given_up_by_cancel(store: Store, tmp_path: Path) -> None:
+    with batch_provider(by_number) as fake:
+        job = make_job(fake.base_url)
+        fake.trouble = lambda call: (
+            fake.files.update({"file-2": b"{no line\n" * 10}) if "content" in call.path else None
+        )
+        with pytest.raises(ProviderError, match="`relabel batch cancel"):
+            await batch(job, store, tmp_path)
+        outcome = await batch(job, store, tmp_path, submit=False)
+        assert outcome.manifest.note
+        assert "10 line(s) could not be parsed; the provider keeps them in file-2" in outcome.manifest.note
+        assert fake.deleted == []
+        fake.trouble = lambda call: None
+        assert (await batch(job, store, tmp_path)).complete
+
+
+async def test_lines_that_cannot_be_read_are_not_waited_for(store: Store, tmp_path: Path) -> None:
+    naps: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        await no_wait(seconds)
+
+    def spoil(call: Call) -> None:
+        if call.path == "/files/file-2/content":
+            lines = fake.files["file-2"].splitlines(keepends=True)
+            fake.files["file-2"] = b"".join(b"half a line\n" if n % 2 else line for n, line in enumerate(lines))
+
+    with batch_provider(by_number) as fake:
+        fake.trouble = spoil
+        assert (await batch(make_job(fake.base_url), store, tmp_path, sleep=sleep, poll_s=10)).complete
+        assert naps == []
+        assert [len(body.splitlines()) for body in fake.bodies] == [10, 5]

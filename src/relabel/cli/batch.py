@@ -41,15 +41,15 @@ def list_batches(refresh: bool = False, as_json: AsJson = False) -> None:
     states, damaged = known_states(_home(environment))
     if refresh:
         asyncio.run(_refresh(states, environment))
-    broken = [{"run_id": state.run_id, "problem": state.problem} for state in damaged]
+    broken = [{"run_id": run, "problem": problem} for run, problem in damaged.items()]
     if give_json({"runs": [_document(state) for state in states], "damaged": broken}, as_json=as_json):
         return
     if not states and not damaged:
         typer.echo("no batch jobs; `relabel run --engine batch` starts one")
     for state in states:
         typer.echo(_line(state))
-    for state in damaged:
-        typer.echo(f"{state.run_id}  damaged  {state.problem}")
+    for run, problem in damaged.items():
+        typer.echo(f"{run}  damaged  {problem}")
 
 
 @batch_app.command()

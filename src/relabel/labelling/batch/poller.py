@@ -241,6 +241,8 @@ class BatchPoller:
         self._in_flight = session.collector.progress.in_flight
         self._failed_polls = 0
         self._file_looks: Counter[int] = Counter()
+        self._useless: dict[int, str] = {}
+        """Chunks whose batches have ended, but whose results have no answer to take, and why. Asking again would be paid again."""
         self._room: dict[int, tuple[int, int, int]] = {}
         """Of chunks that found the queue full: our other batches then, refusals, and polls to wait."""
 
@@ -251,18 +253,17 @@ class BatchPoller:
             for chunk in self._state.open:
                 if self._requests.fatal is None and chunk.batch_id is None:
                     await self._send(chunk)
-            taken, late = 0, list[Chunk]()
             in_flight = self._at_provider()
-            for chunk in in_flight:
-                taken += await self._poll(chunk)
-                late += [chunk] if self._file_looks[chunk.number] >= FILE_LOOKS and not chunk.taken else []
+            taken = sum([await self._poll(chunk) for chunk in in_flight])
             if not self._state.open or (self._requests.fatal is not None and taken == len(in_flight)):
                 return
-            if late and len(late) == len(self._state.open):
+            if all(chunk.number in self._useless for chunk in self._state.open):
+                first = self._state.open[0]
                 self._collector.progress.cost_usd = None
                 raise ProviderError(
-                    f"the batch {late[0].batch_id} has ended ({late[0].status}) and its results are not available yet; "
-                    f"`relabel batch resume {self._state.run_id}` collects them later, `relabel batch cancel` gives them up"
+                    f"the batch {first.batch_id} has ended ({first.status}) and {self._useless[first.number]}; nothing is asked "
+                    f"again: `relabel batch resume {self._state.run_id}` looks for its answers once more, `relabel batch cancel "
+                    f"{self._state.run_id}` gives them up"
                 )
             await self.pause(wait_s)
             wait_s = self._options.poll_s if taken else min(wait_s * 1.5, max(self._options.poll_s, LONGEST_POLL_S))
@@ -370,7 +371,6 @@ class BatchPoller:
             await self._drop(chunk, "too large for the queue")
             return
         refusals = self._room.get(chunk.number, (0, 0, 0))[1] + 1
-        self._in_flight.pop(chunk.batch_id or "", None)
         chunk.batch_id = chunk.ended_at = chunk.creating_since = None
         if refusals > QUEUE_TRIES:
             raise ProviderError(
@@ -379,16 +379,12 @@ class BatchPoller:
             )
         self._room[chunk.number] = ours, refusals, min(5, refusals - 1)
         chunk.status = "waits for room"
-        self._in_flight[f"chunk {chunk.number}"] = (
-            f"batch {chunk.number} waits: the queue is full",
-            time.monotonic(),
-        )
+        self._show(chunk, "waits: the queue is full")
         self.save("no room noted")
 
     async def _poll(self, chunk: Chunk) -> bool:
         """See how a batch does, and take its results when it has ended; whether it has."""
         assert chunk.batch_id is not None
-        self._in_flight.pop(f"chunk {chunk.number}", None)
         try:
             if chunk.ended_at is None or self._file_looks[chunk.number]:
                 if not self._options.submit and chunk.status not in FINAL | {"cancelling", "finalizing"}:
@@ -423,9 +419,12 @@ class BatchPoller:
         chunk.output_file_id, chunk.error_file_id = batch.output_file_id, batch.error_file_id
         if batch.error is not None:
             chunk.note = clean(": ".join(batch.error))
-        since = self._in_flight[batch.id][1] if batch.id in self._in_flight else time.monotonic()
-        shown = f"batch {chunk.number} {chunk.status} {chunk.answered}/{chunk.requests}"
-        self._in_flight[batch.id] = (shown, since)
+        self._show(chunk, f"{chunk.status} {chunk.answered}/{chunk.requests}")
+
+    def _show(self, chunk: Chunk, doing: str) -> None:
+        key = f"chunk {chunk.number}"
+        _, since = self._in_flight.get(key, ("", time.monotonic()))
+        self._in_flight[key] = (f"batch {chunk.number} {doing}", since)
 
     # Taking results.
 
@@ -440,22 +439,35 @@ class BatchPoller:
             if file_id is not None:
                 files.append(self._folder.path / f"{self._folder.path_of(chunk).stem}.{kind}.jsonl")
                 await self._provider.download(file_id, files[-1])
-        whole = sum(line.rstrip().endswith(b"}") for line in _lines(files))
+        # A line that cannot be read is as whole as any: only a file that is cut is waited for.
+        whole = sum(line.endswith((b"\n", b"}")) for line in _lines(files))
         if whole < min(chunk.answered, chunk.requests) or (not files and chunk.status == "completed"):
             self._file_looks[chunk.number] += 1
-            if self._file_looks[chunk.number] < FILE_LOOKS or (not files and self._options.submit):
-                return False  # the provider says that there is more; without any file, asking again would be paid again
+            if not files and self._options.submit and self._file_looks[chunk.number] >= FILE_LOOKS:
+                self._useless[chunk.number] = "its results are not available yet"
+            if self._file_looks[chunk.number] < FILE_LOOKS or chunk.number in self._useless:
+                return False  # the provider says that there is more
+        if files and self._options.submit and not self._holds_ours(chunk, files):
+            where = " and ".join(file for file in remote.values() if file is not None)
+            self._useless[chunk.number] = f"none of the {whole:,} line(s) in {where} answers a request of this run"
+            return False
         self._options.step("downloaded")
         understood = await self._enter(chunk, files)
         chunk.taken = True
         self.save("taken")
-        self._in_flight.pop(chunk.batch_id or "", None)
+        self._in_flight.pop(f"chunk {chunk.number}", None)
         self._folder.remove(chunk)
         for file_id in (chunk.file_id, *remote.values()):
             if understood and file_id is not None:
                 await self._provider.delete(file_id)
         self._options.step("forgotten")
         return True
+
+    def _holds_ours(self, chunk: Chunk, files: list[Path]) -> bool:
+        """Whether any line is a result of a request of a chunk, as far as is known what that asked."""
+        keys = self._folder.keys(chunk)
+        results = map(self._provider.result, _lines(files))
+        return keys is None or any(result is not None and result.key in keys for result in results)
 
     async def _enter(self, chunk: Chunk, files: list[Path]) -> bool:
         """Enter all lines of a batch's results; whether all that was paid for is in the store."""
@@ -499,7 +511,6 @@ class BatchPoller:
         """A batch failed before anything was asked: nothing was paid."""
         code, _, said = (chunk.note or "").partition(": ")
         error = read_error(400, {}, json.dumps({"error": {"code": code, "message": said}}))
-        self._in_flight.pop(chunk.batch_id or "", None)
         if _QUEUE_FULL.search(chunk.note or ""):
             await self._wait_for_room(chunk, said)
             return
@@ -522,6 +533,7 @@ class BatchPoller:
     async def _close(self, chunk: Chunk, step: str) -> None:
         """A chunk is over that cost nothing."""
         chunk.taken, chunk.cost_usd = True, 0.0
+        self._in_flight.pop(f"chunk {chunk.number}", None)
         self.save(step)
         self._folder.remove(chunk)
         await self._forget_file(chunk)

@@ -134,7 +134,6 @@ class BatchProvider:
     """
 
     uploads, batches, version = "/files", "/batches", "/v1"
-    apis: tuple[Api, ...] = ("chat", "responses")
 
     def __init__(self, http: Http, model: str, known: Provider = UNKNOWN, **policy: Any) -> None:
         self._http, self.model, self._known = http, model, known
@@ -447,7 +446,6 @@ class MistralBatches(BatchProvider):
     """
 
     batches = "/batch/jobs"
-    apis = ("chat",)
 
     def line(self, request: Request) -> dict[str, Any]:
         """A line without address; the model is the job's."""
@@ -471,7 +469,6 @@ class TogetherBatches(BatchProvider):
     """
 
     uploads = "/files/upload"
-    apis = ("chat",)
 
     def fields(self, name: str) -> dict[str, str]:
         """Fields of the upload beside the file."""
@@ -486,15 +483,6 @@ class TogetherBatches(BatchProvider):
         """What is posted to make a batch."""
         del mark
         return {"input_file_id": file_id, "endpoint": "/v1" + PATHS[api], "completion_window": "24h"}
-
-
-class GroqBatches(BatchProvider):
-    """Groq's batches, which are OpenAI's.
-
-    https://console.groq.com/docs/batch
-    """
-
-    apis = ("chat",)
 
 
 class AzureBatches(BatchProvider):
@@ -514,10 +502,11 @@ class AzureBatches(BatchProvider):
 WAYS: Mapping[str, type[BatchProvider]] = {
     "openai": BatchProvider,
     "azure": AzureBatches,
-    "groq": GroqBatches,
+    "groq": BatchProvider,  # https://console.groq.com/docs/batch
     "mistral": MistralBatches,
     "together": TogetherBatches,
 }
+_CHAT_ONLY = {"groq", "mistral", "together"}
 
 
 def batch_provider(
@@ -547,6 +536,6 @@ def batch_provider(
     way = WAYS.get(known.batch or "openai")
     if way is None:
         raise ProviderError(f"relabel does not support batches at {known.name}; use --engine online")
-    if api not in way.apis:
+    if api != "chat" and known.batch in _CHAT_ONLY:
         raise ProviderError(f"{known.name} supports batches for Chat Completions only; remove --api {api}")
     return way(http, job.endpoint.model, known)

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -348,26 +348,16 @@ def batches_of(batches: Path, job: Job) -> list[Chunk]:
     return [] if state is None else [chunk for chunk in state.open if chunk.batch_id and chunk.submitted_at]
 
 
-class DamagedState(NamedTuple):
-    """A batch job whose state cannot be read: its run id, and the problem in one sentence."""
-
-    run_id: str
-    problem: str
-
-
-def known_states(batches: Path) -> tuple[list[BatchState], list[DamagedState]]:
-    """The states of all batch jobs, the newest first, and the damaged ones. Other files in the folder are ignored."""
+def known_states(batches: Path) -> tuple[list[BatchState], dict[str, str]]:
+    """The states of all batch jobs, the newest first, and the problems of damaged ones by run id; other files are ignored."""
     states: list[BatchState] = []
-    damaged: list[DamagedState] = []
+    damaged: dict[str, str] = {}
     for path in sorted(batches.glob("*/state.json")):
-        folder = BatchFolder(batches, path.parent.name)
         try:
-            state = folder.load()
+            state = BatchFolder(batches, path.parent.name).load()
+            states += [] if state is None else [state]  # somebody may just have removed it
         except DataError as error:
-            damaged.append(DamagedState(folder.name, str(error)))
-            continue
-        if state is not None:  # somebody may just have removed it
-            states.append(state)
+            damaged[path.parent.name] = str(error)
     return sorted(states, key=lambda state: state.started_at, reverse=True), damaged
 
 
@@ -385,7 +375,7 @@ def find_state(batches: Path, ref: str) -> BatchState | None:
     found = [state for state in found if state.open] or found
     if len(found) > 1:
         raise DataError(f"{ref} matches {', '.join(state.run_id for state in found)}; give more of the run id")
-    problem = next((state.problem for state in damaged if state.run_id.startswith(ref)), None)
+    problem = next((said for run, said in damaged.items() if run.startswith(ref)), None)
     if not found and problem is not None:
         raise DataError(problem)
     return found[0] if found else None
