@@ -7,8 +7,6 @@ a gold, as `relabel review` makes it, with a row for each task and reviewer.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +26,7 @@ from relabel.errors import DataError, UsageError
 from relabel.files import read_small, replacing
 from relabel.rubric import AUTOMATION
 from relabel.run import Run
+from relabel.scoring.explain import READING_OF
 from relabel.scoring.files import records
 from relabel.sources.tables import read_table
 from relabel.tabular import spreadsheet_safe
@@ -50,7 +49,6 @@ _SHOWN = [
     "model_returned",
     "finish_reason",
 ]
-_EXPOSED = {True: "exposed", False: "not-exposed"}
 _LARGEST_FILE = 50_000_000
 _LARGEST_POST = 20_000
 _MOST_ROWS = 200
@@ -140,7 +138,8 @@ class Reviews:
                 own = dict(listed[0]) if listed else dict.fromkeys(self.header, "") | {"priority": "chosen"}
                 own |= {"onet_soc_code": key[0], "task_id": key[1], **about}
                 self.rows.append(own)
-        own |= values | {"reviewer": reviewer, "annotator": reviewer, "reviewed_at": _now()}
+        now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        own |= values | {"reviewer": reviewer, "annotator": reviewer, "reviewed_at": now}
         if not own[self.column]:
             own |= dict.fromkeys(("reviewer", "annotator", "reviewed_at", "blind"), "")
             if key not in self.queue or sum(self._key(row) == key for row in self.rows) > 1:
@@ -148,16 +147,12 @@ class Reviews:
         self._write()
 
     def _write(self) -> None:
-        out = io.StringIO()
-        writer = csv.DictWriter(out, self.header, restval="", extrasaction="ignore", lineterminator="\r\n")
-        writer.writeheader()
-        writer.writerows(
-            {name: spreadsheet_safe(cell.removeprefix("'")) for name, cell in row.items()} for row in self.rows
-        )
+        table = pd.DataFrame(self.rows, columns=self.header, dtype="str").fillna("")
+        safe = table.map(lambda cell: spreadsheet_safe(cell.removeprefix("'")))
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(self.path) as temporary:
-                temporary.write_text("\ufeff" + out.getvalue(), encoding="utf-8", newline="")
+                safe.to_csv(temporary, index=False, lineterminator="\r\n", encoding="utf-8-sig")
         except OSError as error:
             raise DataError(
                 f"{self.path} cannot be written ({error.strerror}); free some space, then label again"
@@ -179,10 +174,6 @@ class Reviews:
         return found
 
 
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def label_of_runs(runs: Sequence[Run]) -> tuple[str, tuple[str, ...]]:
     """The column that a review of these runs fills, and the labels that it may hold."""
     asked = {setting for run in runs for setting in run.rubric.settings if setting in run.manifest.settings}
@@ -199,7 +190,7 @@ def _single_labels(table: pd.DataFrame) -> pd.Series:
     for name in ("code", AUTOMATION, "strict", "with_tools"):
         if name in table:
             values = table[name].astype("object")
-            said = said.fillna(values.map(_EXPOSED) if name in ("strict", "with_tools") else values)
+            said = said.fillna(values.map(READING_OF) if name in ("strict", "with_tools") else values)
     return said
 
 
@@ -223,45 +214,33 @@ class Labels:
         self.runs, self.answer_of = runs, answer_of
         self.names = [run.ref for run in runs]
         self.golds = list(golds)
+        tables = {**dict(zip(self.names, map(_coded, runs), strict=True)), **golds}
         said = {
-            name: _single_labels(table.drop_duplicates(TASK_KEY).set_index(TASK_KEY))
-            for name, table in [*zip(self.names, map(_coded, runs), strict=True), *golds.items()]
+            f"said {name}": _single_labels(table.drop_duplicates(TASK_KEY).set_index(TASK_KEY))
+            for name, table in tables.items()
         }
         self._failed = [{(f.onet_soc_code, f.task_id, f.setting): f for f in run.failures()} for run in runs]
         failed = {key[:2] for of_run in self._failed for key in of_run}
-        keys = pd.MultiIndex.from_tuples(
-            sorted({key for name in self.names for key in said[name].index} | failed),
-            names=TASK_KEY,
-        )
-        frame = pd.DataFrame(index=keys)
+        raters = [f"said {name}" for name in self.names]
+        keys = pd.MultiIndex.from_tuples(sorted(failed.union(*(said[name].index for name in raters))), names=TASK_KEY)
         known = pd.DataFrame(columns=[*TASK_KEY, "title", "text"]) if details is None else details
-        frame = frame.join(known.drop_duplicates(TASK_KEY).set_index(TASK_KEY)[["title", "text"]]).fillna("")
-        for name, labels in said.items():
-            found = labels.reindex(keys).astype("object")
-            frame[f"said {name}"] = found.where(found.notna(), None)  # a browser reads null, and no NaN
-        raters = frame[[f"said {name}" for name in self.names]]
-        frame["labels"] = raters.nunique(axis=1)
-        everybody = frame[[f"said {name}" for name in said]]
-        frame["disagree"] = everybody.nunique(axis=1) > 1
+        frame = pd.DataFrame(index=keys).join(known.drop_duplicates(TASK_KEY).set_index(TASK_KEY)[["title", "text"]])
+        labels = pd.DataFrame({name: of.reindex(keys) for name, of in said.items()}, index=keys, dtype="object")
+        frame = frame.fillna("").join(labels.where(labels.notna(), None))  # a browser reads null, and no NaN
+        frame["labels"] = frame[raters].nunique(axis=1)
+        frame["disagree"] = labels.nunique(axis=1) > 1
         by_task = pd.concat([run.labels for run in runs]).groupby(TASK_KEY)
         frame["probability"] = by_task["probability"].min().reindex(keys).astype("float64")
         frame["repaired"] = by_task["repaired"].any().reindex(keys, fill_value=False).astype(bool)
         frame["rejected"] = [key in failed for key in keys]
+        words = keys.map(" ".join).to_series(index=keys) + " " + frame["title"] + " " + frame["text"]
+        frame["words"] = words.str.casefold()
         self.frame = frame
-        self._place = {key: place for place, key in enumerate(keys)}
-        self._words = [
-            " ".join(map(str, cells)).casefold()
-            for cells in zip(*(keys.get_level_values(n) for n in (0, 1)), frame["title"], frame["text"], strict=True)
-        ]
         self._rows = [run.labels.groupby(TASK_KEY).indices for run in runs]
 
-    def __contains__(self, key: object) -> bool:
-        return key in self._place
-
-    def about(self, key: Key) -> Row:
-        """Title of the occupation and text of a task."""
-        row = self.frame.iloc[self._place[key]]
-        return {"title": row["title"], "text": row["text"]}
+    def of(self, key: Key) -> pd.Series:
+        """The row of a task."""
+        return self.frame.iloc[cast("int", self.frame.index.get_loc(key))]
 
     def find(
         self, asked: Mapping[str, str], reviewed: Mapping[Key, Row], queue: Mapping[Key, int], *, blind: bool
@@ -276,50 +255,36 @@ class Labels:
             blind: Whether labels are withheld, in the rows and as a filter.
         """
         frame = self.frame
+        done, place = frame.index.isin(list(reviewed)), [queue.get(cast("Key", key), len(frame)) for key in frame.index]
         keep = np.ones(len(frame), dtype=bool)
-        if words := asked.get("q", "").casefold().split():
-            keep &= np.fromiter((all(word in text for word in words) for text in self._words), bool, len(frame))
+        for word in asked.get("q", "").casefold().split():
+            keep &= frame["words"].str.contains(word, regex=False).to_numpy(bool)
         if occupation := asked.get("occupation", "").strip():
             keep &= frame.index.get_level_values(0).str.startswith(occupation)
         if (label := asked.get("label")) and not blind:
             names = [asked["rater"]] if asked.get("rater") in self.names else self.names
-            keep &= np.logical_or.reduce([(frame[f"said {name}"] == label).to_numpy() for name in names])
-        only = asked.get("only", "")
-        if only in ("disagree", "repaired", "rejected"):
-            keep &= frame[only].to_numpy()
-        elif only in ("open", "done"):
-            keep &= np.fromiter(((key in reviewed) == (only == "done") for key in frame.index), bool, len(frame))
-        elif only == "listed":
-            keep &= np.fromiter((key in queue for key in frame.index), bool, len(frame))
-        places = np.flatnonzero(keep)
-        sort = asked.get("sort", "")
-        if sort == "probability":
-            places = places[np.argsort(frame["probability"].to_numpy()[places], kind="stable")]
-        elif sort == "disagree":
-            places = places[np.argsort(-frame["labels"].to_numpy()[places], kind="stable")]
-        elif sort == "occupation":
-            places = places[np.argsort(frame["title"].to_numpy().astype(str)[places], kind="stable")]
-        elif queue:
-            order = np.array([queue.get(cast("Key", key), len(frame)) for key in frame.index])
-            places = places[np.argsort(order[places], kind="stable")]
+            keep &= (frame[[f"said {name}" for name in names]] == label).any(axis=1).to_numpy()
+        only = {name: frame[name].to_numpy() for name in ("disagree", "repaired", "rejected")}
+        only |= {"done": done, "open": ~done, "listed": np.array(place) < len(frame)}
+        keep &= only.get(asked.get("only", ""), True)
+        by = {
+            "probability": frame["probability"],
+            "disagree": -frame["labels"],
+            "occupation": frame["title"].astype("str"),
+        }
+        order = np.argsort(by.get(asked.get("sort", ""), pd.Series(place)).to_numpy(), kind="stable")
+        places = order[keep[order]]
         first = max(int(asked.get("from", "0") or 0), 0)
         shown = places[first : first + min(int(asked.get("size", "50") or 50), _MOST_ROWS)]
         return {
             "total": len(places),
             "from": first,
-            "rows": [self._row(int(at), reviewed, blind=blind) for at in shown],
+            "rows": [self._row(cast("Key", frame.index[at]), reviewed, blind=blind) for at in shown],
         }
 
-    def _row(self, at: int, reviewed: Mapping[Key, Row], *, blind: bool) -> Row:
-        code, task = cast("Key", self.frame.index[at])
-        row = self.frame.iloc[at]
-        found = {
-            "code": code,
-            "task": task,
-            "title": row["title"],
-            "text": row["text"],
-            "done": (code, task) in reviewed,
-        }
+    def _row(self, key: Key, reviewed: Mapping[Key, Row], *, blind: bool) -> Row:
+        row = self.of(key)
+        found = {"code": key[0], "task": key[1], "title": row["title"], "text": row["text"], "done": key in reviewed}
         if blind:
             return found
         return found | {
@@ -331,7 +296,7 @@ class Labels:
 
     def task(self, key: Key, review: Row | None, *, blind: bool) -> Row:
         """All about a task: what each rater answered, with question and raw answer, and the golds; neither where `blind`."""
-        found = self._row(self._place[key], {}, blind=blind) | {"review": review}
+        found = self._row(key, {}, blind=blind) | {"review": review}
         return found if blind else found | {"raters": [self._rater(place, key) for place in range(len(self.runs))]}
 
     def _rater(self, place: int, key: Key) -> Row:
@@ -398,7 +363,7 @@ class Viewer(ThreadingHTTPServer):
             done = {name: len(reviews.by(name)) for name in reviews.reviewers}
             return {"done": done, "agreement": reviews.agreement()}
         key = (asked.get("code", ""), asked.get("task", ""))
-        if path != "task" or key not in labels:
+        if path != "task" or key not in labels.frame.index:
             raise KeyError(path)
         own = mine.get(key)
         review = own and {"label": own[reviews.column], "comment": own.get("comment", "").removeprefix("'")}
@@ -417,14 +382,14 @@ class Viewer(ThreadingHTTPServer):
             key = self.reviews.undo(who)
             return {"undone": key and {"code": key[0], "task": key[1]}}
         key, label = (str(asked.get("code")), str(asked.get("task"))), asked.get("label") or ""
-        if key not in self.labels or (label and label not in self.choices):
+        if key not in self.labels.frame.index or (label and label not in self.choices):
             raise UsageError("there is no such task or label")
         values = {
             self.reviews.column: label,
             "comment": str(asked.get("comment") or "")[:2000],
             "blind": "yes" if asked.get("blind") else "no",
         }
-        self.reviews.set(key, who, values, self.labels.about(key))
+        self.reviews.set(key, who, values, cast("Row", self.labels.of(key)[["title", "text"]].to_dict()))
         return {"saved": True}
 
 
