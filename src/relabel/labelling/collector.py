@@ -129,7 +129,7 @@ class LabelCollector:
         Returns:
             What is still to be asked alone, mostly nothing; None when the store has no answer that is a label.
         """
-        known = self.store.get(item.request.key)
+        known = self.store.get(item.request.key, item.request)
         if known is None:
             return None
         try:

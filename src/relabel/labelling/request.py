@@ -36,6 +36,11 @@ def canonical_json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
+def key_of(document: Mapping[str, Any]) -> str:
+    """The key of a request: sha256, in hex, of the canonical JSON of all of it and of the key's format version."""
+    return hashlib.sha256(canonical_json({"key_version": KEY_VERSION, **document})).hexdigest()
+
+
 class Endpoint(Frozen):
     """A model behind an address, as far as answers depend on it.
 
@@ -66,7 +71,7 @@ class Request:
         body: The JSON document that is posted.
         sample: Counts repeats of the same question, from 0.
         api: The dialect.
-        key: sha256, in hex, of the canonical JSON of all of these and of the key's format version.
+        key: As `key_of` makes it.
     """
 
     host: str
@@ -77,8 +82,7 @@ class Request:
 
     def __post_init__(self) -> None:
         if not self.key:
-            hashed = canonical_json({"key_version": KEY_VERSION, **self.document})
-            object.__setattr__(self, "key", hashlib.sha256(hashed).hexdigest())
+            object.__setattr__(self, "key", key_of(self.document))
 
     @property
     def document(self) -> dict[str, Any]:

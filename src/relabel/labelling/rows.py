@@ -23,7 +23,7 @@ from typing import Any
 from pydantic import ConfigDict, Field, ValidationError
 
 from relabel.errors import StoreError, first_error
-from relabel.labelling.request import Request
+from relabel.labelling.request import Request, key_of
 from relabel.labelling.wire import FORMS, Api, messages_of, with_messages
 from relabel.labels import Answer
 from relabel.settings import Frozen
@@ -70,23 +70,23 @@ class AnswerRow(Frozen):
     origin: str | None = Field(default=None, max_length=200)
     rejected: _Why | None = None
 
-    def whole_request(self, texts: Mapping[str, str]) -> Request:
-        """The request as it went over the wire; of one that was not checked, any part may be missing."""
+    def whole_request(self, texts: Mapping[str, str]) -> dict[str, Any]:
+        """The document of the request, as it went over the wire; of one that was not checked, any part may be missing."""
         messages = [
             {"role": m["role"], "content": texts[m["sha256"]]} if "sha256" in m else m
             for m in messages_of(self.request.body)
         ]
-        body = with_messages(self.request.body, messages)
-        return Request(self.request.host, body, self.request.sample, self.request.api)
+        return {**vars(self.request), "body": with_messages(self.request.body, messages)}
 
 
-def checked_answer(key: str, row: object, texts: Mapping[str, str]) -> AnswerRow:
+def checked_answer(key: str, row: object, texts: Mapping[str, str], asked: Request | None = None) -> AnswerRow:
     """A row of an answer that is what its key says.
 
     Args:
         key: The row's key.
         row: What the row holds.
         texts: The shared messages, by hash.
+        asked: The request with this key, where it is known: a row that holds the same need not be hashed.
 
     Raises:
         DamagedRowError: It is something else.
@@ -95,7 +95,8 @@ def checked_answer(key: str, row: object, texts: Mapping[str, str]) -> AnswerRow
         raise DamagedRowError(f"the row {brief(key)} has an unknown key")
     try:
         found = AnswerRow.model_validate(row)
-        request_key = found.whole_request(texts).key
+        request = found.whole_request(texts)
+        request_key = asked.key if asked is not None and request == asked.document else key_of(request)
     except ValidationError as error:
         raise DamagedRowError(f"the answer {key} is damaged ({first_error(error)})") from error
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:

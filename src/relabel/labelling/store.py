@@ -205,8 +205,8 @@ class Store:
         with self._guarded(), self._cache.transact(retry=True):
             yield
 
-    def get(self, key: str) -> Answer | None:
-        """The answer to the request with this key, or None.
+    def get(self, key: str, asked: Request | None = None) -> Answer | None:
+        """The answer to the request with this key, or None; faster where the request is given too.
 
         A damaged row is never served: it is as good as none, and its key goes into `damaged`.
 
@@ -214,7 +214,7 @@ class Store:
             StoreError: The row is a pickle, or the store cannot be read.
         """
         try:
-            row = self.checked(key)
+            row = self.checked(key, asked)
         except DamagedRowError:
             self.damaged.add(key)
             return None
@@ -281,7 +281,7 @@ class Store:
     def request(self, key: str) -> dict[str, Any] | None:
         """The request behind an answer, whole, as it went over the wire; None when the key is unknown."""
         row = self.checked(key)
-        return None if row is None else row.whole_request(self._texts).document
+        return None if row is None else row.whole_request(self._texts)
 
     def keys(self, prefix: str = "", *, by_key: bool = False) -> Iterator[str]:
         """Every key, in the order in which rows came or by key; of one kind where its prefix is given."""
@@ -320,7 +320,7 @@ class Store:
             return None
         return document
 
-    def checked(self, key: str) -> AnswerRow | None:
+    def checked(self, key: str, asked: Request | None = None) -> AnswerRow | None:
         """The row of an answer; None when there is none.
 
         Raises:
@@ -328,12 +328,12 @@ class Store:
             StoreError: The row is a pickle, or the store cannot be read.
         """
         document = self._load(key)
-        return None if document is None else self._checked(key, document)
+        return None if document is None else self._checked(key, document, asked)
 
-    def _checked(self, key: str, document: Any) -> AnswerRow:
+    def _checked(self, key: str, document: Any, asked: Request | None = None) -> AnswerRow:
         for digest in digests_of(document):
             self.text(digest)
-        return checked_answer(key, document, self._texts)
+        return checked_answer(key, document, self._texts, asked)
 
     def text(self, digest: str) -> str | None:
         """A shared message; None when there is none, or it is not what its key says."""
