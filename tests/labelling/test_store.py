@@ -174,6 +174,7 @@ def test_answers_whose_rows_were_swapped_are_not_served(store: Store) -> None:
     cache.set(one.key, second)
     cache.set(two.key, first)
     assert (store.get(one.key), store.get(two.key)) == (None, None)
+    assert (store.get(one.key, one), store.get(two.key, two)) == (None, None)
     assert store.damaged == {one.key, two.key}
 
 
@@ -219,6 +220,7 @@ def test_a_row_is_served_only_if_it_is_what_its_key_says(change: Any, store: Sto
     store.put(request, an_answer(request))
     changed(store, request, change)
     assert store.get(request.key) is None
+    assert store.get(request.key, request) is None
     assert len(list(store.verify())) == 1
     assert store.stats().damaged == 1
     assert store.put(request, an_answer(request, content="new"))

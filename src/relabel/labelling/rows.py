@@ -95,17 +95,16 @@ def checked_answer(key: str, row: object, texts: Mapping[str, str], asked: Reque
         raise DamagedRowError(f"the row {brief(key)} has an unknown key")
     try:
         found = AnswerRow.model_validate(row)
-        request = found.whole_request(texts)
-        request_key = asked.key if asked is not None and request == asked.document else key_of(request)
+        whole = found.whole_request(texts)
+        request_key = asked.key if asked is not None and whole == asked.document else key_of(whole)
     except ValidationError as error:
         raise DamagedRowError(f"the answer {key} is damaged ({first_error(error)})") from error
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         why = f"its request cannot be read, {type(error).__name__}: {error}"
         raise DamagedRowError(f"the answer {key} is damaged ({why})") from error
-    asked = key.split("/", maxsplit=1)[0]
-    if request_key != asked:
+    if request_key != key.partition("/")[0]:
         raise DamagedRowError(f"the answer {key} belongs to a request with the key {request_key}")
-    if found.answer.request_key != asked:
+    if found.answer.request_key != request_key:
         raise DamagedRowError(f"the answer {key} was given to the request {brief(found.answer.request_key)}")
     if (REJECTED in key) != (found.rejected is not None):
         raise DamagedRowError(f"the answer {key} is not marked as its key says")
