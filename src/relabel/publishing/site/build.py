@@ -22,9 +22,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
@@ -152,30 +152,24 @@ class _Writer:
         for name, content in assets.items():
             self._write(f"assets/{name}", content)
         self._templates, self._own = environment(theme), environment(None)
+        self._about = views.about(book)
+        self._overview = views.overview(book, self._about)
         shared: dict[str, Any] = {
-            "site": views.about(book),
+            "site": self._about,
             # A new style is seen at once, whatever a browser has kept.
             "stamps": {name: hashlib.sha256(content).hexdigest()[:10] for name, content in assets.items()},
-            "menu": views.menu(book),
+            "menu": [(path, name) for path, name in views.MENU.items() if path in self._overview],
             "pictures": pictures,
             "address": address,
         }
         self._templates.globals.update(plain(shared))
 
     def write_all(self) -> None:
-        book = self._book
-        rows = views.rows(book)
-        for path, template, content in views.index_pages(book, rows):
-            self._page(path, template, content)
-        for path, template, content in self._many():
-            self._page(path, template, content)
-        about = views.about(book)
-        self._write(
-            "sources.pdf",
-            sources_pdf(
-                f"Sources: {about['title']}", book.sources, [about["made"], *book.method["caveats"]], book.date
-            ),
-        )
+        book, about = self._book, self._about
+        for path, content in self._overview.items():
+            self._page(path, path.replace("careers/index", "careers"), content)
+        self._pages_of_codes()
+        self._write("sources.pdf", sources_pdf(book, about))
         for path in book.files:
             if not path.startswith(_ONLY_ZIPPED):
                 self._write(f"data/{path}", book.content(path))
@@ -196,17 +190,16 @@ class _Writer:
         listing = json.dumps({"files": sorted(self.files), "export": book.package["version"]}, indent=1)
         self._write(LISTING, f"{listing}\n".encode())
 
-    def _many(self) -> Iterable[tuple[str, str, Row]]:
+    def _pages_of_codes(self) -> None:
         book = self._book
-        near = views.neighbours(book)
+        groups, behind = views.minor_groups(book), views.groups_of_onet(book)
         tasks = {code: {task["task_id"]: task for task in page["tasks"]} for code, page in book.onet.items()}
         for page in book.occupations:
-            yield f"occupations/{page['code']}.html", "occupation.html", views.occupation(page, near, tasks)
-        behind = views.groups_of_onet(book)
+            self._page(f"occupations/{page['code']}.html", "occupation.html", views.occupation(page, groups, tasks))
         for page in book.onet.values():
-            yield f"onet/{page['code']}.html", "onet.html", views.onet(page, behind)
+            self._page(f"onet/{page['code']}.html", "onet.html", views.onet(page, behind))
         for page in book.families:
-            yield f"careers/{page['id']}.html", "career.html", views.career(page, book)
+            self._page(f"careers/{page['id']}.html", "career.html", views.career(page, book))
 
     def _page(self, path: str, template: str, content: Mapping[str, Any]) -> None:
         canonical = self._address and self._address + ("" if path == "index.html" else path)
@@ -273,26 +266,13 @@ def environment(theme: Path | None) -> Environment:
     )
 
 
-def _long_date(day: str) -> str:
-    read = date.fromisoformat(day[:10])
-    return f"{read.day} {read:%B %Y}"
-
-
 _FILTERS: dict[str, Callable[..., Any]] = {
-    "money": figures.money,
-    "printable": machines.printable,
-    "whole": figures.whole,
-    "tenth": figures.tenth,
-    "weighs": figures.weighs,
-    "percent": figures.percent,
-    "signed": figures.signed,
-    "change": figures.change,
-    "plain": figures.plain,
-    "warning": figures.warning,
-    "for_readers": views.for_readers,
-    "reason": figures.reason,
-    "first_upper": figures.first_upper,
-    "long_date": _long_date,
+    function.__name__: function
+    for function in (
+        *(figures.money, figures.whole, figures.tenth, figures.percent, figures.signed, figures.change, figures.weighs),
+        *(figures.plain, figures.reason, figures.first_upper, figures.long_date, figures.warning, figures.for_readers),
+        machines.printable,
+    )
 }
 
 
@@ -326,23 +306,22 @@ def site_server(folder: Path, port: int) -> ThreadingHTTPServer:
 _EPOCH = "1970-01-01"
 
 
-def sources_pdf(title: str, sources: list[Row], about: list[str], date: str | None) -> bytes:
+def sources_pdf(book: ExportBundle, site: Row) -> bytes:
     """Set the list of sources.
 
     What sources say reaches the template as data, never as markup. The same input gives the same bytes as long as Typst
     stays the same: the document carries the day of the run, not of today.
 
     Args:
-        title: Head of the document.
-        sources: Entries of `sources.json`.
-        about: What was made from the sources, one paragraph each.
-        date: `YYYY-MM-DD`; None where the run does not say.
+        book: The export.
+        site: As `views.about` returns it.
     """
-    document = {"title": title, "sources": sources, "about": about, "date": date or ""}
+    head, made = f"Sources: {site['title']}", [site["made"], *book.method["caveats"]]
+    document = {"title": head, "sources": book.sources, "about": made, "date": book.date or ""}
     template = resources.files("relabel.publishing.site").joinpath("templates/sources.typ").read_bytes()
     return typst.compile(
         template,
         sys_inputs={"document": json.dumps(document, ensure_ascii=False)},
         ignore_system_fonts=True,
-        timestamp=int(datetime.fromisoformat(f"{date or _EPOCH}T00:00:00+00:00").timestamp()),
+        timestamp=int(datetime.fromisoformat(f"{book.date or _EPOCH}T00:00:00+00:00").timestamp()),
     )

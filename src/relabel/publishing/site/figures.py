@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any, NamedTuple
 
 from relabel.tabular import half_up
@@ -91,6 +92,17 @@ def warning(note: str | None, whose: str = "These scores") -> str | None:
     if rests := re.search(r"PARTIAL: .*?rests on ([\d,]+ of [\d,]+) tasks", note or ""):
         said.append(f"{whose} are partial: they rest on {rests[1]} tasks, and the others have no label.")
     return " ".join(said) or None
+
+
+def for_readers(text: str) -> str:
+    """A remark as a page prints it: `95%`, and no names of columns."""
+    return re.sub(r"(\d) %", r"\1%", re.sub(r"columns _\w+: ", "", text))
+
+
+def long_date(day: str) -> str:
+    """A day in words: `3 April 2026`."""
+    read = date.fromisoformat(day[:10])
+    return f"{read.day} {read:%B %Y}"
 
 
 def first_upper(text: str) -> str:

@@ -20,7 +20,9 @@ API_VERSION = "1"
 """Counts up when a key of the API changes its meaning or goes; new keys may come at any time."""
 _OF_READING = ("score_10", "low_10", "high_10", "band", "percentile", "wage_exposure_gbp")
 _OF_SCORE = ("alpha", "beta", "gamma", "strict_10", "with_tools_10", "median_pay_gbp")
+_OF_SOURCE = ("onet_soc_code", "title", "share")
 _LARGEST = 3
+"""O*NET occupations that the API names: those that a score owes most to."""
 
 
 def api(book: ExportBundle) -> Iterator[tuple[str, bytes]]:
@@ -57,14 +59,9 @@ def _occupation(page: Row) -> Row:
         "readings": readings,
         "jobs": score["employees"],
         "tasks": page["counts"]["labelled"],
-        "largest_sources": largest_sources(page),
+        "largest_sources": [{name: part[name] for name in _OF_SOURCE} for part in page["onet"][:_LARGEST]],
         "page": f"occupations/{page['code']}.html",
     }
-
-
-def largest_sources(page: Row) -> list[Row]:
-    """The O*NET occupations that a group's score owes most to, with their share (0-1)."""
-    return [{name: part[name] for name in ("onet_soc_code", "title", "share")} for part in page["onet"][:_LARGEST]]
 
 
 def _json(document: Row) -> bytes:

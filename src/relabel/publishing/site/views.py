@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from statistics import fmean, linear_regression
 from typing import Any
 
 from relabel.publishing.site.bundle import ExportBundle
-from relabel.publishing.site.figures import Box, log_axis, squarified, warning
-from relabel.publishing.site.machines import largest_sources
+from relabel.publishing.site.figures import Box, for_readers, log_axis, squarified, warning
 from relabel.sources.tables import is_table_file
 
 Row = dict[str, Any]
 
 _UNGROUPED = {"code": "", "title": "All occupations"}
 _WIDE, _TALL = Box(0, 0, 160, 90), Box(0, 0, 90, 200)
-_MOST_REST = 40
 _MOST_NAMED = 7
 """Occupations that the chart of pay names under each reading."""
-_CAUSES = {
+CAUSES = {
     "labels": "other labels",
     "tasks": "another task list",
     "weights": "other weights of tasks",
@@ -58,6 +56,20 @@ _MEASURES = (
     ("beta", "Tools at half weight", "beta"),
     ("gamma", "Model with tools", "gamma"),
 )
+
+
+MENU = {
+    "index.html": "Occupations",
+    "map.html": "Map",
+    "pay.html": "Pay",
+    "compare.html": "Compare",
+    "changes.html": "What changed",
+    "careers/index.html": "Careers",
+    "totals.html": "Totals",
+    "method.html": "Method",
+    "sources.html": "Sources",
+}
+"""The pages about all occupations as the menu names them; an export that lacks what a page shows has none."""
 
 
 def about(book: ExportBundle) -> Row:
@@ -98,32 +110,11 @@ def about(book: ExportBundle) -> Row:
     }
 
 
-def for_readers(text: str) -> str:
-    """A remark as a page prints it: `95%`, and no names of columns."""
-    return re.sub(r"(\d) %", r"\1%", re.sub(r"columns _\w+: ", "", text))
-
-
 def _labels_of(baseline: Row, model: str) -> str:
     """The labels of a baseline in words: by their model, and where that is the same as now by their run."""
     if baseline["model"] == model:
         return f"the labels of the run {baseline['run']}"
     return f"labels by {baseline['model_name']}"
-
-
-def menu(book: ExportBundle) -> list[tuple[str, str]]:
-    """Pages of the menu: path and name."""
-    has = about(book)
-    entries = [("index.html", "Occupations")]
-    if has["money"]:
-        entries += [("map.html", "Map"), ("pay.html", "Pay")]
-    entries.append(("compare.html", "Compare"))
-    if book.changes is not None:
-        entries.append(("changes.html", "What changed"))
-    if has["careers"]:
-        entries.append(("careers/index.html", "Careers"))
-    if has["money"]:
-        entries.append(("totals.html", "Totals"))
-    return [*entries, ("method.html", "Method"), ("sources.html", "Sources")]
 
 
 def rows(book: ExportBundle) -> list[Row]:
@@ -166,72 +157,61 @@ def _search_words(page: Row) -> str:
     )
 
 
-def index_pages(book: ExportBundle, listed: list[Row]) -> Iterator[tuple[str, str, Row]]:
-    """The pages about all occupations: path, template, content."""
-    has = about(book)
-    summed = totals(book) if has["money"] else None
-    ranges = book.method["intervals"]
-    yield (
-        "index.html",
-        "index.html",
-        {"short": " ".join(ABBREVIATIONS), "rows": listed, "totals": summed, "intervals": ranges},
+def overview(book: ExportBundle, site: Row) -> dict[str, Row]:
+    """The content of the pages about all occupations, by path.
+
+    Args:
+        book: The export.
+        site: As `about` returns it.
+    """
+    listed, ranges = rows(book), book.method["intervals"]
+    short, brief = (
+        " ".join(ABBREVIATIONS),
+        {kind: ((ranges or {}).get(kind) or {}).get("words") for kind in ("own", "other")},
     )
-    if has["money"]:
+    summed = totals(book) if site["money"] else None
+    pages: dict[str, Row] = {"index.html": {"short": short, "rows": listed, "totals": summed, "intervals": ranges}}
+    if site["money"]:
         placed = [row for row in listed if row["jobs"]]
-        yield (
-            "map.html",
-            "map.html",
-            {"regions": treemap(placed), "rows": placed, "left_out": len(listed) - len(placed)},
-        )
         paid = [row for row in listed if row["pay"] and not row["thin"] and (row["strict"] or row["with_tools"])]
-        yield "pay.html", "pay.html", {"plot": scatter(paid), "rows": paid, "left_out": len(listed) - len(paid)}
-        yield (
-            "totals.html",
-            "totals.html",
-            {
-                "totals": summed,
-                "intervals": ranges,
-                "workforce": book.method["totals"],
-            },
-        )
-    brief = {kind: ((ranges or {}).get(kind) or {}).get("words") for kind in ("own", "other")}
-    yield (
-        "compare.html",
-        "compare.html",
-        {"rows": [{name: row[name] for name in _COMPARED} for row in listed], "brief": brief},
-    )
+        pages |= {
+            "map.html": {"regions": treemap(placed), "rows": placed, "left_out": len(listed) - len(placed)},
+            "pay.html": {"plot": scatter(paid), "rows": paid, "left_out": len(listed) - len(paid)},
+            "totals.html": {"totals": summed, "intervals": ranges, "workforce": book.method["totals"]},
+        }
+    compared = [{name: row[name] for name in _COMPARED} for row in listed]
+    pages["compare.html"] = {"rows": compared, "brief": brief}
     if book.changes is not None:
-        yield "changes.html", "changes.html", changes(book)
+        pages["changes.html"] = changes(book.changes, book.method)
     if book.families:
-        yield "careers/index.html", "careers.html", {"families": book.families}
-    yield "method.html", "method.html", {"method": book.method}
-    yield "sources.html", "sources.html", {"sources": book.sources, "package": book.package, "method": book.method}
+        pages["careers/index.html"] = {"families": book.families}
+    sources = {"sources": book.sources, "package": book.package, "method": book.method}
+    return pages | {"method.html": {"method": book.method}, "sources.html": sources}
 
 
-def neighbours(book: ExportBundle) -> dict[str, list[Row]]:
-    """Other occupations of the same minor group, by code."""
-    by_minor: dict[str, list[Row]] = defaultdict(list)
+def minor_groups(book: ExportBundle) -> dict[str | None, list[Row]]:
+    """The occupations of each minor group, by its code; None for those outside of any."""
+    found: dict[str | None, list[Row]] = defaultdict(list)
     for page in book.occupations:
-        if "minor" in page["above"]:
-            by_minor[page["above"]["minor"]["code"]].append({name: page[name] for name in ("code", "title", "thin")})
-    return {
-        page["code"]: [other for other in by_minor[page["above"]["minor"]["code"]] if other["code"] != page["code"]]
-        for page in book.occupations
-        if "minor" in page["above"]
-    }
+        found[_minor(page)].append({name: page[name] for name in ("code", "title", "thin")})
+    return found
 
 
-def occupation(page: Row, near: dict[str, list[Row]], onet: Mapping[str, Mapping[str, Row]]) -> Row:
+def _minor(page: Row) -> str | None:
+    return page["above"].get("minor", {}).get("code")
+
+
+def occupation(page: Row, groups: Mapping[str | None, list[Row]], onet: Mapping[str, Mapping[str, Row]]) -> Row:
     """Content of the page of a group.
 
     Args:
         page: Its page in the export.
-        near: As `neighbours` returns them.
+        groups: As `minor_groups` returns them.
         onet: Tasks by O*NET-SOC code and id.
     """
-    by_code = {
-        code: [onet[code][task] | {"onet_soc_code": code, "task_id": task} for task, _ in tasks]
-        for code, tasks in page["tasks"].items()
+    tasks = {
+        code: [onet[code][task] | {"onet_soc_code": code, "task_id": task} for task, _ in listed]
+        for code, listed in page["tasks"].items()
     }
     titles = {part["onet_soc_code"]: part["title"] for part in page["onet"]}
 
@@ -241,29 +221,18 @@ def occupation(page: Row, near: dict[str, list[Row]], onet: Mapping[str, Mapping
             for ref in refs or ()
         ]
 
-    readings = {name: said and said | {"top": named(said["top_tasks"])} for name, said in page["readings"].items()}
+    here = [part for part in page["onet"] if part["tasks_here"]]
+    near = groups[minor] if (minor := _minor(page)) is not None else []
     return {
         "page": page,
-        "score": page["score"],
-        "readings": readings,
+        "readings": {
+            name: said and said | {"top": named(said["top_tasks"])} for name, said in page["readings"].items()
+        },
         "matter_most": named(page["matter_most"]),
         "why": why_not(page),
-        "parts_count": len(page["onet"]),
-        "largest": largest_sources(page),
-        "parts_here": [
-            part | {"split": split(by_code.get(part["onet_soc_code"], []))}
-            for part in page["onet"]
-            if part["tasks_here"]
-        ],
-        "rest": [part for part in page["onet"] if not part["tasks_here"]],
-        "most_rest": _MOST_REST,
-        "near": near.get(page["code"], []),
-        "indicative": (page["score"]["pay_source"] or "").startswith("ASHE"),
-        "moved": [
-            row | {"parts": [(name, row[cause]) for cause, name in _CAUSES.items() if row[cause]]}
-            for row in page["changes"] or ()
-            if row["measure"] != "beta"
-        ],
+        "parts_here": [part | {"split": split(tasks.get(part["onet_soc_code"], []))} for part in here],
+        "near": [other for other in near if other["code"] != page["code"]],
+        "causes": CAUSES,
     }
 
 
@@ -315,7 +284,7 @@ def groups_of_onet(book: ExportBundle) -> dict[str, list[Row]]:
 def onet(page: Row, behind: dict[str, list[Row]]) -> Row:
     """Content of the page of an O*NET-SOC code."""
     tasks = sorted(page["tasks"], key=lambda task: -(task["importance"] or 0))
-    return {"page": page, "score": page["score"], "split": split(tasks), "groups": behind.get(page["code"], [])}
+    return {"page": page, "split": split(tasks), "groups": behind.get(page["code"], [])}
 
 
 def treemap(placed: Sequence[Row]) -> list[Row]:
@@ -380,10 +349,8 @@ def _outliers(dots: Sequence[Row], reading: str) -> list[Row]:
     if len(placed) < 3:
         return []
     xs, ys = ([dot[axis] for dot in placed] for axis in ("x", reading))
-    mean_x, mean_y = math.fsum(xs) / len(xs), math.fsum(ys) / len(ys)
-    spread = math.fsum((x - mean_x) ** 2 for x in xs)
-    slope = math.fsum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / spread if spread else 0.0
-    far = sorted(placed, key=lambda dot: -abs(dot[reading] - mean_y - slope * (dot["x"] - mean_x)))
+    slope, start = linear_regression(xs, ys) if len(set(xs)) > 1 else (0.0, fmean(ys))
+    far = sorted(placed, key=lambda dot: -abs(dot[reading] - start - slope * dot["x"]))
     named: list[Row] = []
     for dot in [placed[-1], placed[0], *far]:
         free = all(abs(dot[reading] - other["y"]) > 5 or abs(dot["x"] - other["x"]) > 18 for other in named)
@@ -427,12 +394,11 @@ def _line(major: Row) -> Row:
     return dict(major) | counted | {measure: None for measure, _, _ in _MEASURES}
 
 
-def changes(book: ExportBundle) -> Row:
+def changes(listed: Sequence[Row], method: Row) -> Row:
     """What moved against the baseline, largest first, with the causes that the export names."""
-    assert book.changes is not None
     moved = [
         row
-        for row in book.changes
+        for row in listed
         # A score that stayed can still have changed its place among the others.
         if row["change"] != 0 or any(row[f"{name}_before"] != row[f"{name}_after"] for name in _FOLLOWING)
     ]
@@ -444,8 +410,8 @@ def changes(book: ExportBundle) -> Row:
         "codes": len({row["code"] for row in ordered}),
         "names": {measure: name for measure, name, _ in _MEASURES},
         # A cause that moved nothing has no column.
-        "causes": [cause for cause in _CAUSES if any(row[cause] for row in moved)],
-        "method": book.method,
+        "causes": [cause for cause in CAUSES if any(row[cause] for row in moved)],
+        "method": method,
     }
 
 
