@@ -10,33 +10,20 @@ from importlib import resources
 from typing import Any
 
 import pandas as pd
+import yaml
 
 from relabel.rubric import MEASURES
 from relabel.scoring.uncertainty import BOUNDED, ESTIMATED
-
-_LICENCES: Mapping[str, Mapping[str, str]] = {
-    "MIT": {"name": "MIT", "title": "MIT Licence", "path": "https://opensource.org/licenses/MIT"},
-    "CC BY 4.0": {
-        "name": "CC-BY-4.0",
-        "title": "Creative Commons Attribution 4.0",
-        "path": "https://creativecommons.org/licenses/by/4.0/",
-    },
-    "OGL v3": {
-        "name": "OGL-UK-3.0",
-        "title": "Open Government Licence v3.0",
-        "path": "https://www.nationalarchives.gov.uk/doc/open-government-licence/version/3/",
-    },
-    "US public domain": {"name": "other-pd", "title": "Public domain (US government work)"},
-}
 
 _MEDIA = {"csv": "text/csv", "json": "application/json", "parquet": "application/vnd.apache.parquet"}
 
 
 Column = Mapping[str, Any]
 """A field of a Table Schema but for its name: type, title, description, perhaps unit and constraints; see `columns.toml`."""
-_COLUMNS: Mapping[str, Mapping[str, Column]] = tomllib.loads(
-    resources.files("relabel.publishing").joinpath("columns.toml").read_text(encoding="utf-8")
-)
+_HERE = resources.files("relabel.publishing")
+_COLUMNS: Mapping[str, Mapping[str, Column]] = tomllib.loads(_HERE.joinpath("columns.toml").read_text(encoding="utf-8"))
+WORDS: Mapping[str, Any] = yaml.safe_load(_HERE.joinpath("words.yaml").read_text(encoding="utf-8"))
+"""Texts of exports and pages, see `words.yaml`."""
 _ENDS = (("low", "Lower", "lowest"), ("high", "Upper", "highest"))
 _OTHERS = (
     ("gold", "by gold", "the labels of a gold, such as people's,"),
@@ -132,7 +119,7 @@ def resource(path: str, content: bytes, title: str, schema: Mapping[str, Any] | 
 
 def licence(text: str) -> dict[str, str]:
     """A registry's licence as the data package wants it: a name, and a path where the licence has one."""
-    for known, entry in _LICENCES.items():
+    for known, entry in WORDS["licences"].items():
         if text.startswith(known):
             return dict(entry)
     return {"name": re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-") or "unknown", "title": text}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cache
 from importlib import resources
 from typing import Any, Literal
@@ -11,8 +11,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
-from relabel.manifest import PUBLISHED, TASK_FILE, Manifest
-from relabel.publishing.datapackage import OCCUPATION_COLUMNS
+from relabel.manifest import PUBLISHED, Manifest
+from relabel.publishing.datapackage import OCCUPATION_COLUMNS, WORDS
 from relabel.run import Run
 from relabel.scoring.options import SAMPLE, SYSTEM_NAMES, UNRATED_NOTES, WEIGHT_NOTES
 from relabel.scoring.table import ENOUGH, ScoreTable
@@ -27,11 +27,6 @@ Reading = Literal["strict", "with_tools"]
 
 READING_NAMES: dict[Reading, str] = {"strict": "Model alone", "with_tools": "Model with tools"}
 """The two readings as pages call them."""
-
-CAUTION = (
-    "Exposed means that a language model could help an experienced worker do a task in at most half the time at equal "
-    "quality. It does not say that the task will be automated, that employers will choose to do so, or that jobs will be lost."
-)
 
 
 def model_name(model: str) -> str:
@@ -100,39 +95,13 @@ def load_bands() -> Bands:
     return Bands.model_validate(yaml.safe_load(text))
 
 
-_OWN_BRIEF = "95% interval"
-_OWN_READ = {
-    "repeats": "A model asked twice does not always answer alike. The 95% interval of a score holds what the score would be if the "
-    "model were asked about all tasks again and again.",
-    "single": "The 95% interval of a score holds what the score would be if {model} were asked about all tasks again and again. Each "
-    "task was asked once, so how much answers vary cannot be seen: it is taken at its largest, and the interval is rather "
-    "too wide than too narrow.",
-    "raters": "The labels are those of several raters, pooled. The 95% interval of a score holds the mean score over raters like "
-    "these, the drawing of tasks included.",
-}
-_RIGHT = "It says nothing about whether the answers are right."
-_OTHER: Mapping[str, Mapping[str, str]] = {
-    "gold": {
-        "brief": "with {labels}",
-        "words": "With {labels} instead of {model}, this score would be about",
-        "how_to_read": "A separate figure says what the score would be with {labels}. They were given to some of the same tasks "
-        "and often differ from those of {model}. What is known about these differences is used to estimate that score, with a "
-        "range that holds it in 95 of 100 cases. The score shown may lie outside that range: then the two differ by more than "
-        "chance.",
-    },
-    "pooled": {
-        "brief": "mean over raters",
-        "words": "With the labels of several raters taken together, this score would be about",
-        "how_to_read": "A separate figure is the mean score over several raters, with a range for the mean of such raters.",
-    },
-}
-
-
 def other_words(table: ScoreTable, other: Estimate) -> dict[str, str]:
     """What a separate estimate is: `brief`, `words` (the start of a sentence that figure and range complete), `how_to_read`."""
     known = {"eloundou-2023:human": "labels from people", "sample": "the sample's own labels"}
     labels = known.get(other.of or "", f"labels from {model_name(other.of or '')}")
-    return {name: text.format(model=_model(table), labels=labels) for name, text in _OTHER[other.name].items()}
+    return {
+        name: text.format(model=_model(table), labels=labels) for name, text in WORDS["estimate"][other.name].items()
+    }
 
 
 def _model(table: ScoreTable) -> str:
@@ -146,8 +115,8 @@ def describe_intervals(table: ScoreTable) -> dict[str, Any] | None:
         return None
     document = found.describe()
     document["own"] |= {
-        "words": _OWN_BRIEF,
-        "how_to_read": f"{_OWN_READ[found.own.noise].format(model=_model(table))} {_RIGHT}",
+        "words": "95% interval",
+        "how_to_read": WORDS["interval"][found.own.noise].format(model=_model(table)),
     }
     if found.other is not None:
         said = other_words(table, found.other)
@@ -161,23 +130,7 @@ _OF_MANIFEST = {
 }
 """What a methodology repeats of a run's manifest as it is."""
 _PARAMETERS = ("sample", "seed", "occupations", "samples", "examples")
-_SAMPLE = {
-    "title": "The sample of relabel: invented tasks, labels, jobs and pay on real codes",
-    "publisher": "relabel",
-    "licence": "MIT",
-    "citation": "Codes, titles and crosswalks: O*NET, USDOL/ETA (CC BY 4.0); US Bureau of Labor Statistics (public "
-    "domain); Office for National Statistics (Open Government Licence v3.0). All else: relabel.",
-}
-_OWN_FILES = {
-    TASK_FILE: "Tasks given as a file by the maker of the run or of this export",
-    "bridge-file": "Bridge from O*NET-SOC to UK SOC 2020 given as a file by the maker of this export",
-    "pay-file": "Jobs and pay given as a file by the maker of this export",
-}
 _SOURCE_FIELDS = ("id", "title", "publisher", "release", "licence", "citation", "homepage", "notes")
-_COPIES = {
-    "rebuilt": "One file of {source} is a rebuilt copy, not the publisher's own; the list of sources says which and how it was made.",
-    "derived": "One file of {source} is an extract that the publisher does not offer in this form; the list of sources says which.",
-}
 
 
 def describe(table: ScoreTable) -> str:
@@ -241,9 +194,9 @@ def caveats(table: ScoreTable) -> list[str]:
     """What limits the figures, one sentence each."""
     titles = {name: f"{source.title}, release {source.release}" for name, source in registry.load_registry().items()}
     said = [
-        _COPIES[use.copy_status].format(source=titles.get(use.source, use.source))
+        WORDS["copies"][use.copy_status].format(source=titles.get(use.source, use.source))
         for use in table.sources
-        if use.copy_status in _COPIES
+        if use.copy_status in WORDS["copies"]
     ]
     counts = table.describe()["counts"]
     if counts["thin"]:
@@ -295,8 +248,12 @@ def source_entries(uses: Iterable[SourceUse]) -> list[dict[str, Any]]:
         if source is not None:
             fields = source.model_dump(mode="json", include={*_SOURCE_FIELDS})
         else:
-            given = {"title": _OWN_FILES.get(source_id, source_id), "publisher": "not stated", "licence": "not stated"}
-            own = _SAMPLE if source_id == SAMPLE else given
+            given = {
+                "title": WORDS["own_files"].get(source_id, source_id),
+                "publisher": "not stated",
+                "licence": "not stated",
+            }
+            own = WORDS["sample_source"] if source_id == SAMPLE else given
             fields = dict.fromkeys(_SOURCE_FIELDS, "") | own | {"id": source_id}
         entries.append(fields | {"files": files[source_id]})
     return entries
@@ -340,7 +297,7 @@ def methodology(run: Run, table: ScoreTable) -> dict[str, Any]:
             },
             "bands": load_bands().cut_points(),
             "readings": dict(READING_NAMES),
-            "caution": CAUTION,
+            "caution": WORDS["caution"],
         },
         "labels": {
             **manifest.model_dump(mode="json", include=_OF_MANIFEST),

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, linear_regression
 from typing import Any
 
+from relabel.publishing.datapackage import WORDS
 from relabel.publishing.site.bundle import ExportBundle
 from relabel.publishing.site.figures import Box, for_readers, log_axis, squarified, warning
 from relabel.sources.tables import is_table_file
@@ -18,44 +19,13 @@ _UNGROUPED = {"code": "", "title": "All occupations"}
 _WIDE, _TALL = Box(0, 0, 160, 90), Box(0, 0, 90, 200)
 _MOST_NAMED = 7
 """Occupations that the chart of pay names under each reading."""
-CAUSES = {
-    "labels": "other labels",
-    "tasks": "another task list",
-    "weights": "other weights of tasks",
-    "bridge": "another bridge",
-    "rounding": "rounding",
-    "undivided": "several of these at once",
-}
-"""What moves a score, as an export calls it and as a page does."""
 _COMPARED = ["code", "title", "status", "thin", "jobs", "pay", "strict_10", "with_tools_10", "strict", "with_tools"]
 _FOLLOWING = ("percentile", "wage_exposure_gbp")
 """Figures that follow from a score and from those of others."""
 _ENDS = {"mid": "", "low": "_low", "high": "_high"}
-ABBREVIATIONS: Mapping[str, tuple[str, ...]] = {
-    "gp": ("general medical practitioner", "general practitioner"),
-    "hr": ("human resource", "personnel officer"),
-    "it": ("information technology", "programmer", "software", "web design", "cyber security"),
-    "ceo": ("chief executive",),
-    "cfo": ("chief financial", "finance director", "financial managers and directors"),
-    "pa": ("personal assistant",),
-    "pr": ("public relations",),
-    "hgv": ("heavy goods", "large goods", "lorry driver"),
-    "lgv": ("large goods", "heavy goods", "lorry driver"),
-    "mp": ("elected officer", "member of parliament"),
-    "ta": ("teaching assistant",),
-    "qa": ("quality assurance", "quality control"),
-    "vet": ("veterinar",),
-    "cad": ("draughtsperson", "drafter"),
-    "dj": ("disc jockey",),
-}
-"""What people search for, with the words in titles that it stands for."""
 _NOT_OF_CAREERS = ("ons-", "bls-isco08", "bls-soc2010")
 """Sources of the table of UK groups, which pages of US careers owe nothing to."""
-_MEASURES = (
-    ("alpha", "Model alone", "alpha"),
-    ("beta", "Tools at half weight", "beta"),
-    ("gamma", "Model with tools", "gamma"),
-)
+_MEASURES = {"alpha": "Model alone", "beta": "Tools at half weight", "gamma": "Model with tools"}
 
 
 MENU = {
@@ -153,7 +123,7 @@ def _search_words(page: Row) -> str:
     found = [word for word in words if word and not any(word in other for other in words if other != word)]
     every = " ".join(titles).casefold()
     return " ".join(
-        [*found, *(short for short, meant in ABBREVIATIONS.items() if any(words in every for words in meant))]
+        [*found, *(short for short, meant in WORDS["search"].items() if any(words in every for words in meant))]
     )
 
 
@@ -166,7 +136,7 @@ def overview(book: ExportBundle, site: Row) -> dict[str, Row]:
     """
     listed, ranges = rows(book), book.method["intervals"]
     short, brief = (
-        " ".join(ABBREVIATIONS),
+        " ".join(WORDS["search"]),
         {kind: ((ranges or {}).get(kind) or {}).get("words") for kind in ("own", "other")},
     )
     summed = totals(book) if site["money"] else None
@@ -232,7 +202,7 @@ def occupation(page: Row, groups: Mapping[str | None, list[Row]], onet: Mapping[
         "why": why_not(page),
         "parts_here": [part | {"split": split(tasks.get(part["onet_soc_code"], []))} for part in here],
         "near": [other for other in near if other["code"] != page["code"]],
-        "causes": CAUSES,
+        "causes": WORDS["causes"],
     }
 
 
@@ -383,7 +353,7 @@ def totals(book: ExportBundle) -> Row:
             into["counted"] += 1
             into["jobs"] += score["employees"]
             into["wages"] += wages
-            for measure, _, _ in _MEASURES:
+            for measure in _MEASURES:
                 if score[measure] is not None:
                     into[measure] = (into[measure] or 0) + score[measure] * wages
     return {"every": every, "lines": list(lines.values()), "measures": _MEASURES}
@@ -391,7 +361,7 @@ def totals(book: ExportBundle) -> Row:
 
 def _line(major: Row) -> Row:
     counted = dict.fromkeys(("groups", "counted", "thin", "jobs", "all_jobs", "wages"), 0)
-    return dict(major) | counted | {measure: None for measure, _, _ in _MEASURES}
+    return dict(major) | counted | dict.fromkeys(_MEASURES)
 
 
 def changes(listed: Sequence[Row], method: Row) -> Row:
@@ -408,23 +378,11 @@ def changes(listed: Sequence[Row], method: Row) -> Row:
     return {
         "changed": ordered,
         "codes": len({row["code"] for row in ordered}),
-        "names": {measure: name for measure, name, _ in _MEASURES},
+        "names": _MEASURES,
         # A cause that moved nothing has no column.
-        "causes": [cause for cause in CAUSES if any(row[cause] for row in moved)],
+        "causes": [cause for cause in WORDS["causes"] if any(row[cause] for row in moved)],
         "method": method,
     }
-
-
-_RESILIENT: Mapping[str, tuple[str, str, str]] = {
-    "low-exposure": ("most tasks are exposed", "a good part of the tasks is exposed", "few of the tasks are exposed"),
-    "growing-demand": ("jobs are projected to fall", "jobs are projected to grow slowly", "jobs are projected to grow"),
-    "human-advantage": (
-        "the work rests little on human strengths",
-        "the work rests partly on human strengths",
-        "the work rests on human strengths",
-    ),
-}
-"""What 0, 1 and 2 points of a part of resilience mean."""
 
 
 def resilience_sentence(page: Row) -> str:
@@ -433,7 +391,7 @@ def resilience_sentence(page: Row) -> str:
     for part in page["resilience"]["parts"]:
         if part["points"] is not None:
             level = part["id"] == "growing-demand" and part["figure"] == 0
-            known.append("jobs stay level" if level else _RESILIENT[part["id"]][part["points"]])
+            known.append("jobs stay level" if level else WORDS["resilience"][part["id"]][part["points"]])
     unknown = [part["name"].lower() for part in page["resilience"]["parts"] if part["points"] is None]
     said = _and(known) if known else "none of its parts could be judged"
     return f"{said[0].upper()}{said[1:]}" + (
