@@ -130,9 +130,7 @@ def export_run(
             table = with_raters(table, run, raters, draws)
         elif draws:
             table = with_intervals(table, run, draws=draws)
-        earlier = None
-        if baseline is not None:
-            earlier = (baseline, score_by(baseline, choices))
+        earlier = None if baseline is None else (baseline, score_by(baseline, choices))
         careers: list[FamilyPage] = []
         if families and not is_table_file(table.tasks):
             try:

@@ -268,26 +268,17 @@ def methodology(run: Run, table: ScoreTable) -> dict[str, Any]:
         "caveats": caveats(table),
         "description": describe(table),
         "score": {
-            "method": table.method,
+            **{name: getattr(table, name) for name in ("method", "taxonomy", "taxonomy_name", "weights")},
             "method_text": method_text(table),
-            "taxonomy": table.taxonomy,
-            "taxonomy_name": table.taxonomy_name,
-            "weights": table.weights,
             "weights_text": _weights_text(table),
             "rounded": table.method == "site-2026",
             "bridge": {
                 "name": table.bridge.name,
                 "steps": [
-                    {
-                        "source_name": SYSTEM_NAMES[s.source],
-                        "target_name": SYSTEM_NAMES[s.target],
-                        "source": s.source,
-                        "target": s.target,
-                        "links": len(s.links),
-                        "origin": s.origin,
-                        "note": s.note,
-                    }
-                    for s in table.bridge.steps
+                    {name: getattr(step, name) for name in ("source", "target", "origin", "note")}
+                    | {f"{end}_name": SYSTEM_NAMES[getattr(step, end)] for end in ("source", "target")}
+                    | {"links": len(step.links)}
+                    for step in table.bridge.steps
                 ],
             },
             "columns": {

@@ -134,6 +134,9 @@ class BatchProvider:
     """
 
     uploads, batches, version = "/files", "/batches", "/v1"
+    form: Mapping[str, str] = {"purpose": "batch"}
+    """Fields of an upload beside the file, whose name is filled in."""
+    line_fields = ("custom_id", "method", "url", "body")
 
     def __init__(self, http: Http, model: str, known: Provider = UNKNOWN, **policy: Any) -> None:
         self._http, self.model, self._known = http, model, known
@@ -151,18 +154,14 @@ class BatchProvider:
         """A request as a line of the input file; `custom_id`, its key, comes first."""
         url = self.version + PATHS[request.api]
         body = self._known.posted(request.api, request.body)
-        return {"custom_id": request.key, "method": "POST", "url": url, "body": body}
+        whole = {"custom_id": request.key, "method": "POST", "url": url, "body": body}
+        return {name: whole[name] for name in self.line_fields}
 
     def creation(self, file_id: str, api: Api, mark: Mapping[str, str]) -> dict[str, Any]:
         """What is posted to make a batch."""
         endpoint = self.version + PATHS[api]
         about = {"endpoint": endpoint, "input_file_id": file_id, "metadata": dict(mark)}
         return {"completion_window": "24h", **about}
-
-    def fields(self, name: str) -> dict[str, str]:
-        """Fields of an upload beside the file."""
-        del name
-        return {"purpose": "batch"}
 
     def listing(self, page: int, last: str) -> str:
         """The path of a page of the listing, counted from 0; `last` is the id that the page before ended with."""
@@ -227,7 +226,7 @@ class BatchProvider:
                 file = path.open("rb")
             except OSError as error:
                 raise DataError(f"cannot read {path} ({error.strerror}); start the same run again") from error
-            made = aiohttp.FormData(self.fields(path.name))
+            made = aiohttp.FormData({name: value.format(name=path.name) for name, value in self.form.items()})
             made.add_field("file", file, filename=path.name, content_type="application/jsonl")
             return made
 
@@ -445,12 +444,12 @@ class MistralBatches(BatchProvider):
     https://docs.mistral.ai/api/endpoint/batch
     """
 
-    batches = "/batch/jobs"
+    batches, line_fields = "/batch/jobs", ("custom_id", "body")
 
     def line(self, request: Request) -> dict[str, Any]:
         """A line without address; the model is the job's."""
-        body = {name: value for name, value in super().line(request)["body"].items() if name != "model"}
-        return {"custom_id": request.key, "body": body}
+        whole = super().line(request)
+        return whole | {"body": {name: value for name, value in whole["body"].items() if name != "model"}}
 
     def creation(self, file_id: str, api: Api, mark: Mapping[str, str]) -> dict[str, Any]:
         """What is posted to make a job."""
@@ -468,16 +467,8 @@ class TogetherBatches(BatchProvider):
     https://docs.together.ai/reference/batch-create
     """
 
-    uploads = "/files/upload"
-
-    def fields(self, name: str) -> dict[str, str]:
-        """Fields of the upload beside the file."""
-        return {"purpose": "batch-api", "file_name": name, "file_type": "jsonl"}
-
-    def line(self, request: Request) -> dict[str, Any]:
-        """A line without method and address."""
-        whole = super().line(request)
-        return {"custom_id": whole["custom_id"], "body": whole["body"]}
+    uploads, line_fields = "/files/upload", ("custom_id", "body")
+    form: Mapping[str, str] = {"purpose": "batch-api", "file_name": "{name}", "file_type": "jsonl"}
 
     def creation(self, file_id: str, api: Api, mark: Mapping[str, str]) -> dict[str, Any]:
         """What is posted to make a batch."""

@@ -15,10 +15,7 @@ from pathlib import Path
 
 from relabel.errors import ProviderError
 from relabel.labelling.batch.poller import REMEMBERED_S, TURN, BatchPoller, StoppedError
-from relabel.labelling.batch.provider import (
-    BatchProvider,
-    UnavailableError,
-)
+from relabel.labelling.batch.provider import BatchProvider, UnavailableError
 from relabel.labelling.batch.state import BatchFolder, BatchOptions, BatchState, run_id
 from relabel.labelling.collector import Progress
 from relabel.labelling.job import Job, Stop, with_known_format
@@ -147,13 +144,12 @@ class BatchRunner(BatchPoller):
             for task in (working, asked, leave):
                 task.cancel()
             await asyncio.wait({working, asked, leave})
-        error = None if working.cancelled() else working.exception()
-        if working.cancelled() or isinstance(error, StoppedError):
+        try:
+            working.result()
+        except (StoppedError, asyncio.CancelledError):
             self.interrupted = True
-        elif isinstance(error, ProviderError):
+        except ProviderError as error:
             fatal = error
-        elif error is not None:
-            raise error
         fatal = fatal or self._requests.fatal
         if fatal is None and self.refused and not self._collector.progress.fresh:
             fatal = ProviderError(

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from relabel.errors import DataError
 from relabel.files import BlockedError, locked, make_private_dir, replacing
@@ -71,7 +71,7 @@ class BatchOptions:
 
 
 class Chunk(BaseModel):
-    """One input file and the batch made of it.
+    """One input file and the batch made of it. Fields that version 1 had beside these are ignored, as in `BatchState`.
 
     Attributes:
         number: Counts the chunks of a run, from 1.
@@ -95,8 +95,6 @@ class Chunk(BaseModel):
         failed: Its requests that have no answer for good: kind, message and requests sent, by key. Kept until the attempt
             ends, so that a killed process does not ask for them again.
     """
-
-    model_config = ConfigDict(extra="ignore")  # version 1 had `flying_at_refusal`
 
     number: int
     sha256: str
@@ -138,8 +136,6 @@ class BatchState(BaseModel):
         form: How its batches hold the server to the answer's shape; requests are hashed with it.
         started_at: When the attempt began, ISO 8601 in UTC; `ended_at` is None while it lasts.
     """
-
-    model_config = ConfigDict(extra="ignore")  # version 1 had `cwd`
 
     format_version: int = FORMAT
     run_id: str

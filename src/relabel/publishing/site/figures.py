@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from datetime import date
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 from relabel.tabular import half_up
@@ -152,18 +153,15 @@ def _worst(row: Sequence[float], side: float) -> float:
 
 
 def _place_row(row: Sequence[float], free: Box) -> tuple[list[Box], Box]:
-    upright = free.width >= free.height
+    """Lay a row along the shorter side; returns its parts and what is left of the area."""
     x, y, width, height = free
-    side = height if upright else width
-    depth = sum(row) / side if side else 0
-    boxes: list[Box] = []
-    for value in row:
-        length = value / depth if depth else 0
-        boxes.append(Box(x, y, depth, length) if upright else Box(x, y, length, depth))
-        x, y = (x, y + length) if upright else (x + length, y)
-    if upright:
-        return boxes, Box(free.x + depth, free.y, max(width - depth, 0), height)
-    return boxes, Box(free.x, free.y + depth, width, max(height - depth, 0))
+    if width < height:  # the same with the axes swapped
+        boxes, rest = _place_row(row, Box(y, x, height, width))
+        return [Box(b.y, b.x, b.height, b.width) for b in boxes], Box(rest.y, rest.x, rest.height, rest.width)
+    depth = sum(row) / height if height else 0
+    lengths = [value / depth if depth else 0 for value in row]
+    boxes = [Box(x, top, depth, length) for top, length in zip(accumulate(lengths, initial=y), lengths, strict=False)]
+    return boxes, Box(x + depth, y, max(width - depth, 0), height)
 
 
 class Axis(NamedTuple):

@@ -16,7 +16,6 @@ from relabel.sources.tables import is_table_file
 Row = dict[str, Any]
 
 _UNGROUPED = {"code": "", "title": "All occupations"}
-_WIDE, _TALL = Box(0, 0, 160, 90), Box(0, 0, 90, 200)
 _MOST_NAMED = 7
 """Occupations that the chart of pay names under each reading."""
 _COMPARED = ["code", "title", "status", "thin", "jobs", "pay", "strict_10", "with_tools_10", "strict", "with_tools"]
@@ -268,20 +267,16 @@ def treemap(placed: Sequence[Row]) -> list[Row]:
         by_major[row["major"]["code"]].append(row)
     regions = sorted(by_major.values(), key=lambda inside: (-sum(row["jobs"] for row in inside), inside[0]["code"]))
     sizes = [sum(row["jobs"] for row in inside) for inside in regions]
-    outer = {"wide": squarified(sizes, _WIDE), "tall": squarified(sizes, _TALL)}
-    found: list[Row] = []
-    for number, inside in enumerate(regions):
-        ordered = sorted(inside, key=lambda row: (-row["jobs"], row["code"]))
-        places = {
-            form: [_percent(box, whole) for box in squarified([row["jobs"] for row in ordered], outer[form][number])]
-            for form, whole in (("wide", _WIDE), ("tall", _TALL))
-        }
-        tiles = [
-            {"row": row, "wide": wide, "tall": tall}
-            for row, wide, tall in zip(ordered, places["wide"], places["tall"], strict=True)
-        ]
-        region = {form: _percent(outer[form][number], whole) for form, whole in (("wide", _WIDE), ("tall", _TALL))}
-        found.append({"major": inside[0]["major"], "jobs": sizes[number], "tiles": tiles} | region)
+    found: list[Row] = [
+        {"tiles": [{"row": row} for row in sorted(inside, key=lambda row: (-row["jobs"], row["code"]))]}
+        for inside in regions
+    ]
+    for form, whole in (("wide", Box(0, 0, 160, 90)), ("tall", Box(0, 0, 90, 200))):
+        for region, outer in zip(found, squarified(sizes, whole), strict=True):
+            region[form] = _percent(outer, whole)
+            boxes = squarified([tile["row"]["jobs"] for tile in region["tiles"]], outer)
+            for tile, box in zip(region["tiles"], boxes, strict=True):
+                tile[form] = _percent(box, whole)
     return found
 
 
@@ -302,15 +297,17 @@ def scatter(paid: Sequence[Row]) -> Row:
         {
             "row": row,
             "x": round(axis.at(row["pay"]), 2),
-            **{
-                name: None if row[ten] is None else round(100 - 10 * row[ten], 1)
-                for name, ten in (("strict", "strict_10"), ("with_tools", "with_tools_10"))
-            },
+            "strict": _from_top(row["strict_10"]),
+            "with_tools": _from_top(row["with_tools_10"]),
         }
         for row in sorted(paid, key=lambda row: (row["pay"], row["code"]))
     ]
     ticks = [{"value": tick, "x": round(axis.at(tick), 2)} for tick in axis.ticks]
     return {"ticks": ticks, "dots": dots, "named": [*_outliers(dots, "strict"), *_outliers(dots, "with_tools")]}
+
+
+def _from_top(score_10: float | None) -> float | None:
+    return None if score_10 is None else round(100 - 10 * score_10, 1)
 
 
 def _outliers(dots: Sequence[Row], reading: str) -> list[Row]:
@@ -441,8 +438,7 @@ def progression(page: Row) -> list[Row]:
 
 def career(page: Row, book: ExportBundle) -> Row:
     """Content of the page of a job family."""
-    titles = {source["id"]: source["title"] for source in book.sources}
-    titles = {name: title for name, title in titles.items() if not name.startswith(_NOT_OF_CAREERS)}
+    titles = {s["id"]: s["title"] for s in book.sources if not s["id"].startswith(_NOT_OF_CAREERS)}
     return {
         "page": page,
         "sentence": resilience_sentence(page),
