@@ -24,33 +24,20 @@ _HERE = resources.files("relabel.publishing")
 _COLUMNS: Mapping[str, Mapping[str, Column]] = tomllib.loads(_HERE.joinpath("columns.toml").read_text(encoding="utf-8"))
 WORDS: Mapping[str, Any] = yaml.safe_load(_HERE.joinpath("words.yaml").read_text(encoding="utf-8"))
 """Texts of exports and pages, see `words.yaml`."""
-_ENDS = (("low", "Lower", "lowest"), ("high", "Upper", "highest"))
-_OTHERS = (
-    ("gold", "by gold", "the labels of a gold, such as people's,"),
-    ("pooled", "mean over raters", "the mean over several raters"),
-)
+_WITH_INTERVALS = {"bounded": BOUNDED, "measures": MEASURES, "estimated": ESTIMATED}
 
 
 def _bounds() -> dict[str, Column]:
     """Columns of intervals; methodology.json says what they are intervals for."""
     found: dict[str, Column] = {}
     for name, column in _COLUMNS["occupations"].items():
-        told: dict[str, tuple[str, str]] = {}
-        for end, word, most in _ENDS:
-            if name in BOUNDED:
-                text = f"{word} bound of the 95% interval of {name}, which contains it: what it would be if all tasks were asked again and again."
-                told[end] = end, text
-            if name in MEASURES:
-                by_rater = f"{most.capitalize()} {name} by any of the raters whose labels are pooled."
-                told[f"models_{end}"] = f"{most} by rater", by_rater
-                told[f"bridges_{end}"] = f"{end} over bridges", f"{word} end of {name} over several bridges."
-        for other, title, whose in _OTHERS if name in ESTIMATED else ():
-            text = f"Estimate of what {whose} would give for {name}; a figure apart, which {name} may differ from."
-            told[other] = title, text
-            for end, word, _ in _ENDS:
-                told[f"{other}_{end}"] = f"{title}, {end}", f"{word} bound of the 95% interval of {name}_{other}."
-        for suffix, (title, text) in told.items():
-            found[f"{name}_{suffix}"] = {**column, "title": f"{column['title']}, {title}", "description": text}
+        for suffix, told in _COLUMNS["intervals"].items():
+            if name in _WITH_INTERVALS[told["of"]]:
+                text = {
+                    "title": f"{column['title']}, {told['title']}",
+                    "description": told["description"].format(name=name),
+                }
+                found[f"{name}_{suffix}"] = {**column, **text}
     return found
 
 

@@ -136,9 +136,11 @@ class Pages:
         for row in records(self._table.shares):
             behind[row["code"]].append((row["onet_soc_code"], row["share"]))
         texts = group_texts(self._table)
-        none = {"description": None, "description_by": None, "job_titles": [], "above": {}}
         for score in records(self._table.frame):
-            parts = sorted(behind.get(score["code"], []), key=self._lead_first)
+            parts = sorted(
+                behind.get(score["code"], []),
+                key=lambda part: (-round(part[1], _PLACES), -self._counts[part[0]]["labelled"], part[0]),
+            )
             main = main_codes(parts, [len(self._tasks[code]) for code, _ in parts])
             every = [task for code, _ in parts for task in self._by_importance[code]]
             tasks = [task for code, _ in parts[:main] for task in self._by_importance[code]]
@@ -168,7 +170,7 @@ class Pages:
                 },
                 "matter_most": _most_important(score, tasks),
             }
-            yield score["code"], self._about | (texts.get(score["code"]) or none) | page
+            yield score["code"], self._about | (texts.get(score["code"]) or _texts(None, "")) | page
 
     def _part(self, code: str, share: float) -> Row:
         """An O*NET-SOC code of a group in short: its own page says the rest."""
@@ -184,10 +186,6 @@ class Pages:
             "with_tools": counts["with_tools"]["text"],
             "page": onet_path(code),
         }
-
-    def _lead_first(self, part: tuple[str, float]) -> tuple[float, int, str]:
-        code, share = part
-        return -round(share, _PLACES), -self._counts[code]["labelled"], code
 
     def occupations(self) -> Iterator[tuple[str, Row]]:
         """One page for each O*NET-SOC code of the task list, with all that stands behind its labels.

@@ -70,14 +70,14 @@ class OpenRequest:
         tries: Batches that it went into.
         failed: Why it has no answer for good: kind, message and requests sent.
         unanswered: Why it was not answered, where it may be asked again.
-        elsewhere: Whether another run has it in flight, and which batch run that is, if it is one.
+        elsewhere: The batch run that has it in flight, or "" for another process; None where no other has.
     """
 
     wanted: list[WorkItem] = field(default_factory=list[WorkItem])
     tries: int = 0
     failed: tuple[FailureKind, str, int] | None = None
     unanswered: str = ""
-    elsewhere: tuple[str | None] | None = None
+    elsewhere: str | None = None
 
 
 class OpenRequests(dict[str, OpenRequest]):

@@ -189,7 +189,7 @@ class BatchRunner(BatchPoller):
             self._hold()
             if not changed and not self._state.open:
                 # A process that has just died looks like one that asks, for a few heartbeats.
-                if not waits or all(request.elsewhere != (None,) for request in self._requests.values()):
+                if not waits or all(request.elsewhere != "" for request in self._requests.values()):
                     return
                 waits -= 1
                 await self.pause(BEAT_S)
@@ -238,7 +238,7 @@ class BatchRunner(BatchPoller):
                 self._leases.release(key)
                 changed += 1
                 continue
-            self._requests[key].elsewhere = None if leased else (self._leases.batch_of(key),)
+            self._requests[key].elsewhere = None if leased else self._leases.batch_of(key) or ""
             if not leased:
                 continue
             request = self._requests.planned(key).request
@@ -317,9 +317,9 @@ class BatchRunner(BatchPoller):
             elif request.unanswered:
                 said = request.unanswered
             elif request.elsewhere is not None:
-                (run,) = request.elsewhere
-                said = "another run has sent this request; start the same run again" if run is None else in_a_batch(run)
-                if run is not None:
+                run = request.elsewhere
+                said = in_a_batch(run) if run else "another run has sent this request; start the same run again"
+                if run:
                     self._collector.held[run] += sum(len(wanted.tasks) for wanted in request.wanted)
             elif fatal is not None:
                 said = str(fatal)

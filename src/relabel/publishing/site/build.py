@@ -21,8 +21,13 @@ Links are relative, so the folder works from a disk and under any path. The same
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-from collections.abc import Callable, Mapping
+import struct
+import textwrap
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -46,7 +51,7 @@ from jinja2 import (
 from relabel.errors import DataError, RelabelError, UsageError
 from relabel.files import inside, read_small
 from relabel.publishing.folder import written_whole
-from relabel.publishing.site import figures, machines, views
+from relabel.publishing.site import figures, views
 from relabel.publishing.site.bundle import ExportBundle
 from relabel.sandbox import Sandbox, plain
 
@@ -173,19 +178,19 @@ class _Writer:
         for path in book.files:
             if not path.startswith(_ONLY_ZIPPED):
                 self._write(f"data/{path}", book.content(path))
-        self._write("data/export.zip", machines.archive(book))
-        for path, content in machines.api(book):
+        self._write("data/export.zip", archive(book))
+        for path, content in api(book):
             self._write(path, content)
         for page in book.occupations:
             link = f"{self._address or '../'}occupations/{page['code']}.html"
-            self._render(f"embed/{page['code']}.html", "card.html", machines.card(page, about["title"], link))
+            self._render(f"embed/{page['code']}.html", "card.html", card(page, about["title"], link))
             if self._pictures:
-                svg = self._own.get_template("share.svg").render(machines.share(page, about["title"]))
-                self._write(f"share/{page['code']}.png", machines.picture(svg))
+                svg = self._own.get_template("share.svg").render(share(page, about["title"]))
+                self._write(f"share/{page['code']}.png", picture(svg))
         if self._address is not None:
             listed = {"address": self._address, "pages": self.pages, "day": book.date}
             self._render("sitemap.xml", "sitemap.xml", listed)
-            self._render("feed.xml", "feed.xml", machines.feed(book, about["title"], self._address))
+            self._render("feed.xml", "feed.xml", feed(book, about["title"], self._address))
             self._write("robots.txt", f"User-agent: *\nAllow: /\nSitemap: {self._address}sitemap.xml\n".encode())
         listing = json.dumps({"files": sorted(self.files), "export": book.package["version"]}, indent=1)
         self._write(LISTING, f"{listing}\n".encode())
@@ -271,7 +276,7 @@ _FILTERS: dict[str, Callable[..., Any]] = {
     for function in (
         *(figures.money, figures.whole, figures.tenth, figures.percent, figures.signed, figures.change, figures.weighs),
         *(figures.plain, figures.reason, figures.first_upper, figures.long_date, figures.warning, figures.for_readers),
-        machines.printable,
+        figures.printable,
     )
 }
 
@@ -303,7 +308,130 @@ def site_server(folder: Path, port: int) -> ThreadingHTTPServer:
         raise DataError(f"cannot serve on port {port} ({error.strerror}); give another one to --port") from error
 
 
+# What a site has for programs and for other sites.
+
+API_VERSION = "1"
+"""Counts up when a key of the API changes its meaning or goes; new keys may come at any time."""
+_OF_READING = ("score_10", "low_10", "high_10", "band", "percentile", "wage_exposure_gbp")
+_OF_SCORE = ("alpha", "beta", "gamma", "strict_10", "with_tools_10", "median_pay_gbp")
+_OF_SOURCE = ("onet_soc_code", "title", "share")
+_LARGEST = 3
+"""O*NET occupations that the API names: those that a score owes most to."""
+
+
 _EPOCH = "1970-01-01"
+
+
+def api(book: ExportBundle) -> Iterator[tuple[str, bytes]]:
+    """The files of `api/v1`: a list of all occupations, and one document for each."""
+    about: Row = {
+        "api_version": API_VERSION,
+        "data_version": book.package["version"],
+        "date": book.date,
+        "taxonomy": book.method["taxonomy"],
+        "labels_by": book.method["labels"]["model_name"],
+        "method": book.method["method"],
+        "sample": book.method["sample"],
+        "partial": book.method["partial"],
+    }
+    listed: list[Row] = []
+    for page in book.occupations:
+        found = _occupation(page)
+        listed.append({key: found[key] for key in ("code", "title", "status", "strict_10", "with_tools_10", "jobs")})
+        yield f"api/v1/occupations/{page['code']}.json", _document(about | found)
+    yield "api/v1/occupations.json", _document(about | {"occupations": listed})
+
+
+def _occupation(page: Row) -> Row:
+    score = page["score"]
+    readings: Row = {
+        name: said and {figure: said[figure] for figure in _OF_READING} for name, said in page["readings"].items()
+    }
+    return {
+        "code": page["code"],
+        "title": page["title"],
+        "status": score["status"].split(":")[0],
+        "reason": score["status"].partition(": ")[2] or None,
+        **{figure: score[figure] for figure in _OF_SCORE},
+        "readings": readings,
+        "jobs": score["employees"],
+        "tasks": page["counts"]["labelled"],
+        "largest_sources": [{name: part[name] for name in _OF_SOURCE} for part in page["onet"][:_LARGEST]],
+        "page": f"occupations/{page['code']}.html",
+    }
+
+
+def _document(document: Row) -> bytes:
+    return (json.dumps(document, ensure_ascii=False, sort_keys=True, separators=(",", ":")) + "\n").encode()
+
+
+def card(page: Row, site: str, link: str) -> Row:
+    """Content of the card of an occupation that another site can show in a frame: under 10 kB, no script, nothing loaded.
+
+    Args:
+        page: Its page in the export.
+        site: Title of the site.
+        link: Address of its page, from the card's own place or whole.
+    """
+    readings = [said for said in page["readings"].values() if said]
+    words = "How much of the work a language model could speed up, from 0 (none) to 10 (all)."
+    if page["thin"]:
+        words = "This score rests on too few labels to be reliable."
+    elif not readings:
+        words = "This occupation has no score."
+    words = f"{words} {figures.warning(page['note']) or ''}".strip()
+    return {"title": page["title"][:200], "readings": readings, "words": words, "link": link, "site": site}
+
+
+def share(page: Row, site: str) -> Row:
+    """Content of the picture that is shown where a page is shared, 1200 x 630."""
+    said = [said for said in page["readings"].values() if said and not page["thin"]]
+    return {"lines": textwrap.wrap(page["title"], 38)[:3], "readings": said, "site": site}
+
+
+def picture(svg: str) -> bytes:
+    """A drawing as PNG."""
+    import vl_convert
+
+    return _repacked(vl_convert.svg_to_png(svg, scale=1.0))
+
+
+def _repacked(png: bytes) -> bytes:
+    """The same picture, compressed better than the renderer does."""
+    at, made, pixels = 8, [png[:8]], b""
+    while at < len(png):
+        size, kind = struct.unpack(">I4s", png[at : at + 8])
+        body = png[at + 8 : at + 8 + size]
+        at += size + 12
+        if kind == b"IDAT":
+            pixels += body
+            continue
+        if kind == b"IEND" and pixels:
+            made.append(_chunk(b"IDAT", zlib.compress(zlib.decompress(pixels), 6)))
+        made.append(_chunk(kind, body))
+    return b"".join(made)
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def archive(book: ExportBundle) -> bytes:
+    """The whole export as one ZIP file; the same export gives the same bytes."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as made:
+        for path in book.files:
+            made.writestr(zipfile.ZipInfo(path), book.content(path), zipfile.ZIP_DEFLATED, 6)
+    return out.getvalue()
+
+
+def feed(book: ExportBundle, title: str, address: str) -> Row:
+    """Content of the Atom feed of releases: this release, with how many scores moved since the baseline."""
+    words = f"{book.method['counts']['scored']} occupations scored; labels by {book.method['labels']['model_name']}."
+    if baseline := book.method["baseline"]:
+        words += f" {baseline['counts']['changed']} scores changed since {baseline['run']}."
+    about = {"title": title, "address": address, "version": book.package["version"]}
+    return about | {"updated": f"{book.date or _EPOCH}T00:00:00Z", "words": words}
 
 
 def sources_pdf(book: ExportBundle, site: Row) -> bytes:

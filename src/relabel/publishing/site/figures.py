@@ -106,6 +106,11 @@ def long_date(day: str) -> str:
     return f"{read.day} {read:%B %Y}"
 
 
+def printable(text: str) -> str:
+    """A text without characters that XML may not hold."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
 def first_upper(text: str) -> str:
     """A remark with its first letter in upper case and all others as they are."""
     return text[:1].upper() + text[1:]

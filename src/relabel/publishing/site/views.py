@@ -58,9 +58,7 @@ def about(book: ExportBundle) -> Row:
         "own_tasks": is_table_file(method["tasks"]),
         "taxonomy": method["score"]["taxonomy_name"],
         "model": method["labels"]["model_name"],
-        "run": method["run"],
         "baseline": method["baseline"] and _labels_of(method["baseline"], method["model"]),
-        "method": method["method"],
         "date": date,
         "made": f"{made}{f', made on {date}' if date else ''}.",
         "version": book.package["version"],
@@ -74,7 +72,6 @@ def about(book: ExportBundle) -> Row:
         "money": money,
         "wage": method["wage"],
         "population": method["pay_population"],
-        "careers": bool(book.families),
         "licences": [entry.get("title", entry["name"]) for entry in book.package["licenses"]],
     }
 
