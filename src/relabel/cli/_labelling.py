@@ -9,10 +9,9 @@ import asyncio
 import signal
 import sys
 from collections import Counter
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 
@@ -33,6 +32,8 @@ from relabel.labelling.store import Store, store_so_far
 from relabel.labelling.transport import Connection
 from relabel.settings import Settings
 
+Result = TypeVar("Result")
+
 
 def label(
     options: RunOptions,
@@ -47,12 +48,8 @@ def label(
     """Run a job to its end, or until a signal stops it; see `label_until`."""
     require_writable(folder)
     stop = Stop()
-
-    async def work() -> Outcome:
-        with stopping_on_signals(stop, "waiting for answers in flight", look=look):
-            return await label_until(stop, options, job, connection, folder, environment, replay=replay, look=look)
-
-    return asyncio.run(work())
+    work = label_until(stop, options, job, connection, folder, environment, replay=replay, look=look)
+    return run_until_stopped(work, stop, look=look)
 
 
 async def label_until(
@@ -85,18 +82,19 @@ async def label_until(
             return await run_job(job, engine, store, folder, progress=progress, stop=stop)
 
 
-@contextmanager
-def stopping_on_signals(stop: Stop, meanwhile: str, *, look: Look) -> Generator[None]:
-    """Let Ctrl-C, SIGTERM and a terminal that closes (SIGHUP) stop a job for as long as the block lasts.
+def run_until_stopped(
+    work: Coroutine[Any, Any, Result], stop: Stop, meanwhile: str = "answers in flight", *, look: Look
+) -> Result:
+    """Run a job to its end, or until Ctrl-C, SIGTERM or a terminal that closes (SIGHUP) stops it.
 
     A second one makes it leave at once.
 
     Args:
-        stop: Stops the job.
+        work: The job.
+        stop: Stops it.
         meanwhile: What the user waits for until then, in words.
         look: How it is said.
     """
-    loop = asyncio.get_running_loop()
 
     def interrupt() -> None:
         again = stop.asked.is_set()
@@ -104,19 +102,22 @@ def stopping_on_signals(stop: Stop, meanwhile: str, *, look: Look) -> Generator[
         if again:
             announce("leaving", "quitting now", look=look)
         else:
-            announce("stopping", f"stopping: {meanwhile}; press Ctrl-C again to quit now", look=look)
+            announce("stopping", f"stopping: waiting for {meanwhile}; press Ctrl-C again to quit now", look=look)
 
-    before: dict[signal.Signals, Any] = {}
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number: signal.Signals | None = getattr(signal, name, None)
-        # Under nohup a terminal that closes does not stop the run.
-        if number is not None and not (name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN):
-            before[number] = signal.signal(number, lambda *_: loop.call_soon_threadsafe(interrupt))
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    async def stoppable() -> Result:
+        loop, before = asyncio.get_running_loop(), dict[signal.Signals, Any]()
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number: signal.Signals | None = getattr(signal, name, None)
+            # Under nohup a terminal that closes does not stop the run.
+            if number is not None and not (name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN):
+                before[number] = signal.signal(number, lambda *_: loop.call_soon_threadsafe(interrupt))
+        try:
+            return await work
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    return asyncio.run(stoppable())
 
 
 MUCH_USD = 100.0

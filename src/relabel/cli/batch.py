@@ -109,9 +109,7 @@ def label_by_batch(
     Returns:
         The outcome, and how to resume if it was interrupted.
     """
-    import asyncio
-
-    from relabel.cli._labelling import stopping_on_signals
+    from relabel.cli._labelling import run_until_stopped
     from relabel.cli.display import shown
     from relabel.labelling.batch import state
     from relabel.labelling.batch.provider import batch_provider
@@ -126,15 +124,15 @@ def label_by_batch(
     if look == "people" and options.submit:
         typer.echo(f"batch run {name}, state in {home / name}; after a stop, {go_on}", err=True)
 
+    stop, progress = Stop(), Progress(asked=job.size)
+
     async def work(store: Store) -> Outcome:
-        stop, progress = Stop(), Progress(asked=job.size)
-        with stopping_on_signals(stop, "waiting for uploads in progress", look=look):
-            async with shown(progress, None, look=look):  # the provider's queue bounds the batches in flight
-                how: Any = {"options": options, "progress": progress, "stop": stop}
-                return await run_batch(job, store, folder, provider, home, **how)
+        async with shown(progress, None, look=look):  # the provider's queue bounds the batches in flight
+            how: Any = {"options": options, "progress": progress, "stop": stop}
+            return await run_batch(job, store, folder, provider, home, **how)
 
     with Store(environment.store_dir) as store:
-        return asyncio.run(work(store)), go_on
+        return run_until_stopped(work(store), stop, "uploads in progress", look=look), go_on
 
 
 def _resume(state: BatchState, *, submit: bool, look: Look, as_json: bool) -> None:

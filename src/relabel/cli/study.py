@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from relabel.settings import Settings
     from relabel.study.file import Study
-    from relabel.study.running import Place, RaterRun, RaterState, StopAll
+    from relabel.study.running import Place, RaterRun, RaterState
 
 app = o.Commands()
 study_app = o.Commands(name="study", help="Label with many raters from one file; make tables, pages and a package.")
@@ -59,8 +59,7 @@ def run(
         allow_host: Send tasks and key to this host, which only the study file names; repeatable. Known providers and
             this machine do not need it.
     """
-    import asyncio
-
+    from relabel.cli._labelling import run_until_stopped
     from relabel.study import running
 
     study, place, environment = _opened(path)
@@ -70,15 +69,9 @@ def run(
         _estimates(raters, environment)
         return
 
-    async def work(stop: StopAll) -> None:
-        from relabel.cli._labelling import stopping_on_signals
-
-        with stopping_on_signals(stop, "waiting for answers in flight", look="quiet" if quiet else "people"):
-            hosts = allow_host or ()
-            made = running.run_raters(raters, study, place, environment, replay=replay, allow_hosts=hosts, stop=stop)
-            await _shown(made, raters, quiet=quiet)
-
-    asyncio.run(work(running.StopAll()))
+    stop, hosts = running.StopAll(), allow_host or ()
+    made = running.run_raters(raters, study, place, environment, replay=replay, allow_hosts=hosts, stop=stop)
+    run_until_stopped(_shown(made, raters, quiet=quiet), stop, look="quiet" if quiet else "people")
     _table(raters, running.rater_states(raters, environment))
     if any(one.state == "interrupted" for one in raters):
         running.raise_first(raters)
