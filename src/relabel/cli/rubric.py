@@ -176,7 +176,9 @@ def try_rubrics(
     golds = [relabel.load_gold(name, made_by=gold_by) for name in gold or usual]
     started = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     half: Half | None = "final" if final else None if labels else "development"
-    folder = out or Path("runs") / _trial_name(rubrics, model or "labels", half, sample, seed, labels)
+    folder = out or Path("runs") / _trial_name(
+        rubrics, model or "labels", half, sample, seed, list(map(str, labels or ()))
+    )
     _keep_final_trial(folder, rubrics, final=final)
     rejected: dict[str, Spent] = {}
     runs = _imported(rubrics, labels, tasks, folder, final=final) if labels else {}
@@ -234,18 +236,11 @@ def _named(rubrics: Sequence[relabel.Rubric]) -> dict[str, relabel.Rubric]:
     return named
 
 
-def _trial_name(
-    rubrics: Mapping[str, relabel.Rubric],
-    model: str,
-    half: str | None,
-    sample: int | None,
-    seed: int,
-    labels: Sequence[Path] | None,
-) -> str:
+def _trial_name(rubrics: Mapping[str, relabel.Rubric], model: str, half: str | None, *more: Any) -> str:
+    """A name for a trial's folder that tells what was tried, and by a hash of `more`, too, on which tasks or labels."""
     import hashlib
 
-    texts, files = [rubric.sha256 for rubric in rubrics.values()], list(map(str, labels or ()))
-    whole = json.dumps([texts, model, half, sample, seed, files])
+    whole = json.dumps([[rubric.sha256 for rubric in rubrics.values()], model, half, *more])
     name = "-".join(["try", *rubrics, model, *([half] if half else []), hashlib.sha256(whole.encode()).hexdigest()[:6]])
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
 

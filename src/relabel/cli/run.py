@@ -113,6 +113,7 @@ class Asking:
 
 @app.command()
 def run(
+    ctx: typer.Context,
     *,
     model: str,
     rubric: str = "exposure",
@@ -168,7 +169,7 @@ def run(
         settings=tuple(setting or ()),
         occupations=tuple(occupation or ()),
         form=None if response_format == "auto" else response_format,
-        cluster=_cluster(engine, ray_address, workers, worker_cpus),
+        cluster=_cluster(ctx, engine, ray_address, workers, worker_cpus),
         **vars(asking),
         **labelling.chosen(),
     )
@@ -207,7 +208,7 @@ def run(
 
 
 def _cluster(
-    engine: Engine, address: str | None, workers: int | None, worker_cpus: int | None
+    ctx: typer.Context, engine: Engine, address: str | None, workers: int | None, worker_cpus: int | None
 ) -> ClusterOptions | None:
     if engine == "ray":
         from relabel.labelling.ray import ClusterOptions
@@ -215,10 +216,8 @@ def _cluster(
         options = ClusterOptions(address, workers, worker_cpus)
         options.check()
         return options
-    given = {"--ray-address": address, "--workers": workers, "--worker-cpus": worker_cpus}
-    for option, value in given.items():
-        if value is not None:
-            raise UsageError(f"{option} configures a Ray cluster, and --engine {engine} uses none; add --engine ray")
+    why = f"configures a Ray cluster, and --engine {engine} uses none; add --engine ray"
+    o.reject_ineffective_options(ctx, why, "ray_address", "workers", "worker_cpus")
     return None
 
 
