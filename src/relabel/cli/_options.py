@@ -111,12 +111,32 @@ def finite(value: float | None) -> float | None:
     return value
 
 
+def _writable(param: typer.CallbackParam, path: Path | None) -> Path | None:
+    """Callback of an option that names a file to write: one that cannot be written is refused before any work."""
+    require_file(path, param.opts[0])
+    return path
+
+
+def _table_file(param: typer.CallbackParam, path: Path | None) -> Path | None:
+    """The same of a table, whose kind the name's ending tells."""
+    if path is not None:
+        from relabel.scoring.files import require_suffix
+
+        require_suffix(path)
+    return _writable(param, path)
+
+
 _RUN = "A run folder, a name under runs/, or a published set such as eloundou-2023:gpt4."
 RunArg = Annotated[str, typer.Argument(metavar="RUN", help=_RUN)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
+OutFile = Annotated[Path | None, typer.Option(callback=_writable)]
+OutJson = Annotated[
+    Path | None, typer.Option(metavar="F", callback=_writable, help="Write the JSON document to this file.")
+]
+OutTable = Annotated[
+    Path | None, typer.Option(metavar="F", callback=_table_file, help="Write to a .csv, .parquet or .json file.")
+]
 ManifestJson = Annotated[bool, typer.Option("--json", help="Print the manifest as one JSON document.")]
-OutJson = Annotated[Path | None, typer.Option("--out", metavar="F", help="Write the JSON document to this file.")]
-OutTable = Annotated[Path | None, typer.Option("--out", metavar="F", help="Write to a .csv, .parquet or .json file.")]
 Draws = Annotated[int, typer.Option(min=200, max=100_000, help="Bootstrap draws behind the intervals.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 LogJson = Annotated[bool, typer.Option("--log-json", help="Write progress as JSON lines to standard error.")]
@@ -125,7 +145,6 @@ DEFAULT_RATINGS = Path("runs/epoch")
 Epoch = Annotated[
     str | None,
     typer.Option(
-        "--epoch",
         metavar="RUN",
         help="A run of the rubric epoch with ratings of human advantage. Default: the ratings of `relabel careers rate`, if any.",
     ),
@@ -134,14 +153,12 @@ Epoch = Annotated[
 GoldRule = Annotated[
     Literal["majority", "distribution"],
     typer.Option(
-        "--gold-rule",
         help="How to combine several annotators' labels of a task: take the majority, or weight each label by its share.",
     ),
 ]
 GoldBy = Annotated[
     Literal["people", "model"] | None,
     typer.Option(
-        "--gold-by",
         help="Who made the reference labels, if the file does not say (column made_by). Labels of unknown origin do not count as people's.",
     ),
 ]
@@ -159,14 +176,9 @@ class Tables:
     """
 
     as_json: AsJson = False
-    latex: Path | None = None
-    markdown: Path | None = None
-    csv: Path | None = None
-
-    def require(self) -> None:
-        """Make sure, before any work, that all files can be written."""
-        for name in ("out", "latex", "markdown", "csv", "html"):
-            require_file(getattr(self, name, None), f"--{name}")
+    latex: OutFile = None
+    markdown: OutFile = None
+    csv: OutFile = None
 
     def give(self, tables: Sequence[Table]) -> bool:
         """Write tables where options say.
@@ -200,7 +212,7 @@ class Results(Tables):
     """
 
     out: OutJson = None
-    html: Path | None = None
+    html: OutFile = None
     figures: Path | None = None
 
     def draw(self, page: Callable[[Charts], str]) -> None:

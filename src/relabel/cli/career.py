@@ -104,11 +104,7 @@ def resilience(
     """
     from relabel.careers.families import family_frame, family_pages, load_families
     from relabel.careers.pages import load_cut_points
-    from relabel.scoring.files import require_suffix
 
-    if out is not None:
-        require_suffix(out)
-        o.require_file(out, "--out")
     cut_points = load_cut_points(cuts)
     chosen = _chosen(load_families(file), family or [])
     opened = relabel.open_run(run)

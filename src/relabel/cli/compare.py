@@ -9,7 +9,7 @@ import typer
 
 import relabel
 from relabel.cli._options import Commands, Draws, GoldRule, Results, suggest_onet_soc
-from relabel.cli.terminal import Table, cut, doing, heading, say, say_next
+from relabel.cli.terminal import Table, cut, doing, heading, say, say_next, show_verdict
 from relabel.errors import UsageError
 from relabel.tabular import Cell, Signed, cell_text, change, figure
 
@@ -55,7 +55,6 @@ def compare_runs(
     """
     if len(runs) < 2:
         raise UsageError("compare needs two runs or more; give another run")
-    results.require()
     from relabel.evaluation.alignment import task_details
     from relabel.evaluation.compare import compare, compare_several
 
@@ -93,11 +92,7 @@ def compare_runs(
         what = f"tasks not common: in {run} only, or not in all others" if len(runs) > 2 else f"tasks only in {run}"
         if alone:
             typer.echo(f"{alone:,} {what}")
-    heading("Verdict")
-    for sentence in document.verdict.splitlines():
-        say(sentence, indent=2, hang=0)
-    for table in tables:
-        table.show()
+    show_verdict(document.verdict, tables)
     if gold is None:
         say_next(f"relabel compare {' '.join(runs)} --gold G says which run is closer to reference labels G")
 

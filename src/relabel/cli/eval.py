@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import relabel
-from relabel.cli._options import Commands, Draws, GoldBy, GoldRule, Results, require_file, write
-from relabel.cli.terminal import Table, doing, heading, say, say_next, workflow_command
+from relabel.cli._options import Commands, Draws, GoldBy, GoldRule, OutFile, Results, write
+from relabel.cli.terminal import Table, doing, heading, say, say_next, show_verdict, workflow_command
 from relabel.errors import GateError, UsageError
 from relabel.tabular import Cell, change
 
@@ -82,7 +82,7 @@ def evaluate_run(
     no_intervals: bool = False,
     paper: bool = False,
     suite: str | None = None,
-    junit: Path | None = None,
+    junit: OutFile = None,
     annotations: bool | None = None,
 ) -> None:
     """Evaluate a run's labels against reference labels.
@@ -105,8 +105,6 @@ def evaluate_run(
         junit (F): Write the suite's outcome as JUnit XML.
         annotations: Print failed gates as GitHub annotations; by default where GITHUB_ACTIONS is true.
     """
-    results.require()
-    require_file(junit, "--junit")
     if paper:
         if run is not None or gold is not None or suite is not None:
             raise UsageError("--paper cannot be combined with RUN, --gold or --suite")
@@ -223,11 +221,7 @@ def _show(document: relabel.EvalDocument, tables: list[Table], outcome: SuiteRes
     for setting, count in document.unanswered.items():
         if count:
             typer.echo(f"{count:,} of {document.asked:,} asked tasks have no {setting} label in the run")
-    heading("Verdict")
-    for sentence in document.verdict.splitlines():
-        say(sentence, indent=2, hang=0)
-    for table in tables:
-        table.show()
+    show_verdict(document.verdict, tables)
     coherence = document.coherence
     if coherence.of:
         typer.echo(f"\nContradicting pairs of answers in the run: {coherence.incoherent:,} of {coherence.of:,}")
@@ -239,7 +233,7 @@ def _show(document: relabel.EvalDocument, tables: list[Table], outcome: SuiteRes
     Table(f"Gates of the suite {outcome.suite}", ("", "gate", "outcome"), rows, left=3, notes=notes).show()
 
 
-def _across(title: str, figures: Mapping[str, str], columns: Mapping[Any, Any]) -> Table:
+def _across(title: str, figures: Mapping[str, str], columns: Mapping[Any, Any], **more: Any) -> Table:
     """A table with a line a figure: of each column the figure and its interval, where there are intervals."""
     bounded = any(of.ci95 for of in columns.values())
     heads = [head for column in columns for head in ((column, "95%") if bounded else (column,))]
@@ -249,7 +243,7 @@ def _across(title: str, figures: Mapping[str, str], columns: Mapping[Any, Any]) 
         if key == "difference":
             pairs = [change(*pair) for pair in pairs]
         rows.append([words, *(cell for pair in pairs for cell in (pair if bounded else pair[:1]))])
-    return Table(title, ("figure", *heads), rows)
+    return Table(title, ("figure", *heads), rows, **more)
 
 
 def eval_tables(document: relabel.EvalDocument, *, page: bool = False) -> Iterator[Table]:
@@ -262,11 +256,11 @@ def eval_tables(document: relabel.EvalDocument, *, page: bool = False) -> Iterat
         notes.append(f"95%: {method.draws:,} bootstrap draws of {method.units:,} occupations, seed {method.seed}.")
         notes += [f"Few occupations: {method.note}."] if method.note else []
         notes += ["They describe doubtful tasks only, not the run as a whole."] if document.selected else []
-    table = _across(f"Agreement {of_gold}, by setting", _FIGURES, settings)
+    table = _across(f"Agreement {of_gold}, by setting", _FIGURES, settings, notes=notes, key="agreement")
     step = 2 if "95%" in table.columns else 1
     always = [x for name in settings for x in (majority[name].accuracy if name in majority else None, None)[:step]]
     rows = [*table.rows[:2], ["majority label", *always], *table.rows[2:]]
-    yield replace(table, rows=rows, notes=notes, key="agreement")
+    yield replace(table, rows=rows)
     for name, found in settings.items():
         columns = ("gold", *(f"run {label}" for label in found.confusion), "precision", "recall", "F1", *["95%"] * page)
         labels = [
@@ -278,25 +272,24 @@ def eval_tables(document: relabel.EvalDocument, *, page: bool = False) -> Iterat
         ]
         yield Table(f"Tasks by label, {name}", columns, labels, key=f"confusion-{name}")
     for number, (model, found) in enumerate((document.by_model or {}).items(), 1):
-        by_model = _across(f"Labels by {model} ({document.models[model]:,})", _FIGURES, found)
-        yield replace(by_model, key=f"model-{number}")
+        yield _across(f"Labels by {model} ({document.models[model]:,})", _FIGURES, found, key=f"model-{number}")
     yield from _yardstick_tables(document, page=page)
     if document.measures:
-        table = _across(f"Values of tasks (0-1) {of_gold}, by measure", _MEASURES, document.measures)
         each = {measure: getattr(document.occupations, measure) for measure in document.measures}
         note = f"Means of {document.occupations.n:,} occupations; tasks and occupations weigh the same."
-        rows = [*table.rows, *_across("", _OCCUPATIONS, each).rows]
-        yield replace(table, rows=rows, notes=[note], key="measures")
+        title = f"Values of tasks (0-1) {of_gold}, by measure"
+        table = _across(title, _MEASURES, document.measures, notes=[note], key="measures")
+        yield replace(table, rows=[*table.rows, *_across("", _OCCUPATIONS, each).rows])
     yield from _slice_tables(document)
     if (debiased := document.debiased) is not None:
         sure = {m: groups[0] for m, groups in debiased.measures.items() if groups and groups[0].ppi is not None}
         parts = {"gold tasks": "n_gold", "run tasks": "n_run", "run": "naive", "gold alone": "gold", "PPI++": "ppi"}
         if sure:
-            table = _across("Mean exposure of all tasks of the run (0-1)", parts, sure)
-            yield replace(table, notes=[debiased.note], key="debiased")
+            title = "Mean exposure of all tasks of the run (0-1)"
+            yield _across(title, parts, sure, notes=[debiased.note], key="debiased")
     if document.calibration is not None:
-        table = _across("Calibration of the probabilities, by setting", _CALIBRATION, document.calibration)
-        yield replace(table, key="calibration")
+        title = "Calibration of the probabilities, by setting"
+        yield _across(title, _CALIBRATION, document.calibration, key="calibration")
 
 
 def _yardstick_tables(document: relabel.EvalDocument, *, page: bool) -> Iterator[Table]:

@@ -65,7 +65,6 @@ def explain(
     from relabel.scoring.table import score_by
     from relabel.scoring.uncertainty import with_intervals
 
-    o.require_file(out, "--out")
     if path:
         idle = ("weights", "unrated", "pay", "bridge", "repeats", "gold", "rater", "draws", "seed", "show")
         o.reject_ineffective_options(ctx, "has no effect with --path; remove it", *idle)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import relabel
-from relabel.cli._options import AsJson, Commands, OutJson, RunArg, give_json, require_file
+from relabel.cli._options import AsJson, Commands, OutJson, RunArg, give_json
 from relabel.cli.terminal import WIDTH, cut, say_next, say_written
 from relabel.errors import RelabelError, UsageError
 
@@ -140,7 +140,6 @@ def diff(old: str, new: str, *, as_json: AsJson = False, out: OutJson = None) ->
     """
     from relabel.task import diff_lists
 
-    require_file(out, "--out")
     found = diff_lists(old, new)
     if not give_json(found.describe(), out=out, as_json=as_json):
         _show_diff(found)

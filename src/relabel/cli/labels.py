@@ -141,7 +141,7 @@ def labels(
     *,
     form: Annotated[Format | None, typer.Option("--format")] = None,
     wide: bool = False,
-    out: Path | None = None,
+    out: o.OutFile = None,
 ) -> None:
     """Write the labels of a run as CSV, Stata or Parquet: one row a task, setting and sample, or one row a task.
 
@@ -156,7 +156,6 @@ def labels(
     chosen = form or (ending if ending in ("csv", "dta", "parquet") else "csv")
     if out is None and chosen != "csv":
         raise UsageError(f"--format {chosen} cannot be printed; name a file with --out")
-    o.require_file(out, "--out")
     opened = relabel.open_run(run)
     table = _wide(opened) if wide else opened.labels.reset_index(drop=True)
     content = (

@@ -66,13 +66,8 @@ def score(
         rater (RUN): Another rater, for intervals or --multiverse; may be repeated.
         multiverse: Score under all choices of rater, rubric, weights, unrated tasks, bridge and comparison.
     """
-    from relabel.scoring.files import require_suffix
     from relabel.scoring.table import score_by
 
-    if out is not None:
-        require_suffix(out)
-        o.require_file(out, "--out")
-    given.require()
     if multiverse and draws:
         raise UsageError("--draws cannot be combined with --multiverse; remove one of them")
     if multiverse:

@@ -15,7 +15,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -302,3 +302,12 @@ class Table(tabular.Table):
             split = {place: sum(len(text) >= widths[place] for text in columns[place]) for place in loose}
             widths[min(loose, key=lambda place: (split[place], -widths[place]))] -= 1
         return widths
+
+
+def show_verdict(verdict: str, tables: Iterable[Table]) -> None:
+    """Print a verdict, a sentence a line, and the tables that it rests on."""
+    heading("Verdict")
+    for sentence in verdict.splitlines():
+        say(sentence, indent=2, hang=0)
+    for table in tables:
+        table.show()
