@@ -6,7 +6,7 @@ import sys
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -41,8 +41,9 @@ def list_sources(as_json: AsJson = False) -> None:
     from relabel.sources.registry import load_registry
 
     sources = load_registry().values()
-    document = {"sources": [_renamed(source.model_dump(mode="json", by_alias=True)) for source in sources]}
-    if give_json(document, as_json=as_json):
+    # `file` is the word of the registry file, where each file is a table of its own; `copy_status` is `copy` there.
+    dumped = [source.model_dump(mode="json", by_alias=True) for source in sources]
+    if give_json({"sources": [of | {"files": of.pop("file")} for of in dumped]}, as_json=as_json):
         return
     rows: list[list[str | int]] = []
     for source in sources:
@@ -119,7 +120,7 @@ def unpin(source: str) -> None:
 def _show(checks: Sequence[FileCheck], *, as_json: bool, by_file: bool, tried: bool = False) -> None:
     states = ("ok", "missing", "mismatch", "unreadable")
     counts = {state: sum(check.state == state for check in checks) for state in states}
-    files = [_renamed(check.model_dump(mode="json")) for check in checks]
+    files = [check.model_dump(mode="json", by_alias=True) for check in checks]
     if give_json({"files": files, **counts}, as_json=as_json):
         return
     rows: dict[tuple[str, str, str, str], list[str]] = {}
@@ -193,15 +194,6 @@ def _manual_downloads(source: Source, files: Sequence[SourceFile]) -> list[str]:
     if any(file.url is None for file in files) and source.notes:
         lines.append(f"    {source.notes}")
     return lines
-
-
-def _renamed(document: dict[str, Any]) -> dict[str, Any]:
-    """Field names of the registry file, where a word is taken in Python."""
-    if "copy_status" in document:
-        document["copy"] = document.pop("copy_status")
-    if "file" in document and isinstance(document["file"], list):
-        document["files"] = document.pop("file")
-    return document
 
 
 def _store(*, read_only: bool = True) -> Store:

@@ -17,9 +17,9 @@ import zlib
 from collections.abc import Callable, Container, Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from relabel.errors import ChecksumError, DataError, SourceMissingError
 from relabel.files import make_private_dir
@@ -71,11 +71,11 @@ class FileCheck(Frozen):
     path: Path | None = None
     wanted: str | None = None
     found: str | None = None
-    copy_status: CopyStatus
     can_fetch: bool
     pinned: bool = False
     message: str = ""
     why: str = ""
+    copy_status: Annotated[CopyStatus, Field(serialization_alias="copy")]
 
 
 def locate(source_id: str, file: str) -> Path:
