@@ -255,23 +255,19 @@ def write_run(
         ) from error
 
 
-def _manifest_json(manifest: Manifest) -> str:
-    """A manifest without secrets; the rubric is the user's own text, and stays as it is."""
-    text = manifest.model_dump_json(indent=2)
-    if masked(text) == text:
-        return text
-    document = manifest.model_dump(mode="json")
-    return json.dumps({**clean_document(document), "rubric": document["rubric"]}, ensure_ascii=False, indent=2)
-
-
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write a run's manifest, at once or not at all.
+    """Write a run's manifest without secrets, at once or not at all; the rubric is the user's own text, and stays as it is.
 
     Raises:
         OSError: The folder cannot be written.
     """
+    text = manifest.model_dump_json(indent=2)
+    if masked(text) != text:
+        document = manifest.model_dump(mode="json")
+        document = {**clean_document(document), "rubric": document["rubric"]}
+        text = json.dumps(document, ensure_ascii=False, indent=2)
     with replacing(folder / "manifest.json") as temporary:
-        temporary.write_text(_manifest_json(manifest) + "\n", encoding="utf-8")
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 LABEL_COLUMNS = tuple(field.name for field in fields(Label))

@@ -35,23 +35,6 @@ from relabel.settings import Settings
 Result = TypeVar("Result")
 
 
-def label(
-    options: RunOptions,
-    job: Job,
-    connection: Connection,
-    folder: Path,
-    environment: Settings,
-    *,
-    replay: bool = False,
-    look: Look = "people",
-) -> Outcome:
-    """Run a job to its end, or until a signal stops it; see `label_until`."""
-    require_writable(folder)
-    stop = Stop()
-    work = label_until(stop, options, job, connection, folder, environment, replay=replay, look=look)
-    return run_until_stopped(work, stop, look=look)
-
-
 async def label_until(
     stop: Stop,
     options: RunOptions,
@@ -60,7 +43,7 @@ async def label_until(
     folder: Path,
     environment: Settings,
     *,
-    replay: bool,
+    replay: bool = False,
     look: Look,
 ) -> Outcome:
     """Run a job to its end, or until it is stopped.
@@ -75,6 +58,7 @@ async def label_until(
         replay: Whether answers come from the store alone.
         look: How progress looks.
     """
+    require_writable(folder)
     progress, budget = Progress(asked=job.size), options.budget(connection, job, environment)
     engine = options.engine(connection, budget, replay=replay)
     with Store(environment.store_dir, read_only=replay) as store:

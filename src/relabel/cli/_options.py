@@ -291,7 +291,7 @@ class Labelling:
         }
 
 
-def progress_style(*, quiet: bool, log_json: bool) -> Look:
+def progress_style(*, quiet: bool, log_json: bool = False) -> Look:
     """How progress looks by the options `--quiet` and `--log-json`."""
     return "quiet" if quiet else "json" if log_json else "people"
 

@@ -9,7 +9,7 @@ import typer
 
 import relabel
 from relabel.cli import _options as o
-from relabel.cli.terminal import say, say_next
+from relabel.cli.terminal import say, say_next, serve
 from relabel.errors import UsageError
 from relabel.scoring.options import Choices
 
@@ -114,7 +114,4 @@ def _serve(folder: Path, port: int) -> None:
 
     with site_server(folder, port) as server:
         typer.echo(f"http://127.0.0.1:{server.server_port}/ shows {folder}; stop with Ctrl-C")
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            typer.echo("stopped")
+        serve(server)

@@ -10,7 +10,7 @@ from typer.core import TyperCommand
 
 import relabel
 from relabel.cli import _options as o
-from relabel.cli.terminal import doing, say, say_next
+from relabel.cli.terminal import doing, say, say_next, serve
 from relabel.errors import RelabelError, StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -257,10 +257,7 @@ def view(
         typer.echo(f"{server.url}\nreviews go to {review}; stop with Ctrl-C")
         if browser:
             webbrowser.open(server.url)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            typer.echo("stopped")
+        serve(server)
     if reviews.reviewers:
         say_next(f"relabel eval {runs[0]} --gold {review}")
 

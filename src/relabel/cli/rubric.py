@@ -402,12 +402,13 @@ def _labelled(
     """
     from dataclasses import replace
 
-    from relabel.cli._labelling import get_consent, label
+    from relabel.cli._labelling import get_consent, label_until, run_until_stopped
     from relabel.evaluation.trial import Spent
+    from relabel.labelling.job import Stop
     from relabel.labelling.store import Store
     from relabel.settings import settings
 
-    environment = settings()
+    environment, look = settings(), o.progress_style(quiet=quiet)
     runs: dict[str, relabel.Run] = {}
     rejected: dict[str, Spent] = {}
     for name, rubric in rubrics.items():
@@ -418,7 +419,8 @@ def _labelled(
         typer.echo(f"{name}: {job.size:,} labels", err=True)
         if ask and options.max_cost is None:
             get_consent(job, folder / name, environment)
-        outcome = label(chosen, job, connection, folder / name, environment, look="quiet" if quiet else "people")
+        work = label_until(stop := Stop(), chosen, job, connection, folder / name, environment, look=look)
+        outcome = run_until_stopped(work, stop, look=look)
         if outcome.interrupted or outcome.missing.total >= job.size:
             raise IncompleteRunError(
                 f"{name}: {outcome.missing.total:,} of {job.size:,} labels are missing "

@@ -156,6 +156,7 @@ def run(
         out: The run folder. By default a name under runs/ made from the options.
     """
     from relabel.cli import _labelling as work
+    from relabel.labelling.job import Stop
     from relabel.labelling.local import is_local
     from relabel.labelling.options import RunOptions, default_name
     from relabel.labelling.transport import parse_headers
@@ -200,7 +201,9 @@ def run(
         outcome, go_on = label_by_batch(job, folder, environment, options=chosen, **how)
     else:
         go_on = "run the same command again to continue"
-        outcome = work.label(options, job, connection, folder, environment, replay=engine == "replay", look=look)
+        stop, replay = Stop(), engine == "replay"
+        way = work.label_until(stop, options, job, connection, folder, environment, replay=replay, look=look)
+        outcome = work.run_until_stopped(way, stop, look=look)
     elsewhere = work.stored_elsewhere(job, outcome, environment) if engine == "replay" else ""
     work.report(outcome, folder, model, go_on, as_json=as_json, elsewhere=elsewhere)
     if look == "people" and not as_json and job.rubric.unit == "task":

@@ -59,7 +59,6 @@ def run(
         allow_host: Send tasks and key to this host, which only the study file names; repeatable. Known providers and
             this machine do not need it.
     """
-    from relabel.cli._labelling import run_until_stopped
     from relabel.study import running
 
     study, place, environment = _opened(path)
@@ -69,9 +68,11 @@ def run(
         _estimates(raters, environment)
         return
 
+    from relabel.cli._labelling import run_until_stopped
+
     stop, hosts = running.StopAll(), allow_host or ()
     made = running.run_raters(raters, study, place, environment, replay=replay, allow_hosts=hosts, stop=stop)
-    run_until_stopped(_shown(made, raters, quiet=quiet), stop, look="quiet" if quiet else "people")
+    run_until_stopped(_shown(made, raters, quiet=quiet), stop, look=o.progress_style(quiet=quiet))
     _table(raters, running.rater_states(raters, environment))
     if any(one.state == "interrupted" for one in raters):
         running.raise_first(raters)

@@ -26,6 +26,8 @@ from relabel import tabular
 from relabel.redaction import masked, printable
 
 if TYPE_CHECKING:
+    from http.server import HTTPServer
+
     from rich.console import Console, RenderableType
     from rich.text import Text
 
@@ -246,6 +248,14 @@ def heading(text: str) -> None:
     """Print a heading after an empty line."""
     typer.echo()
     typer.echo(typer.style(wrapped(text), bold=True))
+
+
+def serve(server: HTTPServer) -> None:
+    """Answer requests until Ctrl-C, which is how a server of this machine is meant to end."""
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        typer.echo("stopped")
 
 
 def cut(text: str, most: int) -> str:
