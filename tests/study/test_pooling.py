@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from relabel.errors import DataError
-from relabel.study.pooling import components, corrected, latent_classes, mean_of, pooled_mean
+from relabel.study.pooling import components, corrected, latent_classes, mean_of
 
 SCALE = 3
 
@@ -94,7 +94,7 @@ def test_the_interval_of_the_pooled_mean_covers_the_mean_of_all_raters() -> None
         codes = np.repeat(np.arange(occupations), 8)
         chance = np.clip(level[codes][:, None] + lean, 0, 1)
         y = (rng.random(chance.shape) < chance).astype(float)
-        low, high = pooled_mean(y, codes.astype(str), draws=200, seed=trial).interval or (1, 0)
+        low, high = mean_of("pooled", y, codes.astype(str), draws=200, seed=trial).interval or (1, 0)
         inside += low <= 0.45 <= high
     assert 0.92 <= inside / trials <= 0.99
 
@@ -116,5 +116,5 @@ def test_corrected_outcomes_are_right_on_average_whatever_the_errors() -> None:
 
 def test_a_mean_without_spread_or_labels_has_no_interval() -> None:
     codes = np.array(["a", "b"])
-    assert mean_of("x", np.array([np.nan, np.nan]), codes, draws=100, seed=0).tasks == 0
-    assert mean_of("x", np.array([1.0, np.nan]), codes, draws=100, seed=0).interval is None
+    assert mean_of("x", np.array([[np.nan], [np.nan]]), codes, draws=100, seed=0).tasks == 0
+    assert mean_of("x", np.array([[1.0], [np.nan]]), codes, draws=100, seed=0).interval is None

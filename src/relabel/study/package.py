@@ -147,20 +147,9 @@ def _data_statement(study: Study, place: Place, copied: list[str]) -> str:
     for name, file, sha256 in json.loads((place.results / "study.json").read_text(encoding="utf-8"))["sources"]:
         source = known.get(name)
         where = "given by the authors" if source is None else f"{source.publisher}, {source.licence}"
-        rows.append(f"| {name} | {file} | {where} | {sha256} |")
-    lines = [
-        f"# Data availability: {study.title}",
-        "",
-        "Data of others are not in this package. Each file is fetched from its publisher under the checksum below.",
-        *(["", f"Files of the authors are under `inputs/`: {', '.join(copied)}."] if copied else []),
-        "",
-        "| source | file | publisher, licence | sha256 |",
-        "|---|---|---|---|",
-        *rows,
-        "",
-        f"Answers of the models are in `{ANSWERS}`. The terms of their providers apply to them.",
-    ]
-    return "\n".join(lines) + "\n"
+        rows.append(f"| {name} | {file} | {where} | {sha256} |\n")
+    own = f"\nFiles of the authors are under `inputs/`: {', '.join(copied)}.\n" if copied else ""
+    return template("DATA.md", title=study.title, own=own, rows="".join(rows), answers=ANSWERS)
 
 
 def _zip(folder: Path, target: Path) -> int:

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats
 
 from relabel.errors import DataError
 from relabel.evaluation.alignment import AlignedLabels, align_all
 from relabel.evaluation.document import SCALES, Bounds, SettingName
 from relabel.evaluation.gold import COLUMNS, run_settings
-from relabel.evaluation.statistics import SHARE, occupation_draws, on_scale
+from relabel.evaluation.statistics import SHARE, occupation_draws, on_scale, student_t
 from relabel.rubric import MEASURES, Measure
 from relabel.run import Run
 from relabel.scoring.measures import by_sample
@@ -268,44 +267,34 @@ class Mean:
 
 
 def mean_of(rater: str, values: Array, codes: npt.ArrayLike, *, draws: int, seed: int) -> Mean:
-    """A rater's mean over its tasks, with an interval by drawing occupations."""
-    known = np.isfinite(values)
-    y, n = values[known], int(known.sum())
-    if not n:
-        return Mean(rater, float("nan"), None, 0)
-    error, occupations = _sampling_error(y, np.asarray(codes)[known], draws, seed)
-    reach = float(stats.t.ppf(0.975, max(occupations - 1, 1))) * error
-    return Mean(
-        rater, float(y.mean()), on_scale(float(y.mean()), reach, SHARE) if draws and occupations > 1 else None, n
-    )
-
-
-def _sampling_error(y: Array, codes: npt.NDArray[np.object_], draws: int, seed: int) -> tuple[float, int]:
-    if not draws:
-        return 0.0, len(set(codes))
-    drawn = occupation_draws(codes, draws, seed)
-    sums = drawn.sum(np.column_stack([y, np.ones(len(y))]))[0]
-    return float((sums[:, 0] / sums[:, 1]).std(ddof=1)), drawn.occupations
-
-
-def pooled_mean(values: Array, codes: npt.ArrayLike, *, draws: int, seed: int) -> Mean:
-    """The mean over raters and tasks that all labelled, as one draw of raters and occupations.
+    """The mean over raters and the tasks that all of them labelled, as one draw of raters and occupations.
 
     Its variance is that between the raters' means, over R, and that of drawing occupations; a t interval with the degrees of
-    freedom of both (Satterthwaite), on a scale that stays within 0 and 1.
+    freedom of both (Satterthwaite), on a scale that stays within 0 and 1. Of one rater it is that of occupations alone.
+
+    Args:
+        rater: What the mean is called.
+        values: Values of each task by rater, shape (n, R).
+        codes: Occupation of each task, shape (n,).
+        draws: Draws of occupations; 0 gives no interval.
+        seed: Their seed.
     """
     keep = np.isfinite(values).all(axis=1)
     y, raters = values[keep], values.shape[1]
-    if raters < 2 or not len(y):
-        return Mean("pooled", float("nan"), None, len(y))
+    if not len(y):
+        return Mean(rater, float("nan"), None, 0)
     by_task = y.mean(axis=1)
-    error, occupations = _sampling_error(by_task, np.asarray(codes)[keep], draws, seed)
-    apart = float(y.mean(axis=0).var(ddof=1)) / raters
-    total = apart + error**2
-    degrees = total**2 / (apart**2 / (raters - 1) + error**4 / max(occupations - 1, 1)) if total else 1.0
     mean = float(by_task.mean())
-    bounds = on_scale(mean, float(stats.t.ppf(0.975, max(degrees, 1))) * total**0.5, SHARE) if total and draws else None
-    return Mean("pooled", mean, bounds, len(y))
+    if not draws:
+        return Mean(rater, mean, None, len(y))
+    drawn = occupation_draws(np.asarray(codes)[keep], draws, seed)
+    sums = drawn.sum(np.column_stack([by_task, np.ones(len(y))]))[0]
+    error, others = float((sums[:, 0] / sums[:, 1]).std(ddof=1)), max(drawn.occupations - 1, 1)
+    apart = float(y.mean(axis=0).var(ddof=1)) / raters if raters > 1 else 0.0
+    if not (total := apart + error**2):
+        return Mean(rater, mean, (mean, mean) if raters == 1 and drawn.occupations > 1 else None, len(y))
+    degrees = total**2 / (apart**2 / (raters - 1) + error**4 / others) if apart else others
+    return Mean(rater, mean, on_scale(mean, student_t(0.95, max(degrees, 1)) * total**0.5, SHARE), len(y))
 
 
 def without_each(votes_of: Votes, measure: Measure) -> dict[str, float]:

@@ -15,10 +15,10 @@ import pandas as pd
 
 from relabel import __version__
 from relabel.errors import DataError, RelabelError, UsageError
-from relabel.evaluation.alignment import GOLD, match
+from relabel.evaluation.alignment import GOLD, Pair, match
 from relabel.evaluation.gold import Gold, load_gold
 from relabel.evaluation.report import Charts, tables_page
-from relabel.evaluation.statistics import krippendorff_several
+from relabel.evaluation.statistics import known, krippendorff_several
 from relabel.files import replacing
 from relabel.labels import Label
 from relabel.manifest import Counts, Manifest, write_run
@@ -43,13 +43,12 @@ from relabel.study.pooling import (
     corrected,
     latent_classes,
     mean_of,
-    pooled_mean,
     votes,
     without_each,
 )
 from relabel.study.running import Place, plan, runs_of, study_tasks
 from relabel.tabular import Cell, Table, cell_text, table_text
-from relabel.task import Task
+from relabel.task import TASK_KEY, Task
 
 _SHOWN = 25
 
@@ -93,12 +92,9 @@ def write_results(study: Study, place: Place, runs: Mapping[str, Run], tasks: Se
     """
     if not runs:
         raise DataError("no rater has a label yet; finish one with `relabel study run`")
-    listed = pd.DataFrame(
-        [(task.onet_soc_code, task.task_id, task.title, task.text) for task in tasks],
-        columns=["onet_soc_code", "task_id", "title", "text"],
-    )
-    place_of = pd.MultiIndex.from_frame(listed[["onet_soc_code", "task_id"]])
-    runs = {name: _on(run, place_of) for name, run in runs.items()}
+    columns = [*TASK_KEY, "title", "text"]
+    listed = pd.DataFrame([[getattr(task, column) for column in columns] for task in tasks], columns=columns)
+    runs = _on_tasks(runs, tasks)
     lined = votes(runs)
     # A file goes by its name alone, which a package keeps.
     golds = [
@@ -148,31 +144,28 @@ def write_results(study: Study, place: Place, runs: Mapping[str, Run], tasks: Se
     return Results(place.results, verdict, tables)
 
 
-def _on(run: Run, tasks: pd.MultiIndex) -> Run:
-    """A run's labels of the study's tasks: published sets hold others too, and all raters are to be scored on the same."""
-    at = pd.MultiIndex.from_frame(run.labels[["onet_soc_code", "task_id"]])
-    labels = run.labels[at.isin(tasks)].reset_index(drop=True)
-    return run if len(labels) == len(run.labels) else replace(run, labels=labels)
+def _on_tasks(runs: Mapping[str, Run], tasks: Sequence[Task]) -> dict[str, Run]:
+    """The runs' labels of the study's tasks: published sets hold others too, and all raters are to be scored on the same."""
+    keys = [(task.onet_soc_code, task.task_id) for task in tasks]
+    kept = {name: pd.MultiIndex.from_frame(run.labels[TASK_KEY]).isin(keys) for name, run in runs.items()}
+    return {name: replace(run, labels=run.labels[kept[name]].reset_index(drop=True)) for name, run in runs.items()}
 
 
 def _portable(study: Study, place: Place) -> Any:
     """The study as it is on every machine: files by their hash, addresses left out, as a package moves the former and names the latter."""
 
-    def known(value: Any) -> Any:
+    def portable(value: Any) -> Any:
         if isinstance(value, list):
-            return [known(each) for each in value]
+            return [portable(each) for each in value]
         if isinstance(value, dict):
-            return {
-                key: each if key in ("title", "name") else known(each)
-                for key, each in value.items()
-                if key != "base_url"
-            }
+            kept = {key: each for key, each in value.items() if key != "base_url"}
+            return {key: each if key in ("title", "name") else portable(each) for key, each in kept.items()}
         path = place.file.parent / value if isinstance(value, str) and value else None
         if path is None or not path.exists():
             return value
         return f"sha256:{sha256_of(path / 'labels.parquet' if path.is_dir() else path)}"
 
-    return known(study.model_dump(mode="json"))
+    return portable(study.model_dump(mode="json"))
 
 
 def _write(folder: Path, made: Mapping[str, bytes]) -> None:
@@ -190,10 +183,6 @@ def _write(folder: Path, made: Mapping[str, bytes]) -> None:
 
 def _main(lined: Votes) -> Measure:
     return next(m for m in ("beta", "gamma", "alpha") if m in lined.values)
-
-
-def _codes(lined: Votes) -> Any:
-    return lined.tasks["onet_soc_code"].to_numpy(dtype=object)
 
 
 def _agreement(study: Study, runs: Mapping[str, Run], golds: Sequence[Gold], lined: Votes) -> Table:
@@ -216,17 +205,18 @@ def _with_gold(study: Study, run: Run, gold: Gold, lined: Votes) -> list[Cell]:
     except DataError:  # the gold holds none of this run's tasks
         return [None, None, None]
     setting = lined.setting if lined.setting in aligned.labels else aligned.main
-    pair = aligned.pair(setting, 0, GOLD)
-    if not len(pair):
-        return [None, None, None]
-    kappa, accuracy = pair.figure("kappa"), pair.figure("accuracy")
-    return [_known(kappa.value), kappa.interval(), _known(accuracy.value)]
+    return _kappa_and_accuracy(aligned.pair(setting, 0, GOLD))[:3]
+
+
+def _kappa_and_accuracy(pair: Pair) -> list[Cell]:
+    """Both figures, each followed by its interval; empty cells without tasks."""
+    figures = [pair.figure(name) if len(pair) else None for name in ("kappa", "accuracy")]
+    return [cell for of in figures for cell in ((None, None) if of is None else (known(of.value), of.interval()))]
 
 
 def closeness(study: Study, place: Place, runs: Mapping[str, Run]) -> dict[str, float | None]:
     """Cohen's kappa of each rater with the study's first gold, or without a gold its mean with the other raters."""
-    tasks = [(task.onet_soc_code, task.task_id) for task in study_tasks(study, place)]
-    runs = {name: _on(run, pd.MultiIndex.from_tuples(tasks)) for name, run in runs.items()}
+    runs = _on_tasks(runs, study_tasks(study, place))
     lined, quick = votes(runs), study.model_copy(update={"draws": 0})
     if study.golds:
         gold = load_gold(place.at(study.golds[0]))
@@ -240,19 +230,13 @@ def closeness(study: Study, place: Place, runs: Mapping[str, Run]) -> dict[str, 
     return {name: float(np.mean(each)) for name, each in kappas.items() if each}
 
 
-def _known(value: float | None) -> float | None:
-    return None if value is None or not np.isfinite(value) else float(value)
-
-
 def _pairs(study: Study, lined: Votes) -> Table:
     aligned = lined.aligned.with_draws(study.draws, study.seed)
     rows: list[list[Cell]] = []
     for first, second in itertools.combinations(range(len(lined.raters)), 2):
         pair = aligned.pair(lined.setting, first, second)
-        row: list[Cell] = [f"{lined.raters[first]} and {lined.raters[second]}", len(pair)]
-        for figure in [pair.figure(name) if len(pair) else None for name in ("kappa", "accuracy")]:
-            row += [None, None] if figure is None else [_known(figure.value), figure.interval()]
-        rows.append(row)
+        name = f"{lined.raters[first]} and {lined.raters[second]}"
+        rows.append([name, len(pair), *_kappa_and_accuracy(pair)])
     columns = ["pair", "tasks", "kappa", "95%", "agreement", "95% of agreement"]
     return Table("Agreement of raters with each other", columns, rows, notes=_intervals_note(study))
 
@@ -263,15 +247,15 @@ def _intervals_note(study: Study) -> tuple[str, ...]:
 
 def _means(study: Study, lined: Votes, classes: LatentClasses | None) -> Table:
     """Mean exposure by rater, pooled, by the latent-class model, and the range without each rater."""
-    codes, draws = _codes(lined), {"draws": study.draws, "seed": study.seed}
-    rows: list[list[Cell]] = []
+    codes, draws = lined.aligned.codes, {"draws": study.draws, "seed": study.seed}
     notes = ["Means over tasks, each alike.", *_intervals_note(study)]
     found: dict[Measure, list[Mean]] = {
-        m: [mean_of(n, lined.values[m][:, i], codes, **draws) for i, n in enumerate(lined.raters)] for m in lined.values
+        m: [mean_of(n, table[:, [i]], codes, **draws) for i, n in enumerate(lined.raters)]
+        for m, table in lined.values.items()
     }
     if len(lined.raters) > 1:
         for measure, column in found.items():
-            column.append(pooled_mean(lined.values[measure], codes, **draws))
+            column.append(mean_of("pooled", lined.values[measure], codes, **draws))
             left = without_each(lined, measure)
             if left:
                 low, high = min(left, key=left.__getitem__), max(left, key=left.__getitem__)
@@ -289,21 +273,18 @@ def _means(study: Study, lined: Votes, classes: LatentClasses | None) -> Table:
             "latent class: Dawid and Skene's model with shares by major group; it takes raters to err independently of one another, which "
             "models of one family may not do."
         )
-    measures = list(found)
-    for at, first in enumerate(next(iter(found.values()))):
-        row: list[Cell] = [first.rater, first.tasks]
-        for measure in measures:
-            mean = found[measure][at]
-            row += [_known(mean.mean), mean.interval]
-        rows.append(row)
-    columns = ["rater", "tasks", *(name for m in measures for name in (f"mean {m}", f"95% of {m}"))]
+    rows: list[list[Cell]] = [
+        [means[0].rater, means[0].tasks, *(cell for of in means for cell in (known(of.mean), of.interval))]
+        for means in zip(*found.values(), strict=True)
+    ]
+    columns = ["rater", "tasks", *(name for m in found for name in (f"mean {m}", f"95% of {m}"))]
     return Table("Mean exposure by rater", columns, rows, notes=notes)
 
 
 def _components(study: Study, lined: Votes) -> Table:
     main = _main(lined)
     found: list[Component] = components(
-        lined.values[main], lined.scatter[main], _codes(lined), draws=study.draws, seed=study.seed
+        lined.values[main], lined.scatter[main], lined.aligned.codes, draws=study.draws, seed=study.seed
     )
     rows: list[list[Cell]] = [[part.source, part.share, part.interval] for part in found]
     notes = [
@@ -334,11 +315,12 @@ def _confusion(lined: Votes, classes: LatentClasses) -> Table:
 def _spread(lined: Votes, titles: Mapping[str, str]) -> Table:
     """Occupations by how far raters differ."""
     main = _main(lined)
-    values = pd.DataFrame(lined.values[main], columns=list(lined.raters)).groupby(_codes(lined)).mean()
+    values = pd.DataFrame(lined.values[main], columns=list(lined.raters)).groupby(lined.aligned.codes).mean()
     spread = (values.max(axis=1) - values.min(axis=1)).dropna().sort_values(ascending=False, kind="stable")
+    widest = spread.head(_SHOWN)
     rows: list[list[Cell]] = [
-        [str(code), titles.get(str(code), ""), float(gap), *(_known(x) for x in values.loc[code])]
-        for code, gap in spread.head(_SHOWN).items()
+        [str(code), titles.get(str(code), ""), gap, *map(known, by_rater)]
+        for code, gap, by_rater in zip(widest.index, widest, values.loc[widest.index].to_numpy(), strict=True)
     ]
     columns = ["code", "title", "spread", *lined.raters]
     return Table(f"Occupations with the largest spread of mean {main}", columns, rows, left=2)
@@ -347,7 +329,7 @@ def _spread(lined: Votes, titles: Mapping[str, str]) -> Table:
 def _wide(lined: Votes, listed: pd.DataFrame, classes: LatentClasses | None) -> pd.DataFrame:
     """One row a task, a column a rater; the majority and the latent classes' shares beside them."""
     scale = np.array([*lined.scale, None], dtype=object)
-    frame = lined.tasks.merge(listed, on=["onet_soc_code", "task_id"], how="left")
+    frame = lined.tasks.merge(listed, on=TASK_KEY, how="left")
     for at, name in enumerate(lined.raters):
         frame[f"label_{name}"] = scale[lined.labels[:, at]]
     for measure, values in lined.values.items():
@@ -374,12 +356,12 @@ def _corrected(runs: Mapping[str, Run], golds: Sequence[Gold], lined: Votes) -> 
                     found = pd.DataFrame(columns, index=aligned.index())
                     table = table.fillna(found[~found.index.duplicated()])
                     asked.append(name)
-        known = np.isfinite(table["gold"].to_numpy(np.float64))
-        if not 0 < known.sum() < len(known):
+        in_gold = np.isfinite(table["gold"].to_numpy(np.float64))
+        if not 0 < in_gold.sum() < len(in_gold):
             continue
-        weight = np.where(known, table["weight"] / table["weight"][known].mean(), 1.0)
-        chance = np.minimum(known.sum() / (len(known) * weight), 1.0)
-        frame = lined.tasks.assign(gold=table["gold"].to_numpy(), in_gold=known.astype(int), chance=chance)
+        weight = np.where(in_gold, table["weight"] / table["weight"][in_gold].mean(), 1.0)
+        chance = np.minimum(in_gold.sum() / (len(in_gold) * weight), 1.0)
+        frame = lined.tasks.assign(gold=table["gold"].to_numpy(), in_gold=in_gold.astype(int), chance=chance)
         for name in asked:
             predicted = lined.values[measure][:, lined.raters.index(name)]
             frame[f"{measure}_{name}"] = predicted
@@ -476,7 +458,7 @@ def _scores(
     rows: list[list[Cell]] = []
     for name, table in {"pooled": whole, **tables}.items():
         totals = [(table.totals or {}).get(key) for key in _TOTALS]
-        means = [_known(table.frame[m].mean()) for m in MEASURES]
+        means = [known(table.frame[m].mean()) for m in MEASURES]
         rows.append([name, table.scored, *means, *(None if x is None else f"{float(x) / 1e9:.1f}" for x in totals)])
     columns = ["rater", "groups scored", *(f"mean {m}" for m in MEASURES), *_TOTALS.values()]
     return Table("Scores and totals by rater", columns, rows, notes=(note, *whole.notes)), whole.sources
@@ -509,10 +491,9 @@ def study_scores(file: Path, environment: Settings) -> tuple[ScoreTable, Run]:
     if not (place.results / POOLED / "manifest.json").is_file():
         raise DataError(f"{file} has no results yet; make them with `relabel study run {file}`")
     pooled = open_run(str(place.results / POOLED))
-    tasks = [(task.onet_soc_code, task.task_id) for task in study_tasks(study, place)]
     raters = pooled.manifest.parameters["raters"]
-    runs = [run for name, run in runs_of(plan(study, place, environment)).items() if name in raters]
-    on = [_on(run, pd.MultiIndex.from_tuples(tasks)) for run in runs]
+    runs = {name: run for name, run in runs_of(plan(study, place, environment)).items() if name in raters}
+    on = list(_on_tasks(runs, study_tasks(study, place)).values())
     return with_raters(score_by(pooled, choices), pooled, on, study.scoring.draws), pooled
 
 
@@ -538,9 +519,9 @@ def _verdict(
             f"{len(lined.raters)} raters labelled {several:,} tasks in common: {100 * same:.0f}% of these have one label from all, and "
             f"Krippendorff's alpha is {nominal:.2f} (ordinal {ordinal:.2f})."
         )
-    known = sorted(pairs.ranges(), key=lambda row: row[1])
-    if len(known) > 1:
-        (worst, low, _), (best, high, _) = known[0], known[-1]
+    by_kappa = sorted(pairs.ranges(), key=lambda row: row[1])
+    if len(by_kappa) > 1:
+        (worst, low, _), (best, high, _) = by_kappa[0], by_kappa[-1]
         yield f"Closest to each other are {best} (kappa {high:.2f}), farthest apart {worst} ({low:.2f})."
     for at, gold in enumerate(golds):
         told = sorted(agreement.ranges(3 + 3 * at), key=lambda row: -row[1])

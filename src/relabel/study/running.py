@@ -31,7 +31,7 @@ from relabel.labelling.session import Outcome, labels_there, spent_before, unfin
 from relabel.labelling.store import Store, store_so_far
 from relabel.labelling.transport import Connection
 from relabel.manifest import read_manifest
-from relabel.rubric import load_rubric
+from relabel.rubric import Rubric, load_rubric
 from relabel.run import Run, open_run
 from relabel.settings import Settings
 from relabel.sources.fetch import sha256_of
@@ -235,13 +235,12 @@ def plan(study: Study, place: Place, environment: Settings) -> list[RaterRun]:
             digest = hashlib.sha256(f"{sha256_of(file)} {rubric.sha256}".encode()).hexdigest()[:6]
             found.append(RaterRun(rater, str(place.runs / f"{rater.name}-{digest}")))
             continue
-        assert rater.model is not None
         try:
-            options = _options(rater, study, place, model=rater.model)
+            options = _options(rater, study, place, rubric)
             connection = options.connection(environment)
             options.require_bounds(connection, capped=bool(study.budget_usd or rater.max_cost_usd))
             job = options.job(connection)
-            if rater.engine == "batch" and is_local(rater.model):
+            if rater.engine == "batch" and is_local(options.model):
                 raise UsageError("the embedded model has no Batch API; remove `engine`")
         except UsageError as error:
             raise UsageError(f"the rater {rater.name}: {error}") from error
@@ -256,11 +255,9 @@ def plan(study: Study, place: Place, environment: Settings) -> list[RaterRun]:
     return found
 
 
-def _options(rater: Rater, study: Study, place: Place, *, model: str) -> RunOptions:
-    rubric = load_rubric(place.at(rater.rubric or study.rubric))
-    same = {one.name for one in fields(RunOptions)} & set(Rater.model_fields) - {"model", "rubric", "params", "price"}
+def _options(rater: Rater, study: Study, place: Place, rubric: Rubric) -> RunOptions:
+    same = {one.name for one in fields(RunOptions)} & set(Rater.model_fields) - {"rubric", "params", "price"}
     return RunOptions(
-        model=model,
         rubric=rubric,
         settings=tuple(s for s in study.settings if s in rubric.settings),
         prompt=None if study.prompt is None else place.at(study.prompt),
