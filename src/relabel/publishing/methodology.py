@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from relabel.manifest import PUBLISHED, Manifest
 from relabel.publishing.datapackage import OCCUPATION_COLUMNS, WORDS
 from relabel.run import Run
-from relabel.scoring.options import SAMPLE, SYSTEM_NAMES, UNRATED_NOTES, WEIGHT_NOTES
+from relabel.scoring.options import SYSTEM_NAMES, UNRATED_NOTES, WEIGHT_NOTES
 from relabel.scoring.table import ENOUGH, ScoreTable
 from relabel.scoring.uncertainty import Estimate
 from relabel.settings import Frozen
@@ -152,13 +152,13 @@ def method_text(table: ScoreTable) -> str:
         said.append(f"{SYSTEM_NAMES[step.source]} to {SYSTEM_NAMES[step.target]}: {step.origin}{note}")
     if not table.bridge.steps:
         said.append(f"{table.taxonomy_name} codes are scored as they are, without a bridge")
-    said.append(f"a task weighs {_weights_text(table)}{_unrated_text(table)}")
-    if table.method == "site-2026":
-        said.append("shares are rounded half up to two decimals before anything is made from them")
-    else:
-        said.append("nothing is rounded on the way")
-    said.append(_pay_text(table))
-    return "; ".join(part for part in said if part) + "."
+    unrated = "" if table.unrated is None else f", and one without a rating {UNRATED_NOTES[table.unrated]}"
+    rounded = "shares are rounded half up to two decimals before anything is made from them"
+    said.append(f"a task weighs {_weights_text(table)}{unrated}")
+    said.append(rounded if table.method == "site-2026" else "nothing is rounded on the way")
+    if table.pay is not None:
+        said.append(_pay_text(table, table.pay))
+    return "; ".join(said) + "."
 
 
 def _weights_text(table: ScoreTable) -> str:
@@ -166,17 +166,9 @@ def _weights_text(table: ScoreTable) -> str:
     return "its importance in the task list" if own else WEIGHT_NOTES[table.weights]
 
 
-def _unrated_text(table: ScoreTable) -> str:
-    if table.unrated is None:
-        return ""
-    return f", and one without a rating {UNRATED_NOTES[table.unrated]}"
-
-
-def _pay_text(table: ScoreTable) -> str:
-    if table.pay is None:
-        return ""
-    source = f"given as {table.pay}"
-    if not is_table_file(table.pay) or table.frame["pay_source"].str.contains(" x ", na=False).any():
+def _pay_text(table: ScoreTable, pay: str) -> str:
+    source = f"given as {pay}"
+    if not is_table_file(pay) or table.frame["pay_source"].str.contains(" x ", na=False).any():
         source = " and ".join(sorted(table.frame["pay_source"].dropna().unique()))
     whose = f" ({table.population})" if table.population else ""
     return f"jobs and pay: {source}{whose}; wage exposure is share x jobs x {table.wage} pay"
@@ -215,11 +207,10 @@ def caveats(table: ScoreTable) -> list[str]:
         said.append("The publisher calls its numbers of jobs indicative only.")
     if table.population is not None:
         said.append(f"Jobs and pay are those of {table.population}.")
-    if table.pay is not None:
-        gaps = {"jobs": "employees", "median pay": "median_pay_gbp"}
-        for name, column in gaps.items():
-            if count := int(table.frame[column].isna().sum()):
-                said.append(f"For {count:,} groups the publisher gives no figure for {name}.")
+    gaps = {"jobs": "employees", "median pay": "median_pay_gbp"} if table.pay is not None else {}
+    for name, column in gaps.items():
+        if count := int(table.frame[column].isna().sum()):
+            said.append(f"For {count:,} groups the publisher gives no figure for {name}.")
     return said
 
 
@@ -248,13 +239,8 @@ def source_entries(uses: Iterable[SourceUse]) -> list[dict[str, Any]]:
         if source is not None:
             fields = source.model_dump(mode="json", include={*_SOURCE_FIELDS})
         else:
-            given = {
-                "title": WORDS["own_files"].get(source_id, source_id),
-                "publisher": "not stated",
-                "licence": "not stated",
-            }
-            own = WORDS["sample_source"] if source_id == SAMPLE else given
-            fields = dict.fromkeys(_SOURCE_FIELDS, "") | own | {"id": source_id}
+            own = {"title": source_id, "publisher": "not stated", "licence": "not stated", "id": source_id}
+            fields = dict.fromkeys(_SOURCE_FIELDS, "") | own | WORDS["own_sources"].get(source_id, {})
         entries.append(fields | {"files": files[source_id]})
     return entries
 
