@@ -420,7 +420,6 @@ class Carried:
     """A run that was carried.
 
     Attributes:
-        folder: Its folder.
         diff: What changed between the two task lists.
         carried: Labels kept from the run.
         filled: Labels taken from the second run.
@@ -430,7 +429,6 @@ class Carried:
         warnings: What must be known before the missing tasks are asked: that the rubric is another now.
     """
 
-    folder: Path
     diff: TaskDiff
     carried: int
     filled: int
@@ -499,7 +497,7 @@ def carry_run(run: Run, to: str, out: Path, *, old: str | None = None, fill: Run
             missing[list(TASK_COLUMNS)].to_csv(temporary, index=False, lineterminator="\n")
     filled, repeated = len(labels) - len(kept), len(repeats)
     warnings = tuple(changed_rubrics(run))
-    return Carried(out, diff, len(kept), filled, len(missing), len(listed), repeated, warnings)
+    return Carried(diff, len(kept), filled, len(missing), len(listed), repeated, warnings)
 
 
 def _labels_of_tasks(labels: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame:

@@ -128,8 +128,7 @@ def label_by_batch(
 
     async def work(store: Store) -> Outcome:
         async with shown(progress, None, look=look):  # the provider's queue bounds the batches in flight
-            how: Any = {"options": options, "progress": progress, "stop": stop}
-            return await run_batch(job, store, folder, provider, home, **how)
+            return await run_batch(job, store, folder, provider, home, options=options, progress=progress, stop=stop)
 
     with Store(environment.store_dir) as store:
         return run_until_stopped(work(store), stop, "uploads in progress", look=look), go_on
