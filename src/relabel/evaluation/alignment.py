@@ -391,6 +391,17 @@ class TaskTexts:
         return {"onet_soc_code": code, "task_id": task_id, "title": self.title(code), "text": text}
 
 
+def rationales(run: Run, tasks: pd.Index, name: str = "") -> pd.Series:
+    """What a run says of some tasks, by code and id: a line a question, after `name` and, of several questions, the setting."""
+    labels = run.labels.reindex(columns=[*TASK_KEY, "setting", "sample", "rationale"])
+    labels = labels[(labels["sample"] == 0) & labels["rationale"].notna()]
+    labels = labels[pd.MultiIndex.from_frame(labels[TASK_KEY]).isin(tasks)]
+    several = len(run.rubric.settings) > 1
+    who = labels["setting"].map(lambda setting: ", ".join(filter(None, (name, str(setting) if several else ""))))
+    lines = (who + ": ").where(who != "", "") + labels["rationale"].astype(str)
+    return lines.groupby([labels[column] for column in TASK_KEY], sort=False).agg("\n".join)
+
+
 def mean_one(weight: Array) -> Array:
     """Weights scaled to 1 on average, so that weighted counts add up to the number of tasks."""
     return weight / weight.mean() if len(weight) else weight

@@ -90,7 +90,7 @@ def powered_mean(
     Returns:
         The estimate. With equal chances it is that of the library ppi-python, which is given the other N - n predictions
         and whose lambda is smaller by the factor (N - n) / N. The library's variance is larger by the variance of gold
-        values over N, for it takes the N units themselves as drawn from endlessly many; here they are all there are.
+        values over N, for it takes the N units as a sample from an infinite population; here they are the whole of it.
 
     Source: Angelopoulos, Duchi and Zrnic 2023, arXiv:2311.01453, section 6; Särndal, Swensson and Wretman 1992, Model Assisted
     Survey Sampling, sections 6.3 (difference estimator) and 5.7 (weights scaled to N); variance by sums over clusters with

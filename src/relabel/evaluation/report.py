@@ -7,7 +7,7 @@ in light, in dark and in print. Shading is opacity over whatever lies below, not
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from textwrap import shorten
 from typing import Any, cast
@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from relabel import __version__
-from relabel.evaluation.alignment import GOLD, MAIN, AlignedLabels, TaskTexts, match
+from relabel.evaluation.alignment import GOLD, MAIN, AlignedLabels, TaskTexts, match, rationales
 from relabel.evaluation.compare import CompareDocument, Flip, PairwiseDocument, flips_of
 from relabel.evaluation.document import (
     Bounds,
@@ -168,30 +168,16 @@ def compare_page(
     return tables_page(f"{many} compared", document.verdict.splitlines(), sections, " ".join(about), foot)
 
 
-def _rationales(runs: Mapping[str, Run], keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], list[str]]:
-    """What each run said about some tasks, with its name, by task."""
-    wanted = pd.MultiIndex.from_tuples(list(keys), names=TASK_KEY)
-    found: dict[tuple[str, str], list[str]] = {}
-    for name, run in runs.items():
-        if "rationale" not in run.labels:
-            continue
-        labels = run.labels[run.labels["sample"] == 0].set_index(TASK_KEY)
-        said = labels.loc[labels.index.isin(wanted), ["setting", "rationale"]].dropna()
-        for (code, task), setting, words in zip(said.index, said["setting"], said["rationale"], strict=True):
-            who = name if len(run.rubric.settings) == 1 else f"{name}, {setting}"
-            found.setdefault((str(code), str(task)), []).append(f"{who}: {words}")
-    return found
-
-
 def _flip_table(
     flips: Sequence[Flip], names: tuple[str, str], runs: Mapping[str, Run], measure: Measure | None
 ) -> Table:
     """The tasks of most effect, with their statements and what runs said, by the names under which they are shown."""
     most = flips[:SHOWN]
-    said, rows = _rationales(runs, [(of.onet_soc_code, of.task_id) for of in most]), list[Sequence[Cell]]()
+    index = pd.MultiIndex.from_tuples([(of.onet_soc_code, of.task_id) for of in most], names=TASK_KEY)
+    said, rows = [rationales(run, index, name) for name, run in runs.items()], list[Sequence[Cell]]()
     for of in most:
         lines = [of.text or "(statement not on this machine)", *([of.title] if of.title else [])]
-        lines += said.get((of.onet_soc_code, of.task_id), [])
+        lines += [by[key] for by in said if (key := (of.onet_soc_code, of.task_id)) in by.index]
         labels = (label_in_words(of.first), label_in_words(of.second))
         rows.append([f"{of.task_id}\n{of.onet_soc_code}", *labels, "\n".join(lines), Signed(of.effect)])
     note = f"Effect: change of the occupation's mean {measure} that this task alone makes, all its tasks weighing the same."

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from relabel.errors import DataError, UsageError
-from relabel.evaluation.alignment import align
+from relabel.evaluation.alignment import align, rationales
 from relabel.evaluation.gold import Gold, asked_tasks, labels_of
 from relabel.run import Run
 from relabel.sources import bls, fetch
@@ -186,8 +186,9 @@ def labels_for(run: Run, width: float, gold: Gold | None = None) -> int:
         slope = float((told * guessed).sum() / max((guessed**2).sum(), 1e-12))
         variance = float(((told - np.clip(slope, 0, 1) * guessed) ** 2).sum() / (len(pair) - 2))
     total = len(_labels(run))
-    without_end = (2 * NormalDist().inv_cdf(0.975) / width) ** 2 * variance
-    return min(max(math.ceil(without_end / (1 + without_end / total)), min(_PILOT, total)), total)
+    # First as for an infinite population, then corrected for a finite one (Cochran 1977, Sampling Techniques, 4.4).
+    infinite = (2 * NormalDist().inv_cdf(0.975) / width) ** 2 * variance
+    return min(max(math.ceil(infinite / (1 + infinite / total)), min(_PILOT, total)), total)
 
 
 def review_csv(found: Review | RandomReview) -> str:
@@ -282,15 +283,7 @@ def _jobs(index: pd.Index) -> tuple[pd.Series, str | None]:
 
 
 def _described(table: pd.DataFrame, run: Run, details: pd.DataFrame | None) -> pd.DataFrame:
-    table = _named(table, details)
-    table = table.assign(rationale=None)
-    if "rationale" in run.labels:
-        first = run.labels[run.labels["sample"] == 0].dropna(subset=["rationale"])
-        words = first["rationale"].astype(str)
-        if len(run.rubric.settings) > 1:
-            words = first["setting"].astype(str) + ": " + words
-        said = words.groupby([first["onet_soc_code"], first["task_id"]]).agg("\n".join)
-        table["rationale"] = said.reindex(table.index)
+    table = _named(table, details).assign(rationale=rationales(run, table.index).reindex(table.index))
     return _to_fill(table, COLUMNS)
 
 

@@ -264,12 +264,11 @@ def trial(
         for setting in MAIN
         if (found := _difference(aligned, first, second, at, setting, people=gold.human)) is not None
     )
-    tried = tuple(
-        _tried(run, aligned, rater, (rejected or {}).get(name, _NOTHING))
-        for rater, (name, run) in enumerate(runs.items())
-    )
-    return TrialDocument(
-        rubrics=tried,
+    spent = rejected or {}
+    document = TrialDocument(
+        rubrics=tuple(
+            _tried(run, aligned, rater, spent.get(name, _NOTHING)) for rater, (name, run) in enumerate(runs.items())
+        ),
         golds=tuple(
             TriedGold(name=gold.name, made_by=gold.made_by, people=gold.human, sha256=gold.sha256) for gold in golds
         ),
@@ -281,12 +280,14 @@ def trial(
         seed=seed,
         draws=draws,
         started_at=started_at,
-        note=_note(tried, golds, half, look),
         agreements=tuple(agreements),
         differences=differences,
-        validity={of.name: _validity(of, agreements, golds, tasks, half, started_at, look) for of in tried},
-        verdict="\n".join(_verdict(tried, agreements, differences, golds)),
+        validity={},
+        verdict="",
     )
+    validity = {of.name: _validity(of, document, look) for of in document.rubrics}
+    words = {"note": _note(document, look), "verdict": "\n".join(_verdict(document))}
+    return document.model_copy(update={**words, "validity": validity})
 
 
 def variance(run: Run) -> dict[str, Variance]:
@@ -423,18 +424,18 @@ def _tried(run: Run, aligned: AlignedLabels, rater: int, rejected: Spent) -> Tri
     )
 
 
-def _note(tried: Sequence[TriedRubric], golds: Sequence[Gold], half: Half | None, look: Look) -> str | None:
-    notes = [missing for of in tried if (missing := _missing_in_words(of))]
-    unknown = [gold.name for gold in golds if gold.made_by == "unknown" and gold.name != "sample"]
+def _note(document: TrialDocument, look: Look) -> str | None:
+    notes = [missing for of in document.rubrics if (missing := _missing_in_words(of))]
+    unknown = [gold.name for gold in document.golds if gold.made_by == "unknown" and gold.name != "sample"]
     notes += [UNKNOWN_MAKER.format(name=name) for name in unknown]
-    if half == "final":
+    if document.final:
         notes.append(
             "these tasks belong to the half kept for the end: this is its only look, and a wording changed afterwards needs "
             "other tasks"
             if look.number == 1
             else f"{_later(look)}: other wordings were tried on it {look.earlier}, so that its tasks are no longer unseen"
         )
-    if half is None and (kept := max(of.halves["final"] for of in tried)):
+    if document.half is None and (kept := max(of.halves["final"] for of in document.rubrics)):
         notes.append(
             f"all given labels were used: {kept:,} of the tasks belong to the half kept for --final, so a wording tuned on "
             "them has no unseen tasks left there"
@@ -455,36 +456,32 @@ def _missing_in_words(of: TriedRubric) -> str:
     )
 
 
-def _validity(
-    of: TriedRubric,
-    agreements: Sequence[Closeness],
-    golds: Sequence[Gold],
-    tasks: str,
-    half: Half | None,
-    started_at: str,
-    look: Look,
-) -> dict[str, Any]:
+def _validity(of: TriedRubric, document: TrialDocument, look: Look) -> dict[str, Any]:
     """A block for the rubric's file, with figures rounded to three decimals; see `relabel.rubric.Study`."""
     compared: dict[str, dict[str, Any]] = {}
-    for gold in golds:
-        ours = [a for a in agreements if a.first == of.name and a.second == gold.name]
+    by_gold = {
+        gold: [a for a in document.agreements if a.first == of.name and a.second == gold.name]
+        for gold in document.golds
+    }
+    for gold, ours in by_gold.items():
         compared[gold.name] = {
-            "people": gold.human,
+            "people": gold.people,
             **({"n": least} if (least := min((a.n for a in ours), default=of.tasks)) != of.tasks else {}),
             "rates": {str(a.setting): _round(a.second_rate) for a in ours if a.second_rate is not None},
             "kappa": {str(a.setting): _round(a.kappa) for a in ours if a.kappa is not None},
         }
-    counted = {a.setting: a.n for a in agreements if golds and (a.first, a.second) == (of.name, golds[0].name)}
+    counted = {a.setting: a.n for a in next(iter(by_gold.values()), ())}
     sizes = ", ".join(f"{setting} {n:,}" for setting, n in counted.items())
     uneven = f"tasks compared: {sizes}" if len(set(counted.values())) > 1 else ""
     again = _later(look) if look.number > 1 else ""
     limits = "; ".join(filter(None, (again, _missing_in_words(of), uneven)))
-    drawn = {"development": ", the half for tuning", "final": ", the half kept for the end", None: ""}[half]
+    drawn = {"development": ", the half for tuning", "final": ", the half kept for the end", None: ""}[document.half]
+    when = document.started_at[:10]
     return {
-        "study": f"relabel rubric try, {started_at[:10]}",
+        "study": f"relabel rubric try, {when}",
         "raters": of.raters,
-        "when": started_at[:10],
-        "tasks": f"tasks of {tasks}{drawn}",
+        "when": when,
+        "tasks": f"tasks of {document.tasks}{drawn}",
         "n": of.tasks,
         "labels": of.labels,
         "wording": of.wording,
@@ -498,22 +495,17 @@ def _round(value: float | None) -> float | None:
     return None if value is None else float(np.round(value, 3))
 
 
-def _verdict(
-    tried: Sequence[TriedRubric],
-    agreements: Sequence[Closeness],
-    differences: Sequence[TrialDifference],
-    golds: Sequence[Gold],
-) -> Iterator[str]:
-    people = {gold.name: gold.human for gold in golds}
-    for of in tried:
+def _verdict(document: TrialDocument) -> Iterator[str]:
+    golds, agreements = [gold.name for gold in document.golds], document.agreements
+    for of in document.rubrics:
         if missing := _missing_in_words(of):
             yield f"INCOMPLETE: {missing}."
-        ours = [a for a in agreements if a.first == of.name and a.second in people]
+        ours = [a for a in agreements if a.first == of.name and a.second in golds]
         main: SettingName | None = next((s for s in MAIN if any(a.setting == s for a in ours)), None)
         if main is None:
             continue
         told = " and ".join(f"{_who(a.second)} at {shown(a.kappa)} ({a.n:,} tasks)" for a in ours if a.setting == main)
-        rated = [a for a in agreements if a.on == of.name and a.first in people and a.setting == main]
+        rated = [a for a in agreements if a.on == of.name and a.first in golds and a.setting == main]
         each_other = "; {} and {} agree with each other at {}"
         beside = "".join(each_other.format(_who(a.first), _who(a.second), shown(a.kappa)) for a in rated)
         for setting in ("strict", "with-tools"):
@@ -522,11 +514,8 @@ def _verdict(
                 others = ", ".join(f"{_who(a.second)} {rate_in_words(a.second_rate)}" for a in rates)
                 yield f"{of.name} calls {rate_in_words(rates[0].first_rate)} of tasks exposed, {setting} ({others})."
         yield f"{of.name} agrees (kappa, {_IN_WORDS.get(main, main)}) with {told}{beside}."
-    for first, second in combinations(tried, 2):
-        for gold in golds:
-            told = [d for d in differences if (d.first, d.second, d.gold) == (first.name, second.name, gold.name)]
-            yield from map(_closer_in_words, told)
-    yield "Cost: " + "; ".join(_cost_in_words(of) for of in tried) + "."
+    yield from map(_closer_in_words, document.differences)
+    yield "Cost: " + "; ".join(map(_cost_in_words, document.rubrics)) + "."
 
 
 def _closer_in_words(found: TrialDifference) -> str:
