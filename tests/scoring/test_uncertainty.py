@@ -185,7 +185,7 @@ def test_a_small_gold_makes_wider_intervals() -> None:
 
 
 @pytest.mark.parametrize("repeats", [2, 5])
-def test_intervals_from_repeats_hold_the_score_of_endless_repeats_in_95_of_100_cases(repeats: int) -> None:
+def test_intervals_from_repeats_hold_the_expected_score_in_95_of_100_cases(repeats: int) -> None:
     rng, world = np.random.default_rng(5), _world()
     mapped, held, errors = _map(world), [], []
     for _ in range(5):

@@ -311,7 +311,7 @@ class Confusion(_TaskNoise):
 
 
 class Answers(_TaskNoise):
-    """The score of the run itself, had it asked all tasks of the list endlessly often.
+    """The score of the run itself, had it asked all tasks of the list again and again: its expected value.
 
     Each task has its own mix of answers, of which its samples are a few. Mixes are drawn from their posterior: Dirichlet
     around the mix of the occupation. How alike the samples of a task are, and how alike occupations are, is learned from
@@ -354,9 +354,9 @@ class Answers(_TaskNoise):
         self.name = "repeats" if self.repeated else "single"
         asked = repeats[repeats > 0]
         self.estimand = (
-            f"the score of endless repeats, from {np.median(asked):.0f} samples a task"
+            f"the expected score over repeated sampling, from {np.median(asked):.0f} samples a task"
             if self.repeated
-            else "the score of endless repeats; each task was asked once, so the scatter of answers is taken at its largest"
+            else "the expected score over repeated sampling; each task was asked once, so the scatter of answers is taken at its largest"
         )
         if lacking := int((repeats == 0).sum()):
             self.estimand += f"; {lacking:,} tasks without a label are drawn like the labelled ones of their occupation"

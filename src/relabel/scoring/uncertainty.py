@@ -1,7 +1,7 @@
 """Intervals of a score table: two things under two names.
 
 The score itself has an interval that contains it (`alpha_low`, `alpha_high`): what the run would score, had it asked all
-tasks endlessly often (`noise.Answers`). Separately, where a gold or several raters are known, the table says what *their*
+tasks again and again (`noise.Answers`). Separately, where a gold or several raters are known, the table says what *their*
 labels would give, with the interval of that estimate (`alpha_gold`, `alpha_gold_low`, `alpha_gold_high`; or `alpha_pooled`
 and so on). The score may lie outside the latter: then the run and the gold differ by more than chance.
 
