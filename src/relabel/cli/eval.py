@@ -159,7 +159,7 @@ def evaluate_run(
 
     results.draw(page)
     if outcome is not None:
-        _write_outcome(outcome, document, junit, results.markdown, annotations)
+        _write_outcome(outcome, document.verdict, junit, results.markdown, annotations)
         results = replace(results, markdown=None)
     tables = list(eval_tables(document))
     if not results.give_all(document, tables):
@@ -182,11 +182,7 @@ def _with_suite_warnings(document: relabel.EvalDocument, sentences: Sequence[str
 
 
 def _write_outcome(
-    result: SuiteResult,
-    document: relabel.EvalDocument,
-    junit: Path | None,
-    markdown: Path | None,
-    annotations: bool | None,
+    result: SuiteResult, verdict: str, junit: Path | None, markdown: Path | None, annotations: bool | None
 ) -> None:
     """Write a suite's outcome as CI wants it."""
     from relabel.evaluation import suite
@@ -194,7 +190,7 @@ def _write_outcome(
     if junit is not None:
         write(junit, suite.junit_xml(result), "--junit")
     if markdown is not None:
-        write(markdown, suite.markdown(result, document.verdict), "--markdown")
+        write(markdown, suite.markdown(result, verdict), "--markdown")
     if annotations or (annotations is None and os.environ.get("GITHUB_ACTIONS") == "true"):
         for line in suite.github_annotations(result):
             workflow_command(line)

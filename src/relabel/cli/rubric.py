@@ -197,7 +197,7 @@ def try_rubrics(
             **labelling.chosen(),
         )
         extra = {"half": half, "sample": len(chosen), "seed": seed}
-        runs, rejected = _labelled(rubrics, options, folder, extra, ask=not labelling.yes, quiet=labelling.quiet)
+        runs, rejected = _labelled(rubrics, options, labelling, folder, extra)
     document = trial(
         runs,
         golds,
@@ -387,13 +387,7 @@ def _tasks_for(
 
 
 def _labelled(
-    rubrics: Mapping[str, relabel.Rubric],
-    options: RunOptions,
-    folder: Path,
-    extra: Mapping[str, Any],
-    *,
-    ask: bool,
-    quiet: bool,
+    rubrics: Mapping[str, relabel.Rubric], options: RunOptions, how: o.Labelling, folder: Path, extra: Mapping[str, Any]
 ) -> tuple[dict[str, relabel.Run], dict[str, Spent]]:
     """Label the tasks under each rubric, one run after the other; `extra` goes into the manifests.
 
@@ -408,7 +402,7 @@ def _labelled(
     from relabel.labelling.store import Store
     from relabel.settings import settings
 
-    environment, look = settings(), o.progress_style(quiet=quiet)
+    environment, look = settings(), o.progress_style(quiet=how.quiet)
     runs: dict[str, relabel.Run] = {}
     rejected: dict[str, Spent] = {}
     for name, rubric in rubrics.items():
@@ -417,7 +411,7 @@ def _labelled(
         job = chosen.job(connection)
         job = replace(job, parameters={**job.parameters, **extra})
         typer.echo(f"{name}: {job.size:,} labels", err=True)
-        if ask and options.max_cost is None:
+        if not how.yes and options.max_cost is None:
             get_consent(job, folder / name, environment)
         work = label_until(stop := Stop(), chosen, job, connection, folder / name, environment, look=look)
         outcome = run_until_stopped(work, stop, look=look)
