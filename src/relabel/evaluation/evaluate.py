@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from relabel.evaluation.document import SettingName
 from relabel.evaluation.gold import Gold, asked, default_gold, incoherent_pairs, load_gold
 from relabel.evaluation.ppi import debiased
 from relabel.evaluation.statistics import CORRELATION, DRAWS, Sums, drawn_ranks, stated
-from relabel.evaluation.yardsticks import all_yardsticks, calibration, majority_class, mean_of
+from relabel.evaluation.yardsticks import all_yardsticks, calibration, mean_of
 from relabel.rubric import Measure
 from relabel.run import Run, changed_rubrics
 from relabel.sources.tables import plain_name
@@ -88,10 +89,7 @@ def evaluate(
     values: dict[Measure, Pair] = {m: aligned.pair(m) for m in aligned.values}
     settings: dict[SettingName, doc.SettingMetrics] = {s: _setting_metrics(pair) for s, pair in pairs.items()}
     facts = task_facts(run, gold, aligned)
-    beside = doc.Yardsticks(majority={s: majority_class(pair, aligned.codes) for s, pair in filled.items()})
-    if yardsticks:
-        held = all_yardsticks(run, gold, aligned, filled, facts.get("text"), seed=seed)
-        beside = beside.model_copy(update=held)
+    beside = all_yardsticks(run, gold, aligned, filled, facts.get("text"), seed=seed, trivial=not yardsticks)
     total, unanswered = asked(run)
     incoherent, both = (0, 0) if run.rubric.incoherent is None else incoherent_pairs(run)
     coherence = doc.Coherence(incoherent=incoherent, of=both)
@@ -279,17 +277,20 @@ def slices(
         there = set(band)
         order = [*(value for value in titles if value in there), *sorted(there - set(titles))]
         group = pd.Categorical(band, order).codes.astype(np.intp)
-        figures = {s: pair.stated_by(group[pair.tasks], len(order), metrics.FIGURES) for s, pair in settings.items()}
-        means = {m: pair.stated_by(group[pair.tasks], len(order), ("mean", "gold_mean")) for m, pair in values.items()}
+        figures: dict[SettingName, list[tuple[int, dict[str, Any]]]] = {
+            s: pair.stated_by(group[pair.tasks], len(order), metrics.FIGURES) for s, pair in settings.items()
+        }
+        means: dict[Measure, list[tuple[int, dict[str, Any]]]] = {
+            m: pair.stated_by(group[pair.tasks], len(order), ("mean", "gold_mean")) for m, pair in values.items()
+        }
         found[by] = tuple(
-            doc.Slice.model_validate(
-                {"value": value, "title": titles.get(value, value), "n": n, "occupations": occupations}
-                | {
-                    "settings": {
-                        s: {"n": many, **of} for s, parts in figures.items() for many, of in parts[at : at + 1] if many
-                    }
-                }
-                | {"measures": {m: of for m, parts in means.items() for many, of in parts[at : at + 1] if many}}
+            doc.Slice(
+                value=value,
+                title=titles.get(value, value),
+                n=n,
+                occupations=occupations,
+                settings={s: doc.SliceFigures(n=of[at][0], **of[at][1]) for s, of in figures.items() if of[at][0]},
+                measures={m: doc.SliceMeans(**of[at][1]) for m, of in means.items() if of[at][0]},
             )
             for at, (value, n, occupations) in enumerate(
                 zip(order, np.bincount(group).tolist(), facts["onet_soc_code"].groupby(group).nunique(), strict=True)

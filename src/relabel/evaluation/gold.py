@@ -29,7 +29,7 @@ SELECTED = (
     "the run as a whole."
 )
 """What is said first of a gold that `relabel review` chose the tasks of; for the rest of the run, `--random` draws some."""
-LEVELS = ("T0", "T1", "T2", "T3", "T4")
+LEVELS = SCALES["automation"]
 """Labels of automation, from none to full."""
 
 COLUMNS: Mapping[SettingName, str] = {
@@ -177,9 +177,13 @@ def _loaded(ref: str, rule: GoldRule) -> Gold:
     is_run = any((folder / "manifest.json").is_file() for folder in (Path(ref), Path("runs") / ref))
     if ref in GOLD_NAMES or is_run:
         run = open_run(ref)
-        source = run.manifest.sources[0] if run.manifest.sources else _sample_source()
         if run.folder is not None:
             source = SourceUse(source="run", file=run.name, sha256=sha256_of(run.folder / "labels.parquet"))
+        elif run.manifest.sources:
+            source = run.manifest.sources[0]
+        else:
+            path = asset_dir("data") / "sample" / "gold.csv"
+            source = SourceUse(source="sample", file=path.name, sha256=sha256_of(path))
         made = make_gold(ref, labels_of(run), source, made_by=_maker(run))
         return replace(made, tasks=run.manifest.tasks, run=run)
     if Path(ref).is_file() or is_table_file(ref):
@@ -516,11 +520,6 @@ def _labels(path: Path, number: int, row: Mapping[str, str]) -> tuple[str | None
         clash = f"the code {said} contradicts strict and with_tools, which give {code}"
         raise DataError(f"{path} line {number}: {clash}; correct one of them")
     return code, strict, with_tools
-
-
-def _sample_source() -> SourceUse:
-    path = asset_dir("data") / "sample" / "gold.csv"
-    return SourceUse(source="sample", file=path.name, sha256=sha256_of(path))
 
 
 def _hash(table: pd.DataFrame) -> str:

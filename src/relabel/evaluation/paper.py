@@ -28,8 +28,8 @@ from relabel.sources.fetch import SourceUse
 EMPLOYMENT = "bls-oews-2023"
 """Jobs by occupation, the earliest release in the registry; the paper used those of 2020 and 2021."""
 
-_WORTH: Mapping[Measure, tuple[float, float, float]] = {"alpha": (0, 0, 1), "beta": (0, 0.5, 1), "gamma": (0, 1, 1)}
-"""Value of E0, E2 and E1."""
+_WORTH = pd.DataFrame({"alpha": [0.0, 0, 1], "beta": [0, 0.5, 1], "gamma": [0.0, 1, 1]}, index=["E0", "E2", "E1"])
+"""Value of each code by measure."""
 _NAMES = {"gpt4": "GPT-4", "gpt4_alt": "GPT-4 alt", "human": "human"}
 _NOT_SEEN = "the printed figure was not available; recomputed only"
 _TASKS_EQUAL = "tasks equal"
@@ -122,13 +122,14 @@ def recompute() -> PaperDocument:
         DataError: The labels of 2023 cannot be read.
     """
     labels = eloundou.read_labels()
-    equal, core = (_occupations(labels, core=core) for core in (1.0, 2.0))
+    values = pd.DataFrame({(who, m): labels[who].map(_WORTH[m]) for who in _NAMES for m in MEASURES})
+    equal, core = (_occupations(labels, values, core=core) for core in (1.0, 2.0))
     titles = labels.drop_duplicates("onet_soc_code").set_index("onet_soc_code")["title"]
     cells = (
-        *_agreement(labels),
-        *_summary(labels, equal, core),
+        *_agreement(values),
+        *_summary(labels, values, equal, core),
         *_top(equal.set_axis(titles.reindex(equal.index), axis=0), core.set_axis(titles.reindex(core.index), axis=0)),
-        *_shares(labels, equal, core),
+        *_shares(values, equal, core),
         *_workers(equal),
     )
     return PaperDocument(
@@ -140,30 +141,26 @@ def recompute() -> PaperDocument:
     )
 
 
-def _values(labels: pd.DataFrame, who: str, measure: Measure) -> pd.Series:
-    return labels[who].map(dict(zip(("E0", "E2", "E1"), _WORTH[measure], strict=True))).astype("float64")
-
-
-def _occupations(labels: pd.DataFrame, *, core: float) -> pd.DataFrame:
+def _occupations(labels: pd.DataFrame, values: pd.DataFrame, *, core: float) -> pd.DataFrame:
     """Means by O*NET-SOC code, columns by (who, measure); core tasks weigh `core`, all others 1."""
     weight = pd.Series(np.where(labels["task_type"] == "Core", core, 1.0), index=labels.index)
     code = labels["onet_soc_code"]
-    total = weight.groupby(code).sum()
-    each = {(who, m): _values(labels, who, m) for who in _NAMES for m in MEASURES}
-    return pd.DataFrame({key: (values * weight).groupby(code).sum() / total for key, values in each.items()})
+    return values.mul(weight, axis=0).groupby(code).sum().div(weight.groupby(code).sum(), axis=0)
 
 
-def _agreement(labels: pd.DataFrame) -> Iterator[PaperFigure]:
+def _agreement(values: pd.DataFrame) -> Iterator[PaperFigure]:
     for (first, second), printed in _AGREEMENT.items():
         for measure, (share, correlation) in zip(MEASURES, printed, strict=True):
-            one, other = _values(labels, first, measure), _values(labels, second, measure)
+            one, other = values[first, measure], values[second, measure]
             who = f"{_NAMES[first]} and {_NAMES[second]}, {measure}"
             equal, r = 100 * float((one == other).mean()), float(np.corrcoef(one, other)[0, 1])
             yield _cell("2", f"agreement, {who}", share, equal, "equal task values", tolerance=0.05)
             yield _cell("2", f"Pearson's r, {who}", correlation, r, "task values", unit="correlation", tolerance=5e-4)
 
 
-def _summary(labels: pd.DataFrame, equal: pd.DataFrame, core: pd.DataFrame) -> Iterator[PaperFigure]:
+def _summary(
+    labels: pd.DataFrame, values: pd.DataFrame, equal: pd.DataFrame, core: pd.DataFrame
+) -> Iterator[PaperFigure]:
     share: dict[str, Any] = {"unit": "share", "tolerance": 5e-3}
     words = {"mean": "mean", "standard deviation": "std"}
     for who, measure in product(("human", "gpt4"), MEASURES):
@@ -173,7 +170,7 @@ def _summary(labels: pd.DataFrame, equal: pd.DataFrame, core: pd.DataFrame) -> I
             rule, figure = "means by O*NET-SOC code", f"occupations, {word}, {about}"
             yield _cell("3", figure, None, ours, rule, weights, core_weighted=other, **share)
         for word, how in words.items():
-            ours = float(getattr(_values(labels, who, measure), how)())
+            ours = float(getattr(values[who, measure], how)())
             yield _cell("3", f"tasks, {word}, {about}", None, ours, "task values", **share)
     for (who, name), code in product(_NAMES.items(), CODES):
         ours = 100 * float((labels[who] == code).mean())
@@ -205,10 +202,10 @@ def _top(equal: pd.DataFrame, core: pd.DataFrame) -> Iterator[PaperFigure]:
     yield _cell("appendix", figure, None, none, "= 0 in all six scores", _WITHIN, unit="count")
 
 
-def _shares(labels: pd.DataFrame, equal: pd.DataFrame, core: pd.DataFrame) -> Iterator[PaperFigure]:
+def _shares(values: pd.DataFrame, equal: pd.DataFrame, core: pd.DataFrame) -> Iterator[PaperFigure]:
     for who, measure, printed, words in _FASTER:
         figure = f"tasks done significantly faster, {words} ({_NAMES[who]}, {measure})"
-        ours = 100 * float(_values(labels, who, measure).mean())
+        ours = 100 * float(values[who, measure].mean())
         yield _cell("abstract", figure, printed, ours, "mean of task values", tolerance=0.5)
     for who, measure in product(("human", "gpt4"), MEASURES):
         seen = {("human", "alpha"): 1.8, ("human", "gamma"): 46}.get((who, measure))

@@ -207,16 +207,15 @@ def _labels(run: Run) -> pd.DataFrame:
     failed: dict[tuple[str, str], str] = {}
     for failure in run.failures():
         failed.setdefault((failure.onet_soc_code, failure.task_id), f"{failure.kind} in {failure.setting}")
-    return pd.DataFrame(
-        {
-            "run_code": coded["code"].astype(object),
-            "run_strict": coded["strict"].astype(object).map({True: "exposed", False: "not-exposed"}),
-            "run_with_tools": coded["with_tools"].astype(object).map({True: "exposed", False: "not-exposed"}),
-            "incoherent": coded["incoherent"].astype("boolean").fillna(False),
-            "failed": [failed.get(key, "") for key in coded.index],
-            "gold_code": pd.Series(None, index=coded.index, dtype=object),
-        },
-        index=coded.index,
+    readings = {
+        f"run_{name}": coded[name].map({True: "exposed", False: "not-exposed"}) for name in ("strict", "with_tools")
+    }
+    return coded.assign(
+        run_code=coded["code"],
+        **readings,
+        incoherent=coded["incoherent"].astype("boolean").fillna(False),
+        failed=[failed.get(key, "") for key in coded.index],
+        gold_code=None,
     )
 
 

@@ -92,19 +92,21 @@ def all_yardsticks(
     texts: pd.Series | None,
     *,
     seed: int,
-) -> dict[str, Any]:
-    """All yardsticks but the majority class, by their names in the document; `texts` are those of the compared tasks."""
-    found: dict[str, Any] = {}
-    if not gold.is_run(run):  # full agreement with itself proves nothing that another labelling could be compared with
-        found = {
+    trivial: bool,
+) -> doc.Yardsticks:
+    """All yardsticks, or the trivial one alone, the majority class; `texts` are those of the compared tasks."""
+    found: dict[str, Any] = {"majority": {s: majority_class(pair, aligned.codes) for s, pair in settings.items()}}
+    # Full agreement of a gold with itself proves nothing that another labelling could be compared with.
+    if not trivial and not gold.is_run(run):
+        found |= {
             "text_classifier": text_classifier(run, gold, aligned, settings, seed=seed),
             "raters": raters(run, gold, aligned, settings),
             "consistency": consistency(pd.Series(dtype="str") if texts is None else texts, settings),
             "self_agreement": self_agreement(run, aligned.draws),
         }
-    if gold.votes is not None:
+    if not trivial and gold.votes is not None:
         found["annotators"] = annotators(run, gold, gold.votes, aligned.draws)
-    return found
+    return doc.Yardsticks(**found)
 
 
 def text_classifier(
@@ -126,9 +128,12 @@ def text_classifier(
     Returns:
         The yardstick; with a note and no figures where the texts are unknown or the gold is too small.
     """
-    nothing = doc.TextClassifier(trained_on=0, folds=FOLDS, seed=seed, settings={})
+
+    def without(note: str) -> doc.TextClassifier:
+        return doc.TextClassifier(trained_on=0, folds=FOLDS, seed=seed, settings={}, note=note)
+
     if (tasks := local_tasks(gold.task_list(run))) is None:
-        return nothing.model_copy(update={"note": "the texts of the tasks are not on this machine"})
+        return without("the texts of the tasks are not on this machine")
     tasks = tasks.set_index(TASK_KEY)
     texts = (tasks["title"] + ": " + tasks["text"]).rename("text")
     pool = gold_on_tasks(gold, aligned.tasks[TASK_KEY].drop_duplicates()).drop(columns="text")
@@ -138,7 +143,7 @@ def text_classifier(
     once = ~index.duplicated()
     at = index[once].get_indexer(aligned.index())
     if len(codes) < FOLDS or (at < 0).any():
-        return nothing.model_copy(update={"note": f"the gold has fewer than {FOLDS} occupations with texts"})
+        return without(f"the gold has fewer than {FOLDS} occupations with texts")
     fold_of = dict(zip(np.random.default_rng(seed).permutation(codes), np.arange(len(codes)) % FOLDS, strict=True))
     pool = pool.assign(fold=pool["onet_soc_code"].map(fold_of))
     # The code settles both readings; apart, each would cost a training of its own and could contradict the others.
@@ -154,8 +159,8 @@ def text_classifier(
         s: yardstick(side, predicted[s][side.tasks]) for s, side in settings.items() if s in predicted
     }
     if not found:
-        few = f"the gold has fewer than {FEWEST_TRAINED_ON} labels of other occupations, or only one kind of label"
-        return nothing.model_copy(update={"note": few})
+        few = f"fewer than {FEWEST_TRAINED_ON} labels of other occupations, or only one kind of label"
+        return without(f"the gold has {few}")
     least = min(TRAINED_ON, *(int((pool["fold"] != fold).sum()) for fold in range(FOLDS)))
     return doc.TextClassifier(trained_on=least, folds=FOLDS, seed=seed, settings=found)
 

@@ -126,16 +126,12 @@ class LatentClasses:
         posterior: Chance of each label being the true one, shape (n, K).
         shares: Share of each label among the tasks of a cluster, shape (C, K).
         confusion: Chance that a rater gives a label where another is true, shape (R, K true, K given).
-        log_likelihood: Of the labels, priors left out.
-        iterations: Steps of the EM algorithm.
         converged: Whether the algorithm converged.
     """
 
     posterior: Array
     shares: Array
     confusion: Array
-    log_likelihood: float
-    iterations: int
     converged: bool
 
 
@@ -172,10 +168,9 @@ def latent_classes(
     votes_of = given.sum(axis=1) + 0.1
     post = votes_of / votes_of.sum(axis=1, keepdims=True)
     prior = np.full((classes, classes), _WRONG) + np.eye(classes) * (_RIGHT - _WRONG)
-    before, found, steps, converged = -np.inf, 0.0, 0, False
+    before, converged = -np.inf, False
     confusion = shares = np.empty(0)
-    while steps < most and not converged:
-        steps += 1
+    for _ in range(most):
         weighted = post * size[:, None]
         overall = (weighted.sum(axis=0) + 1) / (size.sum() + classes)
         by_cluster = np.zeros((cluster.max() + 1, classes))
@@ -186,11 +181,12 @@ def latent_classes(
         log_of = np.log(shares)[where] + np.einsum("prl,rkl->pk", given, np.log(confusion))
         top = log_of.max(axis=1, keepdims=True)
         each = np.exp(log_of - top)
-        found = float((size * (top[:, 0] + np.log(each.sum(axis=1)))).sum())
+        log_likelihood = float((size * (top[:, 0] + np.log(each.sum(axis=1)))).sum())
         post = each / each.sum(axis=1, keepdims=True)
-        converged = abs(found - before) <= tolerance * abs(found)
-        before = found
-    return LatentClasses(post[at.ravel()], shares, confusion, found, steps, converged)
+        if converged := abs(log_likelihood - before) <= tolerance * abs(log_likelihood):
+            break
+        before = log_likelihood
+    return LatentClasses(post[at.ravel()], shares, confusion, converged)
 
 
 @dataclass(frozen=True)

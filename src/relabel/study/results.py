@@ -32,7 +32,7 @@ from relabel.scoring.table import ScoreTable, score_by
 from relabel.scoring.uncertainty import POOLED, rater_draws, with_raters
 from relabel.settings import Settings
 from relabel.sources.fetch import SourceUse, sha256_of
-from relabel.study.file import Study, read_study
+from relabel.study.file import Scoring, Study, read_study
 from relabel.study.pooling import (
     LEAST_RATERS,
     Component,
@@ -420,8 +420,7 @@ def _scores(
     study: Study, place: Place, runs: Mapping[str, Run], pooled: Run, made: dict[str, bytes]
 ) -> tuple[Table, Sequence[SourceUse]]:
     """Scores by group: pooled, by rater, with an interval over raters and sampling; plausible values; totals by rater, and the files used."""
-    assert study.scoring is not None
-    choices = _choices(study, place)
+    scoring, choices = _scoring(study, place)
     whole = score_by(pooled, choices)
     tables: dict[str, ScoreTable] = {}
     for name, run in runs.items():
@@ -434,7 +433,6 @@ def _scores(
     ].copy()
     for name, table in tables.items():
         frame[[f"{m}_{name}" for m in MEASURES]] = table.frame[list(MEASURES)].to_numpy()
-    scoring = study.scoring
     bounded = with_raters(whole, pooled, list(runs.values()), scoring.draws)
     for mine, theirs in (("lowest", "models_low"), ("highest", "models_high"), ("low", "low"), ("high", "high")):
         columns = {f"{m}_{mine}": bounded.frame[f"{m}_{theirs}"] for m in MEASURES if f"{m}_{theirs}" in bounded.frame}
@@ -470,12 +468,12 @@ _TOTALS: Mapping[str, str] = {
 }
 
 
-def _choices(study: Study, place: Place) -> Choices:
+def _scoring(study: Study, place: Place) -> tuple[Scoring, Choices]:
     if study.scoring is None:
         raise UsageError(f"{place.file} has scoring: null; remove that line to score its raters")
     given = study.scoring.choices
     files = {name: place.at(ref) for name in ("pay", "bridge") if (ref := getattr(given, name)) is not None}
-    return replace(given, **files)
+    return study.scoring, replace(given, **files)
 
 
 def study_scores(file: Path, environment: Settings) -> tuple[ScoreTable, Run]:
@@ -486,21 +484,19 @@ def study_scores(file: Path, environment: Settings) -> tuple[ScoreTable, Run]:
         DataError: Its results are not made yet.
     """
     study, place = read_study(file), Place(file)
-    choices = _choices(study, place)
-    assert study.scoring is not None
+    scoring, choices = _scoring(study, place)
     if not (place.results / POOLED / "manifest.json").is_file():
         raise DataError(f"{file} has no results yet; make them with `relabel study run {file}`")
     pooled = open_run(str(place.results / POOLED))
     raters = pooled.manifest.parameters["raters"]
     runs = {name: run for name, run in runs_of(plan(study, place, environment)).items() if name in raters}
     on = list(_on_tasks(runs, study_tasks(study, place)).values())
-    return with_raters(score_by(pooled, choices), pooled, on, study.scoring.draws), pooled
+    return with_raters(score_by(pooled, choices), pooled, on, scoring.draws), pooled
 
 
 def _pages(study: Study, place: Place, pooled: Run, runs: Mapping[str, Run]) -> None:
-    assert study.scoring is not None
-    out, draws, raters = place.results / "export", study.scoring.draws, list(runs.values())
-    export_run(pooled, out, _choices(study, place), allow_partial=True, raters=raters, draws=draws)
+    out, (scoring, choices) = place.results / "export", _scoring(study, place)
+    export_run(pooled, out, choices, allow_partial=True, raters=list(runs.values()), draws=scoring.draws)
     if study.site:
         build_site(out, place.results / "site")
 
