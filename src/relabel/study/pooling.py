@@ -34,41 +34,26 @@ _RIGHT, _WRONG = 3.0, 1.0
 """Labels that each rater is taken to have given rightly and wrongly before any is seen, for each pair of codes."""
 
 
-@dataclass(frozen=True)
-class Votes:
-    """Labels of n tasks by R raters; a task is here when at least one of them labelled it.
+@dataclass(frozen=True, kw_only=True)
+class Votes(AlignedLabels):
+    """Labels of n tasks by R raters, tasks sorted; a task is here when at least one of them labelled it.
+
+    Its values are means over a rater's samples.
 
     Attributes:
-        aligned: Labels of all raters, tasks sorted.
         setting: What the labels answer: `three-way` where all raters have codes, else the one setting that all share.
-        values: Value 0-1 by measure, shape (n, R), NaN where there is none: the mean over a rater's samples.
         scatter: Variance of those means by the scatter of the samples, by measure, shape (n, R); NaN where there is one sample.
         worth: Value by measure of each label of the scale; measures that the labels settle.
     """
 
-    aligned: AlignedLabels
     setting: SettingName
-    values: Mapping[Measure, Array]
     scatter: Mapping[Measure, Array]
     worth: Mapping[Measure, Array]
 
-    def __len__(self) -> int:
-        return len(self.aligned)
-
     @property
-    def tasks(self) -> pd.DataFrame:
-        """Columns `onet_soc_code, task_id`."""
-        return self.aligned.tasks[TASK_KEY]
-
-    @property
-    def raters(self) -> tuple[str, ...]:
-        """Names."""
-        return self.aligned.names
-
-    @property
-    def labels(self) -> Places:
-        """Place on the setting's scale, shape (n, R), -1 where there is none."""
-        return self.aligned.labels[self.setting]
+    def given(self) -> Places:
+        """Place of each label on the setting's scale, shape (n, R), -1 where there is none."""
+        return self.labels[self.setting]
 
     @property
     def scale(self) -> tuple[str, ...]:
@@ -77,7 +62,7 @@ class Votes:
 
     def counts(self) -> Array:
         """Votes by task and label, shape (n, K)."""
-        return (self.labels[:, :, None] == np.arange(len(self.scale))).sum(axis=1).astype(np.float64)
+        return (self.given[:, :, None] == np.arange(len(self.scale))).sum(axis=1).astype(np.float64)
 
     def majority(self) -> Places:
         """The label that most raters give, the less exposed where several are as frequent; -1 where there is none."""
@@ -110,7 +95,10 @@ def votes(runs: Mapping[str, Run]) -> Votes:
     means = [grouped.mean().reindex(index) for grouped in samples.values()]
     scatter = [(grouped.var(ddof=1) / grouped.count()).reindex(index) for grouped in samples.values()]
     return Votes(
-        aligned=aligned,
+        names=aligned.names,
+        tasks=aligned.tasks,
+        labels=aligned.labels,
+        weights=aligned.weights,
         setting=setting,
         values={m: np.stack([table[m].to_numpy(np.float64) for table in means], axis=1) for m in worth},
         scatter={m: np.stack([table[m].to_numpy(np.float64) for table in scatter], axis=1) for m in worth},
@@ -295,7 +283,7 @@ def mean_of(rater: str, values: Array, codes: npt.ArrayLike, *, draws: int, seed
 
 def without_each(votes_of: Votes, measure: Measure) -> dict[str, float]:
     """Mean of a measure over raters and tasks that all labelled, without each rater in turn."""
-    y = pd.DataFrame(votes_of.values[measure], columns=list(votes_of.raters)).dropna()
+    y = pd.DataFrame(votes_of.values[measure], columns=list(votes_of.names)).dropna()
     if y.shape[1] < 2 or y.empty:
         return {}
     return {str(name): float(y.drop(columns=name).to_numpy().mean()) for name in y.columns}

@@ -103,7 +103,7 @@ def write_results(study: Study, place: Place, runs: Mapping[str, Run], tasks: Se
     uses = [*(gold.source for gold in golds), *(use for run in runs.values() for use in run.manifest.sources)]
     classes = None
     if len(runs) >= LEAST_RATERS:
-        classes = latent_classes(lined.labels, len(lined.scale), lined.tasks["onet_soc_code"].str[:2])
+        classes = latent_classes(lined.given, len(lined.scale), lined.tasks["onet_soc_code"].str[:2])
     agreement, pairs = _agreement(study, runs, golds, lined), _pairs(study, lined)
     means, parts = _means(study, lined, classes), _components(study, lined)
     tables = {"agreement": agreement, "pairs": pairs, "means": means, "variance": parts}
@@ -192,7 +192,7 @@ def _agreement(study: Study, runs: Mapping[str, Run], golds: Sequence[Gold], lin
         columns += [f"kappa, {gold.name}", "95%", "accuracy"]
     rows: list[list[Cell]] = []
     for at, (name, run) in enumerate(runs.items()):
-        row: list[Cell] = [name, run.manifest.model, int((lined.labels[:, at] >= 0).sum())]
+        row: list[Cell] = [name, run.manifest.model, int((lined.given[:, at] >= 0).sum())]
         for gold in golds:
             row += [None, None, None] if gold.name == run.ref else _with_gold(study, run, gold, lined)
         rows.append(row)
@@ -231,11 +231,11 @@ def closeness(study: Study, place: Place, runs: Mapping[str, Run]) -> dict[str, 
 
 
 def _pairs(study: Study, lined: Votes) -> Table:
-    aligned = lined.aligned.with_draws(study.draws, study.seed)
+    aligned = lined.with_draws(study.draws, study.seed)
     rows: list[list[Cell]] = []
-    for first, second in itertools.combinations(range(len(lined.raters)), 2):
+    for first, second in itertools.combinations(range(len(lined.names)), 2):
         pair = aligned.pair(lined.setting, first, second)
-        name = f"{lined.raters[first]} and {lined.raters[second]}"
+        name = f"{lined.names[first]} and {lined.names[second]}"
         rows.append([name, len(pair), *_kappa_and_accuracy(pair)])
     columns = ["pair", "tasks", "kappa", "95%", "agreement", "95% of agreement"]
     return Table("Agreement of raters with each other", columns, rows, notes=_intervals_note(study))
@@ -247,13 +247,13 @@ def _intervals_note(study: Study) -> tuple[str, ...]:
 
 def _means(study: Study, lined: Votes, classes: LatentClasses | None) -> Table:
     """Mean exposure by rater, pooled, by the latent-class model, and the range without each rater."""
-    codes, draws = lined.aligned.codes, {"draws": study.draws, "seed": study.seed}
+    codes, draws = lined.codes, {"draws": study.draws, "seed": study.seed}
     notes = ["Means over tasks, each alike.", *_intervals_note(study)]
     found: dict[Measure, list[Mean]] = {
-        m: [mean_of(n, table[:, [i]], codes, **draws) for i, n in enumerate(lined.raters)]
+        m: [mean_of(n, table[:, [i]], codes, **draws) for i, n in enumerate(lined.names)]
         for m, table in lined.values.items()
     }
-    if len(lined.raters) > 1:
+    if len(lined.names) > 1:
         for measure, column in found.items():
             column.append(mean_of("pooled", lined.values[measure], codes, **draws))
             left = without_each(lined, measure)
@@ -284,7 +284,7 @@ def _means(study: Study, lined: Votes, classes: LatentClasses | None) -> Table:
 def _components(study: Study, lined: Votes) -> Table:
     main = _main(lined)
     found: list[Component] = components(
-        lined.values[main], lined.scatter[main], lined.aligned.codes, draws=study.draws, seed=study.seed
+        lined.values[main], lined.scatter[main], lined.codes, draws=study.draws, seed=study.seed
     )
     rows: list[list[Cell]] = [[part.source, part.share, part.interval] for part in found]
     notes = [
@@ -299,7 +299,7 @@ def _confusion(lined: Votes, classes: LatentClasses) -> Table:
     scale = lined.scale
     rows: list[list[Cell]] = [
         [rater, true, *map(float, classes.confusion[at, k])]
-        for at, rater in enumerate(lined.raters)
+        for at, rater in enumerate(lined.names)
         for k, true in enumerate(scale)
     ]
     notes = () if classes.converged else ("The algorithm did not converge; interpret with care.",)
@@ -315,23 +315,23 @@ def _confusion(lined: Votes, classes: LatentClasses) -> Table:
 def _spread(lined: Votes, titles: Mapping[str, str]) -> Table:
     """Occupations by how far raters differ."""
     main = _main(lined)
-    values = pd.DataFrame(lined.values[main], columns=list(lined.raters)).groupby(lined.aligned.codes).mean()
+    values = pd.DataFrame(lined.values[main], columns=list(lined.names)).groupby(lined.codes).mean()
     spread = (values.max(axis=1) - values.min(axis=1)).dropna().sort_values(ascending=False, kind="stable")
     widest = spread.head(_SHOWN)
     rows: list[list[Cell]] = [
         [str(code), titles.get(str(code), ""), gap, *map(known, by_rater)]
         for code, gap, by_rater in zip(widest.index, widest, values.loc[widest.index].to_numpy(), strict=True)
     ]
-    columns = ["code", "title", "spread", *lined.raters]
+    columns = ["code", "title", "spread", *lined.names]
     return Table(f"Occupations with the largest spread of mean {main}", columns, rows, left=2)
 
 
 def _wide(lined: Votes, listed: pd.DataFrame, classes: LatentClasses | None) -> pd.DataFrame:
     """One row a task, a column a rater; the majority and the latent classes' shares beside them."""
     scale = np.array([*lined.scale, None], dtype=object)
-    frame = lined.tasks.merge(listed, on=TASK_KEY, how="left")
-    for at, name in enumerate(lined.raters):
-        frame[f"label_{name}"] = scale[lined.labels[:, at]]
+    frame = lined.tasks[TASK_KEY].merge(listed, on=TASK_KEY, how="left")
+    for at, name in enumerate(lined.names):
+        frame[f"label_{name}"] = scale[lined.given[:, at]]
     for measure, values in lined.values.items():
         frame[f"{measure}_mean"] = pd.DataFrame(values).mean(axis=1)
     frame["majority"] = scale[lined.majority()]
@@ -344,7 +344,7 @@ def _wide(lined: Votes, listed: pd.DataFrame, classes: LatentClasses | None) -> 
 def _corrected(runs: Mapping[str, Run], golds: Sequence[Gold], lined: Votes) -> dict[str, pd.DataFrame]:
     """For each gold that may be a random draw of the tasks: outcomes corrected for each rater's errors, for regressions."""
     made: dict[str, pd.DataFrame] = {}
-    measure, place = _main(lined), pd.MultiIndex.from_frame(lined.tasks)
+    measure, place = _main(lined), pd.MultiIndex.from_frame(lined.tasks[TASK_KEY])
     for number, gold in enumerate(golds, start=1):
         table = pd.DataFrame(columns=["gold", "weight"], index=place, dtype=np.float64)
         asked: list[str] = []
@@ -361,9 +361,9 @@ def _corrected(runs: Mapping[str, Run], golds: Sequence[Gold], lined: Votes) -> 
             continue
         weight = np.where(in_gold, table["weight"] / table["weight"][in_gold].mean(), 1.0)
         chance = np.minimum(in_gold.sum() / (len(in_gold) * weight), 1.0)
-        frame = lined.tasks.assign(gold=table["gold"].to_numpy(), in_gold=in_gold.astype(int), chance=chance)
+        frame = lined.tasks[TASK_KEY].assign(gold=table["gold"].to_numpy(), in_gold=in_gold.astype(int), chance=chance)
         for name in asked:
-            predicted = lined.values[measure][:, lined.raters.index(name)]
+            predicted = lined.values[measure][:, lined.names.index(name)]
             frame[f"{measure}_{name}"] = predicted
             # Any guess will do where the model has no label: the correction is right on average whatever the guess is.
             guess = np.where(np.isnan(predicted), np.nanmean(predicted), predicted)
@@ -385,13 +385,13 @@ def _pooled_run(study: Study, place: Place, runs: Mapping[str, Run], lined: Vote
             onet_soc_code=str(code),
             setting=setting,
             sample=at,
-            label=scale[lined.labels[row, at]],
+            label=scale[lined.given[row, at]],
             request_key=f"{name}:{task}",
             from_store=True,
         )
-        for row, (code, task) in enumerate(lined.tasks.itertuples(index=False))
-        for at, name in enumerate(lined.raters)
-        if lined.labels[row, at] >= 0
+        for row, (code, task) in enumerate(lined.tasks[TASK_KEY].itertuples(index=False))
+        for at, name in enumerate(lined.names)
+        if lined.given[row, at] >= 0
     ]
     manifest = Manifest(
         status="complete",
@@ -504,7 +504,7 @@ def _pages(study: Study, place: Place, pooled: Run, runs: Mapping[str, Run]) -> 
 def _verdict(
     lined: Votes, agreement: Table, pairs: Table, means: Table, golds: Sequence[Gold], classes: LatentClasses | None
 ) -> Iterator[str]:
-    several = int(((lined.labels >= 0).sum(axis=1) > 1).sum())
+    several = int(((lined.given >= 0).sum(axis=1) > 1).sum())
     counts = lined.counts().astype(np.int_)
     both = counts[counts.sum(axis=1) > 1]
     alphas = [krippendorff_several(both, level) for level in ("nominal", "ordinal")] if several else []
@@ -512,7 +512,7 @@ def _verdict(
         nominal, ordinal = alphas
         same = float((both.max(axis=1) == both.sum(axis=1)).mean())
         yield (
-            f"{len(lined.raters)} raters labelled {several:,} tasks in common: {100 * same:.0f}% of these have one label from all, and "
+            f"{len(lined.names)} raters labelled {several:,} tasks in common: {100 * same:.0f}% of these have one label from all, and "
             f"Krippendorff's alpha is {nominal:.2f} (ordinal {ordinal:.2f})."
         )
     by_kappa = sorted(pairs.ranges(), key=lambda row: row[1])
@@ -525,7 +525,7 @@ def _verdict(
             yield f"Agreement with {gold.name} (kappa): {', '.join(f'{name} {value:.2f}' for name, value, _ in told)}."
     main = _main(lined)
     column = list(means.columns).index(f"mean {main}")
-    by_rater = sorted((row for row in means.ranges(column) if row[0] in lined.raters), key=lambda row: row[1])
+    by_rater = sorted((row for row in means.ranges(column) if row[0] in lined.names), key=lambda row: row[1])
     if len(by_rater) > 1:
         (least, low, _), (most, high, _) = by_rater[0], by_rater[-1]
         times = f", a factor of {high / low:.1f}" if low > 0 else ""
