@@ -373,6 +373,18 @@ def simulated(task_sd: float, order_sd: float, repeat_sd: float, seed: int) -> R
     return Run("simulated", None, manifest, labels)
 
 
+def test_the_cap_of_a_trial_is_that_of_its_rubrics_together(capsys: pytest.CaptureFixture[str]) -> None:
+    with provider(lambda seen: judged()) as fake:
+        model = ["--model", "m", "--base-url", fake.base_url, "--tasks", "sample", "--sample", "20", "--quiet"]
+        words = ["rubric", "try", "exposure@1", "exposure", *model, "--concurrency", "1", "--out", "t", "--price", "1/1"]
+        assert run_app([*words, "--max-cost", "0.009"]) == 2
+        assert "--max-cost needs --max-tokens" in capsys.readouterr().err
+        assert fake.seen == []
+        assert run_app([*words, "--max-cost", "0.009", "--max-tokens", "100"]) == 5
+    manifest = json.loads(Path("t/exposure@1/manifest.json").read_text())
+    assert 0 < manifest["cost_usd"] <= 0.0045
+
+
 @pytest.mark.parametrize(("task_sd", "order_sd", "repeat_sd"), [(0.8, 0.6, 0.4), (0.9, 0.0, 0.5), (0.5, 0.9, 0.3)])
 def test_shares_of_variance_are_those_that_the_labels_were_made_with(
     task_sd: float, order_sd: float, repeat_sd: float

@@ -146,7 +146,7 @@ def try_rubrics(
     """Label the same tasks under one or several rubrics and compare each with reference labels, and with each other.
 
     Tasks are drawn from the half of the list for tuning a wording. --final draws from the other half: use it once,
-    when the wording is final.
+    when the wording is final. Each rubric may cost an equal part of --max-cost.
 
     Args:
         files (RUBRIC...): Rubrics by name, or paths of YAML files.
@@ -406,8 +406,9 @@ def _labelled(
     runs: dict[str, relabel.Run] = {}
     rejected: dict[str, Spent] = {}
     for name, rubric in rubrics.items():
-        chosen = replace(options, rubric=rubric)
+        chosen = replace(options, rubric=rubric, max_cost=options.max_cost and options.max_cost / len(rubrics))
         connection = chosen.connection(environment)
+        chosen.require_bounds(connection)
         job = chosen.job(connection)
         job = replace(job, parameters={**job.parameters, **extra})
         typer.echo(f"{name}: {job.size:,} labels", err=True)
