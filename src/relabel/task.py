@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
@@ -19,10 +19,11 @@ from relabel.rubric import Unit
 from relabel.settings import Settings, asset_dir, settings
 from relabel.sources import fetch, registry
 from relabel.sources.statements import LABELS_OF_2023, occupation_columns, task_columns
-from relabel.sources.tables import TASK_TYPES, Table, is_table_file, read_table
+from relabel.sources.tables import OCCUPATION_CODE, TASK_TYPES, Table, is_table_file, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pandera.pandas as pa
 
 TASK_KEY = ["onet_soc_code", "task_id"]
 """Columns that name a task together: one id may stand for tasks of several occupations. A list, as pandas takes no other."""
@@ -68,6 +69,27 @@ class Task:
     importance: float | None = None
 
 
+@cache
+def task_schema() -> pa.DataFrameSchema:
+    """A task list as a table."""
+    import pandera.pandas as pa
+
+    return pa.DataFrameSchema(
+        {
+            "task_id": pa.Column("str", pa.Check.str_matches(r"\S")),
+            "onet_soc_code": pa.Column("str", pa.Check.str_matches(OCCUPATION_CODE)),
+            "title": pa.Column("str"),
+            "text": pa.Column("str"),
+            "task_type": pa.Column("str", nullable=True),
+            "importance": pa.Column("float64", pa.Check.gt(0), nullable=True),
+        },
+        checks=pa.Check(lambda table: len(table) > 0, error="at least one task"),
+        unique=TASK_KEY,
+        strict=True,
+        ordered=True,
+    )
+
+
 def task_table(ref: str, unit: Unit = "task") -> pd.DataFrame:
     """Read a task list as a table, or a list of occupations where those are labelled.
 
@@ -78,7 +100,7 @@ def task_table(ref: str, unit: Unit = "task") -> pd.DataFrame:
         unit: What is labelled. An occupation has its code as `task_id` and its description as `text`.
 
     Returns:
-        One row a task or an occupation, `TASK_COLUMNS`, in the order of the source; of a file each line is checked as it is read.
+        One row a task or an occupation, schema `task_schema`, in the order of the source.
 
     Raises:
         DataError: The list is unknown, or its file is missing or malformed.
@@ -94,7 +116,7 @@ def task_table(ref: str, unit: Unit = "task") -> pd.DataFrame:
 
         return onet.read_tasks(ref)
     types = dict.fromkeys(TASK_COLUMNS, "str") | {"importance": "float64"}
-    return pd.DataFrame(_columns(ref, unit), columns=list(TASK_COLUMNS)).astype(types)
+    return task_schema().validate(pd.DataFrame(_columns(ref, unit), columns=list(TASK_COLUMNS)).astype(types))
 
 
 def _columns(ref: str, unit: Unit) -> Columns:
