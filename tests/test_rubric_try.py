@@ -376,11 +376,11 @@ def simulated(task_sd: float, order_sd: float, repeat_sd: float, seed: int) -> R
 def test_the_cap_of_a_trial_is_that_of_its_rubrics_together(capsys: pytest.CaptureFixture[str]) -> None:
     with provider(lambda seen: judged()) as fake:
         model = ["--model", "m", "--base-url", fake.base_url, "--tasks", "sample", "--sample", "20", "--quiet"]
-        words = ["rubric", "try", "exposure@1", "exposure", *model, "--concurrency", "1", "--out", "t", "--price", "1/1"]
-        assert run_app([*words, "--max-cost", "0.009"]) == 2
+        words = ["rubric", "try", "exposure@1", "exposure", *model, "--concurrency", "1", "--out", "t"]
+        assert run_app([*words, "--price", "1/1", "--max-cost", "0.009"]) == 2
         assert "--max-cost needs --max-tokens" in capsys.readouterr().err
         assert fake.seen == []
-        assert run_app([*words, "--max-cost", "0.009", "--max-tokens", "100"]) == 5
+        assert run_app([*words, "--price", "1/1", "--max-cost", "0.009", "--max-tokens", "100"]) == 5
     manifest = json.loads(Path("t/exposure@1/manifest.json").read_text())
     assert 0 < manifest["cost_usd"] <= 0.0045
 
