@@ -17,10 +17,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src/relabel"
-MOST_LINES, MOST_MODULES = 26_083, 124
+MOST_LINES, MOST_MODULES = 26_079, 124
 MOST_FUNCTION_LINES = 80
 LONG_FUNCTIONS = {
-    "evaluation/evaluate.py:evaluate",
     "cli/compare.py:compare_runs",
     "cli/eval.py:evaluate_run",
     "cli/explain.py:explain",
@@ -31,7 +30,7 @@ LONG_FUNCTIONS = {
     "cli/run.py:run",
     "cli/score.py:score",
 }
-"""Commands, whose signatures have an option a line, and what is still to be split; nothing else may be long."""
+"""Commands, whose signatures have an option a line; nothing else may be long."""
 
 BANNED = (
     r"(?<!there )\bis no (?!longer|more|less)",

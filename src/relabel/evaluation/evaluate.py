@@ -80,8 +80,7 @@ def evaluate(
     Raises:
         DataError: Run and gold share no label; their ids differ; or a task of the gold was shown to the model as an example.
     """
-    if gold is None or isinstance(gold, str):
-        gold = load_gold(gold or default_gold(run))
+    gold = gold if isinstance(gold, Gold) else load_gold(gold or default_gold(run))
     refuse_worked_examples(run, gold)
     aligned = match(run, gold).with_draws(draws, seed)
     pairs: dict[SettingName, Pair] = {s: aligned.pair(s) for s in aligned.labels}
@@ -93,13 +92,7 @@ def evaluate(
     total, unanswered = asked(run)
     incoherent, both = (0, 0) if run.rubric.incoherent is None else incoherent_pairs(run)
     coherence = doc.Coherence(incoherent=incoherent, of=both)
-    warnings = (
-        *gold.caveats,
-        *changed_rubrics(*(each for each in (gold.run, run) if each is not None)),
-        *_doubtful_ids(gold, run, pairs),
-        *aligned.warnings,
-        *run.warnings(),
-    )
+    warnings = _warnings(run, gold, aligned, pairs)
     words = verdict(
         settings,
         beside,
@@ -169,6 +162,12 @@ def refuse_worked_examples(run: Run, gold: Gold) -> None:
             f"the task {gold.table['task_id'][first]!r} of the gold {gold.name} is a worked example of the rubric "
             f"{run.rubric.id}, so the model was shown its label; take it out of the gold, or label with another rubric"
         )
+
+
+def _warnings(run: Run, gold: Gold, aligned: AlignedLabels, pairs: Mapping[SettingName, Pair]) -> tuple[str, ...]:
+    """What must be known before the figures are read, the gold's first."""
+    rubrics = changed_rubrics(*(each for each in (gold.run, run) if each is not None))
+    return (*gold.caveats, *rubrics, *_doubtful_ids(gold, run, pairs), *aligned.warnings, *run.warnings())
 
 
 def _doubtful_ids(gold: Gold, run: Run, pairs: Mapping[SettingName, Pair]) -> list[str]:
