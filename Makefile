@@ -46,15 +46,19 @@ $(VENV)/bin/python:
 
 # Every file that is installed is checked by its hash; what builds the package itself is among them, so nothing else is fetched.
 INSTALL = $(BIN)/python -m pip install --quiet --no-compile --no-deps
+# Byte code is made once, by all cores: where PYTHONDONTWRITEBYTECODE is set, each start would otherwise compile everything anew.
+COMPILE = $(BIN)/python -m compileall -qq -j 0 $(VENV) src || true
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml locks/runtime.txt
 	$(INSTALL) --require-hashes --requirement locks/runtime.txt
 	$(INSTALL) --no-build-isolation --editable .
+	$(COMPILE)
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml locks/dev.txt
 	$(INSTALL) --require-hashes --requirement locks/dev.txt
 	$(INSTALL) --no-build-isolation --editable .
+	$(COMPILE)
 	touch $@ $(VENV)/.installed
 
 # After a change of pyproject.toml or constraints.txt; needs uv (https://docs.astral.sh/uv). Takes the hashes of all platforms.

@@ -72,7 +72,8 @@ class Checkout:
         self.source = source
 
     def environment(self, home: Path) -> dict[str, str]:
-        return os.environ | {"PYTHONPATH": str(self.source), "RELABEL_HOME": str(home), "OPENAI_API_KEY": "none"}
+        own = {"PYTHONPATH": str(self.source), "RELABEL_HOME": str(home), "OPENAI_API_KEY": "none"}
+        return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | own
 
     def run(self, home: Path, *words: str, code: int = 0) -> Taken:
         """Run a command to its end."""
