@@ -18,7 +18,7 @@ from relabel.errors import DataError
 from relabel.rubric import Unit
 from relabel.settings import Settings, asset_dir, settings
 from relabel.sources import fetch, registry
-from relabel.sources.statements import LABELS_OF_2023, occupation_columns, task_columns
+from relabel.sources.onet import LABELS_OF_2023, occupation_columns, task_columns
 from relabel.sources.tables import OCCUPATION_CODE, TASK_TYPES, Table, is_table_file, read_table
 
 if TYPE_CHECKING:

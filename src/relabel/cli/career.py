@@ -63,7 +63,7 @@ def rate(
     """
     from relabel.careers.families import load_families
     from relabel.cli.app import run_app
-    from relabel.sources.statements import occupation_columns
+    from relabel.sources.onet import occupation_columns
     from relabel.task import is_onet_release
 
     only: list[str] = []

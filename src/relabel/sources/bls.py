@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,58 +12,38 @@ import pandas as pd
 from relabel.errors import ColumnError, DataError, UsageError
 from relabel.settings import settings
 from relabel.sources.fetch import locate_role
-from relabel.sources.frames import cached, missing, number, numbers, read_columns, schema, text, validated
+from relabel.sources.frames import cached, missing, numbers, read_columns, validated
 from relabel.sources.registry import Source, load_registry
-from relabel.sources.tables import SOC, cell_text, pick_columns, read_rows
+from relabel.sources.tables import SOC, TEXT, Column, Schema, cell_text, pick_columns, read_rows
 
 _DASH = ("", "—")
 _NOT_AVAILABLE = ("*", "**")
 _TOP_CODED = "#"
 _CAP = re.compile(r"equal to or greater than .*\$([\d,]+) per year")
-_WAGE_FLAGS = ("top-coded", "not-available")
 # The mark that BLS puts behind titles of groups which have no counterpart of their own in 2018.
 _TITLE_MARK = r"\s*\(##\)$"
 
-ISCO08_SOC2010 = schema(
-    {
-        "isco08": text(r"^\d{3,4}$"),
-        "isco08_title": text(r"\S"),
-        "soc2010": text(SOC),
-        "soc2010_title": text(r"\S"),
-    },
-    unique=["isco08", "soc2010"],
-)
-SOC2010_SOC2018 = schema(
-    {
-        "soc2010": text(SOC),
-        "soc2010_title": text(r"\S"),
-        "soc2018": text(SOC),
-        "soc2018_title": text(r"\S"),
-    },
-    unique=["soc2010", "soc2018"],
-)
+_CODE, _COUNT = Column(SOC), Column(bounds=(0, math.inf), nullable=True)
+ISCO08_SOC2010: Schema = {
+    "isco08": Column(r"^\d{3,4}$"),
+    "isco08_title": TEXT,
+    "soc2010": _CODE,
+    "soc2010_title": TEXT,
+}
+SOC2010_SOC2018: Schema = {"soc2010": _CODE, "soc2010_title": TEXT, "soc2018": _CODE, "soc2018_title": TEXT}
 
 RATES = ("mean", "p10", "p25", "median", "p75", "p90")
 """What OEWS says about pay: the mean, the median, and percentiles."""
 _WAGES = {f"annual_{rate}": f"A_{rate.upper().replace('P', 'PCT')}" for rate in RATES}
-WAGES = schema(
-    {
-        "soc2018": text(SOC),
-        "title": text(r"\S"),
-        "group": text(among=("total", "major", "minor", "broad", "detailed")),
-        "employment": number(0),
-    }
-    | {
-        name: column
-        for wage in _WAGES
-        for name, column in (
-            (f"{wage}_usd", number(0)),
-            (f"{wage}_flag", text(among=_WAGE_FLAGS, nullable=True)),
-        )
-    }
-    | {"hourly_only": number(nullable=False, dtype="bool")},
-    unique=["soc2018", "group"],
-)
+_WAGE: Schema = {"usd": _COUNT, "flag": Column(among=("top-coded", "not-available"), nullable=True)}
+WAGES: Schema = {
+    "soc2018": _CODE,
+    "title": TEXT,
+    "group": Column(among=("total", "major", "minor", "broad", "detailed")),
+    "employment": _COUNT,
+    **{f"{wage}_{end}": column for wage in _WAGES for end, column in _WAGE.items()},
+    "hourly_only": Column(),
+}
 
 
 @dataclass(frozen=True)
@@ -168,7 +149,8 @@ def read_isco08_soc2010() -> pd.DataFrame:
         "2010 SOC Code": "soc2010",
         "2010 SOC Title": "soc2010_title",
     }
-    return validated(path, read_columns(path, columns, sheet="ISCO-08 to 2010 SOC"), ISCO08_SOC2010)
+    frame = read_columns(path, columns, sheet="ISCO-08 to 2010 SOC")
+    return validated(path, frame, ISCO08_SOC2010, unique=["isco08", "soc2010"])
 
 
 @cached("crosswalk", source="bls-soc2010-soc2018")
@@ -188,7 +170,7 @@ def read_soc2010_soc2018() -> pd.DataFrame:
     }
     frame = read_columns(path, columns, sheet="Sorted by 2010")
     titles = {name: frame[name].str.replace(_TITLE_MARK, "", regex=True) for name in ("soc2010_title", "soc2018_title")}
-    return validated(path, frame.assign(**titles), SOC2010_SOC2018)
+    return validated(path, frame.assign(**titles), SOC2010_SOC2018, unique=["soc2010", "soc2018"])
 
 
 @cached("projections")
@@ -241,13 +223,15 @@ def read_projections(release: str = "bls-ep-2024-34") -> pd.DataFrame:
     for head, name in measures.items():
         frame[name] = numbers(path, frame[name], head, _DASH)
     frame = missing(frame, list(needs.values()), _DASH)
-    at_the_door = schema(
-        {"soc2018": text(SOC), "title": text(r"\S"), "kind": text(among=("line-item", "summary"))}
-        | {name: number() if name.startswith("change") else number(0) for name in measures.values()}
-        | {name: text(r"\S", nullable=True) for name in needs.values()},
-        unique=["soc2018", "kind"],
-    )
-    return validated(path, frame[list(at_the_door().columns)], at_the_door)
+    columns: Schema = {
+        "soc2018": _CODE,
+        "title": TEXT,
+        "kind": Column(among=("line-item", "summary")),
+        **dict.fromkeys(measures.values(), _COUNT),
+        "change_percent": Column(nullable=True),
+        **dict.fromkeys(needs.values(), Column(r"\S", nullable=True)),
+    }
+    return validated(path, frame, columns, unique=["soc2018", "kind"])
 
 
 @cached("wages")
@@ -282,7 +266,7 @@ def read_wages(release: str = "bls-oews-2024") -> pd.DataFrame:
     for name, head in _WAGES.items():
         frame[f"{name}_flag"] = frame[name].map(flags).astype("str")
         frame[f"{name}_usd"] = numbers(path, frame[name], head, ("", *flags))
-    return validated(path, frame[list(WAGES().columns)], WAGES)
+    return validated(path, frame, WAGES, unique=["soc2018", "group"])
 
 
 @cached("wages")

@@ -12,50 +12,25 @@ import pandas as pd
 
 from relabel.errors import DataError
 from relabel.sources.fetch import locate, locate_role
-from relabel.sources.frames import (
-    cached,
-    missing,
-    number,
-    numbers,
-    plain_task_id,
-    read_columns,
-    schema,
-    text,
-    validated,
-)
+from relabel.sources.frames import cached, missing, numbers, read_columns, validated
+from relabel.sources.onet import LABELS_OF_2023, TASKS, statements
 from relabel.sources.registry import get_source
-from relabel.sources.statements import LABELS_OF_2023
-from relabel.sources.tables import ONET_SOC, TASK_ID, TASK_TYPES
+from relabel.sources.tables import ONET_SOC, TEXT, Column, Schema
 
-SOURCE = LABELS_OF_2023
-
-_EXPOSURE = ("E0", "E1", "E2")
+_EXPOSURE = Column(among=("E0", "E1", "E2"))
 _AUTOMATION = ("T0", "T1", "T2", "T3", "T4")
-_TASK = {
-    "Task ID": "task_id",
-    "O*NET-SOC Code": "onet_soc_code",
-    "Title": "title",
-    "Task": "text",
-    "Task Type": "task_type",
-}
-_TASK_SCHEMA = {
-    "task_id": text(TASK_ID, unique=True),
-    "onet_soc_code": text(ONET_SOC),
-    "title": text(r"\S"),
-    "text": text(r"\S"),
-    "task_type": text(among=TASK_TYPES, nullable=True),
-}
 _SCORES = [f"{who}_{measure}" for who in ("gpt4", "human") for measure in ("alpha", "beta", "gamma")]
 
-LABELS = schema(_TASK_SCHEMA | {name: text(among=_EXPOSURE) for name in ("gpt4", "gpt4_alt", "human")})
-AUTOMATION = schema(_TASK_SCHEMA | {"gpt4": text(among=_AUTOMATION), "human": text(among=_AUTOMATION, nullable=True)})
-OCCUPATIONS = schema(
-    {"onet_soc_code": text(ONET_SOC, unique=True), "title": text(r"\S")}
-    | {name: number(0, 1, nullable=False) for name in _SCORES}
-)
+LABELS: Schema = {**TASKS, **dict.fromkeys(("gpt4", "gpt4_alt", "human"), _EXPOSURE)}
+AUTOMATION: Schema = {**TASKS, "gpt4": Column(among=_AUTOMATION), "human": Column(among=_AUTOMATION, nullable=True)}
+OCCUPATIONS: Schema = {
+    "onet_soc_code": Column(ONET_SOC, unique=True),
+    "title": TEXT,
+    **dict.fromkeys(_SCORES, Column(bounds=(0, 1))),
+}
 
 
-@cached("labels", source=SOURCE)
+@cached("labels", source=LABELS_OF_2023)
 def read_labels() -> pd.DataFrame:
     """The published task labels of 2023.
 
@@ -64,12 +39,12 @@ def read_labels() -> pd.DataFrame:
         `Supplemental`, missing for 1,312), and the labels `gpt4` (published), `gpt4_alt` (a second wording of the
         rubric) and `human` (annotators, aggregated), each `E0`, `E1` or `E2`.
     """
-    path = locate_role(SOURCE, "labels")
-    columns = _TASK | {"gpt4_exposure": "gpt4", "gpt4_exposure_alt_rubric": "gpt4_alt", "human_exposure_agg": "human"}
-    return validated(path, _tasks(read_columns(path, columns)), LABELS)
+    path = locate_role(LABELS_OF_2023, "labels")
+    columns = {"gpt4_exposure": "gpt4", "gpt4_exposure_alt_rubric": "gpt4_alt", "human_exposure_agg": "human"}
+    return validated(path, _tasks(path, columns), LABELS)
 
 
-@cached("automation-labels", source=SOURCE)
+@cached("automation-labels", source=LABELS_OF_2023)
 def read_automation() -> pd.DataFrame:
     """The published automation labels of 2023, from `T0` (none) to `T4` (full).
 
@@ -77,13 +52,12 @@ def read_automation() -> pd.DataFrame:
         One row a task, 19,265: `task_id, onet_soc_code, title, text, task_type`, and the labels `gpt4` and `human`;
         people labelled 100 tasks only, elsewhere `human` is missing.
     """
-    path = locate_role(SOURCE, "automation-labels")
-    columns = _TASK | {"gpt4_automation": "gpt4", "human_automation": "human"}
-    tasks = missing(_tasks(read_columns(path, columns)), ["human"])
-    return validated(path, tasks, AUTOMATION)
+    path = locate_role(LABELS_OF_2023, "automation-labels")
+    tasks = _tasks(path, {"gpt4_automation": "gpt4", "human_automation": "human"})
+    return validated(path, missing(tasks, ["human"]), AUTOMATION)
 
 
-@cached("occupation-scores", source=SOURCE)
+@cached("occupation-scores", source=LABELS_OF_2023)
 def read_occupations() -> pd.DataFrame:
     """The published scores of occupations of 2023.
 
@@ -91,7 +65,7 @@ def read_occupations() -> pd.DataFrame:
         One row a code, 923: `onet_soc_code, title, gpt4_alpha, gpt4_beta, gpt4_gamma, human_alpha, human_beta,
         human_gamma`, shares from 0 to 1; the file calls GPT-4's scores `dv_rating_*`.
     """
-    path = locate_role(SOURCE, "occupation-scores")
+    path = locate_role(LABELS_OF_2023, "occupation-scores")
     published = {name: name.replace("gpt4", "dv_rating").replace("human", "human_rating") for name in _SCORES}
     columns = {"O*NET-SOC Code": "onet_soc_code", "Title": "title"} | {old: new for new, old in published.items()}
     frame = read_columns(path, columns)
@@ -99,8 +73,8 @@ def read_occupations() -> pd.DataFrame:
     return validated(path, frame, OCCUPATIONS)
 
 
-def _tasks(frame: pd.DataFrame) -> pd.DataFrame:
-    return missing(frame.assign(task_id=plain_task_id(frame["task_id"])), ["task_type"])
+def _tasks(path: Path, labels: Mapping[str, str]) -> pd.DataFrame:
+    return pd.DataFrame(statements(path, {"Title": "title", **labels}), dtype="str")
 
 
 RELABELS = "relabels-2026"

@@ -1,34 +1,136 @@
-"""O*NET: tasks with their importance, occupations, job zones, work activities, taxonomy crosswalks."""
+"""O*NET: tasks with their importance, occupations, job zones, work activities, taxonomy crosswalks.
+
+Task lists are plain columns first, those of the labels of 2023 too: a run needs them, and no table library beside them.
+"""
 
 from __future__ import annotations
 
-import pandas as pd
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from relabel.errors import DataError
 from relabel.sources.fetch import locate_role
-from relabel.sources.frames import cached, number, numbers, plain_task_id, read_columns, schema, text, validated
-from relabel.sources.statements import occupation_columns, task_columns
-from relabel.sources.tables import ONET_SOC, SOC, TASK_ID, text_columns
+from relabel.sources.frames import cached, numbers, read_columns, validated
+from relabel.sources.registry import get_source
+from relabel.sources.tables import (
+    NOT_GIVEN,
+    ONET_SOC,
+    SOC,
+    TASK_ID,
+    TASK_TYPES,
+    TEXT,
+    Column,
+    Schema,
+    category,
+    plain_id,
+    require_columns,
+    require_values,
+    text_columns,
+)
 
-JOB_ZONES = schema(
-    {"onet_soc_code": text(ONET_SOC, unique=True), "job_zone": number(1, 5, nullable=False, dtype="int64")}
-)
-DWAS = schema(
-    {
-        "task_id": text(TASK_ID),
-        "onet_soc_code": text(ONET_SOC),
-        "dwa_id": text(r"^\d\.[A-Z]\."),
-        "dwa_title": text(r"\S"),
-    },
-    unique=["task_id", "dwa_id"],
-)
-TO_SOC2018 = schema(
-    {
-        "onet_soc_code": text(ONET_SOC, unique=True),
-        "title": text(r"\S"),
-        "soc2018": text(SOC),
-        "soc2018_title": text(r"\S"),
+if TYPE_CHECKING:
+    import pandas as pd
+
+LABELS_OF_2023 = "eloundou-2023"
+
+TASKS: Schema = {
+    "task_id": Column(TASK_ID, unique=True),
+    "onet_soc_code": Column(ONET_SOC),
+    "title": TEXT,
+    "text": TEXT,
+    "task_type": Column(among=TASK_TYPES, nullable=True),
+}
+_RATINGS: Schema = {
+    "onet_soc_code": Column(ONET_SOC),
+    "task_id": Column(TASK_ID),
+    "importance": Column(bounds=(1, 5)),
+}
+OCCUPATIONS: Schema = {"onet_soc_code": Column(ONET_SOC, unique=True), "title": TEXT, "description": TEXT}
+JOB_ZONES: Schema = {"onet_soc_code": Column(ONET_SOC, unique=True), "job_zone": Column(bounds=(1, 5))}
+DWAS: Schema = {
+    "task_id": Column(TASK_ID),
+    "onet_soc_code": Column(ONET_SOC),
+    "dwa_id": Column(r"^\d\.[A-Z]\."),
+    "dwa_title": TEXT,
+}
+TO_SOC2018: Schema = {
+    "onet_soc_code": Column(ONET_SOC, unique=True),
+    "title": TEXT,
+    "soc2018": Column(SOC),
+    "soc2018_title": TEXT,
+}
+
+
+def statements(path: Path, others: dict[str, str]) -> dict[str, list[Any]]:
+    """Task statements of a file, with plain ids and types, and other columns of it; unchecked."""
+    names = {"Task ID": "task_id", "O*NET-SOC Code": "onet_soc_code", "Task": "text", "Task Type": "task_type"}
+    columns = text_columns(path, names | others)
+    kinds = {
+        kind: None if kind in NOT_GIVEN else category(kind, TASK_TYPES) or kind for kind in set(columns["task_type"])
     }
-)
+    plain = {"task_id": [*map(plain_id, columns["task_id"])], "task_type": [kinds[k] for k in columns["task_type"]]}
+    return {**columns, **plain}
+
+
+def task_columns(release: str) -> dict[str, list[Any]]:
+    """Task statements with their importance, in the order of the release.
+
+    Args:
+        release: Id of an O*NET source, or `LABELS_OF_2023`.
+
+    Returns:
+        `task_id, onet_soc_code, title, text, task_type` (`Core`, `Supplemental` or None) and `importance` (1 to 5; None where
+        the task is not rated or the release is registered without ratings). 18,796 tasks of 923 codes in 30.2 and 29.1.
+
+    Raises:
+        DataError: A file is missing, is not the registered one, or breaks these rules.
+    """
+    of_2023 = release == LABELS_OF_2023
+    path = locate_role(release, "labels" if of_2023 else "tasks")
+    columns = statements(path, {"Title": "title"} if of_2023 else {})
+    rated: dict[tuple[str, str], float] = {}
+    if not of_2023:
+        known = occupation_columns(release)
+        titles = dict(zip(known["onet_soc_code"], known["title"], strict=True))
+        columns["title"] = [titles.get(code) for code in columns["onet_soc_code"]]
+        rated = importance(release)
+    require_columns(path, columns, TASKS)
+    keys = zip(columns["onet_soc_code"], columns["task_id"], strict=True)
+    return {**{name: columns[name] for name in TASKS}, "importance": [rated.get(key) for key in keys]}
+
+
+def importance(release: str) -> dict[tuple[str, str], float]:
+    """Importance ratings (1 to 5) by code and task id: the scale IM of a file that may have others; empty without a file."""
+    if get_source(release).find_role("task-ratings") is None:
+        return {}
+    path = locate_role(release, "task-ratings")
+    names = {"O*NET-SOC Code": "code", "Task ID": "task_id", "Scale ID": "scale", "Data Value": "value"}
+    rows = zip(*text_columns(path, names).values(), strict=True)
+    rated = [
+        (code, plain_id(task), _float(path, value))
+        for code, task, scale, value in rows
+        if scale.upper() == "IM" and value not in NOT_GIVEN
+    ]
+    require_columns(path, {name: [row[at] for row in rated] for at, name in enumerate(_RATINGS)}, _RATINGS)
+    require_values(path, "task_id", [f"{task} of {code}" for code, task, _ in rated], Column(unique=True))
+    return {(code, task): value for code, task, value in rated}
+
+
+def occupation_columns(release: str) -> dict[str, list[str]]:
+    """All occupations of an O*NET release, those without tasks included: `onet_soc_code, title, description`; 1,016 rows."""
+    path = locate_role(release, "occupations")
+    columns = text_columns(path, {"O*NET-SOC Code": "onet_soc_code", "Title": "title", "Description": "description"})
+    require_columns(path, columns, OCCUPATIONS)
+    return columns
+
+
+def _float(path: Path, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise DataError(
+            f"{path}, column 'Data Value': {text!r} is not a number; check that it is the right file"
+        ) from error
 
 
 @cached("tasks", "occupations", "task-ratings")
@@ -43,6 +145,8 @@ def read_tasks(release: str = "onet-30.2") -> pd.DataFrame:
         `Supplemental`, or missing) and `importance` (float, 1 to 5; missing where the task is not rated or the release
         is registered without ratings). 30.2 and 29.1 have 18,796 tasks of 923 codes each.
     """
+    import pandas as pd
+
     columns = task_columns(release)
     return pd.DataFrame(columns).astype(dict.fromkeys(columns, "str") | {"importance": "float64"})
 
@@ -66,6 +170,8 @@ def read_occupations(release: str = "onet-30.2") -> pd.DataFrame:
     Returns:
         One row a code: `onet_soc_code, title, description`; 1,016 rows.
     """
+    import pandas as pd
+
     return pd.DataFrame(occupation_columns(release), dtype="str")
 
 
@@ -98,10 +204,10 @@ def read_dwas(release: str = "onet-30.2") -> pd.DataFrame:
     path = locate_role(release, "tasks-to-dwas")
     columns = {"Task ID": "task_id", "O*NET-SOC Code": "onet_soc_code", "DWA ID": "dwa_id"}
     links = read_columns(path, columns)
-    links = links.assign(task_id=plain_task_id(links["task_id"]))
+    links = links.assign(task_id=links["task_id"].map(plain_id))
     names = {"DWA ID": "dwa_id", "DWA Title": "dwa_title"}
     titles = read_columns(locate_role(release, "dwas"), names)
-    return validated(path, links.merge(titles, how="left", on="dwa_id"), DWAS)
+    return validated(path, links.merge(titles, how="left", on="dwa_id"), DWAS, unique=["task_id", "dwa_id"])
 
 
 @cached("2019-to-soc2018", source="onet-taxonomy")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,53 +11,47 @@ import pandas as pd
 
 from relabel.errors import ColumnError, DataError
 from relabel.sources.fetch import locate_role
-from relabel.sources.frames import cached, missing, number, numbers, read_columns, schema, text, validated
+from relabel.sources.frames import cached, missing, numbers, read_columns, validated
 from relabel.sources.registry import get_source
-from relabel.sources.tables import UK_SOC_UNIT
+from relabel.sources.tables import TEXT, UK_SOC_UNIT, Column, Schema
 
 _LEVELS = {1: "major", 2: "sub-major", 3: "minor", 4: "unit"}
 
-CODING_INDEX = schema(
-    {
-        "unique_id": text(r"\S", unique=True),
-        "soc2020": text(UK_SOC_UNIT, nullable=True),
-        "isco08": text(r"^\d{4}$", nullable=True),
-    }
-)
-GROUPS = schema(
-    {
-        "soc2020": text(r"^\d{1,4}$", unique=True),
-        "level": text(among=_LEVELS.values()),
-        "title": text(r"\S"),
-        "description": text(r"\S"),
-        "tasks": text(r"\S", nullable=True),
-        "job_titles": text(r"\S", nullable=True),
-    }
-)
+CODING_INDEX: Schema = {
+    "unique_id": Column(r"\S", unique=True),
+    "soc2020": Column(UK_SOC_UNIT, nullable=True),
+    "isco08": Column(r"^\d{4}$", nullable=True),
+}
+GROUPS: Schema = {
+    "soc2020": Column(r"^\d{1,4}$", unique=True),
+    "level": Column(among=_LEVELS.values()),
+    "title": TEXT,
+    "description": TEXT,
+    "tasks": Column(r"\S", nullable=True),
+    "job_titles": Column(r"\S", nullable=True),
+}
 
 # Head in the workbook, then value column, then the stem of its flag, coefficient of variation and quality.
 _MEASURES = [("(thousand)", "jobs", "jobs"), ("Median", "median_pay_gbp", "median"), ("Mean", "mean_pay_gbp", "mean")]
 _FLAGS = {"x": "unreliable", "..": "disclosive", ":": "not-applicable", "-": "nil-or-negligible", ".": "unavailable"}
 _BANDS = ("precise", "reasonably precise", "acceptable", "unreliable")
 
-ASHE = schema(
-    {
-        "code": text(r"^\d{1,4}$", nullable=True),
-        "title": text(r"\S"),
-        "level": text(among=("all", *_LEVELS.values(), "not-classified")),
-    }
-    | {
-        name: column
-        for _, value, stem in _MEASURES
-        for name, column in (
-            (value, number(0)),
-            (f"{stem}_flag", text(among=_FLAGS.values(), nullable=True)),
-            (f"{stem}_cv", number(0)),
-            (f"{stem}_quality", text(among=_BANDS, nullable=True)),
-        )
-    }
-)
-ASHE_MEDIANS = schema({"soc2020": text(UK_SOC_UNIT, unique=True), "median_pay_gbp": number(0)})
+_FIGURE = Column(bounds=(0, math.inf), nullable=True)
+ASHE: Schema = {
+    "code": Column(r"^\d{1,4}$", nullable=True),
+    "title": TEXT,
+    "level": Column(among=("all", *_LEVELS.values(), "not-classified")),
+} | {
+    name: column
+    for _, value, stem in _MEASURES
+    for name, column in (
+        (value, _FIGURE),
+        (f"{stem}_flag", Column(among=_FLAGS.values(), nullable=True)),
+        (f"{stem}_cv", _FIGURE),
+        (f"{stem}_quality", Column(among=_BANDS, nullable=True)),
+    )
+}
+ASHE_MEDIANS: Schema = {"soc2020": Column(UK_SOC_UNIT, unique=True), "median_pay_gbp": _FIGURE}
 
 
 @cached("coding-index")
@@ -112,7 +107,7 @@ def read_groups(release: str = "ons-soc2020") -> pd.DataFrame:
     for name in ("tasks", "job_titles"):
         frame[name] = frame[name].str.replace(r"\s*\n\s*", "\n", regex=True).str.replace(r"(?m)^~", "", regex=True)
     frame = frame.assign(soc2020=code, level=code.str.len().map(_LEVELS).astype("str"))
-    return validated(path, frame[list(GROUPS().columns)], GROUPS)
+    return validated(path, frame, GROUPS)
 
 
 def read_unit_groups(release: str = "ons-soc2020") -> pd.DataFrame:

@@ -15,7 +15,7 @@ import sys
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -508,44 +508,63 @@ def pick_columns(
     return dict(zip([*columns.values(), *(optional or {}).values()], picked, strict=True))
 
 
-def require_values(
-    path: Path,
-    column: str,
-    values: Sequence[str | float | None],
-    *,
-    pattern: str = "",
-    among: Sequence[str] = (),
-    bounds: tuple[float, float] | None = None,
-    nullable: bool = False,
-    unique: bool = False,
-) -> None:
-    """Check a column that is read without a table library.
+@dataclass(frozen=True)
+class Column:
+    """What a column of a publisher's table may hold.
+
+    Attributes:
+        pattern: Regular expression that every text matches.
+        among: The only allowed texts.
+        bounds: Least and largest number, both of them allowed.
+        nullable: Whether values may be missing.
+        unique: Whether each value occurs once.
+    """
+
+    pattern: str = ""
+    among: Collection[str] = ()
+    bounds: tuple[float, float] | None = None
+    nullable: bool = False
+    unique: bool = False
+
+
+Schema = Mapping[str, Column]
+TEXT = Column(r"\S")
+
+
+def require_columns(path: Path, table: Mapping[str, Sequence[str | float | None]], schema: Schema) -> None:
+    """Check columns of a table, see `require_values`."""
+    for name, column in schema.items():
+        require_values(path, name, table[name], column)
+
+
+def require_values(path: Path, name: str, values: Sequence[str | float | None], column: Column) -> None:
+    """Check the values of a column.
 
     Raises:
         DataError: There is no row, or a value is missing, repeated or not of this kind; it names file, column, value and row.
     """
     there = [value for value in values if value is not None]
-    different = set(there)
-    fits = re.compile(pattern).search
-    low, high = bounds or (-math.inf, math.inf)
-    if among:
-        expected, wrong = f"one of {', '.join(among)}", different - set(among)
-    elif bounds:
+    different, wrong, expected = set(there), set[str | float](), ""
+    if column.among:
+        expected, wrong = f"one of {', '.join(column.among)}", different - set(column.among)
+    elif column.bounds:
+        low, high = column.bounds
         wrong = {value for value in different if not low <= cast("float", value) <= high}
         expected = f"at most {high:g}" if any(cast("float", value) > high for value in wrong) else f"at least {low:g}"
-    else:
-        expected, wrong = f"a value like {pattern}", {value for value in different if not fits(cast("str", value))}
+    elif column.pattern:
+        fits = re.compile(column.pattern).search
+        expected, wrong = f"a value like {column.pattern}", {value for value in different if not fits(str(value))}
     problem = "" if values else ": the table does not have at least one row"
-    if len(there) < len(values) and not nullable:
-        problem = f", column {column!r}: a value is missing in row {values.index(None) + 1} of the table"
-    elif unique and len(different) < len(there):
+    if len(there) < len(values) and not column.nullable:
+        problem = f", column {name!r}: a value is missing in row {values.index(None) + 1} of the table"
+    elif column.unique and len(different) < len(there):
         value = Counter(there).most_common(1)[0][0]
         problem = (
-            f", column {column!r}: {value!r} occurs more than once, first in row {values.index(value) + 1} of the table"
+            f", column {name!r}: {value!r} occurs more than once, first in row {values.index(value) + 1} of the table"
         )
     elif wrong:
         row, value = next((row, value) for row, value in enumerate(values, start=1) if value in wrong)
         shown = f"{value:g}" if isinstance(value, float) else repr(value)
-        problem = f", column {column!r}: {shown} in row {row} of the table is not {expected}"
+        problem = f", column {name!r}: {shown} in row {row} of the table is not {expected}"
     if problem:
         raise DataError(f"{path}{problem}; check that it is the right file and release")
