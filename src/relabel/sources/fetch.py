@@ -7,8 +7,6 @@ know it, with the one pinned at first use.
 from __future__ import annotations
 
 import hashlib
-import logging
-import os
 import re
 import shutil
 import tempfile
@@ -17,12 +15,12 @@ import zlib
 from collections.abc import Callable, Container, Iterable
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
 from relabel.errors import ChecksumError, DataError, SourceMissingError
-from relabel.files import make_private_dir
+from relabel.files import make_private_dir, replacing
 from relabel.settings import Frozen, settings
 from relabel.sources.registry import CopyStatus, Source, SourceFile, get_source, load_registry
 from relabel.sources.tables import plain_name
@@ -248,36 +246,27 @@ def _mismatch_advice(source: Source, entry: SourceFile, path: Path, where: Where
         )
     if where == "mirror":
         return f"{reason}copy the file into the mirror again or register your own release in a RELABEL_SOURCES file"
-    if entry.download in ("file", "zip"):
+    if entry.can_fetch:
         return f"{reason}run `relabel data pull {source.id}` to fetch it again"
     return f"{reason}delete it and put the registered file in its place"
 
 
 def _check_local(source: Source, entry: SourceFile) -> FileCheck:
     local = _local_path(source, entry)
-    check = FileCheck(
-        source_id=source.id,
-        file=entry.name,
-        state="missing",
-        wanted=entry.sha256,
-        copy_status=entry.copy_status,
-        can_fetch=entry.download in ("file", "zip"),
-        pinned=_pin_path(source, entry).exists(),
-    )
-    if local is None:
-        return check.model_copy(update={"message": how_to_get(source, entry)})
-    path, where = local
-    check = check.model_copy(update={"path": path, "where": where})
-    try:
-        found, status = _accept(source, entry, path, where)
-    except ChecksumError as error:
-        news = {"state": "mismatch", "wanted": error.wanted, "found": error.found, "message": str(error)}
-        return check.model_copy(update=news)
-    except DataError as error:
-        return check.model_copy(update={"state": "unreadable", "message": str(error)})
-    pinned = check.pinned or (is_pinned_kind(entry) and found != entry.sha256)
-    news = {"state": "ok", "found": found, "wanted": found, "copy_status": status, "pinned": pinned}
-    return check.model_copy(update=news)
+    found: dict[str, Any] = {"state": "missing", "message": how_to_get(source, entry)}
+    if local is not None:
+        path, where = local
+        found = {"path": path, "where": where}
+        try:
+            sha256, status = _accept(source, entry, path, where)
+            found |= {"state": "ok", "found": sha256, "wanted": sha256, "copy_status": status}
+        except ChecksumError as error:
+            found |= {"state": "mismatch", "wanted": error.wanted, "found": error.found, "message": str(error)}
+        except DataError as error:
+            found |= {"state": "unreadable", "message": str(error)}
+    known: dict[str, Any] = {"wanted": entry.sha256, "copy_status": entry.copy_status, "can_fetch": entry.can_fetch}
+    pinned = _pin_path(source, entry).exists()
+    return FileCheck(source_id=source.id, file=entry.name, pinned=pinned, **known | found)
 
 
 _TIMEOUT_S = 60
@@ -314,7 +303,7 @@ def is_pinned_kind(entry: SourceFile) -> bool:
 def how_to_get(source: Source, entry: SourceFile) -> str:
     """One clause that says how a missing file can be obtained."""
     place = f"{source.id}/{entry.name}"
-    if entry.download in ("file", "zip"):
+    if entry.can_fetch:
         return f"set RELABEL_DATA_MIRROR to a folder that holds {place}, or run `relabel data pull {source.id}`"
     if entry.download == "page":
         return (
@@ -344,16 +333,19 @@ def download(source: Source, entry: SourceFile) -> Path:
         SourceMissingError: The file cannot be fetched automatically, or the download failed.
         DataError: What was sent is not an archive, or lacks the file.
     """
-    if entry.url is None or entry.download in ("page", "none"):
+    if entry.url is None or not entry.can_fetch:
         derived = entry.copy_status == "derived"
         why = "is a derived extract that the publisher does not offer" if derived else "has no official address"
         why = "cannot be fetched automatically" if entry.download == "page" else why
         raise SourceMissingError(f"{source.id}/{entry.name} {why}; {how_to_get(source, entry)}")
+    import pooch
+
     folder = cached_path(source, entry).parent
     try:
         make_private_dir(folder)
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as scratch:
-            got = _retrieve(entry.url, Path(scratch))
+            got = Path(scratch) / "download"
+            pooch.HTTPDownloader(timeout=_TIMEOUT_S, headers=_HEADERS)(entry.url, str(got), None)
             if entry.download == "file":
                 _keep(source, entry, got)
             else:
@@ -367,39 +359,21 @@ def download(source: Source, entry: SourceFile) -> Path:
     return cached_path(source, entry)
 
 
-def _retrieve(url: str, folder: Path) -> Path:
-    import pooch
-
-    logger = pooch.get_logger()
-    level = logger.level
-    # pooch would print the checksum and advise to note it down, which is this module's work.
-    logger.setLevel(logging.WARNING)
-    try:
-        # pooch's own protocol names the arguments otherwise than its own downloaders do.
-        downloader = cast("Any", pooch.HTTPDownloader(timeout=_TIMEOUT_S, headers=_HEADERS))
-        return Path(pooch.retrieve(url, known_hash=None, fname="download", path=folder, downloader=downloader))
-    finally:
-        logger.setLevel(level)
-
-
 def _unpack(source: Source, entry: SourceFile, archive: Path) -> None:
     """Keep every member of the archive that the source lists and lacks; complain about the wanted one only."""
     refused: ChecksumError | None = None
     try:
         with zipfile.ZipFile(archive) as bundle:
             for other in source.files:
-                if other.url != entry.url or other.download != "zip":
-                    continue
-                if other != entry and cached_path(source, other).exists():
-                    continue
-                member = _member(bundle, other.member or other.name)
+                beside = (other.url, other.download) == (entry.url, "zip") and not cached_path(source, other).exists()
+                member = _member(bundle, other.member or other.name) if beside or other == entry else None
+                if member is None and other == entry:
+                    inside = ", ".join(bundle.namelist()[:8])
+                    raise DataError(
+                        f"the archive at {entry.url} has no member {other.member!r} (it has {inside}); "
+                        f"correct the member of {source.id!r} in a RELABEL_SOURCES file"
+                    )
                 if member is None:
-                    if other == entry:
-                        inside = ", ".join(bundle.namelist()[:8])
-                        raise DataError(
-                            f"the archive at {entry.url} has no member {other.member!r} (it has {inside}); "
-                            f"correct the member of {source.id!r} in a RELABEL_SOURCES file"
-                        )
                     continue
                 # A path of its own each, because checksums are remembered by path, time and size.
                 unpacked = archive.parent / "members" / other.name
@@ -431,35 +405,25 @@ def _member(bundle: zipfile.ZipFile, wanted: str) -> str | None:
 
 def _keep(source: Source, entry: SourceFile, got: Path) -> None:
     """Move a fetched file into the cache if it is the registered one, or pin it if it is the first."""
-    found = sha256_of(got)
-    target = cached_path(source, entry)
-    if is_pinned_kind(entry):
-        pin = read_pin(source, entry)
-        if pin is None:
-            # Before the file, so that no file ever lies in the cache without its checksum.
-            write_pin(source, entry, got, str(entry.url))
-            pin = found
-        wanted = pin
-    else:
-        wanted = entry.sha256 or ""
+    found, target, by_pin = sha256_of(got), cached_path(source, entry), is_pinned_kind(entry)
+    if by_pin and read_pin(source, entry) is None:
+        # Before the file, so that no file ever lies in the cache without its checksum.
+        write_pin(source, entry, got, str(entry.url))
+    wanted = (read_pin(source, entry) if by_pin else entry.sha256) or ""
     if found != wanted:
-        raise ChecksumError(
-            Path(source.id) / entry.name,
-            wanted,
-            found,
-            f"it came from {entry.url}, where the publisher may have replaced it: "
-            + (
-                f"`relabel data unpin {source.id}` forgets the checksum that was pinned at first use"
-                if is_pinned_kind(entry)
-                else "register it as your own release in a RELABEL_SOURCES file"
-            ),
+        advice = (
+            f"`relabel data unpin {source.id}` forgets the checksum that was pinned at first use"
+            if by_pin
+            else "register it as your own release in a RELABEL_SOURCES file"
         )
+        came = f"it came from {entry.url}, where the publisher may have replaced it: {advice}"
+        raise ChecksumError(Path(source.id) / entry.name, wanted, found, came)
     got.replace(target)
     _fetched.add(target)
 
 
 def _pin_path(source: Source, entry: SourceFile) -> Path:
-    return settings().download_dir / source.id / f"{entry.name}.sha256"
+    return cached_path(source, entry).with_name(f"{entry.name}.sha256")
 
 
 def read_pin(source: Source, entry: SourceFile) -> str | None:
@@ -536,10 +500,9 @@ def write_pin(source: Source, entry: SourceFile, path: Path, came_from: str) -> 
     found, path = sha256_of(path), _pin_path(source, entry)
     try:
         make_private_dir(path.parent)
-        handle, scratch = tempfile.mkstemp(prefix=".pin-", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            out.write(f"{found}  {entry.name}\n")
-        Path(scratch).replace(path)
+        with replacing(path) as scratch:
+            scratch.touch(mode=0o600)
+            scratch.write_text(f"{found}  {entry.name}\n", encoding="utf-8")
     except OSError as error:
         raise DataError(f"the pin {path} cannot be written ({error.strerror}); check RELABEL_HOME") from error
 
@@ -552,7 +515,7 @@ def _remove_pin(source: Source, entry: SourceFile) -> bool:
     """
     try:
         pinned = _pin_path(source, entry).exists()
-        if pinned and entry.download in ("file", "zip"):
+        if pinned and entry.can_fetch:
             cached_path(source, entry).unlink(missing_ok=True)
         _pin_path(source, entry).unlink(missing_ok=True)
     except OSError as error:

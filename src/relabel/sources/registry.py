@@ -65,6 +65,11 @@ class SourceFile(Frozen):
             raise ValueError(f"copy = {self.copy_status!r} needs the key 'sha256'")
         return self
 
+    @property
+    def can_fetch(self) -> bool:
+        """Whether it can be fetched without a person."""
+        return self.download in ("file", "zip")
+
 
 class Source(Frozen):
     """One release of one publisher's data.

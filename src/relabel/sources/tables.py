@@ -26,9 +26,6 @@ from relabel.errors import ColumnError, DataError
 if TYPE_CHECKING:
     from openpyxl import Workbook
 
-SUFFIXES = (".csv", ".tsv", ".tab", ".txt", ".xlsx", ".xls")
-"""Suffixes that distinguish the path of a table from the name of a source."""
-
 COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
     "task_id": ("task_id", "id"),
     "onet_soc_code": ("onet_soc_code", "soc_code", "onet_soc_2019_code"),
@@ -65,7 +62,7 @@ Rows = list[list[Any]]
 
 def is_table_file(ref: str | Path) -> bool:
     """Whether a word names a file with a table, by its ending, and not a source or list."""
-    return Path(ref).suffix.lower() in SUFFIXES
+    return Path(ref).suffix.lower() in (".csv", ".tsv", ".tab", ".txt", ".xlsx", ".xls")
 
 
 def plain_name(column: str) -> str:
@@ -479,19 +476,18 @@ def pick_columns(
 ) -> dict[str, list[str]]:
     """The cells of some columns among raw rows, see `text_columns`; with `header_first` the first row is the header."""
     first = next(iter(columns))
+    header: list[str] | None = None
     skipped: list[Sequence[Any]] = []
     rows = iter(rows)
     for row in rows:
-        header = [" ".join(cell_text(cell).split()) for cell in row]
-        if plain_name(first) in map(plain_name, header):
+        names = [" ".join(cell_text(cell).split()) for cell in row]
+        if plain_name(first) in map(plain_name, names):
+            header = names
             break
         skipped.append(row)
         if header_first:
-            header = []
             break
-    else:
-        header = []
-    if not header:
+    if header is None:
         widest = max(skipped[:20], key=lambda row: sum(cell is not None and cell != "" for cell in row), default=[])
         raise ColumnError(path, first, [name for name in map(cell_text, widest) if name])
     places: list[int] = []
