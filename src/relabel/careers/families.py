@@ -224,34 +224,24 @@ def _page(
     exposure, outlook = figures.exposure(), figures.outlook()
     epoch, no_epoch = figures.epoch()
     near, careers = related.get(family.id, ((), ()))
+    score = resilience(
+        cuts,
+        exposure=exposure.strict if cuts.low_exposure.reading == "strict" else exposure.with_tools,
+        change_percent=outlook.change_percent,
+        ratings=None if epoch is None else epoch.total,
+        span=f"from {outlook.start} to {outlook.end}",
+        why_missing={"low-exposure": exposure.words, "growing-demand": outlook.status, "human-advantage": no_epoch},
+    )
     return FamilyPage(
-        id=family.id,
-        name=family.name,
-        description=family.description,
-        run=table.run,
-        model=table.model,
-        tasks=table.tasks,
+        **family.model_dump(exclude={"codes"}),
+        **{name: getattr(table, name) for name in ("run", "model", "tasks", "sample", "partial", "note")},
         epoch_run=None if epoch_run is None else epoch_run.name,
-        sample=table.sample,
-        partial=table.partial,
-        note=table.note,
         exposure=exposure,
         outlook=outlook,
         pay=figures.pay(),
         preparation=figures.preparation(),
         epoch=epoch,
-        resilience=resilience(
-            cuts,
-            exposure=exposure.strict if cuts.low_exposure.reading == "strict" else exposure.with_tools,
-            change_percent=outlook.change_percent,
-            ratings=None if epoch is None else epoch.total,
-            span=f"from {outlook.start} to {outlook.end}",
-            why_missing={
-                "low-exposure": exposure.words,
-                "growing-demand": outlook.status,
-                "human-advantage": no_epoch,
-            },
-        ),
+        resilience=score,
         responsibilities=figures.responsibilities(),
         roles=figures.roles(),
         related_families=near,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -115,6 +115,10 @@ class Inputs:
         """The release of the projections."""
         return bls.projection_release()
 
+    def outlook(self, status: str, **figures: float | None) -> Outlook:
+        """An outlook over the years of the projections."""
+        return Outlook(**asdict(self.projection), status=status, **figures)  # pyright: ignore[reportArgumentType]  checked there
+
     @cached_property
     def us_rows(self) -> dict[str, dict[str, Any]]:
         """Figures of the BLS as plain values by code; missing ones are None."""
@@ -164,21 +168,22 @@ class FamilyFigures:
             return None
         return row[figure] / row[shared_by]
 
-    def _weights(self) -> tuple[dict[str, float], str]:
-        """Weights of the occupations, and how they weigh in words."""
-        if not self._jobs:
-            return dict.fromkeys(self.codes, 1.0), "occupations weigh alike, because their US jobs are not known"
-        period = self._in.wages[0].period
-        return self._jobs, f"occupations weigh by US jobs (OEWS, {period})"
+    @cached_property
+    def _weights(self) -> dict[str, float]:
+        return self._jobs or dict.fromkeys(self.codes, 1.0)
 
-    def _mean(self, values: Mapping[str, float]) -> tuple[float | None, str]:
+    @cached_property
+    def _weighing(self) -> str:
+        if not self._jobs:
+            return "occupations weigh alike, because their US jobs are not known"
+        return f"occupations weigh by US jobs (OEWS, {self._in.wages[0].period})"
+
+    def _mean(self, values: Mapping[str, float]) -> float | None:
         """Weighted mean over the occupations that have a value; None where they hold less than `ENOUGH` of the weight."""
-        weights, words = self._weights()
-        have = {code: weight for code, weight in weights.items() if code in values}
-        total = sum(weights.values())
-        if not have or sum(have.values()) < ENOUGH * total:
-            return None, words
-        return math.fsum(weight * values[code] for code, weight in have.items()) / math.fsum(have.values()), words
+        have = {code: weight for code, weight in self._weights.items() if code in values}
+        if not have or sum(have.values()) < ENOUGH * sum(self._weights.values()):
+            return None
+        return math.fsum(weight * values[code] for code, weight in have.items()) / math.fsum(have.values())
 
     @cached_property
     def _scored(self) -> set[str]:
@@ -191,56 +196,45 @@ class FamilyFigures:
     def exposure(self) -> FamilyExposure:
         """Share of exposed tasks under both readings."""
         found: dict[str, float | None] = {}
-        words = ""
         for reading, measure in (("strict", "alpha"), ("with_tools", "gamma")):
-            values = {c: self._in.scores[c][measure] for c in self._scored}
-            found[reading], words = self._mean({c: value for c, value in values.items() if value is not None})
-        weights, _ = self._weights()
-        counted = [code for code in self.codes if code in self._scored and code in weights]
-        said = [f"mean over {len(counted)} of {len(self.codes)} occupations; {words}"]
+            values = {code: self._in.scores[code][measure] for code in self._scored}
+            found[reading] = self._mean({code: value for code, value in values.items() if value is not None})
+        counted = [code for code in self.codes if code in self._scored and code in self._weights]
+        said = [f"mean over {len(counted)} of {len(self.codes)} occupations; {self._weighing}"]
         if without := [code for code in self.codes if code not in self._scored]:
             said.append(f"left out for lack of labels: {listed_names(without, _SHOWN)}")
-        if without := [code for code in self.codes if code not in weights]:
+        if without := [code for code in self.codes if code not in self._weights]:
             said.append(f"without known jobs, and so without weight: {listed_names(without, _SHOWN)}")
         if self._scored and found["strict"] is None and found["with_tools"] is None:
             said.append("no mean, because the labelled occupations hold less than half of the family")
         said += [f"no {m}: {why}" for m, why in self._in.table.missing_measures.items() if m != "beta"]
-        return FamilyExposure(
-            strict=found["strict"],
-            with_tools=found["with_tools"],
-            occupations=len(counted),
-            words="; ".join(said),
-        )
+        return FamilyExposure(**found, occupations=len(counted), words="; ".join(said))
 
     def outlook(self) -> Outlook:
         """Projected employment, summed over the occupations."""
-        projection = self._in.projection
-        start, end = projection.start, projection.end
+        columns = {
+            "start": f"projected_employment_{self._in.projection.start}",
+            "end": f"projected_employment_{self._in.projection.end}",
+            "openings": "projected_openings_a_year",
+        }
         parts = {
             name: {c: self._part(c, column, "projection_shared_by") for c in self.codes}
-            for name, column in (
-                ("start", f"projected_employment_{start}"),
-                ("end", f"projected_employment_{end}"),
-                ("openings", "projected_openings_a_year"),
-            )
+            for name, column in columns.items()
         }
         have = [c for c in self.codes if parts["start"][c] is not None and parts["end"][c] is not None]
         sums = {name: math.fsum(values[c] or 0.0 for c in have) for name, values in parts.items()}
         if not have or sums["start"] == 0:
             why = "the sample is invented" if self._in.table.sample else "the BLS projects none of its occupations"
-            return _no_outlook(f"no projection, because {why}")
+            return self._in.outlook(f"no projection, because {why}")
         words = f"sum over {len(have)} of {len(self.codes)} occupations (BLS; {_SPLIT})"
         if without := [code for code in self.codes if code not in have]:
             words += f"; not projected: {listed_names(without, _SHOWN)}"
-        return Outlook(
-            source=projection.source,
-            start=start,
-            end=end,
+        return self._in.outlook(
+            words,
             employment_start=round(sums["start"]),
             employment_end=round(sums["end"]),
             change_percent=100 * (sums["end"] / sums["start"] - 1),
             openings_a_year=round(sums["openings"]),
-            status=words,
         )
 
     def pay(self) -> tuple[FamilyPay, ...]:
@@ -306,18 +300,14 @@ class FamilyFigures:
         if not rated:
             return None, f"none of its {len(self.codes)} occupations is rated"
         means: dict[str, float] = {}
-        words = ""
         for name in next(iter(rated.values())):
-            mean, words = self._mean({code: given[name] for code, given in rated.items()})
+            mean = self._mean({code: given[name] for code, given in rated.items()})
             if mean is None:
-                return (
-                    None,
-                    f"only {len(rated)} of its {len(self.codes)} occupations are rated, less than half of its jobs",
-                )
+                few = f"only {len(rated)} of its {len(self.codes)} occupations are rated, less than half of its jobs"
+                return None, few
             means[name] = mean
-        total = means.pop(TOTAL)
-        said = f"mean over {len(rated)} of {len(self.codes)} occupations; {words}"
-        return EpochScore(dimensions=means, total=total, occupations=len(rated), words=said), ""
+        said = f"mean over {len(rated)} of {len(self.codes)} occupations; {self._weighing}"
+        return _epoch(means, len(rated), said), ""
 
     def responsibilities(self) -> tuple[Responsibility, ...]:
         """The most important tasks: in turns over the occupations, the largest first, no text twice."""
@@ -328,11 +318,8 @@ class FamilyFigures:
                 chosen.setdefault(task["text"], task)
         return tuple(
             Responsibility(
-                task_id=task["task_id"],
-                onet_soc_code=task["onet_soc_code"],
+                **{name: task[name] for name in ("task_id", "onet_soc_code", "text", "importance")},
                 title=self._in.table.occupation_titles[task["onet_soc_code"]],
-                text=task["text"],
-                importance=task["importance"],
                 strict=READING_OF.get(task["strict"]),
                 with_tools=READING_OF.get(task["with_tools"]),
                 request_keys=self._in.request_keys.get((task["onet_soc_code"], task["task_id"]), ()),
@@ -342,15 +329,21 @@ class FamilyFigures:
 
     def roles(self) -> tuple[Role, ...]:
         """The occupations, the largest first."""
-        weights, _ = self._weights()
-        total = math.fsum(weight for code, weight in weights.items() if code in self._scored)
-        return tuple(self._role(code, weights, total) for code in self.codes)
+        total = math.fsum(weight for code, weight in self._weights.items() if code in self._scored)
+        return tuple(self._role(code, total) for code in self.codes)
 
-    def _role(self, code: str, weights: Mapping[str, float], total: float) -> Role:
-        score, row = self._in.scores[code], self._in.us_rows.get(code)
-        rated = (self._in.ratings or {}).get(code)
-        projection = self._in.projection
-        start, end = projection.start, projection.end
+    def _role(self, code: str, total: float) -> Role:
+        score, row, rated = self._in.scores[code], self._in.us_rows.get(code), (self._in.ratings or {}).get(code)
+        outlook = self._in.outlook("no projection, because the sample is invented")
+        if row is not None:
+            outlook = self._in.outlook(
+                row["projection_status"],
+                employment_start=row[f"projected_employment_{outlook.start}"],
+                employment_end=row[f"projected_employment_{outlook.end}"],
+                change_percent=row["projected_change_percent"],
+                openings_a_year=row["projected_openings_a_year"],
+            )
+        counts = code in self._scored and code in self._weights and total
         return Role(
             onet_soc_code=code,
             title=self._in.table.occupation_titles[code],
@@ -359,33 +352,20 @@ class FamilyFigures:
             with_tools=score["gamma"],
             tasks=score["tasks"],
             coverage=score["coverage"],
-            share=weights[code] / total if code in self._scored and code in weights and total else None,
+            share=self._weights[code] / total if counts else None,
             pay=() if row is None else tuple(_wages(row, r.source, r.period, r.suffix) for r in self._in.wages),
-            outlook=_no_outlook("no projection, because the sample is invented")
-            if row is None
-            else Outlook(
-                source=projection.source,
-                start=start,
-                end=end,
-                employment_start=row[f"projected_employment_{start}"],
-                employment_end=row[f"projected_employment_{end}"],
-                change_percent=row["projected_change_percent"],
-                openings_a_year=row["projected_openings_a_year"],
-                status=row["projection_status"],
-            ),
+            outlook=outlook,
             preparation=Preparation(
                 **{need: None if row is None else row[need] for need in _NEEDS},
                 job_zone=self._in.job_zones.get(code),
             ),
-            epoch=None
-            if rated is None
-            else EpochScore(
-                dimensions={name: value for name, value in rated.items() if name != TOTAL},
-                total=rated[TOTAL],
-                occupations=1,
-                words=f"its own ratings, of {HIGHEST}",
-            ),
+            epoch=None if rated is None else _epoch(rated, 1, f"its own ratings, of {HIGHEST}"),
         )
+
+
+def _epoch(ratings: Mapping[str, float], occupations: int, words: str) -> EpochScore:
+    dimensions = {name: value for name, value in ratings.items() if name != TOTAL}
+    return EpochScore(dimensions=dimensions, total=ratings[TOTAL], occupations=occupations, words=words)
 
 
 def _wages(row: Mapping[str, Any], source: str, period: str, suffix: str) -> Wages:
@@ -398,11 +378,6 @@ def _wages(row: Mapping[str, Any], source: str, period: str, suffix: str) -> Wag
         floor=dict.fromkeys(capped, row[f"wage_cap_usd{suffix}"]),
         status=row[f"wage_status{suffix}"],
     )
-
-
-def _no_outlook(why: str) -> Outlook:
-    projection = bls.projection_release()
-    return Outlook(source=projection.source, start=projection.start, end=projection.end, status=why)
 
 
 def _levels(weights: Mapping[str, float], levels: Mapping[str, str | None]) -> tuple[Level, ...]:

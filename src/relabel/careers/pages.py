@@ -398,30 +398,15 @@ def resilience(
     Returns:
         The score: `words` is such as `2 of 6`, or `2 of 4 so far` while a part is missing.
     """
-    reading = _READINGS[cuts.low_exposure.reading]
+    share = None if exposure is None else 100 * exposure
+    reading = f"{{}}% of the tasks are exposed to {_READINGS[cuts.low_exposure.reading]}"
+    demand = f"jobs are projected to {{}}{' ' + span if span else ''}"
+    advantage = "the ratings of human advantage add up to {} of 25"
     why = why_missing or {}
     parts = (
-        _part(
-            "low-exposure",
-            None if exposure is None else 100 * exposure,
-            cuts.low_exposure,
-            f"{{}}% of the tasks are exposed to {reading}",
-            why,
-        ),
-        _part(
-            "growing-demand",
-            change_percent,
-            cuts.growing_demand,
-            f"jobs are projected to {{}}{' ' + span if span else ''}",
-            why,
-        ),
-        _part(
-            "human-advantage",
-            ratings,
-            cuts.human_advantage,
-            "the ratings of human advantage add up to {} of 25",
-            why,
-        ),
+        _part("low-exposure", share, cuts.low_exposure, reading, why),
+        _part("growing-demand", change_percent, cuts.growing_demand, demand, why),
+        _part("human-advantage", ratings, cuts.human_advantage, advantage, why),
     )
     known = [part.points for part in parts if part.points is not None]
     so_far, of = sum(known), MOST * len(known)
@@ -446,41 +431,24 @@ def shown_percent(value: float) -> str:
     return f"{rounded:+.1f}%" if rounded else "level"
 
 
-def points_of(part: PartId, figure: float, cuts: Cuts) -> int:
-    """Points of a figure: 0, 1 or 2; the bounds themselves count, and for exposure less is better."""
-    if part == "low-exposure":
-        return (figure <= cuts.one_from) + (figure <= cuts.two_from)
-    return (figure >= cuts.one_from) + (figure >= cuts.two_from)
-
-
 def _part(
-    part: PartId,
-    value: float | None,
-    cuts: Cuts,
-    figure_words: str,
-    why: Mapping[PartId, str],
+    part: PartId, value: float | None, cuts: Cuts, figure_words: str, why: Mapping[PartId, str]
 ) -> ResiliencePart:
-    bounds = {"one_from": cuts.one_from, "two_from": cuts.two_from}
-    name = PARTS[part]
+    name, points, figure = PARTS[part], None, None
     unit, sign = ("points of 25", "") if part == "human-advantage" else ("percent", "%")
-    if value is None or math.isnan(value):
-        reason = why.get(part, "its figure is not known")
-        return ResiliencePart(
-            id=part, name=name, points=None, figure=None, unit=unit, **bounds, words=f"{name} is missing: {reason}"
-        )
-    figure = round(value, 1) + 0.0  # one decimal decides, and there is no -0.0
-    said = f"{figure}"
-    if part == "growing-demand":
-        said = f"{'grow' if figure > 0 else 'fall'} by {abs(figure)}%" if figure else "stay level"
-    points = points_of(part, figure, cuts)
-    one, two = f"{cuts.one_from:g}{sign}", f"{cuts.two_from:g}{sign}"
-    shown = f"2 points up to {two}, 1 up to {one}" if part == "low-exposure" else f"1 point from {one}, 2 from {two}"
-    return ResiliencePart(
-        id=part,
-        name=name,
-        points=points,
-        figure=figure,
-        unit=unit,
-        **bounds,
-        words=f"{name} gives {points} of {MOST}: {figure_words.format(said)} ({shown})",
-    )
+    words = f"{name} is missing: {why.get(part, 'its figure is not known')}"
+    if value is not None and not math.isnan(value):
+        figure = round(value, 1) + 0.0  # one decimal decides, and there is no -0.0
+        said = f"{figure}"
+        if part == "growing-demand":
+            said = f"{'grow' if figure > 0 else 'fall'} by {abs(figure)}%" if figure else "stay level"
+        one, two = f"{cuts.one_from:g}{sign}", f"{cuts.two_from:g}{sign}"
+        if part == "low-exposure":
+            points = (figure <= cuts.one_from) + (figure <= cuts.two_from)
+            shown = f"2 points up to {two}, 1 up to {one}"
+        else:
+            points = (figure >= cuts.one_from) + (figure >= cuts.two_from)
+            shown = f"1 point from {one}, 2 from {two}"
+        words = f"{name} gives {points} of {MOST}: {figure_words.format(said)} ({shown})"
+    bounds = {"one_from": cuts.one_from, "two_from": cuts.two_from}
+    return ResiliencePart(id=part, name=name, points=points, figure=figure, unit=unit, **bounds, words=words)
