@@ -1,22 +1,124 @@
-"""The Frictionless data package of an export: what each file holds, column by column, and under which licence."""
+"""The data package of an export (Frictionless): written whole or not at all, described column by column, and read again."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import re
+import shutil
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from functools import cached_property
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
+from relabel.errors import DataError, UsageError
+from relabel.files import inside
 from relabel.rubric import MEASURES
+from relabel.scoring.files import records
 from relabel.scoring.uncertainty import BOUNDED, ESTIMATED
 
-_MEDIA = {"csv": "text/csv", "json": "application/json", "parquet": "application/vnd.apache.parquet"}
+Row = dict[str, Any]
 
+PACKAGE = "datapackage.json"
+EXPORT_FORMAT = 7
+"""Counts up when the layout of an export changes."""
+
+FilesOf = Callable[[Path], Set[str] | None]
+"""Names the files that an earlier writing left in a folder; None when the folder is something else."""
+
+
+@contextmanager
+def written_whole(out: Path, kind: str, files_of: FilesOf) -> Generator[Path]:
+    """Hand out a folder beside the one wanted, and move it into place when all went well.
+
+    An earlier folder in its place is moved aside first and deleted last, so a machine that fails between the two moves
+    leaves it beside, as `.NAME.NUMBER.old`.
+
+    Args:
+        out: Folder to write: new, empty, or an earlier one of the same kind without other files.
+        kind: What is written, in a word, for messages: `export`, `site`.
+        files_of: Tells what an earlier one consists of.
+
+    Raises:
+        UsageError: The folder is in use for something else.
+        DataError: The folder cannot be written.
+    """
+    folder = out.resolve()
+    if not folder.name:
+        raise UsageError(f"{out} is the root of the file system; give a folder of its own to --out")
+    building = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        _require_free(folder, out, kind, files_of)
+        building.mkdir(parents=True)
+        try:
+            yield building
+            _move_into_place(building, folder)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+    except OSError as error:
+        raise DataError(
+            f"cannot write the {kind} to {out} ({error.strerror or error}); free space or give another folder to --out"
+        ) from error
+
+
+def files_of_export(folder: Path) -> set[str] | None:
+    """Files that the data package of an earlier export names; None when there is none.
+
+    Raises:
+        DataError: It names a file outside the folder, or one that is a symbolic link.
+    """
+    try:
+        package = json.loads(inside(folder, PACKAGE).read_text(encoding="utf-8"))
+        if "export_format" not in package["relabel"]:
+            return None
+        names = [entry["path"] for entry in package["resources"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    for name in names:
+        inside(folder, name)
+    return {PACKAGE, *names}
+
+
+def _require_free(folder: Path, shown: Path, kind: str, files_of: FilesOf) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UsageError(f"{shown} is a file; give a folder to --out")
+    if not any(folder.iterdir()):
+        return
+    known = files_of(folder)
+    if known is None:
+        raise UsageError(f"{shown} holds files other than an earlier {kind}; give an empty or new folder to --out")
+    there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
+    if strange := sorted(there - known):
+        raise UsageError(
+            f"{shown} is an earlier {kind} but also holds {strange[0]}, which writing it again would delete; "
+            "move that file away or give another folder to --out"
+        )
+
+
+def _move_into_place(building: Path, folder: Path) -> None:
+    if not folder.exists():
+        building.replace(folder)
+        return
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    folder.replace(aside)
+    try:
+        building.replace(folder)
+    except OSError:
+        aside.replace(folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+_MEDIA = {"csv": "text/csv", "json": "application/json", "parquet": "application/vnd.apache.parquet"}
 
 Column = Mapping[str, Any]
 """A field of a Table Schema but for its name: type, title, description, perhaps unit and constraints; see `columns.toml`."""
@@ -110,3 +212,96 @@ def licence(text: str) -> dict[str, str]:
         if text.startswith(known):
             return dict(entry)
     return {"name": re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-") or "unknown", "title": text}
+
+
+_CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}")
+"""What names a page: it becomes a file's name and a link."""
+
+
+class ExportBundle:
+    """An export in memory.
+
+    Args:
+        folder: A folder that `relabel export` wrote.
+
+    Attributes:
+        package: `datapackage.json`.
+        method: `methodology.json`.
+        sources: Entries of `sources.json`.
+        occupations: Pages of the groups, in the order of the codes.
+        changes: Rows of `changes.csv`, numbers as numbers; None where the export has no baseline.
+        families: Pages of the job families; empty where the export has none.
+        files: All files of the export, paths relative to it.
+
+    Raises:
+        DataError: The folder holds none, it was written by another version, or a file is missing or damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        named = files_of_export(folder)
+        if named is None:
+            raise DataError(f"{folder} holds no export; give the folder that `relabel export --out` wrote")
+        self.folder, self.files = folder, sorted(named)
+        self.package: Row = _json(folder / PACKAGE)
+        if (found := self.package["relabel"]["export_format"]) != EXPORT_FORMAT:
+            raise DataError(
+                f"{folder} was written by another version of relabel (export format {found}, this one reads {EXPORT_FORMAT}); "
+                "run `relabel export` again"
+            )
+        self.method: Row = _json(inside(folder, "methodology.json"))
+        self.sources: list[Row] = _json(inside(folder, "sources.json"))["sources"]
+        self.occupations = self._pages("occupations", "code")
+        self.changes = _changes(inside(folder, "changes.csv")) if "changes.csv" in named else None
+        self.families = self._pages("families", "id")
+
+    def _pages(self, kind: str, key: str) -> list[Row]:
+        pages = {path: _json(inside(self.folder, path)) for path in self.files if path.startswith(f"{kind}/")}
+        for path, page in pages.items():
+            if not isinstance(page, dict) or not isinstance(page.get(key), str) or not _CODE.fullmatch(page[key]):
+                raise DataError(
+                    f"{self.folder / path} does not name its page by a plain {key}; run `relabel export` again"
+                )
+        return list(pages.values())
+
+    @cached_property
+    def onet(self) -> dict[str, Row]:
+        """Pages of the O*NET-SOC codes by code."""
+        pages = self._pages("onet", "code")
+        for page in pages:
+            page["tasks"] = [{"incoherent": False, "answers": []} | task for task in page["tasks"]]
+        return {page["code"]: page for page in pages}
+
+    def content(self, path: str) -> bytes:
+        """A file of the export, as it is.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        try:
+            return inside(self.folder, path).read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"{self.folder / path} cannot be read ({error.strerror}); run `relabel export` again"
+            ) from error
+
+    @property
+    def date(self) -> str | None:
+        """Day on which the labels were made (`YYYY-MM-DD`); None where the run does not say."""
+        created = self.package.get("created")
+        return created[:10] if isinstance(created, str) else None
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} is missing or damaged ({type(error).__name__}); run `relabel export` again") from error
+
+
+def _changes(path: Path) -> list[Row]:
+    try:
+        frame = pd.read_csv(path, dtype="str", keep_default_na=False, na_values=[""])
+        numbers = frame.columns.difference(["code", "title", "measure", "reason", "note"])
+        return records(frame.astype(dict.fromkeys(numbers, "float64")))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is missing or damaged ({error}); run `relabel export` again") from error

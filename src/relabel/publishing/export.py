@@ -31,15 +31,18 @@ from relabel.careers.pages import FamilyPage
 from relabel.errors import DataError, IncompleteRunError, SourceMissingError
 from relabel.publishing.datapackage import (
     CHANGE_COLUMNS,
+    EXPORT_FORMAT,
     FAMILY_COLUMNS,
     OCCUPATION_COLUMNS,
+    PACKAGE,
     TASK_COLUMNS,
+    files_of_export,
     licence,
     package_name,
     resource,
     table_schema,
+    written_whole,
 )
-from relabel.publishing.folder import EXPORT_FORMAT, PACKAGE, files_of_export, written_whole
 from relabel.publishing.methodology import describe, describe_intervals, methodology, model_name, source_entries
 from relabel.publishing.occupation import Pages, onet_path, task_frame
 from relabel.run import Run

@@ -50,9 +50,8 @@ from jinja2 import (
 
 from relabel.errors import DataError, RelabelError, UsageError
 from relabel.files import inside, read_small
-from relabel.publishing.folder import written_whole
+from relabel.publishing.datapackage import ExportBundle, written_whole
 from relabel.publishing.site import figures, views
-from relabel.publishing.site.bundle import ExportBundle
 from relabel.sandbox import Sandbox, plain
 
 LISTING = "site.json"

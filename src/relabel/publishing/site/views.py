@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, linear_regression
 from typing import Any
 
-from relabel.publishing.datapackage import WORDS
-from relabel.publishing.site.bundle import ExportBundle
+from relabel.publishing.datapackage import WORDS, ExportBundle
 from relabel.publishing.site.figures import Box, for_readers, log_axis, squarified, warning
 from relabel.sources.tables import is_table_file
 
