@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from relabel.labelling.job import Job
-from relabel.labelling.prompt import load_prompt
-from relabel.labelling.request import Endpoint
+from relabel.labelling.request import Endpoint, load_prompt
 from relabel.rubric import load_rubric
 from relabel.task import Task
 

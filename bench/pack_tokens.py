@@ -6,8 +6,7 @@ import json
 import urllib.request
 
 from relabel.labelling.local import find_weights, local_endpoint, serve
-from relabel.labelling.prompt import load_prompt
-from relabel.labelling.request import Planner
+from relabel.labelling.request import Planner, load_prompt
 from relabel.rubric import load_rubric
 from relabel.settings import settings
 from relabel.task import load_tasks

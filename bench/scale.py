@@ -22,8 +22,7 @@ from labelling import Mock, cpu, job, measured
 from relabel.labelling.engine import Engine, OnInFlight, OnlineEngine, Repair
 from relabel.labelling.estimate import estimate
 from relabel.labelling.job import Job, Stop
-from relabel.labelling.limiter import Limiter
-from relabel.labelling.pricing import Budget
+from relabel.labelling.limiter import Budget, Limiter
 from relabel.labelling.ray import ClusterOptions, RayEngine
 from relabel.labelling.request import Request
 from relabel.labelling.runner import run_job

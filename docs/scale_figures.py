@@ -11,7 +11,7 @@ from pathlib import Path
 
 from relabel.labelling.estimate import Estimate, estimate, limits
 from relabel.labelling.options import RunOptions
-from relabel.labelling.pricing import given_price
+from relabel.labelling.providers import given_price
 from relabel.rubric import load_rubric
 from relabel.settings import Settings
 

@@ -15,7 +15,7 @@ from relabel.labelling.batch.provider import WAYS
 from relabel.labelling.batch.runner import run_batch
 from relabel.labelling.batch.state import BatchOptions
 from relabel.labelling.job import Job
-from relabel.labelling.pricing import Price
+from relabel.labelling.providers import Price
 from relabel.labelling.session import Outcome
 from relabel.labelling.store import Store
 from relabel.labelling.transport import Http, certificates

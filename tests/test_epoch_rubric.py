@@ -9,8 +9,7 @@ import pytest
 
 from relabel.cli.app import run_app
 from relabel.errors import DataError, RubricError
-from relabel.labelling.prompt import load_prompt
-from relabel.labelling.request import Endpoint, Planner
+from relabel.labelling.request import Endpoint, Planner, load_prompt
 from relabel.manifest import task_sources
 from relabel.rubric import load_rubric, rubric_path
 from relabel.run import open_run

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from relabel.errors import RubricError
-from relabel.labelling.prompt import load_prompt
+from relabel.labelling.request import load_prompt
 from relabel.rubric import load_rubric, rubric_names, rubric_path
 
 GOOD = rubric_path("exposure").read_text()

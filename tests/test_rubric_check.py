@@ -11,8 +11,7 @@ import pytest
 
 from relabel.cli.app import run_app
 from relabel.errors import RubricError
-from relabel.labelling.prompt import load_prompt
-from relabel.labelling.request import Endpoint, Planner
+from relabel.labelling.request import Endpoint, Planner, load_prompt
 from relabel.rubric import NOT_TRIED, load_rubric, rubric_names, rubric_path
 from relabel.task import load_tasks, task_table
 

@@ -13,7 +13,7 @@ from job_builders import KEY, label_all, make_job
 from relabel.errors import ProviderError
 from relabel.labelling.batch import poller
 from relabel.labelling.batch.state import BatchFolder, run_id
-from relabel.labelling.pricing import Price
+from relabel.labelling.providers import Price
 from relabel.labelling.store import Store
 from relabel.run import open_run
 from server import Reply, Seen, chat, judged, provider, refused

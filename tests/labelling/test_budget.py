@@ -17,8 +17,8 @@ from job_builders import KEY, make_job, no_sleep
 from relabel.cli.app import run_app
 from relabel.labelling.engine import OnlineEngine
 from relabel.labelling.job import Job
-from relabel.labelling.limiter import Limiter
-from relabel.labelling.pricing import Budget, NoBudgetError, Price
+from relabel.labelling.limiter import Budget, Limiter, NoBudgetError
+from relabel.labelling.providers import Price
 from relabel.labelling.request import Endpoint, host_of
 from relabel.labelling.runner import run_job
 from relabel.labelling.session import Outcome

@@ -12,8 +12,7 @@ import pytest
 from job_builders import label_all, make_job
 from relabel.errors import DataError
 from relabel.labelling.job import differences
-from relabel.labelling.prompt import load_prompt
-from relabel.labelling.request import Endpoint, host_of
+from relabel.labelling.request import Endpoint, host_of, load_prompt
 from relabel.labelling.session import job_for_folder, manifest_of
 from relabel.labelling.store import Store
 from relabel.manifest import Counts, Manifest, write_run

@@ -10,7 +10,7 @@ import pytest
 from job_builders import label_all, make_job
 from relabel.cli.app import run_app
 from relabel.labelling.estimate import estimate
-from relabel.labelling.pricing import Price
+from relabel.labelling.providers import Price
 from relabel.labelling.request import Endpoint, host_of
 from relabel.labelling.store import Store
 from server import Reply, chat, judged, provider

@@ -13,9 +13,8 @@ import pytest
 from job_builders import KEY, make_job, no_sleep
 from relabel.cli.app import run_app
 from relabel.labelling.engine import OnlineEngine
-from relabel.labelling.limiter import AnswerWait, Limiter
-from relabel.labelling.pricing import Budget, Price
-from relabel.labelling.providers import stated_cost
+from relabel.labelling.limiter import AnswerWait, Budget, Limiter
+from relabel.labelling.providers import Price, stated_cost
 from relabel.labelling.runner import run_job
 from relabel.labelling.store import Store
 from relabel.labelling.transport import Connection, Timeouts, parse_headers, public_headers

@@ -29,8 +29,7 @@ from relabel.labelling.job import Stop
 from relabel.labelling.leases import Leases
 from relabel.labelling.limiter import Limiter
 from relabel.labelling.local import serve
-from relabel.labelling.prompt import Prompt, load_prompt
-from relabel.labelling.request import Request, WorkItem
+from relabel.labelling.request import Prompt, Request, WorkItem, load_prompt
 from relabel.labelling.runner import run_job
 from relabel.labelling.store import Store
 from relabel.labelling.transport import Connection, Timeouts

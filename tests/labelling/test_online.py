@@ -13,10 +13,9 @@ from job_builders import KEY, FakeTime, no_sleep
 from relabel.errors import ProviderError
 from relabel.labelling.engine import UNREACHED_S, OnlineEngine
 from relabel.labelling.limiter import Limiter
-from relabel.labelling.pricing import find_price
-from relabel.labelling.prompt import load_prompt
+from relabel.labelling.providers import find_price
 from relabel.labelling.refusals import ATTEMPTS, NoAnswerError
-from relabel.labelling.request import Endpoint, Planner, Request
+from relabel.labelling.request import Endpoint, Planner, Request, load_prompt
 from relabel.labelling.transport import Connection, Timeouts
 from relabel.labels import Answer
 from relabel.rubric import load_rubric

@@ -13,7 +13,7 @@ import pytest
 from job_builders import label_all, make_job, make_tasks
 from relabel.errors import ProviderError
 from relabel.labelling.job import Stop
-from relabel.labelling.pricing import Price
+from relabel.labelling.providers import Price
 from relabel.labelling.store import Store
 from relabel.labels import Label, Usage
 from relabel.run import open_run

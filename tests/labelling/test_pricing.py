@@ -8,7 +8,7 @@ import pytest
 
 from relabel.cli.app import run_app
 from relabel.errors import DataError
-from relabel.labelling.pricing import Price, find_price, given_price
+from relabel.labelling.providers import Price, find_price, given_price
 from relabel.labels import Usage
 
 OWN = """

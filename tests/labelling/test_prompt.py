@@ -9,7 +9,7 @@ import pytest
 
 from job_builders import make_tasks
 from relabel.errors import RubricError
-from relabel.labelling.prompt import Prompt, load_prompt
+from relabel.labelling.request import Prompt, load_prompt
 from relabel.rubric import load_rubric
 
 RUBRIC = load_rubric("exposure")

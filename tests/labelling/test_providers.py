@@ -13,9 +13,8 @@ from job_builders import KEY, label_all, make_job
 from relabel.cli.app import run_app
 from relabel.errors import ProviderError
 from relabel.labelling.engine import OnlineEngine
-from relabel.labelling.limiter import Limiter
-from relabel.labelling.pricing import Budget, Price
-from relabel.labelling.providers import UNKNOWN, provider_of
+from relabel.labelling.limiter import Budget, Limiter
+from relabel.labelling.providers import UNKNOWN, Price, provider_of
 from relabel.labelling.refusals import ErrorMeaning, read_error
 from relabel.labelling.request import Endpoint, host_of
 from relabel.labelling.runner import run_job

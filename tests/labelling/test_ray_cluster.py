@@ -17,7 +17,7 @@ from job_builders import KEY, label_all, make_job
 from ray_builders import VARIABLES, WORKER, Nodes, label_on, nodes, processes, until
 from relabel.errors import ProviderError
 from relabel.labelling import ray as ray_engine
-from relabel.labelling.pricing import Price
+from relabel.labelling.providers import Price
 from relabel.labelling.ray import ClusterOptions, join
 from relabel.labelling.store import Store
 from relabel.run import open_run

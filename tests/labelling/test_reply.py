@@ -10,7 +10,7 @@ import pytest
 
 from job_builders import KEY
 from relabel.labelling.engine import DEEPEST, answer_to, parsed
-from relabel.labelling.pricing import Price
+from relabel.labelling.providers import Price
 from relabel.labelling.wire import NotAReplyError
 from relabel.redaction import guard
 from server import chat

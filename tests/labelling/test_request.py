@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from relabel.errors import UsageError
-from relabel.labelling.prompt import load_prompt
-from relabel.labelling.request import Endpoint, Planner, Request, host_of
+from relabel.labelling.request import Endpoint, Planner, Request, host_of, load_prompt
 from relabel.redaction import public_url
 from relabel.rubric import load_rubric
 from relabel.task import Task

@@ -14,8 +14,7 @@ from relabel.errors import UsageError
 from relabel.evaluation.alignment import match
 from relabel.evaluation.gold import asked, load_gold
 from relabel.evaluation.trial import Variance
-from relabel.labelling.prompt import load_prompt
-from relabel.labelling.request import Endpoint, Planner
+from relabel.labelling.request import Endpoint, Planner, load_prompt
 from relabel.rubric import load_rubric, orders, reordered
 from relabel.run import open_run
 from relabel.task import load_tasks

@@ -11,8 +11,7 @@ from relabel.careers.families import load_families
 from relabel.careers.pages import load_cut_points
 from relabel.errors import DataError, RubricError
 from relabel.evaluation.suite import load_suite
-from relabel.labelling.pricing import find_price
-from relabel.labelling.providers import provider_of
+from relabel.labelling.providers import find_price, provider_of
 from relabel.rubric import load_rubric
 from relabel.sources.registry import load_registry
 from relabel.yaml_files import read_user_yaml

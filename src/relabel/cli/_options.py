@@ -281,7 +281,7 @@ class Labelling:
     def chosen(self) -> dict[str, Any]:
         """The same as parts of `RunOptions`, checked."""
         from relabel.labelling.options import read_concurrency, read_parameters
-        from relabel.labelling.pricing import given_price
+        from relabel.labelling.providers import given_price
 
         shared = ("base_url", "provider", "key_env", "samples", "variants", "max_tokens", "timeout", "max_cost")
         return {name: getattr(self, name) for name in shared} | {

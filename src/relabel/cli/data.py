@@ -280,7 +280,7 @@ def prune(
     from dataclasses import asdict
 
     from relabel.labelling import maintenance
-    from relabel.labelling.prompt import system_messages
+    from relabel.labelling.request import system_messages
 
     unwanted = maintenance.selection(
         model=model,

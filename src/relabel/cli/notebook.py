@@ -137,7 +137,7 @@ def _options(
     from dataclasses import fields
 
     from relabel.labelling.options import RunOptions, checked_parameters
-    from relabel.labelling.pricing import given_price
+    from relabel.labelling.providers import given_price
 
     known = {field.name for field in fields(RunOptions)} - {"tasks", "chosen", "cluster"}
     if unknown := sorted(set(more) - known):

@@ -62,7 +62,7 @@ def show(rubric: str, setting: str | None = None, examples: bool = True, as_json
             text = yaml.safe_dump(loaded.model_dump(), sort_keys=False, allow_unicode=True, width=100)
             typer.echo("\n".join([text.rstrip(), *(f"# {line}" for line in loaded.validity_in_words())]))
         return
-    from relabel.labelling.prompt import load_prompt
+    from relabel.labelling.request import load_prompt
 
     if setting not in loaded.settings:
         raise UsageError(f"the rubric {loaded.id} has no setting {setting!r}; use one of {', '.join(loaded.settings)}")
@@ -100,7 +100,7 @@ def check(rubric: str, as_json: o.AsJson = False) -> None:
     Args:
         rubric: A rubric's name, or the path of a YAML file.
     """
-    from relabel.labelling.prompt import load_prompt
+    from relabel.labelling.request import load_prompt
     from relabel.rubric import rubric_warnings
     from relabel.task import is_local
 

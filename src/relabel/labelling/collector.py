@@ -12,8 +12,7 @@ from typing import Any, Literal
 
 from relabel.labelling.job import Job
 from relabel.labelling.limiter import Limiter
-from relabel.labelling.prompt import letters
-from relabel.labelling.request import WorkItem
+from relabel.labelling.request import WorkItem, letters
 from relabel.labelling.store import Store
 from relabel.labelling.wire import Api, NotAReplyError, read
 from relabel.labels import (

@@ -19,10 +19,9 @@ from functools import partial
 from typing import Any
 
 from relabel.errors import ProviderError, RelabelError
-from relabel.labelling.limiter import AnswerWait, Limiter, Ticket
+from relabel.labelling.limiter import AnswerWait, Budget, Limiter, NoBudgetError, Ticket
 from relabel.labelling.local import find_weights, is_local, serve
-from relabel.labelling.pricing import Budget, NoBudgetError, Price
-from relabel.labelling.providers import stated_cost, tier_of, upstream_of
+from relabel.labelling.providers import Price, stated_cost, tier_of, upstream_of
 from relabel.labelling.refusals import (
     NoAnswerError,
     RefusedError,

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from relabel.labelling.job import Job, with_known_format
-from relabel.labelling.pricing import Price
-from relabel.labelling.providers import PrefixCache, reasons, token_ratio
+from relabel.labelling.providers import PrefixCache, Price, reasons, token_ratio
 from relabel.labelling.request import Endpoint, canonical_json
 from relabel.labelling.rows import sha256_of
 from relabel.labelling.store import Store

@@ -13,10 +13,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, PlainSerializer, PlainValidator, TypeAdapter
 
-from relabel.labelling.pricing import Price
-from relabel.labelling.prompt import Prompt, parse_prompt
-from relabel.labelling.providers import UNKNOWN, Provider
-from relabel.labelling.request import Decide, Endpoint, Planner, WorkItem
+from relabel.labelling.providers import UNKNOWN, Price, Provider
+from relabel.labelling.request import Decide, Endpoint, Planner, Prompt, WorkItem, parse_prompt
 from relabel.labelling.store import Store
 from relabel.labelling.wire import FORMS, Form
 from relabel.manifest import Manifest

@@ -1,10 +1,12 @@
-"""How fast to ask, and how long to wait: as fast as the provider lets us, and never faster than the user allows.
+"""How fast to ask, how long to wait, and for how much: as fast as the provider lets us, and never more than the user allows.
 
 Three things hold requests back. The number in flight: fixed, or found by doubling until the first sign of a limit and then
 by additive increase and multiplicative decrease, as TCP does. The provider's own word: `Retry-After` and the
 `x-ratelimit-*` headers. And the user's caps, `--rpm` and `--tpm`, kept by spacing requests evenly.
 
 A 429 and a timeout are signs of a limit. A 5xx is not: the server is ill, not full.
+
+A cap of the cost is kept by reserving the worst case of each request before it is sent.
 """
 
 from __future__ import annotations
@@ -17,6 +19,14 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
+
+from relabel.errors import ProviderError
+from relabel.labelling.providers import FREE, Price
+from relabel.labelling.request import canonical_json
+from relabel.labelling.wire import output_bound
+from relabel.labels import Usage
+from relabel.manifest import PerhapsCharged
 
 FIRST_LIMIT = 4
 LARGEST_LIMIT = 512
@@ -367,3 +377,131 @@ def parse_seconds(text: str) -> float:
         if not re.fullmatch(DURATION, text.strip(), re.IGNORECASE):
             raise
         return sum(float(number) * _UNIT_S[unit.lower()] for number, unit in _AMOUNT.findall(text))
+
+
+class NoBudgetError(Exception):
+    """The cap leaves no room for another request."""
+
+
+class Budget:
+    """Keeps a run's cost below a cap.
+
+    Args:
+        cap_usd: The cap; None keeps no cap.
+        price: The model's price; needed for a cap.
+        before_usd: What earlier starts of the run spent, or may have: the cap is of the run.
+    """
+
+    def __init__(self, cap_usd: float | None, price: Price | None, *, before_usd: float = 0.0) -> None:
+        self.cap_usd = cap_usd
+        self.before_usd = before_usd
+        self.spent_usd = 0.0
+        self.unconfirmed_usd = 0.0
+        self.unconfirmed_requests = 0
+        self._bounded = True
+        self._price = price
+        self._reserved = 0.0
+        self._open = 0
+        self._settled = asyncio.Event()
+        self._hidden = 0
+        self._ignored = ""
+
+    @property
+    def perhaps_charged(self) -> PerhapsCharged:
+        """What was sent and never answered."""
+        return PerhapsCharged(requests=self.unconfirmed_requests, usd=self.unconfirmed_usd if self._bounded else None)
+
+    @property
+    def _left_usd(self) -> float:
+        return (self.cap_usd or 0.0) - self.before_usd - self.spent_usd - self.unconfirmed_usd
+
+    def unconfirmed(self, body: Mapping[str, Any], worst_usd: float) -> None:
+        """A request is over, and whether it was charged is not known: the worst counts.
+
+        Args:
+            body: What was posted.
+            worst_usd: What was reserved for it.
+        """
+        self.unconfirmed_requests += 1
+        if self.cap_usd is not None:
+            self.settle(worst_usd, None)
+        elif (most := self.most(body)) is None:
+            self._bounded = False
+        else:
+            self.unconfirmed_usd += most
+
+    def dropped(self, cost_usd: float | None) -> None:
+        """An answer came second to a request that was sent twice: it was charged all the same."""
+        self.unconfirmed_requests += 1
+        self.spent_usd -= cost_usd or 0.0
+        self.unconfirmed_usd += cost_usd or 0.0
+        self._bounded = self._bounded and (cost_usd is not None or self.cap_usd is not None)
+
+    def most(self, body: Mapping[str, Any]) -> float | None:
+        """The most that a request can cost, in USD; None where no bound of it is known."""
+        if self._price is None or (output_bound(body) is None and self._price.output > 0):
+            return None
+        return self._worst_case(body)
+
+    def worst_case(self, body: Mapping[str, Any]) -> float:
+        """What to reserve for a request, in USD: the most that it can cost; nothing where there is no cap."""
+        return 0.0 if self.cap_usd is None else self._worst_case(body)
+
+    def _worst_case(self, body: Mapping[str, Any]) -> float:
+        price = self._price or FREE
+        prompt = len(canonical_json(body)) + 64  # a token is at least a byte of what is posted
+        dearest = max(price.input, price.cached, price.written or 0.0)
+        return (prompt * dearest + ((output_bound(body) or 0) + self._hidden) * price.output) / 1e6
+
+    def check_bound(self, body: Mapping[str, Any], usage: Usage) -> None:
+        """Learn from an answer whether the bound of answers holds.
+
+        Thinking beyond it is reserved for from then on. Where the server does not know the bound, no cap can be kept, and nothing
+        more is sent.
+        """
+        bound = output_bound(body)
+        if self.cap_usd is None or bound is None or usage.completion <= bound:
+            return
+        if usage.completion - usage.reasoning <= bound:
+            self._hidden = max(self._hidden, 2 * (usage.completion - bound))
+        else:
+            self._ignored = (
+                f"the server wrote {usage.completion:,} tokens although at most {bound:,} were allowed, so --max-cost cannot be "
+                "guaranteed and the run stops; set the limit by the name that this server uses, such as --param max_tokens=N"
+            )
+
+    async def reserve(self, worst_usd: float) -> None:
+        """Set money aside, waiting for requests in flight to settle where they might leave room.
+
+        Raises:
+            NoBudgetError: The cap leaves too little for this request, and no request in flight can free any of it.
+            ProviderError: The server does not keep to the bound on which the reserve rests.
+        """
+        if self.cap_usd is None:
+            return
+        while not self._ignored and self._left_usd - self._reserved < worst_usd:
+            if not self._open:
+                earlier = f", after {self.before_usd:.4f} in earlier starts of this run" if self.before_usd else ""
+                raise NoBudgetError(
+                    f"the next request may cost up to {worst_usd:.4f} USD, and only {max(0.0, self._left_usd):.4f} USD "
+                    f"of the cap of {self.cap_usd:.4f} USD are left{earlier}"
+                )
+            self._settled.clear()
+            await self._settled.wait()
+        if self._ignored:
+            raise ProviderError(self._ignored)
+        self._reserved += worst_usd
+        self._open += 1
+
+    def settle(self, worst_usd: float, cost_usd: float | None) -> None:
+        """A request is over. `cost_usd` is None where it is unknown whether it was charged: then the worst counts."""
+        if self.cap_usd is None:
+            self.spent_usd += cost_usd or 0.0
+            return
+        self._open -= 1
+        self._reserved = max(0.0, self._reserved - worst_usd) if self._open else 0.0
+        if cost_usd is None:
+            self.unconfirmed_usd += worst_usd
+        else:
+            self.spent_usd += cost_usd
+        self._settled.set()

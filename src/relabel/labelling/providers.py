@@ -1,4 +1,4 @@
-"""Providers: their entries in `data/providers.toml`, and the effect on requests."""
+"""Providers: their entries in `data/providers.toml`, the effect on requests, and the price of their models' tokens."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import os
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
+from importlib.metadata import version
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from relabel.errors import DataError, UsageError, first_error
 from relabel.files import read_user_toml
 from relabel.labelling.wire import Api, Form, messages_of, object_of, with_messages
+from relabel.labels import Usage
 from relabel.redaction import public_url
 from relabel.settings import Frozen, asset_dir, settings
 
@@ -307,3 +310,145 @@ def tier_of(reply: Mapping[str, Any]) -> str | None:
     """The service tier that an answer was given in, as the reply says."""
     said = reply.get("service_tier") or object_of(reply.get("usage")).get("service_tier")
     return said[:40] if isinstance(said, str) and said else None
+
+
+# What tokens cost.
+
+
+class Price(Frozen):
+    """The price of a model's tokens, in USD per million.
+
+    Attributes:
+        input: Of a prompt token.
+        cached: Of a prompt token that was read from the provider's prefix cache.
+        written: Of a prompt token that was written to it; None where that costs no more than `input`.
+        output: Of a token of the answer.
+        source: Where the figures come from.
+        as_of: When they were last checked, as the source says; None where it does not say.
+    """
+
+    input: float = Field(ge=0)
+    cached: float = Field(ge=0)
+    output: float = Field(ge=0)
+    written: float | None = Field(default=None, ge=0)
+    source: str
+    as_of: str | None = None
+
+    def cost(self, usage: Usage) -> float:
+        """Cost of an answer in USD."""
+        fresh = max(0, usage.prompt - usage.cached - usage.written)
+        written = usage.written * (self.input if self.written is None else self.written)
+        return (fresh * self.input + usage.cached * self.cached + written + usage.completion * self.output) / 1e6
+
+    def halved(self) -> Price:
+        """The price of the Batch API."""
+        fields = {"input": self.input, "cached": self.cached, "written": self.written, "output": self.output}
+        half = {name: None if value is None else value / 2 for name, value in fields.items()}
+        return self.model_copy(update={**half, "source": f"{self.source}, half for batch"})
+
+
+FREE = Price(input=0, cached=0, output=0, source="runs on this machine")
+"""The price of a model that the user runs."""
+
+
+class _Override(Price):
+    model: str
+    host: str | None = None
+    as_of: str | None = Field(...)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _cached_as_input(cls, given: Any) -> Any:
+        return {"cached": given.get("input"), **given} if isinstance(given, dict) else given
+
+
+class _Overrides(Frozen):
+    price: tuple[_Override, ...] = ()
+
+
+def _override(model: str, host: str | None) -> Price | None:
+    own = settings().prices
+    for path in ([own] if own else []) + [asset_dir("data") / "prices.toml"]:
+        for price in read_entries(path, "data/prices.toml", _Overrides).price:
+            if price.model == model and price.host in {None, host}:
+                return Price.model_validate(price.model_dump(exclude={"model", "host"}))
+    return None
+
+
+def _is_own_server(host: str | None) -> bool:
+    """Whether an address is on this machine or in a private network: no public table has its prices."""
+    try:
+        return host == "localhost" or not ip_address(host or "").is_global
+    except ValueError:
+        return False
+
+
+def find_price(model: str, base_url: str | None) -> Price | None:
+    """Look a model's price up: in the override file, then in the table of genai-prices.
+
+    Args:
+        model: Name on the wire.
+        base_url: Address of the API; None for OpenAI's own.
+
+    Returns:
+        The price, or None where neither holds this model at this provider: then the cost is unknown.
+
+    Raises:
+        DataError: The override file is malformed.
+    """
+    known = _override(model, urlsplit(base_url or OPENAI_URL).hostname)
+    if known is not None or _is_own_server(urlsplit(base_url or OPENAI_URL).hostname):
+        return known
+    from genai_prices import Usage as PriceUsage
+    from genai_prices import calc_price
+
+    million = 1_000_000
+
+    def of(**tokens: int) -> tuple[float, Any]:
+        found = calc_price(PriceUsage(**tokens), model_ref=model, provider_api_url=base_url or OPENAI_URL)
+        return float(found.total_price), found
+
+    try:
+        fresh, found = of(input_tokens=million)
+        cached, _ = of(input_tokens=million, cache_read_tokens=million)
+        written, _ = of(input_tokens=million, cache_write_tokens=million)
+        output, _ = of(output_tokens=million)
+    except (LookupError, ValueError):
+        return None
+    # A table of tiers has other prices for long prompts; a labelling prompt is short, so the price of one is what counts.
+    short, _ = of(input_tokens=1000)
+    scale = short * 1000 / fresh if fresh else 1.0
+    # The table carries no date of its own; its version is what dates it.
+    source = f"genai-prices {version('genai-prices')}, {found.provider.name} {found.model.name or found.model.id}"
+    rule = provider_of(base_url or OPENAI_URL).prefix_cache(model)
+    if rule is not None and rule.read is not None and cached == fresh:
+        cached = fresh * rule.read
+    return Price(
+        input=fresh * scale,
+        cached=cached * scale,
+        written=written * scale if written > fresh else None,
+        output=output,
+        source=source,
+    )
+
+
+def given_price(text: str) -> Price:
+    """The price by the user's word.
+
+    Args:
+        text: `IN/OUT` or `IN/OUT/CACHED` in USD per million tokens; without the third, cached tokens cost as much as
+            others.
+
+    Raises:
+        UsageError: It is none of these.
+    """
+    try:
+        numbers = [float(part) for part in text.split("/")]
+        if len(numbers) not in {2, 3} or any(not 0 <= number < 1e6 for number in numbers):
+            raise ValueError
+    except ValueError:
+        raise UsageError(
+            f"--price {text!r} is not IN/OUT or IN/OUT/CACHED in USD per million tokens, such as 0.15/0.60"
+        ) from None
+    cached = numbers[2] if len(numbers) == 3 else numbers[0]
+    return Price(input=numbers[0], cached=cached, output=numbers[1], source="given with --price")

@@ -26,8 +26,15 @@ from yarl import URL
 from relabel import __version__
 from relabel.errors import ProviderError, UsageError
 from relabel.labelling.local import is_local
-from relabel.labelling.pricing import Price
-from relabel.labelling.providers import COST_HEADERS, OPENAI_URL, UNKNOWN, UPSTREAM_HEADERS, Provider, provider_of
+from relabel.labelling.providers import (
+    COST_HEADERS,
+    OPENAI_URL,
+    UNKNOWN,
+    UPSTREAM_HEADERS,
+    Price,
+    Provider,
+    provider_of,
+)
 from relabel.labelling.request import Endpoint
 from relabel.labelling.wire import PATHS, Api
 from relabel.redaction import clean, guard, guard_address, guard_headers, is_secret_header, masked, public_url

@@ -22,10 +22,10 @@ from relabel.labelling.batch.state import BatchOptions, batches_of, unaccounted_
 from relabel.labelling.collector import Progress
 from relabel.labelling.estimate import BATCH_WINDOW_H, Estimate, Limit, estimate, limits
 from relabel.labelling.job import Job, Stop, with_known_format
+from relabel.labelling.limiter import Budget
 from relabel.labelling.local import is_local
 from relabel.labelling.options import RunOptions, checked_parameters, default_name
-from relabel.labelling.pricing import Budget, Price, given_price
-from relabel.labelling.providers import UNKNOWN, provider_of
+from relabel.labelling.providers import UNKNOWN, Price, given_price, provider_of
 from relabel.labelling.runner import run_job
 from relabel.labelling.session import Outcome, labels_there, spent_before, unfinished
 from relabel.labelling.store import Store, store_so_far

@@ -20,7 +20,7 @@ from relabel.labelling.batch.state import BatchFolder, BatchOptions, BatchState,
 from relabel.labelling.collector import Progress
 from relabel.labelling.job import Job, Stop, with_known_format
 from relabel.labelling.leases import BEAT_S, GONE_BEATS
-from relabel.labelling.pricing import Budget
+from relabel.labelling.limiter import Budget
 from relabel.labelling.request import Request, WorkItem
 from relabel.labelling.runner import DRAIN_S, in_a_batch
 from relabel.labelling.session import Outcome, open_session
