@@ -31,7 +31,7 @@ from relabel.labels import (
     read_answer,
     read_packed,
 )
-from relabel.manifest import Tokens
+from relabel.manifest import Counts, Tokens
 from relabel.redaction import clean
 from relabel.rubric import Rubric
 
@@ -81,6 +81,11 @@ class Progress:
     def done(self) -> int:
         """Labels that are decided one way or the other."""
         return self.from_store + self.fresh + self.failed.total()
+
+    @property
+    def counts(self) -> Counts:
+        """Labels by where they came from, as a manifest has them."""
+        return Counts(**{name: getattr(self, name) for name in Counts.model_fields} | {"failed": self.failed.total()})
 
     @property
     def tokens(self) -> Tokens:

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from relabel.errors import ProviderError, RelabelError
+from relabel.errors import ProviderError
 from relabel.labelling.limiter import AnswerWait, Budget, Limiter, NoBudgetError, Ticket
 from relabel.labelling.local import find_weights, is_local, serve
 from relabel.labelling.providers import Price, stated_cost, tier_of, upstream_of
@@ -110,8 +110,8 @@ class Engine:
         )
 
     def record(self) -> Mapping[str, Any]:
-        """What a manifest says of how requests were sent: its fields `history` and `answer_wait`."""
-        return {}
+        """What a manifest says of how requests were sent: its fields `perhaps_charged`, `history` and `answer_wait`."""
+        return {"perhaps_charged": self.budget.perhaps_charged}
 
     async def close(self) -> None:
         """Let go of connections."""
@@ -168,11 +168,10 @@ class OnlineEngine(Engine):
         self._address = connection.shown_url
         self._provider = connection.provider
         self._transport: Transport | None = None
+        self._opening: asyncio.Task[None] | None = None
         self._send_once = self._hedged if hedge else self._send
         self._hedges = 0
         self._reached = False
-        self._failed: RelabelError | None = None
-        self._opening = asyncio.Lock()
         self._exit = ExitStack()
         self._replies = _Replies()
         self._clock = clock
@@ -182,6 +181,7 @@ class OnlineEngine(Engine):
         """See `Engine.record`."""
         wait, waits = self.wait, {"timeout_s": self.wait.longest_s, "wait_s": round(self.wait.wait_s, 3)}
         return {
+            **super().record(),
             "history": tuple(self.limiter.history),
             "answer_wait": {**waits, "cut": wait.cut, "hedged": self._hedges},
         }
@@ -189,22 +189,16 @@ class OnlineEngine(Engine):
     async def close(self) -> None:
         """Close the connections and stop the local server."""
         try:
+            if self._opening is not None:
+                self._opening.cancel()
+                await asyncio.gather(self._opening, return_exceptions=True)
             if self._transport is not None:
                 await self._transport.close()
         finally:
             await asyncio.to_thread(self._exit.close)
 
-    async def _open(self) -> Transport:
-        async with self._opening:
-            if self._failed is not None:  # those who waited for the start have no better luck
-                raise self._failed
-            if self._transport is None:
-                try:
-                    self._transport = await self._connect()
-                except RelabelError as error:
-                    self._failed = error
-                    raise
-            return self._transport
+    async def _open(self) -> None:
+        self._transport = await self._connect()
 
     async def _connect(self) -> Transport:
         known, base_url = self.connection, self.connection.base_url
@@ -227,7 +221,8 @@ class OnlineEngine(Engine):
             DataError: The embedded model's weights cannot be fetched.
         """
         if self._transport is None:
-            await self._open()
+            self._opening = self._opening or asyncio.create_task(self._open())
+            await asyncio.shield(self._opening)  # those who wait for it share its failure
         body = request.body if repair is None else _repaired(request.body, repair)
         written = sum(len(message["content"]) for message in messages_of(body))
         tokens = written / _CHARACTERS_A_TOKEN + min(output_bound(body) or _USUAL_ANSWER, _USUAL_ANSWER)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -199,6 +199,10 @@ def job_from_json(data: bytes) -> Job:
     return TypeAdapter(Job).validate_json(data)
 
 
+DRAIN_S = 30.0
+"""Seconds that an interrupted job waits for the answers in flight: they are paid for."""
+
+
 class Stop:
     """Tells a job to stop: the first call sends no more and waits for requests in flight, the second quits at once."""
 
@@ -209,6 +213,18 @@ class Stop:
     def __call__(self) -> None:
         """Ask to stop; a second call means at once."""
         (self.at_once if self.asked.is_set() else self.asked).set()
+
+    async def unless(self, work: Iterable[asyncio.Future[Any]], *, at_once: bool = False) -> None:
+        """Wait until work is done or a stop is asked for; `at_once`: until a stop at once, or the time to drain is over."""
+        told = asyncio.create_task((self.at_once if at_once else self.asked).wait())
+        done = asyncio.create_task(asyncio.wait({*work}))
+        try:
+            seconds = DRAIN_S if at_once else None
+            await asyncio.wait({told, done}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            told.cancel()
+            done.cancel()
+            await asyncio.wait({told, done})
 
 
 _FIELDS = {"model": "--model", "base_url": "--base-url", "api": "--api", "tasks": "--tasks", "settings": "--setting"}

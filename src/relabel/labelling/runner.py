@@ -25,8 +25,6 @@ from relabel.labelling.wire import FORMS, messages_of
 from relabel.labels import InvalidAnswerError
 from relabel.manifest import parquet_schema
 
-DRAIN_S = 30.0
-"""Seconds that an interrupted job waits for the answers in flight: they are paid for."""
 CIRCUIT_BREAKER_FAILURES = 10
 """When so many first requests of a run all fail the same way, the rest would too."""
 MAX_BLOCKING_S = 0.02
@@ -104,9 +102,8 @@ async def run_job(
         fatal = await pool.work()
         session.collector.progress.doing = "writing"
         # Beside the loop, so that a display moves on: a million labels take a while.
-        charged, record = engine.budget.perhaps_charged, engine.record()
         outcome = await asyncio.to_thread(
-            session.finish, interrupted=pool.interrupted, fatal=fatal, perhaps_charged=charged, record=record
+            session.finish, interrupted=pool.interrupted, fatal=fatal, record=engine.record()
         )
         if fatal is not None:
             raise fatal
@@ -128,7 +125,7 @@ class WorkerPool:
         self.fatal: Exception | None = None
         self._progress = session.collector.progress
         self._items = job.items()
-        self._probed: set[str] = set()
+        self._probed = -1
         self._asking: dict[str, asyncio.Future[None]] = {}
         self._breaker = _CircuitBreaker(has_earlier_labels=labels_there(session.out) > 0)
         self._prefixes = _PrefixGate()
@@ -148,7 +145,7 @@ class WorkerPool:
         if self.job.probe:
             await self._supervise([self._probe()])
             self.job = replace(self.job, probe=False)
-            self._items = self.job.items()
+            self._items = (item for number, item in enumerate(self.job.items()) if number != self._probed)
         return self.job
 
     async def work(self) -> Exception | None:
@@ -174,35 +171,22 @@ class WorkerPool:
     async def _supervise(self, workers: Iterable[Coroutine[Any, Any, None]]) -> None:
         """Run workers to their end; once the job is stopped, wait for what they have on the wire."""
         tasks = [asyncio.create_task(worker) for worker in workers]
-        stopping = asyncio.create_task(self.stop.asked.wait())
-        pending: set[asyncio.Task[Any]] = set(tasks)
         try:
-            while pending and not self.stop.asked.is_set():
-                _, rest = await asyncio.wait({*pending, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                pending = {task for task in rest if task is not stopping}
+            await self.stop.unless(tasks)
             self.interrupted = self.fatal is None and self.stop.asked.is_set()
-            if pending:
-                await self._drain(pending)
-        finally:
-            for task in (stopping, *tasks):
+            # What waits for its turn, a pause or another process is not sent any more.
+            for task in {task for task in tasks if not task.done()}.difference(self._on_wire):
                 task.cancel()
-            await asyncio.wait({stopping, *tasks})
+            await self.stop.unless(tasks, at_once=True)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
 
     def _end(self, error: Exception) -> None:
         """End the job for good: nothing more is sent."""
         self.fatal = self.fatal or error
         self.stop.asked.set()
-
-    async def _drain(self, pending: set[asyncio.Task[Any]]) -> None:
-        """Wait for what is on the wire; what waits for its turn, a pause or another process is not sent any more."""
-        for task in pending.difference(self._on_wire):
-            task.cancel()
-        leave = asyncio.create_task(self.stop.at_once.wait())
-        landed = asyncio.create_task(asyncio.wait(pending))
-        await asyncio.wait({leave, landed}, timeout=DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
-        for task in (leave, landed, *pending):
-            task.cancel()
-        await asyncio.wait({leave, landed, *pending})
 
     async def _probe(self) -> None:
         strictest, name = self.job, response_format_note(self.job.endpoint)
@@ -226,8 +210,9 @@ class WorkerPool:
     async def _refuses_format(self, strictest: Job, name: str) -> bool:
         """Process work items about different tasks in the job's format; False once the format to use is known."""
         refusals: list[NoAnswerError] = []
-        different = (next(items) for _, items in groupby(self.job.items(), key=lambda item: item.tasks))
-        for item in map(self.job.planner.planned, islice(different, _PROBE_TASKS)):
+        different = (next(items) for _, items in groupby(enumerate(self.job.items()), key=lambda item: item[1].tasks))
+        for number, bare in islice(different, _PROBE_TASKS):
+            item = self.job.planner.planned(bare)
             if not (known := with_known_format(strictest, self.collector.store)).probe:
                 self.job = known  # another run has tried just this
                 return False
@@ -247,7 +232,7 @@ class WorkerPool:
                     if error.kind not in {"content-filter", "invalid-json"} and error.status not in _FORMAT_STATUS:
                         break
                     continue  # it may be about the question alone, so that another one must tell
-            self._probed.add(item.request.key)
+            self._probed = number
             if self.leases.batch_of(item.request.key) is None:
                 self.collector.store.put_note(name, self.job.endpoint.form)
             for single in rest:
@@ -282,9 +267,6 @@ class WorkerPool:
 
     async def _one(self, item: WorkItem) -> None:
         """Turn a work item into a label or a failure."""
-        if item.request.key in self._probed:
-            self._probed.discard(item.request.key)
-            return
         try:
             rest = self.collector.take(item)
             if rest is None:
@@ -424,11 +406,7 @@ class WorkerPool:
         leave_at = None
         for number, item in enumerate(self._items):
             with suppress(RubricError):  # what cannot even be asked is recorded as missing
-                planned = self._planned(item)
-                if planned.request.key in self._probed:
-                    self._probed.discard(planned.request.key)
-                else:
-                    self._give_up((planned,), reason)
+                self._give_up((self._planned(item),), reason)
             now = time.perf_counter()
             if number % _NAMED_AT_ONCE or now - self._last_rest < MAX_BLOCKING_S:
                 continue

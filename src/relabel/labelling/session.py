@@ -128,7 +128,6 @@ class RunSession:
         *,
         interrupted: bool,
         fatal: Exception | None,
-        perhaps_charged: PerhapsCharged | None = None,
         record: Mapping[str, Any] | None = None,
     ) -> Outcome:
         """Write the run folder; where it already holds more, note only that this start took place.
@@ -136,7 +135,6 @@ class RunSession:
         Args:
             interrupted: Whether the job was stopped before its end.
             fatal: What ended it for good.
-            perhaps_charged: What was sent and never answered.
             record: What the engine adds to the manifest.
 
         Raises:
@@ -146,7 +144,7 @@ class RunSession:
         self.leases.close()
         self.collector.close()
         collector = self.collector
-        ended = self._ended(self._manifest, interrupted, fatal, perhaps_charged or PerhapsCharged(), record or {})
+        ended = self._ended(self._manifest, interrupted, fatal, record or {})
         session = Session.model_validate({name: getattr(ended, name) for name in Session.model_fields})
         before = read_manifest(self.out) if (self.out / "manifest.json").exists() else ended
         ended = ended.model_copy(update={"sessions": (*before.sessions, session)})
@@ -174,7 +172,6 @@ class RunSession:
         manifest: Manifest,
         interrupted: bool,
         fatal: Exception | None,
-        perhaps_charged: PerhapsCharged,
         record: Mapping[str, Any],
     ) -> Manifest:
         collector, progress, labels = self.collector, self.collector.progress, self.collector.labels
@@ -198,15 +195,7 @@ class RunSession:
                 "models_returned": tuple(sorted(model for model in by_model if model)),
                 "labels_by_model": {model or "unknown": count for model, count in by_model.most_common()},
                 "repeats_from_cache": collector.repeats_from_cache,
-                "counts": Counts(
-                    asked=collector.job.size,
-                    from_store=progress.from_store,
-                    fresh=progress.fresh,
-                    failed=progress.failed.total(),
-                    repaired=progress.repaired,
-                    unwrapped=progress.unwrapped,
-                    label_first=progress.label_first,
-                ),
+                "counts": progress.counts,
                 "tokens": progress.tokens,
                 "upstreams": tuple(sorted({x.upstream for x in labels if x.upstream})),
                 "service_tiers": dict(Counter(x.service_tier for x in labels if x.service_tier).most_common()),
@@ -216,7 +205,6 @@ class RunSession:
                 "table_cost_usd": None if progress.table_usd == progress.cost_usd else progress.table_usd,
                 "note": "; ".join(collector.notes) or None,
                 "origins": dict(sorted(origins.items())),
-                "perhaps_charged": perhaps_charged,
                 "ended_at": self._now().isoformat(timespec="microseconds"),
             }
         )

@@ -551,13 +551,11 @@ class BatchPoller:
     async def pause(self, seconds: float) -> None:
         """Wait, unless the job is told to stop."""
         nap = asyncio.ensure_future(self._options.sleep(seconds))
-        asked = asyncio.create_task(self._stop.asked.wait())
         try:
-            await asyncio.wait({nap, asked}, return_when=asyncio.FIRST_COMPLETED)
+            await self._stop.unless([nap])
         finally:
             nap.cancel()
-            asked.cancel()
-            await asyncio.wait({nap, asked})
+            await asyncio.wait([nap])
         if self._stop.asked.is_set():
             raise StoppedError
 

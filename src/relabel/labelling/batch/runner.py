@@ -22,7 +22,7 @@ from relabel.labelling.job import Job, Stop, with_known_format
 from relabel.labelling.leases import BEAT_S, GONE_BEATS
 from relabel.labelling.limiter import Budget
 from relabel.labelling.request import Request, WorkItem
-from relabel.labelling.runner import DRAIN_S, in_a_batch
+from relabel.labelling.runner import in_a_batch
 from relabel.labelling.session import Outcome, open_session
 from relabel.labelling.store import Store
 from relabel.labels import FailureKind
@@ -133,17 +133,13 @@ class BatchRunner(BatchPoller):
         self._plan = self._job.plan()
         self._budget = Budget(self._options.max_cost, self._job.price)
         working = asyncio.create_task(self._work(new=new))
-        asked = asyncio.create_task(self._stop.asked.wait())
-        leave = asyncio.create_task(self._stop.at_once.wait())
         try:
-            await asyncio.wait({working, asked}, return_when=asyncio.FIRST_COMPLETED)
-            if not working.done():
-                # What is being sent may finish: a reply that is read spares looking for its batch later.
-                await asyncio.wait({working, leave}, timeout=DRAIN_S, return_when=asyncio.FIRST_COMPLETED)
+            await self._stop.unless([working])
+            # What is being sent may finish: a reply that is read spares looking for its batch later.
+            await self._stop.unless([working], at_once=True)
         finally:
-            for task in (working, asked, leave):
-                task.cancel()
-            await asyncio.wait({working, asked, leave})
+            working.cancel()
+            await asyncio.wait([working])
         try:
             working.result()
         except (StoppedError, asyncio.CancelledError):
