@@ -36,8 +36,8 @@ from relabel.labelling.request import Request
 from relabel.labelling.transport import (
     BrokenError,
     Connection,
+    Http,
     HttpReply,
-    HttpTransport,
     Transport,
     UnreachableError,
     UnreadableError,
@@ -206,7 +206,7 @@ class OnlineEngine(Engine):
             base_url = await asyncio.to_thread(self._serve)
         else:
             require_key(known.provider, known.key)
-        return HttpTransport(base_url, known.secret, known.provider, known.headers)
+        return Http(base_url, known.secret, known.provider, known.headers)
 
     def _serve(self) -> str:
         weights = find_weights(self.connection.model, settings().models_dir)

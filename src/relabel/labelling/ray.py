@@ -34,11 +34,11 @@ from relabel.labelling.providers import UNKNOWN, Provider
 from relabel.labelling.transport import (
     BrokenError,
     Connection,
+    Http,
     HttpReply,
-    HttpTransport,
     Transport,
+    TransportError,
     UnreachableError,
-    UnreadableError,
     key_for,
 )
 from relabel.labelling.wire import Api
@@ -230,7 +230,7 @@ class Sender:
 
     def __init__(self, model: str = "", alias: str = "", threads: int | None = None) -> None:
         self._model, self._alias, self._threads = model, alias, threads
-        self._transport: HttpTransport | None = None
+        self._transport: Http | None = None
         self._open = ExitStack()
 
     async def hello(self, provider: Provider = UNKNOWN) -> tuple[str, str, bool]:
@@ -240,7 +240,7 @@ class Sender:
             DataError: The model's file is missing here, or another one.
         """
         if self._model and self._transport is None:
-            self._transport = HttpTransport(await asyncio.to_thread(self._serve), "")
+            self._transport = Http(await asyncio.to_thread(self._serve), "")
         key = key_for(provider, settings())
         return socket.gethostname(), __version__, bool(key and key.get_secret_value())
 
@@ -262,12 +262,12 @@ class Sender:
         if self._transport is None:
             own = None if known.secret else key_for(known.provider, settings())
             secret = own.get_secret_value() if own else known.secret
-            self._transport = HttpTransport(known.base_url, secret, known.provider, known.headers)
+            self._transport = Http(known.base_url, secret, known.provider, known.headers)
         try:
             # The driver lets go earlier; this is for a driver that is gone.
             async with asyncio.timeout(known.timeouts.attempt_s + 5):
                 reply = await self._transport.send(api, content)
-        except (UnreachableError, TimeoutError, BrokenError, UnreadableError) as error:
+        except (TransportError, TimeoutError) as error:
             if self._model and isinstance(error, UnreachableError):
                 os._exit(1)  # its own server is gone: the cluster starts this worker again, with a new one
             return error

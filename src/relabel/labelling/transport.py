@@ -8,8 +8,8 @@ import os
 import re
 import select
 import ssl
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -195,7 +195,11 @@ def require_key(provider: Provider, key: SecretStr | None) -> None:
         )
 
 
-class UnreachableError(Exception):
+class TransportError(Exception):
+    """No reply came, or none that can be read."""
+
+
+class UnreachableError(TransportError):
     """Nothing was sent, because the server cannot be reached.
 
     Attributes:
@@ -207,11 +211,11 @@ class UnreachableError(Exception):
         self.lasting = lasting
 
 
-class BrokenError(Exception):
+class BrokenError(TransportError):
     """The connection broke; the provider may have the request."""
 
 
-class UnreadableError(Exception):
+class UnreadableError(TransportError):
     """A reply came in an encoding that was not offered, or is not in the one that it names; the message is its name."""
 
 
@@ -274,10 +278,8 @@ class Transport(Protocol):
             The reply, whatever its status.
 
         Raises:
-            UnreachableError: Nothing was sent.
-            UnreadableError: The reply cannot be decoded.
+            TransportError: No reply came, or none that can be read.
             TimeoutError: It took too long.
-            BrokenError: The connection broke; the provider may have the request.
             ProviderError: Nothing can be sent any more.
         """
         ...
@@ -289,6 +291,9 @@ class Transport(Protocol):
     async def close(self) -> None:
         """Let go of connections."""
         ...
+
+
+Reader = Callable[["aiohttp.ClientResponse"], Awaitable[bytes]]
 
 
 class Http:
@@ -328,14 +333,50 @@ class Http:
         joint = "&" if "?" in path else "?"
         return URL(f"{self.address}{path}{joint + self.query if self.query else ''}")
 
-    def request(
-        self, method: str, url: URL, data: Any = None, headers: CIMultiDict[str] | None = None
-    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        """Send a request; `headers` replace the usual ones."""
+    @cached_property
+    def _urls(self) -> Mapping[Api, URL]:
+        return {api: self.url(path) for api, path in PATHS.items()}
+
+    async def send(self, api: Api, content: bytes) -> HttpReply:
+        """Post a document; see `Transport.send`."""
+        return await self.exchange("POST", self._urls[api], data=content)
+
+    async def exchange(self, method: str, url: URL, *, read: Reader | None = None, **sent: Any) -> HttpReply:
+        """Send a request and bring the reply back; for errors see `Transport.send`.
+
+        Args:
+            method: The HTTP method.
+            url: Where to.
+            read: Reads the body of a reply of success; by default it goes into memory.
+            **sent: For aiohttp: `data`, and `headers` in the place of the usual ones.
+        """
+        import aiohttp
+
         session = self._session = self._session or self._opened()
-        return session.request(
-            method, url, data=data, headers=headers or self.headers, allow_redirects=False, proxy=self._proxy
-        )
+        sent = {"headers": self.headers, "allow_redirects": False, "proxy": self._proxy, **sent}
+        try:
+            async with session.request(method, url, **sent) as reply:
+                content = await (_content if read is None or reply.status >= 300 else read)(reply)
+                named = ((name.lower(), value) for name, value in reply.headers.items())
+                kept = {
+                    name: masked(value)
+                    for name, value in named
+                    if name.startswith(_WORTH_KEEPING) or name.endswith(COST_HEADERS)
+                }
+                return HttpReply(reply.status, kept, content, _connection.get())
+        except (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError) as error:
+            refused = isinstance(error, aiohttp.ClientHttpProxyError) and error.status < 500
+            distrusted = isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError))
+            raise UnreachableError(_connection_problem(error), lasting=refused or distrusted) from error
+        except aiohttp.ConnectionTimeoutError as error:
+            raise UnreachableError(f"no connection within {CONNECT_TIMEOUT_S:g} s") from error
+        except TimeoutError:
+            raise
+        except (aiohttp.ClientError, OSError) as error:
+            why = " ".join(str(error).split()) or type(error).__name__
+            if (encoding := re.search(r"(?i)can not decode content-encoding: ([^.]*)", why)) is not None:
+                raise UnreadableError(encoding[1]) from error
+            raise BrokenError(clean(why)) from error
 
     def leave_connections(self) -> None:
         """Send what comes next over new connections; what is in flight stays on those that there are."""
@@ -359,49 +400,18 @@ class Http:
         )
 
 
-class HttpTransport(Http):
-    """Posts over HTTP from this process; see `Http` for the arguments."""
-
-    @cached_property
-    def _urls(self) -> Mapping[Api, URL]:
-        return {api: self.url(path) for api, path in PATHS.items()}
-
-    async def send(self, api: Api, content: bytes) -> HttpReply:
-        """Post a document; see `Transport.send`."""
-        import aiohttp
-
-        try:
-            async with self.request("POST", self._urls[api], content) as reply:
-                pieces: list[bytes] = []
-                size = 0
-                async for piece in reply.content.iter_any():
-                    pieces.append(piece)
-                    size += len(piece)
-                    if size > LARGEST_REPLY:
-                        break
-                named = ((name.lower(), value) for name, value in reply.headers.items())
-                kept = {
-                    name: masked(value)
-                    for name, value in named
-                    if name.startswith(_WORTH_KEEPING) or name.endswith(COST_HEADERS)
-                }
-                return HttpReply(reply.status, kept, b"".join(pieces), _connection.get())
-        except (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError) as error:
-            refused = isinstance(error, aiohttp.ClientHttpProxyError) and error.status < 500
-            distrusted = isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError))
-            raise UnreachableError(connection_problem(error), lasting=refused or distrusted) from error
-        except aiohttp.ConnectionTimeoutError as error:
-            raise UnreachableError(f"no connection within {CONNECT_TIMEOUT_S:g} s") from error
-        except TimeoutError:
-            raise
-        except (aiohttp.ClientError, OSError) as error:
-            why = " ".join(str(error).split()) or type(error).__name__
-            if (encoding := re.search(r"(?i)can not decode content-encoding: ([^.]*)", why)) is not None:
-                raise UnreadableError(encoding[1]) from error
-            raise BrokenError(clean(why)) from error
+async def _content(reply: aiohttp.ClientResponse) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    async for piece in reply.content.iter_any():
+        pieces.append(piece)
+        size += len(piece)
+        if size > LARGEST_REPLY:
+            break
+    return b"".join(pieces)
 
 
-def connection_problem(error: aiohttp.ClientConnectorError | aiohttp.ClientHttpProxyError) -> str:
+def _connection_problem(error: aiohttp.ClientConnectorError | aiohttp.ClientHttpProxyError) -> str:
     """Why there is no connection, in the system's words: without address, which is said already, and numbers."""
     import aiohttp
 

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,17 @@ from relabel.files import replacing
 from relabel.labelling.engine import parsed
 from relabel.labelling.job import Job
 from relabel.labelling.providers import UNKNOWN, Provider
-from relabel.labelling.refusals import ATTEMPTS, ErrorReply, RetryPolicy, fatal_refusal, read_error
+from relabel.labelling.refusals import (
+    ATTEMPTS,
+    ErrorReply,
+    RefusedError,
+    RetryPolicy,
+    fatal_refusal,
+    is_transient,
+    read_error,
+)
 from relabel.labelling.request import Request
-from relabel.labelling.transport import LARGEST_REPLY, Http, connection_problem, key_for, require_key
+from relabel.labelling.transport import Http, HttpReply, TransportError, UnreachableError, key_for, require_key
 from relabel.labelling.wire import PATHS, Api, NotAReplyError, object_of
 from relabel.redaction import api_version, clean, public_url
 from relabel.settings import Settings
@@ -74,20 +83,11 @@ class UnavailableError(ProviderError):
         self.sent = sent
 
 
-class _ApiError(Exception):
-    """An error reply; one of status 0 stands for none at all.
-
-    Attributes:
-        sent: Whether anything may have reached the provider.
-    """
-
-    def __init__(self, reply: ErrorReply, *, sent: bool = True) -> None:
-        super().__init__(reply.message)
-        self.reply, self.sent = reply, sent
+_FAULTS = (RefusedError, TransportError, TimeoutError)
 
 
-def _not_an_api(said: str) -> _ApiError:
-    return _ApiError(ErrorReply("request", 501, said))
+def _refused(status: int, said: str) -> RefusedError:
+    return RefusedError(HttpReply(status, {}, b""), ErrorReply("request", status, said))
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,8 @@ class BatchProvider:
         version = api_version(http.query)
         self.address = http.address + (f"?{version}" if version else "")
         self._retry = RetryPolicy(
-            lambda error: isinstance(error, _ApiError) and error.reply.passes,
-            lambda error: (error.reply.wait_s or 0.0) if isinstance(error, _ApiError) else 0.0,
+            is_transient,
+            lambda error: (error.reply.wait_s or 0.0) if isinstance(error, RefusedError) else 0.0,
             **policy,
         )
 
@@ -262,7 +262,7 @@ class BatchProvider:
             return await self._retried(self.batches, once)
         except ProviderError as error:
             cause = error.__cause__
-            if isinstance(cause, _ApiError) and cause.reply.status < 500 and _NOT_READY.search(cause.reply.message):
+            if isinstance(cause, RefusedError) and cause.reply.status < 500 and _NOT_READY.search(cause.reply.message):
                 raise FileNotReadyError(str(error)) from cause
             raise
 
@@ -289,7 +289,7 @@ class BatchProvider:
         try:
             await self._call("POST", f"{self.batches}/{batch_id}/cancel")
         except ProviderError as error:
-            if not (isinstance(error.__cause__, _ApiError) and error.__cause__.reply.status in {400, 409}):
+            if not (isinstance(error.__cause__, RefusedError) and error.__cause__.reply.status in {400, 409}):
                 raise  # these two are said of a batch that has ended
 
     async def download(self, file_id: str, target: Path) -> None:
@@ -304,7 +304,7 @@ class BatchProvider:
 
     async def delete(self, file_id: str) -> None:
         """Delete a file at the provider. It is a courtesy: when it fails, nothing is said."""
-        with suppress(_ApiError):
+        with suppress(*_FAULTS):
             await self._once("DELETE", f"/files/{file_id}")
 
     async def close(self) -> None:
@@ -321,7 +321,7 @@ class BatchProvider:
             page = await self._once("GET", self.listing(number, last))
             rows = page.get("data")
             if not isinstance(rows, list):
-                raise _not_an_api(f"a listing of batches was expected, not {str(page)[:100]}")
+                raise _refused(501, f"a listing of batches was expected, not {str(page)[:100]}")
             found = [self._batch(row) for row in rows]
             fresh = [batch for batch in found if batch.id not in seen and batch.created_at >= since - CLOCK_SKEW_S]
             for batch in fresh:
@@ -331,7 +331,7 @@ class BatchProvider:
                 return
             seen.update(batch.id for batch in fresh)
             last = found[-1].id
-        raise _not_an_api(f"the listing of batches does not end within {MAX_PAGES} pages")
+        raise _refused(501, f"the listing of batches does not end within {MAX_PAGES} pages")
 
     async def _find(self, mark: Mapping[str, str], file_id: str | None, since: float) -> RemoteBatch | None:
         async for batch in self._list(since):
@@ -355,7 +355,7 @@ class BatchProvider:
     async def _retried(self, path: str, once: Callable[[], Any]) -> Any:
         try:
             return await self._retry.call(once)
-        except _ApiError as error:
+        except _FAULTS as error:
             raise self._refusal(error, path) from error
 
     async def _once(
@@ -365,46 +365,37 @@ class BatchProvider:
         headers = CIMultiDict(self._http.headers)
         if not isinstance(body, bytes):
             headers.pop("Content-Type", None)  # a form says its own
-        try:
-            async with (
-                asyncio.timeout(TIMEOUT_S),
-                self._http.request(method, self._http.url(path), body, headers) as reply,
-            ):
-                if 200 <= reply.status < 300 and into is not None:
-                    await _store(reply, into)
-                    return {}
-                raw = b""
-                while not reply.content.at_eof() and len(raw) < LARGEST_REPLY:
-                    raw += await reply.content.read(LARGEST_REPLY)
-        except (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError) as error:
-            raise _ApiError(ErrorReply("passing", 0, connection_problem(error)), sent=False) from error
-        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-            said = str(error) or type(error).__name__
-            raise _ApiError(ErrorReply("passing", 0, said)) from error
+        async with asyncio.timeout(TIMEOUT_S):
+            read = partial(_store, into) if into else None
+            reply = await self._http.exchange(method, self._http.url(path), read=read, data=body, headers=headers)
         if 300 <= reply.status < 400:
             where = public_url(reply.headers.get("location", ""))[:200] or "nowhere"
-            raise _ApiError(ErrorReply("request", reply.status, f"redirects to {where}, which is not followed"))
-        if reply.status >= 400 and (understood := read_error(reply.status, reply.headers, raw)) is not None:
-            raise _ApiError(understood)
+            raise _refused(reply.status, f"redirects to {where}, which is not followed")
+        if reply.status >= 400 and (understood := read_error(reply.status, reply.headers, reply.content)) is not None:
+            raise RefusedError(reply, understood)
+        if into is not None:
+            return {}
         try:
-            said: Any = parsed(raw.decode("utf-8", "replace"))
+            said: Any = parsed(reply.content.decode("utf-8", "replace"))
         except NotAReplyError:
             said = None
         if isinstance(said, list):
             return {"data": said}
         if not isinstance(said, dict):
-            raise _not_an_api(f"JSON was expected, not {raw[:100]!r}")
+            raise _refused(501, f"JSON was expected, not {reply.content[:100]!r}")
         return said
 
-    def _refusal(self, error: _ApiError, path: str) -> Exception:
-        address, reply = self._http.address, error.reply
-        status, said = reply.status, clean(reply.message)
-        if status == 0:
+    def _refusal(self, error: Exception, path: str) -> Exception:
+        address = self._http.address
+        if not isinstance(error, RefusedError):
+            said = clean(str(error)) or type(error).__name__
             return UnavailableError(
                 f"cannot reach {address} for its batches ({said}); check --base-url and the network, then start the same run "
                 "again: existing batches continue",
-                sent=error.sent,
+                sent=not isinstance(error, UnreachableError),
             )
+        reply = error.reply
+        status, said = reply.status, clean(reply.message)
         if reply.passes:
             return UnavailableError(
                 f"{address} failed {ATTEMPTS} times at {path} (HTTP {status}: {said}); start the same run again later: "
@@ -422,7 +413,7 @@ class BatchProvider:
         )
 
 
-async def _store(reply: aiohttp.ClientResponse, target: Path) -> None:
+async def _store(target: Path, reply: aiohttp.ClientResponse) -> bytes:
     try:
         with replacing(target) as temporary, temporary.open("wb") as file:
             async for piece in reply.content.iter_any():
@@ -433,6 +424,7 @@ async def _store(reply: aiohttp.ClientResponse, target: Path) -> None:
         raise DataError(
             f"cannot write {target} ({error.strerror or error}); free space, then start the same run again"
         ) from error
+    return b""
 
 
 # Where other providers differ from OpenAI, each after its public API reference.
