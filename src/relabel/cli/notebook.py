@@ -111,16 +111,13 @@ def study(path: str | Path = "study.yaml", *, replay: bool = False, allow_hosts:
     Raises:
         RelabelError: A rater failed, or labels are missing; the results of the others are written all the same.
     """
-    from relabel.settings import settings
-    from relabel.study.file import read_study
     from relabel.study.results import write_results
-    from relabel.study.running import Place, StopAll, plan, raise_first, run_raters, runs_of, study_tasks
+    from relabel.study.running import StopAll, open_study, plan, raise_first, run_raters, runs_of
 
-    place = Place(Path(path))
-    read, environment, stop = read_study(place.file), settings(), StopAll()
-    raters = plan(read, place, environment)
-    _in_thread(run_raters(raters, read, place, environment, replay=replay, allow_hosts=allow_hosts, stop=stop), stop)
-    results = write_results(read, place, runs_of(raters), study_tasks(read, place))
+    opened, stop = open_study(Path(path)), StopAll()
+    raters = plan(opened)
+    _in_thread(run_raters(raters, opened, replay=replay, allow_hosts=allow_hosts, stop=stop), stop)
+    results = write_results(opened, runs_of(raters))
     raise_first(raters)
     return results
 

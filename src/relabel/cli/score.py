@@ -113,13 +113,13 @@ def score(
 
 def _study(ctx: typer.Context, path: Path, given: o.Tables, out: Path | None) -> None:
     """The pooled scores of a study, with their range over models."""
-    from relabel.settings import settings
     from relabel.study.results import study_scores
+    from relabel.study.running import open_study
 
     kept = {"ctx", "run", "out", "latex", "markdown", "csv", "as_json"}
     why = "has no effect on a study; set it in the study file instead"
     o.reject_ineffective_options(ctx, why, *(name for name in ctx.params if name not in kept))
-    _give(*study_scores(path, settings()), given, out)
+    _give(*study_scores(open_study(path)), given, out)
 
 
 def _give(table: relabel.ScoreTable, run: relabel.Run, given: o.Tables, out: Path | None) -> None:

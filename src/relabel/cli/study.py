@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from relabel.settings import Settings
-    from relabel.study.file import Study
-    from relabel.study.running import Place, RaterRun, RaterState
+    from relabel.study.running import OpenStudy, RaterRun, RaterState
 
 app = o.Commands()
 study_app = o.Commands(name="study", help="Label with many raters from one file; make tables, pages and a package.")
@@ -61,46 +59,38 @@ def run(
     """
     from relabel.study import running
 
-    study, place, environment = _opened(path)
-    raters = running.plan(study, place, environment)
+    opened = running.open_study(path)
+    raters, hosts = running.plan(opened), allow_host or ()
     if dry_run:
-        running.require_known_hosts(raters, environment, allow_host or ())
-        _estimates(raters, environment)
+        running.require_known_hosts(raters, opened, hosts)
+        _estimates(raters, opened)
         return
 
     from relabel.cli._labelling import run_until_stopped
 
-    stop, hosts = running.StopAll(), allow_host or ()
-    made = running.run_raters(raters, study, place, environment, replay=replay, allow_hosts=hosts, stop=stop)
+    stop = running.StopAll()
+    made = running.run_raters(raters, opened, replay=replay, allow_hosts=hosts, stop=stop)
     run_until_stopped(_shown(made, raters, quiet=quiet), stop, look=o.progress_style(quiet=quiet))
-    _table(raters, running.rater_states(raters, environment))
+    _table(raters, running.rater_states(raters, opened))
     if any(one.state == "interrupted" for one in raters):
         running.raise_first(raters)
     if runs := running.runs_of(raters):
         from relabel.study.results import write_results
 
-        results = write_results(study, place, runs, running.study_tasks(study, place))
+        results = write_results(opened, runs)
         typer.echo()
         for sentence in results.verdict:
             say(sentence)
         typer.echo()
         say(f"Report: {results.folder / 'report.html'}. Tables: {results.folder / 'tables'}.")
         say_next(f"relabel study package {path}")
-    _judge(study, place, raters)
+    _judge(opened, raters)
     running.raise_first(raters)
 
 
-def _opened(path: Path) -> tuple[Study, Place, Settings]:
-    from relabel.settings import settings
-    from relabel.study.file import read_study
-    from relabel.study.running import Place
-
-    return read_study(path), Place(path), settings()
-
-
-def _judge(study: Study, place: Place, raters: list[RaterRun]) -> None:
+def _judge(opened: OpenStudy, raters: list[RaterRun]) -> None:
     """Run the suite on each model; a failed gate of one does not hide those of the others."""
-    if study.suite is None:
+    if (suite := opened.study.suite) is None:
         return
     from relabel.cli.app import run_app
 
@@ -108,7 +98,7 @@ def _judge(study: Study, place: Place, raters: list[RaterRun]) -> None:
     for one in raters:
         if one.model is not None and one.state == "complete":
             typer.echo()
-            if run_app(["eval", one.ref, "--suite", place.at(study.suite)]):
+            if run_app(["eval", one.ref, "--suite", opened.at(suite)]):
                 failed.append(one.rater.name)
     if failed:
         raise GateError(f"gates failed for {', '.join(failed)}; the lines above say which")
@@ -121,14 +111,14 @@ def status(path: StudyFile, as_json: o.AsJson = False) -> None:
     from dataclasses import asdict
 
     from relabel.study.results import closeness
-    from relabel.study.running import plan, rater_states, runs_of
+    from relabel.study.running import open_study, plan, rater_states, runs_of
 
-    study, place, environment = _opened(path)
-    raters = plan(study, place, environment)
-    found = rater_states(raters, environment)
+    opened = open_study(path)
+    study, raters = opened.study, plan(opened)
+    found = rater_states(raters, opened)
     kappas: dict[str, float | None] = {}
     with suppress(RelabelError):  # the state of the raters matters more than a gold that cannot be read
-        kappas = closeness(study, place, runs) if (runs := runs_of(raters)) else {}
+        kappas = closeness(opened, runs) if (runs := runs_of(raters)) else {}
     rows: list[dict[str, object]] = []
     for one in raters:
         none = {"state": one.state, "asked": 0, "labels": 0, "cost_usd": 0.0}
@@ -151,9 +141,10 @@ def package(path: StudyFile, out: Path | None = None) -> None:
         out: The zip file. By default STUDY-package.zip beside the study file.
     """
     from relabel.study.package import write_package
+    from relabel.study.running import open_study
 
     target = out or path.with_name(f"{path.stem}-package.zip")
-    files = write_package(*_opened(path), target)
+    files = write_package(open_study(path), target)
     say_written(target, f", {files} files; its README.md says how to rebuild the tables")
 
 
@@ -161,12 +152,13 @@ def package(path: StudyFile, out: Path | None = None) -> None:
 def rebuild(path: StudyFile, quiet: o.Quiet = False) -> None:
     """Rebuild the results of an unpacked replication package from its answers alone, and compare their checksums."""
     from relabel.study.package import compare_checksums, unpack_answers
+    from relabel.study.running import open_study
 
-    _, place, environment = _opened(path)
-    added, there = unpack_answers(place, environment)
+    opened = open_study(path)
+    added, there = unpack_answers(opened)
     say(f"Answers: {added:,} added to the store, {there:,} already there.")
     run(path, replay=True, dry_run=False, quiet=quiet)
-    same, differ = compare_checksums(place)
+    same, differ = compare_checksums(opened)
     if differ:
         raise DataError(f"{len(differ)} results are not those of the package: {listed_names(differ, 5)}; {same} are")
     say(f"All {same} results are those of the package, byte by byte.")
@@ -186,13 +178,13 @@ def _table(raters: list[RaterRun], found: dict[str, RaterState], kappas: dict[st
     Table("", ["rater", "state", "labels", "missing", "cost", *more, "run"], rows, left=2).show()
 
 
-def _estimates(raters: list[RaterRun], environment: Settings) -> None:
+def _estimates(raters: list[RaterRun], opened: OpenStudy) -> None:
     from relabel.study.running import estimates
 
     rows: list[list[str]] = []
     low = high = hours = 0.0
     unknown = False
-    for name, (found, bounds) in estimates(raters, environment).items():
+    for name, (found, bounds) in estimates(raters, opened).items():
         cost = found.cost_usd
         unknown |= cost is None
         low, high = low + (cost or (0, 0))[0], high + (cost or (0, 0))[1]

@@ -21,23 +21,20 @@ from relabel.files import require_own
 from relabel.labelling.maintenance import pack, unpack
 from relabel.labelling.store import Store
 from relabel.redaction import masked
-from relabel.settings import Settings
 from relabel.sources.registry import load_registry
-from relabel.study.file import Study, template
-from relabel.study.running import Place, plan, runs_of
+from relabel.study.file import template
+from relabel.study.running import OpenStudy, plan, runs_of
 
 ANSWERS = "answers.pack"
 _DAY = (2000, 1, 1, 0, 0, 0)
 """Date of every file in the zip, so that the same study gives the same bytes."""
 
 
-def write_package(study: Study, place: Place, environment: Settings, target: Path) -> int:
+def write_package(opened: OpenStudy, target: Path) -> int:
     """Write the replication package of a study whose raters are complete.
 
     Args:
-        study: The study.
-        place: Where it lies.
-        environment: Settings from the environment.
+        opened: The study.
         target: The zip file.
 
     Returns:
@@ -47,29 +44,25 @@ def write_package(study: Study, place: Place, environment: Settings, target: Pat
         UsageError: A rater is not complete, or results are missing.
         DataError: A file cannot be read or written.
     """
-    raters = plan(study, place, environment)
+    study, raters = opened.study, plan(opened)
     if open_ones := [one.rater.name for one in raters if one.state != "complete"]:
         raise UsageError(
-            f"{', '.join(open_ones)}: labels are missing; finish the study with `relabel study run {place.file}` first"
+            f"{', '.join(open_ones)}: labels are missing; finish the study with `relabel study run {opened.file}` first"
         )
-    if not (place.results / "report.html").exists():
-        raise UsageError(f"there are no results yet; make them with `relabel study run {place.file}`")
+    if not (opened.results / "report.html").exists():
+        raise UsageError(f"there are no results yet; make them with `relabel study run {opened.file}`")
     runs = runs_of(raters)
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        data, copied = _inputs(study, place, folder)
-        for one in raters:
-            if one.model is not None:  # an address that came from the environment is part of every request
-                at = next(r for r in data["raters"] if r["name"] == one.rater.name)
-                if (
-                    one.model.connection.base_url is not None
-                    and one.rater.base_url is None
-                    and one.rater.provider is None
-                ):
-                    at["base_url"] = one.model.connection.shown_url
+        data, copied = _inputs(opened, folder)
+        for one, entry in zip(raters, data["raters"], strict=True):
+            named = one.rater.base_url is not None or one.rater.provider is not None
+            if one.model is not None and one.model.connection.base_url is not None and not named:
+                # An address that came from the environment is part of every request.
+                entry["base_url"] = one.model.connection.shown_url
         asked = [runs[one.rater.name] for one in raters if one.model is not None]
         if asked:
-            with Store(environment.store_dir, read_only=True) as store:
+            with Store(opened.environment.store_dir, read_only=True) as store:
                 pack(store, folder / ANSWERS, *asked)
         for name, run in runs.items():
             if run.folder is not None:
@@ -78,9 +71,9 @@ def write_package(study: Study, place: Place, environment: Settings, target: Pat
         title, version = json.dumps(study.title, ensure_ascii=False), json.dumps(__version__)
         for name, text in {
             "study.yaml": yaml.safe_dump(data, sort_keys=False, allow_unicode=True),
-            "checksums.txt": "".join(f"{digest}  {name}\n" for name, digest in checksums(place)),
+            "checksums.txt": "".join(f"{digest}  {name}\n" for name, digest in checksums(opened)),
             "constraints.txt": _constraints(),
-            "DATA.md": _data_statement(study, place, copied),
+            "DATA.md": _data_statement(opened, copied),
             "CITATION.cff": template("CITATION.cff", title=title, version=version),
             "README.md": template("README.md", title=study.title, version=__version__, answers=ANSWERS),
         }.items():
@@ -88,13 +81,13 @@ def write_package(study: Study, place: Place, environment: Settings, target: Pat
         return _zip(folder, target)
 
 
-def _inputs(study: Study, place: Place, folder: Path) -> tuple[dict[str, Any], list[str]]:
+def _inputs(opened: OpenStudy, folder: Path) -> tuple[dict[str, Any], list[str]]:
     """Copy the files that a study names, and give its text with their new places."""
     copied: dict[str, str] = {}
 
-    def moved(ref: str | None) -> str | None:
-        beside = None if ref is None else place.file.parent / ref
-        if ref is None or beside is None or not beside.exists():
+    def moved(ref: str) -> str:
+        beside = opened.file.parent / ref
+        if not beside.exists():
             return ref
         if ref not in copied:
             name = f"inputs/{len(copied) + 1}/{beside.name}"
@@ -108,7 +101,7 @@ def _inputs(study: Study, place: Place, folder: Path) -> tuple[dict[str, Any], l
                 shutil.copyfile(beside, folder / name)
         return copied[ref]
 
-    data = study.model_dump(mode="json", exclude_unset=True)
+    data = opened.study.model_dump(mode="json", exclude_unset=True)
     for holder, keys in (
         (data, ("rubric", "prompt", "suite")),
         (data.get("tasks") or {}, ("list",)),
@@ -118,14 +111,14 @@ def _inputs(study: Study, place: Place, folder: Path) -> tuple[dict[str, Any], l
         for key in keys:
             if isinstance(holder.get(key), str):
                 holder[key] = moved(holder[key])
-    data["golds"] = [moved(ref) for ref in study.golds]
+    data["golds"] = [moved(ref) for ref in opened.study.golds]
     return data, sorted(copied)
 
 
-def checksums(place: Place) -> Iterator[tuple[str, str]]:
+def checksums(opened: OpenStudy) -> Iterator[tuple[str, str]]:
     """Names and sha256 of the results that the same answers give again byte by byte: all but run folders, which hold times."""
-    for path in sorted(place.results.rglob("*")):
-        name = path.relative_to(place.results).as_posix()
+    for path in sorted(opened.results.rglob("*")):
+        name = path.relative_to(opened.results).as_posix()
         if path.is_file() and not name.startswith("runs/"):
             yield name, hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -141,15 +134,15 @@ def _constraints() -> str:
     return f"# Python {sys.version.split()[0]}\n" + "\n".join(lines) + "\n"
 
 
-def _data_statement(study: Study, place: Place, copied: list[str]) -> str:
+def _data_statement(opened: OpenStudy, copied: list[str]) -> str:
     known = load_registry()
     rows: list[str] = []
-    for name, file, sha256 in json.loads((place.results / "study.json").read_text(encoding="utf-8"))["sources"]:
+    for name, file, sha256 in json.loads((opened.results / "study.json").read_text(encoding="utf-8"))["sources"]:
         source = known.get(name)
         where = "given by the authors" if source is None else f"{source.publisher}, {source.licence}"
         rows.append(f"| {name} | {file} | {where} | {sha256} |\n")
     own = f"\nFiles of the authors are under `inputs/`: {', '.join(copied)}.\n" if copied else ""
-    return template("DATA.md", title=study.title, own=own, rows="".join(rows), answers=ANSWERS)
+    return template("DATA.md", title=opened.study.title, own=own, rows="".join(rows), answers=ANSWERS)
 
 
 def _zip(folder: Path, target: Path) -> int:
@@ -170,27 +163,27 @@ def _zip(folder: Path, target: Path) -> int:
     return len(files)
 
 
-def unpack_answers(place: Place, environment: Settings) -> tuple[int, int]:
+def unpack_answers(opened: OpenStudy) -> tuple[int, int]:
     """Take the answers of a package into the store; how many were added, and how many were there.
 
     Raises:
         DataError: The pack is missing or damaged.
     """
-    source = place.file.parent / ANSWERS
+    source = opened.file.parent / ANSWERS
     require_own(source)
     if not source.exists():
         return 0, 0
-    with Store(environment.store_dir) as store:
+    with Store(opened.environment.store_dir) as store:
         return unpack(store, source)
 
 
-def compare_checksums(place: Place) -> tuple[int, list[str]]:
+def compare_checksums(opened: OpenStudy) -> tuple[int, list[str]]:
     """How many results are those that the package names, and which are not."""
-    listed = place.file.parent / "checksums.txt"
+    listed = opened.file.parent / "checksums.txt"
     try:
         lines = [line.partition("  ") for line in listed.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{listed} cannot be read; unpack the package again") from error
-    found = dict(checksums(place))
+    found = dict(checksums(opened))
     differ = sorted(name for digest, _, name in lines if found.get(name) != digest)
     return len(lines) - len(differ), differ

@@ -30,14 +30,12 @@ from relabel.scoring.files import csv_bytes, stata_bytes
 from relabel.scoring.options import Choices
 from relabel.scoring.table import ScoreTable, score_by
 from relabel.scoring.uncertainty import POOLED, rater_draws, with_raters
-from relabel.settings import Settings
 from relabel.sources.fetch import SourceUse, sha256_of
-from relabel.study.file import Scoring, Study, read_study
+from relabel.study.file import Scoring, Study
 from relabel.study.pooling import (
     LEAST_RATERS,
     Component,
     LatentClasses,
-    Mean,
     Votes,
     components,
     corrected,
@@ -46,7 +44,7 @@ from relabel.study.pooling import (
     votes,
     without_each,
 )
-from relabel.study.running import Place, plan, runs_of, study_tasks
+from relabel.study.running import OpenStudy, plan, runs_of, study_tasks
 from relabel.tabular import Cell, Table, cell_text, table_text
 from relabel.task import TASK_KEY, Task
 
@@ -77,14 +75,12 @@ class Results:
         return "".join(shown)
 
 
-def write_results(study: Study, place: Place, runs: Mapping[str, Run], tasks: Sequence[Task]) -> Results:
+def write_results(opened: OpenStudy, runs: Mapping[str, Run]) -> Results:
     """Make everything of a study but its runs.
 
     Args:
-        study: The study.
-        place: Where it lies.
+        opened: The study.
         runs: The raters' runs, by name.
-        tasks: The tasks of the study.
 
     Raises:
         DataError: The raters share no tasks or setting, or a file cannot be read or written.
@@ -92,13 +88,14 @@ def write_results(study: Study, place: Place, runs: Mapping[str, Run], tasks: Se
     """
     if not runs:
         raise DataError("no rater has a label yet; finish one with `relabel study run`")
+    study, tasks = opened.study, study_tasks(opened)
     columns = [*TASK_KEY, "title", "text"]
     listed = pd.DataFrame([[getattr(task, column) for column in columns] for task in tasks], columns=columns)
     runs = _on_tasks(runs, tasks)
     lined = votes(runs)
     # A file goes by its name alone, which a package keeps.
     golds = [
-        replace(load_gold(at), name=Path(at).name if Path(at).exists() else at) for at in map(place.at, study.golds)
+        replace(load_gold(at), name=Path(at).name if Path(at).exists() else at) for at in map(opened.at, study.golds)
     ]
     uses = [*(gold.source for gold in golds), *(use for run in runs.values() for use in run.manifest.sources)]
     classes = None
@@ -117,12 +114,12 @@ def write_results(study: Study, place: Place, runs: Mapping[str, Run], tasks: Se
     }
     for name, frame in _corrected(runs, golds, lined).items():
         made[name] = csv_bytes(frame)
-    pooled = _pooled_run(study, place, runs, lined)
+    pooled = _pooled_run(opened, runs, lined)
     if study.scoring is not None:
-        tables["totals"], scored = _scores(study, place, runs, pooled, made)
+        tables["totals"], scored = _scores(opened, runs, pooled, made)
         uses += scored
     sources = sorted({(used.source, Path(used.file).name, used.sha256) for used in uses})
-    told = {**_portable(study, place), "sources": sources}
+    told = {**_portable(opened), "sources": sources}
     made["study.json"] = (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode()
     verdict = tuple(_verdict(lined, agreement, pairs, means, golds, classes))
     charts = Charts()
@@ -138,10 +135,10 @@ def write_results(study: Study, place: Place, runs: Mapping[str, Run], tasks: Se
     made["report.html"] = tables_page(
         study.title, verdict, sections, f"relabel {__version__}, {len(lined):,} tasks."
     ).encode()
-    _write(place.results, made)
+    _write(opened.results, made)
     if study.export or study.site:
-        _pages(study, place, pooled, runs)
-    return Results(place.results, verdict, tables)
+        _pages(opened, pooled, runs)
+    return Results(opened.results, verdict, tables)
 
 
 def _on_tasks(runs: Mapping[str, Run], tasks: Sequence[Task]) -> dict[str, Run]:
@@ -151,7 +148,7 @@ def _on_tasks(runs: Mapping[str, Run], tasks: Sequence[Task]) -> dict[str, Run]:
     return {name: replace(run, labels=run.labels[kept[name]].reset_index(drop=True)) for name, run in runs.items()}
 
 
-def _portable(study: Study, place: Place) -> Any:
+def _portable(opened: OpenStudy) -> Any:
     """The study as it is on every machine: files by their hash, addresses left out, as a package moves the former and names the latter."""
 
     def portable(value: Any) -> Any:
@@ -160,12 +157,12 @@ def _portable(study: Study, place: Place) -> Any:
         if isinstance(value, dict):
             kept = {key: each for key, each in value.items() if key != "base_url"}
             return {key: each if key in ("title", "name") else portable(each) for key, each in kept.items()}
-        path = place.file.parent / value if isinstance(value, str) and value else None
+        path = opened.file.parent / value if isinstance(value, str) and value else None
         if path is None or not path.exists():
             return value
         return f"sha256:{sha256_of(path / 'labels.parquet' if path.is_dir() else path)}"
 
-    return portable(study.model_dump(mode="json"))
+    return portable(opened.study.model_dump(mode="json"))
 
 
 def _write(folder: Path, made: Mapping[str, bytes]) -> None:
@@ -214,12 +211,12 @@ def _kappa_and_accuracy(pair: Pair) -> list[Cell]:
     return [cell for of in figures for cell in ((None, None) if of is None else (known(of.value), of.interval()))]
 
 
-def closeness(study: Study, place: Place, runs: Mapping[str, Run]) -> dict[str, float | None]:
+def closeness(opened: OpenStudy, runs: Mapping[str, Run]) -> dict[str, float | None]:
     """Cohen's kappa of each rater with the study's first gold, or without a gold its mean with the other raters."""
-    runs = _on_tasks(runs, study_tasks(study, place))
+    study, runs = opened.study, _on_tasks(runs, study_tasks(opened))
     lined, quick = votes(runs), study.model_copy(update={"draws": 0})
     if study.golds:
-        gold = load_gold(place.at(study.golds[0]))
+        gold = load_gold(opened.at(study.golds[0]))
         found = {n: _with_gold(quick, run, gold, lined)[0] for n, run in runs.items() if run.ref != gold.name}
         return {name: kappa for name, kappa in found.items() if isinstance(kappa, float)}
     kappas: dict[str, list[float]] = {name: [] for name in runs}
@@ -247,17 +244,18 @@ def _intervals_note(study: Study) -> tuple[str, ...]:
 
 def _means(study: Study, lined: Votes, classes: LatentClasses | None) -> Table:
     """Mean exposure by rater, pooled, by the latent-class model, and the range without each rater."""
-    codes, draws = lined.codes, {"draws": study.draws, "seed": study.seed}
+    draws = {"draws": study.draws, "seed": study.seed}
+
+    def row(name: str, raters: Sequence[int]) -> list[Cell]:
+        means = [mean_of(name, values[:, raters], lined.codes, **draws) for values in lined.values.values()]
+        return [name, means[0].tasks, *(cell for of in means for cell in (known(of.mean), of.interval))]
+
     notes = ["Means over tasks, each alike.", *_intervals_note(study)]
-    found: dict[Measure, list[Mean]] = {
-        m: [mean_of(n, table[:, [i]], codes, **draws) for i, n in enumerate(lined.names)]
-        for m, table in lined.values.items()
-    }
+    rows = [row(name, [at]) for at, name in enumerate(lined.names)]
     if len(lined.names) > 1:
-        for measure, column in found.items():
-            column.append(mean_of("pooled", lined.values[measure], codes, **draws))
-            left = without_each(lined, measure)
-            if left:
+        rows.append(row("pooled", range(len(lined.names))))
+        for measure in lined.values:
+            if left := without_each(lined, measure):
                 low, high = min(left, key=left.__getitem__), max(left, key=left.__getitem__)
                 notes.append(
                     f"{measure}, pooled without one rater: {left[low]:.3f} (without {low}) to {left[high]:.3f} (without {high})."
@@ -266,18 +264,13 @@ def _means(study: Study, lined: Votes, classes: LatentClasses | None) -> Table:
             "pooled: tasks that all raters labelled; its interval holds the spread of raters and the drawing of occupations."
         )
     if classes is not None:
-        for measure, column in found.items():
-            value = float((classes.posterior @ lined.worth[measure]).mean())
-            column.append(Mean("latent class", value, None, len(lined)))
+        means = [float((classes.posterior @ lined.worth[measure]).mean()) for measure in lined.values]
+        rows.append(["latent class", len(lined), *(cell for mean in means for cell in (known(mean), None))])
         notes.append(
             "latent class: Dawid and Skene's model with shares by major group; it takes raters to err independently of one another, which "
             "models of one family may not do."
         )
-    rows: list[list[Cell]] = [
-        [means[0].rater, means[0].tasks, *(cell for of in means for cell in (known(of.mean), of.interval))]
-        for means in zip(*found.values(), strict=True)
-    ]
-    columns = ["rater", "tasks", *(name for m in found for name in (f"mean {m}", f"95% of {m}"))]
+    columns = ["rater", "tasks", *(name for m in lined.values for name in (f"mean {m}", f"95% of {m}"))]
     return Table("Mean exposure by rater", columns, rows, notes=notes)
 
 
@@ -372,7 +365,7 @@ def _corrected(runs: Mapping[str, Run], golds: Sequence[Gold], lined: Votes) -> 
     return made
 
 
-def _pooled_run(study: Study, place: Place, runs: Mapping[str, Run], lined: Votes) -> Run:
+def _pooled_run(opened: OpenStudy, runs: Mapping[str, Run], lined: Votes) -> Run:
     """A run whose samples are the raters: its mean over samples is the mean over raters."""
     rubrics = {run.rubric.wording for run in runs.values()}
     first = next(iter(runs.values()))
@@ -405,22 +398,22 @@ def _pooled_run(study: Study, place: Place, runs: Mapping[str, Run], lined: Vote
         settings=(setting,),
         parameters={
             "samples": len(runs),
-            "seed": study.seed,
+            "seed": opened.study.seed,
             "raters": {name: run.manifest.model for name, run in runs.items()},
         },
         counts=Counts(asked=len(labels), from_store=len(labels)),
         note="labels of several raters, one sample each"
         + ("" if len(rubrics) == 1 else "; they used different rubrics"),
     )
-    write_run(place.results / POOLED, manifest, labels, [])
-    return open_run(str(place.results / POOLED))
+    write_run(opened.results / POOLED, manifest, labels, [])
+    return open_run(str(opened.results / POOLED))
 
 
 def _scores(
-    study: Study, place: Place, runs: Mapping[str, Run], pooled: Run, made: dict[str, bytes]
+    opened: OpenStudy, runs: Mapping[str, Run], pooled: Run, made: dict[str, bytes]
 ) -> tuple[Table, Sequence[SourceUse]]:
     """Scores by group: pooled, by rater, with an interval over raters and sampling; plausible values; totals by rater, and the files used."""
-    scoring, choices = _scoring(study, place)
+    scoring, choices = _scoring(opened)
     whole = score_by(pooled, choices)
     tables: dict[str, ScoreTable] = {}
     for name, run in runs.items():
@@ -468,37 +461,37 @@ _TOTALS: Mapping[str, str] = {
 }
 
 
-def _scoring(study: Study, place: Place) -> tuple[Scoring, Choices]:
-    if study.scoring is None:
-        raise UsageError(f"{place.file} has scoring: null; remove that line to score its raters")
-    given = study.scoring.choices
-    files = {name: place.at(ref) for name in ("pay", "bridge") if (ref := getattr(given, name)) is not None}
-    return study.scoring, replace(given, **files)
+def _scoring(opened: OpenStudy) -> tuple[Scoring, Choices]:
+    scoring = opened.study.scoring
+    if scoring is None:
+        raise UsageError(f"{opened.file} has scoring: null; remove that line to score its raters")
+    given = scoring.choices
+    files = {name: opened.at(ref) for name in ("pay", "bridge") if (ref := getattr(given, name)) is not None}
+    return scoring, replace(given, **files)
 
 
-def study_scores(file: Path, environment: Settings) -> tuple[ScoreTable, Run]:
+def study_scores(opened: OpenStudy) -> tuple[ScoreTable, Run]:
     """Scores of a study's pooled labels, with the range over its raters and intervals; and the pooled run.
 
     Raises:
         UsageError: The study makes no scores.
         DataError: Its results are not made yet.
     """
-    study, place = read_study(file), Place(file)
-    scoring, choices = _scoring(study, place)
-    if not (place.results / POOLED / "manifest.json").is_file():
-        raise DataError(f"{file} has no results yet; make them with `relabel study run {file}`")
-    pooled = open_run(str(place.results / POOLED))
+    scoring, choices = _scoring(opened)
+    if not (opened.results / POOLED / "manifest.json").is_file():
+        raise DataError(f"{opened.file} has no results yet; make them with `relabel study run {opened.file}`")
+    pooled = open_run(str(opened.results / POOLED))
     raters = pooled.manifest.parameters["raters"]
-    runs = {name: run for name, run in runs_of(plan(study, place, environment)).items() if name in raters}
-    on = list(_on_tasks(runs, study_tasks(study, place)).values())
+    runs = {name: run for name, run in runs_of(plan(opened)).items() if name in raters}
+    on = list(_on_tasks(runs, study_tasks(opened)).values())
     return with_raters(score_by(pooled, choices), pooled, on, scoring.draws), pooled
 
 
-def _pages(study: Study, place: Place, pooled: Run, runs: Mapping[str, Run]) -> None:
-    out, (scoring, choices) = place.results / "export", _scoring(study, place)
+def _pages(opened: OpenStudy, pooled: Run, runs: Mapping[str, Run]) -> None:
+    out, (scoring, choices) = opened.results / "export", _scoring(opened)
     export_run(pooled, out, choices, allow_partial=True, raters=list(runs.values()), draws=scoring.draws)
-    if study.site:
-        build_site(out, place.results / "site")
+    if opened.study.site:
+        build_site(out, opened.results / "site")
 
 
 def _verdict(

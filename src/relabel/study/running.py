@@ -33,19 +33,27 @@ from relabel.labelling.transport import Connection
 from relabel.manifest import read_manifest
 from relabel.rubric import Rubric, load_rubric
 from relabel.run import Run, open_run
-from relabel.settings import Settings
+from relabel.settings import Settings, settings
 from relabel.sources.fetch import sha256_of
-from relabel.study.file import Rater, Study
+from relabel.study.file import Rater, Study, read_study
 from relabel.task import Task, load_tasks
 
 State = Literal["complete", "incomplete", "interrupted", "failed", "not started", "running", "in batches"]
 
 
 @dataclass(frozen=True)
-class Place:
-    """The location of a study: its file, and the folder of its results."""
+class OpenStudy:
+    """A study with its opened.
+
+    Attributes:
+        file: Its file; the folder of its results is beside it.
+        study: What the file says.
+        environment: Settings from the environment.
+    """
 
     file: Path
+    study: Study
+    environment: Settings
 
     @property
     def results(self) -> Path:
@@ -57,10 +65,20 @@ class Place:
         """The raters' run folders."""
         return self.results / "runs"
 
+    @property
+    def batches(self) -> Path:
+        """Where batches of any run are noted."""
+        return self.environment.home / "batches"
+
     def at(self, ref: str) -> str:
         """A path of the study file as seen from here; a name of relabel's own stays as it is."""
         beside = self.file.parent / ref
         return str(beside) if beside.exists() else ref
+
+
+def open_study(file: Path) -> OpenStudy:
+    """Read a study file, see `read_study`."""
+    return OpenStudy(file, read_study(file), settings())
 
 
 class SharedBudget(Budget):
@@ -163,13 +181,13 @@ class RaterState:
     waiting: tuple[int, int]
 
 
-def rater_states(raters: Sequence[RaterRun], environment: Settings) -> dict[str, RaterState]:
+def rater_states(raters: Sequence[RaterRun], opened: OpenStudy) -> dict[str, RaterState]:
     """Where each model stands."""
-    with store_so_far(environment.store_dir) as store:
-        return {one.rater.name: _rater_state(one, one.model.job, store, environment) for one in raters if one.model}
+    with store_so_far(opened.environment.store_dir) as store:
+        return {one.rater.name: _rater_state(one, one.model.job, store, opened.batches) for one in raters if one.model}
 
 
-def _rater_state(one: RaterRun, job: Job, store: Store | None, environment: Settings) -> RaterState:
+def _rater_state(one: RaterRun, job: Job, store: Store | None, batches: Path) -> RaterState:
     state, labels, killed, hours = one.state, labels_there(one.out), None, None
     if state != "complete" and store is not None:
         labels = max(labels, sum(store.has(item.request.key) for item in with_known_format(job, store).plan()))
@@ -181,7 +199,7 @@ def _rater_state(one: RaterRun, job: Job, store: Store | None, environment: Sett
     last = next((start for start in starts if start is not None and start.counts.fresh and start.ended_at), None)
     if labels < job.size and last is not None:
         hours = (job.size - labels) / last.counts.fresh * _hours(last.started_at, last.ended_at)
-    sent = batches_of(environment.home / "batches", job) if state != "complete" else []
+    sent = batches_of(batches, job) if state != "complete" else []
     if sent:
         state = "in batches"
         first = min(str(chunk.submitted_at) for chunk in sent)
@@ -198,53 +216,50 @@ def _manifest(out: Path) -> Any:
     return read_manifest(out) if (out / "manifest.json").exists() else None
 
 
-def study_tasks(study: Study, place: Place) -> list[Task]:
+def study_tasks(opened: OpenStudy) -> list[Task]:
     """The tasks of a study.
 
     Raises:
         DataError: The list cannot be read.
     """
-    chosen = study.tasks
-    unit = load_rubric(place.at(study.rubric)).unit
-    return list(
-        load_tasks(
-            place.at(chosen.list), unit=unit, occupations=chosen.occupations, sample=chosen.sample, seed=chosen.seed
-        )
-    )
+    chosen, unit = opened.study.tasks, load_rubric(opened.at(opened.study.rubric)).unit
+    ref, drawn = opened.at(chosen.list), chosen.model_dump(exclude={"list"})
+    return load_tasks(ref, unit=unit, **drawn)
 
 
-def plan(study: Study, place: Place, environment: Settings) -> list[RaterRun]:
+def plan(opened: OpenStudy) -> list[RaterRun]:
     """What each rater is, without sending anything.
 
     Raises:
         UsageError: Options of a rater do not go together, or a cap cannot be kept.
         DataError: A file that the study names cannot be used.
     """
-    for path in (place.results, *place.results.glob("*"), *place.runs.glob("*")):
+    study = opened.study
+    for path in (opened.results, *opened.results.glob("*"), *opened.runs.glob("*")):
         require_own(path)  # a link in a stranger's folder would have files written elsewhere
     found: list[RaterRun] = []
     for rater in study.raters:
-        rubric = load_rubric(place.at(rater.rubric or study.rubric))
+        rubric = load_rubric(opened.at(rater.rubric or study.rubric))
         if rater.run is not None:
-            found.append(RaterRun(rater, place.at(rater.run)))
+            found.append(RaterRun(rater, opened.at(rater.run)))
             continue
         if rater.labels is not None:
-            file = Path(place.at(rater.labels))
+            file = Path(opened.at(rater.labels))
             if not file.is_file():
                 raise DataError(f"the rater {rater.name}: file {file} was not found; correct `labels`")
             digest = hashlib.sha256(f"{sha256_of(file)} {rubric.sha256}".encode()).hexdigest()[:6]
-            found.append(RaterRun(rater, str(place.runs / f"{rater.name}-{digest}")))
+            found.append(RaterRun(rater, str(opened.runs / f"{rater.name}-{digest}")))
             continue
         try:
-            options = _options(rater, study, place, rubric)
-            connection = options.connection(environment)
+            options = _options(rater, opened, rubric)
+            connection = options.connection(opened.environment)
             options.require_bounds(connection, capped=bool(study.budget_usd or rater.max_cost_usd))
             job = options.job(connection)
             if rater.engine == "batch" and is_local(options.model):
                 raise UsageError("the embedded model has no Batch API; remove `engine`")
         except UsageError as error:
             raise UsageError(f"the rater {rater.name}: {error}") from error
-        folder = place.runs / f"{rater.name}-{default_name(job).rpartition('-')[2]}"
+        folder = opened.runs / f"{rater.name}-{default_name(job).rpartition('-')[2]}"
         found.append(RaterRun(rater, str(folder), Model(options, connection, job), Progress(asked=job.size)))
     for one in found:
         manifest = _manifest(one.out)
@@ -255,16 +270,15 @@ def plan(study: Study, place: Place, environment: Settings) -> list[RaterRun]:
     return found
 
 
-def _options(rater: Rater, study: Study, place: Place, rubric: Rubric) -> RunOptions:
+def _options(rater: Rater, opened: OpenStudy, rubric: Rubric) -> RunOptions:
+    study = opened.study
     same = {one.name for one in fields(RunOptions)} & set(Rater.model_fields) - {"rubric", "params", "price"}
     return RunOptions(
         rubric=rubric,
         settings=tuple(s for s in study.settings if s in rubric.settings),
-        prompt=None if study.prompt is None else place.at(study.prompt),
-        tasks=place.at(study.tasks.list),
-        sample=study.tasks.sample,
-        seed=study.tasks.seed,
-        occupations=study.tasks.occupations,
+        prompt=None if study.prompt is None else opened.at(study.prompt),
+        tasks=opened.at(study.tasks.list),
+        **study.tasks.model_dump(exclude={"list"}),
         form=None if rater.response_format == "auto" else rater.response_format,
         params=checked_parameters(rater.params),
         price=given_price(rater.price) if rater.price else None,
@@ -273,12 +287,12 @@ def _options(rater: Rater, study: Study, place: Place, rubric: Rubric) -> RunOpt
     )
 
 
-def require_known_hosts(raters: Sequence[RaterRun], environment: Settings, allow_hosts: Collection[str] = ()) -> None:
+def require_known_hosts(raters: Sequence[RaterRun], opened: OpenStudy, allow_hosts: Collection[str] = ()) -> None:
     """Make sure that a study file, which may be a stranger's, sends tasks and key only to hosts that its user knows.
 
     Args:
         raters: From `plan`.
-        environment: Settings from the environment; `OPENAI_BASE_URL` is the user's word.
+        opened: The study; the `OPENAI_BASE_URL` of its environment is the user's word.
         allow_hosts: Further hosts that the user knows. Providers of `data/providers.toml` and `RELABEL_PROVIDERS` are known over https,
             and so is this machine.
 
@@ -289,7 +303,7 @@ def require_known_hosts(raters: Sequence[RaterRun], environment: Settings, allow
         address = one.model and one.rater.base_url and one.model.connection.base_url
         if not address or one.state == "complete":
             continue
-        parts, own = urlsplit(address), urlsplit(environment.openai_base_url or "")
+        parts, own = urlsplit(address), urlsplit(opened.environment.openai_base_url or "")
         host = parts.hostname or ""
         by_user = host in allow_hosts or (parts.scheme, parts.netloc) == (own.scheme, own.netloc)
         provider = parts.scheme == "https" and provider_of(f"https://{parts.netloc}") is not UNKNOWN
@@ -305,9 +319,7 @@ def require_known_hosts(raters: Sequence[RaterRun], environment: Settings, allow
 
 async def run_raters(
     raters: Sequence[RaterRun],
-    study: Study,
-    place: Place,
-    environment: Settings,
+    opened: OpenStudy,
     *,
     replay: bool = False,
     allow_hosts: Collection[str] = (),
@@ -317,9 +329,7 @@ async def run_raters(
 
     Args:
         raters: From `plan`; their states and errors are set.
-        study: The study.
-        place: Where it lies.
-        environment: Settings from the environment.
+        opened: The study.
         replay: Whether answers come from the store alone.
         allow_hosts: See `require_known_hosts`.
         stop: Called to stop all of them.
@@ -328,21 +338,20 @@ async def run_raters(
         UsageError: A rater would send to a host that only the study file names.
     """
     if not replay:
-        require_known_hosts(raters, environment, allow_hosts)
+        require_known_hosts(raters, opened, allow_hosts)
     stop = stop or StopAll()
     missing = [one for one in raters if one.state != "complete"]
-    await asyncio.gather(*(_label(one, _import(one, study, place)) for one in missing if one.model is None))
+    await asyncio.gather(*(_label(one, _import(one, opened)) for one in missing if one.model is None))
     asked = [(one, one.model) for one in missing if one.model is not None]
     if not asked:
         return
-    batches = environment.home / "batches"
-    with Store(environment.store_dir, read_only=replay) as store:
+    with Store(opened.environment.store_dir, read_only=replay) as store:
         stop.each = [Stop() for _ in asked]
-        spent = {folder: spent_before(folder) for folder in place.runs.glob("*/")}
+        spent = {folder: spent_before(folder) for folder in opened.runs.glob("*/")}
         spent |= {one.out: spent_before(one.out, unfinished(model.job, store, one.out)) for one, model in asked}
-        open_usd = {one.rater.name: unaccounted_usd(batches, model.job) for one, model in asked}
+        open_usd = {one.rater.name: unaccounted_usd(opened.batches, model.job) for one, model in asked}
         before = sum(spent.values()) + sum(open_usd[one.rater.name] for one, _ in asked if not one.batched)
-        total = Budget(study.budget_usd, None, before_usd=before)
+        total = Budget(opened.study.budget_usd, None, before_usd=before)
         shares: dict[str, float] = {}
         if total.cap_usd is not None and not replay and any(one.batched for one, _ in asked):
             shares = _shares(asked, total.cap_usd - before, open_usd, store)
@@ -353,9 +362,9 @@ async def run_raters(
                 share = shares.get(one.rater.name)
                 caps = [model.options.max_cost, None if share is None else spent.get(one.out, 0.0) + share]
                 cap = min((cap for cap in caps if cap is not None), default=None)
-                way = _by_batch(one, model, cap, store, environment, own)
+                way = _by_batch(one, model, cap, store, opened, own)
             else:
-                budget = model.options.budget(model.connection, model.job, environment)
+                budget = model.options.budget(model.connection, model.job, opened.environment)
                 if total.cap_usd is not None:
                     budget = SharedBudget(budget, model.connection.price, total)
                 engine = model.options.engine(model.connection, budget, replay=replay)
@@ -380,12 +389,12 @@ def _shares(
 
 
 async def _by_batch(
-    one: RaterRun, model: Model, cap: float | None, store: Store, environment: Settings, stop: Stop
+    one: RaterRun, model: Model, cap: float | None, store: Store, opened: OpenStudy, stop: Stop
 ) -> Outcome:
-    options, connection, home = model.options, model.connection, environment.home / "batches"
-    how = BatchOptions(max_cost=cap, key_env=options.key_env)
-    provider = batch_provider(model.job, connection.base_url, environment, options.key_env, connection.headers)
-    return await run_batch(model.job, store, one.out, provider, home, options=how, progress=one.progress, stop=stop)
+    job, connection, key_env = model.job, model.connection, model.options.key_env
+    how = BatchOptions(max_cost=cap, key_env=key_env)
+    provider = batch_provider(job, connection.base_url, opened.environment, key_env, connection.headers)
+    return await run_batch(job, store, one.out, provider, opened.batches, options=how, progress=one.progress, stop=stop)
 
 
 async def _label(one: RaterRun, way: Coroutine[Any, Any, Outcome | None]) -> None:
@@ -404,10 +413,10 @@ async def _label(one: RaterRun, way: Coroutine[Any, Any, Outcome | None]) -> Non
         one.state, one.error = "failed", error
 
 
-async def _import(one: RaterRun, study: Study, place: Place) -> None:
-    rater = one.rater
-    rubric, file = load_rubric(place.at(rater.rubric or study.rubric)), Path(place.at(rater.labels or ""))
-    import_labels(file, model=rater.name, rubric=rubric, out=one.out, tasks=place.at(study.tasks.list))
+async def _import(one: RaterRun, opened: OpenStudy) -> None:
+    rater, study = one.rater, opened.study
+    rubric, file = load_rubric(opened.at(rater.rubric or study.rubric)), Path(opened.at(rater.labels or ""))
+    import_labels(file, model=rater.name, rubric=rubric, out=one.out, tasks=opened.at(study.tasks.list))
 
 
 def raise_first(raters: Sequence[RaterRun]) -> None:
@@ -425,10 +434,10 @@ def raise_first(raters: Sequence[RaterRun]) -> None:
     raise kind(f"{told}; run the same command again to continue")
 
 
-def estimates(raters: Sequence[RaterRun], environment: Settings) -> dict[str, tuple[Estimate, list[Limit]]]:
+def estimates(raters: Sequence[RaterRun], opened: OpenStudy) -> dict[str, tuple[Estimate, list[Limit]]]:
     """What the models that are not complete would be sent, take and cost."""
     found: dict[str, tuple[Estimate, list[Limit]]] = {}
-    with store_so_far(environment.store_dir) as store:
+    with store_so_far(opened.environment.store_dir) as store:
         for one in raters:
             if one.model is not None and one.state != "complete":
                 job = one.model.job
