@@ -30,6 +30,15 @@ _NAME = re.compile(r"\w[\w.,()@ +-]{0,199}")
 _OWN_FILES = {_LOCK, ".journal", "manifest.json", "labels.parquet", "failures.jsonl"}
 
 
+@contextmanager
+def os_errors(what: str, advice: str) -> Generator[None]:
+    """Let a failure of the file system be a `DataError`: `WHAT (REASON); ADVICE`."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{what} ({error.strerror or error}); {advice}") from error
+
+
 def make_private_dir(folder: Path) -> None:
     """Make a folder that only the user can enter; one that exists is left as it is."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -150,12 +159,9 @@ def require_writable(folder: Path) -> None:
         others = [name for name in {p.name for p in folder.iterdir()} - _OWN_FILES if not name.startswith(halves)]
         if others:
             raise UsageError(f"{folder} holds other files ({min(others)}) but no run; give a new folder to --out")
-    try:
+    with os_errors(f"cannot write into {folder}", "give another folder to --out"):
         make_private_dir(folder)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".write-test-"):
-            pass
-    except OSError as error:
-        raise DataError(f"cannot write into {folder} ({error.strerror}); give another folder to --out") from error
+        tempfile.NamedTemporaryFile(dir=folder, prefix=".write-test-").close()
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ValidationError
 
 from relabel.errors import ColumnError, DataError, first_error
-from relabel.files import make_private_dir, replacing, require_own
+from relabel.files import make_private_dir, os_errors, replacing, require_own
 from relabel.labels import Failure, Label
 from relabel.redaction import clean_document, masked
 from relabel.rubric import Rubric, Unit
@@ -241,18 +241,14 @@ def write_run(
         DataError: The folder cannot be written.
     """
     labels = sorted(labels, key=lambda x: (x.onet_soc_code, x.task_id, x.setting, x.sample))
-    try:
+    advice = "the answers are safe in the store: free space or give another --out, then start the same run again"
+    with os_errors(f"cannot write the run folder {folder}", advice):
         make_private_dir(folder)
         with replacing(folder / "labels.parquet") as temporary:
             write_label_table(temporary, labels)
         with replacing(folder / "failures.jsonl") as temporary, temporary.open("w", encoding="utf-8") as lines:
             lines.writelines(f.model_dump_json() + "\n" for f in failures)
         write_manifest(folder, manifest)
-    except OSError as error:
-        raise DataError(
-            f"cannot write the run folder {folder} ({error.strerror or error}); the answers are safe in the store: "
-            "free space or give another --out, then start the same run again"
-        ) from error
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -370,12 +366,10 @@ def read_failures(folder: Path) -> list[Failure]:
     if not path.exists():
         return []
     require_own(path)
-    try:
+    with os_errors(f"{path} cannot be read", "check the folder"):
         # Not by splitlines, which also cuts at characters that stand plainly in JSON, such as U+2028 in a refusal.
         lines = path.read_bytes().split(b"\n")
-        return [_failure(line, number, path) for number, line in enumerate(lines, start=1) if line.strip()]
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); check the folder") from error
+    return [_failure(line, number, path) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
 def read_label_file(folder: Path, columns: Sequence[str] | None = None) -> pyarrow.Table:

@@ -318,15 +318,13 @@ def _record_of_looks() -> Path:
 
 def _record_look(new: Sequence[Mapping[str, str]], when: str, folder: Path) -> None:
     """Add the wordings of a trial on the final half to the record."""
-    from relabel.files import make_private_dir
+    from relabel.files import make_private_dir, os_errors
 
     path, about = _record_of_looks(), {"when": when, "folder": str(folder.resolve())}
-    try:
+    with os_errors(f"cannot write {path}", "set RELABEL_HOME to another folder"):
         make_private_dir(path.parent)
         with path.open("a", encoding="utf-8") as lines:
             lines.writelines(json.dumps({**of, **about}) + "\n" for of in new)
-    except OSError as error:
-        raise DataError(f"cannot write {path} ({error.strerror}); set RELABEL_HOME to another folder") from error
 
 
 _OF_IMPORT = re.compile(r"[;,:] [^;,:]*--(map|rubric|setting|[a-z]+-column)\b.*", re.DOTALL)

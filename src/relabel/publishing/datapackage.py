@@ -19,7 +19,7 @@ import pandas as pd
 import yaml
 
 from relabel.errors import DataError, UsageError
-from relabel.files import inside
+from relabel.files import inside, os_errors
 from relabel.rubric import MEASURES
 from relabel.scoring.files import records
 from relabel.scoring.uncertainty import BOUNDED, ESTIMATED
@@ -54,7 +54,7 @@ def written_whole(out: Path, kind: str, files_of: FilesOf) -> Generator[Path]:
     if not folder.name:
         raise UsageError(f"{out} is the root of the file system; give a folder of its own to --out")
     building = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    try:
+    with os_errors(f"cannot write the {kind} to {out}", "free space or give another folder to --out"):
         _require_free(folder, out, kind, files_of)
         building.mkdir(parents=True)
         try:
@@ -62,10 +62,6 @@ def written_whole(out: Path, kind: str, files_of: FilesOf) -> Generator[Path]:
             _move_into_place(building, folder)
         finally:
             shutil.rmtree(building, ignore_errors=True)
-    except OSError as error:
-        raise DataError(
-            f"cannot write the {kind} to {out} ({error.strerror or error}); free space or give another folder to --out"
-        ) from error
 
 
 def files_of_export(folder: Path) -> set[str] | None:
@@ -277,12 +273,8 @@ class ExportBundle:
         Raises:
             DataError: It cannot be read.
         """
-        try:
+        with os_errors(f"{self.folder / path} cannot be read", "run `relabel export` again"):
             return inside(self.folder, path).read_bytes()
-        except OSError as error:
-            raise DataError(
-                f"{self.folder / path} cannot be read ({error.strerror}); run `relabel export` again"
-            ) from error
 
     @property
     def date(self) -> str | None:

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from relabel.errors import DataError, UsageError
-from relabel.files import read_small, replacing
+from relabel.files import os_errors, read_small, replacing
 from relabel.rubric import AUTOMATION
 from relabel.run import Run
 from relabel.scoring.explain import READING_OF
@@ -149,14 +149,10 @@ class Reviews:
     def _write(self) -> None:
         table = pd.DataFrame(self.rows, columns=self.header, dtype="str").fillna("")
         safe = table.map(lambda cell: spreadsheet_safe(cell.removeprefix("'")))
-        try:
+        with os_errors(f"{self.path} cannot be written", "free some space, then label again"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(self.path) as temporary:
                 safe.to_csv(temporary, index=False, lineterminator="\r\n", encoding="utf-8-sig")
-        except OSError as error:
-            raise DataError(
-                f"{self.path} cannot be written ({error.strerror}); free some space, then label again"
-            ) from error
 
     def agreement(self) -> list[Row]:
         """How far each two reviewers agree on the tasks that both labelled: `who, tasks, agreement, kappa` (None for one label)."""

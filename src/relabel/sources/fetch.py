@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from relabel.errors import ChecksumError, DataError, SourceMissingError
-from relabel.files import make_private_dir, replacing
+from relabel.files import make_private_dir, os_errors, replacing
 from relabel.settings import Frozen, settings
 from relabel.sources.registry import CopyStatus, Source, SourceFile, get_source, load_registry
 from relabel.sources.tables import plain_name
@@ -203,14 +203,13 @@ def _mirror() -> Path | None:
 
 def _local_path(source: Source, entry: SourceFile) -> tuple[Path, Where] | None:
     mirror = _mirror()
-    path = cached_path(source, entry)
-    try:
-        if mirror is not None and (path := mirror / source.id / entry.name).exists():
-            return path, "mirror"
-        if (path := cached_path(source, entry)).exists():
-            return path, "cache"
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); check the permissions of its folder") from error
+    places: list[tuple[Path, Where]] = [(cached_path(source, entry), "cache")]
+    if mirror is not None:
+        places.insert(0, (mirror / source.id / entry.name, "mirror"))
+    for path, where in places:
+        with os_errors(f"{path} cannot be read", "check the permissions of its folder"):
+            if path.exists():
+                return path, where
     return None
 
 
@@ -277,11 +276,9 @@ _fetched: set[Path] = set()
 
 def sha256_of(path: Path) -> str:
     """The sha256 of a file, as 64 hex digits; remembered as long as the file's time and size stay."""
-    try:
+    with os_errors(f"{path} cannot be read", "check that it is a file you may open"):
         status = path.stat()
         return _digest(path, status.st_mtime_ns, status.st_size)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); check that it is a file you may open") from error
 
 
 @cache
@@ -429,12 +426,11 @@ def _pin_path(source: Source, entry: SourceFile) -> Path:
 def read_pin(source: Source, entry: SourceFile) -> str | None:
     """The pinned sha256 of a file, or None."""
     path = _pin_path(source, entry)
-    try:
-        words = path.read_text(encoding="utf-8").split()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise DataError(f"the pin {path} cannot be read ({error.strerror}); check its permissions") from error
+    with os_errors(f"the pin {path} cannot be read", "check its permissions"):
+        try:
+            words = path.read_text(encoding="utf-8").split()
+        except FileNotFoundError:
+            return None
     if not words or len(words[0]) != 64:
         raise DataError(f"the pin {path} does not hold a sha256; delete it and run `relabel data pull {source.id}`")
     return words[0]
@@ -498,13 +494,11 @@ def write_pin(source: Source, entry: SourceFile, path: Path, came_from: str) -> 
     """
     _require_data(entry, path, came_from)
     found, path = sha256_of(path), _pin_path(source, entry)
-    try:
+    with os_errors(f"the pin {path} cannot be written", "check RELABEL_HOME"):
         make_private_dir(path.parent)
         with replacing(path) as scratch:
             scratch.touch(mode=0o600)
             scratch.write_text(f"{found}  {entry.name}\n", encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"the pin {path} cannot be written ({error.strerror}); check RELABEL_HOME") from error
 
 
 def _remove_pin(source: Source, entry: SourceFile) -> bool:

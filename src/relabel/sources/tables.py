@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from relabel.errors import ColumnError, DataError
+from relabel.files import os_errors
 
 if TYPE_CHECKING:
     from openpyxl import Workbook
@@ -296,10 +297,8 @@ def read_table(path: Path, *, rows_are: str, advice: str) -> Table:
 
 
 def _text(path: Path, advice: str) -> str:
-    try:
+    with os_errors(f"{path} cannot be read", advice):
         raw = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); {advice}") from error
     wide = raw.startswith((b"\xff\xfe", b"\xfe\xff"))
     try:
         text = raw.decode("utf-16" if wide else "utf-8-sig")

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from relabel.errors import DataError, first_error
+from relabel.files import os_errors
 from relabel.scoring.options import Choices
 from relabel.settings import Frozen
 from relabel.yaml_files import read_user_yaml
@@ -244,10 +245,8 @@ def init_study(path: Path) -> Path:
     if path.exists():
         raise DataError(f"{path} already exists; name a new file")
     beside = path.with_name("study.schema.json")
-    try:
+    with os_errors(f"cannot write {path}", "name another file"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(template("study.yaml", name=path), encoding="utf-8")
         beside.write_text(schema(), encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"cannot write {path} ({error.strerror}); name another file") from error
     return beside

@@ -17,7 +17,7 @@ import yaml
 
 from relabel import __version__
 from relabel.errors import DataError, UsageError
-from relabel.files import require_own
+from relabel.files import os_errors, require_own
 from relabel.labelling.maintenance import pack, unpack
 from relabel.labelling.store import Store
 from relabel.redaction import masked
@@ -153,13 +153,11 @@ def _zip(folder: Path, target: Path) -> int:
             raise DataError(
                 f"{path.relative_to(folder)} holds what looks like a key; take it out of the study's files, then make the package again"
             )
-    try:
-        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as package:
-            for path in files:
-                name = f"{target.stem}/{path.relative_to(folder).as_posix()}"
-                package.writestr(zipfile.ZipInfo(name, _DAY), path.read_bytes(), zipfile.ZIP_DEFLATED)
-    except OSError as error:
-        raise DataError(f"cannot write {target} ({error.strerror}); name another file with --out") from error
+    failing = os_errors(f"cannot write {target}", "name another file with --out")
+    with failing, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as package:
+        for path in files:
+            name = f"{target.stem}/{path.relative_to(folder).as_posix()}"
+            package.writestr(zipfile.ZipInfo(name, _DAY), path.read_bytes(), zipfile.ZIP_DEFLATED)
     return len(files)
 
 

@@ -19,7 +19,7 @@ from relabel.evaluation.alignment import GOLD, Pair, match
 from relabel.evaluation.gold import Gold, load_gold
 from relabel.evaluation.report import Charts, tables_page
 from relabel.evaluation.statistics import known, krippendorff_several
-from relabel.files import replacing
+from relabel.files import os_errors, replacing
 from relabel.labels import Label
 from relabel.manifest import Counts, Manifest, write_run
 from relabel.publishing.export import export_run
@@ -166,16 +166,12 @@ def _portable(opened: OpenStudy) -> Any:
 
 
 def _write(folder: Path, made: Mapping[str, bytes]) -> None:
-    try:
+    with os_errors(f"cannot write the results to {folder}", "free space or move the study"):
         for name, content in sorted(made.items()):
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             with replacing(target) as temporary:
                 temporary.write_bytes(content)
-    except OSError as error:
-        raise DataError(
-            f"cannot write the results to {folder} ({error.strerror}); free space or move the study"
-        ) from error
 
 
 def _main(lined: Votes) -> Measure:

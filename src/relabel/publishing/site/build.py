@@ -49,7 +49,7 @@ from jinja2 import (
 )
 
 from relabel.errors import DataError, RelabelError, UsageError
-from relabel.files import inside, read_small
+from relabel.files import inside, os_errors, read_small
 from relabel.publishing.datapackage import ExportBundle, written_whole
 from relabel.publishing.site import figures, views
 from relabel.sandbox import Sandbox, plain
@@ -301,10 +301,8 @@ def site_server(folder: Path, port: int) -> ThreadingHTTPServer:
     """
     if not (folder / "index.html").is_file():
         raise UsageError(f"{folder} holds no index.html; give the folder that `relabel site --out` wrote")
-    try:
+    with os_errors(f"cannot serve on port {port}", "give another one to --port"):
         return ThreadingHTTPServer(("127.0.0.1", port), partial(_Quiet, directory=str(folder)))
-    except OSError as error:
-        raise DataError(f"cannot serve on port {port} ({error.strerror}); give another one to --port") from error
 
 
 # What a site has for programs and for other sites.
