@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from relabel.errors import ProviderError
 from relabel.labelling.limiter import DURATION, parse_seconds
@@ -22,6 +22,9 @@ from relabel.labelling.transport import BrokenError, HttpReply, UnreachableError
 from relabel.labelling.wire import object_of
 from relabel.labels import FailureKind
 from relabel.redaction import clean, public_url
+
+if TYPE_CHECKING:
+    import tenacity
 
 ErrorMeaning = Literal[
     "quota", "wait", "key", "access", "model", "content-filter", "bad-answer", "form", "passing", "request"
@@ -496,14 +499,31 @@ class RetryPolicy:
             once: One attempt.
             ends_at: When time runs out, on the clock; an attempt that could only start later is not made.
         """
-        attempt = 0
-        while True:
-            attempt += 1
-            try:
-                return await once()
-            except Exception as error:
-                usual = min(LONGEST_PAUSE_S, 0.5 * 2**attempt) * (0.5 + self.jitter() / 2)
-                pause = max(usual, self.server_wait(error))
-                if not self.is_transient(error) or attempt >= ATTEMPTS or self.clock() + pause >= ends_at():
-                    raise
-            await self.sleep(pause)
+        try:
+            return await once()  # outside of tenacity, which costs more than most requests do
+        except Exception as error:
+            if not self.is_transient(error):
+                raise
+            first: Exception | None = error
+        import tenacity
+
+        async def attempt() -> T:
+            nonlocal first
+            if first is not None:  # so that tenacity counts the attempt that has failed
+                error, first = first, None
+                raise error
+            return await once()
+
+        retrying = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception(self.is_transient),
+            stop=lambda state: state.attempt_number >= ATTEMPTS or self.clock() + state.upcoming_sleep >= ends_at(),
+            wait=self._pause,
+            sleep=self.sleep,
+            reraise=True,
+        )
+        return await retrying(attempt)
+
+    def _pause(self, state: tenacity.RetryCallState) -> float:
+        usual = min(LONGEST_PAUSE_S, 0.5 * 2**state.attempt_number) * (0.5 + self.jitter() / 2)
+        error = state.outcome.exception() if state.outcome else None
+        return usual if error is None else max(usual, self.server_wait(error))
