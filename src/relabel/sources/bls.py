@@ -4,45 +4,57 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from relabel.errors import ColumnError, DataError, UsageError
 from relabel.settings import settings
 from relabel.sources.fetch import locate_role
-from relabel.sources.frames import cached, missing, numbers, read_columns, validated
+from relabel.sources.frames import cached, read_columns, validated
 from relabel.sources.registry import Source, load_registry
-from relabel.sources.tables import SOC, TEXT, Column, Schema, cell_text, pick_columns, read_rows
+from relabel.sources.tables import SOC, Column, Schema, cell_text, heads, pick_columns, read_rows
 
-_DASH = ("", "—")
-_NOT_AVAILABLE = ("*", "**")
-_TOP_CODED = "#"
 _CAP = re.compile(r"equal to or greater than .*\$([\d,]+) per year")
 # The mark that BLS puts behind titles of groups which have no counterpart of their own in 2018.
 _TITLE_MARK = r"\s*\(##\)$"
 
-_CODE, _COUNT = Column(SOC), Column(bounds=(0, math.inf), nullable=True)
 ISCO08_SOC2010: Schema = {
-    "isco08": Column(r"^\d{3,4}$"),
-    "isco08_title": TEXT,
-    "soc2010": _CODE,
-    "soc2010_title": TEXT,
+    "isco08": Column(r"^\d{3,4}$", head="ISCO-08 Code"),
+    "isco08_title": Column(r"\S", head="ISCO-08 Title EN"),
+    "soc2010": Column(SOC, head="2010 SOC Code"),
+    "soc2010_title": Column(r"\S", head="2010 SOC Title"),
 }
-SOC2010_SOC2018: Schema = {"soc2010": _CODE, "soc2010_title": TEXT, "soc2018": _CODE, "soc2018_title": TEXT}
+SOC2010_SOC2018: Schema = {
+    "soc2010": Column(SOC, head="2010 SOC Code"),
+    "soc2010_title": Column(r"\S", head="2010 SOC Title"),
+    "soc2018": Column(SOC, head="2018 SOC Code"),
+    "soc2018_title": Column(r"\S", head="2018 SOC Title"),
+}
+
+
+def _figure(head: str, gaps: Collection[str]) -> Column:
+    return Column(bounds=(0, math.inf), nullable=True, head=head, gaps=gaps)
+
 
 RATES = ("mean", "p10", "p25", "median", "p75", "p90")
 """What OEWS says about pay: the mean, the median, and percentiles."""
-_WAGES = {f"annual_{rate}": f"A_{rate.upper().replace('P', 'PCT')}" for rate in RATES}
-_WAGE: Schema = {"usd": _COUNT, "flag": Column(among=("top-coded", "not-available"), nullable=True)}
+_FLAGS = {"*": "not-available", "**": "not-available", "#": "top-coded"}
 WAGES: Schema = {
-    "soc2018": _CODE,
-    "title": TEXT,
+    "soc2018": Column(SOC, head="OCC_CODE"),
+    "title": Column(r"\S", head="OCC_TITLE"),
     "group": Column(among=("total", "major", "minor", "broad", "detailed")),
-    "employment": _COUNT,
-    **{f"{wage}_{end}": column for wage in _WAGES for end, column in _WAGE.items()},
-    "hourly_only": Column(),
+    "employment": _figure("TOT_EMP", ("", "*", "**")),
+    **{
+        name: column
+        for rate in RATES
+        for name, column in (
+            (f"annual_{rate}_usd", _figure(f"A_{rate.upper().replace('P', 'PCT')}", ("", *_FLAGS))),
+            (f"annual_{rate}_flag", Column(among=("top-coded", "not-available"), nullable=True)),
+        )
+    },
+    "hourly_only": Column(head="HOURLY"),
 }
 
 
@@ -143,13 +155,7 @@ def read_isco08_soc2010() -> pd.DataFrame:
         1,125 rows. Two of them match a three-digit ISCO-08 group, 211 and 315.
     """
     path = locate_role("bls-isco08-soc2010", "crosswalk")
-    columns = {
-        "ISCO-08 Code": "isco08",
-        "ISCO-08 Title EN": "isco08_title",
-        "2010 SOC Code": "soc2010",
-        "2010 SOC Title": "soc2010_title",
-    }
-    frame = read_columns(path, columns, sheet="ISCO-08 to 2010 SOC")
+    frame = read_columns(path, heads(ISCO08_SOC2010), sheet="ISCO-08 to 2010 SOC")
     return validated(path, frame, ISCO08_SOC2010, unique=["isco08", "soc2010"])
 
 
@@ -162,13 +168,7 @@ def read_soc2010_soc2018() -> pd.DataFrame:
         `(##)` behind some titles is taken off.
     """
     path = locate_role("bls-soc2010-soc2018", "crosswalk")
-    columns = {
-        "2010 SOC Code": "soc2010",
-        "2010 SOC Title": "soc2010_title",
-        "2018 SOC Code": "soc2018",
-        "2018 SOC Title": "soc2018_title",
-    }
-    frame = read_columns(path, columns, sheet="Sorted by 2010")
+    frame = read_columns(path, heads(SOC2010_SOC2018), sheet="Sorted by 2010")
     titles = {name: frame[name].str.replace(_TITLE_MARK, "", regex=True) for name in ("soc2010_title", "soc2018_title")}
     return validated(path, frame.assign(**titles), SOC2010_SOC2018, unique=["soc2010", "soc2018"])
 
@@ -188,10 +188,10 @@ def read_projections(release: str = "bls-ep-2024-34") -> pd.DataFrame:
     """
     path = locate_role(release, "projections")
     rows = read_rows(path, "Table 1.2")
-    heads = [" ".join(cell_text(cell).split()) for row in rows[:5] for cell in row]
-    years = [match[1] for head in heads if (match := re.fullmatch(r"Employment, (\d{4})", head))]
+    written = [" ".join(cell_text(cell).split()) for row in rows[:5] for cell in row]
+    years = [match[1] for head in written if (match := re.fullmatch(r"Employment, (\d{4})", head))]
     if len(years) != 2:
-        raise ColumnError(path, "Employment, YEAR", [head for head in heads if head])
+        raise ColumnError(path, "Employment, YEAR", [head for head in written if head])
     start, end = years
     said = next((r for r in [projection_release()] if r.source == release), None)
     if said is not None and (said.start, said.end) != (int(start), int(end)):
@@ -199,39 +199,27 @@ def read_projections(release: str = "bls-ep-2024-34") -> pd.DataFrame:
             f"{path} projects from {start} to {end}, but {release} is registered as {said.start}-{said.end}; correct the release "
             "in your RELABEL_SOURCES file"
         )
-    span = f"{start}–{end[2:]}"
-    measures = {
-        f"Employment, {start}": f"employment_{start}_thousands",
-        f"Employment, {end}": f"employment_{end}_thousands",
-        f"Employment change, percent, {span}": "change_percent",
-        f"Occupational openings, {span} annual average": "openings_thousands",
-    }
+    span, dash = f"{start}–{end[2:]}", ("", "—")
     needs = {
-        "Typical education needed for entry": "education",
-        "Work experience in a related occupation": "experience",
-        "Typical on-the-job training needed to attain competency in the occupation": "training",
+        "education": "Typical education needed for entry",
+        "experience": "Work experience in a related occupation",
+        "training": "Typical on-the-job training needed to attain competency in the occupation",
     }
-    names = {
-        f"{start} National Employment Matrix code": "soc2018",
-        f"{start} National Employment Matrix title": "title",
-        "Occupation type": "kind",
+    schema: Schema = {
+        "soc2018": Column(SOC, head=f"{start} National Employment Matrix code"),
+        "title": Column(r"\S", head=f"{start} National Employment Matrix title"),
+        "kind": Column(among=("line-item", "summary"), head="Occupation type"),
+        f"employment_{start}_thousands": _figure(f"Employment, {start}", dash),
+        f"employment_{end}_thousands": _figure(f"Employment, {end}", dash),
+        "change_percent": replace(_figure(f"Employment change, percent, {span}", dash), bounds=(-math.inf, math.inf)),
+        "openings_thousands": _figure(f"Occupational openings, {span} annual average", dash),
+        **{need: Column(r"\S", nullable=True, head=head, gaps=dash) for need, head in needs.items()},
     }
-    frame = pd.DataFrame(pick_columns(path, rows, names | measures | needs), dtype="str")
+    frame = pd.DataFrame(pick_columns(path, rows, heads(schema)), dtype="str")
     # Footnotes stand below the table, in the first column only.
     frame = frame[frame["kind"] != ""].reset_index(drop=True)
     frame["kind"] = frame["kind"].str.lower().str.replace(" ", "-")
-    for head, name in measures.items():
-        frame[name] = numbers(path, frame[name], head, _DASH)
-    frame = missing(frame, list(needs.values()), _DASH)
-    columns: Schema = {
-        "soc2018": _CODE,
-        "title": TEXT,
-        "kind": Column(among=("line-item", "summary")),
-        **dict.fromkeys(measures.values(), _COUNT),
-        "change_percent": Column(nullable=True),
-        **dict.fromkeys(needs.values(), Column(r"\S", nullable=True)),
-    }
-    return validated(path, frame, columns, unique=["soc2018", "kind"])
+    return validated(path, frame, schema, unique=["soc2018", "kind"])
 
 
 @cached("wages")
@@ -248,24 +236,15 @@ def read_wages(release: str = "bls-oews-2024") -> pd.DataFrame:
         only a lower bound, `not-available` where it gives nothing; the wage is then missing, never a guess.
     """
     path = locate_role(release, "wages")
-    columns = {
-        "OCC_CODE": "soc2018",
-        "OCC_TITLE": "title",
-        "TOT_EMP": "employment",
-        "HOURLY": "hourly_only",
-    }
     # Until May 2018 the column had another name.
     named = {"O_GROUP": "group", "OCC_GROUP": "older"}
-    frame = read_columns(path, columns | {head: wage for wage, head in _WAGES.items()}, optional=named)
+    frame = read_columns(path, heads(WAGES), optional=named)
     frame["group"] = frame["group"].mask(frame["group"] == "", frame["older"])
     if not frame["group"].any():
         raise DataError(f"{path} has no column 'O_GROUP'; check that it is the right file and release")
     frame["hourly_only"] = frame["hourly_only"].str.upper() == "TRUE"
-    flags = dict.fromkeys(_NOT_AVAILABLE, "not-available") | {_TOP_CODED: "top-coded"}
-    frame["employment"] = numbers(path, frame["employment"], "TOT_EMP", ("", *_NOT_AVAILABLE))
-    for name, head in _WAGES.items():
-        frame[f"{name}_flag"] = frame[name].map(flags).astype("str")
-        frame[f"{name}_usd"] = numbers(path, frame[name], head, ("", *flags))
+    for rate in RATES:
+        frame[f"annual_{rate}_flag"] = frame[f"annual_{rate}_usd"].map(_FLAGS).astype("str")
     return validated(path, frame, WAGES, unique=["soc2018", "group"])
 
 

@@ -12,21 +12,33 @@ import pandas as pd
 
 from relabel.errors import DataError
 from relabel.sources.fetch import locate, locate_role
-from relabel.sources.frames import cached, missing, numbers, read_columns, validated
+from relabel.sources.frames import cached, read_columns, validated
 from relabel.sources.onet import LABELS_OF_2023, TASKS, statements
 from relabel.sources.registry import get_source
-from relabel.sources.tables import ONET_SOC, TEXT, Column, Schema
+from relabel.sources.tables import ONET_SOC, Column, Schema, heads
 
-_EXPOSURE = Column(among=("E0", "E1", "E2"))
+_EXPOSURE = ("E0", "E1", "E2")
 _AUTOMATION = ("T0", "T1", "T2", "T3", "T4")
-_SCORES = [f"{who}_{measure}" for who in ("gpt4", "human") for measure in ("alpha", "beta", "gamma")]
 
-LABELS: Schema = {**TASKS, **dict.fromkeys(("gpt4", "gpt4_alt", "human"), _EXPOSURE)}
-AUTOMATION: Schema = {**TASKS, "gpt4": Column(among=_AUTOMATION), "human": Column(among=_AUTOMATION, nullable=True)}
+LABELS: Schema = {
+    **TASKS,
+    "gpt4": Column(among=_EXPOSURE, head="gpt4_exposure"),
+    "gpt4_alt": Column(among=_EXPOSURE, head="gpt4_exposure_alt_rubric"),
+    "human": Column(among=_EXPOSURE, head="human_exposure_agg"),
+}
+AUTOMATION: Schema = {
+    **TASKS,
+    "gpt4": Column(among=_AUTOMATION, head="gpt4_automation"),
+    "human": Column(among=_AUTOMATION, nullable=True, head="human_automation", gaps=("",)),
+}
 OCCUPATIONS: Schema = {
-    "onet_soc_code": Column(ONET_SOC, unique=True),
-    "title": TEXT,
-    **dict.fromkeys(_SCORES, Column(bounds=(0, 1))),
+    "onet_soc_code": Column(ONET_SOC, unique=True, head="O*NET-SOC Code"),
+    "title": Column(r"\S", head="Title"),
+    **{
+        f"{who}_{measure}": Column(bounds=(0, 1), head=f"{head}_{measure}")
+        for who, head in (("gpt4", "dv_rating"), ("human", "human_rating"))
+        for measure in ("alpha", "beta", "gamma")
+    },
 }
 
 
@@ -40,8 +52,7 @@ def read_labels() -> pd.DataFrame:
         rubric) and `human` (annotators, aggregated), each `E0`, `E1` or `E2`.
     """
     path = locate_role(LABELS_OF_2023, "labels")
-    columns = {"gpt4_exposure": "gpt4", "gpt4_exposure_alt_rubric": "gpt4_alt", "human_exposure_agg": "human"}
-    return validated(path, _tasks(path, columns), LABELS)
+    return _tasks(path, LABELS)
 
 
 @cached("automation-labels", source=LABELS_OF_2023)
@@ -53,8 +64,7 @@ def read_automation() -> pd.DataFrame:
         people labelled 100 tasks only, elsewhere `human` is missing.
     """
     path = locate_role(LABELS_OF_2023, "automation-labels")
-    tasks = _tasks(path, {"gpt4_automation": "gpt4", "human_automation": "human"})
-    return validated(path, missing(tasks, ["human"]), AUTOMATION)
+    return _tasks(path, AUTOMATION)
 
 
 @cached("occupation-scores", source=LABELS_OF_2023)
@@ -66,15 +76,12 @@ def read_occupations() -> pd.DataFrame:
         human_gamma`, shares from 0 to 1; the file calls GPT-4's scores `dv_rating_*`.
     """
     path = locate_role(LABELS_OF_2023, "occupation-scores")
-    published = {name: name.replace("gpt4", "dv_rating").replace("human", "human_rating") for name in _SCORES}
-    columns = {"O*NET-SOC Code": "onet_soc_code", "Title": "title"} | {old: new for new, old in published.items()}
-    frame = read_columns(path, columns)
-    frame = frame.assign(**{name: numbers(path, frame[name], published[name], ()) for name in _SCORES})
-    return validated(path, frame, OCCUPATIONS)
+    return validated(path, read_columns(path, heads(OCCUPATIONS)), OCCUPATIONS)
 
 
-def _tasks(path: Path, labels: Mapping[str, str]) -> pd.DataFrame:
-    return pd.DataFrame(statements(path, {"Title": "title", **labels}), dtype="str")
+def _tasks(path: Path, schema: Schema) -> pd.DataFrame:
+    frame = pd.DataFrame(statements(path, {"Title": "title", **heads(schema)}), dtype="str")
+    return validated(path, frame, schema)
 
 
 RELABELS = "relabels-2026"

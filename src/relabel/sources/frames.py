@@ -25,12 +25,6 @@ if TYPE_CHECKING:  # a reader's module can be loaded without them
 P = ParamSpec("P")
 
 
-def missing(frame: pd.DataFrame, columns: Sequence[str], marks: Iterable[str] = ("",)) -> pd.DataFrame:
-    """A copy in which these marks in these columns are missing values."""
-    gaps = list(marks)
-    return frame.assign(**{column: frame[column].mask(frame[column].isin(gaps)) for column in columns})
-
-
 _THOUSANDS = r"-?\d{1,3}(,\d{3})+(\.\d+)?"
 
 
@@ -60,18 +54,23 @@ def numbers(path: Path, series: pd.Series, column: str, marks: Iterable[str] = (
 
 
 def validated(path: Path, frame: pd.DataFrame, schema: Schema, unique: Sequence[str] = ()) -> pd.DataFrame:
-    """The columns of a schema, in its order, if they keep it.
+    """The columns of a schema, in its order, gaps as missing values and numbers as float64, if they keep it.
 
     Args:
         path: The file, for the message.
-        frame: The table.
+        frame: The table, its columns text or already of the schema's types.
         schema: What its columns may hold.
         unique: Columns that identify a row together.
 
     Raises:
         DataError: A value breaks the schema; the message names file, column, first bad value and row.
     """
-    frame = frame[list(schema)]
+    frame = frame[list(schema)].copy()
+    for name, column in schema.items():
+        if column.bounds and frame[name].dtype != "float64":
+            frame[name] = numbers(path, frame[name], column.head, column.gaps)
+        elif column.gaps:
+            frame[name] = frame[name].mask(frame[name].isin(list(column.gaps)))
     table = {name: frame[name].astype("object").where(frame[name].notna(), None).tolist() for name in schema}
     if unique and (twice := frame.duplicated(list(unique), keep=False)).any():
         row, name = int(twice.argmax()), unique[0]

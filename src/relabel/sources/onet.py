@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from relabel.errors import DataError
 from relabel.sources.fetch import locate_role
-from relabel.sources.frames import cached, numbers, read_columns, validated
+from relabel.sources.frames import cached, read_columns, validated
 from relabel.sources.registry import get_source
 from relabel.sources.tables import (
     NOT_GIVEN,
@@ -18,10 +18,10 @@ from relabel.sources.tables import (
     SOC,
     TASK_ID,
     TASK_TYPES,
-    TEXT,
     Column,
     Schema,
     category,
+    heads,
     plain_id,
     require_columns,
     require_values,
@@ -36,28 +36,36 @@ LABELS_OF_2023 = "eloundou-2023"
 TASKS: Schema = {
     "task_id": Column(TASK_ID, unique=True),
     "onet_soc_code": Column(ONET_SOC),
-    "title": TEXT,
-    "text": TEXT,
+    "title": Column(r"\S"),
+    "text": Column(r"\S"),
     "task_type": Column(among=TASK_TYPES, nullable=True),
 }
 _RATINGS: Schema = {
-    "onet_soc_code": Column(ONET_SOC),
-    "task_id": Column(TASK_ID),
-    "importance": Column(bounds=(1, 5)),
+    "onet_soc_code": Column(ONET_SOC, head="O*NET-SOC Code"),
+    "task_id": Column(TASK_ID, head="Task ID"),
+    "scale": Column(head="Scale ID"),
+    "importance": Column(bounds=(1, 5), head="Data Value"),
 }
-OCCUPATIONS: Schema = {"onet_soc_code": Column(ONET_SOC, unique=True), "title": TEXT, "description": TEXT}
-JOB_ZONES: Schema = {"onet_soc_code": Column(ONET_SOC, unique=True), "job_zone": Column(bounds=(1, 5))}
+OCCUPATIONS: Schema = {
+    "onet_soc_code": Column(ONET_SOC, unique=True, head="O*NET-SOC Code"),
+    "title": Column(r"\S", head="Title"),
+    "description": Column(r"\S", head="Description"),
+}
+JOB_ZONES: Schema = {
+    "onet_soc_code": Column(ONET_SOC, unique=True, head="O*NET-SOC Code"),
+    "job_zone": Column(bounds=(1, 5), head="Job Zone"),
+}
 DWAS: Schema = {
-    "task_id": Column(TASK_ID),
-    "onet_soc_code": Column(ONET_SOC),
-    "dwa_id": Column(r"^\d\.[A-Z]\."),
-    "dwa_title": TEXT,
+    "task_id": Column(TASK_ID, head="Task ID"),
+    "onet_soc_code": Column(ONET_SOC, head="O*NET-SOC Code"),
+    "dwa_id": Column(r"^\d\.[A-Z]\.", head="DWA ID"),
+    "dwa_title": Column(r"\S"),
 }
 TO_SOC2018: Schema = {
-    "onet_soc_code": Column(ONET_SOC, unique=True),
-    "title": TEXT,
-    "soc2018": Column(SOC),
-    "soc2018_title": TEXT,
+    "onet_soc_code": Column(ONET_SOC, unique=True, head="O*NET-SOC 2019 Code"),
+    "title": Column(r"\S", head="O*NET-SOC 2019 Title"),
+    "soc2018": Column(SOC, head="2018 SOC Code"),
+    "soc2018_title": Column(r"\S", head="2018 SOC Title"),
 }
 
 
@@ -104,22 +112,21 @@ def importance(release: str) -> dict[tuple[str, str], float]:
     if get_source(release).find_role("task-ratings") is None:
         return {}
     path = locate_role(release, "task-ratings")
-    names = {"O*NET-SOC Code": "code", "Task ID": "task_id", "Scale ID": "scale", "Data Value": "value"}
-    rows = zip(*text_columns(path, names).values(), strict=True)
+    rows = zip(*text_columns(path, heads(_RATINGS)).values(), strict=True)
     rated = [
-        (code, plain_id(task), _float(path, value))
+        (code, plain_id(task), scale, _float(path, value))
         for code, task, scale, value in rows
         if scale.upper() == "IM" and value not in NOT_GIVEN
     ]
     require_columns(path, {name: [row[at] for row in rated] for at, name in enumerate(_RATINGS)}, _RATINGS)
-    require_values(path, "task_id", [f"{task} of {code}" for code, task, _ in rated], Column(unique=True))
-    return {(code, task): value for code, task, value in rated}
+    require_values(path, "task_id", [f"{task} of {code}" for code, task, *_ in rated], Column(unique=True))
+    return {(code, task): value for code, task, _, value in rated}
 
 
 def occupation_columns(release: str) -> dict[str, list[str]]:
     """All occupations of an O*NET release, those without tasks included: `onet_soc_code, title, description`; 1,016 rows."""
     path = locate_role(release, "occupations")
-    columns = text_columns(path, {"O*NET-SOC Code": "onet_soc_code", "Title": "title", "Description": "description"})
+    columns = text_columns(path, heads(OCCUPATIONS))
     require_columns(path, columns, OCCUPATIONS)
     return columns
 
@@ -186,9 +193,7 @@ def read_job_zones(release: str = "onet-30.2") -> pd.DataFrame:
         One row a code: `onet_soc_code, job_zone` (int, 1 little to 5 extensive preparation); 923 rows.
     """
     path = locate_role(release, "job-zones")
-    zones = read_columns(path, {"O*NET-SOC Code": "onet_soc_code", "Job Zone": "job_zone"})
-    zones = zones.assign(job_zone=numbers(path, zones["job_zone"], "Job Zone", ()).astype("int64"))
-    return validated(path, zones, JOB_ZONES)
+    return validated(path, read_columns(path, heads(JOB_ZONES)), JOB_ZONES).astype({"job_zone": "int64"})
 
 
 @cached("tasks-to-dwas", "dwas")
@@ -202,11 +207,9 @@ def read_dwas(release: str = "onet-30.2") -> pd.DataFrame:
         One row a task and activity: `task_id, onet_soc_code, dwa_id, dwa_title`; 23,850 rows in 30.2.
     """
     path = locate_role(release, "tasks-to-dwas")
-    columns = {"Task ID": "task_id", "O*NET-SOC Code": "onet_soc_code", "DWA ID": "dwa_id"}
-    links = read_columns(path, columns)
+    links = read_columns(path, heads(DWAS))
     links = links.assign(task_id=links["task_id"].map(plain_id))
-    names = {"DWA ID": "dwa_id", "DWA Title": "dwa_title"}
-    titles = read_columns(locate_role(release, "dwas"), names)
+    titles = read_columns(locate_role(release, "dwas"), {"DWA ID": "dwa_id", "DWA Title": "dwa_title"})
     return validated(path, links.merge(titles, how="left", on="dwa_id"), DWAS, unique=["task_id", "dwa_id"])
 
 
@@ -218,10 +221,4 @@ def read_onet_to_soc2018() -> pd.DataFrame:
         One row an O*NET-SOC 2019 code: `onet_soc_code, title, soc2018, soc2018_title`; 1,016 rows.
     """
     path = locate_role("onet-taxonomy", "2019-to-soc2018")
-    columns = {
-        "O*NET-SOC 2019 Code": "onet_soc_code",
-        "O*NET-SOC 2019 Title": "title",
-        "2018 SOC Code": "soc2018",
-        "2018 SOC Title": "soc2018_title",
-    }
-    return validated(path, read_columns(path, columns), TO_SOC2018)
+    return validated(path, read_columns(path, heads(TO_SOC2018)), TO_SOC2018)

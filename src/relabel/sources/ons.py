@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,24 +12,24 @@ import pandas as pd
 
 from relabel.errors import ColumnError, DataError
 from relabel.sources.fetch import locate_role
-from relabel.sources.frames import cached, missing, numbers, read_columns, validated
+from relabel.sources.frames import cached, numbers, read_columns, validated
 from relabel.sources.registry import get_source
-from relabel.sources.tables import TEXT, UK_SOC_UNIT, Column, Schema
+from relabel.sources.tables import UK_SOC_UNIT, Column, Schema, heads
 
 _LEVELS = {1: "major", 2: "sub-major", 3: "minor", 4: "unit"}
 
 CODING_INDEX: Schema = {
-    "unique_id": Column(r"\S", unique=True),
-    "soc2020": Column(UK_SOC_UNIT, nullable=True),
-    "isco08": Column(r"^\d{4}$", nullable=True),
+    "unique_id": Column(r"\S", unique=True, head="UNIQUE ID"),
+    "soc2020": Column(UK_SOC_UNIT, nullable=True, head="SOC_2020"),
+    "isco08": Column(r"^\d{4}$", nullable=True, head="ISCO-08 code based on SOC2020"),
 }
 GROUPS: Schema = {
     "soc2020": Column(r"^\d{1,4}$", unique=True),
     "level": Column(among=_LEVELS.values()),
-    "title": TEXT,
-    "description": TEXT,
-    "tasks": Column(r"\S", nullable=True),
-    "job_titles": Column(r"\S", nullable=True),
+    "title": Column(r"\S", head="SOC 2020 Group Title"),
+    "description": Column(r"\S", head="Group Description"),
+    "tasks": Column(r"\S", nullable=True, head="Tasks"),
+    "job_titles": Column(r"\S", nullable=True, head="Related Job Titles"),
 }
 
 # Head in the workbook, then value column, then the stem of its flag, coefficient of variation and quality.
@@ -38,8 +39,8 @@ _BANDS = ("precise", "reasonably precise", "acceptable", "unreliable")
 
 _FIGURE = Column(bounds=(0, math.inf), nullable=True)
 ASHE: Schema = {
-    "code": Column(r"^\d{1,4}$", nullable=True),
-    "title": TEXT,
+    "code": Column(r"^\d{1,4}$", nullable=True, gaps=("",)),
+    "title": Column(r"\S"),
     "level": Column(among=("all", *_LEVELS.values(), "not-classified")),
 } | {
     name: column
@@ -51,7 +52,10 @@ ASHE: Schema = {
         (f"{stem}_quality", Column(among=_BANDS, nullable=True)),
     )
 }
-ASHE_MEDIANS: Schema = {"soc2020": Column(UK_SOC_UNIT, unique=True), "median_pay_gbp": _FIGURE}
+ASHE_MEDIANS: Schema = {
+    "soc2020": Column(UK_SOC_UNIT, unique=True),
+    "median_pay_gbp": replace(_FIGURE, head="p50", gaps=("",)),
+}
 
 
 @cached("coding-index")
@@ -66,8 +70,7 @@ def read_coding_index(release: str = "ons-soc2020") -> pd.DataFrame:
         only refers to another entry (`}}}}`): SOC 2020 in 231 rows, ISCO-08 in 234.
     """
     path = locate_role(release, "coding-index")
-    columns = {"UNIQUE ID": "unique_id", "SOC_2020": "soc2020", "ISCO-08 code based on SOC2020": "isco08"}
-    frame = read_columns(path, columns, sheet="SOC2020 coding index")
+    frame = read_columns(path, heads(CODING_INDEX), sheet="SOC2020 coding index")
     for name in ("soc2020", "isco08"):
         # A cell that is a number has lost the leading zero of the armed forces' codes.
         padded = frame[name].where(~frame[name].str.fullmatch(r"\d{3}"), "0" + frame[name])
@@ -87,20 +90,9 @@ def read_groups(release: str = "ons-soc2020") -> pd.DataFrame:
         `sub-major`, `minor`, `unit`), `title, description, tasks, job_titles` (lines; unit groups only).
     """
     path = locate_role(release, "unit-groups")
-    codes = {
-        "SOC 2020 Major Group": "major",
-        "SOC 2020 Sub-Major Group": "sub-major",
-        "SOC 2020 Minor Group": "minor",
-        "SOC 2020 Unit Group": "unit",
-    }
-    texts = {
-        "SOC 2020 Group Title": "title",
-        "Group Description": "description",
-        "Tasks": "tasks",
-        "Related Job Titles": "job_titles",
-    }
-    frame = read_columns(path, codes | texts, sheet="SOC2020 descriptions")
-    frame = missing(frame, list(frame.columns), ("", "<blank>"))
+    codes = {f"SOC 2020 {level.title()} Group": level for level in _LEVELS.values()}
+    frame = read_columns(path, codes | heads(GROUPS), sheet="SOC2020 descriptions")
+    frame = frame.mask(frame.isin(["", "<blank>"]))
     code = frame["unit"]
     for name in ("minor", "sub-major", "major"):
         code = code.fillna(frame[name])
@@ -150,7 +142,6 @@ def read_ashe(release: str = "ons-ashe-2024") -> pd.DataFrame:
     out = pay[["code", "title"]].copy()
     out["level"] = out["code"].str.len().map({0: "all"} | _LEVELS).astype("str")
     out["level"] = out["level"].mask(out["title"].str.casefold() == "not classified", "not-classified")
-    out = missing(out, ["code"])
     for head, value, stem in _MEASURES:
         raw = pay[stem]
         figures = numbers(path, raw, head, ("", *_FLAGS))
@@ -180,7 +171,6 @@ def read_ashe_medians(release: str = "ons-ashe-2025-medians") -> pd.DataFrame:
         if "p50" not in entry:
             raise ColumnError(path, "p50", sorted(entry))
     frame = pd.DataFrame({"soc2020": list(groups), "median_pay_gbp": [entry["p50"] for entry in groups.values()]})
-    frame["median_pay_gbp"] = numbers(path, frame["median_pay_gbp"], "p50")
     return validated(path, frame.astype({"soc2020": "str"}), ASHE_MEDIANS)
 
 

@@ -510,9 +510,11 @@ class Column:
     Attributes:
         pattern: Regular expression that every text matches.
         among: The only allowed texts.
-        bounds: Least and largest number, both of them allowed.
+        bounds: Of numbers, the least and the largest, both of them allowed.
         nullable: Whether values may be missing.
         unique: Whether each value occurs once.
+        head: Its name in the file; empty where it is made of other columns.
+        gaps: Texts of the file that mean missing.
     """
 
     pattern: str = ""
@@ -520,10 +522,16 @@ class Column:
     bounds: tuple[float, float] | None = None
     nullable: bool = False
     unique: bool = False
+    head: str = ""
+    gaps: Collection[str] = ()
 
 
 Schema = Mapping[str, Column]
-TEXT = Column(r"\S")
+
+
+def heads(schema: Schema) -> dict[str, str]:
+    """Names of columns by what the file calls them, as `text_columns` takes them."""
+    return {column.head: name for name, column in schema.items() if column.head}
 
 
 def require_columns(path: Path, table: Mapping[str, Sequence[str | float | None]], schema: Schema) -> None:
