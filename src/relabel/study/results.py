@@ -31,19 +31,9 @@ from relabel.scoring.options import Choices
 from relabel.scoring.table import ScoreTable, score_by
 from relabel.scoring.uncertainty import POOLED, rater_draws, with_raters
 from relabel.sources.fetch import SourceUse, sha256_of
+from relabel.study import pooling
 from relabel.study.file import Scoring, Study
-from relabel.study.pooling import (
-    LEAST_RATERS,
-    Component,
-    LatentClasses,
-    Votes,
-    components,
-    corrected,
-    latent_classes,
-    mean_of,
-    votes,
-    without_each,
-)
+from relabel.study.pooling import LatentClasses, Votes, votes
 from relabel.study.running import OpenStudy, plan, runs_of, study_tasks
 from relabel.tabular import Cell, Table, cell_text, table_text
 from relabel.task import TASK_KEY, Task
@@ -99,21 +89,16 @@ def write_results(opened: OpenStudy, runs: Mapping[str, Run]) -> Results:
     ]
     uses = [*(gold.source for gold in golds), *(use for run in runs.values() for use in run.manifest.sources)]
     classes = None
-    if len(runs) >= LEAST_RATERS:
-        classes = latent_classes(lined.given, len(lined.scale), lined.tasks["onet_soc_code"].str[:2])
-    agreement, pairs = _agreement(study, runs, golds, lined), _pairs(study, lined)
-    means, parts = _means(study, lined, classes), _components(study, lined)
-    tables = {"agreement": agreement, "pairs": pairs, "means": means, "variance": parts}
+    if len(runs) >= pooling.LEAST_RATERS:
+        classes = pooling.latent_classes(lined.given, len(lined.scale), lined.tasks["onet_soc_code"].str[:2])
+    agreement, pairs, means = _agreement(study, runs, golds, lined), _pairs(study, lined), _means(study, lined, classes)
+    tables = {"agreement": agreement, "pairs": pairs, "means": means, "variance": _components(study, lined)}
     if classes is not None:
         tables["confusion"] = _confusion(lined, classes)
-    titles = dict(zip(listed["onet_soc_code"], listed["title"], strict=True))
-    tables["spread"] = _spread(lined, titles)
-    made: dict[str, bytes] = {
-        "labels_wide.csv": csv_bytes(wide := _wide(lined, listed, classes)),
-        "labels_wide.dta": stata_bytes(wide),
-    }
-    for name, frame in _corrected(runs, golds, lined).items():
-        made[name] = csv_bytes(frame)
+    tables["spread"] = _spread(lined, dict(zip(listed["onet_soc_code"], listed["title"], strict=True)))
+    wide = _wide(lined, listed, classes)
+    made = {"labels_wide.csv": csv_bytes(wide), "labels_wide.dta": stata_bytes(wide)}
+    made |= {name: csv_bytes(frame) for name, frame in _corrected(runs, golds, lined).items()}
     pooled = _pooled_run(opened, runs, lined)
     if study.scoring is not None:
         tables["totals"], scored = _scores(opened, runs, pooled, made)
@@ -132,9 +117,8 @@ def write_results(opened: OpenStudy, runs: Mapping[str, Run]) -> Results:
             made[f"tables/{stem}.{end}"] = table_text([table], form).encode()  # pyright: ignore[reportArgumentType]  three literals
     made |= {f"figures/{name}": content for name, content in charts.files().items()}
     sections = [(stem, table, drawn.get(stem)) for stem, table in tables.items()]
-    made["report.html"] = tables_page(
-        study.title, verdict, sections, f"relabel {__version__}, {len(lined):,} tasks."
-    ).encode()
+    page = tables_page(study.title, verdict, sections, f"relabel {__version__}, {len(lined):,} tasks.")
+    made["report.html"] = page.encode()
     _write(opened.results, made)
     if study.export or study.site:
         _pages(opened, pooled, runs)
@@ -243,7 +227,7 @@ def _means(study: Study, lined: Votes, classes: LatentClasses | None) -> Table:
     draws = {"draws": study.draws, "seed": study.seed}
 
     def row(name: str, raters: Sequence[int]) -> list[Cell]:
-        means = [mean_of(name, values[:, raters], lined.codes, **draws) for values in lined.values.values()]
+        means = [pooling.mean_of(name, values[:, raters], lined.codes, **draws) for values in lined.values.values()]
         return [name, means[0].tasks, *(cell for of in means for cell in (known(of.mean), of.interval))]
 
     notes = ["Means over tasks, each alike.", *_intervals_note(study)]
@@ -251,7 +235,7 @@ def _means(study: Study, lined: Votes, classes: LatentClasses | None) -> Table:
     if len(lined.names) > 1:
         rows.append(row("pooled", range(len(lined.names))))
         for measure in lined.values:
-            if left := without_each(lined, measure):
+            if left := pooling.without_each(lined, measure):
                 low, high = min(left, key=left.__getitem__), max(left, key=left.__getitem__)
                 notes.append(
                     f"{measure}, pooled without one rater: {left[low]:.3f} (without {low}) to {left[high]:.3f} (without {high})."
@@ -272,9 +256,8 @@ def _means(study: Study, lined: Votes, classes: LatentClasses | None) -> Table:
 
 def _components(study: Study, lined: Votes) -> Table:
     main = _main(lined)
-    found: list[Component] = components(
-        lined.values[main], lined.scatter[main], lined.codes, draws=study.draws, seed=study.seed
-    )
+    values, scatter, draws = lined.values[main], lined.scatter[main], {"draws": study.draws, "seed": study.seed}
+    found = pooling.components(values, scatter, lined.codes, **draws)
     rows: list[list[Cell]] = [[part.source, part.share, part.interval] for part in found]
     notes = [
         f"Shares of the variance of {main} over the tasks that all raters labelled. Intervals draw occupations and take these raters as they are."
@@ -292,13 +275,8 @@ def _confusion(lined: Votes, classes: LatentClasses) -> Table:
         for k, true in enumerate(scale)
     ]
     notes = () if classes.converged else ("The algorithm did not converge; interpret with care.",)
-    return Table(
-        "Raters' labels by the true one, as the latent-class model has it",
-        ["rater", "true", *scale],
-        rows,
-        left=2,
-        notes=notes,
-    )
+    title = "Raters' labels by the true one, as the latent-class model has it"
+    return Table(title, ["rater", "true", *scale], rows, left=2, notes=notes)
 
 
 def _spread(lined: Votes, titles: Mapping[str, str]) -> Table:
@@ -356,7 +334,7 @@ def _corrected(runs: Mapping[str, Run], golds: Sequence[Gold], lined: Votes) -> 
             frame[f"{measure}_{name}"] = predicted
             # Any guess will do where the model has no label: the correction is right on average whatever the guess is.
             guess = np.where(np.isnan(predicted), np.nanmean(predicted), predicted)
-            frame[f"corrected_{measure}_{name}"] = corrected(guess, table["gold"].to_numpy(np.float64), chance)
+            frame[f"corrected_{measure}_{name}"] = pooling.corrected(guess, table["gold"].to_numpy(np.float64), chance)
         made[f"corrected_{number}.csv"] = frame
     return made
 
@@ -382,6 +360,8 @@ def _pooled_run(opened: OpenStudy, runs: Mapping[str, Run], lined: Votes) -> Run
         for at, name in enumerate(lined.names)
         if lined.given[row, at] >= 0
     ]
+    raters = {name: run.manifest.model for name, run in runs.items()}
+    note = "labels of several raters, one sample each"
     manifest = Manifest(
         status="complete",
         package_version=__version__,
@@ -392,14 +372,9 @@ def _pooled_run(opened: OpenStudy, runs: Mapping[str, Run], lined: Votes) -> Run
         sources=first.manifest.sources,
         tasks=first.manifest.tasks,
         settings=(setting,),
-        parameters={
-            "samples": len(runs),
-            "seed": opened.study.seed,
-            "raters": {name: run.manifest.model for name, run in runs.items()},
-        },
+        parameters={"samples": len(runs), "seed": opened.study.seed, "raters": raters},
         counts=Counts(asked=len(labels), from_store=len(labels)),
-        note="labels of several raters, one sample each"
-        + ("" if len(rubrics) == 1 else "; they used different rubrics"),
+        note=note if len(rubrics) == 1 else f"{note}; they used different rubrics",
     )
     write_run(opened.results / POOLED, manifest, labels, [])
     return open_run(str(opened.results / POOLED))
@@ -417,15 +392,14 @@ def _scores(
             tables[name] = score_by(run, choices)
         except RelabelError as error:
             raise UsageError(f"the rater {name} cannot be scored: {error}") from error
-    frame = whole.frame[
-        ["code", "title", *MEASURES, "strict_10", "with_tools_10", "tasks", "coverage", "status"]
-    ].copy()
+    columns = ["code", "title", *MEASURES, "strict_10", "with_tools_10", "tasks", "coverage", "status"]
+    frame = whole.frame[columns].copy()
     for name, table in tables.items():
         frame[[f"{m}_{name}" for m in MEASURES]] = table.frame[list(MEASURES)].to_numpy()
     bounded = with_raters(whole, pooled, list(runs.values()), scoring.draws)
     for mine, theirs in (("lowest", "models_low"), ("highest", "models_high"), ("low", "low"), ("high", "high")):
-        columns = {f"{m}_{mine}": bounded.frame[f"{m}_{theirs}"] for m in MEASURES if f"{m}_{theirs}" in bounded.frame}
-        frame = frame.assign(**columns)
+        made_of = {f"{m}_{mine}": f"{m}_{theirs}" for m in MEASURES if f"{m}_{theirs}" in bounded.frame}
+        frame[[*made_of]] = bounded.frame[[*made_of.values()]]
     note = "An interval over raters needs three raters or more."
     if bounded.intervals is not None:
         drawn = rater_draws(whole, pooled, list(runs.values()), scoring.draws)[:, :, : scoring.plausible_values]
@@ -435,9 +409,8 @@ def _scores(
             for number, measure in enumerate(MEASURES)
         ]
         if names:
-            made["scores_plausible.csv"] = csv_bytes(
-                pd.concat(parts, ignore_index=True)[["code", "measure", *names]].round(6)
-            )
+            values = pd.concat(parts, ignore_index=True)[["code", "measure", *names]]
+            made["scores_plausible.csv"] = csv_bytes(values.round(6))
         note = "low and high: 95% interval of the mean over raters like these, drawing of tasks included."
     made["scores.csv"] = csv_bytes(frame)
     told = {"note": note, "raters": list(tables), "notes": list(whole.notes)}
