@@ -29,20 +29,7 @@ import pandas as pd
 from relabel.careers.families import family_frame, family_pages
 from relabel.careers.pages import FamilyPage
 from relabel.errors import DataError, IncompleteRunError, SourceMissingError
-from relabel.publishing.datapackage import (
-    CHANGE_COLUMNS,
-    EXPORT_FORMAT,
-    FAMILY_COLUMNS,
-    OCCUPATION_COLUMNS,
-    PACKAGE,
-    TASK_COLUMNS,
-    files_of_export,
-    licence,
-    package_name,
-    resource,
-    table_schema,
-    written_whole,
-)
+from relabel.publishing import datapackage
 from relabel.publishing.methodology import describe, describe_intervals, methodology, model_name, source_entries
 from relabel.publishing.occupation import Pages, onet_path, task_frame
 from relabel.run import Run
@@ -118,7 +105,7 @@ def export_run(
             f"the run {run.ref} is {run.manifest.status}, so its scores would rest on a part of its labels; finish it "
             "with the same `relabel run`, or export it as it is with --allow-partial"
         )
-    with written_whole(out, "export", files_of_export) as building:
+    with datapackage.written_whole(out, "export", datapackage.files_of_export) as building:
         table = score_by(run, choices)
         if table.task_values["labelled"].mean() < WHOLE and not allow_partial:
             labelled, listed = int(table.task_values["labelled"].sum()), len(table.task_values)
@@ -153,13 +140,12 @@ def _build(
 ) -> tuple[int, int]:
     """Write all files; returns their number and their bytes."""
     entries: list[Row] = []
-    for name in ("occupations", "onet", *(["families"] if careers else [])):
-        (folder / name).mkdir()
     marks = {"sample": table.sample, "partial": table.partial, "note": table.note}
 
     def write(path: str, content: bytes, title: str, schema: Row | None = None) -> None:
+        (folder / path).parent.mkdir(exist_ok=True)
         (folder / path).write_bytes(content)
-        entries.append(resource(path, content, title, schema))
+        entries.append(datapackage.resource(path, content, title, schema))
 
     about = table.describe()
 
@@ -172,15 +158,15 @@ def _build(
         write(f"{name}.parquet", parquet_bytes(frame, about), title, schema)
 
     document = json_bytes(table_json(table), indent=None), "Score table, with what it was made from"
-    scores = table_schema(table.frame, OCCUPATION_COLUMNS, ["code"])
+    scores = datapackage.table_schema(table.frame, datapackage.OCCUPATION_COLUMNS, ["code"])
     write_table("occupations", table.frame, "Score table", scores, document)
     answers = {key: rows for key, rows in answers_by_task(run).items() if key not in table.without_own_label}
     tasks = task_frame(table, answers)
-    columns = {**TASK_COLUMNS}
+    columns = {**datapackage.TASK_COLUMNS}
     if is_table_file(table.tasks):
         rated = {"type": "number", "title": "Importance", "description": "Importance as the task list rates it."}
         columns["importance"] = {**rated, "constraints": {"minimum": 0}}
-    labelled = table_schema(tasks, columns, ["onet_soc_code", "task_id"])
+    labelled = datapackage.table_schema(tasks, columns, ["onet_soc_code", "task_id"])
     write_table("tasks", tasks, "Tasks with codes and readings", labelled)
     uses = [*table.sources, *(use for page in careers for use in page.sources)]
     baseline = None
@@ -189,13 +175,13 @@ def _build(
         uses += earlier[1].sources
         frame, moved = changes_frame(earlier[1], table)
         baseline = describe_baseline(*earlier, moved, frame)
-        schema = table_schema(frame, CHANGE_COLUMNS, ["code", "measure"])
+        schema = datapackage.table_schema(frame, datapackage.CHANGE_COLUMNS, ["code", "measure"])
         write("changes.csv", csv_bytes(frame), "What moved since the baseline, and what moved it", schema)
         for row in records(frame.drop(columns=["title", "note"])):
             changes.setdefault(row.pop("code"), []).append(row)
     if careers:
         listed = family_frame(careers).assign(note=pd.Series([table.note] * len(careers), dtype="str"))
-        schema = table_schema(listed, FAMILY_COLUMNS, ["id"])
+        schema = datapackage.table_schema(listed, datapackage.FAMILY_COLUMNS, ["id"])
         title, rows = "Job families: exposure, outlook, resilience", marks | {"rows": records(listed)}
         write_table("families", listed, title, schema, (json_bytes(rows), title))
         for page in careers:
@@ -214,25 +200,25 @@ def _build(
         write(onet_path(code), json_bytes(page, indent=None), f"{code} {page['title']}")
     package = _package(run, table, sources, tasks) | {
         "resources": entries,
-        "relabel": marks | {"export_format": EXPORT_FORMAT, "counts": about["counts"]},
+        "relabel": marks | {"export_format": datapackage.EXPORT_FORMAT, "counts": about["counts"]},
     }
     content = json_bytes(package)
-    (folder / PACKAGE).write_bytes(content)
+    (folder / datapackage.PACKAGE).write_bytes(content)
     return len(entries) + 1, sum(entry["bytes"] for entry in entries) + len(content)
 
 
 def _package(run: Run, table: ScoreTable, sources: Sequence[Row], tasks: pd.DataFrame) -> Row:
     """The data package but for its files; its version is that of the format, and a checksum of the codes of the tasks."""
     said = tasks[["onet_soc_code", "task_id", "code", "strict", "with_tools"]]
-    licences = {entry["name"]: entry for entry in (licence(str(source["licence"])) for source in sources)}
+    licences = {entry["name"]: entry for source in sources if (entry := datapackage.licence(source["licence"]))}
     links = ({"path": source["homepage"]} if source["homepage"] else {} for source in sources)
     created = run.manifest.ended_at or run.manifest.started_at
     return {
         "$schema": _PROFILE,
-        "name": package_name(f"relabel-{run.name}-{table.taxonomy}-{table.method}").strip("-"),
+        "name": datapackage.package_name(f"relabel-{run.name}-{table.taxonomy}-{table.method}").strip("-"),
         "title": f"Exposure of occupations ({table.taxonomy_name}) to language models, labels by {model_name(table.model)}",
         "description": describe(table),
-        "version": f"{EXPORT_FORMAT}.0.0+{hashlib.sha256(csv_bytes(said)).hexdigest()[:12]}",
+        "version": f"{datapackage.EXPORT_FORMAT}.0.0+{hashlib.sha256(csv_bytes(said)).hexdigest()[:12]}",
         "licenses": [licences[key] for key in sorted(licences)],
         "sources": [{"title": source["title"]} | link for source, link in zip(sources, links, strict=True)],
     } | ({} if created is None else {"created": created})

@@ -115,17 +115,16 @@ def projection_release() -> ProjectionRelease:
 
 def _chosen(role: str) -> str | None:
     """The source with a role that `RELABEL_US_RELEASES` names, if any."""
-    known, found = load_registry(), list[str]()
-    for name in filter(None, (name.strip() for name in settings().us_releases.split(","))):
-        source = known.get(name)
-        if source is None or not (source.find_role("wages") or source.find_role("projections")):
-            able = [s.id for s in known.values() if s.find_role("wages") or s.find_role("projections")]
+    known = load_registry().items()
+    able = {name: source for name, source in known if source.find_role("wages") or source.find_role("projections")}
+    named = [name.strip() for name in settings().us_releases.split(",") if name.strip()]
+    for name in named:
+        if name not in able:
             raise UsageError(
                 f"RELABEL_US_RELEASES names {name!r}, which has no US jobs or projections; choose from {', '.join(able)}, or "
                 "register it in your RELABEL_SOURCES file with the role wages or projections"
             )
-        if source.find_role(role):
-            found.append(name)
+    found = [name for name in named if able[name].find_role(role)]
     if len(found) > 1:
         raise UsageError(f"RELABEL_US_RELEASES names {' and '.join(found)}, but only one release can be used; keep one")
     return found[0] if found else None

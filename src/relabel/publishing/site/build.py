@@ -53,6 +53,7 @@ from relabel.files import inside, os_errors, read_small
 from relabel.publishing.datapackage import ExportBundle, written_whole
 from relabel.publishing.site import figures, views
 from relabel.sandbox import Sandbox, plain
+from relabel.scoring.files import json_bytes
 
 LISTING = "site.json"
 """Names the files of a site, so that it can be built again over itself."""
@@ -335,8 +336,8 @@ def api(book: ExportBundle) -> Iterator[tuple[str, bytes]]:
     for page in book.occupations:
         found = _occupation(page)
         listed.append({key: found[key] for key in ("code", "title", "status", "strict_10", "with_tools_10", "jobs")})
-        yield f"api/v1/occupations/{page['code']}.json", _document(about | found)
-    yield "api/v1/occupations.json", _document(about | {"occupations": listed})
+        yield f"api/v1/occupations/{page['code']}.json", json_bytes(about | found, indent=None)
+    yield "api/v1/occupations.json", json_bytes(about | {"occupations": listed}, indent=None)
 
 
 def _occupation(page: Row) -> Row:
@@ -356,10 +357,6 @@ def _occupation(page: Row) -> Row:
         "largest_sources": [{name: part[name] for name in _OF_SOURCE} for part in page["onet"][:_LARGEST]],
         "page": f"occupations/{page['code']}.html",
     }
-
-
-def _document(document: Row) -> bytes:
-    return (json.dumps(document, ensure_ascii=False, sort_keys=True, separators=(",", ":")) + "\n").encode()
 
 
 def card(page: Row, site: str, link: str) -> Row:

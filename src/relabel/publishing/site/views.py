@@ -222,18 +222,11 @@ def split(tasks: Sequence[Row]) -> Row:
     """Tasks of a code by what they need: the model alone, software around it, neither; and those without a label."""
     found: dict[str, list[Row]] = {"alone": [], "software": [], "person": [], "unknown": []}
     for task in tasks:
-        if task["strict"] == "exposed":
-            found["alone"].append(task)
-        elif task["with_tools"] == "exposed":
-            found["software"].append(task)
-        elif task["strict"] is None and task["with_tools"] is None:
-            found["unknown"].append(task)
-        else:
-            found["person"].append(task)
-    labelled = len(tasks) - len(found["unknown"])
+        kind = "alone" if task["strict"] == "exposed" else "software" if task["with_tools"] == "exposed" else "person"
+        found["unknown" if task["strict"] is None and task["with_tools"] is None else kind].append(task)
     alone, software = len(found["alone"]), len(found["software"])
-    counts = {"of": labelled, "strict": alone, "with_tools": alone + software}
-    return found | counts
+    labelled = len(tasks) - len(found["unknown"])
+    return found | {"of": labelled, "strict": alone, "with_tools": alone + software}
 
 
 def groups_of_onet(book: ExportBundle) -> dict[str, list[Row]]:
@@ -413,23 +406,23 @@ def progression(page: Row) -> list[Row]:
         if role["preparation"]["job_zone"] and role["pay"] and role["pay"][0]["median"] is not None:
             by_zone[role["preparation"]["job_zone"]].append(role)
     if len(by_zone) > 1:
+        names = zip([*_RUNGS[: len(by_zone) - 1], _RUNGS[-1]], sorted(by_zone), strict=True)
         paid = {zone: [role["pay"][0]["median"] for role in roles] for zone, roles in by_zone.items()}
-        steps: list[Row] = [
-            {"name": name, "zone": zone, "low": min(paid[zone]), "high": max(paid[zone]), "roles": by_zone[zone]}
-            for name, zone in zip([*_RUNGS[: len(by_zone) - 1], _RUNGS[-1]], sorted(by_zone), strict=True)
-        ]
+        steps = [(name, zone, min(paid[zone]), max(paid[zone]), by_zone[zone]) for name, zone in names]
     else:
         means = page["pay"][0]["weighted"] if page["pay"] else {}
-        steps: list[Row] = [
-            {"name": name, "zone": None, "low": means[low], "high": means[high], "roles": []}
-            for name, low, high in _STEPS
-            if means.get(low) is not None and means.get(high) is not None
-        ]
-    most = max((step["high"] for step in steps), default=1)
-    for step in steps:
-        step["start"] = min(round(100 * step["low"] / most, 1), 98.0)  # room for a dot
-        step["width"] = round(100 * (step["high"] - step["low"]) / most, 1)
-    return steps
+        ends = [(name, means.get(low), means.get(high)) for name, low, high in _STEPS]
+        steps = [(name, None, low, high, []) for name, low, high in ends if low is not None and high is not None]
+    most = max((high for _, _, _, high, _ in steps), default=1)
+    names = ("name", "zone", "low", "high", "roles")
+    return [
+        dict(zip(names, step, strict=True))
+        | {
+            "start": min(round(100 * step[2] / most, 1), 98.0),  # room for a dot
+            "width": round(100 * (step[3] - step[2]) / most, 1),
+        }
+        for step in steps
+    ]
 
 
 def career(page: Row, book: ExportBundle) -> Row:
