@@ -12,10 +12,12 @@ flows in. So a code that is split over many targets counts little in each, and n
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pandera.pandas as pa
 
@@ -151,21 +153,21 @@ class Bridge:
 
     def _borrowed(self, scored: Collection[str]) -> pd.DataFrame:
         """Shares of the targets that no code with task statements leads to, by way of their lenders."""
-        reached = set(self.reach(self.lenders)["code"])
-        lacking = set(self.titles["code"]) - reached
+        titles = self.titles["code"]
+        lacking = titles[~_among(titles, self.reach(self.lenders)["code"])]
         first, *others = [step.links for step in self.steps]
         first = pd.concat([first, same_broad_group(first, self.lenders)])
         # Only what leads to them; a step's weights are relative to all sources of a target, so whole targets are kept.
         needed = [lacking]
         for links in reversed(others):
-            needed.append(set(links.loc[links["target"].isin(needed[-1]), "source"]))
+            needed.append(links.loc[_among(links["target"], needed[-1]), "source"])
         at = _started(scored)
         for links, targets in zip((first, *others), reversed(needed), strict=True):
-            at = _carried(at, links[links["target"].isin(targets)], relative_to_reached=True)
+            at = _carried(at, links[_among(links["target"], targets)], relative_to_reached=True)
         return self._listed(at)
 
     def _listed(self, at: pd.DataFrame) -> pd.DataFrame:
-        at = at[at["code"].isin(set(self.titles["code"]))]
+        at = at[_among(at["code"], self.titles["code"])]
         return at.sort_values(["code", "onet_soc_code"], ignore_index=True)
 
     def status_without(self, code: str, listed: Collection[str], *, borrowed: bool = False) -> str:
@@ -208,6 +210,12 @@ def onet_occupations(tasks: str, listed: pd.DataFrame) -> pd.DataFrame:
     return own.sort_values("onet_soc_code", ignore_index=True)
 
 
+def _among(column: pd.Series, codes: Iterable[str]) -> npt.NDArray[np.bool_]:
+    """`Series.isin`, which takes longer for texts than a set does."""
+    known = frozenset(codes.tolist() if isinstance(codes, pd.Series) else codes)
+    return np.fromiter((code in known for code in column.tolist()), dtype=bool, count=len(column))
+
+
 def _started(codes: Collection[str]) -> pd.DataFrame:
     start = sorted(codes)
     return pd.DataFrame({"code": start, "onet_soc_code": start}, dtype="str").assign(share=1.0)
@@ -216,7 +224,7 @@ def _started(codes: Collection[str]) -> pd.DataFrame:
 def _carried(at: pd.DataFrame, links: pd.DataFrame, *, relative_to_reached: bool) -> pd.DataFrame:
     """Shares of the codes that a step leads to, from those of the codes that it starts from."""
     if relative_to_reached:
-        links = links[links["source"].isin(set(at["code"]))]
+        links = links[_among(links["source"], at["code"])]
     part = links["weight"] / links.groupby("target")["weight"].transform("sum")
     onwards = links.assign(part=part)[["source", "target", "part"]]
     at = at.merge(onwards, left_on="code", right_on="source")
@@ -509,11 +517,11 @@ def same_broad_group(links: pd.DataFrame, listed: Collection[str]) -> pd.DataFra
         Columns `source, target, weight`, for those SOC 2018 codes that no listed code leads to. Each detailed code of the
         broad group counts alike, and its O*NET-SOC codes share that.
     """
-    with_tasks = links[links["source"].isin(set(listed))]
+    with_tasks = links[_among(links["source"], listed)]
     share = with_tasks["weight"] / with_tasks.groupby("target")["weight"].transform("sum")
     near = with_tasks.assign(weight=share, broad=with_tasks["target"].str[:_BROAD])[["source", "weight", "broad"]]
     lacking = links[["target"]].drop_duplicates()
-    lacking = lacking[~lacking["target"].isin(set(with_tasks["target"]))]
+    lacking = lacking[~_among(lacking["target"], with_tasks["target"])]
     found = lacking.assign(broad=lacking["target"].str[:_BROAD]).merge(near, on="broad")
     return found[["source", "target", "weight"]].reset_index(drop=True)
 

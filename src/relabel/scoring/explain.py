@@ -8,7 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -182,13 +182,12 @@ def explain(table: ScoreTable, run: Run, code: str) -> Explanation:
     exact: dict[Measure, float | None] = {
         m: None if math.isnan(score) else float(score) for m, score in zip(MEASURES, scores, strict=True)
     }
-    known = pd.DataFrame(sorted(table.occupation_titles.items()), columns=["onet_soc_code", "title"])
     listed = [str(c) for c in table.occupations.index[table.occupations["listed"] > 0]]
-    way = path_in(table.bridge, code, listed, known)
+    path = _trace_back(table.bridge, code, listed, _titles(table.bridge, table.occupation_titles))
     own = table.shares[table.shares["code"] == code]
     behind = dict(zip(codes_of(own, "onet_soc_code"), own["share"].tolist(), strict=True))
     # Codes that are linked but have no labels yet belong to the picture too.
-    linked = set(codes_of(way.forward[way.forward["code"] == code], "onet_soc_code")) | set(behind)
+    linked = path.occupations | set(behind)
     return Explanation(
         code=code,
         title=row["title"],
@@ -203,11 +202,11 @@ def explain(table: ScoreTable, run: Run, code: str) -> Explanation:
         estimates_of=other and other.of,
         estimates_name=other and other.whose,
         note=table.note,
-        borrowed=way.borrowed,
+        borrowed=path.borrowed,
         steps=tuple(f"{SYSTEM_NAMES[s.source]} to {SYSTEM_NAMES[s.target]}: {s.origin}" for s in table.bridge.steps),
         path=tuple(
             Link.model_validate(link | {"system": SYSTEM_NAMES[link["system"]]})
-            for link in records(way.back[list(Link.model_fields)])
+            for link in records(path.links[list(Link.model_fields)])
         ),
         occupations=_occupations(table, behind, linked),
         tasks=_tasks(table, run, linked, table.map.row(code), dict(zip(MEASURES, map(float, scores), strict=True))),
@@ -254,7 +253,6 @@ def _tasks(
         part=parts,
         alpha_if_flipped=table.flipped("alpha", scores["alpha"], parts),
         gamma_if_flipped=table.flipped("gamma", scores["gamma"], parts),
-        **{reading: table.task_values[reading].map(READING_OF) for reading in ("strict", "with_tools")},
     )
     values = values[values["onet_soc_code"].isin(linked)].sort_values(
         ["part", "onet_soc_code", "task_id"], ascending=[False, True, True]
@@ -269,6 +267,7 @@ def _tasks(
     found: list[ExplainedTask] = []
     for row in records(values[[name for name in ExplainedTask.model_fields if name not in ("given", "missing")]]):
         key = (row["onet_soc_code"], row["task_id"])
+        row |= {reading: READING_OF.get(row[reading]) for reading in ("strict", "with_tools")}
         labels = tuple(Given(**label) for label in given.get(key, ()))
         found.append(ExplainedTask(**row, given=labels, missing=tuple(missing[key])))
     return tuple(found)
@@ -365,42 +364,24 @@ def find_path(
     table = task_table(tasks)
     known, listed = onet_occupations(tasks, table), sorted(set(codes_of(table, "onet_soc_code")))
     bridge = make_bridge(method, taxonomy, tasks, known, links=links, lenders=listed)
-    return path_in(bridge, code, listed, known)
-
-
-def path_in(bridge: Bridge, code: str, listed: list[str], known: pd.DataFrame) -> CodePath:
-    """The path of one code over a known bridge.
-
-    Args:
-        bridge: The bridge.
-        code: A code of its target, or an O*NET-SOC code.
-        listed: O*NET-SOC codes with task statements.
-        known: Columns `onet_soc_code, title`.
-
-    Raises:
-        DataError: There is no such code.
-    """
-    titles = _titles(bridge, known)
-    target = bridge.target
-    if code in titles[target] and (target == "onet-soc" or "." not in code):
+    titles = _titles(bridge, _by_code(known, "onet_soc_code", "title"))
+    if code in titles[taxonomy] and (taxonomy == "onet-soc" or "." not in code):
         shares = bridge.shares(listed)
         own = shares[shares["code"] == code]
         found = shares[shares["onet_soc_code"].isin(own["onet_soc_code"])]
         found = found.assign(own=found["code"] == code).sort_values(
             ["onet_soc_code", "own", "share", "code"], ascending=[True, False, False, True]
         )
-        forward = _forward(found.assign(system=target), titles)
-        borrowed = not own.empty and code not in set(bridge.reach(listed)["code"])
-        back = _trace_back(bridge, code, listed, titles, borrowed=borrowed)
-        return CodePath(target, code, titles[target][code], bridge, borrowed, back, forward)
+        forward = _forward(found.assign(system=taxonomy), titles)
+        path = _trace_back(bridge, code, listed, titles)
+        return CodePath(taxonomy, code, titles[taxonomy][code], bridge, path.borrowed, path.links, forward)
     if code in titles["onet-soc"]:
-        levels = [level.assign(system=system) for system, level in bridge.levels(listed)]
-        mine = pd.concat(levels)
+        mine = pd.concat([level.assign(system=system) for system, level in bridge.levels(listed)])
         mine = mine[mine["onet_soc_code"] == code]
         title = titles["onet-soc"][code]
         return CodePath("onet-soc", code, title, bridge, False, _NO_LINKS, _forward(mine, titles))
     raise DataError(
-        f"{code!r} is not a code of {SYSTEM_NAMES[target]} or O*NET-SOC 2019; codes look like "
+        f"{code!r} is not a code of {SYSTEM_NAMES[taxonomy]} or O*NET-SOC 2019; codes look like "
         f"{bridge.titles['code'].iloc[0]} and {known['onet_soc_code'].iloc[0]}"
     )
 
@@ -410,22 +391,27 @@ _NO_LINKS = pd.DataFrame(
 )
 
 
+class _Back(NamedTuple):
+    """The way back from a group: `CodePath.back`, `CodePath.borrowed`, and the listed O*NET-SOC codes that it leads to."""
+
+    links: pd.DataFrame
+    borrowed: bool
+    occupations: set[str]
+
+
 def _trace_back(
-    bridge: Bridge, code: str, listed: list[str], titles: Mapping[System, Mapping[str, str]], *, borrowed: bool
-) -> pd.DataFrame:
-    reached: list[set[str]] = [set(listed)]
-    tables: list[pd.DataFrame] = []
-    for number, step in enumerate(bridge.steps):
-        links = step.links
-        if number == 0 and borrowed:
-            links = pd.concat([links, same_broad_group(links, listed)], ignore_index=True)
-        tables.append(links)
-        reached.append(set(links.loc[links["source"].isin(reached[-1]), "target"]))
+    bridge: Bridge, code: str, listed: Collection[str], titles: Mapping[System, Mapping[str, str]]
+) -> _Back:
+    tables = [step.links for step in bridge.steps]
+    borrows = bool(bridge.lenders) and code not in _alive(tables, bridge.lenders)[-1]
+    if borrows:
+        tables[0] = pd.concat([tables[0], same_broad_group(tables[0], bridge.lenders)], ignore_index=True)
+    alive = _alive(tables, listed)
     owed = {code: 1.0}
     rows: list[pd.DataFrame] = []
-    for step, links, alive in reversed(list(zip(bridge.steps, tables, reached[:-1], strict=True))):
+    for step, links, with_tasks in reversed(list(zip(bridge.steps, tables, alive[:-1], strict=True))):
         here = links[links["target"].isin(owed)].copy()
-        here["with_tasks"] = here["source"].isin(alive)
+        here["with_tasks"] = here["source"].isin(with_tasks)
         counted = here["weight"].where(here["with_tasks"])
         here["part"] = counted / counted.groupby(here["target"]).transform("sum")
         here["share"] = here["part"] * here["target"].map(owed).astype("float64")
@@ -433,7 +419,17 @@ def _trace_back(
         here["title"] = here["code"].map(titles[step.source])
         rows.append(here.sort_values(["share", "code"], ascending=[False, True])[list(_NO_LINKS.columns)])
         owed = {str(source): float(share) for source, share in here.groupby("source")["share"].sum().items()}
-    return pd.concat(rows, ignore_index=True) if rows else _NO_LINKS
+    links = pd.concat(rows, ignore_index=True) if rows else _NO_LINKS
+    return _Back(links, borrows and code in alive[-1], set(owed) & alive[0])
+
+
+def _alive(tables: Sequence[pd.DataFrame], listed: Collection[str]) -> list[set[str]]:
+    """The codes that listed O*NET-SOC codes lead to, before each step and after the last."""
+    reached = [set(listed)]
+    for links in tables:
+        pairs = zip(links["source"].tolist(), links["target"].tolist(), strict=True)
+        reached.append({target for source, target in pairs if source in reached[-1]})
+    return reached
 
 
 def _forward(shares: pd.DataFrame, titles: Mapping[System, Mapping[str, str]]) -> pd.DataFrame:
@@ -451,14 +447,14 @@ _CROSSWALKS: Mapping[System, Callable[[], pd.DataFrame]] = {
 }
 
 
-def _titles(bridge: Bridge, occupations: pd.DataFrame) -> dict[System, dict[str, str]]:
+def _titles(bridge: Bridge, occupations: Mapping[str, str]) -> dict[System, Mapping[str, str]]:
     """Titles of the codes of all classifications on the way."""
-
-    def titles(table: pd.DataFrame, code: str, title: str) -> dict[str, str]:
-        return dict(zip(codes_of(table, code), codes_of(table, title), strict=True))
-
-    found: dict[System, dict[str, str]] = {"onet-soc": titles(occupations, "onet_soc_code", "title")}
+    found: dict[System, Mapping[str, str]] = {"onet-soc": occupations}
     for step in bridge.steps[:-1]:
-        found[step.target] = titles(_CROSSWALKS[step.target](), step.target, f"{step.target}_title")
-    found[bridge.target] = titles(bridge.titles, "code", "title")
+        found[step.target] = _by_code(_CROSSWALKS[step.target](), step.target, f"{step.target}_title")
+    found[bridge.target] = _by_code(bridge.titles, "code", "title")
     return found
+
+
+def _by_code(table: pd.DataFrame, code: str, title: str) -> dict[str, str]:
+    return dict(zip(codes_of(table, code), codes_of(table, title), strict=True))

@@ -390,7 +390,7 @@ def score_map(tasks: pd.DataFrame, shares: pd.DataFrame, codes: pd.Index) -> Sco
 
 def counted(tasks: pd.DataFrame) -> frozenset[str]:
     """O*NET-SOC codes with a labelled task of some weight, of columns `onet_soc_code, labelled, weight`."""
-    return frozenset(tasks["onet_soc_code"][tasks["labelled"] & (tasks["weight"] > 0)])
+    return frozenset(tasks["onet_soc_code"][tasks["labelled"] & (tasks["weight"] > 0)].unique())
 
 
 def relabelled(tasks: pd.DataFrame, run: Run, repeats: Repeats, *, by_id: bool) -> pd.DataFrame:

@@ -238,15 +238,16 @@ class ScoreTable:
         codes = (self.map.codes[self.map.group], self.map.occupations[self.map.source])
         return pd.DataFrame({"code": codes[0], "onet_soc_code": codes[1], "share": self.map.share})
 
-    @property
+    @cached_property
     def full_map(self) -> ScoreMap:
         """The map that the table would have, were all tasks of its list labelled."""
         return self.map_of(self.task_values.assign(labelled=True))
 
     def map_of(self, tasks: pd.DataFrame) -> ScoreMap:
         """The map that other labels or weights of the same tasks lead to."""
-        same = counted(tasks) == counted(self.task_values)
-        return score_map(tasks, self.shares if same else self.bridge.shares(counted(tasks)), self.map.codes)
+        done = counted(tasks)
+        same = done == frozenset(self.map.occupations[self.map.mass > 0])
+        return score_map(tasks, self.shares if same else self.bridge.shares(done), self.map.codes)
 
     @property
     def wage_bill(self) -> pd.Series:
