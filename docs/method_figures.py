@@ -257,7 +257,7 @@ def of_the_sources(found: Mapping[str, ScoreTable]) -> Iterator[str]:
     combined = rows[~rows.isin(codes)]
     held = lacking[lacking.str[:6].isin(combined.str[:6])]
     yield (
-        f"{len(lacking)} of the {len(codes)} SOC 2018 codes have no row in OEWS. {len(held)} of them are held by "
+        f"{len(lacking)} of the {len(codes)} SOC 2018 codes have no row in OEWS. {len(held)} of them are part of "
         f"{held.str[:6].nunique()} combined rows"
     )
     yield f"The other {len(lacking) - len(held)} (armed forces"
@@ -266,7 +266,7 @@ def of_the_sources(found: Mapping[str, ScoreTable]) -> Iterator[str]:
     yield f"{military['3311']:.0f} of its {whole['3311']:.0f} index entries are military"
     yield f"All {military['1161']:.0f} entries are military"
     covered: Any = found["employment"].frame.set_index("code").loc["4151", "coverage"]
-    yield f"4151 (sales administrators) rests for {100 * (1 - covered):.0f}% on residual codes"
+    yield f"{100 * (1 - covered):.0f}% of 4151 (sales administrators) rests on residual codes"
 
 
 def of_the_bridges(found: Mapping[str, ScoreTable]) -> Iterator[str]:
@@ -349,13 +349,13 @@ def of_the_totals(found: Mapping[str, ScoreTable]) -> Iterator[str]:
     yield f"in {most['code']}, {shown(most['most'], 2)}"
     bounded = with_intervals(table, run).frame.set_index("code")
     chief: Any = bounded.loc["1121"]
-    yield f"gamma is {shown(chief['gamma'])}, and the labels of people are predicted at about {shown(chief['gamma_gold'], 2)}"
+    yield f"gamma is {shown(chief['gamma'])}, and people's labels are predicted to give about {shown(chief['gamma_gold'], 2)}"
     human = score_table(open_run("eloundou-2023:human")).frame.set_index("code")
     held = {
         m: human[m].between(bounded[f"{m}_gold_low"], bounded[f"{m}_gold_high"])[human[m].notna()].mean()
         for m in MEASURES
     }
-    yield f"it holds {', '.join(shown(held[m], 2) for m in MEASURES[:2])} and {shown(held['gamma'], 2)} of the scores"
+    yield f"the interval contains {', '.join(shown(held[m], 2) for m in MEASURES[:2])} and {shown(held['gamma'], 2)} of the scores"
     others = [open_run(f"eloundou-2023:{who}") for who in ("gpt4-alt", "human")]
     many = multiverse(table, run, others)
     yield f"{len(many.universes)} for the labels of 2023"
