@@ -6,10 +6,12 @@ Heavy imports are here, which keeps `relabel run --help` fast.
 from __future__ import annotations
 
 import asyncio
+import shlex
 import signal
 import sys
 from collections import Counter
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,8 +21,9 @@ import relabel
 from relabel.cli._options import give_json
 from relabel.cli.display import Look, announce, money, shown
 from relabel.cli.terminal import say, say_of
-from relabel.errors import IncompleteRunError, RunInterruptedError, UsageError
+from relabel.errors import DataError, IncompleteRunError, RunInterruptedError, UsageError
 from relabel.files import require_writable
+from relabel.labelling.batch.state import BatchFolder, BatchOptions, BatchState, run_id
 from relabel.labelling.collector import Progress
 from relabel.labelling.estimate import Estimate, cost_at_a_glance, estimate, limits
 from relabel.labelling.job import Job, Stop, other_addresses
@@ -102,6 +105,86 @@ def run_until_stopped(
                 signal.signal(number, handler)
 
     return asyncio.run(stoppable())
+
+
+def label_by_batch(
+    job: Job,
+    folder: Path,
+    environment: Settings,
+    *,
+    options: BatchOptions,
+    base_url: str | None,
+    headers: Mapping[str, str] | None = None,
+    look: Look,
+) -> tuple[Outcome, str]:
+    """Run a job by batches to its end.
+
+    Args:
+        job: What to label.
+        folder: The run folder.
+        environment: Settings from the environment.
+        options: How the job is worked on; without `submit` batches are cancelled, and what they have is taken.
+        base_url: The provider's address.
+        headers: Headers that the user adds to each request; by default those that the job was started with, credentials left out.
+        look: How progress looks.
+
+    Returns:
+        The outcome, and how to resume if it was interrupted.
+    """
+    from relabel.labelling.batch.provider import batch_provider
+    from relabel.labelling.batch.runner import run_batch
+
+    provider = batch_provider(job, base_url, environment, options.key_env, headers)
+    name, home = run_id(job), environment.home / "batches"
+    go_on = f"submitted batches continue at the provider; `relabel batch resume {name}` collects their answers"
+    if look == "people" and options.submit:
+        typer.echo(f"batch run {name}, state in {home / name}; after a stop, {go_on}", err=True)
+
+    stop, progress = Stop(), Progress(asked=job.size)
+
+    async def work(store: Store) -> Outcome:
+        async with shown(progress, None, look=look):  # the provider's queue bounds the batches in flight
+            return await run_batch(job, store, folder, provider, home, options=options, progress=progress, stop=stop)
+
+    with Store(environment.store_dir) as store:
+        return run_until_stopped(work(store), stop, "uploads in progress", look=look), go_on
+
+
+def resume_batches(state: BatchState, environment: Settings, *, submit: bool, look: Look, as_json: bool) -> None:
+    """Go on with a stored job."""
+    job = BatchFolder(environment.home / "batches", state.run_id).load_job()
+    if job is None:
+        command = f"`relabel {shlex.join(state.command)}`" if state.command else "the command of the run"
+        raise DataError(
+            f"run {state.run_id} was started by an earlier version of relabel, which did not store the job; run {command} again: it "
+            f"continues with the existing batches, and `relabel batch` works from then on"
+        )
+    folder, options = Path(state.out), BatchOptions(submit=submit, max_cost=state.max_cost, key_env=state.key_env)
+    outcome, go_on = label_by_batch(job, folder, environment, options=options, base_url=state.base_url, look=look)
+    report(outcome, folder, job.model, go_on, as_json=as_json)
+
+
+async def refresh_batches(states: list[BatchState], environment: Settings) -> None:
+    """Ask how open batches do. It is only shown: the state belongs to the process that works on the job."""
+    from relabel.labelling.batch.provider import GoneError, batch_provider
+
+    for state in states:
+        job = BatchFolder(environment.home / "batches", state.run_id).load_job()
+        if job is None or not any(chunk.batch_id for chunk in state.open):
+            continue
+        provider = batch_provider(job, state.base_url, environment, state.key_env)
+        try:
+            for chunk in state.open:
+                if chunk.batch_id is None:
+                    continue
+                try:
+                    batch = await provider.retrieve(chunk.batch_id)
+                    chunk.status, chunk.answered = batch.status, batch.answered
+                    chunk.checked_at = datetime.now(UTC).isoformat(timespec="seconds")
+                except GoneError:
+                    chunk.status = "gone"
+        finally:
+            await provider.close()
 
 
 MUCH_USD = 100.0

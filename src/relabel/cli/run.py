@@ -193,12 +193,11 @@ def run(
         work.get_consent(priced, folder, environment)
     look = o.progress_style(quiet=labelling.quiet, log_json=log_json)
     if engine == "batch":
-        from relabel.cli.batch import label_by_batch
         from relabel.labelling.batch.state import BatchOptions
 
         how: Any = {"base_url": connection.base_url, "headers": connection.headers, "look": look}
         chosen = BatchOptions(max_cost=options.max_cost, key_env=options.key_env)
-        outcome, go_on = label_by_batch(job, folder, environment, options=chosen, **how)
+        outcome, go_on = work.label_by_batch(job, folder, environment, options=chosen, **how)
     else:
         go_on = "run the same command again to continue"
         stop, replay = Stop(), engine == "replay"

@@ -497,13 +497,11 @@ def answer_to(
     # The provider's stated charge counts; the price table's is kept as well.
     counted = reply.usage.prompt + reply.usage.completion > 0 or price is None or price.input == price.output == 0
     table = price.cost(reply.usage) if price is not None and counted else None
+    said = reply._asdict()
+    del said["logprobs"]
     return Answer(
         request_key=key,
-        content=reply.content,
-        refusal=reply.refusal,
-        finish_reason=reply.finish_reason,
-        model_returned=reply.model,
-        usage=reply.usage,
+        **said,
         attempts=attempts,
         latency_s=latency_s,
         created_at=came.isoformat(timespec="microseconds"),

@@ -9,7 +9,6 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -66,9 +65,8 @@ class ErrorReply:
         return kinds.get(self.meaning, "provider")
 
 
-def may_be_error(content: bytes) -> bool:
-    """Whether a reply of status 200 may be an error all the same, as gateways send them; `read_error` decides."""
-    return any(mark in content for mark in (b'"error"', b'"base_resp"', b'"insufficient_system_resource"', b'"failed"'))
+_MARKS = (b'"error"', b'"base_resp"', b'"insufficient_system_resource"', b'"failed"')
+"""What a reply of status 200 holds that may be an error all the same, as gateways send them; `read_error` decides."""
 
 
 def read_error(
@@ -101,15 +99,9 @@ def read_error(
     text = text[:_MOST_READ]
     wait_s = _wait(status, headers, message, text, metadata, now)
     code = str(inner.get("code") or inner.get("type") or "").lower()
-    param = inner.get("param")
-    return ErrorReply(
-        _meaning(status, codes, message, text, param if isinstance(param, str) else "", wait_s),
-        status,
-        message,
-        code,
-        param if isinstance(param, str) else None,
-        wait_s,
-    )
+    param = inner["param"] if isinstance(inner.get("param"), str) else None
+    meaning = _meaning(status, codes, message, text, param or "", wait_s)
+    return ErrorReply(meaning, status, message, code, param, wait_s)
 
 
 _MINIMAX = {1002: 429, 1039: 429, 1004: 401, 1008: 402, 1026: 400, 1027: 400, 2013: 400, 2049: 401}
@@ -291,17 +283,11 @@ def _wait(
     if (told := _FIELD.search(text)) is not None:
         return float(told[2]) * (0.001 if told[1] or told[3] == "ms" else 1.0)
     if status >= 300 and (said := _RETRY_IN.search(message)) is not None:
-        return _seconds(said[1])
+        return parse_seconds(said[1])
     inner = {str(name).lower(): str(value) for name, value in object_of(metadata.get("headers")).items()}
     reset = inner.get("x-ratelimit-reset", "")
     if status == 429 and reset.isdigit():
         return max(0.0, int(reset) / (1000 if len(reset) > 11 else 1) - now())
-    return None
-
-
-def _seconds(text: str) -> float | None:
-    with suppress(ValueError):
-        return parse_seconds(text)
     return None
 
 
@@ -310,13 +296,11 @@ def retry_after(headers: Mapping[str, str], now: Callable[[], float] = time.time
     try:
         if "retry-after-ms" in headers:
             wanted = float(headers["retry-after-ms"]) / 1000
-        elif "retry-after" in headers:
-            text = headers["retry-after"].strip()
-            told = _seconds(text)
-            wanted = parsedate_to_datetime(text).timestamp() - now() if told is None else told
+        elif (text := headers["retry-after"].strip())[:1].isalpha():  # a date
+            wanted = parsedate_to_datetime(text).timestamp() - now()
         else:
-            return None
-    except (ValueError, TypeError, OverflowError):
+            wanted = parse_seconds(text)
+    except (KeyError, ValueError, TypeError, OverflowError):
         return None
     return max(0.0, wanted) if wanted <= _LONGEST_WAIT_S else None
 
@@ -389,12 +373,11 @@ def accepted(response: HttpReply) -> HttpReply:
     Raises:
         RefusedError: It is an error.
     """
-    if response.status == 200 and not may_be_error(response.content):
-        return response
-    reply = read_error(response.status, response.headers, response.content)
-    if reply is None:
-        return response
-    raise RefusedError(response, reply)
+    if response.status != 200 or any(mark in response.content for mark in _MARKS):
+        reply = read_error(response.status, response.headers, response.content)
+        if reply is not None:
+            raise RefusedError(response, reply)
+    return response
 
 
 def refusal(

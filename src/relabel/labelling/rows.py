@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -62,7 +63,7 @@ class _Why(Frozen):
 
 
 class AnswerRow(Frozen):
-    """A row of an answer, checked for its form. That it is what its key says, `checked_answer` tells."""
+    """A row of an answer, checked for its form. That it is what its key says, `checked_answer` tells: its answer knows its origin then."""
 
     format: int = Field(ge=1, le=1)
     request: _Wire
@@ -108,7 +109,12 @@ def checked_answer(key: str, row: object, texts: Mapping[str, str], asked: Reque
         raise DamagedRowError(f"the answer {key} was given to the request {brief(found.answer.request_key)}")
     if (REJECTED in key) != (found.rejected is not None):
         raise DamagedRowError(f"the answer {key} is not marked as its key says")
-    return found
+    cost = found.answer.cost_usd
+    odd = cost is not None and not (math.isfinite(cost) and cost >= 0)  # a sum must not be spoilt by one row
+    if not odd and found.origin is None:
+        return found
+    known = found.answer.model_copy(update={"origin": found.origin, "cost_usd": None if odd else cost})
+    return found.model_copy(update={"answer": known})
 
 
 def checked_text(key: str, row: object) -> str:

@@ -123,13 +123,7 @@ class RunSession:
         if self._manifest is None and self._killed is None:
             self.journal.remove()
 
-    def finish(
-        self,
-        *,
-        interrupted: bool,
-        fatal: Exception | None,
-        record: Mapping[str, Any] | None = None,
-    ) -> Outcome:
+    def finish(self, *, interrupted: bool, fatal: Exception | None, record: Mapping[str, Any] | None = None) -> Outcome:
         """Write the run folder; where it already holds more, note only that this start took place.
 
         Args:
@@ -148,31 +142,26 @@ class RunSession:
         session = Session.model_validate({name: getattr(ended, name) for name in Session.model_fields})
         before = read_manifest(self.out) if (self.out / "manifest.json").exists() else ended
         ended = ended.model_copy(update={"sessions": (*before.sessions, session)})
-        missing = Missing(dict(collector.progress.failed), collector.unasked, dict(collector.held))
         there, found = labels_there(self.out), len(collector.labels)
         if there <= found:
             write_run(self.out, ended, collector.labels, collector.failures)
             self.journal.remove()
-            return Outcome(collector.labels, collector.failures, interrupted, ended, missing)
-        # What this start bought is in the store; its cost is noted, and the labels are kept.
-        with suppress(OSError):  # do not mask what ended the run
-            write_manifest(self.out, before.model_copy(update={"sessions": (*before.sessions, session)}))
-            self.journal.remove()
-        if fatal is None and not interrupted:
-            raise DataError(
-                f"{self.out} already holds {there} labels of this run and this attempt found {found}, so the folder was not "
-                "changed; use the store that the run was made with, or give another --out"
-            )
-        kept = f"the folder keeps the {there:,} labels that it had"
-        ended = ended.model_copy(update={"note": "; ".join([*collector.notes, kept])})
+        else:  # what this start bought is in the store; its cost is noted, and the labels are kept
+            with suppress(OSError):  # do not mask what ended the run
+                write_manifest(self.out, before.model_copy(update={"sessions": (*before.sessions, session)}))
+                self.journal.remove()
+            if fatal is None and not interrupted:
+                raise DataError(
+                    f"{self.out} already holds {there} labels of this run and this attempt found {found}, so the folder was not "
+                    "changed; use the store that the run was made with, or give another --out"
+                )
+            kept = f"the folder keeps the {there:,} labels that it had"
+            ended = ended.model_copy(update={"note": "; ".join([*collector.notes, kept])})
+        missing = Missing(dict(collector.progress.failed), collector.unasked, dict(collector.held))
         return Outcome(collector.labels, collector.failures, interrupted, ended, missing)
 
     def _ended(
-        self,
-        manifest: Manifest,
-        interrupted: bool,
-        fatal: Exception | None,
-        record: Mapping[str, Any],
+        self, manifest: Manifest, interrupted: bool, fatal: Exception | None, record: Mapping[str, Any]
     ) -> Manifest:
         collector, progress, labels = self.collector, self.collector.progress, self.collector.labels
         complete = fatal is None and len(labels) == collector.job.size
@@ -199,9 +188,7 @@ class RunSession:
                 "tokens": progress.tokens,
                 "upstreams": tuple(sorted({x.upstream for x in labels if x.upstream})),
                 "service_tiers": dict(Counter(x.service_tier for x in labels if x.service_tier).most_common()),
-                "cost_usd": progress.cost_usd,
-                "rejected": progress.rejected,
-                "rejected_usd": progress.rejected_usd,
+                **{name: getattr(progress, name) for name in ("cost_usd", "rejected", "rejected_usd")},
                 "table_cost_usd": None if progress.table_usd == progress.cost_usd else progress.table_usd,
                 "note": "; ".join(collector.notes) or None,
                 "origins": dict(sorted(origins.items())),
@@ -415,7 +402,7 @@ def _git_commit() -> str | None:
         return None
     command = ["git", "-C", str(here), "rev-parse", "HEAD"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  a fixed command; git is where PATH says
-    except OSError:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603  a fixed command; git is where PATH says
+    except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip() or None if done.returncode == 0 else None
+    return done.stdout.strip() or None

@@ -9,7 +9,6 @@ diskcache writes; reading goes past it, because it cannot open a folder that it 
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import sqlite3
@@ -218,7 +217,7 @@ class Store:
         except DamagedRowError:
             self.damaged.add(key)
             return None
-        return None if row is None else answer_of(row)
+        return None if row is None else row.answer
 
     def has(self, key: str) -> bool:
         """Whether there is an answer under this key. It is not read."""
@@ -374,7 +373,7 @@ class Store:
         rejected = unknown = 0
         cost = 0.0
         for _, row in self.answers():
-            answer = answer_of(row)
+            answer = row.answer
             if row.rejected:
                 rejected += 1
             else:
@@ -540,15 +539,6 @@ def _reading(database: Path, *, writable: bool) -> Generator[sqlite3.Connection]
             db.execute("CREATE TEMP TABLE Cache(key, raw, mode, filename, value)")
         db.execute("SELECT 1 FROM Cache LIMIT 1").fetchone()
         yield db
-
-
-def answer_of(row: AnswerRow) -> Answer:
-    """The answer of a row, with its origin; a cost that is not one is unknown."""
-    changes: dict[str, Any] = {} if row.origin is None else {"origin": row.origin}
-    cost = row.answer.cost_usd
-    if cost is not None and not (math.isfinite(cost) and cost >= 0):  # a sum must not be spoilt by one row
-        changes["cost_usd"] = None
-    return row.answer.model_copy(update=changes) if changes else row.answer
 
 
 def store_so_far(folder: Path) -> AbstractContextManager[Store | None]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from relabel.labels import FailureKind, Usage
 
@@ -24,9 +23,8 @@ class NotAReplyError(Exception):
     kind: FailureKind = "provider"
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What a server said, whichever dialect it speaks.
+class Reply(NamedTuple):
+    """What a server said, whichever dialect it speaks, by the names of `Answer`.
 
     Attributes:
         finish_reason: `stop`, `length`, `content_filter`, or the server's own word.
@@ -37,7 +35,7 @@ class Reply:
     content: str | None
     refusal: str | None
     finish_reason: str | None
-    model: str | None
+    model_returned: str | None
     usage: Usage
     logprobs: tuple[tuple[str, float, Mapping[str, float]], ...] | None = None
 
@@ -146,7 +144,7 @@ def _read_chat(raw: Any) -> Reply:
         content=_content(message.get("content")),
         refusal=_text(message.get("refusal")),
         finish_reason=_finish(choice.get("finish_reason")),
-        model=_text(raw.get("model")),
+        model_returned=_text(raw.get("model")),
         usage=tokens,
         logprobs=_logprobs((choice.get("logprobs") or {}).get("content")),
     )
@@ -180,7 +178,7 @@ def _read_responses(raw: Any) -> Reply:
         content=_text("".join(texts)) if texts else None,
         refusal=_text("".join(refusals)) or None,
         finish_reason=_finish(finish),
-        model=_text(raw.get("model")),
+        model_returned=_text(raw.get("model")),
         usage=_usage(raw.get("usage"), "input_tokens", "output_tokens"),
         logprobs=_logprobs(tokens or None),
     )

@@ -25,12 +25,11 @@ from relabel.labelling.batch.provider import (
 from relabel.labelling.batch.state import BatchFolder, BatchOptions, BatchState, Chunk
 from relabel.labelling.collector import LabelCollector
 from relabel.labelling.engine import answer_to
-from relabel.labelling.job import Job, Stop
+from relabel.labelling.job import Stop
 from relabel.labelling.providers import without_cache_fields
 from relabel.labelling.refusals import ErrorReply, read_error
 from relabel.labelling.request import Request, WorkItem
 from relabel.labelling.session import RunSession
-from relabel.labelling.store import Store
 from relabel.labelling.wire import PATHS, NotAReplyError
 from relabel.labels import Answer, FailureKind, InvalidAnswerError
 from relabel.redaction import clean
@@ -84,9 +83,7 @@ class OpenRequests(dict[str, OpenRequest]):
     """All requests of a job that have no answer yet, by key.
 
     Args:
-        job: The job.
-        store: Keeps answers.
-        ledger: Gets labels.
+        collector: Gets labels.
         folder: Knows what was sent.
         provider: Sends the results.
 
@@ -94,12 +91,11 @@ class OpenRequests(dict[str, OpenRequest]):
         fatal: What the provider said that holds for all requests.
     """
 
-    def __init__(
-        self, job: Job, store: Store, collector: LabelCollector, folder: BatchFolder, provider: BatchProvider
-    ) -> None:
+    def __init__(self, collector: LabelCollector, folder: BatchFolder, provider: BatchProvider) -> None:
         super().__init__()
         self.fatal: ProviderError | None = None
-        self._job, self._store, self._collector, self._folder, self._provider = job, store, collector, folder, provider
+        self._job, self._store = collector.job, collector.store
+        self._collector, self._folder, self._provider = collector, folder, provider
 
     def add(self, planned: WorkItem) -> None:
         """Take an answer from the store, or note that it is wanted."""
@@ -224,8 +220,6 @@ class BatchPoller:
 
     def __init__(
         self,
-        job: Job,
-        store: Store,
         session: RunSession,
         folder: BatchFolder,
         state: BatchState,
@@ -234,8 +228,8 @@ class BatchPoller:
         stop: Stop,
     ) -> None:
         self.lost, self.refused, self.spent_usd = False, "", session.spent_before
-        self._requests = OpenRequests(job, store, session.collector, folder, provider)
-        self._job, self._folder, self._state = job, folder, state
+        self._requests = OpenRequests(session.collector, folder, provider)
+        self._job, self._folder, self._state = session.collector.job, folder, state
         self._collector, self._leases, self._journal = session.collector, session.leases, session.journal
         self._provider, self._options, self._stop = provider, options, stop
         self._in_flight = session.collector.progress.in_flight
@@ -288,10 +282,8 @@ class BatchPoller:
             if chunk.creating_since is not None:
                 try:
                     found = await self._provider.find(mark, chunk.file_id, chunk.creating_since)
-                except UnavailableError:
-                    raise
-                except ProviderError:  # where there are no batches, there is none of ours
-                    if self._options.submit:
+                except ProviderError as error:  # where there are no batches, there is none of ours
+                    if self._options.submit or isinstance(error, UnavailableError):
                         raise
             if found is None:
                 await self._drop(chunk, "not sent")

@@ -73,7 +73,7 @@ async def run_batch(
         job = _settled(session.job, store, before)
         session.begin(job)
         state = _open_state(folder, before, job, out, provider.address, options)
-        runner = BatchRunner(job, store, session, folder, state, provider, options, stop or Stop())
+        runner = BatchRunner(session, folder, state, provider, options, stop or Stop())
         fatal = await runner.run(new=before is None)
         outcome = session.finish(interrupted=runner.interrupted, fatal=fatal)
         if not state.open and not runner.interrupted:
