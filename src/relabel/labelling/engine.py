@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import random
-import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -142,10 +140,8 @@ class OnlineEngine(Engine):
         connection: Whom to ask, with which key, and how long to wait.
         limiter: How fast to ask; by default 16 requests in flight.
         budget: Cap of the cost; by default none.
-        clock: Seconds on a clock that never runs back.
-        sleep: Waits for some seconds.
-        jitter: A random number in 0-1.
         hedge: Whether to send a request once more when its answer takes longer than nearly all others; the first answer counts.
+        policy: Fields of the retry policy: `clock`, `sleep` and `jitter`.
     """
 
     name = "online"
@@ -156,10 +152,8 @@ class OnlineEngine(Engine):
         *,
         limiter: Limiter | None = None,
         budget: Budget | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        jitter: Callable[[], float] = random.random,
         hedge: bool = False,
+        **policy: Any,
     ) -> None:
         super().__init__(limiter, budget or Budget(None, connection.price))
         self.connection = connection
@@ -174,8 +168,8 @@ class OnlineEngine(Engine):
         self._reached = False
         self._exit = ExitStack()
         self._replies = _Replies()
-        self._clock = clock
-        self._retry = RetryPolicy(is_transient, _server_wait, clock=clock, sleep=sleep, jitter=jitter)
+        self._retry = RetryPolicy(is_transient, _server_wait, **policy)
+        self._clock = self._retry.clock
 
     def record(self) -> Mapping[str, Any]:
         """See `Engine.record`."""

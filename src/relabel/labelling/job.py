@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from itertools import islice
 from typing import Annotated, Any
 
-from pydantic import BaseModel, PlainSerializer, PlainValidator, TypeAdapter
+from pydantic import PlainSerializer, PlainValidator, TypeAdapter
 
 from relabel.labelling.providers import UNKNOWN, Price, Provider
 from relabel.labelling.request import Decide, Endpoint, Planner, Prompt, WorkItem, parse_prompt
@@ -28,14 +28,11 @@ _LOOKED_AT = 2000
 _QUESTIONS = 20
 
 
-class _StoredPrompt(BaseModel):
-    name: str
-    text: str
-
-
 def _read_prompt(value: Any) -> Prompt:
-    stored = _StoredPrompt.model_validate(value)
-    return parse_prompt(stored.name, stored.text.encode())
+    match value:
+        case {"name": str(name), "text": str(text)}:
+            return parse_prompt(name, text.encode())
+    raise ValueError("a prompt has a name and a text")
 
 
 @dataclass(frozen=True)
@@ -113,15 +110,7 @@ class Job:
     @cached_property
     def planner(self) -> Planner:
         """Makes the requests."""
-        return Planner(
-            self.rubric,
-            self.prompt,
-            self.endpoint,
-            examples=self.examples,
-            decide=self.decide,
-            orders=self.orders,
-            samples=self.samples,
-        )
+        return Planner(**{of.name: getattr(self, of.name) for of in fields(Planner)})
 
     @cached_property
     def _repeated_questions(self) -> frozenset[tuple[str, str]]:

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from diskcache.core import MODE_PICKLE
 
 from relabel.errors import DataError, StoreError, UsageError
-from relabel.files import BlockedError, locked, make_private_dir, replacing
+from relabel.files import BlockedError, explaining, locked, make_private_dir, replacing
 from relabel.labelling.rows import (
     ASIDE,
     NOTE,
@@ -269,18 +269,16 @@ def pack(store: Store, target: Path, *runs: Run) -> int:
     wanted = {key for run in runs for key in _keys_of(run, store)} if runs else None
     count = 0
     head = {"format": FORMAT, "version": VERSION, "model": runs[0].manifest.model if len(runs) == 1 else None}
-    try:
-        with (
-            replacing(target) as temporary,
-            temporary.open("wb") as raw,
-            gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as out,
-        ):
-            out.write(_line(head))
-            for key, row in _chosen(store, wanted):
-                count += is_answer(key)
-                out.write(_line({"key": key, "row": row}))
-    except OSError as error:
-        raise DataError(f"cannot write {target} ({error.strerror}); name another file") from error
+    with (
+        explaining(f"cannot write {target}", "name another file"),
+        replacing(target) as temporary,
+        temporary.open("wb") as raw,
+        gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as out,
+    ):
+        out.write(_line(head))
+        for key, row in _chosen(store, wanted):
+            count += is_answer(key)
+            out.write(_line({"key": key, "row": row}))
     return count
 
 

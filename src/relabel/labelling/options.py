@@ -155,13 +155,11 @@ class RunOptions:
             UsageError: The rubric has fewer orders than variants.
             DataError: A task list, or a prompt, cannot be used.
         """
-        rubric = self.rubric
-        settings = self.asked_settings()
+        rubric, settings = self.rubric, self.asked_settings()
         if self.variants > 1 and self.decide == "logprob":
             raise UsageError(
                 "--variants needs --decide json: with one token a label's letter moves with the order of labels"
             )
-        template = load_prompt(self.prompt or rubric.prompt)
         tasks = self.chosen
         if tasks is None:
             tasks = load_tasks(
@@ -172,7 +170,7 @@ class RunOptions:
             tasks_ref=self.tasks,
             sources=task_sources(self.tasks, rubric.unit),
             rubric=rubric,
-            prompt=template,
+            prompt=load_prompt(self.prompt or rubric.prompt),
             settings=settings,
             endpoint=connection.endpoint.model_copy(update={"form": self.form or "json_schema"}),
             model=self.model,

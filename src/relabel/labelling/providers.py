@@ -342,8 +342,7 @@ class Price(Frozen):
 
     def halved(self) -> Price:
         """The price of the Batch API."""
-        fields = {"input": self.input, "cached": self.cached, "written": self.written, "output": self.output}
-        half = {name: None if value is None else value / 2 for name, value in fields.items()}
+        half = {name: value / 2 for name, value in self if isinstance(value, float)}
         return self.model_copy(update={**half, "source": f"{self.source}, half for batch"})
 
 

@@ -270,10 +270,11 @@ class WorkItem:
     request: Request = UNPLANNED
 
 
+@dataclass
 class Planner:
     """Turns tasks into requests.
 
-    Args:
+    Attributes:
         rubric: The rubric.
         prompt: The template.
         endpoint: The model.
@@ -283,21 +284,16 @@ class Planner:
         samples: Samples under each order.
     """
 
-    def __init__(
-        self,
-        rubric: Rubric,
-        prompt: Prompt,
-        endpoint: Endpoint,
-        *,
-        examples: bool = True,
-        decide: Decide = "json",
-        orders: Sequence[Order] = (),
-        samples: int = 1,
-    ) -> None:
-        self._rubric, self._prompt, self._endpoint = rubric, prompt, endpoint
-        self._examples, self._decide = examples, decide
-        self._variants = [reordered(rubric, order) for order in orders] or [rubric]
-        self._samples = samples
+    rubric: Rubric
+    prompt: Prompt
+    endpoint: Endpoint
+    examples: bool = True
+    decide: Decide = "json"
+    orders: Sequence[Order] = ()
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        self._variants = [reordered(self.rubric, order) for order in self.orders] or [self.rubric]
         self._hashers: dict[tuple[str, bool, int], tuple[Any, bytes]] = {}
         self._last: tuple[Sequence[Task], str, int, dict[str, Any], Any] | None = None
 
@@ -318,7 +314,7 @@ class Planner:
         """The request for some tasks, one or several, under one setting."""
         variant = 0
         if len(self._variants) > 1:
-            variant, sample = divmod(sample, self._samples)
+            variant, sample = divmod(sample, self.samples)
         last = self._last
         # The samples of one question differ by their number.
         if last is None or last[0] is not tasks or last[1:3] != (setting, variant):
@@ -326,19 +322,19 @@ class Planner:
         *_, body, hasher = last
         digest = hasher.copy()
         digest.update(b'"sample":%d}' % sample)
-        return Request(self._endpoint.host, body, sample, self._endpoint.api, digest.hexdigest())
+        return Request(self.endpoint.host, body, sample, self.endpoint.api, digest.hexdigest())
 
     def _made(self, tasks: Sequence[Task], setting: str, variant: int) -> tuple[dict[str, Any], Any]:
         """What is posted, and the hash of all of the request but the number of the sample."""
         packed = len(tasks) > 1
         rubric = self._variants[variant]
-        messages = self._prompt.messages(tasks, rubric, setting, examples=self._examples, decide=self._decide)
+        messages = self.prompt.messages(tasks, rubric, setting, examples=self.examples, decide=self.decide)
         body = self._body(setting, messages, packed=packed, rubric=rubric)
         # Only the last message differs from task to task: the hash of all before it is made once.
         user = _SPELLING.encode(messages[-1]["content"]).encode()
         if (setting, packed, variant) not in self._hashers:
             marked = with_messages(body, [*messages[:-1], {**messages[-1], "content": _MARK}])
-            all_but_key = Request(self._endpoint.host, marked, 0, self._endpoint.api, key="-").document
+            all_but_key = Request(self.endpoint.host, marked, 0, self.endpoint.api, key="-").document
             whole = canonical_json({"key_version": KEY_VERSION, **all_but_key})
             head, _, tail = whole.partition(json.dumps(_MARK).encode())
             self._hashers[setting, packed, variant] = (hashlib.sha256(head), tail.removesuffix(b'"sample":0}'))
@@ -350,10 +346,10 @@ class Planner:
     def _body(
         self, setting: str, messages: Sequence[Message], *, packed: bool, rubric: Rubric | None = None
     ) -> dict[str, Any]:
-        endpoint = self._endpoint
-        if self._decide == "logprob":
+        endpoint = self.endpoint
+        if self.decide == "logprob":
             return wire_body(endpoint.api, endpoint.model, messages, "text", {}, {**endpoint.params, **ONE_TOKEN})
-        schema = answer_schema(rubric or self._rubric, max_chars=endpoint.rationale_chars, packed=packed)
+        schema = answer_schema(rubric or self.rubric, max_chars=endpoint.rationale_chars, packed=packed)
         return wire_body(endpoint.api, endpoint.model, messages, endpoint.form, schema, endpoint.params)
 
 

@@ -58,16 +58,12 @@ def body(
         schema: JSON schema of the answer.
         params: Parameters that somebody asked for; nothing else is sent.
     """
+    strict = {"name": "answer", "strict": True, "schema": dict(schema)} if form == "json_schema" else {}
     if api == "responses":
-        shape: dict[str, Any] = {"type": form}
-        if form == "json_schema":
-            shape |= {"name": "answer", "strict": True, "schema": dict(schema)}
-        more = params.get("text")
-        said = {} if form == "text" else {"text": {"format": shape, **(more if isinstance(more, Mapping) else {})}}
+        shape = {"format": {"type": form, **strict}, **object_of(params.get("text"))}
+        said = {} if form == "text" else {"text": shape}
         return {"model": model, "input": [dict(m) for m in messages], **params, **said}
-    shape = {"type": form}
-    if form == "json_schema":
-        shape["json_schema"] = {"name": "answer", "strict": True, "schema": dict(schema)}
+    shape = {"type": form, "json_schema": strict} if strict else {"type": form}
     said = {} if form == "text" else {"response_format": shape}
     return {"model": model, "messages": [dict(m) for m in messages], **said, **params}
 

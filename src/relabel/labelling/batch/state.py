@@ -16,7 +16,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +25,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from relabel.errors import DataError
-from relabel.files import BlockedError, locked, make_private_dir, replacing
+from relabel.files import BlockedError, explaining, locked, make_private_dir, replacing
 from relabel.labelling.job import Job, job_from_json, job_to_json
 from relabel.labelling.request import canonical_json
 from relabel.labelling.wire import Form
@@ -312,15 +312,11 @@ class BatchFolder:
                 "or stop it: its batches continue at the provider"
             ) from error
 
-    @contextmanager
-    def _writing(self) -> Generator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise DataError(
-                f"cannot write the batch state in {self.path} ({error.strerror or error}); free space or correct the permissions, "
-                "then start the same run again: its batches continue at the provider"
-            ) from error
+    def _writing(self) -> AbstractContextManager[None]:
+        advice = (
+            "free space or correct the permissions, then start the same run again: its batches continue at the provider"
+        )
+        return explaining(f"cannot write the batch state in {self.path}", advice)
 
 
 def _read(what: str, path: Path, read: Callable[[bytes], T], advice: str) -> T | None:
