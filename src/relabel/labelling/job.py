@@ -32,7 +32,8 @@ def _read_prompt(value: Any) -> Prompt:
     match value:
         case {"name": str(name), "text": str(text)}:
             return parse_prompt(name, text.encode())
-    raise ValueError("a prompt has a name and a text")
+        case _:
+            raise ValueError("a prompt has a name and a text")
 
 
 @dataclass(frozen=True)
