@@ -162,16 +162,15 @@ def with_known_format(job: Job, store: Store) -> Job:
     return job
 
 
-def other_addresses(job: Job, store: Store) -> dict[str, int]:
-    """How many of a job's first questions the store answers under other addresses, by host; the address is part of the key."""
+def other_addresses(job: Job, store: Store) -> list[str]:
+    """Other hosts for which the store answers one of a job's first questions; the address is part of the key."""
     hosts = {row.request.host for _, row in store.newest(_LOOKED_AT)} - {job.endpoint.host}
-    found: dict[str, int] = {}
-    for host in sorted(hosts):
-        for form in FORMS:
-            endpoint = job.endpoint.model_copy(update={"host": host})
-            items = islice(replace(job, endpoint=endpoint).in_form(form).plan(), _QUESTIONS)
-            found[host] = max(found.get(host, 0), sum(store.has(item.request.key) for item in items))
-    return {host: count for host, count in found.items() if count}
+
+    def answers(host: str, form: Form) -> bool:
+        there = replace(job, endpoint=job.endpoint.model_copy(update={"host": host})).in_form(form)
+        return any(store.has(item.request.key) for item in islice(there.plan(), _QUESTIONS))
+
+    return [host for host in sorted(hosts) if any(answers(host, form) for form in FORMS)]
 
 
 def job_to_json(job: Job) -> bytes:

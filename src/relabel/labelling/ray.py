@@ -16,7 +16,6 @@ import signal
 import socket
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -352,16 +351,14 @@ class RayTransport:
 
     async def _wait(self, workers: int, seconds: float) -> bool:
         """Wait until so many workers are up; False when that takes longer."""
-        ends = time.monotonic() + seconds
-        while self._fatal is None and sum(worker.up for worker in self._workers) < workers:
-            self._changed.clear()
-            try:
-                await asyncio.wait_for(self._changed.wait(), ends - time.monotonic())
-            except TimeoutError:
-                return False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._fatal is None and sum(worker.up for worker in self._workers) < workers:
+                    self._changed.clear()
+                    await self._changed.wait()
         if self._fatal is not None:
             raise self._fatal
-        return True
+        return sum(worker.up for worker in self._workers) >= workers
 
     def _mark_lost(self, worker: _Worker, error: WorkerLostError) -> None:
         worker.up = False

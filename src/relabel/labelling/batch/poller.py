@@ -56,10 +56,6 @@ _NOT_ASKED = {"batch_expired", "batch_cancelled"}
 """Error codes of requests that were never processed."""
 
 
-class StoppedError(Exception):
-    """The job was told to stop."""
-
-
 @dataclass
 class OpenRequest:
     """A request without an answer.
@@ -270,7 +266,7 @@ class BatchPoller:
         if self._options.submit and self._must_wait_for_room(chunk):
             return
         if self._stop.asked.is_set():
-            raise StoppedError
+            raise asyncio.CancelledError
         mark = {
             "relabel_run": self._state.run_id,
             "relabel_chunk": f"{chunk.number}.{chunk.tries + 1}",
@@ -464,8 +460,7 @@ class BatchPoller:
     async def _enter(self, chunk: Chunk, files: list[Path]) -> bool:
         """Enter all lines of a batch's results; whether all that was paid for is in the store."""
         keys = self._folder.keys(chunk)
-        number, lost, cost = 0, 0, 0.0
-        unpriced = False
+        number, lost, costs = 0, 0, list[float | None]()
         for number, line in enumerate(_lines(files), 1):
             result = self._provider.result(line)
             if result is None or (keys is not None and result.key not in keys):
@@ -475,8 +470,7 @@ class BatchPoller:
                     self._journal.note("<", result.key)
                 stored, cost_usd = self._requests.enter(chunk, result, number)
                 lost += not stored
-                cost += cost_usd or 0.0
-                unpriced |= cost_usd is None
+                costs.append(cost_usd)
             self._options.step("entered")
             if number % TURN == 0:
                 await asyncio.sleep(0)
@@ -488,7 +482,7 @@ class BatchPoller:
                 chunk.failed[key] = request.failed
             elif request is not None and not request.unanswered:
                 request.unanswered = f"the batch {chunk.batch_id} ended ({chunk.status}) before this was answered"
-        chunk.cost_usd = None if unpriced or lost else cost
+        chunk.cost_usd = None if None in costs or lost else sum(cost or 0.0 for cost in costs)
         self.spent_usd += chunk.cost_usd or 0.0
         if lost:
             where = ", ".join(file for file in (chunk.output_file_id, chunk.error_file_id) if file is not None)
@@ -549,7 +543,7 @@ class BatchPoller:
             nap.cancel()
             await asyncio.wait([nap])
         if self._stop.asked.is_set():
-            raise StoppedError
+            raise asyncio.CancelledError
 
 
 def _lines(files: list[Path]) -> Iterator[bytes]:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from relabel.errors import ProviderError
-from relabel.labelling.batch.poller import REMEMBERED_S, TURN, BatchPoller, StoppedError
+from relabel.labelling.batch.poller import REMEMBERED_S, TURN, BatchPoller
 from relabel.labelling.batch.provider import BatchProvider, UnavailableError
 from relabel.labelling.batch.state import BatchFolder, BatchOptions, BatchState, run_id
 from relabel.labelling.collector import Progress
@@ -142,7 +142,7 @@ class BatchRunner(BatchPoller):
             await asyncio.wait([working])
         try:
             working.result()
-        except (StoppedError, asyncio.CancelledError):
+        except asyncio.CancelledError:
             self.interrupted = True
         except ProviderError as error:
             fatal = error
@@ -332,4 +332,4 @@ class BatchRunner(BatchPoller):
         if turn % TURN == 0:
             await asyncio.sleep(0)
             if self._stop.asked.is_set():
-                raise StoppedError
+                raise asyncio.CancelledError
