@@ -25,9 +25,9 @@ from relabel.labelling.refusals import (
     RefusedError,
     RetryPolicy,
     StaleReplyError,
-    accepted,
     is_about_prefix_cache,
     is_transient,
+    raise_for_error,
     refusal,
 )
 from relabel.labelling.request import Request
@@ -327,10 +327,9 @@ class OnlineEngine(Engine):
                 async with self.wait.limit(sending.sent, left):
                     # In the order in which it was made: models with strict schemas write in the schema's order, and the reason must
                     # come before the label.
-                    posted = _SPELLING.encode(self._provider.posted(api, body)).encode()
-                    reply = await self._transport.send(api, posted)
+                    reply = await self._transport.send(api, _SPELLING.encode(self._provider.posted(api, body)).encode())
                     self._reached = True
-                    reply = accepted(reply)
+                    raise_for_error(reply)
             except UnreachableError as error:
                 if not self._reached and sending.sent == 1:
                     sending.ends_at = started + min(left, UNREACHED_S)
@@ -423,9 +422,7 @@ class _Replies:
 
 def _server_wait(error: BaseException) -> float:
     """Seconds that a reply asks to wait. A 429's wait is the limiter's, for everybody, and does not count against the deadline."""
-    if isinstance(error, RefusedError) and error.reply.meaning == "passing":
-        return error.reply.wait_s or 0.0
-    return 0.0
+    return (error.reply.wait_s or 0.0) if isinstance(error, RefusedError) and error.reply.meaning == "passing" else 0.0
 
 
 def _repaired(body: Mapping[str, Any], repair: Repair) -> dict[str, Any]:

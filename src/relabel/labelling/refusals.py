@@ -251,9 +251,7 @@ def _meaning(status: int, codes: set[str], message: str, text: str, param: str, 
         return "model"
     if bad and (_FORM_WORDS.search(message) or param.startswith(("response_format", "text"))):
         return "form"
-    if status in {408, 409} or (status >= 500 and status != 501):
-        return "passing"
-    return "request"
+    return "passing" if status in {408, 409} or (status >= 500 and status != 501) else "request"
 
 
 _RETRY_IN = re.compile(
@@ -367,8 +365,8 @@ class StaleReplyError(Exception):
     """What came is the reply to another request."""
 
 
-def accepted(response: HttpReply) -> HttpReply:
-    """A response that holds what was asked for.
+def raise_for_error(response: HttpReply) -> None:
+    """Make sure that a response holds what was asked for.
 
     Raises:
         RefusedError: It is an error.
@@ -377,7 +375,6 @@ def accepted(response: HttpReply) -> HttpReply:
         reply = read_error(response.status, response.headers, response.content)
         if reply is not None:
             raise RefusedError(response, reply)
-    return response
 
 
 def refusal(
