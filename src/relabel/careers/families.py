@@ -259,10 +259,7 @@ def _related(
     groups = {family.id: members[family.id] for family in families if family.id in members}
     occupations = {code: [code] for code in codes}
     cosines = activity_similarity(groups, {**groups, **occupations}, onet.read_dwas(release))
-    alike = {
-        family: dict(zip(map(str, cosines.columns), row, strict=True))
-        for family, row in zip(map(str, cosines.index), cosines.to_numpy().tolist(), strict=True)
-    }
+    alike = cast("dict[str, dict[str, float]]", cosines.to_dict("index"))
     names = {family.id: family.name for family in families} | {code: titles[code] for code in codes}
 
     def nearest(family: str, among: Sequence[str], most: int) -> tuple[Related, ...]:

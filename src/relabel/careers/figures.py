@@ -242,8 +242,8 @@ class FamilyFigures:
         return tuple(self._pay(release.source, release.period, release.suffix) for release in self._in.wages)
 
     def _pay(self, source: str, period: str, suffix: str) -> FamilyPay:
-        jobs = {c: self._part(c, f"employment_us{suffix}", f"wage_shared_by{suffix}") for c in self.codes}
-        counted = {c: count for c, count in jobs.items() if count}
+        jobs, shared = f"employment_us{suffix}", f"wage_shared_by{suffix}"
+        counted = {c: count for c in self.codes if (count := self._part(c, jobs, shared))}
         weighted: dict[str, float | None] = {}
         for rate in _PERCENTILES:
             known = {c: row[f"{rate}_wage_usd{suffix}"] for c in counted if (row := self._in.us_rows[c])}

@@ -13,6 +13,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Container, Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -218,22 +219,28 @@ def _obtained(source: Source, entry: SourceFile) -> tuple[Path, Where]:
 
 
 def _accept(source: Source, entry: SourceFile, path: Path, where: Where) -> tuple[str, CopyStatus]:
-    """Compare a file with the registry and the pin; returns its sha256 and what kind of copy it is."""
-    found = sha256_of(path)
-    if found == entry.sha256:
+    """Compare a file with the registry and the pin; returns its sha256 and what kind of copy it is.
+
+    What was just downloaded is the official file, which the registry cannot know where it lists a rebuilt copy.
+    """
+    found, fetched, by_pin = sha256_of(path), where == "download", is_pinned_kind(entry)
+    if found == entry.sha256 and not (fetched and by_pin):
         return found, entry.copy_status
     pin = read_pin(source, entry)
-    if is_pinned_kind(entry):
-        if found == pin:
-            return found, "official"
-        if pin is None and entry.sha256 is None:
-            write_pin(source, entry, path, str(path))
-            return found, "official"
-    wanted = pin if pin is not None and (where == "cache" or entry.sha256 is None) else entry.sha256
-    raise ChecksumError(path, wanted or "", found, _mismatch_advice(source, entry, path, where, pinned=wanted == pin))
+    if by_pin and pin is None and (fetched or entry.sha256 is None):
+        pin = write_pin(source, entry, path, str(entry.url if fetched else path))
+    if by_pin and found == pin:
+        return found, "official"
+    wanted = pin if pin is not None and (where != "mirror" or entry.sha256 is None) else entry.sha256
+    advice = _mismatch_advice(source, entry, path, where, pinned=wanted == pin)
+    raise ChecksumError(Path(source.id) / entry.name if fetched else path, wanted or "", found, advice)
 
 
 def _mismatch_advice(source: Source, entry: SourceFile, path: Path, where: Where, *, pinned: bool) -> str:
+    if where == "download":
+        forget = f"`relabel data unpin {source.id}` forgets the checksum that was pinned at first use"
+        advice = forget if pinned else "register it as your own release in a RELABEL_SOURCES file"
+        return f"it came from {entry.url}, where the publisher may have replaced it: {advice}"
     size = path.stat().st_size
     reason = ""
     if entry.bytes is not None and size < entry.bytes and entry.copy_status == "official":
@@ -358,12 +365,12 @@ def download(source: Source, entry: SourceFile) -> Path:
 
 def _unpack(source: Source, entry: SourceFile, archive: Path) -> None:
     """Keep every member of the archive that the source lists and lacks; complain about the wanted one only."""
-    refused: ChecksumError | None = None
+    of_archive = [other for other in source.files if (other.url, other.download) == (entry.url, "zip")]
+    beside = [other for other in of_archive if other != entry and not cached_path(source, other).exists()]
     try:
         with zipfile.ZipFile(archive) as bundle:
-            for other in source.files:
-                beside = (other.url, other.download) == (entry.url, "zip") and not cached_path(source, other).exists()
-                member = _member(bundle, other.member or other.name) if beside or other == entry else None
+            for other in (*beside, entry):
+                member = _member(bundle, other.member or other.name)
                 if member is None and other == entry:
                     inside = ", ".join(bundle.namelist()[:8])
                     raise DataError(
@@ -377,18 +384,14 @@ def _unpack(source: Source, entry: SourceFile, archive: Path) -> None:
                 unpacked.parent.mkdir(exist_ok=True)
                 with bundle.open(member) as inside_file, unpacked.open("wb") as out:
                     shutil.copyfileobj(inside_file, out)
-                try:
+                with suppress(*([] if other == entry else [ChecksumError])):
                     _keep(source, other, unpacked)
-                except ChecksumError as error:
-                    refused = error if other == entry else refused
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise SourceMissingError(
             f"{source.id}/{entry.name} could not be fetched: what {entry.url} sent is not a readable zip archive ({error}); "
             "try again later",
             why="the reply is not a zip archive",
         ) from error
-    if refused is not None:
-        raise refused
 
 
 def _member(bundle: zipfile.ZipFile, wanted: str) -> str | None:
@@ -401,22 +404,10 @@ def _member(bundle: zipfile.ZipFile, wanted: str) -> str | None:
 
 
 def _keep(source: Source, entry: SourceFile, got: Path) -> None:
-    """Move a fetched file into the cache if it is the registered one, or pin it if it is the first."""
-    found, target, by_pin = sha256_of(got), cached_path(source, entry), is_pinned_kind(entry)
-    if by_pin and read_pin(source, entry) is None:
-        # Before the file, so that no file ever lies in the cache without its checksum.
-        write_pin(source, entry, got, str(entry.url))
-    wanted = (read_pin(source, entry) if by_pin else entry.sha256) or ""
-    if found != wanted:
-        advice = (
-            f"`relabel data unpin {source.id}` forgets the checksum that was pinned at first use"
-            if by_pin
-            else "register it as your own release in a RELABEL_SOURCES file"
-        )
-        came = f"it came from {entry.url}, where the publisher may have replaced it: {advice}"
-        raise ChecksumError(Path(source.id) / entry.name, wanted, found, came)
-    got.replace(target)
-    _fetched.add(target)
+    """Move a fetched file into the cache if it is the right one; its pin comes before it."""
+    _accept(source, entry, got, "download")
+    got.replace(cached_path(source, entry))
+    _fetched.add(cached_path(source, entry))
 
 
 def _pin_path(source: Source, entry: SourceFile) -> Path:
@@ -483,7 +474,7 @@ def _require_data(entry: SourceFile, path: Path, came_from: str) -> None:
         )
 
 
-def write_pin(source: Source, entry: SourceFile, path: Path, came_from: str) -> None:
+def write_pin(source: Source, entry: SourceFile, path: Path, came_from: str) -> str:
     """Pin the checksum of a file that looks like what its entry says, in one step.
 
     Args:
@@ -491,6 +482,9 @@ def write_pin(source: Source, entry: SourceFile, path: Path, came_from: str) -> 
         entry: Its file, of which the registry knows no checksum.
         path: The first copy of it.
         came_from: Where that copy is from, in words.
+
+    Returns:
+        The checksum.
     """
     _require_data(entry, path, came_from)
     found, path = sha256_of(path), _pin_path(source, entry)
@@ -499,6 +493,7 @@ def write_pin(source: Source, entry: SourceFile, path: Path, came_from: str) -> 
         with replacing(path) as scratch:
             scratch.touch(mode=0o600)
             scratch.write_text(f"{found}  {entry.name}\n", encoding="utf-8")
+    return found
 
 
 def _remove_pin(source: Source, entry: SourceFile) -> bool:

@@ -272,11 +272,10 @@ def environment(theme: Path | None) -> Environment:
 
 
 _FILTERS: dict[str, Callable[..., Any]] = {
-    function.__name__: function
-    for function in (
-        *(figures.money, figures.whole, figures.tenth, figures.percent, figures.signed, figures.change, figures.weighs),
-        *(figures.plain, figures.reason, figures.first_upper, figures.long_date, figures.warning, figures.for_readers),
-        figures.printable,
+    name: getattr(figures, name)
+    for name in (
+        *("money", "whole", "tenth", "percent", "signed", "change", "weighs", "plain", "reason", "first_upper"),
+        *("long_date", "warning", "for_readers", "printable"),
     )
 }
 
