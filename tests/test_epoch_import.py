@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from relabel.careers.figures import occupation_ratings
+from relabel.careers.families import occupation_ratings
 from relabel.cli.app import run_app
 from relabel.errors import ColumnError, DataError
 from relabel.importing import Columns, Imported, import_labels

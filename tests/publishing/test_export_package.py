@@ -11,7 +11,7 @@ import pytest
 from frictionless import Package
 from site_builders import FORMULA, hostile_run, sample_answers, tasks_on
 
-from relabel.careers.families import FRAME_COLUMNS
+from relabel.careers.pages import FRAME_COLUMNS
 from relabel.errors import UsageError
 from relabel.publishing.datapackage import CHANGE_COLUMNS, FAMILY_COLUMNS, OCCUPATION_COLUMNS
 from relabel.publishing.export import export_run

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from score_builders import Scored, TaskFile, by_code
 
-from relabel.careers.families import family_pages, load_families
+from relabel.careers.families import family_pages
+from relabel.careers.pages import load_families
 from relabel.cli.score import headline
 from relabel.errors import DataError, UsageError
 from relabel.run import open_run

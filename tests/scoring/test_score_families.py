@@ -11,9 +11,8 @@ import pandas as pd
 import pytest
 from score_builders import Scored
 
-from relabel.careers.families import activity_similarity, family_frame, family_pages, load_families
-from relabel.careers.figures import FamilyFigures, Inputs, occupation_ratings
-from relabel.careers.pages import FamilyPage
+from relabel.careers.families import FamilyFigures, Inputs, activity_similarity, family_pages, occupation_ratings
+from relabel.careers.pages import FamilyPage, family_frame, load_families
 from relabel.errors import DataError, UsageError
 from relabel.run import Run, open_run
 from relabel.scoring.table import score_table

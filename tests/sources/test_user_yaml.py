@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from relabel.careers.families import load_families
-from relabel.careers.pages import load_cut_points
+from relabel.careers.pages import load_cut_points, load_families
 from relabel.errors import DataError, RubricError
 from relabel.evaluation.suite import load_suite
 from relabel.labelling.providers import find_price, provider_of

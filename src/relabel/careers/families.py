@@ -1,142 +1,413 @@
-"""Job families: groups of O*NET codes, and the pages of careers that are made of them.
+"""The pages of job families put together, and the figures on them: means over occupations, sums of their jobs, pay and preparation.
 
-The families are data, in `data/families.toml` or in a file of the user's. `family_pages` puts together what a page shows:
-exposure from a score table, jobs, pay and projections of the BLS, ratings of human advantage where a run of them is given,
-and the resilience score that follows.
+Exposure comes from a score table, jobs, pay and projections from the BLS, human advantage from a run of ratings where one is given.
+Occupations weigh by US jobs. Several O*NET codes can share one published figure for jobs; it is then split evenly among
+them, so that nothing is counted twice and a family gets only its part of a code that reaches beyond it.
 """
 
 from __future__ import annotations
 
 import itertools
-import re
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Self, cast
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, ValidationError, model_validator
 
-from relabel.careers.figures import FamilyFigures, Inputs, occupation_ratings
-from relabel.careers.pages import CutPoints, FamilyPage, Related, load_cut_points, resilience
-from relabel.errors import DataError, UsageError, first_error
-from relabel.files import read_user_toml
+from relabel.careers.pages import (
+    CutPoints,
+    EpochScore,
+    Family,
+    FamilyExposure,
+    FamilyPage,
+    FamilyPay,
+    FamilyPreparation,
+    Level,
+    Outlook,
+    Preparation,
+    Related,
+    Responsibility,
+    Role,
+    Wages,
+    load_cut_points,
+    load_families,
+    resilience,
+)
+from relabel.errors import UsageError
+from relabel.rubric import MEASURES
 from relabel.run import Run
-from relabel.scoring.explain import answers_by_task
-from relabel.scoring.table import ScoreTable
+from relabel.scoring.explain import READING_OF, answers_by_task
+from relabel.scoring.files import records
+from relabel.scoring.table import ENOUGH, ScoreTable
 from relabel.scoring.us import us_figures, us_files
-from relabel.settings import Frozen, asset_dir
-from relabel.sources import onet
+from relabel.sources import bls, onet
+from relabel.sources.bls import RATES
 from relabel.sources.fetch import SourceUse, source_use
 from relabel.sources.registry import load_registry
+from relabel.tabular import listed_names
 
 RELATED_FAMILIES = 3
 RELATED_CAREERS = 8
 LEAST_SIMILAR = 0.05
 """Least similarity (cosine, 0-1) of what a page names as related."""
-FRAME_COLUMNS: Mapping[str, tuple[str, Callable[[FamilyPage], Any]]] = {
-    "id": ("str", lambda page: page.id),
-    "name": ("str", lambda page: page.name),
-    "resilience": ("Int64", lambda page: page.resilience.score),
-    "points_so_far": ("Int64", lambda page: page.resilience.so_far),
-    "points_of": ("Int64", lambda page: page.resilience.of),
-    "low_exposure": ("Int64", lambda page: page.resilience.parts[0].points),
-    "growing_demand": ("Int64", lambda page: page.resilience.parts[1].points),
-    "human_advantage": ("Int64", lambda page: page.resilience.parts[2].points),
-    "strict": ("float64", lambda page: page.exposure.strict),
-    "with_tools": ("float64", lambda page: page.exposure.with_tools),
-    "change_percent": ("float64", lambda page: page.outlook.change_percent),
-    "epoch": ("float64", lambda page: page.epoch and page.epoch.total),
-    "occupations": ("Int64", lambda page: len(page.roles)),
-    "employment_us": ("float64", lambda page: page.pay[0].employment),
-    "median_wage_usd": ("float64", lambda page: page.pay[0].weighted["median"]),
-    "lowest_median_wage_usd": ("float64", lambda page: page.pay[0].lowest_median),
-    "highest_median_wage_usd": ("float64", lambda page: page.pay[0].highest_median),
-    "wage_source": ("str", lambda page: f"OEWS {page.pay[0].period}"),
-    "words": ("str", lambda page: page.resilience.words),
-}
-"""Columns of `family_frame`: their type, and what they hold."""
 _RELEASE = "onet-30.2"
 """Where job zones and activities come from when the task list is not a release of O*NET that has them."""
 _ONET_ROLES = ("job-zones", "tasks-to-dwas", "dwas")
-_CODE = re.compile(r"\d{2}-\d{4}(\.\d{2})?", re.ASCII)
+LOWEST, HIGHEST = 5, 25
+"""Bounds of the sum of the ratings, on which cut-points and pages rest."""
+TOTAL = "total"
+"""Column of the sum."""
 
 
-class Family(Frozen):
-    """A job family.
+def occupation_ratings(run: Run) -> pd.DataFrame:
+    """The ratings of each occupation that has all of them.
 
-    Attributes:
-        id: Short name, fit for a file name.
-        name: Its name on a page.
-        description: What its people do, in a sentence.
-        codes: O*NET-SOC codes (`51-4121.00`), or six-digit codes that stand for all of their detailed codes.
-    """
-
-    id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
-    name: str = Field(min_length=1)
-    description: str = Field(min_length=1)
-    codes: tuple[str, ...] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _codes_are_codes(self) -> Self:
-        for code in self.codes:
-            if not _CODE.fullmatch(code):
-                raise ValueError(
-                    f"codes: {code!r} is not an O*NET-SOC code; write it like 51-4121.00, or 51-4121 for all"
-                )
-        return self
-
-    def members(self, codes: Sequence[str]) -> list[str]:
-        """Those of some O*NET-SOC codes that belong to the family, in their order."""
-        wanted = set(self.codes)
-        return [code for code in codes if code in wanted or code[:7] in wanted]
-
-
-def load_families(path: Path | None = None) -> tuple[Family, ...]:
-    """Read job families.
+    Repeats of a question are averaged, so that a rating may lie between two labels. An occupation that lacks a dimension
+    is left out: a sum over four is not a sum over five.
 
     Args:
-        path: A TOML file in the form of `data/families.toml`; by default that file.
+        run: A run of a rubric of the unit `occupation` whose sums lie between `LOWEST` and `HIGHEST`.
+
+    Returns:
+        Indexed by O*NET-SOC code, sorted: one float64 column a dimension, in the rubric's order, and `total`.
 
     Raises:
-        DataError: The file is missing, is not TOML, an entry lacks a key or holds a bad value, or an id or a code is given
-            twice.
+        UsageError: The run labelled tasks, or its ratings add up on another scale.
     """
-    path = path or asset_dir("data") / "families.toml"
-    document = read_user_toml(path, "data/families.toml")
-    entries: object = document.get("family")
-    if not isinstance(entries, list) or not entries or set(document) != {"family"}:
-        raise DataError(f"the job families {path} must hold [[family]] entries and nothing else; correct the file")
-    families = tuple(_parse(path, number, entry) for number, entry in enumerate(cast("list[Any]", entries), start=1))
-    _check_once(path, families)
-    return families
+    rubric = run.rubric
+    if rubric.unit != "occupation":
+        raise UsageError(
+            f"the run {run.ref} labels tasks (rubric {rubric.id}) and rates no occupations; give a run of "
+            "`relabel run --rubric epoch` to --epoch"
+        )
+    scale = [len(rubric.settings) * bound(int(label) for label in rubric.labels) for bound in (min, max)]
+    if scale != [LOWEST, HIGHEST]:
+        raise UsageError(
+            f"the ratings of the rubric {rubric.id} add up to {scale[0]} to {scale[1]}, and resilience is scored on "
+            f"{LOWEST} to {HIGHEST}; give a run of the rubric epoch to --epoch"
+        )
+    labels = run.labels.assign(rating=run.labels["label"].astype("float64"))
+    wide = labels.pivot_table(index="onet_soc_code", columns="setting", values="rating", aggfunc="mean")
+    whole = wide.reindex(columns=list(rubric.settings)).dropna().sort_index()
+    whole.columns.name = None
+    return whole.assign(**{TOTAL: whole.sum(axis=1)})
 
 
-def _parse(path: Path, number: int, entry: object) -> Family:
-    try:
-        return Family.model_validate(entry)
-    except ValidationError as error:
-        fields = cast("dict[str, Any]", entry) if isinstance(entry, dict) else {}
-        about = f"entry {fields.get('id', number)!r}: {first_error(error)}"
-        raise DataError(f"the job families {path}, {about}; correct the file") from error
+RESPONSIBILITIES = 8
+"""Tasks that a page shows as key responsibilities."""
+
+_PERCENTILES = ("p10", "p25", "median", "p75", "p90")
+_NEEDS = ("education", "experience", "training")
+_SHOWN = 6
+_SPLIT = "figures that several occupations share are split evenly among them"
 
 
-def _check_once(path: Path, families: Sequence[Family]) -> None:
-    ids: set[str] = set()
-    owner: dict[str, str] = {}
-    for family in families:
-        if family.id in ids:
-            raise DataError(f"the job families {path} have two entries with the id {family.id!r}; keep one")
-        ids.add(family.id)
-        for code in family.codes:
-            # A six-digit code holds its detailed ones, so both of them would count an occupation twice.
-            clash = next((c for c in owner if c == code or c == code[:7] or c[:7] == code), None)
-            if clash is not None:
-                raise DataError(
-                    f"the job families {path} have {code} twice, in {owner[clash]!r} and in {family.id!r}; an occupation "
-                    "belongs to one family, so keep one"
-                )
-            owner[code] = family.id
+@dataclass(frozen=True)
+class Inputs:
+    """What the pages of all families are made from.
+
+    Attributes:
+        table: A score table of any taxonomy: its scores by O*NET-SOC code count.
+        us: Figures of the BLS by O*NET-SOC code, schema `us.US`, for all codes of the table; None for the sample.
+        ratings: Ratings of human advantage by O*NET-SOC code and dimension, with their sum as `epoch.TOTAL`; None without
+            a run of them.
+        job_zones: Job zone by O*NET-SOC code, where known.
+        request_keys: Keys of the answers by O*NET-SOC code and task id.
+    """
+
+    table: ScoreTable
+    us: pd.DataFrame | None
+    ratings: Mapping[str, Mapping[str, float]] | None
+    job_zones: Mapping[str, int]
+    request_keys: Mapping[tuple[str, str], tuple[str, ...]]
+
+    @cached_property
+    def wages(self) -> tuple[bls.WageRelease, ...]:
+        """The releases of pay and jobs, see `bls.wage_releases`."""
+        return bls.wage_releases()
+
+    @cached_property
+    def projection(self) -> bls.ProjectionRelease:
+        """The release of the projections."""
+        return bls.projection_release()
+
+    def outlook(self, status: str, **figures: float | None) -> Outlook:
+        """An outlook over the years of the projections."""
+        return Outlook(**asdict(self.projection), status=status, **figures)  # pyright: ignore[reportArgumentType]  checked there
+
+    @cached_property
+    def us_rows(self) -> dict[str, dict[str, Any]]:
+        """Figures of the BLS as plain values by code; missing ones are None."""
+        return {} if self.us is None else {row["code"]: row for row in records(self.us)}
+
+    @cached_property
+    def scores(self) -> dict[str, dict[str, Any]]:
+        """Scores by O*NET-SOC code as plain values."""
+        none = dict.fromkeys(MEASURES) | {"tasks": 0, "listed": 0, "coverage": 0.0}
+        found = {row["onet_soc_code"]: row for row in records(self.table.occupations.reset_index())}
+        return {code: found.get(code, none) for code in self.table.occupation_titles}
+
+    @cached_property
+    def tasks(self) -> dict[str, list[dict[str, Any]]]:
+        """Tasks by O*NET-SOC code, the most important first, unrated ones last."""
+        columns = ["task_id", "onet_soc_code", "text", "task_type", "importance", "strict", "with_tools"]
+        found: dict[str, list[dict[str, Any]]] = {}
+        for row in records(self.table.task_values[columns]):
+            found.setdefault(row["onet_soc_code"], []).append(row)
+        for listed in found.values():
+            listed.sort(key=_by_importance)
+        return {code: found.get(code, []) for code in self.table.occupation_titles}
+
+
+def _by_importance(task: Mapping[str, Any]) -> tuple[float, bool]:
+    return -(task["importance"] or 0.0), task["task_type"] != "Core"
+
+
+class FamilyFigures:
+    """The figures of one family.
+
+    Args:
+        inputs: What all pages are made from.
+        codes: Its O*NET-SOC codes, at least one, all of them in the table.
+    """
+
+    def __init__(self, inputs: Inputs, codes: Sequence[str]) -> None:
+        self._in = inputs
+        jobs = {code: self._part(code, "employment_us", "wage_shared_by") for code in codes}
+        self._jobs = {code: count for code, count in jobs.items() if count is not None}
+        # The largest first: tables and lists begin with what most people of the family do.
+        self.codes = sorted(codes, key=lambda code: (-self._jobs.get(code, 0.0), code))
+
+    def _part(self, code: str, figure: str, shared_by: str) -> float | None:
+        row = self._in.us_rows.get(code)
+        if row is None or row[figure] is None:
+            return None
+        return row[figure] / row[shared_by]
+
+    @cached_property
+    def _weights(self) -> dict[str, float]:
+        return self._jobs or dict.fromkeys(self.codes, 1.0)
+
+    @cached_property
+    def _weighing(self) -> str:
+        if not self._jobs:
+            return "occupations weigh alike, because their US jobs are not known"
+        return f"occupations weigh by US jobs (OEWS, {self._in.wages[0].period})"
+
+    def _mean(self, values: Mapping[str, float]) -> float | None:
+        """Weighted mean over the occupations that have a value; None where they hold less than `ENOUGH` of the weight."""
+        have = {code: weight for code, weight in self._weights.items() if code in values}
+        if not have or sum(have.values()) < ENOUGH * sum(self._weights.values()):
+            return None
+        return math.fsum(weight * values[code] for code, weight in have.items()) / math.fsum(have.values())
+
+    @cached_property
+    def _scored(self) -> set[str]:
+        return {
+            code
+            for code in self.codes
+            if self._in.scores[code]["tasks"] > 0 and self._in.scores[code]["coverage"] >= ENOUGH
+        }
+
+    def exposure(self) -> FamilyExposure:
+        """Share of exposed tasks under both readings."""
+        found: dict[str, float | None] = {}
+        for reading, measure in (("strict", "alpha"), ("with_tools", "gamma")):
+            values = {code: self._in.scores[code][measure] for code in self._scored}
+            found[reading] = self._mean({code: value for code, value in values.items() if value is not None})
+        counted = [code for code in self.codes if code in self._scored and code in self._weights]
+        said = [f"mean over {len(counted)} of {len(self.codes)} occupations; {self._weighing}"]
+        if without := [code for code in self.codes if code not in self._scored]:
+            said.append(f"left out for lack of labels: {listed_names(without, _SHOWN)}")
+        if without := [code for code in self.codes if code not in self._weights]:
+            said.append(f"without known jobs, and so without weight: {listed_names(without, _SHOWN)}")
+        if self._scored and found["strict"] is None and found["with_tools"] is None:
+            said.append("no mean, because the labelled occupations hold less than half of the family")
+        said += [f"no {m}: {why}" for m, why in self._in.table.missing_measures.items() if m != "beta"]
+        return FamilyExposure(**found, occupations=len(counted), words="; ".join(said))
+
+    def outlook(self) -> Outlook:
+        """Projected employment, summed over the occupations."""
+        columns = {
+            "start": f"projected_employment_{self._in.projection.start}",
+            "end": f"projected_employment_{self._in.projection.end}",
+            "openings": "projected_openings_a_year",
+        }
+        parts = {
+            name: {c: self._part(c, column, "projection_shared_by") for c in self.codes}
+            for name, column in columns.items()
+        }
+        have = [c for c in self.codes if parts["start"][c] is not None and parts["end"][c] is not None]
+        sums = {name: math.fsum(values[c] or 0.0 for c in have) for name, values in parts.items()}
+        if not have or sums["start"] == 0:
+            why = "the sample is invented" if self._in.table.sample else "the BLS projects none of its occupations"
+            return self._in.outlook(f"no projection, because {why}")
+        words = f"sum over {len(have)} of {len(self.codes)} occupations (BLS; {_SPLIT})"
+        if without := [code for code in self.codes if code not in have]:
+            words += f"; not projected: {listed_names(without, _SHOWN)}"
+        return self._in.outlook(
+            words,
+            employment_start=round(sums["start"]),
+            employment_end=round(sums["end"]),
+            change_percent=100 * (sums["end"] / sums["start"] - 1),
+            openings_a_year=round(sums["openings"]),
+        )
+
+    def pay(self) -> tuple[FamilyPay, ...]:
+        """Pay by release, latest first."""
+        return tuple(self._pay(release.source, release.period, release.suffix) for release in self._in.wages)
+
+    def _pay(self, source: str, period: str, suffix: str) -> FamilyPay:
+        jobs, shared = f"employment_us{suffix}", f"wage_shared_by{suffix}"
+        counted = {c: count for c in self.codes if (count := self._part(c, jobs, shared))}
+        weighted: dict[str, float | None] = {}
+        for rate in _PERCENTILES:
+            known = {c: row[f"{rate}_wage_usd{suffix}"] for c in counted if (row := self._in.us_rows[c])}
+            # One capped figure makes a mean too low: it is given only where every occupation with jobs has the figure.
+            whole = bool(known) and all(value is not None for value in known.values())
+            total = math.fsum(counted.values())
+            weighted[rate] = math.fsum(counted[c] * v for c, v in known.items()) / total if whole else None
+        medians = [m for c in counted if (m := self._in.us_rows[c][f"median_wage_usd{suffix}"]) is not None]
+        capped = [c for c in counted if "median" in (self._in.us_rows[c][f"capped_wages{suffix}"] or "").split()]
+        without = [c for c in self.codes if c not in counted]
+        said = [f"medians of {len(medians)} of {len(self.codes)} occupations (OEWS, {period})"]
+        if any(weighted[rate] is not None for rate in _PERCENTILES):
+            said.append(f"means weighted by jobs; {_SPLIT}; a mean of medians is not the median of the family")
+        if capped:
+            said.append(f"median published only as a lower bound: {listed_names(capped, _SHOWN)}")
+        if gaps := [rate for rate in _PERCENTILES if weighted[rate] is None and counted]:
+            said.append(f"no mean of {', '.join(gaps)}, because an occupation lacks it")
+        if without:
+            said.append(
+                "no figures, because the sample is invented"
+                if self._in.table.sample
+                else f"no jobs: {listed_names(without, _SHOWN)}"
+            )
+        return FamilyPay(
+            period=period,
+            source=source,
+            employment=round(math.fsum(counted.values())) if counted else None,
+            lowest_median=min(medians, default=None),
+            # A capped median is above all known ones, so there is no highest to be named.
+            highest_median=None if capped else max(medians, default=None),
+            weighted=weighted,
+            words="; ".join(said),
+        )
+
+    def preparation(self) -> FamilyPreparation:
+        """Typical preparation by share of projected employment; of occupations without any, each alike."""
+        start = f"projected_employment_{self._in.projection.start}"
+        jobs = {c: self._part(c, start, "projection_shared_by") for c in self.codes}
+        weights = {c: count for c, count in jobs.items() if count} or dict.fromkeys(self.codes, 1.0)
+        rows = self._in.us_rows
+        return FamilyPreparation(
+            **{need: _levels(weights, {c: rows[c][need] for c in weights if c in rows}) for need in _NEEDS},
+            job_zones=_levels(
+                weights, {c: f"Job zone {self._in.job_zones[c]}" for c in weights if c in self._in.job_zones}
+            ),
+        )
+
+    def epoch(self) -> tuple[EpochScore | None, str]:
+        """Ratings of human advantage, and why there are none where there are none."""
+        ratings = self._in.ratings
+        if ratings is None:
+            return None, "the occupations are not rated yet (rate them with `relabel careers rate`)"
+        rated = {code: ratings[code] for code in self.codes if code in ratings}
+        if not rated:
+            return None, f"none of its {len(self.codes)} occupations is rated"
+        means: dict[str, float] = {}
+        for name in next(iter(rated.values())):
+            mean = self._mean({code: given[name] for code, given in rated.items()})
+            if mean is None:
+                few = f"only {len(rated)} of its {len(self.codes)} occupations are rated, less than half of its jobs"
+                return None, few
+            means[name] = mean
+        said = f"mean over {len(rated)} of {len(self.codes)} occupations; {self._weighing}"
+        return _epoch(means, len(rated), said), ""
+
+    def responsibilities(self) -> tuple[Responsibility, ...]:
+        """The most important tasks: in turns over the occupations, the largest first, no text twice."""
+        turns = itertools.zip_longest(*(self._in.tasks[code] for code in self.codes))
+        chosen: dict[str, dict[str, Any]] = {}
+        for task in itertools.chain.from_iterable(turns):
+            if task is not None and len(chosen) < RESPONSIBILITIES:
+                chosen.setdefault(task["text"], task)
+        return tuple(
+            Responsibility(
+                **{name: task[name] for name in ("task_id", "onet_soc_code", "text", "importance")},
+                title=self._in.table.occupation_titles[task["onet_soc_code"]],
+                strict=READING_OF.get(task["strict"]),
+                with_tools=READING_OF.get(task["with_tools"]),
+                request_keys=self._in.request_keys.get((task["onet_soc_code"], task["task_id"]), ()),
+            )
+            for task in sorted(chosen.values(), key=_by_importance)
+        )
+
+    def roles(self) -> tuple[Role, ...]:
+        """The occupations, the largest first."""
+        total = math.fsum(weight for code, weight in self._weights.items() if code in self._scored)
+        return tuple(self._role(code, total) for code in self.codes)
+
+    def _role(self, code: str, total: float) -> Role:
+        score, row, rated = self._in.scores[code], self._in.us_rows.get(code), (self._in.ratings or {}).get(code)
+        outlook = self._in.outlook("no projection, because the sample is invented")
+        if row is not None:
+            outlook = self._in.outlook(
+                row["projection_status"],
+                employment_start=row[f"projected_employment_{outlook.start}"],
+                employment_end=row[f"projected_employment_{outlook.end}"],
+                change_percent=row["projected_change_percent"],
+                openings_a_year=row["projected_openings_a_year"],
+            )
+        counts = code in self._scored and code in self._weights and total
+        return Role(
+            onet_soc_code=code,
+            title=self._in.table.occupation_titles[code],
+            soc2018=code[:7],
+            strict=score["alpha"],
+            with_tools=score["gamma"],
+            tasks=score["tasks"],
+            coverage=score["coverage"],
+            share=self._weights[code] / total if counts else None,
+            pay=() if row is None else tuple(_wages(row, r.source, r.period, r.suffix) for r in self._in.wages),
+            outlook=outlook,
+            preparation=Preparation(
+                **{need: None if row is None else row[need] for need in _NEEDS},
+                job_zone=self._in.job_zones.get(code),
+            ),
+            epoch=None if rated is None else _epoch(rated, 1, f"its own ratings, of {HIGHEST}"),
+        )
+
+
+def _epoch(ratings: Mapping[str, float], occupations: int, words: str) -> EpochScore:
+    dimensions = {name: value for name, value in ratings.items() if name != TOTAL}
+    return EpochScore(dimensions=dimensions, total=ratings[TOTAL], occupations=occupations, words=words)
+
+
+def _wages(row: Mapping[str, Any], source: str, period: str, suffix: str) -> Wages:
+    capped = (row[f"capped_wages{suffix}"] or "").split()
+    return Wages(
+        period=period,
+        source=source,
+        employment=row[f"employment_us{suffix}"],
+        **{rate: row[f"{rate}_wage_usd{suffix}"] for rate in RATES},
+        floor=dict.fromkeys(capped, row[f"wage_cap_usd{suffix}"]),
+        status=row[f"wage_status{suffix}"],
+    )
+
+
+def _levels(weights: Mapping[str, float], levels: Mapping[str, str | None]) -> tuple[Level, ...]:
+    known = {code: level for code, level in levels.items() if level is not None}
+    total = math.fsum(weights[code] for code in known)
+    sums: dict[str, float] = {}
+    for code, level in known.items():
+        sums[level] = sums.get(level, 0.0) + weights[code] / total
+    return tuple(
+        Level(level=level, share=share) for level, share in sorted(sums.items(), key=lambda item: (-item[1], item[0]))
+    )
 
 
 def family_pages(
@@ -197,19 +468,6 @@ def family_pages(
         for family in chosen
         if family.id in members
     ]
-
-
-def family_frame(pages: Sequence[FamilyPage]) -> pd.DataFrame:
-    """The figures of some pages as a table, a row a family.
-
-    Returns:
-        Columns `id, name, resilience` (0-6; missing while a part is), `points_so_far, points_of`, the points of the parts,
-        `strict, with_tools` (shares, 0-1), `change_percent`, `epoch` (5-25), `occupations`, and of the latest release
-        `employment_us` (jobs), `median_wage_usd` (mean of the medians weighted by jobs), `lowest_median_wage_usd,
-        highest_median_wage_usd, wage_source` (such as `OEWS May 2024`); `words` says what is missing.
-    """
-    columns = {name: pd.Series([of(page) for page in pages], dtype=kind) for name, (kind, of) in FRAME_COLUMNS.items()}
-    return pd.DataFrame(columns)
 
 
 def _page(

@@ -1,7 +1,7 @@
-"""The page of a job family as data: what `families.family_pages` returns and a site shows.
+"""Job families and their pages as data: what `families.family_pages` returns and a site shows.
 
-Shares are 0-1, changes are percent, money is US dollars a year, jobs are persons. What is not known is None, and a note
-or a status says why; nothing is filled in.
+The families are data, in `data/families.toml` or in a file of the user's. On a page shares are 0-1, changes are percent, money is
+US dollars a year, jobs are persons. What is not known is None, and a note or a status says why; nothing is filled in.
 
 The resilience score of a page is made here too: low exposure, growing demand and human advantage, 0 to 2 points each. A missing
 part is never filled in; the score then says `n of 4 so far`. The cut-points are data, in `data/resilience.toml` or in a file of the user's.
@@ -10,10 +10,12 @@ part is never filled in; the score then says `n of 4 so far`. The cut-points are
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self, cast
 
+import pandas as pd
 from pydantic import ConfigDict, Field, ValidationError, computed_field, model_validator
 
 from relabel.errors import DataError, first_error
@@ -22,6 +24,85 @@ from relabel.scoring.table import ENOUGH
 from relabel.settings import Frozen, asset_dir
 from relabel.sources.fetch import SourceUse
 from relabel.tabular import CLEAN
+
+_CODE = re.compile(r"\d{2}-\d{4}(\.\d{2})?", re.ASCII)
+
+
+class Family(Frozen):
+    """A job family.
+
+    Attributes:
+        id: Short name, fit for a file name.
+        name: Its name on a page.
+        description: What its people do, in a sentence.
+        codes: O*NET-SOC codes (`51-4121.00`), or six-digit codes that stand for all of their detailed codes.
+    """
+
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    name: str = Field(min_length=1)
+    description: str = Field(min_length=1)
+    codes: tuple[str, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _codes_are_codes(self) -> Self:
+        for code in self.codes:
+            if not _CODE.fullmatch(code):
+                raise ValueError(
+                    f"codes: {code!r} is not an O*NET-SOC code; write it like 51-4121.00, or 51-4121 for all"
+                )
+        return self
+
+    def members(self, codes: Sequence[str]) -> list[str]:
+        """Those of some O*NET-SOC codes that belong to the family, in their order."""
+        wanted = set(self.codes)
+        return [code for code in codes if code in wanted or code[:7] in wanted]
+
+
+def load_families(path: Path | None = None) -> tuple[Family, ...]:
+    """Read job families.
+
+    Args:
+        path: A TOML file in the form of `data/families.toml`; by default that file.
+
+    Raises:
+        DataError: The file is missing, is not TOML, an entry lacks a key or holds a bad value, or an id or a code is given
+            twice.
+    """
+    path = path or asset_dir("data") / "families.toml"
+    document = read_user_toml(path, "data/families.toml")
+    entries: object = document.get("family")
+    if not isinstance(entries, list) or not entries or set(document) != {"family"}:
+        raise DataError(f"the job families {path} must hold [[family]] entries and nothing else; correct the file")
+    families = tuple(_parse(path, number, entry) for number, entry in enumerate(cast("list[Any]", entries), start=1))
+    _check_once(path, families)
+    return families
+
+
+def _parse(path: Path, number: int, entry: object) -> Family:
+    try:
+        return Family.model_validate(entry)
+    except ValidationError as error:
+        fields = cast("dict[str, Any]", entry) if isinstance(entry, dict) else {}
+        about = f"entry {fields.get('id', number)!r}: {first_error(error)}"
+        raise DataError(f"the job families {path}, {about}; correct the file") from error
+
+
+def _check_once(path: Path, families: Sequence[Family]) -> None:
+    ids: set[str] = set()
+    owner: dict[str, str] = {}
+    for family in families:
+        if family.id in ids:
+            raise DataError(f"the job families {path} have two entries with the id {family.id!r}; keep one")
+        ids.add(family.id)
+        for code in family.codes:
+            # A six-digit code holds its detailed ones, so both of them would count an occupation twice.
+            clash = next((c for c in owner if c == code or c == code[:7] or c[:7] == code), None)
+            if clash is not None:
+                raise DataError(
+                    f"the job families {path} have {code} twice, in {owner[clash]!r} and in {family.id!r}; an occupation "
+                    "belongs to one family, so keep one"
+                )
+            owner[code] = family.id
 
 
 class ResiliencePart(Frozen):
@@ -306,6 +387,43 @@ class FamilyPage(Frozen):
     related_families: tuple[Related, ...]
     related_careers: tuple[Related, ...]
     sources: tuple[SourceUse, ...]
+
+
+FRAME_COLUMNS: Mapping[str, tuple[str, Callable[[FamilyPage], Any]]] = {
+    "id": ("str", lambda page: page.id),
+    "name": ("str", lambda page: page.name),
+    "resilience": ("Int64", lambda page: page.resilience.score),
+    "points_so_far": ("Int64", lambda page: page.resilience.so_far),
+    "points_of": ("Int64", lambda page: page.resilience.of),
+    "low_exposure": ("Int64", lambda page: page.resilience.parts[0].points),
+    "growing_demand": ("Int64", lambda page: page.resilience.parts[1].points),
+    "human_advantage": ("Int64", lambda page: page.resilience.parts[2].points),
+    "strict": ("float64", lambda page: page.exposure.strict),
+    "with_tools": ("float64", lambda page: page.exposure.with_tools),
+    "change_percent": ("float64", lambda page: page.outlook.change_percent),
+    "epoch": ("float64", lambda page: page.epoch and page.epoch.total),
+    "occupations": ("Int64", lambda page: len(page.roles)),
+    "employment_us": ("float64", lambda page: page.pay[0].employment),
+    "median_wage_usd": ("float64", lambda page: page.pay[0].weighted["median"]),
+    "lowest_median_wage_usd": ("float64", lambda page: page.pay[0].lowest_median),
+    "highest_median_wage_usd": ("float64", lambda page: page.pay[0].highest_median),
+    "wage_source": ("str", lambda page: f"OEWS {page.pay[0].period}"),
+    "words": ("str", lambda page: page.resilience.words),
+}
+"""Columns of `family_frame`: their type, and what they hold."""
+
+
+def family_frame(pages: Sequence[FamilyPage]) -> pd.DataFrame:
+    """The figures of some pages as a table, a row a family.
+
+    Returns:
+        Columns `id, name, resilience` (0-6; missing while a part is), `points_so_far, points_of`, the points of the parts,
+        `strict, with_tools` (shares, 0-1), `change_percent`, `epoch` (5-25), `occupations`, and of the latest release
+        `employment_us` (jobs), `median_wage_usd` (mean of the medians weighted by jobs), `lowest_median_wage_usd,
+        highest_median_wage_usd, wage_source` (such as `OEWS May 2024`); `words` says what is missing.
+    """
+    columns = {name: pd.Series([of(page) for page in pages], dtype=kind) for name, (kind, of) in FRAME_COLUMNS.items()}
+    return pd.DataFrame(columns)
 
 
 Reading = Literal["strict", "with-tools"]

@@ -16,8 +16,7 @@ from relabel.scoring.options import Weights
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from relabel.careers.families import Family
-    from relabel.careers.pages import FamilyPage, ResiliencePart, Role
+    from relabel.careers.pages import Family, FamilyPage, ResiliencePart, Role
 
 app = o.Commands()
 careers_app = o.Commands(name="careers", help="Rate occupations for career pages.", no_args_is_help=True)
@@ -31,7 +30,7 @@ def families(*, file: Annotated[Path | None, typer.Option("--families")] = None,
     Args:
         file: A TOML file of your own in the form of data/families.toml.
     """
-    from relabel.careers.families import load_families
+    from relabel.careers.pages import load_families
 
     found = load_families(file)
     if o.give_json([family.model_dump(mode="json") for family in found], as_json=as_json):
@@ -61,7 +60,7 @@ def rate(
         everything: Rate all occupations of the list, not only those of the job families.
         out: The run folder. Export and resilience use the ratings in the default folder.
     """
-    from relabel.careers.families import load_families
+    from relabel.careers.pages import load_families
     from relabel.cli.app import run_app
     from relabel.sources.onet import occupation_columns
     from relabel.task import is_onet_release
@@ -102,8 +101,8 @@ def resilience(
         weights: How tasks weigh within their occupation.
         tasks: Task list for texts, types and importance. By default what fits.
     """
-    from relabel.careers.families import family_frame, family_pages, load_families
-    from relabel.careers.pages import load_cut_points
+    from relabel.careers.families import family_pages
+    from relabel.careers.pages import family_frame, load_cut_points, load_families
 
     cut_points = load_cut_points(cuts)
     chosen = _chosen(load_families(file), family or [])

@@ -26,8 +26,8 @@ from typing import Any
 
 import pandas as pd
 
-from relabel.careers.families import family_frame, family_pages
-from relabel.careers.pages import FamilyPage
+from relabel.careers.families import family_pages
+from relabel.careers.pages import FamilyPage, family_frame
 from relabel.errors import DataError, IncompleteRunError, SourceMissingError
 from relabel.publishing import datapackage
 from relabel.publishing.methodology import describe, describe_intervals, methodology, model_name, source_entries
