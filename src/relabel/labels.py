@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from typing import Any, Literal
 
@@ -84,19 +85,35 @@ class Answer(Frozen):
 _WORDY = 45
 """Characters of a reply that is more than a label, so that two do not come to the same words within a second by chance."""
 _A_TIME = 1_000_000_000
+_OLD = "old"
+_OLD_S = 1.25
+"""A reply whose time, in whole seconds, lies further before its request was sent comes from a cache."""
 
 
 def fingerprint(answer: Answer) -> str:
-    """What tells one completion from another, in one or two marks with a hyphen between them.
+    """What tells one completion from another, in up to three marks with hyphens between them.
 
     The first is of its id and text, or of the whole reply where it has no id. The second is of its text and the time when it
-    was made, as a cache may give a stored reply a new id.
+    was made, as a cache may give a stored reply a new id. The third says that it was made before it was asked for.
     """
     own, made, text = answer.raw.get("id"), answer.raw.get("created"), answer.content or ""
-    said = [f"{own}\n{answer.content}" if own else json.dumps(answer.raw, sort_keys=True, default=str)]
+    said = f"{own}\n{answer.content}" if own else json.dumps(answer.raw, sort_keys=True, default=str)
+    marks = [_mark(said)]
     if isinstance(made, int) and made > _A_TIME and len(text) >= _WORDY:
-        said.append(f"{made}\n{text}")
-    return "-".join(hashlib.sha256(part.encode("utf-8", "surrogatepass")).hexdigest()[:24] for part in said)
+        marks += [_mark(f"{made}\n{text}"), *([_OLD] if made < _sent_at(answer) - _OLD_S else [])]
+    return "-".join(marks)
+
+
+def _mark(said: str) -> str:
+    return hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+
+
+def _sent_at(answer: Answer) -> float:
+    """When an answer was asked for, in seconds since 1970."""
+    try:
+        return datetime.fromisoformat(answer.created_at).timestamp() - answer.latency_s
+    except (ValueError, OverflowError, OSError):  # in a pack, it may be any text
+        return 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,13 +170,15 @@ class Label:
 def cached_repeats(samples: Sequence[tuple[tuple[str, str, str], int, str, str | None]]) -> list[bool]:
     """Which samples of a question a gateway's cache answered with an earlier one of them; the first of each is none.
 
-    They carry the answer of the first: the same completion id, or the same words with the same time. A server that gives one
-    id, or the same words, to different questions tells nothing by it, so that these do not count.
+    They carry the answer of the first: the same completion id, or the same words with the same time from before they were asked
+    for. A server that gives one id, or the same words, to different questions tells nothing by it, so that these do not count;
+    nor do the same words in the same second, which a model at temperature 0 gives.
 
     Args:
         samples: Question (code, task and setting), sample, request key and answer id (None where it is not known) of each.
     """
-    marks = [tuple(answer.split("-")) if answer else () for *_, answer in samples]
+    said = [tuple(answer.split("-")) if answer else () for *_, answer in samples]
+    marks, old = [parts[:2] for parts in said], [_OLD in parts for parts in said]
     # Tasks with one and the same question share its answer, by the request's key: they count as the first of them.
     first: dict[tuple[str, str | None], tuple[str, str, str]] = {}
     asked: dict[str, set[tuple[str, str, str]]] = {}
@@ -167,10 +186,10 @@ def cached_repeats(samples: Sequence[tuple[tuple[str, str, str], int, str, str |
         for mark in own:
             asked.setdefault(mark, set()).add(first.setdefault((key, answer), question))
     repeated, answered = [False] * len(samples), set[tuple[object, str]]()
-    for at in sorted(range(len(samples)), key=lambda at: samples[at][1]):
-        told = {(samples[at][0], mark) for mark in marks[at] if len(asked[mark]) == 1}
-        repeated[at] = not told.isdisjoint(answered)
-        answered |= told
+    for at in sorted(range(len(samples)), key=lambda at: (old[at], samples[at][1])):
+        told = [(samples[at][0], mark) for mark in marks[at]]
+        repeated[at] = not answered.isdisjoint(told if old[at] else told[:1])
+        answered.update(one for one in told if len(asked[one[1]]) == 1)
     return repeated
 
 

@@ -51,10 +51,10 @@ def test_an_id_that_a_server_gives_to_different_questions_says_nothing() -> None
     assert is_cached_repeat(shared).tolist() == [False, True, False, True]
 
 
-def test_the_same_words_at_the_same_time_are_no_repeats_whatever_their_ids() -> None:
+def test_the_same_words_from_before_they_were_asked_for_are_no_repeats_whatever_their_ids() -> None:
     rows = [
         ("1", 0, "x", "a-w1"),
-        ("1", 1, "x", "b-w1"),
+        ("1", 1, "x", "b-w1-old"),
         ("1", 2, "x", "c-w2"),
         ("2", 0, "x", "d-w3"),
         ("2", 1, "x", "e"),
@@ -62,6 +62,14 @@ def test_the_same_words_at_the_same_time_are_no_repeats_whatever_their_ids() -> 
     assert is_cached_repeat(_samples(*rows)).tolist() == [False, True, False, False, False]
     # Words that other questions got in that second, too, say nothing.
     assert not is_cached_repeat(_samples(*rows, ("3", 0, "x", "f-w1"))).any()
+
+
+def test_the_same_words_in_the_second_of_the_question_are_repeats_of_their_own() -> None:
+    """A model at temperature 0 says the same to each sample; its ids differ."""
+    assert not is_cached_repeat(_samples(*(("1", sample, "x", f"{sample}-w1") for sample in range(3)))).any()
+    # The answer that was stored may be of a later sample: of several in flight any may be the first.
+    turned = _samples(("1", 0, "x", "a-w1-old"), ("1", 1, "x", "b-w1"))
+    assert is_cached_repeat(turned).tolist() == [True, False]
 
 
 def _answer(text: str, **raw: Any) -> str:
@@ -84,7 +92,13 @@ def _answer(text: str, **raw: Any) -> str:
 
 def test_an_answer_is_known_by_its_id_and_by_its_words_and_time() -> None:
     long = '{"rationale": "Most of the work is done with the hands.", "label": "E0"}'
+    sent = 1_793_491_199  # a second before 2026-11-01, as the answer took one
     first, other_id = (_answer(long, id=name, created=1_760_000_000).split("-") for name in "ab")
+    assert first[2:] == ["old"]
+    assert (
+        len(_answer(long, id="a", created=sent - 1).split("-")) == 2
+    )  # a time in whole seconds is up to one too early
+    assert _answer(long, id="a", created=sent - 2).endswith("-old")
     assert first[0] != other_id[0]
     assert first[1] == other_id[1]
     assert _answer(long, id="a", created=1_760_000_001).split("-")[1] != first[1]
