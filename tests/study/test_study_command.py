@@ -88,6 +88,33 @@ def test_a_study_buys_what_is_missing_and_nothing_twice() -> None:
     assert KEY.encode() not in b"".join(p.read_bytes() for p in Path("study-results").rglob("*") if p.is_file())
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"golds": ["smaple"]}, {"golds": ["sample", "none.csv"]}, {"suite": "none.yaml"}, {"suite": "gone.yaml"}]
+)
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_gold_or_suite_that_is_not_there_is_said_before_anything_is_bought(
+    wrong: dict[str, object], more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    gate = "{id: g, setting: strict, metric: kappa, max_drop: 0.1}"
+    Path("gone.yaml").write_text(f"name: s\nbaseline: {{run: nowhere}}\ngates: [{gate}]")
+    with provider(by_words(3)) as one:
+        write(Path("study.yaml"), rater("a", one), scoring=None, **wrong)
+        assert run_app(["study", "run", "study.yaml", "--quiet", *more]) == 3
+        assert one.seen == []
+    assert re.search("smaple|none.csv|none.yaml|nowhere", capsys.readouterr().err)
+
+
+def test_a_suite_that_cannot_be_judged_is_not_a_failed_gate(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its gold is of other tasks, which only judging tells."""
+    Path("gold.csv").write_text("task_id,onet_soc_code,label\nelsewhere,11-1011.00,E0\n")
+    Path("suite.yaml").write_text("name: s\ngold: gold.csv\ngates: [{id: g, setting: strict, metric: kappa, min: 0}]")
+    with provider(by_words(3)) as one:
+        write(Path("study.yaml"), rater("a", one), scoring=None, suite="suite.yaml")
+        assert run_app(["study", "run", "study.yaml", "--quiet"]) == 3
+    assert "gates failed" not in capsys.readouterr().err
+    assert Path("study-results/report.html").exists()
+
+
 def test_a_rater_that_fails_does_not_stop_the_others(capsys: pytest.CaptureFixture[str]) -> None:
     path = Path("study.yaml")
     with provider(by_words(3)) as good, provider(lambda seen: refused(401, "bad key")) as bad:

@@ -61,6 +61,7 @@ def run(
 
     opened = running.open_study(path)
     raters, hosts = running.plan(opened), allow_host or ()
+    running.require_golds(opened)
     if dry_run:
         running.require_known_hosts(raters, opened, hosts)
         _estimates(raters, opened)
@@ -94,13 +95,14 @@ def _judge(opened: OpenStudy, raters: list[RaterRun]) -> None:
         return
     from relabel.cli.app import run_app
 
-    failed: list[str] = []
+    codes: dict[str, int] = {}
     for one in raters:
         if one.model is not None and one.state == "complete":
             typer.echo()
-            if run_app(["eval", one.ref, "--suite", opened.at(suite)]):
-                failed.append(one.rater.name)
-    if failed:
+            codes[one.rater.name] = run_app(["eval", one.ref, "--suite", opened.at(suite)])
+    if unjudged := [code for code in codes.values() if code not in (0, GateError.exit_code)]:
+        raise typer.Exit(unjudged[0])  # why has been said
+    if failed := [name for name, code in codes.items() if code]:
         raise GateError(f"gates failed for {', '.join(failed)}; the lines above say which")
 
 
@@ -129,8 +131,9 @@ def status(path: StudyFile, as_json: o.AsJson = False) -> None:
     _table(raters, found, kappas)
     spent = sum(at.cost_usd for at in found.values())
     of = "" if study.budget_usd is None else f" of {study.budget_usd:,.2f}"
+    command = "package" if all(one.state == "complete" for one in raters) else "run"
     whom = f"the gold {study.golds[0]}" if study.golds else "the other raters, on average"
-    say(f"kappa: with {whom}. Spent: ${spent:,.4f}{of}. Next: relabel study run {path}")
+    say(f"kappa: with {whom}. Spent: ${spent:,.4f}{of}. Next: relabel study {command} {path}")
 
 
 @study_app.command()

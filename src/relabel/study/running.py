@@ -14,6 +14,8 @@ from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from relabel.errors import DataError, IncompleteRunError, ProviderError, RelabelError, RunInterruptedError, UsageError
+from relabel.evaluation.gold import load_gold
+from relabel.evaluation.suite import load_suite
 from relabel.files import require_own, writing
 from relabel.importing import import_labels
 from relabel.labelling.batch.provider import batch_provider
@@ -268,6 +270,22 @@ def plan(opened: OpenStudy) -> list[RaterRun]:
         elif manifest is not None:
             one.state = manifest.status
     return found
+
+
+def require_golds(opened: OpenStudy) -> None:
+    """Make sure that all with which labels will be compared can be read, before any is bought.
+
+    Raises:
+        DataError: A gold, the suite or its baseline cannot be read.
+    """
+    golds = [opened.at(ref) for ref in opened.study.golds]
+    if opened.study.suite is not None:
+        suite = load_suite(opened.at(opened.study.suite))
+        golds += [suite.beside(suite.gold)] if suite.gold else []
+        if suite.baseline is not None:
+            open_run(suite.beside(suite.baseline.run))
+    for ref in golds:
+        load_gold(ref)
 
 
 def _options(rater: Rater, opened: OpenStudy, rubric: Rubric) -> RunOptions:
