@@ -62,6 +62,25 @@ def test_tables_and_pages_of_such_a_list_do_not_call_it_onets(capsys: pytest.Cap
         assert "O*NET" not in Path(f"p/{page}.html").read_text("utf-8"), page
 
 
+@pytest.mark.parametrize("command", [["score"], ["score", "--taxonomy", "soc2018"], ["export", "--out", "t"]])
+def test_codes_of_another_classification_reach_no_other_without_a_crosswalk(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    label_own()
+    assert run_app([command[0], "r", *command[1:]]) == 2
+    said = capsys.readouterr().err
+    assert "the codes of own.csv are not O*NET-SOC codes" in said
+    assert "--taxonomy onet-soc" in said
+    assert "--bridge FILE.csv" in said
+    assert not Path("t").exists()
+
+
+def test_codes_of_another_classification_have_no_job_families(capsys: pytest.CaptureFixture[str]) -> None:
+    label_own()
+    assert run_app(["resilience", "r"]) == 2
+    assert "job families are groups of O*NET-SOC codes" in capsys.readouterr().err
+
+
 @pytest.mark.mirror
 def test_a_crosswalk_of_ones_own_leads_to_uk_groups(capsys: pytest.CaptureFixture[str]) -> None:
     label_own()
@@ -142,6 +161,14 @@ def test_another_text_under_an_id_and_version_of_ours_is_refused() -> None:
         text.replace("half the usual", "a third of the usual").replace("version: 2", "version: 9")
     )
     assert load_rubric("copy.yaml").version == 9
+
+
+def test_labels_are_not_written_under_the_name_of_another_format(capsys: pytest.CaptureFixture[str]) -> None:
+    label_own()
+    assert run_app(["labels", "r", "--out", "l.xlsx"]) == 2
+    assert "end its name in .csv, .dta or .parquet, or add --format" in capsys.readouterr().err
+    assert run_app(["labels", "r", "--out", "l.txt", "--format", "csv"]) == 0
+    assert Path("l.txt").exists()
 
 
 @pytest.mark.parametrize("form", ["csv", "dta", "parquet"])

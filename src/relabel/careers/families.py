@@ -434,6 +434,10 @@ def family_pages(
         UsageError: `epoch_run` rates no occupations, or rates the sample's for a table of others, or the reverse.
         DataError: A source file cannot be obtained.
     """
+    if table.own_codes:
+        raise UsageError(
+            f"job families are groups of O*NET-SOC codes, and the codes of {table.tasks} are of another classification"
+        )
     chosen = load_families() if families is None else families
     cuts = cuts or load_cut_points()
     if epoch_run is not None and (epoch_run.manifest.tasks == "sample") != table.sample:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -274,7 +275,7 @@ class ScoreTable:
     @property
     def own_codes(self) -> bool:
         """Whether its codes are those of a task list of the user's, in a classification that is not O*NET's."""
-        return self.taxonomy == "onet-soc" and not self.frame["code"].str.match(r"\d{2}-\d{4}").all()
+        return self.taxonomy == "onet-soc" and not _are_onet_codes(codes_of(self.frame))
 
     @property
     def taxonomy_name(self) -> str:
@@ -409,6 +410,11 @@ def score_table(run: Run, **choices: Any) -> ScoreTable:
     return score_by(run, Choices(**choices))
 
 
+def _are_onet_codes(codes: Iterable[str]) -> bool:
+    """Whether codes are O*NET's, not those of a task list in another classification."""
+    return all(re.match(r"\d{2}-\d{4}", code) for code in codes)
+
+
 def score_by(run: Run, choices: Choices) -> ScoreTable:
     """Score the codes of a taxonomy from a run's labels; `score_table` with its choices in one.
 
@@ -428,6 +434,11 @@ def score_by(run: Run, choices: Choices) -> ScoreTable:
     if task_list == "eloundou-2023":
         uses.append(source_use(task_list, "occupation-scores"))
     listed = sorted(set(values["onet_soc_code"]))
+    if taxonomy != "onet-soc" and choices.bridge is None and not _are_onet_codes(listed):
+        raise UsageError(
+            f"the codes of {task_list} are not O*NET-SOC codes, from which the way to {SYSTEM_NAMES[taxonomy]} leads; use "
+            "--taxonomy onet-soc to score the codes as they are, or --bridge FILE.csv with a crosswalk of yours"
+        )
     if choices.bridge is not None:
         bridge = read_bridge(Path(choices.bridge), codes_of(occupations, "onet_soc_code"))
     else:
