@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -109,10 +110,26 @@ def test_both_readings_are_shown_at_once_and_each_task_once(site: Site, page: Op
     opened.locator("#read-both").check()
     expect(opened.locator(".card:visible")).to_have_count(2)
     expect(opened.locator(".one-list .tools:visible")).to_have_count(0)
+    for reading in ("both", "strict", "tools"):
+        opened.locator(f"#read-{reading}").check()
+        named = opened.locator(".source > summary .name")
+        assert named.count()
+        expect(named.first).to_be_visible()
+    opened.locator("#read-both").check()
     opened.goto(address(site, "index.html"))
     expect(opened.locator("#read-both")).to_be_checked()
     opened.goto(address(site, "map.html"))
     expect(opened.locator("#read-strict")).to_be_checked()  # a map has one colour
+
+
+def test_a_card_fits_the_frame_that_its_page_offers(site: Site, page: OpenPage) -> None:
+    offered = page(address(site, "occupations/2134.html")).locator("code", has_text="<iframe").inner_text()
+    sizes = re.search(r'width="(\d+)" height="(\d+)"', offered)
+    assert sizes is not None
+    width, height = map(int, sizes.groups())
+    card = page(address(site, "embed/2134.html"))
+    card.set_viewport_size({"width": width, "height": height})
+    assert card.evaluate("document.documentElement.scrollHeight") <= height
 
 
 def test_print_keeps_the_bar_of_a_score(site: Site, page: OpenPage) -> None:

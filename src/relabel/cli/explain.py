@@ -137,6 +137,8 @@ def _show_way(explained: Explanation) -> None:
     if explained.borrowed:
         say(_BORROWED)
     largest = [f"{of.title or of.onet_soc_code} ({of.share:.1%})" for of in explained.occupations[:3] if of.share]
+    if equal := sum(f"{of.share:.6f}" == f"{explained.occupations[2].share:.6f}" for of in explained.occupations[3:]):
+        largest.append(f"{equal} more with the same share")
     rests = [f"It depends most on {', '.join(largest[:-1])} and {largest[-1]}."] if len(largest) > 1 else []
     rows: list[list[Cell]] = [
         [of.onet_soc_code, of.title or "", f"{of.share:.1%}", of.alpha, of.beta, of.gamma, f"{of.tasks} of {of.listed}"]

@@ -126,7 +126,7 @@ class Explanation(Frozen):
         borrowed: Whether no task statements lead to the group, and it stands on the codes of its neighbours.
         steps: Where the links of each step of the bridge come from.
         path: Links back from the group, nearest step first.
-        occupations: O*NET-SOC codes, largest share first.
+        occupations: O*NET-SOC codes, largest share first, and of equal ones the one with most tasks.
         tasks: All their tasks, those that weigh most first.
         about: How the table was made.
     """
@@ -235,7 +235,7 @@ def _unknown(table: ScoreTable, code: str) -> str:
 def _occupations(table: ScoreTable, behind: Mapping[str, float], linked: set[str]) -> tuple[ExplainedOccupation, ...]:
     inside = table.occupations[table.occupations.index.isin(linked)]
     own = {row["onet_soc_code"]: row for row in records(inside.reset_index())}
-    order = sorted(linked & set(own), key=lambda code: (-behind.get(code, 0.0), code))
+    order = sorted(linked & set(own), key=lambda code: (-round(behind.get(code, 0.0), 6), -own[code]["tasks"], code))
     return tuple(
         ExplainedOccupation(title=table.occupation_titles.get(code), share=behind.get(code, 0.0), **own[code])
         for code in order

@@ -149,7 +149,11 @@ def overview(book: ExportBundle, site: Row) -> dict[str, Row]:
     if book.changes is not None:
         pages["changes.html"] = changes(book.changes, book.method)
     if book.families:
-        pages["careers/index.html"] = {"families": book.families}
+        ranked = sorted(
+            book.families,
+            key=lambda family: (-family["resilience"]["of"], -family["resilience"]["so_far"], family["name"]),
+        )
+        pages["careers/index.html"] = {"families": ranked}
     sources = {"sources": book.sources, "package": book.package, "method": book.method}
     return pages | {"method.html": {"method": book.method}, "sources.html": sources}
 
