@@ -67,7 +67,12 @@ def test_a_run_is_judged_from_packed_answers_without_a_key(
 def test_json_to_stdout_is_whole_also_when_a_gate_fails(capsys: pytest.CaptureFixture[str]) -> None:
     Path("never.yaml").write_text(SUITE.replace("metric: coverage, min: 1", "metric: coverage, min: 2") % "0")
     assert run_app(["eval", "sample", "--suite", "never.yaml", "--json"]) == 6
-    assert json.loads(capsys.readouterr().out)["run"] == "sample"
+    found = json.loads(capsys.readouterr().out)
+    assert found["run"] == "sample"
+    assert not found["suite"]["passed"]
+    assert [(gate["kind"], gate["passed"]) for gate in found["suite"]["results"]].count(("min", False)) == 1
+    assert run_app(["eval", "sample", "--json"]) == 0
+    assert "suite" not in json.loads(capsys.readouterr().out)
 
 
 def test_github_gets_annotations_by_itself(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -75,6 +75,10 @@ def test_a_suite_says_gold_slices_baseline_and_gates(write: Write) -> None:
             "gates.0.min: must be a finite number",
         ),
         (f"name: s\nlevel: 95\ngates: [{GATE}]", "level:"),
+        (
+            "name: s\ngates: [{id: off, setting: strict, metric: kappa, min: 0}]",
+            "off as true or false: put it in quotes",
+        ),
     ],
 )
 def test_a_fault_is_named_by_file_and_key_in_one_sentence(write: Write, text: str, said: str) -> None:

@@ -162,7 +162,8 @@ def evaluate_run(
         _write_outcome(outcome, document.verdict, junit, results.markdown, annotations)
         results = replace(results, markdown=None)
     tables = list(eval_tables(document))
-    if not results.give_all(document, tables):
+    suite_too = {} if outcome is None else {"suite": outcome.model_dump(mode="json")}
+    if not results.give_all(document.model_dump(mode="json") | suite_too, tables):
         _show(document, tables, outcome)
         report = f"relabel eval {run} --gold {gold or document.gold} --html report.html"
         after = f"relabel {'view' if opened.manifest.parameters.get('sample') else 'score'} {run}"
