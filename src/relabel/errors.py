@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -29,12 +29,26 @@ from relabel.redaction import clean
 
 
 def first_error(error: ValidationError, words: Mapping[str, str] | None = None) -> str:
-    """The first fault that pydantic found, as `where: what`; `words` say it better for some of pydantic's types of faults."""
+    """The first fault that pydantic found, as `where: what`.
+
+    Args:
+        error: The faults.
+        words: For a YAML file: better words for some of pydantic's types of faults.
+    """
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     known = {"missing": "is missing", **(words or {})}
     reason = known.get(first["type"]) or first["msg"].removeprefix("Value error, ")
+    reason += "" if words is None else yaml_trap(first)
     return f"{where}: {reason}" if where else reason
+
+
+def yaml_trap(fault: Mapping[str, Any]) -> str:
+    """What to do about a fault that pydantic found in a YAML file, where a text was read as something else; mostly empty."""
+    if fault["type"] != "string_type" or not isinstance(fault["input"], int):
+        return ""
+    read = "yes, no, on and off as true or false" if isinstance(fault["input"], bool) else "digits as a number"
+    return f" (YAML reads bare {read}: put it in quotes)"
 
 
 class RelabelError(Exception):

@@ -185,10 +185,11 @@ def public_url(url: str) -> str:
         parts = urlsplit(url)
     except ValueError:
         return url.partition("?")[0].rpartition("@")[2]
-    # Without `//` the credentials lie in the path, as in `user:secret@host/v1`.
-    path = parts.path if parts.netloc else parts.path.rpartition("@")[2]
-    scheme, host = parts.scheme if parts.netloc else "", parts.netloc.rpartition("@")[2]
-    return urlunsplit((scheme, host, path, api_version(parts.query), ""))
+    if (
+        not parts.netloc
+    ):  # in `user:secret@host/v1` and `localhost:8000`, what stands before the colon is taken for a scheme
+        return re.split("[?#]", url, maxsplit=1)[0].rpartition("@")[2]
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, api_version(parts.query), ""))
 
 
 def api_version(query: str) -> str:

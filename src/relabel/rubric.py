@@ -14,7 +14,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from relabel.errors import RubricError, UsageError
+from relabel.errors import RubricError, UsageError, yaml_trap
 from relabel.settings import Frozen, asset_dir
 from relabel.yaml_files import read_user_yaml
 
@@ -388,10 +388,8 @@ def load_rubric(ref: str) -> Rubric:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if part != "[key]")
         reason = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "string_type" and isinstance(first["input"], bool):
-            reason += " (YAML reads bare yes, no, on and off as true or false: put it in quotes)"
-        elif first["type"] == "string_type" and isinstance(first["input"], int):
-            reason += " (YAML reads bare digits as a number: put it in quotes)"
+        if trap := yaml_trap(first):
+            reason += trap
         elif first["type"] != "value_error":  # a rule of ours says itself what holds
             reason += f"; {_ADVICE.get(first['type'], 'correct it')}"
         raise RubricError(f"{path}: {where + ': ' if where else ''}{reason}") from error

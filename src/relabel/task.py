@@ -263,7 +263,7 @@ def _read_list(path: Path, unit: Unit) -> Columns:
     must = ("title", "description") if by_code else ("task_id", "text")
     advice = f"give a CSV or Excel file with the columns {', '.join(needed)}"
     if not path.is_file():
-        raise DataError(f"{unit} file {path} was not found; {advice}")
+        raise DataError(f"{unit} file {path} {'is a folder' if path.is_dir() else 'was not found'}; {advice}")
     file = read_table(path, rows_are=f"each {unit}", advice=advice)
     free = not by_code and file.column("onet_soc_code") is None and file.column("code") is not None
     code_in = "code" if free else "onet_soc_code"

@@ -83,7 +83,7 @@ def test_the_commands_dry_run_shows_the_range_with_its_source(
     assert run_app(words) == 0
     text = capsys.readouterr().out
     assert "20 requests, 0 of them in the store; 20 would be sent to gpt-4o-mini" in text
-    assert "by genai-prices " in text
+    assert "prices: genai-prices " in text
     assert run_app([*words, "--price", "1/2", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["price_source"] == "given with --price"

@@ -116,6 +116,12 @@ def test_task_text_cannot_change_the_schema() -> None:
     assert the_request(hostile).body["response_format"] == the_request().body["response_format"]
 
 
+def test_an_address_without_a_scheme_is_named_whole() -> None:
+    with pytest.raises(UsageError, match="'localhost:9102' is not the address of an API"):
+        host_of("localhost:9102")
+    assert public_url("user:secret@host/v1") == "host/v1"
+
+
 @pytest.mark.parametrize(
     ("url", "host"),
     [

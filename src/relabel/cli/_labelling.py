@@ -253,7 +253,7 @@ def show_plan(
         dated = f", as of {found.price_as_of}" if found.price_as_of else ""
         hits, bounds_usd = found.cost_cached_usd, f"{money(found.cost_usd[0])} to {money(found.cost_usd[1])}"
         cheaper = f", {money(hits[0])} to {money(hits[1])} if all but the first of a setting hit" if hits else ""
-        _say("cost", f"{bounds_usd} without cache hits{cheaper} (by {found.price_source}{dated})")
+        _say("cost", f"{bounds_usd} without cache hits{cheaper} (prices: {found.price_source}{dated})")
     if engine == "batch" or rpm or tpm:
         shown = " to ".join(f"{end:,.0f}" if end >= 10 else f"{end:.2g}" for end in dict.fromkeys(hours))
         _say("hours", f"{shown}; bottleneck: {bounds[0].name} ({bounds[0].rate})")

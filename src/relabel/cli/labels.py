@@ -152,8 +152,10 @@ def labels(
     """
     from relabel.scoring.files import csv_bytes, stata_bytes
 
-    ending = "" if out is None else out.suffix.lower().removeprefix(".")
-    chosen = form or (ending if ending in ("csv", "dta", "parquet") else "csv")
+    ending = "csv" if out is None else out.suffix.lower().removeprefix(".")
+    if form is None and ending not in ("csv", "dta", "parquet"):
+        raise UsageError(f"cannot tell what to write to {out}; end its name in .csv, .dta or .parquet, or add --format")
+    chosen = form or ending
     if out is None and chosen != "csv":
         raise UsageError(f"--format {chosen} cannot be printed; name a file with --out")
     opened = relabel.open_run(run)

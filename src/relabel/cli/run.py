@@ -206,7 +206,8 @@ def run(
     elsewhere = work.stored_elsewhere(job, outcome, environment) if engine == "replay" else ""
     work.report(outcome, folder, model, go_on, as_json=as_json, elsewhere=elsewhere)
     if look == "people" and not as_json and job.rubric.unit == "task":
-        say_next(f"relabel eval {folder}")
+        own = Path(asking.tasks).is_file() or (asking.tasks == "sample" and rubric != "exposure")
+        say_next(f"relabel eval {folder}{' --gold GOLD' * own}")
 
 
 def _cluster(
