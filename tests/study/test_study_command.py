@@ -89,7 +89,7 @@ def test_a_study_buys_what_is_missing_and_nothing_twice() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"golds": ["smaple"]}, {"golds": ["sample", "none.csv"]}, {"suite": "none.yaml"}, {"suite": "gone.yaml"}]
+    "wrong", [{"golds": ["no-gold"]}, {"golds": ["sample", "none.csv"]}, {"suite": "none.yaml"}, {"suite": "gone.yaml"}]
 )
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])
 def test_a_gold_or_suite_that_is_not_there_is_said_before_anything_is_bought(
@@ -101,7 +101,7 @@ def test_a_gold_or_suite_that_is_not_there_is_said_before_anything_is_bought(
         write(Path("study.yaml"), rater("a", one), scoring=None, **wrong)
         assert run_app(["study", "run", "study.yaml", "--quiet", *more]) == 3
         assert one.seen == []
-    assert re.search("smaple|none.csv|none.yaml|nowhere", capsys.readouterr().err)
+    assert re.search("no-gold|none.csv|none.yaml|nowhere", capsys.readouterr().err)
 
 
 def test_a_suite_that_cannot_be_judged_is_not_a_failed_gate(capsys: pytest.CaptureFixture[str]) -> None:
