@@ -17,25 +17,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from relabel.careers.pages import (
-    CutPoints,
-    EpochScore,
-    Family,
-    FamilyExposure,
-    FamilyPage,
-    FamilyPay,
-    FamilyPreparation,
-    Level,
-    Outlook,
-    Preparation,
-    Related,
-    Responsibility,
-    Role,
-    Wages,
-    load_cut_points,
-    load_families,
-    resilience,
-)
+from relabel.careers import pages
 from relabel.errors import UsageError
 from relabel.rubric import MEASURES
 from relabel.run import Run
@@ -134,9 +116,9 @@ class Inputs:
         """The release of the projections."""
         return bls.projection_release()
 
-    def outlook(self, status: str, **figures: float | None) -> Outlook:
+    def outlook(self, status: str, **figures: float | None) -> pages.Outlook:
         """An outlook over the years of the projections."""
-        return Outlook(**asdict(self.projection), status=status, **figures)  # pyright: ignore[reportArgumentType]  checked there
+        return pages.Outlook(**asdict(self.projection), status=status, **figures)  # pyright: ignore[reportArgumentType]  checked there
 
     @cached_property
     def us_rows(self) -> dict[str, dict[str, Any]]:
@@ -212,7 +194,7 @@ class FamilyFigures:
             if self._in.scores[code]["tasks"] > 0 and self._in.scores[code]["coverage"] >= ENOUGH
         }
 
-    def exposure(self) -> FamilyExposure:
+    def exposure(self) -> pages.FamilyExposure:
         """Share of exposed tasks under both readings."""
         found: dict[str, float | None] = {}
         for reading, measure in (("strict", "alpha"), ("with_tools", "gamma")):
@@ -227,9 +209,9 @@ class FamilyFigures:
         if self._scored and found["strict"] is None and found["with_tools"] is None:
             said.append("no mean, because the labelled occupations hold less than half of the family")
         said += [f"no {m}: {why}" for m, why in self._in.table.missing_measures.items() if m != "beta"]
-        return FamilyExposure(**found, occupations=len(counted), words="; ".join(said))
+        return pages.FamilyExposure(**found, occupations=len(counted), words="; ".join(said))
 
-    def outlook(self) -> Outlook:
+    def outlook(self) -> pages.Outlook:
         """Projected employment, summed over the occupations."""
         columns = {
             "start": f"projected_employment_{self._in.projection.start}",
@@ -256,11 +238,11 @@ class FamilyFigures:
             openings_a_year=round(sums["openings"]),
         )
 
-    def pay(self) -> tuple[FamilyPay, ...]:
+    def pay(self) -> tuple[pages.FamilyPay, ...]:
         """Pay by release, latest first."""
         return tuple(self._pay(release.source, release.period, release.suffix) for release in self._in.wages)
 
-    def _pay(self, source: str, period: str, suffix: str) -> FamilyPay:
+    def _pay(self, source: str, period: str, suffix: str) -> pages.FamilyPay:
         jobs, shared = f"employment_us{suffix}", f"wage_shared_by{suffix}"
         counted = {c: count for c in self.codes if (count := self._part(c, jobs, shared))}
         weighted: dict[str, float | None] = {}
@@ -286,7 +268,7 @@ class FamilyFigures:
                 if self._in.table.sample
                 else f"no jobs: {listed_names(without, _SHOWN)}"
             )
-        return FamilyPay(
+        return pages.FamilyPay(
             period=period,
             source=source,
             employment=round(math.fsum(counted.values())) if counted else None,
@@ -297,20 +279,20 @@ class FamilyFigures:
             words="; ".join(said),
         )
 
-    def preparation(self) -> FamilyPreparation:
+    def preparation(self) -> pages.FamilyPreparation:
         """Typical preparation by share of projected employment; of occupations without any, each alike."""
         start = f"projected_employment_{self._in.projection.start}"
         jobs = {c: self._part(c, start, "projection_shared_by") for c in self.codes}
         weights = {c: count for c, count in jobs.items() if count} or dict.fromkeys(self.codes, 1.0)
         rows = self._in.us_rows
-        return FamilyPreparation(
+        return pages.FamilyPreparation(
             **{need: _levels(weights, {c: rows[c][need] for c in weights if c in rows}) for need in _NEEDS},
             job_zones=_levels(
                 weights, {c: f"Job zone {self._in.job_zones[c]}" for c in weights if c in self._in.job_zones}
             ),
         )
 
-    def epoch(self) -> tuple[EpochScore | None, str]:
+    def epoch(self) -> tuple[pages.EpochScore | None, str]:
         """Ratings of human advantage, and why there are none where there are none."""
         ratings = self._in.ratings
         if ratings is None:
@@ -328,7 +310,7 @@ class FamilyFigures:
         said = f"mean over {len(rated)} of {len(self.codes)} occupations; {self._weighing}"
         return _epoch(means, len(rated), said), ""
 
-    def responsibilities(self) -> tuple[Responsibility, ...]:
+    def responsibilities(self) -> tuple[pages.Responsibility, ...]:
         """The most important tasks: in turns over the occupations, the largest first, no text twice."""
         turns = itertools.zip_longest(*(self._in.tasks[code] for code in self.codes))
         chosen: dict[str, dict[str, Any]] = {}
@@ -336,7 +318,7 @@ class FamilyFigures:
             if task is not None and len(chosen) < RESPONSIBILITIES:
                 chosen.setdefault(task["text"], task)
         return tuple(
-            Responsibility(
+            pages.Responsibility(
                 **{name: task[name] for name in ("task_id", "onet_soc_code", "text", "importance")},
                 title=self._in.table.occupation_titles[task["onet_soc_code"]],
                 strict=READING_OF.get(task["strict"]),
@@ -346,12 +328,12 @@ class FamilyFigures:
             for task in sorted(chosen.values(), key=_by_importance)
         )
 
-    def roles(self) -> tuple[Role, ...]:
+    def roles(self) -> tuple[pages.Role, ...]:
         """The occupations, the largest first."""
         total = math.fsum(weight for code, weight in self._weights.items() if code in self._scored)
         return tuple(self._role(code, total) for code in self.codes)
 
-    def _role(self, code: str, total: float) -> Role:
+    def _role(self, code: str, total: float) -> pages.Role:
         score, row, rated = self._in.scores[code], self._in.us_rows.get(code), (self._in.ratings or {}).get(code)
         outlook = self._in.outlook("no projection, because the sample is invented")
         if row is not None:
@@ -363,7 +345,7 @@ class FamilyFigures:
                 openings_a_year=row["projected_openings_a_year"],
             )
         counts = code in self._scored and code in self._weights and total
-        return Role(
+        return pages.Role(
             onet_soc_code=code,
             title=self._in.table.occupation_titles[code],
             soc2018=code[:7],
@@ -374,7 +356,7 @@ class FamilyFigures:
             share=self._weights[code] / total if counts else None,
             pay=() if row is None else tuple(_wages(row, r.source, r.period, r.suffix) for r in self._in.wages),
             outlook=outlook,
-            preparation=Preparation(
+            preparation=pages.Preparation(
                 **{need: None if row is None else row[need] for need in _NEEDS},
                 job_zone=self._in.job_zones.get(code),
             ),
@@ -382,14 +364,14 @@ class FamilyFigures:
         )
 
 
-def _epoch(ratings: Mapping[str, float], occupations: int, words: str) -> EpochScore:
+def _epoch(ratings: Mapping[str, float], occupations: int, words: str) -> pages.EpochScore:
     dimensions = {name: value for name, value in ratings.items() if name != TOTAL}
-    return EpochScore(dimensions=dimensions, total=ratings[TOTAL], occupations=occupations, words=words)
+    return pages.EpochScore(dimensions=dimensions, total=ratings[TOTAL], occupations=occupations, words=words)
 
 
-def _wages(row: Mapping[str, Any], source: str, period: str, suffix: str) -> Wages:
+def _wages(row: Mapping[str, Any], source: str, period: str, suffix: str) -> pages.Wages:
     capped = (row[f"capped_wages{suffix}"] or "").split()
-    return Wages(
+    return pages.Wages(
         period=period,
         source=source,
         employment=row[f"employment_us{suffix}"],
@@ -399,14 +381,15 @@ def _wages(row: Mapping[str, Any], source: str, period: str, suffix: str) -> Wag
     )
 
 
-def _levels(weights: Mapping[str, float], levels: Mapping[str, str | None]) -> tuple[Level, ...]:
+def _levels(weights: Mapping[str, float], levels: Mapping[str, str | None]) -> tuple[pages.Level, ...]:
     known = {code: level for code, level in levels.items() if level is not None}
     total = math.fsum(weights[code] for code in known)
     sums: dict[str, float] = {}
     for code, level in known.items():
         sums[level] = sums.get(level, 0.0) + weights[code] / total
     return tuple(
-        Level(level=level, share=share) for level, share in sorted(sums.items(), key=lambda item: (-item[1], item[0]))
+        pages.Level(level=level, share=share)
+        for level, share in sorted(sums.items(), key=lambda item: (-item[1], item[0]))
     )
 
 
@@ -415,9 +398,9 @@ def family_pages(
     run: Run,
     epoch_run: Run | None = None,
     *,
-    families: Sequence[Family] | None = None,
-    cuts: CutPoints | None = None,
-) -> list[FamilyPage]:
+    families: Sequence[pages.Family] | None = None,
+    cuts: pages.CutPoints | None = None,
+) -> list[pages.FamilyPage]:
     """Put together the pages of job families.
 
     Args:
@@ -438,8 +421,8 @@ def family_pages(
         raise UsageError(
             f"job families are groups of O*NET-SOC codes, and the codes of {table.tasks} are of another classification"
         )
-    chosen = load_families() if families is None else families
-    cuts = cuts or load_cut_points()
+    chosen = pages.load_families() if families is None else families
+    cuts = cuts or pages.load_cut_points()
     if epoch_run is not None and (epoch_run.manifest.tasks == "sample") != table.sample:
         raise UsageError(
             f"the run {epoch_run.ref} rates {epoch_run.manifest.tasks} and the scores are of {table.tasks}: the built-in "
@@ -475,18 +458,18 @@ def family_pages(
 
 
 def _page(
-    family: Family,
+    family: pages.Family,
     figures: FamilyFigures,
     table: ScoreTable,
     epoch_run: Run | None,
-    cuts: CutPoints,
-    related: Mapping[str, tuple[tuple[Related, ...], tuple[Related, ...]]],
+    cuts: pages.CutPoints,
+    related: Mapping[str, tuple[tuple[pages.Related, ...], tuple[pages.Related, ...]]],
     sources: tuple[SourceUse, ...],
-) -> FamilyPage:
+) -> pages.FamilyPage:
     exposure, outlook = figures.exposure(), figures.outlook()
     epoch, no_epoch = figures.epoch()
     near, careers = related.get(family.id, ((), ()))
-    score = resilience(
+    score = pages.resilience(
         cuts,
         exposure=exposure.strict if cuts.low_exposure.reading == "strict" else exposure.with_tools,
         change_percent=outlook.change_percent,
@@ -494,7 +477,7 @@ def _page(
         span=f"from {outlook.start} to {outlook.end}",
         why_missing={"low-exposure": exposure.words, "growing-demand": outlook.status, "human-advantage": no_epoch},
     )
-    return FamilyPage(
+    return pages.FamilyPage(
         **family.model_dump(exclude={"codes"}),
         **{name: getattr(table, name) for name in ("run", "model", "tasks", "sample", "partial", "note")},
         epoch_run=None if epoch_run is None else epoch_run.name,
@@ -513,8 +496,8 @@ def _page(
 
 
 def _related(
-    families: Sequence[Family], members: Mapping[str, Sequence[str]], table: ScoreTable, release: str
-) -> dict[str, tuple[tuple[Related, ...], tuple[Related, ...]]]:
+    families: Sequence[pages.Family], members: Mapping[str, Sequence[str]], table: ScoreTable, release: str
+) -> dict[str, tuple[tuple[pages.Related, ...], tuple[pages.Related, ...]]]:
     """By family the nearest other families, and the nearest occupations that are not in it."""
     titles = table.occupation_titles
     codes = [str(code) for code in table.occupations.index]
@@ -524,10 +507,10 @@ def _related(
     alike = cast("dict[str, dict[str, float]]", cosines.to_dict("index"))
     names = {family.id: family.name for family in families} | {code: titles[code] for code in codes}
 
-    def nearest(family: str, among: Sequence[str], most: int) -> tuple[Related, ...]:
+    def nearest(family: str, among: Sequence[str], most: int) -> tuple[pages.Related, ...]:
         near = [name for name in among if alike[family][name] >= LEAST_SIMILAR]
         near.sort(key=lambda name: (-alike[family][name], name))
-        return tuple(Related(id=name, name=names[name], similarity=alike[family][name]) for name in near[:most])
+        return tuple(pages.Related(id=name, name=names[name], similarity=alike[family][name]) for name in near[:most])
 
     return {
         family: (

@@ -224,13 +224,12 @@ def source_entries(uses: Iterable[SourceUse]) -> list[dict[str, Any]]:
         DataError: The registry cannot be read.
     """
     known = registry.load_registry()
+    notes = {(source.id, file.name): file.note for source in known.values() for file in source.files}
     files: dict[str, list[dict[str, Any]]] = {}
     once = {(use.source, use.file, use.sha256): use for use in uses}
     for _, use in sorted(once.items()):
         entry = use.model_dump(mode="json", exclude_none=True)
-        source = known.get(use.source)
-        note = next((f.note for f in source.files if f.name == use.file), "") if source else ""
-        if note:
+        if note := notes.get((use.source, use.file)):
             entry["note"] = note
         files.setdefault(entry.pop("source"), []).append(entry)
     entries: list[dict[str, Any]] = []

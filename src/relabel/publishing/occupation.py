@@ -381,19 +381,13 @@ def group_texts(table: ScoreTable) -> dict[str, Row]:
 
 
 def _uk() -> dict[str, Row]:
-    titles: dict[str, str] = {}
+    groups = records(ons.read_groups())
+    titles = {row["soc2020"]: row["title"] for row in groups}
     found: dict[str, Row] = {}
-    for row in records(ons.read_groups()):
-        code = row["soc2020"]
-        titles[code] = row["title"]
-        if row["level"] == "unit":
-            found[code] = _texts(row["description"], "Office for National Statistics", row["job_titles"])
-    for code, texts in found.items():
-        texts["above"] = {
-            name: {"code": code[:digits], "title": titles[code[:digits]]}
-            for digits, name in _UP.items()
-            if code[:digits] in titles
-        }
+    for code, row in ((row["soc2020"], row) for row in groups if row["level"] == "unit"):
+        wider = {name: code[:digits] for digits, name in _UP.items() if code[:digits] in titles}
+        texts = _texts(row["description"], "Office for National Statistics", row["job_titles"])
+        found[code] = texts | {"above": {name: {"code": of, "title": titles[of]} for name, of in wider.items()}}
     return found
 
 

@@ -157,16 +157,16 @@ class Reviews:
     def agreement(self) -> list[Row]:
         """How far each two reviewers agree on the tasks that both labelled: `who, tasks, agreement, kappa` (None for one label)."""
         found: list[Row] = []
+        said = pd.DataFrame(
+            {who: {key: row[self.column] for key, row in self.by(who).items()} for who in self.reviewers}
+        )
         for one, two in combinations(self.reviewers, 2):
-            a, b = ({key: row[self.column] for key, row in self.by(who).items()} for who in (one, two))
-            both = [(a[key], b[key]) for key in a if key in b]
-            if not both:
-                continue
-            share = float(np.mean([x == y for x, y in both]))
-            sides = (pd.Series(side).value_counts(normalize=True) for side in zip(*both, strict=True))
-            chance = float(next(sides).mul(next(sides), fill_value=0).sum())
-            kappa = None if chance == 1 else (share - chance) / (1 - chance)
-            found.append({"who": [one, two], "tasks": len(both), "agreement": share, "kappa": kappa})
+            both = said[[one, two]].dropna()
+            if len(both):
+                share = float((both[one] == both[two]).mean())
+                chance = float(both[one].value_counts(normalize=True).mul(both[two].value_counts(normalize=True)).sum())
+                kappa = None if chance == 1 else (share - chance) / (1 - chance)
+                found.append({"who": [one, two], "tasks": len(both), "agreement": share, "kappa": kappa})
         return found
 
 

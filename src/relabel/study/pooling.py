@@ -95,12 +95,12 @@ def votes(runs: Mapping[str, Run]) -> Votes:
     means = [grouped.mean().reindex(index) for grouped in samples.values()]
     scatter = [(grouped.var(ddof=1) / grouped.count()).reindex(index) for grouped in samples.values()]
     return Votes(
-        names=aligned.names,
-        tasks=aligned.tasks,
-        labels=aligned.labels,
+        aligned.names,
+        aligned.tasks,
+        aligned.labels,
+        {m: np.stack([table[m].to_numpy(np.float64) for table in means], axis=1) for m in worth},
         weights=aligned.weights,
         setting=setting,
-        values={m: np.stack([table[m].to_numpy(np.float64) for table in means], axis=1) for m in worth},
         scatter={m: np.stack([table[m].to_numpy(np.float64) for table in scatter], axis=1) for m in worth},
         worth=worth,
     )
