@@ -92,6 +92,17 @@ def test_a_complete_setting_is_shown_without_its_number(capsys: pytest.CaptureFi
     assert "         strict: exposed 4\n" in shown(an_outcome(4, 4, 4), capsys)
 
 
+def test_a_run_that_is_started_again_says_what_all_starts_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    with provider(lambda seen: judged()) as fake:
+        assert run(fake, "--price", "10/10") == 0
+        first = capsys.readouterr().out
+        assert "over all" not in first
+        assert run(fake, "--price", "10/10") == 0
+        again = capsys.readouterr().out
+    spent = json.loads(Path("r/manifest.json").read_text())["sessions"][0]["cost_usd"]
+    assert f"$0.0000; ${spent:.4f} over all 2 starts" in again
+
+
 def test_a_cap_that_is_too_low_is_to_be_raised(capsys: pytest.CaptureFixture[str]) -> None:
     with provider(lambda seen: judged()) as fake:
         assert run(fake, "--price", "1/1", "--max-tokens", "100", "--max-cost", "0.0001") == 5

@@ -302,6 +302,8 @@ def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:
         cost += f" as billed by the provider, {money(m.table_cost_usd)} by the price table"
     if m.rejected:
         cost += f"; rejected answers: {m.rejected:,}" + (f", {money(m.rejected_usd)} of it" if m.rejected_usd else "")
+    if len(m.sessions) > 1 and (in_all := sum(start.cost_usd or 0.0 for start in m.sessions)):
+        cost += f"; {money(in_all)} over all {len(m.sessions)} starts"
     share = "" if m.tokens.cached_share is None else f", {m.tokens.cached_share:.0%}"
     read = f"{m.tokens.prompt:,} in ({m.tokens.cached:,} cached{share})"
     _say("tokens", f"{read}, {m.tokens.completion:,} out{thinking}; {cost}")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from functools import partial
-from itertools import groupby, islice
+from itertools import groupby, islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -514,9 +514,13 @@ class _PrefixGate:
         self._failed: Counter[str] = Counter()
 
     async def enter(self, item: WorkItem) -> str | None:
-        """Wait for the first request with the same prefix; the prefix, where this one is the first."""
+        """Wait for the first request with the same prefix, and with those before it; the prefix, where this one is the first."""
         if len(prefix := self._prefix(item)) < _SHORTEST_CACHED:
             return None
+        if prefix in self._first:  # a setting does not overtake the one before it, which a cap may leave without labels
+            before = takewhile(lambda other: other[0] != prefix, list(self._first.items()))
+            for first in [first for _, first in before if not first.done()]:
+                await asyncio.wait({first}, timeout=FIRST_S)
         while (first := self._first.get(prefix)) is not None:
             if first.done():
                 return None
