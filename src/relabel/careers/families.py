@@ -137,11 +137,9 @@ class Inputs:
         """Tasks by O*NET-SOC code, the most important first, unrated ones last."""
         columns = ["task_id", "onet_soc_code", "text", "task_type", "importance", "strict", "with_tools"]
         found: dict[str, list[dict[str, Any]]] = {}
-        for row in records(self.table.task_values[columns]):
+        for row in sorted(records(self.table.task_values[columns]), key=_by_importance):
             found.setdefault(row["onet_soc_code"], []).append(row)
-        for listed in found.values():
-            listed.sort(key=_by_importance)
-        return {code: found.get(code, []) for code in self.table.occupation_titles}
+        return found
 
 
 def _by_importance(task: Mapping[str, Any]) -> tuple[float, bool]:
@@ -312,7 +310,7 @@ class FamilyFigures:
 
     def responsibilities(self) -> tuple[pages.Responsibility, ...]:
         """The most important tasks: in turns over the occupations, the largest first, no text twice."""
-        turns = itertools.zip_longest(*(self._in.tasks[code] for code in self.codes))
+        turns = itertools.zip_longest(*(self._in.tasks.get(code, []) for code in self.codes))
         chosen: dict[str, dict[str, Any]] = {}
         for task in itertools.chain.from_iterable(turns):
             if task is not None and len(chosen) < RESPONSIBILITIES:

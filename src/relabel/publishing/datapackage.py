@@ -114,7 +114,13 @@ def _move_into_place(building: Path, folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-_MEDIA = {"csv": "text/csv", "json": "application/json", "parquet": "application/vnd.apache.parquet"}
+# Only CSV has readers of Table Schema that agree with each other: what the columns of the others mean is said once,
+# there, because a validator takes an empty cell of a Parquet file for a number out of bounds.
+_FORMATS = {
+    "csv": {"mediatype": "text/csv", "encoding": "utf-8"},
+    "json": {"mediatype": "application/json", "encoding": "utf-8", "type": "json"},
+    "parquet": {"mediatype": "application/vnd.apache.parquet", "type": "file"},
+}
 
 Column = Mapping[str, Any]
 """A field of a Table Schema but for its name: type, title, description, perhaps unit and constraints; see `columns.toml`."""
@@ -183,22 +189,12 @@ def resource(path: str, content: bytes, title: str, schema: Mapping[str, Any] | 
         "path": path,
         "title": title,
         "format": kind,
-        "mediatype": _MEDIA[kind],
-        "encoding": "utf-8",
+        **_FORMATS[kind],
         "bytes": len(content),
         "hash": f"sha256:{hashlib.sha256(content).hexdigest()}",
     }
-    # Only CSV has readers of Table Schema that agree with each other: what the columns of the others mean is said once,
-    # there, because a validator takes an empty cell of a Parquet file for a number out of bounds.
-    if kind == "parquet":
-        del entry["encoding"]
-        entry["type"] = "file"
-    elif kind == "json":
-        entry["type"] = "json"
-    if schema is not None and kind == "csv":
-        entry |= {"type": "table", "schema": dict(schema)}
-    elif schema is not None:
-        entry["columnsAsIn"] = f"{stem}.csv"
+    if schema is not None:
+        entry |= {"type": "table", "schema": dict(schema)} if kind == "csv" else {"columnsAsIn": f"{stem}.csv"}
     return entry
 
 

@@ -127,8 +127,7 @@ def verify(source_ids: Iterable[str] | None = None, roles: Container[str | None]
     Returns:
         One check a registered file, in the order of the registry.
     """
-    files = [(source, entry) for source in _chosen(source_ids) for entry in source.files]
-    return [_check_local(*file) for file in files if roles is None or file[1].role in roles]
+    return [_check_local(*file) for file in _files(source_ids) if roles is None or file[1].role in roles]
 
 
 def unpin(source_id: str, file: str | None = None) -> list[str]:
@@ -164,35 +163,32 @@ def pull(
     """
     done: list[FileCheck] = []
     failed: dict[str, FileCheck] = {}
-    for source in _chosen(source_ids):
-        for entry in source.files:
-            check = _check_local(source, entry)
-            damaged = check.state == "mismatch" and check.where == "cache"
-            if check.can_fetch and (check.state == "missing" or damaged):
-                url = entry.url or ""
-                if (first := failed.get(url)) is not None:  # an archive of several files that cannot be fetched
-                    message = first.message.replace(f"{first.source_id}/{first.file}", f"{source.id}/{entry.name}", 1)
-                    done.append(check.model_copy(update={"message": message, "why": first.why}))
-                    continue
-                if on_fetch is not None:
-                    on_fetch(f"{source.id}/{entry.name}", url)
-                try:
-                    download(source, entry)
-                    check = _check_local(source, entry)
-                except SourceMissingError as error:
-                    check = check.model_copy(update={"message": str(error), "why": error.why})
+    for source, entry in _files(source_ids):
+        check, url = _check_local(source, entry), entry.url or ""
+        damaged = check.state == "mismatch" and check.where == "cache"
+        if check.can_fetch and (check.state == "missing" or damaged):
+            if (first := failed.get(url)) is not None:  # an archive of several files that cannot be fetched
+                message = first.message.replace(f"{first.source_id}/{first.file}", f"{source.id}/{entry.name}", 1)
+                done.append(check.model_copy(update={"message": message, "why": first.why}))
+                continue
+            if on_fetch is not None:
+                on_fetch(f"{source.id}/{entry.name}", url)
+            try:
+                download(source, entry)
+                check = _check_local(source, entry)
+            except DataError as error:
+                check = check.model_copy(update={"message": str(error), "why": getattr(error, "why", "")})
+                if isinstance(error, SourceMissingError):
                     failed[url] = check
-                except DataError as error:
-                    check = check.model_copy(update={"message": str(error)})
-            if check.path in _fetched:
-                check = check.model_copy(update={"where": "download"})
-            done.append(check)
+        if check.path in _fetched:
+            check = check.model_copy(update={"where": "download"})
+        done.append(check)
     return done
 
 
-def _chosen(source_ids: Iterable[str] | None) -> list[Source]:
-    wanted = list(source_ids or ())
-    return [get_source(source_id) for source_id in wanted] if wanted else list(load_registry().values())
+def _files(source_ids: Iterable[str] | None) -> list[tuple[Source, SourceFile]]:
+    wanted = list(source_ids or ()) or list(load_registry())
+    return [(source, entry) for source in map(get_source, wanted) for entry in source.files]
 
 
 def _mirror() -> Path | None:
