@@ -18,9 +18,6 @@ from relabel.files import read_user_toml
 from relabel.settings import Frozen, asset_dir, settings
 
 CopyStatus = Literal["official", "rebuilt", "derived"]
-DownloadKind = Literal["file", "zip", "page", "none"]
-
-EXTRA_VARIABLE = "RELABEL_SOURCES"
 
 _Text = Annotated[str, Field(min_length=1)]
 _PlainName = Annotated[str, Field(pattern=r"^[^/\\]*[^/\\.][^/\\]*$", description="a file name without folders")]
@@ -50,7 +47,7 @@ class SourceFile(Frozen):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     bytes: Annotated[int, Field(ge=0)] | None = None
     copy_status: Annotated[CopyStatus, Field(alias="copy")] = "official"
-    download: DownloadKind = "none"
+    download: Literal["file", "zip", "page", "none"] = "none"
     url: str | None = None
     member: str | None = None
     note: str = ""
@@ -131,7 +128,7 @@ class Source(Frozen):
         known = ", ".join(sorted(file.role for file in self.files if file.role)) or "none"
         raise DataError(
             f"source {self.id!r} has no file with the role {role!r} (its roles: {known}); "
-            f"name another source or add the file to the entry in your {EXTRA_VARIABLE} file"
+            "name another source or add the file to the entry in your RELABEL_SOURCES file"
         )
 
     def find_role(self, role: str) -> SourceFile | None:
