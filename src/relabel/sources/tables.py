@@ -32,11 +32,8 @@ COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
     "onet_soc_code": ("onet_soc_code", "soc_code", "onet_soc_2019_code"),
     "title": ("title", "occupation_title", "occupation"),
     "text": ("text", "task", "task_statement", "task_text", "task_title", "statement"),
-    "task_type": ("task_type",),
-    "importance": ("importance",),
-    "description": ("description",),
 }
-"""Names that a column may have, by what it holds; O*NET's own `Task ID`, `O*NET-SOC Code` and `Task` are spelled like these."""
+"""Names that a column may have, by what it holds, where it has several; O*NET's own `Task ID`, `O*NET-SOC Code` and `Task` are spelled like these."""
 
 TASK_TYPES = ("Core", "Supplemental")
 NOT_GIVEN = ("", "n/a")
