@@ -480,7 +480,7 @@ def test_a_career_page_explains_resilience_and_lists_roles(site: Site) -> None:
     assert f"{page['resilience']['so_far']} of {page['resilience']['of']} so far" in text
     index = Seen(site.folder / "careers/index.html").text
     assert index.count(" of 2 so far") == len(list((site.folder / "data/families").iterdir()))
-    assert "4 of 4 so far is not a full mark" in index
+    assert "4 of 4 so far is not full marks" in index
     for part in page["resilience"]["parts"]:
         assert part["name"] in text
     for role in page["roles"]:
