@@ -15,10 +15,10 @@ from relabel.manifest import Manifest
 from relabel.rubric import CODES, MEASURES, load_rubric
 from relabel.run import Run, open_run
 from relabel.scoring.measures import ScoreMap, score_map
-from relabel.scoring.noise import Answers, Confusion, Noise, Raters, major_groups
+from relabel.scoring.noise import Answers, Confusion, Noise, Raters
 from relabel.scoring.options import Method
 from relabel.scoring.table import score_table
-from relabel.scoring.uncertainty import BOUNDED, ESTIMATED, with_intervals
+from relabel.scoring.uncertainty import BOUNDED, ESTIMATED, major_groups, with_intervals
 from run_builders import MakeRun
 
 A, B = "11-1011.00", "15-1252.00"

@@ -130,8 +130,7 @@ def _give(table: relabel.ScoreTable, run: relabel.Run, given: o.Tables, out: Pat
     if table.spread is not None:
         extra["bridges"] = records(table.spread)
     if table.partial:
-        from relabel.scoring.noise import major_groups
-        from relabel.scoring.uncertainty import is_random_sample
+        from relabel.scoring.uncertainty import is_random_sample, major_groups
 
         if is_random_sample(run):
             extra["major_groups"] = records(major_groups(table))

@@ -109,11 +109,7 @@ class Bridge:
         Returns:
             Columns `code, onet_soc_code, share`; shares are above 0 and sum to 1 for each code that is reached.
         """
-        own = self._multiply_out(scored, relative_to_reached=True)
-        if not self.lenders:
-            return own
-        borrowed = self._borrowed(scored)
-        return pd.concat([own, borrowed]).sort_values(["code", "onet_soc_code"], ignore_index=True)
+        return self._multiply_out(scored, relative_to_reached=True)
 
     def reach(self, listed: Collection[str]) -> pd.DataFrame:
         """What part of each target each O*NET-SOC code stands for, of all that is linked to the target.
@@ -148,7 +144,10 @@ class Bridge:
             for number, step in enumerate(self.steps):
                 # Codes without task statements have nothing to label: the first step never counts them as missing.
                 at = _carried(at, step.links, relative_to_reached=relative_to_reached or number == 0)
-            self._made[asked] = self._listed(at)
+            if relative_to_reached and self.lenders:
+                at = pd.concat([at, self._borrowed(codes)])
+            at = at[_among(at["code"], self.titles["code"])]
+            self._made[asked] = at.sort_values(["code", "onet_soc_code"], ignore_index=True)
         return self._made[asked]
 
     def _borrowed(self, scored: Collection[str]) -> pd.DataFrame:
@@ -164,11 +163,7 @@ class Bridge:
         at = _started(scored)
         for links, targets in zip((first, *others), reversed(needed), strict=True):
             at = _carried(at, links[_among(links["target"], targets)], relative_to_reached=True)
-        return self._listed(at)
-
-    def _listed(self, at: pd.DataFrame) -> pd.DataFrame:
-        at = at[_among(at["code"], self.titles["code"])]
-        return at.sort_values(["code", "onet_soc_code"], ignore_index=True)
+        return at
 
     def status_without(self, code: str, listed: Collection[str], *, borrowed: bool = False) -> str:
         """The status of a target that no labelled task of its own leads to, with the reason in words.

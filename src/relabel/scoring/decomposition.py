@@ -21,20 +21,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pandera.pandas as pa
 
 from relabel.errors import UsageError
 from relabel.rubric import MEASURES, Measure
-from relabel.scoring.measures import ScoreMap, counted, score_map, task_weights
+from relabel.scoring.measures import Floats, ScoreMap, counted, score_map, task_weights
 from relabel.scoring.table import ScoreTable
+from relabel.task import TASK_KEY
 
-Floats = npt.NDArray[np.float64]
 State = tuple[int, ...]
 """For each way in which tables differ, the table that it is taken from, 0 before and 1 after; four numbers."""
 
@@ -65,20 +64,10 @@ MOVED = pa.DataFrameSchema(
 )
 """The change of each score that both tables have, in shares (0-1), and its parts, which add up to it."""
 
+_OF_LABELS = ("labelled", *MEASURES, "code")
+
 CARRIERS = ("onet_soc_code", "task_id", "text", "label_before", "label_after", "part_before", "part_after", "change")
 """Columns of the tasks that carry a change; then come the four ways."""
-
-
-@dataclass(frozen=True)
-class _Side:
-    """One table on the tasks of both: arrays by task."""
-
-    table: ScoreTable
-    listed: npt.NDArray[np.bool_]
-    labelled: npt.NDArray[np.bool_]
-    values: Floats
-    labels: pd.Series
-    attributes: pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -128,51 +117,40 @@ class _Hybrids:
     """The two tables and the 14 hybrids between them."""
 
     def __init__(self, before: ScoreTable, after: ScoreTable) -> None:
-        tables = (before, after)
-        keys = ["onet_soc_code", "task_id"]
-        union = pd.concat([table.task_values[keys] for table in tables]).drop_duplicates().reset_index(drop=True)
-        self._tasks = pd.MultiIndex.from_frame(union)
-        self.codes = pd.Index(sorted(set(before.frame["code"]) | set(after.frame["code"])))
-        first, second = (self._side(table) for table in tables)
-        self._sides = (_with_labels_of(second, first), _with_labels_of(first, second))
-        self._text = first.attributes["text"].where(first.listed, second.attributes["text"]).to_numpy()
-        self.scores = cache(self._scores)
-        self._weight = cache(self._weights)
-        self._shares = cache(self._shares_of)
-        self._map = cache(self._map_of)
-        self._keys = union
-
-    def _side(self, table: ScoreTable) -> _Side:
-        own = table.task_values.set_index(["onet_soc_code", "task_id"]).reindex(self._tasks)
-        listed = own["weight"].notna().to_numpy(dtype=bool)
-        return _Side(
-            table,
-            listed,
-            own["labelled"].astype("boolean").fillna(False).to_numpy(dtype=bool),
-            own[list(MEASURES)].to_numpy(dtype="float64"),
-            own["code"].astype(object).where(own["code"].notna(), None),
-            own[["title", "text", "task_type", "importance"]],
+        self._tables = (before, after)
+        self._keys = pd.concat([table.task_values[TASK_KEY] for table in self._tables]).drop_duplicates(
+            ignore_index=True
         )
+        self.codes = pd.Index(sorted(set(before.frame["code"]) | set(after.frame["code"])))
+        first, second = (self._side(table) for table in self._tables)
+        self._text = first["text"].where(first["listed"], second["text"])
+        # A task that one list alone holds has the label of that list.
+        self._sides = [
+            own.assign(**{name: own[name].where(own["listed"], other[name]) for name in _OF_LABELS})
+            for own, other in ((first, second), (second, first))
+        ]
+        self.scores = cache(self._scores)
+        self._map = cache(self._map_of)
 
-    def _weights(self, tasks: int, weights: int) -> Floats:
-        """Weights of the tasks of one list under the rule of one table; 0 for tasks that are not listed."""
-        side, rule = self._sides[tasks], self._sides[weights].table
-        own = side.attributes[side.listed].reset_index()
-        found = np.zeros(len(self._tasks))
-        found[side.listed] = task_weights(own, rule.weights, unrated=rule.unrated or "mean").to_numpy(dtype="float64")
-        return found
-
-    def _shares_of(self, bridge: int, labelled: frozenset[str]) -> pd.DataFrame:
-        return self._sides[bridge].table.bridge.shares(labelled)
+    def _side(self, table: ScoreTable) -> pd.DataFrame:
+        """A table's tasks among those of both, and whether it has them listed."""
+        own = self._keys.merge(table.task_values, how="left", on=TASK_KEY)
+        code = own["code"].astype(object).where(own["code"].notna(), None)
+        return own.assign(listed=own["weight"].notna(), labelled=own["labelled"].eq(True), code=code)
 
     def _map_of(self, labels: int, tasks: int, weights: int, bridge: int) -> ScoreMap:
-        """The map of one state."""
-        own = self._keys.assign(weight=self._weight(tasks, weights), labelled=self._sides[labels].labelled)
-        return score_map(own, self._shares(bridge, counted(own)), self.codes)
+        """The map of one state; tasks that its list does not hold weigh 0."""
+        listed, rule = self._sides[tasks], self._tables[weights]
+        listed = listed[listed["listed"]]
+        weight = task_weights(listed, rule.weights, unrated=rule.unrated or "mean")
+        own = self._keys.assign(
+            weight=weight.reindex(self._keys.index, fill_value=0.0), labelled=self._sides[labels]["labelled"]
+        )
+        return score_map(own, self._tables[bridge].bridge.shares(counted(own)), self.codes)
 
     def _scores(self, state: State) -> Floats:
         """Exact scores of one state, groups by measures; missing where there is none."""
-        return self._map(*state).scores(self._sides[state[0]].values).T
+        return self._map(*state).scores(self._sides[state[0]]).T
 
     def carriers(self, code: str, measure: Measure) -> pd.DataFrame:
         row, column = self.codes.get_loc(code), MEASURES.index(measure)
@@ -181,43 +159,25 @@ class _Hybrids:
         # Only tasks that the group draws on in some state can carry anything.
         at = np.flatnonzero(np.any([parts > 0 for parts in owed.values()], axis=0))
         reference = np.mean([self.scores(state)[row, column] for state in (_BEFORE, _AFTER)])
-        standing: dict[State, Floats] = {}
         carried: dict[State, Floats] = {}
         for state in states:
-            values = self._sides[state[0]].values
-            standing[state] = owed[state][at]
-            worth = standing[state] * (np.nan_to_num(values[at, column]) - reference)
+            values = self._sides[state[0]][measure].to_numpy(dtype="float64")[at]
+            worth = owed[state][at] * (np.nan_to_num(values) - reference)
             carried[state] = np.where(np.isnan(self.scores(state)[row, column]), np.nan, worth)
-        change = carried[_AFTER] - carried[_BEFORE]
-        split = split_by_order(carried)
         before, after = self._sides
-        frame = pd.DataFrame(
-            {
-                "onet_soc_code": self._tasks.get_level_values(0)[at],
-                "task_id": self._tasks.get_level_values(1)[at],
-                "text": self._text[at],
-                "label_before": before.labels.where(before.listed).to_numpy()[at],
-                "label_after": after.labels.where(after.listed).to_numpy()[at],
-                "part_before": standing[_BEFORE],
-                "part_after": standing[_AFTER],
-                "change": change,
-                **dict(zip(WAYS, split, strict=True)),
-            }
+        frame = self._keys.iloc[at].assign(
+            text=self._text,
+            label_before=before["code"].where(before["listed"]),
+            label_after=after["code"].where(after["listed"]),
+            part_before=owed[_BEFORE][at],
+            part_after=owed[_AFTER][at],
+            change=carried[_AFTER] - carried[_BEFORE],
+            **dict(zip(WAYS, split_by_order(carried), strict=True)),
         )
         moved = (frame[["change", *WAYS]].abs() > _CLOSE / 1000).any(axis=1)
         frame = frame[moved].assign(size=lambda rows: rows["change"].abs())
-        order = ["size", "onet_soc_code", "task_id"]
+        order = ["size", *TASK_KEY]
         return frame.sort_values(order, ascending=[False, True, True], ignore_index=True).drop(columns="size")
-
-
-def _with_labels_of(other: _Side, own: _Side) -> _Side:
-    """A side with the labels of the other on the tasks that only the other lists."""
-    return replace(
-        own,
-        labelled=np.where(own.listed, own.labelled, other.labelled),
-        values=np.where(own.listed[:, None], own.values, other.values),
-        labels=own.labels.where(own.listed, other.labels),
-    )
 
 
 def split_by_order(values: Mapping[State, Floats]) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -120,26 +121,29 @@ def left_out(run: Run, tasks: pd.DataFrame) -> tuple[int, int]:
     return int((~whole & listed).sum()), int((whole & ~listed).sum())
 
 
-def changed_tasks(tasks: pd.DataFrame) -> dict[str, int | None]:
+def changed_tasks(tasks: pd.DataFrame, name: str) -> dict[str, int | None]:
     """How a task list differs from the one that a run labelled.
 
     Args:
         tasks: As `labelled_tasks` returns them.
+        name: Name of the list.
 
     Returns:
         `tasks_new`, `tasks_reworded` and `tasks_replaced` (the last two of those with labels), None where the run's list cannot
-        be read any more.
+        be read any more; `tasks_emerging` (without id and rating), None where the list names none.
     """
+    found: dict[str, int | None] = dict.fromkeys(("tasks_new", "tasks_reworded", "tasks_replaced", "tasks_emerging"))
     known = tasks["text_labelled"].notna()
-    if not known.any():
-        return {"tasks_new": None, "tasks_reworded": None, "tasks_replaced": None}
-    both = tasks[known & tasks["labelled"] & ~tasks["replaced"] & (tasks["text"] != tasks["text_labelled"])]
-    reworded = both["text"].str.split().str.join(" ") != both["text_labelled"].str.split().str.join(" ")
-    return {
-        "tasks_new": int((~known).sum()),
-        "tasks_reworded": int(reworded.sum()),
-        "tasks_replaced": int(tasks["replaced"].sum()),
-    }
+    if known.any():
+        both = tasks[known & tasks["labelled"] & ~tasks["replaced"] & (tasks["text"] != tasks["text_labelled"])]
+        before, after = (both[text].str.split().str.join(" ") for text in ("text_labelled", "text"))
+        found["tasks_new"] = int((~known).sum())
+        found["tasks_reworded"] = int((before != after).sum())
+        found["tasks_replaced"] = int(tasks["replaced"].sum())
+    if is_onet_release(name):
+        with contextlib.suppress(DataError):
+            found["tasks_emerging"] = onet.count_emerging_tasks(name)
+    return found
 
 
 def replaced_texts(tasks: pd.DataFrame) -> list[dict[str, Any]]:
@@ -156,18 +160,6 @@ def replaced_texts(tasks: pd.DataFrame) -> list[dict[str, Any]]:
         columns={"text_labelled": "labelled", "text": "scored"}
     )
     return [{str(name): value for name, value in row.items()} for row in told.to_dict("records")]
-
-
-def emerging_tasks(tasks: str) -> int | None:
-    """Number of emerging tasks of a release of O*NET, which have no id and no rating; None where it names none.
-
-    Args:
-        tasks: Name of a task list.
-    """
-    try:
-        return onet.count_emerging_tasks(tasks) if is_onet_release(tasks) else None
-    except DataError:
-        return None
 
 
 def _whole(run: Run, table: pd.DataFrame) -> pd.Series:

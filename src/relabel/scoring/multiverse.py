@@ -15,10 +15,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from relabel.errors import UsageError
@@ -26,13 +24,10 @@ from relabel.rubric import MEASURES
 from relabel.run import Run, open_run
 from relabel.scoring.bridges import Bridge, make_bridge
 from relabel.scoring.files import records
-from relabel.scoring.measures import counted, relabelled, score_map, task_weights
+from relabel.scoring.measures import Floats, counted, score_map, task_weights
 from relabel.scoring.options import ONE_WAY, SAMPLE, Links, Method, Unrated, Weights
 from relabel.scoring.table import ScoreTable, beside
 from relabel.tabular import CLEAN
-
-Floats = npt.NDArray[np.float64]
-Comparison = Literal[">", ">="]
 
 CHOICES = ("rater", "rubric", "weights", "unrated", "bridge", "comparison")
 OUTCOMES = (
@@ -50,8 +45,7 @@ _BRIDGES: Sequence[tuple[Method, Links | None]] = (
     ("bridge", "employment"),
     ("site-2026", None),
 )
-_COMPARISONS: Sequence[Comparison] = (">", ">=")
-_HALF = 0.5
+_COMPARISONS = {">": np.greater, ">=": np.greater_equal}
 _PUBLISHED = {
     "eloundou-2023:gpt4": ("GPT-4", "2023"),
     "eloundou-2023:gpt4-alt": ("GPT-4", "2023, alternative"),
@@ -109,43 +103,27 @@ def multiverse(table: ScoreTable, run: Run, raters: Sequence[Run]) -> Multiverse
         UsageError: A rater is given twice, or labelled the sample where the run did not.
         DataError: A rater labelled none of the tasks, or a bridge's files cannot be obtained.
     """
-    names = [one.name for one in (run, *raters)]
-    if len(set(names)) < len(names):
-        raise UsageError("a rater is given twice, or is the run itself; name each once")
-    for rater in raters:
-        if (rater.manifest.tasks == SAMPLE) != table.sample:
-            raise UsageError(
-                f"{rater.ref} and {run.ref} labelled different task lists, and the sample can only be combined with the sample"
-            )
+    labelled = table.labelled_by(run, raters)
     codes, left_out = pd.Index(table.frame["code"]), list[str]()
-    labelled = [
-        table.task_values,
-        *(relabelled(table.task_values, rater, table.repeats, by_id=table.by_id) for rater in raters),
-    ]
     bridges = _bridges(table)
     weights = list(_WEIGHTS)
     if table.task_values["importance"].isna().all():
         weights.remove("importance")
         left_out.append(f"importance weights: {table.tasks} has no importance ratings")
-    scores: dict[tuple[int, Weights, Unrated, str], Floats] = {}
-    shares: dict[tuple[str, frozenset[str]], pd.DataFrame] = {}  # most universes count the same occupations
+    scores: dict[tuple[str, Weights, Unrated, str], Floats] = {}
     rows: list[tuple[object, ...]] = []
-    for number, weight, rule, bridge in itertools.product(range(len(names)), weights, _UNRATED, bridges):
-        asked = rule if weight == "importance" else _UNRATED[0]
-        key = (number, weight, asked, bridge)
+    for rater, weight, rule, bridge in itertools.product((run, *raters), weights, _UNRATED, bridges):
+        key = (rater.name, weight, rule if weight == "importance" else _UNRATED[0], bridge)
         if key not in scores:
-            tasks = labelled[number]
-            tasks = tasks.assign(weight=task_weights(tasks, weight, unrated=asked))
-            over = (bridge, counted(tasks))
-            if over not in shares:
-                shares[over] = bridges[bridge].shares(over[1])
-            scores[key] = score_map(tasks, shares[over], codes).scores(tasks)
-        rows.append((names[number], *_who((run, *raters)[number]), weight, rule, bridge, key))
-    base = pd.DataFrame(rows, columns=["labels", "rater", "rubric", "weights", "unrated", "bridge", "key"])
-    cube = np.stack([scores[key] for key in base["key"]])
-    universes = _universes(base.drop(columns="key"), cube, table)
+            tasks = labelled[rater.name]
+            tasks = tasks.assign(weight=task_weights(tasks, weight, unrated=key[2]))
+            scores[key] = score_map(tasks, bridges[bridge].shares(counted(tasks)), codes).scores(tasks)
+        rows.append((rater.name, *_who(rater), weight, rule, bridge, scores[key]))
+    base = pd.DataFrame(rows, columns=["labels", "rater", "rubric", "weights", "unrated", "bridge", "scores"])
+    cube = np.stack(base.pop("scores").tolist())
+    universes = _universes(base, cube, table)
     effects = _effects(universes, base, cube)
-    own = _own(universes, table, names[0])
+    own = _own(universes, table, run.name)
     return Multiverse(
         universes=universes,
         occupations=_occupations(table, base, cube),
@@ -168,14 +146,13 @@ def _bridges(table: ScoreTable) -> dict[str, Bridge]:
     found = {_name(table.method, table.links): table.bridge}
     if table.sample or table.taxonomy in ONE_WAY:
         return found  # there is one way only
-    others = {_name(*which): which for which in _BRIDGES}
-    return found | {name: _bridge(table, *which) for name, which in others.items() if name not in found}
+    others = (which for which in _BRIDGES if _name(*which) not in found)
+    return found | {_name(*which): _bridge(table, *which) for which in others}
 
 
 def _bridge(table: ScoreTable, method: Method, links: Links | None) -> Bridge:
     titles = pd.DataFrame(sorted(table.occupation_titles.items()), columns=["onet_soc_code", "title"])
-    listed = table.occupations.index
-    return make_bridge(method, table.taxonomy, table.tasks, titles, links=links, lenders=listed)
+    return make_bridge(method, table.taxonomy, table.tasks, titles, links=links, lenders=table.occupations.index)
 
 
 _SPREAD: Sequence[Links] = ("index", "employment", "equal", "split")
@@ -250,34 +227,20 @@ def _universes(base: pd.DataFrame, cube: Floats, table: ScoreTable) -> pd.DataFr
         table: Gives jobs and pay.
     """
     jobs = table.frame["employees"].astype("float64").to_numpy()
-    pay = table.wage_bill.to_numpy()
-    weight = np.ones_like(jobs) if np.isnan(jobs).all() else np.nan_to_num(jobs)
-    out = base.assign(scored=(~np.isnan(cube)).any(axis=1).sum(axis=1))
-    given = ~np.isnan(cube)
+    pay, given, filled = table.wage_bill.to_numpy(), ~np.isnan(cube), np.nan_to_num(cube)
+    jobless = bool(np.isnan(jobs).all())
+    weight = np.ones_like(jobs) if jobless else np.nan_to_num(jobs)
     mass = (given * weight).sum(axis=2)
-    means = _divided((np.nan_to_num(cube) * weight).sum(axis=2), mass)
+    means = _divided((filled * weight).sum(axis=2), mass)
     paid = given & ~np.isnan(pay)
-    wages = np.where(paid.any(axis=2), (np.nan_to_num(cube) * np.nan_to_num(pay)).sum(axis=2), np.nan)
-    halves: dict[Comparison, Floats] = {
-        comparison: _divided(((_above(cube, comparison) & given) * weight).sum(axis=2), mass)
-        for comparison in _COMPARISONS
-    }
-    if np.isnan(jobs).all():
-        halves = {comparison: np.full_like(mass, np.nan) for comparison in _COMPARISONS}
+    wages = np.where(paid.any(axis=2), (filled * np.nan_to_num(pay)).sum(axis=2), np.nan)
     parts: list[pd.DataFrame] = []
-    for comparison in _COMPARISONS:
-        part = out.assign(comparison=comparison)
-        for number, measure in enumerate(MEASURES):
-            part[f"mean_{measure}"] = means[:, number]
-            part[f"wage_exposure_{measure}_gbp"] = wages[:, number]
-            part[f"jobs_above_half_{measure}"] = halves[comparison][:, number]
-        parts.append(part)
+    for comparison, beyond in _COMPARISONS.items():
+        above = ((beyond(filled.round(CLEAN), 0.5) & given) * weight).sum(axis=2)
+        halves = np.full_like(mass, np.nan) if jobless else _divided(above, mass)
+        figures = zip(OUTCOMES, np.concatenate([means, wages, halves], axis=1).T, strict=True)
+        parts.append(base.assign(scored=given.any(axis=1).sum(axis=1), comparison=comparison, **dict(figures)))
     return pd.concat(parts, ignore_index=True)[["labels", *CHOICES, "scored", *OUTCOMES]]
-
-
-def _above(cube: Floats, comparison: Comparison) -> npt.NDArray[np.bool_]:
-    clean = np.nan_to_num(cube).round(CLEAN)
-    return clean > _HALF if comparison == ">" else clean >= _HALF
 
 
 def _divided(above: Floats, below: Floats) -> Floats:
@@ -305,22 +268,16 @@ def _between(values: Floats, levels: pd.Series) -> tuple[Floats, Floats]:
 
 
 def _effects(universes: pd.DataFrame, base: pd.DataFrame, cube: Floats) -> pd.DataFrame:
+    asked = [(outcome, universes[[outcome]].to_numpy(dtype="float64"), universes, CHOICES) for outcome in OUTCOMES]
+    asked += [(measure, cube[:, number], base, CHOICES[:-1]) for number, measure in enumerate(MEASURES)]
     rows: list[dict[str, object]] = []
-    for outcome in OUTCOMES:
-        values = universes[[outcome]].to_numpy(dtype="float64")
-        for choice in ("labels", *CHOICES):
-            between, total = _between(values, universes[choice])
-            rows.append({"outcome": outcome, "choice": choice, "first_order": _ratio(between[0], total[0])})
-    for number, measure in enumerate(MEASURES):
-        for choice in ("labels", *CHOICES[:-1]):
-            between, total = _between(cube[:, number], base[choice])
-            rows.append({"outcome": measure, "choice": choice, "first_order": _ratio(between.sum(), total.sum())})
+    for outcome, values, chosen, choices in asked:
+        for choice in ("labels", *choices):
+            between, total = (float(squares.sum()) for squares in _between(values, chosen[choice]))
+            # Below this the outcome varies by nothing but the noise of sums.
+            part = between / total if total > 1e-18 else float("nan")
+            rows.append({"outcome": outcome, "choice": choice, "first_order": part})
     return pd.DataFrame(rows)
-
-
-def _ratio(between: float, total: float) -> float:
-    # Below this the outcome varies by nothing but the noise of sums.
-    return float(between / total) if total > 1e-18 else float("nan")
 
 
 def _occupations(table: ScoreTable, base: pd.DataFrame, cube: Floats) -> pd.DataFrame:
@@ -340,11 +297,14 @@ def _occupations(table: ScoreTable, base: pd.DataFrame, cube: Floats) -> pd.Data
 
 def _own(universes: pd.DataFrame, table: ScoreTable, name: str) -> pd.Series:
     """Whether a universe is the table's own; a share above one half means strictly above."""
-    own = universes["labels"] == name
-    own &= universes["weights"] == table.weights
-    own &= universes["unrated"] == (table.unrated or _UNRATED[0])
-    own &= universes["bridge"] == _name(table.method, table.links)
-    return own & (universes["comparison"] == _COMPARISONS[0])
+    own = {
+        "labels": name,
+        "weights": table.weights,
+        "unrated": table.unrated or _UNRATED[0],
+        "bridge": _name(table.method, table.links),
+        "comparison": ">",
+    }
+    return (universes[list(own)] == pd.Series(own)).all(axis=1)
 
 
 def _headline(universes: pd.DataFrame, effects: pd.DataFrame, own: pd.Series) -> pd.DataFrame:

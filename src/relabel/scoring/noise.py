@@ -9,33 +9,24 @@ some of the same tasks, and the mean score over all raters of which several runs
 A task without a label is drawn from what the labels of its occupation, and of all others, say about it. That is right where
 the labelled tasks were drawn at random; else it assumes that the others are like them. Errors of weights, bridges and pay
 are in none of the models: `relabel.scoring.multiverse` shows what choices of these do.
-
-`sampling_error` and `major_groups` are about the drawing of tasks, where they were drawn at random.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pandera.pandas as pa
-from scipy.special import betaincinv, gammaln
+from scipy.special import expit, gammaln, logsumexp
 
 from relabel.errors import DataError, UsageError
 from relabel.rubric import MEASURES, Measure, Rubric
 from relabel.run import Run, measures_of
-from relabel.scoring.calibration import Calibration
-from relabel.scoring.measures import ScoreMap, by_sample
-from relabel.scoring.table import ScoreTable
+from relabel.scoring.measures import Floats, Ints, ScoreMap, by_sample
 from relabel.task import TASK_KEY
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.intp]
 
 LEAST_PAIRS = 30
 """Tasks that a run and a gold must share."""
@@ -44,7 +35,7 @@ LEAST_RATERS = 3
 _LEAST_SCORE = 0.02
 
 _CHUNK = 100
-_FAMILIES = (2,)
+_FAMILY = 2
 """Characters of an O*NET-SOC code that name a family of occupations: its major group, such as `11`. Minor groups as a
 second level moved the coverage of GPT-4's intervals for the human scores by less than .02, at twenty times the cost."""
 _LEVELS = (7, 6, 4, 2, 0)
@@ -52,6 +43,14 @@ _LEVELS = (7, 6, 4, 2, 0)
 _LEAST_SHARE = 0.02
 _LEAST_TASKS = 10.0
 """Tasks that the mix of all occupations counts as beside those of a group."""
+_EFFECT_SD = 2.5
+"""Prior standard deviation of a coefficient, in log odds."""
+_SPREAD = 0.7
+"""Prior median of the standard deviations between families and between the occupations of one, in log odds; their logarithms
+have a standard deviation of 1."""
+_NODES = 15
+_ROUNDS = 50
+_WIDTH = 0.1
 _BOTH = pd.DataFrame({"strict": [False, False, True], "with_tools": [False, True, True]})
 
 
@@ -86,12 +85,9 @@ def classes_of(run: Run) -> Classes:
 
 def class_values(rubric: Rubric, readings: tuple[str, ...]) -> Floats:
     """Value (0-1) by class of some readings and measure; missing where they do not settle the measure."""
-    if len(readings) > 1:
-        return measures_of(rubric, _BOTH.astype("boolean"))[list(MEASURES)].to_numpy()
-    table = pd.DataFrame({name: pd.array([None, None], dtype="boolean") for name in _BOTH.columns})
-    for reading in readings:
-        table[reading] = pd.array([False, True], dtype="boolean")
-    return measures_of(rubric, table)[list(MEASURES)].to_numpy()
+    one = {name: [False, True] if name in readings else [None, None] for name in _BOTH}
+    pairs = _BOTH if len(readings) > 1 else pd.DataFrame(one)
+    return measures_of(rubric, pairs.astype("boolean"))[list(MEASURES)].to_numpy()
 
 
 class _TaskNoise:
@@ -236,6 +232,171 @@ def _dirichlet(parameters: Floats, rng: np.random.Generator) -> Floats:
     return drawn / np.maximum(drawn.sum(axis=1, keepdims=True), 1e-300)
 
 
+class _Calibration:
+    """What a gold label is likely to be, given a run's label: learned where both are known, predicted everywhere.
+
+    The classes of a label are taken apart step by step: is the gold label above the lowest class; if so, is it above the
+    next. Each step is a logistic regression on the run's own label and on the mix of the run's labels in the occupation, with
+    a random effect for each occupation, because mistakes are not independent: a rater that misjudges one task of an
+    occupation misjudges its neighbours too.
+
+    The mix of labels matters. From the label alone every occupation would be given the errors of the average one, and all
+    extreme occupations would move to the middle: where nearly all tasks are labelled E0, another E0 is more often right.
+
+    Args:
+        labels: Number of tasks by occupation and label of the run; occupations by classes, lowest class first.
+        pairs: Number of tasks that both labelled, by occupation, label of the run and label of the gold.
+        families: The number of each occupation's family, from 0.
+    """
+
+    def __init__(self, labels: Floats, pairs: Floats, families: Ints) -> None:
+        self._families = families
+        classes = labels.shape[1]
+        mix = (labels.sum(axis=0) + 0.5) / (labels.sum() + 0.5 * classes)
+        smooth = np.log(labels + 2 * mix)
+        context = smooth[:, 1:] - smooth[:, :1]
+        context = context - context.mean(axis=0)
+        self._design = np.zeros((*labels.shape, 2 * classes - 1))
+        self._design[:, range(classes), range(classes)] = 1.0
+        self._design[:, :, classes:] = context[:, None, :]
+        self._steps = [
+            _Regression(
+                self._design, pairs[:, :, step + 1 :].sum(axis=2), pairs[:, :, step:].sum(axis=2), families
+            ).posterior()
+            for step in range(classes - 1)
+        ]
+
+    def draw(self, draws: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+        """Draw probabilities of the gold's classes.
+
+        Each draw has its own coefficients and spread, so that a small gold shows, and its own effects of families and occupations.
+
+        Args:
+            draws: Number of draws.
+            rng: Source of randomness.
+
+        Returns:
+            Draws by occupations by classes of the run's label by classes of the gold's label; sums to 1 over the last.
+        """
+        occupations, classes = len(self._families), len(self._steps) + 1
+        drawn = np.empty((draws, occupations, classes, classes), dtype=np.float32)
+        left = np.ones((draws, occupations, classes))
+        for number, (mode, covariance) in enumerate(self._steps):
+            parameters = rng.multivariate_normal(mode, covariance, size=draws, method="eigh")
+            spread = np.exp(parameters[:, -2:])
+            shift = rng.standard_normal((draws, occupations)) * spread[:, 1:]
+            shift += (rng.standard_normal((draws, int(self._families.max()) + 1)) * spread[:, :1])[:, self._families]
+            above = expit(np.einsum("olp,dp->dol", self._design, parameters[:, :-2]) + shift[:, :, None])
+            drawn[..., number] = left * (1 - above)
+            left *= above
+        drawn[..., classes - 1] = left
+        return drawn
+
+
+class _Regression:
+    """One step: a logistic regression with random intercepts of families and of the occupations in them.
+
+    The effects of occupations, which may have a task or two, are integrated out by Gauss-Hermite quadrature; those of
+    families, together with the coefficients, by Laplace's method, because a large family would fall between the nodes.
+
+    Args:
+        design: Occupations by cells by coefficients.
+        hits: Occupations by cells.
+        trials: Occupations by cells.
+        families: The number of each occupation's family.
+    """
+
+    def __init__(self, design: Floats, hits: Floats, trials: Floats, families: Ints) -> None:
+        seen = trials.sum(axis=1) > 0
+        self._design, self._hits, self._trials = design[seen], hits[seen], trials[seen]
+        self._inside = (families[seen][:, None] == np.unique(families[seen])).astype("float64")
+        self._coefficients = design.shape[2]
+        self._mode = np.zeros(self._coefficients + self._inside.shape[1])
+        nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
+        self._nodes, self._weights = nodes, np.log(weights / weights.sum())
+
+    def posterior(self) -> tuple[Floats, Floats]:
+        """What the labels say of the coefficients and of the logs of the spreads: mode and covariance."""
+        from scipy import optimize
+
+        start = np.full(2, np.log(_SPREAD))
+        spread = optimize.minimize(self._loss, start, method="Nelder-Mead", options={"xatol": 0.03, "fatol": 0.03}).x
+        curvature = np.empty((2, 2))
+        for row, one in enumerate(_WIDTH * np.eye(2)):
+            for column, other in enumerate(_WIDTH * np.eye(2)):
+                corners = [(1, 1), (-1, -1), (1, -1), (-1, 1)]
+                values = [self._loss(spread + up * one + right * other) for up, right in corners]
+                curvature[row, column] = (values[0] + values[1] - values[2] - values[3]) / (4 * _WIDTH**2)
+        self._loss(spread)
+        _, _, information = self._at(self._mode, np.exp(spread))
+        size = self._coefficients
+        covariance = np.zeros((size + 2, size + 2))
+        covariance[:size, :size] = _inverse(information, least=1 / _EFFECT_SD**2)[:size, :size]
+        # The prior alone gives a curvature of 1; less is an artefact of differences.
+        covariance[size:, size:] = _inverse(curvature, least=1.0)
+        return np.append(self._mode[:size], spread), covariance
+
+    def _loss(self, log_spread: Floats) -> float:
+        """Negative log density of the spreads, with all else integrated out."""
+        spread = np.exp(log_spread)
+        at, slope, information = self._at(self._mode, spread)
+        for _ in range(_ROUNDS):
+            move = np.linalg.solve(information, slope)
+            scale = 1.0
+            there = self._at(self._mode + move, spread)
+            while there[0] < at - 1e-9 and scale > 1e-3:
+                scale /= 2
+                there = self._at(self._mode + scale * move, spread)
+            self._mode = self._mode + scale * move
+            (at, slope, information), before = there, at
+            if abs(at - before) < 1e-6:
+                break
+        away = log_spread - np.log(_SPREAD)
+        determinant = np.linalg.slogdet(information)[1]
+        families = float(np.full(self._inside.shape[1], log_spread[0]).sum())
+        return -(at - determinant / 2 - families - float(away @ away) / 2)
+
+    def _at(self, point: Floats, spread: Floats) -> tuple[float, Floats, Floats]:
+        """Log density of coefficients and effects of families, its slope, and its negative curvature."""
+        size = self._coefficients
+        coefficients, effects = point[:size], point[size:]
+        odds = (self._design @ coefficients + (self._inside @ effects)[:, None])[..., None] + spread[-1] * self._nodes
+        trials = self._trials[..., None]
+        by_node = (self._hits[..., None] * odds - trials * np.logaddexp(0, odds)).sum(axis=1) + self._weights
+        by_occupation: Floats = np.asarray(logsumexp(by_node, axis=1))
+        weight = np.exp(by_node - by_occupation[:, None])[:, None, :]
+        chance = expit(odds)
+        residual = self._hits[..., None] - trials * chance
+        mean = (residual * weight).sum(axis=2)
+        # Negative curvature of each occupation's density in the log odds of its cells.
+        bend = -np.einsum("ocu,odu->ocd", residual * weight, residual) + mean[:, :, None] * mean[:, None, :]
+        cells = range(mean.shape[1])
+        bend[:, cells, cells] += (trials * chance * (1 - chance) * weight).sum(axis=2)
+        value = float(by_occupation.sum()) - float(coefficients @ coefficients) / (2 * _EFFECT_SD**2)
+        precision = np.full(len(effects), 1 / spread[0] ** 2)
+        value -= float(precision @ effects**2) / 2
+        slope = np.concatenate(
+            [
+                np.einsum("oc,ocp->p", mean, self._design) - coefficients / _EFFECT_SD**2,
+                mean.sum(axis=1) @ self._inside - precision * effects,
+            ]
+        )
+        information = np.zeros((len(point), len(point)))
+        bent = bend @ self._design
+        information[:size, :size] = np.einsum("ocp,ocq->pq", self._design, bent) + np.eye(size) / _EFFECT_SD**2
+        crossed = self._inside.T @ bent.sum(axis=1)
+        information[size:, :size], information[:size, size:] = crossed, crossed.T
+        weighted = self._inside * bend.sum(axis=(1, 2))[:, None]
+        information[size:, size:] = self._inside.T @ weighted + np.diag(precision)
+        return value, slope, information
+
+
+def _inverse(curvature: Floats, *, least: float) -> Floats:
+    """Inverse of a symmetric matrix whose eigenvalues cannot be less than a bound."""
+    values, vectors = np.linalg.eigh(curvature)
+    return (vectors / np.maximum(values, least)) @ vectors.T
+
+
 class Confusion(_TaskNoise):
     """Errors as measured against a gold.
 
@@ -275,8 +436,8 @@ class Confusion(_TaskNoise):
         np.add.at(labels, (occupations.get_indexer(pd.Index(own["onet_soc_code"])), own["label"]), 1)
         where = occupations.get_indexer(pd.Index(both["onet_soc_code"]))
         np.add.at(pairs, (where, both["label"], both["gold"]), 1)
-        families = [pd.factorize(occupations.str[:length])[0] for length in _FAMILIES]
-        self._calibration = Calibration(labels, pairs, np.asarray(families, dtype=np.intp))
+        families = pd.factorize(occupations.str[:_FAMILY])[0]
+        self._calibration = _Calibration(labels, pairs, np.asarray(families, dtype=np.intp))
         self._occupation = occupations.get_indexer(pd.Index(tasks["onet_soc_code"]))
         self._label = np.where(tasks["labelled"], self.classes.of(tasks), -1)
         self._mixes = _Mixes(tasks, np.eye(count)[self._label] * (self._label >= 0)[:, None])
@@ -468,107 +629,3 @@ class Raters:
 
 Noise = Answers | Confusion | Raters
 """A model of label noise: its `name`, its `estimand` (what the draws are draws of, in words), and how it draws."""
-
-
-def sampling_error(table: ScoreTable) -> Floats:
-    """Standard errors of the scores (measures by groups) by the design, where tasks were drawn at random.
-
-    Each occupation is a stratum of a finite population of tasks: its weighted mean has the linearised variance of a ratio,
-    times the part of its tasks that has no label. An occupation with fewer than two labels takes the variance of the tasks
-    of its major group (collapsed strata), as if it had one.
-    """
-    full, tasks = table.full_map, table.task_values
-    major, majors = pd.factorize(full.occupations.str[:2])
-    drawn = tasks["labelled"].to_numpy(dtype=bool) & (full.weight > 0)
-    weight = full.weight * drawn
-
-    def summed(what: npt.NDArray[Any]) -> Floats:
-        return np.bincount(full.occupation, weights=what, minlength=len(full.occupations)).astype("float64")
-
-    labelled, mass = summed(drawn), np.maximum(summed(weight), 1e-12)
-    left = 1 - labelled / np.maximum(summed(full.weight > 0), 1)
-    rows: list[Floats] = []
-    for measure in MEASURES:
-        values = np.nan_to_num(tasks[measure].to_numpy(dtype="float64"))
-        mean = summed(weight * values) / mass
-        own = summed((weight * (values - mean[full.occupation])) ** 2) / mass**2
-        own *= labelled / np.maximum(labelled - 1, 1)
-        of_major = major[full.occupation][drawn]
-        count = np.maximum(np.bincount(of_major, minlength=len(majors)), 1)
-        first, second = (
-            np.bincount(of_major, weights=values[drawn] ** power, minlength=len(majors)) / count for power in (1, 2)
-        )
-        variance = np.where(labelled > 1, own, (second - first**2)[major])
-        rows.append(np.sqrt(full.shares**2 @ (left * variance)))
-    return np.stack(rows)
-
-
-_MAJOR: Mapping[str, int] = {"uk-soc2020": 1, "isco08": 1, "soc2018": 2, "onet-soc": 2}
-"""Characters of a code that name its major group."""
-MAJOR_GROUPS = pa.DataFrameSchema(
-    {
-        "major_group": pa.Column("str", unique=True),
-        "groups": pa.Column("int64", pa.Check.ge(1)),
-        "tasks": pa.Column("int64", pa.Check.ge(0)),
-        **{
-            f"{measure}{end}": pa.Column("float64", pa.Check.in_range(0, 1), nullable=True)
-            for measure in MEASURES
-            for end in ("", "_se", "_low", "_high")
-        },
-    },
-    strict=True,
-)
-"""Means (0-1) over the groups of a major group, each group alike, with standard error and 95% interval."""
-
-
-def major_groups(table: ScoreTable) -> pd.DataFrame:
-    """What a random sample of tasks says: the mean score by major group, and over all groups, that all tasks would give.
-
-    The design is that of simple random sampling from the task list: a ratio estimator, its variance linearised and with
-    the correction for a finite population, and the interval of Korn and Graubard (Clopper-Pearson with the effective
-    number of tasks), which stays within 0 and 1 and does not shrink to nothing where all labels are equal.
-
-    Args:
-        table: The score table of a run whose tasks were drawn at random, see `is_random_sample`.
-
-    Returns:
-        Table of schema `MAJOR_GROUPS`; the last row is `all`.
-    """
-    full = table.full_map
-    codes, reached = table.frame["code"].str[: _MAJOR[table.taxonomy]].to_numpy(), full.reached
-    tasks = table.task_values
-    drawn = tasks["labelled"].to_numpy(dtype=bool)
-    left = 1 - drawn.mean()
-    rows: list[dict[str, Any]] = []
-    for name in [*sorted(set(codes[reached])), "all"]:
-        inside = reached & ((codes == name) | (name == "all"))
-        part = (full.shares[inside].sum(axis=0)[full.occupation] * full.part)[drawn]
-        used = part > 0
-        row: dict[str, Any] = {"major_group": name, "groups": int(inside.sum()), "tasks": int(used.sum())}
-        for measure in MEASURES:
-            values = tasks[measure].to_numpy(dtype="float64")[drawn]
-            row |= dict(
-                zip(
-                    (measure, *(f"{measure}_{e}" for e in ("se", "low", "high"))),
-                    _ratio(part[used], values[used], left),
-                    strict=True,
-                )
-            )
-        rows.append(row)
-    return MAJOR_GROUPS.validate(pd.DataFrame(rows).astype({"major_group": "str"}))
-
-
-def _ratio(weight: Floats, values: Floats, left: float) -> tuple[float, float, float, float]:
-    """Weighted mean of a random sample, its standard error, and its interval."""
-    number = len(values)
-    if number < 2 or np.isnan(values).any():
-        return float("nan"), float("nan"), float("nan"), float("nan")
-    mean = min(1.0, float(weight @ values / weight.sum()))  # the sum of weights is rounded
-    apart = weight * (values - mean) / weight.sum()
-    variance = float(left * number / (number - 1) * (apart**2).sum())
-    # Equal labels have no variance; Kish's effective number keeps them from seeming certain.
-    kish = float(weight.sum() ** 2 / (weight**2).sum())
-    effective = min(mean * (1 - mean) / variance, number / max(left, 1e-9)) if variance > 0 else kish / max(left, 1e-9)
-    low = float(betaincinv(mean * effective, (1 - mean) * effective + 1, 0.025)) if mean > 0 else 0.0
-    high = float(betaincinv(mean * effective + 1, (1 - mean) * effective, 0.975)) if mean < 1 else 1.0
-    return mean, variance**0.5, low, high

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,39 +20,9 @@ from relabel.errors import UsageError
 from relabel.manifest import TASK_FILE, task_sources
 from relabel.rubric import MEASURES, Measure
 from relabel.run import Run
+from relabel.scoring import measures, options
 from relabel.scoring.bridges import Bridge, codes_of, make_bridge, onet_occupations, read_bridge
-from relabel.scoring.measures import (
-    Floats,
-    ScoreMap,
-    changed_tasks,
-    counted,
-    default_tasks,
-    emerging_tasks,
-    labelled_tasks,
-    left_out,
-    occupation_scores,
-    replaced_texts,
-    score_map,
-)
-from relabel.scoring.options import (
-    DEFAULT_LINKS,
-    LINK_NOTES,
-    ONE_WAY,
-    SAMPLE,
-    SAMPLE_NOTE,
-    SYSTEM_NAMES,
-    UNRATED_NOTES,
-    WEIGHT_NOTES,
-    Choices,
-    Links,
-    Method,
-    Repeats,
-    Taxonomy,
-    Unrated,
-    Wage,
-    Weights,
-    check_links,
-)
+from relabel.scoring.measures import Floats
 from relabel.scoring.pay import ASHE, PAY, QUALITY, Pay, file_use, read_pay, wage_totals
 from relabel.settings import asset_dir
 from relabel.sources.fetch import SourceUse, source_use
@@ -64,7 +34,7 @@ if TYPE_CHECKING:  # scipy waits until intervals are asked for
     from relabel.scoring.uncertainty import Intervals
 
 
-def half_up_all(values: npt.NDArray[np.float64], places: int) -> npt.NDArray[np.float64]:
+def half_up_all(values: measures.Floats, places: int) -> npt.NDArray[np.float64]:
     """`relabel.tabular.half_up` of many numbers; missing ones stay missing."""
     scale = 10.0**places
     return np.floor(np.round(values * scale, CLEAN - places) + 0.5) / scale
@@ -205,16 +175,16 @@ class ScoreTable:
     frame: pd.DataFrame
     run: str
     model: str
-    method: Method
-    taxonomy: Taxonomy
-    weights: Weights
-    links: Links | None
-    unrated: Unrated | None
+    method: options.Method
+    taxonomy: options.Taxonomy
+    weights: options.Weights
+    links: options.Links | None
+    unrated: options.Unrated | None
     tasks: str
-    repeats: Repeats
+    repeats: options.Repeats
     pay: str | None
     population: str | None
-    wage: Wage
+    wage: options.Wage
     workforce: int | None
     sample: bool
     partial: bool
@@ -222,7 +192,7 @@ class ScoreTable:
     missing_measures: Mapping[Measure, str]
     half_labelled: int
     bridge: Bridge
-    map: ScoreMap
+    map: measures.ScoreMap
     occupations: pd.DataFrame
     task_values: pd.DataFrame
     occupation_titles: Mapping[str, str]
@@ -240,15 +210,31 @@ class ScoreTable:
         return pd.DataFrame({"code": codes[0], "onet_soc_code": codes[1], "share": self.map.share})
 
     @cached_property
-    def full_map(self) -> ScoreMap:
+    def full_map(self) -> measures.ScoreMap:
         """The map that the table would have, were all tasks of its list labelled."""
         return self.map_of(self.task_values.assign(labelled=True))
 
-    def map_of(self, tasks: pd.DataFrame) -> ScoreMap:
+    def map_of(self, tasks: pd.DataFrame) -> measures.ScoreMap:
         """The map that other labels or weights of the same tasks lead to."""
-        done = counted(tasks)
-        same = done == frozenset(self.map.occupations[self.map.mass > 0])
-        return score_map(tasks, self.shares if same else self.bridge.shares(done), self.map.codes)
+        return measures.score_map(tasks, self.bridge.shares(measures.counted(tasks)), self.map.codes)
+
+    def labelled_by(self, run: Run, others: Sequence[Run]) -> dict[str, pd.DataFrame]:
+        """The tasks with the labels of the table's run, and of others, by name.
+
+        Raises:
+            UsageError: A run is given twice, or one labelled the sample where the other did not.
+            DataError: A run labelled none of the tasks.
+        """
+        found = {run.name: self.task_values}
+        for other in others:
+            if (other.manifest.tasks == options.SAMPLE) != self.sample:
+                raise UsageError(
+                    f"{other.ref} and {run.ref} labelled different task lists, and the sample can only be combined with the sample"
+                )
+            if other.name in found:
+                raise UsageError(f"the rater {other.ref} is given twice, or is the run itself; name each once")
+            found[other.name] = measures.relabelled(self.task_values, other, self.repeats, by_id=self.by_id)
+        return found
 
     @property
     def wage_bill(self) -> pd.Series:
@@ -280,22 +266,26 @@ class ScoreTable:
     @property
     def taxonomy_name(self) -> str:
         """Its classification in words."""
-        return "own classification" if self.own_codes else SYSTEM_NAMES[self.taxonomy]
+        return "own classification" if self.own_codes else options.SYSTEM_NAMES[self.taxonomy]
 
     @property
     def bridge_file(self) -> str | None:
         """Name of the user's file that the bridge was read from; None for a bridge of ours."""
         return next((use.file for use in self.sources if use.source == "bridge-file"), None)
 
-    @cached_property
+    def of_status(self, status: str) -> npt.NDArray[np.bool_]:
+        """Which codes are `scored`, `thin` or `unscored`."""
+        return self.frame["status"].str.startswith(status).to_numpy(dtype=bool)
+
+    @property
     def scored(self) -> int:
         """Number of codes with a score that rests on enough."""
-        return int(self.frame["status"].str.startswith("scored").sum())
+        return int(self.of_status("scored").sum())
 
-    @cached_property
+    @property
     def thin(self) -> int:
         """Number of codes with a score that rests on too little."""
-        return int(self.frame["status"].str.startswith("thin").sum())
+        return int(self.of_status("thin").sum())
 
     @property
     def unrated_occupations(self) -> int:
@@ -317,7 +307,7 @@ class ScoreTable:
             same id: they count as unlabelled, but for `by_id`) and `tasks_emerging` (proposed by O*NET without an id and a
             rating: never scored).
         """
-        return changed_tasks(self.task_values) | {"tasks_emerging": emerging_tasks(self.tasks)}
+        return measures.changed_tasks(self.task_values, self.tasks)
 
     @property
     def by_id(self) -> bool:
@@ -343,7 +333,7 @@ class ScoreTable:
     def describe(self) -> dict[str, Any]:
         """All but the rows, as plain values: what was scored, how, from what, and how many."""
         return self.about() | {
-            "texts_replaced": replaced_texts(self.task_values),
+            "texts_replaced": measures.replaced_texts(self.task_values),
             "counts": {
                 "groups": len(self.frame),
                 "scored": self.scored,
@@ -363,10 +353,10 @@ class ScoreTable:
         """What was scored, how, and from what."""
         told = {name: getattr(self, name, None) for name in _ABOUT}
         return told | {
-            "weights_note": WEIGHT_NOTES[self.weights],
-            "links_note": None if self.links is None else LINK_NOTES[self.links],
+            "weights_note": options.WEIGHT_NOTES[self.weights],
+            "links_note": None if self.links is None else options.LINK_NOTES[self.links],
             "bridge": self.bridge_file,
-            "unrated_note": None if self.unrated is None else UNRATED_NOTES[self.unrated],
+            "unrated_note": None if self.unrated is None else options.UNRATED_NOTES[self.unrated],
             "pay_population": self.population,
             "missing_measures": dict(self.missing_measures),
             "sources": [use.model_dump(mode="json", exclude_none=True) for use in self.sources],
@@ -407,7 +397,7 @@ def score_table(run: Run, **choices: Any) -> ScoreTable:
         UsageError: The choices do not go together.
         DataError: Labels or sources are missing or malformed.
     """
-    return score_by(run, Choices(**choices))
+    return score_by(run, options.Choices(**choices))
 
 
 def _are_onet_codes(codes: Iterable[str]) -> bool:
@@ -415,7 +405,7 @@ def _are_onet_codes(codes: Iterable[str]) -> bool:
     return all(re.match(r"\d{2}-\d{4}", code) for code in codes)
 
 
-def score_by(run: Run, choices: Choices) -> ScoreTable:
+def score_by(run: Run, choices: options.Choices) -> ScoreTable:
     """Score the codes of a taxonomy from a run's labels; `score_table` with its choices in one.
 
     Raises:
@@ -423,47 +413,38 @@ def score_by(run: Run, choices: Choices) -> ScoreTable:
         DataError: Labels or sources are missing or malformed.
     """
     method, taxonomy, weights = choices.method, choices.taxonomy, choices.weights
-    task_list = choices.tasks if choices.tasks is not None else default_tasks(run, weights, taxonomy)
-    check_links(choices.links, method, taxonomy, task_list)
-    rule: Unrated = choices.unrated or ("one" if method == "site-2026" else "mean")
-    one_way = method == "site-2026" or taxonomy in ONE_WAY or task_list == SAMPLE or choices.bridge is not None
-    chosen = None if one_way else choices.links or DEFAULT_LINKS
-    by_id = method == "site-2026"
-    values = labelled_tasks(run, task_list, weights, unrated=rule, repeats=choices.repeats, by_id=by_id)
-    occupations, uses = onet_occupations(task_list, values), list(task_sources(task_list))
-    if task_list == "eloundou-2023":
-        uses.append(source_use(task_list, "occupation-scores"))
+    task_list = choices.tasks if choices.tasks is not None else measures.default_tasks(run, weights, taxonomy)
+    options.check_links(choices.links, method, taxonomy, task_list)
+    rule: options.Unrated = choices.unrated or ("one" if method == "site-2026" else "mean")
+    sample, by_id = task_list == options.SAMPLE, method == "site-2026"
+    one_way = by_id or taxonomy in options.ONE_WAY or sample or choices.bridge is not None
+    chosen = None if one_way else choices.links or options.DEFAULT_LINKS
+    values = measures.labelled_tasks(run, task_list, weights, unrated=rule, repeats=choices.repeats, by_id=by_id)
+    occupations = onet_occupations(task_list, values)
     listed = sorted(set(values["onet_soc_code"]))
     if taxonomy != "onet-soc" and choices.bridge is None and not _are_onet_codes(listed):
         raise UsageError(
-            f"the codes of {task_list} are not O*NET-SOC codes, from which the way to {SYSTEM_NAMES[taxonomy]} leads; use "
+            f"the codes of {task_list} are not O*NET-SOC codes, from which the way to {options.SYSTEM_NAMES[taxonomy]} leads; use "
             "--taxonomy onet-soc to score the codes as they are, or --bridge FILE.csv with a crosswalk of yours"
         )
     if choices.bridge is not None:
         bridge = read_bridge(Path(choices.bridge), codes_of(occupations, "onet_soc_code"))
     else:
         bridge = make_bridge(method, taxonomy, task_list, occupations, links=chosen, lenders=listed)
-    mapped = score_map(values, bridge.shares(counted(values)), pd.Index(bridge.titles["code"]))
-    by_occupation = occupation_scores(values, mapped)
+    mapped = measures.score_map(values, bridge.shares(measures.counted(values)), pd.Index(bridge.titles["code"]))
+    by_occupation = measures.occupation_scores(values, mapped)
     frame = _frame(bridge, mapped, by_occupation, listed, method)
     money = None
     if taxonomy == "uk-soc2020":
-        default = SAMPLE if task_list == SAMPLE else ASHE
-        money = read_pay(choices.pay if choices.pay is not None else default, frozenset(codes_of(bridge.titles)))
+        asked = choices.pay if choices.pay is not None else options.SAMPLE if sample else ASHE
+        money = read_pay(asked, frozenset(codes_of(bridge.titles)))
     frame = _with_pay(frame, money, choices.wage)
-    half, unmatched = left_out(run, values)
-    sample, partial = task_list == SAMPLE, is_partial(run) or not bool(values["labelled"].all())
+    half, unmatched = measures.left_out(run, values)
+    partial = is_partial(run) or not bool(values["labelled"].all())
     if sample:
         frame["status"] += " (SAMPLE)"
     notes = tuple(_notes(run, task_list, values, partial=partial, by_id=by_id))
     frame["note"] = pd.Series("; ".join(notes) or None, index=frame.index, dtype="str")
-    uses = [*run.manifest.sources, *uses, *(source_use(*file) for file in bridge.files)]
-    if choices.bridge is not None:
-        uses.append(file_use(Path(choices.bridge), "bridge-file"))
-    if sample and taxonomy != "onet-soc":
-        uses.append(file_use(asset_dir("data") / SAMPLE / "bridge.csv", SAMPLE))
-    if money is not None:
-        uses += money.sources
     return ScoreTable(
         frame=SCORES.validate(frame[list(COLUMNS)]),
         run=run.name,
@@ -492,7 +473,7 @@ def score_by(run: Run, choices: Choices) -> ScoreTable:
         value_range=_value_range(run),
         labels_unmatched=unmatched,
         labelled_list=run.manifest.tasks,
-        sources=_once(uses),
+        sources=_sources(run, choices, task_list, bridge, money),
     )
 
 
@@ -502,12 +483,12 @@ def _value_range(run: Run) -> dict[Measure, tuple[float, float]]:
 
 
 def _notes(run: Run, task_list: str, values: pd.DataFrame, *, partial: bool, by_id: bool) -> list[str]:
-    notes, lacks = [SAMPLE_NOTE] if task_list == SAMPLE else [], run.missing_measures()
+    notes, lacks = [options.SAMPLE_NOTE] if task_list == options.SAMPLE else [], run.missing_measures()
     if partial:
         incomplete = "the run is incomplete, some labels are missing; " if is_partial(run) else ""
         rests = f"rests on {int(values['labelled'].sum()):,} of {len(values):,} tasks"
         notes.append(f"PARTIAL: {incomplete}{rests}")
-    if others := replaced_texts(values):
+    if others := measures.replaced_texts(values):
         first = ", ".join(row["task_id"] for row in others[:3]) + (" and others" if len(others) > 3 else "")
         then = "keep their label, as in the published method" if by_id else "count as unlabelled"
         kind = "tasks are other statements" if len(others) > 1 else "task is another statement"
@@ -520,19 +501,28 @@ def _notes(run: Run, task_list: str, values: pd.DataFrame, *, partial: bool, by_
     return [*filter(None, notes)]
 
 
-def _once(uses: list[SourceUse]) -> tuple[SourceUse, ...]:
-    kept: dict[tuple[str, str, str], SourceUse] = {}
-    for use in uses:
-        if is_table_file(use.source):
-            # An earlier relabel named a task file by its path.
-            use = use.model_copy(update={"source": TASK_FILE})  # noqa: PLW2901  the cleaned entry takes the place of the old one
-        # A later entry knows more about the copy than a run's manifest does.
-        kept[use.source, use.file, use.sha256] = use
+def _sources(
+    run: Run, choices: options.Choices, task_list: str, bridge: Bridge, money: Pay | None
+) -> tuple[SourceUse, ...]:
+    """The files behind a table, each once."""
+    uses = [*run.manifest.sources, *task_sources(task_list), *(source_use(*file) for file in bridge.files)]
+    if task_list == "eloundou-2023":
+        uses.append(source_use(task_list, "occupation-scores"))
+    if choices.bridge is not None:
+        uses.append(file_use(Path(choices.bridge), "bridge-file"))
+    if task_list == options.SAMPLE and choices.taxonomy != "onet-soc":
+        uses.append(file_use(asset_dir("data") / options.SAMPLE / "bridge.csv", options.SAMPLE))
+    if money is not None:
+        uses += money.sources
+    # An earlier relabel named a task file by its path.
+    named = (use.model_copy(update={"source": TASK_FILE}) if is_table_file(use.source) else use for use in uses)
+    # A later entry knows more about the copy than a run's manifest does.
+    kept = {(use.source, use.file, use.sha256): use for use in named}
     return tuple(kept[key] for key in sorted(kept))
 
 
 def _frame(
-    bridge: Bridge, mapped: ScoreMap, occupations: pd.DataFrame, listed: list[str], method: Method
+    bridge: Bridge, mapped: measures.ScoreMap, occupations: pd.DataFrame, listed: list[str], method: options.Method
 ) -> pd.DataFrame:
     published = method == "site-2026"
     frame = bridge.titles.astype({"code": "str", "title": "str"}).copy()
@@ -591,7 +581,7 @@ def _percent(part: float) -> str:
     return f"{math.floor(100 * round(part, CLEAN))}%" if part >= 0.01 else "under 1%"
 
 
-def _with_pay(frame: pd.DataFrame, pay: Pay | None, wage: Wage) -> pd.DataFrame:
+def _with_pay(frame: pd.DataFrame, pay: Pay | None, wage: options.Wage) -> pd.DataFrame:
     none = pd.DataFrame(columns=list(PAY.columns)).astype({name: str(kind) for name, kind in PAY.dtypes.items()})
     paid = none if pay is None else pay.frame
     given = frame["code"].isin(paid["code"])

@@ -7,6 +7,8 @@ and so on). The score may lie outside the latter: then the run and the gold diff
 
 An interval holds the middle 95% of the draws of a noise model. Bounds of figures that follow from a share (10-point scores,
 wage exposure) follow from the share's bounds; those of ranks and percentiles come from ranking all groups again in each draw.
+
+`sampling_error` and `major_groups` are about the drawing of tasks, where they were drawn at random.
 """
 
 from __future__ import annotations
@@ -23,13 +25,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pandera.pandas as pa
 import pyarrow as pyarrow_lib
 import pyarrow.parquet as pq
 
 from relabel.errors import DataError, UsageError
 from relabel.rubric import MEASURES, Measure
 from relabel.run import Run, open_run
-from relabel.scoring.measures import relabelled
+from relabel.scoring.files import records
+from relabel.scoring.measures import Floats
 from relabel.scoring.options import SAMPLE
 from relabel.scoring.options import Noise as NoiseChoice
 from relabel.scoring.table import ScoreTable, beside, half_up_all
@@ -41,7 +45,6 @@ from relabel.task import TASK_KEY
 if TYPE_CHECKING:
     from relabel.scoring.noise import Confusion, Noise, Raters
 
-Floats = npt.NDArray[np.float64]
 
 LEVEL = 0.95
 _ENDS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
@@ -60,8 +63,7 @@ BOUNDED = (
     *(f"rank_{measure}" for measure in _RANKED),
 )
 """Figures with an interval of their own: each has the columns `_low` and `_high`."""
-_WHOLE = ("percentile_", "rank_")
-
+_Totals = dict[str, dict[str, float]]
 
 POOLED = "pooled"
 """Engine of a run whose samples are the labels of several raters."""
@@ -92,13 +94,10 @@ class Estimate:
         return "mean" if self.name == "pooled" else "people" if self.of == PEOPLE else "gold"
 
     def describe(self) -> dict[str, Any]:
-        """As plain values."""
-        return {
-            "noise": self.noise,
-            "of": self.of,
-            "note": self.note,
-            "totals": {k: dict(v) for k, v in self.totals.items()},
-        }
+        """As plain values, with the suffix of the columns where there is one."""
+        told = dataclasses.asdict(self)
+        name = told.pop("name")
+        return {"columns": name} | told if name else told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +133,7 @@ class Intervals:
             "draws": self.draws,
             "seed": self.seed,
             "own": self.own.describe(),
-            "other": None if self.other is None else {"columns": self.other.name, **self.other.describe()},
+            "other": self.other and self.other.describe(),
             "why_no_other": self.why_no_other,
         }
 
@@ -180,17 +179,18 @@ def with_intervals(
         with contextlib.suppress(DataError, UsageError):  # `_simulated` says why there is none
             others = [_default_gold(run)]
     kept = _cache_path(table, [run, *others], [noise, gold is not None, draws, seed])
-    found = _read_cache(kept, table)
-    if found is not None:
-        return _beside(table, *found)
-    found = _simulated(table, run, noise, gold, raters, draws, seed)
-    wide = _beside(table, *found)
-    _check(wide.frame, found[1])
-    _keep(kept, *found)
-    return wide
+    found = _read_cache(kept, table.frame.index)
+    if found is None:
+        found = _simulated(table, run, noise, gold, raters, draws, seed)
+        _check(beside(table.frame, found[0]), found[1])
+        _keep(kept, *found)
+    added, intervals = found
+    notes = (*table.notes, *intervals.notes)
+    frame = table.frame.assign(note=pd.Series("; ".join(notes), index=table.frame.index, dtype="str"))
+    return dataclasses.replace(table, frame=beside(frame, added), notes=notes, intervals=intervals)
 
 
-_VERSION = 3
+_VERSION = 4
 """Counts up when intervals are made in another way, so that no earlier ones are taken from the cache."""
 
 
@@ -216,36 +216,23 @@ def _cache_path(table: ScoreTable, runs: Sequence[Run], choices: Sequence[object
     return settings().download_dir / "intervals" / f"{key.hexdigest()}.parquet"
 
 
-def _read_cache(path: Path, table: ScoreTable) -> tuple[dict[str, pd.Series], Intervals] | None:
+def _read_cache(path: Path, index: pd.Index) -> tuple[dict[str, pd.Series], Intervals] | None:
     """Intervals that were made before; None where there are none, or where their file is damaged."""
     try:
         held = pq.read_table(path, page_checksum_verification=True)
         about = json.loads((held.schema.metadata or {})[b"relabel"])
-        own, other = (None if about[name] is None else Estimate(**about[name]) for name in ("own", "other"))
-        by_rater = pd.DataFrame(about["by_rater"], columns=["code", "rater", *MEASURES])
+        about |= {name: about[name] and Estimate(**about[name]) for name in ("own", "other")}
+        about["by_rater"] = pd.DataFrame(about["by_rater"], columns=["code", "rater", *MEASURES])
+        frame = held.to_pandas().set_axis(index)
+        return {str(name): frame[name] for name in frame.columns}, Intervals(**about)
     except (pyarrow_lib.ArrowException, OSError, ValueError, KeyError, TypeError):
         return None
-    if own is None or held.num_rows != len(table.frame):
-        return None
-    frame = held.to_pandas().set_axis(table.frame.index)
-    whole = {name: "Int64" for name in frame.columns if name.startswith(_WHOLE)}
-    frame = frame.astype(whole)
-    return {str(name): frame[name] for name in frame.columns}, Intervals(
-        own, other, about["why"], about["draws"], about["seed"], by_rater
-    )
 
 
 def _keep(path: Path, added: Mapping[str, pd.Series], found: Intervals) -> None:
-    about = {
-        "own": dataclasses.asdict(found.own),
-        "other": found.other and dataclasses.asdict(found.other),
-        "why": found.why_no_other,
-        "draws": found.draws,
-        "seed": found.seed,
-        "by_rater": found.by_rater.astype(object).where(found.by_rater.notna(), None).to_numpy().tolist(),
-    }
+    about = dataclasses.asdict(found) | {"by_rater": records(found.by_rater)}
     made = pyarrow_lib.Table.from_pandas(pd.DataFrame(dict(added)), preserve_index=False)
-    keep(path, made.replace_schema_metadata({"relabel": json.dumps(about)}))
+    keep(path, made.replace_schema_metadata((made.schema.metadata or {}) | {b"relabel": json.dumps(about).encode()}))
 
 
 def _simulated(
@@ -258,55 +245,53 @@ def _simulated(
     seed: int,
 ) -> tuple[dict[str, pd.Series], Intervals]:
     """The columns of the intervals by name, and what they are for."""
-    from relabel.scoring.noise import Answers, Raters, sampling_error
+    from relabel.scoring.noise import Answers, Raters
 
+    other, error, why = None, None, ""
     if run.manifest.engine == POOLED:
         model = _raters(table, run, raters)
-        bounds, totals = _own_bounds(table, _drawn(model, table, draws, seed), None)
         note = f"intervals hold 95% of {draws:,} draws of {model.estimand}, drawing of tasks included"
-        own = Estimate("", model.name, None, note, totals)
-        return bounds, Intervals(own, None, "", draws, seed, _by_rater(table, model))
-    answers = Answers(run, table.task_values)
-    if noise == "repeats" and not answers.repeated:
-        again = (
-            "switch the gateway's cache off and label again" if run.repeats_from_cache else "run it with --samples 5"
-        )
-        counts = " that counts, as the others are from a cache" if run.repeats_from_cache else ""
-        raise UsageError(
-            f"{run.name} has one answer a task{counts}, so it shows no scatter; {again}, or remove --noise"
-        )
-    why = ""
-    try:
-        other = _other(table, run, noise, gold, raters)
-    except (DataError, UsageError) as error:
-        if noise != "auto" or gold is not None or raters:
-            raise
-        other, why = None, f"no estimate of what people's labels would give: {error}"
-    error = sampling_error(table) if is_random_sample(run) else None
-    own_bounds, totals = _own_bounds(table, _drawn(answers, table, draws, seed), error)
-    note = f"intervals hold 95% of {draws:,} draws of {answers.estimand}"
-    if error is not None:
-        note += "; they are at least as wide as the sampling error of tasks drawn at random within their occupations"
-    if table.spread is not None:
-        note += "; the spread over bridges is added to those of scores and wage exposure"
-    own = Estimate("", answers.name, None, note, totals)
-    added, estimate = own_bounds, None
+    else:
+        model = Answers(run, table.task_values)
+        if noise == "repeats" and not model.repeated:
+            cached = run.repeats_from_cache
+            again = "switch the gateway's cache off and label again" if cached else "run it with --samples 5"
+            counts = " that counts, as the others are from a cache" if cached else ""
+            raise UsageError(
+                f"{run.name} has one answer a task{counts}, so it shows no scatter; {again}, or remove --noise"
+            )
+        try:
+            other = _other(table, run, noise, gold, raters)
+        except (DataError, UsageError) as failed:
+            if noise != "auto" or gold is not None or raters:
+                raise
+            why = f"no estimate of what people's labels would give: {failed}"
+        note = f"intervals hold 95% of {draws:,} draws of {model.estimand}"
+        if is_random_sample(run):
+            error = sampling_error(table)
+            note += (
+                "; they are at least as wide as the sampling error of tasks drawn at random within their occupations"
+            )
+        if table.spread is not None:
+            note += "; the spread over bridges is added to those of scores and wage exposure"
+    added, totals = _own_bounds(table, _drawn(model, table, draws, seed), error)
+    own, estimate = Estimate("", model.name, None, note, totals), None
     if other is not None:
         drawn = _drawn(other, table, draws, seed)
-        bounds, totals = _estimates(table, drawn, other.pooled if isinstance(other, Raters) else drawn.mean(axis=2))
-        name: Literal["gold", "pooled"] = "pooled" if isinstance(other, Raters) else "gold"
-        note = f"columns _{name}: {other.estimand}, with intervals that the score shown may lie outside of"
-        estimate = Estimate(name, other.name, other.of, note, totals)
-        added |= {f"{figure}_{name}{end}": column for (figure, end), column in bounds.items()}
-    by_rater = _by_rater(table, other) if isinstance(other, Raters) else _by_rater(table, None)
-    return added, Intervals(own, estimate, why, draws, seed, by_rater)
-
-
-def _beside(table: ScoreTable, added: Mapping[str, pd.Series], found: Intervals) -> ScoreTable:
-    """The table with each added column behind the figure that it belongs to."""
-    notes = (*table.notes, *found.notes)
-    frame = table.frame.assign(note=pd.Series("; ".join(notes), index=table.frame.index, dtype="str"))
-    return dataclasses.replace(table, frame=beside(frame, added), notes=notes, intervals=found)
+        suffix, centre = ("pooled", other.pooled) if isinstance(other, Raters) else ("gold", drawn.mean(axis=2))
+        columns, totals = _estimates(table, drawn, centre, suffix)
+        added |= columns
+        note = f"columns _{suffix}: {other.estimand}, with intervals that the score shown may lie outside of"
+        estimate = Estimate(suffix, other.name, other.of, note, totals)
+    by_rater = [
+        pd.DataFrame({"code": table.frame["code"], "rater": name, **dict(zip(MEASURES, scores, strict=True))})
+        for by in (model, other)
+        if isinstance(by, Raters)
+        for name, scores in [*zip(by.names, by.scores, strict=True), ("pooled", by.pooled)]
+    ]
+    none = pd.DataFrame(columns=["code", "rater", *MEASURES])
+    rated = pd.concat(by_rater, ignore_index=True) if by_rater else none
+    return added, Intervals(own, estimate, why, draws, seed, rated)
 
 
 def _check(frame: pd.DataFrame, found: Intervals) -> None:
@@ -320,9 +305,7 @@ def _check(frame: pd.DataFrame, found: Intervals) -> None:
 def _drawn(model: Noise, table: ScoreTable, draws: int, seed: int) -> Floats:
     """Draws of the scores of all groups that the table scores: measures by groups by draws."""
     drawn = model.draw(table.full_map, draws, seed)
-    for number, measure in enumerate(MEASURES):
-        if measure in table.missing_measures:
-            drawn[number] = np.nan
+    drawn[[measure in table.missing_measures for measure in MEASURES]] = np.nan
     drawn[:, table.frame[list(MEASURES)].isna().all(axis=1).to_numpy(dtype=bool)] = np.nan
     return drawn
 
@@ -353,7 +336,7 @@ def _default_gold(run: Run) -> Run:
 
 
 def _raters(table: ScoreTable, run: Run, others: Sequence[Run]) -> Raters:
-    from relabel.scoring.noise import Raters, sampling_error
+    from relabel.scoring.noise import Raters
 
     pooled = run.manifest.engine == POOLED
     rows = _scores_by(table, run, others)
@@ -363,17 +346,7 @@ def _raters(table: ScoreTable, run: Run, others: Sequence[Run]) -> Raters:
 
 def _scores_by(table: ScoreTable, run: Run, others: Sequence[Run]) -> dict[str, Floats]:
     """Scores (measures by groups) of a run and of others on its tasks, by name."""
-    scores = {run.name: table.map.scores(table.task_values)}
-    for other in others:
-        if (other.manifest.tasks == SAMPLE) != table.sample:
-            raise UsageError(
-                f"{other.ref} and {run.ref} labelled different task lists, and the sample can only be combined with the sample"
-            )
-        if other.name in scores:
-            raise UsageError(f"the rater {other.ref} is given twice; name each once")
-        tasks = relabelled(table.task_values, other, table.repeats, by_id=table.by_id)
-        scores[other.name] = table.map_of(tasks).scores(tasks)
-    return scores
+    return {name: table.map_of(tasks).scores(tasks) for name, tasks in table.labelled_by(run, others).items()}
 
 
 def _seed(run: Run) -> int:
@@ -405,20 +378,11 @@ def with_raters(table: ScoreTable, run: Run, raters: Sequence[Run], draws: int =
     return dataclasses.replace(table, frame=beside(table.frame, added))
 
 
-def is_random_sample(run: Run) -> bool:
-    """Whether the run labelled tasks that were drawn at random from all of its list."""
-    chosen = run.manifest.parameters
-    return bool(chosen.get("sample")) and not chosen.get("occupations")
-
-
-def _rounded(table: ScoreTable, shares: Floats) -> Floats:
-    # As the site's shares: everything else follows from shares of two decimals.
-    return half_up_all(shares, 2) if table.method == "site-2026" else shares
-
-
 def _following(table: ScoreTable, share: Mapping[Measure, Floats]) -> dict[str, Floats]:
     """The figures of `ESTIMATED` that shares lead to; shares are anything by groups."""
     pay = table.wage_bill.to_numpy(dtype="float64")
+    if table.method == "site-2026":  # as the site's shares: everything else follows from shares of two decimals
+        share = {measure: half_up_all(values, 2) for measure, values in share.items()}
     return (
         dict(share)
         | {name: half_up_all(10 * share[measure], 1) for name, measure in _TENTHS.items()}
@@ -426,27 +390,24 @@ def _following(table: ScoreTable, share: Mapping[Measure, Floats]) -> dict[str, 
     )
 
 
-def _own_bounds(
-    table: ScoreTable, drawn: Floats, error: Floats | None
-) -> tuple[dict[str, pd.Series], dict[str, dict[str, float]]]:
+def _own_bounds(table: ScoreTable, drawn: Floats, error: Floats | None) -> tuple[dict[str, pd.Series], _Totals]:
     """Bounds of all figures, each wide enough to contain its figure, and of the totals.
 
     The draws are centred on what is likely given all occupations, which lies a little inwards of a score near 0 or 1.
     """
-    shown = {measure: table.frame[measure].to_numpy(dtype="float64") for measure in MEASURES}
     share: dict[Measure, Floats] = {}
-    for number, (measure, draws) in enumerate(zip(MEASURES, drawn, strict=True)):
-        bounds = _containing(_quantiles(draws), shown[measure])
+    for number, measure in enumerate(MEASURES):
+        shown = table.frame[measure].to_numpy(dtype="float64")
+        bounds = _containing(_quantiles(drawn[number]), shown)
         if error is not None:
             half = 1.96 * error[number]
-            low, high = shown[measure] - half, shown[measure] + half
-            bounds = np.clip([np.minimum(bounds[0], low), np.maximum(bounds[1], high)], 0, 1)
+            bounds = np.clip([np.minimum(bounds[0], shown - half), np.maximum(bounds[1], shown + half)], 0, 1)
         if table.spread is not None:
             others = table.frame[[f"{measure}_bridges_low", f"{measure}_bridges_high"]].to_numpy(dtype="float64").T
-            bounds = np.clip(bounds + others - shown[measure], 0, 1)
-        share[measure] = _rounded(table, bounds)
+            bounds = np.clip(bounds + others - shown, 0, 1)
+        share[measure] = bounds
     found = _following(table, share)
-    scored = (table.frame["status"].str.startswith("scored")).to_numpy(dtype=bool)
+    scored = table.of_status("scored")
     for measure in _RANKED:
         best, below = _ranks(drawn[MEASURES.index(measure)], scored)
         found[f"rank_{measure}"] = half_up_all(_quantiles(best), 0)
@@ -456,7 +417,7 @@ def _own_bounds(
         values = np.asarray(table.frame[name].astype("float64"), dtype=np.float64)
         for end, bound in zip(("low", "high"), _containing(found[name], values), strict=True):
             column = pd.Series(bound, index=table.frame.index)
-            columns[f"{name}_{end}"] = column.astype("Int64") if name.startswith(_WHOLE) else column
+            columns[f"{name}_{end}"] = column.astype("Int64") if name.startswith(("percentile_", "rank_")) else column
     totals = _totals(table, drawn)
     for name, known in totals.items():
         value = float((table.totals or {}).get(name) or known["mid"])
@@ -471,28 +432,24 @@ def _containing(bounds: Floats, shown: Floats) -> Floats:
     return np.where(missing, np.nan, np.stack([low, high]))
 
 
-def _estimates(
-    table: ScoreTable, drawn: Floats, centre: Floats
-) -> tuple[dict[tuple[str, str], pd.Series], dict[str, dict[str, float]]]:
-    """Estimates with their bounds, by figure and end (empty for the estimate), and those of the totals."""
-    ends = ("", "_low", "_high")
+def _estimates(table: ScoreTable, drawn: Floats, centre: Floats, suffix: str) -> tuple[dict[str, pd.Series], _Totals]:
+    """Estimates with their bounds, as columns with a suffix, and those of the totals."""
     share: dict[Measure, Floats] = {
-        measure: _rounded(table, np.stack([centre[number], *_containing(_quantiles(drawn[number]), centre[number])]))
+        measure: np.stack([centre[number], *_containing(_quantiles(drawn[number]), centre[number])])
         for number, measure in enumerate(MEASURES)
     }
     found = _following(table, share)
     columns = {
-        (name, end): pd.Series(row, index=table.frame.index)
+        f"{name}_{suffix}{end}": pd.Series(row, index=table.frame.index)
         for name in ESTIMATED
-        for end, row in zip(ends, found[name], strict=True)
+        for end, row in zip(("", "_low", "_high"), found[name], strict=True)
     }
     return columns, _totals(table, drawn)
 
 
-def _totals(table: ScoreTable, drawn: Floats) -> dict[str, dict[str, float]]:
-    pay = table.wage_bill.to_numpy(dtype="float64")
-    scored = (table.frame["status"].str.startswith("scored")).to_numpy(dtype=bool)
-    totals: dict[str, dict[str, float]] = {}
+def _totals(table: ScoreTable, drawn: Floats) -> _Totals:
+    pay, scored = table.wage_bill.to_numpy(dtype="float64"), table.of_status("scored")
+    totals: _Totals = {}
     for measure, draws in zip(MEASURES, drawn, strict=True):
         counted = scored & ~np.isnan(pay) & ~np.isnan(draws).any(axis=1)
         if counted.any():
@@ -515,19 +472,115 @@ def _ranks(draws: Floats, scored: npt.NDArray[np.bool_]) -> tuple[Floats, Floats
     best, below = np.full(draws.shape, np.nan), np.full(draws.shape, np.nan)
     if scored.any() and not np.isnan(draws[scored]).any():
         # Groups behind which stand the same tasks are equal but for noise of the sums.
-        clean = draws[scored].round(CLEAN // 2)
-        ordered = np.sort(clean, axis=0)
-        for column in range(clean.shape[1]):
-            below[scored, column] = np.searchsorted(ordered[:, column], clean[:, column], side="left")
-            best[scored, column] = len(clean) + 1 - np.searchsorted(ordered[:, column], clean[:, column], side="right")
+        clean = pd.DataFrame(draws[scored].round(CLEAN // 2))
+        best[scored] = clean.rank(ascending=False, method="min")
+        below[scored] = clean.rank(method="min") - 1
     return best, below
 
 
-def _by_rater(table: ScoreTable, model: Raters | None) -> pd.DataFrame:
-    if model is None:
-        return pd.DataFrame({name: [] for name in ("code", "rater", *MEASURES)})
-    parts = [
-        pd.DataFrame({"code": table.frame["code"], "rater": name, **dict(zip(MEASURES, scores, strict=True))})
-        for name, scores in [*zip(model.names, model.scores, strict=True), ("pooled", model.pooled)]
-    ]
-    return pd.concat(parts, ignore_index=True)
+def is_random_sample(run: Run) -> bool:
+    """Whether the run labelled tasks that were drawn at random from all of its list."""
+    chosen = run.manifest.parameters
+    return bool(chosen.get("sample")) and not chosen.get("occupations")
+
+
+def sampling_error(table: ScoreTable) -> Floats:
+    """Standard errors of the scores (measures by groups) by the design, where tasks were drawn at random.
+
+    Each occupation is a stratum of a finite population of tasks: its weighted mean has the linearised variance of a ratio,
+    times the part of its tasks that has no label. An occupation with fewer than two labels takes the variance of the tasks
+    of its major group (collapsed strata), as if it had one.
+    """
+    full, tasks = table.full_map, table.task_values
+    major, majors = pd.factorize(full.occupations.str[:2])
+    drawn = tasks["labelled"].to_numpy(dtype=bool) & (full.weight > 0)
+    weight = full.weight * drawn
+
+    def summed(what: npt.NDArray[Any]) -> Floats:
+        return np.bincount(full.occupation, weights=what, minlength=len(full.occupations)).astype("float64")
+
+    labelled, mass = summed(drawn), np.maximum(summed(weight), 1e-12)
+    left = 1 - labelled / np.maximum(summed(full.weight > 0), 1)
+    rows: list[Floats] = []
+    for measure in MEASURES:
+        values = np.nan_to_num(tasks[measure].to_numpy(dtype="float64"))
+        mean = summed(weight * values) / mass
+        own = summed((weight * (values - mean[full.occupation])) ** 2) / mass**2
+        own *= labelled / np.maximum(labelled - 1, 1)
+        of_major = major[full.occupation][drawn]
+        count = np.maximum(np.bincount(of_major, minlength=len(majors)), 1)
+        first, second = (
+            np.bincount(of_major, weights=values[drawn] ** power, minlength=len(majors)) / count for power in (1, 2)
+        )
+        variance = np.where(labelled > 1, own, (second - first**2)[major])
+        rows.append(np.sqrt(full.shares**2 @ (left * variance)))
+    return np.stack(rows)
+
+
+_MAJOR: Mapping[str, int] = {"uk-soc2020": 1, "isco08": 1, "soc2018": 2, "onet-soc": 2}
+"""Characters of a code that name its major group."""
+_OF_MEANS = ("", "_se", "_low", "_high")
+MAJOR_GROUPS = pa.DataFrameSchema(
+    {
+        "major_group": pa.Column("str", unique=True),
+        "groups": pa.Column("int64", pa.Check.ge(1)),
+        "tasks": pa.Column("int64", pa.Check.ge(0)),
+        **{
+            f"{measure}{end}": pa.Column("float64", pa.Check.in_range(0, 1), nullable=True)
+            for measure in MEASURES
+            for end in _OF_MEANS
+        },
+    },
+    strict=True,
+)
+"""Means (0-1) over the groups of a major group, each group alike, with standard error and 95% interval."""
+
+
+def major_groups(table: ScoreTable) -> pd.DataFrame:
+    """What a random sample of tasks says: the mean score by major group, and over all groups, that all tasks would give.
+
+    The design is that of simple random sampling from the task list: a ratio estimator, its variance linearised and with
+    the correction for a finite population, and the interval of Korn and Graubard (Clopper-Pearson with the effective
+    number of tasks), which stays within 0 and 1 and does not shrink to nothing where all labels are equal.
+
+    Args:
+        table: The score table of a run whose tasks were drawn at random, see `is_random_sample`.
+
+    Returns:
+        Table of schema `MAJOR_GROUPS`; the last row is `all`.
+    """
+    full = table.full_map
+    codes, reached = table.frame["code"].str[: _MAJOR[table.taxonomy]].to_numpy(), full.reached
+    tasks = table.task_values
+    drawn = tasks["labelled"].to_numpy(dtype=bool)
+    left = 1 - drawn.mean()
+    rows: list[dict[str, Any]] = []
+    for name in [*sorted(set(codes[reached])), "all"]:
+        inside = reached & ((codes == name) | (name == "all"))
+        part = (full.shares[inside].sum(axis=0)[full.occupation] * full.part)[drawn]
+        used = part > 0
+        row: dict[str, Any] = {"major_group": name, "groups": int(inside.sum()), "tasks": int(used.sum())}
+        for measure in MEASURES:
+            values = tasks[measure].to_numpy(dtype="float64")[drawn]
+            for end, figure in zip(_OF_MEANS, _ratio(part[used], values[used], left), strict=True):
+                row[f"{measure}{end}"] = figure
+        rows.append(row)
+    return MAJOR_GROUPS.validate(pd.DataFrame(rows).astype({"major_group": "str"}))
+
+
+def _ratio(weight: Floats, values: Floats, left: float) -> tuple[float, float, float, float]:
+    """Weighted mean of a random sample, its standard error, and its interval."""
+    from scipy.special import betaincinv
+
+    number = len(values)
+    if number < 2 or np.isnan(values).any():
+        return float("nan"), float("nan"), float("nan"), float("nan")
+    mean = min(1.0, float(weight @ values / weight.sum()))  # the sum of weights is rounded
+    apart = weight * (values - mean) / weight.sum()
+    variance = float(left * number / (number - 1) * (apart**2).sum())
+    # Equal labels have no variance; Kish's effective number keeps them from seeming certain.
+    kish = float(weight.sum() ** 2 / (weight**2).sum())
+    effective = min(mean * (1 - mean) / variance, number / max(left, 1e-9)) if variance > 0 else kish / max(left, 1e-9)
+    low = float(betaincinv(mean * effective, (1 - mean) * effective + 1, 0.025)) if mean > 0 else 0.0
+    high = float(betaincinv(mean * effective + 1, (1 - mean) * effective, 0.975)) if mean < 1 else 1.0
+    return mean, variance**0.5, low, high

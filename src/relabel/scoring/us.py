@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,23 +26,21 @@ TAXONOMIES: tuple[Taxonomy, ...] = ("onet-soc", "soc2018")
 """Taxonomies whose codes have a SOC 2018 code, and so figures of the BLS."""
 
 _MILITARY = "55-"
-_NONE = "None"
+_NEEDS = ("education", "experience", "training")
 _NUMBER = pa.Column("float64", pa.Check.ge(0), nullable=True)
 _TEXT = pa.Column("str", nullable=True)
 _COUNT = pa.Column("int64", pa.Check.ge(0))
 
 
-def _wage_columns(suffix: str) -> dict[str, pa.Column]:
-    return {
-        f"employment_us{suffix}": _NUMBER,
-        **{f"{rate}_wage_usd{suffix}": _NUMBER for rate in RATES},
-        f"wage_cap_usd{suffix}": _NUMBER,
-        f"capped_wages{suffix}": _TEXT,
-        f"wage_code{suffix}": _TEXT,
-        f"wage_source{suffix}": _TEXT,
-        f"wage_shared_by{suffix}": _COUNT,
-        f"wage_status{suffix}": pa.Column("str"),
-    }
+_WAGES: Mapping[str, pa.Column] = {
+    "employment_us": _NUMBER,
+    **{f"{rate}_wage_usd": _NUMBER for rate in RATES},
+    "wage_cap_usd": _NUMBER,
+    **dict.fromkeys(("capped_wages", "wage_code", "wage_source"), _TEXT),
+    "wage_shared_by": _COUNT,
+    "wage_status": pa.Column("str"),
+}
+"""Columns of a release of OEWS; those of an earlier one have a suffix."""
 
 
 def us_schema() -> pa.DataFrameSchema:
@@ -61,15 +60,12 @@ def us_schema() -> pa.DataFrameSchema:
         {
             "code": pa.Column("str", unique=True),
             "soc2018": pa.Column("str", pa.Check.str_matches(r"^\d{2}-\d{4}$")),
-            **{name: column for r in bls.wage_releases() for name, column in _wage_columns(r.suffix).items()},
+            **{f"{name}{r.suffix}": column for r in bls.wage_releases() for name, column in _WAGES.items()},
             f"projected_employment_{projection.start}": _NUMBER,
             f"projected_employment_{projection.end}": _NUMBER,
             "projected_change_percent": pa.Column("float64", nullable=True),
             "projected_openings_a_year": _NUMBER,
-            "education": _TEXT,
-            "experience": _TEXT,
-            "training": _TEXT,
-            "projection_code": _TEXT,
+            **dict.fromkeys((*_NEEDS, "projection_code"), _TEXT),
             "projection_shared_by": _COUNT,
             "projection_status": pa.Column("str"),
         },
@@ -99,13 +95,17 @@ def us_figures(codes: Sequence[str]) -> pd.DataFrame:
     frame = pd.DataFrame({"code": list(codes)}, dtype="str")
     frame["soc2018"] = frame["code"].str[:7]
     known = frozenset(bls.read_soc2010_soc2018()["soc2018"])
-    for release in bls.wage_releases():
-        frame = _joined(frame, _wages(release), known, f"OEWS ({release.period})", "wage", release.suffix)
     projection = bls.projection_release()
     said = f"the BLS projections {projection.start}-{projection.end % 100:02}"
-    frame = _joined(frame, _projections(projection), known, said, "projection", "")
+    parts = [
+        _matched(frame["soc2018"], _wages(release), known, f"OEWS ({release.period})", "wage").add_suffix(
+            release.suffix
+        )
+        for release in bls.wage_releases()
+    ]
+    parts.append(_matched(frame["soc2018"], _projections(projection), known, said, "projection"))
     schema = us_schema()
-    return schema.validate(frame[list(schema.columns)])
+    return schema.validate(pd.concat([frame, *parts], axis=1)[list(schema.columns)])
 
 
 def has_us_figures(table: ScoreTable) -> bool:
@@ -180,63 +180,45 @@ def match_codes(codes: Sequence[str], rows: Mapping[str, str], known: frozenset[
     return found
 
 
-def _joined(
-    frame: pd.DataFrame, figures: pd.DataFrame, known: frozenset[str], name: str, kind: str, suffix: str
-) -> pd.DataFrame:
-    titles = dict(zip(figures["row"], figures["row_title"], strict=True))
-    found = match_codes([str(code) for code in frame["soc2018"]], titles, known)
-    code, shared, status = f"{kind}_code{suffix}", f"{kind}_shared_by{suffix}", f"{kind}_status{suffix}"
-    frame[code] = frame["soc2018"].map({soc: row for soc, (row, _) in found.items()}).astype("str")
-    frame = frame.merge(figures.drop(columns="row_title"), how="left", left_on=code, right_on="row", validate="m:1")
-    rows = frame[code].map(frame[code].value_counts())
-    frame[shared] = rows.fillna(0).astype("int64")
-    words = frame["soc2018"].map({soc: said for soc, (_, said) in found.items()}).astype("object")
+def _matched(codes: pd.Series, figures: pd.DataFrame, known: frozenset[str], name: str, kind: str) -> pd.DataFrame:
+    """The figures of a table of the BLS for SOC 2018 codes, the codes that they are published under, and the status of each."""
+    found = match_codes(codes.tolist(), dict(zip(figures["row"], figures["title"], strict=True)), known)
+    rows = codes.map({code: row for code, (row, _) in found.items()}).astype("str")
+    out = figures.set_index("row").drop(columns="title").reindex(rows).set_axis(codes.index)
     # The detailed O*NET-SOC codes of one SOC code share its figures; so do, further, the SOC codes of a combined one.
-    words = words.astype("str")
-    words = words.mask(rows > 1, words + "; shared by " + frame[shared].astype("str") + " rows of this table")
-    military = frame["soc2018"].str.startswith(_MILITARY)
-    none = pd.Series(f"none: the armed forces are outside of {name}", index=frame.index, dtype="object").where(
-        military, "none: no row for " + frame["soc2018"] + f" in {name}, and none that combines it with others"
-    )
-    words = words.where(rows.notna(), none)
-    gaps = frame["gaps"].fillna("")
-    frame[status] = (words + gaps.where(gaps == "", "; " + gaps)).astype("str")
-    return frame.drop(columns=["row", "gaps"])
+    shared = rows.map(rows.value_counts()).fillna(0).astype("int64")
+    words = codes.map({code: said for code, (_, said) in found.items()}).astype("str")
+    words = words.mask(shared > 1, words + "; shared by " + shared.astype("str") + " rows of this table")
+    none = "none: no row for " + codes + f" in {name}, and none that combines it with others"
+    none = none.mask(codes.str.startswith(_MILITARY), f"none: the armed forces are outside of {name}")
+    gaps = out.pop("gaps").fillna("")
+    status = words.where(rows.notna(), none) + gaps.where(gaps == "", "; " + gaps)
+    return out.assign(**{f"{kind}_code": rows, f"{kind}_shared_by": shared, f"{kind}_status": status.astype("str")})
 
 
 def _wages(release: bls.WageRelease) -> pd.DataFrame:
     table = bls.read_wages(release.source)
     table = table[table["group"] == "detailed"].reset_index(drop=True)
     cap = float(bls.read_wage_cap(release.source)["annual_usd"].iloc[0])
-    out = pd.DataFrame(
+    flags = table[[f"annual_{rate}_flag" for rate in RATES]].set_axis(list(RATES), axis=1)
+    capped = (flags == "top-coded").dot(pd.Series({rate: f"{rate} " for rate in RATES})).str.strip()
+    rows = zip(flags.to_dict("records"), table["hourly_only"].tolist(), strict=True)
+    gaps = [_wage_gaps(flagged, cap, hourly_only=hourly) for flagged, hourly in rows]
+    return pd.DataFrame(
         {
             "row": table["soc2018"],
-            "row_title": table["title"],
-            f"employment_us{release.suffix}": table["employment"],
-            f"wage_source{release.suffix}": f"OEWS {release.period}",
+            "title": table["title"],
+            "employment_us": table["employment"],
+            "wage_source": f"OEWS {release.period}",
+            **{f"{rate}_wage_usd": table[f"annual_{rate}_usd"] for rate in RATES},
+            "capped_wages": capped.where(capped != "").astype("str"),
+            "wage_cap_usd": np.where(capped != "", cap, np.nan),
+            "gaps": pd.Series(gaps, index=table.index, dtype="str"),
         }
     )
-    flags = {rate: table[f"annual_{rate}_flag"] for rate in RATES}
-    for rate in RATES:
-        out[f"{rate}_wage_usd{release.suffix}"] = table[f"annual_{rate}_usd"]
-    marked = {rate: (flags[rate] == "top-coded").map({True: rate + " ", False: ""}) for rate in RATES}
-    capped = sum((marked[rate] for rate in RATES[1:]), marked[RATES[0]]).str.strip()
-    out[f"capped_wages{release.suffix}"] = capped.where(capped != "")
-    out[f"wage_cap_usd{release.suffix}"] = np.where(capped != "", cap, np.nan)
-    out["gaps"] = pd.Series(
-        [
-            _wage_gaps(dict(zip(RATES, values, strict=True)), cap, hourly_only=bool(hourly))
-            for values, hourly in zip(
-                zip(*(flags[rate].astype("object") for rate in RATES), strict=True), table["hourly_only"], strict=True
-            )
-        ],
-        index=out.index,
-        dtype="str",
-    )
-    return out
 
 
-def _wage_gaps(flags: Mapping[str, object], cap: float, *, hourly_only: bool) -> str:
+def _wage_gaps(flags: Mapping[Any, object], cap: float, *, hourly_only: bool) -> str:
     said: list[str] = []
     if capped := [rate for rate, flag in flags.items() if flag == "top-coded"]:
         said.append(f"{', '.join(capped)} published only as at least {cap:,.0f}")
@@ -252,13 +234,13 @@ def _projections(release: bls.ProjectionRelease) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "row": table["soc2018"],
-            "row_title": table["title"],
+            "title": table["title"],
             # Published in thousands with one decimal, which multiplying by a thousand must not blur.
             f"projected_employment_{release.start}": (1000 * table[f"employment_{release.start}_thousands"]).round(),
             f"projected_employment_{release.end}": (1000 * table[f"employment_{release.end}_thousands"]).round(),
             "projected_change_percent": table["change_percent"],
             "projected_openings_a_year": (1000 * table["openings_thousands"]).round(),
-            **{need: table[need].replace(_NONE, "none needed") for need in ("education", "experience", "training")},
+            **{need: table[need].replace("None", "none needed") for need in _NEEDS},
             "gaps": pd.Series("", index=table.index, dtype="str"),
         }
     )
