@@ -385,10 +385,10 @@ def test_the_plan_says_what_a_cache_saves() -> None:
 def test_people_read_whether_the_prefix_pays(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_app(["run", "--model", "gpt-4o-mini", "--tasks", "sample", "--dry-run"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "long enough for the prefix cache, which acts from 1,024 (OpenAI, as of 2026-11-26)" in said
+    assert "long enough for the prefix cache, which needs at least 1,024 (OpenAI, as of 2026-11-26)" in said
     assert "without cache hits, $" in said
     assert run_app(["run", "--model", "gpt-4o-mini", "--tasks", "sample", "--no-examples", "--dry-run"]) == 0
-    assert "too short for the prefix cache, which acts from 1,024" in " ".join(capsys.readouterr().out.split())
+    assert "too short for the prefix cache, which needs at least 1,024" in " ".join(capsys.readouterr().out.split())
 
 
 def test_users_add_providers_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

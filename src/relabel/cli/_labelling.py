@@ -246,7 +246,7 @@ def show_plan(
     prefixes = {prefix.setting: prefix for prefix in found.prefixes}  # orders of the examples have much the same length
     each = ", ".join(f"{name} {prefix.tokens:,}" for name, prefix in prefixes.items())
     short = [name for name, prefix in prefixes.items() if prefix.passes is False]
-    _say("prefix", f"{each} tokens are the same in every request; {_cache_in_words(found, short)}")
+    _say("prefix", f"all requests of a setting share their first tokens ({each}); {_cache_in_words(found, short)}")
     if found.cost_usd is None:
         _say("cost", f"unknown; give the price of {job.model} with --price IN/OUT")
     else:
@@ -267,7 +267,7 @@ def _cache_in_words(found: Estimate, short: Sequence[str]) -> str:
     if found.cache_least is None:
         return f"the prefix cache has no documented minimum ({found.cache_source})"
     size, named = ("too short", f": {', '.join(short)}") if short else ("long enough", "")
-    return f"{size} for the prefix cache, which acts from {found.cache_least:,} ({found.cache_source}){named}"
+    return f"{size} for the prefix cache, which needs at least {found.cache_least:,} ({found.cache_source}){named}"
 
 
 def show_outcome(outcome: Outcome, folder: Path, model: str) -> None:

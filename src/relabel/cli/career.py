@@ -49,7 +49,7 @@ def rate(
     everything: Annotated[bool, typer.Option("--all")] = False,
     out: Path = o.DEFAULT_RATINGS,
 ) -> None:
-    """Rate occupations on human advantage, the third part of resilience: five questions each, under the rubric epoch.
+    """Rate occupations on human advantage, the third part of resilience, with five questions per occupation (rubric epoch).
 
     All other options of `relabel run` can be given too, such as --base-url, --max-cost or --dry-run. Run the same
     command again to continue after a stop.

@@ -221,7 +221,7 @@ def stats(as_json: AsJson = False) -> None:
         typer.echo(f"damaged and never served: {found.damaged:,} (`relabel store verify` names them)")
     if found.aside:
         typer.echo(f"damaged and set aside: {found.aside:,}")
-    typer.echo(f"they cost ${found.cost_usd:.4f}{unknown}")
+    typer.echo(f"total cost ${found.cost_usd:.4f}{unknown}")
 
 
 @store_app.command("verify")

@@ -50,7 +50,7 @@ def explain(
     as_json: o.AsJson = False,
     out: o.OutJson = None,
 ) -> None:
-    """Explain a score: its crosswalk, its tasks with label, rationale and key, and what each could change.
+    """Explain a score: its crosswalk, its tasks with label, rationale and key, and how much each label matters.
 
     Args:
         code (CODE): Such as 1121 (UK SOC 2020), 11-1011 (SOC 2018), 11-1011.00 (O*NET).

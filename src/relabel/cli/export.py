@@ -30,7 +30,7 @@ def export(
     epoch: o.Epoch = None,
     families: bool = True,
 ) -> None:
-    """Write score tables, a page a group, tasks, sources, methodology and a data package into a folder.
+    """Write score tables, one page per group, tasks, sources, methodology and a data package into a folder.
 
     Args:
         out: Folder to write: new, empty, or an earlier export.

@@ -113,8 +113,8 @@ def review_run(
     if isinstance(found, RandomReview):
         typer.echo("label them in this order: the first ones are a random sample, a selection is not", err=True)
         return
-    alone = "their share of an occupation only (the jobs source is not on this machine)"
-    typer.echo(f"weighed by {f'jobs of {found.jobs_from}' if found.jobs_from else alone}", err=True)
+    alone = "their share of an occupation alone (the file with jobs is not on this machine)"
+    typer.echo(f"weighted by {f'jobs ({found.jobs_from})' if found.jobs_from else alone}", err=True)
 
 
 def _wide(run: relabel.Run) -> pd.DataFrame:

@@ -72,8 +72,8 @@ def demo(out: Path = Path("demo"), quiet: bool = False) -> None:
 {out}/site/index.html          the pages of a site
 
 === What to look at next{activate}
-relabel rubric show exposure --setting strict     the question, word for word
-relabel store stats                               the answers, kept for good
+relabel rubric show exposure --setting strict     the exact question
+relabel store stats                               the stored answers
 relabel data list                                 the real data; `relabel data pull` fetches them
 relabel run --model MODEL --sample 50             a real run, with OPENAI_API_KEY set"""
     )

@@ -241,7 +241,7 @@ def _means(study: Study, lined: Votes, classes: LatentClasses | None) -> Table:
                     f"{measure}, pooled without one rater: {left[low]:.3f} (without {low}) to {left[high]:.3f} (without {high})."
                 )
         notes.append(
-            "pooled: tasks that all raters labelled; its interval holds the spread of raters and the drawing of occupations."
+            "pooled: tasks that all raters labelled; its interval covers the spread of raters and the sampling of occupations."
         )
     if classes is not None:
         means = [float((classes.posterior @ lined.worth[measure]).mean()) for measure in lined.values]
@@ -411,7 +411,7 @@ def _scores(
         if names:
             values = pd.concat(parts, ignore_index=True)[["code", "measure", *names]]
             made["scores_plausible.csv"] = csv_bytes(values.round(6))
-        note = "low and high: 95% interval of the mean over raters like these, drawing of tasks included."
+        note = "low and high: 95% interval of the mean over raters like these; it includes the sampling of tasks."
     made["scores.csv"] = csv_bytes(frame)
     told = {"note": note, "raters": list(tables), "notes": list(whole.notes)}
     made["scores.json"] = (json.dumps(told, indent=2) + "\n").encode()
