@@ -219,11 +219,9 @@ def signed(value: float | None) -> str:
     return "-" if value is None else f"{value:+.3f}"
 
 
-def bounds(value: tuple[float, float] | None, *, change: bool = False, to: bool = False) -> str:
-    """An interval, of a change with signs, or with `to` between its ends; `-` where there is none."""
-    if value is None:
-        return "-"
+def bounds(value: tuple[float, float], *, change: bool = False) -> str:
+    """An interval, of a change with signs."""
     if change:
         return " to ".join(signed(x) for x in value)
     # A dash before a minus would be misread; without one it lets seven intervals stand side by side.
-    return (" to " if to or value[0] < 0 else "-").join(figure(x) for x in value)
+    return (" to " if value[0] < 0 else "-").join(figure(x) for x in value)

@@ -225,19 +225,18 @@ def same_statement(one: str, other: str) -> bool:
     return 2 * len(a & b) >= len(a | b)
 
 
-def disputed_titles(given: Iterable[tuple[str, str]], release: str = "onet-30.2") -> str:
+def disputed_titles(given: Iterable[tuple[str, str]]) -> str:
     """Say which occupations of a user's list have a title without a word in common with O*NET's title of the code.
 
     Args:
-        given: O*NET-SOC codes with the list's titles.
-        release: The release of O*NET that knows the titles; nothing is disputed where its file is not on this machine.
+        given: O*NET-SOC codes with the list's titles; none is disputed where those of O*NET 30.2 are not on this machine.
 
     Returns:
         The first three in a sentence; empty where there are none. Codes that O*NET does not have are left out.
     """
-    if not fetch.is_here(release, "occupations"):
+    if not fetch.is_here("onet-30.2", "occupations"):
         return ""
-    occupations = occupation_columns(release)
+    occupations = occupation_columns("onet-30.2")
     known = dict(zip(occupations["onet_soc_code"], occupations["title"], strict=True))
     disputed = {
         code: f"{code} is {ours!r} in the list, {known[code]!r} in O*NET"

@@ -253,8 +253,7 @@ def make_bridge(
         DataError: A source file cannot be obtained.
     """
     if taxonomy == "onet-soc":
-        titles = occupations.rename(columns={"onet_soc_code": "code"})[["code", "title"]]
-        return Bridge("none", taxonomy, (), _ordered(titles))
+        return Bridge("none", taxonomy, (), _titles(occupations, "onet_soc_code", "title"))
     if tasks == SAMPLE:
         return _sample_bridge(taxonomy)
     return _public_bridge(
@@ -267,8 +266,7 @@ def _first_step() -> tuple[Step, pd.DataFrame]:
     crosswalk = onet.read_onet_to_soc2018()
     links = plain_links(crosswalk, "onet_soc_code", "soc2018")
     origin = "O*NET-SOC 2019 to SOC 2018 crosswalk; plain mean over the detailed codes"
-    titles = crosswalk[["soc2018", "soc2018_title"]].set_axis(["code", "title"], axis=1)
-    return Step("onet-soc", "soc2018", links, origin), _ordered(titles)
+    return Step("onet-soc", "soc2018", links, origin), _titles(crosswalk, "soc2018", "soc2018_title")
 
 
 def _public_bridge(method: Method, taxonomy: Taxonomy, links: Links, lenders: frozenset[str]) -> Bridge:
@@ -278,7 +276,9 @@ def _public_bridge(method: Method, taxonomy: Taxonomy, links: Links, lenders: fr
     published, isco = method == "site-2026", bls.read_isco08_soc2010()
     steps, files = _site_steps(isco) if published else _steps(isco, codes_of(titles), links)
     if taxonomy == "isco08":
-        return Bridge(method, taxonomy, (first, *steps), _isco_titles(isco), files, lenders)
+        # Two rows of the crosswalk name a three-digit group, which cannot have a score.
+        units = isco[isco["isco08"].str.len() == _ISCO_UNIT]
+        return Bridge(method, taxonomy, (first, *steps), _titles(units, "isco08", "isco08_title"), files, lenders)
     entries = index_entries(ons.read_coding_index())
     if published:
         entries = most_frequent(entries)
@@ -391,14 +391,8 @@ def read_bridge(path: Path, occupations: Collection[str]) -> Bridge:
     return Bridge(f"file {path.name}", "uk-soc2020", (step,), titles, _UK_FILES[1:])
 
 
-def _isco_titles(isco: pd.DataFrame) -> pd.DataFrame:
-    titles = isco[["isco08", "isco08_title"]].set_axis(["code", "title"], axis=1)
-    # Two rows of the crosswalk name a three-digit group, which cannot have a score.
-    return _ordered(titles[titles["code"].str.len() == _ISCO_UNIT])
-
-
 def _uk_titles() -> pd.DataFrame:
-    return _ordered(ons.read_unit_groups()[["soc2020", "title"]].set_axis(["code", "title"], axis=1))
+    return _titles(ons.read_unit_groups(), "soc2020", "title")
 
 
 def _military_apart(crosswalk: pd.DataFrame) -> pd.DataFrame:
@@ -421,8 +415,7 @@ def index_entries(index: pd.DataFrame) -> pd.DataFrame:
         Links of schema `LINKS`, weighted by entries.
     """
     known = index.dropna(subset=["isco08", "soc2020"])
-    counted = known.groupby(["soc2020", "isco08"]).size().rename("weight").reset_index()
-    counted["weight"] = counted["weight"].astype("float64")
+    counted = known.groupby(["soc2020", "isco08"]).size().astype("float64").rename("weight").reset_index()
     return counted.rename(columns={"isco08": "source", "soc2020": "target"})[["source", "target", "weight"]]
 
 
@@ -448,14 +441,16 @@ def _sample_bridge(taxonomy: Taxonomy) -> Bridge:
     try:
         table = pd.read_csv(path, dtype="str").astype({"weight": "float64"})
         links = table[["onet_soc_code", "uk_soc2020", "weight"]].set_axis(["source", "target", "weight"], axis=1)
-        titles = table[["uk_soc2020", "uk_title"]].set_axis(["code", "title"], axis=1)
+        titles = _titles(table, "uk_soc2020", "uk_title")
         step = Step("onet-soc", taxonomy, links, "the sample's own bridge, shares of a UK group in one step")
     except (OSError, ValueError, KeyError, pa.errors.SchemaError) as error:
         raise DataError(f"the sample's bridge {path} is damaged; install relabel again") from error
-    return Bridge(SAMPLE, taxonomy, (step,), _ordered(titles))
+    return Bridge(SAMPLE, taxonomy, (step,), titles)
 
 
-def _ordered(titles: pd.DataFrame) -> pd.DataFrame:
+def _titles(table: pd.DataFrame, code: str, title: str) -> pd.DataFrame:
+    """Each code of a table with its title: columns `code, title`, in the order of the codes."""
+    titles = table[[code, title]].set_axis(["code", "title"], axis=1)
     return titles.drop_duplicates("code").sort_values("code", ignore_index=True)
 
 

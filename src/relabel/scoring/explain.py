@@ -178,10 +178,8 @@ def explain(table: ScoreTable, run: Run, code: str) -> Explanation:
         raise DataError(_unknown(table, code))
     row = rows[0]
     other = table.intervals and table.intervals.other
-    scores = table.map.scores(table.task_values)[:, table.map.codes.get_loc(code)]
-    exact: dict[Measure, float | None] = {
-        m: None if math.isnan(score) else float(score) for m, score in zip(MEASURES, scores, strict=True)
-    }
+    of_group = table.map.scores(table.task_values)[:, table.map.codes.get_loc(code)]
+    scores: dict[Measure, float] = dict(zip(MEASURES, map(float, of_group), strict=True))
     listed = [str(c) for c in table.occupations.index[table.occupations["listed"] > 0]]
     path = _trace_back(table.bridge, code, listed, _titles(table.bridge, table.occupation_titles))
     own = table.shares[table.shares["code"] == code]
@@ -194,7 +192,7 @@ def explain(table: ScoreTable, run: Run, code: str) -> Explanation:
         taxonomy=table.taxonomy,
         status=row["status"],
         score={name: value for name, value in row.items() if not _INTERVAL.search(name)},
-        exact=exact,
+        exact={measure: None if math.isnan(score) else score for measure, score in scores.items()},
         intervals={
             name: (row[f"{name}_low"], row[f"{name}_high"]) for name in BOUNDED if row.get(f"{name}_low") is not None
         },
@@ -209,7 +207,7 @@ def explain(table: ScoreTable, run: Run, code: str) -> Explanation:
             for link in records(path.links[list(Link.model_fields)])
         ),
         occupations=_occupations(table, behind, linked),
-        tasks=_tasks(table, run, linked, table.map.row(code), dict(zip(MEASURES, map(float, scores), strict=True))),
+        tasks=_tasks(table, run, linked, table.map.row(code), scores),
         about=table.about(),
     )
 
@@ -243,11 +241,7 @@ def _occupations(table: ScoreTable, behind: Mapping[str, float], linked: set[str
 
 
 def _tasks(
-    table: ScoreTable,
-    run: Run,
-    linked: set[str],
-    parts: Floats,
-    scores: Mapping[Measure, float],
+    table: ScoreTable, run: Run, linked: set[str], parts: Floats, scores: Mapping[Measure, float]
 ) -> tuple[ExplainedTask, ...]:
     values = table.task_values.assign(
         part=parts,

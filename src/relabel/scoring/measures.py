@@ -13,7 +13,7 @@ import pandas as pd
 import pandera.pandas as pa
 
 from relabel.errors import DataError, UsageError
-from relabel.rubric import MEASURES
+from relabel.rubric import MEASURES, Measure, Rubric
 from relabel.run import Run, coded, measures_of
 from relabel.scoring.options import SAMPLE, Repeats, Taxonomy, Unrated, Weights
 from relabel.sources import onet
@@ -25,6 +25,7 @@ Ints = npt.NDArray[np.intp]
 _RATED = "onet-30.2"
 _CORE = 2.0
 _ROUNDING = 1e-12
+_BOTH = pd.DataFrame({"strict": [False, False, True], "with_tools": [False, True, True]})
 
 TASKS = pa.DataFrameSchema(
     {
@@ -166,6 +167,42 @@ def _whole(run: Run, table: pd.DataFrame) -> pd.Series:
     lacks = run.missing_measures()
     readings = [column for column, measure in (("strict", "alpha"), ("with_tools", "gamma")) if measure not in lacks]
     return table[readings].notna().all(axis=1) & bool(readings)
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes that a run's labels fall into, lowest exposure first.
+
+    Attributes:
+        readings: Readings that make the class: `strict`, `with_tools`, or both.
+        values: Value (0-1) by class and measure; missing where the run cannot give the measure.
+    """
+
+    readings: tuple[str, ...]
+    values: Floats
+
+    def of(self, coded: pd.DataFrame) -> Ints:
+        """Class number of each task; -1 while a reading is missing. An incoherent pair is of the highest class."""
+        given = coded[list(self.readings)].astype("boolean")
+        number = np.where(given.iloc[:, 0].fillna(False), len(self.values) - 1, 0)
+        if len(self.readings) > 1:
+            number = np.where((number == 0) & given["with_tools"].fillna(False), 1, number)
+        return np.where(given.notna().all(axis=1), number, -1).astype(np.intp)
+
+
+def classes_of(run: Run) -> Classes:
+    """The classes of a run: E0, E2 and E1, or not exposed and exposed where it has one reading alone."""
+    lacks = run.missing_measures()
+    pairs: tuple[tuple[str, Measure], ...] = (("strict", "alpha"), ("with_tools", "gamma"))
+    readings = tuple(reading for reading, measure in pairs if measure not in lacks)
+    return Classes(readings, class_values(run.rubric, readings))
+
+
+def class_values(rubric: Rubric, readings: tuple[str, ...]) -> Floats:
+    """Value (0-1) by class of some readings and measure; missing where they do not settle the measure."""
+    one = {name: [False, True] if name in readings else [None, None] for name in _BOTH}
+    pairs = _BOTH if len(readings) > 1 else pd.DataFrame(one)
+    return measures_of(rubric, pairs.astype("boolean"))[list(MEASURES)].to_numpy()
 
 
 def labelled_tasks(

@@ -13,7 +13,6 @@ are in none of the models: `relabel.scoring.multiverse` shows what choices of th
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
@@ -23,9 +22,8 @@ import pandas as pd
 from scipy.special import expit, gammaln, logsumexp
 
 from relabel.errors import DataError, UsageError
-from relabel.rubric import MEASURES, Measure, Rubric
-from relabel.run import Run, measures_of
-from relabel.scoring.measures import Floats, Ints, ScoreMap, by_sample
+from relabel.run import Run
+from relabel.scoring.measures import Classes, Floats, Ints, ScoreMap, by_sample, classes_of
 from relabel.task import TASK_KEY
 
 LEAST_PAIRS = 30
@@ -51,43 +49,6 @@ have a standard deviation of 1."""
 _NODES = 15
 _ROUNDS = 50
 _WIDTH = 0.1
-_BOTH = pd.DataFrame({"strict": [False, False, True], "with_tools": [False, True, True]})
-
-
-@dataclasses.dataclass(frozen=True)
-class Classes:
-    """The classes that a run's labels fall into, lowest exposure first.
-
-    Attributes:
-        readings: Readings that make the class: `strict`, `with_tools`, or both.
-        values: Value (0-1) by class and measure; missing where the run cannot give the measure.
-    """
-
-    readings: tuple[str, ...]
-    values: Floats
-
-    def of(self, coded: pd.DataFrame) -> Ints:
-        """Class number of each task; -1 while a reading is missing. An incoherent pair is of the highest class."""
-        given = coded[list(self.readings)].astype("boolean")
-        number = np.where(given.iloc[:, 0].fillna(False), len(self.values) - 1, 0)
-        if len(self.readings) > 1:
-            number = np.where((number == 0) & given["with_tools"].fillna(False), 1, number)
-        return np.where(given.notna().all(axis=1), number, -1).astype(np.intp)
-
-
-def classes_of(run: Run) -> Classes:
-    """The classes of a run: E0, E2 and E1, or not exposed and exposed where it has one reading alone."""
-    lacks = run.missing_measures()
-    pairs: tuple[tuple[str, Measure], ...] = (("strict", "alpha"), ("with_tools", "gamma"))
-    readings = tuple(reading for reading, measure in pairs if measure not in lacks)
-    return Classes(readings, class_values(run.rubric, readings))
-
-
-def class_values(rubric: Rubric, readings: tuple[str, ...]) -> Floats:
-    """Value (0-1) by class of some readings and measure; missing where they do not settle the measure."""
-    one = {name: [False, True] if name in readings else [None, None] for name in _BOTH}
-    pairs = _BOTH if len(readings) > 1 else pd.DataFrame(one)
-    return measures_of(rubric, pairs.astype("boolean"))[list(MEASURES)].to_numpy()
 
 
 class _TaskNoise:
@@ -110,19 +71,18 @@ class _TaskNoise:
         Returns:
             Measures (alpha, beta, gamma) by groups by draws, 0-1; missing where there is no score.
         """
-        rng = np.random.default_rng(seed)
-        return self._values_of(([mapped.drawn(part) for part in parts] for parts in self._parts(draws, rng)), mapped)
-
-    def _values_of(self, chunks: Iterable[list[Floats]], mapped: ScoreMap) -> Floats:
-        """Scores from the parts of the classes above the lowest, in chunks; measures by groups by draws."""
         done: list[Floats] = []
-        for parts in chunks:
+        for parts in self._of_groups(mapped, draws, np.random.default_rng(seed)):
             above = [np.clip(part, 0, 1) for part in parts]
             by_class = np.stack([np.clip(1 - sum(above), 0, 1), *above])
             done.append(np.einsum("cm,cgd->mgd", self.classes.values, by_class))
         drawn = np.clip(np.concatenate(done, axis=2), 0, 1)
         drawn[:, ~mapped.reached] = np.nan
         return drawn
+
+    def _of_groups(self, mapped: ScoreMap, draws: int, rng: np.random.Generator) -> Iterable[list[Floats]]:
+        """Yield the parts of the classes above the lowest in each group, in chunks: groups by draws."""
+        return ([mapped.drawn(part) for part in parts] for parts in self._parts(draws, rng))
 
 
 class _Mixes:
@@ -522,21 +482,18 @@ class Answers(_TaskNoise):
         if lacking := int((repeats == 0).sum()):
             self.estimand += f"; {lacking:,} tasks without a label are drawn like the labelled ones of their occupation"
 
-    def draw(self, mapped: ScoreMap, draws: int, seed: int) -> Floats:
-        """Draw scores; see `_TaskNoise.draw`."""
+    def _of_groups(self, mapped: ScoreMap, draws: int, rng: np.random.Generator) -> Iterable[list[Floats]]:
         if self.repeated:
-            return super().draw(mapped, draws, seed)
+            return super()._of_groups(mapped, draws, rng)
         # With one answer a task, the tasks of an occupation are drawn as one; a labelled one is shifted to its own label.
-        rng = np.random.default_rng(seed)
         shift = [
             mapped.shares @ np.nan_to_num(mapped.means(column)) for column in self._shift[:, 1:, 0].T.astype("float64")
         ]
         mixes = (self._mixes.draw(min(_CHUNK, draws - start), rng) for start in range(0, draws, _CHUNK))
-        chunks = (
+        return (
             [mapped.shares @ drawn[:, label + 1] + moved[:, None] for label, moved in enumerate(shift)]
             for drawn in mixes
         )
-        return self._values_of(chunks, mapped)
 
     def _parts(self, draws: int, rng: np.random.Generator) -> Iterator[list[npt.NDArray[np.float32]]]:
         for start in range(0, draws, _CHUNK):

@@ -53,6 +53,14 @@ _FLAGS = {
 }
 """Flags of ASHE in words."""
 
+_ASHE_COLUMNS = {
+    "jobs": "employees",
+    "jobs_cv": "employees_cv",
+    "jobs_quality": "employees_quality",
+    "median_cv": "median_pay_cv",
+    "median_quality": "median_pay_quality",
+}
+
 ASHE = "ons-ashe-2024"
 """The source of pay when none is named, and of the jobs beside an extract that has none."""
 ASHE_POPULATION = "employees on adult rates of pay who have been in the same job for more than a year; the self-employed are not counted"
@@ -130,25 +138,14 @@ def _ashe(source: Source) -> tuple[pd.DataFrame, int | None]:
     ashe = ons.read_ashe(source.id)
     everyone = ashe.loc[ashe["level"] == "all", "jobs"].dropna()
     workforce = None if everyone.empty else round(float(everyone.iloc[0]))
-    ashe = ashe[ashe["level"] == "unit"]
-    frame = pd.DataFrame(
-        {
-            "code": ashe["code"],
-            "employees": ashe["jobs"].round().astype("Int64"),
-            "median_pay_gbp": ashe["median_pay_gbp"],
-            "mean_pay_gbp": ashe["mean_pay_gbp"],
-            "employees_cv": ashe["jobs_cv"],
-            "employees_quality": ashe["jobs_quality"],
-            "median_pay_cv": ashe["median_cv"],
-            "median_pay_quality": ashe["median_quality"],
-        }
-    )
+    frame = ashe[ashe["level"] == "unit"].rename(columns=_ASHE_COLUMNS)
+    frame["employees"] = frame["employees"].round().astype("Int64")
     reasons = {
-        "jobs": ashe["jobs_flag"].map(_FLAGS).where(frame["employees"].isna()),
-        "median pay": ashe["median_flag"].map(_FLAGS).where(frame["median_pay_gbp"].isna()),
+        "jobs": frame["jobs_flag"].map(_FLAGS).where(frame["employees"].isna()),
+        "median pay": frame["median_flag"].map(_FLAGS).where(frame["median_pay_gbp"].isna()),
     }
     frame = frame.assign(pay_source=f"ASHE {_release(source)}", pay_status=_reasons(reasons))
-    return frame.reset_index(drop=True), workforce
+    return frame[list(PAY.columns)].reset_index(drop=True), workforce
 
 
 def _newer_medians(source: Source) -> tuple[pd.DataFrame, int | None]:

@@ -19,8 +19,7 @@ from relabel.evaluation.gold import COLUMNS, run_settings
 from relabel.evaluation.statistics import SHARE, occupation_draws, on_scale, student_t
 from relabel.rubric import MEASURES, Measure
 from relabel.run import Run
-from relabel.scoring.measures import by_sample
-from relabel.scoring.noise import class_values
+from relabel.scoring.measures import by_sample, class_values
 from relabel.task import TASK_KEY
 
 Array = npt.NDArray[np.float64]
