@@ -9,8 +9,8 @@ from typing import Any
 from relabel.publishing.export import export_run
 from relabel.publishing.site.build import Site, build_site
 from relabel.run import Run, open_run
-from relabel.scoring.files import records
 from relabel.scoring.options import Choices
+from relabel.tabular import records
 from run_builders import a_label, a_run
 
 A, B = "11-1011.00", "15-1252.00"

@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from relabel.scoring.files import records
 from relabel.scoring.options import Method
 from relabel.scoring.table import ScoreTable
+from relabel.tabular import records
 
 Scored = Callable[..., ScoreTable]
 BoundsOf = Callable[[Method], ScoreTable]

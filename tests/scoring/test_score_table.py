@@ -18,11 +18,10 @@ from score_builders import by_code
 from relabel.cli.app import run_app
 from relabel.errors import DataError, UsageError
 from relabel.run import open_run
-from relabel.scoring.files import csv_bytes, json_bytes, table_json
 from relabel.scoring.options import Taxonomy
 from relabel.scoring.pay import read_pay
-from relabel.scoring.table import COLUMNS, percentiles, score_table
-from relabel.tabular import half_up
+from relabel.scoring.table import COLUMNS, percentiles, score_table, table_json
+from relabel.tabular import csv_bytes, half_up, json_bytes
 
 KNOWN = frozenset({"1121", "8160"})
 Ties = Literal["shared", "by-code"]

@@ -22,14 +22,13 @@ from relabel.errors import UsageError
 from relabel.rubric import MEASURES
 from relabel.run import Run
 from relabel.scoring.explain import READING_OF, answers_by_task
-from relabel.scoring.files import records
 from relabel.scoring.table import ENOUGH, ScoreTable
 from relabel.scoring.us import us_figures, us_files
 from relabel.sources import bls, onet
 from relabel.sources.bls import RATES
 from relabel.sources.fetch import SourceUse, source_use
 from relabel.sources.registry import load_registry
-from relabel.tabular import listed_names
+from relabel.tabular import listed_names, records
 
 RELATED_FAMILIES = 3
 RELATED_CAREERS = 8

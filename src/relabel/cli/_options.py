@@ -120,7 +120,7 @@ def _writable(param: typer.CallbackParam, path: Path | None) -> Path | None:
 def _table_file(param: typer.CallbackParam, path: Path | None) -> Path | None:
     """The same of a table, whose kind the name's ending tells."""
     if path is not None:
-        from relabel.scoring.files import require_suffix
+        from relabel.tabular import require_suffix
 
         require_suffix(path)
     return _writable(param, path)
@@ -461,7 +461,7 @@ def give_table_or_json(
     Returns:
         Whether it was printed, and nothing else should be.
     """
-    from relabel.scoring.files import csv_bytes, json_bytes, parquet_bytes, require_suffix
+    from relabel.tabular import csv_bytes, json_bytes, parquet_bytes, require_suffix
 
     kind = "" if out is None else require_suffix(out)
     if out is not None and kind == "json":

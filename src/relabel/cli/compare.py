@@ -11,7 +11,7 @@ import relabel
 from relabel.cli._options import Commands, Draws, GoldRule, Results, suggest_onet_soc
 from relabel.cli.terminal import Table, cut, doing, heading, say, say_next, show_verdict
 from relabel.errors import UsageError
-from relabel.tabular import Cell, Signed, cell_text, change, figure
+from relabel.tabular import Cell, Signed, cell_text, change, figure, json_bytes, records
 
 if TYPE_CHECKING:
     from relabel.evaluation.compare import CompareDocument, Difference, Disputed, Flip, PairwiseDocument
@@ -221,7 +221,6 @@ def _compare_scores(
         UsageError: A choice is not known, or the tables cannot be compared.
     """
     from relabel.scoring.decomposition import what_moved
-    from relabel.scoring.files import json_bytes, records
     from relabel.scoring.options import Choices
     from relabel.scoring.table import score_by
 

@@ -12,7 +12,7 @@ from relabel.cli.score import ESTIMATES
 from relabel.cli.terminal import Table, say
 from relabel.errors import UsageError
 from relabel.scoring.options import ONE_WAY, SAMPLE, SYSTEM_NAMES, Choices, Taxonomy, Way
-from relabel.tabular import listed_names
+from relabel.tabular import json_bytes, listed_names
 
 if TYPE_CHECKING:
     from relabel.rubric import Measure
@@ -69,8 +69,6 @@ def explain(
         idle = ("weights", "unrated", "pay", "bridge", "repeats", "gold", "rater", "draws", "seed", "show")
         o.reject_ineffective_options(ctx, "has no effect with --path; remove it", *idle)
         found = _path(code or run, way, taxonomy or "uk-soc2020")
-        from relabel.scoring.files import json_bytes
-
         if not o.give_json(json_bytes(found.describe()), out=out, as_json=as_json):
             _show_path(found)
         return

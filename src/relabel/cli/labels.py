@@ -150,7 +150,7 @@ def labels(
         wide: One row a task, with a column for each setting and sample, and the published code.
         out (F): The file to write. By default CSV is printed.
     """
-    from relabel.scoring.files import csv_bytes, stata_bytes
+    from relabel.tabular import csv_bytes, stata_bytes
 
     ending = "csv" if out is None else out.suffix.lower().removeprefix(".")
     if form is None and ending not in ("csv", "dta", "parquet"):

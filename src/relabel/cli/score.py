@@ -13,7 +13,7 @@ from relabel.cli import _options as o
 from relabel.cli.terminal import Table, doing, say, say_next, say_of
 from relabel.errors import SourceMissingError, UsageError
 from relabel.scoring.options import Choices, Noise
-from relabel.tabular import listed_names
+from relabel.tabular import listed_names, records
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -124,7 +124,7 @@ def _study(ctx: typer.Context, path: Path, given: o.Tables, out: Path | None) ->
 
 def _give(table: relabel.ScoreTable, run: relabel.Run, given: o.Tables, out: Path | None) -> None:
     """Write and print a score table as the options say."""
-    from relabel.scoring.files import records, table_json
+    from relabel.scoring.table import table_json
 
     extra: dict[str, Any] = {}
     if table.spread is not None:
@@ -276,8 +276,6 @@ def _show(table: relabel.ScoreTable, major_groups: Sequence[Mapping[str, Any]] |
 
 def _highest_and_lowest(rows: pd.DataFrame, table: relabel.ScoreTable) -> Table:
     """The groups of the highest and the lowest scores."""
-    from relabel.scoring.files import records
-
     ends = records(rows if len(rows) <= 2 * _SHOWN else rows.iloc[[*range(_SHOWN), *range(-_SHOWN, 0)]])
     some = f"The {_SHOWN} highest and the {_SHOWN} lowest of {len(rows):,} groups"
     title = f"{'All groups' if len(rows) <= 2 * _SHOWN else some}, by gamma (scores 0-1)"
@@ -293,8 +291,6 @@ def _highest_and_lowest(rows: pd.DataFrame, table: relabel.ScoreTable) -> Table:
 
 def _show_raters(by_rater: pd.DataFrame, codes: frozenset[str]) -> None:
     """The mean score of each rater alone, over the groups that count as scored, beside the pooled one."""
-    from relabel.scoring.files import records
-
     rows = by_rater[by_rater["code"].isin(codes)]
     means = records(rows.groupby("rater", sort=False)[list(_MEASURES)].mean().reset_index())
     Table("Means over groups, by rater (0-1)", ["rater", *_MEASURES], [list(mean.values()) for mean in means]).show()

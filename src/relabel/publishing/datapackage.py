@@ -21,8 +21,8 @@ import yaml
 from relabel.errors import DataError, UsageError
 from relabel.files import inside, os_errors
 from relabel.rubric import MEASURES
-from relabel.scoring.files import records
 from relabel.scoring.uncertainty import BOUNDED, ESTIMATED
+from relabel.tabular import records
 
 Row = dict[str, Any]
 

@@ -35,12 +35,12 @@ from relabel.publishing.occupation import Pages, onet_path, task_frame
 from relabel.run import Run
 from relabel.scoring.decomposition import PARTS, Moved, what_moved
 from relabel.scoring.explain import answers_by_task
-from relabel.scoring.files import csv_bytes, json_bytes, parquet_bytes, records, table_json
 from relabel.scoring.multiverse import with_spread
 from relabel.scoring.options import Choices
-from relabel.scoring.table import WHOLE, ScoreTable, is_partial, score_by
+from relabel.scoring.table import WHOLE, ScoreTable, is_partial, score_by, table_json
 from relabel.scoring.uncertainty import DRAWS, with_intervals, with_raters
 from relabel.sources.tables import is_table_file
+from relabel.tabular import csv_bytes, json_bytes, parquet_bytes, records
 
 Row = dict[str, Any]
 

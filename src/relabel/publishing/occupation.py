@@ -16,11 +16,10 @@ import pandas as pd
 from relabel.publishing.methodology import READING_NAMES, Reading, load_bands, other_words
 from relabel.rubric import Measure
 from relabel.scoring.explain import READING_OF, TaskKey
-from relabel.scoring.files import records
 from relabel.scoring.options import SAMPLE
 from relabel.scoring.table import ENOUGH, ScoreTable
 from relabel.sources import onet, ons
-from relabel.tabular import CLEAN, half_up
+from relabel.tabular import CLEAN, half_up, records
 from relabel.task import TASK_KEY, is_onet_release
 
 MAIN_PART = 0.6

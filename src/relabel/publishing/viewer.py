@@ -27,9 +27,8 @@ from relabel.files import os_errors, read_small, replacing
 from relabel.rubric import AUTOMATION
 from relabel.run import Run
 from relabel.scoring.explain import READING_OF
-from relabel.scoring.files import records
 from relabel.sources.tables import read_table
-from relabel.tabular import spreadsheet_safe
+from relabel.tabular import records, spreadsheet_safe
 from relabel.task import TASK_KEY
 
 Row = dict[str, Any]

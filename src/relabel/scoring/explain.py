@@ -16,14 +16,13 @@ from relabel.errors import DataError
 from relabel.rubric import MEASURES, Measure
 from relabel.run import Run
 from relabel.scoring.bridges import Bridge, codes_of, make_bridge, onet_occupations, same_broad_group
-from relabel.scoring.files import records
 from relabel.scoring.measures import Floats
 from relabel.scoring.options import SYSTEM_NAMES, Links, Method, System, Taxonomy, check_links
 from relabel.scoring.table import ScoreTable
 from relabel.scoring.uncertainty import BOUNDED, ESTIMATED, Estimate
 from relabel.settings import Frozen
 from relabel.sources import bls, onet
-from relabel.tabular import half_up
+from relabel.tabular import half_up, records
 from relabel.task import TASK_KEY, task_table
 
 _NEAR = 4

@@ -23,11 +23,10 @@ from relabel.errors import UsageError
 from relabel.rubric import MEASURES
 from relabel.run import Run, open_run
 from relabel.scoring.bridges import Bridge, make_bridge
-from relabel.scoring.files import records
 from relabel.scoring.measures import Floats, counted, score_map, task_weights
 from relabel.scoring.options import ONE_WAY, SAMPLE, Links, Method, Unrated, Weights
 from relabel.scoring.table import ScoreTable, beside
-from relabel.tabular import CLEAN
+from relabel.tabular import CLEAN, records
 
 CHOICES = ("rater", "rubric", "weights", "unrated", "bridge", "comparison")
 OUTCOMES = (

@@ -27,17 +27,11 @@ from relabel.scoring.pay import ASHE, PAY, QUALITY, Pay, file_use, read_pay, wag
 from relabel.settings import asset_dir
 from relabel.sources.fetch import SourceUse, source_use
 from relabel.sources.tables import is_table_file
-from relabel.tabular import CLEAN
+from relabel.tabular import CLEAN, half_up_all, records
 from relabel.task import TASK_KEY, disputed_titles
 
 if TYPE_CHECKING:  # scipy waits until intervals are asked for
     from relabel.scoring.uncertainty import Intervals
-
-
-def half_up_all(values: measures.Floats, places: int) -> npt.NDArray[np.float64]:
-    """`relabel.tabular.half_up` of many numbers; missing ones stay missing."""
-    scale = 10.0**places
-    return np.floor(np.round(values * scale, CLEAN - places) + 0.5) / scale
 
 
 def percentiles(values: pd.Series, codes: pd.Series, *, ties: Literal["shared", "by-code"]) -> pd.Series:
@@ -301,11 +295,8 @@ class ScoreTable:
     def release_counts(self) -> dict[str, int | None]:
         """How the tasks that the run labelled differ from those that are scored; None where a list cannot be read.
 
-        Returns:
-            `tasks_new` (listed, but not in the list that the run labelled: they have no label and count in no mean),
-            `tasks_reworded` (the same task in other words: they keep their label), `tasks_replaced` (another task under the
-            same id: they count as unlabelled, but for `by_id`) and `tasks_emerging` (proposed by O*NET without an id and a
-            rating: never scored).
+        New tasks count in no mean. Reworded ones, the same task in other words, keep their label; replaced ones, another task
+        under the same id, count as unlabelled, but for `by_id`. Emerging ones are never scored.
         """
         return measures.changed_tasks(self.task_values, self.tasks)
 
@@ -361,6 +352,19 @@ class ScoreTable:
             "missing_measures": dict(self.missing_measures),
             "sources": [use.model_dump(mode="json", exclude_none=True) for use in self.sources],
         }
+
+
+def table_json(table: ScoreTable) -> dict[str, Any]:
+    """The table as one JSON document.
+
+    Returns:
+        `ScoreTable.describe` with the rows under `rows`; with intervals also `intervals` (`Intervals.describe`) and
+        `by_rater`: what each rater alone would score, and the mean over them.
+    """
+    document = table.describe() | {"rows": records(table.frame)}
+    if table.intervals is not None:
+        document |= {"intervals": table.intervals.describe(), "by_rater": records(table.intervals.by_rater)}
+    return document
 
 
 def beside(frame: pd.DataFrame, added: Mapping[str, pd.Series]) -> pd.DataFrame:

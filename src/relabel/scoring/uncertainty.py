@@ -32,14 +32,13 @@ import pyarrow.parquet as pq
 from relabel.errors import DataError, UsageError
 from relabel.rubric import MEASURES, Measure
 from relabel.run import Run, open_run
-from relabel.scoring.files import records
 from relabel.scoring.measures import Floats
 from relabel.scoring.options import SAMPLE
 from relabel.scoring.options import Noise as NoiseChoice
-from relabel.scoring.table import ScoreTable, beside, half_up_all
+from relabel.scoring.table import ScoreTable, beside
 from relabel.settings import settings
 from relabel.sources.frames import keep
-from relabel.tabular import CLEAN
+from relabel.tabular import CLEAN, half_up_all, records
 from relabel.task import TASK_KEY
 
 if TYPE_CHECKING:

@@ -26,7 +26,6 @@ from relabel.publishing.export import export_run
 from relabel.publishing.site.build import build_site
 from relabel.rubric import MEASURES, Measure, load_rubric
 from relabel.run import Run, open_run
-from relabel.scoring.files import csv_bytes, stata_bytes
 from relabel.scoring.options import Choices
 from relabel.scoring.table import ScoreTable, score_by
 from relabel.scoring.uncertainty import POOLED, rater_draws, with_raters
@@ -35,7 +34,7 @@ from relabel.study import pooling
 from relabel.study.file import Scoring, Study
 from relabel.study.pooling import LatentClasses, Votes, votes
 from relabel.study.running import OpenStudy, plan, runs_of, study_tasks
-from relabel.tabular import Cell, Table, cell_text, table_text
+from relabel.tabular import Cell, Table, cell_text, csv_bytes, stata_bytes, table_text
 from relabel.task import TASK_KEY, Task
 
 _SHOWN = 25

@@ -53,7 +53,7 @@ from relabel.files import inside, os_errors, read_small
 from relabel.publishing.datapackage import ExportBundle, written_whole
 from relabel.publishing.site import figures, views
 from relabel.sandbox import Sandbox, plain
-from relabel.scoring.files import json_bytes
+from relabel.tabular import json_bytes
 
 LISTING = "site.json"
 """Names the files of a site, so that it can be built again over itself."""
