@@ -66,9 +66,6 @@ MOVED = pa.DataFrameSchema(
 
 _OF_LABELS = ("labelled", *MEASURES, "code")
 
-CARRIERS = ("onet_soc_code", "task_id", "text", "label_before", "label_after", "part_before", "part_after", "change")
-"""Columns of the tasks that carry a change; then come the four ways."""
-
 
 @dataclass(frozen=True)
 class Moved:
@@ -99,9 +96,9 @@ class Moved:
             measure: A measure that both have.
 
         Returns:
-            Columns `CARRIERS` (`part_before`, `part_after`: the part of the score that the task stands for, 0-1), then
-            `labels, tasks, weights, bridge`; tasks that carry nothing are left out. Where the change could not be told
-            apart, the four ways are missing.
+            Columns `onet_soc_code, task_id, text, label_before, label_after`, `part_before, part_after` (the part of the score
+            that the task stands for, 0-1), `change, labels, tasks, weights, bridge`; tasks that carry nothing are left out.
+            Where the change could not be told apart, the four ways are missing.
 
         Raises:
             UsageError: There is no change to carry: the code or the measure is not in both tables.

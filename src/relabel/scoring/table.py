@@ -444,6 +444,7 @@ def score_by(run: Run, choices: options.Choices) -> ScoreTable:
         money = read_pay(asked, frozenset(codes_of(bridge.titles)))
     frame = _with_pay(frame, money, choices.wage)
     half, unmatched = measures.left_out(run, values)
+    worth = {m: [run.rubric.measures[m][code] for code in run.rubric.codes] for m in MEASURES}
     partial = is_partial(run) or not bool(values["labelled"].all())
     if sample:
         frame["status"] += " (SAMPLE)"
@@ -474,16 +475,11 @@ def score_by(run: Run, choices: options.Choices) -> ScoreTable:
         occupations=by_occupation,
         task_values=values,
         occupation_titles=dict(zip(occupations["onet_soc_code"], occupations["title"], strict=True)),
-        value_range=_value_range(run),
+        value_range={m: (float(min(worth[m])), float(max(worth[m]))) for m in MEASURES},
         labels_unmatched=unmatched,
         labelled_list=run.manifest.tasks,
         sources=_sources(run, choices, task_list, bridge, money),
     )
-
-
-def _value_range(run: Run) -> dict[Measure, tuple[float, float]]:
-    codes, worth = run.rubric.codes, run.rubric.measures
-    return {m: (float(min(worth[m][c] for c in codes)), float(max(worth[m][c] for c in codes))) for m in MEASURES}
 
 
 def _notes(run: Run, task_list: str, values: pd.DataFrame, *, partial: bool, by_id: bool) -> list[str]:
@@ -586,8 +582,8 @@ def _percent(part: float) -> str:
 
 
 def _with_pay(frame: pd.DataFrame, pay: Pay | None, wage: options.Wage) -> pd.DataFrame:
-    none = pd.DataFrame(columns=list(PAY.columns)).astype({name: str(kind) for name, kind in PAY.dtypes.items()})
-    paid = none if pay is None else pay.frame
+    kinds = {name: str(kind) for name, kind in PAY.dtypes.items()}
+    paid = pd.DataFrame(columns=list(kinds)).astype(kinds) if pay is None else pay.frame
     given = frame["code"].isin(paid["code"])
     frame = frame.merge(paid, how="left", on="code", validate="1:1")
     if pay is not None:
