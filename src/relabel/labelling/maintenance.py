@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 from diskcache.core import MODE_PICKLE
 
 from relabel.errors import DataError, StoreError, UsageError
-from relabel.files import BlockedError, explaining, locked, make_private_dir, replacing
+from relabel.files import BlockedError, locked, make_private_dir, os_errors, replacing
 from relabel.labelling.rows import (
     ASIDE,
     NOTE,
@@ -270,7 +270,7 @@ def pack(store: Store, target: Path, *runs: Run) -> int:
     count = 0
     head = {"format": FORMAT, "version": VERSION, "model": runs[0].manifest.model if len(runs) == 1 else None}
     with (
-        explaining(f"cannot write {target}", "name another file"),
+        os_errors(f"cannot write {target}", "name another file"),
         replacing(target) as temporary,
         temporary.open("wb") as raw,
         gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as out,

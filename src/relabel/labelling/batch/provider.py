@@ -21,7 +21,7 @@ import aiohttp
 from multidict import CIMultiDict
 
 from relabel.errors import DataError, ProviderError
-from relabel.files import explaining, replacing
+from relabel.files import os_errors, replacing
 from relabel.labelling.engine import parsed
 from relabel.labelling.job import Job
 from relabel.labelling.providers import UNKNOWN, Provider
@@ -222,7 +222,7 @@ class BatchProvider:
         """
 
         def form() -> aiohttp.FormData:
-            with explaining(f"cannot read {path}", "start the same run again"):
+            with os_errors(f"cannot read {path}", "start the same run again"):
                 file = path.open("rb")
             made = aiohttp.FormData({name: value.format(name=path.name) for name, value in self.form.items()})
             made.add_field("file", file, filename=path.name, content_type="application/jsonl")

@@ -25,7 +25,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from relabel.errors import DataError
-from relabel.files import BlockedError, explaining, locked, make_private_dir, replacing
+from relabel.files import BlockedError, locked, make_private_dir, os_errors, replacing
 from relabel.labelling.job import Job, job_from_json, job_to_json
 from relabel.labelling.request import canonical_json
 from relabel.labelling.wire import Form
@@ -316,7 +316,7 @@ class BatchFolder:
         advice = (
             "free space or correct the permissions, then start the same run again: its batches continue at the provider"
         )
-        return explaining(f"cannot write the batch state in {self.path}", advice)
+        return os_errors(f"cannot write the batch state in {self.path}", advice)
 
 
 def _read(what: str, path: Path, read: Callable[[bytes], T], advice: str) -> T | None:
