@@ -168,7 +168,7 @@ class OnlineEngine(Engine):
         self._reached = False
         self._exit = ExitStack()
         self._replies = _Replies()
-        self._retry = RetryPolicy(is_transient, _server_wait, **policy)
+        self._retry = RetryPolicy(_server_wait, **policy)
         self._clock = self._retry.clock
 
     def record(self) -> Mapping[str, Any]:

@@ -459,15 +459,13 @@ class RetryPolicy:
     """Exponential backoff with jitter, never shorter than the server asks.
 
     Attributes:
-        is_transient: Whether an error is worth another attempt.
         server_wait: Seconds that the server asked to wait, by its error.
         clock: Seconds on a monotonic clock.
         sleep: Waits for some seconds.
         jitter: A random number in 0-1.
     """
 
-    is_transient: Callable[[BaseException], bool]
-    server_wait: Callable[[BaseException], float] = lambda _: 0.0
+    server_wait: Callable[[BaseException], float]
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     jitter: Callable[[], float] = random.random
@@ -482,7 +480,7 @@ class RetryPolicy:
         try:
             return await once()  # outside of tenacity, which costs more than most requests do
         except Exception as error:
-            if not self.is_transient(error):
+            if not is_transient(error):
                 raise
             first: Exception | None = error
         import tenacity
@@ -495,7 +493,7 @@ class RetryPolicy:
             return await once()
 
         retrying = tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(self.is_transient),
+            retry=tenacity.retry_if_exception(is_transient),
             stop=lambda state: state.attempt_number >= ATTEMPTS or self.clock() + state.upcoming_sleep >= ends_at(),
             wait=self._pause,
             sleep=self.sleep,

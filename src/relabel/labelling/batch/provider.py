@@ -31,7 +31,6 @@ from relabel.labelling.refusals import (
     RefusedError,
     RetryPolicy,
     fatal_refusal,
-    is_transient,
     read_error,
 )
 from relabel.labelling.request import Request
@@ -143,9 +142,7 @@ class BatchProvider:
         version = api_version(http.query)
         self.address = http.address + (f"?{version}" if version else "")
         self._retry = RetryPolicy(
-            is_transient,
-            lambda error: (error.reply.wait_s or 0.0) if isinstance(error, RefusedError) else 0.0,
-            **policy,
+            lambda error: (error.reply.wait_s or 0.0) if isinstance(error, RefusedError) else 0.0, **policy
         )
 
     # The hooks.
