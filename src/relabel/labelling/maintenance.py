@@ -32,20 +32,7 @@ from diskcache.core import MODE_PICKLE
 
 from relabel.errors import DataError, StoreError, UsageError
 from relabel.files import BlockedError, locked, make_private_dir, os_errors, replacing
-from relabel.labelling.rows import (
-    ASIDE,
-    NOTE,
-    TEXT,
-    AnswerRow,
-    DamagedRowError,
-    checked_answer,
-    checked_note,
-    checked_text,
-    digests_of,
-    document_of,
-    is_answer,
-    sha256_of,
-)
+from relabel.labelling import rows
 from relabel.labelling.store import ROW, Store, integrity
 
 if TYPE_CHECKING:
@@ -126,8 +113,8 @@ def _rebuild(folder: Path, aside: Path) -> str:
     saved: set[str] = set()
     with Store(work) as new, new.writing_at_once():
         for key, text in readable_rows(aside / _DATABASE):
-            with suppress(DamagedRowError):  # one that was cut, of which another copy may be whole
-                document_of(key, text)
+            with suppress(rows.DamagedRowError):  # one that was cut, of which another copy may be whole
+                rows.document_of(key, text)
                 if key not in saved:
                     new.put_text(key, text)
                 saved.add(key)
@@ -163,7 +150,7 @@ class Pruned:
     bytes: int
 
 
-def prune(store: Store, unwanted: Callable[[str, AnswerRow], bool], *, dry_run: bool) -> Pruned:
+def prune(store: Store, unwanted: Callable[[str, rows.AnswerRow], bool], *, dry_run: bool) -> Pruned:
     """Remove answers permanently, and shared messages that no other answer refers to.
 
     Args:
@@ -182,14 +169,14 @@ def prune(store: Store, unwanted: Callable[[str, AnswerRow], bool], *, dry_run: 
     needed: set[str] = set()
     for key, row in store.answers():
         if not unwanted(key, row):
-            needed.update(digests_of({"request": {"body": row.request.body}}))
+            needed.update(rows.digests_of({"request": {"body": row.request.body}}))
             continue
         going.append(key)
         rejected += row.rejected is not None
         by_model[row.answer.model_returned or "unknown"] += 1
         cost += row.answer.cost_usd or 0.0
     answers = len(going) - rejected
-    going += [key for key in store.keys(TEXT) if going and key.removeprefix(TEXT) not in needed]
+    going += [key for key in store.keys(rows.TEXT) if going and key.removeprefix(rows.TEXT) not in needed]
     size = store.size_of(going)
     if not dry_run:
         with store.writing_at_once():
@@ -202,7 +189,7 @@ def prune(store: Store, unwanted: Callable[[str, AnswerRow], bool], *, dry_run: 
 
 def selection(
     *, model: str | None, messages: Collection[str] | None, run: Run | None, before: str | None, rejected: bool
-) -> Callable[[str, AnswerRow], bool]:
+) -> Callable[[str, rows.AnswerRow], bool]:
     """Which answers are meant: those to which all that is given applies.
 
     Args:
@@ -221,13 +208,13 @@ def selection(
         day = None if before is None else datetime.fromisoformat(before).date().isoformat()
     except ValueError as error:
         raise UsageError(f"--before {before!r} is not a date such as 2026-01-31") from error
-    digests = None if messages is None else {sha256_of(text) for text in messages}
+    digests = None if messages is None else {rows.sha256_of(text) for text in messages}
     keys = None if run is None else {*map(str, run.labels["request_key"]), *(one.request_key for one in run.failures())}
 
-    def unwanted(key: str, row: AnswerRow) -> bool:
+    def unwanted(key: str, row: rows.AnswerRow) -> bool:
         return (
             (model is None or model in (row.request.body.get("model"), row.answer.model_returned))
-            and (digests is None or not digests.isdisjoint(digests_of({"request": {"body": row.request.body}})))
+            and (digests is None or not digests.isdisjoint(rows.digests_of({"request": {"body": row.request.body}})))
             and (keys is None or key.partition("/")[0] in keys)
             and (day is None or row.answer.created_at < day)
             and (row.rejected is not None or not rejected)
@@ -277,7 +264,7 @@ def pack(store: Store, target: Path, *runs: Run) -> int:
     ):
         out.write(_line(head))
         for key, row in _chosen(store, wanted):
-            count += is_answer(key)
+            count += rows.is_answer(key)
             out.write(_line({"key": key, "row": row}))
     return count
 
@@ -303,12 +290,12 @@ def unpack(store: Store, source: Path) -> tuple[int, int]:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     origin = f"{_PLAIN.sub('_', source.name)[:80]} (sha256 {digest[:16]})"
     added = known = 0
-    rows = _checked(source)
-    while some := list(itertools.islice(rows, _AT_ONCE)):
+    packed = _checked(source)
+    while some := list(itertools.islice(packed, _AT_ONCE)):
         with store.writing_at_once():
             for key, row in some:
-                new = store.add_row(key, row if key.startswith((TEXT, NOTE)) else row | {"origin": origin})
-                if is_answer(key):
+                new = store.add_row(key, row if key.startswith((rows.TEXT, rows.NOTE)) else row | {"origin": origin})
+                if rows.is_answer(key):
                     added, known = (added + 1, known) if new else (added, known + 1)
     return added, known
 
@@ -333,18 +320,20 @@ def _keys_of(run: Run, store: Store) -> set[str]:
 
 def _chosen(store: Store, wanted: set[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
     """Rows by key, a shared message before the first that refers to it; a row that is damaged is left out."""
-    for key in store.keys(NOTE) if wanted is None else ():  # they name addresses, and hold for a day
-        if (value := store.note(key.removeprefix(NOTE))) is not None:
+    for key in store.keys(rows.NOTE) if wanted is None else ():  # they name addresses, and hold for a day
+        if (value := store.note(key.removeprefix(rows.NOTE))) is not None:
             yield key, {"value": value}
     told: set[str] = set()
     for key in store.keys(by_key=True):
-        if key.startswith((TEXT, NOTE, ASIDE)) or not (wanted is None or key.partition("/")[0] in wanted):
+        if key.startswith((rows.TEXT, rows.NOTE, rows.ASIDE)) or not (
+            wanted is None or key.partition("/")[0] in wanted
+        ):
             continue
         if (row := store.row(key)) is None:
             continue
-        for digest in digests_of(row):
+        for digest in rows.digests_of(row):
             if digest not in told and (content := store.text(digest)) is not None:
-                yield TEXT + digest, {"content": content}
+                yield rows.TEXT + digest, {"content": content}
             told.add(digest)
         yield key, row
 
@@ -377,16 +366,16 @@ def _checked(source: Path) -> Generator[tuple[str, dict[str, Any]]]:
                 entry = json.loads(line)
                 key, row = entry["key"], entry["row"]
                 try:
-                    if key.startswith(TEXT):
-                        texts[key.removeprefix(TEXT)] = checked_text(key, row)
+                    if key.startswith(rows.TEXT):
+                        texts[key.removeprefix(rows.TEXT)] = rows.checked_text(key, row)
                         if sum(map(len, texts.values())) > _MOST_TEXT:
                             raise DataError(f"{source} holds too many shared messages; get the file again")
-                    elif key.startswith(NOTE):
-                        checked_note(key, row)
+                    elif key.startswith(rows.NOTE):
+                        rows.checked_note(key, row)
                     else:
-                        _ = [texts[digest] for digest in digests_of(row)]  # they come before what refers to them
-                        checked_answer(key, row, texts)
-                except DamagedRowError as error:
+                        _ = [texts[digest] for digest in rows.digests_of(row)]  # they come before what refers to them
+                        rows.checked_answer(key, row, texts)
+                except rows.DamagedRowError as error:
                     raise DataError(
                         f"{source} line {number}: the row {key[:100]!r} does not match its key: {error}; get the file again"
                     ) from error

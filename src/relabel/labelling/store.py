@@ -25,24 +25,8 @@ from diskcache.core import MODE_PICKLE
 
 from relabel.errors import DataError, StoreError
 from relabel.files import make_private_dir
+from relabel.labelling import rows
 from relabel.labelling.request import Request
-from relabel.labelling.rows import (
-    ASIDE,
-    NOTE,
-    REJECTED,
-    TEXT,
-    AnswerRow,
-    DamagedRowError,
-    brief,
-    checked_answer,
-    checked_note,
-    checked_text,
-    digests_of,
-    document_of,
-    is_answer,
-    sealed,
-    sha256_of,
-)
 from relabel.labelling.wire import messages_of, with_messages
 from relabel.labels import Answer
 from relabel.settings import Frozen
@@ -109,10 +93,10 @@ def text_of(row: tuple[Any, ...]) -> tuple[str, str]:
         raise PickleRefusedError("a row has a pickled key" if not raw else "a row holds a pickled value")
     try:
         if filename is not None:  # relabel writes none, and the name may be any
-            raise DamagedRowError(f"the row {brief(_name(key))} names a file")
+            raise rows.DamagedRowError(f"the row {rows.brief(_name(key))} names a file")
         return key.decode(), value.decode()
     except (ValueError, AttributeError) as error:
-        raise DamagedRowError(f"the row {brief(_name(key))} is not text") from error
+        raise rows.DamagedRowError(f"the row {rows.brief(_name(key))} is not text") from error
 
 
 class Store:
@@ -214,7 +198,7 @@ class Store:
         """
         try:
             row = self.checked(key, asked)
-        except DamagedRowError:
+        except rows.DamagedRowError:
             self.damaged.add(key)
             return None
         return None if row is None else row.answer
@@ -244,35 +228,37 @@ class Store:
         before = self.get(request.key)
         if before is not None:
             self.put_rejected(request, before, "outdated", "it no longer passes as a label")
-        self.put_text(request.key, sealed(self._document(request, answer)))
+        self.put_text(request.key, rows.sealed(self._document(request, answer)))
 
     def put_rejected(self, request: Request, answer: Answer, kind: str, reason: str) -> None:
         """Keep an answer that was paid for and is not a label, with the reason."""
         document = self._document(request, answer) | {"rejected": {"kind": kind, "reason": reason}}
-        self.put_text(f"{request.key}{REJECTED}{answer.created_at}", sealed(document))
+        self.put_text(f"{request.key}{rows.REJECTED}{answer.created_at}", rows.sealed(document))
 
     def note(self, name: str) -> str | None:
         """What was noted under a name; None when nothing was, or nothing that relabel notes."""
         try:
-            document = self._load(NOTE + name)
-            return None if document is None else checked_note(NOTE + name, document)
-        except DamagedRowError:
-            self.damaged.add(NOTE + name)
+            document = self._load(rows.NOTE + name)
+            return None if document is None else rows.checked_note(rows.NOTE + name, document)
+        except rows.DamagedRowError:
+            self.damaged.add(rows.NOTE + name)
             return None
 
     def put_note(self, name: str, value: str) -> None:
         """Note something that requests depend on and that only asking can tell."""
-        self.put_text(NOTE + name, sealed({"value": value}))
+        self.put_text(rows.NOTE + name, rows.sealed({"value": value}))
 
     def notes(self) -> Iterator[str]:
         """Every note: its name, with its value where it is one that relabel writes."""
-        for key in self.keys(NOTE):
-            value = self.note(key.removeprefix(NOTE))
-            yield key.removeprefix(NOTE) + (" is not a note that relabel writes" if value is None else f" = {value}")
+        for key in self.keys(rows.NOTE):
+            value = self.note(key.removeprefix(rows.NOTE))
+            yield key.removeprefix(rows.NOTE) + (
+                " is not a note that relabel writes" if value is None else f" = {value}"
+            )
 
     def drop_notes(self) -> int:
         """Forget every note: each is tested again when it is needed. Returns their number."""
-        keys = list(self.keys(NOTE))
+        keys = list(self.keys(rows.NOTE))
         for key in keys:
             self.delete(key)
         return len(keys)
@@ -296,30 +282,30 @@ class Store:
         with self._guarded():
             return sum(self._db.execute(size, (key,)).fetchone()[0] or 0 for key in keys)
 
-    def newest(self, most: int) -> Iterator[tuple[str, AnswerRow]]:
+    def newest(self, most: int) -> Iterator[tuple[str, rows.AnswerRow]]:
         """The answers that came last, the newest first, and as many of those before, spread over all of them."""
-        keys = [key for key in self.keys() if is_answer(key)][::-1]
+        keys = [key for key in self.keys() if rows.is_answer(key)][::-1]
         for key in keys[:most] + keys[most :: max(1, (len(keys) - most) // most)]:
-            with suppress(DamagedRowError):
+            with suppress(rows.DamagedRowError):
                 if (row := self.checked(key)) is not None:
                     yield key, row
 
     def rejected_keys(self, of: Container[str]) -> list[str]:
         """Keys of answers to these requests that were paid for and are not labels."""
-        return [key for key in self.keys() if REJECTED in key and key.partition(REJECTED)[0] in of]
+        return [key for key in self.keys() if rows.REJECTED in key and key.partition(rows.REJECTED)[0] in of]
 
     def row(self, key: str) -> dict[str, Any] | None:
         """A row as it is kept, of an answer with its shared messages by hash; None when it is not there, or not what its key says."""
         try:
             document = self._load(key)
-            if document is not None and not key.startswith((TEXT, NOTE, ASIDE)):
+            if document is not None and not key.startswith((rows.TEXT, rows.NOTE, rows.ASIDE)):
                 self._checked(key, document)
-        except DamagedRowError:
+        except rows.DamagedRowError:
             self.damaged.add(key)
             return None
         return document
 
-    def checked(self, key: str, asked: Request | None = None) -> AnswerRow | None:
+    def checked(self, key: str, asked: Request | None = None) -> rows.AnswerRow | None:
         """The row of an answer; None when there is none.
 
         Raises:
@@ -329,30 +315,30 @@ class Store:
         document = self._load(key)
         return None if document is None else self._checked(key, document, asked)
 
-    def _checked(self, key: str, document: Any, asked: Request | None = None) -> AnswerRow:
-        for digest in digests_of(document):
+    def _checked(self, key: str, document: Any, asked: Request | None = None) -> rows.AnswerRow:
+        for digest in rows.digests_of(document):
             self.text(digest)
-        return checked_answer(key, document, self._texts, asked)
+        return rows.checked_answer(key, document, self._texts, asked)
 
     def text(self, digest: str) -> str | None:
         """A shared message; None when there is none, or it is not what its key says."""
         if digest not in self._texts:
             try:
-                document = self._load(TEXT + digest)
+                document = self._load(rows.TEXT + digest)
                 if document is not None:
-                    self._texts[digest] = checked_text(TEXT + digest, document)
-            except DamagedRowError:
-                self.damaged.add(TEXT + digest)
+                    self._texts[digest] = rows.checked_text(rows.TEXT + digest, document)
+            except rows.DamagedRowError:
+                self.damaged.add(rows.TEXT + digest)
         return self._texts.get(digest)
 
     def add_row(self, key: str, row: dict[str, Any]) -> bool:
         """Add a row of a pack that has been checked; False when there is one already, which is kept unless it is damaged."""
-        if key.startswith(TEXT):
-            self.put_text(key, sealed(row))
+        if key.startswith(rows.TEXT):
+            self.put_text(key, rows.sealed(row))
             return True
         if self._add(key, row):
             return True
-        if key.startswith(NOTE) or self.get(key) is not None or key not in self.damaged:
+        if key.startswith(rows.NOTE) or self.get(key) is not None or key not in self.damaged:
             return False
         self.set_aside(key)
         return self._add(key, row)
@@ -362,7 +348,7 @@ class Store:
         for *rest, kind, value in self._rows("key = ?", key):
             if rest[1] and kind != b"blob" and isinstance(value, bytes):
                 when = datetime.now(UTC).isoformat(timespec="microseconds")
-                self.put_text(f"{ASIDE}{key[:200]}/{when}", value.decode("utf-8", "replace"))
+                self.put_text(f"{rows.ASIDE}{key[:200]}/{when}", value.decode("utf-8", "replace"))
         self.delete(key)
         self.damaged.discard(key)
 
@@ -394,15 +380,15 @@ class Store:
             cost_unknown=unknown,
             from_packs=dict(packs.most_common()),
             damaged=len(self.damaged),
-            aside=sum(1 for _ in self.keys(ASIDE)),
+            aside=sum(1 for _ in self.keys(rows.ASIDE)),
         )
 
-    def answers(self) -> Iterator[tuple[str, AnswerRow]]:
+    def answers(self) -> Iterator[tuple[str, rows.AnswerRow]]:
         """Every answer, rejected ones included, by key; damaged ones are left out, and go into `damaged`."""
         for key, found in self._checked_rows():
-            if isinstance(found, AnswerRow):
+            if isinstance(found, rows.AnswerRow):
                 yield key, found
-            elif not isinstance(found, DamagedRowError):
+            elif not isinstance(found, rows.DamagedRowError):
                 raise found
 
     def verify(self) -> Iterator[str]:
@@ -415,29 +401,29 @@ class Store:
             yield f"the database is damaged ({damage})"
             return
         for key, found in self._checked_rows():
-            if isinstance(found, AnswerRow):
+            if isinstance(found, rows.AnswerRow):
                 self.from_packs += found.origin is not None
             else:
-                yield str(found) if isinstance(found, DamagedRowError) else f"the row {brief(key)}: {found}"
+                yield str(found) if isinstance(found, rows.DamagedRowError) else f"the row {rows.brief(key)}: {found}"
 
-    def _checked_rows(self) -> Iterator[tuple[str, AnswerRow | StoreError]]:
+    def _checked_rows(self) -> Iterator[tuple[str, rows.AnswerRow | StoreError]]:
         """Every answer, and of every other row what is wrong with it."""
         for row in self._rows("1 ORDER BY rowid"):
             key = _name(row[0])
             try:
                 with self._guarded():
                     key, text = text_of(row)
-                if key.startswith(ASIDE):
+                if key.startswith(rows.ASIDE):
                     continue
-                document = document_of(key, text)
-                if key.startswith(TEXT):
-                    checked_text(key, document)
-                elif key.startswith(NOTE):
-                    checked_note(key, document)
+                document = rows.document_of(key, text)
+                if key.startswith(rows.TEXT):
+                    rows.checked_text(key, document)
+                elif key.startswith(rows.NOTE):
+                    rows.checked_note(key, document)
                 else:
                     yield key, self._checked(key, document)
             except StoreError as error:
-                if isinstance(error, DamagedRowError):
+                if isinstance(error, rows.DamagedRowError):
                     self.damaged.add(key)
                 yield key, error
 
@@ -451,9 +437,9 @@ class Store:
             if message["role"] != "system":
                 slim.append(message)
                 continue
-            digest = sha256_of(message["content"])
+            digest = rows.sha256_of(message["content"])
             if digest not in self._written:
-                self.put_text(TEXT + digest, sealed({"content": message["content"]}))
+                self.put_text(rows.TEXT + digest, rows.sealed({"content": message["content"]}))
                 self._written.add(digest)
             slim.append({"role": "system", "sha256": digest})
         body = with_messages(request.body, slim)
@@ -463,7 +449,7 @@ class Store:
     def _load(self, key: str) -> Any:
         with self._guarded():
             row = self._db.execute(f"SELECT {ROW} FROM Cache WHERE key=? AND raw=1", (key,)).fetchone()  # noqa: S608  text of ours
-            return None if row is None else document_of(*text_of(row))
+            return None if row is None else rows.document_of(*text_of(row))
 
     def put_text(self, key: str, text: str) -> None:
         """Write a row as it is."""
@@ -477,7 +463,7 @@ class Store:
 
     def _add(self, key: str, document: dict[str, Any]) -> bool:
         with self._guarded():
-            return bool(self._cache.add(key, sealed(document)))
+            return bool(self._cache.add(key, rows.sealed(document)))
 
 
 def unusable(folder: Path | None, error: Exception) -> StoreError:
