@@ -464,9 +464,7 @@ def _row(leaf: bytes, at: int, page: Callable[[int], bytes]) -> tuple[str, str] 
         return None
     starts = [end + sum(sizes[:n]) for n in range(_COLUMNS)]
     key, value = (payload[starts[n] : starts[n] + sizes[n]] for n in (_KEY, _VALUE))
-    if len(value) != sizes[_VALUE]:
-        return None
-    return key.decode(), value.decode()
+    return (key.decode(), value.decode()) if len(value) == sizes[_VALUE] else None
 
 
 def _varint(content: bytes, at: int) -> tuple[int, int]:

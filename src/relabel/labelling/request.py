@@ -56,8 +56,7 @@ def key_of(document: Mapping[str, Any]) -> str:
 
 def as_data(**fields: str) -> str:
     """Fields as one line of JSON that holds no angle bracket: text in it cannot close a mark or start one."""
-    line = _SPELLING.encode(fields)
-    return line.replace("<", "\\u003c").replace(">", "\\u003e")
+    return _SPELLING.encode(fields).replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _facts(rubric: Rubric, title: str, text: str) -> dict[str, str]:

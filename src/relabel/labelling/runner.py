@@ -189,33 +189,30 @@ class WorkerPool:
         self.stop.asked.set()
 
     async def _probe(self) -> None:
-        strictest, name = self.job, response_format_note(self.job.endpoint)
+        strictest, found, name = self.job, None, response_format_note(self.job.endpoint)
         try:
             while not self.leases.acquire(name):  # no two processes try the same
                 await self.leases.pause()
             for form in FORMS:
                 self.job = self.collector.job = strictest.in_form(form)
-                if not await self._refuses_format(strictest, name):
-                    return
-            self.job = strictest  # what is wrong is something else, and the run will meet it
-        except asyncio.CancelledError:
-            self.job = strictest
-            raise
+                if (found := await self._tried(strictest, name)) is not None:
+                    break
         except Exception as error:  # noqa: BLE001  the caller raises it once the folder is written
-            self.job = strictest
             self._end(error)
         finally:
+            self.job = (
+                found or strictest
+            )  # where every format is refused, something else is wrong, and the run will meet it
             self.leases.release(name)
 
-    async def _refuses_format(self, strictest: Job, name: str) -> bool:
-        """Process work items about different tasks in the job's format; False once the format to use is known."""
+    async def _tried(self, strictest: Job, name: str) -> Job | None:
+        """Process work items about different tasks in the job's format; the job in the format to use, or None where it is refused."""
         refusals: list[NoAnswerError] = []
         different = (next(items) for _, items in groupby(enumerate(self.job.items()), key=lambda item: item[1].tasks))
         for number, bare in islice(different, _PROBE_TASKS):
             item = self.job.planner.planned(bare)
             if not (known := with_known_format(strictest, self.collector.store)).probe:
-                self.job = known  # another run has tried just this
-                return False
+                return known  # another run has tried just this
             try:
                 rest = self.collector.take(item)
                 if rest is None:
@@ -228,7 +225,7 @@ class WorkerPool:
                 else:
                     refusals.append(error)
                     if error.meaning == "form" or (len(refusals) == 2 and _alike(*refusals)):
-                        return True
+                        return None
                     if error.kind not in {"content-filter", "invalid-json"} and error.status not in _FORMAT_STATUS:
                         break
                     continue  # it may be about the question alone, so that another one must tell
@@ -237,9 +234,8 @@ class WorkerPool:
                 self.collector.store.put_note(name, self.job.endpoint.form)
             for single in rest:
                 await self._one(single)
-            return False
-        self.job = strictest
-        return False
+            return self.job
+        return strictest
 
     async def _pull(self) -> None:
         while not self.stop.asked.is_set():

@@ -156,8 +156,7 @@ class BatchProvider:
 
     def creation(self, file_id: str, api: Api, mark: Mapping[str, str]) -> dict[str, Any]:
         """What is posted to make a batch."""
-        endpoint = self.version + PATHS[api]
-        about = {"endpoint": endpoint, "input_file_id": file_id, "metadata": dict(mark)}
+        about = {"endpoint": self.version + PATHS[api], "input_file_id": file_id, "metadata": dict(mark)}
         return {"completion_window": "24h", **about}
 
     def listing(self, page: int, last: str) -> str:
@@ -440,8 +439,8 @@ class MistralBatches(BatchProvider):
 
     def creation(self, file_id: str, api: Api, mark: Mapping[str, str]) -> dict[str, Any]:
         """What is posted to make a job."""
-        endpoint = "/v1" + PATHS[api]
-        return {"input_files": [file_id], "endpoint": endpoint, "model": self.model, "metadata": dict(mark)}
+        about = {"endpoint": "/v1" + PATHS[api], "model": self.model, "metadata": dict(mark)}
+        return {"input_files": [file_id], **about}
 
     def listing(self, page: int, last: str) -> str:
         """The path of a page of the listing, the newest first."""
@@ -508,8 +507,7 @@ def batch_provider(
     """
     known, api = job.provider, job.endpoint.api
     key = key_for(known, environment, key_env)
-    secret = key.get_secret_value() if key else ""
-    http = Http(base_url, secret, known, headers or job.parameters.get("headers"))
+    http = Http(base_url, key.get_secret_value() if key else "", known, headers or job.parameters.get("headers"))
     require_key(known, key)
     way = WAYS.get(known.batch or "openai")
     if way is None:
