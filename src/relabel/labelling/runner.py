@@ -175,7 +175,7 @@ class WorkerPool:
             await self.stop.unless(tasks)
             self.interrupted = self.fatal is None and self.stop.asked.is_set()
             # What waits for its turn, a pause or another process is not sent any more.
-            for task in {task for task in tasks if not task.done()}.difference(self._on_wire):
+            for task in set(tasks).difference(self._on_wire):
                 task.cancel()
             await self.stop.unless(tasks, at_once=True)
         finally:

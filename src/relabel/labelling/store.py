@@ -162,12 +162,11 @@ class Store:
 
     def sync(self) -> None:
         """Flush writes to disk, so that they survive a power cut. A run does so every second."""
-        with suppress(OSError):  # there is no such file when nothing was written
-            file = os.open(self.folder / "cache.db-wal", os.O_RDONLY)
-            try:
-                os.fsync(file)
-            finally:
-                os.close(file)
+        with (
+            suppress(OSError),
+            (self.folder / "cache.db-wal").open("rb") as log,
+        ):  # which is not there when nothing was written
+            os.fsync(log.fileno())
 
     @contextmanager
     def _guarded(self) -> Generator[None]:
@@ -505,10 +504,8 @@ def _reading(database: Path, *, writable: bool) -> Generator[sqlite3.Connection]
     # Of a new store, whose tables another process may be about to make, there are no leases yet.
     used = database.with_name("leases.db").exists()
     with ExitStack() as opened:
-        parameters = "mode=ro"
-        if not database.exists():
-            db = sqlite3.connect(":memory:")
-        else:
+        uri, parameters = "file::memory:", "mode=ro"
+        if database.exists():
             if not writable and not os.access(database.parent, os.W_OK):
                 beside = database.with_name("cache.db-wal")
                 if beside.exists() and beside.stat().st_size:  # SQLite would have to write beside it to read it
@@ -519,7 +516,7 @@ def _reading(database: Path, *, writable: bool) -> Generator[sqlite3.Connection]
                 else:
                     parameters = "mode=ro&immutable=1"
             uri = f"{database.absolute().as_uri()}?{parameters}"
-            db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=60, check_same_thread=False)
+        db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=60, check_same_thread=False)
         opened.callback(db.close)
         if not used and not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'Cache'").fetchone():
             db.execute("CREATE TEMP TABLE Cache(key, raw, mode, filename, value)")

@@ -444,7 +444,7 @@ class BatchPoller:
         chunk.taken = True
         self.save("taken")
         self._in_flight.pop(f"chunk {chunk.number}", None)
-        self._folder.remove(chunk)
+        self._folder.tidy(self._state)
         for file_id in (chunk.file_id, *remote.values()):
             if understood and file_id is not None:
                 await self._provider.delete(file_id)
@@ -521,7 +521,7 @@ class BatchPoller:
         chunk.taken, chunk.cost_usd = True, 0.0
         self._in_flight.pop(f"chunk {chunk.number}", None)
         self.save(step)
-        self._folder.remove(chunk)
+        self._folder.tidy(self._state)
         await self._forget_file(chunk)
 
     async def _forget_file(self, chunk: Chunk) -> None:

@@ -263,7 +263,7 @@ class BatchFolder:
             return None
 
     def tidy(self, state: BatchState) -> None:
-        """Remove what an earlier process left half-written."""
+        """Remove files of chunks that are not open, whose results are in the store, and what an earlier process left half-written."""
         known = {self.path_of(chunk) for chunk in state.open}
         with self._writing():
             for path in {*self.path.glob("*chunk-*")} - known:
@@ -288,11 +288,6 @@ class BatchFolder:
             temporary.write_bytes(content)
         state.chunks.append(chunk)
         self.save(state)
-
-    def remove(self, chunk: Chunk) -> None:
-        """Remove a chunk's files: what was in them is in the store."""
-        for path in self.path.glob(f"{self.path_of(chunk).stem}*"):
-            path.unlink(missing_ok=True)
 
     @contextmanager
     def locked(self) -> Generator[None]:
