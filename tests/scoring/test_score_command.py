@@ -155,7 +155,7 @@ def test_totals_are_shown_with_their_intervals(app: typer.Typer, tmp_path: Path)
     words = ["score", str(run.folder), "--draws", "100", "--gold", "sample", "--out", str(out)]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
-    assert "by the labels of sample it would be: alpha " in result.output
+    assert "with the labels of sample: alpha " in result.output
     document = json.loads(out.read_text(encoding="utf-8"))
     for part in ("own", "other"):
         totals = document["intervals"][part]["totals"]
@@ -255,4 +255,4 @@ def test_no_line_of_a_published_set_runs_over_the_terminal(
     result = CliRunner().invoke(app, words, catch_exceptions=False)
     assert max(map(len, result.output.splitlines())) <= max(columns, 98)  # the figures of this table need 98
     assert not re.search(r"\d…", result.output)
-    assert "526 labelled tasks of the run are not in onet-30.2 and left out" in result.output
+    assert "526 labelled tasks of the run are not in onet-30.2; they are left out" in result.output

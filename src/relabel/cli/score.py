@@ -231,12 +231,12 @@ def _show(table: relabel.ScoreTable, major_groups: Sequence[Mapping[str, Any]] |
     if table.note:
         say(table.note)
     if table.labels_unmatched:
-        say(f"{table.labels_unmatched:,} labelled tasks of the run are not in {table.tasks} and left out")
+        say(f"{table.labels_unmatched:,} labelled tasks of the run are not in {table.tasks}; they are left out")
     # By the lists' names, as either may be the newer one.
     changes = {
         "tasks_new": f"are not in {table.labelled_list}, which the run labelled, and have no label",
-        "tasks_reworded": f"have another wording in {table.labelled_list} and keep the label of that",
-        "tasks_emerging": "are emerging, without id and rating, and not scored",
+        "tasks_reworded": f"are worded differently in {table.labelled_list} and keep that label",
+        "tasks_emerging": "are emerging tasks without id or rating, which are not scored",
     }
     if said := [f"{counts[name]:,} {what}" for name, what in changes.items() if counts[name]]:
         say(f"of the tasks of {table.tasks} {'; '.join(said)}")
@@ -283,7 +283,7 @@ def _highest_and_lowest(rows: pd.DataFrame, table: relabel.ScoreTable) -> Table:
         return _scores(title, ends, _MEASURES)
     if (other := table.intervals.other) is None:
         by_model = "gamma_models_low" in table.frame
-        title += "; by model: from the lowest to the highest, 0-10" if by_model else ""
+        title += "; by model: lowest to highest score, 0-10" if by_model else ""
         return _scores(title, ends, ("alpha", "gamma"), bounded=True, counts=not by_model)
     title = f"{title}; {other.whose}: {ESTIMATES[other.whose]}"
     return _scores(title, ends, ("alpha", "gamma"), bounded=True, other=(other.name, other.whose), counts=False)
@@ -326,7 +326,7 @@ def _show_totals(table: relabel.ScoreTable) -> None:
         known = {measure: other.totals[name] for measure, name in names.items() if other.totals.get(name) is not None}
         bounds = [f"{measure} GBP {of['mid'] / 1e9:,.1f}bn{billions(of)}" for measure, of in known.items()]
         whose = "the mean over raters" if other.name == "pooled" else f"the labels of {other.of}"
-        say(f"by {whose} it would be: {', '.join(bounds)}")
+        say(f"with {whose}: {', '.join(bounds)}")
 
 
 def _show_spread(table: relabel.ScoreTable) -> None:
@@ -337,7 +337,7 @@ def _show_spread(table: relabel.ScoreTable) -> None:
     own = table.spread["bridge"].iloc[0]
     for pair in spread_summary(table).to_dict("records"):
         if pair["measure"] != "beta":
-            text = f"{pair['moved']:,} groups differ by over .1, most {pair['code']} by {pair['most']:.2f}"
+            text = f"{pair['moved']:,} groups differ by more than .1; the largest difference is {pair['most']:.2f} ({pair['code']})"
             say(f"bridge {own} against {pair['bridge']}, {pair['measure']}: {text}")
 
 
@@ -378,7 +378,7 @@ def _show_multiverse(found: Multiverse, table: relabel.ScoreTable) -> None:
         wide = ranges.sort_values([width, "code"], ascending=[False, True]).head(_MOST)
         middle, most = ranges[width].median(), ranges[width].max()
         Table(
-            f"Groups whose {measure} ranges most ({middle:.3f} in the median group, {most:.3f} at most)",
+            f"Groups with the widest range of {measure} (median range {middle:.3f}, largest {most:.3f})",
             ["code", "title", "most by", "score", "min", "max"],
             wide[["code", "title", *columns]].to_numpy().tolist(),
             left=3,

@@ -477,7 +477,7 @@ class Answers(_TaskNoise):
         self.estimand = (
             f"the expected score over repeated sampling, from {np.median(asked):.0f} samples a task"
             if self.repeated
-            else "the expected score over repeated sampling; each task was asked once, so the scatter of answers is taken at its largest"
+            else "the expected score over repeated sampling; each task was asked once, so the variation of answers is unknown and set to its largest value"
         )
         if lacking := int((repeats == 0).sum()):
             self.estimand += f"; {lacking:,} tasks without a label are drawn like the labelled ones of their occupation"

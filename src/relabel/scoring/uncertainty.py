@@ -249,7 +249,7 @@ def _simulated(
     other, error, why = None, None, ""
     if run.manifest.engine == POOLED:
         model = _raters(table, run, raters)
-        note = f"intervals hold 95% of {draws:,} draws of {model.estimand}, drawing of tasks included"
+        note = f"intervals cover 95% of {draws:,} draws of {model.estimand}; they include the sampling of tasks"
     else:
         model = Answers(run, table.task_values)
         if noise == "repeats" and not model.repeated:
@@ -265,7 +265,7 @@ def _simulated(
             if noise != "auto" or gold is not None or raters:
                 raise
             why = f"no estimate of what people's labels would give: {failed}"
-        note = f"intervals hold 95% of {draws:,} draws of {model.estimand}"
+        note = f"intervals cover 95% of {draws:,} draws of {model.estimand}"
         if is_random_sample(run):
             error = sampling_error(table)
             note += (
@@ -280,7 +280,7 @@ def _simulated(
         suffix, centre = ("pooled", other.pooled) if isinstance(other, Raters) else ("gold", drawn.mean(axis=2))
         columns, totals = _estimates(table, drawn, centre, suffix)
         added |= columns
-        note = f"columns _{suffix}: {other.estimand}, with intervals that the score shown may lie outside of"
+        note = f"columns _{suffix}: {other.estimand}; the score shown may lie outside their intervals"
         estimate = Estimate(suffix, other.name, other.of, note, totals)
     by_rater = [
         pd.DataFrame({"code": table.frame["code"], "rater": name, **dict(zip(MEASURES, scores, strict=True))})
