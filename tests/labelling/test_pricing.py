@@ -59,6 +59,7 @@ def test_a_known_model_has_its_price_with_its_source() -> None:
 
 def test_a_models_name_at_another_provider_has_no_price() -> None:
     assert find_price("gpt-4o-mini", "http://localhost:8000/v1") is None
+    assert find_price("sonar", "https://api.perplexity.ai") is None, "a fee for each request is no price of tokens"
 
 
 @pytest.mark.usefixtures("own_prices")

@@ -390,7 +390,8 @@ def find_price(model: str, base_url: str | None) -> Price | None:
         base_url: Address of the API; None for OpenAI's own.
 
     Returns:
-        The price, or None where neither holds this model at this provider: then the cost is unknown.
+        The price, or None where neither holds this model at this provider, or it has a fee for each request, which tokens do
+        not tell: then the cost is unknown, unless the provider states it.
 
     Raises:
         DataError: The override file is malformed.
@@ -408,6 +409,8 @@ def find_price(model: str, base_url: str | None) -> Price | None:
         return float(found.total_price), found
 
     try:
+        if of()[0]:
+            return None
         fresh, found = of(input_tokens=million)
         cached, _ = of(input_tokens=million, cache_read_tokens=million)
         written, _ = of(input_tokens=million, cache_write_tokens=million)
