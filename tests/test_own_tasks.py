@@ -81,6 +81,15 @@ def test_codes_of_another_classification_have_no_job_families(capsys: pytest.Cap
     assert "job families are groups of O*NET-SOC codes" in capsys.readouterr().err
 
 
+def test_the_next_command_of_such_a_run_names_a_gold(capsys: pytest.CaptureFixture[str]) -> None:
+    with provider(lambda seen: judged("exposed")) as server:
+        words = ["run", "--model", "m", "--base-url", server.base_url, "--out", "n", "--tasks"]
+        assert run_app([*words, "own.csv"]) == 0
+        assert "next: relabel eval n --gold GOLD" in capsys.readouterr().err
+        assert run_app([*words[:-2], "m", "--tasks", "sample", "--sample", "2"]) == 0
+        assert capsys.readouterr().err.rstrip().endswith("next: relabel eval m")
+
+
 @pytest.mark.mirror
 def test_a_crosswalk_of_ones_own_leads_to_uk_groups(capsys: pytest.CaptureFixture[str]) -> None:
     label_own()

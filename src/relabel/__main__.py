@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,8 +23,6 @@ def main() -> NoReturn:
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     # Our matrices are small: a second thread waits for its share of them longer than it takes to multiply them.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    # pandera loads hypothesis wherever it is installed, for test data that no command makes.
-    sys.modules.setdefault("hypothesis", None)  # pyright: ignore[reportArgumentType]  None is how an import is barred
     from relabel.cli.app import main as run
 
     run()

@@ -75,6 +75,13 @@ def test_json_to_stdout_is_whole_also_when_a_gate_fails(capsys: pytest.CaptureFi
     assert "suite" not in json.loads(capsys.readouterr().out)
 
 
+def test_a_report_says_how_many_failed_gates_it_does_not_list() -> None:
+    gates = "".join(f"  - {{id: g{n}, setting: three-way, metric: accuracy, min: 2}}\n" for n in range(7))
+    Path("many.yaml").write_text(f"name: many\ngates:\n{gates}")
+    assert run_app(["eval", "sample", "--suite", "many.yaml", "--html", "report.html"]) == 6
+    assert "And 2 more, in the table below." in Path("report.html").read_text("utf-8")
+
+
 def test_github_gets_annotations_by_itself(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     assert run_app(["eval", "sample", "--suite", "low.yaml"]) == 0
