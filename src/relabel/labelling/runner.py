@@ -31,6 +31,8 @@ MAX_BLOCKING_S = 0.02
 """Seconds that answers from the store may keep everything else waiting."""
 PREFETCH_SHARE = 8
 """One worker in so many more than requests may be in flight."""
+LOAD_WRITER_S = 0.01
+"""Seconds after the first request: loading must not keep it from being sent."""
 LEAVE_S = 2.0
 """Seconds for which missing labels are still recorded after a second Ctrl-C."""
 LAST = 20
@@ -134,7 +136,7 @@ class WorkerPool:
         self._sent: Counter[str] = Counter()
         self._unconfirmed = 0
         self._on_wire: Counter[asyncio.Task[Any] | None] = Counter()
-        self._writer: asyncio.Future[Any] | None = None
+        self._writer: asyncio.TimerHandle | None = None
 
     async def probe(self) -> Job:
         """Process the first work items one at a time, until the response format that the server takes is known.
@@ -382,7 +384,8 @@ class WorkerPool:
             self._on_wire[task] += 1
             self.journal.note(">", key)
             if self._writer is None:  # what writes the run folder is loaded while the first answer is awaited
-                self._writer = asyncio.get_running_loop().run_in_executor(None, parquet_schema)
+                loop = asyncio.get_running_loop()
+                self._writer = loop.call_later(LOAD_WRITER_S, loop.run_in_executor, None, parquet_schema)
             return
         if self.engine.budget.unconfirmed_requests > self._unconfirmed:
             self._unconfirmed = self.engine.budget.unconfirmed_requests

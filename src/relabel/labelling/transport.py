@@ -324,7 +324,9 @@ class Http:
         self.headers.update(headers or {})
         self.query = urlsplit(base_url or "").query
         self._proxy = proxy_of(self.address)
-        certificates()
+        encrypted = "https" in {URL(self.address).scheme, self._proxy and self._proxy.scheme}
+        self._trusted = certificates() if encrypted else True
+        _connector_class()  # loads aiohttp before a request counts as sent
         self._session: aiohttp.ClientSession | None = None
         self._left: list[aiohttp.ClientSession] = []
 
@@ -394,7 +396,7 @@ class Http:
 
         # How long all of it may take is the caller's business.
         return aiohttp.ClientSession(
-            connector=_connector_class()(limit=0, keepalive_timeout=30, ssl=certificates()),
+            connector=_connector_class()(limit=0, keepalive_timeout=30, ssl=self._trusted),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
