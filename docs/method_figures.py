@@ -209,7 +209,7 @@ def detail_rules(table: ScoreTable) -> dict[str, Any]:
             table.taxonomy,
             (dataclasses.replace(first, links=changed), *rest),
             table.bridge.titles,
-            lenders=table.bridge.lenders,
+            donors=table.bridge.donors,
         )
         shares = bridge.shares(counted(table.task_values))
         moved = score_map(table.task_values, shares, table.map.codes).scores(table.task_values)

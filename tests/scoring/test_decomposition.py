@@ -14,7 +14,7 @@ from score_builders import Scored, TaskFile
 from relabel.errors import UsageError
 from relabel.rubric import MEASURES
 from relabel.run import open_run
-from relabel.scoring.decomposition import PARTS, WAYS, Moved, State, split_by_order, what_moved
+from relabel.scoring.decomposition import FACTORS, PARTS, Decomposition, State, decompose, split_by_order
 from relabel.scoring.table import ScoreTable, score_table
 from run_builders import MakeRun, answered
 
@@ -24,7 +24,7 @@ E1 = {"strict": True, "with-tools": True}
 E2 = {"strict": False, "with-tools": True}
 
 
-def _parts(moved: Moved, code: str, measure: str) -> dict[str, float]:
+def _parts(moved: Decomposition, code: str, measure: str) -> dict[str, float]:
     (row,) = moved.frame[(moved.frame["code"] == code) & (moved.frame["measure"] == measure)].to_dict("records")
     return {part: row[part] for part in ("change", *PARTS)}
 
@@ -63,7 +63,7 @@ def test_each_way_alone_carries_the_whole_change(tmp_path: Path, task_file: Task
         ("tasks", score_table(run, taxonomy="onet-soc", tasks=str(fewer))),
         ("weights", score_table(run, taxonomy="onet-soc", tasks=tasks, weights="core")),
     ):
-        moved = what_moved(first, second)
+        moved = decompose(first, second)
         for measure in MEASURES:
             parts = _parts(moved, A, measure)
             if measure == "beta":
@@ -80,31 +80,31 @@ def test_what_cannot_be_told_apart_stands_undivided(tmp_path: Path, task_file: T
     run, other = make_run({(A, "1"): E0}), answered(tmp_path / "other", {(A, "2"): E1})
     before = score_table(run, taxonomy="onet-soc", tasks=tasks, unrated="drop")
     after = score_table(other, taxonomy="onet-soc", tasks=str(turned), unrated="drop")
-    moved = what_moved(before, after)
+    moved = decompose(before, after)
     parts = _parts(moved, A, "alpha")
     assert (parts["change"], parts["undivided"]) == (1.0, 1.0)
-    assert all(parts[way] == 0 for way in WAYS)
-    carriers = moved.carriers(A, "alpha")
+    assert all(parts[way] == 0 for way in FACTORS)
+    carriers = moved.task_contributions(A, "alpha")
     assert carriers["change"].sum() == pytest.approx(1.0)
-    assert carriers[list(WAYS)].isna().all(axis=None)
+    assert carriers[list(FACTORS)].isna().all(axis=None)
 
 
 def test_groups_scored_once_are_listed_with_the_reason(tmp_path: Path, task_file: TaskFile, make_run: MakeRun) -> None:
     tasks = task_file([{"task_id": "1", "onet_soc_code": A}, {"task_id": "2", "onet_soc_code": B}])
     before = score_table(make_run({(A, "1"): E1}), taxonomy="onet-soc", tasks=tasks)
     after = score_table(answered(tmp_path / "other", {(B, "2"): E1}), taxonomy="onet-soc", tasks=tasks)
-    moved = what_moved(before, after)
+    moved = decompose(before, after)
     assert moved.frame.empty
     assert moved.appeared[["code", "reason"]].to_numpy().tolist() == [[B, f"no labelled tasks for O*NET-SOC 2019 {B}"]]
     assert moved.disappeared["code"].tolist() == [A]
     with pytest.raises(UsageError, match="no change of alpha"):
-        moved.carriers(A, "alpha")
+        moved.task_contributions(A, "alpha")
 
 
 def test_tables_of_two_taxonomies_are_not_compared() -> None:
     sample = open_run("sample")
     with pytest.raises(UsageError, match="same --taxonomy"):
-        what_moved(score_table(sample), score_table(sample, taxonomy="onet-soc"))
+        decompose(score_table(sample), score_table(sample, taxonomy="onet-soc"))
 
 
 @pytest.fixture(scope="module")
@@ -114,18 +114,18 @@ def pair(scored: Scored) -> tuple[ScoreTable, ScoreTable]:
 
 
 @pytest.fixture(scope="module")
-def moved(pair: tuple[ScoreTable, ScoreTable]) -> Moved:
-    return what_moved(*pair)
+def moved(pair: tuple[ScoreTable, ScoreTable]) -> Decomposition:
+    return decompose(*pair)
 
 
 @pytest.mark.mirror
 def test_the_parts_add_up_to_the_change_of_every_published_score(
-    moved: Moved, pair: tuple[ScoreTable, ScoreTable]
+    moved: Decomposition, pair: tuple[ScoreTable, ScoreTable]
 ) -> None:
     frame = moved.frame
     assert len(frame) == 3 * 379
     assert (frame[list(PARTS)].sum(axis=1) - frame["change"]).abs().max() < 1e-9
-    for way in (*WAYS, "rounding"):
+    for way in (*FACTORS, "rounding"):
         assert frame[way].abs().max() > 1e-4
     shown = [table.frame.set_index("code") for table in pair]
     for measure, rows in frame.groupby("measure"):
@@ -135,26 +135,26 @@ def test_the_parts_add_up_to_the_change_of_every_published_score(
 
 
 @pytest.mark.mirror
-def test_the_split_turns_round_with_the_tables(moved: Moved, pair: tuple[ScoreTable, ScoreTable]) -> None:
-    back = what_moved(pair[1], pair[0]).frame
+def test_the_split_turns_round_with_the_tables(moved: Decomposition, pair: tuple[ScoreTable, ScoreTable]) -> None:
+    back = decompose(pair[1], pair[0]).frame
     columns = ["change", *PARTS]
     assert np.allclose(back[columns].to_numpy(), -moved.frame[columns].to_numpy(), atol=1e-12)
 
 
 @pytest.mark.mirror
-def test_the_tasks_that_carry_a_change_add_up_to_its_parts(moved: Moved) -> None:
+def test_the_tasks_that_carry_a_change_add_up_to_its_parts(moved: Decomposition) -> None:
     parts = _parts(moved, "1121", "gamma")
-    carriers = moved.carriers("1121", "gamma")
-    for way in WAYS:
+    carriers = moved.task_contributions("1121", "gamma")
+    for way in FACTORS:
         assert carriers[way].sum() == pytest.approx(parts[way], abs=1e-9)
-    assert carriers["change"].sum() == pytest.approx(sum(parts[way] for way in WAYS), abs=1e-9)
+    assert carriers["change"].sum() == pytest.approx(sum(parts[way] for way in FACTORS), abs=1e-9)
     assert carriers["change"].abs().is_monotonic_decreasing
     assert carriers["part_before"].sum() <= 1 + 1e-9
 
 
 @pytest.mark.mirror
 def test_a_table_does_not_move_against_itself(pair: tuple[ScoreTable, ScoreTable]) -> None:
-    same = what_moved(pair[0], dataclasses.replace(pair[0]))
+    same = decompose(pair[0], dataclasses.replace(pair[0]))
     assert (same.frame[["change", *PARTS]] == 0).all(axis=None)
     assert same.appeared.empty
-    assert same.carriers("1121", "beta").empty
+    assert same.task_contributions("1121", "beta").empty

@@ -21,7 +21,7 @@ from relabel.careers import pages
 from relabel.errors import UsageError
 from relabel.rubric import MEASURES
 from relabel.run import Run
-from relabel.scoring.explain import READING_OF, answers_by_task
+from relabel.scoring.explain import READING_LABELS, answers_by_task
 from relabel.scoring.table import ENOUGH, ScoreTable
 from relabel.scoring.us import us_figures, us_files
 from relabel.sources import bls, onet
@@ -318,8 +318,8 @@ class FamilyFigures:
             pages.Responsibility(
                 **{name: task[name] for name in ("task_id", "onet_soc_code", "text", "importance")},
                 title=self._in.table.occupation_titles[task["onet_soc_code"]],
-                strict=READING_OF.get(task["strict"]),
-                with_tools=READING_OF.get(task["with_tools"]),
+                strict=READING_LABELS.get(task["strict"]),
+                with_tools=READING_LABELS.get(task["with_tools"]),
                 request_keys=self._in.request_keys.get((task["onet_soc_code"], task["task_id"]), ()),
             )
             for task in sorted(chosen.values(), key=_by_importance)

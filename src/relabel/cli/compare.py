@@ -16,7 +16,7 @@ from relabel.tabular import Cell, Signed, cell_text, change, figure, json_bytes,
 if TYPE_CHECKING:
     from relabel.evaluation.compare import CompareDocument, Difference, Disputed, Flip, PairwiseDocument
     from relabel.evaluation.report import Charts
-    from relabel.scoring.decomposition import Moved
+    from relabel.scoring.decomposition import Decomposition
 
 _TOP = 10
 _TASKS = 5
@@ -220,18 +220,18 @@ def _compare_scores(
     Raises:
         UsageError: A choice is not known, or the tables cannot be compared.
     """
-    from relabel.scoring.decomposition import what_moved
+    from relabel.scoring.decomposition import decompose
     from relabel.scoring.options import Choices
     from relabel.scoring.table import score_by
 
     def carriers(row: dict[str, Any]) -> list[dict[str, Any]]:
-        return records(moved.carriers(row["code"], row["measure"]).head(_TASKS)) if row["change"] else []
+        return records(moved.task_contributions(row["code"], row["measure"]).head(_TASKS)) if row["change"] else []
 
     with doing("scoring both runs"):
         chosen = Choices.of_words(before), Choices.of_words(after)
         with suggest_onet_soc(chosen[0].taxonomy, "--before taxonomy=onet-soc --after taxonomy=onet-soc"):
             tables = score_by(a, chosen[0]), score_by(b, chosen[1])
-        moved = what_moved(*tables)
+        moved = decompose(*tables)
         document = {
             "before": tables[0].describe(),
             "after": tables[1].describe(),
@@ -245,7 +245,9 @@ def _compare_scores(
         _show_scores(moved, tables, shown)
 
 
-def _show_scores(moved: Moved, tables: tuple[relabel.ScoreTable, relabel.ScoreTable], shown: Sequence[Table]) -> None:
+def _show_scores(
+    moved: Decomposition, tables: tuple[relabel.ScoreTable, relabel.ScoreTable], shown: Sequence[Table]
+) -> None:
     for which, of in zip(("before", "after"), tables, strict=True):
         choices = [f"method {of.method}", f"weights {of.weights}", f"tasks {of.tasks}"]
         choices += [f"{name} {value}" for name, value in (("links", of.links), ("unrated", of.unrated)) if value]
@@ -265,7 +267,7 @@ def _show_scores(moved: Moved, tables: tuple[relabel.ScoreTable, relabel.ScoreTa
                 typer.echo(f"and {len(alone) - _TOP:,} more (--json has all)")
 
 
-def _score_tables(moved: Moved) -> Iterator[Table]:
+def _score_tables(moved: Decomposition) -> Iterator[Table]:
     """Groups whose score moved most, by measure, split by cause."""
     from relabel.scoring.decomposition import PARTS
 
@@ -287,7 +289,7 @@ def _score_tables(moved: Moved) -> Iterator[Table]:
         for row in most[most["size"] > 1e-12].to_dict("records"):
             numbers = signed(row, ["change", *parts])
             cells.append([_named(str(row["code"]), str(row["title"])), row["before"], row["after"], *numbers])
-            for task in moved.carriers(str(row["code"]), row["measure"]).head(1).to_dict("records"):
+            for task in moved.task_contributions(str(row["code"]), row["measure"]).head(1).to_dict("records"):
                 labels = f"{task['label_before'] or 'none'} to {task['label_after'] or 'none'}"
                 by = f"by a task of {task['onet_soc_code']} ({task['change']:+.3f}, {labels})"
                 notes.append(f"{row['code']}: largest change {by}: {cut(str(task['text']), _TEXT)}")

@@ -33,7 +33,7 @@ from relabel.publishing import datapackage
 from relabel.publishing.methodology import describe, describe_intervals, methodology, model_name, source_entries
 from relabel.publishing.occupation import Pages, onet_path, task_frame
 from relabel.run import Run
-from relabel.scoring.decomposition import PARTS, Moved, what_moved
+from relabel.scoring.decomposition import PARTS, Decomposition, decompose
 from relabel.scoring.explain import answers_by_task
 from relabel.scoring.multiverse import with_spread
 from relabel.scoring.options import Choices
@@ -242,7 +242,7 @@ _MOST = 1e-12
 """Changes below this are noise of binary fractions."""
 
 
-def changes_frame(before: ScoreTable, after: ScoreTable) -> tuple[pd.DataFrame, Moved]:
+def changes_frame(before: ScoreTable, after: ScoreTable) -> tuple[pd.DataFrame, Decomposition]:
     """Every score of two tables with its change, and what moved it.
 
     Args:
@@ -258,7 +258,7 @@ def changes_frame(before: ScoreTable, after: ScoreTable) -> tuple[pd.DataFrame, 
     Raises:
         UsageError: The tables cannot be compared.
     """
-    moved = what_moved(before, after)
+    moved = decompose(before, after)
     frame = moved.frame.copy()
     frame["reason"] = pd.Series(None, index=frame.index, dtype="str")
     measures = [str(m) for m in frame["measure"].unique()]
@@ -283,7 +283,7 @@ def changes_frame(before: ScoreTable, after: ScoreTable) -> tuple[pd.DataFrame, 
     return frame[[*(c for c in frame.columns if c not in last), *last]], moved
 
 
-def describe_baseline(run: Run, table: ScoreTable, moved: Moved, frame: pd.DataFrame) -> Row:
+def describe_baseline(run: Run, table: ScoreTable, moved: Decomposition, frame: pd.DataFrame) -> Row:
     """What a methodology says about the baseline."""
     changed = frame[frame["change"].fillna(0) != 0]
     return {

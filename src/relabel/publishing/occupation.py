@@ -15,7 +15,7 @@ import pandas as pd
 
 from relabel.publishing.methodology import READING_NAMES, Reading, load_bands, other_words
 from relabel.rubric import Measure
-from relabel.scoring.explain import READING_OF, TaskKey
+from relabel.scoring.explain import READING_LABELS, TaskKey
 from relabel.scoring.options import SAMPLE
 from relabel.scoring.table import ENOUGH, ScoreTable
 from relabel.sources import onet, ons
@@ -65,7 +65,7 @@ def task_frame(table: ScoreTable, answers: Mapping[TaskKey, list[Row]]) -> pd.Da
     frame = table.task_values[_TASK].copy()
     frame["code"] = frame["code"].astype("object").where(frame["code"].notna(), None).astype("str")
     for reading in READINGS:
-        frame[reading] = table.task_values[reading].map(READING_OF).astype("str")
+        frame[reading] = table.task_values[reading].map(READING_LABELS).astype("str")
     frame["incoherent"] = table.task_values["incoherent"].astype(bool)
     keys = zip(frame["onet_soc_code"], frame["task_id"], strict=True)
     traced = [" ".join(a["request_key"] for a in answers.get(key, ()) if a["request_key"]) or None for key in keys]

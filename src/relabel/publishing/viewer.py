@@ -26,7 +26,7 @@ from relabel.errors import DataError, UsageError
 from relabel.files import os_errors, read_small, replacing
 from relabel.rubric import AUTOMATION
 from relabel.run import Run
-from relabel.scoring.explain import READING_OF
+from relabel.scoring.explain import READING_LABELS
 from relabel.sources.tables import read_table
 from relabel.tabular import records, spreadsheet_safe
 from relabel.task import TASK_KEY
@@ -185,7 +185,7 @@ def _single_labels(table: pd.DataFrame) -> pd.Series:
     for name in ("code", AUTOMATION, "strict", "with_tools"):
         if name in table:
             values = table[name].astype("object")
-            said = said.fillna(values.map(READING_OF) if name in ("strict", "with_tools") else values)
+            said = said.fillna(values.map(READING_LABELS) if name in ("strict", "with_tools") else values)
     return said
 
 

@@ -1,1 +1,1 @@
-"""Scores of occupations from a run's labels."""
+"""Occupation scores computed from a run's labels."""

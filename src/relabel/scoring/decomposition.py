@@ -1,20 +1,19 @@
-"""What moved: the change of each score between two tables, split exactly into labels, task list, weights and bridge.
+"""Shapley decomposition of the change of each score between two tables, by labels, task list, weights and bridge.
 
-Two tables may differ in four ways at once. Each way is turned from the first table's to the second's, one after the
-other, and what a turn does depends on the turns before it; so its part is the average over all 24 orders (the Shapley
-value). The parts add up to the change. Between the two tables lie 14 hybrids, defined so:
+Two tables may differ in all four factors. Switching the factors one by one from the first table to the second changes the
+score step by step, and each step depends on the order; the part of a factor is its mean over all 24 orders (the Shapley
+value). The parts add up to the change. The 14 states between the two tables (hybrids) are defined so:
 
-`labels`: which labels the tasks have. A task that both lists hold has the label of the table that the labels come from,
-    or none. A task that one list alone holds keeps the label that it has there: its coming or going is the list's doing.
+`labels`: which labels the tasks have. A task in both lists has its label from the table that this factor selects, or none.
+    A task in one list only keeps its label from there: its effect belongs to the task list.
 `tasks`: which tasks are listed, with their types and importance ratings.
-`weights`: the rule that makes weights of types and ratings, that for tasks without a rating included. Under a list
-    without any ratings, importance weighs all tasks alike (or none, where the unrated are dropped).
-`bridge`: the links and their weights. As in any table, only labelled occupations count on the way.
+`weights`: the rule that turns types and ratings into weights, including the rule for tasks without a rating. In a list
+    without any ratings, importance gives all tasks the same weight (or none, if unrated tasks are dropped).
+`bridge`: the links and their weights. As in any table, only labelled occupations count.
 
-A group may have no score in some hybrid (labels of one table can all be on tasks that weigh nothing in the other): then the average
-is over the orders that pass no such hybrid. Where every order does, the change cannot be told apart, and stands whole
-under `undivided`. Scores of the method `site-2026` are rounded; the split is that of the exact scores, and what rounding
-adds to the change is a part of its own.
+A group may lack a score in a hybrid, if all labelled tasks have no weight there. The mean is then over the orders that
+avoid such hybrids. If none does, the change cannot be separated and is reported whole as `undivided`. Scores of the method
+`site-2026` are rounded: the exact scores are decomposed, and the effect of rounding is a separate part.
 """
 
 from __future__ import annotations
@@ -35,16 +34,16 @@ from relabel.scoring.table import ScoreTable
 from relabel.task import TASK_KEY
 
 State = tuple[int, ...]
-"""For each way in which tables differ, the table that it is taken from, 0 before and 1 after; four numbers."""
+"""For each factor, the table that it is taken from: 0 before, 1 after. Four numbers, in the order of `FACTORS`."""
 
-WAYS = ("labels", "tasks", "weights", "bridge")
-PARTS = (*WAYS, "rounding", "undivided")
+FACTORS = ("labels", "tasks", "weights", "bridge")
+PARTS = (*FACTORS, "rounding", "undivided")
 _BEFORE: State = (0, 0, 0, 0)
 _AFTER: State = (1, 1, 1, 1)
-_ORDERS = tuple(itertools.permutations(range(len(WAYS))))
+_ORDERS = tuple(itertools.permutations(range(len(FACTORS))))
 _CLOSE = 1e-9
 
-MOVED = pa.DataFrameSchema(
+CHANGES = pa.DataFrameSchema(
     {
         "code": pa.Column("str"),
         "title": pa.Column("str"),
@@ -62,19 +61,19 @@ MOVED = pa.DataFrameSchema(
     strict=True,
     ordered=True,
 )
-"""The change of each score that both tables have, in shares (0-1), and its parts, which add up to it."""
+"""The change of each score that both tables have, on the 0-1 scale, and its parts, which add up to it."""
 
 _OF_LABELS = ("labelled", *MEASURES, "code")
 
 
 @dataclass(frozen=True)
-class Moved:
-    """What moved between two score tables.
+class Decomposition:
+    """The changes between two score tables.
 
     Attributes:
-        frame: Table of schema `MOVED`, by code and measure.
-        appeared: Groups with a score after and none before: `code, title, reason` (why they had none).
-        disappeared: Groups with a score before and none after: `code, title, reason` (why they have none).
+        frame: Table of schema `CHANGES`, by code and measure.
+        appeared: Groups scored after but not before: `code, title, reason` (why not before).
+        disappeared: Groups scored before but not after: `code, title, reason` (why not after).
         missing: Measures that cannot be compared, with the reason.
     """
 
@@ -84,30 +83,29 @@ class Moved:
     missing: Mapping[Measure, str]
     _hybrids: _Hybrids = field(repr=False)
 
-    def carriers(self, code: str, measure: Measure) -> pd.DataFrame:
-        """The tasks that carry the change of a score, those that carry most first.
+    def task_contributions(self, code: str, measure: Measure) -> pd.DataFrame:
+        """How much each task contributes to the change of a score, largest first.
 
-        A task's part is what it adds to the score beyond a task of average value (the mean of the scores before and
-        after), so that a new task of average value carries nothing. The parts of all tasks add up to the change of the
-        exact score.
+        A task is measured against one of average value (the mean of the scores before and after), so a new task of average
+        value contributes nothing. The contributions add up to the change of the exact score.
 
         Args:
             code: A group with a score in both tables.
-            measure: A measure that both have.
+            measure: A measure of both tables.
 
         Returns:
-            Columns `onet_soc_code, task_id, text, label_before, label_after`, `part_before, part_after` (the part of the score
-            that the task stands for, 0-1), `change, labels, tasks, weights, bridge`; tasks that carry nothing are left out.
-            Where the change could not be told apart, the four ways are missing.
+            Columns `onet_soc_code, task_id, text, label_before, label_after`, `part_before, part_after` (weight of the task
+            in the score, 0-1), `change, labels, tasks, weights, bridge`, without tasks that contribute nothing. The four
+            factors are missing where the change cannot be separated.
 
         Raises:
-            UsageError: There is no change to carry: the code or the measure is not in both tables.
+            UsageError: The code or the measure is not in both tables.
         """
         if not ((self.frame["code"] == code) & (self.frame["measure"] == measure)).any():
             raise UsageError(
                 f"{code} has no change of {measure} between the tables; see which codes both of them score"
             )
-        return self._hybrids.carriers(code, measure)
+        return self._hybrids.task_contributions(code, measure)
 
 
 class _Hybrids:
@@ -121,7 +119,7 @@ class _Hybrids:
         self.codes = pd.Index(sorted(set(before.frame["code"]) | set(after.frame["code"])))
         first, second = (self._side(table) for table in self._tables)
         self._text = first["text"].where(first["listed"], second["text"])
-        # A task that one list alone holds has the label of that list.
+        # A task in one list only has its label from there.
         self._sides = [
             own.assign(**{name: own[name].where(own["listed"], other[name]) for name in _OF_LABELS})
             for own, other in ((first, second), (second, first))
@@ -130,13 +128,13 @@ class _Hybrids:
         self._map = cache(self._map_of)
 
     def _side(self, table: ScoreTable) -> pd.DataFrame:
-        """A table's tasks among those of both, and whether it has them listed."""
+        """The tasks of both tables with the values of one, and whether that table lists them."""
         own = self._keys.merge(table.task_values, how="left", on=TASK_KEY)
         code = own["code"].astype(object).where(own["code"].notna(), None)
         return own.assign(listed=own["weight"].notna(), labelled=own["labelled"].eq(True), code=code)
 
     def _map_of(self, labels: int, tasks: int, weights: int, bridge: int) -> ScoreMap:
-        """The map of one state; tasks that its list does not hold weigh 0."""
+        """The score map of one state; tasks outside its list have weight 0."""
         listed, rule = self._sides[tasks], self._tables[weights]
         listed = listed[listed["listed"]]
         weight = task_weights(listed, rule.weights, unrated=rule.unrated or "mean")
@@ -146,74 +144,73 @@ class _Hybrids:
         return score_map(own, self._tables[bridge].bridge.shares(counted(own)), self.codes)
 
     def _scores(self, state: State) -> Floats:
-        """Exact scores of one state, groups by measures; missing where there is none."""
+        """Exact scores of one state, groups x measures; NaN where there is none."""
         return self._map(*state).scores(self._sides[state[0]]).T
 
-    def carriers(self, code: str, measure: Measure) -> pd.DataFrame:
+    def task_contributions(self, code: str, measure: Measure) -> pd.DataFrame:
         row, column = self.codes.get_loc(code), MEASURES.index(measure)
-        states = list(itertools.product((0, 1), repeat=len(WAYS)))
-        owed: dict[State, Floats] = {state: self._map(*state).row(code) for state in states}
-        # Only tasks that the group draws on in some state can carry anything.
-        at = np.flatnonzero(np.any([parts > 0 for parts in owed.values()], axis=0))
+        states = list(itertools.product((0, 1), repeat=len(FACTORS)))
+        parts: dict[State, Floats] = {state: self._map(*state).row(code) for state in states}
+        # Only tasks with weight in some state can contribute.
+        at = np.flatnonzero(np.any([part > 0 for part in parts.values()], axis=0))
         reference = np.mean([self.scores(state)[row, column] for state in (_BEFORE, _AFTER)])
-        carried: dict[State, Floats] = {}
+        contributions: dict[State, Floats] = {}
         for state in states:
             values = self._sides[state[0]][measure].to_numpy(dtype="float64")[at]
-            worth = owed[state][at] * (np.nan_to_num(values) - reference)
-            carried[state] = np.where(np.isnan(self.scores(state)[row, column]), np.nan, worth)
+            worth = parts[state][at] * (np.nan_to_num(values) - reference)
+            contributions[state] = np.where(np.isnan(self.scores(state)[row, column]), np.nan, worth)
         before, after = self._sides
         frame = self._keys.iloc[at].assign(
             text=self._text,
             label_before=before["code"].where(before["listed"]),
             label_after=after["code"].where(after["listed"]),
-            part_before=owed[_BEFORE][at],
-            part_after=owed[_AFTER][at],
-            change=carried[_AFTER] - carried[_BEFORE],
-            **dict(zip(WAYS, split_by_order(carried), strict=True)),
+            part_before=parts[_BEFORE][at],
+            part_after=parts[_AFTER][at],
+            change=contributions[_AFTER] - contributions[_BEFORE],
+            **dict(zip(FACTORS, split_by_order(contributions), strict=True)),
         )
-        moved = (frame[["change", *WAYS]].abs() > _CLOSE / 1000).any(axis=1)
+        moved = (frame[["change", *FACTORS]].abs() > _CLOSE / 1000).any(axis=1)
         frame = frame[moved].assign(size=lambda rows: rows["change"].abs())
         order = ["size", *TASK_KEY]
         return frame.sort_values(order, ascending=[False, True, True], ignore_index=True).drop(columns="size")
 
 
 def split_by_order(values: Mapping[State, Floats]) -> Floats:
-    """Split the change from the first state to the last by averaging over orders.
+    """Split the change from the first state to the last among the factors, by averaging over orders.
 
     Args:
-        values: Values by state, all of one shape; missing where a state has none.
+        values: Values by state, all of one shape; NaN where a state has none.
 
     Returns:
-        Ways by the shape of the values: the average over the orders that pass no missing value. Missing where every
-        order does.
+        Factors x shape of the values: the mean over the orders without a missing value; NaN where there is none.
     """
-    total = np.zeros((len(WAYS), *values[_BEFORE].shape))
+    total = np.zeros((len(FACTORS), *values[_BEFORE].shape))
     orders = np.zeros(values[_BEFORE].shape)
     for order in _ORDERS:
         at = list(_BEFORE)
         steps = np.zeros_like(total)
-        for way in order:
+        for factor in order:
             last = values[tuple(at)]
-            at[way] = 1
-            steps[way] = values[tuple(at)] - last
+            at[factor] = 1
+            steps[factor] = values[tuple(at)] - last
         whole = ~np.isnan(steps).any(axis=0)
         orders += whole
         total += np.where(whole, steps, 0.0)
     return np.divide(total, orders, out=np.full_like(total, np.nan), where=orders > 0)
 
 
-def what_moved(before: ScoreTable, after: ScoreTable) -> Moved:
-    """Split the change of each score between two tables.
+def decompose(before: ScoreTable, after: ScoreTable) -> Decomposition:
+    """Decompose the change of each score between two tables.
 
     Args:
         before: The first table.
-        after: The second table, by the same taxonomy; run, task list, weights and bridge may differ.
+        after: The second table, of the same taxonomy; run, task list, weights and bridge may differ.
 
     Returns:
-        The changes with their parts, and what appeared or disappeared.
+        The changes with their parts, and the groups that appeared or disappeared.
 
     Raises:
-        UsageError: The tables are of different taxonomies, or one is of the sample.
+        UsageError: The tables have different taxonomies, or only one is of the sample.
     """
     if before.taxonomy != after.taxonomy:
         raise UsageError(
@@ -225,18 +222,18 @@ def what_moved(before: ScoreTable, after: ScoreTable) -> Moved:
         )
     hybrids = _Hybrids(before, after)
     states: dict[State, Floats] = {
-        state: hybrids.scores(state) for state in itertools.product((0, 1), repeat=len(WAYS))
+        state: hybrids.scores(state) for state in itertools.product((0, 1), repeat=len(FACTORS))
     }
     split = split_by_order(states)
     missing: dict[Measure, str] = {**before.missing_measures, **after.missing_measures}
     rows = [
         _changes(before, after, measure, hybrids.codes, states, split) for measure in MEASURES if measure not in missing
     ]
-    frame = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=list(MOVED.columns))
-    return Moved(
-        frame=MOVED.validate(frame.sort_values(["code", "measure"], ignore_index=True)),
-        appeared=_alone(after, before),
-        disappeared=_alone(before, after),
+    frame = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=list(CHANGES.columns))
+    return Decomposition(
+        frame=CHANGES.validate(frame.sort_values(["code", "measure"], ignore_index=True)),
+        appeared=_scored_only_in(after, before),
+        disappeared=_scored_only_in(before, after),
         missing=missing,
         _hybrids=hybrids,
     )
@@ -256,7 +253,7 @@ def _changes(
     ]
     exact = [states[state][:, column] for state in (_BEFORE, _AFTER)]
     titles = pd.concat([after.frame, before.frame]).drop_duplicates("code").set_index("code")["title"]
-    told = ~np.isnan(split[:, :, column]).any(axis=0)
+    separable = ~np.isnan(split[:, :, column]).any(axis=0)
     frame = pd.DataFrame(
         {
             "code": codes.astype("str"),
@@ -265,19 +262,19 @@ def _changes(
             "before": shown[0],
             "after": shown[1],
             "change": shown[1] - shown[0],
-            **{way: np.where(told, split[number, :, column], 0.0) for number, way in enumerate(WAYS)},
+            **{factor: np.where(separable, split[number, :, column], 0.0) for number, factor in enumerate(FACTORS)},
             "rounding": (shown[1] - exact[1]) - (shown[0] - exact[0]),
-            "undivided": np.where(told, 0.0, exact[1] - exact[0]),
+            "undivided": np.where(separable, 0.0, exact[1] - exact[0]),
         }
     )
-    # What binary fractions leave over is not rounding.
+    # Differences this small are floating-point noise.
     frame["rounding"] = frame["rounding"].where(frame["rounding"].abs() > _CLOSE / 1000, 0.0)
     frame = frame.astype({"code": "str", "title": "str", "measure": "str"})
     return frame[np.isfinite(shown[0]) & np.isfinite(shown[1])]
 
 
-def _alone(table: ScoreTable, other: ScoreTable) -> pd.DataFrame:
-    """Groups that have a score in a table and none in the other, with the other's reason."""
+def _scored_only_in(table: ScoreTable, other: ScoreTable) -> pd.DataFrame:
+    """Groups scored in a table but not in the other, with the other's reason."""
     scored = table.frame[~table.frame["status"].str.startswith("unscored")]
     status = other.frame.set_index("code")["status"]
     reason = scored["code"].map(status).fillna("unscored: not a code of the other table").astype("str")

@@ -1,4 +1,4 @@
-"""One score taken apart: the way of its codes, and each task with its label, its reasons and what it weighs."""
+"""Explain one score: the codes it was bridged from, and each task with its labels, rationales and weight."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from relabel.sources import bls, onet
 from relabel.tabular import half_up, records
 from relabel.task import TASK_KEY, task_table
 
-_NEAR = 4
+_MAX_SUGGESTIONS = 4
 _INTERVAL = re.compile("_(low|high|gold|pooled)$")
-READING_OF = {True: "exposed", False: "not-exposed"}
-"""A reading in words."""
+READING_LABELS = {True: "exposed", False: "not-exposed"}
+"""A reading (exposed or not) in words."""
 TaskKey = tuple[str, str]
 """O*NET-SOC code and id of a task."""
 _TAXONOMY: Sequence[tuple[str, Taxonomy]] = (
@@ -38,8 +38,8 @@ _TAXONOMY: Sequence[tuple[str, Taxonomy]] = (
 )
 
 
-class Given(Frozen):
-    """A label as it was given, with what it can be traced by."""
+class GivenLabel(Frozen):
+    """One label with its rationale and the key of its request."""
 
     setting: str
     sample: int
@@ -56,11 +56,11 @@ class ExplainedTask(Frozen):
         code: E0, E1 or E2; None while unlabelled.
         strict: `exposed` or `not-exposed`; None while unlabelled.
         with_tools: The same with tools.
-        part: What part of the score the task stands for (0-1); the parts of all tasks sum to 1.
-        alpha_if_flipped: The exact alpha (0-1) of the group if the task's strict reading were the other one.
-        gamma_if_flipped: The exact gamma if its reading with tools were the other one.
-        given: Its labels, by setting and sample; of a published set without rationale and key.
-        missing: Why labels are missing, as the run folder says.
+        part: Weight of the task in the score (0-1); the weights of all tasks sum to 1.
+        alpha_if_flipped: The exact alpha (0-1) of the group if the task's strict reading were reversed.
+        gamma_if_flipped: The exact gamma if its reading with tools were reversed.
+        given: Its labels, by setting and sample; those of published sets have no rationale or key.
+        missing: Why labels are missing, from the run folder.
     """
 
     onet_soc_code: str
@@ -75,12 +75,12 @@ class ExplainedTask(Frozen):
     part: float
     alpha_if_flipped: float | None
     gamma_if_flipped: float | None
-    given: tuple[Given, ...]
+    given: tuple[GivenLabel, ...]
     missing: tuple[str, ...]
 
 
 class ExplainedOccupation(Frozen):
-    """An O*NET-SOC code behind a score; `share` is its part of the score, the rest its own figures."""
+    """An O*NET-SOC code behind a score: `share` is its weight in the score (0-1), the rest are its own figures."""
 
     onet_soc_code: str
     title: str | None
@@ -94,13 +94,13 @@ class ExplainedOccupation(Frozen):
 
 
 class Link(Frozen):
-    """A link on the way back from the group.
+    """A link of the bridge behind a group.
 
     Attributes:
-        system: Classification of the code that the link comes from.
-        weight: Weight of the link.
-        part: What the code counts among the codes of its target (0-1); None where no task statements lead to it.
-        share: What the group owes to the link (0-1).
+        system: Classification of the source code.
+        weight: Weight of the link, in the unit of its table.
+        part: Weight of the code among the codes of its target (0-1); None if no task statements are linked to the code.
+        share: Weight of the link in the group's score (0-1).
     """
 
     system: str
@@ -113,20 +113,20 @@ class Link(Frozen):
 
 
 class Explanation(Frozen):
-    """A score and all that it was made from.
+    """A score and everything that it was computed from.
 
     Attributes:
         score: Row of the score table.
-        exact: Scores before any rounding.
-        intervals: Low and high by figure, which contain the figure; empty where the table has none.
-        estimates: What other labels would give, with low and high, by figure; empty where nothing is known of it.
+        exact: Scores before rounding.
+        intervals: Low and high by figure, which contain the figure; empty if the table has no intervals.
+        estimates: Estimate, low and high for the labels of others, by figure; empty where there is none.
         estimates_of: Whose labels these are: a gold, or several raters.
-        estimates_name: What a heading calls them: `people`, `gold`, or `mean` of raters.
-        borrowed: Whether no task statements lead to the group, and it stands on the codes of its neighbours.
-        steps: Where the links of each step of the bridge come from.
-        path: Links back from the group, nearest step first.
-        occupations: O*NET-SOC codes, largest share first, and of equal ones the one with most tasks.
-        tasks: All their tasks, those that weigh most first.
+        estimates_name: Their name in a heading: `people`, `gold`, or `mean` (of raters).
+        borrowed: Whether the group has no task statements of its own, and borrows from its broad group.
+        steps: The origin of the links of each step of the bridge.
+        path: Links of the bridge, from the group backwards.
+        occupations: O*NET-SOC codes, largest share first; among ties, most tasks first.
+        tasks: All their tasks, largest weight first.
         about: How the table was made.
     """
 
@@ -149,7 +149,7 @@ class Explanation(Frozen):
     about: Mapping[str, Any]
 
     def ten(self, share: float) -> float:
-        """A share (0-1) as the 10-point score that the table would show; `site-2026` rounds shares to two decimals first."""
+        """A score from 0 to 1 as the table shows it out of 10; `site-2026` rounds to two decimals first."""
         return half_up(10 * (half_up(share, 2) if self.about["method"] == "site-2026" else share), 1)
 
 
@@ -159,7 +159,7 @@ def taxonomy_of(code: str) -> Taxonomy | None:
 
 
 def explain(table: ScoreTable, run: Run, code: str) -> Explanation:
-    """Take one score apart.
+    """Explain one score.
 
     Args:
         table: A score table of the run, with or without intervals.
@@ -167,14 +167,14 @@ def explain(table: ScoreTable, run: Run, code: str) -> Explanation:
         code: A code of the table, scored or not.
 
     Returns:
-        The score, its way, and its tasks.
+        The score, its bridge, and its tasks.
 
     Raises:
         DataError: The table has no such code.
     """
     rows = records(table.frame[table.frame["code"] == code])
     if not rows:
-        raise DataError(_unknown(table, code))
+        raise DataError(_unknown_code_message(table, code))
     row = rows[0]
     other = table.intervals and table.intervals.other
     of_group = table.map.scores(table.task_values)[:, table.map.codes.get_loc(code)]
@@ -183,7 +183,7 @@ def explain(table: ScoreTable, run: Run, code: str) -> Explanation:
     path = _trace_back(table.bridge, code, listed, _titles(table.bridge, table.occupation_titles))
     own = table.shares[table.shares["code"] == code]
     behind = dict(zip(codes_of(own, "onet_soc_code"), own["share"].tolist(), strict=True))
-    # Codes that are linked but have no labels yet belong to the picture too.
+    # Linked codes without labels are shown too.
     linked = path.occupations | set(behind)
     return Explanation(
         code=code,
@@ -218,11 +218,11 @@ def _estimates(other: Estimate | None, row: Mapping[str, Any]) -> dict[str, tupl
     return {name: (low, mid, high) for name, (low, mid, high) in found.items() if low is not None}
 
 
-def _unknown(table: ScoreTable, code: str) -> str:
+def _unknown_code_message(table: ScoreTable, code: str) -> str:
     titles = dict(zip(codes_of(table.frame), codes_of(table.frame, "title"), strict=True))
-    near = difflib.get_close_matches(code, list(titles), n=_NEAR, cutoff=0.5)
+    near = difflib.get_close_matches(code, list(titles), n=_MAX_SUGGESTIONS, cutoff=0.5)
     words = code.casefold()
-    near = near or [known for known, title in titles.items() if words in title.casefold()][:_NEAR]
+    near = near or [known for known, title in titles.items() if words in title.casefold()][:_MAX_SUGGESTIONS]
     shown = near or list(titles)[:1]
     kind = "near codes are" if near else "codes look like"
     listed = ", ".join(f"{known} ({titles[known]})" for known in shown)
@@ -260,49 +260,48 @@ def _tasks(
     found: list[ExplainedTask] = []
     for row in records(values[[name for name in ExplainedTask.model_fields if name not in ("given", "missing")]]):
         key = (row["onet_soc_code"], row["task_id"])
-        row |= {reading: READING_OF.get(row[reading]) for reading in ("strict", "with_tools")}
-        labels = tuple(Given(**label) for label in given.get(key, ()))
+        row |= {reading: READING_LABELS.get(row[reading]) for reading in ("strict", "with_tools")}
+        labels = tuple(GivenLabel(**label) for label in given.get(key, ()))
         found.append(ExplainedTask(**row, given=labels, missing=tuple(missing[key])))
     return tuple(found)
 
 
 def answers_by_task(run: Run, codes: Collection[str] | None = None) -> dict[TaskKey, list[dict[str, Any]]]:
-    """A run's labels with what they can be traced by.
+    """A run's labels, with rationales and request keys.
 
     Args:
         run: The run.
         codes: O*NET-SOC codes; by default all.
 
     Returns:
-        For each task its labels as plain values, in the order of settings and samples: the fields of `Given`; what the run
-        does not have is None.
+        For each task its labels, in the order of settings and samples, as dicts with the fields of `GivenLabel`; None
+        where the run lacks a value.
     """
     order = {setting: rank for rank, setting in enumerate(run.rubric.settings)}
     labels = run.labels if codes is None else run.labels[run.labels["onet_soc_code"].isin(codes)]
     labels = labels.assign(rank=labels["setting"].map(order)).sort_values([*TASK_KEY, "rank", "sample"], kind="stable")
     found: dict[TaskKey, list[dict[str, Any]]] = defaultdict(list)
-    for row in records(labels[[*TASK_KEY, *Given.model_fields]]):
+    for row in records(labels[[*TASK_KEY, *GivenLabel.model_fields]]):
         found[row.pop("onet_soc_code"), row.pop("task_id")].append(row)
     return dict(found)
 
 
 @dataclass(frozen=True)
 class CodePath:
-    """The path of one code.
+    """How one code is linked through a bridge.
 
     Attributes:
         system: Classification of the code.
         code: The code.
         title: Its title.
         bridge: The bridge.
-        borrowed: Whether the code takes the shares of other codes, because no task statements lead to it.
-        back: For a group: one row a link on the way back, columns `system, code, title, target_system, target, weight,
-            part, share, with_tasks`, nearest step first. `weight` is that of the link, `part` (0-1) what the code counts
-            among the codes of its target that task statements lead to, `share` (0-1) what the group owes to the link.
-            Codes without task statements behind them have neither. Empty for an O*NET-SOC code.
-        forward: One row an O*NET-SOC code of the path and a code that it counts in, columns `onet_soc_code,
-            onet_soc_title, system, code, title, share` (0-1, of that code): of a group its own share and those of the
-            other groups that its O*NET-SOC codes count in; of an O*NET-SOC code every step of its way.
+        borrowed: Whether the code has no task statements of its own, and borrows the shares of other codes.
+        back: For a group: one row per link behind it, from the last step of the bridge to the first, columns `system, code,
+            title, target_system, target, weight, part, share, with_tasks`. `weight`, `part` and `share` are those of
+            `Link`; the last two are missing for codes without task statements. Empty for an O*NET-SOC code.
+        forward: One row per pair of an O*NET-SOC code and a code that it contributes to, columns `onet_soc_code,
+            onet_soc_title, system, code, title, share` (0-1, of that code). For a group: all groups that its O*NET-SOC
+            codes contribute to, itself included. For an O*NET-SOC code: every step of the bridge.
     """
 
     system: System
@@ -340,14 +339,14 @@ def find_path(
     links: Links | None = None,
     tasks: str = "onet-30.2",
 ) -> CodePath:
-    """The path of one code.
+    """Trace one code through a bridge.
 
     Args:
         code: A code of the taxonomy, such as `1121`, or an O*NET-SOC code, such as `11-1011.00`.
         method: `bridge` or `site-2026`.
-        taxonomy: Where the bridge leads.
-        links: How the bridge weighs its links, by default as `score_table` does.
-        tasks: Task list that says which O*NET-SOC codes have task statements.
+        taxonomy: Target of the bridge.
+        links: How the bridge weights its links, by default as `score_table` does.
+        tasks: Task list, which determines the O*NET-SOC codes with task statements.
 
     Raises:
         DataError: There is no such code, or a file cannot be obtained.
@@ -356,7 +355,7 @@ def find_path(
     check_links(links, method, taxonomy, tasks)
     table = task_table(tasks)
     known, listed = onet_occupations(tasks, table), sorted(set(codes_of(table, "onet_soc_code")))
-    bridge = make_bridge(method, taxonomy, tasks, known, links=links, lenders=listed)
+    bridge = make_bridge(method, taxonomy, tasks, known, links=links, donors=listed)
     titles = _titles(bridge, _by_code(known, "onet_soc_code", "title"))
     if code in titles[taxonomy] and (taxonomy == "onet-soc" or "." not in code):
         shares = bridge.shares(listed)
@@ -384,8 +383,8 @@ _NO_LINKS = pd.DataFrame(
 )
 
 
-class _Back(NamedTuple):
-    """The way back from a group: `CodePath.back`, `CodePath.borrowed`, and the listed O*NET-SOC codes that it leads to."""
+class _Trace(NamedTuple):
+    """The links behind a group: `CodePath.back`, `CodePath.borrowed`, and the O*NET-SOC codes with tasks behind it."""
 
     links: pd.DataFrame
     borrowed: bool
@@ -394,12 +393,12 @@ class _Back(NamedTuple):
 
 def _trace_back(
     bridge: Bridge, code: str, listed: Collection[str], titles: Mapping[System, Mapping[str, str]]
-) -> _Back:
+) -> _Trace:
     tables = [step.links for step in bridge.steps]
-    borrows = bool(bridge.lenders) and code not in _alive(tables, bridge.lenders)[-1]
+    borrows = bool(bridge.donors) and code not in _codes_with_tasks(tables, bridge.donors)[-1]
     if borrows:
-        tables[0] = pd.concat([tables[0], same_broad_group(tables[0], bridge.lenders)], ignore_index=True)
-    alive = _alive(tables, listed)
+        tables[0] = pd.concat([tables[0], same_broad_group(tables[0], bridge.donors)], ignore_index=True)
+    alive = _codes_with_tasks(tables, listed)
     owed = {code: 1.0}
     rows: list[pd.DataFrame] = []
     for step, links, with_tasks in reversed(list(zip(bridge.steps, tables, alive[:-1], strict=True))):
@@ -413,11 +412,11 @@ def _trace_back(
         rows.append(here.sort_values(["share", "code"], ascending=[False, True])[list(_NO_LINKS.columns)])
         owed = {str(source): float(share) for source, share in here.groupby("source")["share"].sum().items()}
     links = pd.concat(rows, ignore_index=True) if rows else _NO_LINKS
-    return _Back(links, borrows and code in alive[-1], set(owed) & alive[0])
+    return _Trace(links, borrows and code in alive[-1], set(owed) & alive[0])
 
 
-def _alive(tables: Sequence[pd.DataFrame], listed: Collection[str]) -> list[set[str]]:
-    """The codes that listed O*NET-SOC codes lead to, before each step and after the last."""
+def _codes_with_tasks(tables: Sequence[pd.DataFrame], listed: Collection[str]) -> list[set[str]]:
+    """The codes reached from O*NET-SOC codes with tasks, before each step and after the last."""
     reached = [set(listed)]
     for links in tables:
         pairs = zip(links["source"].tolist(), links["target"].tolist(), strict=True)
@@ -441,7 +440,7 @@ _CROSSWALKS: Mapping[System, Callable[[], pd.DataFrame]] = {
 
 
 def _titles(bridge: Bridge, occupations: Mapping[str, str]) -> dict[System, Mapping[str, str]]:
-    """Titles of the codes of all classifications on the way."""
+    """Titles of the codes of all classifications in a bridge."""
     found: dict[System, Mapping[str, str]] = {"onet-soc": occupations}
     for step in bridge.steps[:-1]:
         found[step.target] = _by_code(_CROSSWALKS[step.target](), step.target, f"{step.target}_title")

@@ -151,7 +151,7 @@ def _bridges(table: ScoreTable) -> dict[str, Bridge]:
 
 def _bridge(table: ScoreTable, method: Method, links: Links | None) -> Bridge:
     titles = pd.DataFrame(sorted(table.occupation_titles.items()), columns=["onet_soc_code", "title"])
-    return make_bridge(method, table.taxonomy, table.tasks, titles, links=links, lenders=table.occupations.index)
+    return make_bridge(method, table.taxonomy, table.tasks, titles, links=links, donors=table.occupations.index)
 
 
 _SPREAD: Sequence[Links] = ("index", "employment", "equal", "split")

@@ -434,7 +434,7 @@ def score_by(run: Run, choices: options.Choices) -> ScoreTable:
     if choices.bridge is not None:
         bridge = read_bridge(Path(choices.bridge), codes_of(occupations, "onet_soc_code"))
     else:
-        bridge = make_bridge(method, taxonomy, task_list, occupations, links=chosen, lenders=listed)
+        bridge = make_bridge(method, taxonomy, task_list, occupations, links=chosen, donors=listed)
     mapped = measures.score_map(values, bridge.shares(measures.counted(values)), pd.Index(bridge.titles["code"]))
     by_occupation = measures.occupation_scores(values, mapped)
     frame = _frame(bridge, mapped, by_occupation, listed, method)
