@@ -30,7 +30,7 @@ from relabel.evaluation.alignment import match
 from relabel.evaluation.gold import load_gold
 from relabel.run import Run, open_run
 from relabel.scoring.bridges import Bridge, codes_of, index_entries
-from relabel.scoring.measures import counted, score_map
+from relabel.scoring.measures import score_map, scored_codes
 from relabel.scoring.multiverse import multiverse, spread_summary, with_spread
 from relabel.scoring.noise import Raters
 from relabel.scoring.options import Links
@@ -211,7 +211,7 @@ def detail_rules(table: ScoreTable) -> dict[str, Any]:
             table.bridge.titles,
             donors=table.bridge.donors,
         )
-        shares = bridge.shares(counted(table.task_values))
+        shares = bridge.shares(scored_codes(table.task_values))
         moved = score_map(table.task_values, shares, table.map.codes).scores(table.task_values)
         gain = 1 / word_ranks(shares, alike, groups).loc[groups].to_numpy() - before
         low, high = np.percentile([gain[rows].mean() for rows in drawn], [2.5, 97.5])

@@ -30,14 +30,14 @@ def test_choices_that_no_run_can_be_scored_by_are_refused_wherever_they_are_made
     with pytest.raises(UsageError, match=words):
         Choices(**given)
     with pytest.raises(UsageError, match=words):
-        Choices.of_words([f"{name}={value}" for name, value in given.items()])
+        Choices.parse([f"{name}={value}" for name, value in given.items()])
     with pytest.raises(UsageError, match=words):
         relabel.score_table(relabel.open_run("sample"), **given)
 
 
 def test_choices_are_written_as_names_with_values() -> None:
-    assert Choices.of_words([]) == Choices()
-    said = Choices.of_words(["taxonomy=onet-soc", "tasks=a=b.csv"])
+    assert Choices.parse([]) == Choices()
+    said = Choices.parse(["taxonomy=onet-soc", "tasks=a=b.csv"])
     assert said == Choices(taxonomy="onet-soc", tasks="a=b.csv")
 
 
@@ -54,4 +54,4 @@ def test_choices_are_written_as_names_with_values() -> None:
 )
 def test_words_that_are_no_choices_are_refused(words: list[str], why: str) -> None:
     with pytest.raises(UsageError, match=why):
-        Choices.of_words(words)
+        Choices.parse(words)

@@ -16,7 +16,7 @@ from relabel.publishing.export import export_run
 from relabel.rubric import load_rubric
 from relabel.run import open_run
 from relabel.scoring.explain import explain
-from relabel.scoring.measures import relabelled
+from relabel.scoring.measures import with_labels_of
 from relabel.scoring.options import Choices
 from relabel.scoring.table import score_table
 from relabel.sources.registry import get_source
@@ -145,7 +145,7 @@ def test_labels_of_exchanged_statements_do_not_count_where_ids_stayed(tmp_path: 
     assert site.describe()["counts"]["tasks_labelled"] == own["tasks_labelled"]
     assert "keep their label, as in the published method" in str(site.note)
     # Raters beside the run are judged alike.
-    people = relabelled(after.task_values, open_run("eloundou-2023:human"), "mean", by_id=False)
+    people = with_labels_of(after.task_values, open_run("eloundou-2023:human"), "mean", by_id=False)
     assert people["replaced"].sum() == counts["tasks_replaced"]
     assert not (people["labelled"] & people["replaced"]).any()
 

@@ -15,7 +15,7 @@ from relabel.manifest import Manifest
 from relabel.rubric import CODES, MEASURES, load_rubric
 from relabel.run import Run, open_run
 from relabel.scoring.measures import ScoreMap, score_map
-from relabel.scoring.noise import Answers, Confusion, Noise, Raters
+from relabel.scoring.noise import Confusion, Noise, Raters, ResponseNoise
 from relabel.scoring.options import Method
 from relabel.scoring.table import score_table
 from relabel.scoring.uncertainty import BOUNDED, ESTIMATED, major_groups, with_intervals
@@ -196,7 +196,7 @@ def test_intervals_from_repeats_hold_the_expected_score_in_95_of_100_cases(repea
         shares = np.where(torn, 0.5 * decided + 0.5 * mixes, 0.98 * decided + 0.02 * mixes)
         samples = np.stack([_classes(shares, rng) for _ in range(repeats)], axis=1)
         run = _run("again", world, samples)
-        inside, error = _coverage(Answers(run, _task_values(world, run)), mapped, mapped.scores(shares @ VALUES))
+        inside, error = _coverage(ResponseNoise(run, _task_values(world, run)), mapped, mapped.scores(shares @ VALUES))
         held.append(inside)
         errors.append(error)
     covered = np.mean(held, axis=(0, 2))
@@ -212,7 +212,7 @@ def test_intervals_of_a_run_whose_repeats_agree_hold_the_score_of_tasks_without_
         decided = _classes(_mixes(rng)[world["occupation"]], rng)
         run = _run("stable", world, np.stack([decided] * 3, axis=1), rng.random(len(world)) < 0.6)
         truth = mapped.scores(np.eye(3)[decided] @ VALUES)
-        inside, error = _coverage(Answers(run, _task_values(world, run)), mapped, truth)
+        inside, error = _coverage(ResponseNoise(run, _task_values(world, run)), mapped, truth)
         held.append(inside)
         errors.append(error)
     covered = np.mean(held, axis=(0, 2))
@@ -231,7 +231,7 @@ def test_intervals_from_raters_are_t_intervals_around_the_pooled_score() -> None
 def test_with_one_answer_a_task_the_scatter_of_answers_is_an_assumption() -> None:
     world = _world()
     run = _run("once", world, np.zeros((len(world), 1), dtype=int))
-    assert Answers(run, _task_values(world, run)).name == "single"
+    assert ResponseNoise(run, _task_values(world, run)).name == "single"
 
 
 def test_a_gold_with_hardly_any_common_task_is_refused() -> None:

@@ -22,7 +22,7 @@ from relabel.errors import UsageError
 from relabel.rubric import MEASURES
 from relabel.run import Run
 from relabel.scoring.explain import READING_LABELS, answers_by_task
-from relabel.scoring.table import ENOUGH, ScoreTable
+from relabel.scoring.table import MIN_COVERAGE, ScoreTable
 from relabel.scoring.us import us_figures, us_files
 from relabel.sources import bls, onet
 from relabel.sources.bls import RATES
@@ -177,9 +177,9 @@ class FamilyFigures:
         return f"occupations weigh by US jobs (OEWS, {self._in.wages[0].period})"
 
     def _mean(self, values: Mapping[str, float]) -> float | None:
-        """Weighted mean over the occupations that have a value; None where they hold less than `ENOUGH` of the weight."""
+        """Weighted mean over the occupations that have a value; None where they hold less than `MIN_COVERAGE` of the weight."""
         have = {code: weight for code, weight in self._weights.items() if code in values}
-        if not have or sum(have.values()) < ENOUGH * sum(self._weights.values()):
+        if not have or sum(have.values()) < MIN_COVERAGE * sum(self._weights.values()):
             return None
         return math.fsum(weight * values[code] for code, weight in have.items()) / math.fsum(have.values())
 
@@ -188,7 +188,7 @@ class FamilyFigures:
         return {
             code
             for code in self.codes
-            if self._in.scores[code]["tasks"] > 0 and self._in.scores[code]["coverage"] >= ENOUGH
+            if self._in.scores[code]["tasks"] > 0 and self._in.scores[code]["coverage"] >= MIN_COVERAGE
         }
 
     def exposure(self) -> pages.FamilyExposure:
@@ -414,7 +414,7 @@ def family_pages(
         UsageError: `epoch_run` rates no occupations, or rates the sample's for a table of others, or the reverse.
         DataError: A source file cannot be obtained.
     """
-    if table.own_codes:
+    if table.has_own_codes:
         raise UsageError(
             f"job families are groups of O*NET-SOC codes, and the codes of {table.tasks} are of another classification"
         )

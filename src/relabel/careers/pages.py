@@ -20,7 +20,7 @@ from pydantic import ConfigDict, Field, ValidationError, computed_field, model_v
 
 from relabel.errors import DataError, first_error
 from relabel.files import read_user_toml
-from relabel.scoring.table import ENOUGH
+from relabel.scoring.table import MIN_COVERAGE
 from relabel.settings import Frozen, asset_dir
 from relabel.sources.fetch import SourceUse
 from relabel.tabular import CLEAN
@@ -263,7 +263,7 @@ class Role(Frozen):
     @property
     def thin(self) -> bool:
         """Whether its exposure rests on less than half of its task weight, too little to be read."""
-        return self.tasks > 0 and round(self.coverage, CLEAN) < ENOUGH
+        return self.tasks > 0 and round(self.coverage, CLEAN) < MIN_COVERAGE
 
 
 class Responsibility(Frozen):

@@ -228,7 +228,7 @@ def _compare_scores(
         return records(moved.task_contributions(row["code"], row["measure"]).head(_TASKS)) if row["change"] else []
 
     with doing("scoring both runs"):
-        chosen = Choices.of_words(before), Choices.of_words(after)
+        chosen = Choices.parse(before), Choices.parse(after)
         with suggest_onet_soc(chosen[0].taxonomy, "--before taxonomy=onet-soc --after taxonomy=onet-soc"):
             tables = score_by(a, chosen[0]), score_by(b, chosen[1])
         moved = decompose(*tables)

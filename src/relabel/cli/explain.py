@@ -11,7 +11,7 @@ from relabel.cli import _options as o
 from relabel.cli.score import ESTIMATES
 from relabel.cli.terminal import Table, say
 from relabel.errors import UsageError
-from relabel.scoring.options import ONE_WAY, SAMPLE, SYSTEM_NAMES, Choices, Taxonomy, Way
+from relabel.scoring.options import SAMPLE, SYSTEM_NAMES, UNWEIGHTED, Choices, ScoringOptions, Taxonomy
 from relabel.tabular import json_bytes, listed_names
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ app = o.Commands()
 def explain(
     ctx: typer.Context,
     run: o.RunArg,
-    way: Way,
+    scoring: ScoringOptions,
     code: Annotated[str | None, typer.Argument()] = None,
     taxonomy: Taxonomy | None = None,
     gold: o.GoldRun = None,
@@ -68,7 +68,7 @@ def explain(
     if path:
         idle = ("weights", "unrated", "pay", "bridge", "repeats", "gold", "rater", "draws", "seed", "show")
         o.reject_ineffective_options(ctx, "has no effect with --path; remove it", *idle)
-        found = _path(code or run, way, taxonomy or "uk-soc2020")
+        found = _path(code or run, scoring, taxonomy or "uk-soc2020")
         if not o.give_json(json_bytes(found.describe()), out=out, as_json=as_json):
             _show_path(found)
         return
@@ -78,7 +78,7 @@ def explain(
         o.reject_ineffective_options(ctx, o.NEEDS_DRAWS, "seed", "gold", "rater")
     if as_json:
         o.reject_ineffective_options(ctx, "has no effect with --json, which prints all tasks; remove it", "show")
-    choices = Choices(**vars(way), taxonomy=taxonomy or taxonomy_of(code) or "uk-soc2020")
+    choices = Choices(**vars(scoring), taxonomy=taxonomy or taxonomy_of(code) or "uk-soc2020")
     opened = relabel.open_run(run)
     table = score_by(opened, choices)
     if code in set(table.frame["code"]) and draws:
@@ -190,15 +190,15 @@ def _show_task(task: ExplainedTask, explained: Explanation) -> None:
         say(f"no label, {why}", indent=2)
 
 
-def _path(unit: str, way: Way, taxonomy: Taxonomy) -> BridgePath:
+def _path(unit: str, scoring: ScoringOptions, taxonomy: Taxonomy) -> BridgePath:
     """The crosswalk of a code: the O*NET-SOC codes behind a group, or the groups of an O*NET-SOC code."""
     from relabel.scoring.explain import find_path
 
-    tasks = way.tasks or "onet-30.2"
-    if way.method == "site-2026" and (taxonomy in ONE_WAY or tasks == SAMPLE):
+    tasks = scoring.tasks or "onet-30.2"
+    if scoring.method == "site-2026" and (taxonomy in UNWEIGHTED or tasks == SAMPLE):
         where = "over the sample" if tasks == SAMPLE else f"to {taxonomy}"
         raise UsageError(f"there is only one bridge {where}, the same for every method; remove --method")
-    return find_path(unit, method=way.method, taxonomy=taxonomy, links=way.links, tasks=tasks)
+    return find_path(unit, method=scoring.method, taxonomy=taxonomy, links=scoring.links, tasks=tasks)
 
 
 def _show_path(path: BridgePath) -> None:

@@ -37,7 +37,7 @@ from relabel.scoring.decomposition import PARTS, Decomposition, decompose
 from relabel.scoring.explain import answers_by_task
 from relabel.scoring.multiverse import with_spread
 from relabel.scoring.options import Choices
-from relabel.scoring.table import WHOLE, ScoreTable, is_partial, score_by, table_json
+from relabel.scoring.table import MIN_EXPORT_COVERAGE, ScoreTable, is_partial, score_by, table_json
 from relabel.scoring.uncertainty import DRAWS, with_intervals, with_raters
 from relabel.sources.tables import is_table_file
 from relabel.tabular import csv_bytes, json_bytes, parquet_bytes, records
@@ -107,7 +107,7 @@ def export_run(
         )
     with datapackage.written_whole(out, "export", datapackage.files_of_export) as building:
         table = score_by(run, choices)
-        if table.task_values["labelled"].mean() < WHOLE and not allow_partial:
+        if table.task_values["labelled"].mean() < MIN_EXPORT_COVERAGE and not allow_partial:
             labelled, listed = int(table.task_values["labelled"].sum()), len(table.task_values)
             raise IncompleteRunError(
                 f"the run {run.ref} labelled {labelled:,} of the {listed:,} tasks of {table.tasks}, which is too few "

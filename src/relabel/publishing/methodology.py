@@ -15,7 +15,7 @@ from relabel.manifest import PUBLISHED, Manifest
 from relabel.publishing.datapackage import OCCUPATION_COLUMNS, WORDS
 from relabel.run import Run
 from relabel.scoring.options import SYSTEM_NAMES, UNRATED_NOTES, WEIGHT_NOTES
-from relabel.scoring.table import ENOUGH, ScoreTable
+from relabel.scoring.table import MIN_COVERAGE, ScoreTable
 from relabel.scoring.uncertainty import Estimate
 from relabel.settings import Frozen
 from relabel.sources import registry
@@ -194,7 +194,7 @@ def caveats(table: ScoreTable) -> list[str]:
     if counts["thin"]:
         noun = "1 group has" if counts["thin"] == 1 else f"{counts['thin']:,} groups have"
         said.append(
-            f"{noun} a thin score, without percentile and band: less than {100 * ENOUGH:.0f}% of what the group stands for "
+            f"{noun} a thin score, without percentile and band: less than {100 * MIN_COVERAGE:.0f}% of what the group stands for "
             "has labels. Each group's own page says why."
         )
     if counts["tasks_half_labelled"]:

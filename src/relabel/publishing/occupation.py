@@ -17,7 +17,7 @@ from relabel.publishing.methodology import READING_NAMES, Reading, load_bands, o
 from relabel.rubric import Measure
 from relabel.scoring.explain import READING_LABELS, TaskKey
 from relabel.scoring.options import SAMPLE
-from relabel.scoring.table import ENOUGH, ScoreTable
+from relabel.scoring.table import MIN_COVERAGE, ScoreTable
 from relabel.sources import onet, ons
 from relabel.tabular import CLEAN, half_up, records
 from relabel.task import TASK_KEY, is_onet_release
@@ -210,7 +210,7 @@ class Pages:
                 "code": code,
                 "title": self._scores[code]["title"],
                 "score": (score := self._scores[code]),
-                "thin": score["tasks"] > 0 and round(score["coverage"], CLEAN) < ENOUGH,
+                "thin": score["tasks"] > 0 and round(score["coverage"], CLEAN) < MIN_COVERAGE,
                 "tasks": tasks,
                 "counts": self._counts[code],
             }

@@ -29,7 +29,7 @@ import pandera.pandas as pa
 
 from relabel.errors import UsageError
 from relabel.rubric import MEASURES, Measure
-from relabel.scoring.measures import Floats, ScoreMap, counted, score_map, task_weights
+from relabel.scoring.measures import Floats, ScoreMap, score_map, scored_codes, task_weights
 from relabel.scoring.table import ScoreTable
 from relabel.task import TASK_KEY
 
@@ -141,7 +141,7 @@ class _Hybrids:
         own = self._keys.assign(
             weight=weight.reindex(self._keys.index, fill_value=0.0), labelled=self._sides[labels]["labelled"]
         )
-        return score_map(own, self._tables[bridge].bridge.shares(counted(own)), self.codes)
+        return score_map(own, self._tables[bridge].bridge.shares(scored_codes(own)), self.codes)
 
     def _scores(self, state: State) -> Floats:
         """Exact scores of one state, groups x measures; NaN where there is none."""
@@ -150,7 +150,7 @@ class _Hybrids:
     def task_contributions(self, code: str, measure: Measure) -> pd.DataFrame:
         row, column = self.codes.get_loc(code), MEASURES.index(measure)
         states = list(itertools.product((0, 1), repeat=len(FACTORS)))
-        parts: dict[State, Floats] = {state: self._map(*state).row(code) for state in states}
+        parts: dict[State, Floats] = {state: self._map(*state).task_parts(code) for state in states}
         # Only tasks with weight in some state can contribute.
         at = np.flatnonzero(np.any([part > 0 for part in parts.values()], axis=0))
         reference = np.mean([self.scores(state)[row, column] for state in (_BEFORE, _AFTER)])

@@ -206,7 +206,7 @@ def explain(table: ScoreTable, run: Run, code: str) -> Explanation:
             for link in records(path.links[list(Link.model_fields)])
         ),
         occupations=_occupations(table, behind, linked),
-        tasks=_tasks(table, run, linked, table.map.row(code), scores),
+        tasks=_tasks(table, run, linked, table.map.task_parts(code), scores),
         about=table.about(),
     )
 

@@ -1,4 +1,4 @@
-"""From labels to scores: the value of each task, the weight of each task, and the map from tasks to the scores of groups."""
+"""From labels to scores: task values, task weights, and the linear map from tasks to group scores."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from relabel.task import TASK_KEY, is_onet_release, other_statements, replaced, 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.intp]
 
-_RATED = "onet-30.2"
-_CORE = 2.0
+_RATED_LIST = "onet-30.2"
+_CORE_WEIGHT = 2.0
 _ROUNDING = 1e-12
-_BOTH = pd.DataFrame({"strict": [False, False, True], "with_tools": [False, True, True]})
+_READING_PAIRS = pd.DataFrame({"strict": [False, False, True], "with_tools": [False, True, True]})
 
 TASKS = pa.DataFrameSchema(
     {
@@ -57,47 +57,47 @@ OCCUPATIONS = pa.DataFrameSchema(
 
 
 def default_tasks(run: Run, weights: Weights, taxonomy: Taxonomy) -> str:
-    """The task list that a run is scored by when none is named.
+    """The task list used to score a run when none is named.
 
-    A run is scored by the list that it was made from. The labels of 2023 are an exception: by their own list under core
-    weights and by O*NET-SOC code, which is how the paper did it, else by O*NET 30.2, for that list has no importance ratings
-    and its tasks are not those of today. Where the run's list has no ratings but weights need them, or its file is gone,
-    it is O*NET 30.2 as well.
+    Normally the list that the run labelled. The labels of 2023 use their own list only under core weights and by O*NET-SOC
+    code, as the paper did; otherwise O*NET 30.2, because the list of 2023 is outdated and has no importance ratings. O*NET
+    30.2 also stands in if the run's list lacks what the weights need, or its file is gone.
     """
     own = run.own_task_list()
     if own == "eloundou-2023":
-        return own if weights == "core" and taxonomy == "onet-soc" else _RATED
+        return own if weights == "core" and taxonomy == "onet-soc" else _RATED_LIST
     if own is None or own == SAMPLE:
-        return own or _RATED
+        return own or _RATED_LIST
     lacks = {"importance": "importance", "core": "task_type"}.get(weights)
-    return _RATED if lacks is not None and task_table(own)[lacks].isna().all() else own
+    return _RATED_LIST if lacks is not None and task_table(own)[lacks].isna().all() else own
 
 
 def coded_tasks(run: Run, repeats: Repeats = "mean") -> pd.DataFrame:
-    """The tasks of a run that have all labels that the run gives, with their codes, readings and measures.
+    """The fully labelled tasks of a run, with their codes, readings and measures.
 
-    With one reading alone, the half that is exposed could be told and the other half could not, which would tilt every
-    mean; such tasks are left out, unless the whole run has one reading.
+    A task with one of two readings has a known value only if that reading settles it, which would bias every mean; such
+    tasks are left out, unless the whole run has only one reading.
 
     Returns:
-        The columns of `Run.coded` (majority over samples), and `alpha, beta, gamma`: under `mean` the means over samples,
-        which are unbiased where a majority pulls ties to the less exposed label. Those of `Run.missing_measures` are missing.
+        The columns of `Run.coded` (majority over samples), and `alpha, beta, gamma`. Under `mean` these are means over
+        samples, which are unbiased; a majority resolves ties to the less exposed label. Measures in `Run.missing_measures`
+        are missing.
     """
     table = run.coded()
-    table = table.join(measures_of(run.rubric, table))[_whole(run, table)].reset_index(drop=True)
+    table = table.join(measures_of(run.rubric, table))[_fully_labelled(run, table)].reset_index(drop=True)
     if repeats == "majority" or run.answers()["sample"].nunique() < 2:
         return table
     samples = by_sample(run)
-    means = samples[_whole(run, samples)].groupby(TASK_KEY)[list(MEASURES)].mean()
+    means = samples[_fully_labelled(run, samples)].groupby(TASK_KEY)[list(MEASURES)].mean()
     keyed = table.set_index(TASK_KEY)
-    # A task none of whose samples has both readings keeps the values of its majority.
+    # A task without any sample that has both readings keeps its majority values.
     keyed.update(means)
     return keyed.reset_index()[list(table.columns)]
 
 
 def by_sample(run: Run) -> pd.DataFrame:
-    """Each sample of each task by itself: the columns of `Run.coded`, the measures, and `sample`."""
-    # Each sample stands as a task of its own, named apart.
+    """One row per sample of a task: the columns of `Run.coded`, the measures, and `sample`."""
+    # Code each sample as if it were a task of its own.
     answers = run.answers()
     apart = answers["task_id"] + "\n" + answers["sample"].astype("str")
     table = coded(run.rubric, answers.assign(task_id=apart, sample=0))
@@ -106,32 +106,32 @@ def by_sample(run: Run) -> pd.DataFrame:
     return table.join(measures_of(run.rubric, table))
 
 
-def left_out(run: Run, tasks: pd.DataFrame) -> tuple[int, int]:
-    """Tasks that some labels of a run are for and that yet have no value.
+def count_left_out(run: Run, tasks: pd.DataFrame) -> tuple[int, int]:
+    """Count tasks that have labels but are not used.
 
     Args:
         run: The run.
         tasks: As `labelled_tasks` returns them.
 
     Returns:
-        Number of tasks of the list that have some of the run's labels but not all, and of labelled tasks that are not in it.
+        Number of tasks in the list with only some of the run's labels, and of labelled tasks outside the list.
     """
     table = run.coded()
-    whole = _whole(run, table)
+    whole = _fully_labelled(run, table)
     listed = pd.MultiIndex.from_frame(table[TASK_KEY]).isin(pd.MultiIndex.from_frame(tasks[TASK_KEY]))
     return int((~whole & listed).sum()), int((whole & ~listed).sum())
 
 
 def changed_tasks(tasks: pd.DataFrame, name: str) -> dict[str, int | None]:
-    """How a task list differs from the one that a run labelled.
+    """Count differences between a task list and the one that a run labelled.
 
     Args:
         tasks: As `labelled_tasks` returns them.
         name: Name of the list.
 
     Returns:
-        `tasks_new`, `tasks_reworded` and `tasks_replaced` (the last two of those with labels), None where the run's list cannot
-        be read any more; `tasks_emerging` (without id and rating), None where the list names none.
+        `tasks_new`, and among labelled tasks `tasks_reworded` and `tasks_replaced`; None if the run's list cannot be read.
+        `tasks_emerging` (tasks without id and rating); None if the list has no such tasks.
     """
     found: dict[str, int | None] = dict.fromkeys(("tasks_new", "tasks_reworded", "tasks_replaced", "tasks_emerging"))
     known = tasks["text_labelled"].notna()
@@ -148,13 +148,13 @@ def changed_tasks(tasks: pd.DataFrame, name: str) -> dict[str, int | None]:
 
 
 def replaced_texts(tasks: pd.DataFrame) -> list[dict[str, Any]]:
-    """Tasks whose id stood for another statement when the run labelled it, most changed first, as plain values.
+    """Tasks whose id belonged to another statement when the run labelled it, least similar first.
 
     Args:
         tasks: As `labelled_tasks` returns them.
 
     Returns:
-        Code, id, `similarity` (0-1), and the statements `labelled` and `scored`.
+        Dicts with code, id, `similarity` (0-1), and the statements `labelled` and `scored`.
     """
     found = tasks[tasks["replaced"]].sort_values("similarity", kind="stable")
     told = found[[*TASK_KEY, "similarity", "text_labelled", "text"]].rename(
@@ -163,7 +163,7 @@ def replaced_texts(tasks: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in told.to_dict("records")]
 
 
-def _whole(run: Run, table: pd.DataFrame) -> pd.Series:
+def _fully_labelled(run: Run, table: pd.DataFrame) -> pd.Series:
     lacks = run.missing_measures()
     readings = [column for column, measure in (("strict", "alpha"), ("with_tools", "gamma")) if measure not in lacks]
     return table[readings].notna().all(axis=1) & bool(readings)
@@ -171,18 +171,18 @@ def _whole(run: Run, table: pd.DataFrame) -> pd.Series:
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes that a run's labels fall into, lowest exposure first.
+    """The exposure classes of a run's labels, lowest first.
 
     Attributes:
-        readings: Readings that make the class: `strict`, `with_tools`, or both.
-        values: Value (0-1) by class and measure; missing where the run cannot give the measure.
+        readings: Readings that define the class: `strict`, `with_tools`, or both.
+        values: Value (0-1), classes x measures; NaN where the run cannot give the measure.
     """
 
     readings: tuple[str, ...]
     values: Floats
 
     def of(self, coded: pd.DataFrame) -> Ints:
-        """Class number of each task; -1 while a reading is missing. An incoherent pair is of the highest class."""
+        """Class number of each task; -1 if a reading is missing. An incoherent pair is in the highest class."""
         given = coded[list(self.readings)].astype("boolean")
         number = np.where(given.iloc[:, 0].fillna(False), len(self.values) - 1, 0)
         if len(self.readings) > 1:
@@ -191,7 +191,7 @@ class Classes:
 
 
 def classes_of(run: Run) -> Classes:
-    """The classes of a run: E0, E2 and E1, or not exposed and exposed where it has one reading alone."""
+    """The classes of a run: E0, E2 and E1; for a run with one reading, not exposed and exposed."""
     lacks = run.missing_measures()
     pairs: tuple[tuple[str, Measure], ...] = (("strict", "alpha"), ("with_tools", "gamma"))
     readings = tuple(reading for reading, measure in pairs if measure not in lacks)
@@ -199,9 +199,9 @@ def classes_of(run: Run) -> Classes:
 
 
 def class_values(rubric: Rubric, readings: tuple[str, ...]) -> Floats:
-    """Value (0-1) by class of some readings and measure; missing where they do not settle the measure."""
-    one = {name: [False, True] if name in readings else [None, None] for name in _BOTH}
-    pairs = _BOTH if len(readings) > 1 else pd.DataFrame(one)
+    """Values (0-1), classes x measures; NaN where the readings do not determine the measure."""
+    one = {name: [False, True] if name in readings else [None, None] for name in _READING_PAIRS}
+    pairs = _READING_PAIRS if len(readings) > 1 else pd.DataFrame(one)
     return measures_of(rubric, pairs.astype("boolean"))[list(MEASURES)].to_numpy()
 
 
@@ -210,25 +210,25 @@ def labelled_tasks(
 ) -> pd.DataFrame:
     """Join a run's labels to a task list by occupation code and task id.
 
-    A task counts as labelled once each setting that the run labelled has a label, see `coded_tasks`. A label of another
-    statement under the same id (`relabel.task.replaced`) is not the task's.
+    A task counts as labelled if it has a label for each setting that the run labelled, see `coded_tasks`. A label of
+    another statement under the same id (`relabel.task.replaced`) does not count.
 
     Args:
         run: The run.
-        tasks: A task list, as for `relabel.task.task_table`; it gives types and importance.
-        weights: How tasks weigh within their occupation.
+        tasks: A task list, as for `relabel.task.task_table`; it provides types and importance.
+        weights: How tasks are weighted within their occupation.
         unrated: Weight of a task without a rating, under `importance`.
         repeats: Value of a task that was asked several times.
-        by_id: Whether labels go by the id alone, whatever statement it stands for now.
+        by_id: Match labels by id alone, whatever statement the id has now.
 
     Returns:
-        One row a task of the list, schema `TASKS`: the columns of the list, `code, strict, with_tools, incoherent`,
-        `labelled`, `replaced` (the run's label under its id is of another statement), `text_labelled` (the statement that the
-        run labelled; missing where its list is gone), `similarity` of the two, `alpha, beta, gamma` (0-1; missing where unlabelled, and throughout where the run cannot give the
-        measure) and `weight` (above 0; 0 for a task that is dropped because it is unrated).
+        One row per task of the list, schema `TASKS`: the columns of the list, `code, strict, with_tools, incoherent`,
+        `labelled`, `replaced` (the run's label under this id is of another statement), `text_labelled` (the statement that
+        the run labelled; missing if its list is gone), `similarity` of the two, `alpha, beta, gamma` (0-1; missing if
+        unlabelled or if the run cannot give the measure) and `weight` (above 0; 0 if dropped as unrated).
 
     Raises:
-        UsageError: The list has no importance ratings, or the sample is mixed with other lists.
+        UsageError: The list lacks what the weights need, or the sample is mixed with other lists.
         DataError: The run has no labels to score, or none of them belongs to a task of the list.
     """
     if (run.manifest.tasks == SAMPLE) != (tasks == SAMPLE):
@@ -250,7 +250,7 @@ def labelled_tasks(
             "importance, or --tasks onet-30.2"
         )
     given = coded_tasks(run, repeats)
-    joined = _joined(listed, given, run, by_id=by_id)
+    joined = _join_labels(listed, given, run, by_id=by_id)
     if not joined["labelled"].any() and joined["replaced"].any():
         raise DataError(
             f"the ids of the task list {tasks} are not those that {run.ref} labelled: all {int(joined['replaced'].sum()):,} tasks "
@@ -273,16 +273,16 @@ def task_weights(tasks: pd.DataFrame, weights: Weights, *, unrated: Unrated) -> 
     Args:
         tasks: Columns `onet_soc_code, task_type, importance`.
         weights: `importance` (IM), `core` (2 for core, 1 for supplemental or no type) or `equal`.
-        unrated: Under `importance`, the weight of a task without a rating: `one` is 1.0; `mean` is the mean rating of
-            its occupation's rated tasks, and 1.0 where none of them is rated; `drop` is 0.
+        unrated: Under `importance`, the weight of a task without a rating: `one` is 1.0; `mean` is the mean rating in its
+            occupation, or 1.0 if no task there is rated; `drop` is 0.
 
     Returns:
-        Weights of 0 or more, on the index of `tasks`.
+        Weights (0 or more), indexed as `tasks`.
     """
     if weights == "equal":
         return pd.Series(1.0, index=tasks.index)
     if weights == "core":
-        return pd.Series(np.where(tasks["task_type"] == "Core", _CORE, 1.0), index=tasks.index)
+        return pd.Series(np.where(tasks["task_type"] == "Core", _CORE_WEIGHT, 1.0), index=tasks.index)
     rated = tasks["importance"].astype("float64")
     if unrated == "mean":
         rated = rated.fillna(rated.groupby(tasks["onet_soc_code"]).transform("mean"))
@@ -291,19 +291,19 @@ def task_weights(tasks: pd.DataFrame, weights: Weights, *, unrated: Unrated) -> 
 
 @dataclass(frozen=True)
 class ScoreMap:
-    """The one map from task values to scores: tables, intervals, explanations, the multiverse and comparisons share it.
+    """The linear map from task values to scores, used by tables, intervals, explanations, multiverse and comparisons.
 
-    An occupation scores the weighted mean of its tasks that count, a group the mean of its occupations by the shares of a
-    bridge.
+    The score of an occupation is the weighted mean of its labelled tasks; that of a group is the mean of its occupations,
+    weighted by the shares of a bridge. Array shapes are given as `tasks`, `occupations` and `groups`.
 
     Attributes:
         codes: Codes of the groups, in the order of their table.
         occupations: O*NET-SOC codes, sorted.
-        group: Of each share, the number of its group.
-        source: Of each share, the number of its occupation.
-        share: Shares (above 0); those of a group sum to 1. A group without any has no score.
-        occupation: Number of each task's occupation; tasks.
-        weight: Weight of each task; 0 for one without a label; tasks.
+        group: Group number of each share.
+        source: Occupation number of each share.
+        share: Shares (above 0); those of a group sum to 1. A group without shares has no score.
+        occupation: Occupation number of each task; tasks.
+        weight: Weight of each task, 0 without a label; tasks.
     """
 
     codes: pd.Index
@@ -316,12 +316,12 @@ class ScoreMap:
 
     @cached_property
     def mass(self) -> Floats:
-        """Weight of the tasks that count; occupations."""
+        """Total weight of the labelled tasks; occupations."""
         return np.bincount(self.occupation, weights=self.weight, minlength=len(self.occupations)).astype("float64")
 
     @cached_property
     def part(self) -> Floats:
-        """The part of its occupation's score that each task stands for (0-1); tasks."""
+        """Weight of each task in the score of its occupation (0-1); tasks."""
         mass = self.mass[self.occupation]
         return np.divide(self.weight, mass, out=np.zeros_like(self.weight), where=mass > 0)
 
@@ -332,20 +332,20 @@ class ScoreMap:
 
     @cached_property
     def shares(self) -> Floats:
-        """Shares as a matrix; groups by occupations."""
+        """Shares as a matrix; groups x occupations."""
         made = np.zeros((len(self.codes), len(self.occupations)))
         made[self.group, self.source] = self.share
         return made
 
     def means(self, values: Floats) -> Floats:
-        """Means of the occupations; occupations. Missing without a task that counts."""
-        # Plain sums in one order for all measures: alpha <= beta <= gamma then holds to the last bit.
+        """Scores of the occupations; occupations. NaN without a labelled task."""
+        # Sum all measures in the same order, so that alpha <= beta <= gamma holds exactly.
         products = self.weight * np.where(self.weight > 0, values, 0.0)
         total = np.bincount(self.occupation, weights=products, minlength=len(self.mass))
         return np.divide(total, self.mass, out=np.full(len(self.mass), np.nan), where=self.mass > 0)
 
-    def carried(self, means: Floats) -> Floats:
-        """Scores of the groups from the means of their occupations; groups. Missing where a group has no score."""
+    def group_scores(self, means: Floats) -> Floats:
+        """Scores of the groups from those of their occupations; groups. NaN where a group has no score."""
         total = np.bincount(self.group, weights=self.share * means[self.source], minlength=len(self.codes))
         return np.where(self.reached, total, np.nan)
 
@@ -353,24 +353,24 @@ class ScoreMap:
         """Exact scores of the groups in all measures.
 
         Args:
-            tasks: Columns `alpha, beta, gamma`, or an array of them; those of tasks that do not count are passed over.
+            tasks: Columns `alpha, beta, gamma`, or an array of them; values of tasks with weight 0 are ignored.
 
         Returns:
-            Measures by groups; missing where a group has no score or the labels do not give the measure.
+            Measures x groups; NaN where a group has no score or the labels do not give the measure.
         """
         values = tasks[list(MEASURES)].to_numpy(dtype="float64") if isinstance(tasks, pd.DataFrame) else tasks
-        return np.stack([self.carried(self.means(column)) for column in values.T])
+        return np.stack([self.group_scores(self.means(column)) for column in values.T])
 
-    def drawn(self, values: npt.NDArray[np.float32]) -> Floats:
+    def draw_scores(self, values: npt.NDArray[np.float32]) -> Floats:
         """Scores of the groups in many draws.
 
         Args:
-            values: Values of all tasks; tasks by draws.
+            values: Values of all tasks; tasks x draws.
 
         Returns:
-            Groups by draws; 0 for a group without a score.
+            Groups x draws; 0 for a group without a score.
         """
-        order, starts, present = self._runs
+        order, starts, present = self._task_order
         weighed = values * self.part.astype(np.float32)[:, None]
         weighed = weighed if order is None else weighed[order]
         means = np.zeros((len(self.occupations), values.shape[1]))
@@ -378,14 +378,14 @@ class ScoreMap:
         return self.shares @ means
 
     @cached_property
-    def _runs(self) -> tuple[Ints | None, Ints, Ints]:
-        """Tasks in the order of their occupations (None where they are), where each starts, and which ones there are."""
+    def _task_order(self) -> tuple[Ints | None, Ints, Ints]:
+        """Order that sorts tasks by occupation (None if sorted), where each occupation starts, and its number."""
         order = np.argsort(self.occupation, kind="stable")
         present, starts = np.unique(self.occupation[order], return_index=True)
         return None if (np.diff(order) == 1).all() else order, starts, present
 
-    def row(self, code: str) -> Floats:
-        """The part of one group's score that each task stands for; tasks.
+    def task_parts(self, code: str) -> Floats:
+        """Weight of each task in the score of one group (0-1); tasks.
 
         Raises:
             KeyError: There is no such group.
@@ -396,11 +396,11 @@ class ScoreMap:
 
 
 def score_map(tasks: pd.DataFrame, shares: pd.DataFrame, codes: pd.Index) -> ScoreMap:
-    """The map over tasks whose occupations stand for groups by known shares.
+    """Build the map from tasks, through the shares of a bridge, to groups.
 
     Args:
         tasks: Columns `onet_soc_code, labelled, weight`.
-        shares: As `Bridge.shares` returns them, for the occupations that are `counted`.
+        shares: As `Bridge.shares` returns them for `scored_codes(tasks)`.
         codes: Codes of the groups.
     """
     numbers, names = pd.factorize(tasks["onet_soc_code"], sort=True)
@@ -417,29 +417,29 @@ def score_map(tasks: pd.DataFrame, shares: pd.DataFrame, codes: pd.Index) -> Sco
     )
 
 
-def counted(tasks: pd.DataFrame) -> frozenset[str]:
-    """O*NET-SOC codes with a labelled task of some weight, of columns `onet_soc_code, labelled, weight`."""
+def scored_codes(tasks: pd.DataFrame) -> frozenset[str]:
+    """O*NET-SOC codes with a labelled task of non-zero weight, from columns `onet_soc_code, labelled, weight`."""
     return frozenset(tasks["onet_soc_code"][tasks["labelled"] & (tasks["weight"] > 0)].unique())
 
 
-def relabelled(tasks: pd.DataFrame, run: Run, repeats: Repeats, *, by_id: bool) -> pd.DataFrame:
+def with_labels_of(tasks: pd.DataFrame, run: Run, repeats: Repeats, *, by_id: bool) -> pd.DataFrame:
     """The same tasks with the labels of another run.
 
     Args:
         tasks: As `ScoreTable.task_values`.
         run: The other run.
         repeats: Value of a task that was asked several times.
-        by_id: Whether labels go by the id alone, as in `labelled_tasks`.
+        by_id: As in `labelled_tasks`.
 
     Returns:
-        The tasks in the same order, with the run's readings, measures and `labelled`; other columns stay.
+        The tasks in the same order, with the run's readings, measures and `labelled`; other columns are unchanged.
 
     Raises:
         DataError: The run labelled none of the tasks.
     """
     coded = coded_tasks(run, repeats)
     labels = [name for name in coded.columns if name not in TASK_KEY]
-    joined = _joined(tasks.drop(columns=[*labels, "labelled"], errors="ignore"), coded, run, by_id=by_id)
+    joined = _join_labels(tasks.drop(columns=[*labels, "labelled"], errors="ignore"), coded, run, by_id=by_id)
     if not joined["labelled"].any():
         raise DataError(
             f"none of the labelled tasks of {run.ref} is in the task list of the scores; name a run on the same tasks"
@@ -447,8 +447,8 @@ def relabelled(tasks: pd.DataFrame, run: Run, repeats: Repeats, *, by_id: bool) 
     return joined
 
 
-def _joined(tasks: pd.DataFrame, coded: pd.DataFrame, run: Run, *, by_id: bool) -> pd.DataFrame:
-    """Tasks with a run's labels, and `labelled`: whether a task has all measures that the run gives."""
+def _join_labels(tasks: pd.DataFrame, coded: pd.DataFrame, run: Run, *, by_id: bool) -> pd.DataFrame:
+    """Join a run's labels to tasks; `labelled` says whether a task has all measures that the run gives."""
     keys, given_keys = pd.MultiIndex.from_frame(tasks[TASK_KEY]), pd.MultiIndex.from_frame(coded[TASK_KEY])
     before = other_statements(tasks, run.own_task_list() or run.manifest.tasks)
     other = replaced(before["similarity"]) & keys.isin(given_keys)
@@ -462,16 +462,16 @@ def _joined(tasks: pd.DataFrame, coded: pd.DataFrame, run: Run, *, by_id: bool) 
 
 
 def occupation_scores(tasks: pd.DataFrame, mapped: ScoreMap) -> pd.DataFrame:
-    """Weighted means by occupation over its labelled tasks.
+    """Scores by occupation: weighted means over labelled tasks.
 
     Args:
         tasks: As `labelled_tasks` returns them.
         mapped: A map over them.
 
     Returns:
-        One row an O*NET-SOC code of the list, sorted, schema `OCCUPATIONS`: `alpha, beta, gamma` (0-1; missing without
-        a labelled task, or where the tasks have no value), `tasks` (labelled), `listed` (all) and `coverage` (labelled
-        share of the task weight, 0-1). Tasks of weight 0 count nowhere.
+        One row per O*NET-SOC code of the list, sorted, schema `OCCUPATIONS`: `alpha, beta, gamma` (0-1; missing without
+        a labelled task, or where the tasks have no value), `tasks` (number labelled), `listed` (number of all) and
+        `coverage` (labelled share of the task weight, 0-1). Tasks of weight 0 are not counted.
     """
     frame = pd.DataFrame(index=mapped.occupations)
     for measure in MEASURES:

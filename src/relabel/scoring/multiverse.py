@@ -1,13 +1,13 @@
-"""How much depends on choices: the same scores under every combination of what a researcher could have chosen.
+"""Multiverse analysis: the same scores under every combination of a researcher's choices.
 
-A universe is one choice of each kind: rater and rubric (a set of labels), task weights, the rule for tasks without a
-rating, the bridge with its links, and whether "above one half" includes one half. All universes stand on one task list
-and one source of pay.
+A universe is one combination of choices: rater and rubric (a set of labels), task weights, the rule for tasks without a
+rating, the bridge with its links, and whether "above one half" includes one half. All universes share a task list and a
+source of pay.
 
-First-order shares show which choice matters most: the variance, over universes, of the mean outcome given the
-choice, as a part of the whole variance. Where the choices are fully crossed the shares of all kinds sum to 1 at most, and
-what is left is their joint effects. Rater and rubric are seldom crossed (raters rarely answer every rubric), so
-their shares can overlap; `labels`, the two taken together, is always clean.
+First-order shares show which choice matters most: the variance of the mean outcome given the choice, as a share of the
+total variance over universes. If choices are fully crossed, the shares sum to at most 1, and the rest are interactions.
+Rater and rubric are seldom crossed (raters rarely answer every rubric), so their shares can overlap; that of `labels`, the
+two combined, cannot.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from relabel.errors import UsageError
 from relabel.rubric import MEASURES
 from relabel.run import Run, open_run
 from relabel.scoring.bridges import Bridge, make_bridge
-from relabel.scoring.measures import Floats, counted, score_map, task_weights
-from relabel.scoring.options import ONE_WAY, SAMPLE, Links, Method, Unrated, Weights
-from relabel.scoring.table import ScoreTable, beside
+from relabel.scoring.measures import Floats, score_map, scored_codes, task_weights
+from relabel.scoring.options import SAMPLE, UNWEIGHTED, Links, Method, Unrated, Weights
+from relabel.scoring.table import ScoreTable, insert_columns
 from relabel.tabular import CLEAN, records
 
 CHOICES = ("rater", "rubric", "weights", "unrated", "bridge", "comparison")
@@ -34,8 +34,8 @@ OUTCOMES = (
     *(f"wage_exposure_{measure}_gbp" for measure in MEASURES),
     *(f"jobs_above_half_{measure}" for measure in MEASURES),
 )
-"""Headline figures: means weighted by jobs (0-1), wage exposure in pounds a year, and the share of jobs (0-1) in groups
-with a score above one half. In taxonomies without pay the means are plain and the others are missing."""
+"""Headline figures: means weighted by jobs (0-1), wage exposure (pounds a year), and the share of jobs (0-1) in groups
+with a score above one half. In taxonomies without pay, means are unweighted and the others are missing."""
 _WEIGHTS: Sequence[Weights] = ("importance", "core", "equal")
 _UNRATED: Sequence[Unrated] = ("mean", "one", "drop")
 _BRIDGES: Sequence[tuple[Method, Links | None]] = (
@@ -58,14 +58,14 @@ class Multiverse:
     """Scores and headline figures in all universes.
 
     Attributes:
-        universes: One row a universe: `CHOICES`, `labels`, `scored` (groups with a score) and `OUTCOMES`.
-        occupations: One row a code of the taxonomy: `code, title`, and for each measure `X` (the score of the table),
-            `X_min, X_max` and `X_range` over universes (0-1; missing where no universe scores it), `X_most` (the choice
-            with the largest first-order share), and `scored_in` (share of the universes that score it, 0-1).
-        effects: One row an outcome or measure and a choice: `outcome, choice, first_order` (0-1; missing where the
-            outcome never varies). For a measure it is the mean share over groups, weighted by how much each varies.
-        headline: One row an outcome: `outcome, chosen` (in the table's own universe), `min, max, most`.
-        left_out: What could not be part of the multiverse, with the reason.
+        universes: One row per universe: `CHOICES`, `labels`, `scored` (groups with a score) and `OUTCOMES`.
+        occupations: One row per code of the taxonomy: `code, title`, and for each measure `X` (the score of the table),
+            `X_min, X_max` and `X_range` over universes (0-1; missing if no universe scores the code), `X_most` (the choice
+            with the largest first-order share), and `scored_in` (share of universes that score the code, 0-1).
+        effects: One row per outcome or measure and choice: `outcome, choice, first_order` (0-1; missing if the outcome
+            never varies). For a measure, this is the mean share over groups, weighted by their variance.
+        headline: One row per outcome: `outcome, chosen` (in the table's own universe), `min, max, most`.
+        left_out: Choices that could not be included, with the reason.
     """
 
     universes: pd.DataFrame
@@ -76,22 +76,18 @@ class Multiverse:
 
 
 def default_raters(run: Run) -> list[Run]:
-    """The raters when none are named: the published label sets, the run itself left out.
-
-    Args:
-        run: The run; one on the sample has no others.
-    """
+    """The default raters: the published label sets, except the run itself; none for a run on the sample."""
     return [] if run.manifest.tasks == SAMPLE else [open_run(ref) for ref in _PUBLISHED if ref != run.ref]
 
 
 def multiverse(table: ScoreTable, run: Run, raters: Sequence[Run]) -> Multiverse:
     """Score under all combinations of choices.
 
-    Scores are exact, those of the bridge of `site-2026` too, whose tables are rounded. Under core and equal weights the
-    rule for unrated tasks changes nothing; these universes are there all the same, so that choices are crossed.
+    Scores are exact, including those of `site-2026`, whose tables are rounded. Under core and equal weights the rule for
+    unrated tasks has no effect; these universes are included so that choices are fully crossed.
 
     Args:
-        table: A score table of the run; it gives the task list, the taxonomy and pay.
+        table: A score table of the run; its task list, taxonomy and pay are used throughout.
         run: The run.
         raters: Other runs or label sets on the same tasks.
 
@@ -99,10 +95,10 @@ def multiverse(table: ScoreTable, run: Run, raters: Sequence[Run]) -> Multiverse
         The multiverse.
 
     Raises:
-        UsageError: A rater is given twice, or labelled the sample where the run did not.
-        DataError: A rater labelled none of the tasks, or a bridge's files cannot be obtained.
+        UsageError: A rater is given twice, or only one of rater and run labelled the sample.
+        DataError: A rater labelled none of the tasks, or the files of a bridge cannot be obtained.
     """
-    labelled = table.labelled_by(run, raters)
+    labelled = table.tasks_by_rater(run, raters)
     codes, left_out = pd.Index(table.frame["code"]), list[str]()
     bridges = _bridges(table)
     weights = list(_WEIGHTS)
@@ -116,13 +112,13 @@ def multiverse(table: ScoreTable, run: Run, raters: Sequence[Run]) -> Multiverse
         if key not in scores:
             tasks = labelled[rater.name]
             tasks = tasks.assign(weight=task_weights(tasks, weight, unrated=key[2]))
-            scores[key] = score_map(tasks, bridges[bridge].shares(counted(tasks)), codes).scores(tasks)
-        rows.append((rater.name, *_who(rater), weight, rule, bridge, scores[key]))
+            scores[key] = score_map(tasks, bridges[bridge].shares(scored_codes(tasks)), codes).scores(tasks)
+        rows.append((rater.name, *_rater_and_rubric(rater), weight, rule, bridge, scores[key]))
     base = pd.DataFrame(rows, columns=["labels", "rater", "rubric", "weights", "unrated", "bridge", "scores"])
     cube = np.stack(base.pop("scores").tolist())
     universes = _universes(base, cube, table)
     effects = _effects(universes, base, cube)
-    own = _own(universes, table, run.name)
+    own = _is_own_universe(universes, table, run.name)
     return Multiverse(
         universes=universes,
         occupations=_occupations(table, base, cube),
@@ -132,7 +128,7 @@ def multiverse(table: ScoreTable, run: Run, raters: Sequence[Run]) -> Multiverse
     )
 
 
-def _who(run: Run) -> tuple[str, str]:
+def _rater_and_rubric(run: Run) -> tuple[str, str]:
     return _PUBLISHED.get(run.ref, (run.manifest.model, f"{run.rubric.id} {run.rubric.version}"))
 
 
@@ -143,8 +139,8 @@ def _name(method: Method, links: Links | None) -> str:
 def _bridges(table: ScoreTable) -> dict[str, Bridge]:
     """The bridges to the table's taxonomy by name, its own first."""
     found = {_name(table.method, table.links): table.bridge}
-    if table.sample or table.taxonomy in ONE_WAY:
-        return found  # there is one way only
+    if table.sample or table.taxonomy in UNWEIGHTED:
+        return found  # there is only one bridge
     others = (which for which in _BRIDGES if _name(*which) not in found)
     return found | {_name(*which): _bridge(table, *which) for which in others}
 
@@ -158,23 +154,23 @@ _SPREAD: Sequence[Links] = ("index", "employment", "equal", "split")
 
 
 def with_spread(table: ScoreTable) -> ScoreTable:
-    """A score table with the lowest and highest score of each group over the ways in which links can weigh.
+    """Add to a score table the lowest and highest score of each group over bridges with different link weights.
 
     Args:
-        table: A score table of the method `bridge` by UK SOC 2020 or ISCO-08, with a public bridge or the user's own, which
-            is then one of the bridges.
+        table: A score table of the method `bridge` by UK SOC 2020 or ISCO-08. Its own bridge, public or the user's, is one
+            of those compared.
 
     Returns:
-        The table with `alpha_bridges_low, alpha_bridges_high` behind `alpha`, and so on, and `ScoreTable.spread`.
+        The table with `alpha_bridges_low, alpha_bridges_high` after `alpha`, and so on, and with `ScoreTable.spread`.
 
     Raises:
         UsageError: There is no other bridge.
     """
-    if table.sample or table.method != "bridge" or table.taxonomy in ONE_WAY:
+    if table.sample or table.method != "bridge" or table.taxonomy in UNWEIGHTED:
         raise UsageError(
             "--spread needs several bridges: give --method bridge and --taxonomy uk-soc2020 or isco08, or remove it"
         )
-    codes, done = pd.Index(table.frame["code"]), counted(table.task_values)
+    codes, done = pd.Index(table.frame["code"]), scored_codes(table.task_values)
     bridges = {table.links or table.bridge.name: table.bridge} | {
         links: _bridge(table, "bridge", links) for links in _SPREAD if links != table.links
     }
@@ -187,21 +183,21 @@ def with_spread(table: ScoreTable) -> ScoreTable:
     added: dict[str, pd.Series] = {}
     for measure, (end, pick) in itertools.product(MEASURES, (("low", min), ("high", max))):
         own = table.frame[measure]
-        # The score itself is one of them; rounding of sums must not put it outside.
+        # The score itself is one of those compared; floating-point noise must not put it outside the bounds.
         bound = table.frame["code"].map(ends[measure, pick.__name__]).where(own.notna())
         added[f"{measure}_bridges_{end}"] = bound.combine(own, pick)
-    return replace(table, frame=beside(table.frame, added), spread=spread)
+    return replace(table, frame=insert_columns(table.frame, added), spread=spread)
 
 
 def spread_summary(table: ScoreTable) -> pd.DataFrame:
-    """How far each other bridge takes the scores from the table's own.
+    """How far scores under each other bridge differ from those of the table.
 
     Args:
         table: As `with_spread` returns it.
 
     Returns:
-        Columns `bridge, measure, moved` (groups whose score differs by more than .1), `most` (the largest difference) and
-        `code` (of that group).
+        Columns `bridge, measure, moved` (number of groups that differ by more than .1), `most` (the largest difference)
+        and `code` (the group with that difference).
     """
     assert table.spread is not None
     scores = table.spread.pivot(index="code", columns="bridge", values=list(MEASURES))
@@ -218,50 +214,50 @@ def spread_summary(table: ScoreTable) -> pd.DataFrame:
 
 
 def _universes(base: pd.DataFrame, cube: Floats, table: ScoreTable) -> pd.DataFrame:
-    """One row a universe with its headline figures.
+    """One row per universe with its headline figures.
 
     Args:
-        base: Choices without the comparison; one row a slice of the cube.
-        cube: Universes by measures by groups.
-        table: Gives jobs and pay.
+        base: Choices except the comparison; one row per slice of the cube.
+        cube: Scores; universes x measures x groups.
+        table: Provides jobs and pay.
     """
     jobs = table.frame["employees"].astype("float64").to_numpy()
     pay, given, filled = table.wage_bill.to_numpy(), ~np.isnan(cube), np.nan_to_num(cube)
     jobless = bool(np.isnan(jobs).all())
     weight = np.ones_like(jobs) if jobless else np.nan_to_num(jobs)
     mass = (given * weight).sum(axis=2)
-    means = _divided((filled * weight).sum(axis=2), mass)
+    means = _safe_divide((filled * weight).sum(axis=2), mass)
     paid = given & ~np.isnan(pay)
     wages = np.where(paid.any(axis=2), (filled * np.nan_to_num(pay)).sum(axis=2), np.nan)
     parts: list[pd.DataFrame] = []
     for comparison, beyond in _COMPARISONS.items():
         above = ((beyond(filled.round(CLEAN), 0.5) & given) * weight).sum(axis=2)
-        halves = np.full_like(mass, np.nan) if jobless else _divided(above, mass)
+        halves = np.full_like(mass, np.nan) if jobless else _safe_divide(above, mass)
         figures = zip(OUTCOMES, np.concatenate([means, wages, halves], axis=1).T, strict=True)
         parts.append(base.assign(scored=given.any(axis=1).sum(axis=1), comparison=comparison, **dict(figures)))
     return pd.concat(parts, ignore_index=True)[["labels", *CHOICES, "scored", *OUTCOMES]]
 
 
-def _divided(above: Floats, below: Floats) -> Floats:
+def _safe_divide(above: Floats, below: Floats) -> Floats:
     return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
 
 
-def _between(values: Floats, levels: pd.Series) -> tuple[Floats, Floats]:
-    """Sum of squares between levels, and in all; missing values do not count.
+def _sums_of_squares(values: Floats, levels: pd.Series) -> tuple[Floats, Floats]:
+    """Sum of squares between levels, and total; NaN is ignored.
 
     Args:
-        values: Universes by anything.
-        levels: What each universe chose.
+        values: Universes x anything.
+        levels: The choice of each universe.
     """
     given = ~np.isnan(values)
     filled = np.nan_to_num(values)
-    grand = _divided(filled.sum(axis=0), given.sum(axis=0).astype("float64"))
+    grand = _safe_divide(filled.sum(axis=0), given.sum(axis=0).astype("float64"))
     total = (np.where(given, values - grand, 0.0) ** 2).sum(axis=0)
     between = np.zeros_like(total)
     for level in levels.unique():
         mine = (levels == level).to_numpy()
         count = given[mine].sum(axis=0).astype("float64")
-        mean = _divided(filled[mine].sum(axis=0), count)
+        mean = _safe_divide(filled[mine].sum(axis=0), count)
         between += count * np.nan_to_num(mean - grand) ** 2
     return between, total
 
@@ -272,8 +268,8 @@ def _effects(universes: pd.DataFrame, base: pd.DataFrame, cube: Floats) -> pd.Da
     rows: list[dict[str, object]] = []
     for outcome, values, chosen, choices in asked:
         for choice in ("labels", *choices):
-            between, total = (float(squares.sum()) for squares in _between(values, chosen[choice]))
-            # Below this the outcome varies by nothing but the noise of sums.
+            between, total = (float(squares.sum()) for squares in _sums_of_squares(values, chosen[choice]))
+            # Smaller variation is floating-point noise.
             part = between / total if total > 1e-18 else float("nan")
             rows.append({"outcome": outcome, "choice": choice, "first_order": part})
     return pd.DataFrame(rows)
@@ -287,15 +283,15 @@ def _occupations(table: ScoreTable, base: pd.DataFrame, cube: Floats) -> pd.Data
         low, high = np.fmin.reduce(values), np.fmax.reduce(values)  # missing where no universe has a score
         frame[measure] = table.frame[measure].to_numpy()
         frame[f"{measure}_min"], frame[f"{measure}_max"], frame[f"{measure}_range"] = low, high, high - low
-        between = np.stack([_between(values, base[choice])[0] for choice in CHOICES[:-1]])
+        between = np.stack([_sums_of_squares(values, base[choice])[0] for choice in CHOICES[:-1]])
         most = np.array(CHOICES[:-1])[between.argmax(axis=0)]
         frame[f"{measure}_most"] = pd.Series(np.where(between.max(axis=0) > 1e-18, most, ""), dtype="str")
     frame["scored_in"] = scored.any(axis=1).mean(axis=0)
     return frame
 
 
-def _own(universes: pd.DataFrame, table: ScoreTable, name: str) -> pd.Series:
-    """Whether a universe is the table's own; a share above one half means strictly above."""
+def _is_own_universe(universes: pd.DataFrame, table: ScoreTable, name: str) -> pd.Series:
+    """Whether each universe has the choices of the table; its comparison is `>`."""
     own = {
         "labels": name,
         "weights": table.weights,
@@ -318,6 +314,6 @@ def _headline(universes: pd.DataFrame, effects: pd.DataFrame, own: pd.Series) ->
 
 
 def multiverse_document(found: Multiverse) -> Mapping[str, object]:
-    """The multiverse as plain values that JSON can hold."""
+    """The multiverse as a JSON document."""
     tables = {name: getattr(found, name) for name in ("headline", "effects", "occupations", "universes")}
     return {name: records(frame) for name, frame in tables.items()} | {"left_out": list(found.left_out)}

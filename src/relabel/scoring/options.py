@@ -1,4 +1,4 @@
-"""The choices of a score, what they are called and which go together; light, so that a command line can name them."""
+"""The options of a score table and which of them can be combined; imports little, so that the command line starts fast."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ Method = Literal["site-2026", "bridge"]
 Taxonomy = Literal["onet-soc", "soc2018", "isco08", "uk-soc2020"]
 Weights = Literal["importance", "core", "equal"]
 Links = Literal["equal", "employment", "index", "split"]
-"""How a bridge weighs the sources of a code: `equal`, each alike; `index`, ISCO-08 codes by their entries in the ONS coding
-index and all else alike; `split`, as `index`, but a US code that leads to n codes counts 1/n in each; `employment`, as
-`split`, times the US jobs of the code."""
+"""How a bridge weights the sources of a code. `equal`: equally; `index`: ISCO-08 codes by their entries in the ONS coding
+index, others equally; `split`: as `index`, but a US code linked to n codes counts 1/n in each; `employment`: as `split`,
+times the US jobs of the code."""
 Repeats = Literal["mean", "majority"]
 """Value of a task that was asked several times: the mean over its samples, or the value of the most frequent label."""
 Wage = Literal["median", "mean"]
-"""Pay that wage exposure is made of."""
+"""Pay that wage exposure is computed from."""
 Unrated = Literal["one", "mean", "drop"]
-"""Weight of a task without an importance rating: 1.0, or the mean of its occupation's rated tasks, or none at all."""
+"""Weight of a task without an importance rating: 1.0, the mean of its occupation's rated tasks, or 0."""
 Noise = Literal["auto", "repeats", "raters", "confusion"]
-"""Where label noise is seen; `relabel.scoring.noise` says what each is."""
+"""What the interval beside the score estimates; see `relabel.scoring.uncertainty.with_intervals`."""
 System = Literal["onet-soc", "soc2018", "soc2010", "isco08", "uk-soc2020"]
-"""A classification that a bridge passes through."""
+"""A classification at some step of a bridge."""
 
 SYSTEM_NAMES: Mapping[System, str] = {
     "onet-soc": "O*NET-SOC 2019",
@@ -52,15 +52,15 @@ LINK_NOTES: Mapping[Links, str] = {
     "index",
 }
 DEFAULT_LINKS: Links = "index"
-ONE_WAY: Collection[Taxonomy] = ("onet-soc", "soc2018")
-"""Taxonomies that codes lead to one by one: each source counts alike, whatever the links."""
+UNWEIGHTED: Collection[Taxonomy] = ("onet-soc", "soc2018")
+"""Taxonomies in which sources always have equal weights, whatever the links."""
 SAMPLE = "sample"
 SAMPLE_NOTE = "SAMPLE: invented tasks, labels, jobs and pay; says nothing about a real occupation"
 
 
 @dataclass(frozen=True)
-class Way:
-    """How an occupation's score is made of labels; what is said here of each choice is the help of its option.
+class ScoringOptions:
+    """How an occupation's score is computed from labels. These texts are also the help of the command-line options.
 
     Attributes:
         method: bridge, or site-2026: the older published method, kept for comparison.
@@ -86,23 +86,22 @@ class Way:
 
 
 @dataclass(frozen=True)
-class Choices(Way):
-    """The choices that a score table is made by. One that is not known, and two that cannot go together, are a `UsageError`.
+class Choices(ScoringOptions):
+    """All options of a score table, checked on creation.
 
     Attributes:
         taxonomy: Classification of the scored codes.
-        wage: Pay that wage exposure is made of; uk-soc2020 only.
+        wage: Pay that wage exposure is computed from; uk-soc2020 only.
+
+    Raises:
+        UsageError: A value is unknown, or two options cannot be combined.
     """
 
     taxonomy: Taxonomy = "uk-soc2020"
     wage: Wage = "median"
 
     def __post_init__(self) -> None:
-        """Refuse what is not known or cannot go together.
-
-        Raises:
-            UsageError: A choice is not known, or two do not go together.
-        """
+        """Check values and combinations."""
         for name, hint in get_type_hints(type(self)).items():
             known = [word for part in (hint, *get_args(hint)) for word in get_args(part) if isinstance(word, str)]
             value = getattr(self, name)
@@ -125,11 +124,11 @@ class Choices(Way):
             raise UsageError(f"--weights {self.weights} uses no ratings; remove --unrated, or use --weights importance")
 
     @classmethod
-    def of_words(cls, words: Sequence[str]) -> Self:
-        """Choices written as `NAME=VALUE`, each at most once; the defaults for the others.
+    def parse(cls, words: Sequence[str]) -> Self:
+        """Parse options written as `NAME=VALUE`, each at most once; the others have their defaults.
 
         Raises:
-            UsageError: A word is not a choice, or the choices do not go together.
+            UsageError: A word is not an option, or options cannot be combined.
         """
         names = [field.name for field in fields(cls)]
         found: dict[str, Any] = {}
@@ -145,22 +144,22 @@ class Choices(Way):
 
 
 def check_links(links: Links | None, method: Method, taxonomy: Taxonomy, tasks: str | None) -> None:
-    """Make sure that a choice of links can have an effect.
+    """Check that the option `links` has an effect.
 
     Args:
-        links: The choice; None is none.
-        method: Whose bridge.
-        taxonomy: Where it leads.
-        tasks: The task list, where it is known; the sample has a bridge of its own.
+        links: The option; None if not given.
+        method: The method.
+        taxonomy: The taxonomy.
+        tasks: The task list, if known; the sample has its own bridge.
 
     Raises:
-        UsageError: The bridge has no links to weigh.
+        UsageError: It would have none.
     """
     if links is None:
         return
     if method == "site-2026":
         raise UsageError("--method site-2026 has its own links; remove --links, or use --method bridge")
-    if taxonomy in ONE_WAY:
+    if taxonomy in UNWEIGHTED:
         raise UsageError(f"--links does not apply to {taxonomy}; remove it")
     if tasks == SAMPLE:
         raise UsageError("the sample has its own bridge; remove --links")

@@ -37,12 +37,12 @@ PAY = pa.DataFrameSchema(
     strict=True,
     ordered=True,
 )
-"""Jobs (persons), median and mean gross pay (pounds a year) by UK unit group; what is suppressed or unknown is missing, and
-`pay_status` says why for jobs and median. `..._cv` is the publisher's coefficient of variation in percent, `..._quality` its word for it; both
-are missing where the publisher gives none."""
+"""Jobs (persons), median and mean gross pay (pounds a year) by UK unit group. Suppressed or unknown figures are missing;
+`pay_status` says why for jobs and median pay. `..._cv` is the publisher's coefficient of variation in percent, `..._quality`
+its quality rating; both are missing where the publisher gives none."""
 
 QUALITY = ("employees_cv", "employees_quality", "median_pay_cv", "median_pay_quality")
-"""How sure the publisher is of jobs and of median pay."""
+"""The publisher's measures of precision for jobs and median pay."""
 
 _FLAGS = {
     "unreliable": "withheld as unreliable",
@@ -51,7 +51,7 @@ _FLAGS = {
     "nil-or-negligible": "nil or negligible",
     "unavailable": "not available",
 }
-"""Flags of ASHE in words."""
+"""ASHE's flags in words."""
 
 _ASHE_COLUMNS = {
     "jobs": "employees",
@@ -62,9 +62,9 @@ _ASHE_COLUMNS = {
 }
 
 ASHE = "ons-ashe-2024"
-"""The source of pay when none is named, and of the jobs beside an extract that has none."""
+"""The default source of pay, and the source of job counts for an extract without them."""
 ASHE_POPULATION = "employees on adult rates of pay who have been in the same job for more than a year; the self-employed are not counted"
-"""Whose jobs and pay table 14.7 of ASHE gives."""
+"""The population that ASHE table 14.7 covers."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,11 @@ class Pay:
     """Pay by UK unit group.
 
     Attributes:
-        name: How it was asked for; of a user's file the name without its folder.
+        name: The `ref` given to `read_pay`; for a user's file, the file name.
         frame: Table of schema `PAY`.
         sources: The files that it was read from.
-        workforce: All jobs (persons) that the groups are a part of, those of withheld groups included; None where the
-            source does not say.
-        population: Whose jobs and pay these are; None where the source does not say.
+        workforce: All jobs (persons), including those of withheld groups; None if the source does not say.
+        population: Whose jobs and pay these are, in words; None if the source does not say.
     """
 
     name: str
@@ -91,16 +90,16 @@ def read_pay(ref: str, known: Collection[str]) -> Pay:
     """Read jobs and pay.
 
     Args:
-        ref: A source with the role `pay`, which is ASHE table 14.7 of some year, such as `ons-ashe-2024`; one with the role
-            `quartiles`, `ons-ashe-2025-medians` (medians of 2025 where the extract has one, 2024 otherwise, with the jobs
-            of 2024); `sample`; or the path of a table with the columns `code` (or `uk_soc2020`), `employees` and
-            `median_pay_gbp`, and perhaps `mean_pay_gbp`, or names that declare units. A user's file stands alone: a group
-            that it does not name has no pay.
-        known: Codes of the unit groups; a user's file may name no others.
+        ref: A source with the role `pay` (ASHE table 14.7 of some year), such as `ons-ashe-2024`; one with the role
+            `quartiles`, `ons-ashe-2025-medians` (medians of 2025 where the extract has one, otherwise of 2024, with the
+            jobs of 2024); `sample`; or the path of a table with the columns `code` (or `uk_soc2020`), `employees`,
+            `median_pay_gbp` and optionally `mean_pay_gbp`, or with column names that declare units (see `_UNITS`). Groups
+            missing from a user's file have no pay.
+        known: Codes of the unit groups; a user's file may contain no others.
 
     Raises:
         UsageError: There is no such source of pay.
-        DataError: A file is missing or malformed; of a user's file the message names line and column.
+        DataError: A file is missing or malformed; for a user's file, the message names line and column.
     """
     source = registry.load_registry().get(ref)
     if source is not None and source.find_role("pay") is not None:
@@ -129,7 +128,7 @@ def read_pay(ref: str, known: Collection[str]) -> Pay:
 
 
 def _release(source: Source) -> str:
-    """A release as every row names it: `2024 (provisional)` for `2024 provisional`."""
+    """The release as shown in each row: `2024 (provisional)` for `2024 provisional`."""
     return re.sub(r"^(\d{4}) ([^(].*)$", r"\1 (\2)", source.release)
 
 
@@ -161,14 +160,14 @@ def _newer_medians(source: Source) -> tuple[pd.DataFrame, int | None]:
     frame["median_pay_cv"] = frame["median_pay_cv"].mask(renewed)
     frame["median_pay_quality"] = frame["median_pay_quality"].mask(renewed)
     frame["pay_source"] = frame["pay_source"].mask(renewed, said)
-    # A newer median stands in for one that was withheld; the jobs stay those of the older release.
+    # A newer median may replace one that was withheld; drop that reason. Jobs are still those of the older release.
     only_jobs = frame["pay_status"].str.replace(r"(^|; )median pay: .*$", "", regex=True)
     frame["pay_status"] = frame["pay_status"].mask(renewed, only_jobs.where(only_jobs != ""))
     return frame, workforce
 
 
 def _reasons(by_figure: dict[str, pd.Series]) -> pd.Series:
-    """What is missing and why, such as `jobs: withheld as unreliable; median pay: withheld as disclosive`."""
+    """Missing figures with the reason, such as `jobs: withheld as unreliable; median pay: withheld as disclosive`."""
     rows = zip(*by_figure.values(), strict=True)
     said = [
         "; ".join(f"{n}: {why}" for n, why in zip(by_figure, row, strict=True) if isinstance(why, str)) for row in rows
@@ -178,7 +177,7 @@ def _reasons(by_figure: dict[str, pd.Series]) -> pd.Series:
 
 
 def file_use(path: Path, source: str) -> SourceUse:
-    """A file outside the registry, by its name without the folder, with its checksum."""
+    """The record of a file outside the registry: its name without the folder, and its checksum."""
     return SourceUse(source=source, file=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
 
 
@@ -227,7 +226,7 @@ def _read_file(path: Path, known: Collection[str], origin: str) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class _Unit:
-    """What names of a column say of its unit, and the factor that makes jobs or pounds a year of it."""
+    """Column names of one unit, and the factor that converts it to jobs or pounds a year."""
 
     names: tuple[str, ...]
     factor: int
@@ -254,15 +253,15 @@ _UNITS: Mapping[str, tuple[_Unit, ...]] = {
         _Unit(("mean_weekly_pay_gbp",), 52),
     ),
 }
-"""Columns of a pay file and their units; mean pay may be left out."""
+"""Columns of a pay file and their units; mean pay is optional."""
 
 
 def _unit(file: Table, figure: str) -> tuple[_Unit, str]:
-    """The one column of a file that holds jobs or pay, and its unit; the name is empty if the file has no mean pay.
+    """The column of a file that holds jobs or pay, and its unit; the name is empty if the file has no mean pay.
 
     Raises:
-        ColumnError: There is none; the message says which names declare which unit.
-        DataError: There are several.
+        ColumnError: There is no such column; the message lists names that declare a unit.
+        DataError: There are several, or the column is in another currency.
     """
     found = [(unit, name) for unit in _UNITS[figure] if (name := file.find(*unit.names)) is not None]
     if len(found) > 1:
@@ -281,7 +280,14 @@ def _unit(file: Table, figure: str) -> tuple[_Unit, str]:
 
 @dataclass(frozen=True)
 class _Plausible:
-    """What a figure of a unit group can be, so that another unit shows."""
+    """Plausible range of a figure, used to detect values in another unit.
+
+    Attributes:
+        each: Lowest and highest value of a group.
+        middle: Lowest and highest median over groups.
+        unit: The unit in words.
+        advice: How to correct the file.
+    """
 
     each: tuple[int, int]
     middle: tuple[int, int]
@@ -295,7 +301,7 @@ _JOBS = _Plausible(
     "persons in the UK",
     "name the column employees_thousands if it is in thousands, employees_persons if these are persons",
 )
-"""In ASHE 2024 a group has 4,000 to 814,000 jobs, the middle one 36,000: what is under 2,000 may well be thousands."""
+"""In ASHE 2024 groups have 4,000 to 814,000 jobs, with a median of 36,000: figures under 2,000 are probably thousands."""
 _PAY = _Plausible(
     (10_000, 200_000),
     (15_000, 80_000),
@@ -303,28 +309,30 @@ _PAY = _Plausible(
     "name the column {0}_weekly_pay_gbp or {0}_monthly_pay_gbp if it is that, {0}_annual_pay_gbp if these are pounds a year, "
     "and convert other currencies",
 )
-"""In ASHE 2024 medians are 10,322 to 96,415 pounds a year, the middle one 32,127, but for the groups of `_FEW_HOURS`: no
-monthly pay reaches 10,000."""
+"""In ASHE 2024, median pay of groups is 10,322 to 96,415 pounds a year, with a median of 32,127, except in `_FEW_HOURS`.
+No monthly pay reaches 10,000."""
 _FEW_HOURS = ("6117", "6137", "7112", "9223", "9232", "9233", "9263", "9264", "9265", "9267")
-"""Groups such as midday supervisors and cleaners, with 1,902 to 12,000 pounds a year in ASHE 2024 and 2025."""
+"""Groups with short hours, such as midday supervisors and cleaners: 1,902 to 12,000 pounds a year in ASHE 2024 and 2025."""
 _FEW_HOURS_LOW = 1_500
-_ALL_JOBS = 50_000_000
-_MANY = 10
-"""Groups from which on the middle one is judged, too."""
+_MAX_TOTAL_JOBS = 50_000_000
+_MIN_GROUPS_FOR_MEDIAN = 10
+"""With at least this many groups, their median must be plausible too."""
 
 
 def _require_plausible(path: Path, column: str, figures: pd.Series, known: _Plausible, *, declared: bool) -> None:
-    """Refuse figures that cannot be persons or pounds a year: too large, or too small in a column that declares no unit.
+    """Refuse figures that cannot be persons or pounds a year.
+
+    Figures are refused if they are too large, or too small in a column whose name declares no unit.
 
     Args:
         path: The file.
         column: Its column, for the message.
         figures: Figures by code, in persons or pounds a year.
-        known: What is plausible.
-        declared: Whether the column's name declares the unit.
+        known: The plausible range.
+        declared: Whether the column name declares the unit.
 
     Raises:
-        DataError: They lie outside the plausible range; the message names it, and the groups.
+        DataError: Figures are outside the plausible range; the message gives the range and the groups.
     """
     figures = figures.dropna().astype("float64")
     low, high = known.each
@@ -338,27 +346,27 @@ def _require_plausible(path: Path, column: str, figures: pd.Series, known: _Plau
     if len(odd):
         named = listed_names([f"{code}: {figure:,.0f}" for code, figure in odd.items()], 3)
         said = f"{named} cannot be {known.unit} (plausible: {low:,} to {high:,} for each group)"
-    elif not declared and len(figures) >= _MANY and not known.middle[0] <= middle <= known.middle[1]:
+    elif not declared and len(figures) >= _MIN_GROUPS_FOR_MEDIAN and not known.middle[0] <= middle <= known.middle[1]:
         plausible = "{:,} to {:,}".format(*known.middle)
         said = f"{middle:,.0f} for the middle group cannot be {known.unit} (plausible: {plausible})"
-    elif known is _JOBS and total > _ALL_JOBS:
-        said = f"{total:,.0f} in all cannot be {known.unit} (plausible: {_ALL_JOBS:,} or less)"
+    elif known is _JOBS and total > _MAX_TOTAL_JOBS:
+        said = f"{total:,.0f} in all cannot be {known.unit} (plausible: {_MAX_TOTAL_JOBS:,} or less)"
     if said:
         raise DataError(f"{path}, column {column}: {said}; {advice}")
 
 
 def wage_totals(frame: pd.DataFrame, workforce: int | None) -> dict[str, float | int | None]:
-    """Sums over the groups that are scored and have jobs and pay. Thin scores say too little to be part of a total.
+    """Sums over groups with a score, jobs and pay; groups with thin scores are excluded.
 
     Args:
         frame: A score table.
-        workforce: All jobs that the groups are a part of, as `Pay.workforce`.
+        workforce: As `Pay.workforce`.
 
     Returns:
-        `wage_exposure_alpha_gbp`, `..._beta_gbp`, `..._gamma_gbp` (pounds a year; None where no group gives the measure),
-        `pay_at_median_gbp` and `pay_at_mean_gbp` (jobs x median or mean pay of the same groups), `groups` and `employees` in
-        the sums, `thin_groups` (left out because their score is thin), `workforce`, and `coverage`: the jobs in the sums as a
-        share (0-1) of the workforce, None where that is not known.
+        `wage_exposure_alpha_gbp`, `..._beta_gbp`, `..._gamma_gbp` (pounds a year; None if no group has the measure),
+        `pay_at_median_gbp` and `pay_at_mean_gbp` (jobs x median or mean pay of the same groups), `groups` and `employees`
+        in the sums, `thin_groups` (number excluded), `workforce`, and `coverage`: jobs in the sums as a share (0-1) of the
+        workforce, None if that is unknown.
     """
     exposures = [f"wage_exposure_{measure}_gbp" for measure in MEASURES]
     paid = frame[frame[exposures].notna().any(axis=1)]

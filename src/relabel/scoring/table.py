@@ -1,4 +1,4 @@
-"""The score table: one row a code of a taxonomy, scored or with the reason why not, and what it says of itself."""
+"""The score table: one row per code of a taxonomy, with its score or the reason for having none, and its metadata."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from relabel.sources.tables import is_table_file
 from relabel.tabular import CLEAN, half_up_all, records
 from relabel.task import TASK_KEY, disputed_titles
 
-if TYPE_CHECKING:  # scipy waits until intervals are asked for
+if TYPE_CHECKING:  # import scipy only when intervals are requested
     from relabel.scoring.uncertainty import Intervals
 
 
 def percentiles(values: pd.Series, codes: pd.Series, *, ties: Literal["shared", "by-code"]) -> pd.Series:
-    """Percentile of each value among those that are not missing: its position, counted from 1, over their number.
+    """Percentile of each value: its position, counted from 1, divided by the number of values that are not missing.
 
     Args:
         values: Shares.
         codes: Their codes.
-        ties: `shared`: equal values have the position of the first of them. `by-code`: they are numbered in the order of
-            their codes, as the site did in 2026.
+        ties: `shared`: equal values all have the position of the first. `by-code`: they are numbered by code, as on the
+            site of 2026.
 
     Returns:
         Percent, rounded half up to a whole number; missing stays missing.
@@ -53,8 +53,8 @@ def percentiles(values: pd.Series, codes: pd.Series, *, ties: Literal["shared", 
     return pd.Series(place, index=order.index, dtype="Int64").reindex(values.index)
 
 
-ENOUGH = 0.5
-"""Least part (0-1) of a group's task weight that must have labels; with less its score is thin: no percentile."""
+MIN_COVERAGE = 0.5
+"""Smallest share (0-1) of a group's task weight that must be labelled; below it, the score is thin and has no percentile."""
 
 _TOLERANCE = 1e-9
 
@@ -102,68 +102,67 @@ SCORES = pa.DataFrameSchema(
 )
 """The score table, sorted by code; columns after the percentiles are extras beyond the contract.
 
-`coverage` is the share (0-1) of all that a code stands for which the labels reach. By O*NET-SOC: labelled tasks as a
-share of the task weight of the occupation. In every other taxonomy: that share, averaged with the weights of the bridge
-over everything that is linked to the code, where a linked code without task statements or without a score counts as 0
-(detailed O*NET-SOC codes without task statements are not counted). `weight_labelled` is the share (0-1) of the weight of
-those tasks that are linked to the code which has labels, missing where no task is.
+`coverage` is how much of a code is labelled (0-1). By O*NET-SOC: the labelled share of the occupation's task weight. In
+other taxonomies: the mean of that share over everything linked to the code, weighted by the bridge; linked codes without
+task statements or without a score count as 0, but detailed O*NET-SOC codes without task statements are ignored.
+`weight_labelled` is the labelled share (0-1) of the weight of the tasks linked to the code; missing without such tasks.
 
-`status` is `scored` where the coverage is at least `ENOUGH`. Below that it is `thin` with the reason: the score stands,
-but has no percentile and counts as no scored group. The method `site-2026` is judged by labels alone, as a part of what
-its bridge reaches: the gaps of that bridge are faults that it was published with.
+`status` is `scored` if the coverage is at least `MIN_COVERAGE`. Below that it is `thin` with the reason: there is a score,
+but no percentile, and the group does not count as scored. The method `site-2026` is judged by the labelled share of what
+its bridge reaches, because it was published with the gaps of that bridge.
 """
 
 
 COLUMNS = tuple(map(str, SCORES.columns))
 """Columns of a score table, in order."""
 
-WHOLE = 0.9
-"""Least part (0-1) of the listed tasks that must have labels; a table with less is exported on request only."""
+MIN_EXPORT_COVERAGE = 0.9
+"""Smallest share (0-1) of listed tasks that must be labelled; a table with less is exported only on request."""
 
 _ABOUT = (
     *("run", "model", "method", "taxonomy", "weights", "weights_note", "links", "links_note", "us_jobs", "bridge"),
     *("unrated", "unrated_note", "tasks", "repeats", "pay", "pay_population", "wage", "sample", "partial", "note"),
     *("missing_measures", "totals", "sources"),
 )
-"""What a table says of itself, in the order of its document."""
+"""Metadata of a table, in the order of its JSON document."""
 
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """Scores of all codes of a taxonomy, with what they were made from.
+    """Scores of all codes of a taxonomy, with the options and data that they were computed from.
 
     Attributes:
         frame: The table, schema `SCORES`.
         run: Name of the run.
-        model: Model, or label set, that the labels come from.
+        model: Model, or published label set, that the labels come from.
         method: Method.
         taxonomy: Taxonomy of the codes.
-        weights: How tasks weigh within their occupation.
-        links: How the bridge weighs the sources of a code; None where it has no such choice: under `site-2026`, by
-            O*NET-SOC code and SOC 2018, and for the sample.
-        unrated: What a task without an importance rating weighs; None under other weights.
-        tasks: Task list that gave types and importance.
+        weights: How tasks are weighted within their occupation.
+        links: How the bridge weights the sources of a code; None if there is no choice (`site-2026`, O*NET-SOC, SOC 2018,
+            the sample, a user's bridge).
+        unrated: Weight of a task without an importance rating; None unless `weights` is `importance`.
+        tasks: Task list, which provides types and importance.
         repeats: Value of a task that was asked several times.
-        pay: Source of pay; None in taxonomies without one.
-        population: Whose jobs and pay these are; None where that is not known.
-        wage: Pay that wage exposure is made of.
-        workforce: All jobs that the groups are a part of; None where the source of pay does not say.
-        sample: True when made from the built-in sample.
-        partial: True when a task of the list has no label, or the run is incomplete.
-        notes: What every reader of the table must know, one remark each.
+        pay: Source of pay; None in taxonomies without pay.
+        population: Whose jobs and pay these are; None if unknown.
+        wage: Pay that wage exposure is computed from.
+        workforce: All jobs, including those outside the table's groups; None if unknown.
+        sample: Whether it is computed from the built-in sample.
+        partial: Whether a task of the list has no label, or the run is incomplete.
+        notes: Caveats that every reader of the table must know.
         missing_measures: Measures that the run cannot give, with the reason.
-        half_labelled: Tasks of the list with some of the run's labels but not all, which count as unlabelled.
+        half_labelled: Number of tasks with only some of the run's labels, which count as unlabelled.
         bridge: The bridge.
         map: The map from task values to scores.
         occupations: Scores by O*NET-SOC code, schema `measures.OCCUPATIONS`.
         task_values: Tasks with labels and weights, schema `measures.TASKS`.
         occupation_titles: Titles by O*NET-SOC code.
-        value_range: Least and greatest value that a task can have, by measure that the rubric gives.
-        labels_unmatched: Labelled tasks of the run that are not in the task list, and so in no score.
+        value_range: Lowest and highest value that a task can have, by measure.
+        labels_unmatched: Number of labelled tasks that are not in the task list and therefore not used.
         labelled_list: Task list that the run labelled.
-        sources: Files that the scores and the run were made from.
-        intervals: What the interval columns of the frame are for; None where it has none.
-        spread: Scores over other bridges (`code, bridge, alpha, beta, gamma`); None where they were not asked for.
+        sources: Source files of the scores and of the run.
+        intervals: What the interval columns of `frame` estimate; None without such columns.
+        spread: Scores under other bridges (`code, bridge, alpha, beta, gamma`); None if not requested.
     """
 
     frame: pd.DataFrame
@@ -199,24 +198,24 @@ class ScoreTable:
 
     @cached_property
     def shares(self) -> pd.DataFrame:
-        """Which part of a code each O*NET-SOC code stands for: columns `code, onet_soc_code, share`."""
+        """The share of each O*NET-SOC code in each code: columns `code, onet_soc_code, share`."""
         codes = (self.map.codes[self.map.group], self.map.occupations[self.map.source])
         return pd.DataFrame({"code": codes[0], "onet_soc_code": codes[1], "share": self.map.share})
 
     @cached_property
     def full_map(self) -> measures.ScoreMap:
-        """The map that the table would have, were all tasks of its list labelled."""
+        """The map as if all tasks of the list were labelled."""
         return self.map_of(self.task_values.assign(labelled=True))
 
     def map_of(self, tasks: pd.DataFrame) -> measures.ScoreMap:
-        """The map that other labels or weights of the same tasks lead to."""
-        return measures.score_map(tasks, self.bridge.shares(measures.counted(tasks)), self.map.codes)
+        """The map for other labels or weights of the same tasks."""
+        return measures.score_map(tasks, self.bridge.shares(measures.scored_codes(tasks)), self.map.codes)
 
-    def labelled_by(self, run: Run, others: Sequence[Run]) -> dict[str, pd.DataFrame]:
-        """The tasks with the labels of the table's run, and of others, by name.
+    def tasks_by_rater(self, run: Run, others: Sequence[Run]) -> dict[str, pd.DataFrame]:
+        """The tasks with the labels of the table's run and of each other run, by run name.
 
         Raises:
-            UsageError: A run is given twice, or one labelled the sample where the other did not.
+            UsageError: A run is given twice, or only one of two labelled the sample.
             DataError: A run labelled none of the tasks.
         """
         found = {run.name: self.task_values}
@@ -227,21 +226,21 @@ class ScoreTable:
                 )
             if other.name in found:
                 raise UsageError(f"the rater {other.ref} is given twice, or is the run itself; name each once")
-            found[other.name] = measures.relabelled(self.task_values, other, self.repeats, by_id=self.by_id)
+            found[other.name] = measures.with_labels_of(self.task_values, other, self.repeats, by_id=self.by_id)
         return found
 
     @property
     def wage_bill(self) -> pd.Series:
-        """Jobs x pay (pounds a year) of each group, which its score is multiplied with; missing where either is."""
+        """Jobs x pay of each group (pounds a year); wage exposure is the score times this. NaN if either is missing."""
         return self.frame["employees"].astype("float64") * self.frame[f"{self.wage}_pay_gbp"]
 
     def flipped(self, measure: Measure, score: float | Floats, part: Floats) -> Floats:
-        """A score with the answers to one task the other way round; tasks, missing where score or label is.
+        """The score if the reading of one task were reversed, for each task; NaN if score or label is missing.
 
         Args:
             measure: `alpha` or `gamma`.
-            score: The exact score, by task or the same for all.
-            part: Part of the score that each task stands for.
+            score: The exact score (0-1), by task or the same for all.
+            part: Weight of each task in the score (0-1).
         """
         low, high = self.value_range[measure]
         values = self.task_values[measure].to_numpy(dtype="float64")
@@ -249,37 +248,37 @@ class ScoreTable:
 
     @property
     def us_jobs(self) -> str | None:
-        """The release of US jobs that links weigh by; None where they do not."""
+        """The release of US jobs that links are weighted by; None if they are not."""
         return next((source for source, role in self.bridge.files if role == "wages"), None)
 
     @property
-    def own_codes(self) -> bool:
-        """Whether its codes are those of a task list of the user's, in a classification that is not O*NET's."""
+    def has_own_codes(self) -> bool:
+        """Whether the codes come from a user's task list in a classification other than O*NET-SOC."""
         return self.taxonomy == "onet-soc" and not _are_onet_codes(codes_of(self.frame))
 
     @property
     def taxonomy_name(self) -> str:
-        """Its classification in words."""
-        return "own classification" if self.own_codes else options.SYSTEM_NAMES[self.taxonomy]
+        """Name of the classification."""
+        return "own classification" if self.has_own_codes else options.SYSTEM_NAMES[self.taxonomy]
 
     @property
     def bridge_file(self) -> str | None:
-        """Name of the user's file that the bridge was read from; None for a bridge of ours."""
+        """Name of the user's bridge file; None for a built-in bridge."""
         return next((use.file for use in self.sources if use.source == "bridge-file"), None)
 
-    def of_status(self, status: str) -> npt.NDArray[np.bool_]:
-        """Which codes are `scored`, `thin` or `unscored`."""
+    def has_status(self, status: str) -> npt.NDArray[np.bool_]:
+        """Which codes have a status: `scored`, `thin` or `unscored`."""
         return self.frame["status"].str.startswith(status).to_numpy(dtype=bool)
 
     @property
     def scored(self) -> int:
-        """Number of codes with a score that rests on enough."""
-        return int(self.of_status("scored").sum())
+        """Number of codes with enough coverage."""
+        return int(self.has_status("scored").sum())
 
     @property
     def thin(self) -> int:
-        """Number of codes with a score that rests on too little."""
-        return int(self.of_status("thin").sum())
+        """Number of codes with a score but too little coverage."""
+        return int(self.has_status("thin").sum())
 
     @property
     def unrated_occupations(self) -> int:
@@ -288,41 +287,41 @@ class ScoreTable:
 
     @cached_property
     def totals(self) -> dict[str, float | int | None] | None:
-        """Wage exposure over all groups with pay, and how much of the workforce that is; None without pay."""
+        """Total wage exposure and its coverage of the workforce, see `wage_totals`; None without pay."""
         return None if self.pay is None else wage_totals(self.frame, self.workforce)
 
     @cached_property
     def release_counts(self) -> dict[str, int | None]:
-        """How the tasks that the run labelled differ from those that are scored; None where a list cannot be read.
+        """Differences between the labelled and the scored task list, see `measures.changed_tasks`.
 
-        New tasks count in no mean. Reworded ones, the same task in other words, keep their label; replaced ones, another task
-        under the same id, count as unlabelled, but for `by_id`. Emerging ones are never scored.
+        New tasks are unlabelled. Reworded tasks (the same task in other words) keep their label. Replaced tasks (another
+        task under the same id) count as unlabelled, unless `by_id`. Emerging tasks are never scored.
         """
         return measures.changed_tasks(self.task_values, self.tasks)
 
     @property
     def by_id(self) -> bool:
-        """Whether labels go by task id alone, as the published method has it."""
+        """Whether labels are matched by task id alone, as in the published method."""
         return self.method == "site-2026"
 
     @cached_property
     def without_own_label(self) -> frozenset[tuple[str, str]]:
-        """Code and id of the tasks whose label in the run is of another statement and does not count."""
+        """Code and id of tasks whose only label in the run is of another statement, and is ignored."""
         gone = self.task_values[self.task_values["replaced"] & ~self.task_values["labelled"]]
         return frozenset(gone[TASK_KEY].itertuples(index=False, name=None))
 
     @property
     def note(self) -> str | None:
-        """What every reader of the table must know; None where there is nothing."""
+        """Caveats that every reader of the table must know, in one text; None if there are none."""
         return "; ".join(self.notes) or None
 
     def _repr_html_(self) -> str:
-        """For notebooks: the first groups with their scores."""
+        """For notebooks: the first 20 groups with their scores."""
         columns = ["code", "title", *MEASURES, "strict_10", "with_tools_10", "tasks", "status"]
         return self.frame[columns].head(20).to_html(index=False, float_format="{:.3f}".format, na_rep="-")
 
     def describe(self) -> dict[str, Any]:
-        """All but the rows, as plain values: what was scored, how, from what, and how many."""
+        """All metadata as plain values: `about`, counts, and replaced task statements."""
         return self.about() | {
             "texts_replaced": measures.replaced_texts(self.task_values),
             "counts": {
@@ -341,7 +340,7 @@ class ScoreTable:
         }
 
     def about(self) -> dict[str, Any]:
-        """What was scored, how, and from what."""
+        """What was scored, how, and from which sources."""
         told = {name: getattr(self, name, None) for name in _ABOUT}
         return told | {
             "weights_note": options.WEIGHT_NOTES[self.weights],
@@ -359,7 +358,7 @@ def table_json(table: ScoreTable) -> dict[str, Any]:
 
     Returns:
         `ScoreTable.describe` with the rows under `rows`; with intervals also `intervals` (`Intervals.describe`) and
-        `by_rater`: what each rater alone would score, and the mean over them.
+        `by_rater`: the scores by each rater alone, and their mean.
     """
     document = table.describe() | {"rows": records(table.frame)}
     if table.intervals is not None:
@@ -367,8 +366,8 @@ def table_json(table: ScoreTable) -> dict[str, Any]:
     return document
 
 
-def beside(frame: pd.DataFrame, added: Mapping[str, pd.Series]) -> pd.DataFrame:
-    """A score table with further columns, each behind the figure that its name begins with."""
+def insert_columns(frame: pd.DataFrame, added: Mapping[str, pd.Series]) -> pd.DataFrame:
+    """Insert columns into a score table, each after the column that its name starts with."""
     columns: dict[str, pd.Series] = {}
     for name in map(str, frame.columns):
         columns[name] = frame[name]
@@ -377,17 +376,17 @@ def beside(frame: pd.DataFrame, added: Mapping[str, pd.Series]) -> pd.DataFrame:
 
 
 def is_partial(run: Run) -> bool:
-    """Whether the run has not labelled all that it was asked to."""
+    """Whether the run has labels missing."""
     return run.manifest.status not in {"complete", "published"}
 
 
 def score_table(run: Run, **choices: Any) -> ScoreTable:
     """Score the codes of a taxonomy from a run's labels.
 
-    Under `site-2026` the columns alpha, beta and gamma hold shares rounded to two decimals, as the site publishes them;
-    under `bridge` they are not rounded. A percentile is the position of the group, counted from 1, over the number of scored
-    groups, in percent; groups of equal scores share it, but are numbered by code under `site-2026`, as published. Measures that
-    the run cannot give (one setting alone, or a rubric without one of the codes) are missing, and `note` says why.
+    Under `site-2026` the columns alpha, beta and gamma are rounded to two decimals, as the site published them; under
+    `bridge` they are not rounded. A percentile is the position of a group, counted from 1, in percent of the number of
+    scored groups; equal scores share it, except under `site-2026`, which numbers them by code. Measures that the run cannot
+    give (only one setting, or a rubric without one of the codes) are missing, and `note` says why.
 
     Args:
         run: The run.
@@ -398,22 +397,22 @@ def score_table(run: Run, **choices: Any) -> ScoreTable:
         The scores of all codes of the taxonomy.
 
     Raises:
-        UsageError: The choices do not go together.
+        UsageError: The choices cannot be combined.
         DataError: Labels or sources are missing or malformed.
     """
     return score_by(run, options.Choices(**choices))
 
 
 def _are_onet_codes(codes: Iterable[str]) -> bool:
-    """Whether codes are O*NET's, not those of a task list in another classification."""
+    """Whether codes are O*NET-SOC codes, not those of another classification."""
     return all(re.match(r"\d{2}-\d{4}", code) for code in codes)
 
 
 def score_by(run: Run, choices: options.Choices) -> ScoreTable:
-    """Score the codes of a taxonomy from a run's labels; `score_table` with its choices in one.
+    """Like `score_table`, with the choices as one object.
 
     Raises:
-        UsageError: The choices do not go with the run.
+        UsageError: The choices do not fit the run.
         DataError: Labels or sources are missing or malformed.
     """
     method, taxonomy, weights = choices.method, choices.taxonomy, choices.weights
@@ -421,8 +420,8 @@ def score_by(run: Run, choices: options.Choices) -> ScoreTable:
     options.check_links(choices.links, method, taxonomy, task_list)
     rule: options.Unrated = choices.unrated or ("one" if method == "site-2026" else "mean")
     sample, by_id = task_list == options.SAMPLE, method == "site-2026"
-    one_way = by_id or taxonomy in options.ONE_WAY or sample or choices.bridge is not None
-    chosen = None if one_way else choices.links or options.DEFAULT_LINKS
+    unweighted = by_id or taxonomy in options.UNWEIGHTED or sample or choices.bridge is not None
+    chosen = None if unweighted else choices.links or options.DEFAULT_LINKS
     values = measures.labelled_tasks(run, task_list, weights, unrated=rule, repeats=choices.repeats, by_id=by_id)
     occupations = onet_occupations(task_list, values)
     listed = sorted(set(values["onet_soc_code"]))
@@ -435,15 +434,15 @@ def score_by(run: Run, choices: options.Choices) -> ScoreTable:
         bridge = read_bridge(Path(choices.bridge), codes_of(occupations, "onet_soc_code"))
     else:
         bridge = make_bridge(method, taxonomy, task_list, occupations, links=chosen, donors=listed)
-    mapped = measures.score_map(values, bridge.shares(measures.counted(values)), pd.Index(bridge.titles["code"]))
+    mapped = measures.score_map(values, bridge.shares(measures.scored_codes(values)), pd.Index(bridge.titles["code"]))
     by_occupation = measures.occupation_scores(values, mapped)
     frame = _frame(bridge, mapped, by_occupation, listed, method)
-    money = None
+    pay = None
     if taxonomy == "uk-soc2020":
         asked = choices.pay if choices.pay is not None else options.SAMPLE if sample else ASHE
-        money = read_pay(asked, frozenset(codes_of(bridge.titles)))
-    frame = _with_pay(frame, money, choices.wage)
-    half, unmatched = measures.left_out(run, values)
+        pay = read_pay(asked, frozenset(codes_of(bridge.titles)))
+    frame = _with_pay(frame, pay, choices.wage)
+    half, unmatched = measures.count_left_out(run, values)
     worth = {m: [run.rubric.measures[m][code] for code in run.rubric.codes] for m in MEASURES}
     partial = is_partial(run) or not bool(values["labelled"].all())
     if sample:
@@ -461,10 +460,10 @@ def score_by(run: Run, choices: options.Choices) -> ScoreTable:
         unrated=rule if weights == "importance" else None,
         tasks=Path(task_list).name if is_table_file(task_list) else task_list,
         repeats=choices.repeats,
-        pay=None if money is None else money.name,
-        population=None if money is None else money.population,
+        pay=None if pay is None else pay.name,
+        population=None if pay is None else pay.population,
         wage=choices.wage,
-        workforce=None if money is None else money.workforce,
+        workforce=None if pay is None else pay.workforce,
         sample=sample,
         partial=partial,
         notes=notes,
@@ -478,7 +477,7 @@ def score_by(run: Run, choices: options.Choices) -> ScoreTable:
         value_range={m: (float(min(worth[m])), float(max(worth[m]))) for m in MEASURES},
         labels_unmatched=unmatched,
         labelled_list=run.manifest.tasks,
-        sources=_sources(run, choices, task_list, bridge, money),
+        sources=_sources(run, choices, task_list, bridge, pay),
     )
 
 
@@ -502,9 +501,9 @@ def _notes(run: Run, task_list: str, values: pd.DataFrame, *, partial: bool, by_
 
 
 def _sources(
-    run: Run, choices: options.Choices, task_list: str, bridge: Bridge, money: Pay | None
+    run: Run, choices: options.Choices, task_list: str, bridge: Bridge, pay: Pay | None
 ) -> tuple[SourceUse, ...]:
-    """The files behind a table, each once."""
+    """The source files of a table, without duplicates."""
     uses = [*run.manifest.sources, *task_sources(task_list), *(source_use(*file) for file in bridge.files)]
     if task_list == "eloundou-2023":
         uses.append(source_use(task_list, "occupation-scores"))
@@ -512,11 +511,11 @@ def _sources(
         uses.append(file_use(Path(choices.bridge), "bridge-file"))
     if task_list == options.SAMPLE and choices.taxonomy != "onet-soc":
         uses.append(file_use(asset_dir("data") / options.SAMPLE / "bridge.csv", options.SAMPLE))
-    if money is not None:
-        uses += money.sources
-    # An earlier relabel named a task file by its path.
+    if pay is not None:
+        uses += pay.sources
+    # Earlier versions of relabel recorded a task file under its path.
     named = (use.model_copy(update={"source": TASK_FILE}) if is_table_file(use.source) else use for use in uses)
-    # A later entry knows more about the copy than a run's manifest does.
+    # Of equal entries keep the last, which has more details than that in the run's manifest.
     kept = {(use.source, use.file, use.sha256): use for use in named}
     return tuple(kept[key] for key in sorted(kept))
 
@@ -529,7 +528,7 @@ def _frame(
     codes, reached = mapped.codes, mapped.reached
     tasks = np.bincount(mapped.group, weights=occupations["tasks"].to_numpy()[mapped.source], minlength=len(codes))
     for measure in MEASURES:
-        value = mapped.carried(occupations[measure].to_numpy())
+        value = mapped.group_scores(occupations[measure].to_numpy())
         frame[measure] = half_up_all(value, 2) if published else np.minimum(value, 1.0)
     for name, measure in (("strict_10", "alpha"), ("with_tools_10", "gamma")):
         frame[name] = half_up_all(10 * frame[measure].to_numpy(), 1)
@@ -560,24 +559,24 @@ def _frame(
 
 
 def _status(covered: float, linked: float, *, published: bool) -> str:
-    """`scored`, or `thin` with the reason, of a group that labelled tasks lead to.
+    """`scored`, or `thin` with the reason, for a group with labelled tasks.
 
     Args:
-        covered: Part of all that is linked to the group which has labels.
-        linked: Part of all that is linked to the group which has task statements.
-        published: Judge as the site did: by labels, whatever its bridge does not reach.
+        covered: Labelled share (0-1) of what is linked to the group.
+        linked: Share (0-1) of what is linked to the group that has task statements.
+        published: Judge as the site of 2026 did: by the labelled share of what its bridge reaches.
     """
     part = covered / linked if published else covered
-    if round(part, CLEAN) >= ENOUGH:
+    if round(part, CLEAN) >= MIN_COVERAGE:
         return "scored"
     status = f"thin: {_percent(part)} of the group's task weight has labels"
-    if not published and linked < ENOUGH:
+    if not published and linked < MIN_COVERAGE:
         status += f", because only {_percent(linked)} of what is linked to it has task statements"
     return status
 
 
 def _percent(part: float) -> str:
-    # Rounded down, so that less than a half never reads as one.
+    # Round down, so that 49.9% is not shown as 50%.
     return f"{math.floor(100 * round(part, CLEAN))}%" if part >= 0.01 else "under 1%"
 
 
@@ -593,6 +592,6 @@ def _with_pay(frame: pd.DataFrame, pay: Pay | None, wage: options.Wage) -> pd.Da
     jobs = frame["employees"].astype("float64")
     for measure in MEASURES:
         pounds = (frame[measure] * jobs * frame[f"{wage}_pay_gbp"]).tolist()
-        # Python's round, unlike NumPy's, gives the float nearest to the pence.
+        # Python's round, unlike NumPy's, returns the float nearest to the rounded value.
         frame[f"wage_exposure_{measure}_gbp"] = [round(float(value), 2) for value in pounds]
     return frame

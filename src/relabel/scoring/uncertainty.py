@@ -1,14 +1,14 @@
-"""Intervals of a score table: two things under two names.
+"""Intervals of a score table, of two kinds.
 
-The score itself has an interval that contains it (`alpha_low`, `alpha_high`): what the run would score, had it asked all
-tasks again and again (`noise.Answers`). Separately, where a gold or several raters are known, the table says what *their*
-labels would give, with the interval of that estimate (`alpha_gold`, `alpha_gold_low`, `alpha_gold_high`; or `alpha_pooled`
-and so on). The score may lie outside the latter: then the run and the gold differ by more than chance.
+The score's own interval always contains it (`alpha_low`, `alpha_high`): the expected score if the run asked all tasks again
+and again (`noise.ResponseNoise`). If there is a gold or several raters, the table also estimates the score that *their*
+labels would give, with an interval (`alpha_gold`, `alpha_gold_low`, `alpha_gold_high`; or `alpha_pooled` and so on). The
+run's score may be outside that interval: then the run and the gold differ by more than chance.
 
-An interval holds the middle 95% of the draws of a noise model. Bounds of figures that follow from a share (10-point scores,
-wage exposure) follow from the share's bounds; those of ranks and percentiles come from ranking all groups again in each draw.
+An interval is the central 95% of the draws of a noise model. Bounds of figures derived from a share (10-point scores, wage
+exposure) are derived from its bounds; for ranks and percentiles, all groups are ranked again in each draw.
 
-`sampling_error` and `major_groups` are about the drawing of tasks, where they were drawn at random.
+`sampling_error` and `major_groups` are for tasks that were sampled at random.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from relabel.run import Run, open_run
 from relabel.scoring.measures import Floats
 from relabel.scoring.options import SAMPLE
 from relabel.scoring.options import Noise as NoiseChoice
-from relabel.scoring.table import ScoreTable, beside
+from relabel.scoring.table import ScoreTable, insert_columns
 from relabel.settings import settings
 from relabel.sources.frames import keep
 from relabel.tabular import CLEAN, half_up_all, records
@@ -46,16 +46,16 @@ if TYPE_CHECKING:
 
 
 LEVEL = 0.95
-_ENDS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
+_QUANTILES = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 DRAWS = 1000
-_FEWEST_DRAWS = 100
-PEOPLE = "eloundou-2023:human"
-"""The labels of people that are the gold where no other is given."""
+_MIN_DRAWS = 100
+HUMAN_GOLD = "eloundou-2023:human"
+"""The default gold: human labels."""
 
-_TENTHS: Mapping[str, Measure] = {"strict_10": "alpha", "with_tools_10": "gamma"}
+_TEN_POINT: Mapping[str, Measure] = {"strict_10": "alpha", "with_tools_10": "gamma"}
 _RANKED: tuple[Measure, ...] = ("alpha", "gamma")
-ESTIMATED = (*MEASURES, *_TENTHS, *(f"wage_exposure_{measure}_gbp" for measure in MEASURES))
-"""Figures that are also estimated for a gold or for all raters."""
+ESTIMATED = (*MEASURES, *_TEN_POINT, *(f"wage_exposure_{measure}_gbp" for measure in MEASURES))
+"""Figures that are also estimated for a gold or for all raters, with an interval."""
 BOUNDED = (
     *ESTIMATED,
     *(f"percentile_{measure}" for measure in _RANKED),
@@ -70,15 +70,15 @@ POOLED = "pooled"
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """What some interval columns are for.
+    """What a set of interval columns estimates.
 
     Attributes:
         name: Suffix of the columns: `gold` or `pooled`; empty for the score's own interval.
         noise: Name of the noise model: `single`, `repeats`, `confusion` or `raters`.
         of: Whose labels are estimated: a gold, or raters; None for the score's own interval.
         note: What the figures are, in words.
-        totals: For `wage_exposure_alpha_gbp` and its like, over the scored groups with pay: `low, mid, high` in pounds a
-            year; a measure that the run cannot give is left out.
+        totals: `low, mid, high` (pounds a year) of `wage_exposure_alpha_gbp` and so on, over the scored groups with pay;
+            measures that the run cannot give are left out.
     """
 
     name: Literal["", "gold", "pooled"]
@@ -89,11 +89,11 @@ class Estimate:
 
     @property
     def whose(self) -> Literal["mean", "people", "gold"]:
-        """What a heading calls it."""
-        return "mean" if self.name == "pooled" else "people" if self.of == PEOPLE else "gold"
+        """Its name in a heading."""
+        return "mean" if self.name == "pooled" else "people" if self.of == HUMAN_GOLD else "gold"
 
     def describe(self) -> dict[str, Any]:
-        """As plain values, with the suffix of the columns where there is one."""
+        """As plain values; `name` is called `columns`, and omitted if empty."""
         told = dataclasses.asdict(self)
         name = told.pop("name")
         return {"columns": name} | told if name else told
@@ -101,15 +101,15 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class Intervals:
-    """What the interval columns of a score table are for.
+    """What the interval columns of a score table estimate.
 
     Attributes:
         own: The score's own interval.
-        other: What a gold's labels, or those of all raters, would give; None where nothing is known of either.
-        why_no_other: Why there is no other estimate; empty where there is one, or where none was asked for.
+        other: The estimate for a gold, or for all raters; None if there is none.
+        why_no_other: Why there is no other estimate; empty if there is one, or none was requested.
         draws: Number of draws.
         seed: Seed of the draws.
-        by_rater: For several raters: `code, rater, alpha, beta, gamma`, with the mean over them as the rater `pooled`; else
+        by_rater: For several raters, `code, rater, alpha, beta, gamma`, with their mean as the rater `pooled`; otherwise
             empty.
     """
 
@@ -122,11 +122,11 @@ class Intervals:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What every reader of the table must know."""
+        """Caveats that every reader of the table must know."""
         return tuple(filter(None, (self.own.note, self.other and self.other.note, self.why_no_other)))
 
     def describe(self) -> dict[str, Any]:
-        """All but the bounds of single groups, as plain values."""
+        """Everything except the bounds of single groups, as plain values."""
         return {
             "level": LEVEL,
             "draws": self.draws,
@@ -147,59 +147,58 @@ def with_intervals(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> ScoreTable:
-    """Simulate label noise and carry it to every figure.
+    """Add intervals to a score table, by simulating label noise.
 
     Args:
         table: A score table of the run.
         run: The run.
-        noise: What to estimate beside the score. `confusion`: what the labels of a gold would give; `raters`: the mean over
-            several raters; `repeats`: nothing, for a run with several samples. `auto` takes `raters` where raters are given;
-            else `confusion`, by default against the human labels of 2023 or the sample's own gold, and nothing, with the
-            reason, where that does not fit.
-        gold: For `confusion`.
-        raters: For `raters`: other runs; the run itself is one more.
+        noise: What to estimate besides the score. `confusion`: the score by the labels of a gold; `raters`: the mean over
+            several raters; `repeats`: nothing, for a run with several samples. `auto` is `raters` if raters are given,
+            otherwise `confusion`; if the default gold does not fit, there is no estimate but a reason.
+        gold: For `confusion`; by default the human labels of 2023, or the gold of the sample.
+        raters: For `raters`: other runs, in addition to the run itself.
         draws: Number of draws, at least 100.
         seed: Seed of the draws, 0 or more; the same seed gives the same intervals.
 
     Returns:
-        The table with the bounds of each figure of `BOUNDED` beside it, and each figure of `ESTIMATED` with its bounds for a
-        gold or for all raters beside those.
+        The table with bounds after each figure in `BOUNDED`, followed by estimates and bounds for a gold or for all raters
+        of each figure in `ESTIMATED`.
 
     Raises:
-        UsageError: The choices do not go together.
-        DataError: The labels do not suffice for the model.
+        UsageError: The choices cannot be combined.
+        DataError: There are too few labels for the model.
     """
-    if draws < _FEWEST_DRAWS:
-        raise UsageError(f"{draws} draws are too few for a 95% interval; give --draws {_FEWEST_DRAWS} or more")
+    if draws < _MIN_DRAWS:
+        raise UsageError(f"{draws} draws are too few for a 95% interval; give --draws {_MIN_DRAWS} or more")
     if seed < 0:
         raise UsageError(f"the seed {seed} is below 0; give a whole number of 0 or more with --seed")
     others = [*filter(None, [gold]), *raters]
     if not others and noise in ("auto", "confusion"):
-        with contextlib.suppress(DataError, UsageError):  # `_simulated` says why there is none
+        with contextlib.suppress(DataError, UsageError):  # `_simulate` says why there is none
             others = [_default_gold(run)]
     kept = _cache_path(table, [run, *others], [noise, gold is not None, draws, seed])
     found = _read_cache(kept, table.frame.index)
     if found is None:
-        found = _simulated(table, run, noise, gold, raters, draws, seed)
-        _check(beside(table.frame, found[0]), found[1])
-        _keep(kept, *found)
+        found = _simulate(table, run, noise, gold, raters, draws, seed)
+        _check(insert_columns(table.frame, found[0]), found[1])
+        _write_cache(kept, *found)
     added, intervals = found
     notes = (*table.notes, *intervals.notes)
     frame = table.frame.assign(note=pd.Series("; ".join(notes), index=table.frame.index, dtype="str"))
-    return dataclasses.replace(table, frame=beside(frame, added), notes=notes, intervals=intervals)
+    return dataclasses.replace(table, frame=insert_columns(frame, added), notes=notes, intervals=intervals)
 
 
-_VERSION = 4
-"""Counts up when intervals are made in another way, so that no earlier ones are taken from the cache."""
+_CACHE_VERSION = 4
+"""Increased when the computation of intervals changes, so that earlier cache entries are ignored."""
 
 
 def _cache_path(table: ScoreTable, runs: Sequence[Run], choices: Sequence[object]) -> Path:
-    """Where the intervals of a table are kept: under the hash of all that they depend on."""
+    """Path of cached intervals, named by a hash of everything that they depend on."""
     about = [
         [run.ref, run.manifest.tasks, run.manifest.model, run.rubric.sha256, is_random_sample(run)] for run in runs
     ]
     made_by = [table.method, table.taxonomy, table.links, table.repeats, table.wage, table.spread is not None]
-    text = json.dumps([_VERSION, version("numpy"), about, choices, made_by, sorted(table.missing_measures)])
+    text = json.dumps([_CACHE_VERSION, version("numpy"), about, choices, made_by, sorted(table.missing_measures)])
     key = hashlib.sha256(text.encode())
     labels = (run.labels[[*TASK_KEY, "setting", "sample", "label"]] for run in runs)
     parts = [
@@ -216,7 +215,7 @@ def _cache_path(table: ScoreTable, runs: Sequence[Run], choices: Sequence[object
 
 
 def _read_cache(path: Path, index: pd.Index) -> tuple[dict[str, pd.Series], Intervals] | None:
-    """Intervals that were made before; None where there are none, or where their file is damaged."""
+    """Cached intervals; None if there are none, or their file is damaged."""
     try:
         held = pq.read_table(path, page_checksum_verification=True)
         about = json.loads((held.schema.metadata or {})[b"relabel"])
@@ -228,13 +227,13 @@ def _read_cache(path: Path, index: pd.Index) -> tuple[dict[str, pd.Series], Inte
         return None
 
 
-def _keep(path: Path, added: Mapping[str, pd.Series], found: Intervals) -> None:
+def _write_cache(path: Path, added: Mapping[str, pd.Series], found: Intervals) -> None:
     about = dataclasses.asdict(found) | {"by_rater": records(found.by_rater)}
     made = pyarrow_lib.Table.from_pandas(pd.DataFrame(dict(added)), preserve_index=False)
     keep(path, made.replace_schema_metadata((made.schema.metadata or {}) | {b"relabel": json.dumps(about).encode()}))
 
 
-def _simulated(
+def _simulate(
     table: ScoreTable,
     run: Run,
     noise: NoiseChoice,
@@ -243,15 +242,15 @@ def _simulated(
     draws: int,
     seed: int,
 ) -> tuple[dict[str, pd.Series], Intervals]:
-    """The columns of the intervals by name, and what they are for."""
-    from relabel.scoring.noise import Answers, Raters
+    """Compute interval columns, by name, and what they estimate."""
+    from relabel.scoring.noise import Raters, ResponseNoise
 
     other, error, why = None, None, ""
     if run.manifest.engine == POOLED:
         model = _raters(table, run, raters)
         note = f"intervals cover 95% of {draws:,} draws of {model.estimand}; they include the sampling of tasks"
     else:
-        model = Answers(run, table.task_values)
+        model = ResponseNoise(run, table.task_values)
         if noise == "repeats" and not model.repeated:
             cached = run.repeats_from_cache
             again = "switch the gateway's cache off and label again" if cached else "run it with --samples 5"
@@ -260,7 +259,7 @@ def _simulated(
                 f"{run.name} has one answer a task{counts}, so it shows no scatter; {again}, or remove --noise"
             )
         try:
-            other = _other(table, run, noise, gold, raters)
+            other = _other_model(table, run, noise, gold, raters)
         except (DataError, UsageError) as failed:
             if noise != "auto" or gold is not None or raters:
                 raise
@@ -273,10 +272,10 @@ def _simulated(
             )
         if table.spread is not None:
             note += "; the spread over bridges is added to those of scores and wage exposure"
-    added, totals = _own_bounds(table, _drawn(model, table, draws, seed), error)
+    added, totals = _own_bounds(table, _draw(model, table, draws, seed), error)
     own, estimate = Estimate("", model.name, None, note, totals), None
     if other is not None:
-        drawn = _drawn(other, table, draws, seed)
+        drawn = _draw(other, table, draws, seed)
         suffix, centre = ("pooled", other.pooled) if isinstance(other, Raters) else ("gold", drawn.mean(axis=2))
         columns, totals = _estimates(table, drawn, centre, suffix)
         added |= columns
@@ -294,22 +293,22 @@ def _simulated(
 
 
 def _check(frame: pd.DataFrame, found: Intervals) -> None:
-    """Make sure that every interval contains its figure."""
+    """Assert that every interval contains its figure."""
     others = [f"{name}_{found.other.name}" for name in ESTIMATED] if found.other is not None else []
     for name in (*BOUNDED, *others):
         rows = frame[[f"{name}_low", name, f"{name}_high"]].dropna().to_numpy(dtype="float64")
         assert (np.diff(rows, axis=1) >= 0).all(), name
 
 
-def _drawn(model: Noise, table: ScoreTable, draws: int, seed: int) -> Floats:
-    """Draws of the scores of all groups that the table scores: measures by groups by draws."""
+def _draw(model: Noise, table: ScoreTable, draws: int, seed: int) -> Floats:
+    """Draws of scores, measures x groups x draws; NaN for groups and measures without a score in the table."""
     drawn = model.draw(table.full_map, draws, seed)
     drawn[[measure in table.missing_measures for measure in MEASURES]] = np.nan
     drawn[:, table.frame[list(MEASURES)].isna().all(axis=1).to_numpy(dtype=bool)] = np.nan
     return drawn
 
 
-def _other(
+def _other_model(
     table: ScoreTable, run: Run, noise: NoiseChoice, gold: Run | None, raters: Sequence[Run]
 ) -> Confusion | Raters | None:
     if gold is not None and noise not in ("auto", "confusion"):
@@ -328,7 +327,7 @@ def _other(
 
 
 def _default_gold(run: Run) -> Run:
-    gold = SAMPLE if run.manifest.tasks == SAMPLE else PEOPLE
+    gold = SAMPLE if run.manifest.tasks == SAMPLE else HUMAN_GOLD
     if run.ref == gold:
         raise UsageError(f"{gold} is its own gold; name another with --gold, or raters with --rater")
     return open_run(gold)
@@ -344,8 +343,8 @@ def _raters(table: ScoreTable, run: Run, others: Sequence[Run]) -> Raters:
 
 
 def _scores_by(table: ScoreTable, run: Run, others: Sequence[Run]) -> dict[str, Floats]:
-    """Scores (measures by groups) of a run and of others on its tasks, by name."""
-    return {name: table.map_of(tasks).scores(tasks) for name, tasks in table.labelled_by(run, others).items()}
+    """Scores (measures x groups) of a run and of others on its tasks, by run name."""
+    return {name: table.map_of(tasks).scores(tasks) for name, tasks in table.tasks_by_rater(run, others).items()}
 
 
 def _seed(run: Run) -> int:
@@ -353,20 +352,21 @@ def _seed(run: Run) -> int:
 
 
 def rater_draws(table: ScoreTable, run: Run, raters: Sequence[Run], draws: int) -> Floats:
-    """The draws behind the intervals of `with_raters`: measures by groups by draws."""
-    return _drawn(_raters(table, run, raters), table, draws, _seed(run))
+    """The draws behind the intervals of `with_raters`; measures x groups x draws."""
+    return _draw(_raters(table, run, raters), table, draws, _seed(run))
 
 
 def with_raters(table: ScoreTable, run: Run, raters: Sequence[Run], draws: int = DRAWS) -> ScoreTable:
-    """The table of a pooled run with what each of its raters alone would give; the seed of draws is the run's.
+    """Add the range of scores over its raters to the table of a pooled run; the seed of draws is the run's.
 
     Returns:
-        The table with `alpha_models_low, alpha_models_high` behind `alpha`, and so on: the lowest and the highest score by
-        any of the raters; and, from three raters on, with intervals that hold the spread of raters and the drawing of tasks.
+        The table with `alpha_models_low, alpha_models_high` after `alpha`, and so on: the lowest and the highest score by
+        a single rater. With three raters or more it also has intervals, which cover differences between raters and task
+        sampling.
     """
-    from relabel.scoring.noise import LEAST_RATERS
+    from relabel.scoring.noise import MIN_RATERS
 
-    if draws and len(raters) >= LEAST_RATERS:
+    if draws and len(raters) >= MIN_RATERS:
         table = with_intervals(table, run, noise="raters", raters=raters, draws=draws, seed=_seed(run))
     _, *scores = _scores_by(table, run, raters).values()
     added = {
@@ -374,30 +374,30 @@ def with_raters(table: ScoreTable, run: Run, raters: Sequence[Run], draws: int =
         for end, pick in (("low", np.fmin), ("high", np.fmax))
         for measure, bounds in zip(MEASURES, pick.reduce(scores), strict=True)
     }
-    return dataclasses.replace(table, frame=beside(table.frame, added))
+    return dataclasses.replace(table, frame=insert_columns(table.frame, added))
 
 
-def _following(table: ScoreTable, share: Mapping[Measure, Floats]) -> dict[str, Floats]:
-    """The figures of `ESTIMATED` that shares lead to; shares are anything by groups."""
+def _derived_figures(table: ScoreTable, share: Mapping[Measure, Floats]) -> dict[str, Floats]:
+    """The figures in `ESTIMATED`, derived from scores (0-1, anything x groups)."""
     pay = table.wage_bill.to_numpy(dtype="float64")
-    if table.method == "site-2026":  # as the site's shares: everything else follows from shares of two decimals
+    if table.method == "site-2026":  # the site derived all other figures from scores rounded to two decimals
         share = {measure: half_up_all(values, 2) for measure, values in share.items()}
     return (
         dict(share)
-        | {name: half_up_all(10 * share[measure], 1) for name, measure in _TENTHS.items()}
+        | {name: half_up_all(10 * share[measure], 1) for name, measure in _TEN_POINT.items()}
         | {f"wage_exposure_{measure}_gbp": (share[measure] * pay).round(2) for measure in MEASURES}
     )
 
 
 def _own_bounds(table: ScoreTable, drawn: Floats, error: Floats | None) -> tuple[dict[str, pd.Series], _Totals]:
-    """Bounds of all figures, each wide enough to contain its figure, and of the totals.
+    """Bounds of all figures, widened to contain them, and of the totals.
 
-    The draws are centred on what is likely given all occupations, which lies a little inwards of a score near 0 or 1.
+    Draws are centred on a shrunken score, which is slightly further from 0 or 1 than the score itself.
     """
     share: dict[Measure, Floats] = {}
     for number, measure in enumerate(MEASURES):
         shown = table.frame[measure].to_numpy(dtype="float64")
-        bounds = _containing(_quantiles(drawn[number]), shown)
+        bounds = _widen_to_contain(_quantiles(drawn[number]), shown)
         if error is not None:
             half = 1.96 * error[number]
             bounds = np.clip([np.minimum(bounds[0], shown - half), np.maximum(bounds[1], shown + half)], 0, 1)
@@ -405,8 +405,8 @@ def _own_bounds(table: ScoreTable, drawn: Floats, error: Floats | None) -> tuple
             others = table.frame[[f"{measure}_bridges_low", f"{measure}_bridges_high"]].to_numpy(dtype="float64").T
             bounds = np.clip(bounds + others - shown, 0, 1)
         share[measure] = bounds
-    found = _following(table, share)
-    scored = table.of_status("scored")
+    found = _derived_figures(table, share)
+    scored = table.has_status("scored")
     for measure in _RANKED:
         best, below = _ranks(drawn[MEASURES.index(measure)], scored)
         found[f"rank_{measure}"] = half_up_all(_quantiles(best), 0)
@@ -414,7 +414,7 @@ def _own_bounds(table: ScoreTable, drawn: Floats, error: Floats | None) -> tuple
     columns: dict[str, pd.Series] = {}
     for name in BOUNDED:
         values = np.asarray(table.frame[name].astype("float64"), dtype=np.float64)
-        for end, bound in zip(("low", "high"), _containing(found[name], values), strict=True):
+        for end, bound in zip(("low", "high"), _widen_to_contain(found[name], values), strict=True):
             column = pd.Series(bound, index=table.frame.index)
             columns[f"{name}_{end}"] = column.astype("Int64") if name.startswith(("percentile_", "rank_")) else column
     totals = _totals(table, drawn)
@@ -424,20 +424,20 @@ def _own_bounds(table: ScoreTable, drawn: Floats, error: Floats | None) -> tuple
     return columns, totals
 
 
-def _containing(bounds: Floats, shown: Floats) -> Floats:
-    """Bounds (2 by groups) that contain the figures shown; missing where there is no figure."""
+def _widen_to_contain(bounds: Floats, shown: Floats) -> Floats:
+    """Widen bounds (2 x groups) to contain the figures shown; NaN where there is no figure."""
     low, high = np.fmin(bounds[0], shown), np.fmax(bounds[1], shown)
     missing = np.isnan(shown) | np.isnan(bounds).any(axis=0)
     return np.where(missing, np.nan, np.stack([low, high]))
 
 
 def _estimates(table: ScoreTable, drawn: Floats, centre: Floats, suffix: str) -> tuple[dict[str, pd.Series], _Totals]:
-    """Estimates with their bounds, as columns with a suffix, and those of the totals."""
+    """Estimates with bounds, as columns with a suffix, and those of the totals."""
     share: dict[Measure, Floats] = {
-        measure: np.stack([centre[number], *_containing(_quantiles(drawn[number]), centre[number])])
+        measure: np.stack([centre[number], *_widen_to_contain(_quantiles(drawn[number]), centre[number])])
         for number, measure in enumerate(MEASURES)
     }
-    found = _following(table, share)
+    found = _derived_figures(table, share)
     columns = {
         f"{name}_{suffix}{end}": pd.Series(row, index=table.frame.index)
         for name in ESTIMATED
@@ -447,30 +447,30 @@ def _estimates(table: ScoreTable, drawn: Floats, centre: Floats, suffix: str) ->
 
 
 def _totals(table: ScoreTable, drawn: Floats) -> _Totals:
-    pay, scored = table.wage_bill.to_numpy(dtype="float64"), table.of_status("scored")
+    pay, scored = table.wage_bill.to_numpy(dtype="float64"), table.has_status("scored")
     totals: _Totals = {}
     for measure, draws in zip(MEASURES, drawn, strict=True):
         counted = scored & ~np.isnan(pay) & ~np.isnan(draws).any(axis=1)
         if counted.any():
             total = pay[counted] @ draws[counted]
-            low, high = (float(bound) for bound in np.quantile(total, _ENDS))
+            low, high = (float(bound) for bound in np.quantile(total, _QUANTILES))
             totals[f"wage_exposure_{measure}_gbp"] = {"low": low, "mid": float(total.mean()), "high": high}
     return totals
 
 
 def _quantiles(draws: Floats) -> Floats:
-    """Low and high of each group: 2 by groups."""
+    """Lower and upper quantile of each group; 2 x groups."""
     bounds = np.full((2, len(draws)), np.nan)
     known = ~np.isnan(draws).any(axis=1)
-    bounds[:, known] = np.quantile(draws[known], _ENDS, axis=1)
+    bounds[:, known] = np.quantile(draws[known], _QUANTILES, axis=1)
     return bounds
 
 
 def _ranks(draws: Floats, scored: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """Place of each group in each draw among the scored groups (1 is the most exposed), and the number below it."""
+    """Rank of each group among the scored groups (1 is the most exposed), and the number of groups below; groups x draws."""
     best, below = np.full(draws.shape, np.nan), np.full(draws.shape, np.nan)
     if scored.any() and not np.isnan(draws[scored]).any():
-        # Groups behind which stand the same tasks are equal but for noise of the sums.
+        # Groups with the same tasks have equal scores except for floating-point noise.
         clean = pd.DataFrame(draws[scored].round(CLEAN // 2))
         best[scored] = clean.rank(ascending=False, method="min")
         below[scored] = clean.rank(method="min") - 1
@@ -478,17 +478,17 @@ def _ranks(draws: Floats, scored: npt.NDArray[np.bool_]) -> tuple[Floats, Floats
 
 
 def is_random_sample(run: Run) -> bool:
-    """Whether the run labelled tasks that were drawn at random from all of its list."""
+    """Whether the run labelled a random sample of its whole task list."""
     chosen = run.manifest.parameters
     return bool(chosen.get("sample")) and not chosen.get("occupations")
 
 
 def sampling_error(table: ScoreTable) -> Floats:
-    """Standard errors of the scores (measures by groups) by the design, where tasks were drawn at random.
+    """Design-based standard errors of the scores (measures x groups), for tasks sampled at random.
 
     Each occupation is a stratum of a finite population of tasks: its weighted mean has the linearised variance of a ratio,
-    times the part of its tasks that has no label. An occupation with fewer than two labels takes the variance of the tasks
-    of its major group (collapsed strata), as if it had one.
+    times the share of its tasks without a label. An occupation with fewer than two labels uses the variance of the tasks
+    of its major group (collapsed strata), as if it had one label.
     """
     full, tasks = table.full_map, table.task_values
     major, majors = pd.factorize(full.occupations.str[:2])
@@ -516,9 +516,9 @@ def sampling_error(table: ScoreTable) -> Floats:
     return np.stack(rows)
 
 
-_MAJOR: Mapping[str, int] = {"uk-soc2020": 1, "isco08": 1, "soc2018": 2, "onet-soc": 2}
+_MAJOR_GROUP_LENGTH: Mapping[str, int] = {"uk-soc2020": 1, "isco08": 1, "soc2018": 2, "onet-soc": 2}
 """Characters of a code that name its major group."""
-_OF_MEANS = ("", "_se", "_low", "_high")
+_MEAN_COLUMNS = ("", "_se", "_low", "_high")
 MAJOR_GROUPS = pa.DataFrameSchema(
     {
         "major_group": pa.Column("str", unique=True),
@@ -527,29 +527,29 @@ MAJOR_GROUPS = pa.DataFrameSchema(
         **{
             f"{measure}{end}": pa.Column("float64", pa.Check.in_range(0, 1), nullable=True)
             for measure in MEASURES
-            for end in _OF_MEANS
+            for end in _MEAN_COLUMNS
         },
     },
     strict=True,
 )
-"""Means (0-1) over the groups of a major group, each group alike, with standard error and 95% interval."""
+"""Unweighted means (0-1) over the groups of a major group, with standard error and 95% interval."""
 
 
 def major_groups(table: ScoreTable) -> pd.DataFrame:
-    """What a random sample of tasks says: the mean score by major group, and over all groups, that all tasks would give.
+    """Estimate the mean score by major group, and overall, from a random sample of tasks.
 
-    The design is that of simple random sampling from the task list: a ratio estimator, its variance linearised and with
-    the correction for a finite population, and the interval of Korn and Graubard (Clopper-Pearson with the effective
-    number of tasks), which stays within 0 and 1 and does not shrink to nothing where all labels are equal.
+    The design is simple random sampling from the task list: a ratio estimator with linearised variance and finite
+    population correction, and the interval of Korn and Graubard (Clopper-Pearson with the effective number of tasks),
+    which stays within 0 and 1 and keeps a width if all labels are equal.
 
     Args:
-        table: The score table of a run whose tasks were drawn at random, see `is_random_sample`.
+        table: The score table of a run for which `is_random_sample` is true.
 
     Returns:
         Table of schema `MAJOR_GROUPS`; the last row is `all`.
     """
     full = table.full_map
-    codes, reached = table.frame["code"].str[: _MAJOR[table.taxonomy]].to_numpy(), full.reached
+    codes, reached = table.frame["code"].str[: _MAJOR_GROUP_LENGTH[table.taxonomy]].to_numpy(), full.reached
     tasks = table.task_values
     drawn = tasks["labelled"].to_numpy(dtype=bool)
     left = 1 - drawn.mean()
@@ -561,7 +561,7 @@ def major_groups(table: ScoreTable) -> pd.DataFrame:
         row: dict[str, Any] = {"major_group": name, "groups": int(inside.sum()), "tasks": int(used.sum())}
         for measure in MEASURES:
             values = tasks[measure].to_numpy(dtype="float64")[drawn]
-            for end, figure in zip(_OF_MEANS, _ratio(part[used], values[used], left), strict=True):
+            for end, figure in zip(_MEAN_COLUMNS, _ratio(part[used], values[used], left), strict=True):
                 row[f"{measure}{end}"] = figure
         rows.append(row)
     return MAJOR_GROUPS.validate(pd.DataFrame(rows).astype({"major_group": "str"}))
@@ -577,7 +577,7 @@ def _ratio(weight: Floats, values: Floats, left: float) -> tuple[float, float, f
     mean = min(1.0, float(weight @ values / weight.sum()))  # the sum of weights is rounded
     apart = weight * (values - mean) / weight.sum()
     variance = float(left * number / (number - 1) * (apart**2).sum())
-    # Equal labels have no variance; Kish's effective number keeps them from seeming certain.
+    # Equal labels have no variance; use Kish's effective number, so that they do not seem certain.
     kish = float(weight.sum() ** 2 / (weight**2).sum())
     effective = min(mean * (1 - mean) / variance, number / max(left, 1e-9)) if variance > 0 else kish / max(left, 1e-9)
     low = float(betaincinv(mean * effective, (1 - mean) * effective + 1, 0.025)) if mean > 0 else 0.0

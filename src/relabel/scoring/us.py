@@ -1,8 +1,8 @@
 """US figures by occupation: jobs and pay from OEWS, projections from the BLS, joined to O*NET-SOC or SOC 2018 codes.
 
-The BLS does not publish every SOC 2018 code by itself: some appear only within a code that combines several. Such a code
-takes the figures of the combined one, is marked in a status column, and says how many rows of the table carry the same
-figures, so that a sum over rows can count each job once: `(frame.employment_us / frame.wage_shared_by).sum()`.
+The BLS publishes some SOC 2018 codes only as part of a combined code. Such a code gets the figures of the combined one; a
+status column says so, and another how many rows of the table have the same figures, so that a sum over rows can count each
+job once: `(frame.employment_us / frame.wage_shared_by).sum()`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from relabel.sources.bls import RATES
 from relabel.sources.fetch import source_use
 
 TAXONOMIES: tuple[Taxonomy, ...] = ("onet-soc", "soc2018")
-"""Taxonomies whose codes have a SOC 2018 code, and so figures of the BLS."""
+"""Taxonomies with BLS figures, because their codes map to SOC 2018."""
 
 _MILITARY = "55-"
-_NEEDS = ("education", "experience", "training")
+_ENTRY_NEEDS = ("education", "experience", "training")
 _NUMBER = pa.Column("float64", pa.Check.ge(0), nullable=True)
 _TEXT = pa.Column("str", nullable=True)
 _COUNT = pa.Column("int64", pa.Check.ge(0))
@@ -40,20 +40,19 @@ _WAGES: Mapping[str, pa.Column] = {
     "wage_shared_by": _COUNT,
     "wage_status": pa.Column("str"),
 }
-"""Columns of a release of OEWS; those of an earlier one have a suffix."""
+"""Columns of an OEWS release; those of an earlier release have a suffix."""
 
 
 def us_schema() -> pa.DataFrameSchema:
     """US figures by code, for the registered releases.
 
-    Columns without a suffix are of the latest OEWS, by default of May 2024, those that end in `_2023` of May 2023;
-    `wage_source` says which.
-    `employment_us` counts the jobs of employees (OEWS), `projected_employment_*` all jobs, those of the self-employed
-    included (National Employment Matrix); both are of the BLS code named beside them. A wage is US dollars a year; those
-    that `capped_wages` names are missing because the publisher only says that they are at least `wage_cap_usd`.
-    `education, experience, training` are what the BLS calls typical for entry; where it says `None` they say `none needed`,
-    which no program takes for a gap. `..._shared_by` is the number of rows of the table that carry the same figures, 0
-    where there are none. A status says where the figures come from, and why some are missing.
+    Columns without a suffix are from the latest OEWS, by default of May 2024, those that end in `_2023` from May 2023;
+    `wage_source` says which. `employment_us` counts jobs of employees (OEWS); `projected_employment_*` counts all jobs,
+    including self-employment (National Employment Matrix). Both refer to the BLS code in `wage_code` or `projection_code`.
+    Wages are in US dollars a year; those named in `capped_wages` are missing, because the publisher only says that they
+    are at least `wage_cap_usd`. `education, experience, training` are what the BLS calls typical for entry; its `None`
+    becomes `none needed`, so that it is not read as missing. `..._shared_by` is the number of rows of the table with the
+    same figures, 0 if there are none. A status says where figures come from, and why some are missing.
     """
     projection = bls.projection_release()
     return pa.DataFrameSchema(
@@ -65,7 +64,7 @@ def us_schema() -> pa.DataFrameSchema:
             f"projected_employment_{projection.end}": _NUMBER,
             "projected_change_percent": pa.Column("float64", nullable=True),
             "projected_openings_a_year": _NUMBER,
-            **dict.fromkeys((*_NEEDS, "projection_code"), _TEXT),
+            **dict.fromkeys((*_ENTRY_NEEDS, "projection_code"), _TEXT),
             "projection_shared_by": _COUNT,
             "projection_status": pa.Column("str"),
         },
@@ -75,19 +74,19 @@ def us_schema() -> pa.DataFrameSchema:
 
 
 def us_files() -> tuple[tuple[str, str], ...]:
-    """The files behind the figures, as pairs of source and role; the last says which codes SOC 2018 has."""
+    """Source files of the figures, as pairs of source id and role; the last one lists the codes of SOC 2018."""
     wages = ((release.source, "wages") for release in bls.wage_releases())
     return (*wages, (bls.projection_release().source, "projections"), ("bls-soc2010-soc2018", "crosswalk"))
 
 
 def us_figures(codes: Sequence[str]) -> pd.DataFrame:
-    """The figures of the BLS for some codes.
+    """BLS figures for some codes.
 
     Args:
-        codes: O*NET-SOC 2019 or SOC 2018 codes, each once; the six-digit part of the former is a SOC 2018 code.
+        codes: Distinct O*NET-SOC 2019 or SOC 2018 codes; the first six digits of the former are a SOC 2018 code.
 
     Returns:
-        One row a code, in the order given, schema `us_schema`.
+        One row per code, in the order given, schema `us_schema`.
 
     Raises:
         DataError: A source file cannot be obtained or is malformed.
@@ -98,26 +97,26 @@ def us_figures(codes: Sequence[str]) -> pd.DataFrame:
     projection = bls.projection_release()
     said = f"the BLS projections {projection.start}-{projection.end % 100:02}"
     parts = [
-        _matched(frame["soc2018"], _wages(release), known, f"OEWS ({release.period})", "wage").add_suffix(
+        _join_figures(frame["soc2018"], _wages(release), known, f"OEWS ({release.period})", "wage").add_suffix(
             release.suffix
         )
         for release in bls.wage_releases()
     ]
-    parts.append(_matched(frame["soc2018"], _projections(projection), known, said, "projection"))
+    parts.append(_join_figures(frame["soc2018"], _projections(projection), known, said, "projection"))
     schema = us_schema()
     return schema.validate(pd.concat([frame, *parts], axis=1)[list(schema.columns)])
 
 
 def has_us_figures(table: ScoreTable) -> bool:
-    """Whether there are figures of the BLS for the codes of a table: not for UK groups, nor for the invented sample."""
-    return not table.own_codes and table.taxonomy in TAXONOMIES and table.tasks != SAMPLE
+    """Whether there are BLS figures for a table: not for UK groups, nor for the invented sample."""
+    return not table.has_own_codes and table.taxonomy in TAXONOMIES and table.tasks != SAMPLE
 
 
 def with_us_figures(table: ScoreTable) -> ScoreTable:
-    """A score table by O*NET-SOC or SOC 2018 with the columns of `us_schema` behind its own.
+    """Append the columns of `us_schema` to a score table by O*NET-SOC or SOC 2018.
 
     Raises:
-        UsageError: The taxonomy has no figures of the BLS, or the table is made from the invented sample.
+        UsageError: There are no BLS figures for the taxonomy, or the table is of the invented sample.
         SourceMissingError: A source file cannot be obtained.
         DataError: A source file is damaged or malformed.
     """
@@ -138,7 +137,7 @@ def with_us_figures(table: ScoreTable) -> ScoreTable:
 
 
 def us_summary(frame: pd.DataFrame) -> str:
-    """How many rows of a table have figures of their own, in a line.
+    """One line on how many rows of a table have figures of their own.
 
     Args:
         frame: A table with the columns of `us_schema`.
@@ -152,10 +151,10 @@ def us_summary(frame: pd.DataFrame) -> str:
 
 
 def match_codes(codes: Sequence[str], rows: Mapping[str, str], known: frozenset[str]) -> dict[str, tuple[str, str]]:
-    """Find for SOC 2018 codes the code under which the BLS publishes them.
+    """Find the code under which the BLS publishes each SOC 2018 code.
 
-    A code with a row of its own takes it. Any other takes the one row of its broad group (the first six characters) that
-    is not a SOC 2018 code and so combines several; where there is none, or more than one, it stays without.
+    This is its own row, if there is one; otherwise the only row of its broad group (first six characters) whose code is not
+    in SOC 2018 and therefore combines several. If there is none, or more than one, the code has no figures.
 
     Args:
         codes: SOC 2018 codes.
@@ -163,7 +162,7 @@ def match_codes(codes: Sequence[str], rows: Mapping[str, str], known: frozenset[
         known: All SOC 2018 codes.
 
     Returns:
-        By code the code of the BLS and the status in words; codes without figures are left out.
+        BLS code and status in words, by SOC 2018 code; codes without figures are left out.
     """
     combined: dict[str, list[str]] = {}
     for row in rows:
@@ -180,12 +179,12 @@ def match_codes(codes: Sequence[str], rows: Mapping[str, str], known: frozenset[
     return found
 
 
-def _matched(codes: pd.Series, figures: pd.DataFrame, known: frozenset[str], name: str, kind: str) -> pd.DataFrame:
-    """The figures of a table of the BLS for SOC 2018 codes, the codes that they are published under, and the status of each."""
+def _join_figures(codes: pd.Series, figures: pd.DataFrame, known: frozenset[str], name: str, kind: str) -> pd.DataFrame:
+    """Join the figures of a BLS table to SOC 2018 codes, with the BLS code and the status of each."""
     found = match_codes(codes.tolist(), dict(zip(figures["row"], figures["title"], strict=True)), known)
     rows = codes.map({code: row for code, (row, _) in found.items()}).astype("str")
     out = figures.set_index("row").drop(columns="title").reindex(rows).set_axis(codes.index)
-    # The detailed O*NET-SOC codes of one SOC code share its figures; so do, further, the SOC codes of a combined one.
+    # The O*NET-SOC codes of one SOC code share its figures, and so do the SOC codes of a combined code.
     shared = rows.map(rows.value_counts()).fillna(0).astype("int64")
     words = codes.map({code: said for code, (_, said) in found.items()}).astype("str")
     words = words.mask(shared > 1, words + "; shared by " + shared.astype("str") + " rows of this table")
@@ -235,12 +234,12 @@ def _projections(release: bls.ProjectionRelease) -> pd.DataFrame:
         {
             "row": table["soc2018"],
             "title": table["title"],
-            # Published in thousands with one decimal, which multiplying by a thousand must not blur.
+            # Published in thousands with one decimal; rounding removes floating-point noise.
             f"projected_employment_{release.start}": (1000 * table[f"employment_{release.start}_thousands"]).round(),
             f"projected_employment_{release.end}": (1000 * table[f"employment_{release.end}_thousands"]).round(),
             "projected_change_percent": table["change_percent"],
             "projected_openings_a_year": (1000 * table["openings_thousands"]).round(),
-            **{need: table[need].replace("None", "none needed") for need in _NEEDS},
+            **{need: table[need].replace("None", "none needed") for need in _ENTRY_NEEDS},
             "gaps": pd.Series("", index=table.index, dtype="str"),
         }
     )

@@ -25,7 +25,7 @@ from relabel.task import TASK_KEY
 Array = npt.NDArray[np.float64]
 Places = npt.NDArray[np.int_]
 
-LEAST_RATERS = 3
+MIN_RATERS = 3
 """Raters that a latent-class model needs: two cannot tell who of them errs."""
 _OVERALL = 20.0
 """Tasks that the shares of all tasks count as beside those of a cluster."""
@@ -143,9 +143,9 @@ def latent_classes(
     Source: Dawid and Skene 1979, Applied Statistics 28, 20-28; with a weak prior that raters are right more often than not,
     which keeps classes from changing places.
     """
-    if labels.shape[1] < LEAST_RATERS:
+    if labels.shape[1] < MIN_RATERS:
         raise DataError(
-            f"a latent-class model needs {LEAST_RATERS} raters or more, and these are {labels.shape[1]}: two cannot tell who of them errs"
+            f"a latent-class model needs {MIN_RATERS} raters or more, and these are {labels.shape[1]}: two cannot tell who of them errs"
         )
     cluster = np.zeros(len(labels), dtype=np.int_) if clusters is None else np.unique(clusters, return_inverse=True)[1]
     rows, at = np.unique(np.column_stack([cluster, labels]), axis=0, return_inverse=True)

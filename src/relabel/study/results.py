@@ -88,7 +88,7 @@ def write_results(opened: OpenStudy, runs: Mapping[str, Run]) -> Results:
     ]
     uses = [*(gold.source for gold in golds), *(use for run in runs.values() for use in run.manifest.sources)]
     classes = None
-    if len(runs) >= pooling.LEAST_RATERS:
+    if len(runs) >= pooling.MIN_RATERS:
         classes = pooling.latent_classes(lined.given, len(lined.scale), lined.tasks["onet_soc_code"].str[:2])
     agreement, pairs, means = _agreement(study, runs, golds, lined), _pairs(study, lined), _means(study, lined, classes)
     tables = {"agreement": agreement, "pairs": pairs, "means": means, "variance": _components(study, lined)}
