@@ -87,21 +87,22 @@ class ScoringOptions:
 
 @dataclass(frozen=True)
 class Choices(ScoringOptions):
-    """All options of a score table, checked on creation.
+    """All options of a score table. An unknown value, or two that cannot be combined, are a `UsageError`.
 
     Attributes:
         taxonomy: Classification of the scored codes.
         wage: Pay that wage exposure is computed from; uk-soc2020 only.
-
-    Raises:
-        UsageError: A value is unknown, or two options cannot be combined.
     """
 
     taxonomy: Taxonomy = "uk-soc2020"
     wage: Wage = "median"
 
     def __post_init__(self) -> None:
-        """Check values and combinations."""
+        """Check values and combinations.
+
+        Raises:
+            UsageError: A value is unknown, or two options cannot be combined.
+        """
         for name, hint in get_type_hints(type(self)).items():
             known = [word for part in (hint, *get_args(hint)) for word in get_args(part) if isinstance(word, str)]
             value = getattr(self, name)
