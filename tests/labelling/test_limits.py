@@ -222,6 +222,8 @@ async def test_what_was_said_before_the_limit_was_granted_anew_is_old() -> None:
         {"x-ratelimit-reset-requests": "60s"},
         said(0) | {"x-ratelimit-remaining-requests": "none"},
         said(0) | {"x-ratelimit-remaining-requests": "nan"},
+        said(0) | {"x-ratelimit-remaining-requests": "-1"},
+        said(0) | {"x-ratelimit-limit-requests": "0"},
         said(0, "whenever"),
         said(0, "nan"),
         said(0, "inf"),

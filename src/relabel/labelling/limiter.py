@@ -360,9 +360,9 @@ def _limit_in_headers(name: str, headers: Mapping[str, str]) -> tuple[float | No
         granted = None if limit is None else float(limit)
     except (KeyError, ValueError):
         return None
-    if not math.isfinite(remaining) or not 0 <= reset <= _LONGEST_RESET_S:
-        return None
-    return granted if granted is not None and math.isfinite(granted) else None, remaining, reset
+    # Who sends -1, or grants 0 with an answer, has no limit to tell of.
+    known = 0 <= remaining < math.inf and (granted is None or 0 < granted < math.inf)
+    return (granted, remaining, reset) if known and 0 <= reset <= _LONGEST_RESET_S else None
 
 
 def parse_seconds(text: str) -> float:
