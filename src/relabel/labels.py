@@ -263,8 +263,11 @@ def _object(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 _END_OF_THOUGHT = re.compile(r"</(?:think|thinking|thought|reasoning)>|\[/THINK\]|<\|channel\|>final<\|message\|>")
+_THOUGHT = re.compile(r"<(?:think|thinking|thought|reasoning)>|\[THINK\]|<\|channel\|>analysis<\|message\|>")
 _EXCERPT = 120
 """Characters of an answer that a failure shows."""
+_BESIDE_CONTENT = ("reasoning_content", "reasoning", "tool_calls", "function_call")
+"""Where servers put an answer that they take for something else."""
 
 
 def read_answer(answer: Answer, rubric: Rubric) -> Judgement:
@@ -329,7 +332,12 @@ def _document(answer: Answer) -> Mapping[str, Any]:
     check_whole(answer)
     content = (answer.content or "").strip()
     if not content:
-        raise InvalidAnswerError("invalid-json", "the answer is empty")
+        others: list[str] = []
+        with suppress(KeyError, IndexError, TypeError, AttributeError):
+            message = answer.raw["choices"][0]["message"]
+            others = [name for name in _BESIDE_CONTENT if message.get(name)]
+        instead = f": all that came is {' and '.join(others)}; a setting of the server puts it there" if others else ""
+        raise InvalidAnswerError("invalid-json", f"the answer is empty{instead}")
     try:
         data = _STRICTLY.decode(content)
     except (ValueError, RecursionError) as error:
@@ -344,8 +352,8 @@ def _document(answer: Answer) -> Mapping[str, Any]:
 
 
 def _within(content: str) -> list[Mapping[str, Any]]:
-    """The different answers that stand within a text, behind whatever was thought aloud."""
-    text = _END_OF_THOUGHT.split(content)[-1]
+    """The different answers that stand within a text, behind whatever was thought aloud; a thought that was cut holds none."""
+    text = _THOUGHT.split(_END_OF_THOUGHT.split(content)[-1])[0]
     found: list[Mapping[str, Any]] = []
     at = text.find("{")
     while at >= 0:

@@ -131,6 +131,11 @@ async def test_connections_that_are_closed_after_each_reply_lose_nothing(store: 
     assert len(seen) == 10
 
 
+async def test_a_byte_order_mark_is_no_part_of_a_reply(store: Store, tmp_path: Path) -> None:
+    with raw_server(lambda n: reply(b"\xef\xbb\xbf" + GOOD)) as (url, _):
+        assert (await label_all(make_job(url), store, tmp_path / "run")).complete
+
+
 async def test_a_packed_reply_is_unpacked(store: Store, tmp_path: Path) -> None:
     with raw_server(lambda n: reply(gzip.compress(GOOD), content_encoding="gzip"), closes=False) as (url, _):
         assert (await label_all(make_job(url), store, tmp_path / "run")).complete

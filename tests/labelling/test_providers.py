@@ -65,6 +65,7 @@ LATER = {"retryDelay": "41s"}
         (200, {"error": {"message": "Rate limit exceeded: free-models-per-min.", "code": 429}}, "wait", None),
         (200, {"base_resp": {"status_code": 1002, "status_msg": "rate limit exceeded(RPM)"}, "choices": None}, "wait", None),
         (200, {"status": "failed", "error": {"code": "rate_limit_exceeded", "message": "TPM"}}, "wait", None),
+        (200, {"error": {"message": "Rate limit reached", "type": "rate_limit_error", "code": None}}, "wait", None),
         # Filters refuse one request, by any status.
         (400, {"error": {"code": "content_filter", "message": "The response was filtered", "param": "prompt"}}, "content-filter", None),
         (400, {"error": {"code": None, "innererror": {"code": "ResponsibleAIPolicyViolation"}}}, "content-filter", None),
@@ -131,6 +132,12 @@ LATER = {"retryDelay": "41s"}
         (503, google(503, "The model is overloaded.", "UNAVAILABLE"), "passing", None),
         (200, {"choices": [{"finish_reason": "error", "error": {"code": 502, "message": "stream broke"}}]}, "passing", None),
         (200, {"status": "failed", "error": {"code": "server_error", "message": "retry"}}, "passing", None),
+        (200, {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}, "passing", None),
+        (200, {"choices": [{"finish_reason": None, "error": {"code": 502, "message": "x"}, "message": {"content": ""}}]}, "passing", None),
+        (200, {"choices": [{"finish_reason": "network_error", "message": {"content": ""}}]}, "passing", None),
+        (424, {"error": "Request failed during generation", "error_type": "generation"}, "passing", None),
+        (425, "Too Early", "passing", None),
+        (499, google(499, "The operation was cancelled.", "CANCELLED"), "passing", None),
         (400, {"error": {"message": "maximum context length is 1024 tokens", "code": "context_length_exceeded"}}, "request", None),
         (200, {"error": "Unexpected endpoint or method. (POST /v1/batches)"}, "request", None),
     ],
@@ -147,6 +154,7 @@ def test_an_error_is_understood(status: int, body: Any, meaning: ErrorMeaning, w
         {"choices": [{"finish_reason": "stop", "message": {"content": '"base_resp" "finish_reason":"error"'}}]},
         {"choices": [], "base_resp": {"status_code": 0, "status_msg": "success"}},
         {"status": "completed", "error": None, "output": []},
+        {"status": "completed", "error": {}, "output": []},
     ],
 )
 def test_an_answer_is_not_taken_for_an_error(body: Any) -> None:
@@ -219,6 +227,19 @@ async def test_a_filtered_task_is_that_labels_failure_alone(store: Store, tmp_pa
     assert len(outcome.labels) == 10
 
 
+async def test_a_firewall_that_dislikes_a_task_does_not_end_any_start(store: Store, tmp_path: Path) -> None:
+    page = Reply(403, "<html><h1>403 Forbidden</h1></html>")
+
+    def script(seen: Seen) -> Reply:
+        return page if "number 0." in seen.prompt and len(fake.seen) > 1 else judged()
+
+    with provider(script) as fake:
+        for _ in range(2):
+            outcome = await label_all(make_job(fake.base_url, 3), store, tmp_path / "run", concurrency=1)
+            assert [(f.task_id, f.setting, f.kind) for f in outcome.failures] == [("0", "with-tools", "provider")]
+            assert len(outcome.labels) == 5
+
+
 async def test_an_answer_that_the_model_spoiled_is_asked_for_again(store: Store, tmp_path: Path) -> None:
     spoiled = Reply(400, {"error": {"message": "Failed to generate JSON.", "code": "json_validate_failed"}})
     with provider(lambda seen: spoiled if len(fake.seen) % 4 == 1 else judged()) as fake:
@@ -253,6 +274,7 @@ async def test_one_answer_within_other_text_is_read_and_counted(content: Any, st
 @pytest.mark.parametrize(
     ("content", "said"),
     [
+        (f"<think>\nOne draft is {JSON} but wait", "is not one JSON object"),
         (f"{JSON} or {json.dumps({**LABEL, 'label': 'not-exposed'})}", "holds 2 different JSON objects"),
         ("I would say exposed.", "it reads 'I would say exposed.'"),
         ('So: {"rationale": "x", "label": "perhaps"}', "perhaps"),
@@ -266,6 +288,24 @@ async def test_what_is_not_one_answer_is_repaired_and_shown(
         assert said in fake.seen[-1].messages[-1]["content"]
     assert [(row.unwrapped, row.repaired) for row in outcome.labels] == [(False, True)] * 2
     assert outcome.manifest.counts.repaired == 2
+
+
+async def test_an_answer_that_the_server_has_parsed_already_is_read(store: Store, tmp_path: Path) -> None:
+    body = chat(None)
+    body["choices"][0]["message"]["content"] = LABEL
+    with provider(lambda seen: Reply(body=body)) as fake:
+        outcome = await label_all(make_job(fake.base_url, 1), store, tmp_path / "run")
+    assert [(row.label, row.repaired) for row in outcome.labels] == [("exposed", False)] * 2
+
+
+async def test_where_an_empty_answer_went_is_said(store: Store, tmp_path: Path) -> None:
+    body = chat(None)
+    body["choices"][0]["message"]["reasoning_content"] = JSON
+    with provider(lambda seen: Reply(body=body)) as fake:
+        outcome = await label_all(make_job(fake.base_url, 1), store, tmp_path / "run")
+    assert {f.message for f in outcome.failures} == {
+        "the answer is empty: all that came is reasoning_content; a setting of the server puts it there"
+    }
 
 
 async def test_an_empty_answer_is_repaired_without_an_empty_turn(store: Store, tmp_path: Path) -> None:
@@ -283,6 +323,8 @@ async def test_an_empty_answer_is_repaired_without_an_empty_turn(store: Store, t
         ({"finish_reason": "refusal"}, "refusal"),
         ({"finish_reason": "model_length"}, "length"),
         ({"finish_reason": "MAX_TOKENS"}, "length"),
+        ({"finish_reason": "model_context_window_exceeded"}, "length"),
+        ({"finish_reason": "guardrail_intervened"}, "content-filter"),
         ({"choices": []}, "content-filter"),
     ],
 )
@@ -299,14 +341,36 @@ async def test_every_providers_word_for_a_refusal_or_a_cut_is_known(
 PRICE = Price(input=1, cached=1, output=10, source="the test")
 
 
-async def test_thinking_outside_of_the_completion_is_billed(store: Store, tmp_path: Path) -> None:
-    usage = {"prompt_tokens": 700, "completion_tokens": 40, "total_tokens": 1240}
+@pytest.mark.parametrize("how", [{"total_tokens": 1240}, {"completion_tokens_details": {"reasoning_tokens": 500}}])
+async def test_thinking_outside_of_the_completion_is_billed(how: dict[str, Any], store: Store, tmp_path: Path) -> None:
+    usage = {"prompt_tokens": 700, "completion_tokens": 40, "total_tokens": 740, **how}
     with provider(lambda seen: Reply(body=chat(JSON, usage=usage))) as fake:
         outcome = await label_all(make_job(fake.base_url, 1, price=PRICE), store, tmp_path / "run")
     tokens = outcome.manifest.tokens
     assert (tokens.completion, tokens.reasoning) == (2 * 540, 2 * 500)
     assert outcome.manifest.cost_usd == pytest.approx(2 * (700 + 10 * 540) / 1e6)
     assert [(row.completion_tokens, row.reasoning_tokens) for row in outcome.labels] == [(540, 500)] * 2
+
+
+@pytest.mark.parametrize(
+    ("tier", "source", "cost", "note"),
+    [
+        ("priority", "genai-prices 1", None, "2 answers were given in the tier priority, whose price"),
+        ("flex", "genai-prices 1", 2 * 1100 / 1e6, "2 answers were given in the tier flex, whose price"),
+        ("priority", "given with --price", 2 * 1100 / 1e6, None),
+        ("default", "genai-prices 1", 2 * 1100 / 1e6, None),
+    ],
+)
+async def test_a_tier_that_the_public_price_is_not_of_is_said(
+    tier: str, source: str, cost: float | None, note: str | None, store: Store, tmp_path: Path
+) -> None:
+    body = {**chat(JSON, usage={"prompt_tokens": 700, "completion_tokens": 40}), "service_tier": tier}
+    price = PRICE.model_copy(update={"source": source})
+    with provider(lambda seen: Reply(body=body)) as fake:
+        outcome = await label_all(make_job(fake.base_url, 1, price=price), store, tmp_path / "run")
+    assert outcome.manifest.cost_usd == (None if cost is None else pytest.approx(cost))
+    assert (outcome.manifest.note or "").startswith(note or "")
+    assert (outcome.manifest.note is None) == (note is None)
 
 
 async def test_the_cost_that_a_provider_states_counts_and_its_upstream_is_kept(store: Store, tmp_path: Path) -> None:

@@ -220,6 +220,16 @@ def test_a_count_that_cannot_be_true_makes_usage_unknown_and_keeps_the_answer(fi
         assert reply.content == GOOD
 
 
+def test_counts_that_no_answer_can_have_are_unknown_and_those_of_the_other_dialect_are_read() -> None:
+    def tokens(content: str | None, **usage: int) -> Usage:
+        return read("chat", chat(content, usage=usage)).usage
+
+    assert tokens(GOOD, prompt_tokens=0, completion_tokens=20) == tokens(GOOD, prompt_tokens=100, completion_tokens=0)
+    assert tokens(GOOD, prompt_tokens=0, completion_tokens=20) == Usage()
+    assert tokens(None, prompt_tokens=100, completion_tokens=0) == Usage(prompt=100)
+    assert tokens(GOOD, input_tokens=100, output_tokens=20) == Usage(prompt=100, completion=20)
+
+
 def test_a_reply_without_choices_or_message_is_a_blocked_question() -> None:
     for choices in ([], None):
         with pytest.raises(NotAReplyError) as caught:

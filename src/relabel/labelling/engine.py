@@ -80,9 +80,13 @@ class Engine:
     Args:
         limiter: How fast to ask; by default 16 requests in flight.
         budget: Cap of the cost; by default none.
+
+    Attributes:
+        answered: Whether the provider has answered this run, now or at an earlier start: a 403 is then about the one request.
     """
 
     name = "replay"
+    answered = False
 
     def __init__(self, limiter: Limiter | None = None, budget: Budget | None = None) -> None:
         self.limiter, self.budget = limiter or Limiter(16), budget or Budget(None, None)
@@ -246,7 +250,8 @@ class OnlineEngine(Engine):
             raise NoAnswerError("provider", clean(message)[:400], sending.sent) from error
         except RefusedError as error:
             where, model = PATHS[request.api], request.body.get("model")
-            raise refusal(error, sending.sent, address=self._address, path=where, model=model) from error
+            alone = self.answered and error.reply.meaning == "access"
+            raise refusal(error, sending.sent, address=self._address, path=where, model=model, alone=alone) from error
 
     async def _attempt(self, sending: _Sending) -> Answer:
         """Send until there is an answer or an error that counts: what a provider asks to wait for does not."""
@@ -358,6 +363,7 @@ class OnlineEngine(Engine):
             leave(ticket)
             if on_wire:
                 sending.on_in_flight(False)
+        self.answered = True
         self.budget.check_bound(body, answer.usage)
         self.budget.settle(worst, answer.cost_usd)
         self.limiter.correct(ticket, answer.usage.prompt + answer.usage.completion)
@@ -446,7 +452,7 @@ def parsed(text: str) -> Any:
         NotAReplyError: It is not JSON, or is nested too deep.
     """
     try:
-        sent = _READER.decode(text)
+        sent = _READER.decode(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError) as error:
         raise NotAReplyError("no JSON") from error
     if text.count("[") + text.count("{") > DEEPEST and _is_deep(sent):
@@ -483,11 +489,11 @@ def answer_to(
         NotAReplyError: It is not a reply in this dialect.
     """
     reply = read(api, sent)
-    stated = stated_cost(sent, headers or {})
+    stated, tier = stated_cost(sent, headers or {}), tier_of(sent)
     # A server that counts no tokens does not work for nothing: what the answer cost is unknown.
     # The provider's stated charge counts; the price table's is kept as well.
     counted = reply.usage.prompt + reply.usage.completion > 0 or price is None or price.input == price.output == 0
-    table = price.cost(reply.usage) if price is not None and counted else None
+    table = price.cost(reply.usage) if price is not None and counted and price.holds_in(tier) else None
     said = reply._asdict()
     del said["logprobs"]
     return Answer(
@@ -499,7 +505,7 @@ def answer_to(
         cost_usd=table if stated is None else stated,
         table_usd=None if stated is None else table,
         upstream=upstream_of(sent, headers or {}),
-        service_tier=tier_of(sent),
+        service_tier=tier,
         repaired=repaired,
         raw=sent,
     )

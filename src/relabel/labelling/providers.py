@@ -314,6 +314,8 @@ def tier_of(reply: Mapping[str, Any]) -> str | None:
 
 # What tokens cost.
 
+_TABLE = "genai-prices"
+
 
 class Price(Frozen):
     """The price of a model's tokens, in USD per million.
@@ -339,6 +341,10 @@ class Price(Frozen):
         fresh = max(0, usage.prompt - usage.cached - usage.written)
         written = usage.written * (self.input if self.written is None else self.written)
         return (fresh * self.input + usage.cached * self.cached + written + usage.completion * self.output) / 1e6
+
+    def holds_in(self, tier: str | None) -> bool:
+        """Whether answers of a tier cost no more than this: the public table has the price of the standard tier alone."""
+        return tier != "priority" or not self.source.startswith(_TABLE)
 
     def halved(self) -> Price:
         """The price of the Batch API."""
@@ -421,7 +427,7 @@ def find_price(model: str, base_url: str | None) -> Price | None:
     short, _ = of(input_tokens=1000)
     scale = short * 1000 / fresh if fresh else 1.0
     # The table carries no date of its own; its version is what dates it.
-    source = f"genai-prices {version('genai-prices')}, {found.provider.name} {found.model.name or found.model.id}"
+    source = f"{_TABLE} {version('genai-prices')}, {found.provider.name} {found.model.name or found.model.id}"
     rule = provider_of(base_url or OPENAI_URL).prefix_cache(model)
     if rule is not None and rule.read is not None and cached == fresh:
         cached = fresh * rule.read

@@ -65,7 +65,8 @@ class ErrorReply:
         return kinds.get(self.meaning, "provider")
 
 
-_MARKS = (b'"error"', b'"base_resp"', b'"insufficient_system_resource"', b'"failed"')
+_BROKEN_OFF = {"error", "network_error", "insufficient_system_resource"}
+_MARKS = (b'"error"', b'"base_resp"', b'"network_error"', b'"insufficient_system_resource"', b'"failed"')
 """What a reply of status 200 holds that may be an error all the same, as gateways send them; `read_error` decides."""
 
 
@@ -106,8 +107,11 @@ def read_error(
 
 _MINIMAX = {1002: 429, 1039: 429, 1004: 401, 1008: 402, 1026: 400, 1027: 400, 2013: 400, 2049: 401}
 """Codes of `base_resp`, as HTTP would say them; others are faults that pass."""
-_FAILED = {"rate_limit_exceeded": 429, "insufficient_quota": 429, "invalid_prompt": 400}
-"""Codes of a failed response of the Responses API; others are faults that pass."""
+_WORDS = {
+    "rate_limit_exceeded": 429, "rate_limit_error": 429, "insufficient_quota": 429, "overloaded_error": 529, "server_error": 500,
+    "invalid_prompt": 400,
+}  # fmt: skip
+"""Codes and types of errors that come with a good status, as HTTP would say them."""
 
 
 def _error_object(document: Any, status: int) -> tuple[Mapping[str, Any] | None, int]:
@@ -123,24 +127,26 @@ def _error_object(document: Any, status: int) -> tuple[Mapping[str, Any] | None,
         return {**said, **filtered}, _MINIMAX.get(base["status_code"], 500)
     choices = document.get("choices")
     if status < 300 and isinstance(choices, list) and choices and isinstance(choices[0], Mapping):
-        error = choices[0].get("error")
-        if choices[0].get("finish_reason") not in {"error", "insufficient_system_resource"}:
+        error = object_of(choices[0].get("error"))
+        if not error and choices[0].get("finish_reason") not in _BROKEN_OFF:
             return None, status
-        error = error if isinstance(error, Mapping) else {"message": "the provider broke off the answer"}
-        return error, _status_of(error.get("code"), 502)
+        return error or {"message": "the provider broke off the answer"}, _status_of(error, 502)
     error = document.get("error")
     if status < 300 and document.get("status") == "failed":
         error = object_of(error)
-        return error, _FAILED.get(str(error.get("code")), 500)
+        return error, _status_of(error, 500)
     if isinstance(error, str) and error:
         return {"message": error}, status if status >= 300 else 404
-    if isinstance(error, Mapping):
-        return error, status if status >= 300 else _status_of(error.get("code"), status)
+    if isinstance(error, Mapping) and error:
+        return error, status if status >= 300 else _status_of(error, status)
     return (document if status >= 300 else None), status
 
 
-def _status_of(code: Any, otherwise: int) -> int:
-    return int(code) if str(code).isdigit() and 400 <= int(code) < 600 else otherwise
+def _status_of(error: Mapping[str, Any], otherwise: int) -> int:
+    code, kind = (str(error.get(name)) for name in ("code", "type"))
+    if re.fullmatch("[45][0-9]{2}", code):
+        return int(code)
+    return _WORDS.get(code) or _WORDS.get(kind, otherwise)
 
 
 def _message(inner: Mapping[str, Any]) -> str:
@@ -251,7 +257,7 @@ def _meaning(status: int, codes: set[str], message: str, text: str, param: str, 
         return "model"
     if bad and (_FORM_WORDS.search(message) or param.startswith(("response_format", "text"))):
         return "form"
-    return "passing" if status in {408, 409} or (status >= 500 and status != 501) else "request"
+    return "passing" if status in {408, 409, 424, 425, 499} or (status >= 500 and status != 501) else "request"
 
 
 _RETRY_IN = re.compile(
@@ -339,7 +345,7 @@ class NoAnswerError(Exception):
 
 MAX_RETRY_AFTER_S = 900.0
 """Seconds; who asks for a longer wait ends the run, which says when to come back."""
-_PERHAPS_CHARGED = {408, 502, 504, 524}
+_PERHAPS_CHARGED = {408, 424, 499, 502, 504, 524}
 """A gateway gave up waiting; the provider may have gone on and charged."""
 
 
@@ -378,7 +384,7 @@ def raise_for_error(response: HttpReply) -> None:
 
 
 def refusal(
-    error: RefusedError, sent: int, *, address: str, path: str, model: str | None
+    error: RefusedError, sent: int, *, address: str, path: str, model: str | None, alone: bool = False
 ) -> ProviderError | NoAnswerError:
     """What a refusal means: for all requests, or for this one.
 
@@ -388,6 +394,7 @@ def refusal(
         address: The provider's address, without credentials.
         path: What was asked for below the address.
         model: The model that was asked for.
+        alone: Whether it is about this one request, as of a firewall that dislikes the text of a task.
     """
     reply = error.reply
     status, said = reply.status, reply.message
@@ -404,7 +411,7 @@ def refusal(
             f"{address} accepts no requests for {span} ({said}); start the same run again after {back:%H:%M} UTC on "
             f"{back:%d %B}"
         )
-    if (fatal := fatal_refusal(reply, address=address, path=path, model=model)) is not None:
+    if not alone and (fatal := fatal_refusal(reply, address=address, path=path, model=model)) is not None:
         return fatal
     refused = f", parameter {reply.param!r}" if reply.param else ""
     return NoAnswerError(reply.kind, f"HTTP {status}{refused}: {said}", sent, status=status, meaning=reply.meaning)

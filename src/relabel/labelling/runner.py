@@ -51,7 +51,7 @@ _PROBE_TASKS = 3
 _FORMAT_STATUS = {400, 415, 422, 501}
 _REPAIRABLE = {"invalid-json", "schema"}
 _ABOUT_THE_TASK = {"budget", "refusal", "content-filter"}
-_OF_THE_SERVER = ("status 0", "status 429", "status 5", "timeout", "provider")
+_OF_THE_SERVER = ("status 0", "status 403", "status 429", "status 5", "timeout", "provider")
 _NOT_ASKED = "the run was stopped before this was sent"
 
 
@@ -129,7 +129,8 @@ class WorkerPool:
         self._items = job.items()
         self._probed = -1
         self._asking: dict[str, asyncio.Future[None]] = {}
-        self._breaker = _CircuitBreaker(has_earlier_labels=labels_there(session.out) > 0)
+        engine.answered = labels_there(session.out) > 0
+        self._breaker = _CircuitBreaker(has_earlier_labels=engine.answered)
         self._prefixes = _PrefixGate()
         self._last_rest = time.perf_counter()
         self._turn = asyncio.Lock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -104,12 +105,12 @@ def read(api: Api, raw: Any) -> Reply:
 
 _FINISH: Mapping[str, str] = {
     **dict.fromkeys(("eos", "end_turn", "stop_sequence", "complete"), "stop"),
-    **dict.fromkeys(("max_tokens", "model_length", "max_output_tokens"), "length"),
+    **dict.fromkeys(("max_tokens", "model_length", "max_output_tokens", "model_context_window_exceeded"), "length"),
     **dict.fromkeys(
-        ("safety", "recitation", "blocklist", "prohibited_content", "spii", "content-filter", "sensitive"),
+        ("safety", "recitation", "blocklist", "prohibited_content", "spii", "content-filter", "sensitive", "guardrail_intervened"),
         "content_filter",
     ),
-}
+}  # fmt: skip
 """Providers' words for why an answer ended, lower case, and OpenAI's for the same."""
 
 
@@ -126,28 +127,30 @@ def _finish(word: Any) -> str | None:
 
 
 def _read_chat(raw: Any) -> Reply:
-    usage = raw.get("usage") or {}
-    tokens = _usage(usage, "prompt_tokens", "completion_tokens")
+    usage = raw.get("usage")
     if not raw["choices"]:  # what a prompt gets that a safety filter refuses
         if usage:
-            return Reply(None, None, "content_filter", _text(raw.get("model")), tokens)
+            return Reply(None, None, "content_filter", _text(raw.get("model")), _usage(usage))
         blocked = NotAReplyError("no choices")
         blocked.kind = "content-filter"
         raise blocked
     choice = raw["choices"][0]
     message = (choice.get("message") or {}) if choice.get("finish_reason") else choice["message"]
+    content = _content(message.get("content"))
     return Reply(
-        content=_content(message.get("content")),
+        content=content,
         refusal=_text(message.get("refusal")),
         finish_reason=_finish(choice.get("finish_reason")),
         model_returned=_text(raw.get("model")),
-        usage=tokens,
+        usage=_usage(usage, wrote=bool(content)),
         logprobs=_logprobs((choice.get("logprobs") or {}).get("content")),
     )
 
 
 def _content(value: Any) -> str | None:
-    """A message's text; of a list of parts those that are text, without what was thought."""
+    """A message's text; of a list of parts those that are text, without what was thought; of an answer parsed already its JSON."""
+    if isinstance(value, Mapping):
+        return _text(json.dumps(value, ensure_ascii=False))
     if isinstance(value, list):
         texts = [part["text"] for part in value if part.get("type", "text") in {"text", "output_text"}]
         return _text("".join(texts)) if texts else None
@@ -175,32 +178,40 @@ def _read_responses(raw: Any) -> Reply:
         refusal=_text("".join(refusals)) or None,
         finish_reason=_finish(finish),
         model_returned=_text(raw.get("model")),
-        usage=_usage(raw.get("usage"), "input_tokens", "output_tokens"),
+        usage=_usage(raw.get("usage"), wrote=bool(texts)),
         logprobs=_logprobs(tokens or None),
     )
 
 
-def _usage(usage: Any, prompt: str, completion: str) -> Usage:
-    """Token counts; none at all, which means unknown, where one of them cannot be a count: what an answer cost is not guessed."""
+def _usage(usage: Any, *, wrote: bool = False) -> Usage:
+    """Token counts; none at all, which means unknown, where one of them cannot be true: what an answer cost is not guessed.
+
+    Args:
+        usage: The counts, by the names of either dialect.
+        wrote: Whether there is an answer, which takes tokens to ask for and to write.
+    """
     usage = object_of(usage)
-    details, more = (object_of(usage.get(f"{name}_details")) for name in (prompt, completion))
+    prompt, completion = ("prompt", "completion") if "prompt_tokens" in usage else ("input", "output")
+    details, more = (object_of(usage.get(f"{name}_tokens_details")) for name in (prompt, completion))
     cached = details.get("cached_tokens") or usage.get("prompt_cache_hit_tokens") or usage.get("cached_tokens")
     written = details.get("cache_write_tokens") or usage.get("cache_creation_input_tokens")
     said = (
-        usage.get(prompt),
+        usage.get(f"{prompt}_tokens"),
         cached,
         written,
-        usage.get(completion),
+        usage.get(f"{completion}_tokens"),
         more.get("reasoning_tokens"),
         usage.get("total_tokens"),
     )
     if said[0] is None or said[3] is None or not all(count is None or _is_count(count) for count in said):
         return Usage()
-    asked, read, wrote, answered, reasoning, total = (int(count or 0) for count in said)
-    # Thinking that some providers bill as output stands in the total alone.
-    hidden = max(0, total - asked - answered) if asked or answered else 0
+    asked, read, stored, answered, reasoning, total = (int(count or 0) for count in said)
+    # Thinking that some providers bill as output stands in the total alone, or is more than the whole output is said to be.
+    hidden = max(0, total - asked - answered, reasoning if reasoning > answered else 0) if asked or answered else 0
+    if wrote and not (asked and answered + hidden):
+        return Usage()
     return Usage(
-        prompt=asked, cached=read, written=wrote, completion=answered + hidden, reasoning=max(reasoning, hidden)
+        prompt=asked, cached=read, written=stored, completion=answered + hidden, reasoning=max(reasoning, hidden)
     )
 
 
